@@ -1,0 +1,68 @@
+"""What can go wrong, said to a person: each kind of error carries its exit code and the way out."""
+
+from __future__ import annotations
+
+
+class DbrunError(Exception):
+    """A failure with a message for people; nothing else ever reaches them.
+
+    message: what was found and what is allowed. fix: the next thing to type or change.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  → {self.fix}" if self.fix else self.message
+
+
+class UsageError(DbrunError):
+    """The command line asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class RecipeError(DbrunError):
+    """A recipe, or a picture or model that it names, cannot be used."""
+
+    exit_code = 2
+
+
+class StageFailed(DbrunError):
+    """A stage could not finish; what it had done so far is kept."""
+
+    exit_code = 1
+
+
+class WorkPending(DbrunError):
+    """Work is left where the caller asked that none be."""
+
+    exit_code = 3
+
+
+class Busy(DbrunError):
+    """Another process holds what this one needs."""
+
+    exit_code = 4
+
+
+class StoreCorrupt(DbrunError):
+    """The store cannot be read or mended."""
+
+    exit_code = 5
+
+
+class Interrupted(DbrunError):
+    """A signal asked to stop; the work so far is safe and the same command goes on.
+
+    signum: the signal's number; the exit code is 128 + signum (130 Ctrl-C, 143 SIGTERM).
+    """
+
+    def __init__(self, signum: int, message: str = "interrupted; the same command goes on from here") -> None:
+        super().__init__(message)
+        self.signum = signum
+        self.exit_code = 128 + signum

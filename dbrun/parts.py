@@ -1,0 +1,111 @@
+"""The pieces that recipe models are made of: strict frozen parts, scalars that the schema types, unions by tag."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from functools import cache
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+
+class Plain(str):
+    """A plain (unquoted) YAML scalar: still text, until the schema says what it is."""
+
+    __slots__ = ()
+
+
+INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+NULL = ("", "~", "null", "Null", "NULL")
+FLAGS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+
+
+def _int(value: object) -> object:
+    if isinstance(value, Plain) and INT.fullmatch(value):
+        return int(value, 0) if value[:2] in ("0o", "0x") else int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PydanticCustomError("wants_int", "expected a whole number")
+    return value
+
+
+def _float(value: object) -> object:
+    if isinstance(value, Plain) and FLOAT.fullmatch(value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise PydanticCustomError("wants_float", "expected a number")
+    if not abs(value) < float("inf"):
+        raise PydanticCustomError("wants_finite", "expected a finite number")
+    return float(value)
+
+
+def _flag(value: object) -> object:
+    if isinstance(value, Plain) and value in FLAGS:
+        return FLAGS[value]
+    if not isinstance(value, bool):
+        raise PydanticCustomError("wants_flag", "expected true or false")
+    return value
+
+
+def _text(value: object) -> object:
+    if isinstance(value, Plain) and value in NULL:
+        raise PydanticCustomError("wants_text", "expected text")
+    if not isinstance(value, str):
+        raise PydanticCustomError("wants_text", "expected text")
+    return str(value)
+
+
+def _none(value: object) -> object:
+    return None if isinstance(value, Plain) and value in NULL else value
+
+
+Int = Annotated[int, BeforeValidator(_int, json_schema_input_type=int)]
+Float = Annotated[float, BeforeValidator(_float, json_schema_input_type=float)]
+Flag = Annotated[bool, BeforeValidator(_flag, json_schema_input_type=bool)]
+Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str)]
+OrNone = BeforeValidator(_none)
+"""Put behind an optional field's type: `Annotated[Int | None, OrNone]` takes YAML's null."""
+
+
+class Part(BaseModel):
+    """A frozen, strict piece of a recipe: an unknown key is an error.
+
+    NEUTRAL names the field values that switch a feature off; those are left out of cache keys, so that a new
+    feature does not invalidate earlier work. Defaults that do something are never neutral.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    NEUTRAL: ClassVar[dict[str, object]] = {}
+
+
+P = TypeVar("P", bound=type)
+
+
+@cache
+def subclasses(package: str, base: type) -> tuple[type[Any], ...]:
+    """The concrete subclasses of base that the files of a package define, in the order of their file names.
+
+    Concrete means that the class itself sets `NAME`. A new file in the package is found by itself.
+    """
+    home = importlib.import_module(package)
+    modules = sorted(m.name for m in pkgutil.iter_modules(home.__path__))
+    found: list[type[Any]] = []
+    for name in modules:
+        module = importlib.import_module(f"{package}.{name}")
+        found += [c for c in vars(module).values()
+                  if isinstance(c, type) and issubclass(c, base) and "NAME" in vars(c)
+                  and c.__module__ == module.__name__]
+    return tuple(found)
+
+
+def union(members: tuple[type[Any], ...]) -> Any:
+    """A pydantic type that picks a member by its `type` tag; a lone member stands for itself."""
+    if len(members) == 1:
+        return members[0]
+    joined: Any = members[0]
+    for member in members[1:]:
+        joined = joined | member
+    return Annotated[joined, Field(discriminator="type")]
