@@ -1,0 +1,117 @@
+"""What every base-model family answers, so that stages and the loop need not know which one it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dbrun.parts import subclasses
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+    from dbrun.diffusion.process import Process
+
+Condition = Mapping[str, "Tensor"]
+"""What one prompt tells the denoiser: named tensors without a batch axis; batched, with one."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sampler settings that suit a base. steps: sampler steps; guidance: classifier-free guidance."""
+
+    steps: int
+    guidance: float
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A base in memory. pipeline: the diffusers pipeline; its parts are reached through the family."""
+
+    pipeline: Any
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Family:
+    """One architecture; a subclass lives in a file of its own and sets NAME. It knows no adapter and no loss."""
+
+    NAME: ClassVar[str]
+    pipelines: ClassVar[tuple[str, ...]]
+    """The `_class_name`s of model_index.json that are of this family."""
+    folders: ClassVar[tuple[str, ...]]
+    """The sub-folders of a base that are read."""
+    components: ClassVar[Mapping[str, str]]
+    """Adaptable component -> its attribute on the pipeline; "denoiser" comes first."""
+    presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
+    """Component -> preset of targets -> patterns of module names."""
+    sampling: ClassVar[Sampling]
+
+    def pixel_multiple(self, folder: Path) -> int:
+        """What the resolution must be a multiple of, read from the configs in folder; without torch."""
+        raise NotImplementedError
+
+    def prompt_limit(self, folder: Path) -> int:
+        """Tokens that a prompt may have, start and end marks included; without torch."""
+        raise NotImplementedError
+
+    def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
+             variant: str | None = None) -> Loaded:
+        """The base from a folder in diffusers format: safetensors only, offline, frozen, in eval mode."""
+        raise NotImplementedError
+
+    def module(self, loaded: Loaded, component: str) -> nn.Module:
+        """The module of an adaptable component."""
+        raise NotImplementedError
+
+    def process(self, loaded: Loaded) -> Process:
+        """The diffusion process that the base was trained with, from its scheduler's config."""
+        raise NotImplementedError
+
+    def encode_images(self, loaded: Loaded, pixels: Tensor) -> Tensor:
+        """pixels [B, 3, H, W] in [-1, 1] -> moments [B, 2C, h, w] (mean, log-variance), not yet scaled."""
+        raise NotImplementedError
+
+    def sample_latents(self, loaded: Loaded, moments: Tensor, noise: Tensor) -> Tensor:
+        """One draw of x0 [B, C, h, w] from the moments [B, 2C, h, w] with noise [B, C, h, w], scaled."""
+        raise NotImplementedError
+
+    def encode_prompts(self, loaded: Loaded, prompts: Sequence[str]) -> list[Condition]:
+        """One condition a prompt; the same function serves cached and live text encoders (with gradients)."""
+        raise NotImplementedError
+
+    def collate(self, conditions: Sequence[Condition]) -> Condition:
+        """A batch of conditions."""
+        raise NotImplementedError
+
+    def predict(self, loaded: Loaded, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The denoiser's prediction, of x_t's shape [B, C, h, w]; variance channels dropped. t: int64 [B]."""
+        raise NotImplementedError
+
+    def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float,
+                 resolution: int) -> Image:
+        """One picture; equal arguments give an equal picture, whatever was drawn before."""
+        raise NotImplementedError
+
+    def save_adapters(self, folder: Path, states: Mapping[str, Mapping[str, Tensor]],
+                      metadata: Mapping[str, Mapping[str, object]]) -> Path:
+        """Write `pytorch_lora_weights.safetensors` for this family's pipeline from component -> peft state dict."""
+        raise NotImplementedError
+
+    def tiny(self, folder: Path, *, prediction: str = "epsilon") -> None:
+        """Write a tiny base of the real classes with seeded random weights, for tests."""
+        raise NotImplementedError
+
+
+def families() -> Mapping[str, Family]:
+    """Every family that has a file here, by name."""
+    return {c.NAME: c() for c in subclasses("dbrun.families", Family)}
+
+
+def names() -> tuple[str, ...]:
+    """The names of all families: what `base.type` may be."""
+    return tuple(families())

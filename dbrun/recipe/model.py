@@ -1,0 +1,166 @@
+"""What a recipe may say: every key, its type, its default and its one line of explanation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from dbrun.adapters.base import any_adapter
+from dbrun.choices import optimizers, schedules
+from dbrun.families import base as families
+from dbrun.parts import Float, Int, OrNone, Part, Text, union
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+def _prompt(value: str) -> str:
+    if not value.strip():
+        raise PydanticCustomError("wants_prompt", "expected a prompt, found only blanks")
+    return value
+
+
+def _family(value: str) -> str:
+    if value not in families.names():
+        raise PydanticCustomError("wants_family", "expected one of {names}", {"names": ", ".join(families.names())})
+    return value
+
+
+Prompt = Annotated[Text, AfterValidator(_prompt)]
+
+
+class Base(Part):
+    """The model that is personalised."""
+
+    type: Annotated[Text, AfterValidator(_family)] = "sd"
+    """The base's family."""
+    path: Text
+    """`embedded`, a folder in diffusers format (relative to the recipe), or a Hub id such as `owner/name`."""
+    revision: Annotated[Text | None, OrNone] = None
+    """For a Hub id: the commit, tag or branch; a 40-digit commit gives the same base tomorrow."""
+    variant: Annotated[Text | None, OrNone] = None
+    """The files' variant, such as `fp16`."""
+
+
+class Subject(Part):
+    """What is to be learnt."""
+
+    images: Text
+    """A folder of pictures (relative to the recipe), or `embedded:NAME`; a .txt beside a picture is its own prompt."""
+    instance_prompt: Prompt
+    """The prompt of the instance images, with the trigger word in it."""
+    class_prompt: Annotated[Prompt | None, OrNone] = None
+    """The prompt of the class that the subject belongs to."""
+
+
+class Prior(Part):
+    """Prior preservation: class images, made by the base, keep the class from turning into the subject."""
+
+    count: Annotated[Int, Field(ge=1, le=100_000)] = 100
+    """How many class images."""
+    weight: Annotated[Float, Field(ge=0)] = 1.0
+    """Weight of the class half of the loss."""
+    steps: Annotated[Int | None, Field(ge=1, le=1000), OrNone] = None
+    """Sampler steps of a class image; left out, what suits the base."""
+    guidance: Annotated[Float | None, Field(ge=0), OrNone] = None
+    """Classifier-free guidance of a class image; left out, what suits the base."""
+
+
+class Images(Part):
+    """How pictures are prepared."""
+
+    resolution: Annotated[Int, Field(ge=8, le=8192)] = 512
+    """Side of the square, in pixels."""
+    crop: Literal["center"] = "center"
+    """Where the square is cut from the picture once its short side is the resolution."""
+    background: Annotated[Text, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#ffffff"
+    """The colour put behind transparent pictures."""
+
+
+AnyAdapter: Any = any_adapter()
+AnySchedule: Any = union(schedules.types())
+AnyOptimizer: Any = union(optimizers.types())
+
+
+class Adapt(Part):
+    """Which components are adapted, and how."""
+
+    denoiser: AnyAdapter
+    """The adapter of the denoiser (the UNet)."""
+    text_encoder: Annotated[AnyAdapter | None, OrNone] = None
+    """The adapter of the text encoder; left out, the text encoder is not trained."""
+
+
+class Train(Part):
+    """The training."""
+
+    NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1}
+
+    steps: Annotated[Int, Field(ge=1, le=10_000_000)] = 800
+    """Optimizer updates."""
+    learning_rate: Annotated[Float, Field(gt=0)] = 1e-4
+    """The peak learning rate."""
+    batch_size: Annotated[Int, Field(ge=1, le=4096)] = 1
+    """Instance images per micro-batch; with `prior` as many class images come with them."""
+    accumulation: Annotated[Int, Field(ge=1, le=4096)] = 1
+    """Micro-batches per step."""
+    max_grad_norm: Annotated[Float | None, Field(gt=0), OrNone] = 1.0
+    """Gradients are clipped to this norm; null for no clipping."""
+    optimizer: AnyOptimizer = optimizers.AdamW()
+    """The optimizer."""
+    schedule: AnySchedule = schedules.Constant()
+    """The learning-rate schedule."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the forward pass; trained weights stay in 32 bits."""
+    checkpoint_every: Annotated[Int, Field(ge=1)] = 100
+    """Steps between checkpoints; changes no result."""
+    keep: Annotated[Int, Field(ge=1, le=1000)] = 2
+    """How many checkpoints stay; changes no result."""
+
+
+class Samples(Part):
+    """The pictures of `before_after.png`."""
+
+    prompts: Annotated[tuple[Prompt, ...] | None, Field(min_length=1, max_length=16), OrNone] = None
+    """One column each; left out, the instance prompt in several places and the class prompt."""
+    steps: Annotated[Int | None, Field(ge=1, le=1000), OrNone] = None
+    """Sampler steps; left out, what suits the base."""
+    guidance: Annotated[Float | None, Field(ge=0), OrNone] = None
+    """Classifier-free guidance; left out, what suits the base."""
+    seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the first column; the others count up."""
+
+
+Export = Literal["diffusers", "peft"]
+
+
+class Recipe(Part):
+    """A dbrun recipe: one subject, taught to one base."""
+
+    schema_: Annotated[Literal["dbrun/v1"], Field(alias="schema")]
+    """The version of the recipe language."""
+    name: Annotated[Text, Field(pattern=NAME)]
+    """The run's name: the exports go to `outputs/<name>/`."""
+    base: Base
+    """The model that is personalised."""
+    subject: Subject
+    """What is to be learnt."""
+    prior: Annotated[Prior | None, OrNone] = None
+    """Prior preservation; left out, none."""
+    images: Images = Images()
+    """How pictures are prepared."""
+    adapt: Adapt
+    """Which components are adapted, and how."""
+    train: Train = Train()
+    """The training."""
+    samples: Samples = Samples()
+    """The pictures of `before_after.png`."""
+    export: Annotated[tuple[Export, ...], Field(min_length=1)] = ("diffusers", "peft")
+    """The formats written: diffusers (one file), peft (a folder per component)."""
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """Where it runs; auto takes CUDA, then MPS, then the CPU."""
+    threads: Annotated[Int, Field(ge=1, le=1024)] = 2
+    """CPU threads. Results on a CPU depend on it, so it is a number of the recipe, not of the machine."""
+    seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
+    """Every random draw of the run follows from it."""

@@ -1,0 +1,159 @@
+"""What a stage is: a name, a version, what it needs, the params it picks, and a run that sees nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from dbrun.events import Emit, Note, Progress
+from dbrun.families.base import Sampling
+from dbrun.parts import subclasses
+from dbrun.recipe.model import Recipe
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An instance image. digest: sha256 of the file's bytes; prompt: its own or the instance prompt."""
+
+    digest: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class BaseSource:
+    """The base as it was found, before anything is loaded.
+
+    identity: `hub:<id>@<commit>` or `files:<sha256 over names and contents>`; folder: where it is, None while a
+    Hub base is not downloaded yet; files: relative name -> sha256, empty while unknown.
+    """
+
+    identity: str
+    family: str
+    folder: Path | None
+    variant: str | None
+    files: Mapping[str, str]
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a recipe's paths point at, as contents. pictures: sorted by digest, so that names do not matter."""
+
+    base: BaseSource
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """What arithmetic runs on. device: cuda, mps or cpu; threads: CPU threads, 0 where they change nothing."""
+
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished output in the store: a read-only folder and the digest of its content."""
+
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """How a stage looks after itself; it can change no result. every: steps between checkpoints; keep: how many."""
+
+    checkpoint_every: int
+    keep: int
+
+
+class Items(Protocol):
+    """The cache of a stage's single items (a class image, an encoded picture), each with a trace of its own."""
+
+    def get(self, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
+        """The read-only folder of the item with this key; made by `make(folder)` and published if it is new."""
+
+    def has(self, key: Mapping[str, object]) -> bool:
+        """Whether the item is there already."""
+
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Job(Generic[P]):
+    """All that a stage's run can see.
+
+    params: its frozen choices; inputs: upstream artifacts by stage name; out: an empty folder to fill;
+    work: a folder that survives a crash (checkpoints); files: sha256 -> a file with that content;
+    base: where the verified base stands (its content is the digest of the `load` artifact);
+    stopping: whether a signal asked to stop.
+    """
+
+    stage: str
+    params: P
+    numerics: Numerics
+    inputs: Mapping[str, Artifact]
+    out: Path
+    work: Path
+    files: Mapping[str, Path]
+    base: Path | None
+    items: Items
+    upkeep: Upkeep
+    emit: Emit
+    stopping: Callable[[], int]
+    """The number of the signal that asked to stop, or 0."""
+
+    def progress(self, done: int, total: int, unit: str, **metrics: float) -> None:
+        """Report that done of total units are ready."""
+        self.emit(Progress(self.stage, done, total, unit, metrics))
+
+    def note(self, text: str, level: str = "info") -> None:
+        """Tell the user something."""
+        self.emit(Note(self.stage, text, level))
+
+    def poll(self) -> None:
+        """Raise Interrupted if a signal asked to stop; called where nothing would be lost."""
+        from dbrun.errors import Interrupted
+
+        if signum := self.stopping():
+            raise Interrupted(signum)
+
+
+class Stage(Generic[P]):
+    """One step of a run; a subclass lives in a file of its own and sets NAME.
+
+    VERSION goes up whenever the same params and inputs give other bytes. libraries: the packages whose minor
+    versions can change the output. modules: the dbrun modules, besides its own, whose code makes the output.
+    """
+
+    NAME: ClassVar[str]
+    VERSION: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ()
+    libraries: ClassVar[tuple[str, ...]] = ()
+    modules: ClassVar[tuple[str, ...]] = ()
+    computes: ClassVar[bool] = True
+    """Whether device and thread count can change the output."""
+
+    def wanted(self, recipe: Recipe) -> bool:
+        """Whether this recipe has this stage at all."""
+        return True
+
+    def params(self, recipe: Recipe, sources: Sources) -> P:
+        """The frozen dataclass of all that this stage takes from the recipe and its sources; without torch."""
+        raise NotImplementedError
+
+    def lengthens(self, params: P) -> tuple[str, ...]:
+        """Names of params that only lengthen the work, so that it may go on from the work folder of a shorter run."""
+        return ()
+
+    def run(self, job: Job[P]) -> None:
+        """Fill job.out. Raises DbrunError; anything else is a bug."""
+        raise NotImplementedError
+
+
+def stages() -> Mapping[str, Stage[Any]]:
+    """Every stage that has a file here, by name."""
+    return {c.NAME: c() for c in subclasses("dbrun.stages", Stage)}
