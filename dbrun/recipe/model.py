@@ -17,14 +17,19 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 def _prompt(value: str) -> str:
     if not value.strip():
-        raise PydanticCustomError("wants_prompt", "expected a prompt, found only blanks")
+        raise PydanticCustomError("wants_prompt", "expected words, not only blanks")
     return value
 
 
 def _family(value: str) -> str:
-    if value not in families.names():
-        raise PydanticCustomError("wants_family", "expected one of {names}", {"names": ", ".join(families.names())})
+    names = families.names()
+    if value not in names:
+        raise PydanticCustomError("wants_family", "expected one of {names}", {"names": ", ".join(names)})
     return value
+
+
+def _list_families(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(families.names())
 
 
 Prompt = Annotated[Text, AfterValidator(_prompt)]
@@ -33,7 +38,7 @@ Prompt = Annotated[Text, AfterValidator(_prompt)]
 class Base(Part):
     """The model that is personalised."""
 
-    type: Annotated[Text, AfterValidator(_family)] = "sd"
+    type: Annotated[Text, AfterValidator(_family), Field(json_schema_extra=_list_families)] = "sd"
     """The base's family."""
     path: Text
     """`embedded`, a folder in diffusers format (relative to the recipe), or a Hub id such as `owner/name`."""
@@ -74,7 +79,7 @@ class Images(Part):
     """Side of the square, in pixels."""
     crop: Literal["center"] = "center"
     """Where the square is cut from the picture once its short side is the resolution."""
-    background: Annotated[Text, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#ffffff"
+    background: Annotated[Text, Field(pattern=r"^#[0-9a-fA-F]{6}$", examples=["#ffffff"])] = "#ffffff"
     """The colour put behind transparent pictures."""
 
 
@@ -140,7 +145,7 @@ class Recipe(Part):
 
     schema_: Annotated[Literal["dbrun/v1"], Field(alias="schema")]
     """The version of the recipe language."""
-    name: Annotated[Text, Field(pattern=NAME)]
+    name: Annotated[Text, Field(pattern=NAME, examples=["sks_dog"])]
     """The run's name: the exports go to `outputs/<name>/`."""
     base: Base
     """The model that is personalised."""
@@ -160,7 +165,7 @@ class Recipe(Part):
     """The formats written: diffusers (one file), peft (a folder per component)."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Where it runs; auto takes CUDA, then MPS, then the CPU."""
-    threads: Annotated[Int, Field(ge=1, le=1024)] = 2
+    threads: Annotated[Int, Field(ge=1, le=1024)] = 1
     """CPU threads. Results on a CPU depend on it, so it is a number of the recipe, not of the machine."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     """Every random draw of the run follows from it."""

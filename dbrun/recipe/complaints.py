@@ -1,0 +1,119 @@
+"""What pydantic found wrong, said to a person: place, what was found, what is allowed, what was meant."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from dbrun.parts import Plain
+from dbrun.recipe import shape
+from dbrun.recipe.nodes import Node, Path, Scalar, Table, at, dotted, found
+from dbrun.recipe.places import Place, Problem
+from dbrun.recipe.words import nearest, one_of, unknown_key
+
+OWN = ("wants_int", "wants_float", "wants_flag", "wants_text", "wants_finite")
+
+
+def translate(error: ValidationError, data: Table) -> list[Problem]:
+    """One problem for every key that pydantic complains of, in the order of their places."""
+    said: dict[Path, Problem] = {}
+    for item in error.errors(include_url=False):
+        loc = tuple(item["loc"])
+        path, spot = shape.locate(loc, data)
+        said.setdefault(path, _problem(item, path, spot, data))
+    kept = [path for path in said if not _follows(path, said, data)]
+    return sorted((said[path] for path in kept), key=_order)
+
+
+def _follows(path: Path, said: dict[Path, Problem], data: Table) -> bool:
+    """Whether a problem only follows from another: one inside it, or a wrong `type` beside a missing key."""
+    inside = any(other != path and other[:len(path)] == path for other in said)
+    return inside or (at(data, path) is None and (*path[:-1], "type") in said and path[-1] != "type")
+
+
+def _order(problem: Problem) -> tuple[bool, str, int, int]:
+    """Files from top to bottom, then the command line as it was given."""
+    place = problem.place
+    if place is None or place.file is None:
+        return True, "", 0, 0
+    return False, str(place.file), place.line, place.column
+
+
+def place_of(key: str, data: Table) -> Place:
+    """Where the value of a dotted key stands, or else the nearest key above it."""
+    path = tuple(int(step) if step.isdigit() else step for step in key.split("."))
+    node = at(data, path)
+    return node.place if node is not None else _key_place(path[:-1], data)
+
+
+def _key_place(path: Path, data: Table) -> Place:
+    """Where the key of a path stands, or else the nearest key above it."""
+    above = at(data, path[:-1]) if path else None
+    if isinstance(above, Table) and path[-1] in above.keys:
+        return above.keys[str(path[-1])]
+    return _key_place(path[:-1], data) if path else data.place
+
+
+def _mapping_place(path: Path, data: Table) -> Place:
+    """Where the key of a mapping stands; for the whole recipe its first line, of which there is nothing to show."""
+    return _key_place(path, data) if path else replace(data.place, text="")
+
+
+def _problem(item: Any, path: Path, spot: shape.Spot, data: Table) -> Problem:
+    key, node = dotted(path), at(data, path)
+    if item["type"] == "extra_forbidden":
+        level = shape.locate(tuple(item["loc"])[:-1], data)[1]
+        return Problem(_key_place(path, data), key, unknown_key(key, shape.keys(level), shape.everywhere()))
+    if item["type"] == "missing":
+        return Problem(_mapping_place(path[:-1], data), key, _missing(path, spot))
+    if item["type"] in ("union_tag_not_found", "union_tag_invalid") and isinstance(node, Table):
+        return _tag(path, spot, data)
+    if node is None:
+        return Problem(_key_place(path, data), key, str(item["msg"]))
+    message = f"found {found(node)}, allowed: {_allowed(item, node, spot)}"
+    near = nearest(node.value, _options(item, spot)) if isinstance(node, Scalar) and node.value else None
+    return Problem(node.place, key, f"{message}; did you mean '{near}'?" if near else message)
+
+
+def _allowed(item: Any, node: Node, spot: shape.Spot) -> str:
+    words = shape.allowed(spot.annotation)
+    custom = item["type"].startswith("wants_") and item["type"] not in OWN
+    if custom and isinstance(node, Scalar):
+        return str(item["msg"]).removeprefix("expected ")
+    if item["type"] in ("too_short", "too_long"):
+        short = item["type"] == "too_short"
+        return f"{words} with {item['ctx']['min_length' if short else 'max_length']} or {'more' if short else 'fewer'}"
+    if isinstance(node, Scalar) and not isinstance(node.value, Plain) and item["type"] in OWN[:3]:
+        return f"{words}, without quotes"
+    return words
+
+
+def _options(item: Any, spot: shape.Spot) -> tuple[str, ...]:
+    """The values that are allowed where a problem is, as far as they can be named."""
+    named = item.get("ctx", {}).values() if item["type"].startswith("wants_") else ()
+    offered = [word for text in named if isinstance(text, str) for word in text.split(", ")]
+    types = [f"{{type: {name}}}" for part in spot.parts if (name := shape.tag(part))]
+    return (*shape.choices(spot.annotation), *offered, *types)
+
+
+def _missing(path: Path, spot: shape.Spot) -> str:
+    from dbrun.recipe.docs import docs
+
+    level = shape.root()
+    for step in path[:-1]:
+        level = shape.below(level, step)
+    texts = [text for part in level.parts if (text := docs(part).get(str(path[-1])))]
+    return f"missing, expected {shape.allowed(spot.annotation)}: {' '.join(texts[:1]).rstrip('.')}"
+
+
+def _tag(path: Path, spot: shape.Spot, data: Table) -> Problem:
+    tags = [t for part in spot.parts if (t := shape.tag(part))]
+    node = at(data, (*path, "type"))
+    key = dotted((*path, "type"))
+    if node is None:
+        return Problem(_key_place(path, data), key, f"missing, allowed: {one_of(tags)}")
+    near = nearest(node.value, tags) if isinstance(node, Scalar) else None
+    hint = f"; did you mean '{near}'?" if near else ""
+    return Problem(node.place, key, f"found {found(node)}, allowed: {one_of(tags)}{hint}")

@@ -1,0 +1,95 @@
+"""What lies over what: the files that a recipe extends, the recipe itself, the words of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os.path import realpath
+from pathlib import Path
+
+from dbrun.parts import Plain
+from dbrun.recipe.nodes import Items, Node, Scalar, Table, found, merge
+from dbrun.recipe.places import Place, Problem, Problems, Source, shown
+from dbrun.recipe.yaml import check_characters, parse, read
+
+MOST = 32
+
+
+def from_files(path: Path) -> tuple[Table, tuple[Path, ...]]:
+    """The mapping of a recipe file over those that it `extends`, and all files read, this one first.
+
+    Later files of a list lie over earlier ones. Raises Problems.
+    """
+    files: list[Path] = []
+    return _with_bases(path, None, (), files), tuple(dict.fromkeys(files))
+
+
+def from_command_line(overrides: Sequence[str]) -> Table:
+    """The mapping that `key=value` words make; a later word wins. Raises Problems.
+
+    A value that begins with [, {, " or ' is YAML; any other is taken as it stands, like an unquoted value.
+    """
+    problems: list[Problem] = []
+    laid = Table({}, {}, Place(None, 1, 1, 1, " ".join(overrides)))
+    for word in overrides:
+        try:
+            laid = merge(laid, _override(word))
+        except Problems as error:
+            problems += error.problems
+    if problems:
+        raise Problems(problems)
+    return laid
+
+
+def _with_bases(path: Path, asked: Place | None, chain: tuple[Path, ...], files: list[Path]) -> Table:
+    own, real = read(path, asked), Path(realpath(path))
+    if real in chain:
+        names = " → ".join(shown(p) for p in (*chain[chain.index(real):], real))
+        raise Problems([Problem(asked, "extends", f"found a circle: {names}",
+                                "take one of these `extends` away")])
+    if len(files) >= MOST:
+        raise Problems([Problem(asked, "extends", f"found more than {MOST} files that build on each other")])
+    files.append(path)
+    if "extends" not in own.entries:
+        return own
+    laid = Table({}, {}, own.place)
+    for scalar in _names(own.entries["extends"]):
+        base = _with_bases(path.parent / scalar.value, scalar.place, (*chain, real), files)
+        laid = merge(laid, base)
+    rest = {k: v for k, v in own.entries.items() if k != "extends"}
+    return merge(laid, Table(rest, own.keys, own.place))
+
+
+def _names(node: Node) -> list[Scalar]:
+    values = list(node.values) if isinstance(node, Items) else [node]
+    names = [v for v in values if isinstance(v, Scalar) and v.value.strip()]
+    wrong = [v for v in values if v not in names] or ([] if values else [node])
+    if wrong:
+        raise Problems(Problem(v.place, "extends", f"found {found(v)}, allowed: the path of a recipe, or several")
+                       for v in wrong)
+    return names
+
+
+def _override(word: str) -> Table:
+    key, equals, value = word.partition("=")
+    whole = Place(None, 1, 1, max(1, len(key)), word)
+    if not equals or not key.strip():
+        raise Problems([Problem(whole, "", f"found '{word}', expected key=value, such as train.steps=500")])
+    *above, last = key.strip().split(".")
+    if not all((*above, last)):
+        raise Problems([Problem(whole, key, "found an empty word between dots")])
+    if not above and last == "extends":
+        raise Problems([Problem(whole, key, "stands only in a recipe file", "write it into a recipe")])
+    start = len(key) - len(last) + 1
+    table = Table({last: _value(key, value)}, {last: Place(None, 1, start, len(last), word)}, whole)
+    for name in reversed(above):
+        start -= len(name) + 1
+        table = Table({name: table}, {name: Place(None, 1, start, len(name), word)}, whole)
+    return table
+
+
+def _value(key: str, value: str) -> Node:
+    source = Source.of(f"{key}={value}", None, len(key) + 1)
+    check_characters(key + value, source)
+    if value.lstrip()[:1] in ("[", "{", '"', "'") and (node := parse(value, source)) is not None:
+        return node
+    return Scalar(Plain(value.strip()), source.place(0, 0, len(value)))

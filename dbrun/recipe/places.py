@@ -1,0 +1,102 @@
+"""Where in a recipe something stands, and how a problem there is shown to a person."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbrun.errors import RecipeError
+
+BREAKS = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+WIDTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A stretch of one line of a recipe file, or of a `key=value` of the command line.
+
+    file: None on the command line; line, column: counted from 1; length: characters; text: the whole line.
+    """
+
+    file: Path | None
+    line: int
+    column: int
+    length: int
+    text: str
+
+    def __str__(self) -> str:
+        return "command line:" if self.file is None else f"{shown(self.file)}:{self.line}:{self.column}"
+
+    def excerpt(self) -> str:
+        """The line and a caret below the place; a long line is cut around it."""
+        text = "".join(c if c.isprintable() else " " for c in self.text)
+        start = max(0, self.column - 1 + min(self.length, WIDTH // 2) - WIDTH)
+        end = start + WIDTH
+        number = "" if self.file is None else str(self.line)
+        before = _columns(text[start:self.column - 1])
+        under = max(1, _columns(text[self.column - 1:min(end, self.column - 1 + self.length)]))
+        return (f"  {number:>4} | {text[start:end].rstrip()}\n"
+                f"       | {' ' * before}{'^' * under}")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A text that recipe nodes come from. offset: what stands before the YAML on its first line."""
+
+    file: Path | None
+    lines: tuple[str, ...]
+    offset: int = 0
+
+    @classmethod
+    def of(cls, text: str, file: Path | None, offset: int = 0) -> Source:
+        """The source with YAML's idea of lines."""
+        return cls(file, tuple(BREAKS.split(text)), offset)
+
+    def place(self, line: int, column: int, length: int = 1) -> Place:
+        """The place at a line and a column of the YAML, both counted from 0."""
+        column += self.offset if line == 0 else 0
+        text = self.lines[line] if line < len(self.lines) else ""
+        return Place(self.file, line + 1, column + 1, max(1, length), text)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a recipe. key: dotted, empty where none is meant; fix: what to do about it."""
+
+    place: Place | None
+    key: str
+    message: str
+    fix: str | None = None
+
+    def __str__(self) -> str:
+        words = [str(self.place)] if self.place else []
+        head = " ".join([*words, f"{self.key}: {self.message}" if self.key else self.message])
+        lines = [head, self.place.excerpt()] if self.place and self.place.text.strip() else [head]
+        return "\n".join([*lines, f"  → {self.fix}"] if self.fix else lines)
+
+
+class Problems(RecipeError):
+    """All that is wrong with a recipe, at once; `problems` is the same as data."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(dict.fromkeys(problems))
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+
+def shown(path: Path) -> str:
+    """The path as people expect it: relative to the current folder where it lies below it."""
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+def _columns(text: str) -> int:
+    """Terminal columns of a text; East Asian characters take two."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+               for c in text)

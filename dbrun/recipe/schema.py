@@ -1,0 +1,107 @@
+"""What an editor needs to complete and check a recipe: the JSON Schema of the models."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from dbrun.parts import Part
+from dbrun.recipe import shape
+from dbrun.recipe.docs import docs
+
+REFERENCE = {"type": "string", "pattern": r"\$\{.+\}"}
+EXTENDS = {
+    "description": "The recipe, or recipes, that this one builds on; paths are relative to this file.",
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+}
+LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+UNQUOTED = {"number": "2024", "boolean": "true"}
+"""What an editor takes for no text where it stands unquoted, with an example."""
+Json = dict[str, Any]
+
+
+def schema_text() -> str:
+    """The JSON Schema (draft 2020-12) of a recipe, equal for equal models.
+
+    A recipe that `extends` another may leave out keys, so keys are required only where it does not.
+    """
+    from dbrun.recipe.model import Recipe
+
+    made: Json = Recipe.model_json_schema(mode="serialization")
+    parts = {part.__name__: part for part in _parts(shape.root())}
+    definitions = made.pop("$defs")
+    for name, definition in {**definitions, Recipe.__name__: made}.items():
+        _describe(definition, parts[name])
+    required = _required(made, definitions)
+    for definition in (made, *definitions.values()):
+        definition.pop("required", None)
+    for name in _alternatives({"defs": definitions, "root": made}):
+        definitions[name]["required"] = ["type"]
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_relaxed(made),
+             "if": {"not": {"required": ["extends"]}}, "then": required,
+             "$defs": _relaxed(dict(sorted(definitions.items())))}
+    whole["properties"] = {"extends": EXTENDS, **whole["properties"]}
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+def _parts(spot: shape.Spot) -> list[type[Part]]:
+    below = [part for key in shape.keys(spot) for part in _parts(shape.below(spot, key))]
+    return [*spot.parts, *below]
+
+
+def _describe(definition: Json, part: type[Part]) -> None:
+    texts = docs(part)
+    for key, field in definition["properties"].items():
+        field.pop("title", None)
+        if key in texts:
+            field["description"] = texts[key]
+
+
+def _required(definition: Json, definitions: Json) -> Json:
+    """The needed keys of a mapping and of those below it, as a schema of its own."""
+    below = {}
+    for key, field in definition["properties"].items():
+        for option in [field, *field.get("anyOf", [])]:
+            inner = _required(definitions[_name(option)], definitions) if "$ref" in option else {}
+            if inner:
+                below[key] = inner
+    needed: Json = {"required": definition["required"]} if definition.get("required") else {}
+    return {**needed, "properties": below} if below else needed
+
+
+def _alternatives(node: Any) -> set[str]:
+    """The names of all members of unions: there `type` chooses, so it must be written."""
+    if isinstance(node, list):
+        return {name for inner in node for name in _alternatives(inner)}
+    if not isinstance(node, dict):
+        return set()
+    own = {_name(option) for option in node.get("oneOf", []) if "$ref" in option}
+    return own | {name for inner in node.values() for name in _alternatives(inner)}
+
+
+def _name(option: Json) -> str:
+    return str(option["$ref"]).rpartition("/")[2]
+
+
+def _relaxed(node: Any) -> Any:
+    """What the loader takes besides: a reference in place of a value, and unquoted numbers as text."""
+    if isinstance(node, list):
+        return [_relaxed(inner) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    node = {LIMITS.get(key, key): inner if key in ("default", "enum", "examples") else _relaxed(inner)
+            for key, inner in node.items() if key != "discriminator"}
+    if node.get("type") == "string" and not {"const", "enum"} & node.keys():
+        kinds = [kind for kind, text in UNQUOTED.items() if re.search(node.get("pattern", ""), text)]
+        node["type"] = ["string", *kinds]
+    if node.get("type") in ("integer", "number", "boolean") or {"enum", "pattern"} & node.keys():
+        return _or_reference(node)
+    if "anyOf" in node:
+        node["anyOf"] = [inner for option in node["anyOf"] for inner in option.get("anyOf", [option])]
+    return node
+
+
+def _or_reference(node: Json) -> Json:
+    outer: Json = {key: node.pop(key) for key in ("description", "default") if key in node}
+    return {**outer, "anyOf": [node, REFERENCE]}

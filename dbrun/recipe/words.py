@@ -1,0 +1,59 @@
+"""Which word was meant: the nearest key, where a key belongs, and what other trainers call it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+FOREIGN = {
+    "lr": "train.learning_rate", "max_train_steps": "train.steps", "max_steps": "train.steps",
+    "num_steps": "train.steps", "epochs": "train.steps", "num_train_epochs": "train.steps",
+    "train_batch_size": "train.batch_size", "gradient_accumulation_steps": "train.accumulation",
+    "mixed_precision": "train.precision", "dtype": "train.precision", "lr_scheduler": "train.schedule",
+    "scheduler": "train.schedule", "lr_warmup_steps": "train.schedule.warmup_steps",
+    "checkpointing_steps": "train.checkpoint_every", "save_every": "train.checkpoint_every",
+    "checkpoints_total_limit": "train.keep", "model": "base.path", "model_name_or_path": "base.path",
+    "pretrained_model_name_or_path": "base.path", "instance_data_dir": "subject.images",
+    "dataset": "subject.images", "num_class_images": "prior.count", "prior_loss_weight": "prior.weight",
+    "guidance_scale": "prior.guidance", "center_crop": "images.crop", "size": "images.resolution",
+    "unet": "adapt.denoiser", "transformer": "adapt.denoiser", "lora": "adapt.denoiser",
+    "train_text_encoder": "adapt.text_encoder", "r": "adapt.denoiser.rank", "dim": "adapt.denoiser.rank",
+    "network_dim": "adapt.denoiser.rank", "lora_rank": "adapt.denoiser.rank",
+    "network_alpha": "adapt.denoiser.alpha", "lora_alpha": "adapt.denoiser.alpha",
+    "target_modules": "adapt.denoiser.targets", "validation_prompt": "samples.prompts",
+    "output_dir": "name", "num_inference_steps": "prior.steps",
+}
+"""Words of other trainers → the recipe's key for the same thing."""
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str | None:
+    """The allowed word that looks most like this one, or None where none does."""
+    from difflib import get_close_matches
+
+    words = list(allowed)
+    lower = {w.lower(): w for w in words}
+    close = get_close_matches(word.lower()[:200], list(lower), n=1, cutoff=0.6)
+    return lower[close[0]] if close else None
+
+
+def one_of(words: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}" if words else ""
+
+
+def unknown_key(path: str, here: Sequence[str], everywhere: Sequence[str]) -> str:
+    """What to say of an unknown key. path: dotted; here: its level's keys; everywhere: all dotted keys."""
+    word = path.rsplit(".", 1)[-1]
+    homes = [key for key in everywhere if key.rsplit(".", 1)[-1] == word]
+    if homes:
+        return f"unknown key here; did you mean {_quoted(homes)}?"
+    if word.lower() in FOREIGN:
+        return f"unknown key; here it is called '{FOREIGN[word.lower()]}'"
+    if near := nearest(word, here):
+        return f"unknown key; did you mean '{near}'?"
+    if near := nearest(word, {key.rsplit(".", 1)[-1]: key for key in everywhere}):
+        return f"unknown key; did you mean {_quoted([k for k in everywhere if k.rsplit('.', 1)[-1] == near])}?"
+    return f"unknown key; allowed here: {', '.join(here)}"
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return one_of([f"'{word}'" for word in words[:4]])

@@ -1,0 +1,131 @@
+"""Is each wrong recipe told with its place, what was found, what is allowed and the word that was meant?"""
+
+from __future__ import annotations
+
+import pytest
+
+from dbrun.recipe.places import Problems
+
+# (what stands in the good recipe, what replaces it) → the lines that must be told
+WRONG = [
+    ("steps: 300", "stpes: 300", ["r.yaml:13:3 train.stpes: unknown key; did you mean 'steps'?"]),
+    ("subject:", "sujet:", ["r.yaml:1:1 subject: missing", "r.yaml:4:1 sujet: unknown key; did you mean 'subject'?"]),
+    ("type: sd, path", "type: sd, paht", ["r.yaml:3:1 base.path: missing",
+                                      "r.yaml:3:18 base.paht: unknown key; did you mean 'path'?"]),
+    ("rank: 16", "rnak: 16", ["r.yaml:11:26 adapt.denoiser.rnak: unknown key; did you mean 'rank'?"]),
+    ("images: {resolution: 64}", "resolution: 64",
+     ["r.yaml:9:1 resolution: unknown key here; did you mean 'images.resolution'?"]),
+    ("images: {resolution: 64}", "learning_rate: 1e-4", ["did you mean 'train.learning_rate'?"]),
+    ("images: {resolution: 64}", "lr: 1e-4", ["r.yaml:9:1 lr: unknown key; here it is called 'train.learning_rate'"]),
+    ("images: {resolution: 64}", "rank: 4", ["did you mean 'adapt.denoiser.rank' or 'adapt.text_encoder.rank'?"]),
+    ("denoiser:", "unet:", ["adapt.unet: unknown key; here it is called 'adapt.denoiser'", "adapt.denoiser: missing"]),
+    ("rank: 16", "lora_alpha: 16", ["here it is called 'adapt.denoiser.alpha'"]),
+    ("schema: dbrun/v1", "schema: dbrun/v1\nschema_: dbrun/v1", ["schema_: unknown key"]),
+    ("steps: 300", "qqq: 300", ["train.qqq: unknown key; allowed here: steps, learning_rate, batch_size"]),
+    ("images: {resolution: 64}", "schedule: {type: linear}", ["did you mean 'train.schedule'?"]),
+    ("steps: 300", "steps: many",
+     ["r.yaml:13:10 train.steps: found 'many', allowed: a whole number from 1 to 10000000"]),
+    ("steps: 300", "steps: 3.5", ["found '3.5', allowed: a whole number"]),
+    ("steps: 300", "steps: 0", ["found '0', allowed: a whole number from 1 to"]),
+    ("steps: 300", "steps: -5", ["found '-5', allowed: a whole number from 1 to"]),
+    ("steps: 300", "steps: '300'", ['found "300" in quotes', "without quotes"]),
+    ("steps: 300", "steps:", ["train.steps: found nothing, allowed: a whole number"]),
+    ("steps: 300", "steps: null", ["train.steps: found 'null', allowed: a whole number"]),
+    ("steps: 300", "steps: true", ["found 'true', allowed: a whole number"]),
+    ("steps: 300", "steps: [300]", ["found a list, allowed: a whole number"]),
+    ("steps: 300", "steps: {a: 1}", ["found a mapping, allowed: a whole number"]),
+    ("steps: 300", "steps: 1_000", ["found '1_000', allowed: a whole number"]),
+    ("steps: 300", f"steps: {'9' * 5000}", ["train.steps: found '99999", "allowed: a whole number from 1"]),
+    ("1e-4", "0", ["r.yaml:14:18 train.learning_rate: found '0', allowed: a number greater than 0"]),
+    ("1e-4", ".inf", ["found '.inf', allowed: a number"]),
+    ("1e-4", "nan", ["found 'nan', allowed: a number"]),
+    ("1e-4", "1e999", ["found '1e999', allowed: a number"]),
+    ("1e-4", "fast", ["found 'fast', allowed: a number greater than 0"]),
+    ("name: dog", "name: ../dog", ["r.yaml:2:7 name: found '../dog', allowed: text such as 'sks_dog'"]),
+    ("name: dog", "name:", ["name: found nothing, allowed: text"]),
+    ("name: dog\n", "", ["r.yaml:1:1 name: missing, expected text", "the exports go to"]),
+    ("schema: dbrun/v1", "schema: dbrun/v9", ["r.yaml:1:9 schema: found 'dbrun/v9', allowed: dbrun/v1"]),
+    ("schema: dbrun/v1\n", "", ["schema: missing, expected dbrun/v1"]),
+    ("type: sd", "type: sdxl9", ["r.yaml:3:14 base.type: found 'sdxl9', allowed: one of sd"]),
+    ("{type: sd, path: embedded}", "embedded", ["base: found 'embedded', allowed: a mapping such as {path: …}"]),
+    ("type: lora", "type: loar", ["adapt.denoiser.type: found 'loar', allowed: lora; did you mean 'lora'?"]),
+    ("type: lora, ", "", ["adapt.denoiser.type: missing"]),
+    ("targets: all", "targets: attn",
+     ["adapt.denoiser.targets: found 'attn', allowed: one of attention, attention+ff, linear, all, or a list",
+      "did you mean 'attention'?"]),
+    ("targets: all", "targets: {a: b}", ["targets: found a mapping, allowed: text or a list of text"]),
+    ("targets: all", "targets: [a, [b]]", ["r.yaml:11:49 adapt.denoiser.targets.1: found a list, allowed: text"]),
+    ("steps: 300", "schedule: {type: cosin}",
+     ["train.schedule.type: found 'cosin', allowed: constant, linear or cosine; did you mean 'cosine'?"]),
+    ("steps: 300", "schedule: {warmup_steps: 3}",
+     ["train.schedule.type: missing, allowed: constant, linear or cosine"]),
+    ("steps: 300", "schedule: {type: cosine, warmup: 3}",
+     ["train.schedule.warmup: unknown key; did you mean 'warmup_steps'?"]),
+    ("steps: 300", "schedule: {type: cosine, warmup_steps: -3}",
+     ["train.schedule.warmup_steps: found '-3', allowed: a whole number of at least 0"]),
+    ("steps: 300", "schedule: cosine",
+     ["train.schedule: found 'cosine', allowed: a mapping", "did you mean '{type: cosine}'?"]),
+    ("steps: 300", "precision: bf61", ["found 'bf61', allowed: fp32, bf16 or fp16; did you mean 'bf16'?"]),
+    ("[diffusers, peft]", "[diffusers, pft]", ["r.yaml:15:21 export.1: found 'pft'", "did you mean 'peft'?"]),
+    ("[diffusers, peft]", "diffusers", ["export: found 'diffusers', allowed: a list of diffusers or peft"]),
+    ("[diffusers, peft]", "[]", ["export: found an empty list, allowed: a list", "with 1 or more"]),
+    ("[diffusers, peft]", "[peft, peft]", ["r.yaml:15:16 export.1: found 'peft' twice"]),
+    ("{resolution: 64}", "{background: red}", ["images.background: found 'red', allowed: text such as '#ffffff'"]),
+    ("{resolution: 64}", "{resolution: 4}", ["found '4', allowed: a whole number from 8 to 8192"]),
+    ("{count: 4}", "4", ["prior: found '4', allowed: a mapping such as {count: …}"]),
+    ("{count: 4}", "{guidance: -1}", ["prior.guidance: found '-1', allowed: a number of at least 0"]),
+    ("a photo of sks dog", "'  '", ["subject.instance_prompt", "allowed: words, not only blanks"]),
+    ("  class_prompt: a photo of a dog\n", "", ["subject.class_prompt: missing, needed by `prior`"]),
+    ("path: embedded", "path: embedded, revision: main", ["r.yaml:3:44 base.revision: found a revision", "no Hub id"]),
+    ("export:", "  precision: fp16\ndevice: cpu\nexport:",
+     ["train.precision: found 'fp16', allowed with `device: cpu`"]),
+    ("schema: dbrun/v1", "schema: dbrun/v1\nsamples: {prompts: a dog}", ["found 'a dog', allowed: a list of text"]),
+]
+IDS = [new[:30] or f"no {old[:20]}" for old, new, _ in WRONG]
+
+
+@pytest.mark.parametrize(("old", "new", "fragments"), WRONG, ids=IDS)
+def test_a_wrong_recipe_is_told_in_full(load, good, old, new, fragments) -> None:
+    assert old in good
+    with pytest.raises(Problems) as caught:
+        load(good.replace(old, new, 1))
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+    assert "pydantic" not in str(caught.value) and "Input should" not in str(caught.value)
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file(load, good) -> None:
+    text = good.replace("name: dog", "nmae: dog").replace("steps: 300", "steps: x").replace("peft", "pfet")
+    with pytest.raises(Problems) as caught:
+        load(text)
+    problems = caught.value.problems
+    assert [p.key for p in problems] == ["name", "nmae", "train.steps", "export.1"]
+    assert [p.place.line for p in problems] == [1, 2, 13, 15]
+    assert caught.value.exit_code == 2
+
+
+def test_a_wrong_override_is_shown_as_it_was_typed(load, good) -> None:
+    with pytest.raises(Problems) as caught:
+        load(good, "train.steps=3", "train.stpes=5")
+    assert str(caught.value).splitlines() == [
+        "command line: train.stpes: unknown key; did you mean 'steps'?",
+        "       | train.stpes=5",
+        "       |       ^^^^^",
+    ]
+
+
+def test_a_missing_key_is_told_at_the_file_even_with_overrides(load, good) -> None:
+    with pytest.raises(Problems, match=r"^r.yaml:4:1 subject.images: missing"):
+        load(good.replace("  images: embedded:sks_dog\n", ""), "subject.class_prompt=x")
+
+
+def test_a_wrong_type_is_told_without_what_follows_from_it(load, good) -> None:
+    with pytest.raises(Problems) as caught:
+        load(good, "base.type=sdd")
+    assert [p.key for p in caught.value.problems] == ["base.type"]
+
+
+def test_a_value_from_an_extended_file_is_told_there(load, good, tmp_path) -> None:
+    (tmp_path / "below.yaml").write_text(good.replace("300", "x"))
+    with pytest.raises(Problems, match=r"^below.yaml:13:10 train.steps: found 'x'"):
+        load("extends: below.yaml\nname: above\n")

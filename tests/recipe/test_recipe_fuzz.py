@@ -1,0 +1,69 @@
+"""Does anything at all that stands in a file or on the command line give a recipe or a DbrunError?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dbrun.errors import DbrunError
+from dbrun.recipe.load import load_recipe
+from dbrun.recipe.model import Recipe
+
+WORDS = ["train", "steps", "adapt", "denoiser", "type", "lora", "schedule", "cosine", "targets", "base", "prior",
+         "export", "peft", "extends", "r.yaml", "${train.steps}", "${", "\\${", "}", "*a", "&a", "!!x", "<<", "? ",
+         "- ", ": ", "\t", "\n", "\n  ", "{", "[", "]", "'", '"', "#", "|", ">", "null", "1e-4", "9" * 400, "-",
+         "é", "\u2028", "\x00"]
+KEYS = ["base", "subject", "prior", "images", "adapt", "train", "samples", "export", "extends", "zz"]
+DOTTED = ["train.steps", "name", "adapt", "adapt.denoiser", "train.schedule", "export", "base.path", "a.b.c"]
+QUICK = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+WORD = st.sampled_from(WORDS) | st.text(max_size=8)
+TREES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | WORD,
+                     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORD, inner, max_size=5),
+                     max_leaves=20)
+OVERRIDE = st.builds("=".join, st.tuples(st.sampled_from(DOTTED) | WORD, WORD)) | WORD
+
+
+def attempt(folder: Path, data: bytes, *overrides: str) -> None:
+    """Load; whatever else than a DbrunError comes out fails the test by itself."""
+    file = folder / "r.yaml"
+    file.write_bytes(data)
+    try:
+        assert isinstance(load_recipe(file, overrides).recipe, Recipe)
+    except DbrunError as error:
+        assert str(error)
+
+
+@QUICK
+@given(st.binary(max_size=200))
+def test_any_bytes(tmp_path: Path, data: bytes) -> None:
+    attempt(tmp_path, data)
+
+
+@QUICK
+@given(st.lists(WORD, max_size=25))
+def test_any_words_of_the_language(tmp_path: Path, words: list[str]) -> None:
+    attempt(tmp_path, "".join(words).encode("utf-8", "surrogatepass"))
+
+
+@QUICK
+@given(TREES, st.sampled_from(KEYS))
+def test_any_tree_under_any_key(tmp_path: Path, good: str, tree: object, key: str) -> None:
+    below = yaml.safe_dump({key: tree}, allow_unicode=True)
+    inside = yaml.safe_dump({**yaml.safe_load(good), key: tree}, allow_unicode=True)
+    attempt(tmp_path, f"{good}\n{below}".encode("utf-8", "replace"))
+    attempt(tmp_path, inside.encode("utf-8", "replace"))
+
+
+@QUICK
+@given(st.integers(0, 420), st.integers(0, 12), WORD)
+def test_any_small_change_of_a_good_recipe(tmp_path: Path, good: str, start: int, cut: int, put: str) -> None:
+    attempt(tmp_path, (good[:start] + put + good[start + cut:]).encode("utf-8", "surrogatepass"))
+
+
+@QUICK
+@given(st.lists(OVERRIDE, max_size=4))
+def test_any_override(tmp_path: Path, good: str, overrides: list[str]) -> None:
+    attempt(tmp_path, good.encode(), *overrides)

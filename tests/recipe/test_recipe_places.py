@@ -1,0 +1,50 @@
+"""Does the caret stand where the problem is, in every kind of line?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dbrun.recipe.places import Place, Problem, Problems, shown
+
+
+def excerpt(text: str, column: int, length: int) -> tuple[str, str]:
+    line, caret = Place(Path("a.yaml"), 7, column, length, text).excerpt().splitlines()
+    return line[9:], caret[9:]
+
+
+def test_the_caret_spans_the_word() -> None:
+    assert excerpt("ab: cd", 5, 2) == ("ab: cd", "    ^^")
+
+
+def test_a_long_line_is_cut_around_the_place() -> None:
+    line, caret = excerpt("x" * 300 + "HERE" + "y" * 300, 301, 4)
+    assert line[caret.index("^"):caret.rindex("^") + 1] == "HERE"
+    assert len(line) == 100
+
+
+def test_a_long_value_keeps_its_key_in_sight() -> None:
+    line, caret = excerpt("name: " + "x" * 300, 7, 300)
+    assert line.startswith("name: x") and caret.startswith("      ^") and len(caret) == len(line) == 100
+
+
+def test_wide_characters_and_tabs_keep_the_caret_below() -> None:
+    assert excerpt("犬: x", 4, 1) == ("犬: x", "    ^")
+    assert excerpt("\ta: x", 5, 1) == (" a: x", "    ^")
+
+
+def test_terminal_control_characters_are_not_printed() -> None:
+    assert "\x1b" not in excerpt("a: \x1b[31m", 4, 1)[0]
+
+
+def test_problems_are_told_once_and_kept_as_data() -> None:
+    place = Place(Path("a.yaml"), 1, 2, 3, "abcdef")
+    problem = Problem(place, "a.b", "found x", "write y")
+    error = Problems([problem, problem, Problem(None, "", "no such file")])
+    assert len(error.problems) == 2
+    assert str(error).splitlines() == ["a.yaml:1:2 a.b: found x", "     1 | abcdef", "       |  ^^^", "  → write y",
+                                       "no such file"]
+
+
+def test_paths_are_shown_from_the_current_folder() -> None:
+    assert shown(Path.cwd() / "a" / "b.yaml") == "a/b.yaml"
+    assert shown(Path("/nowhere/b.yaml")) == "/nowhere/b.yaml"

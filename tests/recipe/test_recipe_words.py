@@ -1,0 +1,47 @@
+"""Is the word that was meant found, here or elsewhere?"""
+
+from __future__ import annotations
+
+import pytest
+
+from dbrun.recipe import shape
+from dbrun.recipe.docs import docs
+from dbrun.recipe.words import FOREIGN, nearest, one_of, unknown_key
+
+
+@pytest.mark.parametrize(("word", "near"), [
+    ("stpes", "steps"), ("Steps", "steps"), ("STEP", "steps"), ("zebra", None), ("", None)])
+def test_the_nearest_word(word: str, near: str | None) -> None:
+    assert nearest(word, ["rank", "steps", "seed"]) == near
+
+
+def test_words_are_listed_as_people_do() -> None:
+    assert [one_of(list(w)) for w in ("", "a", "ab", "abc")] == ["", "a", "a or b", "a, b or c"]
+
+
+def test_other_trainers_words_lead_to_keys_that_exist() -> None:
+    known = set(shape.everywhere())
+    assert {key: target for key, target in FOREIGN.items() if target not in known} == {}
+    last = {key.rsplit(".", 1)[-1] for key in known}
+    assert not last & FOREIGN.keys(), "a key of the recipe needs no translation"
+
+
+def test_an_unknown_key_is_sought_elsewhere_before_its_like_is_sought_here() -> None:
+    every = ("train", "train.steps", "images", "images.resolution")
+    assert "'images.resolution'" in unknown_key("train.resolution", ["steps"], every)
+    assert "'steps'" in unknown_key("train.stps", ["steps"], every)
+    assert "'images.resolution'" in unknown_key("train.resolutoin", ["steps"], every)
+    assert unknown_key("train.qqq", ["steps"], every).endswith("allowed here: steps")
+
+
+def test_every_key_of_the_recipe_is_found_with_its_limits() -> None:
+    every = shape.everywhere()
+    assert {"train.schedule.type", "adapt.text_encoder.rank", "samples.prompts", "schema"} <= set(every)
+    spot = shape.below(shape.below(shape.root(), "train"), "steps")
+    assert shape.allowed(spot.annotation) == "a whole number from 1 to 10000000"
+
+
+def test_every_field_has_its_docstring() -> None:
+    assert docs(shape.root().parts[0])["schema"]
+    for part in shape.below(shape.below(shape.root(), "train"), "schedule").parts:
+        assert docs(part)["warmup_steps"].startswith("Steps over which")
