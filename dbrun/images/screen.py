@@ -1,0 +1,154 @@
+"""Whether a picture can be trained on: every pixel read once, before anything expensive starts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbrun.errors import RecipeError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SMALLEST = 16
+LARGEST = 80_000_000
+HEAD = 512
+ORIENTATION = 0x0112
+AWAY = "take it out of the folder"
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A picture that can be used. width, height: pixels once upright; notes: what will be done to it."""
+
+    width: int
+    height: int
+    notes: tuple[str, ...] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """The same as JSON data."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Screened:
+        """What `as_data` made."""
+        return cls(int(data["width"]), int(data["height"]), tuple(data["notes"]))
+
+
+def screen(path: Path) -> Screened:
+    """Read a picture to its last pixel; raises RecipeError that says why it cannot be used."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                _check_size(path, image)
+                notes = _notes(image)
+                image.load()
+                _check_range(path, image)
+                width, height = _upright(image)
+    except RecipeError:
+        raise
+    except UnidentifiedImageError:
+        raise RecipeError(f"{path}: found {_content(path)}", fix=AWAY) from None
+    except Image.DecompressionBombError:
+        raise RecipeError(f"{path}: found far too many pixels, allowed: {LARGEST:,}", fix="shrink it") from None
+    # Pillow's readers let almost any exception through for a broken file
+    except Exception as error:
+        raise RecipeError(f"{path}: the picture is broken or cut off: {_reason(error)}",
+                          fix=f"copy or export it again, or {AWAY}") from None
+    return Screened(width, height, notes)
+
+
+def screen_all(paths: Iterable[Path], known: Callable[[Path], Screened | None] = lambda path: None,
+               learnt: Callable[[Path, Screened], None] = lambda path, seen: None) -> dict[Path, Screened]:
+    """Screen pictures; raises one RecipeError that names all that cannot be used.
+
+    known: what an earlier screening of the same content found; learnt: told of every picture new and good.
+    """
+    good: dict[Path, Screened] = {}
+    bad: list[RecipeError] = []
+    for path in paths:
+        seen = known(path)
+        try:
+            good[path] = seen or screen(path)
+        except RecipeError as error:
+            bad.append(error)
+        else:
+            if seen is None:
+                learnt(path, good[path])
+    if len(bad) == 1:
+        raise bad[0]
+    if bad:
+        lines = "\n".join(f"  {error.message}" for error in bad)
+        raise RecipeError(f"{len(bad)} pictures cannot be used:\n{lines}", fix="take them away, or mend them")
+    return good
+
+
+def _check_size(path: Path, image: Image) -> None:
+    width, height = image.size
+    if width * height > LARGEST:
+        raise RecipeError(f"{path}: found {width}×{height} pixels, allowed: {LARGEST:,}", fix="shrink it")
+    if min(width, height) < SMALLEST:
+        raise RecipeError(f"{path}: found {width}×{height} pixels, allowed: {SMALLEST} and more", fix=AWAY)
+
+
+def _check_range(path: Path, image: Image) -> None:
+    """Refuse pixels of which nobody knows how bright white is."""
+    low, high = image.getextrema() if image.mode == "I" else (0, 0)
+    wide = not (isinstance(low, int) and isinstance(high, int) and low >= 0 and high < 2**16)
+    if wide or image.mode == "F":
+        kind = "32-bit" if wide else "floating-point"
+        raise RecipeError(f"{path}: found {kind} pixels, allowed: 8 or 16 bits", fix="export it as PNG")
+
+
+def _orientation(image: Image) -> int:
+    return int(image.getexif().get(ORIENTATION, 1))
+
+
+def _upright(image: Image) -> tuple[int, int]:
+    """Width and height as the EXIF orientation says."""
+    width, height = image.size
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _notes(image: Image) -> tuple[str, ...]:
+    """What the conversion to upright RGB will do to a picture."""
+    turned = _orientation(image)
+    told = [
+        (image.mode == "CMYK", "CMYK is converted to RGB"),
+        (image.mode.startswith("I") or image.mode == "F", "16-bit grey is scaled to 8 bits"),
+        (image.mode in ("1", "L", "LA"), "grey becomes RGB"),
+        (image.mode in ("P", "PA"), "the palette becomes RGB"),
+        (_transparent(image), "transparent parts get the background colour"),
+        (turned in (5, 6, 7, 8), "turned upright as its EXIF data say"),
+        (turned in (2, 3, 4), "flipped upright as its EXIF data say"),
+        (getattr(image, "n_frames", 1) > 1, "only the first frame is used"),
+    ]
+    return tuple(text for applies, text in told if applies)
+
+
+def _transparent(image: Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+
+
+def _content(path: Path) -> str:
+    """What a file that is no picture holds, as far as its first bytes tell."""
+    with path.open("rb") as file:
+        data = file.read(HEAD)
+    if not data:
+        return "an empty file, no picture"
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        cut = len(data) == HEAD and error.start > HEAD - 4
+        return "text, no picture" if cut else "data that is no picture"
+    return "data that is no picture" if b"\x00" in data else "text, no picture"
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
