@@ -104,7 +104,7 @@ class Train(Part):
 
     steps: Annotated[Int, Field(ge=1, le=10_000_000)] = 800
     """Optimizer updates."""
-    learning_rate: Annotated[Float, Field(gt=0)] = 1e-4
+    learning_rate: Annotated[Float, Field(gt=0, le=1e6)] = 1e-4
     """The peak learning rate."""
     batch_size: Annotated[Int, Field(ge=1, le=4096)] = 1
     """Instance images per micro-batch; with `prior` as many class images come with them."""

@@ -1,0 +1,37 @@
+"""How far is a prediction from its target, and how do instance and class pictures share the loss?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Loss(NamedTuple):
+    """The loss of a batch, float32 scalars. total: what is minimised; prior: None without class pictures."""
+
+    total: Tensor
+    instance: Tensor
+    prior: Tensor | None
+
+
+def per_sample_mse(pred: Tensor, target: Tensor) -> Tensor:
+    """[B, …] and [B, …] -> [B]: the squared error's mean over all but the batch axis, in float32.
+
+    Ho et al. 2020 (arXiv:2006.11239), eq. 14, divided by the number of elements. Weights of timesteps go between
+    this and `by_halves`.
+    """
+    return (pred.float() - target.float()).square().flatten(1).mean(1)
+
+
+def by_halves(per_sample: Tensor, instances: int, prior_weight: float) -> Loss:
+    """mean(instance) + prior_weight * mean(class) over per_sample [B], whose first `instances` are instance pictures.
+
+    Prior preservation (Ruiz et al. 2022, arXiv:2208.12242, eq. 2). Two means are added, as diffusers does it, so
+    that the instance half weighs the same whatever the number of class pictures; kohya takes one mean over both.
+    """
+    instance = per_sample[:instances].mean()
+    if instances == len(per_sample):
+        return Loss(instance, instance, None)
+    prior = per_sample[instances:].mean()
+    return Loss(instance + prior_weight * prior, instance, prior)

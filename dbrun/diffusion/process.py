@@ -1,0 +1,94 @@
+"""How is a clean sample noised, and what must the denoiser say about it?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dbrun.errors import RecipeError
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+
+
+@dataclass(frozen=True)
+class Process:
+    """A variance-preserving process: q(x_t | x0) = N(sqrt(alpha_bar_t) x0, (1 - alpha_bar_t) I).
+
+    Ho et al. 2020 (arXiv:2006.11239), eq. 4. alpha_bar: float64 [T] on the CPU. Every `t` is int64 [B] in [0, T).
+    """
+
+    alpha_bar: Tensor
+    prediction: Prediction
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any]) -> Process:
+        """The process that a diffusers scheduler config describes. Raises RecipeError for one that is unknown."""
+        prediction = config.get("prediction_type", "epsilon")
+        if prediction not in get_args(Prediction):
+            raise RecipeError(f"the base's scheduler says prediction_type `{prediction}`; "
+                              f"allowed are {', '.join(get_args(Prediction))}", fix="choose another base")
+        alpha_bar = torch.cumprod(1.0 - _betas(config), dim=0)
+        if config.get("rescale_betas_zero_snr"):
+            alpha_bar = _zero_terminal(alpha_bar)
+        return Process(alpha_bar, prediction)
+
+    @property
+    def timesteps(self) -> int:
+        """T, the number of timesteps."""
+        return len(self.alpha_bar)
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) noise (Ho et al. 2020, eq. 4)."""
+        a, s = self._signal_and_noise(t, x0)
+        return a * x0 + s * noise
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the denoiser is to predict: noise, x0, or v (Salimans and Ho 2022, arXiv:2202.00512, app. D).
+
+        v = sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) x0
+        """
+        if self.prediction == "epsilon":
+            return noise
+        if self.prediction == "sample":
+            return x0
+        a, s = self._signal_and_noise(t, x0)
+        return a * noise - s * x0
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t), float64 [B] (Kingma et al. 2021, eq. 2)."""
+        alpha_bar = self.alpha_bar[t.cpu()]
+        return alpha_bar / (1.0 - alpha_bar)
+
+    def _signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        alpha_bar = self.alpha_bar[t.cpu()].view(-1, *[1] * (like.ndim - 1))
+        # the roots are taken in float64 on the CPU: MPS has no float64
+        return alpha_bar.sqrt().to(like.dtype).to(like.device), (1.0 - alpha_bar).sqrt().to(like.dtype).to(like.device)
+
+
+def _betas(config: Mapping[str, Any]) -> Tensor:
+    if config.get("trained_betas") is not None:
+        return torch.tensor(config["trained_betas"], dtype=torch.float64)
+    steps, kind = int(config.get("num_train_timesteps", 1000)), config.get("beta_schedule", "linear")
+    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
+    if kind == "linear":
+        return torch.linspace(start, end, steps, dtype=torch.float64)
+    if kind == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+    if kind == "squaredcos_cap_v2":
+        bar = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
+        return torch.tensor([min(1 - after / before, 0.999) for before, after in pairwise(bar)],
+                            dtype=torch.float64)
+    raise RecipeError(f"the base's scheduler says beta_schedule `{kind}`; "
+                      "allowed are linear, scaled_linear, squaredcos_cap_v2", fix="choose another base")
+
+
+def _zero_terminal(alpha_bar: Tensor) -> Tensor:
+    """Shift and scale sqrt(alpha_bar) so that its end is 0 (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
+    root = alpha_bar.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2

@@ -1,0 +1,169 @@
+"""How do the adapters learn the subject? The stage `train`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dbrun.choices.optimizers import OptimizerChoice
+from dbrun.choices.schedules import Schedule
+from dbrun.families.base import Condition, Family, Loaded
+from dbrun.recipe.model import Recipe
+from dbrun.stages.arithmetic import Precision, base_in_memory
+from dbrun.stages.base import Job, Sources, Stage
+
+if TYPE_CHECKING:
+    from dbrun.training.batches import Batches
+    from dbrun.training.conditions import Conditions
+    from dbrun.training.loop import Metrics, Trainer
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainParams:
+    """What of the recipe reaches the trained bytes; the words are those of `train`. prior_weight: 0 without priors."""
+
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"accumulation": 1}
+    WORDS: ClassVar[Mapping[str, str]] = {"prior_weight": "prior.weight", "seed": "seed"}
+
+    steps: int
+    learning_rate: float
+    batch_size: int
+    accumulation: int
+    max_grad_norm: float | None
+    optimizer: OptimizerChoice
+    schedule: Schedule
+    precision: Precision
+    prior_weight: float
+    seed: int
+
+
+class Train(Stage[TrainParams]):
+    """Trains the adapters; the artifact is `adapt`'s with other weights, and `metrics.jsonl`, a line per step."""
+
+    NAME: ClassVar[str] = "train"
+    needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "preprocess")
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "peft", "accelerate")
+    modules: ClassVar[tuple[str, ...]] = (
+        "dbrun.adapters", "dbrun.choices", "dbrun.diffusion", "dbrun.families", "dbrun.seeds",
+        "dbrun.stages.arithmetic", "dbrun.training")
+
+    def params(self, recipe: Recipe, sources: Sources) -> TrainParams:
+        """The recipe's `train`, the weight of the priors, and the seed."""
+        train = recipe.train
+        return TrainParams(
+            steps=train.steps, learning_rate=train.learning_rate, batch_size=train.batch_size,
+            accumulation=train.accumulation, max_grad_norm=train.max_grad_norm, optimizer=train.optimizer,
+            schedule=train.schedule, precision=train.precision,
+            prior_weight=recipe.prior.weight if recipe.prior else 0.0, seed=recipe.seed)
+
+    def lengthens(self, params: TrainParams) -> tuple[str, ...]:
+        """`steps`, where no step's learning rate depends on how many there are."""
+        return () if params.schedule.horizon else ("steps",)
+
+    def run(self, job: Job[TrainParams]) -> None:
+        """Train from the newest checkpoint, or from the start, to the last step."""
+        from dbrun.adapters.artifact import Attached, read_artifact, write_artifact
+
+        family, loaded = base_in_memory(job, job.params.precision)
+        adapters = read_artifact(job.inputs["adapt"].path)
+        for component, adapter in adapters.items():
+            adapter.onto(family.module(loaded, component))
+        trainer = _trainer(job, family, loaded, tuple(adapters))
+        batches = _batches(job, family, loaded, trainer)
+
+        _resume(job, trainer)
+        for done in trainer.run(batches):
+            _report(job, done)
+            _keep(job, trainer)
+
+        states = trainer.adapters()
+        write_artifact(job.out, {name: Attached(a.adapter, a.modules, states[name]) for name, a in adapters.items()})
+        (job.out / METRICS).write_text("".join(map(_line, trainer.history)), encoding="utf-8")
+
+
+def _trainer(job: Job[TrainParams], family: Family, loaded: Loaded, components: tuple[str, ...]) -> Trainer:
+    from dbrun.training.loop import Settings, Trainer
+
+    p = job.params
+    return Trainer(family, loaded, components, _conditions(job, family, loaded, components), Settings(
+        steps=p.steps, learning_rate=p.learning_rate, accumulation=p.accumulation, max_grad_norm=p.max_grad_norm,
+        optimizer=p.optimizer, schedule=p.schedule, precision=p.precision, prior_weight=p.prior_weight, seed=p.seed))
+
+
+def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Trainer) -> Batches:
+    from safetensors.torch import load_file
+
+    from dbrun.training.batches import Batches, Pictures
+
+    index, moments = _index(job), load_file(job.inputs["preprocess"].path / "latents.safetensors")
+    halves = [Pictures(name, [moments[f"{name}.{i:05d}"] for i in range(len(index[name]))], index[name])
+              for name in ("instance", "class") if index[name]]
+    return Batches(halves, job.params.seed, job.params.batch_size, trainer.process.timesteps,
+                   lambda moments, noise: family.sample_latents(loaded, moments, noise))
+
+
+def _conditions(job: Job[TrainParams], family: Family, loaded: Loaded, components: tuple[str, ...]) -> Conditions:
+    """Live where another component than the denoiser learns, else from the cache."""
+    from safetensors.torch import load_file
+
+    from dbrun.training.conditions import cached, live
+
+    texts = _index(job)["prompts"]
+    if components != ("denoiser",):
+        return live(family, loaded, texts)
+    tensors = load_file(job.inputs["preprocess"].path / "prompts.safetensors")
+    encoded: list[Condition] = [{key.split(".", 1)[1]: tensor for key, tensor in tensors.items()
+                                 if key.startswith(f"{i:05d}.")} for i in range(len(texts))]
+    return cached(family, encoded, loaded.device)
+
+
+def _index(job: Job[TrainParams]) -> dict[str, Any]:
+    text = (job.inputs["preprocess"].path / "index.json").read_text(encoding="utf-8")
+    index: dict[str, Any] = json.loads(text)
+    return index
+
+
+def _checkpoints(job: Job[TrainParams]) -> Path:
+    return job.work / "checkpoints"
+
+
+def _resume(job: Job[TrainParams], trainer: Trainer) -> None:
+    from dbrun.training.state import newest
+
+    checkpoint, damaged = newest(_checkpoints(job), at_most=job.params.steps)
+    for name in damaged:
+        job.note(f"the checkpoint {name} is damaged; an older one is used", level="warning")
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+        job.note(f"going on after step {checkpoint.step} of {job.params.steps}")
+
+
+def _report(job: Job[TrainParams], done: Metrics) -> None:
+    numbers = {name: value for name, value in _finite(done).items() if name != "step" and value is not None}
+    job.progress(done.step, job.params.steps, "steps", **numbers)
+
+
+def _keep(job: Job[TrainParams], trainer: Trainer) -> None:
+    """Checkpoint every so many steps, at the last one, and where a signal asks to stop; then stop."""
+    from dbrun.training.state import publish
+
+    step, signum = len(trainer.history), job.stopping()
+    if step % job.upkeep.checkpoint_every == 0 or step == job.params.steps or signum:
+        publish(_checkpoints(job), trainer.checkpoint(), keep=job.upkeep.keep)
+    job.poll()
+
+
+def _line(metrics: Metrics) -> str:
+    return json.dumps(_finite(metrics)) + "\n"
+
+
+def _finite(metrics: Metrics) -> dict[str, float | None]:
+    """By name; None also for a gradient norm that overflowed under fp16, since JSON knows no infinity."""
+    return {name: value if value is not None and math.isfinite(value) else None
+            for name, value in asdict(metrics).items()}

@@ -1,0 +1,56 @@
+"""What does arithmetic run on, and where do random numbers come from?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+
+from dbrun.errors import StageFailed
+from dbrun.seeds import derive
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""`train.precision` -> the dtype of the frozen base and of the forward pass."""
+
+
+class Numerics(Protocol):
+    """Which device, and how many CPU threads; 0 where they change nothing."""
+
+    @property
+    def device(self) -> str:
+        """cuda, mps or cpu."""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads, or 0 for torch's own choice."""
+
+
+def prepare(numerics: Numerics) -> torch.device:
+    """Set torch up for these numerics and give the device. Raises StageFailed where torch finds no such device."""
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if not found[numerics.device]:
+        raise StageFailed(f"the run is planned for {numerics.device}, but torch {torch.__version__} finds none here",
+                          fix="set `device: cpu` (or auto), or install a torch built for this machine")
+    if numerics.threads:
+        torch.set_num_threads(numerics.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    return torch.device(numerics.device)
+
+
+def generator(seed: int, *address: str | int) -> torch.Generator:
+    """A CPU generator for this address; move what it draws to the device, so that every device sees the same."""
+    return torch.Generator("cpu").manual_seed(derive(seed, *address))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, dropout draws from this seed: it knows torch's global generators only, which are put back after."""
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

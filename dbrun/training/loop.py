@@ -1,0 +1,187 @@
+"""How does a step of training go?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from torch import Tensor, nn
+
+from dbrun.adapters.attach import read, write
+from dbrun.choices.optimizers import OptimizerChoice
+from dbrun.choices.schedules import Schedule
+from dbrun.diffusion.losses import Loss, by_halves, per_sample_mse
+from dbrun.errors import StageFailed
+from dbrun.families.base import Family, Loaded
+from dbrun.seeds import derive
+from dbrun.training.batches import Batch
+from dbrun.training.conditions import Conditions
+from dbrun.training.device import seeded
+from dbrun.training.state import Checkpoint
+
+LOWER = "lower `train.learning_rate` (a tenth is a good start), or set `train.max_grad_norm`"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; the words are the recipe's. prior_weight counts only where batches hold class pictures."""
+
+    steps: int
+    learning_rate: float
+    accumulation: int
+    max_grad_norm: float | None
+    optimizer: OptimizerChoice
+    schedule: Schedule
+    precision: str
+    prior_weight: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a step did. step: counted from 1; learning_rate: the one used; grad_norm: before clipping."""
+
+    step: int
+    loss: float
+    instance_loss: float
+    prior_loss: float | None
+    learning_rate: float
+    grad_norm: float
+
+
+class Trainer:
+    """The training state: adapters that are attached to a base, their optimizer, and the step they are at."""
+
+    def __init__(self, family: Family, loaded: Loaded, components: Sequence[str], conditions: Conditions,
+                 settings: Settings) -> None:
+        self.family, self.loaded, self.conditions, self.settings = family, loaded, conditions, settings
+        self.process = family.process(loaded)
+        self.modules: Mapping[str, nn.Module] = {c: family.module(loaded, c).train() for c in components}
+        self.parameters = [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
+        self.accelerator = _accelerator(settings.precision, loaded.device)
+        self.optimizer = self.accelerator.prepare(
+            settings.optimizer.build(self.parameters, settings.learning_rate))
+        self.history: list[Metrics] = []
+
+    def run(self, batches: Callable[[int], Batch]) -> Iterator[Metrics]:
+        """Train from where the state stands to the last step, and yield after each."""
+        accumulation = self.settings.accumulation
+        while (step := len(self.history)) < self.settings.steps:
+            yield self.step([batches(step * accumulation + micro) for micro in range(accumulation)])
+
+    def step(self, batches: Sequence[Batch]) -> Metrics:
+        """One optimizer update from these micro-batches. Raises StageFailed where a number is no longer finite."""
+        step, settings = len(self.history), self.settings
+        rate = settings.learning_rate * settings.schedule.factor(step, settings.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+        losses = []
+        for micro, batch in enumerate(batches):
+            with seeded(derive(settings.seed, "dropout", step, micro), self.loaded.device):
+                loss = self.loss(batch)
+            self.accelerator.backward(loss.total / len(batches))
+            losses.append(loss)
+
+        total, instance, prior = (_mean(part) for part in zip(*losses, strict=True))
+        if total is None or instance is None or not math.isfinite(total):
+            raise StageFailed(f"the loss is {total} at step {step + 1} of {settings.steps}", fix=LOWER)
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, settings.max_grad_norm or math.inf))
+        self._check_gradient(norm, step)
+
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.history.append(Metrics(step + 1, total, instance, prior, rate, norm))
+        return self.history[-1]
+
+    def loss(self, batch: Batch) -> Loss:
+        """The loss of a micro-batch: instance and class rows go through the denoiser together."""
+        x0, noise = batch.x0.to(self.loaded.device), batch.noise.to(self.loaded.device)
+        x_t = self.process.add_noise(x0, noise, batch.t)
+        with self._autocast():
+            pred = self.family.predict(self.loaded, x_t, batch.t, self.conditions(batch.prompts))
+        target = self.process.target(x0, noise, batch.t)
+        return by_halves(per_sample_mse(pred, target), batch.instances, self.settings.prior_weight)
+
+    def adapters(self) -> dict[str, dict[str, Tensor]]:
+        """Component -> peft state dict, float32. Raises StageFailed rather than give a weight that is not finite."""
+        states = {component: read(module) for component, module in self.modules.items()}
+        if not all(bool(t.isfinite().all()) for state in states.values() for t in state.values()):
+            raise StageFailed(f"the adapter holds numbers that are not finite after step {len(self.history)}",
+                              fix=LOWER)
+        return states
+
+    def checkpoint(self) -> Checkpoint:
+        """All that training goes on from."""
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"adapter/{component}/{name}": tensor
+                   for component, state in self.adapters().items() for name, tensor in state.items()}
+        plain: dict[str, dict[str, float]] = {}
+        for index, slots in optimizer["state"].items():
+            for name, value in slots.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer/{index}/{name}"] = value.detach().cpu().contiguous()
+                else:
+                    plain.setdefault(str(index), {})[name] = value
+        scaler = self.accelerator.scaler
+        return Checkpoint(step=len(self.history), tensors=tensors, values={
+            "optimizer": plain, "scaler": scaler.state_dict() if scaler else None,
+            "history": [astuple(m) for m in self.history]})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Stand where the checkpoint stood."""
+        for component, module in self.modules.items():
+            prefix = f"adapter/{component}/"
+            write(module, {name.removeprefix(prefix): tensor for name, tensor in checkpoint.tensors.items()
+                           if name.startswith(prefix)})
+        slots: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in checkpoint.values["optimizer"].items()}
+        for key, tensor in checkpoint.tensors.items():
+            if key.startswith("optimizer/"):
+                _, index, name = key.split("/", 2)
+                slots.setdefault(int(index), {})[name] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(checkpoint.values["scaler"])
+        self.history = [Metrics(*row) for row in checkpoint.values["history"]]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = self.accelerator.autocast()
+        return context
+
+    def _check_gradient(self, norm: float, step: int) -> None:
+        scaler = self.accelerator.scaler
+        # under fp16 an overflow only makes the scaler skip the step and halve its scale, until it falls below 1
+        if math.isfinite(norm) or (scaler and scaler.get_scale() >= 1.0):
+            return
+        raise StageFailed(f"the gradient norm is {norm} at step {step + 1} of {self.settings.steps}", fix=LOWER)
+
+
+def _accelerator(precision: str, device: torch.device) -> Accelerator:
+    # accelerate keeps one state per process, and refuses another precision in the same process
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    mixed = "no" if precision == "fp32" else precision
+    try:
+        accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
+    except ValueError as error:
+        raise _no_such(precision, device) from error
+    if mixed != "no" and not accelerator.native_amp:
+        raise _no_such(precision, device)
+    return accelerator
+
+
+def _no_such(precision: str, device: torch.device) -> StageFailed:
+    return StageFailed(f"{device.type} does not train in precision {precision} here",
+                       fix="set `train.precision` to fp32, which runs everywhere, or to bf16")
+
+
+def _mean(part: Sequence[Tensor | None]) -> float | None:
+    tensors = [t.detach() for t in part if t is not None]
+    return float(torch.stack(tensors).mean()) if tensors else None

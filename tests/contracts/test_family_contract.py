@@ -1,0 +1,223 @@
+"""Does every family found keep the promises of families/base.py?"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL.Image import Image
+from safetensors.torch import load_file
+
+from dbrun.adapters.attach import attach, match, read
+from dbrun.adapters.base import PRESETS
+from dbrun.adapters.lora import Lora
+from dbrun.errors import RecipeError
+from dbrun.families.base import Family, Loaded, families
+
+FAMILIES = families()
+PROMPTS = ("a photo of sks dog", "a dog", "")
+Case = tuple[Family, Path, Loaded]
+
+
+def load(family: Family, folder: Path) -> Loaded:
+    return family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def latents(family: Family, loaded: Loaded, count: int, side: int) -> torch.Tensor:
+    pixels = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    moments = family.encode_images(loaded, pixels)
+    return family.sample_latents(loaded, moments, torch.zeros_like(moments[:, : moments.shape[1] // 2]))
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    family = FAMILIES[request.param]
+    folder = tmp_path_factory.mktemp("family") / request.param
+    family.tiny(folder)
+    return family, folder, load(family, folder)
+
+
+@pytest.fixture
+def fresh(case: Case) -> Case:
+    family, folder, _ = case
+    return family, folder, load(family, folder)
+
+
+def side_of(family: Family, folder: Path) -> int:
+    multiple = family.pixel_multiple(folder)
+    return multiple * max(1, 32 // multiple)
+
+
+def test_tiny_has_the_folders_and_the_class_it_says(case: Case) -> None:
+    family, folder, _ = case
+    assert json.loads((folder / "model_index.json").read_text())["_class_name"] in family.pipelines
+    assert all((folder / name).is_dir() for name in family.folders)
+
+
+def test_tiny_is_the_same_each_time_and_leaves_the_global_random_state(case: Case, tmp_path: Path) -> None:
+    family, folder, _ = case
+    before = torch.get_rng_state()
+    family.tiny(tmp_path)
+    assert torch.equal(before, torch.get_rng_state())
+    for path in folder.rglob("*.safetensors"):
+        digests = {hashlib.sha256(p.read_bytes()).digest() for p in (path, tmp_path / path.relative_to(folder))}
+        assert len(digests) == 1, path.name
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_tiny_predicts_what_was_asked_for(case: Case, tmp_path: Path, prediction: str) -> None:
+    family, _, _ = case
+    family.tiny(tmp_path, prediction=prediction)
+    assert family.process(load(family, tmp_path)).prediction == prediction
+
+
+def test_the_base_is_frozen_and_in_eval_mode(fresh: Case) -> None:
+    family, _, loaded = fresh
+    for component in family.components:
+        module = family.module(loaded, component)
+        assert not module.training and not any(p.requires_grad for p in module.parameters())
+
+
+def test_denoiser_comes_first(case: Case) -> None:
+    assert next(iter(case[0].components)) == "denoiser"
+
+
+def test_pictures_become_latents_that_the_denoiser_takes(case: Case) -> None:
+    family, folder, loaded = case
+    x0 = latents(family, loaded, 2, side_of(family, folder))
+    assert x0.ndim == 4 and x0.dtype == torch.float32
+    noise, t = torch.ones_like(x0), torch.tensor([3, 700])
+    condition = family.collate(family.encode_prompts(loaded, PROMPTS[:2]))
+    pred = family.predict(loaded, family.process(loaded).add_noise(x0, noise, t), t, condition)
+    assert pred.shape == x0.shape and bool(pred.isfinite().all())
+
+
+def test_latents_are_a_draw_from_the_moments(case: Case) -> None:
+    """The draw moves with the noise, by the standard deviation."""
+    family, folder, loaded = case
+    pixels = torch.zeros(1, 3, *[side_of(family, folder)] * 2)
+    moments = family.encode_images(loaded, pixels)
+    zero = torch.zeros_like(moments[:, : moments.shape[1] // 2])
+    at_mean, above = (family.sample_latents(loaded, moments, zero + n) for n in (0.0, 1.0))
+    assert bool((above > at_mean).all())
+
+
+def test_a_condition_has_no_batch_axis_and_collate_adds_one(case: Case) -> None:
+    family, _, loaded = case
+    conditions = family.encode_prompts(loaded, PROMPTS)
+    assert len(conditions) == len(PROMPTS)
+    for name, tensor in family.collate(conditions).items():
+        assert tensor.shape == (len(PROMPTS), *conditions[0][name].shape)
+    assert any(not torch.equal(conditions[0][name], conditions[1][name]) for name in conditions[0])
+
+
+def test_prompts_have_a_limit(case: Case) -> None:
+    family, folder, loaded = case
+    assert family.prompt_limit(folder) >= 16
+    family.encode_prompts(loaded, ["dog " * 500])
+
+
+def test_a_picture_depends_on_its_arguments_alone(case: Case) -> None:
+    family, folder, loaded = case
+
+    def drawn(prompt: str, seed: int) -> Image:
+        return family.generate(loaded, prompt, seed=seed, steps=2, guidance=3.0, resolution=side_of(family, folder))
+
+    before = torch.get_rng_state()
+    first = drawn("a dog", 5)
+    assert torch.equal(before, torch.get_rng_state())
+    others = [drawn("a dog", 6), drawn("a cat", 5)]
+    torch.manual_seed(99)
+    again = drawn("a dog", 5)
+    assert first.tobytes() == again.tobytes()
+    assert all(first.tobytes() != other.tobytes() for other in others)
+    assert first.size == (side_of(family, folder),) * 2 and first.mode == "RGB"
+
+
+def test_drawing_leaves_the_process_as_it_was(fresh: Case) -> None:
+    family, folder, loaded = fresh
+    scheduler = loaded.pipeline.scheduler
+    config = dict(scheduler.config)
+    family.generate(loaded, "a dog", seed=0, steps=2, guidance=3.0, resolution=side_of(family, folder))
+    assert loaded.pipeline.scheduler is scheduler and dict(scheduler.config) == config
+
+
+def test_every_preset_matches_and_a_wider_one_holds_the_narrower(case: Case) -> None:
+    family, _, loaded = case
+    for component in family.components:
+        module, narrower = family.module(loaded, component), set[str]()
+        assert tuple(family.presets[component]) == PRESETS
+        for preset in PRESETS:
+            found = set(match(module, family.presets[component][preset]))
+            assert found >= narrower, preset
+            narrower = found
+
+
+def test_linear_is_every_linear_layer_and_nothing_else(case: Case) -> None:
+    family, _, loaded = case
+    for component in family.components:
+        module = family.module(loaded, component)
+        linear = {name for name, m in module.named_modules() if isinstance(m, torch.nn.Linear)}
+        assert set(match(module, family.presets[component]["linear"])) == linear
+
+
+def test_all_reaches_convolutions_of_the_denoiser(case: Case) -> None:
+    family, _, loaded = case
+    module = family.module(loaded, "denoiser")
+    kinds = {type(module.get_submodule(name)) for name in match(module, family.presets["denoiser"]["all"])}
+    assert torch.nn.Conv2d in kinds
+
+
+@pytest.mark.parametrize("alpha", [2.0, 7.0])
+def test_saved_adapters_load_through_the_pipeline(fresh: Case, tmp_path: Path, alpha: float) -> None:
+    """The file that `load_lora_weights` reads changes the prediction as the attached adapter did, whatever alpha."""
+    family, folder, trained = fresh
+    states, metadata = {}, {}
+    for seed, component in enumerate(family.components):
+        module = family.module(trained, component)
+        lora = Lora(type="lora", rank=2, alpha=alpha, targets="all")
+        modules = match(module, family.presets[component]["all"])
+        attach(module, lora, modules, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+        states[component], metadata[component] = read(module), lora.peft_config(modules).to_dict()
+    path = family.save_adapters(tmp_path, states, metadata)
+    assert path == tmp_path / "pytorch_lora_weights.safetensors"
+
+    reloaded, base = load(family, folder), load(family, folder)
+    reloaded.pipeline.load_lora_weights(str(tmp_path))
+    assert answer(family, trained).sub(answer(family, base)).abs().max() > 1e-2
+    torch.testing.assert_close(answer(family, reloaded), answer(family, trained), rtol=1e-4, atol=1e-5)
+
+
+def answer(family: Family, loaded: Loaded) -> torch.Tensor:
+    folder_side = loaded.pipeline.vae.config.sample_size if hasattr(loaded.pipeline, "vae") else 32
+    x0 = latents(family, loaded, 1, folder_side)
+    with torch.no_grad():
+        condition = family.collate(family.encode_prompts(loaded, PROMPTS[:1]))
+        return family.predict(loaded, x0, torch.tensor([500]), condition)
+
+
+def test_saving_twice_gives_the_same_bytes(fresh: Case, tmp_path: Path) -> None:
+    family, _, loaded = fresh
+    module = family.module(loaded, "denoiser")
+    lora = Lora(type="lora", rank=2, targets="attention")
+    modules = match(module, family.presets["denoiser"]["attention"])
+    attach(module, lora, modules, seed=1)
+    files = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        files.append(family.save_adapters(tmp_path / name, {"denoiser": read(module)},
+                                          {"denoiser": lora.peft_config(modules).to_dict()}))
+    assert files[0].read_bytes() == files[1].read_bytes() and len(load_file(files[0])) > 0
+
+
+def test_a_folder_that_is_no_base_is_refused(case: Case, tmp_path: Path) -> None:
+    family, _, _ = case
+    with pytest.raises(RecipeError):
+        load(family, tmp_path)
+    with pytest.raises(RecipeError, match=r"config\.json"):
+        family.pixel_multiple(tmp_path)

@@ -1,0 +1,143 @@
+"""Does the Stable Diffusion family agree with diffusers' own pipeline?"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
+
+from dbrun.adapters.attach import attach, match, read
+from dbrun.adapters.lora import Lora
+from dbrun.errors import RecipeError
+from dbrun.families.base import Loaded
+from dbrun.families.sd import StableDiffusion
+
+CPU = torch.device("cpu")
+SD = StableDiffusion()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("sd")
+    SD.tiny(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> Loaded:
+    return SD.load(folder, device=CPU, dtype=torch.float32)
+
+
+def written(place: Path, config: dict[str, Any]) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(config))
+
+
+def test_published_sizes(tmp_path: Path) -> None:
+    for part in ("vae", "unet"):
+        written(tmp_path / part / "config.json", {"block_out_channels": [128, 256, 512, 512]})
+    written(tmp_path / "text_encoder" / "config.json", {"max_position_embeddings": 77})
+    written(tmp_path / "tokenizer" / "tokenizer_config.json", {"model_max_length": 10**30})
+    assert (SD.pixel_multiple(tmp_path), SD.prompt_limit(tmp_path)) == (64, 77)
+
+
+def test_a_broken_config_is_named(tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text("{")
+    with pytest.raises(RecipeError, match=r"vae/config\.json"):
+        SD.pixel_multiple(tmp_path)
+
+
+def test_prompts_are_encoded_as_the_pipeline_does(loaded: Loaded) -> None:
+    prompts = ["a photo of sks dog", "a dog " * 100]
+    ours = SD.collate(SD.encode_prompts(loaded, prompts))["hidden"]
+    theirs, _ = loaded.pipeline.encode_prompt(prompts, CPU, 1, do_classifier_free_guidance=False)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_an_attention_mask_is_used_where_the_text_encoder_asks_for_it(folder: Path) -> None:
+    masked = SD.load(folder, device=CPU, dtype=torch.float32)
+    before = SD.encode_prompts(masked, ["a dog"])[0]["hidden"]
+    masked.pipeline.text_encoder.config.use_attention_mask = True
+    ours = SD.encode_prompts(masked, ["a dog"])[0]["hidden"]
+    theirs, _ = masked.pipeline.encode_prompt("a dog", CPU, 1, do_classifier_free_guidance=False)
+    torch.testing.assert_close(ours, theirs[0], rtol=0, atol=1e-6)
+    assert not torch.allclose(ours, before)
+
+
+def test_latents_are_drawn_as_diffusers_does(loaded: Loaded) -> None:
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    vae = loaded.pipeline.vae
+    expected = vae.encode(pixels).latent_dist.sample(torch.Generator().manual_seed(4)) * vae.config.scaling_factor
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(4))
+    ours = SD.sample_latents(loaded, SD.encode_images(loaded, pixels), noise)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_picture_is_that_of_the_pipeline_with_dpm_solver(folder: Path, loaded: Loaded) -> None:
+    reference = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    reference.scheduler = DPMSolverMultistepScheduler.from_config(reference.scheduler.config)
+    expected = reference("a dog", num_inference_steps=3, guidance_scale=4.0, width=32, height=32,
+                         generator=torch.Generator().manual_seed(8)).images[0]
+    ours = SD.generate(loaded, "a dog", seed=8, steps=3, guidance=4.0, resolution=32)
+    assert ours.tobytes() == expected.tobytes()
+
+
+def test_variance_channels_are_dropped(loaded: Loaded) -> None:
+    config = {**loaded.pipeline.unet.config, "out_channels": 8}
+    twice = UNet2DConditionModel.from_config(config).eval()
+
+    class Twice:
+        unet = twice
+
+    x_t, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2])
+    hidden = torch.zeros(2, 77, 32)
+    with torch.no_grad():
+        pred = SD.predict(replace(loaded, pipeline=Twice()), x_t, t, {"hidden": hidden})
+        assert torch.equal(pred, twice(x_t, t, encoder_hidden_states=hidden).sample[:, :4])
+
+
+def test_an_inpainting_base_is_refused(folder: Path, tmp_path: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.unet = UNet2DConditionModel.from_config({**pipeline.unet.config, "in_channels": 9})
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match="9 channels"):
+        SD.load(tmp_path, device=CPU, dtype=torch.float32)
+
+
+def test_pickled_weights_are_never_read(folder: Path, tmp_path: Path) -> None:
+    StableDiffusionPipeline.from_pretrained(folder, local_files_only=True).save_pretrained(
+        tmp_path, safe_serialization=False)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(RecipeError, match="safetensors"):
+        SD.load(tmp_path, device=CPU, dtype=torch.float32)
+
+
+def test_a_variant_is_loaded_in_the_dtype_asked_for(folder: Path, tmp_path: Path) -> None:
+    """Files in 16 bits must not leave a mix of dtypes behind."""
+    StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float16, local_files_only=True).save_pretrained(
+        tmp_path, variant="fp16")
+    loaded = SD.load(tmp_path, device=CPU, dtype=torch.float32, variant="fp16")
+    for part in (loaded.pipeline.unet, loaded.pipeline.vae, loaded.pipeline.text_encoder):
+        assert {p.dtype for p in part.parameters()} == {torch.float32}
+    with pytest.raises(RecipeError, match="variant"):
+        SD.load(tmp_path, device=CPU, dtype=torch.float32, variant="bf16")
+
+
+def test_the_text_encoder_keeps_its_old_names_and_alpha_is_folded(loaded: Loaded, folder: Path,
+                                                                  tmp_path: Path) -> None:
+    module = SD.module(SD.load(folder, device=CPU, dtype=torch.float32), "text_encoder")
+    lora = Lora(type="lora", rank=2, alpha=8, targets="attention")
+    modules = match(module, SD.presets["text_encoder"]["attention"])
+    attach(module, lora, modules, seed=0)
+    state = {name: torch.ones_like(tensor) for name, tensor in read(module).items()}
+    path = SD.save_adapters(tmp_path, {"text_encoder": state}, {"text_encoder": {"r": 2, "lora_alpha": 8.0}})
+    tensors = load_file(path)
+    assert all(name.startswith("text_encoder.text_model.encoder.layers.") for name in tensors)
+    assert {t.unique().item() for n, t in tensors.items() if ".lora_B." in n} == {4.0}
+    assert {t.unique().item() for n, t in tensors.items() if ".lora_A." in n} == {1.0}

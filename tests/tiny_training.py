@@ -1,0 +1,79 @@
+"""A tiny base with all that the stage `train` needs, so that it can run without the stages before it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from dbrun.adapters.artifact import Attached, write_artifact
+from dbrun.adapters.attach import attach, match, read
+from dbrun.adapters.lora import Lora
+from dbrun.choices.optimizers import AdamW
+from dbrun.choices.schedules import Constant
+from dbrun.families.base import Loaded, families
+from dbrun.stages.base import Artifact, Job, Numerics, Upkeep
+from dbrun.stages.train import Train, TrainParams
+
+FAMILY = families()["sd"]
+PROMPTS = ("a photo of a dog", "a photo of sks dog")
+PARAMS = TrainParams(steps=6, learning_rate=5e-3, batch_size=2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
+                     schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
+
+
+def load(home: Path) -> Loaded:
+    """The base in home."""
+    return FAMILY.load(home / "base", device=torch.device("cpu"), dtype=torch.float32)
+
+
+def lora(component: str, loaded: Loaded, **changes: Any) -> Attached:
+    """A LoRA that stands attached to a component of loaded."""
+    module = FAMILY.module(loaded, component)
+    adapter = Lora.model_validate({"type": "lora", "rank": 2, "targets": "all", **changes})
+    modules = match(module, FAMILY.presets[component]["all"])
+    attach(module, adapter, modules, seed=1)
+    return Attached(adapter, modules, read(module))
+
+
+def write_inputs(home: Path, *, components: tuple[str, ...] = ("denoiser",), **changes: Any) -> None:
+    """Write base, load, adapt and preprocess below home: three instance and four class pictures of noise."""
+    for name in ("load", "adapt", "preprocess"):
+        (home / name).mkdir(parents=True)
+    FAMILY.tiny(home / "base")
+    record = {"format_version": 1, "family": FAMILY.NAME, "variant": None, "files": {}}
+    (home / "load" / "base.json").write_text(json.dumps(record))
+    loaded = load(home)
+    conditions = FAMILY.encode_prompts(loaded, PROMPTS)
+    write_artifact(home / "adapt", {c: lora(c, loaded, **changes) for c in components})
+    generator = torch.Generator().manual_seed(0)
+    save_file({f"{half}.{i:05d}": torch.randn(8, 8, 8, generator=generator)
+               for half, count in (("instance", 3), ("class", 4)) for i in range(count)},
+              home / "preprocess" / "latents.safetensors")
+    if components == ("denoiser",):
+        save_file({f"{i:05d}.{name}": tensor.detach().contiguous() for i, condition in enumerate(conditions)
+                   for name, tensor in condition.items()}, home / "preprocess" / "prompts.safetensors")
+    index = {"prompts": PROMPTS, "instance": [1] * 3, "class": [0] * 4}
+    (home / "preprocess" / "index.json").write_text(json.dumps(index))
+
+
+def job(home: Path, out: Path, work: Path, **changes: Any) -> Job[TrainParams]:
+    """A job of `train` over what `write_inputs` wrote; changes: fields of the params, or of the job."""
+    own = {name: changes.pop(name) for name in list(changes) if name in Job.__dataclass_fields__}
+    for folder in (out, work):
+        folder.mkdir(parents=True, exist_ok=True)
+    plain = Job(stage="train", params=replace(PARAMS, **changes), numerics=Numerics("cpu", 1),
+                inputs={name: Artifact(home / name, "") for name in Train.needs}, out=out, work=work, files={},
+                base=home / "base", items=None, upkeep=Upkeep(2, 2), emit=lambda event: None, stopping=lambda: 0)
+    return replace(plain, **own)
+
+
+def run(home: Path, out: Path, work: Path, steps: int) -> None:
+    """Train in this process, as a test's own process does."""
+    Train().run(job(home, out, work, steps=steps))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

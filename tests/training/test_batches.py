@@ -1,0 +1,83 @@
+"""Is a micro-batch a pure function of its address?"""
+
+import torch
+
+from dbrun.training.batches import Batch, Batches, Pictures
+
+
+def pictures(name: str, count: int, prompt: int) -> Pictures:
+    """Picture i has moments whose mean is i everywhere."""
+    return Pictures(name, [torch.full((4, 2, 2), float(i)) for i in range(count)], [prompt] * count)
+
+
+def batches(size: int = 4, seed: int = 0, instance: int = 5, classes: int = 7) -> Batches:
+    halves = [pictures("instance", instance, 0), pictures("class", classes, 1)]
+    return Batches([h for h in halves if h.moments], seed, size, 1000, lambda moments, noise: moments[:, :2])
+
+
+def shown(batch: Batch) -> list[int]:
+    return [int(row.flatten()[0]) for row in batch.x0]
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True)) and a[3:] == b[3:]
+
+
+def test_the_same_address_gives_the_same_batch() -> None:
+    assert same(batches()(17), batches()(17))
+    for other in (batches()(18), batches(seed=1)(17)):
+        assert not torch.equal(batches()(17).noise, other.noise)
+        assert not torch.equal(batches()(17).t, other.t)
+
+
+def test_drawing_uses_no_global_random_state() -> None:
+    before = torch.get_rng_state()
+    first = batches()(0)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(1)
+    assert same(first, batches()(0))
+
+
+def test_an_epoch_shows_each_picture_once_and_then_another_order() -> None:
+    drawn = [picture for n in range(10) for picture in shown(batches()(n))[:4]]
+    epochs = [tuple(drawn[i:i + 5]) for i in range(0, 40, 5)]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len(set(epochs)) > 3
+
+
+def test_class_pictures_follow_instance_pictures() -> None:
+    batch = batches()(0)
+    assert batch.instances == 4 and batch.prompts == (0, 0, 0, 0, 1, 1, 1, 1)
+    alone = batches(classes=0)(0)
+    assert len(alone.x0) == alone.instances == 4
+
+
+def test_the_instance_half_is_the_same_with_and_without_class_pictures() -> None:
+    both, alone = batches()(3), batches(classes=0)(3)
+    assert torch.equal(both.noise[:4], alone.noise) and torch.equal(both.t[:4], alone.t)
+
+
+def test_accumulated_pictures_are_those_of_one_larger_batch() -> None:
+    large = batches(size=6, classes=0)(1)
+    small = [batches(size=2, classes=0)(n) for n in (3, 4, 5)]
+    assert torch.equal(large.noise, torch.cat([b.noise for b in small]))
+    assert torch.equal(large.t, torch.cat([b.t for b in small]))
+    assert shown(large) == [p for b in small for p in shown(b)]
+
+
+def test_two_rows_never_share_noise_and_timesteps_cover_their_range() -> None:
+    drawn = [batches(size=50)(n) for n in range(20)]
+    assert len({row.numpy().tobytes() for b in drawn for row in b.noise}) == 2000
+    t = torch.cat([b.t for b in drawn])
+    assert t.dtype == torch.int64 and t.min() < 10 and t.max() > 989 and abs(t.float().mean() - 500) < 30
+
+
+def test_the_latent_draw_has_noise_of_its_own() -> None:
+    seen = {}
+
+    def sample(moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        seen["latent"] = noise
+        return moments[:, :2]
+
+    batch = Batches([pictures("instance", 5, 0)], 0, 4, 1000, sample)(0)
+    assert seen["latent"].shape == batch.noise.shape and not torch.equal(seen["latent"], batch.noise)

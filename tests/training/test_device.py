@@ -1,0 +1,46 @@
+"""Is torch set up as planned, and does every draw have an address?"""
+
+import pytest
+import torch
+
+from dbrun.errors import StageFailed
+from dbrun.stages.base import Numerics
+from dbrun.training.device import generator, prepare, seeded
+
+
+def test_threads_are_those_of_the_plan() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert prepare(Numerics("cpu", 1)) == torch.device("cpu")
+        assert torch.get_num_threads() == 1
+        prepare(Numerics("cpu", 0))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_said_clearly(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(StageFailed, match=device) as failure:
+        prepare(Numerics(device, 0))
+    assert failure.value.fix is not None and "device: cpu" in failure.value.fix
+
+
+def test_an_address_names_a_stream() -> None:
+    def drawn(*address: str | int) -> list[float]:
+        return torch.randn(3, generator=generator(*address)).tolist()  # type: ignore[arg-type]
+
+    assert drawn(0, "noise", 1) == drawn(0, "noise", 1)
+    assert len({tuple(drawn(*a)) for a in ((0, "noise", 1), (0, "noise", 2), (0, "latents", 1), (1, "noise", 1))}) == 4
+
+
+def test_seeded_repeats_dropout_and_puts_the_global_state_back() -> None:
+    before, ones = torch.get_rng_state(), torch.ones(64)
+    masks = []
+    for seed in (3, 3, 4):
+        with seeded(seed, torch.device("cpu")):
+            masks.append(torch.nn.functional.dropout(ones))
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+    assert torch.equal(before, torch.get_rng_state())

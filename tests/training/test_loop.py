@@ -1,0 +1,221 @@
+"""Does a step do to the adapters, and only to them, what it should?"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import FAMILY, PROMPTS, load, lora
+
+from dbrun.choices.optimizers import AdamW, OptimizerChoice
+from dbrun.choices.schedules import Constant, Linear
+from dbrun.errors import StageFailed
+from dbrun.training.batches import Batch
+from dbrun.training.conditions import cached, live
+from dbrun.training.loop import Settings, Trainer
+
+SETTINGS = Settings(steps=6, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
+                    schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
+CPU = torch.device("cpu")
+
+
+class Sgd(OptimizerChoice):
+    """Plain gradient descent, whose update is the gradient."""
+
+    def build(self, parameters: Sequence[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=learning_rate)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("loop")
+    FAMILY.tiny(place / "base")
+    return place
+
+
+def trainer(home: Path, components: tuple[str, ...] = ("denoiser",), adapter: dict[str, Any] | None = None,
+            **changes: Any) -> Trainer:
+    loaded = load(home)
+    conditions = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)
+    for component in components:
+        lora(component, loaded, **(adapter or {}))
+    if components != ("denoiser",):
+        conditions = live(FAMILY, loaded, PROMPTS)
+    return Trainer(FAMILY, loaded, components, conditions, replace(SETTINGS, **changes))
+
+
+def batch(number: int = 0, rows: int = 4, instances: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(number)
+    x0, noise = (torch.randn(rows, 4, 8, 8, generator=generator) for _ in range(2))
+    t = torch.randint(1000, (rows,), generator=generator)
+    return Batch(x0, noise, t, (1,) * instances + (0,) * (rows - instances), instances)
+
+
+def weights(trained: Trainer) -> dict[str, torch.Tensor]:
+    return {f"{c}.{n}": t for c, state in trained.adapters().items() for n, t in state.items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_batch_seen_again_and_again_is_learnt(home: Path) -> None:
+    trained = trainer(home, steps=30)
+    losses = [trained.step([batch()]).loss for _ in range(30)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_only_the_adapter_learns(home: Path) -> None:
+    trained = trainer(home)
+    unet = FAMILY.module(trained.loaded, "denoiser")
+    base = {n: p.detach().clone() for n, p in unet.named_parameters() if not p.requires_grad}
+    before = weights(trained)
+    trained.step([batch()])
+    assert all(torch.equal(p, base[n]) for n, p in unet.named_parameters() if n in base)
+    assert len(trained.parameters) == len(before) and not equal(before, weights(trained))
+
+
+def test_the_loss_is_instance_plus_weighted_prior(home: Path) -> None:
+    for weight in (0.0, 0.5, 2.0):
+        seen = trainer(home, prior_weight=weight).step([batch()])
+        assert seen.prior_loss is not None
+        assert seen.loss == pytest.approx(seen.instance_loss + weight * seen.prior_loss, rel=1e-6)
+    alone = trainer(home).step([batch(rows=2)])
+    assert alone.prior_loss is None and alone.loss == alone.instance_loss
+
+
+def test_accumulated_micro_batches_make_one_larger_batch(home: Path) -> None:
+    whole = batch(rows=4, instances=4)
+    parts = [Batch(whole.x0[i:i + 2], whole.noise[i:i + 2], whole.t[i:i + 2], (1, 1), 2) for i in (0, 2)]
+    one, two = (trainer(home, optimizer=Sgd(), max_grad_norm=None, learning_rate=1.0) for _ in range(2))
+    a, b = one.step([whole]), two.step(parts)
+    assert (a.loss, a.grad_norm) == pytest.approx((b.loss, b.grad_norm), rel=1e-5)
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(tensor, weights(two)[name], rtol=1e-5, atol=1e-7)
+
+
+def test_gradients_are_clipped_and_their_norm_is_told_unclipped(home: Path) -> None:
+    moved, norms = {}, {}
+    for limit in (None, 1e-3):
+        trained = trainer(home, optimizer=Sgd(), max_grad_norm=limit, learning_rate=1.0)
+        before = weights(trained)
+        norms[limit] = trained.step([batch()]).grad_norm
+        moved[limit] = math.sqrt(sum(float((t - before[n]).square().sum()) for n, t in weights(trained).items()))
+    assert norms[None] == norms[1e-3] > 1e-2
+    assert moved == pytest.approx({None: norms[None], 1e-3: 1e-3}, rel=1e-3)
+
+
+def test_the_learning_rate_follows_the_schedule(home: Path) -> None:
+    trained = trainer(home, steps=4, schedule=Linear(type="linear", warmup_steps=2))
+    assert [trained.step([batch(n)]).learning_rate for n in range(4)] == [0.0, 0.005, 0.01, 0.005]
+
+
+def test_a_rate_of_zero_moves_nothing(home: Path) -> None:
+    trained = trainer(home, schedule=Constant(warmup_steps=1))
+    before = weights(trained)
+    trained.step([batch()])
+    assert equal(before, weights(trained))
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(home: Path) -> None:
+    bad = batch()
+    bad.x0[0] = math.nan
+    with pytest.raises(StageFailed, match="loss is nan at step 1 of 6") as failure:
+        trainer(home).step([bad])
+    assert failure.value.fix is not None and "learning_rate" in failure.value.fix
+
+
+def test_a_reckless_learning_rate_never_gives_an_adapter(home: Path) -> None:
+    with pytest.raises(StageFailed, match=r"not finite|is nan|is inf"):
+        reckless = trainer(home, learning_rate=1e30, max_grad_norm=None)
+        for number in range(6):
+            reckless.step([batch(number)])
+            reckless.adapters()
+
+
+def test_training_leaves_the_global_random_state(home: Path) -> None:
+    trained = trainer(home, adapter={"dropout": 0.5})
+    before = torch.get_rng_state()
+    trained.step([batch()])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_dropout_works_and_repeats(home: Path) -> None:
+    losses = []
+    for dropout in (0.0, 0.5, 0.5):
+        trained = trainer(home, adapter={"dropout": dropout})
+        torch.manual_seed(len(losses))
+        losses.append([trained.step([batch()]).loss for _ in range(3)])
+    assert losses[1] == losses[2] != losses[0]
+
+
+def test_the_text_encoder_learns_where_it_is_adapted(home: Path) -> None:
+    trained = trainer(home, ("denoiser", "text_encoder"))
+    before = weights(trained)
+    for _ in range(2):
+        trained.step([batch()])
+    moved = {name for name, tensor in weights(trained).items() if not torch.equal(tensor, before[name])}
+    assert any(name.startswith("text_encoder.") for name in moved)
+    assert any(name.startswith("denoiser.") for name in moved)
+
+
+def test_live_conditions_are_those_of_the_cache(home: Path) -> None:
+    loaded = load(home)
+    there = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)([1, 0, 1])
+    now = live(FAMILY, loaded, PROMPTS)([1, 0, 1])
+    assert there.keys() == now.keys()
+    for name in there:
+        torch.testing.assert_close(there[name], now[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("components", [("denoiser",), ("denoiser", "text_encoder")])
+def test_a_checkpoint_goes_on_to_the_same_bits(home: Path, components: tuple[str, ...]) -> None:
+    adapter = {"dropout": 0.2}
+    unbroken, first = trainer(home, components, adapter), trainer(home, components, adapter)
+    for number in range(6):
+        unbroken.step([batch(number)])
+    for number in range(3):
+        first.step([batch(number)])
+    second = trainer(home, components, adapter)
+    second.restore(first.checkpoint())
+    for number in range(3, 6):
+        second.step([batch(number)])
+    assert equal(weights(unbroken), weights(second)) and unbroken.history == second.history
+    a, b = unbroken.checkpoint(), second.checkpoint()
+    assert a.values == b.values and equal(dict(a.tensors), dict(b.tensors))
+
+
+def test_bf16_computes_in_16_bits_and_learns_in_32(home: Path) -> None:
+    exact, rough = trainer(home), trainer(home, precision="bf16")
+    a, b = (t.step([batch()]).loss for t in (exact, rough))
+    assert a != b and a == pytest.approx(b, rel=0.02)
+    assert {p.dtype for p in rough.parameters} == {torch.float32}
+
+
+def test_fp16_without_a_gpu_is_refused_clearly(home: Path) -> None:
+    with pytest.raises(StageFailed, match="fp16") as failure:
+        trainer(home, precision="fp16")
+    assert failure.value.fix is not None and "precision" in failure.value.fix
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gpu_gives_the_loss_of_the_cpu_and_resumes(home: Path, precision: str) -> None:
+    from dbrun.training.device import DTYPES
+
+    def on_gpu() -> Trainer:
+        loaded = FAMILY.load(home / "base", device=torch.device("cuda"), dtype=DTYPES[precision])
+        conditions = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), loaded.device)
+        lora("denoiser", loaded)
+        return Trainer(FAMILY, loaded, ("denoiser",), conditions, replace(SETTINGS, precision=precision))
+
+    there, again = on_gpu(), on_gpu()
+    expected = trainer(home).step([batch()]).loss
+    assert there.step([batch()]).loss == pytest.approx(expected, rel=1e-3 if precision == "fp32" else 0.03)
+    again.restore(there.checkpoint())
+    assert [there.step([batch(n)]).step for n in (1, 2)] == [again.step([batch(n)]).step for n in (1, 2)] == [2, 3]
+    assert there.checkpoint().values["scaler"] == again.checkpoint().values["scaler"]
+    assert {p.dtype for p in there.parameters} == {torch.float32}

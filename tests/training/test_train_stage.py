@@ -1,0 +1,153 @@
+"""Does the stage `train` end in the same bytes, however often it is stopped?"""
+
+import json
+import multiprocessing
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_training import PARAMS, content, job, run, write_inputs
+
+from dbrun.adapters.artifact import read_artifact
+from dbrun.choices.schedules import Cosine
+from dbrun.errors import Interrupted, StageFailed
+from dbrun.events import Event, Note, Progress
+from dbrun.stages.base import Upkeep
+from dbrun.stages.train import Train
+
+STEPS = 16
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("train")
+    write_inputs(place)
+    return place
+
+
+def trained(home: Path, place: Path, name: str, work: str | None = None, **changes: object) -> dict[str, bytes]:
+    out = place / name
+    Train().run(job(home, out, place / (work or f"{name}.work"), **changes))
+    return content(out)
+
+
+def test_the_artifact_is_an_adapter_and_a_line_per_step(home: Path, tmp_path: Path) -> None:
+    files = trained(home, tmp_path, "out")
+    rows = [json.loads(line) for line in files["metrics.jsonl"].splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert set(rows[0]) == {"step", "loss", "instance_loss", "prior_loss", "learning_rate", "grad_norm"}
+    before, after = (read_artifact(folder)["denoiser"] for folder in (home / "adapt", tmp_path / "out"))
+    assert (after.adapter, after.modules, after.state.keys()) == (before.adapter, before.modules, before.state.keys())
+    assert any(not after.state[name].equal(tensor) for name, tensor in before.state.items())
+
+
+def test_progress_is_told_with_its_numbers(home: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    trained(home, tmp_path, "out", emit=events.append)
+    seen = [e for e in events if isinstance(e, Progress)]
+    assert [(e.done, e.total, e.unit) for e in seen] == [(n, 6, "steps") for n in range(1, 7)]
+    assert set(seen[0].metrics) == {"loss", "instance_loss", "prior_loss", "learning_rate", "grad_norm"}
+
+
+def test_equal_jobs_give_equal_bytes_and_checkpoints_change_nothing(home: Path, tmp_path: Path) -> None:
+    first = trained(home, tmp_path, "one")
+    assert first == trained(home, tmp_path, "two", upkeep=Upkeep(1, 1))
+    assert first == trained(home, tmp_path, "three", upkeep=Upkeep(1000, 9))
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 1e-3}, {"batch_size": 1}, {"accumulation": 2},
+                                    {"max_grad_norm": 1e-9}, {"prior_weight": 0.5}, {"precision": "bf16"},
+                                    {"optimizer": PARAMS.optimizer.model_copy(update={"weight_decay": 0.5})},
+                                    {"schedule": Cosine(type="cosine")}])
+def test_every_param_shows_in_the_bytes(home: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    plain, other = trained(home, tmp_path, "plain"), trained(home, tmp_path, "other", **change)
+    assert plain["denoiser.safetensors"] != other["denoiser.safetensors"]
+
+
+def test_a_signal_stops_after_a_checkpoint_and_the_same_job_goes_on(home: Path, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def stopping() -> int:
+        return signal.SIGTERM if len(asked) >= 3 else 0
+
+    with pytest.raises(Interrupted) as stop:
+        trained(home, tmp_path, "out", emit=asked.append, stopping=stopping, upkeep=Upkeep(1000, 2))
+    assert stop.value.exit_code == 143 and content(tmp_path / "out") == {}
+    events: list[Event] = []
+    resumed = trained(home, tmp_path, "out", emit=events.append)
+    assert [e.done for e in events if isinstance(e, Progress)] == [4, 5, 6]
+    assert any(isinstance(e, Note) and "after step 3 of 6" in e.text for e in events)
+    assert resumed == trained(home, tmp_path, "unbroken")
+
+
+def test_a_damaged_checkpoint_is_told_and_an_older_one_used(home: Path, tmp_path: Path) -> None:
+    unbroken = trained(home, tmp_path, "first", "work")
+    newest = sorted((tmp_path / "work" / "checkpoints").iterdir())[-1]
+    damaged = bytearray(newest.read_bytes())
+    damaged[-9] ^= 1
+    newest.write_bytes(damaged)
+    events: list[Event] = []
+    assert trained(home, tmp_path, "second", "work", emit=events.append) == unbroken
+    assert [e.done for e in events if isinstance(e, Progress)] == [5, 6]
+    assert any(isinstance(e, Note) and e.level == "warning" and newest.name in e.text for e in events)
+
+
+def test_a_longer_run_goes_on_and_a_shorter_one_uses_no_later_checkpoint(home: Path, tmp_path: Path) -> None:
+    trained(home, tmp_path, "six", "work")
+    events: list[Event] = []
+    longer = trained(home, tmp_path, "nine", "work", steps=9, emit=events.append)
+    assert [e.done for e in events if isinstance(e, Progress)] == [7, 8, 9]
+    assert longer == trained(home, tmp_path, "nine alone", steps=9)
+    assert trained(home, tmp_path, "four", "work", steps=4) == trained(home, tmp_path, "four alone", steps=4)
+
+
+def test_steps_only_lengthen_where_the_schedule_has_no_horizon() -> None:
+    assert Train().lengthens(PARAMS) == ("steps",)
+    assert Train().lengthens(replace(PARAMS, schedule=Cosine(type="cosine"))) == ()
+
+
+def test_a_text_encoder_is_trained_without_cached_prompts(tmp_path: Path) -> None:
+    write_inputs(tmp_path / "home", components=("denoiser", "text_encoder"))
+    trained(tmp_path / "home", tmp_path, "out")
+    before, after = (read_artifact(folder) for folder in (tmp_path / "home" / "adapt", tmp_path / "out"))
+    assert set(after) == {"denoiser", "text_encoder"}
+    for component, attached in before.items():
+        moved = after[component].state
+        assert any(not moved[name].equal(tensor) for name, tensor in attached.state.items())
+
+
+def test_a_diverging_run_leaves_no_adapter(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed):
+        trained(home, tmp_path, "out", learning_rate=1e30, max_grad_norm=None)
+    assert content(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.slow)])
+def test_kill_at_any_instant_then_the_same_bytes(home: Path, tmp_path: Path, kills: int) -> None:
+    """SIGKILL at random instants; every attempt starts a process anew on the same work folder."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tiny_training", "dbrun.training.loop", "diffusers", "transformers", "peft"])
+
+    def attempt(number: int) -> multiprocessing.process.BaseProcess:
+        process = processes.Process(target=run, args=(home, tmp_path / f"out{number}", tmp_path / "work", STEPS))
+        process.start()
+        return process
+
+    began = time.monotonic()
+    run(home, tmp_path / "unbroken", tmp_path / "other work", STEPS)
+    usual, killed, chance = time.monotonic() - began, 0, random.Random(1)
+    attempt(0).join()
+    (tmp_path / "work").rename(tmp_path / "finished work")
+    for number in range(1, kills + 1):
+        process = attempt(number)
+        process.join(timeout=chance.uniform(0.05, usual))
+        killed += process.is_alive()
+        process.kill()
+        process.join()
+    last = attempt(kills + 1)
+    last.join()
+    assert last.exitcode == 0 and killed > 0
+    assert content(tmp_path / f"out{kills + 1}") == content(tmp_path / "unbroken") == content(tmp_path / "out0")
