@@ -21,7 +21,9 @@ class Adapter(Part):
     """
 
     NAME: ClassVar[str]
-    targets: object
+    layers: ClassVar[tuple[str, ...]] = ("Linear", "Conv2d")
+    """Class names of the layers it can be put on."""
+    targets: str | tuple[str, ...]
 
     def peft_config(self, modules: tuple[str, ...]) -> PeftConfig:
         """peft's config for these full module names (already matched against the model)."""

@@ -28,7 +28,7 @@ class Lora(Adapter):
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     """Share of the adapter's inputs dropped while training."""
     targets: Targets = "attention"
-    """Which modules are adapted: attention, attention+ff, linear, all (linear and convolutions), or patterns."""
+    """Which layers are adapted: attention, attention+ff, linear, all (also convolutions), or patterns."""
 
     @property
     def scale(self) -> float:

@@ -1,0 +1,58 @@
+"""How are adapters kept in a folder between stages?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import TypeAdapter
+
+from dbrun.adapters.attach import attach, write
+from dbrun.adapters.base import Adapter, any_adapter
+from dbrun.errors import StoreCorrupt
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+INDEX = "adapter.json"
+
+
+@dataclass(frozen=True)
+class Attached:
+    """One component's adapter. modules: full names of the adapted layers; state: weights by peft name."""
+
+    adapter: Adapter
+    modules: tuple[str, ...]
+    state: Mapping[str, Tensor]
+
+    def onto(self, module: nn.Module) -> None:
+        """Attach the adapter to module and set its weights."""
+        attach(module, self.adapter, self.modules, seed=None)
+        write(module, self.state)
+
+
+def write_artifact(folder: Path, components: Mapping[str, Attached]) -> None:
+    """Write `<component>.safetensors` and `adapter.json`; equal adapters give equal bytes."""
+    from safetensors.torch import save_file
+
+    index = {name: {"adapter": components[name].adapter.model_dump(mode="json"),
+                    "modules": list(components[name].modules)} for name in sorted(components)}
+    (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for name, attached in components.items():
+        save_file(dict(attached.state), folder / f"{name}.safetensors")
+
+
+def read_artifact(folder: Path) -> dict[str, Attached]:
+    """What `write_artifact` wrote there, by component."""
+    from safetensors.torch import load_file
+
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    if not isinstance(index, dict):
+        raise StoreCorrupt(f"{folder / INDEX} holds no table of adapters")
+    kind: TypeAdapter[Adapter] = TypeAdapter(cast(Any, any_adapter()))
+    return {name: Attached(adapter=kind.validate_json(json.dumps(entry["adapter"])),
+                           modules=tuple(entry["modules"]),
+                           state=load_file(folder / f"{name}.safetensors")) for name, entry in index.items()}

@@ -1,0 +1,115 @@
+"""How does an adapter get onto a module, and its weights in and out again?"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dbrun.adapters.base import Adapter
+from dbrun.errors import RecipeError, StageFailed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SLOT = "default"
+"""peft's name for the adapter; it stands in no file."""
+
+
+def match(module: nn.Module, patterns: Sequence[str],
+          layers: Sequence[str] = Adapter.layers) -> tuple[str, ...]:
+    """Full names of the layers that any pattern hits, sorted; layers: the class names that can be adapted.
+
+    A pattern is a module's name or a dotted end of it; `*` stands for any part of a name. Raises RecipeError
+    where nothing is hit.
+    """
+    wanted = re.compile("|".join(rf"(?:.*\.)?{re.escape(p)}".replace(r"\*", ".*") for p in patterns))
+    kinds = {name: type(m).__mro__ for name, m in module.named_modules() if name}
+    fit = [name for name, mro in kinds.items() if any(c.__name__ in layers for c in mro)]
+    hit = sorted(name for name in fit if wanted.fullmatch(name))
+    if not hit:
+        other = sorted({mro[0].__name__ for name, mro in kinds.items() if wanted.fullmatch(name)})
+        raise _no_match(patterns, fit, layers, other)
+    return tuple(hit)
+
+
+def _no_match(patterns: Sequence[str], fit: Sequence[str], layers: Sequence[str],
+              other: Sequence[str]) -> RecipeError:
+    shown = ", ".join(f"`{p}`" for p in patterns)
+    near: list[str] = []
+    for pattern in patterns:
+        parts = pattern.count(".") + 1
+        ends = sorted({".".join(name.split(".")[-n:]) for name in fit for n in range(1, parts + 2)})
+        near += difflib.get_close_matches(pattern.replace("*", "").strip("."), ends, n=3, cutoff=0.5)
+    why = f"; it hits only {', '.join(other)}" if other else ""
+    closest = ", ".join(f"`{n}`" for n in dict.fromkeys(near)) or ", ".join(f"`{n}`" for n in sorted(fit)[:5])
+    return RecipeError(f"targets {shown} match no layer that can be adapted ({', '.join(layers)}){why}. "
+                       f"The closest module names: {closest}",
+                       fix="name one of these in `targets`, or use attention, attention+ff, linear or all")
+
+
+def attach(module: nn.Module, adapter: Adapter, modules: Sequence[str], *, seed: int | None) -> None:
+    """Put the adapter on these layers of module, in place: only its parameters train, in 32 bits.
+
+    seed: where the initial weights come from; None where `write` follows. Global random state is left alone.
+    """
+    import torch
+    from peft import inject_adapter_in_model
+
+    module.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed or 0)
+        inject_adapter_in_model(adapter.peft_config(tuple(modules)), module, adapter_name=SLOT)
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    adapted = tuple(sorted(name for name, _ in _adapted(module)))
+    if adapted != tuple(sorted(modules)):
+        stray = sorted(set(adapted) ^ set(modules))
+        raise StageFailed(f"peft adapted other modules than asked for: {', '.join(stray[:5])}")
+
+
+def read(module: nn.Module) -> dict[str, Tensor]:
+    """The adapter's weights under peft's names: float32, on the CPU, contiguous, sorted by name."""
+    import torch
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(module, adapter_name=SLOT, save_embedding_layers=False)
+    return {name: state[name].detach().to("cpu", torch.float32, copy=True).contiguous()
+            for name in sorted(state)}
+
+
+def write(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Set the adapter's weights; names and shapes must be those that `read` gives, else StageFailed."""
+    from peft import set_peft_model_state_dict
+
+    have = {name: tuple(tensor.shape) for name, tensor in read(module).items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if have != given:
+        wrong = sorted(name for name in have.keys() | given.keys() if have.get(name) != given.get(name))
+        raise StageFailed(f"these weights are not this adapter's: {len(wrong)} names or shapes differ, "
+                          f"such as {', '.join(wrong[:3])}", fix="run again with `--force adapt`")
+    set_peft_model_state_dict(module, dict(state), adapter_name=SLOT)
+
+
+@contextmanager
+def disabled(module: nn.Module) -> Iterator[None]:
+    """While this is open, module computes as if it had no adapter."""
+    layers = [layer for _, layer in _adapted(module)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def _adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in module.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            yield name, layer

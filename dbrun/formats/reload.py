@@ -1,0 +1,95 @@
+"""Does an exported adapter do in its own library what it did in training?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import get_peft_model_state_dict
+from torch import Tensor
+
+from dbrun.adapters.artifact import Attached
+from dbrun.errors import StageFailed
+from dbrun.families.base import Family, Loaded
+from dbrun.training.device import generator
+
+OF_EFFECT, OF_SCALE = 1e-3, 1e-5
+"""Tolerance: a share of what the adapter changes, and a share of the prediction's own size for rounding."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A seeded question to a denoiser: noisy samples of noise pictures under one prompt, at three times."""
+
+    prompt: str
+    side: int
+
+    def ask(self, family: Family, loaded: Loaded) -> Tensor:
+        """The prediction [3, C, h, w], float32 on the CPU; the prompt goes through the text encoder as it is."""
+        draw = generator(0, "probe")
+        with torch.inference_mode(), _exact():
+            pixels = torch.rand(3, 3, self.side, self.side, generator=draw) * 2 - 1
+            moments = family.encode_images(loaded, pixels).cpu()
+            x0 = family.sample_latents(loaded, moments, torch.zeros_like(moments.chunk(2, dim=1)[0]))
+            process = family.process(loaded)
+            t = torch.tensor([process.timesteps * k // 4 for k in (1, 2, 3)])
+            x_t = process.add_noise(x0, torch.randn(x0.shape, generator=draw), t)
+            condition = family.collate(family.encode_prompts(loaded, [self.prompt]) * 3)
+            return family.predict(loaded, x_t, t, condition).float().cpu()
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an adapter did in training. base, trained: the probe's answers without and with it."""
+
+    base: Tensor
+    trained: Tensor
+    adapters: Mapping[str, Attached]
+
+    @property
+    def effect(self) -> float:
+        """The largest change that the adapter makes to the prediction."""
+        return float((self.trained - self.base).abs().max())
+
+    def compare(self, answer: Tensor, family: Family, loaded: Loaded, name: str) -> float:
+        """The largest difference of a reloaded adapter's answer. Raises StageFailed where it is another adapter."""
+        for component, attached in self.adapters.items():
+            arrived = _arrived(family, loaded, component)
+            if lost := [key for key in sorted(attached.state.keys() | arrived.keys())
+                        if not _scaled(arrived.get(key), attached.state.get(key))]:
+                raise StageFailed(f"{name}: its library ignored or changed {len(lost)} weights of {component}, "
+                                  f"such as {lost[0]}", fix="leave this format out of `export`")
+        difference = float((answer - self.trained).abs().max())
+        allowed = OF_EFFECT * self.effect + OF_SCALE * float(self.trained.abs().max())
+        if not difference <= allowed:
+            raise StageFailed(f"{name}: read back, the adapter's prediction differs by {difference:.2g}; allowed is "
+                              f"{allowed:.2g}, and the adapter itself changes it by {self.effect:.2g}",
+                              fix="leave this format out of `export`")
+        return difference
+
+
+def _arrived(family: Family, loaded: Loaded, component: str) -> dict[str, Tensor]:
+    module = family.module(loaded, component)
+    states = [get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
+              for name in getattr(module, "peft_config", {})]
+    return {key: tensor.detach().float().cpu() for state in states for key, tensor in state.items()}
+
+
+def _scaled(arrived: Tensor | None, written: Tensor | None) -> bool:
+    """Whether arrived is written times one positive number: a format may fold alpha / rank into a weight."""
+    if arrived is None or written is None or arrived.shape != written.shape:
+        return False
+    a, b = arrived.flatten().double(), written.flatten().double()
+    if not b.any():
+        return not a.any()
+    factor = (a @ b) / (b @ b)
+    return bool(factor > 0) and bool((a - factor * b).abs().max() <= 1e-5 * a.abs().max())
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    """Convolutions in full 32 bits, so that the tolerance means the same on every device."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

@@ -1,0 +1,58 @@
+"""What does a safetensors file say about itself? Read by hand, so that no tensor library is needed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dbrun.errors import RecipeError
+
+KEY = "dbrun"
+"""The metadata key that holds dbrun's document, as JSON."""
+LIMIT = 100 * 2**20
+"""Bytes that a header may have; the format's own limit."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """A safetensors header. tensors: name -> dtype, shape, place; start: where the tensors' bytes begin."""
+
+    tensors: dict[str, dict[str, Any]]
+    metadata: dict[str, str]
+    start: int
+
+
+def header(path: Path) -> Header:
+    """The header of a whole and well-formed safetensors file. Raises RecipeError for anything else."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(LIMIT, size - 8):
+            raise _broken(path, f"its header says {length} bytes, the file has {size}")
+        text = file.read(length)
+    try:
+        document = json.loads(text)
+        metadata = document.pop("__metadata__", {})
+        end = max((tensor["data_offsets"][1] for tensor in document.values()), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise _broken(path, "its header cannot be read") from error
+    if 8 + length + end != size:
+        raise _broken(path, f"its header promises {8 + length + end} bytes, the file has {size}")
+    return Header(document, metadata, 8 + length)
+
+
+def read(path: Path) -> dict[str, object]:
+    """The provenance that dbrun wrote into an exported adapter. Raises RecipeError where there is none."""
+    if not path.is_file():
+        raise RecipeError(f"{path} is not a file", fix="name an exported .safetensors file")
+    text = header(path).metadata.get(KEY)
+    document = json.loads(text) if text else None
+    if not isinstance(document, dict):
+        raise RecipeError(f"{path} holds no provenance of dbrun", fix="name a file that `dbrun run` exported")
+    return document
+
+
+def _broken(path: Path, why: str) -> RecipeError:
+    return RecipeError(f"{path} is no whole safetensors file: {why}", fix="fetch or write the file again")

@@ -1,0 +1,85 @@
+"""Which modules does the adapter sit on, and what are its first weights? The stage `adapt`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dbrun.adapters.artifact import Attached, write_artifact
+from dbrun.adapters.attach import attach, match, read
+from dbrun.adapters.base import PRESETS, Adapter
+from dbrun.errors import RecipeError
+from dbrun.families.base import Family, Loaded
+from dbrun.recipe.model import Adapt as Choices
+from dbrun.recipe.model import Recipe
+from dbrun.seeds import derive
+from dbrun.stages.arithmetic import base_in_memory
+from dbrun.stages.base import Job, Sources, Stage
+
+
+@dataclass(frozen=True)
+class AdaptParams:
+    """adapt: the adapter of each component; seed: where the initial weights come from."""
+
+    WORDS: ClassVar[Mapping[str, str]] = {"adapt": "adapt", "seed": "seed"}
+
+    adapt: Choices
+    seed: int
+
+    @property
+    def components(self) -> Mapping[str, Adapter]:
+        """The adapters asked for, by component."""
+        asked = {name: getattr(self.adapt, name) for name in type(self.adapt).model_fields}
+        return {name: adapter for name, adapter in asked.items() if adapter is not None}
+
+
+class Adapt(Stage[AdaptParams]):
+    """Attach the adapters to the base; matched modules and seeded initial weights are the artifact."""
+
+    NAME: ClassVar[str] = "adapt"
+    needs: ClassVar[tuple[str, ...]] = ("load",)
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "peft", "diffusers", "transformers")
+    modules: ClassVar[tuple[str, ...]] = ("dbrun.adapters", "dbrun.families", "dbrun.seeds")
+    computes: ClassVar[bool] = False
+
+    def params(self, recipe: Recipe, sources: Sources) -> AdaptParams:
+        """The adapters and the seed."""
+        return AdaptParams(recipe.adapt, recipe.seed)
+
+    def run(self, job: Job[AdaptParams]) -> None:
+        """Draw the initial weights on the CPU, whatever the device, so that they are the same everywhere."""
+        import torch
+
+        family, loaded = base_in_memory(job, "fp32", torch.device("cpu"))
+        attached = {}
+        for name, adapter in job.params.components.items():
+            job.poll()
+            attached[name] = self._attach(family, loaded, name, adapter, job.params.seed)
+            job.note(f"{name}: {len(attached[name].modules)} modules, "
+                     f"{sum(t.numel() for t in attached[name].state.values()):,} trainable numbers")
+        write_artifact(job.out, attached)
+
+    def _attach(self, family: Family, loaded: Loaded, component: str, adapter: Adapter,
+                seed: int) -> Attached:
+        if component not in family.components:
+            raise RecipeError(f"`base.type: {family.NAME}` has no component `{component}` to adapt; it has "
+                              f"{', '.join(family.components)}", fix=f"leave out `adapt.{component}`")
+        module = family.module(loaded, component)
+        modules: set[str] = set()
+        for patterns in self._patterns(family, component, adapter):
+            modules.update(match(module, patterns, adapter.layers))
+        attach(module, adapter, sorted(modules), seed=derive(seed, "adapter", component))
+        return Attached(adapter, tuple(sorted(modules)), read(module))
+
+    def _patterns(self, family: Family, component: str, adapter: Adapter) -> tuple[tuple[str, ...], ...]:
+        """Groups of patterns that must each hit something: a preset as a whole, the user's own singly."""
+        targets = adapter.targets
+        if not isinstance(targets, str):
+            return tuple((pattern,) for pattern in targets)
+        presets = family.presets[component]
+        if targets not in presets:
+            allowed = ", ".join(p for p in PRESETS if p in presets)
+            raise RecipeError(f"`{targets}` is no preset of {component}; it has {allowed}",
+                              fix=f"set `adapt.{component}.targets` to one of them, or to a list of patterns")
+        return (presets[targets],)

@@ -1,0 +1,180 @@
+"""Which files leave the house? The stage `export`: the adapter in other tools' formats, and what it looks like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from dbrun.adapters.artifact import Attached, read_artifact
+from dbrun.errors import StageFailed
+from dbrun.families.base import Family, Loaded
+from dbrun.recipe.model import Recipe
+from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
+from dbrun.stages.base import Job, Sources, Stage
+from dbrun.stages.portable import portable, provenance
+
+if TYPE_CHECKING:
+    from dbrun.formats.base import Format
+    from dbrun.formats.reload import Expected, Probe
+
+PLACES = ("in the snow", "on the moon", "at night", "in the city")
+"""Where the subject is shown if the recipe names no prompts."""
+
+
+@dataclass(frozen=True)
+class ExportParams:
+    """formats: those to write; recipe: what of the recipe shaped the adapter, without names and places.
+
+    prompts, steps, guidance, seed, resolution, precision: the pictures of before_after.png.
+    """
+
+    WORDS: ClassVar[Mapping[str, str]] = {
+        "formats": "export", "recipe": "recipe", "instance_prompt": "subject.instance_prompt",
+        "prompts": "samples.prompts", "steps": "samples.steps", "guidance": "samples.guidance", "seed": "samples.seed",
+        "resolution": "images.resolution", "precision": "train.precision"}
+
+    formats: tuple[str, ...]
+    recipe: Mapping[str, object]
+    instance_prompt: str
+    prompts: tuple[str, ...]
+    steps: int
+    guidance: float
+    seed: int
+    resolution: int
+    precision: Precision
+
+
+class Export(Stage[ExportParams]):
+    """Write each format, read it back with its own library, compare; then draw before_after.png and loss.png."""
+
+    NAME: ClassVar[str] = "export"
+    needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "train")
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "peft", "safetensors", "pillow")
+    modules: ClassVar[tuple[str, ...]] = (
+        "dbrun.formats", "dbrun.adapters", "dbrun.images.sheet", "dbrun.images.curve", "dbrun.stages.arithmetic",
+        "dbrun.stages.portable", "dbrun.training.device", "dbrun.families", "dbrun.provenance")
+
+    def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
+        """The formats, the provenance, and the pictures' settings; what is left out, the base suggests."""
+        samples, suits = recipe.samples, sources.base.sampling
+        return ExportParams(recipe.export, portable(recipe, sources), recipe.subject.instance_prompt,
+                            samples.prompts or default_prompts(recipe),
+                            suits.steps if samples.steps is None else samples.steps,
+                            suits.guidance if samples.guidance is None else samples.guidance,
+                            samples.seed, recipe.images.resolution, recipe.train.precision)
+
+    def run(self, job: Job[ExportParams]) -> None:
+        """Fill job.out; nothing in it says when or where it was made."""
+        from dbrun.formats.base import formats
+
+        adapters = read_artifact(job.inputs["train"].path)
+        _before_after(job, adapters)
+        probe, expected = _expected(job, adapters)
+        document = provenance(job.params.recipe, job.params.instance_prompt, job.inputs, job.numerics, self.libraries)
+        for name in job.params.formats:
+            job.poll()
+            _write(job, formats()[name], probe, expected, document)
+        _curve(job)
+
+
+def default_prompts(recipe: Recipe) -> tuple[str, ...]:
+    """The instance prompt, the same in places that a training picture may lack, and the class prompt twice.
+
+    Twice, since each column has its own seed: the class should still be various.
+    """
+    subject = recipe.subject
+    shown = (subject.instance_prompt, *(f"{subject.instance_prompt} {place}" for place in PLACES))
+    return (*shown, subject.class_prompt, subject.class_prompt) if subject.class_prompt else shown
+
+
+def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> None:
+    """Draw before_after.png: the same prompts and seeds without and with the adapter."""
+    from PIL import Image
+
+    from dbrun.images.sheet import save_png, sheet
+
+    params, precision = job.params, drawn_in(job.params.precision, job.numerics)
+
+    @cache
+    def base() -> tuple[Family, Loaded]:
+        return base_in_memory(job, precision)
+
+    @cache
+    def adapted() -> tuple[Family, Loaded]:
+        family, loaded = base()
+        for name, attached in adapters.items():
+            attached.onto(family.module(loaded, name))
+        return family, loaded
+
+    def draw(model: Callable[[], tuple[Family, Loaded]], column: int, folder: Path) -> None:
+        family, loaded = model()
+        picture = family.generate(loaded, params.prompts[column], seed=params.seed + column, steps=params.steps,
+                                  guidance=params.guidance, resolution=params.resolution)
+        save_png(picture, folder / "picture.png")
+
+    rows: dict[str, list[Image.Image]] = {"base": [], "adapted": []}
+    trained, total = job.inputs["train"].digest, len(rows) * len(params.prompts)
+    # the base row is drawn first: the adapter then goes onto the same base
+    for row, model in (("base", base), ("adapted", adapted)):
+        for column, prompt in enumerate(params.prompts):
+            job.poll()
+            job.progress(sum(map(len, rows.values())), total, "pictures")
+            key = {"base": job.inputs["load"].digest, "adapter": trained if row == "adapted" else None,
+                   "prompt": prompt, "seed": params.seed + column, "steps": params.steps,
+                   "guidance": params.guidance, "resolution": params.resolution, "precision": precision}
+            rows[row].append(Image.open(job.items.get(key, partial(draw, model, column)) / "picture.png"))
+    save_png(sheet(tuple(rows.items()), params.prompts), job.out / "before_after.png")
+    job.progress(total, total, "pictures")
+
+
+def _expected(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> tuple[Probe, Expected]:
+    """What the trained model predicts, in 32 bits; a trained adapter that changes nothing is an error."""
+    import torch
+
+    from dbrun.formats.reload import Expected, Probe
+
+    family, loaded = base_in_memory(job, "fp32")
+    assert job.base is not None
+    multiple = family.pixel_multiple(job.base)
+    probe = Probe(job.params.prompts[0], multiple * max(1, min(job.params.resolution, 64) // multiple))
+    base = probe.ask(family, loaded)
+    for name, attached in adapters.items():
+        attached.onto(family.module(loaded, name))
+    expected = Expected(base, probe.ask(family, loaded), adapters)
+    initial = read_artifact(job.inputs["adapt"].path)
+    learnt = any(not torch.equal(tensor, initial[name].state[key])
+                 for name, attached in adapters.items() for key, tensor in attached.state.items())
+    if not learnt:
+        job.note("training left the adapter as it began", level="warning")
+    elif not expected.effect > 0:
+        raise StageFailed("the trained adapter changes no prediction",
+                          fix="raise `train.learning_rate` or `train.steps`")
+    return probe, expected
+
+
+def _write(job: Job[ExportParams], form: Format, probe: Probe, expected: Expected,
+           document: Mapping[str, object]) -> None:
+    """Write one format with its provenance; it counts only once its own library has read it back."""
+    from dbrun.formats.provenance import stamp
+
+    family, loaded = base_in_memory(job, "fp32")
+    for path in form.write(job.out, family, expected.adapters):
+        stamp(path, document)
+    form.read(job.out, family, loaded, tuple(expected.adapters))
+    difference = expected.compare(probe.ask(family, loaded), family, loaded, form.NAME)
+    job.note(f"{form.NAME}: read back, predictions differ by at most {difference:.1e}")
+
+
+def _curve(job: Job[ExportParams]) -> None:
+    from dbrun.images.curve import loss_curve
+    from dbrun.images.sheet import save_png
+
+    text = (job.inputs["train"].path / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    series = {name: [(row["step"], row[key]) for row in lines if row.get(key) is not None]
+              for name, key in (("instance", "instance_loss"), ("class", "prior_loss"))}
+    save_png(loss_curve(series), job.out / "loss.png")

@@ -1,0 +1,112 @@
+"""What does the base draw for the class prompt? The stage `generate-priors`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from dbrun.errors import RecipeError, StageFailed
+from dbrun.families.base import Family, Loaded
+from dbrun.recipe.model import Recipe
+from dbrun.seeds import derive
+from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
+from dbrun.stages.base import Job, Sources, Stage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+RECORD = "priors.json"
+ATTEMPTS = 5
+FLAT = 6
+"""Grey levels (of 255) that the darkest and brightest pixel of a real picture differ by at least."""
+DARK = 16
+"""A picture whose brightest pixel is darker than this is black."""
+
+
+@dataclass(frozen=True)
+class PriorParams:
+    """What makes the class images. steps, guidance: the sampler's; seed: the recipe's."""
+
+    WORDS: ClassVar[Mapping[str, str]] = {
+        "prompt": "subject.class_prompt", "count": "prior.count", "steps": "prior.steps", "seed": "seed",
+        "guidance": "prior.guidance", "resolution": "images.resolution", "precision": "train.precision"}
+
+    prompt: str
+    count: int
+    steps: int
+    guidance: float
+    resolution: int
+    precision: Precision
+    seed: int
+
+
+class GeneratePriors(Stage[PriorParams]):
+    """Draw `prior.count` class images, each an item of its own with a seed of its own."""
+
+    NAME: ClassVar[str] = "generate-priors"
+    needs: ClassVar[tuple[str, ...]] = ("load",)
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "pillow")
+    modules: ClassVar[tuple[str, ...]] = ("dbrun.stages.arithmetic", "dbrun.training.device", "dbrun.families",
+                                          "dbrun.seeds")
+
+    def wanted(self, recipe: Recipe) -> bool:
+        """Only with prior preservation."""
+        return recipe.prior is not None
+
+    def params(self, recipe: Recipe, sources: Sources) -> PriorParams:
+        """The class prompt and the sampler's settings; what the recipe leaves out, the base suggests."""
+        prior, prompt = recipe.prior, recipe.subject.class_prompt
+        if prior is None or prompt is None:
+            raise RecipeError("`prior` needs `subject.class_prompt`", fix="add one, such as `a photo of a dog`")
+        suits = sources.base.sampling
+        return PriorParams(prompt, prior.count, suits.steps if prior.steps is None else prior.steps,
+                           suits.guidance if prior.guidance is None else prior.guidance,
+                           recipe.images.resolution, recipe.train.precision, recipe.seed)
+
+    def run(self, job: Job[PriorParams]) -> None:
+        """Write 00000.png … and priors.json."""
+        params = job.params
+        precision = drawn_in(params.precision, job.numerics)
+
+        @cache
+        def base() -> tuple[Family, Loaded]:
+            return base_in_memory(job, precision)
+
+        for index in range(params.count):
+            job.poll()
+            job.progress(index, params.count, "pictures")
+            key = {"base": job.inputs["load"].digest, "prompt": params.prompt, "steps": params.steps,
+                   "guidance": params.guidance, "resolution": params.resolution, "precision": precision,
+                   "seed": params.seed, "index": index}
+            item = job.items.get(key, partial(_drawn, base, params, index))
+            shutil.copyfile(item / "picture.png", job.out / f"{index:05d}.png")
+        record = {"prompt": params.prompt, "count": params.count}
+        (job.out / RECORD).write_text(json.dumps(record, sort_keys=True) + "\n", encoding="utf-8")
+        job.progress(params.count, params.count, "pictures")
+
+
+def _drawn(base: Callable[[], tuple[Family, Loaded]], params: PriorParams, index: int, folder: Path) -> None:
+    """Draw the picture with this index; a flat one is refused and drawn again from the next seed."""
+    family, loaded = base()
+    for attempt in range(ATTEMPTS):
+        picture = family.generate(loaded, params.prompt, seed=derive(params.seed, "class image", index, attempt),
+                                  steps=params.steps, guidance=params.guidance, resolution=params.resolution)
+        if not (why := refusal(picture)):
+            picture.save(folder / "picture.png", compress_level=6)
+            return
+    raise StageFailed(f"class image {index} came out {why} {ATTEMPTS} times for `{params.prompt}`",
+                      fix="set `train.precision: fp32` or `bf16`, or another `prior.steps` or `prior.guidance`")
+
+
+def refusal(picture: Image) -> str:
+    """Why a drawn picture is no class image: "black", "of one colour", or "" for a good one."""
+    content = picture.convert("RGB").tobytes()
+    channels = [content[i::3] for i in range(3)]
+    if max(content) < DARK:
+        return "black"
+    return "of one colour" if all(max(c) - min(c) < FLAT for c in channels) else ""

@@ -1,0 +1,146 @@
+"""Which files make up the base, and are they whole? The stage `load`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from dbrun.errors import RecipeError, StageFailed
+from dbrun.families.base import Family, families
+from dbrun.provenance import header
+from dbrun.recipe.model import Recipe
+from dbrun.stages.base import Artifact, Job, Sources, Stage
+
+RECORD = "base.json"
+WEIGHTS = re.compile(r"[A-Za-z0-9_]+(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.safetensors")
+
+
+@dataclass(frozen=True)
+class LoadParams:
+    """identity: what the base is, whatever its place; family, variant: how it is read."""
+
+    WORDS: ClassVar[Mapping[str, str]] = {"identity": "base", "family": "base.type",
+                                          "variant": "base.variant"}
+
+    identity: str
+    family: str
+    variant: str | None
+
+
+@dataclass(frozen=True)
+class BaseRecord:
+    """What `load` found. files: relative name -> sha256."""
+
+    family: Family
+    variant: str | None
+    files: Mapping[str, str]
+
+
+class Load(Stage[LoadParams]):
+    """Resolve the base, verify its files and record their digests; it copies nothing."""
+
+    NAME: ClassVar[str] = "load"
+    modules: ClassVar[tuple[str, ...]] = ("dbrun.stages.hub", "dbrun.provenance")
+    computes: ClassVar[bool] = False
+
+    def params(self, recipe: Recipe, sources: Sources) -> LoadParams:
+        """The base's identity."""
+        base = sources.base
+        return LoadParams(base.identity, base.family, base.variant)
+
+    def run(self, job: Job[LoadParams]) -> None:
+        """Write base.json: family, variant, and the digest of every file that is read; no place, no name."""
+        family = families()[job.params.family]
+        folder = self._folder(job, family)
+        names = sorted(path.relative_to(folder).as_posix() for inner in ("", *family.folders)
+                       for path in (folder / inner).glob("*") if path.is_file())
+        wanted = wanted_files(names, family.folders, job.params.variant)
+        check_layout(folder, family, wanted, names)
+        files = {}
+        for done, name in enumerate(wanted):
+            job.poll()
+            job.progress(done, len(wanted), "files")
+            if name.endswith(".safetensors"):
+                header(folder / name)
+            with (folder / name).open("rb") as file:
+                files[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        record = {"format_version": 1, "family": family.NAME, "variant": job.params.variant, "files": files}
+        (job.out / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        job.progress(len(wanted), len(wanted), "files")
+
+    def _folder(self, job: Job[LoadParams], family: Family) -> Path:
+        from dbrun.stages import hub
+
+        kind, _, place = job.params.identity.partition(":")
+        if kind != "hub":
+            if job.base is None:
+                raise StageFailed(f"the base {job.params.identity} has no folder", fix="check `base.path`")
+            return job.base
+        repo, _, commit = place.partition("@")
+        job.note(f"fetching {repo} at {commit[:12]}")
+        def seen(done: int, total: int) -> None:
+            job.poll()
+            job.progress(done, total, "files")
+
+        try:
+            return hub.download(repo, commit, lambda names: wanted_files(names, family.folders, job.params.variant),
+                                seen)
+        except StageFailed:
+            # without the network, what an earlier run fetched is judged by its contents
+            if job.base is None:
+                raise
+            return job.base
+
+
+def wanted_files(names: Iterable[str], folders: Sequence[str], variant: str | None) -> tuple[str, ...]:
+    """Those of a base's files that are read: model_index.json; in each folder JSON, text and safetensors.
+
+    Where a folder has weights of the variant, only those; else those without one. names: relative, with `/`.
+    """
+    names = set(names)
+    chosen = {name for name in names if name == "model_index.json"}
+    for folder in folders:
+        inside = {name for name in names if name.rpartition("/")[0] == folder}
+        chosen |= {name for name in inside if name.endswith((".json", ".txt"))}
+        weights = {name: match["variant"] for name in inside
+                   if (match := WEIGHTS.fullmatch(name.rpartition("/")[2]))}
+        kind = variant if variant in weights.values() else None
+        chosen |= {name for name, found in weights.items() if found == kind}
+    return tuple(sorted(chosen))
+
+
+def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Sequence[str]) -> None:
+    """Raise RecipeError unless the folder holds a base of this family with safetensors weights."""
+    if "model_index.json" not in wanted:
+        raise RecipeError(f"{folder} holds no model_index.json, so it is no base in diffusers format",
+                          fix="name a folder written by `save_pretrained` in `base.path`")
+    try:
+        pipeline = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"{folder / 'model_index.json'} names no pipeline",
+                          fix="fetch the base again") from error
+    if pipeline not in family.pipelines:
+        fitting = [name for name, other in families().items() if pipeline in other.pipelines]
+        raise RecipeError(f"the base is a {pipeline}; `base.type: {family.NAME}` reads "
+                          f"{', '.join(family.pipelines)}",
+                          fix=f"write `base.type: {fitting[0]}`" if fitting else "choose another base")
+    for part in family.folders:
+        inside = [name for name in names if name.startswith(part + "/")]
+        if not inside:
+            raise RecipeError(f"the base lacks the folder {part}/", fix="fetch the whole base again")
+        if f"{part}/config.json" in inside and not any(
+                name.startswith(part + "/") and name.endswith(".safetensors") for name in wanted):
+            found = ", ".join(name.rpartition("/")[2] for name in inside if not name.endswith(".json"))
+            raise RecipeError(f"{part}/ has no safetensors weights; it holds {found or 'only configs'}",
+                              fix="set `base.variant` if they have one; pickled weights are never read")
+
+
+def read_base(artifact: Artifact) -> BaseRecord:
+    """What an artifact of `load` says."""
+    record = json.loads((artifact.path / RECORD).read_text(encoding="utf-8"))
+    return BaseRecord(families()[record["family"]], record["variant"], record["files"])

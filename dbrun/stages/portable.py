@@ -1,0 +1,40 @@
+"""What of a recipe and its inputs shaped the adapter, whatever its name and place?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dbrun.parts import Part
+from dbrun.recipe.model import Recipe
+from dbrun.stages.base import Artifact, Numerics, Sources
+
+
+def portable(recipe: Recipe, sources: Sources) -> dict[str, object]:
+    """What of the recipe shapes the adapter: without its name, with contents instead of places."""
+    base, subject, train = sources.base, recipe.subject, said(recipe.train)
+    return {"schema": recipe.schema_,
+            "base": {"type": base.family, "identity": base.identity, "variant": base.variant},
+            "subject": {"instance_prompt": subject.instance_prompt, "class_prompt": subject.class_prompt,
+                        "pictures": [{"digest": p.digest, "prompt": p.prompt} for p in sources.pictures]},
+            "prior": said(recipe.prior) if recipe.prior else None,
+            "images": said(recipe.images), "adapt": said(recipe.adapt),
+            "train": {key: value for key, value in train.items() if key not in ("checkpoint_every", "keep")},
+            "seed": recipe.seed}
+
+
+def said(part: Part) -> dict[str, object]:
+    """A part as plain data without its neutral fields, so that a feature that is off leaves no mark."""
+    values = {name: getattr(part, name) for name in type(part).model_fields}
+    return {name: said(value) if isinstance(value, Part) else value for name, value in values.items()
+            if name not in part.NEUTRAL or value != part.NEUTRAL[name]}
+
+
+def provenance(recipe: Mapping[str, object], instance_prompt: str, inputs: Mapping[str, Artifact],
+               numerics: Numerics, libraries: Sequence[str]) -> dict[str, object]:
+    """The document in an exported file's header: equal runs say the same. recipe: what `portable` gave."""
+    from importlib.metadata import version
+
+    minor = {name: ".".join(version(name).split(".")[:2]) for name in libraries}
+    return {"format_version": 1, "instance_prompt": instance_prompt, "recipe": dict(recipe),
+            "inputs": {name: artifact.digest for name, artifact in sorted(inputs.items())},
+            "numerics": {"device": numerics.device, "threads": numerics.threads}, "libraries": minor}

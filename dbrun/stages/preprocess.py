@@ -1,0 +1,169 @@
+"""What do the pictures and prompts look like to the denoiser? The stage `preprocess`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from dbrun.errors import StageFailed
+from dbrun.families.base import Family, Loaded
+from dbrun.images.pixels import square
+from dbrun.recipe.model import Images, Recipe
+from dbrun.stages.arithmetic import base_in_memory
+from dbrun.stages.base import Job, Picture, Sources, Stage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+Base = Callable[[], tuple[Family, Loaded]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture. digest: the sha256 of its file; name: what errors call it; read: gives the file's bytes."""
+
+    digest: str
+    name: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class PreprocessParams:
+    """pictures: the instance images; class_prompt: None without class images; text: whether prompts are encoded."""
+
+    WORDS: ClassVar[Mapping[str, str]] = {"pictures": "subject.images", "class_prompt": "subject.class_prompt",
+                                          "images": "images", "text": "prompts encoded here"}
+
+    pictures: tuple[Picture, ...]
+    images: Images
+    class_prompt: str | None
+    text: bool
+
+
+class Preprocess(Stage[PreprocessParams]):
+    """Encode each picture's moments and each distinct prompt's condition, every one an item of its own."""
+
+    NAME: ClassVar[str] = "preprocess"
+    needs: ClassVar[tuple[str, ...]] = ("load", "generate-priors")
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "pillow", "numpy")
+    modules: ClassVar[tuple[str, ...]] = ("dbrun.images.pixels", "dbrun.stages.arithmetic", "dbrun.training.device",
+                                          "dbrun.families")
+
+    def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
+        """The pictures with their prompts, and how they are cut."""
+        class_prompt = recipe.subject.class_prompt if recipe.prior else None
+        return PreprocessParams(sources.pictures, recipe.images, class_prompt,
+                                text=recipe.adapt.text_encoder is None)
+
+    def run(self, job: Job[PreprocessParams]) -> None:
+        """Write latents.safetensors, prompts.safetensors (unless the text encoder trains) and index.json.
+
+        In 32 bits on every device: a VAE in 16 bits overflows, and each picture is encoded only once.
+        """
+        from safetensors.torch import save_file
+
+        params = job.params
+        prompts = sorted({p.prompt for p in params.pictures} | {p for p in (params.class_prompt,) if p})
+        pictures = {f"instance.{i:05d}": _instance(job, p) for i, p in enumerate(params.pictures)}
+        pictures |= {f"class.{i:05d}": source for i, source in enumerate(_class_images(job))}
+        texts = prompts if params.text else []
+        total = len(pictures) + len(texts)
+
+        @cache
+        def base() -> tuple[Family, Loaded]:
+            return base_in_memory(job, "fp32")
+
+        tensors: dict[str, dict[str, Tensor]] = {"latents": {}, "prompts": {}}
+        for done, (name, source) in enumerate(pictures.items()):
+            job.poll()
+            job.progress(done, total, "items")
+            tensors["latents"][name] = _moments(job, source, base)
+        for index, prompt in enumerate(texts):
+            job.poll()
+            job.progress(len(pictures) + index, total, "items")
+            tensors["prompts"] |= {f"{index:05d}.{part}": t for part, t in _condition(job, prompt, base).items()}
+        for file, named in tensors.items():
+            if named:
+                save_file(named, job.out / f"{file}.safetensors")
+        write_index(job.out, prompts, [p.prompt for p in params.pictures],
+                    [str(params.class_prompt)] * (len(pictures) - len(params.pictures)))
+        job.progress(total, total, "items")
+
+
+def write_index(folder: Path, prompts: Sequence[str], instance: Sequence[str], classes: Sequence[str]) -> None:
+    """Write index.json: the distinct prompts, and for each picture the number of its prompt."""
+    where = {prompt: i for i, prompt in enumerate(prompts)}
+    index = {"prompts": list(prompts), "instance": [where[p] for p in instance],
+             "class": [where[p] for p in classes]}
+    (folder / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _instance(job: Job[PreprocessParams], picture: Picture) -> Source:
+    path = job.files[picture.digest]
+
+    def read() -> bytes:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != picture.digest:
+            raise StageFailed(f"{path} changed after the run began", fix="run the same command again")
+        return content
+
+    return Source(picture.digest, path.name, read)
+
+
+def _class_images(job: Job[PreprocessParams]) -> list[Source]:
+    """The class images in the order of their names; none without `generate-priors`."""
+    made = job.inputs.get("generate-priors")
+    paths = sorted(made.path.glob("*.png")) if made else []
+    return [Source(hashlib.sha256(path.read_bytes()).hexdigest(), f"class image {path.name}", path.read_bytes)
+            for path in paths]
+
+
+def _moments(job: Job[PreprocessParams], source: Source, base: Base) -> Tensor:
+    """One picture's moments [2C, h, w], encoded alone so that no neighbour can change their bits."""
+    from safetensors.torch import load_file, save_file
+
+    images = job.params.images
+
+    def make(folder: Path) -> None:
+        import torch
+
+        family, loaded = base()
+        picture = square(source.read(), images.resolution, images.background, source.name)
+        with torch.inference_mode():
+            moments = family.encode_images(loaded, as_tensor(picture)[None])[0]
+        save_file({"moments": moments.float().cpu().contiguous()}, folder / "moments.safetensors")
+
+    key = {"base": job.inputs["load"].digest, "picture": source.digest, "images": images}
+    return load_file(job.items.get(key, make) / "moments.safetensors")["moments"]
+
+
+def _condition(job: Job[PreprocessParams], prompt: str, base: Base) -> Mapping[str, Tensor]:
+    """One prompt's condition, encoded alone."""
+    from safetensors.torch import load_file, save_file
+
+    def make(folder: Path) -> None:
+        import torch
+
+        family, loaded = base()
+        with torch.inference_mode():
+            condition = family.encode_prompts(loaded, [prompt])[0]
+        save_file({name: tensor.cpu().contiguous() for name, tensor in condition.items()},
+                  folder / "condition.safetensors")
+
+    key = {"base": job.inputs["load"].digest, "prompt": prompt}
+    return load_file(job.items.get(key, make) / "condition.safetensors")
+
+
+def as_tensor(picture: Image) -> Tensor:
+    """RGB bytes as float32 [3, H, W] in [-1, 1]."""
+    import numpy as np
+    import torch
+
+    pixels = torch.from_numpy(np.array(picture, dtype=np.uint8)).permute(2, 0, 1)
+    return pixels.float() / 127.5 - 1.0

@@ -1,0 +1,115 @@
+"""Does every format carry every adapter exactly, and is a faulty file noticed?"""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dbrun.errors import StageFailed
+from dbrun.formats.base import formats
+from dbrun.formats.provenance import stamp
+from dbrun.provenance import header, read
+from dbrun.recipe.model import Recipe
+
+EVERY = pytest.mark.parametrize("form", formats().values(), ids=lambda f: f.NAME)
+
+
+def reloaded(trained, form, folder) -> float:
+    loaded = trained.fresh()
+    form.read(folder, trained.family, loaded, tuple(trained.adapters))
+    return trained.expected.compare(trained.probe.ask(trained.family, loaded), trained.family, loaded, form.NAME)
+
+
+def test_the_recipe_knows_every_format() -> None:
+    assert set(formats()) == set(Recipe.model_fields["export"].annotation.__args__[0].__args__)
+
+
+@EVERY
+def test_what_is_read_back_predicts_what_was_trained(trained, form, tmp_path) -> None:
+    form.write(tmp_path, trained.family, trained.adapters)
+    assert reloaded(trained, form, tmp_path) < 1e-4 * trained.expected.effect
+
+
+@EVERY
+def test_one_component_alone_is_carried_too(trained, form, tmp_path) -> None:
+    from dbrun.formats.reload import Expected
+
+    for component, attached in trained.adapters.items():
+        (tmp_path / component).mkdir()
+        form.write(tmp_path / component, trained.family, {component: attached})
+        own, loaded = trained.fresh(), trained.fresh()
+        base = trained.probe.ask(trained.family, own)
+        attached.onto(trained.family.module(own, component))
+        expected = Expected(base, trained.probe.ask(trained.family, own), {component: attached})
+        form.read(tmp_path / component, trained.family, loaded, (component,))
+        expected.compare(trained.probe.ask(trained.family, loaded), trained.family, loaded, form.NAME)
+
+
+@EVERY
+def test_provenance_survives_and_disturbs_no_reader(trained, form, tmp_path) -> None:
+    paths = form.write(tmp_path, trained.family, trained.adapters)
+    for path in paths:
+        before = load_file(path)
+        stamp(path, {"format_version": 1, "prompt": "ein Foto, größer als 中"})
+        assert read(path) == {"format_version": 1, "prompt": "ein Foto, größer als 中"}
+        assert header(path).metadata["format"] == "pt"
+        after = load_file(path)
+        assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+        first = path.read_bytes()
+        stamp(path, {"prompt": "ein Foto, größer als 中", "format_version": 1})
+        assert path.read_bytes() == first
+    assert paths and reloaded(trained, form, tmp_path) < 1e-4 * trained.expected.effect
+
+
+@EVERY
+@pytest.mark.parametrize("fault", ["lost", "doubled", "renamed"])
+def test_a_faulty_file_is_noticed(trained, form, fault, tmp_path) -> None:
+    paths = form.write(tmp_path, trained.family, trained.adapters)
+    tensors = load_file(paths[0])
+    name = next(k for k in sorted(tensors) if "lora_B" in k)
+    if fault == "doubled":
+        tensors = {k: t * 2 if "lora_B" in k else t for k, t in tensors.items()}
+    else:
+        tensor = tensors.pop(name)
+        if fault == "renamed":
+            tensors[name.replace("lora_B", "lora_C")] = tensor
+    save_file(tensors, paths[0], metadata={"format": "pt"})
+    with pytest.raises((StageFailed, KeyError, ValueError, RuntimeError)):
+        reloaded(trained, form, tmp_path)
+
+
+@EVERY
+def test_equal_adapters_are_equal_bytes(trained, form, tmp_path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        form.write(tmp_path / name, trained.family, trained.adapters)
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    assert files and all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+
+
+def test_the_peft_config_names_no_machine_and_no_version(trained, tmp_path) -> None:
+    formats()["peft"].write(tmp_path, trained.family, trained.adapters)
+    for component, attached in trained.adapters.items():
+        config = json.loads((tmp_path / "peft" / component / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] is None and "peft_version" not in config
+        assert config["inference_mode"] is True
+        assert config["target_modules"] == sorted(attached.modules)
+
+
+def test_a_reader_that_takes_nothing_is_noticed(trained, tmp_path) -> None:
+    loaded = trained.fresh()
+    with pytest.raises(StageFailed, match="ignored or changed"):
+        trained.expected.compare(trained.expected.trained, trained.family, loaded, "nobody")
+
+
+def test_a_small_error_in_the_prediction_is_noticed(trained, tmp_path) -> None:
+    form = formats()["peft"]
+    form.write(tmp_path, trained.family, trained.adapters)
+    loaded = trained.fresh()
+    form.read(tmp_path, trained.family, loaded, tuple(trained.adapters))
+    answer = trained.expected.trained + 0.02 * (trained.expected.trained - trained.expected.base)
+    with pytest.raises(StageFailed, match="differs by"):
+        trained.expected.compare(answer, trained.family, loaded, "peft")
+    with pytest.raises(StageFailed):
+        trained.expected.compare(answer * float("nan"), trained.family, loaded, "peft")

@@ -1,0 +1,54 @@
+"""Does `adapt` match what is asked for, and draw weights that only the seed and the component decide?"""
+
+import pytest
+import torch
+
+from dbrun.adapters.artifact import read_artifact
+from dbrun.adapters.base import PRESETS
+from dbrun.errors import RecipeError
+
+
+def adapted(bench, **changes: object):
+    bench.run("load", bench.recipe())
+    return read_artifact(bench.run("adapt", bench.recipe(**changes)).path)
+
+
+def denoiser(targets: object) -> dict[str, object]:
+    return {"adapt": {"denoiser": {"type": "lora", "rank": 2, "targets": targets}}}
+
+
+def test_presets_grow(bench) -> None:
+    counts = [len(adapted(bench, **denoiser(preset))["denoiser"].modules) for preset in PRESETS]
+    assert counts == sorted(counts) and len(set(counts)) == 4
+
+
+def test_own_patterns_are_matched(bench) -> None:
+    found = adapted(bench, **denoiser(("mid_block.*.to_q", "conv_in")))["denoiser"].modules
+    assert "conv_in" in found and len(found) > 1 and all(n == "conv_in" or n.endswith("to_q") for n in found)
+
+
+def test_each_own_pattern_must_hit(bench) -> None:
+    with pytest.raises(RecipeError, match="`to_qq`") as caught:
+        adapted(bench, **denoiser(("to_q", "to_qq")))
+    assert "`to_q`" in caught.value.message
+
+
+def test_the_same_seed_is_the_same_bytes_and_another_is_not(bench, content, recipe) -> None:
+    bench.run("load", recipe())
+    one, same, other = (content(bench.run("adapt", recipe(seed=s)).path) for s in (0, 0, 1))
+    assert one == same and one["denoiser.safetensors"] != other["denoiser.safetensors"]
+
+
+def test_components_get_their_own_adapters_and_seeds(bench) -> None:
+    both = adapted(bench, adapt={"text_encoder": {"type": "lora", "rank": 1, "targets": "attention"}})
+    alone = adapted(bench)
+    assert set(both) == {"denoiser", "text_encoder"} and set(alone) == {"denoiser"}
+    assert both["text_encoder"].adapter.rank == 1 and both["denoiser"].adapter.rank == 2
+    same = both["denoiser"].state
+    assert all(torch.equal(same[k], t) for k, t in alone["denoiser"].state.items())
+
+
+def test_the_update_starts_at_zero(bench) -> None:
+    state = adapted(bench)["denoiser"].state
+    assert all(not t.any() for k, t in state.items() if "lora_B" in k)
+    assert all(t.any() for k, t in state.items() if "lora_A" in k)

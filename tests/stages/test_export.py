@@ -1,0 +1,176 @@
+"""Does what leaves the house work elsewhere, say where it comes from, and show what was learnt?"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dbrun.adapters.artifact import read_artifact, write_artifact
+from dbrun.errors import StageFailed
+from dbrun.families.base import families
+from dbrun.provenance import read
+from dbrun.stages.base import Artifact, stages
+from dbrun.stages.export import default_prompts
+from dbrun.stages.portable import portable
+
+BOTH = {"denoiser": {"type": "lora", "rank": 2, "alpha": 6.0, "targets": "all"},
+        "text_encoder": {"type": "lora", "rank": 2, "alpha": 1.0, "targets": "attention+ff"}}
+
+
+def train(bench):
+    """Give a bench's denoiser and text encoder adapters that are far from their start."""
+    chosen = bench.recipe(adapt=BOTH, samples={"prompts": ("a photo of sks dog",), "steps": 1})
+    bench.run("load", chosen)
+    bench.run("adapt", chosen)
+    folder = bench.home / "trained"
+    folder.mkdir()
+    draw = torch.Generator().manual_seed(0)
+    adapters = read_artifact(bench.artifacts["adapt"].path)
+    for attached in adapters.values():
+        attached.state.update({k: t + 0.1 * torch.randn(t.shape, generator=draw) for k, t in attached.state.items()})
+    write_artifact(folder, adapters)
+    rows = [{"step": i, "instance_loss": 1 / i, "prior_loss": 0.5, "loss": 1.0} for i in range(1, 9)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bench.artifacts["train"] = Artifact(folder, "7" * 64)
+    bench.chosen = chosen
+    return bench
+
+
+@pytest.fixture
+def trained(bench):
+    """A bench with trained adapters, for tests that export from it."""
+    return train(bench)
+
+
+@pytest.fixture(scope="module")
+def exported(shared_bench):
+    """A bench after its export; tests only read it."""
+    train(shared_bench)
+    shared_bench.run("export", shared_bench.chosen)
+    return shared_bench
+
+
+def test_both_libraries_read_back_what_was_trained(exported) -> None:
+    """Loaded as a user would, each gives the pictures' model; without it the picture is another."""
+    from peft import PeftModel
+
+    out = exported.artifacts["export"].path
+    family = families()["sd"]
+
+    def fresh():
+        return family.load(exported.base, device=torch.device("cpu"), dtype=torch.float32)
+
+    def drawn(loaded) -> np.ndarray:
+        picture = family.generate(loaded, "a photo of sks dog", seed=5, steps=2, guidance=2.0, resolution=32)
+        return np.asarray(picture, int)
+    own = fresh()
+    plain = drawn(own)
+    for name, attached in read_artifact(exported.artifacts["train"].path).items():
+        attached.onto(family.module(own, name))
+    expected = drawn(own)
+    by_diffusers = fresh()
+    by_diffusers.pipeline.load_lora_weights(str(out))
+    by_peft = fresh()
+    parts = by_peft.pipeline
+    parts.unet = PeftModel.from_pretrained(parts.unet, out / "peft" / "denoiser")
+    parts.text_encoder = PeftModel.from_pretrained(parts.text_encoder, out / "peft" / "text_encoder")
+    assert abs(plain - expected).max() > 8
+    assert abs(drawn(by_diffusers) - expected).max() <= 1
+    assert abs(drawn(by_peft) - expected).max() <= 1
+
+
+def test_every_file_is_there(exported, content) -> None:
+    assert set(content(exported.artifacts["export"].path)) == {
+        "before_after.png", "loss.png", "pytorch_lora_weights.safetensors",
+        *(f"peft/{c}/{f}" for c in BOTH for f in ("adapter_config.json", "adapter_model.safetensors"))}
+
+
+def test_only_the_asked_formats_are_written(trained, content) -> None:
+    only = trained.chosen.model_copy(update={"export": ("peft",)})
+    assert "pytorch_lora_weights.safetensors" not in content(trained.run("export", only).path)
+
+
+def test_equal_runs_are_equal_bytes(exported, trained, content) -> None:
+    again = content(trained.run("export", trained.chosen).path)
+    assert again == content(exported.artifacts["export"].path)
+
+
+def test_no_file_names_this_machine(exported, content) -> None:
+    for name, data in content(exported.artifacts["export"].path).items():
+        assert str(exported.home).encode() not in data and str(exported.base).encode() not in data, name
+
+
+@pytest.mark.parametrize("file", ["pytorch_lora_weights.safetensors", "peft/denoiser/adapter_model.safetensors",
+                                  "peft/text_encoder/adapter_model.safetensors"])
+def test_each_file_says_what_made_it(exported, file) -> None:
+    document = read(exported.artifacts["export"].path / file)
+    assert document["format_version"] == 1 and document["instance_prompt"] == "a photo of sks dog"
+    assert document["inputs"] == {n: exported.artifacts[n].digest for n in ("load", "adapt", "train")}
+    recipe = document["recipe"]
+    assert [p["digest"] for p in recipe["subject"]["pictures"]] == sorted(exported.files)
+    assert recipe["adapt"]["denoiser"]["rank"] == 2 and recipe["train"]["learning_rate"] == 1e-2
+    assert document["libraries"]["torch"] == ".".join(torch.__version__.split(".")[:2])
+
+
+def test_a_name_a_place_or_upkeep_is_no_part_of_the_provenance(bench, recipe) -> None:
+    one = portable(recipe(), bench.sources(recipe()))
+    other = recipe(name="other", export=("peft",), threads=2, base={"path": "elsewhere"},
+                   train={"checkpoint_every": 7, "keep": 5}, samples={"seed": 9})
+    assert portable(other, bench.sources(other)) == one
+    assert portable(recipe(seed=1), bench.sources(recipe())) != one
+
+
+def test_the_sheet_has_a_row_before_and_one_after(exported) -> None:
+    page = np.asarray(Image.open(exported.artifacts["export"].path / "before_after.png").convert("RGB"), int)
+    side = 256
+    top = page.shape[0] - 24 - 2 * side - 12
+    base, adapted = page[top:top + side, -24 - side:-24], page[top + side + 12:top + 2 * side + 12, -24 - side:-24]
+    assert base.std() > 1 and adapted.std() > 1 and abs(base - adapted).mean() > 1
+
+
+def test_pictures_are_kept_for_the_next_export(trained) -> None:
+    chosen = trained.chosen.model_copy(update={"export": ("peft",)})
+    trained.run("export", trained.chosen)
+    assert len(trained.items.made) == 2
+    trained.run("export", chosen)
+    assert len(trained.items.made) == 2
+    trained.artifacts["train"] = Artifact(trained.artifacts["train"].path, "8" * 64)
+    trained.run("export", chosen)
+    assert len(trained.items.made) == 3, "another adapter: only the adapted row is drawn anew"
+
+
+@pytest.mark.parametrize("setting", [{"seed": 3}, {"steps": 3}, {"guidance": 5.0}, {"prompts": ("a cat",)}])
+def test_each_setting_of_the_samples_shows(trained, content, setting) -> None:
+    chosen = trained.chosen.model_copy(update={"export": ("peft",)})
+    one = content(trained.run("export", chosen).path)
+    samples = chosen.samples.model_copy(update=setting)
+    other = content(trained.run("export", chosen.model_copy(update={"samples": samples})).path)
+    assert [name for name in one if one[name] != other[name]] == ["before_after.png"]
+
+
+def test_prompts_left_out_show_the_subject_in_places_and_the_class(recipe) -> None:
+    prompts = default_prompts(recipe())
+    assert prompts[0] == "a photo of sks dog" and prompts[-2:] == ("a photo of a dog",) * 2
+    assert all(p.startswith("a photo of sks dog ") for p in prompts[1:-2]) and len(prompts) >= 6
+    assert "a photo of a dog" not in default_prompts(recipe(prior=None, subject={"class_prompt": None}))
+
+
+def test_an_adapter_that_changes_nothing_is_refused_unless_it_never_trained(trained) -> None:
+    adapters = read_artifact(trained.artifacts["adapt"].path)
+    folder = trained.artifacts["train"].path
+    write_artifact(folder, adapters)
+    trained.run("export", trained.chosen)
+    assert any("as it began" in getattr(e, "text", "") for e in trained.events)
+    for attached in adapters.values():
+        attached.state.update({k: t * 2 for k, t in attached.state.items()})
+    write_artifact(folder, adapters)
+    with pytest.raises(StageFailed, match="changes no prediction"):
+        trained.run("export", trained.chosen)
+
+
+def test_its_declared_libraries_are_installed() -> None:
+    from importlib.metadata import version
+
+    assert all(version(name) for name in stages()["export"].libraries)

@@ -1,0 +1,103 @@
+"""Is every class image an item with an address of its own, and is a flat one refused?"""
+
+import json
+
+import pytest
+from PIL import Image, ImageDraw
+
+from dbrun.errors import Interrupted, StageFailed
+from dbrun.families.sd import StableDiffusion
+from dbrun.stages.base import stages
+from dbrun.stages.generate_priors import ATTEMPTS, refusal
+
+STAGE = "generate-priors"
+
+
+@pytest.fixture
+def loaded(bench, recipe):
+    bench.run("load", recipe())
+    return bench
+
+
+def test_it_is_wanted_only_with_priors(recipe) -> None:
+    assert stages()[STAGE].wanted(recipe()) and not stages()[STAGE].wanted(recipe(prior=None))
+
+
+def test_more_class_images_make_only_the_new_ones(loaded, content, recipe) -> None:
+    two = content(loaded.run(STAGE, recipe()).path)
+    assert len(loaded.items.made) == 2 and json.loads(two["priors.json"]) == {"count": 2, "prompt": "a photo of a dog"}
+    three = content(loaded.run(STAGE, recipe(prior={"count": 3})).path)
+    assert len(loaded.items.made) == 3
+    assert three["00000.png"] == two["00000.png"] and three["00001.png"] == two["00001.png"]
+    assert len({three[f"{i:05d}.png"] for i in range(3)}) == 3
+
+
+def test_a_picture_does_not_depend_on_what_was_drawn_before(loaded, tmp_path, content, recipe) -> None:
+    both = content(loaded.run(STAGE, recipe()).path)
+    first = next(p for p in loaded.items.home.iterdir() if (p / "picture.png").read_bytes() == both["00000.png"])
+    (first / "picture.png").rename(tmp_path / "kept.png")
+    first.rmdir()
+    assert content(loaded.run(STAGE, recipe()).path) == both
+
+
+@pytest.mark.parametrize("change", [
+    {"subject": {"class_prompt": "a photo of a cat"}}, {"prior": {"steps": 3}}, {"prior": {"guidance": 3.0}},
+    {"images": {"resolution": 16}}, {"seed": 1}])
+def test_everything_that_makes_a_picture_is_in_its_key(loaded, change, content, recipe) -> None:
+    before = content(loaded.run(STAGE, recipe()).path)
+    after = content(loaded.run(STAGE, recipe(**change)).path)
+    assert len(loaded.items.made) == 4 and before["00000.png"] != after["00000.png"]
+
+
+@pytest.mark.parametrize("change", [{"name": "other"}, {"prior": {"weight": 0.5}}, {"train": {"precision": "bf16"}}])
+def test_what_makes_no_difference_makes_nothing_again(loaded, change, recipe) -> None:
+    loaded.run(STAGE, recipe())
+    loaded.run(STAGE, recipe(**change))
+    assert len(loaded.items.made) == 2
+
+
+def dog() -> Image.Image:
+    picture = Image.new("RGB", (32, 32), (90, 120, 200))
+    ImageDraw.Draw(picture).ellipse((8, 8, 24, 24), fill=(150, 80, 30))
+    return picture
+
+
+@pytest.mark.parametrize(("picture", "why"), [
+    (Image.new("RGB", (32, 32)), "black"), (Image.new("RGB", (32, 32), (10, 9, 8)), "black"),
+    (Image.new("RGB", (32, 32), (200, 100, 30)), "of one colour"),
+    (Image.new("RGB", (32, 32), "white"), "of one colour"),
+    (dog(), "")])
+def test_black_and_flat_pictures_are_refused(picture, why) -> None:
+    assert refusal(picture) == why
+
+
+def test_a_refused_picture_is_drawn_again_from_another_seed(loaded, monkeypatch, recipe) -> None:
+    seeds = []
+
+    def generate(self, loaded, prompt, *, seed, **settings):
+        seeds.append(seed)
+        return dog() if len(seeds) > 2 else Image.new("RGB", (32, 32))
+    monkeypatch.setattr(StableDiffusion, "generate", generate)
+    loaded.run(STAGE, recipe(prior={"count": 1}))
+    assert len(set(seeds)) == 3
+
+
+def test_a_base_that_draws_only_black_ends_with_clear_words(loaded, monkeypatch, recipe) -> None:
+    calls = []
+    monkeypatch.setattr(StableDiffusion, "generate",
+                        lambda *a, **k: calls.append(1) or Image.new("RGB", (32, 32)))
+    with pytest.raises(StageFailed, match="black") as caught:
+        loaded.run(STAGE, recipe())
+    assert len(calls) == ATTEMPTS and "train.precision" in str(caught.value)
+
+
+def test_a_signal_stops_between_pictures_and_keeps_them(loaded, monkeypatch, recipe) -> None:
+    plain = StableDiffusion.generate
+
+    def generate(self, *a, **k):
+        loaded.signum = 15
+        return plain(self, *a, **k)
+    monkeypatch.setattr(StableDiffusion, "generate", generate)
+    with pytest.raises(Interrupted):
+        loaded.run(STAGE, recipe())
+    assert len(loaded.items.made) == 1

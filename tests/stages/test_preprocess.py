@@ -1,0 +1,141 @@
+"""Are pictures and prompts encoded each by itself, once, and from the very bytes that were planned?"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dbrun.errors import RecipeError, StageFailed
+from dbrun.families.base import families
+from dbrun.stages.base import Picture, Sources
+from dbrun.stages.preprocess import Preprocess, as_tensor
+
+PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "dog6"
+
+
+@pytest.fixture
+def loaded(bench, recipe):
+    bench.run("load", recipe())
+    bench.run("generate-priors", recipe())
+    bench.items.made.clear()
+    return bench
+
+
+def test_the_artifact_holds_moments_conditions_and_who_has_which_prompt(loaded, recipe) -> None:
+    out = loaded.run("preprocess", recipe()).path
+    index = json.loads((out / "index.json").read_text())
+    assert index == {"prompts": ["a photo of a dog", "a photo of sks dog"], "instance": [1, 1], "class": [0, 0]}
+    latents, prompts = load_file(out / "latents.safetensors"), load_file(out / "prompts.safetensors")
+    assert list(latents) == ["class.00000", "class.00001", "instance.00000", "instance.00001"]
+    assert {(t.shape, t.dtype) for t in latents.values()} == {((8, 8, 8), torch.float32)}
+    assert {k.split(".")[0] for k in prompts} == {"00000", "00001"}
+
+
+def test_moments_and_conditions_are_the_familys(loaded, recipe) -> None:
+    """Recomputed here from the picture, one at a time."""
+    from dbrun.images.pixels import square
+
+    out = loaded.run("preprocess", recipe()).path
+    family = families()["sd"]
+    base = family.load(loaded.base, device=torch.device("cpu"), dtype=torch.float32)
+    first = loaded.files[min(loaded.files)]
+    pixels = as_tensor(square(first.read_bytes(), 32, "#ffffff"))
+    assert pixels.shape == (3, 32, 32) and -1 <= pixels.min() < pixels.max() <= 1
+    with torch.no_grad():
+        moments = family.encode_images(base, pixels[None])[0]
+        hidden = family.encode_prompts(base, ["a photo of sks dog"])[0]["hidden"]
+    assert torch.equal(moments, load_file(out / "latents.safetensors")["instance.00000"])
+    assert torch.equal(hidden, load_file(out / "prompts.safetensors")["00001.hidden"])
+
+
+def test_white_is_one_and_black_is_minus_one() -> None:
+    from PIL import Image
+
+    assert as_tensor(Image.new("RGB", (2, 2), "white")).unique().tolist() == [1.0]
+    assert as_tensor(Image.new("RGB", (2, 2), "black")).unique().tolist() == [-1.0]
+
+
+def test_one_new_picture_encodes_one_picture(loaded, tmp_path, digest_of, picture, recipe) -> None:
+    before = load_file(loaded.run("preprocess", recipe()).path / "latents.safetensors")
+    assert len(loaded.items.made) == 2 + 2 + 2
+    new = picture(tmp_path / "new.png", 200)
+    loaded.files[digest_of(new)] = new
+    after = load_file(loaded.run("preprocess", recipe()).path / "latents.safetensors")
+    assert len(loaded.items.made) == 7
+    moved = [sorted(loaded.files).index(d) for d in sorted(set(loaded.files) - {digest_of(new)})]
+    assert all(torch.equal(before[f"instance.{i:05d}"], after[f"instance.{j:05d}"]) for i, j in enumerate(moved))
+
+
+def test_a_prompt_is_encoded_once_however_many_share_it(loaded, recipe) -> None:
+    loaded.run("preprocess", recipe(subject={"class_prompt": "a photo of sks dog"}))
+    assert sum("'prompt'" in key for key in loaded.items.made) == 1
+
+
+def test_without_priors_there_is_no_class_half(bench, recipe) -> None:
+    bench.run("load", recipe())
+    out = bench.run("preprocess", recipe(prior=None)).path
+    index = json.loads((out / "index.json").read_text())
+    assert index["class"] == [] and index["prompts"] == ["a photo of sks dog"]
+    assert all(k.startswith("instance.") for k in load_file(out / "latents.safetensors"))
+
+
+def test_prompts_are_not_cached_where_the_text_encoder_trains(loaded, recipe) -> None:
+    out = loaded.run("preprocess", recipe(adapt={"text_encoder": {"type": "lora", "rank": 1}})).path
+    assert not (out / "prompts.safetensors").exists() and (out / "index.json").exists()
+
+
+def test_a_picture_keeps_its_own_prompt(bench, recipe) -> None:
+    bench.run("load", recipe())
+    plain = bench.sources
+
+    def sources(chosen) -> Sources:
+        usual = plain(chosen)
+        return Sources(usual.base, (Picture(usual.pictures[0].digest, "sks dog asleep"), usual.pictures[1]))
+    bench.sources = sources
+    index = json.loads((bench.run("preprocess", recipe(prior=None)).path / "index.json").read_text())
+    assert [index["prompts"][i] for i in index["instance"]] == ["sks dog asleep", "a photo of sks dog"]
+
+
+def test_an_edit_between_plan_and_run_is_an_error(loaded, recipe) -> None:
+    path = next(iter(loaded.files.values()))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StageFailed, match=path.name):
+        loaded.run("preprocess", recipe())
+
+
+def test_a_picture_that_cannot_be_read_is_named(loaded, tmp_path, digest_of, recipe) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0nothing")
+    loaded.files[digest_of(broken)] = broken
+    with pytest.raises(RecipeError, match=r"broken\.jpg"):
+        loaded.run("preprocess", recipe())
+
+
+@pytest.mark.parametrize("change", [{"images": {"resolution": 16}}, {"images": {"background": "#000000"}}])
+def test_how_pictures_are_prepared_is_in_their_key(loaded, change, recipe) -> None:
+    loaded.run("preprocess", recipe())
+    done = len(loaded.items.made)
+    loaded.run("preprocess", recipe(**change))
+    assert len(loaded.items.made) == done + 4
+
+
+def test_equal_inputs_give_equal_bytes(loaded, tmp_path, content, recipe) -> None:
+    
+    one = content(loaded.run("preprocess", recipe()).path)
+    loaded.items = type(loaded.items)(tmp_path / "other items")
+    assert content(loaded.run("preprocess", recipe()).path) == one
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photos of ../shared/data/dog6 are not here")
+def test_real_photos_go_through(bench, digest_of, recipe) -> None:
+    bench.files.clear()
+    bench.files.update({digest_of(p): p for p in sorted(PHOTOS.glob("*.jpg"))})
+    bench.run("load", recipe())
+    out = bench.run("preprocess", recipe(prior=None, images={"resolution": 64})).path
+    latents = load_file(out / "latents.safetensors")
+    assert len(latents) == len(bench.files) and all(t.isfinite().all() for t in latents.values())
+    assert Preprocess().params(recipe(), bench.sources(recipe())).pictures

@@ -1,0 +1,53 @@
+"""Is a safetensors header read rightly without any tensor library, and a broken file refused?"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dbrun.errors import RecipeError
+from dbrun.provenance import KEY, header, read
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"x": torch.arange(6.0), "y": torch.ones(2, 3, dtype=torch.int8)}, path,
+              metadata={KEY: json.dumps({"format_version": 1})})
+    return path
+
+
+def test_the_header_is_read(file) -> None:
+    found = header(file)
+    assert set(found.tensors) == {"x", "y"} and found.tensors["x"]["shape"] == [6]
+    start, end = found.tensors["x"]["data_offsets"]
+    data = file.read_bytes()[found.start:][start:end]
+    assert torch.equal(torch.frombuffer(bytearray(data), dtype=torch.float32), torch.arange(6.0))
+    assert read(file) == {"format_version": 1}
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda b: b[:-1], lambda b: b + b"\0", lambda b: b[:5], lambda b: b"", lambda b: b"\xff" * 8 + b[8:],
+    lambda b: b[:8] + b"[]" + b[10:], lambda b: b"\x02" + b"\0" * 7 + b"[]",
+    lambda b: b.replace(b"data_off", b"data_of_")])
+def test_a_broken_file_is_refused(file, spoil) -> None:
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(RecipeError, match="no whole safetensors file"):
+        header(file)
+
+
+def test_a_file_of_others_and_a_missing_one_are_told_apart(file, tmp_path) -> None:
+    save_file({"x": torch.zeros(1)}, file)
+    with pytest.raises(RecipeError, match="no provenance"):
+        read(file)
+    with pytest.raises(RecipeError, match="not a file"):
+        read(tmp_path / "none.safetensors")
+
+
+def test_reading_needs_no_tensor_library(file) -> None:
+    code = ("import sys, pathlib; from dbrun.provenance import read; read(pathlib.Path(sys.argv[1]));"
+            "sys.exit(any(m in sys.modules for m in ('torch', 'safetensors', 'numpy')))")
+    assert subprocess.run([sys.executable, "-c", code, str(file)]).returncode == 0
