@@ -1,0 +1,136 @@
+"""How do the exported files come to stand in `outputs/<name>/`, complete or as they were?"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from dbrun.errors import StageFailed
+from dbrun.store.disk import disk_errors, fresh_name, is_orphan, remove, sync_folder
+from dbrun.store.store import Store
+from dbrun.store.traces import Trace, safe_name
+
+RECORD = "dbrun.json"
+FORMAT = 1
+
+
+def deliver(trace: Trace, target: Path, facts: Mapping[str, object], store: Store) -> bool:
+    """Copy an artifact to target, with facts beside it in dbrun.json; whether anything had to be written.
+
+    facts: "recipe" and "stages" decide whether what stands there is current; the rest only describes. A folder
+    that dbrun did not write is never touched; files that someone put beside the delivered ones stay.
+    """
+    document = {"format_version": FORMAT, **facts, "files": {n: f.sha256 for n, f in trace.files.items()}}
+    with disk_errors(f"writing {target}"):
+        old = _record(target)
+        if old is None and os.path.lexists(target) and not _vanished(target):
+            raise StageFailed(f"{target} is there and was not written by dbrun, so it is left alone",
+                              fix="move it away, or give the recipe another `name`")
+        if old is not None and _current(old, document) and _intact(trace, target, store):
+            return False
+        new = target.parent / f".{target.name}.new.{fresh_name()}"
+        try:
+            _copy(trace, store, new, document)
+            _swap(new, target)
+        finally:
+            remove(new)
+        _clear(target)
+    return True
+
+
+def _vanished(target: Path) -> bool:
+    """Whether target was an empty folder; it is gone then."""
+    try:
+        target.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _record(folder: Path) -> Mapping[str, object] | None:
+    try:
+        data = json.loads((folder / RECORD).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _current(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+    return all(old.get(part) == new[part] for part in ("format_version", "recipe", "stages", "files"))
+
+
+def _intact(trace: Trace, target: Path, store: Store) -> bool:
+    try:
+        return all(store.digests.of(target / name) == file.sha256 for name, file in trace.files.items())
+    except OSError:
+        return False
+
+
+def _copy(trace: Trace, store: Store, folder: Path, document: Mapping[str, object]) -> None:
+    import shutil
+
+    source = store.objects.path(trace.digest)
+    folder.mkdir(parents=True)
+    for name in trace.files:
+        copy = folder / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, copy)
+        _sync(copy)
+    record = folder / RECORD
+    record.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _sync(record)
+    sync_folder(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _swap(new: Path, target: Path) -> None:
+    """Put new in target's place; what stood there steps aside until new stands."""
+    aside = target.parent / f".{target.name}.old.{fresh_name()}"
+    try:
+        target.rename(aside)
+    except FileNotFoundError:
+        new.rename(target)
+        return
+    try:
+        new.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    sync_folder(target.parent)
+    _carry(aside, target)
+
+
+def _clear(target: Path) -> None:
+    """Finish what deliveries to the same target left when they were killed."""
+    for entry in list(target.parent.iterdir()):
+        for kind in ("new", "old"):
+            prefix = f".{target.name}.{kind}."
+            if entry.name.startswith(prefix) and is_orphan(entry.name.removeprefix(prefix)):
+                if kind == "old":
+                    _carry(entry, target)
+                remove(entry)
+
+
+def _carry(old: Path, target: Path) -> None:
+    """Move what someone put beside the delivered files over to the new folder, then drop the old one."""
+    record = _record(old) or {}
+    listed = record.get("files")
+    ours = {RECORD, *(listed if isinstance(listed, dict) else ())}
+    for path in sorted(p for p in old.rglob("*") if not p.is_dir()):
+        name = path.relative_to(old).as_posix()
+        place = target / name
+        if name not in ours and safe_name(name) and not os.path.lexists(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)
+    remove(old)

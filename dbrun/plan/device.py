@@ -1,0 +1,62 @@
+"""Which device will arithmetic run on? Answered without importing torch."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from dbrun.stages.base import Numerics
+
+DEVICES = Path("/dev")
+
+
+def numerics(device: str, threads: int) -> Numerics:
+    """What `device` and `threads` of a recipe mean here; threads count only on a CPU."""
+    resolved = resolve(device)
+    return Numerics(resolved, threads if resolved == "cpu" else 0)
+
+
+def resolve(device: str) -> str:
+    """cuda, mps or cpu; `auto` takes the first of these that is here."""
+    if device != "auto":
+        return device
+    return next(name for name in ("cuda", "mps", "cpu") if lack(name) is None)
+
+
+def lack(device: str) -> str | None:
+    """What is missing for this device on this machine, None if nothing is."""
+    if device == "cuda":
+        if not _torch_says("cuda", "hip"):
+            return "the installed torch has no CUDA"
+        return None if _gpu() else "no CUDA device is here"
+    if device == "mps":
+        here = sys.platform == "darwin" and os.uname().machine == "arm64"
+        return None if here else "this is no Mac with MPS"
+    return None
+
+
+def _gpu() -> bool:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return False
+    nodes = ("nvidia[0-9]*", "dxg") if _torch_says("cuda") else ("kfd",)
+    return any(True for pattern in nodes for _ in DEVICES.glob(pattern))
+
+
+def _torch_says(*names: str) -> bool:
+    return any(re.search(rf"^{name}\b[^=]*=\s*['\"]", _torch_version(), re.MULTILINE) for name in names)
+
+
+@cache
+def _torch_version() -> str:
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return ""
+    try:
+        return (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,45 @@
+"""What is worth knowing about how an export came to be: recipe, results, versions, machine; no path, no secret."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dbrun
+from dbrun.plan.keys import full_version
+from dbrun.recipe.model import Recipe
+from dbrun.stages.base import Numerics, Stage
+from dbrun.store.traces import Trace
+
+
+def facts(recipe: Recipe, traces: Mapping[str, Trace], stages: Mapping[str, Stage[Any]],
+          numerics: Numerics) -> dict[str, object]:
+    """The facts of an export; equal runs on one machine have equal facts but for times."""
+    libraries = sorted({library for name in traces for library in stages[name].libraries})
+    return {
+        "recipe": recipe.model_dump(mode="json", by_alias=True),
+        "stages": {name: {"key": t.key, "digest": t.digest, "created": t.created, "seconds": t.seconds}
+                   for name, t in traces.items()},
+        "versions": {"dbrun": dbrun.__version__, "python": ".".join(map(str, sys.version_info[:3])),
+                     **{library: full_version(library) for library in libraries}},
+        "machine": {"system": os.uname().sysname, "architecture": os.uname().machine, "cpus": os.cpu_count(),
+                    "processor": _first("/proc/cpuinfo", r"model name\s*:\s*(.+)"),
+                    "gpu": _first("/proc/driver/nvidia/gpus/*/information", r"Model:\s*(.+)"),
+                    "device": numerics.device, "threads": numerics.threads},
+    }
+
+
+def _first(pattern: str, wanted: str) -> str | None:
+    """What the first of the system's files that match says, None where there is none."""
+    for path in sorted(Path("/").glob(pattern.lstrip("/"))):
+        try:
+            found = re.search(wanted, path.read_text(encoding="utf-8", errors="replace"))
+        except OSError:
+            continue
+        if found:
+            return found[1].strip()
+    return None

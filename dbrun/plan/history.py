@@ -1,0 +1,81 @@
+"""What was run here before: which recipe last, and with what was each stage of a name asked?"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbrun.store.store import Store
+
+RUN = re.compile(r"[0-9]{8}-[0-9]{6}\.[0-9]{6}-(.+)")
+LOOKED_AT = 20
+"""Runs of a name that are searched for a stage's last question."""
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """The recipe last run here, and the words that were laid over it."""
+
+    path: str
+    overrides: tuple[str, ...]
+
+
+def new_run(store: Store, name: str) -> Path:
+    """A new folder `runs/<time>-<name>/`; sorted by name they stand in the order of their beginning."""
+    while True:
+        now = time.time()
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+        folder = store.runs / f"{stamp}.{int(now % 1 * 1e6):06}-{name}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+
+
+def remember(store: Store, path: str, overrides: Sequence[str]) -> None:
+    """Note which recipe runs now."""
+    store.replace("last.json", {"path": path, "overrides": list(overrides)})
+
+
+def last_run(store: Store) -> LastRun | None:
+    """The recipe last run here."""
+    data = _json(store.root / "last.json")
+    path, overrides = data.get("path"), data.get("overrides")
+    if not isinstance(path, str) or not isinstance(overrides, list):
+        return None
+    return LastRun(path, tuple(str(o) for o in overrides))
+
+
+def last_documents(store: Store, name: str, stage: str) -> Iterator[Mapping[str, object]]:
+    """The key document of this stage in the last run of this name that came to it and whose result stands."""
+    try:
+        found = sorted((p.name for p in store.runs.iterdir() if _name(p.name) == name), reverse=True)
+    except OSError:
+        return
+    for run in found[:LOOKED_AT]:
+        key = _json(store.runs / run / "keys.json").get(stage)
+        try:
+            trace = store.traces.read(stage, str(key)) if key else None
+        except ValueError:
+            continue
+        if trace is not None:
+            yield trace.document
+            return
+
+
+def _name(entry: str) -> str | None:
+    match = RUN.fullmatch(entry)
+    return match[1] if match else None
+
+
+def _json(path: Path) -> Mapping[str, object]:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,47 @@
+"""What does the local Hugging Face cache hold? Read from its layout, without its library."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
+
+
+def cache_folder() -> Path:
+    """The cache's folder, from the environment variables that the Hub's library reads."""
+    env = os.environ
+    if chosen := env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(os.path.expandvars(chosen)).expanduser()
+    default = Path(env.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.path.expandvars(env.get("HF_HOME") or str(default))).expanduser() / "hub"
+
+
+def offline() -> bool:
+    """Whether the user forbids asking the Hub."""
+    asked = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return asked.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def repository(repo: str) -> Path:
+    """The folder of a model `owner/name` in the cache; it may not be there."""
+    return cache_folder() / f"models--{repo.replace('/', '--')}"
+
+
+def known_commit(repo: str, revision: str) -> str | None:
+    """The commit that a branch or tag stood for when it was last fetched."""
+    if not REVISION.fullmatch(revision):
+        return None
+    try:
+        text = (repository(repo) / "refs" / revision).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return text if COMMIT.fullmatch(text) else None
+
+
+def snapshot(repo: str, commit: str) -> Path | None:
+    """The folder of a fetched commit, None where it is not there."""
+    folder = repository(repo) / "snapshots" / commit
+    return folder if (folder / "model_index.json").is_file() else None

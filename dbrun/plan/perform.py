@@ -1,0 +1,121 @@
+"""How does one stage come to its result: found in the store, or run in a scratch folder and published?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbrun.errors import DbrunError, Interrupted, StageFailed
+from dbrun.events import Emit, Note, StageFinished, StageReused, StageStarted
+from dbrun.plan.keys import Ask, bound
+from dbrun.plan.planner import BASE_STAGE, Scope, Status, judge
+from dbrun.plan.reasons import Reason
+from dbrun.plan.record import Record
+from dbrun.stages.base import Artifact, Job, Upkeep
+from dbrun.store.disk import disk_errors, remove
+from dbrun.store.items import StoredItems
+from dbrun.store.store import Damage
+from dbrun.store.traces import Trace
+
+
+@dataclass(frozen=True)
+class Performer:
+    """Runs single stages within a scope. base: gives the verified base's folder, for the stages after `load`."""
+
+    within: Scope
+    record: Record
+    emit: Emit
+    stopping: Callable[[], int]
+    base: Callable[[], Path | None]
+
+    def perform(self, question: Ask, inputs: Mapping[str, Artifact], why: Reason | None) -> tuple[Trace, bool]:
+        """The stage's trace, and whether it was run for it. why: run it even if its result is there."""
+        stage, store = question.stage.NAME, self.within.store
+        self.record.asked(stage, question.key)
+        _, _, trace = self._judge(question, why)
+        if trace is None:
+            with self._alone(question):
+                status, reason, trace = self._judge(question, why)
+                if trace is None:
+                    if signum := self.stopping():
+                        raise Interrupted(signum)
+                    self._mend(question)
+                    if why is not None:
+                        remove(store.work(question.lineage))
+                    self.emit(StageStarted(stage, str(why or reason), resumed=status is Status.RESUME))
+                    return self._run(question, inputs, anew=why is not None), True
+        self.emit(StageReused(stage, trace.digest))
+        return trace, False
+
+    def _judge(self, question: Ask, why: Reason | None) -> tuple[Status, Reason, Trace | None]:
+        return judge(question, self.within.store, run_name=self.within.recipe.name, forced=why is not None)
+
+    def _alone(self, question: Ask) -> AbstractContextManager[bool]:
+        """Hold the lock of the stage's work, saying who has it where it must be waited for."""
+        stage = question.stage.NAME
+
+        def waiting(holder: str) -> None:
+            self.emit(Note(stage, f"waiting for {holder}, which works on the same"))
+
+        return self.within.store.lock(f"{stage}-{question.lineage}", stage, waiting, self.stopping)
+
+    def _mend(self, question: Ask) -> None:
+        found = self.within.store.look(question.stage.NAME, question.key)
+        if isinstance(found, Damage):
+            with disk_errors("taking a damaged result out of use"):
+                aside = self.within.store.objects.quarantine(found.trace.digest)
+            text = f"the stored result is damaged ({found.lines[0]}); it is made again"
+            where = f", the damaged one is in {aside}" if aside else ""
+            self.emit(Note(question.stage.NAME, text + where, "warning"))
+
+    def _run(self, question: Ask, inputs: Mapping[str, Artifact], *, anew: bool) -> Trace:
+        stage, store = question.stage.NAME, self.within.store
+        out, work = store.fresh(), store.work(question.lineage)
+        began = time.monotonic()
+        try:
+            with self._clear_words(stage):
+                work.mkdir(parents=True, exist_ok=True)
+                question.stage.run(self._job(question, inputs, out, work, anew))
+                self._check_files(stage)
+                seconds = time.monotonic() - began
+                trace = store.publish(stage, question.key, question.document, out, seconds=seconds)
+        finally:
+            remove(out)
+        if not question.stage.lengthens(question.params):
+            remove(work)
+        self.emit(StageFinished(stage, trace.digest, round(seconds, 3)))
+        return trace
+
+    def _job(self, question: Ask, inputs: Mapping[str, Artifact], out: Path, work: Path,
+             anew: bool) -> Job[object]:
+        within, stage = self.within, question.stage
+        train = within.recipe.train
+        items = StoredItems(within.store, stage.NAME, bound(stage, stage.NAME, within.numerics), work, anew,
+                            lambda text: self.emit(Note(stage.NAME, text, "warning")))
+        return Job(stage=stage.NAME, params=question.params, numerics=within.numerics, inputs=inputs, out=out,
+                   work=work, files=within.located.files, items=items, emit=self.emit, stopping=self.stopping,
+                   base=within.located.sources.base.folder if stage.NAME == BASE_STAGE else self.base(),
+                   upkeep=Upkeep(checkpoint_every=train.checkpoint_every, keep=train.keep))
+
+    def _check_files(self, stage: str) -> None:
+        """A result made from pictures that changed meanwhile must not stand under the old pictures' key."""
+        for sha256, path in self.within.located.files.items():
+            try:
+                same = self.within.store.digests.of(path) == sha256
+            except OSError:
+                same = False
+            if not same:
+                raise StageFailed(f"{path} changed while {stage} ran", fix="run the same command again")
+
+    @contextmanager
+    def _clear_words(self, stage: str) -> Iterator[None]:
+        """Let errors for people pass, write any other down and say where."""
+        try:
+            yield
+        except (DbrunError, KeyboardInterrupt):
+            raise
+        except (Exception, SystemExit) as error:
+            raise self.record.crash(stage, error) from error

@@ -1,0 +1,78 @@
+"""Which pictures does a recipe name, and can each be used? Known contents are not read again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbrun.errors import RecipeError
+from dbrun.images import screen as screening
+from dbrun.images.discover import Found, discover
+from dbrun.images.screen import Screened, screen_all
+from dbrun.stages.base import Picture
+from dbrun.store.disk import said
+from dbrun.store.store import Store
+
+EMBEDDED = "embedded:"
+
+
+@dataclass(frozen=True)
+class FoundPictures:
+    """The pictures by content. files: digest → a file with it; notes: what a person should know."""
+
+    pictures: tuple[Picture, ...]
+    files: Mapping[str, Path]
+    notes: tuple[str, ...]
+
+
+def find_pictures(images: str, instance_prompt: str, beside: Path, store: Store) -> FoundPictures:
+    """The pictures of `subject.images`. beside: where a relative path begins. Raises RecipeError."""
+    found = discover(_folder(images, beside))
+    try:
+        digests = {p.path: store.digests.of(p.path) for p in found.pictures}
+        rules = store.digests.of(Path(screening.__file__))
+    except OSError as error:
+        raise said(error, f"reading the pictures in {found.folder}") from error
+
+    def known(path: Path) -> Screened | None:
+        data = store.screened.get(f"{rules[:16]}:{digests[path]}")
+        return Screened.from_data(data) if data is not None else None
+
+    def learnt(path: Path, seen: Screened) -> None:
+        store.screened.put(f"{rules[:16]}:{digests[path]}", seen.as_data())
+
+    screened = screen_all(digests, known, learnt)
+    pictures = [Picture(digests[p.path], p.prompt or instance_prompt) for p in found.pictures]
+    return FoundPictures(tuple(sorted(pictures, key=lambda p: (p.digest, p.prompt))),
+                         {sha256: path for path, sha256 in digests.items()},
+                         (*found.notes, *_conversions(screened), *_doubles(found, digests)))
+
+
+def _folder(images: str, beside: Path) -> Path:
+    if not images.startswith(EMBEDDED):
+        return beside / Path(images).expanduser()
+    from dbrun.embedded import subject_names, subject_path
+
+    name = images.removeprefix(EMBEDDED)
+    if name not in subject_names():
+        raise RecipeError(f"found {images!r}, but no such subject ships with dbrun",
+                          fix=f"write {EMBEDDED}{subject_names()[0]}, or the folder of your pictures")
+    return subject_path(name)
+
+
+def _conversions(screened: Mapping[Path, Screened]) -> list[str]:
+    """What will be done to pictures, one line for each kind."""
+    by_note: dict[str, list[str]] = defaultdict(list)
+    for path, seen in screened.items():
+        for note in seen.notes:
+            by_note[note].append(path.name)
+    return [f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {note}"
+            for note, names in by_note.items()]
+
+
+def _doubles(found: Found, digests: Mapping[Path, str]) -> list[str]:
+    first: dict[str, Path] = {}
+    return [f"{p.path.name} is the same picture as {first[digests[p.path]].name}" for p in found.pictures
+            if first.setdefault(digests[p.path], p.path) != p.path]

@@ -1,0 +1,191 @@
+"""What will be done, and why? Nothing is run and nothing is written to find out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from dbrun.plan import device
+from dbrun.plan.differences import nearest
+from dbrun.plan.history import last_documents
+from dbrun.plan.keys import Ask, ask
+from dbrun.plan.reasons import After, Behind, Damaged, Lacking, NotChosen, Reason, Resumes, Simply, Unpinned
+from dbrun.plan.selection import Chosen, Selection, choose, graph
+from dbrun.plan.sources import Located
+from dbrun.recipe.model import Recipe
+from dbrun.stages.base import Numerics, Stage
+from dbrun.stages.base import stages as all_stages
+from dbrun.store.items import items_made
+from dbrun.store.store import Damage, Store
+from dbrun.store.traces import Trace
+
+ALL = Selection()
+BASE_STAGE = "load"
+"""The stage that stands for the base; the others reach the base only through it."""
+CHECKPOINT = re.compile(r"step-(\d+)\b")
+RECENT = 200
+"""Earlier results of a stage that are compared where its recipe never ran here."""
+
+
+class Status(StrEnum):
+    """What becomes of a stage."""
+
+    HIT = "hit"
+    RUN = "run"
+    RESUME = "resume"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What becomes of one stage. key: None while results above are unknown; digest: of a cached result."""
+
+    name: str
+    status: Status
+    reason: Reason
+    key: str | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of each stage, in order."""
+
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything is left to do."""
+        return any(s.status is not Status.HIT for s in self.stages)
+
+    @property
+    def blocked(self) -> tuple[StagePlan, ...]:
+        """The stages that cannot run."""
+        return tuple(s for s in self.stages if s.status is Status.BLOCKED)
+
+    def as_json(self) -> dict[str, object]:
+        """The plan as plain data."""
+        return {"format_version": 1,
+                "stages": [{"name": s.name, "status": s.status.value, "reason": str(s.reason), "key": s.key,
+                            "digest": s.digest} for s in self.stages]}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What planning and running share: the recipe with its sources, its stages, and those that are chosen."""
+
+    recipe: Recipe
+    located: Located
+    store: Store
+    stages: Mapping[str, Stage[Any]]
+    chosen: Chosen
+    numerics: Numerics
+
+    def ask(self, name: str, digests: Mapping[str, str]) -> Ask:
+        """The question to a stage whose upstream digests are known."""
+        stage = self.stages[name]
+        inputs = {n: digests[n] for n in self.chosen.needs[name]}
+        return ask(stage, stage.params(self.recipe, self.located.sources), inputs, self.numerics)
+
+
+def scope(recipe: Recipe, located: Located, store: Store, selection: Selection,
+          stages: Mapping[str, Stage[Any]] | None) -> Scope:
+    """Resolve a selection and the device. Raises UsageError."""
+    stages = all_stages() if stages is None else stages
+    chosen = choose(graph(stages, recipe), selection)
+    return Scope(recipe, located, store, stages, chosen, device.numerics(recipe.device, recipe.threads))
+
+
+def make_plan(recipe: Recipe, located: Located, store: Store, selection: Selection = ALL, *,
+              stages: Mapping[str, Stage[Any]] | None = None) -> Plan:
+    """Compare every chosen stage with the store. stages: other than those of the package, for tests."""
+    return plan_of(scope(recipe, located, store, selection, stages))
+
+
+def plan_of(within: Scope) -> Plan:
+    """The plan of a scope."""
+    plans: dict[str, StagePlan] = {}
+    for name in within.chosen.needs:
+        plans[name] = _planned(name, within, plans)
+    return Plan(tuple(_with_base(plans, within).values()))
+
+
+def judge(question: Ask, store: Store, *, run_name: str, forced: bool) -> tuple[Status, Reason, Trace | None]:
+    """Whether a stage's result is in the store; if not, why not, and whether work goes on."""
+    found = store.look(question.stage.NAME, question.key)
+    if isinstance(found, Trace) and not forced:
+        return Status.HIT, Simply.CACHED, found
+    if forced:
+        return Status.RUN, Simply.FORCED, None
+    why = Damaged(found.lines) if isinstance(found, Damage) else _why(question, store, run_name)
+    done = progress(question, store.work(question.lineage))
+    return (Status.RESUME, Resumes(why, done), None) if done else (Status.RUN, why, None)
+
+
+def progress(question: Ask, work: Path) -> str | None:
+    """How far unfinished work came: the last usable checkpoint, or the items made."""
+    limits = [getattr(question.params, name) for name in question.stage.lengthens(question.params)]
+    most = min((n for n in limits if isinstance(n, int)), default=None)
+    found = [CHECKPOINT.match(p.name) for folder in (work, work / "checkpoints") if folder.is_dir()
+             for p in folder.iterdir()]
+    usable = [int(match[1]) for match in found if match and (most is None or int(match[1]) <= most)]
+    if usable:
+        return f"step {max(usable)}"
+    made = items_made(work)
+    return f"{made} item{'s' if made > 1 else ''} made" if made else None
+
+
+def _why(question: Ask, store: Store, run_name: str) -> Reason:
+    stage = question.stage.NAME
+    last = list(last_documents(store, run_name, stage))
+    return nearest(question, last or [t.document for t in store.traces.recent(stage, RECENT)])
+
+
+def _planned(name: str, within: Scope, plans: Mapping[str, StagePlan]) -> StagePlan:
+    above = [plans[n] for n in within.chosen.needs[name]]
+    if behind := _named(above, Status.BLOCKED):
+        return StagePlan(name, Status.BLOCKED, Behind(behind))
+    if waiting := _named(above, Status.RUN, Status.RESUME):
+        return _allowed(StagePlan(name, Status.RUN, After(waiting)), within)
+    if name == BASE_STAGE and within.located.revision is not None:
+        return _allowed(StagePlan(name, Status.RUN, Unpinned(within.located.revision)), within)
+    question = within.ask(name, {s.name: s.digest for s in above if s.digest})
+    status, why, trace = judge(question, within.store, run_name=within.recipe.name,
+                               forced=name in within.chosen.forced)
+    if trace is not None:
+        return StagePlan(name, status, why, question.key, trace.digest)
+    return _allowed(StagePlan(name, status, why, question.key), within)
+
+
+def _named(above: Iterable[StagePlan], *statuses: Status) -> tuple[str, ...]:
+    return tuple(s.name for s in above if s.status in statuses)
+
+
+def _allowed(plan: StagePlan, within: Scope) -> StagePlan:
+    """The plan of a stage that would run, blocked where it may or can not."""
+    if plan.name not in within.chosen.runs:
+        return replace(plan, status=Status.BLOCKED, reason=NotChosen(plan.reason))
+    missing, fix = None, ""
+    if plan.name == BASE_STAGE:
+        missing, fix = within.located.out_of_reach, "unset HF_HUB_OFFLINE, or name a base that is here"
+    elif within.stages[plan.name].computes:
+        missing, fix = device.lack(within.numerics.device), "write `device: auto`, or run it where there is one"
+    return replace(plan, status=Status.BLOCKED, reason=Lacking(missing, fix)) if missing else plan
+
+
+def _with_base(plans: dict[str, StagePlan], within: Scope) -> dict[str, StagePlan]:
+    """Fetch the base again where other stages run and it is gone."""
+    base = plans.get(BASE_STAGE)
+    runs = any(s.status in (Status.RUN, Status.RESUME) for s in plans.values())
+    if base is None or base.status is not Status.HIT or within.located.sources.base.folder or not runs:
+        return plans
+    again = _allowed(replace(base, status=Status.RUN, reason=Simply.BASE_GONE), within)
+    if again.status is Status.RUN:
+        return {**plans, BASE_STAGE: again}
+    behind = {n: replace(s, status=Status.BLOCKED, reason=Behind((BASE_STAGE,)))
+              for n, s in plans.items() if s.status is not Status.HIT}
+    return {**plans, **behind, BASE_STAGE: again}

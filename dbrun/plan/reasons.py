@@ -1,0 +1,124 @@
+"""Why does a stage run, or not? A reason is a value that renders itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+SHOWN = 3
+"""Changes that a reason spells out; the others are counted."""
+
+
+class Reason:
+    """Why a stage has its status; str() is the text for people."""
+
+
+class Simply(Reason, Enum):
+    """Reasons that need no details."""
+
+    CACHED = "cached"
+    NO_EARLIER = "no earlier result"
+    FORCED = "asked for with --force"
+    BASE_GONE = "the base is no longer in the Hub cache"
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@dataclass(frozen=True)
+class After(Reason):
+    """It waits for stages that run first."""
+
+    stages: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"after {', '.join(self.stages)}"
+
+
+@dataclass(frozen=True)
+class Damaged(Reason):
+    """Its result in the store is not whole."""
+
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = f" and {len(self.lines) - 1} more" if len(self.lines) > 1 else ""
+        return f"its result is damaged: {self.lines[0]}{more}"
+
+
+@dataclass(frozen=True)
+class Unpinned(Reason):
+    """A Hub base whose commit is not known yet."""
+
+    revision: str
+
+    def __str__(self) -> str:
+        return f"the commit of revision {self.revision} is to be asked from the Hub"
+
+
+@dataclass(frozen=True)
+class NotChosen(Reason):
+    """It would have to run, but the command line leaves it out."""
+
+    why: Reason
+
+    def __str__(self) -> str:
+        return f"not cached ({self.why}), and the command leaves it out"
+
+
+@dataclass(frozen=True)
+class Lacking(Reason):
+    """Something that it needs is not on this machine. fix: what can be done about it."""
+
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return self.what
+
+
+@dataclass(frozen=True)
+class Behind(Reason):
+    """Something above it is blocked."""
+
+    stages: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"needs {', '.join(self.stages)}"
+
+
+@dataclass(frozen=True)
+class Resumes(Reason):
+    """Earlier unfinished or shorter work goes on. done: how far it came."""
+
+    why: Reason
+    done: str
+
+    def __str__(self) -> str:
+        return f"from {self.done} ({self.why})"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One value that differs from the earlier run; None where there was or is none."""
+
+    what: str
+    old: str | None
+    new: str | None
+
+    def __str__(self) -> str:
+        if self.old is None and self.new is None:
+            return self.what
+        return f"{self.what} {self.old or 'unset'} → {self.new or 'unset'}"
+
+
+@dataclass(frozen=True)
+class Changed(Reason):
+    """The nearest earlier result was made from something else."""
+
+    changes: tuple[Change, ...]
+
+    def __str__(self) -> str:
+        more = len(self.changes) - SHOWN
+        shown = ", ".join(str(c) for c in self.changes[:SHOWN])
+        return f"{shown} and {more} more" if more > 0 else shown

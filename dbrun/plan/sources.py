@@ -1,0 +1,97 @@
+"""What do a recipe's paths point at, as contents, and does it fit the recipe?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dbrun.errors import RecipeError
+from dbrun.events import Note
+from dbrun.families.base import families
+from dbrun.plan.base import find_base
+from dbrun.plan.pictures import find_pictures
+from dbrun.recipe.load import LoadedRecipe
+from dbrun.recipe.model import Recipe
+from dbrun.recipe.places import Problem, Problems
+from dbrun.stages.base import Sources
+from dbrun.store.store import Store
+
+
+@dataclass(frozen=True)
+class Located:
+    """A recipe's sources.
+
+    files: sha256 → a picture's path; notes: for the user; revision: of a Hub base whose commit is not known yet;
+    out_of_reach: why the base cannot be fetched, if it cannot.
+    """
+
+    sources: Sources
+    files: Mapping[str, Path] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    revision: str | None = None
+    out_of_reach: str | None = None
+
+
+def locate(loaded: LoadedRecipe, store: Store) -> Located:
+    """Find the base and the pictures. Raises RecipeError that names the place in the recipe."""
+    recipe = loaded.recipe
+    with _said_of(loaded, "base.path"):
+        base = find_base(recipe.base, loaded.folder_of("base.path"), store)
+    with _said_of(loaded, "images.resolution"):
+        _check_resolution(recipe, base.source.folder)
+    with _said_of(loaded, "subject.images"):
+        found = find_pictures(recipe.subject.images, recipe.subject.instance_prompt,
+                              loaded.folder_of("subject.images"), store)
+    store.save_tables()
+    long = _long_prompts(recipe, {p.prompt for p in found.pictures}, base.source.folder)
+    notes = (*(Note("base", text) for text in base.notes), *(Note("pictures", text) for text in found.notes),
+             *(Note("prompts", text, "warning") for text in long))
+    return Located(Sources(base.source, found.pictures), found.files, notes, base.revision, base.out_of_reach)
+
+
+def pinned(loaded: LoadedRecipe, located: Located, store: Store) -> Located:
+    """The same with the Hub base's revision turned into a commit, which is remembered; asks the Hub."""
+    if located.revision is None or located.out_of_reach is not None:
+        return located
+    from dbrun.stages.hub import commit_of
+
+    repo, revision = loaded.recipe.base.path, located.revision
+    commit = commit_of(repo, loaded.recipe.base.revision)
+    store.commits.put(f"{repo}@{revision}", commit)
+    again = locate(loaded, store)
+    text = f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe keeps it"
+    return Located(again.sources, again.files, (Note("base", text),))
+
+
+@contextmanager
+def _said_of(loaded: LoadedRecipe, key: str) -> Iterator[None]:
+    """Give an error about what a key names the key's place in the recipe."""
+    try:
+        yield
+    except Problems:
+        raise
+    except RecipeError as error:
+        raise Problems([Problem(loaded.origins.get(key), key, error.message, error.fix)]) from error
+
+
+def _check_resolution(recipe: Recipe, folder: Path | None) -> None:
+    if folder is None:
+        return
+    side, multiple = recipe.images.resolution, families()[recipe.base.type].pixel_multiple(folder)
+    if side % multiple:
+        below = side // multiple * multiple
+        near = f"{below} or {below + multiple}" if below else str(multiple)
+        raise RecipeError(f"found {side}, allowed for this base: multiples of {multiple}",
+                          fix=f"write {near}")
+
+
+def _long_prompts(recipe: Recipe, instance: set[str], folder: Path | None) -> list[str]:
+    """Prompts with more words than the base reads tokens; a word is at least one token."""
+    if folder is None:
+        return []
+    limit = families()[recipe.base.type].prompt_limit(folder) - 2
+    every = {*instance, *(recipe.samples.prompts or ()), *filter(None, [recipe.subject.class_prompt])}
+    return [f"the base reads {limit} tokens, the rest is cut off: {prompt}"
+            for prompt in sorted(every) if len(prompt.split()) > limit]

@@ -1,0 +1,48 @@
+"""What is in a file: its sha256, read again only when the file can have changed?"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+from dbrun.store.table import Table
+
+SETTLED = 2.0
+"""Seconds after its last change before a file's digest is remembered: clocks of file systems are coarse."""
+
+
+def _identity(stat: os.stat_result) -> str:
+    return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+
+
+class Digests:
+    """File digests, remembered by (device, inode, size, mtime, ctime).
+
+    An edit that puts size, mtime and inode back is seen, since nothing can put ctime back.
+    """
+
+    def __init__(self, table: Table[str]) -> None:
+        self._table = table
+
+    def of(self, path: Path) -> str:
+        """sha256 of the file's bytes. Raises OSError."""
+        known = self._table.get(_identity(path.stat()))
+        return known if known is not None else self._hash(path)
+
+    def _hash(self, path: Path) -> str:
+        with path.open("rb") as file:
+            while True:
+                began, before = time.time(), os.fstat(file.fileno())
+                file.seek(0)
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+                if _identity(os.fstat(file.fileno())) == _identity(before):
+                    break
+        if began - max(before.st_mtime, before.st_ctime) >= SETTLED:
+            self._table.put(_identity(before), found)
+        return found
+
+    def save(self) -> None:
+        """Keep what was learnt for the next run."""
+        self._table.save()

@@ -1,0 +1,129 @@
+"""How does a folder of files become a finished, read-only, content-addressed artifact?"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from dbrun.errors import StoreCorrupt
+from dbrun.store.disk import fresh_name, remove, sync_folder
+from dbrun.store.traces import KEY, File, manifest_digest
+
+
+class Objects:
+    """The folder of artifacts, `<first two of digest>/<digest>/`, and the quarantine for damaged ones."""
+
+    def __init__(self, root: Path, quarantine: Path) -> None:
+        self._root = root
+        self._quarantine = quarantine
+
+    def path(self, digest: str) -> Path:
+        """Where the artifact with this digest stands, or would stand."""
+        if not KEY.fullmatch(digest):
+            raise ValueError(f"not a digest: {digest}")
+        return self._root / digest[:2] / digest
+
+    def publish(self, folder: Path, *, durable: bool) -> tuple[str, Mapping[str, File]]:
+        """Move a finished folder into the store; its digest and files. durable: survive a power cut, too.
+
+        File contents always reach the disk before the folder gets its name.
+        """
+        files = seal(folder)
+        digest = manifest_digest(files)
+        target = self.path(digest)
+        if not target.parent.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sync_folder(self._root)
+        if durable:
+            for inner in _folders(folder):
+                sync_folder(inner)
+        for _ in range(5):
+            if self._settle(folder, target, files):
+                if durable:
+                    sync_folder(target.parent)
+                return digest, files
+        raise StoreCorrupt(f"the artifact {target} is damaged and cannot be replaced",
+                           fix=f"remove {target}, then run the same command again")
+
+    def _settle(self, folder: Path, target: Path, files: Mapping[str, File]) -> bool:
+        """Give the folder its name, or find that the same bytes have it already; False: try again."""
+        try:
+            folder.rename(target)
+            return True
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        if not wrong(target, files, deep=True):
+            remove(folder)
+            return True
+        self.quarantine(target.name)
+        return False
+
+    def quarantine(self, digest: str) -> Path | None:
+        """Take a damaged artifact out of use, kept for a look; where it went, None if it was gone."""
+        self._quarantine.mkdir(parents=True, exist_ok=True)
+        aside = self._quarantine / f"{digest}.{fresh_name()}"
+        try:
+            self.path(digest).rename(aside)
+        except FileNotFoundError:
+            return None
+        return aside
+
+
+def seal(folder: Path) -> dict[str, File]:
+    """Hash every file of a folder, make it read-only and let it reach the disk; relative name → file."""
+    files: dict[str, File] = {}
+    for path in _files(folder):
+        name = path.relative_to(folder).as_posix()
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fchmod(file.fileno(), 0o444)
+            os.fsync(file.fileno())
+            files[name] = File(os.fstat(file.fileno()).st_size, found)
+    return files
+
+
+def wrong(folder: Path, files: Mapping[str, File], *, deep: bool) -> list[str]:
+    """What is wrong with an artifact, a line each: missing files, other sizes; deep: other bytes, too."""
+    found: list[str] = []
+    for name, file in files.items():
+        path = folder / name
+        try:
+            state = path.stat(follow_symlinks=False)
+            if not stat.S_ISREG(state.st_mode):
+                found.append(f"{name} is no longer a plain file")
+            elif state.st_size != file.size:
+                found.append(f"{name} has {state.st_size} bytes instead of {file.size}")
+            elif deep and _sha256(path) != file.sha256:
+                found.append(f"{name} has other bytes than were written")
+        except (FileNotFoundError, NotADirectoryError):
+            found.append(f"{name} is missing")
+    if not files and not folder.is_dir():
+        found.append("the folder is missing")
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(Path(entry.path))
+        elif entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
+        else:
+            raise ValueError(f"{entry.name} in an artifact is neither a file nor a folder")
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    yield folder
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _folders(Path(entry.path))

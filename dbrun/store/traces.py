@@ -1,0 +1,108 @@
+"""Which key gave which artifact? A trace says so, and it is the only mark that a stage is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from dbrun.store.canonical import digest
+from dbrun.store.disk import replace_file
+
+FORMAT = 1
+STAGE = re.compile(r"[a-z][a-z0-9-]{0,63}(\.item)?")
+KEY = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an artifact."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A stage's finished work. document: the whole key document; seconds: how long the work took."""
+
+    stage: str
+    key: str
+    digest: str
+    files: Mapping[str, File]
+    document: Mapping[str, object]
+    created: str
+    seconds: float
+
+
+def manifest_digest(files: Mapping[str, File]) -> str:
+    """The digest of an artifact: sha256 over its sorted list of name, size and content."""
+    return digest([[name, files[name].size, files[name].sha256] for name in sorted(files)])
+
+
+def safe_name(name: str) -> bool:
+    """Whether a file name from a trace stays inside its artifact's folder."""
+    return bool(name) and not any(part in ("", ".", "..") for part in name.split("/")) and "\\" not in name
+
+
+class Traces:
+    """The folder of traces: `<stage>/<key>.json`, for single items `<stage>.item/<two digits>/<key>.json`."""
+
+    def __init__(self, root: Path, scratch: Path) -> None:
+        self._root = root
+        self._scratch = scratch
+
+    def path(self, stage: str, key: str) -> Path:
+        """Where this trace stands, or would stand."""
+        if not STAGE.fullmatch(stage) or not KEY.fullmatch(key):
+            raise ValueError(f"not the name of a trace: {stage}/{key}")
+        folder = self._root / stage
+        return (folder / key[:2] if stage.endswith(".item") else folder) / f"{key}.json"
+
+    def read(self, stage: str, key: str) -> Trace | None:
+        """The trace under this key; None where there is none, or none that can be understood."""
+        return _read(self.path(stage, key), stage, key)
+
+    def write(self, trace: Trace, *, durable: bool) -> None:
+        """Let a trace stand, in one move."""
+        data = json.dumps({"format_version": FORMAT, **asdict(trace)}).encode()
+        replace_file(self.path(trace.stage, trace.key), data, scratch=self._scratch, durable=durable)
+
+    def recent(self, stage: str, limit: int) -> Iterator[Trace]:
+        """The newest traces of a stage, newest first."""
+        try:
+            found = list(os.scandir(self._root / stage))
+        except OSError:
+            return
+        entries = [e for e in found if KEY.fullmatch(e.name.removesuffix(".json"))]
+        for entry in sorted(entries, key=_age, reverse=True)[:limit]:
+            trace = _read(Path(entry.path), stage, entry.name.removesuffix(".json"))
+            if trace is not None:
+                yield trace
+
+
+def _age(entry: os.DirEntry[str]) -> tuple[int, str]:
+    try:
+        return entry.stat().st_mtime_ns, entry.name
+    except OSError:
+        return 0, entry.name
+
+
+def _read(path: Path, stage: str, key: str) -> Trace | None:
+    try:
+        data = json.loads(path.read_bytes())
+        if data["format_version"] != FORMAT:
+            return None
+        files = {name: File(int(f["size"]), str(f["sha256"])) for name, f in data["files"].items()}
+        trace = Trace(stage=str(data["stage"]), key=str(data["key"]), digest=str(data["digest"]), files=files,
+                      document=cast("Mapping[str, object]", data["document"]), created=str(data["created"]),
+                      seconds=float(data["seconds"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    whole = (trace.stage == stage and trace.key == key and isinstance(trace.document, dict)
+             and trace.digest == manifest_digest(files) and all(map(safe_name, files)))
+    return trace if whole else None

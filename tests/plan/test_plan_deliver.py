@@ -1,0 +1,164 @@
+"""Delivered folders are complete, current, and never at someone's cost."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from stub_world import go
+
+from dbrun.errors import DbrunError
+from dbrun.plan.deliver import FORMAT, deliver
+
+
+@pytest.fixture
+def out(home):
+    go(home)
+    return home / "outputs" / "stub"
+
+
+def tree(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def state(folder):
+    return {p.relative_to(folder).as_posix(): (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.rglob("*")}
+
+
+def test_files_and_facts_are_delivered(out):
+    assert set(tree(out)) == {"diffusers/weights", "peft/weights", "dbrun.json"}
+    facts = json.loads((out / "dbrun.json").read_text())
+    assert facts["format_version"] == 1 and facts["recipe"]["name"] == "stub"
+    assert set(facts["stages"]) == {"load", "adapt", "generate-priors", "preprocess", "train", "export"}
+    assert set(facts["stages"]["train"]) == {"key", "digest", "created", "seconds"}
+    assert facts["versions"]["dbrun"] and facts["machine"]["device"] == "cpu"
+    assert os.access(out / "peft" / "weights", os.W_OK), "a copy is the user's own"
+
+
+def test_no_place_and_no_secret_is_delivered(home, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
+    go(home, "subject.images=" + str(home / "pictures"), "name=other")
+    text = (home / "outputs" / "other" / "dbrun.json").read_text()
+    assert "hf_verysecret" not in text
+    assert text.count(str(home)) == 1, "only where the recipe itself says it"
+
+
+def test_what_is_intact_is_not_touched(home, out):
+    before = state(out.parent)
+    go(home)
+    assert state(out.parent) == before
+
+
+@pytest.mark.parametrize("harm", [
+    lambda out: (out / "peft" / "weights").write_text("changed"),
+    lambda out: (out / "peft" / "weights").unlink(),
+    lambda out: (out / "dbrun.json").write_text("{"),
+    lambda out: (out / "dbrun.json").write_text("[]"),
+    shutil.rmtree,
+])
+def test_what_is_missing_or_changed_is_delivered_again(home, out, harm):
+    before = {n: t for n, t in tree(out).items() if n != "dbrun.json"}
+    harm(out)
+    assert go(home).ran == ()
+    assert {n: t for n, t in tree(out).items() if n != "dbrun.json"} == before
+    assert json.loads((out / "dbrun.json").read_text())["files"]
+
+
+def test_a_new_result_replaces_the_old_one(home, out):
+    before = tree(out)["peft/weights"]
+    go(home, "train.steps=9", "export=[peft]")
+    assert set(tree(out)) == {"peft/weights", "dbrun.json"}
+    assert tree(out)["peft/weights"] != before
+    assert [p.name for p in out.parent.iterdir()] == ["stub"]
+
+
+def test_a_recipe_that_changes_no_result_is_still_noted(home, out):
+    go(home, "train.keep=9")
+    assert json.loads((out / "dbrun.json").read_text())["recipe"]["train"]["keep"] == 9
+
+
+def test_a_folder_of_someone_else_is_left_alone(home):
+    theirs = home / "outputs" / "stub"
+    theirs.mkdir(parents=True)
+    (theirs / "thesis.txt").write_text("precious")
+    with pytest.raises(DbrunError, match="not written by dbrun"):
+        go(home)
+    assert tree(theirs) == {"thesis.txt": b"precious"}
+    assert go(home, "name=other").ran == ()
+
+
+def test_a_file_in_the_way_is_left_alone_an_empty_folder_is_used(home):
+    (home / "outputs").mkdir()
+    (home / "outputs" / "stub").write_text("precious")
+    with pytest.raises(DbrunError, match="not written by dbrun"):
+        go(home)
+    assert (home / "outputs" / "stub").read_text() == "precious"
+    (home / "outputs" / "other").mkdir()
+    go(home, "name=other")
+    assert (home / "outputs" / "other" / "peft" / "weights").exists()
+
+
+def test_files_put_beside_the_delivered_ones_stay(home, out):
+    (out / "notes.txt").write_text("mine")
+    (out / "peft" / "more").write_text("mine too")
+    go(home)
+    go(home, "train.steps=9", "export=[diffusers]")
+    assert tree(out)["notes.txt"] == b"mine" and tree(out)["peft/more"] == b"mine too"
+    assert "peft/weights" not in tree(out)
+
+
+@pytest.mark.parametrize(("call", "after"), [("rename", 1), ("rename", 2), ("fsync", 1), ("fsync", 3), ("mkdir", 1),
+                                             ("mkdir", 2)])
+def test_a_failing_delivery_leaves_the_old_one(home, out, monkeypatch, call, after):
+    before = tree(out)
+    go(home, "train.steps=9", "name=other")
+    real, count = getattr(os, call), []
+
+    def failing(*args, **kwargs):
+        count.append(1)
+        if len(count) == after:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*args, **kwargs)
+
+    from dbrun.store.store import Store
+
+    store = Store(home / "store")
+    trace = next(t for t in store.traces.recent("export", 9))
+    monkeypatch.setattr(os, call, failing)
+    with pytest.raises(DbrunError, match="full"):
+        deliver(trace, out, {"recipe": {"changed": True}, "stages": {}}, store)
+    monkeypatch.undo()
+    assert tree(out) == before
+    assert [p.name for p in out.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def dead_name():
+    code = "from dbrun.store.disk import fresh_name; print(fresh_name())"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_what_a_killed_delivery_left_is_finished(home, out):
+    go(home)
+    dead = dead_name()
+    aside = out.parent / f".stub.old.{dead}"
+    out.rename(aside)
+    (aside / "notes.txt").write_text("mine")
+    (out.parent / f".stub.new.{dead}").mkdir()
+    (out.parent / ".stub.new.not-ours").mkdir()
+    go(home)
+    assert tree(out)["notes.txt"] == b"mine" and "peft/weights" in tree(out)
+    assert sorted(p.name for p in out.parent.iterdir()) == [".stub.new.not-ours", "stub"]
+
+
+def test_a_second_delivery_of_the_same_is_none(home, out):
+    from dbrun.store.store import Store
+
+    store = Store(home / "store")
+    trace = next(store.traces.recent("export", 1))
+    facts = {"recipe": {}, "stages": {}}
+    assert deliver(trace, home / "x" / "y", facts, store)
+    assert not deliver(trace, home / "x" / "y", facts, store)
+    assert json.loads((home / "x" / "y" / "dbrun.json").read_text())["format_version"] == FORMAT

@@ -1,0 +1,74 @@
+"""The device is found without torch, as torch would find it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from dbrun.plan import device
+
+CUDA = "__version__ = '2.13.0+cu128'\ncuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n"
+ROCM = "__version__ = '2.13.0+rocm'\ncuda: Optional[str] = None\nhip: Optional[str] = '6.4'\n"
+CPU = "__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n"
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Make this machine look like another: torch's version file, device nodes."""
+    (tmp_path / "dev").mkdir()
+
+    def make(version, *nodes):
+        for node in nodes:
+            (tmp_path / "dev" / node).touch()
+        monkeypatch.setattr(device, "_torch_version", lambda: version)
+        monkeypatch.setattr(device, "DEVICES", tmp_path / "dev")
+        monkeypatch.setattr(device.sys, "platform", "linux")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    return make
+
+
+@pytest.mark.parametrize(("version", "nodes", "found"), [
+    (CUDA, ("nvidia0",), "cuda"), (CUDA, ("dxg",), "cuda"), (CUDA, (), "cpu"), (CUDA, ("nvidiactl",), "cpu"),
+    (CPU, ("nvidia0",), "cpu"), (ROCM, ("kfd",), "cuda"), (ROCM, ("nvidia0",), "cpu"), ("", ("nvidia0",), "cpu")])
+def test_auto_takes_what_torch_could_use(machine, version, nodes, found):
+    machine(version, *nodes)
+    assert device.resolve("auto") == found
+
+
+@pytest.mark.parametrize("hidden", ["", "-1", " "])
+def test_hidden_devices_are_not_there(machine, monkeypatch, hidden):
+    machine(CUDA, "nvidia0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert device.resolve("auto") == "cpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert device.resolve("auto") == "cuda"
+
+
+def test_a_mac_with_its_own_chip_has_mps(machine, monkeypatch):
+    machine(CPU)
+    monkeypatch.setattr(device.sys, "platform", "darwin")
+    monkeypatch.setattr(device.os, "uname", lambda: type("U", (), {"machine": "arm64"}))
+    assert device.resolve("auto") == "mps"
+
+
+def test_an_explicit_device_is_taken_at_its_word_and_its_lack_is_told(machine):
+    machine(CPU)
+    assert device.resolve("cuda") == "cuda"
+    assert "no CUDA" in device.lack("cuda")
+    assert device.lack("cpu") is None
+
+
+def test_threads_count_on_a_cpu_only(machine):
+    machine(CUDA, "nvidia0")
+    assert device.numerics("cpu", 3).threads == 3
+    assert device.numerics("auto", 3).threads == 0
+
+
+def test_torch_agrees_and_was_not_imported():
+    code = ("import sys; from dbrun.plan.device import resolve; found = resolve('auto');"
+            "assert 'torch' not in sys.modules; import torch;"
+            "print(found, 'cuda' if torch.cuda.is_available() else 'other')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found, says = done.stdout.split()
+    assert (found == "cuda") == (says == "cuda")

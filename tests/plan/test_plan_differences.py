@@ -1,0 +1,96 @@
+"""The reason for a rerun names what changed, old → new, in the recipe's words."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+
+from dbrun.adapters.lora import Lora
+from dbrun.plan.differences import changes, nearest
+from dbrun.plan.keys import ask
+from dbrun.plan.reasons import Changed, Simply
+from dbrun.recipe.model import Adapt
+from dbrun.stages.base import Numerics, Picture, Stage
+
+PLAIN = Adapt(denoiser=Lora(type="lora"))
+
+
+@dataclass(frozen=True)
+class Params:
+    WORDS: ClassVar[dict[str, str]] = {"count": "prior.count", "pictures": "subject.images"}
+    NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1}
+    count: int = 40
+    steps: int = 300
+    accumulation: int = 1
+    rate: Any = 1.0
+    adapt: Adapt = PLAIN
+    pictures: tuple[Picture, ...] = (Picture("a" * 64, "one"), Picture("b" * 64, "two"))
+    export: tuple[str, ...] = ("peft",)
+    identity: str = f"hub:a/b@{'c' * 40}"
+
+
+class Train(Stage[Params]):
+    NAME = "train"
+    libraries = ("numpy",)
+
+
+def question(params=Params(), inputs={"load": "a" * 64}, numerics=Numerics("cpu", 2)):
+    return ask(Train(), params, inputs, numerics)
+
+
+@pytest.mark.parametrize(("changed", "text"), [
+    ({"count": 60}, "prior.count 40 → 60"),
+    ({"steps": 400}, "train.steps 300 → 400"),
+    ({"accumulation": 4}, "train.accumulation 1 → 4"),
+    ({"rate": 1}, "train.rate 1.0 → 1"),
+    ({"rate": None}, "train.rate 1.0 → unset"),
+    ({"adapt": Adapt(denoiser=Lora(type="lora", rank=8))}, "adapt.denoiser.rank 4 → 8"),
+    ({"adapt": Adapt(denoiser=Lora(type="lora", dropout=0.5))}, "adapt.denoiser.dropout 0.0 → 0.5"),
+    ({"adapt": Adapt(denoiser=Lora(type="lora"), text_encoder=Lora(type="lora"))}, "adapt.text_encoder unset → lora"),
+    ({"pictures": (*Params.pictures, Picture("c" * 64, "x"))}, "picture added 1"),
+    ({"pictures": (*Params.pictures, Picture("c" * 64, "x"), Picture("d" * 64, "x"))}, "picture added 2"),
+    ({"pictures": Params.pictures[:1]}, "picture removed 1"),
+    ({"pictures": (Params.pictures[0], Picture("b" * 64, "another"))}, "picture changed 1"),
+    ({"export": ("peft", "diffusers")}, "train.export [peft] → [peft, diffusers]"),
+    ({"identity": f"hub:a/b@{'d' * 40}"}, "train.identity hub:a/b@cccccccccc… → hub:a/b@dddddddddd…"),
+])
+def test_a_changed_param_is_told(changed, text):
+    assert str(nearest(question(replace(Params(), **changed)), [question().document])) == text
+
+
+def test_a_feature_that_was_switched_off_again_is_told():
+    old = question(replace(Params(), accumulation=4)).document
+    assert str(nearest(question(), [old])) == "train.accumulation 4 → 1"
+
+
+def test_what_is_not_a_param_is_told(monkeypatch):
+    old = question().document
+    assert str(nearest(question(inputs={"load": "b" * 64}), [old])) == "load gave another result"
+    assert str(nearest(question(numerics=Numerics("cpu", 4)), [old])) == "threads 2 → 4"
+    assert str(nearest(question(numerics=Numerics("cuda", 0)), [old])) == "device cpu → cuda, threads 2 → unset"
+    older = {**old, "libraries": {"numpy": "1.0"}}
+    assert str(nearest(question(), [older])).startswith("numpy 1.0 → ")
+    monkeypatch.setattr(Train, "VERSION", 2)
+    assert str(nearest(question(), [old])) == "version of train 1 → 2"
+
+
+def test_many_changes_are_counted():
+    old = question(replace(Params(), count=1, steps=1, accumulation=2, rate=2.0)).document
+    assert str(nearest(question(), [old])).endswith("and 1 more")
+
+
+def test_the_nearest_of_several_is_taken():
+    far, near = replace(Params(), count=1, steps=1), replace(Params(), steps=200)
+    found = nearest(question(), [question(far).document, question(near).document])
+    assert str(found) == "train.steps 200 → 300"
+    assert isinstance(found, Changed) and found.changes[0].old == "200"
+
+
+def test_without_an_earlier_result():
+    assert nearest(question(), []) is Simply.NO_EARLIER
+    assert changes(question(), question().document) == ()
+
+
+def test_documents_of_unknown_shape_do_not_hurt():
+    for document in ({}, {"params": None}, {"params": 3, "inputs": [], "numerics": "x"}):
+        assert str(nearest(question(), [document]))

@@ -1,0 +1,33 @@
+"""Facts about an export describe recipe, results, versions and machine."""
+
+from importlib.metadata import version
+
+from stub_world import stub_stages
+
+import dbrun
+from dbrun.plan import facts as module
+from dbrun.plan.facts import facts
+from dbrun.recipe.load import load_recipe
+from dbrun.stages.base import Numerics
+from dbrun.store.traces import Trace
+
+TRACE = Trace("train", "1" * 64, "2" * 64, {}, {}, "2026-01-01T00:00:00Z", 1.5)
+
+
+def test_the_facts(home, monkeypatch):
+    stages = stub_stages()
+    monkeypatch.setattr(type(stages["train"]), "libraries", ("numpy", "torch"))
+    found = facts(load_recipe(home / "r.yaml").recipe, {"train": TRACE}, stages, Numerics("cpu", 2))
+    assert found["recipe"]["schema"] == "dbrun/v1"
+    assert found["stages"] == {"train": {"key": "1" * 64, "digest": "2" * 64, "created": "2026-01-01T00:00:00Z",
+                                         "seconds": 1.5}}
+    assert found["versions"]["dbrun"] == dbrun.__version__ and found["versions"]["torch"] == version("torch")
+    assert found["machine"]["device"] == "cpu" and found["machine"]["cpus"] >= 1
+
+
+def test_what_the_system_does_not_tell_is_none(tmp_path):
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu" / "information").write_text("Model: \t H200\nIRQ: 1\n")
+    assert module._first(f"{tmp_path}/*/information", r"Model:\s*(.+)") == "H200"
+    assert module._first(f"{tmp_path}/*/nothing", r"Model:\s*(.+)") is None
+    assert module._first(f"{tmp_path}/*/information", r"Other:\s*(.+)") is None

@@ -1,0 +1,60 @@
+"""Earlier runs are found by name, the newest first; what cannot be read is passed over."""
+
+import json
+
+import pytest
+
+from dbrun.plan.history import last_documents, last_run, new_run, remember
+from dbrun.store.store import Store
+
+KEYS = ["1" * 64, "2" * 64]
+
+
+@pytest.fixture
+def store(fresh):
+    store = Store(fresh / "store")
+    store.prepare()
+    for number, key in enumerate(KEYS):
+        folder = store.fresh()
+        (folder / "x").write_text(str(number))
+        store.publish("train", key, {"number": number}, folder, seconds=0, durable=False)
+    return store
+
+
+def ran(store, name, keys):
+    run = new_run(store, name)
+    (run / "keys.json").write_text(keys if isinstance(keys, str) else json.dumps(keys))
+
+
+def test_the_newest_run_of_the_name_answers(store):
+    ran(store, "a", {"train": KEYS[0]})
+    ran(store, "b", {"train": KEYS[1]})
+    ran(store, "a", {"load": KEYS[1]})
+    assert list(last_documents(store, "a", "train")) == [{"number": 0}]
+    assert list(last_documents(store, "b", "train")) == [{"number": 1}]
+    assert list(last_documents(store, "c", "train")) == []
+
+
+def test_a_name_inside_another_is_another(store):
+    ran(store, "x-a", {"train": KEYS[0]})
+    assert list(last_documents(store, "a", "train")) == []
+
+
+@pytest.mark.parametrize("keys", ["{", "[]", '{"train": "../../x"}', '{"train": 3}', json.dumps({"train": "f" * 64})])
+def test_what_cannot_be_read_is_passed_over(store, keys):
+    ran(store, "a", {"train": KEYS[0]})
+    ran(store, "a", keys)
+    assert list(last_documents(store, "a", "train")) == [{"number": 0}]
+
+
+def test_runs_stand_in_the_order_of_their_beginning(store):
+    names = [new_run(store, "a").name for _ in range(50)]
+    assert names == sorted(names) and len(set(names)) == 50
+
+
+def test_the_last_recipe(store):
+    remember(store, "/r.yaml", ["a=1"])
+    assert last_run(store).overrides == ("a=1",)
+    for text in ("", "[]", '{"path": 3}', '{"path": "x"}'):
+        (store.root / "last.json").write_text(text)
+        assert last_run(store) is None

@@ -1,0 +1,89 @@
+"""Pictures are known by their contents, screened once, and spoken of by name."""
+
+import pytest
+from PIL import Image
+
+from dbrun.errors import RecipeError
+from dbrun.images import screen as screening
+from dbrun.plan.pictures import find_pictures
+from dbrun.store import digests
+from dbrun.store.store import Store
+
+PROMPT = "a photo of sks dog"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, colour in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (40, 30), colour).save(folder / f"{number}.png")
+    return folder
+
+
+def find(folder, store=None):
+    return find_pictures(folder.name, PROMPT, folder.parent, store or Store(folder.parent / "store"))
+
+
+def test_pictures_stand_in_the_order_of_their_contents(photos):
+    found = find(photos)
+    assert [p.digest for p in found.pictures] == sorted(found.files) and len(found.files) == 3
+    assert {p.prompt for p in found.pictures} == {PROMPT}
+    (photos / "0.png").rename(photos / "zz.png")
+    assert find(photos).pictures == found.pictures
+
+
+def test_a_text_beside_a_picture_is_its_prompt(photos):
+    (photos / "1.txt").write_text("sks dog on the beach")
+    assert sorted(p.prompt for p in find(photos).pictures) == [PROMPT, PROMPT, "sks dog on the beach"]
+
+
+def test_what_is_known_is_not_screened_again(photos, monkeypatch):
+    monkeypatch.setattr(digests, "SETTLED", -60.0)
+    store = Store(photos.parent / "store")
+    store.prepare()
+    find(photos, store)
+    store.save_tables()
+    calls = []
+    monkeypatch.setattr(screening, "screen", lambda path: calls.append(path))
+    found = find(photos, Store(store.root))
+    assert len(found.pictures) == 3 and calls == []
+
+
+def test_other_rules_screen_again(photos, monkeypatch, tmp_path):
+    store = Store(photos.parent / "store")
+    find(photos, store)
+    (tmp_path / "screen.py").write_text("other rules")
+    monkeypatch.setattr(screening, "__file__", str(tmp_path / "screen.py"))
+    calls = []
+    real = screening.screen
+    monkeypatch.setattr(screening, "screen", lambda path: calls.append(path) or real(path))
+    find(photos, store)
+    assert len(calls) == 3
+
+
+def test_a_broken_picture_is_told_each_time(photos):
+    store = Store(photos.parent / "store")
+    data = (photos / "0.png").read_bytes()
+    (photos / "0.png").write_bytes(data[: len(data) // 2])
+    for _ in range(2):
+        with pytest.raises(RecipeError, match=r"0\.png"):
+            find(photos, store)
+
+
+def test_conversions_are_told_by_kind_and_doubles_by_name(photos):
+    for name in ("a", "b"):
+        Image.new("RGBA", (40, 30), (1, 2, 3, 4)).save(photos / f"{name}.png")
+    (photos / "notes.doc").write_text("x")
+    notes = find(photos).notes
+    assert any(n.startswith("a.png and 1 more: ") for n in notes)
+    assert "b.png is the same picture as a.png" in notes
+    assert any("notes.doc" in n for n in notes)
+
+
+def test_embedded_pictures_are_found_by_name_and_only_those(photos):
+    store = Store(photos.parent / "store")
+    assert len(find_pictures("embedded:sks_dog", PROMPT, photos, store).pictures) == 5
+    for name in ("embedded:nobody", "embedded:../..", "embedded:"):
+        with pytest.raises(RecipeError, match="no such subject"):
+            find_pictures(name, PROMPT, photos, store)

@@ -1,0 +1,58 @@
+"""What is written down about a run helps later and never stands in its way."""
+
+import errno
+import json
+import os
+
+import pytest
+
+from dbrun.errors import DbrunError, StageFailed
+from dbrun.events import Note
+from dbrun.plan.record import Record
+from dbrun.recipe.load import load_recipe
+from dbrun.store.store import Store
+
+
+@pytest.fixture
+def record(home):
+    store = Store(home / "store")
+    store.prepare()
+    return Record.begin(store, load_recipe(home / "r.yaml"), ("train.steps=7",))
+
+
+def test_events_and_keys_are_kept(record):
+    record.event(Note("train", "hello"))
+    record.asked("load", "1" * 64)
+    record.asked("train", "2" * 64)
+    line = json.loads((record.folder / "events.jsonl").read_text())
+    assert line["event"] == "note" and line["text"] == "hello" and line["time"] > 1e9
+    assert json.loads((record.folder / "keys.json").read_text()) == {"load": "1" * 64, "train": "2" * 64}
+
+
+def test_events_that_cannot_be_written_spoil_nothing(record):
+    (record.folder / "events.jsonl").mkdir()
+    record.event(Note("train", "hello"))
+
+
+def test_a_record_that_cannot_begin_is_a_clear_error(home):
+    store = Store(home / "store")
+    store.prepare()
+    store.runs.write_text("a file")
+    with pytest.raises(DbrunError, match="writing into the store"):
+        Record.begin(store, load_recipe(home / "r.yaml"), ())
+
+
+def test_a_crash_is_logged_and_told_in_one_line(record):
+    try:
+        raise ValueError("first\nsecond")
+    except ValueError as error:
+        told = record.crash("train", error)
+    assert isinstance(told, StageFailed) and told.message == "train failed: ValueError: first"
+    log = (record.folder / "log").read_text()
+    assert "Traceback" in log and "second" in log
+    assert "no message" in record.crash("train", ValueError()).message
+
+
+def test_errors_of_the_disk_keep_their_words(record):
+    assert "disk is full" in record.crash("train", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))).message
+    assert "FileNotFoundError" in record.crash("train", FileNotFoundError(errno.ENOENT, "No such file")).message

@@ -1,0 +1,90 @@
+"""Single items are made once, bound to what made them, and made again when damaged or forced."""
+
+from dataclasses import replace
+
+import pytest
+
+from dbrun.store.items import StoredItems, items_made
+from dbrun.store.store import Store
+
+
+@pytest.fixture
+def items(tmp_path):
+    store = Store(tmp_path / "store")
+    store.prepare()
+    work = tmp_path / "work"
+    work.mkdir()
+    return StoredItems(store, "preprocess", {"version": 1}, work, False, lambda text: None)
+
+
+def again(items, **changes):
+    """The items as the next process sees them."""
+    return replace(items, _made={}, **changes)
+
+
+def maker(calls, text="x"):
+    def make(folder):
+        calls.append(1)
+        (folder / "file").write_text(text)
+
+    return make
+
+
+def test_an_item_is_made_once(items):
+    calls = []
+    assert not items.has({"index": 1})
+    path = items.get({"index": 1}, maker(calls))
+    assert (path / "file").read_text() == "x"
+    assert items.has({"index": 1}) and again(items).has({"index": 1})
+    assert again(items).get({"index": 1}, maker(calls)) == path
+    assert len(calls) == 1
+    assert items_made(items.work) == 1
+
+
+@pytest.mark.parametrize("changes", [{"bound": {"version": 2}}, {"stage": "train"}])
+def test_what_binds_an_item_parts_it_from_others(items, changes):
+    calls = []
+    items.get({"index": 1}, maker(calls))
+    other = again(items, **changes)
+    assert not other.has({"index": 1})
+    other.get({"index": 1}, maker(calls))
+    assert len(calls) == 2
+
+
+def test_keys_of_items_are_typed(items):
+    items.get({"index": 1}, maker([]))
+    assert not items.has({"index": 1.0}) and not items.has({"index": "1"})
+
+
+def test_forced_items_are_made_again_once(items):
+    calls = []
+    items.get({"index": 1}, maker(calls))
+    forced = again(items, anew=True)
+    assert not forced.has({"index": 1})
+    forced.get({"index": 1}, maker(calls))
+    forced.get({"index": 1}, maker(calls))
+    assert len(calls) == 2
+    assert forced.has({"index": 1})
+
+
+def test_a_damaged_item_is_made_again_and_said(items):
+    path = items.get({"index": 1}, maker([]))
+    (path / "file").chmod(0o644)
+    (path / "file").write_text("longer than before")
+    said, calls = [], []
+    fresh = again(items, warn=said.append)
+    assert not fresh.has({"index": 1})
+    assert (fresh.get({"index": 1}, maker(calls)) / "file").read_text() == "x"
+    assert len(calls) == 1 and "damaged" in said[0]
+
+
+def test_a_failing_maker_leaves_nothing(items):
+    def make(folder):
+        (folder / "half").write_text("x")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        items.get({"index": 1}, make)
+    assert not items.has({"index": 1})
+    assert list(items.store.scratch.iterdir()) == []
+    assert items_made(items.work) == 0

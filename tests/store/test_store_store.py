@@ -1,0 +1,96 @@
+"""The store's folder looks after itself, and a result counts only with its trace and all its files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dbrun.errors import DbrunError
+from dbrun.store.store import Damage, Store, store_at_hand
+from dbrun.store.traces import Trace
+
+KEY = "12" * 32
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "store")
+    store.prepare()
+    return store
+
+
+def publish(store, text="good"):
+    folder = store.fresh()
+    (folder / "file").write_text(text)
+    return store.publish("train", KEY, {"params": {}}, folder, seconds=1.0)
+
+
+def test_looking_makes_no_store(tmp_path):
+    store = Store(tmp_path / "store")
+    assert store.look("train", KEY) is None
+    store.save_tables()
+    assert not store.root.exists()
+
+
+def test_the_store_hides_from_git(store):
+    assert (store.root / ".gitignore").read_text() == "*\n"
+
+
+def test_a_result_is_there_once_published(store):
+    trace = publish(store)
+    assert store.look("train", KEY) == trace
+    assert store.verify_object(trace.digest, trace.files) == []
+    assert list(store.scratch.iterdir()) == []
+
+
+def test_an_object_without_a_trace_does_not_count(store):
+    publish(store)
+    store.traces.path("train", KEY).unlink()
+    assert store.look("train", KEY) is None
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "delete folder"])
+def test_damage_is_seen_on_every_use(store, damage):
+    file = store.objects.path(publish(store).digest) / "file"
+    file.chmod(0o644)
+    if damage == "truncate":
+        file.write_text("g")
+    else:
+        file.unlink()
+    if damage == "delete folder":
+        file.parent.rmdir()
+    found = store.look("train", KEY)
+    assert isinstance(found, Damage) and "file" in found.lines[0]
+
+
+def test_a_flipped_bit_is_seen_by_the_deep_check(store):
+    trace = publish(store)
+    file = store.objects.path(trace.digest) / "file"
+    file.chmod(0o644)
+    file.write_text("goOd")
+    assert isinstance(store.look("train", KEY), Trace)
+    assert "other bytes" in store.verify_object(trace.digest, trace.files)[0]
+
+
+def test_leftovers_of_the_dead_are_cleared_those_of_the_living_stay(store):
+    mine = store.fresh()
+    code = "import sys; from pathlib import Path; from dbrun.store.store import Store; Store(Path(sys.argv[1])).fresh()"
+    subprocess.run([sys.executable, "-c", code, store.root], check=True)
+    assert len(list(store.scratch.iterdir())) == 2
+    Store(store.root).prepare()
+    assert list(store.scratch.iterdir()) == [mine]
+
+
+def test_a_store_that_cannot_be_made_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DbrunError, match="opening the store"):
+        Store(tmp_path / "file" / "store").prepare()
+
+
+def test_where_the_store_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DBRUN_STORE", raising=False)
+    assert store_at_hand().root == Path.cwd() / ".dbrun"
+    monkeypatch.setenv("DBRUN_STORE", str(tmp_path / "elsewhere"))
+    assert store_at_hand().root == tmp_path / "elsewhere"
