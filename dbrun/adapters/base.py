@@ -31,7 +31,7 @@ class Adapter(Part):
 
 
 def _targets(value: tuple[Text, ...] | str) -> tuple[str, ...] | str:
-    if isinstance(value, str) and value not in PRESETS:
+    if not value or (isinstance(value, str) and value not in PRESETS):
         from pydantic_core import PydanticCustomError
 
         raise PydanticCustomError("wants_targets", "expected one of {presets}, or a list of patterns",

@@ -61,7 +61,7 @@ class Export(Stage[ExportParams]):
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
         """The formats, the provenance, and the pictures' settings; what is left out, the base suggests."""
         samples, suits = recipe.samples, sources.base.sampling
-        return ExportParams(recipe.export, portable(recipe, sources), recipe.subject.instance_prompt,
+        return ExportParams(tuple(sorted(recipe.export)), portable(recipe, sources), recipe.subject.instance_prompt,
                             samples.prompts or default_prompts(recipe),
                             suits.steps if samples.steps is None else samples.steps,
                             suits.guidance if samples.guidance is None else samples.guidance,

@@ -31,8 +31,10 @@ def download(repo: str, commit: str, wanted: Callable[[Sequence[str]], Sequence[
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.logging import set_verbosity_error
 
     disable_progress_bars()
+    set_verbosity_error()
     with _said(repo, commit):
         names = wanted(HfApi().list_repo_files(repo, revision=commit))
         folder = None

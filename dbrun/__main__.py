@@ -1,0 +1,5 @@
+"""`python -m dbrun` is `dbrun`."""
+
+from dbrun.cli import main
+
+main()

@@ -1,0 +1,28 @@
+"""The command line: words in, exit codes out."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run `dbrun`; every failure ends in a message for people and an exit code, never in a traceback."""
+    from dbrun.cli.verbs import app
+    from dbrun.errors import DbrunError
+    from dbrun.ui.terminal import complain
+
+    try:
+        app()
+    except DbrunError as error:
+        complain(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except Exception as error:
+        from dbrun.cli.crash import bug_report
+
+        complain(bug_report(error))
+        sys.exit(1)

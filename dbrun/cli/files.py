@@ -1,0 +1,67 @@
+"""What the verbs that read or write a single file do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from dbrun.errors import DbrunError, UsageError
+from dbrun.ui.terminal import complain, put, say
+
+
+def validate_all(files: Sequence[Path]) -> bool:
+    """Check each recipe and say what is wrong with it; whether all are right."""
+    from dbrun.recipe.load import load_recipe
+
+    sound = True
+    for file in files:
+        try:
+            load_recipe(file)
+        except DbrunError as error:
+            complain(error)
+            sound = False
+        else:
+            put(f"{file}: valid")
+    return sound
+
+
+def schema_is_current(file: Path) -> bool:
+    """Whether file holds the schema of this version; says how to mend it where it does not."""
+    from dbrun.recipe.schema import schema_text
+
+    if file.is_file() and file.read_text(encoding="utf-8") == schema_text():
+        return True
+    say(f"{file} is not the schema of this version\n  → dbrun schema > {file}")
+    return False
+
+
+def write_starter(name: str) -> None:
+    """Write a commented recipe, never over another file."""
+    from dbrun.recipe.model import NAME
+    from dbrun.recipe.new import starter
+
+    if not re.fullmatch(NAME, name):
+        raise UsageError(f"{name!r} cannot be a name: letters, digits, '.', '_' and '-' make one",
+                         fix="begin it with a letter or a digit")
+    home = Path("recipes")
+    target = (home if home.is_dir() else Path()) / f"{name}.yaml"
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(starter(name))
+    except FileExistsError:
+        raise UsageError(f"{target} exists already", fix="choose another name") from None
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written: {error.strerror}") from None
+    say(f"edit it, then: dbrun run {target}")
+    put(str(target))
+
+
+def show_provenance(adapter: Path, *, as_json: bool) -> None:
+    """Print where an adapter comes from."""
+    from dbrun.provenance import read
+    from dbrun.ui.provenance import outline
+
+    facts = read(adapter)
+    put(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else outline(facts))

@@ -1,0 +1,62 @@
+"""What `run`, `stage` and `plan` do once their words are understood."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dbrun.errors import UsageError
+from dbrun.plan.planner import Plan, make_plan
+from dbrun.plan.sources import Located, locate
+from dbrun.recipe.load import LoadedRecipe, load_recipe
+from dbrun.store.store import Store, store_at_hand
+from dbrun.ui.terminal import put, say
+
+if TYPE_CHECKING:
+    from dbrun.plan.selection import Selection
+
+
+def _read(recipe: Path, overrides: Sequence[str]) -> tuple[LoadedRecipe, Located, Store]:
+    for word in overrides:
+        if "=" not in word:
+            raise UsageError(f"found {word!r}; an override is written key=value", fix="such as train.steps=400")
+    loaded = load_recipe(recipe, overrides)
+    store = store_at_hand()
+    return loaded, locate(loaded, store), store
+
+
+def go(recipe: Path, overrides: Sequence[str], selection: Selection, *, as_json: bool) -> None:
+    """Run the recipe's selected stages; the delivered folder's path goes to stdout."""
+    from dbrun.plan.runner import execute
+    from dbrun.ui.progress import watcher
+
+    # threads that spin while they wait slow each other down manyfold on a busy machine; read when torch loads
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    loaded, located, store = _read(recipe, overrides)
+    watch = watcher(as_json)
+    try:
+        for note in located.notes:
+            watch(note)
+        outcome = execute(loaded, located, store, selection, emit=watch, overrides=overrides)
+    finally:
+        watch.close()
+    if outcome.outputs is not None and not as_json:
+        put(str(outcome.outputs))
+
+
+def show_plan(recipe: Path, overrides: Sequence[str], selection: Selection, *, as_json: bool) -> bool:
+    """Show what would be done; whether any of it is still to do."""
+    from dbrun.ui.plan import table
+
+    loaded, located, store = _read(recipe, overrides)
+    plan: Plan = make_plan(loaded.recipe, located, store, selection)
+    if as_json:
+        put(json.dumps(plan.as_json(), indent=1))
+    else:
+        for note in located.notes:
+            say(f"{note.stage}: {note.text}")
+        put(table(plan))
+    return plan.pending

@@ -1,0 +1,33 @@
+"""How an adapter's provenance looks: nested facts as indented lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from dbrun.ui.terminal import paint
+
+
+def outline(facts: Mapping[str, object], indent: str = "") -> str:
+    """`key: value` lines; mappings and lists of mappings one step further in, long digests shortened."""
+    lines = []
+    for key, value in facts.items():
+        label = f"{indent}{paint(key, 'cyan', sys.stdout)}:"
+        if isinstance(value, Mapping):
+            lines += [label, outline(value, indent + "  ")]
+        elif isinstance(value, (list, tuple)) and value and all(isinstance(v, Mapping) for v in value):
+            lines.append(label)
+            for entry in value:
+                body = outline(entry, indent + "    ")
+                lines.append(f"{indent}  - {body.lstrip()}")
+        elif isinstance(value, (list, tuple)):
+            lines.append(f"{label} {', '.join(map(_word, value))}")
+        else:
+            lines.append(f"{label} {_word(value)}")
+    return "\n".join(lines)
+
+
+def _word(value: object) -> str:
+    text = "-" if value is None else str(value)
+    hexadecimal = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
+    return text[:12] if hexadecimal else text

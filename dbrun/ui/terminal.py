@@ -1,0 +1,58 @@
+"""Where text goes: what a verb was asked for to stdout, all else to stderr; colour only on a terminal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import TextIO
+
+from dbrun.errors import DbrunError
+
+CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+def is_live(stream: TextIO) -> bool:
+    """Whether a person watches this stream on a terminal that can redraw a line."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, style: str, stream: TextIO) -> str:
+    """text in a style, if the stream is a terminal and NO_COLOR is not set."""
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{CODES[style]}m{text}\x1b[0m"
+
+
+def width(stream: TextIO) -> int:
+    """Columns to write in: the terminal's, or 100 where there is none."""
+    return shutil.get_terminal_size((100, 24)).columns if stream.isatty() else 100
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def put(text: str) -> None:
+    """Data that the verb was asked for, on stdout."""
+    print(text, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """A duration as people read it: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def complain(error: DbrunError) -> None:
+    """An error as its reader needs it: what was found, then the way out."""
+    say(f"{paint('error:', 'red', sys.stderr)} {error.message}")
+    if error.fix:
+        say(f"  {paint('→', 'cyan', sys.stderr)} {error.fix}")

@@ -1,0 +1,110 @@
+"""Does each change rerun what it must, and nothing else?"""
+
+import json
+import os
+
+import pytest
+from projects import Project, picture
+
+ALL = {"load", "adapt", "generate-priors", "preprocess", "train", "export"}
+TRAINED = {"train", "export"}
+ADAPTED = {"adapt", "train", "export"}
+PRIORS = {"generate-priors", "preprocess", "train", "export"}
+
+TABLE = {
+    "name=other": set(),
+    "train.checkpoint_every=5": set(),
+    "train.keep=7": set(),
+    "export=[peft]": {"export"},
+    "export=[peft, diffusers]": set(),
+    "samples.seed=3": {"export"},
+    "samples.steps=3": {"export"},
+    "samples.prompts=[a cat]": {"export"},
+    "train.steps=8": TRAINED,
+    "train.learning_rate=2e-3": TRAINED,
+    "train.batch_size=1": TRAINED,
+    "train.accumulation=2": TRAINED,
+    "train.max_grad_norm=0.5": TRAINED,
+    "train.optimizer={type: adamw, weight_decay: 0.1}": TRAINED,
+    "train.schedule={type: cosine}": TRAINED,
+    "prior.weight=0.5": TRAINED,
+    "adapt.denoiser.rank=3": ADAPTED,
+    "adapt.denoiser.targets=attention": ADAPTED,
+    "prior.count=4": PRIORS,
+    "prior.steps=3": PRIORS,
+    "prior.guidance=3.0": PRIORS,
+    "subject.class_prompt=a picture of a dog": PRIORS,
+    "subject.instance_prompt=a photo of xyz dog": {"preprocess", "train", "export"},
+    "images.background=#000000": {"preprocess", "train", "export"},
+    "images.resolution=16": PRIORS,
+    "prior=null": {"preprocess", "train", "export"},
+    "adapt.text_encoder={type: lora, rank: 2}": {"adapt", "preprocess", "train", "export"},
+    "seed=1": {"adapt", "generate-priors", "preprocess", "train", "export"},
+    "threads=2": {"generate-priors", "preprocess", "train", "export"},
+}
+"""Change on the command line -> stages that are not cached after it."""
+
+
+def pending(project: Project, *words: str) -> dict[str, dict[str, str]]:
+    answer = json.loads(project.dbrun("plan", "tiny.yaml", "--json", *words).stdout)
+    assert answer["format_version"] == 1
+    return {s["name"]: s for s in answer["stages"] if s["status"] != "hit"}
+
+
+@pytest.mark.parametrize("change", TABLE)
+def test_a_change_reruns_what_the_table_says(finished: Project, change: str) -> None:
+    assert set(pending(finished, change)) == TABLE[change]
+
+
+def test_without_a_change_nothing_is_pending(finished: Project) -> None:
+    assert not pending(finished)
+
+
+def test_one_new_picture_leaves_base_adapter_and_priors_alone(project: Project) -> None:
+    picture(project.folder / "pictures" / "new.png", 222)
+    assert set(pending(project)) == {"preprocess", "train", "export"}
+
+
+def test_a_renamed_picture_changes_nothing(project: Project) -> None:
+    (project.folder / "pictures" / "0.png").rename(project.folder / "pictures" / "zz.png")
+    assert not pending(project)
+
+
+def test_a_sidecar_prompt_is_seen(project: Project) -> None:
+    (project.folder / "pictures" / "0.txt").write_text("a photo of sks dog in the snow")
+    assert set(pending(project)) == {"preprocess", "train", "export"}
+
+
+def test_another_base_reruns_all(project: Project) -> None:
+    config = project.folder / "base" / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("0.012", "0.011"))
+    assert set(pending(project)) == ALL
+
+
+def test_an_edit_that_keeps_size_mtime_and_inode_is_seen(project: Project) -> None:
+    target = project.folder / "pictures" / "0.png"
+    assert not pending(project)
+    before = target.stat()
+    picture(project.folder / "pictures" / "spare.tmp.png", 61)
+    content = (project.folder / "pictures" / "spare.tmp.png").read_bytes()
+    (project.folder / "pictures" / "spare.tmp.png").unlink()
+    content = (content + b"\0" * before.st_size)[:before.st_size] if len(content) <= before.st_size else content
+    with target.open("r+b") as file:
+        file.write(content[:before.st_size])
+    os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = target.stat()
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+    changed = project.dbrun("plan", "tiny.yaml", "--exit-code", check=None)
+    assert changed.returncode in (2, 3), "either seen as another picture, or refused as a broken one"
+
+
+def test_the_reason_names_the_old_and_the_new_value(finished: Project) -> None:
+    reason = pending(finished, "train.learning_rate=2e-3")["train"]["reason"]
+    assert "learning_rate" in reason and "0.01" in reason and "0.002" in reason and "→" in reason
+
+
+def test_a_comment_and_reordered_keys_change_nothing(project: Project) -> None:
+    recipe = project.folder / "tiny.yaml"
+    lines = recipe.read_text().splitlines()
+    recipe.write_text("\n".join(["# a word", lines[0], lines[-1], *lines[1:-1]]) + "\n")
+    assert not pending(project)

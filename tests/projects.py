@@ -1,0 +1,88 @@
+"""Projects on a tiny base of the real classes, and dbrun as a user calls it."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+RECIPE = """\
+schema: dbrun/v1
+name: tiny
+base: {type: sd, path: base}
+subject:
+  images: pictures
+  instance_prompt: a photo of sks dog
+  class_prompt: a photo of a dog
+prior: {count: 3, weight: 1.0, steps: 2, guidance: 2.0}
+images: {resolution: 32}
+adapt:
+  denoiser: {type: lora, rank: 2, alpha: 4, targets: all}
+train: {steps: 6, learning_rate: 1.0e-2, batch_size: 2, checkpoint_every: 2}
+samples: {steps: 2, guidance: 2.0, prompts: [a photo of sks dog, a photo of a dog]}
+export: [diffusers, peft]
+device: cpu
+threads: 1
+seed: 0
+"""
+
+
+def picture(path: Path, hue: int) -> None:
+    image = Image.new("RGB", (48, 40), (hue, 120, 200))
+    ImageDraw.Draw(image).ellipse((8, 6, 34, 30), fill=(200, hue, 40))
+    image.save(path)
+
+
+@dataclass
+class Project:
+    """A folder in which dbrun is run as a user would."""
+
+    folder: Path
+
+    def dbrun(self, *words: str, check: int | None = 0, env: dict[str, str] | None = None,
+              ) -> subprocess.CompletedProcess[str]:
+        """`dbrun WORDS` in this folder; check is the exit code asked for, None for any."""
+        done = subprocess.run([sys.executable, "-m", "dbrun", *words], cwd=self.folder, text=True,
+                              capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})})
+        if check is not None:
+            assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def exported(self, name: str = "tiny") -> dict[str, bytes]:
+        """Every exported file but dbrun.json, which holds times."""
+        home = self.folder / "outputs" / name
+        return {str(p.relative_to(home)): p.read_bytes() for p in sorted(home.rglob("*"))
+                if p.is_file() and p.name != "dbrun.json"}
+
+
+def lay_out(folder: Path) -> Project:
+    """A fresh project: a tiny base, three pictures, a recipe."""
+    from dbrun.families.base import families
+
+    folder.mkdir(parents=True, exist_ok=True)
+    families()["sd"].tiny(folder / "base")
+    (folder / "pictures").mkdir()
+    for i in range(3):
+        picture(folder / "pictures" / f"{i}.png", 60 * i)
+    (folder / "tiny.yaml").write_text(RECIPE)
+    return Project(folder)
+
+
+HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
+
+
+def cpu_and_heavy(folder: Path, *words: str) -> tuple[float, list[str]]:
+    """`dbrun WORDS`: the least CPU seconds of three starts, and the heavy packages that it loaded."""
+    program = (f"import sys, resource\nsys.argv = ['dbrun', *{words!r}]\nfrom dbrun.cli import main\n"
+               "try: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+               "u = resource.getrusage(resource.RUSAGE_SELF)\n"
+               f"print(u.ru_utime + u.ru_stime, *[m for m in {HEAVY!r} if m in sys.modules])")
+    best, heavy = 9.0, [""]
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        cpu, *heavy = done.stdout.splitlines()[-1].split()
+        best = min(best, float(cpu))
+    return best, heavy

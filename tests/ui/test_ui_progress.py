@@ -1,0 +1,95 @@
+"""Does a run look right on a terminal, in a pipe, and to a program?"""
+
+import io
+import json
+import sys
+
+import pytest
+
+from dbrun.events import Note, Progress, RunFinished, RunStarted, StageFinished, StageReused, StageStarted
+from dbrun.ui.progress import JsonLines, Lines, Live, watcher
+
+RUN = [
+    RunStarted("recipes/x.yaml", "x", "1", ("load", "generate-priors")),
+    StageReused("load", "ab" * 32),
+    StageStarted("generate-priors", "prior.count 40 → 60", resumed=True),
+    Progress("generate-priors", 3, 60, "pictures", {"loss": 0.25}),
+    Note("generate-priors", "a word", "warning"),
+    Progress("generate-priors", 60, 60, "pictures"),
+    StageFinished("generate-priors", "cd" * 32, 75.0),
+    RunFinished(1, 1, 76.0, "outputs/x"),
+]
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_in_a_pipe_every_line_is_whole_and_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = Lines()
+    for event in RUN:
+        watch(event)
+    said = capsys.readouterr()
+    assert said.out == "" and "\x1b" not in said.err and "\r" not in said.err
+    assert said.err.splitlines() == [
+        "x  recipes/x.yaml", "  load             cached", "  generate-priors  goes on: prior.count 40 → 60",
+        "  generate-priors  a word", "  generate-priors  done  1 min 15 s", "done  1 ran, 1 cached  1 min 16 s",
+        "look at outputs/x/before_after.png"]
+
+
+def test_without_a_terminal_a_long_stage_speaks_now_and_then(capsys: pytest.CaptureFixture[str],
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    watch = Lines()
+    for done in range(1, 40):
+        now[0] += 1.0
+        watch(Progress("train", done, 100, "steps", {"loss": 0.5, "learning_rate": 1e-4}))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in said] == ["15/100", "30/100"]
+    assert "loss 0.5" in said[0] and "learning rate 0.0001" in said[0]
+
+
+def test_on_a_terminal_a_bar_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    watch = watcher(as_json=False)
+    assert isinstance(watch, Live)
+    for event in RUN[:4]:
+        watch(event)
+    assert watch._bar is not None
+    for event in RUN[4:]:
+        watch(event)
+    watch.close()
+    text = screen.getvalue()
+    assert watch._bar is None and "3/60 pictures" in text and "1 min 15 s" in text
+    assert "prior.count 40 → 60" in text
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    watch = Lines()
+    watch(RUN[1])
+    assert "\x1b[2m" in screen.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen.truncate(0)
+    watch(RUN[1])
+    assert "\x1b[" not in screen.getvalue()
+
+
+def test_for_a_program_every_event_is_a_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = JsonLines()
+    for event in RUN:
+        watch(event)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [m["event"] for m in lines] == [
+        "run_started", "stage_reused", "stage_started", "progress", "note", "progress", "stage_finished",
+        "run_finished"]
+    assert lines[3] == {"event": "progress", "stage": "generate-priors", "done": 3, "total": 60, "unit": "pictures",
+                        "metrics": {"loss": 0.25}}
