@@ -38,12 +38,12 @@ def discover(folder: Path) -> Found:
         raise RecipeError(f"no pictures in {folder}: found {_what(folder, names)}, "
                           f"allowed: files that end with {_list(SUFFIXES)}",
                           fix="put pictures of the subject there, or name another folder as `subject.images`")
-    stems = {Path(n).stem for n in pictures}
+    stems, present, used = {Path(n).stem for n in pictures}, set(names), set(pictures)
     problems: list[str] = []
-    prompts = {stem: _prompt(folder / f"{stem}.txt", problems) for stem in stems if f"{stem}.txt" in names}
+    prompts = {stem: _prompt(folder / f"{stem}.txt", problems) for stem in stems if f"{stem}.txt" in present}
     if problems:
         raise RecipeError("\n".join(sorted(problems)), fix="write the prompt into the file, or delete it")
-    notes = [note for n in names if n not in pictures and (note := _note(folder / n, stems, pictures))]
+    notes = [note for n in names if n not in used and (note := _note(folder / n, stems, used))]
     found = tuple(Pictured(folder / n, prompts.get(Path(n).stem)) for n in pictures)
     return Found(folder, found, tuple(notes))
 

@@ -25,6 +25,7 @@ from dbrun.plan.selection import Selection
 from dbrun.plan.signals import listening
 from dbrun.plan.sources import Located, pinned
 from dbrun.recipe.load import LoadedRecipe
+from dbrun.recipe.places import shown
 from dbrun.stages.base import Artifact, Stage
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
@@ -93,7 +94,7 @@ class _Run:
         """Every stage of the plan in order, then the delivery."""
         began = time.monotonic()
         name, run_id = loaded.recipe.name, self.record.folder.name
-        self._emit(RunStarted(str(loaded.path), name, run_id, tuple(s.name for s in plan.stages)))
+        self._emit(RunStarted(shown(loaded.path), name, run_id, tuple(s.name for s in plan.stages)))
         traces, ran = self._stages(plan)
         target = None
         if EXPORT_STAGE in traces:
