@@ -44,12 +44,6 @@ class WorkPending(DbrunError):
     exit_code = 3
 
 
-class Busy(DbrunError):
-    """Another process holds what this one needs."""
-
-    exit_code = 4
-
-
 class StoreCorrupt(DbrunError):
     """The store cannot be read or mended."""
 

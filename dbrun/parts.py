@@ -21,7 +21,6 @@ class Plain(str):
 INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 NULL = ("", "~", "null", "Null", "NULL")
-FLAGS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
 
 def _int(value: object) -> object:
@@ -42,14 +41,6 @@ def _float(value: object) -> object:
     return float(value)
 
 
-def _flag(value: object) -> object:
-    if isinstance(value, Plain) and value in FLAGS:
-        return FLAGS[value]
-    if not isinstance(value, bool):
-        raise PydanticCustomError("wants_flag", "expected true or false")
-    return value
-
-
 def _text(value: object) -> object:
     if isinstance(value, Plain) and value in NULL:
         raise PydanticCustomError("wants_text", "expected text")
@@ -64,7 +55,6 @@ def _none(value: object) -> object:
 
 Int = Annotated[int, BeforeValidator(_int, json_schema_input_type=int)]
 Float = Annotated[float, BeforeValidator(_float, json_schema_input_type=float)]
-Flag = Annotated[bool, BeforeValidator(_flag, json_schema_input_type=bool)]
 Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str)]
 OrNone = BeforeValidator(_none)
 """Put behind an optional field's type: `Annotated[Int | None, OrNone]` takes YAML's null."""

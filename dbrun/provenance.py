@@ -35,9 +35,11 @@ def header(path: Path) -> Header:
     try:
         document = json.loads(text)
         metadata = document.pop("__metadata__", {})
-        end = max((tensor["data_offsets"][1] for tensor in document.values()), default=0)
+        end = max((int(tensor["data_offsets"][1]) for tensor in document.values()), default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise _broken(path, "its header cannot be read") from error
+    if not isinstance(metadata, dict):
+        raise _broken(path, "its metadata is no table")
     if 8 + length + end != size:
         raise _broken(path, f"its header promises {8 + length + end} bytes, the file has {size}")
     return Header(document, metadata, 8 + length)
@@ -48,7 +50,10 @@ def read(path: Path) -> dict[str, object]:
     if not path.is_file():
         raise RecipeError(f"{path} is not a file", fix="name an exported .safetensors file")
     text = header(path).metadata.get(KEY)
-    document = json.loads(text) if text else None
+    try:
+        document = json.loads(text) if text else None
+    except (ValueError, TypeError):
+        document = None
     if not isinstance(document, dict):
         raise RecipeError(f"{path} holds no provenance of dbrun", fix="name a file that `dbrun run` exported")
     return document

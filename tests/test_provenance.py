@@ -32,7 +32,7 @@ def test_the_header_is_read(file) -> None:
 @pytest.mark.parametrize("spoil", [
     lambda b: b[:-1], lambda b: b + b"\0", lambda b: b[:5], lambda b: b"", lambda b: b"\xff" * 8 + b[8:],
     lambda b: b[:8] + b"[]" + b[10:], lambda b: b"\x02" + b"\0" * 7 + b"[]",
-    lambda b: b.replace(b"data_off", b"data_of_")])
+    lambda b: b.replace(b"data_off", b"data_of_"), lambda b: b.replace(b'"__metadata__":{', b'"__metadata__":[{')])
 def test_a_broken_file_is_refused(file, spoil) -> None:
     file.write_bytes(spoil(file.read_bytes()))
     with pytest.raises(RecipeError, match="no whole safetensors file"):

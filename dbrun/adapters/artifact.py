@@ -38,7 +38,7 @@ def write_artifact(folder: Path, components: Mapping[str, Attached]) -> None:
     """Write `<component>.safetensors` and `adapter.json`; equal adapters give equal bytes."""
     from safetensors.torch import save_file
 
-    index = {name: {"adapter": components[name].adapter.model_dump(mode="json"),
+    index = {name: {"adapter": components[name].adapter.model_dump(mode="json", exclude={"targets"}),
                     "modules": list(components[name].modules)} for name in sorted(components)}
     (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for name, attached in components.items():
@@ -53,6 +53,7 @@ def read_artifact(folder: Path) -> dict[str, Attached]:
     if not isinstance(index, dict):
         raise StoreCorrupt(f"{folder / INDEX} holds no table of adapters")
     kind: TypeAdapter[Adapter] = TypeAdapter(cast(Any, any_adapter()))
-    return {name: Attached(adapter=kind.validate_json(json.dumps(entry["adapter"])),
+    return {name: Attached(adapter=kind.validate_json(json.dumps({**entry["adapter"],
+                                                                               "targets": entry["modules"]})),
                            modules=tuple(entry["modules"]),
                            state=load_file(folder / f"{name}.safetensors")) for name, entry in index.items()}

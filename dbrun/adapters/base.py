@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import AfterValidator
 
@@ -24,6 +24,10 @@ class Adapter(Part):
     layers: ClassVar[tuple[str, ...]] = ("Linear", "Conv2d")
     """Class names of the layers it can be put on."""
     targets: str | tuple[str, ...]
+
+    def decided(self, modules: tuple[str, ...]) -> Self:
+        """The same adapter with nothing left open, so that two ways to ask for it leave equal bytes."""
+        return self.model_copy(update={"targets": modules})
 
     def peft_config(self, modules: tuple[str, ...]) -> PeftConfig:
         """peft's config for these full module names (already matched against the model)."""

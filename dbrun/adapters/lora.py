@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -34,6 +34,10 @@ class Lora(Adapter):
     def scale(self) -> float:
         """alpha / rank."""
         return (self.alpha if self.alpha is not None else float(self.rank)) / self.rank
+
+    def decided(self, modules: tuple[str, ...]) -> Self:
+        """With alpha as a number."""
+        return super().decided(modules).model_copy(update={"alpha": self.scale * self.rank})
 
     def peft_config(self, modules: tuple[str, ...]) -> LoraConfig:
         """peft's LoraConfig with `init_lora_weights=True`: A Kaiming-uniform, B zero."""

@@ -7,6 +7,17 @@ import sys
 
 def main() -> None:
     """Run `dbrun`; every failure ends in a message for people and an exit code, never in a traceback."""
+    try:
+        _run()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def _run() -> None:
     from dbrun.cli.verbs import app
     from dbrun.errors import DbrunError
     from dbrun.ui.terminal import complain
@@ -16,11 +27,8 @@ def main() -> None:
     except DbrunError as error:
         complain(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
+    except (KeyboardInterrupt, BrokenPipeError):
+        raise
     except Exception as error:
         from dbrun.cli.crash import bug_report
 

@@ -31,7 +31,10 @@ def schema_is_current(file: Path) -> bool:
     """Whether file holds the schema of this version; says how to mend it where it does not."""
     from dbrun.recipe.schema import schema_text
 
-    if file.is_file() and file.read_text(encoding="utf-8") == schema_text():
+    if not file.is_file():
+        say(f"there is no file {file}\n  → dbrun schema > {file}")
+        return False
+    if file.read_text(encoding="utf-8") == schema_text():
         return True
     say(f"{file} is not the schema of this version\n  → dbrun schema > {file}")
     return False
@@ -39,12 +42,11 @@ def schema_is_current(file: Path) -> bool:
 
 def write_starter(name: str) -> None:
     """Write a commented recipe, never over another file."""
-    from dbrun.recipe.model import NAME
+    from dbrun.recipe.model import NAME, PATTERNS
     from dbrun.recipe.new import starter
 
     if not re.fullmatch(NAME, name):
-        raise UsageError(f"{name!r} cannot be a name: letters, digits, '.', '_' and '-' make one",
-                         fix="begin it with a letter or a digit")
+        raise UsageError(f"{name!r} cannot be a name; allowed: {PATTERNS[NAME]}")
     home = Path("recipes")
     target = (home if home.is_dir() else Path()) / f"{name}.yaml"
     try:

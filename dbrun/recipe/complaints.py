@@ -74,7 +74,9 @@ def _problem(item: Any, path: Path, spot: shape.Spot, data: Table) -> Problem:
         return Problem(_key_place(path, data), key, str(item["msg"]))
     message = f"found {found(node)}, allowed: {_allowed(item, node, spot)}"
     near = nearest(node.value, _options(item, spot)) if isinstance(node, Scalar) and node.value else None
-    return Problem(node.place, key, f"{message}; did you mean '{near}'?" if near else message)
+    # the right word in the wrong form: a list is wanted
+    meant = f"[{near}]" if isinstance(node, Scalar) and near == node.value else f"'{near}'"
+    return Problem(node.place, key, f"{message}; did you mean {meant}?" if near else message)
 
 
 def _allowed(item: Any, node: Node, spot: shape.Spot) -> str:

@@ -13,6 +13,10 @@ from dbrun.families import base as families
 from dbrun.parts import Float, Int, OrNone, Part, Text, union
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+COLOUR = r"^#[0-9a-fA-F]{6}$"
+PATTERNS = {NAME: "letters, digits, '.', '_' and '-', at most 64, the first a letter or digit",
+            COLOUR: "'#' and six hexadecimal digits"}
+"""What a pattern asks for, in words."""
 
 
 def _prompt(value: str) -> str:
@@ -77,9 +81,7 @@ class Images(Part):
 
     resolution: Annotated[Int, Field(ge=8, le=8192)] = 512
     """Side of the square, in pixels."""
-    crop: Literal["center"] = "center"
-    """Where the square is cut from the picture once its short side is the resolution."""
-    background: Annotated[Text, Field(pattern=r"^#[0-9a-fA-F]{6}$", examples=["#ffffff"])] = "#ffffff"
+    background: Annotated[Text, Field(pattern=COLOUR, examples=["#ffffff"])] = "#ffffff"
     """The colour put behind transparent pictures."""
 
 

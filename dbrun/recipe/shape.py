@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from dbrun.parts import Part
+from dbrun.recipe.model import PATTERNS
 from dbrun.recipe.nodes import Items, Node, Path, Table, child, dotted
 from dbrun.recipe.words import one_of
 
@@ -86,7 +87,8 @@ def allowed(annotation: Any) -> str:
         return f"{words} from {low} to {high}"
     extra = [f"{word} {limits[name]}" for name, word in LIMITS.items() if name in limits]
     if pattern:
-        extra.append(f"such as '{example}' (pattern {pattern})" if example else f"of the pattern {pattern}")
+        rule = PATTERNS.get(pattern, f"pattern {pattern}")
+        extra.append(f"such as '{example}' ({rule})" if example else f"({rule})")
     return " ".join([words, " and ".join(extra)]) if extra else words
 
 

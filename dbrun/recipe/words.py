@@ -14,7 +14,7 @@ FOREIGN = {
     "checkpoints_total_limit": "train.keep", "model": "base.path", "model_name_or_path": "base.path",
     "pretrained_model_name_or_path": "base.path", "instance_data_dir": "subject.images",
     "dataset": "subject.images", "num_class_images": "prior.count", "prior_loss_weight": "prior.weight",
-    "guidance_scale": "prior.guidance", "center_crop": "images.crop", "size": "images.resolution",
+    "guidance_scale": "prior.guidance", "size": "images.resolution",
     "unet": "adapt.denoiser", "transformer": "adapt.denoiser", "lora": "adapt.denoiser",
     "train_text_encoder": "adapt.text_encoder", "r": "adapt.denoiser.rank", "dim": "adapt.denoiser.rank",
     "network_dim": "adapt.denoiser.rank", "lora_rank": "adapt.denoiser.rank",

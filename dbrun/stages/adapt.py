@@ -39,8 +39,8 @@ class Adapt(Stage[AdaptParams]):
 
     NAME: ClassVar[str] = "adapt"
     needs: ClassVar[tuple[str, ...]] = ("load",)
-    libraries: ClassVar[tuple[str, ...]] = ("torch", "peft", "diffusers", "transformers")
-    modules: ClassVar[tuple[str, ...]] = ("dbrun.adapters", "dbrun.families", "dbrun.seeds")
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "peft", "diffusers", "transformers", "safetensors")
+    modules: ClassVar[tuple[str, ...]] = ("dbrun.adapters", "dbrun.families", "dbrun.seeds", "dbrun.stages.arithmetic")
     computes: ClassVar[bool] = False
 
     def params(self, recipe: Recipe, sources: Sources) -> AdaptParams:
@@ -56,7 +56,7 @@ class Adapt(Stage[AdaptParams]):
         for name, adapter in job.params.components.items():
             job.poll()
             attached[name] = self._attach(family, loaded, name, adapter, job.params.seed)
-            job.note(f"{name}: {len(attached[name].modules)} modules, "
+            job.note(f"{name}: {len(attached[name].modules)} layers, "
                      f"{sum(t.numel() for t in attached[name].state.values()):,} trainable numbers")
         write_artifact(job.out, attached)
 
@@ -69,8 +69,9 @@ class Adapt(Stage[AdaptParams]):
         modules: set[str] = set()
         for patterns in self._patterns(family, component, adapter):
             modules.update(match(module, patterns, adapter.layers))
-        attach(module, adapter, sorted(modules), seed=derive(seed, "adapter", component))
-        return Attached(adapter, tuple(sorted(modules)), read(module))
+        found = tuple(sorted(modules))
+        attach(module, adapter, found, seed=derive(seed, "adapter", component))
+        return Attached(adapter.decided(found), found, read(module))
 
     def _patterns(self, family: Family, component: str, adapter: Adapter) -> tuple[tuple[str, ...], ...]:
         """Groups of patterns that must each hit something: a preset as a whole, the user's own singly."""

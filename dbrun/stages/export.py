@@ -53,7 +53,8 @@ class Export(Stage[ExportParams]):
 
     NAME: ClassVar[str] = "export"
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "train")
-    libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "peft", "safetensors", "pillow")
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "safetensors",
+                                            "numpy", "pillow")
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.formats", "dbrun.adapters", "dbrun.images.sheet", "dbrun.images.curve", "dbrun.stages.arithmetic",
         "dbrun.stages.portable", "dbrun.training.device", "dbrun.families", "dbrun.provenance")

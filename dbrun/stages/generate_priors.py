@@ -50,7 +50,7 @@ class GeneratePriors(Stage[PriorParams]):
 
     NAME: ClassVar[str] = "generate-priors"
     needs: ClassVar[tuple[str, ...]] = ("load",)
-    libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "pillow")
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
     modules: ClassVar[tuple[str, ...]] = ("dbrun.stages.arithmetic", "dbrun.training.device", "dbrun.families",
                                           "dbrun.seeds")
 

@@ -17,6 +17,8 @@ from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Artifact, Job, Sources, Stage
 
 RECORD = "base.json"
+BLOB = re.compile(r"[0-9a-f]{64}")
+"""The name of a large file in the Hub's cache: its sha256."""
 WEIGHTS = re.compile(r"[A-Za-z0-9_]+(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.safetensors")
 
 
@@ -45,7 +47,7 @@ class Load(Stage[LoadParams]):
     """Resolve the base, verify its files and record their digests; it copies nothing."""
 
     NAME: ClassVar[str] = "load"
-    modules: ClassVar[tuple[str, ...]] = ("dbrun.stages.hub", "dbrun.provenance")
+    modules: ClassVar[tuple[str, ...]] = ("dbrun.stages.hub", "dbrun.provenance", "dbrun.families")
     computes: ClassVar[bool] = False
 
     def params(self, recipe: Recipe, sources: Sources) -> LoadParams:
@@ -69,6 +71,10 @@ class Load(Stage[LoadParams]):
                 header(folder / name)
             with (folder / name).open("rb") as file:
                 files[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            promised = (folder / name).resolve().name
+            if BLOB.fullmatch(promised) and promised != files[name]:
+                raise StageFailed(f"{folder / name} is damaged: it is not what the Hub's cache says",
+                                  fix=f"delete {(folder / name).resolve()}, then run the same command again")
         record = {"format_version": 1, "family": family.NAME, "variant": job.params.variant, "files": files}
         (job.out / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         job.progress(len(wanted), len(wanted), "files")
@@ -101,8 +107,9 @@ def wanted_files(names: Iterable[str], folders: Sequence[str], variant: str | No
     """Those of a base's files that are read: model_index.json; in each folder JSON, text and safetensors.
 
     Where a folder has weights of the variant, only those; else those without one. names: relative, with `/`.
+    Raises RecipeError where no folder has the variant.
     """
-    names = set(names)
+    names, found_variant = set(names), variant is None
     chosen = {name for name in names if name == "model_index.json"}
     for folder in folders:
         inside = {name for name in names if name.rpartition("/")[0] == folder}
@@ -110,7 +117,10 @@ def wanted_files(names: Iterable[str], folders: Sequence[str], variant: str | No
         weights = {name: match["variant"] for name in inside
                    if (match := WEIGHTS.fullmatch(name.rpartition("/")[2]))}
         kind = variant if variant in weights.values() else None
+        found_variant |= kind is not None
         chosen |= {name for name, found in weights.items() if found == kind}
+    if not found_variant:
+        raise RecipeError(f"the base has no weights of the variant {variant!r}", fix="leave `base.variant` out")
     return tuple(sorted(chosen))
 
 

@@ -16,6 +16,7 @@ from dbrun.images.pixels import square
 from dbrun.recipe.model import Images, Recipe
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Job, Picture, Sources, Stage
+from dbrun.stages.generate_priors import RECORD
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,7 +52,8 @@ class Preprocess(Stage[PreprocessParams]):
 
     NAME: ClassVar[str] = "preprocess"
     needs: ClassVar[tuple[str, ...]] = ("load", "generate-priors")
-    libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "pillow", "numpy")
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "safetensors",
+                                            "pillow", "numpy")
     modules: ClassVar[tuple[str, ...]] = ("dbrun.images.pixels", "dbrun.stages.arithmetic", "dbrun.training.device",
                                           "dbrun.families")
 
@@ -119,7 +121,10 @@ def _instance(job: Job[PreprocessParams], picture: Picture) -> Source:
 def _class_images(job: Job[PreprocessParams]) -> list[Source]:
     """The class images in the order of their names; none without `generate-priors`."""
     made = job.inputs.get("generate-priors")
-    paths = sorted(made.path.glob("*.png")) if made else []
+    if made is None:
+        return []
+    count = json.loads((made.path / RECORD).read_text(encoding="utf-8"))["count"]
+    paths = [made.path / f"{index:05d}.png" for index in range(count)]
     return [Source(hashlib.sha256(path.read_bytes()).hexdigest(), f"class image {path.name}", path.read_bytes)
             for path in paths]
 

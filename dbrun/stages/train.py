@@ -48,7 +48,8 @@ class Train(Stage[TrainParams]):
 
     NAME: ClassVar[str] = "train"
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "preprocess")
-    libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "peft", "accelerate")
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "accelerate",
+                                            "safetensors")
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.choices", "dbrun.diffusion", "dbrun.families", "dbrun.seeds",
         "dbrun.stages.arithmetic", "dbrun.training")

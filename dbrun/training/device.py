@@ -33,10 +33,12 @@ def prepare(numerics: Numerics) -> torch.device:
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if not found[numerics.device]:
         raise StageFailed(f"the run is planned for {numerics.device}, but torch {torch.__version__} finds none here",
-                          fix="set `device: cpu` (or auto), or install a torch built for this machine")
+                          fix="set `device: cpu`, or install a torch built for this machine")
     if numerics.threads:
         torch.set_num_threads(numerics.threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    # fp32 means 32 bits: no TF32 in convolutions or matrix products
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     return torch.device(numerics.device)

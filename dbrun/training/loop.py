@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass
@@ -168,6 +169,10 @@ def _accelerator(precision: str, device: torch.device) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     mixed = "no" if precision == "fp32" else precision
+    # accelerate would let the environment change the arithmetic under the same key
+    if strange := sorted(name for name in os.environ if name.startswith("ACCELERATE_")):
+        raise StageFailed(f"accelerate is set up by the environment ({', '.join(strange)}), but the recipe decides",
+                          fix=f"unset {' '.join(strange)}")
     try:
         accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
     except ValueError as error:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 FORMAT = "dbrun/checkpoint/1"
+ABANDONED = 3600.0
+"""Seconds after which an unfinished checkpoint is taken for one that a crash left."""
 NAME = re.compile(r"step-(?P<step>\d{8,})\.(?P<digest>[0-9a-f]{64})\.safetensors")
 
 
@@ -46,10 +49,12 @@ def publish(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     beside.replace(path)
     _sync(folder)
     standing = [old for step, old in _listing(folder) if step <= checkpoint.step and old != path]
-    for old in standing[: len(standing) - (keep - 1)]:
-        old.unlink()
+    for old in standing[: max(0, len(standing) - (keep - 1))]:
+        old.unlink(missing_ok=True)
     for leftover in folder.glob(".step-*"):
-        leftover.unlink()
+        # where locks do not work another process may be writing a fresh one
+        if time.time() - leftover.stat().st_mtime > ABANDONED:
+            leftover.unlink(missing_ok=True)
     return path
 
 

@@ -8,8 +8,9 @@ from dbrun.adapters.lora import Lora
 
 
 def attached(net) -> Attached:
-    adapter = Lora.model_validate({"type": "lora", "rank": 2, "alpha": 3.0, "targets": ("to_q", "conv_in")})
     modules = ("conv_in", "down.0.to_q", "down.1.to_q")
+    asked = Lora.model_validate({"type": "lora", "rank": 2, "alpha": 3.0, "targets": ("to_q", "conv_in")})
+    adapter = asked.decided(modules)
     attach(net, adapter, modules, seed=1)
     return Attached(adapter, modules, read(net))
 
@@ -22,6 +23,17 @@ def test_what_is_written_is_read(net, tmp_path) -> None:
     for found in back.values():
         assert found.adapter == original.adapter and found.modules == original.modules
         assert all(torch.equal(found.state[k], original.state[k]) for k in original.state)
+
+
+def test_two_ways_to_ask_for_an_adapter_are_equal_bytes(net, tmp_path) -> None:
+    state, modules = attached(net).state, ("conv_in", "down.0.to_q", "down.1.to_q")
+    asked = ({"type": "lora", "rank": 3, "alpha": 3.0, "targets": ("to_q", "conv_in")},
+             {"type": "lora", "rank": 3, "targets": "all"})
+    for name, words in zip("ab", asked, strict=True):
+        (tmp_path / name).mkdir()
+        adapter = Lora.model_validate(words).decided(modules)
+        write_artifact(tmp_path / name, {"denoiser": Attached(adapter, modules, state)})
+    assert (tmp_path / "a" / "adapter.json").read_bytes() == (tmp_path / "b" / "adapter.json").read_bytes()
 
 
 def test_equal_adapters_are_equal_bytes(net, tmp_path) -> None:

@@ -67,7 +67,7 @@ def test_its_state_survives_a_folder_and_a_fresh_base(tiny, adapter_type, compon
     loads = [family.load(folder, device=torch.device("cpu"), dtype=torch.float32) for _ in range(2)]
     module = family.module(loads[0], component)
     modules = match(module, family.presets[component]["attention"], adapter_type.layers)
-    adapter = make(adapter_type)
+    adapter = make(adapter_type).decided(modules)
     attach(module, adapter, modules, seed=1)
     draw = torch.Generator().manual_seed(3)
     write(module, {k: t + 0.05 * torch.randn(t.shape, generator=draw) for k, t in read(module).items()})

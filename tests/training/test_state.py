@@ -1,5 +1,6 @@
 """Does a checkpoint come back whole, or not at all?"""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,21 @@ def test_the_newest_few_stay(tmp_path: Path) -> None:
     assert steps(tmp_path) == [30, 40]
     publish(tmp_path, checkpoint(50), keep=1)
     assert steps(tmp_path) == [50]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 4, 5, 6])
+def test_as_many_stay_as_were_asked_for(tmp_path: Path, keep: int) -> None:
+    for step in range(1, 9):
+        publish(tmp_path, checkpoint(step), keep=keep)
+        assert steps(tmp_path) == list(range(max(1, step - keep + 1), step + 1))
+
+
+def test_another_process_may_be_writing_one(tmp_path: Path) -> None:
+    (tmp_path / ".step-00000009.x.safetensors.1").write_bytes(b"half")
+    (tmp_path / ".step-00000003.x.safetensors.1").write_bytes(b"old")
+    os.utime(tmp_path / ".step-00000003.x.safetensors.1", (0, 0))
+    publish(tmp_path, checkpoint(10), keep=2)
+    assert [p.name[:14] for p in tmp_path.glob(".step-*")] == [".step-00000009"]
 
 
 def test_a_shorter_run_takes_none_beyond_its_end_and_drops_none_of_them(tmp_path: Path) -> None:
@@ -76,6 +92,7 @@ def test_a_half_written_file_is_never_taken_and_is_cleared_away(tmp_path: Path) 
     path = publish(tmp_path, checkpoint(10), keep=2)
     beside = tmp_path / f".{path.name.replace('10', '20')}.123"
     beside.write_bytes(path.read_bytes()[:50])
+    os.utime(beside, (0, 0))
     found, damaged = newest(tmp_path, at_most=100)
     assert found is not None and found.step == 10 and damaged == ()
     publish(tmp_path, checkpoint(30), keep=2)
