@@ -1,0 +1,126 @@
+"""One phase of pre-training: the network, its average, the learning rate, the checkpoint to resume from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP = 300
+PEAK = 1e-3
+FLOOR = 0.02
+EMA_DECAY = 0.9995
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass
+class Progress:
+    """How far a phase is; from step `finish_from` on the rate falls for `finish_steps` steps."""
+
+    step: int = 0
+    seconds: float = 0.0
+    finish_from: int | None = None
+    finish_steps: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the falling part is over."""
+        return self.finish_from is not None and self.step >= self.finish_from + self.finish_steps
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, constant, then half a cosine down to 2 %."""
+        rate = PEAK * min(1.0, (self.step + 1) / WARM_UP)
+        if self.finish_from is None:
+            return rate
+        way = min(1.0, (self.step - self.finish_from) / max(self.finish_steps, 1))
+        return rate * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * way)))
+
+    def begin_finish(self, seconds: float, pace: float) -> None:
+        """Let the rate fall from here on, over as many steps as fit in `seconds` at `pace` seconds a step."""
+        self.finish_from = self.step
+        self.finish_steps = max(1, round(seconds / pace))
+
+
+class Phase(Generic[Network]):
+    """A network in training with everything a checkpoint holds."""
+
+    def __init__(self, network: Network, average: Network, path: Path) -> None:
+        """Start at step 0, or where the checkpoint at `path` stands; `average` is a copy of `network`."""
+        self.network, self.average, self.path = network, average.eval().requires_grad_(False), path
+        self.trained = [weight for weight in network.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=PEAK, betas=(0.9, 0.99), weight_decay=0.01)
+        self.progress = Progress()
+        if path.exists():
+            self._load()
+
+    def _load(self) -> None:
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+
+    def save(self) -> None:
+        """Write the checkpoint beside, then put it in place."""
+        part = self.path.with_suffix(".part")
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        torch.save(state, part)
+        part.rename(self.path)
+
+    def update(self, loss: Tensor) -> None:
+        """One optimizer step from this loss, then the moving average."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.progress.learning_rate()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        decay = min(EMA_DECAY, (1 + self.progress.step) / (10 + self.progress.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What the caller is told after each step."""
+
+    step: int
+    loss: float
+    seconds: float
+
+
+def run_phase(phase: Phase[Network], loss_at: Callable[[int], Tensor], budget: float, finish: float) -> Iterator[Tick]:
+    """Train until the rate has fallen; `budget` and `finish` are seconds, all sittings counted together.
+
+    The falling part begins `finish` seconds before the budget ends and is then counted in steps, so that a
+    resumed run takes the same steps as an unbroken one.
+    """
+    progress = phase.progress
+    pace: float | None = None
+    while not progress.done:
+        started = time.monotonic()
+        loss = loss_at(progress.step)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RuntimeError(f"the loss is {value} at step {progress.step}")
+        phase.update(loss)
+        taken = time.monotonic() - started
+        # the first steps of a sitting warm caches: the pace is learned from the ones after
+        pace = taken if pace is None or pace > 10 * taken else 0.98 * pace + 0.02 * taken
+        progress.seconds += taken
+        if progress.finish_from is None and progress.seconds >= budget - finish:
+            progress.begin_finish(max(budget - progress.seconds, 0.0), pace)
+        yield Tick(progress.step, value, progress.seconds)
