@@ -98,6 +98,8 @@ def _digest(path: Path, store: Store) -> str | None:
 def _on_hub(repo: str, revision: str, family: Family, variant: str | None, store: Store) -> FoundBase:
     commit = revision if hub.COMMIT.fullmatch(revision) else _commit(repo, revision, store)
     folder = hub.snapshot(repo, commit) if commit else None
+    if folder is not None and not _complete(folder, family, variant):
+        folder = None
     source = BaseSource(identity=f"hub:{repo}@{commit or revision}", family=family.NAME, folder=folder,
                         variant=variant, files={}, sampling=family.sampling)
     missing = f"{repo} at {revision} is not in {hub.cache_folder()}, and HF_HUB_OFFLINE is set"
@@ -124,6 +126,16 @@ def _in_folder(folder: Path, family: Family, variant: str | None, store: Store) 
         raise said(error, f"reading the base {folder}") from error
     return BaseSource(identity=f"files:{digest(plain(files))}", family=family.NAME, folder=folder,
                       variant=variant, files=files, sampling=_sampling(folder, family.sampling))
+
+
+def _complete(folder: Path, family: Family, variant: str | None) -> bool:
+    """Whether a snapshot is more than a download that was cut off; `load` goes on with one that is not."""
+    names = sorted(_names(folder, family))
+    try:
+        check_layout(folder, family, wanted_files(names, family.folders, variant), names)
+    except RecipeError:
+        return False
+    return True
 
 
 def _names(folder: Path, family: Family) -> Iterator[str]:

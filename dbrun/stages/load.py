@@ -143,8 +143,10 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
         inside = [name for name in names if name.startswith(part + "/")]
         if not inside:
             raise RecipeError(f"the base lacks the folder {part}/", fix="fetch the whole base again")
-        if f"{part}/config.json" in inside and not any(
-                name.startswith(part + "/") and name.endswith(".safetensors") for name in wanted):
+        weights = [name for name in wanted if name.startswith(part + "/") and name.endswith(".safetensors")]
+        if weights and f"{part}/config.json" not in inside:
+            raise RecipeError(f"the base lacks {part}/config.json", fix="fetch the whole base again")
+        if f"{part}/config.json" in inside and not weights:
             found = ", ".join(name.rpartition("/")[2] for name in inside if not name.endswith(".json"))
             raise RecipeError(f"{part}/ has no safetensors weights; it holds {found or 'only configs'}",
                               fix="set `base.variant` if they have one; pickled weights are never read")

@@ -198,3 +198,12 @@ def test_a_fetched_base_is_found_in_the_cache(tmp_path, store, cache):
     with pytest.raises(StageFailed) as caught:
         base_folder(source, artifact, store)
     assert "models--owner--name" in caught.value.fix
+
+
+@pytest.mark.parametrize("lost", ["vae/config.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer"])
+def test_a_download_that_was_cut_off_is_not_taken_for_the_base(tmp_path, store, cache, lost):
+    snapshot = fake_cache(cache, COMMIT)
+    gone = snapshot / lost
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    found = find(tmp_path, store, "owner/name", revision=COMMIT)
+    assert found.source.folder is None and found.source.identity == f"hub:owner/name@{COMMIT}"
