@@ -77,6 +77,16 @@ class RunFinished(Event):
     outputs: str | None = None
 
 
+@dataclass(frozen=True)
+class RunFailed(Event):
+    """The run ended early. stage: the one at work, if any; message, fix, exit_code: those of the error."""
+
+    stage: str | None
+    message: str
+    fix: str | None
+    exit_code: int
+
+
 Emit = Callable[[Event], None]
 
 

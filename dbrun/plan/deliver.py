@@ -25,11 +25,9 @@ def deliver(trace: Trace, target: Path, facts: Mapping[str, object], store: Stor
     document = {"format_version": FORMAT, **facts, "files": {n: f.sha256 for n, f in trace.files.items()}}
     with disk_errors(f"writing {target}"):
         old = _record(target)
-        if old is None and os.path.lexists(target) and not _vanished(target):
-            raise StageFailed(f"{target} is there and was not written by dbrun, so it is left alone",
-                              fix="move it away, or give the recipe another `name`")
         if old is not None and _current(old, document) and _intact(trace, target, store):
             return False
+        check_place(target)
         new = target.parent / f".{target.name}.new.{fresh_name()}"
         try:
             _copy(trace, store, new, document)
@@ -40,13 +38,20 @@ def deliver(trace: Trace, target: Path, facts: Mapping[str, object], store: Stor
     return True
 
 
-def _vanished(target: Path) -> bool:
-    """Whether target was an empty folder; it is gone then."""
-    try:
-        target.rmdir()
-    except OSError:
-        return False
-    return True
+def check_place(target: Path) -> None:
+    """Raise StageFailed where nothing can be delivered to target; better known before hours of work than after."""
+    with disk_errors(f"looking at {target}"):
+        ours = target.is_dir() and (os.path.lexists(target / RECORD) or not any(target.iterdir()))
+    if os.path.lexists(target) and not ours:
+        raise StageFailed(f"{target} is there and was not written by dbrun, so it is left alone",
+                          fix="move it away, or give the recipe another `name`")
+    home = next(folder for folder in target.parents if os.path.lexists(folder))
+    if not home.is_dir():
+        what = "is no folder" if home.exists() else "is a link that leads nowhere"
+        raise StageFailed(f"{home} {what}, so {target} cannot be written", fix=f"move {home} away")
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise StageFailed(f"{target} cannot be written: no permission to write into the folder {home.absolute()}",
+                          fix="make it writable, or run dbrun in another folder")
 
 
 def _record(folder: Path) -> Mapping[str, object] | None:

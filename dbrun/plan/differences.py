@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import get_args
 
+from dbrun.parts import Part
 from dbrun.plan.keys import Ask
 from dbrun.plan.reasons import Change, Changed, Reason, Simply
+from dbrun.recipe.model import Recipe
 from dbrun.store.canonical import Plain, fields, neutral, plain, same
 
 WIDTH = 60
@@ -25,15 +30,18 @@ def changes(ask: Ask, old: Mapping[str, object]) -> tuple[Change, ...]:
     found: list[Change] = []
     if old.get("version") != new["version"]:
         found.append(Change(f"version of {stage}", _text(old.get("version")), _text(new["version"])))
+    inputs = list(_differing("", old.get("inputs"), new["inputs"], {}))
+    found += [Change(f"without {name} now" if now is None else f"with {name} now", None, None)
+              for name, was, now in inputs if was is None or now is None]
     words: Mapping[str, str] = getattr(type(ask.params), "WORDS", {})
     for name, was, now in _differing("", old.get("params"), new["params"], neutrals(ask.params)):
-        found += _told(name, _worded(stage, name, words), was, now)
-    for name, _, _ in _differing("", old.get("inputs"), new["inputs"], {}):
-        found.append(Change(f"{name} gave another result", None, None))
+        found += _told(_worded(stage, name, words), was, now)
+    found += [Change(f"{name} gave another result", None, None)
+              for name, was, now in inputs if was is not None and now is not None]
     for part in ("numerics", "libraries"):
         found += [Change(name or part, _text(was), _text(now))
                   for name, was, now in _differing("", old.get(part), new[part], {})]
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 def neutrals(params: object) -> dict[str, Plain]:
@@ -56,23 +64,59 @@ def _differing(name: str, was: object, now: object,
         yield name, was, now
 
 
-def _told(name: str, what: str, was: object, now: object) -> list[Change]:
-    """A list of tables (pictures) tells how many came and went; anything else its old and its new value."""
-    if not (isinstance(was, list) and isinstance(now, list) and was + now
-            and all(isinstance(v, dict) for v in was + now)):
-        return [Change(what, _text(was), _text(now))]
-    before, after = {str(v) for v in was}, {str(v) for v in now}
-    gone, come = len(before - after), len(after - before)
-    both = min(gone, come)
-    one = re.sub(r"s$", "", name.rpartition(".")[2])
-    counts = (("changed", both), ("added", come - both), ("removed", gone - both))
-    return [Change(f"{one} {verb} {count}", None, None) for verb, count in counts if count]
+@cache
+def _off(kind: type[Part] = Recipe, before: str = "") -> Mapping[str, object]:
+    """The values of a recipe that switch a feature off, by dotted key; a part's copy in a key leaves them out."""
+    found = {before + name: value for name, value in kind.NEUTRAL.items()}
+    for name, field in kind.model_fields.items():
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, Part):
+                found.update(_off(inner, f"{before}{name}."))
+    return found
+
+
+def _told(what: str, was: object, now: object) -> list[Change]:
+    """Pictures tell how many came and went; anything else its old and its new value."""
+    if isinstance(was, list) and isinstance(now, list) and was + now and all(map(_is_picture, was + now)):
+        return _pictures(was, now)
+    off = _off().get(what)
+    return [Change(what, _text(off if was is None else was), _text(off if now is None else now))]
+
+
+def _is_picture(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() == {"digest", "prompt"}
+
+
+def _pictures(was: list[dict[str, str]], now: list[dict[str, str]]) -> list[Change]:
+    """How many pictures came, went, or have another prompt; the same content is the same picture."""
+    before, after = _prompts(was), _prompts(now)
+    count = {digest: len(after[digest]) - len(before[digest]) for digest in {*before, *after}}
+    come, gone = (sum(max(0, sign * n) for n in count.values()) for sign in (1, -1))
+    both = min(come, gone)
+    counts = ((both, "changed"), (come - both, "added"), (gone - both, "removed"))
+    found = [Change(f"{_many(n)} {verb}", None, None) for n, verb in counts if n]
+    other = Counter(pair for digest, n in count.items() if not n
+                    for pair in zip(before[digest], after[digest], strict=True) if pair[0] != pair[1])
+    if len(other) == 1 and other.total() == len(was) == len(now) > 1:
+        return [*found, Change("subject.instance_prompt", *map(_text, next(iter(other))))]
+    return found + ([Change(f"prompt of {_many(other.total())} changed", None, None)] if other else [])
+
+
+def _prompts(pictures: list[dict[str, str]]) -> Mapping[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for picture in pictures:
+        found[picture["digest"]].append(picture["prompt"])
+    return found
+
+
+def _many(pictures: int) -> str:
+    return f"{pictures} picture{'s' if pictures > 1 else ''}"
 
 
 def _worded(stage: str, name: str, words: Mapping[str, str]) -> str:
     head, dot, rest = name.partition(".")
     if head in words:
-        return words[head] + dot + rest
+        return (words[head] + dot + rest).lstrip(".")
     return name if dot else f"{stage}.{name}"
 
 
@@ -87,4 +131,5 @@ def _text(value: object) -> str | None:
         text = str(value.get("type", "set"))
     else:
         text = re.sub(r"\b([0-9a-f]{10})[0-9a-f]{30,}\b", r"\1…", str(value))
-    return text if len(text) <= WIDTH else f"{text[:WIDTH - 1]}…"
+    text = text if len(text) <= WIDTH else f"{text[:WIDTH - 1]}…"
+    return f"'{text}'" if isinstance(value, str) and " " in text else text

@@ -1,4 +1,4 @@
-"""What is worth knowing about how an export came to be: recipe, results, versions, machine; no path, no secret."""
+"""What is worth knowing about how an export came to be: recipe, results, versions, machine; no place, no secret."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Numerics, Stage
 from dbrun.store.traces import Trace
 
+PLACES = (("base", "path"), ("subject", "images"))
+"""Where a recipe names folders."""
+
 
 def facts(recipe: Recipe, traces: Mapping[str, Trace], stages: Mapping[str, Stage[Any]],
           numerics: Numerics) -> dict[str, object]:
     """The facts of an export; equal runs on one machine have equal facts but for times."""
     libraries = sorted({library for name in traces for library in stages[name].libraries})
     return {
-        "recipe": recipe.model_dump(mode="json", by_alias=True),
+        "recipe": _without_places(recipe.model_dump(mode="json", by_alias=True)),
         "stages": {name: {"key": t.key, "digest": t.digest, "created": t.created, "seconds": t.seconds}
                    for name, t in traces.items()},
         "versions": {"dbrun": dbrun.__version__, "python": ".".join(map(str, sys.version_info[:3])),
@@ -31,6 +34,15 @@ def facts(recipe: Recipe, traces: Mapping[str, Trace], stages: Mapping[str, Stag
                     "gpu": _first("/proc/driver/nvidia/gpus/*/information", r"Model:\s*(.+)"),
                     "device": numerics.device, "threads": numerics.threads},
     }
+
+
+def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with no more than the last name of absolute paths: an export is shared with others."""
+    return {**recipe, **{part: {**recipe[part], key: _name(recipe[part][key])} for part, key in PLACES}}
+
+
+def _name(path: str) -> str:
+    return f"…/{Path(path).name}" if Path(path).expanduser().is_absolute() else path
 
 
 def _first(pattern: str, wanted: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ LOOKED_AT = 20
 
 @dataclass(frozen=True)
 class LastRun:
-    """The recipe last run here, and the words that were laid over it."""
+    """The recipe last run here, its path from the current folder, and the words that were laid over it."""
 
     path: str
     overrides: tuple[str, ...]
@@ -37,18 +38,23 @@ def new_run(store: Store, name: str) -> Path:
         return folder
 
 
-def remember(store: Store, path: str, overrides: Sequence[str]) -> None:
-    """Note which recipe runs now."""
-    store.replace("last.json", {"path": path, "overrides": list(overrides)})
+def remember(store: Store, path: Path, overrides: Sequence[str]) -> None:
+    """Note which recipe runs now; relative, so that a project that moves together with its store finds its own."""
+    store.replace("last.json", {"folder": _here(store), "path": os.path.relpath(path), "overrides": list(overrides)})
 
 
 def last_run(store: Store) -> LastRun | None:
-    """The recipe last run here."""
+    """The recipe last run, if that was in the current folder."""
     data = _json(store.root / "last.json")
     path, overrides = data.get("path"), data.get("overrides")
-    if not isinstance(path, str) or not isinstance(overrides, list):
+    if data.get("folder") != _here(store) or not isinstance(path, str) or not isinstance(overrides, list):
         return None
     return LastRun(path, tuple(str(o) for o in overrides))
+
+
+def _here(store: Store) -> str:
+    """The current folder, as seen from the store."""
+    return os.path.relpath(Path.cwd(), store.root.resolve())
 
 
 def last_documents(store: Store, name: str, stage: str) -> Iterator[Mapping[str, object]]:

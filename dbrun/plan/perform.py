@@ -23,9 +23,14 @@ from dbrun.store.traces import Trace
 
 @dataclass(frozen=True)
 class Performer:
-    """Runs single stages within a scope. base: gives the verified base's folder, for the stages after `load`."""
+    """Runs single stages within a scope.
+
+    read: stages whose stored results are used, not only named; base: gives the verified base's folder, for the
+    stages after `load`.
+    """
 
     within: Scope
+    read: frozenset[str]
     record: Record
     emit: Emit
     stopping: Callable[[], int]
@@ -51,7 +56,8 @@ class Performer:
         return trace, False
 
     def _judge(self, question: Ask, why: Reason | None) -> tuple[Status, Reason, Trace | None]:
-        return judge(question, self.within.store, run_name=self.within.recipe.name, forced=why is not None)
+        return judge(question, self.within.store, run_name=self.within.recipe.name, forced=why is not None,
+                     deep=question.stage.NAME in self.read)
 
     def _alone(self, question: Ask) -> AbstractContextManager[bool]:
         """Hold the lock of the stage's work, saying who has it where it must be waited for."""
@@ -63,7 +69,7 @@ class Performer:
         return self.within.store.lock(f"{stage}-{question.lineage}", stage, waiting, self.stopping)
 
     def _mend(self, question: Ask) -> None:
-        found = self.within.store.look(question.stage.NAME, question.key)
+        found = self.within.store.look(question.stage.NAME, question.key, deep=True)
         if isinstance(found, Damage):
             with disk_errors("taking a damaged result out of use"):
                 aside = self.within.store.objects.quarantine(found.trace.digest)

@@ -26,6 +26,8 @@ from dbrun.store.traces import Trace
 ALL = Selection()
 BASE_STAGE = "load"
 """The stage that stands for the base; the others reach the base only through it."""
+EXPORT_STAGE = "export"
+"""The stage whose artifact is delivered."""
 CHECKPOINT = re.compile(r"step-(\d+)\b")
 RECENT = 200
 """Earlier results of a stage that are compared where its recipe never ran here."""
@@ -53,9 +55,10 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of each stage, in order."""
+    """What becomes of each stage, in order. read: those whose results are used, and so were compared byte for byte."""
 
     stages: tuple[StagePlan, ...]
+    read: frozenset[str] = frozenset()
 
     @property
     def pending(self) -> bool:
@@ -108,15 +111,23 @@ def make_plan(recipe: Recipe, located: Located, store: Store, selection: Selecti
 
 def plan_of(within: Scope) -> Plan:
     """The plan of a scope."""
-    plans: dict[str, StagePlan] = {}
-    for name in within.chosen.needs:
-        plans[name] = _planned(name, within, plans)
-    return Plan(tuple(_with_base(plans, within).values()))
+    read, needs = frozenset({EXPORT_STAGE}), within.chosen.needs
+    while True:
+        plans: dict[str, StagePlan] = {}
+        for name in needs:
+            plans[name] = _planned(name, within, plans, read)
+        runs = [name for name, plan in plans.items() if plan.status is not Status.HIT]
+        more = read.union(runs, *(needs[name] for name in runs))
+        trusted = [name for name in more - read if plans[name].status is Status.HIT]
+        read = more
+        if not trusted:
+            return Plan(tuple(_with_base(plans, within).values()), read)
 
 
-def judge(question: Ask, store: Store, *, run_name: str, forced: bool) -> tuple[Status, Reason, Trace | None]:
-    """Whether a stage's result is in the store; if not, why not, and whether work goes on."""
-    found = store.look(question.stage.NAME, question.key)
+def judge(question: Ask, store: Store, *, run_name: str, forced: bool,
+          deep: bool) -> tuple[Status, Reason, Trace | None]:
+    """Whether a stage's result is in the store; if not, why not, and whether work goes on. deep: see `Store.look`."""
+    found = store.look(question.stage.NAME, question.key, deep=deep)
     if isinstance(found, Trace) and not forced:
         return Status.HIT, Simply.CACHED, found
     if forced:
@@ -145,7 +156,7 @@ def _why(question: Ask, store: Store, run_name: str) -> Reason:
     return nearest(question, last or [t.document for t in store.traces.recent(stage, RECENT)])
 
 
-def _planned(name: str, within: Scope, plans: Mapping[str, StagePlan]) -> StagePlan:
+def _planned(name: str, within: Scope, plans: Mapping[str, StagePlan], read: frozenset[str]) -> StagePlan:
     above = [plans[n] for n in within.chosen.needs[name]]
     if behind := _named(above, Status.BLOCKED):
         return StagePlan(name, Status.BLOCKED, Behind(behind))
@@ -155,7 +166,7 @@ def _planned(name: str, within: Scope, plans: Mapping[str, StagePlan]) -> StageP
         return _allowed(StagePlan(name, Status.RUN, Unpinned(within.located.revision)), within)
     question = within.ask(name, {s.name: s.digest for s in above if s.digest})
     status, why, trace = judge(question, within.store, run_name=within.recipe.name,
-                               forced=name in within.chosen.forced)
+                               forced=name in within.chosen.forced, deep=name in read)
     if trace is not None:
         return StagePlan(name, status, why, question.key, trace.digest)
     return _allowed(StagePlan(name, status, why, question.key), within)
@@ -169,12 +180,22 @@ def _allowed(plan: StagePlan, within: Scope) -> StagePlan:
     """The plan of a stage that would run, blocked where it may or can not."""
     if plan.name not in within.chosen.runs:
         return replace(plan, status=Status.BLOCKED, reason=NotChosen(plan.reason))
-    missing, fix = None, ""
-    if plan.name == BASE_STAGE:
-        missing, fix = within.located.out_of_reach, "unset HF_HUB_OFFLINE, or name a base that is here"
-    elif within.stages[plan.name].computes:
-        missing, fix = device.lack(within.numerics.device), "write `device: auto`, or run it where there is one"
-    return replace(plan, status=Status.BLOCKED, reason=Lacking(missing, fix)) if missing else plan
+    lacking = _lacking(plan.name, within)
+    return replace(plan, status=Status.BLOCKED, reason=lacking) if lacking else plan
+
+
+def _lacking(name: str, within: Scope) -> Lacking | None:
+    """What this machine lacks for a stage."""
+    if name == BASE_STAGE:
+        missing = within.located.out_of_reach
+        return Lacking(missing, "unset HF_HUB_OFFLINE, or name a base that is here") if missing else None
+    if not within.stages[name].computes:
+        return None
+    if missing := device.lack(within.numerics.device):
+        return Lacking(missing, "write `device: auto`, or run it where there is one")
+    if within.recipe.train.precision == "fp16" and within.numerics.device == "cpu":
+        return Lacking("fp16 needs a GPU, and this runs on the CPU", "write `train.precision: fp32` (or bf16)")
+    return None
 
 
 def _with_base(plans: dict[str, StagePlan], within: Scope) -> dict[str, StagePlan]:

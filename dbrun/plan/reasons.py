@@ -74,7 +74,7 @@ class Lacking(Reason):
     fix: str
 
     def __str__(self) -> str:
-        return self.what
+        return f"{self.what}: {self.fix}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class Resumes(Reason):
     done: str
 
     def __str__(self) -> str:
-        return f"from {self.done} ({self.why})"
+        why = "unfinished" if self.why is Simply.NO_EARLIER else self.why
+        return f"from {self.done} ({why})"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Record:
         with disk_errors(f"writing into the store {store.root}"):
             record = cls(store, new_run(store, loaded.recipe.name))
             record._write("recipe.json", loaded.recipe.model_dump(mode="json", by_alias=True))
-            remember(store, str(loaded.path), overrides)
+            remember(store, loaded.path, overrides)
         return record
 
     def event(self, event: Event) -> None:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dbrun.errors import Interrupted, StageFailed, WorkPending
-from dbrun.events import Emit, Event, Note, RunFinished, RunStarted
+from dbrun.errors import DbrunError, Interrupted, StageFailed, WorkPending
+from dbrun.events import Emit, Note, RunFinished, RunStarted
 from dbrun.plan.base import base_folder
-from dbrun.plan.deliver import deliver
+from dbrun.plan.deliver import check_place, deliver
 from dbrun.plan.facts import facts
 from dbrun.plan.history import LastRun, last_run
 from dbrun.plan.perform import Performer
-from dbrun.plan.planner import ALL, BASE_STAGE, Plan, Scope, plan_of, scope
+from dbrun.plan.planner import ALL, BASE_STAGE, EXPORT_STAGE, Plan, Scope, plan_of, scope
 from dbrun.plan.reasons import Lacking, NotChosen, Reason, Simply
 from dbrun.plan.record import Record
 from dbrun.plan.selection import Selection
 from dbrun.plan.signals import listening
 from dbrun.plan.sources import Located, pinned
+from dbrun.plan.telling import Telling
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.places import shown
 from dbrun.stages.base import Artifact, Stage
@@ -31,9 +34,6 @@ from dbrun.store.store import Store
 from dbrun.store.traces import Trace
 
 __all__ = ["LastRun", "Outcome", "execute", "last_run"]
-
-EXPORT_STAGE = "export"
-"""The stage whose artifact is delivered."""
 
 
 @dataclass(frozen=True)
@@ -56,52 +56,68 @@ def execute(loaded: LoadedRecipe, located: Located, store: Store, selection: Sel
 
     overrides: the words laid over the recipe, remembered for the next command; outputs: where exports go.
     """
-    with listening() as stopping:
+    tell = Telling(emit)
+    with listening() as stopping, _told(tell, stopping):
         try:
             store.prepare()
             known = pinned(loaded, located, store)
             for note in known.notes if known is not located else ():
-                emit(note)
+                tell(note)
             within = scope(loaded.recipe, known, store, selection, stages)
             plan = plan_of(within)
-            _refuse(plan)
-            record = Record.begin(store, loaded, overrides)
-            return _Run(within, record, emit, stopping).go(plan, loaded, outputs)
-        except KeyboardInterrupt:
-            raise Interrupted(stopping() or signal.SIGINT) from None
+            _refuse(plan, shlex.join((shown(loaded.path), *overrides)))
+            target = outputs / loaded.recipe.name if EXPORT_STAGE in within.chosen.needs else None
+            if target is not None and plan.pending:
+                check_place(target)
+            tell.record = Record.begin(store, loaded, overrides)
+            return _Run(within, tell.record, tell, stopping, target).go(plan, shown(loaded.path))
         finally:
             store.save_tables()
 
 
-def _refuse(plan: Plan) -> None:
-    """Raise where a stage cannot run, before anything expensive starts."""
+@contextmanager
+def _told(tell: Telling, stopping: Callable[[], int]) -> Iterator[None]:
+    """Tell how a run failed, also the one that a second signal stopped at once."""
+    try:
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise Interrupted(stopping() or signal.SIGINT) from None
+    except DbrunError as error:
+        tell.failed(error)
+        raise
+
+
+def _refuse(plan: Plan, words: str) -> None:
+    """Raise where a stage cannot run, before anything expensive starts. words: the recipe and overrides as typed."""
     for stage in plan.blocked:
         if isinstance(stage.reason, NotChosen):
             raise WorkPending(f"{stage.name}: {stage.reason}",
-                              fix=f"run it first: dbrun stage {stage.name}, or leave out --only and --from")
-        fix = stage.reason.fix if isinstance(stage.reason, Lacking) else None
-        raise StageFailed(f"{stage.name} cannot run: {stage.reason}", fix=fix)
+                              fix=f"run it first: dbrun stage {stage.name} {words}, or leave out --only and --from")
+        lacking = stage.reason if isinstance(stage.reason, Lacking) else None
+        raise StageFailed(f"{stage.name} cannot run: {lacking.what if lacking else stage.reason}",
+                          fix=lacking.fix if lacking else None)
 
 
 @dataclass(frozen=True)
 class _Run:
     within: Scope
     record: Record
-    listener: Emit
+    tell: Telling
     stopping: Callable[[], int]
+    target: Path | None
 
-    def go(self, plan: Plan, loaded: LoadedRecipe, outputs: Path) -> Outcome:
-        """Every stage of the plan in order, then the delivery."""
+    def go(self, plan: Plan, recipe: str) -> Outcome:
+        """Every stage of the plan in order, then the delivery. recipe: what to call it."""
         began = time.monotonic()
-        name, run_id = loaded.recipe.name, self.record.folder.name
-        self._emit(RunStarted(shown(loaded.path), name, run_id, tuple(s.name for s in plan.stages)))
+        run_id = self.record.folder.name
+        self.tell(RunStarted(recipe, self.within.recipe.name, run_id, tuple(s.name for s in plan.stages)))
         traces, ran = self._stages(plan)
-        target = None
-        if EXPORT_STAGE in traces:
-            target = outputs / name
-            self._deliver(traces, target)
+        target = self.target
+        if target is not None and self._deliver(traces, target) and EXPORT_STAGE not in ran:
+            self.tell(Note(EXPORT_STAGE, f"{target} written again"))
         seconds = round(time.monotonic() - began, 3)
-        self._emit(RunFinished(len(ran), len(traces) - len(ran), seconds, str(target) if target else None))
+        self.tell(RunFinished(len(ran), len(traces) - len(ran), seconds, str(target) if target else None))
         return Outcome(run_id, self.record.folder, tuple(ran), tuple(n for n in traces if n not in ran),
                        {n: self._artifact(t) for n, t in traces.items()}, target, seconds)
 
@@ -116,7 +132,7 @@ class _Run:
             return base_folder(self.within.located.sources.base, self._artifact(traces[BASE_STAGE]),
                                self.within.store)
 
-        performer = Performer(self.within, self.record, self._emit, self.stopping, base)
+        performer = Performer(self.within, plan.read, self.record, self.tell, self.stopping, base)
         for stage in plan.stages:
             question = self.within.ask(stage.name, {n: t.digest for n, t in traces.items()})
             inputs = {n: self._artifact(traces[n]) for n in self.within.chosen.needs[stage.name]}
@@ -131,19 +147,15 @@ class _Run:
             return Simply.FORCED
         return planned if planned is Simply.BASE_GONE else None
 
-    def _deliver(self, traces: Mapping[str, Trace], target: Path) -> None:
+    def _deliver(self, traces: Mapping[str, Trace], target: Path) -> bool:
         known = facts(self.within.recipe, traces, self.within.stages, self.within.numerics)
         place = hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:32]
 
         def waiting(holder: str) -> None:
-            self._emit(Note(EXPORT_STAGE, f"waiting for {holder}, which delivers to the same folder"))
+            self.tell(Note(EXPORT_STAGE, f"waiting for {holder}, which delivers to the same folder"))
 
         with self.within.store.lock(f"deliver-{place}", f"delivering {target.name}", waiting, self.stopping):
-            deliver(traces[EXPORT_STAGE], target, known, self.within.store)
+            return deliver(traces[EXPORT_STAGE], target, known, self.within.store)
 
     def _artifact(self, trace: Trace) -> Artifact:
         return Artifact(self.within.store.objects.path(trace.digest), trace.digest)
-
-    def _emit(self, event: Event) -> None:
-        self.record.event(event)
-        self.listener(event)

@@ -33,7 +33,7 @@ class ExportParams:
     """
 
     WORDS: ClassVar[Mapping[str, str]] = {
-        "formats": "export", "recipe": "recipe", "instance_prompt": "subject.instance_prompt",
+        "formats": "export", "recipe": "", "instance_prompt": "subject.instance_prompt",
         "prompts": "samples.prompts", "steps": "samples.steps", "guidance": "samples.guidance", "seed": "samples.seed",
         "resolution": "images.resolution", "precision": "train.precision"}
 

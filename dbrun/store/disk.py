@@ -28,7 +28,7 @@ WORDS = {
 
 def said(error: OSError, doing: str) -> DbrunError:
     """The error for people: what was being done, what the system answered, the way out."""
-    words, fix = WORDS.get(error.errno or 0, (error.strerror or str(error), "see the message above"))
+    words, fix = WORDS.get(error.errno or 0, (error.strerror or str(error), None))
     where = f" ({error.filename})" if error.filename else ""
     return StageFailed(f"{doing}: {words}{where}", fix=fix)
 

@@ -34,7 +34,7 @@ class StoredItems:
         name = digest(document)
         if name in self._made:
             return self._made[name]
-        found = None if self.anew else self.store.look(self._kind, name)
+        found = self._standing(name)
         if isinstance(found, Damage):
             self.warn(f"a damaged item is made again: {found.lines[0]}")
             self.store.objects.quarantine(found.trace.digest)
@@ -46,7 +46,10 @@ class StoredItems:
     def has(self, key: Mapping[str, object]) -> bool:
         """Whether the item is there already."""
         name = digest(self._document(key))
-        return name in self._made or (not self.anew and isinstance(self.store.look(self._kind, name), Trace))
+        return name in self._made or isinstance(self._standing(name), Trace)
+
+    def _standing(self, name: str) -> Trace | Damage | None:
+        return None if self.anew else self.store.look(self._kind, name, deep=True)
 
     def _make(self, name: str, document: dict[str, Plain], make: Callable[[Path], None]) -> Trace:
         folder = self.store.fresh()

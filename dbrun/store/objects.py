@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from dbrun.errors import StoreCorrupt
@@ -57,7 +57,7 @@ class Objects:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-        if not wrong(target, files, deep=True):
+        if not wrong(target, files, sha256_of):
             remove(folder)
             return True
         self.quarantine(target.name)
@@ -87,8 +87,8 @@ def seal(folder: Path) -> dict[str, File]:
     return files
 
 
-def wrong(folder: Path, files: Mapping[str, File], *, deep: bool) -> list[str]:
-    """What is wrong with an artifact, a line each: missing files, other sizes; deep: other bytes, too."""
+def wrong(folder: Path, files: Mapping[str, File], sha256: Callable[[Path], str] | None = None) -> list[str]:
+    """What is wrong with an artifact, a line each: missing files, other sizes; with sha256 other bytes, too."""
     found: list[str] = []
     for name, file in files.items():
         path = folder / name
@@ -98,16 +98,19 @@ def wrong(folder: Path, files: Mapping[str, File], *, deep: bool) -> list[str]:
                 found.append(f"{name} is no longer a plain file")
             elif state.st_size != file.size:
                 found.append(f"{name} has {state.st_size} bytes instead of {file.size}")
-            elif deep and _sha256(path) != file.sha256:
+            elif sha256 is not None and sha256(path) != file.sha256:
                 found.append(f"{name} has other bytes than were written")
         except (FileNotFoundError, NotADirectoryError):
             found.append(f"{name} is missing")
+        except OSError as error:
+            found.append(f"{name} cannot be read: {error.strerror}")
     if not files and not folder.is_dir():
         found.append("the folder is missing")
     return found
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 of the bytes that the disk holds now. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -15,7 +15,7 @@ from dbrun.store.digests import Digests
 from dbrun.store.disk import disk_errors, fresh_name, is_orphan, remove, replace_file
 from dbrun.store.objects import Objects, wrong
 from dbrun.store.table import Table
-from dbrun.store.traces import File, Trace, Traces
+from dbrun.store.traces import Trace, Traces
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,15 @@ class Store:
         """Put a JSON document at a path inside the store, in one move."""
         replace_file(self.root / name, json.dumps(document).encode(), scratch=self.scratch, durable=durable)
 
-    def look(self, stage: str, key: str) -> Trace | Damage | None:
-        """What stands under this key, after a cheap check that all its files are there in the right size."""
+    def look(self, stage: str, key: str, *, deep: bool = False) -> Trace | Damage | None:
+        """What stands under this key, after a cheap check that all its files are there in the right size.
+
+        deep: and with the right bytes, read again only where a file can have changed; for what is going to be used.
+        """
         trace = self.traces.read(stage, key)
         if trace is None:
             return None
-        lines = wrong(self.objects.path(trace.digest), trace.files, deep=False)
+        lines = wrong(self.objects.path(trace.digest), trace.files, self.digests.of if deep else None)
         return Damage(trace, tuple(lines)) if lines else trace
 
     def publish(self, stage: str, key: str, document: Mapping[str, object], folder: Path, *, seconds: float,
@@ -97,10 +100,6 @@ class Store:
                           seconds=round(seconds, 3))
             self.traces.write(trace, durable=durable)
         return trace
-
-    def verify_object(self, digest: str, files: Mapping[str, File]) -> list[str]:
-        """Read every byte of an artifact again; a line for each thing that is wrong, none if it is sound."""
-        return wrong(self.objects.path(digest), files, deep=True)
 
 
 def store_at_hand() -> Store:

@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from stub_world import go
 
 from dbrun.errors import DbrunError
+from dbrun.events import Note, RunFailed, StageFinished, StageStarted
 from dbrun.plan.deliver import FORMAT, deliver
+from dbrun.plan.selection import Selection
 
 
 @pytest.fixture
@@ -40,10 +43,11 @@ def test_files_and_facts_are_delivered(out):
 
 def test_no_place_and_no_secret_is_delivered(home, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
-    go(home, "subject.images=" + str(home / "pictures"), "name=other")
+    go(home, "subject.images=" + str(home / "pictures"), "base.path=" + str(home / "weights"), "name=other")
     text = (home / "outputs" / "other" / "dbrun.json").read_text()
-    assert "hf_verysecret" not in text
-    assert text.count(str(home)) == 1, "only where the recipe itself says it"
+    assert "hf_verysecret" not in text and str(home) not in text
+    recipe = json.loads(text)["recipe"]
+    assert recipe["subject"]["images"] == "…/pictures" and recipe["base"]["path"] == "…/weights"
 
 
 def test_what_is_intact_is_not_touched(home, out):
@@ -84,10 +88,66 @@ def test_a_folder_of_someone_else_is_left_alone(home):
     theirs = home / "outputs" / "stub"
     theirs.mkdir(parents=True)
     (theirs / "thesis.txt").write_text("precious")
+    told = []
     with pytest.raises(DbrunError, match="not written by dbrun"):
-        go(home)
+        go(home, emit=told.append)
     assert tree(theirs) == {"thesis.txt": b"precious"}
-    assert go(home, "name=other").ran == ()
+    assert [type(event) for event in told] == [RunFailed], "nothing ran for it"
+    go(home, "name=other")
+
+
+def test_a_folder_that_someone_made_meanwhile_is_left_alone(home):
+    theirs = home / "outputs" / "stub"
+
+    def emit(event):
+        if isinstance(event, StageFinished) and event.stage == "export":
+            theirs.mkdir(parents=True)
+            (theirs / "thesis.txt").write_text("precious")
+
+    with pytest.raises(DbrunError, match="not written by dbrun"):
+        go(home, emit=emit)
+    assert tree(theirs) == {"thesis.txt": b"precious"}
+
+
+def link_to_nothing(outputs):
+    outputs.symlink_to(outputs.parent / "nowhere")
+
+
+@pytest.mark.parametrize(("make", "said"), [
+    (lambda outputs: outputs.write_text("a file"), "outputs is no folder"),
+    (link_to_nothing, "outputs is a link that leads nowhere"),
+])
+def test_no_stage_runs_where_outputs_can_be_no_folder(home, make, said):
+    make(home / "outputs")
+    told = []
+    with pytest.raises(DbrunError, match=said) as caught:
+        go(home, emit=told.append)
+    assert "move" in caught.value.fix and caught.value.exit_code == 1
+    assert not any(isinstance(event, StageStarted) for event in told)
+    assert go(home, select=Selection(until="train")).ran, "without a delivery it does not matter"
+
+
+def test_no_stage_runs_where_outputs_cannot_be_written(home, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != home)
+    told = []
+    with pytest.raises(DbrunError, match="no permission") as caught:
+        go(home, emit=told.append)
+    assert "DBRUN_STORE" not in caught.value.fix
+    assert not any(isinstance(event, StageStarted) for event in told)
+
+
+def test_an_intact_delivery_needs_no_permission(home, out, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert go(home).outputs == out
+
+
+def test_outputs_that_were_written_again_are_told(home, out):
+    told = []
+    go(home, emit=told.append)
+    assert not any(isinstance(event, Note) for event in told)
+    (out / "peft" / "weights").unlink()
+    go(home, emit=told.append)
+    assert Note("export", f"{out} written again") in told
 
 
 def test_a_file_in_the_way_is_left_alone_an_empty_folder_is_used(home):

@@ -1,6 +1,6 @@
 """The reason for a rerun names what changed, old → new, in the recipe's words."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -13,11 +13,12 @@ from dbrun.recipe.model import Adapt
 from dbrun.stages.base import Numerics, Picture, Stage
 
 PLAIN = Adapt(denoiser=Lora(type="lora"))
+RECIPE = {"train": {"rate": 1}, "adapt": {"denoiser": {"rank": 4}}}
 
 
 @dataclass(frozen=True)
 class Params:
-    WORDS: ClassVar[dict[str, str]] = {"count": "prior.count", "pictures": "subject.images"}
+    WORDS: ClassVar[dict[str, str]] = {"count": "prior.count", "pictures": "subject.images", "recipe": ""}
     NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1}
     count: int = 40
     steps: int = 300
@@ -25,6 +26,8 @@ class Params:
     rate: Any = 1.0
     adapt: Adapt = PLAIN
     pictures: tuple[Picture, ...] = (Picture("a" * 64, "one"), Picture("b" * 64, "two"))
+    prompt: str = "a photo of a dog"
+    recipe: Any = field(default_factory=lambda: RECIPE)
     export: tuple[str, ...] = ("peft",)
     identity: str = f"hub:a/b@{'c' * 40}"
 
@@ -47,10 +50,20 @@ def question(params=Params(), inputs={"load": "a" * 64}, numerics=Numerics("cpu"
     ({"adapt": Adapt(denoiser=Lora(type="lora", rank=8))}, "adapt.denoiser.rank 4 → 8"),
     ({"adapt": Adapt(denoiser=Lora(type="lora", dropout=0.5))}, "adapt.denoiser.dropout 0.0 → 0.5"),
     ({"adapt": Adapt(denoiser=Lora(type="lora"), text_encoder=Lora(type="lora"))}, "adapt.text_encoder unset → lora"),
-    ({"pictures": (*Params.pictures, Picture("c" * 64, "x"))}, "picture added 1"),
-    ({"pictures": (*Params.pictures, Picture("c" * 64, "x"), Picture("d" * 64, "x"))}, "picture added 2"),
-    ({"pictures": Params.pictures[:1]}, "picture removed 1"),
-    ({"pictures": (Params.pictures[0], Picture("b" * 64, "another"))}, "picture changed 1"),
+    ({"pictures": (*Params.pictures, Picture("c" * 64, "x"))}, "1 picture added"),
+    ({"pictures": (*Params.pictures, Picture("c" * 64, "x"), Picture("d" * 64, "x"))}, "2 pictures added"),
+    ({"pictures": Params.pictures[:1]}, "1 picture removed"),
+    ({"pictures": (Params.pictures[0], Picture("c" * 64, "two"))}, "1 picture changed"),
+    ({"pictures": (Picture("c" * 64, "x"), Picture("d" * 64, "x"), Picture("e" * 64, "x"))},
+     "2 pictures changed, 1 picture added"),
+    ({"pictures": (Params.pictures[0], Picture("b" * 64, "another"))}, "prompt of 1 picture changed"),
+    ({"pictures": (Picture("a" * 64, "x"), Picture("b" * 64, "y"))}, "prompt of 2 pictures changed"),
+    ({"pictures": (*Params.pictures, Picture("b" * 64, "two again"))}, "1 picture added"),
+    ({"prompt": "a photo of a cat"}, "train.prompt 'a photo of a dog' → 'a photo of a cat'"),
+    ({"recipe": {**RECIPE, "train": {"rate": 1, "accumulation": 2}}}, "train.accumulation 1 → 2"),
+    ({"recipe": {**RECIPE, "adapt": {"denoiser": {"rank": 4, "dropout": 0.5}}}}, "adapt.denoiser.dropout 0.0 → 0.5"),
+    ({"recipe": {**RECIPE, "train": {"rate": 2}}, "rate": 2.0}, "train.rate 1.0 → 2.0, train.rate 1 → 2"),
+    ({"recipe": {**RECIPE, "export": 1}}, "export unset → 1"),
     ({"export": ("peft", "diffusers")}, "train.export [peft] → [peft, diffusers]"),
     ({"identity": f"hub:a/b@{'d' * 40}"}, "train.identity hub:a/b@cccccccccc… → hub:a/b@dddddddddd…"),
 ])
@@ -61,6 +74,30 @@ def test_a_changed_param_is_told(changed, text):
 def test_a_feature_that_was_switched_off_again_is_told():
     old = question(replace(Params(), accumulation=4)).document
     assert str(nearest(question(), [old])) == "train.accumulation 4 → 1"
+
+
+def test_prompts_that_all_changed_alike_are_the_instance_prompt():
+    def asked(prompt):
+        return question(replace(Params(), pictures=(Picture("a" * 64, prompt), Picture("b" * 64, prompt))))
+
+    found = str(nearest(asked("a photo of xyz dog"), [asked("a photo of sks dog").document]))
+    assert found == "subject.instance_prompt 'a photo of sks dog' → 'a photo of xyz dog'"
+
+
+def test_what_two_params_say_alike_is_told_once():
+    now = replace(Params(), rate=2, recipe={**RECIPE, "train": {"rate": 2}})
+    assert str(nearest(question(now), [question(replace(Params(), rate=1)).document])) == "train.rate 1 → 2"
+
+
+def test_a_change_of_the_recipe_is_told_before_its_consequences():
+    found = nearest(question(replace(Params(), steps=400), {"load": "b" * 64}), [question().document])
+    assert str(found) == "train.steps 300 → 400, load gave another result"
+
+
+def test_inputs_that_came_or_went_are_told():
+    with_, without = {"load": "a" * 64, "generate-priors": "b" * 64}, {"load": "a" * 64}
+    assert str(nearest(question(inputs=without), [question(inputs=with_).document])) == "without generate-priors now"
+    assert str(nearest(question(inputs=with_), [question(inputs=without).document])) == "with generate-priors now"
 
 
 def test_what_is_not_a_param_is_told(monkeypatch):

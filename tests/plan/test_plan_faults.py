@@ -64,9 +64,8 @@ def sound(home):
     store = Store(home / "store")
     for path in (home / "store" / "traces").rglob("*.json"):
         stage = path.relative_to(home / "store" / "traces").parts[0]
-        trace = store.look(stage, path.stem)
+        trace = store.look(stage, path.stem, deep=True)
         assert isinstance(trace, Trace), f"{stage} {trace}"
-        assert store.verify_object(trace.digest, trace.files) == []
 
 
 def finishes_alike(home, whole):

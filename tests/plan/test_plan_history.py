@@ -1,6 +1,8 @@
 """Earlier runs are found by name, the newest first; what cannot be read is passed over."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -53,8 +55,39 @@ def test_runs_stand_in_the_order_of_their_beginning(store):
 
 
 def test_the_last_recipe(store):
-    remember(store, "/r.yaml", ["a=1"])
+    remember(store, Path("r.yaml"), ["a=1"])
     assert last_run(store).overrides == ("a=1",)
-    for text in ("", "[]", '{"path": 3}', '{"path": "x"}'):
+    here = json.loads((store.root / "last.json").read_text())
+    for text in ("", "[]", json.dumps({**here, "path": 3}), json.dumps({**here, "overrides": None})):
         (store.root / "last.json").write_text(text)
         assert last_run(store) is None
+
+
+def test_a_copied_project_takes_its_own_recipe(fresh, monkeypatch):
+    for name in ("one", "two"):
+        (fresh / name / "recipes").mkdir(parents=True)
+        (fresh / name / "recipes" / "r.yaml").write_text(name)
+    monkeypatch.chdir(fresh / "one")
+    one = Store(Path(".dbrun"))
+    one.prepare()
+    remember(one, (fresh / "one" / "recipes" / "r.yaml"), ["train.steps=3"])
+    shutil.copytree(fresh / "one" / ".dbrun", fresh / "two" / ".dbrun")
+    monkeypatch.chdir(fresh / "two")
+    last = last_run(Store(Path(".dbrun")))
+    assert Path(last.path).read_text() == "two" and last.overrides == ("train.steps=3",)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_projects_that_share_a_store_do_not_share_a_recipe(fresh, monkeypatch, linked):
+    for name in ("one", "two", "shared"):
+        (fresh / name).mkdir()
+    root = Path(".dbrun") if linked else fresh / "shared"
+    if linked:
+        for name in ("one", "two"):
+            (fresh / name / ".dbrun").symlink_to(fresh / "shared")
+    monkeypatch.chdir(fresh / "one")
+    Store(root).prepare()
+    remember(Store(root), fresh / "one" / "r.yaml", [])
+    assert last_run(Store(root)).path == "r.yaml"
+    monkeypatch.chdir(fresh / "two")
+    assert last_run(Store(root)) is None

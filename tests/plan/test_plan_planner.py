@@ -71,7 +71,7 @@ def test_a_new_picture_and_a_new_base_rerun_what_they_must(home):
     (home / "pictures" / "new.png").write_text("new")
     found = plan(home)
     assert reran(found) == {"preprocess", "train", "export"}
-    assert reason(found, "preprocess") == "picture added 1"
+    assert reason(found, "preprocess") == "1 picture added"
     assert reran(plan(home, found=located(home, "another base"))) == set(ORDER)
 
 
@@ -115,6 +115,38 @@ def test_damage_is_told_and_left_alone(home):
     assert not (home / "store" / "quarantine").exists()
 
 
+def flip(artifact):
+    """Change a byte of every file of an artifact, and put the size and the time back."""
+    for file in (p for p in artifact.path.rglob("*") if p.is_file()):
+        state, content = file.stat(), file.read_bytes()
+        file.chmod(0o644)
+        file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_a_flipped_byte_is_seen_where_it_would_be_used(home):
+    outcome = go(home)
+    flip(outcome.artifacts["train"])
+    assert not plan(home).pending, "nothing reads it"
+    found = plan(home, "export=[peft]")
+    assert states(found)["train"] == "resume" and "other bytes" in reason(found, "train")
+    assert reason(found, "export") == "after train"
+
+
+def test_a_flipped_byte_is_seen_through_several_stages(home):
+    outcome = go(home)
+    flip(outcome.artifacts["adapt"])
+    assert reran(plan(home, "export=[peft]")) == {"export"}, "export does not read it"
+    flip(outcome.artifacts["train"])
+    assert reran(plan(home, "export=[peft]")) == {"adapt", "train", "export"}
+
+
+def test_a_flipped_export_is_seen(home):
+    flip(go(home).artifacts["export"])
+    found = plan(home)
+    assert reran(found) == {"export"} and "other bytes" in reason(found, "export")
+
+
 def test_forced_stages_run_and_what_follows_waits(home):
     go(home)
     found = plan(home, select=Selection(force=("adapt",)))
@@ -144,7 +176,18 @@ def test_a_device_that_is_not_here_blocks_what_computes_and_only_that(home, monk
     assert states(found) | {"export": ""} == {
         "load": "run", "adapt": "run", "generate-priors": "blocked", "preprocess": "blocked", "train": "blocked",
         "export": ""}
-    assert reason(found, "generate-priors") == "no CUDA device is here"
+    assert reason(found, "generate-priors").startswith("no CUDA device is here: write")
+
+
+def test_fp16_without_a_gpu_blocks_what_computes_before_anything_runs(home, monkeypatch):
+    monkeypatch.setattr(device, "lack", lambda name: f"no {name} here" if name != "cpu" else None)
+    found = plan(home, "train.precision=fp16", "device=auto")
+    assert [s.name for s in found.blocked] == ["generate-priors", "preprocess", "train", "export"]
+    assert reason(found, "generate-priors") == (
+        "fp16 needs a GPU, and this runs on the CPU: write `train.precision: fp32` (or bf16)")
+    assert not plan(home, "train.precision=bf16", "device=auto").blocked
+    monkeypatch.setattr(device, "lack", lambda name: None)
+    assert not plan(home, "train.precision=fp16", "device=auto").blocked
 
 
 def hub(home, folder=None, revision=None, unreachable=None):

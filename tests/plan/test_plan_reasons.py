@@ -23,7 +23,7 @@ CHANGE = Change("train.steps", "300", "400")
     (Simply.NO_EARLIER, "no earlier result"),
     (After(("load", "adapt")), "after load, adapt"),
     (Behind(("load",)), "needs load"),
-    (Lacking("no CUDA device is here", "take another"), "no CUDA device is here"),
+    (Lacking("no CUDA device is here", "take another"), "no CUDA device is here: take another"),
     (Damaged(("a is missing",)), "its result is damaged: a is missing"),
     (Damaged(("a is missing", "b is missing")), "its result is damaged: a is missing and 1 more"),
     (Unpinned("main"), "the commit of revision main is to be asked from the Hub"),
@@ -33,6 +33,7 @@ CHANGE = Change("train.steps", "300", "400")
     (Changed((Change("a", None, "1"), Change("b", "1", None), Change("picture added 1", None, None))),
      "a unset → 1, b 1 → unset, picture added 1"),
     (Resumes(Changed((CHANGE,)), "step 300"), "from step 300 (train.steps 300 → 400)"),
+    (Resumes(Simply.NO_EARLIER, "step 60"), "from step 60 (unfinished)"),
 ])
 def test_reasons_read_well(reason, text):
     assert str(reason) == text

@@ -9,7 +9,16 @@ import pytest
 from stub_world import Counted, Export, Train, go, located, stub_stages
 
 from dbrun.errors import DbrunError, Interrupted, StageFailed, UsageError, WorkPending
-from dbrun.events import Note, Progress, RunFinished, RunStarted, StageFinished, StageReused, StageStarted
+from dbrun.events import (
+    Note,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageReused,
+    StageStarted,
+)
 from dbrun.plan import device
 from dbrun.plan.runner import execute, last_run
 from dbrun.plan.selection import Selection
@@ -75,11 +84,12 @@ def test_the_run_is_recorded(home):
     assert outcome.folder.name == outcome.run_id and outcome.run_id.endswith("-stub")
 
 
-def test_the_last_run_is_remembered(home):
+def test_the_last_run_is_remembered(home, monkeypatch):
+    monkeypatch.chdir(home)
     assert last_run(Store(home / "store")) is None
     go(home, "train.steps=7")
     last = last_run(Store(home / "store"))
-    assert last.path == str(home / "r.yaml") and last.overrides == ("train.steps=7",)
+    assert last.path == "r.yaml" and last.overrides == ("train.steps=7",)
 
 
 def test_a_change_runs_what_depends_on_it(home):
@@ -142,8 +152,10 @@ def test_force_does_it_again_from_nothing(home, runs):
 def test_until_only_and_from(home, runs):
     assert go(home, select=Selection(until="preprocess")).ran == ("load", "generate-priors", "preprocess")
     assert not (home / "outputs").exists()
-    with pytest.raises(WorkPending, match="adapt"):
-        go(home, select=Selection(only="train"))
+    with pytest.raises(WorkPending, match="adapt") as caught:
+        go(home, "adapt.denoiser.rank=3", "subject.class_prompt=a photo of a dog", select=Selection(only="train"))
+    words = f"dbrun stage adapt {home}/r.yaml adapt.denoiser.rank=3 'subject.class_prompt=a photo of a dog'"
+    assert words in caught.value.fix
     go(home, select=Selection(until="adapt"))
     assert go(home, select=Selection(only="train")).ran == ("train",)
     assert go(home, select=Selection(from_="export")).ran == ("export",)
@@ -261,6 +273,82 @@ def test_the_second_signal_stops_at_once(home):
         go(home, stages=changed(Train, work=stubborn))
     assert caught.value.exit_code == 130
     assert list(Store(home / "store").scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(("stage", "change", "ran"), [
+    ("train", "export=[peft]", ("train", "export")),
+    ("adapt", "train.learning_rate=0.5", ("adapt", "train", "export")),
+    ("preprocess", "train.learning_rate=0.5", ("preprocess", "train", "export")),
+    ("export", "name=other", ("export",)),
+])
+def test_a_flipped_byte_never_spreads(home, fresh, stage, change, ran):
+    from stub_world import make_home
+    from test_plan_planner import flip
+
+    name = "other" if "name" in change else "stub"
+    flip(go(home).artifacts[stage])
+    told = []
+    assert go(home, change, emit=told.append).ran == ran
+    notes = [e for e in told if isinstance(e, Note) and e.level == "warning"]
+    assert [n.stage for n in notes] == [stage] and "other bytes" in notes[0].text
+    assert len(list((home / "store" / "quarantine").iterdir())) == 1
+    other = make_home(fresh / "other")
+    go(other, change)
+    assert weights(home, name) == weights(other, name)
+
+
+def test_a_flipped_item_never_spreads(home, fresh):
+    from stub_world import make_home
+
+    first = go(home)
+    for file in (home / "store" / "objects").rglob("image"):
+        file.chmod(0o644)
+        file.write_text("0" * 64)
+    told = []
+    go(home, "prior.count=6", emit=told.append)
+    assert sum("damaged item" in e.text for e in told if isinstance(e, Note)) == 4
+    other = make_home(fresh / "other")
+    again = go(other, "prior.count=6")
+    assert weights(home) == weights(other) and again.artifacts["load"].digest == first.artifacts["load"].digest
+
+
+def test_how_a_run_failed_is_told_and_written_down(home):
+    def broken(self, job):
+        raise RuntimeError("the sky fell")
+
+    told = []
+    with pytest.raises(StageFailed) as caught:
+        go(home, emit=told.append, stages=changed(Train, work=broken))
+    assert told[-1] == RunFailed("train", "train failed: RuntimeError: the sky fell", caught.value.fix, 1)
+    events = next((home / "store" / "runs").glob("*/events.jsonl")).read_text().splitlines()
+    assert json.loads(events[-1])["event"] == "run_failed"
+
+
+def test_a_refused_and_an_interrupted_run_tell_so(home):
+    told = []
+    with pytest.raises(WorkPending):
+        go(home, emit=told.append, select=Selection(only="train"))
+    assert [(type(e), e.stage, e.exit_code) for e in told] == [(RunFailed, None, 3)]
+
+    def twice(self, job):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        go(home, emit=told.append, stages=changed(Train, work=twice))
+    assert isinstance(told[-1], RunFailed) and (told[-1].stage, told[-1].exit_code) == ("train", 130)
+
+
+def test_a_failure_between_stages_blames_none(home):
+    def emit(event):
+        told.append(event)
+        if isinstance(event, StageFinished) and event.stage == "load":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    told = []
+    with pytest.raises(Interrupted):
+        go(home, emit=emit)
+    assert told[-1].stage is None and told[-1].exit_code == 143
 
 
 @pytest.mark.parametrize("stage", ["load", "preprocess", "train", "export"])

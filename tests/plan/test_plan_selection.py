@@ -49,6 +49,12 @@ def test_an_unknown_stage_is_answered_with_the_nearest():
             choose(NEEDS, selection)
 
 
+def test_stages_are_named_in_the_order_in_which_they_run(home):
+    order = graph(stub_stages(), load_recipe(home / "r.yaml").recipe)
+    with pytest.raises(UsageError, match=", ".join(NEEDS)):
+        choose(order, Selection(until="nowhere"))
+
+
 @pytest.mark.parametrize(("selection", "said"), [
     (Selection(from_="train", until="load"), "nothing lies between"),
     (Selection(only="train", until="load"), "--only goes with neither"),

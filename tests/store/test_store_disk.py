@@ -43,6 +43,12 @@ def test_errors_of_the_system_become_words(number, word):
     assert caught.value.message.startswith("keeping it")
 
 
+def test_an_error_without_a_way_out_gives_no_empty_advice():
+    with pytest.raises(DbrunError, match="Not a directory") as caught, disk.disk_errors("keeping it"):
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "/somewhere")
+    assert caught.value.fix is None
+
+
 def test_orphans_are_those_of_dead_processes_here():
     assert not disk.is_orphan(disk.fresh_name())
     child = subprocess.run([sys.executable, "-c", "from dbrun.store.disk import fresh_name; print(fresh_name())"],

@@ -67,10 +67,11 @@ def test_forced_items_are_made_again_once(items):
     assert forced.has({"index": 1})
 
 
-def test_a_damaged_item_is_made_again_and_said(items):
+@pytest.mark.parametrize("bad", ["longer than before", "y"])
+def test_a_damaged_item_is_made_again_and_said(items, bad):
     path = items.get({"index": 1}, maker([]))
     (path / "file").chmod(0o644)
-    (path / "file").write_text("longer than before")
+    (path / "file").write_text(bad)
     said, calls = [], []
     fresh = again(items, warn=said.append)
     assert not fresh.has({"index": 1})

@@ -1,5 +1,7 @@
 """The store's folder looks after itself, and a result counts only with its trace and all its files."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dbrun.errors import DbrunError
+from dbrun.store import digests
 from dbrun.store.store import Damage, Store, store_at_hand
 from dbrun.store.traces import Trace
 
@@ -39,8 +42,7 @@ def test_the_store_hides_from_git(store):
 
 def test_a_result_is_there_once_published(store):
     trace = publish(store)
-    assert store.look("train", KEY) == trace
-    assert store.verify_object(trace.digest, trace.files) == []
+    assert store.look("train", KEY) == store.look("train", KEY, deep=True) == trace
     assert list(store.scratch.iterdir()) == []
 
 
@@ -65,12 +67,34 @@ def test_damage_is_seen_on_every_use(store, damage):
 
 
 def test_a_flipped_bit_is_seen_by_the_deep_check(store):
-    trace = publish(store)
-    file = store.objects.path(trace.digest) / "file"
+    file = store.objects.path(publish(store).digest) / "file"
+    before = file.stat()
     file.chmod(0o644)
     file.write_text("goOd")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert isinstance(store.look("train", KEY), Trace)
-    assert "other bytes" in store.verify_object(trace.digest, trace.files)[0]
+    found = store.look("train", KEY, deep=True)
+    assert isinstance(found, Damage) and "other bytes" in found.lines[0]
+
+
+def test_the_deep_check_reads_no_file_twice(store, monkeypatch):
+    publish(store)
+    monkeypatch.setattr(digests, "SETTLED", -60.0)
+    store.look("train", KEY, deep=True)
+    store.save_tables()
+    monkeypatch.setattr(digests.Digests, "_hash", lambda self, path: pytest.fail(f"read {path}"))
+    assert isinstance(Store(store.root).look("train", KEY, deep=True), Trace)
+
+
+def test_a_file_that_cannot_be_read_is_damage(store, monkeypatch):
+    publish(store)
+
+    def broken(self, path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(digests.Digests, "of", broken)
+    found = store.look("train", KEY, deep=True)
+    assert isinstance(found, Damage) and found.lines == ("file cannot be read: Input/output error",)
 
 
 def test_leftovers_of_the_dead_are_cleared_those_of_the_living_stay(store):
