@@ -62,6 +62,8 @@ def attach(module: nn.Module, adapter: Adapter, modules: Sequence[str], *, seed:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed or 0)
         inject_adapter_in_model(adapter.peft_config(tuple(modules)), module, adapter_name=SLOT)
+    # peft's new layers come in training mode, where dropout drops
+    module.train(module.training)
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

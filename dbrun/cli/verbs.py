@@ -73,12 +73,11 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
     Stages above it run only if they are not cached.
     """
     from dbrun.cli.run import go
-    from dbrun.cli.words import at_hand, split, stage_name
+    from dbrun.cli.words import at_hand, split
     from dbrun.plan.selection import Selection
     from dbrun.store.store import store_at_hand
     from dbrun.ui.terminal import say
 
-    name = stage_name(name)
     recipe, overrides = split(words or [])
     if recipe is None:
         recipe, earlier, why = at_hand(store_at_hand())

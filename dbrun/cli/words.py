@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,15 +43,3 @@ def at_hand(store: Store) -> tuple[Path, list[str], str]:
                          fix="dbrun new NAME writes one")
     raise UsageError(f"no recipe is named; here are {', '.join(map(str, found))}",
                      fix=f"name one, such as {found[0]}")
-
-
-def stage_name(name: str) -> str:
-    """A stage's name as it is spelled, or UsageError with the nearest one."""
-    from dbrun.stages.base import stages
-
-    known = tuple(stages())
-    if name in known:
-        return name
-    near = difflib.get_close_matches(name, known, n=1)
-    raise UsageError(f"there is no stage {name!r}; the stages are {', '.join(known)}",
-                     fix=f"did you mean {near[0]}?" if near else None)

@@ -76,7 +76,8 @@ def base_folder(base: BaseSource, loaded: Artifact, store: Store) -> Path:
     if wrong:
         again = "run the same command again"
         raise StageFailed(f"the base in {folder} is not what `load` verified: {', '.join(wrong[:3])} differs",
-                          fix=f"delete {hub.repository(parts[0])}, then {again}" if parts else again)
+                          fix=f"delete {hub.repository(parts[0])}, then {again}" if parts else
+                          f"{again}; if it says so once more, add --force load")
     return folder
 
 

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbrun.errors import DbrunError, Interrupted, StageFailed
+from dbrun.errors import DbrunError, Interrupted
 from dbrun.events import Emit, Note, StageFinished, StageReused, StageStarted
+from dbrun.plan.base import base_folder
 from dbrun.plan.keys import Ask, bound
 from dbrun.plan.planner import BASE_STAGE, Scope, Status, judge
 from dbrun.plan.reasons import Reason
@@ -25,8 +26,8 @@ from dbrun.store.traces import Trace
 class Performer:
     """Runs single stages within a scope.
 
-    read: stages whose stored results are used, not only named; base: gives the verified base's folder, for the
-    stages after `load`.
+    read: stages whose stored results are used, not only named; base: gives the base's folder, verified at each
+    call, for the stages after `load`.
     """
 
     within: Scope
@@ -85,7 +86,7 @@ class Performer:
             with self._clear_words(stage):
                 work.mkdir(parents=True, exist_ok=True)
                 question.stage.run(self._job(question, inputs, out, work, anew))
-                self._check_files(stage)
+                self._same_base(stage, out)
                 seconds = time.monotonic() - began
                 trace = store.publish(stage, question.key, question.document, out, seconds=seconds)
         finally:
@@ -100,21 +101,18 @@ class Performer:
         within, stage = self.within, question.stage
         train = within.recipe.train
         items = StoredItems(within.store, stage.NAME, bound(stage, stage.NAME, within.numerics), work, anew,
-                            lambda text: self.emit(Note(stage.NAME, text, "warning")))
+                            lambda text: self.emit(Note(stage.NAME, text, "warning")), self.base)
         return Job(stage=stage.NAME, params=question.params, numerics=within.numerics, inputs=inputs, out=out,
                    work=work, files=within.located.files, items=items, emit=self.emit, stopping=self.stopping,
                    base=within.located.sources.base.folder if stage.NAME == BASE_STAGE else self.base(),
                    upkeep=Upkeep(checkpoint_every=train.checkpoint_every, keep=train.keep))
 
-    def _check_files(self, stage: str) -> None:
-        """A result made from pictures that changed meanwhile must not stand under the old pictures' key."""
-        for sha256, path in self.within.located.files.items():
-            try:
-                same = self.within.store.digests.of(path) == sha256
-            except OSError:
-                same = False
-            if not same:
-                raise StageFailed(f"{path} changed while {stage} ran", fix="run the same command again")
+    def _same_base(self, stage: str, out: Path) -> None:
+        """Raise where the base is no longer what the key says: a result made from it must not stand there."""
+        if stage == BASE_STAGE:
+            base_folder(self.within.located.sources.base, Artifact(out, ""), self.within.store)
+        else:
+            self.base()
 
     @contextmanager
     def _clear_words(self, stage: str) -> Iterator[None]:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,6 @@ class _Run:
         traces: dict[str, Trace] = {}
         ran: list[str] = []
 
-        @cache
         def base() -> Path | None:
             if BASE_STAGE not in traces:
                 return self.within.located.sources.base.folder

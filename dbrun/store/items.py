@@ -18,7 +18,10 @@ COUNT = "items"
 
 @dataclass(frozen=True)
 class StoredItems:
-    """The items of one stage. bound: what all their keys hold; anew: make all again."""
+    """The items of one stage. bound: what all their keys hold; anew: make all again.
+
+    sound: raises where what an item was made from is no longer what its key says.
+    """
 
     store: Store
     stage: str
@@ -26,6 +29,7 @@ class StoredItems:
     work: Path
     anew: bool
     warn: Callable[[str], None]
+    sound: Callable[[], object]
     _made: dict[str, Path] = field(default_factory=dict)
 
     def get(self, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
@@ -56,6 +60,7 @@ class StoredItems:
         try:
             began = time.monotonic()
             make(folder)
+            self.sound()
             trace = self.store.publish(self._kind, name, document, folder, seconds=time.monotonic() - began,
                                        durable=False)
         finally:

@@ -120,3 +120,12 @@ def test_a_list_that_peft_would_stretch_is_refused() -> None:
     net.inner.to_q = torch.nn.Linear(2, 2)
     with pytest.raises(StageFailed, match=r"inner\.to_q"):
         attach(net, lora(), ("to_q",), seed=0)
+
+
+def test_dropout_drops_only_while_training(net, x) -> None:
+    net.eval()
+    attach(net, lora(dropout=0.5, targets=("to_q",)), ("down.0.to_q",), seed=1)
+    write(net, {name: t + 0.5 for name, t in read(net).items()})
+    assert torch.equal(net(x), net(x))
+    net.train()
+    assert not torch.equal(net(x), net(x))

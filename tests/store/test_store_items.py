@@ -14,7 +14,7 @@ def items(tmp_path):
     store.prepare()
     work = tmp_path / "work"
     work.mkdir()
-    return StoredItems(store, "preprocess", {"version": 1}, work, False, lambda text: None)
+    return StoredItems(store, "preprocess", {"version": 1}, work, False, lambda text: None, lambda: None)
 
 
 def again(items, **changes):
@@ -89,3 +89,12 @@ def test_a_failing_maker_leaves_nothing(items):
     assert not items.has({"index": 1})
     assert list(items.store.scratch.iterdir()) == []
     assert items_made(items.work) == 0
+
+
+def test_an_item_made_from_something_that_changed_is_not_kept(items):
+    def changed() -> None:
+        raise RuntimeError("changed")
+
+    with pytest.raises(RuntimeError):
+        replace(items, sound=changed).get({"n": 1}, lambda folder: (folder / "x").write_text("?") and None)
+    assert not items.has({"n": 1})
