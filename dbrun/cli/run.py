@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbrun.errors import UsageError
+from dbrun.errors import DbrunError, UsageError
+from dbrun.events import RunFailed
 from dbrun.plan.planner import Plan, make_plan
 from dbrun.plan.sources import Located, locate
 from dbrun.recipe.load import LoadedRecipe, load_recipe
@@ -35,8 +36,12 @@ def go(recipe: Path, overrides: Sequence[str], selection: Selection, *, as_json:
 
     # threads that spin while they wait slow each other down manyfold on a busy machine; read when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    loaded, located, store = _read(recipe, overrides)
     watch = watcher(as_json)
+    try:
+        loaded, located, store = _read(recipe, overrides)
+    except DbrunError as error:
+        watch(RunFailed(None, error.message, error.fix, error.exit_code))
+        raise
     try:
         for note in located.notes:
             watch(note)

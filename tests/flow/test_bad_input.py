@@ -89,6 +89,13 @@ def test_a_learning_rate_that_explodes_stops_clearly_and_exports_nothing(fresh: 
     assert not (fresh.folder / "outputs").exists()
 
 
+def test_a_failure_is_the_last_event_for_programs(fresh: Project) -> None:
+    for words, code in ((["train.steps=many"], 2), (["train.learning_rate=1e6", "train.max_grad_norm=null"], 1)):
+        lines = fresh.dbrun("run", "tiny.yaml", "--json", *words, check=code).stdout.splitlines()
+        last = json.loads(lines[-1])
+        assert last["event"] == "run_failed" and last["exit_code"] == code and last["message"]
+
+
 def test_events_as_json_lines_are_json_and_alone_on_stdout(fresh: Project) -> None:
     lines = fresh.dbrun("run", "tiny.yaml", "--until", "adapt", "--json").stdout.splitlines()
     events = [json.loads(line)["event"] for line in lines]
