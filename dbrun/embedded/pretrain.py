@@ -18,6 +18,7 @@ import torch
 from dbrun.embedded.autoencoder import polished_decoder, psnr, trained_autoencoder
 from dbrun.embedded.denoiser import trained_denoiser
 from dbrun.embedded.export import export
+from dbrun.embedded.names import set_apart
 from dbrun.embedded.scenes import drawn_pictures, encoded_latents
 from dbrun.embedded.sitting import LOG, Plan
 
@@ -33,6 +34,7 @@ def pretrain(plan: Plan, command: str) -> Path:
     latents = encoded_latents(plan.out / "latents.npy", pictures, vae, plan.device)
     parts = trained_denoiser(plan, vae, latents, plan.minutes * (1 - AUTOENCODER_SHARE - DECODER_SHARE))
     vae = polished_decoder(plan, vae, pictures, latents, plan.minutes * DECODER_SHARE)
+    set_apart(parts.text_encoder, parts.tokenizer, plan.seed)
     target = plan.out / "weights"
     figures = {
         "images": parts.images,
