@@ -92,6 +92,6 @@ def _long_prompts(recipe: Recipe, instance: set[str], folder: Path | None) -> li
     if folder is None:
         return []
     limit = families()[recipe.base.type].prompt_limit(folder) - 2
-    every = {*instance, *(recipe.samples.prompts or ()), *filter(None, [recipe.subject.class_prompt])}
+    every = {*instance, *(recipe.samples.prompts or ()), *recipe.subject.class_prompts}
     return [f"the base reads {limit} tokens, the rest is cut off: {prompt}"
             for prompt in sorted(every) if len(prompt.split()) > limit]

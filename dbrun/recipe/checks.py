@@ -20,6 +20,10 @@ def _prior(recipe: Recipe) -> Iterator[Finding]:
     if recipe.prior is not None and recipe.subject.class_prompt is None:
         yield ("subject.class_prompt", "missing, needed by `prior`: the class images are made from it",
                "add `class_prompt: a photo of a dog` under `subject`, or take `prior` away")
+    prompts = len(recipe.subject.class_prompts)
+    if recipe.prior is not None and recipe.prior.count < prompts:
+        yield ("prior.count", f"found {recipe.prior.count}, but `subject.class_prompt` has {prompts} prompts: "
+               "some would be shown by no class image", f"write `count: {prompts}` or more")
 
 
 def _base(recipe: Recipe) -> Iterator[Finding]:

@@ -36,7 +36,18 @@ def _list_families(schema: dict[str, Any]) -> None:
     schema["enum"] = list(families.names())
 
 
+def _lone(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    """A list of one is that one, so that both ways to write it are the same recipe."""
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+
 Prompt = Annotated[Text, AfterValidator(_prompt)]
+Prompts = Annotated[tuple[Prompt, ...], Field(min_length=1)]
+
+
+def in_turn(prompt: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """One prompt, several, or none, as those that pictures take in turn: picture i has the prompt i mod n."""
+    return (prompt,) if isinstance(prompt, str) else prompt or ()
 
 
 class Base(Part):
@@ -59,8 +70,16 @@ class Subject(Part):
     """A folder of pictures (relative to the recipe), or `embedded:NAME`; a .txt beside a picture is its own prompt."""
     instance_prompt: Prompt
     """The prompt of the instance images, with the trigger word in it."""
-    class_prompt: Annotated[Prompt | None, OrNone] = None
-    """The prompt of the class that the subject belongs to."""
+    class_prompt: Annotated[Prompt | Prompts | None, AfterValidator(_lone), OrNone] = None
+    """The prompt of the class that the subject belongs to, or a list that the class images take in turn.
+
+    A list lets the class prompts name places as the instance prompts do: else a place belongs to the subject alone.
+    """
+
+    @property
+    def class_prompts(self) -> tuple[str, ...]:
+        """Those that the class images take in turn; empty where there is none."""
+        return in_turn(self.class_prompt)
 
 
 class Prior(Part):

@@ -85,11 +85,11 @@ class Export(Stage[ExportParams]):
 def default_prompts(recipe: Recipe) -> tuple[str, ...]:
     """The instance prompt, the same in places that a training picture may lack, and the class prompt twice.
 
-    Twice, since each column has its own seed: the class should still be various.
+    Twice, since each column has its own seed: the class should still be various. Of several class prompts, two.
     """
     subject = recipe.subject
     shown = (subject.instance_prompt, *(f"{subject.instance_prompt} {place}" for place in PLACES))
-    return (*shown, subject.class_prompt, subject.class_prompt) if subject.class_prompt else shown
+    return (*shown, *(subject.class_prompts * 2)[:2])
 
 
 def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.families.base import Family, Loaded
-from dbrun.recipe.model import Recipe
+from dbrun.recipe.model import Recipe, in_turn
 from dbrun.seeds import derive
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
 from dbrun.stages.base import Job, Sources, Stage
@@ -30,19 +30,25 @@ DARK = 16
 
 @dataclass(frozen=True)
 class PriorParams:
-    """What makes the class images. steps, guidance: the sampler's; seed: the recipe's."""
+    """What makes the class images. prompt: one, or those taken in turn; steps, guidance: the sampler's."""
 
     WORDS: ClassVar[Mapping[str, str]] = {
         "prompt": "subject.class_prompt", "count": "prior.count", "steps": "prior.steps", "seed": "seed",
         "guidance": "prior.guidance", "resolution": "images.resolution", "precision": "train.precision"}
 
-    prompt: str
+    prompt: str | tuple[str, ...]
     count: int
     steps: int
     guidance: float
     resolution: int
     precision: Precision
     seed: int
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt of each class image."""
+        given = in_turn(self.prompt)
+        return tuple(given[index % len(given)] for index in range(self.count))
 
 
 class GeneratePriors(Stage[PriorParams]):
@@ -77,10 +83,10 @@ class GeneratePriors(Stage[PriorParams]):
         def base() -> tuple[Family, Loaded]:
             return base_in_memory(job, precision)
 
-        for index in range(params.count):
+        for index, prompt in enumerate(params.prompts):
             job.poll()
             job.progress(index, params.count, "pictures")
-            key = {"base": job.inputs["load"].digest, "prompt": params.prompt, "steps": params.steps,
+            key = {"base": job.inputs["load"].digest, "prompt": prompt, "steps": params.steps,
                    "guidance": params.guidance, "resolution": params.resolution, "precision": precision,
                    "seed": params.seed, "index": index}
             item = job.items.get(key, partial(_drawn, base, params, index))
@@ -92,14 +98,14 @@ class GeneratePriors(Stage[PriorParams]):
 
 def _drawn(base: Callable[[], tuple[Family, Loaded]], params: PriorParams, index: int, folder: Path) -> None:
     """Draw the picture with this index; a flat one is refused and drawn again from the next seed."""
-    family, loaded = base()
+    (family, loaded), prompt = base(), params.prompts[index]
     for attempt in range(ATTEMPTS):
-        picture = family.generate(loaded, params.prompt, seed=derive(params.seed, "class image", index, attempt),
+        picture = family.generate(loaded, prompt, seed=derive(params.seed, "class image", index, attempt),
                                   steps=params.steps, guidance=params.guidance, resolution=params.resolution)
         if not (why := refusal(picture)):
             picture.save(folder / "picture.png", compress_level=6)
             return
-    raise StageFailed(f"class image {index} came out {why} {ATTEMPTS} times for `{params.prompt}`",
+    raise StageFailed(f"class image {index} came out {why} {ATTEMPTS} times for `{prompt}`",
                       fix="set `train.precision: fp32` or `bf16`, or another `prior.steps` or `prior.guidance`")
 
 

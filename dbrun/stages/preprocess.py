@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
 from dbrun.images.pixels import square
-from dbrun.recipe.model import Images, Recipe
+from dbrun.recipe.model import Images, Recipe, in_turn
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Job, Picture, Sources, Stage
 from dbrun.stages.generate_priors import RECORD
@@ -36,14 +36,14 @@ class Source:
 
 @dataclass(frozen=True)
 class PreprocessParams:
-    """pictures: the instance images; class_prompt: None without class images; text: whether prompts are encoded."""
+    """pictures: the instance images; class_prompt: one, those taken in turn, or None; text: are prompts encoded."""
 
     WORDS: ClassVar[Mapping[str, str]] = {"pictures": "subject.images", "class_prompt": "subject.class_prompt",
                                           "images": "images", "text": "prompts encoded here"}
 
     pictures: tuple[Picture, ...]
     images: Images
-    class_prompt: str | None
+    class_prompt: str | tuple[str, ...] | None
     text: bool
 
 
@@ -71,7 +71,8 @@ class Preprocess(Stage[PreprocessParams]):
         from safetensors.torch import save_file
 
         params = job.params
-        prompts = sorted({p.prompt for p in params.pictures} | {p for p in (params.class_prompt,) if p})
+        class_prompts = in_turn(params.class_prompt)
+        prompts = sorted({p.prompt for p in params.pictures} | set(class_prompts))
         pictures = {f"instance.{i:05d}": _instance(job, p) for i, p in enumerate(params.pictures)}
         pictures |= {f"class.{i:05d}": source for i, source in enumerate(_class_images(job))}
         texts = prompts if params.text else []
@@ -94,7 +95,7 @@ class Preprocess(Stage[PreprocessParams]):
             if named:
                 save_file(named, job.out / f"{file}.safetensors")
         write_index(job.out, prompts, [p.prompt for p in params.pictures],
-                    [str(params.class_prompt)] * (len(pictures) - len(params.pictures)))
+                    [class_prompts[i % len(class_prompts)] for i in range(len(pictures) - len(params.pictures))])
         job.progress(total, total, "items")
 
 

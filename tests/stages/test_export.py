@@ -154,6 +154,8 @@ def test_prompts_left_out_show_the_subject_in_places_and_the_class(recipe) -> No
     prompts = default_prompts(recipe())
     assert prompts[0] == "a photo of sks dog" and prompts[-2:] == ("a photo of a dog",) * 2
     assert all(p.startswith("a photo of sks dog ") for p in prompts[1:-2]) and len(prompts) >= 6
+    assert default_prompts(recipe(subject={"class_prompt": ("a dog", "a dog at sea", "x")}))[-2:] == ("a dog",
+                                                                                                      "a dog at sea")
     assert "a photo of a dog" not in default_prompts(recipe(prior=None, subject={"class_prompt": None}))
 
 

@@ -49,6 +49,15 @@ def test_everything_that_makes_a_picture_is_in_its_key(loaded, change, content, 
     assert len(loaded.items.made) == 4 and before["00000.png"] != after["00000.png"]
 
 
+def test_several_prompts_are_taken_in_turn_and_one_of_a_list_is_that_one(loaded, content, recipe) -> None:
+    dog, snow = "a photo of a dog", "a dog in the snow"
+    one, many = recipe(prior={"count": 3}), recipe(prior={"count": 3}, subject={"class_prompt": (dog, snow)})
+    plain, turned = (content(loaded.run(STAGE, chosen).path) for chosen in (one, many))
+    assert len(loaded.items.made) == 4, "only the second picture shows another prompt"
+    assert [plain[f"{i:05d}.png"] == turned[f"{i:05d}.png"] for i in range(3)] == [True, False, True]
+    assert content(loaded.run(STAGE, recipe(prior={"count": 3}, subject={"class_prompt": (dog,)})).path) == plain
+
+
 @pytest.mark.parametrize("change", [{"name": "other"}, {"prior": {"weight": 0.5}}, {"train": {"precision": "bf16"}}])
 def test_what_makes_no_difference_makes_nothing_again(loaded, change, recipe) -> None:
     loaded.run(STAGE, recipe())

@@ -73,6 +73,14 @@ def test_a_prompt_is_encoded_once_however_many_share_it(loaded, recipe) -> None:
     assert sum("'prompt'" in key for key in loaded.items.made) == 1
 
 
+def test_class_images_have_the_prompts_they_were_drawn_from(bench, recipe) -> None:
+    chosen = recipe(prior={"count": 3}, subject={"class_prompt": ("a dog in the snow", "a dog")})
+    for name in ("load", "generate-priors", "preprocess"):
+        bench.run(name, chosen)
+    index = json.loads((bench.artifacts["preprocess"].path / "index.json").read_text())
+    assert index["prompts"] == ["a dog", "a dog in the snow", "a photo of sks dog"] and index["class"] == [1, 0, 1]
+
+
 def test_without_priors_there_is_no_class_half(bench, recipe) -> None:
     bench.run("load", recipe())
     out = bench.run("preprocess", recipe(prior=None)).path
