@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dbrun.parts import subclasses
 
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
 Condition = Mapping[str, "Tensor"]
 """What one prompt tells the denoiser: named tensors without a batch axis; batched, with one."""
+
+Randn = Callable[[str, Sequence[int]], "Tensor"]
+"""(what for, shape of one row) -> standard normal noise [B, *shape], each row from a seed with its own address."""
+
+
+class Drawn(NamedTuple):
+    """Training pictures, drawn from what is stored of them. x0: [B, C, h, w].
+
+    hints: what the denoiser is told of each picture beside its prompt, batched; most families have none.
+    """
+
+    x0: Tensor
+    hints: Condition
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,7 @@ class Family:
         raise NotImplementedError
 
     def prompt_limit(self, folder: Path) -> int:
-        """Tokens that a prompt may have, start and end marks included; without torch."""
+        """Tokens that a prompt may have beside start and end marks; without torch."""
         raise NotImplementedError
 
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
@@ -73,11 +86,11 @@ class Family:
         raise NotImplementedError
 
     def encode_images(self, loaded: Loaded, pixels: Tensor) -> Tensor:
-        """pixels [B, 3, H, W] in [-1, 1] -> moments [B, 2C, h, w] (mean, log-variance), not yet scaled."""
+        """pixels [B, 3, H, W] in [-1, 1] -> float32 [B, …]: all of a picture that `draw` needs, stored once."""
         raise NotImplementedError
 
-    def sample_latents(self, loaded: Loaded, moments: Tensor, noise: Tensor) -> Tensor:
-        """One draw of x0 [B, C, h, w] from the moments [B, 2C, h, w] with noise [B, C, h, w], scaled."""
+    def draw(self, loaded: Loaded, stored: Tensor, randn: Randn) -> Drawn:
+        """One draw of x0 and hints from what `encode_images` gave, [B, …]; all chance in it comes from randn."""
         raise NotImplementedError
 
     def encode_prompts(self, loaded: Loaded, prompts: Sequence[str]) -> list[Condition]:
@@ -89,7 +102,10 @@ class Family:
         raise NotImplementedError
 
     def predict(self, loaded: Loaded, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The denoiser's prediction, of x_t's shape [B, C, h, w]; variance channels dropped. t: int64 [B]."""
+        """The denoiser's prediction, of x_t's shape [B, C, h, w]; variance channels dropped. t: int64 [B].
+
+        condition: of the prompts, with the hints that `draw` gave.
+        """
         raise NotImplementedError
 
     def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float,

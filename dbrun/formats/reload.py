@@ -31,13 +31,13 @@ class Probe:
         draw = generator(0, "probe")
         with torch.inference_mode(), _exact():
             pixels = torch.rand(3, 3, self.side, self.side, generator=draw) * 2 - 1
-            moments = family.encode_images(loaded, pixels).cpu()
-            x0 = family.sample_latents(loaded, moments, torch.zeros_like(moments.chunk(2, dim=1)[0]))
+            stored = family.encode_images(loaded, pixels).cpu()
+            x0, hints = family.draw(loaded, stored, lambda _, shape: torch.zeros(len(stored), *shape))
             process = family.process(loaded)
             t = torch.tensor([process.timesteps * k // 4 for k in (1, 2, 3)])
             x_t = process.add_noise(x0, torch.randn(x0.shape, generator=draw), t)
             condition = family.collate(family.encode_prompts(loaded, [self.prompt]) * 3)
-            return family.predict(loaded, x_t, t, condition).float().cpu()
+            return family.predict(loaded, x_t, t, {**condition, **hints}).float().cpu()
 
 
 @dataclass(frozen=True)

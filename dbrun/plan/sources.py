@@ -91,7 +91,7 @@ def _long_prompts(recipe: Recipe, instance: set[str], folder: Path | None) -> li
     """Prompts with more words than the base reads tokens; a word is at least one token."""
     if folder is None:
         return []
-    limit = families()[recipe.base.type].prompt_limit(folder) - 2
+    limit = families()[recipe.base.type].prompt_limit(folder)
     every = {*instance, *(recipe.samples.prompts or ()), *recipe.subject.class_prompts}
     return [f"the base reads {limit} tokens, the rest is cut off: {prompt}"
             for prompt in sorted(every) if len(prompt.split()) > limit]

@@ -48,7 +48,7 @@ class PreprocessParams:
 
 
 class Preprocess(Stage[PreprocessParams]):
-    """Encode each picture's moments and each distinct prompt's condition, every one an item of its own."""
+    """Encode each picture and each distinct prompt's condition, every one an item of its own."""
 
     NAME: ClassVar[str] = "preprocess"
     needs: ClassVar[tuple[str, ...]] = ("load", "generate-priors")
@@ -86,7 +86,7 @@ class Preprocess(Stage[PreprocessParams]):
         for done, (name, source) in enumerate(pictures.items()):
             job.poll()
             job.progress(done, total, "items")
-            tensors["latents"][name] = _moments(job, source, base)
+            tensors["latents"][name] = _encoded(job, source, base)
         for index, prompt in enumerate(texts):
             job.poll()
             job.progress(len(pictures) + index, total, "items")
@@ -130,8 +130,8 @@ def _class_images(job: Job[PreprocessParams]) -> list[Source]:
             for path in paths]
 
 
-def _moments(job: Job[PreprocessParams], source: Source, base: Base) -> Tensor:
-    """One picture's moments [2C, h, w], encoded alone so that no neighbour can change their bits."""
+def _encoded(job: Job[PreprocessParams], source: Source, base: Base) -> Tensor:
+    """What training draws one picture from, encoded alone so that no neighbour can change its bits."""
     from safetensors.torch import load_file, save_file
 
     images = job.params.images
@@ -142,8 +142,8 @@ def _moments(job: Job[PreprocessParams], source: Source, base: Base) -> Tensor:
         family, loaded = base()
         picture = square(source.read(), images.resolution, images.background, source.name)
         with torch.inference_mode():
-            moments = family.encode_images(loaded, as_tensor(picture)[None])[0]
-        save_file({"moments": moments.float().cpu().contiguous()}, folder / "moments.safetensors")
+            encoded = family.encode_images(loaded, as_tensor(picture)[None])[0]
+        save_file({"moments": encoded.float().cpu().contiguous()}, folder / "moments.safetensors")
 
     key = {"base": job.inputs["load"].digest, "picture": source.digest, "images": images}
     return load_file(job.items.get(key, make) / "moments.safetensors")["moments"]

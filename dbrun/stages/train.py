@@ -102,11 +102,11 @@ def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Tra
 
     from dbrun.training.batches import Batches, Pictures
 
-    index, moments = _index(job), load_file(job.inputs["preprocess"].path / "latents.safetensors")
-    halves = [Pictures(name, [moments[f"{name}.{i:05d}"] for i in range(len(index[name]))], index[name])
+    index, stored = _index(job), load_file(job.inputs["preprocess"].path / "latents.safetensors")
+    halves = [Pictures(name, [stored[f"{name}.{i:05d}"] for i in range(len(index[name]))], index[name])
               for name in ("instance", "class") if index[name]]
     return Batches(halves, job.params.seed, job.params.batch_size, trainer.process.timesteps,
-                   lambda moments, noise: family.sample_latents(loaded, moments, noise))
+                   lambda rows, randn: family.draw(loaded, rows, randn))
 
 
 def _conditions(job: Job[TrainParams], family: Family, loaded: Loaded, components: tuple[str, ...]) -> Conditions:

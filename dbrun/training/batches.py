@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dbrun.families.base import Condition, Drawn, Randn
 from dbrun.training.device import generator
 
 
@@ -17,7 +19,7 @@ class Batch(NamedTuple):
     """A micro-batch: instance rows first, then class rows.
 
     x0, noise: float32 [B, C, h, w]; t: int64 [B]; prompts: index of each row's prompt; instances: how many rows
-    are instance pictures.
+    are instance pictures; hints: what the denoiser is told of each picture beside its prompt.
     """
 
     x0: Tensor
@@ -25,14 +27,15 @@ class Batch(NamedTuple):
     t: Tensor
     prompts: tuple[int, ...]
     instances: int
+    hints: Condition = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """One half of the pictures. name: instance or class; moments: [2C, h, w] each; prompts: an index each."""
+    """One half of the pictures. name: instance or class; stored: what draws start from; prompts: an index each."""
 
     name: str
-    moments: Sequence[Tensor]
+    stored: Sequence[Tensor]
     prompts: Sequence[int]
 
 
@@ -42,32 +45,36 @@ class Batches:
 
     A half's pictures come in shuffled epochs that run on across micro-batches; each draw belongs to a position in
     that row, so that 2 x 3 accumulated pictures are the same six as one batch of 6. size: pictures per half;
-    timesteps: T; sample: (moments, noise) [B, …] -> x0.
+    timesteps: T; draw: the family's, from what is stored of the rows.
     """
 
     halves: Sequence[Pictures]
     seed: int
     size: int
     timesteps: int
-    sample: Callable[[Tensor, Tensor], Tensor]
+    draw: Callable[[Tensor, Randn], Drawn]
 
     def __call__(self, micro_batch: int) -> Batch:
         """The micro-batch of this number, counted from 0 over the whole training."""
         positions = range(micro_batch * self.size, (micro_batch + 1) * self.size)
-        rows = [self._row(half, position) for half in self.halves for position in positions]
-        moments, latent_noise, noise, t, prompts = zip(*rows, strict=True)
-        x0 = self.sample(torch.stack(moments), torch.stack(latent_noise))
-        return Batch(x0, torch.stack(noise), torch.cat(t), prompts, self.size)
+        rows = [(half, position) for half in self.halves for position in positions]
+        pictures = [self._picture(half, position) for half, position in rows]
 
-    def _row(self, half: Pictures, position: int) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-        epoch, place = divmod(position, len(half.moments))
-        picture = _order(self.seed, half.name, epoch, len(half.moments))[place]
-        moments = half.moments[picture]
-        shape = (moments.shape[0] // 2, *moments.shape[1:])
-        latent_noise = torch.randn(shape, generator=generator(self.seed, "latents", half.name, position))
-        noise = torch.randn(shape, generator=generator(self.seed, "noise", half.name, position))
-        t = torch.randint(self.timesteps, (1,), generator=generator(self.seed, "timestep", half.name, position))
-        return moments, latent_noise, noise, t, half.prompts[picture]
+        def randn(purpose: str, shape: Sequence[int]) -> Tensor:
+            return torch.stack([torch.randn(tuple(shape), generator=generator(self.seed, purpose, half.name, position))
+                                for half, position in rows])
+
+        x0, hints = self.draw(torch.stack([half.stored[i] for (half, _), i in zip(rows, pictures, strict=True)]), randn)
+        t = torch.cat([self._timestep(half, position) for half, position in rows])
+        prompts = tuple(half.prompts[i] for (half, _), i in zip(rows, pictures, strict=True))
+        return Batch(x0, randn("noise", x0.shape[1:]), t, prompts, self.size, hints)
+
+    def _picture(self, half: Pictures, position: int) -> int:
+        epoch, place = divmod(position, len(half.stored))
+        return _order(self.seed, half.name, epoch, len(half.stored))[place]
+
+    def _timestep(self, half: Pictures, position: int) -> Tensor:
+        return torch.randint(self.timesteps, (1,), generator=generator(self.seed, "timestep", half.name, position))
 
 
 @lru_cache(maxsize=16)

@@ -106,7 +106,7 @@ class Trainer:
         x0, noise = batch.x0.to(self.loaded.device), batch.noise.to(self.loaded.device)
         x_t = self.process.add_noise(x0, noise, batch.t)
         with self._autocast():
-            pred = self.family.predict(self.loaded, x_t, batch.t, self.conditions(batch.prompts))
+            pred = self.family.predict(self.loaded, x_t, batch.t, {**self.conditions(batch.prompts), **batch.hints})
         target = self.process.target(x0, noise, batch.t)
         return by_halves(per_sample_mse(pred, target), batch.instances, self.settings.prior_weight)
 

@@ -13,7 +13,7 @@ from dbrun.adapters.attach import attach, match, read
 from dbrun.adapters.base import PRESETS
 from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
-from dbrun.families.base import Family, Loaded, families
+from dbrun.families.base import Drawn, Family, Loaded, Randn, families
 
 FAMILIES = families()
 PROMPTS = ("a photo of sks dog", "a dog", "")
@@ -24,10 +24,13 @@ def load(family: Family, folder: Path) -> Loaded:
     return family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
 
 
-def latents(family: Family, loaded: Loaded, count: int, side: int) -> torch.Tensor:
+def drawn(family: Family, loaded: Loaded, count: int, side: int) -> Drawn:
     pixels = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    moments = family.encode_images(loaded, pixels)
-    return family.sample_latents(loaded, moments, torch.zeros_like(moments[:, : moments.shape[1] // 2]))
+    return family.draw(loaded, family.encode_images(loaded, pixels), zeros(count))
+
+
+def zeros(count: int) -> Randn:
+    return lambda _, shape: torch.zeros(count, *shape)
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
@@ -85,22 +88,23 @@ def test_denoiser_comes_first(case: Case) -> None:
 
 def test_pictures_become_latents_that_the_denoiser_takes(case: Case) -> None:
     family, folder, loaded = case
-    x0 = latents(family, loaded, 2, side_of(family, folder))
+    x0, hints = drawn(family, loaded, 2, side_of(family, folder))
     assert x0.ndim == 4 and x0.dtype == torch.float32
     noise, t = torch.ones_like(x0), torch.tensor([3, 700])
-    condition = family.collate(family.encode_prompts(loaded, PROMPTS[:2]))
+    condition = {**family.collate(family.encode_prompts(loaded, PROMPTS[:2])), **hints}
     pred = family.predict(loaded, family.process(loaded).add_noise(x0, noise, t), t, condition)
     assert pred.shape == x0.shape and bool(pred.isfinite().all())
 
 
-def test_latents_are_a_draw_from_the_moments(case: Case) -> None:
-    """The draw moves with the noise, by the standard deviation."""
+def test_all_chance_in_a_draw_comes_from_randn(case: Case) -> None:
     family, folder, loaded = case
-    pixels = torch.zeros(1, 3, *[side_of(family, folder)] * 2)
-    moments = family.encode_images(loaded, pixels)
-    zero = torch.zeros_like(moments[:, : moments.shape[1] // 2])
-    at_mean, above = (family.sample_latents(loaded, moments, zero + n) for n in (0.0, 1.0))
-    assert bool((above > at_mean).all())
+    stored = family.encode_images(loaded, torch.zeros(2, 3, *[side_of(family, folder)] * 2))
+    assert len(stored) == 2 and stored.dtype == torch.float32
+    before = torch.get_rng_state()
+    first, again = (family.draw(loaded, stored, zeros(2)) for _ in range(2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(first.x0, again.x0) and first.hints.keys() == again.hints.keys()
+    assert all(torch.equal(hint, again.hints[name]) and len(hint) == 2 for name, hint in first.hints.items())
 
 
 def test_a_condition_has_no_batch_axis_and_collate_adds_one(case: Case) -> None:
@@ -121,15 +125,15 @@ def test_prompts_have_a_limit(case: Case) -> None:
 def test_a_picture_depends_on_its_arguments_alone(case: Case) -> None:
     family, folder, loaded = case
 
-    def drawn(prompt: str, seed: int) -> Image:
+    def picture(prompt: str, seed: int) -> Image:
         return family.generate(loaded, prompt, seed=seed, steps=2, guidance=3.0, resolution=side_of(family, folder))
 
     before = torch.get_rng_state()
-    first = drawn("a dog", 5)
+    first = picture("a dog", 5)
     assert torch.equal(before, torch.get_rng_state())
-    others = [drawn("a dog", 6), drawn("a cat", 5)]
+    others = [picture("a dog", 6), picture("a cat", 5)]
     torch.manual_seed(99)
-    again = drawn("a dog", 5)
+    again = picture("a dog", 5)
     assert first.tobytes() == again.tobytes()
     assert all(first.tobytes() != other.tobytes() for other in others)
     assert first.size == (side_of(family, folder),) * 2 and first.mode == "RGB"
@@ -194,10 +198,9 @@ def test_saved_adapters_load_through_the_pipeline(fresh: Case, tmp_path: Path, a
 
 
 def answer(family: Family, loaded: Loaded) -> torch.Tensor:
-    folder_side = loaded.pipeline.vae.config.sample_size if hasattr(loaded.pipeline, "vae") else 32
-    x0 = latents(family, loaded, 1, folder_side)
+    x0, hints = drawn(family, loaded, 1, 32)
     with torch.no_grad():
-        condition = family.collate(family.encode_prompts(loaded, PROMPTS[:1]))
+        condition = {**family.collate(family.encode_prompts(loaded, PROMPTS[:1])), **hints}
         return family.predict(loaded, x0, torch.tensor([500]), condition)
 
 

@@ -42,7 +42,7 @@ def test_published_sizes(tmp_path: Path) -> None:
         written(tmp_path / part / "config.json", {"block_out_channels": [128, 256, 512, 512]})
     written(tmp_path / "text_encoder" / "config.json", {"max_position_embeddings": 77})
     written(tmp_path / "tokenizer" / "tokenizer_config.json", {"model_max_length": 10**30})
-    assert (SD.pixel_multiple(tmp_path), SD.prompt_limit(tmp_path)) == (64, 77)
+    assert (SD.pixel_multiple(tmp_path), SD.prompt_limit(tmp_path)) == (64, 75)
 
 
 def test_a_broken_config_is_named(tmp_path: Path) -> None:
@@ -74,7 +74,8 @@ def test_latents_are_drawn_as_diffusers_does(loaded: Loaded) -> None:
     vae = loaded.pipeline.vae
     expected = vae.encode(pixels).latent_dist.sample(torch.Generator().manual_seed(4)) * vae.config.scaling_factor
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(4))
-    ours = SD.sample_latents(loaded, SD.encode_images(loaded, pixels), noise)
+    ours, hints = SD.draw(loaded, SD.encode_images(loaded, pixels), lambda _, shape: noise.view(2, *shape))
+    assert not hints
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 

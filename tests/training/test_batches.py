@@ -2,6 +2,7 @@
 
 import torch
 
+from dbrun.families.base import Drawn, Randn
 from dbrun.training.batches import Batch, Batches, Pictures
 
 
@@ -12,7 +13,7 @@ def pictures(name: str, count: int, prompt: int) -> Pictures:
 
 def batches(size: int = 4, seed: int = 0, instance: int = 5, classes: int = 7) -> Batches:
     halves = [pictures("instance", instance, 0), pictures("class", classes, 1)]
-    return Batches([h for h in halves if h.moments], seed, size, 1000, lambda moments, noise: moments[:, :2])
+    return Batches([h for h in halves if h.stored], seed, size, 1000, lambda rows, randn: Drawn(rows[:, :2], {}))
 
 
 def shown(batch: Batch) -> list[int]:
@@ -75,9 +76,10 @@ def test_two_rows_never_share_noise_and_timesteps_cover_their_range() -> None:
 def test_the_latent_draw_has_noise_of_its_own() -> None:
     seen = {}
 
-    def sample(moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        seen["latent"] = noise
-        return moments[:, :2]
+    def draw(rows: torch.Tensor, randn: Randn) -> Drawn:
+        seen["latents"], seen["other"] = randn("latents", (2, 2, 2)), randn("other", (1,))
+        return Drawn(rows[:, :2], {"other": seen["other"]})
 
-    batch = Batches([pictures("instance", 5, 0)], 0, 4, 1000, sample)(0)
-    assert seen["latent"].shape == batch.noise.shape and not torch.equal(seen["latent"], batch.noise)
+    batch = Batches([pictures("instance", 5, 0)], 0, 4, 1000, draw)(0)
+    assert seen["latents"].shape == batch.noise.shape and not torch.equal(seen["latents"], batch.noise)
+    assert batch.hints == {"other": seen["other"]} and len(seen["other"].unique()) == 4

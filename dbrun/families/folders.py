@@ -1,0 +1,36 @@
+"""What do the configs in a base's folder say, and how do the libraries that read it keep quiet?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dbrun.errors import RecipeError
+
+
+def config(path: Path) -> dict[str, Any]:
+    """A JSON file of settings. Raises RecipeError where it is missing or none."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path} of the base cannot be read: {error}",
+                          fix="check that `base.path` is a complete folder in diffusers format") from error
+    if not isinstance(settings, dict):
+        raise RecipeError(f"{path} of the base is no table of settings", fix="check `base.path`")
+    return settings
+
+
+def halvings(folder: Path) -> int:
+    """How many times smaller the innermost layer of the network in folder is than its input: 2 ** halvings."""
+    return int(2 ** (len(config(folder / "config.json").get("block_out_channels", (1,) * 4)) - 1))
+
+
+def hush() -> None:
+    """Silence the libraries; before their pipelines are imported, since the import itself prints."""
+    import diffusers.utils.logging as of_diffusers
+    import transformers.utils.logging as of_transformers
+
+    for library in (of_diffusers, of_transformers):
+        library.set_verbosity_error()
+        library.disable_progress_bar()

@@ -1,0 +1,100 @@
+"""What do families share whose denoiser is diffusers' UNet2DConditionModel?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dbrun.errors import RecipeError
+from dbrun.families.base import Condition, Family, Loaded
+from dbrun.families.folders import hush
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from dbrun.diffusion.process import Process
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+TIME = ("time_emb_proj", "time_embedding.linear_1", "time_embedding.linear_2")
+RESNETS = ("resnets.*.conv1", "resnets.*.conv2", "conv_shortcut")
+
+
+class UNetFamily(Family):
+    """A UNet that looks at one sequence of hidden states, and the pipeline around it."""
+
+    prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {"denoiser": ("", "unet.")}
+    """Component -> how its layers' names begin on the module, and what stands there in an exported file instead."""
+
+    def pipeline(self, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None,
+                 left_out: Sequence[str]) -> Any:
+        """The pipeline on device, frozen and in eval mode, without the parts that are left out. Raises RecipeError."""
+        hush()
+        import diffusers
+        from torch import nn
+
+        try:
+            pipeline = getattr(diffusers, self.pipelines[0]).from_pretrained(
+                str(folder), dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
+                requires_safety_checker=False, **dict.fromkeys(left_out))
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{folder} cannot be loaded as a base of type {self.NAME}: {error}",
+                              fix="check `base.path` and `base.variant`; only safetensors files are read") from error
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.to(device)
+        for part in pipeline.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+        return pipeline
+
+    def module(self, loaded: Loaded, component: str) -> nn.Module:
+        """The pipeline's part of that name."""
+        module: nn.Module = getattr(loaded.pipeline, self.components[component])
+        return module
+
+    def process(self, loaded: Loaded) -> Process:
+        """The scheduler's betas and prediction type."""
+        from dbrun.diffusion.process import Process
+
+        return Process.from_config(loaded.pipeline.scheduler.config)
+
+    def collate(self, conditions: Sequence[Condition]) -> Condition:
+        """`hidden` [B, L, D]."""
+        import torch
+
+        return {"hidden": torch.stack([c["hidden"] for c in conditions])}
+
+    def save_adapters(self, folder: Path, states: Mapping[str, Mapping[str, Tensor]],
+                      metadata: Mapping[str, Mapping[str, object]]) -> Path:
+        """Write `pytorch_lora_weights.safetensors`; metadata: component -> peft's `r` and `lora_alpha`.
+
+        alpha / r is folded into B, so that every reader scales rightly: one that ignores metadata, as older diffusers
+        does, and one whose LoraConfig lacks a field that ours has, takes alpha = r and is right.
+        """
+        from safetensors.torch import save_file
+
+        tensors: dict[str, Tensor] = {}
+        for component, state in states.items():
+            begins, written = self.prefixes[component]
+            scale = _number(metadata[component]["lora_alpha"]) / _number(metadata[component]["r"])
+            for name, tensor in state.items():
+                own = written + name.removeprefix(begins)
+                tensors[own] = (tensor * scale if ".lora_B." in name else tensor).contiguous()
+        path = folder / "pytorch_lora_weights.safetensors"
+        save_file(tensors, path, metadata={"format": "pt"})
+        return path
+
+
+def prediction_of(output: Tensor, x_t: Tensor) -> Tensor:
+    """The prediction in a denoiser's output [B, C or 2C, h, w]: of twice x_t's channels the first half.
+
+    The second half interpolates the variance (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15) and is not trained.
+    """
+    return output.chunk(2, dim=1)[0] if output.shape[1] == 2 * x_t.shape[1] else output
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"expected a number, found {value!r}")
+    return float(value)
