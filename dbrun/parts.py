@@ -64,11 +64,17 @@ class Part(BaseModel):
     """A frozen, strict piece of a recipe: an unknown key is an error.
 
     NEUTRAL names the field values that switch a feature off; those are left out of cache keys, so that a new
-    feature does not invalidate earlier work. Defaults that do something are never neutral.
+    feature does not invalidate earlier work. Defaults that do something are never neutral. A subclass names its own;
+    those of the parts that it builds on hold too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
     NEUTRAL: ClassVar[dict[str, object]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        above = (base.NEUTRAL for base in reversed(cls.__bases__) if issubclass(base, Part))
+        cls.NEUTRAL = {name: value for named in (*above, cls.NEUTRAL) for name, value in named.items()}
 
 
 P = TypeVar("P", bound=type)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
-from dbrun.parts import Part, Text, subclasses, union
+from dbrun.parts import Float, OrNone, Part, Text, subclasses, union
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
 PRESETS = ("attention", "attention+ff", "linear", "all")
+
+
+def _stop(value: float | None) -> float | None:
+    if value is not None and value >= 1 and value != int(value):
+        from pydantic_core import PydanticCustomError
+
+        raise PydanticCustomError("wants_stop", "expected whole steps such as 300, or a share of them such as 0.5")
+    return value
 
 
 class Adapter(Part):
@@ -21,13 +29,30 @@ class Adapter(Part):
     """
 
     NAME: ClassVar[str]
+    NEUTRAL: ClassVar[dict[str, object]] = {"learning_rate": None, "stop_at": None}
     layers: ClassVar[tuple[str, ...]] = ("Linear", "Conv2d")
     """Class names of the layers it can be put on."""
+    TRAINING: ClassVar[tuple[str, ...]] = ("learning_rate", "stop_at")
+    """The fields that only training reads: they are no part of what the adapter is."""
     targets: str | tuple[str, ...]
+    learning_rate: Annotated[Float | None, Field(gt=0, le=1e6), OrNone] = None
+    """The component's own peak learning rate; left out, `train.learning_rate`."""
+    stop_at: Annotated[Float | None, Field(gt=0), AfterValidator(_stop), OrNone] = None
+    """Steps after which the component learns no more; below 1, a share of `train.steps`. Left out, it never stops."""
+
+    def stop(self, steps: int) -> int | None:
+        """How many of so many steps the component learns; None for all."""
+        if self.stop_at is None:
+            return None
+        return int(self.stop_at) if self.stop_at >= 1 else round(self.stop_at * steps)
+
+    def untrained(self) -> Self:
+        """The adapter without what only training reads."""
+        return self.model_copy(update=dict.fromkeys(self.TRAINING))
 
     def decided(self, modules: tuple[str, ...]) -> Self:
         """The same adapter with nothing left open, so that two ways to ask for it leave equal bytes."""
-        return self.model_copy(update={"targets": modules})
+        return self.untrained().model_copy(update={"targets": modules})
 
     def peft_config(self, modules: tuple[str, ...]) -> PeftConfig:
         """peft's config for these full module names (already matched against the model)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,17 +11,19 @@ from dbrun.parts import Float, Part, subclasses
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch.nn import Parameter
     from torch.optim import Optimizer
+
+    Group = dict[str, Any]
+    """Parameters that share a learning rate: {"params": [...], "lr": 1e-4}."""
 
 
 class OptimizerChoice(Part):
-    """An optimizer and its settings; the learning rate stands in `train.learning_rate`."""
+    """An optimizer and its settings; the learning rates stand in `train` and `adapt`."""
 
     NAME: ClassVar[str]
 
-    def build(self, parameters: Sequence[Parameter], learning_rate: float) -> Optimizer:
-        """The optimizer over these parameters."""
+    def build(self, groups: Sequence[Group], learning_rate: float) -> Optimizer:
+        """The optimizer over these groups of parameters; learning_rate: of a group without one of its own."""
         raise NotImplementedError
 
 
@@ -41,11 +43,11 @@ class AdamW(OptimizerChoice):
     epsilon: Annotated[Float, Field(gt=0)] = 1e-8
     """Added to the denominator."""
 
-    def build(self, parameters: Sequence[Parameter], learning_rate: float) -> Optimizer:
+    def build(self, groups: Sequence[Group], learning_rate: float) -> Optimizer:
         """torch's AdamW."""
         import torch
 
-        return torch.optim.AdamW(parameters, lr=learning_rate, betas=(self.beta1, self.beta2),
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=(self.beta1, self.beta2),
                                  weight_decay=self.weight_decay, eps=self.epsilon)
 
 

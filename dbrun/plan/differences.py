@@ -115,6 +115,8 @@ def _many(pictures: int) -> str:
 
 def _worded(stage: str, name: str, words: Mapping[str, str]) -> str:
     head, dot, rest = name.partition(".")
+    if "{}" in words.get(head, ""):
+        return words[head].format(rest)
     if head in words:
         return (words[head] + dot + rest).lstrip(".")
     return name if dot else f"{stage}.{name}"

@@ -13,7 +13,7 @@ Finding = tuple[str, str, str | None]
 
 def check(recipe: Recipe) -> list[Finding]:
     """Every disagreement as (dotted key, message, fix)."""
-    return [finding for one in (_prior, _base, _precision, _export) for finding in one(recipe)]
+    return [finding for one in (_prior, _base, _precision, _export, _stop) for finding in one(recipe)]
 
 
 def _prior(recipe: Recipe) -> Iterator[Finding]:
@@ -42,3 +42,17 @@ def _export(recipe: Recipe) -> Iterator[Finding]:
     for index, name in enumerate(recipe.export):
         if name in recipe.export[:index]:
             yield f"export.{index}", f"found '{name}' twice", "name each format once"
+
+
+def _stop(recipe: Recipe) -> Iterator[Finding]:
+    steps, components = recipe.train.steps, recipe.adapt.components
+    stops = {name: stop for name, adapter in components.items() if (stop := adapter.stop(steps)) is not None}
+    if stops and len(stops) == len(components):
+        last = max(stops, key=lambda name: stops[name])
+        yield (f"adapt.{last}.stop_at", f"found a stop, but nothing else learns after step {stops[last]}",
+               "take `stop_at` away; `train.steps` says how long training goes")
+        return
+    for name, stop in stops.items():
+        if not 0 < stop < steps:
+            yield (f"adapt.{name}.stop_at", f"found step {stop}, but with `train.steps: {steps}` a stop lies from 1 "
+                   f"to {steps - 1}", "write a share such as 0.5, or take `stop_at` away")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from dbrun.adapters.base import any_adapter
+from dbrun.adapters.base import Adapter, any_adapter
 from dbrun.choices import optimizers, schedules
 from dbrun.families import base as families
 from dbrun.parts import Float, Int, OrNone, Part, Text, union
@@ -116,6 +117,12 @@ class Adapt(Part):
     """The adapter of the denoiser (the UNet)."""
     text_encoder: Annotated[AnyAdapter | None, OrNone] = None
     """The adapter of the text encoder; left out, the text encoder is not trained."""
+
+    @property
+    def components(self) -> Mapping[str, Adapter]:
+        """The adapters asked for, by component."""
+        asked = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: adapter for name, adapter in asked.items() if isinstance(adapter, Adapter)}
 
 
 class Train(Part):

@@ -27,12 +27,6 @@ class AdaptParams:
     adapt: Choices
     seed: int
 
-    @property
-    def components(self) -> Mapping[str, Adapter]:
-        """The adapters asked for, by component."""
-        asked = {name: getattr(self.adapt, name) for name in type(self.adapt).model_fields}
-        return {name: adapter for name, adapter in asked.items() if adapter is not None}
-
 
 class Adapt(Stage[AdaptParams]):
     """Attach the adapters to the base; matched modules and seeded initial weights are the artifact."""
@@ -44,8 +38,9 @@ class Adapt(Stage[AdaptParams]):
     computes: ClassVar[bool] = False
 
     def params(self, recipe: Recipe, sources: Sources) -> AdaptParams:
-        """The adapters and the seed."""
-        return AdaptParams(recipe.adapt, recipe.seed)
+        """The adapters, without what only training reads, and the seed."""
+        plain = {name: adapter.untrained() for name, adapter in recipe.adapt.components.items()}
+        return AdaptParams(recipe.adapt.model_copy(update=plain), recipe.seed)
 
     def run(self, job: Job[AdaptParams]) -> None:
         """Draw the initial weights on the CPU, whatever the device, so that they are the same everywhere."""
@@ -53,7 +48,7 @@ class Adapt(Stage[AdaptParams]):
 
         family, loaded = base_in_memory(job, "fp32", torch.device("cpu"))
         attached = {}
-        for name, adapter in job.params.components.items():
+        for name, adapter in job.params.adapt.components.items():
             job.poll()
             attached[name] = self._attach(family, loaded, name, adapter, job.params.seed)
             job.note(f"{name}: {len(attached[name].modules)} layers, "

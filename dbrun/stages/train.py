@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,10 +26,16 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class TrainParams:
-    """What of the recipe reaches the trained bytes; the words are those of `train`. prior_weight: 0 without priors."""
+    """What of the recipe reaches the trained bytes; the words are those of `train`. prior_weight: 0 without priors.
 
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"accumulation": 1}
-    WORDS: ClassVar[Mapping[str, str]] = {"prior_weight": "prior.weight", "seed": "seed"}
+    learning_rates: component -> its own peak, where it is another than the common one; stops: component -> steps
+    that it learns, where it does not learn all. A stop that is a share is counted out, so that a longer run with
+    the same share is another run.
+    """
+
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"accumulation": 1, "learning_rates": {}, "stops": {}}
+    WORDS: ClassVar[Mapping[str, str]] = {"prior_weight": "prior.weight", "seed": "seed",
+                                          "learning_rates": "adapt.{}.learning_rate", "stops": "adapt.{}.stop_at"}
 
     steps: int
     learning_rate: float
@@ -41,6 +47,8 @@ class TrainParams:
     precision: Precision
     prior_weight: float
     seed: int
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    stops: Mapping[str, int] = field(default_factory=dict)
 
 
 class Train(Stage[TrainParams]):
@@ -56,12 +64,16 @@ class Train(Stage[TrainParams]):
 
     def params(self, recipe: Recipe, sources: Sources) -> TrainParams:
         """The recipe's `train`, the weight of the priors, and the seed."""
-        train = recipe.train
+        train, components = recipe.train, recipe.adapt.components
+        rates = {name: own for name, adapter in components.items()
+                 if (own := adapter.learning_rate) not in (None, train.learning_rate)}
+        stops = {name: stop for name, adapter in components.items() if (stop := adapter.stop(train.steps)) is not None}
         return TrainParams(
             steps=train.steps, learning_rate=train.learning_rate, batch_size=train.batch_size,
             accumulation=train.accumulation, max_grad_norm=train.max_grad_norm, optimizer=train.optimizer,
             schedule=train.schedule, precision=train.precision,
-            prior_weight=recipe.prior.weight if recipe.prior else 0.0, seed=recipe.seed)
+            prior_weight=recipe.prior.weight if recipe.prior else 0.0, seed=recipe.seed,
+            learning_rates=rates, stops=stops)
 
     def lengthens(self, params: TrainParams) -> tuple[str, ...]:
         """`steps`, where no step's learning rate depends on how many there are."""
@@ -89,12 +101,14 @@ class Train(Stage[TrainParams]):
 
 
 def _trainer(job: Job[TrainParams], family: Family, loaded: Loaded, components: tuple[str, ...]) -> Trainer:
+    from dbrun.training.learners import Own
     from dbrun.training.loop import Settings, Trainer
 
     p = job.params
-    return Trainer(family, loaded, components, _conditions(job, family, loaded, components), Settings(
+    return Trainer(family, loaded, components, _conditions(job, family, loaded), Settings(
         steps=p.steps, learning_rate=p.learning_rate, accumulation=p.accumulation, max_grad_norm=p.max_grad_norm,
-        optimizer=p.optimizer, schedule=p.schedule, precision=p.precision, prior_weight=p.prior_weight, seed=p.seed))
+        optimizer=p.optimizer, schedule=p.schedule, precision=p.precision, prior_weight=p.prior_weight, seed=p.seed,
+        own=Own(p.learning_rates, p.stops)))
 
 
 def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Trainer) -> Batches:
@@ -109,14 +123,15 @@ def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Tra
                    lambda rows, randn: family.draw(loaded, rows, randn))
 
 
-def _conditions(job: Job[TrainParams], family: Family, loaded: Loaded, components: tuple[str, ...]) -> Conditions:
-    """Live where another component than the denoiser learns, else from the cache."""
+def _conditions(job: Job[TrainParams], family: Family, loaded: Loaded) -> Conditions:
+    """Live where anything that prompts go through learns, else from the cache."""
     from safetensors.torch import load_file
 
     from dbrun.training.conditions import cached, live
+    from dbrun.training.learners import prompts_learn
 
     texts = _index(job)["prompts"]
-    if components != ("denoiser",):
+    if prompts_learn(family, loaded):
         return live(family, loaded, texts)
     tensors = load_file(job.inputs["preprocess"].path / "prompts.safetensors")
     encoded: list[Condition] = [{key.split(".", 1)[1]: tensor for key, tensor in tensors.items()
@@ -166,5 +181,7 @@ def _line(metrics: Metrics) -> str:
 
 def _finite(metrics: Metrics) -> dict[str, float | None]:
     """By name; None also for a gradient norm that overflowed under fp16, since JSON knows no infinity."""
+    named = asdict(metrics)
+    rates = {f"learning_rate.{component}": rate for component, rate in named.pop("learning_rates").items()}
     return {name: value if value is not None and math.isfinite(value) else None
-            for name, value in asdict(metrics).items()}
+            for name, value in (named | rates).items()}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from dbrun.families.base import Condition, Family, Loaded
+from dbrun.training.learners import prompts_learn
 
 Conditions = Callable[[Sequence[int]], Condition]
 """Prompt indices of a batch's rows -> the batched condition on the device."""
@@ -19,11 +20,20 @@ def cached(family: Family, encoded: Sequence[Condition], device: torch.device) -
 
 
 def live(family: Family, loaded: Loaded, texts: Sequence[str]) -> Conditions:
-    """Conditions encoded at every call, with gradients; each distinct prompt of a batch once."""
+    """Conditions encoded at every call, with gradients, each distinct prompt of a batch once: a text encoder learns.
+
+    From when on none does any more, each prompt is encoded once, alone and without gradients, and used again.
+    """
+    settled: dict[int, Condition] = {}
 
     def encode(prompts: Sequence[int]) -> Condition:
         distinct = sorted(set(prompts))
-        encoded = dict(zip(distinct, family.encode_prompts(loaded, [texts[i] for i in distinct]), strict=True))
-        return family.collate([encoded[i] for i in prompts])
+        if prompts_learn(family, loaded):
+            encoded = dict(zip(distinct, family.encode_prompts(loaded, [texts[i] for i in distinct]), strict=True))
+            return family.collate([encoded[i] for i in prompts])
+        for new in (i for i in distinct if i not in settled):
+            with torch.no_grad():
+                settled[new] = family.encode_prompts(loaded, [texts[new]])[0]
+        return family.collate([settled[i] for i in prompts])
 
     return encode

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from dbrun.seeds import derive
 from dbrun.training.batches import Batch
 from dbrun.training.conditions import Conditions
 from dbrun.training.device import seeded
+from dbrun.training.learners import Own, learners
 from dbrun.training.state import Checkpoint
 
 LOWER = "lower `train.learning_rate` (a tenth is a good start), or set `train.max_grad_norm`"
@@ -31,7 +32,10 @@ LOWER = "lower `train.learning_rate` (a tenth is a good start), or set `train.ma
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; the words are the recipe's. prior_weight counts only where batches hold class pictures."""
+    """How to train; the words are the recipe's.
+
+    prior_weight: counts only where batches hold class pictures; own: what single components have otherwise.
+    """
 
     steps: int
     learning_rate: float
@@ -42,11 +46,15 @@ class Settings:
     precision: str
     prior_weight: float
     seed: int
+    own: Own = field(default_factory=Own)
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a step did. step: counted from 1; learning_rate: the one used; grad_norm: before clipping."""
+    """What a step did. step: counted from 1; learning_rate: the common one; grad_norm: before clipping.
+
+    learning_rates: each component's where any has one of its own or a stop, after which it is 0.
+    """
 
     step: int
     loss: float
@@ -54,6 +62,7 @@ class Metrics:
     prior_loss: float | None
     learning_rate: float
     grad_norm: float
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
 
 
 class Trainer:
@@ -63,11 +72,12 @@ class Trainer:
                  settings: Settings) -> None:
         self.family, self.loaded, self.conditions, self.settings = family, loaded, conditions, settings
         self.process = family.process(loaded)
-        self.modules: Mapping[str, nn.Module] = {c: family.module(loaded, c).train() for c in components}
-        self.parameters = [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
+        self.modules: Mapping[str, nn.Module] = {c: family.module(loaded, c) for c in components}
+        self.learners = learners(self.modules, settings.learning_rate, settings.own)
+        self.parameters = [p for learner in self.learners for p in learner.parameters]
         self.accelerator = _accelerator(settings.precision, loaded.device)
         self.optimizer = self.accelerator.prepare(
-            settings.optimizer.build(self.parameters, settings.learning_rate))
+            settings.optimizer.build([{"params": one.parameters} for one in self.learners], settings.learning_rate))
         self.history: list[Metrics] = []
 
     def run(self, batches: Callable[[int], Batch]) -> Iterator[Metrics]:
@@ -79,9 +89,11 @@ class Trainer:
     def step(self, batches: Sequence[Batch]) -> Metrics:
         """One optimizer update from these micro-batches. Raises StageFailed where a number is no longer finite."""
         step, settings = len(self.history), self.settings
-        rate = settings.learning_rate * settings.schedule.factor(step, settings.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        factor = settings.schedule.factor(step, settings.steps)
+        rates = {one.component: one.rate * factor if one.learns(step) else 0.0 for one in self.learners}
+        for group, learner in zip(self.optimizer.param_groups, self.learners, strict=True):
+            learner.begin(step)
+            group["lr"] = rates[learner.component]
 
         losses = []
         for micro, batch in enumerate(batches):
@@ -93,12 +105,15 @@ class Trainer:
         total, instance, prior = (_mean(part) for part in zip(*losses, strict=True))
         if total is None or instance is None or not math.isfinite(total):
             raise StageFailed(f"the loss is {total} at step {step + 1} of {settings.steps}", fix=LOWER)
+        for learner in self.learners:
+            learner.check(step)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, settings.max_grad_norm or math.inf))
         self._check_gradient(norm, step)
 
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.history.append(Metrics(step + 1, total, instance, prior, rate, norm))
+        self.history.append(Metrics(step + 1, total, instance, prior, settings.learning_rate * factor, norm,
+                                    rates if settings.own else {}))
         return self.history[-1]
 
     def loss(self, batch: Batch) -> Loss:
@@ -127,7 +142,7 @@ class Trainer:
         for index, slots in optimizer["state"].items():
             for name, value in slots.items():
                 if isinstance(value, Tensor):
-                    tensors[f"optimizer/{index}/{name}"] = value.detach().cpu().contiguous()
+                    tensors[f"optimizer/{index}/{name}"] = value.detach().to("cpu", copy=True).contiguous()
                 else:
                     plain.setdefault(str(index), {})[name] = value
         scaler = self.accelerator.scaler

@@ -30,6 +30,7 @@ TABLE = {
     "prior.weight=0.5": TRAINED,
     "adapt.denoiser.rank=3": ADAPTED,
     "adapt.denoiser.targets=attention": ADAPTED,
+    "adapt.denoiser.learning_rate=2e-3": TRAINED,
     "prior.count=4": PRIORS,
     "prior.steps=3": PRIORS,
     "prior.guidance=3.0": PRIORS,
@@ -41,6 +42,8 @@ TABLE = {
     "images.resolution=16": PRIORS,
     "prior=null": {"preprocess", "train", "export"},
     "adapt.text_encoder={type: lora, rank: 2}": {"adapt", "preprocess", "train", "export"},
+    "adapt.text_encoder={type: lora, rank: 2, learning_rate: 1e-3, stop_at: 0.5}": {
+        "adapt", "preprocess", "train", "export"},
     "seed=1": {"adapt", "generate-priors", "preprocess", "train", "export"},
     "threads=2": {"generate-priors", "preprocess", "train", "export"},
 }
@@ -60,6 +63,16 @@ def test_a_change_reruns_what_the_table_says(finished: Project, change: str) -> 
 
 def test_without_a_change_nothing_is_pending(finished: Project) -> None:
     assert not pending(finished)
+
+
+def test_what_only_training_reads_leaves_the_adapter_alone(project: Project) -> None:
+    both = "adapt.text_encoder={type: lora, rank: 2, learning_rate: 2e-3, stop_at: 4}"
+    project.dbrun("run", "tiny.yaml", both)
+    for other, why in (("learning_rate: 1e-3, stop_at: 4", "adapt.text_encoder.learning_rate 0.002 → 0.001"),
+                       ("learning_rate: 2e-3, stop_at: 2", "adapt.text_encoder.stop_at 4 → 2"),
+                       ("stop_at: 4", "adapt.text_encoder.learning_rate 0.002 → unset")):
+        found = pending(project, both.replace("learning_rate: 2e-3, stop_at: 4", other))
+        assert set(found) == TRAINED and why in found["train"]["reason"]
 
 
 def test_one_new_picture_leaves_base_adapter_and_priors_alone(project: Project) -> None:

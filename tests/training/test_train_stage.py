@@ -15,7 +15,9 @@ from dbrun.adapters.artifact import read_artifact
 from dbrun.choices.schedules import Cosine
 from dbrun.errors import Interrupted, StageFailed
 from dbrun.events import Event, Note, Progress
-from dbrun.stages.base import Upkeep
+from dbrun.families.base import Sampling
+from dbrun.recipe.model import Recipe
+from dbrun.stages.base import BaseSource, Sources, Upkeep
 from dbrun.stages.train import Train
 
 STEPS = 16
@@ -60,6 +62,7 @@ def test_equal_jobs_give_equal_bytes_and_checkpoints_change_nothing(home: Path, 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 1e-3}, {"batch_size": 1}, {"accumulation": 2},
                                     {"max_grad_norm": 1e-9}, {"prior_weight": 0.5}, {"precision": "bf16"},
+                                    {"learning_rates": {"denoiser": 1e-3}},
                                     {"optimizer": PARAMS.optimizer.model_copy(update={"weight_decay": 0.5})},
                                     {"schedule": Cosine(type="cosine")}])
 def test_every_param_shows_in_the_bytes(home: Path, tmp_path: Path, change: dict[str, object]) -> None:
@@ -107,6 +110,39 @@ def test_a_longer_run_goes_on_and_a_shorter_one_uses_no_later_checkpoint(home: P
 def test_steps_only_lengthen_where_the_schedule_has_no_horizon() -> None:
     assert Train().lengthens(PARAMS) == ("steps",)
     assert Train().lengthens(replace(PARAMS, schedule=Cosine(type="cosine"))) == ()
+
+
+def test_a_stop_that_is_a_count_lengthens_and_one_that_is_a_share_is_another_run() -> None:
+    def lineage(stop_at: float, steps: int) -> tuple[tuple[str, ...], object]:
+        text_encoder = {"type": "lora", "stop_at": stop_at}
+        recipe = Recipe.model_validate({
+            "schema": "dbrun/v1", "name": "x", "base": {"path": "base"}, "train": {"steps": steps},
+            "subject": {"images": "pictures", "instance_prompt": "a photo of sks dog"},
+            "adapt": {"denoiser": {"type": "lora"}, "text_encoder": text_encoder}})
+        params = Train().params(recipe, Sources(BaseSource("", "sd", None, None, {}, Sampling(2, 2.0)), ()))
+        return Train().lengthens(params), replace(params, steps=0)
+
+    assert lineage(4.0, 8) == lineage(4.0, 12) == lineage(0.5, 8)
+    assert lineage(0.5, 8) != lineage(0.5, 12)
+
+
+@pytest.mark.parametrize("stopped", [3, 4, 5])
+def test_a_stopped_text_encoder_survives_an_interruption(tmp_path: Path, stopped: int) -> None:
+    """Stopped before, at or after the text encoder's last step; the artifact is that of an unbroken run."""
+    write_inputs(tmp_path / "home", components=("denoiser", "text_encoder"))
+    own = {"learning_rates": {"text_encoder": 1e-3}, "stops": {"text_encoder": 4}}
+    asked: list[Event] = []
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "home", tmp_path, "out", emit=asked.append, upkeep=Upkeep(1000, 2), **own,
+                stopping=lambda: signal.SIGTERM if len(asked) >= stopped else 0)
+    resumed = trained(tmp_path / "home", tmp_path, "out", **own)
+    unbroken, longer = trained(tmp_path / "home", tmp_path, "a", **own), trained(
+        tmp_path / "home", tmp_path, "b", **{**own, "stops": {}})
+    assert resumed == unbroken
+    assert unbroken["text_encoder.safetensors"] != longer["text_encoder.safetensors"]
+    rows = [json.loads(line) for line in unbroken["metrics.jsonl"].splitlines()]
+    assert [row["learning_rate.text_encoder"] for row in rows] == [1e-3] * 4 + [0.0] * 2
+    assert [row["learning_rate.denoiser"] for row in rows] == [row["learning_rate"] for row in rows] == [5e-3] * 6
 
 
 def test_a_text_encoder_is_trained_without_cached_prompts(tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""Is what cannot work across keys refused before anything runs, with the way out?"""
+
+import pytest
+
+from dbrun.recipe.places import Problems
+
+BOTH = "adapt: {denoiser: {type: lora}, text_encoder: {type: lora, stop_at: STOP}}\n"
+
+
+def stopping(good: str, stop: str) -> str:
+    head, _, rest = good.partition("adapt:\n")
+    return head + BOTH.replace("STOP", stop) + rest.partition("\n")[2]
+
+
+@pytest.mark.parametrize(("stop", "words"), [
+    ("300", "found step 300, but with `train.steps: 300` a stop lies from 1 to 299"),
+    ("900", "found step 900"), ("0.001", "found step 0"), ("0.9999", "found step 300"),
+    ("1.5", "whole steps such as 300, or a share of them such as 0.5"), ("0", "greater than 0"),
+    ("-3", "greater than 0"), ("soon", "a number")])
+def test_a_stop_must_lie_within_the_steps(load, good, stop: str, words: str) -> None:
+    with pytest.raises(Problems) as caught:
+        load(stopping(good, stop))
+    assert words in str(caught.value) and "adapt.text_encoder.stop_at" in str(caught.value)
+
+
+@pytest.mark.parametrize(("stop", "step"), [("1", 1), ("299", 299), ("0.5", 150), ("1e2", 100), ("null", None)])
+def test_a_stop_is_steps_or_a_share_of_them(load, good, stop: str, step: int | None) -> None:
+    recipe = load(stopping(good, stop)).recipe
+    assert recipe.adapt.text_encoder.stop(recipe.train.steps) == step
+
+
+def test_something_must_learn_to_the_end(load, good) -> None:
+    for text in (good, stopping(good, "0.9")):
+        with pytest.raises(Problems, match=r"nothing else learns after step") as caught:
+            load(text, "adapt.denoiser.stop_at=0.5")
+        assert "`train.steps` says how long" in str(caught.value)
+    assert load(stopping(good, "null"), "adapt.denoiser.stop_at=0.5").recipe.adapt.denoiser.stop(300) == 150
