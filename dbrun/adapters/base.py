@@ -29,16 +29,20 @@ class Adapter(Part):
     """
 
     NAME: ClassVar[str]
-    NEUTRAL: ClassVar[dict[str, object]] = {"learning_rate": None, "stop_at": None}
+    NEUTRAL: ClassVar[dict[str, object]] = {"learning_rate": None, "stop_at": None, "init": None}
     layers: ClassVar[tuple[str, ...]] = ("Linear", "Conv2d")
     """Class names of the layers it can be put on."""
-    TRAINING: ClassVar[tuple[str, ...]] = ("learning_rate", "stop_at")
-    """The fields that only training reads: they are no part of what the adapter is."""
+    BESIDE: ClassVar[tuple[str, ...]] = ("learning_rate", "stop_at", "init")
+    """The fields that are no part of what the adapter is: only training reads them, or their contents count."""
+    folds: ClassVar[tuple[str, ...]] = ()
+    """The last names of weights that the update grows with in proportion, one a layer; a scale can go into them."""
     targets: str | tuple[str, ...]
     learning_rate: Annotated[Float | None, Field(gt=0, le=1e6), OrNone] = None
     """The component's own peak learning rate; left out, `train.learning_rate`."""
     stop_at: Annotated[Float | None, Field(gt=0), AfterValidator(_stop), OrNone] = None
     """Steps after which the component learns no more; below 1, a share of `train.steps`. Left out, it never stops."""
+    init: Annotated[Text | None, OrNone] = None
+    """An adapter to start from (relative to the recipe): a PEFT folder, or a `pytorch_lora_weights.safetensors`."""
 
     def stop(self, steps: int) -> int | None:
         """How many of so many steps the component learns; None for all."""
@@ -46,13 +50,13 @@ class Adapter(Part):
             return None
         return int(self.stop_at) if self.stop_at >= 1 else round(self.stop_at * steps)
 
-    def untrained(self) -> Self:
-        """The adapter without what only training reads."""
-        return self.model_copy(update=dict.fromkeys(self.TRAINING))
+    def itself(self) -> Self:
+        """The adapter without what is no part of it."""
+        return self.model_copy(update=dict.fromkeys(self.BESIDE))
 
     def decided(self, modules: tuple[str, ...]) -> Self:
         """The same adapter with nothing left open, so that two ways to ask for it leave equal bytes."""
-        return self.untrained().model_copy(update={"targets": modules})
+        return self.itself().model_copy(update={"targets": modules})
 
     def peft_config(self, modules: tuple[str, ...]) -> PeftConfig:
         """peft's config for these full module names (already matched against the model)."""

@@ -17,6 +17,7 @@ class Lora(Adapter):
     """LoRA: W x + (alpha / rank) B A x, with B zero at the start."""
 
     NAME: ClassVar[str] = "lora"
+    folds: ClassVar[tuple[str, ...]] = ("lora_B",)
     NEUTRAL: ClassVar[dict[str, object]] = {"dropout": 0.0}
 
     type: Literal["lora"]

@@ -38,7 +38,10 @@ def facts(recipe: Recipe, traces: Mapping[str, Trace], stages: Mapping[str, Stag
 
 def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe with no more than the last name of absolute paths: an export is shared with others."""
-    return {**recipe, **{part: {**recipe[part], key: _name(recipe[part][key])} for part, key in PLACES}}
+    adapt = {component: {**adapter, "init": _name(adapter["init"])} if adapter and adapter.get("init") else adapter
+             for component, adapter in recipe["adapt"].items()}
+    return {**recipe, **{part: {**recipe[part], key: _name(recipe[part][key])} for part, key in PLACES},
+            "adapt": adapt}
 
 
 def _name(path: str) -> str:

@@ -11,6 +11,7 @@ from dbrun.errors import RecipeError
 from dbrun.events import Note
 from dbrun.families.base import families
 from dbrun.plan.base import find_base
+from dbrun.plan.given import FoundAdapter, Wanted, find_adapter
 from dbrun.plan.pictures import find_pictures
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.model import Recipe
@@ -23,8 +24,8 @@ from dbrun.store.store import Store
 class Located:
     """A recipe's sources.
 
-    files: sha256 → a picture's path; notes: for the user; revision: of a Hub base whose commit is not known yet;
-    out_of_reach: why the base cannot be fetched, if it cannot.
+    files: sha256 → a path of a picture, or of a file of an adapter to start from; notes: for the user; revision: of a
+    Hub base whose commit is not known yet; out_of_reach: why the base cannot be fetched, if it cannot.
     """
 
     sources: Sources
@@ -44,11 +45,14 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     with _said_of(loaded, "subject.images"):
         found = find_pictures(recipe.subject.images, recipe.subject.instance_prompt,
                               loaded.folder_of("subject.images"), store)
+    inits = _inits(loaded, store)
     store.save_tables()
     long = _long_prompts(recipe, {p.prompt for p in found.pictures}, base.source.folder)
     notes = (*(Note("base", text) for text in base.notes), *(Note("pictures", text) for text in found.notes),
              *(Note("prompts", text, "warning") for text in long))
-    return Located(Sources(base.source, found.pictures), found.files, notes, base.revision, base.out_of_reach)
+    sources = Sources(base.source, found.pictures, {name: init.identity for name, init in inits.items()})
+    files = {**found.files, **{digest: path for init in inits.values() for digest, path in init.files.items()}}
+    return Located(sources, files, notes, base.revision, base.out_of_reach)
 
 
 def pinned(loaded: LoadedRecipe, located: Located, store: Store) -> Located:
@@ -63,6 +67,17 @@ def pinned(loaded: LoadedRecipe, located: Located, store: Store) -> Located:
     again = locate(loaded, store)
     text = f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe keeps it"
     return Located(again.sources, again.files, (Note("base", text),))
+
+
+def _inits(loaded: LoadedRecipe, store: Store) -> dict[str, FoundAdapter]:
+    """The adapters that components start from, by component."""
+    family, found = families()[loaded.recipe.base.type], {}
+    for component, adapter in loaded.recipe.adapt.components.items():
+        if adapter.init is not None and component in family.components:
+            with _said_of(loaded, key := f"adapt.{component}.init"):
+                wanted = Wanted(family, component, adapter, loaded.folder_of(key))
+                found[component] = find_adapter(adapter.init, wanted, store)
+    return found
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from dbrun.adapters.artifact import Attached, write_artifact
@@ -16,16 +16,22 @@ from dbrun.recipe.model import Recipe
 from dbrun.seeds import derive
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
+from dbrun.stages.given import start
 
 
 @dataclass(frozen=True)
 class AdaptParams:
-    """adapt: the adapter of each component; seed: where the initial weights come from."""
+    """adapt: the adapter of each component; seed: where the initial weights come from.
 
-    WORDS: ClassVar[Mapping[str, str]] = {"adapt": "adapt", "seed": "seed"}
+    inits: component -> what the adapter that it starts from is, where it starts from one (see `Sources.inits`).
+    """
+
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"inits": {}}
+    WORDS: ClassVar[Mapping[str, str]] = {"adapt": "adapt", "seed": "seed", "inits": "adapt.{}.init"}
 
     adapt: Choices
     seed: int
+    inits: Mapping[str, str] = field(default_factory=dict)
 
 
 class Adapt(Stage[AdaptParams]):
@@ -34,13 +40,15 @@ class Adapt(Stage[AdaptParams]):
     NAME: ClassVar[str] = "adapt"
     needs: ClassVar[tuple[str, ...]] = ("load",)
     libraries: ClassVar[tuple[str, ...]] = ("torch", "peft", "diffusers", "transformers", "safetensors")
-    modules: ClassVar[tuple[str, ...]] = ("dbrun.adapters", "dbrun.families", "dbrun.seeds", "dbrun.stages.arithmetic")
+    modules: ClassVar[tuple[str, ...]] = ("dbrun.adapters", "dbrun.families", "dbrun.seeds", "dbrun.stages.arithmetic",
+                                          "dbrun.stages.given", "dbrun.formats.given", "dbrun.formats.peft",
+                                          "dbrun.formats.diffusers")
     computes: ClassVar[bool] = False
 
     def params(self, recipe: Recipe, sources: Sources) -> AdaptParams:
-        """The adapters, without what only training reads, and the seed."""
-        plain = {name: adapter.untrained() for name, adapter in recipe.adapt.components.items()}
-        return AdaptParams(recipe.adapt.model_copy(update=plain), recipe.seed)
+        """The adapters, without what only training reads, the seed, and the adapters to start from as contents."""
+        plain = {name: adapter.itself() for name, adapter in recipe.adapt.components.items()}
+        return AdaptParams(recipe.adapt.model_copy(update=plain), recipe.seed, sources.inits)
 
     def run(self, job: Job[AdaptParams]) -> None:
         """Draw the initial weights on the CPU, whatever the device, so that they are the same everywhere."""
@@ -50,13 +58,13 @@ class Adapt(Stage[AdaptParams]):
         attached = {}
         for name, adapter in job.params.adapt.components.items():
             job.poll()
-            attached[name] = self._attach(family, loaded, name, adapter, job.params.seed)
+            attached[name] = self._attach(job, family, loaded, name, adapter)
             job.note(f"{name}: {len(attached[name].modules)} layers, "
                      f"{sum(t.numel() for t in attached[name].state.values()):,} trainable numbers")
         write_artifact(job.out, attached)
 
-    def _attach(self, family: Family, loaded: Loaded, component: str, adapter: Adapter,
-                seed: int) -> Attached:
+    def _attach(self, job: Job[AdaptParams], family: Family, loaded: Loaded, component: str,
+                adapter: Adapter) -> Attached:
         if component not in family.components:
             raise RecipeError(f"`base.type: {family.NAME}` has no component `{component}` to adapt; it has "
                               f"{', '.join(family.components)}", fix=f"leave out `adapt.{component}`")
@@ -65,7 +73,10 @@ class Adapt(Stage[AdaptParams]):
         for patterns in self._patterns(family, component, adapter):
             modules.update(match(module, patterns, adapter.layers))
         found = tuple(sorted(modules))
-        attach(module, adapter, found, seed=derive(seed, "adapter", component))
+        if identity := job.params.inits.get(component):
+            start(job, identity, component, adapter, module, found)
+        else:
+            attach(module, adapter, found, seed=derive(job.params.seed, "adapter", component))
         return Attached(adapter.decided(found), found, read(module))
 
     def _patterns(self, family: Family, component: str, adapter: Adapter) -> tuple[tuple[str, ...], ...]:

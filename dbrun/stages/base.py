@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -39,10 +39,15 @@ class BaseSource:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a recipe's paths point at, as contents. pictures: sorted by digest, so that names do not matter."""
+    """What a recipe's paths point at, as contents. pictures: sorted by digest, so that names do not matter.
+
+    inits: component -> the adapter that `adapt.<component>.init` names: `peft:<sha256 of its config>+<of its
+    weights>` or `diffusers:<sha256 of its weights>`.
+    """
 
     base: BaseSource
     pictures: tuple[Picture, ...]
+    inits: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,16 @@ def portable(recipe: Recipe, sources: Sources) -> dict[str, object]:
             "subject": {"instance_prompt": subject.instance_prompt, "class_prompt": subject.class_prompt,
                         "pictures": [{"digest": p.digest, "prompt": p.prompt} for p in sources.pictures]},
             "prior": said(recipe.prior) if recipe.prior else None,
-            "images": said(recipe.images), "adapt": said(recipe.adapt),
+            "images": said(recipe.images), "adapt": _adapt(recipe, sources),
             "train": {key: value for key, value in train.items() if key not in ("checkpoint_every", "keep")},
             "seed": recipe.seed}
+
+
+def _adapt(recipe: Recipe, sources: Sources) -> dict[str, object]:
+    """The adapters; those to start from as contents."""
+    inits = {name: recipe.adapt.components[name].model_copy(update={"init": identity})
+             for name, identity in sources.inits.items()}
+    return said(recipe.adapt.model_copy(update=inits))
 
 
 def said(part: Part) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 from projects import Project, picture
@@ -73,6 +74,27 @@ def test_what_only_training_reads_leaves_the_adapter_alone(project: Project) -> 
                        ("stop_at: 4", "adapt.text_encoder.learning_rate 0.002 → unset")):
         found = pending(project, both.replace("learning_rate: 2e-3, stop_at: 4", other))
         assert set(found) == TRAINED and why in found["train"]["reason"]
+
+
+def test_an_adapter_to_start_from_counts_by_its_contents(project: Project) -> None:
+    given = project.folder / "outputs" / "tiny" / "peft" / "denoiser"
+    words = ("name=next", f"adapt.denoiser.init={given}")
+    assert set(pending(project, *words)) == ADAPTED
+    project.dbrun("run", "tiny.yaml", *words)
+    for path in (project.folder / "outputs" / "next").rglob("*.*"):
+        assert str(project.folder).encode() not in path.read_bytes(), path
+    shutil.copytree(given, project.folder / "elsewhere")
+    assert not pending(project, "name=next", "adapt.denoiser.init=elsewhere")
+    weights = project.folder / "elsewhere" / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 1
+    weights.chmod(0o644)
+    weights.write_bytes(content)
+    found = pending(project, "name=next", "adapt.denoiser.init=elsewhere")
+    assert set(found) == ADAPTED and "adapt.denoiser.init 'peft:" not in found["adapt"]["reason"]
+    assert "adapt.denoiser.init peft:" in found["adapt"]["reason"]
+    said = project.dbrun("run", "tiny.yaml", "adapt.denoiser.init=pictures", check=2).stderr
+    assert "adapt.denoiser.init" in said and "name a PEFT folder" in said
 
 
 def test_one_new_picture_leaves_base_adapter_and_priors_alone(project: Project) -> None:

@@ -1,0 +1,207 @@
+"""Does a component start exactly where a given adapter left off, and is a wrong one refused with the way out?"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dbrun.adapters.artifact import Attached, read_artifact
+from dbrun.adapters.attach import attach, match, read, write
+from dbrun.adapters.lora import Lora
+from dbrun.errors import RecipeError
+from dbrun.families.base import families
+from dbrun.formats.base import formats
+from dbrun.formats.reload import Probe
+from dbrun.recipe.places import Problems
+
+FAMILY = families()["sd"]
+PROBE = Probe("a photo of sks dog", 32)
+KINDS = {"denoiser": {"type": "lora", "rank": 3, "alpha": 6.0, "targets": "attention"},
+         "text_encoder": {"type": "lora", "rank": 2, "alpha": 2.0, "targets": "linear"}}
+
+
+def fresh(base: Path):
+    return FAMILY.load(base, device=torch.device("cpu"), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def given(tiny_base, tmp_path_factory) -> tuple[Path, dict[str, Attached], torch.Tensor]:
+    """A folder with trained adapters in both of our formats, the adapters, and what they predict."""
+    folder, loaded, adapters = tmp_path_factory.mktemp("given"), fresh(tiny_base), {}
+    draw = torch.Generator().manual_seed(0)
+    for component, settings in KINDS.items():
+        module, adapter = FAMILY.module(loaded, component), Lora.model_validate(settings)
+        modules = match(module, FAMILY.presets[component][adapter.targets])
+        attach(module, adapter, modules, seed=0)
+        write(module, {k: t + 0.2 * torch.randn(t.shape, generator=draw) for k, t in read(module).items()})
+        adapters[component] = Attached(adapter.decided(modules), modules, read(module))
+    for form in ("peft", "diffusers"):
+        formats()[form].write(folder, FAMILY, adapters)
+    return folder, adapters, PROBE.ask(FAMILY, loaded)
+
+
+def as_diffusers_writes_it(base: Path, adapters: dict[str, Attached], folder: Path, names: str) -> Path:
+    """The file of diffusers' own `save_lora_weights`: names of peft with metadata, or its older ones without."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+
+    states = {c: dict(a.state) for c, a in adapters.items()}
+    metadata = {}
+    if names == "peft":
+        metadata = {f"{attribute}_lora_adapter_metadata": adapters[c].adapter.peft_config(adapters[c].modules).to_dict()
+                    for c, attribute in FAMILY.components.items()}
+    else:
+        states = {c: convert_state_dict_to_diffusers(state) for c, state in states.items()}
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=states["denoiser"],
+                                              text_encoder_lora_layers=states["text_encoder"], **metadata)
+    return folder / "pytorch_lora_weights.safetensors"
+
+
+def begun(bench, inits: dict[str, str], **changes: dict[str, object]):
+    """The adapters that `adapt` gives with these inits."""
+    from dbrun.plan.given import Wanted, find_adapter
+    from dbrun.store.store import Store
+
+    adapt = {c: {**KINDS[c], **changes.get(c, {}), "init": path} for c, path in inits.items()}
+    adapt.setdefault("denoiser", KINDS["denoiser"])
+    chosen = bench.recipe(adapt=adapt)
+    found = {c: find_adapter(path, Wanted(FAMILY, c, chosen.adapt.components[c], bench.home),
+                             Store(bench.home / "store")) for c, path in inits.items()}
+    sources = bench.sources
+    bench.sources = lambda recipe: replace(sources(recipe), inits={c: f.identity for c, f in found.items()})
+    bench.files = {**bench.files, **{d: p for f in found.values() for d, p in f.files.items()}}
+    bench.run("load", chosen)
+    return read_artifact(bench.run("adapt", chosen).path)
+
+
+def predicted(bench, adapters: dict[str, Attached]) -> torch.Tensor:
+    loaded = fresh(bench.base)
+    for component, attached in adapters.items():
+        attached.onto(FAMILY.module(loaded, component))
+    return PROBE.ask(FAMILY, loaded)
+
+
+def paths(folder: Path, form: str) -> dict[str, str]:
+    return {c: str(folder / "peft" / c) if form == "peft" else str(folder) for c in KINDS}
+
+
+@pytest.mark.parametrize("form", ["peft", "diffusers"])
+def test_the_first_prediction_is_the_given_adapters_to_the_bit(bench, given, form) -> None:
+    """Its scale of 2 goes exactly into the weights and out of them."""
+    folder, adapters, expected = given
+    started = begun(bench, paths(folder, form))
+    assert torch.equal(predicted(bench, started), expected)
+    assert not torch.allclose(PROBE.ask(FAMILY, fresh(bench.base)), expected, atol=1e-2)
+    for component, attached in started.items():
+        assert attached.adapter == adapters[component].adapter
+
+
+@pytest.mark.parametrize("names", ["peft", "diffusers"])
+def test_a_file_of_diffusers_own_starts_it_too(bench, given, tmp_path, names) -> None:
+    """With alpha in the metadata; without any, alpha is the rank, and so half as strong as the one it was made of."""
+    _, adapters, expected = given
+    file = as_diffusers_writes_it(bench.base, adapters, tmp_path / "theirs", names)
+    loaded = fresh(bench.base)
+    loaded.pipeline.load_lora_weights(str(file.parent))
+    theirs = PROBE.ask(FAMILY, loaded)
+    ours = predicted(bench, begun(bench, {c: str(file) for c in KINDS}))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert torch.allclose(ours, expected, atol=1e-5) is (names == "peft")
+
+
+@pytest.mark.parametrize("alpha", [None, 1.0, 7.0])
+def test_another_alpha_starts_at_the_same_prediction(bench, given, alpha) -> None:
+    folder, _, expected = given
+    started = begun(bench, paths(folder, "peft"), denoiser={"alpha": alpha})
+    assert started["denoiser"].adapter.alpha == (3.0 if alpha is None else alpha)
+    torch.testing.assert_close(predicted(bench, started), expected, rtol=0, atol=2e-6)
+
+
+def test_without_init_it_starts_at_the_base(bench, given) -> None:
+    torch.testing.assert_close(predicted(bench, begun(bench, {})), PROBE.ask(FAMILY, fresh(bench.base)))
+
+
+@pytest.mark.parametrize(("change", "words", "fix"), [
+    ({"rank": 4}, "it has rank 3", "write `rank: 3`"),
+    ({"targets": "all"}, "it is on 32 layers", "write `targets: attention`"),
+    ({"targets": ("to_q", "to_k")}, "of them only in the file, such as", "write `targets: attention`")])
+@pytest.mark.parametrize("form", ["peft", "diffusers"])
+def test_what_does_not_agree_is_said_with_what_would(bench, given, form, change, words, fix) -> None:
+    folder, _, _ = given
+    with pytest.raises(RecipeError) as caught:
+        begun(bench, {"denoiser": paths(folder, form)["denoiser"]}, denoiser=change)
+    assert "adapt.denoiser.init" in caught.value.message and words in caught.value.message
+    assert caught.value.fix == fix
+
+
+def test_an_adapter_of_another_base_is_refused(bench, given, tmp_path) -> None:
+    folder, _, _ = given
+    for component in KINDS:
+        home = tmp_path / component
+        home.mkdir()
+        config = json.loads((folder / "peft" / component / "adapter_config.json").read_text())
+        (home / "adapter_config.json").write_text(json.dumps(config))
+        tensors = load_file(folder / "peft" / component / "adapter_model.safetensors")
+        wide = {n: torch.cat([t, t], dim=1) if "lora_A" in n else t for n, t in tensors.items()}
+        save_file(wide, home / "adapter_model.safetensors")
+        with pytest.raises(RecipeError, match=r"cannot put|passes over") as caught:
+            begun(bench, {component: str(home)})
+        assert caught.value.fix == "name an adapter that was trained on this base"
+
+
+@pytest.mark.parametrize("fault", ["lost", "renamed", "dora"])
+def test_a_file_whose_weights_do_not_all_arrive_is_refused(bench, given, tmp_path, fault) -> None:
+    folder, _, _ = given
+    home = tmp_path / "bad"
+    home.mkdir()
+    config = json.loads((folder / "peft" / "denoiser" / "adapter_config.json").read_text())
+    tensors = load_file(folder / "peft" / "denoiser" / "adapter_model.safetensors")
+    name = sorted(n for n in tensors if "lora_B" in n)[0]
+    if fault == "dora":
+        config["use_dora"] = True
+    else:
+        tensor = tensors.pop(name)
+        tensors |= {name.replace("to_", "tx_"): tensor} if fault == "renamed" else {}
+    (home / "adapter_config.json").write_text(json.dumps(config))
+    save_file(tensors, home / "adapter_model.safetensors")
+    with pytest.raises(RecipeError, match=r"passes over|not in its file|another kind"):
+        begun(bench, {"denoiser": str(home)})
+
+
+def refused(bench, place: Path, component: str = "denoiser", **change: object) -> str:
+    with pytest.raises((RecipeError, Problems)) as caught:
+        begun(bench, {component: str(place)}, **{component: change})
+    assert not bench.artifacts, "refused before anything ran"
+    return str(caught.value)
+
+
+def test_what_is_no_such_adapter_is_refused_before_anything_runs(bench, given, tmp_path) -> None:
+    folder, _, _ = given
+    assert "is not there" in refused(bench, tmp_path / "nothing.safetensors")
+    (tmp_path / "notes.txt").write_text("words")
+    assert "is no adapter" in refused(bench, tmp_path / "notes.txt")
+    (tmp_path / "cut.safetensors").write_bytes((folder / "pytorch_lora_weights.safetensors").read_bytes()[:-5])
+    assert "no whole safetensors file" in refused(bench, tmp_path / "cut.safetensors")
+    save_file({"lora_unet_down_blocks_0.lora_up.weight": torch.ones(2, 2)}, tmp_path / "kohya.safetensors")
+    assert "kohya's names" in refused(bench, tmp_path / "kohya.safetensors")
+    save_file({"unet.conv_in.weight": torch.ones(2, 2)}, tmp_path / "unet.safetensors")
+    assert "other weights than LoRA's" in refused(bench, tmp_path / "unet.safetensors")
+    save_file({"unet.x.lora_A.weight": torch.ones(2, 2)}, tmp_path / "half.safetensors")
+    assert "no weights of `text_encoder`" in refused(bench, tmp_path / "half.safetensors", "text_encoder")
+
+
+def test_a_peft_folder_must_be_whole_and_of_the_type(bench, given, tmp_path) -> None:
+    folder, _, _ = given
+    config = (folder / "peft" / "denoiser" / "adapter_config.json").read_text()
+    (tmp_path / "adapter_config.json").write_text(config)
+    (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
+    assert "pickled weights are never read" in refused(bench, tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "names no `peft_type`" in refused(bench, tmp_path)
+    save_file({"a": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(config.replace("LORA", "VERA"))
+    said = refused(bench, tmp_path)
+    assert "is an adapter of type vera, but the recipe says `type: lora`" in said
