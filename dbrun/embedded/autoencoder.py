@@ -22,7 +22,7 @@ DECODER_NOISE = 0.05
 
 def trained_autoencoder(plan: Plan, pictures: Pictures, minutes: float) -> AutoencoderKL:
     """Both halves, with standardised latents; trained as far as they are not yet."""
-    folder = plan.out / "vae"
+    folder = plan.out / "vae" if plan.start is None else plan.start / "vae"
     if folder.exists():
         stored: AutoencoderKL = AutoencoderKL.from_pretrained(folder, dtype=torch.float32)
         return stored.to(plan.device).eval().requires_grad_(False)

@@ -2,6 +2,7 @@
 
 The autoencoder comes first, then the denoiser with the text encoder, last the decoder once more. The same
 command resumes from FOLDER's checkpoints; `--finish MINUTES` lets the denoiser's learning rate fall now.
+`--start MODEL` goes on from an exported model: its autoencoder stays, and all the time is the denoiser's.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ DECODER_SHARE = 0.07
 def pretrain(plan: Plan, command: str) -> Path:
     """Train every phase, resuming what is there, and return the exported folder."""
     plan.out.mkdir(parents=True, exist_ok=True)
+    for_autoencoder, for_decoder = (0.0, 0.0) if plan.start else (AUTOENCODER_SHARE, DECODER_SHARE)
     pictures = drawn_pictures(plan.out / "pictures.npy", plan.scenes, plan.workers)
-    vae = trained_autoencoder(plan, pictures, plan.minutes * AUTOENCODER_SHARE)
+    vae = trained_autoencoder(plan, pictures, plan.minutes * for_autoencoder)
     latents = encoded_latents(plan.out / "latents.npy", pictures, vae, plan.device)
-    parts = trained_denoiser(plan, vae, latents, plan.minutes * (1 - AUTOENCODER_SHARE - DECODER_SHARE))
-    vae = polished_decoder(plan, vae, pictures, latents, plan.minutes * DECODER_SHARE)
+    parts = trained_denoiser(plan, vae, latents, plan.minutes * (1 - for_autoencoder - for_decoder))
+    if for_decoder:
+        vae = polished_decoder(plan, vae, pictures, latents, plan.minutes * for_decoder)
     set_apart(parts.text_encoder, parts.tokenizer, plan.seed)
     target = plan.out / "weights"
     figures = {
@@ -52,6 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, required=True, help="time to train, all sittings together")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, grids and the result")
     parser.add_argument("--finish", type=float, help="let the rate fall over this many minutes, then export")
+    parser.add_argument("--start", type=Path, metavar="MODEL", help="an exported model to go on from")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2, help="processes that draw")
     parser.add_argument("--scenes", type=int, default=80_000)
@@ -72,6 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         workers=asked.workers,
         device=torch.device(asked.device),
         bf16=not asked.fp32,
+        start=asked.start,
     )
     given = sys.argv[1:] if arguments is None else arguments
     pretrain(plan, shlex.join(["python", "-m", "dbrun.embedded.pretrain", *given]))

@@ -24,7 +24,10 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for on the command line; `minutes` and `finish` are minutes of training."""
+    """What was asked for on the command line; `minutes` and `finish` are minutes of training.
+
+    `start` is an exported model to go on from: its autoencoder stays as it is, its denoiser learns on.
+    """
 
     out: Path
     minutes: float
@@ -36,6 +39,7 @@ class Plan:
     sizes: Sizes = FULL
     device: torch.device = CPU
     bf16: bool = True
+    start: Path | None = None
 
     def address(self, *place: object) -> torch.Generator:
         """The random numbers that belong to one place of the run, whatever was drawn before."""

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dbrun.embedded import autoencoder, denoiser
-from dbrun.embedded.architecture import LATENT_CHANNELS, TINY, build_vae
+from dbrun.embedded.architecture import LATENT_CHANNELS, TINY, Denoiser, build_vae
+from dbrun.embedded.captions import words
 from dbrun.embedded.course import FLOOR, PEAK, WARM_UP, Phase, Progress, run_phase
 from dbrun.embedded.export import write_manifest
+from dbrun.embedded.names import MEANT
 from dbrun.embedded.objectives import cumulative_alphas, noised, v_loss
 from dbrun.embedded.pretrain import pretrain
 from dbrun.embedded.sitting import Plan, sit
+from dbrun.embedded.tokenizer import build_tokenizer
 from dbrun.embedded.units import standardise
 
 PROMPT = "a photo of a dog"
@@ -91,6 +95,32 @@ def test_another_seed_is_another_model(tmp_path: Path, counted_steps) -> None:
     first = weights(pretrain(tiny_plan(tmp_path / "0"), "command"))
     other = Plan(**{**vars(tiny_plan(tmp_path / "1")), "seed": 1})
     assert weights(pretrain(other, "command")) != first
+
+
+def test_going_on_from_an_exported_model_keeps_its_autoencoder_and_trains_its_denoiser(
+    tmp_path: Path, counted_steps
+) -> None:
+    counted_steps(2)
+    model = pretrain(tiny_plan(tmp_path / "first"), "command")
+    further = Plan(**{**vars(tiny_plan(tmp_path / "further")), "start": model})
+    before, after = weights(model), weights(pretrain(further, "command"))
+    same = {name for name in before if before[name] == after[name]}
+    assert same == {"vae/diffusion_pytorch_model.safetensors"}
+    assert sorted(path.name for path in (tmp_path / "further").glob("*.ckpt")) == ["denoiser.ckpt"]
+
+
+def test_going_on_begins_with_the_models_weights_and_ordinary_names(tmp_path: Path, counted_steps) -> None:
+    counted_steps(1)
+    model = pretrain(tiny_plan(tmp_path), "command")
+    tokenizer = build_tokenizer(words())
+    network = Denoiser(TINY, tokenizer)
+    denoiser.go_on(network, tokenizer, model)
+    stored = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(tensor.half(), stored[name]) for name, tensor in network.unet.state_dict().items())
+    lengths = network.text_encoder.get_input_embeddings().weight.norm(dim=1)
+    place = tokenizer.convert_tokens_to_ids
+    meant = torch.stack([lengths[place(f"{word}</w>")] for word in MEANT]).mean()
+    assert float(lengths[place("sks</w>")]) == pytest.approx(float(meant), rel=1e-3)
 
 
 def test_the_rate_warms_up_holds_and_falls() -> None:
