@@ -67,3 +67,28 @@ def show_provenance(adapter: Path, *, as_json: bool) -> None:
 
     facts = read(adapter)
     put(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else outline(facts))
+
+
+def write_comparison(words: Sequence[str], output: Path) -> None:
+    """Write one picture of several exports; each word is a folder, or a label and a folder."""
+    from dbrun.images.samples import side_by_side
+    from dbrun.images.sheet import save_png
+
+    labelled = [_labelled(word) for word in words]
+    exports = dict(labelled)
+    if len(exports) < len(labelled):
+        raise UsageError("two rows have one name", fix="name each: LABEL=FOLDER")
+    picture = side_by_side(exports)
+    try:
+        save_png(picture, output)
+    except OSError as error:
+        raise UsageError(f"{output} cannot be written: {error.strerror}") from None
+    put(str(output))
+
+
+def _labelled(word: str) -> tuple[str, Path]:
+    """LABEL=FOLDER, or a folder, whose row then has the folder's name."""
+    label, said, folder = word.partition("=")
+    if said and not Path(word).is_dir():
+        return label, Path(folder)
+    return Path(word).resolve().name, Path(word)

@@ -146,3 +146,15 @@ def show(adapter: Annotated[Path, typer.Argument(help="An exported .safetensors 
     from dbrun.cli.files import show_provenance
 
     show_provenance(adapter, as_json=json)
+
+
+@app.command()
+def compare(exports: Annotated[list[str], typer.Argument(
+                help="Folders that runs wrote, such as outputs/sks_dog; LABEL=FOLDER names a row.",
+                metavar="[LABEL=]FOLDER", show_default=False)],
+            output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("compare.png"),
+            ) -> None:
+    """Lay the sample pictures of several runs side by side, a row each, under the base's."""
+    from dbrun.cli.files import write_comparison
+
+    write_comparison(exports, output)

@@ -52,11 +52,13 @@ class Export(Stage[ExportParams]):
     """Write each format, read it back with its own library, compare; then draw before_after.png and loss.png."""
 
     NAME: ClassVar[str] = "export"
+    VERSION: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "train")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "safetensors",
                                             "numpy", "pillow")
     modules: ClassVar[tuple[str, ...]] = (
-        "dbrun.formats", "dbrun.adapters", "dbrun.images.sheet", "dbrun.images.curve", "dbrun.stages.arithmetic",
+        "dbrun.formats", "dbrun.adapters", "dbrun.images.samples", "dbrun.images.sheet",
+        "dbrun.images.curve", "dbrun.stages.arithmetic",
         "dbrun.stages.portable", "dbrun.training.device", "dbrun.families", "dbrun.provenance")
 
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
@@ -93,9 +95,10 @@ def default_prompts(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> None:
-    """Draw before_after.png: the same prompts and seeds without and with the adapter."""
+    """Draw before_after.png and samples/: the same prompts and seeds without and with the adapter."""
     from PIL import Image
 
+    from dbrun.images.samples import ADAPTED, BASE, Drawn, write_samples
     from dbrun.images.sheet import save_png, sheet
 
     params, precision = job.params, drawn_in(job.params.precision, job.numerics)
@@ -117,18 +120,19 @@ def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> N
                                   guidance=params.guidance, resolution=params.resolution)
         save_png(picture, folder / "picture.png")
 
-    rows: dict[str, list[Image.Image]] = {"base": [], "adapted": []}
+    rows: dict[str, list[Image.Image]] = {BASE: [], ADAPTED: []}
     trained, total = job.inputs["train"].digest, len(rows) * len(params.prompts)
     # the base row is drawn first: the adapter then goes onto the same base
-    for row, model in (("base", base), ("adapted", adapted)):
+    for row, model in ((BASE, base), (ADAPTED, adapted)):
         for column, prompt in enumerate(params.prompts):
             job.poll()
             job.progress(sum(map(len, rows.values())), total, "pictures")
-            key = {"base": job.inputs["load"].digest, "adapter": trained if row == "adapted" else None,
+            key = {"base": job.inputs["load"].digest, "adapter": trained if row == ADAPTED else None,
                    "prompt": prompt, "seed": params.seed + column, "steps": params.steps,
                    "guidance": params.guidance, "resolution": params.resolution, "precision": precision}
             rows[row].append(Image.open(job.items.get(key, partial(draw, model, column)) / "picture.png"))
     save_png(sheet(tuple(rows.items()), params.prompts), job.out / "before_after.png")
+    write_samples(job.out, Drawn(params.prompts, params.seed, params.steps, params.guidance), rows)
     job.progress(total, total, "pictures")
 
 

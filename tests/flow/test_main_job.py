@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from projects import Project, cpu_and_heavy, lay_out
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "dog6"
@@ -23,7 +24,8 @@ def statuses(project: Project, *words: str) -> dict[str, str]:
 def test_a_run_leaves_what_the_readme_promises(finished: Project) -> None:
     home = finished.folder / "outputs" / "tiny"
     for name in ("pytorch_lora_weights.safetensors", "peft/denoiser/adapter_model.safetensors",
-                 "peft/denoiser/adapter_config.json", "before_after.png", "loss.png", "dbrun.json"):
+                 "peft/denoiser/adapter_config.json", "before_after.png", "samples/adapted/01.png", "loss.png",
+                 "dbrun.json"):
         assert (home / name).stat().st_size > 0, name
 
 
@@ -107,6 +109,18 @@ def test_plan_and_dry_run_write_no_stage_and_exit_code_tells(fresh: Project) -> 
     assert "RUN" in fresh.dbrun("run", "tiny.yaml", "--dry-run").stdout
     assert not (fresh.folder / "outputs").exists()
     assert set(statuses(fresh).values()) == {"run"}
+
+
+def test_runs_are_laid_side_by_side(project: Project) -> None:
+    alone = project.dbrun("compare", "outputs/tiny", "-o", "one.png")
+    assert alone.stdout.strip() == "one.png"
+    project.dbrun("run", "tiny.yaml", "name=longer", "train.steps=8")
+    project.dbrun("compare", "six steps=outputs/tiny", "outputs/longer", "-o", "two.png")
+    one, two = (Image.open(project.folder / name) for name in ("one.png", "two.png"))
+    assert two.height - one.height > 200
+    for words, said in ((["outputs/tiny", "outputs/tiny"], "LABEL=FOLDER"), (["outputs/none"], "outputs/none"),
+                        (["outputs/tiny", "-o", "nowhere/two.png"], "nowhere/two.png")):
+        assert said in project.dbrun("compare", *words, check=2).stderr
 
 
 def test_show_tells_where_an_adapter_comes_from_and_no_path_of_the_machine(finished: Project) -> None:
