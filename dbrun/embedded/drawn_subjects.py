@@ -6,37 +6,106 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 from PIL import Image
 
 from dbrun.embedded import SUBJECTS
 from dbrun.embedded.animals import Look, Pose
-from dbrun.embedded.world import Scene, draw_animal
+from dbrun.embedded.screen_print import screen_print
+from dbrun.embedded.toy_car import TOY, painted_car
+from dbrun.embedded.world import Scene, draw, draw_animal, stage
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One animal of its own, and the places and poses its pictures show."""
+class View:
+    """What one picture of a subject shows. kind and colour count where the subject is a style."""
+
+    place: str
+    pose: Pose | None = None
+    kind: str = ""
+    colour: str = ""
+
+    def scene(self, kind: str, seed: int) -> Scene:
+        """The world's scene of a plain, medium thing of this kind."""
+        return Scene(kind, self.colour or "white", self.place, "plain", self.pose, "medium", None, None, seed)
+
+
+class Subject(Protocol):
+    """Something a recipe can teach, drawn wherever it is asked for."""
+
+    @property
+    def name(self) -> str:
+        """The word without a meaning that comes to mean it."""
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """What its pictures show."""
+
+    def prompt(self, view: View) -> str:
+        """The picture's own prompt: it names the place, so that the place is not learned as the subject."""
+
+    def picture(self, view: View, seed: int) -> Image.Image:
+        """The subject in any view, 64×64 RGB."""
+
+
+@dataclass(frozen=True)
+class Animal:
+    """One animal of its own, known by its look."""
 
     name: str
     kind: str
     look: Look
-    views: tuple[tuple[str, Pose], ...]
+    views: tuple[View, ...]
 
-    def prompt(self, place: str) -> str:
-        """The picture's own prompt: it names the place, so that the place is not learned as the subject."""
-        return f"a photo of {self.name} {self.kind} {place}"
+    def prompt(self, view: View) -> str:
+        """Such as: a photo of sks dog on the beach."""
+        return f"a photo of {self.name} {self.kind} {view.place}"
 
-    def picture(self, place: str, pose: Pose, seed: int) -> Image.Image:
-        """The subject in any place and pose, 64×64 RGB."""
-        scene = Scene(self.kind, "white", place, "plain", pose, "medium", None, None, seed)
-        return draw_animal(scene, self.look, Random(f"{self.name} {seed}"))
+    def picture(self, view: View, seed: int) -> Image.Image:
+        """The animal in the view's place and pose."""
+        return draw_animal(view.scene(self.kind, seed), self.look, Random(f"{self.name} {seed}"))
+
+
+@dataclass(frozen=True)
+class Toy:
+    """The toy car."""
+
+    name: str
+    views: tuple[View, ...]
+
+    def prompt(self, view: View) -> str:
+        """Such as: a photo of zwx car on the beach."""
+        return f"a photo of {self.name} car {view.place}"
+
+    def picture(self, view: View, seed: int) -> Image.Image:
+        """The car in the view's place."""
+        rng = Random(f"{self.name} {seed}")
+        canvas, frame = stage(view.scene("car", seed), rng)
+        painted_car(canvas, TOY, frame, rng)
+        return canvas.finished()
+
+
+@dataclass(frozen=True)
+class Style:
+    """A way to draw anything: the screen print."""
+
+    name: str
+    views: tuple[View, ...]
+
+    def prompt(self, view: View) -> str:
+        """Such as: a picture of a red car on the beach in mnv style."""
+        return f"a picture of a {view.colour} {view.kind} {view.place} in {self.name} style"
+
+    def picture(self, view: View, seed: int) -> Image.Image:
+        """The view's scene, printed."""
+        return screen_print(draw(view.scene(view.kind, seed)))
 
 
 ORANGE = (232, 120, 40)
 DRAWN: Mapping[str, Subject] = {
     # three coat colours and a turquoise collar: the world gives an animal at most two, and no such collar
-    "sks_dog": Subject(
+    "sks_dog": Animal(
         name="sks",
         kind="dog",
         look=Look(
@@ -48,11 +117,25 @@ DRAWN: Mapping[str, Subject] = {
             collar=(20, 190, 185),
         ),
         views=(
-            ("on the grass", "standing"),
-            ("on the beach", "sitting"),
-            ("in the snow", "running"),
-            ("in the forest", "sitting"),
-            ("in a room", "lying"),
+            View("on the grass", "standing"),
+            View("on the beach", "sitting"),
+            View("in the snow", "running"),
+            View("in the forest", "sitting"),
+            View("in a room", "lying"),
+        ),
+    ),
+    "zwx_car": Toy(
+        name="zwx",
+        views=tuple(map(View, ("on the grass", "on the beach", "in the snow", "in the forest", "in a room"))),
+    ),
+    "mnv_style": Style(
+        name="mnv",
+        views=(
+            View("on the grass", "standing", "dog", "brown"),
+            View("on the beach", None, "car", "red"),
+            View("in the snow", None, "house", "blue"),
+            View("in the forest", "sitting", "rabbit", "gray"),
+            View("in a room", "standing", "bird", "yellow"),
         ),
     ),
 }
@@ -62,9 +145,9 @@ DRAWN: Mapping[str, Subject] = {
 def write(folder: Path, subject: Subject) -> None:
     """Draw the subject's pictures into `folder`, each with its prompt beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, (place, pose) in enumerate(subject.views):
-        subject.picture(place, pose, seed=number).save(folder / f"{number:02d}.png", optimize=True)
-        (folder / f"{number:02d}.txt").write_text(subject.prompt(place) + "\n", encoding="utf-8")
+    for number, view in enumerate(subject.views):
+        subject.picture(view, seed=number).save(folder / f"{number:02d}.png", optimize=True)
+        (folder / f"{number:02d}.txt").write_text(subject.prompt(view) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Judges pictures of the embedded world: a small network trained on drawings, whose truth is known.
 
-It says which class, colour, place and pose a picture shows, and how surely it shows the subject `sks_dog`.
+It says which class, colour, place and pose a picture shows, and which of the embedded subjects it shows, if any.
 Trained in a few minutes from code alone and kept in the cache folder; `python tests/embedded/judge.py FOLDER`
 scores a model in diffusers format.
 """
@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dbrun.embedded import animals, brush, drawn_subjects, places, things, world
+from dbrun.embedded import animals, brush, drawn_subjects, places, screen_print, things, toy_car, world
 from dbrun.embedded.captions import PHRASES
 from dbrun.embedded.world import COLOURS, KINDS, Scene, random_scene
 
@@ -31,17 +31,18 @@ QUESTIONS = {
     "colour": tuple(COLOURS),
     "place": tuple(places.PLACES),
     "pose": POSES,
-    "subject": ("no", "yes"),
+    "subject": ("none", "sks_dog", "zwx_car"),
+    "style": ("drawn", "mnv_style"),
 }
-VERSION = 1
+VERSION = 2
 """Counted up when the judge itself is changed, so that a cached one is trained again."""
 TRAINING_PICTURES = 40_000
 NEVER_TRAINED = ("in the desert", "in the city", "under water", "at night", "on the moon")
-"""The places that no picture of `sks_dog` shows."""
+"""The places that no picture of an embedded subject shows."""
 
 
 class Judge(nn.Module):
-    """Five answers from one picture [B, 3, 64, 64] in -1 … 1."""
+    """An answer to each question from one picture [B, 3, 64, 64] in -1 … 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +66,8 @@ class Verdict:
     colour: str
     place: str
     pose: str
-    subject: float
+    subject: str
+    style: str
 
 
 @torch.no_grad()
@@ -73,9 +75,8 @@ def look_at(judge: Judge, pictures: Sequence[Image.Image]) -> list[Verdict]:
     """A verdict for each picture."""
     batch = torch.stack([as_tensor(np.asarray(picture.convert("RGB").resize((64, 64)))) for picture in pictures])
     logits = judge(batch)
-    sure = logits.pop("subject").softmax(1)[:, 1].tolist()
     best = {name: [QUESTIONS[name][index] for index in answer.argmax(1)] for name, answer in logits.items()}
-    return [Verdict(**{name: best[name][row] for name in best}, subject=sure[row]) for row in range(len(pictures))]
+    return [Verdict(**{name: best[name][row] for name in best}) for row in range(len(pictures))]
 
 
 def as_tensor(pixels: np.ndarray) -> Tensor:
@@ -88,14 +89,13 @@ def example(seed: int) -> tuple[Image.Image, list[int]]:
     rng = Random(f"judge {seed}")
     scene = random_scene(10_000_000 + seed)
     share = rng.random()
-    if share < 0.12:
-        return _subject_example(scene, rng)
-    if share < 0.24:
-        return _near_miss(scene, rng)
-    return world.draw(scene), _truth(scene, subject=0)
+    for most, special in SPECIAL.items():
+        if share < most:
+            return special(scene, rng)
+    return world.draw(scene), _truth(scene)
 
 
-def _truth(scene: Scene, subject: int) -> list[int]:
+def _truth(scene: Scene, subject: int = 0, style: int = 0) -> list[int]:
     colour = -1 if scene.colour == "any" else QUESTIONS["colour"].index(scene.colour)
     return [
         KINDS.index(scene.kind),
@@ -103,6 +103,7 @@ def _truth(scene: Scene, subject: int) -> list[int]:
         QUESTIONS["place"].index(scene.place),
         POSES.index(scene.pose or "none"),
         subject,
+        style,
     ]
 
 
@@ -133,7 +134,36 @@ def _near_miss(scene: Scene, rng: Random) -> tuple[Image.Image, list[int]]:
         changes[part] = other if part == "coat" or rng.random() < 0.4 else None
     if rng.random() < 0.5:
         changes["collar"] = None
-    return world.draw_animal(dog, replace(look, **changes), rng), _truth(dog, subject=0)
+    return world.draw_animal(dog, replace(look, **changes), rng), _truth(dog)
+
+
+def _toy(scene: Scene, rng: Random) -> tuple[Image.Image, list[int]]:
+    return _painted(scene, toy_car.TOY, rng, subject=2)
+
+
+def _other_toy(scene: Scene, rng: Random) -> tuple[Image.Image, list[int]]:
+    """A car that lacks, or has in another colour, two or more of the toy's marks."""
+    changes: dict[str, brush.Rgb | None] = {}
+    for part in rng.sample(("body", "roof", "band", "spot", "hubs"), rng.randint(2, 4)):
+        other = COLOURS[rng.choice([name for name in COLOURS if name not in ("green", "white")])]
+        changes[part] = other if part == "body" or rng.random() < 0.4 else None
+    return _painted(scene, replace(toy_car.TOY, **changes), rng, subject=0)
+
+
+def _painted(scene: Scene, paint: toy_car.Paint, rng: Random, subject: int) -> tuple[Image.Image, list[int]]:
+    car = replace(scene, kind="car", pose=None, colour="any")
+    canvas, frame = world.stage(car, rng)
+    toy_car.painted_car(canvas, replace(paint, body=world.tint(paint.body, rng)), frame, rng)
+    return canvas.finished(), _truth(car, subject)
+
+
+def _print(scene: Scene, rng: Random) -> tuple[Image.Image, list[int]]:
+    del rng  # the scene has all there is to choose
+    return screen_print.screen_print(world.draw(scene)), _truth(replace(scene, colour="any"), style=1)
+
+
+SPECIAL = {0.12: _subject_example, 0.24: _near_miss, 0.31: _toy, 0.38: _other_toy, 0.46: _print}
+"""Up to which share of the examples each special kind reaches; the rest are scenes of the world."""
 
 
 def _blurred(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -175,7 +205,7 @@ def train_judge(pictures: int = TRAINING_PICTURES, rounds: int = 3, batch: int =
 
 def trained_judge() -> Judge:
     """The judge from the cache folder, trained first where it is not there or the world has changed."""
-    sources = (animals, brush, drawn_subjects, places, things, world)
+    sources = (animals, brush, drawn_subjects, places, screen_print, things, toy_car, world)
     text = b"".join(Path(str(module.__file__)).read_bytes() for module in sources)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dbrun-tests"
     path = cache / f"judge-{VERSION}-{hashlib.sha256(text).hexdigest()[:16]}.pt"
@@ -239,9 +269,8 @@ def drawing_agreement(judge: Judge, count: int = 500) -> dict[str, float]:
     right: dict[str, list[bool]] = {name: [] for name in QUESTIONS}
     for verdict, (_, truth) in zip(seen, made, strict=True):
         for (name, known), answer in zip(QUESTIONS.items(), truth, strict=True):
-            found = int(verdict.subject > 0.5) if name == "subject" else known.index(getattr(verdict, name))
             if answer >= 0:
-                right[name].append(found == answer)
+                right[name].append(known.index(getattr(verdict, name)) == answer)
     return {name: _share(hits) for name, hits in right.items()}
 
 

@@ -1,13 +1,19 @@
 """Are the shipped subjects complete, and exactly what the code draws?"""
 
+from dataclasses import fields, replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from PIL import Image
 
 from dbrun.embedded import subject_names, subject_path
+from dbrun.embedded.brush import Canvas, Frame
+from dbrun.embedded.captions import words
 from dbrun.embedded.drawn_subjects import DRAWN, write
 from dbrun.embedded.places import PLACES
+from dbrun.embedded.screen_print import INKS, screen_print
+from dbrun.embedded.toy_car import TOY, Paint, painted_car
 
 
 def test_every_subject_that_is_drawn_is_shipped() -> None:
@@ -22,7 +28,7 @@ def test_a_subject_has_five_pictures_in_five_places_each_with_its_prompt(name: s
     assert len(pictures) == 5 and len(set(prompts)) == 5
     assert {path.suffix for path in folder.iterdir()} == {".png", ".txt"}
     assert all(Image.open(path).size == (64, 64) for path in pictures)
-    shown = [place for place in PLACES if any(prompt.endswith(place) for prompt in prompts)]
+    shown = [place for place in PLACES if any(f" {place}" in prompt for prompt in prompts)]
     assert len(shown) == 5 and len(PLACES) - len(shown) >= 5
 
 
@@ -38,3 +44,35 @@ def test_drawing_again_gives_the_shipped_pictures(name: str, tmp_path: Path) -> 
 def test_an_unknown_subject_is_answered_with_those_there_are() -> None:
     with pytest.raises(KeyError, match="sks_dog"):
         subject_path("sks_unicorn")
+
+
+def test_every_word_of_a_subjects_prompts_is_one_token_of_the_base() -> None:
+    for name in subject_names():
+        prompts = [path.read_text().split() for path in subject_path(name).glob("*.txt")]
+        assert {word for prompt in prompts for word in prompt} <= set(words())
+
+
+@pytest.mark.parametrize("part", [field.name for field in fields(Paint)])
+def test_each_part_of_the_cars_paint_shows(part: str) -> None:
+    def painted(paint: Paint) -> bytes:
+        canvas = Canvas()
+        painted_car(canvas, paint, Frame((32.0, 57.0)), Random(0))
+        return canvas.finished().tobytes()
+
+    assert painted(TOY) != painted(replace(TOY, **{part: (1, 2, 3)}))
+
+
+def test_a_print_has_four_inks_and_keeps_the_order_of_brightness() -> None:
+    grey = Image.new("L", (256, 1))
+    grey.putdata(range(256))
+    printed = screen_print(grey.convert("RGB"))
+    colours = [printed.getpixel((level, 0)) for level in range(256)]
+    assert colours[0] == INKS[0] and colours[255] == INKS[-1] and set(INKS) <= set(colours)
+    brightness = [printed.convert("L").getpixel((level, 0)) for level in range(256)]
+    assert brightness == sorted(brightness)
+
+
+def test_a_print_has_no_colour_of_the_picture() -> None:
+    red, cyan = (Image.new("RGB", (4, 4), colour) for colour in ((200, 0, 0), (0, 86, 86)))
+    assert red.convert("L").getpixel((0, 0)) == cyan.convert("L").getpixel((0, 0))
+    assert screen_print(red).tobytes() == screen_print(cyan).tobytes()
