@@ -77,8 +77,10 @@ class Parts:
         return pipeline
 
 
-def export(parts: Parts, target: Path, command: str, figures: Mapping[str, float]) -> None:
-    """Write the model in half precision beside `target`, then put it in place."""
+def export(
+    parts: Parts, target: Path, command: str, figures: Mapping[str, float], start: Path | None = None
+) -> None:
+    """Write the model in half precision beside `target`, then put it in place; `start`: what it went on from."""
     part = target.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     halved = replace(
@@ -89,7 +91,7 @@ def export(parts: Parts, target: Path, command: str, figures: Mapping[str, float
     )
     halved.pipeline().save_pretrained(part, safe_serialization=True)
     _tidy(part)
-    write_manifest(part, command, figures)
+    write_manifest(part, command, figures, start)
     old = target.with_suffix(".old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -108,10 +110,10 @@ def _tidy(folder: Path) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def write_manifest(folder: Path, command: str, figures: Mapping[str, float]) -> None:
-    """List every file with its sha256, and how the model was made."""
+def write_manifest(folder: Path, command: str, figures: Mapping[str, float], start: Path | None = None) -> None:
+    """List every file with its sha256, and how the model was made: the one it went on from has its manifest in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
-    manifest = {
+    manifest: dict[str, object] = {
         "format_version": 1,
         "licence": LICENCE,
         "command": command,
@@ -119,6 +121,8 @@ def write_manifest(folder: Path, command: str, figures: Mapping[str, float]) -> 
         "sampling": SAMPLING,
         "files": {path.relative_to(folder).as_posix(): file_digest(path) for path in files},
     }
+    if start is not None:
+        manifest["start"] = json.loads((start / "manifest.json").read_text(encoding="utf-8"))
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 

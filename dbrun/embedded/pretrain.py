@@ -11,7 +11,9 @@ import argparse
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -44,7 +46,7 @@ def pretrain(plan: Plan, command: str) -> Path:
         "denoiser_minutes": round(parts.seconds / 60, 1),
         "autoencoder_psnr_db": round(psnr(vae, pictures[:64], plan.device), 2),
     }
-    export(replace(parts, vae=vae), target, command, figures)
+    export(replace(parts, vae=vae), target, command, figures, plan.start)
     LOG.info("exported to %s", target)
     return target
 
@@ -78,8 +80,14 @@ def main(arguments: list[str] | None = None) -> None:
         bf16=not asked.fp32,
         start=asked.start,
     )
-    given = sys.argv[1:] if arguments is None else arguments
-    pretrain(plan, shlex.join(["python", "-m", "dbrun.embedded.pretrain", *given]))
+    pretrain(plan, told(sys.argv[1:] if arguments is None else arguments))
+
+
+def told(arguments: Sequence[str]) -> str:
+    """The command for the manifest: without this machine's folders, whose names change no weight."""
+    names = {"--out": "FOLDER", "--start": "MODEL"}
+    words = [names.get(before, word) for before, word in pairwise(("", *arguments))]
+    return shlex.join(["python", "-m", "dbrun.embedded.pretrain", *words])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Does a stopped pre-training go on as if it had not been stopped, and does its export load?"""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dbrun.embedded.course import FLOOR, PEAK, WARM_UP, Phase, Progress, run_pha
 from dbrun.embedded.export import write_manifest
 from dbrun.embedded.names import MEANT
 from dbrun.embedded.objectives import cumulative_alphas, noised, v_loss
-from dbrun.embedded.pretrain import pretrain
+from dbrun.embedded.pretrain import pretrain, told
 from dbrun.embedded.sitting import Plan, sit
 from dbrun.embedded.tokenizer import build_tokenizer
 from dbrun.embedded.units import standardise
@@ -107,6 +108,9 @@ def test_going_on_from_an_exported_model_keeps_its_autoencoder_and_trains_its_de
     same = {name for name in before if before[name] == after[name]}
     assert same == {"vae/diffusion_pytorch_model.safetensors"}
     assert sorted(path.name for path in (tmp_path / "further").glob("*.ckpt")) == ["denoiser.ckpt"]
+    first, second = (json.loads((folder / "weights" / "manifest.json").read_text())
+                     for folder in (tmp_path / "first", tmp_path / "further"))
+    assert second["start"] == first and "start" not in first
 
 
 def test_going_on_begins_with_the_models_weights_and_ordinary_names(tmp_path: Path, counted_steps) -> None:
@@ -121,6 +125,11 @@ def test_going_on_begins_with_the_models_weights_and_ordinary_names(tmp_path: Pa
     place = tokenizer.convert_tokens_to_ids
     meant = torch.stack([lengths[place(f"{word}</w>")] for word in MEANT]).mean()
     assert float(lengths[place("sks</w>")]) == pytest.approx(float(meant), rel=1e-3)
+
+
+def test_the_manifests_command_names_no_folder_of_the_machine() -> None:
+    said = told(["--minutes", "9", "--start", "/home/me/base", "--out", "/home/me/out", "--seed", "1"])
+    assert said == "python -m dbrun.embedded.pretrain --minutes 9 --start MODEL --out FOLDER --seed 1"
 
 
 def test_the_rate_warms_up_holds_and_falls() -> None:
