@@ -140,11 +140,20 @@ def test_origins_say_where_each_value_is_written(load, good) -> None:
     assert str(origins["seed"]) == "command line:"
 
 
+@pytest.mark.parametrize("name", ["zwx_car", "mnv_style"])
+def test_the_other_embedded_recipes_differ_only_in_what_they_teach(name: str) -> None:
+    dog, other = (load_recipe(RECIPES / f"{file}.yaml").recipe for file in ("sks_dog", name))
+    assert other.subject.images == f"embedded:{name}" == f"embedded:{other.name}"
+    same = ("base", "prior", "images", "adapt", "train", "export", "seed")
+    assert all(getattr(other, key) == getattr(dog, key) for key in same)
+    assert not set(other.samples.prompts or ()) & set(dog.samples.prompts or ())
+
+
 def test_the_recipes_of_the_project_load() -> None:
     small = load_recipe(RECIPES / "sks_dog.yaml").recipe
     large = load_recipe(RECIPES / "sks_dog_sd15.yaml")
     assert (small.base.path, small.images.resolution, small.train.learning_rate) == ("embedded", 64, 2e-3)
-    assert (small.prior.count, small.adapt.denoiser.targets, small.export) == (40, "all", ("diffusers", "peft"))
-    assert large.recipe.subject == small.subject
+    assert (small.prior.count, small.adapt.denoiser.targets, small.export) == (96, "all", ("diffusers", "peft"))
+    assert large.recipe.subject.instance_prompt == small.subject.instance_prompt
     assert len(large.recipe.base.revision or "") == 40 and large.recipe.images.resolution == 512
     assert [f.name for f in large.files] == ["sks_dog_sd15.yaml", "sks_dog.yaml"]

@@ -84,6 +84,7 @@ def test_both_libraries_read_back_what_was_trained(exported) -> None:
 def test_every_file_is_there(exported, content) -> None:
     assert set(content(exported.artifacts["export"].path)) == {
         "before_after.png", "loss.png", "pytorch_lora_weights.safetensors",
+        "samples/samples.json", "samples/base/00.png", "samples/adapted/00.png",
         *(f"peft/{c}/{f}" for c in BOTH for f in ("adapter_config.json", "adapter_model.safetensors"))}
 
 
@@ -147,7 +148,8 @@ def test_each_setting_of_the_samples_shows(trained, content, setting) -> None:
     one = content(trained.run("export", chosen).path)
     samples = chosen.samples.model_copy(update=setting)
     other = content(trained.run("export", chosen.model_copy(update={"samples": samples})).path)
-    assert [name for name in one if one[name] != other[name]] == ["before_after.png"]
+    assert sorted(name for name in one if one[name] != other[name]) == [
+        "before_after.png", "samples/adapted/00.png", "samples/base/00.png", "samples/samples.json"]
 
 
 def test_prompts_left_out_show_the_subject_in_places_and_the_class(recipe) -> None:
