@@ -41,6 +41,14 @@ def _float(value: object) -> object:
     return float(value)
 
 
+def _bool(value: object) -> object:
+    if isinstance(value, Plain) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise PydanticCustomError("wants_bool", "expected true or false")
+    return value
+
+
 def _text(value: object) -> object:
     if isinstance(value, Plain) and value in NULL:
         raise PydanticCustomError("wants_text", "expected text")
@@ -55,6 +63,7 @@ def _none(value: object) -> object:
 
 Int = Annotated[int, BeforeValidator(_int, json_schema_input_type=int)]
 Float = Annotated[float, BeforeValidator(_float, json_schema_input_type=float)]
+Bool = Annotated[bool, BeforeValidator(_bool, json_schema_input_type=bool)]
 Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str)]
 OrNone = BeforeValidator(_none)
 """Put behind an optional field's type: `Annotated[Int | None, OrNone]` takes YAML's null."""

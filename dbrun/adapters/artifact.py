@@ -38,8 +38,8 @@ def write_artifact(folder: Path, components: Mapping[str, Attached]) -> None:
     """Write `<component>.safetensors` and `adapter.json`; equal adapters give equal bytes."""
     from safetensors.torch import save_file
 
-    index = {name: {"adapter": c.adapter.model_dump(mode="json", exclude={"targets", *c.adapter.BESIDE}),
-                    "modules": list(c.modules)} for name, c in sorted(components.items())}
+    index = {name: {"adapter": c.adapter.document(), "modules": list(c.modules)}
+             for name, c in sorted(components.items())}
     (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for name, attached in components.items():
         save_file(dict(attached.state), folder / f"{name}.safetensors")

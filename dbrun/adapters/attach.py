@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 SLOT = "default"
 """peft's name for the adapter; it stands in no file."""
+START = "start/"
+"""Before the name of a weight of the second adapter, which stays as the first one started; peft's name has no `/`."""
+SLOTS = {"": SLOT, START: START.rstrip("/")}
+"""Before a weight's name -> peft's name for the adapter that it is of."""
 
 
 def match(module: nn.Module, patterns: Sequence[str],
@@ -58,19 +62,40 @@ def attach(module: nn.Module, adapter: Adapter, modules: Sequence[str], *, seed:
     import torch
     from peft import inject_adapter_in_model
 
+    names = tuple(modules)
+    layers = {name: module.get_submodule(name) for name in names}
     module.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed or 0)
-        inject_adapter_in_model(adapter.peft_config(tuple(modules)), module, adapter_name=SLOT)
-    # peft's new layers come in training mode, where dropout drops
+        inject_adapter_in_model(adapter.peft_config(names), module, adapter_name=SLOT)
+        if (beside := adapter.start_config(names)) is not None:
+            inject_adapter_in_model(beside, module, adapter_name=SLOTS[START])
+    _only_the_adapter_trains(module)
+    adapted = tuple(sorted(name for name, _ in _adapted(module)))
+    if adapted != tuple(sorted(names)):
+        stray = sorted(set(adapted) ^ set(names))
+        raise StageFailed(f"peft adapted other modules than asked for: {', '.join(stray[:5])}")
+    if seed is not None:
+        drawn = read(module)
+        if (first := adapter.started(layers, drawn)) is not drawn:
+            write(module, first)
+
+
+def _only_the_adapter_trains(module: nn.Module) -> None:
+    """In 32 bits, and with peft's new layers, which come in training mode, in the mode of the rest."""
+    slots = [slot for slot in SLOTS.values() if slot in _slots(module)]
+    for _, layer in _adapted(module):
+        layer.set_adapter(slots)
     module.train(module.training)
-    for parameter in module.parameters():
+    for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    adapted = tuple(sorted(name for name, _ in _adapted(module)))
-    if adapted != tuple(sorted(modules)):
-        stray = sorted(set(adapted) ^ set(modules))
-        raise StageFailed(f"peft adapted other modules than asked for: {', '.join(stray[:5])}")
+            parameter.requires_grad_(SLOTS[START] not in name.split("."))
+
+
+def _slots(module: nn.Module) -> Sequence[str]:
+    """peft's names of the adapters that stand on module."""
+    return tuple(getattr(module, "peft_config", ()))
 
 
 def read(module: nn.Module) -> dict[str, Tensor]:
@@ -78,7 +103,9 @@ def read(module: nn.Module) -> dict[str, Tensor]:
     import torch
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(module, adapter_name=SLOT, save_embedding_layers=False)
+    state = {prefix + name: tensor for prefix, slot in SLOTS.items() if slot in _slots(module)
+             for name, tensor in get_peft_model_state_dict(module, adapter_name=slot,
+                                                           save_embedding_layers=False).items()}
     return {name: state[name].detach().to("cpu", torch.float32, copy=True).contiguous()
             for name in sorted(state)}
 
@@ -93,13 +120,19 @@ def write(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         wrong = sorted(name for name in have.keys() | given.keys() if have.get(name) != given.get(name))
         raise StageFailed(f"these weights are not this adapter's: {len(wrong)} names or shapes differ, "
                           f"such as {', '.join(wrong[:3])}", fix="run again with `--force adapt`")
-    set_peft_model_state_dict(module, dict(state), adapter_name=SLOT)
+    beside = {name for name in state if name.startswith(START)}
+    set_peft_model_state_dict(module, {n: t for n, t in state.items() if n not in beside}, adapter_name=SLOT)
+    if beside:
+        set_peft_model_state_dict(module, {n.removeprefix(START): state[n] for n in beside},
+                                  adapter_name=SLOTS[START])
 
 
 @contextmanager
 def disabled(module: nn.Module) -> Iterator[None]:
     """While this is open, module computes as if it had no adapter."""
     layers = [layer for _, layer in _adapted(module)]
+    # peft would make all of an adapter trainable when it comes back
+    trains = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -107,6 +140,8 @@ def disabled(module: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+        for parameter, was in trains:
+            parameter.requires_grad_(was)
 
 
 def _adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:

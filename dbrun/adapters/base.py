@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field
 
-from dbrun.parts import Float, OrNone, Part, Text, subclasses, union
+from dbrun.parts import Float, Int, OrNone, Part, Text, subclasses, union
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch import Tensor, nn
 
 PRESETS = ("attention", "attention+ff", "linear", "all")
 
@@ -30,8 +32,12 @@ class Adapter(Part):
 
     NAME: ClassVar[str]
     NEUTRAL: ClassVar[dict[str, object]] = {"learning_rate": None, "stop_at": None, "init": None}
+    LATER: ClassVar[tuple[str, ...]] = ()
+    """Neutral fields that `adapter.json` leaves out: those that came after adapters without them were written."""
     layers: ClassVar[tuple[str, ...]] = ("Linear", "Conv2d")
-    """Class names of the layers it can be put on."""
+    """Class names of the layers that targets are looked for among."""
+    as_lora: ClassVar[bool] = False
+    """Whether `lora` works: whether the update is a product of two thin matrices."""
     BESIDE: ClassVar[tuple[str, ...]] = ("learning_rate", "stop_at", "init")
     """The fields that are no part of what the adapter is: only training reads them, or their contents count."""
     folds: ClassVar[tuple[str, ...]] = ()
@@ -54,13 +60,70 @@ class Adapter(Part):
         """The adapter without what is no part of it."""
         return self.model_copy(update=dict.fromkeys(self.BESIDE))
 
+    @property
+    def linear_only(self) -> str | None:
+        """Why it cannot go on convolutions; None where it can."""
+        return None
+
+    def faults(self) -> Iterator[tuple[str, str, str]]:
+        """What in it cannot be meant, as (field, message, fix), as far as it can tell without a model."""
+        yield from ()
+
+    def check(self, layers: Mapping[str, nn.Module]) -> None:
+        """Raise RecipeError where it cannot go on these layers, by full name."""
+
     def decided(self, modules: tuple[str, ...]) -> Self:
         """The same adapter with nothing left open, so that two ways to ask for it leave equal bytes."""
         return self.itself().model_copy(update={"targets": modules})
 
+    def document(self) -> dict[str, Any]:
+        """Itself as JSON data without its targets; `type` says how to read it."""
+        off = {name for name in self.LATER if getattr(self, name) == self.NEUTRAL[name]}
+        return self.model_dump(mode="json", exclude={"targets", *self.BESIDE, *off})
+
     def peft_config(self, modules: tuple[str, ...]) -> PeftConfig:
         """peft's config for these full module names (already matched against the model)."""
         raise NotImplementedError
+
+    def start_config(self, modules: tuple[str, ...]) -> PeftConfig | None:
+        """peft's config of a second adapter on the same layers that never trains; None where there is none."""
+        return None
+
+    def started(self, layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The first weights, by the names of `attach.read`. layers: the bare ones; state: what peft drew."""
+        return state
+
+    def exported(self, modules: tuple[str, ...],
+                 state: Mapping[str, Tensor]) -> tuple[PeftConfig, Mapping[str, Tensor]]:
+        """The config and weights with which peft does the same on an untouched base."""
+        return self.peft_config(modules), state
+
+    def lora(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The same update as LoRA weights that are right at alpha = rank, as readers take it who know no alpha."""
+        raise NotImplementedError
+
+
+class Ranked(Adapter):
+    """An adapter whose update is made of thin matrices, and scaled by alpha / rank."""
+
+    rank: Annotated[Int, Field(ge=1, le=4096)] = 4
+    """Inner dimension of the update; larger learns more and weighs more."""
+    alpha: Annotated[Float | None, Field(gt=0), OrNone] = None
+    """The update is scaled by alpha / rank; left out, alpha = rank."""
+
+    @property
+    def strength(self) -> float:
+        """alpha as a number."""
+        return self.alpha if self.alpha is not None else float(self.rank)
+
+    @property
+    def scale(self) -> float:
+        """What the update is multiplied with: alpha / rank."""
+        return self.strength / self.rank
+
+    def decided(self, modules: tuple[str, ...]) -> Self:
+        """With alpha as a number."""
+        return super().decided(modules).model_copy(update={"alpha": self.strength})
 
 
 def _targets(value: tuple[Text, ...] | str) -> tuple[str, ...] | str:

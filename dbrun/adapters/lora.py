@@ -1,48 +1,96 @@
-"""LoRA: a low-rank update beside a frozen weight (Hu et al. 2021, arXiv:2106.09685, eq. 3)."""
+"""LoRA: a low-rank update beside a frozen weight (Hu et al. 2021, arXiv:2106.09685, eq. 3), and its variants."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dbrun.adapters.base import Adapter, Targets
-from dbrun.parts import Float, Int, OrNone
+from dbrun.adapters import pissa
+from dbrun.adapters.base import Ranked, Targets
+from dbrun.parts import Bool, Float
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from torch import Tensor, nn
 
 
-class Lora(Adapter):
+class Lora(Ranked):
     """LoRA: W x + (alpha / rank) B A x, with B zero at the start."""
 
     NAME: ClassVar[str] = "lora"
     folds: ClassVar[tuple[str, ...]] = ("lora_B",)
-    NEUTRAL: ClassVar[dict[str, object]] = {"dropout": 0.0}
+    NEUTRAL: ClassVar[dict[str, object]] = {"dropout": 0.0, "rslora": False, "dora": False, "start": "zero"}
+    LATER: ClassVar[tuple[str, ...]] = ("rslora", "dora", "start")
+    as_lora: ClassVar[bool] = True
 
     type: Literal["lora"]
     """The adapter type."""
-    rank: Annotated[Int, Field(ge=1, le=4096)] = 4
-    """Inner dimension of the update; larger learns more and weighs more."""
-    alpha: Annotated[Float | None, Field(gt=0), OrNone] = None
-    """The update is scaled by alpha / rank; left out, alpha = rank."""
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     """Share of the adapter's inputs dropped while training."""
+    rslora: Bool = False
+    """Scale by alpha / sqrt(rank) instead, so that a high rank learns as fast as a low one (arXiv:2312.03732)."""
+    dora: Bool = False
+    """Learn each output's magnitude beside the direction of its weights (DoRA, arXiv:2402.09353); slower."""
+    start: Literal["zero", "pissa"] = "zero"
+    """Where it starts: zero (B = 0), or pissa: the weights' own main directions (arXiv:2404.02948), linear layers."""
     targets: Targets = "attention"
     """Which layers are adapted: attention, attention+ff, linear, all (also convolutions), or patterns."""
 
     @property
     def scale(self) -> float:
-        """alpha / rank."""
-        return (self.alpha if self.alpha is not None else float(self.rank)) / self.rank
+        """alpha / rank, or alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732)."""
+        return self.strength / (math.sqrt(self.rank) if self.rslora else self.rank)
 
-    def decided(self, modules: tuple[str, ...]) -> Self:
-        """With alpha as a number."""
-        return super().decided(modules).model_copy(update={"alpha": self.scale * self.rank})
+    @property
+    def linear_only(self) -> str | None:
+        """PiSSA takes matrices apart, and a convolution's weight is none."""
+        return "`start: pissa` takes a weight apart as a matrix, which a convolution's is not" if self._split else None
+
+    def faults(self) -> Iterator[tuple[str, str, str]]:
+        """PiSSA bears neither dropout nor DoRA, and is a start of its own."""
+        if self._split and self.dropout:
+            yield ("dropout", f"found {self.dropout:g} with `start: pissa`, where it would drop the base's own main "
+                   "directions", "leave out `dropout`, or `start: pissa`")
+        if self._split and self.init:
+            yield ("init", "found an adapter to start from, and `start: pissa`", "leave out one of the two")
+        if self._split and self.dora:
+            yield ("dora", "found true with `start: pissa`: DoRA's magnitudes are those of whole weights, and PiSSA "
+                   "splits them", "leave out `dora`, or `start: pissa`")
 
     def peft_config(self, modules: tuple[str, ...]) -> LoraConfig:
         """peft's LoraConfig with `init_lora_weights=True`: A Kaiming-uniform, B zero."""
+        return self._config(modules, lora_dropout=self.dropout, use_rslora=self.rslora, use_dora=self.dora)
+
+    def start_config(self, modules: tuple[str, ...]) -> LoraConfig | None:
+        """What takes PiSSA's first factors off again, for good."""
+        return self._config(modules, use_rslora=self.rslora) if self._split else None
+
+    def started(self, layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """As peft drew it, or with the weights' main directions as B and A."""
+        return pissa.started(layers, state, self.scale) if self._split else state
+
+    def exported(self, modules: tuple[str, ...],
+                 state: Mapping[str, Tensor]) -> tuple[LoraConfig, Mapping[str, Tensor]]:
+        """Itself; after PiSSA a plain LoRA of twice the rank."""
+        if not self._split:
+            return self.peft_config(modules), state
+        rank = 2 * self.rank
+        return self._config(modules, r=rank, lora_alpha=self.scale * rank), pissa.stacked(state)
+
+    def lora(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """With the scale in B."""
+        pairs = pissa.stacked(state) if self._split else state
+        return {name: tensor * self.scale if ".lora_B." in name else tensor for name, tensor in pairs.items()}
+
+    @property
+    def _split(self) -> bool:
+        return self.start == "pissa"
+
+    def _config(self, modules: tuple[str, ...], **settings: Any) -> LoraConfig:
         from peft import LoraConfig
 
-        return LoraConfig(r=self.rank, lora_alpha=self.scale * self.rank, lora_dropout=self.dropout,
-                          target_modules=list(modules), init_lora_weights=True)
+        return LoraConfig(**{"r": self.rank, "lora_alpha": self.strength, "target_modules": list(modules),
+                             "init_lora_weights": True, **settings})

@@ -62,6 +62,9 @@ class Family:
     """Adaptable component -> its attribute on the pipeline; "denoiser" comes first."""
     presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
     """Component -> preset of targets -> patterns of module names."""
+    prefixes: ClassVar[Mapping[str, tuple[str, str]]]
+    """Component -> how its layers' names begin on the module, and what stands there instead in a file that the
+    pipeline's `load_lora_weights` reads. A component that this method passes over is left out."""
     sampling: ClassVar[Sampling]
 
     def pixel_multiple(self, folder: Path) -> int:
@@ -111,11 +114,6 @@ class Family:
     def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float,
                  resolution: int) -> Image:
         """One picture; equal arguments give an equal picture, whatever was drawn before."""
-        raise NotImplementedError
-
-    def save_adapters(self, folder: Path, states: Mapping[str, Mapping[str, Tensor]],
-                      metadata: Mapping[str, Mapping[str, object]]) -> Path:
-        """Write `pytorch_lora_weights.safetensors` for this family's pipeline from component -> peft state dict."""
         raise NotImplementedError
 
     def tiny(self, folder: Path, *, prediction: str = "epsilon") -> None:

@@ -25,7 +25,6 @@ class UNetFamily(Family):
     """A UNet that looks at one sequence of hidden states, and the pipeline around it."""
 
     prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {"denoiser": ("", "unet.")}
-    """Component -> how its layers' names begin on the module, and what stands there in an exported file instead."""
 
     def pipeline(self, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None,
                  left_out: Sequence[str]) -> Any:
@@ -65,26 +64,6 @@ class UNetFamily(Family):
 
         return {"hidden": torch.stack([c["hidden"] for c in conditions])}
 
-    def save_adapters(self, folder: Path, states: Mapping[str, Mapping[str, Tensor]],
-                      metadata: Mapping[str, Mapping[str, object]]) -> Path:
-        """Write `pytorch_lora_weights.safetensors`; metadata: component -> peft's `r` and `lora_alpha`.
-
-        alpha / r is folded into B, so that every reader scales rightly: one that ignores metadata, as older diffusers
-        does, and one whose LoraConfig lacks a field that ours has, takes alpha = r and is right.
-        """
-        from safetensors.torch import save_file
-
-        tensors: dict[str, Tensor] = {}
-        for component, state in states.items():
-            begins, written = self.prefixes[component]
-            scale = _number(metadata[component]["lora_alpha"]) / _number(metadata[component]["r"])
-            for name, tensor in state.items():
-                own = written + name.removeprefix(begins)
-                tensors[own] = (tensor * scale if ".lora_B." in name else tensor).contiguous()
-        path = folder / "pytorch_lora_weights.safetensors"
-        save_file(tensors, path, metadata={"format": "pt"})
-        return path
-
 
 def prediction_of(output: Tensor, x_t: Tensor) -> Tensor:
     """The prediction in a denoiser's output [B, C or 2C, h, w]: of twice x_t's channels the first half.
@@ -92,9 +71,3 @@ def prediction_of(output: Tensor, x_t: Tensor) -> Tensor:
     The second half interpolates the variance (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15) and is not trained.
     """
     return output.chunk(2, dim=1)[0] if output.shape[1] == 2 * x_t.shape[1] else output
-
-
-def _number(value: object) -> float:
-    if not isinstance(value, (int, float)):
-        raise TypeError(f"expected a number, found {value!r}")
-    return float(value)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.artifact import Attached
 from dbrun.families.base import Family, Loaded
 from dbrun.parts import subclasses
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Format:
     """One format; a subclass lives in a file of its own and sets NAME."""
 
     NAME: ClassVar[str]
+
+    def weights(self, attached: Attached) -> Mapping[str, Tensor]:
+        """The weights, by peft's names, that the format's own library holds once it has read one component."""
+        raise NotImplementedError
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached]) -> tuple[Path, ...]:
         """Write the adapters; the safetensors files written, for their provenance. Equal adapters, equal bytes."""

@@ -6,22 +6,44 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from safetensors.torch import save_file
+from torch import Tensor
+
 from dbrun.adapters.artifact import Attached
 from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
 
+FILE = "pytorch_lora_weights.safetensors"
+
 
 class Diffusers(Format):
-    """The names and scales are the family's business; the file stands in the folder itself."""
+    """LoRA weights of scale 1 under the family's prefixes; the file stands in the folder itself.
+
+    alpha / rank is in B, so that every reader scales rightly: one that ignores metadata, as older diffusers does, and
+    one whose LoraConfig lacks a field that ours has, takes alpha = rank and is right.
+    """
 
     NAME: ClassVar[str] = "diffusers"
 
+    def weights(self, attached: Attached) -> Mapping[str, Tensor]:
+        """The adapter's, as LoRA."""
+        return attached.adapter.lora(attached.state)
+
     def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached]) -> tuple[Path, ...]:
         """One file for all components."""
-        states = {name: attached.state for name, attached in adapters.items()}
-        configs = {name: a.adapter.peft_config(a.modules).to_dict() for name, a in adapters.items()}
-        return (family.save_adapters(folder, states, configs),)
+        tensors: dict[str, Tensor] = {}
+        for component, attached in adapters.items():
+            begins, written = family.prefixes[component]
+            tensors |= {written + _whole(name.removeprefix(begins)): tensor.contiguous()
+                        for name, tensor in self.weights(attached).items()}
+        save_file(tensors, folder / FILE, metadata={"format": "pt"})
+        return (folder / FILE,)
 
     def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
         """`load_lora_weights`."""
-        loaded.pipeline.load_lora_weights(str(folder), weight_name="pytorch_lora_weights.safetensors")
+        loaded.pipeline.load_lora_weights(str(folder), weight_name=FILE)
+
+
+def _whole(name: str) -> str:
+    """DoRA's magnitude by its parameter's whole name: transformers passes over it otherwise, peft takes both."""
+    return f"{name}.weight" if name.endswith(".lora_magnitude_vector") else name

@@ -10,13 +10,14 @@ from typing import ClassVar
 
 from peft import PeftConfig, PeftModel
 from safetensors.torch import save_file
+from torch import Tensor
 
 from dbrun.adapters.artifact import Attached
 from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
 
 PREFIX = "base_model.model."
-SAID = ("peft_type", "r", "lora_alpha", "target_modules", "base_model_name_or_path")
+SAID = ("peft_type", "r", "lora_alpha", "alpha", "oft_block_size", "target_modules", "base_model_name_or_path")
 """Settings that are written even where they are peft's defaults."""
 
 
@@ -25,16 +26,20 @@ class Peft(Format):
 
     NAME: ClassVar[str] = "peft"
 
+    def weights(self, attached: Attached) -> Mapping[str, Tensor]:
+        """The adapter's own, on an untouched base."""
+        return attached.adapter.exported(attached.modules, attached.state)[1]
+
     def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached]) -> tuple[Path, ...]:
         """One folder for each component."""
         written = []
         for component, attached in adapters.items():
             home = folder / "peft" / component
             home.mkdir(parents=True)
-            config = settings(attached.adapter.peft_config(attached.modules))
-            text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+            config, state = attached.adapter.exported(attached.modules, attached.state)
+            text = json.dumps(settings(config), indent=2, sort_keys=True) + "\n"
             (home / "adapter_config.json").write_text(text, encoding="utf-8")
-            tensors = {PREFIX + name: tensor for name, tensor in attached.state.items()}
+            tensors = {PREFIX + name: tensor for name, tensor in state.items()}
             save_file(tensors, home / "adapter_model.safetensors", metadata={"format": "pt"})
             written.append(home / "adapter_model.safetensors")
         return tuple(written)

@@ -13,6 +13,7 @@ from torch import Tensor
 from dbrun.adapters.artifact import Attached
 from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
+from dbrun.formats.base import Format
 from dbrun.training.device import generator
 
 OF_EFFECT, OF_SCALE = 1e-3, 1e-5
@@ -53,12 +54,13 @@ class Expected:
         """The largest change that the adapter makes to the prediction."""
         return float((self.trained - self.base).abs().max())
 
-    def compare(self, answer: Tensor, family: Family, loaded: Loaded, name: str) -> float:
+    def compare(self, answer: Tensor, family: Family, loaded: Loaded, form: Format) -> float:
         """The largest difference of a reloaded adapter's answer. Raises StageFailed where it is another adapter."""
+        name = form.NAME
         for component, attached in self.adapters.items():
-            arrived = _arrived(family, loaded, component)
-            if lost := [key for key in sorted(attached.state.keys() | arrived.keys())
-                        if not _scaled(arrived.get(key), attached.state.get(key))]:
+            arrived, written = _arrived(family, loaded, component), form.weights(attached)
+            if lost := [key for key in sorted(written.keys() | arrived.keys())
+                        if not _same(arrived.get(key), written.get(key))]:
                 raise StageFailed(f"{name}: its library ignored or changed {len(lost)} weights of {component}, "
                                   f"such as {lost[0]}", fix="leave this format out of `export`")
         difference = float((answer - self.trained).abs().max())
@@ -77,15 +79,8 @@ def _arrived(family: Family, loaded: Loaded, component: str) -> dict[str, Tensor
     return {key: tensor.detach().float().cpu() for state in states for key, tensor in state.items()}
 
 
-def _scaled(arrived: Tensor | None, written: Tensor | None) -> bool:
-    """Whether arrived is written times one positive number: a format may fold alpha / rank into a weight."""
-    if arrived is None or written is None or arrived.shape != written.shape:
-        return False
-    a, b = arrived.flatten().double(), written.flatten().double()
-    if not b.any():
-        return not a.any()
-    factor = (a @ b) / (b @ b)
-    return bool(factor > 0) and bool((a - factor * b).abs().max() <= 1e-5 * a.abs().max())
+def _same(arrived: Tensor | None, written: Tensor | None) -> bool:
+    return arrived is not None and written is not None and torch.equal(arrived, written.float())
 
 
 @contextmanager

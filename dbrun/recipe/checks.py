@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import get_args
 
-from dbrun.recipe.model import Recipe
+from dbrun.families.base import families
+from dbrun.recipe import exports
+from dbrun.recipe.model import Export, Recipe
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Finding = tuple[str, str, str | None]
@@ -13,7 +16,7 @@ Finding = tuple[str, str, str | None]
 
 def check(recipe: Recipe) -> list[Finding]:
     """Every disagreement as (dotted key, message, fix)."""
-    return [finding for one in (_prior, _base, _precision, _export, _stop) for finding in one(recipe)]
+    return [finding for one in (_prior, _base, _precision, _adapt, _export, _stop) for finding in one(recipe)]
 
 
 def _prior(recipe: Recipe) -> Iterator[Finding]:
@@ -38,10 +41,24 @@ def _precision(recipe: Recipe) -> Iterator[Finding]:
                "write `precision: bf16`, or leave `device` out")
 
 
+def _adapt(recipe: Recipe) -> Iterator[Finding]:
+    family = families()[recipe.base.type]
+    for component, adapter in recipe.adapt.components.items():
+        place = f"adapt.{component}"
+        yield from ((f"{place}.{field}", message, fix) for field, message, fix in adapter.faults())
+        presets = family.presets.get(component, {})
+        if adapter.linear_only and adapter.targets == "all" and presets.get("all") != presets.get("linear"):
+            yield (f"{place}.targets", f"found 'all', which holds convolutions: {adapter.linear_only}",
+                   "write `targets: linear`")
+
+
 def _export(recipe: Recipe) -> Iterator[Finding]:
-    for index, name in enumerate(recipe.export):
-        if name in recipe.export[:index]:
+    for index, name in enumerate(recipe.export or ()):
+        if name in (recipe.export or ())[:index]:
             yield f"export.{index}", f"found '{name}' twice", "name each format once"
+        elif why := exports.refusal(recipe, name):
+            fits = [other for other in get_args(Export) if exports.refusal(recipe, other) is None]
+            yield f"export.{index}", f"found '{name}', {why}", f"write `export: [{', '.join(fits)}]`"
 
 
 def _stop(recipe: Recipe) -> Iterator[Finding]:

@@ -189,8 +189,8 @@ class Recipe(Part):
     """The training."""
     samples: Samples = Samples()
     """The pictures of `before_after.png`."""
-    export: Annotated[tuple[Export, ...], Field(min_length=1)] = ("diffusers", "peft")
-    """The formats written: diffusers (one file), peft (a folder per component)."""
+    export: Annotated[tuple[Export, ...] | None, Field(min_length=1), OrNone] = None
+    """The formats written: diffusers (one file, LoRA only), peft (a folder per component); left out, all that fit."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Where it runs; auto takes CUDA, then MPS, then the CPU."""
     threads: Annotated[Int, Field(ge=1, le=1024)] = 1

@@ -36,8 +36,6 @@ def schema_text() -> str:
     required = _required(made, definitions)
     for definition in (made, *definitions.values()):
         definition.pop("required", None)
-    for name in _alternatives({"defs": definitions, "root": made}):
-        definitions[name]["required"] = ["type"]
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_relaxed(made),
              "if": {"not": {"required": ["extends"]}}, "then": required,
              "$defs": _relaxed(dict(sorted(definitions.items())))}
@@ -63,21 +61,13 @@ def _required(definition: Json, definitions: Json) -> Json:
     below = {}
     for key, field in definition["properties"].items():
         for option in [field, *field.get("anyOf", [])]:
-            inner = _required(definitions[_name(option)], definitions) if "$ref" in option else {}
+            # of a union `type` chooses the member; an extending recipe may inherit it
+            inner = {"required": ["type"]} if "oneOf" in option else (
+                _required(definitions[_name(option)], definitions) if "$ref" in option else {})
             if inner:
                 below[key] = inner
     needed: Json = {"required": definition["required"]} if definition.get("required") else {}
     return {**needed, "properties": below} if below else needed
-
-
-def _alternatives(node: Any) -> set[str]:
-    """The names of all members of unions: there `type` chooses, so it must be written."""
-    if isinstance(node, list):
-        return {name for inner in node for name in _alternatives(inner)}
-    if not isinstance(node, dict):
-        return set()
-    own = {_name(option) for option in node.get("oneOf", []) if "$ref" in option}
-    return own | {name for inner in node.values() for name in _alternatives(inner)}
 
 
 def _name(option: Json) -> str:
@@ -92,6 +82,9 @@ def _relaxed(node: Any) -> Any:
         return node
     node = {LIMITS.get(key, key): inner if key in ("default", "enum", "examples") else _relaxed(inner)
             for key, inner in node.items() if key != "discriminator"}
+    if "oneOf" in node:
+        # without its `type` a mapping may be of several members
+        node["anyOf"] = node.pop("oneOf")
     if node.get("type") == "string" and not {"const", "enum"} & node.keys():
         kinds = [kind for kind, text in UNQUOTED.items() if re.search(node.get("pattern", ""), text)]
         node["type"] = ["string", *kinds]

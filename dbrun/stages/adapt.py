@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.artifact import Attached, write_artifact
 from dbrun.adapters.attach import attach, match, read
@@ -17,6 +17,9 @@ from dbrun.seeds import derive
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.given import start
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Adapt(Stage[AdaptParams]):
             job.poll()
             attached[name] = self._attach(job, family, loaded, name, adapter)
             job.note(f"{name}: {len(attached[name].modules)} layers, "
-                     f"{sum(t.numel() for t in attached[name].state.values()):,} trainable numbers")
+                     f"{_trainable(family.module(loaded, name)):,} trainable numbers")
         write_artifact(job.out, attached)
 
     def _attach(self, job: Job[AdaptParams], family: Family, loaded: Loaded, component: str,
@@ -73,6 +76,7 @@ class Adapt(Stage[AdaptParams]):
         for patterns in self._patterns(family, component, adapter):
             modules.update(match(module, patterns, adapter.layers))
         found = tuple(sorted(modules))
+        _fits(component, adapter, {name: module.get_submodule(name) for name in found})
         if identity := job.params.inits.get(component):
             start(job, identity, component, adapter, module, found)
         else:
@@ -90,3 +94,19 @@ class Adapt(Stage[AdaptParams]):
             raise RecipeError(f"`{targets}` is no preset of {component}; it has {allowed}",
                               fix=f"set `adapt.{component}.targets` to one of them, or to a list of patterns")
         return (presets[targets],)
+
+
+def _trainable(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _fits(component: str, adapter: Adapter, layers: Mapping[str, nn.Module]) -> None:
+    """Raise RecipeError where the adapter cannot go on one of the layers that its targets hit."""
+    import torch
+
+    wide = [name for name, layer in layers.items() if not isinstance(layer, torch.nn.Linear)]
+    if adapter.linear_only and wide:
+        raise RecipeError(f"`adapt.{component}` hits {len(wide)} convolutions, such as `{wide[0]}`: "
+                          f"{adapter.linear_only}", fix=f"write `targets: linear` under `adapt.{component}`, or "
+                          "patterns that hit linear layers only")
+    adapter.check(layers)

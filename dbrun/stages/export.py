@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from dbrun.adapters.artifact import Attached, read_artifact
 from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
+from dbrun.recipe import exports
 from dbrun.recipe.model import Recipe
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
 from dbrun.stages.base import Job, Sources, Stage
@@ -64,7 +65,8 @@ class Export(Stage[ExportParams]):
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
         """The formats, the provenance, and the pictures' settings; what is left out, the base suggests."""
         samples, suits = recipe.samples, sources.base.sampling
-        return ExportParams(tuple(sorted(recipe.export)), portable(recipe, sources), recipe.subject.instance_prompt,
+        return ExportParams(tuple(sorted(exports.chosen(recipe))), portable(recipe, sources),
+                            recipe.subject.instance_prompt,
                             samples.prompts or default_prompts(recipe),
                             suits.steps if samples.steps is None else samples.steps,
                             suits.guidance if samples.guidance is None else samples.guidance,
@@ -170,7 +172,7 @@ def _write(job: Job[ExportParams], form: Format, probe: Probe, expected: Expecte
     for path in form.write(job.out, family, expected.adapters):
         stamp(path, document)
     form.read(job.out, family, loaded, tuple(expected.adapters))
-    difference = expected.compare(probe.ask(family, loaded), family, loaded, form.NAME)
+    difference = expected.compare(probe.ask(family, loaded), family, loaded, form)
     job.note(f"{form.NAME}: read back, predictions differ by at most {difference:.1e}")
 
 

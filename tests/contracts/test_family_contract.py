@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL.Image import Image
-from safetensors.torch import load_file
 
+from dbrun.adapters.artifact import Attached
 from dbrun.adapters.attach import attach, match, read
 from dbrun.adapters.base import PRESETS
 from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
 from dbrun.families.base import Drawn, Family, Loaded, Randn, families
+from dbrun.formats.base import formats
 
 FAMILIES = families()
 PROMPTS = ("a photo of sks dog", "a dog", "")
@@ -177,8 +178,8 @@ def test_all_reaches_convolutions_of_the_denoiser(case: Case) -> None:
 def test_saved_adapters_load_through_the_pipeline(fresh: Case, tmp_path: Path, alpha: float) -> None:
     """The file that `load_lora_weights` reads changes the prediction as the attached adapter did, whatever alpha."""
     family, folder, trained = fresh
-    states, metadata = {}, {}
-    for seed, component in enumerate(family.components):
+    adapters = {}
+    for seed, component in enumerate(family.prefixes):
         module = family.module(trained, component)
         lora = Lora(type="lora", rank=2, alpha=alpha, targets="all")
         modules = match(module, family.presets[component]["all"])
@@ -187,9 +188,8 @@ def test_saved_adapters_load_through_the_pipeline(fresh: Case, tmp_path: Path, a
         for parameter in module.parameters():
             if parameter.requires_grad:
                 parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
-        states[component], metadata[component] = read(module), lora.peft_config(modules).to_dict()
-    path = family.save_adapters(tmp_path, states, metadata)
-    assert path == tmp_path / "pytorch_lora_weights.safetensors"
+        adapters[component] = Attached(lora, modules, read(module))
+    formats()["diffusers"].write(tmp_path, family, adapters)
 
     reloaded, base = load(family, folder), load(family, folder)
     reloaded.pipeline.load_lora_weights(str(tmp_path))
@@ -197,25 +197,16 @@ def test_saved_adapters_load_through_the_pipeline(fresh: Case, tmp_path: Path, a
     torch.testing.assert_close(answer(family, reloaded), answer(family, trained), rtol=1e-4, atol=1e-5)
 
 
+def test_its_prefixes_are_of_its_components(case: Case) -> None:
+    family, _, _ = case
+    assert set(family.prefixes) <= set(family.components)
+
+
 def answer(family: Family, loaded: Loaded) -> torch.Tensor:
     x0, hints = drawn(family, loaded, 1, 32)
     with torch.no_grad():
         condition = {**family.collate(family.encode_prompts(loaded, PROMPTS[:1])), **hints}
         return family.predict(loaded, x0, torch.tensor([500]), condition)
-
-
-def test_saving_twice_gives_the_same_bytes(fresh: Case, tmp_path: Path) -> None:
-    family, _, loaded = fresh
-    module = family.module(loaded, "denoiser")
-    lora = Lora(type="lora", rank=2, targets="attention")
-    modules = match(module, family.presets["denoiser"]["attention"])
-    attach(module, lora, modules, seed=1)
-    files = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        files.append(family.save_adapters(tmp_path / name, {"denoiser": read(module)},
-                                          {"denoiser": lora.peft_config(modules).to_dict()}))
-    assert files[0].read_bytes() == files[1].read_bytes() and len(load_file(files[0])) > 0
 
 
 def test_a_folder_that_is_no_base_is_refused(case: Case, tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
+from dbrun.adapters.artifact import Attached
 from dbrun.adapters.attach import attach, match, read
 from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
 from dbrun.families.base import Loaded
 from dbrun.families.sd import StableDiffusion
+from dbrun.formats.base import formats
 
 CPU = torch.device("cpu")
 SD = StableDiffusion()
@@ -137,7 +139,7 @@ def test_the_text_encoder_keeps_its_old_names_and_alpha_is_folded(loaded: Loaded
     modules = match(module, SD.presets["text_encoder"]["attention"])
     attach(module, lora, modules, seed=0)
     state = {name: torch.ones_like(tensor) for name, tensor in read(module).items()}
-    path = SD.save_adapters(tmp_path, {"text_encoder": state}, {"text_encoder": {"r": 2, "lora_alpha": 8.0}})
+    path, = formats()["diffusers"].write(tmp_path, SD, {"text_encoder": Attached(lora, modules, state)})
     tensors = load_file(path)
     assert all(name.startswith("text_encoder.text_model.encoder.layers.") for name in tensors)
     assert {t.unique().item() for n, t in tensors.items() if ".lora_B." in n} == {4.0}

@@ -32,6 +32,9 @@ TABLE = {
     "adapt.denoiser.rank=3": ADAPTED,
     "adapt.denoiser.targets=attention": ADAPTED,
     "adapt.denoiser.learning_rate=2e-3": TRAINED,
+    "adapt.denoiser.rslora=true": ADAPTED,
+    "adapt.denoiser.dora=true": ADAPTED,
+    "adapt.denoiser={type: lora, rank: 2, alpha: 4, targets: linear, start: pissa}": ADAPTED,
     "prior.count=4": PRIORS,
     "prior.steps=3": PRIORS,
     "prior.guidance=3.0": PRIORS,
@@ -60,6 +63,11 @@ def pending(project: Project, *words: str) -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize("change", TABLE)
 def test_a_change_reruns_what_the_table_says(finished: Project, change: str) -> None:
     assert set(pending(finished, change)) == TABLE[change]
+
+
+@pytest.mark.parametrize("adapter", ["{type: loha}", "{type: lokr, targets: all}", "{type: oft}"])
+def test_another_type_of_adapter_reruns_the_same(finished: Project, adapter: str) -> None:
+    assert set(pending(finished, f"adapt.denoiser={adapter}", "export=[peft]")) == ADAPTED
 
 
 def test_without_a_change_nothing_is_pending(finished: Project) -> None:

@@ -5,12 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from adapter_kinds import make, moved, put, widest
 
 from dbrun.adapters.artifact import Attached
-from dbrun.adapters.attach import attach, match, read
 from dbrun.adapters.base import types
 from dbrun.families.base import Family, Loaded, families
+from dbrun.formats.base import Format, formats
 from dbrun.formats.reload import Expected, Probe
+from dbrun.recipe.exports import NEEDS
+
+NAMES = [*(kind.NAME for kind in types()), "dora", "pissa"]
+CASES = [(family, name) for i, family in enumerate(families().values())
+         for name in (NAMES if i == 0 else ["lora"])]
+"""Every adapter type on one family; on the others LoRA."""
 
 
 @dataclass(frozen=True)
@@ -27,26 +34,34 @@ class Trained:
         return self.family.load(self.folder, device=torch.device("cpu"), dtype=torch.float32)
 
 
-@pytest.fixture(scope="session", params=[(f, a) for f in families().values() for a in types()],
-                ids=lambda pair: f"{pair[0].NAME}-{pair[1].NAME}")
-def trained(request, tmp_path_factory) -> Trained:
-    """Every family with every adapter type."""
-    family, kind = request.param
+def _components(family: Family, name: str, form: Format) -> list[str]:
+    return [c for c in family.components if NEEDS[form.NAME](family, c, make(name)) is None]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every case; where a test asks for a `form`, with each format that can carry all of it."""
+    wanted = set(metafunc.fixturenames)
+    if {"trained", "form"} <= wanted:
+        pairs = [(case, form) for case in CASES for form in formats().values()
+                 if _components(*case, form) == list(case[0].components)]
+        metafunc.parametrize(("trained", "form"), pairs, indirect=["trained"], scope="session",
+                             ids=[f"{f.NAME}-{n}-{form.NAME}" for (f, n), form in pairs])
+    elif "trained" in wanted:
+        metafunc.parametrize("trained", CASES, indirect=True, scope="session", ids=[f"{f.NAME}-{n}" for f, n in CASES])
+
+
+@pytest.fixture(scope="session")
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """One case: a family, and an adapter type on each of its components."""
+    family, name = request.param
     folder = tmp_path_factory.mktemp("formats") / "base"
     family.tiny(folder)
-    loaded = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+    loaded, on = (family.load(folder, device=torch.device("cpu"), dtype=torch.float32) for _ in range(2))
     probe = Probe("a photo of sks dog", 32)
     base = probe.ask(family, loaded)
-    draw = torch.Generator().manual_seed(0)
-    adapters = {}
-    for component in family.components:
-        adapter = kind.model_validate({"type": kind.NAME, "targets": "all", "rank": 2, "alpha": 5.0})
-        module = family.module(loaded, component)
-        modules = match(module, family.presets[component]["all"], adapter.layers)
-        attach(module, adapter, modules, seed=0)
-        state = {k: t + 0.1 * torch.randn(t.shape, generator=draw) for k, t in read(module).items()}
-        adapters[component] = Attached(adapter, modules, state)
-    on = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+    adapter = make(name, **({"rank": 2, "alpha": 5.0} if "rank" in type(make(name)).model_fields else {}))
+    adapters = {component: moved(put(family, loaded, component, adapter, widest(adapter)), by=0.1)
+                for component in family.components}
     for component, attached in adapters.items():
         attached.onto(family.module(on, component))
     return Trained(family, folder, adapters, probe, Expected(base, probe.ask(family, on), adapters))

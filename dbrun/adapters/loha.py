@@ -1,0 +1,26 @@
+"""LoHa: the entrywise product of two low-rank updates (Hyeon-Woo et al. 2021, FedPara, arXiv:2108.06098)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from dbrun.adapters.lycoris import Lycoris
+
+if TYPE_CHECKING:
+    from peft import LoHaConfig
+
+
+class LoHa(Lycoris):
+    """LoHa: W + (alpha / rank) (B1 A1) * (B2 A2), of rank up to rank squared, with A2 zero at the start."""
+
+    NAME: ClassVar[str] = "loha"
+    folds: ClassVar[tuple[str, ...]] = ("hada_w1_a",)
+
+    type: Literal["loha"]
+    """The adapter type."""
+
+    def peft_config(self, modules: tuple[str, ...]) -> LoHaConfig:
+        """peft's LoHaConfig with `init_weights=True`."""
+        from peft import LoHaConfig
+
+        return LoHaConfig(**self.settings(modules))

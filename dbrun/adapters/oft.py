@@ -1,0 +1,54 @@
+"""OFT: turn a weight's inputs in blocks, and change no angle between them (Qiu et al. 2023, arXiv:2306.07280)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from dbrun.adapters.base import Adapter, Targets
+from dbrun.errors import RecipeError
+from dbrun.parts import Bool, Int
+
+if TYPE_CHECKING:
+    from peft import OFTConfig
+    from torch import nn
+
+
+class Oft(Adapter):
+    """OFT: W R x with R = blocks of (I + Q)^-1 (I - Q), Q skew-symmetric and zero at the start."""
+
+    NAME: ClassVar[str] = "oft"
+    NEUTRAL: ClassVar[dict[str, object]] = {"share": False}
+
+    type: Literal["oft"]
+    """The adapter type."""
+    block_size: Annotated[Int, Field(ge=2, le=4096)] = 8
+    """Size of the blocks; it must divide every layer's inputs. Larger learns more and weighs more."""
+    share: Bool = False
+    """One turn for all blocks of a layer."""
+    targets: Targets = "attention"
+    """Which layers are adapted: attention, attention+ff, linear, or patterns that hit linear layers only."""
+
+    @property
+    def linear_only(self) -> str | None:
+        """peft's OFT sums overlapping patches wherever a kernel is larger than 1."""
+        return "on a convolution OFT changes the base before it has learnt anything (peft sums overlapping patches)"
+
+    def check(self, layers: Mapping[str, nn.Module]) -> None:
+        """Refuse a block size that peft would silently replace."""
+        sizes = {name: layer.get_parameter("weight").shape[1] for name, layer in layers.items()}
+        wrong = [name for name, size in sizes.items() if size % self.block_size]
+        if wrong:
+            common = math.gcd(*sizes.values())
+            raise RecipeError(f"found `block_size: {self.block_size}`, but `{wrong[0]}` has {sizes[wrong[0]]} inputs",
+                              fix=f"write a divisor of {common} as `block_size`")
+
+    def peft_config(self, modules: tuple[str, ...]) -> OFTConfig:
+        """peft's OFTConfig; the inverse is computed, not its series, so that the turn is a turn."""
+        from peft import OFTConfig
+
+        return OFTConfig(r=0, oft_block_size=self.block_size, block_share=self.share, use_cayley_neumann=False,
+                         target_modules=list(modules))

@@ -1,0 +1,49 @@
+"""Every adapter type found, and the variants of those that have some, as a recipe writes them."""
+
+from typing import Any
+
+import torch
+
+from dbrun.adapters.artifact import Attached
+from dbrun.adapters.attach import attach, match, read
+from dbrun.adapters.base import Adapter, types
+from dbrun.families.base import Family, Loaded
+
+KINDS: dict[str, dict[str, Any]] = {
+    **{kind.NAME: {"type": kind.NAME} for kind in types()},
+    "rslora": {"type": "lora", "rank": 4, "alpha": 3.0, "rslora": True},
+    "dora": {"type": "lora", "rank": 2, "alpha": 3.0, "dora": True},
+    "pissa": {"type": "lora", "rank": 2, "alpha": 3.0, "start": "pissa"},
+    "loha-effective": {"type": "loha", "rank": 2, "alpha": 3.0, "effective_conv": True},
+    "lokr-thin": {"type": "lokr", "rank": 1, "alpha": 3.0, "factor": 8, "decompose_both": True, "effective_conv": True},
+    "oft-shared": {"type": "oft", "block_size": 4, "share": True},
+}
+"""Name -> settings; a new file in dbrun/adapters stands here by itself, with its defaults."""
+
+
+def make(name: str, **changes: Any) -> Adapter:
+    """The adapter of this name."""
+    settings = {**KINDS[name], **changes}
+    kind = next(kind for kind in types() if settings["type"] == kind.NAME)
+    return kind.model_validate(settings)
+
+
+def widest(adapter: Adapter) -> str:
+    """The widest preset that it can go on."""
+    return "linear" if adapter.linear_only else "all"
+
+
+def put(family: Family, loaded: Loaded, component: str, adapter: Adapter, preset: str, seed: int = 0) -> Attached:
+    """The adapter on a component of loaded."""
+    module = family.module(loaded, component)
+    modules = match(module, family.presets[component][preset], adapter.layers)
+    attach(module, adapter, modules, seed=seed)
+    return Attached(adapter.decided(modules), modules, read(module))
+
+
+def moved(attached: Attached, by: float, seed: int = 0) -> Attached:
+    """The same adapter as if it had learnt: every weight that trains, moved by noise of this size."""
+    draw = torch.Generator().manual_seed(seed)
+    return Attached(attached.adapter, attached.modules, {
+        name: tensor if name.startswith("start/") else tensor + by * torch.randn(tensor.shape, generator=draw)
+        for name, tensor in attached.state.items()})
