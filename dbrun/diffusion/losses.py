@@ -24,6 +24,23 @@ def per_sample_mse(pred: Tensor, target: Tensor) -> Tensor:
     return (pred.float() - target.float()).square().flatten(1).mean(1)
 
 
+def per_sample_l1(pred: Tensor, target: Tensor) -> Tensor:
+    """[B, …] and [B, …] -> [B]: the absolute error's mean over all but the batch axis, in float32."""
+    return (pred.float() - target.float()).abs().flatten(1).mean(1)
+
+
+def per_sample_pseudo_huber(pred: Tensor, target: Tensor, delta: Tensor) -> Tensor:
+    """[B, …], [B, …] and delta [B] -> [B]: the mean of 2 delta (sqrt(d^2 + delta^2) - delta), in float32.
+
+    Charbonnier et al. 1997, scaled by 2 delta so that it is d^2 for small d, as Khrapov et al. 2024
+    (arXiv:2403.16728) scale it.
+    """
+    d = (pred.float() - target.float()).flatten(1)
+    c = delta.float().to(d.device).unsqueeze(1)
+    # the difference of the root and delta would lose its digits where d is small
+    return (2.0 * c * d.square() / ((d.square() + c.square()).sqrt() + c)).mean(1)
+
+
 def by_halves(per_sample: Tensor, instances: int, prior_weight: float) -> Loss:
     """mean(instance) + prior_weight * mean(class) over per_sample [B], whose first `instances` are instance pictures.
 

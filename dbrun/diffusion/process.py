@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from dbrun.choices.prediction import Prediction
 from dbrun.errors import RecipeError
-
-Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,8 @@
+"""What may a denoiser be asked to say about a noisy sample?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+"""The noise (Ho et al. 2020), the velocity (Salimans and Ho 2022), or the clean sample; diffusers' words."""

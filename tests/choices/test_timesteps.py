@@ -1,0 +1,64 @@
+"""Is each distribution of timesteps the one that its words name? (empirical, with fixed seeds)"""
+
+import math
+
+import pytest
+import torch
+
+from dbrun.choices.timesteps import UNIFORM, Early, Late, LogitNormal, Timesteps, Window, types
+
+COUNT, T = 20_000, 1000
+
+
+def drawn(choice: Timesteps, count: int = COUNT, timesteps: int = T) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.cat([choice.draw(timesteps, generator) for _ in range(count)])
+
+
+def standard(share: float) -> float:
+    return 0.5 * (1 + math.erf(share / math.sqrt(2)))
+
+
+CASES = [
+    (UNIFORM, lambda u: u),
+    (Window(type="window", low=200, high=600), lambda u: min(1.0, max(0.0, (u - 0.2) / 0.4))),
+    (Late(type="late"), lambda u: u ** 2), (Late(type="late", strength=4.0), lambda u: u ** 4),
+    (Early(type="early"), lambda u: 1 - (1 - u) ** 2), (Early(type="early", strength=4.0), lambda u: 1 - (1 - u) ** 4),
+    (LogitNormal(type="logit_normal"), lambda u: standard(math.log(u / (1 - u)))),
+    (LogitNormal(type="logit_normal", mean=1.0, std=0.5), lambda u: standard((math.log(u / (1 - u)) - 1.0) / 0.5)),
+]
+
+
+@pytest.mark.parametrize(("choice", "distribution"), CASES, ids=lambda c: str(c) if isinstance(c, Timesteps) else "")
+def test_the_distribution_function_is_the_one_stated(choice: Timesteps, distribution) -> None:
+    """Kolmogorov and Smirnov: at every tenth, the share of draws below it is off by less than 1.95 / sqrt(n)."""
+    t = drawn(choice)
+    assert t.dtype == torch.int64 and t.min() >= 0 and t.max() < T
+    for tenth in range(1, 10):
+        below = (t < tenth * T // 10).float().mean().item()
+        assert below == pytest.approx(distribution(tenth / 10), abs=1.95 / math.sqrt(COUNT))
+
+
+def test_every_distribution_is_tried() -> None:
+    assert {type(choice) for choice, _ in CASES} == set(types())
+
+
+@pytest.mark.parametrize(("choice", "mean"), [(Late(type="late", strength=3.0), 0.75),
+                                              (Early(type="early", strength=3.0), 0.25)])
+def test_the_mean_is_the_one_documented(choice: Timesteps, mean: float) -> None:
+    assert drawn(choice).float().mean().item() / T == pytest.approx(mean, abs=0.006)
+
+
+def test_uniform_draws_what_it_always_drew() -> None:
+    generator = torch.Generator().manual_seed(9)
+    expected = torch.randint(1000, (1,), generator=generator)
+    assert torch.equal(UNIFORM.draw(1000, torch.Generator().manual_seed(9)), expected)
+
+
+def test_a_window_holds_its_low_and_not_its_high() -> None:
+    assert set(drawn(Window(type="window", low=3, high=6), 200).tolist()) == {3, 4, 5}
+
+
+def test_a_base_with_few_timesteps_gets_all_of_them() -> None:
+    for choice in (UNIFORM, Late(type="late"), Early(type="early"), LogitNormal(type="logit_normal")):
+        assert set(drawn(choice, 500, 3).tolist()) == {0, 1, 2}
