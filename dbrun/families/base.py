@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from dbrun.families.folders import config
 from dbrun.parts import subclasses
 
 if TYPE_CHECKING:
@@ -87,6 +89,22 @@ class Family:
     def process(self, loaded: Loaded) -> Process:
         """The diffusion process that the base was trained with, from its scheduler's config."""
         raise NotImplementedError
+
+    def scheduler_config(self, folder: Path) -> dict[str, Any]:
+        """The config of the base's scheduler, read from folder; without torch."""
+        return config(folder / "scheduler" / "scheduler_config.json")
+
+    def rescheduled(self, loaded: Loaded, changes: Mapping[str, object]) -> Loaded:
+        """The same base with these changes to its scheduler's config; loaded itself stays as it is."""
+        if not changes:
+            return loaded
+        pipeline, scheduler = copy(loaded.pipeline), loaded.pipeline.scheduler
+        pipeline.scheduler = type(scheduler).from_config({**scheduler.config, **changes})
+        return replace(loaded, pipeline=pipeline)
+
+    def sampler(self, loaded: Loaded) -> Any:
+        """A fresh scheduler, as `generate` samples with."""
+        return type(loaded.pipeline.scheduler).from_config(loaded.pipeline.scheduler.config)
 
     def encode_images(self, loaded: Loaded, pixels: Tensor) -> Tensor:
         """pixels [B, 3, H, W] in [-1, 1] -> float32 [B, …]: all of a picture that `draw` needs, stored once."""

@@ -96,15 +96,20 @@ class StableDiffusion(UNetFamily):
                               encoder_hidden_states=condition["hidden"].to(device, dtype)).sample
         return prediction_of(output, x_t)
 
+    def sampler(self, loaded: Loaded) -> Any:
+        """DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) on the base's own noise schedule, for every prediction."""
+        from diffusers import DPMSolverMultistepScheduler
+
+        return DPMSolverMultistepScheduler.from_config(loaded.pipeline.scheduler.config)
+
     def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float,
                  resolution: int) -> Image:
-        """One picture by DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) on the base's own noise schedule."""
+        """One picture by the sampler."""
         import torch
-        from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+        from diffusers import StableDiffusionPipeline
 
-        own = loaded.pipeline
-        solver = DPMSolverMultistepScheduler.from_config(own.scheduler.config)
-        pipeline = StableDiffusionPipeline(**{**own.components, "scheduler": solver}, requires_safety_checker=False)
+        pipeline = StableDiffusionPipeline(**{**loaded.pipeline.components, "scheduler": self.sampler(loaded)},
+                                           requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
         with torch.no_grad():
             image: Image = pipeline(prompt, num_inference_steps=steps, guidance_scale=guidance, width=resolution,

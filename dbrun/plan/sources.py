@@ -15,6 +15,7 @@ from dbrun.plan.given import FoundAdapter, Wanted, find_adapter
 from dbrun.plan.pictures import find_pictures
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.model import Recipe
+from dbrun.recipe.objective import AS_THE_BASE, misfits
 from dbrun.recipe.places import Problem, Problems
 from dbrun.stages.base import Sources
 from dbrun.store.store import Store
@@ -42,6 +43,7 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
         base = find_base(recipe.base, loaded.folder_of("base.path"), store)
     with _said_of(loaded, "images.resolution"):
         _check_resolution(recipe, base.source.folder)
+    _check_objective(loaded, base.source.folder)
     with _said_of(loaded, "subject.images"):
         found = find_pictures(recipe.subject.images, recipe.subject.instance_prompt,
                               loaded.folder_of("subject.images"), store)
@@ -100,6 +102,15 @@ def _check_resolution(recipe: Recipe, folder: Path | None) -> None:
         near = f"{below} or {below + multiple}" if below else str(multiple)
         raise RecipeError(f"found {side}, allowed for this base: multiples of {multiple}",
                           fix=f"write {near}")
+
+
+def _check_objective(loaded: LoadedRecipe, folder: Path | None) -> None:
+    objective = loaded.recipe.objective
+    if folder is None or objective == AS_THE_BASE:
+        return
+    config = families()[loaded.recipe.base.type].scheduler_config(folder)
+    if found := list(misfits(objective, config)):
+        raise Problems([Problem(loaded.origins.get(key), key, message, fix) for key, message, fix in found])
 
 
 def _long_prompts(recipe: Recipe, instance: set[str], folder: Path | None) -> list[str]:

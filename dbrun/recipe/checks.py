@@ -9,6 +9,7 @@ from typing import get_args
 from dbrun.families.base import families
 from dbrun.recipe import exports
 from dbrun.recipe.model import Export, Recipe
+from dbrun.recipe.objective import misfits
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Finding = tuple[str, str, str | None]
@@ -16,7 +17,8 @@ Finding = tuple[str, str, str | None]
 
 def check(recipe: Recipe) -> list[Finding]:
     """Every disagreement as (dotted key, message, fix)."""
-    return [finding for one in (_prior, _base, _precision, _adapt, _export, _stop) for finding in one(recipe)]
+    checks = (_prior, _base, _objective, _precision, _adapt, _export, _stop)
+    return [finding for one in checks for finding in one(recipe)]
 
 
 def _prior(recipe: Recipe) -> Iterator[Finding]:
@@ -33,6 +35,10 @@ def _base(recipe: Recipe) -> Iterator[Finding]:
     if recipe.base.revision is not None and not HUB_ID.fullmatch(recipe.base.path):
         yield ("base.revision", f"found a revision, but '{recipe.base.path}' is no Hub id such as owner/name",
                "take `revision` away, or write `revision: null` over an inherited one")
+
+
+def _objective(recipe: Recipe) -> Iterator[Finding]:
+    yield from misfits(recipe.objective, None)
 
 
 def _precision(recipe: Recipe) -> Iterator[Finding]:

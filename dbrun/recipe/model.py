@@ -12,6 +12,7 @@ from dbrun.adapters.base import Adapter, any_adapter
 from dbrun.choices import optimizers, schedules
 from dbrun.families import base as families
 from dbrun.parts import Float, Int, OrNone, Part, Text, union
+from dbrun.recipe.objective import Objective
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 COLOUR = r"^#[0-9a-fA-F]{6}$"
@@ -185,6 +186,8 @@ class Recipe(Part):
     """How pictures are prepared."""
     adapt: Adapt
     """Which components are adapted, and how."""
+    objective: Objective = Objective()
+    """What the denoiser learns to predict, and how its error counts."""
     train: Train = Train()
     """The training."""
     samples: Samples = Samples()

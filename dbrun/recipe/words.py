@@ -20,7 +20,12 @@ FOREIGN = {
     "network_dim": "adapt.denoiser.rank", "lora_rank": "adapt.denoiser.rank",
     "network_alpha": "adapt.denoiser.alpha", "lora_alpha": "adapt.denoiser.alpha",
     "target_modules": "adapt.denoiser.targets", "validation_prompt": "samples.prompts",
-    "output_dir": "name", "num_inference_steps": "prior.steps",
+    "output_dir": "name", "prediction_type": "objective.prediction", "v_parameterization": "objective.prediction",
+    "snr_gamma": "objective.weighting", "min_snr_gamma": "objective.weighting", "loss_type": "objective.distance",
+    "rescale_betas_zero_snr": "objective.zero_terminal_snr",
+    "ip_noise_gamma": "objective.input_perturbation", "multires_noise_discount": "objective.pyramid_noise",
+    "multires_noise_iterations": "objective.pyramid_noise", "huber_c": "objective.distance",
+    "debiased_estimation_loss": "objective.weighting", "num_inference_steps": "prior.steps",
 }
 """Words of other trainers → the recipe's key for the same thing."""
 
@@ -45,6 +50,8 @@ def unknown_key(path: str, here: Sequence[str], everywhere: Sequence[str]) -> st
     word = path.rsplit(".", 1)[-1]
     homes = [key for key in everywhere if key.rsplit(".", 1)[-1] == word]
     if homes:
+        # a setting of a choice is no home of a word that a section has
+        homes = [key for key in homes if key.count(".") == min(other.count(".") for other in homes)]
         return f"unknown key here; did you mean {_quoted(homes)}?"
     if word.lower() in FOREIGN:
         return f"unknown key; here it is called '{FOREIGN[word.lower()]}'"

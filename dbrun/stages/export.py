@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.artifact import Attached, read_artifact
+from dbrun.choices.prediction import Prediction
 from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
+from dbrun.families.scheduling import scheduler_changes
 from dbrun.recipe import exports
 from dbrun.recipe.model import Recipe
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
@@ -31,12 +33,15 @@ class ExportParams:
     """formats: those to write; recipe: what of the recipe shaped the adapter, without names and places.
 
     prompts, steps, guidance, seed, resolution, precision: the pictures of before_after.png.
+    prediction, zero_terminal_snr: what was trained otherwise than in the base, and so is sampled otherwise.
     """
 
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"prediction": None, "zero_terminal_snr": False}
     WORDS: ClassVar[Mapping[str, str]] = {
         "formats": "export", "recipe": "", "instance_prompt": "subject.instance_prompt",
         "prompts": "samples.prompts", "steps": "samples.steps", "guidance": "samples.guidance", "seed": "samples.seed",
-        "resolution": "images.resolution", "precision": "train.precision"}
+        "resolution": "images.resolution", "precision": "train.precision",
+        "prediction": "objective.prediction", "zero_terminal_snr": "objective.zero_terminal_snr"}
 
     formats: tuple[str, ...]
     recipe: Mapping[str, object]
@@ -47,6 +52,12 @@ class ExportParams:
     seed: int
     resolution: int
     precision: Precision
+    prediction: Prediction | None = None
+    zero_terminal_snr: bool = False
+
+    def changes(self, loaded: Loaded) -> dict[str, object]:
+        """How the scheduler for the trained adapter differs from the base's."""
+        return scheduler_changes(loaded.pipeline.scheduler.config, self.prediction, self.zero_terminal_snr)
 
 
 class Export(Stage[ExportParams]):
@@ -70,7 +81,8 @@ class Export(Stage[ExportParams]):
                             samples.prompts or default_prompts(recipe),
                             suits.steps if samples.steps is None else samples.steps,
                             suits.guidance if samples.guidance is None else samples.guidance,
-                            samples.seed, recipe.images.resolution, recipe.train.precision)
+                            samples.seed, recipe.images.resolution, recipe.train.precision,
+                            recipe.objective.prediction, recipe.objective.zero_terminal_snr)
 
     def run(self, job: Job[ExportParams]) -> None:
         """Fill job.out; nothing in it says when or where it was made."""
@@ -78,7 +90,9 @@ class Export(Stage[ExportParams]):
 
         adapters = read_artifact(job.inputs["train"].path)
         _before_after(job, adapters)
-        probe, expected = _expected(job, adapters)
+        family, loaded = base_in_memory(job, "fp32")
+        _scheduler(job, family, loaded)
+        probe, expected = _expected(job, adapters, family, loaded)
         document = provenance(job.params.recipe, job.params.instance_prompt, job.inputs, job.numerics, self.libraries)
         for name in job.params.formats:
             job.poll()
@@ -114,7 +128,7 @@ def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> N
         family, loaded = base()
         for name, attached in adapters.items():
             attached.onto(family.module(loaded, name))
-        return family, loaded
+        return family, family.rescheduled(loaded, params.changes(loaded))
 
     def draw(model: Callable[[], tuple[Family, Loaded]], column: int, folder: Path) -> None:
         family, loaded = model()
@@ -123,6 +137,8 @@ def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> N
         save_png(picture, folder / "picture.png")
 
     rows: dict[str, list[Image.Image]] = {BASE: [], ADAPTED: []}
+    # the base's own row is drawn as ever; the adapter's depends on what it was taught to predict
+    taught = {n: v for n, v in (("prediction", params.prediction), ("zero_snr", params.zero_terminal_snr)) if v}
     trained, total = job.inputs["train"].digest, len(rows) * len(params.prompts)
     # the base row is drawn first: the adapter then goes onto the same base
     for row, model in ((BASE, base), (ADAPTED, adapted)):
@@ -131,20 +147,31 @@ def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> N
             job.progress(sum(map(len, rows.values())), total, "pictures")
             key = {"base": job.inputs["load"].digest, "adapter": trained if row == ADAPTED else None,
                    "prompt": prompt, "seed": params.seed + column, "steps": params.steps,
-                   "guidance": params.guidance, "resolution": params.resolution, "precision": precision}
+                   "guidance": params.guidance, "resolution": params.resolution, "precision": precision,
+                   **(taught if row == ADAPTED else {})}
             rows[row].append(Image.open(job.items.get(key, partial(draw, model, column)) / "picture.png"))
     save_png(sheet(tuple(rows.items()), params.prompts), job.out / "before_after.png")
     write_samples(job.out, Drawn(params.prompts, params.seed, params.steps, params.guidance), rows)
     job.progress(total, total, "pictures")
 
 
-def _expected(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> tuple[Probe, Expected]:
+def _scheduler(job: Job[ExportParams], family: Family, loaded: Loaded) -> None:
+    """Write the scheduler that the adapter is to be sampled with, where that is not the base's."""
+    from dbrun.formats.scheduler import FOLDER, write_scheduler
+
+    if changes := job.params.changes(loaded):
+        write_scheduler(job.out, family, loaded, changes)
+        said = ", ".join(f"{key} {value}" for key, value in changes.items())
+        job.note(f"sample with the scheduler in {FOLDER}/, not with the base's: {said}")
+
+
+def _expected(job: Job[ExportParams], adapters: Mapping[str, Attached], family: Family,
+              loaded: Loaded) -> tuple[Probe, Expected]:
     """What the trained model predicts, in 32 bits; a trained adapter that changes nothing is an error."""
     import torch
 
     from dbrun.formats.reload import Expected, Probe
 
-    family, loaded = base_in_memory(job, "fp32")
     assert job.base is not None
     multiple = family.pixel_multiple(job.base)
     probe = Probe(job.params.prompts[0], multiple * max(1, min(job.params.resolution, 64) // multiple))

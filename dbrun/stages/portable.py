@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from dbrun.parts import Part
 from dbrun.recipe.model import Recipe
+from dbrun.recipe.objective import AS_THE_BASE
 from dbrun.stages.base import Artifact, Numerics, Sources
 
 
 def portable(recipe: Recipe, sources: Sources) -> dict[str, object]:
     """What of the recipe shapes the adapter: without its name, with contents instead of places."""
     base, subject, train = sources.base, recipe.subject, said(recipe.train)
+    objective = {"objective": said(recipe.objective)} if recipe.objective != AS_THE_BASE else {}
     return {"schema": recipe.schema_,
             "base": {"type": base.family, "identity": base.identity, "variant": base.variant},
             "subject": {"instance_prompt": subject.instance_prompt, "class_prompt": subject.class_prompt,
@@ -19,7 +21,7 @@ def portable(recipe: Recipe, sources: Sources) -> dict[str, object]:
             "prior": said(recipe.prior) if recipe.prior else None,
             "images": said(recipe.images), "adapt": _adapt(recipe, sources),
             "train": {key: value for key, value in train.items() if key not in ("checkpoint_every", "keep")},
-            "seed": recipe.seed}
+            **objective, "seed": recipe.seed}
 
 
 def _adapt(recipe: Recipe, sources: Sources) -> dict[str, object]:

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.choices.optimizers import OptimizerChoice
 from dbrun.choices.schedules import Schedule
+from dbrun.errors import RecipeError
 from dbrun.families.base import Condition, Family, Loaded
+from dbrun.families.scheduling import scheduler_changes
 from dbrun.recipe.model import Recipe
+from dbrun.recipe.objective import AS_THE_BASE, Objective, misfits
 from dbrun.stages.arithmetic import Precision, base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
 
@@ -33,8 +36,9 @@ class TrainParams:
     the same share is another run.
     """
 
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"accumulation": 1, "learning_rates": {}, "stops": {}}
-    WORDS: ClassVar[Mapping[str, str]] = {"prior_weight": "prior.weight", "seed": "seed",
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"accumulation": 1, "learning_rates": {}, "stops": {},
+                                              "objective": AS_THE_BASE}
+    WORDS: ClassVar[Mapping[str, str]] = {"prior_weight": "prior.weight", "seed": "seed", "objective": "objective",
                                           "learning_rates": "adapt.{}.learning_rate", "stops": "adapt.{}.stop_at"}
 
     steps: int
@@ -49,6 +53,7 @@ class TrainParams:
     seed: int
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     stops: Mapping[str, int] = field(default_factory=dict)
+    objective: Objective = AS_THE_BASE
 
 
 class Train(Stage[TrainParams]):
@@ -60,10 +65,10 @@ class Train(Stage[TrainParams]):
                                             "safetensors")
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.choices", "dbrun.diffusion", "dbrun.families", "dbrun.seeds",
-        "dbrun.stages.arithmetic", "dbrun.training")
+        "dbrun.recipe.objective", "dbrun.stages.arithmetic", "dbrun.training")
 
     def params(self, recipe: Recipe, sources: Sources) -> TrainParams:
-        """The recipe's `train`, the weight of the priors, and the seed."""
+        """The recipe's `train` and `objective`, the weight of the priors, and the seed."""
         train, components = recipe.train, recipe.adapt.components
         rates = {name: own for name, adapter in components.items()
                  if (own := adapter.learning_rate) not in (None, train.learning_rate)}
@@ -73,7 +78,7 @@ class Train(Stage[TrainParams]):
             accumulation=train.accumulation, max_grad_norm=train.max_grad_norm, optimizer=train.optimizer,
             schedule=train.schedule, precision=train.precision,
             prior_weight=recipe.prior.weight if recipe.prior else 0.0, seed=recipe.seed,
-            learning_rates=rates, stops=stops)
+            learning_rates=rates, stops=stops, objective=recipe.objective)
 
     def lengthens(self, params: TrainParams) -> tuple[str, ...]:
         """`steps`, where no step's learning rate depends on how many there are."""
@@ -83,7 +88,7 @@ class Train(Stage[TrainParams]):
         """Train from the newest checkpoint, or from the start, to the last step."""
         from dbrun.adapters.artifact import Attached, read_artifact, write_artifact
 
-        family, loaded = base_in_memory(job, job.params.precision)
+        family, loaded = _base(job)
         adapters = read_artifact(job.inputs["adapt"].path)
         for component, adapter in adapters.items():
             adapter.onto(family.module(loaded, component))
@@ -100,6 +105,17 @@ class Train(Stage[TrainParams]):
         (job.out / METRICS).write_text("".join(map(_line, trainer.history)), encoding="utf-8")
 
 
+def _base(job: Job[TrainParams]) -> tuple[Family, Loaded]:
+    """The base with the process that it is to be trained under. Raises RecipeError where the objective does not fit."""
+    family, loaded = base_in_memory(job, job.params.precision)
+    objective, config = job.params.objective, loaded.pipeline.scheduler.config
+    # a base that was fetched after planning is seen here for the first time
+    for key, message, fix in misfits(objective, config):
+        raise RecipeError(f"`{key}`: {message}", fix=fix)
+    changes = scheduler_changes(config, objective.prediction, objective.zero_terminal_snr)
+    return family, family.rescheduled(loaded, changes)
+
+
 def _trainer(job: Job[TrainParams], family: Family, loaded: Loaded, components: tuple[str, ...]) -> Trainer:
     from dbrun.training.learners import Own
     from dbrun.training.loop import Settings, Trainer
@@ -108,19 +124,22 @@ def _trainer(job: Job[TrainParams], family: Family, loaded: Loaded, components: 
     return Trainer(family, loaded, components, _conditions(job, family, loaded), Settings(
         steps=p.steps, learning_rate=p.learning_rate, accumulation=p.accumulation, max_grad_norm=p.max_grad_norm,
         optimizer=p.optimizer, schedule=p.schedule, precision=p.precision, prior_weight=p.prior_weight, seed=p.seed,
-        own=Own(p.learning_rates, p.stops)))
+        own=Own(p.learning_rates, p.stops), distance=p.objective.distance, weighting=p.objective.weighting))
 
 
 def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Trainer) -> Batches:
     from safetensors.torch import load_file
 
     from dbrun.training.batches import Batches, Pictures
+    from dbrun.training.noise import Noise
 
     index, stored = _index(job), load_file(job.inputs["preprocess"].path / "latents.safetensors")
     halves = [Pictures(name, [stored[f"{name}.{i:05d}"] for i in range(len(index[name]))], index[name])
               for name in ("instance", "class") if index[name]]
+    objective = job.params.objective
     return Batches(halves, job.params.seed, job.params.batch_size, trainer.process.timesteps,
-                   lambda rows, randn: family.draw(loaded, rows, randn))
+                   lambda rows, randn: family.draw(loaded, rows, randn), objective.timesteps,
+                   Noise(objective.noise_offset, objective.input_perturbation, objective.pyramid_noise))
 
 
 def _conditions(job: Job[TrainParams], family: Family, loaded: Loaded) -> Conditions:

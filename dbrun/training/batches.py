@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dbrun.choices.timesteps import UNIFORM, Timesteps
 from dbrun.families.base import Condition, Drawn, Randn
 from dbrun.training.device import generator
+from dbrun.training.noise import WHITE, Noise
 
 
 class Batch(NamedTuple):
     """A micro-batch: instance rows first, then class rows.
 
     x0, noise: float32 [B, C, h, w]; t: int64 [B]; prompts: index of each row's prompt; instances: how many rows
-    are instance pictures; hints: what the denoiser is told of each picture beside its prompt.
+    are instance pictures; hints: what the denoiser is told of each picture beside its prompt; added: the noise that
+    x0 gets, where it is another than the one to be predicted.
     """
 
     x0: Tensor
@@ -28,6 +31,7 @@ class Batch(NamedTuple):
     prompts: tuple[int, ...]
     instances: int
     hints: Condition = MappingProxyType({})
+    added: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Batches:
 
     A half's pictures come in shuffled epochs that run on across micro-batches; each draw belongs to a position in
     that row, so that 2 x 3 accumulated pictures are the same six as one batch of 6. size: pictures per half;
-    timesteps: T; draw: the family's, from what is stored of the rows.
+    timesteps: T; draw: the family's, from what is stored of the rows; times: which timesteps; noise: which noise.
     """
 
     halves: Sequence[Pictures]
@@ -53,6 +57,8 @@ class Batches:
     size: int
     timesteps: int
     draw: Callable[[Tensor, Randn], Drawn]
+    times: Timesteps = UNIFORM
+    noise: Noise = WHITE
 
     def __call__(self, micro_batch: int) -> Batch:
         """The micro-batch of this number, counted from 0 over the whole training."""
@@ -61,20 +67,23 @@ class Batches:
         pictures = [self._picture(half, position) for half, position in rows]
 
         def randn(purpose: str, shape: Sequence[int]) -> Tensor:
-            return torch.stack([torch.randn(tuple(shape), generator=generator(self.seed, purpose, half.name, position))
+            return torch.stack([torch.randn(tuple(shape), generator=self._at(half, position, purpose))
                                 for half, position in rows])
 
         x0, hints = self.draw(torch.stack([half.stored[i] for (half, _), i in zip(rows, pictures, strict=True)]), randn)
-        t = torch.cat([self._timestep(half, position) for half, position in rows])
+        t = torch.cat([self.times.draw(self.timesteps, self._at(half, position, "timestep"))
+                       for half, position in rows])
+        noise = [self.noise(x0.shape[1:], partial(self._at, half, position)) for half, position in rows]
         prompts = tuple(half.prompts[i] for (half, _), i in zip(rows, pictures, strict=True))
-        return Batch(x0, randn("noise", x0.shape[1:]), t, prompts, self.size, hints)
+        added = torch.stack([row for _, row in noise]) if self.noise.perturbation else None
+        return Batch(x0, torch.stack([row for row, _ in noise]), t, prompts, self.size, hints, added)
 
     def _picture(self, half: Pictures, position: int) -> int:
         epoch, place = divmod(position, len(half.stored))
         return _order(self.seed, half.name, epoch, len(half.stored))[place]
 
-    def _timestep(self, half: Pictures, position: int) -> Tensor:
-        return torch.randint(self.timesteps, (1,), generator=generator(self.seed, "timestep", half.name, position))
+    def _at(self, half: Pictures, position: int, purpose: str) -> torch.Generator:
+        return generator(self.seed, purpose, half.name, position)
 
 
 @lru_cache(maxsize=16)

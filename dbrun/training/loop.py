@@ -15,9 +15,11 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
 from dbrun.adapters.attach import read, write
+from dbrun.choices.distances import MSE, Distance
 from dbrun.choices.optimizers import OptimizerChoice
 from dbrun.choices.schedules import Schedule
-from dbrun.diffusion.losses import Loss, by_halves, per_sample_mse
+from dbrun.choices.weightings import UNWEIGHTED, Weighting
+from dbrun.diffusion.losses import Loss, by_halves
 from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
 from dbrun.seeds import derive
@@ -47,6 +49,8 @@ class Settings:
     prior_weight: float
     seed: int
     own: Own = field(default_factory=Own)
+    distance: Distance = MSE
+    weighting: Weighting = UNWEIGHTED
 
 
 @dataclass(frozen=True)
@@ -119,11 +123,16 @@ class Trainer:
     def loss(self, batch: Batch) -> Loss:
         """The loss of a micro-batch: instance and class rows go through the denoiser together."""
         x0, noise = batch.x0.to(self.loaded.device), batch.noise.to(self.loaded.device)
-        x_t = self.process.add_noise(x0, noise, batch.t)
+        added = noise if batch.added is None else batch.added.to(self.loaded.device)
+        x_t = self.process.add_noise(x0, added, batch.t)
         with self._autocast():
             pred = self.family.predict(self.loaded, x_t, batch.t, {**self.conditions(batch.prompts), **batch.hints})
         target = self.process.target(x0, noise, batch.t)
-        return by_halves(per_sample_mse(pred, target), batch.instances, self.settings.prior_weight)
+        per_sample = self.settings.distance.per_sample(pred, target, batch.t, self.process)
+        weights = self.settings.weighting.weights(self.process.snr(batch.t), self.process.prediction)
+        # weighed before the halves are averaged, so that each half is right by itself
+        weighed = per_sample * weights.float().to(per_sample.device)
+        return by_halves(weighed, batch.instances, self.settings.prior_weight)
 
     def adapters(self) -> dict[str, dict[str, Tensor]]:
         """Component -> peft state dict, float32. Raises StageFailed rather than give a weight that is not finite."""

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from dbrun.adapters.attach import attach, match, read, write
 from dbrun.adapters.lora import Lora
+from dbrun.choices.distances import MSE
 from dbrun.choices.optimizers import AdamW
 from dbrun.choices.schedules import Cosine
-from dbrun.diffusion.losses import by_halves, per_sample_mse
+from dbrun.choices.weightings import UNWEIGHTED, MinSnr, Weighting
+from dbrun.diffusion.losses import by_halves
+from dbrun.diffusion.noise import offset
 from dbrun.diffusion.process import Process
 from dbrun.families.base import Loaded, families
 from dbrun.training.batches import Batch
@@ -23,10 +26,10 @@ from dbrun.training.loop import Settings, Trainer
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden numbers are not beside this checkout")
 
-LATER = ("noiseoffset", "minsnr")
-"""Parts of case names that stand for features dbrun does not have yet."""
-CASES = ("epsilon", "epsilon_6channel", "epsilon_6channel_prior1.0", "epsilon_prior0.5", "epsilon_prior1.0",
-         "v_prediction", "v_prediction_prior0.5", "v_prediction_prior1.0")
+SETTINGS = ("", "_prior0.5", "_prior1.0", "_minsnr5", "_minsnr5_dreamboothrule", "_noiseoffset0.1",
+            "_noiseoffset0.1_minsnr5")
+CASES = ("epsilon_6channel", "epsilon_6channel_prior1.0",
+         *(f"{prediction}{setting}" for prediction in ("epsilon", "v_prediction") for setting in SETTINGS))
 
 
 class Bare:
@@ -40,9 +43,14 @@ def numbers(name: str) -> dict[str, Any]:
     return json.loads((GOLDEN / name).read_text())
 
 
-def test_the_cases_are_all_there_but_those_for_later() -> None:
-    found = {name for name in numbers("expected.json")["cases"] if not any(word in name for word in LATER)}
-    assert found == set(CASES)
+def test_the_cases_are_all_there() -> None:
+    assert set(numbers("expected.json")["cases"]) == set(CASES)
+
+
+def weighting(case: str) -> Weighting:
+    if "minsnr5" not in case:
+        return UNWEIGHTED
+    return MinSnr(type="min_snr", gamma=5.0, rule="dreambooth" if "dreamboothrule" in case else "paper")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -55,12 +63,15 @@ def test_loss(case: str) -> None:
     x0, noise = (inputs[k] for k in (("pixels", "pixel_noise") if six else ("latents", "noise")))
     loaded, t = Loaded(Bare(unet), torch.device("cpu"), torch.float32), inputs["timesteps"]
     weight = float(case.partition("_prior")[2] or 0)
+    if "noiseoffset" in case:
+        noise = offset(noise, 0.1, inputs["noise_offset_noise"])
 
     with torch.no_grad():
         pred = families()["sd"].predict(loaded, process.add_noise(x0, noise, t), t,
                                         {"hidden": inputs["prompt_embeds"]})
-    per_sample = per_sample_mse(pred, process.target(x0, noise, t))
-    loss = by_halves(per_sample, instances=2 if weight else 4, prior_weight=weight).total
+    per_sample = MSE.per_sample(pred, process.target(x0, noise, t), t, process)
+    weighed = per_sample * weighting(case).weights(process.snr(t), process.prediction).float()
+    loss = by_halves(weighed, instances=2 if weight else 4, prior_weight=weight).total
 
     assert loss.item() == pytest.approx(expected["cases"][case]["float64"], rel=1e-6)
 

@@ -71,6 +71,31 @@ def test_the_resolution_must_suit_the_base(recipe):
     find(recipe, "images.resolution=48")
 
 
+def test_the_objective_must_suit_the_base(recipe):
+    """What a recipe leaves to the base is judged by the base's scheduler."""
+    config = recipe.parent / "base" / "scheduler" / "scheduler_config.json"
+
+    def refused(override, **scheduler):
+        config.write_text(json.dumps(scheduler))
+        with pytest.raises(RecipeError) as caught:
+            find(recipe, *override.split("; "))
+        return str(caught.value)
+
+    assert "objective.zero_terminal_snr: found zero" in refused("objective.zero_terminal_snr=true")
+    assert "→ write `high: 500`" in refused("objective.timesteps={type: window, low: 3, high: 900}",
+                                            num_train_timesteps=500)
+    assert "objective.prediction" in refused("objective.prediction=epsilon", prediction_type="v_prediction",
+                                             rescale_betas_zero_snr=True)
+    assert "divides by the SNR" in refused("objective.weighting={type: debiased}", rescale_betas_zero_snr=True)
+    config.write_text(json.dumps({"prediction_type": "v_prediction"}))
+    find(recipe, "objective.zero_terminal_snr=true", "objective.weighting={type: min_snr}",
+         "objective.timesteps={type: window, low: 3, high: 1000}")
+
+
+def test_an_unknown_base_is_judged_once_it_is_there(recipe):
+    find(recipe, "base.path=owner/name", "objective.zero_terminal_snr=true")
+
+
 def test_a_prompt_with_too_many_words_is_told(recipe):
     assert not find(recipe).notes
     notes = find(recipe, "subject.instance_prompt=" + "dog " * 9).notes

@@ -1,0 +1,55 @@
+"""Does every family sample and train under another process where it is told to, and only there?"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dbrun.families.base import Family, families
+
+FAMILIES = families()
+CHANGES = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+Base = tuple[Family, Path]
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    folder = tmp_path_factory.mktemp("rescheduled")
+    FAMILIES[request.param].tiny(folder)
+    return FAMILIES[request.param], folder
+
+
+def test_the_scheduler_is_read_before_loading(base: Base) -> None:
+    family, folder = base
+    config = family.scheduler_config(folder)
+    loaded = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+    assert config["beta_schedule"] == loaded.pipeline.scheduler.config["beta_schedule"]
+
+
+def test_the_process_follows_and_the_base_stays_as_it_was(base: Base) -> None:
+    family, folder = base
+    loaded = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+    before, last = dict(loaded.pipeline.scheduler.config), torch.tensor([999])
+    other = family.rescheduled(loaded, CHANGES)
+    assert family.process(other).prediction == "v_prediction" and family.process(other).snr(last).item() == 0.0
+    assert family.process(loaded).snr(last).item() > 0.0 and dict(loaded.pipeline.scheduler.config) == before
+    assert family.module(other, "denoiser") is family.module(loaded, "denoiser"), "nothing is copied"
+    assert family.rescheduled(loaded, {}) is loaded
+    sampler = family.sampler(other)
+    assert all(sampler.config[key] == value for key, value in CHANGES.items())
+
+
+def test_pictures_follow(base: Base) -> None:
+    family, folder = base
+    loaded = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+    side = family.pixel_multiple(folder) * max(1, 32 // family.pixel_multiple(folder))
+
+    def drawn(changes: dict[str, object]) -> bytes:
+        picture = family.generate(family.rescheduled(loaded, changes), "a dog", seed=3, steps=3, guidance=2.0,
+                                  resolution=side)
+        return picture.tobytes()
+
+    plain = drawn({})
+    assert len({plain, drawn({"prediction_type": "v_prediction"}), drawn({"prediction_type": "sample"}),
+                drawn(CHANGES)}) == 4
+    assert drawn({}) == plain

@@ -1,0 +1,67 @@
+"""Does Stable Diffusion 2.x go through the same family as 1.x? (linear projections, OpenCLIP text encoder, v)"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from dbrun.adapters.artifact import read_artifact
+from dbrun.families.base import families
+
+BOTH = {"denoiser": {"type": "lora", "rank": 2, "alpha": 6.0, "targets": "all"},
+        "text_encoder": {"type": "lora", "rank": 2, "targets": "all"}}
+
+
+@pytest.fixture(scope="module")
+def second(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base with the settings of 2.1's configs: UNet, text encoder and scheduler, at a small size."""
+    parts = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True).components
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        parts["unet"] = UNet2DConditionModel.from_config({
+            **parts["unet"].config, "attention_head_dim": [2, 4], "use_linear_projection": True,
+            "upcast_attention": True})
+        parts["text_encoder"] = CLIPTextModel(CLIPTextConfig.from_dict({
+            **parts["text_encoder"].config.to_dict(), "hidden_act": "gelu", "projection_dim": 16,
+            "num_hidden_layers": 3, "num_attention_heads": 2}))
+    parts["scheduler"] = DDIMScheduler.from_config({**parts["scheduler"].config, "prediction_type": "v_prediction"})
+    folder = tmp_path_factory.mktemp("second") / "base"
+    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(folder)
+    return folder
+
+
+def test_its_projections_are_linear_and_adapted(second: Path) -> None:
+    from dbrun.adapters.attach import match
+
+    family = families()["sd"]
+    unet = family.module(family.load(second, device=torch.device("cpu"), dtype=torch.float32), "denoiser")
+    hit = match(unet, family.presets["denoiser"]["all"])
+    linear = {name for name in hit if name.endswith(("proj_in", "proj_out"))}
+    assert linear and all(isinstance(unet.get_submodule(name), torch.nn.Linear) for name in linear)
+
+
+def test_it_is_trained_on_v_and_exported(second: Path, bench, content) -> None:
+    """From loading to the export, which reads each format back with its own library; both components learn."""
+    bench.base = second
+    chosen = bench.recipe(adapt=BOTH, prior=None, train={"steps": 2, "learning_rate": 0.05},
+                          objective={"weighting": {"type": "min_snr"}})
+    files = content(bench.through("export", chosen).path)
+    assert {"pytorch_lora_weights.safetensors", "before_after.png"} <= files.keys()
+    assert not any(name.startswith("scheduler/") for name in files), "it is sampled as its base says"
+    before, after = (read_artifact(bench.artifacts[name].path) for name in ("adapt", "train"))
+    for component in BOTH:
+        assert any(not after[component].state[n].equal(t) for n, t in before[component].state.items())
+
+
+def test_its_target_is_v(second: Path, bench) -> None:
+    """Trained on epsilon, as if its scheduler were not read, it would become another adapter."""
+    bench.base = second
+    digests = set()
+    for objective in ({}, {"prediction": "v_prediction"}, {"prediction": "epsilon"}):
+        chosen = bench.recipe(prior=None, train={"steps": 2}, objective=objective)
+        bench.through("train", chosen)
+        state = read_artifact(bench.artifacts["train"].path)["denoiser"].state
+        digests.add(tuple(float(t.sum()) for t in state.values()))
+    assert len(digests) == 2
