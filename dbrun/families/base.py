@@ -68,6 +68,12 @@ class Family:
     """Component -> how its layers' names begin on the module, and what stands there instead in a file that the
     pipeline's `load_lora_weights` reads. A component that this method passes over is left out."""
     sampling: ClassVar[Sampling]
+    fixed: ClassVar[Mapping[str, str]] = {}
+    """Component that cannot be adapted -> why, said after the family's name."""
+    class_labels: ClassVar[tuple[str, ...]] = ("none",)
+    """What the denoiser may be told as class labels while it learns; the first is what the pipeline tells it."""
+    enlarges: ClassVar[int] = 1
+    """How many times smaller the picture is that `generate` starts from; 1: it starts from words alone."""
 
     def pixel_multiple(self, folder: Path) -> int:
         """What the resolution must be a multiple of, read from the configs in folder; without torch."""
@@ -110,8 +116,11 @@ class Family:
         """pixels [B, 3, H, W] in [-1, 1] -> float32 [B, …]: all of a picture that `draw` needs, stored once."""
         raise NotImplementedError
 
-    def draw(self, loaded: Loaded, stored: Tensor, randn: Randn) -> Drawn:
-        """One draw of x0 and hints from what `encode_images` gave, [B, …]; all chance in it comes from randn."""
+    def draw(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> Drawn:
+        """One draw of x0 and hints from what `encode_images` gave, [B, …]; all chance in it comes from randn.
+
+        class_labels: one of the family's own.
+        """
         raise NotImplementedError
 
     def encode_prompts(self, loaded: Loaded, prompts: Sequence[str]) -> list[Condition]:
@@ -129,9 +138,12 @@ class Family:
         """
         raise NotImplementedError
 
-    def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float,
-                 resolution: int) -> Image:
-        """One picture; equal arguments give an equal picture, whatever was drawn before."""
+    def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
+                 start: Image | None = None) -> Image:
+        """One picture; equal arguments give an equal picture, whatever was drawn before.
+
+        start: what a family that enlarges begins with, a square of resolution / enlarges pixels.
+        """
         raise NotImplementedError
 
     def tiny(self, folder: Path, *, prediction: str = "epsilon") -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dbrun.errors import RecipeError
 from dbrun.families.base import Condition, Drawn, Loaded, Randn, Sampling
 from dbrun.families.folders import config, halvings, hush
-from dbrun.families.unet import ATTENTION, RESNETS, TIME, UNetFamily, prediction_of
+from dbrun.families.unet import ATTENTION, RESNETS, TIME, UNetFamily
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ class StableDiffusion(UNetFamily):
         moments: Tensor = loaded.pipeline.vae.encode(pixels).latent_dist.parameters
         return moments.float()
 
-    def draw(self, loaded: Loaded, stored: Tensor, randn: Randn) -> Drawn:
+    def draw(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> Drawn:
         """x0 = (mean + std noise) * scaling_factor, with the log-variance clamped to [-30, 20] as diffusers does."""
         mean, log_variance = stored.chunk(2, dim=1)
         z = mean + (0.5 * log_variance.clamp(-30.0, 20.0)).exp() * randn("latents", mean.shape[1:])
@@ -89,21 +89,14 @@ class StableDiffusion(UNetFamily):
         hidden = text_encoder(tokens.input_ids.to(loaded.device), attention_mask=mask)[0]
         return [{"hidden": row} for row in hidden]
 
-    def predict(self, loaded: Loaded, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The UNet's prediction; where it returns twice the channels, the first half is the prediction."""
-        unet, (device, dtype) = loaded.pipeline.unet, (loaded.device, loaded.dtype)
-        output: Tensor = unet(x_t.to(device, dtype), t.to(device),
-                              encoder_hidden_states=condition["hidden"].to(device, dtype)).sample
-        return prediction_of(output, x_t)
-
     def sampler(self, loaded: Loaded) -> Any:
         """DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) on the base's own noise schedule, for every prediction."""
         from diffusers import DPMSolverMultistepScheduler
 
         return DPMSolverMultistepScheduler.from_config(loaded.pipeline.scheduler.config)
 
-    def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float,
-                 resolution: int) -> Image:
+    def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
+                 start: Image | None = None) -> Image:
         """One picture by the sampler."""
         import torch
         from diffusers import StableDiffusionPipeline

@@ -64,6 +64,19 @@ class UNetFamily(Family):
 
         return {"hidden": torch.stack([c["hidden"] for c in conditions])}
 
+    def predict(self, loaded: Loaded, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The UNet's prediction; where it returns twice the channels, the first half is the prediction."""
+        unet, (device, dtype) = loaded.pipeline.unet, (loaded.device, loaded.dtype)
+        sample, labels = self.denoiser_input(x_t, t, condition)
+        output: Tensor = unet(sample.to(device, dtype), t.to(device),
+                              encoder_hidden_states=condition["hidden"].to(device, dtype),
+                              class_labels=None if labels is None else labels.to(device)).sample
+        return prediction_of(output, x_t)
+
+    def denoiser_input(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
+        """What the UNet sees of a noisy picture, and its class labels, None for a UNet without any."""
+        return x_t, None
+
 
 def prediction_of(output: Tensor, x_t: Tensor) -> Tensor:
     """The prediction in a denoiser's output [B, C or 2C, h, w]: of twice x_t's channels the first half.

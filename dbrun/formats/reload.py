@@ -33,7 +33,8 @@ class Probe:
         with torch.inference_mode(), _exact():
             pixels = torch.rand(3, 3, self.side, self.side, generator=draw) * 2 - 1
             stored = family.encode_images(loaded, pixels).cpu()
-            x0, hints = family.draw(loaded, stored, lambda _, shape: torch.zeros(len(stored), *shape))
+            x0, hints = family.draw(loaded, stored, lambda _, shape: torch.zeros(len(stored), *shape),
+                                   family.class_labels[0])
             process = family.process(loaded)
             t = torch.tensor([process.timesteps * k // 4 for k in (1, 2, 3)])
             x_t = process.add_noise(x0, torch.randn(x0.shape, generator=draw), t)

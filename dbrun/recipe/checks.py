@@ -17,8 +17,8 @@ Finding = tuple[str, str, str | None]
 
 def check(recipe: Recipe) -> list[Finding]:
     """Every disagreement as (dotted key, message, fix)."""
-    checks = (_prior, _base, _objective, _precision, _adapt, _export, _stop)
-    return [finding for one in checks for finding in one(recipe)]
+    every = (_prior, _class_images, _base, _components, _class_labels, _objective, _precision, _adapt, _export, _stop)
+    return [finding for one in every for finding in one(recipe)]
 
 
 def _prior(recipe: Recipe) -> Iterator[Finding]:
@@ -31,6 +31,13 @@ def _prior(recipe: Recipe) -> Iterator[Finding]:
                "some would be shown by no class image", f"write `count: {prompts}` or more")
 
 
+def _class_images(recipe: Recipe) -> Iterator[Finding]:
+    family = families()[recipe.base.type]
+    if recipe.prior is not None and family.enlarges > 1:
+        yield ("prior", f"found class images to be made, but `base.type: {family.NAME}` makes none from words: it "
+               "enlarges pictures", "take `prior` away")
+
+
 def _base(recipe: Recipe) -> Iterator[Finding]:
     if recipe.base.revision is not None and not HUB_ID.fullmatch(recipe.base.path):
         yield ("base.revision", f"found a revision, but '{recipe.base.path}' is no Hub id such as owner/name",
@@ -39,6 +46,20 @@ def _base(recipe: Recipe) -> Iterator[Finding]:
 
 def _objective(recipe: Recipe) -> Iterator[Finding]:
     yield from misfits(recipe.objective, None)
+
+
+def _components(recipe: Recipe) -> Iterator[Finding]:
+    family = families()[recipe.base.type]
+    for name, why in family.fixed.items():
+        if getattr(recipe.adapt, name, None) is not None:
+            yield f"adapt.{name}", f"`base.type: {family.NAME}` cannot be adapted here: {why}", "take it away"
+
+
+def _class_labels(recipe: Recipe) -> Iterator[Finding]:
+    family, labels = families()[recipe.base.type], recipe.train.class_labels
+    if labels is not None and labels not in family.class_labels:
+        yield ("train.class_labels", f"found '{labels}', allowed for `base.type: {family.NAME}`: "
+               f"{', '.join(family.class_labels)}", "leave it out")
 
 
 def _precision(recipe: Recipe) -> Iterator[Finding]:

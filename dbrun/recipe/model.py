@@ -129,7 +129,7 @@ class Adapt(Part):
 class Train(Part):
     """The training."""
 
-    NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1}
+    NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1, "class_labels": None}
 
     steps: Annotated[Int, Field(ge=1, le=10_000_000)] = 800
     """Optimizer updates."""
@@ -147,6 +147,10 @@ class Train(Part):
     """The learning-rate schedule."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward pass; trained weights stay in 32 bits."""
+    class_labels: Annotated[Literal["none", "timesteps", "noise_level"] | None, OrNone] = None
+    """What an IF stage II denoiser is told beside timestep and prompt: noise_level, that of the low-resolution picture
+    it sees, as when it samples; or timesteps, with the noisy picture itself in that place, as diffusers' training
+    script has it. Left out, as the base samples."""
     checkpoint_every: Annotated[Int, Field(ge=1)] = 100
     """Steps between checkpoints; changes no result."""
     keep: Annotated[Int, Field(ge=1, le=1000)] = 2

@@ -18,7 +18,9 @@ from dbrun.recipe import exports
 from dbrun.recipe.model import Recipe
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
 from dbrun.stages.base import Job, Sources, Stage
+from dbrun.stages.load import read_base
 from dbrun.stages.portable import portable, provenance
+from dbrun.stages.starts import SHOWN, Starts, starts
 
 if TYPE_CHECKING:
     from dbrun.formats.base import Format
@@ -32,15 +34,16 @@ PLACES = ("in the snow", "on the moon", "at night", "in the city")
 class ExportParams:
     """formats: those to write; recipe: what of the recipe shaped the adapter, without names and places.
 
-    prompts, steps, guidance, seed, resolution, precision: the pictures of before_after.png.
+    prompts, steps, guidance, seed, resolution, precision: the pictures of before_after.png; starts: what they begin
+    with, None where words are enough.
     prediction, zero_terminal_snr: what was trained otherwise than in the base, and so is sampled otherwise.
     """
 
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"prediction": None, "zero_terminal_snr": False}
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"prediction": None, "zero_terminal_snr": False, "starts": None}
     WORDS: ClassVar[Mapping[str, str]] = {
         "formats": "export", "recipe": "", "instance_prompt": "subject.instance_prompt",
         "prompts": "samples.prompts", "steps": "samples.steps", "guidance": "samples.guidance", "seed": "samples.seed",
-        "resolution": "images.resolution", "precision": "train.precision",
+        "resolution": "images.resolution", "precision": "train.precision", "starts": "subject.images",
         "prediction": "objective.prediction", "zero_terminal_snr": "objective.zero_terminal_snr"}
 
     formats: tuple[str, ...]
@@ -54,6 +57,7 @@ class ExportParams:
     precision: Precision
     prediction: Prediction | None = None
     zero_terminal_snr: bool = False
+    starts: Starts | None = None
 
     def changes(self, loaded: Loaded) -> dict[str, object]:
         """How the scheduler for the trained adapter differs from the base's."""
@@ -69,20 +73,20 @@ class Export(Stage[ExportParams]):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "safetensors",
                                             "numpy", "pillow")
     modules: ClassVar[tuple[str, ...]] = (
-        "dbrun.formats", "dbrun.adapters", "dbrun.images.samples", "dbrun.images.sheet",
-        "dbrun.images.curve", "dbrun.stages.arithmetic",
-        "dbrun.stages.portable", "dbrun.training.device", "dbrun.families", "dbrun.provenance")
+        "dbrun.formats", "dbrun.adapters", "dbrun.images.samples", "dbrun.images.sheet", "dbrun.images.curve",
+        "dbrun.images.pixels", "dbrun.stages.arithmetic", "dbrun.stages.portable", "dbrun.stages.starts",
+        "dbrun.training.device", "dbrun.families", "dbrun.provenance")
 
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
         """The formats, the provenance, and the pictures' settings; what is left out, the base suggests."""
-        samples, suits = recipe.samples, sources.base.sampling
+        samples, suits, begin = recipe.samples, sources.base.sampling, starts(recipe, sources)
         return ExportParams(tuple(sorted(exports.chosen(recipe))), portable(recipe, sources),
                             recipe.subject.instance_prompt,
-                            samples.prompts or default_prompts(recipe),
+                            samples.prompts or default_prompts(recipe, begin),
                             suits.steps if samples.steps is None else samples.steps,
                             suits.guidance if samples.guidance is None else samples.guidance,
                             samples.seed, recipe.images.resolution, recipe.train.precision,
-                            recipe.objective.prediction, recipe.objective.zero_terminal_snr)
+                            recipe.objective.prediction, recipe.objective.zero_terminal_snr, begin)
 
     def run(self, job: Job[ExportParams]) -> None:
         """Fill job.out; nothing in it says when or where it was made."""
@@ -100,11 +104,14 @@ class Export(Stage[ExportParams]):
         _curve(job)
 
 
-def default_prompts(recipe: Recipe) -> tuple[str, ...]:
+def default_prompts(recipe: Recipe, begin: Starts | None = None) -> tuple[str, ...]:
     """The instance prompt, the same in places that a training picture may lack, and the class prompt twice.
 
-    Twice, since each column has its own seed: the class should still be various. Of several class prompts, two.
+    Twice, since each column has its own seed: the class should still be various. Of several class prompts, two. Where
+    pictures are enlarged, a few of them, each under its own prompt: a small photo says itself where it was taken.
     """
+    if begin is not None:
+        return tuple(picture.prompt for picture in begin.pictures[:SHOWN])
     subject = recipe.subject
     shown = (subject.instance_prompt, *(f"{subject.instance_prompt} {place}" for place in PLACES))
     return (*shown, *(subject.class_prompts * 2)[:2])
@@ -133,8 +140,14 @@ def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> N
     def draw(model: Callable[[], tuple[Family, Loaded]], column: int, folder: Path) -> None:
         family, loaded = model()
         picture = family.generate(loaded, params.prompts[column], seed=params.seed + column, steps=params.steps,
-                                  guidance=params.guidance, resolution=params.resolution)
+                                  guidance=params.guidance, resolution=params.resolution, start=small(column))
         save_png(picture, folder / "picture.png")
+
+    def small(column: int) -> Image.Image | None:
+        if params.starts is None:
+            return None
+        side = params.resolution // read_base(job.inputs["load"]).family.enlarges
+        return params.starts.small(column, job.files, params.resolution, side)
 
     rows: dict[str, list[Image.Image]] = {BASE: [], ADAPTED: []}
     # the base's own row is drawn as ever; the adapter's depends on what it was taught to predict
@@ -148,9 +161,12 @@ def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> N
             key = {"base": job.inputs["load"].digest, "adapter": trained if row == ADAPTED else None,
                    "prompt": prompt, "seed": params.seed + column, "steps": params.steps,
                    "guidance": params.guidance, "resolution": params.resolution, "precision": precision,
-                   **(taught if row == ADAPTED else {})}
+                   **(taught if row == ADAPTED else {}),
+                   **(params.starts.key(column) if params.starts else {})}
             rows[row].append(Image.open(job.items.get(key, partial(draw, model, column)) / "picture.png"))
-    save_png(sheet(tuple(rows.items()), params.prompts), job.out / "before_after.png")
+    begun = tuple(picture for column in range(len(params.prompts)) if (picture := small(column)))
+    save_png(sheet((*((("small", begun),) if begun else ()), *rows.items()), params.prompts),
+             job.out / "before_after.png")
     write_samples(job.out, Drawn(params.prompts, params.seed, params.steps, params.guidance), rows)
     job.progress(total, total, "pictures")
 

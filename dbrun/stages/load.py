@@ -104,16 +104,17 @@ class Load(Stage[LoadParams]):
 
 
 def wanted_files(names: Iterable[str], folders: Sequence[str], variant: str | None) -> tuple[str, ...]:
-    """Those of a base's files that are read: model_index.json; in each folder JSON, text and safetensors.
+    """Those of a base's files that are read: model_index.json; in each folder JSON, text, words and safetensors.
 
-    Where a folder has weights of the variant, only those; else those without one. names: relative, with `/`.
+    Words are sentencepiece models (`.model`). Where a folder has weights of the variant, only those; else those
+    without one. names: relative, with `/`.
     Raises RecipeError where no folder has the variant.
     """
     names, found_variant = set(names), variant is None
     chosen = {name for name in names if name == "model_index.json"}
     for folder in folders:
         inside = {name for name in names if name.rpartition("/")[0] == folder}
-        chosen |= {name for name in inside if name.endswith((".json", ".txt"))}
+        chosen |= {name for name in inside if name.endswith((".json", ".txt", ".model"))}
         weights = {name: match["variant"] for name in inside
                    if (match := WEIGHTS.fullmatch(name.rpartition("/")[2]))}
         kind = variant if variant in weights.values() else None

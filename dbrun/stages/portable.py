@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from dbrun.families.base import families
 from dbrun.parts import Part
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.objective import AS_THE_BASE
@@ -20,7 +21,8 @@ def portable(recipe: Recipe, sources: Sources) -> dict[str, object]:
                         "pictures": [{"digest": p.digest, "prompt": p.prompt} for p in sources.pictures]},
             "prior": said(recipe.prior) if recipe.prior else None,
             "images": said(recipe.images), "adapt": _adapt(recipe, sources),
-            "train": {key: value for key, value in train.items() if key not in ("checkpoint_every", "keep")},
+            "train": {key: value for key, value in train.items() if key not in ("checkpoint_every", "keep")
+                      and (key, value) != ("class_labels", families()[base.family].class_labels[0])},
             **objective, "seed": recipe.seed}
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dbrun.choices.optimizers import OptimizerChoice
 from dbrun.choices.schedules import Schedule
 from dbrun.errors import RecipeError
-from dbrun.families.base import Condition, Family, Loaded
+from dbrun.families.base import Condition, Family, Loaded, families
 from dbrun.families.scheduling import scheduler_changes
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.objective import AS_THE_BASE, Objective, misfits
@@ -37,7 +37,7 @@ class TrainParams:
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"accumulation": 1, "learning_rates": {}, "stops": {},
-                                              "objective": AS_THE_BASE}
+                                              "objective": AS_THE_BASE, "class_labels": "none"}
     WORDS: ClassVar[Mapping[str, str]] = {"prior_weight": "prior.weight", "seed": "seed", "objective": "objective",
                                           "learning_rates": "adapt.{}.learning_rate", "stops": "adapt.{}.stop_at"}
 
@@ -54,6 +54,7 @@ class TrainParams:
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     stops: Mapping[str, int] = field(default_factory=dict)
     objective: Objective = AS_THE_BASE
+    class_labels: str = "none"
 
 
 class Train(Stage[TrainParams]):
@@ -78,7 +79,8 @@ class Train(Stage[TrainParams]):
             accumulation=train.accumulation, max_grad_norm=train.max_grad_norm, optimizer=train.optimizer,
             schedule=train.schedule, precision=train.precision,
             prior_weight=recipe.prior.weight if recipe.prior else 0.0, seed=recipe.seed,
-            learning_rates=rates, stops=stops, objective=recipe.objective)
+            learning_rates=rates, stops=stops, objective=recipe.objective,
+            class_labels=train.class_labels or families()[recipe.base.type].class_labels[0])
 
     def lengthens(self, params: TrainParams) -> tuple[str, ...]:
         """`steps`, where no step's learning rate depends on how many there are."""
@@ -138,7 +140,7 @@ def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Tra
               for name in ("instance", "class") if index[name]]
     objective = job.params.objective
     return Batches(halves, job.params.seed, job.params.batch_size, trainer.process.timesteps,
-                   lambda rows, randn: family.draw(loaded, rows, randn), objective.timesteps,
+                   lambda rows, randn: family.draw(loaded, rows, randn, job.params.class_labels), objective.timesteps,
                    Noise(objective.noise_offset, objective.input_perturbation, objective.pyramid_noise))
 
 

@@ -3,10 +3,12 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL.Image import Image
+from PIL.Image import new as new_picture
 
 from dbrun.adapters.artifact import Attached
 from dbrun.adapters.attach import attach, match, read
@@ -15,6 +17,7 @@ from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
 from dbrun.families.base import Drawn, Family, Loaded, Randn, families
 from dbrun.formats.base import formats
+from dbrun.recipe.model import Adapt
 
 FAMILIES = families()
 PROMPTS = ("a photo of sks dog", "a dog", "")
@@ -27,7 +30,7 @@ def load(family: Family, folder: Path) -> Loaded:
 
 def drawn(family: Family, loaded: Loaded, count: int, side: int) -> Drawn:
     pixels = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return family.draw(loaded, family.encode_images(loaded, pixels), zeros(count))
+    return family.draw(loaded, family.encode_images(loaded, pixels), zeros(count), family.class_labels[0])
 
 
 def zeros(count: int) -> Randn:
@@ -51,6 +54,12 @@ def fresh(case: Case) -> Case:
 def side_of(family: Family, folder: Path) -> int:
     multiple = family.pixel_multiple(folder)
     return multiple * max(1, 32 // multiple)
+
+
+def beginning(family: Family, folder: Path) -> dict[str, Any]:
+    side = side_of(family, folder)
+    start = new_picture("RGB", (side // family.enlarges,) * 2, "teal") if family.enlarges > 1 else None
+    return {"resolution": side, "start": start}
 
 
 def test_tiny_has_the_folders_and_the_class_it_says(case: Case) -> None:
@@ -102,10 +111,26 @@ def test_all_chance_in_a_draw_comes_from_randn(case: Case) -> None:
     stored = family.encode_images(loaded, torch.zeros(2, 3, *[side_of(family, folder)] * 2))
     assert len(stored) == 2 and stored.dtype == torch.float32
     before = torch.get_rng_state()
-    first, again = (family.draw(loaded, stored, zeros(2)) for _ in range(2))
+    first, again = (family.draw(loaded, stored, zeros(2), family.class_labels[0]) for _ in range(2))
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(first.x0, again.x0) and first.hints.keys() == again.hints.keys()
     assert all(torch.equal(hint, again.hints[name]) and len(hint) == 2 for name, hint in first.hints.items())
+
+
+def test_every_class_label_gives_a_prediction_of_its_own(case: Case) -> None:
+    family, folder, loaded = case
+    stored, t = torch.rand(2, 3, *[side_of(family, folder)] * 2, generator=torch.Generator().manual_seed(1)), [3, 700]
+    answers = []
+    for labels in family.class_labels:
+        x0, hints = family.draw(loaded, family.encode_images(loaded, stored), zeros(2), labels)
+        condition = {**family.collate(family.encode_prompts(loaded, PROMPTS[:2])), **hints}
+        answers.append(family.predict(loaded, x0, torch.tensor(t), condition))
+    assert all(not torch.equal(a, b) for i, a in enumerate(answers) for b in answers[:i])
+
+
+def test_what_cannot_be_adapted_is_a_component_of_recipes(case: Case) -> None:
+    family, _, _ = case
+    assert set(family.fixed) <= set(Adapt.model_fields) - set(family.components)
 
 
 def test_a_condition_has_no_batch_axis_and_collate_adds_one(case: Case) -> None:
@@ -127,7 +152,7 @@ def test_a_picture_depends_on_its_arguments_alone(case: Case) -> None:
     family, folder, loaded = case
 
     def picture(prompt: str, seed: int) -> Image:
-        return family.generate(loaded, prompt, seed=seed, steps=2, guidance=3.0, resolution=side_of(family, folder))
+        return family.generate(loaded, prompt, seed=seed, steps=2, guidance=3.0, **beginning(family, folder))
 
     before = torch.get_rng_state()
     first = picture("a dog", 5)
@@ -144,7 +169,7 @@ def test_drawing_leaves_the_process_as_it_was(fresh: Case) -> None:
     family, folder, loaded = fresh
     scheduler = loaded.pipeline.scheduler
     config = dict(scheduler.config)
-    family.generate(loaded, "a dog", seed=0, steps=2, guidance=3.0, resolution=side_of(family, folder))
+    family.generate(loaded, "a dog", seed=0, steps=2, guidance=3.0, **beginning(family, folder))
     assert loaded.pipeline.scheduler is scheduler and dict(scheduler.config) == config
 
 

@@ -76,7 +76,7 @@ def test_latents_are_drawn_as_diffusers_does(loaded: Loaded) -> None:
     vae = loaded.pipeline.vae
     expected = vae.encode(pixels).latent_dist.sample(torch.Generator().manual_seed(4)) * vae.config.scaling_factor
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(4))
-    ours, hints = SD.draw(loaded, SD.encode_images(loaded, pixels), lambda _, shape: noise.view(2, *shape))
+    ours, hints = SD.draw(loaded, SD.encode_images(loaded, pixels), lambda _, shape: noise.view(2, *shape), "none")
     assert not hints
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 

@@ -28,6 +28,7 @@ TABLE = {
     "train.max_grad_norm=0.5": TRAINED,
     "train.optimizer={type: adamw, weight_decay: 0.1}": TRAINED,
     "train.schedule={type: cosine}": TRAINED,
+    "train.class_labels=none": set(),
     "prior.weight=0.5": TRAINED,
     "objective.prediction=v_prediction": TRAINED,
     "objective={prediction: v_prediction, zero_terminal_snr: true}": TRAINED,

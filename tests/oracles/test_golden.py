@@ -67,8 +67,8 @@ def test_loss(case: str) -> None:
         noise = offset(noise, 0.1, inputs["noise_offset_noise"])
 
     with torch.no_grad():
-        pred = families()["sd"].predict(loaded, process.add_noise(x0, noise, t), t,
-                                        {"hidden": inputs["prompt_embeds"]})
+        pred = families()["if_stage1" if six else "sd"].predict(loaded, process.add_noise(x0, noise, t), t,
+                                                                     {"hidden": inputs["prompt_embeds"]})
     per_sample = MSE.per_sample(pred, process.target(x0, noise, t), t, process)
     weighed = per_sample * weighting(case).weights(process.snr(t), process.prediction).float()
     loss = by_halves(weighed, instances=2 if weight else 4, prior_weight=weight).total

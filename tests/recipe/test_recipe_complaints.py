@@ -47,7 +47,7 @@ WRONG = [
     ("name: dog\n", "", ["r.yaml:1:1 name: missing, expected text", "the exports go to"]),
     ("schema: dbrun/v1", "schema: dbrun/v9", ["r.yaml:1:9 schema: found 'dbrun/v9', allowed: dbrun/v1"]),
     ("schema: dbrun/v1\n", "", ["schema: missing, expected dbrun/v1"]),
-    ("type: sd", "type: sdxl9", ["r.yaml:3:14 base.type: found 'sdxl9', allowed: one of sd"]),
+    ("type: sd", "type: sdxl9", ["r.yaml:3:14 base.type: found 'sdxl9', allowed: one of if_stage1, if_stage2, sd"]),
     ("{type: sd, path: embedded}", "embedded", ["base: found 'embedded', allowed: a mapping such as {path: …}"]),
     ("type: lora", "type: loar",
      ["adapt.denoiser.type: found 'loar', allowed: loha, lokr, lora or oft; did you mean 'lora'?"]),
@@ -98,6 +98,9 @@ WRONG = [
     ("class_prompt: a photo of a dog", "class_prompt: []", ["subject.class_prompt", "found an empty list"]),
     ("class_prompt: a photo of a dog", "class_prompt: [a, b, c, d, e]",
      ["prior.count: found 4, but `subject.class_prompt` has 5 prompts", "`count: 5`"]),
+    ("type: sd", "type: if_stage2", ["r.yaml:8:8 prior: found class images to be made", "if_stage2", "enlarges"]),
+    ("steps: 300", "class_labels: timesteps",
+     ["train.class_labels: found 'timesteps', allowed for `base.type: sd`: none", "leave it out"]),
     ("path: embedded", "path: embedded, revision: main", ["r.yaml:3:44 base.revision: found a revision", "no Hub id"]),
     ("export:", "  precision: fp16\ndevice: cpu\nexport:",
      ["train.precision: found 'fp16', allowed with `device: cpu`"]),
@@ -151,3 +154,14 @@ def test_a_value_from_an_extended_file_is_told_there(load, good, tmp_path) -> No
     (tmp_path / "below.yaml").write_text(good.replace("300", "x"))
     with pytest.raises(Problems, match=r"^below.yaml:13:10 train.steps: found 'x'"):
         load("extends: below.yaml\nname: above\n")
+
+
+def test_what_a_family_cannot_do_is_told_with_the_reason(load, good) -> None:
+    for family, change, fragments in (
+            ("if_stage1", "adapt.text_encoder={type: lora, rank: 2}", ["adapt.text_encoder", "T5", "take it away"]),
+            ("if_stage1", "train.class_labels=noise_level", ["allowed for `base.type: if_stage1`: none"]),
+            ("if_stage2", "train.class_labels=none", ["allowed for `base.type: if_stage2`: noise_level, timesteps"])):
+        with pytest.raises(Problems) as caught:
+            load(good.replace("type: sd, path: embedded", f"type: {family}, path: x"), "prior=null", change)
+        assert all(fragment in str(caught.value) for fragment in fragments)
+        assert caught.value.problems[0].key == change.partition("=")[0]

@@ -17,12 +17,14 @@ PUBLISHED = (
     "README.md", "model_index.json", "v1-5-pruned.ckpt", "v1-5-pruned.safetensors", "safety_checker/model.safetensors",
     "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/evil.py",
     "text_encoder/config.json", "text_encoder/model.safetensors", "text_encoder/model.fp16.safetensors",
-    "text_encoder/pytorch_model.bin", "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
+    "text_encoder/pytorch_model.bin", "tokenizer/spiece.model", "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
     "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors",
     "unet/diffusion_pytorch_model.bin", "unet/deep/config.json", "vae/config.json",
     "vae/diffusion_pytorch_model-00001-of-00002.safetensors", "vae/diffusion_pytorch_model-00002-of-00002.safetensors",
     "vae/diffusion_pytorch_model.safetensors.index.json")
 TEXT = {"model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt",
+        "tokenizer/spiece.model",
         "text_encoder/config.json", "unet/config.json", "vae/config.json",
         "vae/diffusion_pytorch_model.safetensors.index.json"}
 SHARDS = {n for n in PUBLISHED if "-of-" in n}

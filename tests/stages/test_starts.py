@@ -1,0 +1,54 @@
+"""What does a base that only enlarges begin with?"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dbrun.errors import StageFailed
+from dbrun.stages.base import BaseSource, Picture, Sources, stages
+from dbrun.stages.export import default_prompts
+from dbrun.stages.starts import SHOWN, Starts, starts
+
+
+def sources(count: int) -> Sources:
+    pictures = tuple(Picture(f"{i:064d}", f"sks dog {i}") for i in range(count))
+    return Sources(BaseSource("files:0", "if_stage2", None, None, {}, None), pictures)
+
+
+@pytest.fixture
+def stage_two(recipe):
+    return recipe(base={"type": "if_stage2"}, prior=None, samples={"prompts": None}, images={"background": "#00ff00"})
+
+
+def test_a_base_that_draws_from_words_begins_with_nothing(recipe) -> None:
+    assert starts(recipe(), sources(2)) is None
+
+
+def test_each_picture_is_shown_under_its_own_prompt(stage_two) -> None:
+    begin = starts(stage_two, sources(9))
+    assert begin == Starts(sources(9).pictures, "#00ff00")
+    assert default_prompts(stage_two, begin) == tuple(f"sks dog {i}" for i in range(SHOWN))
+
+
+def test_prompts_of_the_recipe_take_the_pictures_in_turn(recipe, stage_two) -> None:
+    params = stages()["export"].params(stage_two, sources(2))
+    assert params.prompts == ("sks dog 0", "sks dog 1")
+    begin = params.starts
+    assert begin is not None and begin.key(0) == begin.key(2) != begin.key(1)
+    assert begin.key(0) != Starts(begin.pictures, "#000000").key(0)
+
+
+def test_the_small_picture_is_the_average_and_another_file_is_refused(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    begin = Starts((Picture(digest, "a dog"),), "#ffffff")
+    small = np.asarray(begin.small(0, {digest: path}, 32, 8))
+    assert np.abs(small - pixels.reshape(8, 4, 8, 4, 3).mean((1, 3))).max() <= 1
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(StageFailed, match="changed after the run began"):
+        begin.small(0, {digest: path}, 32, 8)
