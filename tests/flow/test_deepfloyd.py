@@ -61,6 +61,13 @@ def test_stage_one_with_prior_preservation(one: Project) -> None:
     assert changed_by_the_export(one, IFPipeline)
 
 
+def test_the_variance_that_is_not_learned_on_is_fixed_in_the_exported_scheduler(one: Project, two: Project) -> None:
+    for project in (one, two):
+        homes = [project.folder / home / "scheduler" for home in ("base", "outputs/tiny")]
+        kinds = [json.loads((home / "scheduler_config.json").read_text())["variance_type"] for home in homes]
+        assert kinds == ["learned_range", "fixed_small"]
+
+
 def test_stage_two_shows_what_it_begins_with(one: Project, two: Project) -> None:
     from diffusers import IFSuperResolutionPipeline
 
