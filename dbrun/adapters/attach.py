@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,10 @@ def attach(module: nn.Module, adapter: Adapter, modules: Sequence[str], *, seed:
         torch.default_generator.manual_seed(seed or 0)
         inject_adapter_in_model(adapter.peft_config(names), module, adapter_name=SLOT)
         if (beside := adapter.start_config(names)) is not None:
-            inject_adapter_in_model(beside, module, adapter_name=SLOTS[START])
+            with warnings.catch_warnings():
+                # that there are two is what is asked for
+                warnings.simplefilter("ignore", UserWarning)
+                inject_adapter_in_model(beside, module, adapter_name=SLOTS[START])
     _only_the_adapter_trains(module)
     adapted = tuple(sorted(name for name, _ in _adapted(module)))
     if adapted != tuple(sorted(names)):

@@ -1,0 +1,27 @@
+"""Does PiSSA, whose start must never be lost, come through the stage `train` whole, stopped or not?"""
+
+from pathlib import Path
+
+import torch
+from adapter_kinds import make
+from tiny_training import FAMILY, content, load, run, write_inputs
+
+from dbrun.adapters.artifact import Attached, read_artifact, write_artifact
+from dbrun.adapters.attach import attach, match, read
+
+
+def test_it_is_trained_stopped_and_resumed_to_the_same_bytes(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    module, adapter = FAMILY.module(load(tmp_path), "denoiser"), make("pissa")
+    modules = match(module, FAMILY.presets["denoiser"]["linear"])
+    attach(module, adapter, modules, seed=1)
+    first = read(module)
+    write_artifact(tmp_path / "adapt", {"denoiser": Attached(adapter.decided(modules), modules, first)})
+
+    run(tmp_path, tmp_path / "whole", tmp_path / "whole.work", steps=4)
+    for steps in (2, 4):
+        run(tmp_path, tmp_path / f"to{steps}", tmp_path / "work", steps=steps)
+    assert content(tmp_path / "to4") == content(tmp_path / "whole")
+    last = read_artifact(tmp_path / "whole")["denoiser"].state
+    stays = {name for name in first if torch.equal(first[name], last[name])}
+    assert last.keys() == first.keys() and stays == {name for name in first if name.startswith("start/")}
