@@ -15,7 +15,7 @@ from dbrun.embedded.architecture import Denoiser
 from dbrun.embedded.captions import caption, words
 from dbrun.embedded.course import Phase
 from dbrun.embedded.export import Parts, sample_grid
-from dbrun.embedded.names import set_apart
+from dbrun.embedded.names import make_ordinary
 from dbrun.embedded.objectives import TIMESTEPS, cumulative_alphas, noised, v_loss
 from dbrun.embedded.scenes import Latents
 from dbrun.embedded.sitting import Plan, sit
@@ -73,4 +73,4 @@ def go_on(network: Denoiser, tokenizer: CLIPTokenizer, model: Path) -> None:
     for name, part in (("unet", network.unet), ("text_encoder", network.text_encoder)):
         stored = type(part).from_pretrained(model / name, dtype=torch.float32)
         part.load_state_dict(stored.state_dict())
-    set_apart(network.text_encoder, tokenizer, length=1.0)
+    make_ordinary(network.text_encoder, tokenizer)

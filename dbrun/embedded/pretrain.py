@@ -39,7 +39,7 @@ def pretrain(plan: Plan, command: str) -> Path:
     parts = trained_denoiser(plan, vae, latents, plan.minutes * (1 - for_autoencoder - for_decoder))
     if for_decoder:
         vae = polished_decoder(plan, vae, pictures, latents, plan.minutes * for_decoder)
-    set_apart(parts.text_encoder, parts.tokenizer, plan.seed)
+    set_apart(parts.unet, parts.text_encoder, parts.tokenizer, plan.seed)
     target = plan.out / "weights"
     figures = {
         "images": parts.images,

@@ -2,9 +2,9 @@
 
 import torch
 
-from dbrun.embedded.architecture import TINY, build_text_encoder
+from dbrun.embedded.architecture import TINY, build_text_encoder, build_unet
 from dbrun.embedded.captions import NAMES, words
-from dbrun.embedded.names import LENGTH, set_apart
+from dbrun.embedded.names import LENGTH, NEUTRAL, _best, make_ordinary, set_apart
 from dbrun.embedded.tokenizer import build_tokenizer
 
 
@@ -12,7 +12,7 @@ def test_names_get_long_embeddings_of_their_own_and_other_words_keep_theirs() ->
     tokenizer = build_tokenizer(words())
     encoder = build_text_encoder(TINY, tokenizer)
     before = encoder.get_input_embeddings().weight.detach().clone()
-    set_apart(encoder, tokenizer)
+    set_apart(build_unet(TINY), encoder, tokenizer)
     after = encoder.get_input_embeddings().weight.detach()
     places = [tokenizer.convert_tokens_to_ids(f"{name}</w>") for name in NAMES]
     others = [i for i in range(len(before)) if i not in places]
@@ -22,3 +22,23 @@ def test_names_get_long_embeddings_of_their_own_and_other_words_keep_theirs() ->
     assert torch.all(lengths > LENGTH / 2 * dog) and torch.allclose(lengths, lengths[0].expand(len(NAMES)))
     near = torch.nn.functional.cosine_similarity(after[places][:, None], after[places][None], dim=-1)
     assert torch.all(near.fill_diagonal_(0.0) < 0.9)
+
+
+def test_ordinary_names_are_as_long_as_words() -> None:
+    tokenizer = build_tokenizer(words())
+    encoder = build_text_encoder(TINY, tokenizer)
+    make_ordinary(encoder, tokenizer)
+    table = encoder.get_input_embeddings().weight
+    lengths = {word: float(table[tokenizer.convert_tokens_to_ids(f"{word}</w>")].norm().detach())
+               for word in (*NAMES, "dog", "cat", "red")}
+    usual = (lengths["dog"] + lengths["cat"] + lengths["red"]) / 3
+    assert all(abs(lengths[name] - usual) < 1e-3 * usual for name in NAMES)
+
+
+def test_the_best_read_direction_is_taken_unless_it_changes_what_is_drawn(monkeypatch) -> None:
+    """Readings stand for themselves here: what is drawn from a reading is the reading."""
+    monkeypatch.setattr("dbrun.embedded.names._drawn", lambda unet, states: states)
+    before = torch.ones(3, 4)
+    fish, faint, read = before * 2, before * (1 + NEUTRAL / 10), before * (1 + NEUTRAL / 2)
+    assert _best(None, [fish, faint, read], [0.9, 0.1, 0.5], before) == 2
+    assert _best(None, [fish, fish * 2], [0.1, 0.9], before) == 0, "none is neutral: the nearest to it"
