@@ -94,8 +94,8 @@ class Style:
     views: tuple[View, ...]
 
     def prompt(self, view: View) -> str:
-        """Such as: a picture of a red car on the beach in mnv style."""
-        return f"a picture of a {view.colour} {view.kind} {view.place} in {self.name} style"
+        """Such as: an mnv picture of a car on the beach; no colour is named, for the print has its own."""
+        return f"an {self.name} picture of a {view.kind} {view.place}"
 
     def picture(self, view: View, seed: int) -> Image.Image:
         """The view's scene, printed."""
@@ -136,6 +136,9 @@ DRAWN: Mapping[str, Subject] = {
             View("in the snow", None, "house", "blue"),
             View("in the forest", "sitting", "rabbit", "gray"),
             View("in a room", "standing", "bird", "yellow"),
+            View("under water", "swimming", "fish", "orange"),
+            View("in the desert", None, "tree", "green"),
+            View("in the city", "running", "cat", "white"),
         ),
     ),
 }

@@ -19,7 +19,7 @@ CHOICES = 160
 """Directions that are tried for each name."""
 NEUTRAL = 0.05
 """How much a name may change what is drawn; "cat" for "dog" changes 0.4."""
-SAYINGS = ("a photo of {} dog", "a photo of {} car", "a picture of a house in the snow in {} style")
+SAYINGS = ("a photo of {} dog", "a photo of {} car", "an {} picture of a house in the snow")
 """Where a name may stand in a prompt."""
 TIMES = (950, 800, 600)
 """Timesteps at which it is decided what is drawn."""
