@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from dbrun.families.base import Family, families
 
@@ -43,10 +44,11 @@ def test_pictures_follow(base: Base) -> None:
     family, folder = base
     loaded = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
     side = family.pixel_multiple(folder) * max(1, 32 // family.pixel_multiple(folder))
+    start = Image.new("RGB", (side // family.enlarges,) * 2, "teal") if family.enlarges > 1 else None
 
     def drawn(changes: dict[str, object]) -> bytes:
         picture = family.generate(family.rescheduled(loaded, changes), "a dog", seed=3, steps=3, guidance=2.0,
-                                  resolution=side)
+                                  resolution=side, start=start)
         return picture.tobytes()
 
     plain = drawn({})
