@@ -10,7 +10,7 @@ from dbrun.adapters.base import Adapter, types
 from dbrun.families.base import Family, Loaded
 
 KINDS: dict[str, dict[str, Any]] = {
-    **{kind.NAME: {"type": kind.NAME} for kind in types()},
+    **{kind.NAME: {"type": kind.NAME} for kind in types() if kind.by_peft},
     "rslora": {"type": "lora", "rank": 4, "alpha": 3.0, "rslora": True},
     "dora": {"type": "lora", "rank": 2, "alpha": 3.0, "dora": True},
     "pissa": {"type": "lora", "rank": 2, "alpha": 3.0, "start": "pissa"},
@@ -23,7 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def make(name: str, **changes: Any) -> Adapter:
     """The adapter of this name."""
-    settings = {**KINDS[name], **changes}
+    settings = {**KINDS.get(name, {"type": name}), **changes}
     kind = next(kind for kind in types() if settings["type"] == kind.NAME)
     return kind.model_validate(settings)
 

@@ -6,13 +6,14 @@ import difflib
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError, StageFailed
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 SLOT = "default"
@@ -21,6 +22,24 @@ START = "start/"
 """Before the name of a weight of the second adapter, which stays as the first one started; peft's name has no `/`."""
 SLOTS = {"": SLOT, START: START.rstrip("/")}
 """Before a weight's name -> peft's name for the adapter that it is of."""
+PLACED = "learning_in_place"
+"""The attribute under which a module keeps what learns in it without peft."""
+
+
+class Placed(Protocol):
+    """What learns in a module without peft."""
+
+    def read(self) -> dict[str, Tensor]:
+        """As `attach.read`."""
+
+    def write(self, state: Mapping[str, Tensor]) -> None:
+        """As `attach.write`."""
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """As `attach.disabled`."""
+
+    def settle(self, dtype: torch.dtype) -> None:
+        """As `attach.settle`."""
 
 
 def match(module: nn.Module, patterns: Sequence[str],
@@ -66,6 +85,9 @@ def attach(module: nn.Module, adapter: Adapter, modules: Sequence[str], *, seed:
     names = tuple(modules)
     layers = {name: module.get_submodule(name) for name in names}
     module.requires_grad_(False)
+    if (placed := adapter.placed(module, names)) is not None:
+        setattr(module, PLACED, placed)
+        return
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed or 0)
         inject_adapter_in_model(adapter.peft_config(names), module, adapter_name=SLOT)
@@ -107,6 +129,8 @@ def read(module: nn.Module) -> dict[str, Tensor]:
     import torch
     from peft import get_peft_model_state_dict
 
+    if (placed := _placed(module)) is not None:
+        return placed.read()
     state = {prefix + name: tensor for prefix, slot in SLOTS.items() if slot in _slots(module)
              for name, tensor in get_peft_model_state_dict(module, adapter_name=slot,
                                                            save_embedding_layers=False).items()}
@@ -118,6 +142,9 @@ def write(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Set the adapter's weights; names and shapes must be those that `read` gives, else StageFailed."""
     from peft import set_peft_model_state_dict
 
+    if (placed := _placed(module)) is not None:
+        placed.write(state)
+        return
     have = {name: tuple(tensor.shape) for name, tensor in read(module).items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if have != given:
@@ -134,6 +161,10 @@ def write(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 @contextmanager
 def disabled(module: nn.Module) -> Iterator[None]:
     """While this is open, module computes as if it had no adapter."""
+    if (placed := _placed(module)) is not None:
+        with placed.disabled():
+            yield
+        return
     layers = [layer for _, layer in _adapted(module)]
     # peft would make all of an adapter trainable when it comes back
     trains = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
@@ -146,6 +177,16 @@ def disabled(module: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
         for parameter, was in trains:
             parameter.requires_grad_(was)
+
+
+def settle(module: nn.Module, dtype: torch.dtype) -> None:
+    """Make ready for use without autocast, when nothing is learnt any more. dtype: what module computes in."""
+    if (placed := _placed(module)) is not None:
+        placed.settle(dtype)
+
+
+def _placed(module: nn.Module) -> Placed | None:
+    return getattr(module, PLACED, None)
 
 
 def _adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:

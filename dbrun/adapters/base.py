@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor, nn
 
+    from dbrun.adapters.attach import Placed
+
 PRESETS = ("attention", "attention+ff", "linear", "all")
 
 
@@ -36,6 +38,8 @@ class Adapter(Part):
     """Neutral fields that `adapter.json` leaves out: those that came after adapters without them were written."""
     layers: ClassVar[tuple[str, ...]] = ("Linear", "Conv2d")
     """Class names of the layers that targets are looked for among."""
+    by_peft: ClassVar[bool] = True
+    """Whether peft puts it on; else `placed` does."""
     as_lora: ClassVar[bool] = False
     """Whether `lora` works: whether the update is a product of two thin matrices."""
     BESIDE: ClassVar[tuple[str, ...]] = ("learning_rate", "stop_at", "init")
@@ -84,6 +88,10 @@ class Adapter(Part):
     def peft_config(self, modules: tuple[str, ...]) -> PeftConfig:
         """peft's config for these full module names (already matched against the model)."""
         raise NotImplementedError
+
+    def placed(self, module: nn.Module, modules: tuple[str, ...]) -> Placed | None:
+        """Make weights of module learn without peft, and give what reads and writes them; None where peft is to."""
+        return None
 
     def start_config(self, modules: tuple[str, ...]) -> PeftConfig | None:
         """peft's config of a second adapter on the same layers that never trains; None where there is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,7 +11,7 @@ from dbrun.families.base import Family, Loaded
 from dbrun.parts import subclasses
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class Format:
@@ -23,8 +23,20 @@ class Format:
         """The weights, by peft's names, that the format's own library holds once it has read one component."""
         raise NotImplementedError
 
-    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached]) -> tuple[Path, ...]:
-        """Write the adapters; the safetensors files written, for their provenance. Equal adapters, equal bytes."""
+    def arrived(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What of these weights, by the same names, module holds after `read`; and any other of an adapter."""
+        from peft import get_peft_model_state_dict
+
+        states = [get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
+                  for name in getattr(module, "peft_config", {})]
+        return {key: tensor for state in states for key, tensor in state.items()}
+
+    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
+              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
+        """Write the adapters; the safetensors files written, for their provenance. Equal adapters, equal bytes.
+
+        bare: gives an untouched base, which may be spent.
+        """
         raise NotImplementedError
 
     def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:

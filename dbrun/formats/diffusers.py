@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,7 +29,8 @@ class Diffusers(Format):
         """The adapter's, as LoRA."""
         return attached.adapter.lora(attached.state)
 
-    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached]) -> tuple[Path, ...]:
+    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
+              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
         """One file for all components."""
         tensors: dict[str, Tensor] = {}
         for component, attached in adapters.items():

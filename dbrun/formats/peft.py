@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,7 +30,8 @@ class Peft(Format):
         """The adapter's own, on an untouched base."""
         return attached.adapter.exported(attached.modules, attached.state)[1]
 
-    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached]) -> tuple[Path, ...]:
+    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
+              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
         """One folder for each component."""
         written = []
         for component, attached in adapters.items():

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from peft import get_peft_model_state_dict
 from torch import Tensor
 
 from dbrun.adapters.artifact import Attached
@@ -59,7 +58,8 @@ class Expected:
         """The largest difference of a reloaded adapter's answer. Raises StageFailed where it is another adapter."""
         name = form.NAME
         for component, attached in self.adapters.items():
-            arrived, written = _arrived(family, loaded, component), form.weights(attached)
+            written = form.weights(attached)
+            arrived = form.arrived(family.module(loaded, component), written)
             if lost := [key for key in sorted(written.keys() | arrived.keys())
                         if not _same(arrived.get(key), written.get(key))]:
                 raise StageFailed(f"{name}: its library ignored or changed {len(lost)} weights of {component}, "
@@ -73,15 +73,8 @@ class Expected:
         return difference
 
 
-def _arrived(family: Family, loaded: Loaded, component: str) -> dict[str, Tensor]:
-    module = family.module(loaded, component)
-    states = [get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
-              for name in getattr(module, "peft_config", {})]
-    return {key: tensor.detach().float().cpu() for state in states for key, tensor in state.items()}
-
-
 def _same(arrived: Tensor | None, written: Tensor | None) -> bool:
-    return arrived is not None and written is not None and torch.equal(arrived, written.float())
+    return arrived is not None and written is not None and torch.equal(arrived.detach().float().cpu(), written.float())
 
 
 @contextmanager

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import get_args
 
 from dbrun.families.base import families
 from dbrun.recipe import exports
-from dbrun.recipe.model import Export, Recipe
+from dbrun.recipe.model import Recipe
 from dbrun.recipe.objective import misfits
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -84,8 +83,8 @@ def _export(recipe: Recipe) -> Iterator[Finding]:
         if name in (recipe.export or ())[:index]:
             yield f"export.{index}", f"found '{name}' twice", "name each format once"
         elif why := exports.refusal(recipe, name):
-            fits = [other for other in get_args(Export) if exports.refusal(recipe, other) is None]
-            yield f"export.{index}", f"found '{name}', {why}", f"write `export: [{', '.join(fits)}]`"
+            yield (f"export.{index}", f"found '{name}', {why}",
+                   f"write `export: [{', '.join(exports.fitting(recipe))}]`")
 
 
 def _stop(recipe: Recipe) -> Iterator[Finding]:

@@ -11,8 +11,14 @@ from dbrun.recipe.model import Export, Recipe
 
 
 def chosen(recipe: Recipe) -> tuple[str, ...]:
-    """The formats to write: those asked for, or else all that can carry every adapter."""
-    return recipe.export or tuple(name for name in get_args(Export) if refusal(recipe, name) is None)
+    """The formats to write: those asked for, or else those that fit."""
+    return recipe.export or fitting(recipe)
+
+
+def fitting(recipe: Recipe) -> tuple[str, ...]:
+    """The formats that can carry every adapter; a whole component only where nothing smaller can."""
+    able = tuple(name for name in get_args(Export) if refusal(recipe, name) is None)
+    return tuple(name for name in able if name not in LARGE) or able
 
 
 def refusal(recipe: Recipe, name: str) -> str | None:
@@ -30,10 +36,18 @@ def _pairs_of_the_pipeline(family: Family, component: str, adapter: Adapter) -> 
     return None
 
 
+def _beside_the_base(family: Family, component: str, adapter: Adapter) -> str | None:
+    if not adapter.by_peft:
+        return f"which carries adapters, and `adapt.{component}` is of type {adapter.NAME}"
+    return None
+
+
 def _anything(family: Family, component: str, adapter: Adapter) -> str | None:
     return None
 
 
 NEEDS: Mapping[str, Callable[[Family, str, Adapter], str | None]] = {
-    "diffusers": _pairs_of_the_pipeline, "peft": _anything}
+    "diffusers": _pairs_of_the_pipeline, "peft": _beside_the_base, "component": _anything}
 """Format -> why it cannot carry this adapter of this component, or None."""
+LARGE = ("component",)
+"""Formats as large as the base's parts, which are written only where they are asked for or nothing else fits."""

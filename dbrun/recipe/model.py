@@ -170,7 +170,7 @@ class Samples(Part):
     """Seed of the first column; the others count up."""
 
 
-Export = Literal["diffusers", "peft"]
+Export = Literal["diffusers", "peft", "component"]
 
 
 class Recipe(Part):
@@ -197,7 +197,9 @@ class Recipe(Part):
     samples: Samples = Samples()
     """The pictures of `before_after.png`."""
     export: Annotated[tuple[Export, ...] | None, Field(min_length=1), OrNone] = None
-    """The formats written: diffusers (one file, LoRA only), peft (a folder per component); left out, all that fit."""
+    """diffusers (one file, LoRA only), peft (a folder per component), component (it itself, as large as it is).
+
+    Left out, all that fit of the first two, or else the third."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Where it runs; auto takes CUDA, then MPS, then the CPU."""
     threads: Annotated[Int, Field(ge=1, le=1024)] = 1

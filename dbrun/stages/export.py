@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.artifact import Attached, read_artifact
+from dbrun.adapters.attach import settle
 from dbrun.choices.prediction import Prediction
 from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
@@ -135,6 +136,7 @@ def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> N
         family, loaded = base()
         for name, attached in adapters.items():
             attached.onto(family.module(loaded, name))
+            settle(family.module(loaded, name), loaded.dtype)
         return family, family.rescheduled(loaded, params.changes(loaded))
 
     def draw(model: Callable[[], tuple[Family, Loaded]], column: int, folder: Path) -> None:
@@ -212,7 +214,7 @@ def _write(job: Job[ExportParams], form: Format, probe: Probe, expected: Expecte
     from dbrun.formats.provenance import stamp
 
     family, loaded = base_in_memory(job, "fp32")
-    for path in form.write(job.out, family, expected.adapters):
+    for path in form.write(job.out, family, expected.adapters, lambda: base_in_memory(job, "fp32")[1]):
         stamp(path, document)
     form.read(job.out, family, loaded, tuple(expected.adapters))
     difference = expected.compare(probe.ask(family, loaded), family, loaded, form)

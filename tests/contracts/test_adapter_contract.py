@@ -158,7 +158,7 @@ def test_merged_is_attached(run: Run, folder: Path) -> None:
 
 
 def test_peft_itself_reads_it(run: Run, folder: Path, tmp_path: Path) -> None:
-    formats()["peft"].write(tmp_path, FAMILY, {run.component: run.attached})
+    formats()["peft"].write(tmp_path, FAMILY, {run.component: run.attached}, lambda: load(folder))
     answer = by_peft(load(folder), tmp_path, run.component)
     assert apart(answer, run.trained) <= (PISSA_REREAD if pissa(run) else REREAD)
 
@@ -190,7 +190,7 @@ def test_every_pair_of_types_trains_together_and_is_read_exactly(folder: Path, t
              "text_encoder": put(FAMILY, loaded, "text_encoder", make(on_text), "attention+ff")}
     states = learn(loaded, tuple(first), 3)
     trained = {name: Attached(a.adapter, a.modules, states[name]) for name, a in first.items()}
-    formats()["peft"].write(tmp_path, FAMILY, trained)
+    formats()["peft"].write(tmp_path, FAMILY, trained, lambda: load(folder))
     assert torch.equal(by_peft(load(folder), tmp_path, *first), ask(loaded))
     assert apart(by_peft(load(folder), tmp_path, "denoiser"), ask(loaded)) > 1e-4
     assert apart(by_peft(load(folder), tmp_path, "text_encoder"), ask(loaded)) > 1e-4

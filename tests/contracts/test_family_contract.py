@@ -214,7 +214,7 @@ def test_saved_adapters_load_through_the_pipeline(fresh: Case, tmp_path: Path, a
             if parameter.requires_grad:
                 parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
         adapters[component] = Attached(lora, modules, read(module))
-    formats()["diffusers"].write(tmp_path, family, adapters)
+    formats()["diffusers"].write(tmp_path, family, adapters, lambda: load(family, folder))
 
     reloaded, base = load(family, folder), load(family, folder)
     reloaded.pipeline.load_lora_weights(str(tmp_path))

@@ -139,7 +139,8 @@ def test_the_text_encoder_keeps_its_old_names_and_alpha_is_folded(loaded: Loaded
     modules = match(module, SD.presets["text_encoder"]["attention"])
     attach(module, lora, modules, seed=0)
     state = {name: torch.ones_like(tensor) for name, tensor in read(module).items()}
-    path, = formats()["diffusers"].write(tmp_path, SD, {"text_encoder": Attached(lora, modules, state)})
+    path, = formats()["diffusers"].write(tmp_path, SD, {"text_encoder": Attached(lora, modules, state)},
+                                            lambda: loaded)
     tensors = load_file(path)
     assert all(name.startswith("text_encoder.text_model.encoder.layers.") for name in tensors)
     assert {t.unique().item() for n, t in tensors.items() if ".lora_B." in n} == {4.0}

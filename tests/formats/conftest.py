@@ -14,10 +14,12 @@ from dbrun.formats.base import Format, formats
 from dbrun.formats.reload import Expected, Probe
 from dbrun.recipe.exports import NEEDS
 
-NAMES = [*(kind.NAME for kind in types()), "dora", "pissa"]
+NAMES = [*(kind.NAME for kind in types() if kind.by_peft), "dora", "pissa"]
 CASES = [(family, name) for i, family in enumerate(families().values())
          for name in (NAMES if i == 0 else ["lora"])]
 """Every adapter type on one family; on the others LoRA."""
+IN_PLACE = (CASES[0][0], "full")
+"""What learns without peft."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every case; where a test asks for a `form`, with each format that can carry all of it."""
     wanted = set(metafunc.fixturenames)
     if {"trained", "form"} <= wanted:
-        pairs = [(case, form) for case in CASES for form in formats().values()
+        pairs = [(case, form) for case in (*CASES, IN_PLACE) for form in formats().values()
                  if _components(*case, form) == list(case[0].components)]
         metafunc.parametrize(("trained", "form"), pairs, indirect=["trained"], scope="session",
                              ids=[f"{f.NAME}-{n}-{form.NAME}" for (f, n), form in pairs])

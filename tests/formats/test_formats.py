@@ -26,7 +26,7 @@ def test_the_recipe_knows_every_format() -> None:
 
 
 def test_what_is_read_back_predicts_what_was_trained(trained, form, tmp_path) -> None:
-    form.write(tmp_path, trained.family, trained.adapters)
+    form.write(tmp_path, trained.family, trained.adapters, trained.fresh)
     assert reloaded(trained, form, tmp_path) < 1e-4 * trained.expected.effect
 
 
@@ -35,7 +35,7 @@ def test_one_component_alone_is_carried_too(trained, form, tmp_path) -> None:
 
     for component, attached in trained.adapters.items():
         (tmp_path / component).mkdir()
-        form.write(tmp_path / component, trained.family, {component: attached})
+        form.write(tmp_path / component, trained.family, {component: attached}, trained.fresh)
         own, loaded = trained.fresh(), trained.fresh()
         base = trained.probe.ask(trained.family, own)
         attached.onto(trained.family.module(own, component))
@@ -45,7 +45,7 @@ def test_one_component_alone_is_carried_too(trained, form, tmp_path) -> None:
 
 
 def test_provenance_survives_and_disturbs_no_reader(trained, form, tmp_path) -> None:
-    paths = form.write(tmp_path, trained.family, trained.adapters)
+    paths = form.write(tmp_path, trained.family, trained.adapters, trained.fresh)
     for path in paths:
         before = load_file(path)
         stamp(path, {"format_version": 1, "prompt": "ein Foto, größer als 中"})
@@ -61,7 +61,7 @@ def test_provenance_survives_and_disturbs_no_reader(trained, form, tmp_path) -> 
 
 @pytest.mark.parametrize("fault", ["lost", "doubled", "renamed"])
 def test_a_faulty_file_is_noticed(trained, form, fault, tmp_path) -> None:
-    paths = form.write(tmp_path, trained.family, trained.adapters)
+    paths = form.write(tmp_path, trained.family, trained.adapters, trained.fresh)
     tensors = load_file(paths[0])
     name = sorted(tensors)[-1]
     tensor = tensors.pop(name)
@@ -75,13 +75,13 @@ def test_a_faulty_file_is_noticed(trained, form, fault, tmp_path) -> None:
 def test_equal_adapters_are_equal_bytes(trained, form, tmp_path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        form.write(tmp_path / name, trained.family, trained.adapters)
+        form.write(tmp_path / name, trained.family, trained.adapters, trained.fresh)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
     assert files and all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
 
 
 def test_the_peft_config_names_no_machine_and_no_version(trained, tmp_path) -> None:
-    formats()["peft"].write(tmp_path, trained.family, trained.adapters)
+    formats()["peft"].write(tmp_path, trained.family, trained.adapters, trained.fresh)
     for component, attached in trained.adapters.items():
         config = json.loads((tmp_path / "peft" / component / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] is None and "peft_version" not in config
@@ -97,7 +97,7 @@ def test_a_reader_that_takes_nothing_is_noticed(trained, tmp_path) -> None:
 
 def test_a_small_error_in_the_prediction_is_noticed(trained, tmp_path) -> None:
     form = formats()["peft"]
-    form.write(tmp_path, trained.family, trained.adapters)
+    form.write(tmp_path, trained.family, trained.adapters, trained.fresh)
     loaded = trained.fresh()
     form.read(tmp_path, trained.family, loaded, tuple(trained.adapters))
     answer = trained.expected.trained + 0.02 * (trained.expected.trained - trained.expected.base)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dbrun.recipe.exports import chosen
 from dbrun.recipe.places import Problems
 
 BOTH = "adapt: {denoiser: {type: lora}, text_encoder: {type: lora, stop_at: STOP}}\n"
@@ -35,3 +36,18 @@ def test_something_must_learn_to_the_end(load, good) -> None:
             load(text, "adapt.denoiser.stop_at=0.5")
         assert "`train.steps` says how long" in str(caught.value)
     assert load(stopping(good, "null"), "adapt.denoiser.stop_at=0.5").recipe.adapt.denoiser.stop(300) == 150
+
+
+def test_what_learns_in_place_is_exported_as_the_component_itself(load, good) -> None:
+    text = good.replace("denoiser: {type: lora, rank: 16, targets: all}", "denoiser: {type: full}")
+    assert text != good
+    for name in ("diffusers", "peft"):
+        with pytest.raises(Problems, match="is of type full") as caught:
+            load(text, f"export=[{name}]")
+        assert "write `export: [component]`" in str(caught.value)
+    both = text.replace("{type: full}", "{type: full}\n  text_encoder: {type: lora}")
+    assert [chosen(load(t, "export=null").recipe) for t in (text, both)] == [("component",)] * 2
+    assert chosen(load(good, "export=null").recipe) == ("diffusers", "peft")
+    assert chosen(load(good, "export=[component]").recipe) == ("component",)
+    with pytest.raises(Problems, match="starts from the base's own weights"):
+        load(text, "export=null", "adapt.denoiser.init=somewhere")

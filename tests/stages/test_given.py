@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from adapter_kinds import KINDS as KINDS_OF_PEFT
+from adapter_kinds import make, moved, put
 from safetensors.torch import load_file, save_file
 
 from dbrun.adapters.artifact import Attached, read_artifact
@@ -39,7 +41,7 @@ def given(tiny_base, tmp_path_factory) -> tuple[Path, dict[str, Attached], torch
         write(module, {k: t + 0.2 * torch.randn(t.shape, generator=draw) for k, t in read(module).items()})
         adapters[component] = Attached(adapter.decided(modules), modules, read(module))
     for form in ("peft", "diffusers"):
-        formats()[form].write(folder, FAMILY, adapters)
+        formats()[form].write(folder, FAMILY, adapters, lambda: fresh(tiny_base))
     return folder, adapters, PROBE.ask(FAMILY, loaded)
 
 
@@ -60,12 +62,12 @@ def as_diffusers_writes_it(base: Path, adapters: dict[str, Attached], folder: Pa
     return folder / "pytorch_lora_weights.safetensors"
 
 
-def begun(bench, inits: dict[str, str], **changes: dict[str, object]):
+def begun(bench, inits: dict[str, str], settings: dict[str, dict[str, object]] = KINDS, **changes: dict[str, object]):
     """The adapters that `adapt` gives with these inits."""
     from dbrun.plan.given import Wanted, find_adapter
     from dbrun.store.store import Store
 
-    adapt = {c: {**KINDS[c], **changes.get(c, {}), "init": path} for c, path in inits.items()}
+    adapt = {c: {**settings[c], **changes.get(c, {}), "init": path} for c, path in inits.items()}
     adapt.setdefault("denoiser", KINDS["denoiser"])
     chosen = bench.recipe(adapt=adapt)
     found = {c: find_adapter(path, Wanted(FAMILY, c, chosen.adapt.components[c], bench.home),
@@ -118,6 +120,23 @@ def test_another_alpha_starts_at_the_same_prediction(bench, given, alpha) -> Non
     started = begun(bench, paths(folder, "peft"), denoiser={"alpha": alpha})
     assert started["denoiser"].adapter.alpha == (3.0 if alpha is None else alpha)
     torch.testing.assert_close(predicted(bench, started), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS_OF_PEFT.keys() - {"pissa"}))
+def test_every_type_goes_on_from_its_own_folder(bench, tmp_path, kind) -> None:
+    """At the same scale to the bit; under another alpha the scale goes into the weights."""
+    adapter, loaded = make(kind), fresh(bench.base)
+    trained = moved(put(FAMILY, loaded, "denoiser", adapter, "attention"), by=0.1)
+    write(FAMILY.module(loaded, "denoiser"), trained.state)
+    formats()["peft"].write(tmp_path, FAMILY, {"denoiser": trained}, lambda: fresh(bench.base))
+    place, settings = str(tmp_path / "peft" / "denoiser"), KINDS_OF_PEFT[kind]
+    expected = PROBE.ask(FAMILY, loaded)
+    started = begun(bench, {"denoiser": place}, settings={"denoiser": {**settings, "targets": "attention"}})
+    assert torch.equal(predicted(bench, started), expected)
+    if adapter.folds:
+        other = {**settings, "targets": "attention", "alpha": 3 * adapter.strength}
+        started = begun(bench, {"denoiser": place}, settings={"denoiser": other})
+        torch.testing.assert_close(predicted(bench, started), expected, rtol=0, atol=5e-6)
 
 
 def test_without_init_it_starts_at_the_base(bench, given) -> None:

@@ -1,0 +1,74 @@
+"""The component format: the component itself, with what it learnt in its weights, as `from_pretrained` reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from dbrun.adapters.artifact import Attached
+from dbrun.families.base import Family, Loaded
+from dbrun.formats.base import Format
+
+SAID_ELSEWHERE = ("_name_or_path", "_diffusers_version", "transformers_version")
+"""Settings that are left out: places, and versions to the last digit; the provenance tells what counts."""
+ONE_FILE = "1000GB"
+
+
+class Component(Format):
+    """`component/<unet, text_encoder …>/`: a config and weights, as large as the component; an adapter is merged."""
+
+    NAME: ClassVar[str] = "component"
+
+    def weights(self, attached: Attached) -> Mapping[str, Tensor]:
+        """Those that learnt in place; what is merged has no names of its own."""
+        return {} if attached.adapter.by_peft else attached.state
+
+    def arrived(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The component's weights of these names."""
+        return {name: tensor for name, tensor in module.state_dict().items() if name in written}
+
+    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
+              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
+        """One folder for each component, in 32 bits."""
+        loaded, written = bare(), []
+        for component, attached in adapters.items():
+            module = family.module(loaded, component)
+            attached.onto(module)
+            _merge(module)
+            home = _home(folder, family, component)
+            module.save_pretrained(home, safe_serialization=True, max_shard_size=ONE_FILE)  # type: ignore[operator]
+            _without_places(home / "config.json")
+            written += sorted(home.glob("*.safetensors"))
+        return tuple(written)
+
+    def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
+        """`from_pretrained` of the component's own class."""
+        for component in components:
+            kind = type(family.module(loaded, component))
+            module = kind.from_pretrained(_home(folder, family, component))  # type: ignore[attr-defined]
+            setattr(loaded.pipeline, family.components[component], module.to(loaded.device).eval())
+
+
+def _home(folder: Path, family: Family, component: str) -> Path:
+    return folder / "component" / family.components[component]
+
+
+def _merge(module: nn.Module) -> None:
+    """Put an adapter into the weights that it stands beside, and take it away."""
+    for name, layer in [(n, m) for n, m in module.named_modules() if isinstance(m, BaseTunerLayer)]:
+        layer.merge()
+        above, _, last = name.rpartition(".")
+        setattr(module.get_submodule(above), last, layer.get_base_layer())
+    if hasattr(module, "peft_config"):
+        del module.peft_config
+
+
+def _without_places(path: Path) -> None:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in config.items() if key not in SAID_ELSEWHERE}
+    path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")

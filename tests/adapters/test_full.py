@@ -1,0 +1,191 @@
+"""Does `type: full` teach the component's own weights, those and no others, and give the base back when asked?"""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from tiny_training import FAMILY, PROMPTS, load
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from dbrun.adapters.artifact import Attached, read_artifact, write_artifact
+from dbrun.adapters.attach import attach, disabled, match, read, settle, write
+from dbrun.adapters.base import any_adapter
+from dbrun.adapters.full import Full
+from dbrun.choices.optimizers import AdamW
+from dbrun.choices.schedules import Constant
+from dbrun.errors import StageFailed
+from dbrun.families.base import Loaded
+from dbrun.formats.base import formats
+from dbrun.formats.reload import Expected, Probe
+from dbrun.training.batches import Batch
+from dbrun.training.conditions import live
+from dbrun.training.loop import Settings, Trainer
+
+PROBE = Probe("a photo of sks dog", 32)
+SETTINGS = Settings(steps=6, learning_rate=1e-3, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
+                    schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
+BOTH = ("denoiser", "text_encoder")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("full")
+    FAMILY.tiny(place / "base")
+    return place
+
+
+def put(loaded: Loaded, component: str, **changes: object) -> Attached:
+    adapter, module = Full.model_validate({"type": "full", **changes}), FAMILY.module(loaded, component)
+    modules = match(module, adapter.targets, adapter.layers)
+    attach(module, adapter, modules, seed=0)
+    return Attached(adapter.decided(modules), modules, read(module))
+
+
+def trainer(loaded: Loaded, components: tuple[str, ...], **changes: object) -> Trainer:
+    return Trainer(FAMILY, loaded, components, live(FAMILY, loaded, PROMPTS), replace(SETTINGS, **changes))
+
+
+def gone(trained: Trainer, until: int) -> Trainer:
+    for number in range(len(trained.history), until):
+        draw = torch.Generator().manual_seed(number)
+        x0, noise = (torch.randn(2, 4, 8, 8, generator=draw) for _ in range(2))
+        trained.step([Batch(x0, noise, torch.tensor([100, 900]), (1, 0), 1)])
+    return trained
+
+
+def ask(loaded: Loaded) -> Tensor:
+    for component in BOTH:
+        FAMILY.module(loaded, component).eval()
+    return PROBE.ask(FAMILY, loaded)
+
+
+def digests(loaded: Loaded) -> dict[str, str]:
+    parts = {name: part for name, part in loaded.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    return {f"{name}.{key}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+            for name, part in parts.items() for key, tensor in part.state_dict().items()}
+
+
+@pytest.mark.parametrize("component", BOTH)
+def test_it_starts_as_the_base_and_only_the_named_component_changes(home: Path, component: str) -> None:
+    loaded = load(home)
+    base, before = ask(loaded), digests(loaded)
+    attached = put(loaded, component)
+    assert torch.equal(ask(loaded), base)
+    gone(trainer(loaded, (component,)), 2)
+    after, place = digests(loaded), FAMILY.components[component]
+    changed = {name for name in before if before[name] != after[name]}
+    learning = {name for name, _ in FAMILY.module(loaded, component).named_parameters()}
+    assert set(attached.state) == learning
+    assert changed and changed <= {f"{place}.{name}" for name in learning}
+    assert len(changed) > 0.95 * len(learning)
+    assert not torch.allclose(ask(loaded), base, atol=1e-3)
+
+
+def test_targets_name_the_modules_that_learn_with_all_within_them(home: Path) -> None:
+    loaded = load(home)
+    attached = put(loaded, "denoiser", targets=("mid_block", "to_k"))
+    assert attached.state and all(name.startswith("mid_block.") or ".to_k." in name for name in attached.state)
+    assert any(".norm" in name for name in attached.state)
+    before = digests(loaded)
+    gone(trainer(loaded, ("denoiser",)), 1)
+    changed = {name for name, digest in digests(loaded).items() if digest != before[name]}
+    assert changed and {name.removeprefix("unet.") for name in changed} <= set(attached.state)
+
+
+def test_switched_off_it_is_the_base_to_the_bit(home: Path) -> None:
+    loaded = load(home)
+    base, before = ask(loaded), digests(loaded)
+    put(loaded, "denoiser")
+    gone(trainer(loaded, ("denoiser",)), 2)
+    trained, learnt = ask(loaded), digests(loaded)
+    with disabled(FAMILY.module(loaded, "denoiser")):
+        assert torch.equal(ask(loaded), base) and digests(loaded) == before
+    assert torch.equal(ask(loaded), trained) and digests(loaded) == learnt
+
+
+def test_a_prediction_of_the_base_between_forward_and_backward_changes_no_gradient(home: Path) -> None:
+    gradients = []
+    for between in (False, True):
+        loaded = load(home)
+        put(loaded, "denoiser")
+        gone(trainer(loaded, ("denoiser",)), 1)
+        unet = FAMILY.module(loaded, "denoiser")
+        x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        loss = unet(x, torch.tensor([5]), torch.ones(1, 3, 32)).sample.square().mean()
+        if between:
+            with disabled(unet), torch.no_grad():
+                unet(x, torch.tensor([5]), torch.ones(1, 3, 32))
+        loss.backward()
+        gradients.append([p.grad.clone() for p in unet.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_resumed_training_ends_in_the_same_bits(home: Path, at: int) -> None:
+    unbroken, first, second = (load(home) for _ in range(3))
+    for loaded in (unbroken, first, second):
+        for component in BOTH:
+            put(loaded, component)
+    there = gone(trainer(first, BOTH), at).checkpoint()
+    resumed = trainer(second, BOTH)
+    resumed.restore(there)
+    a, b = gone(trainer(unbroken, BOTH), 5).checkpoint(), gone(resumed, 5).checkpoint()
+    assert a.values == b.values and a.tensors.keys() == b.tensors.keys()
+    assert all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
+
+
+def test_it_is_saved_and_read_exactly(home: Path, tmp_path: Path) -> None:
+    loaded, fresh = load(home), load(home)
+    first = put(loaded, "text_encoder")
+    states = gone(trainer(loaded, ("text_encoder",)), 2).adapters()
+    write_artifact(tmp_path, {"text_encoder": Attached(first.adapter, first.modules, states["text_encoder"])})
+    back = read_artifact(tmp_path)["text_encoder"]
+    assert back.adapter == first.adapter
+    back.onto(FAMILY.module(fresh, "text_encoder"))
+    assert torch.equal(ask(fresh), ask(loaded))
+    with pytest.raises(StageFailed, match="not the weights that learn here"):
+        write(FAMILY.module(fresh, "text_encoder"), dict(list(back.state.items())[1:]))
+
+
+@pytest.mark.parametrize("component", BOTH)
+def test_its_own_class_reads_what_is_exported(home: Path, tmp_path: Path, component: str) -> None:
+    loaded, fresh, form = load(home), load(home), formats()["component"]
+    base, first = ask(loaded), put(loaded, component)
+    state = gone(trainer(loaded, (component,)), 2).adapters()[component]
+    trained = {component: Attached(first.adapter, first.modules, state)}
+    files = form.write(tmp_path, FAMILY, trained, lambda: load(home))
+    kind, place = {"denoiser": (UNet2DConditionModel, "unet"), "text_encoder": (CLIPTextModel, "text_encoder")}[
+        component]
+    theirs = kind.from_pretrained(tmp_path / "component" / place)
+    assert all(torch.equal(theirs.get_parameter(name), tensor) for name, tensor in state.items())
+    assert files and str(home) not in (tmp_path / "component" / place / "config.json").read_text()
+    assert "_name_or_path" not in json.loads((tmp_path / "component" / place / "config.json").read_text())
+    expected = Expected(base, ask(loaded), trained)
+    form.read(tmp_path, FAMILY, fresh, (component,))
+    assert expected.compare(ask(fresh), FAMILY, fresh, form) == 0.0
+    with pytest.raises(StageFailed, match="ignored or changed"):
+        expected.compare(ask(loaded), FAMILY, load(home), form)
+
+
+def test_in_16_bits_it_learns_in_32_and_is_drawn_in_16(home: Path) -> None:
+    loaded = FAMILY.load(home / "base", device=torch.device("cpu"), dtype=torch.bfloat16)
+    put(loaded, "denoiser", targets=("to_q", "mid_block"))
+    trained = gone(trainer(loaded, ("denoiser",), precision="bf16"), 1)
+    assert {p.dtype for p in trained.parameters} == {torch.float32}
+    unet = FAMILY.module(loaded, "denoiser").eval()
+    settle(unet, torch.bfloat16)
+    assert {p.dtype for p in unet.parameters()} == {torch.bfloat16}
+    FAMILY.generate(loaded, "a dog", seed=0, steps=1, guidance=1.0, resolution=32)
+
+
+def test_a_recipe_can_say_it() -> None:
+    from pydantic import TypeAdapter
+
+    adapter = TypeAdapter(any_adapter()).validate_python({"type": "full"})
+    assert isinstance(adapter, Full) and adapter.targets == ("*",)
+    assert [fault[0] for fault in adapter.model_copy(update={"init": "x"}).faults()] == ["init"]
