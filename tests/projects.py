@@ -58,14 +58,15 @@ class Project:
 
 
 def lay_out(folder: Path) -> Project:
-    """A fresh project: a tiny base, three pictures, a recipe."""
+    """A fresh project: a tiny base, three pictures, three others of their class, a recipe."""
     from dbrun.families.base import families
 
     folder.mkdir(parents=True, exist_ok=True)
     families()["sd"].tiny(folder / "base")
-    (folder / "pictures").mkdir()
-    for i in range(3):
-        picture(folder / "pictures" / f"{i}.png", 60 * i)
+    for name, hue in (("pictures", 0), ("others", 25)):
+        (folder / name).mkdir()
+        for i in range(3):
+            picture(folder / name / f"{i}.png", 60 * i + hue)
     (folder / "tiny.yaml").write_text(RECIPE)
     return Project(folder)
 

@@ -30,14 +30,17 @@ class Found:
     notes: tuple[str, ...]
 
 
-def discover(folder: Path) -> Found:
-    """The pictures of a folder, not of folders below it; raises RecipeError where there are none to use."""
-    names = _names(folder)
+def discover(folder: Path, key: str = "subject.images") -> Found:
+    """The pictures of a folder, not of folders below it; raises RecipeError where there are none to use.
+
+    key: what names the folder in the recipe.
+    """
+    names = _names(folder, key)
     pictures = [n for n in names if Path(n).suffix.lower() in SUFFIXES and (folder / n).is_file()]
     if not pictures:
         raise RecipeError(f"no pictures in {folder}: found {_what(folder, names)}, "
                           f"allowed: files that end with {_list(SUFFIXES)}",
-                          fix="put pictures of the subject there, or name another folder as `subject.images`")
+                          fix=f"put pictures there, or name another folder as `{key}`")
     stems, present, used = {Path(n).stem for n in pictures}, set(names), set(pictures)
     problems: list[str] = []
     prompts = {stem: _prompt(folder / f"{stem}.txt", problems) for stem in stems if f"{stem}.txt" in present}
@@ -48,14 +51,14 @@ def discover(folder: Path) -> Found:
     return Found(folder, found, tuple(notes))
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Path, key: str) -> list[str]:
     """The visible names in a folder, sorted."""
     try:
         names = sorted(p.name for p in folder.iterdir())
         return [n for n in names if not n.startswith(".") and n.lower() not in SILENT]
     except FileNotFoundError:
         raise RecipeError(f"no such folder: {folder}{_near(folder)}",
-                          fix="name a folder of pictures as `subject.images`") from None
+                          fix=f"name a folder of pictures as `{key}`") from None
     except NotADirectoryError:
         raise RecipeError(f"{folder} is a file, expected a folder of pictures",
                           fix="put the pictures into a folder of their own and name that") from None

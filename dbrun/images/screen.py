@@ -65,10 +65,12 @@ def screen(path: Path) -> Screened:
 
 
 def screen_all(paths: Iterable[Path], known: Callable[[Path], Screened | None] = lambda path: None,
-               learnt: Callable[[Path, Screened], None] = lambda path, seen: None) -> dict[Path, Screened]:
+               learnt: Callable[[Path, Screened], None] = lambda path, seen: None,
+               also: Callable[[Path], None] = lambda path: None) -> dict[Path, Screened]:
     """Screen pictures; raises one RecipeError that names all that cannot be used.
 
-    known: what an earlier screening of the same content found; learnt: told of every picture new and good.
+    known: what an earlier screening of the same content found; learnt: told of every picture new and good; also:
+    another check, which raises RecipeError.
     """
     good: dict[Path, Screened] = {}
     bad: list[RecipeError] = []
@@ -76,6 +78,8 @@ def screen_all(paths: Iterable[Path], known: Callable[[Path], Screened | None] =
         seen = known(path)
         try:
             good[path] = seen or screen(path)
+            if seen is None:
+                also(path)
         except RecipeError as error:
             bad.append(error)
         else:

@@ -14,6 +14,9 @@ from dbrun.plan.reasons import Change, Changed, Reason, Simply
 from dbrun.recipe.model import Recipe
 from dbrun.store.canonical import Plain, fields, neutral, plain, same
 
+SUBJECTS = ("picture", "subject.instance_prompt")
+CLASS = ("class picture", "subject.class_prompt")
+"""What pictures are called, and what gives them their prompt."""
 WIDTH = 60
 """Characters of a value that are shown."""
 
@@ -77,8 +80,9 @@ def _off(kind: type[Part] = Recipe, before: str = "") -> Mapping[str, object]:
 
 def _told(what: str, was: object, now: object) -> list[Change]:
     """Pictures tell how many came and went; anything else its old and its new value."""
-    if isinstance(was, list) and isinstance(now, list) and was + now and all(map(_is_picture, was + now)):
-        return _pictures(was, now)
+    old, new = was or [], now or []
+    if isinstance(old, list) and isinstance(new, list) and old + new and all(map(_is_picture, old + new)):
+        return _pictures(old, new, *(CLASS if what.startswith("prior.") else SUBJECTS))
     off = _off().get(what)
     return [Change(what, _text(off if was is None else was), _text(off if now is None else now))]
 
@@ -87,19 +91,19 @@ def _is_picture(value: object) -> bool:
     return isinstance(value, dict) and value.keys() == {"digest", "prompt"}
 
 
-def _pictures(was: list[dict[str, str]], now: list[dict[str, str]]) -> list[Change]:
+def _pictures(was: list[dict[str, str]], now: list[dict[str, str]], noun: str, prompt: str) -> list[Change]:
     """How many pictures came, went, or have another prompt; the same content is the same picture."""
     before, after = _prompts(was), _prompts(now)
     count = {digest: len(after[digest]) - len(before[digest]) for digest in {*before, *after}}
     come, gone = (sum(max(0, sign * n) for n in count.values()) for sign in (1, -1))
     both = min(come, gone)
     counts = ((both, "changed"), (come - both, "added"), (gone - both, "removed"))
-    found = [Change(f"{_many(n)} {verb}", None, None) for n, verb in counts if n]
+    found = [Change(f"{_many(n, noun)} {verb}", None, None) for n, verb in counts if n]
     other = Counter(pair for digest, n in count.items() if not n
                     for pair in zip(before[digest], after[digest], strict=True) if pair[0] != pair[1])
     if len(other) == 1 and other.total() == len(was) == len(now) > 1:
-        return [*found, Change("subject.instance_prompt", *map(_text, next(iter(other))))]
-    return found + ([Change(f"prompt of {_many(other.total())} changed", None, None)] if other else [])
+        return [*found, Change(prompt, *map(_text, next(iter(other))))]
+    return found + ([Change(f"prompt of {_many(other.total(), noun)} changed", None, None)] if other else [])
 
 
 def _prompts(pictures: list[dict[str, str]]) -> Mapping[str, list[str]]:
@@ -109,8 +113,8 @@ def _prompts(pictures: list[dict[str, str]]) -> Mapping[str, list[str]]:
     return found
 
 
-def _many(pictures: int) -> str:
-    return f"{pictures} picture{'s' if pictures > 1 else ''}"
+def _many(pictures: int, noun: str) -> str:
+    return f"{pictures} {noun}{'s' if pictures > 1 else ''}"
 
 
 def _worded(stage: str, name: str, words: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Numerics, Stage
 from dbrun.store.traces import Trace
 
-PLACES = (("base", "path"), ("subject", "images"))
+PLACES = (("base", "path"), ("subject", "images"), ("prior", "images"))
 """Where a recipe names folders."""
 
 
@@ -40,7 +40,8 @@ def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe with no more than the last name of absolute paths: an export is shared with others."""
     adapt = {component: {**adapter, "init": _name(adapter["init"])} if adapter and adapter.get("init") else adapter
              for component, adapter in recipe["adapt"].items()}
-    return {**recipe, **{part: {**recipe[part], key: _name(recipe[part][key])} for part, key in PLACES},
+    return {**recipe, **{part: {**recipe[part], key: _name(recipe[part][key])} for part, key in PLACES
+                         if recipe[part] is not None and recipe[part][key] is not None},
             "adapt": adapt}
 
 

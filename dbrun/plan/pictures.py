@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import RecipeError
+from dbrun.images import flat, pixels
 from dbrun.images import screen as screening
 from dbrun.images.discover import Found, discover
 from dbrun.images.screen import Screened, screen_all
@@ -27,24 +28,47 @@ class FoundPictures:
     notes: tuple[str, ...]
 
 
-def find_pictures(images: str, instance_prompt: str, beside: Path, store: Store) -> FoundPictures:
-    """The pictures of `subject.images`. beside: where a relative path begins. Raises RecipeError."""
-    found = discover(_folder(images, beside))
+@dataclass(frozen=True)
+class Asked:
+    """A folder of pictures as a recipe names it. key: where; prompt: of pictures without one of their own.
+
+    background: `#rrggbb`, for pictures that are refused where they show nothing over it; None to ask no such thing.
+    """
+
+    key: str
+    images: str
+    prompt: str
+    background: str | None = None
+
+    def check(self, path: Path) -> None:
+        """Raise RecipeError for a picture that shows nothing."""
+        if self.background is not None:
+            flat.check_shows_something(path, self.background)
+
+    def rules(self, store: Store) -> str:
+        """What decides on a picture besides its content: the code, by digest, and the background."""
+        code = [screening.__file__, *((flat.__file__, pixels.__file__) if self.background is not None else ())]
+        return "".join(store.digests.of(Path(file))[:16] for file in code) + (self.background or "")
+
+
+def find_pictures(asked: Asked, beside: Path, store: Store) -> FoundPictures:
+    """The pictures of a folder. beside: where a relative path begins. Raises RecipeError."""
+    found = discover(_folder(asked.images, beside), asked.key)
     try:
         digests = {p.path: store.digests.of(p.path) for p in found.pictures}
-        rules = store.digests.of(Path(screening.__file__))
+        rules = asked.rules(store)
     except OSError as error:
         raise said(error, f"reading the pictures in {found.folder}") from error
 
     def known(path: Path) -> Screened | None:
-        data = store.screened.get(f"{rules[:16]}:{digests[path]}")
+        data = store.screened.get(f"{rules}:{digests[path]}")
         return Screened.from_data(data) if data is not None else None
 
     def learnt(path: Path, seen: Screened) -> None:
-        store.screened.put(f"{rules[:16]}:{digests[path]}", seen.as_data())
+        store.screened.put(f"{rules}:{digests[path]}", seen.as_data())
 
-    screened = screen_all(digests, known, learnt)
-    pictures = [Picture(digests[p.path], p.prompt or instance_prompt) for p in found.pictures]
+    screened = screen_all(digests, known, learnt, asked.check)
+    pictures = [Picture(digests[p.path], p.prompt or asked.prompt) for p in found.pictures]
     return FoundPictures(tuple(sorted(pictures, key=lambda p: (p.digest, p.prompt))),
                          {sha256: path for path, sha256 in digests.items()},
                          (*found.notes, *_conversions(screened), *_doubles(found, digests)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dbrun.errors import RecipeError
@@ -12,7 +12,7 @@ from dbrun.events import Note
 from dbrun.families.base import families
 from dbrun.plan.base import find_base
 from dbrun.plan.given import FoundAdapter, Wanted, find_adapter
-from dbrun.plan.pictures import find_pictures
+from dbrun.plan.pictures import Asked, FoundPictures, find_pictures
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.objective import AS_THE_BASE, misfits
@@ -44,16 +44,18 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     with _said_of(loaded, "images.resolution"):
         _check_resolution(recipe, base.source.folder)
     _check_objective(loaded, base.source.folder)
-    with _said_of(loaded, "subject.images"):
-        found = find_pictures(recipe.subject.images, recipe.subject.instance_prompt,
-                              loaded.folder_of("subject.images"), store)
+    found = _pictures(loaded, Asked("subject.images", recipe.subject.images, recipe.subject.instance_prompt), store)
+    classes = _class_pictures(loaded, found, store)
     inits = _inits(loaded, store)
     store.save_tables()
-    long = _long_prompts(recipe, {p.prompt for p in found.pictures}, base.source.folder)
+    long = _long_prompts(recipe, {p.prompt for p in (*found.pictures, *classes.pictures)}, base.source.folder)
     notes = (*(Note("base", text) for text in base.notes), *(Note("pictures", text) for text in found.notes),
+             *(Note("class pictures", text) for text in classes.notes),
              *(Note("prompts", text, "warning") for text in long))
-    sources = Sources(base.source, found.pictures, {name: init.identity for name, init in inits.items()})
-    files = {**found.files, **{digest: path for init in inits.values() for digest, path in init.files.items()}}
+    sources = Sources(base.source, found.pictures, {name: init.identity for name, init in inits.items()},
+                      classes.pictures)
+    files = {**found.files, **classes.files,
+             **{digest: path for init in inits.values() for digest, path in init.files.items()}}
     return Located(sources, files, notes, base.revision, base.out_of_reach)
 
 
@@ -80,6 +82,27 @@ def _inits(loaded: LoadedRecipe, store: Store) -> dict[str, FoundAdapter]:
                 wanted = Wanted(family, component, adapter, loaded.folder_of(key))
                 found[component] = find_adapter(adapter.init, wanted, store)
     return found
+
+
+def _pictures(loaded: LoadedRecipe, asked: Asked, store: Store) -> FoundPictures:
+    with _said_of(loaded, asked.key):
+        return find_pictures(asked, loaded.folder_of(asked.key), store)
+
+
+def _class_pictures(loaded: LoadedRecipe, instance: FoundPictures, store: Store) -> FoundPictures:
+    """The user's own class images; none of them may show nothing, or be a picture of the subject."""
+    recipe = loaded.recipe
+    if recipe.prior is None or recipe.prior.images is None or not isinstance(recipe.subject.class_prompt, str):
+        return FoundPictures((), {}, ())
+    asked = Asked("prior.images", recipe.prior.images, recipe.subject.class_prompt, recipe.images.background)
+    found = _pictures(loaded, asked, store)
+    with _said_of(loaded, asked.key):
+        if both := sorted(found.files[digest].name for digest in found.files.keys() & instance.files.keys()):
+            raise RecipeError(f"{', '.join(both)} is also a picture of the subject, which would then be held back",
+                              fix=f"put only pictures of others of its class into the folder of `{asked.key}`")
+    few, many = len(found.pictures), len(instance.pictures)
+    note = f"only {few} for {many} pictures of the subject: so few are soon known by heart; some hundred are usual"
+    return replace(found, notes=(*found.notes, *([note] if few < many else [])))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from dbrun.families.base import families
 from dbrun.recipe import exports
-from dbrun.recipe.model import Recipe
+from dbrun.recipe.model import Prior, Recipe
 from dbrun.recipe.objective import misfits
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -21,13 +21,44 @@ def check(recipe: Recipe) -> list[Finding]:
 
 
 def _prior(recipe: Recipe) -> Iterator[Finding]:
-    if recipe.prior is not None and recipe.subject.class_prompt is None:
-        yield ("subject.class_prompt", "missing, needed by `prior`: the class images are made from it",
+    prior, prompts = recipe.prior, recipe.subject.class_prompts
+    if prior is None:
+        if prompts:
+            yield ("subject.class_prompt", "found a class prompt, but no `prior` to use it",
+                   "add `prior: {weight: 1.0}`, or take this away too: `prior=null subject.class_prompt=null` "
+                   "(`samples.prompts` may show the class all the same)")
+        return
+    if not prompts:
+        yield ("subject.class_prompt", "missing, needed by `prior`: it says what the class images show",
                "add `class_prompt: a photo of a dog` under `subject`, or take `prior` away")
-    prompts = len(recipe.subject.class_prompts)
-    if recipe.prior is not None and recipe.prior.count < prompts:
-        yield ("prior.count", f"found {recipe.prior.count}, but `subject.class_prompt` has {prompts} prompts: "
-               "some would be shown by no class image", f"write `count: {prompts}` or more")
+    if recipe.subject.instance_prompt in prompts:
+        yield ("subject.class_prompt", "found the instance prompt: what it teaches, `prior` would hold back",
+               "write the same without the trigger word, such as `a photo of a dog`")
+    if 0 < prior.made < len(prompts):
+        yield ("prior.count", f"found {prior.made}, but `subject.class_prompt` has {len(prompts)} prompts: some would "
+               "be shown by no class image", f"write `count: {len(prompts)}` or more")
+    if prior.images is not None and len(prompts) > 1:
+        yield ("subject.class_prompt", "found a list, but which picture of `prior.images` shows what is for the "
+               "pictures to say", "write one prompt, and beside a picture that needs its own a .txt with it")
+    own = [key for key in ("prediction", "zero_terminal_snr") if getattr(recipe.objective, key)]
+    if prior.target == "base" and own:
+        yield ("prior.target", f"found 'base', but `objective.{own[0]}` asks for another prediction than the base's",
+               "write `target: images`, or leave the prediction as the base's")
+    yield from _one_kind_of_prior(prior)
+
+
+def _one_kind_of_prior(prior: Prior) -> Iterator[Finding]:
+    """Class images are made, or the user's, or there are none: never two at once, and no word without a reader."""
+    if prior.images is not None and prior.target == "base":
+        yield ("prior.target", "found 'base', which takes no class images, beside `prior.images`",
+               "write `target: images`, or `images: null`")
+    if prior.made:
+        return
+    why = "`target: base` takes none" if prior.target == "base" else "`prior.images` names yours"
+    for key in ("count", "steps", "guidance"):
+        if (value := getattr(prior, key)) is not None:
+            yield (f"prior.{key}", f"found {value}, which says how class images are made, but {why}",
+                   f"take it away, or lay `prior.{key}=null` over it")
 
 
 def _class_images(recipe: Recipe) -> Iterator[Finding]:

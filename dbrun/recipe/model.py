@@ -84,17 +84,37 @@ class Subject(Part):
         return in_turn(self.class_prompt)
 
 
-class Prior(Part):
-    """Prior preservation: class images, made by the base, keep the class from turning into the subject."""
+CLASS_IMAGES = 100
+"""Class images that the base makes where `prior.count` is left out."""
 
-    count: Annotated[Int, Field(ge=1, le=100_000)] = 100
-    """How many class images."""
+
+class Prior(Part):
+    """Prior preservation keeps the class from turning into the subject.
+
+    In three ways, one at a time: by class images that the base makes, which need nothing but time; by your own, which
+    are real but must be found; or by what the base itself predicts, which needs no class images at all. `count`,
+    `steps` and `guidance` say how class images are made, so they stand with the first way only; `weight` with each.
+    """
+
+    NEUTRAL: ClassVar[dict[str, object]] = {"images": None, "target": "images"}
+
+    count: Annotated[Int | None, Field(ge=1, le=100_000), OrNone] = None
+    """How many class images are made; left out, 100."""
     weight: Annotated[Float, Field(ge=0)] = 1.0
     """Weight of the class half of the loss."""
     steps: Annotated[Int | None, Field(ge=1, le=1000), OrNone] = None
     """Sampler steps of a class image; left out, what suits the base."""
     guidance: Annotated[Float | None, Field(ge=0), OrNone] = None
     """Classifier-free guidance of a class image; left out, what suits the base."""
+    images: Annotated[Text | None, OrNone] = None
+    """A folder of your own class images (relative to the recipe); a .txt beside one is its own prompt."""
+    target: Literal["images", "base"] = "images"
+    """What the class half aims at: class images; or what the base predicts for the instance images as the class."""
+
+    @property
+    def made(self) -> int:
+        """How many class images the base makes: none beside the user's own, or where it is itself the target."""
+        return 0 if self.images is not None or self.target == "base" else self.count or CLASS_IMAGES
 
 
 class Images(Part):

@@ -15,7 +15,7 @@ from dbrun.recipe.model import Recipe
 
 @dataclass(frozen=True)
 class Picture:
-    """An instance image. digest: sha256 of the file's bytes; prompt: its own or the instance prompt."""
+    """An image of the user. digest: sha256 of the file's bytes; prompt: its own or that of all such images."""
 
     digest: str
     prompt: str
@@ -43,11 +43,13 @@ class Sources:
 
     inits: component -> the adapter that `adapt.<component>.init` names: `peft:<sha256 of its config>+<of its
     weights>` or `diffusers:<sha256 of its weights>`.
+    class_pictures: those of `prior.images`, likewise; none where the recipe names no such folder.
     """
 
     base: BaseSource
     pictures: tuple[Picture, ...]
     inits: Mapping[str, str] = field(default_factory=dict)
+    class_pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True)

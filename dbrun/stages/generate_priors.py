@@ -8,24 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.families.base import Family, Loaded
+from dbrun.images.flat import refusal
 from dbrun.recipe.model import Recipe, in_turn
 from dbrun.seeds import derive
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
 from dbrun.stages.base import Job, Sources, Stage
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 RECORD = "priors.json"
 ATTEMPTS = 5
-FLAT = 6
-"""Grey levels (of 255) that the darkest and brightest pixel of a real picture differ by at least."""
-DARK = 16
-"""A picture whose brightest pixel is darker than this is black."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +52,11 @@ class GeneratePriors(Stage[PriorParams]):
     needs: ClassVar[tuple[str, ...]] = ("load",)
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
     modules: ClassVar[tuple[str, ...]] = ("dbrun.stages.arithmetic", "dbrun.training.device", "dbrun.families",
-                                          "dbrun.seeds")
+                                          "dbrun.seeds", "dbrun.images.flat")
 
     def wanted(self, recipe: Recipe) -> bool:
-        """Only with prior preservation."""
-        return recipe.prior is not None
+        """Only with prior preservation by class images that the base makes."""
+        return recipe.prior is not None and recipe.prior.made > 0
 
     def params(self, recipe: Recipe, sources: Sources) -> PriorParams:
         """The class prompt and the sampler's settings; what the recipe leaves out, the base suggests."""
@@ -70,7 +64,7 @@ class GeneratePriors(Stage[PriorParams]):
         if prior is None or prompt is None:
             raise RecipeError("`prior` needs `subject.class_prompt`", fix="add one, such as `a photo of a dog`")
         suits = sources.base.sampling
-        return PriorParams(prompt, prior.count, suits.steps if prior.steps is None else prior.steps,
+        return PriorParams(prompt, prior.made, suits.steps if prior.steps is None else prior.steps,
                            suits.guidance if prior.guidance is None else prior.guidance,
                            recipe.images.resolution, recipe.train.precision, recipe.seed)
 
@@ -107,12 +101,3 @@ def _drawn(base: Callable[[], tuple[Family, Loaded]], params: PriorParams, index
             return
     raise StageFailed(f"class image {index} came out {why} {ATTEMPTS} times for `{prompt}`",
                       fix="set `train.precision: fp32` or `bf16`, or another `prior.steps` or `prior.guidance`")
-
-
-def refusal(picture: Image) -> str:
-    """Why a drawn picture is no class image: "black", "of one colour", or "" for a good one."""
-    content = picture.convert("RGB").tobytes()
-    channels = [content[i::3] for i in range(3)]
-    if max(content) < DARK:
-        return "black"
-    return "of one colour" if all(max(c) - min(c) < FLAT for c in channels) else ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from dbrun.families.base import families
 from dbrun.parts import Part
-from dbrun.recipe.model import Recipe
+from dbrun.recipe.model import Prior, Recipe
 from dbrun.recipe.objective import AS_THE_BASE
 from dbrun.stages.base import Artifact, Numerics, Sources
 
@@ -19,7 +19,7 @@ def portable(recipe: Recipe, sources: Sources) -> dict[str, object]:
             "base": {"type": base.family, "identity": base.identity, "variant": base.variant},
             "subject": {"instance_prompt": subject.instance_prompt, "class_prompt": subject.class_prompt,
                         "pictures": [{"digest": p.digest, "prompt": p.prompt} for p in sources.pictures]},
-            "prior": said(recipe.prior) if recipe.prior else None,
+            "prior": _prior(recipe.prior, sources) if recipe.prior else None,
             "images": said(recipe.images), "adapt": _adapt(recipe, sources),
             "train": {key: value for key, value in train.items() if key not in ("checkpoint_every", "keep")
                       and (key, value) != ("class_labels", families()[base.family].class_labels[0])},
@@ -31,6 +31,16 @@ def _adapt(recipe: Recipe, sources: Sources) -> dict[str, object]:
     inits = {name: recipe.adapt.components[name].model_copy(update={"init": identity})
              for name, identity in sources.inits.items()}
     return said(recipe.adapt.model_copy(update=inits))
+
+
+def _prior(prior: Prior, sources: Sources) -> dict[str, object]:
+    """What of `prior` counts: how class images are made only where the base makes them, a folder as its contents."""
+    words = {**said(prior), "count": prior.made}
+    if prior.made:
+        return words
+    own = [{"digest": p.digest, "prompt": p.prompt} for p in sources.class_pictures]
+    kept = {key: value for key, value in words.items() if key not in ("count", "steps", "guidance", "images")}
+    return {**kept, "pictures": own} if own else kept
 
 
 def said(part: Part) -> dict[str, object]:

@@ -15,7 +15,7 @@ from dbrun.families.base import Family, Loaded
 from dbrun.images.pixels import square
 from dbrun.recipe.model import Images, Recipe, in_turn
 from dbrun.stages.arithmetic import base_in_memory
-from dbrun.stages.base import Job, Picture, Sources, Stage
+from dbrun.stages.base import Artifact, Job, Picture, Sources, Stage
 from dbrun.stages.generate_priors import RECORD
 
 if TYPE_CHECKING:
@@ -36,15 +36,22 @@ class Source:
 
 @dataclass(frozen=True)
 class PreprocessParams:
-    """pictures: the instance images; class_prompt: one, those taken in turn, or None; text: are prompts encoded."""
+    """pictures: the instance images; class_prompt: one, those taken in turn, or None; text: are prompts encoded.
 
+    class_pictures: the user's own; prior_target: `base` where the class half shows the instance images.
+    """
+
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"class_pictures": (), "prior_target": "images"}
     WORDS: ClassVar[Mapping[str, str]] = {"pictures": "subject.images", "class_prompt": "subject.class_prompt",
-                                          "images": "images", "text": "prompts encoded here"}
+                                          "images": "images", "text": "prompts encoded here",
+                                          "class_pictures": "prior.images", "prior_target": "prior.target"}
 
     pictures: tuple[Picture, ...]
     images: Images
     class_prompt: str | tuple[str, ...] | None
     text: bool
+    class_pictures: tuple[Picture, ...] = ()
+    prior_target: str = "images"
 
 
 class Preprocess(Stage[PreprocessParams]):
@@ -59,9 +66,11 @@ class Preprocess(Stage[PreprocessParams]):
 
     def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
         """The pictures with their prompts, and how they are cut."""
-        class_prompt = recipe.subject.class_prompt if recipe.prior else None
-        return PreprocessParams(sources.pictures, recipe.images, class_prompt,
-                                text=recipe.adapt.text_encoder is None)
+        prior = recipe.prior
+        # the user's own class pictures carry their prompts with them
+        class_prompt = recipe.subject.class_prompt if prior and prior.images is None else None
+        return PreprocessParams(sources.pictures, recipe.images, class_prompt, recipe.adapt.text_encoder is None,
+                                sources.class_pictures, prior.target if prior else "images")
 
     def run(self, job: Job[PreprocessParams]) -> None:
         """Write latents.safetensors, prompts.safetensors (unless the text encoder trains) and index.json.
@@ -71,10 +80,11 @@ class Preprocess(Stage[PreprocessParams]):
         from safetensors.torch import save_file
 
         params = job.params
-        class_prompts = in_turn(params.class_prompt)
-        prompts = sorted({p.prompt for p in params.pictures} | set(class_prompts))
-        pictures = {f"instance.{i:05d}": _instance(job, p) for i, p in enumerate(params.pictures)}
-        pictures |= {f"class.{i:05d}": source for i, source in enumerate(_class_images(job))}
+        instance = [p.prompt for p in params.pictures]
+        pictures = {f"instance.{i:05d}": _users(job, p) for i, p in enumerate(params.pictures)}
+        images, classes = _class_half(job)
+        pictures |= {f"class.{i:05d}": source for i, source in enumerate(images)}
+        prompts = sorted({*instance, *classes})
         texts = prompts if params.text else []
         total = len(pictures) + len(texts)
 
@@ -94,8 +104,7 @@ class Preprocess(Stage[PreprocessParams]):
         for file, named in tensors.items():
             if named:
                 save_file(named, job.out / f"{file}.safetensors")
-        write_index(job.out, prompts, [p.prompt for p in params.pictures],
-                    [class_prompts[i % len(class_prompts)] for i in range(len(pictures) - len(params.pictures))])
+        write_index(job.out, prompts, instance, classes)
         job.progress(total, total, "items")
 
 
@@ -107,7 +116,7 @@ def write_index(folder: Path, prompts: Sequence[str], instance: Sequence[str], c
     (folder / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _instance(job: Job[PreprocessParams], picture: Picture) -> Source:
+def _users(job: Job[PreprocessParams], picture: Picture) -> Source:
     path = job.files[picture.digest]
 
     def read() -> bytes:
@@ -119,11 +128,22 @@ def _instance(job: Job[PreprocessParams], picture: Picture) -> Source:
     return Source(picture.digest, path.name, read)
 
 
-def _class_images(job: Job[PreprocessParams]) -> list[Source]:
-    """The class images in the order of their names; none without `generate-priors`."""
-    made = job.inputs.get("generate-priors")
-    if made is None:
-        return []
+def _class_half(job: Job[PreprocessParams]) -> tuple[list[Source], list[str]]:
+    """The class images and the prompt of each row of the class half.
+
+    Where the base is the target there are no images: its rows are the instance images under every class prompt.
+    """
+    params, made = job.params, job.inputs.get("generate-priors")
+    prompts = in_turn(params.class_prompt)
+    if params.prior_target == "base":
+        return [], [prompt for prompt in prompts for _ in params.pictures]
+    images = [_users(job, picture) for picture in params.class_pictures] if made is None else _made(made)
+    own = [picture.prompt for picture in params.class_pictures]
+    return images, own or [prompts[i % len(prompts)] for i in range(len(images))]
+
+
+def _made(made: Artifact) -> list[Source]:
+    """The class images that the base made, in the order of their names."""
     count = json.loads((made.path / RECORD).read_text(encoding="utf-8"))["count"]
     paths = [made.path / f"{index:05d}.png" for index in range(count)]
     return [Source(hashlib.sha256(path.read_bytes()).hexdigest(), f"class image {path.name}", path.read_bytes)

@@ -37,8 +37,10 @@ class TrainParams:
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"accumulation": 1, "learning_rates": {}, "stops": {},
-                                              "objective": AS_THE_BASE, "class_labels": "none"}
-    WORDS: ClassVar[Mapping[str, str]] = {"prior_weight": "prior.weight", "seed": "seed", "objective": "objective",
+                                              "objective": AS_THE_BASE, "class_labels": "none",
+                                               "prior_target": "images"}
+    WORDS: ClassVar[Mapping[str, str]] = {"prior_weight": "prior.weight", "prior_target": "prior.target",
+                                          "seed": "seed", "objective": "objective",
                                           "learning_rates": "adapt.{}.learning_rate", "stops": "adapt.{}.stop_at"}
 
     steps: int
@@ -55,6 +57,7 @@ class TrainParams:
     stops: Mapping[str, int] = field(default_factory=dict)
     objective: Objective = AS_THE_BASE
     class_labels: str = "none"
+    prior_target: str = "images"
 
 
 class Train(Stage[TrainParams]):
@@ -80,6 +83,7 @@ class Train(Stage[TrainParams]):
             schedule=train.schedule, precision=train.precision,
             prior_weight=recipe.prior.weight if recipe.prior else 0.0, seed=recipe.seed,
             learning_rates=rates, stops=stops, objective=recipe.objective,
+            prior_target=recipe.prior.target if recipe.prior else "images",
             class_labels=train.class_labels or families()[recipe.base.type].class_labels[0])
 
     def lengthens(self, params: TrainParams) -> tuple[str, ...]:
@@ -126,7 +130,8 @@ def _trainer(job: Job[TrainParams], family: Family, loaded: Loaded, components: 
     return Trainer(family, loaded, components, _conditions(job, family, loaded), Settings(
         steps=p.steps, learning_rate=p.learning_rate, accumulation=p.accumulation, max_grad_norm=p.max_grad_norm,
         optimizer=p.optimizer, schedule=p.schedule, precision=p.precision, prior_weight=p.prior_weight, seed=p.seed,
-        own=Own(p.learning_rates, p.stops), distance=p.objective.distance, weighting=p.objective.weighting))
+        own=Own(p.learning_rates, p.stops), distance=p.objective.distance, weighting=p.objective.weighting),
+        of_base=_conditions(job, family, loaded) if p.prior_target == "base" else None)
 
 
 def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Trainer) -> Batches:
@@ -136,8 +141,10 @@ def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Tra
     from dbrun.training.noise import Noise
 
     index, stored = _index(job), load_file(job.inputs["preprocess"].path / "latents.safetensors")
-    halves = [Pictures(name, [stored[f"{name}.{i:05d}"] for i in range(len(index[name]))], index[name])
-              for name in ("instance", "class") if index[name]]
+    # where the base is the target, the class half shows the instance images over and over, prompt after prompt
+    shown = {"instance": "instance", "class": "instance" if job.params.prior_target == "base" else "class"}
+    halves = [Pictures(name, [stored[f"{own}.{i % len(index[own]):05d}"] for i in range(len(index[name]))],
+                       index[name]) for name, own in shown.items() if index[name]]
     objective = job.params.objective
     return Batches(halves, job.params.seed, job.params.batch_size, trainer.process.timesteps,
                    lambda rows, randn: family.draw(loaded, rows, randn, job.params.class_labels), objective.timesteps,

@@ -27,6 +27,7 @@ from dbrun.training.batches import Batch
 from dbrun.training.conditions import Conditions
 from dbrun.training.device import seeded
 from dbrun.training.learners import Own, learners
+from dbrun.training.priors import as_base
 from dbrun.training.state import Checkpoint
 
 LOWER = "lower `train.learning_rate` (a tenth is a good start), or set `train.max_grad_norm`"
@@ -70,11 +71,15 @@ class Metrics:
 
 
 class Trainer:
-    """The training state: adapters that are attached to a base, their optimizer, and the step they are at."""
+    """The training state: adapters that are attached to a base, their optimizer, and the step they are at.
+
+    of_base: where given, class rows aim at what the frozen base predicts under these conditions.
+    """
 
     def __init__(self, family: Family, loaded: Loaded, components: Sequence[str], conditions: Conditions,
-                 settings: Settings) -> None:
+                 settings: Settings, of_base: Conditions | None = None) -> None:
         self.family, self.loaded, self.conditions, self.settings = family, loaded, conditions, settings
+        self.of_base = of_base
         self.process = family.process(loaded)
         self.modules: Mapping[str, nn.Module] = {c: family.module(loaded, c) for c in components}
         self.learners = learners(self.modules, settings.learning_rate, settings.own)
@@ -125,14 +130,24 @@ class Trainer:
         x0, noise = batch.x0.to(self.loaded.device), batch.noise.to(self.loaded.device)
         added = noise if batch.added is None else batch.added.to(self.loaded.device)
         x_t = self.process.add_noise(x0, added, batch.t)
+        target = self.process.target(x0, noise, batch.t)
+        if self.of_base is not None:
+            target = torch.cat([target[:batch.instances], self._as_base(self.of_base, x_t, batch)])
         with self._autocast():
             pred = self.family.predict(self.loaded, x_t, batch.t, {**self.conditions(batch.prompts), **batch.hints})
-        target = self.process.target(x0, noise, batch.t)
         per_sample = self.settings.distance.per_sample(pred, target, batch.t, self.process)
         weights = self.settings.weighting.weights(self.process.snr(batch.t), self.process.prediction)
         # weighed before the halves are averaged, so that each half is right by itself
         weighed = per_sample * weights.float().to(per_sample.device)
         return by_halves(weighed, batch.instances, self.settings.prior_weight)
+
+    def _as_base(self, conditions: Conditions, x_t: Tensor, batch: Batch) -> Tensor:
+        """What the frozen base predicts for the class rows; also the conditions are encoded without adapters."""
+        rows = slice(batch.instances, None)
+        hints = {name: hint[rows] for name, hint in batch.hints.items()}
+        with as_base(self.modules.values()), self._autocast():
+            known = {**conditions(batch.prompts[rows]), **hints}
+            return self.family.predict(self.loaded, x_t[rows], batch.t[rows], known).float()
 
     def adapters(self) -> dict[str, dict[str, Tensor]]:
         """Component -> peft state dict, float32. Raises StageFailed rather than give a weight that is not finite."""

@@ -74,7 +74,8 @@ def test_the_way_out_of_only_holds_what_was_typed(fresh: Project) -> None:
 
 
 @pytest.mark.parametrize(("change", "stage", "reason"), [
-    ("prior=null", "preprocess", "without generate-priors now"),
+    ("prior={count: null, steps: null, guidance: null, target: base}", "preprocess",
+     "without generate-priors now, prior.target images → base"),
     ("subject.instance_prompt=a photo of xyz dog", "preprocess",
      "subject.instance_prompt 'a photo of sks dog' → 'a photo of xyz dog'"),
     ("samples.seed=7", "export", "samples.seed 0 → 7"),

@@ -93,7 +93,7 @@ class Priors(Counted):
     computes = True
 
     def wanted(self, recipe: Recipe) -> bool:
-        return recipe.prior is not None
+        return recipe.prior is not None and recipe.prior.made > 0
 
     def params(self, recipe: Recipe, sources: Sources) -> PriorParams:
         assert recipe.prior and recipe.subject.class_prompt

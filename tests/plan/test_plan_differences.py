@@ -18,14 +18,16 @@ RECIPE = {"train": {"rate": 1}, "adapt": {"denoiser": {"rank": 4}}}
 
 @dataclass(frozen=True)
 class Params:
-    WORDS: ClassVar[dict[str, str]] = {"count": "prior.count", "pictures": "subject.images", "recipe": ""}
-    NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1}
+    WORDS: ClassVar[dict[str, str]] = {"count": "prior.count", "pictures": "subject.images", "recipe": "",
+                                       "others": "prior.images"}
+    NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1, "others": ()}
     count: int = 40
     steps: int = 300
     accumulation: int = 1
     rate: Any = 1.0
     adapt: Adapt = PLAIN
     pictures: tuple[Picture, ...] = (Picture("a" * 64, "one"), Picture("b" * 64, "two"))
+    others: tuple[Picture, ...] = ()
     prompt: str = "a photo of a dog"
     recipe: Any = field(default_factory=lambda: RECIPE)
     export: tuple[str, ...] = ("peft",)
@@ -59,6 +61,8 @@ def question(params=Params(), inputs={"load": "a" * 64}, numerics=Numerics("cpu"
     ({"pictures": (Params.pictures[0], Picture("b" * 64, "another"))}, "prompt of 1 picture changed"),
     ({"pictures": (Picture("a" * 64, "x"), Picture("b" * 64, "y"))}, "prompt of 2 pictures changed"),
     ({"pictures": (*Params.pictures, Picture("b" * 64, "two again"))}, "1 picture added"),
+    ({"others": (Picture("c" * 64, "x"), Picture("d" * 64, "x"))}, "2 class pictures added"),
+    ({"recipe": {**RECIPE, "prior": {"pictures": [{"digest": "c" * 64, "prompt": "x"}]}}}, "prior unset → set"),
     ({"prompt": "a photo of a cat"}, "train.prompt 'a photo of a dog' → 'a photo of a cat'"),
     ({"recipe": {**RECIPE, "train": {"rate": 1, "accumulation": 2}}}, "train.accumulation 1 → 2"),
     ({"recipe": {**RECIPE, "adapt": {"denoiser": {"rank": 4, "dropout": 0.5}}}}, "adapt.denoiser.dropout 0.0 → 0.5"),
@@ -82,6 +86,17 @@ def test_prompts_that_all_changed_alike_are_the_instance_prompt():
 
     found = str(nearest(asked("a photo of xyz dog"), [asked("a photo of sks dog").document]))
     assert found == "subject.instance_prompt 'a photo of sks dog' → 'a photo of xyz dog'"
+
+
+def test_prompts_of_class_pictures_that_all_changed_alike_are_the_class_prompt():
+    def asked(prompt):
+        return question(replace(Params(), others=(Picture("a" * 64, prompt), Picture("b" * 64, prompt))))
+
+    assert str(nearest(asked("a cat"), [asked("a dog").document])) == "subject.class_prompt 'a dog' → 'a cat'"
+    with_pictures = {**RECIPE, "prior": {"weight": 1.0, "pictures": [{"digest": "c" * 64, "prompt": "x"}]}}
+    without = {**RECIPE, "prior": {"weight": 1.0}}
+    now, old = (question(replace(Params(), recipe=recipe)) for recipe in (with_pictures, without))
+    assert str(nearest(now, [old.document])) == "1 class picture added"
 
 
 def test_what_two_params_say_alike_is_told_once():

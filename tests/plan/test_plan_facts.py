@@ -31,3 +31,13 @@ def test_what_the_system_does_not_tell_is_none(tmp_path):
     assert module._first(f"{tmp_path}/*/information", r"Model:\s*(.+)") == "H200"
     assert module._first(f"{tmp_path}/*/nothing", r"Model:\s*(.+)") is None
     assert module._first(f"{tmp_path}/*/information", r"Other:\s*(.+)") is None
+
+
+def test_no_place_of_the_users_machine_is_a_fact(home):
+    words = ["base.path=/srv/models/sd", "subject.images=/home/me/rex", "subject.class_prompt=a dog",
+             "prior={count: null, images: /home/me/dogs}"]
+    found = facts(load_recipe(home / "r.yaml", words).recipe, {}, stub_stages(), Numerics("cpu", 1))["recipe"]
+    assert (found["base"]["path"], found["subject"]["images"]) == ("…/sd", "…/rex")
+    assert found["prior"]["images"] == "…/dogs" and "/home/me" not in str(found)
+    plain = facts(load_recipe(home / "r.yaml").recipe, {}, stub_stages(), Numerics("cpu", 1))["recipe"]
+    assert plain["prior"]["images"] is None

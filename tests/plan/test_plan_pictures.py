@@ -5,7 +5,7 @@ from PIL import Image
 
 from dbrun.errors import RecipeError
 from dbrun.images import screen as screening
-from dbrun.plan.pictures import find_pictures
+from dbrun.plan.pictures import Asked, find_pictures
 from dbrun.store import digests
 from dbrun.store.store import Store
 
@@ -22,7 +22,8 @@ def photos(tmp_path):
 
 
 def find(folder, store=None):
-    return find_pictures(folder.name, PROMPT, folder.parent, store or Store(folder.parent / "store"))
+    return find_pictures(Asked("subject.images", folder.name, PROMPT), folder.parent,
+                         store or Store(folder.parent / "store"))
 
 
 def test_pictures_stand_in_the_order_of_their_contents(photos):
@@ -83,7 +84,7 @@ def test_conversions_are_told_by_kind_and_doubles_by_name(photos):
 
 def test_embedded_pictures_are_found_by_name_and_only_those(photos):
     store = Store(photos.parent / "store")
-    assert len(find_pictures("embedded:sks_dog", PROMPT, photos, store).pictures) == 5
+    assert len(find_pictures(Asked("x", "embedded:sks_dog", PROMPT), photos, store).pictures) == 5
     for name in ("embedded:nobody", "embedded:../..", "embedded:"):
         with pytest.raises(RecipeError, match="no such subject"):
-            find_pictures(name, PROMPT, photos, store)
+            find_pictures(Asked("x", name, PROMPT), photos, store)

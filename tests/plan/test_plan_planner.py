@@ -59,7 +59,7 @@ def test_afterwards_nothing_is(home):
     ("threads=4", {"generate-priors", "preprocess", "train", "export"}),
     ("subject.class_prompt=a photo of a cat", {"generate-priors", "preprocess", "train", "export"}),
     ("prior.count=6", {"generate-priors", "preprocess", "train", "export"}),
-    ("prior=null", {"preprocess", "train", "export"}),
+    ("prior={count: null, target: base}", {"preprocess", "train", "export"}),
 ])
 def test_a_change_reruns_exactly_what_it_must(home, override, stages):
     go(home)

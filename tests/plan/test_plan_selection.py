@@ -22,7 +22,7 @@ def test_stages_stand_in_an_order_in_which_they_can_run(home):
 
 
 def test_a_stage_that_the_recipe_lacks_is_left_out(home):
-    (home / "r.yaml").write_text(RECIPE.replace("prior: {count: 4}", ""))
+    (home / "r.yaml").write_text(RECIPE.replace("count: 4", "target: base"))
     order = graph(stub_stages(), load_recipe(home / "r.yaml").recipe)
     assert "generate-priors" not in order and order["preprocess"] == ("load",)
 

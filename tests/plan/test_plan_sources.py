@@ -144,3 +144,61 @@ def test_a_manifest_of_the_base_sets_the_sampler(recipe):
     (recipe.parent / "base" / "manifest.json").write_text(json.dumps({"sampling": {"steps": 9, "guidance": 3.5}}))
     assert find(recipe).sources.base.sampling.steps == 9
     assert sources.Located(find(recipe).sources).files == {}
+
+
+PRIOR = ("subject.class_prompt=a photo of a dog", "prior={images: others}")
+
+
+@pytest.fixture
+def with_class(recipe):
+    """A recipe with two class images of its own, one of which has a prompt of its own."""
+    folder = recipe.parent / "others"
+    folder.mkdir()
+    for name, colours in (("a", ("red", "blue")), ("b", ("green", "white"))):
+        half = Image.new("RGB", (40, 30), colours[0])
+        half.paste(colours[1], (0, 0, 20, 30))
+        half.save(folder / f"{name}.png")
+    (folder / "b.txt").write_text("a dog in the snow")
+    recipe.write_text(RECIPE + "prior: {images: others}\n")
+    return recipe
+
+
+def test_class_pictures_are_found_beside_the_recipe_with_their_prompts(with_class, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = find(with_class, PRIOR[0])
+    assert sorted(p.prompt for p in found.sources.class_pictures) == ["a dog in the snow", "a photo of a dog"]
+    assert {p.digest for p in (*found.sources.pictures, *found.sources.class_pictures)} == set(found.files)
+    assert find(with_class, PRIOR[0], "prior.images=home/others").sources == found.sources
+    assert find(with_class, "prior=null").sources.class_pictures == ()
+
+
+def test_an_error_about_class_pictures_names_their_line_and_key(with_class):
+    with_class.write_text(RECIPE + "prior: {images: nobody}\n")
+    with pytest.raises(RecipeError, match=r"r\.yaml:9:17 prior\.images: no such folder.*(?s:.)*as `prior\.images`"):
+        find(with_class, PRIOR[0])
+
+
+def test_a_class_picture_that_shows_nothing_is_named_though_a_subjects_may(with_class):
+    for name, colour in (("night", "black"), ("wall", (90, 90, 92))):
+        Image.new("RGB", (40, 30), colour).save(with_class.parent / "others" / f"{name}.png")
+    for _ in range(2):
+        with pytest.raises(RecipeError) as caught:
+            find(with_class, PRIOR[0])
+        said = str(caught.value)
+        assert "night.png: the picture is black" in said and "wall.png: the picture is of one colour" in said
+        assert "a.png" not in said and "0.png" not in said
+
+
+def test_a_picture_of_the_subject_is_no_class_picture(with_class):
+    copied = with_class.parent / "photos" / "mine.png"
+    copied.write_bytes((with_class.parent / "others" / "a.png").read_bytes())
+    with pytest.raises(RecipeError, match=r"prior\.images: a\.png is also a picture of the subject"):
+        find(with_class, PRIOR[0])
+
+
+def test_few_class_pictures_are_told(with_class):
+    assert not any("only" in note.text for note in find(with_class, PRIOR[0]).notes)
+    for number in range(1, 3):
+        Image.new("RGB", (40, 30), (number, 0, 0)).save(with_class.parent / "photos" / f"{number}.png")
+    told = [note.text for note in find(with_class, PRIOR[0]).notes if note.stage == "class pictures"]
+    assert any("only 2 for 3 pictures of the subject" in text for text in told)

@@ -37,7 +37,8 @@ def test_a_revision_that_looks_like_a_number_stays_text(load, good) -> None:
 
 
 def test_whole_numbers_and_null(load, good) -> None:
-    recipe = load(good.replace("steps: 300", "steps: 0x10\n  max_grad_norm: null"), "prior=null").recipe
+    recipe = load(good.replace("steps: 300", "steps: 0x10\n  max_grad_norm: null"), "prior=null",
+                  "subject.class_prompt=null").recipe
     assert (recipe.train.steps, recipe.train.max_grad_norm, recipe.prior) == (16, None, None)
 
 

@@ -104,7 +104,9 @@ def test_the_schema_and_the_loader_agree(load, good, validator, line: str, right
     ("path: embedded", "path: a/b, revision: 695e0514", True), ("path: embedded", "", False),
     ("steps: 300", "schedule: {type: cosine, warmup_steps: 3}", True), ("steps: 300", "schedule: {type: cosin}", False),
     ("steps: 300", "schedule: {warmup_steps: 3}", False), ("1e-4", "0", False), ("1e-4", "yes", False),
-    ("{count: 4}", "null", True), ("{count: 4}", "{count: 4, stps: 1}", False),
+    ("  class_prompt: a photo of a dog\nprior: {count: 4}", "prior: null", True),
+    ("{count: 4}", "{target: base}", True), ("{count: 4}", "{target: bass}", False),
+    ("{count: 4}", "{count: 4, stps: 1}", False),
     ("{resolution: 64}", "{background: red}", False),
 ])
 def test_the_schema_and_the_loader_agree_inside(load, good, validator, old: str, new: str, right: bool) -> None:

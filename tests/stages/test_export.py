@@ -1,6 +1,7 @@
 """Does what leaves the house work elsewhere, say where it comes from, and show what was learnt?"""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from dbrun.adapters.artifact import read_artifact, write_artifact
 from dbrun.errors import StageFailed
 from dbrun.families.base import families
 from dbrun.provenance import read
-from dbrun.stages.base import Artifact, stages
+from dbrun.stages.base import Artifact, Picture, stages
 from dbrun.stages.export import default_prompts
 from dbrun.stages.portable import portable
 
@@ -121,6 +122,17 @@ def test_a_name_a_place_or_upkeep_is_no_part_of_the_provenance(bench, recipe) ->
                    train={"checkpoint_every": 7, "keep": 5}, samples={"seed": 9})
     assert portable(other, bench.sources(other)) == one
     assert portable(recipe(seed=1), bench.sources(recipe())) != one
+
+
+def test_provenance_knows_class_pictures_by_content_and_no_word_that_nothing_reads(bench, recipe) -> None:
+    usual = bench.sources(recipe())
+    own = replace(usual, class_pictures=(Picture("1" * 64, "a dog in the snow"),))
+    none = {"count": None, "steps": None, "guidance": None}
+    assert portable(recipe(), usual)["prior"] == {"count": 2, "weight": 1.0, "steps": 2, "guidance": 2.0}
+    assert portable(recipe(prior={"count": None}), usual)["prior"]["count"] == 100
+    assert portable(recipe(prior={**none, "images": "/home/me/dogs"}), own)["prior"] == {
+        "weight": 1.0, "pictures": [{"digest": "1" * 64, "prompt": "a dog in the snow"}]}
+    assert portable(recipe(prior={**none, "target": "base"}), usual)["prior"] == {"weight": 1.0, "target": "base"}
 
 
 def test_the_sheet_has_a_row_before_and_one_after(exported) -> None:

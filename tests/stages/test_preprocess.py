@@ -147,3 +147,49 @@ def test_real_photos_go_through(bench, digest_of, recipe) -> None:
     latents = load_file(out / "latents.safetensors")
     assert len(latents) == len(bench.files) and all(t.isfinite().all() for t in latents.values())
     assert Preprocess().params(recipe(), bench.sources(recipe())).pictures
+
+
+def with_class_pictures(bench, tmp_path, picture, digest_of) -> list[str]:
+    """Give the bench two class pictures of its own, the second with a prompt of its own; their digests."""
+    (tmp_path / "others").mkdir()
+    paths = [picture(tmp_path / "others" / f"{hue}.png", hue) for hue in (33, 44)]
+    digests, plain, usual = sorted(map(digest_of, paths)), bench.sources, dict(bench.files)
+    bench.files.update({digest_of(p): p for p in paths})
+
+    def sources(chosen) -> Sources:
+        own = (Picture(digests[0], "a photo of a dog"), Picture(digests[1], "a dog in the snow"))
+        kept = tuple(p for p in plain(chosen).pictures if p.digest in usual)
+        return Sources(plain(chosen).base, kept, own if chosen.prior and chosen.prior.images else ())
+    bench.sources = sources
+    return digests
+
+
+OWN = {"count": None, "steps": None, "guidance": None, "images": "others"}
+BASE = {"count": None, "steps": None, "guidance": None, "target": "base"}
+
+
+def test_the_users_class_pictures_are_encoded_with_their_own_prompts(
+        bench, tmp_path, picture, digest_of, recipe) -> None:
+    """The same bytes, encoded as instance pictures, give the same moments."""
+    digests = with_class_pictures(bench, tmp_path, picture, digest_of)
+    bench.run("load", recipe())
+    out = bench.run("preprocess", recipe(prior=OWN)).path
+    index = json.loads((out / "index.json").read_text())
+    assert index["prompts"] == ["a dog in the snow", "a photo of a dog", "a photo of sks dog"]
+    assert index["class"] == [1, 0] and index["instance"] == [2, 2]
+    latents = load_file(out / "latents.safetensors")
+    bench.sources = lambda chosen: Sources(None, tuple(Picture(d, "x") for d in digests))
+    alone = load_file(bench.run("preprocess", recipe(prior=None)).path / "latents.safetensors")
+    assert all(torch.equal(latents[f"class.{i:05d}"], alone[f"instance.{i:05d}"]) for i in range(2))
+
+
+def test_where_the_base_is_the_target_the_class_half_is_the_instance_pictures_under_every_class_prompt(
+        bench, recipe) -> None:
+    bench.run("load", recipe())
+    many = recipe(prior=BASE, subject={"class_prompt": ("a dog in the snow", "a dog")})
+    out = bench.run("preprocess", many).path
+    index = json.loads((out / "index.json").read_text())
+    assert index == {"prompts": ["a dog", "a dog in the snow", "a photo of sks dog"], "instance": [2, 2],
+                     "class": [1, 1, 0, 0]}
+    assert sorted(load_file(out / "latents.safetensors")) == ["instance.00000", "instance.00001"]
+    assert {k.split(".")[0] for k in load_file(out / "prompts.safetensors")} == {"00000", "00001", "00002"}

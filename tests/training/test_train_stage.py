@@ -7,9 +7,11 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from tiny_training import PARAMS, content, job, run, write_inputs
+from safetensors.torch import load_file, save_file
+from tiny_training import FAMILY, PARAMS, PROMPTS, content, job, load, run, write_inputs
 
 from dbrun.adapters.artifact import read_artifact
 from dbrun.choices.schedules import Cosine
@@ -18,7 +20,7 @@ from dbrun.events import Event, Note, Progress
 from dbrun.families.base import Sampling
 from dbrun.recipe.model import Recipe
 from dbrun.stages.base import BaseSource, Sources, Upkeep
-from dbrun.stages.train import Train
+from dbrun.stages.train import Train, _batches
 
 STEPS = 16
 
@@ -62,7 +64,7 @@ def test_equal_jobs_give_equal_bytes_and_checkpoints_change_nothing(home: Path, 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 1e-3}, {"batch_size": 1}, {"accumulation": 2},
                                     {"max_grad_norm": 1e-9}, {"prior_weight": 0.5}, {"precision": "bf16"},
-                                    {"learning_rates": {"denoiser": 1e-3}},
+                                    {"learning_rates": {"denoiser": 1e-3}}, {"prior_target": "base"},
                                     {"optimizer": PARAMS.optimizer.model_copy(update={"weight_decay": 0.5})},
                                     {"schedule": Cosine(type="cosine")}])
 def test_every_param_shows_in_the_bytes(home: Path, tmp_path: Path, change: dict[str, object]) -> None:
@@ -187,3 +189,21 @@ def test_kill_at_any_instant_then_the_same_bytes(home: Path, tmp_path: Path, kil
     last.join()
     assert last.exitcode == 0 and killed > 0
     assert content(tmp_path / f"out{kills + 1}") == content(tmp_path / "unbroken") == content(tmp_path / "out0")
+
+
+def test_where_the_base_is_the_target_no_class_picture_is_read(tmp_path: Path) -> None:
+    """Three instance pictures under two class prompts are six class rows; the first has not moved yet."""
+    write_inputs(tmp_path / "home")
+    latents = load_file(tmp_path / "home" / "preprocess" / "latents.safetensors")
+    save_file({name: t for name, t in latents.items() if name.startswith("instance.")},
+              tmp_path / "home" / "preprocess" / "latents.safetensors")
+    index = {"prompts": PROMPTS, "instance": [1] * 3, "class": [0] * 3 + [1] * 3}
+    (tmp_path / "home" / "preprocess" / "index.json").write_text(json.dumps(index))
+    files = trained(tmp_path / "home", tmp_path, "out", prior_target="base")
+    rows = [json.loads(line) for line in files["metrics.jsonl"].splitlines()]
+    assert rows[0]["prior_loss"] < 1e-12 < 1e-6 < rows[-1]["prior_loss"]
+    batches = _batches(job(tmp_path / "home", tmp_path / "o", tmp_path / "w", prior_target="base", batch_size=6),
+                       FAMILY, load(tmp_path / "home"), SimpleNamespace(process=SimpleNamespace(timesteps=1000)))
+    rows = [(half.prompts, [t.equal(latents[f"instance.{i % 3:05d}"]) for i, t in enumerate(half.stored)])
+            for half in batches.halves]
+    assert rows == [([1] * 3, [True] * 3), ([0] * 3 + [1] * 3, [True] * 6)]

@@ -1,0 +1,168 @@
+"""Is the base's own prediction, where it is the target, really the base's?"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import FAMILY, PROMPTS, load, lora
+
+from dbrun.choices.optimizers import AdamW
+from dbrun.choices.schedules import Constant
+from dbrun.training.batches import Batch
+from dbrun.training.conditions import cached, live
+from dbrun.training.learners import Own
+from dbrun.training.loop import Settings, Trainer
+from dbrun.training.priors import as_base
+
+SETTINGS = Settings(steps=4, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
+                    schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
+CPU = torch.device("cpu")
+BOTH = ("denoiser", "text_encoder")
+EITHER = pytest.mark.parametrize("components", [("denoiser",), BOTH], ids=["cached", "live"])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("priors")
+    FAMILY.tiny(place / "base")
+    return place
+
+
+def trainer(home: Path, components: tuple[str, ...], target: str = "base", **changes: Any) -> Trainer:
+    loaded = load(home)
+    conditions = of_base = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)
+    for component in components:
+        lora(component, loaded)
+    if components == BOTH:
+        conditions, of_base = (live(FAMILY, loaded, PROMPTS) for _ in range(2))
+    return Trainer(FAMILY, loaded, components, conditions, replace(SETTINGS, **changes),
+                   of_base if target == "base" else None)
+
+
+def batch(number: int = 0) -> Batch:
+    """Two instance rows, two class rows."""
+    draw = torch.Generator().manual_seed(number)
+    x0, noise = (torch.randn(4, 4, 8, 8, generator=draw) for _ in range(2))
+    return Batch(x0, noise, torch.randint(1000, (4,), generator=draw), (1, 1, 0, 0), 2)
+
+
+def weights(trained: Trainer) -> dict[str, torch.Tensor]:
+    return {f"{c}.{n}": t for c, state in trained.adapters().items() for n, t in state.items()}
+
+
+def far_from_its_start(home, components, **changes) -> Trainer:
+    """A trainer towards the base whose adapters are no longer zero."""
+    made = trainer(home, components, **changes)
+    draw = torch.Generator().manual_seed(0)
+    for parameter in made.parameters:
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=draw)
+    return made
+
+
+@EITHER
+def test_an_untrained_adapter_predicts_what_the_base_does(home, components) -> None:
+    """To rounding: class rows alone and beside instance rows may differ in their last bits."""
+    seen = trainer(home, components).step([batch()])
+    assert seen.prior_loss == pytest.approx(0.0, abs=1e-12)
+    assert seen.instance_loss == trainer(home, components, "images").step([batch()]).instance_loss > 0.1
+
+
+@EITHER
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_the_gradient_is_that_of_two_passes_by_hand(home, components, weight) -> None:
+    """The second pass is a fresh base that has never seen an adapter."""
+    trained, one = far_from_its_start(home, components, prior_weight=weight), batch()
+    base = load(home)
+    with torch.no_grad():
+        x_t = trained.process.add_noise(one.x0, one.noise, one.t)
+        condition = FAMILY.collate(FAMILY.encode_prompts(base, [PROMPTS[0]]) * 2)
+        target = FAMILY.predict(base, x_t[2:], one.t[2:], condition)
+    pred = FAMILY.predict(trained.loaded, x_t, one.t, trained.conditions(one.prompts))
+    loss = (pred[:2] - one.noise[:2]).square().mean() + weight * (pred[2:] - target).square().mean()
+    expected = torch.autograd.grad(loss, trained.parameters)
+
+    ours = trained.loss(one)
+    assert ours.total.item() == pytest.approx(loss.item(), rel=1e-6)
+    ours.total.backward()
+    for parameter, gradient in zip(trained.parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_the_text_encoders_adapter_is_off_for_the_target_too(home) -> None:
+    """Only the text encoder's adapter is far from zero: the base's answer must not move with it."""
+    trained = trainer(home, BOTH)
+    for parameter in trained.modules["text_encoder"].parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3
+    one = batch()
+    x_t = trained.process.add_noise(one.x0, one.noise, one.t)
+    with torch.no_grad():
+        condition = FAMILY.collate(FAMILY.encode_prompts(load(home), [PROMPTS[0]]) * 2)
+        target = FAMILY.predict(load(home), x_t[2:], one.t[2:], condition)
+        moved = FAMILY.predict(trained.loaded, x_t[2:], one.t[2:], trained.conditions(one.prompts[2:]))
+    assert not torch.allclose(moved, target, atol=1e-4)
+    assert trained.loss(one).prior.item() == pytest.approx(float((moved - target).square().mean()), rel=1e-4)
+
+
+def test_a_pass_of_the_base_leaves_everything_as_it_was(home) -> None:
+    trained, one = far_from_its_start(home, BOTH), batch()
+    noise, before = one.noise.clone(), weights(trained)
+    trained.loss(one).total.backward()
+    assert torch.equal(one.noise, noise) and all(torch.equal(t, before[n]) for n, t in weights(trained).items())
+    assert all(p.requires_grad and p.grad is not None for p in trained.parameters)
+    assert all(m.training for m in trained.modules.values())
+
+
+def test_the_target_has_no_dropout_and_no_gradient(home) -> None:
+    loaded = load(home)
+    lora("denoiser", loaded, dropout=0.9)
+    conditions = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)
+    unet = FAMILY.module(loaded, "denoiser").train()
+    dropping = [m for m in unet.modules() if isinstance(m, torch.nn.Dropout)]
+    for module in dropping:
+        module.p = 0.5
+    with as_base([unet]):
+        assert dropping and not any(m.training for m in dropping)
+        a, b = (FAMILY.predict(loaded, one.x0, one.t, conditions(one.prompts)) for one in (batch(), batch()))
+    assert torch.equal(a, b) and not a.requires_grad and all(m.training for m in dropping)
+
+
+def test_live_prompts_are_encoded_by_the_base_and_only_for_the_target(home) -> None:
+    trained = far_from_its_start(home, BOTH)
+    own = live(FAMILY, load(home), PROMPTS)([0, 1])
+    assert trained.of_base is not None
+    with as_base(trained.modules.values()):
+        there = trained.of_base([0, 1])
+    assert all(torch.equal(own[name], there[name]) for name in own)
+    assert not torch.equal(own["hidden"], trained.conditions([0, 1])["hidden"])
+
+
+def test_a_text_encoder_that_stopped_stays_at_rest_and_keeps_what_it_learnt(home) -> None:
+    trained = trainer(home, BOTH, own=Own(stops={"text_encoder": 2}))
+    for number in range(2):
+        trained.step([batch(number)])
+    text, learnt = trained.modules["text_encoder"], weights(trained)
+    for number in (2, 3):
+        trained.step([batch(number)])
+        assert not text.training and not any(p.requires_grad for p in text.parameters())
+    assert all(torch.equal(t, learnt[n]) == n.startswith("text_encoder") for n, t in weights(trained).items()
+               if "lora_B" in n)
+    own = live(FAMILY, load(home), PROMPTS)([0])
+    assert not torch.equal(own["hidden"], trained.conditions([0])["hidden"]), "the class prompt, as it is learnt now"
+
+
+@EITHER
+def test_a_checkpoint_goes_on_to_the_same_bits(home, components) -> None:
+    unbroken, first = (trainer(home, components) for _ in range(2))
+    for number in range(4):
+        unbroken.step([batch(number)])
+    for number in range(2):
+        first.step([batch(number)])
+    second = trainer(home, components)
+    second.restore(first.checkpoint())
+    for number in (2, 3):
+        second.step([batch(number)])
+    assert unbroken.history == second.history
+    assert all(torch.equal(t, weights(second)[n]) for n, t in weights(unbroken).items())
