@@ -174,6 +174,7 @@ def test_what_a_family_cannot_do_is_told_with_the_reason(load, good) -> None:
             ("if_stage1", "train.class_labels=noise_level", ["allowed for `base.type: if_stage1`: none"]),
             ("if_stage2", "train.class_labels=none", ["allowed for `base.type: if_stage2`: noise_level, timesteps"])):
         with pytest.raises(Problems) as caught:
-            load(good.replace("type: sd, path: embedded", f"type: {family}, path: x"), "prior=null", change)
+            load(good.replace("type: sd, path: embedded", f"type: {family}, path: x"), "prior=null",
+                 "subject.class_prompt=null", change)
         assert all(fragment in str(caught.value) for fragment in fragments)
         assert caught.value.problems[0].key == change.partition("=")[0]
