@@ -159,7 +159,8 @@ def with_class_pictures(bench, tmp_path, picture, digest_of) -> list[str]:
     def sources(chosen) -> Sources:
         own = (Picture(digests[0], "a photo of a dog"), Picture(digests[1], "a dog in the snow"))
         kept = tuple(p for p in plain(chosen).pictures if p.digest in usual)
-        return Sources(plain(chosen).base, kept, own if chosen.prior and chosen.prior.images else ())
+        return Sources(plain(chosen).base, kept,
+                       class_pictures=own if chosen.prior and chosen.prior.images else ())
     bench.sources = sources
     return digests
 
