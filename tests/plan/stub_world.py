@@ -15,6 +15,7 @@ from dbrun.families.base import Sampling
 from dbrun.plan.runner import execute
 from dbrun.plan.selection import Selection
 from dbrun.plan.sources import Located
+from dbrun.recipe.exports import chosen
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.model import Adapt, Recipe
 from dbrun.stages.base import BaseSource, Job, Picture, Sources, Stage
@@ -184,7 +185,7 @@ class Export(Counted):
     needs = ("load", "train")
 
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
-        return ExportParams(recipe.export)
+        return ExportParams(chosen(recipe))
 
     def work(self, job: Job[Any]) -> None:
         weights = (job.inputs["train"].path / "adapter").read_text()
