@@ -63,9 +63,9 @@ def _one_kind_of_prior(prior: Prior) -> Iterator[Finding]:
 
 def _class_images(recipe: Recipe) -> Iterator[Finding]:
     family = families()[recipe.base.type]
-    if recipe.prior is not None and family.enlarges > 1:
+    if recipe.prior is not None and recipe.prior.made and family.enlarges > 1:
         yield ("prior", f"found class images to be made, but `base.type: {family.NAME}` makes none from words: it "
-               "enlarges pictures", "take `prior` away")
+               "enlarges pictures", "write `prior: {target: base}` or `prior: {images: FOLDER}`, or take `prior` away")
 
 
 def _base(recipe: Recipe) -> Iterator[Finding]:

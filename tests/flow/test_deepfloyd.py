@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from projects import RECIPE, Project, lay_out
 
-STAGE_TWO = RECIPE.replace("prior: {count: 3, weight: 1.0, steps: 2, guidance: 2.0}\n", "").replace(
+PRIOR = "prior: {count: 3, weight: 1.0, steps: 2, guidance: 2.0}\n"
+STAGE_TWO = RECIPE.replace(PRIOR, "").replace("  class_prompt: a photo of a dog\n", "").replace(
     ", prompts: [a photo of sks dog, a photo of a dog]", "")
 
 
@@ -51,6 +52,22 @@ def changed_by_the_export(project: Project, kind: Any, **images: Any) -> bool:
     before = picture()
     pipeline.load_lora_weights(project.folder / "outputs" / "tiny")
     return picture() != before
+
+
+@pytest.mark.parametrize("prior", ["{target: base}", "{images: ../pictures}"])
+def test_stage_two_preserves_its_class_without_making_pictures(two: Project, tmp_path: Path, prior: str) -> None:
+    project = laid_out(tmp_path / "project", "if_stage2", RECIPE.replace(PRIOR, f"prior: {prior}\n"))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, colour in enumerate(((10, 90, 200), (200, 90, 10))):
+        image = Image.new("RGB", (48, 40), colour)
+        image.paste((250, 250, 250), (6, 6, 20, 30))
+        image.save(folder / f"{number}.png")
+    project.dbrun("run", "tiny.yaml")
+    stages = json.loads((project.folder / "outputs" / "tiny" / "dbrun.json").read_text())["stages"]
+    assert "generate-priors" not in stages
+    adapter = "pytorch_lora_weights.safetensors"
+    assert project.exported()[adapter] != two.exported()[adapter]
 
 
 def test_stage_one_with_prior_preservation(one: Project) -> None:
