@@ -68,26 +68,22 @@ def side_by_side(exports: Mapping[str, Path]) -> Image:
         if bases[label] != bases[first]:
             raise UsageError(f"{exports[first]} and {exports[label]} were drawn over different bases",
                              fix="compare exports of one base, device and thread count")
-    rows = [(BASE, _pictures(exports[first], BASE, drawn[first]))]
-    rows += [(label, _pictures(folder, ADAPTED, drawn[label])) for label, folder in exports.items()]
-    return sheet(rows, drawn[first].prompts)
-
-
-def _files(export: Path, row: str, drawn: Drawn) -> list[Path]:
-    return [export / FOLDER / row / f"{column:02d}.png" for column in range(len(drawn.prompts))]
+    rows = [(BASE, bases[first])]
+    rows += [(label, _contents(folder, ADAPTED, drawn[label])) for label, folder in exports.items()]
+    return sheet([(label, _pictures(row)) for label, row in rows], drawn[first].prompts)
 
 
 def _contents(export: Path, row: str, drawn: Drawn) -> list[bytes]:
     try:
-        return [path.read_bytes() for path in _files(export, row, drawn)]
+        return [(export / FOLDER / row / f"{column:02d}.png").read_bytes() for column in range(len(drawn.prompts))]
     except OSError as error:
         raise UsageError(f"{error.filename} is missing",
                          fix="run the recipe again: its outputs are restored") from error
 
 
-def _pictures(export: Path, row: str, drawn: Drawn) -> list[Image]:
+def _pictures(row: list[bytes]) -> list[Image]:
     from io import BytesIO
 
     from PIL import Image
 
-    return [Image.open(BytesIO(content)) for content in _contents(export, row, drawn)]
+    return [Image.open(BytesIO(content)) for content in row]

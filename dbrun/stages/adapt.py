@@ -44,8 +44,8 @@ class Adapt(Stage[AdaptParams]):
     needs: ClassVar[tuple[str, ...]] = ("load",)
     libraries: ClassVar[tuple[str, ...]] = ("torch", "peft", "diffusers", "transformers", "safetensors")
     modules: ClassVar[tuple[str, ...]] = ("dbrun.adapters", "dbrun.families", "dbrun.seeds", "dbrun.stages.arithmetic",
-                                          "dbrun.stages.given", "dbrun.formats.given", "dbrun.formats.peft",
-                                          "dbrun.formats.diffusers")
+                                          "dbrun.stages.contents", "dbrun.stages.given", "dbrun.formats.given",
+                                          "dbrun.formats.peft", "dbrun.formats.diffusers")
     computes: ClassVar[bool] = False
 
     def params(self, recipe: Recipe, sources: Sources) -> AdaptParams:

@@ -75,8 +75,8 @@ class Export(Stage[ExportParams]):
                                             "numpy", "pillow")
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.formats", "dbrun.adapters", "dbrun.images.samples", "dbrun.images.sheet", "dbrun.images.curve",
-        "dbrun.images.pixels", "dbrun.stages.arithmetic", "dbrun.stages.portable", "dbrun.stages.starts",
-        "dbrun.training.device", "dbrun.families", "dbrun.provenance")
+        "dbrun.images.pixels", "dbrun.stages.arithmetic", "dbrun.stages.contents", "dbrun.stages.portable",
+        "dbrun.stages.starts", "dbrun.training.device", "dbrun.families", "dbrun.provenance")
 
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
         """The formats, the provenance, and the pictures' settings; what is left out, the base suggests."""

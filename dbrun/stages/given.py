@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from dbrun.adapters.attach import attach, match
 from dbrun.adapters.base import Adapter
-from dbrun.errors import RecipeError, StageFailed
+from dbrun.errors import RecipeError
 from dbrun.families.base import Family
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Job
+from dbrun.stages.contents import contents
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +59,9 @@ def _given(job: Job[Any], identity: str, component: str) -> tuple[Family, Given]
     job.work.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=job.work) as name:
         for digest, place in zip(digests.split("+"), laid_out(form, component), strict=True):
-            _copy(job.files[digest], Path(name) / place, digest)
+            target = Path(name) / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(contents(job.files, digest))
         family, loaded = base_in_memory(job, "fp32", torch.device("cpu"))
         return family, read_given(form, Path(name), family, loaded, component)
 
@@ -74,11 +75,3 @@ def _other_targets(given: Given, modules: tuple[str, ...], hits: Mapping[str, tu
     return RecipeError(f"it is on {len(given.modules)} layers, and `targets` hits {len(modules)}: {only}",
                        fix=f"write `targets: {right[0]}`" if right else "write patterns in `targets` that hit the "
                        "layers of the given adapter")
-
-
-def _copy(source: Path, target: Path, digest: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-    with target.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-            raise StageFailed(f"{source} changed after the run began", fix="run the same command again")

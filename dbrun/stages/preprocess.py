@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
 from dbrun.images.pixels import square
 from dbrun.recipe.model import Images, Recipe, in_turn
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Artifact, Job, Picture, Sources, Stage
+from dbrun.stages.contents import contents
 from dbrun.stages.generate_priors import RECORD
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class Preprocess(Stage[PreprocessParams]):
     needs: ClassVar[tuple[str, ...]] = ("load", "generate-priors")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "safetensors",
                                             "pillow", "numpy")
-    modules: ClassVar[tuple[str, ...]] = ("dbrun.images.pixels", "dbrun.stages.arithmetic", "dbrun.training.device",
-                                          "dbrun.families")
+    modules: ClassVar[tuple[str, ...]] = ("dbrun.images.pixels", "dbrun.stages.arithmetic", "dbrun.stages.contents",
+                                          "dbrun.training.device", "dbrun.families")
 
     def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
         """The pictures with their prompts, and how they are cut."""
@@ -117,15 +117,7 @@ def write_index(folder: Path, prompts: Sequence[str], instance: Sequence[str], c
 
 
 def _users(job: Job[PreprocessParams], picture: Picture) -> Source:
-    path = job.files[picture.digest]
-
-    def read() -> bytes:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != picture.digest:
-            raise StageFailed(f"{path} changed after the run began", fix="run the same command again")
-        return content
-
-    return Source(picture.digest, path.name, read)
+    return Source(picture.digest, job.files[picture.digest].name, lambda: contents(job.files, picture.digest))
 
 
 def _class_half(job: Job[PreprocessParams]) -> tuple[list[Source], list[str]]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbrun.errors import StageFailed
 from dbrun.families.base import families
 from dbrun.images.pixels import square
 from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Picture, Sources
+from dbrun.stages.contents import contents
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,10 +34,8 @@ class Starts:
     def small(self, column: int, files: Mapping[str, Path], resolution: int, side: int) -> Image:
         """The column's picture cut to resolution, then made smaller to side by averaging, as training makes it."""
         digest = self.pictures[column % len(self.pictures)].digest
-        content = files[digest].read_bytes()
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise StageFailed(f"{files[digest]} changed after the run began", fix="run the same command again")
-        return square(content, resolution, self.background, files[digest].name).reduce(resolution // side)
+        large = square(contents(files, digest), resolution, self.background, files[digest].name)
+        return large.reduce(resolution // side)
 
 
 def starts(recipe: Recipe, sources: Sources) -> Starts | None:

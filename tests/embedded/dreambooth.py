@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from statistics import mean
 
@@ -84,6 +85,12 @@ def colours(judge: Judge, model: StableDiffusionPipeline, asked: Asked, guidance
     return -sum(p * math.log2(p) for p in shares), mean(v.subject == asked.subject for v in seen)
 
 
+@cache
+def colours_of_base(judge: Judge, asked: Asked, guidance: float) -> float:
+    """The same entropy of the base itself."""
+    return colours(judge, pipeline(), asked, guidance)[0]
+
+
 def scores(judge: Judge, export: Path, asked: Asked) -> Scores:
     """The scores of one export, drawn at the guidance of its own samples."""
     model, guidance = pipeline(export), read_drawn(export).guidance
@@ -93,13 +100,12 @@ def scores(judge: Judge, export: Path, asked: Asked) -> Scores:
     seen = look_at(judge, sample(model, subjects, guidance=guidance, seed=2))
     others = look_at(judge, sample(model, classes, guidance=guidance, seed=3))
     entropy, leak = colours(judge, model, asked, guidance)
-    of_base, _ = colours(judge, pipeline(), asked, guidance)
     return Scores(
         subject=mean(v.subject == asked.subject for v in seen),
         place=mean(v.place == place for v, place in zip(seen, places, strict=True)),
         leak=leak,
         placed_leak=mean(v.subject == asked.subject for v in others),
-        diversity=entropy / of_base,
+        diversity=entropy / colours_of_base(judge, asked, guidance),
     )
 
 
