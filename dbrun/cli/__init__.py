@@ -18,12 +18,12 @@ def main() -> None:
 
 
 def _run() -> None:
-    from dbrun.cli.verbs import app
+    from dbrun.cli.verbs import app_for
     from dbrun.errors import DbrunError
     from dbrun.ui.terminal import complain
 
     try:
-        app()
+        app_for(sys.argv[1:])()
     except DbrunError as error:
         complain(error)
         sys.exit(error.exit_code)

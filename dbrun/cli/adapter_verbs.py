@@ -1,0 +1,31 @@
+"""The verbs over what runs have exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dbrun.cli.app import Json, app
+
+
+@app.command()
+def show(adapter: Annotated[Path, typer.Argument(help="An exported .safetensors file.", metavar="ADAPTER",
+                                                 show_default=False)], json: Json = False) -> None:
+    """Show where an adapter file comes from."""
+    from dbrun.cli.files import show_provenance
+
+    show_provenance(adapter, as_json=json)
+
+
+@app.command()
+def compare(exports: Annotated[list[str], typer.Argument(
+                help="Folders that runs wrote, such as outputs/sks_dog; LABEL=FOLDER names a row.",
+                metavar="[LABEL=]FOLDER", show_default=False)],
+            output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("compare.png"),
+            ) -> None:
+    """Lay the sample pictures of several runs side by side, a row each, under the base's."""
+    from dbrun.cli.files import write_comparison
+
+    write_comparison(exports, output)

@@ -1,0 +1,40 @@
+"""The Typer app that all verbs stand on, and the words that several of them take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dbrun import __version__
+
+app = typer.Typer(name="dbrun", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  help="Teach a diffusion model a subject from a handful of pictures, from a YAML recipe, "
+                       "stage by stage, and get the same result again tomorrow.")
+
+RECIPE = "The recipe, a YAML file."
+OVERRIDES = "Changes to the recipe for this time, such as train.steps=400."
+Recipe = Annotated[Path, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(help=OVERRIDES, metavar="KEY=VALUE",
+                                                       show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Nothing after this stage.")]
+From = Annotated[str | None, typer.Option(
+    "--from", metavar="STAGE", help="This stage and what follows; what stands above must be cached.")]
+Only = Annotated[str | None, typer.Option(
+    "--only", metavar="STAGE", help="This stage alone; what stands above must be cached.")]
+Force = Annotated[list[str] | None, typer.Option(
+    "--force", metavar="STAGE", help="Do this stage again though it is cached.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _top(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                               help="The version.")] = False) -> None:
+    pass

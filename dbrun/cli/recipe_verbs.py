@@ -1,0 +1,48 @@
+"""The verbs that check and write recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dbrun.cli.app import app
+
+SCHEMA = Path("schemas/recipe.schema.json")
+
+
+@app.command()
+def validate(files: Annotated[list[Path], typer.Argument(help="Recipes.", metavar="FILE",
+                                                         show_default=False)]) -> None:
+    """Check recipes; all mistakes at once."""
+    from dbrun.cli.files import validate_all
+
+    if not validate_all(files):
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema(check: Annotated[bool, typer.Option("--check", help="Compare with the file; exit 3 if it differs.")] = False,
+           file: Annotated[Path, typer.Argument(help="The file to compare with.", metavar="FILE")] = SCHEMA,
+           ) -> None:
+    """Print the JSON Schema of recipes."""
+    from dbrun.cli.files import schema_is_current
+    from dbrun.recipe.schema import schema_text
+    from dbrun.ui.terminal import put
+
+    if not check:
+        put(schema_text().rstrip())
+    elif not schema_is_current(file):
+        raise typer.Exit(3)
+
+
+@app.command()
+def new(name: Annotated[str, typer.Argument(help="The run's name.", metavar="NAME", show_default=False)]) -> None:
+    """Write a commented starter recipe.
+
+    It goes to recipes/NAME.yaml where there is such a folder, else to NAME.yaml.
+    """
+    from dbrun.cli.files import write_starter
+
+    write_starter(name)

@@ -1,0 +1,71 @@
+"""The verbs that carry a recipe out, or say what that would do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dbrun.cli.app import Force, From, Json, Only, Overrides, Recipe, Until, app
+
+
+@app.command()
+def run(recipe: Recipe, overrides: Overrides = None, until: Until = None, from_: From = None, only: Only = None,
+        force: Force = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and run nothing.")] = False,
+        json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:
+    """Run a recipe; the export goes to outputs/NAME/.
+
+    Stages whose result is in the store are not run again.
+    """
+    from dbrun.cli.run import go, show_plan
+    from dbrun.plan.selection import Selection
+
+    selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
+    if dry_run:
+        show_plan(recipe, overrides or [], selection, as_json=json)
+    else:
+        go(recipe, overrides or [], selection, as_json=json)
+
+
+@app.command()
+def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE", show_default=False)],
+          words: Annotated[list[str] | None, typer.Argument(
+              help="The recipe (left out: the one last run here, else the only file in recipes/) and changes to it.",
+              metavar="RECIPE|KEY=VALUE", show_default=False)] = None,
+          only: Annotated[bool, typer.Option("--only", help="Refuse rather than run a stage above.")] = False,
+          force: Annotated[bool, typer.Option("--force", help="Do it again though it is cached.")] = False,
+          json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:
+    """Run one stage and what it needs, nothing after.
+
+    Stages above it run only if they are not cached.
+    """
+    from dbrun.cli.run import go
+    from dbrun.cli.words import at_hand, split
+    from dbrun.plan.selection import Selection
+    from dbrun.store.store import store_at_hand
+    from dbrun.ui.terminal import say
+
+    recipe, overrides = split(words or [])
+    if recipe is None:
+        recipe, earlier, why = at_hand(store_at_hand())
+        overrides = [*earlier, *overrides]
+        say(f"{' '.join(map(str, (recipe, *earlier)))}: {why}")
+    selection = Selection(only=name if only else None, until=None if only else name,
+                          force=(name,) if force else ())
+    go(recipe, overrides, selection, as_json=json)
+
+
+@app.command()
+def plan(recipe: Recipe, overrides: Overrides = None, until: Until = None, from_: From = None, only: Only = None,
+         force: Force = None, json: Json = False,
+         exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 3 if any work is pending.")] = False,
+         ) -> None:
+    """Show what a run would do, and why."""
+    from dbrun.cli.run import show_plan
+    from dbrun.plan.selection import Selection
+
+    selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
+    pending = show_plan(recipe, overrides or [], selection, as_json=json)
+    if exit_code and pending:
+        raise typer.Exit(3)

@@ -1,0 +1,45 @@
+"""Is every verb found, in the file that the table names, and is no other file read for it?"""
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from dbrun.cli.app import app
+from dbrun.cli.verbs import HOMES
+
+FOLDER = Path(__file__).parents[2] / "dbrun" / "cli"
+
+
+def test_the_table_names_every_file_of_verbs() -> None:
+    assert sorted(HOMES) == sorted(p.stem for p in FOLDER.glob("*_verbs.py"))
+
+
+@pytest.mark.parametrize("file", HOMES)
+def test_a_file_holds_the_verbs_that_the_table_says(file: str) -> None:
+    module = import_module(f"dbrun.cli.{file}")
+    here = [c.name or c.callback.__name__ for c in app.registered_commands
+            if c.callback.__module__ == module.__name__]
+    assert tuple(here) == HOMES[file]
+
+
+def loaded(*words: str) -> tuple[int, list[str]]:
+    """The exit code of `dbrun WORDS`, and the files of verbs that it read."""
+    code = (f"import sys, json\nsys.argv = ['dbrun', *{words!r}]\nfrom dbrun.cli import main\ncode = 0\n"
+            "try: main()\nexcept SystemExit as e: code = e.code\n"
+            "print(json.dumps([code, [m[10:] for m in sys.modules if m.endswith('_verbs')]]))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code, files = json.loads(done.stdout.splitlines()[-1])
+    return code, files
+
+
+def test_a_verb_reads_its_own_file_only() -> None:
+    assert loaded("schema", "--help") == (0, ["recipe_verbs"])
+
+
+def test_help_and_a_misspelt_verb_know_all_verbs() -> None:
+    assert loaded("--help") == (0, list(HOMES))
+    assert loaded("pln") == (2, list(HOMES))
