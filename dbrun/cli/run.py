@@ -29,14 +29,19 @@ def _read(recipe: Path, overrides: Sequence[str]) -> tuple[LoadedRecipe, Located
     return loaded, locate(loaded, store), store
 
 
-def go(recipe: Path, overrides: Sequence[str], selection: Selection, *, as_json: bool) -> None:
-    """Run the recipe's selected stages; the delivered folder's path goes to stdout."""
+def go(recipe: Path, overrides: Sequence[str], selection: Selection, *, as_json: bool,
+       words: Sequence[str] | None = None) -> None:
+    """Run the recipe's selected stages; the delivered folder's path goes to stdout.
+
+    words: the command, if it is to be known again where it has nothing to do.
+    """
+    from dbrun.plan.observed import Observation
     from dbrun.plan.runner import execute
-    from dbrun.ui.progress import watcher
+    from dbrun.ui.progress import Lines, watcher
 
     # threads that spin while they wait slow each other down manyfold on a busy machine; read when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    watch = watcher(as_json)
+    watch, observation = watcher(as_json), Observation()
     try:
         loaded, located, store = _read(recipe, overrides)
     except DbrunError as error:
@@ -47,9 +52,14 @@ def go(recipe: Path, overrides: Sequence[str], selection: Selection, *, as_json:
             watch(note)
         outcome = execute(loaded, located, store, selection, emit=watch, overrides=overrides)
     finally:
+        observation.stop()
         watch.close()
-    if outcome.outputs is not None and not as_json:
-        put(str(outcome.outputs))
+    delivered = f"{outcome.outputs}\n" if outcome.outputs is not None else ""
+    if not as_json:
+        put(delivered, end="")
+    if words is not None and not outcome.ran and isinstance(watch, Lines):
+        said = "".join(f"{line}\n" for line in watch.spoken)
+        observation.keep(words, loaded, store, outcome, said, delivered)
 
 
 def show_plan(recipe: Path, overrides: Sequence[str], selection: Selection, *, as_json: bool) -> bool:

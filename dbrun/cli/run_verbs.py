@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -25,7 +26,7 @@ def run(recipe: Recipe, overrides: Overrides = None, until: Until = None, from_:
     if dry_run:
         show_plan(recipe, overrides or [], selection, as_json=json)
     else:
-        go(recipe, overrides or [], selection, as_json=json)
+        go(recipe, overrides or [], selection, as_json=json, words=sys.argv[1:])
 
 
 @app.command()

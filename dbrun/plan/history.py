@@ -13,6 +13,7 @@ from pathlib import Path
 from dbrun.store.store import Store
 
 RUN = re.compile(r"[0-9]{8}-[0-9]{6}\.[0-9]{6}-(.+)")
+LAST = "last.json"
 LOOKED_AT = 20
 """Runs of a name that are searched for a stage's last question."""
 
@@ -40,12 +41,12 @@ def new_run(store: Store, name: str) -> Path:
 
 def remember(store: Store, path: Path, overrides: Sequence[str]) -> None:
     """Note which recipe runs now; relative, so that a project that moves together with its store finds its own."""
-    store.replace("last.json", {"folder": _here(store), "path": os.path.relpath(path), "overrides": list(overrides)})
+    store.replace(LAST, {"folder": _here(store), "path": os.path.relpath(path), "overrides": list(overrides)})
 
 
 def last_run(store: Store) -> LastRun | None:
     """The recipe last run, if that was in the current folder."""
-    data = _json(store.root / "last.json")
+    data = _json(store.root / LAST)
     path, overrides = data.get("path"), data.get("overrides")
     if data.get("folder") != _here(store) or not isinstance(path, str) or not isinstance(overrides, list):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from typing import TextIO
 
@@ -26,17 +25,19 @@ def paint(text: str, style: str, stream: TextIO) -> str:
 
 def width(stream: TextIO) -> int:
     """Columns to write in: the terminal's, or 100 where there is none."""
+    import shutil
+
     return shutil.get_terminal_size((100, 24)).columns if stream.isatty() else 100
 
 
-def say(text: str) -> None:
+def say(text: str, end: str = "\n") -> None:
     """A line for people, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, end=end, flush=True)
 
 
-def put(text: str) -> None:
+def put(text: str, end: str = "\n") -> None:
     """Data that the verb was asked for, on stdout."""
-    print(text, flush=True)
+    print(text, end=end, flush=True)
 
 
 def clock(seconds: float) -> str:

@@ -134,7 +134,7 @@ class Preprocess(Counted):
 
             def make(folder: Path, picture: Picture = picture) -> None:
                 note_item("picture")
-                (folder / "x").write_text(sha(job.files[picture.digest].read_text(), picture.prompt))
+                (folder / "x").write_text(sha(job.files[picture.digest].read_bytes(), picture.prompt))
 
             (job.out / picture.digest).write_bytes((job.items.get({"digest": picture.digest}, make) / "x").read_bytes())
         priors = job.inputs.get("generate-priors")
