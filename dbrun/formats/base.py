@@ -1,4 +1,4 @@
-"""What is an export format: how is it written, and how does its own library read it back?"""
+"""What is an export format: what can it carry, where do its files lie, how is it written and read back?"""
 
 from __future__ import annotations
 
@@ -7,17 +7,50 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.artifact import Attached
+from dbrun.adapters.base import Adapter
 from dbrun.families.base import Family, Loaded
 from dbrun.parts import subclasses
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dbrun.formats.given import Given
+
 
 class Format:
-    """One format; a subclass lives in a file of its own and sets NAME."""
+    """One format; a subclass lives in a file of its own and sets NAME. What it says of itself needs no torch."""
 
     NAME: ClassVar[str]
+    LARGE: ClassVar[bool] = False
+    """Whether it is as large as the base's parts, and so written only where asked for or where nothing else fits."""
+    ASKED: ClassVar[str | None] = None
+    """How to name an adapter of this format that a component is to start from; None where it can be none."""
+
+    def refuses(self, family: Family, component: str, adapter: Adapter) -> str | None:
+        """Why it cannot carry this adapter of this component, as a clause after its name; None where it can."""
+        return None
+
+    def found(self, place: Path) -> tuple[Path, ...] | None:
+        """The files of an adapter of this format that a path names; None where it names none."""
+        return None
+
+    def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
+        """The type of the adapter that such files hold for a component, by what stands at their beginning.
+
+        Raises RecipeError where they hold none for it, or are not whole.
+        """
+        raise NotImplementedError
+
+    def laid_out(self, component: str) -> tuple[str, ...]:
+        """Where, within a folder, `read` looks for the files that `found` gives, in its order."""
+        raise NotImplementedError
+
+    def given(self, folder: Path, family: Family, loaded: Loaded, component: str) -> Given:
+        """The adapter of one component in such a folder, for training to start from; loaded is spent.
+
+        Raises RecipeError where it does not fit the base, or its library leaves out or changes a weight.
+        """
+        raise NotImplementedError
 
     def weights(self, attached: Attached) -> Mapping[str, Tensor]:
         """The weights, by peft's names, that the format's own library holds once it has read one component."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar
-
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.artifact import Attached
 from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 SAID_ELSEWHERE = ("_name_or_path", "_diffusers_version", "transformers_version")
 """Settings that are left out: places, and versions to the last digit; the provenance tells what counts."""
@@ -23,6 +23,7 @@ class Component(Format):
     """`component/<unet, text_encoder …>/`: a config and weights, as large as the component; an adapter is merged."""
 
     NAME: ClassVar[str] = "component"
+    LARGE: ClassVar[bool] = True
 
     def weights(self, attached: Attached) -> Mapping[str, Tensor]:
         """Those that learnt in place; what is merged has no names of its own."""
@@ -60,6 +61,8 @@ def _home(folder: Path, family: Family, component: str) -> Path:
 
 def _merge(module: nn.Module) -> None:
     """Put an adapter into the weights that it stands beside, and take it away."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     for name, layer in [(n, m) for n, m in module.named_modules() if isinstance(m, BaseTunerLayer)]:
         layer.merge()
         above, _, last = name.rpartition(".")

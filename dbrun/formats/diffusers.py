@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar
-
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.artifact import Attached
+from dbrun.adapters.base import Adapter
+from dbrun.errors import RecipeError
 from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
+from dbrun.provenance import header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dbrun.formats.given import Given
 
 FILE = "pytorch_lora_weights.safetensors"
 
@@ -24,6 +29,48 @@ class Diffusers(Format):
     """
 
     NAME: ClassVar[str] = "diffusers"
+    ASKED: ClassVar[str | None] = f"a {FILE}"
+
+    def refuses(self, family: Family, component: str, adapter: Adapter) -> str | None:
+        """All but LoRA, and components that the pipeline's reader passes over."""
+        if not adapter.as_lora:
+            return f"which carries LoRA only, and `adapt.{component}` is of type {adapter.NAME}"
+        if component not in family.prefixes:
+            return f"whose `load_lora_weights` takes no {component} on `base.type: {family.NAME}`"
+        return None
+
+    def found(self, place: Path) -> tuple[Path, ...] | None:
+        """A safetensors file, or a folder with one of the usual name."""
+        file = place / FILE if place.is_dir() else place
+        return (file,) if file.suffix == ".safetensors" and file.is_file() else None
+
+    def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
+        """LoRA, where nothing else stands under the component's names."""
+        file, names, prefix = files[0], header(files[0]).tensors, self._begins(family, component)
+        if foreign := [name for name in sorted(names) if name.startswith(("lora_unet_", "lora_te", "lycoris_"))]:
+            raise RecipeError(f"{file} has kohya's names, such as {foreign[0]}",
+                              fix="load it with diffusers' `load_lora_weights`, and save it with `save_lora_weights`")
+        own = [name for name in names if name.startswith(prefix)]
+        if not own:
+            parts = ", ".join(sorted({name.partition(".")[0] for name in names})) or "nothing"
+            raise RecipeError(f"{file} holds no weights of `{prefix.rstrip('.')}`, the {component}; it holds {parts}",
+                              fix=f"take `adapt.{component}.init` away, or name another file")
+        if other := [name for name in sorted(own) if "lora" not in name]:
+            raise RecipeError(f"{file} holds other weights than LoRA's, such as {other[0]}", fix=f"name {self.ASKED}")
+        return "lora"
+
+    def laid_out(self, component: str) -> tuple[str, ...]:
+        """The folder itself, for all components."""
+        return (FILE,)
+
+    def given(self, folder: Path, family: Family, loaded: Loaded, component: str) -> Given:
+        """As `load_lora_weights` puts it onto the pipeline's part."""
+        from dbrun.formats.given import through_peft
+
+        return through_peft(self, folder, self._begins(family, component), family, loaded, component)
+
+    def _begins(self, family: Family, component: str) -> str:
+        return f"{family.components[component]}."
 
     def weights(self, attached: Attached) -> Mapping[str, Tensor]:
         """The adapter's, as LoRA."""
@@ -32,6 +79,8 @@ class Diffusers(Format):
     def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
               bare: Callable[[], Loaded]) -> tuple[Path, ...]:
         """One file for all components."""
+        from safetensors.torch import save_file
+
         tensors: dict[str, Tensor] = {}
         for component, attached in adapters.items():
             begins, written = family.prefixes[component]

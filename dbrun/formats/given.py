@@ -6,19 +6,17 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from peft import get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from dbrun.adapters.attach import SLOT, write
 from dbrun.adapters.attach import read as read_own
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.families.base import Family, Loaded
-from dbrun.formats.base import formats
+from dbrun.formats.base import Format
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 OPEN = frozenset({
     "alpha", "alpha_pattern", "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode",
@@ -45,36 +43,33 @@ class Given:
         return tuple(sorted(self.scales))
 
 
-def laid_out(form: str, component: str) -> tuple[str, ...]:
-    """Where a format's reader looks for the files of an identity, in its order, within a folder."""
-    return {"peft": (f"peft/{component}/adapter_config.json", f"peft/{component}/adapter_model.safetensors"),
-            "diffusers": ("pytorch_lora_weights.safetensors",)}[form]
+def through_peft(form: Format, folder: Path, begins: str, family: Family, loaded: Loaded, component: str) -> Given:
+    """The adapter of one component, put onto a fresh base by a library that uses peft; the base is spent afterwards.
 
-
-def read_given(form: str, folder: Path, family: Family, loaded: Loaded, component: str) -> Given:
-    """The adapter of one component, put onto a fresh base by its own library; the base is spent afterwards.
-
+    begins: how the component's names begin in the format's last file.
     Raises RecipeError where the library cannot put it there, or leaves out or changes a weight of the file.
     """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
     module = family.module(loaded, component)
-    file = folder / laid_out(form, component)[-1]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            formats()[form].read(folder, family, loaded, (component,))
+            form.read(folder, family, loaded, (component,))
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, OSError) as error:
         words = " ".join(str(error).split())[:300]
-        raise RecipeError(f"{form} cannot put the adapter onto the {component}: {words}",
+        raise RecipeError(f"{form.NAME} cannot put the adapter onto the {component}: {words}",
                           fix="name an adapter that was trained on this base") from error
     configs = getattr(module, "peft_config", {})
     if len(configs) != 1:
-        raise RecipeError(f"{form} puts nothing of the adapter onto the {component}",
+        raise RecipeError(f"{form.NAME} puts nothing of the adapter onto the {component}",
                           fix="name an adapter that was trained on this base")
     slot, config = next(iter(configs.items()))
     state = get_peft_model_state_dict(module, adapter_name=slot, save_embedding_layers=False)
     given = Given(config.to_dict(), {name: t.detach().float().cpu() for name, t in state.items()},
                   dict(_scales(module, slot)))
-    begins = "" if form == "peft" else f"{family.components[component]}."
+    file = folder / form.laid_out(component)[-1]
     _all_arrived({n: t for n, t in load_file(file).items() if n.startswith(begins)}, given.state)
     return given
 
@@ -110,6 +105,8 @@ def _folded(given: Given, factors: Mapping[str, float], adapter: Adapter) -> Ite
 
 
 def _scales(module: nn.Module, slot: str) -> Iterator[tuple[str, float]]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     for name, layer in module.named_modules():
         if isinstance(layer, BaseTunerLayer):
             yield name, float(getattr(layer, "scaling", {}).get(slot, 1.0))
@@ -117,6 +114,8 @@ def _scales(module: nn.Module, slot: str) -> Iterator[tuple[str, float]]:
 
 def _all_arrived(written: Mapping[str, Tensor], arrived: Mapping[str, Tensor]) -> None:
     """Raise unless the library holds each tensor of the file and no other, by whatever names."""
+    import torch
+
     left = list(arrived.values())
     for name, tensor in written.items():
         same = [i for i, t in enumerate(left) if t.shape == tensor.shape and torch.equal(t, tensor.float())]

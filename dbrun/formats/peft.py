@@ -6,16 +6,22 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar
-
-from peft import PeftConfig, PeftModel
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.artifact import Attached
+from dbrun.adapters.base import Adapter
+from dbrun.errors import RecipeError
 from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
+from dbrun.provenance import header
 
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import Tensor
+
+    from dbrun.formats.given import Given
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 SAID = ("peft_type", "r", "lora_alpha", "alpha", "oft_block_size", "target_modules", "base_model_name_or_path")
 """Settings that are written even where they are peft's defaults."""
@@ -25,6 +31,41 @@ class Peft(Format):
     """`peft/<component>/adapter_config.json` and `adapter_model.safetensors`."""
 
     NAME: ClassVar[str] = "peft"
+    ASKED: ClassVar[str | None] = f"a PEFT folder ({CONFIG} and {WEIGHTS})"
+
+    def refuses(self, family: Family, component: str, adapter: Adapter) -> str | None:
+        """Only what peft does not put on."""
+        if not adapter.by_peft:
+            return f"which carries adapters, and `adapt.{component}` is of type {adapter.NAME}"
+        return None
+
+    def found(self, place: Path) -> tuple[Path, ...] | None:
+        """A folder with a config in it."""
+        return (place / CONFIG, place / WEIGHTS) if (place / CONFIG).is_file() else None
+
+    def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
+        """The config's `peft_type`; whichever component it was made for, it fits where its layers are."""
+        config, weights = files
+        try:
+            found = str(json.loads(config.read_bytes())["peft_type"]).lower()
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecipeError(f"{config} names no `peft_type`, so it is no adapter's config",
+                              fix=f"name {self.ASKED}") from error
+        if not weights.is_file():
+            raise RecipeError(f"{config.parent} holds no {WEIGHTS}; pickled weights are never read",
+                              fix="save the adapter again with `save_pretrained(…, safe_serialization=True)`")
+        header(weights)
+        return found
+
+    def laid_out(self, component: str) -> tuple[str, ...]:
+        """A folder of the component's name."""
+        return tuple(f"{self.NAME}/{component}/{name}" for name in (CONFIG, WEIGHTS))
+
+    def given(self, folder: Path, family: Family, loaded: Loaded, component: str) -> Given:
+        """As `PeftModel` holds it."""
+        from dbrun.formats.given import through_peft
+
+        return through_peft(self, folder, "", family, loaded, component)
 
     def weights(self, attached: Attached) -> Mapping[str, Tensor]:
         """The adapter's own, on an untouched base."""
@@ -33,20 +74,24 @@ class Peft(Format):
     def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
               bare: Callable[[], Loaded]) -> tuple[Path, ...]:
         """One folder for each component."""
+        from safetensors.torch import save_file
+
         written = []
         for component, attached in adapters.items():
             home = folder / "peft" / component
             home.mkdir(parents=True)
             config, state = attached.adapter.exported(attached.modules, attached.state)
             text = json.dumps(settings(config), indent=2, sort_keys=True) + "\n"
-            (home / "adapter_config.json").write_text(text, encoding="utf-8")
+            (home / CONFIG).write_text(text, encoding="utf-8")
             tensors = {PREFIX + name: tensor for name, tensor in state.items()}
-            save_file(tensors, home / "adapter_model.safetensors", metadata={"format": "pt"})
-            written.append(home / "adapter_model.safetensors")
+            save_file(tensors, home / WEIGHTS, metadata={"format": "pt"})
+            written.append(home / WEIGHTS)
         return tuple(written)
 
     def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
         """`PeftModel.from_pretrained` on each component's module."""
+        from peft import PeftModel
+
         with warnings.catch_warnings():
             # what peft asks of transformers is no news to a user
             warnings.simplefilter("ignore", FutureWarning)

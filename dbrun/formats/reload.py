@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from dbrun.adapters.artifact import Attached
 from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
-from dbrun.training.device import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OF_EFFECT, OF_SCALE = 1e-3, 1e-5
 """Tolerance: a share of what the adapter changes, and a share of the prediction's own size for rounding."""
@@ -28,6 +28,10 @@ class Probe:
 
     def ask(self, family: Family, loaded: Loaded) -> Tensor:
         """The prediction [3, C, h, w], float32 on the CPU; the prompt goes through the text encoder as it is."""
+        import torch
+
+        from dbrun.training.device import generator
+
         draw = generator(0, "probe")
         with torch.inference_mode(), _exact():
             pixels = torch.rand(3, 3, self.side, self.side, generator=draw) * 2 - 1
@@ -74,11 +78,15 @@ class Expected:
 
 
 def _same(arrived: Tensor | None, written: Tensor | None) -> bool:
+    import torch
+
     return arrived is not None and written is not None and torch.equal(arrived.detach().float().cpu(), written.float())
 
 
 @contextmanager
 def _exact() -> Iterator[None]:
     """Convolutions in full 32 bits, so that the tolerance means the same on every device."""
+    import torch
+
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield

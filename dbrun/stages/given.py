@@ -53,17 +53,18 @@ def _given(job: Job[Any], identity: str, component: str) -> tuple[Family, Given]
     """The adapter as its own library reads it, on a base of its own."""
     import torch
 
-    from dbrun.formats.given import laid_out, read_given
+    from dbrun.formats.base import formats
 
-    form, _, digests = identity.partition(":")
+    name, _, digests = identity.partition(":")
+    form = formats()[name]
     job.work.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=job.work) as name:
-        for digest, place in zip(digests.split("+"), laid_out(form, component), strict=True):
-            target = Path(name) / place
+    with TemporaryDirectory(dir=job.work) as folder:
+        for digest, place in zip(digests.split("+"), form.laid_out(component), strict=True):
+            target = Path(folder) / place
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(contents(job.files, digest))
         family, loaded = base_in_memory(job, "fp32", torch.device("cpu"))
-        return family, read_given(form, Path(name), family, loaded, component)
+        return family, form.given(Path(folder), family, loaded, component)
 
 
 def _other_targets(given: Given, modules: tuple[str, ...], hits: Mapping[str, tuple[str, ...]]) -> RecipeError:

@@ -12,7 +12,6 @@ from dbrun.adapters.base import types
 from dbrun.families.base import Family, Loaded, families
 from dbrun.formats.base import Format, formats
 from dbrun.formats.reload import Expected, Probe
-from dbrun.recipe.exports import NEEDS
 
 NAMES = [*(kind.NAME for kind in types() if kind.by_peft), "dora", "pissa"]
 CASES = [(family, name) for i, family in enumerate(families().values())
@@ -37,7 +36,7 @@ class Trained:
 
 
 def _components(family: Family, name: str, form: Format) -> list[str]:
-    return [c for c in family.components if NEEDS[form.NAME](family, c, make(name)) is None]
+    return [c for c in family.components if form.refuses(family, c, make(name)) is None]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
