@@ -19,8 +19,9 @@ class Distance(Part):
 
     NAME: ClassVar[str]
 
-    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: Process) -> Tensor:
-        """[B, …] and [B, …] at timesteps t [B] -> float32 [B]."""
+    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: Process,
+                   counts: Tensor | None = None) -> Tensor:
+        """[B, …] and [B, …] at timesteps t [B] -> float32 [B]; counts: how much each place counts, [B, 1, h, w]."""
         raise NotImplementedError
 
 
@@ -31,11 +32,12 @@ class SquaredError(Distance):
     type: Literal["mse"] = "mse"
     """The distance."""
 
-    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: Process) -> Tensor:
+    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: Process,
+                   counts: Tensor | None = None) -> Tensor:
         """The same at every timestep."""
         from dbrun.diffusion.losses import per_sample_mse
 
-        return per_sample_mse(pred, target)
+        return per_sample_mse(pred, target, counts)
 
 
 MSE = SquaredError()
@@ -48,11 +50,12 @@ class AbsoluteError(Distance):
     type: Literal["l1"]
     """The distance."""
 
-    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: Process) -> Tensor:
+    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: Process,
+                   counts: Tensor | None = None) -> Tensor:
         """The same at every timestep."""
         from dbrun.diffusion.losses import per_sample_l1
 
-        return per_sample_l1(pred, target)
+        return per_sample_l1(pred, target, counts)
 
 
 class Huber(Distance):
@@ -78,11 +81,12 @@ class Huber(Distance):
             return (1.0 - self.delta) * (s / (s + 1.0)).square() + self.delta
         return torch.full(t.shape, self.delta, dtype=torch.float64)
 
-    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: Process) -> Tensor:
+    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: Process,
+                   counts: Tensor | None = None) -> Tensor:
         """2 delta (sqrt(d^2 + delta^2) - delta) for a difference d: d^2 where it is small, 2 delta |d| where large."""
         from dbrun.diffusion.losses import per_sample_pseudo_huber
 
-        return per_sample_pseudo_huber(pred, target, self.deltas(t, process))
+        return per_sample_pseudo_huber(pred, target, self.deltas(t, process), counts)
 
 
 def types() -> tuple[type[Distance], ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import chain
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from dbrun.choices.timesteps import UNIFORM, Timesteps
 from dbrun.families.base import Condition, Drawn, Randn
+from dbrun.training import epochs
 from dbrun.training.device import generator
+from dbrun.training.epochs import Epoch, Row
 from dbrun.training.noise import WHITE, Noise
 
 
@@ -22,7 +25,8 @@ class Batch(NamedTuple):
 
     x0, noise: float32 [B, C, h, w]; t: int64 [B]; prompts: index of each row's prompt; instances: how many rows
     are instance pictures; hints: what the denoiser is told of each picture beside its prompt; added: the noise that
-    x0 gets, where it is another than the one to be predicted.
+    x0 gets, where it is another than the one to be predicted; counts: how much each place counts in the loss,
+    [B, 1, h, w] and at least 0, where not all count alike; apart: the class rows, where they have another shape.
     """
 
     x0: Tensor
@@ -32,24 +36,56 @@ class Batch(NamedTuple):
     instances: int
     hints: Condition = MappingProxyType({})
     added: Tensor | None = None
+    counts: Tensor | None = None
+    apart: Batch | None = None
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """One half of the pictures. name: instance or class; stored: what draws start from; prompts: an index each."""
+    """One half of the pictures. name: instance or class; stored: what draws start from; prompts: an index each.
+
+    ways: for each picture those of `stored` that show it, where it can be seen in several ways (crops, mirrored),
+    all of one shape; repeats: how often an epoch shows each; counts: of stored -> how much each place counts, [h, w].
+    """
 
     name: str
     stored: Sequence[Tensor]
     prompts: Sequence[int]
+    ways: Sequence[Sequence[int]] | None = None
+    repeats: Sequence[int] | None = None
+    counts: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def ways_of(self, picture: int) -> Sequence[int]:
+        """Those of `stored` that show this picture."""
+        return (picture,) if self.ways is None else self.ways[picture]
+
+    def shape(self, picture: int) -> torch.Size:
+        """The shape in which this picture is stored."""
+        return self.stored[self.ways_of(picture)[0]].shape
+
+    def epoch(self, seed: int) -> Epoch:
+        """What an epoch shows."""
+        repeats = self.repeats or [1] * len(self.prompts)
+        pictures = tuple(i for i, n in enumerate(repeats) for _ in range(n))
+        return Epoch(seed, self.name, pictures, tuple(tuple(self.shape(i)) for i in pictures))
+
+
+class Shown(NamedTuple):
+    """A row of a micro-batch: a picture of a half, at its place, in one of its ways."""
+
+    half: Pictures
+    row: Row
+    way: int
 
 
 @dataclass(frozen=True)
 class Batches:
     """Every micro-batch as a pure function of its address, so that a resumed run draws what an unbroken one did.
 
-    A half's pictures come in shuffled epochs that run on across micro-batches; each draw belongs to a position in
-    that row, so that 2 x 3 accumulated pictures are the same six as one batch of 6. size: pictures per half;
-    timesteps: T; draw: the family's, from what is stored of the rows; times: which timesteps; noise: which noise.
+    Each draw belongs to a position in the row of all that a half shows, so that of pictures of one shape 2 x 3
+    accumulated ones are the same six as one batch of 6. A half's rows have one shape; where the two halves differ
+    in it, the class rows stand apart. size: pictures per half; timesteps: T; draw: the family's, from what is
+    stored of the rows; times: which timesteps; noise: which noise.
     """
 
     halves: Sequence[Pictures]
@@ -62,30 +98,47 @@ class Batches:
 
     def __call__(self, micro_batch: int) -> Batch:
         """The micro-batch of this number, counted from 0 over the whole training."""
-        positions = range(micro_batch * self.size, (micro_batch + 1) * self.size)
-        rows = [(half, position) for half in self.halves for position in positions]
-        pictures = [self._picture(half, position) for half, position in rows]
+        shown = [self._shown(half, epoch, micro_batch)
+                 for half, epoch in zip(self.halves, self._epochs, strict=True)]
+        instances = len(shown[0])
+        if len({half.stored[way].shape for half, _, way in chain(*shown)}) == 1:
+            return self._batch([*chain(*shown)], instances)
+        return self._batch(shown[0], instances)._replace(apart=self._batch(shown[1], 0))
 
+    @cached_property
+    def _epochs(self) -> Sequence[Epoch]:
+        return [half.epoch(self.seed) for half in self.halves]
+
+    def _shown(self, half: Pictures, epoch: Epoch, micro_batch: int) -> list[Shown]:
+        return [Shown(half, row, self._way(half, row)) for row in epochs.rows(epoch, self.size, micro_batch)]
+
+    def _way(self, half: Pictures, row: Row) -> int:
+        ways = half.ways_of(row.picture)
+        if len(ways) == 1:
+            return ways[0]
+        return ways[int(torch.randint(len(ways), (1,), generator=self._at(half, row, "way")))]
+
+    def _batch(self, shown: Sequence[Shown], instances: int) -> Batch:
+        """Rows of one shape."""
         def randn(purpose: str, shape: Sequence[int]) -> Tensor:
-            return torch.stack([torch.randn(tuple(shape), generator=self._at(half, position, purpose))
-                                for half, position in rows])
+            return torch.stack([torch.randn(tuple(shape), generator=self._at(half, row, purpose))
+                                for half, row, _ in shown])
 
-        x0, hints = self.draw(torch.stack([half.stored[i] for (half, _), i in zip(rows, pictures, strict=True)]), randn)
-        t = torch.cat([self.times.draw(self.timesteps, self._at(half, position, "timestep"))
-                       for half, position in rows])
-        noise = [self.noise(x0.shape[1:], partial(self._at, half, position)) for half, position in rows]
-        prompts = tuple(half.prompts[i] for (half, _), i in zip(rows, pictures, strict=True))
-        added = torch.stack([row for _, row in noise]) if self.noise.perturbation else None
-        return Batch(x0, torch.stack([row for row, _ in noise]), t, prompts, self.size, hints, added)
+        x0, hints = self.draw(torch.stack([half.stored[way] for half, _, way in shown]), randn)
+        t = torch.cat([self.times.draw(self.timesteps, self._at(half, row, "timestep")) for half, row, _ in shown])
+        noise = [self.noise(x0.shape[1:], partial(self._at, half, row)) for half, row, _ in shown]
+        prompts = tuple(half.prompts[row.picture] for half, row, _ in shown)
+        added = torch.stack([put for _, put in noise]) if self.noise.perturbation else None
+        return Batch(x0, torch.stack([target for target, _ in noise]), t, prompts, instances, hints, added,
+                     _counts(shown, x0))
 
-    def _picture(self, half: Pictures, position: int) -> int:
-        epoch, place = divmod(position, len(half.stored))
-        return _order(self.seed, half.name, epoch, len(half.stored))[place]
-
-    def _at(self, half: Pictures, position: int, purpose: str) -> torch.Generator:
-        return generator(self.seed, purpose, half.name, position)
+    def _at(self, half: Pictures, row: Row, purpose: str) -> torch.Generator:
+        return generator(self.seed, purpose, half.name, row.position)
 
 
-@lru_cache(maxsize=16)
-def _order(seed: int, half: str, epoch: int, count: int) -> tuple[int, ...]:
-    return tuple(torch.randperm(count, generator=generator(seed, "order", half, epoch)).tolist())
+def _counts(shown: Sequence[Shown], x0: Tensor) -> Tensor | None:
+    """How much each place of x0 counts; None where all count alike."""
+    if not any(way in half.counts for half, _, way in shown):
+        return None
+    everything = torch.ones(x0.shape[-2:])
+    return torch.stack([half.counts.get(way, everything)[None] for half, _, way in shown])

@@ -126,20 +126,26 @@ class Trainer:
         return self.history[-1]
 
     def loss(self, batch: Batch) -> Loss:
-        """The loss of a micro-batch: instance and class rows go through the denoiser together."""
+        """The loss of a micro-batch: instance and class rows of one shape go through the denoiser together."""
+        # weighed before the halves are averaged, so that each half is right by itself
+        weighed = self._weighed(batch)
+        if batch.apart is not None:
+            weighed = torch.cat([weighed, self._weighed(batch.apart)])
+        return by_halves(weighed, batch.instances, self.settings.prior_weight)
+
+    def _weighed(self, batch: Batch) -> Tensor:
+        """The weighed error of each row of one shape, [B]."""
         x0, noise = batch.x0.to(self.loaded.device), batch.noise.to(self.loaded.device)
         added = noise if batch.added is None else batch.added.to(self.loaded.device)
         x_t = self.process.add_noise(x0, added, batch.t)
         target = self.process.target(x0, noise, batch.t)
-        if self.of_base is not None:
+        if self.of_base is not None and batch.instances < len(x0):
             target = torch.cat([target[:batch.instances], self._as_base(self.of_base, x_t, batch)])
         with self._autocast():
             pred = self.family.predict(self.loaded, x_t, batch.t, {**self.conditions(batch.prompts), **batch.hints})
-        per_sample = self.settings.distance.per_sample(pred, target, batch.t, self.process)
+        per_sample = self.settings.distance.per_sample(pred, target, batch.t, self.process, batch.counts)
         weights = self.settings.weighting.weights(self.process.snr(batch.t), self.process.prediction)
-        # weighed before the halves are averaged, so that each half is right by itself
-        weighed = per_sample * weights.float().to(per_sample.device)
-        return by_halves(weighed, batch.instances, self.settings.prior_weight)
+        return per_sample * weights.float().to(per_sample.device)
 
     def _as_base(self, conditions: Conditions, x_t: Tensor, batch: Batch) -> Tensor:
         """What the frozen base predicts for the class rows; also the conditions are encoded without adapters."""

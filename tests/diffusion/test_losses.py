@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dbrun.diffusion.losses import by_halves, per_sample_mse
+from dbrun.diffusion.losses import by_halves, per_sample_l1, per_sample_mean, per_sample_mse, per_sample_pseudo_huber
 
 
 def test_per_sample_mse_averages_all_but_the_batch() -> None:
@@ -35,3 +35,24 @@ def test_the_prior_weight_scales_the_gradient_of_the_class_half(weight: float) -
     by_halves(per_sample, instances=2, prior_weight=weight).total.backward()
     assert per_sample.grad is not None
     assert per_sample.grad.tolist() == [0.5, 0.5, weight / 2, weight / 2]
+
+
+def test_places_that_count_are_averaged_by_their_weight() -> None:
+    """By hand, on one row of two channels and two places: (3 * (1 + 9) + 1 * (4 + 16)) / (2 * 3 + 2 * 1)."""
+    errors = torch.tensor([[[[1.0, 4.0]], [[9.0, 16.0]]]])
+    assert per_sample_mean(errors, torch.tensor([[[[3.0, 1.0]]]])).tolist() == [6.25]
+    assert per_sample_mean(errors, torch.tensor([[[[0.0, 1.0]]]])).tolist() == [10.0]
+    assert per_sample_mean(errors, torch.zeros(1, 1, 1, 2)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("measure", [per_sample_mse, per_sample_l1,
+                                     lambda *a: per_sample_pseudo_huber(*a[:2], torch.full((2,), 0.1), *a[2:])])
+def test_every_distance_lets_only_what_counts_count(measure) -> None:
+    draw = torch.Generator().manual_seed(0)
+    pred, target = (torch.randn(2, 4, 3, 3, generator=draw) for _ in range(2))
+    counts = torch.zeros(2, 1, 3, 3)
+    counts[:, :, :2] = 1.0
+    torch.testing.assert_close(measure(pred, target, counts), measure(pred[:, :, :2], target[:, :, :2]))
+    assert torch.equal(measure(pred, target, None), measure(pred, target))
+    target[:, :, 2] += 100.0
+    torch.testing.assert_close(measure(pred, target, counts), measure(pred[:, :, :2], target[:, :, :2]))

@@ -83,3 +83,48 @@ def test_the_latent_draw_has_noise_of_its_own() -> None:
     batch = Batches([pictures("instance", 5, 0)], 0, 4, 1000, draw)(0)
     assert seen["latents"].shape == batch.noise.shape and not torch.equal(seen["latents"], batch.noise)
     assert batch.hints == {"other": seen["other"]} and len(seen["other"].unique()) == 4
+
+
+def of_shapes(name: str, prompt: int, *shapes: tuple[int, int]) -> Pictures:
+    """Picture i is i everywhere."""
+    return Pictures(name, [torch.full((4, *shape), float(i)) for i, shape in enumerate(shapes)], [prompt] * len(shapes))
+
+
+def plain(*halves: Pictures, size: int = 2) -> Batches:
+    return Batches(halves, 0, size, 1000, lambda rows, randn: Drawn(rows[:, :2], {}))
+
+
+def test_halves_of_one_shape_stand_together_and_of_two_apart() -> None:
+    made = plain(of_shapes("instance", 0, (2, 2), (2, 4), (2, 4)), of_shapes("class", 1, (2, 2)))
+    seen = [made(n) for n in range(2)]
+    together, apart = sorted(seen, key=lambda b: b.apart is not None)
+    assert together.apart is None and together.instances == 1 and together.prompts == (0, 1, 1)
+    assert apart.instances == len(apart.x0) == 2 and apart.x0.shape[2:] == (2, 4) and apart.prompts == (0, 0)
+    assert apart.apart is not None and apart.apart.instances == 0 and apart.apart.prompts == (1, 1)
+    assert apart.apart.x0.shape[2:] == apart.apart.noise.shape[2:] == (2, 2)
+
+
+def test_a_picture_is_seen_in_all_its_ways_and_only_in_its_own() -> None:
+    """Ways 10 and 11 show picture 0, way 20 shows picture 1."""
+    stored = [torch.full((4, 2, 2), value) for value in (10.0, 11.0, 20.0)]
+    made = plain(Pictures("instance", stored, [0, 1], ways=[(0, 1), (2,)]))
+    drawn = [(prompt, int(row[0, 0, 0])) for n in range(20) for prompt, row in zip(made(n).prompts, made(n).x0)]
+    assert set(drawn) == {(0, 10), (0, 11), (1, 20)} and len(drawn) == 40
+    assert same(made(7), made(7))
+
+
+def test_repeats_make_an_epoch_longer() -> None:
+    made = plain(Pictures("instance", [torch.full((4, 2, 2), float(i)) for i in range(2)], [0, 0], repeats=[3, 1]))
+    assert sorted(picture for n in range(2) for picture in shown(made(n))) == [0, 0, 0, 1]
+
+
+def test_places_count_as_their_picture_says_and_elsewhere_all_alike() -> None:
+    half = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    stored = [torch.full((4, 2, 2), float(i)) for i in range(2)]
+    made = plain(Pictures("instance", stored, [0, 0], counts={1: half}), of_shapes("class", 1, (2, 2)))
+    batch = made(0)
+    assert batch.counts is not None and batch.counts.shape == (4, 1, 2, 2)
+    where = shown(batch)[:2].index(1)
+    assert torch.equal(batch.counts[where, 0], half)
+    assert batch.counts[[i for i in range(4) if i != where]].unique().tolist() == [1.0]
+    assert plain(of_shapes("instance", 0, (2, 2)))(0).counts is None

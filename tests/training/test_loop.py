@@ -87,6 +87,30 @@ def test_the_loss_is_instance_plus_weighted_prior(home: Path) -> None:
     assert alone.prior_loss is None and alone.loss == alone.instance_loss
 
 
+def test_class_rows_of_another_shape_weigh_as_those_of_the_same(home: Path) -> None:
+    """Apart, they go through the denoiser by themselves; the loss and the step are those of one forward pass."""
+    whole = batch()
+    parts = [Batch(whole.x0[rows], whole.noise[rows], whole.t[rows], whole.prompts[rows], instances)
+             for rows, instances in ((slice(2), 2), (slice(2, 4), 0))]
+    one, two = trainer(home), trainer(home)
+    a, b = one.step([whole]), two.step([parts[0]._replace(apart=parts[1])])
+    assert (a.loss, a.instance_loss, a.prior_loss, a.grad_norm) == pytest.approx(
+        (b.loss, b.instance_loss, b.prior_loss, b.grad_norm), rel=1e-5)
+    other = parts[1]._replace(x0=whole.x0[2:, :, :, :4], noise=whole.noise[2:, :, :, :4])
+    wide = trainer(home).step([parts[0]._replace(apart=other)])
+    assert wide.instance_loss == b.instance_loss and wide.prior_loss != b.prior_loss
+
+
+def test_a_masked_batch_learns_nothing_from_what_does_not_count(home: Path) -> None:
+    plain = batch(rows=2)
+    left = torch.zeros(2, 1, 8, 8)
+    left[..., :4] = 1.0
+    masked = trainer(home).step([plain._replace(counts=left)])
+    assert masked.loss != trainer(home).step([plain]).loss
+    nothing = trainer(home).step([plain._replace(counts=torch.zeros(2, 1, 8, 8))])
+    assert nothing.loss == nothing.grad_norm == 0.0
+
+
 def test_accumulated_micro_batches_make_one_larger_batch(home: Path) -> None:
     whole = batch(rows=4, instances=4)
     parts = [Batch(whole.x0[i:i + 2], whole.noise[i:i + 2], whole.t[i:i + 2], (1, 1), 2) for i in (0, 2)]
