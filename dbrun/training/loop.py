@@ -26,6 +26,7 @@ from dbrun.seeds import derive
 from dbrun.training.batches import Batch
 from dbrun.training.conditions import Conditions
 from dbrun.training.device import seeded
+from dbrun.training.exchange import ALONE, Exchange
 from dbrun.training.learners import Own, learners
 from dbrun.training.priors import as_base
 from dbrun.training.state import Checkpoint
@@ -74,12 +75,13 @@ class Trainer:
     """The training state: adapters that are attached to a base, their optimizer, and the step they are at.
 
     of_base: where given, class rows aim at what the frozen base predicts under these conditions.
+    exchange: the processes that share the training; the state is the same in each.
     """
 
     def __init__(self, family: Family, loaded: Loaded, components: Sequence[str], conditions: Conditions,
-                 settings: Settings, of_base: Conditions | None = None) -> None:
+                 settings: Settings, of_base: Conditions | None = None, exchange: Exchange = ALONE) -> None:
         self.family, self.loaded, self.conditions, self.settings = family, loaded, conditions, settings
-        self.of_base = of_base
+        self.of_base, self.exchange = of_base, exchange
         self.process = family.process(loaded)
         self.modules: Mapping[str, nn.Module] = {c: family.module(loaded, c) for c in components}
         self.learners = learners(self.modules, settings.learning_rate, settings.own)
@@ -91,12 +93,15 @@ class Trainer:
 
     def run(self, batches: Callable[[int], Batch]) -> Iterator[Metrics]:
         """Train from where the state stands to the last step, and yield after each."""
-        accumulation = self.settings.accumulation
+        accumulation, slots = self.settings.accumulation, self.exchange.slots(self.settings.accumulation)
         while (step := len(self.history)) < self.settings.steps:
-            yield self.step([batches(step * accumulation + micro) for micro in range(accumulation)])
+            yield self.step([batches(step * accumulation + slot) for slot in slots])
 
     def step(self, batches: Sequence[Batch]) -> Metrics:
-        """One optimizer update from these micro-batches. Raises StageFailed where a number is no longer finite."""
+        """One optimizer update from these micro-batches, and those of the other processes where there are any.
+
+        Raises StageFailed where a number is no longer finite.
+        """
         step, settings = len(self.history), self.settings
         factor = settings.schedule.factor(step, settings.steps)
         rates = {one.component: one.rate * factor if one.learns(step) else 0.0 for one in self.learners}
@@ -104,12 +109,14 @@ class Trainer:
             learner.begin(step)
             group["lr"] = rates[learner.component]
 
-        losses = []
-        for micro, batch in enumerate(batches):
-            with seeded(derive(settings.seed, "dropout", step, micro), self.loaded.device):
+        losses, gradients = [], self.exchange.gradients(self.parameters)
+        accumulation = len(batches) * self.exchange.size
+        for slot, batch in zip(self.exchange.slots(accumulation), batches, strict=True):
+            with seeded(derive(settings.seed, "dropout", step, slot), self.loaded.device):
                 loss = self.loss(batch)
-            self.accelerator.backward(loss.total / len(batches))
-            losses.append(loss)
+            self.accelerator.backward(loss.total / accumulation)
+            losses += gradients.add(loss)
+        gradients.settle()
 
         total, instance, prior = (_mean(part) for part in zip(*losses, strict=True))
         if total is None or instance is None or not math.isfinite(total):

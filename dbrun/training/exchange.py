@@ -1,0 +1,136 @@
+"""How do several processes make one step, so that how many they are changes no bit of it?"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+from dbrun.diffusion.losses import Loss
+from dbrun.errors import StageFailed
+
+BUCKET = 2**24
+"""Numbers that are sent at once, at most: 64 MiB."""
+SHORTEST, LONGEST = 1e-4, 5e-3
+"""Seconds between two looks at whether the others have answered."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The processes that share a training. A step's micro-batches are its slots; slot s belongs to process s mod size.
+
+    Every process computes the gradients of its own slots alone, is given those of all others, and adds all up in the
+    order of the slots. So each holds to the bit the sum that one process would have accumulated, takes the same step,
+    and no weight needs to be sent. The group is that of `torch.distributed`, and there is none where size is 1.
+    watch: called while the others are waited for; raises where they will not answer.
+    """
+
+    rank: int = 0
+    size: int = 1
+    watch: Callable[[], None] = lambda: None
+
+    def slots(self, accumulation: int) -> range:
+        """The slots of a step that are this process's own. accumulation: all of them, a multiple of size."""
+        if accumulation % self.size:
+            raise StageFailed(f"{accumulation} micro-batches cannot be dealt evenly to {self.size} processes",
+                              fix=f"make `train.accumulation` a multiple of {self.size}")
+        return range(self.rank, accumulation, self.size)
+
+    def gradients(self, parameters: Sequence[nn.Parameter]) -> Gradients:
+        """An empty sum of these parameters' gradients."""
+        return Gradients(parameters) if self.size == 1 else Gathered(parameters, self)
+
+    def agree(self, value: int) -> int:
+        """The number that process 0 holds."""
+        return self.all(torch.tensor([value]))[0].item() if self.size > 1 else value  # type: ignore[return-value]
+
+    def all(self, mine: Tensor) -> list[Tensor]:
+        """Every process's tensor of this shape and type, on the CPU, in the order of the processes."""
+        theirs = [torch.empty_like(mine, device="cpu") for _ in range(self.size)]
+        # asked for and then looked at, so that a signal or a lost process ends the wait
+        work, pause = distributed.all_gather(theirs, mine.cpu().contiguous(), async_op=True), SHORTEST
+        while not work.is_completed():
+            self.watch()
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST)
+        work.wait()
+        return theirs
+
+
+ALONE = Exchange()
+"""One process trains."""
+
+
+class Gradients:
+    """The sum of the gradients of a step's slots, where one process has them all: autograd adds them up itself."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        # one that has stopped learning has no gradient anywhere
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+
+    def add(self, loss: Loss) -> list[Loss]:
+        """Take in the gradients of the slot that was just computed; the losses of that turn's slots, in order."""
+        return [loss]
+
+    def settle(self) -> None:
+        """Let each parameter's `grad` be the sum."""
+
+
+class Gathered(Gradients):
+    """The same where the slots lie with several processes, which all call `add` equally often."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], exchange: Exchange) -> None:
+        super().__init__(parameters)
+        self.exchange = exchange
+        self.sums: list[Tensor | None] = [None] * len(self.parameters)
+
+    def add(self, loss: Loss) -> list[Loss]:
+        """Take in a slot of every process, in the order of the processes."""
+        parts = [math.nan if part is None else part.item() for part in loss]
+        reached = [parameter.grad is not None for parameter in self.parameters]
+        heads = self.exchange.all(torch.tensor([*parts, *reached], dtype=torch.float32))
+        for bucket in self._buckets():
+            flat = torch.cat([self._own(index).reshape(-1) for index in bucket])
+            sizes = [self.parameters[index].numel() for index in bucket]
+            for head, theirs in zip(heads, self.exchange.all(flat), strict=True):
+                for index, gradient in zip(bucket, torch.split(theirs, sizes), strict=True):
+                    if head[len(parts) + index]:
+                        self._sum(index, gradient)
+        for parameter in self.parameters:
+            parameter.grad = None
+        return [_loss(head[:len(parts)], loss) for head in heads]
+
+    def settle(self) -> None:
+        """Let each parameter's `grad` be the sum; None where no slot reached it."""
+        for parameter, total in zip(self.parameters, self.sums, strict=True):
+            parameter.grad = total
+
+    def _own(self, index: int) -> Tensor:
+        parameter = self.parameters[index]
+        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+    def _sum(self, index: int, gradient: Tensor) -> None:
+        parameter, total = self.parameters[index], self.sums[index]
+        gradient = gradient.view_as(parameter).to(parameter.device)
+        # a part of the bucket would keep the whole of it
+        self.sums[index] = gradient.clone() if total is None else total.add_(gradient)
+
+    def _buckets(self) -> Iterator[list[int]]:
+        bucket: list[int] = []
+        held = 0
+        for index, parameter in enumerate(self.parameters):
+            if bucket and held + parameter.numel() > BUCKET:
+                yield bucket
+                bucket, held = [], 0
+            bucket.append(index)
+            held += parameter.numel()
+        yield bucket
+
+
+def _loss(head: Tensor, like: Loss) -> Loss:
+    total, instance, prior = head.to(like.total.device)
+    return Loss(total, instance, None if like.prior is None else prior)
