@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from dbrun.durable import sync
 from dbrun.errors import StageFailed
-from dbrun.store.disk import disk_errors, fresh_name, is_orphan, remove, sync_folder
+from dbrun.store.disk import disk_errors, fresh_name, is_orphan, remove
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace, safe_name
 
@@ -84,19 +85,11 @@ def _copy(trace: Trace, store: Store, folder: Path, document: Mapping[str, objec
         copy = folder / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, copy)
-        _sync(copy)
+        sync(copy)
     record = folder / RECORD
     record.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _sync(record)
-    sync_folder(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(record)
+    sync(folder)
 
 
 def _swap(new: Path, target: Path) -> None:
@@ -112,7 +105,7 @@ def _swap(new: Path, target: Path) -> None:
     except OSError:
         aside.rename(target)
         raise
-    sync_folder(target.parent)
+    sync(target.parent)
     _carry(aside, target)
 
 

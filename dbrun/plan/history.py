@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbrun.store.runs import name_of
 from dbrun.store.store import Store
 
-RUN = re.compile(r"[0-9]{8}-[0-9]{6}\.[0-9]{6}-(.+)")
 LAST = "last.json"
 LOOKED_AT = 20
 """Runs of a name that are searched for a stage's last question."""
@@ -29,14 +28,19 @@ class LastRun:
 def new_run(store: Store, name: str) -> Path:
     """A new folder `runs/<time>-<name>/`; sorted by name they stand in the order of their beginning."""
     while True:
-        now = time.time()
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
-        folder = store.runs / f"{stamp}.{int(now % 1 * 1e6):06}-{name}"
+        folder = store.runs / run_id(name)
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
         return folder
+
+
+def run_id(name: str) -> str:
+    """What a run of this name is called that begins now."""
+    now = time.time()
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+    return f"{stamp}.{int(now % 1 * 1e6):06}-{name}"
 
 
 def remember(store: Store, path: Path, overrides: Sequence[str]) -> None:
@@ -61,7 +65,7 @@ def _here(store: Store) -> str:
 def last_documents(store: Store, name: str, stage: str) -> Iterator[Mapping[str, object]]:
     """The key document of this stage in the last run of this name that came to it and whose result stands."""
     try:
-        found = sorted((p.name for p in store.runs.iterdir() if _name(p.name) == name), reverse=True)
+        found = sorted((p.name for p in store.runs.iterdir() if name_of(p.name) == name), reverse=True)
     except OSError:
         return
     for run in found[:LOOKED_AT]:
@@ -73,11 +77,6 @@ def last_documents(store: Store, name: str, stage: str) -> Iterator[Mapping[str,
         if trace is not None:
             yield trace.document
             return
-
-
-def _name(entry: str) -> str | None:
-    match = RUN.fullmatch(entry)
-    return match[1] if match else None
 
 
 def _json(path: Path) -> Mapping[str, object]:

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import DbrunError, Interrupted
-from dbrun.events import Emit, Note, StageFinished, StageReused, StageStarted
+from dbrun.events import Emit, Event, Note, Progress, StageFinished, StageReused, StageStarted
 from dbrun.plan.base import base_folder
 from dbrun.plan.keys import Ask, bound
-from dbrun.plan.planner import BASE_STAGE, Scope, Status, judge
+from dbrun.plan.planner import BASE_STAGE, EXPORT_STAGE, Scope, Status, judge
 from dbrun.plan.reasons import Reason
 from dbrun.plan.record import Record
 from dbrun.stages.base import Artifact, Job, Upkeep
 from dbrun.store.disk import disk_errors, remove
 from dbrun.store.items import StoredItems
-from dbrun.store.store import Damage
+from dbrun.store.locks import Lock
+from dbrun.store.store import Damage, Depth
 from dbrun.store.traces import Trace
 
 
@@ -40,10 +41,10 @@ class Performer:
     def perform(self, question: Ask, inputs: Mapping[str, Artifact], why: Reason | None) -> tuple[Trace, bool]:
         """The stage's trace, and whether it was run for it. why: run it even if its result is there."""
         stage, store = question.stage.NAME, self.within.store
-        self.record.asked(stage, question.key)
+        self.record.asked(stage, question.key, question.lineage)
         _, _, trace = self._judge(question, why)
         if trace is None:
-            with self._alone(question):
+            with self._alone(question) as lock:
                 status, reason, trace = self._judge(question, why)
                 if trace is None:
                     if signum := self.stopping():
@@ -52,15 +53,22 @@ class Performer:
                     if why is not None:
                         remove(store.work(question.lineage))
                     self.emit(StageStarted(stage, str(why or reason), resumed=status is Status.RESUME))
-                    return self._run(question, inputs, anew=why is not None), True
+                    return self._run(question, inputs, lock, anew=why is not None), True
         self.emit(StageReused(stage, trace.digest))
         return trace, False
 
     def _judge(self, question: Ask, why: Reason | None) -> tuple[Status, Reason, Trace | None]:
-        return judge(question, self.within.store, run_name=self.within.recipe.name, forced=why is not None,
-                     deep=question.stage.NAME in self.read)
+        with self.within.store.using():
+            return judge(question, self.within.store, run_name=self.within.recipe.name, forced=why is not None,
+                         depth=self._depth(question.stage.NAME))
 
-    def _alone(self, question: Ask) -> AbstractContextManager[bool]:
+    def _depth(self, stage: str) -> Depth:
+        """What a stage is going to read is read in full first; what is only delivered, where it can have changed."""
+        if stage not in self.read:
+            return "sizes"
+        return "digests" if stage == EXPORT_STAGE else "bytes"
+
+    def _alone(self, question: Ask) -> AbstractContextManager[Lock | None]:
         """Hold the lock of the stage's work, saying who has it where it must be waited for."""
         stage = question.stage.NAME
 
@@ -70,25 +78,27 @@ class Performer:
         return self.within.store.lock(f"{stage}-{question.lineage}", stage, waiting, self.stopping)
 
     def _mend(self, question: Ask) -> None:
-        found = self.within.store.look(question.stage.NAME, question.key, deep=True)
+        found = self.within.store.look(question.stage.NAME, question.key, "bytes")
         if isinstance(found, Damage):
-            with disk_errors("taking a damaged result out of use"):
+            with disk_errors("taking a damaged result out of use"), self.within.store.using():
                 aside = self.within.store.objects.quarantine(found.trace.digest)
             text = f"the stored result is damaged ({found.lines[0]}); it is made again"
             where = f", the damaged one is in {aside}" if aside else ""
             self.emit(Note(question.stage.NAME, text + where, "warning"))
 
-    def _run(self, question: Ask, inputs: Mapping[str, Artifact], *, anew: bool) -> Trace:
+    def _run(self, question: Ask, inputs: Mapping[str, Artifact], lock: Lock | None, *, anew: bool) -> Trace:
         stage, store = question.stage.NAME, self.within.store
+        items = self._items(question, anew)
         out, work = store.fresh(), store.work(question.lineage)
         began = time.monotonic()
         try:
             with self._clear_words(stage):
                 work.mkdir(parents=True, exist_ok=True)
-                question.stage.run(self._job(question, inputs, out, work, anew))
+                question.stage.run(self._job(question, inputs, out, items, lock))
                 self._same_base(stage, out)
                 seconds = time.monotonic() - began
-                trace = store.publish(stage, question.key, question.document, out, seconds=seconds)
+                trace = store.publish(stage, question.key, question.document, out, seconds=seconds,
+                                      items=items.used)
         finally:
             remove(out)
         if not question.stage.lengthens(question.params):
@@ -96,14 +106,24 @@ class Performer:
         self.emit(StageFinished(stage, trace.digest, round(seconds, 3)))
         return trace
 
-    def _job(self, question: Ask, inputs: Mapping[str, Artifact], out: Path, work: Path,
-             anew: bool) -> Job[object]:
+    def _items(self, question: Ask, anew: bool) -> StoredItems:
+        store, stage = self.within.store, question.stage
+        return StoredItems(store, stage.NAME, bound(stage, stage.NAME, self.within.numerics),
+                           store.work(question.lineage), anew,
+                           lambda text: self.emit(Note(stage.NAME, text, "warning")), self.base)
+
+    def _job(self, question: Ask, inputs: Mapping[str, Artifact], out: Path, items: StoredItems,
+             lock: Lock | None) -> Job[object]:
         within, stage = self.within, question.stage
         train = within.recipe.train
-        items = StoredItems(within.store, stage.NAME, bound(stage, stage.NAME, within.numerics), work, anew,
-                            lambda text: self.emit(Note(stage.NAME, text, "warning")), self.base)
+
+        def emit(event: Event) -> None:
+            if lock is not None and isinstance(event, Progress):
+                lock.at(f"{event.done} of {event.total} {event.unit}")
+            self.emit(event)
+
         return Job(stage=stage.NAME, params=question.params, numerics=within.numerics, inputs=inputs, out=out,
-                   work=work, files=within.located.files, items=items, emit=self.emit, stopping=self.stopping,
+                   work=items.work, files=within.located.files, items=items, emit=emit, stopping=self.stopping,
                    base=within.located.sources.base.folder if stage.NAME == BASE_STAGE else self.base(),
                    upkeep=Upkeep(checkpoint_every=train.checkpoint_every, keep=train.keep))
 

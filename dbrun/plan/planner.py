@@ -20,7 +20,7 @@ from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Numerics, Stage
 from dbrun.stages.base import stages as all_stages
 from dbrun.store.items import items_made
-from dbrun.store.store import Damage, Store
+from dbrun.store.store import Damage, Depth, Store
 from dbrun.store.traces import Trace
 
 ALL = Selection()
@@ -125,9 +125,9 @@ def plan_of(within: Scope) -> Plan:
 
 
 def judge(question: Ask, store: Store, *, run_name: str, forced: bool,
-          deep: bool) -> tuple[Status, Reason, Trace | None]:
-    """Whether a stage's result is in the store; if not, why not, and whether work goes on. deep: see `Store.look`."""
-    found = store.look(question.stage.NAME, question.key, deep=deep)
+          depth: Depth) -> tuple[Status, Reason, Trace | None]:
+    """Whether a stage's result is in the store; if not, why not, and whether work goes on. depth: see `Store.look`."""
+    found = store.look(question.stage.NAME, question.key, depth)
     if isinstance(found, Trace) and not forced:
         return Status.HIT, Simply.CACHED, found
     if forced:
@@ -166,7 +166,7 @@ def _planned(name: str, within: Scope, plans: Mapping[str, StagePlan], read: fro
         return _allowed(StagePlan(name, Status.RUN, Unpinned(within.located.revision)), within)
     question = within.ask(name, {s.name: s.digest for s in above if s.digest})
     status, why, trace = judge(question, within.store, run_name=within.recipe.name,
-                               forced=name in within.chosen.forced, deep=name in read)
+                               forced=name in within.chosen.forced, depth="digests" if name in read else "sizes")
     if trace is not None:
         return StagePlan(name, status, why, question.key, trace.digest)
     return _allowed(StagePlan(name, status, why, question.key), within)

@@ -11,43 +11,54 @@ from pathlib import Path
 
 from dbrun.errors import DbrunError, StageFailed
 from dbrun.events import Event, as_json
-from dbrun.plan.history import new_run, remember
+from dbrun.plan.history import new_run, remember, run_id
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.store.disk import FULL, WORDS, disk_errors, said
+from dbrun.store.runs import EVENTS, RECIPE, Wants, announce, leave, want
 from dbrun.store.store import Store
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run's folder: recipe.json, keys.json, events.jsonl, and log where something went wrong."""
+    """A run's folder: recipe.json, what it wants of the store, events.jsonl, and log where something went wrong."""
 
     store: Store
     folder: Path
-    _keys: dict[str, str] = field(default_factory=dict)
+    wants: Wants = field(default_factory=Wants)
 
     @classmethod
     def begin(cls, store: Store, loaded: LoadedRecipe, overrides: Sequence[str]) -> Record:
-        """Start the record of a run."""
-        with disk_errors(f"writing into the store {store.root}"):
-            record = cls(store, new_run(store, loaded.recipe.name))
-            record._write("recipe.json", loaded.recipe.model_dump(mode="json", by_alias=True))
+        """Start the record of a run; where the store takes nothing, there is none."""
+        if store.read_only:
+            return cls(store, store.runs / run_id(loaded.recipe.name))
+        with disk_errors(f"writing into the store {store.root}"), store.using():
+            folder = new_run(store, loaded.recipe.name)
+            store.replace(f"runs/{folder.name}/{RECIPE}", loaded.recipe.model_dump(mode="json", by_alias=True))
+            record = cls(store, folder, announce(store, folder))
             remember(store, loaded.path, overrides)
         return record
+
+    def end(self) -> None:
+        """The run is over."""
+        leave(self.folder)
 
     def event(self, event: Event) -> None:
         """Write an event down; a disk that refuses spoils no run."""
         line = json.dumps({"time": round(time.time(), 3), **as_json(event)}) + "\n"
         try:
-            with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
                 file.write(line)
         except OSError:
             return
 
-    def asked(self, stage: str, key: str) -> None:
-        """Note what a stage was asked, so that a later plan can say what changed."""
-        self._keys[stage] = key
+    def asked(self, stage: str, key: str, lineage: str) -> None:
+        """Note what a stage was asked: a later plan says what changed, and no gc takes it from this run."""
+        if self.store.read_only:
+            return
+        self.wants.keys[stage], self.wants.work[stage] = key, lineage
         with disk_errors(f"writing into the store {self.store.root}"):
-            self._write("keys.json", self._keys)
+            want(self.store, self.folder, self.wants)
+            self.store.replace(f"runs/{self.folder.name}/keys.json", self.wants.keys)
 
     def crash(self, stage: str, error: BaseException) -> DbrunError:
         """Put an unforeseen error's traceback into the log; the error for people."""
@@ -64,6 +75,3 @@ class Record:
         words = (str(error).strip() or "no message").splitlines()[0][:300]
         return StageFailed(f"{stage} failed: {type(error).__name__}: {words}",
                            fix=f"the details are in {log}; what was finished is kept")
-
-    def _write(self, name: str, document: object) -> None:
-        self.store.replace(f"runs/{self.folder.name}/{name}", document)

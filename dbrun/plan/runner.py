@@ -19,7 +19,7 @@ from dbrun.plan.deliver import check_place, deliver
 from dbrun.plan.facts import facts
 from dbrun.plan.history import LastRun, last_run
 from dbrun.plan.perform import Performer
-from dbrun.plan.planner import ALL, BASE_STAGE, EXPORT_STAGE, Plan, Scope, plan_of, scope
+from dbrun.plan.planner import ALL, BASE_STAGE, EXPORT_STAGE, Plan, Scope, Status, plan_of, scope
 from dbrun.plan.reasons import Lacking, NotChosen, Reason, Simply
 from dbrun.plan.record import Record
 from dbrun.plan.selection import Selection
@@ -29,6 +29,7 @@ from dbrun.plan.telling import Telling
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.places import shown
 from dbrun.stages.base import Artifact, Stage
+from dbrun.store.disk import closed_to_strangers
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
 
@@ -56,7 +57,7 @@ def execute(loaded: LoadedRecipe, located: Located, store: Store, selection: Sel
     overrides: the words laid over the recipe, remembered for the next command; outputs: where exports go.
     """
     tell = Telling(emit)
-    with listening() as stopping, _told(tell, stopping):
+    with listening() as stopping, _told(tell, stopping), closed_to_strangers():
         try:
             store.prepare()
             known = pinned(loaded, located, store)
@@ -64,13 +65,15 @@ def execute(loaded: LoadedRecipe, located: Located, store: Store, selection: Sel
                 tell(note)
             within = scope(loaded.recipe, known, store, selection, stages)
             plan = plan_of(within)
-            _refuse(plan, shlex.join((shown(loaded.path), *overrides)))
+            _refuse(plan, shlex.join((shown(loaded.path), *overrides)), store)
             target = outputs / loaded.recipe.name if EXPORT_STAGE in within.chosen.needs else None
             if target is not None and plan.pending:
                 check_place(target)
             tell.record = Record.begin(store, loaded, overrides)
             return _Run(within, tell.record, tell, stopping, target).go(plan, shown(loaded.path))
         finally:
+            if tell.record is not None:
+                tell.record.end()
             store.save_tables()
 
 
@@ -87,8 +90,12 @@ def _told(tell: Telling, stopping: Callable[[], int]) -> Iterator[None]:
         raise
 
 
-def _refuse(plan: Plan, words: str) -> None:
+def _refuse(plan: Plan, words: str, store: Store) -> None:
     """Raise where a stage cannot run, before anything expensive starts. words: the recipe and overrides as typed."""
+    if store.read_only and plan.pending:
+        left = ", ".join(s.name for s in plan.stages if s.status is not Status.HIT)
+        raise StageFailed(f"the store {store.root} can only be read, and {left} would have to run",
+                          fix="set DBRUN_STORE to a folder that can be written")
     for stage in plan.blocked:
         if isinstance(stage.reason, NotChosen):
             raise WorkPending(f"{stage.name}: {stage.reason}",

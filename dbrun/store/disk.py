@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from dbrun.durable import sync
 from dbrun.errors import DbrunError, StageFailed
 
 FULL = errno.ENOSPC
@@ -57,13 +58,18 @@ def fresh_name() -> str:
     return f"{owner()}-{os.getpid()}-{os.urandom(6).hex()}"
 
 
+def is_foreign(name: str) -> bool:
+    """Whether something temporary of this name belongs to another machine, or to nobody known."""
+    parts = name.split("-")
+    return len(parts) != 3 or parts[0] != owner() or not parts[1].isdigit()
+
+
 def is_orphan(name: str) -> bool:
     """Whether something temporary of this name belongs to a process of this machine that is gone."""
-    parts = name.split("-")
-    if len(parts) != 3 or parts[0] != owner() or not parts[1].isdigit():
+    if is_foreign(name):
         return False
     try:
-        os.kill(int(parts[1]), 0)
+        os.kill(int(name.split("-")[1]), 0)
     except ProcessLookupError:
         return True
     except OSError:
@@ -71,22 +77,28 @@ def is_orphan(name: str) -> bool:
     return False
 
 
-def sync_folder(folder: Path) -> None:
-    """fsync a folder, so that its names survive a power cut; file systems that cannot are left in peace."""
-    handle = os.open(folder, os.O_RDONLY)
+def umask() -> int:
+    """The process's umask; the system has no way to ask for it without setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def closed_to_strangers() -> Iterator[None]:
+    """Let nothing that is written inside the block be writable for everyone, whatever the umask allows."""
+    before = os.umask(umask() | 0o002)
     try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
+        yield
     finally:
-        os.close(handle)
+        os.umask(before)
 
 
 def replace_file(path: Path, data: bytes, *, scratch: Path, durable: bool = True) -> None:
     """Put data at path in one move. scratch: a folder on the same file system for the unfinished file."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (scratch, path.parent):
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
     unfinished = scratch / fresh_name()
     try:
         with unfinished.open("xb") as file:
@@ -99,7 +111,7 @@ def replace_file(path: Path, data: bytes, *, scratch: Path, durable: bool = True
         unfinished.unlink(missing_ok=True)
         raise
     if durable:
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def remove(path: Path) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from dbrun.store.canonical import Plain, digest, plain
 from dbrun.store.disk import disk_errors, remove
 from dbrun.store.store import Damage, Store
-from dbrun.store.traces import Trace
+from dbrun.store.traces import KEY, Trace
 
-COUNT = "items"
-"""The file in a stage's work folder with one byte for each item made."""
+ITEMS = "items"
+"""The file in a stage's work folder with a line for each item that is ready: its key."""
+LINE = 65
+"""Bytes of a line."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,13 @@ class StoredItems:
         name = digest(document)
         if name in self._made:
             return self._made[name]
-        found = self._standing(name)
-        if isinstance(found, Damage):
-            self.warn(f"a damaged item is made again: {found.lines[0]}")
-            self.store.objects.quarantine(found.trace.digest)
+        with self.store.using():
+            found = self._standing(name)
+            if isinstance(found, Damage):
+                self.warn(f"a damaged item is made again: {found.lines[0]}")
+                self.store.objects.quarantine(found.trace.digest)
+            elif found is not None:
+                self._note(name)
         if not isinstance(found, Trace):
             found = self._make(name, document, make)
         self._made[name] = self.store.objects.path(found.digest)
@@ -52,8 +58,13 @@ class StoredItems:
         name = digest(self._document(key))
         return name in self._made or isinstance(self._standing(name), Trace)
 
+    @property
+    def used(self) -> frozenset[str]:
+        """The keys of the items asked for so far."""
+        return frozenset(self._made)
+
     def _standing(self, name: str) -> Trace | Damage | None:
-        return None if self.anew else self.store.look(self._kind, name, deep=True)
+        return None if self.anew else self.store.look(self._kind, name, "bytes")
 
     def _make(self, name: str, document: dict[str, Plain], make: Callable[[Path], None]) -> Trace:
         folder = self.store.fresh()
@@ -61,13 +72,26 @@ class StoredItems:
             began = time.monotonic()
             make(folder)
             self.sound()
-            trace = self.store.publish(self._kind, name, document, folder, seconds=time.monotonic() - began,
-                                       durable=False)
+            with self.store.using():
+                trace = self.store.publish(self._kind, name, document, folder, seconds=time.monotonic() - began,
+                                           durable=False)
+                self._note(name)
         finally:
             remove(folder)
-        with disk_errors("noting a finished item"), (self.work / COUNT).open("ab") as count:
-            count.write(b".")
         return trace
+
+    def _note(self, name: str) -> None:
+        """Note that unfinished work needs this item, so that no gc takes it."""
+        if name in self._noted:
+            return
+        with disk_errors("noting a finished item"), (self.work / ITEMS).open("ab") as file:
+            # the break comes first: after a line that a full disk cut off, the next one is whole again
+            file.write(f"\n{name}".encode())
+        self._noted.add(name)
+
+    @cached_property
+    def _noted(self) -> set[str]:
+        return set(items_noted(self.work))
 
     @property
     def _kind(self) -> str:
@@ -80,6 +104,15 @@ class StoredItems:
 def items_made(work: Path) -> int:
     """How many items unfinished work holds."""
     try:
-        return (work / COUNT).stat().st_size
+        return (work / ITEMS).stat().st_size // LINE
     except OSError:
         return 0
+
+
+def items_noted(work: Path) -> tuple[str, ...]:
+    """The keys of the items that unfinished work holds."""
+    try:
+        lines = (work / ITEMS).read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return ()
+    return tuple(line for line in lines if KEY.fullmatch(line))

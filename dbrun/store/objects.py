@@ -9,8 +9,9 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from dbrun.durable import sync
 from dbrun.errors import StoreCorrupt
-from dbrun.store.disk import fresh_name, remove, sync_folder
+from dbrun.store.disk import fresh_name, remove, umask
 from dbrun.store.traces import KEY, File, manifest_digest
 
 
@@ -37,14 +38,14 @@ class Objects:
         target = self.path(digest)
         if not target.parent.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
-            sync_folder(self._root)
+            sync(self._root)
         if durable:
             for inner in _folders(folder):
-                sync_folder(inner)
+                sync(inner)
         for _ in range(5):
             if self._settle(folder, target, files):
                 if durable:
-                    sync_folder(target.parent)
+                    sync(target.parent)
                 return digest, files
         raise StoreCorrupt(f"the artifact {target} is damaged and cannot be replaced",
                            fix=f"remove {target}, then run the same command again")
@@ -75,13 +76,17 @@ class Objects:
 
 
 def seal(folder: Path) -> dict[str, File]:
-    """Hash every file of a folder, make it read-only and let it reach the disk; relative name → file."""
+    """Hash every file of a folder, make it read-only and let it reach the disk; relative name → file.
+
+    Those may read it whom the umask lets read: libraries write some files for their owner alone.
+    """
     files: dict[str, File] = {}
+    mode = 0o444 & ~umask()
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fchmod(file.fileno(), 0o444)
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
             files[name] = File(os.fstat(file.fileno()).st_size, found)
     return files

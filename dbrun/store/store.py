@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dbrun.store import locks
 from dbrun.store.digests import Digests
 from dbrun.store.disk import disk_errors, fresh_name, is_orphan, remove, replace_file
-from dbrun.store.objects import Objects, wrong
+from dbrun.store.documents import marked
+from dbrun.store.objects import Objects, sha256_of, wrong
 from dbrun.store.table import Table
 from dbrun.store.traces import Trace, Traces
+
+Depth = Literal["sizes", "digests", "bytes"]
+"""How closely a result is looked at: its files' sizes; their digests too, as far as a file can have changed since it
+was last read; or all of their bytes, as the disk gives them now."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,15 @@ class Store:
             for table in (self.digests, self.screened, self.commits):
                 table.save()
 
+    @property
+    def read_only(self) -> bool:
+        """Whether it is there and serves what it has, but takes nothing: another's, or on a mount for reading."""
+        return self.root.is_dir() and not os.access(self.root, os.W_OK)
+
     def prepare(self) -> None:
         """Make the store's folder, hidden from git, and clear what dead processes left in it."""
+        if self.read_only:
+            return
         with disk_errors(f"opening the store {self.root}"):
             self.scratch.mkdir(parents=True, exist_ok=True)
             ignore = self.root / ".gitignore"
@@ -68,36 +81,55 @@ class Store:
         return self.root / "work" / lineage
 
     def lock(self, name: str, what: str, waiting: Callable[[str], None],
-             stopping: Callable[[], int]) -> AbstractContextManager[bool]:
-        """Hold a lock of this name; see `locks.held`."""
+             stopping: Callable[[], int]) -> AbstractContextManager[locks.Lock | None]:
+        """Hold a lock of this name; see `locks.held`. A store that takes nothing needs none."""
+        if self.read_only:
+            return nullcontext()
         return locks.held(self.root / "locks" / f"{name}.lock", what, waiting=waiting, stopping=stopping)
+
+    def using(self) -> AbstractContextManager[None]:
+        """Inside the block no gc takes anything away. For moments: looking a result up, publishing one."""
+        return nullcontext() if self.read_only else locks.shared(self._gate)
+
+    def alone(self, what: str, stopping: Callable[[], int]) -> AbstractContextManager[locks.Lock]:
+        """Inside the block nobody is `using` the store."""
+        return locks.held(self._gate, what, stopping=stopping, pause=0.01)
+
+    @property
+    def _gate(self) -> Path:
+        return self.root / "locks" / "gc.lock"
 
     def replace(self, name: str, document: object, *, durable: bool = False) -> None:
         """Put a JSON document at a path inside the store, in one move."""
-        replace_file(self.root / name, json.dumps(document).encode(), scratch=self.scratch, durable=durable)
+        self._put(name, json.dumps(document).encode(), durable)
 
-    def look(self, stage: str, key: str, *, deep: bool = False) -> Trace | Damage | None:
-        """What stands under this key, after a cheap check that all its files are there in the right size.
+    def replace_marked(self, name: str, document: Mapping[str, object], *, durable: bool = False) -> None:
+        """The same, so that a changed byte in it is found when it is read."""
+        self._put(name, marked(document), durable)
 
-        deep: and with the right bytes, read again only where a file can have changed; for what is going to be used.
-        """
+    def _put(self, name: str, data: bytes, durable: bool) -> None:
+        replace_file(self.root / name, data, scratch=self.scratch, durable=durable)
+
+    def look(self, stage: str, key: str, depth: Depth = "sizes") -> Trace | Damage | None:
+        """What stands under this key, and whether its files are whole, looked at as closely as depth says."""
         trace = self.traces.read(stage, key)
         if trace is None:
             return None
-        lines = wrong(self.objects.path(trace.digest), trace.files, self.digests.of if deep else None)
+        reading = {"sizes": None, "digests": self.digests.of, "bytes": sha256_of}[depth]
+        lines = wrong(self.objects.path(trace.digest), trace.files, reading)
         return Damage(trace, tuple(lines)) if lines else trace
 
     def publish(self, stage: str, key: str, document: Mapping[str, object], folder: Path, *, seconds: float,
-                durable: bool = True) -> Trace:
+                durable: bool = True, items: Iterable[str] = ()) -> Trace:
         """Make a finished folder the result of this key: first the artifact, then the trace.
 
-        Killed at any point, the store holds either all of it or nothing that counts.
+        Killed at any point, the store holds either all of it or nothing that counts. items: see `Trace`.
         """
-        with disk_errors(f"keeping the result of {stage}"):
+        with self.using(), disk_errors(f"keeping the result of {stage}"):
             digest, files = self.objects.publish(folder, durable=durable)
             trace = Trace(stage=stage, key=key, digest=digest, files=files, document=document,
                           created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                          seconds=round(seconds, 3))
+                          seconds=round(seconds, 3), items=tuple(sorted(items)))
             self.traces.write(trace, durable=durable)
         return trace
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from dbrun.store.canonical import digest
 from dbrun.store.disk import replace_file
+from dbrun.store.documents import marked, read_marked
 
 FORMAT = 1
 STAGE = re.compile(r"[a-z][a-z0-9-]{0,63}(\.item)?")
@@ -28,7 +28,10 @@ class File:
 
 @dataclass(frozen=True)
 class Trace:
-    """A stage's finished work. document: the whole key document; seconds: how long the work took."""
+    """A stage's finished work. document: the whole key document; seconds: how long the work took.
+
+    items: the keys of the single items that it is made of.
+    """
 
     stage: str
     key: str
@@ -37,6 +40,7 @@ class Trace:
     document: Mapping[str, object]
     created: str
     seconds: float
+    items: tuple[str, ...] = ()
 
 
 def manifest_digest(files: Mapping[str, File]) -> str:
@@ -69,8 +73,16 @@ class Traces:
 
     def write(self, trace: Trace, *, durable: bool) -> None:
         """Let a trace stand, in one move."""
-        data = json.dumps({"format_version": FORMAT, **asdict(trace)}).encode()
+        data = marked({"format_version": FORMAT, **asdict(trace)})
         replace_file(self.path(trace.stage, trace.key), data, scratch=self._scratch, durable=durable)
+
+    def all(self) -> Iterator[tuple[str, str, Path]]:
+        """Stage, key and place of every trace, readable or not, also those of single items."""
+        for folder in _entries(self._root):
+            inner = _entries(folder) if folder.name.endswith(".item") else [folder]
+            for path in (path for home in inner for path in _entries(home)):
+                if STAGE.fullmatch(folder.name) and KEY.fullmatch(path.stem) and path.suffix == ".json":
+                    yield folder.name, path.stem, path
 
     def recent(self, stage: str, limit: int) -> Iterator[Trace]:
         """The newest traces of a stage, newest first."""
@@ -85,6 +97,13 @@ class Traces:
                 yield trace
 
 
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
 def _age(entry: os.DirEntry[str]) -> tuple[int, str]:
     try:
         return entry.stat().st_mtime_ns, entry.name
@@ -94,15 +113,16 @@ def _age(entry: os.DirEntry[str]) -> tuple[int, str]:
 
 def _read(path: Path, stage: str, key: str) -> Trace | None:
     try:
-        data = json.loads(path.read_bytes())
-        if data["format_version"] != FORMAT:
+        data: Any = read_marked(path)
+        if data is None or data["format_version"] != FORMAT:
             return None
         files = {name: File(int(f["size"]), str(f["sha256"])) for name, f in data["files"].items()}
         trace = Trace(stage=str(data["stage"]), key=str(data["key"]), digest=str(data["digest"]), files=files,
                       document=cast("Mapping[str, object]", data["document"]), created=str(data["created"]),
-                      seconds=float(data["seconds"]))
+                      seconds=float(data["seconds"]), items=tuple(map(str, data.get("items", ()))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     whole = (trace.stage == stage and trace.key == key and isinstance(trace.document, dict)
-             and trace.digest == manifest_digest(files) and all(map(safe_name, files)))
+             and trace.digest == manifest_digest(files) and all(map(safe_name, files))
+             and all(map(KEY.fullmatch, trace.items)))
     return trace if whole else None

@@ -8,12 +8,15 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load, save
 from torch import Tensor
+
+from dbrun.durable import sync
 
 FORMAT = "dbrun/checkpoint/1"
 ABANDONED = 3600.0
@@ -42,19 +45,25 @@ def publish(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     content = save(dict(checkpoint.tensors), metadata={"dbrun": values})
     path = folder / f"step-{checkpoint.step:08d}.{hashlib.sha256(content).hexdigest()}.safetensors"
     beside = folder / f".{path.name}.{os.getpid()}"
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    _sync(folder)
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        # a full disk is not to be kept full by what did not fit
+        beside.unlink(missing_ok=True)
+        raise
+    sync(folder)
     standing = [old for step, old in _listing(folder) if step <= checkpoint.step and old != path]
     for old in standing[: max(0, len(standing) - (keep - 1))]:
         old.unlink(missing_ok=True)
     for leftover in folder.glob(".step-*"):
-        # where locks do not work another process may be writing a fresh one
-        if time.time() - leftover.stat().st_mtime > ABANDONED:
-            leftover.unlink(missing_ok=True)
+        # where locks do not work another process may be writing a fresh one, or clear this one first
+        with suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > ABANDONED:
+                leftover.unlink()
     return path
 
 
@@ -90,11 +99,3 @@ def _read(path: Path) -> Checkpoint | None:
     if values.pop("format") != FORMAT:
         return None
     return Checkpoint(int(named["step"]), load(content), values)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,9 +7,10 @@ import os
 import pytest
 
 from dbrun.errors import DbrunError, StageFailed
-from dbrun.events import Note
+from dbrun.events import Note, RunFailed, RunFinished
 from dbrun.plan.record import Record
 from dbrun.recipe.load import load_recipe
+from dbrun.store.runs import runs
 from dbrun.store.store import Store
 
 
@@ -22,11 +23,23 @@ def record(home):
 
 def test_events_and_keys_are_kept(record):
     record.event(Note("train", "hello"))
-    record.asked("load", "1" * 64)
-    record.asked("train", "2" * 64)
+    record.asked("load", "1" * 64, "3" * 64)
+    record.asked("train", "2" * 64, "4" * 64)
     line = json.loads((record.folder / "events.jsonl").read_text())
     assert line["event"] == "note" and line["text"] == "hello" and line["time"] > 1e9
     assert json.loads((record.folder / "keys.json").read_text()) == {"load": "1" * 64, "train": "2" * 64}
+    run, = runs(record.store)
+    assert run.wants.keys == {"load": "1" * 64, "train": "2" * 64} and run.wants.work["train"] == "4" * 64
+
+
+def test_a_run_is_alive_until_it_ends_and_however_it_ends(record):
+    assert runs(record.store)[0].live
+    record.end()
+    assert runs(record.store)[0].state == "killed"
+    record.event(RunFailed("train", "interrupted", None, 143))
+    assert runs(record.store)[0].state == "interrupted"
+    record.event(RunFinished(1, 2, 3.0))
+    assert runs(record.store)[0].state == "done"
 
 
 def test_events_that_cannot_be_written_spoil_nothing(record):

@@ -35,8 +35,8 @@ def holder(tmp_path):
 
 def test_a_free_lock_is_taken_at_once_and_again(tmp_path):
     for _ in range(2):
-        with locks.held(tmp_path / "x.lock", "train", waiting=pytest.fail) as waited:
-            assert not waited
+        with locks.held(tmp_path / "x.lock", "train", waiting=pytest.fail) as lock:
+            assert not lock.waited
             assert f"process {os.getpid()}" in (tmp_path / "x.lock").read_text()
 
 
@@ -47,8 +47,8 @@ def test_a_waiter_says_who_works_and_goes_on_when_that_one_dies(tmp_path, holder
         told.append(text)
         holder.kill()
 
-    with locks.held(tmp_path / "l" / "x.lock", "train", waiting=waiting) as waited:
-        assert waited
+    with locks.held(tmp_path / "l" / "x.lock", "train", waiting=waiting) as lock:
+        assert lock.waited
     assert len(told) == 1
     assert f"process {holder.pid} on " in told[0] and "(train)" in told[0]
 
@@ -72,5 +72,47 @@ def test_a_file_system_without_locks_is_taken_as_it_is(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with locks.held(tmp_path / "x.lock", "train", waiting=pytest.fail) as waited:
-        assert not waited
+    with locks.held(tmp_path / "x.lock", "train", waiting=pytest.fail) as lock:
+        assert not lock.waited
+
+
+def test_a_lock_says_how_far_the_work_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "PAUSE", 0.0)
+    with locks.held(tmp_path / "x.lock", "train") as lock:
+        lock.at("step 12 of 300")
+        said = f"process {os.getpid()} on {os.uname().nodename} (train, step 12 of 300)"
+        assert (tmp_path / "x.lock").read_text() == said
+        lock.at()
+        assert (tmp_path / "x.lock").read_text().endswith("(train)")
+
+
+def test_how_far_the_work_is_is_not_written_at_every_step(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(os, "pwrite", lambda *what: written.append(what))
+    with locks.held(tmp_path / "x.lock", "train") as lock:
+        for step in range(100):
+            lock.at(f"step {step}")
+    assert len(written) == 1
+
+
+def test_many_share_what_one_alone_must_wait_for(tmp_path):
+    path = tmp_path / "l" / "x.lock"
+    with locks.shared(path), locks.shared(path), pytest.raises(Interrupted), \
+            locks.held(path, "gc", stopping=lambda: signal.SIGINT):
+        pytest.fail("it was not alone")
+    with locks.held(path, "gc", waiting=pytest.fail):
+        pass
+
+
+def test_another_users_lock_can_be_held_though_not_signed(tmp_path, monkeypatch):
+    path, real = tmp_path / "x.lock", os.open
+    path.write_text("process 1 on far (train)")
+
+    def theirs(name, flags, mode=0o777):
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(name, flags, mode)
+
+    monkeypatch.setattr(os, "open", theirs)
+    with locks.held(path, "train", waiting=pytest.fail):
+        assert path.read_text() == "process 1 on far (train)"

@@ -42,7 +42,7 @@ def test_the_store_hides_from_git(store):
 
 def test_a_result_is_there_once_published(store):
     trace = publish(store)
-    assert store.look("train", KEY) == store.look("train", KEY, deep=True) == trace
+    assert store.look("train", KEY) == store.look("train", KEY, "digests") == trace
     assert list(store.scratch.iterdir()) == []
 
 
@@ -73,17 +73,17 @@ def test_a_flipped_bit_is_seen_by_the_deep_check(store):
     file.write_text("goOd")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert isinstance(store.look("train", KEY), Trace)
-    found = store.look("train", KEY, deep=True)
+    found = store.look("train", KEY, "digests")
     assert isinstance(found, Damage) and "other bytes" in found.lines[0]
 
 
 def test_the_deep_check_reads_no_file_twice(store, monkeypatch):
     publish(store)
     monkeypatch.setattr(digests, "SETTLED", -60.0)
-    store.look("train", KEY, deep=True)
+    store.look("train", KEY, "digests")
     store.save_tables()
     monkeypatch.setattr(digests.Digests, "_hash", lambda self, path: pytest.fail(f"read {path}"))
-    assert isinstance(Store(store.root).look("train", KEY, deep=True), Trace)
+    assert isinstance(Store(store.root).look("train", KEY, "digests"), Trace)
 
 
 def test_a_file_that_cannot_be_read_is_damage(store, monkeypatch):
@@ -93,7 +93,7 @@ def test_a_file_that_cannot_be_read_is_damage(store, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(digests.Digests, "of", broken)
-    found = store.look("train", KEY, deep=True)
+    found = store.look("train", KEY, "digests")
     assert isinstance(found, Damage) and found.lines == ("file cannot be read: Input/output error",)
 
 

@@ -1,0 +1,43 @@
+"""How does a small JSON file tell that it is still what was written?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from dbrun.store.canonical import Plain, digest
+
+MARK = "sha256"
+"""The member that holds the digest of the others."""
+
+
+def marked(document: Mapping[str, object]) -> bytes:
+    """The document as JSON, with the digest of its canonical form in it."""
+    data = cast("dict[str, Plain]", json.loads(json.dumps(document)))
+    return json.dumps({**data, MARK: digest(data)}).encode()
+
+
+def read_marked(path: Path) -> dict[str, object] | None:
+    """The document of a file without its mark; None where it is not whole. Raises FileNotFoundError.
+
+    A document without a mark, as earlier versions wrote it, is taken as it is.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError):
+        return None
+    if not isinstance(data, dict):
+        return None
+    mark = data.pop(MARK, None)
+    return data if mark in (None, _digest(data)) else None
+
+
+def _digest(data: dict[str, Plain]) -> str | None:
+    try:
+        return digest(data)
+    except ValueError:
+        return None

@@ -1,0 +1,42 @@
+"""A document with a mark is whole or it is nothing."""
+
+import json
+import random
+
+import pytest
+
+from dbrun.store.documents import marked, read_marked
+
+DOCUMENT = {"keys": {"load": "1" * 64}, "number": 1.0, "name": "x"}
+
+
+def test_what_is_written_is_read(tmp_path):
+    (tmp_path / "d").write_bytes(marked(DOCUMENT))
+    assert read_marked(tmp_path / "d") == DOCUMENT
+
+
+def test_every_flipped_bit_that_changes_a_value_is_found(tmp_path):
+    whole, chance = marked(DOCUMENT), random.Random(0)
+    for _ in range(200):
+        flipped = bytearray(whole)
+        flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        (tmp_path / "d").write_bytes(flipped)
+        found = read_marked(tmp_path / "d")
+        # a flip in the mark's own name leaves a document without a mark, and all else as it was
+        assert found is None or {k: v for k, v in found.items() if k in DOCUMENT} == DOCUMENT
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"a": 1, "sha256": "x"}', '{"a": NaN, "sha256": "x"}'])
+def test_what_is_no_document_is_none(tmp_path, text):
+    (tmp_path / "d").write_text(text)
+    assert read_marked(tmp_path / "d") is None
+
+
+def test_a_document_from_before_marks_is_taken_as_it_is(tmp_path):
+    (tmp_path / "d").write_text(json.dumps(DOCUMENT))
+    assert read_marked(tmp_path / "d") == DOCUMENT
+
+
+def test_nothing_is_not_damage(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_marked(tmp_path / "d")
