@@ -77,7 +77,7 @@ class Part(BaseModel):
     those of the parts that it builds on hold too.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, defer_build=True)
     NEUTRAL: ClassVar[dict[str, object]] = {}
 
     @classmethod

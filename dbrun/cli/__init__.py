@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
 
 
@@ -33,6 +35,10 @@ def _said_again(words: list[str]) -> bool:
 
 
 def _run() -> None:
+    # a tenth of a reading verb's time went into collecting garbage of imports, which hardly is any
+    gc.disable()
+    # and another into asking all installed packages whether they extend pydantic
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from dbrun.cli.verbs import app_for
     from dbrun.errors import DbrunError
     from dbrun.ui.terminal import complain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ def go(recipe: Path, overrides: Sequence[str], selection: Selection, *, as_json:
 
     # threads that spin while they wait slow each other down manyfold on a busy machine; read when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    gc.enable()
     watch, observation = watcher(as_json), Observation()
     try:
         loaded, located, store = _read(recipe, overrides)
