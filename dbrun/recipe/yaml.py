@@ -15,6 +15,7 @@ from dbrun.recipe.places import BREAKS, Place, Problem, Problems, Source, shown
 
 LIMIT = 256 * 1024
 DEPTH = 32
+TOO_DEEP = f"found more than {DEPTH} levels of nesting"
 UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -113,7 +114,7 @@ class _Builder:
     def _node(self, event: Any, depth: int) -> Node:
         place = self._place(event)
         if depth > DEPTH:
-            raise Problems([*self.problems, Problem(place, "", f"found more than {DEPTH} levels of nesting")])
+            raise Problems([*self.problems, Problem(place, "", TOO_DEEP)])
         if isinstance(event, yaml.AliasEvent):
             self._refuse(event, f"found the alias '*{event.anchor}'; recipes have no aliases",
                          "write a reference such as ${train.steps}")
@@ -170,6 +171,8 @@ def _syntax(error: yaml.MarkedYAMLError, source: Source) -> Problem:
     place = next((p for p in marks if p.text[p.column - 1:].strip()), (*marks, source.place(0, 0))[0])
     said = error.problem or error.context or str(error)
     rest = place.text[place.column - 1:]
+    if "nesting depth" in said:
+        return Problem(place, "", TOO_DEEP)
     if "cannot start any token" in said:
         if rest.startswith("\t") or "\t" in place.text[:place.column]:
             return Problem(place, "", "found a tab, expected spaces", "indent with spaces")
