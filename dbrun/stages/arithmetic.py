@@ -27,5 +27,5 @@ def base_in_memory(job: Job[Any], precision: Precision, device: torch.device | N
     if job.base is None:
         raise StageFailed("the base's files are gone", fix="run again with `--force load`")
     record = read_base(job.inputs["load"])
-    return record.family, record.family.load(job.base, device=device or prepare(job.numerics),
+    return record.family, record.family.load(job.base, device=device or prepare(job.numerics, job.ranks.local),
                                              dtype=DTYPES[precision], variant=record.variant)

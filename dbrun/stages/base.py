@@ -11,6 +11,7 @@ from dbrun.events import Emit, Note, Progress
 from dbrun.families.base import Sampling
 from dbrun.parts import subclasses
 from dbrun.recipe.model import Recipe
+from dbrun.stages.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ class Items(Protocol):
     def has(self, key: Mapping[str, object]) -> bool:
         """Whether the item is there already."""
 
+    def trust(self) -> None:
+        """Count as made what stands in the store from now on, also where all was to be made again."""
+
 
 P = TypeVar("P")
 
@@ -96,7 +100,7 @@ class Job(Generic[P]):
     params: its frozen choices; inputs: upstream artifacts by stage name; out: an empty folder to fill;
     work: a folder that survives a crash (checkpoints); files: sha256 -> a file with that content;
     base: where the verified base stands (its content is the digest of the `load` artifact);
-    stopping: whether a signal asked to stop.
+    stopping: whether a signal asked to stop; ranks: the processes that share the work.
     """
 
     stage: str
@@ -112,6 +116,7 @@ class Job(Generic[P]):
     emit: Emit
     stopping: Callable[[], int]
     """The number of the signal that asked to stop, or 0."""
+    ranks: Ranks = field(default_factory=Ranks)
 
     def progress(self, done: int, total: int, unit: str, **metrics: float) -> None:
         """Report that done of total units are ready."""
@@ -143,6 +148,8 @@ class Stage(Generic[P]):
     modules: ClassVar[tuple[str, ...]] = ()
     computes: ClassVar[bool] = True
     """Whether device and thread count can change the output."""
+    shared: ClassVar[bool] = False
+    """Whether several processes can share the work; its result is then the same however many they are."""
 
     def wanted(self, recipe: Recipe) -> bool:
         """Whether this recipe has this stage at all."""

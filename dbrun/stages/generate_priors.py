@@ -17,6 +17,7 @@ from dbrun.recipe.model import Recipe, in_turn
 from dbrun.seeds import derive
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
 from dbrun.stages.base import Job, Sources, Stage
+from dbrun.stages.ranks import spread
 
 RECORD = "priors.json"
 ATTEMPTS = 5
@@ -49,10 +50,11 @@ class GeneratePriors(Stage[PriorParams]):
     """Draw `prior.count` class images, each an item of its own with a seed of its own."""
 
     NAME: ClassVar[str] = "generate-priors"
+    shared: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("load",)
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
     modules: ClassVar[tuple[str, ...]] = ("dbrun.stages.arithmetic", "dbrun.training.device", "dbrun.families",
-                                          "dbrun.seeds", "dbrun.images.flat")
+                                          "dbrun.seeds", "dbrun.images.flat", "dbrun.stages.ranks")
 
     def wanted(self, recipe: Recipe) -> bool:
         """Only with prior preservation by class images that the base makes."""
@@ -77,14 +79,17 @@ class GeneratePriors(Stage[PriorParams]):
         def base() -> tuple[Family, Loaded]:
             return base_in_memory(job, precision)
 
-        for index, prompt in enumerate(params.prompts):
-            job.poll()
-            job.progress(index, params.count, "pictures")
-            key = {"base": job.inputs["load"].digest, "prompt": prompt, "steps": params.steps,
+        def item(index: int) -> Path:
+            key = {"base": job.inputs["load"].digest, "prompt": params.prompts[index], "steps": params.steps,
                    "guidance": params.guidance, "resolution": params.resolution, "precision": precision,
                    "seed": params.seed, "index": index}
-            item = job.items.get(key, partial(_drawn, base, params, index))
-            shutil.copyfile(item / "picture.png", job.out / f"{index:05d}.png")
+            return job.items.get(key, partial(_drawn, base, params, index))
+
+        spread(job, [partial(item, index) for index in range(params.count)], "pictures")
+        if job.ranks.rank:
+            return
+        for index in range(params.count):
+            shutil.copyfile(item(index) / "picture.png", job.out / f"{index:05d}.png")
         record = {"prompt": params.prompt, "count": params.count}
         (job.out / RECORD).write_text(json.dumps(record, sort_keys=True) + "\n", encoding="utf-8")
         job.progress(params.count, params.count, "pictures")

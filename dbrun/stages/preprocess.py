@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,6 +17,7 @@ from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Artifact, Job, Picture, Sources, Stage
 from dbrun.stages.contents import contents
 from dbrun.stages.generate_priors import RECORD
+from dbrun.stages.ranks import spread
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -58,11 +59,12 @@ class Preprocess(Stage[PreprocessParams]):
     """Encode each picture and each distinct prompt's condition, every one an item of its own."""
 
     NAME: ClassVar[str] = "preprocess"
+    shared: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("load", "generate-priors")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "safetensors",
                                             "pillow", "numpy")
     modules: ClassVar[tuple[str, ...]] = ("dbrun.images.pixels", "dbrun.stages.arithmetic", "dbrun.stages.contents",
-                                          "dbrun.training.device", "dbrun.families")
+                                          "dbrun.training.device", "dbrun.families", "dbrun.stages.ranks")
 
     def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
         """The pictures with their prompts, and how they are cut."""
@@ -86,26 +88,26 @@ class Preprocess(Stage[PreprocessParams]):
         pictures |= {f"class.{i:05d}": source for i, source in enumerate(images)}
         prompts = sorted({*instance, *classes})
         texts = prompts if params.text else []
-        total = len(pictures) + len(texts)
 
         @cache
         def base() -> tuple[Family, Loaded]:
             return base_in_memory(job, "fp32")
 
+        makers: list[Callable[[], object]] = [partial(_encoded, job, source, base) for source in pictures.values()]
+        makers += [partial(_condition, job, prompt, base) for prompt in texts]
+        spread(job, makers, "items")
+        if job.ranks.rank:
+            return
         tensors: dict[str, dict[str, Tensor]] = {"latents": {}, "prompts": {}}
-        for done, (name, source) in enumerate(pictures.items()):
-            job.poll()
-            job.progress(done, total, "items")
+        for name, source in pictures.items():
             tensors["latents"][name] = _encoded(job, source, base)
         for index, prompt in enumerate(texts):
-            job.poll()
-            job.progress(len(pictures) + index, total, "items")
             tensors["prompts"] |= {f"{index:05d}.{part}": t for part, t in _condition(job, prompt, base).items()}
         for file, named in tensors.items():
             if named:
                 save_file(named, job.out / f"{file}.safetensors")
         write_index(job.out, prompts, instance, classes)
-        job.progress(total, total, "items")
+        job.progress(len(makers), len(makers), "items")
 
 
 def write_index(folder: Path, prompts: Sequence[str], instance: Sequence[str], classes: Sequence[str]) -> None:

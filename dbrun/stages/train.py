@@ -64,6 +64,7 @@ class Train(Stage[TrainParams]):
     """Trains the adapters; the artifact is `adapt`'s with other weights, and `metrics.jsonl`, a line per step."""
 
     NAME: ClassVar[str] = "train"
+    shared: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "preprocess")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "accelerate",
                                             "safetensors")

@@ -19,7 +19,7 @@ LINE = 65
 """Bytes of a line."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class StoredItems:
     """The items of one stage. bound: what all their keys hold; anew: make all again.
 
@@ -62,6 +62,10 @@ class StoredItems:
     def used(self) -> frozenset[str]:
         """The keys of the items asked for so far."""
         return frozenset(self._made)
+
+    def trust(self) -> None:
+        """Count as made what stands in the store from now on, also where all was to be made again."""
+        self.anew = False
 
     def _standing(self, name: str) -> Trace | Damage | None:
         return None if self.anew else self.store.look(self._kind, name, "bytes")

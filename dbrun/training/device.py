@@ -28,8 +28,11 @@ class Numerics(Protocol):
         """CPU threads, or 0 for torch's own choice."""
 
 
-def prepare(numerics: Numerics) -> torch.device:
-    """Set torch up for these numerics and give the device. Raises StageFailed where torch finds no such device."""
+def prepare(numerics: Numerics, local: int = 0) -> torch.device:
+    """Set torch up for these numerics and give the device. Raises StageFailed where torch finds no such device.
+
+    local: which process on this machine asks; each takes the GPU of its number.
+    """
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if not found[numerics.device]:
         raise StageFailed(f"the run is planned for {numerics.device}, but torch {torch.__version__} finds none here",
@@ -41,7 +44,13 @@ def prepare(numerics: Numerics) -> torch.device:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    return torch.device(numerics.device)
+    if numerics.device != "cuda":
+        return torch.device(numerics.device)
+    if local >= torch.cuda.device_count():
+        raise StageFailed(f"process {local} of this machine finds only {torch.cuda.device_count()} GPUs",
+                          fix="set `launch.processes` to how many there are, or `device: cpu`")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
 
 
 def generator(seed: int, *address: str | int) -> torch.Generator:

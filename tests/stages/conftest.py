@@ -62,6 +62,9 @@ class MemoryItems:
             self.made.append(str(key))
         return place
 
+    def trust(self) -> None:
+        """All is as it stands."""
+
     def has(self, key: Mapping[str, object]) -> bool:
         return self._place(key).exists()
 

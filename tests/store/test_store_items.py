@@ -98,3 +98,12 @@ def test_an_item_made_from_something_that_changed_is_not_kept(items):
     with pytest.raises(RuntimeError):
         replace(items, sound=changed).get({"n": 1}, lambda folder: (folder / "x").write_text("?") and None)
     assert not items.has({"n": 1})
+
+
+def test_what_others_made_anew_is_trusted_once_it_may_be(items):
+    calls = []
+    items.get({"index": 1}, maker(calls))
+    forced = again(items, anew=True)
+    forced.trust()
+    forced.get({"index": 1}, maker(calls))
+    assert len(calls) == 1

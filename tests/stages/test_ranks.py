@@ -1,0 +1,73 @@
+"""Is a row of items dealt to several processes so that each is made once, and rank 0 waits for the rest?"""
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dbrun.errors import Interrupted, StageFailed
+from dbrun.events import Event, Progress
+from dbrun.stages import ranks as module
+from dbrun.stages.base import Job, Numerics, Upkeep
+from dbrun.stages.ranks import Ranks, spread
+
+
+class Together(Ranks):
+    """Ranks that are threads of this process."""
+
+    def __init__(self, rank: int, size: int, counts: list[int], lost: bool = False) -> None:
+        super().__init__(rank, size)
+        self.counts, self.lost = counts, lost
+
+    def made(self, more: int = 0) -> int:
+        self.counts[0] += more
+        return self.counts[0]
+
+    def watch(self) -> None:
+        if self.lost:
+            raise StageFailed("process 1 is gone")
+
+
+def job(ranks: Ranks, events: list[Event], trusted: list[int], stopping: Callable[[], int] = lambda: 0) -> Job[Any]:
+    items: Any = SimpleNamespace(trust=lambda: trusted.append(ranks.rank))
+    inputs: Mapping[str, Any] = {}
+    return Job(stage="x", params=None, numerics=Numerics("cpu", 1), inputs=inputs, out=Path(), work=Path(), files={},
+               base=None, items=items, upkeep=Upkeep(1, 1), emit=events.append, stopping=stopping, ranks=ranks)
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE", 0.001)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_every_item_is_made_once_and_rank_0_returns_last(size: int) -> None:
+    made: list[tuple[int, int]] = []
+    counts, events, trusted = [0], [], []
+    makers = {rank: [lambda i=i, rank=rank: made.append((i, rank)) for i in range(7)] for rank in range(size)}
+    seen: list[int] = []
+
+    def first() -> None:
+        spread(job(Together(0, size, counts), events, trusted), makers[0], "pictures")
+        seen.extend(sorted(i for i, _ in made))
+
+    leader = threading.Thread(target=first)
+    leader.start()
+    for rank in range(1, size):
+        spread(job(Together(rank, size, counts), [], trusted), makers[rank], "pictures")
+    leader.join(20)
+    assert seen == list(range(7)) and all(i % size == rank for i, rank in made)
+    done = [e.done for e in events if isinstance(e, Progress)]
+    assert done == sorted(done) and done[0] == 0 and {e.total for e in events} == {7}
+    assert trusted == ([0] if size > 1 else []), "what others made counts for the one that puts it together"
+
+
+def test_who_waits_for_a_lost_process_fails_and_who_is_asked_to_stop_stops() -> None:
+    with pytest.raises(StageFailed, match="process 1 is gone"):
+        spread(job(Together(0, 2, [0], lost=True), [], []), [lambda: None] * 2, "items")
+    asked = iter([0, 0, 15])
+    with pytest.raises(Interrupted):
+        spread(job(Together(0, 2, [0]), [], [], lambda: next(asked)), [lambda: None] * 2, "items")
