@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import TypeAdapter
 
 from dbrun.adapters.attach import attach, write
-from dbrun.adapters.base import Adapter, any_adapter
+from dbrun.adapters.base import Learnable, types
+from dbrun.adapters.embedding import Embedding
 from dbrun.errors import StoreCorrupt
+from dbrun.parts import union
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,9 +24,12 @@ INDEX = "adapter.json"
 
 @dataclass(frozen=True)
 class Attached:
-    """One component's adapter. modules: full names of the adapted layers; state: weights by peft name."""
+    """What learns in one component. modules: full names of the adapted layers; state: weights by name, as peft has it.
 
-    adapter: Adapter
+    A trigger, which stands on no layer, has no modules.
+    """
+
+    adapter: Learnable
     modules: tuple[str, ...]
     state: Mapping[str, Tensor]
 
@@ -52,8 +57,11 @@ def read_artifact(folder: Path) -> dict[str, Attached]:
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     if not isinstance(index, dict):
         raise StoreCorrupt(f"{folder / INDEX} holds no table of adapters")
-    kind: TypeAdapter[Adapter] = TypeAdapter(cast(Any, any_adapter()))
-    return {name: Attached(adapter=kind.validate_json(json.dumps({**entry["adapter"],
-                                                                               "targets": entry["modules"]})),
-                           modules=tuple(entry["modules"]),
-                           state=load_file(folder / f"{name}.safetensors")) for name, entry in index.items()}
+    kind: TypeAdapter[Learnable] = TypeAdapter(cast(Any, union((*types(), Embedding))))
+    return {name: Attached(kind.validate_json(json.dumps(_whole(entry))), tuple(entry["modules"]),
+                           load_file(folder / f"{name}.safetensors")) for name, entry in index.items()}
+
+
+def _whole(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An adapter's document with the layers that it stands on, as its targets."""
+    return {**entry["adapter"], **({"targets": entry["modules"]} if entry["modules"] else {})}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dbrun.adapters.base import Adapter
+from dbrun.adapters.base import Adapter, Learnable
 from dbrun.errors import RecipeError, StageFailed
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _no_match(patterns: Sequence[str], fit: Sequence[str], layers: Sequence[str]
                        fix="name one of these in `targets`, or use attention, attention+ff, linear or all")
 
 
-def attach(module: nn.Module, adapter: Adapter, modules: Sequence[str], *, seed: int | None) -> None:
+def attach(module: nn.Module, adapter: Learnable, modules: Sequence[str], *, seed: int | None) -> None:
     """Put the adapter on these layers of module, in place: only its parameters train, in 32 bits.
 
     seed: where the initial weights come from; None where `write` follows. Global random state is left alone.
@@ -83,11 +83,12 @@ def attach(module: nn.Module, adapter: Adapter, modules: Sequence[str], *, seed:
     from peft import inject_adapter_in_model
 
     names = tuple(modules)
-    layers = {name: module.get_submodule(name) for name in names}
     module.requires_grad_(False)
     if (placed := adapter.placed(module, names)) is not None:
         setattr(module, PLACED, placed)
         return
+    assert isinstance(adapter, Adapter), "what peft does not put on is placed"
+    layers = {name: module.get_submodule(name) for name in names}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed or 0)
         inject_adapter_in_model(adapter.peft_config(names), module, adapter_name=SLOT)

@@ -26,33 +26,19 @@ def _stop(value: float | None) -> float | None:
     return value
 
 
-class Adapter(Part):
-    """How one component of the base is adapted.
-
-    A subclass lives in a file of its own, sets NAME and its `type` tag, and turns itself into peft's config.
-    """
+class Learnable(Part):
+    """What a recipe says of one component that learns, whatever it is that learns there."""
 
     NAME: ClassVar[str]
-    NEUTRAL: ClassVar[dict[str, object]] = {"learning_rate": None, "stop_at": None, "init": None}
-    LATER: ClassVar[tuple[str, ...]] = ()
-    """Neutral fields that `adapter.json` leaves out: those that came after adapters without them were written."""
-    layers: ClassVar[tuple[str, ...]] = ("Linear", "Conv2d")
-    """Class names of the layers that targets are looked for among."""
+    NEUTRAL: ClassVar[dict[str, object]] = {"learning_rate": None, "stop_at": None}
+    BESIDE: ClassVar[tuple[str, ...]] = ("learning_rate", "stop_at")
+    """The fields that are no part of what learns: only training reads them, or their contents count."""
     by_peft: ClassVar[bool] = True
     """Whether peft puts it on; else `placed` does."""
-    as_lora: ClassVar[bool] = False
-    """Whether `lora` works: whether the update is a product of two thin matrices."""
-    BESIDE: ClassVar[tuple[str, ...]] = ("learning_rate", "stop_at", "init")
-    """The fields that are no part of what the adapter is: only training reads them, or their contents count."""
-    folds: ClassVar[tuple[str, ...]] = ()
-    """The last names of weights that the update grows with in proportion, one a layer; a scale can go into them."""
-    targets: str | tuple[str, ...]
     learning_rate: Annotated[Float | None, Field(gt=0, le=1e6), OrNone] = None
     """The component's own peak learning rate; left out, `train.learning_rate`."""
     stop_at: Annotated[Float | None, Field(gt=0), AfterValidator(_stop), OrNone] = None
     """Steps after which the component learns no more; below 1, a share of `train.steps`. Left out, it never stops."""
-    init: Annotated[Text | None, OrNone] = None
-    """An adapter to start from (relative to the recipe): a PEFT folder, or a `pytorch_lora_weights.safetensors`."""
 
     def stop(self, steps: int) -> int | None:
         """How many of so many steps the component learns; None for all."""
@@ -64,14 +50,60 @@ class Adapter(Part):
         """The adapter without what is no part of it."""
         return self.model_copy(update=dict.fromkeys(self.BESIDE))
 
+    def faults(self) -> Iterator[tuple[str, str, str]]:
+        """What in it cannot be meant, as (field, message, fix), as far as it can tell without a model."""
+        yield from ()
+
+    def decided(self, modules: tuple[str, ...]) -> Self:
+        """The same with nothing left open, so that two ways to ask for it leave equal bytes."""
+        return self.itself()
+
+    def document(self) -> dict[str, Any]:
+        """Itself as JSON data; `type` says how to read it."""
+        return self.model_dump(mode="json", exclude=set(self.BESIDE))
+
+    def placed(self, module: nn.Module, modules: tuple[str, ...]) -> Placed | None:
+        """Make weights of module learn without peft, and give what reads and writes them; None where peft is to."""
+        return None
+
+    def peft_config(self, modules: tuple[str, ...]) -> PeftConfig:
+        """peft's config for these full module names (already matched against the model)."""
+        raise NotImplementedError
+
+    def exported(self, modules: tuple[str, ...],
+                 state: Mapping[str, Tensor]) -> tuple[PeftConfig, Mapping[str, Tensor]]:
+        """The config and weights with which peft does the same on an untouched base."""
+        return self.peft_config(modules), state
+
+    def lora(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The same update as LoRA weights that are right at alpha = rank, as readers take it who know no alpha."""
+        raise NotImplementedError
+
+
+class Adapter(Learnable):
+    """How one component of the base is adapted.
+
+    A subclass lives in a file of its own, sets NAME and its `type` tag, and turns itself into peft's config.
+    """
+
+    NEUTRAL: ClassVar[dict[str, object]] = {"init": None}
+    LATER: ClassVar[tuple[str, ...]] = ()
+    """Neutral fields that `adapter.json` leaves out: those that came after adapters without them were written."""
+    layers: ClassVar[tuple[str, ...]] = ("Linear", "Conv2d")
+    """Class names of the layers that targets are looked for among."""
+    as_lora: ClassVar[bool] = False
+    """Whether `lora` works: whether the update is a product of two thin matrices."""
+    BESIDE: ClassVar[tuple[str, ...]] = (*Learnable.BESIDE, "init")
+    folds: ClassVar[tuple[str, ...]] = ()
+    """The last names of weights that the update grows with in proportion, one a layer; a scale can go into them."""
+    targets: str | tuple[str, ...]
+    init: Annotated[Text | None, OrNone] = None
+    """An adapter to start from (relative to the recipe): a PEFT folder, or a `pytorch_lora_weights.safetensors`."""
+
     @property
     def linear_only(self) -> str | None:
         """Why it cannot go on convolutions; None where it can."""
         return None
-
-    def faults(self) -> Iterator[tuple[str, str, str]]:
-        """What in it cannot be meant, as (field, message, fix), as far as it can tell without a model."""
-        yield from ()
 
     def check(self, layers: Mapping[str, nn.Module]) -> None:
         """Raise RecipeError where it cannot go on these layers, by full name."""
@@ -85,14 +117,6 @@ class Adapter(Part):
         off = {name for name in self.LATER if getattr(self, name) == self.NEUTRAL[name]}
         return self.model_dump(mode="json", exclude={"targets", *self.BESIDE, *off})
 
-    def peft_config(self, modules: tuple[str, ...]) -> PeftConfig:
-        """peft's config for these full module names (already matched against the model)."""
-        raise NotImplementedError
-
-    def placed(self, module: nn.Module, modules: tuple[str, ...]) -> Placed | None:
-        """Make weights of module learn without peft, and give what reads and writes them; None where peft is to."""
-        return None
-
     def start_config(self, modules: tuple[str, ...]) -> PeftConfig | None:
         """peft's config of a second adapter on the same layers that never trains; None where there is none."""
         return None
@@ -100,15 +124,6 @@ class Adapter(Part):
     def started(self, layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The first weights, by the names of `attach.read`. layers: the bare ones; state: what peft drew."""
         return state
-
-    def exported(self, modules: tuple[str, ...],
-                 state: Mapping[str, Tensor]) -> tuple[PeftConfig, Mapping[str, Tensor]]:
-        """The config and weights with which peft does the same on an untouched base."""
-        return self.peft_config(modules), state
-
-    def lora(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The same update as LoRA weights that are right at alpha = rank, as readers take it who know no alpha."""
-        raise NotImplementedError
 
 
 class Ranked(Adapter):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -45,11 +45,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A base in memory. pipeline: the diffusers pipeline; its parts are reached through the family."""
+    """A base in memory. pipeline: the diffusers pipeline; its parts are reached through the family.
+
+    beside: component -> what learns for it without being a part of the pipeline.
+    """
 
     pipeline: Any
     device: torch.device
     dtype: torch.dtype
+    beside: dict[str, nn.Module] = field(default_factory=dict)
 
 
 class Family:
@@ -62,6 +66,8 @@ class Family:
     """The sub-folders of a base that are read."""
     components: ClassVar[Mapping[str, str]]
     """Adaptable component -> its attribute on the pipeline; "denoiser" comes first."""
+    words: ClassVar[tuple[str, ...]] = ()
+    """What else can learn: new words. `module` gives their vectors, whose `vocabulary` is what they belong to."""
     presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
     """Component -> preset of targets -> patterns of module names."""
     prefixes: ClassVar[Mapping[str, tuple[str, str]]]
@@ -89,7 +95,7 @@ class Family:
         raise NotImplementedError
 
     def module(self, loaded: Loaded, component: str) -> nn.Module:
-        """The module of an adaptable component."""
+        """The module of an adaptable component, or the vectors of new words."""
         raise NotImplementedError
 
     def process(self, loaded: Loaded) -> Process:

@@ -44,7 +44,8 @@ class IFStage1(UNetFamily):
     folders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet"}
     fixed: ClassVar[Mapping[str, str]] = {
-        "text_encoder": "its text encoder is a T5, on which diffusers loads no adapter"}
+        "text_encoder": "its text encoder is a T5, on which diffusers loads no adapter",
+        "trigger": "diffusers loads no new word into its T5"}
     presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": _presets((*IF_ATTENTION, *TIME, *PROMPT))}
     sampling: ClassVar[Sampling] = Sampling(steps=100, guidance=7.0)

@@ -10,11 +10,12 @@ from dbrun.errors import RecipeError
 from dbrun.families.base import Condition, Drawn, Loaded, Randn, Sampling
 from dbrun.families.folders import config, halvings, hush
 from dbrun.families.unet import ATTENTION, RESNETS, TIME, UNetFamily
+from dbrun.families.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
-    from torch import Tensor
+    from torch import Tensor, nn
 
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
 # proj_in and proj_out are convolutions in 1.x and linear in 2.x, so only `all` may name them
@@ -30,6 +31,7 @@ class StableDiffusion(UNetFamily):
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
     folders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet", "text_encoder": "text_encoder"}
+    words: ClassVar[tuple[str, ...]] = ("trigger",)
     presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": {"attention": ATTENTION, "attention+ff": ATTENTION + FEED_FORWARD,
                      "linear": ATTENTION + FEED_FORWARD + TIME,
@@ -63,6 +65,14 @@ class StableDiffusion(UNetFamily):
                               fix="choose a base that is not for inpainting")
         return Loaded(pipeline, device, dtype)
 
+    def module(self, loaded: Loaded, component: str) -> nn.Module:
+        """The pipeline's part; or the vectors of the words that are new to the text encoder."""
+        if component not in self.words:
+            return super().module(loaded, component)
+        if component not in loaded.beside:
+            loaded.beside[component] = Vocabulary(loaded.pipeline.tokenizer, loaded.pipeline.text_encoder).rows
+        return loaded.beside[component]
+
     def encode_images(self, loaded: Loaded, pixels: Tensor) -> Tensor:
         """Mean and log-variance of q(z | pixels), float32 [B, 2C, h, w]."""
         pixels = pixels.to(loaded.device, loaded.dtype)
@@ -82,7 +92,9 @@ class StableDiffusion(UNetFamily):
         """
         tokenizer, text_encoder = loaded.pipeline.tokenizer, loaded.pipeline.text_encoder
         length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
-        tokens = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True,
+        # a new word of several vectors is written out, as the pipeline does it where it samples
+        written = loaded.pipeline.maybe_convert_prompt(list(prompts), tokenizer)
+        tokens = tokenizer(written, padding="max_length", max_length=length, truncation=True,
                            return_tensors="pt")
         masked = getattr(text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(loaded.device) if masked else None

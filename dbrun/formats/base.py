@@ -25,6 +25,12 @@ class Format:
     """Whether it is as large as the base's parts, and so written only where asked for or where nothing else fits."""
     ASKED: ClassVar[str | None] = None
     """How to name an adapter of this format that a component is to start from; None where it can be none."""
+    CARRIES: ClassVar[str] = "adapters"
+    """What it carries, in words."""
+
+    def carries(self, family: Family, component: str) -> bool:
+        """Whether it is for this component at all; what it is not for goes out in another format."""
+        return component in family.components
 
     def refuses(self, family: Family, component: str, adapter: Adapter) -> str | None:
         """Why it cannot carry this adapter of this component, as a clause after its name; None where it can."""

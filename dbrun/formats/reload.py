@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -58,11 +58,15 @@ class Expected:
         """The largest change that the adapter makes to the prediction."""
         return float((self.trained - self.base).abs().max())
 
-    def compare(self, answer: Tensor, family: Family, loaded: Loaded, form: Format) -> float:
-        """The largest difference of a reloaded adapter's answer. Raises StageFailed where it is another adapter."""
+    def compare(self, answer: Tensor, family: Family, loaded: Loaded, form: Format,
+                components: Iterable[str] | None = None) -> float:
+        """The largest difference of a reloaded adapter's answer. Raises StageFailed where it is another adapter.
+
+        components: those that the format carries; left out, all.
+        """
         name = form.NAME
-        for component, attached in self.adapters.items():
-            written = form.weights(attached)
+        for component in self.adapters if components is None else components:
+            written = form.weights(self.adapters[component])
             arrived = form.arrived(family.module(loaded, component), written)
             if lost := [key for key in sorted(written.keys() | arrived.keys())
                         if not _same(arrived.get(key), written.get(key))]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dbrun.adapters.embedding import Embedding
 from dbrun.errors import RecipeError
 from dbrun.events import Note
 from dbrun.families.base import families
@@ -76,7 +77,7 @@ def pinned(loaded: LoadedRecipe, located: Located, store: Store) -> Located:
 def _inits(loaded: LoadedRecipe, store: Store) -> dict[str, FoundAdapter]:
     """The adapters that components start from, by component."""
     family, found = families()[loaded.recipe.base.type], {}
-    for component, adapter in loaded.recipe.adapt.components.items():
+    for component, adapter in loaded.recipe.adapt.adapters.items():
         if adapter.init is not None and component in family.components:
             with _said_of(loaded, key := f"adapt.{component}.init"):
                 wanted = Wanted(family, component, adapter, loaded.folder_of(key))
@@ -137,10 +138,14 @@ def _check_objective(loaded: LoadedRecipe, folder: Path | None) -> None:
 
 
 def _long_prompts(recipe: Recipe, instance: set[str], folder: Path | None) -> list[str]:
-    """Prompts with more words than the base reads tokens; a word is at least one token."""
+    """Prompts with more words than the base reads tokens; a word is at least one token, a new one as many as it has."""
     if folder is None:
         return []
     limit = families()[recipe.base.type].prompt_limit(folder)
     every = {*instance, *(recipe.samples.prompts or ()), *recipe.subject.class_prompts}
     return [f"the base reads {limit} tokens, the rest is cut off: {prompt}"
-            for prompt in sorted(every) if len(prompt.split()) > limit]
+            for prompt in sorted(every) if _least_tokens(prompt, recipe.adapt.trigger) > limit]
+
+
+def _least_tokens(prompt: str, word: Embedding | None) -> int:
+    return len(prompt.split()) + (prompt.count(word.token) * (word.vectors - 1) if word else 0)

@@ -16,7 +16,8 @@ Finding = tuple[str, str, str | None]
 
 def check(recipe: Recipe) -> list[Finding]:
     """Every disagreement as (dotted key, message, fix)."""
-    every = (_prior, _class_images, _base, _components, _class_labels, _objective, _precision, _adapt, _export, _stop)
+    every = (_prior, _class_images, _base, _components, _class_labels, _objective, _precision, _adapt, _trigger,
+             _export, _stop)
     return [finding for one in every for finding in one(recipe)]
 
 
@@ -100,16 +101,35 @@ def _precision(recipe: Recipe) -> Iterator[Finding]:
 
 def _adapt(recipe: Recipe) -> Iterator[Finding]:
     family = families()[recipe.base.type]
-    for component, adapter in recipe.adapt.components.items():
+    if not recipe.adapt.components:
+        yield ("adapt", "found nothing that learns", "add `denoiser: {type: lora}` under `adapt`")
+    for component, one in recipe.adapt.components.items():
+        yield from ((f"adapt.{component}.{field}", message, fix) for field, message, fix in one.faults())
+    for component, adapter in recipe.adapt.adapters.items():
         place = f"adapt.{component}"
-        yield from ((f"{place}.{field}", message, fix) for field, message, fix in adapter.faults())
         presets = family.presets.get(component, {})
         if adapter.linear_only and adapter.targets == "all" and presets.get("all") != presets.get("linear"):
             yield (f"{place}.targets", f"found 'all', which holds convolutions: {adapter.linear_only}",
                    "write `targets: linear`")
 
 
+def _trigger(recipe: Recipe) -> Iterator[Finding]:
+    """The new word is learnt from the prompts that say it, and from no others."""
+    word, subject = recipe.adapt.trigger, recipe.subject
+    if word is None:
+        return
+    if word.token not in subject.instance_prompt:
+        yield ("subject.instance_prompt", f"found no {word.token} in it, the word that `adapt.trigger` teaches",
+               f"write it where the subject is named, such as `a photo of {word.token} {word.initializer}`")
+    if any(word.token in prompt for prompt in subject.class_prompts):
+        yield ("subject.class_prompt", f"found {word.token} in it: the class is what the subject is one of, without "
+               "its own word", "write the same without it")
+
+
 def _export(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.export and (lost := exports.uncarried(recipe, recipe.export)):
+        yield ("export", f"found no format that carries `adapt.{lost[0]}`, which would then be lost",
+               f"write `export: [{', '.join(exports.fitting(recipe))}]`, or leave it out")
     for index, name in enumerate(recipe.export or ()):
         if name in (recipe.export or ())[:index]:
             yield f"export.{index}", f"found '{name}' twice", "name each format once"

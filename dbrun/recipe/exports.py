@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import get_args
 
 from dbrun.families.base import families
@@ -15,13 +16,25 @@ def chosen(recipe: Recipe) -> tuple[str, ...]:
 
 
 def fitting(recipe: Recipe) -> tuple[str, ...]:
-    """The formats that can carry every adapter; a whole component only where nothing smaller can."""
+    """The formats that can carry what they are for; a whole component only where nothing smaller can."""
     able = tuple(name for name in get_args(Export) if refusal(recipe, name) is None)
-    return tuple(name for name in able if not formats()[name].LARGE) or able
+    small = tuple(name for name in able if not formats()[name].LARGE)
+    return able if uncarried(recipe, small) else small
 
 
 def refusal(recipe: Recipe, name: str) -> str | None:
-    """Why the format of this name cannot carry the recipe's adapters; None where it can."""
+    """Why the format of this name cannot carry what it is for; None where it can."""
     family, form = families()[recipe.base.type], formats()[name]
-    reasons = (form.refuses(family, component, adapter) for component, adapter in recipe.adapt.components.items())
+    own = [component for component in recipe.adapt.components if form.carries(family, component)]
+    if not own:
+        return f"which carries {form.CARRIES}, and the recipe has none"
+    adapters = recipe.adapt.adapters
+    reasons = (form.refuses(family, component, adapters[component]) for component in own if component in adapters)
     return next((reason for reason in reasons if reason), None)
+
+
+def uncarried(recipe: Recipe, names: Iterable[str]) -> tuple[str, ...]:
+    """The components that none of these formats is for."""
+    family, forms = families()[recipe.base.type], [formats()[name] for name in names]
+    return tuple(component for component in recipe.adapt.components
+                 if not any(form.carries(family, component) for form in forms))

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from dbrun.adapters.base import Adapter, any_adapter
+from dbrun.adapters.base import Adapter, Learnable, any_adapter
+from dbrun.adapters.embedding import TOKEN, Embedding
 from dbrun.choices import optimizers, schedules
 from dbrun.families import base as families
 from dbrun.parts import Float, Int, OrNone, Part, Text, union
@@ -17,7 +18,8 @@ from dbrun.recipe.objective import Objective
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 COLOUR = r"^#[0-9a-fA-F]{6}$"
 PATTERNS = {NAME: "letters, digits, '.', '_' and '-', at most 64, the first a letter or digit",
-            COLOUR: "'#' and six hexadecimal digits"}
+            COLOUR: "'#' and six hexadecimal digits",
+            TOKEN: "small letters, digits, '_' and '-' in < >"}
 """What a pattern asks for, in words."""
 
 
@@ -132,18 +134,32 @@ AnyOptimizer: Any = union(optimizers.types())
 
 
 class Adapt(Part):
-    """Which components are adapted, and how."""
+    """What learns: adapters of components, a new word, or both."""
 
-    denoiser: AnyAdapter
-    """The adapter of the denoiser (the UNet)."""
+    NEUTRAL: ClassVar[dict[str, object]] = {"trigger": None}
+
+    denoiser: Annotated[AnyAdapter | None, OrNone] = None
+    """The adapter of the denoiser (the UNet); left out, the denoiser is not trained."""
     text_encoder: Annotated[AnyAdapter | None, OrNone] = None
     """The adapter of the text encoder; left out, the text encoder is not trained."""
+    trigger: Annotated[Embedding | None, OrNone] = None
+    """Textual inversion: a new word for the subject, taught beside the adapters or alone; left out, no word is new."""
 
     @property
-    def components(self) -> Mapping[str, Adapter]:
-        """The adapters asked for, by component."""
+    def components(self) -> Mapping[str, Learnable]:
+        """All that is to learn, by component."""
         asked = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: adapter for name, adapter in asked.items() if isinstance(adapter, Adapter)}
+        return {name: one for name, one in asked.items() if isinstance(one, Learnable)}
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """What of it stands on layers of the base, by component."""
+        return {name: one for name, one in self.components.items() if isinstance(one, Adapter)}
+
+    @property
+    def prompts_learn(self) -> bool:
+        """Whether anything learns that prompts go through on their way to the denoiser."""
+        return self.components.keys() != {"denoiser"}
 
 
 class Train(Part):
@@ -190,7 +206,7 @@ class Samples(Part):
     """Seed of the first column; the others count up."""
 
 
-Export = Literal["diffusers", "peft", "component"]
+Export = Literal["diffusers", "peft", "component", "embedding"]
 
 
 class Recipe(Part):
@@ -217,9 +233,10 @@ class Recipe(Part):
     samples: Samples = Samples()
     """The pictures of `before_after.png`."""
     export: Annotated[tuple[Export, ...] | None, Field(min_length=1), OrNone] = None
-    """diffusers (one file, LoRA only), peft (a folder per component), component (it itself, as large as it is).
+    """diffusers (one file, LoRA only), peft (a folder per component), component (it itself, as large as it is); and
+    embedding (a file for `adapt.trigger`).
 
-    Left out, all that fit of the first two, or else the third."""
+    Left out, all that fit of the first two, or else the third; and the last where a trigger learns."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Where it runs; auto takes CUDA, then MPS, then the CPU."""
     threads: Annotated[Int, Field(ge=1, le=1024)] = 1

@@ -19,6 +19,8 @@ FOREIGN = {
     "train_text_encoder": "adapt.text_encoder", "r": "adapt.denoiser.rank", "dim": "adapt.denoiser.rank",
     "network_dim": "adapt.denoiser.rank", "lora_rank": "adapt.denoiser.rank",
     "network_alpha": "adapt.denoiser.alpha", "lora_alpha": "adapt.denoiser.alpha",
+    "placeholder_token": "adapt.trigger.token", "initializer_token": "adapt.trigger.initializer",
+    "num_vectors": "adapt.trigger.vectors", "textual_inversion": "adapt.trigger",
     "target_modules": "adapt.denoiser.targets", "validation_prompt": "samples.prompts",
     "output_dir": "name", "prediction_type": "objective.prediction", "v_parameterization": "objective.prediction",
     "snr_gamma": "objective.weighting", "min_snr_gamma": "objective.weighting", "loss_type": "objective.distance",

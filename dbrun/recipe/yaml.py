@@ -177,6 +177,8 @@ def _syntax(error: yaml.MarkedYAMLError, source: Source) -> Problem:
         if rest.startswith("\t") or "\t" in place.text[:place.column]:
             return Problem(place, "", "found a tab, expected spaces", "indent with spaces")
         return Problem(place, "", f"found {rest[:1]!r} at the start of a value", "put the text in quotes")
+    if "maximum nesting depth" in said:
+        return Problem(place, "", TOO_DEEP)
     if "mapping values are not allowed" in said:
         return Problem(place, "", "found a second ': ' where a value stands, or a wrong indentation",
                        "put text that contains ': ' in quotes, and give keys of one level one indentation")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.artifact import Attached, write_artifact
 from dbrun.adapters.attach import attach, match, read
-from dbrun.adapters.base import PRESETS, Adapter
+from dbrun.adapters.base import PRESETS, Adapter, Learnable
 from dbrun.errors import RecipeError
 from dbrun.families.base import Family, Loaded
 from dbrun.recipe.model import Adapt as Choices
@@ -50,7 +50,7 @@ class Adapt(Stage[AdaptParams]):
 
     def params(self, recipe: Recipe, sources: Sources) -> AdaptParams:
         """The adapters, without what only training reads, the seed, and the adapters to start from as contents."""
-        plain = {name: adapter.itself() for name, adapter in recipe.adapt.components.items()}
+        plain = {name: one.itself() for name, one in recipe.adapt.components.items()}
         return AdaptParams(recipe.adapt.model_copy(update=plain), recipe.seed, sources.inits)
 
     def run(self, job: Job[AdaptParams]) -> None:
@@ -59,18 +59,19 @@ class Adapt(Stage[AdaptParams]):
 
         family, loaded = base_in_memory(job, "fp32", torch.device("cpu"))
         attached = {}
-        for name, adapter in job.params.adapt.components.items():
+        for name, one in job.params.adapt.components.items():
             job.poll()
-            attached[name] = self._attach(job, family, loaded, name, adapter)
-            job.note(f"{name}: {len(attached[name].modules)} layers, "
-                     f"{_trainable(family.module(loaded, name)):,} trainable numbers")
+            if name not in (can := (*family.components, *family.words)):
+                raise RecipeError(f"`base.type: {family.NAME}` has no component `{name}` to adapt; it has "
+                                  f"{', '.join(can)}", fix=f"leave out `adapt.{name}`")
+            attached[name] = (self._attach(job, family, loaded, name, one) if isinstance(one, Adapter)
+                              else _begun(family.module(loaded, name), name, one))
+            layers = f"{len(attached[name].modules)} layers, " if attached[name].modules else ""
+            job.note(f"{name}: {layers}{_trainable(family.module(loaded, name)):,} trainable numbers")
         write_artifact(job.out, attached)
 
     def _attach(self, job: Job[AdaptParams], family: Family, loaded: Loaded, component: str,
                 adapter: Adapter) -> Attached:
-        if component not in family.components:
-            raise RecipeError(f"`base.type: {family.NAME}` has no component `{component}` to adapt; it has "
-                              f"{', '.join(family.components)}", fix=f"leave out `adapt.{component}`")
         module = family.module(loaded, component)
         modules: set[str] = set()
         for patterns in self._patterns(family, component, adapter):
@@ -94,6 +95,15 @@ class Adapt(Stage[AdaptParams]):
             raise RecipeError(f"`{targets}` is no preset of {component}; it has {allowed}",
                               fix=f"set `adapt.{component}.targets` to one of them, or to a list of patterns")
         return (presets[targets],)
+
+
+def _begun(module: nn.Module, component: str, one: Learnable) -> Attached:
+    """What stands on no layer, as it begins."""
+    try:
+        attach(module, one, (), seed=0)
+    except RecipeError as error:
+        raise RecipeError(f"adapt.{component}: {error.message}", fix=error.fix) from error
+    return Attached(one.decided(()), (), read(module))
 
 
 def _trainable(module: nn.Module) -> int:

@@ -192,7 +192,7 @@ def _expected(job: Job[ExportParams], adapters: Mapping[str, Attached], family: 
 
     assert job.base is not None
     multiple = family.pixel_multiple(job.base)
-    probe = Probe(job.params.prompts[0], multiple * max(1, min(job.params.resolution, 64) // multiple))
+    probe = Probe(job.params.instance_prompt, multiple * max(1, min(job.params.resolution, 64) // multiple))
     base = probe.ask(family, loaded)
     for name, attached in adapters.items():
         attached.onto(family.module(loaded, name))
@@ -214,10 +214,13 @@ def _write(job: Job[ExportParams], form: Format, probe: Probe, expected: Expecte
     from dbrun.formats.provenance import stamp
 
     family, loaded = base_in_memory(job, "fp32")
-    for path in form.write(job.out, family, expected.adapters, lambda: base_in_memory(job, "fp32")[1]):
+    carried = {name: adapter for name, adapter in expected.adapters.items() if form.carries(family, name)}
+    for path in form.write(job.out, family, carried, lambda: base_in_memory(job, "fp32")[1]):
         stamp(path, document)
-    form.read(job.out, family, loaded, tuple(expected.adapters))
-    difference = expected.compare(probe.ask(family, loaded), family, loaded, form)
+    for name in sorted(expected.adapters.keys() - carried.keys()):
+        expected.adapters[name].onto(family.module(loaded, name))
+    form.read(job.out, family, loaded, tuple(carried))
+    difference = expected.compare(probe.ask(family, loaded), family, loaded, form, tuple(carried))
     job.note(f"{form.NAME}: read back, predictions differ by at most {difference:.1e}")
 
 

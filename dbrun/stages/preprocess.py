@@ -71,7 +71,7 @@ class Preprocess(Stage[PreprocessParams]):
         prior = recipe.prior
         # the user's own class pictures carry their prompts with them
         class_prompt = recipe.subject.class_prompt if prior and prior.images is None else None
-        return PreprocessParams(sources.pictures, recipe.images, class_prompt, recipe.adapt.text_encoder is None,
+        return PreprocessParams(sources.pictures, recipe.images, class_prompt, not recipe.adapt.prompts_learn,
                                 sources.class_pictures, prior.target if prior else "images")
 
     def run(self, job: Job[PreprocessParams]) -> None:

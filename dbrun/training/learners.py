@@ -73,5 +73,6 @@ def learners(modules: Mapping[str, nn.Module], rate: float, own: Own) -> tuple[L
 
 def prompts_learn(family: Family, loaded: Loaded) -> bool:
     """Whether anything that prompts go through on their way to the denoiser is learning now."""
-    encoders = [family.module(loaded, component) for component in family.components if component != "denoiser"]
+    encoders = [family.module(loaded, component) for component in (*family.components, *family.words)
+                if component != "denoiser"]
     return any(p.requires_grad for encoder in encoders for p in encoder.parameters())

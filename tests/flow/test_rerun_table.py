@@ -60,6 +60,8 @@ TABLE = {
     "adapt.text_encoder={type: lora, rank: 2}": {"adapt", "preprocess", "train", "export"},
     "adapt.text_encoder={type: lora, rank: 2, learning_rate: 1e-3, stop_at: 0.5}": {
         "adapt", "preprocess", "train", "export"},
+    "subject.instance_prompt=a photo of <sks> dog; adapt.trigger={token: <sks>, initializer: d}; export=null": {
+        "adapt", "preprocess", "train", "export"},
     "seed=1": {"adapt", "generate-priors", "preprocess", "train", "export"},
     "threads=2": {"generate-priors", "preprocess", "train", "export"},
 }

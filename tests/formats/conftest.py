@@ -36,7 +36,7 @@ class Trained:
 
 
 def _components(family: Family, name: str, form: Format) -> list[str]:
-    return [c for c in family.components if form.refuses(family, c, make(name)) is None]
+    return [c for c in family.components if form.carries(family, c) and form.refuses(family, c, make(name)) is None]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

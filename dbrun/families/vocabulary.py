@@ -1,0 +1,82 @@
+"""Which words does a text encoder read, and how does a new one come to it?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dbrun.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Vocabulary:
+    """The words of a tokenizer and the text encoder behind it; the vectors of new ones stand beside the base's table.
+
+    rows: word -> its vectors [n, D]. A word of n vectors is read as the tokens `word word_1 … word_{n-1}`, which is
+    how diffusers' `load_textual_inversion` names them.
+    """
+
+    def __init__(self, tokenizer: Any, text_encoder: Any) -> None:
+        from torch.nn import ParameterDict
+
+        self.tokenizer, self.text_encoder = tokenizer, text_encoder
+        self.known = len(tokenizer)
+        self.rows = ParameterDict()
+        # a plain attribute: what is no tensor and no module is no part of a module
+        self.rows.__dict__["vocabulary"] = self
+
+    def look_up(self, tokens: Sequence[str]) -> Tensor:
+        """What the text encoder's own table has for these tokens, float32 [n, D]. Raises KeyError for unknown ones."""
+        import torch
+
+        ids = self.tokenizer.convert_tokens_to_ids(list(tokens))
+        if missing := [token for token, i in zip(tokens, ids, strict=True)
+                       if i is None or (i == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token)]:
+            raise KeyError(missing[0])
+        table = self.text_encoder.get_input_embeddings().weight
+        vectors: Tensor = table.detach()[torch.tensor(ids, device=table.device)].float()
+        return vectors
+
+    def began(self, text: str, vectors: int) -> Tensor:
+        """So many vectors that begin as the tokens of a text, in turn: float32 [vectors, D]. Raises RecipeError."""
+        tokens = self.tokenizer.tokenize(text)
+        if not 0 < len(tokens) <= vectors:
+            raise RecipeError(f"the initializer '{text}' is {len(tokens)} tokens for this base, and there is room for "
+                              f"{vectors}", fix=f"write `vectors: {len(tokens)}`, or a shorter word as `initializer`"
+                              if tokens else "name a word as `initializer`")
+        return self.look_up([tokens[i % len(tokens)] for i in range(vectors)])
+
+    def add(self, word: str, first: Tensor) -> nn.Parameter:
+        """Read this word, which is new, as these vectors [n, D]; the parameter that holds them."""
+        from torch.nn import Parameter
+
+        names = tokens_of(word, len(first))
+        if taken := sorted(set(names) & self.tokenizer.get_vocab().keys()):
+            raise RecipeError(f"the base knows the word '{taken[0]}' already", fix="choose another word as `token`")
+        if not self.rows:
+            self._read_beside_the_table()
+        self.tokenizer.add_tokens(names)
+        self.rows[word] = Parameter(first)
+        parameter: nn.Parameter = self.rows[word]
+        return parameter
+
+    def _read_beside_the_table(self) -> None:
+        """Let the table answer for what it knows, and the rows for what is new."""
+        import torch
+
+        table = self.text_encoder.get_input_embeddings()
+        of_table = table.forward
+
+        def forward(ids: Tensor) -> Tensor:
+            known: Tensor = of_table(ids.clamp(max=self.known - 1))
+            new = torch.cat(list(self.rows.values())).to(known.dtype)
+            return torch.where((ids >= self.known)[..., None], new[(ids - self.known).clamp(min=0)], known)
+
+        table.forward = forward
+
+
+def tokens_of(word: str, vectors: int) -> list[str]:
+    """The tokens that a word of so many vectors is read as."""
+    return [word, *(f"{word}_{i}" for i in range(1, vectors))]

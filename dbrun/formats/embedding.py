@@ -1,0 +1,65 @@
+"""The embedding format: a new word as `pipeline.load_textual_inversion`, ComfyUI and A1111 read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from dbrun.adapters.artifact import Attached
+from dbrun.families.base import Family, Loaded
+from dbrun.families.vocabulary import Vocabulary, tokens_of
+from dbrun.formats.base import Format
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FOLDER = "embeddings"
+
+
+class EmbeddingFile(Format):
+    """`embeddings/<word without its brackets>.safetensors`: one tensor [n, D] under the word's name.
+
+    diffusers takes the word from the tensor's name; ComfyUI and A1111 take it from the file's.
+    """
+
+    NAME: ClassVar[str] = "embedding"
+    CARRIES: ClassVar[str] = "a trigger"
+
+    def carries(self, family: Family, component: str) -> bool:
+        """New words only."""
+        return component in family.words
+
+    def weights(self, attached: Attached) -> Mapping[str, Tensor]:
+        """The word's vectors."""
+        return attached.state
+
+    def arrived(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What the text encoder's table has for the word's tokens."""
+        vocabulary = module.vocabulary
+        assert isinstance(vocabulary, Vocabulary)
+        found = {}
+        for word, vectors in written.items():
+            try:
+                found[word] = vocabulary.look_up(tokens_of(word, len(vectors)))
+            except KeyError:
+                continue
+        return found
+
+    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
+              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
+        """One file for each word."""
+        from safetensors.torch import save_file
+
+        home, written = folder / FOLDER, []
+        home.mkdir()
+        for attached in adapters.values():
+            for word, vectors in self.weights(attached).items():
+                written.append(home / f"{word.strip('<>')}.safetensors")
+                save_file({word: vectors}, written[-1], metadata={"format": "pt"})
+        return tuple(written)
+
+    def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
+        """`load_textual_inversion`."""
+        for path in sorted((folder / FOLDER).glob("*.safetensors")):
+            loaded.pipeline.load_textual_inversion(str(path))

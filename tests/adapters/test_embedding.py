@@ -1,0 +1,166 @@
+"""Does a new word learn alone: begun as a known one, and read by diffusers as it was trained?"""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import FAMILY, load
+from torch import Tensor
+
+from dbrun.adapters.artifact import Attached, read_artifact, write_artifact
+from dbrun.adapters.attach import attach, disabled, read
+from dbrun.adapters.embedding import Embedding
+from dbrun.choices.optimizers import AdamW
+from dbrun.choices.schedules import Constant
+from dbrun.errors import RecipeError, StageFailed
+from dbrun.families.base import Loaded
+from dbrun.formats.base import formats
+from dbrun.formats.reload import Expected, Probe
+from dbrun.training.batches import Batch
+from dbrun.training.conditions import live
+from dbrun.training.learners import prompts_learn
+from dbrun.training.loop import Settings, Trainer
+
+# the tiny tokenizer reads letters, so a `dog` is three tokens
+SKS = Embedding(token="<sks>", initializer="dog", vectors=3)
+PROMPTS = ("a photo of a dog", "a photo of a <sks>")
+PROBE = Probe(PROMPTS[1], 32)
+SETTINGS = Settings(steps=6, learning_rate=0.05, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
+                    schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("embedding")
+    FAMILY.tiny(place / "base")
+    return place
+
+
+def put(loaded: Loaded, word: Embedding = SKS) -> Attached:
+    module = FAMILY.module(loaded, "trigger")
+    attach(module, word, (), seed=0)
+    return Attached(word.decided(()), (), read(module))
+
+
+def trainer(loaded: Loaded) -> Trainer:
+    return Trainer(FAMILY, loaded, ("trigger",), live(FAMILY, loaded, PROMPTS), SETTINGS)
+
+
+def gone(trained: Trainer, until: int) -> Trainer:
+    for number in range(len(trained.history), until):
+        draw = torch.Generator().manual_seed(number)
+        x0, noise = (torch.randn(2, 4, 8, 8, generator=draw) for _ in range(2))
+        trained.step([Batch(x0, noise, torch.tensor([100, 900]), (1, 0), 1)])
+    return trained
+
+
+def hidden(loaded: Loaded, prompt: str) -> Tensor:
+    with torch.no_grad():
+        return FAMILY.encode_prompts(loaded, [prompt])[0]["hidden"]
+
+
+def trained(loaded: Loaded) -> Attached:
+    first = put(loaded)
+    return replace(first, state=gone(trainer(loaded), 3).adapters()["trigger"])
+
+
+def digests(loaded: Loaded) -> dict[str, str]:
+    parts = {name: part for name, part in loaded.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    return {f"{name}.{key}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+            for name, part in parts.items() for key, tensor in part.state_dict().items()}
+
+
+def test_the_word_begins_as_the_one_that_it_is_like(home: Path) -> None:
+    loaded = load(home)
+    as_dog, letters = hidden(loaded, "a photo of a dog"), hidden(loaded, PROMPTS[1])
+    put(loaded)
+    assert torch.equal(hidden(loaded, PROMPTS[1]), as_dog) and not torch.equal(letters, as_dog)
+    assert torch.equal(hidden(loaded, "a photo of a dog"), as_dog)
+
+
+def test_vectors_begin_as_the_tokens_in_turn(home: Path) -> None:
+    state = put(load(home), Embedding(token="<x>", initializer="ab", vectors=4)).state["<x>"]
+    assert state.shape == (4, 32) and torch.equal(state[0], state[2]) and torch.equal(state[1], state[3])
+    assert not torch.equal(state[0], state[1])
+
+
+def test_a_word_that_does_not_fit_is_told_with_the_number_that_does(home: Path) -> None:
+    with pytest.raises(RecipeError, match="3 tokens") as caught:
+        put(load(home), Embedding(token="<x>", initializer="dog", vectors=2))
+    assert "`vectors: 3`" in str(caught.value)
+    loaded = load(home)
+    loaded.pipeline.tokenizer.add_tokens(["<sks>_1"])
+    with pytest.raises(RecipeError, match="knows the word '<sks>_1' already"):
+        put(loaded)
+
+
+def test_only_the_word_learns(home: Path) -> None:
+    loaded = load(home)
+    before = digests(loaded)
+    first = put(loaded)
+    assert prompts_learn(FAMILY, loaded)
+    after = gone(trainer(loaded), 3).adapters()["trigger"]
+    assert digests(loaded) == before and list(after) == ["<sks>"]
+    assert (after["<sks>"] != first.state["<sks>"]).all()
+
+
+def test_of_two_words_each_keeps_its_own_vectors(home: Path) -> None:
+    loaded = load(home)
+    put(loaded)
+    alone = hidden(loaded, PROMPTS[1])
+    FAMILY.module(loaded, "trigger").vocabulary.add("<zwx>", torch.ones(2, 32))
+    assert torch.equal(hidden(loaded, PROMPTS[1]), alone)
+    assert not torch.equal(hidden(loaded, "a photo of a <zwx>"), alone)
+
+
+def test_switched_off_it_is_as_it_began(home: Path) -> None:
+    loaded = load(home)
+    put(loaded)
+    began = hidden(loaded, PROMPTS[1])
+    gone(trainer(loaded), 2)
+    with disabled(FAMILY.module(loaded, "trigger")):
+        assert torch.equal(hidden(loaded, PROMPTS[1]), began)
+    assert not torch.allclose(hidden(loaded, PROMPTS[1]), began)
+
+
+def test_a_resumed_training_ends_in_the_same_bits(home: Path) -> None:
+    unbroken, first, second = (load(home) for _ in range(3))
+    for loaded in (unbroken, first, second):
+        put(loaded)
+    resumed = trainer(second)
+    resumed.restore(gone(trainer(first), 2).checkpoint())
+    a, b = gone(trainer(unbroken), 4).checkpoint(), gone(resumed, 4).checkpoint()
+    assert a.values == b.values and a.tensors.keys() == b.tensors.keys()
+    assert all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
+
+
+def test_it_is_kept_and_read_exactly(home: Path, tmp_path: Path) -> None:
+    loaded, fresh = load(home), load(home)
+    word = trained(loaded)
+    write_artifact(tmp_path, {"trigger": word})
+    back = read_artifact(tmp_path)["trigger"]
+    assert back.adapter == SKS and back.modules == ()
+    back.onto(FAMILY.module(fresh, "trigger"))
+    assert torch.equal(hidden(fresh, PROMPTS[1]), hidden(loaded, PROMPTS[1]))
+
+
+def test_diffusers_loads_the_file_and_draws_what_was_trained(home: Path, tmp_path: Path) -> None:
+    loaded, theirs, form = load(home), load(home), formats()["embedding"]
+    base = PROBE.ask(FAMILY, loaded)
+    word = trained(loaded)
+    paths = form.write(tmp_path, FAMILY, {"trigger": word}, lambda: load(home))
+    assert paths == (tmp_path / "embeddings" / "sks.safetensors",)
+    pipeline = theirs.pipeline
+    pipeline.load_textual_inversion(str(paths[0]))
+    expected = Expected(base, PROBE.ask(FAMILY, loaded), {"trigger": word})
+    assert expected.effect > 0.01
+    assert expected.compare(PROBE.ask(FAMILY, theirs), FAMILY, theirs, form) == 0.0
+    ours = FAMILY.generate(loaded, PROMPTS[1], seed=3, steps=2, guidance=4.0, resolution=32)
+    pipeline.scheduler = FAMILY.sampler(theirs)
+    drawn = pipeline(PROMPTS[1], num_inference_steps=2, guidance_scale=4.0, width=32, height=32,
+                     generator=torch.Generator("cpu").manual_seed(3)).images[0]
+    assert drawn.tobytes() == ours.tobytes()
+    with pytest.raises(StageFailed, match="ignored or changed"):
+        expected.compare(expected.trained, FAMILY, load(home), form)
