@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dbrun.parts import Int, Part, subclasses
+from dbrun.parts import Float, Int, Part, subclasses
 
 
 class Schedule(Part):
@@ -71,6 +71,40 @@ class Cosine(Schedule):
     def shape(self, progress: float) -> float:
         """(1 + cos(pi progress)) / 2."""
         return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+class CosineWithRestarts(Schedule):
+    """Several cosines, each from the peak down to zero (Loshchilov and Hutter 2016, arXiv:1608.03983)."""
+
+    NAME: ClassVar[str] = "cosine_with_restarts"
+    horizon: ClassVar[bool] = True
+    type: Literal["cosine_with_restarts"]
+    """The schedule's shape."""
+    cycles: Annotated[Int, Field(ge=1, le=1000)] = 2
+    """How many cosines; 1 is `cosine`."""
+
+    def shape(self, progress: float) -> float:
+        """(1 + cos(pi u)) / 2, where u runs from 0 to 1 in each cycle; 0 at the very end."""
+        if progress >= 1.0:
+            return 0.0
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (self.cycles * progress % 1.0))))
+
+
+class Polynomial(Schedule):
+    """Down to `end` along a power of what is left."""
+
+    NAME: ClassVar[str] = "polynomial"
+    horizon: ClassVar[bool] = True
+    type: Literal["polynomial"]
+    """The schedule's shape."""
+    power: Annotated[Float, Field(gt=0, le=100)] = 2.0
+    """1 is a straight line; more falls steeply at first, less at last."""
+    end: Annotated[Float, Field(ge=0, lt=1)] = 0.0
+    """The share of the peak rate that is left at the last step."""
+
+    def shape(self, progress: float) -> float:
+        """(1 - end) (1 - progress)^power + end."""
+        return float((1.0 - self.end) * max(0.0, 1.0 - progress) ** self.power + self.end)
 
 
 def types() -> tuple[type[Schedule], ...]:

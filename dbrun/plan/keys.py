@@ -31,8 +31,9 @@ def ask(stage: Stage[Any], params: Any, inputs: Mapping[str, str], numerics: Num
     chosen = plain(params)
     if not isinstance(chosen, dict):
         raise TypeError(f"the params of {stage.NAME} are no dataclass: {params!r}")
-    document: dict[str, Plain] = {**bound(stage, stage.NAME, numerics), "params": chosen,
-                                  "inputs": dict(inputs)}
+    libraries = (*stage.libraries, *(package.name for package in stage.packages(params)))
+    document: dict[str, Plain] = {**bound(stage, stage.NAME, numerics), "libraries": versions(libraries),
+                                  "params": chosen, "inputs": dict(inputs)}
     key = digest(document)
     longer = stage.lengthens(params)
     if not longer:

@@ -189,7 +189,11 @@ def _lacking(name: str, within: Scope) -> Lacking | None:
     if name == BASE_STAGE:
         missing = within.located.out_of_reach
         return Lacking(missing, "unset HF_HUB_OFFLINE, or name a base that is here") if missing else None
-    if not within.stages[name].computes:
+    stage = within.stages[name]
+    for package in stage.packages(stage.params(within.recipe, within.located.sources)):
+        if not package.installed:
+            return Lacking(f"the package {package.name} is not installed", package.command)
+    if not stage.computes:
         return None
     if missing := device.lack(within.numerics.device):
         return Lacking(missing, "write `device: auto`, or run it where there is one")

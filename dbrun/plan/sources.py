@@ -52,7 +52,9 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     long = _long_prompts(recipe, {p.prompt for p in (*found.pictures, *classes.pictures)}, base.source.folder)
     notes = (*(Note("base", text) for text in base.notes), *(Note("pictures", text) for text in found.notes),
              *(Note("class pictures", text) for text in classes.notes),
-             *(Note("prompts", text, "warning") for text in long))
+             *(Note("prompts", text, "warning") for text in long),
+             *(Note("optimizer", odd, "warning") for odd in [recipe.train.optimizer.remark(recipe.train.learning_rate)]
+               if odd))
     sources = Sources(base.source, found.pictures, {name: init.identity for name, init in inits.items()},
                       classes.pictures)
     files = {**found.files, **classes.files,

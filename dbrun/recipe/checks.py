@@ -17,7 +17,7 @@ Finding = tuple[str, str, str | None]
 def check(recipe: Recipe) -> list[Finding]:
     """Every disagreement as (dotted key, message, fix)."""
     every = (_prior, _class_images, _base, _components, _class_labels, _objective, _precision, _adapt, _trigger,
-             _export, _stop)
+             _export, _stop, _optimizer)
     return [finding for one in every for finding in one(recipe)]
 
 
@@ -150,3 +150,12 @@ def _stop(recipe: Recipe) -> Iterator[Finding]:
         if not 0 < stop < steps:
             yield (f"adapt.{name}.stop_at", f"found step {stop}, but with `train.steps: {steps}` a stop lies from 1 "
                    f"to {steps - 1}", "write a share such as 0.5, or take `stop_at` away")
+
+
+def _optimizer(recipe: Recipe) -> Iterator[Finding]:
+    train, why = recipe.train, recipe.train.optimizer.ONE_RATE
+    for name, adapter in recipe.adapt.components.items():
+        if why and adapter.learning_rate not in (None, train.learning_rate):
+            yield (f"adapt.{name}.learning_rate", f"found {adapter.learning_rate:g}, but with `train.optimizer: "
+                   f"{{type: {train.optimizer.NAME}}}` every component learns at `train.learning_rate`: {why}",
+                   "take it away")

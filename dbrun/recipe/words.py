@@ -27,6 +27,8 @@ FOREIGN = {
     "rescale_betas_zero_snr": "objective.zero_terminal_snr",
     "ip_noise_gamma": "objective.input_perturbation", "multires_noise_discount": "objective.pyramid_noise",
     "multires_noise_iterations": "objective.pyramid_noise", "huber_c": "objective.distance",
+    "use_8bit_adam": "train.optimizer", "optimizer_type": "train.optimizer", "optim": "train.optimizer",
+    "lr_num_cycles": "train.schedule", "lr_power": "train.schedule", "lr_scheduler_num_cycles": "train.schedule",
     "debiased_estimation_loss": "objective.weighting", "num_inference_steps": "prior.steps",
 }
 """Words of other trainers → the recipe's key for the same thing."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from dbrun.choices.packages import Package
 from dbrun.events import Emit, Note, Progress
 from dbrun.families.base import Sampling
 from dbrun.parts import subclasses
@@ -161,6 +162,10 @@ class Stage(Generic[P]):
 
     def lengthens(self, params: P) -> tuple[str, ...]:
         """Names of params that only lengthen the work, so that it may go on from the work folder of a shorter run."""
+        return ()
+
+    def packages(self, params: P) -> tuple[Package, ...]:
+        """What these params compute with beside `libraries`, which not everybody has installed."""
         return ()
 
     def run(self, job: Job[P]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.choices.optimizers import OptimizerChoice
+from dbrun.choices.packages import Package
 from dbrun.choices.schedules import Schedule
 from dbrun.errors import RecipeError
 from dbrun.families.base import Condition, Family, Loaded, families
@@ -65,6 +66,7 @@ class Train(Stage[TrainParams]):
 
     NAME: ClassVar[str] = "train"
     shared: ClassVar[bool] = True
+    VERSION: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "preprocess")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "accelerate",
                                             "safetensors")
@@ -90,6 +92,10 @@ class Train(Stage[TrainParams]):
     def lengthens(self, params: TrainParams) -> tuple[str, ...]:
         """`steps`, where no step's learning rate depends on how many there are."""
         return () if params.schedule.horizon else ("steps",)
+
+    def packages(self, params: TrainParams) -> tuple[Package, ...]:
+        """The optimizer's, where it is not one of torch's or transformers'."""
+        return (params.optimizer.PACKAGE,) if params.optimizer.PACKAGE else ()
 
     def run(self, job: Job[TrainParams]) -> None:
         """Train from the newest checkpoint, or from the start, to the last step."""

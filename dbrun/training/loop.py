@@ -28,6 +28,7 @@ from dbrun.training.conditions import Conditions
 from dbrun.training.device import seeded
 from dbrun.training.exchange import ALONE, Exchange
 from dbrun.training.learners import Own, learners
+from dbrun.training.optimizer_state import put_back, tensors_of, values_of
 from dbrun.training.priors import as_base
 from dbrun.training.state import Checkpoint
 
@@ -163,28 +164,20 @@ class Trainer:
             return self.family.predict(self.loaded, x_t[rows], batch.t[rows], known).float()
 
     def adapters(self) -> dict[str, dict[str, Tensor]]:
-        """Component -> peft state dict, float32. Raises StageFailed rather than give a weight that is not finite."""
-        states = {component: read(module) for component, module in self.modules.items()}
-        if not all(bool(t.isfinite().all()) for state in states.values() for t in state.values()):
-            raise StageFailed(f"the adapter holds numbers that are not finite after step {len(self.history)}",
-                              fix=LOWER)
-        return states
+        """Component -> peft state dict of what is to be used, float32.
+
+        Raises StageFailed rather than give a weight that is not finite.
+        """
+        with self.settings.optimizer.leaving(self.optimizer):
+            return self._weights()
 
     def checkpoint(self) -> Checkpoint:
         """All that training goes on from."""
-        optimizer = self.optimizer.state_dict()
         tensors = {f"adapter/{component}/{name}": tensor
-                   for component, state in self.adapters().items() for name, tensor in state.items()}
-        plain: dict[str, dict[str, float]] = {}
-        for index, slots in optimizer["state"].items():
-            for name, value in slots.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer/{index}/{name}"] = value.detach().to("cpu", copy=True).contiguous()
-                else:
-                    plain.setdefault(str(index), {})[name] = value
+                   for component, state in self._weights().items() for name, tensor in state.items()}
         scaler = self.accelerator.scaler
-        return Checkpoint(step=len(self.history), tensors=tensors, values={
-            "optimizer": plain, "scaler": scaler.state_dict() if scaler else None,
+        return Checkpoint(step=len(self.history), tensors=tensors | tensors_of(self.optimizer), values={
+            "optimizer": values_of(self.optimizer), "scaler": scaler.state_dict() if scaler else None,
             "history": [astuple(m) for m in self.history]})
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -193,16 +186,18 @@ class Trainer:
             prefix = f"adapter/{component}/"
             write(module, {name.removeprefix(prefix): tensor for name, tensor in checkpoint.tensors.items()
                            if name.startswith(prefix)})
-        slots: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in checkpoint.values["optimizer"].items()}
-        for key, tensor in checkpoint.tensors.items():
-            if key.startswith("optimizer/"):
-                _, index, name = key.split("/", 2)
-                slots.setdefault(int(index), {})[name] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        put_back(self.optimizer, checkpoint.tensors, checkpoint.values["optimizer"])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(checkpoint.values["scaler"])
         self.history = [Metrics(*row) for row in checkpoint.values["history"]]
+
+    def _weights(self) -> dict[str, dict[str, Tensor]]:
+        """As `adapters`, of the weights as they stand."""
+        states = {component: read(module) for component, module in self.modules.items()}
+        if not all(bool(t.isfinite().all()) for state in states.values() for t in state.values()):
+            raise StageFailed(f"the adapter holds numbers that are not finite after step {len(self.history)}",
+                              fix=LOWER)
+        return states
 
     def _autocast(self) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = self.accelerator.autocast()

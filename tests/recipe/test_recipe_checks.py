@@ -51,3 +51,12 @@ def test_what_learns_in_place_is_exported_as_the_component_itself(load, good) ->
     assert chosen(load(good, "export=[component]").recipe) == ("component",)
     with pytest.raises(Problems, match="starts from the base's own weights"):
         load(text, "export=null", "adapt.denoiser.init=somewhere")
+
+
+def test_prodigys_rate_must_be_everyones(load, good) -> None:
+    words = ("train.optimizer={type: prodigy}", "train.learning_rate=1.0")
+    with pytest.raises(Problems, match="it estimates one rate for all that learns") as caught:
+        load(good, *words, "adapt.denoiser.learning_rate=0.5")
+    assert "adapt.denoiser.learning_rate" in str(caught.value)
+    load(good, *words, "adapt.denoiser.learning_rate=1.0")
+    load(good, "adapt.denoiser.learning_rate=0.5")

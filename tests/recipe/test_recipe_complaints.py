@@ -6,6 +6,7 @@ import pytest
 
 from dbrun.recipe.places import Problems
 
+SCHEDULES = "constant, linear, cosine, cosine_with_restarts or polynomial"
 # (what stands in the good recipe, what replaces it) → the lines that must be told
 WRONG = [
     ("steps: 300", "stpes: 300", ["r.yaml:13:3 train.stpes: unknown key; did you mean 'steps'?"]),
@@ -67,9 +68,9 @@ WRONG = [
     ("targets: all", "targets: {a: b}", ["targets: found a mapping, allowed: text or a list of text"]),
     ("targets: all", "targets: [a, [b]]", ["r.yaml:11:49 adapt.denoiser.targets.1: found a list, allowed: text"]),
     ("steps: 300", "schedule: {type: cosin}",
-     ["train.schedule.type: found 'cosin', allowed: constant, linear or cosine; did you mean 'cosine'?"]),
+     [f"train.schedule.type: found 'cosin', allowed: {SCHEDULES}; did you mean 'cosine'?"]),
     ("steps: 300", "schedule: {warmup_steps: 3}",
-     ["train.schedule.type: missing, allowed: constant, linear or cosine"]),
+     [f"train.schedule.type: missing, allowed: {SCHEDULES}"]),
     ("steps: 300", "schedule: {type: cosine, warmup: 3}",
      ["train.schedule.warmup: unknown key; did you mean 'warmup_steps'?"]),
     ("steps: 300", "schedule: {type: cosine, warmup_steps: -3}",
