@@ -79,6 +79,10 @@ class Learnable(Part):
         """The same update as LoRA weights that are right at alpha = rank, as readers take it who know no alpha."""
         raise NotImplementedError
 
+    def lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
+        """The same update under LyCORIS' names: layer -> end of the name, such as `lora_up.weight` -> tensor."""
+        raise NotImplementedError
+
 
 class Adapter(Learnable):
     """How one component of the base is adapted.
@@ -93,12 +97,15 @@ class Adapter(Learnable):
     """Class names of the layers that targets are looked for among."""
     as_lora: ClassVar[bool] = False
     """Whether `lora` works: whether the update is a product of two thin matrices."""
+    as_lycoris: ClassVar[bool] = False
+    """Whether `lycoris` works: whether LyCORIS has names for the update."""
     BESIDE: ClassVar[tuple[str, ...]] = (*Learnable.BESIDE, "init")
     folds: ClassVar[tuple[str, ...]] = ()
     """The last names of weights that the update grows with in proportion, one a layer; a scale can go into them."""
     targets: str | tuple[str, ...]
     init: Annotated[Text | None, OrNone] = None
-    """An adapter to start from (relative to the recipe): a PEFT folder, or a `pytorch_lora_weights.safetensors`."""
+    """An adapter to start from (relative to the recipe): a PEFT folder, a `pytorch_lora_weights.safetensors`, or
+    a file with kohya's names."""
 
     @property
     def linear_only(self) -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dbrun.adapters.lycoris import Lycoris
 
 if TYPE_CHECKING:
     from peft import LoHaConfig
+    from torch import Tensor
 
 
 class LoHa(Lycoris):
@@ -24,3 +26,8 @@ class LoHa(Lycoris):
         from peft import LoHaConfig
 
         return LoHaConfig(**self.settings(modules))
+
+    def lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
+        """With the scale in the first factor, since LyCORIS' own merging applies alpha twice; no small kernels."""
+        return {name: {**layer, "hada_w1_a": layer["hada_w1_a"] * self.scale}
+                for name, layer in self.unwound(modules, state).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from dbrun.parts import Bool, Int, OrNone
 
 if TYPE_CHECKING:
     from peft import LoKrConfig
+    from torch import Tensor
 
 
 class LoKr(Lycoris):
@@ -33,3 +35,12 @@ class LoKr(Lycoris):
 
         return LoKrConfig(**self.settings(modules), decompose_both=self.decompose_both,
                           decompose_factor=-1 if self.factor is None else self.factor)
+
+    def lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
+        """With C whole and the scale in it: readers ignore alpha where both factors are whole."""
+        layers = {}
+        for name, layer in self.unwound(modules, state).items():
+            first = layer["lokr_w1"] if "lokr_w1" in layer else layer["lokr_w1_a"] @ layer["lokr_w1_b"]
+            second = {end: tensor for end, tensor in layer.items() if end.startswith("lokr_w2")}
+            layers[name] = {"lokr_w1": first * self.scale, **second, "alpha": layer["alpha"]}
+        return layers

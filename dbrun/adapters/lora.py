@@ -25,6 +25,7 @@ class Lora(Ranked):
     NEUTRAL: ClassVar[dict[str, object]] = {"dropout": 0.0, "rslora": False, "dora": False, "start": "zero"}
     LATER: ClassVar[tuple[str, ...]] = ("rslora", "dora", "start")
     as_lora: ClassVar[bool] = True
+    as_lycoris: ClassVar[bool] = True
 
     type: Literal["lora"]
     """The adapter type."""
@@ -84,6 +85,21 @@ class Lora(Ranked):
         """With the scale in B."""
         pairs = pissa.stacked(state) if self._split else state
         return {name: tensor * self.scale if ".lora_B." in name else tensor for name, tensor in pairs.items()}
+
+    def lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
+        """The pair and the alpha that gives its scale at its rank; DoRA's magnitudes, [out, 1 …], as `dora_scale`."""
+        import torch
+
+        pairs = pissa.stacked(state) if self._split else state
+        layers = {}
+        for name in modules:
+            down, up = pairs[name + pissa.A], pairs[name + pissa.B]
+            layers[name] = {"lora_down.weight": down, "lora_up.weight": up,
+                            "alpha": torch.tensor(self.scale * down.shape[0])}
+            if self.dora:
+                lengths = pairs[f"{name}.lora_magnitude_vector"]
+                layers[name]["dora_scale"] = lengths.reshape(-1, *[1] * (down.dim() - 1))
+        return layers
 
     @property
     def _split(self) -> bool:

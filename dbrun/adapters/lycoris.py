@@ -12,7 +12,7 @@ from dbrun.errors import RecipeError
 from dbrun.parts import Bool, Float
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 NEVER = 1e-9
 """A step in which no layer at all learns may be as likely as this."""
@@ -21,6 +21,7 @@ NEVER = 1e-9
 class Lycoris(Ranked):
     """An update that is built as a whole weight and added to the frozen one."""
 
+    as_lycoris: ClassVar[bool] = True
     NEUTRAL: ClassVar[dict[str, object]] = {"dropout": 0.0, "effective_conv": False}
 
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.0
@@ -46,3 +47,27 @@ class Lycoris(Ranked):
         """What both of peft's configs take."""
         return {"r": self.rank, "alpha": self.strength, "module_dropout": self.dropout,
                 "use_effective_conv2d": self.effective_conv, "target_modules": list(modules)}
+
+    def unwound(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
+        """Each layer's weights by the ends of their names, without small kernels, with an alpha of no effect."""
+        import torch
+
+        layers = {name: {key.removeprefix(f"{name}."): tensor for key, tensor in state.items()
+                         if key.rpartition(".")[0] == name} for name in modules}
+        return {name: {**unwound(layer), "alpha": torch.tensor(float(self.rank))} for name, layer in layers.items()}
+
+
+def unwound(layer: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A layer without the small kernels of CP decomposition, multiplied into the inner factor: exact, of equal rank.
+
+    By the ends of names. A kernel [r, r, k, k] and a factor [r, in] become [r, in * k * k]; the other one is turned.
+    """
+    import torch
+
+    out = dict(layer)
+    for kernel, outer, inner in (("hada_t1", "hada_w1_a", "hada_w1_b"), ("hada_t2", "hada_w2_a", "hada_w2_b"),
+                                 ("lokr_t2", "lokr_w2_a", "lokr_w2_b")):
+        if kernel in out:
+            out[inner] = torch.einsum("ijkl,jr->irkl", out.pop(kernel), out[inner]).flatten(1)
+            out[outer] = out[outer].T
+    return out

@@ -73,6 +73,9 @@ class Family:
     prefixes: ClassVar[Mapping[str, tuple[str, str]]]
     """Component -> how its layers' names begin on the module, and what stands there instead in a file that the
     pipeline's `load_lora_weights` reads. A component that this method passes over is left out."""
+    kohya: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Component -> the same for a file as kohya's trainers write it, where the rest of a name has `_` for every `.`.
+    A component that no reader of such files knows is left out."""
     sampling: ClassVar[Sampling]
     fixed: ClassVar[Mapping[str, str]] = {}
     """Component that cannot be adapted -> why, said after the family's name."""

@@ -43,6 +43,8 @@ class StableDiffusion(UNetFamily):
     # transformers 5.6 dropped `text_model.` from the module's names; other readers still expect it
     prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
         **UNetFamily.prefixes, "text_encoder": ("text_model.", "text_encoder.text_model.")}
+    kohya: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te_text_model_")}
 
     def pixel_multiple(self, folder: Path) -> int:
         """The VAE's factor times the UNet's: 64 for the published models."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dbrun.formats.given import Given
 
 FILE = "pytorch_lora_weights.safetensors"
+KOHYA = ("lora_", "lycoris_")
+"""Beginnings of names that are kohya's."""
 
 
 class Diffusers(Format):
@@ -42,14 +44,13 @@ class Diffusers(Format):
     def found(self, place: Path) -> tuple[Path, ...] | None:
         """A safetensors file, or a folder with one of the usual name."""
         file = place / FILE if place.is_dir() else place
-        return (file,) if file.suffix == ".safetensors" and file.is_file() else None
+        if file.suffix != ".safetensors" or not file.is_file():
+            return None
+        return None if any(name.startswith(KOHYA) for name in header(file).tensors) else (file,)
 
     def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """LoRA, where nothing else stands under the component's names."""
         file, names, prefix = files[0], header(files[0]).tensors, self._begins(family, component)
-        if foreign := [name for name in sorted(names) if name.startswith(("lora_unet_", "lora_te", "lycoris_"))]:
-            raise RecipeError(f"{file} has kohya's names, such as {foreign[0]}",
-                              fix="load it with diffusers' `load_lora_weights`, and save it with `save_lora_weights`")
         own = [name for name in names if name.startswith(prefix)]
         if not own:
             parts = ", ".join(sorted({name.partition(".")[0] for name in names})) or "nothing"

@@ -81,7 +81,7 @@ def start_from(given: Given, module: nn.Module, adapter: Adapter, modules: tuple
     not of one kind and size.
     """
     own = adapter.peft_config(modules).to_dict()
-    if other := sorted(key for key in own if key not in OPEN and given.config.get(key) != own[key]):
+    if other := sorted(key for key in own.keys() & given.config if key not in OPEN and given.config[key] != own[key]):
         shown = ", ".join(f"{key}: {given.config.get(key)}, not {own[key]}" for key in other[:3])
         raise RecipeError(f"it is another kind of adapter than the recipe's ({shown})",
                           fix="give the recipe's adapter the same type and settings")

@@ -206,7 +206,7 @@ class Samples(Part):
     """Seed of the first column; the others count up."""
 
 
-Export = Literal["diffusers", "peft", "component", "embedding"]
+Export = Literal["diffusers", "peft", "kohya", "component", "embedding"]
 
 
 class Recipe(Part):
@@ -233,10 +233,10 @@ class Recipe(Part):
     samples: Samples = Samples()
     """The pictures of `before_after.png`."""
     export: Annotated[tuple[Export, ...] | None, Field(min_length=1), OrNone] = None
-    """diffusers (one file, LoRA only), peft (a folder per component), component (it itself, as large as it is); and
-    embedding (a file for `adapt.trigger`).
+    """diffusers (one file, LoRA only), peft (a folder per component), kohya (one file for ComfyUI and A1111), component
+    (it itself, as large as it is); and embedding (a file for `adapt.trigger`).
 
-    Left out, all that fit of the first two, or else the third; and the last where a trigger learns."""
+    Left out, all that fit of the first three, or else the fourth; and the last where a trigger learns."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Where it runs; auto takes CUDA, then MPS, then the CPU."""
     threads: Annotated[Int, Field(ge=1, le=1024)] = 1

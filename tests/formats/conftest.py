@@ -14,10 +14,12 @@ from dbrun.formats.base import Format, formats
 from dbrun.formats.reload import Expected, Probe
 
 NAMES = [*(kind.NAME for kind in types() if kind.by_peft), "dora", "pissa"]
-CASES = [(family, name) for i, family in enumerate(families().values())
-         for name in (NAMES if i == 0 else ["lora"])]
+WIDE = max(families().values(), key=lambda family: len(family.components))
+"""The family with the most components to carry."""
+CASES = [*((WIDE, name) for name in NAMES), *((family, "lora") for family in families().values()
+                                              if family.NAME != WIDE.NAME)]
 """Every adapter type on one family; on the others LoRA."""
-IN_PLACE = (CASES[0][0], "full")
+IN_PLACE = (WIDE, "full")
 """What learns without peft."""
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dbrun.errors import StageFailed
+from dbrun.errors import RecipeError, StageFailed
 from dbrun.formats.base import formats
 from dbrun.formats.provenance import stamp
 from dbrun.provenance import header, read
@@ -67,7 +67,7 @@ def test_a_faulty_file_is_noticed(trained, form, fault, tmp_path) -> None:
     if fault != "lost":
         tensors |= {name: 2 * tensor} if fault == "doubled" else {f"{name}.x": tensor}
     save_file(tensors, paths[0], metadata={"format": "pt"})
-    with pytest.raises((StageFailed, KeyError, ValueError, RuntimeError)):
+    with pytest.raises((RecipeError, StageFailed, KeyError, ValueError, RuntimeError)):
         reloaded(trained, form, tmp_path)
 
 

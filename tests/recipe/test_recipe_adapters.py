@@ -19,7 +19,7 @@ WRONG = [
     ("{type: loha, effective_conv: true}", ["adapt.denoiser.effective_conv: found true, but `targets: attention` "
                                             "holds no convolution", "`targets: all`"]),
     ("{type: loha}", ["r.yaml:15:10 export.0: found 'diffusers', which carries LoRA only, and `adapt.denoiser` is of "
-                      "type loha", "write `export: [peft]`"]),
+                      "type loha", "write `export: [peft, kohya]`"]),
     ("{type: lokr, factor: 1}", ["adapt.denoiser.factor: found '1', allowed: a whole number from 2"]),
     ("{type: lokr, dropout: 1}", ["adapt.denoiser.dropout: found '1'"]),
     ("{type: oft, block_size: 1}", ["adapt.denoiser.block_size: found '1', allowed: a whole number from 2"]),
@@ -37,12 +37,13 @@ def test_what_cannot_be_meant_is_refused_with_the_fix(load, good, adapter, fragm
 
 
 @pytest.mark.parametrize(("adapter", "formats"), [
-    (LORA, ("diffusers", "peft")),
-    ("{type: lora, dora: true, rslora: true}", ("diffusers", "peft")),
-    ("{type: lora, start: pissa}", ("diffusers", "peft")),
-    ("{type: lokr}", ("peft",)),
+    (LORA, ("diffusers", "peft", "kohya")),
+    ("{type: lora, dora: true, rslora: true}", ("diffusers", "peft", "kohya")),
+    ("{type: lora, start: pissa}", ("diffusers", "peft", "kohya")),
+    ("{type: lokr}", ("peft", "kohya")),
     ("{type: oft, targets: linear}", ("peft",)),
-    (LORA + "\n  text_encoder: {type: loha}", ("peft",)),
+    (LORA + "\n  text_encoder: {type: loha}", ("peft", "kohya")),
+    (LORA + "\n  text_encoder: {type: oft}", ("peft",)),
 ])
 def test_export_left_out_is_every_format_that_can_carry_the_adapters(load, good, adapter, formats) -> None:
     text = good.replace(LORA, adapter).replace("export: [diffusers, peft]\n", "")

@@ -41,13 +41,13 @@ def test_something_must_learn_to_the_end(load, good) -> None:
 def test_what_learns_in_place_is_exported_as_the_component_itself(load, good) -> None:
     text = good.replace("denoiser: {type: lora, rank: 16, targets: all}", "denoiser: {type: full}")
     assert text != good
-    for name in ("diffusers", "peft"):
-        with pytest.raises(Problems, match="is of type full") as caught:
+    for name in ("diffusers", "peft", "kohya"):
+        with pytest.raises(Problems, match=r"is of type full|is: full") as caught:
             load(text, f"export=[{name}]")
         assert "write `export: [component]`" in str(caught.value)
     both = text.replace("{type: full}", "{type: full}\n  text_encoder: {type: lora}")
     assert [chosen(load(t, "export=null").recipe) for t in (text, both)] == [("component",)] * 2
-    assert chosen(load(good, "export=null").recipe) == ("diffusers", "peft")
+    assert chosen(load(good, "export=null").recipe) == ("diffusers", "peft", "kohya")
     assert chosen(load(good, "export=[component]").recipe) == ("component",)
     with pytest.raises(Problems, match="starts from the base's own weights"):
         load(text, "export=null", "adapt.denoiser.init=somewhere")

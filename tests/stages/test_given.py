@@ -139,6 +139,23 @@ def test_every_type_goes_on_from_its_own_folder(bench, tmp_path, kind) -> None:
         torch.testing.assert_close(predicted(bench, started), expected, rtol=0, atol=5e-6)
 
 
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "loha", "lokr"])
+def test_a_file_with_kohyas_names_starts_it_too(bench, tmp_path, kind) -> None:
+    adapter, loaded = make(kind), fresh(bench.base)
+    trained = moved(put(FAMILY, loaded, "denoiser", adapter, "all"), by=0.1)
+    write(FAMILY.module(loaded, "denoiser"), trained.state)
+    path, = formats()["kohya"].write(tmp_path, FAMILY, {"denoiser": trained}, lambda: fresh(bench.base))
+    settings = {"denoiser": {**KINDS_OF_PEFT[kind], "targets": "all"}}
+    started = begun(bench, {"denoiser": str(path)}, settings=settings)
+    torch.testing.assert_close(predicted(bench, started), PROBE.ask(FAMILY, loaded), rtol=0, atol=2e-5)
+    other = "loha" if adapter.NAME == "lora" else "lora"
+    with pytest.raises(RecipeError, match=rf"the recipe says `type: {other}`") as caught:
+        begun(bench, {"denoiser": str(path)}, settings={"denoiser": {"type": other, "targets": "all"}})
+    assert f"write `type: {adapter.NAME}`" in str(caught.value)
+    with pytest.raises(RecipeError, match="holds no weights of the text_encoder"):
+        begun(bench, {"text_encoder": str(path)})
+
+
 def test_without_init_it_starts_at_the_base(bench, given) -> None:
     torch.testing.assert_close(predicted(bench, begun(bench, {})), PROBE.ask(FAMILY, fresh(bench.base)))
 
@@ -205,7 +222,7 @@ def test_what_is_no_such_adapter_is_refused_before_anything_runs(bench, given, t
     (tmp_path / "cut.safetensors").write_bytes((folder / "pytorch_lora_weights.safetensors").read_bytes()[:-5])
     assert "no whole safetensors file" in refused(bench, tmp_path / "cut.safetensors")
     save_file({"lora_unet_down_blocks_0.lora_up.weight": torch.ones(2, 2)}, tmp_path / "kohya.safetensors")
-    assert "kohya's names" in refused(bench, tmp_path / "kohya.safetensors")
+    assert "make no LoRA, LoHa or LoKr" in refused(bench, tmp_path / "kohya.safetensors")
     save_file({"unet.conv_in.weight": torch.ones(2, 2)}, tmp_path / "unet.safetensors")
     assert "other weights than LoRA's" in refused(bench, tmp_path / "unet.safetensors")
     save_file({"unet.x.lora_A.weight": torch.ones(2, 2)}, tmp_path / "half.safetensors")

@@ -1,0 +1,165 @@
+"""The kohya format: one `kohya.safetensors` under the names that kohya's trainers, ComfyUI and A1111 read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from dbrun.adapters.artifact import Attached
+from dbrun.adapters.base import Adapter
+from dbrun.errors import RecipeError
+from dbrun.families.base import Family, Loaded
+from dbrun.formats.base import Format
+from dbrun.formats.diffusers import KOHYA
+from dbrun.formats.layers import adapted, kind_of, scale_of, without_mid
+from dbrun.provenance import header
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dbrun.formats.given import Given
+
+FILE = "kohya.safetensors"
+PEFT_NAMES = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight",
+              "dora_scale": "lora_magnitude_vector"}
+"""LyCORIS' names of one layer's tensors -> peft's; the others are the same."""
+
+
+class Kohya(Format):
+    """LoRA with its true alpha, DoRA, LoHa and LoKr, each layer under its name with `_` for every `.`."""
+
+    NAME: ClassVar[str] = "kohya"
+    ASKED: ClassVar[str | None] = "a file with kohya's names"
+
+    def refuses(self, family: Family, component: str, adapter: Adapter) -> str | None:
+        """What LyCORIS has no names for, and bases that none of its readers knows."""
+        if not adapter.as_lycoris:
+            return f"which has no names for what `adapt.{component}` is: {adapter.NAME}"
+        if component not in family.kohya:
+            return f"which no other program reads for the {component} of `base.type: {family.NAME}`"
+        return None
+
+    def found(self, place: Path) -> tuple[Path, ...] | None:
+        """A safetensors file whose names are kohya's, or a folder with one of the usual name."""
+        file = place / FILE if place.is_dir() else place
+        if file.suffix != ".safetensors" or not file.is_file():
+            return None
+        return (file,) if any(name.startswith(KOHYA) for name in header(file).tensors) else None
+
+    def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
+        """The type of the component's layers, which must be one."""
+        names = header(files[0]).tensors
+        begins = family.kohya.get(component, ("", "-"))[1]
+        kinds = {kind_of(frozenset(parts), layer): layer for layer, parts in _by_layer(names).items()
+                 if layer.startswith(begins)}
+        if not kinds:
+            shown = sorted({"_".join(name.split("_")[:2]) + "_…" for name in names})
+            raise RecipeError(f"{files[0]} holds no weights of the {component}, which begin with `{begins}`; it holds "
+                              f"{', '.join(shown[:3])}",
+                              fix=f"take `adapt.{component}.init` away, or name another file")
+        if len(kinds) > 1:
+            raise RecipeError(f"{files[0]} holds layers of several types on the {component}: {', '.join(kinds)}",
+                              fix="name an adapter of one type")
+        return next(iter(kinds))
+
+    def laid_out(self, component: str) -> tuple[str, ...]:
+        """The folder itself, for all components."""
+        return (FILE,)
+
+    def given(self, folder: Path, family: Family, loaded: Loaded, component: str) -> Given:
+        """By peft's names; a CP-decomposed LoRA with its inner kernel multiplied in, which peft does not know."""
+        from dbrun.formats.given import Given
+
+        kinds: set[str] = set()
+        state: dict[str, Tensor] = {}
+        scales: dict[str, float] = {}
+        for name, layer in _layers(folder / FILE, family, loaded, component):
+            kind = kind_of(frozenset(layer), name)
+            kinds.add(kind)
+            scales[name] = scale_of(layer)
+            state |= {f"{name}.{PEFT_NAMES.get(end, end)}": _as_peft_has_it(end, tensor)
+                      for end, tensor in without_mid(layer).items() if end != "alpha"}
+        config: dict[str, object] = {"peft_type": kinds.pop().upper()}
+        ranks = [t.shape[0] for n, t in state.items() if n.endswith(("lora_A.weight", "hada_w1_b", "lokr_w2_b"))]
+        if ranks:
+            config["r"] = max(ranks)
+        if config["peft_type"] == "LORA":
+            config["use_dora"] = any(n.endswith("magnitude_vector") for n in state)
+        return Given(config, state, scales)
+
+    def weights(self, attached: Attached) -> Mapping[str, Tensor]:
+        """None that would still have names: its readers put them into the base's weights."""
+        return {}
+
+    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
+              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
+        """One file for all components."""
+        from safetensors.torch import save_file
+
+        tensors = {f"{_written(family, component, name)}.{end}": tensor.contiguous()
+                   for component, attached in adapters.items()
+                   for name, layer in attached.adapter.lycoris(attached.modules, attached.state).items()
+                   for end, tensor in layer.items()}
+        save_file(tensors, folder / FILE, metadata={"format": "pt"})
+        return (folder / FILE,)
+
+    def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
+        """Into the base's weights, as ComfyUI and A1111 do it. Raises RecipeError where a name has no layer."""
+        import torch
+
+        for component in components:
+            module = family.module(loaded, component)
+            for name, layer in _layers(folder / FILE, family, loaded, component):
+                weight = module.get_parameter(f"{name}.weight")
+                with torch.no_grad():
+                    weight.copy_(adapted(weight.float(), layer, kind_of(frozenset(layer), name)))
+
+
+def _written(family: Family, component: str, name: str) -> str:
+    """A layer's name in the file."""
+    begins, written = family.kohya[component]
+    return written + name.removeprefix(begins).replace(".", "_")
+
+
+def _by_layer(names: Iterable[str]) -> dict[str, list[str]]:
+    """The ends of tensors' names by their layers: `.` stands only behind a layer's name."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        layer, _, end = name.partition(".")
+        found.setdefault(layer, []).append(end)
+    return found
+
+
+def _layers(file: Path, family: Family, loaded: Loaded, component: str) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """The component's layers by their names on its module. Raises RecipeError for a name that is no layer's."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(file)
+    module = family.module(loaded, component)
+    real = {_written(family, component, name): name for name in _weighty(module)}
+    others = tuple(written for other, (_, written) in family.kohya.items() if other != component)
+    by_layer = _by_layer(tensors)
+    strange = [layer for layer in by_layer if layer not in real and not layer.startswith(others)]
+    if strange:
+        raise RecipeError(f"{len(strange)} layers of {file.name} are none of the base's {component}, such as "
+                          f"{strange[0]}", fix="name an adapter that was trained on this base")
+    for layer, ends in by_layer.items():
+        if layer in real:
+            parts = {end: tensors[f"{layer}.{end}"].float() for end in ends}
+            kind_of(frozenset(ends), layer)
+            yield real[layer], parts
+
+
+def _weighty(module: nn.Module) -> Iterator[str]:
+    """The names of the layers that an adapter can be on."""
+    from torch import nn
+
+    return (name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d)))
+
+
+def _as_peft_has_it(end: str, tensor: Tensor) -> Tensor:
+    """DoRA's lengths as peft shapes them: [out] of a linear layer, [1, out, 1, 1] of a convolution."""
+    if end != "dora_scale":
+        return tensor
+    return tensor.flatten() if tensor.dim() == 2 else tensor.reshape(1, -1, 1, 1)

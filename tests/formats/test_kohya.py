@@ -1,0 +1,248 @@
+"""Do the programs that read kohya's names find each adapter under them, and do exactly what it did in training?
+
+The readers here are lycoris-lora, which is the trainers' own, and diffusers' `load_lora_weights`. ComfyUI and A1111 are
+no packages; which names they look for stands in LISTED below.
+"""
+
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from adapter_kinds import KINDS, make, moved, put, widest
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dbrun.adapters.artifact import Attached
+from dbrun.errors import RecipeError
+from dbrun.families.base import Family, Loaded, families
+from dbrun.formats.base import formats
+from dbrun.formats.kohya import FILE
+from dbrun.formats.reload import Probe
+
+SD, KOHYA, PROBE = families()["sd"], formats()["kohya"], Probe("a photo of sks dog", 32)
+CARRIED = [name for name in KINDS if KOHYA.refuses(SD, "denoiser", make(name)) is None]
+CLOSE = 1e-4
+TEXT = r"text_model_encoder_layers_\d+_(mlp_fc[12]|self_attn_[qkv]_proj|self_attn_out_proj)"
+BLOCK = r"(down_blocks_\d+|mid_block|up_blocks_\d+)"
+LISTED = [
+    # ComfyUI, comfy/lora.py @00728eb2: model_lora_keys_clip and LORA_CLIP_MAP
+    rf"lora_te_{TEXT}",
+    # ComfyUI, comfy/lora.py: model_lora_keys_unet over the names that comfy/utils.py, unet_to_diffusers, lists; A1111,
+    # extensions-builtin/Lora/networks.py: convert_diffusers_name_to_compvis and its suffix_conversion
+    rf"lora_unet_{BLOCK}_attentions_\d+_proj_(in|out)",
+    rf"lora_unet_{BLOCK}_attentions_\d+_transformer_blocks_\d+_attn[12]_to_(q|k|v|out_0)",
+    rf"lora_unet_{BLOCK}_attentions_\d+_transformer_blocks_\d+_ff_net_(0_proj|2)",
+    rf"lora_unet_{BLOCK}_resnets_\d+_(conv[12]|time_emb_proj|conv_shortcut)",
+    r"lora_unet_down_blocks_\d+_downsamplers_0_conv", r"lora_unet_up_blocks_\d+_upsamplers_0_conv",
+    r"lora_unet_time_embedding_linear_[12]"]
+"""The layers' names that ComfyUI and A1111 look for, of those that `targets: all` can hit."""
+ENDS = {"alpha", "lora_up.weight", "lora_down.weight", "dora_scale", "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",
+        "lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b"}
+"""What they look for behind a layer's name (comfy/weight_adapter/{lora,loha,lokr}.py; A1111's network_*.py)."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A tiny base and what it predicts alone."""
+
+    folder: Path
+    base: torch.Tensor
+
+    def fresh(self) -> Loaded:
+        return SD.load(self.folder, device=torch.device("cpu"), dtype=torch.float32)
+
+    def learnt(self, **kinds: str) -> tuple[dict[str, Attached], torch.Tensor]:
+        """Adapters of these kinds by component, far from their start, and what they predict."""
+        loaded = self.fresh()
+        adapters = {}
+        for component, kind in kinds.items():
+            adapter = make(kind)
+            adapters[component] = moved(put(SD, self.fresh(), component, adapter, widest(adapter)), by=0.1)
+            adapters[component].onto(SD.module(loaded, component))
+        return adapters, PROBE.ask(SD, loaded)
+
+
+@pytest.fixture(autouse=True)
+def _one_name_a_layer(monkeypatch) -> None:
+    """lycoris-lora 4.1.3 lists the time embedding's layers twice, by name and by class, and stumbles over it."""
+    from lycoris.kohya import LycorisNetworkKohya
+
+    monkeypatch.setattr(LycorisNetworkKohya, "UNET_TARGET_REPLACE_NAME", [])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    folder = tmp_path_factory.mktemp("kohya") / "base"
+    SD.tiny(folder)
+    return World(folder, PROBE.ask(SD, SD.load(folder, device=torch.device("cpu"), dtype=torch.float32)))
+
+
+class Prefixed(nn.Module):
+    """A text encoder under the names that it had before transformers 5.6, and has in every other program."""
+
+    def __init__(self, text_model: nn.Module) -> None:
+        super().__init__()
+        self.text_model = text_model
+
+
+def by_lycoris(loaded: Loaded, file: Path) -> torch.Tensor:
+    from lycoris.kohya import create_network_from_weights
+
+    text = Prefixed(loaded.pipeline.text_encoder)
+    network, tensors = create_network_from_weights(1.0, str(file), None, text, loaded.pipeline.unet)
+    network.apply_to(text, loaded.pipeline.unet, True, True)
+    modules = [*network.unet_loras, *network.text_encoder_loras]
+    assert {m.lora_name for m in modules} == {name.partition(".")[0] for name in tensors}, "it reads every layer"
+    return PROBE.ask(SD, loaded)
+
+
+def by_diffusers(loaded: Loaded, file: Path) -> torch.Tensor:
+    loaded.pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+    return PROBE.ask(SD, loaded)
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CARRIED if kind != "lokr-thin"])
+def test_lycoris_reads_what_was_trained(world, tmp_path, kind) -> None:
+    """On both components, convolutions included where the type goes on them; alpha is not the rank."""
+    adapters, trained = world.learnt(denoiser=kind, text_encoder=kind)
+    path, = KOHYA.write(tmp_path, SD, adapters, world.fresh)
+    answer = by_lycoris(world.fresh(), path)
+    assert apart(answer, trained) < CLOSE < 1e-2 < apart(trained, world.base)
+    assert apart(by_us(world, tmp_path), trained) < CLOSE
+
+
+def test_a_lokr_whose_factor_lycoris_cannot_guess_has_its_formula(world, tmp_path) -> None:
+    """Its reader guesses a factor from shapes and builds the layer anew; ComfyUI and A1111 take shapes as they are."""
+    from lycoris.functional.lokr import diff_weight
+
+    adapters, trained = world.learnt(denoiser="lokr-thin")
+    path, = KOHYA.write(tmp_path, SD, adapters, world.fresh)
+    tensors, loaded = load_file(path), world.fresh()
+    for name, module in loaded.pipeline.unet.named_modules():
+        layer = {n.partition(".")[2]: t for n, t in tensors.items()
+                 if n.partition(".")[0] == "lora_unet_" + name.replace(".", "_")}
+        if layer:
+            parts = [layer.get(f"lokr_{end}") for end in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")]
+            module.weight.data += diff_weight(*parts).reshape(module.weight.shape)
+    assert apart(PROBE.ask(SD, loaded), trained) < CLOSE
+
+
+def by_us(world: World, folder: Path) -> torch.Tensor:
+    loaded = world.fresh()
+    KOHYA.read(folder, SD, loaded, tuple(SD.components))
+    return PROBE.ask(SD, loaded)
+
+
+@pytest.mark.parametrize("kind", [name for name in CARRIED if make(name).as_lora and name != "dora"])
+def test_diffusers_reads_every_lora(world, tmp_path, kind) -> None:
+    adapters, trained = world.learnt(denoiser=kind, text_encoder=kind)
+    path, = KOHYA.write(tmp_path, SD, adapters, world.fresh)
+    assert apart(by_diffusers(world.fresh(), path), trained) < CLOSE
+
+
+@pytest.mark.parametrize("kinds", [{"denoiser": "lokr", "text_encoder": "lora"},
+                                   {"denoiser": "loha", "text_encoder": "lokr"}, {"denoiser": "dora"},
+                                   {"text_encoder": "rslora"}], ids=str)
+def test_mixed_types_and_one_component_alone(world, tmp_path, kinds) -> None:
+    adapters, trained = world.learnt(**kinds)
+    path, = KOHYA.write(tmp_path, SD, adapters, world.fresh)
+    assert apart(by_lycoris(world.fresh(), path), trained) < CLOSE
+    assert {name.startswith("lora_te_") for name in load_file(path)} == {c == "text_encoder" for c in kinds}
+
+
+@pytest.mark.parametrize("kind", CARRIED)
+def test_each_name_is_one_that_comfyui_and_a1111_look_for(world, tmp_path, kind) -> None:
+    adapters, _ = world.learnt(denoiser=kind, text_encoder=kind)
+    path, = KOHYA.write(tmp_path, SD, adapters, world.fresh)
+    for name in load_file(path):
+        layer, _, end = name.partition(".")
+        assert any(re.fullmatch(pattern, layer) for pattern in LISTED) and end in ENDS, name
+    layers = {name.partition(".")[0] for name in load_file(path)}
+    assert len(layers) == sum(len(a.modules) for a in adapters.values())
+
+
+def test_alpha_is_the_true_one(world, tmp_path) -> None:
+    """alpha / rank, which every reader applies, is the adapter's scale; alpha itself is what the recipe said."""
+    for kind, alpha, ranks in (("lora", 5.0, 2), ("rslora", 3.0 * 4 / 2, 4), ("pissa", 3.0 * 2, 4)):
+        adapter = make(kind, **({"rank": 2, "alpha": 5.0} if kind == "lora" else {}))
+        attached = put(SD, world.fresh(), "denoiser", adapter, "linear")
+        path, = KOHYA.write(tmp_path, SD, {"denoiser": attached}, world.fresh)
+        tensors = load_file(path)
+        assert {float(t) for n, t in tensors.items() if n.endswith(".alpha")} == {alpha}
+        assert {t.shape[0] for n, t in tensors.items() if n.endswith("lora_down.weight")} == {ranks}
+
+
+def foreign(world: World, folder: Path, algo: str, **settings: object) -> tuple[Path, torch.Tensor]:
+    """A file as lycoris-lora writes it, in 16 bits as trainers do, and what the network predicts that wrote it."""
+    from lycoris.kohya import LycorisNetworkKohya
+
+    loaded = world.fresh()
+    text = Prefixed(loaded.pipeline.text_encoder)
+    torch.manual_seed(0)
+    network = LycorisNetworkKohya(text, loaded.pipeline.unet, lora_dim=3, alpha=2.0, conv_lora_dim=2, conv_alpha=1.0,
+                                  network_module=algo, **settings)
+    network.apply_to(text, loaded.pipeline.unet, True, True)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_((p + 0.1 * torch.randn(p.shape, generator=draw)).half().float())
+    path = folder / "foreign.safetensors"
+    network.save_weights(str(path), torch.float16, {})
+    save_file(load_file(path), folder / FILE)
+    return path, PROBE.ask(SD, loaded)
+
+
+FOREIGN = [("locon", {}), ("locon", {"use_tucker": True}), ("locon", {"weight_decompose": True}), ("loha", {}),
+           ("loha", {"use_tucker": True}), ("lokr", {}), ("lokr", {"factor": 4, "decompose_both": True}),
+           ("lokr", {"use_tucker": True, "factor": 2}), ("lokr", {"full_matrix": True})]
+
+
+@pytest.mark.parametrize(("algo", "settings"), FOREIGN, ids=str)
+def test_a_file_of_lycoris_own_is_read_as_it_reads_it(world, tmp_path, algo, settings) -> None:
+    """Other ranks on convolutions, CP decomposition, weight decomposition, every form of LoKr."""
+    path, theirs = foreign(world, tmp_path, algo, **settings)
+    assert apart(by_us(world, tmp_path), theirs) < 3e-3 < 3e-2 < apart(theirs, world.base)
+    if settings != {"use_tucker": True, "factor": 2}:
+        assert apart(by_us(world, tmp_path), by_lycoris(world.fresh(), path)) < CLOSE
+
+
+@pytest.mark.parametrize("spoil", ["another base's layer", "a half layer", "another type", "only alpha"])
+def test_what_a_reader_would_pass_over_is_an_error(world, tmp_path, spoil) -> None:
+    adapters, _ = world.learnt(denoiser="lora")
+    path, = KOHYA.write(tmp_path, SD, adapters, world.fresh)
+    tensors = load_file(path)
+    name = next(n for n in tensors if n.endswith("lora_up.weight"))
+    layer = name.partition(".")[0]
+    if spoil == "another base's layer":
+        tensors[name.replace(layer, "lora_unet_single_blocks_7_linear1")] = tensors.pop(name)
+    elif spoil == "another type":
+        tensors[f"{layer}.oft_blocks"] = tensors.pop(name)
+    else:
+        gone = {"a half layer": (name,), "only alpha": (name, name.replace("lora_up", "lora_down"))}[spoil]
+        tensors = {n: t for n, t in tensors.items() if n not in gone}
+    save_file(tensors, path)
+    with pytest.raises(RecipeError, match=r"none of the base's denoiser|make no LoRA, LoHa or LoKr"):
+        by_us(world, tmp_path)
+
+
+def test_other_families_and_types_are_refused_with_the_reason() -> None:
+    assert "no names for" in KOHYA.refuses(SD, "denoiser", make("oft"))
+    assert "no names for" in KOHYA.refuses(SD, "denoiser", make("full"))
+    assert "no other program reads" in KOHYA.refuses(families()["if_stage1"], "denoiser", make("lora"))
+    families_with = [f for f in families().values() if f.kohya]
+    assert all(isinstance(f, Family) and set(f.kohya) <= set(f.components) for f in families_with)
+
+
+def test_no_two_layers_share_a_name(world) -> None:
+    loaded = world.fresh()
+    for component in SD.components:
+        names = [name.replace(".", "_") for name, m in SD.module(loaded, component).named_modules()
+                 if isinstance(m, (nn.Linear, nn.Conv2d))]
+        assert not [pair for pair in itertools.combinations(names, 2) if pair[0] == pair[1]]
