@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
+from dbrun.choices.captions import SIDECAR, Captions
 from dbrun.errors import RecipeError
+from dbrun.images.captions import TABLES, TEXT
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SILENT = ("thumbs.db", "desktop.ini")
-LONGEST = 16 * 1024
+SPLIT = "train"
+"""The folder of a data set's pictures to train on, as the Hub's imagefolder has it."""
 
 
 @dataclass(frozen=True)
 class Pictured:
-    """A picture file. prompt: what its .txt says, None where there is none."""
+    """A picture file. captions: what is said of it alone, where there is more than one any of them will do."""
 
     path: Path
-    prompt: str | None
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,25 +33,40 @@ class Found:
     notes: tuple[str, ...]
 
 
-def discover(folder: Path, key: str = "subject.images") -> Found:
-    """The pictures of a folder, not of folders below it; raises RecipeError where there are none to use.
+def discover(folder: Path, key: str = "subject.images", captions: Captions = SIDECAR) -> Found:
+    """The pictures of a folder, of folders below only those its metadata name; raises RecipeError where it has none.
 
-    key: what names the folder in the recipe.
+    A folder that has none itself is that of a data set with splits: then those of `train` are meant.
+    key: what names the folder in the recipe; captions: where the pictures' own prompts come from.
     """
     names = _names(folder, key)
-    pictures = [n for n in names if Path(n).suffix.lower() in SUFFIXES and (folder / n).is_file()]
-    if not pictures:
+    pictures = _pictures(folder, names)
+    if not pictures and SPLIT in names and not set(TABLES) & set(names):
+        below = discover(folder / SPLIT, key, captions)
+        return replace(below, notes=(f"the pictures are those in {SPLIT}/", *below.notes))
+    read = captions.read(folder, pictures, names)
+    every = sorted({*pictures, *(n for n in read.texts if is_picture(n))})
+    if not every:
         raise RecipeError(f"no pictures in {folder}: found {_what(folder, names)}, "
                           f"allowed: files that end with {_list(SUFFIXES)}",
                           fix=f"put pictures there, or name another folder as `{key}`")
-    stems, present, used = {Path(n).stem for n in pictures}, set(names), set(pictures)
-    problems: list[str] = []
-    prompts = {stem: _prompt(folder / f"{stem}.txt", problems) for stem in stems if f"{stem}.txt" in present}
-    if problems:
-        raise RecipeError("\n".join(sorted(problems)), fix="write the prompt into the file, or delete it")
-    notes = [note for n in names if n not in used and (note := _note(folder / n, stems, used))]
-    found = tuple(Pictured(folder / n, prompts.get(Path(n).stem)) for n in pictures)
-    return Found(folder, found, tuple(notes))
+    used = {*every, *read.used, *(n.partition("/")[0] for n in every)}
+    texts = [n for n in names if n.lower().endswith(TEXT) and n not in used and not captions.BESIDE]
+    notes = [f"{texts[0]} and other text files are ignored: `captions: {{type: {captions.NAME}}}` does not read them"
+             ] if texts else []
+    notes += [f"{n} is ignored: it is no kind of picture read here" for n in read.texts if "/" in n and n not in used]
+    notes += [_note(folder / n, used) for n in names if n not in used and n not in texts]
+    found = tuple(Pictured(folder / n, read.texts.get(n, ())) for n in every)
+    return Found(folder, found, (*read.notes, *notes))
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name says that it is a picture."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def _pictures(folder: Path, names: Iterable[str]) -> list[str]:
+    return [n for n in names if is_picture(n) and (folder / n).is_file()]
 
 
 def _names(folder: Path, key: str) -> list[str]:
@@ -77,36 +95,14 @@ def _near(folder: Path) -> str:
     return f"; did you mean '{parent / close[0]}'?" if close else ""
 
 
-def _prompt(file: Path, problems: list[str]) -> str | None:
-    """The prompt in a text file; what is wrong with it becomes a problem."""
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(LONGEST + 1)
-        text = data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        problems.append(f"{file}: found the byte 0x{data[error.start]:02x}, expected a prompt as UTF-8 text")
-    except OSError as error:
-        problems.append(f"{file}: cannot be read: {error.strerror}")
-    else:
-        if not text:
-            problems.append(f"{file}: found an empty file, expected the prompt of the picture beside it")
-        elif len(data) > LONGEST:
-            problems.append(f"{file}: found over {LONGEST // 1024} KiB of text, expected a prompt")
-        elif not " ".join(text.split()).isprintable():
-            problems.append(f"{file}: found control characters, expected a prompt")
-        else:
-            return " ".join(text.split())
-    return None
-
-
-def _note(path: Path, stems: Iterable[str], pictures: Iterable[str]) -> str | None:
-    """Why a name is left aside; None for a prompt that is used."""
-    if path.suffix == ".txt" and path.stem in stems:
-        return None
-    if path.suffix.lower() == ".txt" and path.stem in pictures:
+def _note(path: Path, pictures: Iterable[str]) -> str:
+    """Why a name is left aside."""
+    if path.suffix.lower() == TEXT and path.stem in pictures:
         return f"{path.name} is ignored: the prompt of {path.stem} is named {Path(path.stem).stem}.txt"
-    if path.suffix.lower() == ".txt":
+    if path.suffix.lower() == TEXT:
         return f"{path.name} is ignored: there is no picture beside it"
+    if path.name in TABLES:
+        return f"{path.name} is ignored: `captions: {{type: metadata}}` reads it"
     if path.is_dir():
         return f"{path.name}/ is ignored: folders below the folder of pictures are not read"
     if not path.exists():

@@ -88,28 +88,36 @@ def _told(what: str, was: object, now: object) -> list[Change]:
 
 
 def _is_picture(value: object) -> bool:
-    return isinstance(value, dict) and value.keys() == {"digest", "prompt"}
+    return isinstance(value, dict) and value.keys() >= {"digest", "prompt"}
 
 
-def _pictures(was: list[dict[str, str]], now: list[dict[str, str]], noun: str, prompt: str) -> list[Change]:
-    """How many pictures came, went, or have another prompt; the same content is the same picture."""
-    before, after = _prompts(was), _prompts(now)
+def _pictures(was: list[dict[str, object]], now: list[dict[str, object]], noun: str, prompt: str) -> list[Change]:
+    """How many pictures came, went, or have other words; the same content is the same picture."""
+    before, after = _by_content(was), _by_content(now)
     count = {digest: len(after[digest]) - len(before[digest]) for digest in {*before, *after}}
     come, gone = (sum(max(0, sign * n) for n in count.values()) for sign in (1, -1))
     both = min(come, gone)
     counts = ((both, "changed"), (come - both, "added"), (gone - both, "removed"))
     found = [Change(f"{_many(n, noun)} {verb}", None, None) for n, verb in counts if n]
-    other = Counter(pair for digest, n in count.items() if not n
-                    for pair in zip(before[digest], after[digest], strict=True) if pair[0] != pair[1])
-    if len(other) == 1 and other.total() == len(was) == len(now) > 1:
-        return [*found, Change(prompt, *map(_text, next(iter(other))))]
-    return found + ([Change(f"prompt of {_many(other.total(), noun)} changed", None, None)] if other else [])
+    pairs = [pair for digest, n in count.items() if not n
+             for pair in zip(before[digest], after[digest], strict=True) if pair[0] != pair[1]]
+    whole = len(was) == len(now)
+    for field, off, key, words in (("prompt", None, prompt, "prompt"),
+                                   ("dropout", 0.0, "subject.captions.dropout", "caption dropout")):
+        other = Counter((old.get(field, off), new.get(field, off)) for old, new in pairs
+                        if old.get(field, off) != new.get(field, off))
+        if len(other) == 1 and other.total() == len(was) > 1 and whole:
+            found.append(Change(key, *map(_text, next(iter(other)))))
+        elif other:
+            found.append(Change(f"{words} of {_many(other.total(), noun)} changed", None, None))
+    varied = sum(old["prompt"] == new["prompt"] and old.get("variants") != new.get("variants") for old, new in pairs)
+    return found + ([Change(f"caption variants of {_many(varied, noun)} changed", None, None)] if varied else [])
 
 
-def _prompts(pictures: list[dict[str, str]]) -> Mapping[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
+def _by_content(pictures: list[dict[str, object]]) -> Mapping[object, list[dict[str, object]]]:
+    found: dict[object, list[dict[str, object]]] = defaultdict(list)
     for picture in pictures:
-        found[picture["digest"]].append(picture["prompt"])
+        found[picture["digest"]].append(picture)
     return found
 
 

@@ -15,7 +15,7 @@ from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Numerics, Stage
 from dbrun.store.traces import Trace
 
-PLACES = (("base", "path"), ("subject", "images"), ("prior", "images"))
+PLACES = {"base": ("path",), "subject": ("images", "class_images"), "prior": ("images",)}
 """Where a recipe names folders."""
 
 
@@ -40,9 +40,13 @@ def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe with no more than the last name of absolute paths: an export is shared with others."""
     adapt = {component: {**adapter, "init": _name(adapter["init"])} if adapter and adapter.get("init") else adapter
              for component, adapter in recipe["adapt"].items()}
-    return {**recipe, **{part: {**recipe[part], key: _name(recipe[part][key])} for part, key in PLACES
-                         if recipe[part] is not None and recipe[part][key] is not None},
-            "adapt": adapt}
+    parts = {part: _nameless(recipe[part], keys) for part, keys in PLACES.items()}
+    several = [_nameless(one, PLACES["subject"]) for one in recipe["subjects"] or ()] or None
+    return {**recipe, **parts, "subjects": several, "adapt": adapt}
+
+
+def _nameless(part: dict[str, Any] | None, keys: tuple[str, ...]) -> dict[str, Any] | None:
+    return part and {**part, **{key: _name(part[key]) for key in keys if part[key] is not None}}
 
 
 def _name(path: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbrun.choices.captions import SIDECAR, Captions
 from dbrun.errors import RecipeError
 from dbrun.images import flat, pixels
 from dbrun.images import screen as screening
@@ -30,15 +31,19 @@ class FoundPictures:
 
 @dataclass(frozen=True)
 class Asked:
-    """A folder of pictures as a recipe names it. key: where; prompt: of pictures without one of their own.
+    """A folder of pictures as a recipe names it. key: where; prompt: of pictures without one of their own, if any.
 
     background: `#rrggbb`, for pictures that are refused where they show nothing over it; None to ask no such thing.
+    captions, trigger, seed: where pictures have prompts of their own from, and how these vary.
     """
 
     key: str
     images: str
-    prompt: str
+    prompt: str | None
     background: str | None = None
+    captions: Captions = SIDECAR
+    trigger: str | None = None
+    seed: int = 0
 
     def check(self, path: Path) -> None:
         """Raise RecipeError for a picture that shows nothing."""
@@ -53,7 +58,7 @@ class Asked:
 
 def find_pictures(asked: Asked, beside: Path, store: Store) -> FoundPictures:
     """The pictures of a folder. beside: where a relative path begins. Raises RecipeError."""
-    found = discover(_folder(asked.images, beside), asked.key)
+    found = discover(_folder(asked.images, beside), asked.key, asked.captions)
     try:
         digests = {p.path: store.digests.of(p.path) for p in found.pictures}
         rules = asked.rules(store)
@@ -68,10 +73,28 @@ def find_pictures(asked: Asked, beside: Path, store: Store) -> FoundPictures:
         store.screened.put(f"{rules}:{digests[path]}", seen.as_data())
 
     screened = screen_all(digests, known, learnt, asked.check)
-    pictures = [Picture(digests[p.path], p.prompt or asked.prompt) for p in found.pictures]
-    return FoundPictures(tuple(sorted(pictures, key=lambda p: (p.digest, p.prompt))),
+    prompts = _prompts(found, asked)
+    pictures = [Picture(digests[p.path], first, tuple(others), asked.captions.dropout)
+                for p, (first, *others) in zip(found.pictures, prompts, strict=True)]
+    return FoundPictures(tuple(sorted(pictures, key=in_order)),
                          {sha256: path for path, sha256 in digests.items()},
                          (*found.notes, *_conversions(screened), *_doubles(found, digests)))
+
+
+def in_order(picture: Picture) -> tuple[str, str, tuple[str, ...]]:
+    """What pictures are sorted by: their contents, so that names and places do not matter."""
+    return picture.digest, picture.prompt, picture.variants
+
+
+def _prompts(found: Found, asked: Asked) -> list[tuple[str, ...]]:
+    """Each picture's prompt, then others that it may have instead. Raises RecipeError where one has none."""
+    usual = () if asked.prompt is None else (asked.prompt,)
+    prompts = [asked.captions.prompts(p.captions, asked.trigger, asked.seed) or usual for p in found.pictures]
+    if bare := [p.path for p, said in zip(found.pictures, prompts, strict=True) if not said]:
+        more = f" and {len(bare) - 1} more pictures have" if len(bare) > 1 else " has"
+        raise RecipeError(f"{bare[0]}{more} no prompt: {asked.captions.lacking.format(name=bare[0].stem)}",
+                          fix="write an `instance_prompt`, which is for all such pictures")
+    return prompts
 
 
 def _folder(images: str, beside: Path) -> Path:

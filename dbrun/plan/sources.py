@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +13,13 @@ from dbrun.events import Note
 from dbrun.families.base import families
 from dbrun.plan.base import find_base
 from dbrun.plan.given import FoundAdapter, Wanted, find_adapter
-from dbrun.plan.pictures import Asked, FoundPictures, find_pictures
+from dbrun.plan.pictures import Asked, FoundPictures, find_pictures, in_order
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.objective import AS_THE_BASE, misfits
 from dbrun.recipe.places import Problem, Problems
-from dbrun.stages.base import Sources
+from dbrun.recipe.subject import Subject
+from dbrun.stages.base import Picture, Sources
 from dbrun.store.store import Store
 
 
@@ -45,20 +46,23 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     with _said_of(loaded, "images.resolution"):
         _check_resolution(recipe, base.source.folder)
     _check_objective(loaded, base.source.folder)
-    found = _pictures(loaded, Asked("subject.images", recipe.subject.images, recipe.subject.instance_prompt), store)
-    classes = _class_pictures(loaded, found, store)
+    found = {key: _pictures(loaded, _asked(key, one, recipe), store) for key, one in recipe.taught.items()}
+    pictures = _sorted(found.values())
+    classes = [one for key in found if (one := _class_pictures(loaded, key, pictures, found, store))]
     inits = _inits(loaded, store)
     store.save_tables()
-    long = _long_prompts(recipe, {p.prompt for p in (*found.pictures, *classes.pictures)}, base.source.folder)
-    notes = (*(Note("base", text) for text in base.notes), *(Note("pictures", text) for text in found.notes),
-             *(Note("class pictures", text) for text in classes.notes),
-             *(Note("prompts", text, "warning") for text in long),
+    long = _long_prompts(recipe, pictures, base.source.folder)
+    notes = (*(Note("base", text) for text in base.notes),
+             *(Note("pictures", text) for one in found.values() for text in one.notes),
+             *(Note("class pictures", text) for one in classes for text in one.notes),
+             *(Note("prompts", text, "warning") for text in (*_without_trigger(recipe, found), *long)),
              *(Note("optimizer", odd, "warning") for odd in [recipe.train.optimizer.remark(recipe.train.learning_rate)]
                if odd))
-    sources = Sources(base.source, found.pictures, {name: init.identity for name, init in inits.items()},
-                      classes.pictures)
-    files = {**found.files, **classes.files,
-             **{digest: path for init in inits.values() for digest, path in init.files.items()}}
+    several = tuple(one.pictures for one in found.values()) if len(found) > 1 else ()
+    sources = Sources(base.source, pictures, {name: init.identity for name, init in inits.items()}, _sorted(classes),
+                      several)
+    held = [one.files for one in (*found.values(), *classes)] + [init.files for init in inits.values()]
+    files = {digest: path for known in held for digest, path in known.items()}
     return Located(sources, files, notes, base.revision, base.out_of_reach)
 
 
@@ -92,20 +96,44 @@ def _pictures(loaded: LoadedRecipe, asked: Asked, store: Store) -> FoundPictures
         return find_pictures(asked, loaded.folder_of(asked.key), store)
 
 
-def _class_pictures(loaded: LoadedRecipe, instance: FoundPictures, store: Store) -> FoundPictures:
-    """The user's own class images; none of them may show nothing, or be a picture of the subject."""
-    recipe = loaded.recipe
-    if recipe.prior is None or recipe.prior.images is None or not isinstance(recipe.subject.class_prompt, str):
-        return FoundPictures((), {}, ())
-    asked = Asked("prior.images", recipe.prior.images, recipe.subject.class_prompt, recipe.images.background)
-    found = _pictures(loaded, asked, store)
+def _asked(key: str, subject: Subject, recipe: Recipe) -> Asked:
+    learnt = recipe.adapt.trigger
+    return Asked(f"{key}.images", subject.images, subject.instance_prompt, captions=subject.captioned,
+                 trigger=subject.trigger or (learnt.token if learnt else None), seed=recipe.seed)
+
+
+def _sorted(found: Iterable[FoundPictures]) -> tuple[Picture, ...]:
+    """The pictures of all in one row, in the order of their contents."""
+    return tuple(sorted((picture for one in found for picture in one.pictures), key=in_order))
+
+
+def _class_pictures(loaded: LoadedRecipe, key: str, subjects: Sequence[Picture], found: Mapping[str, FoundPictures],
+                    store: Store) -> FoundPictures | None:
+    """A subject's class images of the user; none of them may show nothing, or be a picture of any subject."""
+    recipe, subject = loaded.recipe, loaded.recipe.taught[key]
+    place = f"{key}.class_images" if subject.class_images else "prior.images"
+    folder = subject.class_images or (recipe.prior.images if recipe.prior else None)
+    if recipe.prior is None or folder is None or not isinstance(subject.class_prompt, str):
+        return None
+    asked = Asked(place, folder, subject.class_prompt, recipe.images.background)
+    own = _pictures(loaded, asked, store)
     with _said_of(loaded, asked.key):
-        if both := sorted(found.files[digest].name for digest in found.files.keys() & instance.files.keys()):
+        taught = {picture.digest for picture in subjects}
+        if both := sorted(own.files[digest].name for digest in own.files.keys() & taught):
             raise RecipeError(f"{', '.join(both)} is also a picture of the subject, which would then be held back",
                               fix=f"put only pictures of others of its class into the folder of `{asked.key}`")
-    few, many = len(found.pictures), len(instance.pictures)
+    few, many = len(own.pictures), len(found[key].pictures)
     note = f"only {few} for {many} pictures of the subject: so few are soon known by heart; some hundred are usual"
-    return replace(found, notes=(*found.notes, *([note] if few < many else [])))
+    return replace(own, notes=(*own.notes, *([note] if few < many else [])))
+
+
+def _without_trigger(recipe: Recipe, found: Mapping[str, FoundPictures]) -> Iterator[str]:
+    """Prompts that a subject's trigger is missing from: their pictures teach nothing to it."""
+    for key, subject in recipe.taught.items():
+        lacking = [p.prompt for p in found[key].pictures if subject.trigger and subject.trigger not in p.prompt]
+        if lacking:
+            many = f"{len(lacking)} of {len(found[key].pictures)} pictures"
+            yield f"`{key}.trigger` '{subject.trigger}' is missing from the prompt of {many}, such as: {lacking[0]}"
 
 
 @contextmanager
@@ -139,12 +167,13 @@ def _check_objective(loaded: LoadedRecipe, folder: Path | None) -> None:
         raise Problems([Problem(loaded.origins.get(key), key, message, fix) for key, message, fix in found])
 
 
-def _long_prompts(recipe: Recipe, instance: set[str], folder: Path | None) -> list[str]:
+def _long_prompts(recipe: Recipe, pictures: Sequence[Picture], folder: Path | None) -> list[str]:
     """Prompts with more words than the base reads tokens; a word is at least one token, a new one as many as it has."""
     if folder is None:
         return []
     limit = families()[recipe.base.type].prompt_limit(folder)
-    every = {*instance, *(recipe.samples.prompts or ()), *recipe.subject.class_prompts}
+    every = {*(text for p in pictures for text in (p.prompt, *p.variants)), *(recipe.samples.prompts or ()),
+             *(text for one in recipe.taught.values() for text in one.class_prompts)}
     return [f"the base reads {limit} tokens, the rest is cut off: {prompt}"
             for prompt in sorted(every) if _least_tokens(prompt, recipe.adapt.trigger) > limit]
 

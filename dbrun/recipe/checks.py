@@ -9,6 +9,7 @@ from dbrun.families.base import families
 from dbrun.recipe import exports
 from dbrun.recipe.model import Prior, Recipe
 from dbrun.recipe.objective import misfits
+from dbrun.recipe.subject import Subject
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Finding = tuple[str, str, str | None]
@@ -16,46 +17,87 @@ Finding = tuple[str, str, str | None]
 
 def check(recipe: Recipe) -> list[Finding]:
     """Every disagreement as (dotted key, message, fix)."""
-    every = (_prior, _class_images, _base, _components, _class_labels, _objective, _precision, _adapt, _trigger,
-             _export, _stop, _optimizer)
+    every = (_subject, _captions, _prior, _class_images, _base, _components, _class_labels, _objective, _precision,
+             _adapt, _trigger, _export, _stop, _optimizer)
     return [finding for one in every for finding in one(recipe)]
 
 
+def _subject(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.subject is not None and recipe.subjects is not None:
+        yield ("subjects", "found beside `subject`, expected one of the two",
+               "take one away, or lay `subject=null` or `subjects=null` over it")
+    elif not recipe.taught:
+        yield ("subject", "missing, expected a mapping such as {images: …}: what is to be learnt",
+               "write `subject: {images: FOLDER, instance_prompt: a photo of sks dog}`, or several as `subjects`")
+
+
+def _captions(recipe: Recipe) -> Iterator[Finding]:
+    for key, subject in recipe.taught.items():
+        given = subject.captioned
+        if subject.instance_prompt is None and (subject.captions is None or not given.OWN):
+            yield (f"{key}.instance_prompt", "missing, expected text: the prompt of the pictures without one of their "
+                   "own", "write it, or say with `captions: {type: sidecar}` that each picture has its own")
+        if given.wants_trigger and subject.trigger is None and recipe.adapt.trigger is None:
+            yield (f"{key}.captions.template", f"found {{trigger}}, but no `{key}.trigger` to stand there",
+                   "write `trigger: sks dog` beside `captions`, or the words themselves into the template")
+
+
 def _prior(recipe: Recipe) -> Iterator[Finding]:
-    prior, prompts = recipe.prior, recipe.subject.class_prompts
+    prior = recipe.prior
+    for key, subject in recipe.taught.items():
+        yield from _class_of(key, subject, recipe)
     if prior is None:
-        if prompts:
-            yield ("subject.class_prompt", "found a class prompt, but no `prior` to use it",
-                   "add `prior: {weight: 1.0}`, or take this away too: `prior=null subject.class_prompt=null` "
-                   "(`samples.prompts` may show the class all the same)")
         return
-    if not prompts:
-        yield ("subject.class_prompt", "missing, needed by `prior`: it says what the class images show",
-               "add `class_prompt: a photo of a dog` under `subject`, or take `prior` away")
-    if recipe.subject.instance_prompt in prompts:
-        yield ("subject.class_prompt", "found the instance prompt: what it teaches, `prior` would hold back",
-               "write the same without the trigger word, such as `a photo of a dog`")
-    if 0 < prior.made < len(prompts):
-        yield ("prior.count", f"found {prior.made}, but `subject.class_prompt` has {len(prompts)} prompts: some would "
-               "be shown by no class image", f"write `count: {len(prompts)}` or more")
-    if prior.images is not None and len(prompts) > 1:
-        yield ("subject.class_prompt", "found a list, but which picture of `prior.images` shows what is for the "
-               "pictures to say", "write one prompt, and beside a picture that needs its own a .txt with it")
+    for key, subject in recipe.taught.items():
+        if subject.class_prompt in recipe.made_classes and prior.made < (many := len(subject.class_prompts)):
+            yield ("prior.count", f"found {prior.made}, but `{key}.class_prompt` has {many} prompts: some would "
+                   "be shown by no class image", f"write `count: {many}` or more")
     own = [key for key in ("prediction", "zero_terminal_snr") if getattr(recipe.objective, key)]
     if prior.target == "base" and own:
         yield ("prior.target", f"found 'base', but `objective.{own[0]}` asks for another prediction than the base's",
                "write `target: images`, or leave the prediction as the base's")
-    yield from _one_kind_of_prior(prior)
+    yield from _one_kind_of_prior(recipe, prior)
 
 
-def _one_kind_of_prior(prior: Prior) -> Iterator[Finding]:
+def _class_of(key: str, subject: Subject, recipe: Recipe) -> Iterator[Finding]:
+    """What a subject says of its class fits the rest."""
+    prompts, place, prior = subject.class_prompts, f"{key}.class_prompt", recipe.prior
+    folder = "prior.images" if prior and prior.images is not None else f"{key}.class_images"
+    if prior is None:
+        nulls = f"`prior=null {key}.class_prompt=null`" if recipe.subject else "`prior=null`"
+        for word in ("class_prompt", "class_images"):
+            if getattr(subject, word):
+                yield (f"{key}.{word}", f"found {'a class prompt' if word == 'class_prompt' else 'class images'}, but "
+                       "no `prior` to use it", f"add `prior: {{weight: 1.0}}`, or take this away too: {nulls} "
+                       "(`samples.prompts` may show the class all the same)")
+        return
+    if not prompts:
+        yield (place, "missing, needed by `prior`: it says what the class images show",
+               f"add `class_prompt: a photo of a dog` under `{key}`, or take `prior` away")
+    if any(one.instance_prompt in prompts for one in recipe.taught.values()):
+        yield (place, "found the instance prompt: what it teaches, `prior` would hold back",
+               "write the same without the trigger word, such as `a photo of a dog`")
+    if len(prompts) > 1 and (prior.images is not None or subject.class_images is not None):
+        yield (place, f"found a list, but which picture of `{folder}` shows what is for the pictures to say",
+               "write one prompt, and beside a picture that needs its own a .txt with it")
+    if subject.class_images is not None and (prior.images is not None or prior.target == "base"):
+        other = "prior.images" if prior.images is not None else "prior.target"
+        yield (f"{key}.class_images", f"found beside `{other}`, which says otherwise where the class half comes from",
+               "take one of the two away")
+
+
+def _one_kind_of_prior(recipe: Recipe, prior: Prior) -> Iterator[Finding]:
     """Class images are made, or the user's, or there are none: never two at once, and no word without a reader."""
     if prior.images is not None and prior.target == "base":
         yield ("prior.target", "found 'base', which takes no class images, beside `prior.images`",
                "write `target: images`, or `images: null`")
-    if prior.made:
+    if prior.images is not None and len(recipe.taught) > 1:
+        yield ("prior.images", "found one folder for several subjects, but each has a class of its own",
+               "write it as `class_images` under each subject that has such a folder")
+    if recipe.made_classes or not all(one.class_prompt for one in recipe.taught.values()):
         return
-    why = "`target: base` takes none" if prior.target == "base" else "`prior.images` names yours"
+    why = "`target: base` takes none" if prior.target == "base" else (
+        "`prior.images` names yours" if prior.images is not None else "`class_images` names yours")
     for key in ("count", "steps", "guidance"):
         if (value := getattr(prior, key)) is not None:
             yield (f"prior.{key}", f"found {value}, which says how class images are made, but {why}",
@@ -64,7 +106,7 @@ def _one_kind_of_prior(prior: Prior) -> Iterator[Finding]:
 
 def _class_images(recipe: Recipe) -> Iterator[Finding]:
     family = families()[recipe.base.type]
-    if recipe.prior is not None and recipe.prior.made and family.enlarges > 1:
+    if recipe.made_classes and family.enlarges > 1:
         yield ("prior", f"found class images to be made, but `base.type: {family.NAME}` makes none from words: it "
                "enlarges pictures", "write `prior: {target: base}` or `prior: {images: FOLDER}`, or take `prior` away")
 
@@ -115,15 +157,17 @@ def _adapt(recipe: Recipe) -> Iterator[Finding]:
 
 def _trigger(recipe: Recipe) -> Iterator[Finding]:
     """The new word is learnt from the prompts that say it, and from no others."""
-    word, subject = recipe.adapt.trigger, recipe.subject
+    word = recipe.adapt.trigger
     if word is None:
         return
-    if word.token not in subject.instance_prompt:
-        yield ("subject.instance_prompt", f"found no {word.token} in it, the word that `adapt.trigger` teaches",
-               f"write it where the subject is named, such as `a photo of {word.token} {word.initializer}`")
-    if any(word.token in prompt for prompt in subject.class_prompts):
-        yield ("subject.class_prompt", f"found {word.token} in it: the class is what the subject is one of, without "
-               "its own word", "write the same without it")
+    prompts = {key: one.instance_prompt for key, one in recipe.taught.items() if one.instance_prompt}
+    if prompts and not any(word.token in prompt for prompt in prompts.values()):
+        yield (f"{next(iter(prompts))}.instance_prompt", f"found no {word.token} in it, the word that `adapt.trigger` "
+               "teaches", f"write it where the subject is named, such as `a photo of {word.token} {word.initializer}`")
+    for key, subject in recipe.taught.items():
+        if any(word.token in prompt for prompt in subject.class_prompts):
+            yield (f"{key}.class_prompt", f"found {word.token} in it: the class is what the subject is one of, without "
+                   "its own word", "write the same without it")
 
 
 def _export(recipe: Recipe) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from dbrun.parts import Plain
 from dbrun.recipe import shape
-from dbrun.recipe.nodes import Node, Path, Scalar, Table, at, dotted, found
+from dbrun.recipe.nodes import Items, Node, Path, Scalar, Table, at, dotted, found
 from dbrun.recipe.places import Place, Problem
 from dbrun.recipe.words import nearest, one_of, unknown_key
 
@@ -53,6 +53,8 @@ def _key_place(path: Path, data: Table) -> Place:
     above = at(data, path[:-1]) if path else None
     if isinstance(above, Table) and path[-1] in above.keys:
         return above.keys[str(path[-1])]
+    if isinstance(above, Items) and (item := at(data, path)) is not None:
+        return item.place
     return _key_place(path[:-1], data) if path else data.place
 
 

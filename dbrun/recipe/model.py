@@ -14,6 +14,7 @@ from dbrun.choices import optimizers, schedules
 from dbrun.families import base as families
 from dbrun.parts import Float, Int, OrNone, Part, Text, union
 from dbrun.recipe.objective import Objective
+from dbrun.recipe.subject import Prompt, Subject, in_turn
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 COLOUR = r"^#[0-9a-fA-F]{6}$"
@@ -21,12 +22,6 @@ PATTERNS = {NAME: "letters, digits, '.', '_' and '-', at most 64, the first a le
             COLOUR: "'#' and six hexadecimal digits",
             TOKEN: "small letters, digits, '_' and '-' in < >"}
 """What a pattern asks for, in words."""
-
-
-def _prompt(value: str) -> str:
-    if not value.strip():
-        raise PydanticCustomError("wants_prompt", "expected words, not only blanks")
-    return value
 
 
 def _family(value: str) -> str:
@@ -40,20 +35,6 @@ def _list_families(schema: dict[str, Any]) -> None:
     schema["enum"] = list(families.names())
 
 
-def _lone(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-    """A list of one is that one, so that both ways to write it are the same recipe."""
-    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
-
-
-Prompt = Annotated[Text, AfterValidator(_prompt)]
-Prompts = Annotated[tuple[Prompt, ...], Field(min_length=1)]
-
-
-def in_turn(prompt: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """One prompt, several, or none, as those that pictures take in turn: picture i has the prompt i mod n."""
-    return (prompt,) if isinstance(prompt, str) else prompt or ()
-
-
 class Base(Part):
     """The model that is personalised."""
 
@@ -65,25 +46,6 @@ class Base(Part):
     """For a Hub id: the commit, tag or branch; a 40-digit commit gives the same base tomorrow."""
     variant: Annotated[Text | None, OrNone] = None
     """The files' variant, such as `fp16`."""
-
-
-class Subject(Part):
-    """What is to be learnt."""
-
-    images: Text
-    """A folder of pictures (relative to the recipe), or `embedded:NAME`; a .txt beside a picture is its own prompt."""
-    instance_prompt: Prompt
-    """The prompt of the instance images, with the trigger word in it."""
-    class_prompt: Annotated[Prompt | Prompts | None, AfterValidator(_lone), OrNone] = None
-    """The prompt of the class that the subject belongs to, or a list that the class images take in turn.
-
-    A list lets the class prompts name places as the instance prompts do: else a place belongs to the subject alone.
-    """
-
-    @property
-    def class_prompts(self) -> tuple[str, ...]:
-        """Those that the class images take in turn; empty where there is none."""
-        return in_turn(self.class_prompt)
 
 
 CLASS_IMAGES = 100
@@ -101,7 +63,7 @@ class Prior(Part):
     NEUTRAL: ClassVar[dict[str, object]] = {"images": None, "target": "images"}
 
     count: Annotated[Int | None, Field(ge=1, le=100_000), OrNone] = None
-    """How many class images are made; left out, 100."""
+    """How many class images are made, of each class where subjects have several; left out, 100."""
     weight: Annotated[Float, Field(ge=0)] = 1.0
     """Weight of the class half of the loss."""
     steps: Annotated[Int | None, Field(ge=1, le=1000), OrNone] = None
@@ -115,7 +77,7 @@ class Prior(Part):
 
     @property
     def made(self) -> int:
-        """How many class images the base makes: none beside the user's own, or where it is itself the target."""
+        """How many class images of a class the base makes: none beside the user's own, or where it is the target."""
         return 0 if self.images is not None or self.target == "base" else self.count or CLASS_IMAGES
 
 
@@ -210,7 +172,7 @@ Export = Literal["diffusers", "peft", "kohya", "component", "embedding"]
 
 
 class Recipe(Part):
-    """A dbrun recipe: one subject, taught to one base."""
+    """A dbrun recipe: one subject, or several, taught to one base."""
 
     schema_: Annotated[Literal["dbrun/v1"], Field(alias="schema")]
     """The version of the recipe language."""
@@ -218,8 +180,10 @@ class Recipe(Part):
     """The run's name: the exports go to `outputs/<name>/`."""
     base: Base
     """The model that is personalised."""
-    subject: Subject
+    subject: Annotated[Subject | None, OrNone] = None
     """What is to be learnt."""
+    subjects: Annotated[tuple[Subject, ...] | None, Field(min_length=1), OrNone] = None
+    """In place of `subject`, several that one adapter learns together, each with pictures, prompts and class."""
     prior: Annotated[Prior | None, OrNone] = None
     """Prior preservation; left out, none."""
     images: Images = Images()
@@ -243,3 +207,19 @@ class Recipe(Part):
     """CPU threads. Results on a CPU depend on it, so it is a number of the recipe, not of the machine."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     """Every random draw of the run follows from it."""
+
+    @property
+    def taught(self) -> Mapping[str, Subject]:
+        """The subject, or each of several, by its key in the recipe."""
+        if self.subject is not None:
+            return {"subject": self.subject}
+        return {f"subjects.{number}": one for number, one in enumerate(self.subjects or ())}
+
+    @property
+    def made_classes(self) -> tuple[str | tuple[str, ...], ...]:
+        """The class prompts of the subjects whose class images the base makes, `prior.count` for each.
+
+        Subjects of one class share its images; the order in which a recipe lists its subjects does not count.
+        """
+        asked = [one.class_prompt for one in self.taught.values() if one.class_prompt and one.class_images is None]
+        return tuple(sorted(set(asked), key=in_turn)) if self.prior and self.prior.made else ()

@@ -16,6 +16,8 @@ EXTENDS = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
 }
 LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+TAUGHT = [{"required": ["subject"]}, {"required": ["subjects"]}]
+"""A recipe has one of these."""
 UNQUOTED = {"number": "2024", "boolean": "true"}
 """What an editor takes for no text where it stands unquoted, with an example."""
 Json = dict[str, Any]
@@ -37,7 +39,7 @@ def schema_text() -> str:
     for definition in (made, *definitions.values()):
         definition.pop("required", None)
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_relaxed(made),
-             "if": {"not": {"required": ["extends"]}}, "then": required,
+             "if": {"not": {"required": ["extends"]}}, "then": {**required, "anyOf": TAUGHT},
              "$defs": _relaxed(dict(sorted(definitions.items())))}
     whole["properties"] = {"extends": EXTENDS, **whole["properties"]}
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
@@ -64,6 +66,8 @@ def _required(definition: Json, definitions: Json) -> Json:
             # of a union `type` chooses the member; an extending recipe may inherit it
             inner = {"required": ["type"]} if "oneOf" in option else (
                 _required(definitions[_name(option)], definitions) if "$ref" in option else {})
+            if "$ref" in option.get("items", {}):
+                inner = {"items": _required(definitions[_name(option["items"])], definitions)}
             if inner:
                 below[key] = inner
     needed: Json = {"required": definition["required"]} if definition.get("required") else {}

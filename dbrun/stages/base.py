@@ -17,10 +17,17 @@ from dbrun.stages.ranks import Ranks
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the user. digest: sha256 of the file's bytes; prompt: its own or that of all such images."""
+    """An image of the user. digest: sha256 of the file's bytes; prompt: its own or that of all such images.
+
+    variants: further prompts of which each draw takes one; dropout: the share of draws that have the empty one.
+    """
+
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"variants": (), "dropout": 0.0}
 
     digest: str
     prompt: str
+    variants: tuple[str, ...] = ()
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,14 @@ class Sources:
     inits: component -> the adapter that `adapt.<component>.init` names: `peft:<sha256 of its config>+<of its
     weights>` or `diffusers:<sha256 of its weights>`.
     class_pictures: those of `prior.images`, likewise; none where the recipe names no such folder.
+    of_subjects: which of the pictures are whose, where there are several subjects, in the recipe's order.
     """
 
     base: BaseSource
     pictures: tuple[Picture, ...]
     inits: Mapping[str, str] = field(default_factory=dict)
     class_pictures: tuple[Picture, ...] = ()
+    of_subjects: tuple[tuple[Picture, ...], ...] = ()
 
 
 @dataclass(frozen=True)

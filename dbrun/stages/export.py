@@ -17,6 +17,7 @@ from dbrun.families.base import Family, Loaded
 from dbrun.families.scheduling import scheduler_changes
 from dbrun.recipe import exports
 from dbrun.recipe.model import Recipe
+from dbrun.recipe.subject import in_turn
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
 from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.load import read_base
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
 
 PLACES = ("in the snow", "on the moon", "at night", "in the city")
 """Where the subject is shown if the recipe names no prompts."""
+MOST = 16
+"""Columns of before_after.png."""
 
 
 @dataclass(frozen=True)
 class ExportParams:
     """formats: those to write; recipe: what of the recipe shaped the adapter, without names and places.
 
+    instance_prompt: the subject's, those of several, or None where each picture has a prompt of its own.
     prompts, steps, guidance, seed, resolution, precision: the pictures of before_after.png; starts: what they begin
     with, None where words are enough.
     prediction, zero_terminal_snr: what was trained otherwise than in the base, and so is sampled otherwise.
@@ -49,7 +53,7 @@ class ExportParams:
 
     formats: tuple[str, ...]
     recipe: Mapping[str, object]
-    instance_prompt: str
+    instance_prompt: str | tuple[str, ...] | None
     prompts: tuple[str, ...]
     steps: int
     guidance: float
@@ -81,9 +85,10 @@ class Export(Stage[ExportParams]):
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
         """The formats, the provenance, and the pictures' settings; what is left out, the base suggests."""
         samples, suits, begin = recipe.samples, sources.base.sampling, starts(recipe, sources)
+        prompts = tuple(one.instance_prompt for one in recipe.taught.values() if one.instance_prompt)
         return ExportParams(tuple(sorted(exports.chosen(recipe))), portable(recipe, sources),
-                            recipe.subject.instance_prompt,
-                            samples.prompts or default_prompts(recipe, begin),
+                            prompts[0] if len(prompts) == 1 else prompts or None,
+                            samples.prompts or default_prompts(recipe, sources, begin),
                             suits.steps if samples.steps is None else samples.steps,
                             suits.guidance if samples.guidance is None else samples.guidance,
                             samples.seed, recipe.images.resolution, recipe.train.precision,
@@ -105,17 +110,24 @@ class Export(Stage[ExportParams]):
         _curve(job)
 
 
-def default_prompts(recipe: Recipe, begin: Starts | None = None) -> tuple[str, ...]:
-    """The instance prompt, the same in places that a training picture may lack, and the class prompt twice.
+def default_prompts(recipe: Recipe, sources: Sources, begin: Starts | None = None) -> tuple[str, ...]:
+    """For each subject the instance prompt, the same in places that a training picture may lack, and the class prompt.
 
-    Twice, since each column has its own seed: the class should still be various. Of several class prompts, two. Where
+    Of a lone subject the class prompt twice, since each column has its own seed: the class should still be various. Of
+    several subjects a place each, so that all have room. Without an instance prompt, some of the pictures' own. Where
     pictures are enlarged, a few of them, each under its own prompt: a small photo says itself where it was taken.
     """
     if begin is not None:
         return tuple(picture.prompt for picture in begin.pictures[:SHOWN])
-    subject = recipe.subject
-    shown = (subject.instance_prompt, *(f"{subject.instance_prompt} {place}" for place in PLACES))
-    return (*shown, *(subject.class_prompts * 2)[:2])
+    lone = len(recipe.taught) == 1
+    shown: list[str] = []
+    for number, subject in enumerate(recipe.taught.values()):
+        pictures = sources.of_subjects[number] if sources.of_subjects else sources.pictures
+        own, places = subject.instance_prompt, PLACES if lone else (PLACES[number % len(PLACES)],)
+        shown += (own, *(f"{own} {place}" for place in places)) if own else list(
+            dict.fromkeys(picture.prompt for picture in pictures))[:1 + len(places)]
+        shown += (subject.class_prompts * 2)[:2 if lone else 1]
+    return tuple(shown[:MOST])
 
 
 def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> None:
@@ -192,7 +204,7 @@ def _expected(job: Job[ExportParams], adapters: Mapping[str, Attached], family: 
 
     assert job.base is not None
     multiple = family.pixel_multiple(job.base)
-    probe = Probe(job.params.instance_prompt, multiple * max(1, min(job.params.resolution, 64) // multiple))
+    probe = Probe(_telling(job.params, adapters), multiple * max(1, min(job.params.resolution, 64) // multiple))
     base = probe.ask(family, loaded)
     for name, attached in adapters.items():
         attached.onto(family.module(loaded, name))
@@ -206,6 +218,13 @@ def _expected(job: Job[ExportParams], adapters: Mapping[str, Attached], family: 
         raise StageFailed("the trained adapter changes no prediction",
                           fix="raise `train.learning_rate` or `train.steps`")
     return probe, expected
+
+
+def _telling(params: ExportParams, adapters: Mapping[str, Attached]) -> str:
+    """A prompt that what was taught answers to: one that says the new word, where there is one."""
+    prompts = (*in_turn(params.instance_prompt), *params.prompts)
+    words = [getattr(attached.adapter, "token", "") for attached in adapters.values()]
+    return next((prompt for prompt in prompts if all(word in prompt for word in words)), prompts[0])
 
 
 def _write(job: Job[ExportParams], form: Format, probe: Probe, expected: Expected,

@@ -13,7 +13,8 @@ from typing import ClassVar
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.families.base import Family, Loaded
 from dbrun.images.flat import refusal
-from dbrun.recipe.model import Recipe, in_turn
+from dbrun.recipe.model import Recipe
+from dbrun.recipe.subject import in_turn
 from dbrun.seeds import derive
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
 from dbrun.stages.base import Job, Sources, Stage
@@ -25,11 +26,16 @@ ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class PriorParams:
-    """What makes the class images. prompt: one, or those taken in turn; steps, guidance: the sampler's."""
+    """What makes the class images. prompt: one, or those taken in turn; steps, guidance: the sampler's.
 
+    count: how many of each class; others: the prompts of further classes, where subjects have several.
+    """
+
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"others": ()}
     WORDS: ClassVar[Mapping[str, str]] = {
         "prompt": "subject.class_prompt", "count": "prior.count", "steps": "prior.steps", "seed": "seed",
-        "guidance": "prior.guidance", "resolution": "images.resolution", "precision": "train.precision"}
+        "guidance": "prior.guidance", "resolution": "images.resolution", "precision": "train.precision",
+        "others": "subjects.class_prompt"}
 
     prompt: str | tuple[str, ...]
     count: int
@@ -38,12 +44,13 @@ class PriorParams:
     resolution: int
     precision: Precision
     seed: int
+    others: tuple[str | tuple[str, ...], ...] = ()
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The prompt of each class image."""
-        given = in_turn(self.prompt)
-        return tuple(given[index % len(given)] for index in range(self.count))
+        """The prompt of each class image, class after class."""
+        classes = map(in_turn, (self.prompt, *self.others))
+        return tuple(given[index % len(given)] for given in classes for index in range(self.count))
 
 
 class GeneratePriors(Stage[PriorParams]):
@@ -58,17 +65,18 @@ class GeneratePriors(Stage[PriorParams]):
 
     def wanted(self, recipe: Recipe) -> bool:
         """Only with prior preservation by class images that the base makes."""
-        return recipe.prior is not None and recipe.prior.made > 0
+        return bool(recipe.made_classes)
 
     def params(self, recipe: Recipe, sources: Sources) -> PriorParams:
         """The class prompt and the sampler's settings; what the recipe leaves out, the base suggests."""
-        prior, prompt = recipe.prior, recipe.subject.class_prompt
-        if prior is None or prompt is None:
+        prior = recipe.prior
+        if prior is None or not recipe.made_classes:
             raise RecipeError("`prior` needs `subject.class_prompt`", fix="add one, such as `a photo of a dog`")
+        prompt, *others = recipe.made_classes
         suits = sources.base.sampling
         return PriorParams(prompt, prior.made, suits.steps if prior.steps is None else prior.steps,
                            suits.guidance if prior.guidance is None else prior.guidance,
-                           recipe.images.resolution, recipe.train.precision, recipe.seed)
+                           recipe.images.resolution, recipe.train.precision, recipe.seed, tuple(others))
 
     def run(self, job: Job[PriorParams]) -> None:
         """Write 00000.png … and priors.json."""
@@ -79,25 +87,31 @@ class GeneratePriors(Stage[PriorParams]):
         def base() -> tuple[Family, Loaded]:
             return base_in_memory(job, precision)
 
-        def item(index: int) -> Path:
-            key = {"base": job.inputs["load"].digest, "prompt": params.prompts[index], "steps": params.steps,
+        prompts = params.prompts
+
+        def item(place: int) -> Path:
+            # in its class: a class has the same images whatever other classes a recipe has
+            index = place % params.count
+            key = {"base": job.inputs["load"].digest, "prompt": prompts[place], "steps": params.steps,
                    "guidance": params.guidance, "resolution": params.resolution, "precision": precision,
                    "seed": params.seed, "index": index}
-            return job.items.get(key, partial(_drawn, base, params, index))
+            return job.items.get(key, partial(_drawn, base, params, prompts[place], index))
 
-        spread(job, [partial(item, index) for index in range(params.count)], "pictures")
+        spread(job, [partial(item, place) for place in range(len(prompts))], "pictures")
         if job.ranks.rank:
             return
-        for index in range(params.count):
-            shutil.copyfile(item(index) / "picture.png", job.out / f"{index:05d}.png")
-        record = {"prompt": params.prompt, "count": params.count}
+        for place in range(len(prompts)):
+            shutil.copyfile(item(place) / "picture.png", job.out / f"{place:05d}.png")
+        record = {"prompt": params.prompt if not params.others else (params.prompt, *params.others),
+                  "count": len(prompts)}
         (job.out / RECORD).write_text(json.dumps(record, sort_keys=True) + "\n", encoding="utf-8")
-        job.progress(params.count, params.count, "pictures")
+        job.progress(len(prompts), len(prompts), "pictures")
 
 
-def _drawn(base: Callable[[], tuple[Family, Loaded]], params: PriorParams, index: int, folder: Path) -> None:
+def _drawn(base: Callable[[], tuple[Family, Loaded]], params: PriorParams, prompt: str, index: int,
+           folder: Path) -> None:
     """Draw the picture with this index; a flat one is refused and drawn again from the next seed."""
-    (family, loaded), prompt = base(), params.prompts[index]
+    family, loaded = base()
     for attempt in range(ATTEMPTS):
         picture = family.generate(loaded, prompt, seed=derive(params.seed, "class image", index, attempt),
                                   steps=params.steps, guidance=params.guidance, resolution=params.resolution)

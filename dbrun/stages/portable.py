@@ -8,22 +8,28 @@ from dbrun.families.base import families
 from dbrun.parts import Part
 from dbrun.recipe.model import Prior, Recipe
 from dbrun.recipe.objective import AS_THE_BASE
-from dbrun.stages.base import Artifact, Numerics, Sources
+from dbrun.stages.base import Artifact, Numerics, Picture, Sources
 
 
 def portable(recipe: Recipe, sources: Sources) -> dict[str, object]:
     """What of the recipe shapes the adapter: without its name, with contents instead of places."""
-    base, subject, train = sources.base, recipe.subject, said(recipe.train)
+    base, train = sources.base, said(recipe.train)
     objective = {"objective": said(recipe.objective)} if recipe.objective != AS_THE_BASE else {}
     return {"schema": recipe.schema_,
             "base": {"type": base.family, "identity": base.identity, "variant": base.variant},
-            "subject": {"instance_prompt": subject.instance_prompt, "class_prompt": subject.class_prompt,
-                        "pictures": [{"digest": p.digest, "prompt": p.prompt} for p in sources.pictures]},
-            "prior": _prior(recipe.prior, sources) if recipe.prior else None,
+            **_subjects(recipe, sources),
+            "prior": _prior(recipe.prior, sources, made=bool(recipe.made_classes)) if recipe.prior else None,
             "images": said(recipe.images), "adapt": _adapt(recipe, sources),
             "train": {key: value for key, value in train.items() if key not in ("checkpoint_every", "keep")
                       and (key, value) != ("class_labels", families()[base.family].class_labels[0])},
             **objective, "seed": recipe.seed}
+
+
+def _subjects(recipe: Recipe, sources: Sources) -> dict[str, object]:
+    """What is taught: its prompts, and its pictures as contents."""
+    told = [{"instance_prompt": one.instance_prompt, "class_prompt": one.class_prompt, "pictures": _pictures(pictures)}
+            for one, pictures in zip(recipe.taught.values(), sources.of_subjects or (sources.pictures,), strict=True)]
+    return {"subject": told[0]} if len(told) == 1 else {"subjects": told}
 
 
 def _adapt(recipe: Recipe, sources: Sources) -> dict[str, object]:
@@ -33,14 +39,18 @@ def _adapt(recipe: Recipe, sources: Sources) -> dict[str, object]:
     return said(recipe.adapt.model_copy(update=inits))
 
 
-def _prior(prior: Prior, sources: Sources) -> dict[str, object]:
-    """What of `prior` counts: how class images are made only where the base makes them, a folder as its contents."""
+def _prior(prior: Prior, sources: Sources, *, made: bool) -> dict[str, object]:
+    """What of `prior` counts: how class images are made only where the base makes them, folders as their contents."""
     words = {**said(prior), "count": prior.made}
-    if prior.made:
-        return words
-    own = [{"digest": p.digest, "prompt": p.prompt} for p in sources.class_pictures]
-    kept = {key: value for key, value in words.items() if key not in ("count", "steps", "guidance", "images")}
-    return {**kept, "pictures": own} if own else kept
+    kept = words if made else {key: value for key, value in words.items()
+                               if key not in ("count", "steps", "guidance", "images")}
+    return {**kept, "pictures": _pictures(sources.class_pictures)} if sources.class_pictures else kept
+
+
+def _pictures(pictures: Sequence[Picture]) -> list[dict[str, object]]:
+    """Pictures as contents with their prompts."""
+    return [{"digest": p.digest, "prompt": p.prompt, **({"variants": p.variants} if p.variants else {}),
+             **({"dropout": p.dropout} if p.dropout else {})} for p in pictures]
 
 
 def said(part: Part) -> dict[str, object]:
@@ -50,8 +60,8 @@ def said(part: Part) -> dict[str, object]:
             if name not in part.NEUTRAL or value != part.NEUTRAL[name]}
 
 
-def provenance(recipe: Mapping[str, object], instance_prompt: str, inputs: Mapping[str, Artifact],
-               numerics: Numerics, libraries: Sequence[str]) -> dict[str, object]:
+def provenance(recipe: Mapping[str, object], instance_prompt: str | Sequence[str] | None,
+               inputs: Mapping[str, Artifact], numerics: Numerics, libraries: Sequence[str]) -> dict[str, object]:
     """The document in an exported file's header: equal runs say the same. recipe: what `portable` gave."""
     from importlib.metadata import version
 

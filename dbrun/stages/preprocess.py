@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.families.base import Family, Loaded
 from dbrun.images.pixels import square
-from dbrun.recipe.model import Images, Recipe, in_turn
+from dbrun.recipe.model import Images, Recipe
+from dbrun.recipe.subject import in_turn
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Artifact, Job, Picture, Sources, Stage
 from dbrun.stages.contents import contents
 from dbrun.stages.generate_priors import RECORD
+from dbrun.stages.index import Index
 from dbrun.stages.ranks import spread
 
 if TYPE_CHECKING:
@@ -36,16 +38,28 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Class:
+    """The class of one of several subjects. pictures: those shown under its prompts where the base is the target."""
+
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"pictures": ()}
+
+    prompt: str | tuple[str, ...]
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True)
 class PreprocessParams:
     """pictures: the instance images; class_prompt: one, those taken in turn, or None; text: are prompts encoded.
 
-    class_pictures: the user's own; prior_target: `base` where the class half shows the instance images.
+    class_pictures: the user's own; prior_target: `base` where the class half shows the instance images; classes:
+    where there are several subjects, in place of class_prompt.
     """
 
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"class_pictures": (), "prior_target": "images"}
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"class_pictures": (), "prior_target": "images", "classes": ()}
     WORDS: ClassVar[Mapping[str, str]] = {"pictures": "subject.images", "class_prompt": "subject.class_prompt",
                                           "images": "images", "text": "prompts encoded here",
-                                          "class_pictures": "prior.images", "prior_target": "prior.target"}
+                                          "class_pictures": "prior.images", "prior_target": "prior.target",
+                                          "classes": "subjects.class_prompt"}
 
     pictures: tuple[Picture, ...]
     images: Images
@@ -53,6 +67,12 @@ class PreprocessParams:
     text: bool
     class_pictures: tuple[Picture, ...] = ()
     prior_target: str = "images"
+    classes: tuple[Class, ...] = ()
+
+    @property
+    def every_class(self) -> tuple[Class, ...]:
+        """That of each subject, or the only one's."""
+        return self.classes or ((Class(self.class_prompt, self.pictures),) if self.class_prompt else ())
 
 
 class Preprocess(Stage[PreprocessParams]):
@@ -64,15 +84,20 @@ class Preprocess(Stage[PreprocessParams]):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "safetensors",
                                             "pillow", "numpy")
     modules: ClassVar[tuple[str, ...]] = ("dbrun.images.pixels", "dbrun.stages.arithmetic", "dbrun.stages.contents",
-                                          "dbrun.training.device", "dbrun.families", "dbrun.stages.ranks")
+                                          "dbrun.stages.index", "dbrun.training.device", "dbrun.families",
+                                          "dbrun.stages.ranks")
 
     def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
         """The pictures with their prompts, and how they are cut."""
-        prior = recipe.prior
+        target = recipe.prior.target if recipe.prior else "images"
         # the user's own class pictures carry their prompts with them
-        class_prompt = recipe.subject.class_prompt if prior and prior.images is None else None
-        return PreprocessParams(sources.pictures, recipe.images, class_prompt, not recipe.adapt.prompts_learn,
-                                sources.class_pictures, prior.target if prior else "images")
+        classes = tuple(Class(one.class_prompt, pictures) for one, pictures in zip(
+            recipe.taught.values(), sources.of_subjects or (sources.pictures,), strict=True) if one.class_prompt
+        ) if target == "base" else tuple(map(Class, recipe.made_classes))
+        several = len(recipe.taught) > 1
+        return PreprocessParams(
+            sources.pictures, recipe.images, classes[0].prompt if classes and not several else None,
+            not recipe.adapt.prompts_learn, sources.class_pictures, target, classes if several else ())
 
     def run(self, job: Job[PreprocessParams]) -> None:
         """Write latents.safetensors, prompts.safetensors (unless the text encoder trains) and index.json.
@@ -82,12 +107,10 @@ class Preprocess(Stage[PreprocessParams]):
         from safetensors.torch import save_file
 
         params = job.params
-        instance = [p.prompt for p in params.pictures]
         pictures = {f"instance.{i:05d}": _users(job, p) for i, p in enumerate(params.pictures)}
-        images, classes = _class_half(job)
+        images, index = _class_half(job)
         pictures |= {f"class.{i:05d}": source for i, source in enumerate(images)}
-        prompts = sorted({*instance, *classes})
-        texts = prompts if params.text else []
+        texts = index.prompts if params.text else ()
 
         @cache
         def base() -> tuple[Family, Loaded]:
@@ -101,39 +124,36 @@ class Preprocess(Stage[PreprocessParams]):
         tensors: dict[str, dict[str, Tensor]] = {"latents": {}, "prompts": {}}
         for name, source in pictures.items():
             tensors["latents"][name] = _encoded(job, source, base)
-        for index, prompt in enumerate(texts):
-            tensors["prompts"] |= {f"{index:05d}.{part}": t for part, t in _condition(job, prompt, base).items()}
+        for number, prompt in enumerate(texts):
+            tensors["prompts"] |= {f"{number:05d}.{part}": t for part, t in _condition(job, prompt, base).items()}
         for file, named in tensors.items():
             if named:
                 save_file(named, job.out / f"{file}.safetensors")
-        write_index(job.out, prompts, instance, classes)
+        index.write(job.out)
         job.progress(len(makers), len(makers), "items")
-
-
-def write_index(folder: Path, prompts: Sequence[str], instance: Sequence[str], classes: Sequence[str]) -> None:
-    """Write index.json: the distinct prompts, and for each picture the number of its prompt."""
-    where = {prompt: i for i, prompt in enumerate(prompts)}
-    index = {"prompts": list(prompts), "instance": [where[p] for p in instance],
-             "class": [where[p] for p in classes]}
-    (folder / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _users(job: Job[PreprocessParams], picture: Picture) -> Source:
     return Source(picture.digest, job.files[picture.digest].name, lambda: contents(job.files, picture.digest))
 
 
-def _class_half(job: Job[PreprocessParams]) -> tuple[list[Source], list[str]]:
-    """The class images and the prompt of each row of the class half.
+def _class_half(job: Job[PreprocessParams]) -> tuple[list[Source], Index]:
+    """The class images, and who has which prompt.
 
     Where the base is the target there are no images: its rows are the instance images under every class prompt.
     """
     params, made = job.params, job.inputs.get("generate-priors")
-    prompts = in_turn(params.class_prompt)
     if params.prior_target == "base":
-        return [], [prompt for prompt in prompts for _ in params.pictures]
-    images = [_users(job, picture) for picture in params.class_pictures] if made is None else _made(made)
-    own = [picture.prompt for picture in params.class_pictures]
-    return images, own or [prompts[i % len(prompts)] for i in range(len(images))]
+        where = {picture: number for number, picture in enumerate(params.pictures)}
+        rows = [(prompt, where[picture]) for one in params.every_class for prompt in in_turn(one.prompt)
+                for picture in one.pictures]
+        return [], Index.of(params.pictures, [prompt for prompt, _ in rows],
+                            [number for _, number in rows] if params.classes else ())
+    images = _made(made) if made is not None else []
+    turns = [in_turn(one.prompt) for one in params.every_class]
+    prompts = [turn[i % len(turn)] for turn in turns for i in range(len(images) // len(turns))]
+    return ([*images, *(_users(job, picture) for picture in params.class_pictures)],
+            Index.of(params.pictures, [*prompts, *(picture.prompt for picture in params.class_pictures)]))
 
 
 def _made(made: Artifact) -> list[Source]:

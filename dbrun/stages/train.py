@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.choices.optimizers import OptimizerChoice
 from dbrun.choices.packages import Package
@@ -19,6 +19,7 @@ from dbrun.recipe.model import Recipe
 from dbrun.recipe.objective import AS_THE_BASE, Objective, misfits
 from dbrun.stages.arithmetic import Precision, base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
+from dbrun.stages.index import Index
 
 if TYPE_CHECKING:
     from dbrun.training.batches import Batches
@@ -72,7 +73,7 @@ class Train(Stage[TrainParams]):
                                             "safetensors")
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.choices", "dbrun.diffusion", "dbrun.families", "dbrun.seeds",
-        "dbrun.recipe.objective", "dbrun.stages.arithmetic", "dbrun.training")
+        "dbrun.recipe.objective", "dbrun.stages.arithmetic", "dbrun.stages.index", "dbrun.training")
 
     def params(self, recipe: Recipe, sources: Sources) -> TrainParams:
         """The recipe's `train` and `objective`, the weight of the priors, and the seed."""
@@ -145,13 +146,17 @@ def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Tra
     from safetensors.torch import load_file
 
     from dbrun.training.batches import Batches, Pictures
+    from dbrun.training.captions import Varied
     from dbrun.training.noise import Noise
 
     index, stored = _index(job), load_file(job.inputs["preprocess"].path / "latents.safetensors")
+    instance = [stored[f"instance.{i:05d}"] for i in range(len(index.instance))]
     # where the base is the target, the class half shows the instance images over and over, prompt after prompt
-    shown = {"instance": "instance", "class": "instance" if job.params.prior_target == "base" else "class"}
-    halves = [Pictures(name, [stored[f"{own}.{i % len(index[own]):05d}"] for i in range(len(index[name]))],
-                       index[name]) for name, own in shown.items() if index[name]]
+    classes = [instance[index.shown(i)] if job.params.prior_target == "base" else stored[f"class.{i:05d}"]
+               for i in range(len(index.classes))]
+    varied = Varied(index.variants, index.dropout, index.prompts.index("") if index.dropout else 0)
+    halves = [Pictures("instance", instance, index.instance, varied=varied)]
+    halves += [Pictures("class", classes, index.classes)] if classes else []
     objective = job.params.objective
     return Batches(halves, job.params.seed, job.params.batch_size, trainer.process.timesteps,
                    lambda rows, randn: family.draw(loaded, rows, randn, job.params.class_labels), objective.timesteps,
@@ -165,7 +170,7 @@ def _conditions(job: Job[TrainParams], family: Family, loaded: Loaded) -> Condit
     from dbrun.training.conditions import cached, live
     from dbrun.training.learners import prompts_learn
 
-    texts = _index(job)["prompts"]
+    texts = _index(job).prompts
     if prompts_learn(family, loaded):
         return live(family, loaded, texts)
     tensors = load_file(job.inputs["preprocess"].path / "prompts.safetensors")
@@ -174,10 +179,8 @@ def _conditions(job: Job[TrainParams], family: Family, loaded: Loaded) -> Condit
     return cached(family, encoded, loaded.device)
 
 
-def _index(job: Job[TrainParams]) -> dict[str, Any]:
-    text = (job.inputs["preprocess"].path / "index.json").read_text(encoding="utf-8")
-    index: dict[str, Any] = json.loads(text)
-    return index
+def _index(job: Job[TrainParams]) -> Index:
+    return Index.read(job.inputs["preprocess"].path)
 
 
 def _checkpoints(job: Job[TrainParams]) -> Path:

@@ -15,6 +15,7 @@ from torch import Tensor
 from dbrun.choices.timesteps import UNIFORM, Timesteps
 from dbrun.families.base import Condition, Drawn, Randn
 from dbrun.training import epochs
+from dbrun.training.captions import AS_WRITTEN, Varied
 from dbrun.training.device import generator
 from dbrun.training.epochs import Epoch, Row
 from dbrun.training.noise import WHITE, Noise
@@ -45,7 +46,8 @@ class Pictures:
     """One half of the pictures. name: instance or class; stored: what draws start from; prompts: an index each.
 
     ways: for each picture those of `stored` that show it, where it can be seen in several ways (crops, mirrored),
-    all of one shape; repeats: how often an epoch shows each; counts: of stored -> how much each place counts, [h, w].
+    all of one shape; repeats: how often an epoch shows each; counts: of stored -> how much each place counts, [h, w];
+    varied: how a picture's prompt differs from draw to draw.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Pictures:
     ways: Sequence[Sequence[int]] | None = None
     repeats: Sequence[int] | None = None
     counts: Mapping[int, Tensor] = field(default_factory=dict)
+    varied: Varied = AS_WRITTEN
 
     def ways_of(self, picture: int) -> Sequence[int]:
         """Those of `stored` that show this picture."""
@@ -127,7 +130,8 @@ class Batches:
         x0, hints = self.draw(torch.stack([half.stored[way] for half, _, way in shown]), randn)
         t = torch.cat([self.times.draw(self.timesteps, self._at(half, row, "timestep")) for half, row, _ in shown])
         noise = [self.noise(x0.shape[1:], partial(self._at, half, row)) for half, row, _ in shown]
-        prompts = tuple(half.prompts[row.picture] for half, row, _ in shown)
+        prompts = tuple(half.varied.prompt(half.prompts[row.picture], row.picture, partial(self._at, half, row))
+                        for half, row, _ in shown)
         added = torch.stack([put for _, put in noise]) if self.noise.perturbation else None
         return Batch(x0, torch.stack([target for target, _ in noise]), t, prompts, instances, hints, added,
                      _counts(shown, x0))

@@ -54,6 +54,19 @@ TABLE = {
     "subject.class_prompt=[a photo of a dog]": set(),
     "subject.class_prompt=[a photo of a dog, a dog in the snow]": PRIORS,
     "subject.instance_prompt=a photo of xyz dog": {"preprocess", "train", "export"},
+    "subject.captions={type: sidecar}": set(),
+    "subject.captions={type: prompt}": set(),
+    "subject.captions={type: filename, template: 'a {caption}'}": set(),
+    "subject.captions={type: sidecar, dropout: 0.2}": {"preprocess", "train", "export"},
+    "subject.trigger=sks dog": set(),
+    "subject=null; subjects=[{images: pictures, instance_prompt: a photo of sks dog, class_prompt: a photo of a dog}]":
+        set(),
+    "subject=null; subjects=[{images: pictures, instance_prompt: sks dog, class_prompt: a photo of a dog}, "
+    "{images: others, instance_prompt: zwx dog, class_prompt: a photo of a dog}]": {"preprocess", "train", "export"},
+    "subject=null; subjects=[{images: pictures, instance_prompt: sks dog, class_prompt: a photo of a dog}, "
+    "{images: others, instance_prompt: zwx car, class_prompt: a photo of a car}]": PRIORS,
+    "prior={count: null, steps: null, guidance: null}; subject.class_images=others": {
+        "preprocess", "train", "export"},
     "images.background=#000000": {"preprocess", "train", "export"},
     "images.resolution=16": PRIORS,
     "prior=null; subject.class_prompt=null": {"preprocess", "train", "export"},
@@ -134,6 +147,23 @@ def test_a_renamed_picture_changes_nothing(project: Project) -> None:
 def test_a_sidecar_prompt_is_seen(project: Project) -> None:
     (project.folder / "pictures" / "0.txt").write_text("a photo of sks dog in the snow")
     assert set(pending(project)) == {"preprocess", "train", "export"}
+
+
+def test_how_captions_are_worded_and_varied_is_seen(project: Project) -> None:
+    """The pictures' prompts come from text files, a table and names; each change asks `preprocess` anew."""
+    folder = project.folder / "pictures"
+    (folder / "0.txt").write_text("dog, grass, ball, sun")
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "a dog", "de": "ein Hund"}))
+    (folder / "1.png").rename(folder / "a_dog.png")
+    asked = ["null", "{type: sidecar, template: 'a {caption}'}", "{type: sidecar, shuffle: {}}",
+             "{type: sidecar, shuffle: {keep: 2}}", "{type: sidecar, shuffle: {variants: 3}}",
+             "{type: sidecar, shuffle: {separator: ' '}}", "{type: metadata}", "{type: metadata, column: de}",
+             "{type: filename}", "{type: prompt}"]
+    found = [pending(project, f"subject.captions={captions}").get("preprocess", {}).get("key") for captions in asked]
+    assert len(set(found)) == len(asked) and found[-1] is None, "one prompt for all is what has been run"
+    worded = [pending(project, "subject.captions={type: sidecar, template: 'a {trigger} {caption}'}",
+                      f"subject.trigger={trigger}")["preprocess"]["key"] for trigger in ("sks", "zwx")]
+    assert worded[0] != worded[1]
 
 
 def test_another_base_reruns_all(project: Project) -> None:

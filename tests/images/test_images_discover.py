@@ -22,7 +22,7 @@ def test_pictures_come_sorted_by_name_with_their_prompts(tmp_path: Path) -> None
     fill(tmp_path, b__jpg="", a__PNG="", c__webp="", b__txt=" a dog\n on grass \n", d__tiff="", e__gif="")
     found = discover(tmp_path)
     assert [p.path.name for p in found.pictures] == ["a.PNG", "b.jpg", "c.webp", "d.tiff", "e.gif"]
-    assert [p.prompt for p in found.pictures] == [None, "a dog on grass", None, None, None]
+    assert [p.captions for p in found.pictures] == [(), ("a dog on grass",), (), (), ()]
     assert (found.folder, found.notes) == (tmp_path, ())
 
 
@@ -64,7 +64,7 @@ def test_all_bad_prompts_are_told_at_once(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
     found = discover(fill(tmp_path, a__jpg="", a__txt=b"\xef\xbb\xbfa dog"))
-    assert found.pictures[0].prompt == "a dog"
+    assert found.pictures[0].captions == ("a dog",)
 
 
 def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:

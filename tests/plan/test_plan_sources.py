@@ -202,3 +202,71 @@ def test_few_class_pictures_are_told(with_class):
         Image.new("RGB", (40, 30), (number, 0, 0)).save(with_class.parent / "photos" / f"{number}.png")
     told = [note.text for note in find(with_class, PRIOR[0]).notes if note.stage == "class pictures"]
     assert any("only 2 for 3 pictures of the subject" in text for text in told)
+
+
+SECOND = """\
+subjects:
+  - {images: photos, instance_prompt: a photo of sks dog, class_prompt: a photo of a dog}
+  - {images: cars, instance_prompt: a photo of zwx car, class_prompt: a photo of a car, class_images: others}
+prior: {count: 3}
+"""
+
+
+@pytest.fixture
+def two_subjects(with_class):
+    """A dog, and a car with class images of its own."""
+    (with_class.parent / "cars").mkdir()
+    Image.new("RGB", (40, 30), "yellow").save(with_class.parent / "cars" / "0.png")
+    head, _, rest = RECIPE.partition("subject:\n")
+    with_class.write_text(head + SECOND + rest[rest.index("images: {resolution"):])
+    return with_class
+
+
+def test_several_subjects_are_found_each_with_its_prompt_and_class(two_subjects):
+    found = find(two_subjects).sources
+    assert [[p.prompt for p in own] for own in found.of_subjects] == [["a photo of sks dog"], ["a photo of zwx car"]]
+    assert sorted(found.pictures, key=str) == sorted((p for own in found.of_subjects for p in own), key=str)
+    assert [p.digest for p in found.pictures] == sorted(p.digest for p in found.pictures)
+    assert sorted(p.prompt for p in found.class_pictures) == ["a dog in the snow", "a photo of a car"]
+
+
+def test_an_error_names_the_subject(two_subjects):
+    two_subjects.write_text(two_subjects.read_text().replace("images: cars", "images: carts"))
+    with pytest.raises(RecipeError, match=r"r\.yaml:6:14 subjects\.1\.images: no such folder"):
+        find(two_subjects)
+
+
+def test_a_picture_of_another_subject_is_no_class_picture(two_subjects):
+    (two_subjects.parent / "photos" / "mine.png").write_bytes((two_subjects.parent / "others" / "a.png").read_bytes())
+    with pytest.raises(RecipeError, match=r"subjects\.1\.class_images: a\.png is also a picture of the subject"):
+        find(two_subjects)
+
+
+def test_captions_are_worded_and_varied(recipe):
+    (recipe.parent / "photos" / "0.txt").write_text("a, b, c, d")
+    words = ("subject.trigger=sks", "subject.captions={template: '{trigger}: {caption}', dropout: 0.1, "
+             "shuffle: {variants: 4}, type: sidecar}")
+    (one,) = find(recipe, *words).sources.pictures
+    assert one.prompt == "sks: a, b, c, d" and one.dropout == 0.1 and len(set(one.variants) - {one.prompt}) == 3
+    assert all(text.startswith("sks: a, ") for text in one.variants)
+    assert find(recipe, *words, "seed=1").sources.pictures[0].variants != one.variants
+    assert find(recipe).sources.pictures[0].variants == ()
+
+
+def test_a_picture_without_any_prompt_is_named(recipe):
+    bare = ("subject.instance_prompt=null", "subject.captions={type: sidecar}")
+    with pytest.raises(RecipeError, match=r"r\.yaml:5:(?s:.*)0\.png has no prompt: there is no 0\.txt beside it"):
+        find(recipe, *bare)
+    (recipe.parent / "photos" / "0.txt").write_text("a dog")
+    assert find(recipe, *bare).sources.pictures[0].prompt == "a dog"
+    for number in range(1, 4):
+        Image.new("RGB", (40, 30), (number, 0, 0)).save(recipe.parent / "photos" / f"{number}.png")
+    with pytest.raises(RecipeError, match=r"1\.png and 2 more pictures have no prompt"):
+        find(recipe, *bare)
+
+
+def test_prompts_without_the_trigger_are_told(recipe):
+    assert not find(recipe, "subject.trigger=sks dog").notes
+    (recipe.parent / "photos" / "0.txt").write_text("a dog")
+    (note,) = find(recipe, "subject.trigger=sks dog").notes
+    assert note.level == "warning" and "'sks dog' is missing from the prompt of 1 of 1 pictures" in note.text

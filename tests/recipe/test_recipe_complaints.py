@@ -10,7 +10,7 @@ SCHEDULES = "constant, linear, cosine, cosine_with_restarts or polynomial"
 # (what stands in the good recipe, what replaces it) → the lines that must be told
 WRONG = [
     ("steps: 300", "stpes: 300", ["r.yaml:13:3 train.stpes: unknown key; did you mean 'steps'?"]),
-    ("subject:", "sujet:", ["r.yaml:1:1 subject: missing", "r.yaml:4:1 sujet: unknown key; did you mean 'subject'?"]),
+    ("subject:", "sujet:", ["r.yaml:4:1 sujet: unknown key; did you mean 'subject'?"]),
     ("type: sd, path", "type: sd, paht", ["r.yaml:3:1 base.path: missing",
                                       "r.yaml:3:18 base.paht: unknown key; did you mean 'path'?"]),
     ("rank: 16", "rnak: 16", ["r.yaml:11:26 adapt.denoiser.rnak: unknown key; did you mean 'rank'?"]),

@@ -12,10 +12,11 @@ from dbrun.adapters.artifact import read_artifact, write_artifact
 from dbrun.errors import StageFailed
 from dbrun.families.base import families
 from dbrun.provenance import read
-from dbrun.stages.base import Artifact, Picture, stages
+from dbrun.stages.base import Artifact, Picture, Sources, stages
 from dbrun.stages.export import default_prompts
 from dbrun.stages.portable import portable
 
+NOTHING = Sources(None, ())
 BOTH = {"denoiser": {"type": "lora", "rank": 2, "alpha": 6.0, "targets": "all"},
         "text_encoder": {"type": "lora", "rank": 2, "alpha": 1.0, "targets": "attention+ff"}}
 
@@ -165,12 +166,26 @@ def test_each_setting_of_the_samples_shows(trained, content, setting) -> None:
 
 
 def test_prompts_left_out_show_the_subject_in_places_and_the_class(recipe) -> None:
-    prompts = default_prompts(recipe())
+    prompts = default_prompts(recipe(), NOTHING)
     assert prompts[0] == "a photo of sks dog" and prompts[-2:] == ("a photo of a dog",) * 2
     assert all(p.startswith("a photo of sks dog ") for p in prompts[1:-2]) and len(prompts) >= 6
-    assert default_prompts(recipe(subject={"class_prompt": ("a dog", "a dog at sea", "x")}))[-2:] == ("a dog",
-                                                                                                      "a dog at sea")
-    assert "a photo of a dog" not in default_prompts(recipe(prior=None, subject={"class_prompt": None}))
+    several = recipe(subject={"class_prompt": ("a dog", "a dog at sea", "x")})
+    assert default_prompts(several, NOTHING)[-2:] == ("a dog", "a dog at sea")
+    assert "a photo of a dog" not in default_prompts(recipe(prior=None, subject={"class_prompt": None}), NOTHING)
+
+
+def test_prompts_left_out_show_every_subject_and_its_class(recipe) -> None:
+    subjects = tuple({"images": "x", "instance_prompt": f"sks{i} dog", "class_prompt": "a dog"} for i in range(9))
+    shown = default_prompts(recipe(subject=None, subjects=subjects[:2]), NOTHING)
+    assert shown == ("sks0 dog", "sks0 dog in the snow", "a dog", "sks1 dog", "sks1 dog on the moon", "a dog")
+    assert len(default_prompts(recipe(subject=None, subjects=subjects), NOTHING)) == 16
+
+
+def test_prompts_left_out_are_the_pictures_own_where_there_is_no_instance_prompt(recipe) -> None:
+    captioned = recipe(prior=None, subject={"instance_prompt": None, "class_prompt": None,
+                                            "captions": {"type": "filename"}})
+    pictures = tuple(Picture(str(i), f"caption {i // 2}") for i in range(20))
+    assert default_prompts(captioned, Sources(None, pictures)) == tuple(f"caption {i}" for i in range(5))
 
 
 def test_an_adapter_that_changes_nothing_is_refused_unless_it_never_trained(trained) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.families.base import families
 from dbrun.stages.base import Picture, Sources
+from dbrun.stages.index import Index
 from dbrun.stages.preprocess import Preprocess, as_tensor
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "dog6"
@@ -194,3 +195,60 @@ def test_where_the_base_is_the_target_the_class_half_is_the_instance_pictures_un
                      "class": [1, 1, 0, 0]}
     assert sorted(load_file(out / "latents.safetensors")) == ["instance.00000", "instance.00001"]
     assert {k.split(".")[0] for k in load_file(out / "prompts.safetensors")} == {"00000", "00001", "00002"}
+
+
+def test_every_variant_and_the_empty_prompt_are_encoded(loaded, recipe) -> None:
+    one, two = (Picture(d, *rest) for d, rest in zip(
+        sorted(loaded.files), (("a, b, c", ("a, c, b",), 0.2), ("x", (), 0.0)), strict=True))
+    loaded.sources = lambda chosen: Sources(None, (one, two))
+    out = loaded.run("preprocess", recipe(prior=None)).path
+    index = Index.read(out)
+    assert index.prompts == ("", "a, b, c", "a, c, b", "x") and index.instance == (1, 3)
+    assert index.variants == ((1, 2), (3,)) and index.dropout == (0.2, 0.0)
+    prompts = load_file(out / "prompts.safetensors")
+    family = families()["sd"]
+    base = family.load(loaded.base, device=torch.device("cpu"), dtype=torch.float32)
+    with torch.no_grad():
+        wanted = [family.encode_prompts(base, [text])[0]["hidden"] for text in index.prompts]
+    assert all(torch.equal(prompts[f"{i:05d}.hidden"], hidden) for i, hidden in enumerate(wanted))
+
+
+def test_what_is_not_used_leaves_no_mark(tmp_path) -> None:
+    for pictures, more in (((Picture("a", "x"),), set()), ((Picture("a", "x", ("y",)),), {"variants"}),
+                           ((Picture("a", "x", (), 0.5),), {"dropout"})):
+        Index.of(pictures, ["c"]).write(tmp_path)
+        assert set(json.loads((tmp_path / "index.json").read_text())) == {"prompts", "instance", "class", *more}
+        assert Index.read(tmp_path) == Index.of(pictures, ["c"])
+
+
+SUBJECTS = ({"images": "a", "instance_prompt": "sks dog", "class_prompt": "a dog"},
+            {"images": "b", "instance_prompt": "zwx car", "class_prompt": ("a car", "a car in a room")})
+
+
+def with_two_subjects(bench) -> None:
+    own = tuple((Picture(d, one["instance_prompt"]),) for d, one in zip(sorted(bench.files), SUBJECTS, strict=True))
+    base = bench.sources(bench.recipe()).base
+    bench.sources = lambda chosen: Sources(base, tuple(p for (p,) in own), of_subjects=own)
+
+
+def test_each_subject_has_class_images_of_its_class_and_shares_them_with_other_recipes(loaded, recipe) -> None:
+    with_two_subjects(loaded)
+    alone = loaded.run("generate-priors", recipe(subject={"class_prompt": "a dog"})).path
+    loaded.items.made.clear()
+    both = recipe(subject=None, subjects=SUBJECTS)
+    priors = loaded.run("generate-priors", both).path
+    assert len(loaded.items.made) == 2 and len(list(priors.glob("*.png"))) == 4
+    index = Index.read(loaded.run("preprocess", both).path)
+    prompts = [index.prompts[i] for i in index.classes]
+    assert prompts == ["a car", "a car in a room", "a dog", "a dog"]
+    for place, name in ((2, "00000.png"), (3, "00001.png")):
+        assert (priors / f"{place:05d}.png").read_bytes() == (alone / name).read_bytes()
+
+
+def test_where_the_base_is_the_target_each_subject_stands_under_its_own_class(loaded, recipe) -> None:
+    with_two_subjects(loaded)
+    out = loaded.run("preprocess", recipe(subject=None, subjects=SUBJECTS, prior=BASE)).path
+    index = Index.read(out)
+    rows = [(index.prompts[prompt], index.shown(row)) for row, prompt in enumerate(index.classes)]
+    assert rows == [("a dog", 0), ("a car", 1), ("a car in a room", 1)]
+    assert [index.prompts[i] for i in index.instance] == ["sks dog", "zwx car"]

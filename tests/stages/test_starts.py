@@ -30,7 +30,7 @@ def test_a_base_that_draws_from_words_begins_with_nothing(recipe) -> None:
 def test_each_picture_is_shown_under_its_own_prompt(stage_two) -> None:
     begin = starts(stage_two, sources(9))
     assert begin == Starts(sources(9).pictures, "#00ff00")
-    assert default_prompts(stage_two, begin) == tuple(f"sks dog {i}" for i in range(SHOWN))
+    assert default_prompts(stage_two, Sources(None, ()), begin) == tuple(f"sks dog {i}" for i in range(SHOWN))
 
 
 def test_prompts_of_the_recipe_take_the_pictures_in_turn(recipe, stage_two) -> None:

@@ -206,4 +206,4 @@ def test_where_the_base_is_the_target_no_class_picture_is_read(tmp_path: Path) -
                        FAMILY, load(tmp_path / "home"), SimpleNamespace(process=SimpleNamespace(timesteps=1000)))
     rows = [(half.prompts, [t.equal(latents[f"instance.{i % 3:05d}"]) for i, t in enumerate(half.stored)])
             for half in batches.halves]
-    assert rows == [([1] * 3, [True] * 3), ([0] * 3 + [1] * 3, [True] * 6)]
+    assert rows == [((1,) * 3, [True] * 3), ((0,) * 3 + (1,) * 3, [True] * 6)]

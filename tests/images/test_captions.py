@@ -1,0 +1,119 @@
+"""Are captions read from metadata, file names and text files as the recipe asks, and bad ones named?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dbrun.choices.captions import Filename, Metadata, Prompt, Sidecar
+from dbrun.errors import RecipeError
+from dbrun.images.discover import discover
+
+METADATA = Metadata(type="metadata")
+
+
+def lay(folder: Path, *pictures: str, **texts: str) -> Path:
+    """Empty pictures, and texts whose names have `__` for a dot."""
+    for name in pictures:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    for name, text in texts.items():
+        (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
+    return folder
+
+
+def rows(*rows: object) -> str:
+    return "\n".join(json.dumps(row) for row in rows)
+
+
+def captions(folder: Path, source: object = METADATA) -> dict[str, tuple[str, ...]]:
+    found = discover(folder, captions=source)
+    return {p.path.relative_to(found.folder).as_posix(): p.captions for p in found.pictures}
+
+
+@pytest.mark.parametrize("table", [
+    {"metadata__jsonl": rows({"file_name": "b.jpg", "text": " a\n dog "}, {"file_name": "below/c.png", "text": "x"},
+                             {"file_name": "a.jpg", "text": None})},
+    {"metadata__csv": 'file_name,text\r\nb.jpg,"a  dog"\r\nbelow/c.png,x\r\na.jpg,\r\n'}])
+def test_a_table_names_pictures_also_in_folders_below(tmp_path: Path, table: dict[str, str]) -> None:
+    lay(tmp_path, "a.jpg", "b.jpg", "below/c.png", "below/d.png", **table)
+    assert captions(tmp_path) == {"a.jpg": (), "b.jpg": ("a dog",), "below/c.png": ("x",)}
+    assert discover(tmp_path, captions=METADATA).notes == ()
+
+
+def test_the_column_may_be_named(tmp_path: Path) -> None:
+    lay(tmp_path, "a.jpg", metadata__jsonl=rows({"file_name": "a.jpg", "de": "Hund", "caption": "dog"}))
+    assert captions(tmp_path) == {"a.jpg": ("dog",)}
+    assert captions(tmp_path, Metadata(type="metadata", column="de")) == {"a.jpg": ("Hund",)}
+    with pytest.raises(RecipeError, match=r"no column 'fr'; there are: de, caption(?s:.*)column: de"):
+        captions(tmp_path, Metadata(type="metadata", column="fr"))
+
+
+def test_a_list_of_captions_is_kept_whole(tmp_path: Path) -> None:
+    lay(tmp_path, "a.jpg", metadata__jsonl=rows({"file_name": "a.jpg", "text": ["one", "two", "one", ""]}))
+    assert captions(tmp_path) == {"a.jpg": ("one", "two")}
+
+
+@pytest.mark.parametrize(("row", "words"), [
+    ({"file_name": "../a.jpg", "text": "x"}, "expected a name inside"),
+    ({"file_name": "/etc/passwd", "text": "x"}, "expected a name inside"),
+    ({"file_name": "gone.jpg", "text": "x"}, "gone.jpg is not there"),
+    ({"text": "x"}, "found no `file_name`"), ({"file_name": 3, "text": "x"}, "found no `file_name`"),
+    ({"file_name": "a.jpg", "text": 3}, "found '3', expected a caption"),
+    ({"file_name": "a.jpg", "text": ["x", 3]}, "expected a caption, or a list of captions"),
+    ({"file_name": "a.jpg", "text": "x\x07"}, "control characters"),
+    ({"file_name": "a.jpg", "text": "x " * 10_000}, "over 16 KiB"),
+    ({"file_name": "ok.jpg", "text": "x"}, "ok.jpg has a row above already"),
+    ([1], "expected a JSON object")])
+def test_a_bad_row_is_named_with_its_line(tmp_path: Path, row: object, words: str) -> None:
+    lay(tmp_path, "a.jpg", "ok.jpg", metadata__jsonl=rows({"file_name": "ok.jpg", "text": "x"}, row))
+    with pytest.raises(RecipeError, match=r"metadata\.jsonl:2: ") as caught:
+        captions(tmp_path)
+    assert words in str(caught.value)
+
+
+def test_bad_rows_are_told_together(tmp_path: Path) -> None:
+    lay(tmp_path, "a.jpg", metadata__jsonl=rows(*({"file_name": f"{i}.jpg", "text": "x"} for i in range(30))))
+    with pytest.raises(RecipeError, match="and 20 more"):
+        captions(tmp_path)
+
+
+def test_a_folder_without_a_table_or_with_two_is_refused(tmp_path: Path) -> None:
+    lay(tmp_path, "a.jpg")
+    with pytest.raises(RecipeError, match=r"found neither of metadata\.jsonl and metadata\.csv"):
+        captions(tmp_path)
+    lay(tmp_path, metadata__jsonl="{}", metadata__csv="file_name,text")
+    with pytest.raises(RecipeError, match="expected one of them"):
+        captions(tmp_path)
+
+
+def test_a_table_that_is_not_read_is_told(tmp_path: Path) -> None:
+    lay(tmp_path, "a.jpg", metadata__jsonl="{}")
+    assert discover(tmp_path).notes == ("metadata.jsonl is ignored: `captions: {type: metadata}` reads it",)
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("a_dog_on_grass.jpg", "a dog on grass"), ("a dog (2).png", "a dog"), ("a_dog-03.png", "a dog"),
+    ("a_dog_4.webp", "a dog"), ("half-timbered house.jpg", "half-timbered house"), ("R2D2.jpg", "R2D2")])
+def test_a_name_is_a_caption_without_its_number(tmp_path: Path, name: str, words: str) -> None:
+    lay(tmp_path, name, "001.jpg")
+    assert captions(tmp_path, Filename(type="filename")) == {name: (words,), "001.jpg": ()}
+    assert f"'{words}' for {name}" in discover(tmp_path, captions=Filename(type="filename")).notes[0]
+
+
+def test_one_prompt_for_all_passes_text_files_over_and_says_so(tmp_path: Path) -> None:
+    lay(tmp_path, "a.jpg", "b.jpg", a__txt="x", b__txt="")
+    found = discover(tmp_path, captions=Prompt(type="prompt"))
+    assert [p.captions for p in found.pictures] == [(), ()]
+    assert len(found.notes) == 1 and "a.txt and other text files are ignored" in found.notes[0]
+
+
+@pytest.mark.parametrize("source", [METADATA, Sidecar()])
+def test_the_split_to_train_on_is_taken_where_a_data_set_has_splits(tmp_path: Path, source: object) -> None:
+    lay(tmp_path, "test/x.jpg", "train/a.jpg", README__md="")
+    lay(tmp_path / "train", a__txt="a dog", metadata__jsonl=rows({"file_name": "a.jpg", "text": "a dog"}))
+    found = discover(tmp_path, captions=source)
+    assert [(p.path, p.captions) for p in found.pictures] == [(tmp_path / "train" / "a.jpg", ("a dog",))]
+    assert found.notes[0] == "the pictures are those in train/"
