@@ -13,6 +13,7 @@ HOMES = {
     "run_verbs": ("run", "stage", "plan"),
     "recipe_verbs": ("validate", "schema", "new"),
     "adapter_verbs": ("show", "compare"),
+    "store_verbs": ("ls", "du", "verify", "gc", "pin", "unpin"),
 }
 """File of this folder → its verbs; `--help` lists them in this order."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbrun.store.runs import name_of
+from dbrun.store.runs import KEYS, name_of
 from dbrun.store.store import Store
 
 LAST = "last.json"
@@ -69,7 +69,7 @@ def last_documents(store: Store, name: str, stage: str) -> Iterator[Mapping[str,
     except OSError:
         return
     for run in found[:LOOKED_AT]:
-        key = _json(store.runs / run / "keys.json").get(stage)
+        key = _json(store.runs / run / KEYS).get(stage)
         try:
             trace = store.traces.read(stage, str(key)) if key else None
         except ValueError:

@@ -14,7 +14,7 @@ from dbrun.events import Event, as_json
 from dbrun.plan.history import new_run, remember, run_id
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.store.disk import FULL, WORDS, disk_errors, said
-from dbrun.store.runs import EVENTS, RECIPE, Wants, announce, leave, want
+from dbrun.store.runs import EVENTS, KEYS, RECIPE, Wants, announce, leave, want
 from dbrun.store.store import Store
 
 
@@ -58,7 +58,7 @@ class Record:
         self.wants.keys[stage], self.wants.work[stage] = key, lineage
         with disk_errors(f"writing into the store {self.store.root}"):
             want(self.store, self.folder, self.wants)
-            self.store.replace(f"runs/{self.folder.name}/keys.json", self.wants.keys)
+            self.store.replace(f"runs/{self.folder.name}/{KEYS}", self.wants.keys)
 
     def crash(self, stage: str, error: BaseException) -> DbrunError:
         """Put an unforeseen error's traceback into the log; the error for people."""

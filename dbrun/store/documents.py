@@ -9,18 +9,20 @@ from typing import cast
 
 from dbrun.store.canonical import Plain, digest
 
+FORMAT = 2
+"""The `format_version` of documents with a mark; earlier ones, and those without a version, have none."""
 MARK = "sha256"
 """The member that holds the digest of the others."""
 
 
 def marked(document: Mapping[str, object]) -> bytes:
-    """The document as JSON, with the digest of its canonical form in it."""
-    data = cast("dict[str, Plain]", json.loads(json.dumps(document)))
+    """The document as JSON, with the version of its form and the digest of all the rest in it."""
+    data = cast("dict[str, Plain]", json.loads(json.dumps({"format_version": FORMAT, **document})))
     return json.dumps({**data, MARK: digest(data)}).encode()
 
 
 def read_marked(path: Path) -> dict[str, object] | None:
-    """The document of a file without its mark; None where it is not whole. Raises FileNotFoundError.
+    """The document of a file, version and all but its mark; None where it is not whole. Raises FileNotFoundError.
 
     A document without a mark, as earlier versions wrote it, is taken as it is.
     """
@@ -32,8 +34,8 @@ def read_marked(path: Path) -> dict[str, object] | None:
         return None
     if not isinstance(data, dict):
         return None
-    mark = data.pop(MARK, None)
-    return data if mark in (None, _digest(data)) else None
+    mark, older = data.pop(MARK, None), data.get("format_version", 1) == 1
+    return data if mark == _digest(data) or (mark is None and older) else None
 
 
 def _digest(data: dict[str, Plain]) -> str | None:

@@ -92,6 +92,11 @@ def seal(folder: Path) -> dict[str, File]:
     return files
 
 
+def contents(folder: Path) -> dict[str, File]:
+    """Every file of a folder as it is now; relative name → file. Raises OSError, ValueError for what is no file."""
+    return {path.relative_to(folder).as_posix(): File(path.stat().st_size, sha256_of(path)) for path in _files(folder)}
+
+
 def wrong(folder: Path, files: Mapping[str, File], sha256: Callable[[Path], str] | None = None) -> list[str]:
     """What is wrong with an artifact, a line each: missing files, other sizes; with sha256 other bytes, too."""
     found: list[str] = []

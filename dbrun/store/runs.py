@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from dbrun.store.disk import fresh_name, is_foreign, is_orphan
+from dbrun.errors import UsageError
+from dbrun.store.disk import disk_errors, fresh_name, is_foreign, is_orphan
 from dbrun.store.documents import read_marked
 from dbrun.store.objects import sha256_of
 from dbrun.store.store import Store
 
 RUN = re.compile(r"(?P<stamp>[0-9]{8}-[0-9]{6})\.[0-9]{6}-(?P<name>.+)")
-EVENTS, LIVE, PINNED, RECIPE, WANTS = "events.jsonl", "live", "pinned", "recipe.json", "wants.json"
+EVENTS, LIVE, PINNED, RECIPE = "events.jsonl", "live", "pinned", "recipe.json"
+KEYS, WANTS = "keys.json", "wants.json"
 SILENT = 2 * 24 * 3600.0
 """Seconds after which a run on another machine, which cannot be asked, is taken for dead if it wrote nothing."""
 
@@ -73,7 +75,7 @@ def runs(store: Store) -> list[Run]:
         folders = sorted((p for p in store.runs.iterdir() if RUN.fullmatch(p.name) and p.is_dir()), reverse=True)
     except OSError:
         return []
-    return [Run(folder, str(name_of(folder.name)), _live(folder), (folder / PINNED).exists(), _wants(folder / WANTS),
+    return [Run(folder, str(name_of(folder.name)), _live(folder), (folder / PINNED).exists(), _wants(folder),
                 _ended(folder / EVENTS)) for folder in folders]
 
 
@@ -95,7 +97,7 @@ def leave(folder: Path) -> None:
 
 def want(store: Store, folder: Path, wants: Wants) -> None:
     """Note what a run asks of the store, before it looks it up."""
-    store.replace_marked(f"runs/{folder.name}/{WANTS}", {"format_version": 1, **asdict(wants)})
+    store.replace_marked(f"runs/{folder.name}/{WANTS}", asdict(wants))
 
 
 def _live(folder: Path) -> bool:
@@ -109,11 +111,13 @@ def _live(folder: Path) -> bool:
     return time.time() - written < SILENT
 
 
-def _wants(path: Path) -> Wants | None:
+def _wants(folder: Path) -> Wants | None:
     try:
-        data = read_marked(path)
+        data = read_marked(folder / WANTS)
     except FileNotFoundError:
-        return Wants()
+        # a run of an earlier version noted only its keys; one that was killed at once, nothing
+        known = read_marked(folder / KEYS) if (folder / KEYS).exists() else {}
+        return None if known is None else Wants(_words(known) or {})
     keys, work = (_words(data.get(part)) if data else None for part in ("keys", "work"))
     return Wants(keys, work, str(data.get("recipe"))) if data and keys is not None and work is not None else None
 
@@ -131,3 +135,21 @@ def _ended(path: Path) -> Mapping[str, object] | None:
     except (OSError, ValueError, IndexError):
         return None
     return event if isinstance(event, dict) and event.get("event") in ("run_finished", "run_failed") else None
+
+
+def pin(store: Store, word: str, *, off: bool = False) -> Run:
+    """Keep what a run made from every gc, or no longer. word: its id, or a name, which means its newest run.
+
+    off: of a name, its newest run that is pinned. Raises UsageError where there is no such run.
+    """
+    every = runs(store)
+    found = next((run for run in every if word in (run.id, run.name) and (run.pinned or not off)), None)
+    if found is None:
+        what = "pinned run" if off else "run"
+        raise UsageError(f"there is no {what} {word!r} in {store.root}", fix="dbrun ls shows what there is")
+    with disk_errors(f"writing into the store {store.root}"):
+        if off:
+            (found.folder / PINNED).unlink(missing_ok=True)
+        else:
+            (found.folder / PINNED).touch()
+    return found

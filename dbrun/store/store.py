@@ -91,9 +91,9 @@ class Store:
         """Inside the block no gc takes anything away. For moments: looking a result up, publishing one."""
         return nullcontext() if self.read_only else locks.shared(self._gate)
 
-    def alone(self, what: str, stopping: Callable[[], int]) -> AbstractContextManager[locks.Lock]:
+    def alone(self, what: str) -> AbstractContextManager[locks.Lock]:
         """Inside the block nobody is `using` the store."""
-        return locks.held(self._gate, what, stopping=stopping, pause=0.01)
+        return locks.held(self._gate, what, pause=0.01)
 
     @property
     def _gate(self) -> Path:

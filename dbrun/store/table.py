@@ -65,5 +65,16 @@ class Table(Generic[V]):
         return cast("dict[str, V]", json.loads(body)) if mark == _mark(body) else {}
 
 
+def sound(path: Path) -> bool:
+    """Whether a table's file is what was written; one that is gone is."""
+    try:
+        mark, _, body = path.read_bytes().partition(b"\n")
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return mark == _mark(body)
+
+
 def _mark(body: bytes) -> bytes:
     return hashlib.sha256(body).hexdigest().encode()

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 from dbrun.store.canonical import digest
 from dbrun.store.disk import replace_file
-from dbrun.store.documents import marked, read_marked
+from dbrun.store.documents import FORMAT, marked, read_marked
 
-FORMAT = 1
+KNOWN = (1, FORMAT)
 STAGE = re.compile(r"[a-z][a-z0-9-]{0,63}(\.item)?")
 KEY = re.compile(r"[0-9a-f]{64}")
 
@@ -73,7 +73,7 @@ class Traces:
 
     def write(self, trace: Trace, *, durable: bool) -> None:
         """Let a trace stand, in one move."""
-        data = marked({"format_version": FORMAT, **asdict(trace)})
+        data = marked(asdict(trace))
         replace_file(self.path(trace.stage, trace.key), data, scratch=self._scratch, durable=durable)
 
     def all(self) -> Iterator[tuple[str, str, Path]]:
@@ -114,7 +114,7 @@ def _age(entry: os.DirEntry[str]) -> tuple[int, str]:
 def _read(path: Path, stage: str, key: str) -> Trace | None:
     try:
         data: Any = read_marked(path)
-        if data is None or data["format_version"] != FORMAT:
+        if data is None or data["format_version"] not in KNOWN:
             return None
         files = {name: File(int(f["size"]), str(f["sha256"])) for name, f in data["files"].items()}
         trace = Trace(stage=str(data["stage"]), key=str(data["key"]), digest=str(data["digest"]), files=files,

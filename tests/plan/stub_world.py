@@ -159,20 +159,26 @@ class Train(Counted):
         return ("steps",)
 
     def work(self, job: Job[Any]) -> None:
-        done = sorted(int(p.name[5:]) for p in job.work.glob("step-*") if int(p.name[5:]) <= job.params.steps)
-        step = done[-1] if done else 0
-        inputs = sorted(a.digest for n, a in job.inputs.items())
-        state = (job.work / f"step-{step}").read_text() if step else sha(job.params.rate, inputs)
+        step, state = self.newest(job) or (0, sha(job.params.rate, sorted(a.digest for a in job.inputs.values())))
         while step < job.params.steps:
             state, step = sha(state), step + 1
             note_item("step")
             job.progress(step, job.params.steps, "steps")
             if step % job.upkeep.checkpoint_every == 0 or step == job.params.steps:
-                beside = job.work / f".{step}"
+                beside = job.work / "checkpoints" / f".{step}"
+                beside.parent.mkdir(exist_ok=True)
                 beside.write_text(state)
-                beside.rename(job.work / f"step-{step}")
+                beside.rename(beside.parent / f"step-{step:08}.{sha(state)}.safetensors")
             job.poll()
         (job.out / "adapter").write_text(state)
+
+    def newest(self, job: Job[Any]) -> tuple[int, str] | None:
+        """The furthest whole checkpoint of at most so many steps."""
+        for path in sorted((job.work / "checkpoints").glob("step-*"), reverse=True):
+            step, state = int(path.name[5:13]), path.read_text(errors="replace")
+            if step <= job.params.steps and sha(state) == path.name.split(".")[1]:
+                return step, state
+        return None
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,16 @@ DOCUMENT = {"keys": {"load": "1" * 64}, "number": 1.0, "name": "x"}
 
 def test_what_is_written_is_read(tmp_path):
     (tmp_path / "d").write_bytes(marked(DOCUMENT))
-    assert read_marked(tmp_path / "d") == DOCUMENT
+    assert read_marked(tmp_path / "d") == {"format_version": 2, **DOCUMENT}
 
 
-def test_every_flipped_bit_that_changes_a_value_is_found(tmp_path):
+def test_every_flipped_bit_is_found(tmp_path):
     whole, chance = marked(DOCUMENT), random.Random(0)
     for _ in range(200):
         flipped = bytearray(whole)
         flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
         (tmp_path / "d").write_bytes(flipped)
-        found = read_marked(tmp_path / "d")
-        # a flip in the mark's own name leaves a document without a mark, and all else as it was
-        assert found is None or {k: v for k, v in found.items() if k in DOCUMENT} == DOCUMENT
+        assert read_marked(tmp_path / "d") is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"a": 1, "sha256": "x"}', '{"a": NaN, "sha256": "x"}'])

@@ -31,7 +31,7 @@ def test_nothing_where_nothing_was_written(traces):
 
 
 @pytest.mark.parametrize("change", [
-    {"key": "cd" * 32}, {"stage": "adapt"}, {"digest": "0" * 64}, {"format_version": 2}, {"document": []},
+    {"key": "cd" * 32}, {"stage": "adapt"}, {"digest": "0" * 64}, {"format_version": 3}, {"document": []},
     {"files": {"a": {"size": 4, "sha256": "c" * 64}}}, {"files": None}, {"seconds": "x"}])
 def test_a_changed_trace_does_not_count(traces, change):
     traces.write(TRACE, durable=False)

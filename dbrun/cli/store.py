@@ -1,0 +1,79 @@
+"""What the verbs over the store do."""
+
+from __future__ import annotations
+
+import json
+
+from dbrun.errors import StageFailed
+from dbrun.store.store import Store, store_at_hand
+from dbrun.ui.terminal import put, say
+
+
+def show_runs(*, as_json: bool) -> None:
+    """Print the runs, each with the room that its results take."""
+    from dbrun.store.census import of_runs
+    from dbrun.store.runs import runs
+    from dbrun.ui.store import run_table
+
+    store = store_at_hand()
+    rows = [(run, of_runs(store, [run]) if run.wants else 0) for run in runs(store)]
+    if as_json:
+        put(json.dumps({"format_version": 1, "runs": [
+            {"id": run.id, "name": run.name, "state": run.state, "pinned": run.pinned, "bytes": size}
+            for run, size in rows]}, indent=1))
+    elif rows:
+        put(run_table(rows))
+    else:
+        say(f"no runs in {store.root}")
+
+
+def show_rooms(*, as_json: bool) -> None:
+    """Print what takes room."""
+    from dbrun.store.census import rooms
+    from dbrun.store.sweep import KEEP, sweep
+    from dbrun.ui.store import room_table, size_words
+
+    store = store_at_hand()
+    found, free = rooms(store), sweep(store, KEEP, dry_run=True).bytes
+    if as_json:
+        put(json.dumps({"format_version": 1, "store": str(store.root), "gc_frees": free,
+                        "parts": {part: vars(room) for part, room in found.items()}}, indent=1))
+        return
+    put(room_table(found))
+    say(f"`dbrun gc` would free {size_words(free)}")
+
+
+def check_all(*, as_json: bool) -> bool:
+    """Check the whole store; whether it was sound."""
+    from dbrun.store.check import check
+    from dbrun.ui.store import report_lines
+
+    report = check(store_at_hand())
+    put(json.dumps(report.as_json(), indent=1) if as_json else report_lines(report))
+    return not report.findings
+
+
+def collect(keep: int, *, dry_run: bool, as_json: bool) -> None:
+    """Take away what nothing needs, or say what that would be."""
+    from dbrun.store.sweep import sweep
+    from dbrun.ui.store import sweep_lines
+
+    store = store_at_hand()
+    if not dry_run:
+        _writable(store)
+    found = sweep(store, keep, dry_run=dry_run)
+    put(json.dumps(found.as_json(), indent=1) if as_json else sweep_lines(found, dry_run))
+
+
+def set_pin(word: str, *, off: bool) -> None:
+    """Pin a run, or let it go."""
+    from dbrun.store.runs import pin
+
+    store = store_at_hand()
+    _writable(store)
+    put(pin(store, word, off=off).id)
+
+
+def _writable(store: Store) -> None:
+    if store.read_only:
+        raise StageFailed(f"the store {store.root} can only be read", fix="ask its owner, or set DBRUN_STORE")

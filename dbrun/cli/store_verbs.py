@@ -1,0 +1,70 @@
+"""The verbs over the store: what is in it, is it sound, what may go."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dbrun.cli.app import Json, app
+
+Run = Annotated[str, typer.Argument(help="A run's id from `dbrun ls`, or a name, which means its newest run.",
+                                    metavar="RUN|NAME", show_default=False)]
+
+
+@app.command(name="ls")
+def list_runs(json: Json = False) -> None:
+    """List the runs in the store, the newest first."""
+    from dbrun.cli.store import show_runs
+
+    show_runs(as_json=json)
+
+
+@app.command()
+def du(json: Json = False) -> None:
+    """Show what takes room in the store, and how much of it a gc would free."""
+    from dbrun.cli.store import show_rooms
+
+    show_rooms(as_json=json)
+
+
+@app.command()
+def verify(json: Json = False) -> None:
+    """Read every byte in the store and compare it with its digest.
+
+    What is damaged is put aside, and made again by the next run that needs it. Exit 5 if anything was damaged.
+    """
+    from dbrun.cli.store import check_all
+
+    if not check_all(as_json=json):
+        raise typer.Exit(5)
+
+
+@app.command()
+def gc(keep: Annotated[int, typer.Option("--keep", metavar="N", min=0,
+                                         help="Keep what the last N runs of each name made.")] = 3,
+       dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and take nothing.")] = False,
+       json: Json = False) -> None:
+    """Free room: what no pinned, no running, and none of the last runs of each name needs.
+
+    Runs may go on meanwhile.
+    """
+    from dbrun.cli.store import collect
+
+    collect(keep, dry_run=dry_run, as_json=json)
+
+
+@app.command()
+def pin(run: Run) -> None:
+    """Keep what a run made from every gc."""
+    from dbrun.cli.store import set_pin
+
+    set_pin(run, off=False)
+
+
+@app.command()
+def unpin(run: Run) -> None:
+    """Let a gc take what a pinned run made, once it is old."""
+    from dbrun.cli.store import set_pin
+
+    set_pin(run, off=True)

@@ -1,0 +1,58 @@
+"""How the store looks: its runs, its room, what a check found and what a gc took."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from dbrun.store.census import Room
+from dbrun.store.check import Report
+from dbrun.store.runs import Run
+from dbrun.store.sweep import Sweep
+from dbrun.ui.terminal import paint
+
+STYLES = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow", "killed": "yellow"}
+
+
+def size_words(size: float) -> str:
+    """Bytes as people read them: 0 B, 512 B, 3.4 KiB, 12 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def run_table(rows: Sequence[tuple[Run, int]]) -> str:
+    """A line a run: id, state, size of what it made, whether it is pinned."""
+    column = max(len(run.id) for run, _ in rows)
+    return "\n".join(f"{run.id:<{column}}  {paint(f'{run.state:<11}', STYLES[run.state], sys.stdout)}  "
+                     f"{size_words(size):>9}{'  pinned' if run.pinned else ''}" for run, size in rows)
+
+
+def room_table(rooms: Mapping[str, Room]) -> str:
+    """A line a part, the largest first, and the sum."""
+    parts = sorted(rooms.items(), key=lambda entry: -entry[1].bytes)
+    parts.append(("all", Room(sum(r.count for r in rooms.values()), sum(r.bytes for r in rooms.values()))))
+    return _counted(parts)
+
+
+def sweep_lines(sweep: Sweep, dry_run: bool) -> str:
+    """What went, or would go."""
+    word = "would free" if dry_run else "freed"
+    last = f"{word} {size_words(sweep.bytes)}; runs that keep what they need: {len(sweep.kept)}"
+    return "\n".join([_counted(list(sweep.gone.items())), last] if sweep.gone else [last])
+
+
+def report_lines(report: Report) -> str:
+    """What was found, a line each, then how much was read."""
+    lines = [f"{paint('damaged', 'red', sys.stdout)}  {f.place}: {f.what}"
+             + (f"; it is in {f.aside} now" if f.aside else "") for f in report.findings]
+    read = ", ".join(f"{count} {kind}{'s' if count != 1 else ''}" for kind, count in report.checked.items())
+    end = "all as written" if not lines else "what is put aside is made again by the next run that needs it"
+    return "\n".join([*lines, f"{read or 'nothing'}: {end}"])
+
+
+def _counted(parts: Sequence[tuple[str, Room]]) -> str:
+    column = max(len(part) for part, _ in parts)
+    return "\n".join(f"{part:<{column}}  {room.count:>7}  {size_words(room.bytes):>9}" for part, room in parts)
