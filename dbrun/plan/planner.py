@@ -19,6 +19,7 @@ from dbrun.plan.sources import Located
 from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Numerics, Stage
 from dbrun.stages.base import stages as all_stages
+from dbrun.store.disk import entries
 from dbrun.store.items import items_made
 from dbrun.store.store import Damage, Depth, Store
 from dbrun.store.traces import Trace
@@ -141,8 +142,7 @@ def progress(question: Ask, work: Path) -> str | None:
     """How far unfinished work came: the last usable checkpoint, or the items made."""
     limits = [getattr(question.params, name) for name in question.stage.lengthens(question.params)]
     most = min((n for n in limits if isinstance(n, int)), default=None)
-    found = [CHECKPOINT.match(p.name) for folder in (work, work / "checkpoints") if folder.is_dir()
-             for p in folder.iterdir()]
+    found = [CHECKPOINT.match(p.name) for folder in (work, work / "checkpoints") for p in entries(folder)]
     usable = [int(match[1]) for match in found if match and (most is None or int(match[1]) <= most)]
     if usable:
         return f"step {max(usable)}"

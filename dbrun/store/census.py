@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import StoreCorrupt
+from dbrun.store.disk import entries
 from dbrun.store.items import items_noted
 from dbrun.store.runs import Run
 from dbrun.store.store import Store
@@ -58,14 +59,6 @@ def artifacts(store: Store) -> Iterator[Path]:
     """Every artifact's folder."""
     for inner in entries(store.root / "objects"):
         yield from (path for path in entries(inner) if KEY.fullmatch(path.name))
-
-
-def entries(folder: Path) -> list[Path]:
-    """What is in a folder, sorted; nothing where it is not there."""
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
 
 
 def size(path: Path) -> int:

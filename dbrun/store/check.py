@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbrun.store.census import artifacts, entries
-from dbrun.store.disk import disk_errors, fresh_name
+from dbrun.store.census import artifacts
+from dbrun.store.disk import disk_errors, entries, fresh_name
 from dbrun.store.documents import read_marked
 from dbrun.store.objects import contents, sha256_of, wrong
 from dbrun.store.runs import KEYS, RECIPE, Run, runs

@@ -114,6 +114,14 @@ def replace_file(path: Path, data: bytes, *, scratch: Path, durable: bool = True
         sync(path.parent)
 
 
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; nothing where it is not there, or goes while it is read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder with all that is in it, read-only or not; what is gone already is fine."""
     import shutil

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dbrun.store.canonical import digest
-from dbrun.store.disk import replace_file
+from dbrun.store.disk import entries, replace_file
 from dbrun.store.documents import FORMAT, marked, read_marked
 
 KNOWN = (1, FORMAT)
@@ -78,9 +78,9 @@ class Traces:
 
     def all(self) -> Iterator[tuple[str, str, Path]]:
         """Stage, key and place of every trace, readable or not, also those of single items."""
-        for folder in _entries(self._root):
-            inner = _entries(folder) if folder.name.endswith(".item") else [folder]
-            for path in (path for home in inner for path in _entries(home)):
+        for folder in entries(self._root):
+            inner = entries(folder) if folder.name.endswith(".item") else [folder]
+            for path in (path for home in inner for path in entries(home)):
                 if STAGE.fullmatch(folder.name) and KEY.fullmatch(path.stem) and path.suffix == ".json":
                     yield folder.name, path.stem, path
 
@@ -95,13 +95,6 @@ class Traces:
             trace = _read(Path(entry.path), stage, entry.name.removesuffix(".json"))
             if trace is not None:
                 yield trace
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
 
 
 def _age(entry: os.DirEntry[str]) -> tuple[int, str]:
