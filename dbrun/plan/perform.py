@@ -125,7 +125,7 @@ class Performer:
         return Job(stage=stage.NAME, params=question.params, numerics=within.numerics, inputs=inputs, out=out,
                    work=items.work, files=within.located.files, items=items, emit=emit, stopping=self.stopping,
                    base=within.located.sources.base.folder if stage.NAME == BASE_STAGE else self.base(),
-                   upkeep=Upkeep(checkpoint_every=train.checkpoint_every, keep=train.keep))
+                   upkeep=Upkeep(train.checkpoint_every, train.keep, train.gradient_checkpointing))
 
     def _same_base(self, stage: str, out: Path) -> None:
         """Raise where the base is no longer what the key says: a result made from it must not stand there."""

@@ -199,6 +199,8 @@ def _lacking(name: str, within: Scope) -> Lacking | None:
         return Lacking(missing, "write `device: auto`, or run it where there is one")
     if within.recipe.train.precision == "fp16" and within.numerics.device == "cpu":
         return Lacking("fp16 needs a GPU, and this runs on the CPU", "write `train.precision: fp32` (or bf16)")
+    if within.recipe.train.tf32 and within.numerics.device != "cuda":
+        return Lacking(f"TF32 needs an NVIDIA GPU, and this runs on {within.numerics.device}", "write `tf32: false`")
     return None
 
 

@@ -14,6 +14,7 @@ from dbrun.families.base import families
 from dbrun.plan.base import find_base
 from dbrun.plan.given import FoundAdapter, Wanted, find_adapter
 from dbrun.plan.pictures import Asked, FoundPictures, find_pictures, in_order
+from dbrun.plan.training import training_notes
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.objective import AS_THE_BASE, misfits
@@ -55,15 +56,13 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     notes = (*(Note("base", text) for text in base.notes),
              *(Note("pictures", text) for one in found.values() for text in one.notes),
              *(Note("class pictures", text) for one in classes for text in one.notes),
-             *(Note("prompts", text, "warning") for text in (*_without_trigger(recipe, found), *long)),
-             *(Note("optimizer", odd, "warning") for odd in [recipe.train.optimizer.remark(recipe.train.learning_rate)]
-               if odd))
+             *(Note("prompts", text, "warning") for text in (*_without_trigger(recipe, found), *long)))
     several = tuple(one.pictures for one in found.values()) if len(found) > 1 else ()
     sources = Sources(base.source, pictures, {name: init.identity for name, init in inits.items()}, _sorted(classes),
                       several)
     held = [one.files for one in (*found.values(), *classes)] + [init.files for init in inits.values()]
     files = {digest: path for known in held for digest, path in known.items()}
-    return Located(sources, files, notes, base.revision, base.out_of_reach)
+    return Located(sources, files, (*notes, *training_notes(loaded, sources)), base.revision, base.out_of_reach)
 
 
 def pinned(loaded: LoadedRecipe, located: Located, store: Store) -> Located:

@@ -10,6 +10,7 @@ from dbrun.recipe import exports
 from dbrun.recipe.model import Prior, Recipe
 from dbrun.recipe.objective import misfits
 from dbrun.recipe.subject import Subject
+from dbrun.recipe.train import STEPS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Finding = tuple[str, str, str | None]
@@ -18,7 +19,7 @@ Finding = tuple[str, str, str | None]
 def check(recipe: Recipe) -> list[Finding]:
     """Every disagreement as (dotted key, message, fix)."""
     every = (_subject, _captions, _prior, _class_images, _base, _components, _class_labels, _objective, _precision,
-             _adapt, _trigger, _export, _stop, _optimizer)
+             _adapt, _trigger, _export, _length, _stop, _optimizer, _tf32)
     return [finding for one in every for finding in one(recipe)]
 
 
@@ -182,8 +183,22 @@ def _export(recipe: Recipe) -> Iterator[Finding]:
                    f"write `export: [{', '.join(exports.fitting(recipe))}]`")
 
 
+def _length(recipe: Recipe) -> Iterator[Finding]:
+    train = recipe.train
+    if train.steps is not None and train.epochs is not None:
+        yield ("train.epochs", f"found {train.epochs}, but `train.steps: {train.steps}` says already how long it goes",
+               "take one of them away, or lay `train.steps=null` over it")
+
+
 def _stop(recipe: Recipe) -> Iterator[Finding]:
-    steps, components = recipe.train.steps, recipe.adapt.components
+    # how many steps epochs are is known only with the pictures
+    if recipe.train.epochs is None:
+        yield from stops(recipe, recipe.train.steps or STEPS)
+
+
+def stops(recipe: Recipe, steps: int) -> Iterator[Finding]:
+    """What is wrong with the components' stops in a training of so many steps."""
+    components = recipe.adapt.components
     stops = {name: stop for name, adapter in components.items() if (stop := adapter.stop(steps)) is not None}
     if stops and len(stops) == len(components):
         last = max(stops, key=lambda name: stops[name])
@@ -192,8 +207,13 @@ def _stop(recipe: Recipe) -> Iterator[Finding]:
         return
     for name, stop in stops.items():
         if not 0 < stop < steps:
-            yield (f"adapt.{name}.stop_at", f"found step {stop}, but with `train.steps: {steps}` a stop lies from 1 "
+            yield (f"adapt.{name}.stop_at", f"found step {stop}, but with {_asked(recipe, steps)} a stop lies from 1 "
                    f"to {steps - 1}", "write a share such as 0.5, or take `stop_at` away")
+
+
+def _asked(recipe: Recipe, steps: int) -> str:
+    epochs = recipe.train.epochs
+    return f"`train.steps: {steps}`" if epochs is None else f"`train.epochs: {epochs}`, which are {steps} steps,"
 
 
 def _optimizer(recipe: Recipe) -> Iterator[Finding]:
@@ -203,3 +223,11 @@ def _optimizer(recipe: Recipe) -> Iterator[Finding]:
             yield (f"adapt.{name}.learning_rate", f"found {adapter.learning_rate:g}, but with `train.optimizer: "
                    f"{{type: {train.optimizer.NAME}}}` every component learns at `train.learning_rate`: {why}",
                    "take it away")
+    if train.ema is not None and train.optimizer.AVERAGES:
+        yield ("train.ema", f"found an average of what `train.optimizer: {{type: {train.optimizer.NAME}}}` averages "
+               "itself", "take one of them away")
+
+
+def _tf32(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.train.tf32 and recipe.device in ("cpu", "mps"):
+        yield ("train.tf32", f"found true, but `device: {recipe.device}` has no TF32", "take it away")

@@ -10,11 +10,11 @@ from pydantic_core import PydanticCustomError
 
 from dbrun.adapters.base import Adapter, Learnable, any_adapter
 from dbrun.adapters.embedding import TOKEN, Embedding
-from dbrun.choices import optimizers, schedules
 from dbrun.families import base as families
-from dbrun.parts import Float, Int, OrNone, Part, Text, union
+from dbrun.parts import Float, Int, OrNone, Part, Text
 from dbrun.recipe.objective import Objective
 from dbrun.recipe.subject import Prompt, Subject, in_turn
+from dbrun.recipe.train import Train
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 COLOUR = r"^#[0-9a-fA-F]{6}$"
@@ -91,8 +91,6 @@ class Images(Part):
 
 
 AnyAdapter: Any = any_adapter()
-AnySchedule: Any = union(schedules.types())
-AnyOptimizer: Any = union(optimizers.types())
 
 
 class Adapt(Part):
@@ -122,37 +120,6 @@ class Adapt(Part):
     def prompts_learn(self) -> bool:
         """Whether anything learns that prompts go through on their way to the denoiser."""
         return self.components.keys() != {"denoiser"}
-
-
-class Train(Part):
-    """The training."""
-
-    NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1, "class_labels": None}
-
-    steps: Annotated[Int, Field(ge=1, le=10_000_000)] = 800
-    """Optimizer updates."""
-    learning_rate: Annotated[Float, Field(gt=0, le=1e6)] = 1e-4
-    """The peak learning rate."""
-    batch_size: Annotated[Int, Field(ge=1, le=4096)] = 1
-    """Instance images per micro-batch; with `prior` as many class images come with them."""
-    accumulation: Annotated[Int, Field(ge=1, le=4096)] = 1
-    """Micro-batches per step."""
-    max_grad_norm: Annotated[Float | None, Field(gt=0), OrNone] = 1.0
-    """Gradients are clipped to this norm; null for no clipping."""
-    optimizer: AnyOptimizer = optimizers.AdamW()
-    """The optimizer."""
-    schedule: AnySchedule = schedules.Constant()
-    """The learning-rate schedule."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the forward pass; trained weights stay in 32 bits."""
-    class_labels: Annotated[Literal["none", "timesteps", "noise_level"] | None, OrNone] = None
-    """What an IF stage II denoiser is told beside timestep and prompt: noise_level, that of the low-resolution picture
-    it sees, as when it samples; or timesteps, with the noisy picture itself in that place, as diffusers' training
-    script has it. Left out, as the base samples."""
-    checkpoint_every: Annotated[Int, Field(ge=1)] = 100
-    """Steps between checkpoints; changes no result."""
-    keep: Annotated[Int, Field(ge=1, le=1000)] = 2
-    """How many checkpoints stay; changes no result."""
 
 
 class Samples(Part):

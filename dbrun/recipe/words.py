@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 FOREIGN = {
     "lr": "train.learning_rate", "max_train_steps": "train.steps", "max_steps": "train.steps",
-    "num_steps": "train.steps", "epochs": "train.steps", "num_train_epochs": "train.steps",
+    "num_steps": "train.steps", "num_train_epochs": "train.epochs", "max_train_epochs": "train.epochs",
     "train_batch_size": "train.batch_size", "gradient_accumulation_steps": "train.accumulation",
     "mixed_precision": "train.precision", "dtype": "train.precision", "lr_scheduler": "train.schedule",
     "scheduler": "train.schedule", "lr_warmup_steps": "train.schedule.warmup_steps",
@@ -28,6 +28,7 @@ FOREIGN = {
     "ip_noise_gamma": "objective.input_perturbation", "multires_noise_discount": "objective.pyramid_noise",
     "multires_noise_iterations": "objective.pyramid_noise", "huber_c": "objective.distance",
     "use_8bit_adam": "train.optimizer", "optimizer_type": "train.optimizer", "optim": "train.optimizer",
+    "use_ema": "train.ema", "ema_decay": "train.ema.decay", "allow_tf32": "train.tf32",
     "lr_num_cycles": "train.schedule", "lr_power": "train.schedule", "lr_scheduler_num_cycles": "train.schedule",
     "debiased_estimation_loss": "objective.weighting", "num_inference_steps": "prior.steps",
 }

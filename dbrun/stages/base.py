@@ -81,10 +81,14 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Upkeep:
-    """How a stage looks after itself; it can change no result. every: steps between checkpoints; keep: how many."""
+    """How a stage looks after itself; it can change no result.
+
+    checkpoint_every: steps between checkpoints; keep: how many; recompute: activations, rather than keep them.
+    """
 
     checkpoint_every: int
     keep: int
+    recompute: bool = False
 
 
 class Items(Protocol):

@@ -9,19 +9,19 @@ from dbrun.parts import Part
 from dbrun.recipe.model import Prior, Recipe
 from dbrun.recipe.objective import AS_THE_BASE
 from dbrun.stages.base import Artifact, Numerics, Picture, Sources
+from dbrun.stages.length import length
 
 
 def portable(recipe: Recipe, sources: Sources) -> dict[str, object]:
     """What of the recipe shapes the adapter: without its name, with contents instead of places."""
-    base, train = sources.base, said(recipe.train)
+    base = sources.base
     objective = {"objective": said(recipe.objective)} if recipe.objective != AS_THE_BASE else {}
     return {"schema": recipe.schema_,
             "base": {"type": base.family, "identity": base.identity, "variant": base.variant},
             **_subjects(recipe, sources),
             "prior": _prior(recipe.prior, sources, made=bool(recipe.made_classes)) if recipe.prior else None,
             "images": said(recipe.images), "adapt": _adapt(recipe, sources),
-            "train": {key: value for key, value in train.items() if key not in ("checkpoint_every", "keep")
-                      and (key, value) != ("class_labels", families()[base.family].class_labels[0])},
+            "train": _train(recipe, sources),
             **objective, "seed": recipe.seed}
 
 
@@ -30,6 +30,18 @@ def _subjects(recipe: Recipe, sources: Sources) -> dict[str, object]:
     told = [{"instance_prompt": one.instance_prompt, "class_prompt": one.class_prompt, "pictures": _pictures(pictures)}
             for one, pictures in zip(recipe.taught.values(), sources.of_subjects or (sources.pictures,), strict=True)]
     return {"subject": told[0]} if len(told) == 1 else {"subjects": told}
+
+
+UPKEEP = ("checkpoint_every", "keep", "gradient_checkpointing")
+"""What of `train` changes no result."""
+
+
+def _train(recipe: Recipe, sources: Sources) -> dict[str, object]:
+    """What of `train` counts; epochs as the steps that they are."""
+    words = {**said(recipe.train), "steps": length(recipe, sources).steps}
+    usual = families()[sources.base.family].class_labels[0]
+    return {key: value for key, value in words.items()
+            if key not in ("epochs", *UPKEEP) and (key, value) != ("class_labels", usual)}
 
 
 def _adapt(recipe: Recipe, sources: Sources) -> dict[str, object]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from dbrun.choices.averaging import Ema
 from dbrun.choices.optimizers import OptimizerChoice
 from dbrun.choices.packages import Package
 from dbrun.choices.schedules import Schedule
@@ -20,6 +21,7 @@ from dbrun.recipe.objective import AS_THE_BASE, Objective, misfits
 from dbrun.stages.arithmetic import Precision, base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.index import Index
+from dbrun.stages.length import length
 
 if TYPE_CHECKING:
     from dbrun.training.batches import Batches
@@ -40,7 +42,7 @@ class TrainParams:
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"accumulation": 1, "learning_rates": {}, "stops": {},
                                               "objective": AS_THE_BASE, "class_labels": "none",
-                                               "prior_target": "images"}
+                                               "prior_target": "images", "ema": None, "tf32": False}
     WORDS: ClassVar[Mapping[str, str]] = {"prior_weight": "prior.weight", "prior_target": "prior.target",
                                           "seed": "seed", "objective": "objective",
                                           "learning_rates": "adapt.{}.learning_rate", "stops": "adapt.{}.stop_at"}
@@ -60,6 +62,8 @@ class TrainParams:
     objective: Objective = AS_THE_BASE
     class_labels: str = "none"
     prior_target: str = "images"
+    ema: Ema | None = None
+    tf32: bool = False
 
 
 class Train(Stage[TrainParams]):
@@ -77,16 +81,16 @@ class Train(Stage[TrainParams]):
 
     def params(self, recipe: Recipe, sources: Sources) -> TrainParams:
         """The recipe's `train` and `objective`, the weight of the priors, and the seed."""
-        train, components = recipe.train, recipe.adapt.components
-        rates = {name: own for name, adapter in components.items()
-                 if (own := adapter.learning_rate) not in (None, train.learning_rate)}
-        stops = {name: stop for name, adapter in components.items() if (stop := adapter.stop(train.steps)) is not None}
+        train, components, steps = recipe.train, recipe.adapt.components, length(recipe, sources).steps
+        rates = {name: own * train.rate_factor for name, adapter in components.items()
+                 if (own := adapter.learning_rate) is not None and own != train.learning_rate}
+        stops = {name: stop for name, adapter in components.items() if (stop := adapter.stop(steps)) is not None}
         return TrainParams(
-            steps=train.steps, learning_rate=train.learning_rate, batch_size=train.batch_size,
+            steps=steps, learning_rate=train.learning_rate * train.rate_factor, batch_size=train.batch_size,
             accumulation=train.accumulation, max_grad_norm=train.max_grad_norm, optimizer=train.optimizer,
             schedule=train.schedule, precision=train.precision,
             prior_weight=recipe.prior.weight if recipe.prior else 0.0, seed=recipe.seed,
-            learning_rates=rates, stops=stops, objective=recipe.objective,
+            learning_rates=rates, stops=stops, objective=recipe.objective, ema=train.ema, tf32=train.tf32,
             prior_target=recipe.prior.target if recipe.prior else "images",
             class_labels=train.class_labels or families()[recipe.base.type].class_labels[0])
 
@@ -121,7 +125,14 @@ class Train(Stage[TrainParams]):
 
 def _base(job: Job[TrainParams]) -> tuple[Family, Loaded]:
     """The base with the process that it is to be trained under. Raises RecipeError where the objective does not fit."""
+    from dbrun.training.device import allow_tf32
+    from dbrun.training.memory import recompute
+
     family, loaded = base_in_memory(job, job.params.precision)
+    if job.params.tf32:
+        allow_tf32()
+    if job.upkeep.recompute:
+        recompute(family, loaded)
     objective, config = job.params.objective, loaded.pipeline.scheduler.config
     # a base that was fetched after planning is seen here for the first time
     for key, message, fix in misfits(objective, config):
@@ -138,7 +149,8 @@ def _trainer(job: Job[TrainParams], family: Family, loaded: Loaded, components: 
     return Trainer(family, loaded, components, _conditions(job, family, loaded), Settings(
         steps=p.steps, learning_rate=p.learning_rate, accumulation=p.accumulation, max_grad_norm=p.max_grad_norm,
         optimizer=p.optimizer, schedule=p.schedule, precision=p.precision, prior_weight=p.prior_weight, seed=p.seed,
-        own=Own(p.learning_rates, p.stops), distance=p.objective.distance, weighting=p.objective.weighting),
+        own=Own(p.learning_rates, p.stops), distance=p.objective.distance, weighting=p.objective.weighting,
+        ema=p.ema),
         of_base=_conditions(job, family, loaded) if p.prior_target == "base" else None)
 
 

@@ -53,6 +53,11 @@ def prepare(numerics: Numerics, local: int = 0) -> torch.device:
     return torch.device("cuda", local)
 
 
+def allow_tf32() -> None:
+    """Let convolutions and products of 32-bit matrices lose bits for speed, until the next `prepare`."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+
+
 def generator(seed: int, *address: str | int) -> torch.Generator:
     """A CPU generator for this address; move what it draws to the device, so that every device sees the same."""
     return torch.Generator("cpu").manual_seed(derive(seed, *address))

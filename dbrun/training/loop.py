@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
 from dbrun.adapters.attach import read, write
+from dbrun.choices.averaging import Ema
 from dbrun.choices.distances import MSE, Distance
 from dbrun.choices.optimizers import OptimizerChoice
 from dbrun.choices.schedules import Schedule
@@ -26,6 +27,7 @@ from dbrun.seeds import derive
 from dbrun.training.batches import Batch
 from dbrun.training.conditions import Conditions
 from dbrun.training.device import seeded
+from dbrun.training.ema import Averages
 from dbrun.training.exchange import ALONE, Exchange
 from dbrun.training.learners import Own, learners
 from dbrun.training.optimizer_state import put_back, tensors_of, values_of
@@ -54,6 +56,7 @@ class Settings:
     own: Own = field(default_factory=Own)
     distance: Distance = MSE
     weighting: Weighting = UNWEIGHTED
+    ema: Ema | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Trainer:
         self.accelerator = _accelerator(settings.precision, loaded.device)
         self.optimizer = self.accelerator.prepare(
             settings.optimizer.build([{"params": one.parameters} for one in self.learners], settings.learning_rate))
+        self.averages = None if settings.ema is None else Averages(settings.ema, self.parameters)
         self.history: list[Metrics] = []
 
     def run(self, batches: Callable[[int], Batch]) -> Iterator[Metrics]:
@@ -129,6 +133,8 @@ class Trainer:
 
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.averages is not None:
+            self.averages.update(step + 1)
         self.history.append(Metrics(step + 1, total, instance, prior, settings.learning_rate * factor, norm,
                                     rates if settings.own else {}))
         return self.history[-1]
@@ -168,15 +174,23 @@ class Trainer:
 
         Raises StageFailed rather than give a weight that is not finite.
         """
-        with self.settings.optimizer.leaving(self.optimizer):
+        with self.leaving():
             return self._weights()
+
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """While this is open the weights are those to be used; then, to the bit, those to be trained on."""
+        averaged = nullcontext() if self.averages is None else self.averages.worn()
+        with self.settings.optimizer.leaving(self.optimizer), averaged:
+            yield
 
     def checkpoint(self) -> Checkpoint:
         """All that training goes on from."""
         tensors = {f"adapter/{component}/{name}": tensor
                    for component, state in self._weights().items() for name, tensor in state.items()}
         scaler = self.accelerator.scaler
-        return Checkpoint(step=len(self.history), tensors=tensors | tensors_of(self.optimizer), values={
+        averages = {} if self.averages is None else self.averages.tensors()
+        return Checkpoint(step=len(self.history), tensors=tensors | tensors_of(self.optimizer) | averages, values={
             "optimizer": values_of(self.optimizer), "scaler": scaler.state_dict() if scaler else None,
             "history": [astuple(m) for m in self.history]})
 
@@ -187,6 +201,8 @@ class Trainer:
             write(module, {name.removeprefix(prefix): tensor for name, tensor in checkpoint.tensors.items()
                            if name.startswith(prefix)})
         put_back(self.optimizer, checkpoint.tensors, checkpoint.values["optimizer"])
+        if self.averages is not None:
+            self.averages.put_back(checkpoint.tensors)
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(checkpoint.values["scaler"])
         self.history = [Metrics(*row) for row in checkpoint.values["history"]]

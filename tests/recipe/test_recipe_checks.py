@@ -60,3 +60,18 @@ def test_prodigys_rate_must_be_everyones(load, good) -> None:
     assert "adapt.denoiser.learning_rate" in str(caught.value)
     load(good, *words, "adapt.denoiser.learning_rate=1.0")
     load(good, "adapt.denoiser.learning_rate=0.5")
+
+
+def test_steps_and_epochs_are_one_choice(load, good) -> None:
+    with pytest.raises(Problems, match=r"train\.epochs: found 20, but `train.steps: 300` says already"):
+        load(good, "train.epochs=20")
+    assert load(good, "train.epochs=20", "train.steps=null").recipe.train.epochs == 20
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (("train.ema={}", "train.optimizer={type: adamw_schedule_free}"), "averages itself"),
+    (("train.tf32=true", "device=cpu"), "`device: cpu` has no TF32")])
+def test_what_does_not_go_together_in_training_is_refused(load, good, words, told: str) -> None:
+    with pytest.raises(Problems, match=told):
+        load(good, *words)
+    assert load(good, words[0]).recipe.train

@@ -5,7 +5,7 @@ import torch
 
 from dbrun.errors import StageFailed
 from dbrun.stages.base import Numerics
-from dbrun.training.device import generator, prepare, seeded
+from dbrun.training.device import allow_tf32, generator, prepare, seeded
 
 
 def test_threads_are_those_of_the_plan() -> None:
@@ -44,3 +44,15 @@ def test_seeded_repeats_dropout_and_puts_the_global_state_back() -> None:
             masks.append(torch.nn.functional.dropout(ones))
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_tf32_is_allowed_only_when_asked_and_until_the_next_stage() -> None:
+    def allowed() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    prepare(Numerics("cpu", 1))
+    assert allowed() == (False, False)
+    allow_tf32()
+    assert allowed() == (True, True)
+    prepare(Numerics("cpu", 1))
+    assert allowed() == (False, False)

@@ -10,7 +10,10 @@ import pytest
 import torch
 from tiny_training import FAMILY, PROMPTS, load, lora
 
+from dbrun.choices.adamw_schedule_free import AdamWScheduleFree
+from dbrun.choices.averaging import Ema
 from dbrun.choices.optimizers import AdamW, OptimizerChoice
+from dbrun.choices.prodigy import Prodigy
 from dbrun.choices.schedules import Constant, Linear
 from dbrun.errors import StageFailed
 from dbrun.training.batches import Batch
@@ -210,6 +213,29 @@ def test_a_checkpoint_goes_on_to_the_same_bits(home: Path, components: tuple[str
     assert equal(weights(unbroken), weights(second)) and unbroken.history == second.history
     a, b = unbroken.checkpoint(), second.checkpoint()
     assert a.values == b.values and equal(dict(a.tensors), dict(b.tensors))
+
+
+@pytest.mark.parametrize("changes", [
+    {"ema": Ema(decay=0.9)}, {"optimizer": AdamWScheduleFree(type="adamw_schedule_free")},
+    {"optimizer": Prodigy(type="prodigy"), "learning_rate": 1.0}], ids=["ema", "schedule_free", "prodigy"])
+def test_what_leaves_training_goes_on_too_and_asking_changes_nothing(home: Path, changes: dict[str, Any]) -> None:
+    if (package := changes.get("optimizer", AdamW()).PACKAGE) and not package.installed:
+        pytest.skip(package.command)
+    unbroken, first, second = (trainer(home, **changes) for _ in range(3))
+    for number in range(4):
+        unbroken.step([batch(number)])
+    for number in range(2):
+        first.step([batch(number)])
+        weights(first)
+    second.restore(first.checkpoint())
+    for number in range(2, 4):
+        second.step([batch(number)])
+    raw = {name.removeprefix("adapter/denoiser/"): t for name, t in unbroken.checkpoint().tensors.items()
+           if name.startswith("adapter/")}
+    assert equal(weights(unbroken), weights(second))
+    assert equal(dict(unbroken.checkpoint().tensors), dict(second.checkpoint().tensors))
+    averages = "ema" in changes or changes["optimizer"].AVERAGES
+    assert equal(raw, {n.removeprefix("denoiser."): t for n, t in weights(unbroken).items()}) is not averages
 
 
 def test_bf16_computes_in_16_bits_and_learns_in_32(home: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_training import FAMILY, PARAMS, PROMPTS, content, job, load, run, write_inputs
 
 from dbrun.adapters.artifact import read_artifact
+from dbrun.choices.averaging import Ema
 from dbrun.choices.schedules import Cosine
 from dbrun.errors import Interrupted, StageFailed
 from dbrun.events import Event, Note, Progress
@@ -60,13 +61,14 @@ def test_equal_jobs_give_equal_bytes_and_checkpoints_change_nothing(home: Path, 
     first = trained(home, tmp_path, "one")
     assert first == trained(home, tmp_path, "two", upkeep=Upkeep(1, 1))
     assert first == trained(home, tmp_path, "three", upkeep=Upkeep(1000, 9))
+    assert first == trained(home, tmp_path, "four", upkeep=Upkeep(1000, 9, recompute=True))
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 1e-3}, {"batch_size": 1}, {"accumulation": 2},
                                     {"max_grad_norm": 1e-9}, {"prior_weight": 0.5}, {"precision": "bf16"},
                                     {"learning_rates": {"denoiser": 1e-3}}, {"prior_target": "base"},
                                     {"optimizer": PARAMS.optimizer.model_copy(update={"weight_decay": 0.5})},
-                                    {"schedule": Cosine(type="cosine")}])
+                                    {"schedule": Cosine(type="cosine")}, {"ema": Ema(decay=0.5)}])
 def test_every_param_shows_in_the_bytes(home: Path, tmp_path: Path, change: dict[str, object]) -> None:
     plain, other = trained(home, tmp_path, "plain"), trained(home, tmp_path, "other", **change)
     assert plain["denoiser.safetensors"] != other["denoiser.safetensors"]

@@ -1,0 +1,65 @@
+"""Is the arithmetic of pictures, batches, steps and epochs right, and are equal lengths equal runs?"""
+
+import pytest
+
+from dbrun.choices.averaging import Ema
+from dbrun.families.base import Sampling
+from dbrun.recipe.model import Recipe
+from dbrun.stages.base import BaseSource, Picture, Sources
+from dbrun.stages.export import Export
+from dbrun.stages.length import length, told
+from dbrun.stages.train import Train
+
+BASE = BaseSource("files:x", "sd", None, None, {}, Sampling(2, 2.0))
+
+
+def recipe(**train: object) -> Recipe:
+    return Recipe.model_validate({
+        "schema": "dbrun/v1", "name": "x", "base": {"path": "base"}, "train": train,
+        "subject": {"images": "pictures", "instance_prompt": "a photo of sks dog"},
+        "adapt": {"denoiser": {"type": "lora"},
+                  "text_encoder": {"type": "lora", "learning_rate": 1e-5, "stop_at": 0.5}}})
+
+
+def sources(pictures: int) -> Sources:
+    return Sources(BASE, tuple(Picture(f"{i:064}", "a photo of sks dog") for i in range(pictures)))
+
+
+@pytest.mark.parametrize(("pictures", "train", "steps", "an_epoch"), [
+    (5, {}, 800, 5), (5, {"steps": 7}, 7, 5), (5, {"epochs": 3}, 15, 5), (5, {"epochs": 3, "batch_size": 5}, 3, 1),
+    (5, {"epochs": 3, "batch_size": 2}, 8, 2.5), (5, {"epochs": 2, "batch_size": 2}, 5, 2.5),
+    (5, {"epochs": 4, "batch_size": 2, "accumulation": 2}, 5, 1.25), (3, {"epochs": 1, "batch_size": 8}, 1, 0.375)])
+def test_how_long_it_goes(pictures: int, train: dict[str, object], steps: int, an_epoch: float) -> None:
+    found = length(recipe(**train), sources(pictures))
+    assert (found.steps, found.steps_per_epoch) == (steps, an_epoch)
+
+
+def test_equal_lengths_are_equal_questions_to_train_and_export() -> None:
+    """Epochs are gone before anything is keyed or written: also a share of a stop is counted in the same steps."""
+    steps, epochs, other = recipe(steps=10), recipe(epochs=2), recipe(epochs=4)
+    for stage in (Train(), Export()):
+        assert stage.params(steps, sources(5)) == stage.params(epochs, sources(5)) != stage.params(other, sources(5))
+    assert Train().params(epochs, sources(5)).stops == {"text_encoder": 5}
+
+
+def test_every_rate_is_scaled_as_by_hand() -> None:
+    scaled, by_hand = recipe(scale_lr=True, learning_rate=1e-4, batch_size=2, accumulation=3), recipe(
+        learning_rate=1e-4 * 6, batch_size=2, accumulation=3)
+    params = Train().params(scaled, sources(5))
+    assert params.learning_rate == Train().params(by_hand, sources(5)).learning_rate
+    assert params.learning_rates == {"text_encoder": 1e-5 * 6}
+
+
+def test_the_plan_says_the_arithmetic() -> None:
+    assert told(recipe(epochs=3, batch_size=2), sources(5)) == (
+        "5 pictures ÷ (2 × 1 accumulated) = 2.5 steps an epoch; 3 epochs = 8 steps")
+    assert told(recipe(steps=300, batch_size=5, scale_lr=True, learning_rate=2e-3), sources(5)) == (
+        "5 pictures ÷ (5 × 1 accumulated) = 1 step an epoch; 300 steps = 300 epochs; "
+        "learning rate 0.002 × 1 × 5 = 0.01")
+
+
+def test_what_changes_the_numbers_is_in_the_params_and_what_does_not_is_not() -> None:
+    plain = Train().params(recipe(steps=5), sources(5))
+    assert Train().params(recipe(steps=5, tf32=True), sources(5)) != plain
+    assert Train().params(recipe(steps=5, ema={"decay": 0.9}), sources(5)).ema == Ema(decay=0.9)
+    assert Train().params(recipe(steps=5, gradient_checkpointing=True), sources(5)) == plain
