@@ -78,6 +78,13 @@ class RunFinished(Event):
 
 
 @dataclass(frozen=True)
+class SweepFinished(Event):
+    """All runs of a sweep are over. runs: name, values, failed, and of those that did not fail ran, loss, outputs …"""
+
+    runs: tuple[Mapping[str, object], ...]
+
+
+@dataclass(frozen=True)
 class RunFailed(Event):
     """The run ended early. stage: the one at work, if any; message, fix, exit_code: those of the error."""
 

@@ -18,6 +18,8 @@ OVERRIDES = "Changes to the recipe for this time, such as train.steps=400."
 Recipe = Annotated[Path, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(help=OVERRIDES, metavar="KEY=VALUE",
                                                        show_default=False)]
+Profiles = Annotated[list[str] | None, typer.Option(
+    "--profile", metavar="NAME", help="Lay a profile of the recipe over it; a later one over earlier ones.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Nothing after this stage.")]
 From = Annotated[str | None, typer.Option(

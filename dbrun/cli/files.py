@@ -7,24 +7,53 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from dbrun.errors import DbrunError, UsageError
+from dbrun.errors import UsageError
 from dbrun.ui.terminal import complain, put, say
 
+VERSION = "dbrun/v1"
+"""The version of the recipe language that this dbrun knows."""
 
-def validate_all(files: Sequence[Path]) -> bool:
+
+def validate_all(files: Sequence[Path], profiles: Sequence[str], *, as_json: bool) -> bool:
     """Check each recipe and say what is wrong with it; whether all are right."""
     from dbrun.recipe.load import load_recipe
+    from dbrun.recipe.places import Problems
 
-    sound = True
+    found: dict[str, list[dict[str, object]]] = {}
     for file in files:
+        found[str(file)] = []
         try:
-            load_recipe(file)
-        except DbrunError as error:
-            complain(error)
-            sound = False
+            load_recipe(file, (), profiles)
+        except Problems as error:
+            found[str(file)] = [problem.as_json() for problem in error.problems]
+            if not as_json:
+                complain(error)
         else:
-            put(f"{file}: valid")
-    return sound
+            if not as_json:
+                put(f"{file}: valid")
+    if as_json:
+        put(json.dumps({"format_version": 1, "files": [{"file": file, "valid": not problems, "problems": problems}
+                                                       for file, problems in found.items()]}, indent=1))
+    return not any(found.values())
+
+
+def migrate_all(files: Sequence[Path]) -> bool:
+    """Say of each recipe which version of the language it is written in; whether this dbrun knows them all.
+
+    There is one version so far, so there is nothing to rewrite yet.
+    """
+    from dbrun.recipe.yaml import version
+
+    known = True
+    for file in files:
+        found = version(file)
+        if found in (None, VERSION):
+            put(f"{file}: {found or 'a part of another recipe'}, nothing to do")
+        else:
+            complain(UsageError(f"{file}: found the version '{found}', this dbrun knows {VERSION} only",
+                                fix="pip install --upgrade dbrun"))
+            known = False
+    return known
 
 
 def schema_is_current(file: Path) -> bool:

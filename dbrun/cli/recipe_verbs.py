@@ -7,18 +7,29 @@ from typing import Annotated
 
 import typer
 
-from dbrun.cli.app import app
+from dbrun.cli.app import Json, Profiles, app
 
 SCHEMA = Path("schemas/recipe.schema.json")
 
 
 @app.command()
 def validate(files: Annotated[list[Path], typer.Argument(help="Recipes.", metavar="FILE",
-                                                         show_default=False)]) -> None:
+                                                         show_default=False)],
+             profile: Profiles = None, json: Json = False) -> None:
     """Check recipes; all mistakes at once."""
     from dbrun.cli.files import validate_all
 
-    if not validate_all(files):
+    if not validate_all(files, profile or [], as_json=json):
+        raise typer.Exit(2)
+
+
+@app.command()
+def migrate(files: Annotated[list[Path], typer.Argument(help="Recipes.", metavar="FILE",
+                                                        show_default=False)]) -> None:
+    """Say whether recipes are written in today's version of the language, which is the only one yet."""
+    from dbrun.cli.files import migrate_all
+
+    if not migrate_all(files):
         raise typer.Exit(2)
 
 

@@ -6,10 +6,9 @@ import gc
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbrun.errors import DbrunError, UsageError
+from dbrun.errors import DbrunError
 from dbrun.events import RunFailed
 from dbrun.plan.planner import Plan, make_plan
 from dbrun.plan.sources import Located, locate
@@ -18,21 +17,21 @@ from dbrun.store.store import Store, store_at_hand
 from dbrun.ui.terminal import put, say
 
 if TYPE_CHECKING:
+    from dbrun.cli.words import Asked
+    from dbrun.plan.runner import Outcome
     from dbrun.plan.selection import Selection
 
 
-def _read(recipe: Path, overrides: Sequence[str]) -> tuple[LoadedRecipe, Located, Store]:
-    for word in overrides:
-        if "=" not in word:
-            raise UsageError(f"found {word!r}; an override is written key=value", fix="such as train.steps=400")
-    loaded = load_recipe(recipe, overrides)
+def read(asked: Asked) -> tuple[LoadedRecipe, Located, Store]:
+    """The recipe with what its paths point at, and the store at hand. Raises DbrunError."""
+    loaded = load_recipe(asked.recipe, asked.overrides, asked.profiles)
     store = store_at_hand()
     return loaded, locate(loaded, store), store
 
 
-def go(recipe: Path, overrides: Sequence[str], selection: Selection, *, as_json: bool,
-       words: Sequence[str] | None = None) -> None:
-    """Run the recipe's selected stages; the delivered folder's path goes to stdout.
+def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False,
+       words: Sequence[str] | None = None) -> Outcome:
+    """Run the recipe's selected stages; the delivered folder's path goes to stdout, unless that is to stay quiet.
 
     words: the command, if it is to be known again where it has nothing to do.
     """
@@ -45,30 +44,31 @@ def go(recipe: Path, overrides: Sequence[str], selection: Selection, *, as_json:
     gc.enable()
     watch, observation = watcher(as_json), Observation()
     try:
-        loaded, located, store = _read(recipe, overrides)
+        loaded, located, store = read(asked)
     except DbrunError as error:
         watch(RunFailed(None, error.message, error.fix, error.exit_code))
         raise
     try:
         for note in located.notes:
             watch(note)
-        outcome = execute(loaded, located, store, selection, emit=watch, overrides=overrides)
+        outcome = execute(loaded, located, store, selection, emit=watch, overrides=asked.overrides)
     finally:
         observation.stop()
         watch.close()
     delivered = f"{outcome.outputs}\n" if outcome.outputs is not None else ""
-    if not as_json:
+    if not as_json and not quiet:
         put(delivered, end="")
     if words is not None and not outcome.ran and isinstance(watch, Lines):
         said = "".join(f"{line}\n" for line in watch.spoken)
         observation.keep(words, loaded, store, outcome, said, delivered)
+    return outcome
 
 
-def show_plan(recipe: Path, overrides: Sequence[str], selection: Selection, *, as_json: bool) -> bool:
+def show_plan(asked: Asked, selection: Selection, *, as_json: bool) -> bool:
     """Show what would be done; whether any of it is still to do."""
     from dbrun.ui.plan import table
 
-    loaded, located, store = _read(recipe, overrides)
+    loaded, located, store = read(asked)
     plan: Plan = make_plan(loaded.recipe, located, store, selection)
     if as_json:
         put(json.dumps(plan.as_json(), indent=1))

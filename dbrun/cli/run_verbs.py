@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-from dbrun.cli.app import Force, From, Json, Only, Overrides, Recipe, Until, app
+from dbrun.cli.app import Force, From, Json, Only, Overrides, Profiles, Recipe, Until, app
+
+Sweeps = Annotated[list[str] | None, typer.Option(
+    "--sweep", metavar="KEY=VALUE,VALUE", help="Run each of these values; several sweeps make a grid.")]
 
 
 @app.command()
-def run(recipe: Recipe, overrides: Overrides = None, until: Until = None, from_: From = None, only: Only = None,
-        force: Force = None,
+def run(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
+        until: Until = None, from_: From = None, only: Only = None, force: Force = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and run nothing.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:
     """Run a recipe; the export goes to outputs/NAME/.
@@ -20,13 +23,23 @@ def run(recipe: Recipe, overrides: Overrides = None, until: Until = None, from_:
     Stages whose result is in the store are not run again.
     """
     from dbrun.cli.run import go, show_plan
+    from dbrun.cli.words import asked
     from dbrun.plan.selection import Selection
 
+    wanted = asked(recipe, overrides, profile)
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
-    if dry_run:
-        show_plan(recipe, overrides or [], selection, as_json=json)
+    if sweep:
+        from dbrun.cli.sweep import go_sweep, members, show_sweep
+
+        runs = members(wanted, sweep, selection)
+        if dry_run or not json:
+            show_sweep(runs, as_json=json)
+        if not dry_run:
+            go_sweep(runs, selection, as_json=json)
+    elif dry_run:
+        show_plan(wanted, selection, as_json=json)
     else:
-        go(recipe, overrides or [], selection, as_json=json, words=sys.argv[1:])
+        go(wanted, selection, as_json=json, words=sys.argv[1:])
 
 
 @app.command()
@@ -34,6 +47,7 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
           words: Annotated[list[str] | None, typer.Argument(
               help="The recipe (left out: the one last run here, else the only file in recipes/) and changes to it.",
               metavar="RECIPE|KEY=VALUE", show_default=False)] = None,
+          profile: Profiles = None,
           only: Annotated[bool, typer.Option("--only", help="Refuse rather than run a stage above.")] = False,
           force: Annotated[bool, typer.Option("--force", help="Do it again though it is cached.")] = False,
           json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:
@@ -42,31 +56,36 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
     Stages above it run only if they are not cached.
     """
     from dbrun.cli.run import go
-    from dbrun.cli.words import at_hand, split
+    from dbrun.cli.words import asked_or_at_hand
     from dbrun.plan.selection import Selection
     from dbrun.store.store import store_at_hand
     from dbrun.ui.terminal import say
 
-    recipe, overrides = split(words or [])
-    if recipe is None:
-        recipe, earlier, why = at_hand(store_at_hand())
-        overrides = [*earlier, *overrides]
-        say(f"{' '.join(map(str, (recipe, *earlier)))}: {why}")
+    wanted, why = asked_or_at_hand(words or [], profile, store_at_hand())
+    if why is not None:
+        say(why)
     selection = Selection(only=name if only else None, until=None if only else name,
                           force=(name,) if force else ())
-    go(recipe, overrides, selection, as_json=json)
+    go(wanted, selection, as_json=json)
 
 
 @app.command()
-def plan(recipe: Recipe, overrides: Overrides = None, until: Until = None, from_: From = None, only: Only = None,
-         force: Force = None, json: Json = False,
+def plan(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
+         until: Until = None, from_: From = None, only: Only = None, force: Force = None, json: Json = False,
          exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 3 if any work is pending.")] = False,
          ) -> None:
     """Show what a run would do, and why."""
     from dbrun.cli.run import show_plan
+    from dbrun.cli.words import asked
     from dbrun.plan.selection import Selection
 
+    wanted = asked(recipe, overrides, profile)
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
-    pending = show_plan(recipe, overrides or [], selection, as_json=json)
+    if sweep:
+        from dbrun.cli.sweep import members, show_sweep
+
+        pending = show_sweep(members(wanted, sweep, selection), as_json=json)
+    else:
+        pending = show_plan(wanted, selection, as_json=json)
     if exit_code and pending:
         raise typer.Exit(3)

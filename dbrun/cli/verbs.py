@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 HOMES = {
     "run_verbs": ("run", "stage", "plan"),
-    "recipe_verbs": ("validate", "schema", "new"),
+    "recipe_verbs": ("validate", "migrate", "schema", "new"),
     "adapter_verbs": ("show", "compare"),
     "store_verbs": ("ls", "du", "verify", "gc", "pin", "unpin"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,35 @@ from dbrun.errors import UsageError
 
 if TYPE_CHECKING:
     from dbrun.store.store import Store
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A recipe as a command names it, with the profiles and the `key=value` words to lay over it."""
+
+    recipe: Path
+    overrides: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join((str(self.recipe), *(f"--profile {name}" for name in self.profiles), *self.overrides))
+
+
+def asked(recipe: Path, overrides: Sequence[str] | None, profiles: Sequence[str] | None) -> Asked:
+    """The recipe with the words behind it. Raises UsageError for a word that is no override."""
+    for word in overrides or ():
+        if "=" not in word:
+            raise UsageError(f"found {word!r}; an override is written key=value", fix="such as train.steps=400")
+    return Asked(recipe, tuple(overrides or ()), tuple(profiles or ()))
+
+
+def asked_or_at_hand(words: Sequence[str], profiles: Sequence[str] | None, store: Store) -> tuple[Asked, str | None]:
+    """The recipe that words name, or else the one at hand and how it was chosen. Raises UsageError."""
+    recipe, overrides = split(words)
+    if recipe is not None:
+        return asked(recipe, overrides, profiles), None
+    found, why = at_hand(store)
+    return Asked(found.recipe, (*found.overrides, *overrides), tuple(profiles or found.profiles)), f"{found}: {why}"
 
 
 def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -25,19 +55,19 @@ def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     return (Path(recipes[0]) if recipes else None), overrides
 
 
-def at_hand(store: Store) -> tuple[Path, list[str], str]:
-    """The recipe meant where none is named, its overrides, and how it was chosen.
+def at_hand(store: Store) -> tuple[Asked, str]:
+    """The recipe meant where none is named, and how it was chosen.
 
-    The recipe last run here, with the overrides that it was run with; else the only file in `recipes/`.
+    The recipe last run here, with the profiles and overrides that it was run with; else the only file in `recipes/`.
     """
-    from dbrun.plan.runner import last_run
+    from dbrun.plan.history import last_run
 
     last = last_run(store)
     if last is not None and Path(last.path).is_file():
-        return Path(last.path), list(last.overrides), "the recipe last run here"
+        return Asked(Path(last.path), last.overrides, last.profiles), "the recipe last run here"
     found = sorted(p for p in Path("recipes").glob("*.y*ml") if p.suffix in (".yaml", ".yml"))
     if len(found) == 1:
-        return found[0], [], "the only file in recipes/"
+        return Asked(found[0]), "the only file in recipes/"
     if not found:
         raise UsageError("no recipe is named, none was run here, and there is none in recipes/",
                          fix="dbrun new NAME writes one")

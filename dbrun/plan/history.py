@@ -19,10 +19,11 @@ LOOKED_AT = 20
 
 @dataclass(frozen=True)
 class LastRun:
-    """The recipe last run here, its path from the current folder, and the words that were laid over it."""
+    """The recipe last run here, its path from the current folder, and the words and profiles laid over it."""
 
     path: str
     overrides: tuple[str, ...]
+    profiles: tuple[str, ...] = ()
 
 
 def new_run(store: Store, name: str) -> Path:
@@ -43,9 +44,10 @@ def run_id(name: str) -> str:
     return f"{stamp}.{int(now % 1 * 1e6):06}-{name}"
 
 
-def remember(store: Store, path: Path, overrides: Sequence[str]) -> None:
+def remember(store: Store, path: Path, overrides: Sequence[str], profiles: Sequence[str] = ()) -> None:
     """Note which recipe runs now; relative, so that a project that moves together with its store finds its own."""
-    store.replace(LAST, {"folder": _here(store), "path": os.path.relpath(path), "overrides": list(overrides)})
+    store.replace(LAST, {"folder": _here(store), "path": os.path.relpath(path), "overrides": list(overrides),
+                         "profiles": list(profiles)})
 
 
 def last_run(store: Store) -> LastRun | None:
@@ -54,7 +56,8 @@ def last_run(store: Store) -> LastRun | None:
     path, overrides = data.get("path"), data.get("overrides")
     if data.get("folder") != _here(store) or not isinstance(path, str) or not isinstance(overrides, list):
         return None
-    return LastRun(path, tuple(str(o) for o in overrides))
+    profiles = data.get("profiles")
+    return LastRun(path, tuple(map(str, overrides)), tuple(map(str, profiles if isinstance(profiles, list) else ())))
 
 
 def _here(store: Store) -> str:

@@ -35,7 +35,7 @@ class Record:
             folder = new_run(store, loaded.recipe.name)
             store.replace(f"runs/{folder.name}/{RECIPE}", loaded.recipe.model_dump(mode="json", by_alias=True))
             record = cls(store, folder, announce(store, folder))
-            remember(store, loaded.path, overrides)
+            remember(store, loaded.path, overrides, loaded.profiles)
         return record
 
     def end(self) -> None:

@@ -65,7 +65,7 @@ def execute(loaded: LoadedRecipe, located: Located, store: Store, selection: Sel
                 tell(note)
             within = scope(loaded.recipe, known, store, selection, stages)
             plan = plan_of(within)
-            _refuse(plan, shlex.join((shown(loaded.path), *overrides)), store)
+            _refuse(plan, shlex.join(_typed(loaded, overrides)), store)
             target = outputs / loaded.recipe.name if EXPORT_STAGE in within.chosen.needs else None
             if target is not None and plan.pending:
                 check_place(target)
@@ -75,6 +75,12 @@ def execute(loaded: LoadedRecipe, located: Located, store: Store, selection: Sel
             if tell.record is not None:
                 tell.record.end()
             store.save_tables()
+
+
+def _typed(loaded: LoadedRecipe, overrides: Sequence[str]) -> tuple[str, ...]:
+    """The recipe with its profiles and overrides as a command has them."""
+    profiles = (word for name in loaded.profiles for word in ("--profile", name))
+    return (shown(loaded.path), *profiles, *overrides)
 
 
 @contextmanager

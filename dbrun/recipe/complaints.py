@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from dbrun.parts import Plain
 from dbrun.recipe import shape
+from dbrun.recipe.asides import KEYS
 from dbrun.recipe.nodes import Items, Node, Path, Scalar, Table, at, dotted, found
 from dbrun.recipe.places import Place, Problem
 from dbrun.recipe.words import nearest, one_of, unknown_key
@@ -67,7 +68,8 @@ def _problem(item: Any, path: Path, spot: shape.Spot, data: Table) -> Problem:
     key, node = dotted(path), at(data, path)
     if item["type"] == "extra_forbidden":
         level = shape.locate(tuple(item["loc"])[:-1], data)[1]
-        return Problem(_key_place(path, data), key, unknown_key(key, shape.keys(level), shape.everywhere()))
+        here = shape.keys(level) + (KEYS if len(path) == 1 else ())
+        return Problem(_key_place(path, data), key, unknown_key(key, here, shape.everywhere()))
     if item["type"] == "missing":
         return Problem(_mapping_place(path[:-1], data), key, _missing(path, spot))
     if item["type"] in ("union_tag_not_found", "union_tag_invalid") and isinstance(node, Table):

@@ -7,6 +7,7 @@ from os.path import realpath
 from pathlib import Path
 
 from dbrun.parts import Plain
+from dbrun.recipe.asides import KEYS
 from dbrun.recipe.nodes import Items, Node, Scalar, Table, found, merge
 from dbrun.recipe.places import Place, Problem, Problems, Source, shown
 from dbrun.recipe.yaml import check_characters, parse, read
@@ -77,7 +78,7 @@ def _override(word: str) -> Table:
     *above, last = key.strip().split(".")
     if not all((*above, last)):
         raise Problems([Problem(whole, key, "found an empty word between dots")])
-    if not above and last == "extends":
+    if (above or [last])[0] in KEYS:
         raise Problems([Problem(whole, key, "stands only in a recipe file", "write it into a recipe")])
     start = len(key) - len(last) + 1
     table = Table({last: _value(key, value)}, {last: Place(None, 1, start, len(last), word)}, whole)

@@ -1,13 +1,15 @@
-"""How a recipe file becomes a Recipe: `extends`, command line, references, types, and checks across keys."""
+"""How a recipe file becomes a Recipe: `extends`, profiles, command line, references, types, checks across keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from dbrun.recipe import asides
+from dbrun.recipe.asides import Asides
 from dbrun.recipe.checks import check
 from dbrun.recipe.layers import from_command_line, from_files
 from dbrun.recipe.model import Recipe
@@ -20,7 +22,7 @@ class LoadedRecipe:
     """A valid recipe and where its values were written.
 
     path: the file asked for; files: all files read, it first; origins: dotted key → place of its value;
-    here: the folder in which the command was given.
+    here: the folder in which the command was given; profiles: those laid over the recipe.
     """
 
     recipe: Recipe
@@ -28,6 +30,7 @@ class LoadedRecipe:
     files: tuple[Path, ...]
     origins: Mapping[str, Place]
     here: Path
+    profiles: tuple[str, ...] = ()
 
     def folder_of(self, key: str) -> Path:
         """The folder from which the path in a dotted key is meant: that of the file in which it is written.
@@ -40,26 +43,57 @@ class LoadedRecipe:
         return place.file.parent if place.file else self.here
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """The recipe in a file under `key=value` overrides; raises Problems with all that is wrong."""
+def load_recipe(path: Path, overrides: Sequence[str] = (), profiles: Sequence[str] = ()) -> LoadedRecipe:
+    """The recipe in a file under some of its profiles, and over these `key=value` overrides.
+
+    Raises Problems with all that is wrong, in profiles that are not asked for, too.
+    """
     path = path.absolute()
-    data, files = from_files(path)
+    whole, files = from_files(path)
+    data, beside = asides.take(whole)
+    laid = beside.chosen(profiles, data)
     if overrides:
-        data = merge(data, from_command_line(overrides))
-    if any("${" in leaf.value for _, leaf in leaves(data)):
-        from dbrun.recipe.references import resolve
-
-        data = resolve(data)
-    return LoadedRecipe(_validated(data), path, files, dict(origins(data)), Path.cwd())
-
-
-def _validated(data: Table) -> Recipe:
+        laid = merge(laid, from_command_line(overrides))
+    problems = [problem for name in beside.profiles if name not in profiles
+                for problem in _wrong_inside(beside, name, data)]
     try:
-        recipe = Recipe.model_validate(plain_data(data), by_alias=True, by_name=False)
+        laid = _resolved(laid, beside)
+        recipe = _checked(_typed(laid), laid)
+    except Problems as error:
+        raise Problems([*error.problems, *problems]) from None
+    if problems:
+        raise Problems(problems)
+    return LoadedRecipe(recipe, path, files, dict(origins(laid)), Path.cwd(), tuple(profiles))
+
+
+def _resolved(data: Table, beside: Asides) -> Table:
+    if not any("${" in leaf.value for _, leaf in leaves(data)):
+        return data
+    from dbrun.recipe.references import resolve
+
+    return resolve(data, beside)
+
+
+def _wrong_inside(beside: Asides, name: str, data: Table) -> Iterator[Problem]:
+    """What is wrong in a profile by itself; what is missing elsewhere may come from another profile."""
+    profile = beside.profiles[name]
+    inside = {*asides.places(profile)} - asides.reads_environment(profile)
+    try:
+        _typed(_resolved(merge(data, profile), beside))
+    except Problems as error:
+        yield from (problem for problem in error.problems if problem.place in inside)
+
+
+def _typed(data: Table) -> Recipe:
+    try:
+        return Recipe.model_validate(plain_data(data), by_alias=True, by_name=False)
     except ValidationError as error:
         from dbrun.recipe.complaints import translate
 
         raise Problems(translate(error, data)) from None
+
+
+def _checked(recipe: Recipe, data: Table) -> Recipe:
     if findings := check(recipe):
         from dbrun.recipe.complaints import place_of
 

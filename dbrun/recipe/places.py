@@ -77,6 +77,14 @@ class Problem:
         return "\n".join([*lines, f"  → {self.fix}"] if self.fix else lines)
 
 
+    def as_json(self) -> dict[str, object]:
+        """The problem as plain data; line and column count from 1 and are null where no file is meant."""
+        file = self.place.file if self.place else None
+        return {"file": str(file) if file else None, "line": self.place.line if self.place and file else None,
+                "column": self.place.column if self.place and file else None, "key": self.key or None,
+                "message": self.message, "fix": self.fix}
+
+
 class Problems(RecipeError):
     """All that is wrong with a recipe, at once; `problems` is the same as data."""
 

@@ -1,18 +1,23 @@
-"""What `${train.steps}` stands for: references from one key of the recipe to another, and to nothing else."""
+"""What `${train.steps}` and `${env:NAME}` stand for: other keys of the recipe, declared variables, nothing else."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dbrun.parts import Plain
+from dbrun.recipe.asides import Asides
 from dbrun.recipe.nodes import Items, Node, Path, Scalar, Table, at, child, dotted, leaves
 from dbrun.recipe.places import Place, Problem, Problems
 from dbrun.recipe.words import nearest
 
 START = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 WHOLE = re.compile(r"\$\{[^${}]*\}")
+VARIABLE = re.compile(r"(?<!\\)((?:\\\\)*)\$\{\s*env:\s*(\w+)\s*\}")
+ENV = "env"
+"""Where the variables stand while OmegaConf has the recipe; no recipe has such a key."""
 KEY = re.compile(r"\s*([A-Za-z_][\w-]*(?:\.[\w-]+|\[\d+\])*)\s*")
 LONGEST, MOST, SUM = 4096, 256, 1 << 16
 PLAIN, QUOTED = "\x01", "\x02"
@@ -20,7 +25,7 @@ PLAIN, QUOTED = "\x01", "\x02"
 ESCAPE = "write \\${ for the two characters themselves"
 
 
-def resolve(data: Table) -> Table:
+def resolve(data: Table, beside: Asides) -> Table:
     """The recipe with every reference replaced by what it stands for. Raises Problems.
 
     A value that is one reference takes the other value whole, number, list or mapping; inside a text the
@@ -28,18 +33,29 @@ def resolve(data: Table) -> Table:
     """
     marked = {path: leaf for path, leaf in leaves(data) if "${" in leaf.value}
     problems: list[Problem] = []
-    targets = {path: _targets(path, leaf, data, problems) for path, leaf in marked.items()}
+    variables = beside.values()
+    known = _Known(data, beside.env, Table({**data.entries, ENV: variables}, data.keys, data.place))
+    targets = {path: _targets(path, leaf, known, problems) for path, leaf in marked.items()}
     if len(marked) > MOST:
         problems.append(Problem(data.place, "", f"found more than {MOST} values with references"))
     if not problems:
-        _Chain(data, marked, targets, problems).follow()
+        _Chain(known.whole, marked, targets, problems).follow()
     if problems:
         raise Problems(problems)
-    made = _substitute(data, marked)
+    made = _substitute(data, variables, marked)
     return _table(data, (), made)
 
 
-def _targets(path: Path, leaf: Scalar, data: Table, problems: list[Problem]) -> list[Path]:
+@dataclass(frozen=True)
+class _Known:
+    """What references may name. whole: the recipe and, below `env`, the variables that are set."""
+
+    data: Table
+    env: Container[str]
+    whole: Table
+
+
+def _targets(path: Path, leaf: Scalar, known: _Known, problems: list[Problem]) -> list[Path]:
     """The paths that a scalar refers to; what cannot be followed becomes a problem."""
     found: list[Path] = []
     if len(leaf.value) > LONGEST:
@@ -47,10 +63,10 @@ def _targets(path: Path, leaf: Scalar, data: Table, problems: list[Problem]) -> 
         return found
     for match in START.finditer(leaf.value):
         body, brace, _ = leaf.value[match.end():].partition("}")
-        target = _target(body, data) if brace else "found '${' without its '}'"
+        target = _target(body, known) if brace else "found '${' without its '}'"
         if isinstance(target, str):
             problems.append(Problem(leaf.place, dotted(path), target, ESCAPE))
-        elif not isinstance(at(data, target), Scalar) and not WHOLE.fullmatch(leaf.value):
+        elif not isinstance(at(known.whole, target), Scalar) and not WHOLE.fullmatch(leaf.value):
             problems.append(Problem(leaf.place, dotted(path), f"'{dotted(target)}' is not a single value, "
                                     "so it cannot stand inside a text"))
         else:
@@ -58,11 +74,14 @@ def _targets(path: Path, leaf: Scalar, data: Table, problems: list[Problem]) -> 
     return found
 
 
-def _target(body: str, data: Table) -> Path | str:
+def _target(body: str, known: _Known) -> Path | str:
     """The path that a reference names, or what is wrong with it."""
-    if ":" in body:
-        return (f"found '${{{body}}}', allowed: references to keys of this recipe; "
-                f"there is no resolver '{body.partition(':')[0].strip()}'")
+    data, (resolver, colon, name) = known.data, map(str.strip, body.partition(":"))
+    if colon and resolver == ENV:
+        return _variable(body, name, known)
+    if colon:
+        return (f"found '${{{body}}}', allowed: references to keys of this recipe, and ${{env:NAME}}; "
+                f"there is no resolver '{resolver}'")
     if not (named := KEY.fullmatch(body)):
         return f"found '${{{body}}}', allowed: a whole dotted key from the top, such as ${{train.steps}}"
     path: Path = ()
@@ -75,6 +94,14 @@ def _target(body: str, data: Table) -> Path | str:
         hint = f"; did you mean '{near}'?" if near else ""
         return f"found '${{{body}}}', but nothing is written at '{named[1]}'{hint}"
     return path
+
+
+def _variable(body: str, name: str, known: _Known) -> Path | str:
+    if name not in known.env:
+        return f"found '${{{body}}}', but this recipe does not declare it: write `env: [{name or 'NAME'}]` at its top"
+    if at(known.whole, (ENV, name)) is None:
+        return f"found '${{{body}}}', but the environment variable {name} is not set: `export {name}=…` sets it"
+    return ENV, name
 
 
 class _Chain:
@@ -108,12 +135,13 @@ class _Chain:
         return self.sizes[path]
 
 
-def _substitute(data: Table, marked: Mapping[Path, Scalar]) -> dict[Path, Node]:
+def _substitute(data: Table, variables: Table, marked: Mapping[Path, Scalar]) -> dict[Path, Node]:
     """OmegaConf's answer for every value with a reference, as nodes at that value's place."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    config = OmegaConf.create(_marked(data))
+    texts = {str(path[0]): PLAIN + _literal(node) for path, node in leaves(variables)}
+    config = OmegaConf.create({**_marked(data), ENV: texts})
     made: dict[Path, Node] = {}
     for path, leaf in marked.items():
         try:
@@ -131,12 +159,18 @@ def _substitute(data: Table, marked: Mapping[Path, Scalar]) -> dict[Path, Node]:
 def _marked(node: Node) -> Any:
     """Plain data for OmegaConf: each text says in its first character whether it was quoted."""
     if isinstance(node, Scalar):
-        if WHOLE.fullmatch(node.value):
-            return str(node.value)
-        return (PLAIN if isinstance(node.value, Plain) else QUOTED) + node.value
+        text = VARIABLE.sub(rf"\1${{{ENV}.\2}}", node.value)
+        if WHOLE.fullmatch(text):
+            return text
+        return (PLAIN if isinstance(node.value, Plain) else QUOTED) + text
     if isinstance(node, Items):
         return [_marked(v) for v in node.values]
     return {k: _marked(v) for k, v in node.entries.items()}
+
+
+def _literal(node: Scalar) -> str:
+    """The text of a variable, written so that OmegaConf finds no reference in it."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", node.value)
 
 
 def _node(value: Any, place: Place) -> Node:

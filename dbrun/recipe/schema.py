@@ -15,6 +15,12 @@ EXTENDS = {
     "description": "The recipe, or recipes, that this one builds on; paths are relative to this file.",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
 }
+ENV = {
+    "description": "The environment variables that values may name as `${env:NAME}`; never secrets, for what a recipe "
+                   "says is written into its exports.",
+    "type": "array", "items": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+}
+PROFILES = "Parts of a recipe by name; `--profile NAME` lays one over the rest."
 LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 TAUGHT = [{"required": ["subject"]}, {"required": ["subjects"]}]
 """A recipe has one of these."""
@@ -41,7 +47,10 @@ def schema_text() -> str:
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_relaxed(made),
              "if": {"not": {"required": ["extends"]}}, "then": {**required, "anyOf": TAUGHT},
              "$defs": _relaxed(dict(sorted(definitions.items())))}
-    whole["properties"] = {"extends": EXTENDS, **whole["properties"]}
+    profile = {"type": "object", "additionalProperties": False,
+               "properties": {key: {"$ref": f"#/properties/{key}"} for key in whole["properties"]}}
+    profiles = {"description": PROFILES, "type": "object", "additionalProperties": profile}
+    whole["properties"] = {"extends": EXTENDS, "profiles": profiles, "env": ENV, **whole["properties"]}
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -31,6 +31,12 @@ def read(path: Path, asked: Place | None = None) -> Table:
     raise Problems([Problem(place, "", f"found {what}, expected a recipe", "`dbrun new NAME` writes one")])
 
 
+def version(path: Path) -> str | None:
+    """What a file says in `schema`, None where it says nothing. Raises Problems."""
+    said = read(path).entries.get("schema")
+    return said.value if isinstance(said, Scalar) else None
+
+
 def parse(text: str, source: Source) -> Node | None:
     """The node in a text, or None where there is none. Raises Problems."""
     check_characters(text, source)

@@ -122,6 +122,17 @@ def test_plan_and_dry_run_write_no_stage_and_exit_code_tells(fresh: Project) -> 
     assert set(statuses(fresh).values()) == {"run"}
 
 
+def test_a_sweep_runs_each_value_and_ends_in_a_table(project: Project) -> None:
+    done = project.dbrun("run", "tiny.yaml", "--sweep", "samples.seed=0,1")
+    head, first, second = done.stdout.splitlines()[-3:]
+    assert head.split() == ["seed", "loss", "ran", "cached", "time", "exports"]
+    assert first.split()[0::2][:2] == ["0", "0"] and first.endswith("outputs/tiny-0")
+    assert second.split()[0::2][:2] == ["1", "1"] and second.endswith("outputs/tiny-1")
+    assert (project.folder / "outputs/tiny-1/before_after.png").is_file()
+    broken = project.dbrun("run", "tiny.yaml", "--sweep", "name=tiny-0,base", "--json", check=1)
+    assert "base" in broken.stderr
+
+
 def test_runs_are_laid_side_by_side(project: Project) -> None:
     alone = project.dbrun("compare", "outputs/tiny", "-o", "one.png")
     assert alone.stdout.strip() == "one.png"

@@ -52,7 +52,7 @@ def test_text_stays_text_and_numbers_numbers(load, good) -> None:
 
 @pytest.mark.parametrize(("value", "fragments"), [
     ("${oc.env:HF_TOKEN}", ["no resolver 'oc.env'", "references to keys of this recipe"]),
-    ("${env:HOME}", ["no resolver 'env'"]), ("${oc.decode:5}", ["no resolver 'oc.decode'"]),
+    ("${env:HOME}", ["does not declare it", "env: [HOME]"]), ("${oc.decode:5}", ["no resolver 'oc.decode'"]),
     ("${train.stps}", ["nothing is written at 'train.stps'; did you mean 'train.steps'?"]),
     ("${train.keep}", ["nothing is written at 'train.keep'"]),
     ("${train.steps", ["found '${' without its '}'"]), ("${}", ["found '${}'", "a whole dotted key"]),

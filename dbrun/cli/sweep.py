@@ -1,0 +1,163 @@
+"""What `--sweep` does: every combination of values of a recipe, planned as one and run one after another."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dbrun.cli.run import go, read
+from dbrun.cli.words import Asked
+from dbrun.errors import DbrunError, Interrupted, StageFailed, UsageError
+from dbrun.events import SweepFinished
+from dbrun.plan.grid import together
+from dbrun.plan.planner import Plan, Scope, plan_of, scope
+from dbrun.recipe.load import load_recipe
+from dbrun.ui.terminal import put, say
+
+if TYPE_CHECKING:
+    from dbrun.plan.runner import Outcome
+    from dbrun.plan.selection import Selection
+
+MOST = 256
+LONGEST = 64
+"""Characters of a run's name."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a sweep. values: the swept keys with its values; planned: what it will do."""
+
+    name: str
+    values: tuple[tuple[str, str], ...]
+    asked: Asked
+    planned: tuple[Scope, Plan]
+
+
+def members(asked: Asked, sweeps: Sequence[str], selection: Selection) -> list[Member]:
+    """The runs of a sweep, each planned; all that is wrong with any of them is raised before one begins."""
+    combined = list(product(*_axes(sweeps)))
+    if len(combined) > MOST:
+        raise UsageError(f"found {len(combined)} combinations, allowed: at most {MOST}", fix="sweep fewer values")
+    found = []
+    for number, values in enumerate(combined, start=1):
+        one = replace(asked, overrides=(*asked.overrides, *map("=".join, values)))
+        name = _name(load_recipe(one.recipe, one.overrides, one.profiles).recipe.name, values, number)
+        one = replace(one, overrides=(*one.overrides, f"name={name}"))
+        loaded, located, store = read(one)
+        within = scope(loaded.recipe, located, store, selection, None)
+        found.append(Member(name, values, one, (within, plan_of(within))))
+    if len({member.name for member in found}) < len(found):
+        raise UsageError("two runs of the sweep have the same name", fix="sweep each value once")
+    return found
+
+
+def show_sweep(runs: Sequence[Member], *, as_json: bool) -> bool:
+    """Show the runs as one plan, shared stages once; whether anything is to be done."""
+    from dbrun.ui.sweep import plan_table
+
+    work = together([run.planned for run in runs])
+    if as_json:
+        put(json.dumps({"format_version": 1, "runs": [
+            {"name": run.name, "values": dict(run.values), **run.planned[1].as_json()} for run in runs], "stages": [
+            {"name": one.plan.name, "status": one.plan.status.value, "runs": [runs[i].name for i in one.runs]}
+            for one in work]}, indent=1))
+    else:
+        put(plan_table(work, [run.values for run in runs]))
+    return any(run.planned[1].pending for run in runs)
+
+
+def go_sweep(runs: Sequence[Member], selection: Selection, *, as_json: bool) -> None:
+    """Run each; one that fails does not stop the others. Raises StageFailed at the end where one failed."""
+    from dbrun.events import as_json as plain
+    from dbrun.ui.sweep import results_table
+
+    results: list[dict[str, object]] = []
+    for run in runs:
+        outcome, failure = _outcome(run, selection, as_json)
+        results.append({"name": run.name, "values": dict(run.values), "failed": failure,
+                        **(_result(outcome) if outcome else {})})
+    if as_json:
+        put(json.dumps(plain(SweepFinished(tuple(results)))))
+    else:
+        say("")
+        put(results_table(results))
+    if failed := [str(result["name"]) for result in results if result["failed"]]:
+        raise StageFailed(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}",
+                          fix="the same command goes on with what is missing")
+
+
+def _outcome(run: Member, selection: Selection, as_json: bool) -> tuple[Outcome | None, str | None]:
+    from dbrun.ui.terminal import complain
+
+    try:
+        return go(run.asked, selection, as_json=as_json, quiet=True), None
+    except Interrupted:
+        raise
+    except DbrunError as error:
+        if not as_json:
+            complain(error)
+        return None, error.message
+
+
+def _result(outcome: Outcome) -> dict[str, object]:
+    train = outcome.artifacts.get("train")
+    return {"ran": len(outcome.ran), "cached": len(outcome.reused), "seconds": outcome.seconds,
+            "loss": last_loss(train.path) if train else None,
+            "outputs": str(outcome.outputs) if outcome.outputs else None}
+
+
+def last_loss(trained: Path) -> float | None:
+    """The mean loss over the last tenth of a training's steps, None where it has written none."""
+    try:
+        lines = (trained / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        losses = [loss for line in lines if isinstance(loss := json.loads(line).get("loss"), (int, float))]
+    except (OSError, ValueError):
+        return None
+    last = losses[-max(1, len(losses) // 10):]
+    return sum(last) / len(last) if last else None
+
+
+def _axes(sweeps: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
+    seen: set[str] = set()
+    for word in sweeps:
+        key, equals, text = word.partition("=")
+        values = list(dict.fromkeys(split(text)))
+        if not equals or not key.strip() or not all(values):
+            raise UsageError(f"found --sweep {word!r}; a sweep is written key=value,value",
+                             fix="such as --sweep train.learning_rate=1e-4,2e-4")
+        if key in seen:
+            raise UsageError(f"found two sweeps of {key}", fix=f"write --sweep {key}=… once, with all values")
+        seen.add(key)
+        yield [(key, value) for value in values]
+
+
+def split(text: str) -> list[str]:
+    """The values between commas; a comma inside brackets or quotes divides nothing."""
+    values, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character in "[{":
+            depth += 1
+        elif character in "]}":
+            depth -= 1
+        elif character == "," and depth == 0:
+            values.append("")
+            continue
+        values[-1] += character
+    return [value.strip() for value in values]
+
+
+def _name(name: str, values: Sequence[tuple[str, str]], number: int) -> str:
+    if any(key == "name" for key, _ in values):
+        return name
+    words = [re.sub(r"[^A-Za-z0-9._-]+", "_", value).strip("_") for _, value in values]
+    long = "-".join([name, *words])
+    return long if len(long) <= LONGEST and all(words) else f"{name[:LONGEST - 4]}-{number}"

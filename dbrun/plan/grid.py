@@ -1,0 +1,40 @@
+"""Several runs of one recipe as one plan: which of their stages are the same work?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dbrun.plan.planner import Plan, Scope, StagePlan, Status
+
+
+@dataclass(frozen=True)
+class Together:
+    """One stage's work. plan: what becomes of it; runs: the numbers of the runs that have it in common."""
+
+    plan: StagePlan
+    runs: tuple[int, ...]
+
+
+def together(planned: Sequence[tuple[Scope, Plan]]) -> tuple[Together, ...]:
+    """The work of several runs, each piece once, in an order in which it can be done."""
+    first: dict[tuple[str, str], StagePlan] = {}
+    runs: dict[tuple[str, str], list[int]] = {}
+    for number, (within, plan) in enumerate(planned):
+        keys = foretold(within, plan)
+        for stage in plan.stages:
+            piece = stage.name, keys[stage.name]
+            first.setdefault(piece, stage)
+            runs.setdefault(piece, []).append(number)
+    order = {stage.name: i for _, plan in planned for i, stage in enumerate(plan.stages)}
+    pieces = sorted(first, key=lambda piece: (order[piece[0]], runs[piece]))
+    return tuple(Together(first[piece], tuple(runs[piece])) for piece in pieces)
+
+
+def foretold(within: Scope, plan: Plan) -> Mapping[str, str]:
+    """For each stage its digest, or what stands for it while it is unknown: equal for equal questions."""
+    found: dict[str, str] = {}
+    for stage in plan.stages:
+        question = within.ask(stage.name, found)
+        found[stage.name] = stage.digest if stage.status is Status.HIT and stage.digest else question.key
+    return found

@@ -1,0 +1,84 @@
+"""Does a sweep divide its values, name its runs, and count shared work once?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dbrun.cli.sweep import MOST, last_loss, members, show_sweep, split
+from dbrun.cli.words import Asked
+from dbrun.errors import DbrunError, UsageError
+from dbrun.plan.selection import Selection
+from dbrun.recipe.new import starter
+from dbrun.ui.sweep import results_table
+
+
+@pytest.fixture
+def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DBRUN_STORE", raising=False)
+    Path("dog.yaml").write_text(starter("dog"))
+    return Asked(Path("dog.yaml"))
+
+
+@pytest.mark.parametrize(("text", "values"), [
+    ("1e-4,2e-4", ["1e-4", "2e-4"]), ("a", ["a"]), ("[a, b],[c]", ["[a, b]", "[c]"]), ("'a,b',c", ["'a,b'", "c"]),
+    ("{type: lora, rank: 4},{type: loha, rank: 2}", ["{type: lora, rank: 4}", "{type: loha, rank: 2}"]),
+    ("a,,b", ["a", "", "b"]), ("", [""]),
+])
+def test_values_lie_between_commas_outside_of_brackets_and_quotes(text: str, values: list[str]) -> None:
+    assert split(text) == values
+
+
+def test_a_grid_counts_what_its_runs_share_once(dog: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = members(dog, ["train.learning_rate=1e-4,2e-4", "adapt.denoiser.rank=4,8"], Selection())
+    assert [run.name for run in runs] == ["dog-1e-4-4", "dog-1e-4-8", "dog-2e-4-4", "dog-2e-4-8"]
+    assert show_sweep(runs, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    times = {name: sorted(len(s["runs"]) for s in found["stages"] if s["name"] == name)
+             for name in ("load", "generate-priors", "preprocess", "adapt", "train", "export")}
+    assert times == {"load": [4], "generate-priors": [4], "preprocess": [4], "adapt": [2, 2],
+                     "train": [1, 1, 1, 1], "export": [1, 1, 1, 1]}
+    assert [run["values"] for run in found["runs"]][1] == {"train.learning_rate": "1e-4", "adapt.denoiser.rank": "8"}
+    show_sweep(runs, as_json=False)
+    text = capsys.readouterr().out
+    assert "generate-priors  RUN      once for 4 runs" in text and "rank=4 (once for 2 runs)" in text
+    assert text.splitlines()[-1] == "4 runs: 13 stages to run instead of 24"
+
+
+def test_names_stay_names(dog: Asked) -> None:
+    long = ",".join(f"a photo of a dog number {i} that is far too long to be a part of a name" for i in range(2))
+    assert [run.name for run in members(dog, [f"subject.class_prompt={long}"], Selection())] == ["dog-1", "dog-2"]
+    assert [run.name for run in members(dog, ["name=a,b"], Selection())] == ["a", "b"]
+    with pytest.raises(UsageError, match="two runs of the sweep have the same name"):
+        members(dog, ["subject.class_prompt=a dog,a_dog"], Selection())
+
+
+@pytest.mark.parametrize(("sweeps", "message"), [
+    (["train.steps"], "a sweep is written key=value,value"), (["=1,2"], "a sweep is written"),
+    (["train.steps=1,,2"], "a sweep is written"), (["seed=1,2", "seed=3"], "found two sweeps of seed"),
+    (["train.stepz=1,2"], "unknown key"), (["train.steps=1,x"], "found 'x'"),
+    ([f"seed={','.join(map(str, range(MOST + 1)))}"], f"at most {MOST}"),
+])
+def test_a_wrong_sweep_is_told_before_anything_runs(dog: Asked, sweeps: list[str], message: str) -> None:
+    with pytest.raises(DbrunError, match=message):
+        members(dog, sweeps, Selection())
+
+
+def test_the_loss_is_that_of_the_end(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"loss": float(i)}) + "\n" for i in range(40)))
+    assert last_loss(tmp_path) == 37.5
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"loss": None}) + "\n")
+    assert last_loss(tmp_path) is None and last_loss(tmp_path / "none") is None
+
+
+def test_results_are_told_in_a_table() -> None:
+    good = {"name": "a", "values": {"train.steps": "3"}, "failed": None, "ran": 2, "cached": 4, "seconds": 1.5,
+            "loss": 0.25, "outputs": "outputs/a"}
+    bad = {"name": "b", "values": {"train.steps": "9"}, "failed": "train failed"}
+    head, first, second = results_table([good, bad]).splitlines()
+    assert head.split() == ["steps", "loss", "ran", "cached", "time", "exports"]
+    assert first.split() == ["3", "0.25", "2", "4", "1.5", "s", "outputs/a"]
+    assert second.startswith("9") and second.endswith("failed: train failed")
