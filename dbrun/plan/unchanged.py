@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 
 FORMAT = 1
 FOLDER = "unchanged"
-FLEETING = ("_", "SHLVL", "PWD", "OLDPWD", "COLUMNS", "LINES", "WINDOWID")
-"""Environment variables that shells change by themselves; any other may count."""
+FLEETING = ("_", "SHLVL", "PWD", "OLDPWD", "COLUMNS", "LINES", "WINDOWID", "OMP_WAIT_POLICY",
+            "PYDANTIC_DISABLE_PLUGINS")
+"""Environment variables that shells or dbrun itself change and that change no result; any other may count."""
 GPUS = ("nvidia", "dxg", "kfd")
 """How the device files of GPUs begin, which `device: auto` looks for."""
 STAMP = len("20260101-000000.000000-")

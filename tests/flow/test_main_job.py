@@ -129,8 +129,10 @@ def test_a_sweep_runs_each_value_and_ends_in_a_table(project: Project) -> None:
     assert first.split()[0::2][:2] == ["0", "0"] and first.endswith("outputs/tiny-0")
     assert second.split()[0::2][:2] == ["1", "1"] and second.endswith("outputs/tiny-1")
     assert (project.folder / "outputs/tiny-1/before_after.png").is_file()
-    broken = project.dbrun("run", "tiny.yaml", "--sweep", "name=tiny-0,base", "--json", check=1)
-    assert "base" in broken.stderr
+    (project.folder / "outputs" / "taken").mkdir()
+    (project.folder / "outputs" / "taken" / "mine").touch()
+    broken = project.dbrun("run", "tiny.yaml", "--sweep", "name=taken,tiny-0", check=1)
+    assert "outputs/tiny-0" in broken.stdout and "1 of 2 runs failed: taken" in broken.stderr
 
 
 def test_runs_are_laid_side_by_side(project: Project) -> None:
