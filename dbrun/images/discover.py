@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from dbrun.choices.captions import SIDECAR, Captions
 from dbrun.errors import RecipeError
 from dbrun.images.captions import TABLES, TEXT
+from dbrun.images.masks import is_mask, picture_of
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SILENT = ("thumbs.db", "desktop.ini")
@@ -50,7 +51,9 @@ def discover(folder: Path, key: str = "subject.images", captions: Captions = SID
         raise RecipeError(f"no pictures in {folder}: found {_what(folder, names)}, "
                           f"allowed: files that end with {_list(SUFFIXES)}",
                           fix=f"put pictures there, or name another folder as `{key}`")
-    used = {*every, *read.used, *(n.partition("/")[0] for n in every)}
+    stems = {PurePosixPath(n).stem for n in every}
+    hiding = [n for n in names if is_mask(n) and picture_of(n) in stems]
+    used = {*every, *read.used, *hiding, *(n.partition("/")[0] for n in every)}
     texts = [n for n in names if n.lower().endswith(TEXT) and n not in used and not captions.BESIDE]
     notes = [f"{texts[0]} and other text files are ignored: `captions: {{type: {captions.NAME}}}` does not read them"
              ] if texts else []
@@ -61,8 +64,8 @@ def discover(folder: Path, key: str = "subject.images", captions: Captions = SID
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file's name says that it is a picture."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+    """Whether a file's name says that it is a picture, and not the mask of one."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES and not is_mask(name)
 
 
 def _pictures(folder: Path, names: Iterable[str]) -> list[str]:
@@ -97,6 +100,8 @@ def _near(folder: Path) -> str:
 
 def _note(path: Path, pictures: Iterable[str]) -> str:
     """Why a name is left aside."""
+    if is_mask(path.name):
+        return f"{path.name} is ignored: it is a mask, and there is no picture beside it"
     if path.suffix.lower() == TEXT and path.stem in pictures:
         return f"{path.name} is ignored: the prompt of {path.stem} is named {Path(path.stem).stem}.txt"
     if path.suffix.lower() == TEXT:

@@ -1,4 +1,4 @@
-"""How does a picture file become a square of upright RGB pixels?"""
+"""How does a picture file become upright RGB pixels of the shape that is asked for?"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from dbrun.errors import RecipeError
+from dbrun.images.buckets import Frame, centred
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,17 +21,30 @@ def square(content: bytes, resolution: int, background: str, name: str = "a pict
     content: the file's bytes; background: `#rrggbb`, put behind transparent pixels; name: what errors call it.
     Raises RecipeError for bytes that are no whole picture.
     """
+    picture = _over(upright(content, name), background)
+    return _cut(picture, centred(picture.size, (resolution, resolution)))
+
+
+def framed(content: bytes, frame: Frame, size: tuple[int, int], background: str, name: str) -> Image:
+    """As `square`, cut as the frame says, which was made for a picture of this size. Raises RecipeError."""
+    picture = _over(upright(content, name), background)
+    if picture.size != size:
+        raise RecipeError(f"{name}: found {picture.width}×{picture.height} pixels, expected {size[0]}×{size[1]}",
+                          fix="save it again as PNG or JPEG")
+    return _cut(picture, frame)
+
+
+def upright(content: bytes, name: str) -> Image:
+    """The whole picture as RGB or RGBA, upright and in sRGB. Raises RecipeError for bytes that are no whole picture."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(BytesIO(content)) as opened:
             opened.load()
-            picture = ImageOps.exif_transpose(opened)
-            picture = _over(_colours(picture, opened.info.get("icc_profile")), background)
+            return _colours(ImageOps.exif_transpose(opened), opened.info.get("icc_profile"))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         why = "its bytes are no picture" if isinstance(error, UnidentifiedImageError) else error
         raise RecipeError(f"{name} cannot be read: {why}", fix="save it again as PNG or JPEG") from error
-    return _cropped(picture, resolution)
 
 
 def _colours(picture: Image, profile: bytes | None) -> Image:
@@ -80,13 +94,11 @@ def _over(picture: Image, background: str) -> Image:
     return Image.alpha_composite(behind, picture).convert("RGB")
 
 
-def _cropped(picture: Image, resolution: int) -> Image:
-    """Short side to resolution by Lanczos, which averages when it shrinks; then the middle."""
-    from PIL import Image
+def _cut(picture: Image, frame: Frame) -> Image:
+    """What the frame shows, resized by Lanczos, which averages when it shrinks."""
+    from PIL import Image, ImageOps
 
-    width, height = picture.size
-    scale = resolution / min(width, height)
-    size = (max(resolution, round(width * scale)), max(resolution, round(height * scale)))
-    resized = picture.resize(size, Image.Resampling.LANCZOS)
-    left, top = (size[0] - resolution) // 2, (size[1] - resolution) // 2
-    return resized.crop((left, top, left + resolution, top + resolution))
+    resized = picture.resize(frame.scaled, Image.Resampling.LANCZOS)
+    (left, top), (width, height) = (frame.left, frame.top), frame.size
+    shown = resized.crop((left, top, left + width, top + height))
+    return ImageOps.mirror(shown) if frame.mirrored else shown

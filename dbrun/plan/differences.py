@@ -99,6 +99,7 @@ def _pictures(was: list[dict[str, object]], now: list[dict[str, object]], noun: 
     both = min(come, gone)
     counts = ((both, "changed"), (come - both, "added"), (gone - both, "removed"))
     found = [Change(f"{_many(n, noun)} {verb}", None, None) for n, verb in counts if n]
+    found += [Change(f"mask of {_many(n, noun)} changed", None, None) for n in [_other_masks(was, now)] if n]
     pairs = [pair for digest, n in count.items() if not n
              for pair in zip(before[digest], after[digest], strict=True) if pair[0] != pair[1]]
     whole = len(was) == len(now)
@@ -119,6 +120,12 @@ def _by_content(pictures: list[dict[str, object]]) -> Mapping[object, list[dict[
     for picture in pictures:
         found[picture["digest"]].append(picture)
     return found
+
+
+def _other_masks(was: list[dict[str, object]], now: list[dict[str, object]]) -> int:
+    """How many pictures that were there have another mask, or none any more."""
+    masks = {picture["digest"]: picture.get("mask") for picture in was}
+    return sum(masks.get(p["digest"], p.get("mask")) != p.get("mask") for p in now)
 
 
 def _many(pictures: int, noun: str) -> str:

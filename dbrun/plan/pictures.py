@@ -9,10 +9,12 @@ from pathlib import Path
 
 from dbrun.choices.captions import SIDECAR, Captions
 from dbrun.errors import RecipeError
-from dbrun.images import flat, pixels
+from dbrun.images import flat, masks, pixels
 from dbrun.images import screen as screening
 from dbrun.images.discover import Found, discover
 from dbrun.images.screen import Screened, screen_all
+from dbrun.plan.masks import find_masks
+from dbrun.recipe.pictures import Masks
 from dbrun.stages.base import Picture
 from dbrun.store.disk import said
 from dbrun.store.store import Store
@@ -22,7 +24,7 @@ EMBEDDED = "embedded:"
 
 @dataclass(frozen=True)
 class FoundPictures:
-    """The pictures by content. files: digest → a file with it; notes: what a person should know."""
+    """The pictures by content. files: digest → a file with it, masks too; notes: what a person should know."""
 
     pictures: tuple[Picture, ...]
     files: Mapping[str, Path]
@@ -35,6 +37,7 @@ class Asked:
 
     background: `#rrggbb`, for pictures that are refused where they show nothing over it; None to ask no such thing.
     captions, trigger, seed: where pictures have prompts of their own from, and how these vary.
+    sized: whether the pictures' sizes count; masks: where masks are looked for, as in `Images.masks`.
     """
 
     key: str
@@ -44,15 +47,20 @@ class Asked:
     captions: Captions = SIDECAR
     trigger: str | None = None
     seed: int = 0
+    sized: bool = False
+    masks: Masks = "none"
 
     def check(self, path: Path) -> None:
-        """Raise RecipeError for a picture that shows nothing."""
+        """Raise RecipeError for a picture that shows nothing, or hides all of it."""
         if self.background is not None:
             flat.check_shows_something(path, self.background)
+        if self.masks == "alpha":
+            masks.opacity(path.read_bytes(), str(path))
 
     def rules(self, store: Store) -> str:
-        """What decides on a picture besides its content: the code, by digest, and the background."""
-        code = [screening.__file__, *((flat.__file__, pixels.__file__) if self.background is not None else ())]
+        """What decides on a picture besides its content: the code, by digest, and what is asked of it."""
+        code = [screening.__file__, *((flat.__file__, pixels.__file__) if self.background is not None else ()),
+                *((masks.__file__, pixels.__file__) if self.masks == "alpha" else ())]
         return "".join(store.digests.of(Path(file))[:16] for file in code) + (self.background or "")
 
 
@@ -73,12 +81,14 @@ def find_pictures(asked: Asked, beside: Path, store: Store) -> FoundPictures:
         store.screened.put(f"{rules}:{digests[path]}", seen.as_data())
 
     screened = screen_all(digests, known, learnt, asked.check)
-    prompts = _prompts(found, asked)
-    pictures = [Picture(digests[p.path], first, tuple(others), asked.captions.dropout)
+    hiding, prompts = find_masks(screened, store, asked.masks), _prompts(found, asked)
+    pictures = [Picture(digests[p.path], first, tuple(others), asked.captions.dropout,
+                        (screened[p.path].width, screened[p.path].height) if asked.sized else None,
+                        hiding.digests.get(p.path))
                 for p, (first, *others) in zip(found.pictures, prompts, strict=True)]
     return FoundPictures(tuple(sorted(pictures, key=in_order)),
-                         {sha256: path for path, sha256 in digests.items()},
-                         (*found.notes, *_conversions(screened), *_doubles(found, digests)))
+                         {**{sha256: path for path, sha256 in digests.items()}, **hiding.files},
+                         (*found.notes, *_conversions(screened), *_doubles(found, digests), *hiding.notes))
 
 
 def in_order(picture: Picture) -> tuple[str, str, tuple[str, ...]]:

@@ -11,6 +11,7 @@ from dbrun.adapters.embedding import Embedding
 from dbrun.errors import RecipeError
 from dbrun.events import Note
 from dbrun.families.base import families
+from dbrun.plan import shapes
 from dbrun.plan.base import find_base
 from dbrun.plan.given import FoundAdapter, Wanted, find_adapter
 from dbrun.plan.pictures import Asked, FoundPictures, find_pictures, in_order
@@ -45,7 +46,9 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     with _said_of(loaded, "base.path"):
         base = find_base(recipe.base, loaded.folder_of("base.path"), store)
     with _said_of(loaded, "images.resolution"):
-        _check_resolution(recipe, base.source.folder)
+        shapes.check_sides(recipe, base.source.folder)
+    with _said_of(loaded, "images.buckets.step"):
+        shapes.check_step(recipe, base.source.folder)
     _check_objective(loaded, base.source.folder)
     found = {key: _pictures(loaded, _asked(key, one, recipe), store) for key, one in recipe.taught.items()}
     pictures = _sorted(found.values())
@@ -53,9 +56,10 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     inits = _inits(loaded, store)
     store.save_tables()
     long = _long_prompts(recipe, pictures, base.source.folder)
+    cut = shapes.cutting_of(recipe, base.source.folder)
     notes = (*(Note("base", text) for text in base.notes),
-             *(Note("pictures", text) for one in found.values() for text in one.notes),
-             *(Note("class pictures", text) for one in classes for text in one.notes),
+             *(Note(what, text) for what, all_of in (("pictures", found.values()), ("class pictures", classes))
+               for one in all_of for text in (*one.notes, *shapes.told(one.pictures, one.files, cut))),
              *(Note("prompts", text, "warning") for text in (*_without_trigger(recipe, found), *long)))
     several = tuple(one.pictures for one in found.values()) if len(found) > 1 else ()
     sources = Sources(base.source, pictures, {name: init.identity for name, init in inits.items()}, _sorted(classes),
@@ -98,7 +102,8 @@ def _pictures(loaded: LoadedRecipe, asked: Asked, store: Store) -> FoundPictures
 def _asked(key: str, subject: Subject, recipe: Recipe) -> Asked:
     learnt = recipe.adapt.trigger
     return Asked(f"{key}.images", subject.images, subject.instance_prompt, captions=subject.captioned,
-                 trigger=subject.trigger or (learnt.token if learnt else None), seed=recipe.seed)
+                 trigger=subject.trigger or (learnt.token if learnt else None), seed=recipe.seed,
+                 sized=recipe.images.shaped, masks=recipe.images.masks)
 
 
 def _sorted(found: Iterable[FoundPictures]) -> tuple[Picture, ...]:
@@ -114,7 +119,8 @@ def _class_pictures(loaded: LoadedRecipe, key: str, subjects: Sequence[Picture],
     folder = subject.class_images or (recipe.prior.images if recipe.prior else None)
     if recipe.prior is None or folder is None or not isinstance(subject.class_prompt, str):
         return None
-    asked = Asked(place, folder, subject.class_prompt, recipe.images.background)
+    asked = Asked(place, folder, subject.class_prompt, recipe.images.background,
+                  sized=recipe.images.shaped)
     own = _pictures(loaded, asked, store)
     with _said_of(loaded, asked.key):
         taught = {picture.digest for picture in subjects}
@@ -144,17 +150,6 @@ def _said_of(loaded: LoadedRecipe, key: str) -> Iterator[None]:
         raise
     except RecipeError as error:
         raise Problems([Problem(loaded.origins.get(key), key, error.message, error.fix)]) from error
-
-
-def _check_resolution(recipe: Recipe, folder: Path | None) -> None:
-    if folder is None:
-        return
-    side, multiple = recipe.images.resolution, families()[recipe.base.type].pixel_multiple(folder)
-    if side % multiple:
-        below = side // multiple * multiple
-        near = f"{below} or {below + multiple}" if below else str(multiple)
-        raise RecipeError(f"found {side}, allowed for this base: multiples of {multiple}",
-                          fix=f"write {near}")
 
 
 def _check_objective(loaded: LoadedRecipe, folder: Path | None) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from dbrun.families.base import families
-from dbrun.recipe import exports
+from dbrun.recipe import exports, pictures
 from dbrun.recipe.model import Prior, Recipe
 from dbrun.recipe.objective import misfits
 from dbrun.recipe.subject import Subject
@@ -19,7 +19,7 @@ Finding = tuple[str, str, str | None]
 def check(recipe: Recipe) -> list[Finding]:
     """Every disagreement as (dotted key, message, fix)."""
     every = (_subject, _captions, _prior, _class_images, _base, _components, _class_labels, _objective, _precision,
-             _adapt, _trigger, _export, _length, _stop, _optimizer, _tf32)
+             _adapt, _trigger, _export, _length, _stop, _optimizer, _tf32, _images)
     return [finding for one in every for finding in one(recipe)]
 
 
@@ -231,3 +231,10 @@ def _optimizer(recipe: Recipe) -> Iterator[Finding]:
 def _tf32(recipe: Recipe) -> Iterator[Finding]:
     if recipe.train.tf32 and recipe.device in ("cpu", "mps"):
         yield ("train.tf32", f"found true, but `device: {recipe.device}` has no TF32", "take it away")
+
+
+def _images(recipe: Recipe) -> Iterator[Finding]:
+    yield from pictures.misfits(recipe.images)
+    if recipe.objective.unmasked_weight is not None and recipe.images.masks == "none":
+        yield ("objective.unmasked_weight", f"found {recipe.objective.unmasked_weight:g}, but no picture has a mask",
+               "write `masks: files` (or `alpha`) under `images`, or take it away")

@@ -13,11 +13,11 @@ from dbrun.adapters.embedding import TOKEN, Embedding
 from dbrun.families import base as families
 from dbrun.parts import Float, Int, OrNone, Part, Text
 from dbrun.recipe.objective import Objective
+from dbrun.recipe.pictures import COLOUR, Images
 from dbrun.recipe.subject import Prompt, Subject, in_turn
 from dbrun.recipe.train import Train
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-COLOUR = r"^#[0-9a-fA-F]{6}$"
 PATTERNS = {NAME: "letters, digits, '.', '_' and '-', at most 64, the first a letter or digit",
             COLOUR: "'#' and six hexadecimal digits",
             TOKEN: "small letters, digits, '_' and '-' in < >"}
@@ -79,15 +79,6 @@ class Prior(Part):
     def made(self) -> int:
         """How many class images of a class the base makes: none beside the user's own, or where it is the target."""
         return 0 if self.images is not None or self.target == "base" else self.count or CLASS_IMAGES
-
-
-class Images(Part):
-    """How pictures are prepared."""
-
-    resolution: Annotated[Int, Field(ge=8, le=8192)] = 512
-    """Side of the square, in pixels."""
-    background: Annotated[Text, Field(pattern=COLOUR, examples=["#ffffff"])] = "#ffffff"
-    """The colour put behind transparent pictures."""
 
 
 AnyAdapter: Any = any_adapter()

@@ -24,7 +24,7 @@ class Objective(Part):
     NEUTRAL: ClassVar[dict[str, object]] = {
         "prediction": None, "zero_terminal_snr": False, "weighting": weightings.UNWEIGHTED,
         "distance": distances.MSE, "timesteps": timesteps.UNIFORM, "noise_offset": 0.0,
-        "input_perturbation": 0.0, "pyramid_noise": None}
+        "input_perturbation": 0.0, "pyramid_noise": None, "unmasked_weight": None}
 
     prediction: Annotated[Prediction | None, OrNone] = None
     """What is predicted; left out, as the base's scheduler says. Another one needs long training to be learnt."""
@@ -43,9 +43,14 @@ class Objective(Part):
     """Strength of noise that is added to the input only, not to the target; 0.1 is usual, 0 is off."""
     pyramid_noise: Annotated[Pyramid | None, OrNone] = None
     """Noise of several resolutions in place of white noise; left out, white."""
+    unmasked_weight: Annotated[Float | None, Field(ge=0, le=1), OrNone] = None
+    """With `images.masks`, how much what the mask hides counts beside what it shows; left out, 0.1. The error is the
+    mean over the picture under these weights, so that a small subject is learnt as fast as a large one."""
 
 
 AS_THE_BASE = Objective()
+UNMASKED = 0.1
+"""How much what a mask hides counts where `objective.unmasked_weight` is left out, as in OneTrainer."""
 
 
 def misfits(objective: Objective, config: Mapping[str, Any] | None) -> Iterator[Finding]:

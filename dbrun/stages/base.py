@@ -19,15 +19,18 @@ from dbrun.stages.ranks import Ranks
 class Picture:
     """An image of the user. digest: sha256 of the file's bytes; prompt: its own or that of all such images.
 
-    variants: further prompts of which each draw takes one; dropout: the share of draws that have the empty one.
+    variants: further prompts of which each draw takes one; dropout: the share of draws that have the empty one; size:
+    its width and height once upright, where they count; mask: the sha256 of its mask's file, if it has one.
     """
 
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"variants": (), "dropout": 0.0}
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"variants": (), "dropout": 0.0, "size": None, "mask": None}
 
     digest: str
     prompt: str
     variants: tuple[str, ...] = ()
     dropout: float = 0.0
+    size: tuple[int, int] | None = None
+    mask: str | None = None
 
 
 @dataclass(frozen=True)

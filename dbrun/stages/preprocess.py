@@ -10,31 +10,26 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
-from dbrun.images.pixels import square
-from dbrun.recipe.model import Images, Recipe
+from dbrun.images.pixels import framed, square
+from dbrun.recipe.model import Recipe
+from dbrun.recipe.pictures import Images
 from dbrun.recipe.subject import in_turn
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Artifact, Job, Picture, Sources, Stage
 from dbrun.stages.contents import contents
 from dbrun.stages.generate_priors import RECORD
 from dbrun.stages.index import Index
+from dbrun.stages.load import read_base
 from dbrun.stages.ranks import spread
+from dbrun.stages.views import Source, View, cutting, views, write_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
 Base = Callable[[], tuple[Family, Loaded]]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A picture. digest: the sha256 of its file; name: what errors call it; read: gives the file's bytes."""
-
-    digest: str
-    name: str
-    read: Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -52,14 +47,15 @@ class PreprocessParams:
     """pictures: the instance images; class_prompt: one, those taken in turn, or None; text: are prompts encoded.
 
     class_pictures: the user's own; prior_target: `base` where the class half shows the instance images; classes:
-    where there are several subjects, in place of class_prompt.
+    where there are several subjects, in place of class_prompt; seed: of what is cut by chance, None where nothing is.
     """
 
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"class_pictures": (), "prior_target": "images", "classes": ()}
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"class_pictures": (), "prior_target": "images", "classes": (),
+                                              "seed": None}
     WORDS: ClassVar[Mapping[str, str]] = {"pictures": "subject.images", "class_prompt": "subject.class_prompt",
                                           "images": "images", "text": "prompts encoded here",
                                           "class_pictures": "prior.images", "prior_target": "prior.target",
-                                          "classes": "subjects.class_prompt"}
+                                          "classes": "subjects.class_prompt", "seed": "seed"}
 
     pictures: tuple[Picture, ...]
     images: Images
@@ -68,6 +64,7 @@ class PreprocessParams:
     class_pictures: tuple[Picture, ...] = ()
     prior_target: str = "images"
     classes: tuple[Class, ...] = ()
+    seed: int | None = None
 
     @property
     def every_class(self) -> tuple[Class, ...]:
@@ -83,9 +80,10 @@ class Preprocess(Stage[PreprocessParams]):
     needs: ClassVar[tuple[str, ...]] = ("load", "generate-priors")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "safetensors",
                                             "pillow", "numpy")
-    modules: ClassVar[tuple[str, ...]] = ("dbrun.images.pixels", "dbrun.stages.arithmetic", "dbrun.stages.contents",
-                                          "dbrun.stages.index", "dbrun.training.device", "dbrun.families",
-                                          "dbrun.stages.ranks")
+    modules: ClassVar[tuple[str, ...]] = (
+        "dbrun.images.buckets", "dbrun.images.masks", "dbrun.images.pixels", "dbrun.stages.arithmetic",
+        "dbrun.stages.contents", "dbrun.stages.index", "dbrun.stages.ranks", "dbrun.stages.views",
+        "dbrun.training.device", "dbrun.families", "dbrun.seeds")
 
     def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
         """The pictures with their prompts, and how they are cut."""
@@ -97,12 +95,14 @@ class Preprocess(Stage[PreprocessParams]):
         several = len(recipe.taught) > 1
         return PreprocessParams(
             sources.pictures, recipe.images, classes[0].prompt if classes and not several else None,
-            not recipe.adapt.prompts_learn, sources.class_pictures, target, classes if several else ())
+            not recipe.adapt.prompts_learn, sources.class_pictures, target, classes if several else (),
+            recipe.seed if recipe.images.crop == "random" else None)
 
     def run(self, job: Job[PreprocessParams]) -> None:
         """Write latents.safetensors, prompts.safetensors (unless the text encoder trains) and index.json.
 
-        In 32 bits on every device: a VAE in 16 bits overflows, and each picture is encoded only once.
+        Also masks.safetensors, where pictures have masks, of the latents' names, heights and widths. In 32 bits on
+        every device: a VAE in 16 bits overflows, and each picture is encoded only once.
         """
         from safetensors.torch import save_file
 
@@ -111,19 +111,22 @@ class Preprocess(Stage[PreprocessParams]):
         images, index = _class_half(job)
         pictures |= {f"class.{i:05d}": source for i, source in enumerate(images)}
         texts = index.prompts if params.text else ()
+        shown = _views(job, pictures)
 
         @cache
         def base() -> tuple[Family, Loaded]:
             return base_in_memory(job, "fp32")
 
-        makers: list[Callable[[], object]] = [partial(_encoded, job, source, base) for source in pictures.values()]
+        makers: list[Callable[[], object]] = [partial(_encoded, job, view, base) for view in shown]
         makers += [partial(_condition, job, prompt, base) for prompt in texts]
         spread(job, makers, "items")
         if job.ranks.rank:
             return
-        tensors: dict[str, dict[str, Tensor]] = {"latents": {}, "prompts": {}}
-        for name, source in pictures.items():
-            tensors["latents"][name] = _encoded(job, source, base)
+        tensors: dict[str, dict[str, Tensor]] = {"latents": {}, "prompts": {}, "masks": {}}
+        for view in shown:
+            tensors["latents"][view.name] = latents = _encoded(job, view, base)
+            if (mask := _mask(job, view, latents)) is not None:
+                tensors["masks"][view.name] = mask
         for number, prompt in enumerate(texts):
             tensors["prompts"] |= {f"{number:05d}.{part}": t for part, t in _condition(job, prompt, base).items()}
         for file, named in tensors.items():
@@ -134,7 +137,20 @@ class Preprocess(Stage[PreprocessParams]):
 
 
 def _users(job: Job[PreprocessParams], picture: Picture) -> Source:
-    return Source(picture.digest, job.files[picture.digest].name, lambda: contents(job.files, picture.digest))
+    return Source(picture.digest, job.files[picture.digest].name, lambda: contents(job.files, picture.digest),
+                  picture.size, picture.mask)
+
+
+def _views(job: Job[PreprocessParams], pictures: Mapping[str, Source]) -> list[View]:
+    """Every view of every picture, by name."""
+    def multiple() -> int:
+        if job.base is None:
+            raise StageFailed("the base's files are gone", fix="run again with `--force load`")
+        return read_base(job.inputs["load"]).family.pixel_multiple(job.base)
+
+    images = job.params.images
+    cut = cutting(images, multiple, job.params.seed or 0)
+    return [view for name, source in pictures.items() for view in views(name, source, cut, images.resolution)]
 
 
 def _class_half(job: Job[PreprocessParams]) -> tuple[list[Source], Index]:
@@ -164,23 +180,43 @@ def _made(made: Artifact) -> list[Source]:
             for path in paths]
 
 
-def _encoded(job: Job[PreprocessParams], source: Source, base: Base) -> Tensor:
-    """What training draws one picture from, encoded alone so that no neighbour can change its bits."""
+def _encoded(job: Job[PreprocessParams], view: View, base: Base) -> Tensor:
+    """What training draws one view of a picture from, encoded alone so that no neighbour can change its bits."""
     from safetensors.torch import load_file, save_file
 
-    images = job.params.images
+    images, source = job.params.images, view.source
 
     def make(folder: Path) -> None:
         import torch
 
         family, loaded = base()
-        picture = square(source.read(), images.resolution, images.background, source.name)
+        if view.frame is None or source.size is None:
+            picture = square(source.read(), images.resolution, images.background, source.name)
+        else:
+            picture = framed(source.read(), view.frame, source.size, images.background, source.name)
         with torch.inference_mode():
             encoded = family.encode_images(loaded, as_tensor(picture)[None])[0]
         save_file({"moments": encoded.float().cpu().contiguous()}, folder / "moments.safetensors")
 
-    key = {"base": job.inputs["load"].digest, "picture": source.digest, "images": images}
+    # of `images` only what every view has: another shape or crop is another frame, and a mask hides no pixel
+    common = Images(resolution=images.resolution, background=images.background)
+    key = {"base": job.inputs["load"].digest, "picture": source.digest, "images": common, **view.key()}
     return load_file(job.items.get(key, make) / "moments.safetensors")["moments"]
+
+
+def _mask(job: Job[PreprocessParams], view: View, latents: Tensor) -> Tensor | None:
+    """How much of each place of a view's latents is to be learnt; None for all of it."""
+    from safetensors.torch import load_file
+
+    images, source, (height, width) = job.params.images, view.source, latents.shape[-2:]
+    digest = source.mask or source.digest
+    if source.mask is None and (images.masks != "alpha" or view.name.startswith("class.")):
+        return None
+    file = None if source.mask is None else lambda: contents(job.files, digest)
+    key = {"mask": digest, "alpha": source.mask is None, "side": images.resolution, "cells": [width, height],
+           **view.key()}
+    item = job.items.get(key, lambda folder: write_mask(view, file, images.resolution, (width, height), folder))
+    return load_file(item / "mask.safetensors")["mask"]
 
 
 def _condition(job: Job[PreprocessParams], prompt: str, base: Base) -> Mapping[str, Tensor]:

@@ -17,7 +17,7 @@ from dbrun.errors import RecipeError
 from dbrun.families.base import Condition, Family, Loaded, families
 from dbrun.families.scheduling import scheduler_changes
 from dbrun.recipe.model import Recipe
-from dbrun.recipe.objective import AS_THE_BASE, Objective, misfits
+from dbrun.recipe.objective import AS_THE_BASE, UNMASKED, Objective, misfits
 from dbrun.stages.arithmetic import Precision, base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.index import Index
@@ -155,23 +155,19 @@ def _trainer(job: Job[TrainParams], family: Family, loaded: Loaded, components: 
 
 
 def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Trainer) -> Batches:
-    from safetensors.torch import load_file
-
-    from dbrun.training.batches import Batches, Pictures
+    from dbrun.training.batches import Batches
     from dbrun.training.captions import Varied
     from dbrun.training.noise import Noise
+    from dbrun.training.stored import halves
 
-    index, stored = _index(job), load_file(job.inputs["preprocess"].path / "latents.safetensors")
-    instance = [stored[f"instance.{i:05d}"] for i in range(len(index.instance))]
+    objective, params, index = job.params.objective, job.params, _index(job)
+    unmasked = UNMASKED if objective.unmasked_weight is None else objective.unmasked_weight
     # where the base is the target, the class half shows the instance images over and over, prompt after prompt
-    classes = [instance[index.shown(i)] if job.params.prior_target == "base" else stored[f"class.{i:05d}"]
-               for i in range(len(index.classes))]
+    shows = [index.shown(row) for row in range(len(index.classes))] if params.prior_target == "base" else None
     varied = Varied(index.variants, index.dropout, index.prompts.index("") if index.dropout else 0)
-    halves = [Pictures("instance", instance, index.instance, varied=varied)]
-    halves += [Pictures("class", classes, index.classes)] if classes else []
-    objective = job.params.objective
-    return Batches(halves, job.params.seed, job.params.batch_size, trainer.process.timesteps,
-                   lambda rows, randn: family.draw(loaded, rows, randn, job.params.class_labels), objective.timesteps,
+    half = halves(job.inputs["preprocess"].path, index.instance, index.classes, shows, unmasked, varied)
+    return Batches(half, params.seed, params.batch_size, trainer.process.timesteps,
+                   lambda rows, randn: family.draw(loaded, rows, randn, params.class_labels), objective.timesteps,
                    Noise(objective.noise_offset, objective.input_perturbation, objective.pyramid_noise))
 
 

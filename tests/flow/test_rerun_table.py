@@ -11,6 +11,7 @@ ALL = {"load", "adapt", "generate-priors", "preprocess", "train", "export"}
 TRAINED = {"train", "export"}
 ADAPTED = {"adapt", "train", "export"}
 PRIORS = {"generate-priors", "preprocess", "train", "export"}
+ENCODED = {"preprocess", "train", "export"}
 
 TABLE = {
     "name=other": set(),
@@ -58,25 +59,33 @@ TABLE = {
     "subject.class_prompt=a picture of a dog": PRIORS,
     "subject.class_prompt=[a photo of a dog]": set(),
     "subject.class_prompt=[a photo of a dog, a dog in the snow]": PRIORS,
-    "subject.instance_prompt=a photo of xyz dog": {"preprocess", "train", "export"},
+    "subject.instance_prompt=a photo of xyz dog": ENCODED,
     "subject.captions={type: sidecar}": set(),
     "subject.captions={type: prompt}": set(),
     "subject.captions={type: filename, template: 'a {caption}'}": set(),
-    "subject.captions={type: sidecar, dropout: 0.2}": {"preprocess", "train", "export"},
+    "subject.captions={type: sidecar, dropout: 0.2}": ENCODED,
     "subject.trigger=sks dog": set(),
     "subject=null; subjects=[{images: pictures, instance_prompt: a photo of sks dog, class_prompt: a photo of a dog}]":
         set(),
     "subject=null; subjects=[{images: pictures, instance_prompt: sks dog, class_prompt: a photo of a dog}, "
-    "{images: others, instance_prompt: zwx dog, class_prompt: a photo of a dog}]": {"preprocess", "train", "export"},
+    "{images: others, instance_prompt: zwx dog, class_prompt: a photo of a dog}]": ENCODED,
     "subject=null; subjects=[{images: pictures, instance_prompt: sks dog, class_prompt: a photo of a dog}, "
     "{images: others, instance_prompt: zwx car, class_prompt: a photo of a car}]": PRIORS,
-    "prior={count: null, steps: null, guidance: null}; subject.class_images=others": {
-        "preprocess", "train", "export"},
-    "images.background=#000000": {"preprocess", "train", "export"},
+    "prior={count: null, steps: null, guidance: null}; subject.class_images=others": ENCODED,
+    "images.background=#000000": ENCODED,
     "images.resolution=16": PRIORS,
-    "prior=null; subject.class_prompt=null": {"preprocess", "train", "export"},
-    "prior={count: null, steps: null, guidance: null, target: base}": {"preprocess", "train", "export"},
-    "prior={count: null, steps: null, guidance: null, images: others}": {"preprocess", "train", "export"},
+    "images.buckets={}": ENCODED,
+    "images.buckets={step: 16}": ENCODED,
+    "images.crop=random": ENCODED,
+    "images={crop: random, crops: 3}": ENCODED,
+    "images.flip=true": ENCODED,
+    "images.masks=files": ENCODED,
+    "images.masks=alpha": ENCODED,
+    "images.masks=alpha; objective.unmasked_weight=0.5": ENCODED,
+    "images={buckets: null, crop: center, flip: false, masks: none}": set(),
+    "prior=null; subject.class_prompt=null": ENCODED,
+    "prior={count: null, steps: null, guidance: null, target: base}": ENCODED,
+    "prior={count: null, steps: null, guidance: null, images: others}": ENCODED,
     "adapt.text_encoder={type: lora, rank: 2}": {"adapt", "preprocess", "train", "export"},
     "adapt.text_encoder={type: lora, rank: 2, learning_rate: 1e-3, stop_at: 0.5}": {
         "adapt", "preprocess", "train", "export"},

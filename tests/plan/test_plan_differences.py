@@ -99,6 +99,14 @@ def test_prompts_of_class_pictures_that_all_changed_alike_are_the_class_prompt()
     assert str(nearest(now, [old.document])) == "1 class picture added"
 
 
+def test_another_mask_is_told_and_a_size_that_is_known_now_is_not():
+    def asked(**changes):
+        return question(replace(Params(), pictures=(Picture("a" * 64, "one", **changes), Picture("b" * 64, "two"))))
+
+    assert str(nearest(asked(mask="c" * 64), [asked().document])) == "mask of 1 picture changed"
+    assert changes(asked(size=(30, 40)), asked().document) == ()
+
+
 def test_what_two_params_say_alike_is_told_once():
     now = replace(Params(), rate=2, recipe={**RECIPE, "train": {"rate": 2}})
     assert str(nearest(question(now), [question(replace(Params(), rate=1)).document])) == "train.rate 1 → 2"

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tiny_training import FAMILY, PARAMS, PROMPTS, content, job, load, run, write_inputs
 
@@ -20,6 +21,7 @@ from dbrun.errors import Interrupted, StageFailed
 from dbrun.events import Event, Note, Progress
 from dbrun.families.base import Sampling
 from dbrun.recipe.model import Recipe
+from dbrun.recipe.objective import Objective
 from dbrun.stages.base import BaseSource, Sources, Upkeep
 from dbrun.stages.train import Train, _batches
 
@@ -206,6 +208,19 @@ def test_where_the_base_is_the_target_no_class_picture_is_read(tmp_path: Path) -
     assert rows[0]["prior_loss"] < 1e-12 < 1e-6 < rows[-1]["prior_loss"]
     batches = _batches(job(tmp_path / "home", tmp_path / "o", tmp_path / "w", prior_target="base", batch_size=6),
                        FAMILY, load(tmp_path / "home"), SimpleNamespace(process=SimpleNamespace(timesteps=1000)))
-    rows = [(half.prompts, [t.equal(latents[f"instance.{i % 3:05d}"]) for i, t in enumerate(half.stored)])
-            for half in batches.halves]
+    rows = [(half.prompts, [half.stored[half.ways_of(i)[0]].equal(latents[f"instance.{i % 3:05d}"])
+                            for i in range(len(half.prompts))]) for half in batches.halves]
     assert rows == [((1,) * 3, [True] * 3), ((0,) * 3 + (1,) * 3, [True] * 6)]
+
+
+def test_how_little_what_a_mask_hides_counts_changes_what_is_learnt(tmp_path: Path) -> None:
+    """The left half of every instance picture is shown by its mask."""
+    write_inputs(tmp_path / "home")
+    plain = trained(tmp_path / "home", tmp_path, "plain")
+    mask = torch.zeros(8, 8)
+    mask[:, :4] = 1.0
+    save_file({f"instance.{i:05d}": mask.clone() for i in range(3)},
+              tmp_path / "home" / "preprocess" / "masks.safetensors")
+    made = [trained(tmp_path / "home", tmp_path, f"out{weight}", objective=Objective(unmasked_weight=weight))
+            ["denoiser.safetensors"] for weight in (None, 0.1, 0.0, 0.5)]
+    assert made[0] == made[1] and len({plain["denoiser.safetensors"], *made}) == 4

@@ -1,0 +1,100 @@
+"""Which shape does a picture get, and which part of it is shown? All sizes are (width, height) in pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from dbrun.seeds import derive
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a picture is cut: resized to `scaled`, of which `size` is shown from (left, top) on; mirrored at last."""
+
+    scaled: Size
+    left: int
+    top: int
+    size: Size
+    mirrored: bool = False
+
+    def region(self, whole: Size) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of what is shown, in the pixels of the picture as it was: of size `whole`."""
+        across, down = whole[0] / self.scaled[0], whole[1] / self.scaled[1]
+        right, bottom = self.left + self.size[0], self.top + self.size[1]
+        return self.left * across, self.top * down, right * across, bottom * down
+
+    @property
+    def lost(self) -> float:
+        """The share of the picture that is cut off, 0 to 1."""
+        return 1.0 - math.prod(self.size) / math.prod(self.scaled)
+
+    def enlargement(self, whole: Size) -> float:
+        """How many times wider a picture of this size becomes."""
+        return self.scaled[0] / whole[0]
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How pictures are cut. shapes: those they may have; crops: how many by chance, 0 for the middle alone.
+
+    seed: where the chance comes from; flip: whether each is shown mirrored, too.
+    """
+
+    shapes: tuple[Size, ...]
+    crops: int = 0
+    flip: bool = False
+    seed: int = 0
+
+    def frames(self, digest: str, size: Size) -> tuple[Frame, ...]:
+        """The different ways in which the picture of this content and size is shown; all of one shape."""
+        middle = centred(size, nearest(size, self.shapes))
+        chosen = [_moved(middle, derive(self.seed, "crop", digest, number)) for number in range(self.crops)]
+        cut = list(dict.fromkeys(chosen or [middle]))
+        return tuple(cut + [replace(frame, mirrored=True) for frame in cut] if self.flip else cut)
+
+
+def square(side: int) -> tuple[Size, ...]:
+    """The one shape where there are no buckets."""
+    return ((side, side),)
+
+
+def buckets(side: int, step: int, shortest: int, longest: int) -> tuple[Size, ...]:
+    """The shapes of at most side² pixels whose sides are multiples of step, from shortest to longest.
+
+    The square is one of them. As kohya-ss/sd-scripts (`make_bucket_resolutions`) makes them.
+    """
+    found = {(side, side)}
+    for one in range(-(-shortest // step) * step, longest + 1, step):
+        other = min(longest, side * side // one) // step * step
+        if other >= shortest:
+            found |= {(one, other), (other, one)}
+    return tuple(sorted(found))
+
+
+def nearest(size: Size, shapes: Sequence[Size]) -> Size:
+    """The shape whose sides' ratio is nearest to that of size; of two equally near, the larger."""
+    def distance(shape: Size) -> tuple[float, int]:
+        return round(abs(math.log(size[0] * shape[1] / (size[1] * shape[0]))), 9), -math.prod(shape)
+    return min(shapes, key=distance)
+
+
+def centred(size: Size, shape: Size) -> Frame:
+    """The largest part of that shape from the middle of a picture of this size."""
+    scale = max(shape[0] / size[0], shape[1] / size[1])
+    scaled = max(shape[0], round(size[0] * scale)), max(shape[1], round(size[1] * scale))
+    return Frame(scaled, (scaled[0] - shape[0]) // 2, (scaled[1] - shape[1]) // 2, shape)
+
+
+def per_epoch(shown: Iterable[int], batch_size: int) -> int:
+    """Micro-batches of an epoch that shows this many pictures of each of several shapes."""
+    return sum(-(-count // batch_size) for count in shown)
+
+
+def _moved(frame: Frame, chance: int) -> Frame:
+    """The frame somewhere else on the picture. chance: 63 random bits."""
+    across, down = (whole - part + 1 for whole, part in zip(frame.scaled, frame.size, strict=True))
+    return replace(frame, left=chance % across, top=chance // across % down)

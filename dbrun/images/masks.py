@@ -1,0 +1,81 @@
+"""What of a picture is to be learnt, as its mask or its transparency says?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dbrun.errors import RecipeError
+from dbrun.images.buckets import Frame
+from dbrun.images.pixels import upright
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ENDINGS = (".mask.png", "-masklabel.png")
+"""How a mask's name ends, after that of its picture without suffix; the second is OneTrainer's."""
+FAINT = 128
+"""A mask whose brightest pixel is darker than this shows nothing."""
+
+
+def is_mask(name: str) -> bool:
+    """Whether a file's name says that it is a mask."""
+    return name.lower().endswith(ENDINGS)
+
+
+def picture_of(name: str) -> str:
+    """The name of a mask's picture, without suffix."""
+    return name[:-max(len(ending) for ending in ENDINGS if name.lower().endswith(ending))]
+
+
+def beside(pictures: Iterable[Path]) -> Mapping[Path, Path]:
+    """Of each picture that has one the mask beside it."""
+    places = ((picture, picture.with_name(picture.stem + ending)) for picture in pictures for ending in ENDINGS[::-1])
+    return {picture: place for picture, place in places if place.is_file()}
+
+
+def read_mask(content: bytes, name: str) -> Image:
+    """A mask file as grey pixels, white where the picture is to be learnt; what is transparent is black.
+
+    Raises RecipeError where it is no picture, or shows nothing.
+    """
+    from PIL import Image
+
+    picture = upright(content, name)
+    if picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
+    return _showing(picture.convert("L"), name, "white where the picture is to be learnt, black elsewhere")
+
+
+def opacity(content: bytes, name: str) -> Image | None:
+    """Where a picture is not transparent, as grey pixels; None for a kind of picture that never is.
+
+    Raises RecipeError for one that is transparent all over.
+    """
+    picture = upright(content, name)
+    return _showing(picture.getchannel("A"), name, "a picture with something on it") if picture.mode == "RGBA" else None
+
+
+def cells(mask: Image, frame: Frame, size: tuple[int, int]) -> Image:
+    """How much of the mask lies in each of width × height cells of what the frame shows, 0 to 255."""
+    from PIL import Image, ImageOps
+
+    shrunk = mask.resize(size, Image.Resampling.BOX, box=frame.region(mask.size))
+    return ImageOps.mirror(shrunk) if frame.mirrored else shrunk
+
+
+def check_mask(mask: Path, size: tuple[int, int]) -> None:
+    """Raise RecipeError for a mask that shows nothing or is of another size than its picture."""
+    found = read_mask(mask.read_bytes(), str(mask)).size
+    if found != size:
+        raise RecipeError(f"{mask}: found {found[0]}×{found[1]} pixels, but its picture has {size[0]}×{size[1]}",
+                          fix="save the mask in its picture's size")
+
+
+def _showing(mask: Image, name: str, wanted: str) -> Image:
+    extrema = mask.getextrema()
+    brightest = extrema[1]
+    if not isinstance(brightest, int | float) or brightest < FAINT:
+        raise RecipeError(f"{name} masks everything: nothing of the picture would be learnt", fix=f"give it {wanted}")
+    return mask

@@ -1,0 +1,55 @@
+"""Which masks do pictures have, and can each be used? Known contents are not read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dbrun.errors import RecipeError
+from dbrun.images import masks, pixels
+from dbrun.images.screen import Screened
+from dbrun.recipe.pictures import Masks
+from dbrun.store.disk import said
+from dbrun.store.store import Store
+
+
+@dataclass(frozen=True)
+class FoundMasks:
+    """digests: picture → sha256 of its mask; files: sha256 → a mask with it; notes: what a person should know."""
+
+    digests: Mapping[Path, str] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def find_masks(pictures: Mapping[Path, Screened], store: Store, asked: Masks) -> FoundMasks:
+    """The masks beside pictures, where they are asked for. Raises RecipeError that names all that cannot be used."""
+    found = masks.beside(pictures)
+    if asked != "files":
+        return FoundMasks(notes=[f"{_counted([m.name for m in found.values()])}: masks are ignored, `images.masks: "
+                                 "files` would use them"] if found else [])
+    try:
+        code = "".join(store.digests.of(Path(file))[:16] for file in (masks.__file__, pixels.__file__))
+        digests = {picture: store.digests.of(mask) for picture, mask in found.items()}
+    except OSError as error:
+        raise said(error, "reading masks") from error
+    bad: list[RecipeError] = []
+    for picture, mask in found.items():
+        size = pictures[picture].width, pictures[picture].height
+        known = f"{code}:mask:{digests[picture]}:{size[0]}x{size[1]}"
+        try:
+            if store.screened.get(known) is None:
+                masks.check_mask(mask, size)
+                store.screened.put(known, {"mask": True})
+        except RecipeError as error:
+            bad.append(error)
+    if bad:
+        raise RecipeError("\n".join(error.message for error in bad), fix=bad[0].fix)
+    bare = [picture.name for picture in pictures if picture not in found]
+    return FoundMasks(digests, {digest: found[picture] for picture, digest in digests.items()},
+                      [f"{_counted(bare)}: no mask, so all of it counts"] if bare else [])
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"

@@ -1,0 +1,73 @@
+"""Which shapes do a recipe's pictures get, and how much of them is cut off?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from dbrun.errors import RecipeError
+from dbrun.families.base import families
+from dbrun.images.buckets import Cutting, Frame
+from dbrun.recipe.model import Recipe
+from dbrun.stages.base import Picture
+from dbrun.stages.views import cutting
+
+MUCH = 0.25
+"""The share of a picture from which on it is worth a word that it is cut off."""
+
+
+def check_sides(recipe: Recipe, folder: Path | None) -> None:
+    """Raise RecipeError for sides that the base in folder does not take; where it is not here yet, later."""
+    if folder is None:
+        return
+    side, multiple = recipe.images.resolution, families()[recipe.base.type].pixel_multiple(folder)
+    if side % multiple:
+        below = side // multiple * multiple
+        near = f"{below} or {below + multiple}" if below else str(multiple)
+        raise RecipeError(f"found {side}, allowed for this base: multiples of {multiple}",
+                          fix=f"write {near}")
+
+
+def check_step(recipe: Recipe, folder: Path | None) -> None:
+    """Raise RecipeError for a step of buckets that the base in folder does not take."""
+    step = recipe.images.buckets.step if recipe.images.buckets else None
+    if step is None or folder is None:
+        return
+    multiple = families()[recipe.base.type].pixel_multiple(folder)
+    if step % multiple:
+        raise RecipeError(f"found {step}, allowed for this base: multiples of {multiple}",
+                          fix=f"write {-(-step // multiple) * multiple}, or take it away")
+
+
+def cutting_of(recipe: Recipe, folder: Path | None) -> Cutting | None:
+    """How pictures are cut; None where that depends on a base that is not here yet."""
+    buckets = recipe.images.buckets
+    if buckets is not None and buckets.step is None and folder is None:
+        return None
+    return cutting(recipe.images, lambda: families()[recipe.base.type].pixel_multiple(folder or Path()), recipe.seed)
+
+
+def told(pictures: Sequence[Picture], files: Mapping[str, Path], cut: Cutting | None) -> Iterator[str]:
+    """How many pictures get which shape, and which lose much of themselves. files: digest → a file with it."""
+    if not pictures:
+        return
+    if cut is None:
+        yield "which bucket they fall into is told once the base is here"
+        return
+    first = {files[p.digest].name: (p.size, frames[0]) for p in pictures if p.size
+             for frames in [cut.frames(p.digest, p.size)]}
+    if len(cut.shapes) > 1:
+        shapes = Counter(frame.size for _, frame in first.values())
+        listed = ", ".join(f"{count} of {width}×{height}" for (width, height), count in sorted(shapes.items()))
+        yield f"buckets: {listed}; none is dropped"
+    yield from _cut_off({name: frame for name, (_, frame) in first.items()})
+
+
+def _cut_off(frames: Mapping[str, Frame]) -> Iterator[str]:
+    worst = sorted(frames, key=lambda name: (-frames[name].lost, name))
+    if worst and frames[worst[0]].lost >= 0.005:
+        yield f"at most {frames[worst[0]].lost:.0%} of a picture is cut off ({worst[0]})"
+    if much := [name for name in worst if frames[name].lost >= MUCH]:
+        more = f" and {len(much) - 1} more lose" if len(much) > 1 else " loses"
+        yield f"{much[0]}{more} {MUCH:.0%} or more: crop them yourself, or widen `images.buckets`"
