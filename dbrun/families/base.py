@@ -147,6 +147,17 @@ class Family:
         """
         raise NotImplementedError
 
+    def no_single_file(self, folder: Path | None) -> str | None:
+        """Why a base has no layout as a checkpoint of one file, as a clause after the format's name; None where it has.
+
+        folder: the base's, of which configs are read without torch; None while it is unknown.
+        """
+        return f"which no other program reads for `base.type: {self.NAME}`"
+
+    def single_file(self, loaded: Loaded) -> Mapping[str, Tensor]:
+        """All tensors of a base, by their names in such a checkpoint, float32."""
+        raise NotImplementedError
+
     def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
                  start: Image | None = None) -> Image:
         """One picture; equal arguments give an equal picture, whatever was drawn before.

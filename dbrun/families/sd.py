@@ -103,6 +103,18 @@ class StableDiffusion(UNetFamily):
         hidden = text_encoder(tokens.input_ids.to(loaded.device), attention_mask=mask)[0]
         return [{"hidden": row} for row in hidden]
 
+    def no_single_file(self, folder: Path | None) -> str | None:
+        """2.x, whose text encoder stands in such files as OpenCLIP writes it."""
+        if folder is not None and config(folder / "unet" / "config.json").get("use_linear_projection"):
+            return "which dbrun writes for Stable Diffusion 1.x only, and this base is a 2.x"
+        return None
+
+    def single_file(self, loaded: Loaded) -> Mapping[str, Tensor]:
+        """As the original release has it."""
+        from dbrun.families.original import original
+
+        return original(loaded.pipeline)
+
     def sampler(self, loaded: Loaded) -> Any:
         """DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) on the base's own noise schedule, for every prediction."""
         from diffusers import DPMSolverMultistepScheduler

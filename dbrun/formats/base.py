@@ -36,6 +36,10 @@ class Format:
         """Why it cannot carry this adapter of this component, as a clause after its name; None where it can."""
         return None
 
+    def unfit(self, family: Family, base: Path) -> str | None:
+        """Why it cannot carry anything of the base in this folder, as `refuses` says it; None where it can."""
+        return None
+
     def found(self, place: Path) -> tuple[Path, ...] | None:
         """The files of an adapter of this format that a path names; None where it names none."""
         return None

@@ -14,7 +14,7 @@ from dbrun.formats.base import Format
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SAID_ELSEWHERE = ("_name_or_path", "_diffusers_version", "transformers_version")
+SAID_ELSEWHERE = ("_name_or_path", "name_or_path", "_diffusers_version", "transformers_version")
 """Settings that are left out: places, and versions to the last digit; the provenance tells what counts."""
 ONE_FILE = "1000GB"
 
@@ -40,10 +40,10 @@ class Component(Format):
         for component, attached in adapters.items():
             module = family.module(loaded, component)
             attached.onto(module)
-            _merge(module)
+            merge(module)
             home = _home(folder, family, component)
             module.save_pretrained(home, safe_serialization=True, max_shard_size=ONE_FILE)  # type: ignore[operator]
-            _without_places(home / "config.json")
+            without_places(home / "config.json")
             written += sorted(home.glob("*.safetensors"))
         return tuple(written)
 
@@ -59,7 +59,7 @@ def _home(folder: Path, family: Family, component: str) -> Path:
     return folder / "component" / family.components[component]
 
 
-def _merge(module: nn.Module) -> None:
+def merge(module: nn.Module) -> None:
     """Put an adapter into the weights that it stands beside, and take it away."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -71,7 +71,8 @@ def _merge(module: nn.Module) -> None:
         del module.peft_config
 
 
-def _without_places(path: Path) -> None:
+def without_places(path: Path) -> None:
+    """Rewrite a config without what only says where it was, and by which version it was written."""
     config = json.loads(path.read_text(encoding="utf-8"))
     kept = {key: value for key, value in config.items() if key not in SAID_ELSEWHERE}
     path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -58,6 +58,11 @@ class Expected:
         """The largest change that the adapter makes to the prediction."""
         return float((self.trained - self.base).abs().max())
 
+    @property
+    def allowed(self) -> float:
+        """The largest difference at which a reloaded adapter is still the same."""
+        return OF_EFFECT * self.effect + OF_SCALE * float(self.trained.abs().max())
+
     def compare(self, answer: Tensor, family: Family, loaded: Loaded, form: Format,
                 components: Iterable[str] | None = None) -> float:
         """The largest difference of a reloaded adapter's answer. Raises StageFailed where it is another adapter.
@@ -73,10 +78,9 @@ class Expected:
                 raise StageFailed(f"{name}: its library ignored or changed {len(lost)} weights of {component}, "
                                   f"such as {lost[0]}", fix="leave this format out of `export`")
         difference = float((answer - self.trained).abs().max())
-        allowed = OF_EFFECT * self.effect + OF_SCALE * float(self.trained.abs().max())
-        if not difference <= allowed:
+        if not difference <= self.allowed:
             raise StageFailed(f"{name}: read back, the adapter's prediction differs by {difference:.2g}; allowed is "
-                              f"{allowed:.2g}, and the adapter itself changes it by {self.effect:.2g}",
+                              f"{self.allowed:.2g}, and the adapter itself changes it by {self.effect:.2g}",
                               fix="leave this format out of `export`")
         return difference
 

@@ -11,6 +11,7 @@ from dbrun.adapters.embedding import Embedding
 from dbrun.errors import RecipeError
 from dbrun.events import Note
 from dbrun.families.base import families
+from dbrun.formats.base import formats
 from dbrun.plan import shapes
 from dbrun.plan.base import find_base
 from dbrun.plan.given import FoundAdapter, Wanted, find_adapter
@@ -50,6 +51,7 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     with _said_of(loaded, "images.buckets.step"):
         shapes.check_step(recipe, base.source.folder)
     _check_objective(loaded, base.source.folder)
+    _check_exports(loaded, base.source.folder)
     found = {key: _pictures(loaded, _asked(key, one, recipe), store) for key, one in recipe.taught.items()}
     pictures = _sorted(found.values())
     classes = [one for key in found if (one := _class_pictures(loaded, key, pictures, found, store))]
@@ -152,6 +154,7 @@ def _said_of(loaded: LoadedRecipe, key: str) -> Iterator[None]:
         raise Problems([Problem(loaded.origins.get(key), key, error.message, error.fix)]) from error
 
 
+    _check_exports(loaded, base.source.folder)
 def _check_objective(loaded: LoadedRecipe, folder: Path | None) -> None:
     objective = loaded.recipe.objective
     if folder is None or objective == AS_THE_BASE:

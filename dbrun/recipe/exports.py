@@ -18,8 +18,8 @@ def chosen(recipe: Recipe) -> tuple[str, ...]:
 def fitting(recipe: Recipe) -> tuple[str, ...]:
     """The formats that can carry what they are for; a whole component only where nothing smaller can."""
     able = tuple(name for name in get_args(Export) if refusal(recipe, name) is None)
-    small = tuple(name for name in able if not formats()[name].LARGE)
-    return able if uncarried(recipe, small) else small
+    small, large = (tuple(name for name in able if formats()[name].LARGE is size) for size in (False, True))
+    return tuple(name for name in able if name in (*small, *large[:1])) if uncarried(recipe, small) else small
 
 
 def refusal(recipe: Recipe, name: str) -> str | None:

@@ -126,7 +126,7 @@ class Samples(Part):
     """Seed of the first column; the others count up."""
 
 
-Export = Literal["diffusers", "peft", "kohya", "component", "embedding"]
+Export = Literal["diffusers", "peft", "kohya", "component", "merged", "single_file", "embedding"]
 
 
 class Recipe(Part):
@@ -156,7 +156,8 @@ class Recipe(Part):
     """The pictures of `before_after.png`."""
     export: Annotated[tuple[Export, ...] | None, Field(min_length=1), OrNone] = None
     """diffusers (one file, LoRA only), peft (a folder per component), kohya (one file for ComfyUI and A1111), component
-    (it itself, as large as it is); and embedding (a file for `adapt.trigger`).
+    (it itself, as large as it is), merged (the whole pipeline), single_file (that as one checkpoint); and embedding (a
+    file for `adapt.trigger`).
 
     Left out, all that fit of the first three, or else the fourth; and the last where a trigger learns."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"

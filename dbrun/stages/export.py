@@ -73,7 +73,7 @@ class Export(Stage[ExportParams]):
     """Write each format, read it back with its own library, compare; then draw before_after.png and loss.png."""
 
     NAME: ClassVar[str] = "export"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "train")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "safetensors",
                                             "numpy", "pillow")
@@ -234,12 +234,19 @@ def _write(job: Job[ExportParams], form: Format, probe: Probe, expected: Expecte
 
     family, loaded = base_in_memory(job, "fp32")
     carried = {name: adapter for name, adapter in expected.adapters.items() if form.carries(family, name)}
-    for path in form.write(job.out, family, carried, lambda: base_in_memory(job, "fp32")[1]):
-        stamp(path, document)
+
+    def bare() -> Loaded:
+        return family.rescheduled(base_in_memory(job, "fp32")[1], job.params.changes(loaded))
+
+    written = form.write(job.out, family, carried, bare)
     for name in sorted(expected.adapters.keys() - carried.keys()):
         expected.adapters[name].onto(family.module(loaded, name))
     form.read(job.out, family, loaded, tuple(carried))
     difference = expected.compare(probe.ask(family, loaded), family, loaded, form, tuple(carried))
+    reached = {name: float(f"{value:.1e}") for name, value in
+               (("difference", difference), ("allowed", expected.allowed), ("effect", expected.effect))}
+    for path in written:
+        stamp(path, {**document, "self_check": {"format": form.NAME, **reached}})
     job.note(f"{form.NAME}: read back, predictions differ by at most {difference:.1e}")
 
 

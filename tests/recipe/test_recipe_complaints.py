@@ -96,7 +96,7 @@ WRONG = [
     ("steps: 300", "precision: bf61", ["found 'bf61', allowed: fp32, bf16 or fp16; did you mean 'bf16'?"]),
     ("[diffusers, peft]", "[diffusers, pft]", ["r.yaml:15:21 export.1: found 'pft'", "did you mean 'peft'?"]),
     ("[diffusers, peft]", "diffusers",
-     ["export: found 'diffusers', allowed: a list of diffusers, peft, kohya, component or embedding"]),
+     ["export: found 'diffusers', allowed: a list of diffusers, peft, kohya, component, merged, single_file or"]),
     ("[diffusers, peft]", "[]", ["export: found an empty list, allowed: a list", "with 1 or more"]),
     ("[diffusers, peft]", "[peft, peft]", ["r.yaml:15:16 export.1: found 'peft' twice"]),
     ("{resolution: 64}", "{background: red}", ["images.background: found 'red', allowed: text such as '#ffffff'"]),

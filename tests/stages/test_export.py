@@ -85,7 +85,7 @@ def test_both_libraries_read_back_what_was_trained(exported) -> None:
 
 def test_every_file_is_there(exported, content) -> None:
     assert set(content(exported.artifacts["export"].path)) == {
-        "before_after.png", "loss.png", "pytorch_lora_weights.safetensors",
+        "before_after.png", "loss.png", "pytorch_lora_weights.safetensors", "kohya.safetensors",
         "samples/samples.json", "samples/base/00.png", "samples/adapted/00.png",
         *(f"peft/{c}/{f}" for c in BOTH for f in ("adapter_config.json", "adapter_model.safetensors"))}
 
@@ -114,6 +114,9 @@ def test_each_file_says_what_made_it(exported, file) -> None:
     recipe = document["recipe"]
     assert [p["digest"] for p in recipe["subject"]["pictures"]] == sorted(exported.files)
     assert recipe["adapt"]["denoiser"]["rank"] == 2 and recipe["train"]["learning_rate"] == 1e-2
+    check = document["self_check"]
+    assert 0 <= check["difference"] <= check["allowed"] < check["effect"]
+    assert check["format"] == ("peft" if file.startswith("peft/") else "diffusers")
     assert document["libraries"]["torch"] == ".".join(torch.__version__.split(".")[:2])
 
 

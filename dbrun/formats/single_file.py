@@ -1,0 +1,66 @@
+"""The single_file format: one checkpoint in the base's original layout, as ComfyUI, A1111 and diffusers read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from dbrun.adapters.artifact import Attached
+from dbrun.adapters.base import Adapter
+from dbrun.errors import StageFailed
+from dbrun.families.base import Family, Loaded
+from dbrun.formats.component import Component
+from dbrun.formats.merged import put, with_all
+
+FILE = "single_file.safetensors"
+
+
+class SingleFile(Component):
+    """`single_file.safetensors`: denoiser, autoencoder and text encoder, in 32 bits, as large as the base."""
+
+    NAME: ClassVar[str] = "single_file"
+    CARRIES: ClassVar[str] = "a whole pipeline"
+
+    def refuses(self, family: Family, component: str, adapter: Adapter) -> str | None:
+        """Families without such a layout."""
+        return family.no_single_file(None)
+
+    def unfit(self, family: Family, base: Path) -> str | None:
+        """Bases of the family without such a layout."""
+        return family.no_single_file(base)
+
+    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
+              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
+        """One file. Raises StageFailed where a base that was fetched after planning has no such layout."""
+        from safetensors.torch import save_file
+
+        loaded = bare()
+        if why := self.unfit(family, Path(loaded.pipeline.config["_name_or_path"])):
+            raise StageFailed(f"found '{self.NAME}', {why}", fix="leave this format out of `export`")
+        tensors = family.single_file(with_all(family, adapters, loaded))
+        save_file(dict(tensors), folder / FILE, metadata={"format": "pt"})
+        return (folder / FILE,)
+
+    def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
+        """`from_single_file` of the pipeline's own class, with the base's own configs.
+
+        Raises StageFailed where it leaves out or changes a tensor of the file.
+        """
+        import torch
+        from safetensors.torch import load_file
+
+        base = loaded.pipeline
+        taken = type(base).from_single_file(str(folder / FILE), config=base.config["_name_or_path"],
+                                            local_files_only=True, torch_dtype=loaded.dtype,
+                                            **dict.fromkeys(n for n, p in base.components.items() if p is None))
+        # its scheduler is not in the file
+        put({name: part for name, part in taken.components.items() if isinstance(part, torch.nn.Module)}, loaded)
+        for part in loaded.pipeline.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.to(loaded.device).requires_grad_(False).eval()
+        held, written = family.single_file(loaded), load_file(folder / FILE)
+        if lost := [name for name in sorted(held.keys() | written.keys())
+                    if name not in held or name not in written or not torch.equal(held[name], written[name])]:
+            raise StageFailed(f"single_file: `from_single_file` ignored or changed {len(lost)} tensors, such as "
+                              f"{lost[0]}", fix="leave this format out of `export`")

@@ -1,0 +1,106 @@
+"""Do the libraries read a merged pipeline and a single checkpoint as a user would, in the original layout?"""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from adapter_kinds import make, moved, put
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+
+from dbrun.errors import StageFailed
+from dbrun.families import original
+from dbrun.families.base import families
+from dbrun.formats.base import formats
+
+SD, IF = families()["sd"], families()["if_stage1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("whole") / "base"
+    SD.tiny(place)
+    return place
+
+
+def fresh(folder):
+    return SD.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def drawn(pipeline) -> np.ndarray:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline("a photo of sks dog", num_inference_steps=2, guidance_scale=2.0, width=32, height=32,
+                    generator=torch.Generator().manual_seed(0), output_type="np").images[0]
+
+
+@pytest.fixture(scope="module")
+def written(folder, tmp_path_factory):
+    """Both formats with a LoKr on the denoiser and a DoRA on the text encoder, and the picture that these make."""
+    out, taught = tmp_path_factory.mktemp("out"), fresh(folder)
+    adapters = {"denoiser": moved(put(SD, fresh(folder), "denoiser", make("lokr"), "all"), by=0.1),
+                "text_encoder": moved(put(SD, fresh(folder), "text_encoder", make("dora"), "all"), by=0.1)}
+    for component, attached in adapters.items():
+        attached.onto(SD.module(taught, component))
+    for name in ("merged", "single_file"):
+        formats()[name].write(out, SD, adapters, lambda: fresh(folder))
+    return out, drawn(taught.pipeline)
+
+
+def test_a_merged_pipeline_draws_what_was_trained(folder, written) -> None:
+    out, expected = written
+    pipeline = DiffusionPipeline.from_pretrained(out / "merged", use_safetensors=True)
+    assert type(pipeline) is StableDiffusionPipeline
+    assert abs(drawn(pipeline) - expected).max() < 1e-4 < 1e-2 < abs(drawn(fresh(folder).pipeline) - expected).max()
+
+
+def test_a_single_checkpoint_draws_what_was_trained(folder, written) -> None:
+    out, expected = written
+    pipeline = StableDiffusionPipeline.from_single_file(str(out / "single_file.safetensors"), config=str(folder),
+                                                        local_files_only=True, safety_checker=None)
+    assert abs(drawn(pipeline) - expected).max() < 1e-4
+
+
+def test_a_merged_pipeline_names_no_place_and_no_version(folder, written) -> None:
+    texts = [p.read_text() for p in (written[0] / "merged").rglob("*.json")]
+    assert len(texts) >= 5 and not any(str(folder.parent) in t or "_version" in t for t in texts)
+
+
+def test_the_layout_is_the_one_of_the_original_release() -> None:
+    """Names of v1-5-pruned-emaonly.safetensors, as listed by CompVis' ddpm and openaimodel."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768)
+    names = {original._unet(name, unet.config) for name in unet.state_dict()}
+    assert len(names) == len(unet.state_dict()) == 686
+    known = {"time_embed.0.weight", "time_embed.2.bias", "input_blocks.0.0.weight",
+             "input_blocks.1.0.in_layers.0.weight",
+             "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", "input_blocks.3.0.op.weight",
+             "input_blocks.4.0.skip_connection.bias", "input_blocks.11.0.out_layers.3.weight",
+             "middle_block.1.proj_in.weight", "middle_block.2.emb_layers.1.weight", "output_blocks.2.1.conv.weight",
+             "output_blocks.5.2.conv.bias", "output_blocks.11.1.transformer_blocks.0.ff.net.0.proj.weight",
+             "out.0.weight", "out.2.bias"}
+    assert known <= names
+    assert {re.match(r"[a-z_]+\.\d+", n)[0] for n in names if n.startswith("output")} == {
+        f"output_blocks.{i}" for i in range(12)}
+
+
+def test_bases_without_such_a_layout_are_refused_with_the_reason(folder, tmp_path, monkeypatch) -> None:
+    form = formats()["single_file"]
+    assert "no other program reads" in form.refuses(IF, "denoiser", make("lora"))
+    assert form.unfit(SD, folder) is None
+    text = (folder / "unet" / "config.json").read_text()
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(text.replace('"use_linear_projection": false',
+                                                                '"use_linear_projection": true'))
+    assert "this base is a 2.x" in form.unfit(SD, tmp_path)
+    monkeypatch.setattr(type(form), "unfit", lambda *_: "which it is not")
+    with pytest.raises(StageFailed, match="which it is not"):
+        form.write(tmp_path, SD, {}, lambda: fresh(folder))
+
+
+def test_a_tensor_that_the_reader_passes_over_is_an_error(folder, tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path, = formats()["single_file"].write(tmp_path, SD, {}, lambda: fresh(folder))
+    save_file({**load_file(path), "model.diffusion_model.extra.weight": torch.ones(2)}, path)
+    with pytest.raises(StageFailed, match="ignored or changed 1 tensors"):
+        formats()["single_file"].read(tmp_path, SD, fresh(folder), ("denoiser",))
