@@ -154,7 +154,13 @@ def _said_of(loaded: LoadedRecipe, key: str) -> Iterator[None]:
         raise Problems([Problem(loaded.origins.get(key), key, error.message, error.fix)]) from error
 
 
-    _check_exports(loaded, base.source.folder)
+def _check_exports(loaded: LoadedRecipe, folder: Path | None) -> None:
+    for index, name in enumerate(loaded.recipe.export or ()):
+        if folder and (why := formats()[name].unfit(families()[loaded.recipe.base.type], folder)):
+            key = f"export.{index}"
+            raise Problems([Problem(loaded.origins.get(key), key, f"found '{name}', {why}", "take it away")])
+
+
 def _check_objective(loaded: LoadedRecipe, folder: Path | None) -> None:
     objective = loaded.recipe.objective
     if folder is None or objective == AS_THE_BASE:
