@@ -37,7 +37,8 @@ class Asked:
 
     background: `#rrggbb`, for pictures that are refused where they show nothing over it; None to ask no such thing.
     captions, trigger, seed: where pictures have prompts of their own from, and how these vary.
-    sized: whether the pictures' sizes count; masks: where masks are looked for, as in `Images.masks`.
+    sized: whether the pictures' sizes count; masks: where masks are looked for, as in `Images.masks`; repeats: how
+    often an epoch shows each.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Asked:
     seed: int = 0
     sized: bool = False
     masks: Masks = "none"
+    repeats: int = 1
 
     def check(self, path: Path) -> None:
         """Raise RecipeError for a picture that shows nothing, or hides all of it."""
@@ -84,16 +86,16 @@ def find_pictures(asked: Asked, beside: Path, store: Store) -> FoundPictures:
     hiding, prompts = find_masks(screened, store, asked.masks), _prompts(found, asked)
     pictures = [Picture(digests[p.path], first, tuple(others), asked.captions.dropout,
                         (screened[p.path].width, screened[p.path].height) if asked.sized else None,
-                        hiding.digests.get(p.path))
+                        hiding.digests.get(p.path), asked.repeats)
                 for p, (first, *others) in zip(found.pictures, prompts, strict=True)]
     return FoundPictures(tuple(sorted(pictures, key=in_order)),
                          {**{sha256: path for path, sha256 in digests.items()}, **hiding.files},
                          (*found.notes, *_conversions(screened), *_doubles(found, digests), *hiding.notes))
 
 
-def in_order(picture: Picture) -> tuple[str, str, tuple[str, ...]]:
+def in_order(picture: Picture) -> tuple[str, str, tuple[str, ...], int]:
     """What pictures are sorted by: their contents, so that names and places do not matter."""
-    return picture.digest, picture.prompt, picture.variants
+    return picture.digest, picture.prompt, picture.variants, picture.repeats
 
 
 def _prompts(found: Found, asked: Asked) -> list[tuple[str, ...]]:

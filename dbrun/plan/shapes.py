@@ -11,7 +11,6 @@ from dbrun.families.base import families
 from dbrun.images.buckets import Cutting, Frame
 from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Picture
-from dbrun.stages.views import cutting
 
 MUCH = 0.25
 """The share of a picture from which on it is worth a word that it is cut off."""
@@ -38,14 +37,6 @@ def check_step(recipe: Recipe, folder: Path | None) -> None:
     if step % multiple:
         raise RecipeError(f"found {step}, allowed for this base: multiples of {multiple}",
                           fix=f"write {-(-step // multiple) * multiple}, or take it away")
-
-
-def cutting_of(recipe: Recipe, folder: Path | None) -> Cutting | None:
-    """How pictures are cut; None where that depends on a base that is not here yet."""
-    buckets = recipe.images.buckets
-    if buckets is not None and buckets.step is None and folder is None:
-        return None
-    return cutting(recipe.images, lambda: families()[recipe.base.type].pixel_multiple(folder or Path()), recipe.seed)
 
 
 def told(pictures: Sequence[Picture], files: Mapping[str, Path], cut: Cutting | None) -> Iterator[str]:

@@ -23,6 +23,7 @@ from dbrun.recipe.objective import AS_THE_BASE, misfits
 from dbrun.recipe.places import Problem, Problems
 from dbrun.recipe.subject import Subject
 from dbrun.stages.base import Picture, Sources
+from dbrun.stages.views import cutting_of
 from dbrun.store.store import Store
 
 
@@ -58,7 +59,7 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     inits = _inits(loaded, store)
     store.save_tables()
     long = _long_prompts(recipe, pictures, base.source.folder)
-    cut = shapes.cutting_of(recipe, base.source.folder)
+    cut = cutting_of(recipe, base.source.folder)
     notes = (*(Note("base", text) for text in base.notes),
              *(Note(what, text) for what, all_of in (("pictures", found.values()), ("class pictures", classes))
                for one in all_of for text in (*one.notes, *shapes.told(one.pictures, one.files, cut))),
@@ -105,7 +106,7 @@ def _asked(key: str, subject: Subject, recipe: Recipe) -> Asked:
     learnt = recipe.adapt.trigger
     return Asked(f"{key}.images", subject.images, subject.instance_prompt, captions=subject.captioned,
                  trigger=subject.trigger or (learnt.token if learnt else None), seed=recipe.seed,
-                 sized=recipe.images.shaped, masks=recipe.images.masks)
+                 sized=recipe.images.shaped, masks=recipe.images.masks, repeats=subject.repeats)
 
 
 def _sorted(found: Iterable[FoundPictures]) -> tuple[Picture, ...]:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from dbrun.choices.captions import SIDECAR, Captions, types
-from dbrun.parts import OrNone, Part, Text, union
+from dbrun.parts import Int, OrNone, Part, Text, union
 
 
 def _prompt(value: str) -> str:
@@ -52,6 +52,8 @@ class Subject(Part):
     """
     class_images: Annotated[Text | None, OrNone] = None
     """A folder of your own class images of this subject, as `prior.images` names one where there is one subject."""
+    repeats: Annotated[Int, Field(ge=1, le=10_000)] = 1
+    """How often an epoch shows each of its pictures: more than 1 where another subject has more pictures."""
 
     @property
     def class_prompts(self) -> tuple[str, ...]:

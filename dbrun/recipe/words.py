@@ -31,7 +31,7 @@ FOREIGN = {
     "use_ema": "train.ema", "ema_decay": "train.ema.decay", "allow_tf32": "train.tf32",
     "lr_num_cycles": "train.schedule", "lr_power": "train.schedule", "lr_scheduler_num_cycles": "train.schedule",
     "debiased_estimation_loss": "objective.weighting", "num_inference_steps": "prior.steps",
-    "enable_bucket": "images.buckets", "aspect_ratio_bucketing": "images.buckets",
+    "num_repeats": "subject.repeats", "enable_bucket": "images.buckets", "aspect_ratio_bucketing": "images.buckets",
     "min_bucket_reso": "images.buckets.min_side", "max_bucket_reso": "images.buckets.max_side",
     "bucket_reso_steps": "images.buckets.step", "center_crop": "images.crop", "random_crop": "images.crop",
     "random_flip": "images.flip", "flip_aug": "images.flip", "masked_loss": "images.masks",

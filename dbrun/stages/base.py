@@ -20,10 +20,12 @@ class Picture:
     """An image of the user. digest: sha256 of the file's bytes; prompt: its own or that of all such images.
 
     variants: further prompts of which each draw takes one; dropout: the share of draws that have the empty one; size:
-    its width and height once upright, where they count; mask: the sha256 of its mask's file, if it has one.
+    its width and height once upright, where they count; mask: the sha256 of its mask's file, if it has one; repeats:
+    how often an epoch shows it.
     """
 
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"variants": (), "dropout": 0.0, "size": None, "mask": None}
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"variants": (), "dropout": 0.0, "size": None, "mask": None,
+                                               "repeats": 1}
 
     digest: str
     prompt: str
@@ -31,6 +33,7 @@ class Picture:
     dropout: float = 0.0
     size: tuple[int, int] | None = None
     mask: str | None = None
+    repeats: int = 1
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ class Index:
 
     variants: of each instance picture all the prompts that it may have; dropout: the share of its draws that have the
     empty one; both empty where no picture has any. shows: the instance picture that each row of the class half shows,
-    where it shows instance pictures and not all of them in turn.
+    where it shows instance pictures and not all of them in turn. repeats: how often an epoch shows each instance
+    picture, empty where each is shown once.
     """
 
     prompts: tuple[str, ...]
@@ -27,6 +28,7 @@ class Index:
     variants: tuple[tuple[int, ...], ...] = ()
     dropout: tuple[float, ...] = ()
     shows: tuple[int, ...] = ()
+    repeats: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, pictures: Sequence[Picture], classes: Sequence[str], shows: Sequence[int] = ()) -> Index:
@@ -38,11 +40,12 @@ class Index:
         where = {prompt: number for number, prompt in enumerate(prompts)}
         return cls(tuple(prompts), tuple(where[p.prompt] for p in pictures), tuple(where[text] for text in classes),
                    tuple(tuple(where[text] for text in (p.prompt, *p.variants)) for p in pictures) if varied else (),
-                   tuple(p.dropout for p in pictures) if dropped else (), tuple(shows))
+                   tuple(p.dropout for p in pictures) if dropped else (), tuple(shows),
+                   tuple(p.repeats for p in pictures) if any(p.repeats > 1 for p in pictures) else ())
 
     def write(self, folder: Path) -> None:
         """Write index.json; what is not used leaves no mark."""
-        more = {name: value for name in ("variants", "dropout", "shows") if (value := getattr(self, name))}
+        more = {name: value for name in ("variants", "dropout", "shows", "repeats") if (value := getattr(self, name))}
         text = json.dumps({"prompts": self.prompts, "instance": self.instance, "class": self.classes, **more},
                           indent=1, sort_keys=True)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
@@ -53,7 +56,7 @@ class Index:
         said = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return cls(tuple(said["prompts"]), tuple(said["instance"]), tuple(said["class"]),
                    tuple(map(tuple, said.get("variants", ()))), tuple(said.get("dropout", ())),
-                   tuple(said.get("shows", ())))
+                   tuple(said.get("shows", ())), tuple(said.get("repeats", ())))
 
     def shown(self, row: int) -> int:
         """The instance picture that a row of the class half shows, where it shows instance pictures."""

@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
+from dbrun.errors import RecipeError
+from dbrun.images.buckets import nearest, per_epoch
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.train import STEPS, Train
 from dbrun.stages.base import Sources
+from dbrun.stages.views import cutting_of
 
 
 @dataclass(frozen=True)
 class Length:
-    """pictures: instance images that are trained on, repeats counted; per_step: how many a step shows."""
+    """pictures: instance images that an epoch shows, repeats counted; shapes: how many of each shape.
+
+    per_step: pictures that a step shows at most, in micro-batches of batch_size; steps: of the whole training.
+    """
 
     pictures: int
+    shapes: tuple[int, ...]
+    batch_size: int
     per_step: int
     steps: int
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps in which every picture is shown once; epochs run on across steps, so it need be no whole number."""
-        return self.pictures / self.per_step
+        """Steps in which every picture is shown; epochs run on across steps, so it need be no whole number."""
+        return _rest(self.shapes, self.batch_size) / self.per_step
+
+
+def _rest(shapes: tuple[int, ...], batch_size: int) -> int:
+    """Places in the micro-batches of an epoch; of several shapes each ends a micro-batch, which may not be full."""
+    return shapes[0] if len(shapes) == 1 else per_epoch(shapes, batch_size) * batch_size
 
 
 def length(recipe: Recipe, sources: Sources) -> Length:
     """How long this recipe trains on these pictures."""
-    train, pictures = recipe.train, len(sources.pictures)
+    train, shapes = recipe.train, _shapes(recipe, sources)
     steps = train.steps or STEPS
     if train.epochs is not None:
-        steps = -(-train.epochs * pictures // train.images_per_step)
-    return Length(pictures, train.images_per_step, steps)
+        steps = -(-train.epochs * _rest(shapes, train.batch_size) // train.images_per_step)
+    return Length(sum(shapes), shapes, train.batch_size, train.images_per_step, steps)
+
+
+def _shapes(recipe: Recipe, sources: Sources) -> tuple[int, ...]:
+    """How many pictures an epoch shows of each shape. Raises RecipeError where that cannot be told yet."""
+    shown = [(picture, picture.repeats) for picture in sources.pictures]
+    if recipe.images.buckets is None:
+        return (sum(repeats for _, repeats in shown),)
+    cut = cutting_of(recipe, sources.base.folder)
+    if cut is None and recipe.train.epochs is not None:
+        raise RecipeError("the steps of an epoch depend on the buckets, and these on a base that is not here yet",
+                          fix="write `images.buckets.step` (64 for Stable Diffusion), or `train.steps`")
+    counts = Counter[object]()
+    for picture, repeats in shown:
+        counts[nearest(picture.size, cut.shapes) if cut and picture.size else None] += repeats
+    return tuple(counts.values())
 
 
 def told(recipe: Recipe, sources: Sources) -> str:
@@ -37,12 +66,18 @@ def told(recipe: Recipe, sources: Sources) -> str:
     train, found = recipe.train, length(recipe, sources)
     epochs = f"{found.steps / found.steps_per_epoch:.4g} epochs"
     whole = f"{train.epochs} epochs = {found.steps} steps" if train.epochs else f"{found.steps} steps = {epochs}"
+    if len(found.shapes) > 1:
+        micro = per_epoch(found.shapes, train.batch_size)
+        return (f"{_count(found.pictures, 'picture')} in {len(found.shapes)} shapes = "
+                f"{_count(micro, 'micro-batch', 'es')} of at most {train.batch_size} ÷ "
+                f"{train.accumulation} accumulated = "
+                f"{_count(found.steps_per_epoch, 'step')} an epoch; {whole}{_rates(train)}")
     return (f"{_count(found.pictures, 'picture')} ÷ ({train.batch_size} × {train.accumulation} accumulated) = "
             f"{_count(found.steps_per_epoch, 'step')} an epoch; {whole}{_rates(train)}")
 
 
-def _count(number: float, noun: str) -> str:
-    return f"{number:.4g} {noun}{'' if number == 1 else 's'}"
+def _count(number: float, noun: str, plural: str = "s") -> str:
+    return f"{number:.4g} {noun}{'' if number == 1 else plural}"
 
 
 def _rates(train: Train) -> str:

@@ -62,7 +62,8 @@ def _prior(prior: Prior, sources: Sources, *, made: bool) -> dict[str, object]:
 def _pictures(pictures: Sequence[Picture]) -> list[dict[str, object]]:
     """Pictures as contents with their prompts."""
     return [{"digest": p.digest, "prompt": p.prompt, **({"variants": p.variants} if p.variants else {}),
-             **({"dropout": p.dropout} if p.dropout else {})} for p in pictures]
+             **({"dropout": p.dropout} if p.dropout else {}), **({"mask": p.mask} if p.mask else {}),
+             **({"repeats": p.repeats} if p.repeats > 1 else {})} for p in pictures]
 
 
 def said(part: Part) -> dict[str, object]:

@@ -165,7 +165,8 @@ def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Tra
     # where the base is the target, the class half shows the instance images over and over, prompt after prompt
     shows = [index.shown(row) for row in range(len(index.classes))] if params.prior_target == "base" else None
     varied = Varied(index.variants, index.dropout, index.prompts.index("") if index.dropout else 0)
-    half = halves(job.inputs["preprocess"].path, index.instance, index.classes, shows, unmasked, varied)
+    half = halves(job.inputs["preprocess"].path, index.instance, index.classes, shows, unmasked, varied,
+                  index.repeats)
     return Batches(half, params.seed, params.batch_size, trainer.process.timesteps,
                    lambda rows, randn: family.draw(loaded, rows, randn, params.class_labels), objective.timesteps,
                    Noise(objective.noise_offset, objective.input_perturbation, objective.pyramid_noise))

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbrun.families.base import families
 from dbrun.images import buckets
 from dbrun.images.buckets import Cutting, Frame, Size, centred
+from dbrun.recipe.model import Recipe
 from dbrun.recipe.pictures import Images
 
 
@@ -48,6 +50,14 @@ def cutting(images: Images, multiple: Callable[[], int], seed: int) -> Cutting:
         step = asked.step or multiple()
         shapes = buckets.buckets(side, step, asked.min_side or side // 2, asked.max_side or side * 2)
     return Cutting(shapes, images.random_crops, images.flip, seed)
+
+
+def cutting_of(recipe: Recipe, folder: Path | None) -> Cutting | None:
+    """How a recipe's pictures are cut; None where that depends on a base, in folder, that is not here yet."""
+    asked = recipe.images.buckets
+    if asked is not None and asked.step is None and folder is None:
+        return None
+    return cutting(recipe.images, lambda: families()[recipe.base.type].pixel_multiple(folder or Path()), recipe.seed)
 
 
 def views(name: str, source: Source, cut: Cutting, side: int) -> list[View]:

@@ -74,6 +74,8 @@ TABLE = {
     "prior={count: null, steps: null, guidance: null}; subject.class_images=others": ENCODED,
     "images.background=#000000": ENCODED,
     "images.resolution=16": PRIORS,
+    "subject.repeats=1": set(),
+    "subject.repeats=2": ENCODED,
     "images.buckets={}": ENCODED,
     "images.buckets={step: 16}": ENCODED,
     "images.crop=random": ENCODED,

@@ -105,6 +105,7 @@ def test_another_mask_is_told_and_a_size_that_is_known_now_is_not():
 
     assert str(nearest(asked(mask="c" * 64), [asked().document])) == "mask of 1 picture changed"
     assert changes(asked(size=(30, 40)), asked().document) == ()
+    assert str(nearest(asked(repeats=3), [asked().document])) == "repeats of 1 picture changed"
 
 
 def test_what_two_params_say_alike_is_told_once():

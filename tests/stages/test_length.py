@@ -3,12 +3,15 @@
 import pytest
 
 from dbrun.choices.averaging import Ema
+from dbrun.errors import RecipeError
 from dbrun.families.base import Sampling
 from dbrun.recipe.model import Recipe
+from dbrun.recipe.pictures import Buckets, Images
 from dbrun.stages.base import BaseSource, Picture, Sources
 from dbrun.stages.export import Export
 from dbrun.stages.length import length, told
 from dbrun.stages.train import Train
+from dbrun.training.epochs import Epoch, rows
 
 BASE = BaseSource("files:x", "sd", None, None, {}, Sampling(2, 2.0))
 
@@ -32,6 +35,37 @@ def sources(pictures: int) -> Sources:
 def test_how_long_it_goes(pictures: int, train: dict[str, object], steps: int, an_epoch: float) -> None:
     found = length(recipe(**train), sources(pictures))
     assert (found.steps, found.steps_per_epoch) == (steps, an_epoch)
+
+
+SHAPED = Sources(BASE, tuple(
+    Picture(f"{i:064}", "sks dog", size=size, repeats=repeats) for i, (size, repeats) in enumerate(
+        [((60, 40), 1), ((60, 40), 2), ((40, 60), 1), ((50, 50), 1), ((50, 51), 1)])))
+"""Three wide ones (one of them twice), a tall one, two square ones."""
+
+
+@pytest.mark.parametrize(("train", "steps", "an_epoch"), [
+    ({"batch_size": 2, "epochs": 3}, 12, 4), ({"batch_size": 2, "accumulation": 3, "epochs": 3}, 4, 4 / 3),
+    ({"batch_size": 8, "epochs": 3}, 9, 3)])
+def test_each_shape_ends_a_micro_batch_of_its_own(train: dict[str, object], steps: int, an_epoch: float) -> None:
+    """And so the loop counts: after as many micro-batches each picture was shown as often as it is repeated."""
+    asked = recipe(**train)
+    shaped = asked.model_copy(update={"images": Images(resolution=64, buckets=Buckets(step=8))})
+    found = length(shaped, SHAPED)
+    assert (found.pictures, found.steps, found.steps_per_epoch) == (6, steps, an_epoch)
+    shapes = ("wide", "wide", "wide", "tall", "square", "square")
+    epoch, micro = Epoch(0, "instance", (0, 1, 1, 2, 3, 4), shapes), round(an_epoch * asked.train.accumulation)
+    seen = [row.picture for number in range(micro) for row in rows(epoch, asked.train.batch_size, number)]
+    assert sorted(seen) == [0, 1, 1, 2, 3, 4]
+
+
+def test_the_plan_says_how_many_micro_batches_shapes_make() -> None:
+    shaped = recipe(epochs=3, batch_size=2).model_copy(
+        update={"images": Images(resolution=64, buckets=Buckets(step=8))})
+    assert told(shaped, SHAPED) == ("6 pictures in 3 shapes = 4 micro-batches of at most 2 ÷ 1 accumulated = "
+                                    "4 steps an epoch; 3 epochs = 12 steps")
+    unknown = shaped.model_copy(update={"images": Images(resolution=64, buckets=Buckets())})
+    with pytest.raises(RecipeError, match="a base that is not here yet"):
+        length(unknown, SHAPED)
 
 
 def test_equal_lengths_are_equal_questions_to_train_and_export() -> None:

@@ -252,3 +252,12 @@ def test_where_the_base_is_the_target_each_subject_stands_under_its_own_class(lo
     rows = [(index.prompts[prompt], index.shown(row)) for row, prompt in enumerate(index.classes)]
     assert rows == [("a dog", 0), ("a car", 1), ("a car in a room", 1)]
     assert [index.prompts[i] for i in index.instance] == ["sks dog", "zwx car"]
+
+
+def test_how_often_pictures_are_repeated_is_in_the_index(bench, recipe) -> None:
+    bench.run("load", recipe())
+    plain = bench.sources
+    bench.sources = lambda chosen: Sources(plain(chosen).base, tuple(
+        Picture(p.digest, p.prompt, repeats=2 + i) for i, p in enumerate(plain(chosen).pictures)))
+    index = json.loads((bench.run("preprocess", recipe(prior=None)).path / "index.json").read_text())
+    assert index["repeats"] == [2, 3]

@@ -37,6 +37,13 @@ def test_where_the_class_half_shows_the_instance_pictures_it_does_so_in_turn(tmp
     assert instance.counts and not classes.counts, "what a class looks like is not masked"
 
 
+def test_a_repeated_picture_is_shown_as_often(tmp_path: Path) -> None:
+    stored(tmp_path)
+    half = halves(tmp_path, [0, 1], [2, 2], None, 0.1, repeats=(1, 3))
+    assert [one.epoch(0).pictures for one in half] == [(0, 1, 1, 1), (0, 1)], "repeats are the instance pictures'"
+    assert halves(tmp_path, [0, 1], [], None, 0.1)[0].epoch(0).pictures == (0, 1)
+
+
 def test_a_mask_says_how_much_each_place_counts(tmp_path: Path) -> None:
     stored(tmp_path, masked=True)
     for unmasked in (0.0, 0.1, 1.0):
