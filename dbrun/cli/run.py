@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dbrun.errors import DbrunError
-from dbrun.events import RunFailed
+from dbrun.events import Emit, RunFailed
+from dbrun.plan.datasets import fetch
 from dbrun.plan.planner import Plan, make_plan
 from dbrun.plan.sources import Located, locate
 from dbrun.recipe.load import LoadedRecipe, load_recipe
@@ -22,10 +23,15 @@ if TYPE_CHECKING:
     from dbrun.plan.selection import Selection
 
 
-def read(asked: Asked) -> tuple[LoadedRecipe, Located, Store]:
-    """The recipe with what its paths point at, and the store at hand. Raises DbrunError."""
+def read(asked: Asked, emit: Emit | None = None) -> tuple[LoadedRecipe, Located, Store]:
+    """The recipe with what its paths point at, and the store at hand. Raises DbrunError.
+
+    emit: where it is to be run, and so pictures may be fetched.
+    """
     loaded = load_recipe(asked.recipe, asked.overrides, asked.profiles)
     store = store_at_hand()
+    if emit is not None:
+        fetch(loaded, store, emit)
     return loaded, locate(loaded, store), store
 
 
@@ -44,7 +50,7 @@ def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False
     gc.enable()
     watch, observation = watcher(as_json), Observation()
     try:
-        loaded, located, store = read(asked)
+        loaded, located, store = read(asked, watch)
     except DbrunError as error:
         watch(RunFailed(None, error.message, error.fix, error.exit_code))
         raise

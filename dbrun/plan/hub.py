@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+MODELS, DATASETS = "models", "datasets"
+"""How the cache calls its kinds of repository."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
 
@@ -25,17 +27,17 @@ def offline() -> bool:
     return asked.upper() in ("1", "ON", "YES", "TRUE")
 
 
-def repository(repo: str) -> Path:
-    """The folder of a model `owner/name` in the cache; it may not be there."""
-    return cache_folder() / f"models--{repo.replace('/', '--')}"
+def repository(repo: str, kind: str = MODELS) -> Path:
+    """The folder of a model or data set `owner/name` in the cache; it may not be there."""
+    return cache_folder() / f"{kind}--{repo.replace('/', '--')}"
 
 
-def known_commit(repo: str, revision: str) -> str | None:
+def known_commit(repo: str, revision: str, kind: str = MODELS) -> str | None:
     """The commit that a branch or tag stood for when it was last fetched."""
     if not REVISION.fullmatch(revision):
         return None
     try:
-        text = (repository(repo) / "refs" / revision).read_text(encoding="ascii").strip()
+        text = (repository(repo, kind) / "refs" / revision).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return None
     return text if COMMIT.fullmatch(text) else None
@@ -45,3 +47,9 @@ def snapshot(repo: str, commit: str) -> Path | None:
     """The folder of a fetched commit, None where it is not there."""
     folder = repository(repo) / "snapshots" / commit
     return folder if (folder / "model_index.json").is_file() else None
+
+
+def dataset(repo: str, commit: str) -> Path | None:
+    """The folder of a data set's commit, None where nothing of it was fetched."""
+    folder = repository(repo, DATASETS) / "snapshots" / commit
+    return folder if folder.is_dir() else None

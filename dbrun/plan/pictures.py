@@ -13,7 +13,9 @@ from dbrun.images import flat, masks, pixels
 from dbrun.images import screen as screening
 from dbrun.images.discover import Found, discover
 from dbrun.images.screen import Screened, screen_all
+from dbrun.plan.datasets import dataset_folder
 from dbrun.plan.masks import find_masks
+from dbrun.recipe.checks import HUB_ID
 from dbrun.recipe.pictures import Masks
 from dbrun.stages.base import Picture
 from dbrun.store.disk import said
@@ -36,15 +38,16 @@ class Asked:
     """A folder of pictures as a recipe names it. key: where; prompt: of pictures without one of their own, if any.
 
     background: `#rrggbb`, for pictures that are refused where they show nothing over it; None to ask no such thing.
-    captions, trigger, seed: where pictures have prompts of their own from, and how these vary.
-    sized: whether the pictures' sizes count; masks: where masks are looked for, as in `Images.masks`; repeats: how
-    often an epoch shows each.
+    revision: of a data set of the Hub; captions, trigger, seed: where pictures have prompts of their own from, and
+    how these vary. sized: whether the pictures' sizes count; masks: where masks are looked for, as in `Images.masks`;
+    repeats: how often an epoch shows each.
     """
 
     key: str
     images: str
     prompt: str | None
     background: str | None = None
+    revision: str | None = None
     captions: Captions = SIDECAR
     trigger: str | None = None
     seed: int = 0
@@ -68,7 +71,8 @@ class Asked:
 
 def find_pictures(asked: Asked, beside: Path, store: Store) -> FoundPictures:
     """The pictures of a folder. beside: where a relative path begins. Raises RecipeError."""
-    found = discover(_folder(asked.images, beside), asked.key, asked.captions)
+    folder, told = _folder(asked, beside, store)
+    found = discover(folder, asked.key, asked.captions)
     try:
         digests = {p.path: store.digests.of(p.path) for p in found.pictures}
         rules = asked.rules(store)
@@ -90,7 +94,7 @@ def find_pictures(asked: Asked, beside: Path, store: Store) -> FoundPictures:
                 for p, (first, *others) in zip(found.pictures, prompts, strict=True)]
     return FoundPictures(tuple(sorted(pictures, key=in_order)),
                          {**{sha256: path for path, sha256 in digests.items()}, **hiding.files},
-                         (*found.notes, *_conversions(screened), *_doubles(found, digests), *hiding.notes))
+                         (*told, *found.notes, *_conversions(screened), *_doubles(found, digests), *hiding.notes))
 
 
 def in_order(picture: Picture) -> tuple[str, str, tuple[str, ...], int]:
@@ -109,16 +113,24 @@ def _prompts(found: Found, asked: Asked) -> list[tuple[str, ...]]:
     return prompts
 
 
-def _folder(images: str, beside: Path) -> Path:
+def _folder(asked: Asked, beside: Path, store: Store) -> tuple[Path, tuple[str, ...]]:
+    """The folder of the pictures, and what a person should know of it."""
+    images = asked.images
+    if asked.revision is not None:
+        return dataset_folder(images, asked.revision, store)
     if not images.startswith(EMBEDDED):
-        return beside / Path(images).expanduser()
+        folder = beside / Path(images).expanduser()
+        if HUB_ID.fullmatch(images) and not folder.parent.exists():
+            raise RecipeError(f"no such folder: {folder}", fix="name a folder of pictures as "
+                              f"`{asked.key}`; beside a data set of the Hub, write its `revision`")
+        return folder, ()
     from dbrun.embedded import subject_names, subject_path
 
     name = images.removeprefix(EMBEDDED)
     if name not in subject_names():
         raise RecipeError(f"found {images!r}, but no such subject ships with dbrun",
                           fix=f"write {EMBEDDED}{subject_names()[0]}, or the folder of your pictures")
-    return subject_path(name)
+    return subject_path(name), ()
 
 
 def _conversions(screened: Mapping[Path, Screened]) -> list[str]:

@@ -104,9 +104,9 @@ def _pictures(loaded: LoadedRecipe, asked: Asked, store: Store) -> FoundPictures
 
 def _asked(key: str, subject: Subject, recipe: Recipe) -> Asked:
     learnt = recipe.adapt.trigger
-    return Asked(f"{key}.images", subject.images, subject.instance_prompt, captions=subject.captioned,
-                 trigger=subject.trigger or (learnt.token if learnt else None), seed=recipe.seed,
-                 sized=recipe.images.shaped, masks=recipe.images.masks, repeats=subject.repeats)
+    return Asked(f"{key}.images", subject.images, subject.instance_prompt, revision=subject.revision,
+                 captions=subject.captioned, trigger=subject.trigger or (learnt.token if learnt else None),
+                 seed=recipe.seed, sized=recipe.images.shaped, masks=recipe.images.masks, repeats=subject.repeats)
 
 
 def _sorted(found: Iterable[FoundPictures]) -> tuple[Picture, ...]:

@@ -18,8 +18,8 @@ Finding = tuple[str, str, str | None]
 
 def check(recipe: Recipe) -> list[Finding]:
     """Every disagreement as (dotted key, message, fix)."""
-    every = (_subject, _captions, _prior, _class_images, _base, _components, _class_labels, _objective, _precision,
-             _adapt, _trigger, _export, _length, _stop, _optimizer, _tf32, _images)
+    every = (_subject, _dataset, _captions, _prior, _class_images, _base, _components, _class_labels, _objective,
+             _precision, _adapt, _trigger, _export, _length, _stop, _optimizer, _tf32, _images)
     return [finding for one in every for finding in one(recipe)]
 
 
@@ -30,6 +30,13 @@ def _subject(recipe: Recipe) -> Iterator[Finding]:
     elif not recipe.taught:
         yield ("subject", "missing, expected a mapping such as {images: …}: what is to be learnt",
                "write `subject: {images: FOLDER, instance_prompt: a photo of sks dog}`, or several as `subjects`")
+
+
+def _dataset(recipe: Recipe) -> Iterator[Finding]:
+    for key, subject in recipe.taught.items():
+        if subject.revision is not None and not HUB_ID.fullmatch(subject.images):
+            yield (f"{key}.revision", f"found a revision, but '{subject.images}' is no data set of the Hub such as "
+                   "owner/name", "take `revision` away, or write `revision: null` over an inherited one")
 
 
 def _captions(recipe: Recipe) -> Iterator[Finding]:

@@ -36,7 +36,10 @@ class Subject(Part):
     """What is to be learnt."""
 
     images: Text
-    """A folder of pictures (relative to the recipe), or `embedded:NAME`; a .txt beside a picture is its own prompt."""
+    """A folder of pictures (relative to the recipe), `embedded:NAME`, or, with `revision`, a data set of the Hub such
+    as `owner/name`, whose files are pictures; a .txt beside a picture is its own prompt."""
+    revision: Annotated[Text | None, OrNone] = None
+    """Of a data set of the Hub: the commit, tag or branch; a 40-digit commit gives the same pictures tomorrow."""
     instance_prompt: Annotated[Prompt | None, OrNone] = None
     """The prompt of the instance images, with the trigger word in it; left out where `captions` has one for each."""
     captions: Annotated[AnyCaptions | None, OrNone] = None
