@@ -102,6 +102,22 @@ class Style:
         return screen_print(draw(view.scene(view.kind, seed)))
 
 
+@dataclass(frozen=True)
+class Prints:
+    """Prints as `Style` draws them, under plain captions: no word is set apart for the style."""
+
+    views: tuple[View, ...]
+    name: str = ""
+
+    def prompt(self, view: View) -> str:
+        """Such as: a picture of a car on the beach."""
+        return f"a picture of a {view.kind} {view.place}"
+
+    def picture(self, view: View, seed: int) -> Image.Image:
+        """The view's scene, printed."""
+        return screen_print(draw(view.scene(view.kind, seed)))
+
+
 ORANGE = (232, 120, 40)
 DRAWN: Mapping[str, Subject] = {
     # three coat colours and a turquoise collar: the world gives an animal at most two, and no such collar
@@ -139,6 +155,18 @@ DRAWN: Mapping[str, Subject] = {
             View("under water", "swimming", "fish", "orange"),
             View("in the desert", None, "tree", "green"),
             View("in the city", "running", "cat", "white"),
+        ),
+    ),
+    "prints": Prints(
+        views=(
+            View("on the grass", None, "house", "red"),
+            View("on the beach", "running", "dog", "white"),
+            View("in the snow", "standing", "cat", "gray"),
+            View("in the forest", None, "car", "yellow"),
+            View("in a room", "sitting", "rabbit", "brown"),
+            View("under water", "swimming", "fish", "purple"),
+            View("in the desert", "standing", "bird", "blue"),
+            View("in the city", None, "tree", "green"),
         ),
     ),
 }
