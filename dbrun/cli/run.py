@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from dbrun.errors import DbrunError
 from dbrun.events import Emit, RunFailed
-from dbrun.plan.datasets import fetch
 from dbrun.plan.planner import Plan, make_plan
 from dbrun.plan.sources import Located, locate
 from dbrun.recipe.load import LoadedRecipe, load_recipe
@@ -30,7 +29,9 @@ def read(asked: Asked, emit: Emit | None = None) -> tuple[LoadedRecipe, Located,
     """
     loaded = load_recipe(asked.recipe, asked.overrides, asked.profiles)
     store = store_at_hand()
-    if emit is not None:
+    if emit is not None and any(one.revision for one in loaded.recipe.taught.values()):
+        from dbrun.plan.datasets import fetch
+
         fetch(loaded, store, emit)
     return loaded, locate(loaded, store), store
 

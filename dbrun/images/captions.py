@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,6 +89,8 @@ def _rows(file: Path, problems: list[str]) -> Iterator[tuple[str, Mapping[str, o
         raise RecipeError(f"{file}: cannot be read as UTF-8 text: {error}", fix="save it again as UTF-8") from error
     lines = text.splitlines()
     if file.suffix == ".csv":
+        import csv
+
         reader = csv.DictReader(lines)
         yield from ((f"{file}:{reader.line_num}", row) for row in reader)
         return

@@ -13,7 +13,6 @@ from dbrun.images import flat, masks, pixels
 from dbrun.images import screen as screening
 from dbrun.images.discover import Found, discover
 from dbrun.images.screen import Screened, screen_all
-from dbrun.plan.datasets import dataset_folder
 from dbrun.plan.masks import find_masks
 from dbrun.recipe.checks import HUB_ID
 from dbrun.recipe.pictures import Masks
@@ -117,6 +116,8 @@ def _folder(asked: Asked, beside: Path, store: Store) -> tuple[Path, tuple[str, 
     """The folder of the pictures, and what a person should know of it."""
     images = asked.images
     if asked.revision is not None:
+        from dbrun.plan.datasets import dataset_folder
+
         return dataset_folder(images, asked.revision, store)
     if not images.startswith(EMBEDDED):
         folder = beside / Path(images).expanduser()
