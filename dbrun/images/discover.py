@@ -11,7 +11,7 @@ from dbrun.errors import RecipeError
 from dbrun.images.captions import TABLES, TEXT
 from dbrun.images.masks import is_mask, picture_of
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SILENT = ("thumbs.db", "desktop.ini")
 SPLIT = "train"
 """The folder of a data set's pictures to train on, as the Hub's imagefolder has it."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dbrun.errors import RecipeError
 from dbrun.images.buckets import Frame, centred
+from dbrun.images.readers import HEAD, make_ready
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,6 +39,7 @@ def upright(content: bytes, name: str) -> Image:
     """The whole picture as RGB or RGBA, upright and in sRGB. Raises RecipeError for bytes that are no whole picture."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    make_ready(content[:HEAD], name)
     try:
         with Image.open(BytesIO(content)) as opened:
             opened.load()

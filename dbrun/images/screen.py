@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import RecipeError
+from dbrun.images.readers import make_ready
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,11 +23,15 @@ AWAY = "take it out of the folder"
 
 @dataclass(frozen=True)
 class Screened:
-    """A picture that can be used. width, height: pixels once upright; notes: what will be done to it."""
+    """A picture that can be used. width, height: pixels once upright; notes: what will be done to it.
+
+    kind: Pillow's word for the kind of file.
+    """
 
     width: int
     height: int
     notes: tuple[str, ...] = ()
+    kind: str = ""
 
     def as_data(self) -> dict[str, Any]:
         """The same as JSON data."""
@@ -35,7 +40,7 @@ class Screened:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Screened:
         """What `as_data` made."""
-        return cls(int(data["width"]), int(data["height"]), tuple(data["notes"]))
+        return cls(int(data["width"]), int(data["height"]), tuple(data["notes"]), str(data["kind"]))
 
 
 def screen(path: Path) -> Screened:
@@ -45,9 +50,10 @@ def screen(path: Path) -> Screened:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            make_ready(_head(path), str(path))
             with Image.open(path) as image:
                 _check_size(path, image)
-                notes = _notes(image)
+                notes, kind = _notes(image), image.format or ""
                 image.load()
                 _check_range(path, image)
                 width, height = _upright(image)
@@ -61,7 +67,7 @@ def screen(path: Path) -> Screened:
     except Exception as error:
         raise RecipeError(f"{path}: the picture is broken or cut off: {_reason(error)}",
                           fix=f"copy or export it again, or {AWAY}") from None
-    return Screened(width, height, notes)
+    return Screened(width, height, notes, kind)
 
 
 def screen_all(paths: Iterable[Path], known: Callable[[Path], Screened | None] = lambda path: None,
@@ -140,10 +146,14 @@ def _transparent(image: Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
 
 
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
 def _content(path: Path) -> str:
     """What a file that is no picture holds, as far as its first bytes tell."""
-    with path.open("rb") as file:
-        data = file.read(HEAD)
+    data = _head(path)
     if not data:
         return "an empty file, no picture"
     try:

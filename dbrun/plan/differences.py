@@ -105,7 +105,7 @@ def _pictures(was: list[dict[str, object]], now: list[dict[str, object]], noun: 
     whole = len(was) == len(now)
     for field, off, key, words in (("prompt", None, prompt, "prompt"),
                                    ("dropout", 0.0, "subject.captions.dropout", "caption dropout"),
-                                   ("repeats", 1, "subject.repeats", "repeats")):
+                                   ("repeats", 1, "subject.repeats", "repeats"), ("reader", None, "reader", "reader")):
         other = Counter((old.get(field, off), new.get(field, off)) for old, new in pairs
                         if old.get(field, off) != new.get(field, off))
         if len(other) == 1 and other.total() == len(was) > 1 and whole:

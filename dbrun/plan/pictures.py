@@ -13,6 +13,7 @@ from dbrun.images import flat, masks, pixels
 from dbrun.images import screen as screening
 from dbrun.images.discover import Found, discover
 from dbrun.images.screen import Screened, screen_all
+from dbrun.plan.keys import full_version
 from dbrun.plan.masks import find_masks
 from dbrun.recipe.checks import HUB_ID
 from dbrun.recipe.pictures import Masks
@@ -89,7 +90,7 @@ def find_pictures(asked: Asked, beside: Path, store: Store) -> FoundPictures:
     hiding, prompts = find_masks(screened, store, asked.masks), _prompts(found, asked)
     pictures = [Picture(digests[p.path], first, tuple(others), asked.captions.dropout,
                         (screened[p.path].width, screened[p.path].height) if asked.sized else None,
-                        hiding.digests.get(p.path), asked.repeats)
+                        hiding.digests.get(p.path), asked.repeats, _reader(screened[p.path].kind))
                 for p, (first, *others) in zip(found.pictures, prompts, strict=True)]
     return FoundPictures(tuple(sorted(pictures, key=in_order)),
                          {**{sha256: path for path, sha256 in digests.items()}, **hiding.files},
@@ -132,6 +133,11 @@ def _folder(asked: Asked, beside: Path, store: Store) -> tuple[Path, tuple[str, 
         raise RecipeError(f"found {images!r}, but no such subject ships with dbrun",
                           fix=f"write {EMBEDDED}{subject_names()[0]}, or the folder of your pictures")
     return subject_path(name), ()
+
+
+def _reader(kind: str) -> str | None:
+    """The package beside Pillow that reads this kind of picture, with its minor version: others may read otherwise."""
+    return ".".join(f"pillow-heif {full_version('pillow-heif')}".split(".")[:2]) if kind == "HEIF" else None
 
 
 def _conversions(screened: Mapping[Path, Screened]) -> list[str]:

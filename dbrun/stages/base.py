@@ -21,11 +21,11 @@ class Picture:
 
     variants: further prompts of which each draw takes one; dropout: the share of draws that have the empty one; size:
     its width and height once upright, where they count; mask: the sha256 of its mask's file, if it has one; repeats:
-    how often an epoch shows it.
+    how often an epoch shows it; reader: the package that reads it and its version, where that is not Pillow.
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"variants": (), "dropout": 0.0, "size": None, "mask": None,
-                                               "repeats": 1}
+                                               "repeats": 1, "reader": None}
 
     digest: str
     prompt: str
@@ -34,6 +34,7 @@ class Picture:
     size: tuple[int, int] | None = None
     mask: str | None = None
     repeats: int = 1
+    reader: str | None = None
 
 
 @dataclass(frozen=True)

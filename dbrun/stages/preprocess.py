@@ -138,7 +138,7 @@ class Preprocess(Stage[PreprocessParams]):
 
 def _users(job: Job[PreprocessParams], picture: Picture) -> Source:
     return Source(picture.digest, job.files[picture.digest].name, lambda: contents(job.files, picture.digest),
-                  picture.size, picture.mask)
+                  picture.size, picture.mask, picture.reader)
 
 
 def _views(job: Job[PreprocessParams], pictures: Mapping[str, Source]) -> list[View]:

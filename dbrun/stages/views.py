@@ -17,7 +17,8 @@ from dbrun.recipe.pictures import Images
 class Source:
     """A picture. digest: the sha256 of its file; name: what errors call it; read: gives the file's bytes.
 
-    size: its width and height once upright, where they count; mask: the digest of its mask's file, if it has one.
+    size: its width and height once upright, where they count; mask: the digest of its mask's file, if it has one;
+    reader: as in `Picture`.
     """
 
     digest: str
@@ -25,6 +26,7 @@ class Source:
     read: Callable[[], bytes]
     size: Size | None = None
     mask: str | None = None
+    reader: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class View:
 
     def key(self) -> Mapping[str, object]:
         """What beside the picture says which pixels are shown; the middle square needs no words."""
-        frame = self.frame
-        return {} if frame is None else {"frame": [*frame.scaled, frame.left, frame.top, *frame.size, frame.mirrored]}
+        frame, reader = self.frame, {"reader": self.source.reader} if self.source.reader else {}
+        return reader if frame is None else {
+            "frame": [*frame.scaled, frame.left, frame.top, *frame.size, frame.mirrored], **reader}
 
 
 def cutting(images: Images, multiple: Callable[[], int], seed: int) -> Cutting:

@@ -27,7 +27,7 @@ def test_pictures_come_sorted_by_name_with_their_prompts(tmp_path: Path) -> None
 
 
 def test_what_is_no_picture_is_left_aside_with_a_word(tmp_path: Path) -> None:
-    fill(tmp_path, a__jpg="", notes__txt="x", a__jpg__txt="x", b__heic="", README="", c__mp4="")
+    fill(tmp_path, a__jpg="", notes__txt="x", a__jpg__txt="x", b__jp2="", README="", c__mp4="")
     (tmp_path / "more").mkdir()
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
@@ -35,7 +35,7 @@ def test_what_is_no_picture_is_left_aside_with_a_word(tmp_path: Path) -> None:
     assert [p.path.name for p in found.pictures] == ["a.jpg"]
     told = "\n".join(found.notes)
     for words in ("notes.txt is ignored: there is no picture beside it", "the prompt of a.jpg is named a.txt",
-                  "b.heic is ignored: .heic", "README is ignored", "more/ is ignored", "folder.jpg/ is ignored",
+                  "b.jp2 is ignored: .jp2", "README is ignored", "more/ is ignored", "folder.jpg/ is ignored",
                   "gone.png is ignored: it is a link to nothing", "c.mp4 is ignored"):
         assert words in told
     assert len(found.notes) == 8
@@ -68,11 +68,11 @@ def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"no pictures in .*: found nothing, allowed: files that end with \.bmp"):
+    with pytest.raises(RecipeError, match=r"no pictures in .*: found nothing, allowed: files that end with \.avif"):
         discover(tmp_path)
     (tmp_path / "sub").mkdir()
-    with pytest.raises(RecipeError, match=r"found 2 other names \(\.heic, folders\)"):
-        discover(fill(tmp_path, a__heic=""))
+    with pytest.raises(RecipeError, match=r"found 2 other names \(\.jp2, folders\)"):
+        discover(fill(tmp_path, a__jp2=""))
 
 
 def test_a_missing_folder_names_the_nearest(tmp_path: Path) -> None:

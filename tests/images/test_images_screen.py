@@ -26,7 +26,7 @@ def saved(picture: Image.Image, path: Path, **options: object) -> Path:
 
 
 def test_a_plain_photo_is_taken_without_a_word(tmp_path: Path) -> None:
-    assert screen(saved(noise(), tmp_path / "a.jpg")) == Screened(60, 40, ())
+    assert screen(saved(noise(), tmp_path / "a.jpg")) == Screened(60, 40, (), "JPEG")
 
 
 @pytest.mark.parametrize("keep", [0.9, 0.5, 0.2])
@@ -111,8 +111,8 @@ def test_all_bad_pictures_are_told_at_once_and_good_ones_remembered(tmp_path: Pa
     with pytest.raises(RecipeError, match="2 pictures cannot be used") as caught:
         screen_all([good, bad, known, tiny], memory.get, learnt.__setitem__)
     assert "bad.png" in str(caught.value) and "tiny.png" in str(caught.value)
-    assert learnt == {good: Screened(60, 40)}
-    assert screen_all([good, known], memory.get) == {good: Screened(60, 40), known: Screened(5, 5)}
+    assert learnt == {good: Screened(60, 40, kind="PNG")}
+    assert screen_all([good, known], memory.get) == {good: Screened(60, 40, kind="PNG"), known: Screened(5, 5)}
 
 
 @pytest.mark.skipif(not DOGS.is_dir(), reason="the real photos are not here")

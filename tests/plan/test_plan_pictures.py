@@ -1,10 +1,13 @@
 """Pictures are known by their contents, screened once, and spoken of by name."""
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
 from dbrun.errors import RecipeError
 from dbrun.images import screen as screening
+from dbrun.plan import pictures
 from dbrun.plan.pictures import Asked, find_pictures
 from dbrun.store import digests
 from dbrun.store.store import Store
@@ -88,3 +91,13 @@ def test_embedded_pictures_are_found_by_name_and_only_those(photos):
     for name in ("embedded:nobody", "embedded:../..", "embedded:"):
         with pytest.raises(RecipeError, match="no such subject"):
             find_pictures(Asked("x", name, PROMPT), photos, store)
+
+
+def test_what_reads_a_heic_is_part_of_the_picture(photos, monkeypatch):
+    """Another version of the package may read other colours; Pillow itself is among the stage's libraries."""
+    real = screening.screen
+    monkeypatch.setattr(pictures, "full_version", lambda name: f"{name} 1.8.3".split()[1])
+    monkeypatch.setattr(screening, "screen", lambda path: replace(real(path), kind="HEIF"))
+    assert {p.reader for p in find(photos).pictures} == {"pillow-heif 1.8"}
+    monkeypatch.undo()
+    assert {p.reader for p in find(photos, Store(photos.parent / "other")).pictures} == {None}
