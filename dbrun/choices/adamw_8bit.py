@@ -30,10 +30,6 @@ class AdamW8bit(AdamLike):
 
     def build(self, groups: Sequence[Group], learning_rate: float) -> Optimizer:
         """bitsandbytes' AdamW8bit, on a GPU or a CPU."""
-        import logging
-
-        # it says at every start which 4-bit kernels it has not; none is used here
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         from bitsandbytes.optim import AdamW8bit as Made
 
         made: Optimizer = Made(groups, lr=learning_rate, min_8bit_size=self.min_8bit_size, **self.common)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ def halvings(folder: Path) -> int:
 
 def hush() -> None:
     """Silence the libraries; before their pipelines are imported, since the import itself prints."""
+    # peft loads it where it is installed, and it says at every start which 4-bit kernels it has not
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
     import diffusers.utils.logging as of_diffusers
     import transformers.utils.logging as of_transformers
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dbrun.events import Note
-from dbrun.recipe.checks import stops
+from dbrun.recipe.checks import too_late
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.places import Problem, Problems
 from dbrun.stages.base import Sources
+from dbrun.stages.held_out import held_out
 from dbrun.stages.length import length, told
 
 
 def training_notes(loaded: LoadedRecipe, sources: Sources) -> tuple[Note, ...]:
-    """The arithmetic of steps and epochs, and what is odd. Raises Problems where a stop lies beyond the epochs."""
+    """The arithmetic of steps and epochs, and what is odd. Raises Problems for what does not go with these pictures."""
     recipe, train = loaded.recipe, loaded.recipe.train
-    if train.epochs is not None and (found := list(stops(recipe, length(recipe, sources).steps))):
+    found = [] if train.epochs is None else list(too_late(recipe, length(recipe, sources).steps))
+    if train.held_out is not None and not held_out(recipe, sources):
+        found.append(("train.held_out", "found a share of the pictures, but of one alone none can be held out",
+                      "add pictures, or take `held_out` away"))
+    if found:
         raise Problems([Problem(loaded.origins.get(key), key, message, fix) for key, message, fix in found])
     notes = [Note("training", told(recipe, sources))]
     if odd := train.optimizer.remark(train.learning_rate * train.rate_factor):

@@ -200,11 +200,15 @@ def _length(recipe: Recipe) -> Iterator[Finding]:
 def _stop(recipe: Recipe) -> Iterator[Finding]:
     # how many steps epochs are is known only with the pictures
     if recipe.train.epochs is None:
-        yield from stops(recipe, recipe.train.steps or STEPS)
+        yield from too_late(recipe, recipe.train.steps or STEPS)
 
 
-def stops(recipe: Recipe, steps: int) -> Iterator[Finding]:
-    """What is wrong with the components' stops in a training of so many steps."""
+def too_late(recipe: Recipe, steps: int) -> Iterator[Finding]:
+    """What would never come in a training of so many steps: a look at the held-out pictures, a component's stop."""
+    held_out = recipe.train.held_out
+    if held_out is not None and held_out.every > steps:
+        yield ("train.held_out.every", f"found {held_out.every}, but there are only {steps} steps",
+               f"write `every: {max(1, steps // 10)}`")
     components = recipe.adapt.components
     stops = {name: stop for name, adapter in components.items() if (stop := adapter.stop(steps)) is not None}
     if stops and len(stops) == len(components):

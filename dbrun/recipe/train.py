@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dbrun.choices import optimizers, schedules
 from dbrun.choices.averaging import Ema
+from dbrun.choices.held_out import HeldOut
 from dbrun.parts import Bool, Float, Int, OrNone, Part, union
 
 STEPS = 800
@@ -20,7 +21,8 @@ class Train(Part):
     """The training."""
 
     NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1, "class_labels": None, "epochs": None, "scale_lr": False,
-                                            "tf32": False, "gradient_checkpointing": False, "ema": None}
+                                            "tf32": False, "gradient_checkpointing": False, "ema": None,
+                                            "held_out": None}
 
     steps: Annotated[Int | None, Field(ge=1, le=10_000_000), OrNone] = None
     """Optimizer updates; left out, 800, or as many as `epochs` asks for."""
@@ -42,6 +44,9 @@ class Train(Part):
     """The learning-rate schedule."""
     ema: Annotated[Ema | None, OrNone] = None
     """Export a moving average of what was learnt; `{}` for the usual one; left out, what the last step left."""
+    held_out: Annotated[HeldOut | None, OrNone] = None
+    """Keep a share of the instance images out of training, to see their loss and to stop by it; `{}` for the usual
+    share; left out, none."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward pass; trained weights stay in 32 bits."""
     tf32: Bool = False

@@ -35,6 +35,8 @@ FOREIGN = {
     "ip_noise_gamma": "objective.input_perturbation", "multires_noise_discount": "objective.pyramid_noise",
     "multires_noise_iterations": "objective.pyramid_noise", "huber_c": "objective.distance",
     "use_8bit_adam": "train.optimizer", "optimizer_type": "train.optimizer", "optim": "train.optimizer",
+    "validation_split": "train.held_out", "val_split": "train.held_out",
+    "early_stopping_patience": "train.held_out.patience",
     "use_ema": "train.ema", "ema_decay": "train.ema.decay", "allow_tf32": "train.tf32",
     "lr_num_cycles": "train.schedule", "lr_power": "train.schedule", "lr_scheduler_num_cycles": "train.schedule",
     "debiased_estimation_loss": "objective.weighting", "num_inference_steps": "prior.steps",

@@ -257,5 +257,6 @@ def _curve(job: Job[ExportParams]) -> None:
     text = (job.inputs["train"].path / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     series = {name: [(row["step"], row[key]) for row in lines if row.get(key) is not None]
-              for name, key in (("instance", "instance_loss"), ("class", "prior_loss"))}
+              for name, key in (("instance", "instance_loss"), ("class", "prior_loss"),
+                                ("held out", "held_out_loss"))}
     save_png(loss_curve(series), job.out / "loss.png")

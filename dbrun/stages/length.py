@@ -10,6 +10,7 @@ from dbrun.images.buckets import nearest, per_epoch
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.train import STEPS, Train
 from dbrun.stages.base import Sources
+from dbrun.stages.held_out import held_out
 from dbrun.stages.views import cutting_of
 
 
@@ -17,12 +18,14 @@ from dbrun.stages.views import cutting_of
 class Length:
     """pictures: instance images that an epoch shows, repeats counted; shapes: how many of each shape.
 
-    per_step: pictures that a step shows at most, in micro-batches of batch_size; steps: of the whole training.
+    held: how many no epoch shows; per_step: pictures that a step shows at most, in micro-batches of batch_size;
+    steps: of the whole training.
     """
 
     pictures: int
     shapes: tuple[int, ...]
     batch_size: int
+    held: int
     per_step: int
     steps: int
 
@@ -43,12 +46,13 @@ def length(recipe: Recipe, sources: Sources) -> Length:
     steps = train.steps or STEPS
     if train.epochs is not None:
         steps = -(-train.epochs * _rest(shapes, train.batch_size) // train.images_per_step)
-    return Length(sum(shapes), shapes, train.batch_size, train.images_per_step, steps)
+    return Length(sum(shapes), shapes, train.batch_size, len(held_out(recipe, sources)), train.images_per_step, steps)
 
 
 def _shapes(recipe: Recipe, sources: Sources) -> tuple[int, ...]:
     """How many pictures an epoch shows of each shape. Raises RecipeError where that cannot be told yet."""
-    shown = [(picture, picture.repeats) for picture in sources.pictures]
+    held = held_out(recipe, sources)
+    shown = [(picture, picture.repeats) for number, picture in enumerate(sources.pictures) if number not in held]
     if recipe.images.buckets is None:
         return (sum(repeats for _, repeats in shown),)
     cut = cutting_of(recipe, sources.base.folder)
@@ -66,13 +70,14 @@ def told(recipe: Recipe, sources: Sources) -> str:
     train, found = recipe.train, length(recipe, sources)
     epochs = f"{found.steps / found.steps_per_epoch:.4g} epochs"
     whole = f"{train.epochs} epochs = {found.steps} steps" if train.epochs else f"{found.steps} steps = {epochs}"
+    held = f"{_count(found.held, 'picture')} held out; " if found.held else ""
     if len(found.shapes) > 1:
         micro = per_epoch(found.shapes, train.batch_size)
-        return (f"{_count(found.pictures, 'picture')} in {len(found.shapes)} shapes = "
+        return (f"{held}{_count(found.pictures, 'picture')} in {len(found.shapes)} shapes = "
                 f"{_count(micro, 'micro-batch', 'es')} of at most {train.batch_size} ÷ "
                 f"{train.accumulation} accumulated = "
                 f"{_count(found.steps_per_epoch, 'step')} an epoch; {whole}{_rates(train)}")
-    return (f"{_count(found.pictures, 'picture')} ÷ ({train.batch_size} × {train.accumulation} accumulated) = "
+    return (f"{held}{_count(found.pictures, 'picture')} ÷ ({train.batch_size} × {train.accumulation} accumulated) = "
             f"{_count(found.steps_per_epoch, 'step')} an epoch; {whole}{_rates(train)}")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.choices.averaging import Ema
+from dbrun.choices.held_out import HeldOut
 from dbrun.choices.optimizers import OptimizerChoice
 from dbrun.choices.packages import Package
 from dbrun.choices.schedules import Schedule
@@ -20,12 +21,14 @@ from dbrun.recipe.model import Recipe
 from dbrun.recipe.objective import AS_THE_BASE, UNMASKED, Objective, misfits
 from dbrun.stages.arithmetic import Precision, base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
+from dbrun.stages.held_out import held_out
 from dbrun.stages.index import Index
 from dbrun.stages.length import length
 
 if TYPE_CHECKING:
     from dbrun.training.batches import Batches
     from dbrun.training.conditions import Conditions
+    from dbrun.training.held_out import Watch
     from dbrun.training.loop import Metrics, Trainer
 
 METRICS = "metrics.jsonl"
@@ -37,15 +40,17 @@ class TrainParams:
 
     learning_rates: component -> its own peak, where it is another than the common one; stops: component -> steps
     that it learns, where it does not learn all. A stop that is a share is counted out, so that a longer run with
-    the same share is another run.
+    the same share is another run. held: the numbers of the instance pictures that are held out.
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"accumulation": 1, "learning_rates": {}, "stops": {},
                                               "objective": AS_THE_BASE, "class_labels": "none",
-                                               "prior_target": "images", "ema": None, "tf32": False}
+                                               "prior_target": "images", "ema": None, "tf32": False,
+                                               "held_out": None, "held": ()}
     WORDS: ClassVar[Mapping[str, str]] = {"prior_weight": "prior.weight", "prior_target": "prior.target",
                                           "seed": "seed", "objective": "objective",
-                                          "learning_rates": "adapt.{}.learning_rate", "stops": "adapt.{}.stop_at"}
+                                          "learning_rates": "adapt.{}.learning_rate", "stops": "adapt.{}.stop_at",
+                                          "held": "pictures held out"}
 
     steps: int
     learning_rate: float
@@ -64,6 +69,8 @@ class TrainParams:
     prior_target: str = "images"
     ema: Ema | None = None
     tf32: bool = False
+    held_out: HeldOut | None = None
+    held: tuple[int, ...] = ()
 
 
 class Train(Stage[TrainParams]):
@@ -91,6 +98,7 @@ class Train(Stage[TrainParams]):
             schedule=train.schedule, precision=train.precision,
             prior_weight=recipe.prior.weight if recipe.prior else 0.0, seed=recipe.seed,
             learning_rates=rates, stops=stops, objective=recipe.objective, ema=train.ema, tf32=train.tf32,
+            held_out=train.held_out, held=held_out(recipe, sources),
             prior_target=recipe.prior.target if recipe.prior else "images",
             class_labels=train.class_labels or families()[recipe.base.type].class_labels[0])
 
@@ -112,12 +120,14 @@ class Train(Stage[TrainParams]):
             adapter.onto(family.module(loaded, component))
         trainer = _trainer(job, family, loaded, tuple(adapters))
         batches = _batches(job, family, loaded, trainer)
+        trainer.watch = _watch(job, family, loaded, batches)
 
         _resume(job, trainer)
         for done in trainer.run(batches):
             _report(job, done)
             _keep(job, trainer)
 
+        _tell_end(job, trainer)
         states = trainer.adapters()
         write_artifact(job.out, {name: Attached(a.adapter, a.modules, states[name]) for name, a in adapters.items()})
         (job.out / METRICS).write_text("".join(map(_line, trainer.history)), encoding="utf-8")
@@ -157,6 +167,7 @@ def _trainer(job: Job[TrainParams], family: Family, loaded: Loaded, components: 
 def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Trainer) -> Batches:
     from dbrun.training.batches import Batches
     from dbrun.training.captions import Varied
+    from dbrun.training.held_out import withheld
     from dbrun.training.noise import Noise
     from dbrun.training.stored import halves
 
@@ -165,15 +176,38 @@ def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Tra
     # where the base is the target, the class half shows the instance images over and over, prompt after prompt
     shows = [index.shown(row) for row in range(len(index.classes))] if params.prior_target == "base" else None
     varied = Varied(index.variants, index.dropout, index.prompts.index("") if index.dropout else 0)
-    half = halves(job.inputs["preprocess"].path, index.instance, index.classes, shows, unmasked, varied,
-                  index.repeats)
-    return Batches(half, params.seed, params.batch_size, trainer.process.timesteps,
+    every = halves(job.inputs["preprocess"].path, index.instance, index.classes, shows, unmasked, varied,
+                   index.repeats)
+    return Batches(withheld(every, frozenset(params.held), shows), params.seed, params.batch_size,
+                   trainer.process.timesteps,
                    lambda rows, randn: family.draw(loaded, rows, randn, params.class_labels), objective.timesteps,
                    Noise(objective.noise_offset, objective.input_perturbation, objective.pyramid_noise))
 
 
-def _conditions(job: Job[TrainParams], family: Family, loaded: Loaded) -> Conditions:
-    """Live where anything that prompts go through learns, else from the cache."""
+def _watch(job: Job[TrainParams], family: Family, loaded: Loaded, batches: Batches) -> Watch | None:
+    """Who looks at the held-out pictures, if any are."""
+    from dbrun.training.held_out import Watch
+
+    choice = job.params.held_out
+    if choice is None:
+        return None
+    return Watch(choice, [batches.looked_at(i, place, choice.draws) for place, i in enumerate(job.params.held)],
+                 _conditions(job, family, loaded, keep=False))
+
+
+def _tell_end(job: Job[TrainParams], trainer: Trainer) -> None:
+    """Say which weights are exported, where they are not those of the last step that was asked for."""
+    from dbrun.training.held_out import best_step
+
+    done, best = len(trainer.history), best_step(trainer.history)
+    if trainer.watch is None or not trainer.watch.best or best is None:
+        return
+    early = f"stopped after step {done} of {job.params.steps}; " if done < job.params.steps else ""
+    job.note(f"{early}the held-out loss was least after step {best}, and the weights of that step are kept")
+
+
+def _conditions(job: Job[TrainParams], family: Family, loaded: Loaded, *, keep: bool = True) -> Conditions:
+    """Live where anything that prompts go through learns, else from the cache. keep: see `live`."""
     from safetensors.torch import load_file
 
     from dbrun.training.conditions import cached, live
@@ -181,7 +215,7 @@ def _conditions(job: Job[TrainParams], family: Family, loaded: Loaded) -> Condit
 
     texts = _index(job).prompts
     if prompts_learn(family, loaded):
-        return live(family, loaded, texts)
+        return live(family, loaded, texts, keep=keep)
     tensors = load_file(job.inputs["preprocess"].path / "prompts.safetensors")
     encoded: list[Condition] = [{key.split(".", 1)[1]: tensor for key, tensor in tensors.items()
                                  if key.startswith(f"{i:05d}.")} for i in range(len(texts))]
@@ -217,7 +251,7 @@ def _keep(job: Job[TrainParams], trainer: Trainer) -> None:
     from dbrun.training.state import publish
 
     step, signum = len(trainer.history), job.stopping()
-    if step % job.upkeep.checkpoint_every == 0 or step == job.params.steps or signum:
+    if step % job.upkeep.checkpoint_every == 0 or trainer.over or signum:
         publish(_checkpoints(job), trainer.checkpoint(), keep=job.upkeep.keep)
     job.poll()
 
@@ -230,5 +264,7 @@ def _finite(metrics: Metrics) -> dict[str, float | None]:
     """By name; None also for a gradient norm that overflowed under fp16, since JSON knows no infinity."""
     named = asdict(metrics)
     rates = {f"learning_rate.{component}": rate for component, rate in named.pop("learning_rates").items()}
+    if named["held_out_loss"] is None:
+        del named["held_out_loss"]
     return {name: value if value is not None and math.isfinite(value) else None
             for name, value in (named | rates).items()}

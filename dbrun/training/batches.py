@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
 from types import MappingProxyType
@@ -107,6 +107,16 @@ class Batches:
         if len({half.stored[way].shape for half, _, way in chain(*shown)}) == 1:
             return self._batch([*chain(*shown)], instances)
         return self._batch(shown[0], instances)._replace(apart=self._batch(shown[1], 0))
+
+    def looked_at(self, picture: int, place: int, draws: int) -> Batch:
+        """An instance picture that is held out, as often as `draws`, at timesteps that are spread evenly.
+
+        Its draws' addresses follow from its place among the held-out ones, so that every look is at the same.
+        """
+        half = replace(self.halves[0], name="held out", varied=AS_WRITTEN)
+        shown = [Shown(half, Row(picture, place * draws + i), half.ways_of(picture)[0]) for i in range(draws)]
+        t = torch.tensor([int((i + 0.5) * self.timesteps / draws) for i in range(draws)])
+        return self._batch(shown, draws)._replace(t=t)
 
     @cached_property
     def _epochs(self) -> Sequence[Epoch]:

@@ -19,10 +19,11 @@ def cached(family: Family, encoded: Sequence[Condition], device: torch.device) -
     return lambda prompts: family.collate([there[i] for i in prompts])
 
 
-def live(family: Family, loaded: Loaded, texts: Sequence[str]) -> Conditions:
+def live(family: Family, loaded: Loaded, texts: Sequence[str], *, keep: bool = True) -> Conditions:
     """Conditions encoded at every call, with gradients, each distinct prompt of a batch once: a text encoder learns.
 
-    From when on none does any more, each prompt is encoded once, alone and without gradients, and used again.
+    From when on none does any more, each prompt is encoded once, alone and without gradients, and used again; or anew,
+    where keep is false.
     """
     settled: dict[int, Condition] = {}
 
@@ -31,7 +32,7 @@ def live(family: Family, loaded: Loaded, texts: Sequence[str]) -> Conditions:
         if prompts_learn(family, loaded):
             encoded = dict(zip(distinct, family.encode_prompts(loaded, [texts[i] for i in distinct]), strict=True))
             return family.collate([encoded[i] for i in prompts])
-        for new in (i for i in distinct if i not in settled):
+        for new in (i for i in distinct if i not in settled or not keep):
             with torch.no_grad():
                 settled[new] = family.encode_prompts(loaded, [texts[new]])[0]
         return family.collate([settled[i] for i in prompts])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 from torch import nn
 
 from dbrun.errors import StageFailed
@@ -69,6 +71,17 @@ def learners(modules: Mapping[str, nn.Module], rate: float, own: Own) -> tuple[L
     """A learner for each module, in training mode. rate: the peak of those without one of their own."""
     return tuple(Learner(name, module.train(), own.rates.get(name, rate), own.stops.get(name))
                  for name, module in modules.items())
+
+
+@contextmanager
+def at_rest(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """While this is open there is no dropout and no gradient; then the modules are in the mode that they were in."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        for module in modules:
+            stack.callback(module.train, module.training)
+            module.eval()
+        yield
 
 
 def prompts_learn(family: Family, loaded: Loaded) -> bool:

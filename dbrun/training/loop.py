@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,8 @@ from dbrun.training.conditions import Conditions
 from dbrun.training.device import seeded
 from dbrun.training.ema import Averages
 from dbrun.training.exchange import ALONE, Exchange
-from dbrun.training.learners import Own, learners
+from dbrun.training.held_out import Watch
+from dbrun.training.learners import Own, at_rest, learners
 from dbrun.training.optimizer_state import put_back, tensors_of, values_of
 from dbrun.training.priors import as_base
 from dbrun.training.state import Checkpoint
@@ -63,7 +64,8 @@ class Settings:
 class Metrics:
     """What a step did. step: counted from 1; learning_rate: the common one; grad_norm: before clipping.
 
-    learning_rates: each component's where any has one of its own or a stop, after which it is 0.
+    learning_rates: each component's where any has one of its own or a stop, after which it is 0; held_out_loss: of a
+    look at the held-out pictures after the step, if there was one.
     """
 
     step: int
@@ -73,6 +75,7 @@ class Metrics:
     learning_rate: float
     grad_norm: float
     learning_rates: Mapping[str, float] = field(default_factory=dict)
+    held_out_loss: float | None = None
 
 
 class Trainer:
@@ -94,13 +97,23 @@ class Trainer:
         self.optimizer = self.accelerator.prepare(
             settings.optimizer.build([{"params": one.parameters} for one in self.learners], settings.learning_rate))
         self.averages = None if settings.ema is None else Averages(settings.ema, self.parameters)
+        self.watch: Watch | None = None
         self.history: list[Metrics] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether the last step is done, or no better one is to be expected."""
+        enough = len(self.history) >= self.settings.steps
+        return enough or (self.watch is not None and self.watch.ends(self.history))
 
     def run(self, batches: Callable[[int], Batch]) -> Iterator[Metrics]:
         """Train from where the state stands to the last step, and yield after each."""
         accumulation, slots = self.settings.accumulation, self.exchange.slots(self.settings.accumulation)
-        while (step := len(self.history)) < self.settings.steps:
-            yield self.step([batches(step * accumulation + slot) for slot in slots])
+        while not self.over:
+            step = len(self.history)
+            self.step([batches(step * accumulation + slot) for slot in slots])
+            self._look()
+            yield self.history[-1]
 
     def step(self, batches: Sequence[Batch]) -> Metrics:
         """One optimizer update from these micro-batches, and those of the other processes where there are any.
@@ -139,15 +152,19 @@ class Trainer:
                                     rates if settings.own else {}))
         return self.history[-1]
 
-    def loss(self, batch: Batch) -> Loss:
-        """The loss of a micro-batch: instance and class rows of one shape go through the denoiser together."""
+    def loss(self, batch: Batch, conditions: Conditions | None = None) -> Loss:
+        """The loss of a micro-batch: instance and class rows of one shape go through the denoiser together.
+
+        conditions: others than those of training.
+        """
+        known = conditions or self.conditions
         # weighed before the halves are averaged, so that each half is right by itself
-        weighed = self._weighed(batch)
+        weighed = self._weighed(batch, known)
         if batch.apart is not None:
-            weighed = torch.cat([weighed, self._weighed(batch.apart)])
+            weighed = torch.cat([weighed, self._weighed(batch.apart, known)])
         return by_halves(weighed, batch.instances, self.settings.prior_weight)
 
-    def _weighed(self, batch: Batch) -> Tensor:
+    def _weighed(self, batch: Batch, conditions: Conditions) -> Tensor:
         """The weighed error of each row of one shape, [B]."""
         x0, noise = batch.x0.to(self.loaded.device), batch.noise.to(self.loaded.device)
         added = noise if batch.added is None else batch.added.to(self.loaded.device)
@@ -156,7 +173,7 @@ class Trainer:
         if self.of_base is not None and batch.instances < len(x0):
             target = torch.cat([target[:batch.instances], self._as_base(self.of_base, x_t, batch)])
         with self._autocast():
-            pred = self.family.predict(self.loaded, x_t, batch.t, {**self.conditions(batch.prompts), **batch.hints})
+            pred = self.family.predict(self.loaded, x_t, batch.t, {**conditions(batch.prompts), **batch.hints})
         per_sample = self.settings.distance.per_sample(pred, target, batch.t, self.process, batch.counts)
         weights = self.settings.weighting.weights(self.process.snr(batch.t), self.process.prediction)
         return per_sample * weights.float().to(per_sample.device)
@@ -170,10 +187,15 @@ class Trainer:
             return self.family.predict(self.loaded, x_t[rows], batch.t[rows], known).float()
 
     def adapters(self) -> dict[str, dict[str, Tensor]]:
-        """Component -> peft state dict of what is to be used, float32.
+        """Component -> peft state dict of what is to be used, float32: now, or at the best look if one is to be taken.
 
         Raises StageFailed rather than give a weight that is not finite.
         """
+        if self.watch is not None and self.watch.best:
+            return self.watch.best
+        return self._of_now()
+
+    def _of_now(self) -> dict[str, dict[str, Tensor]]:
         with self.leaving():
             return self._weights()
 
@@ -189,8 +211,9 @@ class Trainer:
         tensors = {f"adapter/{component}/{name}": tensor
                    for component, state in self._weights().items() for name, tensor in state.items()}
         scaler = self.accelerator.scaler
-        averages = {} if self.averages is None else self.averages.tensors()
-        return Checkpoint(step=len(self.history), tensors=tensors | tensors_of(self.optimizer) | averages, values={
+        beside = [one.tensors() for one in (self.averages, self.watch) if one is not None]
+        tensors |= {name: tensor for more in (tensors_of(self.optimizer), *beside) for name, tensor in more.items()}
+        return Checkpoint(step=len(self.history), tensors=tensors, values={
             "optimizer": values_of(self.optimizer), "scaler": scaler.state_dict() if scaler else None,
             "history": [astuple(m) for m in self.history]})
 
@@ -201,11 +224,21 @@ class Trainer:
             write(module, {name.removeprefix(prefix): tensor for name, tensor in checkpoint.tensors.items()
                            if name.startswith(prefix)})
         put_back(self.optimizer, checkpoint.tensors, checkpoint.values["optimizer"])
-        if self.averages is not None:
-            self.averages.put_back(checkpoint.tensors)
+        for one in (self.averages, self.watch):
+            if one is not None:
+                one.put_back(checkpoint.tensors)
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(checkpoint.values["scaler"])
         self.history = [Metrics(*row) for row in checkpoint.values["history"]]
+
+    def _look(self) -> None:
+        """Look at the held-out pictures where it is time, with the weights that are to be used."""
+        if self.watch is None or not self.watch.due(len(self.history)):
+            return
+        with self.leaving(), at_rest(self.modules.values()):
+            loss = self.watch.look(lambda batch, conditions: self.loss(batch, conditions).total)
+        self.history[-1] = replace(self.history[-1], held_out_loss=loss)
+        self.watch.take(self.history, self._of_now)
 
     def _weights(self) -> dict[str, dict[str, Tensor]]:
         """As `adapters`, of the weights as they stand."""

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
-import torch
 from torch import nn
 
 from dbrun.adapters.attach import disabled
+from dbrun.training.learners import at_rest
 
 
 @contextmanager
 def as_base(modules: Iterable[nn.Module]) -> Iterator[None]:
     """While this is open, the modules are the frozen base: no adapter, no dropout, no gradient; then as they were."""
+    every = list(modules)
     with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        for module in modules:
-            stack.callback(module.train, module.training)
+        for module in every:
             stack.enter_context(disabled(module))
-            module.eval()
+        stack.enter_context(at_rest(every))
         yield

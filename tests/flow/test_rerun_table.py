@@ -37,6 +37,7 @@ TABLE = {
     "train.scale_lr=true": TRAINED,
     "train.ema={}": TRAINED,
     "train.gradient_checkpointing=true": set(),
+    "train.held_out={every: 2}": TRAINED,
     "prior.weight=0.5": TRAINED,
     "objective.prediction=v_prediction": TRAINED,
     "objective={prediction: v_prediction, zero_terminal_snr: true}": TRAINED,

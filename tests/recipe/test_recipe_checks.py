@@ -75,3 +75,9 @@ def test_what_does_not_go_together_in_training_is_refused(load, good, words, tol
     with pytest.raises(Problems, match=told):
         load(good, *words)
     assert load(good, words[0]).recipe.train
+
+
+def test_a_look_must_come_before_the_end(load, good) -> None:
+    with pytest.raises(Problems, match=r"train\.held_out\.every: found 400, but there are only 300 steps"):
+        load(good, "train.held_out={every: 400}")
+    assert load(good, "train.held_out={}").recipe.train.held_out.every == 50

@@ -97,3 +97,10 @@ def test_what_changes_the_numbers_is_in_the_params_and_what_does_not_is_not() ->
     assert Train().params(recipe(steps=5, tf32=True), sources(5)) != plain
     assert Train().params(recipe(steps=5, ema={"decay": 0.9}), sources(5)).ema == Ema(decay=0.9)
     assert Train().params(recipe(steps=5, gradient_checkpointing=True), sources(5)) == plain
+
+
+def test_what_is_held_out_is_not_counted_and_is_told() -> None:
+    held = recipe(epochs=2, held_out={"share": 0.2, "every": 1})
+    assert (length(held, sources(10)).steps, length(held, sources(10)).held) == (16, 2)
+    assert told(held, sources(10)) == "2 pictures held out; 8 pictures ÷ (1 × 1 accumulated) = 8 steps an epoch; " \
+                                      "2 epochs = 16 steps"

@@ -16,6 +16,7 @@ from tiny_training import FAMILY, PARAMS, PROMPTS, content, job, load, run, writ
 
 from dbrun.adapters.artifact import read_artifact
 from dbrun.choices.averaging import Ema
+from dbrun.choices.held_out import HeldOut
 from dbrun.choices.schedules import Cosine
 from dbrun.errors import Interrupted, StageFailed
 from dbrun.events import Event, Note, Progress
@@ -70,7 +71,8 @@ def test_equal_jobs_give_equal_bytes_and_checkpoints_change_nothing(home: Path, 
                                     {"max_grad_norm": 1e-9}, {"prior_weight": 0.5}, {"precision": "bf16"},
                                     {"learning_rates": {"denoiser": 1e-3}}, {"prior_target": "base"},
                                     {"optimizer": PARAMS.optimizer.model_copy(update={"weight_decay": 0.5})},
-                                    {"schedule": Cosine(type="cosine")}, {"ema": Ema(decay=0.5)}])
+                                    {"schedule": Cosine(type="cosine")}, {"ema": Ema(decay=0.5)},
+                                    {"held_out": HeldOut(), "held": (1,)}])
 def test_every_param_shows_in_the_bytes(home: Path, tmp_path: Path, change: dict[str, object]) -> None:
     plain, other = trained(home, tmp_path, "plain"), trained(home, tmp_path, "other", **change)
     assert plain["denoiser.safetensors"] != other["denoiser.safetensors"]
