@@ -92,6 +92,10 @@ class Family:
         """Tokens that a prompt may have beside start and end marks; without torch."""
         raise NotImplementedError
 
+    def as_read(self, prompt: str) -> str:
+        """The prompt as the tokenizer is given it."""
+        return prompt
+
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
              variant: str | None = None) -> Loaded:
         """The base from a folder in diffusers format: safetensors only, offline, frozen, in eval mode."""

@@ -58,6 +58,10 @@ class IFStage1(UNetFamily):
         """76 for every base: T5 has an end mark and no start mark."""
         return TOKENS - 1
 
+    def as_read(self, prompt: str) -> str:
+        """In lower case."""
+        return prompt.lower().strip()
+
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
              variant: str | None = None) -> Loaded:
         """The pipeline, every part in dtype on device, without safety checker and watermarker."""
@@ -80,7 +84,7 @@ class IFStage1(UNetFamily):
         trigger. A prompt's low bits depend on how many share the call: encode one at a time what is to be cached.
         """
         tokenizer, text_encoder = loaded.pipeline.tokenizer, loaded.pipeline.text_encoder
-        tokens = tokenizer([prompt.lower().strip() for prompt in prompts], padding="max_length", max_length=TOKENS,
+        tokens = tokenizer(list(map(self.as_read, prompts)), padding="max_length", max_length=TOKENS,
                            truncation=True, return_tensors="pt").to(loaded.device)
         hidden = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
         return [{"hidden": row} for row in hidden.to(loaded.dtype)]

@@ -11,6 +11,7 @@ from dbrun.adapters.embedding import Embedding
 from dbrun.errors import RecipeError
 from dbrun.events import Note
 from dbrun.families.base import families
+from dbrun.families.tokens import cuts, may_be_cut, tokenizer_of
 from dbrun.formats.base import formats
 from dbrun.plan import shapes
 from dbrun.plan.base import find_base
@@ -172,14 +173,23 @@ def _check_objective(loaded: LoadedRecipe, folder: Path | None) -> None:
 
 
 def _long_prompts(recipe: Recipe, pictures: Sequence[Picture], folder: Path | None) -> list[str]:
-    """Prompts with more words than the base reads tokens; a word is at least one token, a new one as many as it has."""
+    """Prompts of which the base reads only a part, and which words it does not; what its tokenizer can tell now.
+
+    Where it cannot, those with more words than the base reads tokens: a word is at least one, a new one as many as it
+    has. `preprocess`, which loads the tokenizer, then names them all.
+    """
     if folder is None:
         return []
-    limit = families()[recipe.base.type].prompt_limit(folder)
+    family, word = families()[recipe.base.type], recipe.adapt.trigger
+    limit = family.prompt_limit(folder)
     every = {*(text for p in pictures for text in (p.prompt, *p.variants)), *(recipe.samples.prompts or ()),
              *(text for one in recipe.taught.values() for text in one.class_prompts)}
+    long = [prompt for prompt in sorted(map(family.as_read, every)) if word or may_be_cut(prompt, limit)]
+    if long and (tokenizer := tokenizer_of(folder)) is not None:
+        found = cuts(tokenizer, long, limit, *((word.token, word.vectors) if word else ()))
+        return [cut.said(limit) for cut in found]
     return [f"the base reads {limit} tokens, the rest is cut off: {prompt}"
-            for prompt in sorted(every) if _least_tokens(prompt, recipe.adapt.trigger) > limit]
+            for prompt in long if _least_tokens(prompt, word) > limit]
 
 
 def _least_tokens(prompt: str, word: Embedding | None) -> int:

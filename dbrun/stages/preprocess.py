@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
+from dbrun.families.tokens import cuts, may_be_cut, tokenizer_of
 from dbrun.images.pixels import framed, square
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.pictures import Images
@@ -133,7 +134,25 @@ class Preprocess(Stage[PreprocessParams]):
             if named:
                 save_file(named, job.out / f"{file}.safetensors")
         index.write(job.out)
+        _tell_cuts(job, texts)
         job.progress(len(makers), len(makers), "items")
+
+
+def _tell_cuts(job: Job[PreprocessParams], prompts: Sequence[str]) -> None:
+    """Name the prompts of which the base reads only a part, and what it does not read."""
+    assert job.base is not None
+    family = read_base(job.inputs["load"]).family
+    limit = family.prompt_limit(job.base)
+    long = [prompt for prompt in map(family.as_read, prompts) if may_be_cut(prompt, limit)]
+    if not long:
+        return
+    tokenizer = tokenizer_of(job.base)
+    if tokenizer is None:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(job.base / "tokenizer", local_files_only=True).backend_tokenizer
+    for cut in cuts(tokenizer, long, limit):
+        job.note(cut.said(limit), level="warning")
 
 
 def _users(job: Job[PreprocessParams], picture: Picture) -> Source:

@@ -16,6 +16,7 @@ from dbrun.adapters.base import PRESETS
 from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
 from dbrun.families.base import Drawn, Family, Loaded, Randn, families
+from dbrun.families.tokens import cuts, may_be_cut, tokenizer_of
 from dbrun.formats.base import formats
 from dbrun.recipe.model import Adapt
 
@@ -131,6 +132,32 @@ def test_every_class_label_gives_a_prediction_of_its_own(case: Case) -> None:
 def test_what_cannot_be_adapted_is_a_component_of_recipes(case: Case) -> None:
     family, _, _ = case
     assert set(family.fixed) <= set(Adapt.model_fields) - set(family.components)
+
+
+def test_what_is_cut_off_a_prompt_is_what_the_base_does_not_read(case: Case) -> None:
+    family, folder, loaded = case
+    limit, tokenizer = family.prompt_limit(folder), tokenizer_of(folder)
+    assert tokenizer is not None
+    long = family.as_read("A photo of Sks dog," + " xyz" * limit)
+    (cut,) = cuts(tokenizer, [long, "a dog"], limit)
+    assert cut.prompt == long and long.endswith(cut.rest) and may_be_cut(long, limit)
+    read = loaded.pipeline.tokenizer(long, add_special_tokens=False, truncation=False)["input_ids"]
+    assert cut.tokens == len(read) > limit
+    whole, kept = (family.encode_prompts(loaded, [text])[0] for text in (long, long[:-len(cut.rest)]))
+    less = family.encode_prompts(loaded, [long[:-len(cut.rest)].strip()[:-1]])[0]
+    assert all(torch.equal(whole[name], kept[name]) and not torch.equal(whole[name], less[name]) for name in whole)
+
+
+def test_prompts_of_different_lengths_stand_together_as_each_stands_alone(case: Case) -> None:
+    family, folder, loaded = case
+    prompts, t = ["", "a", "a photo of sks dog on the grass"], torch.tensor([400] * 3)
+    x0, hints = drawn(family, loaded, 3, side_of(family, folder))
+    conditions = [family.encode_prompts(loaded, [prompt])[0] for prompt in prompts]
+    together = family.predict(loaded, x0, t, {**family.collate(conditions), **hints})
+    for row in range(3):
+        own = {name: hint[row:row + 1] for name, hint in hints.items()}
+        alone = family.predict(loaded, x0[row:row + 1], t[:1], {**family.collate(conditions[row:row + 1]), **own})
+        assert torch.allclose(together[row:row + 1], alone, atol=1e-4)
 
 
 def test_a_condition_has_no_batch_axis_and_collate_adds_one(case: Case) -> None:

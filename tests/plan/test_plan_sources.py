@@ -102,6 +102,31 @@ def test_a_prompt_with_too_many_words_is_told(recipe):
     assert notes[0].level == "warning" and "reads 8 tokens" in notes[0].text
 
 
+def about_prompts(recipe, *overrides):
+    """What is told of prompts, each time as a warning."""
+    notes = [note for note in find(recipe, *overrides).notes if note.stage == "prompts"]
+    assert {note.level for note in notes} <= {"warning"}
+    return [note.text for note in notes]
+
+
+def test_a_prompt_with_too_many_tokens_is_told_with_what_is_cut(recipe):
+    """Letters are tokens of this tokenizer: `dog dog` is six of the eight that the base reads."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    letters = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate("dogcat")}, unk_token="t"))
+    letters.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Whitespace(), pre_tokenizers.Split("", "isolated")])
+    letters.enable_truncation(3)
+    letters.save(str(recipe.parent / "base" / "tokenizer" / "tokenizer.json"))
+    assert not about_prompts(recipe, "subject.instance_prompt=dog dog do")
+    assert about_prompts(recipe, "subject.instance_prompt=dog  dog cat dog") == [
+        "the base reads 8 tokens, this prompt has 12, and 't dog' is cut off: dog  dog cat dog"]
+    word = "adapt={trigger: {type: embedding, token: <dog>, initializer: dog, vectors: 7}}"
+    (told,) = about_prompts(recipe, word, "subject.instance_prompt=a <dog> at")
+    assert "this prompt has 10, and 'at' is cut off" in told
+    assert not about_prompts(recipe, word, "subject.instance_prompt=<dog>")
+
+
 def test_locating_makes_no_store(recipe):
     find(recipe)
     assert not (recipe.parent / "store").exists()
@@ -266,7 +291,7 @@ def test_a_picture_without_any_prompt_is_named(recipe):
 
 
 def test_prompts_without_the_trigger_are_told(recipe):
-    assert not find(recipe, "subject.trigger=sks dog").notes
+    assert not about_prompts(recipe, "subject.trigger=sks dog")
     (recipe.parent / "photos" / "0.txt").write_text("a dog")
-    (note,) = find(recipe, "subject.trigger=sks dog").notes
-    assert note.level == "warning" and "'sks dog' is missing from the prompt of 1 of 1 pictures" in note.text
+    (told,) = about_prompts(recipe, "subject.trigger=sks dog")
+    assert "'sks dog' is missing from the prompt of 1 of 1 pictures" in told

@@ -1,6 +1,7 @@
 """Are pictures and prompts encoded each by itself, once, and from the very bytes that were planned?"""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,26 @@ def test_where_the_base_is_the_target_the_class_half_is_the_instance_pictures_un
                      "class": [1, 1, 0, 0]}
     assert sorted(load_file(out / "latents.safetensors")) == ["instance.00000", "instance.00001"]
     assert {k.split(".")[0] for k in load_file(out / "prompts.safetensors")} == {"00000", "00001", "00002"}
+
+
+def test_prompts_of_which_the_base_reads_a_part_are_named_with_the_rest(loaded, recipe, tmp_path) -> None:
+    """A letter is a token here, and 75 are read; also where the base's words lie in vocab.json and merges.txt."""
+    long = "a" * 74 + " bcd"
+
+    def told() -> list[str]:
+        loaded.events.clear()
+        loaded.run("preprocess", recipe(prior=None, subject={"instance_prompt": long}))
+        return [event.text for event in loaded.events if getattr(event, "level", "") == "warning"]
+
+    words = [f"the base reads 75 tokens, this prompt has 77, and 'cd' is cut off: {long}"]
+    assert told() == words
+    loaded.base = Path(shutil.copytree(loaded.base, tmp_path / "older"))
+    folder = loaded.base / "tokenizer"
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in model["merges"]))
+    (folder / "tokenizer.json").unlink()
+    assert told() == words
 
 
 def test_every_variant_and_the_empty_prompt_are_encoded(loaded, recipe) -> None:

@@ -1,0 +1,54 @@
+"""How many tokens is a prompt, and which of its words does a base no longer read?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class Cut(NamedTuple):
+    """A prompt that is too long. tokens: how many it has; rest: what of it is not read."""
+
+    prompt: str
+    tokens: int
+    rest: str
+
+    def said(self, limit: int) -> str:
+        """The same for a person. limit: tokens that the base reads."""
+        return (f"the base reads {limit} tokens, this prompt has {self.tokens}, and '{self.rest}' is cut off: "
+                f"{self.prompt}")
+
+
+def may_be_cut(prompt: str, limit: int) -> bool:
+    """Whether a prompt can have more tokens than these: each is at least one byte."""
+    return len("".join(prompt.split()).encode()) > limit
+
+
+def tokenizer_of(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a base's folder as its own library reads it; None where the base has it in another form."""
+    file = folder / "tokenizer" / "tokenizer.json"
+    if not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(file))
+
+
+def cuts(tokenizer: Tokenizer, prompts: Iterable[str], limit: int, word: str | None = None,
+         vectors: int = 1) -> list[Cut]:
+    """The prompts with more tokens than limit. word: one that is read as so many vectors, whatever its letters."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    found = []
+    for prompt in prompts:
+        extra = vectors * prompt.count(word) if word else 0
+        plain = prompt.replace(word, " ") if word else prompt
+        read = tokenizer.encode(plain, add_special_tokens=False)
+        if len(read.ids) + extra > limit:
+            first = read.offsets[max(0, limit - extra)][0] if limit > extra else 0
+            found.append(Cut(prompt, len(read.ids) + extra, " ".join(plain[first:].split())))
+    return found
