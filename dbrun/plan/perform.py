@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbrun.errors import DbrunError, Interrupted
+from dbrun.errors import DbrunError, Interrupted, StageFailed
 from dbrun.events import Emit, Event, Note, Progress, StageFinished, StageReused, StageStarted
 from dbrun.plan.base import base_folder
 from dbrun.plan.keys import Ask, bound
@@ -53,7 +53,13 @@ class Performer:
                     if why is not None:
                         remove(store.work(question.lineage))
                     self.emit(StageStarted(stage, str(why or reason), resumed=status is Status.RESUME))
-                    return self._run(question, inputs, lock, anew=why is not None), True
+                    try:
+                        return self._run(question, inputs, lock, anew=why is not None), True
+                    except StageFailed:
+                        # where locks do not work, another may have finished the same first, and cleared its work away
+                        trace = self._judge(question, why)[2]
+                        if trace is None:
+                            raise
         self.emit(StageReused(stage, trace.digest))
         return trace, False
 

@@ -148,23 +148,3 @@ def test_a_limit_on_file_sizes_is_a_clear_error(fresh, whole):
     assert done.returncode == 1 and "larger than this system allows" in done.stderr
     assert "Traceback" not in done.stderr
     finishes_alike(home, whole)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-@pytest.mark.parametrize("fault", ["signal=KILL", "error=ENOSPC", "error=EIO"])
-@pytest.mark.parametrize("call", ["write", "/^rename", "fsync", "ftruncate"])
-def test_disturbed_below_python(fresh, whole, call, fault):
-    for number in range(1, 1000, 5 if call == "write" else 2):
-        home, log = make_home(fresh / str(number)), fresh / "log"
-        done = subprocess.run(["strace", "-f", "-o", log, "-e", f"trace={call}", "-e",
-                               f"inject={call}:{fault}:when={number}", sys.executable, SCRIPT, home],
-                              capture_output=True, text=True)
-        if "PTRACE" in done.stderr or not log.exists():
-            pytest.skip("strace may not trace here")
-        if "(INJECTED)" not in log.read_text() and "SIGKILL" not in log.read_text():
-            break
-        assert "Traceback" not in done.stderr, done.stderr
-        finishes_alike(home, whole)
-        shutil.rmtree(home)
-    assert number > 1

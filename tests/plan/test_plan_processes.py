@@ -1,18 +1,24 @@
 """Several processes on one store: each stage is computed once, everybody gets the same."""
 
+import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
 from stub_world import go, make_home
 
 from dbrun.events import Note
+from dbrun.store.check import check
+from dbrun.store.store import Store
 
 SCRIPT = Path(__file__).parent / "stub_world.py"
+FORK = multiprocessing.get_context("fork")
 ORDER = ["load", "adapt", "generate-priors", "preprocess", "train", "export"]
 
 
@@ -63,25 +69,45 @@ def test_two_recipes_share_what_is_equal(home, log):
     assert computed(log) == sorted([*ORDER, "train", "export"])
 
 
-def test_without_working_locks_the_results_are_right_all_the_same(home, fresh):
-    fork = multiprocessing.get_context("fork")
+def together(home, log, count, *, locks):
+    """Run the recipe in forked processes that start at once; what went wrong in them."""
+    gate, said = FORK.Barrier(count), FORK.SimpleQueue()
 
     def run():
-        import fcntl
+        if not locks:
+            fcntl.flock = lambda handle, how: None
+        os.environ["STUB_RUNS"] = str(log)
+        gate.wait()
+        try:
+            go(home)
+        except BaseException:
+            said.put(traceback.format_exc())
 
-        fcntl.flock = lambda handle, how: None
-        go(home)
-
-    children = [fork.Process(target=run) for _ in range(4)]
+    children = [FORK.Process(target=run) for _ in range(count)]
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
-    assert go(home).ran == ()
-    other = make_home(fresh / "other")
-    go(other)
-    for name in ("peft/weights", "diffusers/weights"):
-        assert (home / "outputs/stub" / name).read_text() == (other / "outputs/stub" / name).read_text()
+        child.join()
+    return said.get() if not said.empty() else None
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("locks", [True, False], ids=["locks", "no locks"])
+def test_eight_processes_do_the_work_once_and_agree_even_without_locks(fresh, rounds, locks):
+    whole = make_home(fresh / "whole")
+    go(whole)
+    for number in range(rounds):
+        home, log = make_home(fresh / str(number)), fresh / "runs"
+        assert together(home, log, 8, locks=locks) is None
+        if locks:
+            work = ORDER + ["  prior"] * 4 + ["  picture"] * 3 + ["  step"] * 6
+            assert sorted(log.read_text().splitlines()) == sorted(work)
+        for name in ("peft/weights", "diffusers/weights"):
+            assert (home / "outputs/stub" / name).read_text() == (whole / "outputs/stub" / name).read_text()
+        assert sorted(p.name for p in (home / "outputs").iterdir()) == ["stub"]
+        assert go(home).ran == () and check(Store(home / "store")).findings == ()
+        shutil.rmtree(home)
+        log.unlink()
 
 
 def test_a_waiter_says_for_whom(home, log):
