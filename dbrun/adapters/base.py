@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field
@@ -112,6 +113,10 @@ class Adapter(Learnable):
         """Why it cannot go on convolutions; None where it can."""
         return None
 
+    def numbers(self, shape: Sequence[int]) -> int:
+        """How many numbers at most it has for a weight of this shape."""
+        return prod(shape)
+
     def check(self, layers: Mapping[str, nn.Module]) -> None:
         """Raise RecipeError where it cannot go on these layers, by full name."""
 
@@ -150,6 +155,11 @@ class Ranked(Adapter):
     def scale(self) -> float:
         """What the update is multiplied with: alpha / rank."""
         return self.strength / self.rank
+
+    def numbers(self, shape: Sequence[int]) -> int:
+        """Two pairs of thin matrices, the most that one of its types has, and a magnitude for each output."""
+        outputs, inputs = (shape[0], prod(shape[1:])) if len(shape) > 1 else (0, 0)
+        return 2 * self.rank * (outputs + inputs) + outputs
 
     def decided(self, modules: tuple[str, ...]) -> Self:
         """With alpha as a number."""

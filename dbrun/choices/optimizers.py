@@ -24,13 +24,15 @@ class OptimizerChoice(Part):
     """An optimizer and its settings; the learning rates stand in `train` and `adapt`.
 
     PACKAGE: what it needs beside dbrun's own dependencies. AVERAGES: whether it trains on other weights than those
-    that are to be used. ONE_RATE: why every component must learn at the same rate, where it must.
+    that are to be used. ONE_RATE: why every component must learn at the same rate, where it must. NUMBERS: how many
+    it keeps at most for each weight that learns.
     """
 
     NAME: ClassVar[str]
     PACKAGE: ClassVar[Package | None] = None
     AVERAGES: ClassVar[bool] = False
     ONE_RATE: ClassVar[str | None] = None
+    NUMBERS: ClassVar[int] = 2
 
     def build(self, groups: Sequence[Group], learning_rate: float) -> Optimizer:
         """The optimizer over these groups of parameters; learning_rate: of a group without one of its own."""

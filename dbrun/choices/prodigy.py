@@ -28,6 +28,7 @@ class Prodigy(AdamLike):
     NAME: ClassVar[str] = "prodigy"
     PACKAGE: ClassVar[Package | None] = Package("prodigyopt", "prodigyopt", "optimizers")
     ONE_RATE: ClassVar[str | None] = "it estimates one rate for all that learns"
+    NUMBERS: ClassVar[int] = 4
     type: Literal["prodigy"]
     """The optimizer."""
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0

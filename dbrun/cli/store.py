@@ -30,8 +30,9 @@ def show_runs(*, as_json: bool) -> None:
 def show_rooms(*, as_json: bool) -> None:
     """Print what takes room."""
     from dbrun.store.census import rooms
+    from dbrun.store.space import words
     from dbrun.store.sweep import KEEP, sweep
-    from dbrun.ui.store import room_table, size_words
+    from dbrun.ui.store import room_table
 
     store = store_at_hand()
     found, free = rooms(store), sweep(store, KEEP, dry_run=True).bytes
@@ -40,7 +41,7 @@ def show_rooms(*, as_json: bool) -> None:
                         "parts": {part: vars(room) for part, room in found.items()}}, indent=1))
         return
     put(room_table(found))
-    say(f"`dbrun gc` would free {size_words(free)}")
+    say(f"`dbrun gc` would free {words(free)}")
 
 
 def check_all(*, as_json: bool) -> bool:

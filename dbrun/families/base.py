@@ -77,6 +77,10 @@ class Family:
     """Component -> the same for a file as kohya's trainers write it, where the rest of a name has `_` for every `.`.
     A component that no reader of such files knows is left out."""
     sampling: ClassVar[Sampling]
+    pixel_bytes: ClassVar[float] = 16.0
+    """What `encode_images` gives takes at most so many bytes for a pixel of the picture."""
+    prompt_bytes: ClassVar[int] = 2 * 2**20
+    """What `encode_prompts` gives for a prompt takes at most so many bytes."""
     fixed: ClassVar[Mapping[str, str]] = {}
     """Component that cannot be adapted -> why, said after the family's name."""
     class_labels: ClassVar[tuple[str, ...]] = ("none",)

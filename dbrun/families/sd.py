@@ -40,6 +40,9 @@ class StableDiffusion(UNetFamily):
                          "linear": TEXT_ATTENTION + TEXT_FEED_FORWARD, "all": TEXT_ATTENTION + TEXT_FEED_FORWARD},
     }
     sampling: ClassVar[Sampling] = Sampling(steps=25, guidance=7.5)
+    # eight numbers for each 4 by 4 pixels or more; 77 vectors of at most 1,280 numbers
+    pixel_bytes: ClassVar[float] = 2.0
+    prompt_bytes: ClassVar[int] = 400_000
     # transformers 5.6 dropped `text_model.` from the module's names; other readers still expect it
     prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
         **UNetFamily.prefixes, "text_encoder": ("text_model.", "text_encoder.text_model.")}

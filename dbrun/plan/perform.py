@@ -19,6 +19,7 @@ from dbrun.stages.base import Artifact, Job, Upkeep
 from dbrun.store.disk import disk_errors, remove
 from dbrun.store.items import StoredItems
 from dbrun.store.locks import Lock
+from dbrun.store.space import check_room
 from dbrun.store.store import Damage, Depth
 from dbrun.store.traces import Trace
 
@@ -100,7 +101,9 @@ class Performer:
         try:
             with self._clear_words(stage):
                 work.mkdir(parents=True, exist_ok=True)
-                question.stage.run(self._job(question, inputs, out, items, lock))
+                job = self._job(question, inputs, out, items, lock)
+                check_room(store, stage, question.stage.room(job) - items.held)
+                question.stage.run(job)
                 self._same_base(stage, out)
                 seconds = time.monotonic() - began
                 trace = store.publish(stage, question.key, question.document, out, seconds=seconds,

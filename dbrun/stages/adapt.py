@@ -14,6 +14,7 @@ from dbrun.families.base import Family, Loaded
 from dbrun.recipe.model import Adapt as Choices
 from dbrun.recipe.model import Recipe
 from dbrun.seeds import derive
+from dbrun.stages import room
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.given import start
@@ -52,6 +53,10 @@ class Adapt(Stage[AdaptParams]):
         """The adapters, without what only training reads, the seed, and the adapters to start from as contents."""
         plain = {name: one.itself() for name, one in recipe.adapt.components.items()}
         return AdaptParams(recipe.adapt.model_copy(update=plain), recipe.seed, sources.inits)
+
+    def room(self, job: Job[AdaptParams]) -> int:
+        """The adapters."""
+        return room.adapters(job, job.params.adapt) + room.MARGIN
 
     def run(self, job: Job[AdaptParams]) -> None:
         """Draw the initial weights on the CPU, whatever the device, so that they are the same everywhere."""

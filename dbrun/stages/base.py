@@ -188,6 +188,10 @@ class Stage(Generic[P]):
         """What these params compute with beside `libraries`, which not everybody has installed."""
         return ()
 
+    def room(self, job: Job[P]) -> int:
+        """Bytes that its result and its work can take at most; told before it runs, without torch."""
+        return 2**20
+
     def run(self, job: Job[P]) -> None:
         """Fill job.out. Raises DbrunError; anything else is a bug."""
         raise NotImplementedError

@@ -18,6 +18,7 @@ from dbrun.families.scheduling import scheduler_changes
 from dbrun.recipe import exports
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.subject import in_turn
+from dbrun.stages import room
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
 from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.load import read_base
@@ -93,6 +94,15 @@ class Export(Stage[ExportParams]):
                             suits.guidance if samples.guidance is None else samples.guidance,
                             samples.seed, recipe.images.resolution, recipe.train.precision,
                             recipe.objective.prediction, recipe.objective.zero_terminal_snr, begin)
+
+    def room(self, job: Job[ExportParams]) -> int:
+        """Each format in 32 bits, the pictures with copies, and all of it once more where it is delivered."""
+        from dbrun.formats.base import formats
+
+        params, known = job.params, formats()
+        weights = room.stored(job.inputs["train"])
+        files = sum(2 * room.base(job) if known[name].LARGE else weights for name in params.formats)
+        return 2 * (files + 5 * room.pictures(2 * len(params.prompts) + 1, params.resolution)) + 2 * room.MARGIN
 
     def run(self, job: Job[ExportParams]) -> None:
         """Fill job.out; nothing in it says when or where it was made."""

@@ -16,6 +16,7 @@ from dbrun.images.flat import refusal
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.subject import in_turn
 from dbrun.seeds import derive
+from dbrun.stages import room
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
 from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.ranks import spread
@@ -77,6 +78,10 @@ class GeneratePriors(Stage[PriorParams]):
         return PriorParams(prompt, prior.made, suits.steps if prior.steps is None else prior.steps,
                            suits.guidance if prior.guidance is None else prior.guidance,
                            recipe.images.resolution, recipe.train.precision, recipe.seed, tuple(others))
+
+    def room(self, job: Job[PriorParams]) -> int:
+        """Each picture, as an item and in the result."""
+        return 2 * room.pictures(job.params.count, job.params.resolution) + room.MARGIN
 
     def run(self, job: Job[PriorParams]) -> None:
         """Write 00000.png … and priors.json."""

@@ -17,6 +17,7 @@ from dbrun.images.pixels import framed, square
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.pictures import Images
 from dbrun.recipe.subject import in_turn
+from dbrun.stages import room
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Artifact, Job, Picture, Sources, Stage
 from dbrun.stages.contents import contents
@@ -98,6 +99,14 @@ class Preprocess(Stage[PreprocessParams]):
             sources.pictures, recipe.images, classes[0].prompt if classes and not several else None,
             not recipe.adapt.prompts_learn, sources.class_pictures, target, classes if several else (),
             recipe.seed if recipe.images.crop == "random" else None)
+
+    def room(self, job: Job[PreprocessParams]) -> int:
+        """What is encoded of every view of each picture and of each prompt, as an item and in the result."""
+        family, images = read_base(job.inputs["load"]).family, job.params.images
+        given, prompts = _class_half(job)
+        views = (len(job.params.pictures) + len(given)) * max(1, images.random_crops) * (2 if images.flip else 1)
+        view = images.resolution**2 * (family.pixel_bytes + room.FLOAT) + 2**14
+        return int(2 * (views * view + len(prompts.prompts) * (family.prompt_bytes + 2**14))) + room.MARGIN
 
     def run(self, job: Job[PreprocessParams]) -> None:
         """Write latents.safetensors, prompts.safetensors (unless the text encoder trains) and index.json.

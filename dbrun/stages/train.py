@@ -19,6 +19,7 @@ from dbrun.families.base import Condition, Family, Loaded, families
 from dbrun.families.scheduling import scheduler_changes
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.objective import AS_THE_BASE, UNMASKED, Objective, misfits
+from dbrun.stages import room
 from dbrun.stages.arithmetic import Precision, base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.held_out import held_out
@@ -109,6 +110,13 @@ class Train(Stage[TrainParams]):
     def packages(self, params: TrainParams) -> tuple[Package, ...]:
         """The optimizer's, where it is not one of torch's or transformers'."""
         return (params.optimizer.PACKAGE,) if params.optimizer.PACKAGE else ()
+
+    def room(self, job: Job[TrainParams]) -> int:
+        """As many checkpoints as are kept, one more while it is written, and the adapters."""
+        params, weights = job.params, room.stored(job.inputs["adapt"])
+        history = 1000 * params.steps
+        checkpoint = weights * (1 + params.optimizer.NUMBERS + (params.ema is not None)) + history
+        return checkpoint * (job.upkeep.keep + 1) + weights + history + room.MARGIN
 
     def run(self, job: Job[TrainParams]) -> None:
         """Train from the newest checkpoint, or from the start, to the last step."""

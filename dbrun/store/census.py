@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import StoreCorrupt
-from dbrun.store.disk import entries
+from dbrun.store.disk import entries, size
 from dbrun.store.items import items_noted
 from dbrun.store.runs import Run
 from dbrun.store.store import Store
@@ -59,18 +58,6 @@ def artifacts(store: Store) -> Iterator[Path]:
     """Every artifact's folder."""
     for inner in entries(store.root / "objects"):
         yield from (path for path in entries(inner) if KEY.fullmatch(path.name))
-
-
-def size(path: Path) -> int:
-    """Bytes that a file or a folder with all that is in it takes on the disk."""
-    try:
-        own = path.lstat().st_blocks * 512
-        if path.is_symlink() or not path.is_dir():
-            return own
-        with os.scandir(path) as inside:
-            return own + sum(size(Path(entry.path)) for entry in inside)
-    except OSError:
-        return 0
 
 
 @dataclass(frozen=True)

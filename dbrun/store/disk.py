@@ -122,6 +122,18 @@ def entries(folder: Path) -> list[Path]:
         return []
 
 
+def size(path: Path) -> int:
+    """Bytes that a file or a folder with all that is in it takes on the disk."""
+    try:
+        own = path.lstat().st_blocks * 512
+        if path.is_symlink() or not path.is_dir():
+            return own
+        with os.scandir(path) as inside:
+            return own + sum(size(Path(entry.path)) for entry in inside)
+    except OSError:
+        return 0
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder with all that is in it, read-only or not; what is gone already is fine."""
     import shutil

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dbrun.store.canonical import Plain, digest, plain
-from dbrun.store.disk import disk_errors, remove
+from dbrun.store.disk import disk_errors, remove, size
 from dbrun.store.store import Damage, Store
 from dbrun.store.traces import KEY, Trace
 
@@ -66,6 +66,12 @@ class StoredItems:
     def trust(self) -> None:
         """Count as made what stands in the store from now on, also where all was to be made again."""
         self.anew = False
+
+    @property
+    def held(self) -> int:
+        """Bytes of the disk that unfinished work takes with its items."""
+        found = [self.store.traces.read(self._kind, name) for name in self._noted]
+        return size(self.work) + sum(file.size for trace in found if trace for file in trace.files.values())
 
     def _standing(self, name: str) -> Trace | Damage | None:
         return None if self.anew else self.store.look(self._kind, name, "bytes")

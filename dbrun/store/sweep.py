@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbrun.store.census import Room, Wanted, artifacts, size, wanted
-from dbrun.store.disk import disk_errors, entries, is_foreign, is_orphan, remove
+from dbrun.store.census import Room, Wanted, artifacts, wanted
+from dbrun.store.disk import disk_errors, entries, is_foreign, is_orphan, remove, size
 from dbrun.store.runs import SILENT, Run, runs
 from dbrun.store.store import Store
 

@@ -8,26 +8,18 @@ from collections.abc import Mapping, Sequence
 from dbrun.store.census import Room
 from dbrun.store.check import Report
 from dbrun.store.runs import Run
+from dbrun.store.space import words
 from dbrun.store.sweep import Sweep
 from dbrun.ui.terminal import paint
 
 STYLES = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow", "killed": "yellow"}
 
 
-def size_words(size: float) -> str:
-    """Bytes as people read them: 0 B, 512 B, 3.4 KiB, 12 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
 def run_table(rows: Sequence[tuple[Run, int]]) -> str:
     """A line a run: id, state, size of what it made, whether it is pinned."""
     column = max(len(run.id) for run, _ in rows)
     return "\n".join(f"{run.id:<{column}}  {paint(f'{run.state:<11}', STYLES[run.state], sys.stdout)}  "
-                     f"{size_words(size):>9}{'  pinned' if run.pinned else ''}" for run, size in rows)
+                     f"{words(size):>9}{'  pinned' if run.pinned else ''}" for run, size in rows)
 
 
 def room_table(rooms: Mapping[str, Room]) -> str:
@@ -39,8 +31,8 @@ def room_table(rooms: Mapping[str, Room]) -> str:
 
 def sweep_lines(sweep: Sweep, dry_run: bool) -> str:
     """What went, or would go."""
-    word = "would free" if dry_run else "freed"
-    last = f"{word} {size_words(sweep.bytes)}; runs that keep what they need: {len(sweep.kept)}"
+    said = "would free" if dry_run else "freed"
+    last = f"{said} {words(sweep.bytes)}; runs that keep what they need: {len(sweep.kept)}"
     return "\n".join([_counted(list(sweep.gone.items())), last] if sweep.gone else [last])
 
 
@@ -55,4 +47,4 @@ def report_lines(report: Report) -> str:
 
 def _counted(parts: Sequence[tuple[str, Room]]) -> str:
     column = max(len(part) for part, _ in parts)
-    return "\n".join(f"{part:<{column}}  {room.count:>7}  {size_words(room.bytes):>9}" for part, room in parts)
+    return "\n".join(f"{part:<{column}}  {room.count:>7}  {words(room.bytes):>9}" for part, room in parts)
