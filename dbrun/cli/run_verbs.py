@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dbrun.cli.app import Force, From, Json, Only, Overrides, Profiles, Recipe, Until, app
+from dbrun.errors import UsageError
 
 Sweeps = Annotated[list[str] | None, typer.Option(
     "--sweep", metavar="KEY=VALUE,VALUE", help="Run each of these values; several sweeps make a grid.")]
@@ -73,13 +74,22 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
 def plan(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
          until: Until = None, from_: From = None, only: Only = None, force: Force = None, json: Json = False,
          exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 3 if any work is pending.")] = False,
-         ) -> None:
+         pictures: Annotated[bool, typer.Option("--pictures", help="Show each picture: its size and shape, what is cut "
+                                                "off, its prompt, and whether it is blurred, tiny, black or there "
+                                                "twice.")] = False) -> None:
     """Show what a run would do, and why."""
     from dbrun.cli.run import show_plan
     from dbrun.cli.words import asked
     from dbrun.plan.selection import Selection
 
     wanted = asked(recipe, overrides, profile)
+    if pictures:
+        from dbrun.cli.pictures import show_pictures
+
+        if sweep or until or from_ or only or force or exit_code:
+            raise UsageError("`--pictures` shows pictures, and nothing of stages", fix="leave the other options out")
+        show_pictures(wanted, as_json=json)
+        return
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
     if sweep:
         from dbrun.cli.sweep import members, show_sweep

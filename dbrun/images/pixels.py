@@ -22,13 +22,13 @@ def square(content: bytes, resolution: int, background: str, name: str = "a pict
     content: the file's bytes; background: `#rrggbb`, put behind transparent pixels; name: what errors call it.
     Raises RecipeError for bytes that are no whole picture.
     """
-    picture = _over(upright(content, name), background)
+    picture = over(upright(content, name), background)
     return _cut(picture, centred(picture.size, (resolution, resolution)))
 
 
 def framed(content: bytes, frame: Frame, size: tuple[int, int], background: str, name: str) -> Image:
     """As `square`, cut as the frame says, which was made for a picture of this size. Raises RecipeError."""
-    picture = _over(upright(content, name), background)
+    picture = over(upright(content, name), background)
     if picture.size != size:
         raise RecipeError(f"{name}: found {picture.width}×{picture.height} pixels, expected {size[0]}×{size[1]}",
                           fix="save it again as PNG or JPEG")
@@ -87,7 +87,8 @@ def _in_srgb(picture: Image, profile: bytes) -> Image:
     return result
 
 
-def _over(picture: Image, background: str) -> Image:
+def over(picture: Image, background: str) -> Image:
+    """The picture as RGB, over background (`#rrggbb`) where it is transparent."""
     from PIL import Image
 
     if picture.mode != "RGBA":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbrun.choices.captions import SIDECAR, Captions
@@ -26,11 +26,15 @@ EMBEDDED = "embedded:"
 
 @dataclass(frozen=True)
 class FoundPictures:
-    """The pictures by content. files: digest → a file with it, masks too; notes: what a person should know."""
+    """The pictures by content. files: digest → a file with it, masks too; notes: what a person should know.
+
+    names: of files, picture → those with its content and prompt; there are several where it lies there twice.
+    """
 
     pictures: tuple[Picture, ...]
     files: Mapping[str, Path]
     notes: tuple[str, ...]
+    names: Mapping[Picture, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,15 @@ def find_pictures(asked: Asked, beside: Path, store: Store) -> FoundPictures:
                 for p, (first, *others) in zip(found.pictures, prompts, strict=True)]
     return FoundPictures(tuple(sorted(pictures, key=in_order)),
                          {**{sha256: path for path, sha256 in digests.items()}, **hiding.files},
-                         (*told, *found.notes, *_conversions(screened), *_doubles(found, digests), *hiding.notes))
+                         (*told, *found.notes, *_conversions(screened), *_doubles(found, digests), *hiding.notes),
+                         _names(pictures, found))
+
+
+def _names(pictures: Sequence[Picture], found: Found) -> Mapping[Picture, tuple[str, ...]]:
+    names: dict[Picture, tuple[str, ...]] = {}
+    for picture, named in zip(pictures, found.pictures, strict=True):
+        names[picture] = (*names.get(picture, ()), named.path.name)
+    return names
 
 
 def in_order(picture: Picture) -> tuple[str, str, tuple[str, ...], int]:

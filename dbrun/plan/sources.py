@@ -33,7 +33,8 @@ class Located:
     """A recipe's sources.
 
     files: sha256 → a path of a picture, or of a file of an adapter to start from; notes: for the user; revision: of a
-    Hub base whose commit is not known yet; out_of_reach: why the base cannot be fetched, if it cannot.
+    Hub base whose commit is not known yet; out_of_reach: why the base cannot be fetched, if it cannot; names: picture →
+    the names of its files, several where it lies there more than once.
     """
 
     sources: Sources
@@ -41,6 +42,7 @@ class Located:
     notes: tuple[Note, ...] = ()
     revision: str | None = None
     out_of_reach: str | None = None
+    names: Mapping[Picture, tuple[str, ...]] = field(default_factory=dict)
 
 
 def locate(loaded: LoadedRecipe, store: Store) -> Located:
@@ -70,7 +72,8 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
                       several)
     held = [one.files for one in (*found.values(), *classes)] + [init.files for init in inits.values()]
     files = {digest: path for known in held for digest, path in known.items()}
-    return Located(sources, files, (*notes, *training_notes(loaded, sources)), base.revision, base.out_of_reach)
+    names = {picture: named for one in (*found.values(), *classes) for picture, named in one.names.items()}
+    return Located(sources, files, (*notes, *training_notes(loaded, sources)), base.revision, base.out_of_reach, names)
 
 
 def pinned(loaded: LoadedRecipe, located: Located, store: Store) -> Located:

@@ -43,12 +43,13 @@ class Store:
         self.traces = Traces(root / "traces", self.scratch)
         self.digests = Digests(Table(root / "digests.table", self.scratch))
         self.screened: Table[dict[str, object]] = Table(root / "screened.table", self.scratch)
+        self.looks: Table[dict[str, object]] = Table(root / "looks.table", self.scratch)
         self.commits: Table[str] = Table(root / "commits.table", self.scratch)
 
     def save_tables(self) -> None:
         """Keep what was learnt about files for the next command, if the store is there."""
         if self.root.is_dir():
-            for table in (self.digests, self.screened, self.commits):
+            for table in (self.digests, self.screened, self.looks, self.commits):
                 table.save()
 
     @property
