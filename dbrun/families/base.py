@@ -92,6 +92,10 @@ class Family:
         """What the resolution must be a multiple of, read from the configs in folder; without torch."""
         raise NotImplementedError
 
+    def native_side(self, folder: Path) -> int:
+        """The side of the pictures that a base was made for, in pixels, read from the configs in folder."""
+        raise NotImplementedError
+
     def prompt_limit(self, folder: Path) -> int:
         """Tokens that a prompt may have beside start and end marks; without torch."""
         raise NotImplementedError

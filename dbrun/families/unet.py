@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
 from dbrun.families.base import Condition, Family, Loaded
-from dbrun.families.folders import hush
+from dbrun.families.folders import config, halvings, hush
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +46,11 @@ class UNetFamily(Family):
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
         return pipeline
+
+    def native_side(self, folder: Path) -> int:
+        """The UNet's own sample, enlarged as much as an autoencoder makes it smaller."""
+        side = int(config(folder / "unet" / "config.json").get("sample_size") or 64)
+        return side * (halvings(folder / "vae") if "vae" in self.folders else 1)
 
     def module(self, loaded: Loaded, component: str) -> nn.Module:
         """The pipeline's part of that name."""

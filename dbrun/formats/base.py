@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -81,6 +81,16 @@ class Format:
         bare: gives an untouched base, which may be spent.
         """
         raise NotImplementedError
+
+    def updates(self, folder: Path, family: Family, loaded: Loaded,
+                components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
+        """(component, name of a weight, what it is with the adapter in it), for each that the adapter changes.
+
+        loaded is afterwards what it was, to the bit.
+        """
+        from dbrun.formats.merging import merged_weights
+
+        yield from merged_weights(self, folder, family, loaded, components)
 
     def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
         """Put what stands in folder onto a fresh base, through the library that the format is of."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from dbrun.adapters.artifact import Attached
 from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
+from dbrun.formats.merging import merge
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,18 +58,6 @@ class Component(Format):
 
 def _home(folder: Path, family: Family, component: str) -> Path:
     return folder / "component" / family.components[component]
-
-
-def merge(module: nn.Module) -> None:
-    """Put an adapter into the weights that it stands beside, and take it away."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, layer in [(n, m) for n, m in module.named_modules() if isinstance(m, BaseTunerLayer)]:
-        layer.merge()
-        above, _, last = name.rpartition(".")
-        setattr(module.get_submodule(above), last, layer.get_base_layer())
-    if hasattr(module, "peft_config"):
-        del module.peft_config
 
 
 def without_places(path: Path) -> None:

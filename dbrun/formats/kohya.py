@@ -104,16 +104,22 @@ class Kohya(Format):
         save_file(tensors, folder / FILE, metadata={"format": "pt"})
         return (folder / FILE,)
 
+    def updates(self, folder: Path, family: Family, loaded: Loaded,
+                components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
+        """By LyCORIS' formulas. Raises RecipeError where a name has no layer."""
+        for component in components:
+            module = family.module(loaded, component)
+            for name, layer in _layers(folder / FILE, family, loaded, component):
+                weight = module.get_parameter(f"{name}.weight").detach()
+                yield component, f"{name}.weight", adapted(weight.float(), layer, kind_of(frozenset(layer), name))
+
     def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
         """Into the base's weights, as ComfyUI and A1111 do it. Raises RecipeError where a name has no layer."""
         import torch
 
-        for component in components:
-            module = family.module(loaded, component)
-            for name, layer in _layers(folder / FILE, family, loaded, component):
-                weight = module.get_parameter(f"{name}.weight")
-                with torch.no_grad():
-                    weight.copy_(adapted(weight.float(), layer, kind_of(frozenset(layer), name)))
+        with torch.no_grad():
+            for component, name, new in self.updates(folder, family, loaded, components):
+                family.module(loaded, component).get_parameter(name).copy_(new)
 
 
 def _written(family: Family, component: str, name: str) -> str:

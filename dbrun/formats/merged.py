@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from dbrun.adapters.artifact import Attached
 from dbrun.families.base import Family, Loaded
-from dbrun.formats.component import ONE_FILE, Component, merge, without_places
+from dbrun.formats.component import ONE_FILE, Component, without_places
+from dbrun.formats.merging import merge
 
 
 class Merged(Component):

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "dbrun").rglob("*.py"))
-LAYERS = [["cli"], ["ui"], ["plan"], ["store"], ["stages"], ["recipe"], ["formats"],
+LAYERS = [["cli"], ["ui"], ["after"], ["plan"], ["store"], ["stages"], ["recipe"], ["formats"],
           ["families", "adapters", "choices"],
           ["parts", "errors", "events", "seeds", "durable"]]
 """Upper to lower; a module imports from its own row and from those below."""
@@ -70,7 +70,7 @@ def test_heavy_packages_and_their_rooms_load_late(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_the_stages_run_reaches_for_training(path: Path) -> None:
-    if room(path) in TORCH_AT_HOME | {"stages", "formats", "families", "embedded"}:
+    if room(path) in TORCH_AT_HOME | {"after", "stages", "formats", "families", "embedded"}:
         return
     for name in imports(ast.parse(path.read_text()), top_only=False):
         assert not name.startswith("dbrun.training"), f"{path.relative_to(ROOT)} imports {name}"

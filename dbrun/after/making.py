@@ -1,0 +1,96 @@
+"""How does a new adapter file come from others: the same in another format, or several as one?"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from dbrun.adapters.artifact import Attached
+from dbrun.after.bases import AtHand
+from dbrun.after.blend import Blend
+from dbrun.after.files import Named
+from dbrun.after.recast import recast
+from dbrun.errors import UsageError
+from dbrun.formats.base import Format, formats
+from dbrun.formats.merging import strip
+from dbrun.provenance import header
+
+if TYPE_CHECKING:
+    from dbrun.families.base import Loaded
+
+Adapters = Mapping[str, Attached]
+
+
+def opened(named: Named, base: AtHand, loaded: Loaded) -> tuple[Adapters, tuple[str, ...]]:
+    """What a file holds, by component, and what had to be changed about it; loaded stays bare."""
+    found: dict[str, Attached] = {}
+    changed: list[str] = []
+    with named.laid_out(base.family) as (folder, components):
+        for component in components:
+            try:
+                given = named.form.given(folder, base.family, loaded, component)
+            finally:
+                for other in base.family.components:
+                    strip(base.family.module(loaded, other))
+            found[component], said = recast(given, base.family.module(loaded, component))
+            changed += [f"{component}: {text}" for text in said]
+    return found, tuple(changed)
+
+
+def lost(named: Named) -> tuple[str, ...]:
+    """What of a file no other format carries on."""
+    said = sorted({key for files in named.files for key in header(files[-1]).metadata} - {"format", "dbrun"})
+    shown = ", ".join(said[:4]) + (" …" if len(said) > 4 else "")
+    return (f"{len(said)} entries of its metadata: {shown}",) if said else ()
+
+
+def refusals(adapters: Adapters, base: AtHand, form: Format) -> tuple[str, ...]:
+    """Why a format cannot carry these adapters, a line a component."""
+    from dbrun.adapters.base import Adapter
+
+    found = []
+    for component, attached in adapters.items():
+        assert isinstance(attached.adapter, Adapter)
+        if why := form.refuses(base.family, component, attached.adapter):
+            found.append(f"{form.NAME}, {why.replace('`adapt.' + component + '`', 'the ' + component)}")
+    return tuple(found)
+
+
+def write(adapters: Adapters, base: AtHand, form: Format, target: Path, document: Mapping[str, Any],
+          like: Sequence[Named]) -> float:
+    """Write adapters in a format to target, once its own library reads back what they predict; the difference.
+
+    target: a file for a format of one file, else a folder; nothing that stands there is overwritten. like: files that
+    together predict the same, read each by its own library; none where the adapters themselves are to be believed.
+    """
+    from dbrun.formats.provenance import stamp
+    from dbrun.formats.reload import Expected, Probe
+
+    if why := refusals(adapters, base, form):
+        able = [f.NAME for f in formats().values() if f.ASKED and not refusals(adapters, base, f)]
+        raise UsageError(f"it cannot be written as {why[0]}", fix=f"write --to {' or --to '.join(able)}")
+    if target.exists():
+        raise UsageError(f"{target} is there already", fix="name another with -o")
+    loaded = base.load(device="cpu")
+    multiple = base.family.pixel_multiple(base.folder)
+    probe = Probe("a photo", multiple * max(1, 64 // multiple))
+    bare = probe.ask(base.family, loaded)
+    blend = Blend(base.family, loaded)
+    blend.put(like)
+    if not like:
+        for component, attached in adapters.items():
+            attached.onto(base.family.module(loaded, component))
+    expected = Expected(bare, probe.ask(base.family, loaded), dict(adapters))
+    with TemporaryDirectory(prefix="dbrun-") as name:
+        written = form.write(Path(name), base.family, adapters, lambda: base.load(device="cpu"))
+        fresh = base.load(device="cpu")
+        form.read(Path(name), base.family, fresh, tuple(adapters))
+        difference = expected.compare(probe.ask(base.family, fresh), base.family, fresh, form, tuple(adapters))
+        for path in written:
+            stamp(path, document)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(written[0] if len(form.laid_out("denoiser")) == 1 else Path(name) / form.NAME, target)
+    return difference

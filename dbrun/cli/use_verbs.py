@@ -1,0 +1,68 @@
+"""The verbs that use adapters after training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dbrun.cli.app import app
+
+Base = Annotated[str | None, typer.Option("--base", metavar="BASE", help="The base: embedded, a folder, or "
+                                          "owner/name@revision; left out, the one that the adapter was trained on.")]
+
+To = Annotated[str, typer.Option("--to", metavar="FORMAT", help="diffusers, kohya or peft.")]
+
+
+@app.command()
+def sample(
+        words: Annotated[list[str], typer.Argument(
+            help="Adapters (a file, or a folder that a run wrote), each with its weight or without, then the prompt.",
+            metavar="ADAPTER[:WEIGHT]… PROMPT", show_default=False)],
+        count: Annotated[int, typer.Option("-n", min=1, max=64, help="Pictures; their seeds count up.")] = 4,
+        seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first picture.")] = 0,
+        each: Annotated[bool, typer.Option("--each", help="A row for each adapter alone, under the base's; else "
+                                           "all together.")] = False,
+        steps: Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Sampler steps.")] = None,
+        guidance: Annotated[float | None, typer.Option("--guidance", min=0.0, help="Classifier-free guidance.")] = None,
+        resolution: Annotated[int | None, typer.Option("--resolution", min=8, help="Side in pixels.")] = None,
+        precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
+        base: Base = None,
+        output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go; "
+                                                    "left out, samples/ and the prompt.")] = None) -> None:
+    """Draw a prompt with adapters over one base.
+
+    The base is loaded once; adapters may have any weight, and other programs' files (kohya, diffusers, PEFT) work too.
+    """
+    from dbrun.after.sampling import Wish
+    from dbrun.cli.using import check_precision, draw_samples
+
+    wish = Wish("", count, seed, steps, guidance, resolution, each)
+    draw_samples(words, wish, base, check_precision(precision), output)
+
+
+@app.command()
+def merge(adapters: Annotated[list[str], typer.Argument(help="LoRAs, each with its weight or without.",
+                                                        metavar="ADAPTER[:WEIGHT]…", show_default=False)],
+          output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="What to write.",
+                                               show_default=False)],
+          how: Annotated[str, typer.Option("--how", help="concatenated (exact, ranks add up) or linear (of the same "
+                                           "rank).")] = "concatenated",
+          to: To = "diffusers", base: Base = None) -> None:
+    """Make one LoRA of several, by weight; read back and compared before it counts."""
+    from dbrun.cli.using import merge_files
+
+    merge_files(adapters, how, to, base, output)
+
+
+@app.command()
+def convert(adapter: Annotated[str, typer.Argument(help="A file, or a folder that a run wrote.", metavar="ADAPTER",
+                                                   show_default=False)],
+            to: To, base: Base = None,
+            output: Annotated[Path | None, typer.Option("--output", "-o", metavar="PATH", help="What to write; left "
+                                                        "out, beside the adapter.")] = None) -> None:
+    """Write an adapter in another format, and say what is lost; read back and compared before it counts."""
+    from dbrun.cli.using import convert_file
+
+    convert_file(adapter, to, base, output)

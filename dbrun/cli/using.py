@@ -1,0 +1,149 @@
+"""What the verbs do that use adapters after training."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dbrun.errors import UsageError
+from dbrun.ui.terminal import put, say
+
+if TYPE_CHECKING:
+    from dbrun.after.bases import AtHand
+    from dbrun.after.files import Named
+    from dbrun.after.making import Adapters
+    from dbrun.after.sampling import Wish
+    from dbrun.formats.base import Format
+
+SAMPLES = Path("samples")
+
+
+def draw_samples(words: Sequence[str], wish: Wish, base: str | None, precision: str, output: Path | None) -> None:
+    """Draw a prompt under adapters; the grid's path goes to stdout."""
+    from dataclasses import replace
+
+    from dbrun.after.files import split
+    from dbrun.after.sampling import draw, save, settled
+
+    adapters, prompt = split(words)
+    wish = replace(wish, prompt=prompt)
+    at_hand = _base(adapters, base)
+    settled(wish, adapters, at_hand)
+    say(f"{' + '.join(a.label for a in adapters)} over {at_hand.asked}")
+    loaded = at_hand.load(precision)
+    pictures = draw(wish, adapters, at_hand, loaded, lambda done, total: say(f"picture {done + 1} of {total}"))
+    folder = output or SAMPLES / (re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:60] or "prompt")
+    put(str(save(folder, pictures, wish, adapters, at_hand)))
+
+
+def check_precision(word: str) -> str:
+    """The precision, if there is one of that name."""
+    allowed = ("fp32", "bf16", "fp16")
+    if word not in allowed:
+        raise UsageError(f"found the precision {word}, allowed: {', '.join(allowed)}")
+    return word
+
+
+def merge_files(words: Sequence[str], how: str, to: str, base: str | None, output: Path) -> None:
+    """Make one LoRA of several; its path goes to stdout."""
+    from dbrun.after.files import named
+    from dbrun.after.joining import concatenated, linear
+    from dbrun.after.making import write
+
+    ways, form = ("concatenated", "linear"), _format(to)
+    if how not in ways:
+        raise UsageError(f"found --how {how}, allowed: {', '.join(ways)}")
+    if len(words) < 2:
+        raise UsageError("found one adapter, and merging wants two or more", fix="dbrun merge A:0.7 B:0.5 -o C")
+    parts = [named(word) for word in words]
+    at_hand = _base(parts, base)
+    opened = [_open(part, at_hand) for part in parts]
+    merged, far = {}, 0.0
+    for component in dict.fromkeys(c for adapters in opened for c in adapters):
+        own = [(part.weight, adapters[component]) for part, adapters in zip(parts, opened, strict=True)
+               if component in adapters]
+        if how == "linear":
+            merged[component], off = linear(own)
+            far = max(far, off)
+        else:
+            merged[component] = concatenated(own)
+    if how == "linear":
+        say(f"lost: `linear` adds factors, not updates: it is {far:.0%} away from the sum; concatenated is exact")
+    document = {"format_version": 1, "merged": {"how": how, "of": [_source(part) for part in parts]}}
+    exact = parts if how == "concatenated" else ()
+    difference = write(merged, at_hand, form, _target(output, form), document, exact)
+    _made(output, form, difference)
+
+
+def convert_file(word: str, to: str, base: str | None, output: Path | None) -> None:
+    """Write an adapter in another format, and say what is lost; its path goes to stdout."""
+    from dbrun.after.files import named
+    from dbrun.after.making import lost, write
+
+    part, form = named(word), _format(to)
+    if part.weight != 1:
+        raise UsageError(f"found the weight {part.weight:g}, and a conversion changes none",
+                         fix=f"dbrun merge {word} OTHER -o C")
+    at_hand = _base([part], base)
+    adapters = _open(part, at_hand)
+    target = _target(output or part.place.with_name(f"{part.label}-{form.NAME}"), form)
+    document = {**part.document, "converted": {"from": part.form.NAME}} if part.document else {
+        "format_version": 1, "converted": _source(part)}
+    difference = write(adapters, at_hand, form, target, document, [part])
+    for text in lost(part):
+        say(f"lost: {text}")
+    _made(target, form, difference)
+
+
+def _base(parts: Sequence[Named], asked: str | None) -> AtHand:
+    """The base of these adapters, all of which hold something for it."""
+    from dbrun.after.bases import base_for
+    from dbrun.store.store import store_at_hand
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    at_hand, notes = base_for([a.document for a in parts], asked, [a.place for a in parts], store_at_hand())
+    for part in parts:
+        part.components(at_hand.family)
+    for note in notes:
+        say(f"warning: {note}")
+    return at_hand
+
+
+def _open(part: Named, at_hand: AtHand) -> Adapters:
+    from dbrun.after.making import opened
+
+    adapters, changed = opened(part, at_hand, at_hand.load(device="cpu"))
+    for text in changed:
+        say(f"{part.label}: {text}")
+    return adapters
+
+
+def _format(name: str) -> Format:
+    from dbrun.formats.base import formats
+
+    able = [form.NAME for form in formats().values() if form.ASKED]
+    if name not in able:
+        raise UsageError(f"found --to {name}, allowed: {', '.join(able)}")
+    return formats()[name]
+
+
+def _target(output: Path, form: Format) -> Path:
+    """A file for a format of one file, a folder for the others."""
+    one = len(form.laid_out("denoiser")) == 1
+    return output.with_name(output.name + ".safetensors") if one and output.suffix != ".safetensors" else output
+
+
+def _source(part: Named) -> dict[str, object]:
+    """What an adapter that went into another was: its bytes, its weight, and what dbrun knows of it."""
+    digests = [hashlib.sha256(files[-1].read_bytes()).hexdigest() for files in part.files]
+    return {"from": part.form.NAME, "sha256": digests, "weight": part.weight,
+            **({"provenance": dict(part.document)} if part.document else {})}
+
+
+def _made(target: Path, form: Format, difference: float) -> None:
+    say(f"{form.NAME}: read back by its own library, predictions differ by at most {difference:.1e}")
+    put(str(_target(target, form)))

@@ -1,0 +1,61 @@
+"""A tiny base, trained adapters in files of several formats and programs, and the pictures that each makes alone."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from adapter_kinds import make, moved, put, widest
+
+from dbrun.adapters.artifact import Attached
+from dbrun.after.bases import AtHand
+from dbrun.families.base import Loaded, families
+from dbrun.formats.base import formats
+from dbrun.formats.provenance import stamp
+from dbrun.formats.reload import Probe
+
+SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
+
+
+@dataclass
+class World:
+    """home: where files lie; base: the tiny base, loaded as often as `loads` says."""
+
+    home: Path
+    loads: int = 0
+    made: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def at_hand(self) -> AtHand:
+        return AtHand(SD, "base", "files:0", self.home / "base", None)
+
+    def fresh(self) -> Loaded:
+        self.loads += 1
+        return SD.load(self.home / "base", device=torch.device("cpu"), dtype=torch.float32)
+
+    def adapters(self, kind: str, seed: int, *components: str) -> dict[str, Attached]:
+        adapter = make(kind)
+        return {c: moved(put(SD, self.fresh(), c, adapter, widest(adapter)), by=0.1, seed=seed)
+                for c in components or tuple(SD.components)}
+
+    def write(self, name: str, form: str, adapters: dict[str, Attached], document: dict | None = None) -> Path:
+        """The adapters in a format, in a folder of this name; its file, or the folder for PEFT."""
+        folder = self.home / name
+        folder.mkdir()
+        written = formats()[form].write(folder, SD, adapters, self.fresh)
+        for path in written if document else ():
+            stamp(path, document)
+        return folder if form == "peft" else written[0]
+
+    def alone(self, adapters: dict[str, Attached]) -> torch.Tensor:
+        loaded = self.fresh()
+        for component, attached in adapters.items():
+            attached.onto(SD.module(loaded, component))
+        return PROBE.ask(SD, loaded)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> World:
+    home = tmp_path_factory.mktemp("after")
+    SD.tiny(home / "base")
+    return World(home)

@@ -1,0 +1,99 @@
+"""Do adapters of every format and type go into one base and out again, each as if it were alone?"""
+
+import pytest
+import torch
+
+from dbrun.after.blend import Blend
+from dbrun.after.files import Named, named, split
+from dbrun.after.sampling import Wish, draw
+from dbrun.errors import RecipeError, UsageError
+from dbrun.families.base import families
+from dbrun.formats.base import formats
+from dbrun.formats.reload import Probe
+
+SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
+
+
+@pytest.fixture(scope="module")
+def three(world):
+    """A DoRA in diffusers' format, a LoHa in kohya's, an OFT in PEFT's; and what each of them predicts alone."""
+    taught = {"a": ("dora", "diffusers"), "b": ("loha", "kohya"), "c": ("oft", "peft")}
+    found = {}
+    for i, (name, (kind, form)) in enumerate(taught.items()):
+        adapters = world.adapters(kind, i)
+        found[name] = (named(str(world.write(name, form, adapters))), world.alone(adapters))
+    return found
+
+
+
+def test_each_in_turn_is_what_it_is_alone_and_the_base_comes_back_to_the_bit(world, three) -> None:
+    loaded = world.fresh()
+    blend, base, loads = Blend(SD, loaded), PROBE.ask(SD, loaded), world.loads
+    for name in ("a", "b", "c", "b", "a"):
+        adapter, alone = three[name]
+        blend.put([adapter])
+        assert (PROBE.ask(SD, loaded) - alone).abs().max() < 1e-4 < 1e-2 < (alone - base).abs().max()
+    blend.take_out()
+    assert torch.equal(PROBE.ask(SD, loaded), base) and world.loads == loads
+
+
+def test_three_adapters_in_one_process_draw_as_each_alone_over_a_base_loaded_once(world, three, monkeypatch) -> None:
+    """The pictures themselves, through what `dbrun sample --each` calls."""
+    calls = []
+    load = type(SD).load
+    monkeypatch.setattr(type(SD), "load", lambda self, *a, **k: calls.append(1) or load(self, *a, **k))
+    wish = Wish("a photo of sks dog", count=2, seed=3, steps=2, guidance=2.0, resolution=32, each=True)
+    adapters = [adapter for adapter, _ in three.values()]
+    together = draw(wish, adapters, world.at_hand, world.at_hand.load(device="cpu"), lambda *_: None)
+    assert len(calls) == 1 and next(iter(together)) == "base" and len(together) == 4
+    alone = [draw(wish, [a], world.at_hand, world.at_hand.load(device="cpu"), lambda *_: None) for a in adapters]
+    for row, own in zip(list(together)[1:], alone, strict=True):
+        assert [p.tobytes() for p in together[row]] == [p.tobytes() for p in list(own.values())[1]]
+    pictures = [p.tobytes() for row in together.values() for p in row]
+    assert len(set(pictures)) == len(pictures) == 8
+
+
+def test_weights_scale_the_change_and_several_are_summed(world) -> None:
+    """Of a plain LoRA, half the weight is the LoRA of half the alpha; two at once are both updates."""
+    first, second = (world.adapters("lora", seed, "denoiser") for seed in (5, 6))
+    paths = [world.write(f"sum{i}", "diffusers", a) for i, a in enumerate((first, second))]
+    loaded = world.fresh()
+    bare = {n: p.detach().clone() for n, p in loaded.pipeline.unet.named_parameters()}
+    blend = Blend(SD, loaded)
+    blend.put([named(f"{paths[0]}:0.5"), named(f"{paths[1]}:-2")])
+    half, minus = first["denoiser"], second["denoiser"]
+    for name in half.modules:
+        change = loaded.pipeline.unet.get_parameter(f"{name}.weight") - bare[f"{name}.weight"]
+        wanted = sum(w * (a.state[f"{name}.lora_B.weight"].flatten(1) @ a.state[f"{name}.lora_A.weight"].flatten(1))
+                     for w, a in ((0.5, half), (-2, minus)))
+        torch.testing.assert_close(change.flatten(1), wanted, rtol=0, atol=1e-5)
+
+
+def test_words_name_adapters_weights_and_a_prompt(world, three, tmp_path, monkeypatch) -> None:
+    adapter, _ = three["a"]
+    found, prompt = split([f"{adapter.place}:0.6", str(three["c"][0].place), "a photo: of sks dog"])
+    assert [a.weight for a in found] == [0.6, 1.0] and prompt == "a photo: of sks dog"
+    assert found[0].label == "pytorch_lora_weights:0.6" and found[1].form.NAME == "peft"
+    assert set(found[1].components(SD)) == {"denoiser", "text_encoder"}
+    for words, message in ((["x"], "found no prompt"), ([str(adapter.place)], "found no prompt"),
+                           ([str(adapter.place), str(adapter.place)], "where the prompt should stand"),
+                           (["nothing.safetensors", "a dog"], "is not there"),
+                           ([str(world.home / "base"), "a dog"], "holds no adapter"),
+                           ([f"{adapter.place}:1e9", "a dog"], "the weight 1e9")):
+        with pytest.raises(UsageError, match=message):
+            split(words)
+
+
+def test_an_adapter_of_another_base_is_refused_and_leaves_the_base_alone(world, tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"lora_unet_mid_block_nothing.lora_down.weight": torch.ones(1, 4),
+               "lora_unet_mid_block_nothing.lora_up.weight": torch.ones(4, 1)}, tmp_path / "other.safetensors")
+    loaded = world.fresh()
+    base, blend = PROBE.ask(SD, loaded), Blend(SD, loaded)
+    other = named(str(tmp_path / "other.safetensors"))
+    assert isinstance(other, Named) and other.form.NAME == "kohya" and other.document == {}
+    with pytest.raises(RecipeError, match="none of the base's denoiser"):
+        blend.put([other])
+    assert torch.equal(PROBE.ask(SD, loaded), base)
+    assert formats()["kohya"].found(tmp_path) is None

@@ -1,0 +1,87 @@
+"""Do the verbs do what they say, from words to files, over the base that an adapter says it was trained on?"""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from dbrun.cli.verbs import app_for
+from dbrun.errors import DbrunError, UsageError
+from dbrun.provenance import read
+
+
+def call(capsys, *words: str) -> tuple[list[str], str]:
+    """What a verb puts to stdout, as lines, and what it says."""
+    app_for(words)(list(map(str, words)), standalone_mode=False)
+    out, err = capsys.readouterr()
+    return out.splitlines(), err
+
+
+@pytest.fixture
+def here(world, tmp_path, monkeypatch):
+    """A folder of two adapters, of which one says its base and is delivered by dbrun, the other nothing."""
+    from dbrun.plan.base import find_base
+    from dbrun.recipe.model import Base
+    from dbrun.store.store import Store
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DBRUN_STORE", str(tmp_path / "store"))
+    source = find_base(Base(path=str(world.home / "base")), tmp_path, Store(tmp_path / "store")).source
+    document = {"format_version": 1, "recipe": {"base": {"type": "sd", "identity": source.identity, "variant": None},
+                                                "images": {"resolution": 32}}}
+    ours = tmp_path / "outputs" / "tiny"
+    ours.mkdir(parents=True)
+    if not world.made:
+        world.made["ours"] = world.write("of-ours", "diffusers", world.adapters("lora", 11), document)
+        world.made["theirs"] = world.write("of-theirs", "kohya", world.adapters("lokr", 12))
+    shutil.copy(world.made["ours"], ours)
+    shutil.copy(world.made["theirs"], tmp_path / "theirs.safetensors")
+    (ours / "dbrun.json").write_text(json.dumps({"recipe": {"base": {"path": str(world.home / "base")}}}))
+    return tmp_path
+
+
+def test_sample_draws_pictures_and_a_grid(here, capsys) -> None:
+    (grid,), said = call(capsys, "sample", "outputs/tiny", "theirs.safetensors:0.6", "a photo of sks dog", "-n", "2",
+                         "--seed", "5", "--steps", "2", "--guidance", "2")
+    assert grid == "samples/a_photo_of_sks_dog/grid.png" and "tiny + theirs:0.6 over" in said
+    folder = here / "samples" / "a_photo_of_sks_dog"
+    assert sorted(p.name for p in folder.iterdir()) == ["00.png", "01.png", "grid.png", "sample.json"]
+    assert Image.open(folder / "00.png").size == (32, 32) and Image.open(folder / "grid.png").width > 500
+    record = json.loads((folder / "sample.json").read_text())
+    assert (record["seed"], record["count"], record["steps"], record["guidance"]) == (5, 2, 2, 2.0)
+    assert [a["weight"] for a in record["adapters"]] == [1.0, 0.6]
+    call(capsys, "sample", "outputs/tiny", "a photo of sks dog", "-n", "1", "--steps", "2", "--each", "-o", "each",
+         "--resolution", "40")
+    assert sorted(p.name for p in (here / "each").iterdir()) == ["0-00.png", "1-00.png", "grid.png", "sample.json"]
+    assert Image.open(here / "each" / "1-00.png").size == (40, 40)
+
+
+def test_merge_and_convert_write_files_that_say_what_they_are_of(here, capsys) -> None:
+    (path,), said = call(capsys, "convert", "outputs/tiny", "--to", "kohya", "-o", "ours")
+    assert path == "ours.safetensors" and "read back by its own library" in said
+    assert read(here / path)["converted"] == {"from": "diffusers"} and "recipe" in read(here / path)
+    (path,), said = call(capsys, "merge", "outputs/tiny:0.7", "ours.safetensors:0.5", "-o", "both", "--to", "peft",
+                         "--how", "linear")
+    assert path == "both" and "away from the sum" in said
+    document = read(here / "both" / "denoiser" / "adapter_model.safetensors")
+    assert [part["weight"] for part in document["merged"]["of"]] == [0.7, 0.5]
+    assert document["merged"]["how"] == "linear" and len(document["merged"]["of"][0]["sha256"][0]) == 64
+
+
+@pytest.mark.parametrize(("words", "error"), [
+    (("sample", "theirs.safetensors", "a dog"), "no adapter says which base"),
+    (("sample", "outputs/tiny", "a dog", "--resolution", "33"), "multiples of 8"),
+    (("sample", "outputs/tiny", "a dog", "--precision", "fp8"), "allowed: fp32, bf16, fp16"),
+    (("sample", "outputs/tiny", "a dog", "--base", "nowhere"), "is no folder here"),
+    (("merge", "outputs/tiny", "-o", "x"), "wants two or more"),
+    (("merge", "outputs/tiny", "outputs/tiny", "-o", "x", "--how", "svd"), "allowed: concatenated, linear"),
+    (("convert", "outputs/tiny", "--to", "ckpt"), "allowed: diffusers, kohya, peft"),
+    (("convert", "outputs/tiny:0.5", "--to", "kohya"), "a conversion changes none")], ids=str)
+def test_what_cannot_be_meant_is_refused_before_a_base_is_loaded(here, monkeypatch, words, error) -> None:
+    from dbrun.after.bases import AtHand
+
+    monkeypatch.setattr(AtHand, "load", lambda *a, **k: pytest.fail("it loaded the base"))
+    with pytest.raises(DbrunError, match=error) as caught:
+        app_for(words)(list(words), standalone_mode=False)
+    assert isinstance(caught.value, UsageError) or caught.value.exit_code == 2
