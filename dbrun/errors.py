@@ -38,6 +38,10 @@ class StageFailed(DbrunError):
     exit_code = 1
 
 
+class ProcessLost(StageFailed):
+    """Another process that shares a stage's work does not answer any more."""
+
+
 class WorkPending(DbrunError):
     """Work is left where the caller asked that none be."""
 

@@ -22,7 +22,7 @@ def main() -> None:
 
 def _said_again(words: list[str]) -> bool:
     """Answer a run that has nothing to do as it was answered before, if nothing has changed since."""
-    if words[:1] != ["run"]:
+    if words[:1] != ["run"] or "RANK" in os.environ:
         return False
     from dbrun.plan.unchanged import recall
     from dbrun.ui.terminal import put, say

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import os
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from dbrun.errors import DbrunError
 from dbrun.events import Emit, RunFailed
@@ -18,6 +19,7 @@ from dbrun.ui.terminal import put, say
 
 if TYPE_CHECKING:
     from dbrun.cli.words import Asked
+    from dbrun.plan.launch import Place
     from dbrun.plan.runner import Outcome
     from dbrun.plan.selection import Selection
 
@@ -42,6 +44,8 @@ def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False
 
     words: the command, if it is to be known again where it has nothing to do.
     """
+    from dbrun.plan.crew import Crew
+    from dbrun.plan.launch import check, place
     from dbrun.plan.observed import Observation
     from dbrun.plan.runner import execute
     from dbrun.ui.progress import Lines, watcher
@@ -49,16 +53,20 @@ def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False
     # threads that spin while they wait slow each other down manyfold on a busy machine; read when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.enable()
+    if (here := place(os.environ)) is not None and here.rank:
+        share(here, asked)
     watch, observation = watcher(as_json), Observation()
     try:
         loaded, located, store = read(asked, watch)
+        check(loaded.recipe, here, os.environ)
     except DbrunError as error:
         watch(RunFailed(None, error.message, error.fix, error.exit_code))
         raise
     try:
         for note in located.notes:
             watch(note)
-        outcome = execute(loaded, located, store, selection, emit=watch, overrides=asked.overrides)
+        crew = Crew(here.size if here else loaded.recipe.launch.processes, asked.words, here)
+        outcome = execute(loaded, located, store, selection, emit=watch, overrides=asked.overrides, crew=crew)
     finally:
         observation.stop()
         watch.close()
@@ -69,6 +77,19 @@ def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False
         said = "".join(f"{line}\n" for line in watch.spoken)
         observation.keep(words, loaded, store, outcome, said, delivered)
     return outcome
+
+
+def share(here: Place, asked: Asked) -> NoReturn:
+    """Share the work of a run whose first process is another; ends this one when the run is over."""
+    from dbrun.plan.follow import follow
+    from dbrun.plan.planner import ALL, Scope, scope
+    from dbrun.plan.sources import pinned
+
+    def plan() -> Scope:
+        loaded, located, store = read(asked, lambda event: None)
+        return scope(loaded.recipe, pinned(loaded, located, store), store, ALL, None)
+
+    sys.exit(follow(here, plan))
 
 
 def show_plan(asked: Asked, selection: Selection, *, as_json: bool) -> bool:

@@ -22,7 +22,13 @@ class Asked:
     profiles: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return " ".join((str(self.recipe), *(f"--profile {name}" for name in self.profiles), *self.overrides))
+        return " ".join(self.words)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """As they stand behind `dbrun run`."""
+        profiles = tuple(word for name in self.profiles for word in ("--profile", name))
+        return (str(self.recipe), *profiles, *self.overrides)
 
 
 def asked(recipe: Path, overrides: Sequence[str] | None, profiles: Sequence[str] | None) -> Asked:

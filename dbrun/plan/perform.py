@@ -11,13 +11,14 @@ from pathlib import Path
 from dbrun.errors import DbrunError, Interrupted, StageFailed
 from dbrun.events import Emit, Event, Note, Progress, StageFinished, StageReused, StageStarted
 from dbrun.plan.base import base_folder
-from dbrun.plan.keys import Ask, bound
+from dbrun.plan.crew import Crew
+from dbrun.plan.jobs import Jobs
+from dbrun.plan.keys import Ask
 from dbrun.plan.planner import BASE_STAGE, EXPORT_STAGE, Scope, Status, judge
 from dbrun.plan.reasons import Reason
 from dbrun.plan.record import Record
-from dbrun.stages.base import Artifact, Job, Upkeep
+from dbrun.stages.base import Artifact
 from dbrun.store.disk import disk_errors, remove
-from dbrun.store.items import StoredItems
 from dbrun.store.locks import Lock
 from dbrun.store.space import check_room
 from dbrun.store.store import Damage, Depth
@@ -29,7 +30,7 @@ class Performer:
     """Runs single stages within a scope.
 
     read: stages whose stored results are used, not only named; base: gives the base's folder, verified at each
-    call, for the stages after `load`.
+    call, for the stages after `load`; crew: the processes that share a stage.
     """
 
     within: Scope
@@ -38,6 +39,7 @@ class Performer:
     emit: Emit
     stopping: Callable[[], int]
     base: Callable[[], Path | None]
+    crew: Crew
 
     def perform(self, question: Ask, inputs: Mapping[str, Artifact], why: Reason | None) -> tuple[Trace, bool]:
         """The stage's trace, and whether it was run for it. why: run it even if its result is there."""
@@ -95,15 +97,20 @@ class Performer:
 
     def _run(self, question: Ask, inputs: Mapping[str, Artifact], lock: Lock | None, *, anew: bool) -> Trace:
         stage, store = question.stage.NAME, self.within.store
-        items = self._items(question, anew)
+        jobs = Jobs(self.within, self.stopping, self.base)
+        items = jobs.items(question, self.emit, anew=anew)
         out, work = store.fresh(), store.work(question.lineage)
         began = time.monotonic()
         try:
             with self._clear_words(stage):
                 work.mkdir(parents=True, exist_ok=True)
-                job = self._job(question, inputs, out, items, lock)
-                check_room(store, stage, question.stage.room(job) - items.held)
-                question.stage.run(job)
+                # what this process has learnt of the Hub, the others read
+                store.save_tables()
+                with self.crew.sharing(question, {n: a.digest for n, a in inputs.items()}, self.emit, self.stopping,
+                                       anew=anew) as ranks:
+                    job = jobs.job(question, inputs, out, items, self._telling(lock), ranks)
+                    check_room(store, stage, question.stage.room(job) - items.held)
+                    question.stage.run(job)
                 self._same_base(stage, out)
                 seconds = time.monotonic() - began
                 trace = store.publish(stage, question.key, question.document, out, seconds=seconds,
@@ -115,26 +122,14 @@ class Performer:
         self.emit(StageFinished(stage, trace.digest, round(seconds, 3)))
         return trace
 
-    def _items(self, question: Ask, anew: bool) -> StoredItems:
-        store, stage = self.within.store, question.stage
-        return StoredItems(store, stage.NAME, bound(stage, stage.NAME, self.within.numerics),
-                           store.work(question.lineage), anew,
-                           lambda text: self.emit(Note(stage.NAME, text, "warning")), self.base)
-
-    def _job(self, question: Ask, inputs: Mapping[str, Artifact], out: Path, items: StoredItems,
-             lock: Lock | None) -> Job[object]:
-        within, stage = self.within, question.stage
-        train = within.recipe.train
-
+    def _telling(self, lock: Lock | None) -> Emit:
+        """Where a stage's events go: how far it is also into the lock, for those who wait."""
         def emit(event: Event) -> None:
             if lock is not None and isinstance(event, Progress):
                 lock.at(f"{event.done} of {event.total} {event.unit}")
             self.emit(event)
 
-        return Job(stage=stage.NAME, params=question.params, numerics=within.numerics, inputs=inputs, out=out,
-                   work=items.work, files=within.located.files, items=items, emit=emit, stopping=self.stopping,
-                   base=within.located.sources.base.folder if stage.NAME == BASE_STAGE else self.base(),
-                   upkeep=Upkeep(train.checkpoint_every, train.keep, train.gradient_checkpointing))
+        return emit
 
     def _same_base(self, stage: str, out: Path) -> None:
         """Raise where the base is no longer what the key says: a result made from it must not stand there."""

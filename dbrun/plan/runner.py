@@ -15,6 +15,7 @@ from typing import Any
 from dbrun.errors import DbrunError, Interrupted, StageFailed, WorkPending
 from dbrun.events import Emit, Note, RunFinished, RunStarted
 from dbrun.plan.base import base_folder
+from dbrun.plan.crew import Crew
 from dbrun.plan.deliver import check_place, deliver
 from dbrun.plan.facts import facts
 from dbrun.plan.history import LastRun, last_run
@@ -51,12 +52,13 @@ class Outcome:
 
 def execute(loaded: LoadedRecipe, located: Located, store: Store, selection: Selection = ALL, *, emit: Emit,
             overrides: Sequence[str] = (), outputs: Path = Path("outputs"),
-            stages: Mapping[str, Stage[Any]] | None = None) -> Outcome:
+            stages: Mapping[str, Stage[Any]] | None = None, crew: Crew | None = None) -> Outcome:
     """Do what a recipe asks for and is not done yet. Raises DbrunError; a failing stage's traceback is in the log.
 
-    overrides: the words laid over the recipe, remembered for the next command; outputs: where exports go.
+    overrides: the words laid over the recipe, remembered for the next command; outputs: where exports go;
+    crew: the processes that share the work, left out where this one works alone.
     """
-    tell = Telling(emit)
+    tell, crew = Telling(emit), crew or Crew()
     with listening() as stopping, _told(tell, stopping), closed_to_strangers():
         try:
             store.prepare()
@@ -70,8 +72,10 @@ def execute(loaded: LoadedRecipe, located: Located, store: Store, selection: Sel
             if target is not None and plan.pending:
                 check_place(target)
             tell.record = Record.begin(store, loaded, overrides)
-            return _Run(within, tell.record, tell, stopping, target).go(plan, shown(loaded.path))
+            crew.logs = tell.record.folder
+            return _Run(within, tell.record, tell, stopping, target, crew).go(plan, shown(loaded.path))
         finally:
+            crew.close()
             if tell.record is not None:
                 tell.record.end()
             store.save_tables()
@@ -118,6 +122,7 @@ class _Run:
     tell: Telling
     stopping: Callable[[], int]
     target: Path | None
+    crew: Crew
 
     def go(self, plan: Plan, recipe: str) -> Outcome:
         """Every stage of the plan in order, then the delivery. recipe: what to call it."""
@@ -143,7 +148,7 @@ class _Run:
             return base_folder(self.within.located.sources.base, self._artifact(traces[BASE_STAGE]),
                                self.within.store)
 
-        performer = Performer(self.within, plan.read, self.record, self.tell, self.stopping, base)
+        performer = Performer(self.within, plan.read, self.record, self.tell, self.stopping, base, self.crew)
         for stage in plan.stages:
             question = self.within.ask(stage.name, {n: t.digest for n, t in traces.items()})
             inputs = {n: self._artifact(traces[n]) for n in self.within.chosen.needs[stage.name]}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from dbrun.families.base import families
 from dbrun.recipe import exports, pictures
+from dbrun.recipe.launch import misplaced
 from dbrun.recipe.model import Prior, Recipe
 from dbrun.recipe.objective import misfits
 from dbrun.recipe.subject import Subject
@@ -19,7 +20,7 @@ Finding = tuple[str, str, str | None]
 def check(recipe: Recipe) -> list[Finding]:
     """Every disagreement as (dotted key, message, fix)."""
     every = (_subject, _dataset, _captions, _prior, _class_images, _base, _components, _class_labels, _objective,
-             _precision, _adapt, _trigger, _export, _length, _stop, _optimizer, _tf32, _images)
+             _precision, _adapt, _trigger, _export, _length, _stop, _optimizer, _tf32, _images, _launch)
     return [finding for one in every for finding in one(recipe)]
 
 
@@ -195,6 +196,10 @@ def _length(recipe: Recipe) -> Iterator[Finding]:
     if train.steps is not None and train.epochs is not None:
         yield ("train.epochs", f"found {train.epochs}, but `train.steps: {train.steps}` says already how long it goes",
                "take one of them away, or lay `train.steps=null` over it")
+
+
+def _launch(recipe: Recipe) -> Iterator[Finding]:
+    yield from misplaced(recipe.launch, recipe.train.accumulation, recipe.device)
 
 
 def _stop(recipe: Recipe) -> Iterator[Finding]:

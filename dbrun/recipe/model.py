@@ -12,6 +12,7 @@ from dbrun.adapters.base import Adapter, Learnable, any_adapter
 from dbrun.adapters.embedding import TOKEN, Embedding
 from dbrun.families import base as families
 from dbrun.parts import Float, Int, OrNone, Part, Text
+from dbrun.recipe.launch import Launch
 from dbrun.recipe.objective import Objective
 from dbrun.recipe.pictures import COLOUR, Images
 from dbrun.recipe.subject import Prompt, Subject, in_turn
@@ -160,6 +161,8 @@ class Recipe(Part):
     file for `adapt.trigger`).
 
     Left out, all that fit of the first three, or else the fourth; and the last where a trigger learns."""
+    launch: Launch = Launch()
+    """In how many processes the work is done; changes no result."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Where it runs; auto takes CUDA, then MPS, then the CPU."""
     threads: Annotated[Int, Field(ge=1, le=1024)] = 1

@@ -39,6 +39,8 @@ FOREIGN = {
     "early_stopping_patience": "train.held_out.patience",
     "use_ema": "train.ema", "ema_decay": "train.ema.decay", "allow_tf32": "train.tf32",
     "lr_num_cycles": "train.schedule", "lr_power": "train.schedule", "lr_scheduler_num_cycles": "train.schedule",
+    "num_processes": "launch.processes", "nproc_per_node": "launch.processes", "world_size": "launch.processes",
+    "num_machines": "launch.machines", "nnodes": "launch.machines",
     "debiased_estimation_loss": "objective.weighting", "num_inference_steps": "prior.steps",
     "num_repeats": "subject.repeats", "enable_bucket": "images.buckets", "aspect_ratio_bucketing": "images.buckets",
     "min_bucket_reso": "images.buckets.min_side", "max_bucket_reso": "images.buckets.max_side",

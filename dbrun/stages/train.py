@@ -14,7 +14,7 @@ from dbrun.choices.held_out import HeldOut
 from dbrun.choices.optimizers import OptimizerChoice
 from dbrun.choices.packages import Package
 from dbrun.choices.schedules import Schedule
-from dbrun.errors import RecipeError
+from dbrun.errors import Interrupted, RecipeError
 from dbrun.families.base import Condition, Family, Loaded, families
 from dbrun.families.scheduling import scheduler_changes
 from dbrun.recipe.model import Recipe
@@ -160,6 +160,7 @@ def _base(job: Job[TrainParams]) -> tuple[Family, Loaded]:
 
 
 def _trainer(job: Job[TrainParams], family: Family, loaded: Loaded, components: tuple[str, ...]) -> Trainer:
+    from dbrun.training.exchange import Exchange
     from dbrun.training.learners import Own
     from dbrun.training.loop import Settings, Trainer
 
@@ -169,7 +170,8 @@ def _trainer(job: Job[TrainParams], family: Family, loaded: Loaded, components: 
         optimizer=p.optimizer, schedule=p.schedule, precision=p.precision, prior_weight=p.prior_weight, seed=p.seed,
         own=Own(p.learning_rates, p.stops), distance=p.objective.distance, weighting=p.objective.weighting,
         ema=p.ema),
-        of_base=_conditions(job, family, loaded) if p.prior_target == "base" else None)
+        of_base=_conditions(job, family, loaded) if p.prior_target == "base" else None,
+        exchange=Exchange(job.ranks.rank, job.ranks.size, job.ranks.watch))
 
 
 def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Trainer) -> Batches:
@@ -247,6 +249,7 @@ def _resume(job: Job[TrainParams], trainer: Trainer) -> None:
     if checkpoint is not None:
         trainer.restore(checkpoint)
         job.note(f"going on after step {checkpoint.step} of {job.params.steps}")
+    trainer.exchange.alike(len(trainer.history), "they go on after the steps")
 
 
 def _report(job: Job[TrainParams], done: Metrics) -> None:
@@ -258,10 +261,13 @@ def _keep(job: Job[TrainParams], trainer: Trainer) -> None:
     """Checkpoint every so many steps, at the last one, and where a signal asks to stop; then stop."""
     from dbrun.training.state import publish
 
-    step, signum = len(trainer.history), job.stopping()
-    if step % job.upkeep.checkpoint_every == 0 or trainer.over or signum:
+    # every process stops after the same step
+    step, signum = len(trainer.history), trainer.exchange.agree(job.stopping())
+    due = step % job.upkeep.checkpoint_every == 0 or trainer.over or signum
+    if due and not job.ranks.rank:
         publish(_checkpoints(job), trainer.checkpoint(), keep=job.upkeep.keep)
-    job.poll()
+    if signum:
+        raise Interrupted(signum)
 
 
 def _line(metrics: Metrics) -> str:

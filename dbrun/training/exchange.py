@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from dbrun.diffusion.losses import Loss
-from dbrun.errors import StageFailed
+from dbrun.errors import ProcessLost, StageFailed
 
 BUCKET = 2**24
 """Numbers that are sent at once, at most: 64 MiB."""
@@ -46,18 +46,30 @@ class Exchange:
 
     def agree(self, value: int) -> int:
         """The number that process 0 holds."""
-        return self.all(torch.tensor([value]))[0].item() if self.size > 1 else value  # type: ignore[return-value]
+        return int(self.all(torch.tensor([value]))[0]) if self.size > 1 else value
+
+    def alike(self, value: int, what: str) -> None:
+        """Raise StageFailed where the processes do not all hold the same number. what: the words for it."""
+        if self.size > 1 and len(numbers := {int(one) for one in self.all(torch.tensor([value]))}) > 1:
+            raise StageFailed(f"the processes of this run are not at one: {what} {sorted(numbers)}",
+                              fix="let all of them see the same store (DBRUN_STORE)")
 
     def all(self, mine: Tensor) -> list[Tensor]:
-        """Every process's tensor of this shape and type, on the CPU, in the order of the processes."""
+        """Every process's tensor of this shape and type, on the CPU, in the order of the processes.
+
+        Raises ProcessLost where one is gone.
+        """
         theirs = [torch.empty_like(mine, device="cpu") for _ in range(self.size)]
-        # asked for and then looked at, so that a signal or a lost process ends the wait
-        work, pause = distributed.all_gather(theirs, mine.cpu().contiguous(), async_op=True), SHORTEST
-        while not work.is_completed():
-            self.watch()
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST)
-        work.wait()
+        try:
+            # asked for and then looked at, so that a signal or a lost process ends the wait
+            work, pause = distributed.all_gather(theirs, mine.cpu().contiguous(), async_op=True), SHORTEST
+            while not work.is_completed():
+                self.watch()
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST)
+            work.wait()
+        except RuntimeError as error:
+            raise ProcessLost(f"another process of this run does not answer: {error}") from error
         return theirs
 
 

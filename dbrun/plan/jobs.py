@@ -1,0 +1,40 @@
+"""What does a stage's run get to see?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbrun.events import Emit, Note
+from dbrun.plan.keys import Ask, bound
+from dbrun.plan.planner import BASE_STAGE, Scope
+from dbrun.stages.base import Artifact, Job, Upkeep
+from dbrun.stages.ranks import Ranks
+from dbrun.store.items import StoredItems
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """Makes the jobs of stages within a scope. base: gives the base's folder, verified at each call."""
+
+    within: Scope
+    stopping: Callable[[], int]
+    base: Callable[[], Path | None]
+
+    def items(self, question: Ask, emit: Emit, *, anew: bool) -> StoredItems:
+        """The single items of a stage. anew: make all of them again."""
+        store, stage = self.within.store, question.stage
+        return StoredItems(store, stage.NAME, bound(stage, stage.NAME, self.within.numerics),
+                           store.work(question.lineage), anew,
+                           lambda text: emit(Note(stage.NAME, text, "warning")), self.base)
+
+    def job(self, question: Ask, inputs: Mapping[str, Artifact], out: Path, items: StoredItems, emit: Emit,
+            ranks: Ranks) -> Job[object]:
+        """All that the stage's run can see."""
+        within, stage = self.within, question.stage
+        train = within.recipe.train
+        return Job(stage=stage.NAME, params=question.params, numerics=within.numerics, inputs=inputs, out=out,
+                   work=items.work, files=within.located.files, items=items, emit=emit, stopping=self.stopping,
+                   base=within.located.sources.base.folder if stage.NAME == BASE_STAGE else self.base(),
+                   upkeep=Upkeep(train.checkpoint_every, train.keep, train.gradient_checkpointing), ranks=ranks)
