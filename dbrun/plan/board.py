@@ -72,9 +72,11 @@ class Board:
             distributed.destroy_process_group()
 
     def meet(self, rank: int) -> None:
-        """Make the group in which tensors are exchanged; returns when all are in it."""
+        """Make the group in which tensors are exchanged; returns when all are in it. The first process begins."""
         from torch import distributed
 
+        if rank == 0:
+            self.count("meet", 1)
         distributed.init_process_group("gloo", store=distributed.PrefixStore("group", self.store), rank=rank,
                                        world_size=self.size, timeout=HOLD)
 

@@ -33,13 +33,14 @@ class Crew:
     """The processes of a run, as its first one sees them. They come together when the first stage is shared.
 
     size: how many they are; words: the recipe and overrides, with which the others are started; here: this process's
-    own place, where a launcher started all of them; logs: the folder for what the others say.
+    own place, where a launcher started all of them; logs: the folder for what the others say; program: what to start.
     """
 
     size: int = 1
     words: Sequence[str] = ()
     here: Place | None = None
     logs: Path = Path()
+    program: Sequence[str] = (sys.executable, "-m", "dbrun", "run")
     _board: Board | None = None
     _others: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -61,6 +62,9 @@ class Crew:
             yield Shared(0, self.size, 0 if self.here is None else self.here.local, board, turn,
                          lambda: self._check(board))
         except ProcessLost as error:
+            if signum := stopping():
+                # a launcher may have stopped the others first
+                raise Interrupted(signum) from error
             raise self._culprit(board) or StageFailed(error.message, fix=GOES_ON) from error
         finally:
             with suppress(RuntimeError):
@@ -131,7 +135,7 @@ class Crew:
         for rank in range(1, self.size):
             own = {name: str(value) for name, value in {**told, "RANK": rank, "LOCAL_RANK": rank}.items()}
             with self._log(rank).open("wb") as log:
-                self._others[rank] = _started(self.words, {**os.environ, **own}, log)
+                self._others[rank] = _started([*self.program, *self.words], {**os.environ, **own}, log)
         return board
 
     def _log(self, rank: int) -> Path:
@@ -170,8 +174,8 @@ class Crew:
 
 def _started(words: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Another process of this run. It ends when its stdin does: no signal is needed, and none is left behind."""
-    return subprocess.Popen([sys.executable, "-m", "dbrun", "run", *words], env=environment, stdin=subprocess.PIPE,
-                            stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
+    return subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log,
+                            start_new_session=True)
 
 
 def _ended(code: int) -> str:

@@ -39,6 +39,16 @@ def lack(device: str) -> str | None:
     return None
 
 
+def short_of(device: str, processes: int) -> str | None:
+    """What is missing for so many processes on this machine, each with a GPU of its own; None if nothing is seen."""
+    if device != "cuda" or processes == 1:
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    here = len(visible.split(",")) if visible else len(list(DEVICES.glob("nvidia[0-9]*")))
+    # where the system shows no such device there may be others, which only torch can count
+    return f"{processes} processes want a GPU each, and {here} are here" if 0 < here < processes else None
+
+
 def _gpu() -> bool:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):

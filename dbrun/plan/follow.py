@@ -19,6 +19,7 @@ from dbrun.plan.board import Board, Shared, reached
 from dbrun.plan.jobs import Jobs
 from dbrun.plan.launch import Place, forget
 from dbrun.plan.planner import BASE_STAGE, Scope
+from dbrun.plan.signals import HEARD
 from dbrun.stages.base import Artifact
 from dbrun.store.disk import remove
 
@@ -28,22 +29,29 @@ PAUSE = 0.05
 def follow(here: Place, plan: Callable[[], Scope]) -> int:
     """Work until the run is over; the exit code. plan: the run as this process reads it, once there is work.
 
-    It prints nothing and publishes nothing but items. A signal is the first process's business, which lets all stop
-    after the same step; when that process is gone, this one ends too.
+    It prints nothing and publishes nothing but items. When the first process is gone, this one ends too.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    _hear(signal.SIG_DFL)
     if here.ours:
         threading.Thread(target=_end_with_the_first, daemon=True).start()
     board = reached(here)
     forget(os.environ)
     try:
         board.count("here", 1)
-        board.meet(here.rank)
+        while not board.over and not board.count("meet"):
+            time.sleep(PAUSE)
+        if not board.over:
+            board.meet(here.rank)
         return _Follower(here, board, plan).work()
     except RuntimeError:
         # the board is gone, and the first process with it
         return 1
+
+
+def _hear(how: signal.Handlers) -> None:
+    """During a turn signals are the first process's business, which lets all stop after the same step."""
+    for number in HEARD:
+        signal.signal(number, how)
 
 
 def _end_with_the_first() -> None:
@@ -74,6 +82,7 @@ class _Follower:
     def _tried(self, brief: dict[str, Any]) -> int:
         """Take part in a turn, and tell the first process how it failed, if it did."""
         stage = brief["stage"]
+        _hear(signal.SIG_IGN)
         try:
             self._take_part(stage, brief)
         except (Interrupted, ProcessLost):
@@ -87,6 +96,8 @@ class _Follower:
                                    fix="what was finished is kept"))
         else:
             return 0
+        finally:
+            _hear(signal.SIG_DFL)
         return 1
 
     def _take_part(self, stage: str, brief: dict[str, Any]) -> None:

@@ -40,10 +40,10 @@ def place(environment: Mapping[str, str]) -> Place | None:
     """The place that the environment tells, None where no launcher is at work. Raises UsageError."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     if not any(name in environment for name in names[:2]):
-        if strange := sorted(name for name in environment if name.startswith("ACCELERATE_")):
-            raise UsageError(f"`accelerate launch` started one process (with --cpu it does so whatever --num_processes "
-                             f"says), or its settings stand in the environment ({', '.join(strange)}); the recipe "
-                             "decides how to compute", fix=f"{SINGLE}; or unset {' '.join(strange)}")
+        if strange := next((name for name in environment if name.startswith("ACCELERATE_")), None):
+            raise UsageError("`accelerate launch` started a single process, as with --cpu it does whatever "
+                             f"--num_processes says, or its settings stand in the environment ({strange} …)",
+                             fix=f"{SINGLE}; the recipe decides how to compute, so unset ACCELERATE_*")
         return None
     if missing := [name for name in names if not environment.get(name)]:
         raise UsageError(f"a launcher set some of {', '.join(names)}, but not {', '.join(missing)}",

@@ -197,6 +197,10 @@ def _lacking(name: str, within: Scope) -> Lacking | None:
         return None
     if missing := device.lack(within.numerics.device):
         return Lacking(missing, "write `device: auto`, or run it where there is one")
+    launch = within.recipe.launch
+    if within.stages[name].shared and (
+            missing := device.short_of(within.numerics.device, launch.processes // launch.machines)):
+        return Lacking(missing, "lower `launch.processes`, or write `device: cpu`")
     if within.recipe.train.precision == "fp16" and within.numerics.device == "cpu":
         return Lacking("fp16 needs a GPU, and this runs on the CPU", "write `train.precision: fp32` (or bf16)")
     if within.recipe.train.tf32 and within.numerics.device != "cuda":

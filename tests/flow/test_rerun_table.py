@@ -26,6 +26,8 @@ TABLE = {
     "train.learning_rate=2e-3": TRAINED,
     "train.batch_size=1": TRAINED,
     "train.accumulation=2": TRAINED,
+    "launch={processes: 1}": set(),
+    "launch.processes=2; train.accumulation=2": TRAINED,
     "train.max_grad_norm=0.5": TRAINED,
     "train.optimizer={type: adamw, weight_decay: 0.1}": TRAINED,
     "train.optimizer={type: adafactor}": TRAINED,

@@ -1,0 +1,93 @@
+"""The stub stages, of which several processes share some; a program that runs them as `dbrun run` would."""
+
+import json
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import stub_world
+from stub_world import located, note_item, sha, stub_stages
+
+from dbrun.errors import DbrunError, StageFailed
+from dbrun.plan.crew import Crew
+from dbrun.plan.follow import follow
+from dbrun.plan.launch import place
+from dbrun.plan.planner import ALL, Scope, scope
+from dbrun.plan.runner import execute
+from dbrun.recipe.load import load_recipe
+from dbrun.stages.base import Job
+from dbrun.stages.ranks import spread
+from dbrun.store.store import Store
+
+
+class Priors(stub_world.Priors):
+    shared = True
+
+    def work(self, job: Job[Any]) -> None:
+        def make(i: int, folder: Path) -> None:
+            if os.environ.get("STUB_FAIL") == str(job.ranks.rank):
+                raise StageFailed(f"picture {i} came out black", fix="draw another")
+            note_item(f"prior {i} by {job.ranks.rank}")
+            (folder / "image").write_text(sha("prior", job.params.prompt, i))
+
+        def item(i: int) -> Path:
+            return job.items.get({"prompt": job.params.prompt, "index": i}, partial(make, i)) / "image"
+
+        spread(job, [partial(item, i) for i in range(job.params.count)], "pictures")
+        for i in range(0 if job.ranks.rank else job.params.count):
+            (job.out / f"{i:03}").write_bytes(item(i).read_bytes())
+
+
+class Train(stub_world.Train):
+    """The first process trains; the others wait for the end of it as those of a real training would."""
+
+    shared = True
+
+    def work(self, job: Job[Any]) -> None:
+        if job.ranks.rank == 0:
+            super().work(job)
+        while job.ranks.rank and not (job.work / f"step-{job.params.steps}").exists():
+            job.ranks.watch()
+            time.sleep(0.01)
+
+
+def watched(job: Job[Any], done: int, total: int, unit: str) -> None:
+    """Every step is one that all processes make together."""
+    time.sleep(float(os.environ.get("STUB_STEP", "0")))
+    job.ranks.watch()
+    stub_world_progress(job, done, total, unit)
+
+
+stub_world_progress = Job.progress
+Job.progress = watched  # type: ignore[assignment, method-assign]
+
+
+def main(home: Path, *overrides: str) -> int:
+    stages, here = {**stub_stages(), **{c.NAME: c() for c in (Priors, Train)}}, place(os.environ)
+    if here and here.rank:
+        other = ["subject.class_prompt=a cat"] if "STUB_OTHER" in os.environ else []
+
+        def plan() -> Scope:
+            return scope(load_recipe(home / "r.yaml", [*overrides, *other]).recipe, located(home),
+                         Store(home / "store"), ALL, stages)
+
+        return follow(here, plan)
+    loaded = load_recipe(home / "r.yaml", overrides)
+    crew = Crew(int(os.environ.get("STUB_SIZE", "2")), (str(home), *overrides), program=(sys.executable, __file__))
+    done = execute(loaded, located(home), Store(home / "store"), emit=lambda event: None, overrides=overrides,
+                   outputs=home / "outputs", stages=stages, crew=crew)
+    print(json.dumps(done.ran))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))
+    except DbrunError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

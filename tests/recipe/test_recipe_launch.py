@@ -1,0 +1,46 @@
+"""Is a number of processes that cannot share the work refused with the way out, before anything runs?"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dbrun.errors import RecipeError
+from dbrun.recipe.load import load_recipe
+
+RECIPE = """\
+schema: dbrun/v1
+name: x
+base: {path: embedded}
+subject: {images: pictures, instance_prompt: a photo of sks dog}
+adapt: {denoiser: {type: lora}}
+"""
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., object]:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    return lambda *words: load_recipe(tmp_path / "r.yaml", words).recipe.launch
+
+
+def test_processes_divide_the_micro_batches_of_a_step(read: Callable[..., object]) -> None:
+    for processes in (1, 2, 4):
+        assert read(f"launch.processes={processes}", "train.accumulation=4")
+    with pytest.raises(RecipeError, match=r"launch.processes.*cannot be dealt evenly to 2 processes") as refused:
+        read("launch.processes=2")
+    assert "train.accumulation: 2" in str(refused.value)
+    with pytest.raises(RecipeError, match=r"train\.accumulation: 6"):
+        read("launch.processes=3", "train.accumulation=4")
+
+
+def test_machines_divide_the_processes_and_a_mac_has_one_gpu(read: Callable[..., object]) -> None:
+    assert read("launch={processes: 4, machines: 2}", "train.accumulation=4")
+    with pytest.raises(RecipeError, match="cannot be spread evenly over 3 machines"):
+        read("launch={processes: 4, machines: 3}", "train.accumulation=4")
+    with pytest.raises(RecipeError, match="a Mac has one GPU"):
+        read("launch.processes=2", "train.accumulation=2", "device=mps")
+
+
+def test_what_other_programs_call_it_is_understood(read: Callable[..., object]) -> None:
+    with pytest.raises(RecipeError, match=r"here it is called 'launch.processes'"):
+        read("num_processes=2")
