@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -74,8 +75,12 @@ def show_sweep(runs: Sequence[Member], *, as_json: bool) -> bool:
 def go_sweep(runs: Sequence[Member], selection: Selection, *, as_json: bool) -> None:
     """Run each; one that fails does not stop the others. Raises StageFailed at the end where one failed."""
     from dbrun.events import as_json as plain
+    from dbrun.plan.launch import place
     from dbrun.ui.sweep import results_table
 
+    if place(os.environ) is not None:
+        raise UsageError("a launcher's processes share one run, and a sweep is several",
+                         fix="leave the launcher out; `launch.processes=N` shares each run of the sweep")
     results: list[dict[str, object]] = []
     for run in runs:
         outcome, failure = _outcome(run, selection, as_json)

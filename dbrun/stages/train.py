@@ -262,7 +262,7 @@ def _keep(job: Job[TrainParams], trainer: Trainer) -> None:
     from dbrun.training.state import publish
 
     # every process stops after the same step
-    step, signum = len(trainer.history), trainer.exchange.agree(job.stopping())
+    step, signum = len(trainer.history), int(trainer.exchange.agree(job.stopping()))
     due = step % job.upkeep.checkpoint_every == 0 or trainer.over or signum
     if due and not job.ranks.rank:
         publish(_checkpoints(job), trainer.checkpoint(), keep=job.upkeep.keep)

@@ -44,9 +44,9 @@ class Exchange:
         """An empty sum of these parameters' gradients."""
         return Gradients(parameters) if self.size == 1 else Gathered(parameters, self)
 
-    def agree(self, value: int) -> int:
+    def agree(self, value: float) -> float:
         """The number that process 0 holds."""
-        return int(self.all(torch.tensor([value]))[0]) if self.size > 1 else value
+        return self.all(torch.tensor([value], dtype=torch.float64))[0].item() if self.size > 1 else value
 
     def alike(self, value: int, what: str) -> None:
         """Raise StageFailed where the processes do not all hold the same number. what: the words for it."""

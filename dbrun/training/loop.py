@@ -237,6 +237,8 @@ class Trainer:
             return
         with self.leaving(), at_rest(self.modules.values()):
             loss = self.watch.look(lambda batch, conditions: self.loss(batch, conditions).total)
+        # whether to stop follows from it, which processes on unlike machines could see otherwise
+        loss = self.exchange.agree(loss)
         self.history[-1] = replace(self.history[-1], held_out_loss=loss)
         self.watch.take(self.history, self._of_now)
 
