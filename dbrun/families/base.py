@@ -35,6 +35,10 @@ class Drawn(NamedTuple):
     hints: Condition
 
 
+def nothing() -> None:
+    """What is called where nobody wants to know."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Sampler settings that suit a base. steps: sampler steps; guidance: classifier-free guidance."""
@@ -171,9 +175,10 @@ class Family:
         raise NotImplementedError
 
     def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start: Image | None = None) -> Image:
+                 start: Image | None = None, tick: Callable[[], object] = nothing) -> Image:
         """One picture; equal arguments give an equal picture, whatever was drawn before.
 
+        tick: called after each sampler step; it may raise, to stop.
         start: what a family that enlarges begins with, a square of resolution / enlarges pixels.
         """
         raise NotImplementedError

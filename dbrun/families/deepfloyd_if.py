@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
-from dbrun.families.base import Condition, Drawn, Loaded, Randn, Sampling
+from dbrun.families.base import Condition, Drawn, Loaded, Randn, Sampling, nothing
 from dbrun.families.folders import halvings, hush
 from dbrun.families.unet import ATTENTION, RESNETS, TIME, UNetFamily
 
@@ -90,7 +90,7 @@ class IFStage1(UNetFamily):
         return [{"hidden": row} for row in hidden.to(loaded.dtype)]
 
     def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start: Image | None = None) -> Image:
+                 start: Image | None = None, tick: Callable[[], object] = nothing) -> Image:
         """One picture by the base's own sampler, which for the published models is DDPM."""
         import diffusers
         import torch
@@ -103,7 +103,7 @@ class IFStage1(UNetFamily):
             image: Image = pipeline(
                 prompt_embeds=hidden, negative_prompt_embeds=empty, num_inference_steps=steps, width=resolution,
                 height=resolution, guidance_scale=guidance, generator=torch.Generator("cpu").manual_seed(seed),
-                **self._beginning(start, resolution)).images[0]
+                callback=lambda step, t, sample: tick(), **self._beginning(start, resolution)).images[0]
         return image
 
     def tiny(self, folder: Path, *, prediction: str = "epsilon") -> None:

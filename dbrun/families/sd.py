@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
-from dbrun.families.base import Condition, Drawn, Loaded, Randn, Sampling
+from dbrun.families.base import Condition, Drawn, Loaded, Randn, Sampling, nothing
 from dbrun.families.folders import config, halvings, hush
 from dbrun.families.unet import ATTENTION, RESNETS, TIME, UNetFamily
 from dbrun.families.vocabulary import Vocabulary
@@ -125,7 +125,7 @@ class StableDiffusion(UNetFamily):
         return DPMSolverMultistepScheduler.from_config(loaded.pipeline.scheduler.config)
 
     def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start: Image | None = None) -> Image:
+                 start: Image | None = None, tick: Callable[[], object] = nothing) -> Image:
         """One picture by the sampler."""
         import torch
         from diffusers import StableDiffusionPipeline
@@ -133,9 +133,15 @@ class StableDiffusion(UNetFamily):
         pipeline = StableDiffusionPipeline(**{**loaded.pipeline.components, "scheduler": self.sampler(loaded)},
                                            requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
+
+        def after(pipeline: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            tick()
+            return tensors
+
         with torch.no_grad():
             image: Image = pipeline(prompt, num_inference_steps=steps, guidance_scale=guidance, width=resolution,
-                                    height=resolution, generator=torch.Generator("cpu").manual_seed(seed)).images[0]
+                                    height=resolution, generator=torch.Generator("cpu").manual_seed(seed),
+                                    callback_on_step_end=after).images[0]
         return image
 
     def tiny(self, folder: Path, *, prediction: str = "epsilon") -> None:

@@ -164,7 +164,8 @@ def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> N
     def draw(model: Callable[[], tuple[Family, Loaded]], column: int, folder: Path) -> None:
         family, loaded = model()
         picture = family.generate(loaded, params.prompts[column], seed=params.seed + column, steps=params.steps,
-                                  guidance=params.guidance, resolution=params.resolution, start=small(column))
+                                  guidance=params.guidance, resolution=params.resolution, start=small(column),
+                                  tick=job.poll)
         save_png(picture, folder / "picture.png")
 
     def small(column: int) -> Image.Image | None:

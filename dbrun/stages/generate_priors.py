@@ -81,7 +81,7 @@ class GeneratePriors(Stage[PriorParams]):
 
     def room(self, job: Job[PriorParams]) -> int:
         """Each picture, as an item and in the result."""
-        return 2 * room.pictures(job.params.count, job.params.resolution) + room.MARGIN
+        return 2 * room.pictures(len(job.params.prompts), job.params.resolution) + room.MARGIN
 
     def run(self, job: Job[PriorParams]) -> None:
         """Write 00000.png … and priors.json."""
@@ -100,7 +100,7 @@ class GeneratePriors(Stage[PriorParams]):
             key = {"base": job.inputs["load"].digest, "prompt": prompts[place], "steps": params.steps,
                    "guidance": params.guidance, "resolution": params.resolution, "precision": precision,
                    "seed": params.seed, "index": index}
-            return job.items.get(key, partial(_drawn, base, params, prompts[place], index))
+            return job.items.get(key, partial(_drawn, job, base, prompts[place], index))
 
         spread(job, [partial(item, place) for place in range(len(prompts))], "pictures")
         if job.ranks.rank:
@@ -113,13 +113,14 @@ class GeneratePriors(Stage[PriorParams]):
         job.progress(len(prompts), len(prompts), "pictures")
 
 
-def _drawn(base: Callable[[], tuple[Family, Loaded]], params: PriorParams, prompt: str, index: int,
+def _drawn(job: Job[PriorParams], base: Callable[[], tuple[Family, Loaded]], prompt: str, index: int,
            folder: Path) -> None:
     """Draw the picture with this index; a flat one is refused and drawn again from the next seed."""
-    family, loaded = base()
+    (family, loaded), params = base(), job.params
     for attempt in range(ATTEMPTS):
         picture = family.generate(loaded, prompt, seed=derive(params.seed, "class image", index, attempt),
-                                  steps=params.steps, guidance=params.guidance, resolution=params.resolution)
+                                  steps=params.steps, guidance=params.guidance, resolution=params.resolution,
+                                  tick=job.poll)
         if not (why := refusal(picture)):
             picture.save(folder / "picture.png", compress_level=6)
             return

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dbrun.errors import RecipeError, StageFailed
+from dbrun.families.base import nothing
 
+PAUSE = 0.1
+"""Seconds between two looks at whether a download is to stop."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -47,11 +52,12 @@ def commit_of(repo: str, revision: str | None, kind: Kind = MODEL) -> str:
 
 
 def download(repo: str, commit: str, wanted: Callable[[Sequence[str]], Sequence[str]],
-             seen: Callable[[int, int], None], kind: Kind = MODEL) -> Path:
+             seen: Callable[[int, int], None], kind: Kind = MODEL, poll: Callable[[], object] = nothing) -> Path:
     """Fetch the wanted files at a commit into the Hub's own cache; the folder that holds them.
 
     wanted: picks from all the file names of the repository; seen: told before each file how many of how many are
-    there. What is there already is not fetched again.
+    there; poll: called all the while, may raise to stop. What is there already is not fetched again, and what is half
+    there goes on.
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.utils import disable_progress_bars
@@ -64,10 +70,32 @@ def download(repo: str, commit: str, wanted: Callable[[Sequence[str]], Sequence[
         folder = None
         for done, name in enumerate(names):
             seen(done, len(names))
-            folder = Path(hf_hub_download(repo, name, revision=commit, **kind.options)).parents[name.count("/")]
+            file = _polled(partial(hf_hub_download, repo, name, revision=commit, **kind.options), poll)
+            folder = Path(file).parents[name.count("/")]
     if folder is None:
         raise RecipeError(f"{repo} holds no base in diffusers format", fix="name another in `base.path`")
     return folder
+
+
+def _polled(fetch: Callable[[], str], poll: Callable[[], object]) -> str:
+    """What fetch gives. It has a thread of its own, which ends with the process: large files take minutes."""
+    given: list[str] = []
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            given.append(fetch())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        poll()
+        thread.join(PAUSE)
+    if raised:
+        raise raised[0]
+    return given[0]
 
 
 @contextmanager

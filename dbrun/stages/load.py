@@ -95,7 +95,7 @@ class Load(Stage[LoadParams]):
 
         try:
             return hub.download(repo, commit, lambda names: wanted_files(names, family.folders, job.params.variant),
-                                seen)
+                                seen, poll=job.poll)
         except StageFailed:
             # without the network, what an earlier run fetched is judged by its contents
             if job.base is None:

@@ -14,7 +14,7 @@ from dbrun.adapters.artifact import Attached
 from dbrun.adapters.attach import attach, match, read
 from dbrun.adapters.base import PRESETS
 from dbrun.adapters.lora import Lora
-from dbrun.errors import RecipeError
+from dbrun.errors import Interrupted, RecipeError
 from dbrun.families.base import Drawn, Family, Loaded, Randn, families
 from dbrun.families.tokens import cuts, may_be_cut, tokenizer_of
 from dbrun.formats.base import formats
@@ -190,6 +190,20 @@ def test_a_picture_depends_on_its_arguments_alone(case: Case) -> None:
     assert first.tobytes() == again.tobytes()
     assert all(first.tobytes() != other.tobytes() for other in others)
     assert first.size == (side_of(family, folder),) * 2 and first.mode == "RGB"
+
+
+def test_drawing_can_be_stopped_after_each_sampler_step(case: Case) -> None:
+    family, folder, loaded = case
+    ticks = []
+
+    def tick() -> None:
+        ticks.append(1)
+        if len(ticks) == 2:
+            raise Interrupted(15)
+
+    with pytest.raises(Interrupted):
+        family.generate(loaded, "a dog", seed=0, steps=4, guidance=3.0, tick=tick, **beginning(family, folder))
+    assert len(ticks) == 2
 
 
 def test_drawing_leaves_the_process_as_it_was(fresh: Case) -> None:

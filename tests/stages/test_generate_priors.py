@@ -100,13 +100,16 @@ def test_a_base_that_draws_only_black_ends_with_clear_words(loaded, monkeypatch,
     assert len(calls) == ATTEMPTS and "train.precision" in str(caught.value)
 
 
-def test_a_signal_stops_between_pictures_and_keeps_them(loaded, monkeypatch, recipe) -> None:
+@pytest.mark.parametrize(("when", "kept"), [("after", 1), ("within", 0)])
+def test_a_signal_stops_after_a_sampler_step_and_keeps_whole_pictures(loaded, monkeypatch, recipe, when, kept) -> None:
     plain = StableDiffusion.generate
 
     def generate(self, *a, **k):
+        loaded.signum = 15 if when == "within" else 0
+        picture = plain(self, *a, **k)
         loaded.signum = 15
-        return plain(self, *a, **k)
+        return picture
     monkeypatch.setattr(StableDiffusion, "generate", generate)
     with pytest.raises(Interrupted):
         loaded.run(STAGE, recipe())
-    assert len(loaded.items.made) == 1
+    assert len(loaded.items.made) == kept

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.errors import RecipeError, StageFailed
+from dbrun.errors import Interrupted, RecipeError, StageFailed
 from dbrun.families.base import families
 from dbrun.stages import hub
 from dbrun.stages.base import Job, Numerics, Upkeep
@@ -51,7 +51,7 @@ def run_load(folder: Path | None, out: Path, identity: str = "files:0", variant:
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
-def unreachable(*_: object) -> Path:
+def unreachable(*args: object, **options: object) -> Path:
     raise StageFailed("no network")
 
 
@@ -138,6 +138,29 @@ def test_a_hub_base_is_fetched_at_its_commit_and_only_what_is_read(tiny_base, tm
     assert {(repo, revision) for repo, revision, _ in served.asked} == {("owner/name", commit)}
     names = [name for *_, name in served.asked]
     assert not [n for n in names if n.endswith((".bin", ".py"))] and "model_index.json" in names
+
+
+def test_a_download_can_be_stopped_in_the_middle_of_a_file(tiny_base, monkeypatch) -> None:
+    import threading
+    import time
+
+    import huggingface_hub
+
+    served, ticks, free = Fetched(tiny_base), [], threading.Event()
+
+    def poll() -> None:
+        ticks.append(1)
+        if len(ticks) == 3:
+            raise Interrupted(15)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: served)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: free.wait(60))
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        hub.download("owner/name", "a" * 40, lambda names: wanted_files(names, FOLDERS, None), lambda *_: None,
+                     poll=poll)
+    assert time.monotonic() - began < 30
+    free.set()
 
 
 def test_a_repository_without_a_base_is_refused(monkeypatch, tmp_path) -> None:
