@@ -84,6 +84,11 @@ class Captions(Part):
         """Whether the prompts are made with the subject's trigger."""
         return False
 
+    @property
+    def shuffles(self) -> bool:
+        """Whether tags change places."""
+        return False
+
     def prompts(self, captions: Sequence[str], trigger: str | None, seed: int) -> tuple[str, ...]:
         """All the prompts of a picture with these captions."""
         return tuple(captions)
@@ -101,6 +106,11 @@ class Worded(Captions):
     def wants_trigger(self) -> bool:
         """Whether the template names it."""
         return self.template is not None and TRIGGER in fields(self.template)
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether `shuffle` is there."""
+        return self.shuffle is not None
 
     def prompts(self, captions: Sequence[str], trigger: str | None, seed: int) -> tuple[str, ...]:
         """Each caption in each of its orders, with the template's words around it; no two alike."""

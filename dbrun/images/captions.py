@@ -87,24 +87,33 @@ def _rows(file: Path, problems: list[str]) -> Iterator[tuple[str, Mapping[str, o
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file}: cannot be read as UTF-8 text: {error}", fix="save it again as UTF-8") from error
-    lines = text.splitlines()
     if file.suffix == ".csv":
-        import csv
-
-        reader = csv.DictReader(lines)
-        yield from ((f"{file}:{reader.line_num}", row) for row in reader)
+        yield from _table(file, text, problems)
         return
-    for number, line in enumerate(lines, 1):
+    # not splitlines, for which a line may end where JSON's does not
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             yield f"{file}:{number}", row
         else:
             problems.append(f"{file}:{number}: found {line[:40]!r}, expected a JSON object")
+
+
+def _table(file: Path, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    import csv
+    from io import StringIO
+
+    reader = csv.DictReader(StringIO(text, newline=""))
+    try:
+        for row in reader:
+            yield f"{file}:{reader.line_num}", row
+    except csv.Error as error:
+        problems.append(f"{file}:{reader.line_num}: {error}")
 
 
 def _column(rows: Sequence[tuple[str, Mapping[str, object]]], column: str | None, file: Path,
@@ -131,7 +140,7 @@ def _picture(row: Mapping[str, object], place: str, folder: Path, problems: list
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\x00" in name:
         problems.append(f"{place}: found {name!r}, expected a name inside of {folder}")
     elif not (folder / path).is_file():
-        problems.append(f"{place}: {name} is not there")
+        problems.append(f"{place}: {name!r} is not there")
     else:
         return path.as_posix()
     return None
@@ -149,9 +158,9 @@ def _captions(value: object, place: str, problems: list[str]) -> tuple[str, ...]
 
 def _unusable(text: str) -> str | None:
     """What is wrong with a caption, None where nothing is."""
-    if len(text.encode()) > LONGEST:
-        return TOO_LONG
-    return None if text.isprintable() else "found control characters, expected a prompt"
+    if not text.isprintable():
+        return "found control characters, expected a prompt"
+    return TOO_LONG if len(text.encode()) > LONGEST else None
 
 
 def _prompt(file: Path, problems: list[str]) -> str | None:

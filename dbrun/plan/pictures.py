@@ -98,7 +98,8 @@ def find_pictures(asked: Asked, beside: Path, store: Store) -> FoundPictures:
                 for p, (first, *others) in zip(found.pictures, prompts, strict=True)]
     return FoundPictures(tuple(sorted(pictures, key=in_order)),
                          {**{sha256: path for path, sha256 in digests.items()}, **hiding.files},
-                         (*told, *found.notes, *_conversions(screened), *_doubles(found, digests), *hiding.notes),
+                         (*told, *found.notes, *_unshuffled(asked, pictures), *_conversions(screened),
+                          *_doubles(found, digests), *hiding.notes),
                          _names(pictures, found))
 
 
@@ -107,6 +108,14 @@ def _names(pictures: Sequence[Picture], found: Found) -> Mapping[Picture, tuple[
     for picture, named in zip(pictures, found.pictures, strict=True):
         names[picture] = (*names.get(picture, ()), named.path.name)
     return names
+
+
+def _unshuffled(asked: Asked, pictures: Sequence[Picture]) -> list[str]:
+    """A word where tags were to change places and none can."""
+    if not asked.captions.shuffles or any(p.variants for p in pictures):
+        return []
+    key = asked.key.rpartition(".")[0]
+    return [f"`{key}.captions.shuffle` changes nothing: no caption has two tags or more behind those that stay"]
 
 
 def in_order(picture: Picture) -> tuple[str, str, tuple[str, ...], int]:

@@ -25,6 +25,7 @@ subject:
   # Four to ten pictures of one thing: a folder (relative to this file), such as `pictures/my_dog`.
   # A text file beside a picture (dog1.txt for dog1.jpg) is that picture's own prompt.
   images: embedded:sks_dog
+  # captions: {{type: metadata}}   # or from metadata.jsonl, from the pictures' names (filename), or none (prompt)
   # A rare word, here "sks", comes to mean your subject.
   instance_prompt: a photo of sks dog
   class_prompt: a photo of a dog

@@ -59,7 +59,8 @@ def test_a_list_of_captions_is_kept_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("row", "words"), [
     ({"file_name": "../a.jpg", "text": "x"}, "expected a name inside"),
     ({"file_name": "/etc/passwd", "text": "x"}, "expected a name inside"),
-    ({"file_name": "gone.jpg", "text": "x"}, "gone.jpg is not there"),
+    ({"file_name": "gone.jpg", "text": "x"}, "'gone.jpg' is not there"),
+    ({"file_name": "\ud800.jpg", "text": "x"}, "is not there"), ({"file_name": "a.jpg", "text": "\ud800"}, "control"),
     ({"text": "x"}, "found no `file_name`"), ({"file_name": 3, "text": "x"}, "found no `file_name`"),
     ({"file_name": "a.jpg", "text": 3}, "found '3', expected a caption"),
     ({"file_name": "a.jpg", "text": ["x", 3]}, "expected a caption, or a list of captions"),
@@ -72,6 +73,21 @@ def test_a_bad_row_is_named_with_its_line(tmp_path: Path, row: object, words: st
     with pytest.raises(RecipeError, match=r"metadata\.jsonl:2: ") as caught:
         captions(tmp_path)
     assert words in str(caught.value)
+
+
+def test_a_row_may_hold_what_other_files_take_for_the_end_of_a_line(tmp_path: Path) -> None:
+    lay(tmp_path, "a.jpg", metadata__jsonl='{"file_name": "a.jpg", "text": "a\u2028dog\x85on grass"}\r\n\n')
+    assert captions(tmp_path) == {"a.jpg": ("a dog on grass",)}
+    (tmp_path / "metadata.jsonl").unlink()
+    lay(tmp_path, metadata__csv='file_name,text\na.jpg,"a\r\ndog"\n')
+    assert captions(tmp_path) == {"a.jpg": ("a dog",)}
+
+
+@pytest.mark.parametrize("table", [{"metadata__jsonl": "[" * 100_000},
+                                   {"metadata__csv": 'file_name,text\na,"' + "b" * 200_000}])
+def test_a_table_that_cannot_be_read_is_named(tmp_path: Path, table: dict[str, str]) -> None:
+    with pytest.raises(RecipeError, match=r"metadata\.\w+:\d+: "):
+        captions(lay(tmp_path, "a.jpg", **table))
 
 
 def test_bad_rows_are_told_together(tmp_path: Path) -> None:

@@ -278,6 +278,13 @@ def test_captions_are_worded_and_varied(recipe):
     assert find(recipe).sources.pictures[0].variants == ()
 
 
+def test_a_shuffle_that_changes_nothing_is_told(recipe):
+    for caption, told in (("a dog on grass", True), ("a, b", True), ("a, b, c", False)):
+        (recipe.parent / "photos" / "0.txt").write_text(caption)
+        notes = [n.text for n in find(recipe, "subject.captions={type: sidecar, shuffle: {}}").notes]
+        assert any("`subject.captions.shuffle` changes nothing" in text for text in notes) is told
+
+
 def test_a_picture_without_any_prompt_is_named(recipe):
     bare = ("subject.instance_prompt=null", "subject.captions={type: sidecar}")
     with pytest.raises(RecipeError, match=r"r\.yaml:5:(?s:.*)0\.png has no prompt: there is no 0\.txt beside it"):
