@@ -107,6 +107,19 @@ def test_pictures_become_latents_that_the_denoiser_takes(case: Case) -> None:
     assert pred.shape == x0.shape and bool(pred.isfinite().all())
 
 
+def test_a_picture_that_is_no_square_goes_through_in_its_own_shape(case: Case) -> None:
+    """As aspect-ratio buckets want it: sides of any multiple, the two different."""
+    family, folder, loaded = case
+    multiple = family.pixel_multiple(folder)
+    width, height = side_of(family, folder) + multiple, side_of(family, folder)
+    stored = family.encode_images(loaded, torch.zeros(2, 3, height, width))
+    x0, hints = family.draw(loaded, stored, zeros(2), family.class_labels[0])
+    assert x0.shape[-2:] == stored.shape[-2:] and x0.shape[-1] * height == x0.shape[-2] * width
+    condition = {**family.collate(family.encode_prompts(loaded, PROMPTS[:2])), **hints}
+    pred = family.predict(loaded, x0, torch.tensor([3, 700]), condition)
+    assert pred.shape == x0.shape and bool(pred.isfinite().all())
+
+
 def test_all_chance_in_a_draw_comes_from_randn(case: Case) -> None:
     family, folder, loaded = case
     stored = family.encode_images(loaded, torch.zeros(2, 3, *[side_of(family, folder)] * 2))

@@ -94,6 +94,27 @@ def test_a_signal_stops_after_a_checkpoint_and_the_same_job_goes_on(home: Path, 
     assert resumed == trained(home, tmp_path, "unbroken")
 
 
+def test_a_run_of_several_shapes_and_views_is_resumed_to_the_bit(tmp_path: Path) -> None:
+    """Five pictures of three shapes, one of them in two views and masked; square class pictures; stops in an epoch."""
+    write_inputs(tmp_path / "home")
+    draw, folder = torch.Generator().manual_seed(0), tmp_path / "home" / "preprocess"
+    shapes = {"instance.00000": (8, 12), "instance.00000.001": (8, 12), "instance.00001": (12, 8),
+              "instance.00002": (8, 12), "instance.00003": (8, 8), "instance.00004": (8, 12),
+              "class.00000": (8, 8), "class.00001": (8, 8)}
+    save_file({name: torch.randn(8, *shape, generator=draw) for name, shape in shapes.items()},
+              folder / "latents.safetensors")
+    save_file({"instance.00000.001": (torch.rand(8, 12, generator=draw) > 0.5).float()}, folder / "masks.safetensors")
+    (folder / "index.json").write_text(json.dumps({"prompts": PROMPTS, "instance": [1] * 5, "class": [0] * 2}))
+    asked: list[int] = []
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "home", tmp_path, "out", emit=asked.append, upkeep=Upkeep(1000, 2),
+                stopping=lambda: signal.SIGTERM if len(asked) >= 3 else 0)
+    resumed = trained(tmp_path / "home", tmp_path, "out")
+    assert resumed == trained(tmp_path / "home", tmp_path, "unbroken")
+    rows = [json.loads(line) for line in resumed["metrics.jsonl"].splitlines()]
+    assert len(rows) == 6 and all(row["instance_loss"] > 0 < row["prior_loss"] for row in rows)
+
+
 def test_a_damaged_checkpoint_is_told_and_an_older_one_used(home: Path, tmp_path: Path) -> None:
     unbroken = trained(home, tmp_path, "first", "work")
     newest = sorted((tmp_path / "work" / "checkpoints").iterdir())[-1]
