@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,22 @@ def read(path: Path) -> dict[str, object]:
     if not isinstance(document, dict):
         raise RecipeError(f"{path} holds no provenance of dbrun", fix="name a file that `dbrun run` exported")
     return document
+
+
+def trigger(recipe: Mapping[str, Any]) -> str | None:
+    """The words of the instance prompts that no class prompt has; the new word itself, where one learns.
+
+    recipe: as in the provenance. None where nothing tells them apart.
+    """
+    if taught := (recipe.get("adapt") or {}).get("trigger"):
+        return str(taught["token"])
+    subjects = [recipe["subject"]] if "subject" in recipe else recipe.get("subjects", [])
+    found: list[str] = []
+    for one in subjects:
+        classes = one.get("class_prompt") or ()
+        usual = {word for text in ([classes] if isinstance(classes, str) else classes) for word in text.split()}
+        found += [word for word in (one.get("instance_prompt") or "").split() if usual and word not in usual]
+    return " ".join(dict.fromkeys(found)) or None
 
 
 def _broken(path: Path, why: str) -> RecipeError:

@@ -22,6 +22,21 @@ def config(path: Path) -> dict[str, Any]:
     return settings
 
 
+def licence(folder: Path) -> str | None:
+    """What a base's card says of its licence, or its manifest.json; None where nothing does."""
+    try:
+        front = (folder / "README.md").read_text(encoding="utf-8").split("---")[1]
+    except (OSError, ValueError, IndexError):
+        front = ""
+    said = dict(line.partition(":")[::2] for line in front.splitlines() if line.startswith("license"))
+    if word := said.get("license_name", said.get("license", "")).strip().strip("'\""):
+        return word
+    try:
+        return str(json.loads((folder / "manifest.json").read_bytes())["licence"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def halvings(folder: Path) -> int:
     """How many times smaller the innermost layer of the network in folder is than its input: 2 ** halvings."""
     return int(2 ** (len(config(folder / "config.json").get("block_out_channels", (1,) * 4)) - 1))

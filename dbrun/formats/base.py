@@ -40,6 +40,10 @@ class Format:
         """Why it cannot carry anything of the base in this folder, as `refuses` says it; None where it can."""
         return None
 
+    def usage(self, family: Family, base: str) -> str | None:
+        """How to use its files, in Markdown for the model card. base: what `from_pretrained` takes, as Python."""
+        return None
+
     def found(self, place: Path) -> tuple[Path, ...] | None:
         """The files of an adapter of this format that a path names; None where it names none."""
         return None

@@ -26,6 +26,12 @@ class Component(Format):
     NAME: ClassVar[str] = "component"
     LARGE: ClassVar[bool] = True
 
+    def usage(self, family: Family, base: str) -> str | None:
+        """`from_pretrained` of the part's own class."""
+        part = family.components["denoiser"]
+        return (f"`{self.NAME}/` holds the parts themselves, each for `from_pretrained` of its own class, such as "
+                f"`pipeline.{part}.from_pretrained(\"{self.NAME}/{part}\")`.")
+
     def weights(self, attached: Attached) -> Mapping[str, Tensor]:
         """Those that learnt in place; what is merged has no names of its own."""
         return {} if attached.adapter.by_peft else attached.state

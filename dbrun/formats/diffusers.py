@@ -60,6 +60,13 @@ class Diffusers(Format):
             raise RecipeError(f"{file} holds other weights than LoRA's, such as {other[0]}", fix=f"name {self.ASKED}")
         return "lora"
 
+    def usage(self, family: Family, base: str) -> str | None:
+        """`load_lora_weights`."""
+        pipeline = family.pipelines[0]
+        return (f"In diffusers:\n\n```python\nfrom diffusers import {pipeline}\n\n"
+                f"pipeline = {pipeline}.from_pretrained({base})\n"
+                f'pipeline.load_lora_weights("path/to/this/folder", weight_name="{FILE}")\n```')
+
     def laid_out(self, component: str) -> tuple[str, ...]:
         """The folder itself, for all components."""
         return (FILE,)

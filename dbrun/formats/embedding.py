@@ -30,6 +30,11 @@ class EmbeddingFile(Format):
         """New words only."""
         return component in family.words
 
+    def usage(self, family: Family, base: str) -> str | None:
+        """`load_textual_inversion`, and where ComfyUI and A1111 look."""
+        return (f"The new word is in `{FOLDER}/`: `pipeline.load_textual_inversion(\"{FOLDER}\")`; in ComfyUI it goes "
+                "into `models/embeddings/`, in A1111 into `embeddings/`, and its file's name is the word there.")
+
     def weights(self, attached: Attached) -> Mapping[str, Tensor]:
         """The word's vectors."""
         return attached.state

@@ -63,6 +63,12 @@ class Kohya(Format):
                               fix="name an adapter of one type")
         return next(iter(kinds))
 
+    def usage(self, family: Family, base: str) -> str | None:
+        """Where ComfyUI and A1111 look."""
+        return (f"In ComfyUI: put `{FILE}` into `models/loras/` under a name of your own, and choose it in a node "
+                "`Load LoRA` between checkpoint and sampler. In A1111: put it into `models/Lora/`, and write "
+                "`<lora:NAME:1>` into the prompt.")
+
     def laid_out(self, component: str) -> tuple[str, ...]:
         """The folder itself, for all components."""
         return (FILE,)

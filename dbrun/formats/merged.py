@@ -18,6 +18,11 @@ class Merged(Component):
     NAME: ClassVar[str] = "merged"
     CARRIES: ClassVar[str] = "a whole pipeline"
 
+    def usage(self, family: Family, base: str) -> str | None:
+        """`from_pretrained`, without the base."""
+        return (f"The whole pipeline is in `{self.NAME}/`:\n\n```python\nfrom diffusers import DiffusionPipeline\n\n"
+                f'pipeline = DiffusionPipeline.from_pretrained("{self.NAME}")\n```')
+
     def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
               bare: Callable[[], Loaded]) -> tuple[Path, ...]:
         """Every part of the pipeline, in 32 bits."""

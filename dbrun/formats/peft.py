@@ -57,6 +57,13 @@ class Peft(Format):
         header(weights)
         return found
 
+    def usage(self, family: Family, base: str) -> str | None:
+        """`PeftModel.from_pretrained`."""
+        part = family.components["denoiser"]
+        return (f"In PEFT, after the pipeline is loaded; `{self.NAME}/` has a folder for each component:\n\n"
+                f"```python\nfrom peft import PeftModel\n\n"
+                f'pipeline.{part} = PeftModel.from_pretrained(pipeline.{part}, "{self.NAME}/denoiser")\n```')
+
     def laid_out(self, component: str) -> tuple[str, ...]:
         """A folder of the component's name."""
         return tuple(f"{self.NAME}/{component}/{name}" for name in (CONFIG, WEIGHTS))

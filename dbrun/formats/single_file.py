@@ -26,6 +26,11 @@ class SingleFile(Component):
         """Families without such a layout."""
         return family.no_single_file(None)
 
+    def usage(self, family: Family, base: str) -> str | None:
+        """Where ComfyUI and A1111 look."""
+        return (f"`{FILE}` is a whole checkpoint: in ComfyUI it goes into `models/checkpoints/`, in A1111 into "
+                "`models/Stable-diffusion/`.")
+
     def unfit(self, family: Family, base: Path) -> str | None:
         """Bases of the family without such a layout."""
         return family.no_single_file(base)

@@ -14,7 +14,9 @@ from dbrun.adapters.attach import settle
 from dbrun.choices.prediction import Prediction
 from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
+from dbrun.families.folders import licence
 from dbrun.families.scheduling import scheduler_changes
+from dbrun.provenance import trigger
 from dbrun.recipe import exports
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.subject import in_turn
@@ -74,7 +76,7 @@ class Export(Stage[ExportParams]):
     """Write each format, read it back with its own library, compare; then draw before_after.png and loss.png."""
 
     NAME: ClassVar[str] = "export"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "train")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "safetensors",
                                             "numpy", "pillow")
@@ -107,6 +109,7 @@ class Export(Stage[ExportParams]):
     def run(self, job: Job[ExportParams]) -> None:
         """Fill job.out; nothing in it says when or where it was made."""
         from dbrun.formats.base import formats
+        from dbrun.formats.card import card
 
         adapters = read_artifact(job.inputs["train"].path)
         _before_after(job, adapters)
@@ -114,10 +117,14 @@ class Export(Stage[ExportParams]):
         _scheduler(job, family, loaded)
         probe, expected = _expected(job, adapters, family, loaded)
         document = provenance(job.params.recipe, job.params.instance_prompt, job.inputs, job.numerics, self.libraries)
+        assert job.base is not None
+        document |= {"trigger": trigger(job.params.recipe), "licence": licence(job.base)}
         for name in job.params.formats:
             job.poll()
             _write(job, formats()[name], probe, expected, document)
         _curve(job)
+        text = card(document, family, job.params.formats, job.params.prompts)
+        (job.out / "README.md").write_text(text, encoding="utf-8")
 
 
 def default_prompts(recipe: Recipe, sources: Sources, begin: Starts | None = None) -> tuple[str, ...]:

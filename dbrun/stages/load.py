@@ -17,6 +17,8 @@ from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Artifact, Job, Sources, Stage
 
 RECORD = "base.json"
+CARD = {"README.md"}
+"""Fetched with a base, for its licence; no part of what the base is."""
 BLOB = re.compile(r"[0-9a-f]{64}")
 """The name of a large file in the Hub's cache: its sha256."""
 WEIGHTS = re.compile(r"[A-Za-z0-9_]+(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.safetensors")
@@ -94,8 +96,8 @@ class Load(Stage[LoadParams]):
             job.progress(done, total, "files")
 
         try:
-            return hub.download(repo, commit, lambda names: wanted_files(names, family.folders, job.params.variant),
-                                seen, poll=job.poll)
+            return hub.download(repo, commit, lambda names: (
+                *wanted_files(names, family.folders, job.params.variant), *CARD & set(names)), seen, poll=job.poll)
         except StageFailed:
             # without the network, what an earlier run fetched is judged by its contents
             if job.base is None:

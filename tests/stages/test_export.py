@@ -85,7 +85,7 @@ def test_both_libraries_read_back_what_was_trained(exported) -> None:
 
 def test_every_file_is_there(exported, content) -> None:
     assert set(content(exported.artifacts["export"].path)) == {
-        "before_after.png", "loss.png", "pytorch_lora_weights.safetensors", "kohya.safetensors",
+        "README.md", "before_after.png", "loss.png", "pytorch_lora_weights.safetensors", "kohya.safetensors",
         "samples/samples.json", "samples/base/00.png", "samples/adapted/00.png",
         *(f"peft/{c}/{f}" for c in BOTH for f in ("adapter_config.json", "adapter_model.safetensors"))}
 
@@ -110,6 +110,7 @@ def test_no_file_names_this_machine(exported, content) -> None:
 def test_each_file_says_what_made_it(exported, file) -> None:
     document = read(exported.artifacts["export"].path / file)
     assert document["format_version"] == 1 and document["instance_prompt"] == "a photo of sks dog"
+    assert document["trigger"] == "sks" and document["licence"] is None
     assert document["inputs"] == {n: exported.artifacts[n].digest for n in ("load", "adapt", "train")}
     recipe = document["recipe"]
     assert [p["digest"] for p in recipe["subject"]["pictures"]] == sorted(exported.files)
@@ -164,8 +165,9 @@ def test_each_setting_of_the_samples_shows(trained, content, setting) -> None:
     one = content(trained.run("export", chosen).path)
     samples = chosen.samples.model_copy(update=setting)
     other = content(trained.run("export", chosen.model_copy(update={"samples": samples})).path)
+    card = ["README.md"] if "prompts" in setting else []
     assert sorted(name for name in one if one[name] != other[name]) == [
-        "before_after.png", "samples/adapted/00.png", "samples/base/00.png", "samples/samples.json"]
+        *card, "before_after.png", "samples/adapted/00.png", "samples/base/00.png", "samples/samples.json"]
 
 
 def test_prompts_left_out_show_the_subject_in_places_and_the_class(recipe) -> None:
