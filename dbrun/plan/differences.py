@@ -72,10 +72,17 @@ def _off(kind: type[Part] = Recipe, before: str = "") -> Mapping[str, object]:
     """The values of a recipe that switch a feature off, by dotted key; a part's copy in a key leaves them out."""
     found = {before + name: value for name, value in kind.NEUTRAL.items()}
     for name, field in kind.model_fields.items():
-        for inner in (field.annotation, *get_args(field.annotation)):
-            if isinstance(inner, type) and issubclass(inner, Part):
-                found.update(_off(inner, f"{before}{name}."))
+        for inner in _parts(field.annotation):
+            found.update(_off(inner, f"{before}{name}."))
     return found
+
+
+def _parts(annotation: object) -> Iterator[type[Part]]:
+    """The parts that a type may be, however deep in unions."""
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _parts(inner)
 
 
 def _told(what: str, was: object, now: object) -> list[Change]:

@@ -39,5 +39,10 @@ def test_no_place_of_the_users_machine_is_a_fact(home):
     found = facts(load_recipe(home / "r.yaml", words).recipe, {}, stub_stages(), Numerics("cpu", 1))["recipe"]
     assert (found["base"]["path"], found["subject"]["images"]) == ("…/sd", "…/rex")
     assert found["prior"]["images"] == "…/dogs" and "/home/me" not in str(found)
+    one = "{images: /home/me/rex, instance_prompt: a rex, class_prompt: a dog, class_images: /home/me/dogs}"
+    words = ["subject=null", f"subjects=[{one}, {one.replace('/home/me/', 'my ')}]", "prior.count=null"]
+    found = facts(load_recipe(home / "r.yaml", words).recipe, {}, stub_stages(), Numerics("cpu", 1))["recipe"]
+    assert [(s["images"], s["class_images"]) for s in found["subjects"]] == [
+        ("…/rex", "…/dogs"), ("my rex", "my dogs")]
     plain = facts(load_recipe(home / "r.yaml").recipe, {}, stub_stages(), Numerics("cpu", 1))["recipe"]
     assert plain["prior"]["images"] is None

@@ -113,6 +113,22 @@ def test_the_schema_and_the_loader_agree_inside(load, good, validator, old: str,
     agree(load, validator, good.replace(old, new, 1), right)
 
 
+@pytest.mark.parametrize(("subject", "right"), [
+    ("subjects: [{images: a, instance_prompt: b, class_prompt: c}]", True), ("subjects: []", False),
+    ("subjects: [{instance_prompt: b, class_prompt: c}]", False), ("subject: null", False),
+    ("subject: {instance_prompt: b, class_prompt: c}", False), ("zzz: 1", False),
+    ("subjects: [{images: a, instance_prompt: b, class_prompt: c, captions: {type: filename, dropout: 0.1}}]", True),
+    ("subject: {images: a, class_prompt: c, captions: {type: metadata, shuffle: {keep: 2}}}", True),
+    ("subject: {images: a, class_prompt: c, captions: {type: prompt, shuffle: {keep: 2}}}", False)])
+def test_the_schema_and_the_loader_agree_on_subjects(load, good, validator, subject: str, right: bool) -> None:
+    head, _, rest = good.partition("subject:\n")
+    text = f"{head}{subject}\nprior:{rest.partition('prior:')[2]}"
+    if subject == "subject: null":
+        assert validator.is_valid(yaml.load(text, Core))  # a null counts as written; only the loader sees through it
+        text = text.replace("subject: null\n", "")
+    agree(load, validator, text, right)
+
+
 def test_what_an_extending_recipe_leaves_out_is_not_asked_for(validator) -> None:
     assert validator.is_valid({"extends": "a.yaml", "adapt": {"denoiser": {"rank": 3}}})
     assert validator.is_valid({"extends": "a.yaml", "adapt": {"denoiser": {"factor": 4}, "text_encoder": None}})
