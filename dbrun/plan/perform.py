@@ -97,7 +97,7 @@ class Performer:
 
     def _run(self, question: Ask, inputs: Mapping[str, Artifact], lock: Lock | None, *, anew: bool) -> Trace:
         stage, store = question.stage.NAME, self.within.store
-        jobs = Jobs(self.within, self.stopping, self.base)
+        jobs = Jobs(self.within, self.stopping, self.base, self.record.folder)
         items = jobs.items(question, self.emit, anew=anew)
         out, work = store.fresh(), store.work(question.lineage)
         began = time.monotonic()

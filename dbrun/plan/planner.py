@@ -190,7 +190,8 @@ def _lacking(name: str, within: Scope) -> Lacking | None:
         missing = within.located.out_of_reach
         return Lacking(missing, "unset HF_HUB_OFFLINE, or name a base that is here") if missing else None
     stage = within.stages[name]
-    for package in stage.packages(stage.params(within.recipe, within.located.sources)):
+    needed = stage.packages(stage.params(within.recipe, within.located.sources))
+    for package in (*needed, *stage.wishes(within.recipe)):
         if not package.installed:
             return Lacking(f"the package {package.name} is not installed", package.command)
     if not stage.computes:

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from dbrun.adapters.base import Adapter, Learnable, any_adapter
 from dbrun.adapters.embedding import TOKEN, Embedding
+from dbrun.choices.trackers import Tracker
 from dbrun.families import base as families
 from dbrun.parts import Float, Int, OrNone, Part, Text
 from dbrun.recipe.launch import Launch
@@ -115,7 +116,9 @@ class Adapt(Part):
 
 
 class Samples(Part):
-    """The pictures of `before_after.png`."""
+    """The pictures of `before_after.png`, and those that are drawn while training."""
+
+    NEUTRAL: ClassVar[dict[str, object]] = {"every": None}
 
     prompts: Annotated[tuple[Prompt, ...] | None, Field(min_length=1, max_length=16), OrNone] = None
     """One column each; left out, the instance prompt in several places and the class prompt."""
@@ -125,6 +128,9 @@ class Samples(Part):
     """Classifier-free guidance; left out, what suits the base."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     """Seed of the first column; the others count up."""
+    every: Annotated[Int | None, Field(ge=1), OrNone] = None
+    """Steps between pictures that are drawn while training, into the run's folder `.dbrun/runs/<id>/samples/`; left
+    out, none; changes no result."""
 
 
 Export = Literal["diffusers", "peft", "kohya", "component", "merged", "single_file", "embedding"]
@@ -154,7 +160,9 @@ class Recipe(Part):
     train: Train = Train()
     """The training."""
     samples: Samples = Samples()
-    """The pictures of `before_after.png`."""
+    """The pictures of `before_after.png`, and those that are drawn while training."""
+    trackers: Annotated[tuple[Tracker, ...] | None, OrNone] = None
+    """Programs that are told how training goes; metrics.jsonl in the run's folder is written all the same."""
     export: Annotated[tuple[Export, ...] | None, Field(min_length=1), OrNone] = None
     """diffusers (one file, LoRA only), peft (a folder per component), kohya (one file for ComfyUI and A1111), component
     (it itself, as large as it is), merged (the whole pipeline), single_file (that as one checkpoint); and embedding (a

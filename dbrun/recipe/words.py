@@ -37,6 +37,8 @@ FOREIGN = {
     "use_8bit_adam": "train.optimizer", "optimizer_type": "train.optimizer", "optim": "train.optimizer",
     "validation_split": "train.held_out", "val_split": "train.held_out",
     "early_stopping_patience": "train.held_out.patience",
+    "report_to": "trackers", "log_with": "trackers", "sample_every_n_steps": "samples.every",
+    "validation_steps": "samples.every",
     "use_ema": "train.ema", "ema_decay": "train.ema.decay", "allow_tf32": "train.tf32",
     "lr_num_cycles": "train.schedule", "lr_power": "train.schedule", "lr_scheduler_num_cycles": "train.schedule",
     "num_processes": "launch.processes", "nproc_per_node": "launch.processes", "world_size": "launch.processes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from dbrun.choices.packages import Package
 from dbrun.events import Emit, Note, Progress
@@ -13,6 +13,9 @@ from dbrun.families.base import Sampling
 from dbrun.parts import subclasses
 from dbrun.recipe.model import Recipe
 from dbrun.stages.ranks import Ranks
+
+if TYPE_CHECKING:
+    from dbrun.stages.columns import Columns
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,19 @@ class Artifact:
 class Upkeep:
     """How a stage looks after itself; it can change no result.
 
-    checkpoint_every: steps between checkpoints; keep: how many; recompute: activations, rather than keep them.
+    checkpoint_every: steps between checkpoints; keep: how many; recompute: activations, rather than keep them;
+    samples: what is drawn while training; trackers: what is told of it; record: the run's folder, for what people look
+    at and no result depends on; name: the run's; steps_per_epoch: to count epochs by.
     """
 
     checkpoint_every: int
     keep: int
     recompute: bool = False
+    samples: Columns | None = None
+    trackers: tuple[str, ...] = ()
+    record: Path | None = None
+    name: str = ""
+    steps_per_epoch: float = 1.0
 
 
 class Items(Protocol):
@@ -186,6 +196,10 @@ class Stage(Generic[P]):
 
     def packages(self, params: P) -> tuple[Package, ...]:
         """What these params compute with beside `libraries`, which not everybody has installed."""
+        return ()
+
+    def wishes(self, recipe: Recipe) -> tuple[Package, ...]:
+        """What else this recipe needs here that not everybody has installed; it changes no result."""
         return ()
 
     def room(self, job: Job[P]) -> int:

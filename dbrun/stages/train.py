@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +13,7 @@ from dbrun.choices.held_out import HeldOut
 from dbrun.choices.optimizers import OptimizerChoice
 from dbrun.choices.packages import Package
 from dbrun.choices.schedules import Schedule
+from dbrun.choices.trackers import PACKAGES
 from dbrun.errors import Interrupted, RecipeError
 from dbrun.families.base import Condition, Family, Loaded, families
 from dbrun.families.scheduling import scheduler_changes
@@ -22,6 +22,7 @@ from dbrun.recipe.objective import AS_THE_BASE, UNMASKED, Objective, misfits
 from dbrun.stages import room
 from dbrun.stages.arithmetic import Precision, base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
+from dbrun.stages.beside import Beside
 from dbrun.stages.held_out import held_out
 from dbrun.stages.index import Index
 from dbrun.stages.length import length
@@ -111,11 +112,16 @@ class Train(Stage[TrainParams]):
         """The optimizer's, where it is not one of torch's or transformers'."""
         return (params.optimizer.PACKAGE,) if params.optimizer.PACKAGE else ()
 
+    def wishes(self, recipe: Recipe) -> tuple[Package, ...]:
+        """Those of the trackers."""
+        return tuple(PACKAGES[name] for name in recipe.trackers or ())
+
     def room(self, job: Job[TrainParams]) -> int:
         """As many checkpoints as are kept, one more while it is written, and the adapters."""
         params, weights = job.params, room.stored(job.inputs["adapt"])
         history = 1000 * params.steps
-        checkpoint = weights * (1 + params.optimizer.NUMBERS + (params.ema is not None)) + history
+        beside = params.optimizer.NUMBERS + (params.ema is not None) + (params.held_out is not None)
+        checkpoint = weights * (1 + beside) + history
         return checkpoint * (job.upkeep.keep + 1) + weights + history + room.MARGIN
 
     def run(self, job: Job[TrainParams]) -> None:
@@ -131,9 +137,16 @@ class Train(Stage[TrainParams]):
         trainer.watch = _watch(job, family, loaded, batches)
 
         _resume(job, trainer)
-        for done in trainer.run(batches):
-            _report(job, done)
-            _keep(job, trainer)
+        images = job.params.batch_size * job.params.accumulation * len(batches.halves)
+        beside = Beside(job, family, loaded, trainer, images)
+        try:
+            beside.begin()
+            for done in trainer.run(batches):
+                beside.report(done)
+                _keep(job, trainer)
+                beside.sample()
+        finally:
+            beside.end()
 
         _tell_end(job, trainer)
         states = trainer.adapters()
@@ -252,18 +265,14 @@ def _resume(job: Job[TrainParams], trainer: Trainer) -> None:
     trainer.exchange.alike(len(trainer.history), "they go on after the steps")
 
 
-def _report(job: Job[TrainParams], done: Metrics) -> None:
-    numbers = {name: value for name, value in _finite(done).items() if name != "step" and value is not None}
-    job.progress(done.step, job.params.steps, "steps", **numbers)
-
-
 def _keep(job: Job[TrainParams], trainer: Trainer) -> None:
-    """Checkpoint every so many steps, at the last one, and where a signal asks to stop; then stop."""
+    """Checkpoint every so many steps, before samples, at the last step, and where a signal asks to stop; then stop."""
     from dbrun.training.state import publish
 
     # every process stops after the same step
     step, signum = len(trainer.history), int(trainer.exchange.agree(job.stopping()))
-    due = step % job.upkeep.checkpoint_every == 0 or trainer.over or signum
+    every = (job.upkeep.checkpoint_every, *([job.upkeep.samples.every] if job.upkeep.samples else []))
+    due = any(step % steps == 0 for steps in every) or trainer.over or signum
     if due and not job.ranks.rank:
         publish(_checkpoints(job), trainer.checkpoint(), keep=job.upkeep.keep)
     if signum:
@@ -271,14 +280,6 @@ def _keep(job: Job[TrainParams], trainer: Trainer) -> None:
 
 
 def _line(metrics: Metrics) -> str:
-    return json.dumps(_finite(metrics)) + "\n"
+    from dbrun.training.loop import finite
 
-
-def _finite(metrics: Metrics) -> dict[str, float | None]:
-    """By name; None also for a gradient norm that overflowed under fp16, since JSON knows no infinity."""
-    named = asdict(metrics)
-    rates = {f"learning_rate.{component}": rate for component, rate in named.pop("learning_rates").items()}
-    if named["held_out_loss"] is None:
-        del named["held_out_loss"]
-    return {name: value if value is not None and math.isfinite(value) else None
-            for name, value in (named | rates).items()}
+    return json.dumps(finite(metrics)) + "\n"

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -172,7 +172,7 @@ class Trainer:
         target = self.process.target(x0, noise, batch.t)
         if self.of_base is not None and batch.instances < len(x0):
             target = torch.cat([target[:batch.instances], self._as_base(self.of_base, x_t, batch)])
-        with self._autocast():
+        with self.autocast():
             pred = self.family.predict(self.loaded, x_t, batch.t, {**conditions(batch.prompts), **batch.hints})
         per_sample = self.settings.distance.per_sample(pred, target, batch.t, self.process, batch.counts)
         weights = self.settings.weighting.weights(self.process.snr(batch.t), self.process.prediction)
@@ -182,7 +182,7 @@ class Trainer:
         """What the frozen base predicts for the class rows; also the conditions are encoded without adapters."""
         rows = slice(batch.instances, None)
         hints = {name: hint[rows] for name, hint in batch.hints.items()}
-        with as_base(self.modules.values()), self._autocast():
+        with as_base(self.modules.values()), self.autocast():
             known = {**conditions(batch.prompts[rows]), **hints}
             return self.family.predict(self.loaded, x_t[rows], batch.t[rows], known).float()
 
@@ -250,7 +250,8 @@ class Trainer:
                               fix=LOWER)
         return states
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """What the forward pass computes in."""
         context: AbstractContextManager[Any] = self.accelerator.autocast()
         return context
 
@@ -260,6 +261,16 @@ class Trainer:
         if math.isfinite(norm) or (scaler and scaler.get_scale() >= 1.0):
             return
         raise StageFailed(f"the gradient norm is {norm} at step {step + 1} of {self.settings.steps}", fix=LOWER)
+
+
+def finite(metrics: Metrics) -> dict[str, float | None]:
+    """By name; None also for a gradient norm that overflowed under fp16, since JSON knows no infinity."""
+    named = asdict(metrics)
+    rates = {f"learning_rate.{component}": rate for component, rate in named.pop("learning_rates").items()}
+    if named["held_out_loss"] is None:
+        del named["held_out_loss"]
+    return {name: value if value is not None and math.isfinite(value) else None
+            for name, value in (named | rates).items()}
 
 
 def _accelerator(precision: str, device: torch.device) -> Accelerator:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from dbrun.families.base import Family, Loaded
 
 
@@ -15,6 +17,18 @@ def recompute(family: Family, loaded: Loaded) -> None:
     """
     for component in family.components:
         _checkpointed(family.module(loaded, component))
+
+
+def peak_mib() -> float:
+    """The most memory that was held so far, in MiB: the GPU's where there is one, else the process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+    import sys
+
+    # bytes on a Mac, KiB elsewhere
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _checkpointed(module: Any) -> None:

@@ -57,7 +57,8 @@ def test_progress_is_told_with_its_numbers(home: Path, tmp_path: Path) -> None:
     trained(home, tmp_path, "out", emit=events.append)
     seen = [e for e in events if isinstance(e, Progress)]
     assert [(e.done, e.total, e.unit) for e in seen] == [(n, 6, "steps") for n in range(1, 7)]
-    assert set(seen[0].metrics) == {"loss", "instance_loss", "prior_loss", "learning_rate", "grad_norm"}
+    assert set(seen[0].metrics) == {"loss", "instance_loss", "prior_loss", "learning_rate", "grad_norm", "epoch",
+                                    "images_per_second", "memory_mib"}
 
 
 def test_equal_jobs_give_equal_bytes_and_checkpoints_change_nothing(home: Path, tmp_path: Path) -> None:

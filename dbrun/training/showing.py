@@ -1,0 +1,19 @@
+"""How does a model in training draw a picture, and then go on as if it had not?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from dbrun.training.learners import at_rest
+from dbrun.training.loop import Trainer
+
+
+@contextmanager
+def as_shown(trainer: Trainer) -> Iterator[None]:
+    """While this is open the weights are those to be used, at rest; then weights, modes and random state are back."""
+    devices = [torch.cuda.current_device()] if trainer.loaded.device.type == "cuda" else []
+    with trainer.leaving(), at_rest(trainer.modules.values()), trainer.autocast(), torch.random.fork_rng(devices):
+        yield
