@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -56,7 +55,9 @@ def _hear(how: signal.Handlers) -> None:
 
 def _end_with_the_first() -> None:
     """End this process when its stdin, which the first one holds, is closed: however that one ends."""
-    sys.stdin.buffer.read()
+    # not through sys.stdin, whose lock the interpreter wants when it ends
+    while os.read(0, 4096):
+        pass
     os._exit(1)
 
 

@@ -28,6 +28,17 @@ def test_a_device_that_is_not_there_is_said_clearly(device: str, monkeypatch: py
     assert failure.value.fix is not None and "device: cpu" in failure.value.fix
 
 
+def test_each_process_of_a_machine_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert [prepare(Numerics("cuda", 0), local) for local in (0, 1)] == [torch.device("cuda:0"), torch.device("cuda:1")]
+    assert taken == [0, 1], "dropout draws from the generator of the current device"
+    with pytest.raises(StageFailed, match="finds only 2 GPUs"):
+        prepare(Numerics("cuda", 0), 2)
+
+
 def test_an_address_names_a_stream() -> None:
     def drawn(*address: str | int) -> list[float]:
         return torch.randn(3, generator=generator(*address)).tolist()  # type: ignore[arg-type]
