@@ -66,3 +66,20 @@ def convert(adapter: Annotated[str, typer.Argument(help="A file, or a folder tha
     from dbrun.cli.using import convert_file
 
     convert_file(adapter, to, base, output)
+
+
+@app.command()
+def push(folder: Annotated[Path, typer.Argument(help="A folder that a run delivered, such as outputs/sks_dog.",
+                                                metavar="FOLDER", show_default=False)],
+         repo: Annotated[str, typer.Argument(help="The repository, made where there is none.", metavar="OWNER/NAME",
+                                             show_default=False)],
+         public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
+         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
+         ) -> None:
+    """Put what a run delivered on the Hugging Face Hub, model card and all.
+
+    A new repository is private. Given again after an interruption, it goes on: what has arrived is not sent again.
+    """
+    from dbrun.cli.using import push_folder
+
+    push_folder(folder, repo, public=public, dry_run=dry_run)

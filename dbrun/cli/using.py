@@ -99,6 +99,19 @@ def convert_file(word: str, to: str, base: str | None, output: Path | None) -> N
     _made(target, form, difference)
 
 
+def push_folder(folder: Path, repo: str, *, public: bool, dry_run: bool) -> None:
+    """Send a delivered folder to the Hub; where it can be seen goes to stdout."""
+    from dbrun.after.publish import parcel, send
+
+    sent = parcel(folder, repo, private=not public)
+    for name, size in sent.files.items():
+        say(f"{size / 1e6:9.2f} MB  {name}")
+    seen = "private" if sent.private else "public"
+    say(f"{len(sent.files)} files, {sum(sent.files.values()) / 1e6:.1f} MB → {repo}, {seen} if it is new")
+    if not dry_run:
+        put(send(sent))
+
+
 def _base(parts: Sequence[Named], asked: str | None) -> AtHand:
     """The base of these adapters, all of which hold something for it."""
     from dbrun.after.bases import base_for

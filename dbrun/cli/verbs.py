@@ -13,7 +13,7 @@ HOMES = {
     "run_verbs": ("run", "stage", "plan"),
     "recipe_verbs": ("validate", "migrate", "schema", "new"),
     "adapter_verbs": ("show", "compare"),
-    "use_verbs": ("sample", "merge", "convert"),
+    "use_verbs": ("sample", "merge", "convert", "push"),
     "store_verbs": ("ls", "du", "verify", "gc", "pin", "unpin"),
 }
 """File of this folder → its verbs; `--help` lists them in this order."""

@@ -4,14 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from projects import Project, lay_out
+from projects import SECRET, Project, lay_out
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose recipe has been run; tests only read it."""
     project = lay_out(tmp_path_factory.mktemp("finished"))
-    project.dbrun("run", "tiny.yaml")
+    project.dbrun("run", "tiny.yaml", env={"HF_TOKEN": SECRET, "HUGGING_FACE_HUB_TOKEN": SECRET})
     return project
 
 
