@@ -19,6 +19,7 @@ LARGEST = 80_000_000
 HEAD = 512
 ORIENTATION = 0x0112
 AWAY = "take it out of the folder"
+TRANSPARENT = "transparent parts get the background colour"
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _notes(image: Image) -> tuple[str, ...]:
         (image.mode.startswith("I") or image.mode == "F", "16-bit grey is scaled to 8 bits"),
         (image.mode in ("1", "L", "LA"), "grey becomes RGB"),
         (image.mode in ("P", "PA"), "the palette becomes RGB"),
-        (_transparent(image), "transparent parts get the background colour"),
+        (_transparent(image), TRANSPARENT),
         (turned in (5, 6, 7, 8), "turned upright as its EXIF data say"),
         (turned in (2, 3, 4), "flipped upright as its EXIF data say"),
         (getattr(image, "n_frames", 1) > 1, "only the first frame is used"),

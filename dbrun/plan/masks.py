@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dbrun.errors import RecipeError
 from dbrun.images import masks, pixels
-from dbrun.images.screen import Screened
+from dbrun.images.screen import TRANSPARENT, Screened
 from dbrun.recipe.pictures import Masks
 from dbrun.store.disk import said
 from dbrun.store.store import Store
@@ -16,19 +16,27 @@ from dbrun.store.store import Store
 
 @dataclass(frozen=True)
 class FoundMasks:
-    """digests: picture → sha256 of its mask; files: sha256 → a mask with it; notes: what a person should know."""
+    """digests: picture → sha256 of its mask; files: sha256 → a mask with it; notes: what a person should know.
+
+    many: how many pictures have a mask, be it a file or their own transparency.
+    """
 
     digests: Mapping[Path, str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    many: int = 0
 
 
 def find_masks(pictures: Mapping[Path, Screened], store: Store, asked: Masks) -> FoundMasks:
     """The masks beside pictures, where they are asked for. Raises RecipeError that names all that cannot be used."""
     found = masks.beside(pictures)
     if asked != "files":
-        return FoundMasks(notes=[f"{_counted([m.name for m in found.values()])}: masks are ignored, `images.masks: "
-                                 "files` would use them"] if found else [])
+        notes = [f"{_counted([mask.name for mask in found.values()])}: masks are ignored, `images.masks: files` would "
+                 "use them"] if found else []
+        opaque = [path.name for path, seen in pictures.items() if TRANSPARENT not in seen.notes]
+        if asked == "alpha" and opaque:
+            notes.append(f"{_counted(opaque)}: not transparent, so all of it counts")
+        return FoundMasks(notes=notes, many=len(pictures) - len(opaque))
     try:
         code = "".join(store.digests.of(Path(file))[:16] for file in (masks.__file__, pixels.__file__))
         digests = {picture: store.digests.of(mask) for picture, mask in found.items()}
@@ -48,7 +56,15 @@ def find_masks(pictures: Mapping[Path, Screened], store: Store, asked: Masks) ->
         raise RecipeError("\n".join(error.message for error in bad), fix=bad[0].fix)
     bare = [picture.name for picture in pictures if picture not in found]
     return FoundMasks(digests, {digest: found[picture] for picture, digest in digests.items()},
-                      [f"{_counted(bare)}: no mask, so all of it counts"] if bare else [])
+                      [f"{_counted(bare)}: no mask, so all of it counts"] if bare else [], len(found))
+
+
+def check_any(asked: Masks, many: int) -> None:
+    """Raise RecipeError where masks are asked for, but no picture of the recipe has one."""
+    if many or asked == "none":
+        return
+    what = "is transparent" if asked == "alpha" else f"has a mask: NAME{' or NAME'.join(masks.ENDINGS)} beside it"
+    raise RecipeError(f"found '{asked}', but no picture {what}", fix="give some of them masks, or write `masks: none`")
 
 
 def _counted(names: Sequence[str]) -> str:

@@ -29,12 +29,14 @@ class FoundPictures:
     """The pictures by content. files: digest → a file with it, masks too; notes: what a person should know.
 
     names: of files, picture → those with its content and prompt; there are several where it lies there twice.
+    masked: how many have a mask.
     """
 
     pictures: tuple[Picture, ...]
     files: Mapping[str, Path]
     notes: tuple[str, ...]
     names: Mapping[Picture, tuple[str, ...]] = field(default_factory=dict)
+    masked: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def find_pictures(asked: Asked, beside: Path, store: Store) -> FoundPictures:
                          {**{sha256: path for path, sha256 in digests.items()}, **hiding.files},
                          (*told, *found.notes, *_unshuffled(asked, pictures), *_conversions(screened),
                           *_doubles(found, digests), *hiding.notes),
-                         _names(pictures, found))
+                         _names(pictures, found), hiding.many)
 
 
 def _names(pictures: Sequence[Picture], found: Found) -> Mapping[Picture, tuple[str, ...]]:

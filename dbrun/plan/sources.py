@@ -16,6 +16,7 @@ from dbrun.formats.base import formats
 from dbrun.plan import shapes
 from dbrun.plan.base import find_base
 from dbrun.plan.given import FoundAdapter, Wanted, find_adapter
+from dbrun.plan.masks import check_any
 from dbrun.plan.pictures import Asked, FoundPictures, find_pictures, in_order
 from dbrun.plan.training import training_notes
 from dbrun.recipe.load import LoadedRecipe
@@ -57,6 +58,8 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     _check_objective(loaded, base.source.folder)
     _check_exports(loaded, base.source.folder)
     found = {key: _pictures(loaded, _asked(key, one, recipe), store) for key, one in recipe.taught.items()}
+    with _said_of(loaded, "images.masks"):
+        check_any(recipe.images.masks, sum(one.masked for one in found.values()))
     pictures = _sorted(found.values())
     classes = [one for key in found if (one := _class_pictures(loaded, key, pictures, found, store))]
     inits = _inits(loaded, store)

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from PIL import Image
 from projects import Project, picture
 
 ALL = {"load", "adapt", "generate-priors", "preprocess", "train", "export"}
@@ -86,9 +87,6 @@ TABLE = {
     "images.crop=random": ENCODED,
     "images={crop: random, crops: 3}": ENCODED,
     "images.flip=true": ENCODED,
-    "images.masks=files": ENCODED,
-    "images.masks=alpha": ENCODED,
-    "images.masks=alpha; objective.unmasked_weight=0.5": ENCODED,
     "images={buckets: null, crop: center, flip: false, masks: none}": set(),
     "prior=null; subject.class_prompt=null": ENCODED,
     "prior={count: null, steps: null, guidance: null, target: base}": ENCODED,
@@ -118,6 +116,22 @@ def test_a_change_reruns_what_the_table_says(finished: Project, change: str) -> 
 @pytest.mark.parametrize("adapter", ["{type: loha}", "{type: lokr, targets: all}", "{type: oft}"])
 def test_another_type_of_adapter_reruns_the_same(finished: Project, adapter: str) -> None:
     assert set(pending(finished, f"adapt.denoiser={adapter}", "export=[peft]")) == ADAPTED
+
+
+def test_masks_rerun_what_reads_them_and_their_weight_only_training(project: Project) -> None:
+    pictures, mask = project.folder / "pictures", Image.new("L", (48, 40))
+    mask.paste(255, (0, 0, 24, 40))
+    mask.save(pictures / "0.mask.png")
+    assert not pending(project), "nothing asks for masks"
+    found = pending(project, "images.masks=files")
+    assert set(found) == ENCODED and "images.masks none → files" in found["preprocess"]["reason"]
+    project.dbrun("run", "tiny.yaml", "images.masks=files")
+    assert not pending(project, "images.masks=files", "objective.unmasked_weight=null")
+    weighed = pending(project, "images.masks=files", "objective.unmasked_weight=0.5")
+    assert set(weighed) == TRAINED and "objective.unmasked_weight" in weighed["train"]["reason"]
+    mask.paste(255, (0, 0, 48, 10))
+    mask.save(pictures / "0.mask.png")
+    assert pending(project, "images.masks=files")["preprocess"]["reason"] == "mask of 1 picture changed"
 
 
 def test_without_a_change_nothing_is_pending(finished: Project) -> None:

@@ -84,6 +84,22 @@ def test_every_mask_that_cannot_be_used_is_told(home):
     assert "wide.mask.png masks everything" in str(caught.value) and "found 20×20 pixels" in str(caught.value)
 
 
+@pytest.mark.parametrize(("masks", "words"), [
+    ("files", r"images\.masks: found 'files', but no picture has a mask: NAME\.mask\.png or NAME-masklabel\.png"),
+    ("alpha", r"images\.masks: found 'alpha', but no picture is transparent")])
+def test_masks_that_no_picture_has_are_refused(home, masks: str, words: str):
+    with pytest.raises(RecipeError, match=words):
+        find(home, f"images.masks={masks}")
+
+
+def test_pictures_that_are_not_transparent_are_told(home):
+    half = Image.new("RGBA", (40, 40), (200, 30, 30, 0))
+    half.paste((200, 30, 30, 255), (0, 0, 40, 20))
+    half.save(home / "photos" / "cutout.png")
+    assert "long.png and 3 more: not transparent, so all of it counts" in told(home, "images.masks=alpha")
+    assert "not transparent" not in told(home)
+
+
 def test_a_picture_that_is_transparent_all_over_has_no_mask(home):
     Image.new("RGBA", (40, 40), (200, 30, 30, 0)).save(home / "photos" / "ghost.png")
     find(home)
