@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import traceback
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from dbrun.errors import DbrunError, StageFailed
 from dbrun.events import Event, as_json
 from dbrun.plan.history import new_run, remember, run_id
 from dbrun.recipe.load import LoadedRecipe
-from dbrun.store.disk import FULL, WORDS, disk_errors, said
+from dbrun.secrets import hidden
+from dbrun.store.disk import WORDS, disk_errors, said
 from dbrun.store.runs import EVENTS, KEYS, RECIPE, Wants, announce, leave, want
 from dbrun.store.store import Store
 
@@ -44,7 +46,7 @@ class Record:
 
     def event(self, event: Event) -> None:
         """Write an event down; a disk that refuses spoils no run."""
-        line = json.dumps({"time": round(time.time(), 3), **as_json(event)}) + "\n"
+        line = hidden(json.dumps({"time": round(time.time(), 3), **as_json(event)})) + "\n"
         try:
             with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
                 file.write(line)
@@ -65,13 +67,15 @@ class Record:
         log = self.folder / "log"
         try:
             with log.open("a", encoding="utf-8") as file:
-                file.write("".join(traceback.format_exception(error)))
+                file.write(hidden("".join(traceback.format_exception(error))))
         except OSError:
             log = self.folder
         if isinstance(error, OSError) and error.errno in WORDS:
             return said(error, f"{stage} could not go on")
-        if "No space left on device" in str(error):
-            return said(OSError(FULL, "", None), f"{stage} could not go on")
-        words = (str(error).strip() or "no message").splitlines()[0][:300]
+        # libraries in other languages give the system's words without its number
+        for number in WORDS:
+            if os.strerror(number) in str(error):
+                return said(OSError(number, "", None), f"{stage} could not go on")
+        words = (hidden(str(error)).strip() or "no message").splitlines()[0][:300]
         return StageFailed(f"{stage} failed: {type(error).__name__}: {words}",
                            fix=f"the details are in {log}; what was finished is kept")

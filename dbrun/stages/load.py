@@ -19,6 +19,8 @@ from dbrun.stages.base import Artifact, Job, Sources, Stage
 RECORD = "base.json"
 CARD = {"README.md"}
 """Fetched with a base, for its licence; no part of what the base is."""
+LIBRARIES = ("diffusers", "transformers")
+"""Those whose classes a base may name."""
 BLOB = re.compile(r"[0-9a-f]{64}")
 """The name of a large file in the Hub's cache: its sha256."""
 WEIGHTS = re.compile(r"[A-Za-z0-9_]+(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.safetensors")
@@ -133,10 +135,16 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
         raise RecipeError(f"{folder} holds no model_index.json, so it is no base in diffusers format",
                           fix="name a folder written by `save_pretrained` in `base.path`")
     try:
-        pipeline = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        pipeline = index["_class_name"]
+        homes = {part: index[part][0] for part in family.folders if index.get(part)}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RecipeError(f"{folder / 'model_index.json'} names no pipeline",
                           fix="fetch the base again") from error
+    for part, home in homes.items():
+        if home not in (None, *LIBRARIES):
+            raise RecipeError(f"{folder / 'model_index.json'} takes {part} from {home}, and no code but that of "
+                              f"{' and '.join(LIBRARIES)} is ever run", fix="choose another base")
     if pipeline not in family.pipelines:
         fitting = [name for name, other in families().items() if pipeline in other.pipelines]
         raise RecipeError(f"the base is a {pipeline}; `base.type: {family.NAME}` reads "

@@ -159,7 +159,8 @@ def _tell_cuts(job: Job[PreprocessParams], prompts: Sequence[str]) -> None:
     if tokenizer is None:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(job.base / "tokenizer", local_files_only=True).backend_tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(job.base / "tokenizer", local_files_only=True,
+                                                  trust_remote_code=False).backend_tokenizer
     for cut in cuts(tokenizer, long, limit):
         job.note(cut.said(limit), level="warning")
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from dbrun.durable import sync
 from dbrun.errors import DbrunError, StageFailed
 
-FULL = errno.ENOSPC
 WORDS = {
     errno.ENOSPC: ("the disk is full", "free some space, then the same command goes on"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, then the same command goes on"),

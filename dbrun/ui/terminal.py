@@ -7,6 +7,7 @@ import sys
 from typing import TextIO
 
 from dbrun.errors import DbrunError
+from dbrun.secrets import hidden
 
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
@@ -32,12 +33,12 @@ def width(stream: TextIO) -> int:
 
 def say(text: str, end: str = "\n") -> None:
     """A line for people, on stderr."""
-    print(text, file=sys.stderr, end=end, flush=True)
+    print(hidden(text), file=sys.stderr, end=end, flush=True)
 
 
 def put(text: str, end: str = "\n") -> None:
     """Data that the verb was asked for, on stdout."""
-    print(text, end=end, flush=True)
+    print(hidden(text), end=end, flush=True)
 
 
 def clock(seconds: float) -> str:

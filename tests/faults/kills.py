@@ -157,8 +157,10 @@ class Harness:
         finish(project, *words)
         assert exported(project) == self.whole[words], f"{project} exports other bytes"
         assert finish(project, *words) == {}, f"{project} runs stages again"
-        left = list((project / "store" / "tmp").iterdir())
-        assert not left, f"{project} keeps {left}"
+        assert not list((project / "store" / "tmp").iterdir()), f"{project} keeps leftovers"
+        verify = Child.start(project, ("verify",))
+        said = list(verify.moves())
+        assert verify.wait() == 0, f"{project} is damaged: {said}"
         shutil.rmtree(project)
         return struck
 

@@ -205,3 +205,15 @@ def test_the_hubs_errors_become_clear_words(monkeypatch, error, kind, said) -> N
     with pytest.raises(kind) as caught:
         hub.commit_of("owner/name", "main")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("home", ["evil", "os", "diffusers.pipelines.evil"])
+def test_a_base_that_would_run_other_code_is_refused_before_it_is_loaded(tiny_base, tmp_path, home) -> None:
+    shutil.copytree(tiny_base, tmp_path / "base")
+    index = json.loads((tmp_path / "base" / "model_index.json").read_text())
+    index["unet"] = [home, "Evil"]
+    (tmp_path / "base" / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "base" / "unet" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    with pytest.raises(RecipeError, match="no code but that of diffusers and transformers"):
+        run_load(tmp_path / "base", tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
