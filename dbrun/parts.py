@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 import re
 from functools import cache
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -79,6 +79,11 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, defer_build=True)
     NEUTRAL: ClassVar[dict[str, object]] = {}
+
+    @classmethod
+    def usual(cls) -> Self:
+        """The part of which nothing is said: its defaults, which need no check, and so no validator when it is made."""
+        return cls.model_construct()
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

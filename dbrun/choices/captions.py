@@ -183,7 +183,7 @@ class Prompt(Captions):
         return Texts({})
 
 
-SIDECAR = Sidecar()
+SIDECAR = Sidecar.usual()
 
 
 def types() -> tuple[type[Captions], ...]:

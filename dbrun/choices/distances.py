@@ -40,7 +40,7 @@ class SquaredError(Distance):
         return per_sample_mse(pred, target, counts)
 
 
-MSE = SquaredError()
+MSE = SquaredError.usual()
 
 
 class AbsoluteError(Distance):

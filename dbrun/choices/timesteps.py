@@ -40,7 +40,7 @@ class Uniform(Timesteps):
         return torch.randint(timesteps, (1,), generator=generator)
 
 
-UNIFORM = Uniform()
+UNIFORM = Uniform.usual()
 
 
 class Window(Timesteps):

@@ -54,7 +54,7 @@ class Unweighted(Weighting):
         return False
 
 
-UNWEIGHTED = Unweighted()
+UNWEIGHTED = Unweighted.usual()
 
 
 class MinSnr(Weighting):

@@ -10,8 +10,10 @@ import sys
 def main() -> None:
     """Run `dbrun`; every failure ends in a message for people and an exit code, never in a traceback."""
     try:
-        if not _said_again(sys.argv[1:]):
+        if (code := _said_again(sys.argv[1:])) is None:
             _run()
+        elif code:
+            sys.exit(code)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
@@ -20,18 +22,17 @@ def main() -> None:
         sys.exit(141)
 
 
-def _said_again(words: list[str]) -> bool:
-    """Answer a run that has nothing to do as it was answered before, if nothing has changed since."""
-    if words[:1] != ["run"] or "RANK" in os.environ:
-        return False
-    from dbrun.plan.unchanged import recall
+def _said_again(words: list[str]) -> int | None:
+    """Answer a command as it was answered before, if nothing has changed since; its exit code, None if it must run."""
+    from dbrun.plan.unchanged import VERBS, recall
+
+    if words[:1] == [] or words[0] not in VERBS or "RANK" in os.environ or (answer := recall(words)) is None:
+        return None
     from dbrun.ui.terminal import put, say
 
-    if (answer := recall(words)) is None:
-        return False
-    say(answer[0], end="")
-    put(answer[1], end="")
-    return True
+    for stream, text in answer[0]:
+        (say if stream == "err" else put)(text, end="")
+    return answer[1]
 
 
 def _run() -> None:
@@ -44,7 +45,7 @@ def _run() -> None:
     from dbrun.ui.terminal import complain
 
     try:
-        app_for(sys.argv[1:])()
+        app_for(sys.argv[1:])(prog_name="dbrun")
     except DbrunError as error:
         complain(error)
         sys.exit(error.exit_code)

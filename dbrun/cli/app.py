@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dbrun import __version__
+from dbrun.cli.complete import keys, recipes, recipes_and_keys, stages
 
 app = typer.Typer(name="dbrun", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="Teach a diffusion model a subject from a handful of pictures, from a YAML recipe, "
@@ -15,19 +16,25 @@ app = typer.Typer(name="dbrun", no_args_is_help=True, rich_markup_mode=None, pre
 
 RECIPE = "The recipe, a YAML file."
 OVERRIDES = "Changes to the recipe for this time, such as train.steps=400."
-Recipe = Annotated[Path, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False)]
+Recipe = Annotated[Path, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False,
+                                        autocompletion=recipes)]
 Overrides = Annotated[list[str] | None, typer.Argument(help=OVERRIDES, metavar="KEY=VALUE",
-                                                       show_default=False)]
+                                                       show_default=False, autocompletion=keys)]
 Profiles = Annotated[list[str] | None, typer.Option(
     "--profile", metavar="NAME", help="Lay a profile of the recipe over it; a later one over earlier ones.")]
+Words = Annotated[list[str] | None, typer.Argument(
+    help="The recipe (left out: the one last run here, else the only file in recipes/) and changes to it.",
+    metavar="[RECIPE] [KEY=VALUE]", show_default=False, autocompletion=recipes_and_keys)]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
-Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Nothing after this stage.")]
+Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", autocompletion=stages,
+                                           help="Nothing after this stage.")]
 From = Annotated[str | None, typer.Option(
-    "--from", metavar="STAGE", help="This stage and what follows; what stands above must be cached.")]
+    "--from", metavar="STAGE", autocompletion=stages,
+    help="This stage and what follows; what stands above must be cached.")]
 Only = Annotated[str | None, typer.Option(
-    "--only", metavar="STAGE", help="This stage alone; what stands above must be cached.")]
+    "--only", metavar="STAGE", autocompletion=stages, help="This stage alone; what stands above must be cached.")]
 Force = Annotated[list[str] | None, typer.Option(
-    "--force", metavar="STAGE", help="Do this stage again though it is cached.")]
+    "--force", metavar="STAGE", autocompletion=stages, help="Do this stage again though it is cached.")]
 
 
 def _version(asked: bool) -> None:

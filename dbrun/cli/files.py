@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from dbrun.errors import UsageError
@@ -14,8 +15,22 @@ VERSION = "dbrun/v1"
 """The version of the recipe language that this dbrun knows."""
 
 
-def validate_all(files: Sequence[Path], profiles: Sequence[str], *, as_json: bool) -> bool:
+def validate_all(files: Sequence[Path], profiles: Sequence[str], *, as_json: bool, words: Sequence[str]) -> bool:
     """Check each recipe and say what is wrong with it; whether all are right."""
+    from dbrun.plan.observed import Observation, Seen
+    from dbrun.store.store import store_at_hand
+    from dbrun.ui.terminal import transcript
+
+    with transcript() as said, closing(Observation()) as observation:
+        found = _validated(files, profiles, as_json)
+        right = not any(found.values())
+        observation.keep(words, store_at_hand(), Seen(tuple(map(Path.absolute, files))), said,
+                         exit_code=0 if right else 2)
+    return right
+
+
+def _validated(files: Sequence[Path], profiles: Sequence[str], as_json: bool) -> dict[str, list[dict[str, object]]]:
+    """What is wrong with each file, which is said."""
     from dbrun.recipe.load import load_recipe
     from dbrun.recipe.places import Problems
 
@@ -34,7 +49,7 @@ def validate_all(files: Sequence[Path], profiles: Sequence[str], *, as_json: boo
     if as_json:
         put(json.dumps({"format_version": 1, "files": [{"file": file, "valid": not problems, "problems": problems}
                                                        for file, problems in found.items()]}, indent=1))
-    return not any(found.values())
+    return found
 
 
 def migrate_all(files: Sequence[Path]) -> bool:

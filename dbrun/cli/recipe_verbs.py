@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ def validate(files: Annotated[list[Path], typer.Argument(help="Recipes.", metava
     """Check recipes; all mistakes at once."""
     from dbrun.cli.files import validate_all
 
-    if not validate_all(files, profile or [], as_json=json):
+    if not validate_all(files, profile or [], as_json=json, words=sys.argv[1:]):
         raise typer.Exit(2)
 
 

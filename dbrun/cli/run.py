@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, NoReturn
 
 from dbrun.errors import DbrunError
 from dbrun.events import Emit, RunFailed
-from dbrun.plan.planner import Plan, make_plan
 from dbrun.plan.sources import Located, locate
 from dbrun.recipe.load import LoadedRecipe, load_recipe
 from dbrun.store.store import Store, store_at_hand
-from dbrun.ui.terminal import put, say
+from dbrun.ui.terminal import put, transcript
 
 if TYPE_CHECKING:
     from dbrun.cli.words import Asked
@@ -46,36 +45,32 @@ def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False
     """
     from dbrun.plan.crew import Crew
     from dbrun.plan.launch import check, place
-    from dbrun.plan.observed import Observation
+    from dbrun.plan.observed import Observation, seen_by
     from dbrun.plan.runner import execute
-    from dbrun.ui.progress import Lines, watcher
+    from dbrun.ui.progress import watcher
 
     # threads that spin while they wait slow each other down manyfold on a busy machine; read when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.enable()
     if (here := place(os.environ)) is not None and here.rank:
         share(here, asked)
-    watch, observation = watcher(as_json), Observation()
-    try:
-        loaded, located, store = read(asked, watch)
-        check(loaded.recipe, here, os.environ)
-    except DbrunError as error:
-        watch(RunFailed(None, error.message, error.fix, error.exit_code))
-        raise
-    try:
+    observation = Observation()
+    with transcript() as said, closing(watcher(as_json)) as watch, closing(observation):
+        try:
+            loaded, located, store = read(asked, watch)
+            check(loaded.recipe, here, os.environ)
+        except DbrunError as error:
+            watch(RunFailed(None, error.message, error.fix, error.exit_code))
+            raise
         for note in located.notes:
             watch(note)
         crew = Crew(here.size if here else loaded.recipe.launch.processes, asked.words, here)
         outcome = execute(loaded, located, store, selection, emit=watch, overrides=asked.overrides, crew=crew)
-    finally:
-        observation.stop()
-        watch.close()
-    delivered = f"{outcome.outputs}\n" if outcome.outputs is not None else ""
-    if not as_json and not quiet:
-        put(delivered, end="")
-    if words is not None and not outcome.ran and isinstance(watch, Lines):
-        said = "".join(f"{line}\n" for line in watch.spoken)
-        observation.keep(words, loaded, store, outcome, said, delivered)
+        if outcome.outputs is not None and not as_json and not quiet:
+            put(str(outcome.outputs))
+    if words is not None and not outcome.ran and not as_json:
+        results = [artifact.digest for artifact in outcome.artifacts.values()]
+        observation.keep(words, store, seen_by(loaded, store, results, outcome.outputs), said, run=outcome)
     return outcome
 
 
@@ -90,18 +85,3 @@ def share(here: Place, asked: Asked) -> NoReturn:
         return scope(loaded.recipe, pinned(loaded, located, store), store, ALL, None)
 
     sys.exit(follow(here, plan))
-
-
-def show_plan(asked: Asked, selection: Selection, *, as_json: bool) -> bool:
-    """Show what would be done; whether any of it is still to do."""
-    from dbrun.ui.plan import table
-
-    loaded, located, store = read(asked)
-    plan: Plan = make_plan(loaded.recipe, located, store, selection)
-    if as_json:
-        put(json.dumps(plan.as_json(), indent=1))
-    else:
-        for note in located.notes:
-            say(f"{note.stage}: {note.text}")
-        put(table(plan))
-    return plan.pending

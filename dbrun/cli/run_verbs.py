@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dbrun.cli.app import Force, From, Json, Only, Overrides, Profiles, Recipe, Until, app
+from dbrun.cli.app import Force, From, Json, Only, Overrides, Profiles, Recipe, Until, Words, app
+from dbrun.cli.complete import stages
 from dbrun.errors import UsageError
 
 Sweeps = Annotated[list[str] | None, typer.Option(
@@ -23,7 +24,8 @@ def run(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, s
 
     Stages whose result is in the store are not run again.
     """
-    from dbrun.cli.run import go, show_plan
+    from dbrun.cli.plan import show_plan
+    from dbrun.cli.run import go
     from dbrun.cli.words import asked
     from dbrun.plan.selection import Selection
 
@@ -44,11 +46,9 @@ def run(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, s
 
 
 @app.command()
-def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE", show_default=False)],
-          words: Annotated[list[str] | None, typer.Argument(
-              help="The recipe (left out: the one last run here, else the only file in recipes/) and changes to it.",
-              metavar="RECIPE|KEY=VALUE", show_default=False)] = None,
-          profile: Profiles = None,
+def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE", show_default=False,
+                                               autocompletion=stages)],
+          words: Words = None, profile: Profiles = None,
           only: Annotated[bool, typer.Option("--only", help="Refuse rather than run a stage above.")] = False,
           force: Annotated[bool, typer.Option("--force", help="Do it again though it is cached.")] = False,
           json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:
@@ -73,12 +73,14 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
 @app.command()
 def plan(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
          until: Until = None, from_: From = None, only: Only = None, force: Force = None, json: Json = False,
-         exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 3 if any work is pending.")] = False,
+         locked: Annotated[bool, typer.Option("--locked", help="Compare with the lock beside the recipe.")] = False,
+         exit_code: Annotated[bool, typer.Option(
+             "--exit-code", help="Exit 3 if any work is pending; with --locked, if the lock does not hold.")] = False,
          pictures: Annotated[bool, typer.Option("--pictures", help="Show each picture: its size and shape, what is cut "
                                                 "off, its prompt, and whether it is blurred, tiny, black or there "
                                                 "twice.")] = False) -> None:
     """Show what a run would do, and why."""
-    from dbrun.cli.run import show_plan
+    from dbrun.cli.plan import show_plan
     from dbrun.cli.words import asked
     from dbrun.plan.selection import Selection
 
@@ -86,16 +88,18 @@ def plan(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, 
     if pictures:
         from dbrun.cli.pictures import show_pictures
 
-        if sweep or until or from_ or only or force or exit_code:
+        if sweep or until or from_ or only or force or exit_code or locked:
             raise UsageError("`--pictures` shows pictures, and nothing of stages", fix="leave the other options out")
         show_pictures(wanted, as_json=json)
         return
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
+    if sweep and locked:
+        raise UsageError("`--locked` compares one recipe, and a sweep is several", fix="leave one of them out")
     if sweep:
         from dbrun.cli.sweep import members, show_sweep
 
-        pending = show_sweep(members(wanted, sweep, selection), as_json=json)
+        code = 3 if show_sweep(members(wanted, sweep, selection), as_json=json) and exit_code else 0
     else:
-        pending = show_plan(wanted, selection, as_json=json)
-    if exit_code and pending:
-        raise typer.Exit(3)
+        code = show_plan(wanted, selection, as_json=json, locked=locked, exit_code=exit_code, words=sys.argv[1:])
+    if code:
+        raise typer.Exit(code)

@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.cli.run import go, read
 from dbrun.cli.words import Asked
 from dbrun.errors import DbrunError, Interrupted, StageFailed, UsageError
 from dbrun.events import SweepFinished
+from dbrun.plan.compare import last_loss
 from dbrun.plan.grid import together
 from dbrun.plan.planner import Plan, Scope, plan_of, scope
 from dbrun.recipe.load import load_recipe
@@ -114,17 +114,6 @@ def _result(outcome: Outcome) -> dict[str, object]:
     return {"ran": len(outcome.ran), "cached": len(outcome.reused), "seconds": outcome.seconds,
             "loss": last_loss(train.path) if train else None,
             "outputs": str(outcome.outputs) if outcome.outputs else None}
-
-
-def last_loss(trained: Path) -> float | None:
-    """The mean loss over the last tenth of a training's steps, None where it has written none."""
-    try:
-        lines = (trained / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        losses = [loss for line in lines if isinstance(loss := json.loads(line).get("loss"), (int, float))]
-    except (OSError, ValueError):
-        return None
-    last = losses[-max(1, len(losses) // 10):]
-    return sum(last) / len(last) if last else None
 
 
 def _axes(sweeps: Sequence[str]) -> Iterator[list[tuple[str, str]]]:

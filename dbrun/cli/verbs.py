@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 HOMES = {
     "run_verbs": ("run", "stage", "plan"),
+    "ask_verbs": ("status", "explain", "graph", "lock"),
+    "history_verbs": ("runs", "logs", "diff", "doctor"),
     "recipe_verbs": ("validate", "migrate", "schema", "new"),
     "adapter_verbs": ("show", "compare"),
     "use_verbs": ("sample", "merge", "convert", "push"),

@@ -32,7 +32,7 @@ def changes(ask: Ask, old: Mapping[str, object]) -> tuple[Change, ...]:
     new, stage = ask.document, ask.stage.NAME
     found: list[Change] = []
     if old.get("version") != new["version"]:
-        found.append(Change(f"version of {stage}", _text(old.get("version")), _text(new["version"])))
+        found.append(Change(f"version of {stage}", text_of(old.get("version")), text_of(new["version"])))
     inputs = list(_differing("", old.get("inputs"), new["inputs"], {}))
     found += [Change(f"without {name} now" if now is None else f"with {name} now", None, None)
               for name, was, now in inputs if was is None or now is None]
@@ -42,7 +42,7 @@ def changes(ask: Ask, old: Mapping[str, object]) -> tuple[Change, ...]:
     found += [Change(f"{name} gave another result", None, None)
               for name, was, now in inputs if was is not None and now is not None]
     for part in ("numerics", "libraries"):
-        found += [Change(name or part, _text(was), _text(now))
+        found += [Change(name or part, text_of(was), text_of(now))
                   for name, was, now in _differing("", old.get(part), new[part], {})]
     return tuple(dict.fromkeys(found))
 
@@ -91,7 +91,7 @@ def _told(what: str, was: object, now: object) -> list[Change]:
     if isinstance(old, list) and isinstance(new, list) and old + new and all(map(_is_picture, old + new)):
         return _pictures(old, new, *(CLASS if what.startswith("prior.") else SUBJECTS))
     off = _off().get(what)
-    return [Change(what, _text(off if was is None else was), _text(off if now is None else now))]
+    return [Change(what, text_of(off if was is None else was), text_of(off if now is None else now))]
 
 
 def _is_picture(value: object) -> bool:
@@ -116,7 +116,7 @@ def _pictures(was: list[dict[str, object]], now: list[dict[str, object]], noun: 
         other = Counter((old.get(field, off), new.get(field, off)) for old, new in pairs
                         if old.get(field, off) != new.get(field, off))
         if len(other) == 1 and other.total() == len(was) > 1 and whole:
-            found.append(Change(key, *map(_text, next(iter(other)))))
+            found.append(Change(key, *map(text_of, next(iter(other)))))
         elif other:
             found.append(Change(f"{words} of {_many(other.total(), noun)} changed", None, None))
     varied = sum(old["prompt"] == new["prompt"] and old.get("variants") != new.get("variants") for old, new in pairs)
@@ -149,7 +149,8 @@ def _worded(stage: str, name: str, words: Mapping[str, str]) -> str:
     return name if dot else f"{stage}.{name}"
 
 
-def _text(value: object) -> str | None:
+def text_of(value: object) -> str | None:
+    """A value of a key document as people read it, long ones cut."""
     if value is None:
         return None
     if isinstance(value, bool):

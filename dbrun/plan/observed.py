@@ -1,8 +1,8 @@
-"""What did a run look at that had nothing to do? Written down, so that the same command can be answered by stats alone.
+"""What did a command look at that changed nothing? Written down, so that it can be answered by stats alone next time.
 
 Every file that the process opens and every folder that it lists is heard of from Python itself, so that a new kind of
-source cannot be forgotten. A record is kept only if all of it last changed well before the run began: then it is also
-what the run has seen.
+source cannot be forgotten. A record is kept only if all of it last changed well before the command began: then it is
+also what the command has seen.
 """
 
 from __future__ import annotations
@@ -15,23 +15,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dbrun
 from dbrun.plan import hub
 from dbrun.plan.history import LAST
-from dbrun.plan.runner import Outcome
-from dbrun.plan.unchanged import FOLDER, FORMAT, look, question
+from dbrun.plan.unchanged import FOLDER, FORMAT, STAMP, look, question
 from dbrun.recipe.checks import HUB_ID
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.store.digests import SETTLED
 from dbrun.store.disk import replace_file
 from dbrun.store.store import Store
 
+if TYPE_CHECKING:
+    from dbrun.plan.runner import Outcome
+
 Look = tuple[str, str]
 HEARD = ("open", "os.listdir", "os.scandir")
 SYSTEM = ("/proc/", "/sys/")
 DEVICES = "/dev"
 """Folders of the system that hold no files; what counts of them is in `unchanged.question`."""
+IN_STORE = ("traces", "runs", "work")
+"""Parts of the store that answers depend on."""
 LONGEST = 1024
 KEPT = 64
 """Records that stay; the oldest go."""
@@ -45,8 +50,16 @@ def _hear(event: str, args: tuple[object, ...]) -> None:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What is known to have been looked at. files: those whose bytes count; trees: folders with all in them."""
+
+    files: Sequence[Path]
+    trees: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Observation:
-    """What this process reads from a time on. Call `stop` when the run is over."""
+    """What this process reads from a time on, until it is closed."""
 
     began: float = field(default_factory=time.time)
     heard: set[str] = field(default_factory=set)
@@ -57,46 +70,61 @@ class Observation:
             _hear.hooked = True  # type: ignore[attr-defined]
         _listeners.append(self.heard)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Hear nothing more."""
         _listeners[:] = [heard for heard in _listeners if heard is not self.heard]
 
-    def keep(self, words: Sequence[str], loaded: LoadedRecipe, store: Store, outcome: Outcome, said: str,
-             put: str) -> None:
-        """Record a run that had nothing to do, if all that it saw is old enough to be trusted.
+    def keep(self, words: Sequence[str], store: Store, seen: Seen, said: Sequence[tuple[str, str]], *,
+             exit_code: int = 0, run: Outcome | None = None) -> None:
+        """Record a command that changed nothing, if all that it saw is old enough to be trusted.
 
-        words: the command's; said, put: what it wrote to stderr and stdout.
+        words: the command's; said: what it wrote; run: what the runner did, if it was at work.
         """
-        self.stop()
+        self.close()
+        if not store.root.is_dir():
+            return
         with suppress(OSError):
             looks = []
-            for how, path in self._places(loaded, store, outcome):
+            for how, path in self._places(store, seen, run is None):
                 state, changed = look(how, path)
                 if changed > self.began - SETTLED:
                     return
                 looks.append((how, path, state))
-            record = {"format": FORMAT, "looks": looks, "name": loaded.recipe.name, "run": outcome.run_id,
-                      "last": (store.root / LAST).read_text(encoding="utf-8"), "said": said, "put": put}
+            record = {"format": FORMAT, "looks": looks, "said": said, "exit_code": exit_code,
+                      "run": _run_facts(store, run) if run is not None else None}
             folder = store.root / FOLDER
             replace_file(folder / question(words), json.dumps(record).encode(), scratch=store.scratch, durable=False)
             _thin(folder)
 
-    def _places(self, loaded: LoadedRecipe, store: Store, outcome: Outcome) -> list[Look]:
-        recipes = [str(path) for path in loaded.files]
-        trees = {str(Path(dbrun.__file__).parent), *_named(loaded),
-                 *(str(artifact.path) for artifact in outcome.artifacts.values())}
-        if outcome.outputs is not None:
-            trees.add(str(outcome.outputs.absolute()))
-        if HUB_ID.fullmatch(loaded.recipe.base.path):
-            trees.add(str(hub.repository(loaded.recipe.base.path)))
+    def _places(self, store: Store, seen: Seen, listed: bool) -> list[Look]:
+        """What to look at, and how. listed: what the store's folders list counts, not only files in them."""
+        commits = store.root / "commits.table"
+        contents = [str(path) for path in (*seen.files, *([commits] if commits.exists() else []))]
+        trees = {str(Path(dbrun.__file__).parent), *map(str, seen.trees)}
         single = _outside(trees, {os.path.abspath(p) for p in (*self.heard, *store.digests.asked)})
         inside = f"{store.root}{os.sep}"
-        read = {path for path in single if not path.startswith(inside) and path not in recipes}
-        traces = {path for path in single if path.startswith(os.path.join(inside, "traces", ""))}
-        around = _outside(trees, {os.path.dirname(path) for path in read})
-        entries = sorted({*read, *traces, *around, *(path for path in sys.path if path)} - trees)
-        return [*(("bytes", path) for path in recipes), *(("tree", path) for path in sorted(trees)),
-                *(("entry", path) for path in entries)]
+        read = {path for path in single if not path.startswith(inside) and path not in contents}
+        parts = IN_STORE if listed else IN_STORE[:1]
+        stored = {path for path in single if path.startswith(inside)
+                  and path.removeprefix(inside).partition(os.sep)[0] in parts}
+        around = _outside(trees, {os.path.dirname(path) for path in read} - {str(store.root)})
+        entries = sorted({*read, *stored, *around, *(path for path in sys.path if path)} - trees)
+        return [*(("bytes", path) for path in contents), *(("tree", path) for path in sorted(trees)),
+                *(("entry", path) for path in entries if path != str(store.root))]
+
+
+def seen_by(loaded: LoadedRecipe, store: Store, digests: Iterable[str], outputs: Path | None = None) -> Seen:
+    """What a recipe and the results that it has make a command look at. digests: of the results."""
+    trees = [*_named(loaded), *(str(store.objects.path(digest)) for digest in digests)]
+    if outputs is not None:
+        trees.append(str(outputs.absolute()))
+    if HUB_ID.fullmatch(loaded.recipe.base.path):
+        trees.append(str(hub.repository(loaded.recipe.base.path)))
+    return Seen(loaded.files, tuple(trees))
+
+
+def _run_facts(store: Store, run: Outcome) -> dict[str, str]:
+    return {"name": run.run_id[STAMP:], "id": run.run_id, "last": (store.root / LAST).read_text(encoding="utf-8")}
 
 
 def _outside(trees: Iterable[str], paths: Iterable[str]) -> set[str]:

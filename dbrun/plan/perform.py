@@ -14,6 +14,7 @@ from dbrun.plan.base import base_folder
 from dbrun.plan.crew import Crew
 from dbrun.plan.jobs import Jobs
 from dbrun.plan.keys import Ask
+from dbrun.plan.memory import peak
 from dbrun.plan.planner import BASE_STAGE, EXPORT_STAGE, Scope, Status, judge
 from dbrun.plan.reasons import Reason
 from dbrun.plan.record import Record
@@ -102,7 +103,7 @@ class Performer:
         out, work = store.fresh(), store.work(question.lineage)
         began = time.monotonic()
         try:
-            with self._clear_words(stage):
+            with self._clear_words(stage), peak(self.within.numerics.device) as memory:
                 work.mkdir(parents=True, exist_ok=True)
                 # what this process has learnt of the Hub, the others read
                 store.save_tables()
@@ -114,7 +115,7 @@ class Performer:
                 self._same_base(stage, out)
                 seconds = time.monotonic() - began
                 trace = store.publish(stage, question.key, question.document, out, seconds=seconds,
-                                      items=items.used)
+                                      items=items.used, memory=memory())
         finally:
             remove(out)
         if not question.stage.lengthens(question.params):

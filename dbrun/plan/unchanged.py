@@ -1,7 +1,7 @@
-"""Has nothing changed since a run that had nothing to do? Answered from files alone, before any package is imported.
+"""Has nothing changed since the same command? Answered from files alone, before any package is imported.
 
-Such a run leaves a record of all that it looked at (`dbrun.plan.observed`). While every look still shows the same, the
-same command has nothing to do again.
+A command that only read, or a run that had nothing to do, leaves a record of all that it looked at
+(`dbrun.plan.observed`). While every look still shows the same, it would say the same again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "unchanged"
 FLEETING = ("_", "SHLVL", "PWD", "OLDPWD", "COLUMNS", "LINES", "WINDOWID", "OMP_WAIT_POLICY",
             "PYDANTIC_DISABLE_PLUGINS")
@@ -22,21 +22,26 @@ GPUS = ("nvidia", "dxg", "kfd")
 """How the device files of GPUs begin, which `device: auto` looks for."""
 STAMP = len("20260101-000000.000000-")
 """Characters of a run's id before its name."""
+VERBS = ("run", "plan", "validate")
+"""Those whose answers are kept."""
 MOST = 200_000
 """Entries of a folder that are looked at; a record of a larger one is not kept."""
 
 
-def recall(words: Sequence[str]) -> tuple[str, str] | None:
-    """What the command of these words says on stderr and stdout where nothing has changed; else None."""
+def recall(words: Sequence[str]) -> tuple[list[tuple[str, str]], int] | None:
+    """What the command of these words says, as ("err" or "out", text), and its exit code, if nothing has changed."""
     root = os.environ.get("DBRUN_STORE") or ".dbrun"
     try:
         with open(os.path.join(root, FOLDER, question(words)), "rb") as file:
             record = json.loads(file.read())
         same = record["format"] == FORMAT and all(look(how, path)[0] == state for how, path, state in record["looks"])
-        if not same or _last_run(root, record["name"]) != record["run"]:
+        if not same:
             return None
-        _set_last(root, record["last"])
-        return record["said"], record["put"]
+        if (run := record["run"]) is not None:
+            if _last_run(root, run["name"]) != run["id"]:
+                return None
+            _set_last(root, run["last"])
+        return [(stream, text) for stream, text in record["said"]], int(record["exit_code"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

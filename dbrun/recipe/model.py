@@ -151,15 +151,15 @@ class Recipe(Part):
     """In place of `subject`, several that one adapter learns together, each with pictures, prompts and class."""
     prior: Annotated[Prior | None, OrNone] = None
     """Prior preservation; left out, none."""
-    images: Images = Images()
+    images: Images = Images.usual()
     """How pictures are prepared."""
     adapt: Adapt
     """Which components are adapted, and how."""
-    objective: Objective = Objective()
+    objective: Objective = Objective.usual()
     """What the denoiser learns to predict, and how its error counts."""
-    train: Train = Train()
+    train: Train = Train.usual()
     """The training."""
-    samples: Samples = Samples()
+    samples: Samples = Samples.usual()
     """The pictures of `before_after.png`, and those that are drawn while training."""
     trackers: Annotated[tuple[Tracker, ...] | None, OrNone] = None
     """Programs that are told how training goes; metrics.jsonl in the run's folder is written all the same."""

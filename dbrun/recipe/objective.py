@@ -48,7 +48,7 @@ class Objective(Part):
     mean over the picture under these weights, so that a small subject is learnt as fast as a large one."""
 
 
-AS_THE_BASE = Objective()
+AS_THE_BASE = Objective.usual()
 UNMASKED = 0.1
 """How much what a mask hides counts where `objective.unmasked_weight` is left out, as in OneTrainer."""
 

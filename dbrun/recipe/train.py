@@ -38,9 +38,9 @@ class Train(Part):
     """Micro-batches per step."""
     max_grad_norm: Annotated[Float | None, Field(gt=0), OrNone] = 1.0
     """Gradients are clipped to this norm; null for no clipping."""
-    optimizer: AnyOptimizer = optimizers.AdamW()
+    optimizer: AnyOptimizer = optimizers.AdamW.usual()
     """The optimizer."""
-    schedule: AnySchedule = schedules.Constant()
+    schedule: AnySchedule = schedules.Constant.usual()
     """The learning-rate schedule."""
     ema: Annotated[Ema | None, OrNone] = None
     """Export a moving average of what was learnt; `{}` for the usual one; left out, what the last step left."""

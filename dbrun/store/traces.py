@@ -30,7 +30,7 @@ class File:
 class Trace:
     """A stage's finished work. document: the whole key document; seconds: how long the work took.
 
-    items: the keys of the single items that it is made of.
+    items: the keys of the single items that it is made of; memory: bytes that the work took at most, 0 if unknown.
     """
 
     stage: str
@@ -41,6 +41,7 @@ class Trace:
     created: str
     seconds: float
     items: tuple[str, ...] = ()
+    memory: int = 0
 
 
 def manifest_digest(files: Mapping[str, File]) -> str:
@@ -112,7 +113,8 @@ def _read(path: Path, stage: str, key: str) -> Trace | None:
         files = {name: File(int(f["size"]), str(f["sha256"])) for name, f in data["files"].items()}
         trace = Trace(stage=str(data["stage"]), key=str(data["key"]), digest=str(data["digest"]), files=files,
                       document=cast("Mapping[str, object]", data["document"]), created=str(data["created"]),
-                      seconds=float(data["seconds"]), items=tuple(map(str, data.get("items", ()))))
+                      seconds=float(data["seconds"]), items=tuple(map(str, data.get("items", ()))),
+                      memory=int(data.get("memory", 0)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     whole = (trace.stage == stage and trace.key == key and isinstance(trace.document, dict)

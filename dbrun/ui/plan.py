@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
-import textwrap
+from collections.abc import Mapping
+from types import MappingProxyType
 
+from dbrun.plan.estimate import Estimate, total
 from dbrun.plan.planner import Plan, Status
-from dbrun.ui.terminal import paint, width
+from dbrun.store.space import words as size_words
+from dbrun.ui.table import aligned
+from dbrun.ui.terminal import clock, paint
 
 STYLES = {Status.HIT: "green", Status.RUN: "cyan", Status.RESUME: "yellow", Status.BLOCKED: "red"}
 
@@ -16,14 +20,23 @@ def status_word(status: Status) -> str:
     return paint(f"{status.upper():<7}", STYLES[status], sys.stdout)
 
 
-def table(plan: Plan) -> str:
-    """The plan as aligned text; long reasons are wrapped under their column."""
-    column = max((len(s.name) for s in plan.stages), default=0)
-    indent = column + 2 + len("BLOCKED") + 2
-    room = max(20, width(sys.stdout) - indent)
-    rows = []
-    for stage in plan.stages:
-        reason = textwrap.wrap(str(stage.reason), room) or [""]
-        rows.append(f"{stage.name:<{column}}  {status_word(stage.status)}  {reason[0]}".rstrip())
-        rows += [" " * indent + line for line in reason[1:]]
-    return "\n".join(rows)
+def table(plan: Plan, known: Mapping[str, Estimate] = MappingProxyType({})) -> str:
+    """The plan as aligned text, with what is known of the time, memory and disk that it will take."""
+    rows = [[stage.name, status_word(stage.status), _about(known.get(stage.name)), str(stage.reason)]
+            for stage in plan.stages]
+    if not known:
+        return aligned([[row[0], row[1], row[3]] for row in rows])
+    return f"{aligned(rows)}\n{_total(plan, known)}"
+
+
+def _about(estimate: Estimate | None) -> str:
+    return f"~{clock(estimate.seconds)}" if estimate else ""
+
+
+def _total(plan: Plan, known: Mapping[str, Estimate]) -> str:
+    """What the stages take together, as far as it is known."""
+    whole = total(known.values())
+    memory = f", {size_words(whole.memory)} of memory" if whole.memory else ""
+    unknown = [stage.name for stage in plan.stages if stage.status is not Status.HIT and stage.name not in known]
+    without = f"; nothing is known of {', '.join(unknown)}" if unknown else ""
+    return f"about {clock(whole.seconds)}{memory}, {size_words(whole.disk)} of disk, going by earlier runs{without}"

@@ -38,8 +38,6 @@ class Lines:
     def __init__(self) -> None:
         self._column = 0
         self._spoke = time.monotonic()
-        self.spoken: list[str] = []
-        """What was said, line by line."""
 
     def __call__(self, event: Event) -> None:
         """Render one event."""
@@ -47,7 +45,7 @@ class Lines:
             case RunStarted():
                 self._column = max((len(s) for s in event.stages), default=0)
                 self._spoke = time.monotonic()
-                self.say(f"{paint(event.name, 'bold', sys.stderr)}  {paint(event.recipe, 'dim', sys.stderr)}")
+                say(f"{paint(event.name, 'bold', sys.stderr)}  {paint(event.recipe, 'dim', sys.stderr)}")
             case StageReused():
                 self.row(event.stage, paint("cached", "dim", sys.stderr))
             case StageStarted():
@@ -62,14 +60,9 @@ class Lines:
             case RunFinished():
                 self.finished(event)
 
-    def say(self, text: str) -> None:
-        """A line for people."""
-        self.spoken.append(text)
-        say(text)
-
     def row(self, stage: str, text: str) -> None:
         """A line that begins with the stage's name."""
-        self.say(f"  {stage:<{self._column}}  {text}")
+        say(f"  {stage:<{self._column}}  {text}")
 
     def started(self, event: StageStarted) -> None:
         """A stage begins."""
@@ -94,9 +87,9 @@ class Lines:
         """The run is over."""
         work = (f"{event.ran} ran, {event.reused} cached  {clock(event.seconds)}" if event.ran else
                 "nothing to do, all stages cached")
-        self.say(f"{paint('done', 'green', sys.stderr)}  {work}")
+        say(f"{paint('done', 'green', sys.stderr)}  {work}")
         if event.ran and event.outputs:
-            self.say(f"look at {event.outputs}/before_after.png")
+            say(f"look at {event.outputs}/before_after.png")
 
 
 class Live(Lines):

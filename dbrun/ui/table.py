@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 import unicodedata
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dbrun.ui.terminal import paint, width
 
 GAP = "  "
+COLOUR = re.compile(r"\x1b\[\d*m")
 
 
 def aligned(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: Sequence[str | None] = ()) -> str:
@@ -35,6 +37,7 @@ def aligned(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: 
 
 
 def columns(text: str) -> int:
-    """Terminal columns of a text; East Asian characters take two."""
+    """Terminal columns of a text; East Asian characters take two, colours none."""
+    text = COLOUR.sub("", text)
     return len(text) if text.isascii() else sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from dbrun.errors import DbrunError
 from dbrun.secrets import hidden
 
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+_transcripts: list[list[tuple[str, str]]] = []
+
+
+@contextmanager
+def transcript() -> Iterator[list[tuple[str, str]]]:
+    """All that is written inside the block by `say` and `put`: ("err" or "out", text) in turn."""
+    written: list[tuple[str, str]] = []
+    _transcripts.append(written)
+    try:
+        yield written
+    finally:
+        _transcripts.pop()
 
 
 def is_live(stream: TextIO) -> bool:
@@ -33,12 +49,18 @@ def width(stream: TextIO) -> int:
 
 def say(text: str, end: str = "\n") -> None:
     """A line for people, on stderr."""
-    print(hidden(text), file=sys.stderr, end=end, flush=True)
+    text = hidden(text) + end
+    print(text, file=sys.stderr, end="", flush=True)
+    for written in _transcripts:
+        written.append(("err", text))
 
 
 def put(text: str, end: str = "\n") -> None:
     """Data that the verb was asked for, on stdout."""
-    print(hidden(text), end=end, flush=True)
+    text = hidden(text) + end
+    print(text, end="", flush=True)
+    for written in _transcripts:
+        written.append(("out", text))
 
 
 def clock(seconds: float) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.cli.sweep import MOST, last_loss, members, show_sweep, split
+from dbrun.cli.sweep import MOST, members, show_sweep, split
 from dbrun.cli.words import Asked
 from dbrun.errors import DbrunError, UsageError
+from dbrun.plan.compare import last_loss
 from dbrun.plan.selection import Selection
 from dbrun.recipe.new import starter
 from dbrun.ui.sweep import results_table

@@ -17,7 +17,7 @@ from stub_world import RECIPE, Train, TrainParams, stub_stages
 
 import dbrun
 from dbrun.plan import keys, observed, unchanged
-from dbrun.plan.observed import Observation
+from dbrun.plan.observed import Observation, seen_by
 from dbrun.plan.runner import execute
 from dbrun.plan.sources import locate
 from dbrun.plan.unchanged import FOLDER, recall
@@ -46,7 +46,7 @@ class World:
         """A run as the command line does it: `recalled`, or how many stages ran."""
         words = ("run", "r.yaml", *overrides)
         if (answer := recall(words)) is not None:
-            assert answer == ("said\n", "put\n")
+            assert answer == ([("err", "said\n"), ("out", "put\n")], 0)
             return "recalled"
         keys.full_version.cache_clear()
         observation, store = Observation(), store_at_hand()
@@ -55,9 +55,10 @@ class World:
         stages = stub_stages() | {"train": Reading()}
         outcome = execute(loaded, place, store, emit=lambda event: None, overrides=overrides, stages=stages)
         self.between()
-        observation.stop()
+        observation.close()
         if not outcome.ran:
-            observation.keep(words, loaded, store, outcome, "said\n", "put\n")
+            seen = seen_by(loaded, store, [a.digest for a in outcome.artifacts.values()], outcome.outputs)
+            observation.keep(words, store, seen, [("err", "said\n"), ("out", "put\n")], run=outcome)
         return f"{len(outcome.ran)} ran"
 
     def settle(self, *overrides: str) -> None:

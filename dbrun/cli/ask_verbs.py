@@ -1,0 +1,50 @@
+"""The verbs that say how things stand with a recipe, and why."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dbrun.cli.app import Json, Overrides, Profiles, Recipe, Words, app
+from dbrun.cli.complete import stages
+
+
+@app.command()
+def status(words: Words = None, profile: Profiles = None, json: Json = False) -> None:
+    """Show how a recipe stands: its stages, its outputs, its last run."""
+    from dbrun.cli.ask import show_status
+
+    show_status(words or [], profile, as_json=json)
+
+
+@app.command()
+def explain(stage: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE", show_default=False,
+                                               autocompletion=stages)],
+            words: Words = None, profile: Profiles = None, json: Json = False) -> None:
+    """Take a stage's key apart, against the nearest earlier one."""
+    from dbrun.cli.ask import show_explanation
+
+    show_explanation(stage, words or [], profile, as_json=json)
+
+
+@app.command()
+def graph(words: Words = None, profile: Profiles = None,
+          mermaid: Annotated[bool, typer.Option("--mermaid", help="Write a Mermaid flowchart.")] = False,
+          json: Json = False) -> None:
+    """Draw the stages of a recipe and what each needs."""
+    from dbrun.cli.ask import show_graph
+
+    show_graph(words or [], profile, mermaid=mermaid, as_json=json)
+
+
+@app.command()
+def lock(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, json: Json = False) -> None:
+    """Write down what a recipe points at: the base's commit, the contents of its pictures.
+
+    The lock stands beside the recipe, recipe.lock for recipe.yaml; `plan --locked` compares with it.
+    """
+    from dbrun.cli.ask import make_lock
+    from dbrun.cli.words import asked
+
+    make_lock(asked(recipe, overrides, profile), as_json=json)

@@ -1,0 +1,49 @@
+"""The verbs over runs that are on record, and over the machine that they run on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dbrun.cli.app import Json, app
+
+RUN = "A run: its id, the beginning of it, or a name, which means its newest run."
+
+
+@app.command()
+def runs(name: Annotated[str | None, typer.Argument(help="Only runs of this name.", show_default=False)] = None,
+         limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+         json: Json = False) -> None:
+    """List the runs on record, the newest first."""
+    from dbrun.cli.history import show_runs
+
+    show_runs(name, limit, as_json=json)
+
+
+@app.command()
+def logs(run: Annotated[str | None, typer.Argument(help=RUN + " Left out: the last.", metavar="RUN",
+                                                   show_default=False)] = None, json: Json = False) -> None:
+    """Show what a run said, and the traceback where it broke."""
+    from dbrun.cli.history import show_log
+
+    show_log(run, as_json=json)
+
+
+@app.command()
+def diff(first: Annotated[str, typer.Argument(help=RUN, metavar="RUN", show_default=False)],
+         second: Annotated[str, typer.Argument(help=RUN, metavar="RUN", show_default=False)],
+         json: Json = False) -> None:
+    """Show how two runs differ: recipes, stages, results."""
+    from dbrun.cli.history import show_difference
+
+    show_difference(first, second, as_json=json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Look at devices, memory, disk, libraries and the Hub login; exit 1 if something is wrong."""
+    from dbrun.cli.history import show_machine
+
+    if not show_machine(as_json=json):
+        raise typer.Exit(1)

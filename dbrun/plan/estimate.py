@@ -1,0 +1,74 @@
+"""How long will a stage take, and how much memory and disk? As the most similar earlier work did, scaled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from dbrun.plan.differences import changes
+from dbrun.plan.grid import foretold
+from dbrun.plan.keys import Ask
+from dbrun.plan.planner import Plan, Scope, StagePlan, Status
+from dbrun.plan.reasons import Resumes
+from dbrun.store.store import Store
+from dbrun.store.traces import Trace
+
+RECENT = 8
+"""Earlier results of a stage that are compared."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a stage will take. memory: bytes at most, 0 where that is not known; disk: bytes of its result."""
+
+    seconds: float
+    memory: int
+    disk: int
+
+
+def estimates(within: Scope, plan: Plan) -> Mapping[str, Estimate]:
+    """For each stage that is to run, what it will take, as far as there is earlier work on such a device."""
+    digests = foretold(within, plan)
+    found = {}
+    for stage in plan.stages:
+        if stage.status in (Status.RUN, Status.RESUME):
+            question = within.ask(stage.name, digests)
+            if (one := _estimate(question, stage, within.store)) is not None:
+                found[stage.name] = one
+    return found
+
+
+def total(known: Iterable[Estimate]) -> Estimate:
+    """Stages one after another."""
+    every = list(known)
+    return Estimate(sum(e.seconds for e in every), max((e.memory for e in every), default=0),
+                    sum(e.disk for e in every))
+
+
+def _estimate(question: Ask, stage: StagePlan, store: Store) -> Estimate | None:
+    numerics = question.document["numerics"]
+    alike = [trace for trace in store.traces.recent(stage.name, RECENT) if trace.document.get("numerics") == numerics]
+    if not alike:
+        return None
+    nearest = min(alike, key=lambda trace: len(changes(question, trace.document)))
+    left = 1.0 - _done(question, stage)
+    return Estimate(round(nearest.seconds * _longer(question, nearest) * left, 1), nearest.memory,
+                    sum(file.size for file in nearest.files.values()))
+
+
+def _longer(question: Ask, trace: Trace) -> float:
+    """How many times as long the work is as it was, by the params that only lengthen it."""
+    before, ratio = trace.document.get("params"), 1.0
+    for name in question.stage.lengthens(question.params):
+        now, was = getattr(question.params, name), before.get(name) if isinstance(before, dict) else None
+        if isinstance(now, int) and isinstance(was, int) and was > 0:
+            ratio *= now / was
+    return ratio
+
+
+def _done(question: Ask, stage: StagePlan) -> float:
+    """The share of the work that an earlier run has done already."""
+    said = re.match(r"step (\d+)", stage.reason.done) if isinstance(stage.reason, Resumes) else None
+    limits = [getattr(question.params, name) for name in question.stage.lengthens(question.params)]
+    return min(1.0, int(said[1]) / limits[0]) if said and limits and limits[0] else 0.0

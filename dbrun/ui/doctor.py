@@ -1,0 +1,18 @@
+"""How the state of a machine looks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from dbrun.plan.machine import Check
+from dbrun.ui.table import aligned
+from dbrun.ui.terminal import paint
+
+STYLES = {"ok": "green", "note": "yellow", "bad": "red"}
+
+
+def examined(checks: Sequence[Check]) -> str:
+    """A line for each thing looked at, with the way out where it is not well."""
+    return aligned([[check.name, paint(check.state, STYLES[check.state], sys.stdout),
+                     f"{check.found} → {check.fix}" if check.fix else check.found] for check in checks])

@@ -1,0 +1,31 @@
+"""How a stage's key looks when it is taken apart."""
+
+from __future__ import annotations
+
+import sys
+
+from dbrun.plan.explain import Explanation
+from dbrun.ui.plan import status_word
+from dbrun.ui.table import aligned
+from dbrun.ui.terminal import paint
+
+
+def explanation(found: Explanation) -> str:
+    """The verdict, what it is compared with, then what differs, and what the key is made of besides."""
+    plan = found.plan
+    reason = str(plan.reason)
+    if found.earlier is not None and found.unchanged and found.trace is None:
+        reason += f"; {', '.join(found.unchanged)} unchanged"
+    lines = [f"{paint(plan.name, 'bold', sys.stdout)}  {status_word(plan.status).rstrip()}  {reason}",
+             f"key  {found.key or 'not known before what stands above has run'}"]
+    if found.trace is not None:
+        lines.append(f"made {found.trace.created}, digest {found.trace.digest}")
+    compared = found.earlier is not None and found.trace is None
+    rows = []
+    for part in dict.fromkeys(line.part for line in found.lines):
+        for line in found.lines:
+            if line.part == part:
+                mark = "~" if compared and line.changed else " "
+                before = f"before: {line.before or 'left out'}" if compared and line.changed else ""
+                rows.append([mark, part, line.name, f"{line.now or 'left out'}{f'  ({before})' if before else ''}"])
+    return "\n".join([*lines, aligned(rows, styles=["yellow", "dim"])])

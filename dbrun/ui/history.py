@@ -1,0 +1,107 @@
+"""How runs on record look: a list of them, what one said, how two differ, how things stand now."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from dbrun.plan.compare import Comparison, Row
+from dbrun.plan.planner import Plan, Status
+from dbrun.store.runs import RUN, Run
+from dbrun.ui.plan import status_word
+from dbrun.ui.store import STYLES
+from dbrun.ui.table import aligned
+from dbrun.ui.terminal import clock, paint
+
+
+def run_list(runs: Sequence[Run]) -> str:
+    """A line a run: id, when it began, how it ended, what it did."""
+    return aligned([[run.id, began(run), paint(run.state, STYLES[run.state], sys.stdout), ended(run)]
+                    for run in runs])
+
+
+def began(run: Run) -> str:
+    """When a run began, in the local time."""
+    match = RUN.fullmatch(run.id)
+    if match is None:
+        return ""
+    import calendar
+
+    seconds = calendar.timegm(time.strptime(match["stamp"], "%Y%m%d-%H%M%S"))
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def ended(run: Run) -> str:
+    """What a run did, in a few words."""
+    last = run.ended
+    if last is None:
+        return ""
+    if last.get("event") == "run_finished":
+        seconds = last.get("seconds")
+        taken = f", {clock(seconds)}" if isinstance(seconds, (int, float)) else ""
+        return f"{last.get('ran')} ran, {last.get('reused')} cached{taken}"
+    stage = f"{last['stage']}: " if last.get("stage") else ""
+    return f"{stage}{str(last.get('message', '')).splitlines()[0] if last.get('message') else ''}"
+
+
+def log_lines(events: Iterable[Mapping[str, object]], log: str | None) -> str:
+    """What a run said, a line an event with its time, then the traceback if it left one."""
+    rows = [[time.strftime("%H:%M:%S", time.localtime(float(str(event.get("time", 0))))),
+             str(event.get("stage") or ""), text] for event in events if (text := _event(event))]
+    return "\n".join(part for part in (aligned(rows, styles=["dim"]) if rows else "", (log or "").rstrip()) if part)
+
+
+def _event(event: Mapping[str, object]) -> str:
+    match event.get("event"):
+        case "run_started":
+            return f"{event.get('name')} begins: {event.get('recipe')}"
+        case "stage_reused":
+            return "cached"
+        case "stage_started":
+            return f"{'goes on' if event.get('resumed') else 'runs'}: {event.get('reason')}"
+        case "progress":
+            metrics = event.get("metrics")
+            words = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in metrics.items()
+                              if isinstance(value, (int, float))) if isinstance(metrics, dict) else ""
+            return f"{event.get('done')}/{event.get('total')} {event.get('unit')}  {words}".rstrip()
+        case "note":
+            return f"{'warning: ' if event.get('level') == 'warning' else ''}{event.get('text')}"
+        case "stage_finished":
+            return f"done  {clock(float(str(event.get('seconds', 0))))}"
+        case "run_finished":
+            return f"done  {event.get('ran')} ran, {event.get('reused')} cached"
+        case "run_failed":
+            fix = f" → {event['fix']}" if event.get("fix") else ""
+            return f"failed: {event.get('message')}{fix}"
+    return ""
+
+
+def comparison(found: Comparison, first: Run, second: Run) -> str:
+    """What differs between two runs; what is equal is only named."""
+    blocks = []
+    for title, rows in (("recipe", found.recipe), ("keys of stages", found.stages), ("results", found.results)):
+        if rows:
+            blocks.append(aligned(_cells(rows), head=[title, first.id, second.id]))
+    if found.same:
+        blocks.append(f"the same in both: {', '.join(found.same)}")
+    return "\n\n".join(blocks) or "the two runs are the same"
+
+
+def _cells(rows: Sequence[Row]) -> list[list[str]]:
+    return [[name, a or "-", b or "-"] for name, a, b in rows]
+
+
+def standing(plan: Plan, made: Mapping[str, tuple[str, float]], last: Run | None, outputs: tuple[str, str],
+             at_work: str | None) -> str:
+    """How a recipe stands. made: stage → when its result was made and how long that took; outputs: where, how."""
+    rows = []
+    for stage in plan.stages:
+        when, seconds = made.get(stage.name, ("", 0.0))
+        words = f"made {when}, took {clock(seconds)}" if stage.status is Status.HIT else str(stage.reason)
+        rows.append([stage.name, status_word(stage.status), words])
+    lines = [aligned(rows), f"outputs: {outputs[0]}, {outputs[1]}"]
+    if last is not None:
+        state = paint(last.state, STYLES[last.state], sys.stdout)
+        lines.append(f"last run: {last.id}, {state}" + (f", {words}" if (words := at_work or ended(last)) else ""))
+    return "\n".join(lines)

@@ -1,0 +1,93 @@
+"""Do the verbs that look say the same to people and to programs, with the right exit codes?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dbrun.cli import complete
+from dbrun.cli.verbs import HOMES
+from dbrun.plan.machine import checks
+from dbrun.recipe.new import starter
+from dbrun.store.store import Store
+
+READING = {"plan": ["dog.yaml"], "status": ["dog.yaml"], "explain": ["train", "dog.yaml"], "graph": ["dog.yaml"],
+           "lock": ["dog.yaml"], "runs": [], "doctor": [], "validate": ["dog.yaml"], "ls": [], "du": []}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DBRUN_STORE", raising=False)
+    (tmp_path / "dog.yaml").write_text(starter("dog"))
+    return tmp_path
+
+
+def run(*words: str, check: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    done = subprocess.run([sys.executable, "-m", "dbrun", *words], capture_output=True, text=True,
+                          env={**os.environ, **env})
+    assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize("verb", READING)
+def test_a_reading_verb_speaks_json_with_a_version(folder: Path, verb: str) -> None:
+    assert json.loads(run(verb, *READING[verb], "--json").stdout)["format_version"] == 1
+
+
+def test_what_people_see_holds_no_colour_where_there_is_no_terminal(folder: Path) -> None:
+    for verb in ("plan", "status", "graph", "doctor"):
+        done = run(verb, *READING[verb])
+        assert "\x1b" not in done.stdout + done.stderr and done.stdout.strip()
+
+
+def test_the_lock_decides_the_exit_code(folder: Path) -> None:
+    run("plan", "dog.yaml", "--locked", check=2)
+    assert run("lock", "dog.yaml").stdout.strip() == "dog.lock"
+    run("plan", "dog.yaml", "--locked", "--exit-code")
+    run("plan", "dog.yaml", "--exit-code", check=3)
+    done = run("plan", "dog.yaml", "subject.images=embedded:zwx_car", "--locked", "--exit-code", check=3)
+    assert "is not in the lock" in done.stderr
+
+
+def test_wrong_recipes_are_told_as_data(folder: Path) -> None:
+    (folder / "bad.yaml").write_text(starter("bad").replace("seed: 0", "sead: 0"))
+    found = json.loads(run("validate", "dog.yaml", "bad.yaml", "--json", check=2).stdout)
+    assert [file["valid"] for file in found["files"]] == [True, False]
+    problem = found["files"][1]["problems"][0]
+    assert (problem["key"], problem["column"]) == ("sead", 1) and problem["line"] > 1
+
+
+def test_a_version_that_nobody_knows_is_refused(folder: Path) -> None:
+    assert run("migrate", "dog.yaml").stdout.strip() == "dog.yaml: dbrun/v1, nothing to do"
+    (folder / "new.yaml").write_text("schema: dbrun/v9\n")
+    assert "found the version 'dbrun/v9', this dbrun knows dbrun/v1 only" in run("migrate", "new.yaml", check=2).stderr
+
+
+def test_the_next_word_is_completed(folder: Path) -> None:
+    (folder / "recipes").mkdir()
+    (folder / "recipes" / "cat.yaml").touch()
+    assert complete.recipes("") == ["dog.yaml", "recipes/cat.yaml", "recipes/"]
+    assert complete.recipes("recipes/") == ["recipes/cat.yaml"]
+    assert complete.keys("train.le") == ["train.learning_rate="]
+    assert complete.stages("p") == ["preprocess"]
+    line = {"_DBRUN_COMPLETE": "complete_bash", "COMP_WORDS": "dbrun ", "COMP_CWORD": "1"}
+    offered = run(**line).stdout.split()
+    assert {verb for verbs in HOMES.values() for verb in verbs} <= set(offered)
+
+
+def test_the_machine_is_looked_at_without_telling_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    found = checks(Store(tmp_path / "store"))
+    assert "hf_secret" not in str(found)
+    assert {"Hub login": "ok", "torch": "ok"}.items() <= {check.name: check.state for check in found}.items()
+    monkeypatch.setattr("dbrun.plan.machine.full_version", lambda name: "0.1" if name == "torch" else "absent")
+    wrong = {check.name: check for check in checks(Store(tmp_path / "store")) if check.state == "bad"}
+    assert wrong["torch"].fix and wrong["torch"].fix.startswith("pip install 'torch")
+    assert wrong["peft"].found == "absent"
