@@ -17,6 +17,8 @@ from dbrun.stages.views import cutting_of
 from dbrun.store.disk import said
 from dbrun.store.store import Store
 
+OFTEN = 500
+"""Pictures after which what was seen so far is kept, in case the command is killed."""
 TINY = 1.25
 """A picture that must be made more than this many times wider shows fewer pixels than it is trained with."""
 
@@ -69,6 +71,8 @@ def _looks(files: Mapping[str, Path], store: Store, seen: Callable[[int, int], N
         for done, digest in enumerate(new):
             seen(done, len(new))
             store.looks.put(f"{rules}:{digest}", looks.look(files[digest]).as_data())
+            if done % OFTEN == OFTEN - 1:
+                store.save_tables()
         for digest in files:
             data = store.looks.get(f"{rules}:{digest}")
             found[digest] = Look.from_data(data) if data else looks.look(files[digest])

@@ -43,13 +43,15 @@ class Images(Part):
     """The colour put behind transparent pictures."""
     buckets: Annotated[Buckets | None, OrNone] = None
     """Aspect-ratio buckets, so that little is cut from pictures that are no squares; `{}` for the usual ones; left out,
-    every picture becomes a square. A micro-batch then holds one shape, so that it may hold fewer pictures."""
+    every picture becomes a square. A micro-batch then holds pictures of one shape, so that an epoch's last of a shape
+    may hold fewer. Class images that the base makes stay squares; a class half of another shape than the instance half
+    goes through the denoiser by itself."""
     crop: Literal["center", "random"] = "center"
     """What is cut from a picture that does not fit its shape: the same on both sides, or by chance."""
     crops: Annotated[Int | None, Field(ge=1, le=1000), OrNone] = None
     """With `crop: random`, how many crops of each picture are encoded, of which each draw takes one; left out, 8."""
     flip: Bool = False
-    """Show each picture mirrored, too, in about half of the draws; not for a subject with a left and a right."""
+    """Show each of your pictures mirrored, too, in about half of the draws; not for what has a left and a right."""
     masks: Masks = "none"
     """What of an instance image is to be learnt: all; what its mask shows, `NAME.mask.png` or `NAME-masklabel.png`
     beside it, white on black; or what is not transparent. `objective.unmasked_weight` says how the rest counts."""
