@@ -14,7 +14,7 @@ app = typer.Typer(name="dbrun", no_args_is_help=True, rich_markup_mode=None, pre
                   help="Teach a diffusion model a subject from a handful of pictures, from a YAML recipe, "
                        "stage by stage, and get the same result again tomorrow.")
 
-RECIPE = "The recipe, a YAML file."
+RECIPE = "The recipe, a YAML file; or a .safetensors that a run exported, whose recipe is rebuilt."
 OVERRIDES = "Changes to the recipe for this time, such as train.steps=400."
 Recipe = Annotated[Path, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False,
                                         autocompletion=recipes)]

@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from dbrun.errors import DbrunError
 from dbrun.events import Emit, RunFailed
 from dbrun.plan.sources import Located, locate
-from dbrun.recipe.load import LoadedRecipe, load_recipe
+from dbrun.recipe.load import EXPORTED, LoadedRecipe, load_recipe
 from dbrun.store.store import Store, store_at_hand
 from dbrun.ui.terminal import put, transcript
 
@@ -34,7 +35,14 @@ def read(asked: Asked, emit: Emit | None = None) -> tuple[LoadedRecipe, Located,
         from dbrun.plan.datasets import fetch
 
         fetch(loaded, store, emit)
-    return loaded, locate(loaded, store), store
+    located = locate(loaded, store)
+    if loaded.path.suffix == EXPORTED:
+        from dbrun.plan.again import differences
+        from dbrun.provenance import read as provenance
+
+        told = differences(provenance(loaded.path), loaded.recipe, located)
+        located = replace(located, notes=(*located.notes, *told))
+    return loaded, located, store
 
 
 def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False,

@@ -16,6 +16,9 @@ from dbrun.recipe.model import Recipe
 from dbrun.recipe.nodes import Table, leaves, merge, origins, plain_data
 from dbrun.recipe.places import Place, Problem, Problems
 
+EXPORTED = ".safetensors"
+"""The ending of a file that stands for the recipe that made it."""
+
 
 @dataclass(frozen=True)
 class LoadedRecipe:
@@ -46,14 +49,20 @@ class LoadedRecipe:
 def load_recipe(path: Path, overrides: Sequence[str] = (), profiles: Sequence[str] = ()) -> LoadedRecipe:
     """The recipe in a file under some of its profiles, and over these `key=value` overrides.
 
+    An exported .safetensors stands for the recipe that made it.
+
     Raises Problems with all that is wrong, in profiles that are not asked for, too.
     """
     path = path.absolute()
-    whole, files = from_files(path)
+    whole, files = _exported(path) if path.suffix == EXPORTED else from_files(path)
     data, beside = asides.take(whole)
     laid = beside.chosen(profiles, data)
     if overrides:
         laid = merge(laid, from_command_line(overrides))
+    if path.suffix == EXPORTED:
+        from dbrun.recipe.rebuilt import check_places
+
+        check_places(laid, path)
     problems = [problem for name in beside.profiles if name not in profiles
                 for problem in _wrong_inside(beside, name, data)]
     try:
@@ -64,6 +73,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), profiles: Sequence[st
     if problems:
         raise Problems(problems)
     return LoadedRecipe(recipe, path, files, dict(origins(laid)), Path.cwd(), tuple(profiles))
+
+
+def _exported(path: Path) -> tuple[Table, tuple[Path, ...]]:
+    from dbrun.recipe.rebuilt import rebuilt
+
+    return rebuilt(path), (path,)
 
 
 def _resolved(data: Table, beside: Asides) -> Table:

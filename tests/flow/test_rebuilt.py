@@ -1,0 +1,72 @@
+"""Is the recipe of an exported adapter what made it, and is what is other here said?"""
+
+import json
+import shutil
+
+import pytest
+
+from dbrun.errors import RecipeError
+from dbrun.plan.again import differences
+from dbrun.plan.planner import make_plan
+from dbrun.plan.sources import locate
+from dbrun.provenance import read
+from dbrun.recipe.load import load_recipe
+from dbrun.store.store import Store
+
+FILE = "outputs/tiny/pytorch_lora_weights.safetensors"
+
+
+def told(project, *words: str, file: str = FILE, change=lambda document: None) -> tuple[list[str], bool]:
+    """What is said of the differences, and whether anything is left to do."""
+    loaded, store = load_recipe(project.folder / file, words), Store(project.folder / ".dbrun")
+    located = locate(loaded, store)
+    document = read(project.folder / file)
+    change(document)
+    notes = differences(document, loaded.recipe, located)
+    return [note.text for note in notes], make_plan(loaded.recipe, located, store).pending
+
+
+def test_an_exported_file_is_the_recipe_that_made_it(project, monkeypatch) -> None:
+    monkeypatch.chdir(project.folder)
+    for file in (FILE, "outputs/tiny/kohya.safetensors", "outputs/tiny/peft/denoiser/adapter_model.safetensors"):
+        if (project.folder / file).exists():
+            assert load_recipe(project.folder / file).recipe == load_recipe(project.folder / "tiny.yaml").recipe
+    assert told(project) == (["all that made it is here: pictures, base, settings, device, libraries"], False)
+
+
+def test_what_is_other_here_is_said(project, monkeypatch) -> None:
+    monkeypatch.chdir(project.folder)
+    (project.folder / "pictures" / "0.png").unlink()
+    said, pending = told(project, "train.steps=8", change=lambda d: d["libraries"].update(torch="1.0"))
+    assert pending and any(text.startswith("libraries.torch: was 1.0, is ") for text in said)
+    assert any("pictures: 1 of 3 are not here" in text and "0 are others" in text for text in said)
+    assert "train.steps: was 6, is 8" in said
+
+
+def test_a_lone_file_asks_for_the_places_that_it_knows_by_contents(project, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(project.folder)
+    alone = shutil.copy(project.folder / FILE, tmp_path / "my dog.safetensors")
+    with pytest.raises(RecipeError, match=r"by their contents only: base.path, subject.images") as caught:
+        load_recipe(tmp_path / "my dog.safetensors")
+    assert caught.value.fix == "say where they are: base.path=PATH subject.images=PATH"
+    said, pending = told(project, "base.path=base", "subject.images=pictures", "samples.steps=2",
+                         file=str(alone))
+    assert said == ["all that made it is here: pictures, base, settings, device, libraries"] and pending
+    recipe = load_recipe(tmp_path / "my dog.safetensors", ["base.path=base", "subject.images=pictures"]).recipe
+    known = load_recipe(project.folder / "tiny.yaml").recipe
+    assert recipe.name == "my_dog" and recipe.adapt == known.adapt and recipe.prior == known.prior
+    assert recipe.train == known.train.model_copy(update={"checkpoint_every": recipe.train.checkpoint_every})
+
+
+def test_a_record_of_another_machine_asks_for_its_places(project, monkeypatch) -> None:
+    monkeypatch.chdir(project.folder)
+    record = project.folder / "outputs" / "tiny" / "dbrun.json"
+    document = json.loads(record.read_text())
+    document["recipe"]["subject"]["images"] = "…/rex"
+    record.write_text(json.dumps(document))
+    with pytest.raises(RecipeError, match=r"only: subject\.images"):
+        load_recipe(project.folder / FILE)
+    document["stages"]["train"]["digest"] = "0" * 64
+    record.write_text(json.dumps(document))
+    with pytest.raises(RecipeError, match=r"only: base\.path, subject\.images"):
+        load_recipe(project.folder / FILE)
