@@ -72,6 +72,8 @@ def unknown_key(path: str, here: Sequence[str], everywhere: Sequence[str]) -> st
     """What to say of an unknown key. path: dotted; here: its level's keys; everywhere: all dotted keys."""
     word = path.rsplit(".", 1)[-1]
     homes = [key for key in everywhere if key.rsplit(".", 1)[-1] == word]
+    if path in homes:
+        return f"unknown key with this `type`; allowed here: {', '.join(here)}"
     if homes:
         # a setting of a choice is no home of a word that a section has
         homes = [key for key in homes if key.count(".") == min(other.count(".") for other in homes)]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +23,9 @@ WORDS = ["train", "steps", "adapt", "denoiser", "type", "lora", "schedule", "cos
          "é", "\u2028", "\x00"]
 KEYS = ["base", "subject", "prior", "images", "adapt", "train", "samples", "export", "extends", "zz"]
 DOTTED = ["train.steps", "name", "adapt", "adapt.denoiser", "train.schedule", "export", "base.path", "a.b.c"]
-QUICK = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = int(os.environ.get("DBRUN_FUZZ", "300"))
+"""Inputs of each kind; the slow set takes 20,000 of each, 100,000 in all."""
+QUICK = settings(max_examples=MANY, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 WORD = st.sampled_from(WORDS) | st.text(max_size=8)
 TREES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | WORD,
                      lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORD, inner, max_size=5),
@@ -67,3 +74,12 @@ def test_any_small_change_of_a_good_recipe(tmp_path: Path, good: str, start: int
 @given(st.lists(OVERRIDE, max_size=4))
 def test_any_override(tmp_path: Path, good: str, overrides: list[str]) -> None:
     attempt(tmp_path, good.encode(), *overrides)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_inputs_neither_crash_nor_hang_nor_fill_the_memory() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    done = subprocess.run([sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider"],
+                          env={**os.environ, "DBRUN_FUZZ": "20000"}, capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) < 1 << 20, "over 1 GiB"
