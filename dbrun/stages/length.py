@@ -76,13 +76,21 @@ def told(recipe: Recipe, sources: Sources) -> str:
         return (f"{held}{_count(found.pictures, 'picture')} in {len(found.shapes)} shapes = "
                 f"{_count(micro, 'micro-batch', 'es')} of at most {train.batch_size} ÷ "
                 f"{train.accumulation} accumulated = "
-                f"{_count(found.steps_per_epoch, 'step')} an epoch; {whole}{_rates(train)}")
+                f"{_count(found.steps_per_epoch, 'step')} an epoch; {whole}{_rates(train)}{_dealt(recipe)}")
     return (f"{held}{_count(found.pictures, 'picture')} ÷ ({train.batch_size} × {train.accumulation} accumulated) = "
-            f"{_count(found.steps_per_epoch, 'step')} an epoch; {whole}{_rates(train)}")
+            f"{_count(found.steps_per_epoch, 'step')} an epoch; {whole}{_rates(train)}{_dealt(recipe)}")
 
 
 def _count(number: float, noun: str, plural: str = "s") -> str:
     return f"{number:.4g} {noun}{'' if number == 1 else plural}"
+
+
+def _dealt(recipe: Recipe) -> str:
+    processes = recipe.launch.processes
+    if processes == 1:
+        return ""
+    share = _count(recipe.train.accumulation // processes, "micro-batch", "es")
+    return f"; {processes} processes, each with {share} a step"
 
 
 def _rates(train: Train) -> str:

@@ -5,6 +5,7 @@ import pytest
 from dbrun.choices.averaging import Ema
 from dbrun.errors import RecipeError
 from dbrun.families.base import Sampling
+from dbrun.recipe.launch import Launch
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.pictures import Buckets, Images
 from dbrun.stages.base import BaseSource, Picture, Sources
@@ -90,6 +91,8 @@ def test_the_plan_says_the_arithmetic() -> None:
     assert told(recipe(steps=300, batch_size=5, scale_lr=True, learning_rate=2e-3), sources(5)) == (
         "5 pictures ÷ (5 × 1 accumulated) = 1 step an epoch; 300 steps = 300 epochs; "
         "learning rate 0.002 × 1 × 5 = 0.01")
+    shared = recipe(steps=10, batch_size=1, accumulation=4).model_copy(update={"launch": Launch(processes=2)})
+    assert told(shared, sources(5)).endswith("; 2 processes, each with 2 micro-batches a step")
 
 
 def test_what_changes_the_numbers_is_in_the_params_and_what_does_not_is_not() -> None:
