@@ -61,6 +61,11 @@ def test_sizes_are_known_only_where_they_count(home):
     assert {p.size for p in find(home, "images.crop=random").sources.pictures} == set(SIZES.values())
 
 
+def test_every_picture_of_a_subject_is_repeated_as_it_says(home):
+    assert {p.repeats for p in find(home).sources.pictures} == {1}
+    assert {p.repeats for p in find(home, "subject.repeats=3").sources.pictures} == {3}
+
+
 def test_a_step_that_the_base_does_not_take_is_refused(home):
     with pytest.raises(RecipeError, match=r"images\.buckets\.step: found 4, allowed for this base: multiples of 16"):
         find(home, "images.buckets={step: 4}")

@@ -25,6 +25,7 @@ from dbrun.recipe.model import Recipe
 from dbrun.recipe.objective import Objective
 from dbrun.stages.base import BaseSource, Sources, Upkeep
 from dbrun.stages.train import Train, _batches
+from dbrun.training.epochs import rows
 
 STEPS = 16
 
@@ -235,6 +236,16 @@ def test_where_the_base_is_the_target_no_class_picture_is_read(tmp_path: Path) -
     rows = [(half.prompts, [half.stored[half.ways_of(i)[0]].equal(latents[f"instance.{i % 3:05d}"])
                             for i in range(len(half.prompts))]) for half in batches.halves]
     assert rows == [((1,) * 3, [True] * 3), ((0,) * 3 + (1,) * 3, [True] * 6)]
+
+
+def test_a_repeated_picture_stands_in_an_epoch_as_often(tmp_path: Path) -> None:
+    write_inputs(tmp_path / "home")
+    index = {"prompts": PROMPTS, "instance": [1] * 3, "class": [0] * 4, "repeats": [1, 3, 1]}
+    (tmp_path / "home" / "preprocess" / "index.json").write_text(json.dumps(index))
+    batches = _batches(job(tmp_path / "home", tmp_path / "o", tmp_path / "w", batch_size=5),
+                       FAMILY, load(tmp_path / "home"), SimpleNamespace(process=SimpleNamespace(timesteps=1000)))
+    shown = [row.picture for row in rows(batches.halves[0].epoch(0), 5, 0)]
+    assert sorted(shown) == [0, 1, 1, 1, 2] and len(batches(0).x0) == 10
 
 
 def test_how_little_what_a_mask_hides_counts_changes_what_is_learnt(tmp_path: Path) -> None:
