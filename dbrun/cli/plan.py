@@ -49,16 +49,19 @@ def _unsettled(stage: StagePlan) -> bool:
 
 def _tell(within: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool) -> None:
     from dbrun.plan.estimate import estimates
-    from dbrun.ui.plan import table
+    from dbrun.recipe.exports import outlook
+    from dbrun.ui.plan import exports, table
 
     known = estimates(within, plan)
+    forms = outlook(within.recipe, within.located.sources.base.folder)
     if as_json:
         estimated = {name: asdict(estimate) for name, estimate in known.items()}
-        put(json.dumps({**plan.as_json(), "estimates": estimated, "drift": drifted}, indent=1))
+        beside = {"estimates": estimated, "drift": drifted, "formats": asdict(forms)}
+        put(json.dumps({**plan.as_json(), **beside}, indent=1))
         return
     for note in within.located.notes:
         say(f"{note.stage}: {note.text}")
-    put(table(plan, known))
+    put(f"{table(plan, known)}\n{exports(forms)}")
     for text in drifted or ():
         say(f"lock: {text}")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import get_args
 
 from dbrun.families.base import families
@@ -31,6 +33,23 @@ def refusal(recipe: Recipe, name: str) -> str | None:
     adapters = recipe.adapt.adapters
     reasons = (form.refuses(family, component, adapters[component]) for component in own if component in adapters)
     return next((reason for reason in reasons if reason), None)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What becomes of each format. possible: those that could be asked for besides; refused: name -> why not."""
+
+    written: tuple[str, ...]
+    possible: tuple[str, ...]
+    refused: Mapping[str, str]
+
+
+def outlook(recipe: Recipe, base: Path | None) -> Outlook:
+    """Which formats are written, which others could be, and why not the rest. base: its folder, if it is here."""
+    family, written = families()[recipe.base.type], chosen(recipe)
+    refused = {name: why for name in get_args(Export)
+               if (why := refusal(recipe, name) or (base and formats()[name].unfit(family, base)))}
+    return Outlook(written, tuple(name for name in get_args(Export) if name not in (*written, *refused)), refused)
 
 
 def uncarried(recipe: Recipe, names: Iterable[str]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from dbrun.plan.estimate import Estimate, total
 from dbrun.plan.planner import Plan, Status
+from dbrun.recipe.exports import Outlook
 from dbrun.store.space import words as size_words
 from dbrun.ui.table import aligned
 from dbrun.ui.terminal import clock, paint
@@ -27,6 +28,15 @@ def table(plan: Plan, known: Mapping[str, Estimate] = MappingProxyType({})) -> s
     if not known:
         return aligned([[row[0], row[1], row[3]] for row in rows])
     return f"{aligned(rows)}\n{_total(plan, known)}"
+
+
+def exports(forms: Outlook) -> str:
+    """The formats that are written, those that could be asked for besides, and why the others could not."""
+    lines = [f"exports {', '.join(forms.written)}"]
+    if forms.possible:
+        lines.append(f"  `export` may also name {', '.join(forms.possible)}")
+    lines += [f"  not {name}, {why}" for name, why in forms.refused.items()]
+    return "\n".join(lines)
 
 
 def _about(estimate: Estimate | None) -> str:

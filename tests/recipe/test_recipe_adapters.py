@@ -2,7 +2,7 @@
 
 import pytest
 
-from dbrun.recipe.exports import chosen
+from dbrun.recipe.exports import chosen, outlook
 from dbrun.recipe.places import Problems
 
 LORA = "{type: lora, rank: 16, targets: all}"
@@ -56,3 +56,21 @@ def test_the_text_encoder_may_take_all_where_it_has_no_convolution(load, good) -
 
 def test_formats_asked_for_are_kept(load, good) -> None:
     assert chosen(load(good.replace("[diffusers, peft]", "[peft]")).recipe) == ("peft",)
+
+
+@pytest.mark.parametrize(("adapter", "written", "possible", "refused"), [
+    (LORA, ("diffusers", "peft", "kohya"), ("component", "merged", "single_file"), {"embedding": "carries a trigger"}),
+    ("{type: lokr}", ("peft", "kohya"), ("component", "merged", "single_file"), {"diffusers": "carries LoRA only"}),
+    ("{type: oft, targets: linear}", ("peft",), ("component", "merged", "single_file"),
+     {"diffusers": "is of type oft", "kohya": "no names for what `adapt.denoiser` is: oft"}),
+    ("{type: full}", ("component",), ("merged", "single_file"), {"peft": "which carries adapters", "kohya": "full"})])
+def test_a_plan_says_which_formats_can_carry_it_and_why_not_the_others(load, good, adapter, written, possible,
+                                                                       refused) -> None:
+    from dbrun.ui.plan import exports
+
+    found = outlook(load(good.replace(LORA, adapter).replace("export: [diffusers, peft]\n", "")).recipe, None)
+    assert (found.written, found.possible) == (written, possible)
+    assert all(words in found.refused[name] for name, words in refused.items())
+    said = exports(found)
+    assert said.startswith(f"exports {', '.join(written)}\n") and f"also name {', '.join(possible)}" in said
+    assert all(f"not {name}, {why}" in said for name, why in found.refused.items())
