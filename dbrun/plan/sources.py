@@ -18,6 +18,7 @@ from dbrun.plan.base import find_base
 from dbrun.plan.given import FoundAdapter, Wanted, find_adapter
 from dbrun.plan.masks import check_any
 from dbrun.plan.pictures import Asked, FoundPictures, find_pictures, in_order
+from dbrun.plan.ranks import check_ranks
 from dbrun.plan.training import training_notes
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.model import Recipe
@@ -56,6 +57,7 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     with _said_of(loaded, "images.buckets.step"):
         shapes.check_step(recipe, base.source.folder)
     _check_objective(loaded, base.source.folder)
+    check_ranks(loaded, base.source)
     _check_exports(loaded, base.source.folder)
     found = {key: _pictures(loaded, _asked(key, one, recipe), store) for key, one in recipe.taught.items()}
     with _said_of(loaded, "images.masks"):
