@@ -56,7 +56,8 @@ def _tell(within: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool
     forms = outlook(within.recipe, within.located.sources.base.folder)
     if as_json:
         estimated = {name: asdict(estimate) for name, estimate in known.items()}
-        beside = {"estimates": estimated, "drift": drifted, "formats": asdict(forms)}
+        notes = [{"stage": note.stage, "text": note.text, "level": note.level} for note in within.located.notes]
+        beside = {"estimates": estimated, "drift": drifted, "formats": asdict(forms), "notes": notes}
         put(json.dumps({**plan.as_json(), **beside}, indent=1))
         return
     for note in within.located.notes:

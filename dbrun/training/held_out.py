@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -75,8 +76,9 @@ class Watch:
 
 
 def best_step(history: Iterable[Looked]) -> int | None:
-    """The first step after which the held-out loss was least; None where there was no look yet."""
-    looks = [(row.held_out_loss, row.step) for row in history if row.held_out_loss is not None]
+    """The first step after which the held-out loss was least; None where no look gave a number yet."""
+    looks = [(row.held_out_loss, row.step) for row in history
+             if row.held_out_loss is not None and math.isfinite(row.held_out_loss)]
     return min(looks)[1] if looks else None
 
 

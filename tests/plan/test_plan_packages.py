@@ -12,6 +12,7 @@ from dbrun.plan import keys
 from dbrun.plan.keys import ask
 from dbrun.plan.planner import Status, make_plan
 from dbrun.recipe.load import load_recipe
+from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Numerics
 from dbrun.stages.train import Train
 from dbrun.store.store import Store
@@ -37,6 +38,21 @@ def test_the_plan_says_what_is_missing_and_how_to_install_it_and_nothing_runs(tm
     with pytest.raises(StageFailed, match="nowhere-to-be-found") as failure:
         go(home, stages=stages)
     assert failure.value.fix == "pip install 'dbrun[optimizers]'" and not (tmp_path / "runs").exists()
+
+
+class Wishing(type(stub_stages()["train"])):
+    def wishes(self, recipe: Recipe) -> tuple[Package, ...]:
+        return (MISSING,) if recipe.trackers else ()
+
+
+def test_a_tracker_that_is_not_installed_is_missed_too_and_only_where_it_is_asked_for(tmp_path) -> None:
+    home = make_home(tmp_path / "home")
+    stages = {**stub_stages(), "train": Wishing()}
+    for words, status in (((), Status.RUN), (("trackers=[wandb]",), Status.BLOCKED)):
+        recipe = load_recipe(home / "r.yaml", words).recipe
+        plan = make_plan(recipe, located(home), Store(home / "store"), stages=stages)
+        assert {s.name: s.status for s in plan.stages}["train"] is status
+    assert [p.name for p in Train().wishes(recipe)] == ["wandb"] and recipe.trackers == ("wandb",)
 
 
 @pytest.mark.parametrize("kind", types(), ids=lambda k: k.NAME)

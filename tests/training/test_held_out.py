@@ -1,6 +1,7 @@
 """Is what is held out never trained on, always seen alike, and a reason to stop that a crash does not change?"""
 
 import json
+import math
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,6 +117,7 @@ def test_the_rule() -> None:
 
     watch = Watch(HeldOut(every=2, patience=2), [], lambda prompts: {})
     assert best_step(history(None, 3.0, None, 2.0, None, 2.0)) == 4 and best_step(history(None)) is None
+    assert best_step(history(None, math.nan, None, 5.0)) == 4 and best_step(history(math.nan)) is None
     assert not watch.ends([]) and not watch.ends(history(None, 1.0, None, 2.0))
     assert not watch.ends(history(None, 1.0, None, 2.0, None)) and watch.ends(history(None, 1.0, None, 2.0, None, 3.0))
     assert not watch.ends(history(None, 1.0, None, 2.0, None, 0.5))
