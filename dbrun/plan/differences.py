@@ -24,7 +24,12 @@ WIDTH = 60
 def nearest(ask: Ask, earlier: Sequence[Mapping[str, object]]) -> Reason:
     """Why there is no result: the fewest changes from one of the earlier key documents."""
     found = [c for c in (changes(ask, document) for document in earlier) if c]
-    return Changed(min(found, key=len)) if found else Simply.NO_EARLIER
+    if not found:
+        return Simply.NO_EARLIER
+    fewest = min(found, key=len)
+    words: Mapping[str, str] = getattr(type(ask.params), "WORDS", {})
+    anew = {_worded(ask.stage.NAME, name, words): why for name, why in ask.stage.anew(ask.params).items()}
+    return Changed(fewest, anew.get(fewest[0].what) if len(fewest) == 1 else None)
 
 
 def changes(ask: Ask, old: Mapping[str, object]) -> tuple[Change, ...]:

@@ -115,11 +115,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Changed(Reason):
-    """The nearest earlier result was made from something else."""
+    """The nearest earlier result was made from something else. anew: why its work does not go on, if it could."""
 
     changes: tuple[Change, ...]
+    anew: str | None = None
 
     def __str__(self) -> str:
         more = len(self.changes) - SHOWN
         shown = ", ".join(str(c) for c in self.changes[:SHOWN])
-        return f"{shown} and {more} more" if more > 0 else shown
+        shown = f"{shown} and {more} more" if more > 0 else shown
+        return f"{shown}; begins anew: {self.anew}" if self.anew else shown

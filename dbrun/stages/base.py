@@ -194,6 +194,10 @@ class Stage(Generic[P]):
         """Names of params that only lengthen the work, so that it may go on from the work folder of a shorter run."""
         return ()
 
+    def anew(self, params: P) -> Mapping[str, str]:
+        """Names of params that could lengthen the work but do not, each with the reason why it begins anew."""
+        return {}
+
     def packages(self, params: P) -> tuple[Package, ...]:
         """What these params compute with beside `libraries`, which not everybody has installed."""
         return ()

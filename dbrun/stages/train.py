@@ -108,6 +108,11 @@ class Train(Stage[TrainParams]):
         """`steps`, where no step's learning rate depends on how many there are."""
         return () if params.schedule.horizon else ("steps",)
 
+    def anew(self, params: TrainParams) -> Mapping[str, str]:
+        """`steps`, where the learning rates of all steps change with it."""
+        depends = f"the learning rates of `{params.schedule.NAME}` depend on how many steps there are"
+        return {"steps": depends} if params.schedule.horizon else {}
+
     def packages(self, params: TrainParams) -> tuple[Package, ...]:
         """The optimizer's, where it is not one of torch's or transformers'."""
         return (params.optimizer.PACKAGE,) if params.optimizer.PACKAGE else ()

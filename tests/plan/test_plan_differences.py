@@ -161,3 +161,16 @@ def test_without_an_earlier_result():
 def test_documents_of_unknown_shape_do_not_hurt():
     for document in ({}, {"params": None}, {"params": 3, "inputs": [], "numerics": "x"}):
         assert str(nearest(question(), [document]))
+
+
+def test_what_could_have_gone_on_says_why_it_does_not():
+    class Horizon(Train):
+        def anew(self, params):
+            return {"steps": "it knows its end"}
+
+    def text(**changed):
+        now = ask(Horizon(), Params(**changed), {"load": "a" * 64}, Numerics("cpu", 2))
+        return str(nearest(now, [question().document]))
+
+    assert text(steps=400) == "train.steps 300 → 400; begins anew: it knows its end"
+    assert "anew" not in text(steps=400, rate=2.0) and "anew" not in text(rate=2.0)
