@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dbrun.adapters.attach import Placed
+    from dbrun.adapters.foreign import Foreign, Recast
 
 PRESETS = ("attention", "attention+ff", "linear", "all")
 
@@ -128,6 +129,14 @@ class Adapter(Learnable):
         """Itself as JSON data without its targets; `type` says how to read it."""
         off = {name for name in self.LATER if getattr(self, name) == self.NEUTRAL[name]}
         return self.model_dump(mode="json", exclude={"targets", *self.BESIDE, *off})
+
+    @classmethod
+    def recasts(cls, given: Foreign) -> Iterator[Recast]:
+        """Another program's adapter of this type as one of these, the likeliest settings first; all predict the same.
+
+        More than one where its file does not say all: the right one is known by the shapes that it gives.
+        """
+        raise NotImplementedError
 
     def start_config(self, modules: tuple[str, ...]) -> PeftConfig | None:
         """peft's config of a second adapter on the same layers that never trains; None where there is none."""

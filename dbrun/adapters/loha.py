@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dbrun.adapters.lycoris import Lycoris
+from dbrun.adapters.foreign import Foreign, Recast, evened
+from dbrun.adapters.lycoris import Lycoris, unwound
 
 if TYPE_CHECKING:
     from peft import LoHaConfig
@@ -31,3 +33,12 @@ class LoHa(Lycoris):
         """With the scale in the first factor, since LyCORIS' own merging applies alpha twice; no small kernels."""
         return {name: {**layer, "hada_w1_a": layer["hada_w1_a"] * self.scale}
                 for name, layer in self.unwound(modules, state).items()}
+
+    @classmethod
+    def recasts(cls, given: Foreign) -> Iterator[Recast]:
+        """Without small kernels, which ranks cannot be evened out with."""
+        state = {f"{layer}.{end}": t for layer in given.modules for end, t in unwound(given.of(layer)).items()}
+        plain = evened(given, state, "hada_w1_a")
+        small = any(name.endswith("hada_t1") for name in given.state)
+        words = ("small kernels were multiplied into the inner factors",) if small else ()
+        yield replace(plain, changed=(*plain.changed, *words))

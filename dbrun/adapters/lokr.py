@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from dbrun.adapters.foreign import Foreign, Recast
 from dbrun.adapters.lycoris import Lycoris
 from dbrun.parts import Bool, Int, OrNone
 
@@ -44,3 +45,19 @@ class LoKr(Lycoris):
             second = {end: tensor for end, tensor in layer.items() if end.startswith("lokr_w2")}
             layers[name] = {"lokr_w1": first * self.scale, **second, "alpha": layer["alpha"]}
         return layers
+
+    @classmethod
+    def recasts(cls, given: Foreign) -> Iterator[Recast]:
+        """With the scale in the first factor; kohya's names do not tell the factor, so every one that may be right."""
+        state = {name: tensor * given.scales[name.rpartition(".")[0]] if name.endswith((".lokr_w1", ".lokr_w1_a"))
+                 else tensor for name, tensor in given.state.items()}
+        moved = any(scale != 1 for scale in given.scales.values())
+        words = ("the scale is in the first factor, and alpha is the rank now",) if moved else ()
+        forms = {"decompose_both": any(name.endswith(".lokr_w1_a") for name in state),
+                 "effective_conv": any(name.endswith(".lokr_t2") for name in state)}
+        thin = {t.shape[0] for n, t in state.items() if n.endswith((".lokr_w2_b", ".lokr_w1_b"))} or {4096}
+        sides = sorted({side for n, t in state.items() if n.endswith(".lokr_w1") for side in t.shape if side > 1})
+        said: Any = given.config.get("decompose_factor")
+        for rank in sorted(thin):
+            for factor in [None, *reversed(sides)] if said is None else [None if said == -1 else said]:
+                yield Recast({"rank": rank, "alpha": float(rank), "factor": factor, **forms}, state, words)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from dbrun.adapters import pissa
 from dbrun.adapters.base import Ranked, Targets
+from dbrun.adapters.foreign import Foreign, Recast, evened
 from dbrun.parts import Bool, Float
 
 if TYPE_CHECKING:
@@ -100,6 +102,13 @@ class Lora(Ranked):
                 lengths = pairs[f"{name}.lora_magnitude_vector"]
                 layers[name]["dora_scale"] = lengths.reshape(-1, *[1] * (down.dim() - 1))
         return layers
+
+    @classmethod
+    def recasts(cls, given: Foreign) -> Iterator[Recast]:
+        """A LoRA, or a DoRA where it has magnitudes."""
+        dora = any(name.endswith("magnitude_vector") for name in given.state)
+        plain = evened(given, given.state, "lora_B.weight")
+        yield replace(plain, settings={**plain.settings, **({"dora": True} if dora else {})})
 
     @property
     def _split(self) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from dbrun.adapters.base import Adapter, Targets
+from dbrun.adapters.foreign import Foreign, Recast
 from dbrun.errors import RecipeError
 from dbrun.parts import Bool, Int
 
@@ -52,3 +53,8 @@ class Oft(Adapter):
 
         return OFTConfig(r=0, oft_block_size=self.block_size, block_share=self.share, use_cayley_neumann=False,
                          target_modules=list(modules))
+
+    @classmethod
+    def recasts(cls, given: Foreign) -> Iterator[Recast]:
+        """As it is: only peft writes these, and its config says all."""
+        yield Recast({"block_size": given.config["oft_block_size"], "share": given.config["block_share"]}, given.state)

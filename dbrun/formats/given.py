@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.adapters.attach import SLOT, write
 from dbrun.adapters.attach import read as read_own
 from dbrun.adapters.base import Adapter
+from dbrun.adapters.foreign import Foreign
 from dbrun.errors import RecipeError
 from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
@@ -26,21 +26,8 @@ OPEN = frozenset({
 """peft's settings that may differ: they are how an adapter was trained, or the weights themselves and `scales` tell."""
 
 
-@dataclass(frozen=True)
-class Given:
-    """An adapter as its library holds it. config: peft's settings; state: weights by peft's names, float32.
-
-    scales: layer -> what its update is multiplied with.
-    """
-
-    config: Mapping[str, object]
-    state: Mapping[str, Tensor]
-    scales: Mapping[str, float]
-
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """Full names of the adapted layers."""
-        return tuple(sorted(self.scales))
+Given = Foreign
+"""An adapter to start from, as its library holds it."""
 
 
 def through_peft(form: Format, folder: Path, begins: str, family: Family, loaded: Loaded, component: str) -> Given:
