@@ -25,6 +25,14 @@ from dbrun.formats.reload import Probe
 SD, KOHYA, PROBE = families()["sd"], formats()["kohya"], Probe("a photo of sks dog", 32)
 CARRIED = [name for name in KINDS if KOHYA.refuses(SD, "denoiser", make(name)) is None]
 CLOSE = 1e-4
+QUICK = {"lora", "dora", "lokr"}
+"""Kinds that the default run goes through; the others are marked slow."""
+
+
+def some(kinds: list[str]) -> list:
+    return [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
+
+
 TEXT = r"text_model_encoder_layers_\d+_(mlp_fc[12]|self_attn_[qkv]_proj|self_attn_out_proj)"
 BLOCK = r"(down_blocks_\d+|mid_block|up_blocks_\d+)"
 LISTED = [
@@ -108,7 +116,7 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max())
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CARRIED if kind != "lokr-thin"])
+@pytest.mark.parametrize("kind", some([kind for kind in CARRIED if kind != "lokr-thin"]))
 def test_lycoris_reads_what_was_trained(world, tmp_path, kind) -> None:
     """On both components, convolutions included where the type goes on them; alpha is not the rank."""
     adapters, trained = world.learnt(denoiser=kind, text_encoder=kind)
@@ -140,7 +148,7 @@ def by_us(world: World, folder: Path) -> torch.Tensor:
     return PROBE.ask(SD, loaded)
 
 
-@pytest.mark.parametrize("kind", [name for name in CARRIED if make(name).as_lora and name != "dora"])
+@pytest.mark.parametrize("kind", some([name for name in CARRIED if make(name).as_lora and name != "dora"]))
 def test_diffusers_reads_every_lora(world, tmp_path, kind) -> None:
     adapters, trained = world.learnt(denoiser=kind, text_encoder=kind)
     path, = KOHYA.write(tmp_path, SD, adapters, world.fresh)
@@ -157,7 +165,7 @@ def test_mixed_types_and_one_component_alone(world, tmp_path, kinds) -> None:
     assert {name.startswith("lora_te_") for name in load_file(path)} == {c == "text_encoder" for c in kinds}
 
 
-@pytest.mark.parametrize("kind", CARRIED)
+@pytest.mark.parametrize("kind", some(CARRIED))
 def test_each_name_is_one_that_comfyui_and_a1111_look_for(world, tmp_path, kind) -> None:
     adapters, _ = world.learnt(denoiser=kind, text_encoder=kind)
     path, = KOHYA.write(tmp_path, SD, adapters, world.fresh)
@@ -204,7 +212,8 @@ FOREIGN = [("locon", {}), ("locon", {"use_tucker": True}), ("locon", {"weight_de
            ("lokr", {"use_tucker": True, "factor": 2}), ("lokr", {"full_matrix": True})]
 
 
-@pytest.mark.parametrize(("algo", "settings"), FOREIGN, ids=str)
+@pytest.mark.parametrize(("algo", "settings"), [
+    case if i in (1, 2, 6) else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(FOREIGN)], ids=str)
 def test_a_file_of_lycoris_own_is_read_as_it_reads_it(world, tmp_path, algo, settings) -> None:
     """Other ranks on convolutions, CP decomposition, weight decomposition, every form of LoKr."""
     path, theirs = foreign(world, tmp_path, algo, **settings)
