@@ -172,7 +172,7 @@ def test_an_adapter_to_start_from_counts_by_its_contents(project: Project) -> No
     assert set(found) == ADAPTED and "adapt.denoiser.init 'peft:" not in found["adapt"]["reason"]
     assert "adapt.denoiser.init peft:" in found["adapt"]["reason"]
     said = project.dbrun("run", "tiny.yaml", "adapt.denoiser.init=pictures", check=2).stderr
-    assert "adapt.denoiser.init" in said and "name a PEFT folder" in said
+    assert "adapt.denoiser.init" in said and "a PEFT folder (adapter_config.json" in said
 
 
 def test_one_new_picture_leaves_base_adapter_and_priors_alone(project: Project) -> None:

@@ -32,7 +32,7 @@ def state(folder):
 
 
 def test_files_and_facts_are_delivered(out):
-    assert set(tree(out)) == {"diffusers/weights", "peft/weights", "dbrun.json"}
+    assert set(tree(out)) == {"diffusers/weights", "peft/weights", "kohya/weights", "dbrun.json"}
     facts = json.loads((out / "dbrun.json").read_text())
     assert facts["format_version"] == 1 and facts["recipe"]["name"] == "stub"
     assert set(facts["stages"]) == {"load", "adapt", "generate-priors", "preprocess", "train", "export"}

@@ -41,8 +41,9 @@ def loaded(bench, recipe):
 
 def add(bench, name: str, size: tuple[int, int]) -> None:
     import hashlib
+    from random import Random
 
-    picture = Image.effect_noise(size, 60).convert("RGB")
+    picture = Image.frombytes("RGB", size, Random(name).randbytes(3 * size[0] * size[1]))
     ImageDraw.Draw(picture).rectangle((0, 0, size[0] // 3, size[1] // 3), fill="red")
     path = bench.home / f"{name}.png"
     picture.save(path)
