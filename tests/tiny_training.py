@@ -1,5 +1,6 @@
 """A tiny base with all that the stage `train` needs, so that it can run without the stages before it."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,13 @@ PARAMS = TrainParams(steps=6, learning_rate=5e-3, batch_size=2, accumulation=1, 
 def load(home: Path) -> Loaded:
     """The base in home."""
     return FAMILY.load(home / "base", device=torch.device("cpu"), dtype=torch.float32)
+
+
+def digests(loaded: Loaded) -> dict[str, str]:
+    """What each weight of the base is, by the part it is of and its name."""
+    parts = {name: part for name, part in loaded.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    return {f"{name}.{key}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+            for name, part in parts.items() for key, tensor in part.state_dict().items()}
 
 
 def lora(component: str, loaded: Loaded, **changes: Any) -> Attached:

@@ -1,12 +1,11 @@
 """Does a new word learn alone: begun as a known one, and read by diffusers as it was trained?"""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import FAMILY, load
+from tiny_training import FAMILY, digests, load
 from torch import Tensor
 
 from dbrun.adapters.artifact import Attached, read_artifact, write_artifact
@@ -64,12 +63,6 @@ def hidden(loaded: Loaded, prompt: str) -> Tensor:
 def trained(loaded: Loaded) -> Attached:
     first = put(loaded)
     return replace(first, state=gone(trainer(loaded), 3).adapters()["trigger"])
-
-
-def digests(loaded: Loaded) -> dict[str, str]:
-    parts = {name: part for name, part in loaded.pipeline.components.items() if isinstance(part, torch.nn.Module)}
-    return {f"{name}.{key}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
-            for name, part in parts.items() for key, tensor in part.state_dict().items()}
 
 
 def test_the_word_begins_as_the_one_that_it_is_like(home: Path) -> None:

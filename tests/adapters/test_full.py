@@ -1,6 +1,5 @@
 """Does `type: full` teach the component's own weights, those and no others, and give the base back when asked?"""
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from tiny_training import FAMILY, PROMPTS, load
+from tiny_training import FAMILY, PROMPTS, digests, load
 from torch import Tensor
 from transformers import CLIPTextModel
 
@@ -62,12 +61,6 @@ def ask(loaded: Loaded) -> Tensor:
     for component in BOTH:
         FAMILY.module(loaded, component).eval()
     return PROBE.ask(FAMILY, loaded)
-
-
-def digests(loaded: Loaded) -> dict[str, str]:
-    parts = {name: part for name, part in loaded.pipeline.components.items() if isinstance(part, torch.nn.Module)}
-    return {f"{name}.{key}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
-            for name, part in parts.items() for key, tensor in part.state_dict().items()}
 
 
 @pytest.mark.parametrize("component", BOTH)
