@@ -42,8 +42,8 @@ def deliver(trace: Trace, target: Path, facts: Mapping[str, object], store: Stor
 def check_place(target: Path) -> None:
     """Raise StageFailed where nothing can be delivered to target; better known before hours of work than after."""
     with disk_errors(f"looking at {target}"):
-        ours = target.is_dir() and (os.path.lexists(target / RECORD) or not any(target.iterdir()))
-    if os.path.lexists(target) and not ours:
+        ours = _may_go(target)
+    if not ours:
         raise StageFailed(f"{target} is there and was not written by dbrun, so it is left alone",
                           fix="move it away, or give the recipe another `name`")
     home = next(folder for folder in target.parents if os.path.lexists(folder))
@@ -53,6 +53,30 @@ def check_place(target: Path) -> None:
     if not os.access(home, os.W_OK | os.X_OK):
         raise StageFailed(f"{target} cannot be written: no permission to write into the folder {home.absolute()}",
                           fix="make it writable, or run dbrun in another folder")
+
+
+def _may_go(target: Path) -> bool:
+    """Whether nothing stands at target, or an empty folder, or one that dbrun wrote.
+
+    One folder is looked at, though another process may put a new one in its place meanwhile: then that one is.
+    """
+    while True:
+        try:
+            handle = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            return not os.path.lexists(target)
+        try:
+            names, seen = {entry.name for entry in os.scandir(handle)}, os.fstat(handle)
+        finally:
+            os.close(handle)
+        if not names or RECORD in names:
+            return True
+        try:
+            now = target.stat()
+        except FileNotFoundError:
+            continue
+        if (now.st_dev, now.st_ino) == (seen.st_dev, seen.st_ino):
+            return False
 
 
 def _record(folder: Path) -> Mapping[str, object] | None:

@@ -1,73 +1,15 @@
 """Is a step that several processes make together, to the bit, the step that one makes?"""
 
 import multiprocessing
-from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from tiny_training import FAMILY, PARAMS, PROMPTS, load, lora
-from torch import distributed
+from shared_training import CASES, member, train
+from tiny_training import FAMILY
 
-from dbrun.adapters.attach import attach, match
-from dbrun.adapters.full import Full
 from dbrun.errors import StageFailed
-from dbrun.training.batches import Batches, Pictures
-from dbrun.training.conditions import cached, live
 from dbrun.training.exchange import ALONE, Exchange
-from dbrun.training.learners import Own
-from dbrun.training.loop import Settings, Trainer
-
-SETTINGS: dict[str, Any] = {
-    "steps": 2, "learning_rate": 5e-3, "accumulation": 4, "max_grad_norm": 1.0, "optimizer": PARAMS.optimizer,
-    "schedule": PARAMS.schedule, "precision": "fp32", "prior_weight": 0.5, "seed": 0}
-State = tuple[dict[str, torch.Tensor], dict[str, Any]]
-BOTH = ("denoiser", "text_encoder")
-CASES: Mapping[str, dict[str, Any]] = {
-    "adapter": {},
-    "dropout": {"adapter": {"dropout": 0.5}},
-    "two components, one of which stops": {"components": BOTH, "own": Own({"text_encoder": 1e-3}, {"text_encoder": 1})},
-    "the base as target": {"of_base": True},
-    "bf16": {"precision": "bf16"},
-    "the whole component": {"whole": True},
-    "without class pictures": {"halves": ("instance",)},
-}
-
-
-def train(home: Path, exchange: Exchange, *, size: int = 1, components: tuple[str, ...] = ("denoiser",),
-          adapter: Mapping[str, Any] = {}, whole: bool = False, of_base: bool = False,
-          halves: tuple[str, ...] = ("instance", "class"), **changes: Any) -> State:
-    """The state after some steps. size: pictures of each half in a micro-batch."""
-    loaded = load(home)
-    conditions = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), loaded.device)
-    for component in components:
-        if whole:
-            module = FAMILY.module(loaded, component)
-            attach(module, Full(type="full"), match(module, ("*",), Full.layers), seed=1)
-        else:
-            lora(component, loaded, **adapter)
-    if components == BOTH:
-        conditions = live(FAMILY, loaded, PROMPTS)
-    trainer = Trainer(FAMILY, loaded, components, conditions, Settings(**{**SETTINGS, **changes}),
-                      conditions if of_base else None, exchange)
-    source = torch.Generator().manual_seed(0)
-    pictures = [Pictures(half, [torch.randn(8, 8, 8, generator=source) for _ in range(5)], [n] * 5)
-                for n, half in enumerate(halves)]
-    batches = Batches(pictures, 0, size, 1000, lambda rows, randn: FAMILY.draw(loaded, rows, randn, "none"))
-    for _ in trainer.run(batches):
-        pass
-    checkpoint = trainer.checkpoint()
-    return dict(checkpoint.tensors), dict(checkpoint.values)
-
-
-def member(home: Path, rank: int, size: int, names: tuple[str, ...]) -> None:
-    """One of several processes; each writes down where it stood in the end."""
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{home}/meeting", rank=rank, world_size=size,
-                                   timeout=timedelta(seconds=60))
-    torch.save({name: train(home, Exchange(rank, size), **CASES[name]) for name in names}, home / f"{rank}.pt")
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
@@ -76,7 +18,7 @@ def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     home, size = tmp_path_factory.mktemp("together"), request.param
     FAMILY.tiny(home / "base")
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tiny_training", "dbrun.training.loop", "diffusers", "transformers", "peft"])
+    processes.set_forkserver_preload(["shared_training", "dbrun.training.loop", "diffusers", "transformers", "peft"])
     members = [processes.Process(target=member, args=(home, rank, size, tuple(CASES))) for rank in range(size)]
     for one in members:
         one.start()
