@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from dbrun.durable import sync
@@ -64,7 +67,13 @@ def _may_go(target: Path) -> bool:
         try:
             handle = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
-            return not os.path.lexists(target)
+            try:
+                mode = target.lstat().st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                return True
+            if not stat.S_ISDIR(mode):
+                return False
+            continue
         try:
             names, seen = {entry.name for entry in os.scandir(handle)}, os.fstat(handle)
         finally:
@@ -117,20 +126,28 @@ def _copy(trace: Trace, store: Store, folder: Path, document: Mapping[str, objec
 
 
 def _swap(new: Path, target: Path) -> None:
-    """Put new in target's place; what stood there steps aside until new stands."""
-    aside = target.parent / f".{target.name}.old.{fresh_name()}"
-    try:
-        target.rename(aside)
-    except FileNotFoundError:
-        new.rename(target)
-        return
-    try:
-        new.rename(target)
-    except OSError:
-        aside.rename(target)
-        raise
+    """Put new in target's place; what stood there steps aside until new stands.
+
+    Where locks do not work another process may put its own there in between; then that one steps aside, too.
+    """
+    stepped: list[Path] = []
+    while True:
+        aside = target.parent / f".{target.name}.old.{fresh_name()}"
+        with suppress(FileNotFoundError):
+            target.rename(aside)
+            stepped.append(aside)
+        try:
+            new.rename(target)
+            break
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                continue
+            if stepped:
+                stepped[-1].rename(target)
+            raise
     sync(target.parent)
-    _carry(aside, target)
+    for old in stepped:
+        _carry(old, target)
 
 
 def _clear(target: Path) -> None:
