@@ -29,8 +29,8 @@ def show_runs(*, as_json: bool) -> None:
 
 def show_rooms(*, as_json: bool) -> None:
     """Print what takes room."""
+    from dbrun.space import words
     from dbrun.store.census import rooms
-    from dbrun.store.space import words
     from dbrun.store.sweep import KEEP, sweep
     from dbrun.ui.store import room_table
 

@@ -18,12 +18,14 @@ from dbrun.plan.memory import peak
 from dbrun.plan.planner import BASE_STAGE, EXPORT_STAGE, Scope, Status, judge
 from dbrun.plan.reasons import Reason
 from dbrun.plan.record import Record
+from dbrun.space import check_room
 from dbrun.stages.base import Artifact
 from dbrun.store.disk import disk_errors, remove
 from dbrun.store.locks import Lock
-from dbrun.store.space import check_room
 from dbrun.store.store import Damage, Depth
 from dbrun.store.traces import Trace
+
+MORE_ROOM = "free some room (`dbrun gc --dry-run` says what can go), or set DBRUN_STORE to a larger disk"
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Performer:
                 with self.crew.sharing(question, {n: a.digest for n, a in inputs.items()}, self.emit, self.stopping,
                                        anew=anew) as ranks:
                     job = jobs.job(question, inputs, out, items, self._telling(lock), ranks)
-                    check_room(store, stage, question.stage.room(job) - items.held)
+                    check_room(store.root, "the store", stage, question.stage.room(job) - items.held, MORE_ROOM)
                     question.stage.run(job)
                 self._same_base(stage, out)
                 seconds = time.monotonic() - began

@@ -9,9 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.families.base import nothing
+from dbrun.space import check_room
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
 
 PAUSE = 0.1
 """Seconds between two looks at whether a download is to stop."""
@@ -56,17 +61,21 @@ def download(repo: str, commit: str, wanted: Callable[[Sequence[str]], Sequence[
     """Fetch the wanted files at a commit into the Hub's own cache; the folder that holds them.
 
     wanted: picks from all the file names of the repository; seen: told before each file how many of how many are
-    there; poll: called all the while, may raise to stop. What is there already is not fetched again, and what is half
-    there goes on.
+    there; poll: called all the while, may raise to stop. A file that is there already is not fetched again.
+    Raises StageFailed, before the first byte, where the cache's disk has no room for what is not there.
     """
     from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.hf_api import RepoFile
     from huggingface_hub.utils import disable_progress_bars
     from huggingface_hub.utils.logging import set_verbosity_error
 
     disable_progress_bars()
     set_verbosity_error()
     with _said(repo, commit, kind):
-        names = wanted(HfApi().list_repo_files(repo, revision=commit, **kind.options))
+        found = HfApi().list_repo_tree(repo, recursive=True, revision=commit, **kind.options)
+        files = {file.path: file for file in found if isinstance(file, RepoFile)}
+        names = wanted(tuple(files))
+        _check_room(repo, [files[name] for name in names], kind)
         folder = None
         for done, name in enumerate(names):
             seen(done, len(names))
@@ -75,6 +84,21 @@ def download(repo: str, commit: str, wanted: Callable[[Sequence[str]], Sequence[
     if folder is None:
         raise RecipeError(f"{repo} holds no base in diffusers format", fix="name another in `base.path`")
     return folder
+
+
+def _check_room(repo: str, files: Sequence[RepoFile], kind: Kind) -> None:
+    """Raise StageFailed unless those of the files that the Hub's cache lacks fit on its disk."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    cache = Path(constants.HF_HUB_CACHE)
+    blobs = cache / repo_folder_name(repo_id=repo, repo_type=kind.type or "model") / "blobs"
+    # a blob is called by its sha256 where the Hub keeps large files, else by its git id; names may share one
+    missing = {name: file.size for file in files
+               if not (blobs / (name := file.lfs.sha256 if file.lfs else file.blob_id)).exists()}
+    check_room(cache, f"the Hub's cache, {cache}", f"the download of {repo}", sum(missing.values()),
+               fix="free some room (`hf cache prune` and `hf cache rm` know what can go), or set HF_HUB_CACHE to a "
+                   "larger disk")
 
 
 def _polled(fetch: Callable[[], str], poll: Callable[[], object]) -> str:

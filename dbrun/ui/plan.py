@@ -9,7 +9,7 @@ from types import MappingProxyType
 from dbrun.plan.estimate import Estimate, total
 from dbrun.plan.planner import Plan, Status
 from dbrun.recipe.exports import Outlook
-from dbrun.store.space import words as size_words
+from dbrun.space import words as size_words
 from dbrun.ui.table import aligned
 from dbrun.ui.terminal import clock, paint
 

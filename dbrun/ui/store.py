@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
+from dbrun.space import words
 from dbrun.store.census import Room
 from dbrun.store.check import Report
 from dbrun.store.runs import Run
-from dbrun.store.space import words
 from dbrun.store.sweep import Sweep
 from dbrun.ui.terminal import paint
 

@@ -5,6 +5,7 @@ import json
 import huggingface_hub
 import pytest
 from fake_base import fake_base
+from huggingface_hub.hf_api import RepoFile
 from PIL import Image
 
 from dbrun.errors import RecipeError, StageFailed
@@ -38,10 +39,10 @@ class Served:
         self.asked.append(revision)
         return type("Info", (), {"sha": self.commit})
 
-    def list_repo_files(self, repo, revision, repo_type):
-        assert (repo, repo_type) == ("owner/set", "dataset")
+    def list_repo_tree(self, repo, *, recursive, revision, repo_type):
+        assert (repo, repo_type, recursive) == ("owner/set", "dataset", True)
         self.asked.append(revision)
-        return list(self.names)
+        return [RepoFile(path=name, size=1000, oid=name.replace("/", "_")) for name in self.names]
 
     def hf_hub_download(self, repo, name, revision, repo_type):
         if name == self.breaks_at:

@@ -118,9 +118,16 @@ class Fetched:
     def __init__(self, folder: Path) -> None:
         self.folder, self.asked = folder, []
 
-    def list_repo_files(self, repo: str, revision: str) -> list[str]:
-        own = [p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file()]
-        return [*own, "pytorch_model.bin", "unet/evil.py"]
+    def list_repo_tree(self, repo: str, *, recursive: bool, revision: str) -> list:
+        from huggingface_hub.hf_api import RepoFile, RepoFolder
+
+        assert recursive
+        own = {p.relative_to(self.folder).as_posix(): p.stat().st_size for p in self.folder.rglob("*") if p.is_file()}
+        files = [RepoFile(path=name, size=size, oid=f"git-{name.replace('/', '-')}",
+                          lfs={"size": size, "oid": f"sha-{name.replace('/', '-')}", "pointerSize": 100}
+                          if name.endswith(".safetensors") else None)
+                 for name, size in {**own, "pytorch_model.bin": 2**60, "unet/evil.py": 2**60}.items()]
+        return [RepoFolder(path="unet", oid="0"), *files]
 
     def hf_hub_download(self, repo: str, name: str, revision: str) -> str:
         self.asked.append((repo, revision, name))
@@ -169,6 +176,32 @@ def test_a_repository_without_a_base_is_refused(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Fetched(tmp_path))
     with pytest.raises(RecipeError, match="no base in diffusers format"):
         hub.download("owner/name", "a" * 40, lambda names: wanted_files(names, FOLDERS, None), lambda *_: None)
+
+
+def test_a_download_that_cannot_fit_does_not_start(tiny_base, monkeypatch, tmp_path) -> None:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    from dbrun import space
+
+    served, commit = Fetched(tiny_base), "a" * 40
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: served)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", served.hf_hub_download)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "not" / "made" / "hub"))
+    names = wanted_files([f.path for f in served.list_repo_tree("", recursive=True, revision="")[1:]], FOLDERS, None)
+    need = sum((tiny_base / name).stat().st_size for name in names)
+    monkeypatch.setattr(space, "free", lambda folder: need - 1)
+    with pytest.raises(StageFailed, match=r"the download of owner/name needs up to .* in the Hub's cache") as caught:
+        run_load(None, tmp_path / "out", f"hub:owner/name@{commit}")
+    assert served.asked == [] and "HF_HUB_CACHE" in caught.value.fix
+    # what an earlier download, of this or of another commit, brought is not counted again
+    blobs = tmp_path / "not" / "made" / "hub" / "models--owner--name" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "git-model_index.json").touch()
+    run_load(None, tmp_path / "some", f"hub:owner/name@{commit}")
+    (blobs / "git-model_index.json").rename(blobs / "sha-unet-diffusion_pytorch_model.safetensors")
+    run_load(None, tmp_path / "more", f"hub:owner/name@{commit}")
+    assert len(served.asked) == 2 * len(names)
 
 
 def test_without_a_network_what_was_fetched_before_serves(tiny_base, tmp_path, monkeypatch) -> None:
