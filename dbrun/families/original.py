@@ -1,7 +1,8 @@
-"""Under which names does a Stable Diffusion 1.x checkpoint of one file hold its tensors?
+"""Under which names does a Stable Diffusion checkpoint of one file hold its tensors?
 
-The layout is that of the original release (Rombach et al. 2021, github.com/CompVis/latent-diffusion), which ComfyUI,
-A1111 and diffusers' `from_single_file` read: levels are counted through, a block a number.
+The layout is that of the original releases (Rombach et al. 2021, github.com/CompVis/latent-diffusion, and
+github.com/Stability-AI/stablediffusion), which ComfyUI, A1111 and diffusers' `from_single_file` read: levels are
+counted through, a block a number. The text encoder of 1.x has transformers' names, that of 2.x OpenCLIP's.
 """
 
 from __future__ import annotations
@@ -23,19 +24,51 @@ VAE = {"mid_block.resnets.0": "mid.block_1", "mid_block.attentions.0": "mid.attn
        "mid.block_2", "conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut", "downsamplers.0": "downsample",
        "upsamplers.0": "upsample", "resnets": "block", "down_blocks": "down", "up_blocks": "up"}
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
+TEXT = {"embeddings.token_embedding.weight": "token_embedding.weight", "embeddings.position_embedding.weight":
+        "positional_embedding", "final_layer_norm": "ln_final"}
+TEXT_LAYER = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+              "self_attn": "attn"}
+READ_BY_ALL = 23
+"""Layers of a 2.x text encoder that every reader takes; the release has one more that is not asked, and not read."""
 
 
 def original(pipeline: Any) -> dict[str, Tensor]:
-    """Every tensor of a pipeline of Stable Diffusion 1.x under its original name, float32, contiguous."""
+    """Every tensor of a pipeline of Stable Diffusion under its original name, float32, contiguous."""
     unet, vae, text = pipeline.unet, pipeline.vae, pipeline.text_encoder
     found = {f"model.diffusion_model.{_unet(name, unet.config)}": tensor for name, tensor in unet.state_dict().items()}
     for name, tensor in vae.state_dict().items():
         new = _vae(name, len(vae.config.block_out_channels))
         # the autoencoder's attention was written with convolutions
         found[f"first_stage_model.{new}"] = tensor[..., None, None] if _is_matrix(name, tensor) else tensor
-    found |= {f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}": tensor
-              for name, tensor in text.state_dict().items()}
+    words = {name.removeprefix("text_model."): tensor for name, tensor in text.state_dict().items()}
+    found |= _open_clip(words) if second(unet.config) else {CLIP + name: tensor for name, tensor in words.items()}
     return {name: tensor.detach().float().cpu().contiguous() for name, tensor in sorted(found.items())}
+
+
+def second(config: Mapping[str, Any]) -> bool:
+    """Whether a UNet's config is one of 2.x."""
+    return bool(config.get("use_linear_projection"))
+
+
+def _open_clip(words: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A text encoder as OpenCLIP has it: what query, key and value are made with is one matrix."""
+    import torch
+
+    found = {}
+    for name, tensor in words.items():
+        if ".q_proj." in name:
+            parts = [words[name.replace(".q_proj.", f".{part}_proj.")] for part in "qkv"]
+            found[_open_clip_name(name.replace("q_proj.", "in_proj_"))] = torch.cat(parts)
+        elif not re.search(r"\.[kv]_proj\.", name):
+            found[_open_clip_name(name)] = tensor
+    return found
+
+
+def _open_clip_name(name: str) -> str:
+    layer = re.fullmatch(r"encoder\.layers\.(\d+)\.(.*)", name)
+    return OPEN_CLIP + (f"transformer.resblocks.{layer[1]}.{_within(layer[2], TEXT_LAYER)}" if layer else
+                        _within(name, TEXT))
 
 
 def _unet(name: str, config: Mapping[str, Any]) -> str:
@@ -73,7 +106,7 @@ def _vae(name: str, levels: int) -> str:
 def _within(name: str, table: Mapping[str, str]) -> str:
     """The name with its beginning as the table has it."""
     for diffusers, ldm in table.items():
-        if name.startswith(f"{diffusers}."):
+        if name == diffusers or name.startswith(f"{diffusers}."):
             return ldm + name.removeprefix(diffusers)
     return name
 

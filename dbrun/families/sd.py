@@ -107,13 +107,18 @@ class StableDiffusion(UNetFamily):
         return [{"hidden": row} for row in hidden]
 
     def no_single_file(self, folder: Path | None) -> str | None:
-        """2.x, whose text encoder stands in such files as OpenCLIP writes it."""
-        if folder is not None and config(folder / "unet" / "config.json").get("use_linear_projection"):
-            return "which dbrun writes for Stable Diffusion 1.x only, and this base is a 2.x"
+        """2.x with the last layer of its text encoder, which diffusers' reader passes over."""
+        from dbrun.families.original import READ_BY_ALL, second
+
+        if folder is None or not second(config(folder / "unet" / "config.json")):
+            return None
+        layers = int(config(folder / "text_encoder" / "config.json").get("num_hidden_layers", 0))
+        if layers > READ_BY_ALL:
+            return f"of which {READ_BY_ALL} layers of a text encoder are read, and this base, a 2.x, has {layers}"
         return None
 
     def single_file(self, loaded: Loaded) -> Mapping[str, Tensor]:
-        """As the original release has it."""
+        """As the original releases have it."""
         from dbrun.families.original import original
 
         return original(loaded.pipeline)

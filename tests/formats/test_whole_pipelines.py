@@ -7,6 +7,8 @@ import pytest
 import torch
 from adapter_kinds import make, moved, put
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from dbrun.errors import StageFailed
 from dbrun.families import original
@@ -16,11 +18,27 @@ from dbrun.formats.base import formats
 SD, IF = families()["sd"], families()["if_stage1"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+@pytest.fixture(scope="module", params=["1.x", "2.x", "2.x of v"])
+def folder(request, tmp_path_factory):
+    """A tiny base; of 2.x, with what 2.1's configs say otherwise."""
     place = tmp_path_factory.mktemp("whole") / "base"
-    SD.tiny(place)
+    SD.tiny(place, prediction="v_prediction" if request.param == "2.x of v" else "epsilon")
+    if request.param != "1.x":
+        as_second(place)
     return place
+
+
+def as_second(place, layers: int = 3) -> None:
+    parts = StableDiffusionPipeline.from_pretrained(place, local_files_only=True).components
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        parts["unet"] = UNet2DConditionModel.from_config({
+            **parts["unet"].config, "attention_head_dim": [2, 4], "use_linear_projection": True,
+            "upcast_attention": True})
+        parts["text_encoder"] = CLIPTextModel(CLIPTextConfig.from_dict({
+            **parts["text_encoder"].config.to_dict(), "hidden_act": "gelu", "projection_dim": 16,
+            "num_hidden_layers": layers, "num_attention_heads": 2}))
+    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(place)
 
 
 def fresh(folder):
@@ -83,23 +101,38 @@ def test_the_layout_is_the_one_of_the_original_release() -> None:
         f"output_blocks.{i}" for i in range(12)}
 
 
+def test_the_text_encoder_of_2_stands_there_as_openclip_has_it(written) -> None:
+    """Names of v2-1_512-ema-pruned.safetensors, as listed by open_clip's TextTransformer; 1.x has those of CLIP."""
+    names = {n for n in load_file(written[0] / "single_file.safetensors") if n.startswith("cond_stage_model.")}
+    if not any(n.startswith("cond_stage_model.model.") for n in names):
+        assert "cond_stage_model.transformer.text_model.encoder.layers.1.self_attn.q_proj.weight" in names
+        return
+    block = {f"transformer.resblocks.{i}.{part}" for i in range(3) for part in (
+        "attn.in_proj_weight", "attn.in_proj_bias", *(f"{layer}.{end}" for end in ("weight", "bias") for layer in (
+            "attn.out_proj", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj")))}
+    assert names == {f"cond_stage_model.model.{n}" for n in (
+        *block, "token_embedding.weight", "positional_embedding", "ln_final.weight", "ln_final.bias")}
+
+
 def test_bases_without_such_a_layout_are_refused_with_the_reason(folder, tmp_path, monkeypatch) -> None:
     form = formats()["single_file"]
     assert "no other program reads" in form.refuses(IF, "denoiser", make("lora"))
     assert form.unfit(SD, folder) is None
-    text = (folder / "unet" / "config.json").read_text()
-    (tmp_path / "unet").mkdir()
-    (tmp_path / "unet" / "config.json").write_text(text.replace('"use_linear_projection": false',
-                                                                '"use_linear_projection": true'))
-    assert "this base is a 2.x" in form.unfit(SD, tmp_path)
     monkeypatch.setattr(type(form), "unfit", lambda *_: "which it is not")
     with pytest.raises(StageFailed, match="which it is not"):
         form.write(tmp_path, SD, {}, lambda: fresh(folder))
 
 
-def test_a_tensor_that_the_reader_passes_over_is_an_error(folder, tmp_path) -> None:
-    from safetensors.torch import load_file, save_file
+def test_a_layer_that_a_reader_passes_over_is_known_from_the_configs(tmp_path) -> None:
+    """diffusers leaves out the 24th, which the base of the release has not; a base that has it would lose it."""
+    SD.tiny(tmp_path)
+    as_second(tmp_path, layers=24)
+    assert "23 layers of a text encoder are read" in formats()["single_file"].unfit(SD, tmp_path)
+    with pytest.raises(StageFailed, match=r"this base, a 2\.x, has 24"):
+        formats()["single_file"].write(tmp_path, SD, {}, lambda: fresh(tmp_path))
 
+
+def test_a_tensor_that_the_reader_passes_over_is_an_error(folder, tmp_path) -> None:
     path, = formats()["single_file"].write(tmp_path, SD, {}, lambda: fresh(folder))
     save_file({**load_file(path), "model.diffusion_model.extra.weight": torch.ones(2)}, path)
     with pytest.raises(StageFailed, match="ignored or changed 1 tensors"):
