@@ -79,6 +79,18 @@ def shared(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def idle(path: Path) -> bool:
+    """Whether nobody holds the lock at path at this moment."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return _taken(handle)
+    finally:
+        os.close(handle)
+
+
 def _opened(path: Path) -> int:
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from dbrun.store import locks
 from dbrun.store.digests import Digests
-from dbrun.store.disk import disk_errors, fresh_name, is_orphan, remove, replace_file
+from dbrun.store.disk import disk_errors, entries, fresh_name, is_orphan, remove, replace_file
 from dbrun.store.documents import marked
 from dbrun.store.objects import Objects, sha256_of, wrong
 from dbrun.store.table import Table
@@ -87,6 +87,10 @@ class Store:
         if self.read_only:
             return nullcontext()
         return locks.held(self.root / "locks" / f"{name}.lock", what, waiting=waiting, stopping=stopping)
+
+    def lock_files(self) -> list[Path]:
+        """The files of all locks that were ever held, but for the one that `using` and `alone` share."""
+        return [path for path in entries(self._gate.parent) if path != self._gate]
 
     def using(self) -> AbstractContextManager[None]:
         """Inside the block no gc takes anything away. For moments: looking a result up, publishing one."""

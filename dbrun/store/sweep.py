@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dbrun.store.census import Room, Wanted, artifacts, wanted
 from dbrun.store.disk import disk_errors, entries, is_foreign, is_orphan, remove, size
+from dbrun.store.locks import idle
 from dbrun.store.runs import SILENT, Run, runs
 from dbrun.store.store import Store
 
@@ -81,6 +82,7 @@ def _found(store: Store, keep: int) -> tuple[Sweep, dict[str, list[Path]]]:
     gone["runs"] = [run.folder for run in every if run not in kept]
     gone["quarantine"] = entries(store.root / "quarantine")
     gone["leftovers"] = [path for path in entries(store.scratch) if _left(path)]
+    gone["locks"] = [path for path in store.lock_files() if _old(path) and idle(path)]
     rooms = {kind: Room(len(paths), sum(map(size, paths))) for kind, paths in gone.items() if paths}
     return Sweep(tuple(kept), rooms), gone
 
@@ -97,8 +99,10 @@ def _unwanted(store: Store, want: Wanted, listed: Mapping[str, list[Path]],
 
 def _left(path: Path) -> bool:
     """Whether something temporary has no owner any more; another machine's, once it is old."""
-    if not is_foreign(path.name):
-        return is_orphan(path.name)
+    return _old(path) if is_foreign(path.name) else is_orphan(path.name)
+
+
+def _old(path: Path) -> bool:
     try:
         return time.time() - path.stat().st_mtime > SILENT
     except OSError:

@@ -80,6 +80,18 @@ def test_nothing_is_left_where_nothing_is_kept(home, store):
     assert go(home).ran and check(store).findings == ()
 
 
+def test_locks_that_nobody_holds_go_once_they_are_old(home, store):
+    go(home)
+    files = store.lock_files()
+    assert len(files) == 7 and sweep(store, 1, dry_run=False).gone == {}
+    for path in files:
+        os.utime(path, (0, 0))
+    with store.lock(files[0].stem, "test", print, lambda: 0):
+        os.utime(files[0], (0, 0))
+        assert sweep(store, 1, dry_run=False).gone["locks"].count == 6
+    assert store.lock_files() == files[:1] and go(home).ran == ()
+
+
 def test_a_pinned_run_keeps_what_it_made_until_it_is_let_go(home, store):
     go(home, "train.steps=8")
     pinned = pin(store, "stub")
