@@ -6,26 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from wrong_recipes import GOOD
 
 from dbrun.recipe.load import LoadedRecipe, load_recipe
-
-GOOD = """\
-schema: dbrun/v1
-name: dog
-base: {type: sd, path: embedded}
-subject:
-  images: embedded:sks_dog
-  instance_prompt: a photo of sks dog
-  class_prompt: a photo of a dog
-prior: {count: 4}
-images: {resolution: 64}
-adapt:
-  denoiser: {type: lora, rank: 16, targets: all}
-train:
-  steps: 300
-  learning_rate: 1e-4
-export: [diffusers, peft]
-"""
 
 Load = Callable[..., LoadedRecipe]
 
