@@ -44,6 +44,7 @@ def schema_text() -> str:
     required = _required(made, definitions)
     for definition in (made, *definitions.values()):
         definition.pop("required", None)
+    _separate(made, definitions, parts)
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_relaxed(made),
              "if": {"not": {"required": ["extends"]}}, "then": {**required, "anyOf": TAUGHT},
              "$defs": _relaxed(dict(sorted(definitions.items())))}
@@ -65,6 +66,49 @@ def _describe(definition: Json, part: type[Part]) -> None:
         field.pop("title", None)
         if key in texts:
             field["description"] = texts[key]
+
+
+def _separate(made: Json, definitions: Json, parts: dict[str, type[Part]]) -> None:
+    """Make the members of each union exclude each other: each needs its `type`, and one more has none.
+
+    That one takes what an extending recipe or a profile says of a part whose `type` is written elsewhere.
+    """
+    for field in [field for one in [made, *definitions.values()] for field in one["properties"].values()]:
+        for union in [option for option in [field, *field.get("anyOf", [])] if "oneOf" in option]:
+            names = [_name(option) for option in union["oneOf"]]
+            for name in names:
+                definitions[name]["required"] = ["type"]
+            untyped = f"{_common([parts[name] for name in names]).__name__}WithoutType"
+            definitions[untyped] = _without_type({name: definitions[name] for name in names})
+            union["oneOf"].append({"$ref": f"#/$defs/{untyped}"})
+
+
+def _common(members: list[type[Part]]) -> type[Part]:
+    """The nearest part that all of a union's members are built on."""
+    return next(base for base in members[0].__mro__ if all(issubclass(member, base) for member in members))
+
+
+def _without_type(members: Json) -> Json:
+    """What a mapping may hold that is one of these members but does not say which."""
+    spots: dict[str, list[Json]] = {}
+    texts: dict[str, str] = {}
+    for name, member in members.items():
+        for key, field in member["properties"].items():
+            if key != "type" and field not in [_at(members, spot) for spot in spots.get(key, [])]:
+                spots.setdefault(key, []).append({"$ref": f"#/$defs/{name}/properties/{key}"})
+                texts.setdefault(key, field["description"])
+    properties = {key: {"description": texts[key], **(refs[0] if len(refs) == 1 else {"anyOf": refs})}
+                  for key, refs in spots.items()}
+    # listed, so that editors offer it; whatever it says, another member is meant
+    properties["type"] = {"description": next(iter(members.values()))["properties"]["type"]["description"], "not": {}}
+    return {"additionalProperties": False, "description": "A part whose `type` an extended recipe says.",
+            "properties": properties, "title": "mapping with a `type`", "type": "object"}
+
+
+def _at(members: Json, spot: Json) -> Json:
+    name, _, key = str(spot["$ref"]).removeprefix("#/$defs/").partition("/properties/")
+    found: Json = members[name]["properties"][key]
+    return found
 
 
 def _required(definition: Json, definitions: Json) -> Json:
@@ -95,9 +139,6 @@ def _relaxed(node: Any) -> Any:
         return node
     node = {LIMITS.get(key, key): inner if key in ("default", "enum", "examples") else _relaxed(inner)
             for key, inner in node.items() if key != "discriminator"}
-    if "oneOf" in node:
-        # without its `type` a mapping may be of several members
-        node["anyOf"] = node.pop("oneOf")
     if node.get("type") == "string" and not {"const", "enum"} & node.keys():
         kinds = [kind for kind, text in UNQUOTED.items() if re.search(node.get("pattern", ""), text)]
         node["type"] = ["string", *kinds]
@@ -105,6 +146,9 @@ def _relaxed(node: Any) -> Any:
         return _or_reference(node)
     if "anyOf" in node:
         node["anyOf"] = [inner for option in node["anyOf"] for inner in option.get("anyOf", [option])]
+        if unions := [option["oneOf"] for option in node["anyOf"] if "oneOf" in option]:
+            *named, untyped = unions[0]
+            node["oneOf"] = [*named, *(option for option in node.pop("anyOf") if "oneOf" not in option), untyped]
     return node
 
 

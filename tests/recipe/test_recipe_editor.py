@@ -108,6 +108,37 @@ def test_a_wrong_recipe_is_underlined(server: Server, name: str) -> None:
     assert server.problems(f"wrong_{name}", LINE + GOOD.replace(old, new, 1)) != []
 
 
+@pytest.mark.parametrize(("old", "new", "told"), [
+    ("rank: 16", "rank: 16, factor: 3", "Property factor is not allowed."),
+    ("type: lora", "type: loar", 'Value must be "loha" | "lokr" | "lora".'),
+    ("type: lora, ", "", 'Missing property "type".'),
+    ("steps: 300", "schedule: {type: cosine, warmup: 3}", "Property warmup is not allowed."),
+    ("steps: 300", "schedule: cosine", 'Incorrect type. Expected "mapping with a `type`".'),
+    ("steps: 300", "optimizer: {type: adamw, beta1: x}", 'Incorrect type. Expected "number".'),
+    ("prior:", "  captions: {type: filenam}\nprior:",
+     'Value must be "sidecar" | "metadata" | "filename" | "prompt".')])
+def test_what_is_wrong_in_one_of_several_parts_is_told_of_that_part(server: Server, old: str, new: str,
+                                                                    told: str) -> None:
+    assert server.problems(f"part_{abs(hash(new))}", LINE + GOOD.replace(old, new, 1)) == [told]
+
+
+@pytest.mark.parametrize(("typed", "offered", "not_offered"), [
+    ("denoiser: {type: l", {"loha", "lokr", "lora"}, {"full", "oft"}),
+    ("denoiser: {type: lokr, f", {"factor", "rank"}, {"dora", "block_size", "type"}),
+    ("denoiser: {rank: 4, t", {"type", "targets"}, {"rank"}),
+    ("denoiser:\n    ", {"type", "rank", "factor"}, {"steps"}),
+    ("denoiser:\n    type: ", {"full", "loha", "lokr", "lora", "oft"}, {"rank"})])
+def test_the_keys_of_a_part_are_completed(server: Server, typed: str, offered: set[str],
+                                          not_offered: set[str]) -> None:
+    head, _, rest = (LINE + GOOD).partition("denoiser: {type: lora, rank: 16, targets: all}")
+    close, name = "}" * typed.count("{"), f"typed_{abs(hash(typed))}"
+    server.problems(name, head + typed + close + rest)
+    line = (head + typed).count("\n")
+    found = server.at("completion", name, line, len((head + typed).splitlines()[-1]))
+    labels = {item["label"] for item in found["items"]}
+    assert offered <= labels and not not_offered & labels
+
+
 def test_keys_are_completed_and_explained(server: Server) -> None:
     text = LINE + GOOD + "train2:\n"
     server.problems("typing", text.replace("train2:", "sam"))

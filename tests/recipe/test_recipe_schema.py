@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -68,14 +69,43 @@ def test_every_key_has_a_description_and_every_mapping_is_closed() -> None:
             assert field.get("description"), f"{name}: {key} has no docstring"
 
 
-def test_a_union_is_one_of_parts_told_apart_by_type() -> None:
+def unions() -> list[tuple[str, dict[str, Any]]]:
+    """Every field that is one of several parts, with where it stands."""
     schema = json.loads(schema_text())
-    options = schema["$defs"]["Train"]["properties"]["schedule"]["anyOf"]
-    names = [option["$ref"].rpartition("/")[2] for option in options]
-    assert names[:4] == ["Constant", "Linear", "Cosine", "CosineWithRestarts"]
-    for name, tag in zip(names, ("constant", "linear", "cosine", "cosine_with_restarts"), strict=False):
+    return [(f"{name}.{key}", field) for name, part in schema["$defs"].items()
+            for key, field in part["properties"].items() if "oneOf" in field]
+
+
+def test_a_union_is_one_of_parts_told_apart_by_type() -> None:
+    schema, found = json.loads(schema_text()), dict(unions())
+    names = [option["$ref"].rpartition("/")[2] for option in found["Train.schedule"]["oneOf"]]
+    assert names == ["Constant", "Linear", "Cosine", "CosineWithRestarts", "Polynomial", "ScheduleWithoutType"]
+    for name, tag in zip(names, ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial"), strict=False):
         assert schema["$defs"][name]["properties"]["type"]["const"] == tag
+        assert schema["$defs"][name]["required"] == ["type"]
     assert schema["then"]["properties"]["train"]["properties"]["schedule"] == {"required": ["type"]}
+    assert {"Adapt.denoiser", "Adapt.text_encoder", "Objective.weighting", "Objective.distance", "Objective.timesteps",
+            "Train.optimizer", "Subject.captions"} <= set(found)
+
+
+@pytest.mark.parametrize(("spot", "field"), unions(), ids=[spot for spot, _ in unions()])
+def test_every_value_of_a_union_is_of_exactly_one_part(spot: str, field: dict[str, Any]) -> None:
+    schema = json.loads(schema_text())
+
+    def matching(value: object) -> list[str]:
+        return [option.get("$ref", "null").rpartition("/")[2] for option in field["oneOf"]
+                if jsonschema.Draft202012Validator({**option, "$defs": schema["$defs"]}).is_valid(value)]
+
+    members = [option["$ref"].rpartition("/")[2] for option in field["oneOf"] if "$ref" in option]
+    for name in members[:-1]:
+        keys = {key: inner.get("default") for key, inner in schema["$defs"][name]["properties"].items()
+                if key != "type" and inner.get("default") is not None}
+        tag = schema["$defs"][name]["properties"]["type"]["const"]
+        assert matching({"type": tag}) == matching({**keys, "type": tag}) == [name]
+        assert matching(keys) == [members[-1]], "what an extending recipe says of it"
+    assert matching({}) == [members[-1]]
+    assert matching({"type": "zzz"}) == matching({"zzz": 1}) == matching("${seed}") == matching([]) == []
+    assert matching(None) == (["null"] if {"type": "null"} in field["oneOf"] else [])
 
 
 def agree(load, validator, text: str, right: bool) -> None:
@@ -133,6 +163,8 @@ def test_what_an_extending_recipe_leaves_out_is_not_asked_for(validator) -> None
     assert validator.is_valid({"extends": "a.yaml", "adapt": {"denoiser": {"rank": 3}}})
     assert validator.is_valid({"extends": "a.yaml", "adapt": {"denoiser": {"factor": 4}, "text_encoder": None}})
     assert not validator.is_valid({"extends": "a.yaml", "adapt": {"denoiser": {"type": "lora", "factor": 4}}})
+    assert not validator.is_valid({"extends": "a.yaml", "adapt": {"denoiser": {"rnak": 4}}})
+    assert validator.is_valid({"extends": "a.yaml", "profiles": {"ci": {"train": {"optimizer": {"beta1": 0.5}}}}})
     assert validator.is_valid({"extends": ["a.yaml", "b.yaml"]})
     assert not validator.is_valid({"extends": []})
     assert not validator.is_valid({"name": "a"})
