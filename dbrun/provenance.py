@@ -12,6 +12,10 @@ from dbrun.errors import RecipeError
 
 KEY = "dbrun"
 """The metadata key that holds dbrun's document, as JSON."""
+RECORD = "dbrun.json"
+"""What beside delivered files tells how they came to be."""
+UP = 4
+"""Folders above a delivered file in which its record may lie."""
 LIMIT = 100 * 2**20
 """Bytes that a header may have; the format's own limit."""
 
@@ -58,6 +62,21 @@ def read(path: Path) -> dict[str, object]:
     if not isinstance(document, dict):
         raise RecipeError(f"{path} holds no provenance of dbrun", fix="name a file that `dbrun run` exported")
     return document
+
+
+def record_beside(path: Path, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The record of the delivery that an exported file is of, which lies in a folder above it; None where none does.
+
+    document: what `read` gave. A record of another training is none.
+    """
+    for folder in list(path.absolute().parents)[:UP]:
+        try:
+            record = json.loads((folder / RECORD).read_bytes())
+            same = record["stages"]["train"]["digest"] == document["inputs"]["train"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        return dict(record) if same else None
+    return None
 
 
 def trigger(recipe: Mapping[str, Any]) -> str | None:

@@ -12,13 +12,12 @@ from dbrun.errors import RecipeError, UsageError
 from dbrun.families.base import Family, Loaded, families
 from dbrun.plan.base import EMBEDDED, find_base, hub_parts
 from dbrun.plan.device import numerics
+from dbrun.provenance import RECORD
 from dbrun.recipe.checks import HUB_ID
 from dbrun.recipe.model import Base
 from dbrun.stages.base import BaseSource
 from dbrun.stages.load import wanted_files
 from dbrun.store.store import Store
-
-DELIVERED = "dbrun.json"
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def _recorded(beside: Sequence[Path]) -> list[str]:
     for place in beside:
         for folder in (place, *place.absolute().parents[:3]):
             try:
-                found.append(str(json.loads((folder / DELIVERED).read_bytes())["recipe"]["base"]["path"]))
+                found.append(str(json.loads((folder / RECORD).read_bytes())["recipe"]["base"]["path"]))
             except (OSError, ValueError, KeyError, TypeError):
                 continue
     return found

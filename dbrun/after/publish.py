@@ -11,8 +11,8 @@ from pathlib import Path
 
 from dbrun.errors import StageFailed, UsageError
 from dbrun.plan.hub import offline
+from dbrun.provenance import RECORD
 
-RECORD = "dbrun.json"
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

@@ -28,9 +28,12 @@ Words = Annotated[list[str] | None, typer.Argument(
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", autocompletion=stages,
                                            help="Nothing after this stage.")]
+MaybeRecipe = Annotated[Path | None, typer.Argument(help=RECIPE, metavar="RECIPE", show_default=False,
+                                                    autocompletion=recipes)]
 From = Annotated[str | None, typer.Option(
     "--from", metavar="STAGE", autocompletion=stages,
-    help="This stage and what follows; what stands above must be cached.")]
+    help="This stage and what follows; what stands above must be cached. A .safetensors that a run exported stands "
+         "for RECIPE, which is then left out.")]
 Only = Annotated[str | None, typer.Option(
     "--only", metavar="STAGE", autocompletion=stages, help="This stage alone; what stands above must be cached.")]
 Force = Annotated[list[str] | None, typer.Option(

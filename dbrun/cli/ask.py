@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dbrun.cli.run import read
 from dbrun.cli.words import Asked, asked_or_at_hand
-from dbrun.plan.deliver import RECORD
 from dbrun.plan.planner import EXPORT_STAGE, Plan, Scope, Status, plan_of, scope
 from dbrun.plan.selection import Selection
+from dbrun.provenance import RECORD
 from dbrun.recipe.places import shown
 from dbrun.store.runs import Run, runs
 from dbrun.store.store import store_at_hand

@@ -14,6 +14,9 @@ from dbrun.ui.terminal import complain, put, say
 VERSION = "dbrun/v1"
 """The version of the recipe language that this dbrun knows."""
 
+BESIDE = ("written", "stages", "versions", "machine")
+"""What the record beside an adapter tells that its header does not."""
+
 
 def validate_all(files: Sequence[Path], profiles: Sequence[str], *, as_json: bool, words: Sequence[str]) -> bool:
     """Check each recipe and say what is wrong with it; whether all are right."""
@@ -105,11 +108,13 @@ def write_starter(name: str) -> None:
 
 
 def show_provenance(adapter: Path, *, as_json: bool) -> None:
-    """Print where an adapter comes from."""
-    from dbrun.provenance import read
+    """Print where an adapter comes from: what its header says, and the record that lies beside it."""
+    from dbrun.provenance import read, record_beside
     from dbrun.ui.provenance import outline
 
     facts = read(adapter)
+    if record := record_beside(adapter, facts):
+        facts["record"] = {part: record[part] for part in BESIDE if part in record}
     put(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else outline(facts))
 
 

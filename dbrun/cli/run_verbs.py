@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dbrun.cli.app import Force, From, Json, Only, Overrides, Profiles, Recipe, Until, Words, app
+from dbrun.cli.app import Force, From, Json, MaybeRecipe, Only, Overrides, Profiles, Until, Words, app
 from dbrun.cli.complete import stages
 from dbrun.errors import UsageError
 
@@ -16,7 +16,7 @@ Sweeps = Annotated[list[str] | None, typer.Option(
 
 
 @app.command()
-def run(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
+def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
         until: Until = None, from_: From = None, only: Only = None, force: Force = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and run nothing.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:
@@ -26,10 +26,10 @@ def run(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, s
     """
     from dbrun.cli.plan import show_plan
     from dbrun.cli.run import go
-    from dbrun.cli.words import asked
+    from dbrun.cli.words import asked_from
     from dbrun.plan.selection import Selection
 
-    wanted = asked(recipe, overrides, profile)
+    wanted, from_ = asked_from(recipe, overrides, profile, from_)
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
     if sweep:
         from dbrun.cli.sweep import go_sweep, members, show_sweep
@@ -71,7 +71,7 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
 
 
 @app.command()
-def plan(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
+def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
          until: Until = None, from_: From = None, only: Only = None, force: Force = None, json: Json = False,
          locked: Annotated[bool, typer.Option("--locked", help="Compare with the lock beside the recipe.")] = False,
          exit_code: Annotated[bool, typer.Option(
@@ -81,10 +81,10 @@ def plan(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, 
                                                 "twice.")] = False) -> None:
     """Show what a run would do, and why."""
     from dbrun.cli.plan import show_plan
-    from dbrun.cli.words import asked
+    from dbrun.cli.words import asked_from
     from dbrun.plan.selection import Selection
 
-    wanted = asked(recipe, overrides, profile)
+    wanted, from_ = asked_from(recipe, overrides, profile, from_)
     if pictures:
         from dbrun.cli.pictures import show_pictures
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
+from dbrun.recipe.load import EXPORTED
 
 if TYPE_CHECKING:
     from dbrun.store.store import Store
@@ -37,6 +38,19 @@ def asked(recipe: Path, overrides: Sequence[str] | None, profiles: Sequence[str]
         if "=" not in word:
             raise UsageError(f"found {word!r}; an override is written key=value", fix="such as train.steps=400")
     return Asked(recipe, tuple(overrides or ()), tuple(profiles or ()))
+
+
+def asked_from(recipe: Path | None, overrides: Sequence[str] | None, profiles: Sequence[str] | None,
+               from_: str | None) -> tuple[Asked, str | None]:
+    """As `asked`, and the stage that `--from` names; an exported file behind it is the recipe. Raises UsageError."""
+    if from_ is None or not from_.endswith(EXPORTED):
+        if recipe is None:
+            raise UsageError("found no recipe", fix="name one, such as dbrun run recipes/sks_dog.yaml")
+        return asked(recipe, overrides, profiles), from_
+    words = [] if recipe is None else [str(recipe)]
+    if recipe is not None and "=" not in words[0]:
+        raise UsageError(f"found two recipes, {recipe} and --from {from_}", fix="leave one of them out")
+    return asked(Path(from_), [*words, *(overrides or ())], profiles), None
 
 
 def asked_or_at_hand(words: Sequence[str], profiles: Sequence[str] | None, store: Store) -> tuple[Asked, str | None]:

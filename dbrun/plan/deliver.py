@@ -12,11 +12,11 @@ from pathlib import Path
 
 from dbrun.durable import sync
 from dbrun.errors import StageFailed
+from dbrun.provenance import RECORD
 from dbrun.store.disk import disk_errors, fresh_name, is_orphan, remove
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace, safe_name
 
-RECORD = "dbrun.json"
 FORMAT = 1
 
 

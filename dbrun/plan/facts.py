@@ -11,7 +11,9 @@ from typing import Any
 
 import dbrun
 from dbrun.plan.keys import full_version
+from dbrun.plan.written import last_name
 from dbrun.recipe.model import Recipe
+from dbrun.secrets import hidden
 from dbrun.stages.base import Numerics, Stage
 from dbrun.store.traces import Trace
 
@@ -24,7 +26,7 @@ def facts(recipe: Recipe, traces: Mapping[str, Trace], stages: Mapping[str, Stag
     """The facts of an export; equal runs on one machine have equal facts but for times."""
     libraries = sorted({library for name in traces for library in stages[name].libraries})
     return {
-        "recipe": _without_places(recipe.model_dump(mode="json", by_alias=True)),
+        "recipe": _without_secrets(_without_places(recipe.model_dump(mode="json", by_alias=True))),
         "stages": {name: {"key": t.key, "digest": t.digest, "created": t.created, "seconds": t.seconds}
                    for name, t in traces.items()},
         "versions": {"dbrun": dbrun.__version__, "python": ".".join(map(str, sys.version_info[:3])),
@@ -38,7 +40,7 @@ def facts(recipe: Recipe, traces: Mapping[str, Trace], stages: Mapping[str, Stag
 
 def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe with no more than the last name of absolute paths: an export is shared with others."""
-    adapt = {component: {**adapter, "init": _name(adapter["init"])} if adapter and adapter.get("init") else adapter
+    adapt = {component: {**adapter, "init": last_name(adapter["init"])} if adapter and adapter.get("init") else adapter
              for component, adapter in recipe["adapt"].items()}
     parts = {part: _nameless(recipe[part], keys) for part, keys in PLACES.items()}
     several = [_nameless(one, PLACES["subject"]) for one in recipe["subjects"] or ()] or None
@@ -46,11 +48,15 @@ def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nameless(part: dict[str, Any] | None, keys: tuple[str, ...]) -> dict[str, Any] | None:
-    return part and {**part, **{key: _name(part[key]) for key in keys if part[key] is not None}}
+    return part and {**part, **{key: last_name(part[key]) for key in keys if part[key] is not None}}
 
 
-def _name(path: str) -> str:
-    return f"…/{Path(path).name}" if Path(path).expanduser().is_absolute() else path
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_secrets(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_secrets(inner) for inner in value]
+    return hidden(value) if isinstance(value, str) else value
 
 
 def _first(pattern: str, wanted: str) -> str | None:

@@ -27,6 +27,7 @@ from dbrun.plan.selection import Selection
 from dbrun.plan.signals import listening
 from dbrun.plan.sources import Located, pinned
 from dbrun.plan.telling import Telling
+from dbrun.plan.written import written
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.places import shown
 from dbrun.stages.base import Artifact, Stage
@@ -73,7 +74,8 @@ def execute(loaded: LoadedRecipe, located: Located, store: Store, selection: Sel
                 check_place(target)
             tell.record = Record.begin(store, loaded, overrides)
             crew.logs = tell.record.folder
-            return _Run(within, tell.record, tell, stopping, target, crew).go(plan, shown(loaded.path))
+            run = _Run(within, tell.record, tell, stopping, target, crew, written(loaded, overrides))
+            return run.go(plan, shown(loaded.path))
         finally:
             crew.close()
             if tell.record is not None:
@@ -123,6 +125,7 @@ class _Run:
     stopping: Callable[[], int]
     target: Path | None
     crew: Crew
+    written: Mapping[str, object]
 
     def go(self, plan: Plan, recipe: str) -> Outcome:
         """Every stage of the plan in order, then the delivery. recipe: what to call it."""
@@ -164,7 +167,8 @@ class _Run:
         return planned if planned is Simply.BASE_GONE else None
 
     def _deliver(self, traces: Mapping[str, Trace], target: Path) -> bool:
-        known = facts(self.within.recipe, traces, self.within.stages, self.within.numerics)
+        known = {**facts(self.within.recipe, traces, self.within.stages, self.within.numerics),
+                 "written": self.written}
         place = hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:32]
 
         def waiting(holder: str) -> None:

@@ -12,6 +12,7 @@ from dbrun.recipe.nodes import Items, Node, Scalar, Table, found, leaves, merge
 from dbrun.recipe.places import Place, Problem, Problems
 from dbrun.recipe.words import nearest
 from dbrun.recipe.yaml import UNPRINTABLE
+from dbrun.secrets import OF_THE_HUB
 
 KEYS = ("extends", "profiles", "env")
 """Keys of a recipe file that are no part of the recipe itself."""
@@ -59,6 +60,14 @@ def take(data: Table) -> tuple[Table, Asides]:
         raise Problems(problems)
     rest = {key: node for key, node in data.entries.items() if key not in KEYS}
     return Table(rest, data.keys, data.place), Asides(profiles, env)
+
+
+def refuse_tokens(data: Table) -> None:
+    """Raise Problems for values that are the Hub's tokens: what is in a recipe goes into every file made by it."""
+    if found := [Problem(leaf.place, ".".join(map(str, key)), "found what looks like a token of the Hub, and a recipe "
+                         "goes into the exported files", "take it away, and log in with `hf auth login`, or set "
+                         "HF_TOKEN") for key, leaf in leaves(data) if OF_THE_HUB.search(leaf.value)]:
+        raise Problems(found)
 
 
 def places(node: Node) -> Iterator[Place]:

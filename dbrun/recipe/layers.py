@@ -10,18 +10,18 @@ from dbrun.parts import Plain
 from dbrun.recipe.asides import KEYS
 from dbrun.recipe.nodes import Items, Node, Scalar, Table, found, merge
 from dbrun.recipe.places import Place, Problem, Problems, Source, shown
-from dbrun.recipe.yaml import check_characters, parse, read
+from dbrun.recipe.yaml import check_characters, parse, read_both
 
 MOST = 32
 
 
-def from_files(path: Path) -> tuple[Table, tuple[Path, ...]]:
-    """The mapping of a recipe file over those that it `extends`, and all files read, this one first.
+def from_files(path: Path) -> tuple[Table, dict[Path, str]]:
+    """The mapping of a recipe file over those that it `extends`, and the text of each file read, this one first.
 
     Later files of a list lie over earlier ones. Raises Problems.
     """
-    files: list[Path] = []
-    return _with_bases(path, None, (), files), tuple(dict.fromkeys(files))
+    files: list[tuple[Path, str]] = []
+    return _with_bases(path, None, (), files), dict(files)
 
 
 def from_command_line(overrides: Sequence[str]) -> Table:
@@ -41,15 +41,16 @@ def from_command_line(overrides: Sequence[str]) -> Table:
     return laid
 
 
-def _with_bases(path: Path, asked: Place | None, chain: tuple[Path, ...], files: list[Path]) -> Table:
-    own, real = read(path, asked), Path(realpath(path))
+def _with_bases(path: Path, asked: Place | None, chain: tuple[Path, ...],
+                files: list[tuple[Path, str]]) -> Table:
+    (own, text), real = read_both(path, asked), Path(realpath(path))
     if real in chain:
         names = " → ".join(shown(p) for p in (*chain[chain.index(real):], real))
         raise Problems([Problem(asked, "extends", f"found a circle: {names}",
                                 "take one of these `extends` away")])
     if len(files) >= MOST:
         raise Problems([Problem(asked, "extends", f"found more than {MOST} files that build on each other")])
-    files.append(path)
+    files.append((path, text))
     if "extends" not in own.entries:
         return own
     laid = Table({}, {}, own.place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -25,7 +25,8 @@ class LoadedRecipe:
     """A valid recipe and where its values were written.
 
     path: the file asked for; files: all files read, it first; origins: dotted key → place of its value;
-    here: the folder in which the command was given; profiles: those laid over the recipe.
+    here: the folder in which the command was given; profiles: those laid over the recipe; texts: what stood in each
+    file, of a recipe that was rebuilt none.
     """
 
     recipe: Recipe
@@ -34,6 +35,7 @@ class LoadedRecipe:
     origins: Mapping[str, Place]
     here: Path
     profiles: tuple[str, ...] = ()
+    texts: Mapping[Path, str] = field(default_factory=dict)
 
     def folder_of(self, key: str) -> Path:
         """The folder from which the path in a dotted key is meant: that of the file in which it is written.
@@ -54,7 +56,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), profiles: Sequence[st
     Raises Problems with all that is wrong, in profiles that are not asked for, too.
     """
     path = path.absolute()
-    whole, files = _exported(path) if path.suffix == EXPORTED else from_files(path)
+    whole, texts = _exported(path) if path.suffix == EXPORTED else from_files(path)
     data, beside = asides.take(whole)
     laid = beside.chosen(profiles, data)
     if overrides:
@@ -67,18 +69,19 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), profiles: Sequence[st
                 for problem in _wrong_inside(beside, name, data)]
     try:
         laid = _resolved(laid, beside)
+        asides.refuse_tokens(laid)
         recipe = _checked(_typed(laid), laid)
     except Problems as error:
         raise Problems([*error.problems, *problems]) from None
     if problems:
         raise Problems(problems)
-    return LoadedRecipe(recipe, path, files, dict(origins(laid)), Path.cwd(), tuple(profiles))
+    return LoadedRecipe(recipe, path, tuple(texts) or (path,), dict(origins(laid)), Path.cwd(), tuple(profiles), texts)
 
 
-def _exported(path: Path) -> tuple[Table, tuple[Path, ...]]:
+def _exported(path: Path) -> tuple[Table, dict[Path, str]]:
     from dbrun.recipe.rebuilt import rebuilt
 
-    return rebuilt(path), (path,)
+    return rebuilt(path), {}
 
 
 def _resolved(data: Table, beside: Asides) -> Table:

@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from dbrun.errors import RecipeError
-from dbrun.provenance import read
+from dbrun.provenance import read, record_beside
 from dbrun.recipe.nodes import Table, leaves
 from dbrun.recipe.places import Source
 from dbrun.recipe.yaml import parse
 
-RECORD = "dbrun.json"
 UNKNOWN = "?"
 """Stands for a place that is not known."""
-UP = 4
-"""Folders above the file in which its record may lie."""
 
 
 def rebuilt(path: Path) -> Table:
@@ -47,15 +44,8 @@ def check_places(data: Table, path: Path) -> None:
 
 def _recorded(path: Path, document: Mapping[str, Any]) -> dict[str, Any] | None:
     """The recipe in the record of the delivery that the file is of; None where there is none, or it is of another."""
-    for folder in list(path.absolute().parents)[:UP]:
-        try:
-            record = json.loads((folder / RECORD).read_bytes())
-            same = record["stages"]["train"]["digest"] == document["inputs"]["train"]
-            recipe = record["recipe"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        return {key: _placed(value) for key, value in recipe.items() if value is not None} if same else None
-    return None
+    recipe = (record_beside(path, document) or {}).get("recipe")
+    return {key: _placed(value) for key, value in recipe.items() if value is not None} if recipe else None
 
 
 def _placed(value: Any) -> Any:

@@ -22,10 +22,15 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def read(path: Path, asked: Place | None = None) -> Table:
     """The mapping in a recipe file. asked: where another recipe names this file. Raises Problems."""
+    return read_both(path, asked)[0]
+
+
+def read_both(path: Path, asked: Place | None = None) -> tuple[Table, str]:
+    """As `read`, and the text itself."""
     source, text = _text(path, asked)
     node = parse(text, source)
     if isinstance(node, Table):
-        return node
+        return node, text
     what = "nothing in it" if node is None else "no mapping of keys"
     place = node.place if node else source.place(0, 0)
     raise Problems([Problem(place, "", f"found {what}, expected a recipe", "`dbrun new NAME` writes one")])

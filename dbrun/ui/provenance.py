@@ -9,7 +9,7 @@ from dbrun.ui.terminal import paint
 
 
 def outline(facts: Mapping[str, object], indent: str = "") -> str:
-    """`key: value` lines; mappings and lists of mappings one step further in, long digests shortened."""
+    """`key: value` lines; what has several lines or parts one step further in, long digests shortened."""
     lines = []
     for key, value in facts.items():
         label = f"{indent}{paint(key, 'cyan', sys.stdout)}:"
@@ -20,8 +20,10 @@ def outline(facts: Mapping[str, object], indent: str = "") -> str:
             for entry in value:
                 body = outline(entry, indent + "    ")
                 lines.append(f"{indent}  - {body.lstrip()}")
+        elif isinstance(value, str) and "\n" in value:
+            lines += [label, *(f"{indent}  | {line}" for line in value.splitlines())]
         elif isinstance(value, (list, tuple)):
-            lines.append(f"{label} {', '.join(map(_word, value))}")
+            lines.append(f"{label} {', '.join(map(_word, value)) or '-'}")
         else:
             lines.append(f"{label} {_word(value)}")
     return "\n".join(lines)

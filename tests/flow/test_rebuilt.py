@@ -34,6 +34,27 @@ def test_an_exported_file_is_the_recipe_that_made_it(project, monkeypatch) -> No
     assert told(project) == (["all that made it is here: pictures, base, settings, device, libraries"], False)
 
 
+def test_from_a_file_is_the_recipe_that_made_it_too(project) -> None:
+    for words in (("--from", FILE), ("train.steps=6", "--from", FILE), (FILE,)):
+        done = project.dbrun("plan", *words)
+        assert "all that made it is here" in done.stdout + done.stderr and " RUN" not in done.stdout
+    assert "train.steps" in project.dbrun("run", "--from", FILE, "train.steps=8", "--dry-run").stderr
+    for words, said in (((), "found no recipe"), (("tiny.yaml", "--from", FILE), "found two recipes")):
+        assert said in project.dbrun("plan", *words, check=2).stderr
+    assert "no stage 'x'" in project.dbrun("plan", "tiny.yaml", "--from", "x", check=2).stderr
+
+
+def test_show_tells_the_recipe_as_it_was_written_and_as_resolved(project, tmp_path) -> None:
+    told = json.loads(project.dbrun("show", FILE, "--json").stdout)
+    assert told["record"]["written"]["files"] == [{"name": "tiny.yaml", "text": (
+        project.folder / "tiny.yaml").read_text()}]
+    assert told["recipe"]["adapt"]["denoiser"]["alpha"] == 4.0
+    assert set(told["record"]["stages"]["train"]) == {"key", "digest", "created", "seconds"}
+    assert "| prior: {count: 3, weight: 1.0, steps: 2, guidance: 2.0}\n" in project.dbrun("show", FILE).stdout
+    alone = shutil.copy(project.folder / FILE, tmp_path / "alone.safetensors")
+    assert "record" not in json.loads(project.dbrun("show", str(alone), "--json").stdout)
+
+
 def test_what_is_other_here_is_said(project, monkeypatch) -> None:
     monkeypatch.chdir(project.folder)
     (project.folder / "pictures" / "0.png").unlink()
