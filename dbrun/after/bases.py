@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from dbrun.recipe.model import Base
 from dbrun.stages.base import BaseSource
 from dbrun.stages.load import wanted_files
 from dbrun.store.store import Store
+from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

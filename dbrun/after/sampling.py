@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from dbrun.errors import UsageError
 from dbrun.families.base import Family, Loaded
 from dbrun.families.scheduling import scheduler_changes
 from dbrun.formats.base import formats
+from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from PIL.Image import Image

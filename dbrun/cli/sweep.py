@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from dbrun.plan.grid import together
 from dbrun.plan.planner import Plan, Scope, plan_of, scope
 from dbrun.recipe.load import load_recipe
 from dbrun.ui.terminal import put, say
+from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from dbrun.plan.runner import Outcome

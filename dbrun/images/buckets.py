@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dbrun.seeds import derive
+from dbrun.values import dataclass
 
 Size = tuple[int, int]
 

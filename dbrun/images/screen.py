@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import RecipeError
 from dbrun.images.readers import make_ready
+from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from dbrun.plan.differences import changes
 from dbrun.plan.grid import foretold
@@ -13,6 +12,7 @@ from dbrun.plan.planner import Plan, Scope, StagePlan, Status
 from dbrun.plan.reasons import Resumes
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
+from dbrun.values import dataclass
 
 RECENT = 8
 """Earlier results of a stage that are compared."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.adapters.base import Adapter
@@ -13,6 +12,7 @@ from dbrun.formats.base import formats
 from dbrun.recipe.words import one_of
 from dbrun.store.disk import said
 from dbrun.store.store import Store
+from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.events import Emit, Note
@@ -14,6 +13,7 @@ from dbrun.stages.columns import columns
 from dbrun.stages.length import length
 from dbrun.stages.ranks import Ranks
 from dbrun.store.items import StoredItems
+from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

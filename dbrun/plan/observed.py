@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from dbrun.recipe.load import LoadedRecipe
 from dbrun.store.digests import SETTLED
 from dbrun.store.disk import replace_file
 from dbrun.store.store import Store
+from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from dbrun.plan.runner import Outcome

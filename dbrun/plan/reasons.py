@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from dbrun.values import dataclass
 
 SHOWN = 3
 """Changes that a reason spells out; the others are counted."""

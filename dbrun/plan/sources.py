@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from dbrun.adapters.embedding import Embedding
@@ -28,6 +28,7 @@ from dbrun.recipe.subject import Subject
 from dbrun.stages.base import Picture, Sources
 from dbrun.stages.views import cutting_of
 from dbrun.store.store import Store
+from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from dbrun.parts import Plain
 from dbrun.recipe.places import Place
+from dbrun.values import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scalar:
     """A single value: `Plain` where it stands unquoted, so that the schema may read it; otherwise text."""
 
@@ -17,7 +17,7 @@ class Scalar:
     place: Place
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Items:
     """A list."""
 
@@ -25,7 +25,7 @@ class Items:
     place: Place
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """A mapping. keys: where each key stands."""
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import RecipeError
+from dbrun.values import dataclass
 
 BREAKS = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 WIDTH = 100
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Place:
     """A stretch of one line of a recipe file, or of a `key=value` of the command line.
 
@@ -41,7 +41,7 @@ class Place:
                 f"       | {' ' * before}{'^' * under}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source:
     """A text that recipe nodes come from. offset: what stands before the YAML on its first line."""
 
@@ -61,7 +61,7 @@ class Source:
         return Place(self.file, line + 1, column + 1, max(1, length), text)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Problem:
     """One thing wrong with a recipe. key: dotted, empty where none is meant; fix: what to do about it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.artifact import Attached, write_artifact
@@ -18,6 +18,7 @@ from dbrun.stages import room
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.given import start
+from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Sources
 from dbrun.stages.export import default_prompts
 from dbrun.stages.starts import Starts, starts
+from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

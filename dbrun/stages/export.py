@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -26,6 +25,7 @@ from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.load import read_base
 from dbrun.stages.portable import portable, provenance
 from dbrun.stages.starts import SHOWN, Starts, starts
+from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from dbrun.formats.base import Format

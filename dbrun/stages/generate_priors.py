@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +19,7 @@ from dbrun.stages import room
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
 from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.ranks import spread
+from dbrun.values import dataclass
 
 RECORD = "priors.json"
 ATTEMPTS = 5

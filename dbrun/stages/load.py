@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +14,7 @@ from dbrun.families.base import Family, families
 from dbrun.provenance import header
 from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Artifact, Job, Sources, Stage
+from dbrun.values import dataclass
 
 RECORD = "base.json"
 CARD = {"README.md"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.families.base import families
@@ -11,6 +10,7 @@ from dbrun.images import buckets
 from dbrun.images.buckets import Cutting, Frame, Size, centred
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.pictures import Images
+from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.store.census import artifacts
@@ -15,6 +14,7 @@ from dbrun.store.runs import KEYS, RECIPE, Run, runs
 from dbrun.store.store import Store
 from dbrun.store.table import sound
 from dbrun.store.traces import File, manifest_digest
+from dbrun.values import dataclass
 
 OTHER = "it holds other bytes than were written"
 CHECKPOINT = re.compile(r"step-\d+\.(?P<digest>[0-9a-f]{64})\.safetensors")

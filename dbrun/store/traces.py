@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from dbrun.store.canonical import digest
 from dbrun.store.disk import entries, replace_file
 from dbrun.store.documents import FORMAT, marked, read_marked
+from dbrun.values import dataclass
 
 KNOWN = (1, FORMAT)
 STAGE = re.compile(r"[a-z][a-z0-9-]{0,63}(\.item)?")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
+
+from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
+from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)
