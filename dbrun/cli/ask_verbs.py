@@ -42,7 +42,7 @@ def graph(words: Words = None, profile: Profiles = None,
 def lock(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, json: Json = False) -> None:
     """Write down what a recipe points at: the base's commit, the contents of its pictures.
 
-    The lock stands beside the recipe, recipe.lock for recipe.yaml; `plan --locked` compares with it.
+    The lock stands beside the recipe, recipe.lock for recipe.yaml; `run --locked` and `plan --locked` compare with it.
     """
     from dbrun.cli.ask import make_lock
     from dbrun.cli.words import asked

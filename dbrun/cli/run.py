@@ -45,11 +45,12 @@ def read(asked: Asked, emit: Emit | None = None) -> tuple[LoadedRecipe, Located,
     return loaded, located, store
 
 
-def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False,
+def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False, locked: bool = False,
        words: Sequence[str] | None = None) -> Outcome:
     """Run the recipe's selected stages; the delivered folder's path goes to stdout, unless that is to stay quiet.
 
-    words: the command, if it is to be known again where it has nothing to do.
+    locked: only where the recipe points at what its lock says; words: the command, if it is to be known again where it
+    has nothing to do.
     """
     from dbrun.plan.crew import Crew
     from dbrun.plan.launch import check, place
@@ -67,6 +68,8 @@ def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False
         try:
             loaded, located, store = read(asked, watch)
             check(loaded.recipe, here, os.environ)
+            if locked:
+                located = _held(loaded, located, store)
         except DbrunError as error:
             watch(RunFailed(None, error.message, error.fix, error.exit_code))
             raise
@@ -80,6 +83,16 @@ def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False
         results = [artifact.digest for artifact in outcome.artifacts.values()]
         observation.keep(words, store, seen_by(loaded, store, results, outcome.outputs), said, run=outcome)
     return outcome
+
+
+def _held(loaded: LoadedRecipe, located: Located, store: Store) -> Located:
+    """What a recipe points at, its base's commit included, which the lock must say too. Raises DbrunError."""
+    from dbrun.plan.lock import hold
+    from dbrun.plan.sources import pinned
+
+    located = pinned(loaded, located, store)
+    hold(loaded, located)
+    return located
 
 
 def share(here: Place, asked: Asked) -> NoReturn:

@@ -13,11 +13,13 @@ from dbrun.errors import UsageError
 
 Sweeps = Annotated[list[str] | None, typer.Option(
     "--sweep", metavar="KEY=VALUE,VALUE", help="Run each of these values; several sweeps make a grid.")]
+Locked = Annotated[bool, typer.Option(
+    "--locked", help="Refuse, with exit code 3, where the recipe does not point at what the lock beside it says.")]
 
 
 @app.command()
 def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
-        until: Until = None, from_: From = None, only: Only = None, force: Force = None,
+        until: Until = None, from_: From = None, only: Only = None, force: Force = None, locked: Locked = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and run nothing.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:
     """Run a recipe; the export goes to outputs/NAME/.
@@ -32,6 +34,7 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
     wanted, from_ = asked_from(recipe, overrides, profile, from_)
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
     if sweep:
+        _one_alone(locked)
         from dbrun.cli.sweep import go_sweep, members, show_sweep
 
         runs = members(wanted, sweep, selection)
@@ -40,9 +43,10 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
         if not dry_run:
             go_sweep(runs, selection, as_json=json)
     elif dry_run:
-        show_plan(wanted, selection, as_json=json)
+        if show_plan(wanted, selection, as_json=json, locked=locked, exit_code=locked):
+            raise typer.Exit(3)
     else:
-        go(wanted, selection, as_json=json, words=sys.argv[1:])
+        go(wanted, selection, as_json=json, locked=locked, words=sys.argv[1:])
 
 
 @app.command()
@@ -51,6 +55,7 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
           words: Words = None, profile: Profiles = None,
           only: Annotated[bool, typer.Option("--only", help="Refuse rather than run a stage above.")] = False,
           force: Annotated[bool, typer.Option("--force", help="Do it again though it is cached.")] = False,
+          locked: Locked = False,
           json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:
     """Run one stage and what it needs, nothing after.
 
@@ -67,7 +72,12 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
         say(why)
     selection = Selection(only=name if only else None, until=None if only else name,
                           force=(name,) if force else ())
-    go(wanted, selection, as_json=json)
+    go(wanted, selection, as_json=json, locked=locked)
+
+
+def _one_alone(locked: bool) -> None:
+    if locked:
+        raise UsageError("`--locked` compares one recipe, and a sweep is several", fix="leave one of them out")
 
 
 @app.command()
@@ -93,9 +103,8 @@ def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profi
         show_pictures(wanted, as_json=json)
         return
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
-    if sweep and locked:
-        raise UsageError("`--locked` compares one recipe, and a sweep is several", fix="leave one of them out")
     if sweep:
+        _one_alone(locked)
         from dbrun.cli.sweep import members, show_sweep
 
         code = 3 if show_sweep(members(wanted, sweep, selection), as_json=json) and exit_code else 0

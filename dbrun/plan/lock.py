@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from dbrun.errors import UsageError
+from dbrun.errors import UsageError, WorkPending
 from dbrun.plan.sources import Located
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.places import shown
@@ -15,6 +15,8 @@ from dbrun.stages.base import Picture
 from dbrun.store.disk import disk_errors, replace_file
 
 FORMAT = 1
+TOLD = 12
+"""Differences that a refused run names."""
 PICTURES = {"pictures": "picture", "class_pictures": "class picture"}
 
 
@@ -66,6 +68,16 @@ def drift(loaded: LoadedRecipe, located: Located) -> list[str]:
                          fix=f"dbrun lock {shown(loaded.path)} writes it anew") from None
 
 
+def hold(loaded: LoadedRecipe, located: Located) -> None:
+    """Raise WorkPending, which names what differs, where a recipe does not point at what its lock says."""
+    if found := drift(loaded, located):
+        more = [f"and {len(found) - TOLD} more, which `dbrun plan --locked` lists"] if len(found) > TOLD else []
+        lines = "".join(f"\n  {line}" for line in (*found[:TOLD], *more))
+        raise WorkPending(f"{shown(loaded.path)} does not point at what {shown(lock_of(loaded.path))} says; nothing "
+                          f"was run{lines}",
+                          fix=f"bring that back; or, if it is meant, dbrun lock {shown(loaded.path)}")
+
+
 def _differences(old: Mapping[str, dict[str, object]], new: Mapping[str, object]) -> Iterator[str]:
     base = new["base"]
     if isinstance(base, dict) and old["base"]["identity"] != base["identity"]:
@@ -84,7 +96,7 @@ def _pictures(old: object, new: object, noun: str) -> Iterator[str]:
     names = {(one["sha256"], one["prompt"]): one["file"] for one in (*was, *now)}
     before, after = (Counter((one["sha256"], one["prompt"]) for one in entries) for entries in (was, now))
     for found, words in ((after - before, "is not in the lock"), (before - after, "of the lock is not there")):
-        for digest, prompt in found:
+        for digest, prompt in sorted(found, key=lambda one: (names[one], *one)):
             yield f"{noun} {names[digest, prompt]} ({digest[:10]}…, '{prompt}') {words}"
 
 

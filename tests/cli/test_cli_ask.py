@@ -56,6 +56,25 @@ def test_the_lock_decides_the_exit_code(folder: Path) -> None:
     assert "is not in the lock" in done.stderr
 
 
+def test_a_run_that_is_locked_begins_only_where_the_lock_holds(folder: Path) -> None:
+    assert "there is no lock dog.lock" in run("run", "dog.yaml", "--locked", check=2).stderr
+    run("lock", "dog.yaml")
+    other = "subject.images=embedded:zwx_car"
+    for words in (["run", "dog.yaml", other], ["stage", "load", "dog.yaml", other],
+                  ["run", "dog.yaml", other, "--dry-run"]):
+        done = run(*words, "--locked", check=3)
+        assert "is not in the lock" in done.stderr and "of the lock is not there" in done.stderr
+    assert "→ bring that back; or, if it is meant, dbrun lock dog.yaml" in run(
+        "run", "dog.yaml", other, "--locked", check=3).stderr
+    lines = run("run", "dog.yaml", other, "--locked", "--json", check=3).stdout.splitlines()
+    said = [json.loads(line) for line in lines]
+    assert [(event["event"], event["exit_code"]) for event in said] == [("run_failed", 3)]
+    assert not list(Path(".dbrun/runs").glob("*")) and not list(Path(".dbrun/traces").glob("*/*"))
+    run("stage", "load", "dog.yaml", "--locked")
+    assert len(list(Path(".dbrun/traces/load").iterdir())) == 1
+    assert "a sweep is several" in run("run", "dog.yaml", "--locked", "--sweep", "seed=1,2", check=2).stderr
+
+
 def test_wrong_recipes_are_told_as_data(folder: Path) -> None:
     (folder / "bad.yaml").write_text(starter("bad").replace("seed: 0", "sead: 0"))
     found = json.loads(run("validate", "dog.yaml", "bad.yaml", "--json", check=2).stdout)

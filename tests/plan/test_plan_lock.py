@@ -10,8 +10,8 @@ from fake_base import fake_base, fake_cache
 from PIL import Image
 from stub_world import RECIPE
 
-from dbrun.errors import UsageError
-from dbrun.plan.lock import drift, write_lock
+from dbrun.errors import UsageError, WorkPending
+from dbrun.plan.lock import drift, hold, write_lock
 from dbrun.plan.sources import Located, locate
 from dbrun.recipe.load import LoadedRecipe, load_recipe
 from dbrun.store.store import Store
@@ -52,6 +52,18 @@ def test_what_changes_is_told(recipe: Path, change: Callable[[], object], told: 
     lines = "\n".join(drift(*found(recipe)))
     for words in told:
         assert words in lines
+
+
+def test_a_run_is_refused_with_what_differs_and_not_with_a_thousand_lines(recipe: Path) -> None:
+    write_lock(*found(recipe))
+    hold(*found(recipe))
+    for i in range(20):
+        Image.new("RGB", (64, 64), (i, 99, 9)).save(f"pictures/more{i:02d}.png")
+    with pytest.raises(WorkPending, match=r"r\.yaml does not point at what r\.lock says; nothing was run") as caught:
+        hold(*found(recipe))
+    lines = caught.value.message.splitlines()
+    assert [line.split()[1] for line in lines[1:-1]] == [f"more{i:02d}.png" for i in range(12)]
+    assert lines[-1] == "  and 8 more, which `dbrun plan --locked` lists"
 
 
 def test_names_and_the_recipe_itself_are_free(recipe: Path) -> None:
