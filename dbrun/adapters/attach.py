@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -49,14 +49,19 @@ def match(module: nn.Module, patterns: Sequence[str],
     A pattern is a module's name or a dotted end of it; `*` stands for any part of a name. Raises RecipeError
     where nothing is hit.
     """
-    wanted = re.compile("|".join(rf"(?:.*\.)?{re.escape(p)}".replace(r"\*", ".*") for p in patterns))
     kinds = {name: type(m).__mro__ for name, m in module.named_modules() if name}
     fit = [name for name, mro in kinds.items() if any(c.__name__ in layers for c in mro)]
-    hit = sorted(name for name in fit if wanted.fullmatch(name))
+    hit = hits(fit, patterns)
     if not hit:
-        other = sorted({mro[0].__name__ for name, mro in kinds.items() if wanted.fullmatch(name)})
+        other = sorted({kinds[name][0].__name__ for name in hits(kinds, patterns)})
         raise _no_match(patterns, fit, layers, other)
     return tuple(hit)
+
+
+def hits(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Those of the names that any pattern hits, sorted."""
+    wanted = re.compile("|".join(rf"(?:.*\.)?{re.escape(p)}".replace(r"\*", ".*") for p in patterns))
+    return sorted(name for name in names if wanted.fullmatch(name))
 
 
 def _no_match(patterns: Sequence[str], fit: Sequence[str], layers: Sequence[str],

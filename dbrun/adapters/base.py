@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from dbrun.adapters.attach import Placed
     from dbrun.adapters.foreign import Foreign, Recast
 
+Fault = tuple[str, str, str]
+"""What cannot be meant: the field, what is wrong with it, what to do."""
+Level = Literal["info", "warning"]
+IDLE = 0.01
+"""The share of an adapter's numbers that may be of no use without a word."""
 PRESETS = ("attention", "attention+ff", "linear", "all")
 
 
@@ -52,8 +57,8 @@ class Learnable(Part):
         """The adapter without what is no part of it."""
         return self.model_copy(update=dict.fromkeys(self.BESIDE))
 
-    def faults(self) -> Iterator[tuple[str, str, str]]:
-        """What in it cannot be meant, as (field, message, fix), as far as it can tell without a model."""
+    def faults(self) -> Iterator[Fault]:
+        """What in it cannot be meant, as far as it can tell without a model."""
         yield from ()
 
     def decided(self, modules: tuple[str, ...]) -> Self:
@@ -118,8 +123,18 @@ class Adapter(Learnable):
         """How many numbers at most it has for a weight of this shape."""
         return prod(shape)
 
-    def check(self, layers: Mapping[str, nn.Module]) -> None:
-        """Raise RecipeError where it cannot go on these layers, by full name."""
+    def misfit(self, shapes: Mapping[str, Sequence[int]]) -> Fault | None:
+        """Why it cannot go on these layers, if it cannot. shapes: layer -> its weight's, [out, in …]."""
+        wide = [name for name, shape in shapes.items() if len(shape) > 2]
+        if self.linear_only and wide:
+            return ("targets", f"found convolutions among its {len(shapes)} layers, such as `{wide[0]}`: "
+                    f"{self.linear_only}",
+                    "write `targets: linear`, or patterns that hit linear layers only")
+        return None
+
+    def remark(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Level] | None:
+        """What is odd about it on these layers, if anything is, and how odd."""
+        return None
 
     def decided(self, modules: tuple[str, ...]) -> Self:
         """The same adapter with nothing left open, so that two ways to ask for it leave equal bytes."""
@@ -164,6 +179,30 @@ class Ranked(Adapter):
     def scale(self) -> float:
         """What the update is multiplied with: alpha / rank."""
         return self.strength / self.rank
+
+    def useful(self, shape: Sequence[int]) -> int:
+        """The rank beyond which more adds nothing to a weight of this shape, [out, in …]: its narrower side."""
+        return min(shape[0], prod(shape[1:]))
+
+    def misfit(self, shapes: Mapping[str, Sequence[int]]) -> Fault | None:
+        """Also where its rank is beyond what any of its layers can use."""
+        most = max(map(self.useful, shapes.values()))
+        if self.rank > most:
+            return ("rank", f"found {self.rank}, but none of the {len(shapes)} layers that `targets` selects is wider "
+                    f"than {most}: a rank beyond that adds nothing", f"write {most} or less")
+        return super().misfit(shapes)
+
+    def remark(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Level] | None:
+        """A rank that is beyond what some of its layers can use, where that is a share of it worth a word."""
+        spare = {name: self.rank - self.useful(shape) for name, shape in shapes.items()}
+        beyond = [name for name, more in spare.items() if more > 0]
+        sides = {name: (shape[0], prod(shape[1:])) for name, shape in shapes.items()}
+        idle = sum(spare[name] * sum(sides[name]) for name in beyond)
+        if idle <= IDLE * self.rank * sum(map(sum, sides.values())):
+            return None
+        first = max(beyond, key=lambda name: spare[name])
+        return (f"rank {self.rank} is more than {len(beyond)} of {len(shapes)} layers can use, such as `{first}` "
+                f"({sides[first][0]} × {sides[first][1]}); it costs room and time there, and adds nothing", "warning")
 
     def numbers(self, shape: Sequence[int]) -> int:
         """Two pairs of thin matrices, the most that one of its types has, and a magnitude for each output."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from dbrun.adapters.base import Level
 from dbrun.adapters.foreign import Foreign, Recast
 from dbrun.adapters.lycoris import Lycoris
 from dbrun.parts import Bool, Int, OrNone
@@ -29,6 +31,25 @@ class LoKr(Lycoris):
     """Size of C, where it divides the layer's; left out, the divisor nearest the square root. Smaller learns more."""
     decompose_both: Bool = False
     """Make C, too, a product of two thin matrices, where rank is less than half its size."""
+
+    def useful(self, shape: Sequence[int]) -> int:
+        """Any rank: from some on, the large factor stays whole."""
+        return self.rank
+
+    def remark(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Level] | None:
+        """A rank that says nothing, since the large factor of every layer stays whole."""
+        enough = math.ceil(max(self._large(side) for shape in shapes.values() for side in shape[:2]) / 2)
+        if self.rank < enough:
+            return None
+        return (f"rank {self.rank} changes nothing: from rank {enough} on the large factor of all {len(shapes)} layers "
+                "stays whole", "info")
+
+    def _large(self, side: int) -> int:
+        """What a side of a weight is divided into as the side of the thin factor, as peft does it."""
+        if self.factor and side % self.factor == 0:
+            return side // self.factor
+        most = min(self.factor or side, math.isqrt(side))
+        return side // max(n for n in range(1, most + 1) if side % n == 0)
 
     def peft_config(self, modules: tuple[str, ...]) -> LoKrConfig:
         """peft's LoKrConfig with `init_weights=True`."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dbrun.adapters import pissa
-from dbrun.adapters.base import Ranked, Targets
+from dbrun.adapters.base import Fault, Ranked, Targets
 from dbrun.adapters.foreign import Foreign, Recast, evened
 from dbrun.parts import Bool, Float
 
@@ -52,7 +52,7 @@ class Lora(Ranked):
         """PiSSA takes matrices apart, and a convolution's weight is none."""
         return "`start: pissa` takes a weight apart as a matrix, which a convolution's is not" if self._split else None
 
-    def faults(self) -> Iterator[tuple[str, str, str]]:
+    def faults(self) -> Iterator[Fault]:
         """PiSSA bears neither dropout nor DoRA, and is a start of its own."""
         if self._split and self.dropout:
             yield ("dropout", f"found {self.dropout:g} with `start: pissa`, where it would drop the base's own main "

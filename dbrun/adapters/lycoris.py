@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from dbrun.adapters.base import Ranked, Targets
-from dbrun.errors import RecipeError
+from dbrun.adapters.base import Fault, Ranked, Targets
 from dbrun.parts import Bool, Float
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 NEVER = 1e-9
 """A step in which no layer at all learns may be as likely as this."""
@@ -31,17 +30,18 @@ class Lycoris(Ranked):
     targets: Targets = "attention"
     """Which layers are adapted: attention, attention+ff, linear, all (also convolutions), or patterns."""
 
-    def faults(self) -> Iterator[tuple[str, str, str]]:
+    def faults(self) -> Iterator[Fault]:
         """`effective_conv` where no convolution can be."""
         if self.effective_conv and isinstance(self.targets, str) and self.targets != "all":
             yield ("effective_conv", f"found true, but `targets: {self.targets}` holds no convolution",
                    "write `targets: all`, or leave out `effective_conv`")
 
-    def check(self, layers: Mapping[str, nn.Module]) -> None:
-        """Refuse a dropout that would leave out all layers at once, in which case there is nothing to learn from."""
-        if self.dropout ** len(layers) > NEVER:
-            raise RecipeError(f"found `dropout: {self.dropout:g}` on {len(layers)} layers: in some steps it would "
-                              "leave out all of them", fix="lower `dropout`, or adapt more layers")
+    def misfit(self, shapes: Mapping[str, Sequence[int]]) -> Fault | None:
+        """Also where dropout would leave out all layers at once, in which case there is nothing to learn from."""
+        if self.dropout ** len(shapes) > NEVER:
+            return ("dropout", f"found {self.dropout:g} on {len(shapes)} layers: in some steps it would leave out all "
+                    "of them", "lower `dropout`, or adapt more layers")
+        return super().misfit(shapes)
 
     def settings(self, modules: tuple[str, ...]) -> dict[str, Any]:
         """What both of peft's configs take."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dbrun.adapters.base import Adapter, Targets
+from dbrun.adapters.base import Adapter, Fault, Targets
 from dbrun.adapters.foreign import Foreign, Recast
-from dbrun.errors import RecipeError
 from dbrun.parts import Bool, Int
 
 if TYPE_CHECKING:
     from peft import OFTConfig
-    from torch import nn
 
 
 class Oft(Adapter):
@@ -38,14 +36,16 @@ class Oft(Adapter):
         """peft's OFT sums overlapping patches wherever a kernel is larger than 1."""
         return "on a convolution OFT changes the base before it has learnt anything (peft sums overlapping patches)"
 
-    def check(self, layers: Mapping[str, nn.Module]) -> None:
-        """Refuse a block size that peft would silently replace."""
-        sizes = {name: layer.get_parameter("weight").shape[1] for name, layer in layers.items()}
+    def misfit(self, shapes: Mapping[str, Sequence[int]]) -> Fault | None:
+        """Also where peft would silently replace the block size."""
+        if (convolutions := super().misfit(shapes)) is not None:
+            return convolutions
+        sizes = {name: shape[1] for name, shape in shapes.items()}
         wrong = [name for name, size in sizes.items() if size % self.block_size]
-        if wrong:
-            common = math.gcd(*sizes.values())
-            raise RecipeError(f"found `block_size: {self.block_size}`, but `{wrong[0]}` has {sizes[wrong[0]]} inputs",
-                              fix=f"write a divisor of {common} as `block_size`")
+        if not wrong:
+            return None
+        return ("block_size", f"found {self.block_size}, which does not divide the {sizes[wrong[0]]} inputs of "
+                f"`{wrong[0]}`", f"write a divisor of {math.gcd(*sizes.values())}")
 
     def peft_config(self, modules: tuple[str, ...]) -> OFTConfig:
         """peft's OFTConfig; the inverse is computed, not its series, so that the turn is a turn."""

@@ -16,9 +16,9 @@ from dbrun.formats.base import formats
 from dbrun.plan import shapes
 from dbrun.plan.base import find_base
 from dbrun.plan.given import FoundAdapter, Wanted, find_adapter
+from dbrun.plan.layers import check_layers
 from dbrun.plan.masks import check_any
 from dbrun.plan.pictures import Asked, FoundPictures, find_pictures, in_order
-from dbrun.plan.ranks import check_ranks
 from dbrun.plan.training import training_notes
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.model import Recipe
@@ -58,7 +58,7 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     with _said_of(loaded, "images.buckets.step"):
         shapes.check_step(recipe, base.source.folder)
     _check_objective(loaded, base.source.folder)
-    check_ranks(loaded, base.source)
+    odd_layers = check_layers(loaded, base.source)
     _check_exports(loaded, base.source.folder)
     found = {key: _pictures(loaded, _asked(key, one, recipe), store) for key, one in recipe.taught.items()}
     with _said_of(loaded, "images.masks"):
@@ -69,7 +69,7 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     store.save_tables()
     long = _long_prompts(recipe, pictures, base.source.folder)
     cut = cutting_of(recipe, base.source.folder)
-    notes = (*(Note("base", text) for text in base.notes),
+    notes = (*(Note("base", text) for text in base.notes), *odd_layers,
              *(Note(what, text) for what, all_of in (("pictures", found.values()), ("class pictures", classes))
                for one in all_of for text in (*one.notes, *shapes.told(one.pictures, one.files, cut))),
              *(Note("prompts", text, "warning") for text in (*_without_trigger(recipe, found), *long)))

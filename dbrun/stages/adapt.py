@@ -80,7 +80,7 @@ class Adapt(Stage[AdaptParams]):
                 adapter: Adapter) -> Attached:
         module = family.module(loaded, component)
         modules: set[str] = set()
-        for patterns in self._patterns(family, component, adapter):
+        for patterns in patterns_of(family, component, adapter):
             modules.update(match(module, patterns, adapter.layers))
         found = tuple(sorted(modules))
         _fits(component, adapter, {name: module.get_submodule(name) for name in found})
@@ -90,17 +90,18 @@ class Adapt(Stage[AdaptParams]):
             attach(module, adapter, found, seed=derive(job.params.seed, "adapter", component))
         return Attached(adapter.decided(found), found, read(module))
 
-    def _patterns(self, family: Family, component: str, adapter: Adapter) -> tuple[tuple[str, ...], ...]:
-        """Groups of patterns that must each hit something: a preset as a whole, the user's own singly."""
-        targets = adapter.targets
-        if not isinstance(targets, str):
-            return tuple((pattern,) for pattern in targets)
-        presets = family.presets[component]
-        if targets not in presets:
-            allowed = ", ".join(p for p in PRESETS if p in presets)
-            raise RecipeError(f"`{targets}` is no preset of {component}; it has {allowed}",
-                              fix=f"set `adapt.{component}.targets` to one of them, or to a list of patterns")
-        return (presets[targets],)
+
+def patterns_of(family: Family, component: str, adapter: Adapter) -> tuple[tuple[str, ...], ...]:
+    """Groups of patterns that must each hit something: a preset as a whole, the user's own singly."""
+    targets = adapter.targets
+    if not isinstance(targets, str):
+        return tuple((pattern,) for pattern in targets)
+    presets = family.presets[component]
+    if targets not in presets:
+        allowed = ", ".join(p for p in PRESETS if p in presets)
+        raise RecipeError(f"`{targets}` is no preset of {component}; it has {allowed}",
+                          fix=f"set `adapt.{component}.targets` to one of them, or to a list of patterns")
+    return (presets[targets],)
 
 
 def _begun(module: nn.Module, component: str, one: Learnable) -> Attached:
@@ -118,11 +119,8 @@ def _trainable(module: nn.Module) -> int:
 
 def _fits(component: str, adapter: Adapter, layers: Mapping[str, nn.Module]) -> None:
     """Raise RecipeError where the adapter cannot go on one of the layers that its targets hit."""
-    import torch
-
-    wide = [name for name, layer in layers.items() if not isinstance(layer, torch.nn.Linear)]
-    if adapter.linear_only and wide:
-        raise RecipeError(f"`adapt.{component}` hits {len(wide)} convolutions, such as `{wide[0]}`: "
-                          f"{adapter.linear_only}", fix=f"write `targets: linear` under `adapt.{component}`, or "
-                          "patterns that hit linear layers only")
-    adapter.check(layers)
+    shapes = {name: tuple(weight.shape) for name, layer in layers.items()
+              if (weight := dict(layer.named_parameters(recurse=False)).get("weight")) is not None}
+    if shapes and (found := adapter.misfit(shapes)) is not None:
+        field, message, fix = found
+        raise RecipeError(f"adapt.{component}.{field}: {message}", fix=fix)

@@ -43,7 +43,7 @@ class Worn:
     def __init__(self, adapter: Adapter, layer: nn.Module) -> None:
         self.bare, self.adapter = layer.weight.detach().clone(), adapter
         self.net = nn.Sequential(layer).eval()
-        adapter.check({"0": layer})
+        assert adapter.misfit({"0": layer.weight.shape}) is None
         attach(self.net, adapter, ("0",), seed=0)
         draw = torch.Generator().manual_seed(2)
         self.first = read(self.net)

@@ -7,7 +7,6 @@ from torch import nn
 from dbrun.adapters.attach import attach, read, write
 from dbrun.adapters.loha import LoHa
 from dbrun.adapters.lokr import LoKr
-from dbrun.errors import RecipeError
 
 CLOSE = 1e-6
 """Largest difference between a weight of size 1 as applied in 32 bits and the formula in 64; measured 3.1e-8."""
@@ -106,6 +105,15 @@ def test_dropout_leaves_out_a_layers_update_while_training(net, x, kind) -> None
 
 @pytest.mark.parametrize("kind", [loha, lokr])
 def test_a_dropout_that_may_leave_out_all_layers_is_refused(linear, kind) -> None:
-    with pytest.raises(RecipeError, match="leave out all of them"):
-        kind(dropout=0.1).check({str(i): linear for i in range(8)})
-    kind(dropout=0.1).check({str(i): linear for i in range(10)})
+    found = kind(dropout=0.1).misfit({str(i): linear.weight.shape for i in range(8)})
+    assert found is not None and found[0] == "dropout" and "leave out all of them" in found[1]
+    assert kind(dropout=0.1).misfit({str(i): linear.weight.shape for i in range(10)}) is None
+
+
+def test_lokr_knows_how_peft_splits_a_side() -> None:
+    from peft.tuners.lokr.layer import factorization
+
+    for factor in (None, 2, 3, 4, 5, 8, 16, 100):
+        adapter = lokr(factor=factor)
+        for side in (*range(1, 200), 320, 640, 768, 1280, 2560):
+            assert adapter._large(side) == factorization(side, -1 if factor is None else factor)[1], (side, factor)

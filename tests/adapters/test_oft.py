@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from dbrun.adapters.oft import Oft
-from dbrun.errors import RecipeError
 
 CLOSE = 1e-6
 """Largest difference between a weight of size 1 as turned in 32 bits and the formula in 64; measured 4.5e-8."""
@@ -46,6 +45,9 @@ def test_the_angles_between_outputs_stay(worn, linear) -> None:
 
 
 def test_a_block_size_that_does_not_divide_is_refused_with_one_that_does(linear) -> None:
-    with pytest.raises(RecipeError, match="`down` has 12 inputs") as caught:
-        oft(block_size=8).check({"down": linear, "up": torch.nn.Linear(16, 2)})
-    assert "divisor of 4" in str(caught.value.fix)
+    shapes = {"down": linear.weight.shape, "up": (2, 16)}
+    assert oft(block_size=8).misfit(shapes) == (
+        "block_size", "found 8, which does not divide the 12 inputs of `down`", "write a divisor of 4")
+    assert oft(block_size=4).misfit(shapes) is None
+    field, message, _ = oft(block_size=4).misfit({"conv": (8, 4, 3, 3)})
+    assert field == "targets" and "found convolutions among its 1 layers, such as `conv`" in message

@@ -1,0 +1,90 @@
+"""Is an adapter that does not fit the layers it is for refused, and one that fits badly warned of?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from dbrun.events import Note
+from dbrun.plan.sources import locate
+from dbrun.recipe.load import load_recipe
+from dbrun.recipe.new import starter
+from dbrun.recipe.places import Problem, Problems
+from dbrun.store.store import Store
+
+RANKED = ["type: lora", "type: lora, dora: true", "type: lora, rslora: true", "type: lora, start: pissa", "type: loha"]
+
+
+@pytest.fixture(autouse=True)
+def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("dog.yaml").write_text(starter("dog"))
+
+
+def odd(adapter: str, component: str = "denoiser") -> Sequence[Note]:
+    """What is said of an adapter on the base that comes with dbrun."""
+    words = [f"adapt.{component}={{{adapter}}}", "export=[peft]"]
+    return [note for note in locate(load_recipe(Path("dog.yaml"), words), Store(Path("store"))).notes
+            if note.stage == f"adapt.{component}"]
+
+
+def refused(adapter: str, component: str = "denoiser") -> Problem:
+    with pytest.raises(Problems) as caught:
+        odd(adapter, component)
+    problem, = caught.value.problems
+    return problem
+
+
+@pytest.mark.parametrize("kind", RANKED)
+@pytest.mark.parametrize(("component", "targets"), [
+    ("denoiser", "attention"), ("denoiser", "linear"), ("denoiser", "[mid_block*to_k]"), ("text_encoder", "all")])
+def test_a_rank_beyond_every_layer_that_is_chosen_is_refused_with_its_place(kind: str, component: str,
+                                                                            targets: str) -> None:
+    problem = refused(f"{kind}, rank: 4096, targets: {targets}", component)
+    assert problem.key == f"adapt.{component}.rank" and problem.place is not None
+    assert "found 4096, but none of the " in problem.message and "that `targets` selects is wider" in problem.message
+    most = int((problem.fix or "").split()[1])
+    assert f"wider than {most}:" in problem.message
+    odd(f"{kind}, rank: {most}, targets: {targets}", component)
+    assert refused(f"{kind}, rank: {most + 1}, targets: {targets}", component).key == problem.key
+
+
+def test_a_narrow_choice_is_held_to_its_own_layers_and_not_to_the_widest_of_the_base() -> None:
+    assert refused("type: lora, rank: 9, targets: [conv_out]").message.startswith(
+        "found 9, but none of the 1 layers that `targets` selects is wider than 8")
+    assert odd("type: lora, rank: 8, targets: [conv_out]") == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RANKED if "pissa" not in kind])
+def test_a_rank_that_some_layers_cannot_use_is_warned_of_with_their_number_and_the_worst(kind: str) -> None:
+    note, = odd(f"{kind}, rank: 96, targets: all")
+    assert note.level == "warning"
+    assert re.match(r"rank 96 is more than [1-9]\d* of \d\d layers can use, such as `[a-z0-9_.]+` \(64 × 576\);",
+                    note.text)
+    assert odd(f"{kind}, rank: 8, targets: all") == [], "one narrow layer of many is not worth a word"
+
+
+def test_a_lokr_whose_rank_says_nothing_is_told_so_and_is_never_too_large() -> None:
+    note, = odd("type: lokr, rank: 4000, targets: attention")
+    enough = int(note.text.split("from rank ")[1].split()[0])
+    assert note.level == "info" and note.text.startswith("rank 4000 changes nothing")
+    assert odd(f"type: lokr, rank: {enough}, targets: attention") and not odd(f"type: lokr, rank: {enough - 1}")
+
+
+@pytest.mark.parametrize(("adapter", "key", "words"), [
+    ("type: oft, block_size: 7, targets: attention", "block_size", "which does not divide the"),
+    ("type: oft, targets: [conv1, to_k]", "targets", "found convolutions among its"),
+    ("type: lora, start: pissa, targets: [conv1]", "targets", "takes a weight apart as a matrix"),
+    ("type: loha, dropout: 0.9, targets: attention", "dropout", "leave out all of them")])
+def test_what_else_cannot_go_on_its_layers_is_refused_before_anything_runs(adapter: str, key: str, words: str) -> None:
+    problem = refused(adapter)
+    assert problem.key == f"adapt.denoiser.{key}" and words in problem.message and problem.place is not None
+
+
+def test_usual_adapters_pass_without_a_word() -> None:
+    for adapter in ("type: lora, rank: 16, targets: all", "type: oft, targets: attention",
+                    "type: lora, targets: [nothing_that_is_there]"):
+        assert odd(adapter) == []
