@@ -64,10 +64,11 @@ def _tell(within: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool
         say(f"{note.stage}: {note.text}")
     put(f"{table(plan, known)}\n{exports(forms)}")
     for text in drifted or ():
-        say(f"lock: {text}")
+        say(text)
 
 
 def _drift(loaded: LoadedRecipe, located: Located) -> list[str]:
-    from dbrun.plan.lock import drift
+    from dbrun.plan.lock import drift, lock_of
+    from dbrun.recipe.places import shown
 
-    return drift(loaded, located)
+    return [f"{shown(lock_of(loaded.path))}: {line}" for line in drift(loaded, located)]

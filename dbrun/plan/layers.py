@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from dbrun.adapters.attach import hits
@@ -47,10 +47,13 @@ def check_layers(loaded: LoadedRecipe, base: BaseSource) -> tuple[Note, ...]:
     return tuple(notes)
 
 
-def _shapes(folder: Path, component: str, files: Mapping[str, str]) -> Shapes:
-    """Layer → the shape of its weight, [out, in …], of all layers that an adapter may stand on."""
-    return {name.removesuffix(WEIGHT): shape for file in files if file.startswith(f"{component}/")
-            for name, shape in _tensors(folder / file)
+def _shapes(folder: Path, component: str, files: Iterable[str]) -> Shapes:
+    """Layer → the shape of its weight, [out, in …], of all layers that an adapter may stand on.
+
+    files: the base's; of one from the Hub they are not known, and its variants have the same shapes.
+    """
+    here = [folder / file for file in files if file.startswith(f"{component}/")] or (folder / component).glob("*")
+    return {name.removesuffix(WEIGHT): shape for file in here for name, shape in _tensors(file)
             if name.endswith(WEIGHT) and len(shape) > 1 and not name.removesuffix(WEIGHT).endswith(TABLE)}
 
 

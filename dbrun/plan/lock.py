@@ -15,6 +15,7 @@ from dbrun.stages.base import Picture
 from dbrun.store.disk import disk_errors, replace_file
 
 FORMAT = 1
+LONGEST = 120
 TOLD = 12
 """Differences that a refused run names."""
 PICTURES = {"pictures": "picture", "class_pictures": "class picture"}
@@ -102,4 +103,4 @@ def _pictures(old: object, new: object, noun: str) -> Iterator[str]:
 
 def _short(identity: object) -> str:
     text = "none" if identity is None else str(identity)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST - 1]}…"
