@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+WIDTH = 80
+"""Columns that a message is written for where no screen says how many it has."""
+
 
 class DbrunError(Exception):
     """A failure with a message for people; nothing else ever reaches them.
@@ -15,6 +18,10 @@ class DbrunError(Exception):
         super().__init__(message)
         self.message = message
         self.fix = fix
+
+    def told(self, width: int) -> str:
+        """The message for a screen of so many columns."""
+        return self.message
 
     def __str__(self) -> str:
         return f"{self.message}\n  → {self.fix}" if self.fix else self.message

@@ -51,7 +51,8 @@ def question(words: Sequence[str]) -> str:
     counted = sorted((name, value) for name, value in os.environ.items() if name not in FLEETING)
     devices = sorted(name for name in os.listdir("/dev") if name.startswith(GPUS)) if os.path.isdir("/dev") else []
     asked = [FORMAT, list(words), os.getcwd(), counted, devices, sys.version, sys.prefix, sys.path,
-             sys.stdout.isatty(), sys.stderr.isatty()]
+             *(os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
+               for stream in (sys.stdout, sys.stderr))]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from dbrun.errors import RecipeError
+from dbrun.columns import columns, fitting
+from dbrun.errors import WIDTH, RecipeError
 from dbrun.values import dataclass
 
 BREAKS = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
-WIDTH = 100
+GUTTER = "       | "
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,18 @@ class Place:
     def __str__(self) -> str:
         return "command line:" if self.file is None else f"{shown(self.file)}:{self.line}:{self.column}"
 
-    def excerpt(self) -> str:
-        """The line and a caret below the place; a long line is cut around it."""
-        text = "".join(c if c.isprintable() else " " for c in self.text)
-        start = max(0, self.column - 1 + min(self.length, WIDTH // 2) - WIDTH)
-        end = start + WIDTH
+    def excerpt(self, width: int = WIDTH) -> str:
+        """The line and a caret below the place, in so many columns; a long line is cut around it."""
+        start, room = self.column - 1, max(20, width - len(GUTTER))
+        end = start + self.length
+        before, meant, after = map(_printed, (self.text[:start], self.text[start:end], self.text[end:]))
+        # what stands before the place gives way to it, though to no more than half of the room
+        needed = columns(meant[:fitting(meant, room // 2)])
+        before = before[len(before) - fitting(before[::-1], room - needed):]
+        line, under = before + meant + after, meant[:fitting(meant, room - columns(before))]
         number = "" if self.file is None else str(self.line)
-        before = _columns(text[start:self.column - 1])
-        under = max(1, _columns(text[self.column - 1:min(end, self.column - 1 + self.length)]))
-        return (f"  {number:>4} | {text[start:end].rstrip()}\n"
-                f"       | {' ' * before}{'^' * under}")
+        return (f"  {number:>4} | {line[:fitting(line, room)].rstrip()}\n"
+                f"{GUTTER}{' ' * columns(before)}{'^' * max(1, columns(under))}")
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,14 @@ class Problem:
     fix: str | None = None
 
     def __str__(self) -> str:
+        return self.told(WIDTH)
+
+    def told(self, width: int) -> str:
+        """The problem with the line that it stands in, which takes so many columns."""
         words = [str(self.place)] if self.place else []
         head = " ".join([*words, f"{self.key}: {self.message}" if self.key else self.message])
-        lines = [head, self.place.excerpt()] if self.place and self.place.text.strip() else [head]
+        lines = [head, self.place.excerpt(width)] if self.place and self.place.text.strip() else [head]
         return "\n".join([*lines, f"  → {self.fix}"] if self.fix else lines)
-
 
     def as_json(self) -> dict[str, object]:
         """The problem as plain data; line and column count from 1 and are null where no file is meant."""
@@ -90,7 +96,16 @@ class Problems(RecipeError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(dict.fromkeys(problems))
-        super().__init__("\n".join(str(p) for p in self.problems))
+        super().__init__(self.told(WIDTH))
+
+    def told(self, width: int) -> str:
+        """All of them, the lines that they stand in cut to so many columns."""
+        return "\n".join(problem.told(width) for problem in self.problems)
+
+
+def _printed(text: str) -> str:
+    """A text without what moves a terminal's cursor, and without what asks for an emoji, whose width differs."""
+    return "".join(c if c.isprintable() else " " for c in text if c not in "\ufe0e\ufe0f")
 
 
 def shown(path: Path) -> str:
@@ -99,12 +114,3 @@ def shown(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     return str(path)
 
-
-def _columns(text: str) -> int:
-    """Terminal columns of a text; East Asian characters take two."""
-    if text.isascii():
-        return len(text)
-    import unicodedata
-
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-               for c in text)

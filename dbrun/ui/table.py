@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Sequence
 
+from dbrun.columns import columns as plain_columns
 from dbrun.ui.terminal import paint, width
 
 GAP = "  "
@@ -38,6 +38,4 @@ def aligned(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: 
 
 def columns(text: str) -> int:
     """Terminal columns of a text; East Asian characters take two, colours none."""
-    text = COLOUR.sub("", text)
-    return len(text) if text.isascii() else sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    return plain_columns(COLOUR.sub("", text))

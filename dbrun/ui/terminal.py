@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from dbrun.errors import DbrunError
+from dbrun.errors import WIDTH, DbrunError
 from dbrun.secrets import hidden
 
+EXCERPT = re.compile(r" +\d* \| ")
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
@@ -42,9 +44,16 @@ def paint(text: str, style: str, stream: TextIO) -> str:
 
 def width(stream: TextIO) -> int:
     """Columns to write in: the terminal's, or 100 where there is none."""
-    import shutil
-
-    return shutil.get_terminal_size((100, 24)).columns if stream.isatty() else 100
+    if not stream.isatty():
+        return 100
+    try:
+        return int(os.environ.get("COLUMNS", "")) or 100
+    except ValueError:
+        pass
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 100
+    except (OSError, ValueError):
+        return 100
 
 
 def say(text: str, end: str = "\n") -> None:
@@ -77,6 +86,21 @@ def clock(seconds: float) -> str:
 
 def complain(error: DbrunError) -> None:
     """An error as its reader needs it: what was found, then the way out."""
-    say(f"{paint('error:', 'red', sys.stderr)} {error.message}")
+    wide = width(sys.stderr) if sys.stderr.isatty() else WIDTH
+    first, *more = f"error: {error.told(wide)}".splitlines()
+    lines = [_within(first, wide).replace("error:", paint("error:", "red", sys.stderr), 1)]
+    lines += [_within(line, wide) for line in more]
     if error.fix:
-        say(f"  {paint('→', 'cyan', sys.stderr)} {error.fix}")
+        lines.append(_within(f"  → {error.fix}", wide).replace("→", paint("→", "cyan", sys.stderr), 1))
+    say("\n".join(lines))
+
+
+def _within(line: str, wide: int) -> str:
+    """A line of a message, on a screen wrapped between words; what a pipe reads, and excerpts, stay as they are."""
+    if not sys.stderr.isatty() or len(line) <= wide or EXCERPT.match(line):
+        return line
+    import textwrap
+
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return "\n".join(textwrap.wrap(line, wide, subsequent_indent=indent, break_long_words=False,
+                                   break_on_hyphens=False))

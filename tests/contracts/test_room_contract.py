@@ -50,7 +50,7 @@ def told(project: Project, changes: list[str], monkeypatch: pytest.MonkeyPatch,
     before: dict[str, int] = {}
     wrote: dict[str, int] = {}
 
-    def asked(store: Store, stage: str, need: int) -> None:
+    def asked(folder: Path, called: str, stage: str, need: int, fix: str) -> None:
         said[stage], before[stage] = need, used(store.root)
 
     def listen(event: object) -> None:
