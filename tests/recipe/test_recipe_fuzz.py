@@ -1,17 +1,23 @@
-"""Does anything at all that stands in a file or on the command line give a recipe or a DbrunError?"""
+"""Does anything at all that stands in a file or on the command line give a recipe or a DbrunError, and do nothing?"""
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 import os
 import resource
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nothing_done import nothing_done
 
 from dbrun.errors import DbrunError
 from dbrun.recipe.load import load_recipe
@@ -34,13 +40,14 @@ OVERRIDE = st.builds("=".join, st.tuples(st.sampled_from(DOTTED) | WORD, WORD)) 
 
 
 def attempt(folder: Path, data: bytes, *overrides: str) -> None:
-    """Load; whatever else than a DbrunError comes out fails the test by itself."""
+    """Load; whatever else than a DbrunError comes out fails the test by itself, and so does whatever is done."""
     file = folder / "r.yaml"
     file.write_bytes(data)
-    try:
-        assert isinstance(load_recipe(file, overrides).recipe, Recipe)
-    except DbrunError as error:
-        assert str(error)
+    with nothing_done():
+        try:
+            assert isinstance(load_recipe(file, overrides).recipe, Recipe)
+        except DbrunError as error:
+            assert str(error)
 
 
 @QUICK
@@ -74,6 +81,58 @@ def test_any_small_change_of_a_good_recipe(tmp_path: Path, good: str, start: int
 @given(st.lists(OVERRIDE, max_size=4))
 def test_any_override(tmp_path: Path, good: str, overrides: list[str]) -> None:
     attempt(tmp_path, good.encode(), *overrides)
+
+
+PLANTED = {
+    "a program": lambda: subprocess.run(["true"]), "a shell": lambda: os.system("true"),
+    "another program in place": lambda: sys.audit("os.exec", "true", ["true"], None),
+    "a copy of the process": lambda: sys.audit("os.fork"),
+    "a new file": lambda: Path("new").write_text("x"), "more of a file": lambda: Path("new").open("a").close(),
+    "a file by its flags": lambda: os.close(os.open("new", os.O_CREAT | os.O_WRONLY)),
+    "a file gone": lambda: Path("there").unlink(), "a folder": lambda: Path("folder").mkdir(),
+    "a connection": lambda: socket.socket().connect_ex(("127.0.0.1", 9)),
+    "a name looked up": lambda: socket.getaddrinfo("localhost", 80),
+    "a module": lambda: importlib.import_module("planted"), "a module of dbrun": lambda: find_own("dbrun.choices.evil"),
+    "code in text": lambda: eval("1 + 1"), "a variable": lambda: os.environ.update(PLANTED="1"),
+    "a library": lambda: ctypes.CDLL(None),
+}
+
+
+def find_own(name: str) -> None:
+    with suppress(ImportError):
+        __import__(name)
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_the_guard_sees_whatever_is_done(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PLANTED", "0")
+    (tmp_path / "planted.py").touch()
+    (tmp_path / "there").touch()
+    with pytest.raises(AssertionError, match="what was done: "), nothing_done():
+        PLANTED[what]()
+    sys.modules.pop("planted", None)
+
+
+@pytest.mark.parametrize("text", ['a: !!python/object/apply:os.system ["true"]', "!!python/object/apply:eval ['1']",
+                                  'a: !!python/object/apply:subprocess.Popen [["true"]]', "a: !!python/module:planted",
+                                  "a: !!python/object/apply:os.mkdir [new]"])
+def test_a_loader_that_did_what_a_file_says_would_be_caught(text: str, tmp_path: Path, good: str,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "planted.py").touch()
+    attempt(tmp_path, text.encode())
+
+    def careless(file: Path, overrides: Sequence[str]) -> object:
+        yaml.unsafe_load(file.read_bytes())
+        return load_recipe(file, overrides)
+
+    monkeypatch.setattr(sys.modules[__name__], "load_recipe", careless, raising=True)
+    with pytest.raises(AssertionError, match="what was done: "):
+        attempt(tmp_path, text.encode())
+    sys.modules.pop("planted", None)
 
 
 @pytest.mark.slow
