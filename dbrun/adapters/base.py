@@ -90,6 +90,11 @@ class Learnable(Part):
         """The same update under LyCORIS' names: layer -> end of the name, such as `lora_up.weight` -> tensor."""
         raise NotImplementedError
 
+    @property
+    def elsewhere(self) -> str | None:
+        """What other programs than LyCORIS make of what `lycoris` gives, as a sentence; None where it is the same."""
+        return None
+
 
 class Adapter(Learnable):
     """How one component of the base is adapted.
@@ -106,6 +111,8 @@ class Adapter(Learnable):
     """Whether `lora` works: whether the update is a product of two thin matrices."""
     as_lycoris: ClassVar[bool] = False
     """Whether `lycoris` works: whether LyCORIS has names for the update."""
+    no_lycoris: ClassVar[str | None] = None
+    """Why it does not although LyCORIS has a type of this name, as a clause after it."""
     BESIDE: ClassVar[tuple[str, ...]] = (*Learnable.BESIDE, "init")
     folds: ClassVar[tuple[str, ...]] = ()
     """The last names of weights that the update grows with in proportion, one a layer; a scale can go into them."""

@@ -103,6 +103,13 @@ class Lora(Ranked):
                 layers[name]["dora_scale"] = lengths.reshape(-1, *[1] * (down.dim() - 1))
         return layers
 
+    @property
+    def elsewhere(self) -> str | None:
+        """DoRA's lengths are those of outputs, of W + B A. ComfyUI's weight_decompose (comfy/weight_adapter/base.py
+        @9c0cf36c; its pull request 15458) takes W's own, and A1111's network.py those of inputs."""
+        return ("ComfyUI scales a DoRA by the lengths of the base's weights and A1111 by those of inputs, so both draw "
+                "something else than was trained" if self.dora else None)
+
     @classmethod
     def recasts(cls, given: Foreign) -> Iterator[Recast]:
         """A LoRA, or a DoRA where it has magnitudes."""

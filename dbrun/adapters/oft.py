@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 
 
 class Oft(Adapter):
-    """OFT: W R x with R = blocks of (I + Q)^-1 (I - Q), Q skew-symmetric and zero at the start."""
+    """OFT: W R x with R = blocks of (I + Q)^-1 (I - Q), Q skew-symmetric and zero at the start.
+
+    LyCORIS' diag-oft, which ComfyUI and A1111 read as `oft_blocks`, is R W: no turn of outputs does what one of inputs
+    does, but where W is itself a turn.
+    """
 
     NAME: ClassVar[str] = "oft"
     NEUTRAL: ClassVar[dict[str, object]] = {"share": False}
+
+    no_lycoris: ClassVar[str | None] = "which turns a layer's inputs, where LyCORIS and its readers turn its outputs"
 
     type: Literal["oft"]
     """The adapter type."""

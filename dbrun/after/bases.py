@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def base_for(documents: Sequence[Mapping[str, Any]], asked: str | None, beside: 
 
     documents: the adapters' provenance; asked: as the user named it; beside: the places of the adapters.
     """
-    trained = [said for document in documents if (said := document.get("recipe", {}).get("base"))]
+    trained = [said for document in documents for said in _trained_on(document)]
     if asked is not None:
         at_hand = _named(asked, trained, store)
     elif trained:
@@ -54,6 +54,14 @@ def base_for(documents: Sequence[Mapping[str, Any]], asked: str | None, beside: 
                          fix="name it: --base embedded, a folder in diffusers format, or owner/name@revision")
     others = [said["identity"] for said in trained if said["identity"] != at_hand.identity]
     return at_hand, tuple(f"trained on another base than {at_hand.asked}: {other}" for other in dict.fromkeys(others))
+
+
+def _trained_on(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The bases of an adapter, or of those that it was merged from."""
+    if said := document.get("recipe", {}).get("base"):
+        yield said
+    for part in document.get("merged", {}).get("of", ()):
+        yield from _trained_on(part.get("provenance", {}))
 
 
 def _of(said: Mapping[str, Any], beside: Sequence[Path], store: Store) -> AtHand:

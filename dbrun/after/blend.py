@@ -28,6 +28,14 @@ class Blend:
         """Let the base be itself and these adapters, whatever stood in it before. Raises RecipeError."""
         import torch
 
+        changes = self.changed(adapters)
+        with torch.no_grad():
+            for place, new in changes.items():
+                self._first[place] = self._at(place).clone()
+                self._at(place).copy_(new)
+
+    def changed(self, adapters: Sequence[Named]) -> dict[tuple[str, str], Tensor]:
+        """(component, name of a weight) -> what it is with these adapters in it; the base is itself afterwards."""
         self.take_out()
         changes: dict[tuple[str, str], Tensor] = {}
         for adapter in adapters:
@@ -40,10 +48,7 @@ class Blend:
                         continue
                     change = adapter.weight * (new.float() - now.float())
                     changes[place] = changes[place] + change if place in changes else now.float() + change
-        with torch.no_grad():
-            for place, new in changes.items():
-                self._first[place] = self._at(place).clone()
-                self._at(place).copy_(new)
+        return changes
 
     def take_out(self) -> None:
         """Let the base be itself."""
@@ -53,6 +58,10 @@ class Blend:
             for place, first in self._first.items():
                 self._at(place).copy_(first)
         self._first = {}
+
+    def differences(self, adapters: Sequence[Named]) -> dict[tuple[str, str], Tensor]:
+        """(component, name of a weight) -> what these adapters add to it, float32."""
+        return {place: new.float() - self._at(place).float() for place, new in self.changed(adapters).items()}
 
     def _at(self, place: tuple[str, str]) -> Tensor:
         component, name = place

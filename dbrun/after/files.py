@@ -46,10 +46,7 @@ class Named:
         found: dict[str, tuple[str, tuple[Path, ...]]] = {}
         why: RecipeError | None = None
         for files in self.files:
-            folder = files[0].parent.name
-            # a PEFT folder does not say which component it is of, but its name does
-            own = [folder] if len(files) > 1 and folder in family.components else list(family.components)
-            for component in own[:1] if len(files) > 1 else own:
+            for component in self.form.of(files, family):
                 try:
                     found[component] = (self.form.holds(files, family, component), files)
                 except RecipeError as error:
@@ -108,9 +105,10 @@ def _weighted(word: str) -> tuple[Path, float]:
 
 
 def _looked_for(place: Path) -> Iterator[tuple[Format, tuple[tuple[Path, ...], ...]]]:
-    """Every format with what it finds at a place: a file, its own folder, or one that holds a folder a component."""
+    """Every format, small ones first, with what it finds at a place: a file, its own folder, or one that holds a folder
+    a component."""
     folder = place.parent if place.name == "adapter_model.safetensors" else place
-    for form in formats().values():
+    for form in sorted(formats().values(), key=lambda form: form.LARGE):
         inner = sorted(p for home in (folder / form.NAME, folder) for p in home.glob("*") if p.is_dir())
         found = [form.found(p) for p in (folder, *inner)]
         yield form, tuple(files for files in found if files)

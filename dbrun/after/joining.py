@@ -7,13 +7,31 @@ from typing import TYPE_CHECKING
 
 from dbrun.adapters.artifact import Attached
 from dbrun.adapters.base import Adapter, types
+from dbrun.after.files import Named
 from dbrun.errors import UsageError
+from dbrun.families.base import Family
+from dbrun.provenance import header
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 A, B = "lora_A.weight", "lora_B.weight"
 Weighted = tuple[float, Attached]
+
+
+def refuse(parts: Sequence[Named], family: Family) -> None:
+    """Raise UsageError for what cannot be one LoRA with others, as far as names tell; nothing is loaded."""
+    for part in parts:
+        for component, (kind, files) in part.components(family).items():
+            magnitudes = any("magnitude" in name or name.endswith("dora_scale") for name in header(files[-1]).tensors)
+            if kind not in {one.NAME for one in types() if one.as_lora} or magnitudes:
+                raise _no_sum(f"{part.label} is {'a DoRA' if magnitudes else kind} on the {component}")
+
+
+def _no_sum(what: str) -> UsageError:
+    return UsageError(f"only LoRAs have a sum that is a LoRA again, and {what}",
+                      fix="write --how full: exact for every type, and as large as the layers that change; or use them "
+                      'together as they are: dbrun sample A B "a photo"')
 
 
 def concatenated(parts: Sequence[Weighted]) -> Attached:
@@ -64,8 +82,7 @@ def _check(parts: Sequence[Weighted]) -> None:
         others = sorted({name for name in attached.state if not name.endswith((f".{A}", f".{B}"))})
         if others or not isinstance(attached.adapter, Adapter) or not attached.adapter.as_lora:
             what = "a DoRA" if any(n.endswith("magnitude_vector") for n in others) else attached.adapter.NAME
-            raise UsageError(f"only LoRAs can be merged into one, and one of these is {what}",
-                             fix='use them together as they are: dbrun sample A B "a photo"')
+            raise _no_sum(f"one of these is {what}")
 
 
 def _modules(parts: Sequence[Weighted]) -> tuple[str, ...]:

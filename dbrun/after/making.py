@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from dbrun.families.base import Loaded
 
 Adapters = Mapping[str, Attached]
+SUM = "kohya"
+"""The format whose names can hold a change of any weight of a layer."""
 
 
 def opened(named: Named, base: AtHand, loaded: Loaded) -> tuple[Adapters, tuple[str, ...]]:
@@ -66,12 +69,42 @@ def write(adapters: Adapters, base: AtHand, form: Format, target: Path, document
     target: a file for a format of one file, else a folder; nothing that stands there is overwritten. like: files that
     together predict the same, read each by its own library; none where the adapters themselves are to be believed.
     """
-    from dbrun.formats.provenance import stamp
-    from dbrun.formats.reload import Expected, Probe
-
     if why := refusals(adapters, base, form):
         able = [f.NAME for f in formats().values() if f.ASKED and not refusals(adapters, base, f)]
         raise UsageError(f"it cannot be written as {why[0]}", fix=f"write --to {' or --to '.join(able)}")
+
+    def into(folder: Path, _: Loaded) -> tuple[Path, ...]:
+        return form.write(folder, base.family, adapters, lambda: base.load(device="cpu"))
+
+    return _settle(_Made(into, adapters, tuple(adapters)), base, form, target, document, like)
+
+
+def write_sum(parts: Sequence[Named], base: AtHand, target: Path, document: Mapping[str, Any]) -> float:
+    """Write what adapters of any type add to the base's weights, under kohya's names; as `write` otherwise."""
+    from dbrun.formats.difference import write_difference
+
+    def into(folder: Path, loaded: Loaded) -> tuple[Path, ...]:
+        return write_difference(folder, base.family, loaded, Blend(base.family, loaded).differences(parts))
+
+    components = {component for part in parts for component in part.components(base.family)}
+    made = _Made(into, {}, tuple(c for c in base.family.components if c in components))
+    return _settle(made, base, formats()[SUM], target, document, parts)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What is written. into: writes it into a folder, over a base; adapters: those that it holds as they are."""
+
+    into: Callable[[Path, Loaded], tuple[Path, ...]]
+    adapters: Adapters
+    components: tuple[str, ...]
+
+
+def _settle(made: _Made, base: AtHand, form: Format, target: Path, document: Mapping[str, Any],
+            like: Sequence[Named]) -> float:
+    from dbrun.formats.provenance import stamp
+    from dbrun.formats.reload import Expected, Probe
+
     if target.exists():
         raise UsageError(f"{target} is there already", fix="name another with -o")
     loaded = base.load(device="cpu")
@@ -81,14 +114,14 @@ def write(adapters: Adapters, base: AtHand, form: Format, target: Path, document
     blend = Blend(base.family, loaded)
     blend.put(like)
     if not like:
-        for component, attached in adapters.items():
+        for component, attached in made.adapters.items():
             attached.onto(base.family.module(loaded, component))
-    expected = Expected(bare, probe.ask(base.family, loaded), dict(adapters))
+    expected = Expected(bare, probe.ask(base.family, loaded), dict(made.adapters))
     with TemporaryDirectory(prefix="dbrun-") as name:
-        written = form.write(Path(name), base.family, adapters, lambda: base.load(device="cpu"))
         fresh = base.load(device="cpu")
-        form.read(Path(name), base.family, fresh, tuple(adapters))
-        difference = expected.compare(probe.ask(base.family, fresh), base.family, fresh, form, tuple(adapters))
+        written = made.into(Path(name), fresh)
+        form.read(Path(name), base.family, fresh, made.components)
+        difference = expected.compare(probe.ask(base.family, fresh), base.family, fresh, form, tuple(made.adapters))
         for path in written:
             stamp(path, document)
         target.parent.mkdir(parents=True, exist_ok=True)

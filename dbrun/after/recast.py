@@ -25,7 +25,8 @@ def recast(given: Given, module: nn.Module) -> tuple[Attached, tuple[str, ...]]:
     able = {kind.NAME: kind for kind in types() if kind.by_peft}
     if found not in able:
         raise RecipeError(f"it is an adapter of type {found}, which no recipe can have",
-                          fix=f"name one of {', '.join(able)}")
+                          fix=f"use it as it is, by `dbrun sample` or `dbrun merge --how full`; or name one of "
+                          f"{', '.join(able)}")
     kind = able[found]
     for way in kind.recasts(given):
         settings = {"type": kind.NAME, **way.settings, "targets": given.modules}

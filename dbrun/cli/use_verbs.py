@@ -43,14 +43,17 @@ def sample(
 
 
 @app.command()
-def merge(adapters: Annotated[list[str], typer.Argument(help="LoRAs, each with its weight or without.",
+def merge(adapters: Annotated[list[str], typer.Argument(help="Adapters, each with its weight or without.",
                                                         metavar="ADAPTER[:WEIGHT]…", show_default=False)],
           output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="What to write.",
                                                show_default=False)],
-          how: Annotated[str, typer.Option("--how", help="concatenated (exact, ranks add up) or linear (of the same "
-                                           "rank).")] = "concatenated",
-          to: To = "diffusers", base: Base = None) -> None:
-    """Make one LoRA of several, by weight; read back and compared before it counts."""
+          how: Annotated[str, typer.Option("--how", help="concatenated (LoRAs: exact, ranks add up), linear (LoRAs: of "
+                                           "the same rank) or full (any types, also one alone: exact, as large as the "
+                                           "layers that change).")] = "concatenated",
+          to: Annotated[str | None, typer.Option("--to", metavar="FORMAT", help="diffusers, kohya or peft; left out, "
+                                                 "diffusers, and kohya for full.")] = None,
+          base: Base = None) -> None:
+    """Make one file of several adapters, by weight; read back and compared before it counts."""
     from dbrun.cli.using import merge_files
 
     merge_files(adapters, how, to, base, output)

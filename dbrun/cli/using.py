@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,19 +48,38 @@ def check_precision(word: str) -> str:
     return word
 
 
-def merge_files(words: Sequence[str], how: str, to: str, base: str | None, output: Path) -> None:
-    """Make one LoRA of several; its path goes to stdout."""
+def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None, output: Path) -> None:
+    """Make one file of several adapters; its path goes to stdout."""
     from dbrun.after.files import named
-    from dbrun.after.joining import concatenated, linear
-    from dbrun.after.making import write
+    from dbrun.after.joining import refuse
+    from dbrun.after.making import SUM, write_sum
 
-    ways, form = ("concatenated", "linear"), _format(to)
+    ways, full = ("concatenated", "linear", "full"), how == "full"
+    form = _format(to or (SUM if full else "diffusers"))
     if how not in ways:
         raise UsageError(f"found --how {how}, allowed: {', '.join(ways)}")
-    if len(words) < 2:
+    if full and form.NAME != SUM:
+        raise UsageError(f"found --to {form.NAME}, and only {SUM} has names for changes of any kind",
+                         fix=f"write --to {SUM}, or leave it out")
+    if len(words) < 2 and not full:
         raise UsageError("found one adapter, and merging wants two or more", fix="dbrun merge A:0.7 B:0.5 -o C")
     parts = [named(word) for word in words]
     at_hand = _base(parts, base)
+    document = {"format_version": 1, "merged": {"how": how, "of": [_source(part) for part in parts]}}
+    if full:
+        difference = write_sum(parts, at_hand, _target(output, form), document)
+    else:
+        refuse(parts, at_hand.family)
+        difference = _join(parts, how, at_hand, form, _target(output, form), document)
+    _made(output, form, difference)
+
+
+def _join(parts: Sequence[Named], how: str, at_hand: AtHand, form: Format, target: Path,
+          document: Mapping[str, object]) -> float:
+    """Write one LoRA of several, and say how far it is from their sum; the difference once it is read back."""
+    from dbrun.after.joining import concatenated, linear
+    from dbrun.after.making import write
+
     opened = [_open(part, at_hand) for part in parts]
     merged, far = {}, 0.0
     for component in dict.fromkeys(c for adapters in opened for c in adapters):
@@ -73,16 +92,14 @@ def merge_files(words: Sequence[str], how: str, to: str, base: str | None, outpu
             merged[component] = concatenated(own)
     if how == "linear":
         say(f"lost: `linear` adds factors, not updates: it is {far:.0%} away from the sum; concatenated is exact")
-    document = {"format_version": 1, "merged": {"how": how, "of": [_source(part) for part in parts]}}
-    exact = parts if how == "concatenated" else ()
-    difference = write(merged, at_hand, form, _target(output, form), document, exact)
-    _made(output, form, difference)
+    return write(merged, at_hand, form, target, document, parts if how == "concatenated" else ())
 
 
 def convert_file(word: str, to: str, base: str | None, output: Path | None) -> None:
     """Write an adapter in another format, and say what is lost; its path goes to stdout."""
     from dbrun.after.files import named
     from dbrun.after.making import lost, write
+    from dbrun.formats.card import cautions
 
     part, form = named(word), _format(to)
     if part.weight != 1:
@@ -96,6 +113,8 @@ def convert_file(word: str, to: str, base: str | None, output: Path | None) -> N
     difference = write(adapters, at_hand, form, target, document, [part])
     for text in lost(part):
         say(f"lost: {text}")
+    for text in cautions(at_hand.family, (form.NAME,), adapters):
+        say(f"warning: {text}")
     _made(target, form, difference)
 
 

@@ -36,6 +36,13 @@ class Format:
         """Why it cannot carry this adapter of this component, as a clause after its name; None where it can."""
         return None
 
+    def caution(self, family: Family, component: str, adapter: Adapter) -> str | None:
+        """Where a program that takes its files does otherwise than its library, in a sentence; None where all agree.
+
+        It is written only where it is asked for, then.
+        """
+        return None
+
     def unfit(self, family: Family, base: Path) -> str | None:
         """Why it cannot carry anything of the base in this folder, as `refuses` says it; None where it can."""
         return None
@@ -47,6 +54,10 @@ class Format:
     def found(self, place: Path) -> tuple[Path, ...] | None:
         """The files of an adapter of this format that a path names; None where it names none."""
         return None
+
+    def of(self, files: tuple[Path, ...], family: Family) -> tuple[str, ...]:
+        """The components that such files can be for, as far as their places tell."""
+        return tuple(family.components)
 
     def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """The type of the adapter that such files hold for a component, by what stands at their beginning.

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dbrun.adapters.artifact import Attached
+from dbrun.adapters.base import Adapter
 from dbrun.families.base import Family
 from dbrun.formats.base import formats
 from dbrun.provenance import trigger
@@ -16,15 +18,24 @@ SHOWN = 6
 """Pictures in the Hub's gallery."""
 
 
-def card(document: Mapping[str, Any], family: Family, names: Sequence[str], prompts: Sequence[str]) -> str:
+def cautions(family: Family, names: Sequence[str], adapters: Mapping[str, Attached]) -> tuple[str, ...]:
+    """Where programs do otherwise than a format's own library, a sentence each that begins with the format's name."""
+    found = [f"{name}: {why}" for name in names for component, attached in adapters.items()
+             if isinstance(attached.adapter, Adapter)
+             and (why := formats()[name].caution(family, component, attached.adapter))]
+    return tuple(dict.fromkeys(found))
+
+
+def card(document: Mapping[str, Any], family: Family, names: Sequence[str], prompts: Sequence[str],
+         cautions: Sequence[str] = ()) -> str:
     """README.md of an export, front matter included; equal documents give equal text.
 
-    names: the formats written; prompts: of the sample pictures, in their order.
+    names: the formats written; prompts: of the sample pictures, in their order; cautions: what to know of the formats.
     """
     repo, commit = _hub(document)
     parts = [_front(document, repo, names, prompts), f"# {_title(document)}", _what(document, repo, commit),
              "![The base above, what it has learnt below](before_after.png)", _prompts(prompts), "## How to use it",
-             *_usage(family, names, repo or UNKNOWN, commit), _provenance(document)]
+             *_usage(family, names, repo or UNKNOWN, commit), *cautions, _provenance(document)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.artifact import Attached
+from dbrun.errors import RecipeError
 from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
 from dbrun.formats.merging import merge
+from dbrun.provenance import header
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 SAID_ELSEWHERE = ("_name_or_path", "name_or_path", "_diffusers_version", "transformers_version")
 """Settings that are left out: places, and versions to the last digit; the provenance tells what counts."""
 ONE_FILE = "1000GB"
+CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+TEXT_MODEL = "text_model."
+"""Before the names of a text encoder's weights in files, which transformers 5.6 dropped from the module's."""
 
 
 class Component(Format):
@@ -25,12 +30,52 @@ class Component(Format):
 
     NAME: ClassVar[str] = "component"
     LARGE: ClassVar[bool] = True
+    PARTS: ClassVar[bool] = True
+    """Whether a part stands alone, so that it can be put into a base."""
 
     def usage(self, family: Family, base: str) -> str | None:
         """`from_pretrained` of the part's own class."""
         part = family.components["denoiser"]
         return (f"`{self.NAME}/` holds the parts themselves, each for `from_pretrained` of its own class, such as "
                 f"`pipeline.{part}.from_pretrained(\"{self.NAME}/{part}\")`.")
+
+    def found(self, place: Path) -> tuple[Path, ...] | None:
+        """A folder with a config and weights that is no part of a whole pipeline."""
+        files = (place / CONFIG, *sorted(place.glob("*.safetensors"))) if self.PARTS else ()
+        whole = (place.parent / "model_index.json").is_file()
+        return files if len(files) == 2 and files[0].is_file() and not whole else None
+
+    def of(self, files: tuple[Path, ...], family: Family) -> tuple[str, ...]:
+        """The component whose part has the folder's name."""
+        return tuple(component for component, part in family.components.items() if part == files[0].parent.name)
+
+    def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
+        """The component itself, where its weights are whole."""
+        header(files[1])
+        return "full"
+
+    def laid_out(self, component: str) -> tuple[str, ...]:
+        """Where `updates` looks."""
+        return (f"{self.NAME}/{component}/{CONFIG}", f"{self.NAME}/{component}/{WEIGHTS}")
+
+    def updates(self, folder: Path, family: Family, loaded: Loaded,
+                components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
+        """Every weight that is not the base's. Raises RecipeError where they are those of another architecture."""
+        import torch
+        from safetensors import safe_open
+
+        for component in components:
+            own = dict(family.module(loaded, component).named_parameters())
+            with safe_open(folder / self.NAME / component / WEIGHTS, framework="pt") as file:
+                names = {name.removeprefix(TEXT_MODEL) if name not in own else name: name for name in file.keys()}  # noqa: SIM118
+                shapes = {name: tuple(file.get_slice(stored).get_shape()) for name, stored in names.items()}
+                if shapes != {name: tuple(parameter.shape) for name, parameter in own.items()}:
+                    raise RecipeError(f"it holds another {component} than the base has",
+                                      fix="name one that was trained on this base")
+                for name, stored in names.items():
+                    new = file.get_tensor(stored)
+                    if not torch.equal(new.to(own[name]), own[name]):
+                        yield component, name, new
 
     def weights(self, attached: Attached) -> Mapping[str, Tensor]:
         """Those that learnt in place; what is merged has no names of its own."""

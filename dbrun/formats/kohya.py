@@ -12,7 +12,7 @@ from dbrun.errors import RecipeError
 from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import KOHYA
-from dbrun.formats.layers import adapted, kind_of, scale_of, without_mid
+from dbrun.formats.layers import adapted, kind_of, scale_of, shifted, without_mid
 from dbrun.provenance import header
 
 if TYPE_CHECKING:
@@ -35,10 +35,15 @@ class Kohya(Format):
     def refuses(self, family: Family, component: str, adapter: Adapter) -> str | None:
         """What LyCORIS has no names for, and bases that none of its readers knows."""
         if not adapter.as_lycoris:
-            return f"which has no names for what `adapt.{component}` is: {adapter.NAME}"
+            why = f", {adapter.no_lycoris}" if adapter.no_lycoris else ""
+            return f"which has no names for what `adapt.{component}` is: {adapter.NAME}{why}"
         if component not in family.kohya:
             return f"which no other program reads for the {component} of `base.type: {family.NAME}`"
         return None
+
+    def caution(self, family: Family, component: str, adapter: Adapter) -> str | None:
+        """What ComfyUI and A1111 compute otherwise than LyCORIS; `dbrun merge --how full` is right in all three."""
+        return adapter.elsewhere and f"{adapter.elsewhere}; for them: dbrun merge {FILE} -o FILE --how full"
 
     def found(self, place: Path) -> tuple[Path, ...] | None:
         """A safetensors file whose names are kohya's, or a folder with one of the usual name."""
@@ -48,20 +53,17 @@ class Kohya(Format):
         return (file,) if any(name.startswith(KOHYA) for name in header(file).tensors) else None
 
     def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
-        """The type of the component's layers, which must be one."""
+        """The type of the component's layers; several where they are of several."""
         names = header(files[0]).tensors
         begins = family.kohya.get(component, ("", "-"))[1]
-        kinds = {kind_of(frozenset(parts), layer): layer for layer, parts in _by_layer(names).items()
+        kinds = {kind_of(frozenset(parts), layer) for layer, parts in _by_layer(names).items()
                  if layer.startswith(begins)}
         if not kinds:
             shown = sorted({"_".join(name.split("_")[:2]) + "_…" for name in names})
             raise RecipeError(f"{files[0]} holds no weights of the {component}, which begin with `{begins}`; it holds "
                               f"{', '.join(shown[:3])}",
                               fix=f"take `adapt.{component}.init` away, or name another file")
-        if len(kinds) > 1:
-            raise RecipeError(f"{files[0]} holds layers of several types on the {component}: {', '.join(kinds)}",
-                              fix="name an adapter of one type")
-        return next(iter(kinds))
+        return " and ".join(sorted(kinds))
 
     def usage(self, family: Family, base: str) -> str | None:
         """Where ComfyUI and A1111 look."""
@@ -74,7 +76,10 @@ class Kohya(Format):
         return (FILE,)
 
     def given(self, folder: Path, family: Family, loaded: Loaded, component: str) -> Given:
-        """By peft's names; a CP-decomposed LoRA with its inner kernel multiplied in, which peft does not know."""
+        """By peft's names; a CP-decomposed LoRA with its inner kernel multiplied in, which peft does not know.
+
+        Raises RecipeError where its layers are of several types, which no one adapter is.
+        """
         from dbrun.formats.given import Given
 
         kinds: set[str] = set()
@@ -86,6 +91,9 @@ class Kohya(Format):
             scales[name] = scale_of(layer)
             state |= {f"{name}.{PEFT_NAMES.get(end, end)}": _as_peft_has_it(end, tensor)
                       for end, tensor in without_mid(layer).items() if end != "alpha"}
+        if len(kinds) > 1:
+            raise RecipeError(f"its layers on the {component} are of several types: {', '.join(sorted(kinds))}",
+                              fix="use the file as it is: `dbrun sample` and ComfyUI take it")
         config: dict[str, object] = {"peft_type": kinds.pop().upper()}
         ranks = [t.shape[0] for n, t in state.items() if n.endswith(("lora_A.weight", "hada_w1_b", "lokr_w2_b"))]
         if ranks:
@@ -103,7 +111,7 @@ class Kohya(Format):
         """One file for all components."""
         from safetensors.torch import save_file
 
-        tensors = {f"{_written(family, component, name)}.{end}": tensor.contiguous()
+        tensors = {f"{written_name(family, component, name)}.{end}": tensor.contiguous()
                    for component, attached in adapters.items()
                    for name, layer in attached.adapter.lycoris(attached.modules, attached.state).items()
                    for end, tensor in layer.items()}
@@ -112,12 +120,14 @@ class Kohya(Format):
 
     def updates(self, folder: Path, family: Family, loaded: Loaded,
                 components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
-        """By LyCORIS' formulas. Raises RecipeError where a name has no layer."""
+        """By LyCORIS' formulas. Raises RecipeError where a name has no layer, or one of another size."""
         for component in components:
             module = family.module(loaded, component)
             for name, layer in _layers(folder / FILE, family, loaded, component):
-                weight = module.get_parameter(f"{name}.weight").detach()
-                yield component, f"{name}.weight", adapted(weight.float(), layer, kind_of(frozenset(layer), name))
+                own, kind = dict(module.get_submodule(name).named_parameters()), kind_of(frozenset(layer), name)
+                yield component, f"{name}.weight", adapted(own["weight"].detach().float(), layer, kind, name)
+                if (bias := shifted(own.get("bias"), layer, name)) is not None:
+                    yield component, f"{name}.bias", bias
 
     def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
         """Into the base's weights, as ComfyUI and A1111 do it. Raises RecipeError where a name has no layer."""
@@ -128,8 +138,8 @@ class Kohya(Format):
                 family.module(loaded, component).get_parameter(name).copy_(new)
 
 
-def _written(family: Family, component: str, name: str) -> str:
-    """A layer's name in the file."""
+def written_name(family: Family, component: str, name: str) -> str:
+    """A layer's name in the file, without the end that says which tensor of it is meant."""
     begins, written = family.kohya[component]
     return written + name.removeprefix(begins).replace(".", "_")
 
@@ -149,7 +159,7 @@ def _layers(file: Path, family: Family, loaded: Loaded, component: str) -> Itera
 
     tensors = load_file(file)
     module = family.module(loaded, component)
-    real = {_written(family, component, name): name for name in _weighty(module)}
+    real = {written_name(family, component, name): name for name in _weighty(module)}
     others = tuple(written for other, (_, written) in family.kohya.items() if other != component)
     by_layer = _by_layer(tensors)
     strange = [layer for layer in by_layer if layer not in real and not layer.startswith(others)]
@@ -164,10 +174,11 @@ def _layers(file: Path, family: Family, loaded: Loaded, component: str) -> Itera
 
 
 def _weighty(module: nn.Module) -> Iterator[str]:
-    """The names of the layers that an adapter can be on."""
+    """The names of the layers that there are names for."""
     from torch import nn
 
-    return (name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d)))
+    kinds = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
+    return (name for name, layer in module.named_modules() if isinstance(layer, kinds))
 
 
 def _as_peft_has_it(end: str, tensor: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ out here, without peft, so that what peft trained and what they read are two der
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dbrun.adapters.lycoris import unwound
@@ -18,23 +19,17 @@ if TYPE_CHECKING:
 Layer = Mapping[str, "Tensor"]
 """One layer's tensors by the ends of their names, such as `lora_up.weight`."""
 
-KINDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
-    "lora": (frozenset({"lora_up.weight", "lora_down.weight"}), frozenset({"lora_mid.weight"})),
-    "loha": (frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}), frozenset({"hada_t1", "hada_t2"})),
-    "lokr": (frozenset(), frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
-                                     "lokr_t2"}))}
-"""Adapter type -> the names that it must have, and those that it may have."""
 ANY = frozenset({"alpha", "dora_scale"})
 
 
 def kind_of(names: frozenset[str], layer: str) -> str:
     """The adapter type of a layer's names. Raises RecipeError where they are of none, or of one only in part."""
     own = names - ANY
-    for kind, (must, may) in KINDS.items():
-        if own and must <= own <= must | may:
-            return kind
-    strange = sorted(own - {name for must, may in KINDS.values() for name in must | may}) or sorted(own)
-    raise RecipeError(f"`{layer}` has tensors that make no LoRA, LoHa or LoKr: {', '.join(strange) or 'only alpha'}",
+    for name, kind in KINDS.items():
+        if own and kind.must <= own <= kind.must | kind.may:
+            return name
+    strange = sorted(own - {name for kind in KINDS.values() for name in kind.must | kind.may}) or sorted(own)
+    raise RecipeError(f"`{layer}` has tensors that make no {_LIST}: {', '.join(strange) or 'only alpha'}",
                       fix="name a file of one of these types that was written whole")
 
 
@@ -45,15 +40,15 @@ def scale_of(layer: Layer) -> float:
     return float(layer["alpha"]) / inner[0].shape[0] if inner and "alpha" in layer else 1.0
 
 
-def update(layer: Layer, kind: str) -> Tensor:
-    """The layer's update without its scale, [out, in * kernel]; float32."""
-    made: Tensor = {"lora": _lora, "loha": _loha, "lokr": _lokr}[kind](layer)
-    return made
+def adapted(weight: Tensor, layer: Layer, kind: str, name: str) -> Tensor:
+    """The weight with the update in it; with `dora_scale`, each output (or input) brought to that length.
 
-
-def adapted(weight: Tensor, layer: Layer, kind: str) -> Tensor:
-    """The weight with the update in it; with `dora_scale`, each output (or input) brought to that length."""
-    summed = weight + scale_of(layer) * update(layer, kind).to(weight).reshape(weight.shape)
+    name: the layer's. Raises RecipeError where the update is of another size.
+    """
+    made = KINDS[kind].update(layer).to(weight)
+    if (made.shape[0], made.numel()) != (weight.shape[0], weight.numel()):
+        raise _other_size(name)
+    summed = weight + scale_of(layer) * made.reshape(weight.shape)
     if "dora_scale" not in layer:
         return summed
     lengths = layer["dora_scale"].to(weight)
@@ -62,6 +57,20 @@ def adapted(weight: Tensor, layer: Layer, kind: str) -> Tensor:
     shape = [weight.shape[axis] if i == axis else 1 for i in range(weight.dim())]
     turned: Tensor = summed * (lengths.reshape(shape) / summed.square().sum(dim=others, keepdim=True).sqrt())
     return turned
+
+
+def shifted(bias: Tensor | None, layer: Layer, name: str) -> Tensor | None:
+    """The bias with what the layer adds to it; None where that is nothing. Raises RecipeError as `adapted` does."""
+    more = layer.get("diff_b", layer.get("b_norm"))
+    if more is None:
+        return None
+    if bias is None or more.shape != bias.shape:
+        raise _other_size(name)
+    return bias.detach().float() + more
+
+
+def _other_size(name: str) -> RecipeError:
+    return RecipeError(f"`{name}` is of another size in the base", fix="name an adapter that was trained on this base")
 
 
 def without_mid(layer: Layer) -> dict[str, Tensor]:
@@ -92,3 +101,24 @@ def _lokr(layer: Layer) -> Tensor:
     one, two = (plain[f"lokr_w{i}"] if f"lokr_w{i}" in plain else
                 plain[f"lokr_w{i}_a"] @ plain[f"lokr_w{i}_b"].flatten(1) for i in "12")
     return torch.kron(one, two.flatten(1))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """must, may: the names that a layer has, and can have; update: gives [out, in * kernel], without its scale."""
+
+    must: frozenset[str]
+    may: frozenset[str]
+    update: Callable[[Layer], Tensor]
+
+
+KINDS: Mapping[str, Kind] = {
+    "lora": Kind(frozenset({"lora_up.weight", "lora_down.weight"}), frozenset({"lora_mid.weight"}), _lora),
+    "loha": Kind(frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}), frozenset({"hada_t1", "hada_t2"}),
+                 _loha),
+    "lokr": Kind(frozenset(), frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
+                                         "lokr_t2"}), _lokr),
+    "full": Kind(frozenset({"diff"}), frozenset({"diff_b"}), lambda layer: layer["diff"]),
+    "norm": Kind(frozenset({"w_norm"}), frozenset({"b_norm"}), lambda layer: layer["w_norm"])}
+"""The types by LyCORIS' words; the last two are differences of the weights themselves, and of norms'."""
+_LIST = "LoRA, LoHa, LoKr or difference of weights"

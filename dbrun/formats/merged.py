@@ -17,6 +17,7 @@ class Merged(Component):
 
     NAME: ClassVar[str] = "merged"
     CARRIES: ClassVar[str] = "a whole pipeline"
+    PARTS: ClassVar[bool] = False
 
     def usage(self, family: Family, base: str) -> str | None:
         """`from_pretrained`, without the base."""

@@ -43,6 +43,11 @@ class Peft(Format):
         """A folder with a config in it."""
         return (place / CONFIG, place / WEIGHTS) if (place / CONFIG).is_file() else None
 
+    def of(self, files: tuple[Path, ...], family: Family) -> tuple[str, ...]:
+        """One: a config does not say which component it is of, but its folder's name does; else the first."""
+        folder = files[0].parent.name
+        return (folder,) if folder in family.components else tuple(family.components)[:1]
+
     def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """The config's `peft_type`; whichever component it was made for, it fits where its layers are."""
         config, weights = files

@@ -21,6 +21,7 @@ class SingleFile(Component):
 
     NAME: ClassVar[str] = "single_file"
     CARRIES: ClassVar[str] = "a whole pipeline"
+    PARTS: ClassVar[bool] = False
 
     def refuses(self, family: Family, component: str, adapter: Adapter) -> str | None:
         """Families without such a layout."""

@@ -18,8 +18,9 @@ def chosen(recipe: Recipe) -> tuple[str, ...]:
 
 
 def fitting(recipe: Recipe) -> tuple[str, ...]:
-    """The formats that can carry what they are for; a whole component only where nothing smaller can."""
-    able = tuple(name for name in get_args(Export) if refusal(recipe, name) is None)
+    """The formats that can carry what they are for, wherever they are read; a whole component only where nothing
+    smaller can."""
+    able = tuple(name for name in get_args(Export) if refusal(recipe, name) is None and not _cautions(recipe, name))
     small, large = (tuple(name for name in able if formats()[name].LARGE is size) for size in (False, True))
     return tuple(name for name in able if name in (*small, *large[:1])) if uncarried(recipe, small) else small
 
@@ -33,6 +34,12 @@ def refusal(recipe: Recipe, name: str) -> str | None:
     adapters = recipe.adapt.adapters
     reasons = (form.refuses(family, component, adapters[component]) for component in own if component in adapters)
     return next((reason for reason in reasons if reason), None)
+
+
+def _cautions(recipe: Recipe, name: str) -> bool:
+    family, form = families()[recipe.base.type], formats()[name]
+    return any(form.caution(family, component, adapter) for component, adapter in recipe.adapt.adapters.items()
+               if component in family.components)
 
 
 @dataclass(frozen=True)

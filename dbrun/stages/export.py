@@ -76,7 +76,7 @@ class Export(Stage[ExportParams]):
     """Write each format, read it back with its own library, compare; then draw before_after.png and loss.png."""
 
     NAME: ClassVar[str] = "export"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "train")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "safetensors",
                                             "numpy", "pillow")
@@ -109,7 +109,7 @@ class Export(Stage[ExportParams]):
     def run(self, job: Job[ExportParams]) -> None:
         """Fill job.out; nothing in it says when or where it was made."""
         from dbrun.formats.base import formats
-        from dbrun.formats.card import card
+        from dbrun.formats.card import card, cautions
 
         adapters = read_artifact(job.inputs["train"].path)
         _before_after(job, adapters)
@@ -123,7 +123,10 @@ class Export(Stage[ExportParams]):
             job.poll()
             _write(job, formats()[name], probe, expected, document)
         _curve(job)
-        text = card(document, family, job.params.formats, job.params.prompts)
+        said = cautions(family, job.params.formats, adapters)
+        for line in said:
+            job.note(line, level="warning")
+        text = card(document, family, job.params.formats, job.params.prompts, said)
         (job.out / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -69,6 +69,37 @@ def test_weights_scale_the_change_and_several_are_summed(world) -> None:
         torch.testing.assert_close(change.flatten(1), wanted, rtol=0, atol=1e-5)
 
 
+def test_a_whole_component_goes_in_and_out_as_an_adapter_does(world, three) -> None:
+    """Full fine-tuning beside others: its weights are swapped, by any weight, and the base is not loaded again."""
+    taught = world.adapters("full", 7)
+    path, alone = world.write("whole", "component", taught), world.alone(taught)
+    full = named(str(path.parents[2]))
+    assert full.form.NAME == "component" and set(full.components(SD)) == {"denoiser", "text_encoder"}
+    loaded = world.fresh()
+    blend, base, loads = Blend(SD, loaded), PROBE.ask(SD, loaded), world.loads
+    for adapters, expected in (([full], alone), ([three["b"][0]], three["b"][1]), ([full], alone)):
+        blend.put(adapters)
+        assert (PROBE.ask(SD, loaded) - expected).abs().max() < 1e-4 < 1e-2 < (expected - base).abs().max()
+    blend.put([named(f"{path.parent}:0.5")])
+    name, learnt = next(iter(taught["denoiser"].state.items()))
+    first = world.fresh().pipeline.unet.get_parameter(name)
+    torch.testing.assert_close(loaded.pipeline.unet.get_parameter(name), first + 0.5 * (learnt - first), rtol=0,
+                               atol=1e-6)
+    blend.take_out()
+    assert torch.equal(PROBE.ask(SD, loaded), base) and world.loads == loads + 1
+
+
+def test_a_component_of_another_architecture_and_a_whole_base_are_no_adapters(world, tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = world.write("odd", "component", world.adapters("full", 7, "denoiser"))
+    save_file({n: t for n, t in load_file(path).items() if n != "conv_in.bias"}, path)
+    with pytest.raises(RecipeError, match="holds another denoiser than the base has"):
+        Blend(SD, world.fresh()).put([named(str(path.parent))])
+    with pytest.raises(UsageError, match="holds no adapter"):
+        named(str(world.home / "base" / "unet"))
+
+
 def test_words_name_adapters_weights_and_a_prompt(world, three, tmp_path, monkeypatch) -> None:
     adapter, _ = three["a"]
     found, prompt = split([f"{adapter.place}:0.6", str(three["c"][0].place), "a photo: of sks dog"])

@@ -35,8 +35,10 @@ def here(world, tmp_path, monkeypatch):
     if not world.made:
         world.made["ours"] = world.write("of-ours", "diffusers", world.adapters("lora", 11), document)
         world.made["theirs"] = world.write("of-theirs", "kohya", world.adapters("lokr", 12))
+        world.made["dora"] = world.write("of-dora", "kohya", world.adapters("dora", 13, "denoiser"), document)
     shutil.copy(world.made["ours"], ours)
     shutil.copy(world.made["theirs"], tmp_path / "theirs.safetensors")
+    shutil.copy(world.made["dora"], ours / "dora.safetensors")
     (ours / "dbrun.json").write_text(json.dumps({"recipe": {"base": {"path": str(world.home / "base")}}}))
     return tmp_path
 
@@ -69,12 +71,26 @@ def test_merge_and_convert_write_files_that_say_what_they_are_of(here, capsys) -
     assert document["merged"]["how"] == "linear" and len(document["merged"]["of"][0]["sha256"][0]) == 64
 
 
+def test_merge_sums_what_is_no_lora_as_weights_and_knows_the_base_afterwards(here, capsys) -> None:
+    dora, target = "outputs/tiny/dora.safetensors", "outputs/tiny/sum"
+    (path,), said = call(capsys, "merge", f"{dora}:0.5", "theirs.safetensors", "-o", target, "--how", "full")
+    assert path == f"{target}.safetensors" and "read back by its own library" in said
+    assert read(here / path)["merged"]["how"] == "full"
+    (grid,), said = call(capsys, "sample", path, "a photo of sks dog", "-n", "1", "--steps", "2",
+                         "--resolution", "32")
+    assert "sum over" in said and (here / grid).is_file()
+    call(capsys, "merge", dora, "-o", "alone", "--how", "full")
+
+
 @pytest.mark.parametrize(("words", "error"), [
     (("sample", "theirs.safetensors", "a dog"), "no adapter says which base"),
     (("sample", "outputs/tiny", "a dog", "--resolution", "33"), "multiples of 8"),
     (("sample", "outputs/tiny", "a dog", "--precision", "fp8"), "allowed: fp32, bf16, fp16"),
     (("sample", "outputs/tiny", "a dog", "--base", "nowhere"), "is no folder here"),
     (("merge", "outputs/tiny", "-o", "x"), "wants two or more"),
+    (("merge", "outputs/tiny", "theirs.safetensors", "-o", "x"), "theirs is lokr on the denoiser"),
+    (("merge", "outputs/tiny", "outputs/tiny/dora.safetensors", "-o", "x"), "dora is a DoRA on the denoiser"),
+    (("merge", "outputs/tiny", "-o", "x", "--how", "full", "--to", "peft"), "only kohya has names"),
     (("merge", "outputs/tiny", "outputs/tiny", "-o", "x", "--how", "svd"), "allowed: concatenated, linear"),
     (("convert", "outputs/tiny", "--to", "ckpt"), "allowed: diffusers, kohya, peft"),
     (("convert", "outputs/tiny:0.5", "--to", "kohya"), "a conversion changes none")], ids=str)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_kinds import KINDS, make, moved, put, widest
+from lycoris_reader import Prefixed, network_class, put_by_lycoris
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -36,20 +37,29 @@ def some(kinds: list[str]) -> list:
 TEXT = r"text_model_encoder_layers_\d+_(mlp_fc[12]|self_attn_[qkv]_proj|self_attn_out_proj)"
 BLOCK = r"(down_blocks_\d+|mid_block|up_blocks_\d+)"
 LISTED = [
-    # ComfyUI, comfy/lora.py @00728eb2: model_lora_keys_clip and LORA_CLIP_MAP
+    # model_lora_keys_clip with LORA_CLIP_MAP; convert_diffusers_name_to_compvis
     rf"lora_te_{TEXT}",
-    # ComfyUI, comfy/lora.py: model_lora_keys_unet over the names that comfy/utils.py, unet_to_diffusers, lists; A1111,
-    # extensions-builtin/Lora/networks.py: convert_diffusers_name_to_compvis and its suffix_conversion
+    # model_lora_keys_unet over unet_to_diffusers' names; convert_diffusers_name_to_compvis with suffix_conversion
     rf"lora_unet_{BLOCK}_attentions_\d+_proj_(in|out)",
     rf"lora_unet_{BLOCK}_attentions_\d+_transformer_blocks_\d+_attn[12]_to_(q|k|v|out_0)",
     rf"lora_unet_{BLOCK}_attentions_\d+_transformer_blocks_\d+_ff_net_(0_proj|2)",
     rf"lora_unet_{BLOCK}_resnets_\d+_(conv[12]|time_emb_proj|conv_shortcut)",
     r"lora_unet_down_blocks_\d+_downsamplers_0_conv", r"lora_unet_up_blocks_\d+_upsamplers_0_conv",
     r"lora_unet_time_embedding_linear_[12]"]
-"""The layers' names that ComfyUI and A1111 look for, of those that `targets: all` can hit."""
+"""The layers' names that ComfyUI and A1111 look for, of those that `targets: all` can hit. Read in
+
+- Comfy-Org/ComfyUI, comfy/lora.py @17358c8f and comfy/utils.py @09708eae (UNET_MAP_*, TRANSFORMER_BLOCKS);
+- AUTOMATIC1111/stable-diffusion-webui, extensions-builtin/Lora/networks.py @873edba4.
+"""
 ENDS = {"alpha", "lora_up.weight", "lora_down.weight", "dora_scale", "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",
         "lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b"}
-"""What they look for behind a layer's name (comfy/weight_adapter/{lora,loha,lokr}.py; A1111's network_*.py)."""
+"""What they look for behind a layer's name. Read, with what they compute, in
+
+- comfyanonymous/ComfyUI, comfy/weight_adapter/: lora.py @0323d874, loha.py @17adbb5c, lokr.py @179c2d35, and for DoRA
+  weight_decompose in base.py @9c0cf36c;
+- AUTOMATIC1111/stable-diffusion-webui, extensions-builtin/Lora/: network_lora.py @1b7f4308, network_lokr.py @17e14ed2,
+  network_hada.py @255da37d, of an index that unites it with its forks.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,14 +83,6 @@ class World:
         return adapters, PROBE.ask(SD, loaded)
 
 
-@pytest.fixture(autouse=True)
-def _one_name_a_layer(monkeypatch) -> None:
-    """lycoris-lora 4.1.3 lists the time embedding's layers twice, by name and by class, and stumbles over it."""
-    from lycoris.kohya import LycorisNetworkKohya
-
-    monkeypatch.setattr(LycorisNetworkKohya, "UNET_TARGET_REPLACE_NAME", [])
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:
     folder = tmp_path_factory.mktemp("kohya") / "base"
@@ -88,22 +90,8 @@ def world(tmp_path_factory) -> World:
     return World(folder, PROBE.ask(SD, SD.load(folder, device=torch.device("cpu"), dtype=torch.float32)))
 
 
-class Prefixed(nn.Module):
-    """A text encoder under the names that it had before transformers 5.6, and has in every other program."""
-
-    def __init__(self, text_model: nn.Module) -> None:
-        super().__init__()
-        self.text_model = text_model
-
-
 def by_lycoris(loaded: Loaded, file: Path) -> torch.Tensor:
-    from lycoris.kohya import create_network_from_weights
-
-    text = Prefixed(loaded.pipeline.text_encoder)
-    network, tensors = create_network_from_weights(1.0, str(file), None, text, loaded.pipeline.unet)
-    network.apply_to(text, loaded.pipeline.unet, True, True)
-    modules = [*network.unet_loras, *network.text_encoder_loras]
-    assert {m.lora_name for m in modules} == {name.partition(".")[0] for name in tensors}, "it reads every layer"
+    put_by_lycoris(loaded, file)
     return PROBE.ask(SD, loaded)
 
 
@@ -176,6 +164,46 @@ def test_each_name_is_one_that_comfyui_and_a1111_look_for(world, tmp_path, kind)
     assert len(layers) == sum(len(a.modules) for a in adapters.values())
 
 
+def by_comfyui(world: World, path: Path) -> torch.Tensor:
+    """As ComfyUI computes each layer; A1111 does the same but for DoRA."""
+    loaded, tensors = world.fresh(), load_file(path)
+    for component in SD.components:
+        module = SD.module(loaded, component)
+        for name, layer in module.named_modules():
+            begins, written = SD.kohya[component]
+            full = written + name.removeprefix(begins).replace(".", "_")
+            if own := {n.partition(".")[2]: t for n, t in tensors.items() if n.partition(".")[0] == full}:
+                layer.weight.data = comfyui(layer.weight.data, own)
+    return PROBE.ask(SD, loaded)
+
+
+def comfyui(weight: torch.Tensor, own: dict[str, torch.Tensor]) -> torch.Tensor:
+    rank = None
+    if "lora_up.weight" in own:
+        rank = len(own["lora_down.weight"])
+        change = own["lora_up.weight"].flatten(1) @ own["lora_down.weight"].flatten(1)
+    elif "hada_w1_a" in own:
+        rank = len(own["hada_w1_b"])
+        change = (own["hada_w1_a"] @ own["hada_w1_b"]) * (own["hada_w2_a"] @ own["hada_w2_b"])
+    else:
+        if (second := own.get("lokr_w2")) is None:
+            rank, second = len(own["lokr_w2_b"]), own["lokr_w2_a"] @ own["lokr_w2_b"]
+        first = own["lokr_w1"][:, :, None, None] if second.dim() == 4 else own["lokr_w1"]
+        change = torch.kron(first, second)
+    new = weight + (own["alpha"] / rank if rank else 1) * change.reshape(weight.shape)
+    if "dora_scale" in own:
+        new = new * own["dora_scale"] / weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.dim() - 1))
+    return new
+
+
+@pytest.mark.parametrize("kind", some(CARRIED))
+def test_comfyui_computes_what_was_trained_or_it_is_said(world, tmp_path, kind) -> None:
+    adapters, trained = world.learnt(denoiser=kind, text_encoder=kind)
+    path, = KOHYA.write(tmp_path, SD, adapters, world.fresh)
+    same = apart(by_comfyui(world, path), trained) < CLOSE
+    assert same is (KOHYA.caution(SD, "denoiser", make(kind)) is None) is (kind != "dora")
+
+
 def test_alpha_is_the_true_one(world, tmp_path) -> None:
     """alpha / rank, which every reader applies, is the adapter's scale; alpha itself is what the recipe said."""
     for kind, alpha, ranks in (("lora", 5.0, 2), ("rslora", 3.0 * 4 / 2, 4), ("pissa", 3.0 * 2, 4)):
@@ -189,12 +217,10 @@ def test_alpha_is_the_true_one(world, tmp_path) -> None:
 
 def foreign(world: World, folder: Path, algo: str, **settings: object) -> tuple[Path, torch.Tensor]:
     """A file as lycoris-lora writes it, in 16 bits as trainers do, and what the network predicts that wrote it."""
-    from lycoris.kohya import LycorisNetworkKohya
-
     loaded = world.fresh()
     text = Prefixed(loaded.pipeline.text_encoder)
     torch.manual_seed(0)
-    network = LycorisNetworkKohya(text, loaded.pipeline.unet, lora_dim=3, alpha=2.0, conv_lora_dim=2, conv_alpha=1.0,
+    network = network_class()(text, loaded.pipeline.unet, lora_dim=3, alpha=2.0, conv_lora_dim=2, conv_alpha=1.0,
                                   network_module=algo, **settings)
     network.apply_to(text, loaded.pipeline.unet, True, True)
     draw = torch.Generator().manual_seed(0)
@@ -237,7 +263,7 @@ def test_what_a_reader_would_pass_over_is_an_error(world, tmp_path, spoil) -> No
         gone = {"a half layer": (name,), "only alpha": (name, name.replace("lora_up", "lora_down"))}[spoil]
         tensors = {n: t for n, t in tensors.items() if n not in gone}
     save_file(tensors, path)
-    with pytest.raises(RecipeError, match=r"none of the base's denoiser|make no LoRA, LoHa or LoKr"):
+    with pytest.raises(RecipeError, match=r"none of the base's denoiser|make no LoRA, LoHa, LoKr or diff"):
         by_us(world, tmp_path)
 
 

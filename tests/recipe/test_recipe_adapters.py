@@ -38,7 +38,7 @@ def test_what_cannot_be_meant_is_refused_with_the_fix(load, good, adapter, fragm
 
 @pytest.mark.parametrize(("adapter", "formats"), [
     (LORA, ("diffusers", "peft", "kohya")),
-    ("{type: lora, dora: true, rslora: true}", ("diffusers", "peft", "kohya")),
+    ("{type: lora, dora: true, rslora: true}", ("diffusers", "peft")),
     ("{type: lora, start: pissa}", ("diffusers", "peft", "kohya")),
     ("{type: lokr}", ("peft", "kohya")),
     ("{type: oft, targets: linear}", ("peft",)),
@@ -60,9 +60,10 @@ def test_formats_asked_for_are_kept(load, good) -> None:
 
 @pytest.mark.parametrize(("adapter", "written", "possible", "refused"), [
     (LORA, ("diffusers", "peft", "kohya"), ("component", "merged", "single_file"), {"embedding": "carries a trigger"}),
+    ("{type: lora, dora: true}", ("diffusers", "peft"), ("kohya", "component", "merged", "single_file"), {}),
     ("{type: lokr}", ("peft", "kohya"), ("component", "merged", "single_file"), {"diffusers": "carries LoRA only"}),
     ("{type: oft, targets: linear}", ("peft",), ("component", "merged", "single_file"),
-     {"diffusers": "is of type oft", "kohya": "no names for what `adapt.denoiser` is: oft"}),
+     {"diffusers": "is of type oft", "kohya": "no names for what `adapt.denoiser` is: oft, which turns"}),
     ("{type: full}", ("component",), ("merged", "single_file"), {"peft": "which carries adapters", "kohya": "full"})])
 def test_a_plan_says_which_formats_can_carry_it_and_why_not_the_others(load, good, adapter, written, possible,
                                                                        refused) -> None:

@@ -1,0 +1,96 @@
+"""Does what adapters of any type add up to come whole through names that other programs read?"""
+
+import re
+
+import pytest
+import torch
+from adapter_kinds import make, moved, put, widest
+from lycoris_reader import put_by_lycoris
+from safetensors.torch import load_file
+
+from dbrun.adapters.artifact import Attached
+from dbrun.adapters.attach import attach, read
+from dbrun.after.bases import AtHand
+from dbrun.after.blend import Blend
+from dbrun.after.files import Named, named
+from dbrun.after.making import write_sum
+from dbrun.errors import RecipeError
+from dbrun.families.base import families
+from dbrun.formats.base import formats
+from dbrun.formats.reload import Probe
+from dbrun.provenance import read as provenance
+
+SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
+BLOCK = r"lora_unet_(down_blocks_\d|mid_block|up_blocks_\d)"
+LISTED = [rf"{BLOCK}_attentions_\d_norm", rf"{BLOCK}_attentions_\d_transformer_blocks_\d_norm[123]",
+          rf"{BLOCK}_resnets_\d_norm[12]", "lora_unet_conv_norm_out"]
+"""Norms by comfy/utils.py (Comfy-Org/ComfyUI @09708eae): UNET_MAP_ATTENTIONS, TRANSFORMER_BLOCKS, UNET_MAP_RESNET,
+UNET_MAP_BASIC. The ends `w_norm`, `b_norm`, `diff` and `diff_b`: comfy/lora.py @17358c8f, load_lora.
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("difference") / "base"
+    SD.tiny(folder)
+    return AtHand(SD, "base", "files:0", folder, None)
+
+
+def adapter(base: AtHand, home, kind: str, form: str, component: str, seed: int) -> Named:
+    loaded = base.load(device="cpu")
+    if kind == "full":
+        module = SD.module(loaded, component)
+        names = tuple(name for name, _ in module.named_children())
+        attach(module, make("full"), names, seed=0)
+        attached = moved(Attached(make("full").decided(names), names, read(module)), by=0.02, seed=seed)
+    else:
+        attached = moved(put(SD, loaded, component, make(kind), widest(make(kind))), by=0.1, seed=seed)
+    folder = home / f"{kind}-{seed}"
+    folder.mkdir()
+    formats()[form].write(folder, SD, {component: attached}, lambda: base.load(device="cpu"))
+    return named(str(folder))
+
+
+@pytest.mark.parametrize("kinds", [("dora", "oft"), ("full",), ("full", "loha")], ids="+".join)
+def test_lycoris_reads_the_sum_of_any_types(base, tmp_path, kinds) -> None:
+    forms = {"dora": "diffusers", "oft": "peft", "full": "component", "loha": "kohya"}
+    parts = [adapter(base, tmp_path, kind, forms[kind], "denoiser", i) for i, kind in enumerate(kinds)]
+    if kinds == ("dora", "oft"):
+        parts.append(adapter(base, tmp_path, "dora", "peft", "text_encoder", 9))
+    write_sum(parts, base, tmp_path / "sum.safetensors", {"format_version": 1, "x": "y"})
+    together, theirs, bare = (base.load(device="cpu") for _ in range(3))
+    Blend(SD, together).put(parts)
+    put_by_lycoris(theirs, tmp_path / "sum.safetensors")
+    expected = PROBE.ask(SD, together)
+    assert (PROBE.ask(SD, theirs) - expected).abs().max() < 1e-4 < 1e-2 < (expected - PROBE.ask(SD, bare)).abs().max()
+    assert provenance(tmp_path / "sum.safetensors") == {"format_version": 1, "x": "y"}
+    again = base.load(device="cpu")
+    Blend(SD, again).put([named(str(tmp_path / "sum.safetensors"))])
+    assert (PROBE.ask(SD, again) - expected).abs().max() < 1e-4
+
+
+def test_each_norm_has_a_name_that_comfyui_looks_for(base, tmp_path) -> None:
+    write_sum([adapter(base, tmp_path, "full", "component", "denoiser", 0)], base, tmp_path / "sum.safetensors", {})
+    tensors = load_file(tmp_path / "sum.safetensors")
+    norms = {name.partition(".")[0] for name in tensors if name.endswith("w_norm")}
+    assert norms and all(any(re.fullmatch(pattern, name) for pattern in LISTED) for name in norms)
+    assert {name.partition(".")[2] for name in tensors} == {"diff", "diff_b", "w_norm", "b_norm"}
+    assert len(tensors) == len(dict(base.load(device="cpu").pipeline.unet.named_parameters()))
+
+
+def test_what_no_program_has_a_name_for_is_refused(base, tmp_path) -> None:
+    part = adapter(base, tmp_path, "full", "component", "text_encoder", 0)
+    with pytest.raises(RecipeError, match=r"of the text_encoder changes, and other programs have no name") as caught:
+        write_sum([part], base, tmp_path / "sum.safetensors", {})
+    assert "single_file" in str(caught.value.fix) and not (tmp_path / "sum.safetensors").exists()
+
+
+def test_a_layer_of_another_size_is_refused(base, tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    for tensors in ({f"{name}.diff": torch.ones(3, 3, 1, 1)}, {"lora_unet_conv_norm_out.w_norm": torch.ones(16),
+                                                              "lora_unet_conv_norm_out.b_norm": torch.ones(1)}):
+        save_file(tensors, tmp_path / "odd.safetensors")
+        with pytest.raises(RecipeError, match="is of another size in the base"):
+            Blend(SD, base.load(device="cpu")).put([named(str(tmp_path / "odd.safetensors"))])

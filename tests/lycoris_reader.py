@@ -1,0 +1,35 @@
+"""lycoris-lora, the trainers' own reader of kohya's names, over a base in memory."""
+
+from pathlib import Path
+
+from torch import nn
+
+from dbrun.families.base import Loaded
+
+
+class Prefixed(nn.Module):
+    """A text encoder under the names that it had before transformers 5.6, and has in every other program."""
+
+    def __init__(self, text_model: nn.Module) -> None:
+        super().__init__()
+        self.text_model = text_model
+
+
+def network_class() -> type:
+    """LycorisNetworkKohya; 4.1.3 lists the time embedding's layers twice, by name and class, and stumbles over it."""
+    from lycoris.kohya import LycorisNetworkKohya
+
+    LycorisNetworkKohya.UNET_TARGET_REPLACE_NAME = []
+    return LycorisNetworkKohya
+
+
+def put_by_lycoris(loaded: Loaded, file: Path) -> None:
+    """Let the base predict as the file's network has it; every layer of the file must be read."""
+    from lycoris.kohya import create_network_from_weights
+
+    network_class()
+    text = Prefixed(loaded.pipeline.text_encoder)
+    network, tensors = create_network_from_weights(1.0, str(file), None, text, loaded.pipeline.unet)
+    network.apply_to(text, loaded.pipeline.unet, True, True)
+    modules = [*network.unet_loras, *network.text_encoder_loras]
+    assert {m.lora_name for m in modules} == {name.partition(".")[0] for name in tensors}, "it reads every layer"
