@@ -115,7 +115,10 @@ def show_provenance(adapter: Path, *, as_json: bool) -> None:
     facts = read(adapter)
     if record := record_beside(adapter, facts):
         facts["record"] = {part: record[part] for part in BESIDE if part in record}
-    put(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else outline(facts))
+    if as_json:
+        put(json.dumps({"format_version": 1, **facts}, indent=1, ensure_ascii=False))
+    else:
+        put(outline(facts))
 
 
 def write_comparison(words: Sequence[str], output: Path) -> None:

@@ -11,16 +11,21 @@ from dbrun.store.store import store_at_hand
 from dbrun.ui.terminal import put, say
 
 
-def show_runs(name: str | None, limit: int, *, as_json: bool) -> None:
-    """List runs."""
-    from dbrun.ui.history import run_list
+def show_runs(name: str | None, limit: int | None, *, as_json: bool) -> None:
+    """List runs, each with the room that its results take; limit: at most so many, None for all."""
+    from dbrun.store.census import of_runs
+    from dbrun.ui.history import run_table
 
     store = store_at_hand()
-    found = [run for run in runs(store) if name in (None, run.name)][:limit]
+    asked = [run for run in runs(store) if name in (None, run.name)]
+    found = [(run, of_runs(store, [run]) if run.wants else 0) for run in asked[:limit]]
     if as_json:
-        put(json.dumps({"format_version": 1, "runs": [_plain(run) for run in found]}, indent=1))
+        put(json.dumps({"format_version": 1, "runs": [{**_plain(run), "bytes": size} for run, size in found]},
+                       indent=1))
     elif found:
-        put(run_list(found))
+        put(run_table(found))
+        if len(asked) > len(found):
+            say(f"and {len(asked) - len(found)} earlier ones; `dbrun ls` lists all")
     else:
         say(f"no runs{f' of {name}' if name else ''} in {store.root}")
 

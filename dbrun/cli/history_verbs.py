@@ -15,7 +15,10 @@ RUN = "A run: its id, the beginning of it, or a name, which means its newest run
 def runs(name: Annotated[str | None, typer.Argument(help="Only runs of this name.", show_default=False)] = None,
          limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
          json: Json = False) -> None:
-    """List the runs on record, the newest first."""
+    """List the last runs: when they began, how they ended, what they did and keep.
+
+    A run that has nothing to do and sees that nothing changed is the last one over again, and no new entry.
+    """
     from dbrun.cli.history import show_runs
 
     show_runs(name, limit, as_json=json)

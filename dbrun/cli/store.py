@@ -9,24 +9,6 @@ from dbrun.store.store import Store, store_at_hand
 from dbrun.ui.terminal import put, say
 
 
-def show_runs(*, as_json: bool) -> None:
-    """Print the runs, each with the room that its results take."""
-    from dbrun.store.census import of_runs
-    from dbrun.store.runs import runs
-    from dbrun.ui.store import run_table
-
-    store = store_at_hand()
-    rows = [(run, of_runs(store, [run]) if run.wants else 0) for run in runs(store)]
-    if as_json:
-        put(json.dumps({"format_version": 1, "runs": [
-            {"id": run.id, "name": run.name, "state": run.state, "pinned": run.pinned, "bytes": size}
-            for run, size in rows]}, indent=1))
-    elif rows:
-        put(run_table(rows))
-    else:
-        say(f"no runs in {store.root}")
-
-
 def show_rooms(*, as_json: bool) -> None:
     """Print what takes room."""
     from dbrun.space import words

@@ -8,16 +8,16 @@ import typer
 
 from dbrun.cli.app import Json, app
 
-Run = Annotated[str, typer.Argument(help="A run's id from `dbrun ls`, or a name, which means its newest run.",
+Run = Annotated[str, typer.Argument(help="A run's id from `dbrun runs`, or a name, which means its newest run.",
                                     metavar="RUN|NAME", show_default=False)]
 
 
 @app.command(name="ls")
 def list_runs(json: Json = False) -> None:
-    """List the runs in the store, the newest first."""
-    from dbrun.cli.store import show_runs
+    """List all runs in the store as `dbrun runs` lists the last ones."""
+    from dbrun.cli.history import show_runs
 
-    show_runs(as_json=json)
+    show_runs(None, None, as_json=json)
 
 
 @app.command()

@@ -8,28 +8,37 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dbrun.plan.compare import Comparison, Row
 from dbrun.plan.planner import Plan, Status
+from dbrun.space import words as bytes_in_words
 from dbrun.store.runs import RUN, Run
 from dbrun.ui.plan import status_word
-from dbrun.ui.store import STYLES
 from dbrun.ui.table import aligned
 from dbrun.ui.terminal import clock, paint
 
-
-def run_list(runs: Sequence[Run]) -> str:
-    """A line a run: id, when it began, how it ended, what it did."""
-    return aligned([[run.id, began(run), paint(run.state, STYLES[run.state], sys.stdout), ended(run)]
-                    for run in runs])
+STYLES = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow", "killed": "yellow"}
 
 
-def began(run: Run) -> str:
-    """When a run began, in the local time."""
+def run_table(rows: Sequence[tuple[Run, int]]) -> str:
+    """A line a run: id, how long ago it began, how it stands, the bytes that its results take, what it did."""
+    sizes = [bytes_in_words(size) for _, size in rows]
+    wide = max(map(len, sizes), default=0)
+    return aligned([[run.id, ago(run), paint(run.state, STYLES[run.state], sys.stdout), f"{size:>{wide}}",
+                     "; ".join(part for part in ("pinned" if run.pinned else "", ended(run)) if part)]
+                    for (run, _), size in zip(rows, sizes, strict=True)],
+                   head=["run", "began", "state", f"{'keeps':>{wide}}", "what it did"])
+
+
+def ago(run: Run) -> str:
+    """How long ago a run began, in the largest unit that fits."""
     match = RUN.fullmatch(run.id)
     if match is None:
         return ""
     import calendar
 
-    seconds = calendar.timegm(time.strptime(match["stamp"], "%Y%m%d-%H%M%S"))
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    seconds = max(0.0, time.time() - calendar.timegm(time.strptime(match["stamp"], "%Y%m%d-%H%M%S")))
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit} ago"
+    return "just now"
 
 
 def ended(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""How the store looks: its runs, its room, what a check found and what a gc took."""
+"""How the store looks: its room, what a check found and what a gc took."""
 
 from __future__ import annotations
 
@@ -8,18 +8,8 @@ from collections.abc import Mapping, Sequence
 from dbrun.space import words
 from dbrun.store.census import Room
 from dbrun.store.check import Report
-from dbrun.store.runs import Run
 from dbrun.store.sweep import Sweep
 from dbrun.ui.terminal import paint
-
-STYLES = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow", "killed": "yellow"}
-
-
-def run_table(rows: Sequence[tuple[Run, int]]) -> str:
-    """A line a run: id, state, size of what it made, whether it is pinned."""
-    column = max(len(run.id) for run, _ in rows)
-    return "\n".join(f"{run.id:<{column}}  {paint(f'{run.state:<11}', STYLES[run.state], sys.stdout)}  "
-                     f"{words(size):>9}{'  pinned' if run.pinned else ''}" for run, size in rows)
 
 
 def room_table(rooms: Mapping[str, Room]) -> str:

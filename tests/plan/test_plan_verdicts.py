@@ -22,7 +22,7 @@ from dbrun.store.runs import runs
 from dbrun.store.store import Store
 from dbrun.ui.explain import explanation
 from dbrun.ui.graph import drawn, mermaid
-from dbrun.ui.history import comparison, log_lines, run_list
+from dbrun.ui.history import comparison, log_lines, run_table
 from dbrun.ui.plan import table
 
 
@@ -132,7 +132,10 @@ def test_runs_are_found_by_id_beginning_and_name(home: Path) -> None:
         find_run(store, "2")
     with pytest.raises(UsageError, match="there is no run 'nobody'"):
         find_run(store, "nobody")
-    assert [line.split()[0] for line in run_list([other, stub]).splitlines()] == [other.id, stub.id]
+    head, *rows = run_table([(other, 0), (stub, 3 * 2**20)]).splitlines()
+    assert [row.split()[0] for row in rows] == [other.id, stub.id]
+    assert "just now" in rows[0] and "done" in rows[0] and "0 B" in rows[0] and "3.0 MiB" in rows[1]
+    assert "ran, " in rows[1] and head.split() == ["run", "began", "state", "keeps", "what", "it", "did"]
 
 
 def test_two_runs_are_laid_beside_each_other(home: Path) -> None:
