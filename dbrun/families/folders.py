@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 from dbrun.errors import RecipeError
+
+LICENCE = re.compile(r"(LICEN[CS]E|COPYING)[\w.-]*", re.IGNORECASE)
+"""The name of a file with the text of a licence."""
+UNKNOWN = "unknown"
+"""The licence of a base whose files say nothing of it; so the Hub calls it, too."""
 
 
 def config(path: Path) -> dict[str, Any]:
@@ -22,8 +28,8 @@ def config(path: Path) -> dict[str, Any]:
     return settings
 
 
-def licence(folder: Path) -> str | None:
-    """What a base's card says of its licence, or its manifest.json; None where nothing does."""
+def licence(folder: Path) -> str:
+    """What a base's card says of its licence, or its manifest.json, or where its text is; else `unknown`."""
     try:
         front = (folder / "README.md").read_text(encoding="utf-8").split("---")[1]
     except (OSError, ValueError, IndexError):
@@ -34,7 +40,8 @@ def licence(folder: Path) -> str | None:
     try:
         return str(json.loads((folder / "manifest.json").read_bytes())["licence"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        texts = sorted(path.name for path in folder.glob("*") if LICENCE.fullmatch(path.name))
+        return f"see {texts[0]}" if texts else UNKNOWN
 
 
 def halvings(folder: Path) -> int:

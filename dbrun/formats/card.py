@@ -9,6 +9,7 @@ from typing import Any
 from dbrun.adapters.artifact import Attached
 from dbrun.adapters.base import Adapter
 from dbrun.families.base import Family
+from dbrun.families.folders import UNKNOWN as UNKNOWN_LICENCE
 from dbrun.formats.base import formats
 from dbrun.provenance import trigger
 
@@ -52,9 +53,8 @@ def _front(document: Mapping[str, Any], repo: str | None, names: Sequence[str], 
     matter: dict[str, object] = {"library_name": "diffusers", "pipeline_tag": "text-to-image",
                                  "tags": ["text-to-image", "diffusers", "dreambooth", "dbrun",
                                           *([] if all(whole) else ["lora", "template:sd-lora"])]}
-    if licence := document.get("licence"):
-        matter |= {"license": "other", "license_name": licence} if " " in str(licence) else {
-            "license": str(licence).lower()}
+    licence = str(document.get("licence") or UNKNOWN_LICENCE)
+    matter |= {"license": "other", "license_name": licence} if " " in licence else {"license": licence.lower()}
     if repo:
         matter |= {"base_model": repo, "base_model_relation": "finetune" if all(whole) else "adapter"}
     if isinstance(document["instance_prompt"], str):
@@ -75,7 +75,7 @@ def _what(document: Mapping[str, Any], repo: str | None, commit: str | None) -> 
     adapters = "; ".join(f"{component}: {_kind(one)}" for component, one in recipe["adapt"].items() if one)
     of = f"[{repo}](https://huggingface.co/{repo}) at `{commit}`" if repo else f"`{recipe['base']['identity']}`"
     lines = [f"- Base: {of}, of type `{recipe['base']['type']}`",
-             f"- Licence of the base: {document.get('licence') or 'not said beside its files; look where it is from'}",
+             f"- Licence of the base: {document.get('licence') or UNKNOWN_LICENCE}",
              f"- What learnt: {adapters}; {recipe['train']['steps']} steps at {recipe['images']['resolution']} pixels"]
     if word := trigger(recipe):
         lines.insert(0, f"- Trigger: `{word}`")

@@ -11,13 +11,14 @@ from typing import ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.families.base import Family, families
+from dbrun.families.folders import LICENCE
 from dbrun.provenance import header
 from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Artifact, Job, Sources, Stage
 from dbrun.values import dataclass
 
 RECORD = "base.json"
-CARD = {"README.md"}
+ABOUT = re.compile(rf"README\.md|{LICENCE.pattern}", LICENCE.flags).fullmatch
 """Fetched with a base, for its licence; no part of what the base is."""
 LIBRARIES = ("diffusers", "transformers")
 """Those whose classes a base may name."""
@@ -99,7 +100,7 @@ class Load(Stage[LoadParams]):
 
         try:
             return hub.download(repo, commit, lambda names: (
-                *wanted_files(names, family.folders, job.params.variant), *CARD & set(names)), seen, poll=job.poll)
+                *wanted_files(names, family.folders, job.params.variant), *filter(ABOUT, names)), seen, poll=job.poll)
         except StageFailed:
             # without the network, what an earlier run fetched is judged by its contents
             if job.base is None:

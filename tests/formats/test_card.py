@@ -61,13 +61,17 @@ def test_python_in_it_is_python() -> None:
 
 def test_a_base_of_files_names_no_place_and_an_unknown_licence_is_said(tmp_path) -> None:
     recipe = {**RECIPE, "base": {"type": "sd", "identity": "files:abc", "variant": None}}
-    text = card({**DOCUMENT, "recipe": recipe, "licence": None}, SD, ["diffusers"], ["a"])
-    assert "base_model" not in front(text) and "license" not in front(text)
-    assert 'from_pretrained("path/to/the/base")' in text and "not said beside its files" in text
+    text = card({**DOCUMENT, "recipe": recipe, "licence": licence(tmp_path)}, SD, ["diffusers"], ["a"])
+    assert "base_model" not in front(text) and front(text)["license"] == "unknown"
+    assert 'from_pretrained("path/to/the/base")' in text and "Licence of the base: unknown\n" in text
 
 
 def test_a_licence_is_read_from_a_card_or_a_manifest(tmp_path) -> None:
-    assert licence(tmp_path) is None
+    assert licence(tmp_path) == "unknown"
+    for name, told in (("licence.txt", "see licence.txt"), ("LICENSE-MODEL.md", "see LICENSE-MODEL.md")):
+        (tmp_path / name).write_text("All rights …")
+        assert licence(tmp_path) == told
+    assert front(card({**DOCUMENT, "licence": told}, SD, ["peft"], ["a"]))["license_name"] == "see LICENSE-MODEL.md"
     (tmp_path / "manifest.json").write_text('{"licence": "Apache-2.0"}')
     assert licence(tmp_path) == "Apache-2.0"
     (tmp_path / "README.md").write_text("---\nlicense: openrail++\ntags:\n- x\n---\n# hi\nlicense: no\n")

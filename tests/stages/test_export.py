@@ -110,7 +110,7 @@ def test_no_file_names_this_machine(exported, content) -> None:
 def test_each_file_says_what_made_it(exported, file) -> None:
     document = read(exported.artifacts["export"].path / file)
     assert document["format_version"] == 1 and document["instance_prompt"] == "a photo of sks dog"
-    assert document["trigger"] == "sks" and document["licence"] is None
+    assert document["trigger"] == "sks" and document["licence"] == "unknown"
     assert document["inputs"] == {n: exported.artifacts[n].digest for n in ("load", "adapt", "train")}
     recipe = document["recipe"]
     assert [p["digest"] for p in recipe["subject"]["pictures"]] == sorted(exported.files)
