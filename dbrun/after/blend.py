@@ -1,8 +1,8 @@
 """How do several adapters, each by its weight, get into one base and out again, without loading it anew?
 
 Each is read by its own format's library; what is kept of it is the weights that it leaves. A blend of them is the
-base's weights plus the sum of the weighted changes, so every type can stand beside every other. Taken out, the base is
-what it was to the bit.
+base's weights plus the sum of the weighted changes, so every type can stand beside every other; new words that lie
+beside them come along. Taken out, the base is what it was to the bit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dbrun.after.files import Named
+from dbrun.after.words import Words
 from dbrun.families.base import Family, Loaded
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Blend:
 
     def __init__(self, family: Family, loaded: Loaded) -> None:
         self.family, self.loaded = family, loaded
+        self.words = Words(family, loaded)
         self._first: dict[tuple[str, str], Tensor] = {}
 
     def put(self, adapters: Sequence[Named]) -> None:
@@ -33,6 +35,8 @@ class Blend:
             for place, new in changes.items():
                 self._first[place] = self._at(place).clone()
                 self._at(place).copy_(new)
+        # last in and first out: a word makes the text encoder's table longer
+        self.words.put(adapters)
 
     def changed(self, adapters: Sequence[Named]) -> dict[tuple[str, str], Tensor]:
         """(component, name of a weight) -> what it is with these adapters in it; the base is itself afterwards."""
@@ -54,6 +58,7 @@ class Blend:
         """Let the base be itself."""
         import torch
 
+        self.words.take_out()
         with torch.no_grad():
             for place, first in self._first.items():
                 self._at(place).copy_(first)

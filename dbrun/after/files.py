@@ -61,7 +61,9 @@ class Named:
         components = self.components(family)
         with TemporaryDirectory(prefix="dbrun-") as name:
             for component, (_, files) in components.items():
-                for file, home in zip(files, self.form.laid_out(component), strict=True):
+                homes = self.form.laid_out(component)
+                # new words are read where they lie
+                for file, home in zip(files, homes, strict=bool(homes)):
                     target = Path(name) / home
                     target.parent.mkdir(parents=True, exist_ok=True)
                     if not target.exists():
@@ -105,10 +107,12 @@ def _weighted(word: str) -> tuple[Path, float]:
 
 
 def _looked_for(place: Path) -> Iterator[tuple[Format, tuple[tuple[Path, ...], ...]]]:
-    """Every format, small ones first, with what it finds at a place: a file, its own folder, or one that holds a folder
-    a component."""
+    """Every format, small ones of adapters first, with what it finds at a place.
+
+    That is a file, its own folder, or one that holds a folder a component.
+    """
     folder = place.parent if place.name == "adapter_model.safetensors" else place
-    for form in sorted(formats().values(), key=lambda form: form.LARGE):
+    for form in sorted(formats().values(), key=lambda form: (form.LARGE, form.CARRIES != "adapters")):
         inner = sorted(p for home in (folder / form.NAME, folder) for p in home.glob("*") if p.is_dir())
         found = [form.found(p) for p in (folder, *inner)]
-        yield form, tuple(files for files in found if files)
+        yield form, tuple(dict.fromkeys(files for files in found if files))

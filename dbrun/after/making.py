@@ -84,7 +84,10 @@ def write_sum(parts: Sequence[Named], base: AtHand, target: Path, document: Mapp
     from dbrun.formats.difference import write_difference
 
     def into(folder: Path, loaded: Loaded) -> tuple[Path, ...]:
-        return write_difference(folder, base.family, loaded, Blend(base.family, loaded).differences(parts))
+        differences = Blend(base.family, loaded).differences(parts)
+        if not differences:
+            raise UsageError("they change no weight of the base, so there is nothing to write")
+        return write_difference(folder, base.family, loaded, differences)
 
     components = {component for part in parts for component in part.components(base.family)}
     made = _Made(into, {}, tuple(c for c in base.family.components if c in components))

@@ -11,9 +11,8 @@ from dbrun.after.bases import AtHand
 from dbrun.after.blend import Blend
 from dbrun.after.files import Named
 from dbrun.errors import UsageError
-from dbrun.families.base import Family, Loaded
+from dbrun.families.base import Loaded
 from dbrun.families.scheduling import scheduler_changes
-from dbrun.formats.base import formats
 from dbrun.values import dataclass
 
 if TYPE_CHECKING:
@@ -83,7 +82,6 @@ def draw(wish: Wish, adapters: Sequence[Named], base: AtHand, loaded: Loaded,
     """The pictures of each row; the base is loaded already, once. seen: told before each how many of how many are."""
     numbers, found, wanted = settled(wish, adapters, base), dict[str, Any](), rows(wish, adapters)
     blend, total = Blend(base.family, loaded), len(wanted) * wish.count
-    _read_words(adapters, base.family, loaded)
     for label, chosen in wanted.items():
         blend.put(chosen)
         sampled = base.family.rescheduled(loaded, _changes(chosen, loaded))
@@ -128,11 +126,3 @@ def _changes(chosen: Sequence[Named], loaded: Loaded) -> dict[str, object]:
                                         bool(told.get("zero_terminal_snr"))):
             return changes
     return {}
-
-
-def _read_words(adapters: Sequence[Named], family: Family, loaded: Loaded) -> None:
-    """The new words that lie beside adapters; a prompt without them is drawn as ever."""
-    for form in formats().values():
-        for word in (w for w in family.words if form.carries(family, w)):
-            for place in dict.fromkeys(a.place if a.place.is_dir() else a.place.parent for a in adapters):
-                form.read(place, family, loaded, (word,))

@@ -28,11 +28,14 @@ def draw_samples(words: Sequence[str], wish: Wish, base: str | None, precision: 
 
     from dbrun.after.files import split
     from dbrun.after.sampling import draw, save, settled
+    from dbrun.after.words import words_of
 
     adapters, prompt = split(words)
     wish = replace(wish, prompt=prompt)
     at_hand = _base(adapters, base)
     settled(wish, adapters, at_hand)
+    if not wish.each:
+        words_of(adapters, at_hand.family)
     say(f"{' + '.join(a.label for a in adapters)} over {at_hand.asked}")
     loaded = at_hand.load(precision)
     pictures = draw(wish, adapters, at_hand, loaded, lambda done, total: say(f"picture {done + 1} of {total}"))
@@ -53,6 +56,7 @@ def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None
     from dbrun.after.files import named
     from dbrun.after.joining import refuse
     from dbrun.after.making import SUM, write_sum
+    from dbrun.after.words import left_behind
 
     ways, full = ("concatenated", "linear", "full"), how == "full"
     form = _format(to or (SUM if full else "diffusers"))
@@ -71,6 +75,8 @@ def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None
     else:
         refuse(parts, at_hand.family)
         difference = _join(parts, how, at_hand, form, _target(output, form), document)
+    for text in left_behind(parts, at_hand.family):
+        say(f"lost: {text}")
     _made(output, form, difference)
 
 
@@ -99,9 +105,14 @@ def convert_file(word: str, to: str, base: str | None, output: Path | None) -> N
     """Write an adapter in another format, and say what is lost; its path goes to stdout."""
     from dbrun.after.files import named
     from dbrun.after.making import lost, write
+    from dbrun.after.words import left_behind
     from dbrun.formats.card import cautions
 
     part, form = named(word), _format(to)
+    if not part.form.ASKED:
+        raise UsageError(f"{part.label} is of the format {part.form.NAME}, of which no other is made",
+                         fix=f"for what it adds to its base: dbrun merge {word} -o C --how full"
+                         if part.form.CARRIES == "adapters" else "diffusers, ComfyUI and A1111 read its file as it is")
     if part.weight != 1:
         raise UsageError(f"found the weight {part.weight:g}, and a conversion changes none",
                          fix=f"dbrun merge {word} OTHER -o C")
@@ -111,7 +122,7 @@ def convert_file(word: str, to: str, base: str | None, output: Path | None) -> N
     document = {**part.document, "converted": {"from": part.form.NAME}} if part.document else {
         "format_version": 1, "converted": _source(part)}
     difference = write(adapters, at_hand, form, target, document, [part])
-    for text in lost(part):
+    for text in (*lost(part), *left_behind([part], at_hand.family)):
         say(f"lost: {text}")
     for text in cautions(at_hand.family, (form.NAME,), adapters):
         say(f"warning: {text}")

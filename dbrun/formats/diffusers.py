@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FILE = "pytorch_lora_weights.safetensors"
 KOHYA = ("lora_", "lycoris_")
 """Beginnings of names that are kohya's."""
+WORD = "<"
+"""The beginning of a name that is a new word's."""
 
 
 class Diffusers(Format):
@@ -46,7 +48,8 @@ class Diffusers(Format):
         file = place / FILE if place.is_dir() else place
         if file.suffix != ".safetensors" or not file.is_file():
             return None
-        return None if any(name.startswith(KOHYA) for name in header(file).tensors) else (file,)
+        others = (*KOHYA, WORD)
+        return None if any(name.startswith(others) for name in header(file).tensors) else (file,)
 
     def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """LoRA, where nothing else stands under the component's names."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,6 +10,8 @@ from dbrun.adapters.artifact import Attached
 from dbrun.families.base import Family, Loaded
 from dbrun.families.vocabulary import Vocabulary, tokens_of
 from dbrun.formats.base import Format
+from dbrun.formats.diffusers import WORD
+from dbrun.provenance import header
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,6 +31,30 @@ class EmbeddingFile(Format):
     def carries(self, family: Family, component: str) -> bool:
         """New words only."""
         return component in family.words
+
+    def found(self, place: Path) -> tuple[Path, ...] | None:
+        """The words' files in its folder within another, or one such file."""
+        folder = place if place.name == FOLDER else place / FOLDER
+        files = (place,) if place.suffix == ".safetensors" else tuple(sorted(folder.glob("*.safetensors")))
+        words = [file.is_file() and all(map(is_word, header(file).tensors)) for file in files]
+        return files if words and all(words) else None
+
+    def of(self, files: tuple[Path, ...], family: Family) -> tuple[str, ...]:
+        """The words of a family."""
+        return family.words
+
+    def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
+        """Vectors."""
+        return "embedding"
+
+    def laid_out(self, component: str) -> tuple[str, ...]:
+        """Nowhere: `read` takes the folder that the files lie in."""
+        return ()
+
+    def updates(self, folder: Path, family: Family, loaded: Loaded,
+                components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
+        """No weight of the base changes."""
+        yield from ()
 
     def usage(self, family: Family, base: str) -> str | None:
         """`load_textual_inversion`, and where ComfyUI and A1111 look."""
@@ -66,5 +92,10 @@ class EmbeddingFile(Format):
 
     def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
         """`load_textual_inversion`."""
-        for path in sorted((folder / FOLDER).glob("*.safetensors")):
+        for path in self.found(folder) or ():
             loaded.pipeline.load_textual_inversion(str(path))
+
+
+def is_word(name: str) -> bool:
+    """Whether a tensor's name is a new word's."""
+    return name.startswith(WORD) and name.endswith(">")

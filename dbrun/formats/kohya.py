@@ -43,7 +43,7 @@ class Kohya(Format):
 
     def caution(self, family: Family, component: str, adapter: Adapter) -> str | None:
         """What ComfyUI and A1111 compute otherwise than LyCORIS; `dbrun merge --how full` is right in all three."""
-        return adapter.elsewhere and f"{adapter.elsewhere}; for them: dbrun merge {FILE} -o FILE --how full"
+        return adapter.elsewhere and f"{adapter.elsewhere}; `dbrun merge FILE -o OUT --how full` is for them"
 
     def found(self, place: Path) -> tuple[Path, ...] | None:
         """A safetensors file whose names are kohya's, or a folder with one of the usual name."""

@@ -1,0 +1,113 @@
+"""Do new words go in and out with the adapters that they lie beside, each picture as if its adapter were alone?"""
+
+import pytest
+import torch
+
+from dbrun.adapters.artifact import Attached
+from dbrun.adapters.embedding import Embedding
+from dbrun.after.blend import Blend
+from dbrun.after.files import named
+from dbrun.after.sampling import Wish, draw
+from dbrun.after.words import left_behind, words_of
+from dbrun.cli.verbs import app_for
+from dbrun.errors import UsageError
+from dbrun.families.base import families
+from dbrun.formats.base import formats
+from dbrun.formats.reload import Probe
+
+SD = families()["sd"]
+PROMPT = "a photo of <sks> dog and a <zwx> car"
+PROBE = Probe(PROMPT, 32)
+
+
+def word(world, name: str, token: str, seed: int, vectors: int) -> None:
+    """The vectors of a new word, far from those of the base, in the folder of an adapter."""
+    draw = torch.Generator().manual_seed(seed)
+    attached = Attached(Embedding(token=token, initializer="dog", vectors=vectors), (),
+                        {token: torch.randn(vectors, 32, generator=draw)})
+    formats()["embedding"].write(world.home / name, SD, {"trigger": attached}, world.fresh)
+
+
+@pytest.fixture(scope="module")
+def two(world):
+    """A LoRA beside <sks> of two vectors, a LoKr beside <zwx>; and a whole component without a word."""
+    kinds = {"with-sks": ("lora", "diffusers"), "with-zwx": ("lokr", "kohya"), "wordless": ("full", "component")}
+    for i, (name, (kind, form)) in enumerate(kinds.items()):
+        world.write(name, form, world.adapters(kind, 20 + i))
+    word(world, "with-sks", "<sks>", 1, 2)
+    word(world, "with-zwx", "<zwx>", 2, 1)
+    return {name: named(str(world.home / name)) for name in kinds}
+
+
+def test_each_knows_its_own_word_only_and_the_base_none(world, two) -> None:
+    loaded = world.fresh()
+    blend, base, table = Blend(SD, loaded), PROBE.ask(SD, loaded), loaded.pipeline.text_encoder.get_input_embeddings()
+    size, length = tuple(table.weight.shape), len(loaded.pipeline.tokenizer)
+    for name in ("with-sks", "with-zwx", "wordless", "with-sks"):
+        blend.put([two[name]])
+        alone = world.fresh()
+        Blend(SD, alone).put([two[name]])
+        assert torch.equal(PROBE.ask(SD, loaded), PROBE.ask(SD, alone))
+        known = {token for token in loaded.pipeline.tokenizer.get_vocab() if token in ("<sks>", "<sks>_1", "<zwx>")}
+        assert known == {"with-sks": {"<sks>", "<sks>_1"}, "with-zwx": {"<zwx>"}}.get(name, set())
+    blend.take_out()
+    assert torch.equal(PROBE.ask(SD, loaded), base)
+    assert (tuple(table.weight.shape), len(loaded.pipeline.tokenizer)) == (size, length)
+    assert loaded.pipeline.text_encoder.config.vocab_size == table.num_embeddings == size[0]
+
+
+def test_it_is_what_diffusers_reads(world, two) -> None:
+    theirs, ours = world.fresh(), world.fresh()
+    theirs.pipeline.load_textual_inversion(str(world.home / "with-sks" / "embeddings" / "sks.safetensors"))
+    theirs.pipeline.load_lora_weights(str(world.home / "with-sks"))
+    Blend(SD, ours).put([two["with-sks"]])
+    assert (PROBE.ask(SD, ours) - PROBE.ask(SD, theirs)).abs().max() < 1e-4
+    bare = world.fresh()
+    Blend(SD, bare).put([named(str(world.home / "with-sks" / "pytorch_lora_weights.safetensors"))])
+    assert torch.equal(PROBE.ask(SD, bare), PROBE.ask(SD, ours)), "its word lies beside the file, too"
+
+
+def test_pictures_of_two_that_are_swapped_are_those_of_each_alone(world, two, monkeypatch) -> None:
+    wish = Wish(PROMPT, count=1, seed=3, steps=2, guidance=2.0, resolution=32, each=True)
+    adapters = [two["with-sks"], two["with-zwx"]]
+    loads, load = [], type(SD).load
+    monkeypatch.setattr(type(SD), "load", lambda self, *a, **k: loads.append(1) or load(self, *a, **k))
+    together = draw(wish, adapters, world.at_hand, world.at_hand.load(device="cpu"), lambda *_: None)
+    assert len(loads) == 1
+    pictures = [row[0].tobytes() for row in together.values()]
+    alone = [draw(wish, [a], world.at_hand, world.at_hand.load(device="cpu"), lambda *_: None) for a in adapters]
+    assert pictures[1:] == [list(own.values())[1][0].tobytes() for own in alone]
+    assert pictures[0] == next(iter(alone[0].values()))[0].tobytes() and len(set(pictures)) == 3
+
+
+def test_both_together_know_both_words_and_one_word_of_two_is_refused(world, two, tmp_path) -> None:
+    assert set(words_of([two["with-sks"], two["with-zwx"]], SD)) == {"<sks>", "<zwx>"}
+    loaded = world.fresh()
+    Blend(SD, loaded).put([two["with-sks"], two["with-zwx"]])
+    assert {"<sks>", "<zwx>"} <= loaded.pipeline.tokenizer.get_vocab().keys()
+    world.write("also-sks", "kohya", world.adapters("lora", 25, "denoiser"))
+    word(world, "also-sks", "<sks>", 5, 1)
+    other = named(str(world.home / "also-sks"))
+    with pytest.raises(UsageError, match=r"both have a word <sks>.*\n.*--each"):
+        Blend(SD, world.fresh()).put([two["with-sks"], other])
+    said = left_behind([other], SD)
+    assert said == (f"the word <sks>, which stays in {other.place}",)
+
+
+def test_a_word_alone_is_drawn_with_and_made_nothing_else_of(world, tmp_path, monkeypatch) -> None:
+    (world.home / "lone").mkdir(exist_ok=True)
+    word(world, "lone", "<sks>", 7, 1)
+    for place in ("lone", "lone/embeddings", "lone/embeddings/sks.safetensors"):
+        one = named(str(world.home / place))
+        assert one.form.NAME == "embedding" and set(one.components(SD)) == {"trigger"}
+        loaded = world.fresh()
+        base = PROBE.ask(SD, loaded)
+        Blend(SD, loaded).put([one])
+        assert (PROBE.ask(SD, loaded) - base).abs().max() > 1e-3
+    for words, why in ((("convert", str(one.place), "--to", "peft"), "of which no other is made"),
+                       (("merge", str(one.place), "-o", str(tmp_path / "x"), "--how", "full", "--base",
+                         str(world.home / "base")), "change no weight"),
+                       (("merge", str(one.place), str(one.place), "-o", "x", "--base", str(world.home / "base")),
+                        "sks is embedding on the trigger")):
+        with pytest.raises(UsageError, match=why):
+            app_for(words)(list(words), standalone_mode=False)
