@@ -1,7 +1,8 @@
-"""lycoris-lora, the trainers' own reader of kohya's names, over a base in memory."""
+"""lycoris-lora, the trainers' own reader and writer of kohya's names, over a base in memory."""
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from dbrun.families.base import Loaded
@@ -33,3 +34,17 @@ def put_by_lycoris(loaded: Loaded, file: Path) -> None:
     network.apply_to(text, loaded.pipeline.unet, True, True)
     modules = [*network.unet_loras, *network.text_encoder_loras]
     assert {m.lora_name for m in modules} == {name.partition(".")[0] for name in tensors}, "it reads every layer"
+
+
+def write_by_lycoris(loaded: Loaded, path: Path, algo: str, **settings: object) -> None:
+    """Put a network on the base, far from its start, and save it in 16 bits as trainers do."""
+    text = Prefixed(loaded.pipeline.text_encoder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = network_class()(text, loaded.pipeline.unet, network_module=algo, **settings)
+    network.apply_to(text, loaded.pipeline.unet, True, True)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_((p + 0.1 * torch.randn(p.shape, generator=draw)).half().float())
+    network.save_weights(str(path), torch.float16, {})

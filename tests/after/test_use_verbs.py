@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from PIL import Image
+from projects import SECRET
 
 from dbrun.cli.verbs import app_for
 from dbrun.errors import DbrunError, UsageError
@@ -27,6 +28,7 @@ def here(world, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DBRUN_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("HF_TOKEN", SECRET)
     source = find_base(Base(path=str(world.home / "base")), tmp_path, Store(tmp_path / "store")).source
     document = {"format_version": 1, "recipe": {"base": {"type": "sd", "identity": source.identity, "variant": None},
                                                 "images": {"resolution": 32}}}
@@ -40,7 +42,9 @@ def here(world, tmp_path, monkeypatch):
     shutil.copy(world.made["theirs"], tmp_path / "theirs.safetensors")
     shutil.copy(world.made["dora"], ours / "dora.safetensors")
     (ours / "dbrun.json").write_text(json.dumps({"recipe": {"base": {"path": str(world.home / "base")}}}))
-    return tmp_path
+    yield tmp_path
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if SECRET.encode() in path.read_bytes()], "no token in any file"
 
 
 def test_sample_draws_pictures_and_a_grid(here, capsys) -> None:

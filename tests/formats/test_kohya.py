@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_kinds import KINDS, make, moved, put, widest
-from lycoris_reader import Prefixed, network_class, put_by_lycoris
+from lycoris_reader import put_by_lycoris, write_by_lycoris
 from safetensors.torch import load_file, save_file
+from second_base import as_second
 from torch import nn
 
 from dbrun.adapters.artifact import Attached
@@ -204,6 +205,20 @@ def test_comfyui_computes_what_was_trained_or_it_is_said(world, tmp_path, kind) 
     assert same is (KOHYA.caution(SD, "denoiser", make(kind)) is None) is (kind != "dora")
 
 
+@pytest.mark.parametrize("kind", ["lora", "lokr"])
+def test_on_a_base_of_2_lycoris_and_diffusers_read_it_too(tmp_path, kind) -> None:
+    """Its projections are linear, its text encoder is OpenCLIP's; every layer has the same name."""
+    folder = tmp_path / "base"
+    SD.tiny(folder, prediction="v_prediction")
+    second = World(as_second(folder), torch.zeros(()))
+    base = PROBE.ask(SD, second.fresh())
+    adapters, trained = second.learnt(denoiser=kind, text_encoder=kind)
+    path, = KOHYA.write(tmp_path, SD, adapters, second.fresh)
+    assert apart(by_lycoris(second.fresh(), path), trained) < CLOSE < 1e-2 < apart(trained, base)
+    assert kind != "lora" or apart(by_diffusers(second.fresh(), path), trained) < CLOSE
+    assert all(any(re.fullmatch(pattern, name.partition(".")[0]) for pattern in LISTED) for name in load_file(path))
+
+
 def test_alpha_is_the_true_one(world, tmp_path) -> None:
     """alpha / rank, which every reader applies, is the adapter's scale; alpha itself is what the recipe said."""
     for kind, alpha, ranks in (("lora", 5.0, 2), ("rslora", 3.0 * 4 / 2, 4), ("pissa", 3.0 * 2, 4)):
@@ -217,18 +232,8 @@ def test_alpha_is_the_true_one(world, tmp_path) -> None:
 
 def foreign(world: World, folder: Path, algo: str, **settings: object) -> tuple[Path, torch.Tensor]:
     """A file as lycoris-lora writes it, in 16 bits as trainers do, and what the network predicts that wrote it."""
-    loaded = world.fresh()
-    text = Prefixed(loaded.pipeline.text_encoder)
-    torch.manual_seed(0)
-    network = network_class()(text, loaded.pipeline.unet, lora_dim=3, alpha=2.0, conv_lora_dim=2, conv_alpha=1.0,
-                                  network_module=algo, **settings)
-    network.apply_to(text, loaded.pipeline.unet, True, True)
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.copy_((p + 0.1 * torch.randn(p.shape, generator=draw)).half().float())
-    path = folder / "foreign.safetensors"
-    network.save_weights(str(path), torch.float16, {})
+    loaded, path = world.fresh(), folder / "foreign.safetensors"
+    write_by_lycoris(loaded, path, algo, lora_dim=3, alpha=2.0, conv_lora_dim=2, conv_alpha=1.0, **settings)
     save_file(load_file(path), folder / FILE)
     return path, PROBE.ask(SD, loaded)
 

@@ -8,7 +8,7 @@ import torch
 from adapter_kinds import make, moved, put
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from second_base import as_second
 
 from dbrun.errors import StageFailed
 from dbrun.families import original
@@ -23,22 +23,7 @@ def folder(request, tmp_path_factory):
     """A tiny base; of 2.x, with what 2.1's configs say otherwise."""
     place = tmp_path_factory.mktemp("whole") / "base"
     SD.tiny(place, prediction="v_prediction" if request.param == "2.x of v" else "epsilon")
-    if request.param != "1.x":
-        as_second(place)
-    return place
-
-
-def as_second(place, layers: int = 3) -> None:
-    parts = StableDiffusionPipeline.from_pretrained(place, local_files_only=True).components
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        parts["unet"] = UNet2DConditionModel.from_config({
-            **parts["unet"].config, "attention_head_dim": [2, 4], "use_linear_projection": True,
-            "upcast_attention": True})
-        parts["text_encoder"] = CLIPTextModel(CLIPTextConfig.from_dict({
-            **parts["text_encoder"].config.to_dict(), "hidden_act": "gelu", "projection_dim": 16,
-            "num_hidden_layers": layers, "num_attention_heads": 2}))
-    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(place)
+    return place if request.param == "1.x" else as_second(place)
 
 
 def fresh(folder):

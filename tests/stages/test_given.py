@@ -8,6 +8,7 @@ import pytest
 import torch
 from adapter_kinds import KINDS as KINDS_OF_PEFT
 from adapter_kinds import make, moved, put
+from lycoris_reader import write_by_lycoris
 from safetensors.torch import load_file, save_file
 
 from dbrun.adapters.artifact import Attached, read_artifact
@@ -154,6 +155,17 @@ def test_a_file_with_kohyas_names_starts_it_too(bench, tmp_path, kind) -> None:
     assert f"write `type: {adapter.NAME}`" in str(caught.value)
     with pytest.raises(RecipeError, match="holds no weights of the text_encoder"):
         begun(bench, {"text_encoder": str(path)})
+
+
+@pytest.mark.parametrize(("algo", "kind"), [("locon", "lora"), ("loha", "loha"), ("lokr", "lokr")])
+def test_a_file_that_lycoris_wrote_starts_both_components(bench, tmp_path, algo, kind) -> None:
+    loaded, path = fresh(bench.base), tmp_path / "theirs.safetensors"
+    write_by_lycoris(loaded, path, algo, lora_dim=4, alpha=2.0, conv_lora_dim=4, conv_alpha=2.0)
+    settings = {"type": kind, "rank": 4, "alpha": 2.0, "targets": "all"}
+    started = begun(bench, {"denoiser": str(path), "text_encoder": str(path)},
+                    settings={"denoiser": settings, "text_encoder": settings})
+    # it saves what it holds in 32 bits, in 16
+    torch.testing.assert_close(predicted(bench, started), PROBE.ask(FAMILY, loaded), rtol=0, atol=3e-3)
 
 
 def test_without_init_it_starts_at_the_base(bench, given) -> None:

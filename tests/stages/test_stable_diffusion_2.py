@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from second_base import as_second
 
 from dbrun.adapters.artifact import read_artifact
 from dbrun.families.base import families
@@ -15,21 +14,11 @@ BOTH = {"denoiser": {"type": "lora", "rank": 2, "alpha": 6.0, "targets": "all"},
 
 
 @pytest.fixture(scope="module")
-def second(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base with the settings of 2.1's configs: UNet, text encoder and scheduler, at a small size."""
-    parts = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True).components
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        parts["unet"] = UNet2DConditionModel.from_config({
-            **parts["unet"].config, "attention_head_dim": [2, 4], "use_linear_projection": True,
-            "upcast_attention": True})
-        parts["text_encoder"] = CLIPTextModel(CLIPTextConfig.from_dict({
-            **parts["text_encoder"].config.to_dict(), "hidden_act": "gelu", "projection_dim": 16,
-            "num_hidden_layers": 3, "num_attention_heads": 2}))
-    parts["scheduler"] = DDIMScheduler.from_config({**parts["scheduler"].config, "prediction_type": "v_prediction"})
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base of 2.x that predicts v."""
     folder = tmp_path_factory.mktemp("second") / "base"
-    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(folder)
-    return folder
+    families()["sd"].tiny(folder, prediction="v_prediction")
+    return as_second(folder)
 
 
 def test_its_projections_are_linear_and_adapted(second: Path) -> None:
