@@ -25,7 +25,10 @@ def compare(exports: Annotated[list[str], typer.Argument(
                 metavar="[LABEL=]FOLDER", show_default=False)],
             output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("compare.png"),
             ) -> None:
-    """Lay the sample pictures of several runs side by side, a row each, under the base's."""
+    """Lay the sample pictures of several runs below each other.
+
+    A row each, and the base's above them.
+    """
     from dbrun.cli.files import write_comparison
 
     write_comparison(exports, output)

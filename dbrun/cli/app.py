@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperGroup
 
 from dbrun import __version__
 from dbrun.cli.complete import keys, recipes, recipes_and_keys, stages
+from dbrun.cli.verbs import TITLES
 
-app = typer.Typer(name="dbrun", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+
+class Verbs(TyperGroup):
+    """The verbs under the titles that they belong to."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """A section for each title that has verbs here."""
+        for title, names in TITLES.items():
+            rows = [(f"{name:<8}", self.commands[name].get_short_help_str(formatter.width)) for name in names
+                    if name in self.commands]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A verb, whose arguments go by their names alone; typer would add types such as `<list[str]>`."""
+        if (command := super().get_command(ctx, cmd_name)) is not None:
+            for param in command.params:
+                if isinstance(param, TyperArgument):
+                    param.display_type = lambda ctx: ""  # type: ignore[method-assign]
+        return command
+
+
+app = typer.Typer(name="dbrun", cls=Verbs, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="Teach a diffusion model a subject from a handful of pictures, from a YAML recipe, "
                        "stage by stage, and get the same result again tomorrow.")
 

@@ -40,9 +40,10 @@ def graph(words: Words = None, profile: Profiles = None,
 
 @app.command()
 def lock(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, json: Json = False) -> None:
-    """Write down what a recipe points at: the base's commit, the contents of its pictures.
+    """Write down what a recipe points at, for review and `--locked`.
 
-    The lock stands beside the recipe, recipe.lock for recipe.yaml; `run --locked` and `plan --locked` compare with it.
+    The base's commit, and the contents of pictures and adapters. The lock stands beside the recipe, recipe.lock for
+    recipe.yaml; `run --locked` and `plan --locked` compare with it.
     """
     from dbrun.cli.ask import make_lock
     from dbrun.cli.words import asked

@@ -15,7 +15,7 @@ RUN = "A run: its id, the beginning of it, or a name, which means its newest run
 def runs(name: Annotated[str | None, typer.Argument(help="Only runs of this name.", show_default=False)] = None,
          limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
          json: Json = False) -> None:
-    """List the last runs: when they began, how they ended, what they did and keep.
+    """List the last runs: how they ended, what they did and keep.
 
     A run that has nothing to do and sees that nothing changed is the last one over again, and no new entry.
     """
@@ -45,7 +45,10 @@ def diff(first: Annotated[str, typer.Argument(help=RUN, metavar="RUN", show_defa
 
 @app.command()
 def doctor(json: Json = False) -> None:
-    """Look at devices, memory, disk, libraries and the Hub login; exit 1 if something is wrong."""
+    """Look at devices, memory, disk, libraries and the Hub login.
+
+    Exit 1 if something is wrong.
+    """
     from dbrun.cli.history import show_machine
 
     if not show_machine(as_json=json):

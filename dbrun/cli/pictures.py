@@ -8,6 +8,7 @@ from dbrun.cli.run import read
 from dbrun.cli.words import Asked
 from dbrun.plan.looks import picture_rows
 from dbrun.ui.pictures import table
+from dbrun.ui.plan import remark
 from dbrun.ui.terminal import put, say
 
 FEW = 100
@@ -28,5 +29,5 @@ def show_pictures(asked: Asked, *, as_json: bool) -> None:
         put(json.dumps({"format_version": 1, "pictures": [row.as_data() for row in rows]}, indent=1))
         return
     for note in located.notes:
-        say(f"{note.stage}: {note.text}")
+        say(remark(note))
     put(table(rows))

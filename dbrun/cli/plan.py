@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from dbrun.cli.run import read
 from dbrun.plan.planner import Plan, Scope, StagePlan, Status, plan_of, scope
 from dbrun.plan.reasons import Damaged
 from dbrun.recipe.load import LoadedRecipe
-from dbrun.ui.terminal import put, say, transcript
+from dbrun.ui.terminal import paint, put, say, transcript
 
 if TYPE_CHECKING:
     from dbrun.cli.words import Asked
@@ -34,7 +35,7 @@ def show_plan(asked: Asked, selection: Selection, *, as_json: bool, locked: bool
         drifted = _drift(loaded, located) if locked else None
         within = scope(loaded.recipe, located, store, selection, None)
         plan = plan_of(within)
-        _tell(within, plan, drifted, as_json=as_json)
+        _tell(loaded, within, plan, drifted, as_json=as_json)
         code = 3 if exit_code and (plan.pending if drifted is None else drifted) else 0
         if words is not None and not any(map(_unsettled, plan.stages)):
             results = [stage.digest for stage in plan.stages if stage.digest]
@@ -47,10 +48,10 @@ def _unsettled(stage: StagePlan) -> bool:
     return stage.status is Status.RESUME or isinstance(stage.reason, Damaged)
 
 
-def _tell(within: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool) -> None:
+def _tell(loaded: LoadedRecipe, within: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool) -> None:
     from dbrun.plan.estimate import estimates
     from dbrun.recipe.exports import outlook
-    from dbrun.ui.plan import exports, table
+    from dbrun.ui.plan import exports, remark, table
 
     known = estimates(within, plan)
     forms = outlook(within.recipe, within.located.sources.base.folder)
@@ -61,14 +62,15 @@ def _tell(within: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool
         put(json.dumps({**plan.as_json(), **beside}, indent=1))
         return
     for note in within.located.notes:
-        say(f"{note.stage}: {note.text}")
+        say(remark(note))
     put(f"{table(plan, known)}\n{exports(forms)}")
-    for text in drifted or ():
-        say(text)
+    if drifted:
+        from dbrun.plan.lock import headline
+
+        say("\n  ".join([f"{paint('drift:', 'yellow', sys.stderr)} {headline(loaded)}", *drifted]))
 
 
 def _drift(loaded: LoadedRecipe, located: Located) -> list[str]:
-    from dbrun.plan.lock import drift, lock_of
-    from dbrun.recipe.places import shown
+    from dbrun.plan.lock import drift
 
-    return [f"{shown(lock_of(loaded.path))}: {line}" for line in drift(loaded, located)]
+    return drift(loaded, located)

@@ -27,7 +27,10 @@ def validate(files: Annotated[list[Path], typer.Argument(help="Recipes.", metava
 @app.command()
 def migrate(files: Annotated[list[Path], typer.Argument(help="Recipes.", metavar="FILE",
                                                         show_default=False)]) -> None:
-    """Say whether recipes are written in today's version of the language, which is the only one yet."""
+    """Say whether recipes are written in today's language.
+
+    There is one version so far, so that nothing is rewritten yet.
+    """
     from dbrun.cli.files import migrate_all
 
     if not migrate_all(files):

@@ -22,7 +22,7 @@ def list_runs(json: Json = False) -> None:
 
 @app.command()
 def du(json: Json = False) -> None:
-    """Show what takes room in the store, and how much of it a gc would free."""
+    """Show what takes room in the store, and what a gc would free."""
     from dbrun.cli.store import show_rooms
 
     show_rooms(as_json=json)
@@ -45,9 +45,9 @@ def gc(keep: Annotated[int, typer.Option("--keep", metavar="N", min=0,
                                          help="Keep what the last N runs of each name made.")] = 3,
        dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and take nothing.")] = False,
        json: Json = False) -> None:
-    """Free room: what no pinned, no running, and none of the last runs of each name needs.
+    """Free what only old runs need.
 
-    Runs may go on meanwhile.
+    What pinned, running and the last runs of each name need stays. Runs may go on meanwhile.
     """
     from dbrun.cli.store import collect
 

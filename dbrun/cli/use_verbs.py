@@ -53,7 +53,10 @@ def merge(adapters: Annotated[list[str], typer.Argument(help="Adapters, each wit
           to: Annotated[str | None, typer.Option("--to", metavar="FORMAT", help="diffusers, kohya or peft; left out, "
                                                  "diffusers, and kohya for full.")] = None,
           base: Base = None) -> None:
-    """Make one file of several adapters, by weight; read back and compared before it counts."""
+    """Make one file of several adapters, by weight.
+
+    It is read back and compared before it counts.
+    """
     from dbrun.cli.using import merge_files
 
     merge_files(adapters, how, to, base, output)
@@ -65,7 +68,10 @@ def convert(adapter: Annotated[str, typer.Argument(help="A file, or a folder tha
             to: To, base: Base = None,
             output: Annotated[Path | None, typer.Option("--output", "-o", metavar="PATH", help="What to write; left "
                                                         "out, beside the adapter.")] = None) -> None:
-    """Write an adapter in another format, and say what is lost; read back and compared before it counts."""
+    """Write an adapter in another format, and say what is lost.
+
+    It is read back and compared before it counts.
+    """
     from dbrun.cli.using import convert_file
 
     convert_file(adapter, to, base, output)
@@ -79,9 +85,10 @@ def push(folder: Annotated[Path, typer.Argument(help="A folder that a run delive
          public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
          dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
          ) -> None:
-    """Put what a run delivered on the Hugging Face Hub, model card and all.
+    """Put what a run delivered on the Hugging Face Hub.
 
-    A new repository is private. Given again after an interruption, it goes on: what has arrived is not sent again.
+    Its model card goes with it. A new repository is private. Given again after an interruption, it goes on: what has
+    arrived is not sent again.
     """
     from dbrun.cli.using import push_folder
 

@@ -188,5 +188,7 @@ def _source(part: Named) -> dict[str, object]:
 
 
 def _made(target: Path, form: Format, difference: float) -> None:
-    say(f"{form.NAME}: read back by its own library, predictions differ by at most {difference:.1e}")
+    from dbrun.formats.reload import nearness
+
+    say(f"{form.NAME}: read back by its own library, {nearness(difference)}")
     put(str(_target(target, form)))

@@ -19,6 +19,11 @@ OF_EFFECT, OF_SCALE = 1e-3, 1e-5
 """Tolerance: a share of what the adapter changes, and a share of the prediction's own size for rounding."""
 
 
+def nearness(difference: float) -> str:
+    """The largest difference of two predictions, in words."""
+    return f"predictions differ by at most {difference:.1e}" if difference else "predictions are the same"
+
+
 @dataclass(frozen=True)
 class Probe:
     """A seeded question to a denoiser: noisy samples of noise pictures under one prompt, at three times."""

@@ -69,13 +69,17 @@ def drift(loaded: LoadedRecipe, located: Located) -> list[str]:
                          fix=f"dbrun lock {shown(loaded.path)} writes it anew") from None
 
 
+def headline(loaded: LoadedRecipe) -> str:
+    """What a difference means."""
+    return f"{shown(loaded.path)} does not point at what {shown(lock_of(loaded.path))} says"
+
+
 def hold(loaded: LoadedRecipe, located: Located) -> None:
     """Raise WorkPending, which names what differs, where a recipe does not point at what its lock says."""
     if found := drift(loaded, located):
         more = [f"and {len(found) - TOLD} more, which `dbrun plan --locked` lists"] if len(found) > TOLD else []
         lines = "".join(f"\n  {line}" for line in (*found[:TOLD], *more))
-        raise WorkPending(f"{shown(loaded.path)} does not point at what {shown(lock_of(loaded.path))} says; nothing "
-                          f"was run{lines}",
+        raise WorkPending(f"{headline(loaded)}; nothing was run{lines}",
                           fix=f"bring that back; or, if it is meant, dbrun lock {shown(loaded.path)}")
 
 

@@ -268,7 +268,9 @@ def _write(job: Job[ExportParams], form: Format, probe: Probe, expected: Expecte
                (("difference", difference), ("allowed", expected.allowed), ("effect", expected.effect))}
     for path in written:
         stamp(path, {**document, "self_check": {"format": form.NAME, **reached}})
-    job.note(f"{form.NAME}: read back, predictions differ by at most {difference:.1e}")
+    from dbrun.formats.reload import nearness
+
+    job.note(f"{form.NAME}: read back, {nearness(difference)}")
 
 
 def _curve(job: Job[ExportParams]) -> None:

@@ -17,9 +17,9 @@ def explanation(found: Explanation) -> str:
     if found.earlier is not None and found.unchanged and found.trace is None:
         reason += f"; {', '.join(found.unchanged)} unchanged"
     lines = [f"{paint(plan.name, 'bold', sys.stdout)}  {status_word(plan.status).rstrip()}  {reason}",
-             f"key  {found.key or 'not known before what stands above has run'}"]
+             f"key     {found.key or 'not known before what stands above has run'}"]
     if found.trace is not None:
-        lines.append(f"made {found.trace.created}, digest {found.trace.digest}")
+        lines += [f"digest  {found.trace.digest}", f"made    {found.trace.created}"]
     compared = found.earlier is not None and found.trace is None
     rows = []
     for part in dict.fromkeys(line.part for line in found.lines):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from dbrun.plan.planner import Plan
 from dbrun.ui.plan import STYLES, status_word
-from dbrun.ui.table import columns
+from dbrun.ui.terminal import columns
 
 COLOURS = {"hit": "#d3f2d3", "run": "#d3eaf7", "resume": "#fdf3c8", "blocked": "#f9d5d5"}
 

@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from dbrun.plan.compare import Comparison, Row
-from dbrun.plan.planner import Plan, Status
+from dbrun.plan.planner import Plan
 from dbrun.space import words as bytes_in_words
 from dbrun.store.runs import RUN, Run
 from dbrun.ui.plan import status_word
 from dbrun.ui.table import aligned
-from dbrun.ui.terminal import clock, paint
+from dbrun.ui.terminal import ago, clock, columns, paint
 
+CREATED = "%Y-%m-%dT%H:%M:%SZ"
 STYLES = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow", "killed": "yellow"}
 
 
@@ -21,24 +22,22 @@ def run_table(rows: Sequence[tuple[Run, int]]) -> str:
     """A line a run: id, how long ago it began, how it stands, the bytes that its results take, what it did."""
     sizes = [bytes_in_words(size) for _, size in rows]
     wide = max(map(len, sizes), default=0)
-    return aligned([[run.id, ago(run), paint(run.state, STYLES[run.state], sys.stdout), f"{size:>{wide}}",
+    return aligned([[run.id, ago(began(run) or 0.0), paint(run.state, STYLES[run.state], sys.stdout), f"{size:>{wide}}",
                      "; ".join(part for part in ("pinned" if run.pinned else "", ended(run)) if part)]
                     for (run, _), size in zip(rows, sizes, strict=True)],
                    head=["run", "began", "state", f"{'keeps':>{wide}}", "what it did"])
 
 
-def ago(run: Run) -> str:
-    """How long ago a run began, in the largest unit that fits."""
+def began(run: Run) -> float | None:
+    """When a run began, in seconds of the system's clock."""
     match = RUN.fullmatch(run.id)
-    if match is None:
-        return ""
+    return _seconds(match["stamp"], "%Y%m%d-%H%M%S") if match else None
+
+
+def _seconds(stamp: str, form: str) -> float:
     import calendar
 
-    seconds = max(0.0, time.time() - calendar.timegm(time.strptime(match["stamp"], "%Y%m%d-%H%M%S")))
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size:.0f} {unit} ago"
-    return "just now"
+    return float(calendar.timegm(time.strptime(stamp, form)))
 
 
 def ended(run: Run) -> str:
@@ -88,10 +87,13 @@ def _event(event: Mapping[str, object]) -> str:
 
 def comparison(found: Comparison, first: Run, second: Run) -> str:
     """What differs between two runs; what is equal is only named."""
-    blocks = []
-    for title, rows in (("recipe", found.recipe), ("keys of stages", found.stages), ("results", found.results)):
-        if rows:
-            blocks.append(aligned(_cells(rows), head=[title, first.id, second.id]))
+    parts = [(title, rows) for title, rows in (("recipe", found.recipe), ("keys of stages", found.stages),
+                                               ("results", found.results)) if rows]
+    cells = {title: [[title, first.id, second.id], *_cells(rows)] for title, rows in parts}
+    # one column under the other, so that the eye has one way down
+    wide = [max(columns(row[i]) for rows in cells.values() for row in rows) for i in (0, 1)] if cells else []
+    blocks = [aligned(rows[1:], head=[cell.ljust(size) for cell, size in zip(rows[0], [*wide, 0], strict=True)])
+              for rows in cells.values()]
     if found.same:
         blocks.append(f"the same in both: {', '.join(found.same)}")
     return "\n\n".join(blocks) or "the two runs are the same"
@@ -107,7 +109,9 @@ def standing(plan: Plan, made: Mapping[str, tuple[str, float]], last: Run | None
     rows = []
     for stage in plan.stages:
         when, seconds = made.get(stage.name, ("", 0.0))
-        words = f"made {when}, took {clock(seconds)}" if stage.status is Status.HIT else str(stage.reason)
+        words = str(stage.reason)
+        if stage.name in made:
+            words = f"made {ago(_seconds(when, CREATED))}, took {clock(seconds)}"
         rows.append([stage.name, status_word(stage.status), words])
     lines = [aligned(rows), f"outputs: {outputs[0]}, {outputs[1]}"]
     if last is not None:

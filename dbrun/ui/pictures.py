@@ -24,7 +24,7 @@ def table(rows: Sequence[Row]) -> str:
         if odd := line[7]:
             gap = "\n    " if len(text) + 2 + len(odd) > width(sys.stdout) else "  "
             text = f"{text}{gap}{paint(odd, 'yellow', sys.stdout)}"
-        lines.append(paint(text, "bold", sys.stdout) if number == 0 else text)
+        lines.append(paint(text, "dim", sys.stdout) if number == 0 else text)
     return "\n".join([*lines, "", _sum(rows)])
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from dbrun.events import Note
 from dbrun.plan.estimate import Estimate, total
 from dbrun.plan.planner import Plan, Status
 from dbrun.recipe.exports import Outlook
@@ -36,7 +37,13 @@ def exports(forms: Outlook) -> str:
     if forms.possible:
         lines.append(f"  `export` may also name {', '.join(forms.possible)}")
     lines += [f"  not {name}, {why}" for name, why in forms.refused.items()]
-    return "\n".join(lines)
+    return "\n".join([lines[0], *(paint(line, "dim", sys.stdout) for line in lines[1:])])
+
+
+def remark(note: Note) -> str:
+    """What is to be known before a run, a warning in its colour."""
+    text = f"{note.stage}: {note.text}"
+    return paint(f"warning: {text}", "yellow", sys.stderr) if note.level == "warning" else text
 
 
 def _about(estimate: Estimate | None) -> str:

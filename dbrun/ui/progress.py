@@ -62,7 +62,7 @@ class Lines:
 
     def row(self, stage: str, text: str) -> None:
         """A line that begins with the stage's name."""
-        say(f"  {stage:<{self._column}}  {text}")
+        say(f"  {stage:<{self._column}}  {text}", indent=self._column + 4)
 
     def started(self, event: StageStarted) -> None:
         """A stage begins."""
@@ -143,7 +143,8 @@ def _bar(label: str) -> Bar:
         return TextColumn(f"{{task.fields[{name}]}}", style=style, markup=False,
                           table_column=Column(no_wrap=True, overflow="ellipsis"))
 
-    bar = Bar(TextColumn(f"  {label} "), BarColumn(bar_width=24), words("words"), TimeRemainingColumn(compact=True),
+    line = BarColumn(bar_width=24, complete_style="cyan", finished_style="green", pulse_style="cyan")
+    bar = Bar(TextColumn(f"  {label} "), line, words("words"), TimeRemainingColumn(compact=True),
               words("metrics", "dim"), console=Console(stderr=True), transient=True)
     bar.add_task(label, total=None, words="", metrics="")
     return bar

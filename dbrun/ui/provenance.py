@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 
 from dbrun.ui.terminal import paint
+
+DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 def outline(facts: Mapping[str, object], indent: str = "") -> str:
@@ -31,5 +34,4 @@ def outline(facts: Mapping[str, object], indent: str = "") -> str:
 
 def _word(value: object) -> str:
     text = "-" if value is None else str(value)
-    hexadecimal = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
-    return text[:12] if hexadecimal else text
+    return DIGEST.sub(r"\1", text)

@@ -16,7 +16,9 @@ def room_table(rooms: Mapping[str, Room]) -> str:
     """A line a part, the largest first, and the sum."""
     parts = sorted(rooms.items(), key=lambda entry: -entry[1].bytes)
     parts.append(("all", Room(sum(r.count for r in rooms.values()), sum(r.bytes for r in rooms.values()))))
-    return _counted(parts)
+    head, last = f"{'part':<{max(len(part) for part, _ in parts)}}  {'things':>7}  {'size':>9}", _counted(parts)
+    *lines, whole = last.splitlines()
+    return "\n".join([paint(head, "dim", sys.stdout), *lines, paint(whole, "bold", sys.stdout)])
 
 
 def sweep_lines(sweep: Sweep, dry_run: bool) -> str:

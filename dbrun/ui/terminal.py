@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from dbrun.columns import columns as plain_columns
 from dbrun.errors import WIDTH, DbrunError
 from dbrun.secrets import hidden
 
-EXCERPT = re.compile(r" +\d* \| ")
+COLOUR = re.compile(r"\x1b\[\d*m")
+EXCERPT = re.compile(r"(?:\x1b\[\d*m)* +\d* \| ")
+UNIT = re.compile(r"(?<=\d) (?=(?:s|min|h|d|B|[KMGT]iB|px)\b)")
+WORDS = re.compile(r"[^ ]+ *| +")
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
@@ -56,12 +60,42 @@ def width(stream: TextIO) -> int:
         return 100
 
 
-def say(text: str, end: str = "\n") -> None:
-    """A line for people, on stderr."""
-    text = hidden(text) + end
+def say(text: str, end: str = "\n", indent: int | None = None) -> None:
+    """A line for people, on stderr; on a screen folded between words, by so many columns from the second line on."""
+    text = hidden(text)
+    if sys.stderr.isatty():
+        text = "\n".join(_folded(line, width(sys.stderr), indent) for line in text.split("\n"))
+    text += end
     print(text, file=sys.stderr, end="", flush=True)
     for written in _transcripts:
         written.append(("err", text))
+
+
+def _folded(line: str, wide: int, indent: int | None) -> str:
+    if EXCERPT.match(line) or columns(line) <= wide:
+        return line
+    inner = len(line) - len(line.lstrip()) + 2 if indent is None else indent
+    first, *more = fold(line, wide, wide - inner)
+    return "\n".join([first, *(" " * inner + part for part in more)])
+
+
+def columns(text: str) -> int:
+    """Terminal columns of a text; East Asian characters take two, colours none."""
+    return plain_columns(COLOUR.sub("", text))
+
+
+def fold(text: str, first: int, more: int) -> list[str]:
+    """A text in lines of at most so many columns, the first and each after; numbers stay with their units.
+
+    A word that is longer than a line stays whole, so that it can be copied.
+    """
+    lines, line, room = [], "", first
+    for word in WORDS.findall(UNIT.sub("\N{NO-BREAK SPACE}", text)):
+        if line.strip() and columns((line + word).rstrip()) > room:
+            lines.append(line.rstrip())
+            line, room = "", more
+        line += word
+    return [part.replace("\N{NO-BREAK SPACE}", " ") for part in (*lines, line.rstrip())]
 
 
 def put(text: str, end: str = "\n") -> None:
@@ -84,23 +118,28 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def ago(then: float) -> str:
+    """How long a time, in seconds of the system's clock, is past: in the largest unit that fits."""
+    import time
+
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if (past := time.time() - then) >= size:
+            return f"{past // size:.0f} {unit} ago"
+    return "just now"
+
+
 def complain(error: DbrunError) -> None:
     """An error as its reader needs it: what was found, then the way out."""
-    wide = width(sys.stderr) if sys.stderr.isatty() else WIDTH
-    first, *more = f"error: {error.told(wide)}".splitlines()
-    lines = [_within(first, wide).replace("error:", paint("error:", "red", sys.stderr), 1)]
-    lines += [_within(line, wide) for line in more]
+    first, *more = error.told(width(sys.stderr) if sys.stderr.isatty() else WIDTH).split("\n")
+    say("\n".join([f"{paint('error:', 'red', sys.stderr)} {first}", *map(_coloured, more)]))
     if error.fix:
-        lines.append(_within(f"  → {error.fix}", wide).replace("→", paint("→", "cyan", sys.stderr), 1))
-    say("\n".join(lines))
+        say(f"  {paint('→', 'cyan', sys.stderr)} {error.fix}", indent=4)
 
 
-def _within(line: str, wide: int) -> str:
-    """A line of a message, on a screen wrapped between words; what a pipe reads, and excerpts, stay as they are."""
-    if not sys.stderr.isatty() or len(line) <= wide or EXCERPT.match(line):
-        return line
-    import textwrap
-
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    return "\n".join(textwrap.wrap(line, wide, subsequent_indent=indent, break_long_words=False,
-                                   break_on_hyphens=False))
+def _coloured(line: str) -> str:
+    """A line of an excerpt with what stands beside it dim, and the carets red; the way out with its arrow."""
+    if gutter := EXCERPT.match(line):
+        inside = line[gutter.end():]
+        carets = not inside.strip(" ^") and "^" in inside
+        return f"{paint(gutter[0], 'dim', sys.stderr)}{paint(inside, 'red', sys.stderr) if carets else inside}"
+    return line.replace("  →", f"  {paint('→', 'cyan', sys.stderr)}", 1) if line.startswith("  →") else line

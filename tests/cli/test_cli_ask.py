@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dbrun.cli import complete
-from dbrun.cli.verbs import HOMES
+from dbrun.cli.verbs import HOMES, TITLES
 from dbrun.plan.machine import checks
 from dbrun.recipe.new import starter
 from dbrun.store.store import Store
@@ -45,6 +46,15 @@ def test_what_people_see_holds_no_colour_where_there_is_no_terminal(folder: Path
     for verb in ("plan", "status", "graph", "doctor"):
         done = run(verb, *READING[verb])
         assert "\x1b" not in done.stdout + done.stderr and done.stdout.strip()
+
+
+def test_help_names_every_verb_under_a_title_and_cuts_no_sentence_off(folder: Path) -> None:
+    lines = run("--help", COLUMNS="80").stdout.splitlines()
+    listed = [line.split()[0] for line in lines if re.match(r"  [a-z]+  +[A-Z]", line)]
+    assert sorted(listed) == sorted(verb for verbs in HOMES.values() for verb in verbs)
+    assert sorted(verb for verbs in TITLES.values() for verb in verbs) == sorted(listed)
+    assert all(f"{title}:" in lines for title in TITLES) and "..." not in "".join(lines).replace("[ARGS]...", "")
+    assert "<" not in run("run", "--help", COLUMNS="80").stdout, "arguments go by their names"
 
 
 def test_the_lock_decides_the_exit_code(folder: Path) -> None:

@@ -105,7 +105,7 @@ def test_the_key_of_a_cached_stage_is_that_of_its_result(home: Path) -> None:
     go(home)
     found = explain(within(home), "train")
     assert found.trace is not None and found.trace.key == found.key and not any(line.changed for line in found.lines)
-    assert f"digest {found.trace.digest}" in explanation(found)
+    assert f"digest  {found.trace.digest}" in explanation(found)
 
 
 def test_a_key_that_waits_for_results_says_for_which(home: Path) -> None:

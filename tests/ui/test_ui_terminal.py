@@ -7,6 +7,7 @@ import pty
 import struct
 import subprocess
 import sys
+import time
 from fcntl import ioctl
 from pathlib import Path
 from termios import TIOCSWINSZ
@@ -15,6 +16,7 @@ import pytest
 from rich.cells import cell_len
 
 from dbrun.recipe.new import starter
+from dbrun.ui.terminal import ago, fold
 
 
 @pytest.fixture
@@ -60,3 +62,28 @@ def test_a_message_that_is_not_for_a_screen_has_a_problem_a_line(folder: Path) -
     assert len(heads) == 3 and any("did you mean 'all'" in line or "a list of patterns" in line for line in heads)
     excerpts = [line for line in done.stderr.splitlines() if " | " in line]
     assert len(excerpts) == 6 and max(map(cell_len, excerpts)) <= 80
+
+
+@pytest.mark.parametrize("words", [["plan", "dog.yaml"], ["status", "dog.yaml"], ["explain", "train", "dog.yaml"],
+                                   ["graph", "dog.yaml"], ["doctor"], ["du"], ["--help"], ["run", "--help"],
+                                   ["plan", "dog.yaml", "--pictures"],
+                                   ["plan", "dog.yaml", "adapt.denoiser.rank=100", "adapt.denoiser.targets=linear"]],
+                         ids=" ".join)
+def test_what_is_asked_for_is_folded_between_words(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "dog.yaml").write_text(starter("dog"))
+    narrow, wide = (on_a_screen(tmp_path, columns, *words) for columns in (72, 200))
+    assert max(map(cell_len, narrow)) <= 72 or words == ["doctor"], max(narrow, key=cell_len)
+    assert " ".join(narrow).split() == " ".join(wide).split() or "--help" in words, "no word is cut"
+
+
+def test_numbers_stay_with_their_units_and_colours_take_no_room() -> None:
+    assert fold("2 ran, 4 cached, 6.8 s", 20, 20) == ["2 ran, 4 cached,", "6.8 s"]
+    assert fold("\x1b[2mab cd\x1b[0m", 5, 5) == ["\x1b[2mab cd\x1b[0m"]
+    assert fold("犬犬 犬犬 x", 6, 9) == ["犬犬", "犬犬 x"]
+    assert fold("/a/path/that/is/longer then", 9, 9) == ["/a/path/that/is/longer", "then"]
+
+
+@pytest.mark.parametrize(("past", "told"), [(5, "just now"), (60, "1 min ago"), (7300, "2 h ago"),
+                                            (3 * 86400 + 5, "3 d ago")])
+def test_a_time_is_told_by_how_long_it_is_past(past: float, told: str) -> None:
+    assert ago(time.time() - past) == told
