@@ -16,7 +16,7 @@ def explanation(found: Explanation) -> str:
     reason = str(plan.reason)
     if found.earlier is not None and found.unchanged and found.trace is None:
         reason += f"; {', '.join(found.unchanged)} unchanged"
-    lines = [f"{paint(plan.name, 'bold', sys.stdout)}  {status_word(plan.status).rstrip()}  {reason}",
+    lines = [aligned([[paint(plan.name, "bold", sys.stdout), status_word(plan.status).rstrip(), reason]]),
              f"key     {found.key or 'not known before what stands above has run'}"]
     if found.trace is not None:
         lines += [f"digest  {found.trace.digest}", f"made    {found.trace.created}"]

@@ -12,7 +12,7 @@ from dbrun.space import words as bytes_in_words
 from dbrun.store.runs import RUN, Run
 from dbrun.ui.plan import status_word
 from dbrun.ui.table import aligned
-from dbrun.ui.terminal import ago, clock, columns, paint
+from dbrun.ui.terminal import ago, clock, columns, paint, past
 
 CREATED = "%Y-%m-%dT%H:%M:%SZ"
 STYLES = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow", "killed": "yellow"}
@@ -22,10 +22,10 @@ def run_table(rows: Sequence[tuple[Run, int]]) -> str:
     """A line a run: id, how long ago it began, how it stands, the bytes that its results take, what it did."""
     sizes = [bytes_in_words(size) for _, size in rows]
     wide = max(map(len, sizes), default=0)
-    return aligned([[run.id, ago(began(run) or 0.0), paint(run.state, STYLES[run.state], sys.stdout), f"{size:>{wide}}",
-                     "; ".join(part for part in ("pinned" if run.pinned else "", ended(run)) if part)]
-                    for (run, _), size in zip(rows, sizes, strict=True)],
-                   head=["run", "began", "state", f"{'keeps':>{wide}}", "what it did"])
+    lines = [[run.id, past(began(run) or 0.0), paint(run.state, STYLES[run.state], sys.stdout), f"{size:>{wide}}",
+              "; ".join(part for part in ("pinned" if run.pinned else "", ended(run)) if part)]
+             for (run, _), size in zip(rows, sizes, strict=True)]
+    return aligned(lines, head=["run", "ago", "state", f"{'keeps':>{wide}}", "what it did"])
 
 
 def began(run: Run) -> float | None:

@@ -118,14 +118,18 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def ago(then: float) -> str:
-    """How long a time, in seconds of the system's clock, is past: in the largest unit that fits."""
+def past(then: float) -> str:
+    """How long ago a time is, in seconds of the system's clock: in the largest unit that fits, or "now"."""
     import time
 
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if (past := time.time() - then) >= size:
-            return f"{past // size:.0f} {unit} ago"
-    return "just now"
+    seconds = time.time() - then
+    units = (("d", 86400), ("h", 3600), ("min", 60))
+    return next((f"{seconds // size:.0f} {unit}" for unit, size in units if seconds >= size), "now")
+
+
+def ago(then: float) -> str:
+    """The same in a sentence."""
+    return "just now" if (told := past(then)) == "now" else f"{told} ago"
 
 
 def complain(error: DbrunError) -> None:
