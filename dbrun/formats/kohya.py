@@ -78,7 +78,7 @@ class Kohya(Format):
     def given(self, folder: Path, family: Family, loaded: Loaded, component: str) -> Given:
         """By peft's names; a CP-decomposed LoRA with its inner kernel multiplied in, which peft does not know.
 
-        Raises RecipeError where its layers are of several types, which no one adapter is.
+        Raises RecipeError where its layers are of several types, which no one adapter is, or of one that peft has not.
         """
         from dbrun.formats.given import Given
 
@@ -89,6 +89,9 @@ class Kohya(Format):
             kind = kind_of(frozenset(layer), name)
             kinds.add(kind)
             scales[name] = scale_of(layer)
+            if "dora_scale" in layer and layer["dora_scale"].shape[0] == 1:
+                raise RecipeError(f"it is a DoRA with lengths of inputs on the {component}, and peft's are of outputs",
+                                  fix="use the file as it is: `dbrun sample` and ComfyUI take it")
             state |= {f"{name}.{PEFT_NAMES.get(end, end)}": _as_peft_has_it(end, tensor)
                       for end, tensor in without_mid(layer).items() if end != "alpha"}
         if len(kinds) > 1:

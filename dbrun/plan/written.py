@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from dbrun.provenance import read, record_beside
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.yaml import LOADER
 from dbrun.secrets import hidden
@@ -23,11 +24,14 @@ WITHIN = re.compile(rf"(?:(?<=[\s'\"=,;(<>\[{{|`:])|^){ABSOLUTE}.*", re.MULTILIN
 def written(loaded: LoadedRecipe, overrides: Sequence[str]) -> dict[str, object]:
     """The texts of the recipe and of those that it extends, it first; profiles; `key=value` words.
 
-    A rebuilt recipe has no text: then the name of the file that it was rebuilt from.
+    Of a recipe that was rebuilt from an exported file, that file's name, and what its own record has of all this.
     """
-    origin = {} if loaded.texts else {"rebuilt_from": loaded.path.name}
-    return {**origin, "files": [{"name": path.name, "text": scrubbed(text)} for path, text in loaded.texts.items()],
-            "profiles": list(loaded.profiles), "overrides": [_word(word) for word in overrides]}
+    said: dict[str, object] = {"profiles": list(loaded.profiles), "overrides": [_word(word) for word in overrides]}
+    if loaded.texts:
+        files = [{"name": path.name, "text": scrubbed(text)} for path, text in loaded.texts.items()]
+        return {"files": files, **said}
+    record = record_beside(loaded.path, read(loaded.path)) or {}
+    return {"rebuilt_from": {"name": loaded.path.name, "written": record.get("written")}, **said}
 
 
 def scrubbed(text: str) -> str:

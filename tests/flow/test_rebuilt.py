@@ -44,6 +44,14 @@ def test_from_a_file_is_the_recipe_that_made_it_too(project) -> None:
     assert "no stage 'x'" in project.dbrun("plan", "tiny.yaml", "--from", "x", check=2).stderr
 
 
+def test_what_is_run_again_from_a_file_tells_of_the_recipe_behind_it(project) -> None:
+    project.dbrun("run", "--from", FILE, "name=again")
+    told = json.loads((project.folder / "outputs" / "again" / "dbrun.json").read_text())["written"]
+    first = json.loads((project.folder / "outputs" / "tiny" / "dbrun.json").read_text())["written"]
+    assert told["overrides"] == ["name=again"] and first["files"][0]["name"] == "tiny.yaml"
+    assert told["rebuilt_from"] == {"name": "pytorch_lora_weights.safetensors", "written": first}
+
+
 def test_show_tells_the_recipe_as_it_was_written_and_as_resolved(project, tmp_path) -> None:
     told = json.loads(project.dbrun("show", FILE, "--json").stdout)
     assert told["record"]["written"]["files"] == [{"name": "tiny.yaml", "text": (

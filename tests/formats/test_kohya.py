@@ -253,6 +253,15 @@ def test_a_file_of_lycoris_own_is_read_as_it_reads_it(world, tmp_path, algo, set
         assert apart(by_us(world, tmp_path), by_lycoris(world.fresh(), path)) < CLOSE
 
 
+def test_a_dora_of_inputs_is_read_as_lycoris_reads_it_and_never_taken_for_one_of_outputs(world, tmp_path) -> None:
+    """Many of its layers are square, so that shapes would not tell."""
+    _, theirs = foreign(world, tmp_path, "locon", weight_decompose=True, wd_on_out=False)
+    again = world.fresh()
+    assert apart(by_us(world, tmp_path), theirs) < 3e-3 < 3e-2 < apart(theirs, world.base)
+    with pytest.raises(RecipeError, match="lengths of inputs on the denoiser"):
+        KOHYA.given(tmp_path, SD, again, "denoiser")
+
+
 @pytest.mark.parametrize("spoil", ["another base's layer", "a half layer", "another type", "only alpha"])
 def test_what_a_reader_would_pass_over_is_an_error(world, tmp_path, spoil) -> None:
     adapters, _ = world.learnt(denoiser="lora")
