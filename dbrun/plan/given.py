@@ -37,7 +37,7 @@ def find_adapter(path: str, wanted: Wanted, store: Store) -> FoundAdapter:
     """The adapter at a path. Raises RecipeError where it is none of the wanted type and component."""
     place = wanted.beside / Path(path).expanduser()
     try:
-        for form in formats().values():
+        for form in (form for form in formats().values() if form.ASKED):
             if (files := form.found(place)) is not None:
                 _check_type(form.holds(files, wanted.family, wanted.component), place, wanted.adapter)
                 digests = [store.digests.of(file) for file in files]
