@@ -113,8 +113,8 @@ def standing(plan: Plan, made: Mapping[str, tuple[str, float]], last: Run | None
         if stage.name in made:
             words = f"made {ago(_seconds(when, CREATED))}, took {clock(seconds)}"
         rows.append([stage.name, status_word(stage.status), words])
-    lines = [aligned(rows), f"outputs: {outputs[0]}, {outputs[1]}"]
+    below = [["outputs", f"{outputs[0]}, {outputs[1]}"]]
     if last is not None:
         state = paint(last.state, STYLES[last.state], sys.stdout)
-        lines.append(f"last run: {last.id}, {state}" + (f", {words}" if (words := at_work or ended(last)) else ""))
-    return "\n".join(lines)
+        below.append(["last run", f"{last.id}, {state}" + (f", {words}" if (words := at_work or ended(last)) else "")])
+    return f"{aligned(rows)}\n{aligned(below)}"

@@ -6,33 +6,40 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
+from dbrun.columns import fitting
 from dbrun.plan.looks import Row
-from dbrun.ui.terminal import paint, width
+from dbrun.ui.table import aligned
+from dbrun.ui.terminal import columns, paint, width
 
 LONGEST = 40
-"""Characters of a name or prompt that are shown."""
+"""Columns of a name or prompt that are shown at most; on a narrow screen both give way to what is beside them."""
+HEAD = ("picture", "pixels", "shape", "cut off", "ways", "mask", "prompt")
 
 
 def table(rows: Sequence[Row]) -> str:
     """Aligned columns; then how many pictures there are of each shape, and how many are odd."""
-    words = [("picture", "pixels", "shape", "cut off", "ways", "mask", "prompt", ""), *map(_words, rows)]
-    used = [column for column in range(7) if column < 4 or len({line[column] for line in words[1:]}) > 1 or column == 6]
-    widths = {column: max(len(line[column]) for line in words) for column in used}
-    lines = []
-    for number, line in enumerate(words):
-        text = "  ".join(f"{line[column]:<{widths[column]}}" for column in used).rstrip()
-        if odd := line[7]:
-            gap = "\n    " if len(text) + 2 + len(odd) > width(sys.stdout) else "  "
-            text = f"{text}{gap}{paint(odd, 'yellow', sys.stdout)}"
-        lines.append(paint(text, "dim", sys.stdout) if number == 0 else text)
+    every = [_words(row) for row in rows]
+    used = [column for column in range(7) if column < 4 or len({line[column] for line in every}) > 1 or column == 6]
+    beside = [max(columns(line[column]) for line in (HEAD, *every)) for column in used[1:-1]]
+    room = max(30, width(sys.stdout) - sum(beside) - 2 * (len(used) - 1))
+    longest = max(columns(line[0]) for line in (HEAD, *every))
+    name = min(longest, LONGEST, max(room // 2, room - max(columns(line[6]) for line in every)))
+    shown = [[_middle(line[0], name), *(line[column] for column in used[1:-1]),
+              _short(line[6], min(LONGEST, room - name))] for line in every]
+    lines = aligned(shown, head=[HEAD[column] for column in used]).splitlines()
+    for number in reversed(range(len(rows))):
+        if odd := "; ".join(rows[number].odd):
+            beside_it = columns(lines[number + 1]) + 2 + columns(odd) <= width(sys.stdout)
+            told = paint(odd, "yellow", sys.stdout)
+            lines[number + 1] += f"  {told}" if beside_it else f"\n    {told}"
     return "\n".join([*lines, "", _sum(rows)])
 
 
 def _words(row: Row) -> tuple[str, ...]:
     name = f"{row.name} (class)" if row.half == "class" else row.name
     shape = f"{row.shape[0]}×{row.shape[1]}" if row.shape else "?"
-    return (_short(name), f"{row.width}×{row.height}", shape, f"{row.lost:.0%}" if row.lost >= 0.005 else "",
-            str(row.ways), "yes" if row.mask else "", _short(row.prompt), "; ".join(row.odd))
+    return (name, f"{row.width}×{row.height}", shape, f"{row.lost:.0%}" if row.lost >= 0.005 else "",
+            str(row.ways), "yes" if row.mask else "", row.prompt)
 
 
 def _sum(rows: Sequence[Row]) -> str:
@@ -42,5 +49,14 @@ def _sum(rows: Sequence[Row]) -> str:
     return f"{len(rows)} pictures{f': {listed}' if listed else ''}; {odd or 'none'} odd"
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST - 1]}…"
+def _short(text: str, room: int) -> str:
+    """The beginning of a text, if it does not fit into so many columns."""
+    return text if columns(text) <= room else f"{text[:fitting(text, room - 1)]}…"
+
+
+def _middle(name: str, room: int) -> str:
+    """A name without its middle, if it does not fit: names of pictures differ at their ends."""
+    if columns(name) <= room:
+        return name
+    head = name[:fitting(name, (room - 1) // 2)]
+    return f"{head}…{name[len(name) - fitting(name[::-1], room - 1 - columns(head)):]}"

@@ -16,7 +16,9 @@ from dbrun.secrets import hidden
 COLOUR = re.compile(r"\x1b\[\d*m")
 EXCERPT = re.compile(r"(?:\x1b\[\d*m)* +\d* \| ")
 UNIT = re.compile(r"(?<=\d) (?=(?:s|min|h|d|B|[KMGT]iB|px)\b)")
-WORDS = re.compile(r"[^ ]+ *| +")
+EAST = r"\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
+"""East Asian letters, between which a line may end."""
+WORDS = re.compile(rf"[{EAST}] *|[^ {EAST}]+ *| +")
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 

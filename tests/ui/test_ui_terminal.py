@@ -13,6 +13,7 @@ from pathlib import Path
 from termios import TIOCSWINSZ
 
 import pytest
+from PIL import Image
 from rich.cells import cell_len
 
 from dbrun.recipe.new import starter
@@ -79,7 +80,7 @@ def test_what_is_asked_for_is_folded_between_words(tmp_path: Path, words: list[s
 def test_numbers_stay_with_their_units_and_colours_take_no_room() -> None:
     assert fold("2 ran, 4 cached, 6.8 s", 20, 20) == ["2 ran, 4 cached,", "6.8 s"]
     assert fold("\x1b[2mab cd\x1b[0m", 5, 5) == ["\x1b[2mab cd\x1b[0m"]
-    assert fold("犬犬 犬犬 x", 6, 9) == ["犬犬", "犬犬 x"]
+    assert fold("犬犬 犬犬 x", 6, 9) == ["犬犬", "犬犬 x"] and fold("犬" * 5, 4, 6) == ["犬犬", "犬犬犬"]
     assert fold("/a/path/that/is/longer then", 9, 9) == ["/a/path/that/is/longer", "then"]
 
 
@@ -87,3 +88,18 @@ def test_numbers_stay_with_their_units_and_colours_take_no_room() -> None:
                                             (3 * 86400 + 5, "3 d ago")])
 def test_a_time_is_told_by_how_long_it_is_past(past: float, told: str) -> None:
     assert ago(time.time() - past) == told
+
+
+@pytest.mark.parametrize("columns", [72, 80, 160])
+def test_pictures_with_long_names_and_prompts_have_a_line_each(tmp_path: Path, columns: int) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        name = tmp_path / "pictures" / f"{'a long name of a camera ' * 3}犬 {number:04d}.png"
+        Image.new("RGB", (64, 64), (number, 9, 9)).save(name)
+        name.with_suffix(".txt").write_text("a photo of sks dog, " + "犬" * 60)
+    (tmp_path / "dog.yaml").write_text(starter("dog").replace("images: embedded:sks_dog", "images: pictures"))
+    lines = on_a_screen(tmp_path, columns, "plan", "dog.yaml", "--pictures")
+    rows = [line for line in lines if line.startswith("a long")]
+    assert max(map(cell_len, lines)) <= columns and len(rows) == 3
+    assert all(f"{number:04d}.png  64×64" in row for number, row in enumerate(rows)), "names differ at their ends"
+    assert len({cell_len(row.partition("64×64")[0]) for row in rows}) == 1
