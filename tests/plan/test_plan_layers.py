@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dbrun.events import Note
+from dbrun.plan.layers import check_layers
 from dbrun.plan.sources import locate
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.new import starter
@@ -82,6 +84,16 @@ def test_a_lokr_whose_rank_says_nothing_is_told_so_and_is_never_too_large() -> N
 def test_what_else_cannot_go_on_its_layers_is_refused_before_anything_runs(adapter: str, key: str, words: str) -> None:
     problem = refused(adapter)
     assert problem.key == f"adapt.denoiser.{key}" and words in problem.message and problem.place is not None
+
+
+def test_the_layers_of_a_base_from_the_hub_are_known_once_it_is_here() -> None:
+    """Of such a base the commit says what it is, and its files are not listed."""
+    loaded = load_recipe(Path("dog.yaml"), ["adapt.denoiser={type: lora, rank: 4096}"])
+    base = locate(load_recipe(Path("dog.yaml")), Store(Path("store"))).sources.base
+    for files in (base.files, {}):
+        with pytest.raises(Problems, match="found 4096, but none of the"):
+            check_layers(loaded, replace(base, files=files))
+    assert check_layers(loaded, replace(base, files={}, folder=None)) == ()
 
 
 def test_usual_adapters_pass_without_a_word() -> None:

@@ -33,6 +33,16 @@ def test_each_own_pattern_must_hit(bench) -> None:
     assert "`to_q`" in caught.value.message
 
 
+@pytest.mark.parametrize(("adapter", "told"), [
+    ({"type": "lora", "rank": 4096}, "adapt.denoiser.rank: found 4096, but none of the "),
+    ({"type": "oft", "targets": ("conv1",)}, "adapt.denoiser.targets: found convolutions among its "),
+    ({"type": "oft", "block_size": 7}, "adapt.denoiser.block_size: found 7, which does not divide the ")])
+def test_what_does_not_fit_a_base_that_was_not_here_before_is_refused_too(bench, adapter, told: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        adapted(bench, adapt={"denoiser": adapter})
+    assert caught.value.message.startswith(told)
+
+
 def test_the_same_seed_is_the_same_bytes_and_another_is_not(bench, content, recipe) -> None:
     bench.run("load", recipe())
     one, same, other = (content(bench.run("adapt", recipe(seed=s)).path) for s in (0, 0, 1))
