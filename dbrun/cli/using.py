@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
-from dbrun.ui.terminal import put, say
+from dbrun.ui.terminal import put, say, warn
 
 if TYPE_CHECKING:
     from dbrun.after.bases import AtHand
@@ -125,19 +125,20 @@ def convert_file(word: str, to: str, base: str | None, output: Path | None) -> N
     for text in (*lost(part), *left_behind([part], at_hand.family)):
         say(f"lost: {text}")
     for text in cautions(at_hand.family, (form.NAME,), adapters):
-        say(f"warning: {text}")
+        warn(text)
     _made(target, form, difference)
 
 
 def push_folder(folder: Path, repo: str, *, public: bool, dry_run: bool) -> None:
     """Send a delivered folder to the Hub; where it can be seen goes to stdout."""
     from dbrun.after.publish import parcel, send
+    from dbrun.space import words
 
     sent = parcel(folder, repo, private=not public)
     for name, size in sent.files.items():
-        say(f"{size / 1e6:9.2f} MB  {name}")
+        say(f"{words(size):>9}  {name}")
     seen = "private" if sent.private else "public"
-    say(f"{len(sent.files)} files, {sum(sent.files.values()) / 1e6:.1f} MB → {repo}, {seen} if it is new")
+    say(f"{len(sent.files)} files, {words(sum(sent.files.values()))} → {repo}, {seen} if it is new")
     if not dry_run:
         put(send(sent))
 
@@ -152,7 +153,7 @@ def _base(parts: Sequence[Named], asked: str | None) -> AtHand:
     for part in parts:
         part.components(at_hand.family)
     for note in notes:
-        say(f"warning: {note}")
+        warn(str(note))
     return at_hand
 
 

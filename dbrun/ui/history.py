@@ -49,6 +49,8 @@ def ended(run: Run) -> str:
         seconds = last.get("seconds")
         taken = f", {clock(seconds)}" if isinstance(seconds, (int, float)) else ""
         return f"{last.get('ran')} ran, {last.get('reused')} cached{taken}"
+    if run.state == "interrupted":
+        return f"stopped in {last['stage']}" if last.get("stage") else "stopped"
     stage = f"{last['stage']}: " if last.get("stage") else ""
     return f"{stage}{str(last.get('message', '')).splitlines()[0] if last.get('message') else ''}"
 

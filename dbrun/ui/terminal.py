@@ -73,6 +73,11 @@ def say(text: str, end: str = "\n", indent: int | None = None) -> None:
         written.append(("err", text))
 
 
+def warn(text: str) -> None:
+    """What is done all the same, but may not be meant."""
+    say(paint(f"warning: {text}", "yellow", sys.stderr))
+
+
 def _folded(line: str, wide: int, indent: int | None) -> str:
     if EXCERPT.match(line) or columns(line) <= wide:
         return line
@@ -137,7 +142,10 @@ def ago(then: float) -> str:
 def complain(error: DbrunError) -> None:
     """An error as its reader needs it: what was found, then the way out."""
     first, *more = error.told(width(sys.stderr) if sys.stderr.isatty() else WIDTH).split("\n")
-    say("\n".join([f"{paint('error:', 'red', sys.stderr)} {first}", *map(_coloured, more)]))
+    # who stopped it knows that nothing is wrong
+    stopped = error.exit_code > 128
+    head = paint(first, "yellow", sys.stderr) if stopped else f"{paint('error:', 'red', sys.stderr)} {first}"
+    say("\n".join([head, *map(_coloured, more)]))
     if error.fix:
         say(f"  {paint('→', 'cyan', sys.stderr)} {error.fix}", indent=4)
 
