@@ -36,7 +36,8 @@ class Lora(Ranked):
     rslora: Bool = False
     """Scale by alpha / sqrt(rank) instead, so that a high rank learns as fast as a low one (arXiv:2312.03732)."""
     dora: Bool = False
-    """Learn each output's magnitude beside the direction of its weights (DoRA, arXiv:2402.09353); slower."""
+    """Learn each output's magnitude beside the direction of its weights (DoRA, arXiv:2402.09353); slower, and
+    computed otherwise by ComfyUI and A1111."""
     start: Literal["zero", "pissa"] = "zero"
     """Where it starts: zero (B = 0), or pissa: the weights' own main directions (arXiv:2404.02948), linear layers."""
     targets: Targets = "attention"
