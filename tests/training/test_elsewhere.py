@@ -1,0 +1,115 @@
+"""Does a step on another device mix no devices, and fetch nothing from it but its numbers? On torch's `meta` device."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dbrun.adapters.attach import attach, match
+from dbrun.adapters.base import Adapter, Learnable
+from dbrun.adapters.embedding import Embedding
+from dbrun.adapters.full import Full
+from dbrun.adapters.lora import Lora
+from dbrun.choices.averaging import Ema
+from dbrun.choices.distances import Huber
+from dbrun.choices.optimizers import AdamW
+from dbrun.choices.schedules import Constant
+from dbrun.choices.weightings import MinSnr
+from dbrun.families.base import Condition, Family, Loaded, families
+from dbrun.training import loop
+from dbrun.training.batches import Batch
+from dbrun.training.conditions import cached, live
+from dbrun.training.learners import at_rest
+from dbrun.training.loop import Settings, Trainer
+from dbrun.training.memory import recompute
+
+# it has no numbers, so that to fetch one raises, as does an operation that meets a tensor of the CPU
+ELSEWHERE = torch.device("meta")
+PROMPTS = ("a photo of a dog", "a photo of <sks> dog")
+SETTINGS = Settings(steps=2, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
+                    schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
+LORA, WORD = Lora(type="lora", rank=2), Embedding(token="<sks>", initializer="d", vectors=2)
+
+
+@pytest.fixture(scope="module", params=sorted(families()))
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Family, Path]:
+    family, folder = families()[request.param], tmp_path_factory.mktemp(request.param)
+    family.tiny(folder)
+    return family, folder
+
+
+@pytest.fixture(autouse=True)
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers of a step are not fetched."""
+    monkeypatch.setattr(loop, "_mean", lambda part: 1.0)
+
+
+def loaded_with(base: tuple[Family, Path], parts: dict[str, Learnable]) -> Loaded:
+    family, folder = base
+    loaded = family.load(folder, device=ELSEWHERE, dtype=torch.float32)
+    for component, one in parts.items():
+        module = family.module(loaded, component)
+        names = match(module, family.presets[component]["attention"], one.layers) if isinstance(one, Adapter) else ()
+        attach(module, one, names, seed=None)
+    return loaded
+
+
+def kept(base: tuple[Family, Path]) -> tuple[Tensor, list[Condition]]:
+    """What `preprocess` stores of four pictures and of the prompts."""
+    family, folder = base
+    loaded = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+    with torch.no_grad():
+        return family.encode_images(loaded, torch.zeros(4, 3, 32, 32)), family.encode_prompts(loaded, PROMPTS)
+
+
+def dealt(family: Family, loaded: Loaded, stored: Tensor) -> Batch:
+    """Two instance and two class rows, as the CPU deals them."""
+    x0, hints = family.draw(loaded, stored, lambda what, shape: torch.randn(4, *shape), family.class_labels[0])
+    return Batch(x0, torch.randn_like(x0), torch.tensor([0, 9, 500, 999]), (1, 1, 0, 0), 2, hints,
+                 added=torch.randn_like(x0), counts=torch.ones(4, 1, *x0.shape[2:]))
+
+
+def trains(base: tuple[Family, Path], parts: dict[str, Learnable], *, prompts_learn: bool = False,
+           of_base: bool = True, ready: Callable[[Family, Loaded], None] = lambda family, loaded: None,
+           **changes: Any) -> None:
+    family, loaded, (stored, encoded) = base[0], loaded_with(base, parts), kept(base)
+    ready(family, loaded)
+    conditions = [live(family, loaded, PROMPTS) if prompts_learn else cached(family, encoded, ELSEWHERE)
+                  for _ in range(2)]
+    trainer = Trainer(family, loaded, tuple(parts), conditions[0], replace(SETTINGS, **changes),
+                      conditions[1] if of_base else None)
+    clip = trainer.accelerator.clip_grad_norm_
+
+    def clipped(parameters: list[torch.nn.Parameter], limit: float) -> float:
+        norm: Tensor = clip(parameters, limit)
+        assert norm.device == ELSEWHERE
+        return 1.0
+
+    trainer.accelerator.clip_grad_norm_ = clipped
+    batch = dealt(family, loaded, stored)
+    trainer.step([batch])
+    trainer.step([batch, batch])
+    assert trainer.parameters and all(p.device == ELSEWHERE for p in trainer.parameters)
+    with trainer.leaving(), at_rest(trainer.modules.values()):
+        assert trainer.loss(batch).total.device == ELSEWHERE
+
+
+def test_an_adapter(base: tuple[Family, Path]) -> None:
+    trains(base, {"denoiser": LORA})
+    trains(base, {"denoiser": LORA}, of_base=False, distance=Huber(type="huber"),
+           weighting=MinSnr(type="min_snr"), ema=Ema(), ready=recompute)
+
+
+def test_the_component_itself(base: tuple[Family, Path]) -> None:
+    trains(base, {"denoiser": Full(type="full")})
+
+
+def test_prompts_that_learn(base: tuple[Family, Path]) -> None:
+    if "text_encoder" not in base[0].components:
+        pytest.skip("its text encoder is fixed")
+    trains(base, {"denoiser": LORA, "text_encoder": LORA}, prompts_learn=True)
+    trains(base, {"denoiser": LORA, "trigger": WORD}, prompts_learn=True)
