@@ -12,8 +12,9 @@ from dbrun.families.base import Family, Loaded
 def recompute(family: Family, loaded: Loaded) -> None:
     """From now on compute activations a second time in the backward pass instead of keeping them.
 
-    In the denoiser and in every text encoder, also in those through which gradients only pass. Dropout repeats its
-    draws, so that the numbers are the same.
+    In the denoiser and in every text encoder that is adapted; transformers keeps the activations of one through which
+    gradients only pass, to a trigger, since it is not in training mode. Dropout repeats its draws, so that the numbers
+    are the same.
     """
     for component in family.components:
         _checkpointed(family.module(loaded, component))
