@@ -34,12 +34,12 @@ class Texts:
 
 def sidecars(folder: Path, pictures: Sequence[str], names: Sequence[str]) -> Texts:
     """The text files beside pictures, such as dog1.txt for dog1.jpg. Raises RecipeError that names each bad one."""
-    stems, present, problems = {Path(n).stem for n in pictures}, set(names), list[str]()
-    files = {stem: f"{stem}{TEXT}" for stem in stems if f"{stem}{TEXT}" in present}
+    stems, present, problems = {n: n.rpartition(".")[0] for n in pictures}, set(names), list[str]()
+    files = {stem: f"{stem}{TEXT}" for stem in stems.values() if f"{stem}{TEXT}" in present}
     said = {stem: _prompt(folder / name, problems) for stem, name in files.items()}
     if problems:
         raise RecipeError("\n".join(sorted(problems)), fix="write the prompt into the file, or delete it")
-    texts = {n: (text,) for n in pictures if (text := said.get(Path(n).stem))}
+    texts = {n: (text,) for n, stem in stems.items() if (text := said.get(stem))}
     return Texts(texts, frozenset(files.values()))
 
 

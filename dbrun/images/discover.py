@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -41,8 +42,9 @@ def discover(folder: Path, key: str = "subject.images", captions: Captions = SID
     A folder that has none itself is that of a data set with splits: then those of `train` are meant.
     key: what names the folder in the recipe; captions: where the pictures' own prompts come from.
     """
-    names = _names(folder, key)
-    pictures = _pictures(folder, names)
+    entries = _entries(folder, key)
+    names = list(entries)
+    pictures = [name for name, entry in entries.items() if is_picture(name) and entry.is_file()]
     if not pictures and SPLIT in names and not set(TABLES) & set(names):
         below = discover(folder / SPLIT, key, captions)
         return replace(below, notes=(f"the pictures are those in {SPLIT}/", *below.notes))
@@ -52,8 +54,9 @@ def discover(folder: Path, key: str = "subject.images", captions: Captions = SID
         raise RecipeError(f"no pictures in {folder}: found {_what(folder, names)}, "
                           f"allowed: files that end with {_list(SUFFIXES)}",
                           fix=f"put pictures there, or name another folder as `{key}`")
-    stems = {PurePosixPath(n).stem for n in every}
-    hiding = [n for n in names if is_mask(n) and picture_of(n) in stems]
+    masks = [n for n in names if is_mask(n)]
+    stems = {PurePosixPath(n).stem for n in every} if masks else set()
+    hiding = [n for n in masks if picture_of(n) in stems]
     used = {*every, *read.used, *hiding, *(n.partition("/")[0] for n in every)}
     texts = [n for n in names if n.lower().endswith(TEXT) and n not in used and not captions.BESIDE]
     notes = [f"{texts[0]} and other text files are ignored: `captions: {{type: {captions.NAME}}}` does not read them"
@@ -66,18 +69,15 @@ def discover(folder: Path, key: str = "subject.images", captions: Captions = SID
 
 def is_picture(name: str) -> bool:
     """Whether a file's name says that it is a picture, and not the mask of one."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES and not is_mask(name)
+    return name.lower().endswith(SUFFIXES) and not is_mask(name)
 
 
-def _pictures(folder: Path, names: Iterable[str]) -> list[str]:
-    return [n for n in names if is_picture(n) and (folder / n).is_file()]
-
-
-def _names(folder: Path, key: str) -> list[str]:
-    """The visible names in a folder, sorted."""
+def _entries(folder: Path, key: str) -> dict[str, os.DirEntry[str]]:
+    """The visible names in a folder, sorted, with what stands there."""
     try:
-        names = sorted(p.name for p in folder.iterdir())
-        return [n for n in names if not n.startswith(".") and n.lower() not in SILENT]
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        return {e.name: e for e in entries if not e.name.startswith(".") and e.name.lower() not in SILENT}
     except FileNotFoundError:
         raise RecipeError(f"no such folder: {folder}{_near(folder)}",
                           fix=f"name a folder of pictures as `{key}`") from None

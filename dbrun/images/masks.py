@@ -31,7 +31,11 @@ def picture_of(name: str) -> str:
 
 def beside(pictures: Iterable[Path]) -> Mapping[Path, Path]:
     """Of each picture that has one the mask beside it."""
-    places = ((picture, picture.with_name(picture.stem + ending)) for picture in pictures for ending in ENDINGS[::-1])
+    every = [(picture, picture.parent) for picture in pictures]
+    listed = {folder: {mask.name for mask in folder.iterdir() if is_mask(mask.name)}
+              for folder in {folder for _, folder in every}}
+    places = ((picture, folder / name) for picture, folder in every if listed[folder]
+              for ending in ENDINGS[::-1] if (name := picture.stem + ending) in listed[folder])
     return {picture: place for picture, place in places if place.is_file()}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ class Screened:
 
     def as_data(self) -> dict[str, Any]:
         """The same as JSON data."""
-        return {**asdict(self), "notes": list(self.notes)}
+        return {"width": self.width, "height": self.height, "notes": list(self.notes), "kind": self.kind}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Screened:
@@ -50,15 +49,17 @@ def screen(path: Path) -> Screened:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            make_ready(_head(path), str(path))
-            with Image.open(path) as image:
+        with path.open("rb") as file:
+            make_ready(file.read(HEAD), str(path))
+            file.seek(0)
+            with Image.open(file) as image:
                 _check_size(path, image)
-                notes, kind = _notes(image), image.format or ""
+                notes, kind, whole = _notes(image), image.format or "", image.size
+                # of a JPEG all bits are read, but only an eighth of the pixels is made from them
+                shrunk = image.draft(None, (1, 1)) is not None
                 image.load()
                 _check_range(path, image)
-                width, height = _upright(image)
+                width, height = _upright(image, whole if shrunk else image.size)
     except RecipeError:
         raise
     except UnidentifiedImageError:
@@ -82,16 +83,18 @@ def screen_all(paths: Iterable[Path], known: Callable[[Path], Screened | None] =
     """
     good: dict[Path, Screened] = {}
     bad: list[RecipeError] = []
-    for path in paths:
-        seen = known(path)
-        try:
-            good[path] = seen or screen(path)
-            if seen is None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in paths:
+            if (seen := known(path)) is not None:
+                good[path] = seen
+                continue
+            try:
+                good[path] = screen(path)
                 also(path)
-        except RecipeError as error:
-            bad.append(error)
-        else:
-            if seen is None:
+            except RecipeError as error:
+                bad.append(error)
+            else:
                 learnt(path, good[path])
     if len(bad) == 1:
         raise bad[0]
@@ -122,9 +125,9 @@ def _orientation(image: Image) -> int:
     return int(image.getexif().get(ORIENTATION, 1))
 
 
-def _upright(image: Image) -> tuple[int, int]:
+def _upright(image: Image, size: tuple[int, int]) -> tuple[int, int]:
     """Width and height as the EXIF orientation says."""
-    width, height = image.size
+    width, height = size
     return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 

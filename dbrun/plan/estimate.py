@@ -10,7 +10,6 @@ from dbrun.plan.grid import foretold
 from dbrun.plan.keys import Ask
 from dbrun.plan.planner import Plan, Scope, StagePlan, Status
 from dbrun.plan.reasons import Resumes
-from dbrun.store.store import Store
 from dbrun.store.traces import Trace
 from dbrun.values import dataclass
 
@@ -29,14 +28,14 @@ class Estimate:
 
 def estimates(within: Scope, plan: Plan) -> Mapping[str, Estimate]:
     """For each stage that is to run, what it will take, as far as there is earlier work on such a device."""
+    pending = [stage for stage in plan.stages if stage.status in (Status.RUN, Status.RESUME)]
+    known = {stage: list(within.store.traces.recent(stage.name, RECENT)) for stage in pending}
+    if not any(known.values()):
+        return {}
     digests = foretold(within, plan)
-    found = {}
-    for stage in plan.stages:
-        if stage.status in (Status.RUN, Status.RESUME):
-            question = within.ask(stage.name, digests)
-            if (one := _estimate(question, stage, within.store)) is not None:
-                found[stage.name] = one
-    return found
+    found = {stage.name: _estimate(within.ask(stage.name, digests), stage, earlier)
+             for stage, earlier in known.items() if earlier}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def total(known: Iterable[Estimate]) -> Estimate:
@@ -46,9 +45,9 @@ def total(known: Iterable[Estimate]) -> Estimate:
                     sum(e.disk for e in every))
 
 
-def _estimate(question: Ask, stage: StagePlan, store: Store) -> Estimate | None:
+def _estimate(question: Ask, stage: StagePlan, earlier: Iterable[Trace]) -> Estimate | None:
     numerics = question.document["numerics"]
-    alike = [trace for trace in store.traces.recent(stage.name, RECENT) if trace.document.get("numerics") == numerics]
+    alike = [trace for trace in earlier if trace.document.get("numerics") == numerics]
     if not alike:
         return None
     nearest = min(alike, key=lambda trace: len(changes(question, trace.document)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,18 @@ class Scope:
     stages: Mapping[str, Stage[Any]]
     chosen: Chosen
     numerics: Numerics
+    asked: dict[tuple[str, ...], Ask] = field(default_factory=dict)
+    """The questions so far, by stage and upstream digests: with many pictures each takes a while to write down."""
 
     def ask(self, name: str, digests: Mapping[str, str]) -> Ask:
         """The question to a stage whose upstream digests are known."""
         stage = self.stages[name]
         inputs = {n: digests[n] for n in self.chosen.needs[name]}
-        return ask(stage, stage.params(self.recipe, self.located.sources), inputs, self.numerics)
+        known = (name, *inputs.values())
+        if known not in self.asked:
+            params = stage.params(self.recipe, self.located.sources)
+            self.asked[known] = ask(stage, params, inputs, self.numerics)
+        return self.asked[known]
 
 
 def scope(recipe: Recipe, located: Located, store: Store, selection: Selection,

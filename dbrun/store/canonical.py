@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import PurePath
+from typing import cast
 
 from dbrun.parts import Part
 
@@ -40,8 +41,8 @@ def plain(value: object) -> Plain:
     Raises TypeError for a path (contents are keyed, never places) and for whatever has no one clear form;
     ValueError for numbers that are not finite.
     """
-    if value is None or isinstance(value, bool):
-        return value
+    if value is None or type(value) in (str, bool, int):
+        return cast("Plain", value)
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):
