@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from dbrun.plan.differences import changes
+from dbrun.plan.differences import changes, neutrals
 from dbrun.plan.grid import foretold
 from dbrun.plan.keys import Ask
 from dbrun.plan.planner import Plan, Scope, StagePlan, Status
@@ -15,6 +15,8 @@ from dbrun.values import dataclass
 
 RECENT = 8
 """Earlier results of a stage that are compared."""
+LITTLE = 0.1
+"""A share of the work too small to tell from it how long all of it takes: most of that was getting ready."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,19 @@ def _estimate(question: Ask, stage: StagePlan, earlier: Iterable[Trace]) -> Esti
     alike = [trace for trace in earlier if trace.document.get("numerics") == numerics]
     if not alike:
         return None
-    nearest = min(alike, key=lambda trace: len(changes(question, trace.document)))
-    left = 1.0 - _done(question, stage)
-    return Estimate(round(nearest.seconds * _longer(question, nearest) * left, 1), nearest.memory,
+    whole = [trace for trace in alike if trace.share > LITTLE] or alike
+    nearest = min(whole, key=lambda trace: len(changes(question, trace.document)))
+    seconds = nearest.seconds / max(nearest.share, LITTLE) * _longer(question, nearest)
+    return Estimate(round(seconds * (1.0 - _done(question, stage)), 1), nearest.memory,
                     sum(file.size for file in nearest.files.values()))
 
 
 def _longer(question: Ask, trace: Trace) -> float:
-    """How many times as long the work is as it was, by the params that only lengthen it."""
-    before, ratio = trace.document.get("params"), 1.0
-    for name in question.stage.lengthens(question.params):
-        now, was = getattr(question.params, name), before.get(name) if isinstance(before, dict) else None
+    """How many times as long the work is as it was, by the params that it grows with."""
+    params = trace.document.get("params")
+    before, ratio = {**neutrals(question.params), **params} if isinstance(params, dict) else {}, 1.0
+    for name in question.stage.amounts:
+        now, was = getattr(question.params, name), before.get(name)
         if isinstance(now, int) and isinstance(was, int) and was > 0:
             ratio *= now / was
     return ratio

@@ -103,7 +103,7 @@ class Performer:
         jobs = Jobs(self.within, self.stopping, self.base, self.record.folder)
         items = jobs.items(question, self.emit, anew=anew)
         out, work = store.fresh(), store.work(question.lineage)
-        began = time.monotonic()
+        began, telling = time.monotonic(), _Telling(self.emit, lock)
         try:
             with self._clear_words(stage), peak(self.within.numerics.device) as memory:
                 work.mkdir(parents=True, exist_ok=True)
@@ -111,28 +111,19 @@ class Performer:
                 store.save_tables()
                 with self.crew.sharing(question, {n: a.digest for n, a in inputs.items()}, self.emit, self.stopping,
                                        anew=anew) as ranks:
-                    job = jobs.job(question, inputs, out, items, self._telling(lock), ranks)
+                    job = jobs.job(question, inputs, out, items, telling, ranks)
                     check_room(store.root, "the store", stage, question.stage.room(job) - items.held, MORE_ROOM)
                     question.stage.run(job)
                 self._same_base(stage, out)
                 seconds = time.monotonic() - began
                 trace = store.publish(stage, question.key, question.document, out, seconds=seconds,
-                                      items=items.used, memory=memory())
+                                      items=items.used, memory=memory(), share=telling.share)
         finally:
             remove(out)
         if not question.stage.lengthens(question.params):
             remove(work)
         self.emit(StageFinished(stage, trace.digest, round(seconds, 3)))
         return trace
-
-    def _telling(self, lock: Lock | None) -> Emit:
-        """Where a stage's events go: how far it is also into the lock, for those who wait."""
-        def emit(event: Event) -> None:
-            if lock is not None and isinstance(event, Progress):
-                lock.at(f"{event.done} of {event.total} {event.unit}")
-            self.emit(event)
-
-        return emit
 
     def _same_base(self, stage: str, out: Path) -> None:
         """Raise where the base is no longer what the key says: a result made from it must not stand there."""
@@ -150,3 +141,24 @@ class Performer:
             raise
         except (Exception, SystemExit) as error:
             raise self.record.crash(stage, error) from error
+
+
+@dataclass
+class _Telling:
+    """Where a stage's events go: how far it is also into the lock, for those who wait.
+
+    share: of the whole work, what was still to do at first; a stage's first word may come after its first step.
+    """
+
+    emit: Emit
+    lock: Lock | None
+    share: float = 1.0
+    _told: bool = False
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            if not self._told and event.total:
+                self.share, self._told = 1.0 - max(0, event.done - 1) / event.total, True
+            if self.lock is not None:
+                self.lock.at(f"{event.done} of {event.total} {event.unit}")
+        self.emit(event)

@@ -183,6 +183,9 @@ class Stage(Generic[P]):
     shared: ClassVar[bool] = False
     """Whether several processes can share the work; its result is then the same however many they are."""
 
+    amounts: ClassVar[tuple[str, ...]] = ()
+    """Names of params, all whole numbers, that the work grows with: twice as many take twice as long."""
+
     def wanted(self, recipe: Recipe) -> bool:
         """Whether this recipe has this stage at all."""
         return True

@@ -59,6 +59,7 @@ class GeneratePriors(Stage[PriorParams]):
 
     NAME: ClassVar[str] = "generate-priors"
     shared: ClassVar[bool] = True
+    amounts: ClassVar[tuple[str, ...]] = ("count", "steps")
     needs: ClassVar[tuple[str, ...]] = ("load",)
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
     modules: ClassVar[tuple[str, ...]] = ("dbrun.stages.arithmetic", "dbrun.training.device", "dbrun.families",

@@ -81,6 +81,7 @@ class Train(Stage[TrainParams]):
 
     NAME: ClassVar[str] = "train"
     shared: ClassVar[bool] = True
+    amounts: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "accumulation")
     VERSION: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "preprocess")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "accelerate",

@@ -31,7 +31,8 @@ class File:
 class Trace:
     """A stage's finished work. document: the whole key document; seconds: how long the work took.
 
-    items: the keys of the single items that it is made of; memory: bytes that the work took at most, 0 if unknown.
+    items: the keys of the single items that it is made of; memory: bytes that the work took at most, 0 if unknown;
+    share: of the whole work, the part that was done in these seconds, where an earlier run had done the rest.
     """
 
     stage: str
@@ -43,6 +44,7 @@ class Trace:
     seconds: float
     items: tuple[str, ...] = ()
     memory: int = 0
+    share: float = 1.0
 
 
 def manifest_digest(files: Mapping[str, File]) -> str:
@@ -115,7 +117,7 @@ def _read(path: Path, stage: str, key: str) -> Trace | None:
         trace = Trace(stage=str(data["stage"]), key=str(data["key"]), digest=str(data["digest"]), files=files,
                       document=cast("Mapping[str, object]", data["document"]), created=str(data["created"]),
                       seconds=float(data["seconds"]), items=tuple(map(str, data.get("items", ()))),
-                      memory=int(data.get("memory", 0)))
+                      memory=int(data.get("memory", 0)), share=float(data.get("share", 1.0)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     whole = (trace.stage == stage and trace.key == key and isinstance(trace.document, dict)

@@ -149,6 +149,7 @@ class TrainParams:
 
 class Train(Counted):
     NAME = "train"
+    amounts = ("steps",)
     needs = ("load", "adapt", "preprocess")
     computes = True
 

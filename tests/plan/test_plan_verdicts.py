@@ -63,6 +63,23 @@ def test_what_is_done_already_is_not_estimated_again(home: Path) -> None:
     assert estimates(scoped, plan_of(scoped))["train"].seconds == 60.0
 
 
+def test_what_a_run_found_done_does_not_count_as_quickly_done(home: Path) -> None:
+    go(home)
+    go(home, "train.steps=8")
+    assert {trace.share for trace in Store(home / "store").traces.recent("train", 9)} == {1.0, 0.25}
+    timed(home, train=60.0)
+    scoped = within(home, "train.steps=8", "train.learning_rate=5e-5")
+    assert estimates(scoped, plan_of(scoped))["train"].seconds == 240.0
+
+
+def test_the_last_step_alone_tells_little(home: Path) -> None:
+    go(home, "train.steps=60")
+    go(home, "train.steps=61")
+    timed(home, train=60.0)
+    scoped = within(home, "train.steps=61", "train.learning_rate=5e-5")
+    assert estimates(scoped, plan_of(scoped))["train"].seconds == 61.0
+
+
 def test_another_device_is_no_guide(home: Path) -> None:
     go(home)
     scoped = within(home, "threads=2", "train.steps=12")
