@@ -143,17 +143,15 @@ class Performer:
             raise self.record.crash(stage, error) from error
 
 
-@dataclass
 class _Telling:
     """Where a stage's events go: how far it is also into the lock, for those who wait.
 
     share: of the whole work, what was still to do at first; a stage's first word may come after its first step.
     """
 
-    emit: Emit
-    lock: Lock | None
-    share: float = 1.0
-    _told: bool = False
+    def __init__(self, emit: Emit, lock: Lock | None) -> None:
+        self.emit, self.lock = emit, lock
+        self.share, self._told = 1.0, False
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Progress):
