@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,24 @@ def record_beside(path: Path, document: Mapping[str, Any]) -> Mapping[str, Any] 
 
     document: what `read` gave. A record of another training is none.
     """
-    for folder in list(path.absolute().parents)[:UP]:
+    for record in records(list(path.absolute().parents)[:UP]):
+        try:
+            same = record["stages"]["train"]["digest"] == document["inputs"]["train"]
+        except (KeyError, TypeError):
+            continue
+        return record if same else None
+    return None
+
+
+def records(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """The records of deliveries that lie in these folders, as far as they can be read."""
+    for folder in folders:
         try:
             record = json.loads((folder / RECORD).read_bytes())
-            same = record["stages"]["train"]["digest"] == document["inputs"]["train"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError):
             continue
-        return dict(record) if same else None
-    return None
+        if isinstance(record, dict):
+            yield record
 
 
 def trigger(recipe: Mapping[str, Any]) -> str | None:

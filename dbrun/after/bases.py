@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from dbrun.errors import RecipeError, UsageError
 from dbrun.families.base import Family, Loaded, families
 from dbrun.plan.base import EMBEDDED, find_base, hub_parts
 from dbrun.plan.device import numerics
-from dbrun.provenance import RECORD
+from dbrun.provenance import records
 from dbrun.recipe.checks import HUB_ID
 from dbrun.recipe.model import Base
 from dbrun.stages.base import BaseSource
@@ -83,11 +84,9 @@ def _recorded(beside: Sequence[Path]) -> list[str]:
     """The paths of bases in the records that lie beside delivered adapters."""
     found = []
     for place in beside:
-        for folder in (place, *place.absolute().parents[:3]):
-            try:
-                found.append(str(json.loads((folder / RECORD).read_bytes())["recipe"]["base"]["path"]))
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
+        for record in records((place, *place.absolute().parents[:3])):
+            with suppress(KeyError, TypeError):
+                found.append(str(record["recipe"]["base"]["path"]))
     return found
 
 
