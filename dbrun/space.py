@@ -21,15 +21,16 @@ def words(size: float) -> str:
 
 def free(folder: Path) -> int | None:
     """Bytes that may still be written into a folder, made or not; None where the system does not say."""
-    for place in (folder, *folder.absolute().parents):
-        try:
-            state = os.statvfs(place)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return None
-        return state.f_bavail * state.f_frsize if state.f_blocks else None
-    return None
+    try:
+        state = os.statvfs(standing(folder))
+    except OSError:
+        return None
+    return state.f_bavail * state.f_frsize if state.f_blocks else None
+
+
+def standing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there already."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
 
 
 def check_room(folder: Path, called: str, what: str, need: int, fix: str) -> None:

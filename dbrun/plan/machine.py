@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dbrun.plan import device, hub
 from dbrun.plan.keys import full_version
+from dbrun.space import standing
 from dbrun.store.store import Store
 from dbrun.values import dataclass
 
@@ -84,7 +85,7 @@ def _memory() -> Iterator[Check]:
 
 
 def _disk(name: str, folder: Path) -> Iterator[Check]:
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    there = standing(folder)
     free = shutil.disk_usage(there).free
     if not os.access(there, os.W_OK):
         yield Check(name, "bad", f"{folder} cannot be written", "make it writable, or choose another place "

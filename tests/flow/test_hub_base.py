@@ -5,11 +5,10 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from local_hub import Server, Speaker, serving
 from projects import SECRET, Project
 
 COMMIT = "c" * 40
@@ -24,24 +23,18 @@ main()
 """dbrun where the disk of the Hub's cache has nine blocks of 4 KiB, none of them free."""
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(Server):
     """Serves one folder as `owner/name`. sent: the files it was asked for; broken: a file that it cuts off."""
 
-    daemon_threads = True
-
     def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Speaker)
+        super().__init__(("127.0.0.1", 0), Downloads)
         self.folder, self.sent, self.broken = folder, [], None
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
-class Speaker(BaseHTTPRequestHandler):
+class Downloads(Speaker):
     """The part of the Hub's interface that a download uses."""
 
     server: Hub
-
-    def log_message(self, *args) -> None:
-        pass
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -49,9 +42,9 @@ class Speaker(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         place = self.path.partition("?")[0]
         if place == f"/api/models/owner/name/tree/{COMMIT}":
-            self.tell([self.entry(path) for path in sorted(self.server.folder.rglob("*")) if path.is_file()])
+            self.answer([self.entry(path) for path in sorted(self.server.folder.rglob("*")) if path.is_file()])
         elif place in ("/api/models/owner/name", "/api/models/owner/name/revision/main"):
-            self.tell({"id": "owner/name", "sha": COMMIT, "siblings": [], "tags": []})
+            self.answer({"id": "owner/name", "sha": COMMIT, "siblings": [], "tags": []})
         elif place.startswith(files := f"/owner/name/resolve/{COMMIT}/"):
             self.send(place.removeprefix(files))
         else:
@@ -62,14 +55,6 @@ class Speaker(BaseHTTPRequestHandler):
         large = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
         return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest(),
                 **({"lfs": large} if name.endswith(".safetensors") else {})}
-
-    def tell(self, data: object) -> None:
-        body = json.dumps(data).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
 
     def send(self, name: str) -> None:
         data, entry = (self.server.folder / name).read_bytes(), self.entry(self.server.folder / name)
@@ -86,11 +71,8 @@ class Speaker(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(finished):
-    served = Hub(finished.folder / "base")
-    threading.Thread(target=served.serve_forever, daemon=True).start()
-    yield served
-    served.shutdown()
-    served.server_close()
+    with serving(Hub(finished.folder / "base")) as served:
+        yield served
 
 
 @pytest.fixture
@@ -98,6 +80,7 @@ def asking(fresh, hub):
     """A recipe that names the served base, and what the environment says of it."""
     recipe = fresh.folder / "tiny.yaml"
     recipe.write_text(recipe.read_text().replace("path: base", "path: owner/name, revision: main"))
+    (fresh.folder / "hf").mkdir()
     return {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(fresh.folder / "hf"), "HF_TOKEN": SECRET,
             "HF_HUB_DISABLE_XET": "1", "HF_HUB_ETAG_TIMEOUT": "5", "no_proxy": "127.0.0.1"}
 
