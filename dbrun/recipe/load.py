@@ -25,18 +25,22 @@ EXPORTED = ".safetensors"
 class LoadedRecipe:
     """A valid recipe and where its values were written.
 
-    path: the file asked for; files: all files read, it first; origins: dotted key → place of its value;
-    here: the folder in which the command was given; profiles: those laid over the recipe; texts: what stood in each
-    file, of a recipe that was rebuilt none.
+    path: the file asked for; origins: dotted key → place of its value; here: the folder in which the command was
+    given; profiles: those laid over the recipe; texts: what stood in each file read, that one first; of a recipe that
+    was rebuilt none.
     """
 
     recipe: Recipe
     path: Path
-    files: tuple[Path, ...]
     origins: Mapping[str, Place]
     here: Path
     profiles: tuple[str, ...] = ()
     texts: Mapping[Path, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files read, the one asked for first."""
+        return tuple(self.texts) or (self.path,)
 
     def folder_of(self, key: str) -> Path:
         """The folder from which the path in a dotted key is meant: that of the file in which it is written.
@@ -76,7 +80,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), profiles: Sequence[st
         raise Problems([*error.problems, *problems]) from None
     if problems:
         raise Problems(problems)
-    return LoadedRecipe(recipe, path, tuple(texts) or (path,), dict(origins(laid)), Path.cwd(), tuple(profiles), texts)
+    return LoadedRecipe(recipe, path, dict(origins(laid)), Path.cwd(), tuple(profiles), texts)
 
 
 def _exported(path: Path) -> tuple[Table, dict[Path, str]]:
