@@ -66,4 +66,3 @@ def _tensors(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
         # `load` reads the weights and says what is wrong with them
         return
     yield from ((name, tuple(tensor["shape"])) for name, tensor in tensors.items())
-

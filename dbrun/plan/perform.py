@@ -103,7 +103,7 @@ class Performer:
         jobs = Jobs(self.within, self.stopping, self.base, self.record.folder)
         items = jobs.items(question, self.emit, anew=anew)
         out, work = store.fresh(), store.work(question.lineage)
-        began, telling = time.monotonic(), _Telling(self.emit, lock)
+        began, telling = time.monotonic(), _OneStage(self.emit, lock)
         try:
             with self._clear_words(stage), peak(self.within.numerics.device) as memory:
                 work.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ class Performer:
             raise self.record.crash(stage, error) from error
 
 
-class _Telling:
+class _OneStage:
     """Where a stage's events go: how far it is also into the lock, for those who wait.
 
     share: of the whole work, what was still to do at first; a stage's first word may come after its first step.

@@ -113,4 +113,3 @@ def shown(path: Path) -> str:
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
         return str(path.relative_to(Path.cwd()))
     return str(path)
-

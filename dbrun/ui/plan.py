@@ -12,7 +12,7 @@ from dbrun.plan.planner import Plan, Status
 from dbrun.recipe.exports import Outlook
 from dbrun.space import words as size_words
 from dbrun.ui.table import aligned
-from dbrun.ui.terminal import clock, paint
+from dbrun.ui.terminal import clock, paint, warning
 
 STYLES = {Status.HIT: "green", Status.RUN: "cyan", Status.RESUME: "yellow", Status.BLOCKED: "red"}
 
@@ -43,7 +43,7 @@ def exports(forms: Outlook) -> str:
 def remark(note: Note) -> str:
     """What is to be known before a run, a warning in its colour."""
     text = f"{note.stage}: {note.text}"
-    return paint(f"warning: {text}", "yellow", sys.stderr) if note.level == "warning" else text
+    return warning(text) if note.level == "warning" else text
 
 
 def _about(estimate: Estimate | None) -> str:

@@ -30,4 +30,3 @@ def aligned(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: 
         lines.append(GAP.join([*painted, first]).rstrip())
         lines += [" " * indent + line for line in last[1:]]
     return "\n".join(lines)
-

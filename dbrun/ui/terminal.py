@@ -75,7 +75,12 @@ def say(text: str, end: str = "\n", indent: int | None = None) -> None:
 
 def warn(text: str) -> None:
     """What is done all the same, but may not be meant."""
-    say(paint(f"warning: {text}", "yellow", sys.stderr))
+    say(warning(text))
+
+
+def warning(text: str) -> str:
+    """The words of a warning, in its colour."""
+    return paint(f"warning: {text}", "yellow", sys.stderr)
 
 
 def _folded(line: str, wide: int, indent: int | None) -> str:
