@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "dbrun").rglob("*.py"))
 LAYERS = [["cli"], ["ui"], ["after"], ["plan"], ["store"], ["stages"], ["recipe"], ["formats"],
           ["families", "adapters", "choices"],
-          ["parts", "errors", "events", "seeds", "durable", "secrets", "space", "columns"]]
+          ["parts", "errors", "events", "seeds", "durable", "secrets", "space", "columns", "values"]]
 """Upper to lower; a module imports from its own row and from those below."""
 RANK = {name: i for i, row in enumerate(LAYERS) for name in row}
 TORCH_AT_HOME = {"diffusion", "training"}
