@@ -6,45 +6,27 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from local_hub import Server, Speaker, serving
 from projects import SECRET
 
 from dbrun.after.publish import parcel
 from dbrun.errors import UsageError
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(Server):
     """repos: name -> visibility; files: of the last commit; large: blobs by sha256; fail: so many blobs are refused."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Speaker)
+        super().__init__(("127.0.0.1", 0), Uploads)
         self.repos, self.files, self.large, self.puts, self.fail, self.tokens = {}, {}, {}, [], 0, set()
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
-
-class Speaker(BaseHTTPRequestHandler):
+class Uploads(Speaker):
     """The part of the Hub's interface that an upload of a folder uses."""
 
     server: Hub
-
-    def log_message(self, *args) -> None:
-        pass
-
-    def answer(self, data: object, status: int = 200) -> None:
-        body = json.dumps(data).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
 
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -106,11 +88,8 @@ def committed(data: bytes, hub: Hub):
 
 @pytest.fixture
 def hub():
-    served = Hub()
-    threading.Thread(target=served.serve_forever, daemon=True).start()
-    yield served
-    served.shutdown()
-    served.server_close()
+    with serving(Hub()) as served:
+        yield served
 
 
 @pytest.fixture
