@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from rich.cells import cell_len
 
 from dbrun.recipe.new import starter
 from dbrun.ui.terminal import ago, fold
+
+NUMBER = re.compile(r"\d+(\.\d+)?")
+"""What may differ between two calls: the room that is free, for one."""
 
 
 @pytest.fixture
@@ -74,7 +78,8 @@ def test_what_is_asked_for_is_folded_between_words(tmp_path: Path, words: list[s
     (tmp_path / "dog.yaml").write_text(starter("dog"))
     narrow, wide = (on_a_screen(tmp_path, columns, *words) for columns in (72, 200))
     assert max(map(cell_len, narrow)) <= 72 or words == ["doctor"], max(narrow, key=cell_len)
-    assert " ".join(narrow).split() == " ".join(wide).split() or "--help" in words, "no word is cut"
+    (short, long) = (NUMBER.sub("0", " ".join(lines)).split() for lines in (narrow, wide))
+    assert short == long or "--help" in words, "no word is cut"
 
 
 def test_numbers_stay_with_their_units_and_colours_take_no_room() -> None:
