@@ -17,7 +17,7 @@ FEW = 100
 
 def show_pictures(asked: Asked, *, as_json: bool) -> None:
     """Show a row for each picture of the recipe. What was seen of them is remembered in the store."""
-    loaded, located, store = read(asked)
+    loaded, located, store = read(asked, decode=True)
     store.prepare()
 
     def seen(done: int, total: int) -> None:

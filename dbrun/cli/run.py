@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from dbrun.plan.selection import Selection
 
 
-def read(asked: Asked, emit: Emit | None = None) -> tuple[LoadedRecipe, Located, Store]:
+def read(asked: Asked, emit: Emit | None = None, *, decode: bool = False) -> tuple[LoadedRecipe, Located, Store]:
     """The recipe with what its paths point at, and the store at hand. Raises DbrunError.
 
-    emit: where it is to be run, and so pictures may be fetched.
+    emit: where it is to be run, and so pictures may be fetched; decode: read every picture to its last pixel.
     """
     loaded = load_recipe(asked.recipe, asked.overrides, asked.profiles)
     store = store_at_hand()
@@ -35,7 +35,7 @@ def read(asked: Asked, emit: Emit | None = None) -> tuple[LoadedRecipe, Located,
         from dbrun.plan.datasets import fetch
 
         fetch(loaded, store, emit)
-    located = locate(loaded, store)
+    located = locate(loaded, store, decode)
     if loaded.path.suffix == EXPORTED:
         from dbrun.plan.again import differences
         from dbrun.provenance import read as provenance
@@ -66,7 +66,7 @@ def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False
     observation = Observation()
     with transcript() as said, closing(watcher(as_json)) as watch, closing(observation):
         try:
-            loaded, located, store = read(asked, watch)
+            loaded, located, store = read(asked, watch, decode=True)
             check(loaded.recipe, here, os.environ)
             if locked:
                 located = _held(loaded, located, store)

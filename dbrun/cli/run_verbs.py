@@ -37,7 +37,7 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
         _one_alone(locked)
         from dbrun.cli.sweep import go_sweep, members, show_sweep
 
-        runs = members(wanted, sweep, selection)
+        runs = members(wanted, sweep, selection, decode=not dry_run)
         if dry_run or not json:
             show_sweep(runs, as_json=json)
         if not dry_run:

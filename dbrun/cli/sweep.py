@@ -40,8 +40,11 @@ class Member:
     planned: tuple[Scope, Plan]
 
 
-def members(asked: Asked, sweeps: Sequence[str], selection: Selection) -> list[Member]:
-    """The runs of a sweep, each planned; all that is wrong with any of them is raised before one begins."""
+def members(asked: Asked, sweeps: Sequence[str], selection: Selection, *, decode: bool = False) -> list[Member]:
+    """The runs of a sweep, each planned; all that is wrong with any of them is raised before one begins.
+
+    decode: read every picture to its last pixel.
+    """
     combined = list(product(*_axes(sweeps)))
     if len(combined) > MOST:
         raise UsageError(f"found {len(combined)} combinations, allowed: at most {MOST}", fix="sweep fewer values")
@@ -50,7 +53,7 @@ def members(asked: Asked, sweeps: Sequence[str], selection: Selection) -> list[M
         one = replace(asked, overrides=(*asked.overrides, *map("=".join, values)))
         name = _name(load_recipe(one.recipe, one.overrides, one.profiles).recipe.name, values, number)
         one = replace(one, overrides=(*one.overrides, f"name={name}"))
-        loaded, located, store = read(one)
+        loaded, located, store = read(one, decode=decode)
         within = scope(loaded.recipe, located, store, selection, None)
         found.append(Member(name, values, one, (within, plan_of(within))))
     if len({member.name for member in found}) < len(found):

@@ -1,14 +1,16 @@
-"""Whether a picture can be trained on: every pixel read once, before anything expensive starts."""
+"""Whether a picture can be trained on, told before anything expensive starts."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import RecipeError
 from dbrun.images.readers import make_ready
+from dbrun.images.whole import is_whole
 from dbrun.values import dataclass
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ SMALLEST = 16
 LARGEST = 80_000_000
 HEAD = 512
 ORIENTATION = 0x0112
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations whose width is stored as height."""
 AWAY = "take it out of the folder"
 TRANSPARENT = "transparent parts get the background colour"
 
@@ -26,40 +30,48 @@ TRANSPARENT = "transparent parts get the background colour"
 class Screened:
     """A picture that can be used. width, height: pixels once upright; notes: what will be done to it.
 
-    kind: Pillow's word for the kind of file.
+    kind: Pillow's word for the kind of file; decoded: whether every pixel was read, and not only the file's frame.
     """
 
     width: int
     height: int
     notes: tuple[str, ...] = ()
     kind: str = ""
+    decoded: bool = True
 
     def as_data(self) -> dict[str, Any]:
         """The same as JSON data."""
-        return {"width": self.width, "height": self.height, "notes": list(self.notes), "kind": self.kind}
+        return {"width": self.width, "height": self.height, "notes": list(self.notes), "kind": self.kind,
+                "decoded": self.decoded}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Screened:
         """What `as_data` made."""
-        return cls(int(data["width"]), int(data["height"]), tuple(data["notes"]), str(data["kind"]))
+        return cls(data["width"], data["height"], tuple(data["notes"]), data["kind"], data["decoded"])
 
 
-def screen(path: Path) -> Screened:
-    """Read a picture to its last pixel; raises RecipeError that says why it cannot be used."""
+def screen(path: Path, decode: bool = True) -> Screened:
+    """Judge a picture; raises RecipeError that says why it cannot be used.
+
+    decode: read it to its last pixel, also where its file is seen to be whole without; such are most PNG and JPEG.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with path.open("rb") as file:
-            make_ready(file.read(HEAD), str(path))
-            file.seek(0)
-            with Image.open(file) as image:
-                _check_size(path, image)
-                notes, kind, whole = _notes(image), image.format or "", image.size
+        data = path.read_bytes()
+        make_ready(data[:HEAD], str(path))
+        with Image.open(file := BytesIO(data)) as image:
+            _check_size(path, image)
+            decode = decode or image.mode == "I" or not is_whole(image, data, file.tell())
+            # a PNG's own `getexif` decodes it
+            turned = int((image.getexif() if decode else Image.Image.getexif(image)).get(ORIENTATION, 1))
+            notes, kind, (width, height) = _notes(image, turned), image.format or "", image.size
+            if decode:
                 # of a JPEG all bits are read, but only an eighth of the pixels is made from them
                 shrunk = image.draft(None, (1, 1)) is not None
                 image.load()
-                _check_range(path, image)
-                width, height = _upright(image, whole if shrunk else image.size)
+                width, height = (width, height) if shrunk else image.size
+            _check_range(path, image)
     except RecipeError:
         raise
     except UnidentifiedImageError:
@@ -70,16 +82,16 @@ def screen(path: Path) -> Screened:
     except Exception as error:
         raise RecipeError(f"{path}: the picture is broken or cut off: {_reason(error)}",
                           fix=f"copy or export it again, or {AWAY}") from None
-    return Screened(width, height, notes, kind)
+    return Screened(*((height, width) if turned in SIDEWAYS else (width, height)), notes, kind, decode)
 
 
 def screen_all(paths: Iterable[Path], known: Callable[[Path], Screened | None] = lambda path: None,
                learnt: Callable[[Path, Screened], None] = lambda path, seen: None,
-               also: Callable[[Path], None] = lambda path: None) -> dict[Path, Screened]:
+               also: Callable[[Path], None] = lambda path: None, decode: bool = True) -> dict[Path, Screened]:
     """Screen pictures; raises one RecipeError that names all that cannot be used.
 
     known: what an earlier screening of the same content found; learnt: told of every picture new and good; also:
-    another check, which raises RecipeError.
+    another check of decoded pictures, which raises RecipeError; decode: as of `screen`.
     """
     good: dict[Path, Screened] = {}
     bad: list[RecipeError] = []
@@ -90,8 +102,9 @@ def screen_all(paths: Iterable[Path], known: Callable[[Path], Screened | None] =
                 good[path] = seen
                 continue
             try:
-                good[path] = screen(path)
-                also(path)
+                good[path] = screen(path, decode)
+                if good[path].decoded:
+                    also(path)
             except RecipeError as error:
                 bad.append(error)
             else:
@@ -121,26 +134,15 @@ def _check_range(path: Path, image: Image) -> None:
         raise RecipeError(f"{path}: found {kind} pixels, allowed: 8 or 16 bits", fix="export it as PNG")
 
 
-def _orientation(image: Image) -> int:
-    return int(image.getexif().get(ORIENTATION, 1))
-
-
-def _upright(image: Image, size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height as the EXIF orientation says."""
-    width, height = size
-    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
-
-
-def _notes(image: Image) -> tuple[str, ...]:
-    """What the conversion to upright RGB will do to a picture."""
-    turned = _orientation(image)
+def _notes(image: Image, turned: int) -> tuple[str, ...]:
+    """What the conversion to upright RGB will do to a picture. turned: its EXIF orientation."""
     told = [
         (image.mode == "CMYK", "CMYK is converted to RGB"),
         (image.mode.startswith("I") or image.mode == "F", "16-bit grey is scaled to 8 bits"),
         (image.mode in ("1", "L", "LA"), "grey becomes RGB"),
         (image.mode in ("P", "PA"), "the palette becomes RGB"),
         (_transparent(image), TRANSPARENT),
-        (turned in (5, 6, 7, 8), "turned upright as its EXIF data say"),
+        (turned in SIDEWAYS, "turned upright as its EXIF data say"),
         (turned in (2, 3, 4), "flipped upright as its EXIF data say"),
         (getattr(image, "n_frames", 1) > 1, "only the first frame is used"),
     ]

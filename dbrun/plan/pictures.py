@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dbrun.choices.captions import SIDECAR, Captions
 from dbrun.errors import RecipeError
-from dbrun.images import flat, masks, pixels
+from dbrun.images import flat, masks, pixels, whole
 from dbrun.images import screen as screening
 from dbrun.images.discover import Found, discover
 from dbrun.images.screen import Screened, screen_all
@@ -23,6 +23,8 @@ from dbrun.store.store import Store
 from dbrun.values import dataclass
 
 EMBEDDED = "embedded:"
+FEW = 5
+"""Pictures that lie there twice and are named, before the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,14 @@ class Asked:
 
     def rules(self, store: Store) -> str:
         """What decides on a picture besides its content: the code, by digest, and what is asked of it."""
-        code = [screening.__file__, *((flat.__file__, pixels.__file__) if self.background is not None else ()),
-                *((masks.__file__, pixels.__file__) if self.masks == "alpha" else ())]
+        code = [screening.__file__, whole.__file__]
+        code += [flat.__file__, pixels.__file__] if self.background is not None else []
+        code += [masks.__file__, pixels.__file__] if self.masks == "alpha" else []
         return "".join(store.digests.of(Path(file))[:16] for file in code) + (self.background or "")
 
 
-def find_pictures(asked: Asked, beside: Path, store: Store) -> FoundPictures:
-    """The pictures of a folder. beside: where a relative path begins. Raises RecipeError."""
+def find_pictures(asked: Asked, beside: Path, store: Store, decode: bool = True) -> FoundPictures:
+    """The pictures of a folder. beside: where a relative path begins; decode: as of `screen`. Raises RecipeError."""
     folder, told = _folder(asked, beside, store)
     found = discover(folder, asked.key, asked.captions)
     try:
@@ -88,12 +91,13 @@ def find_pictures(asked: Asked, beside: Path, store: Store) -> FoundPictures:
 
     def known(path: Path) -> Screened | None:
         data = store.screened.get(f"{rules}:{digests[path]}")
-        return Screened.from_data(data) if data is not None else None
+        seen = Screened.from_data(data) if data is not None else None
+        return seen if seen and seen.decoded >= decode else None
 
     def learnt(path: Path, seen: Screened) -> None:
         store.screened.put(f"{rules}:{digests[path]}", seen.as_data())
 
-    screened = screen_all(digests, known, learnt, asked.check)
+    screened = screen_all(digests, known, learnt, asked.check, decode)
     hiding, prompts = find_masks(screened, store, asked.masks), _prompts(found, asked)
     pictures = [Picture(digests[p.path], first, tuple(others), asked.captions.dropout,
                         (screened[p.path].width, screened[p.path].height) if asked.sized else None,
@@ -176,5 +180,6 @@ def _conversions(screened: Mapping[Path, Screened]) -> list[str]:
 
 def _doubles(found: Found, digests: Mapping[Path, str]) -> list[str]:
     first: dict[str, Path] = {}
-    return [f"{p.path.name} is the same picture as {first[digests[p.path]].name}" for p in found.pictures
+    told = [f"{p.path.name} is the same picture as {first[digests[p.path]].name}" for p in found.pictures
             if first.setdefault(digests[p.path], p.path) != p.path]
+    return told if len(told) <= FEW else [*told[:FEW], f"{len(told) - FEW} more are the same as another"]

@@ -48,8 +48,11 @@ class Located:
     names: Mapping[Picture, tuple[str, ...]] = field(default_factory=dict)
 
 
-def locate(loaded: LoadedRecipe, store: Store) -> Located:
-    """Find the base and the pictures. Raises RecipeError that names the place in the recipe."""
+def locate(loaded: LoadedRecipe, store: Store, decode: bool = True) -> Located:
+    """Find the base and the pictures. Raises RecipeError that names the place in the recipe.
+
+    decode: read every picture to its last pixel, also where its file is seen to be whole without.
+    """
     recipe = loaded.recipe
     with _said_of(loaded, "base.path"):
         base = find_base(recipe.base, loaded.folder_of("base.path"), store)
@@ -60,11 +63,11 @@ def locate(loaded: LoadedRecipe, store: Store) -> Located:
     _check_objective(loaded, base.source.folder)
     odd_layers = check_layers(loaded, base.source)
     _check_exports(loaded, base.source.folder)
-    found = {key: _pictures(loaded, _asked(key, one, recipe), store) for key, one in recipe.taught.items()}
+    found = {key: _pictures(loaded, _asked(key, one, recipe), store, decode) for key, one in recipe.taught.items()}
     with _said_of(loaded, "images.masks"):
         check_any(recipe.images.masks, sum(one.masked for one in found.values()))
     pictures = _sorted(found.values())
-    classes = [one for key in found if (one := _class_pictures(loaded, key, pictures, found, store))]
+    classes = [one for key in found if (one := _class_pictures(loaded, key, pictures, found, store, decode))]
     inits = _inits(loaded, store)
     store.save_tables()
     long = _long_prompts(recipe, pictures, base.source.folder)
@@ -91,7 +94,7 @@ def pinned(loaded: LoadedRecipe, located: Located, store: Store) -> Located:
     repo, revision = loaded.recipe.base.path, located.revision
     commit = commit_of(repo, loaded.recipe.base.revision)
     store.commits.put(f"{repo}@{revision}", commit)
-    again = locate(loaded, store)
+    again = locate(loaded, store, decode=False)
     text = f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe keeps it"
     return Located(again.sources, again.files, (Note("base", text),))
 
@@ -107,9 +110,9 @@ def _inits(loaded: LoadedRecipe, store: Store) -> dict[str, FoundAdapter]:
     return found
 
 
-def _pictures(loaded: LoadedRecipe, asked: Asked, store: Store) -> FoundPictures:
+def _pictures(loaded: LoadedRecipe, asked: Asked, store: Store, decode: bool) -> FoundPictures:
     with _said_of(loaded, asked.key):
-        return find_pictures(asked, loaded.folder_of(asked.key), store)
+        return find_pictures(asked, loaded.folder_of(asked.key), store, decode)
 
 
 def _asked(key: str, subject: Subject, recipe: Recipe) -> Asked:
@@ -125,7 +128,7 @@ def _sorted(found: Iterable[FoundPictures]) -> tuple[Picture, ...]:
 
 
 def _class_pictures(loaded: LoadedRecipe, key: str, subjects: Sequence[Picture], found: Mapping[str, FoundPictures],
-                    store: Store) -> FoundPictures | None:
+                    store: Store, decode: bool) -> FoundPictures | None:
     """A subject's class images of the user; none of them may show nothing, or be a picture of any subject."""
     recipe, subject = loaded.recipe, loaded.recipe.taught[key]
     place = f"{key}.class_images" if subject.class_images else "prior.images"
@@ -134,7 +137,7 @@ def _class_pictures(loaded: LoadedRecipe, key: str, subjects: Sequence[Picture],
         return None
     asked = Asked(place, folder, subject.class_prompt, recipe.images.background,
                   sized=recipe.images.shaped)
-    own = _pictures(loaded, asked, store)
+    own = _pictures(loaded, asked, store, decode)
     with _said_of(loaded, asked.key):
         taught = {picture.digest for picture in subjects}
         if both := sorted(own.files[digest].name for digest in own.files.keys() & taught):

@@ -1,7 +1,9 @@
 """Does each kind of bad picture or bad word get a clear answer before anything expensive starts?"""
 
 import json
+from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from PIL import Image
@@ -41,6 +43,21 @@ def test_a_bad_picture_is_refused_by_name_before_any_stage(fresh: Project, kind:
         said = fresh.dbrun(verb, "tiny.yaml", check=2).stderr
         assert word in said and "bad." in said and "Traceback" not in said
     assert not (fresh.folder / "outputs").exists()
+    assert not list((fresh.folder / ".dbrun").glob("traces/load/*"))
+
+
+@pytest.mark.parametrize("words", [
+    ["run", "tiny.yaml"], ["stage", "load", "tiny.yaml"], ["run", "tiny.yaml", "--sweep", "seed=1,2"],
+    ["plan", "tiny.yaml", "--pictures"]], ids=" ".join)
+def test_pixels_that_only_decoding_finds_spoilt_are_refused_before_any_stage(fresh: Project, words: list[str]) -> None:
+    """A PNG cut off within its compressed pixels, with checksums that are right all the same."""
+    photo().save(whole := BytesIO(), "PNG")
+    head, pixels = whole.getvalue()[:33], whole.getvalue()[41:-200]
+    chunks = [len(data).to_bytes(4) + kind + data + crc32(kind + data).to_bytes(4)
+              for kind, data in ((b"IDAT", pixels), (b"IEND", b""))]
+    (fresh.folder / "pictures" / "bad.png").write_bytes(head + b"".join(chunks))
+    fresh.dbrun("plan", "tiny.yaml")
+    assert "bad.png: the picture is broken or cut off" in fresh.dbrun(*words, check=2).stderr
     assert not list((fresh.folder / ".dbrun").glob("traces/load/*"))
 
 

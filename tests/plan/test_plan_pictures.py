@@ -49,7 +49,7 @@ def test_what_is_known_is_not_screened_again(photos, monkeypatch):
     find(photos, store)
     store.save_tables()
     calls = []
-    monkeypatch.setattr(screening, "screen", lambda path: calls.append(path))
+    monkeypatch.setattr(screening, "screen", lambda *asked: calls.append(asked))
     found = find(photos, Store(store.root))
     assert len(found.pictures) == 3 and calls == []
 
@@ -61,9 +61,24 @@ def test_other_rules_screen_again(photos, monkeypatch, tmp_path):
     monkeypatch.setattr(screening, "__file__", str(tmp_path / "screen.py"))
     calls = []
     real = screening.screen
-    monkeypatch.setattr(screening, "screen", lambda path: calls.append(path) or real(path))
+    monkeypatch.setattr(screening, "screen", lambda *asked: calls.append(asked) or real(*asked))
     find(photos, store)
     assert len(calls) == 3
+
+
+def test_what_was_judged_by_its_file_is_decoded_once_before_a_run(photos, monkeypatch):
+    store, real, asked = Store(photos.parent / "store"), screening.screen, Asked("x", photos.name, PROMPT)
+    calls = []
+    monkeypatch.setattr(screening, "screen", lambda path, decode: calls.append(decode) or real(path, decode))
+    seen = [find_pictures(asked, photos.parent, store, decode) for decode in (False, False, True, True, False)]
+    assert calls == [False] * 3 + [True] * 3 and all(found == seen[0] for found in seen)
+
+
+def test_many_doubles_are_counted(photos):
+    for number in range(9):
+        (photos / f"again{number}.png").write_bytes((photos / "0.png").read_bytes())
+    told = [note for note in find(photos).notes if "same" in note]
+    assert len(told) == 6 and told[-1] == "4 more are the same as another"
 
 
 def test_a_broken_picture_is_told_each_time(photos):
@@ -97,7 +112,7 @@ def test_what_reads_a_heic_is_part_of_the_picture(photos, monkeypatch):
     """Another version of the package may read other colours; Pillow itself is among the stage's libraries."""
     real = screening.screen
     monkeypatch.setattr(pictures, "full_version", lambda name: f"{name} 1.8.3".split()[1])
-    monkeypatch.setattr(screening, "screen", lambda path: replace(real(path), kind="HEIF"))
+    monkeypatch.setattr(screening, "screen", lambda *asked: replace(real(*asked), kind="HEIF"))
     assert {p.reader for p in find(photos).pictures} == {"pillow-heif 1.8"}
     monkeypatch.undo()
     assert {p.reader for p in find(photos, Store(photos.parent / "other")).pictures} == {None}
