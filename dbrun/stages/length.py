@@ -68,7 +68,7 @@ def _shapes(recipe: Recipe, sources: Sources) -> tuple[int, ...]:
 def told(recipe: Recipe, sources: Sources) -> str:
     """The arithmetic in words."""
     train, found = recipe.train, length(recipe, sources)
-    epochs = f"{found.steps / found.steps_per_epoch:.4g} epochs"
+    epochs = _count(found.steps / found.steps_per_epoch, "epoch")
     whole = f"{train.epochs} epochs = {found.steps} steps" if train.epochs else f"{found.steps} steps = {epochs}"
     held = f"{_count(found.held, 'picture')} held out; " if found.held else ""
     if len(found.shapes) > 1:
@@ -82,7 +82,8 @@ def told(recipe: Recipe, sources: Sources) -> str:
 
 
 def _count(number: float, noun: str, plural: str = "s") -> str:
-    return f"{number:.4g} {noun}{'' if number == 1 else plural}"
+    told = f"{number:.4g}" if number < 1000 else f"{number:.0f}"
+    return f"{told} {noun}{'' if told == '1' else plural}"
 
 
 def _dealt(recipe: Recipe) -> str:

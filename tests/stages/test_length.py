@@ -107,3 +107,9 @@ def test_what_is_held_out_is_not_counted_and_is_told() -> None:
     assert (length(held, sources(10)).steps, length(held, sources(10)).held) == (16, 2)
     assert told(held, sources(10)) == "2 pictures held out; 8 pictures ÷ (1 × 1 accumulated) = 8 steps an epoch; " \
                                       "2 epochs = 16 steps"
+
+
+def test_large_numbers_are_written_out() -> None:
+    said = told(recipe(steps=30_000), sources(10_000))
+    assert said.startswith("10000 pictures ÷ (1 × 1 accumulated) = 10000 steps an epoch; 30000 steps = 3 epochs")
+    assert "= 1 step an epoch; 12345 steps = 12345 epochs" in told(recipe(steps=12_345), sources(1))
