@@ -44,15 +44,19 @@ def _run() -> None:
     from dbrun.errors import DbrunError
     from dbrun.ui.terminal import complain
 
+    words = sys.argv[1:] or ["--help"]
     try:
-        app_for(sys.argv[1:])(prog_name="dbrun")
+        # what a verb leaves with; a wrong command line is told of below, as every other error is
+        if code := app_for(words)(words, prog_name="dbrun", standalone_mode=False):
+            sys.exit(code)
     except DbrunError as error:
         complain(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:
-        from dbrun.cli.crash import bug_report
+        from dbrun.cli.crash import bug_report, misused
 
-        complain(bug_report(error))
-        sys.exit(1)
+        told = misused(error) or bug_report(error)
+        complain(told)
+        sys.exit(told.exit_code)

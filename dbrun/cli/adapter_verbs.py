@@ -23,7 +23,8 @@ def show(adapter: Annotated[Path, typer.Argument(help="An exported .safetensors 
 def compare(exports: Annotated[list[str], typer.Argument(
                 help="Folders that runs wrote, such as outputs/sks_dog; LABEL=FOLDER names a row.",
                 metavar="[LABEL=]FOLDER", show_default=False)],
-            output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("compare.png"),
+            output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE",
+                                                 help="The picture to write.")] = Path("compare.png"),
             ) -> None:
     """Lay the sample pictures of several runs below each other.
 

@@ -26,12 +26,21 @@ class Verbs(TyperGroup):
                     formatter.write_dl(rows)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A verb, whose arguments go by their names alone; typer would add types such as `<list[str]>`."""
+        """A verb, whose arguments go by their names alone; typer would add types such as `<list[str]>`, and braces."""
         if (command := super().get_command(ctx, cmd_name)) is not None:
             for param in command.params:
                 if isinstance(param, TyperArgument):
+                    usage = [_in_usage(param)]
                     param.display_type = lambda ctx: ""  # type: ignore[method-assign]
+                    param.get_usage_pieces = lambda ctx, usage=usage: usage  # type: ignore[method-assign,misc]
         return command
+
+
+def _in_usage(argument: TyperArgument) -> str:
+    """How an argument stands in the line that shows how a verb is called: what may be left out in brackets."""
+    name = argument.metavar or (argument.name or "").upper()
+    shown = name if argument.required or name.startswith("[") else f"[{name}]"
+    return f"{shown}…" if argument.nargs != 1 and "…" not in shown else shown
 
 
 app = typer.Typer(name="dbrun", cls=Verbs, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""What becomes of an exception that nobody foresaw: its traceback goes to a file, its reader gets one line."""
+"""What becomes of an exception that no verb raised: a wrong command line, or one that nobody foresaw."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from dbrun.errors import DbrunError
+import typer
+
+from dbrun.errors import DbrunError, UsageError
 from dbrun.secrets import hidden
 
 
@@ -16,3 +18,13 @@ def bug_report(error: Exception) -> DbrunError:
         log.write(hidden("".join(traceback.format_exception(error))))
     return DbrunError(f"a bug in dbrun: {type(error).__name__}: {error}",
                       fix=f"please report it with {Path(log.name)}; no finished work is lost")
+
+
+def misused(error: Exception) -> UsageError | None:
+    """What is wrong with the words of a command, and how they go; None where it is another error."""
+    context = getattr(error, "ctx", None)
+    if not isinstance(error, typer.BadParameter.__base__ or ()) or context is None:
+        return None
+    words = str(error.format_message()).rstrip(".").replace(". Did", "; did")  # type: ignore[attr-defined]
+    usage = f"\n  usage: {' '.join(context.get_usage().split()[1:])}" if context.parent is not None else ""
+    return UsageError(f"{words[:1].lower()}{words[1:]}{usage}", fix=f"{context.command_path} --help")

@@ -12,8 +12,9 @@ RUN = "A run: its id, the beginning of it, or a name, which means its newest run
 
 
 @app.command()
-def runs(name: Annotated[str | None, typer.Argument(help="Only runs of this name.", show_default=False)] = None,
-         limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+def runs(name: Annotated[str | None, typer.Argument(help="Only runs of this name.", metavar="NAME",
+                                                    show_default=False)] = None,
+         limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most so many.")] = 20,
          json: Json = False) -> None:
     """List the last runs: how they ended, what they did and keep.
 

@@ -20,14 +20,18 @@ def sample(
         words: Annotated[list[str], typer.Argument(
             help="Adapters (a file, or a folder that a run wrote), each with its weight or without, then the prompt.",
             metavar="ADAPTER[:WEIGHT]… PROMPT", show_default=False)],
-        count: Annotated[int, typer.Option("-n", min=1, max=64, help="Pictures; their seeds count up.")] = 4,
-        seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first picture.")] = 0,
+        count: Annotated[int, typer.Option("-n", min=1, max=64, metavar="N",
+                                               help="Pictures; their seeds count up.")] = 4,
+        seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the first picture.")] = 0,
         each: Annotated[bool, typer.Option("--each", help="A row for each adapter alone, under the base's; else "
                                            "all together.")] = False,
-        steps: Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Sampler steps.")] = None,
-        guidance: Annotated[float | None, typer.Option("--guidance", min=0.0, help="Classifier-free guidance.")] = None,
-        resolution: Annotated[int | None, typer.Option("--resolution", min=8, help="Side in pixels.")] = None,
-        precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
+        steps: Annotated[int | None, typer.Option("--steps", min=1, max=1000, metavar="N",
+                                                  help="Sampler steps.")] = None,
+        guidance: Annotated[float | None, typer.Option("--guidance", min=0.0, metavar="X",
+                                                       help="Classifier-free guidance.")] = None,
+        resolution: Annotated[int | None, typer.Option("--resolution", min=8, metavar="N",
+                                                       help="Side in pixels.")] = None,
+        precision: Annotated[str, typer.Option("--precision", metavar="WORD", help="fp32, bf16 or fp16.")] = "fp32",
         base: Base = None,
         output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go; "
                                                     "left out, samples/ and the prompt.")] = None) -> None:
@@ -47,8 +51,9 @@ def merge(adapters: Annotated[list[str], typer.Argument(help="Adapters, each wit
                                                         metavar="ADAPTER[:WEIGHT]…", show_default=False)],
           output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="What to write.",
                                                show_default=False)],
-          how: Annotated[str, typer.Option("--how", help="concatenated (LoRAs: exact, ranks add up), linear (LoRAs: of "
-                                           "the same rank) or full (any types, also one alone: exact, as large as the "
+          how: Annotated[str, typer.Option("--how", metavar="WORD",
+                                           help="concatenated (LoRAs: exact, ranks add up), linear (LoRAs: of the "
+                                           "same rank) or full (any types, also one alone: exact, as large as the "
                                            "layers that change).")] = "concatenated",
           to: Annotated[str | None, typer.Option("--to", metavar="FORMAT", help="diffusers, kohya or peft; left out, "
                                                  "diffusers, and kohya for full.")] = None,

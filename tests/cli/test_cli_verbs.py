@@ -43,3 +43,21 @@ def test_a_verb_reads_its_own_file_only() -> None:
 def test_help_and_a_misspelt_verb_know_all_verbs() -> None:
     assert loaded("--help") == (0, list(HOMES))
     assert loaded("pln") == (2, list(HOMES))
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["explain"], ["error: missing argument 'STAGE'", "  usage: dbrun explain [OPTIONS] STAGE [RECIPE] [KEY=VALUE]…",
+                   "  → dbrun explain --help"]),
+    (["run", "--forse"], ["error: no such option: --forse (Possible options: --force, --from)",
+                          "  usage: dbrun run [OPTIONS] [RECIPE] [KEY=VALUE]…", "  → dbrun run --help"]),
+    (["verifi"], ["error: no such command 'verifi'; did you mean 'verify'?", "  → dbrun --help"])], ids=" ".join)
+def test_a_wrong_command_line_is_told_of_as_every_other_error(words: list[str], said: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "dbrun", *words], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.splitlines() == said
+
+
+def test_without_words_there_is_help_and_what_a_verb_leaves_with_is_the_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text("{}")
+    code = [subprocess.run([sys.executable, "-m", "dbrun", *words], cwd=tmp_path, capture_output=True,
+                           text=True).returncode for words in ([], ["--version"], ["schema", "--check", "old.json"])]
+    assert code == [0, 0, 3]
