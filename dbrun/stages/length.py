@@ -74,10 +74,12 @@ def told(recipe: Recipe, sources: Sources) -> str:
     if len(found.shapes) > 1:
         micro = per_epoch(found.shapes, train.batch_size)
         return (f"{held}{_count(found.pictures, 'picture')} in {len(found.shapes)} shapes = "
-                f"{_count(micro, 'micro-batch', 'es')} of at most {train.batch_size} ÷ "
-                f"{train.accumulation} accumulated = "
+                f"{_count(micro, 'micro-batch', 'es')} of at most {train.batch_size}"
+                f"{f' ÷ {train.accumulation} accumulated' if train.accumulation > 1 else ''} = "
                 f"{_count(found.steps_per_epoch, 'step')} an epoch; {whole}{_rates(train)}{_dealt(recipe)}")
-    return (f"{held}{_count(found.pictures, 'picture')} ÷ ({train.batch_size} × {train.accumulation} accumulated) = "
+    step = f"{train.batch_size} a batch" if train.accumulation == 1 else (
+        f"({train.batch_size} × {train.accumulation} accumulated)")
+    return (f"{held}{_count(found.pictures, 'picture')} ÷ {step} = "
             f"{_count(found.steps_per_epoch, 'step')} an epoch; {whole}{_rates(train)}{_dealt(recipe)}")
 
 

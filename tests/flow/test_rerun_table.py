@@ -137,7 +137,7 @@ def test_masks_rerun_what_reads_them_and_their_weight_only_training(project: Pro
 def test_the_plan_says_how_long_training_goes(finished: Project) -> None:
     notes = json.loads(finished.dbrun("plan", "tiny.yaml", "--json").stdout)["notes"]
     assert [note["text"] for note in notes if note["stage"] == "training"] == [
-        "3 pictures ÷ (2 × 1 accumulated) = 1.5 steps an epoch; 6 steps = 4 epochs"]
+        "3 pictures ÷ 2 a batch = 1.5 steps an epoch; 6 steps = 4 epochs"]
 
 
 def test_without_a_change_nothing_is_pending(finished: Project) -> None:

@@ -62,7 +62,7 @@ def test_each_shape_ends_a_micro_batch_of_its_own(train: dict[str, object], step
 def test_the_plan_says_how_many_micro_batches_shapes_make() -> None:
     shaped = recipe(epochs=3, batch_size=2).model_copy(
         update={"images": Images(resolution=64, buckets=Buckets(step=8))})
-    assert told(shaped, SHAPED) == ("6 pictures in 3 shapes = 4 micro-batches of at most 2 ÷ 1 accumulated = "
+    assert told(shaped, SHAPED) == ("6 pictures in 3 shapes = 4 micro-batches of at most 2 = "
                                     "4 steps an epoch; 3 epochs = 12 steps")
     unknown = shaped.model_copy(update={"images": Images(resolution=64, buckets=Buckets())})
     with pytest.raises(RecipeError, match="a base that is not here yet"):
@@ -87,11 +87,12 @@ def test_every_rate_is_scaled_as_by_hand() -> None:
 
 def test_the_plan_says_the_arithmetic() -> None:
     assert told(recipe(epochs=3, batch_size=2), sources(5)) == (
-        "5 pictures ÷ (2 × 1 accumulated) = 2.5 steps an epoch; 3 epochs = 8 steps")
+        "5 pictures ÷ 2 a batch = 2.5 steps an epoch; 3 epochs = 8 steps")
     assert told(recipe(steps=300, batch_size=5, scale_lr=True, learning_rate=2e-3), sources(5)) == (
-        "5 pictures ÷ (5 × 1 accumulated) = 1 step an epoch; 300 steps = 300 epochs; "
+        "5 pictures ÷ 5 a batch = 1 step an epoch; 300 steps = 300 epochs; "
         "learning rate 0.002 × 1 × 5 = 0.01")
     shared = recipe(steps=10, batch_size=1, accumulation=4).model_copy(update={"launch": Launch(processes=2)})
+    assert told(shared, sources(5)).startswith("5 pictures ÷ (1 × 4 accumulated) = 1.25 steps an epoch; 10 steps = ")
     assert told(shared, sources(5)).endswith("; 2 processes, each with 2 micro-batches a step")
 
 
@@ -105,11 +106,11 @@ def test_what_changes_the_numbers_is_in_the_params_and_what_does_not_is_not() ->
 def test_what_is_held_out_is_not_counted_and_is_told() -> None:
     held = recipe(epochs=2, held_out={"share": 0.2, "every": 1})
     assert (length(held, sources(10)).steps, length(held, sources(10)).held) == (16, 2)
-    assert told(held, sources(10)) == "2 pictures held out; 8 pictures ÷ (1 × 1 accumulated) = 8 steps an epoch; " \
+    assert told(held, sources(10)) == "2 pictures held out; 8 pictures ÷ 1 a batch = 8 steps an epoch; " \
                                       "2 epochs = 16 steps"
 
 
 def test_large_numbers_are_written_out() -> None:
     said = told(recipe(steps=30_000), sources(10_000))
-    assert said.startswith("10000 pictures ÷ (1 × 1 accumulated) = 10000 steps an epoch; 30000 steps = 3 epochs")
+    assert said.startswith("10000 pictures ÷ 1 a batch = 10000 steps an epoch; 30000 steps = 3 epochs")
     assert "= 1 step an epoch; 12345 steps = 12345 epochs" in told(recipe(steps=12_345), sources(1))
