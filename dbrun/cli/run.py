@@ -73,8 +73,6 @@ def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False
         except DbrunError as error:
             watch(RunFailed(None, error.message, error.fix, error.exit_code))
             raise
-        for note in located.notes:
-            watch(note)
         crew = Crew(here.size if here else loaded.recipe.launch.processes, asked.words, here)
         outcome = execute(loaded, located, store, selection, emit=watch, overrides=asked.overrides, crew=crew)
         if outcome.outputs is not None and not as_json and not quiet:

@@ -64,8 +64,6 @@ def execute(loaded: LoadedRecipe, located: Located, store: Store, selection: Sel
         try:
             store.prepare()
             known = pinned(loaded, located, store)
-            for note in known.notes if known is not located else ():
-                tell(note)
             within = scope(loaded.recipe, known, store, selection, stages)
             plan = plan_of(within)
             _refuse(plan, shlex.join(_typed(loaded, overrides)), store)
@@ -75,7 +73,8 @@ def execute(loaded: LoadedRecipe, located: Located, store: Store, selection: Sel
             tell.record = Record.begin(store, loaded, overrides)
             crew.logs = tell.record.folder
             run = _Run(within, tell.record, tell, stopping, target, crew, written(loaded, overrides))
-            return run.go(plan, shown(loaded.path))
+            notes = (*located.notes, *(known.notes if known is not located else ()))
+            return run.go(plan, shown(loaded.path), notes)
         finally:
             crew.close()
             if tell.record is not None:
@@ -127,11 +126,13 @@ class _Run:
     crew: Crew
     written: Mapping[str, object]
 
-    def go(self, plan: Plan, recipe: str) -> Outcome:
-        """Every stage of the plan in order, then the delivery. recipe: what to call it."""
+    def go(self, plan: Plan, recipe: str, notes: Sequence[Note]) -> Outcome:
+        """Every stage of the plan in order, then the delivery. recipe: what to call it; notes: what is said first."""
         began = time.monotonic()
         run_id = self.record.folder.name
         self.tell(RunStarted(recipe, self.within.recipe.name, run_id, tuple(s.name for s in plan.stages)))
+        for note in notes:
+            self.tell(note)
         traces, ran = self._stages(plan)
         target = self.target
         if target is not None and self._deliver(traces, target) and EXPORT_STAGE not in ran:

@@ -487,7 +487,9 @@ def test_a_hub_base_is_pinned_before_anything_runs(home, fresh, monkeypatch):
     loaded = load_recipe(home / "r.yaml")
     execute(loaded, replace(known, revision="main"), Store(home / "store"), emit=told.append,
             outputs=home / "outputs", stages=stub_stages())
-    assert asked == ["main"] and told[0] == Note("base", "main is commit …")
+    first = [type(event).__name__ for event in told].index("StageStarted")
+    assert asked == ["main"] and isinstance(told[0], RunStarted)
+    assert told[1:first] == [*known.notes, Note("base", "main is commit …")], "said under the run's name, and recorded"
     assert sources.pinned(loaded, known, Store(home / "store")) is known
 
 
