@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dbrun.columns import fitting
 from dbrun.plan.looks import Row
 from dbrun.ui.table import aligned
-from dbrun.ui.terminal import columns, paint, width
+from dbrun.ui.terminal import columns, cut, paint, width
 
 LONGEST = 40
 """Columns of a name or prompt that are shown at most; on a narrow screen both give way to what is beside them."""
@@ -25,7 +25,7 @@ def table(rows: Sequence[Row]) -> str:
     longest = max(columns(line[0]) for line in (HEAD, *every))
     name = min(longest, LONGEST, max(room // 2, room - max(columns(line[6]) for line in every)))
     shown = [[_middle(line[0], name), *(line[column] for column in used[1:-1]),
-              _short(line[6], min(LONGEST, room - name))] for line in every]
+              cut(line[6], min(LONGEST, room - name))] for line in every]
     lines = aligned(shown, head=[HEAD[column] for column in used]).splitlines()
     for number in reversed(range(len(rows))):
         if odd := "; ".join(rows[number].odd):
@@ -47,11 +47,6 @@ def _sum(rows: Sequence[Row]) -> str:
     listed = ", ".join(f"{count} of {shape[0]}×{shape[1]}" for shape, count in sorted(shapes.items()))
     odd = sum(bool(row.odd) for row in rows)
     return f"{len(rows)} pictures{f': {listed}' if listed else ''}; {odd or 'none'} odd"
-
-
-def _short(text: str, room: int) -> str:
-    """The beginning of a text, if it does not fit into so many columns."""
-    return text if columns(text) <= room else f"{text[:fitting(text, room - 1)]}…"
 
 
 def _middle(name: str, room: int) -> str:

@@ -56,4 +56,5 @@ def _total(plan: Plan, known: Mapping[str, Estimate]) -> str:
     memory = f", {size_words(whole.memory)} of memory" if whole.memory else ""
     unknown = [stage.name for stage in plan.stages if stage.status is not Status.HIT and stage.name not in known]
     without = f"; nothing is known of {', '.join(unknown)}" if unknown else ""
-    return f"about {clock(whole.seconds)}{memory}, {size_words(whole.disk)} of disk, going by earlier runs{without}"
+    return aligned([[f"about {clock(whole.seconds)}{memory}, {size_words(whole.disk)} of disk, going by earlier "
+                     f"runs{without}"]])

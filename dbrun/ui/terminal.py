@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from dbrun.columns import columns as plain_columns
+from dbrun.columns import fitting
 from dbrun.errors import WIDTH, DbrunError
 from dbrun.secrets import hidden
 
@@ -108,6 +109,11 @@ def fold(text: str, first: int, more: int) -> list[str]:
             line, room = "", more
         line += word
     return [part.replace("\N{NO-BREAK SPACE}", " ") for part in (*lines, line.rstrip())]
+
+
+def cut(text: str, room: int) -> str:
+    """A text without colours, without its end where it does not fit into so many columns."""
+    return text if plain_columns(text) <= room else f"{text[:fitting(text, max(0, room - 1))].rstrip()}…"
 
 
 def put(text: str, end: str = "\n") -> None:

@@ -2,11 +2,21 @@
 
 import io
 import json
+import re
 import sys
 
 import pytest
 
-from dbrun.events import Note, Progress, RunFinished, RunStarted, StageFinished, StageReused, StageStarted
+from dbrun.events import (
+    Note,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageReused,
+    StageStarted,
+)
 from dbrun.ui.progress import JsonLines, Lines, Live, watcher
 
 RUN = [
@@ -68,6 +78,40 @@ def test_on_a_terminal_a_bar_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> 
     text = screen.getvalue()
     assert watch._bar is None and "3/60 pictures" in text and "1 min 15 s" in text
     assert "prior.count 40 → 60" in text
+
+
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_a_bar_leaves_room_for_what_a_terminal_writes_at_ctrl_c(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    for name, value in (("TERM", "xterm"), ("COLUMNS", str(columns))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("dbrun.ui.progress.SURE", -1.0)
+    watch = Live()
+    watch(RUN[0])
+    watch(StageStarted("generate-priors", f"{'a reason that is long ' * 9}犬", resumed=True))
+    watch._bar.refresh()
+    for done in range(40):
+        watch(Progress("generate-priors", done, 300, "pictures", {"loss": 0.25, "learning_rate": 1e-4}))
+        watch._bar.refresh()
+    watch.close()
+    frames = [re.sub(r"\x1b\[[0-9?;]*[a-zA-Z]", "", line) for line in re.split(r"[\r\n]", screen.getvalue())]
+    bars = [line.rstrip() for line in frames if "generate-priors" in line and "━" in line]
+    assert max(map(len, bars)) <= columns - 4
+    assert all(re.match(r"  generate-priors  [━╸╺]", line) for line in bars), "the name and the bar keep their room"
+    assert any("…" in line for line in bars) and "39/300 pictures" in bars[-1]
+    assert " left  loss 0.25  learning rate 0.0001" in bars[-1] or columns < 160
+
+
+@pytest.mark.parametrize(("code", "word"), [(1, "failed"), (130, "stopped"), (143, "stopped")])
+def test_the_stage_that_a_run_ended_in_says_how_far_it_was(capsys: pytest.CaptureFixture[str], code: int,
+                                                           word: str) -> None:
+    watch = Lines()
+    for event in (*RUN[:4], RunFailed("generate-priors", "no", None, code)):
+        watch(event)
+    assert capsys.readouterr().err.splitlines()[-1] == f"  generate-priors  {word}  3/60 pictures"
+    watch(RunFailed(None, "before any stage", None, code))
+    assert capsys.readouterr().err == ""
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
