@@ -53,7 +53,7 @@ def header(path: Path) -> Header:
 def read(path: Path) -> dict[str, object]:
     """The provenance that dbrun wrote into an exported adapter. Raises RecipeError where there is none."""
     if not path.is_file():
-        raise RecipeError(f"{path} is not a file", fix="name an exported .safetensors file")
+        raise RecipeError(f"{path} is {'a folder' if path.is_dir() else 'not there'}", fix=_exported(path))
     text = header(path).metadata.get(KEY)
     try:
         document = json.loads(text) if text else None
@@ -62,6 +62,12 @@ def read(path: Path) -> dict[str, object]:
     if not isinstance(document, dict):
         raise RecipeError(f"{path} holds no provenance of dbrun", fix="name a file that `dbrun run` exported")
     return document
+
+
+def _exported(path: Path) -> str:
+    """Which file to name: one in the folder that was named, where there is one."""
+    found = sorted(path.glob("*.safetensors")) or sorted(path.glob("*/*.safetensors"))
+    return f"name a file in it, such as {found[0]}" if found else "name an exported .safetensors file"
 
 
 def record_beside(path: Path, document: Mapping[str, Any]) -> Mapping[str, Any] | None:

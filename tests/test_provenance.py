@@ -43,7 +43,7 @@ def test_a_file_of_others_and_a_missing_one_are_told_apart(file, tmp_path) -> No
     save_file({"x": torch.zeros(1)}, file)
     with pytest.raises(RecipeError, match="no provenance"):
         read(file)
-    with pytest.raises(RecipeError, match="not a file"):
+    with pytest.raises(RecipeError, match="is not there"):
         read(tmp_path / "none.safetensors")
 
 
@@ -51,3 +51,12 @@ def test_reading_needs_no_tensor_library(file) -> None:
     code = ("import sys, pathlib; from dbrun.provenance import read; read(pathlib.Path(sys.argv[1]));"
             "sys.exit(any(m in sys.modules for m in ('torch', 'safetensors', 'numpy')))")
     assert subprocess.run([sys.executable, "-c", code, str(file)]).returncode == 0
+
+
+def test_a_folder_that_is_named_says_which_file_of_it_to_name(tmp_path) -> None:
+    (tmp_path / "b").mkdir()
+    with pytest.raises(RecipeError, match="is a folder\n  → name an exported"):
+        read(tmp_path)
+    save_file({"x": torch.zeros(1)}, tmp_path / "b" / "lora.safetensors")
+    with pytest.raises(RecipeError, match=r"is a folder\n  → name a file in it, such as .*lora.safetensors"):
+        read(tmp_path)

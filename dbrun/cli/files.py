@@ -66,7 +66,7 @@ def migrate_all(files: Sequence[Path]) -> bool:
     for file in files:
         found = version(file)
         if found in (None, VERSION):
-            put(f"{file}: {found or 'a part of another recipe'}, nothing to do")
+            put(f"{file}: {found or 'no version of its own'}, nothing to do")
         else:
             complain(UsageError(f"{file}: found the version '{found}', this dbrun knows {VERSION} only",
                                 fix="pip install --upgrade dbrun"))
@@ -98,7 +98,7 @@ def write_starter(name: str) -> None:
     target = (home if home.is_dir() else Path()) / f"{name}.yaml"
     try:
         with target.open("x", encoding="utf-8") as file:
-            file.write(starter(name))
+            file.write(starter(name, target))
     except FileExistsError:
         raise UsageError(f"{target} exists already", fix="choose another name") from None
     except OSError as error:

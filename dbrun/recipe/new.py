@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from dbrun.errors import UsageError
 from dbrun.parts import NULL
@@ -10,9 +11,9 @@ from dbrun.recipe.model import NAME
 
 TEXT = """\
 # A dbrun recipe. It runs as it stands, on the small base model and the pictures that come with dbrun:
-#   dbrun run {name}.yaml
-# Then put in your own folder of pictures, your own words and a larger base. `dbrun plan {name}.yaml` says
-# what a change makes new; `dbrun validate {name}.yaml` checks the recipe and runs nothing.
+#   dbrun run {place}
+# Then put in your own folder of pictures, your own words and a larger base. `dbrun plan {place}` says
+# what a change makes new; `dbrun validate {place}` checks the recipe and runs nothing.
 schema: dbrun/v1
 name: {name}
 
@@ -52,9 +53,12 @@ seed: 0
 """
 
 
-def starter(name: str) -> str:
-    """The text of a commented starter recipe of this name. Raises UsageError where it cannot be a name."""
+def starter(name: str, place: Path | None = None) -> str:
+    """The text of a commented starter recipe of this name. Raises UsageError where it cannot be a name.
+
+    place: of its file; left out, one of that name here.
+    """
     if not re.fullmatch(NAME, name):
         raise UsageError(f"found the name '{name}', allowed: letters, digits, '.', '_' and '-', at most 64, "
                          "the first a letter or a digit", fix="dbrun new my_dog")
-    return TEXT.format(name=f'"{name}"' if name in NULL else name)
+    return TEXT.format(name=f'"{name}"' if name in NULL else name, place=place or f"{name}.yaml")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dbrun.errors import UsageError
@@ -25,3 +27,8 @@ def test_a_starter_explains_itself() -> None:
 def test_what_cannot_be_a_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="letters, digits"):
         starter(name)
+
+
+def test_a_starter_names_the_file_that_it_is_in() -> None:
+    text = starter("null", Path("recipes/null.yaml"))
+    assert "dbrun run recipes/null.yaml" in text and 'name: "null"' in text
