@@ -8,7 +8,7 @@ from dbrun.errors import UsageError
 from dbrun.plan.compare import compare, events, find_run
 from dbrun.store.runs import Run, runs
 from dbrun.store.store import store_at_hand
-from dbrun.ui.terminal import put, say
+from dbrun.ui.terminal import counted, put, say
 
 
 def show_runs(name: str | None, limit: int | None, *, as_json: bool) -> None:
@@ -25,7 +25,7 @@ def show_runs(name: str | None, limit: int | None, *, as_json: bool) -> None:
     elif found:
         put(run_table(found))
         if len(asked) > len(found):
-            say(f"and {len(asked) - len(found)} earlier ones; `dbrun ls` lists all")
+            say(f"and {counted(len(asked) - len(found), 'earlier run')}; `dbrun ls` lists all")
     else:
         say(f"no runs{f' of {name}' if name else ''} in {store.root}")
 

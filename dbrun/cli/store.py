@@ -23,7 +23,7 @@ def show_rooms(*, as_json: bool) -> None:
                         "parts": {part: vars(room) for part, room in found.items()}}, indent=1))
         return
     put(room_table(found))
-    say(f"`dbrun gc` would free {words(free)}")
+    say(f"`dbrun gc` would free {words(free) if free else 'nothing'}")
 
 
 def check_all(*, as_json: bool) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
-from dbrun.ui.terminal import put, say, warn
+from dbrun.ui.terminal import counted, put, say, warn
 
 if TYPE_CHECKING:
     from dbrun.after.bases import AtHand
@@ -24,11 +24,14 @@ SAMPLES = Path("samples")
 
 def draw_samples(words: Sequence[str], wish: Wish, base: str | None, precision: str, output: Path | None) -> None:
     """Draw a prompt under adapters; the grid's path goes to stdout."""
+    from contextlib import closing
     from dataclasses import replace
 
     from dbrun.after.files import split
     from dbrun.after.sampling import draw, save, settled
     from dbrun.after.words import words_of
+    from dbrun.events import Progress
+    from dbrun.ui.progress import watcher
 
     adapters, prompt = split(words)
     wish = replace(wish, prompt=prompt)
@@ -38,7 +41,9 @@ def draw_samples(words: Sequence[str], wish: Wish, base: str | None, precision: 
         words_of(adapters, at_hand.family)
     say(f"{' + '.join(a.label for a in adapters)} over {at_hand.asked}")
     loaded = at_hand.load(precision)
-    pictures = draw(wish, adapters, at_hand, loaded, lambda done, total: say(f"picture {done + 1} of {total}"))
+    with closing(watcher(as_json=False)) as watch:
+        pictures = draw(wish, adapters, at_hand, loaded,
+                        lambda done, total: watch(Progress("sample", done, total, "pictures")))
     folder = output or SAMPLES / (re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:60] or "prompt")
     put(str(save(folder, pictures, wish, adapters, at_hand)))
 
@@ -138,8 +143,10 @@ def push_folder(folder: Path, repo: str, *, public: bool, dry_run: bool) -> None
     for name, size in sent.files.items():
         say(f"{words(size):>9}  {name}")
     seen = "private" if sent.private else "public"
-    say(f"{len(sent.files)} files, {words(sum(sent.files.values()))} → {repo}, {seen} if it is new")
-    if not dry_run:
+    say(f"{counted(len(sent.files), 'file')}, {words(sum(sent.files.values()))} → {repo}, {seen} if it is new")
+    if dry_run:
+        say("nothing is sent: this is what would be, without --dry-run")
+    else:
         put(send(sent))
 
 

@@ -16,6 +16,8 @@ from dbrun.store.table import sound
 from dbrun.store.traces import File, manifest_digest
 from dbrun.values import dataclass
 
+QUARANTINE = "quarantine"
+"""The folder of the store where what is damaged is put."""
 OTHER = "it holds other bytes than were written"
 CHECKPOINT = re.compile(r"step-\d+\.(?P<digest>[0-9a-f]{64})\.safetensors")
 
@@ -128,7 +130,7 @@ def _aside(store: Store, path: Path) -> str | None:
     """Put something into quarantine; None where it was gone, or the store takes no writes."""
     if store.read_only:
         return None
-    home = store.root / "quarantine"
+    home = store.root / QUARANTINE
     aside = home / f"{path.name}.{fresh_name()}"
     with disk_errors("putting aside what is damaged"), store.using():
         home.mkdir(parents=True, exist_ok=True)

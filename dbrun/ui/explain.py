@@ -23,9 +23,11 @@ def explanation(found: Explanation) -> str:
     compared = found.earlier is not None and found.trace is None
     rows = []
     for part in dict.fromkeys(line.part for line in found.lines):
+        title = part
         for line in found.lines:
             if line.part == part:
-                mark = "~" if compared and line.changed else " "
-                before = f"before: {line.before or 'left out'}" if compared and line.changed else ""
-                rows.append([mark, part, line.name, f"{line.now or 'left out'}{f'  ({before})' if before else ''}"])
+                changed = compared and line.changed
+                before = f"  (before: {line.before or 'left out'})" if changed else ""
+                rows.append(["~" if changed else " ", title, line.name, f"{line.now or 'left out'}{before}"])
+                title = ""
     return "\n".join([*lines, aligned(rows, styles=["yellow", "dim"])])

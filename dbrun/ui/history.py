@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 from dbrun.plan.compare import Comparison, Row
 from dbrun.plan.planner import Plan
@@ -15,6 +16,10 @@ from dbrun.ui.table import aligned
 from dbrun.ui.terminal import ago, clock, columns, paint, past
 
 CREATED = "%Y-%m-%dT%H:%M:%SZ"
+STEPS = 10
+"""Steps on the way that the log of a stage shows, about."""
+UNITS = {"images/s": ("images_per_second", ".3g"), "MiB": ("memory_mib", ".0f")}
+"""Unit → the metric in it, and how its numbers are written."""
 STYLES = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow", "killed": "yellow"}
 
 
@@ -47,19 +52,40 @@ def ended(run: Run) -> str:
         return ""
     if last.get("event") == "run_finished":
         seconds = last.get("seconds")
-        taken = f", {clock(seconds)}" if isinstance(seconds, (int, float)) else ""
-        return f"{last.get('ran')} ran, {last.get('reused')} cached{taken}"
+        ran, reused = last.get("ran"), last.get("reused")
+        if not ran or not isinstance(ran, int) or not isinstance(reused, int):
+            return "all cached"
+        return f"{ran} of {ran + reused} ran" + (f", {clock(seconds)}" if isinstance(seconds, (int, float)) else "")
     if run.state == "interrupted":
         return f"stopped in {last['stage']}" if last.get("stage") else "stopped"
-    stage = f"{last['stage']}: " if last.get("stage") else ""
-    return f"{stage}{str(last.get('message', '')).splitlines()[0] if last.get('message') else ''}"
+    words = str(last.get("message") or "").partition("\n")[0]
+    stage = str(last.get("stage") or "")
+    return words if words.startswith(stage) else f"{stage}: {words}"
 
 
 def log_lines(events: Iterable[Mapping[str, object]], log: str | None) -> str:
-    """What a run said, a line an event with its time, then the traceback if it left one."""
+    """What a run said, a line an event with its time, then the traceback if it left one.
+
+    Of a stage's steps on the way some are shown, the last among them.
+    """
     rows = [[time.strftime("%H:%M:%S", time.localtime(float(str(event.get("time", 0))))),
-             str(event.get("stage") or ""), text] for event in events if (text := _event(event))]
+             str(event.get("stage") or ""), text] for event in _thinned(events) if (text := _event(event))]
     return "\n".join(part for part in (aligned(rows, styles=["dim"]) if rows else "", (log or "").rstrip()) if part)
+
+
+def _thinned(events: Iterable[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
+    """Every event, but of steps that follow each other as many as are read."""
+    for moved, group in groupby(events, key=lambda event: event.get("event") == "progress"):
+        found = list(group)
+        yield from found[::-1][::-(-len(found) // STEPS)][::-1] if moved else found
+
+
+def _metric(name: str, value: float) -> str:
+    """A number that a training tells, with its unit."""
+    for unit, (ending, form) in UNITS.items():
+        if name.endswith(ending):
+            return f"{value:{form}} {unit}"
+    return f"{name.replace('_', ' ')} {value:.3g}"
 
 
 def _event(event: Mapping[str, object]) -> str:
@@ -72,7 +98,7 @@ def _event(event: Mapping[str, object]) -> str:
             return f"{'goes on' if event.get('resumed') else 'runs'}: {event.get('reason')}"
         case "progress":
             metrics = event.get("metrics")
-            words = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in metrics.items()
+            words = "  ".join(_metric(name, value) for name, value in metrics.items()
                               if isinstance(value, (int, float))) if isinstance(metrics, dict) else ""
             return f"{event.get('done')}/{event.get('total')} {event.get('unit')}  {words}".rstrip()
         case "note":
@@ -91,13 +117,15 @@ def comparison(found: Comparison, first: Run, second: Run) -> str:
     """What differs between two runs; what is equal is only named."""
     parts = [(title, rows) for title, rows in (("recipe", found.recipe), ("keys of stages", found.stages),
                                                ("results", found.results)) if rows]
-    cells = {title: [[title, first.id, second.id], *_cells(rows)] for title, rows in parts}
+    cells = {title: [[title, "a", "b"], *_cells(rows)] for title, rows in parts}
     # one column under the other, so that the eye has one way down
     wide = [max(columns(row[i]) for rows in cells.values() for row in rows) for i in (0, 1)] if cells else []
     blocks = [aligned(rows[1:], head=[cell.ljust(size) for cell, size in zip(rows[0], [*wide, 0], strict=True)])
               for rows in cells.values()]
     if found.same:
-        blocks.append(f"the same in both: {', '.join(found.same)}")
+        blocks.append(aligned([[f"the same in both: {', '.join(found.same)}"]]))
+    if cells:
+        blocks.insert(0, aligned([["a", first.id], ["b", second.id]], styles=["dim"]))
     return "\n\n".join(blocks) or "the two runs are the same"
 
 
@@ -115,7 +143,7 @@ def standing(plan: Plan, made: Mapping[str, tuple[str, float]], last: Run | None
         if stage.name in made:
             words = f"made {ago(_seconds(when, CREATED))}, took {clock(seconds)}"
         rows.append([stage.name, status_word(stage.status), words])
-    below = [["outputs", f"{outputs[0]}, {outputs[1]}"]]
+    below = [["outputs".ljust(max(len(stage.name) for stage in plan.stages)), f"{outputs[0]}, {outputs[1]}"]]
     if last is not None:
         state = paint(last.state, STYLES[last.state], sys.stdout)
         below.append(["last run", f"{last.id}, {state}" + (f", {words}" if (words := at_work or ended(last)) else "")])

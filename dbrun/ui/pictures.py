@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dbrun.columns import fitting
 from dbrun.plan.looks import Row
 from dbrun.ui.table import aligned
-from dbrun.ui.terminal import columns, cut, paint, width
+from dbrun.ui.terminal import columns, counted, cut, paint, width
 
 LONGEST = 40
 """Columns of a name or prompt that are shown at most; on a narrow screen both give way to what is beside them."""
@@ -46,7 +46,7 @@ def _sum(rows: Sequence[Row]) -> str:
     shapes = Counter(row.shape for row in rows if row.shape)
     listed = ", ".join(f"{count} of {shape[0]}×{shape[1]}" for shape, count in sorted(shapes.items()))
     odd = sum(bool(row.odd) for row in rows)
-    return f"{len(rows)} pictures{f': {listed}' if listed else ''}; {odd or 'none'} odd"
+    return f"{counted(len(rows), 'picture')}{f': {listed}' if listed else ''}; {odd or 'none'} odd"
 
 
 def _middle(name: str, room: int) -> str:

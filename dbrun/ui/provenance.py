@@ -6,15 +6,20 @@ import re
 import sys
 from collections.abc import Mapping
 
-from dbrun.ui.terminal import paint
+from dbrun.ui.terminal import fold, paint, width
 
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 def outline(facts: Mapping[str, object], indent: str = "") -> str:
-    """`key: value` lines; what has several lines or parts one step further in, long digests shortened."""
+    """`key: value` lines; what has several lines or parts one step further in, long digests shortened.
+
+    The version of a document is for programs, and left out.
+    """
     lines = []
     for key, value in facts.items():
+        if key == "format_version":
+            continue
         label = f"{indent}{paint(key, 'cyan', sys.stdout)}:"
         if isinstance(value, Mapping):
             lines += [label, outline(value, indent + "  ")]
@@ -24,12 +29,20 @@ def outline(facts: Mapping[str, object], indent: str = "") -> str:
                 body = outline(entry, indent + "    ")
                 lines.append(f"{indent}  - {body.lstrip()}")
         elif isinstance(value, str) and "\n" in value:
-            lines += [label, *(f"{indent}  | {line}" for line in value.splitlines())]
+            lines += [label, *(_folded(f"{indent}  | {line}", f"{indent}  |   ") for line in value.splitlines())]
         elif isinstance(value, (list, tuple)):
-            lines.append(f"{label} {', '.join(map(_word, value)) or '-'}")
+            lines.append(_folded(f"{label} {', '.join(map(_word, value)) or '-'}", f"{indent}  "))
         else:
-            lines.append(f"{label} {_word(value)}")
+            lines.append(_folded(f"{label} {_word(value)}", f"{indent}  "))
     return "\n".join(lines)
+
+
+def _folded(line: str, below: str) -> str:
+    """A line, on a screen in as many as it takes; below: what the second and the others begin with."""
+    if not sys.stdout.isatty():
+        return line
+    room = width(sys.stdout)
+    return f"\n{below}".join(fold(line, room, room - len(below)))
 
 
 def _word(value: object) -> str:

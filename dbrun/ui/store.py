@@ -7,36 +7,46 @@ from collections.abc import Mapping, Sequence
 
 from dbrun.space import words
 from dbrun.store.census import Room
-from dbrun.store.check import Report
+from dbrun.store.check import QUARANTINE, Report
 from dbrun.store.sweep import Sweep
-from dbrun.ui.terminal import paint
+from dbrun.ui.provenance import DIGEST
+from dbrun.ui.table import aligned
+from dbrun.ui.terminal import counted, paint
+
+SHORT = r"\1…"
+"""What of a long digest is shown."""
 
 
 def room_table(rooms: Mapping[str, Room]) -> str:
     """A line a part, the largest first, and the sum."""
     parts = sorted(rooms.items(), key=lambda entry: -entry[1].bytes)
     parts.append(("all", Room(sum(r.count for r in rooms.values()), sum(r.bytes for r in rooms.values()))))
-    head, last = f"{'part':<{max(len(part) for part, _ in parts)}}  {'things':>7}  {'size':>9}", _counted(parts)
-    *lines, whole = last.splitlines()
-    return "\n".join([paint(head, "dim", sys.stdout), *lines, paint(whole, "bold", sys.stdout)])
+    *lines, whole = _counted(parts)
+    return "\n".join([*lines, paint(whole, "bold", sys.stdout)])
 
 
 def sweep_lines(sweep: Sweep, dry_run: bool) -> str:
     """What went, or would go."""
     said = "would free" if dry_run else "freed"
-    last = f"{said} {words(sweep.bytes)}; runs that keep what they need: {len(sweep.kept)}"
-    return "\n".join([_counted(list(sweep.gone.items())), last] if sweep.gone else [last])
+    last = f"{said} {words(sweep.bytes) if sweep.bytes else 'nothing'}"
+    if sweep.kept:
+        last += f"; what {counted(len(sweep.kept), 'run')} {'needs' if len(sweep.kept) == 1 else 'need'} stays"
+    return "\n".join([*_counted(list(sweep.gone.items())), last] if sweep.gone else [last])
 
 
 def report_lines(report: Report) -> str:
-    """What was found, a line each, then how much was read."""
-    lines = [f"{paint('damaged', 'red', sys.stdout)}  {f.place}: {f.what}"
-             + (f"; it is in {f.aside} now" if f.aside else "") for f in report.findings]
-    read = ", ".join(f"{count} {kind}{'s' if count != 1 else ''}" for kind, count in report.checked.items())
-    end = "all as written" if not lines else "what is put aside is made again by the next run that needs it"
-    return "\n".join([*lines, f"{read or 'nothing'}: {end}"])
+    """What was found, a line each, then how much was read and what became of it."""
+    rows = [[paint("damaged", "red", sys.stdout), f"{DIGEST.sub(SHORT, f.place)}: {f.what}"] for f in report.findings]
+    read = ", ".join(counted(count, kind) for kind, count in report.checked.items()) or "nothing"
+    end = "all as written" if not rows else "the store can only be read, so it stays"
+    if any(f.aside for f in report.findings):
+        end = f"what is damaged is in {QUARANTINE}/ now, and made again by the next run that needs it"
+    return "\n".join([*([aligned(rows)] if rows else []), aligned([[f"{read}: {end}"]])])
 
 
-def _counted(parts: Sequence[tuple[str, Room]]) -> str:
+def _counted(parts: Sequence[tuple[str, Room]]) -> list[str]:
+    """A head, then a line for each part."""
     column = max(len(part) for part, _ in parts)
-    return "\n".join(f"{part:<{column}}  {room.count:>7}  {words(room.bytes):>9}" for part, room in parts)
+    head = f"{'part':<{column}}  {'things':>7}  {'size':>9}"
+    return [paint(head, "dim", sys.stdout),
+            *(f"{part:<{column}}  {room.count:>7}  {words(room.bytes):>9}" for part, room in parts)]

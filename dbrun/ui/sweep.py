@@ -8,7 +8,7 @@ from dbrun.plan.grid import Together
 from dbrun.plan.planner import Status
 from dbrun.ui.plan import status_word
 from dbrun.ui.table import aligned
-from dbrun.ui.terminal import clock
+from dbrun.ui.terminal import clock, counted
 
 Values = Sequence[tuple[str, str]]
 
@@ -19,14 +19,14 @@ def plan_table(work: Sequence[Together], runs: Sequence[Values]) -> str:
             for one in work]
     todo = [one for one in work if one.plan.status is not Status.HIT]
     alone = sum(len(one.runs) for one in todo)
-    last = f"{len(runs)} runs: nothing to do" if not todo else (
-        f"{len(runs)} runs: {len(todo)} stages to run" + (f" instead of {alone}" if alone > len(todo) else ""))
+    work_left = f"{counted(len(todo), 'stage')} to run" + (f" instead of {alone}" if alone > len(todo) else "")
+    last = f"{counted(len(runs), 'run')}: {work_left if todo else 'nothing to do'}"
     return f"{aligned(rows)}\n{last}"
 
 
 def _whose(members: Sequence[int], runs: Sequence[Values]) -> str:
     """The values that the members have in common, apart from those that all runs have."""
-    if len(members) == len(runs):
+    if len(members) == len(runs) > 1:
         return f"once for {len(runs)} runs"
     shared = [pair for pair in runs[members[0]] if all(pair in runs[i] for i in members)]
     words = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in shared)

@@ -8,25 +8,38 @@ from collections.abc import Sequence
 from dbrun.ui.terminal import columns, fold, paint, width
 
 GAP = "  "
+LEAST = 24
+"""Columns that the last column of a table has on a screen; what wants more than there are goes below its row."""
+BELOW = "    "
 
 
 def aligned(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: Sequence[str | None] = ()) -> str:
-    """Rows as columns, under a head if there is one; what does not fit into the last column is wrapped there.
+    """Rows as columns, under a head if there is one; on a screen, what does not fit into the last is wrapped there.
 
     styles: of each column, where it has one.
     """
     every = [list(head), *rows] if head else list(rows)
     wide = [max(map(columns, column)) for column in zip(*(row[:-1] for row in every), strict=True)]
     indent = sum(wide) + len(GAP) * len(wide)
-    room = max(24, width(sys.stdout) - indent)
+    screen = width(sys.stdout) if sys.stdout.isatty() else None
     lines = []
     for number, row in enumerate(every):
         is_head = bool(head) and number == 0
         cells = [cell + " " * (size - columns(cell)) for cell, size in zip(row, wide, strict=False)]
-        last = fold(row[-1], room, room)
+        last, below = _folded(row[-1], indent, screen)
         how = ["dim"] * len(cells) if is_head else [*styles, *[None] * len(cells)]
         painted = [paint(cell, style, sys.stdout) if style else cell for cell, style in zip(cells, how, strict=False)]
         first = paint(last[0], "dim", sys.stdout) if is_head and last[0] else last[0]
         lines.append(GAP.join([*painted, first]).rstrip())
-        lines += [" " * indent + line for line in last[1:]]
+        lines += [below + line for line in last[1:]]
     return "\n".join(lines)
+
+
+def _folded(text: str, indent: int, screen: int | None) -> tuple[list[str], str]:
+    """The lines of a row's last cell, and what stands before the second. screen: its columns, where there is one."""
+    if screen is None:
+        return [text], ""
+    room = screen - indent
+    if room < LEAST and columns(text) > room:
+        return ["", *fold(text, screen - len(BELOW), screen - len(BELOW))], BELOW
+    return fold(text, room, room), " " * indent

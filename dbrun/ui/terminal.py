@@ -124,6 +124,11 @@ def put(text: str, end: str = "\n") -> None:
         written.append(("out", text))
 
 
+def counted(number: int, noun: str, more: str = "s") -> str:
+    """A number of things: 1 run, 2 runs, 10,000 pictures."""
+    return f"{number:,} {noun}{'' if number == 1 else more}"
+
+
 def clock(seconds: float) -> str:
     """A duration as people read it: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
     if seconds < 10:

@@ -41,8 +41,8 @@ def test_what_is_listed_has_a_size_and_a_story(project: Project) -> None:
     assert json.loads(project.dbrun("ls", "--json").stdout)["runs"] == [other, tiny]
     project.dbrun("pin", "tiny")
     _, _, row = project.dbrun("ls").stdout.splitlines()
-    assert tiny["id"] in row and "pinned; 6 ran, 0 cached" in row and "iB" in row
+    assert tiny["id"] in row and "pinned; 6 of 6 ran, " in row and "iB" in row
     done = project.dbrun("runs", "-n", "1")
     assert other["id"] in done.stdout and tiny["id"] not in done.stdout
-    assert "and 1 earlier ones; `dbrun ls` lists all" in done.stderr
+    assert "and 1 earlier run; `dbrun ls` lists all" in done.stderr
     assert tiny["id"] in project.dbrun("runs", "tiny").stdout

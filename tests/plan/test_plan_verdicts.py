@@ -22,7 +22,7 @@ from dbrun.store.runs import runs
 from dbrun.store.store import Store
 from dbrun.ui.explain import explanation
 from dbrun.ui.graph import drawn, mermaid
-from dbrun.ui.history import comparison, log_lines, run_table
+from dbrun.ui.history import comparison, ended, log_lines, run_table
 from dbrun.ui.plan import table
 
 
@@ -114,7 +114,8 @@ def test_a_key_is_taken_apart_against_the_nearest_earlier_one(home: Path) -> Non
     assert found.unchanged == ("load", "adapt", "preprocess") and found.key and found.earlier
     text = explanation(found)
     assert text.splitlines()[0] == "train  RUN  train.rate 0.0001 → 5e-05; load, adapt, preprocess unchanged"
-    assert re.search(r"^~ +params +rate +5e-05  \(before: 0.0001\)$", text, re.M)
+    assert re.search(r"^~ +rate +5e-05  \(before: 0.0001\)$", text, re.M)
+    assert [text.count(part) for part in ("version", "params", "numerics")] == [1, 1, 1], "a part is named once"
     assert json.loads(json.dumps(found.as_json()))["unchanged_inputs"] == ["load", "adapt", "preprocess"]
 
 
@@ -152,7 +153,7 @@ def test_runs_are_found_by_id_beginning_and_name(home: Path) -> None:
     head, *rows = run_table([(other, 0), (stub, 3 * 2**20)]).splitlines()
     assert [row.split()[0] for row in rows] == [other.id, stub.id]
     assert rows[0].split()[1] == "now" and "done" in rows[0] and "0 B" in rows[0] and "3.0 MiB" in rows[1]
-    assert "ran, " in rows[1] and head.split() == ["run", "ago", "state", "keeps", "what", "it", "did"]
+    assert "6 of 6 ran, " in rows[1] and head.split() == ["run", "ago", "state", "keeps", "what", "it", "did"]
 
 
 def test_two_runs_are_laid_beside_each_other(home: Path) -> None:
@@ -165,6 +166,7 @@ def test_two_runs_are_laid_beside_each_other(home: Path) -> None:
     assert [name for name, _, _ in found.stages] == ["train", "export"]
     assert found.same == ("load", "adapt", "generate-priors", "preprocess")
     text = comparison(found, first, second)
+    assert text.splitlines()[:2] == [f"a  {first.id}", f"b  {second.id}"] and text.count(first.id) == 1
     assert re.search(r"^train.learning_rate +0.0001 +5e-05$", text, re.M) and "the same in both: load" in text
     assert comparison(compare(store, first, first), first, first) == (
         "the same in both: load, adapt, generate-priors, preprocess, train, export")
@@ -178,6 +180,29 @@ def test_a_run_says_again_what_it_said(home: Path) -> None:
     with (run.folder / "events.jsonl").open("a") as file:
         file.write('{"event": "note", "te')
     assert len(log_lines(events(run), None).splitlines()) == len(lines) - 1
+
+
+@pytest.mark.parametrize(("steps", "shown"), [(3, [1, 2, 3]), (300, [*range(30, 301, 30)]), (25, [*range(1, 26, 3)])])
+def test_a_log_shows_some_of_many_steps_and_always_the_last(steps: int, shown: list[int]) -> None:
+    moved = [{"event": "progress", "stage": "train", "time": 0.0, "done": done, "total": steps, "unit": "steps",
+              "metrics": {"prior_loss": 0.5, "images_per_second": 47.23, "memory_mib": 660.4}}
+             for done in range(1, steps + 1)]
+    note = {"event": "note", "stage": "train", "time": 0.0, "text": "a word", "level": "info"}
+    lines = log_lines([note, *moved, note], None).splitlines()
+    assert [line.split()[-2:] for line in (lines[0], lines[-1])] == [["a", "word"]] * 2
+    assert [line.split()[2] for line in lines[1:-1]] == [f"{done}/{steps}" for done in shown]
+    assert lines[1].endswith("steps  prior loss 0.5  47.2 images/s  660 MiB")
+
+
+def test_a_failure_in_the_list_of_runs_names_its_stage_once(home: Path) -> None:
+    go(home)
+    run = runs(Store(home / "store"))[0]
+    told = []
+    for message in ("the loss is nan", "train failed: OSError: no"):
+        with (run.folder / "events.jsonl").open("a") as file:
+            file.write(json.dumps({"event": "run_failed", "stage": "train", "message": message, "exit_code": 1}) + "\n")
+        told.append(ended(runs(Store(home / "store"))[0]))
+    assert told == ["train: the loss is nan", "train failed: OSError: no"]
 
 
 def test_a_graph_shows_who_needs_whom(home: Path) -> None:

@@ -1,18 +1,29 @@
 """Do plans, provenance and durations read well?"""
 
+from dataclasses import replace
+
 import pytest
 
 from dbrun.errors import UsageError
 from dbrun.plan.planner import Plan, StagePlan, Status
 from dbrun.plan.reasons import After, Simply
+from dbrun.store.census import Room
+from dbrun.store.check import Finding, Report
+from dbrun.store.sweep import Sweep
 from dbrun.ui.plan import table
 from dbrun.ui.provenance import outline
-from dbrun.ui.terminal import clock, complain
+from dbrun.ui.store import report_lines, sweep_lines
+from dbrun.ui.table import aligned
+from dbrun.ui.terminal import clock, complain, counted
 
 
-def test_a_plan_is_aligned_and_long_reasons_are_wrapped() -> None:
+def test_a_plan_is_aligned_and_on_a_screen_long_reasons_are_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan((StagePlan("load", Status.HIT, Simply.CACHED),
                  StagePlan("generate-priors", Status.RUN, After(tuple(f"stage-number-{i}" for i in range(12))))))
+    assert len(table(plan).splitlines()) == 2, "a row for each stage, for whoever looks for words in it"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for name, value in (("COLUMNS", "100"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
     rows = table(plan).splitlines()
     assert rows[0].startswith("load             HIT      ") and rows[1].startswith("generate-priors  RUN      after")
     assert len(rows) > 2 and all(row.startswith(" " * 26) for row in rows[2:])
@@ -26,6 +37,18 @@ def test_provenance_is_indented_and_digests_are_short() -> None:
                                  "    prompt: p", "export: peft, diffusers"]
 
 
+def test_provenance_is_folded_on_a_screen_and_whole_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"format_version": 1, "recipe": {"class_prompt": ["a photo of a dog", "a photo of a dog in the snow"]},
+             "text": "one\ntwo three four five six seven eight nine"}
+    assert len(outline(facts).splitlines()) == 5
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for name, value in (("COLUMNS", "40"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+    assert outline(facts).splitlines() == [
+        "recipe:", "  class_prompt: a photo of a dog, a", "    photo of a dog in the snow", "text:", "  | one",
+        "  | two three four five six seven eight", "  |   nine"]
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.4, "59 s"), (59.6, "1 min 00 s"),
                                                (125, "2 min 05 s"), (7500, "2 h 05 min")])
 def test_a_duration_reads_as_people_say_it(seconds: float, text: str) -> None:
@@ -35,3 +58,38 @@ def test_a_duration_reads_as_people_say_it(seconds: float, text: str) -> None:
 def test_an_error_is_followed_by_its_way_out(capsys: pytest.CaptureFixture[str]) -> None:
     complain(UsageError("found this", fix="do that"))
     assert capsys.readouterr().err == "error: found this\n  → do that\n"
+
+
+def test_what_wants_more_room_than_a_screen_leaves_stands_below_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for name, value in (("COLUMNS", "40"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+    name = "a" * 28
+    assert aligned([[name, "all cached"], [name, "the loss is nan at step 2 of 30, once more"]],
+                   head=["run", "what"]).splitlines() == [
+        f"run{' ' * 25}  what", f"{name}  all cached", name, "    the loss is nan at step 2 of 30,", "    once more"]
+
+
+@pytest.mark.parametrize(("number", "told"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (10000, "10,000 runs")])
+def test_one_thing_is_not_several(number: int, told: str) -> None:
+    assert counted(number, "run") == told
+
+
+def test_what_is_damaged_is_told_with_short_digests_and_where_it_is() -> None:
+    place = f"objects/ab/{'ab' * 32}"
+    damage = Finding("artifact", place, "it holds other bytes", f"quarantine/{'ab' * 32}.x")
+    told = report_lines(Report({"trace": 2, "artifact": 1}, (damage,))).splitlines()
+    assert told == ["damaged  objects/ab/abababababab…: it holds other bytes",
+                    "2 traces, 1 artifact: what is damaged is in quarantine/ now, and made again by the next run that "
+                    "needs it"]
+    stays = report_lines(Report({"artifact": 1}, (replace(damage, aside=None),)))
+    assert stays.endswith("1 artifact: the store can only be read, so it stays")
+    assert report_lines(Report({"run": 1}, ())) == "1 run: all as written"
+
+
+@pytest.mark.parametrize(("gone", "kept", "told"), [
+    ({}, 1, ["freed nothing; what 1 run needs stays"]), ({}, 0, ["freed nothing"]),
+    ({"runs": Room(12, 2048)}, 2, ["part   things       size", "runs       12    2.0 KiB",
+                                    "freed 2.0 KiB; what 2 runs need stays"])])
+def test_what_a_gc_took_has_a_head_and_a_sum(gone: dict[str, Room], kept: int, told: list[str]) -> None:
+    assert sweep_lines(Sweep((None,) * kept, gone), dry_run=False).splitlines() == told
