@@ -4,6 +4,8 @@ from __future__ import annotations
 
 WIDTH = 80
 """Columns that a message is written for where no screen says how many it has."""
+NO_MEMORY = ("out of memory", "cannot allocate memory")
+"""What torch says where memory is used up, on a GPU and on the CPU."""
 
 
 class DbrunError(Exception):
@@ -71,3 +73,8 @@ class Interrupted(DbrunError):
         super().__init__(message)
         self.signum = signum
         self.exit_code = 128 + signum
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not as much memory as was asked for."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)

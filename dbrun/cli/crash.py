@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from dbrun.errors import DbrunError, UsageError
+from dbrun.errors import DbrunError, UsageError, out_of_memory
 from dbrun.secrets import hidden
 
 
@@ -16,6 +16,8 @@ def bug_report(error: Exception) -> DbrunError:
     """Write the traceback where it can be found, and say so."""
     with tempfile.NamedTemporaryFile("w", prefix="dbrun-", suffix=".log", delete=False) as log:
         log.write(hidden("".join(traceback.format_exception(error))))
+    if out_of_memory(error):
+        return DbrunError("there is not enough memory", fix=f"free some; the details are in {Path(log.name)}")
     return DbrunError(f"a bug in dbrun: {type(error).__name__}: {error}",
                       fix=f"please report it with {Path(log.name)}; no finished work is lost")
 

@@ -105,7 +105,7 @@ class Performer:
         out, work = store.fresh(), store.work(question.lineage)
         began, telling = time.monotonic(), _OneStage(self.emit, lock)
         try:
-            with self._clear_words(stage), peak(self.within.numerics.device) as memory:
+            with self._clear_words(question), peak(self.within.numerics.device) as memory:
                 work.mkdir(parents=True, exist_ok=True)
                 # what this process has learnt of the Hub, the others read
                 store.save_tables()
@@ -133,14 +133,14 @@ class Performer:
             self.base()
 
     @contextmanager
-    def _clear_words(self, stage: str) -> Iterator[None]:
+    def _clear_words(self, question: Ask) -> Iterator[None]:
         """Let errors for people pass, write any other down and say where."""
         try:
             yield
         except (DbrunError, KeyboardInterrupt):
             raise
         except (Exception, SystemExit) as error:
-            raise self.record.crash(stage, error) from error
+            raise self.record.crash(question.stage.NAME, error, question.stage.lighter) from error
 
 
 class _OneStage:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
 
-from dbrun.errors import DbrunError, StageFailed
+from dbrun.errors import DbrunError, StageFailed, out_of_memory
 from dbrun.events import Event, as_json
 from dbrun.plan.history import new_run, remember, run_id
 from dbrun.recipe.load import LoadedRecipe
@@ -63,8 +63,8 @@ class Record:
             want(self.store, self.folder, self.wants)
             self.store.replace(f"runs/{self.folder.name}/{KEYS}", self.wants.keys)
 
-    def crash(self, stage: str, error: BaseException) -> DbrunError:
-        """Put an unforeseen error's traceback into the log; the error for people."""
+    def crash(self, stage: str, error: BaseException, lighter: str) -> DbrunError:
+        """Put an unforeseen error's traceback into the log; the error for people. lighter: what takes less memory."""
         log = self.folder / "log"
         try:
             with log.open("a", encoding="utf-8") as file:
@@ -77,6 +77,8 @@ class Record:
         for number in WORDS:
             if os.strerror(number) in str(error):
                 return said(OSError(number, "", None), f"{stage} could not go on")
+        if out_of_memory(error):
+            return StageFailed(f"{stage} ran out of memory", fix=f"{lighter}; the details are in {log}")
         words = (hidden(str(error)).strip() or "no message").splitlines()[0][:300]
         return StageFailed(f"{stage} failed: {type(error).__name__}: {words}",
                            fix=f"the details are in {log}; what was finished is kept")

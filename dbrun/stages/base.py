@@ -183,6 +183,8 @@ class Stage(Generic[P]):
     shared: ClassVar[bool] = False
     """Whether several processes can share the work; its result is then the same however many they are."""
 
+    lighter: ClassVar[str] = "free some memory, or lower `images.resolution`"
+    """What to do where it runs out of memory."""
     amounts: ClassVar[tuple[str, ...]] = ()
     """Names of params, all whole numbers, that the work grows with: twice as many take twice as long."""
 

@@ -81,6 +81,8 @@ class Train(Stage[TrainParams]):
 
     NAME: ClassVar[str] = "train"
     shared: ClassVar[bool] = True
+    lighter: ClassVar[str] = ("lower `train.batch_size` and raise `train.accumulation` instead, lower "
+                              "`images.resolution`, or set `train.gradient_checkpointing: true`")
     amounts: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "accumulation")
     VERSION: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "preprocess")

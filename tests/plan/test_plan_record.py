@@ -6,10 +6,12 @@ import os
 
 import pytest
 
+from dbrun.cli.crash import bug_report
 from dbrun.errors import DbrunError, StageFailed
 from dbrun.events import Note, RunFailed, RunFinished
 from dbrun.plan.record import Record
 from dbrun.recipe.load import load_recipe
+from dbrun.stages.train import Train
 from dbrun.store.runs import runs
 from dbrun.store.store import Store
 
@@ -59,13 +61,26 @@ def test_a_crash_is_logged_and_told_in_one_line(record):
     try:
         raise ValueError("first\nsecond")
     except ValueError as error:
-        told = record.crash("train", error)
+        told = record.crash("train", error, "")
     assert isinstance(told, StageFailed) and told.message == "train failed: ValueError: first"
     log = (record.folder / "log").read_text()
     assert "Traceback" in log and "second" in log
-    assert "no message" in record.crash("train", ValueError()).message
+    assert "no message" in record.crash("train", ValueError(), "").message
 
 
 def test_errors_of_the_disk_keep_their_words(record):
-    assert "disk is full" in record.crash("train", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))).message
-    assert "FileNotFoundError" in record.crash("train", FileNotFoundError(errno.ENOENT, "No such file")).message
+    assert "disk is full" in record.crash("train", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "").message
+    assert "FileNotFoundError" in record.crash("train", FileNotFoundError(errno.ENOENT, "No such file"), "").message
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
+                 "to allocate 26214400 bytes. Error code 12 (Cannot allocate memory)")],
+    ids=["Python", "system", "GPU", "CPU"])
+def test_where_memory_is_used_up_the_way_out_is_said(record, error):
+    told = record.crash("train", error, Train.lighter)
+    assert isinstance(told, StageFailed) and told.message == "train ran out of memory"
+    assert "bug" not in bug_report(error).message
+    assert "`train.batch_size`" in told.fix and str(record.folder / "log") in told.fix
