@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_steps import gone
 from tiny_training import FAMILY, digests, load
 from torch import Tensor
 
@@ -17,7 +18,6 @@ from dbrun.errors import RecipeError, StageFailed
 from dbrun.families.base import Loaded
 from dbrun.formats.base import formats
 from dbrun.formats.reload import Expected, Probe
-from dbrun.training.batches import Batch
 from dbrun.training.conditions import live
 from dbrun.training.learners import prompts_learn
 from dbrun.training.loop import Settings, Trainer
@@ -45,14 +45,6 @@ def put(loaded: Loaded, word: Embedding = SKS) -> Attached:
 
 def trainer(loaded: Loaded) -> Trainer:
     return Trainer(FAMILY, loaded, ("trigger",), live(FAMILY, loaded, PROMPTS), SETTINGS)
-
-
-def gone(trained: Trainer, until: int) -> Trainer:
-    for number in range(len(trained.history), until):
-        draw = torch.Generator().manual_seed(number)
-        x0, noise = (torch.randn(2, 4, 8, 8, generator=draw) for _ in range(2))
-        trained.step([Batch(x0, noise, torch.tensor([100, 900]), (1, 0), 1)])
-    return trained
 
 
 def hidden(loaded: Loaded, prompt: str) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from tiny_steps import gone
 from tiny_training import FAMILY, PROMPTS, digests, load
 from torch import Tensor
 from transformers import CLIPTextModel
@@ -21,7 +22,6 @@ from dbrun.errors import StageFailed
 from dbrun.families.base import Loaded
 from dbrun.formats.base import formats
 from dbrun.formats.reload import Expected, Probe
-from dbrun.training.batches import Batch
 from dbrun.training.conditions import live
 from dbrun.training.loop import Settings, Trainer
 
@@ -47,14 +47,6 @@ def put(loaded: Loaded, component: str, **changes: object) -> Attached:
 
 def trainer(loaded: Loaded, components: tuple[str, ...], **changes: object) -> Trainer:
     return Trainer(FAMILY, loaded, components, live(FAMILY, loaded, PROMPTS), replace(SETTINGS, **changes))
-
-
-def gone(trained: Trainer, until: int) -> Trainer:
-    for number in range(len(trained.history), until):
-        draw = torch.Generator().manual_seed(number)
-        x0, noise = (torch.randn(2, 4, 8, 8, generator=draw) for _ in range(2))
-        trained.step([Batch(x0, noise, torch.tensor([100, 900]), (1, 0), 1)])
-    return trained
 
 
 def ask(loaded: Loaded) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_steps import BOTH, batch, gone, same
 from tiny_training import FAMILY, PROMPTS, load, lora
 from torch import Tensor
 
@@ -14,13 +15,11 @@ from dbrun.adapters.attach import read, write
 from dbrun.choices.optimizers import AdamW
 from dbrun.choices.schedules import Linear
 from dbrun.errors import StageFailed
-from dbrun.training.batches import Batch
 from dbrun.training.conditions import Conditions, cached, live
 from dbrun.training.learners import Own
 from dbrun.training.loop import Settings, Trainer
 from dbrun.training.state import Checkpoint
 
-BOTH = ("denoiser", "text_encoder")
 CPU = torch.device("cpu")
 DROPOUT = {"dropout": 0.2}
 SETTINGS = Settings(steps=8, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(weight_decay=0.1),
@@ -44,24 +43,8 @@ def trainer(home: Path, own: Own, *, conditions: Conditions | None = None, **cha
                    replace(SETTINGS, own=own, **changes))
 
 
-def batch(number: int) -> Batch:
-    generator = torch.Generator().manual_seed(number)
-    x0, noise = (torch.randn(4, 4, 8, 8, generator=generator) for _ in range(2))
-    return Batch(x0, noise, torch.randint(1000, (4,), generator=generator), (1, 1, 0, 0), 2)
-
-
-def gone(trained: Trainer, until: int) -> Trainer:
-    for number in range(len(trained.history), until):
-        trained.step([batch(number)])
-    return trained
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
 def equal(a: Checkpoint, b: Checkpoint) -> bool:
-    return (a.step, a.values) == (b.step, b.values) and same(dict(a.tensors), dict(b.tensors))
+    return (a.step, a.values) == (b.step, b.values) and same(a.tensors, b.tensors)
 
 
 class ByHand:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_steps import BOTH, SETTINGS, batch, gone, same, trainer, weights
 from tiny_training import FAMILY, PROMPTS, load, lora
 
 from dbrun.choices.adamw_schedule_free import AdamWScheduleFree
@@ -18,10 +19,8 @@ from dbrun.choices.schedules import Constant, Linear
 from dbrun.errors import StageFailed
 from dbrun.training.batches import Batch
 from dbrun.training.conditions import cached, live
-from dbrun.training.loop import Settings, Trainer
+from dbrun.training.loop import Trainer
 
-SETTINGS = Settings(steps=6, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
-                    schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 CPU = torch.device("cpu")
 
 
@@ -39,32 +38,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def trainer(home: Path, components: tuple[str, ...] = ("denoiser",), adapter: dict[str, Any] | None = None,
-            **changes: Any) -> Trainer:
-    loaded = load(home)
-    conditions = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)
-    for component in components:
-        lora(component, loaded, **(adapter or {}))
-    if components != ("denoiser",):
-        conditions = live(FAMILY, loaded, PROMPTS)
-    return Trainer(FAMILY, loaded, components, conditions, replace(SETTINGS, **changes))
-
-
-def batch(number: int = 0, rows: int = 4, instances: int = 2) -> Batch:
-    generator = torch.Generator().manual_seed(number)
-    x0, noise = (torch.randn(rows, 4, 8, 8, generator=generator) for _ in range(2))
-    t = torch.randint(1000, (rows,), generator=generator)
-    return Batch(x0, noise, t, (1,) * instances + (0,) * (rows - instances), instances)
-
-
-def weights(trained: Trainer) -> dict[str, torch.Tensor]:
-    return {f"{c}.{n}": t for c, state in trained.adapters().items() for n, t in state.items()}
-
-
-def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
 def test_a_batch_seen_again_and_again_is_learnt(home: Path) -> None:
     trained = trainer(home, steps=30)
     losses = [trained.step([batch()]).loss for _ in range(30)]
@@ -78,7 +51,7 @@ def test_only_the_adapter_learns(home: Path) -> None:
     before = weights(trained)
     trained.step([batch()])
     assert all(torch.equal(p, base[n]) for n, p in unet.named_parameters() if n in base)
-    assert len(trained.parameters) == len(before) and not equal(before, weights(trained))
+    assert len(trained.parameters) == len(before) and not same(before, weights(trained))
 
 
 def test_the_loss_is_instance_plus_weighted_prior(home: Path) -> None:
@@ -144,7 +117,7 @@ def test_a_rate_of_zero_moves_nothing(home: Path) -> None:
     trained = trainer(home, schedule=Constant(warmup_steps=1))
     before = weights(trained)
     trained.step([batch()])
-    assert equal(before, weights(trained))
+    assert same(before, weights(trained))
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(home: Path) -> None:
@@ -180,7 +153,7 @@ def test_dropout_works_and_repeats(home: Path) -> None:
 
 
 def test_the_text_encoder_learns_where_it_is_adapted(home: Path) -> None:
-    trained = trainer(home, ("denoiser", "text_encoder"))
+    trained = trainer(home, BOTH)
     before = weights(trained)
     for _ in range(2):
         trained.step([batch()])
@@ -198,21 +171,16 @@ def test_live_conditions_are_those_of_the_cache(home: Path) -> None:
         torch.testing.assert_close(there[name], now[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("components", [("denoiser",), ("denoiser", "text_encoder")])
+@pytest.mark.parametrize("components", [("denoiser",), BOTH])
 def test_a_checkpoint_goes_on_to_the_same_bits(home: Path, components: tuple[str, ...]) -> None:
     adapter = {"dropout": 0.2}
     unbroken, first = trainer(home, components, adapter), trainer(home, components, adapter)
-    for number in range(6):
-        unbroken.step([batch(number)])
-    for number in range(3):
-        first.step([batch(number)])
     second = trainer(home, components, adapter)
-    second.restore(first.checkpoint())
-    for number in range(3, 6):
-        second.step([batch(number)])
-    assert equal(weights(unbroken), weights(second)) and unbroken.history == second.history
+    second.restore(gone(first, 3).checkpoint())
+    gone(unbroken, 6), gone(second, 6)
+    assert same(weights(unbroken), weights(second)) and unbroken.history == second.history
     a, b = unbroken.checkpoint(), second.checkpoint()
-    assert a.values == b.values and equal(dict(a.tensors), dict(b.tensors))
+    assert a.values == b.values and same(a.tensors, b.tensors)
 
 
 @pytest.mark.parametrize("changes", [
@@ -222,20 +190,16 @@ def test_what_leaves_training_goes_on_too_and_asking_changes_nothing(home: Path,
     if (package := changes.get("optimizer", AdamW()).PACKAGE) and not package.installed:
         pytest.skip(package.command)
     unbroken, first, second = (trainer(home, **changes) for _ in range(3))
-    for number in range(4):
-        unbroken.step([batch(number)])
-    for number in range(2):
-        first.step([batch(number)])
-        weights(first)
+    for number in (1, 2):
+        weights(gone(first, number))
     second.restore(first.checkpoint())
-    for number in range(2, 4):
-        second.step([batch(number)])
+    gone(unbroken, 4), gone(second, 4)
     raw = {name.removeprefix("adapter/denoiser/"): t for name, t in unbroken.checkpoint().tensors.items()
            if name.startswith("adapter/")}
-    assert equal(weights(unbroken), weights(second))
-    assert equal(dict(unbroken.checkpoint().tensors), dict(second.checkpoint().tensors))
+    assert same(weights(unbroken), weights(second))
+    assert same(unbroken.checkpoint().tensors, second.checkpoint().tensors)
     averages = "ema" in changes or changes["optimizer"].AVERAGES
-    assert equal(raw, {n.removeprefix("denoiser."): t for n, t in weights(unbroken).items()}) is not averages
+    assert same(raw, {n.removeprefix("denoiser."): t for n, t in weights(unbroken).items()}) is not averages
 
 
 def test_bf16_computes_in_16_bits_and_learns_in_32(home: Path) -> None:

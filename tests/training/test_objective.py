@@ -3,18 +3,16 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_steps
 import torch
-from tiny_training import FAMILY, PROMPTS, content, job, load, lora, write_inputs
+from tiny_training import FAMILY, content, job, write_inputs
 
 from dbrun.choices.distances import AbsoluteError, Huber
 from dbrun.choices.noises import Pyramid
-from dbrun.choices.optimizers import AdamW
-from dbrun.choices.schedules import Constant
 from dbrun.choices.timesteps import Window
 from dbrun.choices.weightings import Debiased, MinSnr
 from dbrun.errors import Interrupted, RecipeError
@@ -22,12 +20,9 @@ from dbrun.families.base import Drawn
 from dbrun.recipe.objective import AS_THE_BASE, Objective
 from dbrun.stages.train import Train
 from dbrun.training.batches import Batch, Batches, Pictures
-from dbrun.training.conditions import cached
-from dbrun.training.loop import Settings, Trainer
+from dbrun.training.loop import Trainer
 from dbrun.training.noise import Noise
 
-SETTINGS = Settings(steps=6, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
-                    schedule=Constant(), precision="fp32", prior_weight=0.5, seed=0)
 PYRAMID = {"discount": 0.5, "levels": 3}
 OPTIONS: list[dict[str, Any]] = [
     {"prediction": "v_prediction"}, {"prediction": "sample"},
@@ -113,17 +108,11 @@ def test_an_objective_that_the_base_cannot_have_is_refused_before_training(home:
 
 
 def trainer(home: Path, **changes: Any) -> Trainer:
-    loaded = load(home)
-    lora("denoiser", loaded)
-    conditions = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), torch.device("cpu"))
-    return Trainer(FAMILY, loaded, ("denoiser",), conditions, replace(SETTINGS, **changes))
+    return tiny_steps.trainer(home, prior_weight=0.5, **changes)
 
 
-def batch(rows: int = 4, instances: int = 2) -> Batch:
-    generator = torch.Generator().manual_seed(3)
-    x0, noise = (torch.randn(rows, 4, 8, 8, generator=generator) for _ in range(2))
-    return Batch(x0, noise, torch.tensor([5, 300, 640, 990])[:rows], (1,) * instances + (0,) * (rows - instances),
-                 instances)
+def batch() -> Batch:
+    return tiny_steps.batch(3)._replace(t=torch.tensor([5, 300, 640, 990]))
 
 
 @pytest.mark.parametrize("choice", [{"weighting": MinSnr(type="min_snr")}, {"weighting": Debiased(type="debiased")},

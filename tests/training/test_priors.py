@@ -1,25 +1,20 @@
 """Is the base's own prediction, where it is the target, really the base's?"""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_steps
 import torch
+from tiny_steps import BOTH, batch, gone, same, weights
 from tiny_training import FAMILY, PROMPTS, load, lora
 
-from dbrun.choices.optimizers import AdamW
-from dbrun.choices.schedules import Constant
-from dbrun.training.batches import Batch
 from dbrun.training.conditions import cached, live
 from dbrun.training.learners import Own
-from dbrun.training.loop import Settings, Trainer
+from dbrun.training.loop import Trainer
 from dbrun.training.priors import as_base
 
-SETTINGS = Settings(steps=4, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
-                    schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 CPU = torch.device("cpu")
-BOTH = ("denoiser", "text_encoder")
 EITHER = pytest.mark.parametrize("components", [("denoiser",), BOTH], ids=["cached", "live"])
 
 
@@ -30,26 +25,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def trainer(home: Path, components: tuple[str, ...], target: str = "base", **changes: Any) -> Trainer:
-    loaded = load(home)
-    conditions = of_base = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)
-    for component in components:
-        lora(component, loaded)
-    if components == BOTH:
-        conditions, of_base = (live(FAMILY, loaded, PROMPTS) for _ in range(2))
-    return Trainer(FAMILY, loaded, components, conditions, replace(SETTINGS, **changes),
-                   of_base if target == "base" else None)
-
-
-def batch(number: int = 0) -> Batch:
-    """Two instance rows, two class rows."""
-    draw = torch.Generator().manual_seed(number)
-    x0, noise = (torch.randn(4, 4, 8, 8, generator=draw) for _ in range(2))
-    return Batch(x0, noise, torch.randint(1000, (4,), generator=draw), (1, 1, 0, 0), 2)
-
-
-def weights(trained: Trainer) -> dict[str, torch.Tensor]:
-    return {f"{c}.{n}": t for c, state in trained.adapters().items() for n, t in state.items()}
+def trainer(home: Path, components: tuple[str, ...], **changes: Any) -> Trainer:
+    return tiny_steps.trainer(home, components, of_base=True, **changes)
 
 
 def far_from_its_start(home, components, **changes) -> Trainer:
@@ -66,7 +43,7 @@ def test_an_untrained_adapter_predicts_what_the_base_does(home, components) -> N
     """To rounding: class rows alone and beside instance rows may differ in their last bits."""
     seen = trainer(home, components).step([batch()])
     assert seen.prior_loss == pytest.approx(0.0, abs=1e-12)
-    assert seen.instance_loss == trainer(home, components, "images").step([batch()]).instance_loss > 0.1
+    assert seen.instance_loss == tiny_steps.trainer(home, components).step([batch()]).instance_loss > 0.1
 
 
 @EITHER
@@ -141,11 +118,10 @@ def test_live_prompts_are_encoded_by_the_base_and_only_for_the_target(home) -> N
 
 def test_a_text_encoder_that_stopped_stays_at_rest_and_keeps_what_it_learnt(home) -> None:
     trained = trainer(home, BOTH, own=Own(stops={"text_encoder": 2}))
-    for number in range(2):
-        trained.step([batch(number)])
+    gone(trained, 2)
     text, learnt = trained.modules["text_encoder"], weights(trained)
-    for number in (2, 3):
-        trained.step([batch(number)])
+    for number in (3, 4):
+        gone(trained, number)
         assert not text.training and not any(p.requires_grad for p in text.parameters())
     assert all(torch.equal(t, learnt[n]) == n.startswith("text_encoder") for n, t in weights(trained).items()
                if "lora_B" in n)
@@ -156,13 +132,7 @@ def test_a_text_encoder_that_stopped_stays_at_rest_and_keeps_what_it_learnt(home
 @EITHER
 def test_a_checkpoint_goes_on_to_the_same_bits(home, components) -> None:
     unbroken, first = (trainer(home, components) for _ in range(2))
-    for number in range(4):
-        unbroken.step([batch(number)])
-    for number in range(2):
-        first.step([batch(number)])
     second = trainer(home, components)
-    second.restore(first.checkpoint())
-    for number in (2, 3):
-        second.step([batch(number)])
-    assert unbroken.history == second.history
-    assert all(torch.equal(t, weights(second)[n]) for n, t in weights(unbroken).items())
+    second.restore(gone(first, 2).checkpoint())
+    gone(unbroken, 4), gone(second, 4)
+    assert unbroken.history == second.history and same(weights(unbroken), weights(second))
