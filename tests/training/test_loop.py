@@ -98,14 +98,15 @@ def test_accumulated_micro_batches_make_one_larger_batch(home: Path) -> None:
 
 
 def test_gradients_are_clipped_and_their_norm_is_told_unclipped(home: Path) -> None:
+    """The class half weighs so much that every usual limit would clip."""
     moved, norms = {}, {}
-    for limit in (None, 1e-3):
-        trained = trainer(home, optimizer=Sgd(), max_grad_norm=limit, learning_rate=1.0)
+    for limit in (None, 1.0, 1e-3):
+        trained = trainer(home, optimizer=Sgd(), max_grad_norm=limit, learning_rate=1.0, prior_weight=1e4)
         before = weights(trained)
         norms[limit] = trained.step([batch()]).grad_norm
         moved[limit] = math.sqrt(sum(float((t - before[n]).square().sum()) for n, t in weights(trained).items()))
-    assert norms[None] == norms[1e-3] > 1e-2
-    assert moved == pytest.approx({None: norms[None], 1e-3: 1e-3}, rel=1e-3)
+    assert norms[None] == norms[1.0] == norms[1e-3] > 100.0
+    assert moved == pytest.approx({None: norms[None], 1.0: 1.0, 1e-3: 1e-3}, rel=1e-3)
 
 
 def test_the_learning_rate_follows_the_schedule(home: Path) -> None:

@@ -80,6 +80,12 @@ def test_every_param_shows_in_the_bytes(home: Path, tmp_path: Path, change: dict
     assert plain["denoiser.safetensors"] != other["denoiser.safetensors"]
 
 
+def test_no_limit_is_none_where_any_usual_one_would_clip(home: Path, tmp_path: Path) -> None:
+    """The class half weighs so much that the gradients' norms are in the hundreds."""
+    made = {limit: trained(home, tmp_path, f"{limit}", max_grad_norm=limit, prior_weight=1e4) for limit in (None, 1.0)}
+    assert made[None]["denoiser.safetensors"] != made[1.0]["denoiser.safetensors"]
+
+
 def test_a_signal_stops_after_a_checkpoint_and_the_same_job_goes_on(home: Path, tmp_path: Path) -> None:
     asked: list[int] = []
 
