@@ -91,11 +91,26 @@ def trains(base: tuple[Family, Path], parts: dict[str, Learnable], *, prompts_le
 
     trainer.accelerator.clip_grad_norm_ = clipped
     batch = dealt(family, loaded, stored)
+    told = hints_told(trainer)
     trainer.step([batch])
     trainer.step([batch, batch])
+    assert told and all(hints == batch.hints.keys() for hints in told)
     assert trainer.parameters and all(p.device == ELSEWHERE for p in trainer.parameters)
     with trainer.leaving(), at_rest(trainer.modules.values()):
         assert trainer.loss(batch).total.device == ELSEWHERE
+
+
+def hints_told(trainer: Trainer) -> list[set[str]]:
+    """The names, of those that are no prompt's, that each prediction is told; filled while training goes on."""
+    told: list[set[str]] = []
+
+    class Watched(type(trainer.family)):
+        def predict(self, loaded: Loaded, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            told.append(condition.keys() - trainer.conditions([0]).keys())
+            return super().predict(loaded, x_t, t, condition)
+
+    trainer.family = Watched()
+    return told
 
 
 def test_an_adapter(base: tuple[Family, Path]) -> None:

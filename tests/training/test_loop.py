@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_steps import BOTH, SETTINGS, batch, gone, same, trainer, weights
 from tiny_training import FAMILY, PROMPTS, load, lora
+from torch import Tensor
 
 from dbrun.choices.adamw_schedule_free import AdamWScheduleFree
 from dbrun.choices.averaging import Ema
@@ -17,6 +18,7 @@ from dbrun.choices.optimizers import AdamW, OptimizerChoice
 from dbrun.choices.prodigy import Prodigy
 from dbrun.choices.schedules import Constant, Linear
 from dbrun.errors import StageFailed
+from dbrun.families.base import Condition, Loaded
 from dbrun.training.batches import Batch
 from dbrun.training.conditions import cached, live
 from dbrun.training.loop import Trainer
@@ -85,6 +87,28 @@ def test_a_masked_batch_learns_nothing_from_what_does_not_count(home: Path) -> N
     assert masked.loss != trainer(home).step([plain]).loss
     nothing = trainer(home).step([plain._replace(counts=torch.zeros(2, 1, 8, 8))])
     assert nothing.loss == nothing.grad_norm == 0.0
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_each_row_is_predicted_with_its_own_hints(home: Path, apart: bool) -> None:
+    """Both by the adapters and, for the class rows alone, by the base that they aim at."""
+    whole, trained = batch(), trainer(home, of_base=True)
+    asked: list[list[int]] = []
+
+    class Watched(type(FAMILY)):
+        def predict(self, loaded: Loaded, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            asked.append([whole.t.tolist().index(int(one)) for one in t])
+            assert condition["row"].tolist() == asked[-1] and "hidden" in condition
+            return super().predict(loaded, x_t, t, condition)
+
+    trained.family, rows = Watched(), torch.arange(4)
+    one = whole._replace(hints={"row": rows})
+    if apart:
+        first, second = (Batch(whole.x0[at], whole.noise[at], whole.t[at], whole.prompts[at], n, {"row": rows[at]})
+                         for at, n in ((slice(2), 2), (slice(2, 4), 0)))
+        one = first._replace(apart=second)
+    trained.step([one])
+    assert sorted(asked) == ([[0, 1], [2, 3], [2, 3]] if apart else [[0, 1, 2, 3], [2, 3]])
 
 
 def test_accumulated_micro_batches_make_one_larger_batch(home: Path) -> None:
