@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from tiny_steps import BOTH, SETTINGS, batch, gone, same, trainer, weights
 from tiny_training import FAMILY, PROMPTS, load, lora
 from torch import Tensor
@@ -225,6 +226,16 @@ def test_what_leaves_training_goes_on_too_and_asking_changes_nothing(home: Path,
     assert same(unbroken.checkpoint().tensors, second.checkpoint().tensors)
     averages = "ema" in changes or changes["optimizer"].AVERAGES
     assert same(raw, {n.removeprefix("denoiser."): t for n, t in weights(unbroken).items()}) is not averages
+
+
+def test_the_average_after_each_step_is_that_of_diffusers(home: Path) -> None:
+    trained = trainer(home, ema=Ema(decay=0.9))
+    theirs = EMAModel(trained.parameters, decay=0.9)
+    for step in range(1, 7):
+        gone(trained, step)
+        theirs.step(trained.parameters)
+        assert trained.averages is not None
+        assert all(torch.equal(a, b) for a, b in zip(trained.averages.averages, theirs.shadow_params, strict=True))
 
 
 def test_bf16_computes_in_16_bits_and_learns_in_32(home: Path) -> None:
