@@ -115,9 +115,6 @@ class Items(Protocol):
     def get(self, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
         """The read-only folder of the item with this key; made by `make(folder)` and published if it is new."""
 
-    def has(self, key: Mapping[str, object]) -> bool:
-        """Whether the item is there already."""
-
     def trust(self) -> None:
         """Count as made what stands in the store from now on, also where all was to be made again."""
 

@@ -53,11 +53,6 @@ class StoredItems:
         self._made[name] = self.store.objects.path(found.digest)
         return self._made[name]
 
-    def has(self, key: Mapping[str, object]) -> bool:
-        """Whether the item is there already."""
-        name = digest(self._document(key))
-        return name in self._made or isinstance(self._standing(name), Trace)
-
     @property
     def used(self) -> frozenset[str]:
         """The keys of the items asked for so far."""

@@ -50,12 +50,9 @@ class MemoryItems:
     def __init__(self, home: Path) -> None:
         self.home, self.made = home, list[str]()
 
-    def _place(self, key: Mapping[str, object]) -> Path:
-        text = json.dumps(key, sort_keys=True, default=lambda part: part.model_dump())
-        return self.home / hashlib.sha256(text.encode()).hexdigest()
-
     def get(self, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
-        place = self._place(key)
+        text = json.dumps(key, sort_keys=True, default=lambda part: part.model_dump())
+        place = self.home / hashlib.sha256(text.encode()).hexdigest()
         if not place.exists():
             place.mkdir(parents=True)
             make(place)
@@ -64,9 +61,6 @@ class MemoryItems:
 
     def trust(self) -> None:
         """All is as it stands."""
-
-    def has(self, key: Mapping[str, object]) -> bool:
-        return self._place(key).exists()
 
 
 def content(folder: Path) -> dict[str, bytes]:
