@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import time
 from pathlib import Path
@@ -18,6 +19,12 @@ SMALL = 2**20
 
 def _identity(stat: os.stat_result) -> str:
     return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+
+
+def _digest(file: io.FileIO, size: int) -> str:
+    # `file_digest` clears a quarter of a MiB for each file
+    found = hashlib.sha256(file.readall()) if size <= SMALL else hashlib.file_digest(file, "sha256")
+    return found.hexdigest()
 
 
 class Digests:
@@ -41,14 +48,12 @@ class Digests:
         with path.open("rb", buffering=0) as file:
             while True:
                 began, before = time.time(), os.fstat(file.fileno())
-                file.seek(0)
-                # `file_digest` clears a quarter of a MiB for each file
-                found = (hashlib.sha256(file.readall()) if before.st_size <= SMALL
-                         else hashlib.file_digest(file, "sha256")).hexdigest()
-                if _identity(os.fstat(file.fileno())) == _identity(before):
+                found = _digest(file, before.st_size)
+                if (identity := _identity(before)) == _identity(os.fstat(file.fileno())):
                     break
+                file.seek(0)
         if began - max(before.st_mtime, before.st_ctime) >= SETTLED:
-            self._table.put(_identity(before), found)
+            self._table.put(identity, found)
         return found
 
     def save(self) -> None:

@@ -11,17 +11,23 @@ from dbrun.store.digests import Digests
 from dbrun.store.table import Table
 
 
+@pytest.fixture(autouse=True, params=[0, 2**20], ids=["large", "small"])
+def small(request, monkeypatch):
+    """Every file is one that is read in pieces, and one that is read at once."""
+    monkeypatch.setattr(module, "SMALL", request.param)
+
+
 @pytest.fixture
 def hashed(monkeypatch):
     """How often a file was really read."""
     count = []
-    real = hashlib.file_digest
+    real = module._digest
 
-    def counting(file, name):
+    def counting(file, size):
         count.append(file.name)
-        return real(file, name)
+        return real(file, size)
 
-    monkeypatch.setattr(module.hashlib, "file_digest", counting)
+    monkeypatch.setattr(module, "_digest", counting)
     return count
 
 
@@ -94,16 +100,16 @@ def test_a_moved_file_is_known_by_its_inode(tmp_path, hashed, settled):
 def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
     path = tmp_path / "f"
     path.write_text("one")
-    real, calls = hashlib.file_digest, []
+    real, calls = module._digest, []
 
-    def racing(file, name):
-        found = real(file, name)
+    def racing(file, size):
+        found = real(file, size)
         calls.append(1)
         if len(calls) == 1:
             path.write_text("longer")
         return found
 
-    monkeypatch.setattr(module.hashlib, "file_digest", racing)
+    monkeypatch.setattr(module, "_digest", racing)
     assert digests(tmp_path).of(path) == sha("longer")
 
 
