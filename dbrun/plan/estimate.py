@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from dbrun.plan.differences import changes, neutrals
 from dbrun.plan.grid import foretold
+from dbrun.plan.jobs import Jobs
 from dbrun.plan.keys import Ask
 from dbrun.plan.planner import Plan, Scope, StagePlan, Status
 from dbrun.plan.reasons import Resumes
@@ -35,7 +36,8 @@ def estimates(within: Scope, plan: Plan) -> Mapping[str, Estimate]:
     if not any(known.values()):
         return {}
     digests = foretold(within, plan)
-    found = {stage.name: _estimate(within.ask(stage.name, digests), stage, earlier)
+    found = {stage.name: _estimate(question := within.ask(stage.name, digests), _done(within, question, stage, digests),
+                                   earlier)
              for stage, earlier in known.items() if earlier}
     return {name: one for name, one in found.items() if one is not None}
 
@@ -47,7 +49,7 @@ def total(known: Iterable[Estimate]) -> Estimate:
                     sum(e.disk for e in every))
 
 
-def _estimate(question: Ask, stage: StagePlan, earlier: Iterable[Trace]) -> Estimate | None:
+def _estimate(question: Ask, done: float, earlier: Iterable[Trace]) -> Estimate | None:
     numerics = question.document["numerics"]
     alike = [trace for trace in earlier if trace.document.get("numerics") == numerics]
     if not alike:
@@ -55,7 +57,7 @@ def _estimate(question: Ask, stage: StagePlan, earlier: Iterable[Trace]) -> Esti
     whole = [trace for trace in alike if trace.share > LITTLE] or alike
     nearest = min(whole, key=lambda trace: len(changes(question, trace.document)))
     seconds = nearest.seconds / max(nearest.share, LITTLE) * _longer(question, nearest)
-    return Estimate(round(seconds * (1.0 - _done(question, stage)), 1), nearest.memory,
+    return Estimate(round(seconds * (1.0 - done), 1), nearest.memory,
                     sum(file.size for file in nearest.files.values()))
 
 
@@ -70,8 +72,12 @@ def _longer(question: Ask, trace: Trace) -> float:
     return ratio
 
 
-def _done(question: Ask, stage: StagePlan) -> float:
-    """The share of the work that an earlier run has done already."""
+def _done(within: Scope, question: Ask, stage: StagePlan, digests: Mapping[str, str]) -> float:
+    """The share of the work that earlier runs have done already: single items, or steps."""
+    if keys := question.stage.items(question.params, digests, within.numerics):
+        items = Jobs(within, lambda: 0, lambda: None).items(question, lambda event: None,
+                                                            anew=stage.name in within.chosen.forced)
+        return 1.0 - items.left(keys)
     said = re.match(r"step (\d+)", stage.reason.done) if isinstance(stage.reason, Resumes) else None
     limits = [getattr(question.params, name) for name in question.stage.lengthens(question.params)]
     return min(1.0, int(said[1]) / limits[0]) if said and limits and limits[0] else 0.0

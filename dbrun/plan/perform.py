@@ -103,21 +103,22 @@ class Performer:
         jobs = Jobs(self.within, self.stopping, self.base, self.record.folder)
         items = jobs.items(question, self.emit, anew=anew)
         out, work = store.fresh(), store.work(question.lineage)
+        digests = {name: artifact.digest for name, artifact in inputs.items()}
+        left = items.left(question.stage.items(question.params, digests, self.within.numerics))
         began, telling = time.monotonic(), _OneStage(self.emit, lock)
         try:
             with self._clear_words(question), peak(self.within.numerics.device) as memory:
                 work.mkdir(parents=True, exist_ok=True)
                 # what this process has learnt of the Hub, the others read
                 store.save_tables()
-                with self.crew.sharing(question, {n: a.digest for n, a in inputs.items()}, self.emit, self.stopping,
-                                       anew=anew) as ranks:
+                with self.crew.sharing(question, digests, self.emit, self.stopping, anew=anew) as ranks:
                     job = jobs.job(question, inputs, out, items, telling, ranks)
                     check_room(store.root, "the store", stage, question.stage.room(job) - items.held, MORE_ROOM)
                     question.stage.run(job)
                 self._same_base(stage, out)
                 seconds = time.monotonic() - began
                 trace = store.publish(stage, question.key, question.document, out, seconds=seconds,
-                                      items=items.used, memory=memory(), share=telling.share)
+                                      items=items.used, memory=memory(), share=min(telling.share, left))
         finally:
             remove(out)
         if not question.stage.lengthens(question.params):

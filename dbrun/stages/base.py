@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
@@ -207,6 +207,10 @@ class Stage(Generic[P]):
 
     def wishes(self, recipe: Recipe) -> tuple[Package, ...]:
         """What else this recipe needs here that not everybody has installed; it changes no result."""
+        return ()
+
+    def items(self, params: P, inputs: Mapping[str, str], numerics: Numerics) -> Sequence[Mapping[str, object]]:
+        """Keys of the items that take up its time, where they are known before it runs. inputs: digests by stage."""
         return ()
 
     def room(self, job: Job[P]) -> int:

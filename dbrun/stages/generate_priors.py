@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +17,7 @@ from dbrun.recipe.subject import in_turn
 from dbrun.seeds import derive
 from dbrun.stages import room
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
-from dbrun.stages.base import Job, Sources, Stage
+from dbrun.stages.base import Job, Numerics, Sources, Stage
 from dbrun.stages.ranks import spread
 from dbrun.values import dataclass
 
@@ -80,6 +80,13 @@ class GeneratePriors(Stage[PriorParams]):
                            suits.guidance if prior.guidance is None else prior.guidance,
                            recipe.images.resolution, recipe.train.precision, recipe.seed, tuple(others))
 
+    def items(self, params: PriorParams, inputs: Mapping[str, str],
+              numerics: Numerics) -> Sequence[Mapping[str, object]]:
+        """One for each picture; its index is that in its class, which has the same images beside any others."""
+        return [{"base": inputs["load"], "prompt": prompt, "steps": params.steps, "guidance": params.guidance,
+                 "resolution": params.resolution, "precision": drawn_in(params.precision, numerics),
+                 "seed": params.seed, "index": place % params.count} for place, prompt in enumerate(params.prompts)]
+
     def room(self, job: Job[PriorParams]) -> int:
         """Each picture, as an item and in the result."""
         return 2 * room.pictures(len(job.params.prompts), job.params.resolution) + room.MARGIN
@@ -88,6 +95,7 @@ class GeneratePriors(Stage[PriorParams]):
         """Write 00000.png … and priors.json."""
         params = job.params
         precision = drawn_in(params.precision, job.numerics)
+        keys = self.items(params, {"load": job.inputs["load"].digest}, job.numerics)
 
         @cache
         def base() -> tuple[Family, Loaded]:
@@ -96,12 +104,7 @@ class GeneratePriors(Stage[PriorParams]):
         prompts = params.prompts
 
         def item(place: int) -> Path:
-            # in its class: a class has the same images whatever other classes a recipe has
-            index = place % params.count
-            key = {"base": job.inputs["load"].digest, "prompt": prompts[place], "steps": params.steps,
-                   "guidance": params.guidance, "resolution": params.resolution, "precision": precision,
-                   "seed": params.seed, "index": index}
-            return job.items.get(key, partial(_drawn, job, base, prompts[place], index))
+            return job.items.get(keys[place], partial(_drawn, job, base, prompts[place], place % params.count))
 
         spread(job, [partial(item, place) for place in range(len(prompts))], "pictures")
         if job.ranks.rank:

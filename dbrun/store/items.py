@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,12 @@ class StoredItems:
             found = self._make(name, document, make)
         self._made[name] = self.store.objects.path(found.digest)
         return self._made[name]
+
+    def left(self, keys: Iterable[Mapping[str, object]]) -> float:
+        """Of the items with these keys, the part that is still to be made; 1 where there are none."""
+        names = {digest(self._document(key)) for key in keys}
+        there = 0 if self.anew else sum(self.store.traces.path(self._kind, name).is_file() for name in names)
+        return 1.0 - there / len(names) if names else 1.0
 
     @property
     def used(self) -> frozenset[str]:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from dbrun.plan.sources import Located
 from dbrun.recipe.exports import chosen
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.model import Adapt, Recipe
-from dbrun.stages.base import BaseSource, Job, Picture, Sources, Stage
+from dbrun.stages.base import BaseSource, Job, Numerics, Picture, Sources, Stage
 from dbrun.store.store import Store
 
 RECIPE = """
@@ -124,6 +125,10 @@ class Preprocess(Counted):
     NAME = "preprocess"
     needs = ("load", "generate-priors")
     computes = True
+
+    def items(self, params: PreprocessParams, inputs: Mapping[str, str],
+              numerics: Numerics) -> Sequence[Mapping[str, object]]:
+        return [{"digest": picture.digest} for picture in params.pictures]
 
     def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
         return PreprocessParams(sources.pictures)

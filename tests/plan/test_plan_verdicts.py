@@ -26,9 +26,9 @@ from dbrun.ui.history import comparison, ended, log_lines, run_table
 from dbrun.ui.plan import table
 
 
-def within(home: Path, *overrides: str, until: str | None = None) -> Scope:
+def within(home: Path, *overrides: str, until: str | None = None, force: tuple[str, ...] = ()) -> Scope:
     recipe = load_recipe(home / "r.yaml", overrides).recipe
-    return scope(recipe, located(home), Store(home / "store"), Selection(until=until), stub_stages())
+    return scope(recipe, located(home), Store(home / "store"), Selection(until=until, force=force), stub_stages())
 
 
 def timed(home: Path, **seconds: float) -> None:
@@ -70,6 +70,24 @@ def test_what_a_run_found_done_does_not_count_as_quickly_done(home: Path) -> Non
     timed(home, train=60.0)
     scoped = within(home, "train.steps=8", "train.learning_rate=5e-5")
     assert estimates(scoped, plan_of(scoped))["train"].seconds == 240.0
+
+
+def test_single_items_that_are_there_are_not_estimated_again(home: Path) -> None:
+    go(home)
+    timed(home, preprocess=60.0)
+    made = list((home / "store" / "traces" / "preprocess.item").glob("*/*.json"))
+
+    def seconds(*force: str) -> float:
+        scoped = within(home, "prior.count=5", force=force)
+        return estimates(scoped, plan_of(scoped))["preprocess"].seconds
+
+    assert len(made) > 1 and seconds() == 0.0
+    made[0].unlink()
+    assert seconds() == round(60.0 / len(made), 1)
+    assert seconds("preprocess") == 60.0
+    go(home, "prior.count=5")
+    assert sorted(trace.share for trace in Store(home / "store").traces.recent("preprocess", 9)) == pytest.approx(
+        [1 / len(made), 1.0])
 
 
 def test_the_last_step_alone_tells_little(home: Path) -> None:

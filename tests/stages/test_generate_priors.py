@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from dbrun.errors import Interrupted, StageFailed
 from dbrun.families.sd import StableDiffusion
-from dbrun.stages.base import stages
+from dbrun.stages.base import Numerics, stages
 from dbrun.stages.generate_priors import ATTEMPTS, refusal
 
 STAGE = "generate-priors"
@@ -113,3 +113,11 @@ def test_a_signal_stops_after_a_sampler_step_and_keeps_whole_pictures(loaded, mo
     with pytest.raises(Interrupted):
         loaded.run(STAGE, recipe())
     assert len(loaded.items.made) == kept
+
+
+def test_the_items_that_are_foretold_are_those_that_are_made(loaded, recipe) -> None:
+    chosen, stage = recipe(prior={"count": 3}), stages()[STAGE]
+    keys = stage.items(stage.params(chosen, loaded.sources(chosen)), {"load": loaded.artifacts["load"].digest},
+                       Numerics("cpu", 1))
+    loaded.run(STAGE, chosen)
+    assert loaded.items.made == list(map(str, keys)) and len(keys) == 3
