@@ -60,3 +60,6 @@ def _run() -> None:
         told = misused(error) or bug_report(error)
         complain(told)
         sys.exit(told.exit_code)
+    finally:
+        # what is left would be searched once more at the end
+        gc.freeze()
