@@ -87,6 +87,8 @@ def go_sweep(runs: Sequence[Member], selection: Selection, *, as_json: bool) -> 
                          fix="leave the launcher out; `launch.processes=N` shares each run of the sweep")
     results: list[dict[str, object]] = []
     for run in runs:
+        if not as_json:
+            say("")
         outcome, failure = _outcome(run, selection, as_json)
         results.append({"name": run.name, "values": dict(run.values), "failed": failure,
                         **(_result(outcome) if outcome else {})})

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.cli.sweep import MOST, members, show_sweep, split
+from dbrun.cli.sweep import MOST, Member, go_sweep, members, show_sweep, split
 from dbrun.cli.words import Asked
-from dbrun.errors import DbrunError, UsageError
+from dbrun.errors import DbrunError, StageFailed, UsageError
 from dbrun.plan.compare import last_loss
 from dbrun.plan.selection import Selection
 from dbrun.recipe.new import starter
 from dbrun.ui.sweep import results_table
+from dbrun.ui.terminal import say
 
 
 @pytest.fixture
@@ -83,3 +84,16 @@ def test_results_are_told_in_a_table() -> None:
     assert head.split() == ["steps", "loss", "ran", "cached", "time", "exports"]
     assert first.split() == ["3", "0.25", "2", "4", "1.5", "s", "outputs/a"]
     assert second.startswith("9") and second.endswith("failed: train failed")
+
+
+def test_a_free_line_stands_before_each_run_and_what_failed_is_named(
+        dog: Asked, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def failed(run: Member, selection: Selection, as_json: bool) -> tuple[None, str]:
+        say(f"{run.name} runs")
+        return None, "no"
+
+    monkeypatch.setattr("dbrun.cli.sweep._outcome", failed)
+    two = members(dog, ["adapt.denoiser.rank=4,8"], Selection())
+    with pytest.raises(StageFailed, match="2 of 2 runs failed"):
+        go_sweep(two, Selection(), as_json=False)
+    assert capsys.readouterr().err == f"\n{two[0].name} runs\n\n{two[1].name} runs\n\n"
