@@ -6,6 +6,9 @@ import gc
 import os
 import sys
 
+STOPPED = 130
+"""The exit code after Ctrl-C, which typer makes of it, too."""
+
 
 def main() -> None:
     """Run `dbrun`; every failure ends in a message for people and an exit code, never in a traceback."""
@@ -16,7 +19,7 @@ def main() -> None:
             sys.exit(code)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        sys.exit(130)
+        sys.exit(STOPPED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
@@ -47,7 +50,10 @@ def _run() -> None:
     words = sys.argv[1:] or ["--help"]
     try:
         # what a verb leaves with; a wrong command line is told of below, as every other error is
-        if code := app_for(words)(words, prog_name="dbrun", standalone_mode=False):
+        code = app_for(words)(words, prog_name="dbrun", standalone_mode=False)
+        if code == STOPPED:
+            raise KeyboardInterrupt
+        if code:
             sys.exit(code)
     except DbrunError as error:
         complain(error)

@@ -61,3 +61,11 @@ def test_without_words_there_is_help_and_what_a_verb_leaves_with_is_the_exit_cod
     code = [subprocess.run([sys.executable, "-m", "dbrun", *words], cwd=tmp_path, capture_output=True,
                            text=True).returncode for words in ([], ["--version"], ["schema", "--check", "old.json"])]
     assert code == [0, 0, 3]
+
+
+def test_whoever_stops_a_verb_that_keeps_nothing_is_told(tmp_path: Path) -> None:
+    code = ("import sys\nimport dbrun.cli.history\nfrom dbrun.cli import main\n"
+            "def stop(*words, **more): raise KeyboardInterrupt\n"
+            "dbrun.cli.history.show_runs = stop\nsys.argv = ['dbrun', 'runs']\nmain()")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
