@@ -28,7 +28,10 @@ def runs(name: Annotated[str | None, typer.Argument(help="Only runs of this name
 @app.command()
 def logs(run: Annotated[str | None, typer.Argument(help=RUN + " Left out: the last.", metavar="RUN",
                                                    show_default=False)] = None, json: Json = False) -> None:
-    """Show what a run said, and the traceback where it broke."""
+    """Show what a run said, and the traceback where it broke.
+
+    Of many steps some are shown; `--json` has all.
+    """
     from dbrun.cli.history import show_log
 
     show_log(run, as_json=json)
