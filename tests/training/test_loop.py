@@ -1,7 +1,7 @@
 """Does a step do to the adapters, and only to them, what it should?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from dbrun.choices.averaging import Ema
 from dbrun.choices.optimizers import AdamW, OptimizerChoice
 from dbrun.choices.prodigy import Prodigy
 from dbrun.choices.schedules import Constant, Linear
+from dbrun.diffusion.losses import Loss
 from dbrun.errors import StageFailed
 from dbrun.families.base import Condition, Loaded
 from dbrun.training.batches import Batch
@@ -176,6 +177,27 @@ def test_dropout_works_and_repeats(home: Path) -> None:
         torch.manual_seed(len(losses))
         losses.append([trained.step([batch()]).loss for _ in range(3)])
     assert losses[1] == losses[2] != losses[0]
+
+
+@pytest.mark.parametrize(("dropout", "different"), [(0.0, 1), (0.5, 8)])
+def test_every_pass_of_every_step_and_seed_draws_dropout_of_its_own(home: Path, dropout: float,
+                                                                    different: int) -> None:
+    """Two seeds, two steps, two passes over the same batch, at a rate of next to nothing."""
+    seen: list[float] = []
+    for seed in (0, 1):
+        trained = trainer(home, adapter={"dropout": dropout}, seed=seed, learning_rate=1e-30)
+        for parameter in trained.parameters:
+            parameter.data += 0.1
+        loss = trained.loss
+
+        def watched(one: Batch, loss: Callable[[Batch], Loss] = loss) -> Loss:
+            seen.append(float((found := loss(one)).total))
+            return found
+
+        trained.loss = watched
+        for _ in range(2):
+            trained.step([batch(), batch()])
+    assert len(seen) == 8 and len(set(seen)) == different
 
 
 def test_the_text_encoder_learns_where_it_is_adapted(home: Path) -> None:
