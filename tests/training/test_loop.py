@@ -191,7 +191,7 @@ def test_every_pass_of_every_step_and_seed_draws_dropout_of_its_own(home: Path, 
         loss = trained.loss
 
         def watched(one: Batch, loss: Callable[[Batch], Loss] = loss) -> Loss:
-            seen.append(float((found := loss(one)).total))
+            seen.append((found := loss(one)).total.item())
             return found
 
         trained.loss = watched

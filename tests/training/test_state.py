@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dbrun.training import state
 from dbrun.training.state import Checkpoint, newest, publish
 
 
@@ -79,6 +80,15 @@ def test_a_flipped_bit_anywhere_is_found_and_the_older_one_used(tmp_path: Path, 
     assert found is not None and found.step == 10 and damaged == (path.name,)
     publish(tmp_path, checkpoint(20), keep=2)
     assert newest(tmp_path, at_most=100)[1] == ()
+
+
+def test_a_checkpoint_of_another_format_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path, checkpoint(10), keep=2)
+    with monkeypatch.context() as later:
+        later.setattr(state, "FORMAT", "dbrun/checkpoint/2")
+        path = publish(tmp_path, checkpoint(20), keep=2)
+    found, damaged = newest(tmp_path, at_most=100)
+    assert found is not None and found.step == 10 and damaged == (path.name,)
 
 
 @pytest.mark.parametrize("length", [0, 5, 100])
