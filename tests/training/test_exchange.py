@@ -2,13 +2,17 @@
 
 import multiprocessing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from shared_training import CASES, member, train
 from tiny_training import FAMILY
+from torch import Tensor, distributed
 
-from dbrun.errors import StageFailed
+from dbrun.diffusion.losses import Loss
+from dbrun.errors import ProcessLost, StageFailed
+from dbrun.training import exchange
 from dbrun.training.exchange import ALONE, Exchange
 
 
@@ -56,3 +60,45 @@ def test_micro_batches_that_cannot_be_dealt_evenly_are_refused(tmp_path: Path) -
     with pytest.raises(StageFailed, match="3 micro-batches cannot be dealt evenly to 2"):
         Exchange(0, 2).slots(3)
     assert [list(Exchange(rank, 2).slots(4)) for rank in (0, 1)] == [[0, 2], [1, 3]]
+
+
+def test_a_gradient_that_no_pass_reached_stays_none_and_all_are_sent_in_buckets(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW would let a gradient of zero decay the weight. The other process holds twice these gradients."""
+    sent: list[int] = []
+
+    def both(self: Exchange, mine: Tensor) -> list[Tensor]:
+        sent.append(len(mine))
+        return [mine, mine if len(sent) == 1 else 2 * mine]
+
+    monkeypatch.setattr(Exchange, "all", both)
+    monkeypatch.setattr(exchange, "BUCKET", 4)
+    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 1, 6, 3, 1)]
+    for number, parameter in enumerate(parameters[:-1]):
+        parameter.grad = torch.full_like(parameter, number + 1.0)
+    gradients = Exchange(0, 2).gradients(parameters)
+    gradients.add(Loss(torch.tensor(1.0), torch.tensor(1.0), None))
+    gradients.settle()
+    assert [None if p.grad is None else p.grad.unique().tolist() for p in parameters] == [[3.0], [6.0], [9.0], [12.0],
+                                                                                          None]
+    assert sent[1:] == [3, 6, 4], "a parameter that is larger than a bucket goes alone"
+
+
+def test_a_wait_ends_where_the_watch_finds_the_others_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([False] * 3 + [True])
+    answer = SimpleNamespace(is_completed=lambda: next(looks), wait=lambda: None)
+    monkeypatch.setattr(distributed, "all_gather", lambda *_, **__: answer)
+
+    def gone() -> None:
+        raise ProcessLost("a process is gone")
+
+    with pytest.raises(ProcessLost, match="is gone"):
+        Exchange(0, 2, watch=gone).agree(1.0)
+
+
+def test_processes_that_do_not_hold_the_same_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Exchange, "all", lambda self, mine: [mine, mine + 2])
+    with pytest.raises(StageFailed, match=r"they go on after the steps \[3, 5\]"):
+        Exchange(0, 2).alike(3, "they go on after the steps")
+    monkeypatch.setattr(Exchange, "all", lambda self, mine: [mine, mine])
+    Exchange(0, 2).alike(3, "they go on after the steps")

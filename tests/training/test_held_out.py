@@ -124,6 +124,12 @@ def test_the_rule() -> None:
     assert PARAMS.held_out is None
 
 
+def test_a_look_is_the_mean_over_the_pictures() -> None:
+    losses = iter([1.0, 4.0])
+    watch = Watch(HeldOut(), [None] * 2, lambda prompts: {})
+    assert watch.look(lambda batch, conditions: torch.tensor(next(losses))) == 2.5
+
+
 def test_the_curve_has_a_line_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dbrun.images import curve
     from dbrun.stages import export

@@ -123,6 +123,23 @@ def test_accumulated_micro_batches_make_one_larger_batch(home: Path) -> None:
         torch.testing.assert_close(tensor, weights(two)[name], rtol=1e-5, atol=1e-7)
 
 
+def test_every_micro_batch_of_every_step_is_the_next_one(home: Path) -> None:
+    """Also after a stop."""
+    asked: list[int] = []
+
+    def numbered(number: int) -> Batch:
+        asked.append(number)
+        return batch(number)
+
+    first, second = (trainer(home, steps=3, accumulation=2) for _ in range(2))
+    steps = first.run(numbered)
+    next(steps), next(steps)
+    second.restore(first.checkpoint())
+    for _ in second.run(numbered):
+        pass
+    assert asked == [0, 1, 2, 3, 4, 5]
+
+
 def test_gradients_are_clipped_and_their_norm_is_told_unclipped(home: Path) -> None:
     """The class half weighs so much that every usual limit would clip."""
     moved, norms = {}, {}
