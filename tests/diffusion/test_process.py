@@ -68,6 +68,16 @@ def test_epsilon_and_sample_targets() -> None:
     assert Process.from_config({**STABLE, "prediction_type": "sample"}).target(x0, noise, t) is x0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_factors_are_rounded_but_once(dtype: torch.dtype) -> None:
+    """The roots are taken in 64 bits: near 1, what is left to 1 would lose its digits in fewer."""
+    process = Process.from_config(STABLE)
+    ones, t = torch.ones(1000, 1, 1, 1, dtype=dtype), torch.arange(1000)
+    signal, noise = (process.add_noise(a * ones, (1 - a) * ones, t).flatten() for a in (1, 0))
+    assert torch.equal(signal, process.alpha_bar.sqrt().to(dtype))
+    assert torch.equal(noise, (1.0 - process.alpha_bar).sqrt().to(dtype))
+
+
 def test_zero_terminal_snr() -> None:
     plain, zero = Process.from_config(STABLE), Process.from_config({**STABLE, "rescale_betas_zero_snr": True})
     assert zero.snr(torch.tensor([999])).item() == 0.0

@@ -1,5 +1,7 @@
 """Is torch set up as planned, and does every draw have an address?"""
 
+import os
+
 import pytest
 import torch
 
@@ -37,6 +39,15 @@ def test_each_process_of_a_machine_takes_the_gpu_of_its_number(monkeypatch: pyte
     assert taken == [0, 1], "dropout draws from the generator of the current device"
     with pytest.raises(StageFailed, match="finds only 2 GPUs"):
         prepare(Numerics("cuda", 0), 2)
+
+
+def test_a_gpu_would_compute_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn = torch.backends.cudnn
+    cudnn.deterministic, cudnn.benchmark = False, True
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    prepare(Numerics("cpu", 1))
+    assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_an_address_names_a_stream() -> None:

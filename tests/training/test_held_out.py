@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_steps import batch, trainer
 from tiny_training import FAMILY, PARAMS, PROMPTS, content, job, write_inputs
 from tiny_training import load as base
 
@@ -17,6 +18,7 @@ from dbrun.errors import Interrupted
 from dbrun.events import Event, Note
 from dbrun.stages.base import Upkeep
 from dbrun.stages.train import Train, _batches
+from dbrun.training.exchange import Exchange
 from dbrun.training.held_out import Watch, best_step
 
 STOPPING = {"held": (2,), "held_out": HeldOut(every=1, patience=2), "learning_rate": 0.2, "steps": 12}
@@ -128,6 +130,19 @@ def test_a_look_is_the_mean_over_the_pictures() -> None:
     losses = iter([1.0, 4.0])
     watch = Watch(HeldOut(), [None] * 2, lambda prompts: {})
     assert watch.look(lambda batch, conditions: torch.tensor(next(losses))) == 2.5
+
+
+def test_a_look_has_no_dropout_and_its_loss_is_what_the_processes_agree_on(
+        home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a rate of next to nothing each look sees the same."""
+    looked: list[float] = []
+    monkeypatch.setattr(Exchange, "agree", lambda self, value: (looked.append(value), 0.125)[1])
+    trained = trainer(home, adapter={"dropout": 0.5}, steps=3, learning_rate=1e-30)
+    for parameter in trained.parameters:
+        parameter.data += 0.1
+    trained.watch = Watch(HeldOut(every=1), [batch(9)], trained.conditions)
+    assert [done.held_out_loss for done in trained.run(batch)] == [0.125] * 3
+    assert len(set(looked)) == 1 and trained.modules["denoiser"].training
 
 
 def test_the_curve_has_a_line_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
