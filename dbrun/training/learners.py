@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import field
 from functools import cached_property
 
@@ -76,13 +76,20 @@ def learners(modules: Mapping[str, nn.Module], rate: float, own: Own) -> tuple[L
 
 @contextmanager
 def at_rest(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """While this is open there is no dropout and no gradient; then the modules are in the mode that they were in."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        for module in modules:
-            stack.callback(module.train, module.training)
-            module.eval()
-        yield
+    """While this is open there is no dropout and no gradient; then all modules are in the modes that they were in."""
+    awake = [part for module in modules for part in module.modules() if part.training]
+    _set_training(awake, False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        _set_training(awake, True)
+
+
+def _set_training(modules: Iterable[nn.Module], training: bool) -> None:
+    for module in modules:
+        # past what a module does at an assignment to keep track of weights, which took most of the time
+        object.__setattr__(module, "training", training)
 
 
 def prompts_learn(family: Family, loaded: Loaded) -> bool:
