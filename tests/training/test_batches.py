@@ -1,9 +1,14 @@
 """Is a micro-batch a pure function of its address?"""
 
+import pytest
 import torch
 
+from dbrun.choices.noises import Pyramid
 from dbrun.families.base import Drawn, Randn
+from dbrun.training import batches as module
 from dbrun.training.batches import Batch, Batches, Pictures
+from dbrun.training.captions import Varied
+from dbrun.training.noise import Noise
 
 
 def pictures(name: str, count: int, prompt: int) -> Pictures:
@@ -83,6 +88,18 @@ def test_the_latent_draw_has_noise_of_its_own() -> None:
     batch = Batches([pictures("instance", 5, 0)], 0, 4, 1000, draw)(0)
     assert seen["latents"].shape == batch.noise.shape and not torch.equal(seen["latents"], batch.noise)
     assert batch.hints == {"other": seen["other"]} and len(seen["other"].unique()) == 4
+
+
+def test_no_two_draws_share_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With everything on that draws."""
+    seen: list[tuple[str | int, ...]] = []
+    draw = module.generator
+    monkeypatch.setattr(module, "generator", lambda *address: (seen.append(address), draw(*address))[1])
+    half = Pictures("instance", [torch.zeros(4, 2, 2)] * 4, [0, 0], ways=[(0, 1), (2, 3)],
+                    varied=Varied(((1, 2), (3, 4)), (0.0, 0.0), 0))
+    Batches([half], 0, 4, 1000, lambda rows, randn: Drawn(randn("latents", (4, 2, 2)), {}),
+            noise=Noise(0.1, 0.1, Pyramid()))(0)
+    assert len(seen) == len(set(seen)) == 4 * 9
 
 
 def of_shapes(name: str, prompt: int, *shapes: tuple[int, int]) -> Pictures:

@@ -50,6 +50,13 @@ def test_one_shape_runs_on_across_epochs_in_full_micro_batches() -> None:
     assert Counter(row.picture for some in seen for row in some) == dict.fromkeys(range(5), 8)
 
 
+def test_the_halves_are_shuffled_each_by_itself() -> None:
+    for shapes in ([WIDE] * 5, MIXED.shapes):
+        one, other = ([row.picture for i in range(20) for row in rows(epoch(*shapes, half=half), 2, i)]
+                      for half in ("instance", "class"))
+        assert one != other
+
+
 def test_a_repeated_picture_is_seen_as_often() -> None:
     twice = Epoch(0, "instance", (0, 1, 1, 2), (WIDE, TALL, TALL, WIDE))
     for number in range(3):

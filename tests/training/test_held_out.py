@@ -68,6 +68,7 @@ def test_the_loss_is_that_of_the_picture_at_spread_timesteps(home: Path, tmp_pat
     assert a.t.tolist() == b.t.tolist() == [125, 375, 625, 875] and a.instances == 4
     assert torch.equal(batches.looked_at(1, 0, 4).noise, a.noise) and not torch.equal(a.noise, b.noise)
     assert len({row.sum().item() for row in a.noise}) == 4
+    assert not torch.equal(a.noise[0], batches(0).noise[0]), "training has draws of its own"
 
 
 def test_it_stops_where_the_loss_has_not_fallen_and_keeps_the_best(home: Path, tmp_path: Path) -> None:

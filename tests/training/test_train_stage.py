@@ -123,6 +123,12 @@ def test_a_run_of_several_shapes_and_views_is_resumed_to_the_bit(tmp_path: Path)
     assert len(rows) == 6 and all(row["instance_loss"] > 0 < row["prior_loss"] for row in rows)
 
 
+def test_a_checkpoint_stands_at_the_last_step(home: Path, tmp_path: Path) -> None:
+    """A longer run goes on from it."""
+    trained(home, tmp_path, "out", "work", upkeep=Upkeep(1000, 2))
+    assert [path.name[:13] for path in (tmp_path / "work" / "checkpoints").iterdir()] == ["step-00000006"]
+
+
 def test_a_damaged_checkpoint_is_told_and_an_older_one_used(home: Path, tmp_path: Path) -> None:
     unbroken = trained(home, tmp_path, "first", "work")
     newest = sorted((tmp_path / "work" / "checkpoints").iterdir())[-1]
