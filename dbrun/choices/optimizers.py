@@ -25,7 +25,7 @@ class OptimizerChoice(Part):
 
     PACKAGE: what it needs beside dbrun's own dependencies. AVERAGES: whether it trains on other weights than those
     that are to be used. ONE_RATE: why every component must learn at the same rate, where it must. NUMBERS: how many
-    it keeps at most for each weight that learns.
+    it keeps at most for each weight that learns. RATES: the least and the largest learning rate that people use.
     """
 
     NAME: ClassVar[str]
@@ -33,6 +33,7 @@ class OptimizerChoice(Part):
     AVERAGES: ClassVar[bool] = False
     ONE_RATE: ClassVar[str | None] = None
     NUMBERS: ClassVar[int] = 2
+    RATES: ClassVar[tuple[float, float]] = (1e-7, 2e-2)
 
     def build(self, groups: Sequence[Group], learning_rate: float) -> Optimizer:
         """The optimizer over these groups of parameters; learning_rate: of a group without one of its own."""
@@ -40,7 +41,11 @@ class OptimizerChoice(Part):
 
     def remark(self, learning_rate: float) -> str | None:
         """What is odd about this learning rate for this optimizer, if anything."""
-        return None
+        least, most = self.RATES
+        if least <= learning_rate <= most:
+            return None
+        end = "hardly anything is learnt" if learning_rate < least else "the training breaks down"
+        return f"{learning_rate:g} is unusual with {self.NAME}, where {least:g} to {most:g} is: mostly {end}"
 
     @contextmanager
     def leaving(self, optimizer: Optimizer) -> Iterator[None]:

@@ -44,8 +44,7 @@ class Prodigy(AdamLike):
         """A rate for Adam would be hardly any here."""
         if learning_rate >= LEAST:
             return None
-        return ("prodigy finds its own rate, `train.learning_rate` is only a factor of it: "
-                f"{learning_rate:g} is little, 1.0 is usual")
+        return f"prodigy finds its own rate, of which this is only a factor: {learning_rate:g} is little, 1.0 is usual"
 
     def build(self, groups: Sequence[Group], learning_rate: float) -> Optimizer:
         """prodigyopt's Prodigy."""

@@ -21,6 +21,8 @@ def training_notes(loaded: LoadedRecipe, sources: Sources) -> tuple[Note, ...]:
     if found:
         raise Problems([Problem(loaded.origins.get(key), key, message, fix) for key, message, fix in found])
     notes = [Note("training", told(recipe, sources))]
-    if odd := train.optimizer.remark(train.learning_rate * train.rate_factor):
-        notes.append(Note("training", odd, "warning"))
+    own = {f"adapt.{name}.learning_rate": adapter.learning_rate for name, adapter in recipe.adapt.adapters.items()}
+    for key, rate in {"train.learning_rate": train.learning_rate, **own}.items():
+        if rate is not None and (odd := train.optimizer.remark(rate * train.rate_factor)):
+            notes.append(Note("training", f"`{key}`: {odd}", "warning"))
     return tuple(notes)

@@ -71,3 +71,4 @@ def test_only_the_chosen_optimizers_package_is_in_the_key(kind, monkeypatch) -> 
 def test_a_rate_that_suits_another_optimizer_is_remarked() -> None:
     assert "1.0 is usual" in str(Prodigy(type="prodigy").remark(1e-4))
     assert Prodigy(type="prodigy").remark(1.0) is None and PARAMS.optimizer.remark(1e-4) is None
+    assert all("unusual with adamw" in str(PARAMS.optimizer.remark(rate)) for rate in (5.0, 0.03, 1e-9))

@@ -302,3 +302,12 @@ def test_prompts_without_the_trigger_are_told(recipe):
     (recipe.parent / "photos" / "0.txt").write_text("a dog")
     (told,) = about_prompts(recipe, "subject.trigger=sks dog")
     assert "'sks dog' is missing from the prompt of 1 of 1 pictures" in told
+
+
+@pytest.mark.parametrize(("override", "key"), [
+    ("train.learning_rate=5", "train.learning_rate"), ("train.learning_rate=1e-9", "train.learning_rate"),
+    ("adapt.denoiser.learning_rate=3", "adapt.denoiser.learning_rate")])
+def test_an_unusual_learning_rate_is_a_warning_that_names_its_key(recipe, override, key):
+    (told,) = [note for note in find(recipe, override).notes if "unusual" in note.text]
+    assert told.level == "warning" and told.text.startswith(f"`{key}`: ")
+    assert not [note for note in find(recipe, "train.learning_rate=1e-2").notes if note.level == "warning"]
