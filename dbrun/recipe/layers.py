@@ -76,6 +76,8 @@ def _override(word: str) -> Table:
     whole = Place(None, 1, 1, max(1, len(key)), word)
     if not equals or not key.strip():
         raise Problems([Problem(whole, "", f"found '{word}', expected key=value, such as train.steps=500")])
+    if not value.strip():
+        raise Problems([Problem(whole, key.strip(), "found no value", f"write {key.strip()}=null to leave it out")])
     *above, last = key.strip().split(".")
     if not all((*above, last)):
         raise Problems([Problem(whole, key, "found an empty word between dots")])
