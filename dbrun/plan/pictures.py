@@ -158,8 +158,11 @@ def _folder(asked: Asked, beside: Path, store: Store) -> tuple[Path, tuple[str, 
 
     name = images.removeprefix(EMBEDDED)
     if name not in subject_names():
+        from difflib import get_close_matches
+
+        nearest = next(iter(get_close_matches(name, subject_names(), n=1)), subject_names()[0])
         raise RecipeError(f"found {images!r}, but no such subject ships with dbrun",
-                          fix=f"write {EMBEDDED}{subject_names()[0]}, or the folder of your pictures")
+                          fix=f"write {EMBEDDED}{nearest}, or the folder of your pictures")
     return subject_path(name), ()
 
 

@@ -106,6 +106,9 @@ def test_embedded_pictures_are_found_by_name_and_only_those(photos):
     for name in ("embedded:nobody", "embedded:../..", "embedded:"):
         with pytest.raises(RecipeError, match="no such subject"):
             find_pictures(Asked("x", name, PROMPT), photos, store)
+    with pytest.raises(RecipeError) as caught:
+        find_pictures(Asked("x", "embedded:sks_dgo", PROMPT), photos, store)
+    assert caught.value.fix is not None and "embedded:sks_dog," in caught.value.fix
 
 
 def test_what_reads_a_heic_is_part_of_the_picture(photos, monkeypatch):
