@@ -32,11 +32,11 @@ def find_masks(pictures: Mapping[Path, Screened], store: Store, asked: Masks) ->
     """The masks beside pictures, where they are asked for. Raises RecipeError that names all that cannot be used."""
     found = masks.beside(pictures)
     if asked != "files":
-        notes = [f"{_counted([mask.name for mask in found.values()])}: masks are ignored, `images.masks: files` would "
+        notes = [f"{first_of([mask.name for mask in found.values()])}: masks are ignored, `images.masks: files` would "
                  "use them"] if found else []
         opaque = [path.name for path, seen in pictures.items() if TRANSPARENT not in seen.notes]
         if asked == "alpha" and opaque:
-            notes.append(f"{_counted(opaque)}: not transparent, so all of it counts")
+            notes.append(f"{first_of(opaque)}: not transparent, so all of it counts")
         return FoundMasks(notes=notes, many=len(pictures) - len(opaque))
     try:
         code = "".join(store.digests.of(Path(file))[:16] for file in (masks.__file__, pixels.__file__))
@@ -57,7 +57,7 @@ def find_masks(pictures: Mapping[Path, Screened], store: Store, asked: Masks) ->
         raise RecipeError("\n".join(error.message for error in bad), fix=bad[0].fix)
     bare = [picture.name for picture in pictures if picture not in found]
     return FoundMasks(digests, {digest: found[picture] for picture, digest in digests.items()},
-                      [f"{_counted(bare)}: no mask, so all of it counts"] if bare else [], len(found))
+                      [f"{first_of(bare)}: no mask, so all of it counts"] if bare else [], len(found))
 
 
 def check_any(asked: Masks, many: int) -> None:
@@ -68,5 +68,6 @@ def check_any(asked: Masks, many: int) -> None:
     raise RecipeError(f"found '{asked}', but no picture {what}", fix="give some of them masks, or write `masks: none`")
 
 
-def _counted(names: Sequence[str]) -> str:
+def first_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
     return f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"

@@ -14,9 +14,10 @@ from dbrun.images import screen as screening
 from dbrun.images.discover import Found, discover
 from dbrun.images.screen import Screened, screen_all
 from dbrun.plan.keys import full_version
-from dbrun.plan.masks import find_masks
+from dbrun.plan.masks import find_masks, first_of
 from dbrun.recipe.checks import HUB_ID
 from dbrun.recipe.pictures import Masks
+from dbrun.recipe.words import nearest
 from dbrun.stages.base import Picture
 from dbrun.store.disk import said
 from dbrun.store.store import Store
@@ -158,11 +159,9 @@ def _folder(asked: Asked, beside: Path, store: Store) -> tuple[Path, tuple[str, 
 
     name = images.removeprefix(EMBEDDED)
     if name not in subject_names():
-        from difflib import get_close_matches
-
-        nearest = next(iter(get_close_matches(name, subject_names(), n=1)), subject_names()[0])
+        meant = nearest(name, subject_names()) or subject_names()[0]
         raise RecipeError(f"found {images!r}, but no such subject ships with dbrun",
-                          fix=f"write {EMBEDDED}{nearest}, or the folder of your pictures")
+                          fix=f"write {EMBEDDED}{meant}, or the folder of your pictures")
     return subject_path(name), ()
 
 
@@ -177,8 +176,7 @@ def _conversions(screened: Mapping[Path, Screened]) -> list[str]:
     for path, seen in screened.items():
         for note in seen.notes:
             by_note[note].append(path.name)
-    return [f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {note}"
-            for note, names in by_note.items()]
+    return [f"{first_of(names)}: {note}" for note, names in by_note.items()]
 
 
 def _doubles(found: Found, digests: Mapping[Path, str]) -> list[str]:
