@@ -41,6 +41,10 @@ class RecipeError(DbrunError):
     exit_code = 2
 
 
+class NotFetched(RecipeError):
+    """What a recipe names is not here yet; a run fetches it."""
+
+
 class StageFailed(DbrunError):
     """A stage could not finish; what it had done so far is kept."""
 

@@ -54,7 +54,7 @@ def match(module: nn.Module, patterns: Sequence[str],
     hit = hits(fit, patterns)
     if not hit:
         other = sorted({kinds[name][0].__name__ for name in hits(kinds, patterns)})
-        raise _no_match(patterns, fit, layers, other)
+        raise no_match(patterns, fit, layers, other)
     return tuple(hit)
 
 
@@ -64,8 +64,9 @@ def hits(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     return sorted(name for name in names if wanted.fullmatch(name))
 
 
-def _no_match(patterns: Sequence[str], fit: Sequence[str], layers: Sequence[str],
-              other: Sequence[str]) -> RecipeError:
+def no_match(patterns: Sequence[str], fit: Sequence[str], layers: Sequence[str],
+             other: Sequence[str] = ()) -> RecipeError:
+    """That patterns hit none of the layers that fit, and what they may have meant. other: classes that they do hit."""
     shown = ", ".join(f"`{p}`" for p in patterns)
     near: list[str] = []
     for pattern in patterns:
@@ -74,7 +75,7 @@ def _no_match(patterns: Sequence[str], fit: Sequence[str], layers: Sequence[str]
         near += difflib.get_close_matches(pattern.replace("*", "").strip("."), ends, n=3, cutoff=0.5)
     why = f"; it hits only {', '.join(other)}" if other else ""
     closest = ", ".join(f"`{n}`" for n in dict.fromkeys(near)) or ", ".join(f"`{n}`" for n in sorted(fit)[:5])
-    return RecipeError(f"targets {shown} match no layer that can be adapted ({', '.join(layers)}){why}. "
+    return RecipeError(f"no layer that can be adapted ({', '.join(layers)}) matches {shown}{why}. "
                        f"The closest module names: {closest}",
                        fix="name one of these in `targets`, or use attention, attention+ff, linear or all")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from dbrun.errors import DbrunError
 from dbrun.events import Emit, RunFailed
 from dbrun.plan.sources import Located, locate
-from dbrun.recipe.load import EXPORTED, LoadedRecipe, load_recipe
+from dbrun.recipe.load import EXPORTED, LoadedRecipe, read_recipe
 from dbrun.store.store import Store, store_at_hand
 from dbrun.ui.terminal import put, transcript
 
@@ -29,13 +29,13 @@ def read(asked: Asked, emit: Emit | None = None, *, decode: bool = False) -> tup
 
     emit: where it is to be run, and so pictures may be fetched; decode: read every picture to its last pixel.
     """
-    loaded = load_recipe(asked.recipe, asked.overrides, asked.profiles)
+    loaded, wrong = read_recipe(asked.recipe, asked.overrides, asked.profiles)
     store = store_at_hand()
-    if emit is not None and any(one.revision for one in loaded.recipe.taught.values()):
+    if emit is not None and not wrong and any(one.revision for one in loaded.recipe.taught.values()):
         from dbrun.plan.datasets import fetch
 
         fetch(loaded, store, emit)
-    located = locate(loaded, store, decode)
+    located = locate(loaded, store, decode, wrong)
     if loaded.path.suffix == EXPORTED:
         from dbrun.plan.again import differences
         from dbrun.provenance import read as provenance

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from dbrun.errors import RecipeError
+from dbrun.errors import NotFetched, RecipeError
 from dbrun.events import Emit, Note, Progress
 from dbrun.images.captions import TABLES, TEXT
 from dbrun.images.discover import SPLIT, is_picture
@@ -19,13 +19,13 @@ TOLD = "pictures"
 
 
 def dataset_folder(repo: str, revision: str, store: Store) -> tuple[Path, tuple[str, ...]]:
-    """The folder of a fetched data set in the Hub's cache, and what a person should know. Raises RecipeError."""
+    """The folder of a fetched data set in the Hub's cache, and what a person should know. Raises NotFetched."""
     commit = _commit(repo, revision, store)
     folder = hub.dataset(repo, commit) if commit else None
     if commit is None or folder is None:
-        raise RecipeError(f"the data set {repo} at {revision} is not in {hub.cache_folder()}",
-                          fix="unset HF_HUB_OFFLINE, so that `dbrun run` may fetch it" if hub.offline() else
-                          "`dbrun run` fetches it")
+        raise NotFetched(f"the data set {repo} at {revision} is not in {hub.cache_folder()}",
+                         fix="unset HF_HUB_OFFLINE, so that `dbrun run` may fetch it" if hub.offline() else
+                         "`dbrun run` fetches it")
     pinned = f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe keeps it"
     unsure = f"{repo} is taken as it lies in {folder}: whether that is all of it has not been asked of the Hub"
     return folder, (*([pinned] if commit != revision else []), *([] if _whole(repo, commit, store) else [unsure]))

@@ -5,56 +5,73 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from dbrun.adapters.attach import hits
+from dbrun.adapters.attach import hits, no_match
+from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.events import Note
-from dbrun.families.base import families
+from dbrun.families.base import Family, families
 from dbrun.provenance import header
-from dbrun.recipe.load import LoadedRecipe
-from dbrun.recipe.places import Problem, Problems
+from dbrun.recipe.model import Recipe
+from dbrun.recipe.places import Findings
 from dbrun.stages.adapt import patterns_of
 from dbrun.stages.base import BaseSource
 
 Shapes = Mapping[str, tuple[int, ...]]
 WEIGHT = ".weight"
+MODULE = "Module"
+"""The class of all modules, those too that hold others."""
 TABLE = "embedding"
 """How the names of tables of vectors end, which are matrices as well, but no layers."""
 
 
-def check_layers(loaded: LoadedRecipe, base: BaseSource) -> tuple[Note, ...]:
-    """What is odd about an adapter on this base. Raises Problems where one cannot go on its layers.
+def check_layers(recipe: Recipe, base: BaseSource, findings: Findings) -> tuple[Note, ...]:
+    """What is odd about an adapter on this base. What cannot go on its layers, or finds none, is noted.
 
     Where the base is not here yet nothing is known; `adapt` refuses the same once it is.
     """
     if base.folder is None:
         return ()
-    family, found, notes = families()[base.family], [], []
-    for component, adapter in loaded.recipe.adapt.adapters.items():
+    family, notes = families()[base.family], []
+    for component, adapter in recipe.adapt.adapters.items():
         if component not in family.components:
             continue
-        shapes = _shapes(base.folder, family.components[component], base.files)
-        chosen = [name for group in patterns_of(family, component, adapter) for name in hits(shapes, group)]
-        here = {name: shapes[name] for name in sorted(set(chosen))}
-        if here and (wrong := adapter.misfit(here)):
+        key, shapes = f"adapt.{component}", _shapes(base.folder, family.components[component], base.files)
+        chosen = findings.attempt(f"{key}.targets", _chosen, family, component, adapter, shapes)
+        if not chosen:
+            continue
+        if wrong := adapter.misfit(chosen):
             field, message, fix = wrong
-            key = f"adapt.{component}.{field}"
-            place = loaded.origins.get(key) or loaded.origins.get(f"adapt.{component}")
-            found.append(Problem(place, key, message, fix))
-        elif here and (odd := adapter.remark(here)):
-            notes.append(Note(f"adapt.{component}", *odd))
-    if found:
-        raise Problems(found)
+            findings.add(f"{key}.{field}", message, fix)
+        elif odd := adapter.remark(chosen):
+            notes.append(Note(key, *odd))
     return tuple(notes)
 
 
+def _chosen(family: Family, component: str, adapter: Adapter, shapes: Shapes) -> Shapes:
+    """The layers that the adapter's targets hit. Raises RecipeError where some hit none."""
+    fit: Shapes = {name.removesuffix(WEIGHT): shape for name, shape in shapes.items() if _of_a_layer(name, shape)}
+    if MODULE in adapter.layers:
+        above = (name.split(".")[:-1] for name in shapes)
+        fit = {".".join(parts[:n]): () for parts in above for n in range(1, len(parts) + 1)}
+    found: set[str] = set()
+    for patterns in patterns_of(family, component, adapter) if fit else ():
+        if not (hit := hits(fit, patterns)):
+            raise no_match(patterns, sorted(fit), adapter.layers)
+        found.update(hit)
+    return {name: fit[name] for name in sorted(found)}
+
+
+def _of_a_layer(name: str, shape: tuple[int, ...]) -> bool:
+    return name.endswith(WEIGHT) and len(shape) > 1 and not name.removesuffix(WEIGHT).endswith(TABLE)
+
+
 def _shapes(folder: Path, component: str, files: Iterable[str]) -> Shapes:
-    """Layer → the shape of its weight, [out, in …], of all layers that an adapter may stand on.
+    """Name → shape of every weight, [out, in …] where it is that of a layer.
 
     files: the base's; of one from the Hub they are not known, and its variants have the same shapes.
     """
     here = [folder / file for file in files if file.startswith(f"{component}/")] or (folder / component).glob("*")
-    return {name.removesuffix(WEIGHT): shape for file in here for name, shape in _tensors(file)
-            if name.endswith(WEIGHT) and len(shape) > 1 and not name.removesuffix(WEIGHT).endswith(TABLE)}
+    return {name: shape for file in here for name, shape in _tensors(file)}
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:

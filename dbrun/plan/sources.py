@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import field, replace
 from pathlib import Path
 
 from dbrun.adapters.embedding import Embedding
-from dbrun.errors import RecipeError
 from dbrun.events import Note
 from dbrun.families.base import families
 from dbrun.families.tokens import cuts, may_be_cut, tokenizer_of
@@ -23,9 +21,9 @@ from dbrun.plan.training import training_notes
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.objective import AS_THE_BASE, misfits
-from dbrun.recipe.places import Problem, Problems
+from dbrun.recipe.places import Findings, Problem
 from dbrun.recipe.subject import Subject
-from dbrun.stages.base import Picture, Sources
+from dbrun.stages.base import BaseSource, Picture, Sources
 from dbrun.stages.views import cutting_of
 from dbrun.store.store import Store
 from dbrun.values import dataclass
@@ -48,41 +46,46 @@ class Located:
     names: Mapping[Picture, tuple[str, ...]] = field(default_factory=dict)
 
 
-def locate(loaded: LoadedRecipe, store: Store, decode: bool = True) -> Located:
-    """Find the base and the pictures. Raises RecipeError that names the place in the recipe.
+def locate(loaded: LoadedRecipe, store: Store, decode: bool = True, wrong: Iterable[Problem] = ()) -> Located:
+    """Find the base and the pictures. Raises Problems, with all that is wrong at once.
 
-    decode: read every picture to its last pixel, also where its file is seen to be whole without.
+    decode: read every picture to its last pixel, also where its file is seen to be whole without; wrong: what is known
+    to be wrong already.
     """
-    recipe = loaded.recipe
-    with _said_of(loaded, "base.path"):
-        base = find_base(recipe.base, loaded.folder_of("base.path"), store)
-    with _said_of(loaded, "images.resolution"):
-        shapes.check_sides(recipe, base.source.folder)
-    with _said_of(loaded, "images.buckets.step"):
-        shapes.check_step(recipe, base.source.folder)
-    _check_objective(loaded, base.source.folder)
-    odd_layers = check_layers(loaded, base.source)
-    _check_exports(loaded, base.source.folder)
-    found = {key: _pictures(loaded, _asked(key, one, recipe), store, decode) for key, one in recipe.taught.items()}
-    with _said_of(loaded, "images.masks"):
-        check_any(recipe.images.masks, sum(one.masked for one in found.values()))
+    recipe, findings = loaded.recipe, Findings(loaded.origins, wrong)
+    base = findings.attempt("base.path", find_base, recipe.base, loaded.folder_of("base.path"), store)
+    odd_layers = _check_base(loaded, base.source, findings) if base else ()
+    inits = _inits(loaded, store, findings)
+    # a picture that is broken inside can wait where something else has to be mended first
+    decode = decode and not findings.problems
+    asked = {key: _asked(key, one, recipe) for key, one in recipe.taught.items()}
+    found = _pictures(loaded, asked, store, decode, findings)
+    if len(found) == len(asked):
+        findings.attempt("images.masks", check_any, recipe.images.masks, sum(one.masked for one in found.values()))
+    own = {key: one for key, subject in recipe.taught.items() if (one := _asked_of_class(key, subject, recipe))}
+    classes = {key: _told_if_few(one, found.get(key))
+               for key, one in _pictures(loaded, own, store, decode, findings).items()}
     pictures = _sorted(found.values())
-    classes = [one for key in found if (one := _class_pictures(loaded, key, pictures, found, store, decode))]
-    inits = _inits(loaded, store)
+    _check_apart(own, classes, pictures, findings)
     store.save_tables()
-    long = _long_prompts(recipe, pictures, base.source.folder)
-    cut = cutting_of(recipe, base.source.folder)
-    notes = (*(Note("base", text) for text in base.notes), *odd_layers,
-             *(Note(what, text) for what, all_of in (("pictures", found.values()), ("class pictures", classes))
-               for one in all_of for text in (*one.notes, *shapes.told(one.pictures, one.files, cut))),
-             *(Note("prompts", text, "warning") for text in (*_without_trigger(recipe, found), *long)))
+    if base is None or len(found) < len(asked) or not pictures:
+        findings.tell()
+    assert base is not None, "else it was told why there is none"
     several = tuple(one.pictures for one in found.values()) if len(found) > 1 else ()
-    sources = Sources(base.source, pictures, {name: init.identity for name, init in inits.items()}, _sorted(classes),
-                      several)
-    held = [one.files for one in (*found.values(), *classes)] + [init.files for init in inits.values()]
+    sources = Sources(base.source, pictures, {name: init.identity for name, init in inits.items()},
+                      _sorted(classes.values()), several)
+    training = findings.attempt("train", training_notes, loaded, sources)
+    findings.tell()
+    every = (*found.values(), *classes.values())
+    held = [one.files for one in every] + [init.files for init in inits.values()]
     files = {digest: path for known in held for digest, path in known.items()}
-    names = {picture: named for one in (*found.values(), *classes) for picture, named in one.names.items()}
-    return Located(sources, files, (*notes, *training_notes(loaded, sources)), base.revision, base.out_of_reach, names)
+    names = {picture: named for one in every for picture, named in one.names.items()}
+    long, cut = _long_prompts(recipe, pictures, base.source.folder), cutting_of(recipe, base.source.folder)
+    notes = (*(Note("base", text) for text in base.notes), *odd_layers,
+             *(Note(what, text) for what, all_of in (("pictures", found), ("class pictures", classes))
+               for one in all_of.values() for text in (*one.notes, *shapes.told(one.pictures, one.files, cut))),
+             *(Note("prompts", text, "warning") for text in (*_without_trigger(recipe, found), *long)))
+    return Located(sources, files, (*notes, *(training or ())), base.revision, base.out_of_reach, names)
 
 
 def pinned(loaded: LoadedRecipe, located: Located, store: Store) -> Located:
@@ -99,20 +102,40 @@ def pinned(loaded: LoadedRecipe, located: Located, store: Store) -> Located:
     return Located(again.sources, again.files, (Note("base", text),))
 
 
-def _inits(loaded: LoadedRecipe, store: Store) -> dict[str, FoundAdapter]:
+def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: Findings) -> tuple[Note, ...]:
+    """Note what of a recipe does not go with its base, as far as that is here; what is odd about its adapters."""
+    recipe, folder = loaded.recipe, base.folder
+    if folder is None:
+        return ()
+    findings.attempt("images.resolution", shapes.check_sides, recipe, folder)
+    findings.attempt("images.buckets.step", shapes.check_step, recipe, folder)
+    family = families()[recipe.base.type]
+    if recipe.objective != AS_THE_BASE:
+        for finding in misfits(recipe.objective, family.scheduler_config(folder)):
+            findings.add(*finding)
+    for index, name in enumerate(recipe.export or ()):
+        if why := formats()[name].unfit(family, folder):
+            findings.add(f"export.{index}", f"found '{name}', {why}", "take it away")
+    return check_layers(recipe, base, findings)
+
+
+def _inits(loaded: LoadedRecipe, store: Store, findings: Findings) -> dict[str, FoundAdapter]:
     """The adapters that components start from, by component."""
     family, found = families()[loaded.recipe.base.type], {}
     for component, adapter in loaded.recipe.adapt.adapters.items():
         if adapter.init is not None and component in family.components:
-            with _said_of(loaded, key := f"adapt.{component}.init"):
-                wanted = Wanted(family, component, adapter, loaded.folder_of(key))
-                found[component] = find_adapter(adapter.init, wanted, store)
+            wanted = Wanted(family, component, adapter, loaded.folder_of(key := f"adapt.{component}.init"))
+            if one := findings.attempt(key, find_adapter, adapter.init, wanted, store):
+                found[component] = one
     return found
 
 
-def _pictures(loaded: LoadedRecipe, asked: Asked, store: Store, decode: bool) -> FoundPictures:
-    with _said_of(loaded, asked.key):
-        return find_pictures(asked, loaded.folder_of(asked.key), store, decode)
+def _pictures(loaded: LoadedRecipe, asked: Mapping[str, Asked], store: Store, decode: bool,
+              findings: Findings) -> dict[str, FoundPictures]:
+    """The pictures of each that is asked for, without those that cannot be used, which is noted."""
+    looked = {key: findings.attempt(one.key, find_pictures, one, loaded.folder_of(one.key), store, decode)
+              for key, one in asked.items()}
+    return {key: found for key, found in looked.items() if found}
 
 
 def _asked(key: str, subject: Subject, recipe: Recipe) -> Asked:
@@ -127,25 +150,30 @@ def _sorted(found: Iterable[FoundPictures]) -> tuple[Picture, ...]:
     return tuple(sorted((picture for one in found for picture in one.pictures), key=in_order))
 
 
-def _class_pictures(loaded: LoadedRecipe, key: str, subjects: Sequence[Picture], found: Mapping[str, FoundPictures],
-                    store: Store, decode: bool) -> FoundPictures | None:
-    """A subject's class images of the user; none of them may show nothing, or be a picture of any subject."""
-    recipe, subject = loaded.recipe, loaded.recipe.taught[key]
+def _asked_of_class(key: str, subject: Subject, recipe: Recipe) -> Asked | None:
+    """A subject's class images of the user, none of which may show nothing."""
     place = f"{key}.class_images" if subject.class_images else "prior.images"
     folder = subject.class_images or (recipe.prior.images if recipe.prior else None)
     if recipe.prior is None or folder is None or not isinstance(subject.class_prompt, str):
         return None
-    asked = Asked(place, folder, subject.class_prompt, recipe.images.background,
-                  sized=recipe.images.shaped)
-    own = _pictures(loaded, asked, store, decode)
-    with _said_of(loaded, asked.key):
-        taught = {picture.digest for picture in subjects}
-        if both := sorted(own.files[digest].name for digest in own.files.keys() & taught):
-            raise RecipeError(f"{', '.join(both)} is also a picture of the subject, which would then be held back",
-                              fix=f"put only pictures of others of its class into the folder of `{asked.key}`")
-    few, many = len(own.pictures), len(found[key].pictures)
+    return Asked(place, folder, subject.class_prompt, recipe.images.background, sized=recipe.images.shaped)
+
+
+def _check_apart(asked: Mapping[str, Asked], classes: Mapping[str, FoundPictures], taught: Iterable[Picture],
+                 findings: Findings) -> None:
+    """Note class images of the user that are a picture of any subject."""
+    digests = {picture.digest for picture in taught}
+    for key, own in classes.items():
+        if both := sorted(own.files[digest].name for digest in own.files.keys() & digests):
+            place = asked[key].key
+            findings.add(place, f"{', '.join(both)} is also a picture of the subject, which would then be held back",
+                         f"put only pictures of others of its class into the folder of `{place}`")
+
+
+def _told_if_few(own: FoundPictures, taught: FoundPictures | None) -> FoundPictures:
+    few, many = len(own.pictures), len(taught.pictures) if taught else 0
     note = f"only {few} for {many} pictures of the subject: so few are soon known by heart; some hundred are usual"
-    return replace(own, notes=(*own.notes, *([note] if few < many else [])))
+    return replace(own, notes=(*own.notes, note)) if few < many else own
 
 
 def _without_trigger(recipe: Recipe, found: Mapping[str, FoundPictures]) -> Iterator[str]:
@@ -155,33 +183,6 @@ def _without_trigger(recipe: Recipe, found: Mapping[str, FoundPictures]) -> Iter
         if lacking:
             many = f"{len(lacking)} of {len(found[key].pictures)} pictures"
             yield f"`{key}.trigger` '{subject.trigger}' is missing from the prompt of {many}, such as: {lacking[0]}"
-
-
-@contextmanager
-def _said_of(loaded: LoadedRecipe, key: str) -> Iterator[None]:
-    """Give an error about what a key names the key's place in the recipe."""
-    try:
-        yield
-    except Problems:
-        raise
-    except RecipeError as error:
-        raise Problems([Problem(loaded.origins.get(key), key, error.message, error.fix)]) from error
-
-
-def _check_exports(loaded: LoadedRecipe, folder: Path | None) -> None:
-    for index, name in enumerate(loaded.recipe.export or ()):
-        if folder and (why := formats()[name].unfit(families()[loaded.recipe.base.type], folder)):
-            key = f"export.{index}"
-            raise Problems([Problem(loaded.origins.get(key), key, f"found '{name}', {why}", "take it away")])
-
-
-def _check_objective(loaded: LoadedRecipe, folder: Path | None) -> None:
-    objective = loaded.recipe.objective
-    if folder is None or objective == AS_THE_BASE:
-        return
-    config = families()[loaded.recipe.base.type].scheduler_config(folder)
-    if found := list(misfits(objective, config)):
-        raise Problems([Problem(loaded.origins.get(key), key, message, fix) for key, message, fix in found])
 
 
 def _long_prompts(recipe: Recipe, pictures: Sequence[Picture], folder: Path | None) -> list[str]:

@@ -62,12 +62,13 @@ def take(data: Table) -> tuple[Table, Asides]:
     return Table(rest, data.keys, data.place), Asides(profiles, env)
 
 
-def refuse_tokens(data: Table) -> None:
-    """Raise Problems for values that are the Hub's tokens: what is in a recipe goes into every file made by it."""
-    if found := [Problem(leaf.place, ".".join(map(str, key)), "found what looks like a token of the Hub, and a recipe "
-                         "goes into the exported files", "take it away, and log in with `hf auth login`, or set "
-                         "HF_TOKEN") for key, leaf in leaves(data) if OF_THE_HUB.search(leaf.value)]:
-        raise Problems(found)
+def tokens(data: Table) -> Iterator[Problem]:
+    """Values that are the Hub's tokens: what is in a recipe goes into every file made by it."""
+    for key, leaf in leaves(data):
+        if OF_THE_HUB.search(leaf.value):
+            yield Problem(leaf.place, ".".join(map(str, key)), "found what looks like a token of the Hub, and a recipe "
+                          "goes into the exported files", "take it away, and log in with `hf auth login`, or set "
+                          "HF_TOKEN")
 
 
 def places(node: Node) -> Iterator[Place]:

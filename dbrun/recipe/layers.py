@@ -24,20 +24,17 @@ def from_files(path: Path) -> tuple[Table, dict[Path, str]]:
     return _with_bases(path, None, (), files), dict(files)
 
 
-def from_command_line(overrides: Sequence[str]) -> Table:
-    """The mapping that `key=value` words make; a later word wins. Raises Problems.
+def from_command_line(overrides: Sequence[str], problems: list[Problem]) -> Table:
+    """The mapping that `key=value` words make; a later word wins. One that cannot be read becomes a problem.
 
     A value that begins with [, {, " or ' is YAML; any other is taken as it stands, like an unquoted value.
     """
-    problems: list[Problem] = []
     laid = Table({}, {}, Place(None, 1, 1, 1, " ".join(overrides)))
     for word in overrides:
         try:
             laid = merge(laid, _override(word))
         except Problems as error:
             problems += error.problems
-    if problems:
-        raise Problems(problems)
     return laid
 
 

@@ -60,27 +60,52 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), profiles: Sequence[st
 
     Raises Problems with all that is wrong, in profiles that are not asked for, too.
     """
+    loaded, wrong = read_recipe(path, overrides, profiles)
+    if wrong:
+        raise Problems(wrong)
+    return loaded
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = (),
+                profiles: Sequence[str] = ()) -> tuple[LoadedRecipe, tuple[Problem, ...]]:
+    """As `load_recipe`, with what does not go together in it as data: it can be judged with what its paths point at.
+
+    Raises Problems where its words alone cannot be read.
+    """
     path = path.absolute()
     whole, texts = _exported(path) if path.suffix == EXPORTED else from_files(path)
     data, beside = asides.take(whole)
-    laid = beside.chosen(profiles, data)
-    if overrides:
-        laid = merge(laid, from_command_line(overrides))
+    wrong: list[Problem] = []
+    laid = merge(beside.chosen(profiles, data), from_command_line(overrides, wrong))
     if path.suffix == EXPORTED:
         from dbrun.recipe.rebuilt import check_places
 
         check_places(laid, path)
-    problems = [problem for name in beside.profiles if name not in profiles
-                for problem in _wrong_inside(beside, name, data)]
+    laid, recipe = _understood(laid, beside, wrong)
+    aside = [problem for name in beside.profiles if name not in profiles
+             for problem in _wrong_inside(beside, name, data)]
+    if recipe is None:
+        raise Problems([*wrong, *aside])
+    loaded = LoadedRecipe(recipe, path, dict(origins(laid)), Path.cwd(), tuple(profiles), texts)
+    return loaded, (*_disagreements(recipe, laid), *aside)
+
+
+def _understood(data: Table, beside: Asides, wrong: list[Problem]) -> tuple[Table, Recipe | None]:
+    """The mapping without references, and the recipe if nothing is wrong with any of its words, which is noted."""
+    unknown: set[Place] = set()
     try:
-        laid = _resolved(laid, beside)
-        asides.refuse_tokens(laid)
-        recipe = _checked(_typed(laid), laid)
+        data = _resolved(data, beside)
     except Problems as error:
-        raise Problems([*error.problems, *problems]) from None
-    if problems:
-        raise Problems(problems)
-    return LoadedRecipe(recipe, path, dict(origins(laid)), Path.cwd(), tuple(profiles), texts)
+        wrong += error.problems
+        # what stands for something unknown is not judged by its type
+        unknown = {leaf.place for _, leaf in leaves(data) if "${" in leaf.value}
+    wrong += asides.tokens(data)
+    try:
+        recipe = _typed(data)
+    except Problems as error:
+        wrong += [problem for problem in error.problems if problem.place not in unknown]
+        return data, None
+    return data, None if wrong else recipe
 
 
 def _exported(path: Path) -> tuple[Table, dict[Path, str]]:
@@ -116,9 +141,8 @@ def _typed(data: Table) -> Recipe:
         raise Problems(translate(error, data)) from None
 
 
-def _checked(recipe: Recipe, data: Table) -> Recipe:
+def _disagreements(recipe: Recipe, data: Table) -> Iterator[Problem]:
     if findings := check(recipe):
         from dbrun.recipe.complaints import place_of
 
-        raise Problems(Problem(place_of(key, data), key, message, fix) for key, message, fix in findings)
-    return recipe
+        yield from (Problem(place_of(key, data), key, message, fix) for key, message, fix in findings)

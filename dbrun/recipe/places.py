@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from dbrun.columns import columns, fitting
-from dbrun.errors import WIDTH, RecipeError
+from dbrun.errors import WIDTH, NotFetched, RecipeError
 from dbrun.values import dataclass
 
 BREAKS = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 GUTTER = "       | "
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a recipe. key: dotted, empty where none is meant; fix: what to do about it."""
+    """One thing wrong with a recipe.
+
+    key: dotted, empty where none is meant; fix: what to do about it; fetched: whether a run mends it by fetching.
+    """
 
     place: Place | None
     key: str
     message: str
     fix: str | None = None
+    fetched: bool = False
 
     def __str__(self) -> str:
         return self.told(WIDTH)
@@ -92,15 +99,51 @@ class Problem:
 
 
 class Problems(RecipeError):
-    """All that is wrong with a recipe, at once; `problems` is the same as data."""
+    """All that is wrong with a recipe, at once, from its first line to its last; `problems` is the same as data."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(dict.fromkeys(problems))
+        self.problems = tuple(sorted(dict.fromkeys(problems), key=_order))
         super().__init__(self.told(WIDTH))
 
     def told(self, width: int) -> str:
         """All of them, the lines that they stand in cut to so many columns."""
         return "\n".join(problem.told(width) for problem in self.problems)
+
+
+def _order(problem: Problem) -> tuple[str, int, int]:
+    """First what stands nowhere or on the command line, whose words are each a line of their own."""
+    place = problem.place
+    return (str(place.file), place.line, place.column) if place and place.file else ("", 0, 0)
+
+
+class Findings:
+    """What is wrong with a recipe, found by checks that need not wait for each other.
+
+    origins: dotted key → where its value stands.
+    """
+
+    def __init__(self, origins: Mapping[str, Place], problems: Iterable[Problem] = ()) -> None:
+        self.origins, self.problems = origins, list(problems)
+
+    def add(self, key: str, message: str, fix: str | None = None, *, fetched: bool = False) -> None:
+        """Note that something is wrong with the value of a key; fetched: as in `Problem`."""
+        place = self.origins.get(key) or self.origins.get(key.rpartition(".")[0])
+        self.problems.append(Problem(place, key, message, fix, fetched))
+
+    def attempt(self, key: str, look: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """What looking gives; None where it raises RecipeError, which is noted as a problem with the key."""
+        try:
+            return look(*args, **kwargs)
+        except Problems as error:
+            self.problems += error.problems
+        except RecipeError as error:
+            self.add(key, error.message, error.fix, fetched=isinstance(error, NotFetched))
+        return None
+
+    def tell(self) -> None:
+        """Raise Problems with all of it, if there is any."""
+        if self.problems:
+            raise Problems(self.problems)
 
 
 def _printed(text: str) -> str:

@@ -14,7 +14,7 @@ from dbrun.plan.layers import check_layers
 from dbrun.plan.sources import locate
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.new import starter
-from dbrun.recipe.places import Problem, Problems
+from dbrun.recipe.places import Findings, Problem, Problems
 from dbrun.store.store import Store
 
 RANKED = ["type: lora", "type: lora, dora: true", "type: lora, rslora: true", "type: lora, start: pissa", "type: loha"]
@@ -28,7 +28,7 @@ def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def odd(adapter: str, component: str = "denoiser") -> Sequence[Note]:
     """What is said of an adapter on the base that comes with dbrun."""
-    words = [f"adapt.{component}={{{adapter}}}", "export=[peft]"]
+    words = [f"adapt.{component}={{{adapter}}}", "export=[component]" if "full" in adapter else "export=[peft]"]
     return [note for note in locate(load_recipe(Path("dog.yaml"), words), Store(Path("store"))).notes
             if note.stage == f"adapt.{component}"]
 
@@ -92,11 +92,33 @@ def test_the_layers_of_a_base_from_the_hub_are_known_once_it_is_here() -> None:
     base = locate(load_recipe(Path("dog.yaml")), Store(Path("store"))).sources.base
     for files in (base.files, {}):
         with pytest.raises(Problems, match="found 4096, but none of the"):
-            check_layers(loaded, replace(base, files=files))
-    assert check_layers(loaded, replace(base, files={}, folder=None)) == ()
+            findings = Findings(loaded.origins)
+            check_layers(loaded.recipe, replace(base, files=files), findings)
+            findings.tell()
+    assert check_layers(loaded.recipe, replace(base, files={}, folder=None), Findings({}, [])) == ()
 
 
 def test_usual_adapters_pass_without_a_word() -> None:
     for adapter in ("type: lora, rank: 16, targets: all", "type: oft, targets: attention",
-                    "type: lora, targets: [nothing_that_is_there]"):
+                    "type: full", "type: full, targets: [mid_block, norm1]", "type: lora, targets: [mid_block*to_k]"):
         assert odd(adapter) == []
+
+
+@pytest.mark.parametrize(("adapter", "missed"), [
+    ("type: lora, targets: [to_kk]", "`to_kk`"), ("type: lora, targets: [to_k, to_kk]", "`to_kk`"),
+    ("type: lora, targets: [norm1]", "`norm1`"), ("type: full, targets: [mid_blok]", "`mid_blok`")])
+def test_targets_that_hit_no_layer_are_refused_with_the_nearest_names(adapter: str, missed: str) -> None:
+    problem = refused(adapter)
+    assert problem.key == "adapt.denoiser.targets" and problem.place is not None
+    assert f"matches {missed}" in problem.message and "The closest module names: " in problem.message
+    assert "to_k`" in problem.message if "to_kk" in missed else True
+
+
+def test_all_that_does_not_fit_is_told_at_once() -> None:
+    with pytest.raises(Problems) as caught:
+        locate(load_recipe(Path("dog.yaml"), [
+            "adapt={denoiser: {type: lora, rank: 4096}, text_encoder: {type: lora, targets: [nope]}}",
+            "images.resolution=63", "subject.images=nowhere"]), Store(Path("store")))
+    keys = [problem.key for problem in caught.value.problems]
+    assert keys == ["images.resolution", "adapt.denoiser.rank", "adapt.text_encoder.targets", "subject.images"]
+    assert all(problem.place for problem in caught.value.problems)

@@ -5,11 +5,13 @@ import json
 import pytest
 from fake_base import fake_base, fake_cache
 from PIL import Image
+from wrong_recipes import CHANGED, GOOD
 
 from dbrun.errors import RecipeError
 from dbrun.plan import sources
 from dbrun.plan.sources import locate, pinned
-from dbrun.recipe.load import load_recipe
+from dbrun.recipe.load import load_recipe, read_recipe
+from dbrun.recipe.places import Problems
 from dbrun.store.store import Store
 
 COMMIT = "c" * 40
@@ -311,3 +313,33 @@ def test_an_unusual_learning_rate_is_a_warning_that_names_its_key(recipe, overri
     (told,) = [note for note in find(recipe, override).notes if "unusual" in note.text]
     assert told.level == "warning" and told.text.startswith(f"`{key}`: ")
     assert not [note for note in find(recipe, "train.learning_rate=1e-2").notes if note.level == "warning"]
+
+
+def test_what_is_wrong_with_base_pictures_and_words_is_told_at_once(recipe):
+    words = ["base.path=./gone", "subject.images=nowhere", "subject.class_prompt=a dog", "prior={images: nothing}",
+             "train={epochs: 2, steps: 4}"]
+    loaded, wrong = read_recipe(recipe, words)
+    with pytest.raises(Problems) as caught:
+        locate(loaded, Store(recipe.parent / "store"), wrong=wrong)
+    assert [problem.key for problem in caught.value.problems] == [
+        "train.epochs", "base.path", "subject.images", "prior.images"]
+    assert all(problem.place and problem.place.file is None for problem in caught.value.problems)
+    with pytest.raises(Problems) as caught:
+        find(recipe, "images.resolution=50", "train={held_out: {share: 0.5, every: 1}}")
+    assert [problem.key for problem in caught.value.problems] == ["images.resolution", "train.held_out"]
+
+
+@pytest.mark.parametrize("name", sorted(CHANGED))
+def test_a_recipe_that_contradicts_itself_can_still_be_looked_at(name, tmp_path, monkeypatch):
+    """Whatever is known to be wrong with it is told, and never an error of another kind."""
+    monkeypatch.chdir(tmp_path)
+    old, new = CHANGED[name]
+    (tmp_path / "r.yaml").write_text(GOOD.replace(old, new, 1))
+    try:
+        loaded, wrong = read_recipe(tmp_path / "r.yaml")
+    except Problems:
+        return
+    assert wrong
+    with pytest.raises(Problems) as caught:
+        locate(loaded, Store(tmp_path / "store"), wrong=wrong)
+    assert caught.value.problems[:len(wrong)] == wrong

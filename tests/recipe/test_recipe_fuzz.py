@@ -18,10 +18,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nothing_done import nothing_done
+from wrong_recipes import GOOD
 
 from dbrun.errors import DbrunError
-from dbrun.recipe.load import load_recipe
+from dbrun.plan.sources import locate
+from dbrun.recipe.load import load_recipe, read_recipe
 from dbrun.recipe.model import Recipe
+from dbrun.store.store import Store
 
 WORDS = ["train", "steps", "adapt", "denoiser", "type", "lora", "schedule", "cosine", "targets", "base", "prior",
          "export", "peft", "extends", "r.yaml", "${train.steps}", "${", "\\${", "}", "*a", "&a", "!!x", "<<", "? ",
@@ -29,6 +32,8 @@ WORDS = ["train", "steps", "adapt", "denoiser", "type", "lora", "schedule", "cos
          "é", "\u2028", "\x00"]
 KEYS = ["base", "subject", "prior", "images", "adapt", "train", "samples", "export", "extends", "zz"]
 DOTTED = ["train.steps", "name", "adapt", "adapt.denoiser", "train.schedule", "export", "base.path", "a.b.c"]
+STORE = Store(Path("nowhere"))
+"""One that is never made; it knows what it has read once."""
 MANY = int(os.environ.get("DBRUN_FUZZ", "300"))
 """Inputs of each kind; the slow set takes 20,000 of each, 100,000 in all."""
 QUICK = settings(max_examples=MANY, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -39,15 +44,29 @@ TREES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | W
 OVERRIDE = st.builds("=".join, st.tuples(st.sampled_from(DOTTED) | WORD, WORD)) | WORD
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _libraries_that_read_pictures_and_prompts(tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("known") / "r.yaml"
+    file.write_text(GOOD)
+    locate(load_recipe(file, [f"subject.instance_prompt={'dog ' * 90}"]), STORE)
+
+
 def attempt(folder: Path, data: bytes, *overrides: str) -> None:
-    """Load; whatever else than a DbrunError comes out fails the test by itself, and so does whatever is done."""
+    """Load, and look at what it names; whatever else than a DbrunError comes out fails the test by itself.
+
+    So does whatever is done.
+    """
     file = folder / "r.yaml"
     file.write_bytes(data)
     with nothing_done():
         try:
-            assert isinstance(load_recipe(file, overrides).recipe, Recipe)
+            loaded, wrong = read_recipe(file, overrides)
+            assert isinstance(loaded.recipe, Recipe)
+            locate(loaded, STORE, False, wrong)
         except DbrunError as error:
             assert str(error)
+        else:
+            assert not wrong, "what is known to be wrong is told"
 
 
 @QUICK
@@ -127,9 +146,10 @@ def test_a_loader_that_did_what_a_file_says_would_be_caught(text: str, tmp_path:
 
     def careless(file: Path, overrides: Sequence[str]) -> object:
         yaml.unsafe_load(file.read_bytes())
-        return load_recipe(file, overrides)
+        return real(file, overrides)
 
-    monkeypatch.setattr(sys.modules[__name__], "load_recipe", careless, raising=True)
+    real = read_recipe
+    monkeypatch.setattr(sys.modules[__name__], "read_recipe", careless, raising=True)
     with pytest.raises(AssertionError, match="what was done: "):
         attempt(tmp_path, text.encode())
     sys.modules.pop("planted", None)

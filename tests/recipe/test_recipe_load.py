@@ -160,3 +160,13 @@ def test_the_recipes_of_the_project_load() -> None:
     assert large.recipe.subject.instance_prompt == small.subject.instance_prompt
     assert len(large.recipe.base.revision or "") == 40 and large.recipe.images.resolution == 512
     assert [f.name for f in large.files] == ["sks_dog_sd15.yaml", "sks_dog.yaml"]
+
+
+def test_what_is_wrong_with_words_references_and_types_is_told_at_once(load, good, monkeypatch) -> None:
+    """What stands for something unknown is not judged by its type as well."""
+    monkeypatch.delenv("NOPE", raising=False)
+    with pytest.raises(Problems) as caught:
+        load(good.replace("steps: 300", "stpes: 300\n  batch_size: '${env:NOPE}'\n  checkpoint_every: ${train.stopps}")
+             + "env: [NOPE]\n", "train..steps=3", "seed=many", "=4")
+    assert [problem.key for problem in caught.value.problems] == [
+        "train..steps", "", "seed", "train.stpes", "train.batch_size", "train.checkpoint_every"]
