@@ -7,9 +7,17 @@ import re
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dbrun.errors import UsageError
+from dbrun.errors import RecipeError, UsageError
 from dbrun.ui.terminal import complain, put, say
+from dbrun.values import dataclass
+
+if TYPE_CHECKING:
+    from dbrun.events import Note
+    from dbrun.recipe.load import LoadedRecipe
+    from dbrun.recipe.places import Problem
+    from dbrun.store.store import Store
 
 VERSION = "dbrun/v1"
 """The version of the recipe language that this dbrun knows."""
@@ -18,41 +26,75 @@ BESIDE = ("written", "stages", "versions", "machine")
 """What the record beside an adapter tells that its header does not."""
 
 
-def validate_all(files: Sequence[Path], profiles: Sequence[str], *, as_json: bool, words: Sequence[str]) -> bool:
-    """Check each recipe and say what is wrong with it; whether all are right."""
-    from dbrun.plan.observed import Observation, Seen
+@dataclass(frozen=True)
+class Checked:
+    """A recipe that was checked. warnings: what is odd; unseen: what was not looked at; loaded: where it has a form."""
+
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Note, ...] = ()
+    unseen: tuple[str, ...] = ()
+    loaded: LoadedRecipe | None = None
+
+
+def validate_all(files: Sequence[Path], overrides: Sequence[str], profiles: Sequence[str], *, as_json: bool,
+                 alone: bool, words: Sequence[str]) -> bool:
+    """Check each recipe and say what is wrong with it; whether all are right.
+
+    alone: leave aside what they point at; words: the command, to be known again while nothing has changed.
+    """
+    from dbrun.plan.observed import Observation, Seen, seen_by
     from dbrun.store.store import store_at_hand
     from dbrun.ui.terminal import transcript
 
     with transcript() as said, closing(Observation()) as observation:
-        found = _validated(files, profiles, as_json)
-        right = not any(found.values())
-        observation.keep(words, store_at_hand(), Seen(tuple(map(Path.absolute, files))), said,
+        store = store_at_hand()
+        found = {}
+        for file in files:
+            found[str(file)] = one = _check(file, overrides, profiles, store, alone)
+            if not as_json:
+                _tell(file, one)
+        if as_json:
+            put(json.dumps({"format_version": 1, "files": [
+                {"file": file, "valid": not one.problems, "problems": [problem.as_json() for problem in one.problems],
+                 "warnings": [note.text for note in one.warnings], "unseen": one.unseen}
+                for file, one in found.items()]}, indent=1))
+        right = not any(one.problems for one in found.values())
+        seen = [seen_by(one.loaded, store, ()) for one in found.values() if one.loaded]
+        observation.keep(words, store, Seen([*map(Path.absolute, files), *(file for one in seen for file in one.files)],
+                                            [tree for one in seen for tree in one.trees]), said,
                          exit_code=0 if right else 2)
     return right
 
 
-def _validated(files: Sequence[Path], profiles: Sequence[str], as_json: bool) -> dict[str, list[dict[str, object]]]:
-    """What is wrong with each file, which is said."""
-    from dbrun.recipe.load import load_recipe
-    from dbrun.recipe.places import Problems
+def _check(file: Path, overrides: Sequence[str], profiles: Sequence[str], store: Store, alone: bool) -> Checked:
+    from dbrun.plan.sources import locate
+    from dbrun.recipe.load import read_recipe
+    from dbrun.recipe.places import Problem, Problems
 
-    found: dict[str, list[dict[str, object]]] = {}
-    for file in files:
-        found[str(file)] = []
-        try:
-            load_recipe(file, (), profiles)
-        except Problems as error:
-            found[str(file)] = [problem.as_json() for problem in error.problems]
-            if not as_json:
-                complain(error)
-        else:
-            if not as_json:
-                put(f"{file}: valid")
-    if as_json:
-        put(json.dumps({"format_version": 1, "files": [{"file": file, "valid": not problems, "problems": problems}
-                                                       for file, problems in found.items()]}, indent=1))
-    return found
+    loaded = None
+    try:
+        loaded, wrong = read_recipe(file, overrides, profiles)
+        if alone:
+            return Checked(wrong, unseen=("its base", "its pictures"), loaded=loaded)
+        located = locate(loaded, store, False, wrong)
+    except RecipeError as error:
+        every = error.problems if isinstance(error, Problems) else (Problem(None, "", error.message, error.fix),)
+        return Checked(tuple(problem for problem in every if not problem.fetched),
+                       unseen=tuple(f"`{problem.key}`" for problem in every if problem.fetched), loaded=loaded)
+    unseen = ("its base",) if located.sources.base.folder is None else ()
+    return Checked((), tuple(note for note in located.notes if note.level == "warning"), unseen, loaded)
+
+
+def _tell(file: Path, one: Checked) -> None:
+    from dbrun.recipe.places import Problems
+    from dbrun.ui.terminal import warning
+
+    if one.problems:
+        complain(Problems(one.problems))
+        return
+    for note in one.warnings:
+        say(warning(f"{file}: {note.text}"))
+    put(f"{file}: valid{f'; not looked at: {listed}' if (listed := ', '.join(one.unseen)) else ''}")
 
 
 def migrate_all(files: Sequence[Path]) -> bool:

@@ -14,13 +14,21 @@ SCHEMA = Path("schemas/recipe.schema.json")
 
 
 @app.command()
-def validate(files: Annotated[list[Path], typer.Argument(help="Recipes.", metavar="FILE",
-                                                         show_default=False)],
-             profile: Profiles = None, json: Json = False) -> None:
-    """Check recipes; all mistakes at once."""
+def validate(words: Annotated[list[str], typer.Argument(help="Recipes, and key=value to lay over each.",
+                                                         metavar="FILE… [KEY=VALUE]…", show_default=False)],
+             profile: Profiles = None,
+             alone: Annotated[bool, typer.Option("--alone", help="Leave aside the base and the pictures they name.",
+                                                 )] = False,
+             json: Json = False) -> None:
+    """Check recipes with what they point at; all mistakes at once."""
     from dbrun.cli.files import validate_all
+    from dbrun.cli.words import recipes
+    from dbrun.errors import UsageError
 
-    if not validate_all(files, profile or [], as_json=json, words=sys.argv[1:]):
+    files, overrides = recipes(words)
+    if not files:
+        raise UsageError("found no recipe", fix="name one, such as dbrun validate recipes/mine.yaml")
+    if not validate_all(files, overrides, profile or [], as_json=json, alone=alone, words=sys.argv[1:]):
         raise typer.Exit(2)
 
 

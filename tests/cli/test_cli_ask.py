@@ -120,3 +120,27 @@ def test_the_machine_is_looked_at_without_telling_secrets(tmp_path: Path, monkey
     wrong = {check.name: check for check in checks(Store(tmp_path / "store")) if check.state == "bad"}
     assert wrong["torch"].fix and wrong["torch"].fix.startswith("pip install 'torch")
     assert wrong["peft"].found == "absent"
+
+
+def test_validate_finds_what_plan_would_refuse(folder: Path) -> None:
+    """The base and the pictures are looked at, unless a machine has neither."""
+    wrong = ["images.resolution=63", "adapt.denoiser.rank=4000", "subject.images=gone"]
+    planned = run("plan", "dog.yaml", *wrong, check=2).stderr
+    assert run("validate", "dog.yaml", *wrong, check=2).stderr == planned
+    assert all(word in planned for word in ("images.resolution: found 63", "rank: found 4000", "no such folder"))
+    assert run("validate", "--alone", "dog.yaml", *wrong).stdout == (
+        "dog.yaml: valid; not looked at: its base, its pictures\n")
+    done = run("validate", "dog.yaml", "train.learning_rate=7")
+    assert done.stdout == "dog.yaml: valid\n" and "dog.yaml: `train.learning_rate`: " in done.stderr
+    assert "found no recipe" in run("validate", "train.steps=3", check=2).stderr
+    file, = json.loads(run("validate", "dog.yaml", "train.learning_rate=7", "--json").stdout)["files"]
+    assert file["valid"] and file["unseen"] == [] and len(file["warnings"]) == 1
+
+
+def test_validate_says_what_it_could_not_look_at(folder: Path) -> None:
+    """What a run would fetch is not wrong."""
+    words = ["base.path=owner/name", "subject.images=owner/set", "subject.revision=main"]
+    env = {"HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_OFFLINE": "0"}
+    assert run("validate", "dog.yaml", words[0], **env).stdout == "dog.yaml: valid; not looked at: its base\n"
+    assert run("validate", "dog.yaml", *words[1:], **env).stdout == (
+        "dog.yaml: valid; not looked at: `subject.images`\n")

@@ -27,7 +27,7 @@ def plan() -> None:
 
 
 def validate() -> None:
-    validate_all([Path("dog.yaml")], [], as_json=False, words=VALIDATE)
+    validate_all([Path("dog.yaml")], [], [], as_json=False, alone=False, words=VALIDATE)
 
 
 def settle(command: Callable[[], None], words: tuple[str, ...]) -> None:
