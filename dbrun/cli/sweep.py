@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from dbrun.plan.compare import last_loss
 from dbrun.plan.grid import together
 from dbrun.plan.planner import Plan, Scope, plan_of, scope
 from dbrun.recipe.load import load_recipe
+from dbrun.recipe.places import Problem, Problems
 from dbrun.ui.terminal import put, say
 from dbrun.values import dataclass
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 MOST = 256
 LONGEST = 64
 """Characters of a run's name."""
+DIGITS = 8
+"""Of the digest in a name."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,27 @@ def members(asked: Asked, sweeps: Sequence[str], selection: Selection, *, decode
     combined = list(product(*_axes(sweeps)))
     if len(combined) > MOST:
         raise UsageError(f"found {len(combined)} combinations, allowed: at most {MOST}", fix="sweep fewer values")
-    found = []
-    for number, values in enumerate(combined, start=1):
-        one = replace(asked, overrides=(*asked.overrides, *map("=".join, values)))
-        name = _name(load_recipe(one.recipe, one.overrides, one.profiles).recipe.name, values, number)
-        one = replace(one, overrides=(*one.overrides, f"name={name}"))
-        loaded, located, store = read(one, decode=decode)
-        within = scope(loaded.recipe, located, store, selection, None)
-        found.append(Member(name, values, one, (within, plan_of(within))))
+    found: list[Member] = []
+    wrong: list[Problem] = []
+    for values in combined:
+        try:
+            found.append(_member(asked, values, selection, decode))
+        except Problems as error:
+            wrong += error.problems
+    if wrong:
+        raise Problems(wrong)
     if len({member.name for member in found}) < len(found):
-        raise UsageError("two runs of the sweep have the same name", fix="sweep each value once")
+        raise UsageError("two runs of the sweep have the same name", fix="sweep `name` alone, or leave it out")
     return found
+
+
+def _member(asked: Asked, values: tuple[tuple[str, str], ...], selection: Selection, decode: bool) -> Member:
+    one = replace(asked, overrides=(*asked.overrides, *map("=".join, values)))
+    name = _name(load_recipe(one.recipe, one.overrides, one.profiles).recipe.name, values)
+    one = replace(one, overrides=(*one.overrides, f"name={name}"))
+    loaded, located, store = read(one, decode=decode)
+    within = scope(loaded.recipe, located, store, selection, None)
+    return Member(name, values, one, (within, plan_of(within)))
 
 
 def show_sweep(runs: Sequence[Member], *, as_json: bool) -> bool:
@@ -155,9 +169,13 @@ def split(text: str) -> list[str]:
     return [value.strip() for value in values]
 
 
-def _name(name: str, values: Sequence[tuple[str, str]], number: int) -> str:
+def _name(name: str, values: Sequence[tuple[str, str]]) -> str:
+    """The recipe's name with what is swept; where not all of that can be a name, its digest keeps it apart."""
     if any(key == "name" for key, _ in values):
         return name
-    words = [re.sub(r"[^A-Za-z0-9._-]+", "_", value).strip("_") for _, value in values]
-    long = "-".join([name, *words])
-    return long if len(long) <= LONGEST and all(words) else f"{name[:LONGEST - 4]}-{number}"
+    whole = "-".join([name, *(f"{key}-{value}" for key, value in values)])
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "_", whole)
+    if kept == whole and len(whole) <= LONGEST:
+        return whole
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:DIGITS]
+    return f"{kept[:LONGEST - DIGITS - 1].rstrip('._-')}-{digest}"

@@ -13,6 +13,7 @@ from dbrun.errors import DbrunError, StageFailed, UsageError
 from dbrun.plan.compare import last_loss
 from dbrun.plan.selection import Selection
 from dbrun.recipe.new import starter
+from dbrun.recipe.places import Problems
 from dbrun.ui.sweep import results_table
 from dbrun.ui.terminal import say
 
@@ -35,27 +36,44 @@ def test_values_lie_between_commas_outside_of_brackets_and_quotes(text: str, val
 
 
 def test_a_grid_counts_what_its_runs_share_once(dog: Asked, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = members(dog, ["train.learning_rate=1e-4,2e-4", "adapt.denoiser.rank=4,8"], Selection())
-    assert [run.name for run in runs] == ["dog-1e-4-4", "dog-1e-4-8", "dog-2e-4-4", "dog-2e-4-8"]
+    runs = members(dog, ["train.steps=30,60", "adapt.denoiser.rank=4,8"], Selection())
+    assert [run.name for run in runs] == [
+        f"dog-train.steps-{steps}-adapt.denoiser.rank-{rank}" for steps in (30, 60) for rank in (4, 8)]
     assert show_sweep(runs, as_json=True)
     found = json.loads(capsys.readouterr().out)
     times = {name: sorted(len(s["runs"]) for s in found["stages"] if s["name"] == name)
              for name in ("load", "generate-priors", "preprocess", "adapt", "train", "export")}
     assert times == {"load": [4], "generate-priors": [4], "preprocess": [4], "adapt": [2, 2],
                      "train": [1, 1, 1, 1], "export": [1, 1, 1, 1]}
-    assert [run["values"] for run in found["runs"]][1] == {"train.learning_rate": "1e-4", "adapt.denoiser.rank": "8"}
+    assert [run["values"] for run in found["runs"]][1] == {"train.steps": "30", "adapt.denoiser.rank": "8"}
     show_sweep(runs, as_json=False)
     text = capsys.readouterr().out
     assert "generate-priors  RUN      once for 4 runs" in text and "rank=4 (once for 2 runs)" in text
     assert text.splitlines()[-1] == "4 runs: 13 stages to run instead of 24"
 
 
-def test_names_stay_names(dog: Asked) -> None:
-    long = ",".join(f"a photo of a dog number {i} that is far too long to be a part of a name" for i in range(2))
-    assert [run.name for run in members(dog, [f"subject.class_prompt={long}"], Selection())] == ["dog-1", "dog-2"]
-    assert [run.name for run in members(dog, ["name=a,b"], Selection())] == ["a", "b"]
+def test_two_sweeps_share_no_folder_by_accident_and_names_stay_names(dog: Asked) -> None:
+    def names(*sweeps: str) -> list[str]:
+        return [run.name for run in members(dog, sweeps, Selection())]
+
+    assert names("train.steps=4") == ["dog-train.steps-4"]
+    assert names("adapt.denoiser.alpha=4") == ["dog-adapt.denoiser.alpha-4"]
+    assert names("name=a,b") == ["a", "b"]
     with pytest.raises(UsageError, match="two runs of the sweep have the same name"):
-        members(dog, ["subject.class_prompt=a dog,a_dog"], Selection())
+        names("name=a", "seed=1,2")
+    long = [f"a photo of a dog number {i} that is far too long to be a part of a name" for i in range(3)]
+    every = [*names("subject.class_prompt=a dog,a_dog"), *names(f"subject.class_prompt={long[0]},{long[1]}"),
+             *names(f"subject.class_prompt={long[2]}"), *names("adapt.denoiser.targets=[a],[b]")]
+    assert len(set(every)) == len(every) == 7 and max(map(len, every)) == 64
+    assert all(name.startswith("dog-subject.class_prompt-a_") for name in every[:5])
+    assert names(f"subject.class_prompt={long[1]}") == [every[3]], "the same values give the same folder"
+
+
+def test_all_wrong_values_are_told_at_once_and_each_once(dog: Asked) -> None:
+    with pytest.raises(Problems) as caught:
+        members(dog, ["train.steps=1,x,-3", "adapt.denoiser.rank=0,4", "images.resolution=64,72"], Selection())
+    assert [problem.message.partition(",")[0] for problem in caught.value.problems] == [
+        "found '0'", "found 'x'", "found '-3'"]
 
 
 @pytest.mark.parametrize(("sweeps", "message"), [

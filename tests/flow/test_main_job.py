@@ -126,13 +126,13 @@ def test_a_sweep_runs_each_value_and_ends_in_a_table(project: Project) -> None:
     done = project.dbrun("run", "tiny.yaml", "--sweep", "samples.seed=0,1")
     head, first, second = done.stdout.splitlines()[-3:]
     assert head.split() == ["seed", "loss", "ran", "cached", "time", "exports"]
-    assert first.split()[0::2][:2] == ["0", "0"] and first.endswith("outputs/tiny-0")
-    assert second.split()[0::2][:2] == ["1", "1"] and second.endswith("outputs/tiny-1")
-    assert (project.folder / "outputs/tiny-1/before_after.png").is_file()
+    assert first.split()[0::2][:2] == ["0", "0"] and first.endswith("outputs/tiny-samples.seed-0")
+    assert second.split()[0::2][:2] == ["1", "1"] and second.endswith("outputs/tiny-samples.seed-1")
+    assert (project.folder / "outputs/tiny-samples.seed-1/before_after.png").is_file()
     (project.folder / "outputs" / "taken").mkdir()
     (project.folder / "outputs" / "taken" / "mine").touch()
-    broken = project.dbrun("run", "tiny.yaml", "--sweep", "name=taken,tiny-0", check=1)
-    assert "outputs/tiny-0" in broken.stdout and "1 of 2 runs failed: taken" in broken.stderr
+    broken = project.dbrun("run", "tiny.yaml", "--sweep", "name=taken,free", check=1)
+    assert "outputs/free" in broken.stdout and "1 of 2 runs failed: taken" in broken.stderr
 
 
 def test_runs_are_laid_side_by_side(project: Project) -> None:
