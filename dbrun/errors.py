@@ -25,6 +25,10 @@ class DbrunError(Exception):
         """The message for a screen of so many columns."""
         return self.message
 
+    def as_json(self) -> dict[str, object]:
+        """The error as plain data."""
+        return {"message": self.message, "fix": self.fix, "exit_code": self.exit_code}
+
     def __str__(self) -> str:
         return f"{self.message}\n  → {self.fix}" if self.fix else self.message
 

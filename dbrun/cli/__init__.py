@@ -44,8 +44,6 @@ def _run() -> None:
     # and another into asking all installed packages whether they extend pydantic
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from dbrun.cli.verbs import app_for
-    from dbrun.errors import DbrunError
-    from dbrun.ui.terminal import complain
 
     words = sys.argv[1:] or ["--help"]
     try:
@@ -55,17 +53,12 @@ def _run() -> None:
             raise KeyboardInterrupt
         if code:
             sys.exit(code)
-    except DbrunError as error:
-        complain(error)
-        sys.exit(error.exit_code)
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:
-        from dbrun.cli.crash import bug_report, misused
+        from dbrun.cli.crash import told
 
-        told = misused(error) or bug_report(error)
-        complain(told)
-        sys.exit(told.exit_code)
+        sys.exit(told(error, words))
     finally:
         # what is left would be searched once more at the end
         gc.freeze()

@@ -44,6 +44,7 @@ def _in_usage(argument: TyperArgument) -> str:
 
 
 app = typer.Typer(name="dbrun", cls=Verbs, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]},
                   help="Teach a diffusion model a subject from a handful of pictures, from a YAML recipe, "
                        "stage by stage, and get the same result again tomorrow.")
 

@@ -1,15 +1,30 @@
-"""What becomes of an exception that no verb raised: a wrong command line, or one that nobody foresaw."""
+"""How does a verb that failed say so, whether its words were wrong, its work, or dbrun itself?"""
 
 from __future__ import annotations
 
+import json
 import tempfile
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
 from dbrun.errors import DbrunError, UsageError, out_of_memory
 from dbrun.secrets import hidden
+from dbrun.ui.terminal import complain, put
+
+EVENTS = ("run", "stage")
+"""Verbs whose --json is a line an event, a failure among them."""
+
+
+def told(error: Exception, words: Sequence[str]) -> int:
+    """Tell of what a verb raised, with --json to programs too; its exit code. words: the command line."""
+    meant = error if isinstance(error, DbrunError) else misused(error) or bug_report(error)
+    if "--json" in words and (words[0] not in EVENTS or "--dry-run" in words):
+        put(json.dumps({"format_version": 1, "error": meant.as_json()}, indent=1))
+    complain(meant)
+    return meant.exit_code
 
 
 def bug_report(error: Exception) -> DbrunError:

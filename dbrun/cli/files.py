@@ -107,8 +107,10 @@ def migrate_all(files: Sequence[Path]) -> bool:
     known = True
     for file in files:
         found = version(file)
-        if found in (None, VERSION):
-            put(f"{file}: {found or 'no version of its own'}, nothing to do")
+        if found is None:
+            put(f"{file}: no `schema`; what a recipe extends may say it, any other needs `schema: {VERSION}`")
+        elif found == VERSION:
+            put(f"{file}: {found}, nothing to do")
         else:
             complain(UsageError(f"{file}: found the version '{found}', this dbrun knows {VERSION} only",
                                 fix="pip install --upgrade dbrun"))

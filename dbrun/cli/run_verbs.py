@@ -98,8 +98,11 @@ def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profi
     if pictures:
         from dbrun.cli.pictures import show_pictures
 
-        if sweep or until or from_ or only or force or exit_code or locked:
-            raise UsageError("`--pictures` shows pictures, and nothing of stages", fix="leave the other options out")
+        beside = {"--sweep": sweep, "--until": until, "--from": from_, "--only": only, "--force": force,
+                  "--exit-code": exit_code, "--locked": locked}
+        if named := ", ".join(option for option, given in beside.items() if given):
+            raise UsageError(f"`--pictures` shows the pictures that training takes, and no stages; found {named}",
+                             fix=f"leave {named} out")
         show_pictures(wanted, as_json=json)
         return
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))

@@ -109,6 +109,10 @@ class Problems(RecipeError):
         """All of them, the lines that they stand in cut to so many columns."""
         return "\n".join(problem.told(width) for problem in self.problems)
 
+    def as_json(self) -> dict[str, object]:
+        """The same, and each problem as data."""
+        return {**super().as_json(), "problems": [problem.as_json() for problem in self.problems]}
+
 
 def _order(problem: Problem) -> tuple[str, int, int]:
     """First what stands nowhere or on the command line, whose words are each a line of their own."""

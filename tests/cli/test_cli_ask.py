@@ -93,8 +93,35 @@ def test_wrong_recipes_are_told_as_data(folder: Path) -> None:
     assert (problem["key"], problem["column"]) == ("sead", 1) and problem["line"] > 1
 
 
+@pytest.mark.parametrize(("words", "key"), [
+    (["plan", "bad.yaml"], "sead"), (["run", "bad.yaml", "--dry-run"], "sead"), (["status", "bad.yaml"], "sead"),
+    (["plan", "gone.yaml"], None), (["plan", "dog.yaml", "--locked"], None), (["logs", "none"], None),
+    (["plan", "--forse"], None)], ids=str)
+def test_what_fails_is_told_as_data_too(folder: Path, words: list[str], key: str | None) -> None:
+    (folder / "bad.yaml").write_text(starter("bad").replace("seed: 0", "sead: 0"))
+    done = run(*words, "--json", check=2)
+    found = json.loads(done.stdout)
+    assert found["format_version"] == 1 and found["error"]["exit_code"] == 2
+    assert done.stderr.startswith(f"error: {found['error']['message'].splitlines()[0]}")
+    assert [problem["key"] for problem in found["error"].get("problems", [{"key": None}])] == [key]
+    assert run(*words, check=2).stdout == ""
+
+
+def test_a_run_tells_of_a_failure_once_among_its_events(folder: Path) -> None:
+    lines = run("run", "gone.yaml", "--json", check=2).stdout.splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["run_failed"]
+
+
+def test_pictures_are_shown_without_stages_and_which_word_is_too_much_is_told(folder: Path) -> None:
+    said = run("plan", "dog.yaml", "--pictures", "--until", "load", "--locked", check=2).stderr
+    assert "no stages; found --until, --locked" in said and "→ leave --until, --locked out" in said
+
+
 def test_a_version_that_nobody_knows_is_refused(folder: Path) -> None:
     assert run("migrate", "dog.yaml").stdout.strip() == "dog.yaml: dbrun/v1, nothing to do"
+    (folder / "old.yaml").write_text("name: old\n")
+    assert run("migrate", "old.yaml").stdout == (
+        "old.yaml: no `schema`; what a recipe extends may say it, any other needs `schema: dbrun/v1`\n")
     (folder / "new.yaml").write_text("schema: dbrun/v9\n")
     assert "found the version 'dbrun/v9', this dbrun knows dbrun/v1 only" in run("migrate", "new.yaml", check=2).stderr
 

@@ -40,6 +40,11 @@ def test_a_verb_reads_its_own_file_only() -> None:
     assert loaded("schema", "--help") == (0, ["recipe_verbs"])
 
 
+def test_help_goes_by_its_short_name_too() -> None:
+    assert loaded("-h") == (0, list(HOMES))
+    assert loaded("schema", "-h") == (0, ["recipe_verbs"])
+
+
 def test_help_and_a_misspelt_verb_know_all_verbs() -> None:
     assert loaded("--help") == (0, list(HOMES))
     assert loaded("pln") == (2, list(HOMES))
