@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +16,7 @@ from dbrun.recipe.nodes import Items, Node, Path, Scalar, Table, at, dotted, fou
 from dbrun.recipe.places import Place, Problem
 from dbrun.recipe.words import nearest, one_of, unknown_key
 
+VERSION = re.compile(r"dbrun/v(\d{1,9})")
 OWN = ("wants_int", "wants_float", "wants_flag", "wants_text", "wants_finite")
 
 
@@ -77,10 +80,19 @@ def _problem(item: Any, path: Path, spot: shape.Spot, data: Table) -> Problem:
     if node is None:
         return Problem(_key_place(path, data), key, str(item["msg"]))
     message = f"found {found(node)}, allowed: {_allowed(item, node, spot)}"
+    if path == ("schema",) and isinstance(node, Scalar) and _newer(node.value, shape.choices(spot.annotation)):
+        return Problem(node.place, key, f"{message}; this dbrun is older than the recipe",
+                       "pip install --upgrade dbrun")
     near = nearest(node.value, _options(item, spot)) if isinstance(node, Scalar) and node.value else None
     # the right word in the wrong form: a list is wanted
     meant = f"[{near}]" if isinstance(node, Scalar) and near == node.value else f"'{near}'"
     return Problem(node.place, key, f"{message}; did you mean {meant}?" if near else message)
+
+
+def _newer(schema: str, known: Sequence[str]) -> bool:
+    """Whether the recipe is written in a version of the language that comes after those known here."""
+    written, *others = (VERSION.fullmatch(text) for text in (schema, *known))
+    return written is not None and all(other is not None and int(written[1]) > int(other[1]) for other in others)
 
 
 def _allowed(item: Any, node: Node, spot: shape.Spot) -> str:

@@ -23,6 +23,7 @@ LONGEST, MOST, SUM = 4096, 256, 1 << 16
 PLAIN, QUOTED = "\x01", "\x02"
 """Written before a text while OmegaConf has it; no recipe may hold these characters, so nothing collides."""
 ESCAPE = "write \\${ for the two characters themselves"
+"""The way out where a text holds these two by chance; where a reference was meant, what it needs is said instead."""
 
 
 def resolve(data: Table, beside: Asides) -> Table:
@@ -55,6 +56,14 @@ class _Known:
     whole: Table
 
 
+@dataclass(frozen=True)
+class _Nowhere:
+    """Why a reference leads nowhere, and what to do about it."""
+
+    message: str
+    fix: str = ESCAPE
+
+
 def _targets(path: Path, leaf: Scalar, known: _Known, problems: list[Problem]) -> list[Path]:
     """The paths that a scalar refers to; what cannot be followed becomes a problem."""
     found: list[Path] = []
@@ -63,9 +72,9 @@ def _targets(path: Path, leaf: Scalar, known: _Known, problems: list[Problem]) -
         return found
     for match in START.finditer(leaf.value):
         body, brace, _ = leaf.value[match.end():].partition("}")
-        target = _target(body, known) if brace else "found '${' without its '}'"
-        if isinstance(target, str):
-            problems.append(Problem(leaf.place, dotted(path), target, ESCAPE))
+        target = _target(body, known) if brace else _Nowhere("found '${' without its '}'")
+        if isinstance(target, _Nowhere):
+            problems.append(Problem(leaf.place, dotted(path), target.message, target.fix))
         elif not isinstance(at(known.whole, target), Scalar) and not WHOLE.fullmatch(leaf.value):
             problems.append(Problem(leaf.place, dotted(path), f"'{dotted(target)}' is not a single value, "
                                     "so it cannot stand inside a text"))
@@ -74,33 +83,38 @@ def _targets(path: Path, leaf: Scalar, known: _Known, problems: list[Problem]) -
     return found
 
 
-def _target(body: str, known: _Known) -> Path | str:
+def _target(body: str, known: _Known) -> Path | _Nowhere:
     """The path that a reference names, or what is wrong with it."""
     data, (resolver, colon, name) = known.data, map(str.strip, body.partition(":"))
     if colon and resolver == ENV:
         return _variable(body, name, known)
     if colon:
-        return (f"found '${{{body}}}', allowed: references to keys of this recipe, and ${{env:NAME}}; "
-                f"there is no resolver '{resolver}'")
+        return _Nowhere(f"found '${{{body}}}', allowed: references to keys of this recipe, and ${{env:NAME}}; "
+                        f"there is no resolver '{resolver}'")
     if not (named := KEY.fullmatch(body)):
-        return f"found '${{{body}}}', allowed: a whole dotted key from the top, such as ${{train.steps}}"
+        return _Nowhere(f"found '${{{body}}}', allowed: a whole dotted key from the top, such as ${{train.steps}}")
     path: Path = ()
     node: Node | None = data
     for word in re.split(r"[.\[\]]+", named[1].rstrip("]")):
         step = int(word) if isinstance(node, Items) and word.isdigit() and len(word) < 6 else word
         path, node = (*path, step), child(node, step) if node is not None else None
     if node is None:
+        from dbrun.recipe.shape import everywhere
+
+        message = f"found '${{{body}}}', but nothing is written at '{named[1]}'"
+        if named[1] in everywhere():
+            return _Nowhere(message, f"write `{named[1]}` too: a reference takes what is written, never a default")
         near = nearest(named[1], [dotted(p[:n]) for p, _ in leaves(data) for n in range(1, len(p) + 1)])
-        hint = f"; did you mean '{near}'?" if near else ""
-        return f"found '${{{body}}}', but nothing is written at '{named[1]}'{hint}"
+        return _Nowhere(f"{message}; did you mean '{near}'?", f"write ${{{near}}}") if near else _Nowhere(message)
     return path
 
 
-def _variable(body: str, name: str, known: _Known) -> Path | str:
+def _variable(body: str, name: str, known: _Known) -> Path | _Nowhere:
     if name not in known.env:
-        return f"found '${{{body}}}', but this recipe does not declare it: write `env: [{name or 'NAME'}]` at its top"
+        return _Nowhere(f"found '${{{body}}}', but this recipe does not declare it",
+                        f"write `env: [{name or 'NAME'}]` at the top of the recipe")
     if at(known.whole, (ENV, name)) is None:
-        return f"found '${{{body}}}', but the environment variable {name} is not set: `export {name}=…` sets it"
+        return _Nowhere(f"found '${{{body}}}', but the environment variable {name} is not set", f"export {name}=…")
     return ENV, name
 
 

@@ -55,7 +55,7 @@ WRONG = [
     ("name: dog", "name: ../dog", ["r.yaml:2:7 name: found '../dog', allowed: text such as 'sks_dog'"]),
     ("name: dog", "name:", ["name: found nothing, allowed: text"]),
     ("name: dog\n", "", ["r.yaml:1:1 name: missing, expected text", "the exports go to"]),
-    ("schema: dbrun/v1", "schema: dbrun/v9", ["r.yaml:1:9 schema: found 'dbrun/v9', allowed: dbrun/v1"]),
+    ("schema: dbrun/v1", "schema: dbrun/v9", ["found 'dbrun/v9', allowed: dbrun/v1; this dbrun is older than"]),
     ("schema: dbrun/v1\n", "", ["schema: missing, expected dbrun/v1"]),
     ("type: sd", "type: sdxl9", ["r.yaml:3:14 base.type: found 'sdxl9', allowed: one of if_stage1, if_stage2, sd"]),
     ("{type: sd, path: embedded}", "embedded", ["base: found 'embedded', allowed: a mapping such as {path: …}"]),

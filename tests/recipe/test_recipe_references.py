@@ -68,6 +68,25 @@ def test_a_reference_that_leads_nowhere_is_told(load, good, value, fragments) ->
         assert fragment in str(caught.value)
 
 
+@pytest.mark.parametrize(("value", "fix"), [
+    ("${train.stepss}", "write ${train.steps}"), ("${env:HOME}", "write `env: [HOME]` at the top of the recipe"),
+    ("${train.keep}", "write `train.keep` too: a reference takes what is written, never a default"),
+    ("${zzz}", "write \\${ for the two characters themselves"),
+    ("${oc.decode:5}", "write \\${ for the two characters themselves"),
+])
+def test_the_way_out_is_that_of_what_was_meant(load, good, value, fix) -> None:
+    with pytest.raises(Problems) as caught:
+        load(good, f"name={value}")
+    assert [problem.fix for problem in caught.value.problems] == [fix]
+
+
+def test_a_variable_that_is_not_set_is_to_be_exported(load, good, monkeypatch) -> None:
+    monkeypatch.delenv("NOPE", raising=False)
+    with pytest.raises(Problems) as caught:
+        load("env: [NOPE]\n" + good, "name=${env:NOPE}")
+    assert [problem.fix for problem in caught.value.problems] == ["export NOPE=…"]
+
+
 def test_a_circle_is_told_once_with_all_its_keys(load, good) -> None:
     with pytest.raises(Problems) as caught:
         load(good, "seed=${threads}", "threads=${train.steps}", "train.steps=${seed}")
