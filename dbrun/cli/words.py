@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,12 @@ from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from dbrun.store.store import Store
+
+
+SAYS_SO = re.compile(rb"^(schema:[ \"']*dbrun/|extends:)", re.MULTILINE)
+"""What stands in the file of a recipe and of hardly anything else."""
+NAMED = 8
+"""Recipes that are named where one has to be chosen."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,8 @@ def asked_from(recipe: Path | None, overrides: Sequence[str] | None, profiles: S
                from_: str | None) -> tuple[Asked, str | None]:
     """As `asked`, and the stage that `--from` names; an exported file behind it is the recipe. Raises UsageError."""
     if from_ is None or not from_.endswith(EXPORTED):
-        if recipe is None:
-            raise UsageError("found no recipe", fix="name one, such as dbrun run recipes/sks_dog.yaml")
+        if recipe is None or ("=" in str(recipe) and not recipe.is_file()):
+            raise _unnamed([*_recipes(Path("recipes")), *_recipes(Path())])
         return asked(recipe, overrides, profiles), from_
     words = [] if recipe is None else [str(recipe)]
     if recipe is not None and "=" not in words[0]:
@@ -90,11 +97,30 @@ def at_hand(store: Store) -> tuple[Asked, str]:
     last = last_run(store)
     if last is not None and Path(last.path).is_file():
         return Asked(Path(last.path), last.overrides, last.profiles), "the recipe last run here"
-    found = sorted(p for p in Path("recipes").glob("*.y*ml") if p.suffix in (".yaml", ".yml"))
+    found = _recipes(Path("recipes"))
     if len(found) == 1:
         return Asked(found[0]), "the only file in recipes/"
+    raise _unnamed(found or _recipes(Path()))
+
+
+def _recipes(folder: Path) -> list[Path]:
+    """The YAML files of a folder that say that they are recipes; in recipes/ all of them."""
+    found = sorted(p for p in folder.glob("*.y*ml") if p.suffix in (".yaml", ".yml"))
+    return [p for p in found if p.parent != Path() or _is_recipe(p)]
+
+
+def _is_recipe(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return SAYS_SO.search(file.read(65536)) is not None
+    except OSError:
+        return False
+
+
+def _unnamed(found: Sequence[Path]) -> UsageError:
+    """What to do where no recipe is named and none is meant."""
     if not found:
-        raise UsageError("no recipe is named, none was run here, and there is none in recipes/",
-                         fix="dbrun new NAME writes one")
-    raise UsageError(f"no recipe is named; here are {', '.join(map(str, found))}",
-                     fix=f"name one, such as {found[0]}")
+        return UsageError("no recipe is named, and there is none here", fix="dbrun new NAME writes one")
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return UsageError(f"no recipe is named; here are {', '.join(map(str, found[:NAMED]))}{more}",
+                      fix=f"name one, such as {found[0]}")

@@ -85,6 +85,20 @@ def test_a_run_that_is_locked_begins_only_where_the_lock_holds(folder: Path) -> 
     assert "a sweep is several" in run("run", "dog.yaml", "--locked", "--sweep", "seed=1,2", check=2).stderr
 
 
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_a_recipe_that_is_there_is_proposed_where_none_is_named(folder: Path, verb: str) -> None:
+    (folder / "compose.yaml").write_text("services: {}\n")
+    said = run(verb, check=2).stderr
+    assert "no recipe is named; here are dog.yaml\n" in run(verb, "seed=3", check=2).stderr
+    assert "no recipe is named; here are dog.yaml\n" in said and "→ name one, such as dog.yaml" in said
+    (folder / "recipes").mkdir()
+    (folder / "recipes" / "cat.yaml").write_text(starter("cat"))
+    assert "→ name one, such as recipes/cat.yaml" in run(verb, check=2).stderr
+    (folder / "dog.yaml").unlink()
+    (folder / "recipes" / "cat.yaml").unlink()
+    assert "→ dbrun new NAME writes one" in run(verb, check=2).stderr
+
+
 def test_wrong_recipes_are_told_as_data(folder: Path) -> None:
     (folder / "bad.yaml").write_text(starter("bad").replace("seed: 0", "sead: 0"))
     found = json.loads(run("validate", "dog.yaml", "bad.yaml", "--json", check=2).stdout)
