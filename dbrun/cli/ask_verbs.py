@@ -43,7 +43,7 @@ def lock(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, 
     """Write down what a recipe points at, for review and `--locked`.
 
     The base's commit, and the contents of pictures and adapters. The lock stands beside the recipe, recipe.lock for
-    recipe.yaml; `run --locked` and `plan --locked` compare with it.
+    recipe.yaml, and is of the recipe as it is written; `run --locked` and `plan --locked` compare with it.
     """
     from dbrun.cli.ask import make_lock
     from dbrun.cli.words import asked

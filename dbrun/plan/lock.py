@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dbrun.errors import UsageError, WorkPending
 from dbrun.plan.sources import Located
@@ -54,6 +55,17 @@ def write_lock(loaded: LoadedRecipe, located: Located) -> tuple[Path, bool]:
     return target, True
 
 
+def check_as_written(loaded: LoadedRecipe, located: Located, written: Located, laid: Sequence[str]) -> None:
+    """Raise UsageError where what is laid over a recipe changes what it points at: a lock is of the file alone.
+
+    written: what it points at without; laid: the words that lay it over.
+    """
+    if any(_differences(locked(written), locked(located))):
+        raise UsageError(f"found {' '.join(laid)}, with which {shown(loaded.path)} points at something else, and a "
+                         "lock is of the recipe as it is written",
+                         fix="leave it out; or write it into a recipe that `extends` this one and has its own lock")
+
+
 def drift(loaded: LoadedRecipe, located: Located) -> list[str]:
     """How what a recipe points at differs from its lock, a line each. Raises UsageError where there is none."""
     target = lock_of(loaded.path)
@@ -79,11 +91,13 @@ def hold(loaded: LoadedRecipe, located: Located) -> None:
     if found := drift(loaded, located):
         more = [f"and {len(found) - TOLD} more, which `dbrun plan --locked` lists"] if len(found) > TOLD else []
         lines = "".join(f"\n  {line}" for line in (*found[:TOLD], *more))
-        raise WorkPending(f"{headline(loaded)}; nothing was run{lines}",
-                          fix=f"bring that back; or, if it is meant, dbrun lock {shown(loaded.path)}")
+        laid = loaded.profiles or any(place.file is None for place in loaded.origins.values())
+        fix = ("bring that back, or leave out what changes it here: the lock is of the recipe as it is written" if laid
+               else f"bring that back; or, if it is meant, dbrun lock {shown(loaded.path)}")
+        raise WorkPending(f"{headline(loaded)}; nothing was run{lines}", fix=fix)
 
 
-def _differences(old: Mapping[str, dict[str, object]], new: Mapping[str, object]) -> Iterator[str]:
+def _differences(old: Mapping[str, Any], new: Mapping[str, object]) -> Iterator[str]:
     base = new["base"]
     if isinstance(base, dict) and old["base"]["identity"] != base["identity"]:
         yield f"base: {_short(old['base']['identity'])} → {_short(base['identity'])}"

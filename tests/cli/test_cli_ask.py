@@ -66,6 +66,19 @@ def test_the_lock_decides_the_exit_code(folder: Path) -> None:
     assert "is not in the lock" in done.stderr
 
 
+def test_a_lock_is_of_the_recipe_as_it_is_written(folder: Path) -> None:
+    (folder / "dog.yaml").write_text(starter("dog") + "profiles: {car: {subject: {images: 'embedded:zwx_car'}}}\n")
+    run("lock", "dog.yaml", "train.steps=3")
+    before = Path("dog.lock").read_bytes()
+    for words in (["subject.images=embedded:zwx_car"], ["--profile", "car"]):
+        said = run("lock", "dog.yaml", *words, check=2).stderr
+        assert f"found {' '.join(words)}, with which dog.yaml points at something else, and a lock is of the" in said
+        assert Path("dog.lock").read_bytes() == before
+    (folder / "dog.yaml").write_text(starter("dog").replace("sks_dog", "zwx_car"))
+    assert "→ bring that back; or, if it is meant, dbrun lock dog.yaml" in run(
+        "run", "dog.yaml", "--locked", check=3).stderr
+
+
 def test_a_run_that_is_locked_begins_only_where_the_lock_holds(folder: Path) -> None:
     assert "there is no lock dog.lock" in run("run", "dog.yaml", "--locked", check=2).stderr
     run("lock", "dog.yaml")
@@ -74,7 +87,7 @@ def test_a_run_that_is_locked_begins_only_where_the_lock_holds(folder: Path) -> 
                   ["run", "dog.yaml", other, "--dry-run"]):
         done = run(*words, "--locked", check=3)
         assert "is not in the lock" in done.stderr and "of the lock is not there" in done.stderr
-    assert "→ bring that back; or, if it is meant, dbrun lock dog.yaml" in run(
+    assert "→ bring that back, or leave out what changes it here: the lock is of the recipe as it is written" in run(
         "run", "dog.yaml", other, "--locked", check=3).stderr
     lines = run("run", "dog.yaml", other, "--locked", "--json", check=3).stdout.splitlines()
     said = [json.loads(line) for line in lines]
