@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dbrun.cli.run import read
-from dbrun.plan.planner import Plan, Scope, StagePlan, Status, plan_of, scope
+from dbrun.plan.planner import EXPORT_STAGE, Plan, Scope, StagePlan, Status, plan_of, scope
 from dbrun.plan.reasons import Damaged
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.ui.terminal import paint, put, say, transcript
@@ -36,6 +36,8 @@ def show_plan(asked: Asked, selection: Selection, *, as_json: bool, locked: bool
         within = scope(loaded.recipe, located, store, selection, None)
         plan = plan_of(within)
         _tell(loaded, within, plan, drifted, as_json=as_json)
+        if plan.blocked and not as_json:
+            _tell_stop(asked, within, plan)
         code = 3 if exit_code and (plan.pending if drifted is None else drifted) else 0
         if words is not None and not any(map(_unsettled, plan.stages)):
             results = [stage.digest for stage in plan.stages if stage.digest]
@@ -63,11 +65,21 @@ def _tell(loaded: LoadedRecipe, within: Scope, plan: Plan, drifted: list[str] | 
         return
     for note in within.located.notes:
         say(remark(note))
-    put(f"{table(plan, known)}\n{exports(forms)}")
+    put("\n".join([table(plan, known), *([exports(forms)] if EXPORT_STAGE in within.chosen.needs else [])]))
     if drifted:
         from dbrun.plan.lock import headline
 
         say("\n  ".join([f"{paint('drift:', 'yellow', sys.stderr)} {headline(loaded)}", *drifted]))
+
+
+def _tell_stop(asked: Asked, within: Scope, plan: Plan) -> None:
+    import shlex
+
+    from dbrun.plan.stops import what_stops
+    from dbrun.ui.plan import stopped
+
+    if (stop := what_stops(plan, shlex.join(asked.words), within.store)) is not None:
+        say(stopped(stop))
 
 
 def _drift(loaded: LoadedRecipe, located: Located) -> list[str]:

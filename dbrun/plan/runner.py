@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dbrun.errors import DbrunError, Interrupted, StageFailed, WorkPending
+from dbrun.errors import DbrunError, Interrupted
 from dbrun.events import Emit, Note, RunFinished, RunStarted
 from dbrun.plan.base import base_folder
 from dbrun.plan.crew import Crew
@@ -19,12 +19,13 @@ from dbrun.plan.deliver import check_place, deliver
 from dbrun.plan.facts import facts
 from dbrun.plan.history import LastRun, last_run
 from dbrun.plan.perform import Performer
-from dbrun.plan.planner import ALL, BASE_STAGE, EXPORT_STAGE, Plan, Scope, Status, plan_of, scope
-from dbrun.plan.reasons import Lacking, NotChosen, Reason, Simply
+from dbrun.plan.planner import ALL, BASE_STAGE, EXPORT_STAGE, Plan, Scope, plan_of, scope
+from dbrun.plan.reasons import Reason, Simply
 from dbrun.plan.record import Record
 from dbrun.plan.selection import Selection
 from dbrun.plan.signals import listening
 from dbrun.plan.sources import Located, pinned
+from dbrun.plan.stops import what_stops
 from dbrun.plan.telling import Telling
 from dbrun.plan.written import written
 from dbrun.recipe.load import LoadedRecipe
@@ -66,7 +67,8 @@ def execute(loaded: LoadedRecipe, located: Located, store: Store, selection: Sel
             known = pinned(loaded, located, store)
             within = scope(loaded.recipe, known, store, selection, stages)
             plan = plan_of(within)
-            _refuse(plan, shlex.join(_typed(loaded, overrides)), store)
+            if (stop := what_stops(plan, shlex.join(_typed(loaded, overrides)), store)) is not None:
+                raise stop
             target = outputs / loaded.recipe.name if EXPORT_STAGE in within.chosen.needs else None
             if target is not None and plan.pending:
                 check_place(target)
@@ -99,21 +101,6 @@ def _told(tell: Telling, stopping: Callable[[], int]) -> Iterator[None]:
     except DbrunError as error:
         tell.failed(error)
         raise
-
-
-def _refuse(plan: Plan, words: str, store: Store) -> None:
-    """Raise where a stage cannot run, before anything expensive starts. words: the recipe and overrides as typed."""
-    if store.read_only and plan.pending:
-        left = ", ".join(s.name for s in plan.stages if s.status is not Status.HIT)
-        raise StageFailed(f"the store {store.root} can only be read, and {left} would have to run",
-                          fix="set DBRUN_STORE to a folder that can be written")
-    for stage in plan.blocked:
-        if isinstance(stage.reason, NotChosen):
-            raise WorkPending(f"{stage.name}: {stage.reason}",
-                              fix=f"run it first: dbrun stage {stage.name} {words}, or leave out --only and --from")
-        lacking = stage.reason if isinstance(stage.reason, Lacking) else None
-        raise StageFailed(f"{stage.name} cannot run: {lacking.what if lacking else stage.reason}",
-                          fix=lacking.fix if lacking else None)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from dbrun.errors import DbrunError
 from dbrun.events import Note
 from dbrun.plan.estimate import Estimate, total
 from dbrun.plan.planner import Plan, Status
@@ -32,12 +33,18 @@ def table(plan: Plan, known: Mapping[str, Estimate] = MappingProxyType({})) -> s
 
 
 def exports(forms: Outlook) -> str:
-    """The formats that are written, those that could be asked for besides, and why the others could not."""
-    lines = [f"exports {', '.join(forms.written)}"]
-    if forms.possible:
-        lines.append(f"  `export` may also name {', '.join(forms.possible)}")
-    lines += [f"  not {name}, {why}" for name, why in forms.refused.items()]
-    return "\n".join([lines[0], *(paint(line, "dim", sys.stdout) for line in lines[1:])])
+    """The formats that are written, and which could be asked for besides; one that could not says why if it is."""
+    parts = [f"`export` may also name {', '.join(forms.possible)}" if forms.possible else "",
+             f"not {', '.join(forms.refused)}" if forms.refused else ""]
+    beside = "; ".join(part for part in parts if part)
+    return "\n".join([f"exports {', '.join(forms.written)}",
+                      *([paint(f"  {beside}", "dim", sys.stdout)] if beside else [])])
+
+
+def stopped(error: DbrunError) -> str:
+    """That a run would stop, why, and what to do."""
+    fix = f"\n  {paint('→', 'cyan', sys.stderr)} {error.fix}" if error.fix else ""
+    return f"{paint('a run would stop:', 'red', sys.stderr)} {error.message}{fix}"
 
 
 def remark(note: Note) -> str:

@@ -98,6 +98,24 @@ def test_a_run_that_is_locked_begins_only_where_the_lock_holds(folder: Path) -> 
     assert "a sweep is several" in run("run", "dog.yaml", "--locked", "--sweep", "seed=1,2", check=2).stderr
 
 
+def test_formats_are_told_where_they_are_written(folder: Path) -> None:
+    assert run("plan", "dog.yaml").stdout.splitlines()[-2] == "exports diffusers, peft"
+    assert "export" not in run("plan", "dog.yaml", "--until", "load").stdout
+
+
+def test_a_plan_that_is_blocked_says_that_a_run_would_stop_and_what_to_do(folder: Path) -> None:
+    words = ["dog.yaml", "subject.instance_prompt=a photo of sks dog", "--only", "train"]
+    done = run("plan", *words)
+    stop = run("run", *words, check=3).stderr
+    said = "load: not cached (no earlier result), and the command leaves it out\n  → run it first: dbrun stage load "
+    assert f"a run would stop: {said}" in done.stderr and f"error: {said}" in stop
+    assert done.stderr.splitlines()[-2:] == [
+        line.replace("error: ", "a run would stop: ") for line in stop.splitlines()[-2:]]
+    lacks = run("plan", "dog.yaml", "device=mps").stderr
+    assert "a run would stop: generate-priors cannot run: " in lacks and "→ write `device: auto`" in lacks
+    assert "would stop" not in run("plan", "dog.yaml").stderr
+
+
 @pytest.mark.parametrize("verb", ["run", "plan"])
 def test_a_recipe_that_is_there_is_proposed_where_none_is_named(folder: Path, verb: str) -> None:
     (folder / "compose.yaml").write_text("services: {}\n")
