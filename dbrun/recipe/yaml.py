@@ -110,6 +110,7 @@ class _Builder:
     def __init__(self, text: str, source: Source) -> None:
         self.source = source
         self.problems: list[Problem] = []
+        self.shares = False
         self.events: Iterator[Any] = iter(yaml.parse(text, Loader=LOADER))
 
     def document(self) -> Node | None:
@@ -127,12 +128,10 @@ class _Builder:
         if depth > DEPTH:
             raise Problems([*self.problems, Problem(place, "", TOO_DEEP)])
         if isinstance(event, yaml.AliasEvent):
-            self._refuse(event, f"found the alias '*{event.anchor}'; recipes have no aliases",
-                         "write a reference such as ${train.steps}")
+            self._refuse_shared(event, f"the alias '*{event.anchor}'")
             return Scalar(Plain(), place)
         if event.anchor:
-            self._refuse(event, f"found the anchor '&{event.anchor}'; recipes have no anchors",
-                         "write a reference such as ${train.steps}")
+            self._refuse_shared(event, f"the anchor '&{event.anchor}'")
         if event.tag:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             self._refuse(event, f"found the tag '{tag}'; recipes have no tags",
@@ -171,6 +170,13 @@ class _Builder:
         start, end = event.start_mark, event.end_mark
         length = end.column - start.column if end.line == start.line else 1
         return self.source.place(start.line, start.column, length)
+
+    def _refuse_shared(self, event: Any, what: str) -> None:
+        """Refuse an anchor or an alias; the first of what can be thousands says it of all."""
+        if not self.shares:
+            self._refuse(event, f"found {what}; recipes have neither anchors nor aliases",
+                         "write a reference such as ${train.steps} instead of each")
+        self.shares = True
 
     def _refuse(self, event: Any, message: str, fix: str | None = None) -> None:
         self.problems.append(Problem(self._place(event), "", message, fix))

@@ -15,7 +15,7 @@ WRONG = [
     ("a: 1\nb: 2\na: 3\n", ["3:1", "a: found the key twice, first in line 1"]),
     ("t:\n  s: 1\n  s: 2\n", ["3:3", "s: found the key twice, first in line 2"]),
     ("a: &x 1\n", ["1:4", "anchor '&x'"]),
-    ("a: &x [1, 1]\nb: &y [*x, *x]\nc: &z [*y, *y]\n", ["anchor '&z'", "alias '*y'", "${train.steps}"]),
+    ("a: &x [1, 1]\nb: &y [*x, *x]\nc: &z [*y, *y]\n", ["1:4", "anchor '&x'", "${train.steps}"]),
     ("a: !!python/object/apply:os.system [ls]\n", ["1:4", "the tag '!!python/object/apply:os.system'"]),
     ("a: !!str 5\n", ["the tag '!!str'"]),
     ("a: !secret x\n", ["the tag '!secret'"]),
@@ -54,7 +54,14 @@ def test_a_wrong_text_is_told_with_its_place(text: str, fragments: list[str]) ->
 def test_all_problems_of_a_text_are_told_at_once() -> None:
     with pytest.raises(Problems) as caught:
         node("a: &x 1\nb: *x\na: !t 2\n")
-    assert len(caught.value.problems) == 4
+    assert len(caught.value.problems) == 3
+
+
+def test_a_bomb_of_aliases_is_told_once() -> None:
+    with pytest.raises(Problems) as caught:
+        node("a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)))
+    assert [problem.message for problem in caught.value.problems] == [
+        "found the anchor '&a0'; recipes have neither anchors nor aliases"]
 
 
 def test_the_caret_stands_below_the_word() -> None:
