@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+SHOWN = 50
+"""Characters of a prompt that are told."""
+
+
 class Cut(NamedTuple):
     """A prompt that is too long. tokens: how many it has; rest: what of it is not read."""
 
@@ -19,8 +23,13 @@ class Cut(NamedTuple):
 
     def said(self, limit: int) -> str:
         """The same for a person. limit: tokens that the base reads."""
-        return (f"the base reads {limit} tokens, this prompt has {self.tokens}, and '{self.rest}' is cut off: "
-                f"{self.prompt}")
+        return (f"the base reads {limit} tokens, '{_beginning(self.prompt)}' has {self.tokens}, and "
+                f"'{_beginning(self.rest)}' is cut off")
+
+
+def _beginning(text: str) -> str:
+    """So much of a text that it is known again."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN - 1].rstrip()}…"
 
 
 def may_be_cut(prompt: str, limit: int) -> bool:

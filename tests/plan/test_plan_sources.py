@@ -122,10 +122,12 @@ def test_a_prompt_with_too_many_tokens_is_told_with_what_is_cut(recipe):
     letters.save(str(recipe.parent / "base" / "tokenizer" / "tokenizer.json"))
     assert not about_prompts(recipe, "subject.instance_prompt=dog dog do")
     assert about_prompts(recipe, "subject.instance_prompt=dog  dog cat dog") == [
-        "the base reads 8 tokens, this prompt has 12, and 't dog' is cut off: dog  dog cat dog"]
+        "the base reads 8 tokens, 'dog  dog cat dog' has 12, and 't dog' is cut off"]
+    (told,) = about_prompts(recipe, f"subject.instance_prompt={'dog ' * 99}cat")
+    assert told == (f"the base reads 8 tokens, '{('dog ' * 12)}d…' has 300, and 'g {('dog ' * 11)}dog…' is cut off")
     word = "adapt={trigger: {type: embedding, token: <dog>, initializer: dog, vectors: 7}}"
     (told,) = about_prompts(recipe, word, "subject.instance_prompt=a <dog> at")
-    assert "this prompt has 10, and 'at' is cut off" in told
+    assert "'a <dog> at' has 10, and 'at' is cut off" in told
     assert not about_prompts(recipe, word, "subject.instance_prompt=<dog>")
 
 
