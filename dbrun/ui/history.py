@@ -30,7 +30,7 @@ def run_table(rows: Sequence[tuple[Run, int]]) -> str:
     lines = [[run.id, past(began(run) or 0.0), paint(run.state, STYLES[run.state], sys.stdout), f"{size:>{wide}}",
               "; ".join(part for part in ("pinned" if run.pinned else "", ended(run)) if part)]
              for (run, _), size in zip(rows, sizes, strict=True)]
-    return aligned(lines, head=["run", "ago", "state", f"{'keeps':>{wide}}", "what it did"])
+    return aligned(lines, head=["run", "ago", "state", f"{'keeps':>{wide}}", "what it did"], short=True)
 
 
 def began(run: Run) -> float | None:

@@ -47,7 +47,7 @@ def results_table(results: Sequence[Mapping[str, object]]) -> str:
         rows.append([*values, f"{loss:.4g}" if isinstance(loss, float) else "-", str(result["ran"]),
                      str(result["cached"]), clock(seconds) if isinstance(seconds, float) else "-",
                      str(result["outputs"] or "-")])
-    return aligned(rows, head=head)
+    return aligned(rows, head=head, short=True)
 
 
 def _values(result: Mapping[str, object]) -> Mapping[str, str]:

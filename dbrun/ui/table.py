@@ -13,10 +13,11 @@ LEAST = 24
 BELOW = "    "
 
 
-def aligned(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: Sequence[str | None] = ()) -> str:
+def aligned(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: Sequence[str | None] = (),
+            short: bool = False) -> str:
     """Rows as columns, under a head if there is one; on a screen, what does not fit into the last is wrapped there.
 
-    styles: of each column, where it has one.
+    styles: of each column, where it has one; short: of what would be wrapped, only the first line.
     """
     every = [list(head), *rows] if head else list(rows)
     wide = [max(map(columns, column)) for column in zip(*(row[:-1] for row in every), strict=True)]
@@ -26,7 +27,7 @@ def aligned(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: 
     for number, row in enumerate(every):
         is_head = bool(head) and number == 0
         cells = [cell + " " * (size - columns(cell)) for cell, size in zip(row, wide, strict=False)]
-        last, below = _folded(row[-1], indent, screen)
+        last, below = _folded(row[-1], indent, screen, short)
         how = ["dim"] * len(cells) if is_head else [*styles, *[None] * len(cells)]
         painted = [paint(cell, style, sys.stdout) if style else cell for cell, style in zip(cells, how, strict=False)]
         first = paint(last[0], "dim", sys.stdout) if is_head and last[0] else last[0]
@@ -35,11 +36,20 @@ def aligned(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: 
     return "\n".join(lines)
 
 
-def _folded(text: str, indent: int, screen: int | None) -> tuple[list[str], str]:
+def _folded(text: str, indent: int, screen: int | None, short: bool) -> tuple[list[str], str]:
     """The lines of a row's last cell, and what stands before the second. screen: its columns, where there is one."""
+    text = text.partition("\n")[0] if short else text
     if screen is None:
         return [text], ""
-    room = screen - indent
+    room, lines = screen - indent, _begun if short else fold
     if room < LEAST and columns(text) > room:
-        return ["", *fold(text, screen - len(BELOW), screen - len(BELOW))], BELOW
-    return fold(text, room, room), " " * indent
+        return ["", *lines(text, screen - len(BELOW), screen - len(BELOW))], BELOW
+    return lines(text, room, room), " " * indent
+
+
+def _begun(text: str, room: int, more: int) -> list[str]:
+    """The words of a text that fit on its first line; one that is longer than that stays whole, as in `fold`."""
+    if columns(text) <= room:
+        return [text]
+    first, *rest = fold(text, room - 1, more)
+    return [f"{first}…" if rest else first]

@@ -97,7 +97,7 @@ def test_the_loss_is_that_of_the_end(tmp_path: Path) -> None:
 def test_results_are_told_in_a_table() -> None:
     good = {"name": "a", "values": {"train.steps": "3"}, "failed": None, "ran": 2, "cached": 4, "seconds": 1.5,
             "loss": 0.25, "outputs": "outputs/a"}
-    bad = {"name": "b", "values": {"train.steps": "9"}, "failed": "train failed"}
+    bad = {"name": "b", "values": {"train.steps": "9"}, "failed": "train failed\nat step 3"}
     head, first, second = results_table([good, bad]).splitlines()
     assert head.split() == ["steps", "loss", "ran", "cached", "time", "exports"]
     assert first.split() == ["3", "0.25", "2", "4", "1.5", "s", "outputs/a"]

@@ -70,6 +70,18 @@ def test_what_wants_more_room_than_a_screen_leaves_stands_below_its_row(monkeypa
         f"run{' ' * 25}  what", f"{name}  all cached", name, "    the loss is nan at step 2 of 30,", "    once more"]
 
 
+def test_a_list_has_a_line_for_each_thing_and_cuts_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [["a", "the loss is nan at step 2 of 30, once more\n  → take a lower rate"], ["b", f"outputs/{'c' * 40}"]]
+    assert aligned(rows, short=True).splitlines() == [
+        "a  the loss is nan at step 2 of 30, once more", f"b  outputs/{'c' * 40}"]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for name, value in (("COLUMNS", "30"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+    assert aligned(rows, short=True).splitlines() == ["a  the loss is nan at step 2…", f"b  outputs/{'c' * 40}"]
+    long = [[f"{'r' * 28}", rows[0][1]]]
+    assert aligned(long, short=True).splitlines() == ["r" * 28, "    the loss is nan at step 2…"]
+
+
 @pytest.mark.parametrize(("number", "told"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (10000, "10,000 runs")])
 def test_one_thing_is_not_several(number: int, told: str) -> None:
     assert counted(number, "run") == told
