@@ -37,8 +37,8 @@ def exports(forms: Outlook) -> str:
     parts = [f"`export` may also name {', '.join(forms.possible)}" if forms.possible else "",
              f"not {', '.join(forms.refused)}" if forms.refused else ""]
     beside = "; ".join(part for part in parts if part)
-    return "\n".join([f"exports {', '.join(forms.written)}",
-                      *([paint(f"  {beside}", "dim", sys.stdout)] if beside else [])])
+    lines = aligned([[f"  {beside}"]]).split("\n") if beside else []
+    return "\n".join([f"exports {', '.join(forms.written)}", *(paint(line, "dim", sys.stdout) for line in lines)])
 
 
 def stopped(error: DbrunError) -> str:
