@@ -23,13 +23,19 @@ WIDTH = 60
 
 def nearest(ask: Ask, earlier: Sequence[Mapping[str, object]]) -> Reason:
     """Why there is no result: the fewest changes from one of the earlier key documents."""
-    found = [c for c in (changes(ask, document) for document in earlier) if c]
+    found = nearest_of(ask, earlier)
+    return found[1] if found else Simply.NO_EARLIER
+
+
+def nearest_of(ask: Ask, earlier: Sequence[Mapping[str, object]]) -> tuple[int, Changed] | None:
+    """Which of the earlier key documents has the fewest changes, and these; None where none has any."""
+    found = [(number, c) for number, document in enumerate(earlier) if (c := changes(ask, document))]
     if not found:
-        return Simply.NO_EARLIER
-    fewest = min(found, key=len)
+        return None
+    number, fewest = min(found, key=lambda one: len(one[1]))
     words: Mapping[str, str] = getattr(type(ask.params), "WORDS", {})
     anew = {_worded(ask.stage.NAME, name, words): why for name, why in ask.stage.anew(ask.params).items()}
-    return Changed(fewest, anew.get(fewest[0].what) if len(fewest) == 1 else None)
+    return number, Changed(fewest, anew.get(fewest[0].what) if len(fewest) == 1 else None)
 
 
 def changes(ask: Ask, old: Mapping[str, object]) -> tuple[Change, ...]:

@@ -15,6 +15,8 @@ from dbrun.values import dataclass
 LAST = "last.json"
 LOOKED_AT = 20
 """Runs of a name that are searched for a stage's last question."""
+SEARCHED = 200
+"""Runs that are searched for the one that had a key."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,7 @@ def _here(store: Store) -> str:
 
 def last_documents(store: Store, name: str, stage: str) -> Iterator[Mapping[str, object]]:
     """The key document of this stage in the last run of this name that came to it and whose result stands."""
-    try:
-        found = sorted((p.name for p in store.runs.iterdir() if name_of(p.name) == name), reverse=True)
-    except OSError:
-        return
-    for run in found[:LOOKED_AT]:
+    for run in [run for run in _newest(store) if name_of(run) == name][:LOOKED_AT]:
         key = _json(store.runs / run / KEYS).get(stage)
         try:
             trace = store.traces.read(stage, str(key)) if key else None
@@ -80,6 +78,20 @@ def last_documents(store: Store, name: str, stage: str) -> Iterator[Mapping[str,
         if trace is not None:
             yield trace.document
             return
+
+
+def run_with(store: Store, stage: str, key: str) -> str | None:
+    """The name of the newest run in which a stage had this key; None where no late run had."""
+    found = (run for run in _newest(store)[:SEARCHED] if _json(store.runs / run / KEYS).get(stage) == key)
+    return name_of(next(found, ""))
+
+
+def _newest(store: Store) -> list[str]:
+    """The ids of all runs, the newest first."""
+    try:
+        return sorted((p.name for p in store.runs.iterdir() if name_of(p.name) is not None), reverse=True)
+    except OSError:
+        return []
 
 
 def _json(path: Path) -> Mapping[str, object]:

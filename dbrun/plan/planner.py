@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dbrun.plan import device
-from dbrun.plan.differences import nearest
-from dbrun.plan.history import last_documents
+from dbrun.plan.differences import nearest, nearest_of
+from dbrun.plan.history import last_documents, run_with
 from dbrun.plan.keys import Ask, ask
-from dbrun.plan.reasons import After, Behind, Damaged, Lacking, NotChosen, Reason, Resumes, Simply, Unpinned
+from dbrun.plan.reasons import After, Behind, Damaged, Lacking, New, NotChosen, Reason, Resumes, Simply, Unpinned
 from dbrun.plan.selection import Chosen, Selection, choose, graph
 from dbrun.plan.sources import Located
 from dbrun.recipe.model import Recipe
@@ -159,8 +159,11 @@ def progress(question: Ask, work: Path) -> str | None:
 
 def _why(question: Ask, store: Store, run_name: str) -> Reason:
     stage = question.stage.NAME
-    last = list(last_documents(store, run_name, stage))
-    return nearest(question, last or [t.document for t in store.traces.recent(stage, RECENT)])
+    if last := list(last_documents(store, run_name, stage)):
+        return nearest(question, last)
+    others = list(store.traces.recent(stage, RECENT))
+    found = nearest_of(question, [trace.document for trace in others])
+    return New(run_with(store, stage, others[found[0]].key), found[1]) if found else Simply.NO_EARLIER
 
 
 def _planned(name: str, within: Scope, plans: Mapping[str, StagePlan], read: frozenset[str]) -> StagePlan:

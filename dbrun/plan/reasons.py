@@ -7,7 +7,7 @@ from enum import Enum
 from dbrun.values import dataclass
 
 SHOWN = 3
-"""Changes that a reason spells out; the others are counted."""
+"""Changes that a reason spells out; the others are counted where they are several."""
 
 
 class Reason:
@@ -123,6 +123,18 @@ class Changed(Reason):
 
     def __str__(self) -> str:
         more = len(self.changes) - SHOWN
-        shown = ", ".join(str(c) for c in self.changes[:SHOWN])
-        shown = f"{shown} and {more} more" if more > 0 else shown
+        # to count a single one takes as much room as to name it
+        shown = ", ".join(str(c) for c in self.changes[:SHOWN if more > 1 else None])
+        shown = f"{shown} and {more} more" if more > 1 else shown
         return f"{shown}; begins anew: {self.anew}" if self.anew else shown
+
+
+@dataclass(frozen=True)
+class New(Reason):
+    """No run of this name came to it; the nearest result is another's. run: that one's name, where it is known."""
+
+    run: str | None
+    why: Reason
+
+    def __str__(self) -> str:
+        return f"new; nearest is {f'run {self.run}' if self.run else 'an earlier result'}: {self.why}"

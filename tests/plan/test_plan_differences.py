@@ -141,9 +141,10 @@ def test_what_is_not_a_param_is_told(monkeypatch):
     assert str(nearest(question(), [old])) == "version of train 1 → 2"
 
 
-def test_many_changes_are_counted():
-    old = question(replace(Params(), count=1, steps=1, accumulation=2, rate=2.0)).document
-    assert str(nearest(question(), [old])).endswith("and 1 more")
+def test_many_changes_are_counted_and_a_single_one_beyond_is_named():
+    four = replace(Params(), count=1, steps=1, accumulation=2, rate=2.0)
+    assert str(nearest(question(), [question(four).document])).endswith(", train.steps 1 → 300")
+    assert str(nearest(question(), [question(replace(four, prompt="x")).document])).endswith("and 2 more")
 
 
 def test_the_nearest_of_several_is_taken():

@@ -1,6 +1,7 @@
 """The plan tells what will happen and why, and changes nothing."""
 
 import os
+import shutil
 
 import pytest
 from stub_world import go, located, make_home, stub_stages
@@ -89,6 +90,17 @@ def test_the_reason_compares_with_the_last_run_of_the_same_name(home):
     assert "train.steps 7 → 8" in reason(plan(home, "train.steps=8"), "train")
     assert "train.steps 9 → 8" in reason(plan(home, "train.steps=8", "name=other"), "train")
     assert "→ 8" in reason(plan(home, "train.steps=8", "name=third"), "train")
+
+
+def test_what_never_ran_here_says_so_and_whose_result_is_nearest(home):
+    go(home, "train.steps=9", "name=short")
+    go(home, "train.steps=20", "adapt.denoiser.rank=8", "name=wide")
+    assert "new; nearest is run short: train.steps 9 → 8" in reason(
+        plan(home, "train.steps=8", "name=third"), "train")
+    assert "new" not in reason(plan(home, "train.steps=8", "name=short"), "train")
+    shutil.rmtree(home / "store" / "runs")
+    assert "new; nearest is an earlier result: train.steps 9 → 8" in reason(
+        plan(home, "train.steps=8", "name=third"), "train")
 
 
 def test_longer_work_resumes_shorter_work_only_as_far_as_its_checkpoints(home):

@@ -9,6 +9,7 @@ from dbrun.plan.reasons import (
     Changed,
     Damaged,
     Lacking,
+    New,
     NotChosen,
     Resumes,
     Simply,
@@ -33,6 +34,9 @@ CHANGE = Change("train.steps", "300", "400")
     (Changed((Change("a", None, "1"), Change("b", "1", None), Change("picture added 1", None, None))),
      "a unset → 1, b 1 → unset, picture added 1"),
     (Resumes(Changed((CHANGE,)), "step 300"), "from step 300 (train.steps 300 → 400)"),
+    (Changed((CHANGE,) * 4), ", ".join(["train.steps 300 → 400"] * 4)),
+    (New("dog", Changed((CHANGE,))), "new; nearest is run dog: train.steps 300 → 400"),
+    (New(None, Changed((CHANGE,))), "new; nearest is an earlier result: train.steps 300 → 400"),
     (Resumes(Simply.NO_EARLIER, "step 60"), "from step 60 (unfinished)"),
 ])
 def test_reasons_read_well(reason, text):
