@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperArgument, TyperGroup
 
 from dbrun import __version__
-from dbrun.cli.complete import keys, recipes, recipes_and_keys, stages
+from dbrun.cli.complete import keys, profiles, recipes, recipes_and_keys, stages
 from dbrun.cli.verbs import TITLES
 
 
@@ -55,7 +55,8 @@ Recipe = Annotated[Path, typer.Argument(help=RECIPE, metavar="RECIPE", show_defa
 Overrides = Annotated[list[str] | None, typer.Argument(help=OVERRIDES, metavar="KEY=VALUE",
                                                        show_default=False, autocompletion=keys)]
 Profiles = Annotated[list[str] | None, typer.Option(
-    "--profile", metavar="NAME", help="Lay a profile of the recipe over it; a later one over earlier ones.")]
+    "--profile", metavar="NAME", autocompletion=profiles,
+    help="Lay a profile of the recipe over it; a later one over earlier ones.")]
 Words = Annotated[list[str] | None, typer.Argument(
     help="The recipe (left out: the one last run here, else the only file in recipes/) and changes to it.",
     metavar="[RECIPE] [KEY=VALUE]", show_default=False, autocompletion=recipes_and_keys)]

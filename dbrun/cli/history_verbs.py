@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dbrun.cli import complete
 from dbrun.cli.app import Json, app
 
 RUN = "A run: its id, the beginning of it, or a name, which means its newest run."
@@ -13,7 +14,7 @@ RUN = "A run: its id, the beginning of it, or a name, which means its newest run
 
 @app.command()
 def runs(name: Annotated[str | None, typer.Argument(help="Only runs of this name.", metavar="NAME",
-                                                    show_default=False)] = None,
+                                                    show_default=False, autocompletion=complete.names)] = None,
          limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most so many.")] = 20,
          json: Json = False) -> None:
     """List the last runs: how they ended, what they did and keep.
@@ -26,8 +27,8 @@ def runs(name: Annotated[str | None, typer.Argument(help="Only runs of this name
 
 
 @app.command()
-def logs(run: Annotated[str | None, typer.Argument(help=RUN + " Left out: the last.", metavar="RUN",
-                                                   show_default=False)] = None, json: Json = False) -> None:
+def logs(run: Annotated[str | None, typer.Argument(help=RUN + " Left out: the last.", metavar="RUN", show_default=False,
+                                                   autocompletion=complete.runs)] = None, json: Json = False) -> None:
     """Show what a run said, and the traceback where it broke.
 
     Of many steps some are shown; `--json` has all.
@@ -38,8 +39,10 @@ def logs(run: Annotated[str | None, typer.Argument(help=RUN + " Left out: the la
 
 
 @app.command()
-def diff(first: Annotated[str, typer.Argument(help=RUN, metavar="RUN", show_default=False)],
-         second: Annotated[str, typer.Argument(help=RUN, metavar="RUN", show_default=False)],
+def diff(first: Annotated[str, typer.Argument(help=RUN, metavar="RUN", show_default=False,
+                                          autocompletion=complete.runs)],
+         second: Annotated[str, typer.Argument(help=RUN, metavar="RUN", show_default=False,
+                                          autocompletion=complete.runs)],
          json: Json = False) -> None:
     """Show how two runs differ: recipes, stages, results."""
     from dbrun.cli.history import show_difference

@@ -9,23 +9,25 @@ from typing import Annotated
 import typer
 
 from dbrun.cli.app import Json, Profiles, app
+from dbrun.cli.complete import recipes, recipes_and_keys
 
 SCHEMA = Path("schemas/recipe.schema.json")
 
 
 @app.command()
 def validate(words: Annotated[list[str], typer.Argument(help="Recipes, and key=value to lay over each.",
-                                                         metavar="FILE… [KEY=VALUE]…", show_default=False)],
+                                                        metavar="FILE… [KEY=VALUE]…", show_default=False,
+                                                        autocompletion=recipes_and_keys)],
              profile: Profiles = None,
              alone: Annotated[bool, typer.Option("--alone", help="Leave aside the base and the pictures they name.",
                                                  )] = False,
              json: Json = False) -> None:
     """Check recipes with what they point at; all mistakes at once."""
     from dbrun.cli.files import validate_all
-    from dbrun.cli.words import recipes
+    from dbrun.cli.words import parted
     from dbrun.errors import UsageError
 
-    files, overrides = recipes(words)
+    files, overrides = parted(words)
     if not files:
         raise UsageError("found no recipe", fix="name one, such as dbrun validate recipes/mine.yaml")
     if not validate_all(files, overrides, profile or [], as_json=json, alone=alone, words=sys.argv[1:]):
@@ -33,7 +35,7 @@ def validate(words: Annotated[list[str], typer.Argument(help="Recipes, and key=v
 
 
 @app.command()
-def migrate(files: Annotated[list[Path], typer.Argument(help="Recipes.", metavar="FILE",
+def migrate(files: Annotated[list[Path], typer.Argument(help="Recipes.", metavar="FILE", autocompletion=recipes,
                                                         show_default=False)]) -> None:
     """Say whether recipes are written in today's language.
 

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from dbrun.cli.app import Force, From, Json, MaybeRecipe, Only, Overrides, Profiles, Until, Words, app
-from dbrun.cli.complete import stages
+from dbrun.cli.complete import keys, stages
 from dbrun.errors import UsageError
 
 Sweeps = Annotated[list[str] | None, typer.Option(
-    "--sweep", metavar="KEY=VALUE,VALUE", help="Run each of these values; several sweeps make a grid.")]
+    "--sweep", metavar="KEY=VALUE,VALUE", autocompletion=keys,
+    help="Run each of these values; several sweeps make a grid.")]
 Locked = Annotated[bool, typer.Option(
     "--locked", help="Refuse, with exit code 3, where the recipe does not point at what the lock beside it says.")]
 

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from dbrun.cli.app import Json, app
+from dbrun.cli.complete import runs
 
 Run = Annotated[str, typer.Argument(help="A run's id from `dbrun runs`, or a name, which means its newest run.",
-                                    metavar="RUN|NAME", show_default=False)]
+                                    metavar="RUN|NAME", show_default=False, autocompletion=runs)]
 
 
 @app.command(name="ls")

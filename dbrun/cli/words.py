@@ -74,14 +74,14 @@ def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
     Raises UsageError for more than one recipe or a word that is neither.
     """
-    named, overrides = recipes(words)
+    named, overrides = parted(words)
     if len(named) > 1:
         raise UsageError(f"one recipe at a time; found {', '.join(map(str, named))}",
                          fix="an override is written key=value, such as train.steps=400")
     return (named[0] if named else None), overrides
 
 
-def recipes(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+def parted(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     """The recipes among words, and the `key=value` overrides."""
     overrides = [word for word in words if "=" in word and not Path(word).is_file()]
     return [Path(word) for word in words if word not in overrides], overrides

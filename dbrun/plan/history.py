@@ -67,9 +67,17 @@ def _here(store: Store) -> str:
     return os.path.relpath(Path.cwd(), store.root.resolve())
 
 
+def newest(store: Store) -> list[str]:
+    """The ids of all runs, the newest first."""
+    try:
+        return sorted((p.name for p in store.runs.iterdir() if name_of(p.name) is not None), reverse=True)
+    except OSError:
+        return []
+
+
 def last_documents(store: Store, name: str, stage: str) -> Iterator[Mapping[str, object]]:
     """The key document of this stage in the last run of this name that came to it and whose result stands."""
-    for run in [run for run in _newest(store) if name_of(run) == name][:LOOKED_AT]:
+    for run in [run for run in newest(store) if name_of(run) == name][:LOOKED_AT]:
         key = _json(store.runs / run / KEYS).get(stage)
         try:
             trace = store.traces.read(stage, str(key)) if key else None
@@ -82,16 +90,8 @@ def last_documents(store: Store, name: str, stage: str) -> Iterator[Mapping[str,
 
 def run_with(store: Store, stage: str, key: str) -> str | None:
     """The name of the newest run in which a stage had this key; None where no late run had."""
-    found = (run for run in _newest(store)[:SEARCHED] if _json(store.runs / run / KEYS).get(stage) == key)
+    found = (run for run in newest(store)[:SEARCHED] if _json(store.runs / run / KEYS).get(stage) == key)
     return name_of(next(found, ""))
-
-
-def _newest(store: Store) -> list[str]:
-    """The ids of all runs, the newest first."""
-    try:
-        return sorted((p.name for p in store.runs.iterdir() if name_of(p.name) is not None), reverse=True)
-    except OSError:
-        return []
 
 
 def _json(path: Path) -> Mapping[str, object]:

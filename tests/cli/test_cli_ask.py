@@ -19,6 +19,9 @@ from dbrun.store.store import Store
 READING = {"plan": ["dog.yaml"], "status": ["dog.yaml"], "explain": ["train", "dog.yaml"], "graph": ["dog.yaml"],
            "lock": ["dog.yaml"], "runs": [], "doctor": [], "validate": ["dog.yaml"], "ls": [], "du": []}
 
+OLD, NEW = "20250101-120000.000001-dog", "20250102-120000.000001-cat"
+"""The ids of two runs."""
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -181,6 +184,23 @@ def test_the_next_word_is_completed(folder: Path) -> None:
     line = {"_DBRUN_COMPLETE": "complete_bash", "COMP_WORDS": "dbrun ", "COMP_CWORD": "1"}
     offered = run(**line).stdout.split()
     assert {verb for verbs in HOMES.values() for verb in verbs} <= set(offered)
+
+
+@pytest.mark.parametrize(("line", "at", "offered"), [
+    ("run dog.yaml --profile ", 4, ["ci", "gpu"]), ("status dog.yaml --profile g", 4, ["gpu"]),
+    ("run gone.yaml --profile ", 4, []), ("run dog.yaml train.precision=b", 3, ["train.precision=bf16"]),
+    ("run dog.yaml train.precision = b", 5, ["bf16"]), ("run dog.yaml train.precision =", 4, ["fp32", "bf16", "fp16"]),
+    ("plan dog.yaml --sweep train.le", 4, ["train.learning_rate="]),
+    ("plan dog.yaml --sweep train.precision=fp32,b", 4, ["train.precision=fp32,bf16"]),
+    ("run dog.yaml adapt.denoiser.type=o", 3, ["adapt.denoiser.type=oft"]), ("run dog.yaml no.such=", 3, []),
+    ("logs ", 2, ["cat", "dog", NEW, OLD]), ("diff d", 2, ["dog"]), (f"diff dog {OLD[:4]}", 3, [NEW, OLD]),
+    ("runs ", 2, ["cat", "dog"]), ("pin d", 2, ["dog"]), ("validate d", 2, ["dog.yaml"])])
+def test_bash_is_offered_what_fits(folder: Path, line: str, at: int, offered: list[str]) -> None:
+    (folder / "dog.yaml").write_text(starter("dog") + "profiles: {ci: {seed: 1}, gpu: {seed: 2}}\n")
+    for run_id in (OLD, NEW):
+        (folder / ".dbrun" / "runs" / run_id).mkdir(parents=True)
+    done = run(_DBRUN_COMPLETE="complete_bash", COMP_WORDS=f"dbrun {line}", COMP_CWORD=str(at))
+    assert done.stdout.split() == offered and done.stderr == ""
 
 
 def test_the_machine_is_looked_at_without_telling_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
