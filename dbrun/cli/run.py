@@ -16,6 +16,7 @@ from dbrun.plan.sources import Located, locate
 from dbrun.recipe.load import EXPORTED, LoadedRecipe, read_recipe
 from dbrun.store.store import Store, store_at_hand
 from dbrun.ui.terminal import put, transcript
+from dbrun.ui.waiting import waiting
 
 if TYPE_CHECKING:
     from dbrun.cli.words import Asked
@@ -35,7 +36,8 @@ def read(asked: Asked, emit: Emit | None = None, *, decode: bool = False) -> tup
         from dbrun.plan.datasets import fetch
 
         fetch(loaded, store, emit)
-    located = locate(loaded, store, decode, wrong)
+    with waiting("reading the pictures and the base"):
+        located = locate(loaded, store, decode, wrong)
     if loaded.path.suffix == EXPORTED:
         from dbrun.plan.again import differences
         from dbrun.provenance import read as provenance

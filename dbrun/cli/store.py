@@ -30,8 +30,10 @@ def check_all(*, as_json: bool) -> bool:
     """Check the whole store; whether it was sound."""
     from dbrun.store.check import check
     from dbrun.ui.store import report_lines
+    from dbrun.ui.waiting import waiting
 
-    report = check(store_at_hand())
+    with waiting("reading every byte in the store"):
+        report = check(store_at_hand())
     put(json.dumps(report.as_json(), indent=1) if as_json else report_lines(report))
     return not report.findings
 

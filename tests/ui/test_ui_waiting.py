@@ -1,0 +1,77 @@
+"""Is it seen that a verb is at work, where someone watches and it takes a while?"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dbrun.cli.store import check_all
+from dbrun.store.check import Report
+from dbrun.ui import waiting as module
+from dbrun.ui.waiting import waiting
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal, or that it is none."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, seconds: float, *, terminal: bool = True, silent: float = 0.05) -> str:
+    screen = Screen(terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(module, "SILENT", silent)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with waiting("reading"):
+        time.sleep(seconds)
+    return screen.getvalue()
+
+
+def test_what_takes_a_while_is_shown_with_its_time_and_taken_off_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(monkeypatch, 0.3)
+    assert re.match(r"\rreading  0\.\d s\x1b\[K", text) and text.endswith("\r\x1b[K")
+
+
+def test_what_is_quick_or_goes_into_a_file_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(monkeypatch, 0.01, silent=30) == ""
+    assert shown(monkeypatch, 0.3, terminal=False) == ""
+
+
+def test_the_line_is_taken_off_before_an_error_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(module, "SILENT", 0.01)
+    with pytest.raises(KeyboardInterrupt), waiting("reading"):
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+    assert screen.getvalue().endswith("\r\x1b[K")
+
+
+def test_verify_and_run_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dbrun.cli.run import read
+    from dbrun.cli.words import Asked
+    from dbrun.recipe.new import starter
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Screen(True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(module, "SILENT", 0)
+    monkeypatch.setattr("dbrun.cli.run.locate", lambda *words: time.sleep(0.2))
+    monkeypatch.setattr("dbrun.store.check.check", lambda store: time.sleep(0.2) or Report({}, ()))
+    Path("dog.yaml").write_text(starter("dog"))
+    read(Asked(Path("dog.yaml")), decode=True)
+    assert "reading the pictures and the base" in screen.getvalue()
+    check_all(as_json=True)
+    assert "reading every byte in the store" in screen.getvalue()
