@@ -88,7 +88,7 @@ def test_a_stage_takes_the_recipe_last_run_here_and_says_so(project: Project) ->
 
 
 def test_a_stage_without_a_recipe_takes_the_only_one_or_lists_them(fresh: Project) -> None:
-    assert "dbrun new" in fresh.dbrun("stage", "load", check=2).stderr
+    assert "→ name one, such as tiny.yaml" in fresh.dbrun("stage", "load", check=2).stderr
     (fresh.folder / "recipes").mkdir()
     text = (fresh.folder / "tiny.yaml").read_text()
     text = text.replace("path: base", "path: ../base").replace("images: pictures", "images: ../pictures")
