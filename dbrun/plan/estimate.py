@@ -1,83 +1,133 @@
-"""How long will a stage take, and how much memory and disk? As the most similar earlier work did, scaled."""
+"""How long will a stage take, and how much memory and disk? As the earlier work that is most like it, scaled."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from math import isclose, log
+from pathlib import Path
 
-from dbrun.plan.differences import changes, neutrals
 from dbrun.plan.grid import foretold
 from dbrun.plan.jobs import Jobs
 from dbrun.plan.keys import Ask
-from dbrun.plan.planner import Plan, Scope, StagePlan, Status
+from dbrun.plan.planner import BASE_STAGE, Plan, Scope, StagePlan, Status
 from dbrun.plan.reasons import Resumes
+from dbrun.stages.amounts import Amounts
 from dbrun.store.traces import Trace
 from dbrun.values import dataclass
 
-RECENT = 8
-"""Earlier results of a stage that are compared."""
-LITTLE = 0.1
-"""A share of the work too small to tell from it how long all of it takes: most of that was getting ready."""
+RECENT = 32
+"""Earlier results of a stage that are looked at."""
+UNKNOWN = float("inf")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stage will take. memory: bytes at most, 0 where that is not known; disk: bytes of its result."""
+    """What a stage will take. memory: bytes at most; disk: bytes of its result; None where that is not known."""
 
     seconds: float
-    memory: int
-    disk: int
+    memory: int | None
+    disk: int | None
 
 
 def estimates(within: Scope, plan: Plan) -> Mapping[str, Estimate]:
-    """For each stage that is to run, what it will take, as far as there is earlier work on such a device."""
+    """For each stage that is to run, what it will take, as far as like work was done before on such a device."""
     pending = [stage for stage in plan.stages if stage.status in (Status.RUN, Status.RESUME)]
     known = {stage: list(within.store.traces.recent(stage.name, RECENT)) for stage in pending}
     if not any(known.values()):
         return {}
     digests = foretold(within, plan)
-    found = {stage.name: _estimate(question := within.ask(stage.name, digests), _done(within, question, stage, digests),
-                                   earlier)
-             for stage, earlier in known.items() if earlier}
+    found = {}
+    for stage, earlier in known.items():
+        if earlier:
+            question = within.ask(stage.name, digests)
+            now = amounts(within, stage.name, within.located.sources.base.folder)
+            guides = [(trace, was) for trace in earlier if (was := _guide(question, now, trace)) is not None]
+            found[stage.name] = _estimate(now, _done(within, question, stage, now, digests), guides)
     return {name: one for name, one in found.items() if one is not None}
+
+
+def amounts(within: Scope, name: str, base: Path | None) -> Amounts:
+    """How large a stage's whole work is. base: where the base is now, if it is."""
+    stage, sources = within.stages[name], within.located.sources
+    found = stage.amounts(within.recipe, replace(sources, base=replace(sources.base, folder=base)))
+    processes = within.recipe.launch.processes
+    return replace(found, like=(*found.like, f"{processes} processes")) if stage.shared and processes > 1 else found
 
 
 def total(known: Iterable[Estimate]) -> Estimate:
     """Stages one after another."""
     every = list(known)
-    return Estimate(sum(e.seconds for e in every), max((e.memory for e in every), default=0),
-                    sum(e.disk for e in every))
+    disk = [one.disk for one in every if one.disk is not None]
+    return Estimate(sum(one.seconds for one in every),
+                    max((one.memory for one in every if one.memory is not None), default=None),
+                    sum(disk) if disk else None)
 
 
-def _estimate(question: Ask, done: float, earlier: Iterable[Trace]) -> Estimate | None:
-    numerics = question.document["numerics"]
-    alike = [trace for trace in earlier if trace.document.get("numerics") == numerics]
-    if not alike:
+def _guide(question: Ask, now: Amounts, trace: Trace) -> Amounts | None:
+    """The size of earlier work, where that was of the same kind, on the same base, on such a device."""
+    was, old, new = trace.amounts, trace.document, question.document
+    if was is None or was.like != now.like or trace.share <= 0 or len(was.memory) != len(now.memory):
         return None
-    whole = [trace for trace in alike if trace.share > LITTLE] or alike
-    nearest = min(whole, key=lambda trace: len(changes(question, trace.document)))
-    seconds = nearest.seconds / max(nearest.share, LITTLE) * _longer(question, nearest)
-    return Estimate(round(seconds * (1.0 - done), 1), nearest.memory,
-                    sum(file.size for file in nearest.files.values()))
+    same = old.get("numerics") == new["numerics"] and _base(old) == _base(new)
+    return was if same else None
 
 
-def _longer(question: Ask, trace: Trace) -> float:
-    """How many times as long the work is as it was, by the params that it grows with."""
-    params = trace.document.get("params")
-    before, ratio = {**neutrals(question.params), **params} if isinstance(params, dict) else {}, 1.0
-    for name in question.stage.amounts:
-        now, was = getattr(question.params, name), before.get(name)
-        if isinstance(now, int) and isinstance(was, int) and was > 0:
-            ratio *= now / was
-    return ratio
+def _base(document: Mapping[str, object]) -> object:
+    inputs = document.get("inputs")
+    return inputs.get(BASE_STAGE) if isinstance(inputs, dict) else None
 
 
-def _done(within: Scope, question: Ask, stage: StagePlan, digests: Mapping[str, str]) -> float:
+def _estimate(now: Amounts, done: float, guides: Sequence[tuple[Trace, Amounts]]) -> Estimate | None:
+    timed = [(_far([(now.each, was.each)]), -was.units * trace.share, seconds, trace) for trace, was in guides
+             if (seconds := _seconds(now, done, trace, was)) is not None]
+    if not timed:
+        return None
+    seconds, nearest = min(timed, key=lambda found: found[:2])[2:]
+    return Estimate(round(seconds, 1), _memory(now, guides), _disk(now, nearest))
+
+
+def _seconds(now: Amounts, done: float, trace: Trace, was: Amounts) -> float | None:
+    """What is left, at the pace of earlier work; None where that was too little to tell a pace."""
+    left, did = now.units * now.each * (1.0 - done), was.units * was.each * trace.share
+    if trace.startup is None:
+        return trace.seconds if isclose(left, did, rel_tol=1e-3) else None
+    return trace.startup + (trace.seconds - trace.startup) * left / did
+
+
+def _memory(now: Amounts, guides: Sequence[tuple[Trace, Amounts]]) -> int | None:
+    """At most what the nearest work took: how much of it grows is not known, so all of it may, and none may shrink."""
+    bounds = []
+    for trace, was in guides:
+        pairs = list(zip(now.memory, was.memory, strict=True))
+        if trace.memory and (far := _far(pairs)) < UNKNOWN:
+            bounds.append((far, -trace.memory, trace.memory * max((1.0, *(new / old for new, old in pairs)))))
+    return round(min(bounds)[2]) if bounds else None
+
+
+def _disk(now: Amounts, trace: Trace) -> int | None:
+    """The files of earlier work, each grown as its kind does."""
+    whole, before = 0.0, trace.amounts.disk if trace.amounts else {}
+    for name, file in trace.files.items():
+        end = next((end for end in now.disk if name.endswith(end)), None)
+        new, old = (1.0, 1.0) if end is None else (now.disk[end], before.get(end, 0.0))
+        if not new or not old:
+            return None
+        whole += file.size * new / old
+    return round(whole)
+
+
+def _far(pairs: Iterable[tuple[float, float]]) -> float:
+    """How far sizes are from earlier ones: 0 where they are equal."""
+    return max((abs(log(new / old)) if new and old else UNKNOWN for new, old in pairs), default=0.0)
+
+
+def _done(within: Scope, question: Ask, stage: StagePlan, now: Amounts, digests: Mapping[str, str]) -> float:
     """The share of the work that earlier runs have done already: single items, or steps."""
     if keys := question.stage.items(question.params, digests, within.numerics):
         items = Jobs(within, lambda: 0, lambda: None).items(question, lambda event: None,
                                                             anew=stage.name in within.chosen.forced)
         return 1.0 - items.left(keys)
-    said = re.match(r"step (\d+)", stage.reason.done) if isinstance(stage.reason, Resumes) else None
-    limits = [getattr(question.params, name) for name in question.stage.lengthens(question.params)]
-    return min(1.0, int(said[1]) / limits[0]) if said and limits and limits[0] else 0.0
+    said = re.search(r"\d+", stage.reason.done) if isinstance(stage.reason, Resumes) else None
+    return min(1.0, int(said[0]) / now.units) if said and now.units else 0.0

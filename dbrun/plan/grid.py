@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dbrun.plan.planner import Plan, Scope, StagePlan, Status
+from dbrun.plan.planner import Plan, Scope, StagePlan
 from dbrun.values import dataclass
 
 
@@ -36,5 +36,5 @@ def foretold(within: Scope, plan: Plan) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for stage in plan.stages:
         question = within.ask(stage.name, found)
-        found[stage.name] = stage.digest if stage.status is Status.HIT and stage.digest else question.key
+        found[stage.name] = stage.digest or question.key
     return found

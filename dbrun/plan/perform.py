@@ -8,12 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from dbrun.errors import DbrunError, Interrupted, StageFailed
-from dbrun.events import Emit, Event, Note, Progress, StageFinished, StageReused, StageStarted
+from dbrun.events import Emit, Note, StageFinished, StageReused, StageStarted
 from dbrun.plan.base import base_folder
 from dbrun.plan.crew import Crew
+from dbrun.plan.estimate import amounts
 from dbrun.plan.jobs import Jobs
 from dbrun.plan.keys import Ask
 from dbrun.plan.memory import peak
+from dbrun.plan.pace import Pace
 from dbrun.plan.planner import BASE_STAGE, EXPORT_STAGE, Scope, Status, judge
 from dbrun.plan.reasons import Reason
 from dbrun.plan.record import Record
@@ -105,20 +107,25 @@ class Performer:
         out, work = store.fresh(), store.work(question.lineage)
         digests = {name: artifact.digest for name, artifact in inputs.items()}
         left = items.left(question.stage.items(question.params, digests, self.within.numerics))
-        began, telling = time.monotonic(), _OneStage(self.emit, lock)
+        began, pace = time.monotonic(), Pace(self.emit, lock, items)
         try:
             with self._clear_words(question), peak(self.within.numerics.device) as memory:
                 work.mkdir(parents=True, exist_ok=True)
                 # what this process has learnt of the Hub, the others read
                 store.save_tables()
                 with self.crew.sharing(question, digests, self.emit, self.stopping, anew=anew) as ranks:
-                    job = jobs.job(question, inputs, out, items, telling, ranks)
+                    job = jobs.job(question, inputs, out, items, pace, ranks)
                     check_room(store.root, "the store", stage, question.stage.room(job) - items.held, MORE_ROOM)
                     question.stage.run(job)
                 self._same_base(stage, out)
                 seconds = time.monotonic() - began
+                size = amounts(self.within, stage, self.base())
+                share = 1.0 if size.units == 1.0 else pace.share or 0.0
+                if items.used:
+                    share = left if self.crew.size > 1 else items.new / len(items.used)
                 trace = store.publish(stage, question.key, question.document, out, seconds=seconds,
-                                      items=items.used, memory=memory(), share=min(telling.share, left))
+                                      items=items.used, memory=memory(), share=share,
+                                      startup=pace.startup(seconds), amounts=size)
         finally:
             remove(out)
         if not question.stage.lengthens(question.params):
@@ -143,21 +150,3 @@ class Performer:
         except (Exception, SystemExit) as error:
             raise self.record.crash(question.stage.NAME, error, question.stage.lighter) from error
 
-
-class _OneStage:
-    """Where a stage's events go: how far it is also into the lock, for those who wait.
-
-    share: of the whole work, what was still to do at first; a stage's first word may come after its first step.
-    """
-
-    def __init__(self, emit: Emit, lock: Lock | None) -> None:
-        self.emit, self.lock = emit, lock
-        self.share, self._told = 1.0, False
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Progress):
-            if not self._told and event.total:
-                self.share, self._told = 1.0 - max(0, event.done - 1) / event.total, True
-            if self.lock is not None:
-                self.lock.at(f"{event.done} of {event.total} {event.unit}")
-        self.emit(event)

@@ -15,6 +15,7 @@ from dbrun.recipe.model import Adapt as Choices
 from dbrun.recipe.model import Recipe
 from dbrun.seeds import derive
 from dbrun.stages import room
+from dbrun.stages.amounts import Amounts, learners
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.given import start
@@ -54,6 +55,11 @@ class Adapt(Stage[AdaptParams]):
         """The adapters, without what only training reads, the seed, and the adapters to start from as contents."""
         plain = {name: one.itself() for name, one in recipe.adapt.components.items()}
         return AdaptParams(recipe.adapt.model_copy(update=plain), recipe.seed, sources.inits)
+
+    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
+        """Most of it is the base; only the adapters have a size."""
+        size = room.weights(sources.base, recipe.adapt)
+        return Amounts(memory=(size,), disk={".safetensors": size}, like=learners(recipe.adapt))
 
     def room(self, job: Job[AdaptParams]) -> int:
         """The adapters."""

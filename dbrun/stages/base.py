@@ -16,6 +16,7 @@ from dbrun.stages.ranks import Ranks
 from dbrun.values import dataclass
 
 if TYPE_CHECKING:
+    from dbrun.stages.amounts import Amounts
     from dbrun.stages.columns import Columns
 
 
@@ -182,8 +183,6 @@ class Stage(Generic[P]):
 
     lighter: ClassVar[str] = "free some memory, or lower `images.resolution`"
     """What to do where it runs out of memory."""
-    amounts: ClassVar[tuple[str, ...]] = ()
-    """Names of params, all whole numbers, that the work grows with: twice as many take twice as long."""
 
     def wanted(self, recipe: Recipe) -> bool:
         """Whether this recipe has this stage at all."""
@@ -212,6 +211,12 @@ class Stage(Generic[P]):
     def items(self, params: P, inputs: Mapping[str, str], numerics: Numerics) -> Sequence[Mapping[str, object]]:
         """Keys of the items that take up its time, where they are known before it runs. inputs: digests by stage."""
         return ()
+
+    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
+        """What its time, memory and disk grow with, so that they can be told from earlier work; without torch."""
+        from dbrun.stages.amounts import Amounts
+
+        return Amounts()
 
     def room(self, job: Job[P]) -> int:
         """Bytes that its result and its work can take at most; told before it runs, without torch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -15,13 +15,15 @@ from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
 from dbrun.families.folders import licence
 from dbrun.families.scheduling import scheduler_changes
+from dbrun.images.samples import ADAPTED, BASE, Drawn, write_samples
 from dbrun.provenance import trigger
 from dbrun.recipe import exports
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.subject import in_turn
 from dbrun.stages import room
+from dbrun.stages.amounts import Amounts, guided, learners
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
-from dbrun.stages.base import Job, Sources, Stage
+from dbrun.stages.base import Job, Numerics, Sources, Stage
 from dbrun.stages.load import read_base
 from dbrun.stages.portable import portable, provenance
 from dbrun.stages.starts import SHOWN, Starts, starts
@@ -35,6 +37,8 @@ PLACES = ("in the snow", "on the moon", "at night", "in the city")
 """Where the subject is shown if the recipe names no prompts."""
 MOST = 16
 """Columns of before_after.png."""
+ROWS = (BASE, ADAPTED)
+"""The pictures without and with the adapter. The base's are drawn first: the adapter then goes onto the same base."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,28 @@ class Export(Stage[ExportParams]):
                             samples.seed, recipe.images.resolution, recipe.train.precision,
                             recipe.objective.prediction, recipe.objective.zero_terminal_snr, begin)
 
+    def items(self, params: ExportParams, inputs: Mapping[str, str],
+              numerics: Numerics) -> Sequence[Mapping[str, object]]:
+        """One for each picture of before_after.png, row after row."""
+        # the base's own row is drawn as ever; the adapter's depends on what it was taught to predict
+        taught = {n: v for n, v in (("prediction", params.prediction), ("zero_snr", params.zero_terminal_snr)) if v}
+        precision = drawn_in(params.precision, numerics)
+        return [{"base": inputs["load"], "adapter": inputs["train"] if row == ADAPTED else None,
+                 "prompt": prompt, "seed": params.seed + column, "steps": params.steps,
+                 "guidance": params.guidance, "resolution": params.resolution, "precision": precision,
+                 **(taught if row == ADAPTED else {}),
+                 **(params.starts.key(column) if params.starts else {})}
+                for row in ROWS for column, prompt in enumerate(params.prompts)]
+
+    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
+        """Pictures of so many pixels in so many sampler steps, without and with the adapter, and what is written."""
+        params, size = self.params(recipe, sources), room.weights(sources.base, recipe.adapt)
+        count, pixels = len(ROWS) * len(params.prompts), params.resolution**2
+        return Amounts(count, params.steps * pixels, (pixels, size),
+                       {".safetensors": size, "before_after.png": count * pixels, "loss.png": 1.0,
+                        ".png": count * pixels},
+                       (*learners(recipe.adapt), *params.formats, params.precision, guided(params.guidance)))
+
     def room(self, job: Job[ExportParams]) -> int:
         """Each format in 32 bits, the pictures with copies, and all of it once more where it is delivered."""
         from dbrun.formats.base import formats
@@ -154,7 +180,6 @@ def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> N
     """Draw before_after.png and samples/: the same prompts and seeds without and with the adapter."""
     from PIL import Image
 
-    from dbrun.images.samples import ADAPTED, BASE, Drawn, write_samples
     from dbrun.images.sheet import save_png, sheet
 
     params, precision = job.params, drawn_in(job.params.precision, job.numerics)
@@ -184,26 +209,19 @@ def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> N
         side = params.resolution // read_base(job.inputs["load"]).family.enlarges
         return params.starts.small(column, job.files, params.resolution, side)
 
-    rows: dict[str, list[Image.Image]] = {BASE: [], ADAPTED: []}
-    # the base's own row is drawn as ever; the adapter's depends on what it was taught to predict
-    taught = {n: v for n, v in (("prediction", params.prediction), ("zero_snr", params.zero_terminal_snr)) if v}
-    trained, total = job.inputs["train"].digest, len(rows) * len(params.prompts)
-    # the base row is drawn first: the adapter then goes onto the same base
-    for row, model in ((BASE, base), (ADAPTED, adapted)):
-        for column, prompt in enumerate(params.prompts):
-            job.poll()
-            job.progress(sum(map(len, rows.values())), total, "pictures")
-            key = {"base": job.inputs["load"].digest, "adapter": trained if row == ADAPTED else None,
-                   "prompt": prompt, "seed": params.seed + column, "steps": params.steps,
-                   "guidance": params.guidance, "resolution": params.resolution, "precision": precision,
-                   **(taught if row == ADAPTED else {}),
-                   **(params.starts.key(column) if params.starts else {})}
-            rows[row].append(Image.open(job.items.get(key, partial(draw, model, column)) / "picture.png"))
+    rows: dict[str, list[Image.Image]] = {row: [] for row in ROWS}
+    keys = Export().items(params, {name: one.digest for name, one in job.inputs.items()}, job.numerics)
+    for place, key in enumerate(keys):
+        job.poll()
+        job.progress(place, len(keys), "pictures")
+        row, column = divmod(place, len(params.prompts))
+        make = partial(draw, (base, adapted)[row], column)
+        rows[ROWS[row]].append(Image.open(job.items.get(key, make) / "picture.png"))
     begun = tuple(picture for column in range(len(params.prompts)) if (picture := small(column)))
     save_png(sheet((*((("small", begun),) if begun else ()), *rows.items()), params.prompts),
              job.out / "before_after.png")
     write_samples(job.out, Drawn(params.prompts, params.seed, params.steps, params.guidance), rows)
-    job.progress(total, total, "pictures")
+    job.progress(len(keys), len(keys), "pictures")
 
 
 def _scheduler(job: Job[ExportParams], family: Family, loaded: Loaded) -> None:

@@ -16,6 +16,7 @@ from dbrun.recipe.model import Recipe
 from dbrun.recipe.subject import in_turn
 from dbrun.seeds import derive
 from dbrun.stages import room
+from dbrun.stages.amounts import Amounts, guided
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
 from dbrun.stages.base import Job, Numerics, Sources, Stage
 from dbrun.stages.ranks import spread
@@ -59,7 +60,6 @@ class GeneratePriors(Stage[PriorParams]):
 
     NAME: ClassVar[str] = "generate-priors"
     shared: ClassVar[bool] = True
-    amounts: ClassVar[tuple[str, ...]] = ("count", "steps")
     needs: ClassVar[tuple[str, ...]] = ("load",)
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
     modules: ClassVar[tuple[str, ...]] = ("dbrun.stages.arithmetic", "dbrun.training.device", "dbrun.families",
@@ -86,6 +86,13 @@ class GeneratePriors(Stage[PriorParams]):
         return [{"base": inputs["load"], "prompt": prompt, "steps": params.steps, "guidance": params.guidance,
                  "resolution": params.resolution, "precision": drawn_in(params.precision, numerics),
                  "seed": params.seed, "index": place % params.count} for place, prompt in enumerate(params.prompts)]
+
+    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
+        """Pictures of so many pixels, each in so many sampler steps, one in memory at a time."""
+        params = self.params(recipe, sources)
+        count, pixels = len(params.prompts), params.resolution**2
+        return Amounts(count, params.steps * pixels, (pixels,), {".png": count * pixels},
+                       (params.precision, guided(params.guidance)))
 
     def room(self, job: Job[PriorParams]) -> int:
         """Each picture, as an item and in the result."""

@@ -14,6 +14,7 @@ from dbrun.families.base import Family, families
 from dbrun.families.folders import LICENCE
 from dbrun.provenance import header
 from dbrun.recipe.model import Recipe
+from dbrun.stages.amounts import Amounts
 from dbrun.stages.base import Artifact, Job, Sources, Stage
 from dbrun.values import dataclass
 
@@ -59,6 +60,10 @@ class Load(Stage[LoadParams]):
         """The base's identity."""
         base = sources.base
         return LoadParams(base.identity, base.family, base.variant)
+
+    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
+        """Always the same for the same base."""
+        return Amounts(like=(sources.base.identity,))
 
     def run(self, job: Job[LoadParams]) -> None:
         """Write base.json: family, variant, and the digest of every file that is read; no place, no name."""

@@ -17,6 +17,7 @@ from dbrun.recipe.model import Recipe
 from dbrun.recipe.pictures import Images
 from dbrun.recipe.subject import in_turn
 from dbrun.stages import room
+from dbrun.stages.amounts import Amounts
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Artifact, Job, Picture, Sources, Stage
 from dbrun.stages.contents import contents
@@ -99,6 +100,18 @@ class Preprocess(Stage[PreprocessParams]):
             sources.pictures, recipe.images, classes[0].prompt if classes and not several else None,
             not recipe.adapt.prompts_learn, sources.class_pictures, target, classes if several else (),
             recipe.seed if recipe.images.crop == "random" else None)
+
+    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
+        """Views of so many pixels, one in memory at a time, and prompts."""
+        params = self.params(recipe, sources)
+        pixels, made = params.images.resolution**2, recipe.prior.made if recipe.prior else 0
+        given = len(params.pictures) + len(params.class_pictures) + made * len(recipe.made_classes)
+        views = given * max(1, params.images.random_crops) * (2 if params.images.flip else 1)
+        own = {text for picture in (*params.pictures, *params.class_pictures)
+               for text in (picture.prompt, *picture.variants)}
+        prompts = len(own.union(*(in_turn(one.prompt) for one in params.every_class))) if params.text else 0
+        return Amounts(views + prompts, pixels, (pixels,),
+                       {"prompts.safetensors": prompts, ".safetensors": views * pixels}, (f"prompts {params.text}",))
 
     def room(self, job: Job[PreprocessParams]) -> int:
         """What is encoded of every view of each picture and of each prompt, as an item and in the result."""

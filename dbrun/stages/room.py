@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from dbrun.adapters.base import Adapter
+from dbrun.errors import DbrunError
+from dbrun.families.base import Family, families
 from dbrun.provenance import header
 from dbrun.recipe.model import Adapt
-from dbrun.stages.base import Artifact, Job
+from dbrun.stages.base import Artifact, BaseSource, Job
 from dbrun.stages.load import read_base
 
 MARGIN = 2 * 2**20
@@ -36,11 +37,28 @@ def base(job: Job[Any], folder: str = "") -> int:
 
 def adapters(job: Job[Any], adapt: Adapt) -> int:
     """The adapters of a recipe, had each of them every layer that it could have."""
-    family = read_base(job.inputs["load"]).family
-    return sum(FLOAT * one.numbers(tensor["shape"])
-               for name, one in adapt.components.items() if isinstance(one, Adapter) and name in family.components
-               for path in _files(job, family.components[name]) if path.suffix == ".safetensors"
-               for tensor in header(path).tensors.values())
+    weights = [path for path in _files(job, "") if path.suffix == ".safetensors"]
+    return FLOAT * numbers(read_base(job.inputs["load"]).family, adapt,
+                           lambda part: (path for path in weights if path.parent.name == part))
+
+
+def weights(base: BaseSource, adapt: Adapt) -> float:
+    """What the adapters' files grow with, 0 where the base is not here."""
+    folder = base.folder
+    if folder is None:
+        return 0.0
+    try:
+        return 1.0 + numbers(families()[base.family], adapt, lambda part: folder.glob(f"{part}/*.safetensors"))
+    except (OSError, DbrunError):
+        # a base with a damaged file is refused by who reads it
+        return 0.0
+
+
+def numbers(family: Family, adapt: Adapt, weights: Callable[[str], Iterable[Path]]) -> int:
+    """How many numbers a recipe's adapters have on every layer that they could have. weights: a folder's files."""
+    return sum(one.numbers(tensor["shape"])
+               for name, one in adapt.adapters.items() if name in family.components
+               for path in weights(family.components[name]) for tensor in header(path).tensors.values())
 
 
 def _files(job: Job[Any], folder: str) -> list[Path]:

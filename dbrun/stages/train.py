@@ -20,6 +20,7 @@ from dbrun.families.scheduling import scheduler_changes
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.objective import AS_THE_BASE, UNMASKED, Objective, misfits
 from dbrun.stages import room
+from dbrun.stages.amounts import Amounts, learners
 from dbrun.stages.arithmetic import Precision, base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.beside import Beside
@@ -83,7 +84,6 @@ class Train(Stage[TrainParams]):
     shared: ClassVar[bool] = True
     lighter: ClassVar[str] = ("lower `train.batch_size` and raise `train.accumulation` instead, lower "
                               "`images.resolution`, or set `train.gradient_checkpointing: true`")
-    amounts: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "accumulation")
     VERSION: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "preprocess")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "accelerate",
@@ -124,6 +124,16 @@ class Train(Stage[TrainParams]):
     def wishes(self, recipe: Recipe) -> tuple[Package, ...]:
         """Those of the trackers."""
         return tuple(PACKAGES[name] for name in recipe.trackers or ())
+
+    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
+        """Steps of so many pixels, of which memory holds a micro-batch, beside the adapters."""
+        train, steps, size = recipe.train, length(recipe, sources).steps, room.weights(sources.base, recipe.adapt)
+        micro = float(train.batch_size * (1 if recipe.prior is None else 2) * recipe.images.resolution**2)
+        like = (*learners(recipe.adapt), train.precision, train.optimizer.NAME, f"tf32 {train.tf32}",
+                f"checkpointing {train.gradient_checkpointing}", f"ema {train.ema is not None}",
+                f"held out {train.held_out}", f"samples {recipe.samples if recipe.samples.every else None}",
+                f"target {recipe.prior.target if recipe.prior else 'images'}")
+        return Amounts(steps, micro * train.accumulation, (micro, size), {".safetensors": size, METRICS: steps}, like)
 
     def room(self, job: Job[TrainParams]) -> int:
         """As many checkpoints as are kept, one more while it is written, and the adapters."""

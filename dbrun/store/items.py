@@ -34,6 +34,7 @@ class StoredItems:
     warn: Callable[[str], None]
     sound: Callable[[], object]
     _made: dict[str, Path] = field(default_factory=dict)
+    _new: int = 0
 
     def get(self, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
         """The read-only folder of the item with this key; made by `make(folder)` if it is new."""
@@ -58,6 +59,11 @@ class StoredItems:
         names = {digest(self._document(key)) for key in keys}
         there = 0 if self.anew else sum(self.store.traces.path(self._kind, name).is_file() for name in names)
         return 1.0 - there / len(names) if names else 1.0
+
+    @property
+    def new(self) -> int:
+        """How many of them were made here, and not found."""
+        return self._new
 
     @property
     def used(self) -> frozenset[str]:
@@ -87,6 +93,7 @@ class StoredItems:
                 trace = self.store.publish(self._kind, name, document, folder, seconds=time.monotonic() - began,
                                            durable=False)
                 self._note(name)
+            self._new += 1
         finally:
             remove(folder)
         return trace

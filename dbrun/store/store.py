@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
+from dbrun.stages.amounts import Amounts
 from dbrun.store import locks
 from dbrun.store.digests import Digests
 from dbrun.store.disk import disk_errors, entries, fresh_name, is_orphan, remove, replace_file
@@ -125,17 +126,19 @@ class Store:
         return Damage(trace, tuple(lines)) if lines else trace
 
     def publish(self, stage: str, key: str, document: Mapping[str, object], folder: Path, *, seconds: float,
-                durable: bool = True, items: Iterable[str] = (), memory: int = 0, share: float = 1.0) -> Trace:
+                durable: bool = True, items: Iterable[str] = (), memory: int = 0, share: float = 1.0,
+                startup: float | None = None, amounts: Amounts | None = None) -> Trace:
         """Make a finished folder the result of this key: first the artifact, then the trace.
 
-        Killed at any point, the store holds either all of it or nothing that counts. items, memory, share: see
-        `Trace`.
+        Killed at any point, the store holds either all of it or nothing that counts. items and what
+        follows: see `Trace`.
         """
         with self.using(), disk_errors(f"keeping the result of {stage}"):
             digest, files = self.objects.publish(folder, durable=durable)
             trace = Trace(stage=stage, key=key, digest=digest, files=files, document=document,
                           created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                          seconds=round(seconds, 3), items=tuple(sorted(items)), memory=memory, share=round(share, 6))
+                          seconds=round(seconds, 3), items=tuple(sorted(items)), memory=memory, share=round(share, 6),
+                          startup=None if startup is None else round(startup, 3), amounts=amounts)
             self.traces.write(trace, durable=durable)
         return trace
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+from dbrun.stages.amounts import Amounts
 from dbrun.store.canonical import digest
 from dbrun.store.disk import entries, replace_file
 from dbrun.store.documents import FORMAT, marked, read_marked
@@ -32,7 +33,9 @@ class Trace:
     """A stage's finished work. document: the whole key document; seconds: how long the work took.
 
     items: the keys of the single items that it is made of; memory: bytes that the work took at most, 0 if unknown;
-    share: of the whole work, the part that was done in these seconds, where an earlier run had done the rest.
+    share: of the whole work, the part that was done in these seconds, where an earlier run had done the rest;
+    startup: of the seconds those that more of the work would not have added to, None where too little was done to tell;
+    amounts: how large the whole work is, None where that was not yet written down.
     """
 
     stage: str
@@ -45,6 +48,8 @@ class Trace:
     items: tuple[str, ...] = ()
     memory: int = 0
     share: float = 1.0
+    startup: float | None = None
+    amounts: Amounts | None = None
 
 
 def manifest_digest(files: Mapping[str, File]) -> str:
@@ -108,6 +113,13 @@ def _age(entry: os.DirEntry[str]) -> tuple[int, str]:
         return 0, entry.name
 
 
+def _amounts(data: Any) -> Amounts | None:
+    if data is None:
+        return None
+    return Amounts(float(data["units"]), float(data["each"]), tuple(map(float, data["memory"])),
+                   {str(end): float(size) for end, size in data["disk"].items()}, tuple(map(str, data["like"])))
+
+
 def _read(path: Path, stage: str, key: str) -> Trace | None:
     try:
         data: Any = read_marked(path)
@@ -117,7 +129,9 @@ def _read(path: Path, stage: str, key: str) -> Trace | None:
         trace = Trace(stage=str(data["stage"]), key=str(data["key"]), digest=str(data["digest"]), files=files,
                       document=cast("Mapping[str, object]", data["document"]), created=str(data["created"]),
                       seconds=float(data["seconds"]), items=tuple(map(str, data.get("items", ()))),
-                      memory=int(data.get("memory", 0)), share=float(data.get("share", 1.0)))
+                      memory=int(data.get("memory", 0)), share=float(data.get("share", 1.0)),
+                      startup=None if data.get("startup") is None else float(data["startup"]),
+                      amounts=_amounts(data.get("amounts")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     whole = (trace.stage == stage and trace.key == key and isinstance(trace.document, dict)

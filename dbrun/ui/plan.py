@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from dbrun.errors import DbrunError
@@ -59,9 +59,16 @@ def _about(estimate: Estimate | None) -> str:
 
 def _total(plan: Plan, known: Mapping[str, Estimate]) -> str:
     """What the stages take together, as far as it is known."""
-    whole = total(known.values())
-    memory = f", {size_words(whole.memory)} of memory" if whole.memory else ""
-    unknown = [stage.name for stage in plan.stages if stage.status is not Status.HIT and stage.name not in known]
-    without = f"; nothing is known of {', '.join(unknown)}" if unknown else ""
-    return aligned([[f"about {clock(whole.seconds)}{memory}, {size_words(whole.disk)} of disk, going by earlier "
-                     f"runs{without}"]])
+    pending = [stage.name for stage in plan.stages if stage.status is not Status.HIT]
+    return going_by(list(known.items()), [name for name in pending if name not in known])
+
+
+def going_by(known: Sequence[tuple[str, Estimate]], unknown: Sequence[str]) -> str:
+    """What stages with these estimates take together. unknown: those of which nothing is known."""
+    whole = total(one for _, one in known)
+    memory = "" if whole.memory is None else f", up to {size_words(whole.memory)} of memory"
+    disk = "" if whole.disk is None else f", {size_words(whole.disk)} of disk for results"
+    lacking = [*unknown, *(f"the memory of {name}" for name, one in known if one.memory is None),
+               *(f"the disk of {name}" for name, one in known if one.disk is None)]
+    without = f"; nothing is known of {', '.join(dict.fromkeys(lacking))}" if lacking else ""
+    return aligned([[f"about {clock(whole.seconds)}{memory}{disk}, going by earlier runs{without}"]])

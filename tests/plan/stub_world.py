@@ -19,6 +19,7 @@ from dbrun.plan.sources import Located
 from dbrun.recipe.exports import chosen
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.model import Adapt, Recipe
+from dbrun.stages.amounts import Amounts
 from dbrun.stages.base import BaseSource, Job, Numerics, Picture, Sources, Stage
 from dbrun.store.store import Store
 
@@ -133,6 +134,9 @@ class Preprocess(Counted):
     def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
         return PreprocessParams(sources.pictures)
 
+    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
+        return Amounts(len(sources.pictures))
+
     def work(self, job: Job[Any]) -> None:
         for picture in job.params.pictures:
             job.poll()
@@ -154,12 +158,16 @@ class TrainParams:
 
 class Train(Counted):
     NAME = "train"
-    amounts = ("steps",)
     needs = ("load", "adapt", "preprocess")
     computes = True
 
     def params(self, recipe: Recipe, sources: Sources) -> TrainParams:
         return TrainParams(recipe.train.steps, recipe.train.learning_rate)
+
+    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
+        micro = recipe.train.batch_size * recipe.images.resolution**2
+        return Amounts(recipe.train.steps or 0, micro, (micro,), {"adapter": recipe.images.resolution},
+                       (recipe.train.precision,))
 
     def lengthens(self, params: TrainParams) -> tuple[str, ...]:
         return ("steps",)

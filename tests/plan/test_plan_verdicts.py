@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dbrun.plan.memory import peak
 from dbrun.plan.planner import Scope, plan_of, scope
 from dbrun.plan.selection import Selection
 from dbrun.recipe.load import load_recipe
+from dbrun.store.documents import marked
 from dbrun.store.runs import runs
 from dbrun.store.store import Store
 from dbrun.ui.explain import explanation
@@ -32,11 +34,17 @@ def within(home: Path, *overrides: str, until: str | None = None, force: tuple[s
 
 
 def timed(home: Path, **seconds: float) -> None:
-    """Let the results of stages have taken so long."""
+    """Let the results of stages have taken so long, of which a sixth was getting ready; none where nothing grows."""
     store = Store(home / "store")
     for stage, long in seconds.items():
         for trace in store.traces.recent(stage, 9):
-            store.traces.write(replace(trace, seconds=long, memory=1 << 30), durable=False)
+            startup = None if trace.startup is None and stage == "train" else long / 6
+            store.traces.write(replace(trace, seconds=long, memory=1 << 30, startup=startup), durable=False)
+
+
+def known(home: Path, *overrides: str, force: tuple[str, ...] = ()) -> Mapping[str, Estimate]:
+    scoped = within(home, *overrides, force=force)
+    return estimates(scoped, plan_of(scoped))
 
 
 def test_nothing_is_estimated_where_nothing_ran(home: Path) -> None:
@@ -45,22 +53,23 @@ def test_nothing_is_estimated_where_nothing_ran(home: Path) -> None:
     assert "going by earlier runs" not in table(plan_of(scoped), {})
 
 
-def test_an_estimate_goes_by_the_nearest_earlier_work_and_its_length(home: Path) -> None:
+def test_an_estimate_goes_by_earlier_work_and_its_length(home: Path) -> None:
     go(home)
     timed(home, train=60.0, export=2.0)
     scoped = within(home, "train.steps=12", "train.learning_rate=5e-5")
-    known = estimates(scoped, plan := plan_of(scoped))
-    assert (known["train"].seconds, known["export"].seconds, known["train"].memory) == (120.0, 2.0, 1 << 30)
-    assert known["train"].disk > 0 and set(known) == {"train", "export"}
-    text = table(plan, known)
-    assert "~2 min 00 s" in text and re.search(r"^about 2 min 02 s, 1.0 GiB of memory, \d+ B of disk", text, re.M)
+    found = estimates(scoped, plan := plan_of(scoped))
+    # 10 s until the first step, and 50 s for 6 of them
+    assert (found["train"].seconds, found["export"].seconds, found["train"].memory) == (110.0, 2.0, 1 << 30)
+    assert found["train"].disk == len("0" * 64) and set(found) == {"train", "export"}
+    text = table(plan, found)
+    assert "~1 min 50 s" in text
+    assert re.search(r"^about 1 min 52 s, up to 1.0 GiB of memory, \d+ B of disk for results, going by", text, re.M)
 
 
 def test_what_is_done_already_is_not_estimated_again(home: Path) -> None:
     go(home)
     timed(home, train=60.0)
-    scoped = within(home, "train.steps=12")
-    assert estimates(scoped, plan_of(scoped))["train"].seconds == 60.0
+    assert known(home, "train.steps=12")["train"].seconds == 60.0
 
 
 def test_what_a_run_found_done_does_not_count_as_quickly_done(home: Path) -> None:
@@ -68,8 +77,97 @@ def test_what_a_run_found_done_does_not_count_as_quickly_done(home: Path) -> Non
     go(home, "train.steps=8")
     assert {trace.share for trace in Store(home / "store").traces.recent("train", 9)} == {1.0, 0.25}
     timed(home, train=60.0)
-    scoped = within(home, "train.steps=8", "train.learning_rate=5e-5")
-    assert estimates(scoped, plan_of(scoped))["train"].seconds == 240.0
+    store = Store(home / "store")
+    whole = next(trace for trace in store.traces.recent("train", 9) if trace.share == 1.0)
+    store.traces.path("train", whole.key).unlink()
+    # 2 of 8 steps in 50 s, beside 10 s of getting ready
+    assert known(home, "train.steps=8", "train.learning_rate=5e-5")["train"].seconds == 210.0
+
+
+def test_the_last_step_alone_tells_nothing(home: Path) -> None:
+    go(home, "train.steps=60")
+    go(home, "train.steps=61")
+    timed(home, train=60.0)
+    store = Store(home / "store")
+    last, whole = sorted(store.traces.recent("train", 9), key=lambda trace: trace.share)
+    assert last.startup is None and last.share == pytest.approx(1 / 61, abs=1e-6)
+    assert known(home, "train.steps=120", "train.learning_rate=5e-5")["train"].seconds == 110.0
+    store.traces.path("train", whole.key).unlink()
+    scoped = within(home, "train.steps=120", "train.learning_rate=5e-5", force=("preprocess",))
+    found = estimates(scoped, plan := plan_of(scoped))
+    assert "train" not in found and "nothing is known of train" in table(plan, found)
+    # but for as little again
+    (home / "store" / "work").rename(home / "gone")
+    assert known(home, "train.steps=1", "train.learning_rate=5e-5")["train"].seconds == 60.0
+
+
+def test_work_that_found_all_of_its_steps_done_is_no_guide(home: Path) -> None:
+    go(home)
+    store = Store(home / "store")
+    store.traces.path("train", next(store.traces.recent("train", 1)).key).unlink()
+    go(home)
+    assert next(store.traces.recent("train", 1)).share == 0.0
+    assert "train" not in known(home, "train.learning_rate=5e-5")
+
+
+@pytest.mark.parametrize(("change", "seconds", "memory", "disk"), [
+    ("train.batch_size=2", 110.0, 2.0, 64), ("images.resolution=128", 210.0, 4.0, 128),
+    ("images.resolution=32", 22.5, 1.0, 32), ("train.batch_size=1", 60.0, 1.0, 64)])
+def test_time_memory_and_disk_grow_with_what_the_stage_says(home: Path, change: str, seconds: float, memory: float,
+                                                            disk: int) -> None:
+    go(home)
+    timed(home, train=60.0)
+    found = known(home, change, "train.learning_rate=5e-5")["train"]
+    assert found == Estimate(seconds, round(memory * (1 << 30)), disk)
+
+
+def test_the_nearest_size_is_the_guide_and_of_those_the_longest_work(home: Path) -> None:
+    go(home)
+    timed(home, train=60.0)
+    go(home, "train.learning_rate=5e-5", "train.steps=20")
+    go(home, "train.learning_rate=3e-5", "train.batch_size=4", "train.steps=7")
+    store = Store(home / "store")
+    took = {6: 60.0, 20: 120.0, 7: 400.0}
+    for trace in store.traces.recent("train", 9):
+        assert trace.amounts
+        long = took[int(trace.amounts.units)]
+        store.traces.write(replace(trace, seconds=long, startup=20.0, memory=int(long)), durable=False)
+    assert known(home, "train.steps=40", "train.learning_rate=1e-5")["train"].seconds == 220.0
+    found = known(home, "train.batch_size=3", "train.steps=7", "train.learning_rate=1e-5")["train"]
+    assert (found.seconds, found.memory) == (305.0, 400)
+
+
+@pytest.mark.parametrize("change", ["train.precision=bf16", "base"])
+def test_work_of_another_kind_or_on_another_base_is_no_guide(home: Path, change: str) -> None:
+    if change == "base":
+        go(home, base="another")
+        assert "train" not in known(home)
+    else:
+        go(home)
+        assert "train" not in known(home, change, "train.learning_rate=5e-5")
+
+
+def test_work_of_before_sizes_were_written_down_is_no_guide(home: Path) -> None:
+    go(home)
+    store = Store(home / "store")
+    for trace in store.traces.recent("train", 9):
+        path = store.traces.path("train", trace.key)
+        document = {name: value for name, value in json.loads(path.read_text()).items()
+                    if name not in ("amounts", "startup", "sha256")}
+        path.write_bytes(marked(document))
+    assert next(store.traces.recent("train", 9)).amounts is None
+    assert "train" not in known(home, "train.learning_rate=5e-5")
+
+
+def test_a_base_that_is_fetched_again_is_the_same_base(home: Path) -> None:
+    go(home)
+    scoped = within(home, "train.steps=12", "train.learning_rate=5e-5")
+    source = scoped.located.sources.base
+    gone = replace(scoped, located=replace(scoped.located, sources=replace(
+        scoped.located.sources, base=replace(source, folder=None))))
+    plan = plan_of(gone)
+    assert [stage.status.value for stage in plan.stages if stage.name == "load"] == ["run"]
+    assert "train" in estimates(gone, plan)
 
 
 def test_single_items_that_are_there_are_not_estimated_again(home: Path) -> None:
@@ -78,35 +176,33 @@ def test_single_items_that_are_there_are_not_estimated_again(home: Path) -> None
     made = list((home / "store" / "traces" / "preprocess.item").glob("*/*.json"))
 
     def seconds(*force: str) -> float:
-        scoped = within(home, "prior.count=5", force=force)
-        return estimates(scoped, plan_of(scoped))["preprocess"].seconds
+        return known(home, "prior.count=5", force=force)["preprocess"].seconds
 
-    assert len(made) > 1 and seconds() == 0.0
+    assert len(made) > 1 and seconds() == 10.0
     made[0].unlink()
-    assert seconds() == round(60.0 / len(made), 1)
+    assert seconds() == round(10.0 + 50.0 / len(made), 1)
     assert seconds("preprocess") == 60.0
     go(home, "prior.count=5")
     assert sorted(trace.share for trace in Store(home / "store").traces.recent("preprocess", 9)) == pytest.approx(
         [1 / len(made), 1.0])
 
 
-def test_the_last_step_alone_tells_little(home: Path) -> None:
-    go(home, "train.steps=60")
-    go(home, "train.steps=61")
-    timed(home, train=60.0)
-    scoped = within(home, "train.steps=61", "train.learning_rate=5e-5")
-    assert estimates(scoped, plan_of(scoped))["train"].seconds == 61.0
-
-
 def test_another_device_is_no_guide(home: Path) -> None:
     go(home)
     scoped = within(home, "threads=2", "train.steps=12")
-    assert "train" not in (known := estimates(scoped, plan := plan_of(scoped)))
-    assert "nothing is known of generate-priors, preprocess, train" in table(plan, known)
+    assert "train" not in (found := estimates(scoped, plan := plan_of(scoped)))
+    assert "nothing is known of generate-priors, preprocess, train" in table(plan, found)
 
 
 def test_stages_run_one_after_another() -> None:
-    assert total([Estimate(1.0, 5, 2), Estimate(2.0, 3, 4)]) == Estimate(3.0, 5, 6)
+    assert total([Estimate(1.0, 5, 2), Estimate(2.0, 3, 4), Estimate(1.0, None, None)]) == Estimate(4.0, 5, 6)
+    assert total([Estimate(1.0, None, None)]) == Estimate(1.0, None, None)
+
+
+def test_what_is_not_known_of_a_stage_is_named(home: Path) -> None:
+    text = table(plan_of(within(home)), {"load": Estimate(1.0, 5, None), "train": Estimate(2.0, None, 7)})
+    assert "about 3.0 s, up to 5 B of memory, 7 B of disk for results, going by earlier runs; nothing is known of " \
+           "adapt, generate-priors, preprocess, export, the memory of train, the disk of load" in text
 
 
 def test_the_peak_is_that_of_the_work_inside() -> None:

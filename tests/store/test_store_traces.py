@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from dbrun.stages.amounts import Amounts
 from dbrun.store.traces import File, Trace, Traces, manifest_digest
 
 KEY = "ab" * 32
@@ -23,6 +24,12 @@ def test_what_is_written_is_read(traces):
     assert found == TRACE
     assert type(found.document["params"]["x"]) is float and type(found.document["params"]["y"]) is int
     assert traces.path("train", KEY).name == f"{KEY}.json"
+
+
+def test_how_large_the_work_was_is_read_too(traces):
+    sized = replace(TRACE, startup=2.5, share=0.5, amounts=Amounts(30, 5.0, (1.0, 2.0), {".png": 3.0}, ("fp32",)))
+    traces.write(sized, durable=False)
+    assert traces.read("train", KEY) == sized
 
 
 def test_nothing_where_nothing_was_written(traces):

@@ -1,0 +1,54 @@
+"""How much of a stage's time grew with its work, and how much was getting ready and finishing?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from dbrun.events import Emit, Event, Progress
+from dbrun.store.items import StoredItems
+from dbrun.store.locks import Lock
+
+
+class Pace:
+    """Where a stage's events go: how far it is also into the lock, for those who wait.
+
+    What is measured begins when the first unit is ready: the first waits for the base to be in memory. Where units are
+    single items, only those count that were made here.
+    """
+
+    def __init__(self, emit: Emit, lock: Lock | None, items: StoredItems,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self.emit, self.lock, self.items, self.clock = emit, lock, items, clock
+        self._before, self._told = 0, False
+        self._total, self._done = 0, 0
+        self._first = self._last = (0, 0.0)
+
+    def __call__(self, event: Event) -> None:
+        """Pass one event on."""
+        if isinstance(event, Progress):
+            if not self._told:
+                # a stage's first word may come after its first step
+                self._before, self._told = max(0, event.done - 1), True
+            self._total, self._done = event.total, event.done - self._before
+            self._reached(self.items.new if self.items.used else self._done)
+            if self.lock is not None:
+                self.lock.at(f"{event.done} of {event.total} {event.unit}")
+        self.emit(event)
+
+    @property
+    def share(self) -> float | None:
+        """Of the whole work the part that was done; None where the stage said nothing."""
+        return self._done / self._total if self._total else None
+
+    def startup(self, seconds: float) -> float | None:
+        """Of all its seconds those that did not grow with the work; None where too little was done to tell."""
+        (few, since), (many, until) = self._first, self._last
+        if many == few:
+            return None
+        return max(0.0, seconds - (until - since) / (many - few) * many)
+
+    def _reached(self, units: int) -> None:
+        if units > self._last[0]:
+            self._last = units, self.clock()
+            self._first = self._first if self._first[0] else self._last
