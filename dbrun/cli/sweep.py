@@ -6,17 +6,17 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
 from dbrun.cli.run import go, read
 from dbrun.cli.words import Asked
 from dbrun.errors import DbrunError, Interrupted, StageFailed, UsageError
-from dbrun.events import SweepFinished
+from dbrun.events import Note, SweepFinished
 from dbrun.plan.compare import last_loss
-from dbrun.plan.grid import together
+from dbrun.plan.grid import Together, together
 from dbrun.plan.planner import Plan, Scope, plan_of, scope
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.places import Problem, Problems
@@ -24,6 +24,7 @@ from dbrun.ui.terminal import put, say
 from dbrun.values import dataclass
 
 if TYPE_CHECKING:
+    from dbrun.plan.estimate import Estimate
     from dbrun.plan.runner import Outcome
     from dbrun.plan.selection import Selection
 
@@ -76,18 +77,44 @@ def _member(asked: Asked, values: tuple[tuple[str, str], ...], selection: Select
 
 
 def show_sweep(runs: Sequence[Member], *, as_json: bool) -> bool:
-    """Show the runs as one plan, shared stages once; whether anything is to be done."""
-    from dbrun.ui.sweep import plan_table
+    """Show the runs as one plan, shared stages and notes once; whether anything is to be done."""
+    from dbrun.plan.estimate import estimates_together
+    from dbrun.ui.sweep import plan_table, remarks
 
-    work = together([run.planned for run in runs])
+    planned, values = [run.planned for run in runs], [run.values for run in runs]
+    work, notes = together(planned), _notes(runs)
+    known = estimates_together(planned, work)
     if as_json:
-        put(json.dumps({"format_version": 1, "runs": [
-            {"name": run.name, "values": dict(run.values), **run.planned[1].as_json()} for run in runs], "stages": [
-            {"name": one.plan.name, "status": one.plan.status.value, "runs": [runs[i].name for i in one.runs]}
-            for one in work]}, indent=1))
+        put(json.dumps(_as_json(runs, work, known, notes), indent=1))
     else:
-        put(plan_table(work, [run.values for run in runs]))
+        for line in remarks(notes, values):
+            say(line)
+        put(plan_table(work, values, known))
     return any(run.planned[1].pending for run in runs)
+
+
+def _notes(runs: Sequence[Member]) -> dict[Note, list[int]]:
+    """What is to be known before the runs, each with the numbers of those that it is about."""
+    found: dict[Note, list[int]] = {}
+    for number, run in enumerate(runs):
+        for note in dict.fromkeys(run.planned[0].located.notes):
+            found.setdefault(note, []).append(number)
+    return found
+
+
+def _as_json(runs: Sequence[Member], work: Sequence[Together], known: Sequence[Estimate | None],
+             notes: Mapping[Note, Sequence[int]]) -> dict[str, object]:
+    def names(numbers: Sequence[int]) -> list[str]:
+        return [runs[number].name for number in numbers]
+
+    return {
+        "format_version": 1,
+        "runs": [{"name": run.name, "values": dict(run.values), **run.planned[1].as_json()} for run in runs],
+        "stages": [{"name": one.plan.name, "status": one.plan.status.value, "runs": names(one.runs)} for one in work],
+        "estimates": [{"stage": one.plan.name, "runs": names(one.runs), **asdict(estimate)}
+                      for one, estimate in zip(work, known, strict=True) if estimate],
+        "notes": [{"stage": note.stage, "text": note.text, "level": note.level, "runs": names(numbers)}
+                  for note, numbers in notes.items()]}
 
 
 def go_sweep(runs: Sequence[Member], selection: Selection, *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import isclose, log
 from pathlib import Path
 
-from dbrun.plan.grid import foretold
+from dbrun.plan.grid import Together, foretold
 from dbrun.plan.jobs import Jobs
 from dbrun.plan.keys import Ask
 from dbrun.plan.planner import BASE_STAGE, Plan, Scope, StagePlan, Status
@@ -33,19 +33,36 @@ class Estimate:
 
 def estimates(within: Scope, plan: Plan) -> Mapping[str, Estimate]:
     """For each stage that is to run, what it will take, as far as like work was done before on such a device."""
-    pending = [stage for stage in plan.stages if stage.status in (Status.RUN, Status.RESUME)]
-    known = {stage: list(within.store.traces.recent(stage.name, RECENT)) for stage in pending}
-    if not any(known.values()):
-        return {}
-    digests = foretold(within, plan)
-    found = {}
-    for stage, earlier in known.items():
-        if earlier:
-            question = within.ask(stage.name, digests)
-            now = amounts(within, stage.name, within.located.sources.base.folder)
-            guides = [(trace, was) for trace in earlier if (was := _guide(question, now, trace)) is not None]
-            found[stage.name] = _estimate(now, _done(within, question, stage, now, digests), guides)
+    names = [stage.name for stage in plan.stages]
+    found = dict(zip(names, _estimates(within, plan, names, {}), strict=True))
     return {name: one for name, one in found.items() if one is not None}
+
+
+def estimates_together(planned: Sequence[tuple[Scope, Plan]], work: Sequence[Together]) -> tuple[Estimate | None, ...]:
+    """The same for each piece of work that several runs have in common. work: that of `together`."""
+    earlier: dict[str, list[Trace]] = {}
+    found: dict[int, Estimate | None] = {}
+    for number, (within, plan) in enumerate(planned):
+        own = [place for place, one in enumerate(work) if one.runs[0] == number]
+        found |= zip(own, _estimates(within, plan, [work[place].plan.name for place in own], earlier), strict=True)
+    return tuple(found[place] for place in range(len(work)))
+
+
+def _estimates(within: Scope, plan: Plan, names: Sequence[str],
+               known: dict[str, list[Trace]]) -> list[Estimate | None]:
+    """For each of the named stages. known: earlier results by stage, as far as they have been read."""
+    pending = {stage.name: stage for stage in plan.stages if stage.status in (Status.RUN, Status.RESUME)}
+    for name in pending.keys() & set(names) - known.keys():
+        known[name] = list(within.store.traces.recent(name, RECENT))
+    guided = [name for name in names if name in pending and known[name]]
+    digests = foretold(within, plan) if guided else {}
+    return [_of_stage(within, pending[name], known[name], digests) if name in guided else None for name in names]
+
+
+def _of_stage(within: Scope, stage: StagePlan, earlier: Sequence[Trace], digests: Mapping[str, str]) -> Estimate | None:
+    question, now = within.ask(stage.name, digests), amounts(within, stage.name, within.located.sources.base.folder)
+    guides = [(trace, was) for trace in earlier if (was := _guide(question, now, trace)) is not None]
+    return _estimate(now, _done(within, question, stage, now, digests), guides) if guides else None
 
 
 def amounts(within: Scope, name: str, base: Path | None) -> Amounts:

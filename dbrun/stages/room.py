@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,16 @@ def weights(base: BaseSource, adapt: Adapt) -> float:
 
 def numbers(family: Family, adapt: Adapt, weights: Callable[[str], Iterable[Path]]) -> int:
     """How many numbers a recipe's adapters have on every layer that they could have. weights: a folder's files."""
-    return sum(one.numbers(tensor["shape"])
+    return sum(one.numbers(shape)
                for name, one in adapt.adapters.items() if name in family.components
-               for path in weights(family.components[name]) for tensor in header(path).tensors.values())
+               for path in weights(family.components[name])
+               for shape in _shapes(path, path.stat().st_mtime_ns))
+
+
+@cache
+def _shapes(path: Path, changed: int) -> tuple[Sequence[int], ...]:
+    """Of the tensors in a file; a sweep asks for them again and again. changed: when it was."""
+    return tuple(tensor["shape"] for tensor in header(path).tensors.values())
 
 
 def _files(job: Job[Any], folder: str) -> list[Path]:

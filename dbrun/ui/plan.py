@@ -25,7 +25,7 @@ def status_word(status: Status) -> str:
 
 def table(plan: Plan, known: Mapping[str, Estimate] = MappingProxyType({})) -> str:
     """The plan as aligned text, with what is known of the time, memory and disk that it will take."""
-    rows = [[stage.name, status_word(stage.status), _about(known.get(stage.name)), str(stage.reason)]
+    rows = [[stage.name, status_word(stage.status), about(known.get(stage.name)), str(stage.reason)]
             for stage in plan.stages]
     if not known:
         return aligned([[row[0], row[1], row[3]] for row in rows])
@@ -53,7 +53,8 @@ def remark(note: Note) -> str:
     return warning(text) if note.level == "warning" else text
 
 
-def _about(estimate: Estimate | None) -> str:
+def about(estimate: Estimate | None) -> str:
+    """The time that a stage takes, as far as it is known."""
     return f"~{clock(estimate.seconds)}" if estimate else ""
 
 
@@ -66,7 +67,7 @@ def _total(plan: Plan, known: Mapping[str, Estimate]) -> str:
 def going_by(known: Sequence[tuple[str, Estimate]], unknown: Sequence[str]) -> str:
     """What stages with these estimates take together. unknown: those of which nothing is known."""
     whole = total(one for _, one in known)
-    memory = "" if whole.memory is None else f", up to {size_words(whole.memory)} of memory"
+    memory = "" if whole.memory is None else f", up to about {size_words(whole.memory)} of memory"
     disk = "" if whole.disk is None else f", {size_words(whole.disk)} of disk for results"
     lacking = [*unknown, *(f"the memory of {name}" for name, one in known if one.memory is None),
                *(f"the disk of {name}" for name, one in known if one.disk is None)]

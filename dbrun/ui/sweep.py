@@ -3,34 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from dbrun.events import Note
+from dbrun.plan.estimate import Estimate
 from dbrun.plan.grid import Together
 from dbrun.plan.planner import Status
-from dbrun.ui.plan import status_word
+from dbrun.ui.plan import about, going_by, remark, status_word
 from dbrun.ui.table import aligned
 from dbrun.ui.terminal import clock, counted
 
 Values = Sequence[tuple[str, str]]
 
 
-def plan_table(work: Sequence[Together], runs: Sequence[Values]) -> str:
-    """Each piece of work once, with the runs that it is for."""
-    rows = [(one.plan.name, status_word(one.plan.status), _whose(one.runs, runs), str(one.plan.reason))
-            for one in work]
+SHOWN = 3
+"""Runs that a note names singly."""
+
+
+def remarks(notes: Mapping[Note, Sequence[int]], runs: Sequence[Values]) -> list[str]:
+    """What is to be known before the runs; of what is not so in all of them, in which."""
+    return [remark(note if len(members) == len(runs) else replace(note, text=f"{note.text} ({_which(members, runs)})"))
+            for note, members in notes.items()]
+
+
+def plan_table(work: Sequence[Together], runs: Sequence[Values], known: Sequence[Estimate | None]) -> str:
+    """Each piece of work once, with the runs that it is for, and what is known of what it and all of them take."""
+    rows = [[one.plan.name, status_word(one.plan.status), about(estimate), _whose(one.runs, runs), str(one.plan.reason)]
+            for one, estimate in zip(work, known, strict=True)]
+    if not any(known):
+        rows = [[*row[:2], *row[3:]] for row in rows]
     todo = [one for one in work if one.plan.status is not Status.HIT]
     alone = sum(len(one.runs) for one in todo)
     work_left = f"{counted(len(todo), 'stage')} to run" + (f" instead of {alone}" if alone > len(todo) else "")
     last = f"{counted(len(runs), 'run')}: {work_left if todo else 'nothing to do'}"
-    return f"{aligned(rows)}\n{last}"
+    return "\n".join([aligned(rows), last, *([_going_by(work, runs, known)] if any(known) else [])])
+
+
+def _going_by(work: Sequence[Together], runs: Sequence[Values], known: Sequence[Estimate | None]) -> str:
+    """What all pieces take together; one of which nothing is known is told from others of its stage by its runs."""
+    pieces = [(one, estimate) for one, estimate in zip(work, known, strict=True) if one.plan.status is not Status.HIT]
+    stages = {one.plan.name for one, estimate in pieces if estimate}
+    return going_by([(one.plan.name, estimate) for one, estimate in pieces if estimate],
+                    [f"{one.plan.name} ({_which(one.runs, runs)})" if one.plan.name in stages else one.plan.name
+                     for one, estimate in pieces if not estimate])
+
+
+def _which(members: Sequence[int], runs: Sequence[Values]) -> str:
+    """Some of the runs, by the values that they alone have in common, else by those of each."""
+    shared = _shared(members, runs)
+    if shared and sum(all(pair in run for pair in shared) for run in runs) == len(members):
+        return _words(shared)
+    more = f"; {len(members) - SHOWN} more" if len(members) > SHOWN else ""
+    return "; ".join(_words(runs[number]) for number in members[:SHOWN]) + more
 
 
 def _whose(members: Sequence[int], runs: Sequence[Values]) -> str:
     """The values that the members have in common, apart from those that all runs have."""
     if len(members) == len(runs) > 1:
         return f"once for {len(runs)} runs"
-    shared = [pair for pair in runs[members[0]] if all(pair in runs[i] for i in members)]
-    words = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in shared)
+    words = _words(_shared(members, runs))
     return words if len(members) == 1 else f"{words} (once for {len(members)} runs)".strip()
+
+
+def _shared(members: Sequence[int], runs: Sequence[Values]) -> Values:
+    return [pair for pair in runs[members[0]] if all(pair in runs[number] for number in members)]
+
+
+def _words(values: Values) -> str:
+    return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in values)
 
 
 def results_table(results: Sequence[Mapping[str, object]]) -> str:

@@ -11,6 +11,7 @@ from dbrun.cli.sweep import MOST, Member, go_sweep, members, show_sweep, split
 from dbrun.cli.words import Asked
 from dbrun.errors import DbrunError, StageFailed, UsageError
 from dbrun.plan.compare import last_loss
+from dbrun.plan.estimate import amounts
 from dbrun.plan.selection import Selection
 from dbrun.recipe.new import starter
 from dbrun.recipe.places import Problems
@@ -52,6 +53,29 @@ def test_a_grid_counts_what_its_runs_share_once(dog: Asked, capsys: pytest.Captu
     assert text.splitlines()[-1] == "4 runs: 13 stages to run instead of 24"
 
 
+def test_the_plan_of_a_sweep_tells_notes_and_estimates(dog: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = members(dog, ["train.batch_size=5,10", "adapt.denoiser.rank=4,8"], Selection())
+    within = runs[0].planned[0]
+    question = within.ask("load", {})
+    out = within.store.fresh()
+    (out / "base.json").write_text("{}")
+    within.store.publish("load", question.key, question.document, out, seconds=3.0, memory=1 << 20,
+                         amounts=amounts(within, "load", within.located.sources.base.folder))
+    runs = members(dog, ["train.batch_size=5,10", "adapt.denoiser.rank=4,8"], Selection(force=("load",)))
+    show_sweep(runs, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["estimates"] == [{"stage": "load", "runs": [run.name for run in runs], "seconds": 3.0,
+                                   "memory": 1 << 20, "disk": 2}]
+    assert [(note["stage"], note["text"][:26], note["runs"]) for note in found["notes"]] == [
+        ("training", "5 pictures ÷ 5 a batch = 1", [runs[0].name, runs[1].name]),
+        ("training", "5 pictures ÷ 10 a batch = ", [runs[2].name, runs[3].name])]
+    show_sweep(runs, as_json=False)
+    said = capsys.readouterr()
+    assert "load             RUN      ~3.0 s  once for 4 runs" in said.out
+    assert "about 3.0 s, up to about 1.0 MiB of memory, 2 B of disk for results, going by earlier runs;" in said.out
+    assert said.err.splitlines()[0].endswith("(batch_size=5)")
+
+
 def test_two_sweeps_share_no_folder_by_accident_and_names_stay_names(dog: Asked) -> None:
     def names(*sweeps: str) -> list[str]:
         return [run.name for run in members(dog, sweeps, Selection())]
@@ -63,7 +87,7 @@ def test_two_sweeps_share_no_folder_by_accident_and_names_stay_names(dog: Asked)
         names("name=a", "seed=1,2")
     long = [f"a photo of a dog number {i} that is far too long to be a part of a name" for i in range(3)]
     every = [*names("subject.class_prompt=a dog,a_dog"), *names(f"subject.class_prompt={long[0]},{long[1]}"),
-             *names(f"subject.class_prompt={long[2]}"), *names("adapt.denoiser.targets=[a],[b]")]
+             *names(f"subject.class_prompt={long[2]}"), *names("adapt.denoiser.targets=[to_k],[to_q]")]
     assert len(set(every)) == len(every) == 7 and max(map(len, every)) == 64
     assert all(name.startswith("dog-subject.class_prompt-a_") for name in every[:5])
     assert names(f"subject.class_prompt={long[1]}") == [every[3]], "the same values give the same folder"

@@ -13,8 +13,9 @@ from stub_world import go, located, stub_stages
 
 from dbrun.errors import UsageError
 from dbrun.plan.compare import compare, events, find_run
-from dbrun.plan.estimate import Estimate, estimates, total
+from dbrun.plan.estimate import Estimate, estimates, estimates_together, total
 from dbrun.plan.explain import explain
+from dbrun.plan.grid import together
 from dbrun.plan.memory import peak
 from dbrun.plan.planner import Scope, plan_of, scope
 from dbrun.plan.selection import Selection
@@ -63,7 +64,7 @@ def test_an_estimate_goes_by_earlier_work_and_its_length(home: Path) -> None:
     assert found["train"].disk == len("0" * 64) and set(found) == {"train", "export"}
     text = table(plan, found)
     assert "~1 min 50 s" in text
-    assert re.search(r"^about 1 min 52 s, up to 1.0 GiB of memory, \d+ B of disk for results, going by", text, re.M)
+    assert re.search(r"^about 1 min 52 s, up to about 1.0 GiB of memory, \d+ B of disk for results, going", text, re.M)
 
 
 def test_what_is_done_already_is_not_estimated_again(home: Path) -> None:
@@ -159,6 +160,19 @@ def test_work_of_before_sizes_were_written_down_is_no_guide(home: Path) -> None:
     assert "train" not in known(home, "train.learning_rate=5e-5")
 
 
+def test_what_several_runs_share_is_estimated_once(home: Path) -> None:
+    go(home)
+    timed(home, train=60.0, export=2.0)
+    planned = [(one, plan_of(one)) for one in (within(home, f"train.steps={steps}", f"train.learning_rate={rate}")
+                                               for steps, rate in ((12, 2e-5), (18, 2e-5), (12, 2e-5)))]
+    work = together(planned)
+    found = [(one.plan.name, one.runs, estimate and estimate.seconds)
+             for one, estimate in zip(work, estimates_together(planned, work), strict=True)]
+    assert found[-4:] == [("train", (0, 2), 110.0), ("train", (1,), 160.0), ("export", (0, 2), 2.0),
+                          ("export", (1,), 2.0)]
+    assert all(seconds is None for _, _, seconds in found[:-4])
+
+
 def test_a_base_that_is_fetched_again_is_the_same_base(home: Path) -> None:
     go(home)
     scoped = within(home, "train.steps=12", "train.learning_rate=5e-5")
@@ -201,8 +215,8 @@ def test_stages_run_one_after_another() -> None:
 
 def test_what_is_not_known_of_a_stage_is_named(home: Path) -> None:
     text = table(plan_of(within(home)), {"load": Estimate(1.0, 5, None), "train": Estimate(2.0, None, 7)})
-    assert "about 3.0 s, up to 5 B of memory, 7 B of disk for results, going by earlier runs; nothing is known of " \
-           "adapt, generate-priors, preprocess, export, the memory of train, the disk of load" in text
+    assert "about 3.0 s, up to about 5 B of memory, 7 B of disk for results, going by earlier runs; nothing is " \
+           "known of adapt, generate-priors, preprocess, export, the memory of train, the disk of load" in text
 
 
 def test_the_peak_is_that_of_the_work_inside() -> None:

@@ -1,0 +1,41 @@
+"""Does the plan of a sweep show what its runs take, once, and what is to be known of which of them?"""
+
+from __future__ import annotations
+
+from dbrun.events import Note
+from dbrun.plan.estimate import Estimate
+from dbrun.plan.grid import Together
+from dbrun.plan.planner import StagePlan, Status
+from dbrun.plan.reasons import Simply
+from dbrun.ui.sweep import plan_table, remarks
+
+RUNS = [(("train.steps", steps), ("seed", seed)) for steps in ("30", "60") for seed in ("1", "2")]
+
+
+def piece(name: str, *runs: int, status: Status = Status.RUN) -> Together:
+    return Together(StagePlan(name, status, Simply.CACHED if status is Status.HIT else Simply.NO_EARLIER), runs)
+
+
+def test_shared_work_is_estimated_once_and_what_is_not_known_is_told_by_its_values() -> None:
+    work = [piece("load", 0, 1, 2, 3, status=Status.HIT), piece("preprocess", 0, 1, 2, 3), piece("train", 0),
+            piece("train", 1, 3), piece("train", 2), piece("export", 0, 1, 2, 3)]
+    known = [None, Estimate(10.0, 7, 100), Estimate(20.0, 9, 1), None, Estimate(30.0, 8, None), None]
+    rows = plan_table(work, RUNS, known).splitlines()
+    assert " ".join(rows[1].split()) == "preprocess RUN ~10 s once for 4 runs no earlier result"
+    assert rows[-1] == ("about 1 min 00 s, up to about 9 B of memory, 101 B of disk for results, going by earlier "
+                        "runs; nothing is known of train (seed=2), export, the disk of train")
+    assert rows[-2] == "4 runs: 5 stages to run instead of 12"
+
+
+def test_without_earlier_work_there_is_no_column_for_it() -> None:
+    rows = plan_table([piece("load", 0, 1, 2, 3)], RUNS, [None]).splitlines()
+    assert " ".join(rows[0].split()) == "load RUN once for 4 runs no earlier result" and len(rows) == 2
+
+
+def test_a_note_stands_once_and_says_which_runs_it_is_about() -> None:
+    notes = {Note("p", "of all"): [0, 1, 2, 3], Note("p", "of some"): [0, 1], Note("p", "of one"): [3],
+             Note("p", "of others"): [0, 3]}
+    assert remarks(notes, RUNS) == ["p: of all", "p: of some (steps=30)", "p: of one (steps=60 seed=2)",
+                                    "p: of others (steps=30 seed=1; steps=60 seed=2)"]
+    many = [(("seed", str(number)),) for number in range(9)]
+    assert remarks({Note("p", "x"): list(range(8))}, many) == ["p: x (seed=0; seed=1; seed=2; 5 more)"]
