@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from math import isclose, log
 from pathlib import Path
 
@@ -23,6 +23,17 @@ UNKNOWN = float("inf")
 
 
 @dataclass(frozen=True)
+class _Shared:
+    """What the estimates of several runs share. earlier: results by stage, as far as they have been read.
+
+    promised: the names of the items that the runs before will have made.
+    """
+
+    earlier: dict[str, list[Trace]] = field(default_factory=dict)
+    promised: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What a stage will take. memory: bytes at most; disk: bytes of its result; None where that is not known."""
 
@@ -34,35 +45,35 @@ class Estimate:
 def estimates(within: Scope, plan: Plan) -> Mapping[str, Estimate]:
     """For each stage that is to run, what it will take, as far as like work was done before on such a device."""
     names = [stage.name for stage in plan.stages]
-    found = dict(zip(names, _estimates(within, plan, names, {}), strict=True))
+    found = dict(zip(names, _estimates(within, plan, names, _Shared()), strict=True))
     return {name: one for name, one in found.items() if one is not None}
 
 
 def estimates_together(planned: Sequence[tuple[Scope, Plan]], work: Sequence[Together]) -> tuple[Estimate | None, ...]:
     """The same for each piece of work that several runs have in common. work: that of `together`."""
-    earlier: dict[str, list[Trace]] = {}
-    found: dict[int, Estimate | None] = {}
+    shared, found = _Shared(), dict[int, Estimate | None]()
     for number, (within, plan) in enumerate(planned):
         own = [place for place, one in enumerate(work) if one.runs[0] == number]
-        found |= zip(own, _estimates(within, plan, [work[place].plan.name for place in own], earlier), strict=True)
+        found |= zip(own, _estimates(within, plan, [work[place].plan.name for place in own], shared), strict=True)
     return tuple(found[place] for place in range(len(work)))
 
 
-def _estimates(within: Scope, plan: Plan, names: Sequence[str],
-               known: dict[str, list[Trace]]) -> list[Estimate | None]:
-    """For each of the named stages. known: earlier results by stage, as far as they have been read."""
+def _estimates(within: Scope, plan: Plan, names: Sequence[str], shared: _Shared) -> list[Estimate | None]:
+    """For each of the named stages."""
+    known = shared.earlier
     pending = {stage.name: stage for stage in plan.stages if stage.status in (Status.RUN, Status.RESUME)}
     for name in pending.keys() & set(names) - known.keys():
         known[name] = list(within.store.traces.recent(name, RECENT))
     guided = [name for name in names if name in pending and known[name]]
     digests = foretold(within, plan) if guided else {}
-    return [_of_stage(within, pending[name], known[name], digests) if name in guided else None for name in names]
+    return [_of_stage(within, pending[name], digests, shared) if name in guided else None for name in names]
 
 
-def _of_stage(within: Scope, stage: StagePlan, earlier: Sequence[Trace], digests: Mapping[str, str]) -> Estimate | None:
+def _of_stage(within: Scope, stage: StagePlan, digests: Mapping[str, str], shared: _Shared) -> Estimate | None:
     question, now = within.ask(stage.name, digests), amounts(within, stage.name, within.located.sources.base.folder)
-    guides = [(trace, was) for trace in earlier if (was := _guide(question, now, trace)) is not None]
-    return _estimate(now, _done(within, question, stage, now, digests), guides) if guides else None
+    guides = [(trace, was) for trace in shared.earlier[stage.name] if (was := _guide(question, now, trace)) is not None]
+    done = _items_done(within, question, stage, digests, shared.promised)
+    return _estimate(now, _steps_done(stage, now) if done is None else done, guides) if guides else None
 
 
 def amounts(within: Scope, name: str, base: Path | None) -> Amounts:
@@ -140,11 +151,20 @@ def _far(pairs: Iterable[tuple[float, float]]) -> float:
     return max((abs(log(new / old)) if new and old else UNKNOWN for new, old in pairs), default=0.0)
 
 
-def _done(within: Scope, question: Ask, stage: StagePlan, now: Amounts, digests: Mapping[str, str]) -> float:
-    """The share of the work that earlier runs have done already: single items, or steps."""
-    if keys := question.stage.items(question.params, digests, within.numerics):
-        items = Jobs(within, lambda: 0, lambda: None).items(question, lambda event: None,
-                                                            anew=stage.name in within.chosen.forced)
-        return 1.0 - items.left(keys)
+def _items_done(within: Scope, question: Ask, stage: StagePlan, digests: Mapping[str, str],
+                promised: set[str]) -> float | None:
+    """The share of a stage's single items that need not be made; None where they are not foretold."""
+    keys, anew = question.stage.items(question.params, digests, within.numerics), stage.name in within.chosen.forced
+    if not keys:
+        return None
+    items = Jobs(within, lambda: 0, lambda: None).items(question, lambda event: None, anew=anew)
+    there = items.standing(keys)
+    done = sum(stands or (name in promised and not anew) for name, stands in there.items()) / len(there)
+    promised.update(there)
+    return done
+
+
+def _steps_done(stage: StagePlan, now: Amounts) -> float:
+    """The share of the work that an earlier run has done already."""
     said = re.search(r"\d+", stage.reason.done) if isinstance(stage.reason, Resumes) else None
     return min(1.0, int(said[0]) / now.units) if said and now.units else 0.0

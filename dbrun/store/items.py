@@ -56,9 +56,13 @@ class StoredItems:
 
     def left(self, keys: Iterable[Mapping[str, object]]) -> float:
         """Of the items with these keys, the part that is still to be made; 1 where there are none."""
+        there = self.standing(keys)
+        return 1.0 - sum(there.values()) / len(there) if there else 1.0
+
+    def standing(self, keys: Iterable[Mapping[str, object]]) -> Mapping[str, bool]:
+        """By the name of each item with these keys, whether it is there and need not be made."""
         names = {digest(self._document(key)) for key in keys}
-        there = 0 if self.anew else sum(self.store.traces.path(self._kind, name).is_file() for name in names)
-        return 1.0 - there / len(names) if names else 1.0
+        return {name: not self.anew and self.store.traces.path(self._kind, name).is_file() for name in names}
 
     @property
     def new(self) -> int:

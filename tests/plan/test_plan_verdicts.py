@@ -173,6 +173,22 @@ def test_what_several_runs_share_is_estimated_once(home: Path) -> None:
     assert all(seconds is None for _, _, seconds in found[:-4])
 
 
+def test_an_item_that_two_runs_need_is_made_by_the_first(home: Path) -> None:
+    go(home)
+    timed(home, preprocess=60.0)
+    for item in (home / "store" / "traces" / "preprocess.item").glob("*/*.json"):
+        item.unlink()
+
+    def seconds(*force: str) -> list[float | None]:
+        planned = [(one, plan_of(one)) for one in (within(home, f"prior.count={n}", force=force) for n in (5, 6))]
+        work = together(planned)
+        return [estimate and estimate.seconds for one, estimate in
+                zip(work, estimates_together(planned, work), strict=True) if one.plan.name == "preprocess"]
+
+    assert seconds() == [60.0, 10.0]
+    assert seconds("preprocess") == [60.0, 60.0]
+
+
 def test_a_base_that_is_fetched_again_is_the_same_base(home: Path) -> None:
     go(home)
     scoped = within(home, "train.steps=12", "train.learning_rate=5e-5")
