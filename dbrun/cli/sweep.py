@@ -18,7 +18,7 @@ from dbrun.events import Note, SweepFinished
 from dbrun.plan.compare import last_loss
 from dbrun.plan.grid import Together, together
 from dbrun.plan.planner import Plan, Scope, plan_of, scope
-from dbrun.recipe.load import load_recipe
+from dbrun.recipe.load import read_recipe
 from dbrun.recipe.places import Problem, Problems
 from dbrun.ui.terminal import put, say
 from dbrun.values import dataclass
@@ -69,7 +69,7 @@ def members(asked: Asked, sweeps: Sequence[str], selection: Selection, *, decode
 
 def _member(asked: Asked, values: tuple[tuple[str, str], ...], selection: Selection, decode: bool) -> Member:
     one = replace(asked, overrides=(*asked.overrides, *map("=".join, values)))
-    name = _name(load_recipe(one.recipe, one.overrides, one.profiles).recipe.name, values)
+    name = _name(read_recipe(one.recipe, one.overrides, one.profiles)[0].recipe.name, values)
     one = replace(one, overrides=(*one.overrides, f"name={name}"))
     loaded, located, store = read(one, decode=decode)
     within = scope(loaded.recipe, located, store, selection, None)

@@ -194,7 +194,7 @@ def test_the_next_word_is_completed(folder: Path) -> None:
     ("plan dog.yaml --sweep train.precision=fp32,b", 4, ["train.precision=fp32,bf16"]),
     ("run dog.yaml adapt.denoiser.type=o", 3, ["adapt.denoiser.type=oft"]), ("run dog.yaml no.such=", 3, []),
     ("logs ", 2, ["cat", "dog", NEW, OLD]), ("diff d", 2, ["dog"]), (f"diff dog {OLD[:4]}", 3, [NEW, OLD]),
-    ("runs ", 2, ["cat", "dog"]), ("pin d", 2, ["dog"]), ("validate d", 2, ["dog.yaml"])])
+    ("runs ", 2, ["cat", "dog"]), ("pin d", 2, ["dog"]), ("validate d", 2, ["dog.yaml", "device="])])
 def test_bash_is_offered_what_fits(folder: Path, line: str, at: int, offered: list[str]) -> None:
     (folder / "dog.yaml").write_text(starter("dog") + "profiles: {ci: {seed: 1}, gpu: {seed: 2}}\n")
     for run_id in (OLD, NEW):

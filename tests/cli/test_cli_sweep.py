@@ -95,9 +95,9 @@ def test_two_sweeps_share_no_folder_by_accident_and_names_stay_names(dog: Asked)
 
 def test_all_wrong_values_are_told_at_once_and_each_once(dog: Asked) -> None:
     with pytest.raises(Problems) as caught:
-        members(dog, ["train.steps=1,x,-3", "adapt.denoiser.rank=0,4", "images.resolution=64,72"], Selection())
+        members(dog, ["train.steps=1,x,-3", "adapt.denoiser.rank=0,4", "images.resolution=64,63"], Selection())
     assert [problem.message.partition(",")[0] for problem in caught.value.problems] == [
-        "found '0'", "found 'x'", "found '-3'"]
+        "found '0'", "found 63", "found 'x'", "found '-3'"]
 
 
 @pytest.mark.parametrize(("sweeps", "message"), [
