@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field, replace
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def locate(loaded: LoadedRecipe, store: Store, decode: bool = True, wrong: Itera
     held = [one.files for one in every] + [init.files for init in inits.values()]
     files = {digest: path for known in held for digest, path in known.items()}
     names = {picture: named for one in every for picture, named in one.names.items()}
-    long, cut = _long_prompts(recipe, pictures, base.source.folder), cutting_of(recipe, base.source.folder)
+    long, cut = _long_prompts(recipe, found, base.source.folder), cutting_of(recipe, base.source.folder)
     notes = (*(Note("base", text) for text in base.notes), *odd_layers,
              *(Note(what, text) for what, all_of in (("pictures", found), ("class pictures", classes))
                for one in all_of.values() for text in (*one.notes, *shapes.told(one.pictures, one.files, cut))),
@@ -185,24 +185,37 @@ def _without_trigger(recipe: Recipe, found: Mapping[str, FoundPictures]) -> Iter
             yield f"`{key}.trigger` '{subject.trigger}' is missing from the prompt of {many}, such as: {lacking[0]}"
 
 
-def _long_prompts(recipe: Recipe, pictures: Sequence[Picture], folder: Path | None) -> list[str]:
+def _long_prompts(recipe: Recipe, found: Mapping[str, FoundPictures], folder: Path | None) -> Iterator[str]:
     """Prompts of which the base reads only a part, and which words it does not; what its tokenizer can tell now.
 
     Where it cannot, those with more words than the base reads tokens: a word is at least one, a new one as many as it
     has. `preprocess`, which loads the tokenizer, then names them all.
     """
     if folder is None:
-        return []
+        return
     family, word = families()[recipe.base.type], recipe.adapt.trigger
     limit = family.prompt_limit(folder)
-    every = {*(text for p in pictures for text in (p.prompt, *p.variants)), *(recipe.samples.prompts or ()),
-             *(text for one in recipe.taught.values() for text in one.class_prompts)}
-    long = [prompt for prompt in sorted(map(family.as_read, every)) if word or may_be_cut(prompt, limit)]
+    where = {family.as_read(prompt): place for prompt, place in _prompts(recipe, found)}
+    long = [prompt for prompt in sorted(where) if word or may_be_cut(prompt, limit)]
     if long and (tokenizer := tokenizer_of(folder)) is not None:
-        found = cuts(tokenizer, long, limit, *((word.token, word.vectors) if word else ()))
-        return [cut.said(limit) for cut in found]
-    return [f"the base reads {limit} tokens, the rest is cut off: {prompt}"
-            for prompt in long if _least_tokens(prompt, word) > limit]
+        for cut in cuts(tokenizer, long, limit, *((word.token, word.vectors) if word else ())):
+            yield f"{where[cut.prompt]}: {cut.said(limit)}"
+        return
+    for prompt in long:
+        if _least_tokens(prompt, word) > limit:
+            yield f"{where[prompt]}: the base reads {limit} tokens, the rest is cut off: {prompt}"
+
+
+def _prompts(recipe: Recipe, found: Mapping[str, FoundPictures]) -> Iterator[tuple[str, str]]:
+    """Every prompt and where it comes from; what the recipe says itself last."""
+    for one in found.values():
+        for picture in one.pictures:
+            yield from ((text, f"caption of {one.names[picture][0]}") for text in (picture.prompt, *picture.variants))
+    for key, subject in recipe.taught.items():
+        own = [subject.instance_prompt] if subject.instance_prompt else []
+        yield from ((text, f"`{key}.instance_prompt`") for text in own)
+        yield from ((text, f"`{key}.class_prompt`") for text in subject.class_prompts)
+    yield from ((text, "`samples.prompts`") for text in recipe.samples.prompts or ())
 
 
 def _least_tokens(prompt: str, word: Embedding | None) -> int:

@@ -19,7 +19,8 @@ EXCERPT = re.compile(r"(?:\x1b\[\d*m)* +\d* \| ")
 UNIT = re.compile(r"(?<=\d) (?=(?:s|min|h|d|B|[KMGT]iB|px)\b)")
 EAST = r"\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
 """East Asian letters, between which a line may end."""
-WORDS = re.compile(rf"[{EAST}] *|[^ {EAST}]+ *| +")
+ENDS = (r"[^ ]+ *| +", rf"[{EAST}] *|[^ {EAST}]+ *| +")
+"""What a line is made of without such letters, and with them."""
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
@@ -103,7 +104,7 @@ def fold(text: str, first: int, more: int) -> list[str]:
     A word that is longer than a line stays whole, so that it can be copied.
     """
     lines, line, room = [], "", first
-    for word in WORDS.findall(UNIT.sub("\N{NO-BREAK SPACE}", text)):
+    for word in re.findall(ENDS[max(text, default="") >= "\u2e80"], UNIT.sub("\N{NO-BREAK SPACE}", text)):
         if line.strip() and columns((line + word).rstrip()) > room:
             lines.append(line.rstrip())
             line, room = "", more

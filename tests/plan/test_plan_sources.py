@@ -122,9 +122,16 @@ def test_a_prompt_with_too_many_tokens_is_told_with_what_is_cut(recipe):
     letters.save(str(recipe.parent / "base" / "tokenizer" / "tokenizer.json"))
     assert not about_prompts(recipe, "subject.instance_prompt=dog dog do")
     assert about_prompts(recipe, "subject.instance_prompt=dog  dog cat dog") == [
-        "the base reads 8 tokens, 'dog  dog cat dog' has 12, and 't dog' is cut off"]
+        "`subject.instance_prompt`: the base reads 8 tokens, 'dog  dog cat dog' has 12, and 't dog' is cut off"]
+    assert [told.partition(":")[0] for told in about_prompts(
+        recipe, "prior={count: 1}", "subject.class_prompt=cat cat cat", "samples.prompts=[dog dog dog]",
+        "subject.instance_prompt=dog")] == ["`subject.class_prompt`", "`samples.prompts`"]
+    (recipe.parent / "photos" / "0.txt").write_text("a cat and a dog")
+    assert about_prompts(recipe)[0].startswith("caption of 0.png: the base reads 8 tokens, 'a cat and a dog' has ")
+    (recipe.parent / "photos" / "0.txt").unlink()
     (told,) = about_prompts(recipe, f"subject.instance_prompt={'dog ' * 99}cat")
-    assert told == (f"the base reads 8 tokens, '{('dog ' * 12)}d…' has 300, and 'g {('dog ' * 11)}dog…' is cut off")
+    assert told == (f"`subject.instance_prompt`: the base reads 8 tokens, '{('dog ' * 12)}d…' has 300, and "
+                    f"'g {('dog ' * 11)}dog…' is cut off")
     word = "adapt={trigger: {type: embedding, token: <dog>, initializer: dog, vectors: 7}}"
     (told,) = about_prompts(recipe, word, "subject.instance_prompt=a <dog> at")
     assert "'a <dog> at' has 10, and 'at' is cut off" in told
