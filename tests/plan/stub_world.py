@@ -179,7 +179,7 @@ class Train(Counted):
             note_item("step")
             job.progress(step, job.params.steps, "steps")
             if step % job.upkeep.checkpoint_every == 0 or step == job.params.steps:
-                beside = job.work / "checkpoints" / f".{step}"
+                beside = job.work / "checkpoints" / f".{step}-{os.getpid()}"
                 beside.parent.mkdir(exist_ok=True)
                 beside.write_text(state)
                 beside.rename(beside.parent / f"step-{step:08}.{sha(state)}.safetensors")
