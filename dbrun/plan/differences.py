@@ -28,11 +28,14 @@ def nearest(ask: Ask, earlier: Sequence[Mapping[str, object]]) -> Reason:
 
 
 def nearest_of(ask: Ask, earlier: Sequence[Mapping[str, object]]) -> tuple[int, Changed] | None:
-    """Which of the earlier key documents has the fewest changes, and these; None where none has any."""
+    """Which of the earlier key documents has the fewest changes, and these; None where none has any.
+
+    Of equally few, those are nearer that say a value, before "adapt gave another result".
+    """
     found = [(number, c) for number, document in enumerate(earlier) if (c := changes(ask, document))]
     if not found:
         return None
-    number, fewest = min(found, key=lambda one: len(one[1]))
+    number, fewest = min(found, key=lambda one: (len(one[1]), sum(str(change) == change.what for change in one[1])))
     words: Mapping[str, str] = getattr(type(ask.params), "WORDS", {})
     anew = {_worded(ask.stage.NAME, name, words): why for name, why in ask.stage.anew(ask.params).items()}
     return number, Changed(fewest, anew.get(fewest[0].what) if len(fewest) == 1 else None)

@@ -175,3 +175,10 @@ def test_what_could_have_gone_on_says_why_it_does_not():
 
     assert text(steps=400) == "train.steps 300 → 400; begins anew: it knows its end"
     assert "anew" not in text(steps=400, rate=2.0) and "anew" not in text(rate=2.0)
+
+
+def test_of_equally_few_changes_those_that_say_a_value_are_told() -> None:
+    asked = question(replace(Params(), steps=400), {"load": "a" * 64})
+    other, shorter = question(replace(Params(), steps=400), {"load": "b" * 64}), question(Params(), {"load": "a" * 64})
+    for earlier in ([other, shorter], [shorter, other]):
+        assert str(nearest(asked, [one.document for one in earlier])) == "train.steps 300 → 400"
