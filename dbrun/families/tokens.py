@@ -38,20 +38,24 @@ def may_be_cut(prompt: str, limit: int) -> bool:
 
 
 def tokenizer_of(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a base's folder as its own library reads it; None where the base has it in another form."""
+    """The tokenizer of a base's folder as its own library reads it, which neither cuts nor pads.
+
+    None where the base has it in another form.
+    """
     file = folder / "tokenizer" / "tokenizer.json"
     if not file.is_file():
         return None
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(file))
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def cuts(tokenizer: Tokenizer, prompts: Iterable[str], limit: int, word: str | None = None,
          vectors: int = 1) -> list[Cut]:
     """The prompts with more tokens than limit. word: one that is read as so many vectors, whatever its letters."""
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     found = []
     for prompt in prompts:
         extra = vectors * prompt.count(word) if word else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import RecipeError
@@ -42,10 +42,7 @@ class Vocabulary:
     def began(self, text: str, vectors: int) -> Tensor:
         """So many vectors that begin as the tokens of a text, in turn: float32 [vectors, D]. Raises RecipeError."""
         tokens = self.tokenizer.tokenize(text)
-        if not 0 < len(tokens) <= vectors:
-            raise RecipeError(f"the initializer '{text}' is {len(tokens)} tokens for this base, and there is room for "
-                              f"{vectors}", fix=f"write `vectors: {len(tokens)}`, or a shorter word as `initializer`"
-                              if tokens else "name a word as `initializer`")
+        check_initializer(text, len(tokens), vectors)
         return self.look_up([tokens[i % len(tokens)] for i in range(vectors)])
 
     def add(self, word: str, first: Tensor) -> nn.Parameter:
@@ -53,8 +50,7 @@ class Vocabulary:
         from torch.nn import Parameter
 
         names = tokens_of(word, len(first))
-        if taken := sorted(set(names) & self.tokenizer.get_vocab().keys()):
-            raise RecipeError(f"the base knows the word '{taken[0]}' already", fix="choose another word as `token`")
+        check_new(names, self.tokenizer.get_vocab())
         if not self.rows:
             self._read_beside_the_table()
         self.tokenizer.add_tokens(names)
@@ -75,6 +71,20 @@ class Vocabulary:
             return torch.where((ids >= self.known)[..., None], new[(ids - self.known).clamp(min=0)], known)
 
         table.forward = forward
+
+
+def check_initializer(text: str, tokens: int, vectors: int) -> None:
+    """Raise RecipeError where a text of so many tokens cannot be what so many vectors begin as."""
+    if not 0 < tokens <= vectors:
+        raise RecipeError(f"the initializer '{text}' is {tokens} tokens for this base, and there is room for {vectors}",
+                          fix=f"write `vectors: {tokens}`, or a shorter word as `initializer`" if tokens else
+                          "name a word as `initializer`")
+
+
+def check_new(names: Iterable[str], known: Container[str]) -> None:
+    """Raise RecipeError where the base knows one of the words already."""
+    if taken := sorted(name for name in names if name in known):
+        raise RecipeError(f"the base knows the word '{taken[0]}' already", fix="choose another word as `token`")
 
 
 def tokens_of(word: str, vectors: int) -> list[str]:

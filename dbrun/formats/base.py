@@ -66,6 +66,10 @@ class Format:
         """
         raise NotImplementedError
 
+    def begins(self, family: Family, component: str) -> str:
+        """How the names of a component's weights begin in the last of the files that `found` gives."""
+        return ""
+
     def laid_out(self, component: str) -> tuple[str, ...]:
         """Where, within a folder, `read` looks for the files that `found` gives, in its order."""
         raise NotImplementedError

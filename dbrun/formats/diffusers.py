@@ -53,7 +53,7 @@ class Diffusers(Format):
 
     def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """LoRA, where nothing else stands under the component's names."""
-        file, names, prefix = files[0], header(files[0]).tensors, self._begins(family, component)
+        file, names, prefix = files[0], header(files[0]).tensors, self.begins(family, component)
         own = [name for name in names if name.startswith(prefix)]
         if not own:
             parts = ", ".join(sorted({name.partition(".")[0] for name in names})) or "nothing"
@@ -78,9 +78,10 @@ class Diffusers(Format):
         """As `load_lora_weights` puts it onto the pipeline's part."""
         from dbrun.formats.given import through_peft
 
-        return through_peft(self, folder, self._begins(family, component), family, loaded, component)
+        return through_peft(self, folder, self.begins(family, component), family, loaded, component)
 
-    def _begins(self, family: Family, component: str) -> str:
+    def begins(self, family: Family, component: str) -> str:
+        """The pipeline's part."""
         return f"{family.components[component]}."
 
     def weights(self, attached: Attached) -> Mapping[str, Tensor]:

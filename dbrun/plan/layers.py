@@ -47,18 +47,33 @@ def check_layers(recipe: Recipe, base: BaseSource, findings: Findings) -> tuple[
     return tuple(notes)
 
 
+def count_layers(family: Family, component: str, adapter: Adapter, base: BaseSource) -> tuple[int, Mapping[str, int]]:
+    """How many layers the adapter's targets hit, and how many each preset would; 0 where that is not known."""
+    shapes = _shapes(base.folder, family.components[component], base.files) if base.folder else {}
+    fit = _fitting(adapter, shapes)
+    presets = {name: len(hits(fit, patterns)) for name, patterns in family.presets[component].items()}
+    try:
+        return len(_chosen(family, component, adapter, shapes)), presets
+    except RecipeError:
+        return 0, presets
+
+
 def _chosen(family: Family, component: str, adapter: Adapter, shapes: Shapes) -> Shapes:
     """The layers that the adapter's targets hit. Raises RecipeError where some hit none."""
-    fit: Shapes = {name.removesuffix(WEIGHT): shape for name, shape in shapes.items() if _of_a_layer(name, shape)}
-    if MODULE in adapter.layers:
-        above = (name.split(".")[:-1] for name in shapes)
-        fit = {".".join(parts[:n]): () for parts in above for n in range(1, len(parts) + 1)}
-    found: set[str] = set()
+    fit, found = _fitting(adapter, shapes), set[str]()
     for patterns in patterns_of(family, component, adapter) if fit else ():
         if not (hit := hits(fit, patterns)):
             raise no_match(patterns, sorted(fit), adapter.layers)
         found.update(hit)
     return {name: fit[name] for name in sorted(found)}
+
+
+def _fitting(adapter: Adapter, shapes: Shapes) -> Shapes:
+    """Those that the adapter can stand on: layers, or of one that takes any module all that hold a weight."""
+    if MODULE in adapter.layers:
+        above = (name.split(".")[:-1] for name in shapes)
+        return {".".join(parts[:n]): () for parts in above for n in range(1, len(parts) + 1)}
+    return {name.removesuffix(WEIGHT): shape for name, shape in shapes.items() if _of_a_layer(name, shape)}
 
 
 def _of_a_layer(name: str, shape: tuple[int, ...]) -> bool:

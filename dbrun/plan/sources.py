@@ -10,11 +10,12 @@ from dbrun.adapters.embedding import Embedding
 from dbrun.events import Note
 from dbrun.families.base import families
 from dbrun.families.tokens import cuts, may_be_cut, tokenizer_of
+from dbrun.families.vocabulary import check_initializer, check_new, tokens_of
 from dbrun.formats.base import formats
 from dbrun.plan import shapes
 from dbrun.plan.base import find_base
 from dbrun.plan.given import FoundAdapter, Wanted, find_adapter
-from dbrun.plan.layers import check_layers
+from dbrun.plan.layers import check_layers, count_layers
 from dbrun.plan.masks import check_any
 from dbrun.plan.pictures import Asked, FoundPictures, find_pictures, in_order
 from dbrun.plan.training import training_notes
@@ -55,7 +56,7 @@ def locate(loaded: LoadedRecipe, store: Store, decode: bool = True, wrong: Itera
     recipe, findings = loaded.recipe, Findings(loaded.origins, wrong)
     base = findings.attempt("base.path", find_base, recipe.base, loaded.folder_of("base.path"), store)
     odd_layers = _check_base(loaded, base.source, findings) if base else ()
-    inits = _inits(loaded, store, findings)
+    inits = _inits(loaded, base.source if base else None, store, findings)
     # a picture that is broken inside can wait where something else has to be mended first
     decode = decode and not findings.problems
     asked = {key: _asked(key, one, recipe) for key, one in recipe.taught.items()}
@@ -116,15 +117,27 @@ def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: Findings) -> t
     for index, name in enumerate(recipe.export or ()):
         if why := formats()[name].unfit(family, folder):
             findings.add(f"export.{index}", f"found '{name}', {why}", "take it away")
+    if recipe.adapt.trigger is not None:
+        _check_word(recipe.adapt.trigger, folder, findings)
     return check_layers(recipe, base, findings)
 
 
-def _inits(loaded: LoadedRecipe, store: Store, findings: Findings) -> dict[str, FoundAdapter]:
+def _check_word(word: Embedding, folder: Path, findings: Findings) -> None:
+    """Note why the base cannot learn a new word, as far as its tokenizer can be read without its library."""
+    if (tokenizer := tokenizer_of(folder)) is not None:
+        tokens = len(tokenizer.encode(word.initializer, add_special_tokens=False).ids)
+        findings.attempt("adapt.trigger.initializer", check_initializer, word.initializer, tokens, word.vectors)
+        findings.attempt("adapt.trigger.token", check_new, tokens_of(word.token, word.vectors), tokenizer.get_vocab())
+
+
+def _inits(loaded: LoadedRecipe, base: BaseSource | None, store: Store, findings: Findings) -> dict[str, FoundAdapter]:
     """The adapters that components start from, by component."""
     family, found = families()[loaded.recipe.base.type], {}
     for component, adapter in loaded.recipe.adapt.adapters.items():
         if adapter.init is not None and component in family.components:
-            wanted = Wanted(family, component, adapter, loaded.folder_of(key := f"adapt.{component}.init"))
+            layers, presets = count_layers(family, component, adapter, base) if base else (0, {})
+            beside = loaded.folder_of(key := f"adapt.{component}.init")
+            wanted = Wanted(family, component, adapter, beside, layers, presets)
             if one := findings.attempt(key, find_adapter, adapter.init, wanted, store):
                 found[component] = one
     return found

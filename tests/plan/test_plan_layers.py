@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from dbrun.events import Note
-from dbrun.plan.layers import check_layers
+from dbrun.families.base import families
+from dbrun.plan.layers import check_layers, count_layers
 from dbrun.plan.sources import locate
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.new import starter
@@ -122,3 +126,44 @@ def test_all_that_does_not_fit_is_told_at_once() -> None:
     keys = [problem.key for problem in caught.value.problems]
     assert keys == ["images.resolution", "adapt.denoiser.rank", "adapt.text_encoder.targets", "subject.images"]
     assert all(problem.place for problem in caught.value.problems)
+
+
+def given(folder: Path, layers: Sequence[str], rank: int) -> Path:
+    """A LoRA of peft's on these layers, by its header; what its weights are does not count here."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank}))
+    save_file({f"base_model.model.{layer}.lora_{side}.weight": np.zeros((rank, 4) if side == "A" else (4, rank))
+               for layer in layers for side in "AB"}, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_an_adapter_to_start_from_is_of_the_recipe_s_rank_and_layers() -> None:
+    base = locate(load_recipe(Path("dog.yaml")), Store(Path("store"))).sources.base
+    recipe = load_recipe(Path("dog.yaml"), ["adapt.denoiser={type: lora, targets: attention}"]).recipe
+    most, presets = count_layers(families()["sd"], "denoiser", recipe.adapt.adapters["denoiser"], base)
+    assert most == presets["attention"] < presets["all"]
+    names = [f"layer{number}" for number in range(presets["all"])]
+    given(Path("few"), names[:most], 4)
+    given(Path("all"), names, 4)
+    start = "type: lora, targets: attention, init"
+    assert odd(f"{start}: few, rank: 4") == []
+    problem = refused(f"{start}: few, rank: 8")
+    assert problem.key == "adapt.denoiser.init" and problem.fix == "write `rank: 4`" and problem.place
+    problem = refused(f"{start}: all, rank: 4")
+    assert "is on " in problem.message and problem.fix == "write `targets: all`"
+
+
+@pytest.mark.parametrize(("word", "key", "message"), [
+    ("token: <dg>, initializer: elephantine", "adapt.trigger.initializer", "9 tokens for this base"),
+    ("token: <dg>, initializer: dog", None, ""),
+    ("token: <dg>, initializer: elephantine, vectors: 9", None, "")])
+def test_a_new_word_that_the_base_cannot_learn_is_refused(word: str, key: str | None, message: str) -> None:
+    words = [f"adapt.trigger={{{word}}}", "subject.instance_prompt=a photo of <dg> dog", "export=null"]
+    loaded, store = load_recipe(Path("dog.yaml"), words), Store(Path("store"))
+    if key is None:
+        locate(loaded, store)
+        return
+    with pytest.raises(Problems) as caught:
+        locate(loaded, store)
+    problem, = caught.value.problems
+    assert problem.key == key and message in problem.message and problem.place is not None

@@ -173,7 +173,7 @@ def test_without_init_it_starts_at_the_base(bench, given) -> None:
 
 
 @pytest.mark.parametrize(("change", "words", "fix"), [
-    ({"rank": 4}, "it has rank 3", "write `rank: 3`"),
+    ({"rank": 4}, "has rank 3", "write `rank: 3`"),
     ({"targets": "all"}, "it is on 32 layers", "write `targets: attention`"),
     ({"targets": ("to_q", "to_k")}, "of them only in the file, such as", "write `targets: attention`")])
 @pytest.mark.parametrize("form", ["peft", "diffusers"])
@@ -181,7 +181,7 @@ def test_what_does_not_agree_is_said_with_what_would(bench, given, form, change,
     folder, _, _ = given
     with pytest.raises(RecipeError) as caught:
         begun(bench, {"denoiser": paths(folder, form)["denoiser"]}, denoiser=change)
-    assert "adapt.denoiser.init" in caught.value.message and words in caught.value.message
+    assert words in caught.value.message
     assert caught.value.fix == fix
 
 
