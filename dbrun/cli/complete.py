@@ -50,7 +50,7 @@ def profiles(incomplete: str) -> list[str]:
 
     recipe = next((Path(word) for word in _line() if Path(word).suffix in (".yaml", ".yml")), None)
     try:
-        found = from_files(recipe)[0].entries.get("profiles") if recipe else None
+        found = from_files(recipe, [])[0].entries.get("profiles") if recipe else None
     except DbrunError:
         return []
     return _begun(found.entries if isinstance(found, Table) else (), incomplete)

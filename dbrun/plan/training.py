@@ -5,7 +5,7 @@ from __future__ import annotations
 from dbrun.events import Note
 from dbrun.recipe.checks import too_late
 from dbrun.recipe.load import LoadedRecipe
-from dbrun.recipe.places import Problem, Problems
+from dbrun.recipe.places import Findings
 from dbrun.stages.base import Sources
 from dbrun.stages.held_out import held_out
 from dbrun.stages.length import length, told
@@ -18,8 +18,10 @@ def training_notes(loaded: LoadedRecipe, sources: Sources) -> tuple[Note, ...]:
     if train.held_out is not None and not held_out(recipe, sources):
         found.append(("train.held_out", "found a share of the pictures, but of one alone none can be held out",
                       "add pictures, or take `held_out` away"))
-    if found:
-        raise Problems([Problem(loaded.origins.get(key), key, message, fix) for key, message, fix in found])
+    findings = Findings(loaded.origins)
+    for key, message, fix in found:
+        findings.add(key, message, fix)
+    findings.tell()
     notes = [Note("training", told(recipe, sources))]
     own = {f"adapt.{name}.learning_rate": adapter.learning_rate for name, adapter in recipe.adapt.adapters.items()}
     for key, rate in {"train.learning_rate": train.learning_rate, **own}.items():

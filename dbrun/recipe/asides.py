@@ -27,12 +27,13 @@ class Asides:
     profiles: Mapping[str, Table]
     env: Mapping[str, Place]
 
-    def chosen(self, names: Sequence[str], data: Table) -> Table:
-        """The recipe with profiles laid over it, a later one over earlier ones. Raises Problems."""
+    def chosen(self, names: Sequence[str], data: Table, problems: list[Problem]) -> Table:
+        """The recipe with profiles laid over it, a later one over earlier ones; unknown ones are noted."""
         for name in names:
-            if name not in self.profiles:
-                raise Problems([Problem(None, "", f"found --profile {name}, {self._known(name)}")])
-            data = merge(data, self.profiles[name])
+            if name in self.profiles:
+                data = merge(data, self.profiles[name])
+            else:
+                problems.append(Problem(None, "", f"found --profile {name}, {self._known(name)}"))
         return data
 
     def _known(self, name: str) -> str:
@@ -51,13 +52,10 @@ class Asides:
         return Table(known, dict(self.env), Place(None, 1, 1, 1, ""))
 
 
-def take(data: Table) -> tuple[Table, Asides]:
-    """The recipe without what stands beside it, and that. Raises Problems."""
-    problems: list[Problem] = []
+def take(data: Table, problems: list[Problem]) -> tuple[Table, Asides]:
+    """The recipe without what stands beside it, and that; what is wrong with this is noted."""
     profiles = dict(_profiles(data.entries.get("profiles"), problems))
     env = dict(_variables(data.entries.get("env"), problems))
-    if problems:
-        raise Problems(problems)
     rest = {key: node for key, node in data.entries.items() if key not in KEYS}
     return Table(rest, data.keys, data.place), Asides(profiles, env)
 

@@ -103,7 +103,7 @@ def _one_kind_of_prior(recipe: Recipe, prior: Prior) -> Iterator[Finding]:
     if prior.images is not None and len(recipe.taught) > 1:
         yield ("prior.images", "found one folder for several subjects, but each has a class of its own",
                "write it as `class_images` under each subject that has such a folder")
-    if recipe.made_classes or not all(one.class_prompt for one in recipe.taught.values()):
+    if not recipe.taught or recipe.made_classes or not all(one.class_prompt for one in recipe.taught.values()):
         return
     why = "`target: base` takes none" if prior.target == "base" else (
         "`prior.images` names yours" if prior.images is not None else "`class_images` names yours")
@@ -180,6 +180,8 @@ def _trigger(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _export(recipe: Recipe) -> Iterator[Finding]:
+    if not recipe.adapt.components:
+        return
     if recipe.export and (lost := exports.uncarried(recipe, recipe.export)):
         yield ("export", f"found no format that carries `adapt.{lost[0]}`, which would then be lost",
                f"write `export: [{', '.join(exports.fitting(recipe))}]`, or leave it out")
@@ -212,7 +214,8 @@ def too_late(recipe: Recipe, steps: int) -> Iterator[Finding]:
     """What would never come in a training of so many steps: a look at the held-out pictures, a component's stop."""
     held_out = recipe.train.held_out
     if held_out is not None and held_out.every > steps:
-        yield ("train.held_out.every", f"found {held_out.every}, but there are only {steps} steps",
+        yield ("train.held_out.every", f"found {held_out.every}, but there {'is' if steps == 1 else 'are'} only "
+               f"{steps} step{'' if steps == 1 else 's'}",
                f"write `every: {max(1, steps // 10)}`")
     components = recipe.adapt.components
     stops = {name: stop for name, adapter in components.items() if (stop := adapter.stop(steps)) is not None}

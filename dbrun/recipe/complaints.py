@@ -17,32 +17,26 @@ from dbrun.recipe.places import Place, Problem
 from dbrun.recipe.words import nearest, one_of, unknown_key
 
 VERSION = re.compile(r"dbrun/v(\d{1,9})")
+ABSENT = ("missing", "union_tag_not_found")
 OWN = ("wants_int", "wants_float", "wants_flag", "wants_text", "wants_finite")
 
 
-def translate(error: ValidationError, data: Table) -> list[Problem]:
-    """One problem for every key that pydantic complains of, in the order of their places."""
+def translate(error: ValidationError, data: Table, *, part: bool = False) -> list[Problem]:
+    """One problem for every key that pydantic complains of. part: leave out what is missing."""
     said: dict[Path, Problem] = {}
     for item in error.errors(include_url=False):
+        if part and item["type"] in ABSENT:
+            continue
         loc = tuple(item["loc"])
         path, spot = shape.locate(loc, data)
         said.setdefault(path, _problem(item, path, spot, data))
-    kept = [path for path in said if not _follows(path, said, data)]
-    return sorted((said[path] for path in kept), key=_order)
+    return [problem for path, problem in said.items() if not _follows(path, said, data)]
 
 
 def _follows(path: Path, said: dict[Path, Problem], data: Table) -> bool:
     """Whether a problem only follows from another: one inside it, or a wrong `type` beside a missing key."""
     inside = any(other != path and other[:len(path)] == path for other in said)
     return inside or (at(data, path) is None and (*path[:-1], "type") in said and path[-1] != "type")
-
-
-def _order(problem: Problem) -> tuple[bool, str, int, int]:
-    """Files from top to bottom, then the command line as it was given."""
-    place = problem.place
-    if place is None or place.file is None:
-        return True, "", 0, 0
-    return False, str(place.file), place.line, place.column
 
 
 def place_of(key: str, data: Table) -> Place:

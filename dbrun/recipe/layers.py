@@ -15,13 +15,14 @@ from dbrun.recipe.yaml import check_characters, parse, read_both
 MOST = 32
 
 
-def from_files(path: Path) -> tuple[Table, dict[Path, str]]:
+def from_files(path: Path, problems: list[Problem]) -> tuple[Table, dict[Path, str]]:
     """The mapping of a recipe file over those that it `extends`, and the text of each file read, this one first.
 
-    Later files of a list lie over earlier ones. Raises Problems.
+    Later files of a list lie over earlier ones. What is wrong with these is noted. Raises Problems where the file
+    itself cannot be read.
     """
     files: list[tuple[Path, str]] = []
-    return _with_bases(path, None, (), files), dict(files)
+    return _with_bases(path, None, (), files, problems), dict(files)
 
 
 def from_command_line(overrides: Sequence[str], problems: list[Problem]) -> Table:
@@ -38,9 +39,9 @@ def from_command_line(overrides: Sequence[str], problems: list[Problem]) -> Tabl
     return laid
 
 
-def _with_bases(path: Path, asked: Place | None, chain: tuple[Path, ...],
-                files: list[tuple[Path, str]]) -> Table:
-    (own, text), real = read_both(path, asked), Path(realpath(path))
+def _with_bases(path: Path, asked: Place | None, chain: tuple[Path, ...], files: list[tuple[Path, str]],
+                problems: list[Problem]) -> Table:
+    (own, text), real = read_both(path, asked, problems), Path(realpath(path))
     if real in chain:
         names = " → ".join(shown(p) for p in (*chain[chain.index(real):], real))
         raise Problems([Problem(asked, "extends", f"found a circle: {names}",
@@ -51,20 +52,23 @@ def _with_bases(path: Path, asked: Place | None, chain: tuple[Path, ...],
     if "extends" not in own.entries:
         return own
     laid = Table({}, {}, own.place)
-    for scalar in _names(own.entries["extends"]):
-        base = _with_bases(path.parent / scalar.value, scalar.place, (*chain, real), files)
+    for scalar in _names(own.entries["extends"], problems):
+        try:
+            base = _with_bases(path.parent / scalar.value, scalar.place, (*chain, real), files, problems)
+        except Problems as error:
+            problems += error.problems
+            continue
         laid = merge(laid, base)
     rest = {k: v for k, v in own.entries.items() if k != "extends"}
     return merge(laid, Table(rest, own.keys, own.place))
 
 
-def _names(node: Node) -> list[Scalar]:
+def _names(node: Node, problems: list[Problem]) -> list[Scalar]:
     values = list(node.values) if isinstance(node, Items) else [node]
     names = [v for v in values if isinstance(v, Scalar) and v.value.strip()]
     wrong = [v for v in values if v not in names] or ([] if values else [node])
-    if wrong:
-        raise Problems(Problem(v.place, "extends", f"found {found(v)}, allowed: the path of a recipe, or several")
-                       for v in wrong)
+    problems += [Problem(v.place, "extends", f"found {found(v)}, allowed: the path of a recipe, or several")
+                 for v in wrong]
     return names
 
 

@@ -72,11 +72,10 @@ def read_recipe(path: Path, overrides: Sequence[str] = (),
 
     Raises Problems where its words alone cannot be read.
     """
-    path = path.absolute()
-    whole, texts = _exported(path) if path.suffix == EXPORTED else from_files(path)
-    data, beside = asides.take(whole)
-    wrong: list[Problem] = []
-    laid = merge(beside.chosen(profiles, data), from_command_line(overrides, wrong))
+    path, wrong = path.absolute(), list[Problem]()
+    whole, texts = _exported(path) if path.suffix == EXPORTED else from_files(path, wrong)
+    data, beside = asides.take(whole, wrong)
+    laid = merge(beside.chosen(profiles, data, wrong), from_command_line(overrides, wrong))
     if path.suffix == EXPORTED:
         from dbrun.recipe.rebuilt import check_places
 
@@ -91,17 +90,20 @@ def read_recipe(path: Path, overrides: Sequence[str] = (),
 
 
 def _understood(data: Table, beside: Asides, wrong: list[Problem]) -> tuple[Table, Recipe | None]:
-    """The mapping without references, and the recipe if nothing is wrong with any of its words, which is noted."""
-    unknown: set[Place] = set()
+    """The mapping without references, and the recipe if nothing is wrong with any of its words, which is noted.
+
+    wrong: what is known already; where that is anything, what is missing may stand in what could not be read.
+    """
+    part, unknown = bool(wrong), {problem.place for problem in wrong}
     try:
         data = _resolved(data, beside)
     except Problems as error:
         wrong += error.problems
         # what stands for something unknown is not judged by its type
-        unknown = {leaf.place for _, leaf in leaves(data) if "${" in leaf.value}
+        unknown |= {leaf.place for _, leaf in leaves(data) if "${" in leaf.value}
     wrong += asides.tokens(data)
     try:
-        recipe = _typed(data)
+        recipe = _typed(data, part=part)
     except Problems as error:
         wrong += [problem for problem in error.problems if problem.place not in unknown]
         return data, None
@@ -132,13 +134,14 @@ def _wrong_inside(beside: Asides, name: str, data: Table) -> Iterator[Problem]:
         yield from (problem for problem in error.problems if problem.place in inside)
 
 
-def _typed(data: Table) -> Recipe:
+def _typed(data: Table, *, part: bool = False) -> Recipe:
+    """The recipe; part: of one that was read in part no missing key is told. Raises Problems."""
     try:
         return Recipe.model_validate(plain_data(data), by_alias=True, by_name=False)
     except ValidationError as error:
         from dbrun.recipe.complaints import translate
 
-        raise Problems(translate(error, data)) from None
+        raise Problems(translate(error, data, part=part)) from None
 
 
 def _disagreements(recipe: Recipe, data: Table) -> Iterator[Problem]:

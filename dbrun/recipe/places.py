@@ -114,10 +114,12 @@ class Problems(RecipeError):
         return {**super().as_json(), "problems": [problem.as_json() for problem in self.problems]}
 
 
-def _order(problem: Problem) -> tuple[str, int, int]:
-    """First what stands nowhere or on the command line, whose words are each a line of their own."""
+def _order(problem: Problem) -> tuple[bool, str, int, int]:
+    """Files from top to bottom, then the command line as it was given."""
     place = problem.place
-    return (str(place.file), place.line, place.column) if place and place.file else ("", 0, 0)
+    if place is None or place.file is None:
+        return True, "", 0, 0
+    return False, str(place.file), place.line, place.column
 
 
 class Findings:
@@ -131,8 +133,7 @@ class Findings:
 
     def add(self, key: str, message: str, fix: str | None = None, *, fetched: bool = False) -> None:
         """Note that something is wrong with the value of a key; fetched: as in `Problem`."""
-        place = self.origins.get(key) or self.origins.get(key.rpartition(".")[0])
-        self.problems.append(Problem(place, key, message, fix, fetched))
+        self.problems.append(Problem(self._place(key), key, message, fix, fetched))
 
     def attempt(self, key: str, look: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """What looking gives; None where it raises RecipeError, which is noted as a problem with the key."""
@@ -143,6 +144,12 @@ class Findings:
         except RecipeError as error:
             self.add(key, error.message, error.fix, fetched=isinstance(error, NotFetched))
         return None
+
+    def _place(self, key: str) -> Place | None:
+        """Where the value of a key stands, or else the nearest key above it."""
+        while key and key not in self.origins:
+            key = key.rpartition(".")[0]
+        return self.origins.get(key)
 
     def tell(self) -> None:
         """Raise Problems with all of it, if there is any."""

@@ -22,13 +22,17 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def read(path: Path, asked: Place | None = None) -> Table:
     """The mapping in a recipe file. asked: where another recipe names this file. Raises Problems."""
-    return read_both(path, asked)[0]
+    problems: list[Problem] = []
+    table, _ = read_both(path, asked, problems)
+    if problems:
+        raise Problems(problems)
+    return table
 
 
-def read_both(path: Path, asked: Place | None = None) -> tuple[Table, str]:
-    """As `read`, and the text itself."""
+def read_both(path: Path, asked: Place | None, problems: list[Problem]) -> tuple[Table, str]:
+    """As `read`, and the text itself; what is wrong and does not stop the reading is noted. Raises Problems."""
     source, text = _text(path, asked)
-    node = parse(text, source)
+    node = _parsed(text, source, problems)
     if isinstance(node, Table):
         return node, text
     what = "nothing in it" if node is None else "no mapping of keys"
@@ -44,14 +48,21 @@ def version(path: Path) -> str | None:
 
 def parse(text: str, source: Source) -> Node | None:
     """The node in a text, or None where there is none. Raises Problems."""
+    problems: list[Problem] = []
+    node = _parsed(text, source, problems)
+    if problems:
+        raise Problems(problems)
+    return node
+
+
+def _parsed(text: str, source: Source, problems: list[Problem]) -> Node | None:
     check_characters(text, source)
     builder = _Builder(text, source)
     try:
         node = builder.document()
     except yaml.MarkedYAMLError as error:
         raise Problems([*builder.problems, _syntax(error, source)]) from None
-    if builder.problems:
-        raise Problems(builder.problems)
+    problems += builder.problems
     return node
 
 

@@ -81,3 +81,11 @@ def test_a_look_must_come_before_the_end(load, good) -> None:
     with pytest.raises(Problems, match=r"train\.held_out\.every: found 400, but there are only 300 steps"):
         load(good, "train.held_out={every: 400}")
     assert load(good, "train.held_out={}").recipe.train.held_out.every == 50
+
+
+def test_what_is_taken_away_is_told_once(load, good) -> None:
+    """Nothing is said of what would only follow from it."""
+    for word, keys in (("subject=null", ["subject"]), ("adapt.denoiser=null", ["adapt"])):
+        with pytest.raises(Problems) as caught:
+            load(good, word)
+        assert [problem.key for problem in caught.value.problems] == keys

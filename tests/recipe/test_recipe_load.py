@@ -169,4 +169,16 @@ def test_what_is_wrong_with_words_references_and_types_is_told_at_once(load, goo
         load(good.replace("steps: 300", "stpes: 300\n  batch_size: '${env:NOPE}'\n  checkpoint_every: ${train.stopps}")
              + "env: [NOPE]\n", "train..steps=3", "seed=many", "=4")
     assert [problem.key for problem in caught.value.problems] == [
-        "train..steps", "", "seed", "train.stpes", "train.batch_size", "train.checkpoint_every"]
+        "train.stpes", "train.batch_size", "train.checkpoint_every", "train..steps", "", "seed"]
+
+
+def test_what_could_not_be_read_hides_nothing_else_and_is_not_missed(tmp_path: Path) -> None:
+    """A file, a profile and a key that are wrong: what they would have said is not asked for as well."""
+    (tmp_path / "r.yaml").write_text("extends: [gone.yaml, gone_too.yaml]\nseed: 1\nseed: 2\nsead: 3\n"
+                                     "train: {steps: many}\nprofiles: {ci: {train: {steps: 3}}}\n")
+    with pytest.raises(Problems) as caught:
+        load_recipe(tmp_path / "r.yaml", ["threads=none"], ["cu", "gpu"])
+    told = [(problem.place.line if problem.place else 0, problem.key) for problem in caught.value.problems]
+    assert sorted(told[:5]) == [(1, ""), (1, ""), (3, "seed"), (4, "sead"), (5, "train.steps")]
+    assert [key for _, key in told[5:]] == ["", "", "threads"]
+    assert ["allowed: ci" in problem.message for problem in caught.value.problems[5:]] == [True, True, False]

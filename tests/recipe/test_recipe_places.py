@@ -63,16 +63,16 @@ def test_problems_are_told_once_and_kept_as_data() -> None:
     problem = Problem(place, "a.b", "found x", "write y")
     error = Problems([problem, problem, Problem(None, "", "no such file")])
     assert len(error.problems) == 2
-    assert str(error).splitlines() == ["no such file", "a.yaml:1:2 a.b: found x", "     1 | abcdef", "       |  ^^^",
-                                       "  → write y"]
+    assert str(error).splitlines() == ["a.yaml:1:2 a.b: found x", "     1 | abcdef", "       |  ^^^", "  → write y",
+                                       "no such file"]
 
 
-def test_problems_are_told_from_the_first_line_to_the_last() -> None:
+def test_problems_are_told_from_the_first_line_to_the_last_and_then_the_command_line() -> None:
     def at(line: int, column: int, file: Path | None = Path("a.yaml")) -> Problem:
         return Problem(Place(file, line, column, 1, "text"), f"{line}.{column}", "found x")
 
     problems = [at(12, 1), at(9, 4), at(1, 9, None), at(9, 3), at(1, 2, None)]
-    assert [one.key for one in Problems(problems).problems] == ["1.9", "1.2", "9.3", "9.4", "12.1"]
+    assert [one.key for one in Problems(problems).problems] == ["9.3", "9.4", "12.1", "1.9", "1.2"]
 
 
 def test_paths_are_shown_from_the_current_folder() -> None:
