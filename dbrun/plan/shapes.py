@@ -12,6 +12,8 @@ from dbrun.images.buckets import Cutting, Frame
 from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Picture
 
+FAR = 2
+"""How many times larger or smaller than those a base was made for pictures are, to be worth a word."""
 MUCH = 0.25
 """The share of a picture from which on it is worth a word that it is cut off."""
 
@@ -37,6 +39,16 @@ def check_step(recipe: Recipe, folder: Path | None) -> None:
     if step % multiple:
         raise RecipeError(f"found {step}, allowed for this base: multiples of {multiple}",
                           fix=f"write {-(-step // multiple) * multiple}, or take it away")
+
+
+def odd_side(recipe: Recipe, folder: Path | None) -> Iterator[str]:
+    """A word on a resolution that is far from what the base in folder was made for."""
+    if folder is None:
+        return
+    side, native = recipe.images.resolution, families()[recipe.base.type].native_side(folder)
+    if not native / FAR < side < native * FAR:
+        yield (f"`images.resolution` is {side}, and this base was made for pictures of {native}: it draws badly there"
+               + (f", and takes {(side / native) ** 2:.0f} times as long" if side > native else ""))
 
 
 def told(pictures: Sequence[Picture], files: Mapping[str, Path], cut: Cutting | None) -> Iterator[str]:

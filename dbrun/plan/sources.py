@@ -83,6 +83,7 @@ def locate(loaded: LoadedRecipe, store: Store, decode: bool = True, wrong: Itera
     names = {picture: named for one in every for picture, named in one.names.items()}
     long, cut = _long_prompts(recipe, found, base.source.folder), cutting_of(recipe, base.source.folder)
     notes = (*(Note("base", text) for text in base.notes), *odd_layers,
+             *(Note("base", text, "warning") for text in shapes.odd_side(recipe, base.source.folder)),
              *(Note(what, text) for what, all_of in (("pictures", found), ("class pictures", classes))
                for one in all_of.values() for text in (*one.notes, *shapes.told(one.pictures, one.files, cut))),
              *(Note("prompts", text, "warning") for text in (*_without_trigger(recipe, found), *long)))

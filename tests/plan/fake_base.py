@@ -11,7 +11,7 @@ WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", 
 def fake_base(folder: Path, *, variant: str = "", suffix: str = ".safetensors") -> Path:
     for name, stem in WEIGHTS.items():
         (folder / name).mkdir(parents=True)
-        config = {"block_out_channels": [1, 2, 3], "max_position_embeddings": 10}
+        config = {"block_out_channels": [1, 2, 3], "max_position_embeddings": 10, "sample_size": 16}
         (folder / name / "config.json").write_text(json.dumps(config))
         (folder / name / f"{stem}{variant and '.' + variant}{suffix}").write_text(f"weights of {name}")
     for name, file in (("tokenizer", "tokenizer_config.json"), ("scheduler", "scheduler_config.json")):

@@ -122,3 +122,15 @@ def test_a_known_mask_is_not_read_again(home, monkeypatch):
     monkeypatch.setattr(masking, "read_mask", lambda *words: calls.append(words))
     find(home, "images.masks=files", store=Store(home / "store"))
     assert calls == []
+
+
+def test_a_resolution_far_from_the_base_s_own_is_told(home):
+    """The fake base is made for 64 pixels."""
+    def told(side: int) -> list[str]:
+        return [note.text for note in find(home, f"images.resolution={side}", "images.buckets=null").notes
+                if note.stage == "base" and note.level == "warning"]
+
+    assert told(64) == told(112) == told(48) == []
+    assert told(512) == ["`images.resolution` is 512, and this base was made for pictures of 64: it draws badly there, "
+                         "and takes 64 times as long"]
+    assert "made for pictures of 64: it draws badly there" in told(32)[0] and "times" not in told(32)[0]
