@@ -109,10 +109,12 @@ def _at_work(run: Run) -> str | None:
 def make_lock(asked: Asked, *, as_json: bool) -> None:
     """Write the lock of a recipe."""
     from dbrun.plan.lock import check_as_written, locked, write_lock
+    from dbrun.plan.sources import pinned
 
-    loaded, located, _ = read(asked)
+    loaded, located, store = read(asked)
     if laid := asked.words[1:]:
         check_as_written(loaded, located, read(Asked(asked.recipe))[1], laid)
+    located = pinned(loaded, located, store)
     target, changed = write_lock(loaded, located)
     if as_json:
         put(json.dumps({"file": str(target), "changed": changed, **locked(located)}, indent=1))
