@@ -73,7 +73,9 @@ def _differing(name: str, was: object, now: object,
                absent: Mapping[str, object]) -> Iterator[tuple[str, object, object]]:
     """The innermost values that differ, with their dotted names; absent: what left-out values stand for."""
     if isinstance(was, dict) and isinstance(now, dict):
-        for inner in sorted({*was, *now}):
+        other = was.get("type") != now.get("type")
+        # another type is another part: what else it says cannot be set against what the earlier one said
+        for inner in ["type"] if other else sorted({*was, *now}):
             dotted = f"{name}.{inner}" if name else inner
             default = absent.get(dotted)
             yield from _differing(dotted, was.get(inner, default), now.get(inner, default), absent)
@@ -160,7 +162,7 @@ def _worded(stage: str, name: str, words: Mapping[str, str]) -> str:
         return words[head].format(rest)
     if head in words:
         return (words[head] + dot + rest).lstrip(".")
-    return name if dot else f"{stage}.{name}"
+    return f"{stage}.{name}"
 
 
 def text_of(value: object) -> str | None:

@@ -1,16 +1,17 @@
 """The reason for a rerun names what changed, old → new, in the recipe's words."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pytest
 
 from dbrun.adapters.lora import Lora
-from dbrun.plan.differences import changes, nearest
+from dbrun.plan.differences import _parts, _worded, changes, nearest
 from dbrun.plan.keys import ask
 from dbrun.plan.reasons import Changed, Simply
-from dbrun.recipe.model import Adapt
-from dbrun.stages.base import Numerics, Picture, Stage
+from dbrun.recipe.model import Adapt, Recipe
+from dbrun.stages.base import Numerics, Picture, Stage, stages
+from dbrun.store.canonical import fields
 
 PLAIN = Adapt(denoiser=Lora(type="lora"))
 RECIPE = {"train": {"rate": 1}, "adapt": {"denoiser": {"rank": 4}}}
@@ -19,7 +20,7 @@ RECIPE = {"train": {"rate": 1}, "adapt": {"denoiser": {"rank": 4}}}
 @dataclass(frozen=True)
 class Params:
     WORDS: ClassVar[dict[str, str]] = {"count": "prior.count", "pictures": "subject.images", "recipe": "",
-                                       "others": "prior.images"}
+                                       "adapt": "adapt", "others": "prior.images"}
     NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1, "others": ()}
     count: int = 40
     steps: int = 300
@@ -79,6 +80,30 @@ def question(params=Params(), inputs={"load": "a" * 64}, numerics=Numerics("cpu"
 ])
 def test_a_changed_param_is_told(changed, text):
     assert str(nearest(question(replace(Params(), **changed)), [question().document])) == text
+
+
+def test_another_type_is_another_part_and_none_of_its_values_are_told():
+    def asked(**rate):
+        return question(Params(rate=rate))
+
+    one, other = asked(type="adamw", beta1=0.9, beta2=0.999), asked(type="adafactor", clip_threshold=1.0, beta2=0.9)
+    assert str(nearest(other, [one.document])) == "train.rate.type adamw → adafactor"
+    assert str(nearest(asked(type="adamw", beta1=0.9, beta2=0.9), [one.document])) == "train.rate.beta2 0.999 → 0.9"
+
+
+def keys_of(kind=Recipe, before=""):
+    for name, found in kind.model_fields.items():
+        yield before + name
+        for inner in _parts(found.annotation):
+            yield from keys_of(inner, f"{before}{name}.")
+
+
+def test_what_a_reason_names_can_be_written_in_a_recipe():
+    allowed = {*keys_of(), "", "prompts encoded here", "pictures held out", "subjects.class_prompt"}
+    found = {_worded(name, f"{param}.denoiser" if param in ("learning_rates", "stops", "inits") else param, words)
+             for name, stage in stages().items() for params in get_args(type(stage).__orig_bases__[0])
+             for words in [params.WORDS] for param in fields(params)}
+    assert found <= allowed and len(found) > 30, sorted(found - allowed)
 
 
 def test_a_feature_that_was_switched_off_again_is_told():
