@@ -67,9 +67,11 @@ def _total(plan: Plan, known: Mapping[str, Estimate]) -> str:
 def going_by(known: Sequence[tuple[str, Estimate]], unknown: Sequence[str]) -> str:
     """What stages with these estimates take together. unknown: those of which nothing is known."""
     whole = total(one for _, one in known)
+    least = "at least " if unknown else ""
     memory = "" if whole.memory is None else f", up to about {size_words(whole.memory)} of memory"
-    disk = "" if whole.disk is None else f", {size_words(whole.disk)} of disk for results"
+    more = "at least " if any(one.disk is None for _, one in known) else least
+    disk = "" if whole.disk is None else f", {more}{size_words(whole.disk)} of disk for results"
     lacking = [*unknown, *(f"the memory of {name}" for name, one in known if one.memory is None),
                *(f"the disk of {name}" for name, one in known if one.disk is None)]
     without = f"; nothing is known of {', '.join(dict.fromkeys(lacking))}" if lacking else ""
-    return aligned([[f"about {clock(whole.seconds)}{memory}{disk}, going by earlier runs{without}"]])
+    return aligned([[f"{least}about {clock(whole.seconds)}{memory}{disk}, going by earlier runs{without}"]])

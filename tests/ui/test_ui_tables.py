@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 
 from dbrun.errors import UsageError
+from dbrun.plan.estimate import Estimate
 from dbrun.plan.planner import Plan, StagePlan, Status
 from dbrun.plan.reasons import After, Simply
 from dbrun.store.census import Room
 from dbrun.store.check import Finding, Report
 from dbrun.store.sweep import Sweep
-from dbrun.ui.plan import table
+from dbrun.ui.plan import going_by, table
 from dbrun.ui.provenance import outline
 from dbrun.ui.store import report_lines, sweep_lines
 from dbrun.ui.table import aligned
@@ -28,6 +29,14 @@ def test_a_plan_is_aligned_and_on_a_screen_long_reasons_are_wrapped(monkeypatch:
     assert rows[0].startswith("load             HIT      ") and rows[1].startswith("generate-priors  RUN      after")
     assert len(rows) > 2 and all(row.startswith(" " * 26) for row in rows[2:])
     assert max(map(len, rows)) <= 100
+
+
+def test_a_sum_of_what_is_not_all_known_is_the_least() -> None:
+    first, second = Estimate(1.0, 7, 100), Estimate(2.0, 7, None)
+    assert going_by([("a", first), ("b", first)], []) == (
+        "about 2.0 s, up to about 7 B of memory, 200 B of disk for results, going by earlier runs")
+    assert going_by([("a", first)], ["b"]).startswith("at least about 1.0 s, up to about 7 B of memory, at least 100 B")
+    assert going_by([("a", first), ("b", second)], []).startswith("about 3.0 s, up to about 7 B of memory, at least 10")
 
 
 def test_provenance_is_indented_and_digests_are_short() -> None:
