@@ -12,7 +12,7 @@ from dbrun.plan.grid import Together, foretold
 from dbrun.plan.jobs import Jobs
 from dbrun.plan.keys import Ask
 from dbrun.plan.planner import BASE_STAGE, Plan, Scope, StagePlan, Status
-from dbrun.plan.reasons import Resumes
+from dbrun.plan.reasons import After, Resumes
 from dbrun.stages.amounts import Amounts
 from dbrun.store.traces import Trace
 from dbrun.values import dataclass
@@ -40,6 +40,10 @@ class Estimate:
     seconds: float
     memory: int | None
     disk: int | None
+
+
+CACHED = Estimate(0.0, 0, 0)
+"""What a stage takes that waits for others, and whose result stands if theirs come out as before."""
 
 
 def estimates(within: Scope, plan: Plan) -> Mapping[str, Estimate]:
@@ -70,7 +74,11 @@ def _estimates(within: Scope, plan: Plan, names: Sequence[str], shared: _Shared)
 
 
 def _of_stage(within: Scope, stage: StagePlan, digests: Mapping[str, str], shared: _Shared) -> Estimate | None:
-    question, now = within.ask(stage.name, digests), amounts(within, stage.name, within.located.sources.base.folder)
+    question = within.ask(stage.name, digests)
+    if isinstance(stage.reason, After) and stage.name not in within.chosen.forced and isinstance(
+            within.store.look(stage.name, question.key), Trace):
+        return CACHED
+    now = amounts(within, stage.name, within.located.sources.base.folder)
     guides = [(trace, was) for trace in shared.earlier[stage.name] if (was := _guide(question, now, trace)) is not None]
     done = _items_done(within, question, stage, digests, shared.promised)
     return _estimate(now, _steps_done(stage, now) if done is None else done, guides) if guides else None

@@ -32,9 +32,13 @@ def together(planned: Sequence[tuple[Scope, Plan]]) -> tuple[Together, ...]:
 
 
 def foretold(within: Scope, plan: Plan) -> Mapping[str, str]:
-    """For each stage its digest, or what stands for it while it is unknown: equal for equal questions."""
+    """For each stage its digest, or what stands for it while it is unknown: equal for equal questions.
+
+    A result that is made again, as one that is forced, is taken to be the same again.
+    """
     found: dict[str, str] = {}
     for stage in plan.stages:
         question = within.ask(stage.name, found)
-        found[stage.name] = stage.digest or question.key
+        before = None if stage.digest else within.store.traces.read(stage.name, question.key)
+        found[stage.name] = stage.digest or (before.digest if before else question.key)
     return found

@@ -13,7 +13,7 @@ from stub_world import go, located, stub_stages
 
 from dbrun.errors import UsageError
 from dbrun.plan.compare import compare, events, find_run
-from dbrun.plan.estimate import Estimate, estimates, estimates_together, total
+from dbrun.plan.estimate import CACHED, Estimate, estimates, estimates_together, total
 from dbrun.plan.explain import explain
 from dbrun.plan.grid import together
 from dbrun.plan.memory import peak
@@ -65,6 +65,18 @@ def test_an_estimate_goes_by_earlier_work_and_its_length(home: Path) -> None:
     text = table(plan, found)
     assert "~1 min 50 s" in text
     assert re.search(r"^about 1 min 52 s, up to about 1.0 GiB of memory, \d+ B of disk for results, going", text, re.M)
+
+
+def test_what_is_forced_is_taken_to_come_out_as_before(home: Path) -> None:
+    go(home)
+    timed(home, load=3.0, train=60.0, export=2.0)
+    found = known(home, force=("load",))
+    assert set(found) == set(stub_stages()) and found.pop("load").seconds == 3.0
+    assert set(found.values()) == {CACHED}
+    assert go(home, select=Selection(force=("load",))).ran == ("load",)
+    assert known(home, "train.learning_rate=5e-5", force=("load",))["train"].seconds == 60.0
+    found = known(home, force=("load", "train"))
+    assert (found["train"].seconds, found["export"]) == (60.0, CACHED)
 
 
 def test_what_is_done_already_is_not_estimated_again(home: Path) -> None:
