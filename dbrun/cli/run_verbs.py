@@ -36,9 +36,11 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
     if sweep:
         _one_alone(locked)
-        from dbrun.cli.sweep import go_sweep, members, show_sweep
+        from dbrun.cli.sweep import go_sweep, members, refuse_blocked, show_sweep
 
         runs = members(wanted, sweep, selection, decode=not dry_run)
+        if not dry_run:
+            refuse_blocked(runs, as_json=json)
         if dry_run or not json:
             show_sweep(runs, as_json=json)
         if not dry_run:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import product
@@ -79,6 +80,7 @@ def _member(asked: Asked, values: tuple[tuple[str, str], ...], selection: Select
 def show_sweep(runs: Sequence[Member], *, as_json: bool) -> bool:
     """Show the runs as one plan, shared stages and notes once; whether anything is to be done."""
     from dbrun.plan.estimate import estimates_together
+    from dbrun.ui.plan import stopped
     from dbrun.ui.sweep import plan_table, remarks
 
     planned, values = [run.planned for run in runs], [run.values for run in runs]
@@ -90,7 +92,33 @@ def show_sweep(runs: Sequence[Member], *, as_json: bool) -> bool:
         for line in remarks(notes, values):
             say(line)
         put(plan_table(work, values, known))
+        if (stop := _stop(runs)) is not None:
+            say(stopped(stop))
     return any(run.planned[1].pending for run in runs)
+
+
+def _stop(runs: Sequence[Member]) -> DbrunError | None:
+    """What stops runs of a sweep before their first stage, each reason once with those that it stops."""
+    from dbrun.plan.stops import what_stops
+    from dbrun.ui.sweep import stop_of_all
+
+    found: dict[str, tuple[DbrunError, list[int]]] = {}
+    for number, run in enumerate(runs):
+        within, plan = run.planned
+        if (stop := what_stops(plan, shlex.join(run.asked.words), within.store)) is not None:
+            found.setdefault(stop.message, (stop, []))[1].append(number)
+    return stop_of_all(list(found.values()), [run.values for run in runs]) if found else None
+
+
+def refuse_blocked(runs: Sequence[Member], *, as_json: bool) -> None:
+    """Raise DbrunError where any of the runs would stop before its first stage."""
+    from dbrun.events import RunFailed
+    from dbrun.events import as_json as plain
+
+    if (stop := _stop(runs)) is not None:
+        if as_json:
+            put(json.dumps(plain(RunFailed(None, stop.message, stop.fix, stop.exit_code))))
+        raise stop
 
 
 def _notes(runs: Sequence[Member]) -> dict[Note, list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from dbrun.errors import DbrunError
 from dbrun.events import Note
 from dbrun.plan.estimate import Estimate
 from dbrun.plan.grid import Together
@@ -18,6 +19,8 @@ Values = Sequence[tuple[str, str]]
 
 SHOWN = 3
 """Runs that a note names singly."""
+TODO = (Status.RUN, Status.RESUME)
+"""What becomes of a stage that is work."""
 
 
 def remarks(notes: Mapping[Note, Sequence[int]], runs: Sequence[Values]) -> list[str]:
@@ -26,22 +29,34 @@ def remarks(notes: Mapping[Note, Sequence[int]], runs: Sequence[Values]) -> list
             for note, members in notes.items()]
 
 
+def stop_of_all(stops: Sequence[tuple[DbrunError, Sequence[int]]], runs: Sequence[Values]) -> DbrunError:
+    """One error that says of each reason why runs would stop, in which; the last one's way out is its own."""
+    lines: list[str] = []
+    for error, members in stops:
+        which = f"all {len(runs)} runs" if len(members) == len(runs) else _which(members, runs)
+        lines.append(f"{error.message} ({which})")
+        lines += [f"  → {error.fix}"] if error.fix and error is not stops[-1][0] else []
+    return type(stops[0][0])("\n".join(lines), fix=stops[-1][0].fix)
+
+
 def plan_table(work: Sequence[Together], runs: Sequence[Values], known: Sequence[Estimate | None]) -> str:
     """Each piece of work once, with the runs that it is for, and what is known of what it and all of them take."""
     rows = [[one.plan.name, status_word(one.plan.status), about(estimate), _whose(one.runs, runs), str(one.plan.reason)]
             for one, estimate in zip(work, known, strict=True)]
     if not any(known):
         rows = [[*row[:2], *row[3:]] for row in rows]
-    todo = [one for one in work if one.plan.status is not Status.HIT]
+    todo = [one for one in work if one.plan.status in TODO]
     alone = sum(len(one.runs) for one in todo)
     work_left = f"{counted(len(todo), 'stage')} to run" + (f" instead of {alone}" if alone > len(todo) else "")
-    last = f"{counted(len(runs), 'run')}: {work_left if todo else 'nothing to do'}"
+    blocked = sum(one.plan.status is Status.BLOCKED for one in work)
+    parts = [*([work_left] if todo else []), *([f"{counted(blocked, 'stage')} blocked"] if blocked else [])]
+    last = f"{counted(len(runs), 'run')}: {'; '.join(parts) or 'nothing to do'}"
     return "\n".join([aligned(rows), last, *([_going_by(work, runs, known)] if any(known) else [])])
 
 
 def _going_by(work: Sequence[Together], runs: Sequence[Values], known: Sequence[Estimate | None]) -> str:
     """What all pieces take together; one of which nothing is known is told from others of its stage by its runs."""
-    pieces = [(one, estimate) for one, estimate in zip(work, known, strict=True) if one.plan.status is not Status.HIT]
+    pieces = [(one, estimate) for one, estimate in zip(work, known, strict=True) if one.plan.status in TODO]
     stages = {one.plan.name for one, estimate in pieces if estimate}
     return going_by([(one.plan.name, estimate) for one, estimate in pieces if estimate],
                     [f"{one.plan.name} ({_which(one.runs, runs)})" if one.plan.name in stages else one.plan.name

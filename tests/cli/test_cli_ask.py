@@ -236,3 +236,18 @@ def test_validate_says_what_it_could_not_look_at(folder: Path) -> None:
     assert run("validate", "dog.yaml", words[0], **env).stdout == "dog.yaml: valid; not looked at: its base\n"
     assert run("validate", "dog.yaml", *words[1:], **env).stdout == (
         "dog.yaml: valid; not looked at: `subject.images`\n")
+
+
+def test_a_sweep_with_a_run_that_cannot_run_starts_none(folder: Path) -> None:
+    sweep = ["--sweep", "train.precision=fp32,fp16", "--sweep", "seed=1,2"]
+    why = "generate-priors cannot run: fp16 needs a GPU, and this runs on the CPU (precision=fp16)"
+    fix = "write `train.precision: fp32` (or bf16)"
+    planned = run("plan", "dog.yaml", *sweep, CUDA_VISIBLE_DEVICES="")
+    assert planned.stderr.endswith(f"a run would stop: {why}\n  → {fix}\n")
+    assert planned.stdout.splitlines()[-1] == "4 runs: 11 stages to run instead of 16; 8 stages blocked"
+    refused = run("run", "dog.yaml", *sweep, check=1, CUDA_VISIBLE_DEVICES="")
+    assert (refused.stdout, refused.stderr) == ("", f"error: {why}\n  → {fix}\n")
+    told = run("run", "dog.yaml", *sweep, "--json", check=1, CUDA_VISIBLE_DEVICES="").stdout.splitlines()
+    assert [json.loads(line)["message"] for line in told] == [why]
+    planned = run("plan", "dog.yaml", "--sweep", "seed=1,2", "train.precision=fp16", "--json", CUDA_VISIBLE_DEVICES="")
+    assert "would stop" not in planned.stderr

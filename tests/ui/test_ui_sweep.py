@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dbrun.errors import StageFailed
 from dbrun.events import Note
 from dbrun.plan.estimate import Estimate
 from dbrun.plan.grid import Together
 from dbrun.plan.planner import StagePlan, Status
 from dbrun.plan.reasons import Simply
-from dbrun.ui.sweep import plan_table, remarks
+from dbrun.ui.sweep import plan_table, remarks, stop_of_all
 
 RUNS = [(("train.steps", steps), ("seed", seed)) for steps in ("30", "60") for seed in ("1", "2")]
 
@@ -39,3 +40,18 @@ def test_a_note_stands_once_and_says_which_runs_it_is_about() -> None:
                                     "p: of others (steps=30 seed=1; steps=60 seed=2)"]
     many = [(("seed", str(number)),) for number in range(9)]
     assert remarks({Note("p", "x"): list(range(8))}, many) == ["p: x (seed=0; seed=1; seed=2; 5 more)"]
+
+
+def test_what_stops_runs_is_told_once_with_those_that_it_stops_and_its_own_way_out() -> None:
+    one, other = StageFailed("no GPU", fix="write a"), StageFailed("no package", fix="write b")
+    error = stop_of_all([(one, [0, 1]), (other, [0, 1, 2, 3])], RUNS)
+    assert (type(error), str(error)) == (
+        StageFailed, "no GPU (steps=30)\n  → write a\nno package (all 4 runs)\n  → write b")
+
+
+def test_what_cannot_run_is_no_work() -> None:
+    work = [piece("load", 0, 1), piece("train", 0, status=Status.BLOCKED), piece("train", 1, status=Status.BLOCKED)]
+    assert plan_table(work, RUNS[:2], [Estimate(1.0, 7, 1), None, None]).splitlines()[-2:] == [
+        "2 runs: 1 stage to run instead of 2; 2 stages blocked",
+        "about 1.0 s, up to about 7 B of memory, 1 B of disk for results, going by earlier runs"]
+    assert plan_table(work[1:], RUNS[:2], [None, None]).splitlines()[-1] == "2 runs: 2 stages blocked"
