@@ -17,9 +17,13 @@ train:
   learning_rate: 1e-4
 export: [diffusers, peft]
 """
+PROMPT = "instance_prompt: a photo of sks dog"
 END = "export: [diffusers, peft]\n"
 # name → what stands in the good recipe, what replaces it
 CHANGED = {
+    "dollar_in_double_quotes": (PROMPT, 'instance_prompt: "a ${oc.env:HOME} dog"'),
+    "escape_in_double_quotes": (PROMPT, r'instance_prompt: "a \${oc.env:HOME} dog"'),
+    "folder_in_double_quotes": ("embedded:sks_dog", r'"C:\dogs"'),
     "misspelt_section": ("subject:", "subjekt:"), "misspelt_key": ("steps: 300", "stpes: 300"),
     "misspelt_key_in_braces": ("rank: 16", "rnak: 16"), "misspelt_key_of_base": ("path: embedded", "paht: embedded"),
     "misspelt_key_of_prior": ("count: 4", "cuont: 4"), "misspelt_key_of_images": ("resolution: 64", "resolutoin: 64"),
@@ -61,4 +65,6 @@ CHANGED = {
 }
 WORDS = {"override_of_an_unknown_key": "train.stepz=3", "override_of_a_wrong_type": "train.steps=many",
          "override_without_a_key": "=3", "override_with_a_hole": "train..steps=3",
-         "override_of_extends": "extends=a.yaml"}
+         "override_of_extends": "extends=a.yaml",
+         "escape_on_the_command_line": r'subject.instance_prompt="a \${x} # 3"',
+         "open_bracket_on_the_command_line": "export=[peft"}

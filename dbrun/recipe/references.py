@@ -22,7 +22,7 @@ KEY = re.compile(r"\s*([A-Za-z_][\w-]*(?:\.[\w-]+|\[\d+\])*)\s*")
 LONGEST, MOST, SUM = 4096, 256, 1 << 16
 PLAIN, QUOTED = "\x01", "\x02"
 """Written before a text while OmegaConf has it; no recipe may hold these characters, so nothing collides."""
-ESCAPE = "write \\${ for the two characters themselves"
+ESCAPE = "write \\${ for the two characters themselves, in double quotes \\\\${"
 """The way out where a text holds these two by chance; where a reference was meant, what it needs is said instead."""
 
 

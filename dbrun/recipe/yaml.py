@@ -103,11 +103,14 @@ def _unreadable(path: Path, asked: Place | None, error: OSError | ValueError) ->
 
     if isinstance(error, FileNotFoundError):
         folder = path.parent
-        names = sorted(p.name for p in folder.glob("*.y*ml"))
-        near = nearest(path.name, names)
-        there = f"recipes there: {', '.join(names)}" if names else f"no recipes in {shown(folder)}"
-        hint = f"; did you mean '{shown(folder / near)}'?" if near else f"; {there}"
-        fix = None if names else "dbrun new my_dog"
+        # `dbrun new` writes into recipes/ where there is one
+        files = [file for home in (folder, folder / "recipes") for file in sorted(home.glob("*.y*ml"))]
+        near = nearest(path.stem, [file.stem for file in files])
+        names = ", ".join(str(file.relative_to(folder)) for file in files)
+        there = f"recipes there: {names}" if files else f"no recipes in {shown(folder)}"
+        meant = next((shown(file) for file in files if file.stem == near), None)
+        hint = f"; did you mean '{meant}'?" if meant else f"; {there}"
+        fix = None if files else "dbrun new my_dog"
         return Problem(asked, "", f"no such recipe: {shown(path)}{hint}", fix)
     if isinstance(error, IsADirectoryError):
         return Problem(asked, "", f"{path} is a folder, expected a recipe file")
@@ -210,8 +213,14 @@ def _syntax(error: yaml.MarkedYAMLError, source: Source) -> Problem:
     if "mapping values are not allowed" in said:
         return Problem(place, "", "found a second ': ' where a value stands, or a wrong indentation",
                        "put text that contains ': ' in quotes, and give keys of one level one indentation")
+    if "unknown escape" in said:
+        # libyaml points at the backslash, PyYAML's own reader behind it
+        wrong = rest[:2] if rest.startswith("\\") else place.text[place.column - 2:place.column]
+        return Problem(place, "", f"found {wrong} in double quotes, where a backslash begins an escape",
+                       f"write \\{wrong}, or put the text in single quotes")
     if "${" in place.text and "{" in place.text.replace("${", ""):
         return Problem(place, "", f"not YAML: {said}", 'in { } a reference needs quotes: "${train.steps}"')
     context = f" {error.context}" if error.context and error.problem else ""
     return Problem(place, "", f"not YAML: {said}{context}",
+                   "look at its quotes and brackets" if source.file is None else
                    "look at this line and the one above: indentation, quotes, brackets")

@@ -71,8 +71,8 @@ def test_a_reference_that_leads_nowhere_is_told(load, good, value, fragments) ->
 @pytest.mark.parametrize(("value", "fix"), [
     ("${train.stepss}", "write ${train.steps}"), ("${env:HOME}", "write `env: [HOME]` at the top of the recipe"),
     ("${train.keep}", "write `train.keep` too: a reference takes what is written, never a default"),
-    ("${zzz}", "write \\${ for the two characters themselves"),
-    ("${oc.decode:5}", "write \\${ for the two characters themselves"),
+    ("${zzz}", "write \\${ for the two characters themselves, in double quotes \\\\${"),
+    ("${oc.decode:5}", "write \\${ for the two characters themselves, in double quotes \\\\${"),
 ])
 def test_the_way_out_is_that_of_what_was_meant(load, good, value, fix) -> None:
     with pytest.raises(Problems) as caught:

@@ -123,6 +123,18 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     assert read(file).keys["a"].column == 1
 
 
+def test_a_missing_file_is_looked_for_in_recipes_too_and_its_ending_makes_nothing_alike(tmp_path: Path) -> None:
+    (tmp_path / "bin.yaml").write_text("a: 1")
+    with pytest.raises(Problems, match=r"mine1\.yaml; recipes there: bin\.yaml$"):
+        read(tmp_path / "mine1.yaml")
+    (tmp_path / "mine2.yaml").write_text("a: 1")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine1.yaml").write_text("a: 1")
+    for name in ("mine1.yaml", "mine1.yml", "mine1"):
+        with pytest.raises(Problems, match=r"did you mean '[^']*recipes/mine1\.yaml'\?$"):
+            read(tmp_path / name)
+
+
 def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "sks_dog.yaml").write_text("a: 1")
     with pytest.raises(Problems, match=r"no such recipe: .*; did you mean '.*sks_dog\.yaml'"):
