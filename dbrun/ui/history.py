@@ -12,8 +12,8 @@ from dbrun.plan.planner import Plan
 from dbrun.space import words as bytes_in_words
 from dbrun.store.runs import RUN, Run
 from dbrun.ui.plan import status_word
-from dbrun.ui.table import aligned
-from dbrun.ui.terminal import ago, clock, columns, paint, past
+from dbrun.ui.table import GAP, aligned, listed
+from dbrun.ui.terminal import ago, clock, columns, paint, past, width
 
 CREATED = "%Y-%m-%dT%H:%M:%SZ"
 STEPS = 10
@@ -30,7 +30,7 @@ def run_table(rows: Sequence[tuple[Run, int]]) -> str:
     lines = [[run.id, past(began(run) or 0.0), paint(run.state, STYLES[run.state], sys.stdout), f"{size:>{wide}}",
               "; ".join(part for part in ("pinned" if run.pinned else "", ended(run)) if part)]
              for (run, _), size in zip(rows, sizes, strict=True)]
-    return aligned(lines, head=["run", "ago", "state", f"{'keeps':>{wide}}", "what it did"], short=True)
+    return listed(lines, head=["run", "ago", "state", f"{'keeps':>{wide}}", "what it did"])
 
 
 def began(run: Run) -> float | None:
@@ -118,15 +118,25 @@ def comparison(found: Comparison, first: Run, second: Run) -> str:
     parts = [(title, rows) for title, rows in (("recipe", found.recipe), ("keys of stages", found.stages),
                                                ("results", found.results)) if rows]
     cells = {title: [[title, "a", "b"], *_cells(rows)] for title, rows in parts}
-    # one column under the other, so that the eye has one way down
-    wide = [max(columns(row[i]) for rows in cells.values() for row in rows) for i in (0, 1)] if cells else []
-    blocks = [aligned(rows[1:], head=[cell.ljust(size) for cell, size in zip(rows[0], [*wide, 0], strict=True)])
-              for rows in cells.values()]
+    names = max((columns(row[0]) for rows in cells.values() for row in rows), default=0)
+    half = (width(sys.stdout) - names) // 2 - len(GAP) if sys.stdout.isatty() else sys.maxsize
+    # one column under the other, so that the eye has one way down; what is too long for that, below its name
+    wide = max((columns(row[1]) for rows in cells.values() for row in rows if _fits(row, half)), default=0)
+    blocks = ["\n".join([aligned([row for row in rows if _fits(row, half)],
+                                 head=[cell.ljust(size) for cell, size in zip(head, [names, wide, 0], strict=True)]),
+                         *(f"{name}\n{aligned([['  a', a], ['  b', b]])}"
+                           for name, a, b in rows if not _fits([name, a, b], half))])
+              for head, *rows in cells.values()]
     if found.same:
         blocks.append(aligned([[f"the same in both: {', '.join(found.same)}"]]))
     if cells:
         blocks.insert(0, aligned([["a", first.id], ["b", second.id]], styles=["dim"]))
     return "\n\n".join(blocks) or "the two runs are the same"
+
+
+def _fits(row: Sequence[str], half: int) -> bool:
+    """Whether both values of a row fit beside each other into so many columns each."""
+    return max(map(columns, row[1:])) <= half
 
 
 def _cells(rows: Sequence[Row]) -> list[list[str]]:

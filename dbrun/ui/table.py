@@ -36,6 +36,19 @@ def aligned(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: 
     return "\n".join(lines)
 
 
+def listed(rows: Sequence[Sequence[str]], *, head: Sequence[str]) -> str:
+    """A line a row; on a screen too narrow for the columns, the first of each row on a line of its own, to be copied.
+    """
+    wide = [max(map(columns, column)) for column in zip(*(row[:-1] for row in [head, *rows]), strict=True)]
+    if not sys.stdout.isatty() or sum(wide) + len(GAP) * len(wide) + LEAST <= width(sys.stdout):
+        return aligned(rows, head=head, short=True)
+    rest = aligned([["", *row[1:]] for row in rows], head=["", *head[1:]], short=True).split("\n")
+    if len(rest) > len(rows) + 1:
+        return aligned(rows, head=head, short=True)
+    first = [paint(head[0], "dim", sys.stdout), *(row[0] for row in rows)]
+    return "\n".join(f"{name}\n{line}" for name, line in zip(first, rest, strict=True))
+
+
 def _folded(text: str, indent: int, screen: int | None, short: bool) -> tuple[list[str], str]:
     """The lines of a row's last cell, and what stands before the second. screen: its columns, where there is one."""
     text = text.partition("\n")[0] if short else text

@@ -1,20 +1,25 @@
 """Do plans, provenance and durations read well?"""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from dbrun.errors import UsageError
+from dbrun.plan.compare import Comparison
 from dbrun.plan.estimate import Estimate
 from dbrun.plan.planner import Plan, StagePlan, Status
 from dbrun.plan.reasons import After, Simply
 from dbrun.store.census import Room
 from dbrun.store.check import Finding, Report
+from dbrun.store.runs import Run
 from dbrun.store.sweep import Sweep
+from dbrun.ui.history import comparison
 from dbrun.ui.plan import going_by, table
 from dbrun.ui.provenance import outline
 from dbrun.ui.store import report_lines, sweep_lines
-from dbrun.ui.table import aligned
+from dbrun.ui.table import aligned, listed
 from dbrun.ui.terminal import clock, complain, counted
 
 
@@ -89,6 +94,32 @@ def test_a_list_has_a_line_for_each_thing_and_cuts_no_path(monkeypatch: pytest.M
     assert aligned(rows, short=True).splitlines() == ["a  the loss is nan at step 2…", f"b  outputs/{'c' * 40}"]
     long = [[f"{'r' * 28}", rows[0][1]]]
     assert aligned(long, short=True).splitlines() == ["r" * 28, "    the loss is nan at step 2…"]
+
+
+def test_a_name_too_long_for_the_screen_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, head = [["r" * 40, "2 min", "done"], ["s", "now", "all cached"]], ["run", "ago", "what"]
+    whole = listed(rows, head=head)
+    assert whole == aligned(rows, head=head)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "50")
+    assert listed(rows, head=head).splitlines() == [
+        "run", "  ago    what", "r" * 40, "  2 min  done", "s", "  now    all cached"]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert listed(rows, head=head) == whole
+
+
+def test_only_values_too_long_for_half_of_the_screen_stand_below_their_key(monkeypatch: pytest.MonkeyPatch,
+                                                                           tmp_path: Path) -> None:
+    long, other = (f"sks_dog-train.steps-{n}-adapt.denoiser.rank-4" for n in (4, 5))
+    found = Comparison((("name", long, other), ("train.steps", "4", "5")), (), (), ())
+    a, b = (Run(tmp_path / name, name, False, False, None, None) for name in "ab")
+    assert re.search(rf"^name +{long}  {other}$", comparison(found, a, b), re.M)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert comparison(found, a, b).splitlines() == [
+        "a  a", "b  b", "", "recipe       a  b", "train.steps  4  5", "name", f"  a  {long}", f"  b  {other}"]
 
 
 @pytest.mark.parametrize(("number", "told"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (10000, "10,000 runs")])
