@@ -112,4 +112,6 @@ def trigger(recipe: Mapping[str, Any]) -> str | None:
 
 
 def _broken(path: Path, why: str) -> RecipeError:
+    if path.suffix != ".safetensors":
+        return RecipeError(f"{path} is no .safetensors file: {why}", fix="name one that a run exported")
     return RecipeError(f"{path} is no whole safetensors file: {why}", fix="fetch or write the file again")

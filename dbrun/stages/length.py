@@ -69,7 +69,8 @@ def told(recipe: Recipe, sources: Sources) -> str:
     """The arithmetic in words."""
     train, found = recipe.train, length(recipe, sources)
     epochs = _count(found.steps / found.steps_per_epoch, "epoch")
-    whole = f"{train.epochs} epochs = {found.steps} steps" if train.epochs else f"{found.steps} steps = {epochs}"
+    steps = _count(found.steps, "step")
+    whole = f"{_count(train.epochs, 'epoch')} = {steps}" if train.epochs else f"{steps} = {epochs}"
     held = f"{_count(found.held, 'picture')} held out; " if found.held else ""
     if len(found.shapes) > 1:
         micro = per_epoch(found.shapes, train.batch_size)

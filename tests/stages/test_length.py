@@ -91,6 +91,8 @@ def test_the_plan_says_the_arithmetic() -> None:
     assert told(recipe(steps=300, batch_size=5, scale_lr=True, learning_rate=2e-3), sources(5)) == (
         "5 pictures ÷ 5 a batch = 1 step an epoch; 300 steps = 300 epochs; "
         "learning rate 0.002 × 1 × 5 = 0.01")
+    assert told(recipe(epochs=1, batch_size=5), sources(5)).endswith("; 1 epoch = 1 step")
+    assert told(recipe(steps=1, batch_size=5), sources(5)).endswith("; 1 step = 1 epoch")
     shared = recipe(steps=10, batch_size=1, accumulation=4).model_copy(update={"launch": Launch(processes=2)})
     assert told(shared, sources(5)).startswith("5 pictures ÷ (1 × 4 accumulated) = 1.25 steps an epoch; 10 steps = ")
     assert told(shared, sources(5)).endswith("; 2 processes, each with 2 micro-batches a step")
