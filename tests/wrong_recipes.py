@@ -21,6 +21,9 @@ PROMPT = "instance_prompt: a photo of sks dog"
 END = "export: [diffusers, peft]\n"
 # name → what stands in the good recipe, what replaces it
 CHANGED = {
+    "older_schema": ("dbrun/v1", "dbrun/v0"), "whole_number_with_an_exponent": ("steps: 300", "steps: 1e3"),
+    "whole_number_with_a_point": ("resolution: 64", "resolution: 64.0"),
+    "no_for_false": ("steps: 300", "tf32: no"), "flag_in_quotes": ("steps: 300", 'tf32: "true"'),
     "dollar_in_double_quotes": (PROMPT, 'instance_prompt: "a ${oc.env:HOME} dog"'),
     "escape_in_double_quotes": (PROMPT, r'instance_prompt: "a \${oc.env:HOME} dog"'),
     "folder_in_double_quotes": ("embedded:sks_dog", r'"C:\dogs"'),
@@ -66,5 +69,6 @@ CHANGED = {
 WORDS = {"override_of_an_unknown_key": "train.stepz=3", "override_of_a_wrong_type": "train.steps=many",
          "override_without_a_key": "=3", "override_with_a_hole": "train..steps=3",
          "override_of_extends": "extends=a.yaml",
+         "profile_as_an_override": "profile=ci", "override_of_nothing_known": "frobnicate=1",
          "escape_on_the_command_line": r'subject.instance_prompt="a \${x} # 3"',
          "open_bracket_on_the_command_line": "export=[peft"}

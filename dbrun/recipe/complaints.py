@@ -18,7 +18,11 @@ from dbrun.recipe.words import nearest, one_of, unknown_key
 
 VERSION = re.compile(r"dbrun/v(\d{1,9})")
 ABSENT = ("missing", "union_tag_not_found")
-OWN = ("wants_int", "wants_float", "wants_flag", "wants_text", "wants_finite")
+OWN = ("wants_int", "wants_float", "wants_bool", "wants_text", "wants_finite")
+FLAGS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+"""What other YAML calls true and false."""
+LARGEST = 1e15
+"""Up to here every whole number is a float of its own."""
 
 
 def translate(error: ValidationError, data: Table, *, part: bool = False) -> list[Problem]:
@@ -65,8 +69,11 @@ def _problem(item: Any, path: Path, spot: shape.Spot, data: Table) -> Problem:
     key, node = dotted(path), at(data, path)
     if item["type"] == "extra_forbidden":
         level = shape.locate(tuple(item["loc"])[:-1], data)[1]
-        here = shape.keys(level) + (KEYS if len(path) == 1 else ())
-        return Problem(_key_place(path, data), key, unknown_key(key, here, shape.everywhere()))
+        place = _key_place(path, data)
+        if place.file is None and key in ("profile", "profiles"):
+            return Problem(place, key, "unknown key; a profile is named by an option", "--profile NAME")
+        here = shape.keys(level) + (KEYS if len(path) == 1 and place.file is not None else ())
+        return Problem(place, key, unknown_key(key, here, shape.everywhere()))
     if item["type"] == "missing":
         return Problem(_mapping_place(path[:-1], data), key, _missing(path, spot))
     if item["type"] in ("union_tag_not_found", "union_tag_invalid") and isinstance(node, Table):
@@ -74,16 +81,37 @@ def _problem(item: Any, path: Path, spot: shape.Spot, data: Table) -> Problem:
     if node is None:
         return Problem(_key_place(path, data), key, str(item["msg"]))
     message = f"found {found(node)}, allowed: {_allowed(item, node, spot)}"
-    if path == ("schema",) and isinstance(node, Scalar) and _newer(node.value, shape.choices(spot.annotation)):
-        return Problem(node.place, key, f"{message}; this dbrun is older than the recipe",
-                       "pip install --upgrade dbrun")
+    if path == ("schema",) and isinstance(node, Scalar) and VERSION.fullmatch(node.value):
+        return Problem(node.place, key, *_other_version(message, node.value, shape.choices(spot.annotation)))
+    if isinstance(node, Scalar) and (meant := _rewritten(item["type"], node.value)):
+        return Problem(node.place, key, message, f"write {meant}")
     near = nearest(node.value, _options(item, spot)) if isinstance(node, Scalar) and node.value else None
     # the right word in the wrong form: a list is wanted
     meant = f"[{near}]" if isinstance(node, Scalar) and near == node.value else f"'{near}'"
     return Problem(node.place, key, f"{message}; did you mean {meant}?" if near else message)
 
 
-def _newer(schema: str, known: Sequence[str]) -> bool:
+def _rewritten(kind: str, value: str) -> str | None:
+    """A value as recipes write it, where another way of writing the same is clear; None where it is not."""
+    if not isinstance(value, Plain):
+        return None
+    if kind == "wants_bool":
+        return FLAGS.get(value.lower())
+    try:
+        number = float(value) if kind == "wants_int" else float("nan")
+    except ValueError:
+        return None
+    return str(int(number)) if abs(number) < LARGEST and number == int(number) else None
+
+
+def _other_version(message: str, schema: str, known: Sequence[str]) -> tuple[str, str]:
+    """What to say, and to do, about a version of the language that is not known here."""
+    if newer(schema, known):
+        return f"{message}; this dbrun is older than the recipe", "pip install --upgrade dbrun"
+    return f"{message}; there is only {one_of(known)}", f"write `schema: {known[-1]}`"
+
+
+def newer(schema: str, known: Sequence[str]) -> bool:
     """Whether the recipe is written in a version of the language that comes after those known here."""
     written, *others = (VERSION.fullmatch(text) for text in (schema, *known))
     return written is not None and all(other is not None and int(written[1]) > int(other[1]) for other in others)
