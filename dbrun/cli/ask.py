@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dbrun.cli.run import read
-from dbrun.cli.words import Asked, asked_or_at_hand
+from dbrun.cli.words import Asked, asked_or_at_hand, check_stage
 from dbrun.plan.planner import EXPORT_STAGE, Plan, Scope, Status, plan_of, scope
 from dbrun.plan.selection import Selection
 from dbrun.provenance import RECORD
@@ -31,6 +31,7 @@ def show_explanation(stage: str, words: Sequence[str], profiles: Sequence[str] |
     from dbrun.plan.explain import explain
     from dbrun.ui.explain import explanation
 
+    check_stage(stage)
     _, within = _scope(words, profiles, Selection(until=stage))
     found = explain(within, stage)
     put(json.dumps(found.as_json(), indent=1) if as_json else explanation(found))

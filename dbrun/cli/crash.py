@@ -42,6 +42,6 @@ def misused(error: Exception) -> UsageError | None:
     context = getattr(error, "ctx", None)
     if not isinstance(error, typer.BadParameter.__base__ or ()) or context is None:
         return None
-    words = str(error.format_message()).rstrip(".").replace(". Did", "; did")  # type: ignore[attr-defined]
+    words = str(error.format_message()).rstrip(".").replace(". Did", "; did").replace(" (Possible options: --help)", "")  # type: ignore[attr-defined]
     usage = f"\n  usage: {' '.join(context.get_usage().split()[1:])}" if context.parent is not None else ""
     return UsageError(f"{words[:1].lower()}{words[1:]}{usage}", fix=f"{context.command_path} --help")

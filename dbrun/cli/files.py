@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbrun.errors import RecipeError, UsageError
+from dbrun.errors import DbrunError, RecipeError, UsageError
 from dbrun.ui.terminal import complain, put, say
 from dbrun.values import dataclass
 
@@ -52,7 +52,7 @@ def validate_all(files: Sequence[Path], overrides: Sequence[str], profiles: Sequ
         for file in files:
             found[str(file)] = one = _check(file, overrides, profiles, store, alone)
             if not as_json:
-                _tell(file, one)
+                _tell(file, one, alone=len(files) == 1)
         if as_json:
             put(json.dumps({"format_version": 1, "files": [
                 {"file": file, "valid": not one.problems, "problems": [problem.as_json() for problem in one.problems],
@@ -85,11 +85,14 @@ def _check(file: Path, overrides: Sequence[str], profiles: Sequence[str], store:
     return Checked((), tuple(note for note in located.notes if note.level == "warning"), unseen, loaded)
 
 
-def _tell(file: Path, one: Checked) -> None:
+def _tell(file: Path, one: Checked, *, alone: bool) -> None:
+    """alone: no other file is checked beside it, so that what is wrong is wrong with this one."""
     from dbrun.recipe.places import Problems
     from dbrun.ui.terminal import warning
 
     if one.problems:
+        if not alone:
+            say(f"{file}: not valid")
         complain(Problems(one.problems))
         return
     for note in one.warnings:
@@ -97,25 +100,41 @@ def _tell(file: Path, one: Checked) -> None:
     put(f"{file}: valid{f'; not looked at: {listed}' if (listed := ', '.join(one.unseen)) else ''}")
 
 
-def migrate_all(files: Sequence[Path]) -> bool:
+def migrate_all(files: Sequence[Path], *, as_json: bool) -> bool:
     """Say of each recipe which version of the language it is written in; whether this dbrun knows them all.
 
     There is one version so far, so there is nothing to rewrite yet.
     """
+    found = {str(file): _version(file) for file in files}
+    if as_json:
+        put(json.dumps({"format_version": 1, "files": [
+            {"file": file, "schema": said, "current": error is None, "error": error.as_json() if error else None}
+            for file, (said, error) in found.items()]}, indent=1))
+        return not any(error for _, error in found.values())
+    for file, (said, error) in found.items():
+        if error:
+            complain(error)
+        elif said is None:
+            put(f"{file}: no `schema`; what a recipe extends may say it, any other needs `schema: {VERSION}`")
+        else:
+            put(f"{file}: {said}, nothing to do")
+    return not any(error for _, error in found.values())
+
+
+def _version(file: Path) -> tuple[str | None, DbrunError | None]:
+    """The version that a recipe says it is written in, and what is wrong with that or with the file."""
+    from dbrun.recipe.complaints import newer
     from dbrun.recipe.yaml import version
 
-    known = True
-    for file in files:
-        found = version(file)
-        if found is None:
-            put(f"{file}: no `schema`; what a recipe extends may say it, any other needs `schema: {VERSION}`")
-        elif found == VERSION:
-            put(f"{file}: {found}, nothing to do")
-        else:
-            complain(UsageError(f"{file}: found the version '{found}', this dbrun knows {VERSION} only",
-                                fix="pip install --upgrade dbrun"))
-            known = False
-    return known
+    try:
+        said = version(file)
+    except RecipeError as error:
+        return None, error
+    if said in (None, VERSION):
+        return said, None
+    later = newer(said, [VERSION])
+    return said, UsageError(f"{file}: found the version '{said}', this dbrun knows {VERSION} only",
+                            fix="pip install --upgrade dbrun" if later else f"write `schema: {VERSION}`")
 
 
 def schema_is_current(file: Path) -> bool:

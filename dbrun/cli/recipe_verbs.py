@@ -36,14 +36,14 @@ def validate(words: Annotated[list[str], typer.Argument(help="Recipes, and key=v
 
 @app.command()
 def migrate(files: Annotated[list[Path], typer.Argument(help="Recipes.", metavar="FILE", autocompletion=recipes,
-                                                        show_default=False)]) -> None:
+                                                        show_default=False)], json: Json = False) -> None:
     """Say whether recipes are written in today's language.
 
     There is one version so far, so that nothing is rewritten yet.
     """
     from dbrun.cli.files import migrate_all
 
-    if not migrate_all(files):
+    if not migrate_all(files, as_json=json):
         raise typer.Exit(2)
 
 

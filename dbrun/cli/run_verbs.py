@@ -65,11 +65,12 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
     Stages above it run only if they are not cached.
     """
     from dbrun.cli.run import go
-    from dbrun.cli.words import asked_or_at_hand
+    from dbrun.cli.words import asked_or_at_hand, check_stage
     from dbrun.plan.selection import Selection
     from dbrun.store.store import store_at_hand
     from dbrun.ui.terminal import say
 
+    check_stage(name)
     wanted, why = asked_or_at_hand(words or [], profile, store_at_hand())
     if why is not None:
         say(why)

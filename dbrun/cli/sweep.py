@@ -60,12 +60,24 @@ def members(asked: Asked, sweeps: Sequence[str], selection: Selection, *, decode
         try:
             found.append(_member(asked, values, selection, decode))
         except Problems as error:
-            wrong += error.problems
+            wrong += [_of_key(problem, sweeps) for problem in error.problems]
     if wrong:
         raise Problems(wrong)
     if len({member.name for member in found}) < len(found):
         raise UsageError("two runs of the sweep have the same name", fix="sweep `name` alone, or leave it out")
     return found
+
+
+def _of_key(problem: Problem, sweeps: Sequence[str]) -> Problem:
+    """A problem with a swept key itself, in the words of the whole sweep: it is the same one for each value."""
+    place = problem.place
+    if place is None or place.file is not None:
+        return problem
+    key = place.text.partition("=")[0]
+    whole = next((word for word in sweeps if word.partition("=")[0] == key), None)
+    if whole is None or place.column + place.length - 1 > len(key):
+        return problem
+    return replace(problem, place=replace(place, text=whole))
 
 
 def _member(asked: Asked, values: tuple[tuple[str, str], ...], selection: Selection, decode: bool) -> Member:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SAYS_SO = re.compile(rb"^(schema:[ \"']*dbrun/|extends:)", re.MULTILINE)
 """What stands in the file of a recipe and of hardly anything else."""
+YAML = (".yaml", ".yml")
+"""The endings of a recipe."""
 NAMED = 8
 """Recipes that are named where one has to be chosen."""
 
@@ -69,6 +71,15 @@ def asked_or_at_hand(words: Sequence[str], profiles: Sequence[str] | None, store
     return Asked(found.recipe, (*found.overrides, *overrides), tuple(profiles or found.profiles)), f"{found}: {why}"
 
 
+def check_stage(name: str) -> None:
+    """Raise UsageError where a recipe stands in the place of a stage."""
+    if Path(name).suffix in (*YAML, EXPORTED):
+        from dbrun.stages.base import stages
+
+        raise UsageError(f"found {name} where a stage stands, which goes before the recipe; "
+                         f"the stages are {', '.join(stages())}", fix=f"name one, such as train {name}")
+
+
 def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The recipe, if one is named, and the `key=value` overrides.
 
@@ -105,7 +116,7 @@ def at_hand(store: Store) -> tuple[Asked, str]:
 
 def _recipes(folder: Path) -> list[Path]:
     """The YAML files of a folder that say that they are recipes; in recipes/ all of them."""
-    found = sorted(p for p in folder.glob("*.y*ml") if p.suffix in (".yaml", ".yml"))
+    found = sorted(p for p in folder.glob("*.y*ml") if p.suffix in YAML)
     return [p for p in found if p.parent != Path() or _is_recipe(p)]
 
 

@@ -171,7 +171,19 @@ def test_a_version_that_nobody_knows_is_refused(folder: Path) -> None:
     assert run("migrate", "old.yaml").stdout == (
         "old.yaml: no `schema`; what a recipe extends may say it, any other needs `schema: dbrun/v1`\n")
     (folder / "new.yaml").write_text("schema: dbrun/v9\n")
-    assert "found the version 'dbrun/v9', this dbrun knows dbrun/v1 only" in run("migrate", "new.yaml", check=2).stderr
+    (folder / "none.yaml").write_text("schema: dbrun/v0\n")
+    files = ["gone.yaml", "new.yaml", "none.yaml", "dog.yaml"]
+    done = run("migrate", *files, check=2)
+    assert done.stdout == "dog.yaml: dbrun/v1, nothing to do\n"
+    assert "no such recipe: gone.yaml" in done.stderr and done.stderr.endswith(
+        "error: new.yaml: found the version 'dbrun/v9', this dbrun knows dbrun/v1 only\n"
+        "  → pip install --upgrade dbrun\n"
+        "error: none.yaml: found the version 'dbrun/v0', this dbrun knows dbrun/v1 only\n"
+        "  → write `schema: dbrun/v1`\n")
+    told = json.loads(run("migrate", *files, "--json", check=2).stdout)["files"]
+    assert [(one["file"], one["schema"], one["current"], one["error"] is None) for one in told] == [
+        ("gone.yaml", None, False, False), ("new.yaml", "dbrun/v9", False, False),
+        ("none.yaml", "dbrun/v0", False, False), ("dog.yaml", "dbrun/v1", True, True)]
 
 
 def test_the_next_word_is_completed(folder: Path) -> None:
@@ -251,3 +263,24 @@ def test_a_sweep_with_a_run_that_cannot_run_starts_none(folder: Path) -> None:
     assert [json.loads(line)["message"] for line in told] == [why]
     planned = run("plan", "dog.yaml", "--sweep", "seed=1,2", "train.precision=fp16", "--json", CUDA_VISIBLE_DEVICES="")
     assert "would stop" not in planned.stderr
+
+
+def test_of_several_recipes_it_is_said_which_is_wrong(folder: Path) -> None:
+    (folder / "cat.yaml").write_text(starter("cat"))
+    said = run("validate", "dog.yaml", "cat.yaml", "trian=3", check=2).stderr
+    assert re.findall("^.*: not valid$", said, re.MULTILINE) == ["dog.yaml: not valid", "cat.yaml: not valid"]
+    assert run("validate", "dog.yaml", "trian=3", check=2).stderr.startswith("error: command line: trian: ")
+
+
+@pytest.mark.parametrize("verb", ["explain", "stage"])
+def test_a_recipe_in_the_place_of_a_stage_is_no_stage(folder: Path, verb: str) -> None:
+    said = run(verb, "dog.yaml", check=2).stderr
+    assert said.startswith("error: found dog.yaml where a stage stands, which goes before the recipe; the stages are ")
+    assert "generate-priors" in said and said.endswith("\n  → name one, such as train dog.yaml\n")
+
+
+def test_a_file_that_is_no_adapter_need_not_be_fetched_again(folder: Path) -> None:
+    (folder / "x.png").write_bytes(b"no adapter")
+    said = run("show", "x.png", check=2).stderr
+    assert said.startswith("error: x.png is no .safetensors file: ")
+    assert said.endswith("\n  → name one that a run exported\n")

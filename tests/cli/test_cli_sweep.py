@@ -101,6 +101,15 @@ def test_all_wrong_values_are_told_at_once_and_each_once(dog: Asked) -> None:
         "found '0'", "found 63", "found 'x'", "found '-3'"]
 
 
+def test_what_is_wrong_with_a_swept_key_itself_is_told_once(dog: Asked) -> None:
+    for sweep in ("train.stepz=1,2,x", "profile=ci,gpu", "extends=a,b"):
+        with pytest.raises(Problems) as caught:
+            members(dog, [sweep, "seed=1,2"], Selection())
+        assert [problem.place.text for problem in caught.value.problems if problem.place] == [sweep]
+    with pytest.raises(Problems, match=r"a profile is named by an option(.|\n)*→ --profile NAME"):
+        members(dog, ["profile=ci,gpu"], Selection())
+
+
 @pytest.mark.parametrize(("sweeps", "message"), [
     (["train.steps"], "a sweep is written key=value,value"), (["=1,2"], "a sweep is written"),
     (["train.steps=1,,2"], "a sweep is written"), (["seed=1,2", "seed=3"], "found two sweeps of seed"),

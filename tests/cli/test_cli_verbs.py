@@ -55,6 +55,9 @@ def test_help_and_a_misspelt_verb_know_all_verbs() -> None:
                    "  → dbrun explain --help"]),
     (["run", "--forse"], ["error: no such option: --forse (Possible options: --force, --from)",
                           "  usage: dbrun run [OPTIONS] [RECIPE] [KEY=VALUE]…", "  → dbrun run --help"]),
+    (["graph", "--sweep", "seed=1,2"], ["error: no such option: --sweep",
+                                        "  usage: dbrun graph [OPTIONS] [RECIPE] [KEY=VALUE]…",
+                                        "  → dbrun graph --help"]),
     (["verifi"], ["error: no such command 'verifi'; did you mean 'verify'?", "  → dbrun --help"])], ids=" ".join)
 def test_a_wrong_command_line_is_told_of_as_every_other_error(words: list[str], said: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", "dbrun", *words], capture_output=True, text=True)
