@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from dbrun.recipe.asides import Asides
 from dbrun.recipe.checks import check
 from dbrun.recipe.layers import from_command_line, from_files
 from dbrun.recipe.model import Recipe
-from dbrun.recipe.nodes import Table, leaves, merge, origins, plain_data
+from dbrun.recipe.nodes import Table, leaves, merge, origins, plain_data, without
 from dbrun.recipe.places import Place, Problem, Problems
 from dbrun.values import dataclass
 
@@ -68,9 +68,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), profiles: Sequence[st
 
 def read_recipe(path: Path, overrides: Sequence[str] = (),
                 profiles: Sequence[str] = ()) -> tuple[LoadedRecipe, tuple[Problem, ...]]:
-    """As `load_recipe`, with what does not go together in it as data: it can be judged with what its paths point at.
+    """As `load_recipe`, with what is wrong in it as data: the rest can be judged with what its paths point at.
 
-    Raises Problems where its words alone cannot be read.
+    Raises Problems where no more can be told than that.
     """
     path, wrong = path.absolute(), list[Problem]()
     whole, texts = _exported(path) if path.suffix == EXPORTED else from_files(path, wrong)
@@ -86,13 +86,14 @@ def read_recipe(path: Path, overrides: Sequence[str] = (),
     if recipe is None:
         raise Problems([*wrong, *aside])
     loaded = LoadedRecipe(recipe, path, dict(origins(laid)), Path.cwd(), tuple(profiles), texts)
-    return loaded, (*_disagreements(recipe, laid), *aside)
+    return loaded, (*(wrong or _disagreements(recipe, laid)), *aside)
 
 
 def _understood(data: Table, beside: Asides, wrong: list[Problem]) -> tuple[Table, Recipe | None]:
-    """The mapping without references, and the recipe if nothing is wrong with any of its words, which is noted.
+    """The mapping without references, and the recipe, without what is wrong in it, which is noted.
 
-    wrong: what is known already; where that is anything, what is missing may stand in what could not be read.
+    None where something could not be read, or is missing. wrong: what is known already; where that is anything, what is
+    missing may stand there.
     """
     part, unknown = bool(wrong), {problem.place for problem in wrong}
     try:
@@ -102,12 +103,23 @@ def _understood(data: Table, beside: Asides, wrong: list[Problem]) -> tuple[Tabl
         # what stands for something unknown is not judged by its type
         unknown |= {leaf.place for _, leaf in leaves(data) if "${" in leaf.value}
     wrong += asides.tokens(data)
+    whole = not wrong
     try:
         recipe = _typed(data, part=part)
     except Problems as error:
         wrong += [problem for problem in error.problems if problem.place not in unknown]
-        return data, None
-    return data, None if wrong else recipe
+        return data, _rest(data, error.problems) if whole else None
+    return data, recipe if whole else None
+
+
+def _rest(data: Table, problems: Iterable[Problem]) -> Recipe | None:
+    """The recipe without the keys that are wrong, if it can be without."""
+    for key in {problem.key for problem in problems}:
+        data = without(data, key)
+    try:
+        return _typed(data)
+    except Problems:
+        return None
 
 
 def _exported(path: Path) -> tuple[Table, dict[Path, str]]:

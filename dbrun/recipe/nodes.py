@@ -63,6 +63,16 @@ def merge(below: Table, above: Table) -> Table:
     return Table(entries, keys, above.place if above.place.file else below.place)
 
 
+def without(table: Table, key: str) -> Table:
+    """The mapping without the value of a dotted key; as it is where there is none in mappings of mappings."""
+    name, dot, rest = key.partition(".")
+    below = table.entries.get(name)
+    kept = {other: node for other, node in table.entries.items() if other != name}
+    if dot:
+        kept = {**table.entries, name: without(below, rest)} if isinstance(below, Table) else dict(table.entries)
+    return Table(kept, table.keys, table.place)
+
+
 def _other_type(below: Table, above: Table) -> bool:
     old, new = below.entries.get("type"), above.entries.get("type")
     return isinstance(old, Scalar) and isinstance(new, Scalar) and str(old.value) != str(new.value)

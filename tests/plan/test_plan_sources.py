@@ -352,3 +352,18 @@ def test_a_recipe_that_contradicts_itself_can_still_be_looked_at(name, tmp_path,
     with pytest.raises(Problems) as caught:
         locate(loaded, Store(tmp_path / "store"), wrong=wrong)
     assert caught.value.problems[:len(wrong)] == wrong
+
+
+def test_a_misspelt_key_does_not_hide_what_the_base_and_the_pictures_have_against_the_rest(recipe):
+    loaded, wrong = read_recipe(recipe, ["train.stepz=3", "train.batch_size=many", "images.resolution=50",
+                                         "subject.images=nowhere"])
+    with pytest.raises(Problems) as caught:
+        locate(loaded, Store(recipe.parent / "store"), wrong=wrong)
+    assert [problem.key for problem in caught.value.problems] == [
+        "train.batch_size", "train.stepz", "images.resolution", "subject.images"]
+    with pytest.raises(Problems) as caught:
+        load_recipe(recipe, ["train.stepz=3"])
+    assert [problem.key for problem in caught.value.problems] == ["train.stepz"]
+    with pytest.raises(Problems) as caught:
+        read_recipe(recipe, ["base=3"])
+    assert [problem.key for problem in caught.value.problems] == ["base"], "without it there is nothing to look at"
