@@ -113,13 +113,14 @@ def _understood(data: Table, beside: Asides, wrong: list[Problem]) -> tuple[Tabl
 
 
 def _rest(data: Table, problems: Iterable[Problem]) -> Recipe | None:
-    """The recipe without the keys that are wrong, if it can be without."""
+    """The recipe without the keys that are wrong, if it can be without: else more would only follow from these."""
     for key in {problem.key for problem in problems}:
         data = without(data, key)
     try:
-        return _typed(data)
+        recipe = _typed(data)
     except Problems:
         return None
+    return None if check(recipe) else recipe
 
 
 def _exported(path: Path) -> tuple[Table, dict[Path, str]]:

@@ -367,3 +367,7 @@ def test_a_misspelt_key_does_not_hide_what_the_base_and_the_pictures_have_agains
     with pytest.raises(Problems) as caught:
         read_recipe(recipe, ["base=3"])
     assert [problem.key for problem in caught.value.problems] == ["base"], "without it there is nothing to look at"
+    recipe.write_text(RECIPE.replace("instance_prompt", "instance_promt"))
+    with pytest.raises(Problems) as caught:
+        read_recipe(recipe, ["subject.images=nowhere"])
+    assert [problem.key for problem in caught.value.problems] == ["subject.instance_promt"], "no picture has one now"
