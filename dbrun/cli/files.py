@@ -52,7 +52,7 @@ def validate_all(files: Sequence[Path], overrides: Sequence[str], profiles: Sequ
         for file in files:
             found[str(file)] = one = _check(file, overrides, profiles, store, alone)
             if not as_json:
-                _tell(file, one, alone=len(files) == 1)
+                _tell(file, one, named=len(files) > 1)
         if as_json:
             put(json.dumps({"format_version": 1, "files": [
                 {"file": file, "valid": not one.problems, "problems": [problem.as_json() for problem in one.problems],
@@ -85,13 +85,13 @@ def _check(file: Path, overrides: Sequence[str], profiles: Sequence[str], store:
     return Checked((), tuple(note for note in located.notes if note.level == "warning"), unseen, loaded)
 
 
-def _tell(file: Path, one: Checked, *, alone: bool) -> None:
-    """alone: no other file is checked beside it, so that what is wrong is wrong with this one."""
+def _tell(file: Path, one: Checked, *, named: bool) -> None:
+    """named: say which file it is, where others are checked beside it."""
     from dbrun.recipe.places import Problems
     from dbrun.ui.terminal import warning
 
     if one.problems:
-        if not alone:
+        if named:
             say(f"{file}: not valid")
         complain(Problems(one.problems))
         return

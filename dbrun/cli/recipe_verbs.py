@@ -19,8 +19,8 @@ def validate(words: Annotated[list[str], typer.Argument(help="Recipes, and key=v
                                                         metavar="FILE… [KEY=VALUE]…", show_default=False,
                                                         autocompletion=recipes_and_keys)],
              profile: Profiles = None,
-             alone: Annotated[bool, typer.Option("--alone", help="Leave aside the base and the pictures they name.",
-                                                 )] = False,
+             alone: Annotated[bool, typer.Option("--alone", help="Leave aside the base and the pictures they name.")
+                              ] = False,
              json: Json = False) -> None:
     """Check recipes with what they point at; all mistakes at once."""
     from dbrun.cli.files import validate_all
