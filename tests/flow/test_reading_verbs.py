@@ -15,7 +15,8 @@ DO = {"run", "stage"}
 ADAPTER = "outputs/tiny/pytorch_lora_weights.safetensors"
 WORDS = {"plan": ["tiny.yaml"], "status": ["tiny.yaml"], "explain": ["train", "tiny.yaml"], "graph": ["tiny.yaml"],
          "lock": ["tiny.yaml"], "runs": [], "logs": [], "diff": ["tiny", "tiny"], "doctor": [],
-         "validate": ["tiny.yaml"], "show": [ADAPTER], "ls": [], "du": [], "verify": [], "gc": ["--dry-run"]}
+         "validate": ["tiny.yaml"], "migrate": ["tiny.yaml"], "show": [ADAPTER], "ls": [], "du": [], "verify": [],
+         "gc": ["--dry-run"]}
 MORE = [["plan", "tiny.yaml", "--pictures"], ["plan", "tiny.yaml", "--sweep", "seed=0,1"],
         ["run", "tiny.yaml", "--dry-run"], ["run", "tiny.yaml", "--sweep", "seed=0,1", "--dry-run"]]
 

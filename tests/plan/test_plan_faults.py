@@ -140,7 +140,9 @@ def test_killed_at_random_instants(fresh, whole):
 
 def test_a_limit_on_file_sizes_is_a_clear_error(fresh, whole):
     home = make_home(fresh / "home")
-    code = ("import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    # Python itself would write the half of a compiled module, and later trip over it
+    code = ("import resource, runpy, signal, sys; sys.dont_write_bytecode = True;"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY));"
             f"sys.path.insert(0, {str(SCRIPT.parent)!r}); sys.argv = ['x', {str(home)!r}];"
             f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')")
