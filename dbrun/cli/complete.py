@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dbrun.errors import DbrunError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 
 def recipes(incomplete: str) -> list[str]:
@@ -26,7 +30,9 @@ def keys(incomplete: str) -> list[str]:
         return _begun(_values(key), incomplete)
     key, equals, value = incomplete.partition("=")
     if not equals:
-        return _begun([f"{key}=" for key in everywhere()], incomplete)
+        found = _begun([f"{key}=" for key in everywhere()], incomplete)
+        # of two words bash completes what they have in common, and puts no space behind the equals sign
+        return found if len(found) != 1 else [*found, *(found[0] + word for word in _usual(found[0][:-1]))]
     listed = value[:value.rfind(",") + 1]
     return _begun([f"{key}={listed}{word}" for word in _values(key)], incomplete)
 
@@ -87,14 +93,28 @@ def _before_equals() -> str | None:
 
 def _values(key: str) -> list[str]:
     """The words that a key's value must be one of; none where it is a number, or text of one's own."""
-    from dbrun.recipe.shape import below, choices, fields, root
+    from dbrun.recipe.shape import choices
+
+    return list(dict.fromkeys(word for one in _fields(key) for word in choices(one.annotation)))
+
+
+def _usual(key: str) -> list[str]:
+    """The words that a key's value may be, or else the one that it has where nothing is said."""
+    usual = [one.default for one in _fields(key) if isinstance(one.default, (bool, int, float, str, type(None)))]
+    plain = {None: "null", True: "true", False: "false"}
+    words = [plain[one] if one is None or isinstance(one, bool) else str(one) for one in usual]
+    return _values(key) or list(dict.fromkeys(words))
+
+
+def _fields(key: str) -> list[FieldInfo]:
+    """What the models say of a key, in each part that may stand above it."""
+    from dbrun.recipe.shape import below, fields, root
 
     *above, last = key.split(".")
     spot = root()
     for step in above:
         spot = below(spot, step)
-    types = [fields(part)[last].annotation for part in spot.parts if last in fields(part)]
-    return list(dict.fromkeys(word for one in types for word in choices(one)))
+    return [fields(part)[last] for part in spot.parts if last in fields(part)]
 
 
 def _begun(words: Iterable[str], incomplete: str) -> list[str]:

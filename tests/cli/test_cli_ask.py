@@ -191,7 +191,7 @@ def test_the_next_word_is_completed(folder: Path) -> None:
     (folder / "recipes" / "cat.yaml").touch()
     assert complete.recipes("") == ["dog.yaml", "recipes/cat.yaml", "recipes/"]
     assert complete.recipes("recipes/") == ["recipes/cat.yaml"]
-    assert complete.keys("train.le") == ["train.learning_rate="]
+    assert complete.keys("train.le") == ["train.learning_rate=", "train.learning_rate=0.0001"]
     assert complete.stages("p") == ["preprocess"]
     line = {"_DBRUN_COMPLETE": "complete_bash", "COMP_WORDS": "dbrun ", "COMP_CWORD": "1"}
     offered = run(**line).stdout.split()
@@ -202,11 +202,13 @@ def test_the_next_word_is_completed(folder: Path) -> None:
     ("run dog.yaml --profile ", 4, ["ci", "gpu"]), ("status dog.yaml --profile g", 4, ["gpu"]),
     ("run gone.yaml --profile ", 4, []), ("run dog.yaml train.precision=b", 3, ["train.precision=bf16"]),
     ("run dog.yaml train.precision = b", 5, ["bf16"]), ("run dog.yaml train.precision =", 4, ["fp32", "bf16", "fp16"]),
-    ("plan dog.yaml --sweep train.le", 4, ["train.learning_rate="]),
+    ("plan dog.yaml --sweep train.le", 4, ["train.learning_rate=", "train.learning_rate=0.0001"]),
     ("plan dog.yaml --sweep train.precision=fp32,b", 4, ["train.precision=fp32,bf16"]),
     ("run dog.yaml adapt.denoiser.type=o", 3, ["adapt.denoiser.type=oft"]), ("run dog.yaml no.such=", 3, []),
     ("logs ", 2, ["cat", "dog", NEW, OLD]), ("diff d", 2, ["dog"]), (f"diff dog {OLD[:4]}", 3, [NEW, OLD]),
-    ("runs ", 2, ["cat", "dog"]), ("pin d", 2, ["dog"]), ("validate d", 2, ["dog.yaml", "device="])])
+    ("runs ", 2, ["cat", "dog"]), ("pin d", 2, ["dog"]),
+    ("validate d", 2, ["dog.yaml", "device=", "device=auto", "device=cuda", "device=mps", "device=cpu"]),
+    ("run dog.yaml train.st", 3, ["train.steps=", "train.steps=null"])])
 def test_bash_is_offered_what_fits(folder: Path, line: str, at: int, offered: list[str]) -> None:
     (folder / "dog.yaml").write_text(starter("dog") + "profiles: {ci: {seed: 1}, gpu: {seed: 2}}\n")
     for run_id in (OLD, NEW):
