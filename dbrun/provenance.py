@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,16 @@ def header(path: Path) -> Header:
     if 8 + length + end != size:
         raise _broken(path, f"its header promises {8 + length + end} bytes, the file has {size}")
     return Header(document, metadata, 8 + length)
+
+
+def shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
+    """Name → shape of the tensors in a safetensors file, read again only once it has changed. Raises as `header`."""
+    return _shapes(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _shapes(path: Path, changed: int) -> Mapping[str, tuple[int, ...]]:
+    return {name: tuple(tensor["shape"]) for name, tensor in header(path).tensors.items()}
 
 
 def read(path: Path) -> dict[str, object]:

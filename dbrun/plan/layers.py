@@ -10,7 +10,7 @@ from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.events import Note
 from dbrun.families.base import Family, families
-from dbrun.provenance import header
+from dbrun.provenance import shapes as shapes_in
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.places import Findings
 from dbrun.stages.adapt import patterns_of
@@ -93,8 +93,7 @@ def _tensors(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     if file.suffix != ".safetensors":
         return
     try:
-        tensors = header(file).tensors
+        yield from shapes_in(file).items()
     except (RecipeError, OSError):
         # `load` reads the weights and says what is wrong with them
         return
-    yield from ((name, tuple(tensor["shape"])) for name, tensor in tensors.items())

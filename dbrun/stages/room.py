@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from dbrun.errors import DbrunError
 from dbrun.families.base import Family, families
-from dbrun.provenance import header
+from dbrun.provenance import shapes
 from dbrun.recipe.model import Adapt
 from dbrun.stages.base import Artifact, BaseSource, Job
 from dbrun.stages.load import read_base
@@ -60,13 +59,7 @@ def numbers(family: Family, adapt: Adapt, weights: Callable[[str], Iterable[Path
     return sum(one.numbers(shape)
                for name, one in adapt.adapters.items() if name in family.components
                for path in weights(family.components[name])
-               for shape in _shapes(path, path.stat().st_mtime_ns))
-
-
-@cache
-def _shapes(path: Path, changed: int) -> tuple[Sequence[int], ...]:
-    """Of the tensors in a file; a sweep asks for them again and again. changed: when it was."""
-    return tuple(tensor["shape"] for tensor in header(path).tensors.values())
+               for shape in shapes(path).values())
 
 
 def _files(job: Job[Any], folder: str) -> list[Path]:
