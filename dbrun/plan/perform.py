@@ -117,9 +117,9 @@ class Performer:
                     job = jobs.job(question, inputs, out, items, pace, ranks)
                     check_room(store.root, "the store", stage, question.stage.room(job) - items.held, MORE_ROOM)
                     question.stage.run(job)
-                self._same_base(stage, out)
+                base = self._same_base(stage, out)
                 seconds = time.monotonic() - began
-                size = amounts(self.within, stage, self.base())
+                size = amounts(self.within, stage, base)
                 share = 1.0 if size.units == 1.0 else pace.share or 0.0
                 if items.used:
                     share = left if self.crew.size > 1 else items.new / len(items.used)
@@ -133,12 +133,11 @@ class Performer:
         self.emit(StageFinished(stage, trace.digest, round(seconds, 3)))
         return trace
 
-    def _same_base(self, stage: str, out: Path) -> None:
-        """Raise where the base is no longer what the key says: a result made from it must not stand there."""
+    def _same_base(self, stage: str, out: Path) -> Path | None:
+        """The base's folder. Raises where it is no longer what the key says: a result made from it must not stand."""
         if stage == BASE_STAGE:
-            base_folder(self.within.located.sources.base, Artifact(out, ""), self.within.store)
-        else:
-            self.base()
+            return base_folder(self.within.located.sources.base, Artifact(out, ""), self.within.store)
+        return self.base()
 
     @contextmanager
     def _clear_words(self, question: Ask) -> Iterator[None]:
