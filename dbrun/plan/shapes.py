@@ -18,10 +18,8 @@ MUCH = 0.25
 """The share of a picture from which on it is worth a word that it is cut off."""
 
 
-def check_sides(recipe: Recipe, folder: Path | None) -> None:
-    """Raise RecipeError for sides that the base in folder does not take; where it is not here yet, later."""
-    if folder is None:
-        return
+def check_sides(recipe: Recipe, folder: Path) -> None:
+    """Raise RecipeError for sides that the base in folder does not take."""
     side, multiple = recipe.images.resolution, families()[recipe.base.type].pixel_multiple(folder)
     if side % multiple:
         below = side // multiple * multiple
@@ -30,10 +28,10 @@ def check_sides(recipe: Recipe, folder: Path | None) -> None:
                           fix=f"write {near}")
 
 
-def check_step(recipe: Recipe, folder: Path | None) -> None:
+def check_step(recipe: Recipe, folder: Path) -> None:
     """Raise RecipeError for a step of buckets that the base in folder does not take."""
     step = recipe.images.buckets.step if recipe.images.buckets else None
-    if step is None or folder is None:
+    if step is None:
         return
     multiple = families()[recipe.base.type].pixel_multiple(folder)
     if step % multiple:
@@ -41,10 +39,8 @@ def check_step(recipe: Recipe, folder: Path | None) -> None:
                           fix=f"write {-(-step // multiple) * multiple}, or take it away")
 
 
-def odd_side(recipe: Recipe, folder: Path | None) -> Iterator[str]:
+def odd_side(recipe: Recipe, folder: Path) -> Iterator[str]:
     """A word on a resolution that is far from what the base in folder was made for."""
-    if folder is None:
-        return
     side, native = recipe.images.resolution, families()[recipe.base.type].native_side(folder)
     if not native / FAR < side < native * FAR:
         yield (f"`images.resolution` is {side}, and this base was made for pictures of {native}: it draws badly there"

@@ -55,7 +55,7 @@ def locate(loaded: LoadedRecipe, store: Store, decode: bool = True, wrong: Itera
     """
     recipe, findings = loaded.recipe, Findings(loaded.origins, wrong)
     base = findings.attempt("base.path", find_base, recipe.base, loaded.folder_of("base.path"), store)
-    odd_layers = _check_base(loaded, base.source, findings) if base else ()
+    odd = _check_base(loaded, base.source, findings) if base else ()
     inits = _inits(loaded, base.source if base else None, store, findings)
     # a picture that is broken inside can wait where something else has to be mended first
     decode = decode and not findings.problems
@@ -82,8 +82,7 @@ def locate(loaded: LoadedRecipe, store: Store, decode: bool = True, wrong: Itera
     files = {digest: path for known in held for digest, path in known.items()}
     names = {picture: named for one in every for picture, named in one.names.items()}
     long, cut = _long_prompts(recipe, found, base.source.folder), cutting_of(recipe, base.source.folder)
-    notes = (*(Note("base", text) for text in base.notes), *odd_layers,
-             *(Note("base", text, "warning") for text in shapes.odd_side(recipe, base.source.folder)),
+    notes = (*(Note("base", text) for text in base.notes), *odd,
              *(Note(what, text) for what, all_of in (("pictures", found), ("class pictures", classes))
                for one in all_of.values() for text in (*one.notes, *shapes.told(one.pictures, one.files, cut))),
              *(Note("prompts", text, "warning") for text in (*_without_trigger(recipe, found), *long)))
@@ -105,7 +104,7 @@ def pinned(loaded: LoadedRecipe, located: Located, store: Store) -> Located:
 
 
 def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: Findings) -> tuple[Note, ...]:
-    """Note what of a recipe does not go with its base, as far as that is here; what is odd about its adapters."""
+    """Note what of a recipe does not go with its base, as far as that is here; what is odd about the two."""
     recipe, folder = loaded.recipe, base.folder
     if folder is None:
         return ()
@@ -120,7 +119,8 @@ def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: Findings) -> t
             findings.add(f"export.{index}", f"found '{name}', {why}", "take it away")
     if recipe.adapt.trigger is not None:
         _check_word(recipe.adapt.trigger, folder, findings)
-    return check_layers(recipe, base, findings)
+    return (*check_layers(recipe, base, findings),
+            *(Note("base", text, "warning") for text in shapes.odd_side(recipe, folder)))
 
 
 def _check_word(word: Embedding, folder: Path, findings: Findings) -> None:
