@@ -12,13 +12,16 @@ from dbrun.errors import DbrunError
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+YAML = (".yaml", ".yml")
+"""The endings of a recipe."""
+
 
 def recipes(incomplete: str) -> list[str]:
     """Recipes in the folder that the word names so far, in recipes/, and folders on the way."""
     home = Path(incomplete[:incomplete.rfind("/") + 1])
     here, usual = ([*sorted(folder.iterdir())] if folder.is_dir() else [] for folder in (home, Path("recipes")))
     folders = [f"{path}/" for path in here if path.is_dir() and not path.name.startswith(".")]
-    files = [str(path) for path in dict.fromkeys((*here, *usual)) if path.suffix in (".yaml", ".yml")]
+    files = [str(path) for path in dict.fromkeys((*here, *usual)) if path.suffix in YAML]
     return _begun([*files, *folders], incomplete)
 
 
@@ -54,7 +57,7 @@ def profiles(incomplete: str) -> list[str]:
     from dbrun.recipe.layers import from_files
     from dbrun.recipe.nodes import Table
 
-    recipe = next((Path(word) for word in _line() if Path(word).suffix in (".yaml", ".yml")), None)
+    recipe = next((Path(word) for word in _line() if Path(word).suffix in YAML), None)
     try:
         found = from_files(recipe, [])[0].entries.get("profiles") if recipe else None
     except DbrunError:

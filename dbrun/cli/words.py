@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dbrun.cli.complete import YAML
 from dbrun.errors import UsageError
 from dbrun.recipe.load import EXPORTED
 from dbrun.values import dataclass
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 SAYS_SO = re.compile(rb"^(schema:[ \"']*dbrun/|extends:)", re.MULTILINE)
 """What stands in the file of a recipe and of hardly anything else."""
-YAML = (".yaml", ".yml")
-"""The endings of a recipe."""
 NAMED = 8
 """Recipes that are named where one has to be chosen."""
 
