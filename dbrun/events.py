@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, field
-
-from dbrun.values import dataclass
+from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True)

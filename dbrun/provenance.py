@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dbrun.errors import RecipeError
-from dbrun.values import dataclass
 
 KEY = "dbrun"
 """The metadata key that holds dbrun's document, as JSON."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +15,6 @@ from dbrun.adapters.base import Learnable, types
 from dbrun.adapters.embedding import Embedding
 from dbrun.errors import StoreCorrupt
 from dbrun.parts import union
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from dbrun.recipe.model import Base
 from dbrun.stages.base import BaseSource
 from dbrun.stages.load import wanted_files
 from dbrun.store.store import Store
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,6 @@ from dbrun.formats.base import Format, formats
 from dbrun.provenance import KEY, header
 from dbrun.provenance import read as provenance
 from dbrun.recipe.words import one_of
-from dbrun.values import dataclass
 
 MOST = 1000.0
 """The largest weight of an adapter that can be meant."""

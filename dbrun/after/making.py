@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from dbrun.errors import UsageError
 from dbrun.formats.base import Format, formats
 from dbrun.formats.merging import strip
 from dbrun.provenance import header
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from dbrun.families.base import Loaded

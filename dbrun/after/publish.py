@@ -6,12 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import StageFailed, UsageError
 from dbrun.plan.hub import offline
 from dbrun.provenance import RECORD
-from dbrun.values import dataclass
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

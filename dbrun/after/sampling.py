@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from dbrun.after.files import Named
 from dbrun.errors import UsageError
 from dbrun.families.base import Loaded
 from dbrun.families.scheduling import scheduler_changes
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.util import find_spec
-
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -13,29 +13,13 @@ STOPPED = 130
 def main() -> None:
     """Run `dbrun`; every failure ends in a message for people and an exit code, never in a traceback."""
     try:
-        if (code := _said_again(sys.argv[1:])) is None:
-            _run()
-        elif code:
-            sys.exit(code)
+        _run()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(STOPPED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
-
-
-def _said_again(words: list[str]) -> int | None:
-    """Answer a command as it was answered before, if nothing has changed since; its exit code, None if it must run."""
-    from dbrun.plan.unchanged import VERBS, recall
-
-    if words[:1] == [] or words[0] not in VERBS or "RANK" in os.environ or (answer := recall(words)) is None:
-        return None
-    from dbrun.ui.terminal import put, say
-
-    for stream, text in answer[0]:
-        (say if stream == "err" else put)(text, end="")
-    return answer[1]
 
 
 def _run() -> None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import DbrunError, RecipeError, UsageError
 from dbrun.ui.terminal import complain, put, say
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from dbrun.events import Note
-    from dbrun.recipe.load import LoadedRecipe
     from dbrun.recipe.places import Problem
     from dbrun.store.store import Store
 
@@ -28,42 +26,33 @@ BESIDE = ("written", "stages", "versions", "machine")
 
 @dataclass(frozen=True)
 class Checked:
-    """A recipe that was checked. warnings: what is odd; unseen: what was not looked at; loaded: where it has a form."""
+    """A recipe that was checked. warnings: what is odd; unseen: what was not looked at."""
 
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Note, ...] = ()
     unseen: tuple[str, ...] = ()
-    loaded: LoadedRecipe | None = None
 
 
 def validate_all(files: Sequence[Path], overrides: Sequence[str], profiles: Sequence[str], *, as_json: bool,
-                 alone: bool, words: Sequence[str]) -> bool:
+                 alone: bool) -> bool:
     """Check each recipe and say what is wrong with it; whether all are right.
 
-    alone: leave aside what they point at; words: the command, to be known again while nothing has changed.
+    alone: leave aside what they point at.
     """
-    from dbrun.plan.observed import Observation, Seen, seen_by
     from dbrun.store.store import store_at_hand
-    from dbrun.ui.terminal import transcript
 
-    with transcript() as said, closing(Observation()) as observation:
-        store = store_at_hand()
-        found = {}
-        for file in files:
-            found[str(file)] = one = _check(file, overrides, profiles, store, alone)
-            if not as_json:
-                _tell(file, one, named=len(files) > 1)
-        if as_json:
-            put(json.dumps({"format_version": 1, "files": [
-                {"file": file, "valid": not one.problems, "problems": [problem.as_json() for problem in one.problems],
-                 "warnings": [note.text for note in one.warnings], "unseen": one.unseen}
-                for file, one in found.items()]}, indent=1))
-        right = not any(one.problems for one in found.values())
-        seen = [seen_by(one.loaded, store, ()) for one in found.values() if one.loaded]
-        observation.keep(words, store, Seen([*map(Path.absolute, files), *(file for one in seen for file in one.files)],
-                                            [tree for one in seen for tree in one.trees]), said,
-                         exit_code=0 if right else 2)
-    return right
+    store = store_at_hand()
+    found = {}
+    for file in files:
+        found[str(file)] = one = _check(file, overrides, profiles, store, alone)
+        if not as_json:
+            _tell(file, one, named=len(files) > 1)
+    if as_json:
+        put(json.dumps({"format_version": 1, "files": [
+            {"file": file, "valid": not one.problems, "problems": [problem.as_json() for problem in one.problems],
+             "warnings": [note.text for note in one.warnings], "unseen": one.unseen}
+            for file, one in found.items()]}, indent=1))
+    return not any(one.problems for one in found.values())
 
 
 def _check(file: Path, overrides: Sequence[str], profiles: Sequence[str], store: Store, alone: bool) -> Checked:
@@ -71,18 +60,17 @@ def _check(file: Path, overrides: Sequence[str], profiles: Sequence[str], store:
     from dbrun.recipe.load import read_recipe
     from dbrun.recipe.places import Problem, Problems
 
-    loaded = None
     try:
         loaded, wrong = read_recipe(file, overrides, profiles)
         if alone:
-            return Checked(wrong, unseen=("its base", "its pictures"), loaded=loaded)
+            return Checked(wrong, unseen=("its base", "its pictures"))
         located = locate(loaded, store, False, wrong)
     except RecipeError as error:
         every = error.problems if isinstance(error, Problems) else (Problem(None, "", error.message, error.fix),)
         return Checked(tuple(problem for problem in every if not problem.fetched),
-                       unseen=tuple(f"`{problem.key}`" for problem in every if problem.fetched), loaded=loaded)
+                       unseen=tuple(f"`{problem.key}`" for problem in every if problem.fetched))
     unseen = ("its base",) if located.sources.base.folder is None else ()
-    return Checked((), tuple(note for note in located.notes if note.level == "warning"), unseen, loaded)
+    return Checked((), tuple(note for note in located.notes if note.level == "warning"), unseen)
 
 
 def _tell(file: Path, one: Checked, *, named: bool) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dbrun.cli.run import read
-from dbrun.plan.planner import EXPORT_STAGE, Plan, Scope, StagePlan, Status, plan_of, scope
-from dbrun.plan.reasons import Damaged
+from dbrun.plan.planner import EXPORT_STAGE, Plan, Scope, plan_of, scope
 from dbrun.recipe.load import LoadedRecipe
-from dbrun.ui.terminal import paint, put, say, transcript
+from dbrun.ui.terminal import paint, put, say
 
 if TYPE_CHECKING:
     from dbrun.cli.words import Asked
@@ -21,33 +18,20 @@ if TYPE_CHECKING:
     from dbrun.plan.sources import Located
 
 
-def show_plan(asked: Asked, selection: Selection, *, as_json: bool, locked: bool = False, exit_code: bool = False,
-              words: Sequence[str] | None = None) -> int:
+def show_plan(asked: Asked, selection: Selection, *, as_json: bool, locked: bool = False,
+              exit_code: bool = False) -> int:
     """Show what would be done. The exit code: 3 if one is asked for and any of it is still to do, else 0.
 
-    locked: tell, and go by, whether the recipe points at what its lock says; words: the command, if it is to be known
-    again while nothing has changed.
+    locked: tell, and go by, whether the recipe points at what its lock says.
     """
-    from dbrun.plan.observed import Observation, seen_by
-
-    with transcript() as said, closing(Observation()) as observation:
-        loaded, located, store = read(asked)
-        drifted = _drift(loaded, located) if locked else None
-        within = scope(loaded.recipe, located, store, selection, None)
-        plan = plan_of(within)
-        _tell(loaded, within, plan, drifted, as_json=as_json)
-        if plan.blocked and not as_json:
-            _tell_stop(asked, within, plan)
-        code = 3 if exit_code and (plan.pending if drifted is None else drifted) else 0
-        if words is not None and not any(map(_unsettled, plan.stages)):
-            results = [stage.digest for stage in plan.stages if stage.digest]
-            observation.keep(words, store, seen_by(loaded, store, results), said, exit_code=code)
-    return code
-
-
-def _unsettled(stage: StagePlan) -> bool:
-    """Whether what a plan says of a stage can change without a run that begins: half-done work, damaged results."""
-    return stage.status is Status.RESUME or isinstance(stage.reason, Damaged)
+    loaded, located, store = read(asked)
+    drifted = _drift(loaded, located) if locked else None
+    within = scope(loaded.recipe, located, store, selection, None)
+    plan = plan_of(within)
+    _tell(loaded, within, plan, drifted, as_json=as_json)
+    if plan.blocked and not as_json:
+        _tell_stop(asked, within, plan)
+    return 3 if exit_code and (plan.pending if drifted is None else drifted) else 0
 
 
 def _tell(loaded: LoadedRecipe, within: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool) -> None:

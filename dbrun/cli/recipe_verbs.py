@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +29,7 @@ def validate(words: Annotated[list[str], typer.Argument(help="Recipes, and key=v
     files, overrides = parted(words)
     if not files:
         raise UsageError("found no recipe", fix="name one, such as dbrun validate recipes/mine.yaml")
-    if not validate_all(files, overrides, profile or [], as_json=json, alone=alone, words=sys.argv[1:]):
+    if not validate_all(files, overrides, profile or [], as_json=json, alone=alone):
         raise typer.Exit(2)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
@@ -15,7 +14,7 @@ from dbrun.events import Emit, RunFailed
 from dbrun.plan.sources import Located, locate
 from dbrun.recipe.load import EXPORTED, LoadedRecipe, read_recipe
 from dbrun.store.store import Store, store_at_hand
-from dbrun.ui.terminal import put, transcript
+from dbrun.ui.terminal import put
 from dbrun.ui.waiting import waiting
 
 if TYPE_CHECKING:
@@ -47,16 +46,13 @@ def read(asked: Asked, emit: Emit | None = None, *, decode: bool = False) -> tup
     return loaded, located, store
 
 
-def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False, locked: bool = False,
-       words: Sequence[str] | None = None) -> Outcome:
+def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False, locked: bool = False) -> Outcome:
     """Run the recipe's selected stages; the delivered folder's path goes to stdout, unless that is to stay quiet.
 
-    locked: only where the recipe points at what its lock says; words: the command, if it is to be known again where it
-    has nothing to do.
+    locked: only where the recipe points at what its lock says.
     """
     from dbrun.plan.crew import Crew
     from dbrun.plan.launch import check, place
-    from dbrun.plan.observed import Observation, seen_by
     from dbrun.plan.runner import execute
     from dbrun.ui.progress import watcher
 
@@ -65,8 +61,7 @@ def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False
     gc.enable()
     if (here := place(os.environ)) is not None and here.rank:
         share(here, asked)
-    observation = Observation()
-    with transcript() as said, closing(watcher(as_json)) as watch, closing(observation):
+    with closing(watcher(as_json)) as watch:
         try:
             loaded, located, store = read(asked, watch, decode=True)
             check(loaded.recipe, here, os.environ)
@@ -79,9 +74,6 @@ def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False
         outcome = execute(loaded, located, store, selection, emit=watch, overrides=asked.overrides, crew=crew)
         if outcome.outputs is not None and not as_json and not quiet:
             put(str(outcome.outputs))
-    if words is not None and not outcome.ran and not as_json:
-        results = [artifact.digest for artifact in outcome.artifacts.values()]
-        observation.keep(words, store, seen_by(loaded, store, results, outcome.outputs), said, run=outcome)
     return outcome
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -49,7 +48,7 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
         if show_plan(wanted, selection, as_json=json, locked=locked, exit_code=locked):
             raise typer.Exit(3)
     else:
-        go(wanted, selection, as_json=json, locked=locked, words=sys.argv[1:])
+        go(wanted, selection, as_json=json, locked=locked)
 
 
 @app.command()
@@ -116,6 +115,6 @@ def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profi
 
         code = 3 if show_sweep(members(wanted, sweep, selection), as_json=json) and exit_code else 0
     else:
-        code = show_plan(wanted, selection, as_json=json, locked=locked, exit_code=exit_code, words=sys.argv[1:])
+        code = show_plan(wanted, selection, as_json=json, locked=locked, exit_code=exit_code)
     if code:
         raise typer.Exit(code)

@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,6 @@ from dbrun.plan.planner import Plan, Scope, plan_of, scope
 from dbrun.recipe.load import read_recipe
 from dbrun.recipe.places import Problem, Problems
 from dbrun.ui.terminal import put, say
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from dbrun.plan.estimate import Estimate

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.cli.complete import YAML
 from dbrun.errors import UsageError
 from dbrun.recipe.load import EXPORTED
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from dbrun.store.store import Store

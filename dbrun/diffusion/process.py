@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from dbrun.choices.prediction import Prediction
 from dbrun.errors import RecipeError
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
 from dbrun.embedded.brush import Canvas, Frame, Point, Rgb, Shape, curve, limb, mix, oval, polygon, shade
-from dbrun.values import dataclass
 
 Pattern = Literal["plain", "spotted", "striped", "patched"]
 Pose = Literal["standing", "sitting", "running", "lying", "flying", "swimming"]

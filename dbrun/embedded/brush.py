@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from PIL import Image, ImageDraw
-
-from dbrun.values import dataclass
 
 SIDE = 64
 """Side of a finished picture in pixels; one picture unit is one pixel."""

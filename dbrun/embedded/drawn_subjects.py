@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -14,7 +15,6 @@ from dbrun.embedded.animals import Look, Pose
 from dbrun.embedded.screen_print import screen_print
 from dbrun.embedded.toy_car import TOY, painted_car
 from dbrun.embedded.world import Scene, draw, draw_animal, stage
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

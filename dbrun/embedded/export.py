@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from dbrun.embedded.architecture import build_scheduler
 from dbrun.embedded.brush import SIDE
-from dbrun.values import dataclass
 
 LICENCE = "Apache-2.0"
 SAMPLING = {"steps": 10, "guidance": 4.0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from dbrun.embedded.architecture import FULL, Sizes
 from dbrun.embedded.course import Network, Phase, Tick, run_phase
-from dbrun.values import dataclass
 
 LOG = logging.getLogger("dbrun.embedded.pretrain")
 FALLING_SHARE = 0.3

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from random import Random
 
 from dbrun.embedded.brush import Canvas, Frame, Rgb, limb, oval, polygon
 from dbrun.embedded.things import THINGS
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
@@ -12,7 +13,6 @@ from dbrun.embedded.animals import ANIMALS, COLLARED, POSES, Look, Pattern, Pose
 from dbrun.embedded.brush import SIDE, Canvas, Frame, Rgb, mix, oval, shade
 from dbrun.embedded.places import PLACES
 from dbrun.embedded.things import THINGS
-from dbrun.values import dataclass
 
 Size = Literal["small", "medium", "big"]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dbrun.families.folders import config
 from dbrun.parts import subclasses
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     import torch

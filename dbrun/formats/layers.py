@@ -7,11 +7,11 @@ out here, without peft, so that what peft trained and what they read are two der
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dbrun.adapters.lycoris import unwound
 from dbrun.errors import RecipeError
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from torch import Tensor

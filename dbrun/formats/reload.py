@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dbrun.adapters.artifact import Attached
 from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from dbrun.seeds import derive
-from dbrun.values import dataclass
 
 Size = tuple[int, int]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dbrun.errors import RecipeError
-from dbrun.values import dataclass
 
 TEXT = ".txt"
 TABLES = ("metadata.jsonl", "metadata.csv")

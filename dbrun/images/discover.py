@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from dbrun.choices.captions import SIDECAR, Captions
 from dbrun.errors import RecipeError
 from dbrun.images.captions import TABLES, TEXT
 from dbrun.images.masks import is_mask, picture_of
-from dbrun.values import dataclass
 
 SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SILENT = ("thumbs.db", "desktop.ini")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbrun.images.flat import DARK, FLAT
 from dbrun.images.readers import HEAD, make_ready
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from numpy import float32

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from dbrun.errors import RecipeError
 from dbrun.images.readers import make_ready
 from dbrun.images.whole import is_whole
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from PIL.Image import Image

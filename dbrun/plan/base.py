@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import RecipeError, StageFailed
@@ -17,7 +18,6 @@ from dbrun.stages.load import RECORD, check_layout, wanted_files
 from dbrun.store.canonical import digest, plain
 from dbrun.store.disk import said
 from dbrun.store.store import Store
-from dbrun.values import dataclass
 
 EMBEDDED = "embedded"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import UsageError
 from dbrun.plan.differences import text_of
 from dbrun.store.runs import EVENTS, RECIPE, Run, runs
 from dbrun.store.store import Store
-from dbrun.values import dataclass
 
 Row = tuple[str, str | None, str | None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from math import isclose, log
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from dbrun.plan.planner import BASE_STAGE, Plan, Scope, StagePlan, Status
 from dbrun.plan.reasons import After, Resumes
 from dbrun.stages.amounts import Amounts
 from dbrun.store.traces import Trace
-from dbrun.values import dataclass
 
 RECENT = 32
 """Earlier results of a stage that are looked at."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from dbrun.plan.differences import changes, text_of
 from dbrun.plan.grid import foretold
@@ -10,7 +11,6 @@ from dbrun.plan.history import last_documents
 from dbrun.plan.keys import Ask
 from dbrun.plan.planner import RECENT, Scope, StagePlan, Status, plan_of
 from dbrun.store.traces import Trace
-from dbrun.values import dataclass
 
 PARTS = ("version", "params", "inputs", "numerics", "libraries")
 """Parts of a key document that can differ between two keys of a stage."""

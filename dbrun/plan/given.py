@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from dbrun.provenance import header
 from dbrun.recipe.words import one_of
 from dbrun.store.disk import said
 from dbrun.store.store import Store
-from dbrun.values import dataclass
 
 DOWN = re.compile(r"\.lora(_A|[._]down)\.(\w+\.)?weight$")
 """How the names of the first of a LoRA's two matrices end, [rank, in …]."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from dbrun.plan.planner import Plan, Scope, StagePlan
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.store.runs import KEYS, name_of
 from dbrun.store.store import Store
-from dbrun.values import dataclass
 
 LAST = "last.json"
 LOOKED_AT = 20

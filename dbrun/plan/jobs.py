@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.events import Emit, Note
@@ -13,7 +14,6 @@ from dbrun.stages.columns import columns
 from dbrun.stages.length import length
 from dbrun.stages.ranks import Ranks
 from dbrun.store.items import StoredItems
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from dbrun.stages.base import Numerics, Stage
 from dbrun.store.canonical import Plain, digest, plain
-from dbrun.values import dataclass
 
 FORMAT = 1
 """Version of the key document; a change reruns everything."""

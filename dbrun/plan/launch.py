@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 
 from dbrun.errors import UsageError
 from dbrun.recipe.launch import evenly, uneven
 from dbrun.recipe.model import Recipe
-from dbrun.values import dataclass
 
 OURS = "DBRUN_PROCESS_OF"
 """Set for the processes that a run starts itself, to its own process id."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dbrun.images import flat, looks, pixels
@@ -16,7 +16,6 @@ from dbrun.stages.base import Picture
 from dbrun.stages.views import cutting_of
 from dbrun.store.disk import said
 from dbrun.store.store import Store
-from dbrun.values import dataclass
 
 OFTEN = 500
 """Pictures after which what was seen so far is kept, in case the command is killed."""

@@ -8,14 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dbrun.plan import device, hub
 from dbrun.plan.keys import full_version
 from dbrun.space import standing
 from dbrun.store.store import Store
-from dbrun.values import dataclass
 
 SCARCE_MEMORY, SCARCE_DISK = 2 << 30, 2 << 30
 

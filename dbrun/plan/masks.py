@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbrun.errors import RecipeError
@@ -12,7 +12,6 @@ from dbrun.images.screen import TRANSPARENT, Screened
 from dbrun.recipe.pictures import Masks
 from dbrun.store.disk import said
 from dbrun.store.store import Store
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import DbrunError, Interrupted, StageFailed
@@ -25,7 +26,6 @@ from dbrun.store.disk import disk_errors, remove
 from dbrun.store.locks import Lock
 from dbrun.store.store import Damage, Depth
 from dbrun.store.traces import Trace
-from dbrun.values import dataclass
 
 MORE_ROOM = "free some room (`dbrun gc --dry-run` says what can go), or set DBRUN_STORE to a larger disk"
 

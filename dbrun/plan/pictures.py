@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbrun.choices.captions import SIDECAR, Captions
@@ -21,7 +21,6 @@ from dbrun.recipe.words import nearest
 from dbrun.stages.base import Picture
 from dbrun.store.disk import said
 from dbrun.store.store import Store
-from dbrun.values import dataclass
 
 EMBEDDED = "embedded:"
 FEW = 5

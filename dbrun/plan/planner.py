@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from dbrun.store.disk import entries
 from dbrun.store.items import items_made
 from dbrun.store.store import Damage, Depth, Store
 from dbrun.store.traces import Trace
-from dbrun.values import dataclass
 
 ALL = Selection()
 BASE_STAGE = "load"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
-
-from dbrun.values import dataclass
 
 SHOWN = 3
 """Changes that a reason spells out; the others are counted where they are several."""

@@ -7,7 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbrun.errors import DbrunError, StageFailed, out_of_memory
@@ -18,7 +18,6 @@ from dbrun.secrets import hidden
 from dbrun.store.disk import WORDS, disk_errors, said
 from dbrun.store.runs import EVENTS, KEYS, RECIPE, Wants, announce, leave, want
 from dbrun.store.store import Store
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ from dbrun.stages.base import Artifact, Stage
 from dbrun.store.disk import closed_to_strangers
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
-from dbrun.values import dataclass
 
 __all__ = ["LastRun", "Outcome", "execute", "last_run"]
 

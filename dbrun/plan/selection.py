@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any
 
 from dbrun.errors import UsageError
 from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Stage
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

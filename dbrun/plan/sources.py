@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dbrun.adapters.embedding import Embedding
@@ -27,7 +27,6 @@ from dbrun.recipe.subject import Subject
 from dbrun.stages.base import BaseSource, Picture, Sources
 from dbrun.stages.views import cutting_of
 from dbrun.store.store import Store
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from dbrun.parts import Plain
 from dbrun.recipe.nodes import Items, Node, Scalar, Table, found, leaves, merge
@@ -12,7 +13,6 @@ from dbrun.recipe.places import Place, Problem, Problems
 from dbrun.recipe.words import nearest
 from dbrun.recipe.yaml import UNPRINTABLE
 from dbrun.secrets import OF_THE_HUB
-from dbrun.values import dataclass
 
 KEYS = ("extends", "profiles", "env")
 """Keys of a recipe file that are no part of the recipe itself."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from dbrun.families.base import families
 from dbrun.formats.base import formats
 from dbrun.recipe.model import Export, Recipe
-from dbrun.values import dataclass
 
 
 def chosen(recipe: Recipe) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -15,7 +15,6 @@ from dbrun.recipe.layers import from_command_line, from_files
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.nodes import Table, leaves, merge, origins, plain_data, without
 from dbrun.recipe.places import Place, Problem, Problems
-from dbrun.values import dataclass
 
 EXPORTED = ".safetensors"
 """The ending of a file that stands for the recipe that made it."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from dbrun.parts import Plain
 from dbrun.recipe.places import Place
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

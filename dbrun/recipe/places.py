@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from dbrun.columns import columns, fitting
 from dbrun.errors import WIDTH, NotFetched, RecipeError
-from dbrun.values import dataclass
 
 BREAKS = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 GUTTER = "       | "

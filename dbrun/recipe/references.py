@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dbrun.parts import Plain
@@ -11,7 +12,6 @@ from dbrun.recipe.asides import Asides
 from dbrun.recipe.nodes import Items, Node, Path, Scalar, Table, at, child, dotted, leaves
 from dbrun.recipe.places import Place, Problem, Problems
 from dbrun.recipe.words import nearest
-from dbrun.values import dataclass
 
 START = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 WHOLE = re.compile(r"\$\{[^${}]*\}")

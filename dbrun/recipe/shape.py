@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -12,7 +13,6 @@ from dbrun.parts import Part
 from dbrun.recipe.model import PATTERNS
 from dbrun.recipe.nodes import Items, Node, Path, Table, child, dotted
 from dbrun.recipe.words import one_of
-from dbrun.values import dataclass
 
 NUMBERS: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 LIMITS = {"ge": "of at least", "gt": "greater than", "le": "of at most", "lt": "less than"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.artifact import Attached, write_artifact
@@ -19,7 +19,6 @@ from dbrun.stages.amounts import Amounts, learners
 from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
 from dbrun.stages.given import start
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from dbrun.recipe.model import Adapt
-from dbrun.values import dataclass
 
 GROW = {"rank", "alpha"}
 """What of an adapter `room.weights` counts, or changes nothing of what it takes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -13,7 +13,6 @@ from dbrun.families.base import Sampling
 from dbrun.parts import subclasses
 from dbrun.recipe.model import Recipe
 from dbrun.stages.ranks import Ranks
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from dbrun.stages.amounts import Amounts

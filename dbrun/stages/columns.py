@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Sources
 from dbrun.stages.export import default_prompts
 from dbrun.stages.starts import Starts, starts
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

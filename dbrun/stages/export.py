@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -27,7 +28,6 @@ from dbrun.stages.base import Job, Numerics, Sources, Stage
 from dbrun.stages.load import read_base
 from dbrun.stages.portable import portable, provenance
 from dbrun.stages.starts import SHOWN, Starts, starts
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from dbrun.formats.base import Format

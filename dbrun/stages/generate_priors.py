@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +21,6 @@ from dbrun.stages.amounts import Amounts, guided
 from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
 from dbrun.stages.base import Job, Numerics, Sources, Stage
 from dbrun.stages.ranks import spread
-from dbrun.values import dataclass
 
 RECORD = "priors.json"
 ATTEMPTS = 5

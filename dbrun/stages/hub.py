@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.families.base import nothing
 from dbrun.space import check_room
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile

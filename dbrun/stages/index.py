@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.stages.base import Picture
-from dbrun.values import dataclass
 
 FILE = "index.json"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 from dbrun.errors import RecipeError
 from dbrun.images.buckets import nearest, per_epoch
@@ -11,7 +12,6 @@ from dbrun.recipe.train import STEPS, Train
 from dbrun.stages.base import Sources
 from dbrun.stages.held_out import held_out
 from dbrun.stages.views import cutting_of
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

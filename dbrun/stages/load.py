@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +17,6 @@ from dbrun.provenance import header
 from dbrun.recipe.model import Recipe
 from dbrun.stages.amounts import Amounts
 from dbrun.stages.base import Artifact, Job, Sources, Stage
-from dbrun.values import dataclass
 
 RECORD = "base.json"
 ABOUT = re.compile(rf"README\.md|{LICENCE.pattern}", LICENCE.flags).fullmatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -26,7 +27,6 @@ from dbrun.stages.index import Index
 from dbrun.stages.load import read_base
 from dbrun.stages.ranks import spread
 from dbrun.stages.views import Source, View, cutting, views, write_mask
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from dbrun.images.pixels import square
 from dbrun.recipe.model import Recipe
 from dbrun.stages.base import Picture, Sources
 from dbrun.stages.contents import contents
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from PIL.Image import Image

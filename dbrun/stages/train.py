@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -27,7 +27,6 @@ from dbrun.stages.beside import Beside
 from dbrun.stages.held_out import held_out
 from dbrun.stages.index import Index
 from dbrun.stages.length import length
-from dbrun.values import dataclass
 
 if TYPE_CHECKING:
     from dbrun.training.batches import Batches

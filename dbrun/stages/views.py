@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.families.base import families
@@ -10,7 +11,6 @@ from dbrun.images import buckets
 from dbrun.images.buckets import Cutting, Frame, Size, centred
 from dbrun.recipe.model import Recipe
 from dbrun.recipe.pictures import Images
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

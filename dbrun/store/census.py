@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import StoreCorrupt
@@ -11,7 +12,6 @@ from dbrun.store.items import items_noted
 from dbrun.store.runs import Run
 from dbrun.store.store import Store
 from dbrun.store.traces import KEY, Trace
-from dbrun.values import dataclass
 
 ITEM = ".item"
 """What the name of a stage's items has after the stage's own."""

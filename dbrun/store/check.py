@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.store.census import artifacts
@@ -14,7 +15,6 @@ from dbrun.store.runs import KEYS, RECIPE, Run, runs
 from dbrun.store.store import Store
 from dbrun.store.table import sound
 from dbrun.store.traces import File, manifest_digest
-from dbrun.values import dataclass
 
 QUARANTINE = "quarantine"
 """The folder of the store where what is damaged is put."""

@@ -35,12 +35,9 @@ class Digests:
 
     def __init__(self, table: Table[str]) -> None:
         self._table = table
-        self.asked: set[str] = set()
-        """The files that were asked for, as they were named."""
 
     def of(self, path: Path) -> str:
         """sha256 of the file's bytes. Raises OSError."""
-        self.asked.add(os.fspath(path))
         known = self._table.get(_identity(path.stat()))
         return known if known is not None else self._hash(path)
 

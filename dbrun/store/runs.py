@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dbrun.errors import UsageError
@@ -15,7 +15,6 @@ from dbrun.store.disk import disk_errors, fresh_name, is_foreign, is_orphan
 from dbrun.store.documents import read_marked
 from dbrun.store.objects import sha256_of
 from dbrun.store.store import Store
-from dbrun.values import dataclass
 
 RUN = re.compile(r"(?P<stamp>[0-9]{8}-[0-9]{6})\.[0-9]{6}-(?P<name>.+)")
 EVENTS, LIVE, PINNED, RECIPE = "events.jsonl", "live", "pinned", "recipe.json"

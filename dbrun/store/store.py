@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,6 @@ from dbrun.store.documents import marked
 from dbrun.store.objects import Objects, sha256_of, wrong
 from dbrun.store.table import Table
 from dbrun.store.traces import Trace, Traces
-from dbrun.values import dataclass
 
 Depth = Literal["sizes", "digests", "bytes"]
 """How closely a result is looked at: its files' sizes; their digests too, as far as a file can have changed since it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.store.census import Room, Wanted, artifacts, wanted
@@ -12,7 +13,6 @@ from dbrun.store.disk import disk_errors, entries, is_foreign, is_orphan, remove
 from dbrun.store.locks import idle
 from dbrun.store.runs import SILENT, Run, runs
 from dbrun.store.store import Store
-from dbrun.values import dataclass
 
 KEEP = 3
 """Runs of each name whose results are kept, if nothing else is said."""

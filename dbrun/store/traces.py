@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,6 @@ from dbrun.stages.amounts import Amounts
 from dbrun.store.canonical import digest
 from dbrun.store.disk import entries, replace_file
 from dbrun.store.documents import FORMAT, marked, read_marked
-from dbrun.values import dataclass
 
 KNOWN = (1, FORMAT)
 STAGE = re.compile(r"[a-z][a-z0-9-]{0,63}(\.item)?")

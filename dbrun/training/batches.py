@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
 from types import MappingProxyType
@@ -19,7 +19,6 @@ from dbrun.training.captions import AS_WRITTEN, Varied
 from dbrun.training.device import generator
 from dbrun.training.epochs import Epoch, Row
 from dbrun.training.noise import WHITE, Noise
-from dbrun.values import dataclass
 
 
 class Batch(NamedTuple):

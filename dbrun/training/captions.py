@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

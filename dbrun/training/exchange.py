@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
 
 from dbrun.diffusion.losses import Loss
 from dbrun.errors import ProcessLost, StageFailed
-from dbrun.values import dataclass
 
 BUCKET = 2**24
 """Numbers that are sent at once, at most: 64 MiB."""

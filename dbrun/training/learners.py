@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -12,7 +12,6 @@ from torch import nn
 
 from dbrun.errors import StageFailed
 from dbrun.families.base import Family, Loaded
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, astuple, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -34,7 +34,6 @@ from dbrun.training.learners import Own, at_rest, learners
 from dbrun.training.optimizer_state import put_back, tensors_of, values_of
 from dbrun.training.priors import as_base
 from dbrun.training.state import Checkpoint
-from dbrun.values import dataclass
 
 LOWER = "lower `train.learning_rate` (a tenth is a good start), or set `train.max_grad_norm`"
 

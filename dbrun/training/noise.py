@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from dbrun.choices.noises import Pyramid
 from dbrun.diffusion import noise
-from dbrun.values import dataclass
 
 
 @dataclass(frozen=True)

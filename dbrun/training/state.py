@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dbrun.durable import sync
-from dbrun.values import dataclass
 
 FORMAT = "dbrun/checkpoint/1"
 ABANDONED = 3600.0

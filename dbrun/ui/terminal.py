@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TextIO
 
 from dbrun.columns import columns as plain_columns
@@ -22,20 +20,6 @@ EAST = r"\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
 ENDS = (r"[^ ]+ *| +", rf"[{EAST}] *|[^ {EAST}]+ *| +")
 """What a line is made of without such letters, and with them."""
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
-
-
-_transcripts: list[list[tuple[str, str]]] = []
-
-
-@contextmanager
-def transcript() -> Iterator[list[tuple[str, str]]]:
-    """All that is written inside the block by `say` and `put`: ("err" or "out", text) in turn."""
-    written: list[tuple[str, str]] = []
-    _transcripts.append(written)
-    try:
-        yield written
-    finally:
-        _transcripts.pop()
 
 
 def is_live(stream: TextIO) -> bool:
@@ -69,10 +53,7 @@ def say(text: str, end: str = "\n", indent: int | None = None) -> None:
     text = hidden(text)
     if sys.stderr.isatty():
         text = "\n".join(_folded(line, width(sys.stderr), indent) for line in text.split("\n"))
-    text += end
-    print(text, file=sys.stderr, end="", flush=True)
-    for written in _transcripts:
-        written.append(("err", text))
+    print(text, file=sys.stderr, end=end, flush=True)
 
 
 def warn(text: str) -> None:
@@ -119,10 +100,7 @@ def cut(text: str, room: int) -> str:
 
 def put(text: str, end: str = "\n") -> None:
     """Data that the verb was asked for, on stdout."""
-    text = hidden(text) + end
-    print(text, end="", flush=True)
-    for written in _transcripts:
-        written.append(("out", text))
+    print(hidden(text), end=end, flush=True)
 
 
 def counted(number: int, noun: str, more: str = "s") -> str:

@@ -41,17 +41,6 @@ def test_the_same_command_again_loads_no_heavy_package_and_is_quick(project: Pro
     assert heavy == [] and cpu <= 3.7, f"{cpu} times two imports, {heavy}"
 
 
-def test_once_the_files_have_settled_it_needs_no_more_than_stats(project: Project) -> None:
-    time.sleep(2.1)
-    said = [project.dbrun("run", "tiny.yaml") for _ in range(2)]
-    assert list((project.folder / ".dbrun" / "unchanged").iterdir())
-    cpu, heavy = cpu_and_heavy(project.folder, "run", "tiny.yaml")
-    assert heavy == [] and cpu <= 0.6, f"{cpu} times two imports"
-    assert (said[0].stdout, said[0].stderr) == (said[1].stdout, said[1].stderr)
-    (project.folder / "outputs" / "tiny" / "loss.png").unlink()
-    assert "written again" in project.dbrun("run", "tiny.yaml").stderr
-
-
 def test_removed_or_changed_outputs_come_back_without_a_stage(project: Project) -> None:
     wanted = project.exported()
     shutil.rmtree(project.folder / "outputs")

@@ -25,16 +25,6 @@ def test_reading_verbs_load_no_heavy_package_and_take_little_cpu(tmp_path: Path,
     assert heavy == [] and cpu <= most, f"{cpu} times two imports"
 
 
-@pytest.mark.parametrize("verb", ["validate", "plan"])
-def test_asked_again_they_take_a_part_of_two_imports(tmp_path: Path, verb: str) -> None:
-    Store(tmp_path / ".dbrun").prepare()
-    cpu_and_heavy(tmp_path, verb, SKS_DOG)
-    time.sleep(2.1)
-    cpu_and_heavy(tmp_path, verb, SKS_DOG)
-    cpu, heavy = cpu_and_heavy(tmp_path, verb, SKS_DOG)
-    assert heavy == [] and cpu <= 0.6, f"{cpu} times two imports"
-
-
 def test_ten_thousand_pictures_are_read_once_and_then_known(tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
@@ -48,7 +38,6 @@ def test_ten_thousand_pictures_are_read_once_and_then_known(tmp_path: Path) -> N
     first, _ = cpu_and_heavy(tmp_path, "status", str(recipe))
     Store(tmp_path / ".dbrun").prepare()
     cpu_and_heavy(tmp_path, "status", str(recipe))
-    # `status` looks at all that `plan` looks at, and is never answered from memory
     again, heavy = cpu_and_heavy(tmp_path, "status", str(recipe))
     assert heavy == [] and (first <= 18 and again <= 8), f"{first}, then {again} times two imports"
 
