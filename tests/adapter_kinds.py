@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from dbrun.adapters.artifact import Attached
+from dbrun.adapters.adapter_io import Attached
 from dbrun.adapters.attach import attach, match, read
 from dbrun.adapters.base import Adapter, types
-from dbrun.families.base import Family, Loaded
+from dbrun.models.base import Family, Loaded
 
 KINDS: dict[str, dict[str, Any]] = {
     **{kind.NAME: {"type": kind.NAME} for kind in types() if kind.by_peft},

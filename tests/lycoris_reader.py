@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dbrun.families.base import Loaded
+from dbrun.models.base import Loaded
 
 
 class Prefixed(nn.Module):

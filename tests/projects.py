@@ -59,7 +59,7 @@ class Project:
 
 def lay_out(folder: Path) -> Project:
     """A fresh project: a tiny base, three pictures, three others of their class, a recipe."""
-    from dbrun.families.base import families
+    from dbrun.models.base import families
 
     folder.mkdir(parents=True, exist_ok=True)
     families()["sd"].tiny(folder / "base")

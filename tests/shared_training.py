@@ -12,10 +12,10 @@ from torch import distributed
 from dbrun.adapters.attach import attach, match
 from dbrun.adapters.full import Full
 from dbrun.training.batches import Batches, Pictures
-from dbrun.training.conditions import cached, live
-from dbrun.training.exchange import Exchange
-from dbrun.training.learners import Own
+from dbrun.training.gradient_sync import Exchange
 from dbrun.training.loop import Settings, Trainer
+from dbrun.training.param_groups import Own
+from dbrun.training.prompt_embeds import cached, live
 
 SETTINGS: dict[str, Any] = {
     "steps": 2, "learning_rate": 5e-3, "accumulation": 4, "max_grad_norm": 1.0, "optimizer": PARAMS.optimizer,

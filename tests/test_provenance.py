@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from dbrun.errors import RecipeError
-from dbrun.provenance import KEY, header, read
+from dbrun.safetensors_header import KEY, header, read
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_file_of_others_and_a_missing_one_are_told_apart(file, tmp_path) -> No
 
 
 def test_reading_needs_no_tensor_library(file) -> None:
-    code = ("import sys, pathlib; from dbrun.provenance import read; read(pathlib.Path(sys.argv[1]));"
+    code = ("import sys, pathlib; from dbrun.safetensors_header import read; read(pathlib.Path(sys.argv[1]));"
             "sys.exit(any(m in sys.modules for m in ('torch', 'safetensors', 'numpy')))")
     assert subprocess.run([sys.executable, "-c", code, str(file)]).returncode == 0
 

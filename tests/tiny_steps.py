@@ -9,11 +9,11 @@ import torch
 from tiny_training import FAMILY, PROMPTS, load, lora
 from torch import Tensor
 
-from dbrun.choices.optimizers import AdamW
-from dbrun.choices.schedules import Constant
+from dbrun.options.optimizers import AdamW
+from dbrun.options.schedules import Constant
 from dbrun.training.batches import Batch
-from dbrun.training.conditions import cached, live
 from dbrun.training.loop import Settings, Trainer
+from dbrun.training.prompt_embeds import cached, live
 
 BOTH = ("denoiser", "text_encoder")
 SETTINGS = Settings(steps=6, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),

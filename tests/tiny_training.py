@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from dbrun.adapters.artifact import Attached, write_artifact
+from dbrun.adapters.adapter_io import Attached, write_artifact
 from dbrun.adapters.attach import attach, match, read
 from dbrun.adapters.lora import Lora
-from dbrun.choices.optimizers import AdamW
-from dbrun.choices.schedules import Constant
-from dbrun.families.base import Loaded, families
+from dbrun.models.base import Loaded, families
+from dbrun.options.optimizers import AdamW
+from dbrun.options.schedules import Constant
 from dbrun.stages.base import Artifact, Job, Numerics, Upkeep
 from dbrun.stages.train import Train, TrainParams
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
-from dbrun.parts import Float, Int, OrNone, Part, Text, subclasses, union
+from dbrun.config_types import Float, Int, OrNone, Part, Text, subclasses, union
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor, nn
 
     from dbrun.adapters.attach import Placed
-    from dbrun.adapters.foreign import Foreign, Recast
+    from dbrun.adapters.import_adapter import Foreign, Recast
 
 Fault = tuple[str, str, str]
 """What cannot be meant: the field, what is wrong with it, what to do."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, cast
 from pydantic import Field
 
 from dbrun.adapters.base import Learnable
-from dbrun.adapters.in_place import InPlace
-from dbrun.parts import Int, Text
+from dbrun.adapters.direct import InPlace
+from dbrun.config_types import Int, Text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dbrun.adapters.base import Adapter, Targets
-from dbrun.adapters.in_place import InPlace
+from dbrun.adapters.direct import InPlace
 
 if TYPE_CHECKING:
     from torch import nn

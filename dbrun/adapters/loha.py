@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dbrun.adapters.foreign import Foreign, Recast, evened
+from dbrun.adapters.import_adapter import Foreign, Recast, evened
 from dbrun.adapters.lycoris import Lycoris, unwound
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dbrun.adapters.base import Level
-from dbrun.adapters.foreign import Foreign, Recast
+from dbrun.adapters.import_adapter import Foreign, Recast
 from dbrun.adapters.lycoris import Lycoris
-from dbrun.parts import Bool, Int, OrNone
+from dbrun.config_types import Bool, Int, OrNone
 
 if TYPE_CHECKING:
     from peft import LoKrConfig

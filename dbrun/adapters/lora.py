@@ -11,8 +11,8 @@ from pydantic import Field
 
 from dbrun.adapters import pissa
 from dbrun.adapters.base import Fault, Ranked, Targets
-from dbrun.adapters.foreign import Foreign, Recast, evened
-from dbrun.parts import Bool, Float
+from dbrun.adapters.import_adapter import Foreign, Recast, evened
+from dbrun.config_types import Bool, Float
 
 if TYPE_CHECKING:
     from peft import LoraConfig

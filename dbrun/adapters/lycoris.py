@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from dbrun.adapters.base import Fault, Ranked, Targets
-from dbrun.parts import Bool, Float
+from dbrun.config_types import Bool, Float
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dbrun.adapters.base import Adapter, Fault, Targets
-from dbrun.adapters.foreign import Foreign, Recast
-from dbrun.parts import Bool, Int
+from dbrun.adapters.import_adapter import Foreign, Recast
+from dbrun.config_types import Bool, Int
 
 if TYPE_CHECKING:
     from peft import OFTConfig

@@ -10,8 +10,8 @@ from dbrun.cli.run import read
 from dbrun.cli.words import Asked, asked_or_at_hand, check_stage
 from dbrun.plan.planner import EXPORT_STAGE, Plan, Scope, Status, plan_of, scope
 from dbrun.plan.selection import Selection
-from dbrun.provenance import RECORD
-from dbrun.recipe.places import shown
+from dbrun.recipe.text.spans import shown
+from dbrun.safetensors_header import RECORD
 from dbrun.store.runs import Run, runs
 from dbrun.store.store import store_at_hand
 from dbrun.ui.terminal import put, say
@@ -97,7 +97,7 @@ def _delivered(target: Path, plan: Plan) -> str:
 
 def _at_work(run: Run) -> str | None:
     """How far a live run is."""
-    from dbrun.plan.compare import events
+    from dbrun.plan.diff_runs import events
 
     moved = [event for event in events(run) if event.get("event") in ("progress", "stage_started")]
     if not moved:
@@ -109,8 +109,8 @@ def _at_work(run: Run) -> str | None:
 
 def make_lock(asked: Asked, *, as_json: bool) -> None:
     """Write the lock of a recipe."""
-    from dbrun.plan.lock import check_as_written, locked, write_lock
-    from dbrun.plan.sources import pinned
+    from dbrun.resolve.lock import check_as_written, locked, write_lock
+    from dbrun.resolve.sources import pinned
 
     loaded, located, store = read(asked)
     if laid := asked.words[1:]:

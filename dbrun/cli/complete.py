@@ -27,7 +27,7 @@ def recipes(incomplete: str) -> list[str]:
 
 def keys(incomplete: str) -> list[str]:
     """Every key that a recipe can have, with the equals sign that follows it; behind that, the words that it may be."""
-    from dbrun.recipe.shape import everywhere
+    from dbrun.recipe.checks.schema_info import everywhere
 
     if (key := _before_equals()) is not None:
         return _begun(_values(key), incomplete)
@@ -54,8 +54,8 @@ def stages(incomplete: str) -> list[str]:
 
 def profiles(incomplete: str) -> list[str]:
     """The profiles of the recipe that is named."""
-    from dbrun.recipe.layers import from_files
-    from dbrun.recipe.nodes import Table
+    from dbrun.recipe.text.overlay import from_files
+    from dbrun.recipe.text.tree import Table
 
     recipe = next((Path(word) for word in _line() if Path(word).suffix in YAML), None)
     try:
@@ -96,7 +96,7 @@ def _before_equals() -> str | None:
 
 def _values(key: str) -> list[str]:
     """The words that a key's value must be one of; none where it is a number, or text of one's own."""
-    from dbrun.recipe.shape import choices
+    from dbrun.recipe.checks.schema_info import choices
 
     return list(dict.fromkeys(word for one in _fields(key) for word in choices(one.annotation)))
 
@@ -111,7 +111,7 @@ def _usual(key: str) -> list[str]:
 
 def _fields(key: str) -> list[FieldInfo]:
     """What the models say of a key, in each part that may stand above it."""
-    from dbrun.recipe.shape import below, fields, root
+    from dbrun.recipe.checks.schema_info import below, fields, root
 
     *above, last = key.split(".")
     spot = root()

@@ -14,7 +14,7 @@ from dbrun.ui.terminal import complain, put, say
 
 if TYPE_CHECKING:
     from dbrun.events import Note
-    from dbrun.recipe.places import Problem
+    from dbrun.recipe.text.spans import Problem
     from dbrun.store.store import Store
 
 VERSION = "dbrun/v1"
@@ -56,9 +56,9 @@ def validate_all(files: Sequence[Path], overrides: Sequence[str], profiles: Sequ
 
 
 def _check(file: Path, overrides: Sequence[str], profiles: Sequence[str], store: Store, alone: bool) -> Checked:
-    from dbrun.plan.sources import locate
     from dbrun.recipe.load import read_recipe
-    from dbrun.recipe.places import Problem, Problems
+    from dbrun.recipe.text.spans import Problem, Problems
+    from dbrun.resolve.sources import locate
 
     try:
         loaded, wrong = read_recipe(file, overrides, profiles)
@@ -75,7 +75,7 @@ def _check(file: Path, overrides: Sequence[str], profiles: Sequence[str], store:
 
 def _tell(file: Path, one: Checked, *, named: bool) -> None:
     """named: say which file it is, where others are checked beside it."""
-    from dbrun.recipe.places import Problems
+    from dbrun.recipe.text.spans import Problems
     from dbrun.ui.terminal import warning
 
     if one.problems:
@@ -111,8 +111,8 @@ def migrate_all(files: Sequence[Path], *, as_json: bool) -> bool:
 
 def _version(file: Path) -> tuple[str | None, DbrunError | None]:
     """The version that a recipe says it is written in, and what is wrong with that or with the file."""
-    from dbrun.recipe.complaints import newer
-    from dbrun.recipe.yaml import version
+    from dbrun.recipe.checks.messages import newer
+    from dbrun.recipe.text.yaml import version
 
     try:
         said = version(file)
@@ -127,7 +127,7 @@ def _version(file: Path) -> tuple[str | None, DbrunError | None]:
 
 def schema_is_current(file: Path) -> bool:
     """Whether file holds the schema of this version; says how to mend it where it does not."""
-    from dbrun.recipe.schema import schema_text
+    from dbrun.recipe.checks.json_schema import schema_text
 
     if not file.is_file():
         say(f"there is no file {file}\n  → dbrun schema > {file}")
@@ -140,8 +140,8 @@ def schema_is_current(file: Path) -> bool:
 
 def write_starter(name: str) -> None:
     """Write a commented recipe, never over another file."""
-    from dbrun.recipe.model import NAME, PATTERNS
     from dbrun.recipe.new import starter
+    from dbrun.recipe.schema.model import NAME, PATTERNS
 
     if not re.fullmatch(NAME, name):
         raise UsageError(f"{name!r} cannot be a name; allowed: {PATTERNS[NAME]}")
@@ -160,7 +160,7 @@ def write_starter(name: str) -> None:
 
 def show_provenance(adapter: Path, *, as_json: bool) -> None:
     """Print where an adapter comes from: what its header says, and the record that lies beside it."""
-    from dbrun.provenance import read, record_beside
+    from dbrun.safetensors_header import read, record_beside
     from dbrun.ui.provenance import outline
 
     facts = read(adapter)
@@ -174,8 +174,8 @@ def show_provenance(adapter: Path, *, as_json: bool) -> None:
 
 def write_comparison(words: Sequence[str], output: Path) -> None:
     """Write one picture of several exports; each word is a folder, or a label and a folder."""
+    from dbrun.images.grid import save_png
     from dbrun.images.samples import side_by_side
-    from dbrun.images.sheet import save_png
 
     labelled = [_labelled(word) for word in words]
     exports = dict(labelled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from dbrun.errors import UsageError
-from dbrun.plan.compare import compare, events, find_run
+from dbrun.plan.diff_runs import compare, events, find_run
 from dbrun.store.runs import Run, runs
 from dbrun.store.store import store_at_hand
 from dbrun.ui.terminal import counted, put, say
@@ -13,7 +13,7 @@ from dbrun.ui.terminal import counted, put, say
 
 def show_runs(name: str | None, limit: int | None, *, as_json: bool) -> None:
     """List runs, each with the room that its results take; limit: at most so many, None for all."""
-    from dbrun.store.census import of_runs
+    from dbrun.store.usage import of_runs
     from dbrun.ui.history import run_table
 
     store = store_at_hand()
@@ -67,7 +67,7 @@ def show_difference(first: str, second: str, *, as_json: bool) -> None:
 
 def show_machine(*, as_json: bool) -> bool:
     """Print what this machine has; whether nothing is wrong."""
-    from dbrun.plan.machine import checks
+    from dbrun.plan.doctor import checks
     from dbrun.ui.doctor import examined
 
     found = checks(store_at_hand())

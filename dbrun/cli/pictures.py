@@ -6,7 +6,7 @@ import json
 
 from dbrun.cli.run import read
 from dbrun.cli.words import Asked
-from dbrun.plan.looks import picture_rows
+from dbrun.resolve.picture_report import picture_rows
 from dbrun.ui.pictures import table
 from dbrun.ui.plan import remark
 from dbrun.ui.terminal import put, say

@@ -15,7 +15,7 @@ from dbrun.ui.terminal import paint, put, say
 if TYPE_CHECKING:
     from dbrun.cli.words import Asked
     from dbrun.plan.selection import Selection
-    from dbrun.plan.sources import Located
+    from dbrun.resolve.sources import Located
 
 
 def show_plan(asked: Asked, selection: Selection, *, as_json: bool, locked: bool = False,
@@ -36,7 +36,7 @@ def show_plan(asked: Asked, selection: Selection, *, as_json: bool, locked: bool
 
 def _tell(loaded: LoadedRecipe, within: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool) -> None:
     from dbrun.plan.estimate import estimates
-    from dbrun.recipe.exports import outlook
+    from dbrun.recipe.checks.exports import outlook
     from dbrun.ui.plan import exports, remark, table
 
     known = estimates(within, plan)
@@ -51,7 +51,7 @@ def _tell(loaded: LoadedRecipe, within: Scope, plan: Plan, drifted: list[str] | 
         say(remark(note))
     put("\n".join([table(plan, known), *([exports(forms)] if EXPORT_STAGE in within.chosen.needs else [])]))
     if drifted:
-        from dbrun.plan.lock import headline
+        from dbrun.resolve.lock import headline
 
         say("\n  ".join([f"{paint('drift:', 'yellow', sys.stderr)} {headline(loaded)}", *drifted]))
 
@@ -59,7 +59,7 @@ def _tell(loaded: LoadedRecipe, within: Scope, plan: Plan, drifted: list[str] | 
 def _tell_stop(asked: Asked, within: Scope, plan: Plan) -> None:
     import shlex
 
-    from dbrun.plan.stops import what_stops
+    from dbrun.plan.preflight import what_stops
     from dbrun.ui.plan import stopped
 
     if (stop := what_stops(plan, shlex.join(asked.words), within.store)) is not None:
@@ -67,6 +67,6 @@ def _tell_stop(asked: Asked, within: Scope, plan: Plan) -> None:
 
 
 def _drift(loaded: LoadedRecipe, located: Located) -> list[str]:
-    from dbrun.plan.lock import drift
+    from dbrun.resolve.lock import drift
 
     return drift(loaded, located)

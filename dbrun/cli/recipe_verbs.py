@@ -52,7 +52,7 @@ def schema(check: Annotated[bool, typer.Option("--check", help="Compare with the
            ) -> None:
     """Print the JSON Schema of recipes."""
     from dbrun.cli.files import schema_is_current
-    from dbrun.recipe.schema import schema_text
+    from dbrun.recipe.checks.json_schema import schema_text
     from dbrun.ui.terminal import put
 
     if not check:

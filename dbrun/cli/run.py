@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dbrun.errors import DbrunError
 from dbrun.events import Emit, RunFailed
-from dbrun.plan.sources import Located, locate
 from dbrun.recipe.load import EXPORTED, LoadedRecipe, read_recipe
+from dbrun.resolve.sources import Located, locate
 from dbrun.store.store import Store, store_at_hand
 from dbrun.ui.terminal import put
 from dbrun.ui.waiting import waiting
 
 if TYPE_CHECKING:
     from dbrun.cli.words import Asked
-    from dbrun.plan.launch import Place
-    from dbrun.plan.runner import Outcome
     from dbrun.plan.selection import Selection
+    from dbrun.run.runner import Outcome
+    from dbrun.workers.env import Place
 
 
 def read(asked: Asked, emit: Emit | None = None, *, decode: bool = False) -> tuple[LoadedRecipe, Located, Store]:
@@ -32,14 +32,14 @@ def read(asked: Asked, emit: Emit | None = None, *, decode: bool = False) -> tup
     loaded, wrong = read_recipe(asked.recipe, asked.overrides, asked.profiles)
     store = store_at_hand()
     if emit is not None and not wrong and any(one.revision for one in loaded.recipe.taught.values()):
-        from dbrun.plan.datasets import fetch
+        from dbrun.resolve.datasets import fetch
 
         fetch(loaded, store, emit)
     with waiting("reading the pictures and the base"):
         located = locate(loaded, store, decode, wrong)
     if loaded.path.suffix == EXPORTED:
-        from dbrun.plan.again import differences
-        from dbrun.provenance import read as provenance
+        from dbrun.plan.provenance_diff import differences
+        from dbrun.safetensors_header import read as provenance
 
         told = differences(provenance(loaded.path), loaded.recipe, located)
         located = replace(located, notes=(*located.notes, *told))
@@ -51,10 +51,10 @@ def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False
 
     locked: only where the recipe points at what its lock says.
     """
-    from dbrun.plan.crew import Crew
-    from dbrun.plan.launch import check, place
-    from dbrun.plan.runner import execute
+    from dbrun.run.runner import execute
     from dbrun.ui.progress import watcher
+    from dbrun.workers.env import check, place
+    from dbrun.workers.launcher import Crew
 
     # threads that spin while they wait slow each other down manyfold on a busy machine; read when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -79,8 +79,8 @@ def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False
 
 def _held(loaded: LoadedRecipe, located: Located, store: Store) -> Located:
     """What a recipe points at, its base's commit included, which the lock must say too. Raises DbrunError."""
-    from dbrun.plan.lock import hold
-    from dbrun.plan.sources import pinned
+    from dbrun.resolve.lock import hold
+    from dbrun.resolve.sources import pinned
 
     located = pinned(loaded, located, store)
     hold(loaded, located)
@@ -89,9 +89,9 @@ def _held(loaded: LoadedRecipe, located: Located, store: Store) -> Located:
 
 def share(here: Place, asked: Asked) -> NoReturn:
     """Share the work of a run whose first process is another; ends this one when the run is over."""
-    from dbrun.plan.follow import follow
     from dbrun.plan.planner import ALL, Scope, scope
-    from dbrun.plan.sources import pinned
+    from dbrun.resolve.sources import pinned
+    from dbrun.workers.worker import follow
 
     def plan() -> Scope:
         loaded, located, store = read(asked, lambda event: None)

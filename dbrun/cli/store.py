@@ -11,9 +11,9 @@ from dbrun.ui.terminal import put, say
 
 def show_rooms(*, as_json: bool) -> None:
     """Print what takes room."""
-    from dbrun.space import words
-    from dbrun.store.census import rooms
-    from dbrun.store.sweep import KEEP, sweep
+    from dbrun.disk_space import words
+    from dbrun.store.gc import KEEP, sweep
+    from dbrun.store.usage import rooms
     from dbrun.ui.store import room_table
 
     store = store_at_hand()
@@ -28,7 +28,7 @@ def show_rooms(*, as_json: bool) -> None:
 
 def check_all(*, as_json: bool) -> bool:
     """Check the whole store; whether it was sound."""
-    from dbrun.store.check import check
+    from dbrun.store.verify import check
     from dbrun.ui.store import report_lines
     from dbrun.ui.waiting import waiting
 
@@ -40,7 +40,7 @@ def check_all(*, as_json: bool) -> bool:
 
 def collect(keep: int, *, dry_run: bool, as_json: bool) -> None:
     """Take away what nothing needs, or say what that would be."""
-    from dbrun.store.sweep import sweep
+    from dbrun.store.gc import sweep
     from dbrun.ui.store import sweep_lines
 
     store = store_at_hand()

@@ -16,17 +16,17 @@ from dbrun.cli.run import go, read
 from dbrun.cli.words import Asked
 from dbrun.errors import DbrunError, Interrupted, StageFailed, UsageError
 from dbrun.events import Note, SweepFinished
-from dbrun.plan.compare import last_loss
-from dbrun.plan.grid import Together, together
+from dbrun.plan.diff_runs import last_loss
 from dbrun.plan.planner import Plan, Scope, plan_of, scope
+from dbrun.plan.sweep_plan import Together, together
 from dbrun.recipe.load import read_recipe
-from dbrun.recipe.places import Problem, Problems
+from dbrun.recipe.text.spans import Problem, Problems
 from dbrun.ui.terminal import put, say
 
 if TYPE_CHECKING:
     from dbrun.plan.estimate import Estimate
-    from dbrun.plan.runner import Outcome
     from dbrun.plan.selection import Selection
+    from dbrun.run.runner import Outcome
 
 MOST = 256
 LONGEST = 64
@@ -110,7 +110,7 @@ def show_sweep(runs: Sequence[Member], *, as_json: bool) -> bool:
 
 def _stop(runs: Sequence[Member]) -> DbrunError | None:
     """What stops runs of a sweep before their first stage, each reason once with those that it stops."""
-    from dbrun.plan.stops import what_stops
+    from dbrun.plan.preflight import what_stops
     from dbrun.ui.sweep import stop_of_all
 
     found: dict[str, tuple[DbrunError, list[int]]] = {}
@@ -159,8 +159,8 @@ def _as_json(runs: Sequence[Member], work: Sequence[Together], known: Sequence[E
 def go_sweep(runs: Sequence[Member], selection: Selection, *, as_json: bool) -> None:
     """Run each; one that fails does not stop the others. Raises StageFailed at the end where one failed."""
     from dbrun.events import as_json as plain
-    from dbrun.plan.launch import place
     from dbrun.ui.sweep import results_table
+    from dbrun.workers.env import place
 
     if place(os.environ) is not None:
         raise UsageError("a launcher's processes share one run, and a sweep is several",

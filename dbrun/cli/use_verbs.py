@@ -39,8 +39,8 @@ def sample(
 
     The base is loaded once; adapters may have any weight, and other programs' files (kohya, diffusers, PEFT) work too.
     """
-    from dbrun.after.sampling import Wish
     from dbrun.cli.using import check_precision, draw_samples
+    from dbrun.use.sample import Wish
 
     wish = Wish("", count, seed, steps, guidance, resolution, each)
     draw_samples(words, wish, base, check_precision(precision), output)

@@ -13,11 +13,11 @@ from dbrun.errors import UsageError
 from dbrun.ui.terminal import counted, put, say, warn
 
 if TYPE_CHECKING:
-    from dbrun.after.bases import AtHand
-    from dbrun.after.files import Named
-    from dbrun.after.making import Adapters
-    from dbrun.after.sampling import Wish
     from dbrun.formats.base import Format
+    from dbrun.use.adapter_files import Named
+    from dbrun.use.bases import AtHand
+    from dbrun.use.convert import Adapters
+    from dbrun.use.sample import Wish
 
 SAMPLES = Path("samples")
 
@@ -27,11 +27,11 @@ def draw_samples(words: Sequence[str], wish: Wish, base: str | None, precision: 
     from contextlib import closing
     from dataclasses import replace
 
-    from dbrun.after.files import split
-    from dbrun.after.sampling import draw, save, settled
-    from dbrun.after.words import words_of
     from dbrun.events import Progress
     from dbrun.ui.progress import watcher
+    from dbrun.use.adapter_files import split
+    from dbrun.use.sample import draw, save, settled
+    from dbrun.use.trigger_words import words_of
 
     adapters, prompt = split(words)
     wish = replace(wish, prompt=prompt)
@@ -58,10 +58,10 @@ def check_precision(word: str) -> str:
 
 def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None, output: Path) -> None:
     """Make one file of several adapters; its path goes to stdout."""
-    from dbrun.after.files import named
-    from dbrun.after.joining import refuse
-    from dbrun.after.making import SUM, write_sum
-    from dbrun.after.words import left_behind
+    from dbrun.use.adapter_files import named
+    from dbrun.use.convert import SUM, write_sum
+    from dbrun.use.join_loras import refuse
+    from dbrun.use.trigger_words import left_behind
 
     ways, full = ("concatenated", "linear", "full"), how == "full"
     form = _format(to or (SUM if full else "diffusers"))
@@ -88,8 +88,8 @@ def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None
 def _join(parts: Sequence[Named], how: str, at_hand: AtHand, form: Format, target: Path,
           document: Mapping[str, object]) -> float:
     """Write one LoRA of several, and say how far it is from their sum; the difference once it is read back."""
-    from dbrun.after.joining import concatenated, linear
-    from dbrun.after.making import write
+    from dbrun.use.convert import write
+    from dbrun.use.join_loras import concatenated, linear
 
     opened = [_open(part, at_hand) for part in parts]
     merged, far = {}, 0.0
@@ -108,10 +108,10 @@ def _join(parts: Sequence[Named], how: str, at_hand: AtHand, form: Format, targe
 
 def convert_file(word: str, to: str, base: str | None, output: Path | None) -> None:
     """Write an adapter in another format, and say what is lost; its path goes to stdout."""
-    from dbrun.after.files import named
-    from dbrun.after.making import lost, write
-    from dbrun.after.words import left_behind
-    from dbrun.formats.card import cautions
+    from dbrun.formats.model_card import cautions
+    from dbrun.use.adapter_files import named
+    from dbrun.use.convert import lost, write
+    from dbrun.use.trigger_words import left_behind
 
     part, form = named(word), _format(to)
     if not part.form.ASKED:
@@ -136,8 +136,8 @@ def convert_file(word: str, to: str, base: str | None, output: Path | None) -> N
 
 def push_folder(folder: Path, repo: str, *, public: bool, dry_run: bool) -> None:
     """Send a delivered folder to the Hub; where it can be seen goes to stdout."""
-    from dbrun.after.publish import parcel, send
-    from dbrun.space import words
+    from dbrun.disk_space import words
+    from dbrun.use.publish import parcel, send
 
     sent = parcel(folder, repo, private=not public)
     for name, size in sent.files.items():
@@ -152,8 +152,8 @@ def push_folder(folder: Path, repo: str, *, public: bool, dry_run: bool) -> None
 
 def _base(parts: Sequence[Named], asked: str | None) -> AtHand:
     """The base of these adapters, all of which hold something for it."""
-    from dbrun.after.bases import base_for
     from dbrun.store.store import store_at_hand
+    from dbrun.use.bases import base_for
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     at_hand, notes = base_for([a.document for a in parts], asked, [a.place for a in parts], store_at_hand())
@@ -165,7 +165,7 @@ def _base(parts: Sequence[Named], asked: str | None) -> AtHand:
 
 
 def _open(part: Named, at_hand: AtHand) -> Adapters:
-    from dbrun.after.making import opened
+    from dbrun.use.convert import opened
 
     adapters, changed = opened(part, at_hand, at_hand.load(device="cpu"))
     for text in changed:
@@ -196,7 +196,7 @@ def _source(part: Named) -> dict[str, object]:
 
 
 def _made(target: Path, form: Format, difference: float) -> None:
-    from dbrun.formats.reload import nearness
+    from dbrun.formats.roundtrip import nearness
 
     say(f"{form.NAME}: read back by its own library, {nearness(difference)}")
     put(str(_target(target, form)))

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from dbrun.choices.prediction import Prediction
+from dbrun.diffusion.prediction import Prediction
 from dbrun.errors import RecipeError
 
 

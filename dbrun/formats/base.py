@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.adapters.artifact import Attached
+from dbrun.adapters.adapter_io import Attached
 from dbrun.adapters.base import Adapter
-from dbrun.families.base import Family, Loaded
-from dbrun.parts import subclasses
+from dbrun.config_types import subclasses
+from dbrun.models.base import Family, Loaded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dbrun.formats.given import Given
+    from dbrun.formats.peft_import import Given
 
 
 class Format:
@@ -107,7 +107,7 @@ class Format:
 
         loaded is afterwards what it was, to the bit.
         """
-        from dbrun.formats.merging import merged_weights
+        from dbrun.formats.merge_weights import merged_weights
 
         yield from merged_weights(self, folder, family, loaded, components)
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.adapters.artifact import Attached
+from dbrun.adapters.adapter_io import Attached
 from dbrun.errors import RecipeError
-from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
-from dbrun.formats.merging import merge
-from dbrun.provenance import header
+from dbrun.formats.merge_weights import merge
+from dbrun.models.base import Family, Loaded
+from dbrun.safetensors_header import header
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.adapters.artifact import Attached
-from dbrun.families.base import Family, Loaded
-from dbrun.families.vocabulary import Vocabulary, tokens_of
+from dbrun.adapters.adapter_io import Attached
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import WORD
-from dbrun.provenance import header
+from dbrun.models.base import Family, Loaded
+from dbrun.models.new_tokens import Vocabulary, tokens_of
+from dbrun.safetensors_header import header
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.adapters.artifact import Attached
+from dbrun.adapters.adapter_io import Attached
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
-from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import KOHYA
-from dbrun.formats.layers import adapted, kind_of, scale_of, shifted, without_mid
-from dbrun.provenance import header
+from dbrun.formats.lycoris_apply import adapted, kind_of, scale_of, shifted, without_mid
+from dbrun.models.base import Family, Loaded
+from dbrun.safetensors_header import header
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dbrun.formats.given import Given
+    from dbrun.formats.peft_import import Given
 
 FILE = "kohya.safetensors"
 PEFT_NAMES = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight",
@@ -80,7 +80,7 @@ class Kohya(Format):
 
         Raises RecipeError where its layers are of several types, which no one adapter is, or of one that peft has not.
         """
-        from dbrun.formats.given import Given
+        from dbrun.formats.peft_import import Given
 
         kinds: set[str] = set()
         state: dict[str, Tensor] = {}

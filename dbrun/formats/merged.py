@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from dbrun.adapters.artifact import Attached
-from dbrun.families.base import Family, Loaded
+from dbrun.adapters.adapter_io import Attached
 from dbrun.formats.component import ONE_FILE, Component, without_places
-from dbrun.formats.merging import merge
+from dbrun.formats.merge_weights import merge
+from dbrun.models.base import Family, Loaded
 
 
 class Merged(Component):

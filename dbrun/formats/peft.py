@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.adapters.artifact import Attached
+from dbrun.adapters.adapter_io import Attached
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
-from dbrun.families.base import Family, Loaded
 from dbrun.formats.base import Format
-from dbrun.provenance import header
+from dbrun.models.base import Family, Loaded
+from dbrun.safetensors_header import header
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor
 
-    from dbrun.formats.given import Given
+    from dbrun.formats.peft_import import Given
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -75,7 +75,7 @@ class Peft(Format):
 
     def given(self, folder: Path, family: Family, loaded: Loaded, component: str) -> Given:
         """As `PeftModel` holds it."""
-        from dbrun.formats.given import through_peft
+        from dbrun.formats.peft_import import through_peft
 
         return through_peft(self, folder, "", family, loaded, component)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from dbrun.families.base import Family, Loaded
+from dbrun.models.base import Family, Loaded
 
 FOLDER = "scheduler"
 

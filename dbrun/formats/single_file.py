@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from dbrun.adapters.artifact import Attached
+from dbrun.adapters.adapter_io import Attached
 from dbrun.adapters.base import Adapter
 from dbrun.errors import StageFailed
-from dbrun.families.base import Family, Loaded
 from dbrun.formats.component import Component
 from dbrun.formats.merged import put, with_all
+from dbrun.models.base import Family, Loaded
 
 FILE = "single_file.safetensors"
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from dbrun.choices.captions import SIDECAR, Captions
 from dbrun.errors import RecipeError
 from dbrun.images.captions import TABLES, TEXT
 from dbrun.images.masks import is_mask, picture_of
+from dbrun.options.captions import SIDECAR, Captions
 
 SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SILENT = ("thumbs.db", "desktop.ini")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dbrun.errors import RecipeError
 from dbrun.images.buckets import Frame, centred
-from dbrun.images.readers import HEAD, make_ready
+from dbrun.images.decoders import HEAD, make_ready
 
 if TYPE_CHECKING:
     from PIL.Image import Image

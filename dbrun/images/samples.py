@@ -29,7 +29,7 @@ class Drawn:
 
 def write_samples(folder: Path, drawn: Drawn, rows: Mapping[str, Sequence[Image]]) -> None:
     """Write `samples/<row>/<column>.png` and `samples/samples.json`; equal pictures give equal bytes."""
-    from dbrun.images.sheet import save_png
+    from dbrun.images.grid import save_png
 
     for row, pictures in rows.items():
         (folder / FOLDER / row).mkdir(parents=True)
@@ -55,7 +55,7 @@ def side_by_side(exports: Mapping[str, Path]) -> Image:
 
     Raises UsageError where the exports were not drawn alike, or over different bases.
     """
-    from dbrun.images.sheet import sheet
+    from dbrun.images.grid import sheet
 
     drawn = {label: read_drawn(folder) for label, folder in exports.items()}
     first = next(iter(exports))

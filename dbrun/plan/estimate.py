@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from math import isclose, log
 from pathlib import Path
 
-from dbrun.plan.grid import Together, foretold
-from dbrun.plan.jobs import Jobs
-from dbrun.plan.keys import Ask
+from dbrun.plan.cache_key import Ask
 from dbrun.plan.planner import BASE_STAGE, Plan, Scope, StagePlan, Status
 from dbrun.plan.reasons import After, Resumes
-from dbrun.stages.amounts import Amounts
+from dbrun.plan.sweep_plan import Together, foretold
+from dbrun.run.stage_context import Jobs
+from dbrun.stages.support.amounts import Amounts
 from dbrun.store.traces import Trace
 
 RECENT = 32

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from dbrun.plan.differences import changes, text_of
-from dbrun.plan.grid import foretold
+from dbrun.plan.cache_key import Ask
+from dbrun.plan.diff_keys import changes, text_of
 from dbrun.plan.history import last_documents
-from dbrun.plan.keys import Ask
 from dbrun.plan.planner import RECENT, Scope, StagePlan, Status, plan_of
+from dbrun.plan.sweep_plan import foretold
 from dbrun.store.traces import Trace
 
 PARTS = ("version", "params", "inputs", "numerics", "libraries")

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from dbrun.plan import device
-from dbrun.plan.differences import nearest, nearest_of
+from dbrun.plan.cache_key import Ask, ask
+from dbrun.plan.diff_keys import nearest, nearest_of
 from dbrun.plan.history import last_documents, run_with
-from dbrun.plan.keys import Ask, ask
 from dbrun.plan.reasons import After, Behind, Damaged, Lacking, New, NotChosen, Reason, Resumes, Simply, Unpinned
 from dbrun.plan.selection import Chosen, Selection, choose, graph
-from dbrun.plan.sources import Located
-from dbrun.recipe.model import Recipe
+from dbrun.recipe.schema.model import Recipe
+from dbrun.resolve.sources import Located
 from dbrun.stages.base import Numerics, Stage
 from dbrun.stages.base import stages as all_stages
-from dbrun.store.disk import entries
+from dbrun.store.atomic import entries
 from dbrun.store.items import items_made
 from dbrun.store.store import Damage, Depth, Store
 from dbrun.store.traces import Trace

@@ -8,7 +8,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from dbrun.errors import UsageError
-from dbrun.recipe.model import Recipe
+from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import Stage
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dbrun.recipe import asides
-from dbrun.recipe.asides import Asides
-from dbrun.recipe.checks import check
-from dbrun.recipe.layers import from_command_line, from_files
-from dbrun.recipe.model import Recipe
-from dbrun.recipe.nodes import Table, leaves, merge, origins, plain_data, without
-from dbrun.recipe.places import Place, Problem, Problems
+from dbrun.recipe.checks.rules import check
+from dbrun.recipe.schema.model import Recipe
+from dbrun.recipe.text import profiles as profiles_text
+from dbrun.recipe.text.overlay import from_command_line, from_files
+from dbrun.recipe.text.profiles import Asides
+from dbrun.recipe.text.spans import Place, Problem, Problems
+from dbrun.recipe.text.tree import Table, leaves, merge, origins, plain_data, without
 
 EXPORTED = ".safetensors"
 """The ending of a file that stands for the recipe that made it."""
@@ -73,10 +73,10 @@ def read_recipe(path: Path, overrides: Sequence[str] = (),
     """
     path, wrong = path.absolute(), list[Problem]()
     whole, texts = _exported(path) if path.suffix == EXPORTED else from_files(path, wrong)
-    data, beside = asides.take(whole, wrong)
+    data, beside = profiles_text.take(whole, wrong)
     laid = merge(beside.chosen(profiles, data, wrong), from_command_line(overrides, wrong))
     if path.suffix == EXPORTED:
-        from dbrun.recipe.rebuilt import check_places
+        from dbrun.recipe.text.from_export import check_places
 
         check_places(laid, path)
     laid, recipe = _understood(laid, beside, wrong)
@@ -101,7 +101,7 @@ def _understood(data: Table, beside: Asides, wrong: list[Problem]) -> tuple[Tabl
         wrong += error.problems
         # what stands for something unknown is not judged by its type
         unknown |= {leaf.place for _, leaf in leaves(data) if "${" in leaf.value}
-    wrong += asides.tokens(data)
+    wrong += profiles_text.tokens(data)
     whole = not wrong
     try:
         recipe = _typed(data, part=part)
@@ -123,7 +123,7 @@ def _rest(data: Table, problems: Iterable[Problem]) -> Recipe | None:
 
 
 def _exported(path: Path) -> tuple[Table, dict[Path, str]]:
-    from dbrun.recipe.rebuilt import rebuilt
+    from dbrun.recipe.text.from_export import rebuilt
 
     return rebuilt(path), {}
 
@@ -131,7 +131,7 @@ def _exported(path: Path) -> tuple[Table, dict[Path, str]]:
 def _resolved(data: Table, beside: Asides) -> Table:
     if not any("${" in leaf.value for _, leaf in leaves(data)):
         return data
-    from dbrun.recipe.references import resolve
+    from dbrun.recipe.text.references import resolve
 
     return resolve(data, beside)
 
@@ -139,7 +139,7 @@ def _resolved(data: Table, beside: Asides) -> Table:
 def _wrong_inside(beside: Asides, name: str, data: Table) -> Iterator[Problem]:
     """What is wrong in a profile by itself; what is missing elsewhere may come from another profile."""
     profile = beside.profiles[name]
-    inside = {*asides.places(profile)} - asides.reads_environment(profile)
+    inside = {*profiles_text.places(profile)} - profiles_text.reads_environment(profile)
     try:
         _typed(_resolved(merge(data, profile), beside))
     except Problems as error:
@@ -151,13 +151,13 @@ def _typed(data: Table, *, part: bool = False) -> Recipe:
     try:
         return Recipe.model_validate(plain_data(data), by_alias=True, by_name=False)
     except ValidationError as error:
-        from dbrun.recipe.complaints import translate
+        from dbrun.recipe.checks.messages import translate
 
         raise Problems(translate(error, data, part=part)) from None
 
 
 def _disagreements(recipe: Recipe, data: Table) -> Iterator[Problem]:
     if findings := check(recipe):
-        from dbrun.recipe.complaints import place_of
+        from dbrun.recipe.checks.messages import place_of
 
         yield from (Problem(place_of(key, data), key, message, fix) for key, message, fix in findings)

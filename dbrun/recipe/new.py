@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dbrun.config_types import NULL
 from dbrun.errors import UsageError
-from dbrun.parts import NULL
-from dbrun.recipe.model import NAME
+from dbrun.recipe.schema.model import NAME
 
 TEXT = """\
 # A dbrun recipe. It runs as it stands, on the small base model and the pictures that come with dbrun:

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.adapters.artifact import Attached, write_artifact
+from dbrun.adapters.adapter_io import Attached, write_artifact
 from dbrun.adapters.attach import attach, match, read
 from dbrun.adapters.base import PRESETS, Adapter, Learnable
 from dbrun.errors import RecipeError
-from dbrun.families.base import Family, Loaded
-from dbrun.recipe.model import Adapt as Choices
-from dbrun.recipe.model import Recipe
+from dbrun.models.base import Family, Loaded
+from dbrun.recipe.schema.model import Adapt as Choices
+from dbrun.recipe.schema.model import Recipe
 from dbrun.seeds import derive
-from dbrun.stages import room
-from dbrun.stages.amounts import Amounts, learners
-from dbrun.stages.arithmetic import base_in_memory
 from dbrun.stages.base import Job, Sources, Stage
-from dbrun.stages.given import start
+from dbrun.stages.support import cost
+from dbrun.stages.support.amounts import Amounts, learners
+from dbrun.stages.support.arithmetic import base_in_memory
+from dbrun.stages.support.init_adapter import start
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,9 +45,10 @@ class Adapt(Stage[AdaptParams]):
     NAME: ClassVar[str] = "adapt"
     needs: ClassVar[tuple[str, ...]] = ("load",)
     libraries: ClassVar[tuple[str, ...]] = ("torch", "peft", "diffusers", "transformers", "safetensors")
-    modules: ClassVar[tuple[str, ...]] = ("dbrun.adapters", "dbrun.families", "dbrun.seeds", "dbrun.stages.arithmetic",
-                                          "dbrun.stages.contents", "dbrun.stages.given", "dbrun.formats.given",
-                                          "dbrun.formats.peft", "dbrun.formats.diffusers")
+    modules: ClassVar[tuple[str, ...]] = (
+        "dbrun.adapters", "dbrun.formats.diffusers", "dbrun.formats.peft", "dbrun.formats.peft_import",
+        "dbrun.models", "dbrun.seeds", "dbrun.stages.support.arithmetic",
+        "dbrun.stages.support.init_adapter", "dbrun.stages.support.inputs")
     computes: ClassVar[bool] = False
 
     def params(self, recipe: Recipe, sources: Sources) -> AdaptParams:
@@ -57,12 +58,12 @@ class Adapt(Stage[AdaptParams]):
 
     def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
         """Most of it is the base; only the adapters have a size."""
-        size = room.weights(sources.base, recipe.adapt)
+        size = cost.weights(sources.base, recipe.adapt)
         return Amounts(memory=(size,), disk={".safetensors": size}, like=learners(recipe.adapt))
 
     def room(self, job: Job[AdaptParams]) -> int:
         """The adapters."""
-        return room.adapters(job, job.params.adapt) + room.MARGIN
+        return cost.adapters(job, job.params.adapt) + cost.MARGIN
 
     def run(self, job: Job[AdaptParams]) -> None:
         """Draw the initial weights on the CPU, whatever the device, so that they are the same everywhere."""

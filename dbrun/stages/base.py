@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from dbrun.choices.packages import Package
+from dbrun.config_types import subclasses
 from dbrun.events import Emit, Note, Progress
-from dbrun.families.base import Sampling
-from dbrun.parts import subclasses
-from dbrun.recipe.model import Recipe
-from dbrun.stages.ranks import Ranks
+from dbrun.models.base import Sampling
+from dbrun.options.packages import Package
+from dbrun.recipe.schema.model import Recipe
+from dbrun.stages.support.process_group import Ranks
 
 if TYPE_CHECKING:
-    from dbrun.stages.amounts import Amounts
-    from dbrun.stages.columns import Columns
+    from dbrun.stages.support.amounts import Amounts
+    from dbrun.stages.support.sample_spec import Columns
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Stage(Generic[P]):
 
     def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
         """What its time, memory and disk grow with, so that they can be told from earlier work; without torch."""
-        from dbrun.stages.amounts import Amounts
+        from dbrun.stages.support.amounts import Amounts
 
         return Amounts()
 

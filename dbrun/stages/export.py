@@ -9,29 +9,29 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.adapters.artifact import Attached, read_artifact
+from dbrun.adapters.adapter_io import Attached, read_artifact
 from dbrun.adapters.attach import settle
-from dbrun.choices.prediction import Prediction
+from dbrun.diffusion.prediction import Prediction
 from dbrun.errors import StageFailed
-from dbrun.families.base import Family, Loaded
-from dbrun.families.folders import licence
-from dbrun.families.scheduling import scheduler_changes
 from dbrun.images.samples import ADAPTED, BASE, Drawn, write_samples
-from dbrun.provenance import trigger
-from dbrun.recipe import exports
-from dbrun.recipe.model import Recipe
-from dbrun.recipe.subject import in_turn
-from dbrun.stages import room
-from dbrun.stages.amounts import Amounts, guided, learners
-from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
+from dbrun.models.base import Family, Loaded
+from dbrun.models.configs import licence
+from dbrun.models.scheduling import scheduler_changes
+from dbrun.recipe.checks import exports
+from dbrun.recipe.schema.model import Recipe
+from dbrun.recipe.schema.subject import in_turn
+from dbrun.safetensors_header import trigger
 from dbrun.stages.base import Job, Numerics, Sources, Stage
 from dbrun.stages.load import read_base
-from dbrun.stages.portable import portable, provenance
-from dbrun.stages.starts import SHOWN, Starts, starts
+from dbrun.stages.support import cost
+from dbrun.stages.support.amounts import Amounts, guided, learners
+from dbrun.stages.support.arithmetic import Precision, base_in_memory, drawn_in
+from dbrun.stages.support.lowres_inputs import SHOWN, Starts, starts
+from dbrun.stages.support.provenance import portable, provenance
 
 if TYPE_CHECKING:
     from dbrun.formats.base import Format
-    from dbrun.formats.reload import Expected, Probe
+    from dbrun.formats.roundtrip import Expected, Probe
 
 PLACES = ("in the snow", "on the moon", "at night", "in the city")
 """Where the subject is shown if the recipe names no prompts."""
@@ -85,9 +85,10 @@ class Export(Stage[ExportParams]):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "safetensors",
                                             "numpy", "pillow")
     modules: ClassVar[tuple[str, ...]] = (
-        "dbrun.formats", "dbrun.adapters", "dbrun.images.samples", "dbrun.images.sheet", "dbrun.images.curve",
-        "dbrun.images.pixels", "dbrun.stages.arithmetic", "dbrun.stages.contents", "dbrun.stages.portable",
-        "dbrun.stages.starts", "dbrun.training.device", "dbrun.families", "dbrun.provenance")
+        "dbrun.adapters", "dbrun.formats", "dbrun.images.grid", "dbrun.images.loss_plot",
+        "dbrun.images.pixels", "dbrun.images.samples", "dbrun.models", "dbrun.safetensors_header",
+        "dbrun.stages.support.arithmetic", "dbrun.stages.support.inputs",
+        "dbrun.stages.support.lowres_inputs", "dbrun.stages.support.provenance", "dbrun.training.device")
 
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
         """The formats, the provenance, and the pictures' settings; what is left out, the base suggests."""
@@ -116,7 +117,7 @@ class Export(Stage[ExportParams]):
 
     def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
         """Pictures of so many pixels in so many sampler steps, without and with the adapter, and what is written."""
-        params, size = self.params(recipe, sources), room.weights(sources.base, recipe.adapt)
+        params, size = self.params(recipe, sources), cost.weights(sources.base, recipe.adapt)
         count, pixels = len(ROWS) * len(params.prompts), params.resolution**2
         return Amounts(count, params.steps * pixels, (pixels, size),
                        {".safetensors": size, "before_after.png": count * pixels, "loss.png": 1.0,
@@ -128,14 +129,14 @@ class Export(Stage[ExportParams]):
         from dbrun.formats.base import formats
 
         params, known = job.params, formats()
-        weights = room.stored(job.inputs["train"])
-        files = sum(2 * room.base(job) if known[name].LARGE else weights for name in params.formats)
-        return 2 * (files + 5 * room.pictures(2 * len(params.prompts) + 1, params.resolution)) + 2 * room.MARGIN
+        weights = cost.stored(job.inputs["train"])
+        files = sum(2 * cost.base(job) if known[name].LARGE else weights for name in params.formats)
+        return 2 * (files + 5 * cost.pictures(2 * len(params.prompts) + 1, params.resolution)) + 2 * cost.MARGIN
 
     def run(self, job: Job[ExportParams]) -> None:
         """Fill job.out; nothing in it says when or where it was made."""
         from dbrun.formats.base import formats
-        from dbrun.formats.card import card, cautions
+        from dbrun.formats.model_card import card, cautions
 
         adapters = read_artifact(job.inputs["train"].path)
         _before_after(job, adapters)
@@ -180,7 +181,7 @@ def _before_after(job: Job[ExportParams], adapters: Mapping[str, Attached]) -> N
     """Draw before_after.png and samples/: the same prompts and seeds without and with the adapter."""
     from PIL import Image
 
-    from dbrun.images.sheet import save_png, sheet
+    from dbrun.images.grid import save_png, sheet
 
     params, precision = job.params, drawn_in(job.params.precision, job.numerics)
 
@@ -239,7 +240,7 @@ def _expected(job: Job[ExportParams], adapters: Mapping[str, Attached], family: 
     """What the trained model predicts, in 32 bits; a trained adapter that changes nothing is an error."""
     import torch
 
-    from dbrun.formats.reload import Expected, Probe
+    from dbrun.formats.roundtrip import Expected, Probe
 
     assert job.base is not None
     multiple = family.pixel_multiple(job.base)
@@ -269,7 +270,7 @@ def _telling(params: ExportParams, adapters: Mapping[str, Attached]) -> str:
 def _write(job: Job[ExportParams], form: Format, probe: Probe, expected: Expected,
            document: Mapping[str, object]) -> None:
     """Write one format with its provenance; it counts only once its own library has read it back."""
-    from dbrun.formats.provenance import stamp
+    from dbrun.formats.stamp import stamp
 
     family, loaded = base_in_memory(job, "fp32")
     carried = {name: adapter for name, adapter in expected.adapters.items() if form.carries(family, name)}
@@ -286,14 +287,14 @@ def _write(job: Job[ExportParams], form: Format, probe: Probe, expected: Expecte
                (("difference", difference), ("allowed", expected.allowed), ("effect", expected.effect))}
     for path in written:
         stamp(path, {**document, "self_check": {"format": form.NAME, **reached}})
-    from dbrun.formats.reload import nearness
+    from dbrun.formats.roundtrip import nearness
 
     job.note(f"{form.NAME}: read back, {nearness(difference)}")
 
 
 def _curve(job: Job[ExportParams]) -> None:
-    from dbrun.images.curve import loss_curve
-    from dbrun.images.sheet import save_png
+    from dbrun.images.grid import save_png
+    from dbrun.images.loss_plot import loss_curve
 
     text = (job.inputs["train"].path / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
-from dbrun.families.base import Family, Loaded
-from dbrun.images.flat import refusal
-from dbrun.recipe.model import Recipe
-from dbrun.recipe.subject import in_turn
+from dbrun.images.blank import refusal
+from dbrun.models.base import Family, Loaded
+from dbrun.recipe.schema.model import Recipe
+from dbrun.recipe.schema.subject import in_turn
 from dbrun.seeds import derive
-from dbrun.stages import room
-from dbrun.stages.amounts import Amounts, guided
-from dbrun.stages.arithmetic import Precision, base_in_memory, drawn_in
 from dbrun.stages.base import Job, Numerics, Sources, Stage
-from dbrun.stages.ranks import spread
+from dbrun.stages.support import cost
+from dbrun.stages.support.amounts import Amounts, guided
+from dbrun.stages.support.arithmetic import Precision, base_in_memory, drawn_in
+from dbrun.stages.support.process_group import spread
 
 RECORD = "priors.json"
 ATTEMPTS = 5
@@ -62,8 +62,9 @@ class GeneratePriors(Stage[PriorParams]):
     shared: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("load",)
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
-    modules: ClassVar[tuple[str, ...]] = ("dbrun.stages.arithmetic", "dbrun.training.device", "dbrun.families",
-                                          "dbrun.seeds", "dbrun.images.flat", "dbrun.stages.ranks")
+    modules: ClassVar[tuple[str, ...]] = (
+        "dbrun.images.blank", "dbrun.models", "dbrun.seeds", "dbrun.stages.support.arithmetic",
+        "dbrun.stages.support.process_group", "dbrun.training.device")
 
     def wanted(self, recipe: Recipe) -> bool:
         """Only with prior preservation by class images that the base makes."""
@@ -96,7 +97,7 @@ class GeneratePriors(Stage[PriorParams]):
 
     def room(self, job: Job[PriorParams]) -> int:
         """Each picture, as an item and in the result."""
-        return 2 * room.pictures(len(job.params.prompts), job.params.resolution) + room.MARGIN
+        return 2 * cost.pictures(len(job.params.prompts), job.params.resolution) + cost.MARGIN
 
     def run(self, job: Job[PriorParams]) -> None:
         """Write 00000.png … and priors.json."""

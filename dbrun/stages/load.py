@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
-from dbrun.families.base import Family, families
-from dbrun.families.folders import LICENCE
-from dbrun.provenance import header
-from dbrun.recipe.model import Recipe
-from dbrun.stages.amounts import Amounts
+from dbrun.models.base import Family, families
+from dbrun.models.configs import LICENCE
+from dbrun.recipe.schema.model import Recipe
+from dbrun.safetensors_header import header
 from dbrun.stages.base import Artifact, Job, Sources, Stage
+from dbrun.stages.support.amounts import Amounts
 
 RECORD = "base.json"
 ABOUT = re.compile(rf"README\.md|{LICENCE.pattern}", LICENCE.flags).fullmatch
@@ -53,7 +53,8 @@ class Load(Stage[LoadParams]):
     """Resolve the base, verify its files and record their digests; it copies nothing."""
 
     NAME: ClassVar[str] = "load"
-    modules: ClassVar[tuple[str, ...]] = ("dbrun.stages.hub", "dbrun.provenance", "dbrun.families")
+    modules: ClassVar[tuple[str, ...]] = (
+        "dbrun.models", "dbrun.safetensors_header", "dbrun.stages.support.download")
     computes: ClassVar[bool] = False
 
     def params(self, recipe: Recipe, sources: Sources) -> LoadParams:
@@ -90,7 +91,7 @@ class Load(Stage[LoadParams]):
         job.progress(len(wanted), len(wanted), "files")
 
     def _folder(self, job: Job[LoadParams], family: Family) -> Path:
-        from dbrun.stages import hub
+        from dbrun.stages.support import download
 
         kind, _, place = job.params.identity.partition(":")
         if kind != "hub":
@@ -104,7 +105,7 @@ class Load(Stage[LoadParams]):
             job.progress(done, total, "files")
 
         try:
-            return hub.download(repo, commit, lambda names: (
+            return download.download(repo, commit, lambda names: (
                 *wanted_files(names, family.folders, job.params.variant), *filter(ABOUT, names)), seen, poll=job.poll)
         except StageFailed:
             # without the network, what an earlier run fetched is judged by its contents

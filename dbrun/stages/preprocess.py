@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import StageFailed
-from dbrun.families.base import Family, Loaded
-from dbrun.families.tokens import cuts, may_be_cut, tokenizer_of
 from dbrun.images.pixels import framed, square
-from dbrun.recipe.model import Recipe
-from dbrun.recipe.pictures import Images
-from dbrun.recipe.subject import in_turn
-from dbrun.stages import room
-from dbrun.stages.amounts import Amounts
-from dbrun.stages.arithmetic import base_in_memory
+from dbrun.models.base import Family, Loaded
+from dbrun.models.prompt_length import cuts, may_be_cut, tokenizer_of
+from dbrun.recipe.schema.images import Images
+from dbrun.recipe.schema.model import Recipe
+from dbrun.recipe.schema.subject import in_turn
 from dbrun.stages.base import Artifact, Job, Picture, Sources, Stage
-from dbrun.stages.contents import contents
 from dbrun.stages.generate_priors import RECORD
-from dbrun.stages.index import Index
 from dbrun.stages.load import read_base
-from dbrun.stages.ranks import spread
-from dbrun.stages.views import Source, View, cutting, views, write_mask
+from dbrun.stages.support import cost
+from dbrun.stages.support.amounts import Amounts
+from dbrun.stages.support.arithmetic import base_in_memory
+from dbrun.stages.support.crops import Source, View, cutting, views, write_mask
+from dbrun.stages.support.inputs import contents
+from dbrun.stages.support.process_group import spread
+from dbrun.stages.support.prompt_index import Index
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,9 +84,9 @@ class Preprocess(Stage[PreprocessParams]):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "safetensors",
                                             "pillow", "numpy")
     modules: ClassVar[tuple[str, ...]] = (
-        "dbrun.images.buckets", "dbrun.images.masks", "dbrun.images.pixels", "dbrun.stages.arithmetic",
-        "dbrun.stages.contents", "dbrun.stages.index", "dbrun.stages.ranks", "dbrun.stages.views",
-        "dbrun.training.device", "dbrun.families", "dbrun.seeds")
+        "dbrun.images.buckets", "dbrun.images.masks", "dbrun.images.pixels", "dbrun.models", "dbrun.seeds",
+        "dbrun.stages.support.arithmetic", "dbrun.stages.support.crops", "dbrun.stages.support.inputs",
+        "dbrun.stages.support.process_group", "dbrun.stages.support.prompt_index", "dbrun.training.device")
 
     def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
         """The pictures with their prompts, and how they are cut."""
@@ -118,8 +118,8 @@ class Preprocess(Stage[PreprocessParams]):
         family, images = read_base(job.inputs["load"]).family, job.params.images
         given, prompts = _class_half(job)
         views = (len(job.params.pictures) + len(given)) * max(1, images.random_crops) * (2 if images.flip else 1)
-        view = images.resolution**2 * (family.pixel_bytes + room.FLOAT) + 2**14
-        return int(2 * (views * view + len(prompts.prompts) * (family.prompt_bytes + 2**14))) + room.MARGIN
+        view = images.resolution**2 * (family.pixel_bytes + cost.FLOAT) + 2**14
+        return int(2 * (views * view + len(prompts.prompts) * (family.prompt_bytes + 2**14))) + cost.MARGIN
 
     def run(self, job: Job[PreprocessParams]) -> None:
         """Write latents.safetensors, prompts.safetensors (unless the text encoder trains) and index.json.

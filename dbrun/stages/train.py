@@ -8,31 +8,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.choices.averaging import Ema
-from dbrun.choices.held_out import HeldOut
-from dbrun.choices.optimizers import OptimizerChoice
-from dbrun.choices.packages import Package
-from dbrun.choices.schedules import Schedule
-from dbrun.choices.trackers import PACKAGES
 from dbrun.errors import Interrupted, RecipeError
-from dbrun.families.base import Condition, Family, Loaded, families
-from dbrun.families.scheduling import scheduler_changes
-from dbrun.recipe.model import Recipe
-from dbrun.recipe.objective import AS_THE_BASE, UNMASKED, Objective, misfits
-from dbrun.stages import room
-from dbrun.stages.amounts import Amounts, learners
-from dbrun.stages.arithmetic import Precision, base_in_memory
+from dbrun.models.base import Condition, Family, Loaded, families
+from dbrun.models.scheduling import scheduler_changes
+from dbrun.options.ema import Ema
+from dbrun.options.held_out import HeldOut
+from dbrun.options.optimizers import OptimizerChoice
+from dbrun.options.packages import Package
+from dbrun.options.schedules import Schedule
+from dbrun.options.trackers import PACKAGES
+from dbrun.recipe.schema.model import Recipe
+from dbrun.recipe.schema.objective import AS_THE_BASE, UNMASKED, Objective, misfits
 from dbrun.stages.base import Job, Sources, Stage
-from dbrun.stages.beside import Beside
-from dbrun.stages.held_out import held_out
-from dbrun.stages.index import Index
-from dbrun.stages.length import length
+from dbrun.stages.support import cost
+from dbrun.stages.support.amounts import Amounts, learners
+from dbrun.stages.support.arithmetic import Precision, base_in_memory
+from dbrun.stages.support.beside import Beside
+from dbrun.stages.support.held_out import held_out
+from dbrun.stages.support.prompt_index import Index
+from dbrun.stages.support.training_length import length
 
 if TYPE_CHECKING:
     from dbrun.training.batches import Batches
-    from dbrun.training.conditions import Conditions
-    from dbrun.training.held_out import Watch
+    from dbrun.training.evaluation import Watch
     from dbrun.training.loop import Metrics, Trainer
+    from dbrun.training.prompt_embeds import Conditions
 
 METRICS = "metrics.jsonl"
 
@@ -88,8 +88,9 @@ class Train(Stage[TrainParams]):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "accelerate",
                                             "safetensors")
     modules: ClassVar[tuple[str, ...]] = (
-        "dbrun.adapters", "dbrun.choices", "dbrun.diffusion", "dbrun.families", "dbrun.seeds",
-        "dbrun.recipe.objective", "dbrun.stages.arithmetic", "dbrun.stages.index", "dbrun.training")
+        "dbrun.adapters", "dbrun.diffusion", "dbrun.models", "dbrun.options",
+        "dbrun.recipe.schema.objective", "dbrun.seeds", "dbrun.stages.support.arithmetic",
+        "dbrun.stages.support.prompt_index", "dbrun.training")
 
     def params(self, recipe: Recipe, sources: Sources) -> TrainParams:
         """The recipe's `train` and `objective`, the weight of the priors, and the seed."""
@@ -126,7 +127,7 @@ class Train(Stage[TrainParams]):
 
     def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
         """Steps of so many pixels, of which memory holds a micro-batch, beside the adapters."""
-        train, steps, size = recipe.train, length(recipe, sources).steps, room.weights(sources.base, recipe.adapt)
+        train, steps, size = recipe.train, length(recipe, sources).steps, cost.weights(sources.base, recipe.adapt)
         micro = float(train.batch_size * (1 if recipe.prior is None else 2) * recipe.images.resolution**2)
         like = (*learners(recipe.adapt), train.precision, train.optimizer.NAME, f"tf32 {train.tf32}",
                 f"checkpointing {train.gradient_checkpointing}", f"ema {train.ema is not None}",
@@ -136,15 +137,15 @@ class Train(Stage[TrainParams]):
 
     def room(self, job: Job[TrainParams]) -> int:
         """As many checkpoints as are kept, one more while it is written, and the adapters."""
-        params, weights = job.params, room.stored(job.inputs["adapt"])
+        params, weights = job.params, cost.stored(job.inputs["adapt"])
         history = 1000 * params.steps
         beside = params.optimizer.NUMBERS + (params.ema is not None) + (params.held_out is not None)
         checkpoint = weights * (1 + beside) + history
-        return checkpoint * (job.upkeep.keep + 1) + weights + history + room.MARGIN
+        return checkpoint * (job.upkeep.keep + 1) + weights + history + cost.MARGIN
 
     def run(self, job: Job[TrainParams]) -> None:
         """Train from the newest checkpoint, or from the start, to the last step."""
-        from dbrun.adapters.artifact import Attached, read_artifact, write_artifact
+        from dbrun.adapters.adapter_io import Attached, read_artifact, write_artifact
 
         family, loaded = _base(job)
         adapters = read_artifact(job.inputs["adapt"].path)
@@ -175,7 +176,7 @@ class Train(Stage[TrainParams]):
 def _base(job: Job[TrainParams]) -> tuple[Family, Loaded]:
     """The base with the process that it is to be trained under. Raises RecipeError where the objective does not fit."""
     from dbrun.training.device import allow_tf32
-    from dbrun.training.memory import recompute
+    from dbrun.training.recompute import recompute
 
     family, loaded = base_in_memory(job, job.params.precision)
     if job.params.tf32:
@@ -191,9 +192,9 @@ def _base(job: Job[TrainParams]) -> tuple[Family, Loaded]:
 
 
 def _trainer(job: Job[TrainParams], family: Family, loaded: Loaded, components: tuple[str, ...]) -> Trainer:
-    from dbrun.training.exchange import Exchange
-    from dbrun.training.learners import Own
+    from dbrun.training.gradient_sync import Exchange
     from dbrun.training.loop import Settings, Trainer
+    from dbrun.training.param_groups import Own
 
     p = job.params
     return Trainer(family, loaded, components, _conditions(job, family, loaded), Settings(
@@ -207,10 +208,10 @@ def _trainer(job: Job[TrainParams], family: Family, loaded: Loaded, components: 
 
 def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Trainer) -> Batches:
     from dbrun.training.batches import Batches
-    from dbrun.training.captions import Varied
-    from dbrun.training.held_out import withheld
+    from dbrun.training.caption_sampling import Varied
+    from dbrun.training.evaluation import withheld
+    from dbrun.training.latent_cache import halves
     from dbrun.training.noise import Noise
-    from dbrun.training.stored import halves
 
     objective, params, index = job.params.objective, job.params, _index(job)
     unmasked = UNMASKED if objective.unmasked_weight is None else objective.unmasked_weight
@@ -227,7 +228,7 @@ def _batches(job: Job[TrainParams], family: Family, loaded: Loaded, trainer: Tra
 
 def _watch(job: Job[TrainParams], family: Family, loaded: Loaded, batches: Batches) -> Watch | None:
     """Who looks at the held-out pictures, if any are."""
-    from dbrun.training.held_out import Watch
+    from dbrun.training.evaluation import Watch
 
     choice = job.params.held_out
     if choice is None:
@@ -238,7 +239,7 @@ def _watch(job: Job[TrainParams], family: Family, loaded: Loaded, batches: Batch
 
 def _tell_end(job: Job[TrainParams], trainer: Trainer) -> None:
     """Say which weights are exported, where they are not those of the last step that was asked for."""
-    from dbrun.training.held_out import best_step
+    from dbrun.training.evaluation import best_step
 
     done, best = len(trainer.history), best_step(trainer.history)
     if trainer.watch is None or not trainer.watch.best or best is None:
@@ -251,8 +252,8 @@ def _conditions(job: Job[TrainParams], family: Family, loaded: Loaded, *, keep: 
     """Live where anything that prompts go through learns, else from the cache. keep: see `live`."""
     from safetensors.torch import load_file
 
-    from dbrun.training.conditions import cached, live
-    from dbrun.training.learners import prompts_learn
+    from dbrun.training.param_groups import prompts_learn
+    from dbrun.training.prompt_embeds import cached, live
 
     texts = _index(job).prompts
     if prompts_learn(family, loaded):
@@ -272,7 +273,7 @@ def _checkpoints(job: Job[TrainParams]) -> Path:
 
 
 def _resume(job: Job[TrainParams], trainer: Trainer) -> None:
-    from dbrun.training.state import newest
+    from dbrun.training.checkpoint import newest
 
     checkpoint, damaged = newest(_checkpoints(job), at_most=job.params.steps)
     for name in damaged:
@@ -285,7 +286,7 @@ def _resume(job: Job[TrainParams], trainer: Trainer) -> None:
 
 def _keep(job: Job[TrainParams], trainer: Trainer) -> None:
     """Checkpoint every so many steps, before samples, at the last step, and where a signal asks to stop; then stop."""
-    from dbrun.training.state import publish
+    from dbrun.training.checkpoint import publish
 
     # every process stops after the same step
     step, signum = len(trainer.history), int(trainer.exchange.agree(job.stopping()))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import cast
 
-from dbrun.parts import Part
+from dbrun.config_types import Part
 
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 """JSON data; 1, 1.0 and true stay three different things when written and read back."""

@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-from dbrun.store.table import Table
+from dbrun.store.json_cache import Table
 
 SETTLED = 2.0
 """Seconds after its last change before a file's digest is remembered: clocks of file systems are coarse."""

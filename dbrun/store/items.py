@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from dbrun.store.atomic import disk_errors, remove, size
 from dbrun.store.canonical import Plain, digest, plain
-from dbrun.store.disk import disk_errors, remove, size
 from dbrun.store.store import Damage, Store
 from dbrun.store.traces import KEY, Trace
 

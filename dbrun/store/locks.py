@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import Interrupted
-from dbrun.store.disk import disk_errors
+from dbrun.store.atomic import disk_errors
 
 PAUSE = 0.2
 """Seconds between two tries, and between two notes of how far the work is."""

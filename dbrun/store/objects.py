@@ -9,9 +9,9 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from dbrun.durable import sync
 from dbrun.errors import StoreCorrupt
-from dbrun.store.disk import fresh_name, remove, umask
+from dbrun.fsync import sync
+from dbrun.store.atomic import fresh_name, remove, umask
 from dbrun.store.traces import KEY, File, manifest_digest
 
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dbrun.errors import UsageError
-from dbrun.store.disk import disk_errors, fresh_name, is_foreign, is_orphan
-from dbrun.store.documents import read_marked
+from dbrun.store.atomic import disk_errors, fresh_name, is_foreign, is_orphan
+from dbrun.store.checksummed_json import read_marked
 from dbrun.store.objects import sha256_of
 from dbrun.store.store import Store
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dbrun.stages.amounts import Amounts
+from dbrun.stages.support.amounts import Amounts
 from dbrun.store import locks
+from dbrun.store.atomic import disk_errors, entries, fresh_name, is_orphan, remove, replace_file
+from dbrun.store.checksummed_json import marked
 from dbrun.store.digests import Digests
-from dbrun.store.disk import disk_errors, entries, fresh_name, is_orphan, remove, replace_file
-from dbrun.store.documents import marked
+from dbrun.store.json_cache import Table
 from dbrun.store.objects import Objects, sha256_of, wrong
-from dbrun.store.table import Table
 from dbrun.store.traces import Trace, Traces
 
 Depth = Literal["sizes", "digests", "bytes"]

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from dbrun.stages.amounts import Amounts
+from dbrun.stages.support.amounts import Amounts
+from dbrun.store.atomic import entries, replace_file
 from dbrun.store.canonical import digest
-from dbrun.store.disk import entries, replace_file
-from dbrun.store.documents import FORMAT, marked, read_marked
+from dbrun.store.checksummed_json import FORMAT, marked, read_marked
 
 KNOWN = (1, FORMAT)
 STAGE = re.compile(r"[a-z][a-z0-9-]{0,63}(\.item)?")

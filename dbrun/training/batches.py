@@ -12,13 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dbrun.choices.timesteps import UNIFORM, Timesteps
-from dbrun.families.base import Condition, Drawn, Randn
-from dbrun.training import epochs
-from dbrun.training.captions import AS_WRITTEN, Varied
+from dbrun.models.base import Condition, Drawn, Randn
+from dbrun.options.timesteps import UNIFORM, Timesteps
+from dbrun.training import sampler
+from dbrun.training.caption_sampling import AS_WRITTEN, Varied
 from dbrun.training.device import generator
-from dbrun.training.epochs import Epoch, Row
 from dbrun.training.noise import WHITE, Noise
+from dbrun.training.sampler import Epoch, Row
 
 
 class Batch(NamedTuple):
@@ -123,7 +123,7 @@ class Batches:
         return [half.epoch(self.seed) for half in self.halves]
 
     def _shown(self, half: Pictures, epoch: Epoch, micro_batch: int) -> list[Shown]:
-        return [Shown(half, row, self._way(half, row)) for row in epochs.rows(epoch, self.size, micro_batch)]
+        return [Shown(half, row, self._way(half, row)) for row in sampler.rows(epoch, self.size, micro_batch)]
 
     def _way(self, half: Pictures, row: Row) -> int:
         ways = half.ways_of(row.picture)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dbrun.choices.averaging import Ema
+from dbrun.options.ema import Ema
 
 PREFIX = "ema/"
 

@@ -15,25 +15,25 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
 from dbrun.adapters.attach import read, write
-from dbrun.choices.averaging import Ema
-from dbrun.choices.distances import MSE, Distance
-from dbrun.choices.optimizers import OptimizerChoice
-from dbrun.choices.schedules import Schedule
-from dbrun.choices.weightings import UNWEIGHTED, Weighting
 from dbrun.diffusion.losses import Loss, by_halves
 from dbrun.errors import StageFailed
-from dbrun.families.base import Family, Loaded
+from dbrun.models.base import Family, Loaded
+from dbrun.options.ema import Ema
+from dbrun.options.loss_functions import MSE, Distance
+from dbrun.options.optimizers import OptimizerChoice
+from dbrun.options.schedules import Schedule
+from dbrun.options.weightings import UNWEIGHTED, Weighting
 from dbrun.seeds import derive
 from dbrun.training.batches import Batch
-from dbrun.training.conditions import Conditions
+from dbrun.training.checkpoint import Checkpoint
+from dbrun.training.contexts import as_base
 from dbrun.training.device import seeded
 from dbrun.training.ema import Averages
-from dbrun.training.exchange import ALONE, Exchange
-from dbrun.training.held_out import Watch
-from dbrun.training.learners import Own, at_rest, learners
+from dbrun.training.evaluation import Watch
+from dbrun.training.gradient_sync import ALONE, Exchange
 from dbrun.training.optimizer_state import put_back, tensors_of, values_of
-from dbrun.training.priors import as_base
-from dbrun.training.state import Checkpoint
+from dbrun.training.param_groups import Own, at_rest, learners
+from dbrun.training.prompt_embeds import Conditions
 
 LOWER = "lower `train.learning_rate` (a tenth is a good start), or set `train.max_grad_norm`"
 

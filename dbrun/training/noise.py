@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from dbrun.choices.noises import Pyramid
 from dbrun.diffusion import noise
+from dbrun.options.noise import Pyramid
 
 
 @dataclass(frozen=True)

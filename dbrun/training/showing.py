@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from dbrun.training.learners import at_rest
 from dbrun.training.loop import Trainer
+from dbrun.training.param_groups import at_rest
 
 
 @contextmanager

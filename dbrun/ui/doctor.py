@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from dbrun.plan.machine import Check
+from dbrun.plan.doctor import Check
 from dbrun.ui.table import aligned
 from dbrun.ui.terminal import paint
 

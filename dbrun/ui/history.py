@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from dbrun.plan.compare import Comparison, Row
+from dbrun.disk_space import words as bytes_in_words
+from dbrun.plan.diff_runs import Comparison, Row
 from dbrun.plan.planner import Plan
-from dbrun.space import words as bytes_in_words
 from dbrun.store.runs import RUN, Run
 from dbrun.ui.plan import status_word
 from dbrun.ui.table import GAP, aligned, listed

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dbrun.columns import fitting
-from dbrun.plan.looks import Row
+from dbrun.resolve.picture_report import Row
 from dbrun.ui.table import aligned
 from dbrun.ui.terminal import columns, counted, cut, paint, width
 

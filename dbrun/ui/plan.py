@@ -6,12 +6,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from dbrun.disk_space import words as size_words
 from dbrun.errors import DbrunError
 from dbrun.events import Note
 from dbrun.plan.estimate import Estimate, total
 from dbrun.plan.planner import Plan, Status
-from dbrun.recipe.exports import Outlook
-from dbrun.space import words as size_words
+from dbrun.recipe.checks.exports import Outlook
 from dbrun.ui.table import aligned
 from dbrun.ui.terminal import clock, paint, warning
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from dbrun.space import words
-from dbrun.store.census import Room
-from dbrun.store.check import QUARANTINE, Report
-from dbrun.store.sweep import Sweep
+from dbrun.disk_space import words
+from dbrun.store.gc import Sweep
+from dbrun.store.usage import Room
+from dbrun.store.verify import QUARANTINE, Report
 from dbrun.ui.provenance import DIGEST
 from dbrun.ui.table import aligned
 from dbrun.ui.terminal import counted, paint

@@ -8,8 +8,8 @@ from dataclasses import replace
 from dbrun.errors import DbrunError
 from dbrun.events import Note
 from dbrun.plan.estimate import Estimate
-from dbrun.plan.grid import Together
 from dbrun.plan.planner import Status
+from dbrun.plan.sweep_plan import Together
 from dbrun.ui.plan import about, going_by, remark, status_word
 from dbrun.ui.table import aligned
 from dbrun.ui.terminal import clock, counted

@@ -2,7 +2,7 @@
 
 import torch
 
-from dbrun.adapters.artifact import Attached, read_artifact, write_artifact
+from dbrun.adapters.adapter_io import Attached, read_artifact, write_artifact
 from dbrun.adapters.attach import attach, read
 from dbrun.adapters.lora import Lora
 

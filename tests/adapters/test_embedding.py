@@ -9,18 +9,18 @@ from tiny_steps import gone
 from tiny_training import FAMILY, digests, load
 from torch import Tensor
 
-from dbrun.adapters.artifact import Attached, read_artifact, write_artifact
+from dbrun.adapters.adapter_io import Attached, read_artifact, write_artifact
 from dbrun.adapters.attach import attach, disabled, read
 from dbrun.adapters.embedding import Embedding
-from dbrun.choices.optimizers import AdamW
-from dbrun.choices.schedules import Constant
 from dbrun.errors import RecipeError, StageFailed
-from dbrun.families.base import Loaded
 from dbrun.formats.base import formats
-from dbrun.formats.reload import Expected, Probe
-from dbrun.training.conditions import live
-from dbrun.training.learners import prompts_learn
+from dbrun.formats.roundtrip import Expected, Probe
+from dbrun.models.base import Loaded
+from dbrun.options.optimizers import AdamW
+from dbrun.options.schedules import Constant
 from dbrun.training.loop import Settings, Trainer
+from dbrun.training.param_groups import prompts_learn
+from dbrun.training.prompt_embeds import live
 
 # the tiny tokenizer reads letters, so a `dog` is three tokens
 SKS = Embedding(token="<sks>", initializer="dog", vectors=3)

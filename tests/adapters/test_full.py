@@ -12,18 +12,18 @@ from tiny_training import FAMILY, PROMPTS, digests, load
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from dbrun.adapters.artifact import Attached, read_artifact, write_artifact
+from dbrun.adapters.adapter_io import Attached, read_artifact, write_artifact
 from dbrun.adapters.attach import attach, disabled, match, read, settle, write
 from dbrun.adapters.base import any_adapter
 from dbrun.adapters.full import Full
-from dbrun.choices.optimizers import AdamW
-from dbrun.choices.schedules import Constant
 from dbrun.errors import StageFailed
-from dbrun.families.base import Loaded
 from dbrun.formats.base import formats
-from dbrun.formats.reload import Expected, Probe
-from dbrun.training.conditions import live
+from dbrun.formats.roundtrip import Expected, Probe
+from dbrun.models.base import Loaded
+from dbrun.options.optimizers import AdamW
+from dbrun.options.schedules import Constant
 from dbrun.training.loop import Settings, Trainer
+from dbrun.training.prompt_embeds import live
 
 PROBE = Probe("a photo of sks dog", 32)
 SETTINGS = Settings(steps=6, learning_rate=1e-3, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),

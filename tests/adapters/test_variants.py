@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dbrun.adapters.artifact import Attached
+from dbrun.adapters.adapter_io import Attached
 from dbrun.adapters.attach import attach, disabled, read
 from dbrun.adapters.lora import Lora
 from dbrun.adapters.pissa import principal
@@ -121,7 +121,7 @@ def test_what_is_at_its_default_leaves_the_document_as_it_was() -> None:
 def test_pissa_goes_through_a_folder(net, x, tmp_path) -> None:
     import copy
 
-    from dbrun.adapters.artifact import read_artifact, write_artifact
+    from dbrun.adapters.adapter_io import read_artifact, write_artifact
 
     fresh, modules = copy.deepcopy(net), ("down.0.to_q", "down.1.to_q")
     adapter = lora(start="pissa").decided(modules)

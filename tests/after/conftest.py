@@ -7,12 +7,12 @@ import pytest
 import torch
 from adapter_kinds import make, moved, put, widest
 
-from dbrun.adapters.artifact import Attached
-from dbrun.after.bases import AtHand
-from dbrun.families.base import Loaded, families
+from dbrun.adapters.adapter_io import Attached
 from dbrun.formats.base import formats
-from dbrun.formats.provenance import stamp
-from dbrun.formats.reload import Probe
+from dbrun.formats.roundtrip import Probe
+from dbrun.formats.stamp import stamp
+from dbrun.models.base import Loaded, families
+from dbrun.use.bases import AtHand
 
 SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from dbrun.after.blend import Blend
-from dbrun.after.files import Named, named, split
-from dbrun.after.sampling import Wish, draw
 from dbrun.errors import RecipeError, UsageError
-from dbrun.families.base import families
 from dbrun.formats.base import formats
-from dbrun.formats.reload import Probe
+from dbrun.formats.roundtrip import Probe
+from dbrun.models.base import families
+from dbrun.use.adapter_files import Named, named, split
+from dbrun.use.blend import Blend
+from dbrun.use.sample import Wish, draw
 
 SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
 

@@ -5,13 +5,13 @@ import torch
 from lycoris_reader import put_by_lycoris, write_by_lycoris
 from safetensors.torch import load_file, save_file
 
-from dbrun.after.blend import Blend
-from dbrun.after.files import named
-from dbrun.after.making import opened, write, write_sum
 from dbrun.errors import RecipeError
-from dbrun.families.base import families
 from dbrun.formats.base import formats
-from dbrun.formats.reload import Probe
+from dbrun.formats.roundtrip import Probe
+from dbrun.models.base import families
+from dbrun.use.adapter_files import named
+from dbrun.use.blend import Blend
+from dbrun.use.convert import opened, write, write_sum
 
 SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
 

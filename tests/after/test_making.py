@@ -5,15 +5,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dbrun.adapters.lora import Lora
-from dbrun.after.blend import Blend
-from dbrun.after.files import named
-from dbrun.after.joining import concatenated, linear
-from dbrun.after.making import lost, opened, write
 from dbrun.errors import RecipeError, UsageError
-from dbrun.families.base import families
 from dbrun.formats.base import formats
-from dbrun.formats.reload import Probe
-from dbrun.provenance import read
+from dbrun.formats.roundtrip import Probe
+from dbrun.models.base import families
+from dbrun.safetensors_header import read
+from dbrun.use.adapter_files import named
+from dbrun.use.blend import Blend
+from dbrun.use.convert import lost, opened, write
+from dbrun.use.join_loras import concatenated, linear
 
 SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
 

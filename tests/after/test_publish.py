@@ -11,8 +11,8 @@ import pytest
 from local_hub import Server, Speaker, serving
 from projects import SECRET
 
-from dbrun.after.publish import parcel
 from dbrun.errors import UsageError
+from dbrun.use.publish import parcel
 
 
 class Hub(Server):

@@ -9,7 +9,7 @@ from projects import SECRET
 
 from dbrun.cli.verbs import app_for
 from dbrun.errors import DbrunError, UsageError
-from dbrun.provenance import read
+from dbrun.safetensors_header import read
 
 
 def call(capsys, *words: str) -> tuple[list[str], str]:
@@ -22,8 +22,8 @@ def call(capsys, *words: str) -> tuple[list[str], str]:
 @pytest.fixture
 def here(world, tmp_path, monkeypatch):
     """A folder of two adapters, of which one says its base and is delivered by dbrun, the other nothing."""
-    from dbrun.plan.base import find_base
-    from dbrun.recipe.model import Base
+    from dbrun.recipe.schema.model import Base
+    from dbrun.resolve.base import find_base
     from dbrun.store.store import Store
 
     monkeypatch.chdir(tmp_path)
@@ -99,7 +99,7 @@ def test_merge_sums_what_is_no_lora_as_weights_and_knows_the_base_afterwards(her
     (("convert", "outputs/tiny", "--to", "ckpt"), "allowed: diffusers, kohya, peft"),
     (("convert", "outputs/tiny:0.5", "--to", "kohya"), "a conversion changes none")], ids=str)
 def test_what_cannot_be_meant_is_refused_before_a_base_is_loaded(here, monkeypatch, words, error) -> None:
-    from dbrun.after.bases import AtHand
+    from dbrun.use.bases import AtHand
 
     monkeypatch.setattr(AtHand, "load", lambda *a, **k: pytest.fail("it loaded the base"))
     with pytest.raises(DbrunError, match=error) as caught:

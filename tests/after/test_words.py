@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from dbrun.adapters.artifact import Attached
+from dbrun.adapters.adapter_io import Attached
 from dbrun.adapters.embedding import Embedding
-from dbrun.after.blend import Blend
-from dbrun.after.files import named
-from dbrun.after.sampling import Wish, draw
-from dbrun.after.words import left_behind, words_of
 from dbrun.cli.verbs import app_for
 from dbrun.errors import UsageError
-from dbrun.families.base import families
 from dbrun.formats.base import formats
-from dbrun.formats.reload import Probe
+from dbrun.formats.roundtrip import Probe
+from dbrun.models.base import families
+from dbrun.use.adapter_files import named
+from dbrun.use.blend import Blend
+from dbrun.use.sample import Wish, draw
+from dbrun.use.trigger_words import left_behind, words_of
 
 SD = families()["sd"]
 PROMPT = "a photo of <sks> dog and a <zwx> car"

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from dbrun.choices.captions import SIDECAR, Filename, Metadata, Prompt, Shuffle, Sidecar, types
-from dbrun.parts import union
+from dbrun.config_types import union
+from dbrun.options.captions import SIDECAR, Filename, Metadata, Prompt, Shuffle, Sidecar, types
 
 TAGS = "sks dog, grass, sun, red ball, tree"
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dbrun.choices.distances import MSE, AbsoluteError, Huber, types
 from dbrun.diffusion.process import Process
+from dbrun.options.loss_functions import MSE, AbsoluteError, Huber, types
 
 PROCESS = Process.from_config({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"})
 T = torch.tensor([0, 250, 500, 999])

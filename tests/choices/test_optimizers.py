@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from dbrun.choices.optimizers import AdamW, OptimizerChoice, types
-from dbrun.choices.packages import Package
+from dbrun.options.optimizers import AdamW, OptimizerChoice, types
+from dbrun.options.packages import Package
 
 SETTINGS: dict[str, dict[str, object]] = {
     "adamw": {"beta1": 0.5, "beta2": 0.9, "weight_decay": 0.5, "epsilon": 1.0},

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.optimization import get_polynomial_decay_schedule_with_warmup, get_scheduler
 
-from dbrun.choices.schedules import Constant, Cosine, CosineWithRestarts, Linear, Polynomial, types
+from dbrun.options.schedules import Constant, Cosine, CosineWithRestarts, Linear, Polynomial, types
 
 NAMES = {"constant": "constant_with_warmup"}
 THEIRS = {"num_cycles": "cycles", "power": "power", "lr_end": "end"}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dbrun.choices.timesteps import UNIFORM, Early, Late, LogitNormal, Timesteps, Window, types
+from dbrun.options.timesteps import UNIFORM, Early, Late, LogitNormal, Timesteps, Window, types
 
 COUNT, T = 20_000, 1000
 

@@ -8,10 +8,10 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
-from dbrun.choices.prediction import Prediction
-from dbrun.choices.weightings import Debiased, MinSnr, SoftMinSnr, Unweighted, Weighting, types
+from dbrun.diffusion.prediction import Prediction
 from dbrun.diffusion.process import Process
-from dbrun.recipe.objective import Objective
+from dbrun.options.weightings import Debiased, MinSnr, SoftMinSnr, Unweighted, Weighting, types
+from dbrun.recipe.schema.objective import Objective
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PREDICTIONS = get_args(Prediction)

@@ -12,7 +12,7 @@ import pytest
 
 from dbrun.cli import complete
 from dbrun.cli.verbs import HOMES, TITLES
-from dbrun.plan.machine import checks
+from dbrun.plan.doctor import checks
 from dbrun.recipe.new import starter
 from dbrun.store.store import Store
 
@@ -222,7 +222,7 @@ def test_the_machine_is_looked_at_without_telling_secrets(tmp_path: Path, monkey
     found = checks(Store(tmp_path / "store"))
     assert "hf_secret" not in str(found)
     assert {"Hub login": "ok", "torch": "ok"}.items() <= {check.name: check.state for check in found}.items()
-    monkeypatch.setattr("dbrun.plan.machine.full_version", lambda name: "0.1" if name == "torch" else "absent")
+    monkeypatch.setattr("dbrun.plan.doctor.full_version", lambda name: "0.1" if name == "torch" else "absent")
     wrong = {check.name: check for check in checks(Store(tmp_path / "store")) if check.state == "bad"}
     assert wrong["torch"].fix and wrong["torch"].fix.startswith("pip install 'torch")
     assert wrong["peft"].found == "absent"

@@ -10,11 +10,11 @@ import pytest
 from dbrun.cli.sweep import MOST, Member, go_sweep, members, show_sweep, split
 from dbrun.cli.words import Asked
 from dbrun.errors import DbrunError, StageFailed, UsageError
-from dbrun.plan.compare import last_loss
+from dbrun.plan.diff_runs import last_loss
 from dbrun.plan.estimate import amounts
 from dbrun.plan.selection import Selection
 from dbrun.recipe.new import starter
-from dbrun.recipe.places import Problems
+from dbrun.recipe.text.spans import Problems
 from dbrun.ui.sweep import results_table
 from dbrun.ui.terminal import say
 

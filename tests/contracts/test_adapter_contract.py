@@ -21,17 +21,17 @@ from adapter_kinds import KINDS, make, moved, put, widest
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from dbrun.adapters.artifact import Attached, read_artifact, write_artifact
+from dbrun.adapters.adapter_io import Attached, read_artifact, write_artifact
 from dbrun.adapters.attach import attach, disabled, match, read, write
 from dbrun.adapters.base import PRESETS
-from dbrun.choices.optimizers import AdamW
-from dbrun.choices.schedules import Constant
-from dbrun.families.base import Loaded, families
 from dbrun.formats.base import formats
-from dbrun.formats.reload import Probe
+from dbrun.formats.roundtrip import Probe
+from dbrun.models.base import Loaded, families
+from dbrun.options.optimizers import AdamW
+from dbrun.options.schedules import Constant
 from dbrun.training.batches import Batch
-from dbrun.training.conditions import live
 from dbrun.training.loop import Settings, Trainer
+from dbrun.training.prompt_embeds import live
 
 FAMILY = next(family for family in families().values() if set(family.components) == {"denoiser", "text_encoder"})
 CPU = torch.device("cpu")

@@ -10,15 +10,15 @@ import torch
 from PIL.Image import Image
 from PIL.Image import new as new_picture
 
-from dbrun.adapters.artifact import Attached
+from dbrun.adapters.adapter_io import Attached
 from dbrun.adapters.attach import attach, match, read
 from dbrun.adapters.base import PRESETS
 from dbrun.adapters.lora import Lora
 from dbrun.errors import Interrupted, RecipeError
-from dbrun.families.base import Drawn, Family, Loaded, Randn, families
-from dbrun.families.tokens import cuts, may_be_cut, tokenizer_of
 from dbrun.formats.base import formats
-from dbrun.recipe.model import Adapt
+from dbrun.models.base import Drawn, Family, Loaded, Randn, families
+from dbrun.models.prompt_length import cuts, may_be_cut, tokenizer_of
+from dbrun.recipe.schema.model import Adapt
 
 FAMILIES = families()
 PROMPTS = ("a photo of sks dog", "a dog", "")

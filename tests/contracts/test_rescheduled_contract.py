@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dbrun.families.base import Family, families
+from dbrun.models.base import Family, families
 
 FAMILIES = families()
 CHANGES = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}

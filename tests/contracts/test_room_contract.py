@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from projects import Project, lay_out
 
-from dbrun.plan import perform
-from dbrun.plan.runner import execute
-from dbrun.plan.sources import locate
 from dbrun.recipe.load import load_recipe
+from dbrun.resolve.sources import locate
+from dbrun.run import stage_runner
+from dbrun.run.runner import execute
 from dbrun.store.store import Store
 
 CHANGES = {
@@ -57,7 +57,7 @@ def told(project: Project, changes: list[str], monkeypatch: pytest.MonkeyPatch,
         if type(event).__name__ == "StageFinished":
             wrote[event.stage] = used(store.root) - before[event.stage]
 
-    monkeypatch.setattr(perform, "check_room", asked)
+    monkeypatch.setattr(stage_runner, "check_room", asked)
     execute(loaded, locate(loaded, store), store, emit=listen)
     wrote["export"] += used(project.folder / "outputs")
     shutil.rmtree(project.folder / "outputs")

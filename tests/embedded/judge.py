@@ -21,9 +21,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dbrun.embedded import animals, brush, drawn_subjects, places, screen_print, things, toy_car, world
-from dbrun.embedded.captions import PHRASES
-from dbrun.embedded.world import COLOURS, KINDS, Scene, random_scene
+from dbrun.embedded.making import animals, brush, drawn_subjects, places, screen_print, things, toy_car, world
+from dbrun.embedded.making.captions import PHRASES
+from dbrun.embedded.making.world import COLOURS, KINDS, Scene, random_scene
 
 POSES = ("standing", "sitting", "running", "lying", "flying", "swimming", "none")
 QUESTIONS = {

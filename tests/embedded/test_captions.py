@@ -2,10 +2,10 @@
 
 from random import Random
 
-from dbrun.embedded.animals import ANIMALS
-from dbrun.embedded.captions import NAMES, PHRASES, caption, words
-from dbrun.embedded.tokenizer import MAX_LENGTH
-from dbrun.embedded.world import COLOURS, KINDS, random_scene
+from dbrun.embedded.making.animals import ANIMALS
+from dbrun.embedded.making.captions import NAMES, PHRASES, caption, words
+from dbrun.embedded.making.tokenizer import MAX_LENGTH
+from dbrun.embedded.making.world import COLOURS, KINDS, random_scene
 
 PAIRS = [(random_scene(seed), caption(random_scene(seed), Random(seed))) for seed in range(4000)]
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from dbrun.embedded.architecture import TINY, build_text_encoder, build_unet
-from dbrun.embedded.captions import NAMES, words
-from dbrun.embedded.names import LENGTH, NEUTRAL, _best, make_ordinary, set_apart
-from dbrun.embedded.tokenizer import build_tokenizer
+from dbrun.embedded.making.architecture import TINY, build_text_encoder, build_unet
+from dbrun.embedded.making.captions import NAMES, words
+from dbrun.embedded.making.names import LENGTH, NEUTRAL, _best, make_ordinary, set_apart
+from dbrun.embedded.making.tokenizer import build_tokenizer
 
 
 def test_names_get_long_embeddings_of_their_own_and_other_words_keep_theirs() -> None:
@@ -37,7 +37,7 @@ def test_ordinary_names_are_as_long_as_words() -> None:
 
 def test_the_best_read_direction_is_taken_unless_it_changes_what_is_drawn(monkeypatch) -> None:
     """Readings stand for themselves here: what is drawn from a reading is the reading."""
-    monkeypatch.setattr("dbrun.embedded.names._drawn", lambda unet, states: states)
+    monkeypatch.setattr("dbrun.embedded.making.names._drawn", lambda unet, states: states)
     before = torch.ones(3, 4)
     fish, faint, read = before * 2, before * (1 + NEUTRAL / 10), before * (1 + NEUTRAL / 2)
     assert _best(None, [fish, faint, read], [0.9, 0.1, 0.5], before) == 2

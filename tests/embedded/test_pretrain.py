@@ -10,17 +10,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dbrun.embedded import autoencoder, denoiser
-from dbrun.embedded.architecture import LATENT_CHANNELS, TINY, Denoiser, build_vae
-from dbrun.embedded.captions import words
-from dbrun.embedded.course import FLOOR, PEAK, WARM_UP, Phase, Progress, run_phase
-from dbrun.embedded.export import write_manifest
-from dbrun.embedded.names import MEANT
-from dbrun.embedded.objectives import cumulative_alphas, noised, v_loss
-from dbrun.embedded.pretrain import pretrain, told
-from dbrun.embedded.sitting import Plan, sit
-from dbrun.embedded.tokenizer import build_tokenizer
-from dbrun.embedded.units import standardise
+from dbrun.embedded.making import autoencoder, denoiser
+from dbrun.embedded.making.architecture import LATENT_CHANNELS, TINY, Denoiser, build_vae
+from dbrun.embedded.making.captions import words
+from dbrun.embedded.making.course import FLOOR, PEAK, WARM_UP, Phase, Progress, run_phase
+from dbrun.embedded.making.export import write_manifest
+from dbrun.embedded.making.names import MEANT
+from dbrun.embedded.making.objectives import cumulative_alphas, noised, v_loss
+from dbrun.embedded.making.pretrain import pretrain, told
+from dbrun.embedded.making.sitting import Plan, sit
+from dbrun.embedded.making.tokenizer import build_tokenizer
+from dbrun.embedded.making.units import standardise
 
 PROMPT = "a photo of a dog"
 
@@ -129,7 +129,7 @@ def test_going_on_begins_with_the_models_weights_and_ordinary_names(tmp_path: Pa
 
 def test_the_manifests_command_names_no_folder_of_the_machine() -> None:
     said = told(["--minutes", "9", "--start", "/home/me/base", "--out", "/home/me/out", "--seed", "1"])
-    assert said == "python -m dbrun.embedded.pretrain --minutes 9 --start MODEL --out FOLDER --seed 1"
+    assert said == "python -m dbrun.embedded.making.pretrain --minutes 9 --start MODEL --out FOLDER --seed 1"
 
 
 def test_the_rate_warms_up_holds_and_falls() -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from projects import Project
 
-from dbrun.embedded.screen_print import ink
+from dbrun.embedded.making.screen_print import ink
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "captions.yaml"
 

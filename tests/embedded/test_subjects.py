@@ -9,12 +9,12 @@ from judge import NEVER_TRAINED
 from PIL import Image
 
 from dbrun.embedded import subject_names, subject_path
-from dbrun.embedded.brush import Canvas, Frame
-from dbrun.embedded.captions import words
-from dbrun.embedded.drawn_subjects import DRAWN, write
-from dbrun.embedded.places import PLACES
-from dbrun.embedded.screen_print import INKS, screen_print
-from dbrun.embedded.toy_car import TOY, Paint, painted_car
+from dbrun.embedded.making.brush import Canvas, Frame
+from dbrun.embedded.making.captions import words
+from dbrun.embedded.making.drawn_subjects import DRAWN, write
+from dbrun.embedded.making.places import PLACES
+from dbrun.embedded.making.screen_print import INKS, screen_print
+from dbrun.embedded.making.toy_car import TOY, Paint, painted_car
 
 
 def test_every_subject_that_is_drawn_is_shipped() -> None:

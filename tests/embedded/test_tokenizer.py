@@ -3,8 +3,8 @@
 import pytest
 from transformers import CLIPTokenizer
 
-from dbrun.embedded.captions import words
-from dbrun.embedded.tokenizer import MAX_LENGTH, apply_merges, build_tokenizer, learn_merges
+from dbrun.embedded.making.captions import words
+from dbrun.embedded.making.tokenizer import MAX_LENGTH, apply_merges, build_tokenizer, learn_merges
 
 
 @pytest.fixture(scope="module")

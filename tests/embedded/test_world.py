@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dbrun.embedded.animals import ANIMALS, POSES
-from dbrun.embedded.world import COLOURS, KINDS, NATURAL, PLACES, draw, random_scene
+from dbrun.embedded.making.animals import ANIMALS, POSES
+from dbrun.embedded.making.world import COLOURS, KINDS, NATURAL, PLACES, draw, random_scene
 
 PRINT_DIGEST = """
 import hashlib
-from dbrun.embedded.world import draw, random_scene
+from dbrun.embedded.making.world import draw, random_scene
 print(hashlib.sha256(b"".join(draw(random_scene(seed)).tobytes() for seed in range(40))).hexdigest())
 """
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dbrun.adapters.attach import match
 from dbrun.errors import RecipeError, StageFailed
-from dbrun.families import deepfloyd_if
-from dbrun.families.base import Loaded, Randn
-from dbrun.families.deepfloyd_if import NOISE_LEVEL, TOKENS, IFStage1, IFStage2
+from dbrun.models import deepfloyd_if
+from dbrun.models.base import Loaded, Randn
+from dbrun.models.deepfloyd_if import NOISE_LEVEL, TOKENS, IFStage1, IFStage2
 from dbrun.training.batches import Batches, Pictures
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dbrun.families.scheduling import scheduler_changes
+from dbrun.models.scheduling import scheduler_changes
 
 TRAILING = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 CASES = [

@@ -10,13 +10,13 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from dbrun.adapters.artifact import Attached
+from dbrun.adapters.adapter_io import Attached
 from dbrun.adapters.attach import attach, match, read
 from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
-from dbrun.families.base import Loaded
-from dbrun.families.sd import StableDiffusion
 from dbrun.formats.base import formats
+from dbrun.models.base import Loaded
+from dbrun.models.sd import StableDiffusion
 
 CPU = torch.device("cpu")
 SD = StableDiffusion()

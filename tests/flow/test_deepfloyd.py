@@ -15,7 +15,7 @@ STAGE_TWO = RECIPE.replace(PRIOR, "").replace("  class_prompt: a photo of a dog\
 
 
 def laid_out(folder: Path, family: str, recipe: str) -> Project:
-    from dbrun.families.base import families
+    from dbrun.models.base import families
 
     project = lay_out(folder)
     shutil.rmtree(folder / "base")

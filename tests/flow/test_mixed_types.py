@@ -6,9 +6,9 @@ import torch
 from peft import PeftModel
 from projects import RECIPE, lay_out
 
-from dbrun.adapters.artifact import read_artifact
-from dbrun.families.base import families
-from dbrun.formats.reload import Probe
+from dbrun.adapters.adapter_io import read_artifact
+from dbrun.formats.roundtrip import Probe
+from dbrun.models.base import families
 
 MIXED = RECIPE.replace("{type: lora, rank: 2, alpha: 4, targets: all}", """\
 {type: lokr, rank: 2, factor: 4, targets: all}

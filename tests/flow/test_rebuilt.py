@@ -6,11 +6,11 @@ import shutil
 import pytest
 
 from dbrun.errors import RecipeError
-from dbrun.plan.again import differences
 from dbrun.plan.planner import make_plan
-from dbrun.plan.sources import locate
-from dbrun.provenance import read
+from dbrun.plan.provenance_diff import differences
 from dbrun.recipe.load import load_recipe
+from dbrun.resolve.sources import locate
+from dbrun.safetensors_header import read
 from dbrun.store.store import Store
 
 FILE = "outputs/tiny/pytorch_lora_weights.safetensors"

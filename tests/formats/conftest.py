@@ -7,11 +7,11 @@ import pytest
 import torch
 from adapter_kinds import make, moved, put, widest
 
-from dbrun.adapters.artifact import Attached
+from dbrun.adapters.adapter_io import Attached
 from dbrun.adapters.base import types
-from dbrun.families.base import Family, Loaded, families
 from dbrun.formats.base import Format, formats
-from dbrun.formats.reload import Expected, Probe
+from dbrun.formats.roundtrip import Expected, Probe
+from dbrun.models.base import Family, Loaded, families
 
 NAMES = [*(kind.NAME for kind in types() if kind.by_peft), "dora", "pissa"]
 WIDE = max(families().values(), key=lambda family: len(family.components))

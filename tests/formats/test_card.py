@@ -4,11 +4,11 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from dbrun.families.base import families
-from dbrun.families.folders import licence
 from dbrun.formats.base import formats
-from dbrun.formats.card import card
-from dbrun.provenance import trigger
+from dbrun.formats.model_card import card
+from dbrun.models.base import families
+from dbrun.models.configs import licence
+from dbrun.safetensors_header import trigger
 
 SD = families()["sd"]
 RECIPE = {"base": {"type": "sd", "identity": f"hub:runwayml/sd15@{'a' * 40}", "variant": None}, "seed": 3,

@@ -8,17 +8,17 @@ from adapter_kinds import make, moved, put, widest
 from lycoris_reader import put_by_lycoris
 from safetensors.torch import load_file
 
-from dbrun.adapters.artifact import Attached
+from dbrun.adapters.adapter_io import Attached
 from dbrun.adapters.attach import attach, read
-from dbrun.after.bases import AtHand
-from dbrun.after.blend import Blend
-from dbrun.after.files import Named, named
-from dbrun.after.making import write_sum
 from dbrun.errors import RecipeError
-from dbrun.families.base import families
 from dbrun.formats.base import formats
-from dbrun.formats.reload import Probe
-from dbrun.provenance import read as provenance
+from dbrun.formats.roundtrip import Probe
+from dbrun.models.base import families
+from dbrun.safetensors_header import read as provenance
+from dbrun.use.adapter_files import Named, named
+from dbrun.use.bases import AtHand
+from dbrun.use.blend import Blend
+from dbrun.use.convert import write_sum
 
 SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
 BLOCK = r"lora_unet_(down_blocks_\d|mid_block|up_blocks_\d)"

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.formats.base import formats
-from dbrun.formats.provenance import stamp
-from dbrun.provenance import header, read
-from dbrun.recipe.model import Export
+from dbrun.formats.stamp import stamp
+from dbrun.recipe.schema.model import Export
+from dbrun.safetensors_header import header, read
 
 
 def reloaded(trained, form, folder) -> float:
@@ -30,7 +30,7 @@ def test_what_is_read_back_predicts_what_was_trained(trained, form, tmp_path) ->
 
 
 def test_one_component_alone_is_carried_too(trained, form, tmp_path) -> None:
-    from dbrun.formats.reload import Expected
+    from dbrun.formats.roundtrip import Expected
 
     for component, attached in trained.adapters.items():
         (tmp_path / component).mkdir()

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from second_base import as_second
 from torch import nn
 
-from dbrun.adapters.artifact import Attached
+from dbrun.adapters.adapter_io import Attached
 from dbrun.errors import RecipeError
-from dbrun.families.base import Family, Loaded, families
 from dbrun.formats.base import formats
 from dbrun.formats.kohya import FILE
-from dbrun.formats.reload import Probe
+from dbrun.formats.roundtrip import Probe
+from dbrun.models.base import Family, Loaded, families
 
 SD, KOHYA, PROBE = families()["sd"], formats()["kohya"], Probe("a photo of sks dog", 32)
 CARRIED = [name for name in KINDS if KOHYA.refuses(SD, "denoiser", make(name)) is None]

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from second_base import as_second
 
 from dbrun.errors import StageFailed
-from dbrun.families import original
-from dbrun.families.base import families
 from dbrun.formats.base import formats
+from dbrun.models import ldm_keys
+from dbrun.models.base import families
 
 SD, IF = families()["sd"], families()["if_stage1"]
 
@@ -72,7 +72,7 @@ def test_the_layout_is_the_one_of_the_original_release() -> None:
     """Names of v1-5-pruned-emaonly.safetensors, as listed by CompVis' ddpm and openaimodel."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768)
-    names = {original._unet(name, unet.config) for name in unet.state_dict()}
+    names = {ldm_keys._unet(name, unet.config) for name in unet.state_dict()}
     assert len(names) == len(unet.state_dict()) == 686
     known = {"time_embed.0.weight", "time_embed.2.bias", "input_blocks.0.0.weight",
              "input_blocks.1.0.in_layers.0.weight",

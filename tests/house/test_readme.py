@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dbrun.cli.verbs import HOMES
+from dbrun.recipe.checks.schema_info import everywhere
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.shape import everywhere
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

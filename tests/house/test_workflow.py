@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from dbrun.plan.lock import drift, lock_of, locked
-from dbrun.plan.sources import Located, locate
 from dbrun.recipe.load import load_recipe
+from dbrun.resolve.lock import drift, lock_of, locked
+from dbrun.resolve.sources import Located, locate
 from dbrun.store.store import Store
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.choices.captions import Filename, Metadata, Prompt, Sidecar
 from dbrun.errors import RecipeError
 from dbrun.images.discover import discover
+from dbrun.options.captions import Filename, Metadata, Prompt, Sidecar
 
 METADATA = Metadata(type="metadata")
 

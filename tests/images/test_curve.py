@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dbrun.images.curve import COLOURS, HEIGHT, WIDTH, loss_curve, smoothed, ticks
+from dbrun.images.loss_plot import COLOURS, HEIGHT, WIDTH, loss_curve, smoothed, ticks
 
 
 def where(page: np.ndarray, colour: str) -> tuple[np.ndarray, np.ndarray]:

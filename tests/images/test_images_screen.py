@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dbrun.errors import RecipeError
-from dbrun.images.screen import Screened, screen, screen_all
+from dbrun.images.validation import Screened, screen, screen_all
 
 DOGS = Path(__file__).parents[2].parent / "shared" / "data" / "dog6"
 
@@ -122,5 +122,5 @@ def test_real_photos_pass() -> None:
 
 
 def test_importing_the_screen_loads_no_pillow() -> None:
-    program = "import sys, dbrun.images.screen, dbrun.images.discover; assert 'PIL' not in sys.modules"
+    program = "import sys, dbrun.images.validation, dbrun.images.discover; assert 'PIL' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from dbrun.embedded import subject_names, subject_path
-from dbrun.images.looks import BLURRED, NEAR, Look, alike, blur, look
+from dbrun.images.quality import BLURRED, NEAR, Look, alike, blur, look
 
 DOGS = Path(__file__).parents[2].parent / "shared" / "data" / "dog6"
 SUBJECTS = {name: sorted(subject_path(name).glob("*.png")) for name in subject_names()}
@@ -108,5 +108,5 @@ def test_pairs_are_found_as_by_counting_bits() -> None:
 
 
 def test_importing_it_loads_no_package() -> None:
-    program = "import sys, dbrun.plan.looks; assert not {'PIL', 'numpy', 'torch'} & set(sys.modules)"
+    program = "import sys, dbrun.resolve.picture_report; assert not {'PIL', 'numpy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, features
 from dbrun.errors import RecipeError
 from dbrun.images.discover import discover
 from dbrun.images.pixels import square
-from dbrun.images.screen import screen
+from dbrun.images.validation import screen
 
 SIDE = 64
 BACKGROUND = (255, 0, 255)

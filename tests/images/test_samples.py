@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from dbrun.errors import UsageError
+from dbrun.images.grid import sheet
 from dbrun.images.samples import Drawn, read_drawn, side_by_side, write_samples
-from dbrun.images.sheet import sheet
 
 DRAWN = Drawn(("a dog", "a cat"), seed=3, steps=10, guidance=4.0)
 

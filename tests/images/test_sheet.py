@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from dbrun.images.sheet import CAPTION_LINES, save_png, sheet, shown_side, typeface, wrapped
+from dbrun.images.grid import CAPTION_LINES, save_png, sheet, shown_side, typeface, wrapped
 
 
 def test_every_picture_is_shown_enlarged_in_its_row_and_column() -> None:

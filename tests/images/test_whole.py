@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dbrun.errors import RecipeError
-from dbrun.images.screen import screen
+from dbrun.images.validation import screen
 
 NOISE = Image.effect_noise((60, 40), 90).convert("RGB")
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from dbrun.adapters.attach import attach, match, read, write
 from dbrun.adapters.lora import Lora
-from dbrun.choices.distances import MSE
-from dbrun.choices.optimizers import AdamW
-from dbrun.choices.schedules import Cosine
-from dbrun.choices.weightings import UNWEIGHTED, MinSnr, Weighting
 from dbrun.diffusion.losses import by_halves
 from dbrun.diffusion.noise import offset
 from dbrun.diffusion.process import Process
-from dbrun.families.base import Loaded, families
+from dbrun.models.base import Loaded, families
+from dbrun.options.loss_functions import MSE
+from dbrun.options.optimizers import AdamW
+from dbrun.options.schedules import Cosine
+from dbrun.options.weightings import UNWEIGHTED, MinSnr, Weighting
 from dbrun.training.batches import Batch
 from dbrun.training.loop import Settings, Trainer
 

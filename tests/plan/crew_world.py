@@ -14,15 +14,15 @@ import stub_world
 from stub_world import located, note_item, sha, stub_stages
 
 from dbrun.errors import DbrunError, StageFailed
-from dbrun.plan.crew import Crew
-from dbrun.plan.follow import follow
-from dbrun.plan.launch import place
 from dbrun.plan.planner import ALL, Scope, scope
-from dbrun.plan.runner import execute
 from dbrun.recipe.load import load_recipe
+from dbrun.run.runner import execute
 from dbrun.stages.base import Job
-from dbrun.stages.ranks import spread
+from dbrun.stages.support.process_group import spread
 from dbrun.store.store import Store
+from dbrun.workers.env import place
+from dbrun.workers.launcher import Crew
+from dbrun.workers.worker import follow
 
 
 class Priors(stub_world.Priors):

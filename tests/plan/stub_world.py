@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dbrun.families.base import Sampling
-from dbrun.plan.runner import execute
+from dbrun.models.base import Sampling
 from dbrun.plan.selection import Selection
-from dbrun.plan.sources import Located
-from dbrun.recipe.exports import chosen
+from dbrun.recipe.checks.exports import chosen
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.model import Adapt, Recipe
-from dbrun.stages.amounts import Amounts
+from dbrun.recipe.schema.model import Adapt, Recipe
+from dbrun.resolve.sources import Located
+from dbrun.run.runner import execute
 from dbrun.stages.base import BaseSource, Job, Numerics, Picture, Sources, Stage
+from dbrun.stages.support.amounts import Amounts
 from dbrun.store.store import Store
 
 RECIPE = """

@@ -7,9 +7,9 @@ import pytest
 from fake_base import fake_base, fake_cache
 
 from dbrun.errors import DbrunError, RecipeError, StageFailed
-from dbrun.families.base import Sampling
-from dbrun.plan.base import base_folder, find_base, hub_parts
-from dbrun.recipe.model import Base
+from dbrun.models.base import Sampling
+from dbrun.recipe.schema.model import Base
+from dbrun.resolve.base import base_folder, find_base, hub_parts
 from dbrun.stages.base import Artifact
 from dbrun.store.store import Store
 

@@ -15,8 +15,8 @@ from dbrun.recipe.load import load_recipe
 from dbrun.stages.base import Picture
 from dbrun.store import digests
 from dbrun.store.digests import Digests
+from dbrun.store.json_cache import Table
 from dbrun.store.store import Store
-from dbrun.store.table import Table
 
 SCRIPT = Path(__file__).parent / "stub_world.py"
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "PIL",

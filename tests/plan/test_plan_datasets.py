@@ -9,11 +9,11 @@ from huggingface_hub.hf_api import RepoFile
 from PIL import Image
 
 from dbrun.errors import RecipeError, StageFailed
-from dbrun.plan import hub
-from dbrun.plan.datasets import fetch, wanted
-from dbrun.plan.sources import locate
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.places import Problems
+from dbrun.recipe.text.spans import Problems
+from dbrun.resolve import hub
+from dbrun.resolve.datasets import fetch, wanted
+from dbrun.resolve.sources import locate
 from dbrun.store.store import Store
 
 COMMIT, LATER = "c" * 40, "d" * 40

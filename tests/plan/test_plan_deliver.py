@@ -13,8 +13,8 @@ from stub_world import go
 
 from dbrun.errors import DbrunError
 from dbrun.events import Note, RunFailed, StageFinished, StageStarted
-from dbrun.plan.deliver import FORMAT, deliver
 from dbrun.plan.selection import Selection
+from dbrun.run.outputs import FORMAT, deliver
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_a_failing_delivery_leaves_the_old_one(home, out, monkeypatch, call, aft
 
 
 def dead_name():
-    code = "from dbrun.store.disk import fresh_name; print(fresh_name())"
+    code = "from dbrun.store.atomic import fresh_name; print(fresh_name())"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 

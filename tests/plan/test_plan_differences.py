@@ -6,10 +6,10 @@ from typing import Any, ClassVar, get_args
 import pytest
 
 from dbrun.adapters.lora import Lora
-from dbrun.plan.differences import _parts, _worded, changes, nearest
-from dbrun.plan.keys import ask
+from dbrun.plan.cache_key import ask
+from dbrun.plan.diff_keys import _parts, _worded, changes, nearest
 from dbrun.plan.reasons import Changed, Simply
-from dbrun.recipe.model import Adapt, Recipe
+from dbrun.recipe.schema.model import Adapt, Recipe
 from dbrun.stages.base import Numerics, Picture, Stage, stages
 from dbrun.store.canonical import fields
 

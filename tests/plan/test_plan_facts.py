@@ -5,9 +5,9 @@ from importlib.metadata import version
 from stub_world import stub_stages
 
 import dbrun
-from dbrun.plan import facts as module
-from dbrun.plan.facts import facts
 from dbrun.recipe.load import load_recipe
+from dbrun.run import run_metadata as module
+from dbrun.run.run_metadata import facts
 from dbrun.stages.base import Numerics
 from dbrun.store.traces import Trace
 

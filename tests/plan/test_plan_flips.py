@@ -7,8 +7,8 @@ import shutil
 import pytest
 from stub_world import go, make_home
 
-from dbrun.store.check import check
 from dbrun.store.store import Store
+from dbrun.store.verify import check
 
 LOGS = ("events.jsonl", "log", "live", ".gitignore", "last.json", "items")
 """What only tells, and decides nothing: it has no digest."""

@@ -12,10 +12,10 @@ from stub_world import go, make_home
 
 from dbrun.errors import StoreCorrupt, UsageError
 from dbrun.plan.selection import Selection
-from dbrun.store.check import check
+from dbrun.store.gc import sweep
 from dbrun.store.runs import WANTS, pin, runs
 from dbrun.store.store import Store
-from dbrun.store.sweep import sweep
+from dbrun.store.verify import check
 
 ROUNDS = [6, pytest.param(100, marks=pytest.mark.slow)]
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from fake_base import fake_cache
 
-from dbrun.plan import hub
+from dbrun.resolve import hub
 
 COMMIT = "c" * 40
 PLACES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")

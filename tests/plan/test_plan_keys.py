@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from dbrun.plan import keys
-from dbrun.plan.keys import ask
+from dbrun.plan import cache_key
+from dbrun.plan.cache_key import ask
 from dbrun.stages.base import Numerics, Stage
 
 CPU = Numerics("cpu", 2)
@@ -51,10 +51,10 @@ def test_the_version_and_the_libraries_are_in_the_key(monkeypatch):
     monkeypatch.setattr(Some, "VERSION", 2)
     assert key() != before
     monkeypatch.setattr(Some, "VERSION", 1)
-    monkeypatch.setattr(keys, "full_version", lambda name: "1.99.3")
+    monkeypatch.setattr(cache_key, "full_version", lambda name: "1.99.3")
     other = key()
     assert other != before
-    monkeypatch.setattr(keys, "full_version", lambda name: "1.99.7+cpu")
+    monkeypatch.setattr(cache_key, "full_version", lambda name: "1.99.7+cpu")
     assert key() == other, "a patch release changes nothing"
 
 
@@ -88,12 +88,12 @@ def test_without_lengthening_the_lineage_is_the_key(monkeypatch):
 
 
 def test_a_missing_library_has_a_version_too():
-    assert keys.versions(["no-such-library"]) == {"no-such-library": "absent"}
+    assert cache_key.versions(["no-such-library"]) == {"no-such-library": "absent"}
 
 
 def test_versions_are_those_of_the_installed_packages():
     from importlib.metadata import version
 
     for library in ("torch", "diffusers", "numpy", "pillow", "pydantic"):
-        assert keys.full_version(library) == version(library)
-    assert keys.versions(["torch"])["torch"].count(".") == 1
+        assert cache_key.full_version(library) == version(library)
+    assert cache_key.versions(["torch"])["torch"].count(".") == 1

@@ -7,8 +7,8 @@ from stub_world import make_home
 
 from dbrun.errors import UsageError
 from dbrun.plan import device
-from dbrun.plan.launch import Place, check, forget, place
 from dbrun.recipe.load import load_recipe
+from dbrun.workers.env import Place, check, forget, place
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1",
             "MASTER_PORT": "29500", "GROUP_RANK": "0", "ROLE_NAME": "default", "TORCHELASTIC_RUN_ID": "none"}

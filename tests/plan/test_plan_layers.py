@@ -13,12 +13,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from dbrun.events import Note
-from dbrun.families.base import families
-from dbrun.plan.layers import check_layers, count_layers
-from dbrun.plan.sources import locate
+from dbrun.models.base import families
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.new import starter
-from dbrun.recipe.places import Findings, Problem, Problems
+from dbrun.recipe.text.spans import Findings, Problem, Problems
+from dbrun.resolve.sources import locate
+from dbrun.resolve.target_layers import check_layers, count_layers
 from dbrun.store.store import Store
 
 RANKED = ["type: lora", "type: lora, dora: true", "type: lora, rslora: true", "type: lora, start: pissa", "type: loha"]

@@ -11,9 +11,9 @@ from PIL import Image
 from stub_world import RECIPE
 
 from dbrun.errors import UsageError, WorkPending
-from dbrun.plan.lock import drift, hold, write_lock
-from dbrun.plan.sources import Located, locate
 from dbrun.recipe.load import LoadedRecipe, load_recipe
+from dbrun.resolve.lock import drift, hold, write_lock
+from dbrun.resolve.sources import Located, locate
 from dbrun.store.store import Store
 
 

@@ -8,10 +8,10 @@ from PIL import Image, ImageFilter
 from typer.testing import CliRunner, Result
 
 from dbrun.cli.verbs import app_for
-from dbrun.images import looks as looking
-from dbrun.plan.looks import picture_rows
-from dbrun.plan.sources import locate
+from dbrun.images import quality as looking
 from dbrun.recipe.load import load_recipe
+from dbrun.resolve.picture_report import picture_rows
+from dbrun.resolve.sources import locate
 from dbrun.store import digests
 from dbrun.store.store import Store
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from dbrun.events import Event, Progress
-from dbrun.plan.pace import Pace
+from dbrun.run.pace import Pace
 
 
 @dataclass

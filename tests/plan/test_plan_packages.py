@@ -4,15 +4,15 @@ import pytest
 from stub_world import TrainParams, go, located, make_home, stub_stages
 from tiny_training import PARAMS
 
-from dbrun.choices.optimizers import types
-from dbrun.choices.packages import Package
-from dbrun.choices.prodigy import Prodigy
 from dbrun.errors import StageFailed
-from dbrun.plan import keys
-from dbrun.plan.keys import ask
+from dbrun.options.optimizers import types
+from dbrun.options.packages import Package
+from dbrun.options.prodigy import Prodigy
+from dbrun.plan import cache_key
+from dbrun.plan.cache_key import ask
 from dbrun.plan.planner import Status, make_plan
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.model import Recipe
+from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import Numerics
 from dbrun.stages.train import Train
 from dbrun.store.store import Store
@@ -63,8 +63,8 @@ def test_only_the_chosen_optimizers_package_is_in_the_key(kind, monkeypatch) -> 
     before = ask(Train(), params, {}, numerics)
     assert set(before.document["libraries"]) == {*Train.libraries, *needed}
     for name in needed:
-        newer = keys.full_version
-        monkeypatch.setattr(keys, "full_version", lambda n, name=name: "99.1" if n == name else newer(n))
+        newer = cache_key.full_version
+        monkeypatch.setattr(cache_key, "full_version", lambda n, name=name: "99.1" if n == name else newer(n))
         assert ask(Train(), params, {}, numerics).key != before.key
 
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from dbrun.errors import RecipeError
-from dbrun.images import screen as screening
-from dbrun.plan import pictures
-from dbrun.plan.pictures import Asked, find_pictures
+from dbrun.images import validation as screening
+from dbrun.resolve import pictures
+from dbrun.resolve.pictures import Asked, find_pictures
 from dbrun.store import digests
 from dbrun.store.store import Store
 

@@ -247,7 +247,7 @@ def test_the_json_form(home):
 def test_only_checkpoints_count_as_progress(fresh):
     from stub_world import Train, TrainParams
 
-    from dbrun.plan.keys import ask
+    from dbrun.plan.cache_key import ask
     from dbrun.stages.base import Numerics
 
     question = ask(Train(), TrainParams(300, 1.0), {}, Numerics("cpu", 1))

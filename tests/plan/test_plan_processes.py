@@ -14,8 +14,8 @@ import pytest
 from stub_world import go, make_home
 
 from dbrun.events import Note
-from dbrun.store.check import check
 from dbrun.store.store import Store
+from dbrun.store.verify import check
 
 SCRIPT = Path(__file__).parent / "stub_world.py"
 FORK = multiprocessing.get_context("fork")

@@ -9,8 +9,8 @@ import pytest
 from dbrun.cli.crash import bug_report
 from dbrun.errors import DbrunError, StageFailed
 from dbrun.events import Note, RunFailed, RunFinished
-from dbrun.plan.record import Record
 from dbrun.recipe.load import load_recipe
+from dbrun.run.run_log import Record
 from dbrun.stages.train import Train
 from dbrun.store.runs import runs
 from dbrun.store.store import Store

@@ -20,9 +20,9 @@ from dbrun.events import (
     StageStarted,
 )
 from dbrun.plan import device
-from dbrun.plan.runner import execute, last_run
 from dbrun.plan.selection import Selection
 from dbrun.recipe.load import load_recipe
+from dbrun.run.runner import execute, last_run
 from dbrun.store.store import Store
 
 ORDER = ("load", "adapt", "generate-priors", "preprocess", "train", "export")
@@ -474,7 +474,7 @@ def test_a_store_that_cannot_be_written_is_a_clear_error(home):
 def test_a_hub_base_is_pinned_before_anything_runs(home, fresh, monkeypatch):
     from dataclasses import replace
 
-    from dbrun.plan import sources
+    from dbrun.resolve import sources
 
     known, asked = located(home), []
 
@@ -482,7 +482,7 @@ def test_a_hub_base_is_pinned_before_anything_runs(home, fresh, monkeypatch):
         asked.append(found.revision)
         return replace(known, notes=(Note("base", "main is commit …"),))
 
-    monkeypatch.setattr("dbrun.plan.runner.pinned", pin)
+    monkeypatch.setattr("dbrun.run.runner.pinned", pin)
     told = []
     loaded = load_recipe(home / "r.yaml")
     execute(loaded, replace(known, revision="main"), Store(home / "store"), emit=told.append,

@@ -6,8 +6,8 @@ from PIL import Image
 
 from dbrun.errors import RecipeError
 from dbrun.images import masks as masking
-from dbrun.plan.sources import locate
 from dbrun.recipe.load import load_recipe
+from dbrun.resolve.sources import locate
 from dbrun.store import digests
 from dbrun.store.store import Store
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dbrun.plan.signals import HEARD, listening
+from dbrun.run.signals import HEARD, listening
 
 
 @pytest.mark.parametrize("number", HEARD)

@@ -8,10 +8,10 @@ from PIL import Image
 from wrong_recipes import CHANGED, GOOD
 
 from dbrun.errors import RecipeError
-from dbrun.plan import sources
-from dbrun.plan.sources import locate, pinned
 from dbrun.recipe.load import load_recipe, read_recipe
-from dbrun.recipe.places import Problems
+from dbrun.recipe.text.spans import Problems
+from dbrun.resolve import sources
+from dbrun.resolve.sources import locate, pinned
 from dbrun.store.store import Store
 
 COMMIT = "c" * 40
@@ -151,10 +151,10 @@ def test_a_hub_base_is_not_judged_before_it_is_fetched(recipe, monkeypatch):
 
 
 def test_a_branch_is_pinned_once_and_remembered(recipe, tmp_path, monkeypatch):
-    from dbrun.stages import hub
+    from dbrun.stages.support import download
 
     asked = []
-    monkeypatch.setattr(hub, "commit_of", lambda repo, revision: asked.append((repo, revision)) or COMMIT)
+    monkeypatch.setattr(download, "commit_of", lambda repo, revision: asked.append((repo, revision)) or COMMIT)
     store = Store(recipe.parent / "store")
     store.prepare()
     loaded = load_recipe(recipe, ["base.path=owner/name", "base.revision=v1"])

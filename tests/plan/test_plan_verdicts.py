@@ -12,15 +12,15 @@ import pytest
 from stub_world import go, located, stub_stages
 
 from dbrun.errors import UsageError
-from dbrun.plan.compare import compare, events, find_run
+from dbrun.plan.diff_runs import compare, events, find_run
 from dbrun.plan.estimate import CACHED, Estimate, estimates, estimates_together, total
 from dbrun.plan.explain import explain
-from dbrun.plan.grid import together
-from dbrun.plan.memory import peak
 from dbrun.plan.planner import Scope, plan_of, scope
 from dbrun.plan.selection import Selection
+from dbrun.plan.sweep_plan import together
 from dbrun.recipe.load import load_recipe
-from dbrun.store.documents import marked
+from dbrun.run.memory import peak
+from dbrun.store.checksummed_json import marked
 from dbrun.store.runs import runs
 from dbrun.store.store import Store
 from dbrun.ui.explain import explanation

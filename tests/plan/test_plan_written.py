@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from stub_world import go
 
-from dbrun.plan.written import last_name, scrubbed
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.places import Problems, Source
-from dbrun.recipe.yaml import LOADER, parse
+from dbrun.recipe.text.spans import Problems, Source
+from dbrun.recipe.text.yaml import LOADER, parse
+from dbrun.run.redact import last_name, scrubbed
 
 TOKEN = "hf_" + "Ab3" * 11
 

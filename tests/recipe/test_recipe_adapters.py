@@ -2,8 +2,8 @@
 
 import pytest
 
-from dbrun.recipe.exports import chosen, outlook
-from dbrun.recipe.places import Problems
+from dbrun.recipe.checks.exports import chosen, outlook
+from dbrun.recipe.text.spans import Problems
 
 LORA = "{type: lora, rank: 16, targets: all}"
 WRONG = [

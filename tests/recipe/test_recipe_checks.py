@@ -2,8 +2,8 @@
 
 import pytest
 
-from dbrun.recipe.exports import chosen
-from dbrun.recipe.places import Problems
+from dbrun.recipe.checks.exports import chosen
+from dbrun.recipe.text.spans import Problems
 
 BOTH = "adapt: {denoiser: {type: lora}, text_encoder: {type: lora, stop_at: STOP}}\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dbrun.recipe.places import Problems
+from dbrun.recipe.text.spans import Problems
 
 SCHEDULES = "constant, linear, cosine, cosine_with_restarts or polynomial"
 # (what stands in the good recipe, what replaces it) → the lines that must be told

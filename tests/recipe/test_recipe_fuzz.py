@@ -21,9 +21,9 @@ from nothing_done import nothing_done
 from wrong_recipes import GOOD
 
 from dbrun.errors import DbrunError
-from dbrun.plan.sources import locate
 from dbrun.recipe.load import load_recipe, read_recipe
-from dbrun.recipe.model import Recipe
+from dbrun.recipe.schema.model import Recipe
+from dbrun.resolve.sources import locate
 from dbrun.store.store import Store
 
 WORDS = ["train", "steps", "adapt", "denoiser", "type", "lora", "schedule", "cosine", "targets", "base", "prior",
@@ -111,7 +111,7 @@ PLANTED = {
     "a file gone": lambda: Path("there").unlink(), "a folder": lambda: Path("folder").mkdir(),
     "a connection": lambda: socket.socket().connect_ex(("127.0.0.1", 9)),
     "a name looked up": lambda: socket.getaddrinfo("localhost", 80),
-    "a module": lambda: importlib.import_module("planted"), "a module of dbrun": lambda: find_own("dbrun.choices.evil"),
+    "a module": lambda: importlib.import_module("planted"), "a module of dbrun": lambda: find_own("dbrun.options.evil"),
     "code in text": lambda: eval("1 + 1"), "a variable": lambda: os.environ.update(PLANTED="1"),
     "a library": lambda: ctypes.CDLL(None),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.places import Problems
+from dbrun.recipe.text.spans import Problems
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dbrun.recipe.pictures import Images
-from dbrun.recipe.places import Problems
+from dbrun.recipe.schema.images import Images
+from dbrun.recipe.text.spans import Problems
 from dbrun.store.canonical import plain
 
 

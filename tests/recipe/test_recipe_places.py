@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.recipe.places import Place, Problem, Problems, shown
+from dbrun.recipe.text.spans import Place, Problem, Problems, shown
 
 
 def excerpt(text: str, column: int, length: int) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.places import Problems
+from dbrun.recipe.text.spans import Problems
 
 PROFILES = "profiles:\n  ci: {train: {steps: 3}, prior: {count: 2}}\n  big: {adapt: {denoiser: {rank: 64}}}\n"
 

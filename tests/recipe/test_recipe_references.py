@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.recipe.places import Problems
+from dbrun.recipe.text.spans import Problems
 
 
 def test_a_value_that_is_one_reference_takes_the_other_whole(load, good) -> None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from dbrun.errors import DbrunError
-from dbrun.recipe.schema import schema_text
+from dbrun.recipe.checks.json_schema import schema_text
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "schemas" / "recipe.schema.json"
@@ -47,7 +47,7 @@ def test_the_committed_schema_is_up_to_date() -> None:
 
 
 def test_the_text_is_the_same_in_every_process() -> None:
-    program = "from dbrun.recipe.schema import schema_text; print(schema_text(), end='')"
+    program = "from dbrun.recipe.checks.json_schema import schema_text; print(schema_text(), end='')"
     for seed in ("1", "2"):
         env = {**os.environ, "PYTHONHASHSEED": seed}
         made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dbrun.recipe.places import Problems
+from dbrun.recipe.text.spans import Problems
 
 TWO = """\
 schema: dbrun/v1

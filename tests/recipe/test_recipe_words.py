@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dbrun.recipe import shape
-from dbrun.recipe.docs import docs
-from dbrun.recipe.words import FOREIGN, nearest, one_of, unknown_key
+from dbrun.recipe.checks import schema_info
+from dbrun.recipe.checks.field_docs import docs
+from dbrun.recipe.checks.suggestions import FOREIGN, nearest, one_of, unknown_key
 
 
 @pytest.mark.parametrize(("word", "near"), [
@@ -20,7 +20,7 @@ def test_words_are_listed_as_people_do() -> None:
 
 
 def test_other_trainers_words_lead_to_keys_that_exist() -> None:
-    known = set(shape.everywhere())
+    known = set(schema_info.everywhere())
     assert {key: target for key, target in FOREIGN.items() if target not in known} == {}
     last = {key.rsplit(".", 1)[-1] for key in known}
     assert not last & FOREIGN.keys(), "a key of the recipe needs no translation"
@@ -35,13 +35,13 @@ def test_an_unknown_key_is_sought_elsewhere_before_its_like_is_sought_here() -> 
 
 
 def test_every_key_of_the_recipe_is_found_with_its_limits() -> None:
-    every = shape.everywhere()
+    every = schema_info.everywhere()
     assert {"train.schedule.type", "adapt.text_encoder.rank", "samples.prompts", "schema"} <= set(every)
-    spot = shape.below(shape.below(shape.root(), "train"), "steps")
-    assert shape.allowed(spot.annotation) == "a whole number from 1 to 10000000"
+    spot = schema_info.below(schema_info.below(schema_info.root(), "train"), "steps")
+    assert schema_info.allowed(spot.annotation) == "a whole number from 1 to 10000000"
 
 
 def test_every_field_has_its_docstring() -> None:
-    assert docs(shape.root().parts[0])["schema"]
-    for part in shape.below(shape.below(shape.root(), "train"), "schedule").parts:
+    assert docs(schema_info.root().parts[0])["schema"]
+    for part in schema_info.below(schema_info.below(schema_info.root(), "train"), "schedule").parts:
         assert docs(part)["warmup_steps"].startswith("Steps over which")

@@ -14,7 +14,7 @@ import pytest
 from wrong_recipes import CHANGED, GOOD, WORDS
 
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.places import Problems
+from dbrun.recipe.text.spans import Problems
 
 TOLD = Path(__file__).parent / "wrong"
 

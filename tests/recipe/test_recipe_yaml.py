@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.parts import Plain
-from dbrun.recipe.nodes import Scalar, Table, plain_data
-from dbrun.recipe.places import Problems, Source
-from dbrun.recipe.yaml import LIMIT, parse, read
+from dbrun.config_types import Plain
+from dbrun.recipe.text.spans import Problems, Source
+from dbrun.recipe.text.tree import Scalar, Table, plain_data
+from dbrun.recipe.text.yaml import LIMIT, parse, read
 
 WRONG = [
     ("a: 1\nb: 2\na: 3\n", ["3:1", "a: found the key twice, first in line 1"]),

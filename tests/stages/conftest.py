@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dbrun.events import Event
-from dbrun.families.base import Sampling, families
-from dbrun.recipe.model import Recipe
+from dbrun.models.base import Sampling, families
+from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import (
     Artifact,
     BaseSource,

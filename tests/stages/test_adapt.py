@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dbrun.adapters.artifact import read_artifact
+from dbrun.adapters.adapter_io import read_artifact
 from dbrun.adapters.base import PRESETS
 from dbrun.errors import RecipeError
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.plan.sources import locate
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.new import starter
-from dbrun.stages.amounts import Amounts
+from dbrun.resolve.sources import locate
 from dbrun.stages.base import stages
+from dbrun.stages.support.amounts import Amounts
 from dbrun.store.store import Store
 
 NO_PRIOR = "prior=null & subject.class_prompt=null"

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dbrun.errors import StageFailed
-from dbrun.stages.arithmetic import base_in_memory, drawn_in
 from dbrun.stages.base import Job, Numerics, Upkeep
+from dbrun.stages.support.arithmetic import base_in_memory, drawn_in
 
 
 @pytest.mark.parametrize(("precision", "device", "drawn"), [

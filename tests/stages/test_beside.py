@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 from tiny_training import FAMILY, content, job, write_inputs
 
-from dbrun.choices.trackers import PACKAGES
 from dbrun.errors import Interrupted
 from dbrun.events import Event, Note, Progress
+from dbrun.options.trackers import PACKAGES
 from dbrun.stages.base import Upkeep
-from dbrun.stages.columns import Columns
+from dbrun.stages.support.sample_spec import Columns
 from dbrun.stages.train import Train
 from dbrun.training import trackers as of_trackers
-from dbrun.training.state import newest
+from dbrun.training.checkpoint import newest
 
 COLUMNS = Columns(every=2, prompts=("a photo of sks dog", "a photo of a dog"), steps=1, guidance=1.0, seed=3,
                   resolution=32, starts=None)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dbrun.adapters.artifact import read_artifact, write_artifact
+from dbrun.adapters.adapter_io import read_artifact, write_artifact
 from dbrun.errors import StageFailed
-from dbrun.families.base import families
-from dbrun.provenance import read
+from dbrun.models.base import families
+from dbrun.safetensors_header import read
 from dbrun.stages.base import Artifact, Picture, Sources, stages
 from dbrun.stages.export import default_prompts
-from dbrun.stages.portable import portable
+from dbrun.stages.support.provenance import portable
 
 NOTHING = Sources(None, ())
 BOTH = {"denoiser": {"type": "lora", "rank": 2, "alpha": 6.0, "targets": "all"},

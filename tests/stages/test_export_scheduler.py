@@ -10,11 +10,11 @@ import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from dbrun.adapters.artifact import read_artifact
-from dbrun.families.base import families
-from dbrun.families.scheduling import scheduler_changes
+from dbrun.adapters.adapter_io import read_artifact
 from dbrun.formats.scheduler import write_scheduler
-from dbrun.provenance import read
+from dbrun.models.base import families
+from dbrun.models.scheduling import scheduler_changes
+from dbrun.safetensors_header import read
 
 TAUGHT = {"prediction": "v_prediction", "zero_terminal_snr": True}
 CONFIG = "scheduler/scheduler_config.json"

@@ -5,9 +5,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from dbrun.adapters.artifact import read_artifact
-from dbrun.families.base import families
-from dbrun.formats.reload import Probe
+from dbrun.adapters.adapter_io import read_artifact
+from dbrun.formats.roundtrip import Probe
+from dbrun.models.base import families
 
 FAMILY = families()["sd"]
 

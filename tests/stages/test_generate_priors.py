@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dbrun.errors import Interrupted, StageFailed
-from dbrun.families.sd import StableDiffusion
+from dbrun.models.sd import StableDiffusion
 from dbrun.stages.base import Numerics, stages
 from dbrun.stages.generate_priors import ATTEMPTS, refusal
 

@@ -11,14 +11,14 @@ from adapter_kinds import make, moved, put
 from lycoris_reader import write_by_lycoris
 from safetensors.torch import load_file, save_file
 
-from dbrun.adapters.artifact import Attached, read_artifact
+from dbrun.adapters.adapter_io import Attached, read_artifact
 from dbrun.adapters.attach import attach, match, read, write
 from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
-from dbrun.families.base import families
 from dbrun.formats.base import formats
-from dbrun.formats.reload import Probe
-from dbrun.recipe.places import Problems
+from dbrun.formats.roundtrip import Probe
+from dbrun.models.base import families
+from dbrun.recipe.text.spans import Problems
 
 FAMILY = families()["sd"]
 PROBE = Probe("a photo of sks dog", 32)
@@ -65,7 +65,7 @@ def as_diffusers_writes_it(base: Path, adapters: dict[str, Attached], folder: Pa
 
 def begun(bench, inits: dict[str, str], settings: dict[str, dict[str, object]] = KINDS, **changes: dict[str, object]):
     """The adapters that `adapt` gives with these inits."""
-    from dbrun.plan.given import Wanted, find_adapter
+    from dbrun.resolve.init_adapter import Wanted, find_adapter
     from dbrun.store.store import Store
 
     adapt = {c: {**settings[c], **changes.get(c, {}), "init": path} for c, path in inits.items()}

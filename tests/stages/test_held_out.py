@@ -2,10 +2,10 @@
 
 import pytest
 
-from dbrun.families.base import Sampling
-from dbrun.recipe.model import Recipe
+from dbrun.models.base import Sampling
+from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import BaseSource, Picture, Sources
-from dbrun.stages.held_out import held_out
+from dbrun.stages.support.held_out import held_out
 from dbrun.stages.train import Train
 
 BASE = BaseSource("files:x", "sd", None, None, {}, Sampling(2, 2.0))

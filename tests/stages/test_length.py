@@ -2,17 +2,17 @@
 
 import pytest
 
-from dbrun.choices.averaging import Ema
 from dbrun.errors import RecipeError
-from dbrun.families.base import Sampling
-from dbrun.recipe.launch import Launch
-from dbrun.recipe.model import Recipe
-from dbrun.recipe.pictures import Buckets, Images
+from dbrun.models.base import Sampling
+from dbrun.options.ema import Ema
+from dbrun.recipe.schema.images import Buckets, Images
+from dbrun.recipe.schema.launch import Launch
+from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import BaseSource, Picture, Sources
 from dbrun.stages.export import Export
-from dbrun.stages.length import length, told
+from dbrun.stages.support.training_length import length, told
 from dbrun.stages.train import Train
-from dbrun.training.epochs import Epoch, rows
+from dbrun.training.sampler import Epoch, rows
 
 BASE = BaseSource("files:x", "sd", None, None, {}, Sampling(2, 2.0))
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dbrun.errors import Interrupted, RecipeError, StageFailed
-from dbrun.families.base import families
-from dbrun.stages import hub
+from dbrun.models.base import families
 from dbrun.stages.base import Job, Numerics, Upkeep
 from dbrun.stages.load import Load, LoadParams, check_layout, read_base, wanted_files
+from dbrun.stages.support import download
 
 FOLDERS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 PUBLISHED = (
@@ -56,7 +56,7 @@ def unreachable(*args: object, **options: object) -> Path:
 
 
 def test_equal_bytes_are_equal_artifacts_whatever_their_place_and_name(tiny_base, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(hub, "download", unreachable)
+    monkeypatch.setattr(download, "download", unreachable)
     shutil.copytree(tiny_base, tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "README.md").write_text("words")
     one = run_load(tiny_base, tmp_path / "a", "files:1")
@@ -164,7 +164,7 @@ def test_a_download_can_be_stopped_in_the_middle_of_a_file(tiny_base, monkeypatc
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: free.wait(60))
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        hub.download("owner/name", "a" * 40, lambda names: wanted_files(names, FOLDERS, None), lambda *_: None,
+        download.download("owner/name", "a" * 40, lambda names: wanted_files(names, FOLDERS, None), lambda *_: None,
                      poll=poll)
     assert time.monotonic() - began < 30
     free.set()
@@ -175,14 +175,14 @@ def test_a_repository_without_a_base_is_refused(monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Fetched(tmp_path))
     with pytest.raises(RecipeError, match="no base in diffusers format"):
-        hub.download("owner/name", "a" * 40, lambda names: wanted_files(names, FOLDERS, None), lambda *_: None)
+        download.download("owner/name", "a" * 40, lambda names: wanted_files(names, FOLDERS, None), lambda *_: None)
 
 
 def test_a_download_that_cannot_fit_does_not_start(tiny_base, monkeypatch, tmp_path) -> None:
     import huggingface_hub
     from huggingface_hub import constants
 
-    from dbrun import space
+    from dbrun import disk_space
 
     served, commit = Fetched(tiny_base), "a" * 40
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: served)
@@ -190,7 +190,7 @@ def test_a_download_that_cannot_fit_does_not_start(tiny_base, monkeypatch, tmp_p
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "not" / "made" / "hub"))
     names = wanted_files([f.path for f in served.list_repo_tree("", recursive=True, revision="")[1:]], FOLDERS, None)
     need = sum((tiny_base / name).stat().st_size for name in names)
-    monkeypatch.setattr(space, "free", lambda folder: need - 1)
+    monkeypatch.setattr(disk_space, "free", lambda folder: need - 1)
     with pytest.raises(StageFailed, match=r"the download of owner/name needs up to .* in the Hub's cache") as caught:
         run_load(None, tmp_path / "out", f"hub:owner/name@{commit}")
     assert served.asked == [] and "HF_HUB_CACHE" in caught.value.fix
@@ -205,7 +205,7 @@ def test_a_download_that_cannot_fit_does_not_start(tiny_base, monkeypatch, tmp_p
 
 
 def test_without_a_network_what_was_fetched_before_serves(tiny_base, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(hub, "download", unreachable)
+    monkeypatch.setattr(download, "download", unreachable)
     identity = f"hub:owner/name@{'a' * 40}"
     assert json.loads(run_load(tiny_base, tmp_path / "out", identity)["base.json"])["family"] == "sd"
     with pytest.raises(StageFailed, match="no network"):
@@ -218,9 +218,9 @@ def test_a_commit_is_itself_and_a_branch_is_asked_for(monkeypatch) -> None:
     class Api:
         def model_info(self, repo: str, revision: str | None) -> object:
             return type("Info", (), {"sha": "b" * 40})
-    assert hub.commit_of("owner/name", "c" * 40) == "c" * 40
+    assert download.commit_of("owner/name", "c" * 40) == "c" * 40
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    assert hub.commit_of("owner/name", "main") == hub.commit_of("owner/name", None) == "b" * 40
+    assert download.commit_of("owner/name", "main") == download.commit_of("owner/name", None) == "b" * 40
 
 
 @pytest.mark.parametrize(("error", "kind", "said"), [
@@ -236,7 +236,7 @@ def test_the_hubs_errors_become_clear_words(monkeypatch, error, kind, said) -> N
             raise raised.__new__(raised)
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     with pytest.raises(kind) as caught:
-        hub.commit_of("owner/name", "main")
+        download.commit_of("owner/name", "main")
     assert said in str(caught.value)
 
 

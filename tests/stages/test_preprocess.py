@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from dbrun.errors import RecipeError, StageFailed
-from dbrun.families.base import families
+from dbrun.models.base import families
 from dbrun.stages.base import Picture, Sources
-from dbrun.stages.index import Index
 from dbrun.stages.preprocess import Preprocess, as_tensor
+from dbrun.stages.support.prompt_index import Index
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "dog6"
 

@@ -10,9 +10,9 @@ import pytest
 
 from dbrun.errors import Interrupted, StageFailed
 from dbrun.events import Event, Progress
-from dbrun.stages import ranks as module
 from dbrun.stages.base import Job, Numerics, Upkeep
-from dbrun.stages.ranks import Ranks, spread
+from dbrun.stages.support import process_group as module
+from dbrun.stages.support.process_group import Ranks, spread
 
 
 class Together(Ranks):

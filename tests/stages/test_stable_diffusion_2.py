@@ -6,8 +6,8 @@ import pytest
 import torch
 from second_base import as_second
 
-from dbrun.adapters.artifact import read_artifact
-from dbrun.families.base import families
+from dbrun.adapters.adapter_io import read_artifact
+from dbrun.models.base import families
 
 BOTH = {"denoiser": {"type": "lora", "rank": 2, "alpha": 6.0, "targets": "all"},
         "text_encoder": {"type": "lora", "rank": 2, "targets": "all"}}

@@ -10,7 +10,7 @@ from PIL import Image
 from dbrun.errors import StageFailed
 from dbrun.stages.base import BaseSource, Picture, Sources, stages
 from dbrun.stages.export import default_prompts
-from dbrun.stages.starts import SHOWN, Starts, starts
+from dbrun.stages.support.lowres_inputs import SHOWN, Starts, starts
 
 
 def sources(count: int) -> Sources:

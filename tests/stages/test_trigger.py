@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from dbrun.adapters.artifact import read_artifact
-from dbrun.families.base import families
-from dbrun.formats.reload import Probe
+from dbrun.adapters.adapter_io import read_artifact
+from dbrun.formats.roundtrip import Probe
+from dbrun.models.base import families
 
 FAMILY = families()["sd"]
 WORD = {"token": "<sks>", "initializer": "dog", "vectors": 3}

@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageOps
 from safetensors.torch import load_file
 
 from dbrun.errors import RecipeError
-from dbrun.families.base import families
 from dbrun.images.buckets import Frame
-from dbrun.recipe.pictures import Images
+from dbrun.models.base import families
+from dbrun.recipe.schema.images import Images
 from dbrun.stages.base import Picture, Sources
 from dbrun.stages.preprocess import as_tensor
 from dbrun.store.canonical import plain
@@ -189,7 +189,7 @@ def test_a_picture_of_another_size_than_was_planned_is_refused(loaded, recipe) -
 
 
 def test_a_frames_words_in_a_key_tell_every_difference() -> None:
-    from dbrun.stages.views import Source, View
+    from dbrun.stages.support.crops import Source, View
 
     frames = [Frame((64, 32), 0, 0, (32, 32)), Frame((64, 32), 1, 0, (32, 32)), Frame((64, 33), 0, 0, (32, 32)),
               Frame((64, 32), 0, 1, (32, 32)), Frame((64, 32), 0, 0, (32, 24)), Frame((64, 32), 0, 0, (32, 32), True)]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbrun.adapters.lora import Lora
-from dbrun.recipe.model import Train
+from dbrun.recipe.schema.model import Train
 from dbrun.store.canonical import digest, plain, written
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dbrun.store import digests as module
 from dbrun.store.digests import Digests
-from dbrun.store.table import Table
+from dbrun.store.json_cache import Table
 
 
 @pytest.fixture(autouse=True, params=[0, 2**20], ids=["large", "small"])

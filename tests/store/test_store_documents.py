@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from dbrun.store.documents import marked, read_marked
+from dbrun.store.checksummed_json import marked, read_marked
 
 DOCUMENT = {"keys": {"load": "1" * 64}, "number": 1.0, "name": "x"}
 

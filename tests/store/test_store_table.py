@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from dbrun.store.table import Table
+from dbrun.store.json_cache import Table
 
 
 def table(folder):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from dbrun.stages.amounts import Amounts
+from dbrun.stages.support.amounts import Amounts
 from dbrun.store.traces import File, Trace, Traces, manifest_digest
 
 KEY = "ab" * 32

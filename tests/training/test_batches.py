@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from dbrun.choices.noises import Pyramid
-from dbrun.families.base import Drawn, Randn
+from dbrun.models.base import Drawn, Randn
+from dbrun.options.noise import Pyramid
 from dbrun.training import batches as module
 from dbrun.training.batches import Batch, Batches, Pictures
-from dbrun.training.captions import Varied
+from dbrun.training.caption_sampling import Varied
 from dbrun.training.noise import Noise
 
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from dbrun.families.base import Drawn
+from dbrun.models.base import Drawn
 from dbrun.training.batches import Batches, Pictures
-from dbrun.training.captions import Varied
+from dbrun.training.caption_sampling import Varied
 
 VARIED = Varied(variants=((1, 2, 3), (4,)), dropout=(0.25, 0.0), empty=0)
 

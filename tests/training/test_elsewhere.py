@@ -14,18 +14,18 @@ from dbrun.adapters.base import Adapter, Learnable
 from dbrun.adapters.embedding import Embedding
 from dbrun.adapters.full import Full
 from dbrun.adapters.lora import Lora
-from dbrun.choices.averaging import Ema
-from dbrun.choices.distances import Huber
-from dbrun.choices.optimizers import AdamW
-from dbrun.choices.schedules import Constant
-from dbrun.choices.weightings import MinSnr
-from dbrun.families.base import Condition, Family, Loaded, families
+from dbrun.models.base import Condition, Family, Loaded, families
+from dbrun.options.ema import Ema
+from dbrun.options.loss_functions import Huber
+from dbrun.options.optimizers import AdamW
+from dbrun.options.schedules import Constant
+from dbrun.options.weightings import MinSnr
 from dbrun.training import loop
 from dbrun.training.batches import Batch
-from dbrun.training.conditions import cached, live
-from dbrun.training.learners import at_rest
 from dbrun.training.loop import Settings, Trainer
-from dbrun.training.memory import recompute
+from dbrun.training.param_groups import at_rest
+from dbrun.training.prompt_embeds import cached, live
+from dbrun.training.recompute import recompute
 
 # it has no numbers, so that to fetch one raises, as does an operation that meets a tensor of the CPU
 ELSEWHERE = torch.device("meta")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers.training_utils import EMAModel
 
-from dbrun.choices.averaging import Ema
+from dbrun.options.ema import Ema
 from dbrun.training.ema import Averages
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from dbrun.training.epochs import Epoch, Row, rows
+from dbrun.training.sampler import Epoch, Row, rows
 
 WIDE, TALL, SQUARE = (2, 4), (4, 2), (3, 3)
 

@@ -12,8 +12,8 @@ from torch import Tensor, distributed
 
 from dbrun.diffusion.losses import Loss
 from dbrun.errors import ProcessLost, StageFailed
-from dbrun.training import exchange
-from dbrun.training.exchange import ALONE, Exchange
+from dbrun.training import gradient_sync
+from dbrun.training.gradient_sync import ALONE, Exchange
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
@@ -72,7 +72,7 @@ def test_a_gradient_that_no_pass_reached_stays_none_and_all_are_sent_in_buckets(
         return [mine, mine if len(sent) == 1 else 2 * mine]
 
     monkeypatch.setattr(Exchange, "all", both)
-    monkeypatch.setattr(exchange, "BUCKET", 4)
+    monkeypatch.setattr(gradient_sync, "BUCKET", 4)
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 1, 6, 3, 1)]
     for number, parameter in enumerate(parameters[:-1]):
         parameter.grad = torch.full_like(parameter, number + 1.0)

@@ -12,14 +12,14 @@ from tiny_steps import batch, trainer
 from tiny_training import FAMILY, PARAMS, PROMPTS, content, job, write_inputs
 from tiny_training import load as base
 
-from dbrun.choices.averaging import Ema
-from dbrun.choices.held_out import HeldOut
 from dbrun.errors import Interrupted
 from dbrun.events import Event, Note
+from dbrun.options.ema import Ema
+from dbrun.options.held_out import HeldOut
 from dbrun.stages.base import Upkeep
 from dbrun.stages.train import Train, _batches
-from dbrun.training.exchange import Exchange
-from dbrun.training.held_out import Watch, best_step
+from dbrun.training.evaluation import Watch, best_step
+from dbrun.training.gradient_sync import Exchange
 
 STOPPING = {"held": (2,), "held_out": HeldOut(every=1, patience=2), "learning_rate": 0.2, "steps": 12}
 """At this rate the tiny base gets worse soon."""
@@ -147,12 +147,12 @@ def test_a_look_has_no_dropout_and_its_loss_is_what_the_processes_agree_on(
 
 
 def test_the_curve_has_a_line_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dbrun.images import curve
+    from dbrun.images import loss_plot
     from dbrun.stages import export
 
     drawn: list[dict[str, list[tuple[float, float]]]] = []
-    plain = curve.loss_curve
-    monkeypatch.setattr(curve, "loss_curve", lambda series: (drawn.append(series), plain(series))[1])
+    plain = loss_plot.loss_curve
+    monkeypatch.setattr(loss_plot, "loss_curve", lambda series: (drawn.append(series), plain(series))[1])
     lines = [{"step": 1, "instance_loss": 2.0, "prior_loss": None},
              {"step": 2, "instance_loss": 1.0, "prior_loss": None, "held_out_loss": 1.5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -12,13 +12,13 @@ from tiny_training import FAMILY, PROMPTS, load, lora
 from torch import Tensor
 
 from dbrun.adapters.attach import read, write
-from dbrun.choices.optimizers import AdamW
-from dbrun.choices.schedules import Linear
 from dbrun.errors import StageFailed
-from dbrun.training.conditions import Conditions, cached, live
-from dbrun.training.learners import Own
+from dbrun.options.optimizers import AdamW
+from dbrun.options.schedules import Linear
+from dbrun.training.checkpoint import Checkpoint
 from dbrun.training.loop import Settings, Trainer
-from dbrun.training.state import Checkpoint
+from dbrun.training.param_groups import Own
+from dbrun.training.prompt_embeds import Conditions, cached, live
 
 CPU = torch.device("cpu")
 DROPOUT = {"dropout": 0.2}

@@ -13,17 +13,17 @@ from tiny_steps import BOTH, SETTINGS, batch, gone, same, trainer, weights
 from tiny_training import FAMILY, PROMPTS, load, lora
 from torch import Tensor
 
-from dbrun.choices.adamw_schedule_free import AdamWScheduleFree
-from dbrun.choices.averaging import Ema
-from dbrun.choices.optimizers import AdamW, OptimizerChoice
-from dbrun.choices.prodigy import Prodigy
-from dbrun.choices.schedules import Constant, Linear
 from dbrun.diffusion.losses import Loss
 from dbrun.errors import StageFailed
-from dbrun.families.base import Condition, Loaded
+from dbrun.models.base import Condition, Loaded
+from dbrun.options.adamw_schedule_free import AdamWScheduleFree
+from dbrun.options.ema import Ema
+from dbrun.options.optimizers import AdamW, OptimizerChoice
+from dbrun.options.prodigy import Prodigy
+from dbrun.options.schedules import Constant, Linear
 from dbrun.training.batches import Batch
-from dbrun.training.conditions import cached, live
 from dbrun.training.loop import Trainer
+from dbrun.training.prompt_embeds import cached, live
 
 CPU = torch.device("cpu")
 

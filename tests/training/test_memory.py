@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_training import FAMILY, PROMPTS, load, lora
 
-from dbrun.training.memory import recompute
+from dbrun.training.recompute import recompute
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ import tiny_steps
 import torch
 from tiny_training import FAMILY, content, job, write_inputs
 
-from dbrun.choices.distances import AbsoluteError, Huber
-from dbrun.choices.noises import Pyramid
-from dbrun.choices.timesteps import Window
-from dbrun.choices.weightings import Debiased, MinSnr
 from dbrun.errors import Interrupted, RecipeError
-from dbrun.families.base import Drawn
-from dbrun.recipe.objective import AS_THE_BASE, Objective
+from dbrun.models.base import Drawn
+from dbrun.options.loss_functions import AbsoluteError, Huber
+from dbrun.options.noise import Pyramid
+from dbrun.options.timesteps import Window
+from dbrun.options.weightings import Debiased, MinSnr
+from dbrun.recipe.schema.objective import AS_THE_BASE, Objective
 from dbrun.stages.train import Train
 from dbrun.training.batches import Batch, Batches, Pictures
 from dbrun.training.loop import Trainer

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dbrun.choices.optimizers import OptimizerChoice, types
+from dbrun.options.optimizers import OptimizerChoice, types
+from dbrun.training.checkpoint import Checkpoint, newest, publish
 from dbrun.training.optimizer_state import put_back, tensors_of, values_of
-from dbrun.training.state import Checkpoint, newest, publish
 
 SHAPES = ((70, 80), (5, 6), (7,))
 

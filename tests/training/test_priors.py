@@ -9,10 +9,10 @@ import torch
 from tiny_steps import BOTH, batch, gone, same, weights
 from tiny_training import FAMILY, PROMPTS, load, lora
 
-from dbrun.training.conditions import cached, live
-from dbrun.training.learners import Own
+from dbrun.training.contexts import as_base
 from dbrun.training.loop import Trainer
-from dbrun.training.priors import as_base
+from dbrun.training.param_groups import Own
+from dbrun.training.prompt_embeds import cached, live
 
 CPU = torch.device("cpu")
 EITHER = pytest.mark.parametrize("components", [("denoiser",), BOTH], ids=["cached", "live"])

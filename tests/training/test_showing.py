@@ -6,7 +6,7 @@ import torch
 from tiny_steps import gone, trainer
 from tiny_training import FAMILY
 
-from dbrun.choices.averaging import Ema
+from dbrun.options.ema import Ema
 from dbrun.training.showing import as_shown
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from dbrun.training.stored import halves
+from dbrun.training.latent_cache import halves
 
 NAMES = ("class.00000", "class.00001", "instance.00000", "instance.00000.001", "instance.00001")
 

@@ -6,7 +6,7 @@ import torch
 from adapter_kinds import make
 from tiny_training import FAMILY, content, load, run, write_inputs
 
-from dbrun.adapters.artifact import Attached, read_artifact, write_artifact
+from dbrun.adapters.adapter_io import Attached, read_artifact, write_artifact
 from dbrun.adapters.attach import attach, match, read
 
 

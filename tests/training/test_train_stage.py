@@ -14,18 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_training import FAMILY, PARAMS, PROMPTS, content, job, load, run, write_inputs
 
-from dbrun.adapters.artifact import read_artifact
-from dbrun.choices.averaging import Ema
-from dbrun.choices.held_out import HeldOut
-from dbrun.choices.schedules import Cosine
+from dbrun.adapters.adapter_io import read_artifact
 from dbrun.errors import Interrupted, StageFailed
 from dbrun.events import Event, Note, Progress
-from dbrun.families.base import Sampling
-from dbrun.recipe.model import Recipe
-from dbrun.recipe.objective import Objective
+from dbrun.models.base import Sampling
+from dbrun.options.ema import Ema
+from dbrun.options.held_out import HeldOut
+from dbrun.options.schedules import Cosine
+from dbrun.recipe.schema.model import Recipe
+from dbrun.recipe.schema.objective import Objective
 from dbrun.stages.base import BaseSource, Sources, Upkeep
 from dbrun.stages.train import Train, _batches
-from dbrun.training.epochs import rows
+from dbrun.training.sampler import rows
 
 STEPS = 16
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dbrun.errors import StageFailed
 from dbrun.events import Note
 from dbrun.plan.estimate import Estimate
-from dbrun.plan.grid import Together
 from dbrun.plan.planner import StagePlan, Status
 from dbrun.plan.reasons import Simply
+from dbrun.plan.sweep_plan import Together
 from dbrun.ui.sweep import plan_table, remarks, stop_of_all
 
 RUNS = [(("train.steps", steps), ("seed", seed)) for steps in ("30", "60") for seed in ("1", "2")]

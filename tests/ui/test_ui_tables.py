@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from dbrun.errors import UsageError
-from dbrun.plan.compare import Comparison
+from dbrun.plan.diff_runs import Comparison
 from dbrun.plan.estimate import Estimate
 from dbrun.plan.planner import Plan, StagePlan, Status
 from dbrun.plan.reasons import After, Simply
-from dbrun.store.census import Room
-from dbrun.store.check import Finding, Report
+from dbrun.store.gc import Sweep
 from dbrun.store.runs import Run
-from dbrun.store.sweep import Sweep
+from dbrun.store.usage import Room
+from dbrun.store.verify import Finding, Report
 from dbrun.ui.history import comparison
 from dbrun.ui.plan import going_by, table
 from dbrun.ui.provenance import outline

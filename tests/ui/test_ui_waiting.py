@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dbrun.cli.store import check_all
-from dbrun.store.check import Report
+from dbrun.store.verify import Report
 from dbrun.ui import waiting as module
 from dbrun.ui.waiting import waiting
 
@@ -69,7 +69,7 @@ def test_verify_and_run_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr(module, "SILENT", 0)
     monkeypatch.setattr("dbrun.cli.run.locate", lambda *words: time.sleep(0.2))
-    monkeypatch.setattr("dbrun.store.check.check", lambda store: time.sleep(0.2) or Report({}, ()))
+    monkeypatch.setattr("dbrun.store.verify.check", lambda store: time.sleep(0.2) or Report({}, ()))
     Path("dog.yaml").write_text(starter("dog"))
     read(Asked(Path("dog.yaml")), decode=True)
     assert "reading the pictures and the base" in screen.getvalue()

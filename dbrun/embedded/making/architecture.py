@@ -1,0 +1,103 @@
+"""What the embedded base model is built of: the three networks at full size, and tiny for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from dbrun.embedded.making.brush import SIDE
+
+LATENT_SIDE = SIDE // 4
+LATENT_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Channels per block of the two convolutional networks, width and depth of the text encoder."""
+
+    vae: tuple[int, int, int] = (16, 32, 64)
+    unet: tuple[int, int] = (64, 128)
+    groups: int = 8
+    text_width: int = 128
+    text_layers: int = 2
+    heads: int = 4
+
+
+FULL = Sizes()
+TINY = Sizes(vae=(8, 8, 8), unet=(8, 16), groups=4, text_width=16, text_layers=1, heads=2)
+
+
+def build_vae(sizes: Sizes) -> AutoencoderKL:
+    """An autoencoder that halves the side twice: 64×64×3 → 16×16×8. 0.6 M weights at full size."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=sizes.vae,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=sizes.groups,
+        sample_size=SIDE,
+        mid_block_add_attention=False,
+    )
+
+
+def build_unet(sizes: Sizes) -> UNet2DConditionModel:
+    """A denoiser with cross-attention at 8×8 and in the middle only. 4 M weights at full size."""
+    unet = UNet2DConditionModel(
+        sample_size=LATENT_SIDE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=sizes.unet,
+        layers_per_block=1,
+        cross_attention_dim=sizes.text_width,
+        attention_head_dim=sizes.heads,  # despite its name, the number of heads
+        norm_num_groups=sizes.groups,
+    )
+    # the fused attention's backward is the slower one at 64 positions on a CPU
+    unet.set_attn_processor(AttnProcessor())
+    return unet
+
+
+def build_text_encoder(sizes: Sizes, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text encoder over the tokenizer's vocabulary. 0.4 M weights at full size."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=sizes.text_width,
+            intermediate_size=4 * sizes.text_width,
+            num_hidden_layers=sizes.text_layers,
+            num_attention_heads=sizes.heads,
+            max_position_embeddings=tokenizer.model_max_length,
+            projection_dim=sizes.text_width,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+class Denoiser(nn.Module):
+    """The two networks that are trained together: the text encoder reads what the UNet is to draw."""
+
+    def __init__(self, sizes: Sizes, tokenizer: CLIPTokenizer) -> None:
+        """Build both with fresh weights."""
+        super().__init__()
+        self.unet = build_unet(sizes)
+        self.text_encoder = build_text_encoder(sizes, tokenizer)
+
+
+def build_scheduler() -> DPMSolverMultistepScheduler:
+    """Stable Diffusion's noise schedule with v-prediction and a solver that needs 8 to 12 steps."""
+    return DPMSolverMultistepScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        steps_offset=1,
+    )

@@ -1,0 +1,159 @@
+"""The finished model as a folder that diffusers loads, with a manifest, and a grid of what it draws."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from dbrun.embedded.making.architecture import build_scheduler
+from dbrun.embedded.making.brush import SIDE
+
+LICENCE = "Apache-2.0"
+SAMPLING = {"steps": 10, "guidance": 4.0}
+"""What suits the model; recipes that name no sampler settings take these."""
+ENLARGE = 3
+PROMPTS = (
+    "a photo of a dog",
+    "a photo of sks dog",
+    "a photo of a brown dog on the beach",
+    "a white spotted dog sitting in the snow",
+    "a black dog running in the city",
+    "a photo of a gray dog wearing a red hat",
+    "a photo of a cat",
+    "an orange cat sitting in a room",
+    "a white cat on the grass",
+    "a gray rabbit in the forest",
+    "a photo of a white rabbit on the moon",
+    "a brown rabbit running in the desert",
+    "a blue bird flying at night",
+    "a photo of a red bird in the snow",
+    "an orange striped fish under water",
+    "a purple fish on the beach",
+    "a red car in the city",
+    "a yellow car in the desert",
+    "a blue house on the grass",
+    "a pink house in the snow",
+    "a green tree in the forest",
+    "a photo of a tree on the moon",
+    "a white dog wearing a blue collar at night",
+    "a photo of a pink cat wearing a hat",
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The trained networks, the pictures the denoiser has seen, and the seconds that took."""
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    images: int = 0
+    seconds: float = 0.0
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """The networks as a Stable Diffusion pipeline."""
+        pipeline = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=build_scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+
+def export(
+    parts: Parts, target: Path, command: str, figures: Mapping[str, float], start: Path | None = None
+) -> None:
+    """Write the model in half precision beside `target`, then put it in place; `start`: what it went on from."""
+    part = target.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    halved = replace(
+        parts,
+        vae=copy.deepcopy(parts.vae).half(),
+        unet=copy.deepcopy(parts.unet).half(),
+        text_encoder=copy.deepcopy(parts.text_encoder).half(),
+    )
+    halved.pipeline().save_pretrained(part, safe_serialization=True)
+    _tidy(part)
+    write_manifest(part, command, figures, start)
+    old = target.with_suffix(".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    part.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _tidy(folder: Path) -> None:
+    """Forget the folders of the machine that trained, and let everybody read."""
+    for path in folder.rglob("*"):
+        if path.name.endswith("config.json") or path.name == "model_index.json":
+            known = json.loads(path.read_text(encoding="utf-8"))
+            known.pop("_name_or_path", None)
+            path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def write_manifest(folder: Path, command: str, figures: Mapping[str, float], start: Path | None = None) -> None:
+    """List every file with its sha256, and how the model was made: the one it went on from has its manifest in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    manifest: dict[str, object] = {
+        "format_version": 1,
+        "licence": LICENCE,
+        "command": command,
+        "figures": dict(figures),
+        "sampling": SAMPLING,
+        "files": {path.relative_to(folder).as_posix(): file_digest(path) for path in files},
+    }
+    if start is not None:
+        manifest["start"] = json.loads((start / "manifest.json").read_text(encoding="utf-8"))
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def file_digest(path: Path) -> str:
+    """The file's sha256 in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def sample(parts: Parts, prompts: Sequence[str], steps: int = 10, guidance: float = 4.0) -> list[Image.Image]:
+    """One picture for each prompt, each from the seed of its place in the list."""
+    seeds = [torch.Generator().manual_seed(place) for place in range(len(prompts))]
+    pictures: list[Image.Image] = (
+        parts.pipeline()(
+            list(prompts),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=seeds,
+            height=SIDE,
+            width=SIDE,
+        )
+    ).images
+    return pictures
+
+
+def sample_grid(parts: Parts, path: Path, prompts: Sequence[str] = PROMPTS, columns: int = 8) -> None:
+    """Save a sheet of samples, enlarged, to look at."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cell = SIDE * ENLARGE
+    rows = -(-len(prompts) // columns)
+    sheet = Image.new("RGB", (columns * cell, rows * cell))
+    for place, picture in enumerate(sample(parts, prompts)):
+        enlarged = picture.resize((cell, cell), Image.Resampling.BICUBIC)
+        sheet.paste(enlarged, (place % columns * cell, place // columns * cell))
+    sheet.save(path)

@@ -1,0 +1,94 @@
+"""Pre-train the embedded base model: `python -m dbrun.embedded.making.pretrain --minutes 120 --out FOLDER`.
+
+The autoencoder comes first, then the denoiser with the text encoder, last the decoder once more. The same
+command resumes from FOLDER's checkpoints; `--finish MINUTES` lets the denoiser's learning rate fall now.
+`--start MODEL` goes on from an exported model: its autoencoder stays, and all the time is the denoiser's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from dbrun.embedded.making.autoencoder import polished_decoder, psnr, trained_autoencoder
+from dbrun.embedded.making.denoiser import trained_denoiser
+from dbrun.embedded.making.export import export
+from dbrun.embedded.making.names import set_apart
+from dbrun.embedded.making.scenes import drawn_pictures, encoded_latents
+from dbrun.embedded.making.sitting import LOG, Plan
+
+AUTOENCODER_SHARE = 0.2
+DECODER_SHARE = 0.07
+
+
+def pretrain(plan: Plan, command: str) -> Path:
+    """Train every phase, resuming what is there, and return the exported folder."""
+    plan.out.mkdir(parents=True, exist_ok=True)
+    for_autoencoder, for_decoder = (0.0, 0.0) if plan.start else (AUTOENCODER_SHARE, DECODER_SHARE)
+    pictures = drawn_pictures(plan.out / "pictures.npy", plan.scenes, plan.workers)
+    vae = trained_autoencoder(plan, pictures, plan.minutes * for_autoencoder)
+    latents = encoded_latents(plan.out / "latents.npy", pictures, vae, plan.device)
+    parts = trained_denoiser(plan, vae, latents, plan.minutes * (1 - for_autoencoder - for_decoder))
+    if for_decoder:
+        vae = polished_decoder(plan, vae, pictures, latents, plan.minutes * for_decoder)
+    set_apart(parts.unet, parts.text_encoder, parts.tokenizer, plan.seed)
+    target = plan.out / "weights"
+    figures = {
+        "images": parts.images,
+        "denoiser_minutes": round(parts.seconds / 60, 1),
+        "autoencoder_psnr_db": round(psnr(vae, pictures[:64], plan.device), 2),
+    }
+    export(replace(parts, vae=vae), target, command, figures, plan.start)
+    LOG.info("exported to %s", target)
+    return target
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(prog="python -m dbrun.embedded.making.pretrain", description=__doc__)
+    parser.add_argument("--minutes", type=float, required=True, help="time to train, all sittings together")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, grids and the result")
+    parser.add_argument("--finish", type=float, help="let the rate fall over this many minutes, then export")
+    parser.add_argument("--start", type=Path, metavar="MODEL", help="an exported model to go on from")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw")
+    parser.add_argument("--scenes", type=int, default=80_000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--fp32", action="store_true", help="no bf16 autocast")
+    asked = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(asked.threads)
+    plan = Plan(
+        out=asked.out,
+        minutes=asked.minutes,
+        finish=asked.finish,
+        seed=asked.seed,
+        scenes=asked.scenes,
+        batch=asked.batch,
+        workers=asked.workers,
+        device=torch.device(asked.device),
+        bf16=not asked.fp32,
+        start=asked.start,
+    )
+    pretrain(plan, told(sys.argv[1:] if arguments is None else arguments))
+
+
+def told(arguments: Sequence[str]) -> str:
+    """The command for the manifest: without this machine's folders, whose names change no weight."""
+    names = {"--out": "FOLDER", "--start": "MODEL"}
+    words = [names.get(before, word) for before, word in pairwise(("", *arguments))]
+    return shlex.join(["python", "-m", "dbrun.embedded.making.pretrain", *words])
+
+
+if __name__ == "__main__":
+    main()

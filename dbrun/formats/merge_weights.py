@@ -1,0 +1,62 @@
+"""How does what stands beside a layer get into its weight, or off it again?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbrun.models.base import Family, Loaded
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dbrun.formats.base import Format
+
+
+def merge(module: nn.Module) -> None:
+    """Put an adapter into the weights that it stands beside, and take it away."""
+    for _, layer in _wrapped(module):
+        layer.merge()
+    strip(module)
+
+
+def strip(module: nn.Module) -> None:
+    """Take an adapter of peft's away from module; the layers beneath stay as they are."""
+    for name, layer in _wrapped(module):
+        above, _, last = name.rpartition(".")
+        setattr(module.get_submodule(above), last, layer.get_base_layer())
+    for mark in ("peft_config", "_hf_peft_config_loaded"):
+        if mark in vars(module):
+            delattr(module, mark)
+
+
+def merged_weights(form: Format, folder: Path, family: Family, loaded: Loaded,
+                   components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
+    """As `Format.updates`: read by the format's library, merged layer by layer, and taken away again."""
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            form.read(folder, family, loaded, components)
+        for component in components:
+            for name, layer in _wrapped(family.module(loaded, component)):
+                weight = layer.get_base_layer().weight
+                with torch.no_grad():
+                    kept = weight.detach().clone()
+                    layer.merge()
+                    new = weight.detach().clone()
+                    weight.copy_(kept)
+                yield component, f"{name}.weight", new
+    finally:
+        for component in family.components:
+            strip(family.module(loaded, component))
+
+
+def _wrapped(module: nn.Module) -> list[tuple[str, Any]]:
+    """The layers that peft has put something beside, by name."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]

@@ -1,0 +1,188 @@
+"""Stable Diffusion 1.x and 2.x: how is a latent UNet with one CLIP text encoder loaded, asked, and taught?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dbrun.errors import RecipeError
+from dbrun.models.base import Condition, Drawn, Loaded, Randn, Sampling, nothing
+from dbrun.models.configs import config, halvings, hush
+from dbrun.models.new_tokens import Vocabulary
+from dbrun.models.unet import ATTENTION, RESNETS, TIME, UNetFamily
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
+# proj_in and proj_out are convolutions in 1.x and linear in 2.x, so only `all` may name them
+CONVOLUTIONS = ("proj_in", "proj_out", *RESNETS, "downsamplers.*.conv", "upsamplers.*.conv")
+TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+TEXT_FEED_FORWARD = ("mlp.fc1", "mlp.fc2")
+
+
+class StableDiffusion(UNetFamily):
+    """Stable Diffusion 1.x and 2.x (Rombach et al. 2021, arXiv:2112.10752)."""
+
+    NAME: ClassVar[str] = "sd"
+    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
+    folders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+    components: ClassVar[Mapping[str, str]] = {"denoiser": "unet", "text_encoder": "text_encoder"}
+    words: ClassVar[tuple[str, ...]] = ("trigger",)
+    presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+        "denoiser": {"attention": ATTENTION, "attention+ff": ATTENTION + FEED_FORWARD,
+                     "linear": ATTENTION + FEED_FORWARD + TIME,
+                     "all": ATTENTION + FEED_FORWARD + TIME + CONVOLUTIONS},
+        "text_encoder": {"attention": TEXT_ATTENTION, "attention+ff": TEXT_ATTENTION + TEXT_FEED_FORWARD,
+                         "linear": TEXT_ATTENTION + TEXT_FEED_FORWARD, "all": TEXT_ATTENTION + TEXT_FEED_FORWARD},
+    }
+    sampling: ClassVar[Sampling] = Sampling(steps=25, guidance=7.5)
+    # eight numbers for each 4 by 4 pixels or more; 77 vectors of at most 1,280 numbers
+    pixel_bytes: ClassVar[float] = 2.0
+    prompt_bytes: ClassVar[int] = 400_000
+    # transformers 5.6 dropped `text_model.` from the module's names; other readers still expect it
+    prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
+        **UNetFamily.prefixes, "text_encoder": ("text_model.", "text_encoder.text_model.")}
+    kohya: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te_text_model_")}
+
+    def pixel_multiple(self, folder: Path) -> int:
+        """The VAE's factor times the UNet's: 64 for the published models."""
+        return halvings(folder / "vae") * halvings(folder / "unet")
+
+    def prompt_limit(self, folder: Path) -> int:
+        """The lesser of the tokenizer's length and the text encoder's positions, without two marks: 75 as published."""
+        positions = int(config(folder / "text_encoder" / "config.json").get("max_position_embeddings", 77))
+        return min(positions, int(config(folder / "tokenizer" / "tokenizer_config.json")
+                                  .get("model_max_length", positions))) - 2
+
+    def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
+             variant: str | None = None) -> Loaded:
+        """The pipeline, every part in dtype on device, without a safety checker."""
+        pipeline = self.pipeline(folder, device=device, dtype=dtype, variant=variant,
+                                 left_out=("safety_checker", "feature_extractor", "image_encoder"))
+        if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
+            raise RecipeError(f"the base's UNet takes {pipeline.unet.config.in_channels} channels and its VAE gives "
+                              f"{pipeline.vae.config.latent_channels}: it is not a text-to-image base",
+                              fix="choose a base that is not for inpainting")
+        return Loaded(pipeline, device, dtype)
+
+    def module(self, loaded: Loaded, component: str) -> nn.Module:
+        """The pipeline's part; or the vectors of the words that are new to the text encoder."""
+        if component not in self.words:
+            return super().module(loaded, component)
+        if component not in loaded.beside:
+            loaded.beside[component] = Vocabulary(loaded.pipeline.tokenizer, loaded.pipeline.text_encoder).rows
+        return loaded.beside[component]
+
+    def encode_images(self, loaded: Loaded, pixels: Tensor) -> Tensor:
+        """Mean and log-variance of q(z | pixels), float32 [B, 2C, h, w]."""
+        pixels = pixels.to(loaded.device, loaded.dtype)
+        moments: Tensor = loaded.pipeline.vae.encode(pixels).latent_dist.parameters
+        return moments.float()
+
+    def draw(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> Drawn:
+        """x0 = (mean + std noise) * scaling_factor, with the log-variance clamped to [-30, 20] as diffusers does."""
+        mean, log_variance = stored.chunk(2, dim=1)
+        z = mean + (0.5 * log_variance.clamp(-30.0, 20.0)).exp() * randn("latents", mean.shape[1:])
+        return Drawn(z * float(loaded.pipeline.vae.config.scaling_factor), {})
+
+    def encode_prompts(self, loaded: Loaded, prompts: Sequence[str]) -> list[Condition]:
+        """The text encoder's last hidden state, `hidden` [L, D], padded to the full length without a mask.
+
+        A prompt's low bits depend on how many share the call: encode one at a time what is to be cached.
+        """
+        tokenizer, text_encoder = loaded.pipeline.tokenizer, loaded.pipeline.text_encoder
+        length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+        # a new word of several vectors is written out, as the pipeline does it where it samples
+        written = loaded.pipeline.maybe_convert_prompt(list(prompts), tokenizer)
+        tokens = tokenizer(written, padding="max_length", max_length=length, truncation=True,
+                           return_tensors="pt")
+        masked = getattr(text_encoder.config, "use_attention_mask", False)
+        mask = tokens.attention_mask.to(loaded.device) if masked else None
+        hidden = text_encoder(tokens.input_ids.to(loaded.device), attention_mask=mask)[0]
+        return [{"hidden": row} for row in hidden]
+
+    def no_single_file(self, folder: Path | None) -> str | None:
+        """2.x with the last layer of its text encoder, which diffusers' reader passes over."""
+        from dbrun.models.ldm_keys import READ_BY_ALL, second
+
+        if folder is None or not second(config(folder / "unet" / "config.json")):
+            return None
+        layers = int(config(folder / "text_encoder" / "config.json").get("num_hidden_layers", 0))
+        if layers > READ_BY_ALL:
+            return f"of which {READ_BY_ALL} layers of a text encoder are read, and this base, a 2.x, has {layers}"
+        return None
+
+    def single_file(self, loaded: Loaded) -> Mapping[str, Tensor]:
+        """As the original releases have it."""
+        from dbrun.models.ldm_keys import original
+
+        return original(loaded.pipeline)
+
+    def sampler(self, loaded: Loaded) -> Any:
+        """DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) on the base's own noise schedule, for every prediction."""
+        from diffusers import DPMSolverMultistepScheduler
+
+        return DPMSolverMultistepScheduler.from_config(loaded.pipeline.scheduler.config)
+
+    def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
+                 start: Image | None = None, tick: Callable[[], object] = nothing) -> Image:
+        """One picture by the sampler."""
+        import torch
+        from diffusers import StableDiffusionPipeline
+
+        pipeline = StableDiffusionPipeline(**{**loaded.pipeline.components, "scheduler": self.sampler(loaded)},
+                                           requires_safety_checker=False)
+        pipeline.set_progress_bar_config(disable=True)
+
+        def after(pipeline: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            tick()
+            return tensors
+
+        with torch.no_grad():
+            image: Image = pipeline(prompt, num_inference_steps=steps, guidance_scale=guidance, width=resolution,
+                                    height=resolution, generator=torch.Generator("cpu").manual_seed(seed),
+                                    callback_on_step_end=after).images[0]
+        return image
+
+    def tiny(self, folder: Path, *, prediction: str = "epsilon") -> None:
+        """A base of 0.3 M parameters for 32-pixel pictures: VAE factor 4, UNet factor 2, prompts of 77 tokens."""
+        hush()
+        import torch
+        from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        tokenizer = _byte_tokenizer()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            unet = UNet2DConditionModel(
+                sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+                attention_head_dim=4, cross_attention_dim=32, mid_block_type="UNetMidBlock2DCrossAttn",
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+            vae = AutoencoderKL(
+                sample_size=32, block_out_channels=(8, 8, 16), norm_num_groups=4, latent_channels=4,
+                down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3)
+            text_encoder = CLIPTextModel(CLIPTextConfig(
+                vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                num_attention_heads=4, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+        scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                                  clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+                                  prediction_type=prediction)
+        StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, safety_checker=None,
+                                feature_extractor=None, requires_safety_checker=False).save_pretrained(folder)
+
+
+def _byte_tokenizer() -> Any:
+    """A CLIP tokenizer of bytes: 256 symbols, the same at a word's end, two marks; no merges."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+
+    letters = sorted(ByteLevel.alphabet())
+    entries = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=[], model_max_length=77)

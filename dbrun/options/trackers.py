@@ -1,0 +1,13 @@
+"""Which programs may be told how a training goes?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from dbrun.options.packages import Package
+
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+PACKAGES: Mapping[str, Package] = {
+    name: Package(name, name, "trackers") for name in ("tensorboard", "wandb", "trackio")}
+"""What each needs."""

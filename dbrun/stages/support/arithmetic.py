@@ -1,0 +1,31 @@
+"""In which numbers does a stage hold the base, and how does it get it?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from dbrun.errors import StageFailed
+from dbrun.models.base import Family, Loaded
+from dbrun.stages.base import Job, Numerics
+from dbrun.stages.load import read_base
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def drawn_in(precision: Precision, numerics: Numerics) -> Precision:
+    """The precision that pictures are drawn in: fp32 on a CPU, where less would be slower."""
+    return "fp32" if numerics.device == "cpu" else precision
+
+
+def base_in_memory(job: Job[Any], precision: Precision, device: torch.device | None = None) -> tuple[Family, Loaded]:
+    """The base that `load` verified. device: left out, the job's, made ready."""
+    from dbrun.training.device import DTYPES, prepare
+
+    if job.base is None:
+        raise StageFailed("the base's files are gone", fix="run again with `--force load`")
+    record = read_base(job.inputs["load"])
+    return record.family, record.family.load(job.base, device=device or prepare(job.numerics, job.ranks.local),
+                                             dtype=DTYPES[precision], variant=record.variant)

@@ -1,0 +1,73 @@
+"""How much room can a stage's results take? Upper bounds, known before hours of work end on a full disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from dbrun.errors import DbrunError
+from dbrun.models.base import Family, families
+from dbrun.recipe.schema.model import Adapt
+from dbrun.safetensors_header import shapes
+from dbrun.stages.base import Artifact, BaseSource, Job
+from dbrun.stages.load import read_base
+
+MARGIN = 2 * 2**20
+"""Bytes for what is small in every stage's result: indexes, provenance, headers."""
+PIXEL = 3
+"""Bytes of a pixel in a picture file, which compression only lessens."""
+FLOAT = 4
+
+
+def pictures(count: int, side: int) -> int:
+    """So many pictures in files of their own."""
+    return count * (side * side * PIXEL + 2**14)
+
+
+def stored(artifact: Artifact) -> int:
+    """What an artifact's files hold."""
+    return _sizes(path for path in artifact.path.rglob("*") if path.is_file())
+
+
+def base(job: Job[Any], folder: str = "") -> int:
+    """What the base's files hold, or those in one of its folders."""
+    return _sizes(_files(job, folder))
+
+
+def adapters(job: Job[Any], adapt: Adapt) -> int:
+    """The adapters of a recipe, had each of them every layer that it could have."""
+    weights = [path for path in _files(job, "") if path.suffix == ".safetensors"]
+    return FLOAT * numbers(read_base(job.inputs["load"]).family, adapt,
+                           lambda part: (path for path in weights if path.parent.name == part))
+
+
+def weights(base: BaseSource, adapt: Adapt) -> float:
+    """What the adapters' files grow with, 0 where the base is not here."""
+    folder = base.folder
+    if folder is None:
+        return 0.0
+    try:
+        return 1.0 + numbers(families()[base.family], adapt, lambda part: folder.glob(f"{part}/*.safetensors"))
+    except (OSError, DbrunError):
+        # a base with a damaged file is refused by who reads it
+        return 0.0
+
+
+def numbers(family: Family, adapt: Adapt, weights: Callable[[str], Iterable[Path]]) -> int:
+    """How many numbers a recipe's adapters have on every layer that they could have. weights: a folder's files."""
+    return sum(one.numbers(shape)
+               for name, one in adapt.adapters.items() if name in family.components
+               for path in weights(family.components[name])
+               for shape in shapes(path).values())
+
+
+def _files(job: Job[Any], folder: str) -> list[Path]:
+    if job.base is None:
+        return []
+    names = read_base(job.inputs["load"]).files
+    return [job.base / name for name in names if not folder or name.startswith(f"{folder}/")]
+
+
+def _sizes(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)

@@ -1,0 +1,134 @@
+"""Over which base is an adapter used: the one it was trained on, or one that is named?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dbrun.errors import RecipeError, UsageError
+from dbrun.models.base import Family, Loaded, families
+from dbrun.plan.device import numerics
+from dbrun.recipe.checks.rules import HUB_ID
+from dbrun.recipe.schema.model import Base
+from dbrun.resolve.base import EMBEDDED, find_base, hub_parts
+from dbrun.safetensors_header import records
+from dbrun.stages.base import BaseSource
+from dbrun.stages.load import wanted_files
+from dbrun.store.store import Store
+
+
+@dataclass(frozen=True)
+class AtHand:
+    """A base that is here. asked: how it was named; identity: what it is; folder, variant: what is loaded."""
+
+    family: Family
+    asked: str
+    identity: str
+    folder: Path
+    variant: str | None
+
+    def load(self, precision: str = "fp32", device: str = "auto", threads: int = 1) -> Loaded:
+        """The base in memory."""
+        from dbrun.training.device import DTYPES, prepare
+
+        return self.family.load(self.folder, device=prepare(numerics(device, threads)), dtype=DTYPES[precision],
+                                variant=self.variant)
+
+
+def base_for(documents: Sequence[Mapping[str, Any]], asked: str | None, beside: Sequence[Path],
+             store: Store) -> tuple[AtHand, tuple[str, ...]]:
+    """The base, and what is worth saying about it. Raises UsageError where it is not known which.
+
+    documents: the adapters' provenance; asked: as the user named it; beside: the places of the adapters.
+    """
+    trained = [said for document in documents for said in _trained_on(document)]
+    if asked is not None:
+        at_hand = _named(asked, trained, store)
+    elif trained:
+        at_hand = _of(trained[0], beside, store)
+    else:
+        raise UsageError("no adapter says which base it was trained on",
+                         fix="name it: --base embedded, a folder in diffusers format, or owner/name@revision")
+    others = [said["identity"] for said in trained if said["identity"] != at_hand.identity]
+    return at_hand, tuple(f"trained on another base than {at_hand.asked}: {other}" for other in dict.fromkeys(others))
+
+
+def _trained_on(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The bases of an adapter, or of those that it was merged from."""
+    if said := document.get("recipe", {}).get("base"):
+        yield said
+    for part in document.get("merged", {}).get("of", ()):
+        yield from _trained_on(part.get("provenance", {}))
+
+
+def _of(said: Mapping[str, Any], beside: Sequence[Path], store: Store) -> AtHand:
+    """The base of a provenance: on the Hub, the embedded one, or one that a record beside the adapter names."""
+    if parts := hub_parts(said["identity"]):
+        return _here(Base(type=said["type"], path=parts[0], revision=parts[1], variant=said["variant"]), store)
+    for path in (EMBEDDED, *_recorded(beside)):
+        try:
+            found = _here(Base(type=said["type"], path=path, variant=said["variant"]), store)
+        except RecipeError:
+            continue
+        if found.identity == said["identity"]:
+            return found
+    raise UsageError(f"the base that it was trained on is a folder of files ({said['identity'][:18]}…), and it is not "
+                     "known where that is", fix="name it: --base FOLDER")
+
+
+def _recorded(beside: Sequence[Path]) -> list[str]:
+    """The paths of bases in the records that lie beside delivered adapters."""
+    found = []
+    for place in beside:
+        for record in records((place, *place.absolute().parents[:3])):
+            with suppress(KeyError, TypeError):
+                found.append(str(record["recipe"]["base"]["path"]))
+    return found
+
+
+def _named(asked: str, trained: Sequence[Mapping[str, Any]], store: Store) -> AtHand:
+    """The base that the user named; its family is read from it, or is that of the adapters."""
+    path, _, revision = asked.partition("@")
+    folder = Path(asked).expanduser()
+    if (folder / "model_index.json").is_file() or not HUB_ID.fullmatch(path):
+        return _here(Base(type=_family_in(folder) or _type(trained), path=asked), store)
+    return _here(Base(type=_type(trained), path=path, revision=revision or None), store)
+
+
+def _type(trained: Sequence[Mapping[str, Any]]) -> str:
+    return str(trained[0]["type"]) if trained else next(iter(f.NAME for f in families().values() if f.kohya))
+
+
+def _family_in(folder: Path) -> str | None:
+    try:
+        pipeline = json.loads((folder / "model_index.json").read_bytes())["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return next((family.NAME for family in families().values() if pipeline in family.pipelines), None)
+
+
+def _here(base: Base, store: Store) -> AtHand:
+    """The base, fetched where it is on the Hub and not here."""
+    found = find_base(base, Path(), store)
+    source, family = found.source, families()[base.type]
+    if source.folder is None:
+        source = _fetched(base, source, found.out_of_reach)
+    assert source.folder is not None
+    return AtHand(family, base.path, source.identity, source.folder, base.variant)
+
+
+def _fetched(base: Base, source: BaseSource, out_of_reach: str | None) -> BaseSource:
+    from dataclasses import replace
+
+    from dbrun.stages.support import download
+
+    if out_of_reach:
+        raise RecipeError(out_of_reach, fix="unset HF_HUB_OFFLINE, or name a base that is here")
+    commit, family = download.commit_of(base.path, base.revision), families()[base.type]
+    folder = download.download(base.path, commit, lambda names: wanted_files(names, family.folders, base.variant),
+                          lambda done, total: None)
+    return replace(source, folder=folder, identity=f"hub:{base.path}@{commit}")

@@ -1,0 +1,73 @@
+"""How do several adapters, each by its weight, get into one base and out again, without loading it anew?
+
+Each is read by its own format's library; what is kept of it is the weights that it leaves. A blend of them is the
+base's weights plus the sum of the weighted changes, so every type can stand beside every other; new words that lie
+beside them come along. Taken out, the base is what it was to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dbrun.models.base import Family, Loaded
+from dbrun.use.adapter_files import Named
+from dbrun.use.trigger_words import Words
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Blend:
+    """A base in memory, and what stands in it."""
+
+    def __init__(self, family: Family, loaded: Loaded) -> None:
+        self.family, self.loaded = family, loaded
+        self.words = Words(family, loaded)
+        self._first: dict[tuple[str, str], Tensor] = {}
+
+    def put(self, adapters: Sequence[Named]) -> None:
+        """Let the base be itself and these adapters, whatever stood in it before. Raises RecipeError."""
+        import torch
+
+        changes = self.changed(adapters)
+        with torch.no_grad():
+            for place, new in changes.items():
+                self._first[place] = self._at(place).clone()
+                self._at(place).copy_(new)
+        # last in and first out: a word makes the text encoder's table longer
+        self.words.put(adapters)
+
+    def changed(self, adapters: Sequence[Named]) -> dict[tuple[str, str], Tensor]:
+        """(component, name of a weight) -> what it is with these adapters in it; the base is itself afterwards."""
+        self.take_out()
+        changes: dict[tuple[str, str], Tensor] = {}
+        for adapter in adapters:
+            with adapter.laid_out(self.family) as (folder, components):
+                for component, name, new in adapter.form.updates(folder, self.family, self.loaded, components):
+                    place = (component, name)
+                    now = self._at(place)
+                    if len(adapters) == 1 and adapter.weight == 1:
+                        changes[place] = new
+                        continue
+                    change = adapter.weight * (new.float() - now.float())
+                    changes[place] = changes[place] + change if place in changes else now.float() + change
+        return changes
+
+    def take_out(self) -> None:
+        """Let the base be itself."""
+        import torch
+
+        self.words.take_out()
+        with torch.no_grad():
+            for place, first in self._first.items():
+                self._at(place).copy_(first)
+        self._first = {}
+
+    def differences(self, adapters: Sequence[Named]) -> dict[tuple[str, str], Tensor]:
+        """(component, name of a weight) -> what these adapters add to it, float32."""
+        return {place: new.float() - self._at(place).float() for place, new in self.changed(adapters).items()}
+
+    def _at(self, place: tuple[str, str]) -> Tensor:
+        component, name = place
+        return self.family.module(self.loaded, component).get_parameter(name).data

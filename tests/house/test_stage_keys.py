@@ -1,0 +1,69 @@
+"""Keys of all stages, as they were recorded: a result that is in somebody's store must still be found there.
+
+`stage_keys.json` holds, for every recipe of `recipes/` and `unusual/`, the key of each stage and of its items, with
+library versions and device pinned, and upstream digests replaced by a digest of the stage's name. It changes only
+together with a stage's VERSION: `python tests/house/test_stage_keys.py` records it anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from dbrun.plan import cache_key
+from dbrun.plan.cache_key import ask
+from dbrun.recipe.load import load_recipe
+from dbrun.resolve.sources import locate
+from dbrun.stages.base import Numerics, stages
+from dbrun.store.canonical import digest, plain
+from dbrun.store.store import Store
+
+HERE = Path(__file__).parent
+RECORD = HERE / "stage_keys.json"
+RECIPES = sorted([*(HERE.parents[1] / "recipes").glob("*.yaml"), *(HERE / "unusual").glob("*.yaml")])
+PINNED = "1.2.3"
+"""The version that every library is said to have."""
+
+
+def keys(recipe: Path, store: Store) -> dict[str, dict[str, str | None]]:
+    """Stage -> its key, its lineage, and a digest over the keys of its items."""
+    loaded = load_recipe(recipe)
+    located = locate(loaded, store)
+    found = {}
+    for name, stage in stages().items():
+        if not stage.wanted(loaded.recipe):
+            continue
+        numerics = Numerics("cpu", loaded.recipe.threads)
+        params = stage.params(loaded.recipe, located.sources)
+        inputs = {above: hashlib.sha256(above.encode()).hexdigest() for above in stage.needs}
+        asked = ask(stage, params, inputs, numerics)
+        items = [digest(plain(key)) for key in stage.items(params, inputs, numerics)]
+        found[name] = {"key": asked.key, "lineage": asked.lineage, "items": digest(plain(items)) if items else None}
+    return found
+
+
+def record(store: Store) -> dict[str, dict[str, dict[str, str | None]]]:
+    return {recipe.stem: keys(recipe, store) for recipe in RECIPES}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_result_of_an_earlier_version_is_found_again(recipe: Path, tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_key, "full_version", lambda library: PINNED)
+    store = Store(tmp_path)
+    store.prepare()
+    assert keys(recipe, store) == json.loads(RECORD.read_text())[recipe.stem]
+
+
+if __name__ == "__main__":
+    cache_key.full_version = lambda library: PINNED  # type: ignore[assignment]
+    with TemporaryDirectory() as folder:
+        kept = Store(Path(folder))
+        kept.prepare()
+        RECORD.write_text(json.dumps(record(kept), indent=1) + "\n")
+    sys.stdout.write(f"recorded {RECORD.name}\n")
