@@ -12,27 +12,27 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 
-class Plain(str):
+class PlainScalar(str):
     """A plain (unquoted) YAML scalar: still text, until the schema says what it is."""
 
     __slots__ = ()
 
 
-INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-NULL = ("", "~", "null", "Null", "NULL")
+INT_PATTERN = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+FLOAT_PATTERN = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+NULL_WORDS = ("", "~", "null", "Null", "NULL")
 
 
-def _int(value: object) -> object:
-    if isinstance(value, Plain) and INT.fullmatch(value):
+def _parse_int(value: object) -> object:
+    if isinstance(value, PlainScalar) and INT_PATTERN.fullmatch(value):
         return int(value, 0) if value[:2] in ("0o", "0x") else int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise PydanticCustomError("wants_int", "expected a whole number")
     return value
 
 
-def _float(value: object) -> object:
-    if isinstance(value, Plain) and FLOAT.fullmatch(value):
+def _parse_float(value: object) -> object:
+    if isinstance(value, PlainScalar) and FLOAT_PATTERN.fullmatch(value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise PydanticCustomError("wants_float", "expected a number")
@@ -41,31 +41,31 @@ def _float(value: object) -> object:
     return float(value)
 
 
-def _bool(value: object) -> object:
-    if isinstance(value, Plain) and value.lower() in ("true", "false"):
+def _parse_bool(value: object) -> object:
+    if isinstance(value, PlainScalar) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if not isinstance(value, bool):
         raise PydanticCustomError("wants_bool", "expected true or false")
     return value
 
 
-def _text(value: object) -> object:
-    if isinstance(value, Plain) and value in NULL:
+def _parse_text(value: object) -> object:
+    if isinstance(value, PlainScalar) and value in NULL_WORDS:
         raise PydanticCustomError("wants_text", "expected text")
     if not isinstance(value, str):
         raise PydanticCustomError("wants_text", "expected text")
     return str(value)
 
 
-def _none(value: object) -> object:
-    return None if isinstance(value, Plain) and value in NULL else value
+def _parse_null(value: object) -> object:
+    return None if isinstance(value, PlainScalar) and value in NULL_WORDS else value
 
 
-Int = Annotated[int, BeforeValidator(_int, json_schema_input_type=int)]
-Float = Annotated[float, BeforeValidator(_float, json_schema_input_type=float)]
-Bool = Annotated[bool, BeforeValidator(_bool, json_schema_input_type=bool)]
-Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str)]
-OrNone = BeforeValidator(_none)
+Int = Annotated[int, BeforeValidator(_parse_int, json_schema_input_type=int)]
+Float = Annotated[float, BeforeValidator(_parse_float, json_schema_input_type=float)]
+Bool = Annotated[bool, BeforeValidator(_parse_bool, json_schema_input_type=bool)]
+Text = Annotated[str, BeforeValidator(_parse_text, json_schema_input_type=str)]
+OrNone = BeforeValidator(_parse_null)
 """Put behind an optional field's type: `Annotated[Int | None, OrNone]` takes YAML's null."""
 
 
@@ -81,7 +81,7 @@ class Part(BaseModel):
     NEUTRAL: ClassVar[dict[str, object]] = {}
 
     @classmethod
-    def usual(cls) -> Self:
+    def from_defaults(cls) -> Self:
         """The part of which nothing is said: its defaults, which need no check, and so no validator when it is made."""
         return cls.model_construct()
 
@@ -111,7 +111,7 @@ def subclasses(package: str, base: type) -> tuple[type[Any], ...]:
     return tuple(found)
 
 
-def union(members: tuple[type[Any], ...]) -> Any:
+def tagged_union(members: tuple[type[Any], ...]) -> Any:
     """A pydantic type that picks a member by its `type` tag; a lone member stands for itself."""
     if len(members) == 1:
         return members[0]

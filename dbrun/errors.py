@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-WIDTH = 80
+from typing import NamedTuple
+
+DEFAULT_WIDTH = 80
 """Columns that a message is written for where no screen says how many it has."""
-NO_MEMORY = ("out of memory", "cannot allocate memory")
+OUT_OF_MEMORY_TEXTS = ("out of memory", "cannot allocate memory")
 """What torch says where memory is used up, on a GPU and on the CPU."""
 
 
@@ -21,7 +23,7 @@ class DbrunError(Exception):
         self.message = message
         self.fix = fix
 
-    def told(self, width: int) -> str:
+    def render(self, width: int) -> str:
         """The message for a screen of so many columns."""
         return self.message
 
@@ -83,6 +85,17 @@ class Interrupted(DbrunError):
         self.exit_code = 128 + signum
 
 
-def out_of_memory(error: BaseException) -> bool:
+class KeyProblem(NamedTuple):
+    """Something wrong with the value of one key, before it is known where in a file the key stands.
+
+    key: dotted, or a field's name; message: what was found and what is allowed; fix: what to do about it.
+    """
+
+    key: str
+    message: str
+    fix: str | None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is not as much memory as was asked for."""
-    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY_TEXTS)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """fsync a file's bytes or a folder's names; file systems that cannot sync a folder are left in peace."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -11,61 +11,62 @@ from typing import Any
 
 from dbrun.errors import RecipeError
 
-KEY = "dbrun"
+METADATA_KEY = "dbrun"
 """The metadata key that holds dbrun's document, as JSON."""
-RECORD = "dbrun.json"
+RECORD_FILE = "dbrun.json"
 """What beside delivered files tells how they came to be."""
-UP = 4
+MAX_PARENTS = 4
 """Folders above a delivered file in which its record may lie."""
-LIMIT = 100 * 2**20
+MAX_HEADER_BYTES = 100 * 2**20
 """Bytes that a header may have; the format's own limit."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """A safetensors header. tensors: name -> dtype, shape, place; start: where the tensors' bytes begin."""
+    """A safetensors header. tensors: name -> dtype, shape, place; data_start: where the tensors' bytes begin."""
 
     tensors: dict[str, dict[str, Any]]
     metadata: dict[str, str]
-    start: int
+    data_start: int
 
 
-def header(path: Path) -> Header:
+def read_header(path: Path) -> Header:
     """The header of a whole and well-formed safetensors file. Raises RecipeError for anything else."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(LIMIT, size - 8):
-            raise _broken(path, f"its header says {length} bytes, the file has {size}")
+        if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+            raise _invalid_file(path, f"its header says {length} bytes, the file has {size}")
         text = file.read(length)
     try:
         document = json.loads(text)
         metadata = document.pop("__metadata__", {})
         end = max((int(tensor["data_offsets"][1]) for tensor in document.values()), default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise _broken(path, "its header cannot be read") from error
+        raise _invalid_file(path, "its header cannot be read") from error
     if not isinstance(metadata, dict):
-        raise _broken(path, "its metadata is no table")
+        raise _invalid_file(path, "its metadata is no table")
     if 8 + length + end != size:
-        raise _broken(path, f"its header promises {8 + length + end} bytes, the file has {size}")
+        raise _invalid_file(path, f"its header promises {8 + length + end} bytes, the file has {size}")
     return Header(document, metadata, 8 + length)
 
 
-def shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
-    """Name → shape of the tensors in a safetensors file, read again only once it has changed. Raises as `header`."""
-    return _shapes(path, path.stat().st_mtime_ns)
+def tensor_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
+    """Name → shape of the tensors in a safetensors file, read again only once it has changed.
+    Raises as `read_header`."""
+    return _tensor_shapes(path, path.stat().st_mtime_ns)
 
 
 @cache
-def _shapes(path: Path, changed: int) -> Mapping[str, tuple[int, ...]]:
-    return {name: tuple(tensor["shape"]) for name, tensor in header(path).tensors.items()}
+def _tensor_shapes(path: Path, changed: int) -> Mapping[str, tuple[int, ...]]:
+    return {name: tuple(tensor["shape"]) for name, tensor in read_header(path).tensors.items()}
 
 
-def read(path: Path) -> dict[str, object]:
+def read_provenance(path: Path) -> dict[str, object]:
     """The provenance that dbrun wrote into an exported adapter. Raises RecipeError where there is none."""
     if not path.is_file():
-        raise RecipeError(f"{path} is {'a folder' if path.is_dir() else 'not there'}", fix=_exported(path))
-    text = header(path).metadata.get(KEY)
+        raise RecipeError(f"{path} is {'a folder' if path.is_dir() else 'not there'}", fix=_suggest_file(path))
+    text = read_header(path).metadata.get(METADATA_KEY)
     try:
         document = json.loads(text) if text else None
     except (ValueError, TypeError):
@@ -75,18 +76,18 @@ def read(path: Path) -> dict[str, object]:
     return document
 
 
-def _exported(path: Path) -> str:
+def _suggest_file(path: Path) -> str:
     """Which file to name: one in the folder that was named, where there is one."""
     found = sorted(path.glob("*.safetensors")) or sorted(path.glob("*/*.safetensors"))
     return f"name a file in it, such as {found[0]}" if found else "name an exported .safetensors file"
 
 
-def record_beside(path: Path, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def find_record(path: Path, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The record of the delivery that an exported file is of, which lies in a folder above it; None where none does.
 
-    document: what `read` gave. A record of another training is none.
+    document: what `read_provenance` gave. A record of another training is none.
     """
-    for record in records(list(path.absolute().parents)[:UP]):
+    for record in read_records(list(path.absolute().parents)[:MAX_PARENTS]):
         try:
             same = record["stages"]["train"]["digest"] == document["inputs"]["train"]
         except (KeyError, TypeError):
@@ -95,18 +96,18 @@ def record_beside(path: Path, document: Mapping[str, Any]) -> Mapping[str, Any] 
     return None
 
 
-def records(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
+def read_records(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """The records of deliveries that lie in these folders, as far as they can be read."""
     for folder in folders:
         try:
-            record = json.loads((folder / RECORD).read_bytes())
+            record = json.loads((folder / RECORD_FILE).read_bytes())
         except (OSError, ValueError):
             continue
         if isinstance(record, dict):
             yield record
 
 
-def trigger(recipe: Mapping[str, Any]) -> str | None:
+def trigger_words(recipe: Mapping[str, Any]) -> str | None:
     """The words of the instance prompts that no class prompt has; the new word itself, where one learns.
 
     recipe: as in the provenance. None where nothing tells them apart.
@@ -122,7 +123,7 @@ def trigger(recipe: Mapping[str, Any]) -> str | None:
     return " ".join(dict.fromkeys(found)) or None
 
 
-def _broken(path: Path, why: str) -> RecipeError:
+def _invalid_file(path: Path, why: str) -> RecipeError:
     if path.suffix != ".safetensors":
         return RecipeError(f"{path} is no .safetensors file: {why}", fix="name one that a run exported")
     return RecipeError(f"{path} is no whole safetensors file: {why}", fix="fetch or write the file again")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import re
 
-NAMED = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
-OF_THE_HUB = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
-SHORTEST = 8
+SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
+HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+MIN_SECRET_LENGTH = 8
 """Shorter values are words that stand in texts anyway."""
-HIDDEN = "[hidden]"
+REDACTED = "[hidden]"
 
 
-def hidden(text: str) -> str:
+def redact_secrets(text: str) -> str:
     """The text without the values of environment variables that are named like secrets, and without Hub tokens."""
     for name, value in os.environ.items():
-        if NAMED.search(name) and len(value) >= SHORTEST and value in text:
-            text = text.replace(value, HIDDEN)
-    return OF_THE_HUB.sub(HIDDEN, text)
+        if SECRET_NAME.search(name) and len(value) >= MIN_SECRET_LENGTH and value in text:
+            text = text.replace(value, REDACTED)
+    return HUB_TOKEN.sub(REDACTED, text)

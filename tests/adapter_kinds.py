@@ -4,13 +4,13 @@ from typing import Any
 
 import torch
 
-from dbrun.adapters.adapter_io import Attached
-from dbrun.adapters.attach import attach, match, read
-from dbrun.adapters.base import Adapter, types
+from dbrun.adapters.adapter_io import ComponentAdapter
+from dbrun.adapters.attach import attach, match_layers, read_weights
+from dbrun.adapters.base import Adapter, adapter_types
 from dbrun.models.base import Family, Loaded
 
 KINDS: dict[str, dict[str, Any]] = {
-    **{kind.NAME: {"type": kind.NAME} for kind in types() if kind.by_peft},
+    **{kind.NAME: {"type": kind.NAME} for kind in adapter_types() if kind.uses_peft},
     "rslora": {"type": "lora", "rank": 4, "alpha": 3.0, "rslora": True},
     "dora": {"type": "lora", "rank": 2, "alpha": 3.0, "dora": True},
     "pissa": {"type": "lora", "rank": 2, "alpha": 3.0, "start": "pissa"},
@@ -24,26 +24,27 @@ KINDS: dict[str, dict[str, Any]] = {
 def make(name: str, **changes: Any) -> Adapter:
     """The adapter of this name."""
     settings = {**KINDS.get(name, {"type": name}), **changes}
-    kind = next(kind for kind in types() if settings["type"] == kind.NAME)
+    kind = next(kind for kind in adapter_types() if settings["type"] == kind.NAME)
     return kind.model_validate(settings)
 
 
 def widest(adapter: Adapter) -> str:
     """The widest preset that it can go on."""
-    return "linear" if adapter.linear_only else "all"
+    return "linear" if adapter.linear_only_reason else "all"
 
 
-def put(family: Family, loaded: Loaded, component: str, adapter: Adapter, preset: str, seed: int = 0) -> Attached:
+def put(family: Family, loaded: Loaded, component: str, adapter: Adapter, preset: str,
+        seed: int = 0) -> ComponentAdapter:
     """The adapter on a component of loaded."""
     module = family.module(loaded, component)
-    modules = match(module, family.presets[component][preset], adapter.layers)
+    modules = match_layers(module, family.target_presets[component][preset], adapter.layer_classes)
     attach(module, adapter, modules, seed=seed)
-    return Attached(adapter.decided(modules), modules, read(module))
+    return ComponentAdapter(adapter.resolved_for(modules), modules, read_weights(module))
 
 
-def moved(attached: Attached, by: float, seed: int = 0) -> Attached:
+def moved(attached: ComponentAdapter, by: float, seed: int = 0) -> ComponentAdapter:
     """The same adapter as if it had learnt: every weight that trains, moved by noise of this size."""
     draw = torch.Generator().manual_seed(seed)
-    return Attached(attached.adapter, attached.modules, {
+    return ComponentAdapter(attached.adapter, attached.modules, {
         name: tensor if name.startswith("start/") else tensor + by * torch.randn(tensor.shape, generator=draw)
         for name, tensor in attached.state.items()})

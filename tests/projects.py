@@ -62,7 +62,7 @@ def lay_out(folder: Path) -> Project:
     from dbrun.models.base import families
 
     folder.mkdir(parents=True, exist_ok=True)
-    families()["sd"].tiny(folder / "base")
+    families()["sd"].write_tiny_base(folder / "base")
     for name, hue in (("pictures", 0), ("others", 25)):
         (folder / name).mkdir()
         for i in range(3):

@@ -9,13 +9,13 @@ import torch
 from tiny_training import FAMILY, PARAMS, PROMPTS, load, lora
 from torch import distributed
 
-from dbrun.adapters.attach import attach, match
+from dbrun.adapters.attach import attach, match_layers
 from dbrun.adapters.full import Full
-from dbrun.training.batches import Batches, Pictures
-from dbrun.training.gradient_sync import Exchange
+from dbrun.training.batches import Batches, PictureSet
+from dbrun.training.gradient_sync import GradientSync
 from dbrun.training.loop import Settings, Trainer
-from dbrun.training.param_groups import Own
-from dbrun.training.prompt_embeds import cached, live
+from dbrun.training.param_groups import ComponentOverrides
+from dbrun.training.prompt_embeds import cached_prompts, live_prompts
 
 SETTINGS: dict[str, Any] = {
     "steps": 2, "learning_rate": 5e-3, "accumulation": 4, "max_grad_norm": 1.0, "optimizer": PARAMS.optimizer,
@@ -25,7 +25,8 @@ BOTH = ("denoiser", "text_encoder")
 CASES: Mapping[str, dict[str, Any]] = {
     "adapter": {},
     "dropout": {"adapter": {"dropout": 0.5}},
-    "two components, one of which stops": {"components": BOTH, "own": Own({"text_encoder": 1e-3}, {"text_encoder": 1})},
+    "two components, one of which stops": {"components": BOTH,
+                                           "own": ComponentOverrides({"text_encoder": 1e-3}, {"text_encoder": 1})},
     "the base as target": {"of_base": True},
     "bf16": {"precision": "bf16"},
     "the whole component": {"whole": True},
@@ -33,26 +34,26 @@ CASES: Mapping[str, dict[str, Any]] = {
 }
 
 
-def train(home: Path, exchange: Exchange, *, size: int = 1, components: tuple[str, ...] = ("denoiser",),
+def train(home: Path, gradient_sync: GradientSync, *, size: int = 1, components: tuple[str, ...] = ("denoiser",),
           adapter: Mapping[str, Any] = {}, whole: bool = False, of_base: bool = False,
           halves: tuple[str, ...] = ("instance", "class"), **changes: Any) -> State:
     """The state after some steps. size: pictures of each half in a micro-batch."""
     loaded = load(home)
-    conditions = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), loaded.device)
+    conditions = cached_prompts(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), loaded.device)
     for component in components:
         if whole:
             module = FAMILY.module(loaded, component)
-            attach(module, Full(type="full"), match(module, ("*",), Full.layers), seed=1)
+            attach(module, Full(type="full"), match_layers(module, ("*",), Full.layer_classes), seed=1)
         else:
             lora(component, loaded, **adapter)
     if components == BOTH:
-        conditions = live(FAMILY, loaded, PROMPTS)
+        conditions = live_prompts(FAMILY, loaded, PROMPTS)
     trainer = Trainer(FAMILY, loaded, components, conditions, Settings(**{**SETTINGS, **changes}),
-                      conditions if of_base else None, exchange)
+                      conditions if of_base else None, gradient_sync)
     source = torch.Generator().manual_seed(0)
-    pictures = [Pictures(half, [torch.randn(8, 8, 8, generator=source) for _ in range(5)], [n] * 5)
+    pictures = [PictureSet(half, [torch.randn(8, 8, 8, generator=source) for _ in range(5)], [n] * 5)
                 for n, half in enumerate(halves)]
-    batches = Batches(pictures, 0, size, 1000, lambda rows, randn: FAMILY.draw(loaded, rows, randn, "none"))
+    batches = Batches(pictures, 0, size, 1000, lambda rows, randn: FAMILY.sample_x0(loaded, rows, randn, "none"))
     for _ in trainer.run(batches):
         pass
     checkpoint = trainer.checkpoint()
@@ -64,4 +65,4 @@ def member(home: Path, rank: int, size: int, names: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{home}/meeting", rank=rank, world_size=size,
                                    timeout=timedelta(seconds=60))
-    torch.save({name: train(home, Exchange(rank, size), **CASES[name]) for name in names}, home / f"{rank}.pt")
+    torch.save({name: train(home, GradientSync(rank, size), **CASES[name]) for name in names}, home / f"{rank}.pt")

@@ -9,24 +9,24 @@ import torch
 from safetensors.torch import save_file
 
 from dbrun.errors import RecipeError
-from dbrun.safetensors_header import KEY, header, read
+from dbrun.safetensors_header import METADATA_KEY, read_header, read_provenance
 
 
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file({"x": torch.arange(6.0), "y": torch.ones(2, 3, dtype=torch.int8)}, path,
-              metadata={KEY: json.dumps({"format_version": 1})})
+              metadata={METADATA_KEY: json.dumps({"format_version": 1})})
     return path
 
 
 def test_the_header_is_read(file) -> None:
-    found = header(file)
+    found = read_header(file)
     assert set(found.tensors) == {"x", "y"} and found.tensors["x"]["shape"] == [6]
     start, end = found.tensors["x"]["data_offsets"]
-    data = file.read_bytes()[found.start:][start:end]
+    data = file.read_bytes()[found.data_start:][start:end]
     assert torch.equal(torch.frombuffer(bytearray(data), dtype=torch.float32), torch.arange(6.0))
-    assert read(file) == {"format_version": 1}
+    assert read_provenance(file) == {"format_version": 1}
 
 
 @pytest.mark.parametrize("spoil", [
@@ -36,19 +36,20 @@ def test_the_header_is_read(file) -> None:
 def test_a_broken_file_is_refused(file, spoil) -> None:
     file.write_bytes(spoil(file.read_bytes()))
     with pytest.raises(RecipeError, match="no whole safetensors file"):
-        header(file)
+        read_header(file)
 
 
 def test_a_file_of_others_and_a_missing_one_are_told_apart(file, tmp_path) -> None:
     save_file({"x": torch.zeros(1)}, file)
     with pytest.raises(RecipeError, match="no provenance"):
-        read(file)
+        read_provenance(file)
     with pytest.raises(RecipeError, match="is not there"):
-        read(tmp_path / "none.safetensors")
+        read_provenance(tmp_path / "none.safetensors")
 
 
 def test_reading_needs_no_tensor_library(file) -> None:
-    code = ("import sys, pathlib; from dbrun.safetensors_header import read; read(pathlib.Path(sys.argv[1]));"
+    code = ("import sys, pathlib; from dbrun.safetensors_header import read_provenance;"
+            "read_provenance(pathlib.Path(sys.argv[1]));"
             "sys.exit(any(m in sys.modules for m in ('torch', 'safetensors', 'numpy')))")
     assert subprocess.run([sys.executable, "-c", code, str(file)]).returncode == 0
 
@@ -56,7 +57,7 @@ def test_reading_needs_no_tensor_library(file) -> None:
 def test_a_folder_that_is_named_says_which_file_of_it_to_name(tmp_path) -> None:
     (tmp_path / "b").mkdir()
     with pytest.raises(RecipeError, match="is a folder\n  → name an exported"):
-        read(tmp_path)
+        read_provenance(tmp_path)
     save_file({"x": torch.zeros(1)}, tmp_path / "b" / "lora.safetensors")
     with pytest.raises(RecipeError, match=r"is a folder\n  → name a file in it, such as .*lora.safetensors"):
-        read(tmp_path)
+        read_provenance(tmp_path)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dbrun.secrets import HIDDEN, hidden
+from dbrun.secrets import REDACTED, redact_secrets
 
 TOKEN = "hf_" + "Q7x" * 12
 
@@ -11,14 +11,14 @@ TOKEN = "hf_" + "Q7x" * 12
                                   "my_password"])
 def test_values_of_variables_named_like_secrets_are_hidden(monkeypatch, name):
     monkeypatch.setenv(name, "s3cr3t-value")
-    assert hidden("401 for s3cr3t-value, s3cr3t-value") == f"401 for {HIDDEN}, {HIDDEN}"
+    assert redact_secrets("401 for s3cr3t-value, s3cr3t-value") == f"401 for {REDACTED}, {REDACTED}"
 
 
 def test_tokens_of_the_hub_are_hidden_wherever_they_come_from():
-    assert hidden(f"https://user:{TOKEN}@huggingface.co/x") == f"https://user:{HIDDEN}@huggingface.co/x"
+    assert redact_secrets(f"https://user:{TOKEN}@huggingface.co/x") == f"https://user:{REDACTED}@huggingface.co/x"
 
 
 def test_other_words_stay(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "on")
     monkeypatch.setenv("HOME_FOLDER", "/home/somebody")
-    assert hidden("hf_hub_download on /home/somebody") == "hf_hub_download on /home/somebody"
+    assert redact_secrets("hf_hub_download on /home/somebody") == "hf_hub_download on /home/somebody"

@@ -13,7 +13,7 @@ from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.training.batches import Batch
 from dbrun.training.loop import Settings, Trainer
-from dbrun.training.prompt_embeds import cached, live
+from dbrun.training.prompt_embeds import cached_prompts, live_prompts
 
 BOTH = ("denoiser", "text_encoder")
 SETTINGS = Settings(steps=6, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
@@ -27,8 +27,8 @@ def trainer(home: Path, components: tuple[str, ...] = ("denoiser",), adapter: Ma
     encoded = FAMILY.encode_prompts(loaded, PROMPTS)
     for component in components:
         lora(component, loaded, **adapter)
-    known, of_the_base = (cached(FAMILY, encoded, loaded.device) if components == ("denoiser",)
-                          else live(FAMILY, loaded, PROMPTS) for _ in range(2))
+    known, of_the_base = (cached_prompts(FAMILY, encoded, loaded.device) if components == ("denoiser",)
+                          else live_prompts(FAMILY, loaded, PROMPTS) for _ in range(2))
     return Trainer(FAMILY, loaded, components, known, replace(SETTINGS, **changes), of_the_base if of_base else None)
 
 
@@ -49,7 +49,7 @@ def gone(trained: Trainer, until: int) -> Trainer:
 
 def weights(trained: Trainer) -> dict[str, Tensor]:
     """What is to be used, by component and name."""
-    return {f"{c}.{n}": t for c, state in trained.adapters().items() for n, t in state.items()}
+    return {f"{c}.{n}": t for c, state in trained.adapter_states().items() for n, t in state.items()}
 
 
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:

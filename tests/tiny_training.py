@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from dbrun.adapters.adapter_io import Attached, write_artifact
-from dbrun.adapters.attach import attach, match, read
+from dbrun.adapters.adapter_io import ComponentAdapter, write_adapters
+from dbrun.adapters.attach import attach, match_layers, read_weights
 from dbrun.adapters.lora import Lora
 from dbrun.models.base import Loaded, families
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
-from dbrun.stages.base import Artifact, Job, Numerics, Upkeep
+from dbrun.stages.base import Artifact, Numerics, RuntimeOptions, StageContext
 from dbrun.stages.train import Train, TrainParams
 
 FAMILY = families()["sd"]
@@ -36,25 +36,25 @@ def digests(loaded: Loaded) -> dict[str, str]:
             for name, part in parts.items() for key, tensor in part.state_dict().items()}
 
 
-def lora(component: str, loaded: Loaded, **changes: Any) -> Attached:
+def lora(component: str, loaded: Loaded, **changes: Any) -> ComponentAdapter:
     """A LoRA that stands attached to a component of loaded."""
     module = FAMILY.module(loaded, component)
     adapter = Lora.model_validate({"type": "lora", "rank": 2, "targets": "all", **changes})
-    modules = match(module, FAMILY.presets[component]["all"])
+    modules = match_layers(module, FAMILY.target_presets[component]["all"])
     attach(module, adapter, modules, seed=1)
-    return Attached(adapter, modules, read(module))
+    return ComponentAdapter(adapter, modules, read_weights(module))
 
 
 def write_inputs(home: Path, *, components: tuple[str, ...] = ("denoiser",), **changes: Any) -> None:
     """Write base, load, adapt and preprocess below home: three instance and four class pictures of noise."""
     for name in ("load", "adapt", "preprocess"):
         (home / name).mkdir(parents=True)
-    FAMILY.tiny(home / "base")
+    FAMILY.write_tiny_base(home / "base")
     record = {"format_version": 1, "family": FAMILY.NAME, "variant": None, "files": {}}
     (home / "load" / "base.json").write_text(json.dumps(record))
     loaded = load(home)
     conditions = FAMILY.encode_prompts(loaded, PROMPTS)
-    write_artifact(home / "adapt", {c: lora(c, loaded, **changes) for c in components})
+    write_adapters(home / "adapt", {c: lora(c, loaded, **changes) for c in components})
     generator = torch.Generator().manual_seed(0)
     save_file({f"{half}.{i:05d}": torch.randn(8, 8, 8, generator=generator)
                for half, count in (("instance", 3), ("class", 4)) for i in range(count)},
@@ -66,14 +66,15 @@ def write_inputs(home: Path, *, components: tuple[str, ...] = ("denoiser",), **c
     (home / "preprocess" / "index.json").write_text(json.dumps(index))
 
 
-def job(home: Path, out: Path, work: Path, **changes: Any) -> Job[TrainParams]:
+def job(home: Path, out: Path, work: Path, **changes: Any) -> StageContext[TrainParams]:
     """A job of `train` over what `write_inputs` wrote; changes: fields of the params, or of the job."""
-    own = {name: changes.pop(name) for name in list(changes) if name in Job.__dataclass_fields__}
+    own = {name: changes.pop(name) for name in list(changes) if name in StageContext.__dataclass_fields__}
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
-    plain = Job(stage="train", params=replace(PARAMS, **changes), numerics=Numerics("cpu", 1),
-                inputs={name: Artifact(home / name, "") for name in Train.needs}, out=out, work=work, files={},
-                base=home / "base", items=None, upkeep=Upkeep(2, 2), emit=lambda event: None, stopping=lambda: 0)
+    plain = StageContext(stage="train", params=replace(PARAMS, **changes), numerics=Numerics("cpu", 1),
+                         inputs={name: Artifact(home / name, "") for name in Train.needs}, out=out, work=work, files={},
+                         base=home / "base", items=None, runtime=RuntimeOptions(2, 2), emit=lambda event: None,
+                         stop_signal=lambda: 0)
     return replace(plain, **own)
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import TypeAdapter
 
-from dbrun.adapters.attach import attach, write
-from dbrun.adapters.base import Learnable, types
+from dbrun.adapters.attach import attach, write_weights
+from dbrun.adapters.base import Learnable, adapter_types
 from dbrun.adapters.embedding import Embedding
-from dbrun.config_types import union
+from dbrun.config_types import tagged_union
 from dbrun.errors import StoreCorrupt
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ INDEX = "adapter.json"
 
 
 @dataclass(frozen=True)
-class Attached:
+class ComponentAdapter:
     """What learns in one component. modules: full names of the adapted layers; state: weights by name, as peft has it.
 
     A trigger, which stands on no layer, has no modules.
@@ -33,35 +33,35 @@ class Attached:
     modules: tuple[str, ...]
     state: Mapping[str, Tensor]
 
-    def onto(self, module: nn.Module) -> None:
+    def attach_to(self, module: nn.Module) -> None:
         """Attach the adapter to module and set its weights."""
         attach(module, self.adapter, self.modules, seed=None)
-        write(module, self.state)
+        write_weights(module, self.state)
 
 
-def write_artifact(folder: Path, components: Mapping[str, Attached]) -> None:
+def write_adapters(folder: Path, components: Mapping[str, ComponentAdapter]) -> None:
     """Write `<component>.safetensors` and `adapter.json`; equal adapters give equal bytes."""
     from safetensors.torch import save_file
 
-    index = {name: {"adapter": c.adapter.document(), "modules": list(c.modules)}
+    index = {name: {"adapter": c.adapter.to_json(), "modules": list(c.modules)}
              for name, c in sorted(components.items())}
     (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for name, attached in components.items():
         save_file(dict(attached.state), folder / f"{name}.safetensors")
 
 
-def read_artifact(folder: Path) -> dict[str, Attached]:
-    """What `write_artifact` wrote there, by component."""
+def read_adapters(folder: Path) -> dict[str, ComponentAdapter]:
+    """What `write_adapters` wrote there, by component."""
     from safetensors.torch import load_file
 
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     if not isinstance(index, dict):
         raise StoreCorrupt(f"{folder / INDEX} holds no table of adapters")
-    kind: TypeAdapter[Learnable] = TypeAdapter(cast(Any, union((*types(), Embedding))))
-    return {name: Attached(kind.validate_json(json.dumps(_whole(entry))), tuple(entry["modules"]),
-                           load_file(folder / f"{name}.safetensors")) for name, entry in index.items()}
+    kind: TypeAdapter[Learnable] = TypeAdapter(cast(Any, tagged_union((*adapter_types(), Embedding))))
+    return {name: ComponentAdapter(kind.validate_json(json.dumps(_with_targets(entry))), tuple(entry["modules"]),
+                                   load_file(folder / f"{name}.safetensors")) for name, entry in index.items()}
 
 
-def _whole(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _with_targets(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An adapter's document with the layers that it stands on, as its targets."""
     return {**entry["adapter"], **({"targets": entry["modules"]} if entry["modules"] else {})}

@@ -16,34 +16,34 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-SLOT = "default"
+ADAPTER_NAME = "default"
 """peft's name for the adapter; it stands in no file."""
-START = "start/"
+FROZEN_PREFIX = "start/"
 """Before the name of a weight of the second adapter, which stays as the first one started; peft's name has no `/`."""
-SLOTS = {"": SLOT, START: START.rstrip("/")}
+ADAPTER_NAMES = {"": ADAPTER_NAME, FROZEN_PREFIX: FROZEN_PREFIX.rstrip("/")}
 """Before a weight's name -> peft's name for the adapter that it is of."""
-PLACED = "learning_in_place"
+DIRECT_ATTRIBUTE = "learning_in_place"
 """The attribute under which a module keeps what learns in it without peft."""
 
 
-class Placed(Protocol):
+class DirectAdapter(Protocol):
     """What learns in a module without peft."""
 
     def read(self) -> dict[str, Tensor]:
-        """As `attach.read`."""
+        """As `attach.read_weights`."""
 
     def write(self, state: Mapping[str, Tensor]) -> None:
-        """As `attach.write`."""
+        """As `attach.write_weights`."""
 
-    def disabled(self) -> AbstractContextManager[None]:
-        """As `attach.disabled`."""
+    def disable_adapter(self) -> AbstractContextManager[None]:
+        """As `attach.disable_adapter`."""
 
-    def settle(self, dtype: torch.dtype) -> None:
-        """As `attach.settle`."""
+    def cast_for_inference(self, dtype: torch.dtype) -> None:
+        """As `attach.cast_for_inference`."""
 
 
-def match(module: nn.Module, patterns: Sequence[str],
-          layers: Sequence[str] = Adapter.layers) -> tuple[str, ...]:
+def match_layers(module: nn.Module, patterns: Sequence[str],
+                 layers: Sequence[str] = Adapter.layer_classes) -> tuple[str, ...]:
     """Full names of the layers that any pattern hits, sorted; layers: the class names that can be adapted.
 
     A pattern is a module's name or a dotted end of it; `*` stands for any part of a name. Raises RecipeError
@@ -51,21 +51,21 @@ def match(module: nn.Module, patterns: Sequence[str],
     """
     kinds = {name: type(m).__mro__ for name, m in module.named_modules() if name}
     fit = [name for name, mro in kinds.items() if any(c.__name__ in layers for c in mro)]
-    hit = hits(fit, patterns)
+    hit = matching_names(fit, patterns)
     if not hit:
-        other = sorted({kinds[name][0].__name__ for name in hits(kinds, patterns)})
-        raise no_match(patterns, fit, layers, other)
+        other = sorted({kinds[name][0].__name__ for name in matching_names(kinds, patterns)})
+        raise no_match_error(patterns, fit, layers, other)
     return tuple(hit)
 
 
-def hits(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+def matching_names(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     """Those of the names that any pattern hits, sorted."""
     wanted = re.compile("|".join(rf"(?:.*\.)?{re.escape(p)}".replace(r"\*", ".*") for p in patterns))
     return sorted(name for name in names if wanted.fullmatch(name))
 
 
-def no_match(patterns: Sequence[str], fit: Sequence[str], layers: Sequence[str],
-             other: Sequence[str] = ()) -> RecipeError:
+def no_match_error(patterns: Sequence[str], fit: Sequence[str], layers: Sequence[str],
+                   other: Sequence[str] = ()) -> RecipeError:
     """That patterns hit none of the layers that fit, and what they may have meant. other: classes that they do hit."""
     shown = ", ".join(f"`{p}`" for p in patterns)
     near: list[str] = []
@@ -83,96 +83,96 @@ def no_match(patterns: Sequence[str], fit: Sequence[str], layers: Sequence[str],
 def attach(module: nn.Module, adapter: Learnable, modules: Sequence[str], *, seed: int | None) -> None:
     """Put the adapter on these layers of module, in place: only its parameters train, in 32 bits.
 
-    seed: where the initial weights come from; None where `write` follows. Global random state is left alone.
+    seed: where the initial weights come from; None where `write_weights` follows. Global random state is left alone.
     """
     import torch
     from peft import inject_adapter_in_model
 
     names = tuple(modules)
     module.requires_grad_(False)
-    if (placed := adapter.placed(module, names)) is not None:
-        setattr(module, PLACED, placed)
+    if (placed := adapter.attach_direct(module, names)) is not None:
+        setattr(module, DIRECT_ATTRIBUTE, placed)
         return
     assert isinstance(adapter, Adapter), "what peft does not put on is placed"
     layers = {name: module.get_submodule(name) for name in names}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed or 0)
-        inject_adapter_in_model(adapter.peft_config(names), module, adapter_name=SLOT)
-        if (beside := adapter.start_config(names)) is not None:
+        inject_adapter_in_model(adapter.peft_config(names), module, adapter_name=ADAPTER_NAME)
+        if (beside := adapter.frozen_peft_config(names)) is not None:
             with warnings.catch_warnings():
                 # that there are two is what is asked for
                 warnings.simplefilter("ignore", UserWarning)
-                inject_adapter_in_model(beside, module, adapter_name=SLOTS[START])
-    _only_the_adapter_trains(module)
-    adapted = tuple(sorted(name for name, _ in _adapted(module)))
+                inject_adapter_in_model(beside, module, adapter_name=ADAPTER_NAMES[FROZEN_PREFIX])
+    _freeze_all_but_adapter(module)
+    adapted = tuple(sorted(name for name, _ in _adapter_layers(module)))
     if adapted != tuple(sorted(names)):
         stray = sorted(set(adapted) ^ set(names))
         raise StageFailed(f"peft adapted other modules than asked for: {', '.join(stray[:5])}")
     if seed is not None:
-        drawn = read(module)
-        if (first := adapter.started(layers, drawn)) is not drawn:
-            write(module, first)
+        drawn = read_weights(module)
+        if (first := adapter.initial_weights(layers, drawn)) is not drawn:
+            write_weights(module, first)
 
 
-def _only_the_adapter_trains(module: nn.Module) -> None:
+def _freeze_all_but_adapter(module: nn.Module) -> None:
     """In 32 bits, and with peft's new layers, which come in training mode, in the mode of the rest."""
-    slots = [slot for slot in SLOTS.values() if slot in _slots(module)]
-    for _, layer in _adapted(module):
+    slots = [slot for slot in ADAPTER_NAMES.values() if slot in _adapter_names(module)]
+    for _, layer in _adapter_layers(module):
         layer.set_adapter(slots)
     module.train(module.training)
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-            parameter.requires_grad_(SLOTS[START] not in name.split("."))
+            parameter.requires_grad_(ADAPTER_NAMES[FROZEN_PREFIX] not in name.split("."))
 
 
-def _slots(module: nn.Module) -> Sequence[str]:
+def _adapter_names(module: nn.Module) -> Sequence[str]:
     """peft's names of the adapters that stand on module."""
     return tuple(getattr(module, "peft_config", ()))
 
 
-def read(module: nn.Module) -> dict[str, Tensor]:
+def read_weights(module: nn.Module) -> dict[str, Tensor]:
     """The adapter's weights under peft's names: float32, on the CPU, contiguous, sorted by name."""
     import torch
     from peft import get_peft_model_state_dict
 
-    if (placed := _placed(module)) is not None:
+    if (placed := _direct_adapter(module)) is not None:
         return placed.read()
-    state = {prefix + name: tensor for prefix, slot in SLOTS.items() if slot in _slots(module)
+    state = {prefix + name: tensor for prefix, slot in ADAPTER_NAMES.items() if slot in _adapter_names(module)
              for name, tensor in get_peft_model_state_dict(module, adapter_name=slot,
                                                            save_embedding_layers=False).items()}
     return {name: state[name].detach().to("cpu", torch.float32, copy=True).contiguous()
             for name in sorted(state)}
 
 
-def write(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Set the adapter's weights; names and shapes must be those that `read` gives, else StageFailed."""
+def write_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Set the adapter's weights; names and shapes must be those that `read_weights` gives, else StageFailed."""
     from peft import set_peft_model_state_dict
 
-    if (placed := _placed(module)) is not None:
+    if (placed := _direct_adapter(module)) is not None:
         placed.write(state)
         return
-    have = {name: tuple(tensor.shape) for name, tensor in read(module).items()}
+    have = {name: tuple(tensor.shape) for name, tensor in read_weights(module).items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if have != given:
         wrong = sorted(name for name in have.keys() | given.keys() if have.get(name) != given.get(name))
         raise StageFailed(f"these weights are not this adapter's: {len(wrong)} names or shapes differ, "
                           f"such as {', '.join(wrong[:3])}", fix="run again with `--force adapt`")
-    beside = {name for name in state if name.startswith(START)}
-    set_peft_model_state_dict(module, {n: t for n, t in state.items() if n not in beside}, adapter_name=SLOT)
+    beside = {name for name in state if name.startswith(FROZEN_PREFIX)}
+    set_peft_model_state_dict(module, {n: t for n, t in state.items() if n not in beside}, adapter_name=ADAPTER_NAME)
     if beside:
-        set_peft_model_state_dict(module, {n.removeprefix(START): state[n] for n in beside},
-                                  adapter_name=SLOTS[START])
+        set_peft_model_state_dict(module, {n.removeprefix(FROZEN_PREFIX): state[n] for n in beside},
+                                  adapter_name=ADAPTER_NAMES[FROZEN_PREFIX])
 
 
 @contextmanager
-def disabled(module: nn.Module) -> Iterator[None]:
+def disable_adapter(module: nn.Module) -> Iterator[None]:
     """While this is open, module computes as if it had no adapter."""
-    if (placed := _placed(module)) is not None:
-        with placed.disabled():
+    if (placed := _direct_adapter(module)) is not None:
+        with placed.disable_adapter():
             yield
         return
-    layers = [layer for _, layer in _adapted(module)]
+    layers = [layer for _, layer in _adapter_layers(module)]
     # peft would make all of an adapter trainable when it comes back
     trains = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     for layer in layers:
@@ -186,17 +186,17 @@ def disabled(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(was)
 
 
-def settle(module: nn.Module, dtype: torch.dtype) -> None:
+def cast_for_inference(module: nn.Module, dtype: torch.dtype) -> None:
     """Make ready for use without autocast, when nothing is learnt any more. dtype: what module computes in."""
-    if (placed := _placed(module)) is not None:
-        placed.settle(dtype)
+    if (placed := _direct_adapter(module)) is not None:
+        placed.cast_for_inference(dtype)
 
 
-def _placed(module: nn.Module) -> Placed | None:
-    return getattr(module, PLACED, None)
+def _direct_adapter(module: nn.Module) -> DirectAdapter | None:
+    return getattr(module, DIRECT_ATTRIBUTE, None)
 
 
-def _adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def _adapter_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, layer in module.named_modules():

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class InPlace:
+class DirectWeights:
     """Weights that learn in 32 bits, by name, and what they were."""
 
     def __init__(self, learning: Mapping[str, nn.Parameter]) -> None:
-        self.learning = learning
-        self.first = {name: p.detach().clone() for name, p in learning.items()}
+        self.parameters = learning
+        self.original = {name: p.detach().clone() for name, p in learning.items()}
         for parameter in learning.values():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
@@ -28,32 +28,32 @@ class InPlace:
         import torch
 
         return {name: p.detach().to("cpu", torch.float32, copy=True).contiguous()
-                for name, p in sorted(self.learning.items())}
+                for name, p in sorted(self.parameters.items())}
 
     def write(self, state: Mapping[str, Tensor]) -> None:
         """Set the weights. Raises StageFailed for other names or shapes than those of `read`."""
         import torch
 
-        have = {name: p.shape for name, p in self.learning.items()}
+        have = {name: p.shape for name, p in self.parameters.items()}
         if have != {name: tensor.shape for name, tensor in state.items()}:
             raise StageFailed("these are not the weights that learn here", fix="run again with `--force adapt`")
         with torch.no_grad():
             for name, tensor in state.items():
-                self.learning[name].copy_(tensor)
+                self.parameters[name].copy_(tensor)
 
     @contextmanager
-    def disabled(self) -> Iterator[None]:
+    def disable_adapter(self) -> Iterator[None]:
         """While this is open, the weights are what they were, to the bit."""
-        learnt = {name: p.data for name, p in self.learning.items()}
-        for name, parameter in self.learning.items():
-            parameter.data = self.first[name]
+        learnt = {name: p.data for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            parameter.data = self.original[name]
         try:
             yield
         finally:
-            for name, parameter in self.learning.items():
+            for name, parameter in self.parameters.items():
                 parameter.data = learnt[name]
 
-    def settle(self, dtype: torch.dtype) -> None:
+    def cast_for_inference(self, dtype: torch.dtype) -> None:
         """Hold the weights in these numbers, as the rest of the module."""
-        for parameter in self.learning.values():
+        for parameter in self.parameters.values():
             parameter.data = parameter.data.to(dtype)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dbrun.adapters.base import Adapter, Targets
-from dbrun.adapters.direct import InPlace
+from dbrun.adapters.direct import DirectWeights
+from dbrun.errors import KeyProblem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,21 +21,21 @@ class Full(Adapter):
     """The component's own weights: all of them, or those of the modules that targets name, with all within these."""
 
     NAME: ClassVar[str] = "full"
-    layers: ClassVar[tuple[str, ...]] = ("Module",)
-    by_peft: ClassVar[bool] = False
+    layer_classes: ClassVar[tuple[str, ...]] = ("Module",)
+    uses_peft: ClassVar[bool] = False
 
     type: Literal["full"]
     """The adapter type."""
     targets: Targets = ("*",)
     """Which modules learn, with all within them: attention, attention+ff, linear, all, or patterns. Left out, all."""
 
-    def faults(self) -> Iterator[tuple[str, str, str]]:
+    def field_problems(self) -> Iterator[KeyProblem]:
         """It starts from the base's own weights."""
         if self.init is not None:
-            yield ("init", "found a path, but `type: full` starts from the base's own weights",
-                   "take `init` away, and name the weights to start from in `base.path`")
+            yield KeyProblem("init", "found a path, but `type: full` starts from the base's own weights",
+                             "take `init` away, and name the weights to start from in `base.path`")
 
-    def placed(self, module: nn.Module, modules: tuple[str, ...]) -> InPlace:
+    def attach_direct(self, module: nn.Module, modules: tuple[str, ...]) -> DirectWeights:
         """Make the weights learn, in 32 bits."""
         within = tuple(f"{name}." for name in modules)
-        return InPlace({name: p for name, p in module.named_parameters() if name.startswith(within)})
+        return DirectWeights({name: p for name, p in module.named_parameters() if name.startswith(within)})

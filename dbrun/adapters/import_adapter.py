@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-RANK_AT = {"lora_A.weight": 0, "lora_B.weight": 1, "hada_w1_a": 1, "hada_w1_b": 0, "hada_w2_a": 1, "hada_w2_b": 0}
+RANK_AXIS = {"lora_A.weight": 0, "lora_B.weight": 1, "hada_w1_a": 1, "hada_w1_b": 0, "hada_w2_a": 1, "hada_w2_b": 0}
 """End of a weight's name -> the axis of its rank."""
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ImportedAdapter:
     """An adapter as its library holds it. config: peft's settings, as far as they are known; state: weights by peft's
     names, float32; scales: layer -> what its update is multiplied with.
     """
@@ -28,35 +28,35 @@ class Foreign:
         """Full names of the adapted layers."""
         return tuple(sorted(self.scales))
 
-    def of(self, layer: str) -> dict[str, Tensor]:
+    def layer_weights(self, layer: str) -> dict[str, Tensor]:
         """A layer's weights by the ends of their names."""
         return {name.removeprefix(f"{layer}."): t for name, t in self.state.items() if name.startswith(f"{layer}.")}
 
 
 @dataclass(frozen=True)
-class Recast:
+class ImportCandidate:
     """settings: a recipe's for the type; state: weights by its names; changed: what was done to them, in words."""
 
     settings: Mapping[str, object]
     state: Mapping[str, Tensor]
-    changed: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
 
-def evened(given: Foreign, state: Mapping[str, Tensor], scaled: str) -> Recast:
+def unify_rank_and_scale(given: ImportedAdapter, state: Mapping[str, Tensor], scaled: str) -> ImportCandidate:
     """At one rank, the largest, filled with zeros; and at one scale, else in the weights whose names end in `scaled`.
 
     Neither changes a prediction.
     """
     import torch
 
-    ranks = {name: tensor.shape[axis] for name, tensor in state.items() for end, axis in RANK_AT.items()
+    ranks = {name: tensor.shape[axis] for name, tensor in state.items() for end, axis in RANK_AXIS.items()
              if name.endswith(f".{end}")}
     rank, changed, new = max(ranks.values()), [], dict[str, torch.Tensor]()
     one = len(set(given.scales.values())) == 1
     for name, tensor in state.items():
         layer, end = next((n, name.removeprefix(f"{n}.")) for n in given.scales if name.startswith(f"{n}."))
         if name in ranks and ranks[name] < rank:
-            axis, more = RANK_AT[end], list(tensor.shape)
+            axis, more = RANK_AXIS[end], list(tensor.shape)
             more[axis] = rank - ranks[name]
             tensor = torch.cat([tensor, tensor.new_zeros(more)], dim=axis)
         new[name] = tensor if one or end != scaled else tensor * given.scales[layer]
@@ -65,4 +65,4 @@ def evened(given: Foreign, state: Mapping[str, Tensor], scaled: str) -> Recast:
     if not one:
         changed.append("alpha differs between layers: it is in the weights, and alpha is the rank now")
     scale = next(iter(given.scales.values())) if one else 1.0
-    return Recast({"rank": rank, "alpha": scale * rank}, new, tuple(changed))
+    return ImportCandidate({"rank": rank, "alpha": scale * rank}, new, tuple(changed))

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dbrun.adapters.import_adapter import Foreign, Recast, evened
-from dbrun.adapters.lycoris import Lycoris, unwound
+from dbrun.adapters.import_adapter import ImportCandidate, ImportedAdapter, unify_rank_and_scale
+from dbrun.adapters.lycoris import Lycoris, merge_cp_kernels
 
 if TYPE_CHECKING:
     from peft import LoHaConfig
@@ -18,7 +18,7 @@ class LoHa(Lycoris):
     """LoHa: W + (alpha / rank) (B1 A1) * (B2 A2), of rank up to rank squared, with A2 zero at the start."""
 
     NAME: ClassVar[str] = "loha"
-    folds: ClassVar[tuple[str, ...]] = ("hada_w1_a",)
+    scale_folds_into: ClassVar[tuple[str, ...]] = ("hada_w1_a",)
 
     type: Literal["loha"]
     """The adapter type."""
@@ -27,18 +27,19 @@ class LoHa(Lycoris):
         """peft's LoHaConfig with `init_weights=True`."""
         from peft import LoHaConfig
 
-        return LoHaConfig(**self.settings(modules))
+        return LoHaConfig(**self.peft_settings(modules))
 
-    def lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
+    def to_lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
         """With the scale in the first factor, since LyCORIS' own merging applies alpha twice; no small kernels."""
         return {name: {**layer, "hada_w1_a": layer["hada_w1_a"] * self.scale}
-                for name, layer in self.unwound(modules, state).items()}
+                for name, layer in self.weights_by_layer(modules, state).items()}
 
     @classmethod
-    def recasts(cls, given: Foreign) -> Iterator[Recast]:
+    def import_candidates(cls, given: ImportedAdapter) -> Iterator[ImportCandidate]:
         """Without small kernels, which ranks cannot be evened out with."""
-        state = {f"{layer}.{end}": t for layer in given.modules for end, t in unwound(given.of(layer)).items()}
-        plain = evened(given, state, "hada_w1_a")
+        state = {f"{layer}.{end}": t for layer in given.modules
+                 for end, t in merge_cp_kernels(given.layer_weights(layer)).items()}
+        plain = unify_rank_and_scale(given, state, "hada_w1_a")
         small = any(name.endswith("hada_t1") for name in given.state)
         words = ("small kernels were multiplied into the inner factors",) if small else ()
-        yield replace(plain, changed=(*plain.changed, *words))
+        yield replace(plain, changes=(*plain.changes, *words))

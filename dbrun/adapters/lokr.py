@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dbrun.adapters.base import Level
-from dbrun.adapters.import_adapter import Foreign, Recast
+from dbrun.adapters.import_adapter import ImportCandidate, ImportedAdapter
 from dbrun.adapters.lycoris import Lycoris
 from dbrun.config_types import Bool, Int, OrNone
 
@@ -22,7 +22,7 @@ class LoKr(Lycoris):
     """LoKr: W + (alpha / rank) kron(C, B A), with C zero at the start; a factor that is small enough stays whole."""
 
     NAME: ClassVar[str] = "lokr"
-    folds: ClassVar[tuple[str, ...]] = ("lokr_w1", "lokr_w1_a")
+    scale_folds_into: ClassVar[tuple[str, ...]] = ("lokr_w1", "lokr_w1_a")
     NEUTRAL: ClassVar[dict[str, object]] = {"factor": None, "decompose_both": False}
 
     type: Literal["lokr"]
@@ -32,19 +32,19 @@ class LoKr(Lycoris):
     decompose_both: Bool = False
     """Make C, too, a product of two thin matrices, where rank is less than half its size."""
 
-    def useful(self, shape: Sequence[int]) -> int:
+    def max_useful_rank(self, shape: Sequence[int]) -> int:
         """Any rank: from some on, the large factor stays whole."""
         return self.rank
 
-    def remark(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Level] | None:
+    def layer_note(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Level] | None:
         """A rank that says nothing, since the large factor of every layer stays whole."""
-        enough = math.ceil(max(self._large(side) for shape in shapes.values() for side in shape[:2]) / 2)
+        enough = math.ceil(max(self._large_factor_side(side) for shape in shapes.values() for side in shape[:2]) / 2)
         if self.rank < enough:
             return None
         return (f"rank {self.rank} changes nothing: from rank {enough} on the large factor of all {len(shapes)} layers "
                 "stays whole", "info")
 
-    def _large(self, side: int) -> int:
+    def _large_factor_side(self, side: int) -> int:
         """What a side of a weight is divided into as the side of the thin factor, as peft does it."""
         if self.factor and side % self.factor == 0:
             return side // self.factor
@@ -55,20 +55,20 @@ class LoKr(Lycoris):
         """peft's LoKrConfig with `init_weights=True`."""
         from peft import LoKrConfig
 
-        return LoKrConfig(**self.settings(modules), decompose_both=self.decompose_both,
+        return LoKrConfig(**self.peft_settings(modules), decompose_both=self.decompose_both,
                           decompose_factor=-1 if self.factor is None else self.factor)
 
-    def lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
+    def to_lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
         """With C whole and the scale in it: readers ignore alpha where both factors are whole."""
         layers = {}
-        for name, layer in self.unwound(modules, state).items():
+        for name, layer in self.weights_by_layer(modules, state).items():
             first = layer["lokr_w1"] if "lokr_w1" in layer else layer["lokr_w1_a"] @ layer["lokr_w1_b"]
             second = {end: tensor for end, tensor in layer.items() if end.startswith("lokr_w2")}
             layers[name] = {"lokr_w1": first * self.scale, **second, "alpha": layer["alpha"]}
         return layers
 
     @classmethod
-    def recasts(cls, given: Foreign) -> Iterator[Recast]:
+    def import_candidates(cls, given: ImportedAdapter) -> Iterator[ImportCandidate]:
         """With the scale in the first factor; kohya's names do not tell the factor, so every one that may be right."""
         state = {name: tensor * given.scales[name.rpartition(".")[0]] if name.endswith((".lokr_w1", ".lokr_w1_a"))
                  else tensor for name, tensor in given.state.items()}
@@ -81,4 +81,4 @@ class LoKr(Lycoris):
         said: Any = given.config.get("decompose_factor")
         for rank in sorted(thin):
             for factor in [None, *reversed(sides)] if said is None else [None if said == -1 else said]:
-                yield Recast({"rank": rank, "alpha": float(rank), "factor": factor, **forms}, state, words)
+                yield ImportCandidate({"rank": rank, "alpha": float(rank), "factor": factor, **forms}, state, words)

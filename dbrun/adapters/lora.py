@@ -10,24 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dbrun.adapters import pissa
-from dbrun.adapters.base import Fault, Ranked, Targets
-from dbrun.adapters.import_adapter import Foreign, Recast, evened
+from dbrun.adapters.base import LowRankAdapter, Targets
+from dbrun.adapters.import_adapter import ImportCandidate, ImportedAdapter, unify_rank_and_scale
 from dbrun.config_types import Bool, Float
+from dbrun.errors import KeyProblem
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from torch import Tensor, nn
 
 
-class Lora(Ranked):
+class Lora(LowRankAdapter):
     """LoRA: W x + (alpha / rank) B A x, with B zero at the start."""
 
     NAME: ClassVar[str] = "lora"
-    folds: ClassVar[tuple[str, ...]] = ("lora_B",)
+    scale_folds_into: ClassVar[tuple[str, ...]] = ("lora_B",)
     NEUTRAL: ClassVar[dict[str, object]] = {"dropout": 0.0, "rslora": False, "dora": False, "start": "zero"}
-    LATER: ClassVar[tuple[str, ...]] = ("rslora", "dora", "start")
-    as_lora: ClassVar[bool] = True
-    as_lycoris: ClassVar[bool] = True
+    OMIT_IF_NEUTRAL: ClassVar[tuple[str, ...]] = ("rslora", "dora", "start")
+    supports_lora: ClassVar[bool] = True
+    supports_lycoris: ClassVar[bool] = True
 
     type: Literal["lora"]
     """The adapter type."""
@@ -46,54 +47,58 @@ class Lora(Ranked):
     @property
     def scale(self) -> float:
         """alpha / rank, or alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732)."""
-        return self.strength / (math.sqrt(self.rank) if self.rslora else self.rank)
+        return self.effective_alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @property
-    def linear_only(self) -> str | None:
+    def linear_only_reason(self) -> str | None:
         """PiSSA takes matrices apart, and a convolution's weight is none."""
-        return "`start: pissa` takes a weight apart as a matrix, which a convolution's is not" if self._split else None
+        if not self._is_pissa:
+            return None
+        return "`start: pissa` takes a weight apart as a matrix, which a convolution's is not"
 
-    def faults(self) -> Iterator[Fault]:
+    def field_problems(self) -> Iterator[KeyProblem]:
         """PiSSA bears neither dropout nor DoRA, and is a start of its own."""
-        if self._split and self.dropout:
-            yield ("dropout", f"found {self.dropout:g} with `start: pissa`, where it would drop the base's own main "
-                   "directions", "leave out `dropout`, or `start: pissa`")
-        if self._split and self.init:
-            yield ("init", "found an adapter to start from, and `start: pissa`", "leave out one of the two")
-        if self._split and self.dora:
-            yield ("dora", "found true with `start: pissa`: DoRA's magnitudes are those of whole weights, and PiSSA "
-                   "splits them", "leave out `dora`, or `start: pissa`")
+        if self._is_pissa and self.dropout:
+            yield KeyProblem("dropout",
+                             f"found {self.dropout:g} with `start: pissa`, where it would drop the base's own main "
+                             "directions", "leave out `dropout`, or `start: pissa`")
+        if self._is_pissa and self.init:
+            yield KeyProblem("init", "found an adapter to start from, and `start: pissa`", "leave out one of the two")
+        if self._is_pissa and self.dora:
+            yield KeyProblem("dora",
+                             "found true with `start: pissa`: DoRA's magnitudes are those of whole weights, and PiSSA "
+                             "splits them", "leave out `dora`, or `start: pissa`")
 
     def peft_config(self, modules: tuple[str, ...]) -> LoraConfig:
         """peft's LoraConfig with `init_lora_weights=True`: A Kaiming-uniform, B zero."""
-        return self._config(modules, lora_dropout=self.dropout, use_rslora=self.rslora, use_dora=self.dora)
+        return self._lora_config(modules, lora_dropout=self.dropout, use_rslora=self.rslora, use_dora=self.dora)
 
-    def start_config(self, modules: tuple[str, ...]) -> LoraConfig | None:
+    def frozen_peft_config(self, modules: tuple[str, ...]) -> LoraConfig | None:
         """What takes PiSSA's first factors off again, for good."""
-        return self._config(modules, use_rslora=self.rslora) if self._split else None
+        return self._lora_config(modules, use_rslora=self.rslora) if self._is_pissa else None
 
-    def started(self, layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def initial_weights(self, layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """As peft drew it, or with the weights' main directions as B and A."""
-        return pissa.started(layers, state, self.scale) if self._split else state
+        return pissa.initial_weights(layers, state, self.scale) if self._is_pissa else state
 
-    def exported(self, modules: tuple[str, ...],
-                 state: Mapping[str, Tensor]) -> tuple[LoraConfig, Mapping[str, Tensor]]:
+    def to_peft(self, modules: tuple[str, ...],
+                state: Mapping[str, Tensor]) -> tuple[LoraConfig, Mapping[str, Tensor]]:
         """Itself; after PiSSA a plain LoRA of twice the rank."""
-        if not self._split:
+        if not self._is_pissa:
             return self.peft_config(modules), state
         rank = 2 * self.rank
-        return self._config(modules, r=rank, lora_alpha=self.scale * rank), pissa.stacked(state)
+        return self._lora_config(modules, r=rank, lora_alpha=self.scale * rank), pissa.to_plain_lora(state)
 
-    def lora(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def to_lora(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """With the scale in B."""
-        pairs = pissa.stacked(state) if self._split else state
+        pairs = pissa.to_plain_lora(state) if self._is_pissa else state
         return {name: tensor * self.scale if ".lora_B." in name else tensor for name, tensor in pairs.items()}
 
-    def lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
+    def to_lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
         """The pair and the alpha that gives its scale at its rank; DoRA's magnitudes, [out, 1 …], as `dora_scale`."""
         import torch
 
-        pairs = pissa.stacked(state) if self._split else state
+        pairs = pissa.to_plain_lora(state) if self._is_pissa else state
         layers = {}
         for name in modules:
             down, up = pairs[name + pissa.A], pairs[name + pissa.B]
@@ -105,25 +110,25 @@ class Lora(Ranked):
         return layers
 
     @property
-    def elsewhere(self) -> str | None:
+    def lycoris_caveat(self) -> str | None:
         """DoRA's lengths are those of outputs, of W + B A. ComfyUI's weight_decompose (comfy/weight_adapter/base.py
         @9c0cf36c; its pull request 15458) takes W's own, and A1111's network.py those of inputs."""
         return ("ComfyUI scales a DoRA by the lengths of the base's weights and A1111 by those of inputs, so both draw "
                 "something else than was trained" if self.dora else None)
 
     @classmethod
-    def recasts(cls, given: Foreign) -> Iterator[Recast]:
+    def import_candidates(cls, given: ImportedAdapter) -> Iterator[ImportCandidate]:
         """A LoRA, or a DoRA where it has magnitudes."""
         dora = any(name.endswith("magnitude_vector") for name in given.state)
-        plain = evened(given, given.state, "lora_B.weight")
+        plain = unify_rank_and_scale(given, given.state, "lora_B.weight")
         yield replace(plain, settings={**plain.settings, **({"dora": True} if dora else {})})
 
     @property
-    def _split(self) -> bool:
+    def _is_pissa(self) -> bool:
         return self.start == "pissa"
 
-    def _config(self, modules: tuple[str, ...], **settings: Any) -> LoraConfig:
+    def _lora_config(self, modules: tuple[str, ...], **settings: Any) -> LoraConfig:
         from peft import LoraConfig
 
-        return LoraConfig(**{"r": self.rank, "lora_alpha": self.strength, "target_modules": list(modules),
+        return LoraConfig(**{"r": self.rank, "lora_alpha": self.effective_alpha, "target_modules": list(modules),
                              "init_lora_weights": True, **settings})

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dbrun.adapters.base import Adapter, Fault, Targets
-from dbrun.adapters.import_adapter import Foreign, Recast
+from dbrun.adapters.base import Adapter, Targets
+from dbrun.adapters.import_adapter import ImportCandidate, ImportedAdapter
 from dbrun.config_types import Bool, Int
+from dbrun.errors import KeyProblem
 
 if TYPE_CHECKING:
     from peft import OFTConfig
@@ -26,7 +27,8 @@ class Oft(Adapter):
     NAME: ClassVar[str] = "oft"
     NEUTRAL: ClassVar[dict[str, object]] = {"share": False}
 
-    no_lycoris: ClassVar[str | None] = "which turns a layer's inputs, where LyCORIS and its readers turn its outputs"
+    no_lycoris_reason: ClassVar[str | None] = (
+        "which turns a layer's inputs, where LyCORIS and its readers turn its outputs")
 
     type: Literal["oft"]
     """The adapter type."""
@@ -38,20 +40,21 @@ class Oft(Adapter):
     """Which layers are adapted: attention, attention+ff, linear, or patterns that hit linear layers only."""
 
     @property
-    def linear_only(self) -> str | None:
+    def linear_only_reason(self) -> str | None:
         """peft's OFT sums overlapping patches wherever a kernel is larger than 1."""
         return "on a convolution OFT changes the base before it has learnt anything (peft sums overlapping patches)"
 
-    def misfit(self, shapes: Mapping[str, Sequence[int]]) -> Fault | None:
+    def layer_problem(self, shapes: Mapping[str, Sequence[int]]) -> KeyProblem | None:
         """Also where peft would silently replace the block size."""
-        if (convolutions := super().misfit(shapes)) is not None:
+        if (convolutions := super().layer_problem(shapes)) is not None:
             return convolutions
         sizes = {name: shape[1] for name, shape in shapes.items()}
         wrong = [name for name, size in sizes.items() if size % self.block_size]
         if not wrong:
             return None
-        return ("block_size", f"found {self.block_size}, which does not divide the {sizes[wrong[0]]} inputs of "
-                f"`{wrong[0]}`", f"write a divisor of {math.gcd(*sizes.values())}")
+        return KeyProblem("block_size",
+                          f"found {self.block_size}, which does not divide the {sizes[wrong[0]]} inputs of "
+                          f"`{wrong[0]}`", f"write a divisor of {math.gcd(*sizes.values())}")
 
     def peft_config(self, modules: tuple[str, ...]) -> OFTConfig:
         """peft's OFTConfig; the inverse is computed, not its series, so that the turn is a turn."""
@@ -61,6 +64,7 @@ class Oft(Adapter):
                          target_modules=list(modules))
 
     @classmethod
-    def recasts(cls, given: Foreign) -> Iterator[Recast]:
+    def import_candidates(cls, given: ImportedAdapter) -> Iterator[ImportCandidate]:
         """As it is: only peft writes these, and its config says all."""
-        yield Recast({"block_size": given.config["oft_block_size"], "share": given.config["block_share"]}, given.state)
+        yield ImportCandidate({"block_size": given.config["oft_block_size"], "share": given.config["block_share"]},
+                              given.state)

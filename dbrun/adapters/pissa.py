@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dbrun.adapters.attach import START
+from dbrun.adapters.attach import FROZEN_PREFIX
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 A, B = ".lora_A.weight", ".lora_B.weight"
 
 
-def started(layers: Mapping[str, nn.Module], state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+def initial_weights(layers: Mapping[str, nn.Module], state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """The state with scale B A = the best approximation of each weight at this rank, and its opposite as the start.
 
     Where a layer is smaller than the rank, the directions that are left over stay as they were drawn.
     """
     first = dict(state)
     for name, layer in layers.items():
-        left, right = principal(layer.get_parameter("weight"), state[name + A].shape[0])
+        left, right = principal_factors(layer.get_parameter("weight"), state[name + A].shape[0])
         a, b = state[name + A].clone(), state[name + B].clone()
         a[: right.shape[0]], b[:, : left.shape[1]] = right / scale**0.5, left / scale**0.5
-        first |= {name + A: a, name + B: b, START + name + A: a.clone(), START + name + B: -b}
+        first |= {name + A: a, name + B: b, FROZEN_PREFIX + name + A: a.clone(), FROZEN_PREFIX + name + B: -b}
     return first
 
 
-def principal(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def principal_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """U sqrt(S) [out, k] and sqrt(S) V^T [k, in] of the k = min(rank, in, out) largest singular values.
 
     Their signs are chosen, since a decomposition leaves them open; in 64 bits and on one thread, so that the same
@@ -50,9 +50,9 @@ def principal(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return (u * sign * s.sqrt()).float(), ((vt.T * sign * s.sqrt()).T).float()
 
 
-def stacked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_plain_lora(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One LoRA of twice the rank that is the sum of the trained one and the start: [B, -B0] [A; A0]."""
     import torch
 
-    return {name: torch.cat((tensor, state[START + name]), dim=0 if name.endswith(A) else 1)
-            for name, tensor in state.items() if not name.startswith(START)}
+    return {name: torch.cat((tensor, state[FROZEN_PREFIX + name]), dim=0 if name.endswith(A) else 1)
+            for name, tensor in state.items() if not name.startswith(FROZEN_PREFIX)}

@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 
-STOPPED = 130
+EXIT_INTERRUPTED = 130
 """The exit code after Ctrl-C, which typer makes of it, too."""
 
 
@@ -16,7 +16,7 @@ def main() -> None:
         _run()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        sys.exit(STOPPED)
+        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
@@ -33,16 +33,16 @@ def _run() -> None:
     try:
         # what a verb leaves with; a wrong command line is told of below, as every other error is
         code = app_for(words)(words, prog_name="dbrun", standalone_mode=False)
-        if code == STOPPED:
+        if code == EXIT_INTERRUPTED:
             raise KeyboardInterrupt
         if code:
             sys.exit(code)
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:
-        from dbrun.cli.crash import told
+        from dbrun.cli.crash import report_error
 
-        sys.exit(told(error, words))
+        sys.exit(report_error(error, words))
     finally:
         # what is left would be searched once more at the end
         gc.freeze()

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from dbrun.cli.app import Json, Overrides, Profiles, Recipe, Words, app
-from dbrun.cli.complete import stages
+from dbrun.cli.app import Json, Overrides, Profiles, RecipeArgument, RecipeWords, app
+from dbrun.cli.complete import complete_stages
 
 
 @app.command()
-def status(words: Words = None, profile: Profiles = None, json: Json = False) -> None:
+def status(words: RecipeWords = None, profile: Profiles = None, json: Json = False) -> None:
     """Show how a recipe stands: its stages, its outputs, its last run."""
     from dbrun.cli.ask import show_status
 
@@ -20,8 +20,8 @@ def status(words: Words = None, profile: Profiles = None, json: Json = False) ->
 
 @app.command()
 def explain(stage: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE", show_default=False,
-                                               autocompletion=stages)],
-            words: Words = None, profile: Profiles = None, json: Json = False) -> None:
+                                               autocompletion=complete_stages)],
+            words: RecipeWords = None, profile: Profiles = None, json: Json = False) -> None:
     """Take a stage's key apart, against the nearest earlier one."""
     from dbrun.cli.ask import show_explanation
 
@@ -29,7 +29,7 @@ def explain(stage: Annotated[str, typer.Argument(help="The stage.", metavar="STA
 
 
 @app.command()
-def graph(words: Words = None, profile: Profiles = None,
+def graph(words: RecipeWords = None, profile: Profiles = None,
           mermaid: Annotated[bool, typer.Option("--mermaid", help="Write a Mermaid flowchart.")] = False,
           json: Json = False) -> None:
     """Draw the stages of a recipe and what each needs."""
@@ -39,13 +39,13 @@ def graph(words: Words = None, profile: Profiles = None,
 
 
 @app.command()
-def lock(recipe: Recipe, overrides: Overrides = None, profile: Profiles = None, json: Json = False) -> None:
+def lock(recipe: RecipeArgument, overrides: Overrides = None, profile: Profiles = None, json: Json = False) -> None:
     """Write down what a recipe points at, for review and `--locked`.
 
     The base's commit, and the contents of pictures and adapters. The lock stands beside the recipe, recipe.lock for
     recipe.yaml, and is of the recipe as it is written; `run --locked` and `plan --locked` compare with it.
     """
     from dbrun.cli.ask import make_lock
-    from dbrun.cli.words import asked
+    from dbrun.cli.words import parse_request
 
-    make_lock(asked(recipe, overrides, profile), as_json=json)
+    make_lock(parse_request(recipe, overrides, profile), as_json=json)

@@ -14,7 +14,8 @@ RUN = "A run: its id, the beginning of it, or a name, which means its newest run
 
 @app.command()
 def runs(name: Annotated[str | None, typer.Argument(help="Only runs of this name.", metavar="NAME",
-                                                    show_default=False, autocompletion=complete.names)] = None,
+                                                    show_default=False,
+                                                    autocompletion=complete.complete_run_names)] = None,
          limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most so many.")] = 20,
          json: Json = False) -> None:
     """List the last runs: how they ended, what they did and keep.
@@ -28,7 +29,8 @@ def runs(name: Annotated[str | None, typer.Argument(help="Only runs of this name
 
 @app.command()
 def logs(run: Annotated[str | None, typer.Argument(help=RUN + " Left out: the last.", metavar="RUN", show_default=False,
-                                                   autocompletion=complete.runs)] = None, json: Json = False) -> None:
+                                                   autocompletion=complete.complete_runs)] = None,
+         json: Json = False) -> None:
     """Show what a run said, and the traceback where it broke.
 
     Of many steps some are shown; `--json` has all.
@@ -40,9 +42,9 @@ def logs(run: Annotated[str | None, typer.Argument(help=RUN + " Left out: the la
 
 @app.command()
 def diff(first: Annotated[str, typer.Argument(help=RUN, metavar="RUN", show_default=False,
-                                          autocompletion=complete.runs)],
+                                          autocompletion=complete.complete_runs)],
          second: Annotated[str, typer.Argument(help=RUN, metavar="RUN", show_default=False,
-                                          autocompletion=complete.runs)],
+                                          autocompletion=complete.complete_runs)],
          json: Json = False) -> None:
     """Show how two runs differ: recipes, stages, results."""
     from dbrun.cli.history import show_difference

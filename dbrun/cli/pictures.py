@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import json
 
-from dbrun.cli.run import read
-from dbrun.cli.words import Asked
+from dbrun.cli.run import read_request
+from dbrun.cli.words import RecipeRequest
 from dbrun.resolve.picture_report import picture_rows
-from dbrun.ui.pictures import table
-from dbrun.ui.plan import remark
-from dbrun.ui.terminal import put, say
+from dbrun.ui.pictures import picture_table
+from dbrun.ui.plan import note_text
+from dbrun.ui.terminal import print_result, print_status
 
-FEW = 100
+REPORT_EVERY = 100
 """Pictures that are looked at without a word on how far it is."""
 
 
-def show_pictures(asked: Asked, *, as_json: bool) -> None:
+def show_pictures(asked: RecipeRequest, *, as_json: bool) -> None:
     """Show a row for each picture of the recipe. What was seen of them is remembered in the store."""
-    loaded, located, store = read(asked, decode=True)
+    loaded, resolved, store = read_request(asked, decode=True)
     store.prepare()
 
     def seen(done: int, total: int) -> None:
-        if total > FEW and done % FEW == 0:
-            say(f"looking at pictures: {done} of {total}")
+        if total > REPORT_EVERY and done % REPORT_EVERY == 0:
+            print_status(f"looking at pictures: {done} of {total}")
 
-    rows = picture_rows(loaded.recipe, located, store, seen)
+    rows = picture_rows(loaded.recipe, resolved, store, seen)
     if as_json:
-        put(json.dumps({"format_version": 1, "pictures": [row.as_data() for row in rows]}, indent=1))
+        print_result(json.dumps({"format_version": 1, "pictures": [row.as_data() for row in rows]}, indent=1))
         return
-    for note in located.notes:
-        say(remark(note))
-    put(table(rows))
+    for note in resolved.notes:
+        print_status(note_text(note))
+    print_result(picture_table(rows))

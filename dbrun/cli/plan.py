@@ -7,66 +7,67 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from dbrun.cli.run import read
-from dbrun.plan.planner import EXPORT_STAGE, Plan, Scope, plan_of, scope
+from dbrun.cli.run import read_request
+from dbrun.plan.planner import EXPORT_STAGE, Plan, Scope, make_scope, plan_scope
 from dbrun.recipe.load import LoadedRecipe
-from dbrun.ui.terminal import paint, put, say
+from dbrun.ui.terminal import paint, print_result, print_status
 
 if TYPE_CHECKING:
-    from dbrun.cli.words import Asked
+    from dbrun.cli.words import RecipeRequest
     from dbrun.plan.selection import Selection
-    from dbrun.resolve.sources import Located
+    from dbrun.resolve.sources import ResolvedSources
 
 
-def show_plan(asked: Asked, selection: Selection, *, as_json: bool, locked: bool = False,
+def show_plan(asked: RecipeRequest, selection: Selection, *, as_json: bool, locked: bool = False,
               exit_code: bool = False) -> int:
     """Show what would be done. The exit code: 3 if one is asked for and any of it is still to do, else 0.
 
     locked: tell, and go by, whether the recipe points at what its lock says.
     """
-    loaded, located, store = read(asked)
-    drifted = _drift(loaded, located) if locked else None
-    within = scope(loaded.recipe, located, store, selection, None)
-    plan = plan_of(within)
-    _tell(loaded, within, plan, drifted, as_json=as_json)
-    if plan.blocked and not as_json:
-        _tell_stop(asked, within, plan)
-    return 3 if exit_code and (plan.pending if drifted is None else drifted) else 0
+    loaded, resolved, store = read_request(asked)
+    drifted = _drift(loaded, resolved) if locked else None
+    scope = make_scope(loaded.recipe, resolved, store, selection, None)
+    plan = plan_scope(scope)
+    _print_plan(loaded, scope, plan, drifted, as_json=as_json)
+    if plan.blocked_stages and not as_json:
+        _print_stop(asked, scope, plan)
+    return 3 if exit_code and (plan.has_pending if drifted is None else drifted) else 0
 
 
-def _tell(loaded: LoadedRecipe, within: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool) -> None:
-    from dbrun.plan.estimate import estimates
-    from dbrun.recipe.checks.exports import outlook
-    from dbrun.ui.plan import exports, remark, table
+def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool) -> None:
+    from dbrun.plan.estimate import estimate_stages
+    from dbrun.recipe.checks.exports import export_options
+    from dbrun.ui.plan import exports_text, note_text, stage_table
 
-    known = estimates(within, plan)
-    forms = outlook(within.recipe, within.located.sources.base.folder)
+    known = estimate_stages(scope, plan)
+    forms = export_options(scope.recipe, scope.resolved.sources.base.folder)
     if as_json:
         estimated = {name: asdict(estimate) for name, estimate in known.items()}
-        notes = [{"stage": note.stage, "text": note.text, "level": note.level} for note in within.located.notes]
+        notes = [{"stage": note.stage, "text": note.text, "level": note.level} for note in scope.resolved.notes]
         beside = {"estimates": estimated, "drift": drifted, "formats": asdict(forms), "notes": notes}
-        put(json.dumps({**plan.as_json(), **beside}, indent=1))
+        print_result(json.dumps({**plan.as_json(), **beside}, indent=1))
         return
-    for note in within.located.notes:
-        say(remark(note))
-    put("\n".join([table(plan, known), *([exports(forms)] if EXPORT_STAGE in within.chosen.needs else [])]))
+    for note in scope.resolved.notes:
+        print_status(note_text(note))
+    print_result("\n".join([stage_table(plan, known),
+                            *([exports_text(forms)] if EXPORT_STAGE in scope.selected_stages.needs else [])]))
     if drifted:
-        from dbrun.resolve.lock import headline
+        from dbrun.resolve.lock import drift_headline
 
-        say("\n  ".join([f"{paint('drift:', 'yellow', sys.stderr)} {headline(loaded)}", *drifted]))
+        print_status("\n  ".join([f"{paint('drift:', 'yellow', sys.stderr)} {drift_headline(loaded)}", *drifted]))
 
 
-def _tell_stop(asked: Asked, within: Scope, plan: Plan) -> None:
+def _print_stop(asked: RecipeRequest, scope: Scope, plan: Plan) -> None:
     import shlex
 
-    from dbrun.plan.preflight import what_stops
-    from dbrun.ui.plan import stopped
+    from dbrun.plan.preflight import preflight_error
+    from dbrun.ui.plan import stop_text
 
-    if (stop := what_stops(plan, shlex.join(asked.words), within.store)) is not None:
-        say(stopped(stop))
+    if (stop := preflight_error(plan, shlex.join(asked.words), scope.store)) is not None:
+        print_status(stop_text(stop))
 
 
-def _drift(loaded: LoadedRecipe, located: Located) -> list[str]:
+def _drift(loaded: LoadedRecipe, resolved: ResolvedSources) -> list[str]:
     from dbrun.resolve.lock import drift
 
-    return drift(loaded, located)
+    return drift(loaded, resolved)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dbrun.cli.app import Json, Profiles, app
-from dbrun.cli.complete import recipes, recipes_and_keys
+from dbrun.cli.complete import complete_recipes, complete_recipes_and_keys
 
 SCHEMA = Path("schemas/recipe.schema.json")
 
@@ -16,17 +16,17 @@ SCHEMA = Path("schemas/recipe.schema.json")
 @app.command()
 def validate(words: Annotated[list[str], typer.Argument(help="Recipes, and key=value to lay over each.",
                                                         metavar="FILE… [KEY=VALUE]…", show_default=False,
-                                                        autocompletion=recipes_and_keys)],
+                                                        autocompletion=complete_recipes_and_keys)],
              profile: Profiles = None,
              alone: Annotated[bool, typer.Option("--alone", help="Leave aside the base and the pictures they name.")
                               ] = False,
              json: Json = False) -> None:
     """Check recipes with what they point at; all mistakes at once."""
     from dbrun.cli.files import validate_all
-    from dbrun.cli.words import parted
+    from dbrun.cli.words import split_recipes
     from dbrun.errors import UsageError
 
-    files, overrides = parted(words)
+    files, overrides = split_recipes(words)
     if not files:
         raise UsageError("found no recipe", fix="name one, such as dbrun validate recipes/mine.yaml")
     if not validate_all(files, overrides, profile or [], as_json=json, alone=alone):
@@ -34,7 +34,8 @@ def validate(words: Annotated[list[str], typer.Argument(help="Recipes, and key=v
 
 
 @app.command()
-def migrate(files: Annotated[list[Path], typer.Argument(help="Recipes.", metavar="FILE", autocompletion=recipes,
+def migrate(files: Annotated[list[Path], typer.Argument(help="Recipes.", metavar="FILE",
+                                                        autocompletion=complete_recipes,
                                                         show_default=False)], json: Json = False) -> None:
     """Say whether recipes are written in today's language.
 
@@ -53,10 +54,10 @@ def schema(check: Annotated[bool, typer.Option("--check", help="Compare with the
     """Print the JSON Schema of recipes."""
     from dbrun.cli.files import schema_is_current
     from dbrun.recipe.checks.json_schema import schema_text
-    from dbrun.ui.terminal import put
+    from dbrun.ui.terminal import print_result
 
     if not check:
-        put(schema_text().rstrip())
+        print_result(schema_text().rstrip())
     elif not schema_is_current(file):
         raise typer.Exit(3)
 

@@ -11,90 +11,93 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dbrun.errors import DbrunError
 from dbrun.events import Emit, RunFailed
-from dbrun.recipe.load import EXPORTED, LoadedRecipe, read_recipe
-from dbrun.resolve.sources import Located, locate
-from dbrun.store.store import Store, store_at_hand
-from dbrun.ui.terminal import put
-from dbrun.ui.waiting import waiting
+from dbrun.recipe.load import EXPORT_SUFFIX, LoadedRecipe, load_with_problems
+from dbrun.resolve.sources import ResolvedSources, resolve_sources
+from dbrun.store.store import Store, current_store
+from dbrun.ui.terminal import print_result
+from dbrun.ui.waiting import show_elapsed
 
 if TYPE_CHECKING:
-    from dbrun.cli.words import Asked
+    from dbrun.cli.words import RecipeRequest
     from dbrun.plan.selection import Selection
-    from dbrun.run.runner import Outcome
-    from dbrun.workers.env import Place
+    from dbrun.run.runner import RunResult
+    from dbrun.workers.env import DistributedEnv
 
 
-def read(asked: Asked, emit: Emit | None = None, *, decode: bool = False) -> tuple[LoadedRecipe, Located, Store]:
+def read_request(asked: RecipeRequest, emit: Emit | None = None, *,
+                 decode: bool = False) -> tuple[LoadedRecipe, ResolvedSources, Store]:
     """The recipe with what its paths point at, and the store at hand. Raises DbrunError.
 
     emit: where it is to be run, and so pictures may be fetched; decode: read every picture to its last pixel.
     """
-    loaded, wrong = read_recipe(asked.recipe, asked.overrides, asked.profiles)
-    store = store_at_hand()
-    if emit is not None and not wrong and any(one.revision for one in loaded.recipe.taught.values()):
-        from dbrun.resolve.datasets import fetch
+    loaded, wrong = load_with_problems(asked.recipe, asked.overrides, asked.profiles)
+    store = current_store()
+    if emit is not None and not wrong and any(one.revision for one in loaded.recipe.subjects_by_key.values()):
+        from dbrun.resolve.datasets import fetch_datasets
 
-        fetch(loaded, store, emit)
-    with waiting("reading the pictures and the base"):
-        located = locate(loaded, store, decode, wrong)
-    if loaded.path.suffix == EXPORTED:
-        from dbrun.plan.provenance_diff import differences
-        from dbrun.safetensors_header import read as provenance
+        fetch_datasets(loaded, store, emit)
+    with show_elapsed("reading the pictures and the base"):
+        resolved = resolve_sources(loaded, store, decode, wrong)
+    if loaded.path.suffix == EXPORT_SUFFIX:
+        from dbrun.plan.provenance_diff import provenance_notes
+        from dbrun.safetensors_header import read_provenance
 
-        told = differences(provenance(loaded.path), loaded.recipe, located)
-        located = replace(located, notes=(*located.notes, *told))
-    return loaded, located, store
+        told = provenance_notes(read_provenance(loaded.path), loaded.recipe, resolved)
+        resolved = replace(resolved, notes=(*resolved.notes, *told))
+    return loaded, resolved, store
 
 
-def go(asked: Asked, selection: Selection, *, as_json: bool, quiet: bool = False, locked: bool = False) -> Outcome:
+def run_recipe(asked: RecipeRequest, selection: Selection, *, as_json: bool, quiet: bool = False,
+               locked: bool = False) -> RunResult:
     """Run the recipe's selected stages; the delivered folder's path goes to stdout, unless that is to stay quiet.
 
     locked: only where the recipe points at what its lock says.
     """
     from dbrun.run.runner import execute
-    from dbrun.ui.progress import watcher
-    from dbrun.workers.env import check, place
-    from dbrun.workers.launcher import Crew
+    from dbrun.ui.progress import make_reporter
+    from dbrun.workers.env import check_launcher, read_distributed_env
+    from dbrun.workers.launcher import WorkerGroup
 
     # threads that spin while they wait slow each other down manyfold on a busy machine; read when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.enable()
-    if (here := place(os.environ)) is not None and here.rank:
-        share(here, asked)
-    with closing(watcher(as_json)) as watch:
+    if (here := read_distributed_env(os.environ)) is not None and here.rank:
+        join_run(here, asked)
+    with closing(make_reporter(as_json)) as watch:
         try:
-            loaded, located, store = read(asked, watch, decode=True)
-            check(loaded.recipe, here, os.environ)
+            loaded, resolved, store = read_request(asked, watch, decode=True)
+            check_launcher(loaded.recipe, here, os.environ)
             if locked:
-                located = _held(loaded, located, store)
+                resolved = _check_lock(loaded, resolved, store)
         except DbrunError as error:
             watch(RunFailed(None, error.message, error.fix, error.exit_code))
             raise
-        crew = Crew(here.size if here else loaded.recipe.launch.processes, asked.words, here)
-        outcome = execute(loaded, located, store, selection, emit=watch, overrides=asked.overrides, crew=crew)
+        worker_group = WorkerGroup(here.size if here else loaded.recipe.launch.processes, asked.words, here)
+        outcome = execute(loaded, resolved, store, selection, emit=watch, overrides=asked.overrides,
+                          worker_group=worker_group)
         if outcome.outputs is not None and not as_json and not quiet:
-            put(str(outcome.outputs))
+            print_result(str(outcome.outputs))
     return outcome
 
 
-def _held(loaded: LoadedRecipe, located: Located, store: Store) -> Located:
+def _check_lock(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) -> ResolvedSources:
     """What a recipe points at, its base's commit included, which the lock must say too. Raises DbrunError."""
-    from dbrun.resolve.lock import hold
-    from dbrun.resolve.sources import pinned
+    from dbrun.resolve.lock import enforce_lock
+    from dbrun.resolve.sources import pin_revision
 
-    located = pinned(loaded, located, store)
-    hold(loaded, located)
-    return located
+    resolved = pin_revision(loaded, resolved, store)
+    enforce_lock(loaded, resolved)
+    return resolved
 
 
-def share(here: Place, asked: Asked) -> NoReturn:
+def join_run(here: DistributedEnv, asked: RecipeRequest) -> NoReturn:
     """Share the work of a run whose first process is another; ends this one when the run is over."""
-    from dbrun.plan.planner import ALL, Scope, scope
-    from dbrun.resolve.sources import pinned
-    from dbrun.workers.worker import follow
+    from dbrun.plan.planner import ALL_STAGES, Scope, make_scope
+    from dbrun.resolve.sources import pin_revision
+    from dbrun.workers.worker import run_worker
 
     def plan() -> Scope:
-        loaded, located, store = read(asked, lambda event: None)
-        return scope(loaded.recipe, pinned(loaded, located, store), store, ALL, None)
+        loaded, resolved, store = read_request(asked, lambda event: None)
+        return make_scope(loaded.recipe, pin_revision(loaded, resolved, store), store, ALL_STAGES, None)
 
-    sys.exit(follow(here, plan))
+    sys.exit(run_worker(here, plan))

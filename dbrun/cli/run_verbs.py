@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from dbrun.cli.app import Force, From, Json, MaybeRecipe, Only, Overrides, Profiles, Until, Words, app
-from dbrun.cli.complete import keys, stages
+from dbrun.cli.app import Force, From, Json, MaybeRecipe, Only, Overrides, Profiles, RecipeWords, Until, app
+from dbrun.cli.complete import complete_keys, complete_stages
 from dbrun.errors import UsageError
 
 Sweeps = Annotated[list[str] | None, typer.Option(
-    "--sweep", metavar="KEY=VALUE,VALUE", autocompletion=keys,
+    "--sweep", metavar="KEY=VALUE,VALUE", autocompletion=complete_keys,
     help="Run each of these values; several sweeps make a grid.")]
 Locked = Annotated[bool, typer.Option(
     "--locked", help="Refuse, with exit code 3, where the recipe does not point at what the lock beside it says.")]
@@ -27,34 +27,34 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
     Stages whose result is in the store are not run again.
     """
     from dbrun.cli.plan import show_plan
-    from dbrun.cli.run import go
-    from dbrun.cli.words import asked_from
+    from dbrun.cli.run import run_recipe
+    from dbrun.cli.words import parse_request_from
     from dbrun.plan.selection import Selection
 
-    wanted, from_ = asked_from(recipe, overrides, profile, from_)
+    wanted, from_ = parse_request_from(recipe, overrides, profile, from_)
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
     if sweep:
-        _one_alone(locked)
-        from dbrun.cli.sweep import go_sweep, members, refuse_blocked, show_sweep
+        _refuse_locked(locked)
+        from dbrun.cli.sweep import plan_runs, refuse_blocked, run_sweep, show_sweep
 
-        runs = members(wanted, sweep, selection, decode=not dry_run)
+        runs = plan_runs(wanted, sweep, selection, decode=not dry_run)
         if not dry_run:
             refuse_blocked(runs, as_json=json)
         if dry_run or not json:
             show_sweep(runs, as_json=json)
         if not dry_run:
-            go_sweep(runs, selection, as_json=json)
+            run_sweep(runs, selection, as_json=json)
     elif dry_run:
         if show_plan(wanted, selection, as_json=json, locked=locked, exit_code=locked):
             raise typer.Exit(3)
     else:
-        go(wanted, selection, as_json=json, locked=locked)
+        run_recipe(wanted, selection, as_json=json, locked=locked)
 
 
 @app.command()
 def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE", show_default=False,
-                                               autocompletion=stages)],
-          words: Words = None, profile: Profiles = None,
+                                               autocompletion=complete_stages)],
+          words: RecipeWords = None, profile: Profiles = None,
           only: Annotated[bool, typer.Option("--only", help="Refuse rather than run a stage above.")] = False,
           force: Annotated[bool, typer.Option("--force", help="Do it again though it is cached.")] = False,
           locked: Locked = False,
@@ -63,22 +63,22 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
 
     Stages above it run only if they are not cached.
     """
-    from dbrun.cli.run import go
-    from dbrun.cli.words import asked_or_at_hand, check_stage
+    from dbrun.cli.run import run_recipe
+    from dbrun.cli.words import check_stage, request_or_default
     from dbrun.plan.selection import Selection
-    from dbrun.store.store import store_at_hand
-    from dbrun.ui.terminal import say
+    from dbrun.store.store import current_store
+    from dbrun.ui.terminal import print_status
 
     check_stage(name)
-    wanted, why = asked_or_at_hand(words or [], profile, store_at_hand())
+    wanted, why = request_or_default(words or [], profile, current_store())
     if why is not None:
-        say(why)
+        print_status(why)
     selection = Selection(only=name if only else None, until=None if only else name,
                           force=(name,) if force else ())
-    go(wanted, selection, as_json=json, locked=locked)
+    run_recipe(wanted, selection, as_json=json, locked=locked)
 
 
-def _one_alone(locked: bool) -> None:
+def _refuse_locked(locked: bool) -> None:
     if locked:
         raise UsageError("`--locked` compares one recipe, and a sweep is several", fix="leave one of them out")
 
@@ -94,10 +94,10 @@ def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profi
                                                 "twice.")] = False) -> None:
     """Show what a run would do, and why."""
     from dbrun.cli.plan import show_plan
-    from dbrun.cli.words import asked_from
+    from dbrun.cli.words import parse_request_from
     from dbrun.plan.selection import Selection
 
-    wanted, from_ = asked_from(recipe, overrides, profile, from_)
+    wanted, from_ = parse_request_from(recipe, overrides, profile, from_)
     if pictures:
         from dbrun.cli.pictures import show_pictures
 
@@ -110,10 +110,10 @@ def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profi
         return
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
     if sweep:
-        _one_alone(locked)
-        from dbrun.cli.sweep import members, show_sweep
+        _refuse_locked(locked)
+        from dbrun.cli.sweep import plan_runs, show_sweep
 
-        code = 3 if show_sweep(members(wanted, sweep, selection), as_json=json) and exit_code else 0
+        code = 3 if show_sweep(plan_runs(wanted, sweep, selection), as_json=json) and exit_code else 0
     else:
         code = show_plan(wanted, selection, as_json=json, locked=locked, exit_code=exit_code)
     if code:

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from dbrun.cli.app import Json, app
-from dbrun.cli.complete import runs
+from dbrun.cli.complete import complete_runs
 
 Run = Annotated[str, typer.Argument(help="A run's id from `dbrun runs`, or a name, which means its newest run.",
-                                    metavar="RUN|NAME", show_default=False, autocompletion=runs)]
+                                    metavar="RUN|NAME", show_default=False, autocompletion=complete_runs)]
 
 
 @app.command(name="ls")
@@ -24,9 +24,9 @@ def list_runs(json: Json = False) -> None:
 @app.command()
 def du(json: Json = False) -> None:
     """Show what takes room in the store, and what a gc would free."""
-    from dbrun.cli.store import show_rooms
+    from dbrun.cli.store import show_usage
 
-    show_rooms(as_json=json)
+    show_usage(as_json=json)
 
 
 @app.command()
@@ -35,9 +35,9 @@ def verify(json: Json = False) -> None:
 
     What is damaged is put aside, and made again by the next run that needs it. Exit 5 if anything was damaged.
     """
-    from dbrun.cli.store import check_all
+    from dbrun.cli.store import verify_all
 
-    if not check_all(as_json=json):
+    if not verify_all(as_json=json):
         raise typer.Exit(5)
 
 
@@ -50,9 +50,9 @@ def gc(keep: Annotated[int, typer.Option("--keep", metavar="N", min=0,
 
     What pinned, running and the last runs of each name need stays. Runs may go on meanwhile.
     """
-    from dbrun.cli.store import collect
+    from dbrun.cli.store import run_gc
 
-    collect(keep, dry_run=dry_run, as_json=json)
+    run_gc(keep, dry_run=dry_run, as_json=json)
 
 
 @app.command()

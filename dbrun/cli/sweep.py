@@ -12,143 +12,145 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from dbrun.cli.run import go, read
-from dbrun.cli.words import Asked
+from dbrun.cli.run import read_request, run_recipe
+from dbrun.cli.words import RecipeRequest
 from dbrun.errors import DbrunError, Interrupted, StageFailed, UsageError
 from dbrun.events import Note, SweepFinished
 from dbrun.plan.diff_runs import last_loss
-from dbrun.plan.planner import Plan, Scope, plan_of, scope
-from dbrun.plan.sweep_plan import Together, together
-from dbrun.recipe.load import read_recipe
-from dbrun.recipe.text.spans import Problem, Problems
-from dbrun.ui.terminal import put, say
+from dbrun.plan.planner import Plan, Scope, make_scope, plan_scope
+from dbrun.plan.sweep_plan import SharedWork, shared_work
+from dbrun.recipe.load import load_with_problems
+from dbrun.recipe.text.spans import InvalidRecipe, Problem
+from dbrun.ui.terminal import print_result, print_status
 
 if TYPE_CHECKING:
     from dbrun.plan.estimate import Estimate
     from dbrun.plan.selection import Selection
-    from dbrun.run.runner import Outcome
+    from dbrun.run.runner import RunResult
 
-MOST = 256
-LONGEST = 64
+MAX_RUNS = 256
+MAX_NAME_LENGTH = 64
 """Characters of a run's name."""
-DIGITS = 8
+DIGEST_DIGITS = 8
 """Of the digest in a name."""
 
 
 @dataclass(frozen=True)
-class Member:
-    """One run of a sweep. values: the swept keys with its values; planned: what it will do."""
+class SweepRun:
+    """One run of a sweep. values: the swept keys with its values; scope_and_plan: what it will do."""
 
     name: str
     values: tuple[tuple[str, str], ...]
-    asked: Asked
-    planned: tuple[Scope, Plan]
+    request: RecipeRequest
+    scope_and_plan: tuple[Scope, Plan]
 
 
-def members(asked: Asked, sweeps: Sequence[str], selection: Selection, *, decode: bool = False) -> list[Member]:
+def plan_runs(asked: RecipeRequest, sweeps: Sequence[str], selection: Selection, *,
+              decode: bool = False) -> list[SweepRun]:
     """The runs of a sweep, each planned; all that is wrong with any of them is raised before one begins.
 
     decode: read every picture to its last pixel.
     """
-    combined = list(product(*_axes(sweeps)))
-    if len(combined) > MOST:
-        raise UsageError(f"found {len(combined)} combinations, allowed: at most {MOST}", fix="sweep fewer values")
-    found: list[Member] = []
+    combined = list(product(*_parse_axes(sweeps)))
+    if len(combined) > MAX_RUNS:
+        raise UsageError(f"found {len(combined)} combinations, allowed: at most {MAX_RUNS}", fix="sweep fewer values")
+    found: list[SweepRun] = []
     wrong: list[Problem] = []
     for values in combined:
         try:
-            found.append(_member(asked, values, selection, decode))
-        except Problems as error:
-            wrong += [_of_key(problem, sweeps) for problem in error.problems]
+            found.append(_plan_run(asked, values, selection, decode))
+        except InvalidRecipe as error:
+            wrong += [_widen_problem(problem, sweeps) for problem in error.problems]
     if wrong:
-        raise Problems(wrong)
+        raise InvalidRecipe(wrong)
     if len({member.name for member in found}) < len(found):
         raise UsageError("two runs of the sweep have the same name", fix="sweep `name` alone, or leave it out")
     return found
 
 
-def _of_key(problem: Problem, sweeps: Sequence[str]) -> Problem:
+def _widen_problem(problem: Problem, sweeps: Sequence[str]) -> Problem:
     """A problem with a swept key itself, in the words of the whole sweep: it is the same one for each value."""
-    place = problem.place
+    place = problem.span
     if place is None or place.file is not None:
         return problem
     key = place.text.partition("=")[0]
     whole = next((word for word in sweeps if word.partition("=")[0] == key), None)
     if whole is None or place.column + place.length - 1 > len(key):
         return problem
-    return replace(problem, place=replace(place, text=whole))
+    return replace(problem, span=replace(place, text=whole))
 
 
-def _member(asked: Asked, values: tuple[tuple[str, str], ...], selection: Selection, decode: bool) -> Member:
+def _plan_run(asked: RecipeRequest, values: tuple[tuple[str, str], ...], selection: Selection,
+              decode: bool) -> SweepRun:
     one = replace(asked, overrides=(*asked.overrides, *map("=".join, values)))
-    name = _name(read_recipe(one.recipe, one.overrides, one.profiles)[0].recipe.name, values)
+    name = _run_name(load_with_problems(one.recipe, one.overrides, one.profiles)[0].recipe.name, values)
     one = replace(one, overrides=(*one.overrides, f"name={name}"))
-    loaded, located, store = read(one, decode=decode)
-    within = scope(loaded.recipe, located, store, selection, None)
-    return Member(name, values, one, (within, plan_of(within)))
+    loaded, resolved, store = read_request(one, decode=decode)
+    scope = make_scope(loaded.recipe, resolved, store, selection, None)
+    return SweepRun(name, values, one, (scope, plan_scope(scope)))
 
 
-def show_sweep(runs: Sequence[Member], *, as_json: bool) -> bool:
+def show_sweep(runs: Sequence[SweepRun], *, as_json: bool) -> bool:
     """Show the runs as one plan, shared stages and notes once; whether anything is to be done."""
-    from dbrun.plan.estimate import estimates_together
-    from dbrun.ui.plan import stopped
-    from dbrun.ui.sweep import plan_table, remarks
+    from dbrun.plan.estimate import estimate_sweep
+    from dbrun.ui.plan import stop_text
+    from dbrun.ui.sweep import note_lines, work_table
 
-    planned, values = [run.planned for run in runs], [run.values for run in runs]
-    work, notes = together(planned), _notes(runs)
-    known = estimates_together(planned, work)
+    planned, values = [run.scope_and_plan for run in runs], [run.values for run in runs]
+    work, notes = shared_work(planned), _collect_notes(runs)
+    known = estimate_sweep(planned, work)
     if as_json:
-        put(json.dumps(_as_json(runs, work, known, notes), indent=1))
+        print_result(json.dumps(_as_json(runs, work, known, notes), indent=1))
     else:
-        for line in remarks(notes, values):
-            say(line)
-        put(plan_table(work, values, known))
-        if (stop := _stop(runs)) is not None:
-            say(stopped(stop))
-    return any(run.planned[1].pending for run in runs)
+        for line in note_lines(notes, values):
+            print_status(line)
+        print_result(work_table(work, values, known))
+        if (stop := _combined_stop(runs)) is not None:
+            print_status(stop_text(stop))
+    return any(run.scope_and_plan[1].has_pending for run in runs)
 
 
-def _stop(runs: Sequence[Member]) -> DbrunError | None:
+def _combined_stop(runs: Sequence[SweepRun]) -> DbrunError | None:
     """What stops runs of a sweep before their first stage, each reason once with those that it stops."""
-    from dbrun.plan.preflight import what_stops
-    from dbrun.ui.sweep import stop_of_all
+    from dbrun.plan.preflight import preflight_error
+    from dbrun.ui.sweep import combine_stops
 
     found: dict[str, tuple[DbrunError, list[int]]] = {}
     for number, run in enumerate(runs):
-        within, plan = run.planned
-        if (stop := what_stops(plan, shlex.join(run.asked.words), within.store)) is not None:
+        scope, plan = run.scope_and_plan
+        if (stop := preflight_error(plan, shlex.join(run.request.words), scope.store)) is not None:
             found.setdefault(stop.message, (stop, []))[1].append(number)
-    return stop_of_all(list(found.values()), [run.values for run in runs]) if found else None
+    return combine_stops(list(found.values()), [run.values for run in runs]) if found else None
 
 
-def refuse_blocked(runs: Sequence[Member], *, as_json: bool) -> None:
+def refuse_blocked(runs: Sequence[SweepRun], *, as_json: bool) -> None:
     """Raise DbrunError where any of the runs would stop before its first stage."""
     from dbrun.events import RunFailed
     from dbrun.events import as_json as plain
 
-    if (stop := _stop(runs)) is not None:
+    if (stop := _combined_stop(runs)) is not None:
         if as_json:
-            put(json.dumps(plain(RunFailed(None, stop.message, stop.fix, stop.exit_code))))
+            print_result(json.dumps(plain(RunFailed(None, stop.message, stop.fix, stop.exit_code))))
         raise stop
 
 
-def _notes(runs: Sequence[Member]) -> dict[Note, list[int]]:
+def _collect_notes(runs: Sequence[SweepRun]) -> dict[Note, list[int]]:
     """What is to be known before the runs, each with the numbers of those that it is about."""
     found: dict[Note, list[int]] = {}
     for number, run in enumerate(runs):
-        for note in dict.fromkeys(run.planned[0].located.notes):
+        for note in dict.fromkeys(run.scope_and_plan[0].resolved.notes):
             found.setdefault(note, []).append(number)
     return found
 
 
-def _as_json(runs: Sequence[Member], work: Sequence[Together], known: Sequence[Estimate | None],
+def _as_json(runs: Sequence[SweepRun], work: Sequence[SharedWork], known: Sequence[Estimate | None],
              notes: Mapping[Note, Sequence[int]]) -> dict[str, object]:
     def names(numbers: Sequence[int]) -> list[str]:
         return [runs[number].name for number in numbers]
 
     return {
         "format_version": 1,
-        "runs": [{"name": run.name, "values": dict(run.values), **run.planned[1].as_json()} for run in runs],
+        "runs": [{"name": run.name, "values": dict(run.values), **run.scope_and_plan[1].as_json()} for run in runs],
         "stages": [{"name": one.plan.name, "status": one.plan.status.value, "runs": names(one.runs)} for one in work],
         "estimates": [{"stage": one.plan.name, "runs": names(one.runs), **asdict(estimate)}
                       for one, estimate in zip(work, known, strict=True) if estimate],
@@ -156,57 +158,57 @@ def _as_json(runs: Sequence[Member], work: Sequence[Together], known: Sequence[E
                   for note, numbers in notes.items()]}
 
 
-def go_sweep(runs: Sequence[Member], selection: Selection, *, as_json: bool) -> None:
+def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool) -> None:
     """Run each; one that fails does not stop the others. Raises StageFailed at the end where one failed."""
     from dbrun.events import as_json as plain
     from dbrun.ui.sweep import results_table
-    from dbrun.workers.env import place
+    from dbrun.workers.env import read_distributed_env
 
-    if place(os.environ) is not None:
+    if read_distributed_env(os.environ) is not None:
         raise UsageError("a launcher's processes share one run, and a sweep is several",
                          fix="leave the launcher out; `launch.processes=N` shares each run of the sweep")
     results: list[dict[str, object]] = []
     for run in runs:
         if not as_json:
-            say("")
-        outcome, failure = _outcome(run, selection, as_json)
+            print_status("")
+        outcome, failure = _run_one(run, selection, as_json)
         results.append({"name": run.name, "values": dict(run.values), "failed": failure,
-                        **(_result(outcome) if outcome else {})})
+                        **(_outcome_json(outcome) if outcome else {})})
     if as_json:
-        put(json.dumps(plain(SweepFinished(tuple(results)))))
+        print_result(json.dumps(plain(SweepFinished(tuple(results)))))
     else:
-        say("")
-        put(results_table(results))
+        print_status("")
+        print_result(results_table(results))
     if failed := [str(result["name"]) for result in results if result["failed"]]:
         raise StageFailed(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}",
                           fix="the same command goes on with what is missing")
 
 
-def _outcome(run: Member, selection: Selection, as_json: bool) -> tuple[Outcome | None, str | None]:
-    from dbrun.ui.terminal import complain
+def _run_one(run: SweepRun, selection: Selection, as_json: bool) -> tuple[RunResult | None, str | None]:
+    from dbrun.ui.terminal import print_error
 
     try:
-        return go(run.asked, selection, as_json=as_json, quiet=True), None
+        return run_recipe(run.request, selection, as_json=as_json, quiet=True), None
     except Interrupted:
         raise
     except DbrunError as error:
         if not as_json:
-            complain(error)
+            print_error(error)
         return None, error.message
 
 
-def _result(outcome: Outcome) -> dict[str, object]:
+def _outcome_json(outcome: RunResult) -> dict[str, object]:
     train = outcome.artifacts.get("train")
     return {"ran": len(outcome.ran), "cached": len(outcome.reused), "seconds": outcome.seconds,
             "loss": last_loss(train.path) if train else None,
             "outputs": str(outcome.outputs) if outcome.outputs else None}
 
 
-def _axes(sweeps: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
+def _parse_axes(sweeps: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
     seen: set[str] = set()
     for word in sweeps:
         key, equals, text = word.partition("=")
-        values = list(dict.fromkeys(split(text)))
+        values = list(dict.fromkeys(split_values(text)))
         if not equals or not key.strip() or not all(values):
             raise UsageError(f"found --sweep {word!r}; a sweep is written key=value,value",
                              fix="such as --sweep train.learning_rate=1e-4,2e-4")
@@ -216,7 +218,7 @@ def _axes(sweeps: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
         yield [(key, value) for value in values]
 
 
-def split(text: str) -> list[str]:
+def split_values(text: str) -> list[str]:
     """The values between commas; a comma inside brackets or quotes divides nothing."""
     values, depth, quote = [""], 0, ""
     for character in text:
@@ -235,13 +237,13 @@ def split(text: str) -> list[str]:
     return [value.strip() for value in values]
 
 
-def _name(name: str, values: Sequence[tuple[str, str]]) -> str:
+def _run_name(name: str, values: Sequence[tuple[str, str]]) -> str:
     """The recipe's name with what is swept; where not all of that can be a name, its digest keeps it apart."""
     if any(key == "name" for key, _ in values):
         return name
     whole = "-".join([name, *(f"{key}-{value}" for key, value in values)])
     kept = re.sub(r"[^A-Za-z0-9._-]+", "_", whole)
-    if kept == whole and len(whole) <= LONGEST:
+    if kept == whole and len(whole) <= MAX_NAME_LENGTH:
         return whole
-    digest = hashlib.sha256(whole.encode()).hexdigest()[:DIGITS]
-    return f"{kept[:LONGEST - DIGITS - 1].rstrip('._-')}-{digest}"
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:DIGEST_DIGITS]
+    return f"{kept[:MAX_NAME_LENGTH - DIGEST_DIGITS - 1].rstrip('._-')}-{digest}"

@@ -40,9 +40,9 @@ def sample(
     The base is loaded once; adapters may have any weight, and other programs' files (kohya, diffusers, PEFT) work too.
     """
     from dbrun.cli.using import check_precision, draw_samples
-    from dbrun.use.sample import Wish
+    from dbrun.use.sample import SampleRequest
 
-    wish = Wish("", count, seed, steps, guidance, resolution, each)
+    wish = SampleRequest("", count, seed, steps, guidance, resolution, each)
     draw_samples(words, wish, base, check_precision(precision), output)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import typer
 
-HOMES = {
+VERB_MODULES = {
     "run_verbs": ("run", "stage", "plan"),
     "ask_verbs": ("status", "explain", "graph", "lock"),
     "history_verbs": ("runs", "logs", "diff", "doctor"),
@@ -19,7 +19,7 @@ HOMES = {
     "store_verbs": ("ls", "du", "verify", "gc", "pin", "unpin"),
 }
 """File of this folder → its verbs."""
-TITLES = {
+HELP_SECTIONS = {
     "Recipes": ("new", "validate", "schema", "migrate", "lock"),
     "Runs": ("run", "stage", "plan", "status", "explain", "graph"),
     "What ran": ("runs", "logs", "diff"),
@@ -34,7 +34,7 @@ def app_for(words: Sequence[str]) -> typer.Typer:
     """The app with the verb that the words of a command line begin with; with all verbs where it is none."""
     from dbrun.cli.app import app
 
-    home = next((file for file, verbs in HOMES.items() if words and words[0] in verbs), None)
-    for file in [home] if home else HOMES:
+    home = next((file for file, verbs in VERB_MODULES.items() if words and words[0] in verbs), None)
+    for file in [home] if home else VERB_MODULES:
         import_module(f"dbrun.cli.{file}")
     return app

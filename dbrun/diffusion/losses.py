@@ -19,7 +19,7 @@ def per_sample_mse(pred: Tensor, target: Tensor, counts: Tensor | None = None) -
     """[B, …] and [B, …] -> [B]: the squared error's mean over all but the batch axis, in float32.
 
     Ho et al. 2020 (arXiv:2006.11239), eq. 14, divided by the number of elements. Weights of timesteps go between
-    this and `by_halves`. counts: as in `per_sample_mean`.
+    this and `prior_preservation_loss`. counts: as in `per_sample_mean`.
     """
     return per_sample_mean((pred.float() - target.float()).square(), counts)
 
@@ -52,7 +52,7 @@ def per_sample_mean(errors: Tensor, counts: Tensor | None) -> Tensor:
     return (errors * counts).flatten(1).sum(1) / counts.flatten(1).sum(1).clamp(min=1e-6)
 
 
-def by_halves(per_sample: Tensor, instances: int, prior_weight: float) -> Loss:
+def prior_preservation_loss(per_sample: Tensor, instances: int, prior_weight: float) -> Loss:
     """mean(instance) + prior_weight * mean(class) over per_sample [B], whose first `instances` are instance pictures.
 
     Prior preservation (Ruiz et al. 2022, arXiv:2208.12242, eq. 2). Two means are added, as diffusers does it, so

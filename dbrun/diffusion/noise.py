@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
 
-def offset(noise: Tensor, strength: float, brightness: Tensor) -> Tensor:
+def offset_noise(noise: Tensor, strength: float, brightness: Tensor) -> Tensor:
     """noise [C, h, w] + strength * brightness [C, 1, 1], normal numbers, so that the mean brightness is learnt as well.
 
     Guttenberg and CrossLabs 2023, "Diffusion with offset noise".
@@ -15,7 +15,7 @@ def offset(noise: Tensor, strength: float, brightness: Tensor) -> Tensor:
     return noise + strength * brightness
 
 
-def pyramid(noise: Tensor, discount: float, levels: int, draw: Generator) -> Tensor:
+def pyramid_noise(noise: Tensor, discount: float, levels: int, draw: Generator) -> Tensor:
     """noise [C, h, w] + sum over i of discount^i * noise at 1 / r^i of the size, divided by its standard deviation.
 
     r is drawn anew from [2, 4) for each level i = 0, 1, …; the last is one element wide or high. Whitaker 2023,

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal
 
-Prediction = Literal["epsilon", "v_prediction", "sample"]
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
 """The noise (Ho et al. 2020), the velocity (Salimans and Ho 2022), or the clean sample; diffusers' words."""

@@ -11,34 +11,34 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from dbrun.diffusion.prediction import Prediction
+from dbrun.diffusion.prediction import PredictionType
 from dbrun.errors import RecipeError
 
 
 @dataclass(frozen=True)
-class Process:
+class DiffusionProcess:
     """A variance-preserving process: q(x_t | x0) = N(sqrt(alpha_bar_t) x0, (1 - alpha_bar_t) I).
 
     Ho et al. 2020 (arXiv:2006.11239), eq. 4. alpha_bar: float64 [T] on the CPU. Every `t` is int64 [B] in [0, T).
     """
 
     alpha_bar: Tensor
-    prediction: Prediction
+    prediction: PredictionType
 
     @staticmethod
-    def from_config(config: Mapping[str, Any]) -> Process:
+    def from_config(config: Mapping[str, Any]) -> DiffusionProcess:
         """The process that a diffusers scheduler config describes. Raises RecipeError for one that is unknown."""
         prediction = config.get("prediction_type", "epsilon")
-        if prediction not in get_args(Prediction):
+        if prediction not in get_args(PredictionType):
             raise RecipeError(f"the base's scheduler says prediction_type `{prediction}`; "
-                              f"allowed are {', '.join(get_args(Prediction))}", fix="choose another base")
+                              f"allowed are {', '.join(get_args(PredictionType))}", fix="choose another base")
         alpha_bar = torch.cumprod(1.0 - _betas(config), dim=0)
         if config.get("rescale_betas_zero_snr"):
-            alpha_bar = _zero_terminal(alpha_bar)
-        return Process(alpha_bar, prediction)
+            alpha_bar = _rescale_zero_terminal_snr(alpha_bar)
+        return DiffusionProcess(alpha_bar, prediction)
 
     @property
-    def timesteps(self) -> int:
+    def num_timesteps(self) -> int:
         """T, the number of timesteps."""
         return len(self.alpha_bar)
 
@@ -87,7 +87,7 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
                       "allowed are linear, scaled_linear, squaredcos_cap_v2", fix="choose another base")
 
 
-def _zero_terminal(alpha_bar: Tensor) -> Tensor:
+def _rescale_zero_terminal_snr(alpha_bar: Tensor) -> Tensor:
     """Shift and scale sqrt(alpha_bar) so that its end is 0 (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
     root = alpha_bar.sqrt()
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2

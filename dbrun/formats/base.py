@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.adapters.adapter_io import Attached
+from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
 from dbrun.config_types import subclasses
 from dbrun.models.base import Family, Loaded
@@ -14,7 +14,7 @@ from dbrun.models.base import Family, Loaded
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dbrun.formats.peft_import import Given
+    from dbrun.adapters.import_adapter import ImportedAdapter
 
 
 class Format:
@@ -23,69 +23,70 @@ class Format:
     NAME: ClassVar[str]
     LARGE: ClassVar[bool] = False
     """Whether it is as large as the base's parts, and so written only where asked for or where nothing else fits."""
-    ASKED: ClassVar[str | None] = None
+    FILE_DESCRIPTION: ClassVar[str | None] = None
     """How to name an adapter of this format that a component is to start from; None where it can be none."""
-    CARRIES: ClassVar[str] = "adapters"
+    CONTENT: ClassVar[str] = "adapters"
     """What it carries, in words."""
 
-    def carries(self, family: Family, component: str) -> bool:
+    def supports(self, family: Family, component: str) -> bool:
         """Whether it is for this component at all; what it is not for goes out in another format."""
         return component in family.components
 
-    def refuses(self, family: Family, component: str, adapter: Adapter) -> str | None:
+    def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
         """Why it cannot carry this adapter of this component, as a clause after its name; None where it can."""
         return None
 
-    def caution(self, family: Family, component: str, adapter: Adapter) -> str | None:
+    def compatibility_warning(self, family: Family, component: str, adapter: Adapter) -> str | None:
         """Where a program that takes its files does otherwise than its library, in a sentence; None where all agree.
 
         It is written only where it is asked for, then.
         """
         return None
 
-    def unfit(self, family: Family, base: Path) -> str | None:
-        """Why it cannot carry anything of the base in this folder, as `refuses` says it; None where it can."""
+    def unsupported_base_reason(self, family: Family, base: Path) -> str | None:
+        """Why it cannot carry anything of the base in this folder, as `unsupported_reason` says it;
+        None where it can."""
         return None
 
     def usage(self, family: Family, base: str) -> str | None:
         """How to use its files, in Markdown for the model card. base: what `from_pretrained` takes, as Python."""
         return None
 
-    def found(self, place: Path) -> tuple[Path, ...] | None:
+    def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """The files of an adapter of this format that a path names; None where it names none."""
         return None
 
-    def of(self, files: tuple[Path, ...], family: Family) -> tuple[str, ...]:
+    def candidate_components(self, files: tuple[Path, ...], family: Family) -> tuple[str, ...]:
         """The components that such files can be for, as far as their places tell."""
         return tuple(family.components)
 
-    def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
+    def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """The type of the adapter that such files hold for a component, by what stands at their beginning.
 
         Raises RecipeError where they hold none for it, or are not whole.
         """
         raise NotImplementedError
 
-    def begins(self, family: Family, component: str) -> str:
-        """How the names of a component's weights begin in the last of the files that `found` gives."""
+    def weight_prefix(self, family: Family, component: str) -> str:
+        """How the names of a component's weights begin in the last of the files that `find_files` gives."""
         return ""
 
-    def laid_out(self, component: str) -> tuple[str, ...]:
-        """Where, within a folder, `read` looks for the files that `found` gives, in its order."""
+    def relative_paths(self, component: str) -> tuple[str, ...]:
+        """Where, within a folder, `read` looks for the files that `find_files` gives, in its order."""
         raise NotImplementedError
 
-    def given(self, folder: Path, family: Family, loaded: Loaded, component: str) -> Given:
+    def import_adapter(self, folder: Path, family: Family, loaded: Loaded, component: str) -> ImportedAdapter:
         """The adapter of one component in such a folder, for training to start from; loaded is spent.
 
         Raises RecipeError where it does not fit the base, or its library leaves out or changes a weight.
         """
         raise NotImplementedError
 
-    def weights(self, attached: Attached) -> Mapping[str, Tensor]:
+    def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
         """The weights, by peft's names, that the format's own library holds once it has read one component."""
         raise NotImplementedError
 
-    def arrived(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def loaded_weights(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """What of these weights, by the same names, module holds after `read`; and any other of an adapter."""
         from peft import get_peft_model_state_dict
 
@@ -93,7 +94,7 @@ class Format:
                   for name in getattr(module, "peft_config", {})]
         return {key: tensor for state in states for key, tensor in state.items()}
 
-    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
+    def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Loaded]) -> tuple[Path, ...]:
         """Write the adapters; the safetensors files written, for their provenance. Equal adapters, equal bytes.
 
@@ -101,8 +102,8 @@ class Format:
         """
         raise NotImplementedError
 
-    def updates(self, folder: Path, family: Family, loaded: Loaded,
-                components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
+    def changed_weights(self, folder: Path, family: Family, loaded: Loaded,
+                        components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
         """(component, name of a weight, what it is with the adapter in it), for each that the adapter changes.
 
         loaded is afterwards what it was, to the bit.

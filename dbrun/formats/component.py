@@ -7,30 +7,30 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.adapters.adapter_io import Attached
+from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
-from dbrun.formats.merge_weights import merge
+from dbrun.formats.merge_weights import merge_adapter
 from dbrun.models.base import Family, Loaded
-from dbrun.safetensors_header import header
+from dbrun.safetensors_header import read_header
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SAID_ELSEWHERE = ("_name_or_path", "name_or_path", "_diffusers_version", "transformers_version")
+OMITTED_SETTINGS = ("_name_or_path", "name_or_path", "_diffusers_version", "transformers_version")
 """Settings that are left out: places, and versions to the last digit; the provenance tells what counts."""
-ONE_FILE = "1000GB"
+MAX_SHARD_SIZE = "1000GB"
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
-TEXT_MODEL = "text_model."
+TEXT_MODEL_PREFIX = "text_model."
 """Before the names of a text encoder's weights in files, which transformers 5.6 dropped from the module's."""
 
 
-class Component(Format):
+class ComponentFormat(Format):
     """`component/<unet, text_encoder …>/`: a config and weights, as large as the component; an adapter is merged."""
 
     NAME: ClassVar[str] = "component"
     LARGE: ClassVar[bool] = True
-    PARTS: ClassVar[bool] = True
+    STANDALONE: ClassVar[bool] = True
     """Whether a part stands alone, so that it can be put into a base."""
 
     def usage(self, family: Family, base: str) -> str | None:
@@ -39,27 +39,27 @@ class Component(Format):
         return (f"`{self.NAME}/` holds the parts themselves, each for `from_pretrained` of its own class, such as "
                 f"`pipeline.{part}.from_pretrained(\"{self.NAME}/{part}\")`.")
 
-    def found(self, place: Path) -> tuple[Path, ...] | None:
+    def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """A folder with a config and weights that is no part of a whole pipeline."""
-        files = (place / CONFIG, *sorted(place.glob("*.safetensors"))) if self.PARTS else ()
+        files = (place / CONFIG, *sorted(place.glob("*.safetensors"))) if self.STANDALONE else ()
         whole = (place.parent / "model_index.json").is_file()
         return files if len(files) == 2 and files[0].is_file() and not whole else None
 
-    def of(self, files: tuple[Path, ...], family: Family) -> tuple[str, ...]:
+    def candidate_components(self, files: tuple[Path, ...], family: Family) -> tuple[str, ...]:
         """The component whose part has the folder's name."""
         return tuple(component for component, part in family.components.items() if part == files[0].parent.name)
 
-    def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
+    def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """The component itself, where its weights are whole."""
-        header(files[1])
+        read_header(files[1])
         return "full"
 
-    def laid_out(self, component: str) -> tuple[str, ...]:
-        """Where `updates` looks."""
+    def relative_paths(self, component: str) -> tuple[str, ...]:
+        """Where `changed_weights` looks."""
         return (f"{self.NAME}/{component}/{CONFIG}", f"{self.NAME}/{component}/{WEIGHTS}")
 
-    def updates(self, folder: Path, family: Family, loaded: Loaded,
-                components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
+    def changed_weights(self, folder: Path, family: Family, loaded: Loaded,
+                        components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
         """Every weight that is not the base's. Raises RecipeError where they are those of another architecture."""
         import torch
         from safetensors import safe_open
@@ -67,7 +67,8 @@ class Component(Format):
         for component in components:
             own = dict(family.module(loaded, component).named_parameters())
             with safe_open(folder / self.NAME / component / WEIGHTS, framework="pt") as file:
-                names = {name.removeprefix(TEXT_MODEL) if name not in own else name: name for name in file.keys()}  # noqa: SIM118
+                names = {name if name in own else name.removeprefix(TEXT_MODEL_PREFIX): name
+                         for name in file.keys()}  # noqa: SIM118
                 shapes = {name: tuple(file.get_slice(stored).get_shape()) for name, stored in names.items()}
                 if shapes != {name: tuple(parameter.shape) for name, parameter in own.items()}:
                     raise RecipeError(f"it holds another {component} than the base has",
@@ -77,25 +78,25 @@ class Component(Format):
                     if not torch.equal(new.to(own[name]), own[name]):
                         yield component, name, new
 
-    def weights(self, attached: Attached) -> Mapping[str, Tensor]:
+    def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
         """Those that learnt in place; what is merged has no names of its own."""
-        return {} if attached.adapter.by_peft else attached.state
+        return {} if attached.adapter.uses_peft else attached.state
 
-    def arrived(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def loaded_weights(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The component's weights of these names."""
         return {name: tensor for name, tensor in module.state_dict().items() if name in written}
 
-    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
+    def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Loaded]) -> tuple[Path, ...]:
         """One folder for each component, in 32 bits."""
         loaded, written = bare(), []
         for component, attached in adapters.items():
             module = family.module(loaded, component)
-            attached.onto(module)
-            merge(module)
-            home = _home(folder, family, component)
-            module.save_pretrained(home, safe_serialization=True, max_shard_size=ONE_FILE)  # type: ignore[operator]
-            without_places(home / "config.json")
+            attached.attach_to(module)
+            merge_adapter(module)
+            home = _component_folder(folder, family, component)
+            module.save_pretrained(home, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)  # type: ignore[operator]
+            strip_config_paths(home / "config.json")
             written += sorted(home.glob("*.safetensors"))
         return tuple(written)
 
@@ -103,16 +104,16 @@ class Component(Format):
         """`from_pretrained` of the component's own class."""
         for component in components:
             kind = type(family.module(loaded, component))
-            module = kind.from_pretrained(_home(folder, family, component))  # type: ignore[attr-defined]
+            module = kind.from_pretrained(_component_folder(folder, family, component))  # type: ignore[attr-defined]
             setattr(loaded.pipeline, family.components[component], module.to(loaded.device).eval())
 
 
-def _home(folder: Path, family: Family, component: str) -> Path:
+def _component_folder(folder: Path, family: Family, component: str) -> Path:
     return folder / "component" / family.components[component]
 
 
-def without_places(path: Path) -> None:
+def strip_config_paths(path: Path) -> None:
     """Rewrite a config without what only says where it was, and by which version it was written."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in config.items() if key not in SAID_ELSEWHERE}
+    kept = {key: value for key, value in config.items() if key not in OMITTED_SETTINGS}
     path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.adapters.adapter_io import Attached
+from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
-from dbrun.formats.diffusers import KOHYA
-from dbrun.formats.lycoris_apply import adapted, kind_of, scale_of, shifted, without_mid
+from dbrun.formats.diffusers import KOHYA_PREFIXES
+from dbrun.formats.lycoris_apply import apply_to_bias, apply_to_weight, layer_scale, layer_type, merge_lora_mid
 from dbrun.models.base import Family, Loaded
-from dbrun.safetensors_header import header
+from dbrun.safetensors_header import read_header
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dbrun.formats.peft_import import Given
+    from dbrun.adapters.import_adapter import ImportedAdapter
 
 FILE = "kohya.safetensors"
 PEFT_NAMES = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight",
@@ -26,37 +26,37 @@ PEFT_NAMES = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.wei
 """LyCORIS' names of one layer's tensors -> peft's; the others are the same."""
 
 
-class Kohya(Format):
+class KohyaFormat(Format):
     """LoRA with its true alpha, DoRA, LoHa and LoKr, each layer under its name with `_` for every `.`."""
 
     NAME: ClassVar[str] = "kohya"
-    ASKED: ClassVar[str | None] = "a file with kohya's names"
+    FILE_DESCRIPTION: ClassVar[str | None] = "a file with kohya's names"
 
-    def refuses(self, family: Family, component: str, adapter: Adapter) -> str | None:
+    def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
         """What LyCORIS has no names for, and bases that none of its readers knows."""
-        if not adapter.as_lycoris:
-            why = f", {adapter.no_lycoris}" if adapter.no_lycoris else ""
+        if not adapter.supports_lycoris:
+            why = f", {adapter.no_lycoris_reason}" if adapter.no_lycoris_reason else ""
             return f"which has no names for what `adapt.{component}` is: {adapter.NAME}{why}"
-        if component not in family.kohya:
+        if component not in family.kohya_prefixes:
             return f"which no other program reads for the {component} of `base.type: {family.NAME}`"
         return None
 
-    def caution(self, family: Family, component: str, adapter: Adapter) -> str | None:
+    def compatibility_warning(self, family: Family, component: str, adapter: Adapter) -> str | None:
         """What ComfyUI and A1111 compute otherwise than LyCORIS; `dbrun merge --how full` is right in all three."""
-        return adapter.elsewhere and f"{adapter.elsewhere}; `dbrun merge FILE -o OUT --how full` is for them"
+        return adapter.lycoris_caveat and f"{adapter.lycoris_caveat}; `dbrun merge FILE -o OUT --how full` is for them"
 
-    def found(self, place: Path) -> tuple[Path, ...] | None:
+    def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """A safetensors file whose names are kohya's, or a folder with one of the usual name."""
         file = place / FILE if place.is_dir() else place
         if file.suffix != ".safetensors" or not file.is_file():
             return None
-        return (file,) if any(name.startswith(KOHYA) for name in header(file).tensors) else None
+        return (file,) if any(name.startswith(KOHYA_PREFIXES) for name in read_header(file).tensors) else None
 
-    def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
+    def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """The type of the component's layers; several where they are of several."""
-        names = header(files[0]).tensors
-        begins = family.kohya.get(component, ("", "-"))[1]
-        kinds = {kind_of(frozenset(parts), layer) for layer, parts in _by_layer(names).items()
+        names = read_header(files[0]).tensors
+        begins = family.kohya_prefixes.get(component, ("", "-"))[1]
+        kinds = {layer_type(frozenset(parts), layer) for layer, parts in _group_by_layer(names).items()
                  if layer.startswith(begins)}
         if not kinds:
             shown = sorted({"_".join(name.split("_")[:2]) + "_…" for name in names})
@@ -71,29 +71,29 @@ class Kohya(Format):
                 "`Load LoRA` between checkpoint and sampler. In A1111: put it into `models/Lora/`, and write "
                 "`<lora:NAME:1>` into the prompt.")
 
-    def laid_out(self, component: str) -> tuple[str, ...]:
+    def relative_paths(self, component: str) -> tuple[str, ...]:
         """The folder itself, for all components."""
         return (FILE,)
 
-    def given(self, folder: Path, family: Family, loaded: Loaded, component: str) -> Given:
+    def import_adapter(self, folder: Path, family: Family, loaded: Loaded, component: str) -> ImportedAdapter:
         """By peft's names; a CP-decomposed LoRA with its inner kernel multiplied in, which peft does not know.
 
         Raises RecipeError where its layers are of several types, which no one adapter is, or of one that peft has not.
         """
-        from dbrun.formats.peft_import import Given
+        from dbrun.adapters.import_adapter import ImportedAdapter
 
         kinds: set[str] = set()
         state: dict[str, Tensor] = {}
         scales: dict[str, float] = {}
-        for name, layer in _layers(folder / FILE, family, loaded, component):
-            kind = kind_of(frozenset(layer), name)
+        for name, layer in _read_layers(folder / FILE, family, loaded, component):
+            kind = layer_type(frozenset(layer), name)
             kinds.add(kind)
-            scales[name] = scale_of(layer)
+            scales[name] = layer_scale(layer)
             if "dora_scale" in layer and layer["dora_scale"].shape[0] == 1:
                 raise RecipeError(f"it is a DoRA with lengths of inputs on the {component}, and peft's are of outputs",
                                   fix="use the file as it is: `dbrun sample` and ComfyUI take it")
-            state |= {f"{name}.{PEFT_NAMES.get(end, end)}": _as_peft_has_it(end, tensor)
-                      for end, tensor in without_mid(layer).items() if end != "alpha"}
+            state |= {f"{name}.{PEFT_NAMES.get(end, end)}": _to_peft_shape(end, tensor)
+                      for end, tensor in merge_lora_mid(layer).items() if end != "alpha"}
         if len(kinds) > 1:
             raise RecipeError(f"its layers on the {component} are of several types: {', '.join(sorted(kinds))}",
                               fix="use the file as it is: `dbrun sample` and ComfyUI take it")
@@ -103,33 +103,33 @@ class Kohya(Format):
             config["r"] = max(ranks)
         if config["peft_type"] == "LORA":
             config["use_dora"] = any(n.endswith("magnitude_vector") for n in state)
-        return Given(config, state, scales)
+        return ImportedAdapter(config, state, scales)
 
-    def weights(self, attached: Attached) -> Mapping[str, Tensor]:
+    def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
         """None that would still have names: its readers put them into the base's weights."""
         return {}
 
-    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
+    def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Loaded]) -> tuple[Path, ...]:
         """One file for all components."""
         from safetensors.torch import save_file
 
-        tensors = {f"{written_name(family, component, name)}.{end}": tensor.contiguous()
+        tensors = {f"{kohya_name(family, component, name)}.{end}": tensor.contiguous()
                    for component, attached in adapters.items()
-                   for name, layer in attached.adapter.lycoris(attached.modules, attached.state).items()
+                   for name, layer in attached.adapter.to_lycoris(attached.modules, attached.state).items()
                    for end, tensor in layer.items()}
         save_file(tensors, folder / FILE, metadata={"format": "pt"})
         return (folder / FILE,)
 
-    def updates(self, folder: Path, family: Family, loaded: Loaded,
-                components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
+    def changed_weights(self, folder: Path, family: Family, loaded: Loaded,
+                        components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
         """By LyCORIS' formulas. Raises RecipeError where a name has no layer, or one of another size."""
         for component in components:
             module = family.module(loaded, component)
-            for name, layer in _layers(folder / FILE, family, loaded, component):
-                own, kind = dict(module.get_submodule(name).named_parameters()), kind_of(frozenset(layer), name)
-                yield component, f"{name}.weight", adapted(own["weight"].detach().float(), layer, kind, name)
-                if (bias := shifted(own.get("bias"), layer, name)) is not None:
+            for name, layer in _read_layers(folder / FILE, family, loaded, component):
+                own, kind = dict(module.get_submodule(name).named_parameters()), layer_type(frozenset(layer), name)
+                yield component, f"{name}.weight", apply_to_weight(own["weight"].detach().float(), layer, kind, name)
+                if (bias := apply_to_bias(own.get("bias"), layer, name)) is not None:
                     yield component, f"{name}.bias", bias
 
     def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
@@ -137,17 +137,17 @@ class Kohya(Format):
         import torch
 
         with torch.no_grad():
-            for component, name, new in self.updates(folder, family, loaded, components):
+            for component, name, new in self.changed_weights(folder, family, loaded, components):
                 family.module(loaded, component).get_parameter(name).copy_(new)
 
 
-def written_name(family: Family, component: str, name: str) -> str:
+def kohya_name(family: Family, component: str, name: str) -> str:
     """A layer's name in the file, without the end that says which tensor of it is meant."""
-    begins, written = family.kohya[component]
+    begins, written = family.kohya_prefixes[component]
     return written + name.removeprefix(begins).replace(".", "_")
 
 
-def _by_layer(names: Iterable[str]) -> dict[str, list[str]]:
+def _group_by_layer(names: Iterable[str]) -> dict[str, list[str]]:
     """The ends of tensors' names by their layers: `.` stands only behind a layer's name."""
     found: dict[str, list[str]] = {}
     for name in names:
@@ -156,15 +156,16 @@ def _by_layer(names: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _layers(file: Path, family: Family, loaded: Loaded, component: str) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+def _read_layers(file: Path, family: Family, loaded: Loaded,
+                 component: str) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     """The component's layers by their names on its module. Raises RecipeError for a name that is no layer's."""
     from safetensors.torch import load_file
 
     tensors = load_file(file)
     module = family.module(loaded, component)
-    real = {written_name(family, component, name): name for name in _weighty(module)}
-    others = tuple(written for other, (_, written) in family.kohya.items() if other != component)
-    by_layer = _by_layer(tensors)
+    real = {kohya_name(family, component, name): name for name in _named_layers(module)}
+    others = tuple(written for other, (_, written) in family.kohya_prefixes.items() if other != component)
+    by_layer = _group_by_layer(tensors)
     strange = [layer for layer in by_layer if layer not in real and not layer.startswith(others)]
     if strange:
         raise RecipeError(f"{len(strange)} layers of {file.name} are none of the base's {component}, such as "
@@ -172,11 +173,11 @@ def _layers(file: Path, family: Family, loaded: Loaded, component: str) -> Itera
     for layer, ends in by_layer.items():
         if layer in real:
             parts = {end: tensors[f"{layer}.{end}"].float() for end in ends}
-            kind_of(frozenset(ends), layer)
+            layer_type(frozenset(ends), layer)
             yield real[layer], parts
 
 
-def _weighty(module: nn.Module) -> Iterator[str]:
+def _named_layers(module: nn.Module) -> Iterator[str]:
     """The names of the layers that there are names for."""
     from torch import nn
 
@@ -184,7 +185,7 @@ def _weighty(module: nn.Module) -> Iterator[str]:
     return (name for name, layer in module.named_modules() if isinstance(layer, kinds))
 
 
-def _as_peft_has_it(end: str, tensor: Tensor) -> Tensor:
+def _to_peft_shape(end: str, tensor: Tensor) -> Tensor:
     """DoRA's lengths as peft shapes them: [out] of a linear layer, [1, out, 1, 1] of a convolution."""
     if end != "dora_scale":
         return tensor

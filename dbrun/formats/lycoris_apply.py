@@ -10,45 +10,46 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dbrun.adapters.lycoris import unwound
+from dbrun.adapters.lycoris import merge_cp_kernels
 from dbrun.errors import RecipeError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Layer = Mapping[str, "Tensor"]
+LayerTensors = Mapping[str, "Tensor"]
 """One layer's tensors by the ends of their names, such as `lora_up.weight`."""
 
-ANY = frozenset({"alpha", "dora_scale"})
+COMMON_SUFFIXES = frozenset({"alpha", "dora_scale"})
 
 
-def kind_of(names: frozenset[str], layer: str) -> str:
+def layer_type(names: frozenset[str], layer: str) -> str:
     """The adapter type of a layer's names. Raises RecipeError where they are of none, or of one only in part."""
-    own = names - ANY
-    for name, kind in KINDS.items():
-        if own and kind.must <= own <= kind.must | kind.may:
+    own = names - COMMON_SUFFIXES
+    for name, kind in LAYER_TYPES.items():
+        if own and kind.required <= own <= kind.required | kind.optional:
             return name
-    strange = sorted(own - {name for kind in KINDS.values() for name in kind.must | kind.may}) or sorted(own)
-    raise RecipeError(f"`{layer}` has tensors that make no {_LIST}: {', '.join(strange) or 'only alpha'}",
+    known = {name for kind in LAYER_TYPES.values() for name in kind.required | kind.optional}
+    strange = sorted(own - known) or sorted(own)
+    raise RecipeError(f"`{layer}` has tensors that make no {_TYPE_LIST}: {', '.join(strange) or 'only alpha'}",
                       fix="name a file of one of these types that was written whole")
 
 
-def scale_of(layer: Layer) -> float:
+def layer_scale(layer: LayerTensors) -> float:
     """alpha / rank; 1 where there is no alpha, and where both factors of a LoKr are whole: their readers ignore it."""
     # where both factors of a LoKr are thin, it is the second one's rank that counts
     inner = [layer[name] for name in ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if name in layer]
     return float(layer["alpha"]) / inner[0].shape[0] if inner and "alpha" in layer else 1.0
 
 
-def adapted(weight: Tensor, layer: Layer, kind: str, name: str) -> Tensor:
+def apply_to_weight(weight: Tensor, layer: LayerTensors, kind: str, name: str) -> Tensor:
     """The weight with the update in it; with `dora_scale`, each output (or input) brought to that length.
 
     name: the layer's. Raises RecipeError where the update is of another size.
     """
-    made = KINDS[kind].update(layer).to(weight)
+    made = LAYER_TYPES[kind].update(layer).to(weight)
     if (made.shape[0], made.numel()) != (weight.shape[0], weight.numel()):
-        raise _other_size(name)
-    summed = weight + scale_of(layer) * made.reshape(weight.shape)
+        raise _size_mismatch(name)
+    summed = weight + layer_scale(layer) * made.reshape(weight.shape)
     if "dora_scale" not in layer:
         return summed
     lengths = layer["dora_scale"].to(weight)
@@ -59,21 +60,22 @@ def adapted(weight: Tensor, layer: Layer, kind: str, name: str) -> Tensor:
     return turned
 
 
-def shifted(bias: Tensor | None, layer: Layer, name: str) -> Tensor | None:
-    """The bias with what the layer adds to it; None where that is nothing. Raises RecipeError as `adapted` does."""
+def apply_to_bias(bias: Tensor | None, layer: LayerTensors, name: str) -> Tensor | None:
+    """The bias with what the layer adds to it; None where that is nothing.
+    Raises RecipeError as `apply_to_weight` does."""
     more = layer.get("diff_b", layer.get("b_norm"))
     if more is None:
         return None
     if bias is None or more.shape != bias.shape:
-        raise _other_size(name)
+        raise _size_mismatch(name)
     return bias.detach().float() + more
 
 
-def _other_size(name: str) -> RecipeError:
+def _size_mismatch(name: str) -> RecipeError:
     return RecipeError(f"`{name}` is of another size in the base", fix="name an adapter that was trained on this base")
 
 
-def without_mid(layer: Layer) -> dict[str, Tensor]:
+def merge_lora_mid(layer: LayerTensors) -> dict[str, Tensor]:
     """The layer with the inner kernel of a CP-decomposed LoRA, which peft does not know, multiplied in: exact."""
     import torch
 
@@ -84,41 +86,42 @@ def without_mid(layer: Layer) -> dict[str, Tensor]:
     return out
 
 
-def _lora(layer: Layer) -> Tensor:
-    plain = without_mid(layer)
+def _lora(layer: LayerTensors) -> Tensor:
+    plain = merge_lora_mid(layer)
     return plain["lora_up.weight"].float().flatten(1) @ plain["lora_down.weight"].float().flatten(1)
 
 
-def _loha(layer: Layer) -> Tensor:
-    plain = {name: tensor.float() for name, tensor in unwound(layer).items()}
+def _loha(layer: LayerTensors) -> Tensor:
+    plain = {name: tensor.float() for name, tensor in merge_cp_kernels(layer).items()}
     return (plain["hada_w1_a"] @ plain["hada_w1_b"]) * (plain["hada_w2_a"] @ plain["hada_w2_b"])
 
 
-def _lokr(layer: Layer) -> Tensor:
+def _lokr(layer: LayerTensors) -> Tensor:
     import torch
 
-    plain = {name: tensor.float() for name, tensor in unwound(layer).items()}
+    plain = {name: tensor.float() for name, tensor in merge_cp_kernels(layer).items()}
     one, two = (plain[f"lokr_w{i}"] if f"lokr_w{i}" in plain else
                 plain[f"lokr_w{i}_a"] @ plain[f"lokr_w{i}_b"].flatten(1) for i in "12")
     return torch.kron(one, two.flatten(1))
 
 
 @dataclass(frozen=True)
-class Kind:
-    """must, may: the names that a layer has, and can have; update: gives [out, in * kernel], without its scale."""
+class LayerType:
+    """required, optional: the names that a layer has, and can have;
+    update: gives [out, in * kernel], without its scale."""
 
-    must: frozenset[str]
-    may: frozenset[str]
-    update: Callable[[Layer], Tensor]
+    required: frozenset[str]
+    optional: frozenset[str]
+    update: Callable[[LayerTensors], Tensor]
 
 
-KINDS: Mapping[str, Kind] = {
-    "lora": Kind(frozenset({"lora_up.weight", "lora_down.weight"}), frozenset({"lora_mid.weight"}), _lora),
-    "loha": Kind(frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}), frozenset({"hada_t1", "hada_t2"}),
-                 _loha),
-    "lokr": Kind(frozenset(), frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
-                                         "lokr_t2"}), _lokr),
-    "full": Kind(frozenset({"diff"}), frozenset({"diff_b"}), lambda layer: layer["diff"]),
-    "norm": Kind(frozenset({"w_norm"}), frozenset({"b_norm"}), lambda layer: layer["w_norm"])}
+LAYER_TYPES: Mapping[str, LayerType] = {
+    "lora": LayerType(frozenset({"lora_up.weight", "lora_down.weight"}), frozenset({"lora_mid.weight"}), _lora),
+    "loha": LayerType(frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),
+                      frozenset({"hada_t1", "hada_t2"}), _loha),
+    "lokr": LayerType(frozenset(), frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
+                                              "lokr_t2"}), _lokr),
+    "full": LayerType(frozenset({"diff"}), frozenset({"diff_b"}), lambda layer: layer["diff"]),
+    "norm": LayerType(frozenset({"w_norm"}), frozenset({"b_norm"}), lambda layer: layer["w_norm"])}
 """The types by LyCORIS' words; the last two are differences of the weights themselves, and of norms'."""
-_LIST = "LoRA, LoHa, LoKr or difference of weights"
+_TYPE_LIST = "LoRA, LoHa, LoKr or difference of weights"

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from dbrun.formats.base import Format
 
 
-def merge(module: nn.Module) -> None:
+def merge_adapter(module: nn.Module) -> None:
     """Put an adapter into the weights that it stands beside, and take it away."""
-    for _, layer in _wrapped(module):
+    for _, layer in _peft_layers(module):
         layer.merge()
-    strip(module)
+    remove_adapter(module)
 
 
-def strip(module: nn.Module) -> None:
+def remove_adapter(module: nn.Module) -> None:
     """Take an adapter of peft's away from module; the layers beneath stay as they are."""
-    for name, layer in _wrapped(module):
+    for name, layer in _peft_layers(module):
         above, _, last = name.rpartition(".")
         setattr(module.get_submodule(above), last, layer.get_base_layer())
     for mark in ("peft_config", "_hf_peft_config_loaded"):
@@ -34,7 +34,7 @@ def strip(module: nn.Module) -> None:
 
 def merged_weights(form: Format, folder: Path, family: Family, loaded: Loaded,
                    components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
-    """As `Format.updates`: read by the format's library, merged layer by layer, and taken away again."""
+    """As `Format.changed_weights`: read by the format's library, merged layer by layer, and taken away again."""
     import torch
 
     try:
@@ -42,7 +42,7 @@ def merged_weights(form: Format, folder: Path, family: Family, loaded: Loaded,
             warnings.simplefilter("ignore")
             form.read(folder, family, loaded, components)
         for component in components:
-            for name, layer in _wrapped(family.module(loaded, component)):
+            for name, layer in _peft_layers(family.module(loaded, component)):
                 weight = layer.get_base_layer().weight
                 with torch.no_grad():
                     kept = weight.detach().clone()
@@ -52,10 +52,10 @@ def merged_weights(form: Format, folder: Path, family: Family, loaded: Loaded,
                 yield component, f"{name}.weight", new
     finally:
         for component in family.components:
-            strip(family.module(loaded, component))
+            remove_adapter(family.module(loaded, component))
 
 
-def _wrapped(module: nn.Module) -> list[tuple[str, Any]]:
+def _peft_layers(module: nn.Module) -> list[tuple[str, Any]]:
     """The layers that peft has put something beside, by name."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -6,48 +6,49 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dbrun.adapters.adapter_io import Attached
+from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
 from dbrun.formats.base import formats
 from dbrun.models.base import Family
-from dbrun.models.configs import UNKNOWN as UNKNOWN_LICENCE
-from dbrun.safetensors_header import trigger
+from dbrun.models.configs import UNKNOWN_LICENCE
+from dbrun.safetensors_header import trigger_words
 
-UNKNOWN = "path/to/the/base"
+BASE_PLACEHOLDER = "path/to/the/base"
 """Where a base of files stands on the reader's machine."""
-SHOWN = 6
+MAX_GALLERY_PICTURES = 6
 """Pictures in the Hub's gallery."""
 
 
-def cautions(family: Family, names: Sequence[str], adapters: Mapping[str, Attached]) -> tuple[str, ...]:
+def compatibility_warnings(family: Family, names: Sequence[str],
+                           adapters: Mapping[str, ComponentAdapter]) -> tuple[str, ...]:
     """Where programs do otherwise than a format's own library, a sentence each that begins with the format's name."""
     found = [f"{name}: {why}" for name in names for component, attached in adapters.items()
              if isinstance(attached.adapter, Adapter)
-             and (why := formats()[name].caution(family, component, attached.adapter))]
+             and (why := formats()[name].compatibility_warning(family, component, attached.adapter))]
     return tuple(dict.fromkeys(found))
 
 
-def card(document: Mapping[str, Any], family: Family, names: Sequence[str], prompts: Sequence[str],
-         cautions: Sequence[str] = ()) -> str:
+def render_card(document: Mapping[str, Any], family: Family, names: Sequence[str], prompts: Sequence[str],
+                cautions: Sequence[str] = ()) -> str:
     """README.md of an export, front matter included; equal documents give equal text.
 
     names: the formats written; prompts: of the sample pictures, in their order; cautions: what to know of the formats.
     """
-    repo, commit = _hub(document)
-    parts = [_front(document, repo, names, prompts), f"# {_title(document)}", _what(document, repo, commit),
-             "![The base above, what it has learnt below](before_after.png)", _prompts(prompts), "## How to use it",
-             *_usage(family, names, repo or UNKNOWN, commit), *cautions, _provenance(document)]
+    repo, commit = _hub_source(document)
+    parts = [_front_matter(document, repo, names, prompts), f"# {_title(document)}", _summary(document, repo, commit),
+             "![The base above, what it has learnt below](before_after.png)", _prompt_list(prompts), "## How to use it",
+             *_usage(family, names, repo or BASE_PLACEHOLDER, commit), *cautions, _provenance(document)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _hub(document: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def _hub_source(document: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """The base's repository and commit, where it is of the Hub."""
     kind, _, rest = str(document["recipe"]["base"]["identity"]).partition(":")
     repo, _, commit = rest.partition("@")
     return (repo, commit) if kind == "hub" else (None, None)
 
 
-def _front(document: Mapping[str, Any], repo: str | None, names: Sequence[str], prompts: Sequence[str]) -> str:
+def _front_matter(document: Mapping[str, Any], repo: str | None, names: Sequence[str], prompts: Sequence[str]) -> str:
     """The YAML that the Hub reads; JSON is YAML, so every value is written as JSON."""
     whole = [formats()[name].LARGE for name in names]
     matter: dict[str, object] = {"library_name": "diffusers", "pipeline_tag": "text-to-image",
@@ -60,7 +61,7 @@ def _front(document: Mapping[str, Any], repo: str | None, names: Sequence[str], 
     if isinstance(document["instance_prompt"], str):
         matter["instance_prompt"] = document["instance_prompt"]
     matter["widget"] = [{"text": prompt, "output": {"url": f"samples/adapted/{i:02d}.png"}}
-                        for i, prompt in enumerate(prompts[:SHOWN])]
+                        for i, prompt in enumerate(prompts[:MAX_GALLERY_PICTURES])]
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in matter.items()]
     return "\n".join(["---", *lines, "---"])
 
@@ -70,24 +71,24 @@ def _title(document: Mapping[str, Any]) -> str:
     return said if isinstance(said, str) else ", ".join(said or ()) or "An adapter"
 
 
-def _what(document: Mapping[str, Any], repo: str | None, commit: str | None) -> str:
+def _summary(document: Mapping[str, Any], repo: str | None, commit: str | None) -> str:
     recipe = document["recipe"]
-    adapters = "; ".join(f"{component}: {_kind(one)}" for component, one in recipe["adapt"].items() if one)
+    adapters = "; ".join(f"{component}: {_adapter_summary(one)}" for component, one in recipe["adapt"].items() if one)
     of = f"[{repo}](https://huggingface.co/{repo}) at `{commit}`" if repo else f"`{recipe['base']['identity']}`"
     lines = [f"- Base: {of}, of type `{recipe['base']['type']}`",
              f"- Licence of the base: {document.get('licence') or UNKNOWN_LICENCE}",
              f"- What learnt: {adapters}; {recipe['train']['steps']} steps at {recipe['images']['resolution']} pixels"]
-    if word := trigger(recipe):
+    if word := trigger_words(recipe):
         lines.insert(0, f"- Trigger: `{word}`")
     return "\n".join(lines)
 
 
-def _kind(adapter: Mapping[str, Any]) -> str:
+def _adapter_summary(adapter: Mapping[str, Any]) -> str:
     numbers = [f"{key} {adapter[key]}" for key in ("rank", "alpha", "block_size", "token") if adapter.get(key)]
     return " ".join([str(adapter["type"]), *numbers])
 
 
-def _prompts(prompts: Sequence[str]) -> str:
+def _prompt_list(prompts: Sequence[str]) -> str:
     return "Drawn with the prompts\n\n" + "\n".join(f"- `{prompt}`" for prompt in dict.fromkeys(prompts))
 
 

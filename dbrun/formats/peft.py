@@ -8,58 +8,59 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.adapters.adapter_io import Attached
+from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.models.base import Family, Loaded
-from dbrun.safetensors_header import header
+from dbrun.safetensors_header import read_header
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor
 
-    from dbrun.formats.peft_import import Given
+    from dbrun.adapters.import_adapter import ImportedAdapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-SAID = ("peft_type", "r", "lora_alpha", "alpha", "oft_block_size", "target_modules", "base_model_name_or_path")
+ALWAYS_WRITTEN = ("peft_type", "r", "lora_alpha", "alpha", "oft_block_size", "target_modules",
+                  "base_model_name_or_path")
 """Settings that are written even where they are peft's defaults."""
 
 
-class Peft(Format):
+class PeftFormat(Format):
     """`peft/<component>/adapter_config.json` and `adapter_model.safetensors`."""
 
     NAME: ClassVar[str] = "peft"
-    ASKED: ClassVar[str | None] = f"a PEFT folder ({CONFIG} and {WEIGHTS})"
+    FILE_DESCRIPTION: ClassVar[str | None] = f"a PEFT folder ({CONFIG} and {WEIGHTS})"
 
-    def refuses(self, family: Family, component: str, adapter: Adapter) -> str | None:
+    def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
         """Only what peft does not put on."""
-        if not adapter.by_peft:
+        if not adapter.uses_peft:
             return f"which carries adapters, and `adapt.{component}` is of type {adapter.NAME}"
         return None
 
-    def found(self, place: Path) -> tuple[Path, ...] | None:
+    def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """A folder with a config in it."""
         return (place / CONFIG, place / WEIGHTS) if (place / CONFIG).is_file() else None
 
-    def of(self, files: tuple[Path, ...], family: Family) -> tuple[str, ...]:
+    def candidate_components(self, files: tuple[Path, ...], family: Family) -> tuple[str, ...]:
         """One: a config does not say which component it is of, but its folder's name does; else the first."""
         folder = files[0].parent.name
         return (folder,) if folder in family.components else tuple(family.components)[:1]
 
-    def holds(self, files: tuple[Path, ...], family: Family, component: str) -> str:
+    def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """The config's `peft_type`; whichever component it was made for, it fits where its layers are."""
         config, weights = files
         try:
             found = str(json.loads(config.read_bytes())["peft_type"]).lower()
         except (ValueError, KeyError, TypeError) as error:
             raise RecipeError(f"{config} names no `peft_type`, so it is no adapter's config",
-                              fix=f"name {self.ASKED}") from error
+                              fix=f"name {self.FILE_DESCRIPTION}") from error
         if not weights.is_file():
             raise RecipeError(f"{config.parent} holds no {WEIGHTS}; pickled weights are never read",
                               fix="save the adapter again with `save_pretrained(…, safe_serialization=True)`")
-        header(weights)
+        read_header(weights)
         return found
 
     def usage(self, family: Family, base: str) -> str | None:
@@ -69,21 +70,21 @@ class Peft(Format):
                 f"```python\nfrom peft import PeftModel\n\n"
                 f'pipeline.{part} = PeftModel.from_pretrained(pipeline.{part}, "{self.NAME}/denoiser")\n```')
 
-    def laid_out(self, component: str) -> tuple[str, ...]:
+    def relative_paths(self, component: str) -> tuple[str, ...]:
         """A folder of the component's name."""
         return tuple(f"{self.NAME}/{component}/{name}" for name in (CONFIG, WEIGHTS))
 
-    def given(self, folder: Path, family: Family, loaded: Loaded, component: str) -> Given:
+    def import_adapter(self, folder: Path, family: Family, loaded: Loaded, component: str) -> ImportedAdapter:
         """As `PeftModel` holds it."""
-        from dbrun.formats.peft_import import through_peft
+        from dbrun.formats.peft_import import import_through_peft
 
-        return through_peft(self, folder, "", family, loaded, component)
+        return import_through_peft(self, folder, "", family, loaded, component)
 
-    def weights(self, attached: Attached) -> Mapping[str, Tensor]:
+    def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
         """The adapter's own, on an untouched base."""
-        return attached.adapter.exported(attached.modules, attached.state)[1]
+        return attached.adapter.to_peft(attached.modules, attached.state)[1]
 
-    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
+    def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Loaded]) -> tuple[Path, ...]:
         """One folder for each component."""
         from safetensors.torch import save_file
@@ -92,8 +93,8 @@ class Peft(Format):
         for component, attached in adapters.items():
             home = folder / "peft" / component
             home.mkdir(parents=True)
-            config, state = attached.adapter.exported(attached.modules, attached.state)
-            text = json.dumps(settings(config), indent=2, sort_keys=True) + "\n"
+            config, state = attached.adapter.to_peft(attached.modules, attached.state)
+            text = json.dumps(config_as_json(config), indent=2, sort_keys=True) + "\n"
             (home / CONFIG).write_text(text, encoding="utf-8")
             tensors = {PREFIX + name: tensor for name, tensor in state.items()}
             save_file(tensors, home / WEIGHTS, metadata={"format": "pt"})
@@ -112,7 +113,7 @@ class Peft(Format):
                                           torch_device=str(loaded.device))
 
 
-def settings(config: PeftConfig) -> dict[str, object]:
+def config_as_json(config: PeftConfig) -> dict[str, object]:
     """The config as JSON data without what is peft's default, so that an older peft knows every word in it.
 
     No path, no exact version, sets in order: equal adapters give equal bytes on every machine.
@@ -120,6 +121,6 @@ def settings(config: PeftConfig) -> dict[str, object]:
     usual = type(config)().to_dict()
     own = {**config.to_dict(), "inference_mode": True, "base_model_name_or_path": None}
     kept = {key: value for key, value in own.items()
-            if key != "peft_version" and (key in SAID or value != usual.get(key))}
+            if key != "peft_version" and (key in ALWAYS_WRITTEN or value != usual.get(key))}
     return {key: sorted(value) if isinstance(value, (set, list)) else getattr(value, "value", value)
             for key, value in kept.items()}

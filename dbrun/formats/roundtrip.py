@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dbrun.adapters.adapter_io import Attached
+from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.errors import StageFailed
 from dbrun.formats.base import Format
 from dbrun.models.base import Family, Loaded
@@ -15,11 +15,11 @@ from dbrun.models.base import Family, Loaded
 if TYPE_CHECKING:
     from torch import Tensor
 
-OF_EFFECT, OF_SCALE = 1e-3, 1e-5
+EFFECT_TOLERANCE, OUTPUT_TOLERANCE = 1e-3, 1e-5
 """Tolerance: a share of what the adapter changes, and a share of the prediction's own size for rounding."""
 
 
-def nearness(difference: float) -> str:
+def describe_difference(difference: float) -> str:
     """The largest difference of two predictions, in words."""
     return f"predictions differ by at most {difference:.1e}" if difference else "predictions are the same"
 
@@ -31,42 +31,42 @@ class Probe:
     prompt: str
     side: int
 
-    def ask(self, family: Family, loaded: Loaded) -> Tensor:
+    def predict(self, family: Family, loaded: Loaded) -> Tensor:
         """The prediction [3, C, h, w], float32 on the CPU; the prompt goes through the text encoder as it is."""
         import torch
 
         from dbrun.training.device import generator
 
         draw = generator(0, "probe")
-        with torch.inference_mode(), _exact():
+        with torch.inference_mode(), _full_precision():
             pixels = torch.rand(3, 3, self.side, self.side, generator=draw) * 2 - 1
             stored = family.encode_images(loaded, pixels).cpu()
-            x0, hints = family.draw(loaded, stored, lambda _, shape: torch.zeros(len(stored), *shape),
+            x0, extra_conditions = family.sample_x0(loaded, stored, lambda _, shape: torch.zeros(len(stored), *shape),
                                    family.class_labels[0])
-            process = family.process(loaded)
-            t = torch.tensor([process.timesteps * k // 4 for k in (1, 2, 3)])
+            process = family.diffusion_process(loaded)
+            t = torch.tensor([process.num_timesteps * k // 4 for k in (1, 2, 3)])
             x_t = process.add_noise(x0, torch.randn(x0.shape, generator=draw), t)
-            condition = family.collate(family.encode_prompts(loaded, [self.prompt]) * 3)
-            return family.predict(loaded, x_t, t, {**condition, **hints}).float().cpu()
+            condition = family.collate_conditions(family.encode_prompts(loaded, [self.prompt]) * 3)
+            return family.predict(loaded, x_t, t, {**condition, **extra_conditions}).float().cpu()
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What an adapter did in training. base, trained: the probe's answers without and with it."""
+class ReferencePredictions:
+    """What an adapter did in training. base_prediction, trained_prediction: the probe's answers without and with it."""
 
-    base: Tensor
-    trained: Tensor
-    adapters: Mapping[str, Attached]
+    base_prediction: Tensor
+    trained_prediction: Tensor
+    adapters: Mapping[str, ComponentAdapter]
 
     @property
     def effect(self) -> float:
         """The largest change that the adapter makes to the prediction."""
-        return float((self.trained - self.base).abs().max())
+        return float((self.trained_prediction - self.base_prediction).abs().max())
 
     @property
-    def allowed(self) -> float:
+    def tolerance(self) -> float:
         """The largest difference at which a reloaded adapter is still the same."""
-        return OF_EFFECT * self.effect + OF_SCALE * float(self.trained.abs().max())
+        return EFFECT_TOLERANCE * self.effect + OUTPUT_TOLERANCE * float(self.trained_prediction.abs().max())
 
     def compare(self, answer: Tensor, family: Family, loaded: Loaded, form: Format,
                 components: Iterable[str] | None = None) -> float:
@@ -76,28 +76,28 @@ class Expected:
         """
         name = form.NAME
         for component in self.adapters if components is None else components:
-            written = form.weights(self.adapters[component])
-            arrived = form.arrived(family.module(loaded, component), written)
+            written = form.expected_weights(self.adapters[component])
+            arrived = form.loaded_weights(family.module(loaded, component), written)
             if lost := [key for key in sorted(written.keys() | arrived.keys())
-                        if not _same(arrived.get(key), written.get(key))]:
+                        if not _are_equal(arrived.get(key), written.get(key))]:
                 raise StageFailed(f"{name}: its library ignored or changed {len(lost)} weights of {component}, "
                                   f"such as {lost[0]}", fix="leave this format out of `export`")
-        difference = float((answer - self.trained).abs().max())
-        if not difference <= self.allowed:
+        difference = float((answer - self.trained_prediction).abs().max())
+        if not difference <= self.tolerance:
             raise StageFailed(f"{name}: read back, the adapter's prediction differs by {difference:.2g}; allowed is "
-                              f"{self.allowed:.2g}, and the adapter itself changes it by {self.effect:.2g}",
+                              f"{self.tolerance:.2g}, and the adapter itself changes it by {self.effect:.2g}",
                               fix="leave this format out of `export`")
         return difference
 
 
-def _same(arrived: Tensor | None, written: Tensor | None) -> bool:
+def _are_equal(arrived: Tensor | None, written: Tensor | None) -> bool:
     import torch
 
     return arrived is not None and written is not None and torch.equal(arrived.detach().float().cpu(), written.float())
 
 
 @contextmanager
-def _exact() -> Iterator[None]:
+def _full_precision() -> Iterator[None]:
     """Convolutions in full 32 bits, so that the tolerance means the same on every device."""
     import torch
 

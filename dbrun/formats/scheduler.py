@@ -13,7 +13,7 @@ FOLDER = "scheduler"
 
 def write_scheduler(folder: Path, family: Family, loaded: Loaded, changes: Mapping[str, object]) -> Path:
     """Write `scheduler/scheduler_config.json`: the family's sampler with these changes, as any pipeline loads it."""
-    sampler = family.sampler(family.rescheduled(loaded, changes))
+    sampler = family.sampling_scheduler(family.with_scheduler_changes(loaded, changes))
     config = json.loads(sampler.to_json_string())
     # an exact version would make equal runs differ
     config.pop("_diffusers_version", None)

@@ -6,45 +6,45 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from dbrun.adapters.adapter_io import Attached
+from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
 from dbrun.errors import StageFailed
-from dbrun.formats.component import Component
-from dbrun.formats.merged import put, with_all
+from dbrun.formats.component import ComponentFormat
+from dbrun.formats.merged import merge_all, replace_components
 from dbrun.models.base import Family, Loaded
 
 FILE = "single_file.safetensors"
 
 
-class SingleFile(Component):
+class SingleFileFormat(ComponentFormat):
     """`single_file.safetensors`: denoiser, autoencoder and text encoder, in 32 bits, as large as the base."""
 
     NAME: ClassVar[str] = "single_file"
-    CARRIES: ClassVar[str] = "a whole pipeline"
-    PARTS: ClassVar[bool] = False
+    CONTENT: ClassVar[str] = "a whole pipeline"
+    STANDALONE: ClassVar[bool] = False
 
-    def refuses(self, family: Family, component: str, adapter: Adapter) -> str | None:
+    def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
         """Families without such a layout."""
-        return family.no_single_file(None)
+        return family.single_file_obstacle(None)
 
     def usage(self, family: Family, base: str) -> str | None:
         """Where ComfyUI and A1111 look."""
         return (f"`{FILE}` is a whole checkpoint: in ComfyUI it goes into `models/checkpoints/`, in A1111 into "
                 "`models/Stable-diffusion/`.")
 
-    def unfit(self, family: Family, base: Path) -> str | None:
+    def unsupported_base_reason(self, family: Family, base: Path) -> str | None:
         """Bases of the family without such a layout."""
-        return family.no_single_file(base)
+        return family.single_file_obstacle(base)
 
-    def write(self, folder: Path, family: Family, adapters: Mapping[str, Attached],
+    def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Loaded]) -> tuple[Path, ...]:
         """One file. Raises StageFailed where a base that was fetched after planning has no such layout."""
         from safetensors.torch import save_file
 
         loaded = bare()
-        if why := self.unfit(family, Path(loaded.pipeline.config["_name_or_path"])):
+        if why := self.unsupported_base_reason(family, Path(loaded.pipeline.config["_name_or_path"])):
             raise StageFailed(f"found '{self.NAME}', {why}", fix="leave this format out of `export`")
-        tensors = family.single_file(with_all(family, adapters, loaded))
+        tensors = family.single_file_state_dict(merge_all(family, adapters, loaded))
         save_file(dict(tensors), folder / FILE, metadata={"format": "pt"})
         return (folder / FILE,)
 
@@ -61,11 +61,12 @@ class SingleFile(Component):
                                             local_files_only=True, torch_dtype=loaded.dtype,
                                             **dict.fromkeys(n for n, p in base.components.items() if p is None))
         # its scheduler is not in the file
-        put({name: part for name, part in taken.components.items() if isinstance(part, torch.nn.Module)}, loaded)
+        replace_components({name: part for name, part in taken.components.items() if isinstance(part, torch.nn.Module)},
+                           loaded)
         for part in loaded.pipeline.components.values():
             if isinstance(part, torch.nn.Module):
                 part.to(loaded.device).requires_grad_(False).eval()
-        held, written = family.single_file(loaded), load_file(folder / FILE)
+        held, written = family.single_file_state_dict(loaded), load_file(folder / FILE)
         if lost := [name for name in sorted(held.keys() | written.keys())
                     if name not in held or name not in written or not torch.equal(held[name], written[name])]:
             raise StageFailed(f"single_file: `from_single_file` ignored or changed {len(lost)} tensors, such as "

@@ -6,17 +6,17 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from dbrun.safetensors_header import KEY, header
+from dbrun.safetensors_header import METADATA_KEY, read_header
 
 
-def stamp(path: Path, document: Mapping[str, object]) -> None:
+def write_provenance(path: Path, document: Mapping[str, object]) -> None:
     """Write the document into a safetensors file's header metadata, under `dbrun`; the tensors stay as they are.
 
     The metadata is sorted, which safetensors' own writer does not promise: equal documents give equal bytes.
     """
-    found = header(path)
-    data = path.read_bytes()[found.start:]
-    metadata = {**found.metadata, KEY: json.dumps(document, sort_keys=True, ensure_ascii=True)}
+    found = read_header(path)
+    data = path.read_bytes()[found.data_start:]
+    metadata = {**found.metadata, METADATA_KEY: json.dumps(document, sort_keys=True, ensure_ascii=True)}
     whole = {"__metadata__": dict(sorted(metadata.items())), **found.tensors}
     text = json.dumps(whole, separators=(",", ":"), ensure_ascii=True).encode()
     text += b" " * (-len(text) % 8)

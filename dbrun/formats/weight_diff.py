@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import RecipeError
-from dbrun.formats.kohya import FILE, written_name
+from dbrun.formats.kohya import FILE, kohya_name
 from dbrun.models.base import Family, Loaded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-LAYER, NORM = {"weight": "diff", "bias": "diff_b"}, {"weight": "w_norm", "bias": "b_norm"}
+LAYER_SUFFIXES, NORM_SUFFIXES = {"weight": "diff", "bias": "diff_b"}, {"weight": "w_norm", "bias": "b_norm"}
 """A parameter's name in its module -> the end of its name in the file."""
 
 
-def write_difference(folder: Path, family: Family, loaded: Loaded,
-                     differences: Mapping[tuple[str, str], Tensor]) -> tuple[Path, ...]:
+def write_weight_diff(folder: Path, family: Family, loaded: Loaded,
+                      differences: Mapping[tuple[str, str], Tensor]) -> tuple[Path, ...]:
     """Write `kohya.safetensors`. differences: (component, name of a weight) -> what is added to it, float32.
 
     Raises RecipeError for a weight that has no name there.
@@ -33,11 +33,11 @@ def write_difference(folder: Path, family: Family, loaded: Loaded,
     for (component, name), change in sorted(differences.items()):
         layer, _, part = name.rpartition(".")
         module = family.module(loaded, component).get_submodule(layer)
-        ends = _ends(family, component, module)
-        if component not in family.kohya or part not in ends:
+        ends = _suffixes(family, component, module)
+        if component not in family.kohya_prefixes or part not in ends:
             raise RecipeError(f"`{name}` of the {component} changes, and other programs have no name for it",
                               fix="export the whole: `export: [merged, single_file]` in the recipe that trained it")
-        file_name = written_name(family, component, layer)
+        file_name = kohya_name(family, component, layer)
         tensors[f"{file_name}.{ends[part]}"] = change.contiguous()
         # a layer is known by its weight's difference
         tensors.setdefault(f"{file_name}.{ends['weight']}", change.new_zeros(module.weight.shape))  # type: ignore[arg-type]
@@ -45,11 +45,11 @@ def write_difference(folder: Path, family: Family, loaded: Loaded,
     return (folder / FILE,)
 
 
-def _ends(family: Family, component: str, module: nn.Module) -> Mapping[str, str]:
+def _suffixes(family: Family, component: str, module: nn.Module) -> Mapping[str, str]:
     """The norms of text encoders have no names: ComfyUI's list of their layers leaves them out."""
     from torch import nn
 
     if isinstance(module, (nn.Linear, nn.Conv2d)):
-        return LAYER
+        return LAYER_SUFFIXES
     denoiser = component == next(iter(family.components))
-    return NORM if denoiser and isinstance(module, (nn.GroupNorm, nn.LayerNorm)) else {}
+    return NORM_SUFFIXES if denoiser and isinstance(module, (nn.GroupNorm, nn.LayerNorm)) else {}

@@ -6,29 +6,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from dbrun.errors import RecipeError
-from dbrun.images.pixels import square
-from dbrun.images.validation import AWAY
+from dbrun.images.pixels import read_square
+from dbrun.images.validation import REMOVE_FIX
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FLAT = 6
+MIN_CONTRAST = 6
 """Grey levels (of 255) that the darkest and brightest pixel of a real picture differ by at least."""
-DARK = 16
+MIN_BRIGHTNESS = 16
 """A picture whose brightest pixel is darker than this is black."""
-SIDE = 64
+CHECK_SIDE = 64
 """Pixels of the square on which a file is judged: what training cuts from it, only smaller."""
 
 
-def refusal(picture: Image) -> str:
+def blank_reason(picture: Image) -> str:
     """Why a picture is no class image: "black", "of one colour", or "" for a good one."""
     channels = cast(tuple[tuple[int, int], ...], picture.convert("RGB").getextrema())
-    if max(high for _, high in channels) < DARK:
+    if max(high for _, high in channels) < MIN_BRIGHTNESS:
         return "black"
-    return "of one colour" if all(high - low < FLAT for low, high in channels) else ""
+    return "of one colour" if all(high - low < MIN_CONTRAST for low, high in channels) else ""
 
 
-def check_shows_something(path: Path, background: str) -> None:
+def check_not_blank(path: Path, background: str) -> None:
     """Raise RecipeError for a file whose square, over background (`#rrggbb`), is black or of one colour."""
-    if why := refusal(square(path.read_bytes(), SIDE, background, path.name)):
-        raise RecipeError(f"{path}: the picture is {why}", fix=AWAY)
+    if why := blank_reason(read_square(path.read_bytes(), CHECK_SIDE, background, path.name)):
+        raise RecipeError(f"{path}: the picture is {why}", fix=REMOVE_FIX)

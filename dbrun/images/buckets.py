@@ -6,39 +6,40 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from dbrun.seeds import derive
+from dbrun.seeds import derive_seed
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Frame:
-    """How a picture is cut: resized to `scaled`, of which `size` is shown from (left, top) on; mirrored at last."""
+class CropBox:
+    """How a picture is cut: resized to `resized_size`, of which `size` is shown from (left, top) on;
+    mirrored at last."""
 
-    scaled: Size
+    resized_size: Size
     left: int
     top: int
     size: Size
     mirrored: bool = False
 
-    def region(self, whole: Size) -> tuple[float, float, float, float]:
+    def source_box(self, whole: Size) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of what is shown, in the pixels of the picture as it was: of size `whole`."""
-        across, down = whole[0] / self.scaled[0], whole[1] / self.scaled[1]
+        across, down = whole[0] / self.resized_size[0], whole[1] / self.resized_size[1]
         right, bottom = self.left + self.size[0], self.top + self.size[1]
         return self.left * across, self.top * down, right * across, bottom * down
 
     @property
-    def lost(self) -> float:
+    def cropped_share(self) -> float:
         """The share of the picture that is cut off, 0 to 1."""
-        return 1.0 - math.prod(self.size) / math.prod(self.scaled)
+        return 1.0 - math.prod(self.size) / math.prod(self.resized_size)
 
-    def enlargement(self, whole: Size) -> float:
+    def upscale_factor(self, whole: Size) -> float:
         """How many times wider a picture of this size becomes."""
-        return self.scaled[0] / whole[0]
+        return self.resized_size[0] / whole[0]
 
 
 @dataclass(frozen=True)
-class Cutting:
+class CropSettings:
     """How pictures are cut. shapes: those they may have; crops: how many by chance, 0 for the middle alone.
 
     seed: where the chance comes from; flip: whether each is shown mirrored, too.
@@ -49,20 +50,20 @@ class Cutting:
     flip: bool = False
     seed: int = 0
 
-    def frames(self, digest: str, size: Size) -> tuple[Frame, ...]:
+    def crop_boxes(self, digest: str, size: Size) -> tuple[CropBox, ...]:
         """The different ways in which the picture of this content and size is shown; all of one shape."""
-        middle = centred(size, nearest(size, self.shapes))
-        chosen = [_moved(middle, derive(self.seed, "crop", digest, number)) for number in range(self.crops)]
+        middle = center_crop(size, nearest_shape(size, self.shapes))
+        chosen = [_random_crop(middle, derive_seed(self.seed, "crop", digest, number)) for number in range(self.crops)]
         cut = list(dict.fromkeys(chosen or [middle]))
         return tuple(cut + [replace(frame, mirrored=True) for frame in cut] if self.flip else cut)
 
 
-def square(side: int) -> tuple[Size, ...]:
+def square_shape(side: int) -> tuple[Size, ...]:
     """The one shape where there are no buckets."""
     return ((side, side),)
 
 
-def buckets(side: int, step: int, shortest: int, longest: int) -> tuple[Size, ...]:
+def bucket_shapes(side: int, step: int, shortest: int, longest: int) -> tuple[Size, ...]:
     """The shapes of at most side² pixels whose sides are multiples of step, from shortest to longest.
 
     The square is one of them. As kohya-ss/sd-scripts (`make_bucket_resolutions`) makes them.
@@ -75,26 +76,26 @@ def buckets(side: int, step: int, shortest: int, longest: int) -> tuple[Size, ..
     return tuple(sorted(found))
 
 
-def nearest(size: Size, shapes: Sequence[Size]) -> Size:
+def nearest_shape(size: Size, shapes: Sequence[Size]) -> Size:
     """The shape whose sides' ratio is nearest to that of size; of two equally near, the larger."""
     def distance(shape: Size) -> tuple[float, int]:
         return round(abs(math.log(size[0] * shape[1] / (size[1] * shape[0]))), 9), -math.prod(shape)
     return min(shapes, key=distance)
 
 
-def centred(size: Size, shape: Size) -> Frame:
+def center_crop(size: Size, shape: Size) -> CropBox:
     """The largest part of that shape from the middle of a picture of this size."""
     scale = max(shape[0] / size[0], shape[1] / size[1])
     scaled = max(shape[0], round(size[0] * scale)), max(shape[1], round(size[1] * scale))
-    return Frame(scaled, (scaled[0] - shape[0]) // 2, (scaled[1] - shape[1]) // 2, shape)
+    return CropBox(scaled, (scaled[0] - shape[0]) // 2, (scaled[1] - shape[1]) // 2, shape)
 
 
-def per_epoch(shown: Iterable[int], batch_size: int) -> int:
+def batches_per_epoch(shown: Iterable[int], batch_size: int) -> int:
     """Micro-batches of an epoch that shows this many pictures of each of several shapes."""
     return sum(-(-count // batch_size) for count in shown)
 
 
-def _moved(frame: Frame, chance: int) -> Frame:
+def _random_crop(frame: CropBox, chance: int) -> CropBox:
     """The frame somewhere else on the picture. chance: 63 random bits."""
-    across, down = (whole - part + 1 for whole, part in zip(frame.scaled, frame.size, strict=True))
+    across, down = (whole - part + 1 for whole, part in zip(frame.resized_size, frame.size, strict=True))
     return replace(frame, left=chance % across, top=chance // across % down)

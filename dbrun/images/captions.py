@@ -10,85 +10,86 @@ from pathlib import Path, PurePosixPath
 
 from dbrun.errors import RecipeError
 
-TEXT = ".txt"
-TABLES = ("metadata.jsonl", "metadata.csv")
-EXAMPLE = '{"file_name": "dog1.jpg", "text": "a dog on grass"}'
-COLUMNS = ("text", "caption", "prompt")
+TEXT_SUFFIX = ".txt"
+METADATA_FILES = ("metadata.jsonl", "metadata.csv")
+EXAMPLE_ROW = '{"file_name": "dog1.jpg", "text": "a dog on grass"}'
+CAPTION_COLUMNS = ("text", "caption", "prompt")
 """Columns that hold captions; the first that is there."""
-LONGEST = 16 * 1024
-TOO_LONG = f"found over {LONGEST // 1024} KiB of text, expected a prompt"
-NUMBER = re.compile(r"\s*\(\d+\)$|[\s-]+\d+$")
+MAX_CAPTION_BYTES = 16 * 1024
+TOO_LONG = f"found over {MAX_CAPTION_BYTES // 1024} KiB of text, expected a prompt"
+TRAILING_NUMBER = re.compile(r"\s*\(\d+\)$|[\s-]+\d+$")
 """What people and cameras put behind a name to tell pictures apart."""
-SHOWN = 10
+MAX_SHOWN_PROBLEMS = 10
 """Problems that are told one by one."""
 
 
 @dataclass(frozen=True)
-class Texts:
-    """What was read. texts: name of a picture, relative to the folder → its captions; used: other names read."""
+class FolderCaptions:
+    """What was read. captions: name of a picture, relative to the folder → its captions;
+    used_names: other names read."""
 
-    texts: Mapping[str, tuple[str, ...]]
-    used: frozenset[str] = frozenset()
+    captions: Mapping[str, tuple[str, ...]]
+    used_names: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
 
-def sidecars(folder: Path, pictures: Sequence[str], names: Sequence[str]) -> Texts:
+def read_sidecars(folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
     """The text files beside pictures, such as dog1.txt for dog1.jpg. Raises RecipeError that names each bad one."""
     stems, present, problems = {n: n.rpartition(".")[0] for n in pictures}, set(names), list[str]()
-    files = {stem: f"{stem}{TEXT}" for stem in stems.values() if f"{stem}{TEXT}" in present}
-    said = {stem: _prompt(folder / name, problems) for stem, name in files.items()}
+    files = {stem: f"{stem}{TEXT_SUFFIX}" for stem in stems.values() if f"{stem}{TEXT_SUFFIX}" in present}
+    said = {stem: _read_prompt(folder / name, problems) for stem, name in files.items()}
     if problems:
         raise RecipeError("\n".join(sorted(problems)), fix="write the prompt into the file, or delete it")
     texts = {n: (text,) for n, stem in stems.items() if (text := said.get(stem))}
-    return Texts(texts, frozenset(files.values()))
+    return FolderCaptions(texts, frozenset(files.values()))
 
 
-def filenames(pictures: Sequence[str]) -> Texts:
+def captions_from_names(pictures: Sequence[str]) -> FolderCaptions:
     """The names in words, without the number behind them; a name of digits alone says nothing."""
-    said = {name: _words(name) for name in pictures}
+    said = {name: _caption_from_name(name) for name in pictures}
     texts = {name: (text,) for name, text in said.items() if re.search(r"[^\W\d]", text)}
     first = next(iter(texts), None)
-    return Texts(texts, notes=(f"captions are the pictures' names, such as '{texts[first][0]}' for {first}",)
-                 if first else ())
+    return FolderCaptions(texts, notes=(f"captions are the pictures' names, such as '{texts[first][0]}' for {first}",)
+                          if first else ())
 
 
-def _words(name: str) -> str:
-    return NUMBER.sub("", " ".join(Path(name).stem.replace("_", " ").split())).strip()
+def _caption_from_name(name: str) -> str:
+    return TRAILING_NUMBER.sub("", " ".join(Path(name).stem.replace("_", " ").split())).strip()
 
 
-def metadata(folder: Path, names: Sequence[str], column: str | None) -> Texts:
+def read_metadata(folder: Path, names: Sequence[str], column: str | None) -> FolderCaptions:
     """The captions in metadata.jsonl or metadata.csv, which may name pictures in folders below. Raises RecipeError."""
-    tables = [name for name in TABLES if name in names]
+    tables = [name for name in METADATA_FILES if name in names]
     if len(tables) != 1:
         found = " and ".join(tables) or "neither"
-        raise RecipeError(f"{folder}: found {found} of {' and '.join(TABLES)}, expected one of them",
-                          fix=f"write a line such as {EXAMPLE} for each picture into {TABLES[0]}, or choose another "
-                              "`captions.type`")
+        raise RecipeError(f"{folder}: found {found} of {' and '.join(METADATA_FILES)}, expected one of them",
+                          fix=f"write a line such as {EXAMPLE_ROW} for each picture into {METADATA_FILES[0]}, or "
+                              "choose another `captions.type`")
     file = folder / tables[0]
     problems: list[str] = []
-    rows = list(_rows(file, problems))
-    chosen = _column(rows, column, file, problems)
+    rows = list(_read_rows(file, problems))
+    chosen = _caption_column(rows, column, file, problems)
     texts: dict[str, tuple[str, ...]] = {}
     for place, row in rows:
-        name, captions = _picture(row, place, folder, problems), _captions(row.get(chosen), place, problems)
+        name, captions = _picture_name(row, place, folder, problems), _row_captions(row.get(chosen), place, problems)
         if name in texts:
             problems.append(f"{place}: {name} has a row above already")
         if name:
             texts[name] = captions
     if problems:
-        more = f"\nand {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise RecipeError("\n".join(problems[:SHOWN]) + more, fix=f"mend {file.name}")
-    return Texts(texts, frozenset(tables))
+        more = f"\nand {len(problems) - MAX_SHOWN_PROBLEMS} more" if len(problems) > MAX_SHOWN_PROBLEMS else ""
+        raise RecipeError("\n".join(problems[:MAX_SHOWN_PROBLEMS]) + more, fix=f"mend {file.name}")
+    return FolderCaptions(texts, frozenset(tables))
 
 
-def _rows(file: Path, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+def _read_rows(file: Path, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Each row with its place, `file:line`."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file}: cannot be read as UTF-8 text: {error}", fix="save it again as UTF-8") from error
     if file.suffix == ".csv":
-        yield from _table(file, text, problems)
+        yield from _read_csv(file, text, problems)
         return
     # not splitlines, for which a line may end where JSON's does not
     for number, line in enumerate(text.split("\n"), 1):
@@ -104,7 +105,7 @@ def _rows(file: Path, problems: list[str]) -> Iterator[tuple[str, Mapping[str, o
             problems.append(f"{file}:{number}: found {line[:40]!r}, expected a JSON object")
 
 
-def _table(file: Path, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+def _read_csv(file: Path, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
     import csv
     from io import StringIO
 
@@ -116,21 +117,21 @@ def _table(file: Path, text: str, problems: list[str]) -> Iterator[tuple[str, Ma
         problems.append(f"{file}:{reader.line_num}: {error}")
 
 
-def _column(rows: Sequence[tuple[str, Mapping[str, object]]], column: str | None, file: Path,
-            problems: Sequence[str]) -> str:
+def _caption_column(rows: Sequence[tuple[str, Mapping[str, object]]], column: str | None, file: Path,
+                    problems: Sequence[str]) -> str:
     there = dict.fromkeys(name for _, row in rows for name in row)
-    for name in (column,) if column else COLUMNS:
+    for name in (column,) if column else CAPTION_COLUMNS:
         if name in there:
             return name
     if problems:
-        raise RecipeError("\n".join(problems[:SHOWN]), fix=f"mend {file.name}")
-    wanted = f"no column {column!r}" if column else f"none of the columns {', '.join(COLUMNS)}"
+        raise RecipeError("\n".join(problems[:MAX_SHOWN_PROBLEMS]), fix=f"mend {file.name}")
+    wanted = f"no column {column!r}" if column else f"none of the columns {', '.join(CAPTION_COLUMNS)}"
     others = [name for name in there if name and name != "file_name"]
     raise RecipeError(f"{file}: found {wanted}; there are: {', '.join(others) or 'none'}",
                       fix=f"write `captions: {{type: metadata, column: {others[0] if others else 'NAME'}}}`")
 
 
-def _picture(row: Mapping[str, object], place: str, folder: Path, problems: list[str]) -> str | None:
+def _picture_name(row: Mapping[str, object], place: str, folder: Path, problems: list[str]) -> str | None:
     """The picture's name, relative to the folder; never one that leads out of it."""
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
@@ -146,36 +147,38 @@ def _picture(row: Mapping[str, object], place: str, folder: Path, problems: list
     return None
 
 
-def _captions(value: object, place: str, problems: list[str]) -> tuple[str, ...]:
+def _row_captions(value: object, place: str, problems: list[str]) -> tuple[str, ...]:
     """A text, or several of which training draws one; none where there is nothing."""
     given = value if isinstance(value, list) else [value] if value is not None else []
     texts = [" ".join(text.split()) for text in given if isinstance(text, str)]
     if len(texts) < len(given):
         problems.append(f"{place}: found {str(value)[:40]!r}, expected a caption, or a list of captions")
-    problems += [f"{place}: {wrong}" for text in texts if (wrong := _unusable(text))]
+    problems += [f"{place}: {wrong}" for text in texts if (wrong := _caption_problem(text))]
     return tuple(dict.fromkeys(text for text in texts if text))
 
 
-def _unusable(text: str) -> str | None:
+def _caption_problem(text: str) -> str | None:
     """What is wrong with a caption, None where nothing is."""
     if not text.isprintable():
         return "found control characters, expected a prompt"
-    return TOO_LONG if len(text.encode()) > LONGEST else None
+    return TOO_LONG if len(text.encode()) > MAX_CAPTION_BYTES else None
 
 
-def _prompt(file: Path, problems: list[str]) -> str | None:
+def _read_prompt(file: Path, problems: list[str]) -> str | None:
     """The prompt in a text file; what is wrong with it becomes a problem."""
     try:
         with file.open("rb") as opened:
-            data = opened.read(LONGEST + 1)
-        text = " ".join(data[:LONGEST].decode("utf-8-sig", "strict" if len(data) <= LONGEST else "ignore").split())
+            data = opened.read(MAX_CAPTION_BYTES + 1)
+        # a character that the limit cuts in two is no fault of the file
+        errors = "strict" if len(data) <= MAX_CAPTION_BYTES else "ignore"
+        text = " ".join(data[:MAX_CAPTION_BYTES].decode("utf-8-sig", errors).split())
     except UnicodeDecodeError as error:
         problems.append(f"{file}: found the byte 0x{error.object[error.start]:02x}, expected a prompt as UTF-8 text")
         return None
     except OSError as error:
         problems.append(f"{file}: cannot be read: {error.strerror}")
         return None
-    wrong = _unusable(text) if text else "found an empty file, expected the prompt of the picture beside it"
-    wrong = TOO_LONG if len(data) > LONGEST else wrong
+    wrong = _caption_problem(text) if text else "found an empty file, expected the prompt of the picture beside it"
+    wrong = TOO_LONG if len(data) > MAX_CAPTION_BYTES else wrong
     problems += [f"{file}: {wrong}"] if wrong else []
     return text

@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from dbrun.errors import RecipeError
-from dbrun.images.captions import TABLES, TEXT
-from dbrun.images.masks import is_mask, picture_of
-from dbrun.options.captions import SIDECAR, Captions
+from dbrun.images.captions import METADATA_FILES, TEXT_SUFFIX
+from dbrun.images.masks import is_mask, picture_stem
+from dbrun.options.captions import SIDECAR, CaptionSource
 
-SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-SILENT = ("thumbs.db", "desktop.ini")
-SPLIT = "train"
+PICTURE_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IGNORED_NAMES = ("thumbs.db", "desktop.ini")
+TRAIN_SPLIT = "train"
 """The folder of a data set's pictures to train on, as the Hub's imagefolder has it."""
 
 
 @dataclass(frozen=True)
-class Pictured:
+class PictureFile:
     """A picture file. captions: what is said of it alone, where there is more than one any of them will do."""
 
     path: Path
@@ -27,58 +27,59 @@ class Pictured:
 
 
 @dataclass(frozen=True)
-class Found:
+class PictureFolder:
     """What a folder of pictures holds, sorted by name. notes: what was left aside, in words."""
 
     folder: Path
-    pictures: tuple[Pictured, ...]
+    pictures: tuple[PictureFile, ...]
     notes: tuple[str, ...]
 
 
-def discover(folder: Path, key: str = "subject.images", captions: Captions = SIDECAR) -> Found:
+def list_pictures(folder: Path, key: str = "subject.images", captions: CaptionSource = SIDECAR) -> PictureFolder:
     """The pictures of a folder, of folders below only those its metadata name; raises RecipeError where it has none.
 
     A folder that has none itself is that of a data set with splits: then those of `train` are meant.
     key: what names the folder in the recipe; captions: where the pictures' own prompts come from.
     """
-    entries = _entries(folder, key)
+    entries = _list_folder(folder, key)
     names = list(entries)
     pictures = [name for name, entry in entries.items() if is_picture(name) and entry.is_file()]
-    if not pictures and SPLIT in names and not set(TABLES) & set(names):
-        below = discover(folder / SPLIT, key, captions)
-        return replace(below, notes=(f"the pictures are those in {SPLIT}/", *below.notes))
+    if not pictures and TRAIN_SPLIT in names and not set(METADATA_FILES) & set(names):
+        below = list_pictures(folder / TRAIN_SPLIT, key, captions)
+        return replace(below, notes=(f"the pictures are those in {TRAIN_SPLIT}/", *below.notes))
     read = captions.read(folder, pictures, names)
-    every = sorted({*pictures, *(n for n in read.texts if is_picture(n))})
+    every = sorted({*pictures, *(n for n in read.captions if is_picture(n))})
     if not every:
-        raise RecipeError(f"no pictures in {folder}: found {_what(folder, names)}, "
-                          f"allowed: files that end with {_list(SUFFIXES)}",
+        raise RecipeError(f"no pictures in {folder}: found {_describe_names(folder, names)}, "
+                          f"allowed: files that end with {_join(PICTURE_SUFFIXES)}",
                           fix=f"put pictures there, or name another folder as `{key}`")
     masks = [n for n in names if is_mask(n)]
     stems = {PurePosixPath(n).stem for n in every} if masks else set()
-    hiding = [n for n in masks if picture_of(n) in stems]
-    used = {*every, *read.used, *hiding, *(n.partition("/")[0] for n in every)}
-    texts = [n for n in names if n.lower().endswith(TEXT) and n not in used and not captions.BESIDE]
+    hiding = [n for n in masks if picture_stem(n) in stems]
+    used = {*every, *read.used_names, *hiding, *(n.partition("/")[0] for n in every)}
+    texts = [n for n in names if n.lower().endswith(TEXT_SUFFIX) and n not in used and not captions.READS_SIDECARS]
     notes = [f"{texts[0]} and other text files are ignored: `captions: {{type: {captions.NAME}}}` does not read them"
              ] if texts else []
-    notes += [f"{n} is ignored: it is no kind of picture read here" for n in read.texts if "/" in n and n not in used]
-    notes += [_note(folder / n, used) for n in names if n not in used and n not in texts]
-    found = tuple(Pictured(folder / n, read.texts.get(n, ())) for n in every)
-    return Found(folder, found, (*read.notes, *notes))
+    notes += [f"{n} is ignored: it is no kind of picture read here" for n in read.captions
+              if "/" in n and n not in used]
+    notes += [_ignored_note(folder / n, used) for n in names if n not in used and n not in texts]
+    found = tuple(PictureFile(folder / n, read.captions.get(n, ())) for n in every)
+    return PictureFolder(folder, found, (*read.notes, *notes))
 
 
 def is_picture(name: str) -> bool:
     """Whether a file's name says that it is a picture, and not the mask of one."""
-    return name.lower().endswith(SUFFIXES) and not is_mask(name)
+    return name.lower().endswith(PICTURE_SUFFIXES) and not is_mask(name)
 
 
-def _entries(folder: Path, key: str) -> dict[str, os.DirEntry[str]]:
+def _list_folder(folder: Path, key: str) -> dict[str, os.DirEntry[str]]:
     """The visible names in a folder, sorted, with what stands there."""
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
-        return {e.name: e for e in entries if not e.name.startswith(".") and e.name.lower() not in SILENT}
+        return {e.name: e for e in entries if not e.name.startswith(".") and e.name.lower() not in IGNORED_NAMES}
     except FileNotFoundError:
-        raise RecipeError(f"no such folder: {folder}{_near(folder)}",
+        raise RecipeError(f"no such folder: {folder}{_suggest_folder(folder)}",
                           fix=f"name a folder of pictures as `{key}`") from None
     except NotADirectoryError:
         raise RecipeError(f"{folder} is a file, expected a folder of pictures",
@@ -87,7 +88,7 @@ def _entries(folder: Path, key: str) -> dict[str, os.DirEntry[str]]:
         raise RecipeError(f"cannot read the folder {str(folder)!r}: {error}") from None
 
 
-def _near(folder: Path) -> str:
+def _suggest_folder(folder: Path) -> str:
     """The existing folder that was probably meant."""
     from difflib import get_close_matches
 
@@ -98,15 +99,15 @@ def _near(folder: Path) -> str:
     return f"; did you mean '{parent / close[0]}'?" if close else ""
 
 
-def _note(path: Path, pictures: Iterable[str]) -> str:
+def _ignored_note(path: Path, pictures: Iterable[str]) -> str:
     """Why a name is left aside."""
     if is_mask(path.name):
         return f"{path.name} is ignored: it is a mask, and there is no picture beside it"
-    if path.suffix.lower() == TEXT and path.stem in pictures:
+    if path.suffix.lower() == TEXT_SUFFIX and path.stem in pictures:
         return f"{path.name} is ignored: the prompt of {path.stem} is named {Path(path.stem).stem}.txt"
-    if path.suffix.lower() == TEXT:
+    if path.suffix.lower() == TEXT_SUFFIX:
         return f"{path.name} is ignored: there is no picture beside it"
-    if path.name in TABLES:
+    if path.name in METADATA_FILES:
         return f"{path.name} is ignored: `captions: {{type: metadata}}` reads it"
     if path.is_dir():
         return f"{path.name}/ is ignored: folders below the folder of pictures are not read"
@@ -115,13 +116,13 @@ def _note(path: Path, pictures: Iterable[str]) -> str:
     return f"{path.name} is ignored: {path.suffix or 'a name without suffix'} is no kind of picture read here"
 
 
-def _what(folder: Path, names: list[str]) -> str:
+def _describe_names(folder: Path, names: list[str]) -> str:
     """What stands in a folder instead of pictures."""
     if not names:
         return "nothing"
     kinds = sorted({"folders" if (folder / n).is_dir() else Path(n).suffix or "no suffix" for n in names})
-    return f"{len(names)} other {'name' if len(names) == 1 else 'names'} ({_list(kinds[:6])})"
+    return f"{len(names)} other {'name' if len(names) == 1 else 'names'} ({_join(kinds[:6])})"
 
 
-def _list(words: Iterable[str]) -> str:
+def _join(words: Iterable[str]) -> str:
     return ", ".join(words)

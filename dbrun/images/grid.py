@@ -10,61 +10,61 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-CELL = 256
+CELL_SIDE = 256
 """Side that pictures are shown at, in pixels; small ones by a whole factor."""
 GAP, MARGIN = 12, 24
-PAPER, INK, FAINT = "#ffffff", "#1f2328", "#59636e"
-CAPTION_LINES = 5
+BACKGROUND, TEXT_COLOUR, MUTED_COLOUR = "#ffffff", "#1f2328", "#59636e"
+MAX_CAPTION_LINES = 5
 
 
-def sheet(rows: Sequence[tuple[str, Sequence[Image]]], captions: Sequence[str]) -> Image:
+def draw_grid(rows: Sequence[tuple[str, Sequence[Image]]], captions: Sequence[str]) -> Image:
     """Rows of square pictures under captions, one a column; each row has a label on its left."""
     from PIL import Image, ImageDraw
 
-    font, bold = typeface(17), typeface(21)
-    side = shown_side(rows[0][1][0].width)
-    lines = [wrapped(caption, font, side) for caption in captions]
+    font, bold = load_font(17), load_font(21)
+    side = display_side(rows[0][1][0].width)
+    lines = [wrap_text(caption, font, side) for caption in captions]
     line = round(font.getbbox("Ag|")[3] * 1.3)
     left = MARGIN + max(round(bold.getlength(label)) for label, _ in rows) + MARGIN
     top = MARGIN + line * max(map(len, lines)) + GAP
     width = left + len(captions) * (side + GAP) - GAP + MARGIN
     height = top + len(rows) * (side + GAP) - GAP + MARGIN
-    page = Image.new("RGB", (width, height), PAPER)
+    page = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(page)
 
     for column, words in enumerate(lines):
         x = left + column * (side + GAP)
         for i, text in enumerate(reversed(words)):
-            draw.text((x + side / 2, top - GAP - i * line), text, fill=INK, font=font, anchor="ms")
+            draw.text((x + side / 2, top - GAP - i * line), text, fill=TEXT_COLOUR, font=font, anchor="ms")
     for row, (label, pictures) in enumerate(rows):
         y = top + row * (side + GAP)
-        draw.text((left - MARGIN, y + side / 2), label, fill=FAINT, font=bold, anchor="rm")
+        draw.text((left - MARGIN, y + side / 2), label, fill=MUTED_COLOUR, font=bold, anchor="rm")
         for column, picture in enumerate(pictures):
-            page.paste(enlarged(picture, side), (left + column * (side + GAP), y))
+            page.paste(upscale(picture, side), (left + column * (side + GAP), y))
     return page
 
 
-def shown_side(side: int) -> int:
-    """The side at which a picture is shown: a whole multiple of a small one's own, at most CELL × 1.5."""
-    return side * max(1, round(CELL / side)) if side < CELL else min(side, CELL * 3 // 2)
+def display_side(side: int) -> int:
+    """The side at which a picture is shown: a whole multiple of a small one's own, at most CELL_SIDE × 1.5."""
+    return side * max(1, round(CELL_SIDE / side)) if side < CELL_SIDE else min(side, CELL_SIDE * 3 // 2)
 
 
-def enlarged(picture: Image, side: int) -> Image:
+def upscale(picture: Image, side: int) -> Image:
     """The picture at side × side, bicubic: smooth, without the haloes of sharper filters."""
     from PIL import Image
 
     return picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
 
 
-def typeface(size: int) -> FreeTypeFont | ImageFont:
+def load_font(size: int) -> FreeTypeFont | ImageFont:
     """Pillow's own font, so that the same words look the same everywhere."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
 
 
-def wrapped(text: str, font: FreeTypeFont | ImageFont, width: int) -> list[str]:
-    """The text in lines that fit the width; at most CAPTION_LINES, the last one cut with an ellipsis."""
+def wrap_text(text: str, font: FreeTypeFont | ImageFont, width: int) -> list[str]:
+    """The text in lines that fit the width; at most MAX_CAPTION_LINES, the last one cut with an ellipsis."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -72,12 +72,12 @@ def wrapped(text: str, font: FreeTypeFont | ImageFont, width: int) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
-    if len(lines) > CAPTION_LINES:
-        lines = [*lines[:CAPTION_LINES - 1], " ".join(lines[CAPTION_LINES - 1:])]
-    return [_cut(line, font, width) for line in lines]
+    if len(lines) > MAX_CAPTION_LINES:
+        lines = [*lines[:MAX_CAPTION_LINES - 1], " ".join(lines[MAX_CAPTION_LINES - 1:])]
+    return [_ellipsize(line, font, width) for line in lines]
 
 
-def _cut(line: str, font: FreeTypeFont | ImageFont, width: int) -> str:
+def _ellipsize(line: str, font: FreeTypeFont | ImageFont, width: int) -> str:
     if font.getlength(line) <= width:
         return line
     while line and font.getlength(line + "…") > width:

@@ -6,43 +6,43 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dbrun.images.grid import FAINT, INK, PAPER, typeface
+from dbrun.images.grid import BACKGROUND, MUTED_COLOUR, TEXT_COLOUR, load_font
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-WIDTH, HEIGHT, SHARP = 960, 480, 2
+WIDTH, HEIGHT, OVERSAMPLE = 960, 480, 2
 """Pixels, and how much larger it is drawn before it is reduced."""
 LEFT, RIGHT, TOP, BOTTOM = 84, 24, 56, 60
-GRID = "#d8dee4"
-COLOURS = (("#1f6feb", "#b6d2f9"), ("#d4711a", "#f5d3b3"), ("#2da44e", "#b9e3c4"))
+GRID_COLOUR = "#d8dee4"
+LINE_COLOURS = (("#1f6feb", "#b6d2f9"), ("#d4711a", "#f5d3b3"), ("#2da44e", "#b9e3c4"))
 """Of each line: smoothed, raw."""
 
 
-def loss_curve(series: Mapping[str, Sequence[tuple[float, float]]]) -> Image:
+def plot_losses(series: Mapping[str, Sequence[tuple[float, float]]]) -> Image:
     """Lines of (step, loss), each raw and light, and smoothed over it; points that are not finite are left out."""
     from PIL import Image, ImageDraw
 
     lines = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
     lines = {name: points for name, points in lines.items() if points}
-    page = Image.new("RGB", (WIDTH * SHARP, HEIGHT * SHARP), PAPER)
+    page = Image.new("RGB", (WIDTH * OVERSAMPLE, HEIGHT * OVERSAMPLE), BACKGROUND)
     draw = ImageDraw.Draw(page)
     steps = [x for points in lines.values() for x, _ in points] or [0.0, 1.0]
     losses = sorted(y for points in lines.values() for _, y in points) or [0.0, 1.0]
     # one spike must not flatten the rest
     high = max(losses[math.ceil(0.98 * (len(losses) - 1))], losses[len(losses) // 2] * 1.2) * 1.05 or 1.0
-    frame = _Frame(min(steps), max(max(steps), min(steps) + 1), high)
-    _axes(draw, frame)
-    for points, (_, light) in zip(lines.values(), COLOURS, strict=False):
-        draw.line([frame.place(x, y) for x, y in points], fill=light, width=SHARP)
-    for i, ((name, points), (strong, _)) in enumerate(zip(lines.items(), COLOURS, strict=False)):
-        draw.line([frame.place(x, y) for x, y in smoothed(points)], fill=strong, width=3 * SHARP, joint="curve")
-        _legend(draw, len(lines) - i, name, strong)
+    frame = _PlotArea(min(steps), max(max(steps), min(steps) + 1), high)
+    _draw_axes(draw, frame)
+    for points, (_, light) in zip(lines.values(), LINE_COLOURS, strict=False):
+        draw.line([frame.to_pixels(x, y) for x, y in points], fill=light, width=OVERSAMPLE)
+    for i, ((name, points), (strong, _)) in enumerate(zip(lines.items(), LINE_COLOURS, strict=False)):
+        draw.line([frame.to_pixels(x, y) for x, y in smooth(points)], fill=strong, width=3 * OVERSAMPLE, joint="curve")
+        _draw_legend(draw, len(lines) - i, name, strong)
     return page.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
 
 
-def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """An exponential mean over about a fifteenth of the line, free of the pull to the first value."""
     keep = math.exp(-1 / max(1.0, len(points) / 15))
     total = weight = 0.0
@@ -53,7 +53,7 @@ def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return out
 
 
-def ticks(low: float, high: float, about: int = 6) -> list[float]:
+def axis_ticks(low: float, high: float, about: int = 6) -> list[float]:
     """Round numbers between low and high: multiples of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / about
     power = 10 ** math.floor(math.log10(raw))
@@ -62,36 +62,37 @@ def ticks(low: float, high: float, about: int = 6) -> list[float]:
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-class _Frame:
+class _PlotArea:
     """Where a step and a loss lie on the page."""
 
     def __init__(self, first: float, last: float, high: float) -> None:
         self.first, self.last, self.high = first, last, high
 
-    def place(self, step: float, loss: float) -> tuple[float, float]:
+    def to_pixels(self, step: float, loss: float) -> tuple[float, float]:
         x = LEFT + (WIDTH - LEFT - RIGHT) * (step - self.first) / (self.last - self.first)
         y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(loss, self.high) / self.high
-        return x * SHARP, y * SHARP
+        return x * OVERSAMPLE, y * OVERSAMPLE
 
 
-def _axes(draw: ImageDraw, frame: _Frame) -> None:
-    font = typeface(15 * SHARP)
-    for loss in ticks(0.0, frame.high, 5):
-        start, end = frame.place(frame.first, loss), frame.place(frame.last, loss)
-        draw.line([start, end], fill=GRID, width=SHARP)
-        draw.text((start[0] - 10 * SHARP, start[1]), f"{loss:g}", fill=FAINT, font=font, anchor="rm")
-    for step in ticks(frame.first, frame.last, 8):
+def _draw_axes(draw: ImageDraw, frame: _PlotArea) -> None:
+    font = load_font(15 * OVERSAMPLE)
+    for loss in axis_ticks(0.0, frame.high, 5):
+        start, end = frame.to_pixels(frame.first, loss), frame.to_pixels(frame.last, loss)
+        draw.line([start, end], fill=GRID_COLOUR, width=OVERSAMPLE)
+        draw.text((start[0] - 10 * OVERSAMPLE, start[1]), f"{loss:g}", fill=MUTED_COLOUR, font=font, anchor="rm")
+    for step in axis_ticks(frame.first, frame.last, 8):
         if step == int(step):
-            x, y = frame.place(step, 0.0)
-            draw.line([(x, y), (x, y + 6 * SHARP)], fill=FAINT, width=SHARP)
-            draw.text((x, y + 10 * SHARP), f"{int(step)}", fill=FAINT, font=font, anchor="mt")
-    draw.line([frame.place(frame.first, 0.0), frame.place(frame.last, 0.0)], fill=FAINT, width=SHARP)
-    bottom = (HEIGHT - 12) * SHARP
-    draw.text(((LEFT + WIDTH - RIGHT) / 2 * SHARP, bottom), "step", fill=INK, font=font, anchor="ms")
-    draw.text((LEFT / 3 * SHARP, TOP / 2 * SHARP), "loss", fill=INK, font=font, anchor="lm")
+            x, y = frame.to_pixels(step, 0.0)
+            draw.line([(x, y), (x, y + 6 * OVERSAMPLE)], fill=MUTED_COLOUR, width=OVERSAMPLE)
+            draw.text((x, y + 10 * OVERSAMPLE), f"{int(step)}", fill=MUTED_COLOUR, font=font, anchor="mt")
+    draw.line([frame.to_pixels(frame.first, 0.0), frame.to_pixels(frame.last, 0.0)], fill=MUTED_COLOUR,
+              width=OVERSAMPLE)
+    bottom = (HEIGHT - 12) * OVERSAMPLE
+    draw.text(((LEFT + WIDTH - RIGHT) / 2 * OVERSAMPLE, bottom), "step", fill=TEXT_COLOUR, font=font, anchor="ms")
+    draw.text((LEFT / 3 * OVERSAMPLE, TOP / 2 * OVERSAMPLE), "loss", fill=TEXT_COLOUR, font=font, anchor="lm")
 
 
-def _legend(draw: ImageDraw, place: float, name: str, colour: str) -> None:
-    x, y = (WIDTH - RIGHT - 130 * place) * SHARP, TOP / 2 * SHARP
-    draw.line([(x, y), (x + 28 * SHARP, y)], fill=colour, width=4 * SHARP)
-    draw.text((x + 38 * SHARP, y), name, fill=INK, font=typeface(15 * SHARP), anchor="lm")
+def _draw_legend(draw: ImageDraw, place: float, name: str, colour: str) -> None:
+    x, y = (WIDTH - RIGHT - 130 * place) * OVERSAMPLE, TOP / 2 * OVERSAMPLE
+    draw.line([(x, y), (x + 28 * OVERSAMPLE, y)], fill=colour, width=4 * OVERSAMPLE)
+    draw.text((x + 38 * OVERSAMPLE, y), name, fill=TEXT_COLOUR, font=load_font(15 * OVERSAMPLE), anchor="lm")

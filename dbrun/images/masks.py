@@ -7,35 +7,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import RecipeError
-from dbrun.images.buckets import Frame
-from dbrun.images.pixels import upright
+from dbrun.images.buckets import CropBox
+from dbrun.images.pixels import read_upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ENDINGS = (".mask.png", "-masklabel.png")
+MASK_SUFFIXES = (".mask.png", "-masklabel.png")
 """How a mask's name ends, after that of its picture without suffix; the second is OneTrainer's."""
-FAINT = 128
+MIN_MASK_BRIGHTNESS = 128
 """A mask whose brightest pixel is darker than this shows nothing."""
 
 
 def is_mask(name: str) -> bool:
     """Whether a file's name says that it is a mask."""
-    return name.lower().endswith(ENDINGS)
+    return name.lower().endswith(MASK_SUFFIXES)
 
 
-def picture_of(name: str) -> str:
+def picture_stem(name: str) -> str:
     """The name of a mask's picture, without suffix."""
-    return name[:-max(len(ending) for ending in ENDINGS if name.lower().endswith(ending))]
+    return name[:-max(len(ending) for ending in MASK_SUFFIXES if name.lower().endswith(ending))]
 
 
-def beside(pictures: Iterable[Path]) -> Mapping[Path, Path]:
+def find_mask_files(pictures: Iterable[Path]) -> Mapping[Path, Path]:
     """Of each picture that has one the mask beside it."""
     every = [(picture, picture.parent) for picture in pictures]
     listed = {folder: {mask.name for mask in folder.iterdir() if is_mask(mask.name)}
               for folder in {folder for _, folder in every}}
     places = ((picture, folder / name) for picture, folder in every if listed[folder]
-              for ending in ENDINGS[::-1] if (name := picture.stem + ending) in listed[folder])
+              for ending in MASK_SUFFIXES[::-1] if (name := picture.stem + ending) in listed[folder])
     return {picture: place for picture, place in places if place.is_file()}
 
 
@@ -46,26 +46,28 @@ def read_mask(content: bytes, name: str) -> Image:
     """
     from PIL import Image
 
-    picture = upright(content, name)
+    picture = read_upright(content, name)
     if picture.mode == "RGBA":
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
-    return _showing(picture.convert("L"), name, "white where the picture is to be learnt, black elsewhere")
+    return _check_not_empty(picture.convert("L"), name, "white where the picture is to be learnt, black elsewhere")
 
 
-def opacity(content: bytes, name: str) -> Image | None:
+def read_alpha(content: bytes, name: str) -> Image | None:
     """Where a picture is not transparent, as grey pixels; None for a kind of picture that never is.
 
     Raises RecipeError for one that is transparent all over.
     """
-    picture = upright(content, name)
-    return _showing(picture.getchannel("A"), name, "a picture with something on it") if picture.mode == "RGBA" else None
+    picture = read_upright(content, name)
+    if picture.mode != "RGBA":
+        return None
+    return _check_not_empty(picture.getchannel("A"), name, "a picture with something on it")
 
 
-def cells(mask: Image, frame: Frame, size: tuple[int, int]) -> Image:
+def shrink_mask(mask: Image, frame: CropBox, size: tuple[int, int]) -> Image:
     """How much of the mask lies in each of width × height cells of what the frame shows, 0 to 255."""
     from PIL import Image, ImageOps
 
-    shrunk = mask.resize(size, Image.Resampling.BOX, box=frame.region(mask.size))
+    shrunk = mask.resize(size, Image.Resampling.BOX, box=frame.source_box(mask.size))
     return ImageOps.mirror(shrunk) if frame.mirrored else shrunk
 
 
@@ -77,9 +79,9 @@ def check_mask(mask: Path, size: tuple[int, int]) -> None:
                           fix="save the mask in its picture's size")
 
 
-def _showing(mask: Image, name: str, wanted: str) -> Image:
+def _check_not_empty(mask: Image, name: str, wanted: str) -> Image:
     extrema = mask.getextrema()
     brightest = extrema[1]
-    if not isinstance(brightest, int | float) or brightest < FAINT:
+    if not isinstance(brightest, int | float) or brightest < MIN_MASK_BRIGHTNESS:
         raise RecipeError(f"{name} masks everything: nothing of the picture would be learnt", fix=f"give it {wanted}")
     return mask

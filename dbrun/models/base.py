@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dbrun.config_types import subclasses
-from dbrun.models.configs import config
+from dbrun.models.configs import read_config
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
     from torch import Tensor, nn
 
-    from dbrun.diffusion.process import Process
+    from dbrun.diffusion.process import DiffusionProcess
 
 Condition = Mapping[str, "Tensor"]
 """What one prompt tells the denoiser: named tensors without a batch axis; batched, with one."""
@@ -25,17 +25,17 @@ Randn = Callable[[str, Sequence[int]], "Tensor"]
 """(what for, shape of one row) -> standard normal noise [B, *shape], each row from a seed with its own address."""
 
 
-class Drawn(NamedTuple):
+class CleanBatch(NamedTuple):
     """Training pictures, drawn from what is stored of them. x0: [B, C, h, w].
 
-    hints: what the denoiser is told of each picture beside its prompt, batched; most families have none.
+    extra_conditions: what the denoiser is told of each picture beside its prompt, batched; most families have none.
     """
 
     x0: Tensor
-    hints: Condition
+    extra_conditions: Condition
 
 
-def nothing() -> None:
+def no_op() -> None:
     """What is called where nobody wants to know."""
 
 
@@ -51,60 +51,60 @@ class Sampling:
 class Loaded:
     """A base in memory. pipeline: the diffusers pipeline; its parts are reached through the family.
 
-    beside: component -> what learns for it without being a part of the pipeline.
+    extra_modules: component -> what learns for it without being a part of the pipeline.
     """
 
     pipeline: Any
     device: torch.device
     dtype: torch.dtype
-    beside: dict[str, nn.Module] = field(default_factory=dict)
+    extra_modules: dict[str, nn.Module] = field(default_factory=dict)
 
 
 class Family:
     """One architecture; a subclass lives in a file of its own and sets NAME. It knows no adapter and no loss."""
 
     NAME: ClassVar[str]
-    pipelines: ClassVar[tuple[str, ...]]
+    pipeline_classes: ClassVar[tuple[str, ...]]
     """The `_class_name`s of model_index.json that are of this family."""
-    folders: ClassVar[tuple[str, ...]]
+    subfolders: ClassVar[tuple[str, ...]]
     """The sub-folders of a base that are read."""
     components: ClassVar[Mapping[str, str]]
     """Adaptable component -> its attribute on the pipeline; "denoiser" comes first."""
-    words: ClassVar[tuple[str, ...]] = ()
+    token_components: ClassVar[tuple[str, ...]] = ()
     """What else can learn: new words. `module` gives their vectors, whose `vocabulary` is what they belong to."""
-    presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
+    target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
     """Component -> preset of targets -> patterns of module names."""
-    prefixes: ClassVar[Mapping[str, tuple[str, str]]]
+    diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]]
     """Component -> how its layers' names begin on the module, and what stands there instead in a file that the
     pipeline's `load_lora_weights` reads. A component that this method passes over is left out."""
-    kohya: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """Component -> the same for a file as kohya's trainers write it, where the rest of a name has `_` for every `.`.
     A component that no reader of such files knows is left out."""
-    sampling: ClassVar[Sampling]
-    pixel_bytes: ClassVar[float] = 16.0
+    default_sampling: ClassVar[Sampling]
+    encoded_bytes_per_pixel: ClassVar[float] = 16.0
     """What `encode_images` gives takes at most so many bytes for a pixel of the picture."""
-    prompt_bytes: ClassVar[int] = 2 * 2**20
+    encoded_bytes_per_prompt: ClassVar[int] = 2 * 2**20
     """What `encode_prompts` gives for a prompt takes at most so many bytes."""
-    fixed: ClassVar[Mapping[str, str]] = {}
+    not_adaptable: ClassVar[Mapping[str, str]] = {}
     """Component that cannot be adapted -> why, said after the family's name."""
     class_labels: ClassVar[tuple[str, ...]] = ("none",)
     """What the denoiser may be told as class labels while it learns; the first is what the pipeline tells it."""
-    enlarges: ClassVar[int] = 1
+    upscale_factor: ClassVar[int] = 1
     """How many times smaller the picture is that `generate` starts from; 1: it starts from words alone."""
 
-    def pixel_multiple(self, folder: Path) -> int:
+    def resolution_multiple(self, folder: Path) -> int:
         """What the resolution must be a multiple of, read from the configs in folder; without torch."""
         raise NotImplementedError
 
-    def native_side(self, folder: Path) -> int:
+    def native_resolution(self, folder: Path) -> int:
         """The side of the pictures that a base was made for, in pixels, read from the configs in folder."""
         raise NotImplementedError
 
-    def prompt_limit(self, folder: Path) -> int:
+    def max_prompt_tokens(self, folder: Path) -> int:
         """Tokens that a prompt may have beside start and end marks; without torch."""
         raise NotImplementedError
 
-    def as_read(self, prompt: str) -> str:
+    def normalize_prompt(self, prompt: str) -> str:
         """The prompt as the tokenizer is given it."""
         return prompt
 
@@ -117,15 +117,15 @@ class Family:
         """The module of an adaptable component, or the vectors of new words."""
         raise NotImplementedError
 
-    def process(self, loaded: Loaded) -> Process:
+    def diffusion_process(self, loaded: Loaded) -> DiffusionProcess:
         """The diffusion process that the base was trained with, from its scheduler's config."""
         raise NotImplementedError
 
     def scheduler_config(self, folder: Path) -> dict[str, Any]:
         """The config of the base's scheduler, read from folder; without torch."""
-        return config(folder / "scheduler" / "scheduler_config.json")
+        return read_config(folder / "scheduler" / "scheduler_config.json")
 
-    def rescheduled(self, loaded: Loaded, changes: Mapping[str, object]) -> Loaded:
+    def with_scheduler_changes(self, loaded: Loaded, changes: Mapping[str, object]) -> Loaded:
         """The same base with these changes to its scheduler's config; loaded itself stays as it is."""
         if not changes:
             return loaded
@@ -133,15 +133,15 @@ class Family:
         pipeline.scheduler = type(scheduler).from_config({**scheduler.config, **changes})
         return replace(loaded, pipeline=pipeline)
 
-    def sampler(self, loaded: Loaded) -> Any:
+    def sampling_scheduler(self, loaded: Loaded) -> Any:
         """A fresh scheduler, as `generate` samples with."""
         return type(loaded.pipeline.scheduler).from_config(loaded.pipeline.scheduler.config)
 
     def encode_images(self, loaded: Loaded, pixels: Tensor) -> Tensor:
-        """pixels [B, 3, H, W] in [-1, 1] -> float32 [B, …]: all of a picture that `draw` needs, stored once."""
+        """pixels [B, 3, H, W] in [-1, 1] -> float32 [B, …]: all of a picture that `sample_x0` needs, stored once."""
         raise NotImplementedError
 
-    def draw(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> Drawn:
+    def sample_x0(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
         """One draw of x0 and hints from what `encode_images` gave, [B, …]; all chance in it comes from randn.
 
         class_labels: one of the family's own.
@@ -152,38 +152,38 @@ class Family:
         """One condition a prompt; the same function serves cached and live text encoders (with gradients)."""
         raise NotImplementedError
 
-    def collate(self, conditions: Sequence[Condition]) -> Condition:
+    def collate_conditions(self, conditions: Sequence[Condition]) -> Condition:
         """A batch of conditions."""
         raise NotImplementedError
 
     def predict(self, loaded: Loaded, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The denoiser's prediction, of x_t's shape [B, C, h, w]; variance channels dropped. t: int64 [B].
 
-        condition: of the prompts, with the hints that `draw` gave.
+        condition: of the prompts, with the hints that `sample_x0` gave.
         """
         raise NotImplementedError
 
-    def no_single_file(self, folder: Path | None) -> str | None:
+    def single_file_obstacle(self, folder: Path | None) -> str | None:
         """Why a base has no layout as a checkpoint of one file, as a clause after the format's name; None where it has.
 
         folder: the base's, of which configs are read without torch; None while it is unknown.
         """
         return f"which no other program reads for `base.type: {self.NAME}`"
 
-    def single_file(self, loaded: Loaded) -> Mapping[str, Tensor]:
+    def single_file_state_dict(self, loaded: Loaded) -> Mapping[str, Tensor]:
         """All tensors of a base, by their names in such a checkpoint, float32."""
         raise NotImplementedError
 
     def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start: Image | None = None, tick: Callable[[], object] = nothing) -> Image:
+                 start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
         """One picture; equal arguments give an equal picture, whatever was drawn before.
 
-        tick: called after each sampler step; it may raise, to stop.
-        start: what a family that enlarges begins with, a square of resolution / enlarges pixels.
+        on_step: called after each sampler step; it may raise, to stop.
+        start_image: what a family that enlarges begins with, a square of resolution / enlarges pixels.
         """
         raise NotImplementedError
 
-    def tiny(self, folder: Path, *, prediction: str = "epsilon") -> None:
+    def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
         """Write a tiny base of the real classes with seeded random weights, for tests."""
         raise NotImplementedError
 
@@ -193,6 +193,6 @@ def families() -> Mapping[str, Family]:
     return {c.NAME: c() for c in subclasses("dbrun.models", Family)}
 
 
-def names() -> tuple[str, ...]:
+def family_names() -> tuple[str, ...]:
     """The names of all families: what `base.type` may be."""
     return tuple(families())

@@ -10,13 +10,13 @@ from typing import Any
 
 from dbrun.errors import RecipeError
 
-LICENCE = re.compile(r"(LICEN[CS]E|COPYING)[\w.-]*", re.IGNORECASE)
+LICENCE_FILE = re.compile(r"(LICEN[CS]E|COPYING)[\w.-]*", re.IGNORECASE)
 """The name of a file with the text of a licence."""
-UNKNOWN = "unknown"
+UNKNOWN_LICENCE = "unknown"
 """The licence of a base whose files say nothing of it; so the Hub calls it, too."""
 
 
-def config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """A JSON file of settings. Raises RecipeError where it is missing or none."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -28,7 +28,7 @@ def config(path: Path) -> dict[str, Any]:
     return settings
 
 
-def licence(folder: Path) -> str:
+def find_licence(folder: Path) -> str:
     """What a base's card says of its licence, or its manifest.json, or where its text is; else `unknown`."""
     try:
         front = (folder / "README.md").read_text(encoding="utf-8").split("---")[1]
@@ -40,16 +40,16 @@ def licence(folder: Path) -> str:
     try:
         return str(json.loads((folder / "manifest.json").read_bytes())["licence"])
     except (OSError, ValueError, KeyError, TypeError):
-        texts = sorted(path.name for path in folder.glob("*") if LICENCE.fullmatch(path.name))
-        return f"see {texts[0]}" if texts else UNKNOWN
+        texts = sorted(path.name for path in folder.glob("*") if LICENCE_FILE.fullmatch(path.name))
+        return f"see {texts[0]}" if texts else UNKNOWN_LICENCE
 
 
-def halvings(folder: Path) -> int:
+def downsampling_factor(folder: Path) -> int:
     """How many times smaller the innermost layer of the network in folder is than its input: 2 ** halvings."""
-    return int(2 ** (len(config(folder / "config.json").get("block_out_channels", (1,) * 4)) - 1))
+    return int(2 ** (len(read_config(folder / "config.json").get("block_out_channels", (1,) * 4)) - 1))
 
 
-def hush() -> None:
+def silence_libraries() -> None:
     """Silence the libraries; before their pipelines are imported, since the import itself prints."""
     # peft loads it where it is installed, and it says at every start which 4-bit kernels it has not
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
-from dbrun.models.base import Condition, Drawn, Loaded, Randn, Sampling, nothing
-from dbrun.models.configs import halvings, hush
-from dbrun.models.unet import ATTENTION, RESNETS, TIME, UNetFamily
+from dbrun.models.base import CleanBatch, Condition, Loaded, Randn, Sampling, no_op
+from dbrun.models.configs import downsampling_factor, silence_libraries
+from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily
 
 if TYPE_CHECKING:
     import torch
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 # the blocks' attention sees the prompt through add_k_proj and add_v_proj alone
 IF_ATTENTION = (*ATTENTION, "add_k_proj", "add_v_proj")
-PROMPT = ("encoder_hid_proj", "add_embedding.pool.q_proj", "add_embedding.pool.k_proj", "add_embedding.pool.v_proj",
-          "add_embedding.proj")
-LABELS = ("class_embedding.linear_1", "class_embedding.linear_2")
+PROMPT_LAYERS = ("encoder_hid_proj", "add_embedding.pool.q_proj", "add_embedding.pool.k_proj",
+                 "add_embedding.pool.v_proj", "add_embedding.proj")
+CLASS_LABEL_LAYERS = ("class_embedding.linear_1", "class_embedding.linear_2")
 # up- and downsampling is done by resnets of their own
 IF_RESNETS = (*RESNETS, "downsamplers.*.conv1", "downsamplers.*.conv2", "upsamplers.*.conv1", "upsamplers.*.conv2")
-TOKENS = 77
+PROMPT_LENGTH = 77
 """Length of every prompt; T5 reads longer ones, but IF was trained with this."""
 NOISE_LEVEL = 250
 """Timestep of the image noising scheduler that the low-resolution picture is noised to: the pipeline's default."""
@@ -40,25 +40,25 @@ class IFStage1(UNetFamily):
     """Stage I: 64-pixel pictures from words (DeepFloyd IF, after Saharia et al. 2022, arXiv:2205.11487)."""
 
     NAME: ClassVar[str] = "if_stage1"
-    pipelines: ClassVar[tuple[str, ...]] = ("IFPipeline",)
-    folders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet")
+    pipeline_classes: ClassVar[tuple[str, ...]] = ("IFPipeline",)
+    subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet"}
-    fixed: ClassVar[Mapping[str, str]] = {
+    not_adaptable: ClassVar[Mapping[str, str]] = {
         "text_encoder": "its text encoder is a T5, on which diffusers loads no adapter",
         "trigger": "diffusers loads no new word into its T5"}
-    presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-        "denoiser": _presets((*IF_ATTENTION, *TIME, *PROMPT))}
-    sampling: ClassVar[Sampling] = Sampling(steps=100, guidance=7.0)
+    target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+        "denoiser": _presets((*IF_ATTENTION, *TIME_EMBEDDING, *PROMPT_LAYERS))}
+    default_sampling: ClassVar[Sampling] = Sampling(steps=100, guidance=7.0)
 
-    def pixel_multiple(self, folder: Path) -> int:
+    def resolution_multiple(self, folder: Path) -> int:
         """The UNet's factor: 8 for the published models."""
-        return halvings(folder / "unet")
+        return downsampling_factor(folder / "unet")
 
-    def prompt_limit(self, folder: Path) -> int:
+    def max_prompt_tokens(self, folder: Path) -> int:
         """76 for every base: T5 has an end mark and no start mark."""
-        return TOKENS - 1
+        return PROMPT_LENGTH - 1
 
-    def as_read(self, prompt: str) -> str:
+    def normalize_prompt(self, prompt: str) -> str:
         """In lower case."""
         return prompt.lower().strip()
 
@@ -66,16 +66,16 @@ class IFStage1(UNetFamily):
              variant: str | None = None) -> Loaded:
         """The pipeline, every part in dtype on device, without safety checker and watermarker."""
         _check_tokenizer(folder / "tokenizer")
-        return Loaded(self.pipeline(folder, device=device, dtype=dtype, variant=variant, left_out=(
+        return Loaded(self.load_pipeline(folder, device=device, dtype=dtype, variant=variant, left_out=(
             "safety_checker", "feature_extractor", "watermarker")), device, dtype)
 
     def encode_images(self, loaded: Loaded, pixels: Tensor) -> Tensor:
         """The pixels themselves: there is no latent space."""
         return pixels.float()
 
-    def draw(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> Drawn:
+    def sample_x0(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
         """x0 is the picture; nothing is left to chance."""
-        return Drawn(stored, {})
+        return CleanBatch(stored, {})
 
     def encode_prompts(self, loaded: Loaded, prompts: Sequence[str]) -> list[Condition]:
         """T5's last hidden state, `hidden` [77, D], in which padding was masked; prompts go in lower case.
@@ -84,31 +84,32 @@ class IFStage1(UNetFamily):
         trigger. A prompt's low bits depend on how many share the call: encode one at a time what is to be cached.
         """
         tokenizer, text_encoder = loaded.pipeline.tokenizer, loaded.pipeline.text_encoder
-        tokens = tokenizer(list(map(self.as_read, prompts)), padding="max_length", max_length=TOKENS,
+        tokens = tokenizer(list(map(self.normalize_prompt, prompts)), padding="max_length", max_length=PROMPT_LENGTH,
                            truncation=True, return_tensors="pt").to(loaded.device)
         hidden = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
         return [{"hidden": row} for row in hidden.to(loaded.dtype)]
 
     def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start: Image | None = None, tick: Callable[[], object] = nothing) -> Image:
+                 start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
         """One picture by the base's own sampler, which for the published models is DDPM."""
         import diffusers
         import torch
 
-        pipeline = getattr(diffusers, self.pipelines[0])(
-            **{**loaded.pipeline.components, "scheduler": self.sampler(loaded)}, requires_safety_checker=False)
+        pipeline = getattr(diffusers, self.pipeline_classes[0])(
+            **{**loaded.pipeline.components, "scheduler": self.sampling_scheduler(loaded)},
+            requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
         with torch.no_grad():
             hidden, empty = (self.encode_prompts(loaded, [text])[0]["hidden"][None] for text in (prompt, ""))
             image: Image = pipeline(
                 prompt_embeds=hidden, negative_prompt_embeds=empty, num_inference_steps=steps, width=resolution,
                 height=resolution, guidance_scale=guidance, generator=torch.Generator("cpu").manual_seed(seed),
-                callback=lambda step, t, sample: tick(), **self._beginning(start, resolution)).images[0]
+                callback=lambda step, t, sample: on_step(), **self._start_arguments(start_image, resolution)).images[0]
         return image
 
-    def tiny(self, folder: Path, *, prediction: str = "epsilon") -> None:
+    def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
         """A base of 0.2 M parameters for 32-pixel pictures: UNet factor 2, prompts of 77 letters."""
-        hush()
+        silence_libraries()
         import diffusers
         import torch
 
@@ -117,12 +118,12 @@ class IFStage1(UNetFamily):
             torch.default_generator.manual_seed(0)
             unet, text_encoder = self._tiny_unet(), _tiny_t5(len(tokenizer))
         schedulers = {name: _tiny_scheduler(name == "scheduler", prediction)
-                      for name in self.folders if name.endswith("scheduler")}
-        getattr(diffusers, self.pipelines[0])(
+                      for name in self.subfolders if name.endswith("scheduler")}
+        getattr(diffusers, self.pipeline_classes[0])(
             tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, **schedulers, safety_checker=None,
             feature_extractor=None, watermarker=None, requires_safety_checker=False).save_pretrained(folder)
 
-    def _beginning(self, start: Image | None, resolution: int) -> dict[str, object]:
+    def _start_arguments(self, start: Image | None, resolution: int) -> dict[str, object]:
         return {}
 
     def _tiny_unet(self, **changes: Any) -> Any:
@@ -142,19 +143,19 @@ class IFStage2(IFStage1):
     """Stage II: enlarges 64-pixel pictures to 256; it sees the picture, noised and enlarged, beside x_t."""
 
     NAME: ClassVar[str] = "if_stage2"
-    pipelines: ClassVar[tuple[str, ...]] = ("IFSuperResolutionPipeline",)
-    folders: ClassVar[tuple[str, ...]] = ("image_noising_scheduler", *IFStage1.folders)
-    presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-        "denoiser": _presets((*IF_ATTENTION, *TIME, *PROMPT, *LABELS))}
-    sampling: ClassVar[Sampling] = Sampling(steps=50, guidance=4.0)
-    enlarges: ClassVar[int] = 4
+    pipeline_classes: ClassVar[tuple[str, ...]] = ("IFSuperResolutionPipeline",)
+    subfolders: ClassVar[tuple[str, ...]] = ("image_noising_scheduler", *IFStage1.subfolders)
+    target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+        "denoiser": _presets((*IF_ATTENTION, *TIME_EMBEDDING, *PROMPT_LAYERS, *CLASS_LABEL_LAYERS))}
+    default_sampling: ClassVar[Sampling] = Sampling(steps=50, guidance=4.0)
+    upscale_factor: ClassVar[int] = 4
     class_labels: ClassVar[tuple[str, ...]] = ("noise_level", "timesteps")
 
-    def pixel_multiple(self, folder: Path) -> int:
+    def resolution_multiple(self, folder: Path) -> int:
         """Such that the small picture has whole pixels, too."""
-        return math.lcm(self.enlarges, super().pixel_multiple(folder))
+        return math.lcm(self.upscale_factor, super().resolution_multiple(folder))
 
-    def draw(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> Drawn:
+    def sample_x0(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
         """x0 is the picture. With the class labels `noise_level`, hints as the pipeline makes them:
 
         `low`: the picture made small by averaging, enlarged bilinearly and noised to NOISE_LEVEL, [B, 3, H, W];
@@ -163,15 +164,16 @@ class IFStage2(IFStage1):
         import torch
         from torch.nn.functional import avg_pool2d, interpolate
 
-        from dbrun.diffusion.process import Process
+        from dbrun.diffusion.process import DiffusionProcess
 
         if class_labels == "timesteps":
-            return Drawn(stored, {})
-        large = interpolate(avg_pool2d(stored, self.enlarges), stored.shape[-2:], mode="bilinear", align_corners=True)
+            return CleanBatch(stored, {})
+        large = interpolate(avg_pool2d(stored, self.upscale_factor), stored.shape[-2:], mode="bilinear",
+                            align_corners=True)
         level = torch.full((len(stored),), NOISE_LEVEL)
-        noising = Process.from_config(loaded.pipeline.image_noising_scheduler.config)
+        noising = DiffusionProcess.from_config(loaded.pipeline.image_noising_scheduler.config)
         low = noising.add_noise(large, randn("low resolution", large.shape[1:]), level)
-        return Drawn(stored, {"low": low, "class_labels": level})
+        return CleanBatch(stored, {"low": low, "class_labels": level})
 
     def denoiser_input(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """x_t with the noised small picture beside it, and its noise level.
@@ -183,9 +185,9 @@ class IFStage2(IFStage1):
         low = condition.get("low", x_t).to(x_t.device)
         return torch.cat([x_t, low], dim=1), condition.get("class_labels", t)
 
-    def _beginning(self, start: Image | None, resolution: int) -> dict[str, object]:
-        if start is None or start.size != (resolution // self.enlarges,) * 2:
-            raise StageFailed(f"stage II starts from a picture of {resolution // self.enlarges} pixels; "
+    def _start_arguments(self, start: Image | None, resolution: int) -> dict[str, object]:
+        if start is None or start.size != (resolution // self.upscale_factor,) * 2:
+            raise StageFailed(f"stage II starts from a picture of {resolution // self.upscale_factor} pixels; "
                               f"found {start and start.size}")
         return {"image": start.convert("RGB"), "noise_level": NOISE_LEVEL}
 
@@ -229,4 +231,4 @@ def _letter_tokenizer() -> Any:
     letters = sorted(digits + ascii_letters + punctuation)
     marks = [(mark, 0.0) for mark in ("<pad>", "</s>", "<unk>")]
     entries = [("▁", -2.0), *((begin + letter, -3.0) for begin in ("", "▁") for letter in letters)]
-    return T5Tokenizer(vocab=marks + entries, extra_ids=0, model_max_length=TOKENS)
+    return T5Tokenizer(vocab=marks + entries, extra_ids=0, model_max_length=PROMPT_LENGTH)

@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 class Vocabulary:
     """The words of a tokenizer and the text encoder behind it; the vectors of new ones stand beside the base's table.
 
-    rows: word -> its vectors [n, D]. A word of n vectors is read as the tokens `word word_1 … word_{n-1}`, which is
-    how diffusers' `load_textual_inversion` names them.
+    new_embeddings: word -> its vectors [n, D]. A word of n vectors is read as the tokens `word word_1 … word_{n-1}`,
+    which is how diffusers' `load_textual_inversion` names them.
     """
 
     def __init__(self, tokenizer: Any, text_encoder: Any) -> None:
         from torch.nn import ParameterDict
 
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
-        self.known = len(tokenizer)
-        self.rows = ParameterDict()
+        self.base_size = len(tokenizer)
+        self.new_embeddings = ParameterDict()
         # a plain attribute: what is no tensor and no module is no part of a module
-        self.rows.__dict__["vocabulary"] = self
+        self.new_embeddings.__dict__["vocabulary"] = self
 
-    def look_up(self, tokens: Sequence[str]) -> Tensor:
+    def base_embeddings(self, tokens: Sequence[str]) -> Tensor:
         """What the text encoder's own table has for these tokens, float32 [n, D]. Raises KeyError for unknown ones."""
         import torch
 
@@ -39,26 +39,26 @@ class Vocabulary:
         vectors: Tensor = table.detach()[torch.tensor(ids, device=table.device)].float()
         return vectors
 
-    def began(self, text: str, vectors: int) -> Tensor:
+    def initial_vectors(self, text: str, vectors: int) -> Tensor:
         """So many vectors that begin as the tokens of a text, in turn: float32 [vectors, D]. Raises RecipeError."""
         tokens = self.tokenizer.tokenize(text)
         check_initializer(text, len(tokens), vectors)
-        return self.look_up([tokens[i % len(tokens)] for i in range(vectors)])
+        return self.base_embeddings([tokens[i % len(tokens)] for i in range(vectors)])
 
     def add(self, word: str, first: Tensor) -> nn.Parameter:
         """Read this word, which is new, as these vectors [n, D]; the parameter that holds them."""
         from torch.nn import Parameter
 
-        names = tokens_of(word, len(first))
-        check_new(names, self.tokenizer.get_vocab())
-        if not self.rows:
-            self._read_beside_the_table()
+        names = token_names(word, len(first))
+        check_unused_tokens(names, self.tokenizer.get_vocab())
+        if not self.new_embeddings:
+            self._patch_embedding_forward()
         self.tokenizer.add_tokens(names)
-        self.rows[word] = Parameter(first)
-        parameter: nn.Parameter = self.rows[word]
+        self.new_embeddings[word] = Parameter(first)
+        parameter: nn.Parameter = self.new_embeddings[word]
         return parameter
 
-    def _read_beside_the_table(self) -> None:
+    def _patch_embedding_forward(self) -> None:
         """Let the table answer for what it knows, and the rows for what is new."""
         import torch
 
@@ -66,9 +66,9 @@ class Vocabulary:
         of_table = table.forward
 
         def forward(ids: Tensor) -> Tensor:
-            known: Tensor = of_table(ids.clamp(max=self.known - 1))
-            new = torch.cat(list(self.rows.values())).to(known.dtype)
-            return torch.where((ids >= self.known)[..., None], new[(ids - self.known).clamp(min=0)], known)
+            known: Tensor = of_table(ids.clamp(max=self.base_size - 1))
+            new = torch.cat(list(self.new_embeddings.values())).to(known.dtype)
+            return torch.where((ids >= self.base_size)[..., None], new[(ids - self.base_size).clamp(min=0)], known)
 
         table.forward = forward
 
@@ -81,12 +81,12 @@ def check_initializer(text: str, tokens: int, vectors: int) -> None:
                           "name a word as `initializer`")
 
 
-def check_new(names: Iterable[str], known: Container[str]) -> None:
+def check_unused_tokens(names: Iterable[str], known: Container[str]) -> None:
     """Raise RecipeError where the base knows one of the words already."""
     if taken := sorted(name for name in names if name in known):
         raise RecipeError(f"the base knows the word '{taken[0]}' already", fix="choose another word as `token`")
 
 
-def tokens_of(word: str, vectors: int) -> list[str]:
+def token_names(word: str, vectors: int) -> list[str]:
     """The tokens that a word of so many vectors is read as."""
     return [word, *(f"{word}_{i}" for i in range(1, vectors))]

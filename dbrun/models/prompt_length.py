@@ -10,34 +10,34 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
-SHOWN = 50
+MAX_SHOWN_CHARACTERS = 50
 """Characters of a prompt that are told."""
 
 
-class Cut(NamedTuple):
-    """A prompt that is too long. tokens: how many it has; rest: what of it is not read."""
+class TruncatedPrompt(NamedTuple):
+    """A prompt that is too long. token_count: how many it has; cut_off: what of it is not read."""
 
     prompt: str
-    tokens: int
-    rest: str
+    token_count: int
+    cut_off: str
 
-    def said(self, limit: int) -> str:
+    def message(self, limit: int) -> str:
         """The same for a person. limit: tokens that the base reads."""
-        return (f"the base reads {limit} tokens, '{_beginning(self.prompt)}' has {self.tokens}, and "
-                f"'{_beginning(self.rest)}' is cut off")
+        return (f"the base reads {limit} tokens, '{_shorten(self.prompt)}' has {self.token_count}, and "
+                f"'{_shorten(self.cut_off)}' is cut off")
 
 
-def _beginning(text: str) -> str:
+def _shorten(text: str) -> str:
     """So much of a text that it is known again."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN - 1].rstrip()}…"
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS - 1].rstrip()}…"
 
 
-def may_be_cut(prompt: str, limit: int) -> bool:
+def may_be_truncated(prompt: str, limit: int) -> bool:
     """Whether a prompt can have more tokens than these: each is at least one byte."""
     return len("".join(prompt.split()).encode()) > limit
 
 
-def tokenizer_of(folder: Path) -> Tokenizer | None:
+def load_tokenizer(folder: Path) -> Tokenizer | None:
     """The tokenizer of a base's folder as its own library reads it, which neither cuts nor pads.
 
     None where the base has it in another form.
@@ -53,8 +53,8 @@ def tokenizer_of(folder: Path) -> Tokenizer | None:
     return tokenizer
 
 
-def cuts(tokenizer: Tokenizer, prompts: Iterable[str], limit: int, word: str | None = None,
-         vectors: int = 1) -> list[Cut]:
+def find_truncated(tokenizer: Tokenizer, prompts: Iterable[str], limit: int, word: str | None = None,
+                   vectors: int = 1) -> list[TruncatedPrompt]:
     """The prompts with more tokens than limit. word: one that is read as so many vectors, whatever its letters."""
     found = []
     for prompt in prompts:
@@ -63,5 +63,5 @@ def cuts(tokenizer: Tokenizer, prompts: Iterable[str], limit: int, word: str | N
         read = tokenizer.encode(plain, add_special_tokens=False)
         if len(read.ids) + extra > limit:
             first = read.offsets[max(0, limit - extra)][0] if limit > extra else 0
-            found.append(Cut(prompt, len(read.ids) + extra, " ".join(plain[first:].split())))
+            found.append(TruncatedPrompt(prompt, len(read.ids) + extra, " ".join(plain[first:].split())))
     return found

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dbrun.diffusion.prediction import Prediction
+from dbrun.diffusion.prediction import PredictionType
 
 LEARNED_VARIANCE = ("learned", "learned_range")
 
 
-def scheduler_changes(config: Mapping[str, Any], prediction: Prediction | None,
+def scheduler_changes(config: Mapping[str, Any], prediction: PredictionType | None,
                       zero_terminal_snr: bool) -> dict[str, object]:
     """What a scheduler's config must say otherwise of a denoiser that was trained like this; empty for nothing.
 

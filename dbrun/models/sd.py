@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
-from dbrun.models.base import Condition, Drawn, Loaded, Randn, Sampling, nothing
-from dbrun.models.configs import config, halvings, hush
+from dbrun.models.base import CleanBatch, Condition, Loaded, Randn, Sampling, no_op
+from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
 from dbrun.models.new_tokens import Vocabulary
-from dbrun.models.unet import ATTENTION, RESNETS, TIME, UNetFamily
+from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily
 
 if TYPE_CHECKING:
     import torch
@@ -28,42 +28,42 @@ class StableDiffusion(UNetFamily):
     """Stable Diffusion 1.x and 2.x (Rombach et al. 2021, arXiv:2112.10752)."""
 
     NAME: ClassVar[str] = "sd"
-    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
-    folders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+    pipeline_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
+    subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet", "text_encoder": "text_encoder"}
-    words: ClassVar[tuple[str, ...]] = ("trigger",)
-    presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    token_components: ClassVar[tuple[str, ...]] = ("trigger",)
+    target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": {"attention": ATTENTION, "attention+ff": ATTENTION + FEED_FORWARD,
-                     "linear": ATTENTION + FEED_FORWARD + TIME,
-                     "all": ATTENTION + FEED_FORWARD + TIME + CONVOLUTIONS},
+                     "linear": ATTENTION + FEED_FORWARD + TIME_EMBEDDING,
+                     "all": ATTENTION + FEED_FORWARD + TIME_EMBEDDING + CONVOLUTIONS},
         "text_encoder": {"attention": TEXT_ATTENTION, "attention+ff": TEXT_ATTENTION + TEXT_FEED_FORWARD,
                          "linear": TEXT_ATTENTION + TEXT_FEED_FORWARD, "all": TEXT_ATTENTION + TEXT_FEED_FORWARD},
     }
-    sampling: ClassVar[Sampling] = Sampling(steps=25, guidance=7.5)
+    default_sampling: ClassVar[Sampling] = Sampling(steps=25, guidance=7.5)
     # eight numbers for each 4 by 4 pixels or more; 77 vectors of at most 1,280 numbers
-    pixel_bytes: ClassVar[float] = 2.0
-    prompt_bytes: ClassVar[int] = 400_000
+    encoded_bytes_per_pixel: ClassVar[float] = 2.0
+    encoded_bytes_per_prompt: ClassVar[int] = 400_000
     # transformers 5.6 dropped `text_model.` from the module's names; other readers still expect it
-    prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
-        **UNetFamily.prefixes, "text_encoder": ("text_model.", "text_encoder.text_model.")}
-    kohya: ClassVar[Mapping[str, tuple[str, str]]] = {
+    diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
+        **UNetFamily.diffusers_prefixes, "text_encoder": ("text_model.", "text_encoder.text_model.")}
+    kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
         "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te_text_model_")}
 
-    def pixel_multiple(self, folder: Path) -> int:
+    def resolution_multiple(self, folder: Path) -> int:
         """The VAE's factor times the UNet's: 64 for the published models."""
-        return halvings(folder / "vae") * halvings(folder / "unet")
+        return downsampling_factor(folder / "vae") * downsampling_factor(folder / "unet")
 
-    def prompt_limit(self, folder: Path) -> int:
+    def max_prompt_tokens(self, folder: Path) -> int:
         """The lesser of the tokenizer's length and the text encoder's positions, without two marks: 75 as published."""
-        positions = int(config(folder / "text_encoder" / "config.json").get("max_position_embeddings", 77))
-        return min(positions, int(config(folder / "tokenizer" / "tokenizer_config.json")
+        positions = int(read_config(folder / "text_encoder" / "config.json").get("max_position_embeddings", 77))
+        return min(positions, int(read_config(folder / "tokenizer" / "tokenizer_config.json")
                                   .get("model_max_length", positions))) - 2
 
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
              variant: str | None = None) -> Loaded:
         """The pipeline, every part in dtype on device, without a safety checker."""
-        pipeline = self.pipeline(folder, device=device, dtype=dtype, variant=variant,
-                                 left_out=("safety_checker", "feature_extractor", "image_encoder"))
+        pipeline = self.load_pipeline(folder, device=device, dtype=dtype, variant=variant,
+                                      left_out=("safety_checker", "feature_extractor", "image_encoder"))
         if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
             raise RecipeError(f"the base's UNet takes {pipeline.unet.config.in_channels} channels and its VAE gives "
                               f"{pipeline.vae.config.latent_channels}: it is not a text-to-image base",
@@ -72,11 +72,12 @@ class StableDiffusion(UNetFamily):
 
     def module(self, loaded: Loaded, component: str) -> nn.Module:
         """The pipeline's part; or the vectors of the words that are new to the text encoder."""
-        if component not in self.words:
+        if component not in self.token_components:
             return super().module(loaded, component)
-        if component not in loaded.beside:
-            loaded.beside[component] = Vocabulary(loaded.pipeline.tokenizer, loaded.pipeline.text_encoder).rows
-        return loaded.beside[component]
+        if component not in loaded.extra_modules:
+            vocabulary = Vocabulary(loaded.pipeline.tokenizer, loaded.pipeline.text_encoder)
+            loaded.extra_modules[component] = vocabulary.new_embeddings
+        return loaded.extra_modules[component]
 
     def encode_images(self, loaded: Loaded, pixels: Tensor) -> Tensor:
         """Mean and log-variance of q(z | pixels), float32 [B, 2C, h, w]."""
@@ -84,11 +85,11 @@ class StableDiffusion(UNetFamily):
         moments: Tensor = loaded.pipeline.vae.encode(pixels).latent_dist.parameters
         return moments.float()
 
-    def draw(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> Drawn:
+    def sample_x0(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
         """x0 = (mean + std noise) * scaling_factor, with the log-variance clamped to [-30, 20] as diffusers does."""
         mean, log_variance = stored.chunk(2, dim=1)
         z = mean + (0.5 * log_variance.clamp(-30.0, 20.0)).exp() * randn("latents", mean.shape[1:])
-        return Drawn(z * float(loaded.pipeline.vae.config.scaling_factor), {})
+        return CleanBatch(z * float(loaded.pipeline.vae.config.scaling_factor), {})
 
     def encode_prompts(self, loaded: Loaded, prompts: Sequence[str]) -> list[Condition]:
         """The text encoder's last hidden state, `hidden` [L, D], padded to the full length without a mask.
@@ -106,41 +107,42 @@ class StableDiffusion(UNetFamily):
         hidden = text_encoder(tokens.input_ids.to(loaded.device), attention_mask=mask)[0]
         return [{"hidden": row} for row in hidden]
 
-    def no_single_file(self, folder: Path | None) -> str | None:
+    def single_file_obstacle(self, folder: Path | None) -> str | None:
         """2.x with the last layer of its text encoder, which diffusers' reader passes over."""
-        from dbrun.models.ldm_keys import READ_BY_ALL, second
+        from dbrun.models.ldm_keys import MAX_TEXT_LAYERS, is_version_2
 
-        if folder is None or not second(config(folder / "unet" / "config.json")):
+        if folder is None or not is_version_2(read_config(folder / "unet" / "config.json")):
             return None
-        layers = int(config(folder / "text_encoder" / "config.json").get("num_hidden_layers", 0))
-        if layers > READ_BY_ALL:
-            return f"of which {READ_BY_ALL} layers of a text encoder are read, and this base, a 2.x, has {layers}"
+        layers = int(read_config(folder / "text_encoder" / "config.json").get("num_hidden_layers", 0))
+        if layers > MAX_TEXT_LAYERS:
+            return f"of which {MAX_TEXT_LAYERS} layers of a text encoder are read, and this base, a 2.x, has {layers}"
         return None
 
-    def single_file(self, loaded: Loaded) -> Mapping[str, Tensor]:
+    def single_file_state_dict(self, loaded: Loaded) -> Mapping[str, Tensor]:
         """As the original releases have it."""
-        from dbrun.models.ldm_keys import original
+        from dbrun.models.ldm_keys import ldm_state_dict
 
-        return original(loaded.pipeline)
+        return ldm_state_dict(loaded.pipeline)
 
-    def sampler(self, loaded: Loaded) -> Any:
+    def sampling_scheduler(self, loaded: Loaded) -> Any:
         """DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) on the base's own noise schedule, for every prediction."""
         from diffusers import DPMSolverMultistepScheduler
 
         return DPMSolverMultistepScheduler.from_config(loaded.pipeline.scheduler.config)
 
     def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start: Image | None = None, tick: Callable[[], object] = nothing) -> Image:
+                 start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
         """One picture by the sampler."""
         import torch
         from diffusers import StableDiffusionPipeline
 
-        pipeline = StableDiffusionPipeline(**{**loaded.pipeline.components, "scheduler": self.sampler(loaded)},
+        pipeline = StableDiffusionPipeline(**{**loaded.pipeline.components,
+                                              "scheduler": self.sampling_scheduler(loaded)},
                                            requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
 
         def after(pipeline: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            tick()
+            on_step()
             return tensors
 
         with torch.no_grad():
@@ -149,9 +151,9 @@ class StableDiffusion(UNetFamily):
                                     callback_on_step_end=after).images[0]
         return image
 
-    def tiny(self, folder: Path, *, prediction: str = "epsilon") -> None:
+    def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
         """A base of 0.3 M parameters for 32-pixel pictures: VAE factor 4, UNet factor 2, prompts of 77 tokens."""
-        hush()
+        silence_libraries()
         import torch
         from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel

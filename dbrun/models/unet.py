@@ -8,33 +8,33 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
 from dbrun.models.base import Condition, Family, Loaded
-from dbrun.models.configs import config, halvings, hush
+from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from dbrun.diffusion.process import Process
+    from dbrun.diffusion.process import DiffusionProcess
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-TIME = ("time_emb_proj", "time_embedding.linear_1", "time_embedding.linear_2")
+TIME_EMBEDDING = ("time_emb_proj", "time_embedding.linear_1", "time_embedding.linear_2")
 RESNETS = ("resnets.*.conv1", "resnets.*.conv2", "conv_shortcut")
 
 
 class UNetFamily(Family):
     """A UNet that looks at one sequence of hidden states, and the pipeline around it."""
 
-    prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {"denoiser": ("", "unet.")}
+    diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {"denoiser": ("", "unet.")}
 
-    def pipeline(self, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None,
-                 left_out: Sequence[str]) -> Any:
+    def load_pipeline(self, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None,
+                      left_out: Sequence[str]) -> Any:
         """The pipeline on device, frozen and in eval mode, without the parts that are left out. Raises RecipeError."""
-        hush()
+        silence_libraries()
         import diffusers
         from torch import nn
 
         try:
-            pipeline = getattr(diffusers, self.pipelines[0]).from_pretrained(
+            pipeline = getattr(diffusers, self.pipeline_classes[0]).from_pretrained(
                 str(folder), dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
                 requires_safety_checker=False, **dict.fromkeys(left_out))
         except (OSError, ValueError) as error:
@@ -47,23 +47,23 @@ class UNetFamily(Family):
                 part.requires_grad_(False).eval()
         return pipeline
 
-    def native_side(self, folder: Path) -> int:
+    def native_resolution(self, folder: Path) -> int:
         """The UNet's own sample, enlarged as much as an autoencoder makes it smaller."""
-        side = int(config(folder / "unet" / "config.json").get("sample_size") or 64)
-        return side * (halvings(folder / "vae") if "vae" in self.folders else 1)
+        side = int(read_config(folder / "unet" / "config.json").get("sample_size") or 64)
+        return side * (downsampling_factor(folder / "vae") if "vae" in self.subfolders else 1)
 
     def module(self, loaded: Loaded, component: str) -> nn.Module:
         """The pipeline's part of that name."""
         module: nn.Module = getattr(loaded.pipeline, self.components[component])
         return module
 
-    def process(self, loaded: Loaded) -> Process:
+    def diffusion_process(self, loaded: Loaded) -> DiffusionProcess:
         """The scheduler's betas and prediction type."""
-        from dbrun.diffusion.process import Process
+        from dbrun.diffusion.process import DiffusionProcess
 
-        return Process.from_config(loaded.pipeline.scheduler.config)
+        return DiffusionProcess.from_config(loaded.pipeline.scheduler.config)
 
-    def collate(self, conditions: Sequence[Condition]) -> Condition:
+    def collate_conditions(self, conditions: Sequence[Condition]) -> Condition:
         """`hidden` [B, L, D]."""
         import torch
 
@@ -76,14 +76,14 @@ class UNetFamily(Family):
         output: Tensor = unet(sample.to(device, dtype), t.to(device),
                               encoder_hidden_states=condition["hidden"].to(device, dtype),
                               class_labels=None if labels is None else labels.to(device)).sample
-        return prediction_of(output, x_t)
+        return drop_variance_channels(output, x_t)
 
     def denoiser_input(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """What the UNet sees of a noisy picture, and its class labels, None for a UNet without any."""
         return x_t, None
 
 
-def prediction_of(output: Tensor, x_t: Tensor) -> Tensor:
+def drop_variance_channels(output: Tensor, x_t: Tensor) -> Tensor:
     """The prediction in a denoiser's output [B, C or 2C, h, w]: of twice x_t's channels the first half.
 
     The second half interpolates the variance (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15) and is not trained.

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dbrun.config_types import Bool, Float, OrNone
-from dbrun.options.optimizers import OptimizerChoice
+from dbrun.options.optimizers import OptimizerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch.optim import Optimizer
 
-    from dbrun.options.optimizers import Group
+    from dbrun.options.optimizers import ParamGroupDict
 
 
-class Adafactor(OptimizerChoice):
+class Adafactor(OptimizerOptions):
     """Adafactor (Shazeer and Stern 2018, arXiv:1804.04235) at the recipe's own learning rate."""
 
     NAME: ClassVar[str] = "adafactor"
@@ -34,7 +34,7 @@ class Adafactor(OptimizerChoice):
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
     """Decoupled weight decay."""
 
-    def build(self, groups: Sequence[Group], learning_rate: float) -> Optimizer:
+    def build(self, groups: Sequence[ParamGroupDict], learning_rate: float) -> Optimizer:
         """transformers' Adafactor, without a schedule of its own."""
         from transformers.optimization import Adafactor as Made
 

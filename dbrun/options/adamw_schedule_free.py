@@ -10,14 +10,14 @@ from pydantic import Field
 
 from dbrun.config_types import Float
 from dbrun.options.optimizers import AdamLike
-from dbrun.options.packages import Package
+from dbrun.options.packages import OptionalPackage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch.optim import Optimizer
 
-    from dbrun.options.optimizers import Group
+    from dbrun.options.optimizers import ParamGroupDict
 
 
 class AdamWScheduleFree(AdamLike):
@@ -27,8 +27,8 @@ class AdamWScheduleFree(AdamLike):
     """
 
     NAME: ClassVar[str] = "adamw_schedule_free"
-    PACKAGE: ClassVar[Package | None] = Package("schedulefree", "schedulefree", "optimizers")
-    AVERAGES: ClassVar[bool] = True
+    REQUIRED_PACKAGE: ClassVar[OptionalPackage | None] = OptionalPackage("schedulefree", "schedulefree", "optimizers")
+    HAS_EVAL_WEIGHTS: ClassVar[bool] = True
     type: Literal["adamw_schedule_free"]
     """The optimizer."""
     beta1: Annotated[Float, Field(gt=0, lt=1)] = 0.9
@@ -38,16 +38,16 @@ class AdamWScheduleFree(AdamLike):
     averaging_power: Annotated[Float, Field(ge=0)] = 0.0
     """Step k counts (k + 1)^averaging_power in the average: more than 0 forgets the first steps sooner."""
 
-    def build(self, groups: Sequence[Group], learning_rate: float) -> Optimizer:
+    def build(self, groups: Sequence[ParamGroupDict], learning_rate: float) -> Optimizer:
         """schedulefree's AdamWScheduleFree, ready to train."""
         from schedulefree import AdamWScheduleFree as Made
 
-        made: Optimizer = Made(list(groups), lr=learning_rate, r=self.averaging_power, **self.common)
+        made: Optimizer = Made(list(groups), lr=learning_rate, r=self.averaging_power, **self.adam_arguments)
         made.train()  # type: ignore[attr-defined]
         return made
 
     @contextmanager
-    def leaving(self, optimizer: Optimizer) -> Iterator[None]:
+    def eval_weights(self, optimizer: Optimizer) -> Iterator[None]:
         """x instead of y; y comes back as a copy, since going there and back by arithmetic changes its last bits."""
         import torch
 

@@ -11,17 +11,17 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from dbrun.config_types import Float, Int, OrNone, Part, Text, subclasses
-from dbrun.seeds import derive
+from dbrun.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from dbrun.images.captions import Texts
+    from dbrun.images.captions import FolderCaptions
 
 CAPTION, TRIGGER = "caption", "trigger"
 
 
-def _template(value: str) -> str:
+def _check_template(value: str) -> str:
     try:
-        named = fields(value)
+        named = template_fields(value)
     except ValueError:
         named = {value}
     if CAPTION not in named or not named <= {CAPTION, TRIGGER}:
@@ -29,13 +29,13 @@ def _template(value: str) -> str:
     return value
 
 
-def fields(template: str) -> set[str]:
+def template_fields(template: str) -> set[str]:
     """The names in braces. Raises ValueError where braces are not in pairs."""
     return {name + (spec or "") + (conversion or "")
             for _, name, spec, conversion in Formatter().parse(template) if name is not None}
 
 
-Template = Annotated[Text, AfterValidator(_template)]
+Template = Annotated[Text, AfterValidator(_check_template)]
 
 
 class Shuffle(Part):
@@ -48,44 +48,44 @@ class Shuffle(Part):
     separator: Annotated[Text, Field(min_length=1)] = ","
     """What stands between tags."""
 
-    def orders(self, caption: str, seed: int) -> tuple[str, ...]:
+    def shuffled_captions(self, caption: str, seed: int) -> tuple[str, ...]:
         """The caption and further orders of its tags, no two alike; fewer where there are not so many."""
         tags = [tag for part in caption.split(self.separator) if (tag := part.strip())]
         first, rest = tags[:self.keep], tags[self.keep:]
         found = [tuple(tags)]
         for attempt in range(4 * self.variants):
-            ranks = {place: derive(seed, "tags", caption, attempt, place) for place in range(len(rest))}
+            ranks = {place: derive_seed(seed, "tags", caption, attempt, place) for place in range(len(rest))}
             order = (*first, *(rest[place] for place in sorted(ranks, key=lambda place: ranks[place])))
             found += [order] if order not in found and len(found) < self.variants else []
         joint = f"{self.separator} " if not self.separator.isspace() else self.separator
         return tuple(joint.join(order) for order in found)
 
 
-class Captions(Part):
+class CaptionSource(Part):
     """A source of prompts for single pictures; a picture without one has the instance prompt."""
 
     NAME: ClassVar[str]
-    BESIDE: ClassVar[bool] = False
+    READS_SIDECARS: ClassVar[bool] = False
     """Whether it reads text files beside the pictures."""
-    OWN: ClassVar[bool] = True
+    PER_PICTURE: ClassVar[bool] = True
     """Whether pictures may have prompts of their own."""
-    lacking: ClassVar[str] = ""
+    missing_reason: ClassVar[str] = ""
     """What a picture lacks that has none."""
 
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     """The share of draws in which a picture has the empty prompt instead, as guidance needs it to be known."""
 
-    def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> Texts:
+    def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
         """The captions in a folder of these pictures and, in all, these names. Raises RecipeError."""
         raise NotImplementedError
 
     @property
-    def wants_trigger(self) -> bool:
+    def needs_trigger(self) -> bool:
         """Whether the prompts are made with the subject's trigger."""
         return False
 
     @property
-    def shuffles(self) -> bool:
+    def shuffles_tags(self) -> bool:
         """Whether tags change places."""
         return False
 
@@ -94,7 +94,7 @@ class Captions(Part):
         return tuple(captions)
 
 
-class Worded(Captions):
+class TemplatedCaptions(CaptionSource):
     """Captions that words may stand around, and whose tags may change places."""
 
     template: Annotated[Template | None, OrNone] = None
@@ -103,89 +103,89 @@ class Worded(Captions):
     """Tags change places from draw to draw; left out, they stay where they are."""
 
     @property
-    def wants_trigger(self) -> bool:
+    def needs_trigger(self) -> bool:
         """Whether the template names it."""
-        return self.template is not None and TRIGGER in fields(self.template)
+        return self.template is not None and TRIGGER in template_fields(self.template)
 
     @property
-    def shuffles(self) -> bool:
+    def shuffles_tags(self) -> bool:
         """Whether `shuffle` is there."""
         return self.shuffle is not None
 
     def prompts(self, captions: Sequence[str], trigger: str | None, seed: int) -> tuple[str, ...]:
         """Each caption in each of its orders, with the template's words around it; no two alike."""
         orders = [order for text in captions
-                  for order in (self.shuffle.orders(text, seed) if self.shuffle else (text,))]
+                  for order in (self.shuffle.shuffled_captions(text, seed) if self.shuffle else (text,))]
         template = self.template or f"{{{CAPTION}}}"
         return tuple(dict.fromkeys(template.format(**{CAPTION: order, TRIGGER: trigger}) for order in orders))
 
 
-class Sidecar(Worded):
+class Sidecar(TemplatedCaptions):
     """A text file beside each picture: dog1.txt for dog1.jpg."""
 
     NAME: ClassVar[str] = "sidecar"
-    BESIDE: ClassVar[bool] = True
-    lacking: ClassVar[str] = "there is no {name}.txt beside it"
+    READS_SIDECARS: ClassVar[bool] = True
+    missing_reason: ClassVar[str] = "there is no {name}.txt beside it"
     type: Literal["sidecar"] = "sidecar"
     """Where captions come from."""
 
-    def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> Texts:
+    def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
         """The text files' contents."""
-        from dbrun.images.captions import sidecars
+        from dbrun.images.captions import read_sidecars
 
-        return sidecars(folder, pictures, names)
+        return read_sidecars(folder, pictures, names)
 
 
-class Metadata(Worded):
+class Metadata(TemplatedCaptions):
     """A table beside the pictures, metadata.jsonl or metadata.csv, as the Hub's imagefolder has it."""
 
     NAME: ClassVar[str] = "metadata"
-    lacking: ClassVar[str] = "no row of the metadata gives it one"
+    missing_reason: ClassVar[str] = "no row of the metadata gives it one"
     type: Literal["metadata"]
     """Where captions come from."""
     column: Annotated[Text | None, OrNone] = None
     """The column with the captions, beside `file_name`; left out, `text`, `caption` or `prompt`."""
 
-    def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> Texts:
+    def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
         """The table's rows; they may name pictures in folders below."""
-        from dbrun.images.captions import metadata
+        from dbrun.images.captions import read_metadata
 
-        return metadata(folder, names, self.column)
+        return read_metadata(folder, names, self.column)
 
 
-class Filename(Worded):
+class Filename(TemplatedCaptions):
     """The pictures' own names: a_dog_in_the_snow_02.jpg is "a dog in the snow"."""
 
     NAME: ClassVar[str] = "filename"
-    lacking: ClassVar[str] = "its name is only a number"
+    missing_reason: ClassVar[str] = "its name is only a number"
     type: Literal["filename"]
     """Where captions come from."""
 
-    def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> Texts:
+    def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
         """The names in words."""
-        from dbrun.images.captions import filenames
+        from dbrun.images.captions import captions_from_names
 
-        return filenames(pictures)
+        return captions_from_names(pictures)
 
 
-class Prompt(Captions):
+class PromptOnly(CaptionSource):
     """One prompt for all: the instance prompt, whatever text files lie beside the pictures."""
 
     NAME: ClassVar[str] = "prompt"
-    OWN: ClassVar[bool] = False
+    PER_PICTURE: ClassVar[bool] = False
     type: Literal["prompt"]
     """Where captions come from."""
 
-    def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> Texts:
+    def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
         """Nothing: no picture has a caption of its own."""
-        from dbrun.images.captions import Texts
+        from dbrun.images.captions import FolderCaptions
 
-        return Texts({})
-
-
-SIDECAR = Sidecar.usual()
+        return FolderCaptions({})
 
 
-def types() -> tuple[type[Captions], ...]:
+SIDECAR = Sidecar.from_defaults()
+
+
+def caption_sources() -> tuple[type[CaptionSource], ...]:
     """Every source of captions."""
-    return subclasses("dbrun.options", Captions)
+    return subclasses("dbrun.options", CaptionSource)

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dbrun.config_types import Float
-from dbrun.options.optimizers import OptimizerChoice
-from dbrun.options.packages import Package
+from dbrun.options.optimizers import OptimizerOptions
+from dbrun.options.packages import OptionalPackage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch.optim import Optimizer
 
-    from dbrun.options.optimizers import Group
+    from dbrun.options.optimizers import ParamGroupDict
 
 
-class Lion(OptimizerChoice):
+class Lion(OptimizerOptions):
     """Lion (Chen et al. 2023, arXiv:2302.06675); it wants a third to a tenth of AdamW's learning rate."""
 
     NAME: ClassVar[str] = "lion"
-    PACKAGE: ClassVar[Package | None] = Package("lion-pytorch", "lion_pytorch", "optimizers")
+    REQUIRED_PACKAGE: ClassVar[OptionalPackage | None] = OptionalPackage("lion-pytorch", "lion_pytorch", "optimizers")
     type: Literal["lion"]
     """The optimizer."""
     beta1: Annotated[Float, Field(ge=0, lt=1)] = 0.9
@@ -32,7 +32,7 @@ class Lion(OptimizerChoice):
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
     """Decoupled weight decay."""
 
-    def build(self, groups: Sequence[Group], learning_rate: float) -> Optimizer:
+    def build(self, groups: Sequence[ParamGroupDict], learning_rate: float) -> Optimizer:
         """lion-pytorch's Lion."""
         from lion_pytorch import Lion as Made
 

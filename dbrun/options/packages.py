@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 
 @dataclass(frozen=True)
-class Package:
+class OptionalPackage:
     """A package that not every recipe needs. name: pip's; module: what is imported; extra: dbrun's that brings it."""
 
     name: str
@@ -15,11 +15,11 @@ class Package:
     extra: str
 
     @property
-    def installed(self) -> bool:
+    def is_installed(self) -> bool:
         """Whether it is there; found out without loading it."""
         return find_spec(self.module) is not None
 
     @property
-    def command(self) -> str:
+    def install_command(self) -> str:
         """What installs it, at a version that goes with this dbrun."""
         return f"pip install 'dbrun[{self.extra}]'"

@@ -8,17 +8,17 @@ from pydantic import Field
 
 from dbrun.config_types import Bool, Float
 from dbrun.options.optimizers import AdamLike
-from dbrun.options.packages import Package
+from dbrun.options.packages import OptionalPackage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch.optim import Optimizer
 
-    from dbrun.options.optimizers import Group
+    from dbrun.options.optimizers import ParamGroupDict
 
 
-LEAST = 0.05
+MIN_LEARNING_RATE = 0.05
 """A factor below this was probably meant for another optimizer."""
 
 
@@ -26,9 +26,9 @@ class Prodigy(AdamLike):
     """Prodigy (Mishchenko and Defazio 2023, arXiv:2306.06101); `learning_rate` is a factor, and 1.0 is usual."""
 
     NAME: ClassVar[str] = "prodigy"
-    PACKAGE: ClassVar[Package | None] = Package("prodigyopt", "prodigyopt", "optimizers")
-    ONE_RATE: ClassVar[str | None] = "it estimates one rate for all that learns"
-    NUMBERS: ClassVar[int] = 4
+    REQUIRED_PACKAGE: ClassVar[OptionalPackage | None] = OptionalPackage("prodigyopt", "prodigyopt", "optimizers")
+    SINGLE_RATE_REASON: ClassVar[str | None] = "it estimates one rate for all that learns"
+    STATES_PER_WEIGHT: ClassVar[int] = 4
     type: Literal["prodigy"]
     """The optimizer."""
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
@@ -40,13 +40,13 @@ class Prodigy(AdamLike):
     safeguard_warmup: Bool = False
     """Leave the schedule's factor out of the estimate, so that a warm-up does not raise it."""
 
-    def remark(self, learning_rate: float) -> str | None:
+    def learning_rate_warning(self, learning_rate: float) -> str | None:
         """A rate for Adam would be hardly any here."""
-        if learning_rate >= LEAST:
+        if learning_rate >= MIN_LEARNING_RATE:
             return None
         return f"prodigy finds its own rate, of which this is only a factor: {learning_rate:g} is little, 1.0 is usual"
 
-    def build(self, groups: Sequence[Group], learning_rate: float) -> Optimizer:
+    def build(self, groups: Sequence[ParamGroupDict], learning_rate: float) -> Optimizer:
         """prodigyopt's Prodigy."""
         import io
         from contextlib import redirect_stdout
@@ -56,5 +56,5 @@ class Prodigy(AdamLike):
         # it prints its kind of weight decay
         with redirect_stdout(io.StringIO()):
             made: Optimizer = Made(groups, lr=learning_rate, d_coef=self.d_coef, safeguard_warmup=self.safeguard_warmup,
-                                   use_bias_correction=self.use_bias_correction, **self.common)
+                                   use_bias_correction=self.use_bias_correction, **self.adam_arguments)
         return made

@@ -10,15 +10,15 @@ from pydantic import Field
 from dbrun.config_types import Float, Int, Part, subclasses
 
 
-class Schedule(Part):
+class LearningRateSchedule(Part):
     """A learning-rate schedule: linear warm-up, then the schedule's own shape.
 
-    horizon: whether a step's factor depends on how many steps there are in all. Where it does not, a longer
+    depends_on_steps: whether a step's factor depends on how many steps there are in all. Where it does not, a longer
     run can go on from a shorter one.
     """
 
     NAME: ClassVar[str]
-    horizon: ClassVar[bool]
+    depends_on_steps: ClassVar[bool]
 
     warmup_steps: Annotated[Int, Field(ge=0)] = 0
     """Steps over which the rate rises linearly from 0."""
@@ -27,74 +27,74 @@ class Schedule(Part):
         """The factor at optimizer step `step` (counted from 0) of `steps`."""
         if step < self.warmup_steps:
             return step / max(1, self.warmup_steps)
-        return self.shape((step - self.warmup_steps) / max(1, steps - self.warmup_steps))
+        return self.decay((step - self.warmup_steps) / max(1, steps - self.warmup_steps))
 
-    def shape(self, progress: float) -> float:
+    def decay(self, progress: float) -> float:
         """The factor after warm-up; progress runs from 0 to 1."""
         raise NotImplementedError
 
 
-class Constant(Schedule):
+class Constant(LearningRateSchedule):
     """The same rate throughout."""
 
     NAME: ClassVar[str] = "constant"
-    horizon: ClassVar[bool] = False
+    depends_on_steps: ClassVar[bool] = False
     type: Literal["constant"] = "constant"
     """The schedule's shape."""
 
-    def shape(self, progress: float) -> float:
+    def decay(self, progress: float) -> float:
         """1."""
         return 1.0
 
 
-class Linear(Schedule):
+class Linear(LearningRateSchedule):
     """Down to zero in a straight line."""
 
     NAME: ClassVar[str] = "linear"
-    horizon: ClassVar[bool] = True
+    depends_on_steps: ClassVar[bool] = True
     type: Literal["linear"]
     """The schedule's shape."""
 
-    def shape(self, progress: float) -> float:
+    def decay(self, progress: float) -> float:
         """1 - progress."""
         return max(0.0, 1.0 - progress)
 
 
-class Cosine(Schedule):
+class Cosine(LearningRateSchedule):
     """Down to zero along half a cosine (Loshchilov and Hutter 2016, arXiv:1608.03983, eq. 5)."""
 
     NAME: ClassVar[str] = "cosine"
-    horizon: ClassVar[bool] = True
+    depends_on_steps: ClassVar[bool] = True
     type: Literal["cosine"]
     """The schedule's shape."""
 
-    def shape(self, progress: float) -> float:
+    def decay(self, progress: float) -> float:
         """(1 + cos(pi progress)) / 2."""
         return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-class CosineWithRestarts(Schedule):
+class CosineWithRestarts(LearningRateSchedule):
     """Several cosines, each from the peak down to zero (Loshchilov and Hutter 2016, arXiv:1608.03983)."""
 
     NAME: ClassVar[str] = "cosine_with_restarts"
-    horizon: ClassVar[bool] = True
+    depends_on_steps: ClassVar[bool] = True
     type: Literal["cosine_with_restarts"]
     """The schedule's shape."""
     cycles: Annotated[Int, Field(ge=1, le=1000)] = 2
     """How many cosines; 1 is `cosine`."""
 
-    def shape(self, progress: float) -> float:
+    def decay(self, progress: float) -> float:
         """(1 + cos(pi u)) / 2, where u runs from 0 to 1 in each cycle; 0 at the very end."""
         if progress >= 1.0:
             return 0.0
         return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (self.cycles * progress % 1.0))))
 
 
-class Polynomial(Schedule):
+class Polynomial(LearningRateSchedule):
     """Down to `end` along a power of what is left."""
 
     NAME: ClassVar[str] = "polynomial"
-    horizon: ClassVar[bool] = True
+    depends_on_steps: ClassVar[bool] = True
     type: Literal["polynomial"]
     """The schedule's shape."""
     power: Annotated[Float, Field(gt=0, le=100)] = 2.0
@@ -102,11 +102,11 @@ class Polynomial(Schedule):
     end: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     """The share of the peak rate that is left at the last step."""
 
-    def shape(self, progress: float) -> float:
+    def decay(self, progress: float) -> float:
         """(1 - end) (1 - progress)^power + end."""
         return float((1.0 - self.end) * max(0.0, 1.0 - progress) ** self.power + self.end)
 
 
-def types() -> tuple[type[Schedule], ...]:
+def schedule_types() -> tuple[type[LearningRateSchedule], ...]:
     """Every schedule."""
-    return subclasses("dbrun.options", Schedule)
+    return subclasses("dbrun.options", LearningRateSchedule)

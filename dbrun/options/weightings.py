@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dbrun.config_types import Float, Part, subclasses
-from dbrun.diffusion.prediction import Prediction
+from dbrun.diffusion.prediction import PredictionType
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,16 +24,16 @@ class Weighting(Part):
 
     NAME: ClassVar[str]
 
-    def of_x0(self, snr: Tensor) -> Tensor:
+    def x0_weights(self, snr: Tensor) -> Tensor:
         """The weight of the squared error of x0; snr, weight: float64 [B]."""
         raise NotImplementedError
 
-    def weights(self, snr: Tensor, prediction: Prediction) -> Tensor:
+    def weights(self, snr: Tensor, prediction: PredictionType) -> Tensor:
         """The weight of the squared error of what is predicted; snr, weight: float64 [B]."""
         of_one = {"epsilon": snr, "v_prediction": snr + 1.0, "sample": snr.new_ones(())}
-        return self.of_x0(snr) / of_one[prediction]
+        return self.x0_weights(snr) / of_one[prediction]
 
-    def needs_signal(self, prediction: Prediction) -> bool:
+    def needs_nonzero_snr(self, prediction: PredictionType) -> bool:
         """Whether it has no value at a timestep without signal, where snr is 0."""
         return prediction == "epsilon"
 
@@ -45,16 +45,16 @@ class Unweighted(Weighting):
     type: Literal["none"] = "none"
     """The weighting."""
 
-    def weights(self, snr: Tensor, prediction: Prediction) -> Tensor:
+    def weights(self, snr: Tensor, prediction: PredictionType) -> Tensor:
         """1."""
         return snr.new_ones(snr.shape)
 
-    def needs_signal(self, prediction: Prediction) -> bool:
+    def needs_nonzero_snr(self, prediction: PredictionType) -> bool:
         """Never."""
         return False
 
 
-UNWEIGHTED = Unweighted.usual()
+UNWEIGHTED = Unweighted.from_defaults()
 
 
 class MinSnr(Weighting):
@@ -69,19 +69,19 @@ class MinSnr(Weighting):
     """`dreambooth` is that of diffusers' DreamBooth script: under v min(snr, gamma) / snr + 1 in place of the paper's
     min(snr, gamma) / (snr + 1), under sample min(snr, gamma) / snr; under epsilon the two agree."""
 
-    def of_x0(self, snr: Tensor) -> Tensor:
+    def x0_weights(self, snr: Tensor) -> Tensor:
         """min(snr, gamma)."""
         return snr.clamp(max=self.gamma)
 
-    def weights(self, snr: Tensor, prediction: Prediction) -> Tensor:
+    def weights(self, snr: Tensor, prediction: PredictionType) -> Tensor:
         """As the paper, or as diffusers' DreamBooth script, which weighs epsilon and sample alike and adds 1 for v."""
         if self.rule == "paper":
             return super().weights(snr, prediction)
-        return self.of_x0(snr) / snr + (1.0 if prediction == "v_prediction" else 0.0)
+        return self.x0_weights(snr) / snr + (1.0 if prediction == "v_prediction" else 0.0)
 
-    def needs_signal(self, prediction: Prediction) -> bool:
+    def needs_nonzero_snr(self, prediction: PredictionType) -> bool:
         """Under epsilon, and always by the script's rule."""
-        return self.rule == "dreambooth" or super().needs_signal(prediction)
+        return self.rule == "dreambooth" or super().needs_nonzero_snr(prediction)
 
 
 class SoftMinSnr(Weighting):
@@ -93,7 +93,7 @@ class SoftMinSnr(Weighting):
     gamma: Gamma = 5.0
     """The SNR around which the weight levels off."""
 
-    def of_x0(self, snr: Tensor) -> Tensor:
+    def x0_weights(self, snr: Tensor) -> Tensor:
         """snr gamma / (snr + gamma)."""
         return snr * self.gamma / (snr + self.gamma)
 
@@ -108,11 +108,11 @@ class Debiased(Weighting):
     type: Literal["debiased"]
     """The weighting."""
 
-    def of_x0(self, snr: Tensor) -> Tensor:
+    def x0_weights(self, snr: Tensor) -> Tensor:
         """sqrt(snr)."""
         return snr.sqrt()
 
 
-def types() -> tuple[type[Weighting], ...]:
+def weighting_types() -> tuple[type[Weighting], ...]:
     """Every weighting."""
     return subclasses("dbrun.options", Weighting)

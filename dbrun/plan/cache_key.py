@@ -9,56 +9,56 @@ from functools import cache
 from typing import Any
 
 from dbrun.stages.base import Numerics, Stage
-from dbrun.store.canonical import Plain, digest, plain
+from dbrun.store.canonical import JsonValue, digest, to_json_value
 
 FORMAT = 1
 """Version of the key document; a change reruns everything."""
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A stage with all that it is given. lineage: the key without the params that only lengthen the work."""
+class StageKey:
+    """A stage with all that it is given. resume_key: the key without the params that only lengthen the work."""
 
     stage: Stage[Any]
     params: Any
-    document: dict[str, Plain]
+    document: dict[str, JsonValue]
     key: str
-    lineage: str
+    resume_key: str
 
 
-def ask(stage: Stage[Any], params: Any, inputs: Mapping[str, str], numerics: Numerics) -> Ask:
+def make_stage_key(stage: Stage[Any], params: Any, inputs: Mapping[str, str], numerics: Numerics) -> StageKey:
     """The question whose answer is the stage's artifact. inputs: upstream stage → digest of its output."""
-    chosen = plain(params)
+    chosen = to_json_value(params)
     if not isinstance(chosen, dict):
         raise TypeError(f"the params of {stage.NAME} are no dataclass: {params!r}")
-    libraries = (*stage.libraries, *(package.name for package in stage.packages(params)))
-    document: dict[str, Plain] = {**bound(stage, stage.NAME, numerics), "libraries": versions(libraries),
-                                  "params": chosen, "inputs": dict(inputs)}
+    libraries = (*stage.libraries, *(package.name for package in stage.required_packages(params)))
+    document: dict[str, JsonValue] = {**shared_key_fields(stage, stage.NAME, numerics),
+                                      "libraries": minor_versions(libraries), "params": chosen, "inputs": dict(inputs)}
     key = digest(document)
-    longer = stage.lengthens(params)
+    longer = stage.extendable_params(params)
     if not longer:
-        return Ask(stage, params, document, key, key)
-    rest: dict[str, Plain] = {name: value for name, value in chosen.items() if name not in longer}
-    lineage: dict[str, Plain] = {**document, "params": rest, "lengthens": ",".join(sorted(longer))}
-    return Ask(stage, params, document, key, digest(lineage))
+        return StageKey(stage, params, document, key, key)
+    rest: dict[str, JsonValue] = {name: value for name, value in chosen.items() if name not in longer}
+    lineage: dict[str, JsonValue] = {**document, "params": rest, "lengthens": ",".join(sorted(longer))}
+    return StageKey(stage, params, document, key, digest(lineage))
 
 
-def bound(stage: Stage[Any], name: str, numerics: Numerics) -> dict[str, Plain]:
+def shared_key_fields(stage: Stage[Any], name: str, numerics: Numerics) -> dict[str, JsonValue]:
     """What the keys of a stage and of its items share. name: the stage's, or that of its items."""
-    computing: dict[str, Plain] = {"device": numerics.device}
+    computing: dict[str, JsonValue] = {"device": numerics.device}
     if numerics.device == "cpu":
         computing["threads"] = numerics.threads
     return {"format": FORMAT, "stage": name, "version": stage.VERSION,
-            "numerics": computing if stage.computes else None, "libraries": versions(stage.libraries)}
+            "numerics": computing if stage.device_dependent else None, "libraries": minor_versions(stage.libraries)}
 
 
-def versions(libraries: Sequence[str]) -> Plain:
+def minor_versions(libraries: Sequence[str]) -> JsonValue:
     """The minor version of each installed library, such as {"torch": "2.13"}."""
-    return {name: ".".join(full_version(name).split(".")[:2]) for name in libraries}
+    return {name: ".".join(installed_version(name).split(".")[:2]) for name in libraries}
 
 
 @cache
-def full_version(library: str) -> str:
+def installed_version(library: str) -> str:
     """The installed version of a library, "absent" where it is not installed."""
     from importlib.metadata import PackageNotFoundError, distribution
 

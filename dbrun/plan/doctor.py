@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dbrun.disk_space import standing
+from dbrun.disk_space import nearest_existing
 from dbrun.plan import device
-from dbrun.plan.cache_key import full_version
+from dbrun.plan.cache_key import installed_version
 from dbrun.resolve import hub
 from dbrun.store.store import Store
 
-SCARCE_MEMORY, SCARCE_DISK = 2 << 30, 2 << 30
+LOW_MEMORY, LOW_DISK = 2 << 30, 2 << 30
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Check:
         return asdict(self)
 
 
-def checks(store: Store) -> list[Check]:
+def run_checks(store: Store) -> list[Check]:
     """Everything, in the order in which people ask for it."""
     return [*_python(), *_devices(), *_memory(), *_disk("store", store.root),
             *_disk("Hub cache", hub.cache_folder()), _login(), *_libraries()]
@@ -48,11 +48,11 @@ def _python() -> Iterator[Check]:
 
 
 def _devices() -> Iterator[Check]:
-    chosen = device.resolve("auto")
+    chosen = device.resolve_device("auto")
     yield Check("device: auto", "ok" if chosen != "cpu" else "note", f"takes {chosen}",
                 None if chosen != "cpu" else "bases of 512 pixels and more want a GPU")
     for name in ("cuda", "mps"):
-        lack = device.lack(name)
+        lack = device.why_unavailable(name)
         yield Check(name, "ok" if lack is None else "note", lack or "there")
     for line in _gpus():
         yield Check("GPU", "ok", line)
@@ -79,19 +79,19 @@ def _memory() -> Iterator[Check]:
         return
     sizes = {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
     free, whole = sizes.get("MemAvailable", 0), sizes.get("MemTotal", 0)
-    short = free < SCARCE_MEMORY
+    short = free < LOW_MEMORY
     yield Check("memory", "note" if short else "ok", f"{_gib(free)} of {_gib(whole)} free",
                 "close other programs" if short else None)
 
 
 def _disk(name: str, folder: Path) -> Iterator[Check]:
-    there = standing(folder)
+    there = nearest_existing(folder)
     free = shutil.disk_usage(there).free
     if not os.access(there, os.W_OK):
         yield Check(name, "bad", f"{folder} cannot be written", "make it writable, or choose another place "
                     f"({'DBRUN_STORE' if name == 'store' else 'HF_HOME'} moves it)")
         return
-    short = free < SCARCE_DISK
+    short = free < LOW_DISK
     yield Check(name, "note" if short else "ok", f"{folder}, {_gib(free)} free",
                 "dbrun gc frees what nothing needs" if short else None)
 
@@ -101,7 +101,7 @@ def _login() -> Check:
     home = Path(os.path.expandvars(os.environ.get("HF_HOME") or "~/.cache/huggingface")).expanduser()
     file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
     found = "a token in HF_TOKEN" if os.environ.get("HF_TOKEN") else f"a token in {file}" if file.is_file() else None
-    away = "; HF_HUB_OFFLINE is set, so the Hub is not asked" if hub.offline() else ""
+    away = "; HF_HUB_OFFLINE is set, so the Hub is not asked" if hub.is_offline() else ""
     if found is not None:
         return Check("Hub login", "ok", found + away)
     return Check("Hub login", "note", f"none{away}", "hf auth login, for bases that ask for it")
@@ -118,7 +118,7 @@ def _libraries() -> Iterator[Check]:
     except PackageNotFoundError:
         wanted = []
     for requirement in map(Requirement, wanted):
-        name, found = requirement.name, full_version(requirement.name)
+        name, found = requirement.name, installed_version(requirement.name)
         good = found != "absent" and requirement.specifier.contains(found, prereleases=True)
         yield Check(name, "ok" if good else "bad", found,
                     None if good else f"pip install '{name}{requirement.specifier}'")

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from dbrun.plan.cache_key import Ask
-from dbrun.plan.diff_keys import changes, text_of
-from dbrun.plan.history import last_documents
-from dbrun.plan.planner import RECENT, Scope, StagePlan, Status, plan_of
-from dbrun.plan.sweep_plan import foretold
+from dbrun.plan.cache_key import StageKey
+from dbrun.plan.diff_keys import format_value, key_changes
+from dbrun.plan.history import last_key_documents
+from dbrun.plan.planner import RECENT_RESULTS, Scope, StagePlan, Status, plan_scope
+from dbrun.plan.sweep_plan import placeholder_digests
 from dbrun.store.traces import Trace
 
-PARTS = ("version", "params", "inputs", "numerics", "libraries")
+KEY_PARTS = ("version", "params", "inputs", "numerics", "libraries")
 """Parts of a key document that can differ between two keys of a stage."""
 
 
 @dataclass(frozen=True)
-class Line:
+class KeyLine:
     """One thing that a key is made of. now, before: None where it is left out, as a switched-off feature is."""
 
     part: str
@@ -26,61 +26,62 @@ class Line:
     before: str | None
 
     @property
-    def changed(self) -> bool:
+    def is_changed(self) -> bool:
         """Whether it differs from the earlier key's."""
         return self.now != self.before
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A stage's key taken apart. key: None while a result above is unknown; earlier: what it is compared with."""
+    """A stage's key taken apart. key: None while a result above is unknown;
+    earlier_document: what it is compared with."""
 
     plan: StagePlan
     key: str | None
-    lines: tuple[Line, ...]
-    earlier: Mapping[str, object] | None
+    lines: tuple[KeyLine, ...]
+    earlier_document: Mapping[str, object] | None
     trace: Trace | None
 
     @property
-    def unchanged(self) -> tuple[str, ...]:
+    def unchanged_inputs(self) -> tuple[str, ...]:
         """The stages above whose results are the same as before."""
-        return tuple(line.name for line in self.lines if line.part == "inputs" and not line.changed)
+        return tuple(line.name for line in self.lines if line.part == "inputs" and not line.is_changed)
 
     def as_json(self) -> dict[str, object]:
         """The explanation as plain data."""
         return {"format_version": 1, "stage": self.plan.name, "status": self.plan.status.value,
-                "reason": str(self.plan.reason), "key": self.key, "unchanged_inputs": list(self.unchanged),
-                "compared_with_earlier": self.earlier is not None,
+                "reason": str(self.plan.reason), "key": self.key, "unchanged_inputs": list(self.unchanged_inputs),
+                "compared_with_earlier": self.earlier_document is not None,
                 "parts": [{"part": line.part, "name": line.name, "now": line.now, "before": line.before,
-                           "changed": self.earlier is not None and line.changed} for line in self.lines]}
+                           "changed": self.earlier_document is not None and line.is_changed} for line in self.lines]}
 
 
-def explain(within: Scope, name: str) -> Explanation:
+def explain(scope: Scope, name: str) -> Explanation:
     """Take the key of one of a scope's stages apart."""
-    plan = plan_of(within)
+    plan = plan_scope(scope)
     stage = next(one for one in plan.stages if one.name == name)
     open_ones = {one.name for one in plan.stages if one.status is not Status.HIT}
-    question = within.ask(name, foretold(within, plan))
-    trace = within.store.traces.read(name, question.key) if stage.status is Status.HIT else None
-    earlier = trace.document if trace else _nearest(question, within)
-    waiting = tuple(above for above in within.chosen.needs[name] if above in open_ones)
-    now = dict(_flat(question.document))
+    stage_key = scope.stage_key(name, placeholder_digests(scope, plan))
+    trace = scope.store.traces.read(name, stage_key.key) if stage.status is Status.HIT else None
+    earlier = trace.document if trace else _nearest_document(stage_key, scope)
+    waiting = tuple(above for above in scope.selected_stages.needs[name] if above in open_ones)
+    now = dict(_key_leaves(stage_key.document))
     now |= {("inputs", above): f"not known before {above} has run" for above in waiting}
-    before = dict(_flat(earlier)) if earlier is not None else {}
+    before = dict(_key_leaves(earlier)) if earlier is not None else {}
     order = [*now, *(spot for spot in before if spot not in now)]
-    lines = tuple(Line(part, inner, now.get((part, inner)), before.get((part, inner))) for part, inner in order)
-    return Explanation(stage, None if waiting else question.key, lines, earlier, trace)
+    lines = tuple(KeyLine(part, inner, now.get((part, inner)), before.get((part, inner))) for part, inner in order)
+    return Explanation(stage, None if waiting else stage_key.key, lines, earlier, trace)
 
 
-def _nearest(question: Ask, within: Scope) -> Mapping[str, object] | None:
-    stage = question.stage.NAME
-    last = list(last_documents(within.store, within.recipe.name, stage))
-    documents = last or [trace.document for trace in within.store.traces.recent(stage, RECENT)]
-    return min(documents, key=lambda document: len(changes(question, document)), default=None)
+def _nearest_document(stage_key: StageKey, scope: Scope) -> Mapping[str, object] | None:
+    stage = stage_key.stage.NAME
+    last = list(last_key_documents(scope.store, scope.recipe.name, stage))
+    documents = last or [trace.document for trace in scope.store.traces.recent(stage, RECENT_RESULTS)]
+    return min(documents, key=lambda document: len(key_changes(stage_key, document)), default=None)
 
 
-def _flat(document: Mapping[str, object]) -> Iterator[tuple[tuple[str, str], str]]:
-    for part in PARTS:
+def _key_leaves(document: Mapping[str, object]) -> Iterator[tuple[tuple[str, str], str]]:
+    for part in KEY_PARTS:
         yield from _leaves(part, "", document.get(part))
 
 
@@ -97,4 +98,4 @@ def _summary(value: object) -> str:
 
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
         return f"{len(value)} entries, digest {digest(value)[:10]}…"
-    return text_of(value) or ""
+    return format_value(value) or ""

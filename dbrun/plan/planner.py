@@ -10,27 +10,38 @@ from pathlib import Path
 from typing import Any
 
 from dbrun.plan import device
-from dbrun.plan.cache_key import Ask, ask
-from dbrun.plan.diff_keys import nearest, nearest_of
-from dbrun.plan.history import last_documents, run_with
-from dbrun.plan.reasons import After, Behind, Damaged, Lacking, New, NotChosen, Reason, Resumes, Simply, Unpinned
-from dbrun.plan.selection import Chosen, Selection, choose, graph
+from dbrun.plan.cache_key import StageKey, make_stage_key
+from dbrun.plan.diff_keys import find_nearest_key, miss_reason
+from dbrun.plan.history import last_key_documents, run_with_key
+from dbrun.plan.reasons import (
+    DamagedResult,
+    MissingRequirement,
+    NewRunName,
+    NotSelected,
+    Reason,
+    Resumes,
+    SimpleReason,
+    UnpinnedBase,
+    UpstreamBlocked,
+    WaitsFor,
+)
+from dbrun.plan.selection import SelectedStages, Selection, select_stages, stage_graph
 from dbrun.recipe.schema.model import Recipe
-from dbrun.resolve.sources import Located
+from dbrun.resolve.sources import ResolvedSources
 from dbrun.stages.base import Numerics, Stage
 from dbrun.stages.base import stages as all_stages
-from dbrun.store.atomic import entries
-from dbrun.store.items import items_made
-from dbrun.store.store import Damage, Depth, Store
+from dbrun.store.atomic import list_dir
+from dbrun.store.items import count_items
+from dbrun.store.store import CheckDepth, Damage, Store
 from dbrun.store.traces import Trace
 
-ALL = Selection()
+ALL_STAGES = Selection()
 BASE_STAGE = "load"
 """The stage that stands for the base; the others reach the base only through it."""
 EXPORT_STAGE = "export"
 """The stage whose artifact is delivered."""
-CHECKPOINT = re.compile(r"step-(\d+)\b")
-RECENT = 200
+CHECKPOINT_NAME = re.compile(r"step-(\d+)\b")
+RECENT_RESULTS = 200
 """Earlier results of a stage that are compared where its recipe never ran here."""
 
 
@@ -56,18 +67,19 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of each stage, in order. read: those whose results are used, and so were compared byte for byte."""
+    """What becomes of each stage, in order. stages_read: those whose results are used, and so were compared byte for
+    byte."""
 
     stages: tuple[StagePlan, ...]
-    read: frozenset[str] = frozenset()
+    stages_read: frozenset[str] = frozenset()
 
     @property
-    def pending(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether anything is left to do."""
         return any(s.status is not Status.HIT for s in self.stages)
 
     @property
-    def blocked(self) -> tuple[StagePlan, ...]:
+    def blocked_stages(self) -> tuple[StagePlan, ...]:
         """The stages that cannot run."""
         return tuple(s for s in self.stages if s.status is Status.BLOCKED)
 
@@ -83,150 +95,155 @@ class Scope:
     """What planning and running share: the recipe with its sources, its stages, and those that are chosen."""
 
     recipe: Recipe
-    located: Located
+    resolved: ResolvedSources
     store: Store
     stages: Mapping[str, Stage[Any]]
-    chosen: Chosen
+    selected_stages: SelectedStages
     numerics: Numerics
-    asked: dict[tuple[str, ...], Ask] = field(default_factory=dict)
+    stage_keys: dict[tuple[str, ...], StageKey] = field(default_factory=dict)
     """The questions so far, by stage and upstream digests: with many pictures each takes a while to write down."""
 
-    def ask(self, name: str, digests: Mapping[str, str]) -> Ask:
+    def stage_key(self, name: str, digests: Mapping[str, str]) -> StageKey:
         """The question to a stage whose upstream digests are known."""
         stage = self.stages[name]
-        inputs = {n: digests[n] for n in self.chosen.needs[name]}
+        inputs = {n: digests[n] for n in self.selected_stages.needs[name]}
         known = (name, *inputs.values())
-        if known not in self.asked:
-            params = stage.params(self.recipe, self.located.sources)
-            self.asked[known] = ask(stage, params, inputs, self.numerics)
-        return self.asked[known]
+        if known not in self.stage_keys:
+            params = stage.params(self.recipe, self.resolved.sources)
+            self.stage_keys[known] = make_stage_key(stage, params, inputs, self.numerics)
+        return self.stage_keys[known]
 
 
-def scope(recipe: Recipe, located: Located, store: Store, selection: Selection,
-          stages: Mapping[str, Stage[Any]] | None) -> Scope:
+def make_scope(recipe: Recipe, resolved: ResolvedSources, store: Store, selection: Selection,
+               stages: Mapping[str, Stage[Any]] | None) -> Scope:
     """Resolve a selection and the device. Raises UsageError."""
     stages = all_stages() if stages is None else stages
-    chosen = choose(graph(stages, recipe), selection)
-    return Scope(recipe, located, store, stages, chosen, device.numerics(recipe.device, recipe.threads))
+    chosen = select_stages(stage_graph(stages, recipe), selection)
+    return Scope(recipe, resolved, store, stages, chosen, device.resolve_numerics(recipe.device, recipe.threads))
 
 
-def make_plan(recipe: Recipe, located: Located, store: Store, selection: Selection = ALL, *,
+def make_plan(recipe: Recipe, resolved: ResolvedSources, store: Store, selection: Selection = ALL_STAGES, *,
               stages: Mapping[str, Stage[Any]] | None = None) -> Plan:
     """Compare every chosen stage with the store. stages: other than those of the package, for tests."""
-    return plan_of(scope(recipe, located, store, selection, stages))
+    return plan_scope(make_scope(recipe, resolved, store, selection, stages))
 
 
-def plan_of(within: Scope) -> Plan:
+def plan_scope(scope: Scope) -> Plan:
     """The plan of a scope."""
-    read, needs = frozenset({EXPORT_STAGE}), within.chosen.needs
+    read, needs = frozenset({EXPORT_STAGE}), scope.selected_stages.needs
     while True:
         plans: dict[str, StagePlan] = {}
         for name in needs:
-            plans[name] = _planned(name, within, plans, read)
+            plans[name] = _plan_stage(name, scope, plans, read)
         runs = [name for name, plan in plans.items() if plan.status is not Status.HIT]
         more = read.union(runs, *(needs[name] for name in runs))
         trusted = [name for name in more - read if plans[name].status is Status.HIT]
         read = more
         if not trusted:
-            return Plan(tuple(_with_base(plans, within).values()), read)
+            return Plan(tuple(_refetch_base(plans, scope).values()), read)
 
 
-def judge(question: Ask, store: Store, *, run_name: str, forced: bool,
-          depth: Depth) -> tuple[Status, Reason, Trace | None]:
+def cache_status(stage_key: StageKey, store: Store, *, run_name: str, forced: bool,
+                 depth: CheckDepth) -> tuple[Status, Reason, Trace | None]:
     """Whether a stage's result is in the store; if not, why not, and whether work goes on. depth: see `Store.look`."""
-    found = store.look(question.stage.NAME, question.key, depth)
+    found = store.look_up(stage_key.stage.NAME, stage_key.key, depth)
     if isinstance(found, Trace) and not forced:
-        return Status.HIT, Simply.CACHED, found
+        return Status.HIT, SimpleReason.CACHED, found
     if forced:
-        return Status.RUN, Simply.FORCED, None
-    why = Damaged(found.lines) if isinstance(found, Damage) else _why(question, store, run_name)
-    done = progress(question, store.work(question.lineage))
+        return Status.RUN, SimpleReason.FORCED, None
+    why = DamagedResult(found.lines) if isinstance(found, Damage) else _why_not_cached(stage_key, store, run_name)
+    done = saved_progress(stage_key, store.work_folder(stage_key.resume_key))
     return (Status.RESUME, Resumes(why, done), None) if done else (Status.RUN, why, None)
 
 
-def progress(question: Ask, work: Path) -> str | None:
+def saved_progress(stage_key: StageKey, work: Path) -> str | None:
     """How far unfinished work came: the last usable checkpoint, or the items made."""
-    limits = [getattr(question.params, name) for name in question.stage.lengthens(question.params)]
+    limits = [getattr(stage_key.params, name) for name in stage_key.stage.extendable_params(stage_key.params)]
     most = min((n for n in limits if isinstance(n, int)), default=None)
-    found = [CHECKPOINT.match(p.name) for folder in (work, work / "checkpoints") for p in entries(folder)]
+    found = [CHECKPOINT_NAME.match(p.name) for folder in (work, work / "checkpoints") for p in list_dir(folder)]
     usable = [int(match[1]) for match in found if match and (most is None or int(match[1]) <= most)]
     if usable:
         return f"step {max(usable)}"
-    made = items_made(work)
+    made = count_items(work)
     return f"{made} item{'s' if made > 1 else ''} made" if made else None
 
 
-def _why(question: Ask, store: Store, run_name: str) -> Reason:
-    stage = question.stage.NAME
-    if last := list(last_documents(store, run_name, stage)):
-        return nearest(question, last)
-    others = list(store.traces.recent(stage, RECENT))
-    found = nearest_of(question, [trace.document for trace in others])
-    return New(run_with(store, stage, others[found[0]].key), found[1]) if found else Simply.NO_EARLIER
+def _why_not_cached(stage_key: StageKey, store: Store, run_name: str) -> Reason:
+    stage = stage_key.stage.NAME
+    if last := list(last_key_documents(store, run_name, stage)):
+        return miss_reason(stage_key, last)
+    others = list(store.traces.recent(stage, RECENT_RESULTS))
+    found = find_nearest_key(stage_key, [trace.document for trace in others])
+    if found is None:
+        return SimpleReason.NO_EARLIER_RESULT
+    return NewRunName(run_with_key(store, stage, others[found[0]].key), found[1])
 
 
-def _planned(name: str, within: Scope, plans: Mapping[str, StagePlan], read: frozenset[str]) -> StagePlan:
-    above = [plans[n] for n in within.chosen.needs[name]]
-    if behind := _named(above, Status.BLOCKED):
-        return StagePlan(name, Status.BLOCKED, Behind(behind))
-    if waiting := _named(above, Status.RUN, Status.RESUME):
-        return _allowed(StagePlan(name, Status.RUN, After(waiting)), within)
-    if name == BASE_STAGE and within.located.revision is not None:
-        return _allowed(StagePlan(name, Status.RUN, Unpinned(within.located.revision)), within)
-    question = within.ask(name, {s.name: s.digest for s in above if s.digest})
-    status, why, trace = judge(question, within.store, run_name=within.recipe.name,
-                               forced=name in within.chosen.forced, depth="digests" if name in read else "sizes")
+def _plan_stage(name: str, scope: Scope, plans: Mapping[str, StagePlan], read: frozenset[str]) -> StagePlan:
+    above = [plans[n] for n in scope.selected_stages.needs[name]]
+    if behind := _names_with_status(above, Status.BLOCKED):
+        return StagePlan(name, Status.BLOCKED, UpstreamBlocked(behind))
+    if waiting := _names_with_status(above, Status.RUN, Status.RESUME):
+        return _block_if_needed(StagePlan(name, Status.RUN, WaitsFor(waiting)), scope)
+    if name == BASE_STAGE and scope.resolved.unpinned_revision is not None:
+        return _block_if_needed(StagePlan(name, Status.RUN, UnpinnedBase(scope.resolved.unpinned_revision)), scope)
+    stage_key = scope.stage_key(name, {s.name: s.digest for s in above if s.digest})
+    status, why, trace = cache_status(stage_key, scope.store, run_name=scope.recipe.name,
+                                      forced=name in scope.selected_stages.forced,
+                                      depth="digests" if name in read else "sizes")
     if trace is not None:
-        return StagePlan(name, status, why, question.key, trace.digest)
-    return _allowed(StagePlan(name, status, why, question.key), within)
+        return StagePlan(name, status, why, stage_key.key, trace.digest)
+    return _block_if_needed(StagePlan(name, status, why, stage_key.key), scope)
 
 
-def _named(above: Iterable[StagePlan], *statuses: Status) -> tuple[str, ...]:
+def _names_with_status(above: Iterable[StagePlan], *statuses: Status) -> tuple[str, ...]:
     return tuple(s.name for s in above if s.status in statuses)
 
 
-def _allowed(plan: StagePlan, within: Scope) -> StagePlan:
+def _block_if_needed(plan: StagePlan, scope: Scope) -> StagePlan:
     """The plan of a stage that would run, blocked where it may or can not."""
-    if plan.name not in within.chosen.runs:
-        return replace(plan, status=Status.BLOCKED, reason=NotChosen(plan.reason))
-    lacking = _lacking(plan.name, within)
+    if plan.name not in scope.selected_stages.runnable:
+        return replace(plan, status=Status.BLOCKED, reason=NotSelected(plan.reason))
+    lacking = _missing_requirement(plan.name, scope)
     return replace(plan, status=Status.BLOCKED, reason=lacking) if lacking else plan
 
 
-def _lacking(name: str, within: Scope) -> Lacking | None:
+def _missing_requirement(name: str, scope: Scope) -> MissingRequirement | None:
     """What this machine lacks for a stage."""
     if name == BASE_STAGE:
-        missing = within.located.out_of_reach
-        return Lacking(missing, "unset HF_HUB_OFFLINE, or name a base that is here") if missing else None
-    stage = within.stages[name]
-    needed = stage.packages(stage.params(within.recipe, within.located.sources))
-    for package in (*needed, *stage.wishes(within.recipe)):
-        if not package.installed:
-            return Lacking(f"the package {package.name} is not installed", package.command)
-    if not stage.computes:
+        missing = scope.resolved.unavailable_reason
+        return MissingRequirement(missing, "unset HF_HUB_OFFLINE, or name a base that is here") if missing else None
+    stage = scope.stages[name]
+    needed = stage.required_packages(stage.params(scope.recipe, scope.resolved.sources))
+    for package in (*needed, *stage.optional_packages(scope.recipe)):
+        if not package.is_installed:
+            return MissingRequirement(f"the package {package.name} is not installed", package.install_command)
+    if not stage.device_dependent:
         return None
-    if missing := device.lack(within.numerics.device):
-        return Lacking(missing, "write `device: auto`, or run it where there is one")
-    launch = within.recipe.launch
-    if within.stages[name].shared and (
-            missing := device.short_of(within.numerics.device, launch.processes // launch.machines)):
-        return Lacking(missing, "lower `launch.processes`, or write `device: cpu`")
-    if within.recipe.train.precision == "fp16" and within.numerics.device == "cpu":
-        return Lacking("fp16 needs a GPU, and this runs on the CPU", "write `train.precision: fp32` (or bf16)")
-    if within.recipe.train.tf32 and within.numerics.device != "cuda":
-        return Lacking(f"TF32 needs an NVIDIA GPU, and this runs on {within.numerics.device}", "write `tf32: false`")
+    if missing := device.why_unavailable(scope.numerics.device):
+        return MissingRequirement(missing, "write `device: auto`, or run it where there is one")
+    launch = scope.recipe.launch
+    if scope.stages[name].multi_process and (
+            missing := device.why_too_few_gpus(scope.numerics.device, launch.processes // launch.machines)):
+        return MissingRequirement(missing, "lower `launch.processes`, or write `device: cpu`")
+    if scope.recipe.train.precision == "fp16" and scope.numerics.device == "cpu":
+        return MissingRequirement("fp16 needs a GPU, and this runs on the CPU",
+                                  "write `train.precision: fp32` (or bf16)")
+    if scope.recipe.train.tf32 and scope.numerics.device != "cuda":
+        return MissingRequirement(f"TF32 needs an NVIDIA GPU, and this runs on {scope.numerics.device}",
+                                  "write `tf32: false`")
     return None
 
 
-def _with_base(plans: dict[str, StagePlan], within: Scope) -> dict[str, StagePlan]:
+def _refetch_base(plans: dict[str, StagePlan], scope: Scope) -> dict[str, StagePlan]:
     """Fetch the base again where other stages run and it is gone."""
     base = plans.get(BASE_STAGE)
     runs = any(s.status in (Status.RUN, Status.RESUME) for s in plans.values())
-    if base is None or base.status is not Status.HIT or within.located.sources.base.folder or not runs:
+    if base is None or base.status is not Status.HIT or scope.resolved.sources.base.folder or not runs:
         return plans
-    again = _allowed(replace(base, status=Status.RUN, reason=Simply.BASE_GONE), within)
+    again = _block_if_needed(replace(base, status=Status.RUN, reason=SimpleReason.BASE_GONE), scope)
     if again.status is Status.RUN:
         return {**plans, BASE_STAGE: again}
-    behind = {n: replace(s, status=Status.BLOCKED, reason=Behind((BASE_STAGE,)))
+    behind = {n: replace(s, status=Status.BLOCKED, reason=UpstreamBlocked((BASE_STAGE,)))
               for n, s in plans.items() if s.status is not Status.HIT}
     return {**plans, **behind, BASE_STAGE: again}

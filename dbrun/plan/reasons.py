@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-SHOWN = 3
+MAX_CHANGES_SHOWN = 3
 """Changes that a reason spells out; the others are counted where they are several."""
 
 
@@ -13,11 +13,11 @@ class Reason:
     """Why a stage has its status; str() is the text for people."""
 
 
-class Simply(Reason, Enum):
+class SimpleReason(Reason, Enum):
     """Reasons that need no details."""
 
     CACHED = "cached"
-    NO_EARLIER = "no earlier result"
+    NO_EARLIER_RESULT = "no earlier result"
     FORCED = "asked for with --force"
     BASE_GONE = "the base is no longer in the Hub cache"
 
@@ -26,7 +26,7 @@ class Simply(Reason, Enum):
 
 
 @dataclass(frozen=True)
-class After(Reason):
+class WaitsFor(Reason):
     """It waits for stages that run first."""
 
     stages: tuple[str, ...]
@@ -36,7 +36,7 @@ class After(Reason):
 
 
 @dataclass(frozen=True)
-class Damaged(Reason):
+class DamagedResult(Reason):
     """Its result in the store is not whole."""
 
     lines: tuple[str, ...]
@@ -47,7 +47,7 @@ class Damaged(Reason):
 
 
 @dataclass(frozen=True)
-class Unpinned(Reason):
+class UnpinnedBase(Reason):
     """A Hub base whose commit is not known yet."""
 
     revision: str
@@ -57,7 +57,7 @@ class Unpinned(Reason):
 
 
 @dataclass(frozen=True)
-class NotChosen(Reason):
+class NotSelected(Reason):
     """It would have to run, but the command line leaves it out."""
 
     why: Reason
@@ -67,7 +67,7 @@ class NotChosen(Reason):
 
 
 @dataclass(frozen=True)
-class Lacking(Reason):
+class MissingRequirement(Reason):
     """Something that it needs is not on this machine. fix: what can be done about it."""
 
     what: str
@@ -78,7 +78,7 @@ class Lacking(Reason):
 
 
 @dataclass(frozen=True)
-class Behind(Reason):
+class UpstreamBlocked(Reason):
     """Something above it is blocked."""
 
     stages: tuple[str, ...]
@@ -95,7 +95,7 @@ class Resumes(Reason):
     done: str
 
     def __str__(self) -> str:
-        why = "unfinished" if self.why is Simply.NO_EARLIER else self.why
+        why = "unfinished" if self.why is SimpleReason.NO_EARLIER_RESULT else self.why
         return f"from {self.done} ({why})"
 
 
@@ -114,22 +114,23 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Changed(Reason):
-    """The nearest earlier result was made from something else. anew: why its work does not go on, if it could."""
+class KeyChanged(Reason):
+    """The nearest earlier result was made from something else.
+    restart_reason: why its work does not go on, if it could."""
 
     changes: tuple[Change, ...]
-    anew: str | None = None
+    restart_reason: str | None = None
 
     def __str__(self) -> str:
-        more = len(self.changes) - SHOWN
+        more = len(self.changes) - MAX_CHANGES_SHOWN
         # to count a single one takes as much room as to name it
-        shown = ", ".join(str(c) for c in self.changes[:SHOWN if more > 1 else None])
+        shown = ", ".join(str(c) for c in self.changes[:MAX_CHANGES_SHOWN if more > 1 else None])
         shown = f"{shown} and {more} more" if more > 1 else shown
-        return f"{shown}; begins anew: {self.anew}" if self.anew else shown
+        return f"{shown}; begins anew: {self.restart_reason}" if self.restart_reason else shown
 
 
 @dataclass(frozen=True)
-class New(Reason):
+class NewRunName(Reason):
     """No run of this name came to it; the nearest result is another's. run: that one's name, where it is known."""
 
     run: str | None

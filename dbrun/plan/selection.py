@@ -27,31 +27,31 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedStages:
     """The stages looked at, in order, with what each needs; those that may run, and those that must."""
 
     needs: Mapping[str, tuple[str, ...]]
-    runs: frozenset[str]
+    runnable: frozenset[str]
     forced: frozenset[str]
 
 
-def graph(stages: Mapping[str, Stage[Any]], recipe: Recipe) -> dict[str, tuple[str, ...]]:
+def stage_graph(stages: Mapping[str, Stage[Any]], recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """The stages that this recipe has, in an order in which they can run, each with those that it needs."""
-    wanted = {name for name, stage in stages.items() if stage.wanted(recipe)}
+    wanted = {name for name, stage in stages.items() if stage.applies_to(recipe)}
     needs = {name: tuple(n for n in stages[name].needs if n in wanted) for name in stages if name in wanted}
     return {name: needs[name] for name in TopologicalSorter(needs).static_order()}
 
 
-def choose(needs: Mapping[str, tuple[str, ...]], selection: Selection) -> Chosen:
+def select_stages(needs: Mapping[str, tuple[str, ...]], selection: Selection) -> SelectedStages:
     """Apply a selection to a recipe's stages, given in order. Raises UsageError for unknown names."""
     if selection.only and (selection.until or selection.from_):
         raise UsageError("--only goes with neither --until nor --from", fix="leave one of them out")
     last, first = selection.only or selection.until, selection.only or selection.from_
     for name in (last, first, *selection.force):
         if name is not None and name not in needs:
-            raise _unknown(name, needs)
+            raise _unknown_stage(name, needs)
     seen = _closure([last], needs) if last else set(needs)
-    below = _closure([first], _followers(needs)) if first else set(needs)
+    below = _closure([first], _dependents(needs)) if first else set(needs)
     if not seen & below:
         raise UsageError(f"nothing lies between --from {first} and --until {last}",
                          fix=f"the order is {', '.join(needs)}")
@@ -59,8 +59,8 @@ def choose(needs: Mapping[str, tuple[str, ...]], selection: Selection) -> Chosen
     if stray:
         raise UsageError(f"--force {stray[0]}: this command does not run {stray[0]}",
                          fix=f"it may run {', '.join(n for n in needs if n in seen & below)}")
-    return Chosen({name: needs[name] for name in needs if name in seen}, frozenset(seen & below),
-                  frozenset(selection.force))
+    return SelectedStages({name: needs[name] for name in needs if name in seen}, frozenset(seen & below),
+                          frozenset(selection.force))
 
 
 def _closure(start: Iterable[str], links: Mapping[str, Sequence[str]]) -> set[str]:
@@ -74,11 +74,11 @@ def _closure(start: Iterable[str], links: Mapping[str, Sequence[str]]) -> set[st
     return found
 
 
-def _followers(needs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def _dependents(needs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return {name: [other for other, above in needs.items() if name in above] for name in needs}
 
 
-def _unknown(name: str, needs: Mapping[str, object]) -> UsageError:
+def _unknown_stage(name: str, needs: Mapping[str, object]) -> UsageError:
     from difflib import get_close_matches
 
     near = get_close_matches(name, list(needs), n=1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dbrun.config_types import NULL
+from dbrun.config_types import NULL_WORDS
 from dbrun.errors import UsageError
-from dbrun.recipe.schema.model import NAME
+from dbrun.recipe.schema.model import NAME_PATTERN
 
-TEXT = """\
+TEMPLATE = """\
 # A dbrun recipe. It runs as it stands, on the small base model and the pictures that come with dbrun:
 #   dbrun run {place}
 # Then put in your own folder of pictures, your own words and a larger base. `dbrun plan {place}` says
@@ -53,12 +53,12 @@ seed: 0
 """
 
 
-def starter(name: str, place: Path | None = None) -> str:
+def starter_recipe(name: str, place: Path | None = None) -> str:
     """The text of a commented starter recipe of this name. Raises UsageError where it cannot be a name.
 
     place: of its file; left out, one of that name here.
     """
-    if not re.fullmatch(NAME, name):
+    if not re.fullmatch(NAME_PATTERN, name):
         raise UsageError(f"found the name '{name}', allowed: letters, digits, '.', '_' and '-', at most 64, "
                          "the first a letter or a digit", fix="dbrun new my_dog")
-    return TEXT.format(name=f'"{name}"' if name in NULL else name, place=place or f"{name}.yaml")
+    return TEMPLATE.format(name=f'"{name}"' if name in NULL_WORDS else name, place=place or f"{name}.yaml")

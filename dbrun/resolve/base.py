@@ -14,9 +14,9 @@ from dbrun.recipe.checks.rules import HUB_ID
 from dbrun.recipe.schema.model import Base
 from dbrun.resolve import hub
 from dbrun.stages.base import Artifact, BaseSource
-from dbrun.stages.load import RECORD, check_layout, wanted_files
-from dbrun.store.atomic import said
-from dbrun.store.canonical import digest, plain
+from dbrun.stages.load import BASE_FILE, check_layout, select_files
+from dbrun.store.atomic import explain_os_error
+from dbrun.store.canonical import digest, to_json_value
 from dbrun.store.store import Store
 
 EMBEDDED = "embedded"
@@ -24,11 +24,11 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True)
 class FoundBase:
-    """A base. revision: one whose commit is to be asked from the Hub; out_of_reach: why it cannot be."""
+    """A base. unpinned_revision: one whose commit is to be asked from the Hub; unavailable_reason: why it cannot be."""
 
     source: BaseSource
-    revision: str | None = None
-    out_of_reach: str | None = None
+    unpinned_revision: str | None = None
+    unavailable_reason: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -38,16 +38,16 @@ def find_base(base: Base, beside: Path, store: Store) -> FoundBase:
     if base.path == EMBEDDED:
         from dbrun.embedded import weights_path
 
-        return FoundBase(_in_folder(weights_path(), family, base.variant, store))
+        return FoundBase(_find_local_base(weights_path(), family, base.variant, store))
     folder = beside / Path(base.path).expanduser()
     hub_like = HUB_ID.fullmatch(base.path) is not None
     if (folder / "model_index.json").is_file() and not (hub_like and base.revision):
-        return FoundBase(_in_folder(folder, family, base.variant, store))
+        return FoundBase(_find_local_base(folder, family, base.variant, store))
     if hub_like:
-        found = _on_hub(base.path, base.revision or "main", family, base.variant, store)
+        found = _find_hub_base(base.path, base.revision or "main", family, base.variant, store)
         if folder.is_dir():
             text = f"{base.path} is taken as a Hub id: the folder {folder} holds no model_index.json"
-            return FoundBase(found.source, found.revision, found.out_of_reach, (text,))
+            return FoundBase(found.source, found.unpinned_revision, found.unavailable_reason, (text,))
         return found
     if folder.is_dir():
         raise RecipeError(f"{folder} holds no model_index.json, so it is no base in diffusers format",
@@ -56,34 +56,34 @@ def find_base(base: Base, beside: Path, store: Store) -> FoundBase:
                       fix=f"write `{EMBEDDED}`, a folder in diffusers format, or a Hub id such as owner/name")
 
 
-def hub_parts(identity: str) -> tuple[str, str] | None:
+def parse_hub_identity(identity: str) -> tuple[str, str] | None:
     """The repository and the commit of a Hub base's identity, None for a base of files."""
     kind, _, rest = identity.partition(":")
     repo, _, commit = rest.partition("@")
     return (repo, commit) if kind == "hub" else None
 
 
-def base_folder(base: BaseSource, loaded: Artifact, store: Store) -> Path:
+def verified_base_folder(base: BaseSource, loaded: Artifact, store: Store) -> Path:
     """Where the base stands, once its files are those that `load` verified. Raises StageFailed."""
-    parts = hub_parts(base.identity)
-    folder = base.folder or (hub.snapshot(*parts) if parts else None)
+    parts = parse_hub_identity(base.identity)
+    folder = base.folder or (hub.model_snapshot(*parts) if parts else None)
     if folder is None:
         raise StageFailed(f"the base {base.identity} is not in {hub.cache_folder()}",
                           fix="run the same command again with --force load")
-    recorded = _recorded(loaded)
+    recorded = _recorded_digests(loaded)
     wrong = [name for name, sha256 in {**recorded, **base.files}.items()
              if sha256 != recorded.get(name, sha256) or _digest(folder / name, store) != sha256]
     if wrong:
         again = "run the same command again"
         raise StageFailed(f"the base in {folder} is not what `load` verified: {', '.join(wrong[:3])} differs",
-                          fix=f"delete {hub.repository(parts[0])}, then {again}" if parts else
+                          fix=f"delete {hub.repository_folder(parts[0])}, then {again}" if parts else
                           f"{again}; if it says so once more, add --force load")
     return folder
 
 
-def _recorded(loaded: Artifact) -> Mapping[str, str]:
+def _recorded_digests(loaded: Artifact) -> Mapping[str, str]:
     try:
-        files: Mapping[str, str] = json.loads((loaded.path / RECORD).read_bytes())["files"]
+        files: Mapping[str, str] = json.loads((loaded.path / BASE_FILE).read_bytes())["files"]
     except FileNotFoundError:
         return {}
     return files
@@ -91,62 +91,62 @@ def _recorded(loaded: Artifact) -> Mapping[str, str]:
 
 def _digest(path: Path, store: Store) -> str | None:
     try:
-        return store.digests.of(path)
+        return store.digests.sha256(path)
     except OSError:
         return None
 
 
-def _on_hub(repo: str, revision: str, family: Family, variant: str | None, store: Store) -> FoundBase:
-    commit = revision if hub.COMMIT.fullmatch(revision) else _commit(repo, revision, store)
-    folder = hub.snapshot(repo, commit) if commit else None
-    if folder is not None and not _complete(folder, family, variant):
+def _find_hub_base(repo: str, revision: str, family: Family, variant: str | None, store: Store) -> FoundBase:
+    commit = revision if hub.COMMIT.fullmatch(revision) else _resolve_commit(repo, revision, store)
+    folder = hub.model_snapshot(repo, commit) if commit else None
+    if folder is not None and not _is_complete(folder, family, variant):
         folder = None
     source = BaseSource(identity=f"hub:{repo}@{commit or revision}", family=family.NAME, folder=folder,
-                        variant=variant, files={}, sampling=family.sampling)
+                        variant=variant, files={}, sampling=family.default_sampling)
     missing = f"{repo} at {revision} is not in {hub.cache_folder()}, and HF_HUB_OFFLINE is set"
     return FoundBase(source, None if commit else revision,
-                     missing if folder is None and hub.offline() else None)
+                     missing if folder is None and hub.is_offline() else None)
 
 
-def _commit(repo: str, revision: str, store: Store) -> str | None:
+def _resolve_commit(repo: str, revision: str, store: Store) -> str | None:
     """What a branch or tag stood for when it was last fetched; remembered, should the cache be cleared."""
     remembered = store.commits.get(f"{repo}@{revision}")
-    commit = hub.known_commit(repo, revision)
+    commit = hub.cached_commit(repo, revision)
     if commit is not None and commit != remembered:
         store.commits.put(f"{repo}@{revision}", commit)
     return commit or remembered
 
 
-def _in_folder(folder: Path, family: Family, variant: str | None, store: Store) -> BaseSource:
+def _find_local_base(folder: Path, family: Family, variant: str | None, store: Store) -> BaseSource:
     try:
-        names = sorted(_names(folder, family))
-        wanted = wanted_files(names, family.folders, variant)
+        names = sorted(_file_names(folder, family))
+        wanted = select_files(names, family.subfolders, variant)
         check_layout(folder, family, wanted, names)
-        files = {name: store.digests.of(_inside(folder, name)) for name in wanted}
+        files = {name: store.digests.sha256(_path_inside_base(folder, name)) for name in wanted}
     except OSError as error:
-        raise said(error, f"reading the base {folder}") from error
-    return BaseSource(identity=f"files:{digest(plain(files))}", family=family.NAME, folder=folder,
-                      variant=variant, files=files, sampling=_sampling(folder, family.sampling))
+        raise explain_os_error(error, f"reading the base {folder}") from error
+    return BaseSource(identity=f"files:{digest(to_json_value(files))}", family=family.NAME, folder=folder,
+                      variant=variant, files=files, sampling=_read_sampling(folder, family.default_sampling))
 
 
-def _complete(folder: Path, family: Family, variant: str | None) -> bool:
+def _is_complete(folder: Path, family: Family, variant: str | None) -> bool:
     """Whether a snapshot is more than a download that was cut off; `load` goes on with one that is not."""
-    names = sorted(_names(folder, family))
+    names = sorted(_file_names(folder, family))
     try:
-        check_layout(folder, family, wanted_files(names, family.folders, variant), names)
+        check_layout(folder, family, select_files(names, family.subfolders, variant), names)
     except RecipeError:
         return False
     return True
 
 
-def _names(folder: Path, family: Family) -> Iterator[str]:
-    for inner in ("", *family.folders):
+def _file_names(folder: Path, family: Family) -> Iterator[str]:
+    for inner in ("", *family.subfolders):
         if (folder / inner).is_dir():
             prefix = f"{inner}/" if inner else ""
             yield from (prefix + entry.name for entry in os.scandir(folder / inner) if entry.is_file())
 
 
-def _inside(folder: Path, name: str) -> Path:
+def _path_inside_base(folder: Path, name: str) -> Path:
     """The file, unless it is a link out of the base; snapshots in the Hub's cache link into that cache."""
     path = folder / name
     real, home = path.resolve(), folder.resolve()
@@ -158,7 +158,7 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _sampling(folder: Path, usual: Sampling) -> Sampling:
+def _read_sampling(folder: Path, usual: Sampling) -> Sampling:
     """What a base's manifest.json says of its sampler, else what is usual in its family."""
     try:
         said = json.loads((folder / "manifest.json").read_bytes())["sampling"]

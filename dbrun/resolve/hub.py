@@ -21,35 +21,35 @@ def cache_folder() -> Path:
     return Path(os.path.expandvars(env.get("HF_HOME") or str(default))).expanduser() / "hub"
 
 
-def offline() -> bool:
+def is_offline() -> bool:
     """Whether the user forbids asking the Hub."""
     asked = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return asked.upper() in ("1", "ON", "YES", "TRUE")
 
 
-def repository(repo: str, kind: str = MODELS) -> Path:
+def repository_folder(repo: str, kind: str = MODELS) -> Path:
     """The folder of a model or data set `owner/name` in the cache; it may not be there."""
     return cache_folder() / f"{kind}--{repo.replace('/', '--')}"
 
 
-def known_commit(repo: str, revision: str, kind: str = MODELS) -> str | None:
+def cached_commit(repo: str, revision: str, kind: str = MODELS) -> str | None:
     """The commit that a branch or tag stood for when it was last fetched."""
     if not REVISION.fullmatch(revision):
         return None
     try:
-        text = (repository(repo, kind) / "refs" / revision).read_text(encoding="ascii").strip()
+        text = (repository_folder(repo, kind) / "refs" / revision).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return None
     return text if COMMIT.fullmatch(text) else None
 
 
-def snapshot(repo: str, commit: str) -> Path | None:
+def model_snapshot(repo: str, commit: str) -> Path | None:
     """The folder of a fetched commit, None where it is not there."""
-    folder = repository(repo) / "snapshots" / commit
+    folder = repository_folder(repo) / "snapshots" / commit
     return folder if (folder / "model_index.json").is_file() else None
 
 
-def dataset(repo: str, commit: str) -> Path | None:
+def dataset_snapshot(repo: str, commit: str) -> Path | None:
     """The folder of a data set's commit, None where nothing of it was fetched."""
-    folder = repository(repo, DATASETS) / "snapshots" / commit
+    folder = repository_folder(repo, DATASETS) / "snapshots" / commit
     return folder if folder.is_dir() else None

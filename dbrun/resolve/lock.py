@@ -10,44 +10,44 @@ from typing import Any
 
 from dbrun.errors import UsageError, WorkPending
 from dbrun.recipe.load import LoadedRecipe
-from dbrun.recipe.text.spans import shown
-from dbrun.resolve.sources import Located
+from dbrun.recipe.text.spans import display_path
+from dbrun.resolve.sources import ResolvedSources
 from dbrun.stages.base import Picture
 from dbrun.store.atomic import disk_errors, replace_file
 
-FORMAT = 1
-LONGEST = 120
-TOLD = 12
+FORMAT_VERSION = 1
+MAX_IDENTITY_LENGTH = 120
+MAX_DIFFERENCES_SHOWN = 12
 """Differences that a refused run names."""
-PICTURES = {"pictures": "picture", "class_pictures": "class picture"}
+PICTURE_NOUNS = {"pictures": "picture", "class_pictures": "class picture"}
 
 
-def lock_of(path: Path) -> Path:
+def lock_path(path: Path) -> Path:
     """Where the lock of a recipe file stands: beside it, `recipe.lock` for `recipe.yaml`."""
     return path.with_suffix(".lock")
 
 
-def locked(located: Located) -> dict[str, object]:
+def lock_contents(resolved: ResolvedSources) -> dict[str, object]:
     """The contents that a recipe's paths stand for: the base's commit or files, each picture, each adapter given."""
-    sources = located.sources
+    sources = resolved.sources
 
     def named(pictures: tuple[Picture, ...]) -> list[dict[str, str]]:
         return [{"sha256": one.digest, "prompt": one.prompt,
-                 "file": located.files[one.digest].name if one.digest in located.files else ""} for one in pictures]
+                 "file": resolved.files[one.digest].name if one.digest in resolved.files else ""} for one in pictures]
 
-    return {"format_version": FORMAT,
+    return {"format_version": FORMAT_VERSION,
             "base": {"identity": sources.base.identity, "files": dict(sorted(sources.base.files.items()))},
             "pictures": named(sources.pictures), "class_pictures": named(sources.class_pictures),
             "adapters": dict(sources.inits)}
 
 
-def write_lock(loaded: LoadedRecipe, located: Located) -> tuple[Path, bool]:
+def write_lock(loaded: LoadedRecipe, resolved: ResolvedSources) -> tuple[Path, bool]:
     """Write the lock of a recipe; where, and whether it is new or another than before. Raises DbrunError."""
-    if located.revision is not None:
-        raise UsageError(f"the commit of revision {located.revision} is not known here yet",
-                         fix=f"dbrun stage load {shown(loaded.path)} asks the Hub for it")
-    target = lock_of(loaded.path)
-    text = json.dumps(locked(located), indent=1, ensure_ascii=False) + "\n"
+    if resolved.unpinned_revision is not None:
+        raise UsageError(f"the commit of revision {resolved.unpinned_revision} is not known here yet",
+                         fix=f"dbrun stage load {display_path(loaded.path)} asks the Hub for it")
+    target = lock_path(loaded.path)
+    text = json.dumps(lock_contents(resolved), indent=1, ensure_ascii=False) + "\n"
     with disk_errors(f"writing {target}"):
         if target.is_file() and target.read_text(encoding="utf-8") == text:
             return target, False
@@ -55,61 +55,65 @@ def write_lock(loaded: LoadedRecipe, located: Located) -> tuple[Path, bool]:
     return target, True
 
 
-def check_as_written(loaded: LoadedRecipe, located: Located, written: Located, laid: Sequence[str]) -> None:
+def check_unchanged_by_overrides(loaded: LoadedRecipe, resolved: ResolvedSources, written: ResolvedSources,
+                                 laid: Sequence[str]) -> None:
     """Raise UsageError where what is laid over a recipe changes what it points at: a lock is of the file alone.
 
     written: what it points at without; laid: the words that lay it over.
     """
-    if any(_differences(locked(written), locked(located))):
-        raise UsageError(f"found {' '.join(laid)}, with which {shown(loaded.path)} points at something else, and a "
-                         "lock is of the recipe as it is written",
+    if any(_differences(lock_contents(written), lock_contents(resolved))):
+        raise UsageError(f"found {' '.join(laid)}, with which {display_path(loaded.path)} points at something else, "
+                         "and a lock is of the recipe as it is written",
                          fix="leave it out; or write it into a recipe that `extends` this one and has its own lock")
 
 
-def drift(loaded: LoadedRecipe, located: Located) -> list[str]:
+def drift(loaded: LoadedRecipe, resolved: ResolvedSources) -> list[str]:
     """How what a recipe points at differs from its lock, a line each. Raises UsageError where there is none."""
-    target = lock_of(loaded.path)
+    target = lock_path(loaded.path)
     try:
         old = json.loads(target.read_bytes())
-        if old["format_version"] != FORMAT:
+        if old["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format_version {old['format_version']}")
-        return list(_differences(old, locked(located)))
+        return list(_differences(old, lock_contents(resolved)))
     except FileNotFoundError:
-        raise UsageError(f"there is no lock {shown(target)}", fix=f"dbrun lock {shown(loaded.path)}") from None
+        raise UsageError(f"there is no lock {display_path(target)}",
+                         fix=f"dbrun lock {display_path(loaded.path)}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"the lock {shown(target)} cannot be read: {error}",
-                         fix=f"dbrun lock {shown(loaded.path)} writes it anew") from None
+        raise UsageError(f"the lock {display_path(target)} cannot be read: {error}",
+                         fix=f"dbrun lock {display_path(loaded.path)} writes it anew") from None
 
 
-def headline(loaded: LoadedRecipe) -> str:
+def drift_headline(loaded: LoadedRecipe) -> str:
     """What a difference means."""
-    return f"{shown(loaded.path)} does not point at what {shown(lock_of(loaded.path))} says"
+    return f"{display_path(loaded.path)} does not point at what {display_path(lock_path(loaded.path))} says"
 
 
-def hold(loaded: LoadedRecipe, located: Located) -> None:
+def enforce_lock(loaded: LoadedRecipe, resolved: ResolvedSources) -> None:
     """Raise WorkPending, which names what differs, where a recipe does not point at what its lock says."""
-    if found := drift(loaded, located):
-        more = [f"and {len(found) - TOLD} more, which `dbrun plan --locked` lists"] if len(found) > TOLD else []
-        lines = "".join(f"\n  {line}" for line in (*found[:TOLD], *more))
+    if found := drift(loaded, resolved):
+        shown, more = found[:MAX_DIFFERENCES_SHOWN], len(found) - MAX_DIFFERENCES_SHOWN
+        if more > 0:
+            shown = [*shown, f"and {more} more, which `dbrun plan --locked` lists"]
+        lines = "".join(f"\n  {line}" for line in shown)
         laid = loaded.profiles or any(place.file is None for place in loaded.origins.values())
         fix = ("bring that back, or leave out what changes it here: the lock is of the recipe as it is written" if laid
-               else f"bring that back; or, if it is meant, dbrun lock {shown(loaded.path)}")
-        raise WorkPending(f"{headline(loaded)}; nothing was run{lines}", fix=fix)
+               else f"bring that back; or, if it is meant, dbrun lock {display_path(loaded.path)}")
+        raise WorkPending(f"{drift_headline(loaded)}; nothing was run{lines}", fix=fix)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, object]) -> Iterator[str]:
     base = new["base"]
     if isinstance(base, dict) and old["base"]["identity"] != base["identity"]:
-        yield f"base: {_short(old['base']['identity'])} → {_short(base['identity'])}"
-    for part, noun in PICTURES.items():
-        yield from _pictures(old[part], new[part], noun)
+        yield f"base: {_truncate(old['base']['identity'])} → {_truncate(base['identity'])}"
+    for part, noun in PICTURE_NOUNS.items():
+        yield from _picture_differences(old[part], new[part], noun)
     was, now = (dict(given) if isinstance(given, dict) else {} for given in (old["adapters"], new["adapters"]))
     for name in sorted({*was, *now}):
         if was.get(name) != now.get(name):
-            yield f"adapt.{name}.init: {_short(was.get(name))} → {_short(now.get(name))}"
+            yield f"adapt.{name}.init: {_truncate(was.get(name))} → {_truncate(now.get(name))}"
 
 
-def _pictures(old: object, new: object, noun: str) -> Iterator[str]:
+def _picture_differences(old: object, new: object, noun: str) -> Iterator[str]:
     """By content and prompt; a file's name is told, but does not count."""
     was, now = (entries if isinstance(entries, list) else [] for entries in (old, new))
     names = {(one["sha256"], one["prompt"]): one["file"] for one in (*was, *now)}
@@ -119,6 +123,6 @@ def _pictures(old: object, new: object, noun: str) -> Iterator[str]:
             yield f"{noun} {names[digest, prompt]} ({digest[:10]}…, '{prompt}') {words}"
 
 
-def _short(identity: object) -> str:
+def _truncate(identity: object) -> str:
     text = "none" if identity is None else str(identity)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST - 1]}…"
+    return text if len(text) <= MAX_IDENTITY_LENGTH else f"{text[:MAX_IDENTITY_LENGTH - 1]}…"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dbrun.errors import RecipeError
 from dbrun.images import masks, pixels
-from dbrun.images.validation import TRANSPARENT, Screened
+from dbrun.images.validation import TRANSPARENCY_NOTE, PictureInfo
 from dbrun.recipe.schema.images import Masks
-from dbrun.store.atomic import said
+from dbrun.store.atomic import explain_os_error
 from dbrun.store.store import Store
 
 
@@ -18,55 +18,57 @@ from dbrun.store.store import Store
 class FoundMasks:
     """digests: picture → sha256 of its mask; files: sha256 → a mask with it; notes: what a person should know.
 
-    many: how many pictures have a mask, be it a file or their own transparency.
+    masked_count: how many pictures have a mask, be it a file or their own transparency.
     """
 
     digests: Mapping[Path, str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    many: int = 0
+    masked_count: int = 0
 
 
-def find_masks(pictures: Mapping[Path, Screened], store: Store, asked: Masks) -> FoundMasks:
+def find_masks(pictures: Mapping[Path, PictureInfo], store: Store, asked: Masks) -> FoundMasks:
     """The masks beside pictures, where they are asked for. Raises RecipeError that names all that cannot be used."""
-    found = masks.beside(pictures)
+    found = masks.find_mask_files(pictures)
     if asked != "files":
-        notes = [f"{first_of([mask.name for mask in found.values()])}: masks are ignored, `images.masks: files` would "
-                 "use them"] if found else []
-        opaque = [path.name for path, seen in pictures.items() if TRANSPARENT not in seen.notes]
+        notes: list[str] = []
+        if found:
+            names = summarize_names([mask.name for mask in found.values()])
+            notes.append(f"{names}: masks are ignored, `images.masks: files` would use them")
+        opaque = [path.name for path, seen in pictures.items() if TRANSPARENCY_NOTE not in seen.notes]
         if asked == "alpha" and opaque:
-            notes.append(f"{first_of(opaque)}: not transparent, so all of it counts")
-        return FoundMasks(notes=notes, many=len(pictures) - len(opaque))
+            notes.append(f"{summarize_names(opaque)}: not transparent, so all of it counts")
+        return FoundMasks(notes=notes, masked_count=len(pictures) - len(opaque))
     try:
-        code = "".join(store.digests.of(Path(file))[:16] for file in (masks.__file__, pixels.__file__))
-        digests = {picture: store.digests.of(mask) for picture, mask in found.items()}
+        code = "".join(store.digests.sha256(Path(file))[:16] for file in (masks.__file__, pixels.__file__))
+        digests = {picture: store.digests.sha256(mask) for picture, mask in found.items()}
     except OSError as error:
-        raise said(error, "reading masks") from error
+        raise explain_os_error(error, "reading masks") from error
     bad: list[RecipeError] = []
     for picture, mask in found.items():
         size = pictures[picture].width, pictures[picture].height
         known = f"{code}:mask:{digests[picture]}:{size[0]}x{size[1]}"
         try:
-            if store.screened.get(known) is None:
+            if store.image_checks.get(known) is None:
                 masks.check_mask(mask, size)
-                store.screened.put(known, {"mask": True})
+                store.image_checks.put(known, {"mask": True})
         except RecipeError as error:
             bad.append(error)
     if bad:
         raise RecipeError("\n".join(error.message for error in bad), fix=bad[0].fix)
     bare = [picture.name for picture in pictures if picture not in found]
     return FoundMasks(digests, {digest: found[picture] for picture, digest in digests.items()},
-                      [f"{first_of(bare)}: no mask, so all of it counts"] if bare else [], len(found))
+                      [f"{summarize_names(bare)}: no mask, so all of it counts"] if bare else [], len(found))
 
 
-def check_any(asked: Masks, many: int) -> None:
+def check_has_masks(asked: Masks, many: int) -> None:
     """Raise RecipeError where masks are asked for, but no picture of the recipe has one."""
     if many or asked == "none":
         return
-    what = "is transparent" if asked == "alpha" else f"has a mask: NAME{' or NAME'.join(masks.ENDINGS)} beside it"
+    what = "is transparent" if asked == "alpha" else f"has a mask: NAME{' or NAME'.join(masks.MASK_SUFFIXES)} beside it"
     raise RecipeError(f"found '{asked}', but no picture {what}", fix="give some of them masks, or write `masks: none`")
 
 
-def first_of(names: Sequence[str]) -> str:
+def summarize_names(names: Sequence[str]) -> str:
     """The first of some names, and how many more there are."""
     return f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"

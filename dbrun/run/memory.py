@@ -9,37 +9,38 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PROC_STATUS, PROC_CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @contextmanager
-def peak(device: str) -> Iterator[Callable[[], int]]:
+def peak_memory(device: str) -> Iterator[Callable[[], int]]:
     """Inside the block, bytes at most since its beginning: of the GPU where one computes, else of this process.
 
     0 where the system does not tell.
     """
     with suppress(OSError):
-        RESET.write_text("5", encoding="ascii")
-    cuda = _cuda() if device == "cuda" else None
+        PROC_CLEAR_REFS.write_text("5", encoding="ascii")
+    cuda = _active_cuda() if device == "cuda" else None
     if cuda is not None:
         cuda.reset_peak_memory_stats()
 
     def most() -> int:
-        used = _cuda() if device == "cuda" else None
-        return int(used.max_memory_allocated()) if used is not None else _resident()
+        used = _active_cuda() if device == "cuda" else None
+        return int(used.max_memory_allocated()) if used is not None else _peak_resident()
 
     yield most
 
 
-def _cuda() -> Any | None:
+def _active_cuda() -> Any | None:
     """torch.cuda, once it is at work."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
-def _resident() -> int:
+def _peak_resident() -> int:
     try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB", STATUS.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
+        found = re.search(r"^VmHWM:\s+(\d+) kB", PROC_STATUS.read_text(encoding="ascii", errors="replace"),
+                          re.MULTILINE)
     except OSError:
         return 0
     return int(found[1]) * 1024 if found else 0

@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from dbrun.errors import StageFailed
-from dbrun.fsync import sync
-from dbrun.safetensors_header import RECORD
-from dbrun.store.atomic import disk_errors, fresh_name, is_orphan, remove
+from dbrun.fsync import fsync_path
+from dbrun.safetensors_header import RECORD_FILE
+from dbrun.store.atomic import disk_errors, is_orphan, remove_tree, temp_name
 from dbrun.store.store import Store
-from dbrun.store.traces import Trace, safe_name
+from dbrun.store.traces import Trace, is_safe_name
 
 FORMAT = 1
 
@@ -28,24 +28,24 @@ def deliver(trace: Trace, target: Path, facts: Mapping[str, object], store: Stor
     """
     document = {"format_version": FORMAT, **facts, "files": {n: f.sha256 for n, f in trace.files.items()}}
     with disk_errors(f"writing {target}"):
-        old = _record(target)
-        if old is not None and _current(old, document) and _intact(trace, target, store):
+        old = _read_record(target)
+        if old is not None and _is_current(old, document) and _is_intact(trace, target, store):
             return False
-        check_place(target)
-        new = target.parent / f".{target.name}.new.{fresh_name()}"
+        check_target(target)
+        new = target.parent / f".{target.name}.new.{temp_name()}"
         try:
             _copy(trace, store, new, document)
             _swap(new, target)
         finally:
-            remove(new)
-        _clear(target)
+            remove_tree(new)
+        _finish_killed(target)
     return True
 
 
-def check_place(target: Path) -> None:
+def check_target(target: Path) -> None:
     """Raise StageFailed where nothing can be delivered to target; better known before hours of work than after."""
     with disk_errors(f"looking at {target}"):
-        ours = _may_go(target)
+        ours = _is_replaceable(target)
     if not ours:
         raise StageFailed(f"{target} is there and was not written by dbrun, so it is left alone",
                           fix="move it away, or give the recipe another `name`")
@@ -58,7 +58,7 @@ def check_place(target: Path) -> None:
                           fix="make it writable, or run dbrun in another folder")
 
 
-def _may_go(target: Path) -> bool:
+def _is_replaceable(target: Path) -> bool:
     """Whether nothing stands at target, or an empty folder, or one that dbrun wrote.
 
     One folder is looked at, though another process may put a new one in its place meanwhile: then that one is.
@@ -78,7 +78,7 @@ def _may_go(target: Path) -> bool:
             names, seen = {entry.name for entry in os.scandir(handle)}, os.fstat(handle)
         finally:
             os.close(handle)
-        if not names or RECORD in names:
+        if not names or RECORD_FILE in names:
             return True
         try:
             now = target.stat()
@@ -88,9 +88,9 @@ def _may_go(target: Path) -> bool:
             return False
 
 
-def _record(folder: Path) -> Mapping[str, object] | None:
+def _read_record(folder: Path) -> Mapping[str, object] | None:
     try:
-        data = json.loads((folder / RECORD).read_bytes())
+        data = json.loads((folder / RECORD_FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
@@ -98,13 +98,13 @@ def _record(folder: Path) -> Mapping[str, object] | None:
     return data if isinstance(data, dict) else {}
 
 
-def _current(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+def _is_current(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
     return all(old.get(part) == new[part] for part in ("format_version", "recipe", "stages", "files"))
 
 
-def _intact(trace: Trace, target: Path, store: Store) -> bool:
+def _is_intact(trace: Trace, target: Path, store: Store) -> bool:
     try:
-        return all(store.digests.of(target / name) == file.sha256 for name, file in trace.files.items())
+        return all(store.digests.sha256(target / name) == file.sha256 for name, file in trace.files.items())
     except OSError:
         return False
 
@@ -118,11 +118,11 @@ def _copy(trace: Trace, store: Store, folder: Path, document: Mapping[str, objec
         copy = folder / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, copy)
-        sync(copy)
-    record = folder / RECORD
+        fsync_path(copy)
+    record = folder / RECORD_FILE
     record.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    sync(record)
-    sync(folder)
+    fsync_path(record)
+    fsync_path(folder)
 
 
 def _swap(new: Path, target: Path) -> None:
@@ -132,7 +132,7 @@ def _swap(new: Path, target: Path) -> None:
     """
     stepped: list[Path] = []
     while True:
-        aside = target.parent / f".{target.name}.old.{fresh_name()}"
+        aside = target.parent / f".{target.name}.old.{temp_name()}"
         with suppress(FileNotFoundError):
             target.rename(aside)
             stepped.append(aside)
@@ -145,31 +145,31 @@ def _swap(new: Path, target: Path) -> None:
             if stepped:
                 stepped[-1].rename(target)
             raise
-    sync(target.parent)
+    fsync_path(target.parent)
     for old in stepped:
-        _carry(old, target)
+        _move_user_files(old, target)
 
 
-def _clear(target: Path) -> None:
+def _finish_killed(target: Path) -> None:
     """Finish what deliveries to the same target left when they were killed."""
     for entry in list(target.parent.iterdir()):
         for kind in ("new", "old"):
             prefix = f".{target.name}.{kind}."
             if entry.name.startswith(prefix) and is_orphan(entry.name.removeprefix(prefix)):
                 if kind == "old":
-                    _carry(entry, target)
-                remove(entry)
+                    _move_user_files(entry, target)
+                remove_tree(entry)
 
 
-def _carry(old: Path, target: Path) -> None:
+def _move_user_files(old: Path, target: Path) -> None:
     """Move what someone put beside the delivered files over to the new folder, then drop the old one."""
-    record = _record(old) or {}
+    record = _read_record(old) or {}
     listed = record.get("files")
-    ours = {RECORD, *(listed if isinstance(listed, dict) else ())}
+    ours = {RECORD_FILE, *(listed if isinstance(listed, dict) else ())}
     for path in sorted(p for p in old.rglob("*") if not p.is_dir()):
         name = path.relative_to(old).as_posix()
         place = target / name
-        if name not in ours and safe_name(name) and not os.path.lexists(place):
+        if name not in ours and is_safe_name(name) and not os.path.lexists(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             path.rename(place)
-    remove(old)
+    remove_tree(old)

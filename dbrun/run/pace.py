@@ -6,34 +6,34 @@ import time
 from collections.abc import Callable
 
 from dbrun.events import Emit, Event, Progress
-from dbrun.store.items import StoredItems
+from dbrun.store.items import DiskItemCache
 from dbrun.store.locks import Lock
 
 
-class Pace:
+class StageTimer:
     """Where a stage's events go: how far it is also into the lock, for those who wait.
 
     What is measured begins when the first unit is ready: the first waits for the base to be in memory. Where units are
     single items, only those count that were made here.
     """
 
-    def __init__(self, emit: Emit, lock: Lock | None, items: StoredItems,
+    def __init__(self, emit: Emit, lock: Lock | None, items: DiskItemCache,
                  clock: Callable[[], float] = time.monotonic) -> None:
         self.emit, self.lock, self.items, self.clock = emit, lock, items, clock
-        self._before, self._told = 0, False
+        self._done_before, self._has_started = 0, False
         self._total, self._done = 0, 0
         self._first = self._last = (0, 0.0)
 
     def __call__(self, event: Event) -> None:
         """Pass one event on."""
         if isinstance(event, Progress):
-            if not self._told:
+            if not self._has_started:
                 # a stage's first word may come after its first step
-                self._before, self._told = max(0, event.done - 1), True
-            self._total, self._done = event.total, event.done - self._before
-            self._reached(self.items.new if self.items.used else self._done)
+                self._done_before, self._has_started = max(0, event.done - 1), True
+            self._total, self._done = event.total, event.done - self._done_before
+            self._record_units(self.items.new_count if self.items.used_keys else self._done)
             if self.lock is not None:
-                self.lock.at(f"{event.done} of {event.total} {event.unit}")
+                self.lock.report_progress(f"{event.done} of {event.total} {event.unit}")
         self.emit(event)
 
     @property
@@ -48,7 +48,7 @@ class Pace:
             return None
         return max(0.0, seconds - (until - since) / (many - few) * many)
 
-    def _reached(self, units: int) -> None:
+    def _record_units(self, units: int) -> None:
         if units > self._last[0]:
             self._last = units, self.clock()
             self._first = self._first if self._first[0] else self._last

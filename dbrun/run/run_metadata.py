@@ -10,45 +10,46 @@ from pathlib import Path
 from typing import Any
 
 import dbrun
-from dbrun.plan.cache_key import full_version
+from dbrun.plan.cache_key import installed_version
 from dbrun.recipe.schema.model import Recipe
-from dbrun.run.redact import last_name
-from dbrun.secrets import hidden
+from dbrun.run.redact import redact_path
+from dbrun.secrets import redact_secrets
 from dbrun.stages.base import Numerics, Stage
 from dbrun.store.traces import Trace
 
-PLACES = {"base": ("path",), "subject": ("images", "class_images"), "prior": ("images",)}
+PATH_KEYS = {"base": ("path",), "subject": ("images", "class_images"), "prior": ("images",)}
 """Where a recipe names folders."""
 
 
-def facts(recipe: Recipe, traces: Mapping[str, Trace], stages: Mapping[str, Stage[Any]],
-          numerics: Numerics) -> dict[str, object]:
+def export_metadata(recipe: Recipe, traces: Mapping[str, Trace], stages: Mapping[str, Stage[Any]],
+                    numerics: Numerics) -> dict[str, object]:
     """The facts of an export; equal runs on one machine have equal facts but for times."""
     libraries = sorted({library for name in traces for library in stages[name].libraries})
     return {
-        "recipe": _without_secrets(_without_places(recipe.model_dump(mode="json", by_alias=True))),
+        "recipe": _without_secrets(_redact_recipe_paths(recipe.model_dump(mode="json", by_alias=True))),
         "stages": {name: {"key": t.key, "digest": t.digest, "created": t.created, "seconds": t.seconds}
                    for name, t in traces.items()},
         "versions": {"dbrun": dbrun.__version__, "python": ".".join(map(str, sys.version_info[:3])),
-                     **{library: full_version(library) for library in libraries}},
+                     **{library: installed_version(library) for library in libraries}},
         "machine": {"system": os.uname().sysname, "architecture": os.uname().machine, "cpus": os.cpu_count(),
-                    "processor": _first("/proc/cpuinfo", r"model name\s*:\s*(.+)"),
-                    "gpu": _first("/proc/driver/nvidia/gpus/*/information", r"Model:\s*(.+)"),
+                    "processor": _first_match("/proc/cpuinfo", r"model name\s*:\s*(.+)"),
+                    "gpu": _first_match("/proc/driver/nvidia/gpus/*/information", r"Model:\s*(.+)"),
                     "device": numerics.device, "threads": numerics.threads},
     }
 
 
-def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
+def _redact_recipe_paths(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe with no more than the last name of absolute paths: an export is shared with others."""
-    adapt = {component: {**adapter, "init": last_name(adapter["init"])} if adapter and adapter.get("init") else adapter
+    adapt = {component: {**adapter, "init": redact_path(adapter["init"])}
+             if adapter and adapter.get("init") else adapter
              for component, adapter in recipe["adapt"].items()}
-    parts = {part: _nameless(recipe[part], keys) for part, keys in PLACES.items()}
-    several = [_nameless(one, PLACES["subject"]) for one in recipe["subjects"] or ()] or None
+    parts = {part: _redact_keys(recipe[part], keys) for part, keys in PATH_KEYS.items()}
+    several = [_redact_keys(one, PATH_KEYS["subject"]) for one in recipe["subjects"] or ()] or None
     return {**recipe, **parts, "subjects": several, "adapt": adapt}
 
 
-def _nameless(part: dict[str, Any] | None, keys: tuple[str, ...]) -> dict[str, Any] | None:
-    return part and {**part, **{key: last_name(part[key]) for key in keys if part[key] is not None}}
+def _redact_keys(part: dict[str, Any] | None, keys: tuple[str, ...]) -> dict[str, Any] | None:
+    return part and {**part, **{key: redact_path(part[key]) for key in keys if part[key] is not None}}
 
 
 def _without_secrets(value: Any) -> Any:
@@ -56,10 +57,10 @@ def _without_secrets(value: Any) -> Any:
         return {key: _without_secrets(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_secrets(inner) for inner in value]
-    return hidden(value) if isinstance(value, str) else value
+    return redact_secrets(value) if isinstance(value, str) else value
 
 
-def _first(pattern: str, wanted: str) -> str | None:
+def _first_match(pattern: str, wanted: str) -> str | None:
     """What the first of the system's files that match says, None where there is none."""
     for path in sorted(Path("/").glob(pattern.lstrip("/"))):
         try:

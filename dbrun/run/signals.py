@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-HEARD = (signal.SIGINT, signal.SIGTERM)
+HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def listening() -> Iterator[Callable[[], int]]:
+def stop_signals() -> Iterator[Callable[[], int]]:
     """Listen to Ctrl-C and SIGTERM inside the block; yields a function that gives the signal's number, or 0."""
     asked = 0
 
@@ -25,7 +25,7 @@ def listening() -> Iterator[Callable[[], int]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
         return
-    before = {number: signal.signal(number, hear) for number in HEARD}
+    before = {number: signal.signal(number, hear) for number in HANDLED_SIGNALS}
     try:
         yield lambda: asked
     finally:

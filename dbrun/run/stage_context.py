@@ -7,46 +7,49 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.events import Emit, Note
-from dbrun.plan.cache_key import Ask, bound
+from dbrun.plan.cache_key import StageKey, shared_key_fields
 from dbrun.plan.planner import BASE_STAGE, Scope
-from dbrun.stages.base import Artifact, Job, Upkeep
-from dbrun.stages.support.process_group import Ranks
-from dbrun.stages.support.sample_spec import columns
-from dbrun.stages.support.training_length import length
-from dbrun.store.items import StoredItems
+from dbrun.stages.base import Artifact, RuntimeOptions, StageContext
+from dbrun.stages.support.process_group import ProcessGroup
+from dbrun.stages.support.sample_spec import sample_spec
+from dbrun.stages.support.training_length import training_length
+from dbrun.store.items import DiskItemCache
 
 
 @dataclass(frozen=True)
-class Jobs:
+class StageContextFactory:
     """Makes the jobs of stages within a scope.
 
-    base: gives the base's folder, verified at each call; record: the run's folder, None where another process has it.
+    find_base: gives the base's folder, verified at each call;
+    run_folder: the run's folder, None where another process has it.
     """
 
-    within: Scope
-    stopping: Callable[[], int]
-    base: Callable[[], Path | None]
-    record: Path | None = None
+    scope: Scope
+    stop_signal: Callable[[], int]
+    find_base: Callable[[], Path | None]
+    run_folder: Path | None = None
 
-    def items(self, question: Ask, emit: Emit, *, anew: bool) -> StoredItems:
-        """The single items of a stage. anew: make all of them again."""
-        store, stage = self.within.store, question.stage
-        return StoredItems(store, stage.NAME, bound(stage, stage.NAME, self.within.numerics),
-                           store.work(question.lineage), anew,
-                           lambda text: emit(Note(stage.NAME, text, "warning")), self.base)
+    def item_cache(self, stage_key: StageKey, emit: Emit, *, from_scratch: bool) -> DiskItemCache:
+        """The single items of a stage. from_scratch: make all of them again."""
+        store, stage = self.scope.store, stage_key.stage
+        return DiskItemCache(store, stage.NAME, shared_key_fields(stage, stage.NAME, self.scope.numerics),
+                             store.work_folder(stage_key.resume_key), from_scratch,
+                             lambda text: emit(Note(stage.NAME, text, "warning")), self.find_base)
 
-    def job(self, question: Ask, inputs: Mapping[str, Artifact], out: Path, items: StoredItems, emit: Emit,
-            ranks: Ranks) -> Job[object]:
+    def make_context(self, stage_key: StageKey, inputs: Mapping[str, Artifact], out: Path, items: DiskItemCache,
+                     emit: Emit, process_group: ProcessGroup) -> StageContext[object]:
         """All that the stage's run can see."""
-        within, stage = self.within, question.stage
-        return Job(stage=stage.NAME, params=question.params, numerics=within.numerics, inputs=inputs, out=out,
-                   work=items.work, files=within.located.files, items=items, emit=emit, stopping=self.stopping,
-                   base=within.located.sources.base.folder if stage.NAME == BASE_STAGE else self.base(),
-                   upkeep=self._upkeep(), ranks=ranks)
+        scope, stage = self.scope, stage_key.stage
+        return StageContext(stage=stage.NAME, params=stage_key.params, numerics=scope.numerics, inputs=inputs, out=out,
+                            work=items.work, files=scope.resolved.files, items=items, emit=emit,
+                            stop_signal=self.stop_signal,
+                            base=scope.resolved.sources.base.folder if stage.NAME == BASE_STAGE else self.find_base(),
+                            runtime=self._runtime_options(), process_group=process_group)
 
-    def _upkeep(self) -> Upkeep:
-        recipe, sources = self.within.recipe, self.within.located.sources
+    def _runtime_options(self) -> RuntimeOptions:
+        recipe, sources = self.scope.recipe, self.scope.resolved.sources
         train = recipe.train
-        return Upkeep(train.checkpoint_every, train.keep, train.gradient_checkpointing, columns(recipe, sources),
-                      tuple(dict.fromkeys(recipe.trackers or ())), self.record, recipe.name,
-                      length(recipe, sources).steps_per_epoch)
+        return RuntimeOptions(train.checkpoint_every, train.keep, train.gradient_checkpointing,
+                              sample_spec(recipe, sources),
+                              tuple(dict.fromkeys(recipe.trackers or ())), self.run_folder, recipe.name,
+                              training_length(recipe, sources).steps_per_epoch)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from dbrun.config_types import subclasses
 from dbrun.events import Emit, Note, Progress
 from dbrun.models.base import Sampling
-from dbrun.options.packages import Package
+from dbrun.options.packages import OptionalPackage
 from dbrun.recipe.schema.model import Recipe
-from dbrun.stages.support.process_group import Ranks
+from dbrun.stages.support.process_group import ProcessGroup
 
 if TYPE_CHECKING:
-    from dbrun.stages.support.amounts import Amounts
-    from dbrun.stages.support.sample_spec import Columns
+    from dbrun.stages.support.amounts import Workload
+    from dbrun.stages.support.sample_spec import SampleSpec
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class Sources:
     inits: component -> the adapter that `adapt.<component>.init` names: `peft:<sha256 of its config>+<of its
     weights>` or `diffusers:<sha256 of its weights>`.
     class_pictures: those of `prior.images`, likewise; none where the recipe names no such folder.
-    of_subjects: which of the pictures are whose, where there are several subjects, in the recipe's order.
+    pictures_by_subject: which of the pictures are whose, where there are several subjects, in the recipe's order.
     """
 
     base: BaseSource
     pictures: tuple[Picture, ...]
     inits: Mapping[str, str] = field(default_factory=dict)
     class_pictures: tuple[Picture, ...] = ()
-    of_subjects: tuple[tuple[Picture, ...], ...] = ()
+    pictures_by_subject: tuple[tuple[Picture, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,31 +91,32 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Upkeep:
+class RuntimeOptions:
     """How a stage looks after itself; it can change no result.
 
-    checkpoint_every: steps between checkpoints; keep: how many; recompute: activations, rather than keep them;
-    samples: what is drawn while training; trackers: what is told of it; record: the run's folder, for what people look
-    at and no result depends on; name: the run's; steps_per_epoch: to count epochs by.
+    checkpoint_every: steps between checkpoints; keep: how many;
+    gradient_checkpointing: activations, rather than keep them;
+    samples: what is drawn while training; trackers: what is told of it; run_folder: the run's folder, for what people
+    look at and no result depends on; name: the run's; steps_per_epoch: to count epochs by.
     """
 
     checkpoint_every: int
     keep: int
-    recompute: bool = False
-    samples: Columns | None = None
+    gradient_checkpointing: bool = False
+    samples: SampleSpec | None = None
     trackers: tuple[str, ...] = ()
-    record: Path | None = None
+    run_folder: Path | None = None
     name: str = ""
     steps_per_epoch: float = 1.0
 
 
-class Items(Protocol):
+class ItemCache(Protocol):
     """The cache of a stage's single items (a class image, an encoded picture), each with a trace of its own."""
 
     def get(self, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
         """The read-only folder of the item with this key; made by `make(folder)` and published if it is new."""
 
-    def trust(self) -> None:
+    def reuse_stored(self) -> None:
         """Count as made what stands in the store from now on, also where all was to be made again."""
 
 
@@ -123,13 +124,13 @@ P = TypeVar("P")
 
 
 @dataclass(frozen=True)
-class Job(Generic[P]):
+class StageContext(Generic[P]):
     """All that a stage's run can see.
 
     params: its frozen choices; inputs: upstream artifacts by stage name; out: an empty folder to fill;
     work: a folder that survives a crash (checkpoints); files: sha256 -> a file with that content;
     base: where the verified base stands (its content is the digest of the `load` artifact);
-    stopping: whether a signal asked to stop; ranks: the processes that share the work.
+    stop_signal: whether a signal asked to stop; process_group: the processes that share the work.
     """
 
     stage: str
@@ -140,12 +141,12 @@ class Job(Generic[P]):
     work: Path
     files: Mapping[str, Path]
     base: Path | None
-    items: Items
-    upkeep: Upkeep
+    items: ItemCache
+    runtime: RuntimeOptions
     emit: Emit
-    stopping: Callable[[], int]
+    stop_signal: Callable[[], int]
     """The number of the signal that asked to stop, or 0."""
-    ranks: Ranks = field(default_factory=Ranks)
+    process_group: ProcessGroup = field(default_factory=ProcessGroup)
 
     def progress(self, done: int, total: int, unit: str, **metrics: float) -> None:
         """Report that done of total units are ready."""
@@ -155,11 +156,11 @@ class Job(Generic[P]):
         """Tell the user something."""
         self.emit(Note(self.stage, text, level))
 
-    def poll(self) -> None:
+    def check_interrupt(self) -> None:
         """Raise Interrupted if a signal asked to stop; called where nothing would be lost."""
         from dbrun.errors import Interrupted
 
-        if signum := self.stopping():
+        if signum := self.stop_signal():
             raise Interrupted(signum)
 
 
@@ -175,15 +176,15 @@ class Stage(Generic[P]):
     needs: ClassVar[tuple[str, ...]] = ()
     libraries: ClassVar[tuple[str, ...]] = ()
     modules: ClassVar[tuple[str, ...]] = ()
-    computes: ClassVar[bool] = True
+    device_dependent: ClassVar[bool] = True
     """Whether device and thread count can change the output."""
-    shared: ClassVar[bool] = False
+    multi_process: ClassVar[bool] = False
     """Whether several processes can share the work; its result is then the same however many they are."""
 
-    lighter: ClassVar[str] = "free some memory, or lower `images.resolution`"
+    oom_fix: ClassVar[str] = "free some memory, or lower `images.resolution`"
     """What to do where it runs out of memory."""
 
-    def wanted(self, recipe: Recipe) -> bool:
+    def applies_to(self, recipe: Recipe) -> bool:
         """Whether this recipe has this stage at all."""
         return True
 
@@ -191,38 +192,38 @@ class Stage(Generic[P]):
         """The frozen dataclass of all that this stage takes from the recipe and its sources; without torch."""
         raise NotImplementedError
 
-    def lengthens(self, params: P) -> tuple[str, ...]:
+    def extendable_params(self, params: P) -> tuple[str, ...]:
         """Names of params that only lengthen the work, so that it may go on from the work folder of a shorter run."""
         return ()
 
-    def anew(self, params: P) -> Mapping[str, str]:
+    def restarts_on(self, params: P) -> Mapping[str, str]:
         """Names of params that could lengthen the work but do not, each with the reason why it begins anew."""
         return {}
 
-    def packages(self, params: P) -> tuple[Package, ...]:
+    def required_packages(self, params: P) -> tuple[OptionalPackage, ...]:
         """What these params compute with beside `libraries`, which not everybody has installed."""
         return ()
 
-    def wishes(self, recipe: Recipe) -> tuple[Package, ...]:
+    def optional_packages(self, recipe: Recipe) -> tuple[OptionalPackage, ...]:
         """What else this recipe needs here that not everybody has installed; it changes no result."""
         return ()
 
-    def items(self, params: P, inputs: Mapping[str, str], numerics: Numerics) -> Sequence[Mapping[str, object]]:
+    def item_keys(self, params: P, inputs: Mapping[str, str], numerics: Numerics) -> Sequence[Mapping[str, object]]:
         """Keys of the items that take up its time, where they are known before it runs. inputs: digests by stage."""
         return ()
 
-    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
+    def workload(self, recipe: Recipe, sources: Sources) -> Workload:
         """What its time, memory and disk grow with, so that they can be told from earlier work; without torch."""
-        from dbrun.stages.support.amounts import Amounts
+        from dbrun.stages.support.amounts import Workload
 
-        return Amounts()
+        return Workload()
 
-    def room(self, job: Job[P]) -> int:
+    def max_disk_bytes(self, ctx: StageContext[P]) -> int:
         """Bytes that its result and its work can take at most; told before it runs, without torch."""
         return 2**20
 
-    def run(self, job: Job[P]) -> None:
-        """Fill job.out. Raises DbrunError; anything else is a bug."""
+    def run(self, ctx: StageContext[P]) -> None:
+        """Fill ctx.out. Raises DbrunError; anything else is a bug."""
         raise NotImplementedError
 
 

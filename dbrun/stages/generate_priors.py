@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
-from dbrun.images.blank import refusal
+from dbrun.images.blank import blank_reason
 from dbrun.models.base import Family, Loaded
 from dbrun.recipe.schema.model import Recipe
-from dbrun.recipe.schema.subject import in_turn
-from dbrun.seeds import derive
-from dbrun.stages.base import Job, Numerics, Sources, Stage
+from dbrun.recipe.schema.subject import prompt_cycle
+from dbrun.seeds import derive_seed
+from dbrun.stages.base import Numerics, Sources, Stage, StageContext
 from dbrun.stages.support import cost
-from dbrun.stages.support.amounts import Amounts, guided
-from dbrun.stages.support.arithmetic import Precision, base_in_memory, drawn_in
-from dbrun.stages.support.process_group import spread
+from dbrun.stages.support.amounts import Workload, guidance_label
+from dbrun.stages.support.arithmetic import Precision, load_base, sampling_precision
+from dbrun.stages.support.process_group import run_distributed
 
-RECORD = "priors.json"
-ATTEMPTS = 5
+PRIORS_FILE = "priors.json"
+MAX_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class PriorParams:
     @property
     def prompts(self) -> tuple[str, ...]:
         """The prompt of each class image, class after class."""
-        classes = map(in_turn, (self.prompt, *self.others))
+        classes = map(prompt_cycle, (self.prompt, *self.others))
         return tuple(given[index % len(given)] for given in classes for index in range(self.count))
 
 
@@ -59,82 +59,82 @@ class GeneratePriors(Stage[PriorParams]):
     """Draw `prior.count` class images, each an item of its own with a seed of its own."""
 
     NAME: ClassVar[str] = "generate-priors"
-    shared: ClassVar[bool] = True
+    multi_process: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("load",)
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.images.blank", "dbrun.models", "dbrun.seeds", "dbrun.stages.support.arithmetic",
         "dbrun.stages.support.process_group", "dbrun.training.device")
 
-    def wanted(self, recipe: Recipe) -> bool:
+    def applies_to(self, recipe: Recipe) -> bool:
         """Only with prior preservation by class images that the base makes."""
-        return bool(recipe.made_classes)
+        return bool(recipe.generated_class_prompts)
 
     def params(self, recipe: Recipe, sources: Sources) -> PriorParams:
         """The class prompt and the sampler's settings; what the recipe leaves out, the base suggests."""
         prior = recipe.prior
-        if prior is None or not recipe.made_classes:
+        if prior is None or not recipe.generated_class_prompts:
             raise RecipeError("`prior` needs `subject.class_prompt`", fix="add one, such as `a photo of a dog`")
-        prompt, *others = recipe.made_classes
+        prompt, *others = recipe.generated_class_prompts
         suits = sources.base.sampling
-        return PriorParams(prompt, prior.made, suits.steps if prior.steps is None else prior.steps,
+        return PriorParams(prompt, prior.generated_count, suits.steps if prior.steps is None else prior.steps,
                            suits.guidance if prior.guidance is None else prior.guidance,
                            recipe.images.resolution, recipe.train.precision, recipe.seed, tuple(others))
 
-    def items(self, params: PriorParams, inputs: Mapping[str, str],
-              numerics: Numerics) -> Sequence[Mapping[str, object]]:
+    def item_keys(self, params: PriorParams, inputs: Mapping[str, str],
+                  numerics: Numerics) -> Sequence[Mapping[str, object]]:
         """One for each picture; its index is that in its class, which has the same images beside any others."""
         return [{"base": inputs["load"], "prompt": prompt, "steps": params.steps, "guidance": params.guidance,
-                 "resolution": params.resolution, "precision": drawn_in(params.precision, numerics),
+                 "resolution": params.resolution, "precision": sampling_precision(params.precision, numerics),
                  "seed": params.seed, "index": place % params.count} for place, prompt in enumerate(params.prompts)]
 
-    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
+    def workload(self, recipe: Recipe, sources: Sources) -> Workload:
         """Pictures of so many pixels, each in so many sampler steps, one in memory at a time."""
         params = self.params(recipe, sources)
         count, pixels = len(params.prompts), params.resolution**2
-        return Amounts(count, params.steps * pixels, (pixels,), {".png": count * pixels},
-                       (params.precision, guided(params.guidance)))
+        return Workload(count, params.steps * pixels, (pixels,), {".png": count * pixels},
+                        (params.precision, guidance_label(params.guidance)))
 
-    def room(self, job: Job[PriorParams]) -> int:
+    def max_disk_bytes(self, ctx: StageContext[PriorParams]) -> int:
         """Each picture, as an item and in the result."""
-        return 2 * cost.pictures(len(job.params.prompts), job.params.resolution) + cost.MARGIN
+        return 2 * cost.picture_bytes(len(ctx.params.prompts), ctx.params.resolution) + cost.OVERHEAD_BYTES
 
-    def run(self, job: Job[PriorParams]) -> None:
+    def run(self, ctx: StageContext[PriorParams]) -> None:
         """Write 00000.png … and priors.json."""
-        params = job.params
-        precision = drawn_in(params.precision, job.numerics)
-        keys = self.items(params, {"load": job.inputs["load"].digest}, job.numerics)
+        params = ctx.params
+        precision = sampling_precision(params.precision, ctx.numerics)
+        keys = self.item_keys(params, {"load": ctx.inputs["load"].digest}, ctx.numerics)
 
         @cache
         def base() -> tuple[Family, Loaded]:
-            return base_in_memory(job, precision)
+            return load_base(ctx, precision)
 
         prompts = params.prompts
 
         def item(place: int) -> Path:
-            return job.items.get(keys[place], partial(_drawn, job, base, prompts[place], place % params.count))
+            return ctx.items.get(keys[place], partial(_draw_picture, ctx, base, prompts[place], place % params.count))
 
-        spread(job, [partial(item, place) for place in range(len(prompts))], "pictures")
-        if job.ranks.rank:
+        run_distributed(ctx, [partial(item, place) for place in range(len(prompts))], "pictures")
+        if ctx.process_group.rank:
             return
         for place in range(len(prompts)):
-            shutil.copyfile(item(place) / "picture.png", job.out / f"{place:05d}.png")
+            shutil.copyfile(item(place) / "picture.png", ctx.out / f"{place:05d}.png")
         record = {"prompt": params.prompt if not params.others else (params.prompt, *params.others),
                   "count": len(prompts)}
-        (job.out / RECORD).write_text(json.dumps(record, sort_keys=True) + "\n", encoding="utf-8")
-        job.progress(len(prompts), len(prompts), "pictures")
+        (ctx.out / PRIORS_FILE).write_text(json.dumps(record, sort_keys=True) + "\n", encoding="utf-8")
+        ctx.progress(len(prompts), len(prompts), "pictures")
 
 
-def _drawn(job: Job[PriorParams], base: Callable[[], tuple[Family, Loaded]], prompt: str, index: int,
-           folder: Path) -> None:
+def _draw_picture(ctx: StageContext[PriorParams], base: Callable[[], tuple[Family, Loaded]], prompt: str, index: int,
+                  folder: Path) -> None:
     """Draw the picture with this index; a flat one is refused and drawn again from the next seed."""
-    (family, loaded), params = base(), job.params
-    for attempt in range(ATTEMPTS):
-        picture = family.generate(loaded, prompt, seed=derive(params.seed, "class image", index, attempt),
+    (family, loaded), params = base(), ctx.params
+    for attempt in range(MAX_ATTEMPTS):
+        picture = family.generate(loaded, prompt, seed=derive_seed(params.seed, "class image", index, attempt),
                                   steps=params.steps, guidance=params.guidance, resolution=params.resolution,
-                                  tick=job.poll)
-        if not (why := refusal(picture)):
+                                  on_step=ctx.check_interrupt)
+        if not (why := blank_reason(picture)):
             picture.save(folder / "picture.png", compress_level=6)
             return
-    raise StageFailed(f"class image {index} came out {why} {ATTEMPTS} times for `{prompt}`",
+    raise StageFailed(f"class image {index} came out {why} {MAX_ATTEMPTS} times for `{prompt}`",
                       fix="set `train.precision: fp32` or `bf16`, or another `prior.steps` or `prior.guidance`")

@@ -12,18 +12,18 @@ from typing import ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.models.base import Family, families
-from dbrun.models.configs import LICENCE
+from dbrun.models.configs import LICENCE_FILE
 from dbrun.recipe.schema.model import Recipe
-from dbrun.safetensors_header import header
-from dbrun.stages.base import Artifact, Job, Sources, Stage
-from dbrun.stages.support.amounts import Amounts
+from dbrun.safetensors_header import read_header
+from dbrun.stages.base import Artifact, Sources, Stage, StageContext
+from dbrun.stages.support.amounts import Workload
 
-RECORD = "base.json"
-ABOUT = re.compile(rf"README\.md|{LICENCE.pattern}", LICENCE.flags).fullmatch
+BASE_FILE = "base.json"
+is_licence_file = re.compile(rf"README\.md|{LICENCE_FILE.pattern}", LICENCE_FILE.flags).fullmatch
 """Fetched with a base, for its licence; no part of what the base is."""
-LIBRARIES = ("diffusers", "transformers")
+ALLOWED_LIBRARIES = ("diffusers", "transformers")
 """Those whose classes a base may name."""
-BLOB = re.compile(r"[0-9a-f]{64}")
+BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 """The name of a large file in the Hub's cache: its sha256."""
 WEIGHTS = re.compile(r"[A-Za-z0-9_]+(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.safetensors")
 
@@ -55,66 +55,67 @@ class Load(Stage[LoadParams]):
     NAME: ClassVar[str] = "load"
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.models", "dbrun.safetensors_header", "dbrun.stages.support.download")
-    computes: ClassVar[bool] = False
+    device_dependent: ClassVar[bool] = False
 
     def params(self, recipe: Recipe, sources: Sources) -> LoadParams:
         """The base's identity."""
         base = sources.base
         return LoadParams(base.identity, base.family, base.variant)
 
-    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
+    def workload(self, recipe: Recipe, sources: Sources) -> Workload:
         """Always the same for the same base."""
-        return Amounts(like=(sources.base.identity,))
+        return Workload(like=(sources.base.identity,))
 
-    def run(self, job: Job[LoadParams]) -> None:
+    def run(self, ctx: StageContext[LoadParams]) -> None:
         """Write base.json: family, variant, and the digest of every file that is read; no place, no name."""
-        family = families()[job.params.family]
-        folder = self._folder(job, family)
-        names = sorted(path.relative_to(folder).as_posix() for inner in ("", *family.folders)
+        family = families()[ctx.params.family]
+        folder = self._folder(ctx, family)
+        names = sorted(path.relative_to(folder).as_posix() for inner in ("", *family.subfolders)
                        for path in (folder / inner).glob("*") if path.is_file())
-        wanted = wanted_files(names, family.folders, job.params.variant)
+        wanted = select_files(names, family.subfolders, ctx.params.variant)
         check_layout(folder, family, wanted, names)
         files = {}
         for done, name in enumerate(wanted):
-            job.poll()
-            job.progress(done, len(wanted), "files")
+            ctx.check_interrupt()
+            ctx.progress(done, len(wanted), "files")
             if name.endswith(".safetensors"):
-                header(folder / name)
+                read_header(folder / name)
             with (folder / name).open("rb") as file:
                 files[name] = hashlib.file_digest(file, "sha256").hexdigest()
             promised = (folder / name).resolve().name
-            if BLOB.fullmatch(promised) and promised != files[name]:
+            if BLOB_NAME.fullmatch(promised) and promised != files[name]:
                 raise StageFailed(f"{folder / name} is damaged: it is not what the Hub's cache says",
                                   fix=f"delete {(folder / name).resolve()}, then run the same command again")
-        record = {"format_version": 1, "family": family.NAME, "variant": job.params.variant, "files": files}
-        (job.out / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        job.progress(len(wanted), len(wanted), "files")
+        record = {"format_version": 1, "family": family.NAME, "variant": ctx.params.variant, "files": files}
+        (ctx.out / BASE_FILE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        ctx.progress(len(wanted), len(wanted), "files")
 
-    def _folder(self, job: Job[LoadParams], family: Family) -> Path:
+    def _folder(self, ctx: StageContext[LoadParams], family: Family) -> Path:
         from dbrun.stages.support import download
 
-        kind, _, place = job.params.identity.partition(":")
+        kind, _, place = ctx.params.identity.partition(":")
         if kind != "hub":
-            if job.base is None:
-                raise StageFailed(f"the base {job.params.identity} has no folder", fix="check `base.path`")
-            return job.base
+            if ctx.base is None:
+                raise StageFailed(f"the base {ctx.params.identity} has no folder", fix="check `base.path`")
+            return ctx.base
         repo, _, commit = place.partition("@")
-        job.note(f"fetching {repo} at {commit[:12]}")
+        ctx.note(f"fetching {repo} at {commit[:12]}")
         def seen(done: int, total: int) -> None:
-            job.poll()
-            job.progress(done, total, "files")
+            ctx.check_interrupt()
+            ctx.progress(done, total, "files")
 
         try:
             return download.download(repo, commit, lambda names: (
-                *wanted_files(names, family.folders, job.params.variant), *filter(ABOUT, names)), seen, poll=job.poll)
+                *select_files(names, family.subfolders, ctx.params.variant), *filter(is_licence_file, names)), seen,
+                poll=ctx.check_interrupt)
         except StageFailed:
             # without the network, what an earlier run fetched is judged by its contents
-            if job.base is None:
+            if ctx.base is None:
                 raise
-            return job.base
+            return ctx.base
 
 
-def wanted_files(names: Iterable[str], folders: Sequence[str], variant: str | None) -> tuple[str, ...]:
+def select_files(names: Iterable[str], folders: Sequence[str], variant: str | None) -> tuple[str, ...]:
     """Those of a base's files that are read: model_index.json; in each folder JSON, text, words and safetensors.
 
     Words are sentencepiece models (`.model`). Where a folder has weights of the variant, only those; else those
@@ -144,20 +145,20 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         pipeline = index["_class_name"]
-        homes = {part: index[part][0] for part in family.folders if index.get(part)}
+        homes = {part: index[part][0] for part in family.subfolders if index.get(part)}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RecipeError(f"{folder / 'model_index.json'} names no pipeline",
                           fix="fetch the base again") from error
     for part, home in homes.items():
-        if home not in (None, *LIBRARIES):
+        if home not in (None, *ALLOWED_LIBRARIES):
             raise RecipeError(f"{folder / 'model_index.json'} takes {part} from {home}, and no code but that of "
-                              f"{' and '.join(LIBRARIES)} is ever run", fix="choose another base")
-    if pipeline not in family.pipelines:
-        fitting = [name for name, other in families().items() if pipeline in other.pipelines]
+                              f"{' and '.join(ALLOWED_LIBRARIES)} is ever run", fix="choose another base")
+    if pipeline not in family.pipeline_classes:
+        fitting = [name for name, other in families().items() if pipeline in other.pipeline_classes]
         raise RecipeError(f"the base is a {pipeline}; `base.type: {family.NAME}` reads "
-                          f"{', '.join(family.pipelines)}",
+                          f"{', '.join(family.pipeline_classes)}",
                           fix=f"write `base.type: {fitting[0]}`" if fitting else "choose another base")
-    for part in family.folders:
+    for part in family.subfolders:
         inside = [name for name in names if name.startswith(part + "/")]
         if not inside:
             raise RecipeError(f"the base lacks the folder {part}/", fix="fetch the whole base again")
@@ -170,7 +171,7 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
                               fix="set `base.variant` if they have one; pickled weights are never read")
 
 
-def read_base(artifact: Artifact) -> BaseRecord:
+def read_base_record(artifact: Artifact) -> BaseRecord:
     """What an artifact of `load` says."""
-    record = json.loads((artifact.path / RECORD).read_text(encoding="utf-8"))
+    record = json.loads((artifact.path / BASE_FILE).read_text(encoding="utf-8"))
     return BaseRecord(families()[record["family"]], record["variant"], record["files"])

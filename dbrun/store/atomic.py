@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 
 from dbrun.errors import DbrunError, StageFailed
-from dbrun.fsync import sync
+from dbrun.fsync import fsync_path
 
-WORDS = {
+ERRNO_MESSAGES = {
     errno.ENOSPC: ("the disk is full", "free some space, then the same command goes on"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, then the same command goes on"),
     errno.EROFS: ("the file system is read-only", "choose another place; DBRUN_STORE moves the store"),
@@ -26,9 +26,9 @@ WORDS = {
 }
 
 
-def said(error: OSError, doing: str) -> DbrunError:
+def explain_os_error(error: OSError, doing: str) -> DbrunError:
     """The error for people: what was being done, what the system answered, the way out."""
-    words, fix = WORDS.get(error.errno or 0, (error.strerror or str(error), None))
+    words, fix = ERRNO_MESSAGES.get(error.errno or 0, (error.strerror or str(error), None))
     where = f" ({error.filename})" if error.filename else ""
     return StageFailed(f"{doing}: {words}{where}", fix=fix)
 
@@ -39,11 +39,11 @@ def disk_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise said(error, doing) from error
+        raise explain_os_error(error, doing) from error
 
 
 @cache
-def owner() -> str:
+def host_id() -> str:
     """A word for this machine and process space, in which a process id means one process."""
     try:
         space = str(Path("/proc/self/ns/pid").readlink())
@@ -52,15 +52,15 @@ def owner() -> str:
     return hashlib.sha256(f"{os.uname().nodename} {space}".encode()).hexdigest()[:8]
 
 
-def fresh_name() -> str:
+def temp_name() -> str:
     """A new name for something temporary, from which a later run can tell that its owner is gone."""
-    return f"{owner()}-{os.getpid()}-{os.urandom(6).hex()}"
+    return f"{host_id()}-{os.getpid()}-{os.urandom(6).hex()}"
 
 
 def is_foreign(name: str) -> bool:
     """Whether something temporary of this name belongs to another machine, or to nobody known."""
     parts = name.split("-")
-    return len(parts) != 3 or parts[0] != owner() or not parts[1].isdigit()
+    return len(parts) != 3 or parts[0] != host_id() or not parts[1].isdigit()
 
 
 def is_orphan(name: str) -> bool:
@@ -84,7 +84,7 @@ def umask() -> int:
 
 
 @contextmanager
-def closed_to_strangers() -> Iterator[None]:
+def no_world_write() -> Iterator[None]:
     """Let nothing that is written inside the block be writable for everyone, whatever the umask allows."""
     before = os.umask(umask() | 0o002)
     try:
@@ -98,7 +98,7 @@ def replace_file(path: Path, data: bytes, *, scratch: Path, durable: bool = True
     for folder in (scratch, path.parent):
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-    unfinished = scratch / fresh_name()
+    unfinished = scratch / temp_name()
     try:
         with unfinished.open("xb") as file:
             file.write(data)
@@ -110,10 +110,10 @@ def replace_file(path: Path, data: bytes, *, scratch: Path, durable: bool = True
         unfinished.unlink(missing_ok=True)
         raise
     if durable:
-        sync(path.parent)
+        fsync_path(path.parent)
 
 
-def entries(folder: Path) -> list[Path]:
+def list_dir(folder: Path) -> list[Path]:
     """What is in a folder, sorted; nothing where it is not there, or goes while it is read."""
     try:
         return sorted(folder.iterdir())
@@ -121,19 +121,19 @@ def entries(folder: Path) -> list[Path]:
         return []
 
 
-def size(path: Path) -> int:
+def disk_usage(path: Path) -> int:
     """Bytes that a file or a folder with all that is in it takes on the disk."""
     try:
         own = path.lstat().st_blocks * 512
         if path.is_symlink() or not path.is_dir():
             return own
         with os.scandir(path) as inside:
-            return own + sum(size(Path(entry.path)) for entry in inside)
+            return own + sum(disk_usage(Path(entry.path)) for entry in inside)
     except OSError:
         return 0
 
 
-def remove(path: Path) -> None:
+def remove_tree(path: Path) -> None:
     """Remove a file or a folder with all that is in it, read-only or not; what is gone already is fine."""
     import shutil
 

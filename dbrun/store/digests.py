@@ -8,12 +8,12 @@ import os
 import time
 from pathlib import Path
 
-from dbrun.store.json_cache import Table
+from dbrun.store.json_cache import JsonCache
 
-SETTLED = 2.0
+MIN_AGE_SECONDS = 2.0
 """Seconds after its last change before a file's digest is remembered: clocks of file systems are coarse."""
 
-SMALL = 2**20
+SMALL_FILE_BYTES = 2**20
 """Bytes of a file that is read at once."""
 
 
@@ -23,22 +23,22 @@ def _identity(stat: os.stat_result) -> str:
 
 def _digest(file: io.FileIO, size: int) -> str:
     # `file_digest` clears a quarter of a MiB for each file
-    found = hashlib.sha256(file.readall()) if size <= SMALL else hashlib.file_digest(file, "sha256")
+    found = hashlib.sha256(file.readall()) if size <= SMALL_FILE_BYTES else hashlib.file_digest(file, "sha256")
     return found.hexdigest()
 
 
-class Digests:
+class FileDigests:
     """File digests, remembered by (device, inode, size, mtime, ctime).
 
     An edit that puts size, mtime and inode back is seen, since nothing can put ctime back.
     """
 
-    def __init__(self, table: Table[str]) -> None:
-        self._table = table
+    def __init__(self, table: JsonCache[str]) -> None:
+        self._cache = table
 
-    def of(self, path: Path) -> str:
+    def sha256(self, path: Path) -> str:
         """sha256 of the file's bytes. Raises OSError."""
-        known = self._table.get(_identity(path.stat()))
+        known = self._cache.get(_identity(path.stat()))
         return known if known is not None else self._hash(path)
 
     def _hash(self, path: Path) -> str:
@@ -49,10 +49,10 @@ class Digests:
                 if (identity := _identity(before)) == _identity(os.fstat(file.fileno())):
                     break
                 file.seek(0)
-        if began - max(before.st_mtime, before.st_ctime) >= SETTLED:
-            self._table.put(identity, found)
+        if began - max(before.st_mtime, before.st_ctime) >= MIN_AGE_SECONDS:
+            self._cache.put(identity, found)
         return found
 
     def save(self) -> None:
         """Keep what was learnt for the next run."""
-        self._table.save()
+        self._cache.save()

@@ -10,11 +10,11 @@ from typing import Generic, TypeVar, cast
 from dbrun.store.atomic import replace_file
 
 V = TypeVar("V")
-LIMIT = 200_000
+MAX_ENTRIES = 200_000
 """Entries kept; beyond it, those that this process did not use are dropped."""
 
 
-class Table(Generic[V]):
+class JsonCache(Generic[V]):
     """Text → JSON value, in one file that is replaced whole.
 
     A lost or unreadable table costs work, never correctness; so a table that cannot be written is no error.
@@ -48,11 +48,11 @@ class Table(Generic[V]):
         if not self._changed:
             return
         merged = {**self._read(), **self._used}
-        if len(merged) > LIMIT:
+        if len(merged) > MAX_ENTRIES:
             merged = self._used
         try:
             body = json.dumps(merged).encode()
-            replace_file(self._path, _mark(body) + b"\n" + body, scratch=self._scratch, durable=False)
+            replace_file(self._path, _checksum(body) + b"\n" + body, scratch=self._scratch, durable=False)
         except OSError:
             return
         self._changed = False
@@ -62,10 +62,10 @@ class Table(Generic[V]):
             mark, _, body = self._path.read_bytes().partition(b"\n")
         except OSError:
             return {}
-        return cast("dict[str, V]", json.loads(body)) if mark == _mark(body) else {}
+        return cast("dict[str, V]", json.loads(body)) if mark == _checksum(body) else {}
 
 
-def sound(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Whether a table's file is what was written; one that is gone is."""
     try:
         mark, _, body = path.read_bytes().partition(b"\n")
@@ -73,8 +73,8 @@ def sound(path: Path) -> bool:
         return True
     except OSError:
         return False
-    return mark == _mark(body)
+    return mark == _checksum(body)
 
 
-def _mark(body: bytes) -> bytes:
+def _checksum(body: bytes) -> bytes:
     return hashlib.sha256(body).hexdigest().encode()

@@ -13,26 +13,26 @@ from pathlib import Path
 from dbrun.errors import Interrupted
 from dbrun.store.atomic import disk_errors
 
-PAUSE = 0.2
+POLL_INTERVAL = 0.2
 """Seconds between two tries, and between two notes of how far the work is."""
 
 
 @dataclass
 class Lock:
-    """A lock that is held. waited: whether another process had it first; what: the work, for those who wait."""
+    """A lock that is held. waited: whether another process had it first; purpose: the work, for those who wait."""
 
-    what: str
+    purpose: str
     waited: bool
     _handle: int
-    _signed: float = -PAUSE
+    _last_written: float = -POLL_INTERVAL
 
-    def at(self, place: str = "") -> None:
+    def report_progress(self, place: str = "") -> None:
         """Write into the lock who holds it and how far the work is, such as "step 12 of 300"; not more than needed."""
         now = time.monotonic()
-        if now - self._signed < PAUSE:
+        if now - self._last_written < POLL_INTERVAL:
             return
-        self._signed = now
-        where = f"{self.what}, {place}" if place else self.what
+        self._last_written = now
+        where = f"{self.purpose}, {place}" if place else self.purpose
         try:
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, f"process {os.getpid()} on {os.uname().nodename} ({where})".encode(), 0)
@@ -41,36 +41,36 @@ class Lock:
 
 
 @contextmanager
-def held(path: Path, what: str, *, waiting: Callable[[str], None] = lambda text: None,
-         stopping: Callable[[], int] = lambda: 0, pause: float = PAUSE) -> Iterator[Lock]:
+def exclusive_lock(path: Path, what: str, *, on_wait: Callable[[str], None] = lambda text: None,
+                   stop_signal: Callable[[], int] = lambda: 0, pause: float = POLL_INTERVAL) -> Iterator[Lock]:
     """Hold the lock at path inside the block.
 
-    what: written into the lock, for those who wait. waiting: told once who holds it. Raises Interrupted when
+    what: written into the lock, for those who wait. on_wait: told once who holds it. Raises Interrupted when
     a signal comes while waiting. A file system without locks is taken as it is.
     """
     with disk_errors(f"locking {what}"):
-        handle = _opened(path)
+        handle = _open_file(path)
     try:
         waited = False
-        while not _taken(handle):
+        while not _try_lock(handle):
             if not waited:
-                waiting(_holder(handle))
+                on_wait(_holder(handle))
             waited = True
-            if signum := stopping():
+            if signum := stop_signal():
                 raise Interrupted(signum)
             time.sleep(pause)
         lock = Lock(what, waited, handle)
-        lock.at()
+        lock.report_progress()
         yield lock
     finally:
         os.close(handle)
 
 
 @contextmanager
-def shared(path: Path) -> Iterator[None]:
+def shared_lock(path: Path) -> Iterator[None]:
     """Be one of many inside the block, while nobody holds the lock at path alone."""
     with disk_errors("locking the store"):
-        handle = _opened(path)
+        handle = _open_file(path)
     try:
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_SH)
@@ -79,19 +79,19 @@ def shared(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def idle(path: Path) -> bool:
+def is_unlocked(path: Path) -> bool:
     """Whether nobody holds the lock at path at this moment."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
         return False
     try:
-        return _taken(handle)
+        return _try_lock(handle)
     finally:
         os.close(handle)
 
 
-def _opened(path: Path) -> int:
+def _open_file(path: Path) -> int:
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -101,7 +101,7 @@ def _opened(path: Path) -> int:
         return os.open(path, os.O_RDONLY)
 
 
-def _taken(handle: int) -> bool:
+def _try_lock(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

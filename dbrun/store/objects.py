@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from dbrun.errors import StoreCorrupt
-from dbrun.fsync import sync
-from dbrun.store.atomic import fresh_name, remove, umask
-from dbrun.store.traces import KEY, File, manifest_digest
+from dbrun.fsync import fsync_path
+from dbrun.store.atomic import remove_tree, temp_name, umask
+from dbrun.store.traces import SHA256_HEX, ArtifactFile, manifest_digest
 
 
 class Objects:
@@ -24,11 +24,11 @@ class Objects:
 
     def path(self, digest: str) -> Path:
         """Where the artifact with this digest stands, or would stand."""
-        if not KEY.fullmatch(digest):
+        if not SHA256_HEX.fullmatch(digest):
             raise ValueError(f"not a digest: {digest}")
         return self._root / digest[:2] / digest
 
-    def publish(self, folder: Path, *, durable: bool) -> tuple[str, Mapping[str, File]]:
+    def publish(self, folder: Path, *, durable: bool) -> tuple[str, Mapping[str, ArtifactFile]]:
         """Move a finished folder into the store; its digest and files. durable: survive a power cut, too.
 
         File contents always reach the disk before the folder gets its name.
@@ -38,19 +38,19 @@ class Objects:
         target = self.path(digest)
         if not target.parent.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
-            sync(self._root)
+            fsync_path(self._root)
         if durable:
-            for inner in _folders(folder):
-                sync(inner)
+            for inner in _walk_folders(folder):
+                fsync_path(inner)
         for _ in range(5):
-            if self._settle(folder, target, files):
+            if self._rename_into_place(folder, target, files):
                 if durable:
-                    sync(target.parent)
+                    fsync_path(target.parent)
                 return digest, files
         raise StoreCorrupt(f"the artifact {target} is damaged and cannot be replaced",
                            fix=f"remove {target}, then run the same command again")
 
-    def _settle(self, folder: Path, target: Path, files: Mapping[str, File]) -> bool:
+    def _rename_into_place(self, folder: Path, target: Path, files: Mapping[str, ArtifactFile]) -> bool:
         """Give the folder its name, or find that the same bytes have it already; False: try again."""
         try:
             folder.rename(target)
@@ -58,8 +58,8 @@ class Objects:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-        if not wrong(target, files, sha256_of):
-            remove(folder)
+        if not find_damage(target, files, sha256_of):
+            remove_tree(folder)
             return True
         self.quarantine(target.name)
         return False
@@ -67,7 +67,7 @@ class Objects:
     def quarantine(self, digest: str) -> Path | None:
         """Take a damaged artifact out of use, kept for a look; where it went, None if it was gone."""
         self._quarantine.mkdir(parents=True, exist_ok=True)
-        aside = self._quarantine / f"{digest}.{fresh_name()}"
+        aside = self._quarantine / f"{digest}.{temp_name()}"
         try:
             self.path(digest).rename(aside)
         except FileNotFoundError:
@@ -75,29 +75,31 @@ class Objects:
         return aside
 
 
-def seal(folder: Path) -> dict[str, File]:
+def seal(folder: Path) -> dict[str, ArtifactFile]:
     """Hash every file of a folder, make it read-only and let it reach the disk; relative name → file.
 
     Those may read it whom the umask lets read: libraries write some files for their owner alone.
     """
-    files: dict[str, File] = {}
+    files: dict[str, ArtifactFile] = {}
     mode = 0o444 & ~umask()
-    for path in _files(folder):
+    for path in _walk_files(folder):
         name = path.relative_to(folder).as_posix()
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-            files[name] = File(os.fstat(file.fileno()).st_size, found)
+            files[name] = ArtifactFile(os.fstat(file.fileno()).st_size, found)
     return files
 
 
-def contents(folder: Path) -> dict[str, File]:
+def hash_files(folder: Path) -> dict[str, ArtifactFile]:
     """Every file of a folder as it is now; relative name → file. Raises OSError, ValueError for what is no file."""
-    return {path.relative_to(folder).as_posix(): File(path.stat().st_size, sha256_of(path)) for path in _files(folder)}
+    return {path.relative_to(folder).as_posix(): ArtifactFile(path.stat().st_size, sha256_of(path))
+            for path in _walk_files(folder)}
 
 
-def wrong(folder: Path, files: Mapping[str, File], sha256: Callable[[Path], str] | None = None) -> list[str]:
+def find_damage(folder: Path, files: Mapping[str, ArtifactFile],
+                sha256: Callable[[Path], str] | None = None) -> list[str]:
     """What is wrong with an artifact, a line each: missing files, other sizes; with sha256 other bytes, too."""
     found: list[str] = []
     for name, file in files.items():
@@ -125,18 +127,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _walk_files(folder: Path) -> Iterator[Path]:
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
         if entry.is_dir(follow_symlinks=False):
-            yield from _files(Path(entry.path))
+            yield from _walk_files(Path(entry.path))
         elif entry.is_file(follow_symlinks=False):
             yield Path(entry.path)
         else:
             raise ValueError(f"{entry.name} in an artifact is neither a file nor a folder")
 
 
-def _folders(folder: Path) -> Iterator[Path]:
+def _walk_folders(folder: Path) -> Iterator[Path]:
     yield folder
     for entry in os.scandir(folder):
         if entry.is_dir(follow_symlinks=False):
-            yield from _folders(Path(entry.path))
+            yield from _walk_folders(Path(entry.path))

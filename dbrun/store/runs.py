@@ -11,20 +11,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dbrun.errors import UsageError
-from dbrun.store.atomic import disk_errors, fresh_name, is_foreign, is_orphan
-from dbrun.store.checksummed_json import read_marked
+from dbrun.store.atomic import disk_errors, is_foreign, is_orphan, temp_name
+from dbrun.store.checksummed_json import read_checksummed
 from dbrun.store.objects import sha256_of
 from dbrun.store.store import Store
 
-RUN = re.compile(r"(?P<stamp>[0-9]{8}-[0-9]{6})\.[0-9]{6}-(?P<name>.+)")
-EVENTS, LIVE, PINNED, RECIPE = "events.jsonl", "live", "pinned", "recipe.json"
-KEYS, WANTS = "keys.json", "wants.json"
-SILENT = 2 * 24 * 3600.0
+RUN_ID = re.compile(r"(?P<stamp>[0-9]{8}-[0-9]{6})\.[0-9]{6}-(?P<name>.+)")
+EVENTS_FILE, LIVE_FILE, PINNED_FILE, RECIPE_FILE = "events.jsonl", "live", "pinned", "recipe.json"
+KEYS_FILE, ROOTS_FILE = "keys.json", "wants.json"
+STALE_SECONDS = 2 * 24 * 3600.0
 """Seconds after which a run on another machine, which cannot be asked, is taken for dead if it wrote nothing."""
 
 
 @dataclass(frozen=True)
-class Wants:
+class GcRoots:
     """What a run asks of the store. keys: stage → key; work: stage → folder of unfinished work.
 
     recipe: the sha256 of its `recipe.json`.
@@ -37,14 +37,14 @@ class Wants:
 
 @dataclass(frozen=True)
 class Run:
-    """A run on record. wants: None where that cannot be read; ended: its last event, None where it was cut off."""
+    """A run on record. roots: None where that cannot be read; last_event: its last event, None where it was cut off."""
 
     folder: Path
     name: str
-    live: bool
-    pinned: bool
-    wants: Wants | None
-    ended: Mapping[str, object] | None
+    is_live: bool
+    is_pinned: bool
+    roots: GcRoots | None
+    last_event: Mapping[str, object] | None
 
     @property
     def id(self) -> str:
@@ -54,79 +54,79 @@ class Run:
     @property
     def state(self) -> str:
         """How it stands: running, done, failed, interrupted or killed."""
-        if self.live:
+        if self.is_live:
             return "running"
-        if self.ended is None:
+        if self.last_event is None:
             return "killed"
-        if self.ended.get("event") == "run_finished":
+        if self.last_event.get("event") == "run_finished":
             return "done"
-        return "interrupted" if int(str(self.ended.get("exit_code", 1))) > 128 else "failed"
+        return "interrupted" if int(str(self.last_event.get("exit_code", 1))) > 128 else "failed"
 
 
-def name_of(run_id: str) -> str | None:
+def recipe_name(run_id: str) -> str | None:
     """The recipe's name in a run's id; None where it is no run's."""
-    match = RUN.fullmatch(run_id)
+    match = RUN_ID.fullmatch(run_id)
     return match["name"] if match else None
 
 
-def runs(store: Store) -> list[Run]:
+def list_runs(store: Store) -> list[Run]:
     """All runs, the newest first."""
     try:
-        folders = sorted((p for p in store.runs.iterdir() if RUN.fullmatch(p.name) and p.is_dir()), reverse=True)
+        folders = sorted((p for p in store.runs.iterdir() if RUN_ID.fullmatch(p.name) and p.is_dir()), reverse=True)
     except OSError:
         return []
-    return [Run(folder, str(name_of(folder.name)), _live(folder), (folder / PINNED).exists(), _wants(folder),
-                _ended(folder / EVENTS)) for folder in folders]
+    return [Run(folder, str(recipe_name(folder.name)), _is_live(folder), (folder / PINNED_FILE).exists(),
+                _read_roots(folder), _read_last_event(folder / EVENTS_FILE)) for folder in folders]
 
 
-def announce(store: Store, folder: Path) -> Wants:
+def mark_live(store: Store, folder: Path) -> GcRoots:
     """Say that a run is alive, by naming its process: however that ends, it will be seen. What it wants so far."""
-    (folder / LIVE).write_text(fresh_name(), encoding="ascii")
-    wants = Wants(recipe=sha256_of(folder / RECIPE))
-    want(store, folder, wants)
+    (folder / LIVE_FILE).write_text(temp_name(), encoding="ascii")
+    wants = GcRoots(recipe=sha256_of(folder / RECIPE_FILE))
+    save_roots(store, folder, wants)
     return wants
 
 
-def leave(folder: Path) -> None:
+def clear_live(folder: Path) -> None:
     """Say that a run is over."""
     try:
-        (folder / LIVE).unlink(missing_ok=True)
+        (folder / LIVE_FILE).unlink(missing_ok=True)
     except OSError:
         return
 
 
-def want(store: Store, folder: Path, wants: Wants) -> None:
+def save_roots(store: Store, folder: Path, wants: GcRoots) -> None:
     """Note what a run asks of the store, before it looks it up."""
-    store.replace_marked(f"runs/{folder.name}/{WANTS}", asdict(wants))
+    store.write_checksummed(f"runs/{folder.name}/{ROOTS_FILE}", asdict(wants))
 
 
-def _live(folder: Path) -> bool:
+def _is_live(folder: Path) -> bool:
     try:
-        process = (folder / LIVE).read_text(encoding="ascii", errors="replace")
+        process = (folder / LIVE_FILE).read_text(encoding="ascii", errors="replace")
         if not is_foreign(process):
             return not is_orphan(process)
-        written = max(path.stat().st_mtime for path in (folder / LIVE, folder / EVENTS) if path.exists())
+        written = max(path.stat().st_mtime for path in (folder / LIVE_FILE, folder / EVENTS_FILE) if path.exists())
     except OSError:
         return False
-    return time.time() - written < SILENT
+    return time.time() - written < STALE_SECONDS
 
 
-def _wants(folder: Path) -> Wants | None:
+def _read_roots(folder: Path) -> GcRoots | None:
     try:
-        data = read_marked(folder / WANTS)
+        data = read_checksummed(folder / ROOTS_FILE)
     except FileNotFoundError:
         # a run of an earlier version noted only its keys; one that was killed at once, nothing
-        known = read_marked(folder / KEYS) if (folder / KEYS).exists() else {}
-        return None if known is None else Wants(_words(known) or {})
-    keys, work = (_words(data.get(part)) if data else None for part in ("keys", "work"))
-    return Wants(keys, work, str(data.get("recipe"))) if data and keys is not None and work is not None else None
+        known = read_checksummed(folder / KEYS_FILE) if (folder / KEYS_FILE).exists() else {}
+        return None if known is None else GcRoots(_string_dict(known) or {})
+    keys, work = (_string_dict(data.get(part)) if data else None for part in ("keys", "work"))
+    return GcRoots(keys, work, str(data.get("recipe"))) if data and keys is not None and work is not None else None
 
 
-def _words(value: object) -> dict[str, str] | None:
+def _string_dict(value: object) -> dict[str, str] | None:
     return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else None
 
 
-def _ended(path: Path) -> Mapping[str, object] | None:
+def _read_last_event(path: Path) -> Mapping[str, object] | None:
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 16384))
@@ -142,14 +142,14 @@ def pin(store: Store, word: str, *, off: bool = False) -> Run:
 
     off: of a name, its newest run that is pinned. Raises UsageError where there is no such run.
     """
-    every = runs(store)
-    found = next((run for run in every if word in (run.id, run.name) and (run.pinned or not off)), None)
+    every = list_runs(store)
+    found = next((run for run in every if word in (run.id, run.name) and (run.is_pinned or not off)), None)
     if found is None:
         what = "pinned run" if off else "run"
         raise UsageError(f"there is no {what} {word!r} in {store.root}", fix="dbrun ls shows what there is")
     with disk_errors(f"writing into the store {store.root}"):
         if off:
-            (found.folder / PINNED).unlink(missing_ok=True)
+            (found.folder / PINNED_FILE).unlink(missing_ok=True)
         else:
-            (found.folder / PINNED).touch()
+            (found.folder / PINNED_FILE).touch()
     return found

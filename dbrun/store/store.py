@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dbrun.stages.support.amounts import Amounts
+from dbrun.stages.support.amounts import Workload
 from dbrun.store import locks
-from dbrun.store.atomic import disk_errors, entries, fresh_name, is_orphan, remove, replace_file
-from dbrun.store.checksummed_json import marked
-from dbrun.store.digests import Digests
-from dbrun.store.json_cache import Table
-from dbrun.store.objects import Objects, sha256_of, wrong
+from dbrun.store.atomic import disk_errors, is_orphan, list_dir, remove_tree, replace_file, temp_name
+from dbrun.store.checksummed_json import dump_checksummed
+from dbrun.store.digests import FileDigests
+from dbrun.store.json_cache import JsonCache
+from dbrun.store.objects import Objects, find_damage, sha256_of
 from dbrun.store.traces import Trace, Traces
 
-Depth = Literal["sizes", "digests", "bytes"]
+CheckDepth = Literal["sizes", "digests", "bytes"]
 """How closely a result is looked at: its files' sizes; their digests too, as far as a file can have changed since it
 was last read; or all of their bytes, as the disk gives them now."""
 
@@ -42,15 +42,15 @@ class Store:
         self.runs = root / "runs"
         self.objects = Objects(root / "objects", root / "quarantine")
         self.traces = Traces(root / "traces", self.scratch)
-        self.digests = Digests(Table(root / "digests.table", self.scratch))
-        self.screened: Table[dict[str, object]] = Table(root / "screened.table", self.scratch)
-        self.looks: Table[dict[str, object]] = Table(root / "looks.table", self.scratch)
-        self.commits: Table[str] = Table(root / "commits.table", self.scratch)
+        self.digests = FileDigests(JsonCache(root / "digests.table", self.scratch))
+        self.image_checks: JsonCache[dict[str, object]] = JsonCache(root / "screened.table", self.scratch)
+        self.image_quality: JsonCache[dict[str, object]] = JsonCache(root / "looks.table", self.scratch)
+        self.commits: JsonCache[str] = JsonCache(root / "commits.table", self.scratch)
 
-    def save_tables(self) -> None:
+    def save_caches(self) -> None:
         """Keep what was learnt about files for the next command, if the store is there."""
         if self.root.is_dir():
-            for table in (self.digests, self.screened, self.looks, self.commits):
+            for table in (self.digests, self.image_checks, self.image_quality, self.commits):
                 table.save()
 
     @property
@@ -69,71 +69,72 @@ class Store:
                 replace_file(ignore, b"*\n", scratch=self.scratch)
             for entry in os.scandir(self.scratch):
                 if is_orphan(entry.name):
-                    remove(Path(entry.path))
+                    remove_tree(Path(entry.path))
 
-    def fresh(self) -> Path:
+    def make_temp_folder(self) -> Path:
         """A new empty folder on the store's file system."""
-        folder = self.scratch / fresh_name()
+        folder = self.scratch / temp_name()
         with disk_errors("making a folder in the store"):
             folder.mkdir(parents=True)
         return folder
 
-    def work(self, lineage: str) -> Path:
+    def work_folder(self, lineage: str) -> Path:
         """The folder of unfinished work of this lineage; it may not be there."""
         return self.root / "work" / lineage
 
-    def lock(self, name: str, what: str, waiting: Callable[[str], None],
-             stopping: Callable[[], int]) -> AbstractContextManager[locks.Lock | None]:
-        """Hold a lock of this name; see `locks.held`. A store that takes nothing needs none."""
+    def lock(self, name: str, what: str, on_wait: Callable[[str], None],
+             stop_signal: Callable[[], int]) -> AbstractContextManager[locks.Lock | None]:
+        """Hold a lock of this name; see `locks.exclusive_lock`. A store that takes nothing needs none."""
         if self.read_only:
             return nullcontext()
-        return locks.held(self.root / "locks" / f"{name}.lock", what, waiting=waiting, stopping=stopping)
+        return locks.exclusive_lock(self.root / "locks" / f"{name}.lock", what, on_wait=on_wait,
+                                    stop_signal=stop_signal)
 
     def lock_files(self) -> list[Path]:
         """The files of all locks that were ever held, but for the one that `using` and `alone` share."""
-        return [path for path in entries(self._gate.parent) if path != self._gate]
+        return [path for path in list_dir(self._gc_lock.parent) if path != self._gc_lock]
 
-    def using(self) -> AbstractContextManager[None]:
+    def shared_access(self) -> AbstractContextManager[None]:
         """Inside the block no gc takes anything away. For moments: looking a result up, publishing one."""
-        return nullcontext() if self.read_only else locks.shared(self._gate)
+        return nullcontext() if self.read_only else locks.shared_lock(self._gc_lock)
 
-    def alone(self, what: str) -> AbstractContextManager[locks.Lock]:
+    def exclusive_access(self, what: str) -> AbstractContextManager[locks.Lock]:
         """Inside the block nobody is `using` the store."""
-        return locks.held(self._gate, what, pause=0.01)
+        return locks.exclusive_lock(self._gc_lock, what, pause=0.01)
 
     @property
-    def _gate(self) -> Path:
+    def _gc_lock(self) -> Path:
         return self.root / "locks" / "gc.lock"
 
-    def replace(self, name: str, document: object, *, durable: bool = False) -> None:
+    def write_json(self, name: str, document: object, *, durable: bool = False) -> None:
         """Put a JSON document at a path inside the store, in one move."""
-        self._put(name, json.dumps(document).encode(), durable)
+        self._write(name, json.dumps(document).encode(), durable)
 
-    def replace_marked(self, name: str, document: Mapping[str, object], *, durable: bool = False) -> None:
+    def write_checksummed(self, name: str, document: Mapping[str, object], *, durable: bool = False) -> None:
         """The same, so that a changed byte in it is found when it is read."""
-        self._put(name, marked(document), durable)
+        self._write(name, dump_checksummed(document), durable)
 
-    def _put(self, name: str, data: bytes, durable: bool) -> None:
+    def _write(self, name: str, data: bytes, durable: bool) -> None:
         replace_file(self.root / name, data, scratch=self.scratch, durable=durable)
 
-    def look(self, stage: str, key: str, depth: Depth = "sizes") -> Trace | Damage | None:
+    def look_up(self, stage: str, key: str, depth: CheckDepth = "sizes") -> Trace | Damage | None:
         """What stands under this key, and whether its files are whole, looked at as closely as depth says."""
         trace = self.traces.read(stage, key)
         if trace is None:
             return None
-        reading = {"sizes": None, "digests": self.digests.of, "bytes": sha256_of}[depth]
-        lines = wrong(self.objects.path(trace.digest), trace.files, reading)
+        reading = {"sizes": None, "digests": self.digests.sha256, "bytes": sha256_of}[depth]
+        lines = find_damage(self.objects.path(trace.digest), trace.files, reading)
         return Damage(trace, tuple(lines)) if lines else trace
 
     def publish(self, stage: str, key: str, document: Mapping[str, object], folder: Path, *, seconds: float,
                 durable: bool = True, items: Iterable[str] = (), memory: int = 0, share: float = 1.0,
-                startup: float | None = None, amounts: Amounts | None = None) -> Trace:
+                startup: float | None = None, amounts: Workload | None = None) -> Trace:
         """Make a finished folder the result of this key: first the artifact, then the trace.
 
         Killed at any point, the store holds either all of it or nothing that counts. items and what
         follows: see `Trace`.
         """
-        with self.using(), disk_errors(f"keeping the result of {stage}"):
+        with self.shared_access(), disk_errors(f"keeping the result of {stage}"):
             digest, files = self.objects.publish(folder, durable=durable)
             trace = Trace(stage=stage, key=key, digest=digest, files=files, document=document,
                           created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -143,6 +144,6 @@ class Store:
         return trace
 
 
-def store_at_hand() -> Store:
+def current_store() -> Store:
     """The store of the current folder: `$DBRUN_STORE`, or `.dbrun`."""
     return Store(Path(os.environ.get("DBRUN_STORE") or ".dbrun"))

@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from dbrun.stages.support.amounts import Amounts
-from dbrun.store.atomic import entries, replace_file
+from dbrun.stages.support.amounts import Workload
+from dbrun.store.atomic import list_dir, replace_file
 from dbrun.store.canonical import digest
-from dbrun.store.checksummed_json import FORMAT, marked, read_marked
+from dbrun.store.checksummed_json import FORMAT_VERSION, dump_checksummed, read_checksummed
 
-KNOWN = (1, FORMAT)
-STAGE = re.compile(r"[a-z][a-z0-9-]{0,63}(\.item)?")
-KEY = re.compile(r"[0-9a-f]{64}")
+KNOWN_VERSIONS = (1, FORMAT_VERSION)
+STAGE_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}(\.item)?")
+SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class File:
+class ArtifactFile:
     """One file of an artifact."""
 
     size: int
@@ -40,7 +40,7 @@ class Trace:
     stage: str
     key: str
     digest: str
-    files: Mapping[str, File]
+    files: Mapping[str, ArtifactFile]
     document: Mapping[str, object]
     created: str
     seconds: float
@@ -48,15 +48,15 @@ class Trace:
     memory: int = 0
     share: float = 1.0
     startup: float | None = None
-    amounts: Amounts | None = None
+    amounts: Workload | None = None
 
 
-def manifest_digest(files: Mapping[str, File]) -> str:
+def manifest_digest(files: Mapping[str, ArtifactFile]) -> str:
     """The digest of an artifact: sha256 over its sorted list of name, size and content."""
     return digest([[name, files[name].size, files[name].sha256] for name in sorted(files)])
 
 
-def safe_name(name: str) -> bool:
+def is_safe_name(name: str) -> bool:
     """Whether a file name from a trace stays inside its artifact's folder."""
     return bool(name) and not any(part in ("", ".", "..") for part in name.split("/")) and "\\" not in name
 
@@ -70,7 +70,7 @@ class Traces:
 
     def path(self, stage: str, key: str) -> Path:
         """Where this trace stands, or would stand."""
-        if not STAGE.fullmatch(stage) or not KEY.fullmatch(key):
+        if not STAGE_NAME.fullmatch(stage) or not SHA256_HEX.fullmatch(key):
             raise ValueError(f"not the name of a trace: {stage}/{key}")
         folder = self._root / stage
         return (folder / key[:2] if stage.endswith(".item") else folder) / f"{key}.json"
@@ -81,15 +81,15 @@ class Traces:
 
     def write(self, trace: Trace, *, durable: bool) -> None:
         """Let a trace stand, in one move."""
-        data = marked(asdict(trace))
+        data = dump_checksummed(asdict(trace))
         replace_file(self.path(trace.stage, trace.key), data, scratch=self._scratch, durable=durable)
 
     def all(self) -> Iterator[tuple[str, str, Path]]:
         """Stage, key and place of every trace, readable or not, also those of single items."""
-        for folder in entries(self._root):
-            inner = entries(folder) if folder.name.endswith(".item") else [folder]
-            for path in (path for home in inner for path in entries(home)):
-                if STAGE.fullmatch(folder.name) and KEY.fullmatch(path.stem) and path.suffix == ".json":
+        for folder in list_dir(self._root):
+            inner = list_dir(folder) if folder.name.endswith(".item") else [folder]
+            for path in (path for home in inner for path in list_dir(home)):
+                if STAGE_NAME.fullmatch(folder.name) and SHA256_HEX.fullmatch(path.stem) and path.suffix == ".json":
                     yield folder.name, path.stem, path
 
     def recent(self, stage: str, limit: int) -> Iterator[Trace]:
@@ -98,33 +98,33 @@ class Traces:
             found = list(os.scandir(self._root / stage))
         except OSError:
             return
-        entries = [e for e in found if KEY.fullmatch(e.name.removesuffix(".json"))]
-        for entry in sorted(entries, key=_age, reverse=True)[:limit]:
+        entries = [e for e in found if SHA256_HEX.fullmatch(e.name.removesuffix(".json"))]
+        for entry in sorted(entries, key=_mtime, reverse=True)[:limit]:
             trace = _read(Path(entry.path), stage, entry.name.removesuffix(".json"))
             if trace is not None:
                 yield trace
 
 
-def _age(entry: os.DirEntry[str]) -> tuple[int, str]:
+def _mtime(entry: os.DirEntry[str]) -> tuple[int, str]:
     try:
         return entry.stat().st_mtime_ns, entry.name
     except OSError:
         return 0, entry.name
 
 
-def _amounts(data: Any) -> Amounts | None:
+def _amounts(data: Any) -> Workload | None:
     if data is None:
         return None
-    return Amounts(float(data["units"]), float(data["each"]), tuple(map(float, data["memory"])),
-                   {str(end): float(size) for end, size in data["disk"].items()}, tuple(map(str, data["like"])))
+    return Workload(float(data["units"]), float(data["each"]), tuple(map(float, data["memory"])),
+                    {str(end): float(size) for end, size in data["disk"].items()}, tuple(map(str, data["like"])))
 
 
 def _read(path: Path, stage: str, key: str) -> Trace | None:
     try:
-        data: Any = read_marked(path)
-        if data is None or data["format_version"] not in KNOWN:
+        data: Any = read_checksummed(path)
+        if data is None or data["format_version"] not in KNOWN_VERSIONS:
             return None
-        files = {name: File(int(f["size"]), str(f["sha256"])) for name, f in data["files"].items()}
+        files = {name: ArtifactFile(int(f["size"]), str(f["sha256"])) for name, f in data["files"].items()}
         trace = Trace(stage=str(data["stage"]), key=str(data["key"]), digest=str(data["digest"]), files=files,
                       document=cast("Mapping[str, object]", data["document"]), created=str(data["created"]),
                       seconds=float(data["seconds"]), items=tuple(map(str, data.get("items", ()))),
@@ -134,6 +134,6 @@ def _read(path: Path, stage: str, key: str) -> Trace | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     whole = (trace.stage == stage and trace.key == key and isinstance(trace.document, dict)
-             and trace.digest == manifest_digest(files) and all(map(safe_name, files))
-             and all(map(KEY.fullmatch, trace.items)))
+             and trace.digest == manifest_digest(files) and all(map(is_safe_name, files))
+             and all(map(SHA256_HEX.fullmatch, trace.items)))
     return trace if whole else None

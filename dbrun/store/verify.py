@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbrun.store.atomic import disk_errors, entries, fresh_name
-from dbrun.store.checksummed_json import read_marked
-from dbrun.store.json_cache import sound
-from dbrun.store.objects import contents, sha256_of, wrong
-from dbrun.store.runs import KEYS, RECIPE, Run, runs
+from dbrun.store.atomic import disk_errors, list_dir, temp_name
+from dbrun.store.checksummed_json import read_checksummed
+from dbrun.store.json_cache import is_intact
+from dbrun.store.objects import find_damage, hash_files, sha256_of
+from dbrun.store.runs import KEYS_FILE, RECIPE_FILE, Run, list_runs
 from dbrun.store.store import Store
-from dbrun.store.traces import File, manifest_digest
-from dbrun.store.usage import artifacts
+from dbrun.store.traces import ArtifactFile, manifest_digest
+from dbrun.store.usage import artifact_folders
 
 QUARANTINE = "quarantine"
 """The folder of the store where what is damaged is put."""
-OTHER = "it holds other bytes than were written"
-CHECKPOINT = re.compile(r"step-\d+\.(?P<digest>[0-9a-f]{64})\.safetensors")
+BYTES_DIFFER = "it holds other bytes than were written"
+CHECKPOINT_NAME = re.compile(r"step-\d+\.(?P<digest>[0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True)
-class Finding:
+class StoreFinding:
     """Something that is not what was written. place: relative to the store; aside: where it is now."""
 
     kind: str
@@ -33,36 +33,36 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class VerifyReport:
     """What a check looked at, by kind, and what it found."""
 
-    checked: Mapping[str, int]
-    findings: tuple[Finding, ...]
+    counts: Mapping[str, int]
+    findings: tuple[StoreFinding, ...]
 
     def as_json(self) -> dict[str, object]:
         """The same as plain data."""
-        return {"format_version": 1, "checked": dict(self.checked), "findings": [vars(f) for f in self.findings]}
+        return {"format_version": 1, "checked": dict(self.counts), "findings": [vars(f) for f in self.findings]}
 
 
-def check(store: Store, poll: Callable[[str, int], None] = lambda kind, done: None) -> Report:
+def verify_store(store: Store, poll: Callable[[str, int], None] = lambda kind, done: None) -> VerifyReport:
     """Read everything. What is wrong is put aside, where the store takes writes.
 
     poll: told how many things of a kind were read; may raise to stop.
     """
     checked: dict[str, int] = {}
     findings = []
-    for kind, path, what in _looked_at(store):
+    for kind, path, what in _inspect(store):
         checked[kind] = checked.get(kind, 0) + 1
         poll(kind, checked[kind])
         if what is not None:
             place = path.relative_to(store.root).as_posix()
-            findings.append(Finding(kind, place, what, _aside(store, path)))
-    return Report(checked, tuple(findings))
+            findings.append(StoreFinding(kind, place, what, _quarantine(store, path)))
+    return VerifyReport(checked, tuple(findings))
 
 
-def _looked_at(store: Store) -> Iterator[tuple[str, Path, str | None]]:
+def _inspect(store: Store) -> Iterator[tuple[str, Path, str | None]]:
     """Kind, place and fault, None where there is none, of everything in the store that can be told from its digest."""
-    known: dict[str, Mapping[str, File]] = {}
+    known: dict[str, Mapping[str, ArtifactFile]] = {}
     claims: dict[str, list[Path]] = {}
     for stage, key, path in store.traces.all():
         trace = store.traces.read(stage, key)
@@ -72,67 +72,67 @@ def _looked_at(store: Store) -> Iterator[tuple[str, Path, str | None]]:
             claims.setdefault(trace.digest, []).append(path)
     for digest, files in known.items():
         folder = store.objects.path(digest)
-        with store.using():
+        with store.shared_access():
             # a gc may have taken it since its traces were read
             standing = [path for path in claims[digest] if path.exists()]
-            lines = wrong(folder, files, sha256_of) if standing else []
+            lines = find_damage(folder, files, sha256_of) if standing else []
         yield "artifact", folder, lines[0] if lines else None
         for path in standing if lines else ():
             yield "trace", path, f"its artifact is damaged: {lines[0]}"
-    for folder in artifacts(store):
+    for folder in artifact_folders(store):
         if folder.name not in known:
-            yield "artifact", folder, _unnamed(folder)
-    for path in (p for work in entries(store.root / "work") for p in entries(work / "checkpoints")):
-        if match := CHECKPOINT.fullmatch(path.name):
-            yield "checkpoint", path, _changed(path, match["digest"])
-    for path in entries(store.root):
+            yield "artifact", folder, _artifact_fault(folder)
+    for path in (p for work in list_dir(store.root / "work") for p in list_dir(work / "checkpoints")):
+        if match := CHECKPOINT_NAME.fullmatch(path.name):
+            yield "checkpoint", path, _digest_fault(path, match["digest"])
+    for path in list_dir(store.root):
         if path.suffix == ".table":
-            yield "table", path, None if sound(path) else OTHER
-    for run in runs(store):
-        yield "run", *_fault(run)
+            yield "table", path, None if is_intact(path) else BYTES_DIFFER
+    for run in list_runs(store):
+        yield "run", *_run_fault(run)
 
 
-def _unnamed(folder: Path) -> str | None:
+def _artifact_fault(folder: Path) -> str | None:
     """What is wrong with an artifact that no trace describes: its name is the digest of its contents."""
     try:
-        whole = manifest_digest(contents(folder)) == folder.name
+        whole = manifest_digest(hash_files(folder)) == folder.name
     except (OSError, ValueError) as error:
         return f"it cannot be read: {error}"
-    return None if whole else OTHER
+    return None if whole else BYTES_DIFFER
 
 
-def _changed(path: Path, digest: str) -> str | None:
+def _digest_fault(path: Path, digest: str) -> str | None:
     """What is wrong with a file that should have this digest, unless it is gone."""
     try:
-        return None if sha256_of(path) == digest else OTHER
+        return None if sha256_of(path) == digest else BYTES_DIFFER
     except FileNotFoundError:
         return None
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
 
 
-def _fault(run: Run) -> tuple[Path, str | None]:
+def _run_fault(run: Run) -> tuple[Path, str | None]:
     """What of a run's record is not as it was written; a live one is still being written."""
-    if run.live:
+    if run.is_live:
         return run.folder, None
-    if run.wants is None:
+    if run.roots is None:
         return run.folder, "what it asked for cannot be read"
-    if run.wants.recipe and (fault := _changed(run.folder / RECIPE, run.wants.recipe)):
-        return run.folder / RECIPE, fault
-    asked = run.folder / KEYS
-    keys = read_marked(asked) if asked.exists() else {}
-    if keys is None or (run.wants.recipe and not keys.items() <= run.wants.keys.items()):
-        return asked, OTHER
+    if run.roots.recipe and (fault := _digest_fault(run.folder / RECIPE_FILE, run.roots.recipe)):
+        return run.folder / RECIPE_FILE, fault
+    asked = run.folder / KEYS_FILE
+    keys = read_checksummed(asked) if asked.exists() else {}
+    if keys is None or (run.roots.recipe and not keys.items() <= run.roots.keys.items()):
+        return asked, BYTES_DIFFER
     return run.folder, None
 
 
-def _aside(store: Store, path: Path) -> str | None:
+def _quarantine(store: Store, path: Path) -> str | None:
     """Put something into quarantine; None where it was gone, or the store takes no writes."""
     if store.read_only:
         return None
     home = store.root / QUARANTINE
-    aside = home / f"{path.name}.{fresh_name()}"
-    with disk_errors("putting aside what is damaged"), store.using():
+    aside = home / f"{path.name}.{temp_name()}"
+    with disk_errors("putting aside what is damaged"), store.shared_access():
         home.mkdir(parents=True, exist_ok=True)
         try:
             path.rename(aside)

@@ -9,7 +9,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Varied:
+class CaptionSampler:
     """Prompts by number. variants: of each picture those of which a draw takes one, each as likely as the others.
 
     dropout: of each picture the share of draws that have the prompt `empty` instead; both are empty where none has any.
@@ -19,7 +19,7 @@ class Varied:
     dropout: Sequence[float] = ()
     empty: int = 0
 
-    def prompt(self, usual: int, picture: int, at: Callable[[str], torch.Generator]) -> int:
+    def draw(self, usual: int, picture: int, at: Callable[[str], torch.Generator]) -> int:
         """The prompt of this draw. usual: the picture's own; at: gives the generator for a purpose of this draw."""
         if self.dropout and float(torch.rand((), generator=at("caption dropout"))) < self.dropout[picture]:
             return self.empty
@@ -29,5 +29,5 @@ class Varied:
         return options[int(torch.randint(len(options), (), generator=at("caption")))]
 
 
-AS_WRITTEN = Varied()
+FIXED_CAPTIONS = CaptionSampler()
 """Each picture has its one prompt."""

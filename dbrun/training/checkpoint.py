@@ -16,10 +16,10 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dbrun.fsync import sync
+from dbrun.fsync import fsync_path
 
 FORMAT = "dbrun/checkpoint/1"
-ABANDONED = 3600.0
+ABANDONED_SECONDS = 3600.0
 """Seconds after which an unfinished checkpoint is taken for one that a crash left."""
 NAME = re.compile(r"step-(?P<step>\d{8,})\.(?P<digest>[0-9a-f]{64})\.safetensors")
 
@@ -33,7 +33,7 @@ class Checkpoint:
     values: Mapping[str, Any]
 
 
-def publish(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Write the checkpoint as one file named by its content's digest, then drop those older than the newest `keep`.
 
     The file is whole before it has its name, and nothing is dropped before it stands. Checkpoints beyond this step,
@@ -55,22 +55,22 @@ def publish(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         # a full disk is not to be kept full by what did not fit
         beside.unlink(missing_ok=True)
         raise
-    sync(folder)
-    standing = [old for step, old in _listing(folder) if step <= checkpoint.step and old != path]
+    fsync_path(folder)
+    standing = [old for step, old in _sorted_checkpoints(folder) if step <= checkpoint.step and old != path]
     for old in standing[: max(0, len(standing) - (keep - 1))]:
         old.unlink(missing_ok=True)
     for leftover in folder.glob(".step-*"):
         # where locks do not work another process may be writing a fresh one, or clear this one first
         with suppress(FileNotFoundError):
-            if time.time() - leftover.stat().st_mtime > ABANDONED:
+            if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
                 leftover.unlink()
     return path
 
 
-def newest(folder: Path, *, at_most: int) -> tuple[Checkpoint | None, tuple[str, ...]]:
+def load_newest(folder: Path, *, at_most: int) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """The furthest whole checkpoint of at most so many steps, and the names of damaged ones that came further."""
     damaged: list[str] = []
-    for _, path in reversed([entry for entry in _listing(folder) if entry[0] <= at_most]):
+    for _, path in reversed([entry for entry in _sorted_checkpoints(folder) if entry[0] <= at_most]):
         checkpoint = _read(path)
         if checkpoint is not None:
             return checkpoint, tuple(damaged)
@@ -78,11 +78,11 @@ def newest(folder: Path, *, at_most: int) -> tuple[Checkpoint | None, tuple[str,
     return None, tuple(damaged)
 
 
-def _listing(folder: Path) -> list[tuple[int, Path]]:
-    return sorted(_named(folder)) if folder.is_dir() else []
+def _sorted_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    return sorted(_find_checkpoints(folder)) if folder.is_dir() else []
 
 
-def _named(folder: Path) -> Iterator[tuple[int, Path]]:
+def _find_checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
     for path in folder.iterdir():
         if found := NAME.fullmatch(path.name):
             yield int(found["step"]), path

@@ -10,13 +10,13 @@ from typing import Protocol
 import torch
 
 from dbrun.errors import StageFailed
-from dbrun.seeds import derive
+from dbrun.seeds import derive_seed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """`train.precision` -> the dtype of the frozen base and of the forward pass."""
 
 
-class Numerics(Protocol):
+class DeviceSettings(Protocol):
     """Which device, and how many CPU threads; 0 where they change nothing."""
 
     @property
@@ -28,7 +28,7 @@ class Numerics(Protocol):
         """CPU threads, or 0 for torch's own choice."""
 
 
-def prepare(numerics: Numerics, local: int = 0) -> torch.device:
+def set_up_device(numerics: DeviceSettings, local: int = 0) -> torch.device:
     """Set torch up for these numerics and give the device. Raises StageFailed where torch finds no such device.
 
     local: which process on this machine asks; each takes the GPU of its number.
@@ -54,17 +54,17 @@ def prepare(numerics: Numerics, local: int = 0) -> torch.device:
 
 
 def allow_tf32() -> None:
-    """Let convolutions and products of 32-bit matrices lose bits for speed, until the next `prepare`."""
+    """Let convolutions and products of 32-bit matrices lose bits for speed, until the next `set_up_device`."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
 
 
 def generator(seed: int, *address: str | int) -> torch.Generator:
     """A CPU generator for this address; move what it draws to the device, so that every device sees the same."""
-    return torch.Generator("cpu").manual_seed(derive(seed, *address))
+    return torch.Generator("cpu").manual_seed(derive_seed(seed, *address))
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded_rng(seed: int, device: torch.device) -> Iterator[None]:
     """Inside, dropout draws from this seed: it knows torch's global generators only, which are put back after."""
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

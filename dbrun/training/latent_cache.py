@@ -8,12 +8,13 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from dbrun.training.batches import Pictures
-from dbrun.training.caption_sampling import AS_WRITTEN, Varied
+from dbrun.training.batches import PictureSet
+from dbrun.training.caption_sampling import FIXED_CAPTIONS, CaptionSampler
 
 
-def halves(folder: Path, instance: Sequence[int], classes: Sequence[int], shows: Sequence[int] | None,
-           unmasked: float, varied: Varied = AS_WRITTEN, repeats: Sequence[int] = ()) -> Sequence[Pictures]:
+def read_halves(folder: Path, instance: Sequence[int], classes: Sequence[int], shows: Sequence[int] | None,
+                unmasked: float, varied: CaptionSampler = FIXED_CAPTIONS,
+                repeats: Sequence[int] = ()) -> Sequence[PictureSet]:
     """The instance half, and the class half where there is one.
 
     instance, classes: the number of each row's prompt; shows: the instance picture that each row of the class half
@@ -30,8 +31,8 @@ def halves(folder: Path, instance: Sequence[int], classes: Sequence[int], shows:
     masks = load_file(folder / "masks.safetensors") if (folder / "masks.safetensors").exists() else {}
     counts = {number: unmasked + (1.0 - unmasked) * masks[name] for number, name in enumerate(names) if name in masks}
     own = [views[f"instance.{i:05d}"] for i in range(len(instance))]
-    half = [Pictures("instance", stored, instance, own, repeats or None, counts, varied)]
+    half = [PictureSet("instance", stored, instance, own, repeats or None, counts, varied)]
     if classes:
         ways = [views[f"class.{i:05d}"] for i in range(len(classes))] if shows is None else [own[i] for i in shows]
-        half.append(Pictures("class", stored, classes, ways))
+        half.append(PictureSet("class", stored, classes, ways))
     return half

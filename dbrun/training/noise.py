@@ -31,9 +31,9 @@ class Noise:
         target = torch.randn(tuple(shape), generator=at("noise"))
         if self.offset:
             brightness = torch.randn((len(target), 1, 1), generator=at("noise offset"))
-            target = noise.offset(target, self.offset, brightness)
+            target = noise.offset_noise(target, self.offset, brightness)
         if self.pyramid:
-            target = noise.pyramid(target, self.pyramid.discount, self.pyramid.levels, at("pyramid noise"))
+            target = noise.pyramid_noise(target, self.pyramid.discount, self.pyramid.levels, at("pyramid noise"))
         if not self.perturbation:
             return target, target
         return target, target + self.perturbation * torch.randn(tuple(shape), generator=at("input perturbation"))

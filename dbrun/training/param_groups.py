@@ -15,7 +15,7 @@ from dbrun.models.base import Family, Loaded
 
 
 @dataclass(frozen=True)
-class Own:
+class ComponentOverrides:
     """What components have of their own; the others learn at the common rate to the end.
 
     rates: component -> peak learning rate; stops: component -> steps after which it learns no more.
@@ -30,12 +30,12 @@ class Own:
 
 
 @dataclass(frozen=True)
-class Learner:
+class ParamGroup:
     """A component that learns. rate: its peak learning rate; stop: steps after which it is left as it is, or None."""
 
     component: str
     module: nn.Module
-    rate: float
+    learning_rate: float
     stop: int | None
 
     @cached_property
@@ -43,38 +43,38 @@ class Learner:
         """What was trainable when this was first asked, in the module's order."""
         return [p for p in self.module.parameters() if p.requires_grad]
 
-    def begin(self, step: int) -> None:
+    def begin_step(self, step: int) -> None:
         """Make ready for the step of this number, counted from 0.
 
         After its stop a component is at rest: without gradients the optimizer passes it over, so that neither its
         weights nor their moments change, and no dropout makes its answers differ.
         """
-        if self.learns(step):
+        if self.is_training(step):
             return
         self.module.eval()
         for parameter in self.parameters:
             parameter.requires_grad_(False)
             parameter.grad = None
 
-    def check(self, step: int) -> None:
+    def check_gradient(self, step: int) -> None:
         """Raise StageFailed where the component should have learnt from this step, but no gradient reached it."""
-        if self.learns(step) and all(p.grad is None for p in self.parameters):
+        if self.is_training(step) and all(p.grad is None for p in self.parameters):
             raise StageFailed(f"{self.component} learns, but the prediction does not depend on it",
                               fix=f"take `adapt.{self.component}` away, or give it other `targets`")
 
-    def learns(self, step: int) -> bool:
+    def is_training(self, step: int) -> bool:
         """Whether the component learns in this step, counted from 0."""
         return self.stop is None or step < self.stop
 
 
-def learners(modules: Mapping[str, nn.Module], rate: float, own: Own) -> tuple[Learner, ...]:
+def make_param_groups(modules: Mapping[str, nn.Module], rate: float, own: ComponentOverrides) -> tuple[ParamGroup, ...]:
     """A learner for each module, in training mode. rate: the peak of those without one of their own."""
-    return tuple(Learner(name, module.train(), own.rates.get(name, rate), own.stops.get(name))
+    return tuple(ParamGroup(name, module.train(), own.rates.get(name, rate), own.stops.get(name))
                  for name, module in modules.items())
 
 
 @contextmanager
-def at_rest(modules: Iterable[nn.Module]) -> Iterator[None]:
+def eval_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
     """While this is open there is no dropout and no gradient; then all modules are in the modes that they were in."""
     awake = [part for module in modules for part in module.modules() if part.training]
     _set_training(awake, False)
@@ -91,8 +91,8 @@ def _set_training(modules: Iterable[nn.Module], training: bool) -> None:
         object.__setattr__(module, "training", training)
 
 
-def prompts_learn(family: Family, loaded: Loaded) -> bool:
+def trains_text_encoders(family: Family, loaded: Loaded) -> bool:
     """Whether anything that prompts go through on their way to the denoiser is learning now."""
-    encoders = [family.module(loaded, component) for component in (*family.components, *family.words)
+    encoders = [family.module(loaded, component) for component in (*family.components, *family.token_components)
                 if component != "denoiser"]
     return any(p.requires_grad for encoder in encoders for p in encoder.parameters())

@@ -9,7 +9,7 @@ import torch
 from dbrun.models.base import Family, Loaded
 
 
-def recompute(family: Family, loaded: Loaded) -> None:
+def enable_gradient_checkpointing(family: Family, loaded: Loaded) -> None:
     """From now on compute activations a second time in the backward pass instead of keeping them.
 
     In the denoiser and in every text encoder that is adapted; transformers keeps the activations of one through which
@@ -17,7 +17,7 @@ def recompute(family: Family, loaded: Loaded) -> None:
     are the same.
     """
     for component in family.components:
-        _checkpointed(family.module(loaded, component))
+        _enable(family.module(loaded, component))
 
 
 def peak_mib() -> float:
@@ -32,7 +32,7 @@ def peak_mib() -> float:
     return most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _checkpointed(module: Any) -> None:
+def _enable(module: Any) -> None:
     """By the library's own switch: diffusers' and transformers' models each have one."""
     if hasattr(module, "enable_gradient_checkpointing"):
         module.enable_gradient_checkpointing()

@@ -37,20 +37,20 @@ def rows(epoch: Epoch, size: int, micro_batch: int) -> Sequence[Row]:
     count = len(epoch.pictures)
     if len(set(epoch.shapes)) == 1:
         places = [divmod(position, count) for position in range(micro_batch * size, (micro_batch + 1) * size)]
-        return [Row(epoch.pictures[_order(epoch.seed, epoch.half, number, count)[place]], number * count + place)
+        return [Row(epoch.pictures[_shuffle(epoch.seed, epoch.half, number, count)[place]], number * count + place)
                 for number, place in places]
-    whole = _dealt(epoch, size, 0)
+    whole = _epoch_batches(epoch, size, 0)
     number, place = divmod(micro_batch, len(whole))
-    dealt = _dealt(epoch, size, number)
+    dealt = _epoch_batches(epoch, size, number)
     first = number * count + sum(map(len, dealt[:place]))
     return [Row(epoch.pictures[entry], first + i) for i, entry in enumerate(dealt[place])]
 
 
 @lru_cache(maxsize=16)
-def _dealt(epoch: Epoch, size: int, number: int) -> tuple[tuple[int, ...], ...]:
+def _epoch_batches(epoch: Epoch, size: int, number: int) -> tuple[tuple[int, ...], ...]:
     """The micro-batches of the epoch of this number, in their order; entries of `epoch.pictures`."""
     by_shape: dict[Hashable, list[int]] = {shape: [] for shape in epoch.shapes}
-    for entry in _order(epoch.seed, epoch.half, number, len(epoch.pictures)):
+    for entry in _shuffle(epoch.seed, epoch.half, number, len(epoch.pictures)):
         by_shape[epoch.shapes[entry]].append(entry)
     dealt = [tuple(entries[i:i + size]) for entries in by_shape.values() for i in range(0, len(entries), size)]
     order = torch.randperm(len(dealt), generator=generator(epoch.seed, "order of shapes", epoch.half, number))
@@ -58,5 +58,5 @@ def _dealt(epoch: Epoch, size: int, number: int) -> tuple[tuple[int, ...], ...]:
 
 
 @lru_cache(maxsize=16)
-def _order(seed: int, half: str, epoch: int, count: int) -> tuple[int, ...]:
+def _shuffle(seed: int, half: str, epoch: int, count: int) -> tuple[int, ...]:
     return tuple(torch.randperm(count, generator=generator(seed, "order", half, epoch)).tolist())

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 import torch
 
 from dbrun.training.loop import Trainer
-from dbrun.training.param_groups import at_rest
+from dbrun.training.param_groups import eval_mode
 
 
 @contextmanager
-def as_shown(trainer: Trainer) -> Iterator[None]:
+def sampling_mode(trainer: Trainer) -> Iterator[None]:
     """While this is open the weights are those to be used, at rest; then weights, modes and random state are back."""
     devices = [torch.cuda.current_device()] if trainer.loaded.device.type == "cuda" else []
-    with trainer.leaving(), at_rest(trainer.modules.values()), trainer.autocast(), torch.random.fork_rng(devices):
+    with (trainer.eval_weights(), eval_mode(trainer.modules.values()), trainer.autocast(),
+          torch.random.fork_rng(devices)):
         yield

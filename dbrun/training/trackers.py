@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PROJECT = "dbrun"
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 Scalars = Mapping[str, float | int | str | bool | None]
 
 
 class TensorBoard(tracking.TensorBoardTracker):  # type: ignore[misc]
     """Event files in the run's folder, for `tensorboard --logdir`."""
 
-    def __init__(self, run: str, folder: Path, say: Say) -> None:
+    def __init__(self, run: str, folder: Path, say: Notify) -> None:
         super().__init__("tensorboard", folder)
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
@@ -41,7 +41,7 @@ class TensorBoard(tracking.TensorBoardTracker):  # type: ignore[misc]
 class WandB(tracking.WandBTracker):  # type: ignore[misc]
     """Weights & Biases; offline in the run's folder where nobody is logged in."""
 
-    def __init__(self, run: str, folder: Path, say: Say) -> None:
+    def __init__(self, run: str, folder: Path, say: Notify) -> None:
         import wandb
 
         mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
@@ -55,7 +55,7 @@ class WandB(tracking.WandBTracker):  # type: ignore[misc]
 class Trackio(tracking.TrackioTracker):  # type: ignore[misc]
     """trackio, which keeps its own folder (TRACKIO_DIR), for `trackio show`."""
 
-    def __init__(self, run: str, folder: Path, say: Say) -> None:
+    def __init__(self, run: str, folder: Path, say: Notify) -> None:
         super().__init__(PROJECT, name=f"{run} {folder.name}", embed=False, auto_log_gpu=False, auto_log_cpu=False)
 
     def log_images(self, values: dict[str, Sequence[Image]], step: int | None = None, **_: object) -> None:
@@ -71,8 +71,8 @@ class Trackio(tracking.TrackioTracker):  # type: ignore[misc]
         trackio.finish()
 
 
-KINDS: Mapping[str, Callable[[str, Path, Say], Any]] = {"tensorboard": TensorBoard, "wandb": WandB,
-                                                        "trackio": Trackio}
+TRACKERS: Mapping[str, Callable[[str, Path, Notify], Any]] = {"tensorboard": TensorBoard, "wandb": WandB,
+                                                              "trackio": Trackio}
 
 
 class Trackers:
@@ -81,22 +81,22 @@ class Trackers:
     folder: the run's, where those write that write files; note, warn: tell the user something.
     """
 
-    def __init__(self, names: Sequence[str], run: str, folder: Path, config: Scalars, note: Say,
-                 warn: Say) -> None:
+    def __init__(self, names: Sequence[str], run: str, folder: Path, config: Scalars, note: Notify,
+                 warn: Notify) -> None:
         self._warn = warn
-        self._live: dict[str, Any] = {}
+        self._active: dict[str, Any] = {}
         for name in names:
-            with self._bearing(name):
-                made = KINDS[name](run, folder, note)
+            with self._tolerate_errors(name):
+                made = TRACKERS[name](run, folder, note)
                 made.start()
-                self._live[name] = made
+                self._active[name] = made
                 made.store_init_configuration(dict(config))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """The numbers after this step."""
         self._each(lambda one: one.log(dict(values), step=step))
 
-    def pictures(self, named: Mapping[str, Image], step: int) -> None:
+    def log_images(self, named: Mapping[str, Image], step: int) -> None:
         """Pictures that were drawn after this step."""
         self._each(lambda one: one.log_images({name: [picture] for name, picture in named.items()}, step=step))
 
@@ -105,18 +105,18 @@ class Trackers:
         self._each(lambda one: one.finish())
 
     def _each(self, tell: Callable[[Any], None]) -> None:
-        for name, one in list(self._live.items()):
-            with self._bearing(name):
+        for name, one in list(self._active.items()):
+            with self._tolerate_errors(name):
                 tell(one)
 
     @contextmanager
-    def _bearing(self, name: str) -> Iterator[None]:
+    def _tolerate_errors(self, name: str) -> Iterator[None]:
         try:
             # what they print would stand among the run's own words
             with redirect_stdout(io.StringIO()):
                 yield
         except (Exception, SystemExit) as error:
-            self._live.pop(name, None)
+            self._active.pop(name, None)
             words = (str(error).strip() or "no message").splitlines()[0][:200]
             self._warn(f"{name} is not told any more: {type(error).__name__}: {words}")
 

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from dbrun.plan.planner import Plan
 from dbrun.ui.plan import STYLES, status_word
-from dbrun.ui.terminal import columns
+from dbrun.ui.terminal import display_width
 
 COLOURS = {"hit": "#d3f2d3", "run": "#d3eaf7", "resume": "#fdf3c8", "blocked": "#f9d5d5"}
 
 
-def drawn(plan: Plan, needs: Mapping[str, Sequence[str]]) -> str:
+def graph_text(plan: Plan, needs: Mapping[str, Sequence[str]]) -> str:
     """A line a stage, in the order of running: ○ is the stage itself, ● stands below each that it needs."""
     names = [stage.name for stage in plan.stages]
     last = [max((row for row, other in enumerate(names) if name in needs[other]), default=-1) for name in names]
     rows = [[stage.name, status_word(stage.status), _line(row, [names.index(n) for n in needs[stage.name]], last)]
             for row, stage in enumerate(plan.stages)]
-    wide = max(columns(row[0]) for row in rows)
+    wide = max(display_width(row[0]) for row in rows)
     return "\n".join(f"{name:<{wide}}  {status}  {line}" for name, status, line in rows)
 
 
@@ -36,11 +36,11 @@ def mermaid(plan: Plan, needs: Mapping[str, Sequence[str]]) -> str:
     """A Mermaid flowchart, each stage in the colour of its status."""
     lines = ["flowchart TD"]
     for stage in plan.stages:
-        lines.append(f'  {_id(stage.name)}["{stage.name}<br/>{stage.status.value}"]:::{stage.status.value}')
-    lines += [f"  {_id(above)} --> {_id(stage.name)}" for stage in plan.stages for above in needs[stage.name]]
+        lines.append(f'  {_node_id(stage.name)}["{stage.name}<br/>{stage.status.value}"]:::{stage.status.value}')
+    lines += [f"  {_node_id(above)} --> {_node_id(stage.name)}" for stage in plan.stages for above in needs[stage.name]]
     lines += [f"  classDef {status.value} fill:{COLOURS[status.value]},stroke:#555,color:#111" for status in STYLES]
     return "\n".join(lines)
 
 
-def _id(name: str) -> str:
+def _node_id(name: str) -> str:
     return name.replace("-", "_")

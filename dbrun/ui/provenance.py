@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Mapping
 
-from dbrun.ui.terminal import fold, paint, width
+from dbrun.ui.terminal import paint, terminal_width, wrap_text
 
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
@@ -29,22 +29,22 @@ def outline(facts: Mapping[str, object], indent: str = "") -> str:
                 body = outline(entry, indent + "    ")
                 lines.append(f"{indent}  - {body.lstrip()}")
         elif isinstance(value, str) and "\n" in value:
-            lines += [label, *(_folded(f"{indent}  | {line}", f"{indent}  |   ") for line in value.splitlines())]
+            lines += [label, *(_fold_line(f"{indent}  | {line}", f"{indent}  |   ") for line in value.splitlines())]
         elif isinstance(value, (list, tuple)):
-            lines.append(_folded(f"{label} {', '.join(map(_word, value)) or '-'}", f"{indent}  "))
+            lines.append(_fold_line(f"{label} {', '.join(map(_value_text, value)) or '-'}", f"{indent}  "))
         else:
-            lines.append(_folded(f"{label} {_word(value)}", f"{indent}  "))
+            lines.append(_fold_line(f"{label} {_value_text(value)}", f"{indent}  "))
     return "\n".join(lines)
 
 
-def _folded(line: str, below: str) -> str:
+def _fold_line(line: str, below: str) -> str:
     """A line, on a screen in as many as it takes; below: what the second and the others begin with."""
     if not sys.stdout.isatty():
         return line
-    room = width(sys.stdout)
-    return f"\n{below}".join(fold(line, room, room - len(below)))
+    room = terminal_width(sys.stdout)
+    return f"\n{below}".join(wrap_text(line, room, room - len(below)))
 
 
-def _word(value: object) -> str:
+def _value_text(value: object) -> str:
     text = "-" if value is None else str(value)
     return DIGEST.sub(r"\1", text)

@@ -5,29 +5,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from dbrun.ui.terminal import columns, fold, paint, width
+from dbrun.ui.terminal import display_width, paint, terminal_width, wrap_text
 
 GAP = "  "
-LEAST = 24
+MIN_LAST_COLUMN = 24
 """Columns that the last column of a table has on a screen; what wants more than there are goes below its row."""
-BELOW = "    "
+BELOW_INDENT = "    "
 
 
-def aligned(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: Sequence[str | None] = (),
-            short: bool = False) -> str:
+def align_rows(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: Sequence[str | None] = (),
+               short: bool = False) -> str:
     """Rows as columns, under a head if there is one; on a screen, what does not fit into the last is wrapped there.
 
     styles: of each column, where it has one; short: of what would be wrapped, only the first line.
     """
     every = [list(head), *rows] if head else list(rows)
-    wide = [max(map(columns, column)) for column in zip(*(row[:-1] for row in every), strict=True)]
+    wide = [max(map(display_width, column)) for column in zip(*(row[:-1] for row in every), strict=True)]
     indent = sum(wide) + len(GAP) * len(wide)
-    screen = width(sys.stdout) if sys.stdout.isatty() else None
+    screen = terminal_width(sys.stdout) if sys.stdout.isatty() else None
     lines = []
     for number, row in enumerate(every):
         is_head = bool(head) and number == 0
-        cells = [cell + " " * (size - columns(cell)) for cell, size in zip(row, wide, strict=False)]
-        last, below = _folded(row[-1], indent, screen, short)
+        cells = [cell + " " * (size - display_width(cell)) for cell, size in zip(row, wide, strict=False)]
+        last, below = _last_cell_lines(row[-1], indent, screen, short)
         how = ["dim"] * len(cells) if is_head else [*styles, *[None] * len(cells)]
         painted = [paint(cell, style, sys.stdout) if style else cell for cell, style in zip(cells, how, strict=False)]
         first = paint(last[0], "dim", sys.stdout) if is_head and last[0] else last[0]
@@ -36,33 +36,33 @@ def aligned(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: 
     return "\n".join(lines)
 
 
-def listed(rows: Sequence[Sequence[str]], *, head: Sequence[str]) -> str:
+def align_or_stack(rows: Sequence[Sequence[str]], *, head: Sequence[str]) -> str:
     """A line a row; on a screen too narrow for the columns, the first of each row on a line of its own, to be copied.
     """
-    wide = [max(map(columns, column)) for column in zip(*(row[:-1] for row in [head, *rows]), strict=True)]
-    if not sys.stdout.isatty() or sum(wide) + len(GAP) * len(wide) + LEAST <= width(sys.stdout):
-        return aligned(rows, head=head, short=True)
-    rest = aligned([["", *row[1:]] for row in rows], head=["", *head[1:]], short=True).split("\n")
+    wide = [max(map(display_width, column)) for column in zip(*(row[:-1] for row in [head, *rows]), strict=True)]
+    if not sys.stdout.isatty() or sum(wide) + len(GAP) * len(wide) + MIN_LAST_COLUMN <= terminal_width(sys.stdout):
+        return align_rows(rows, head=head, short=True)
+    rest = align_rows([["", *row[1:]] for row in rows], head=["", *head[1:]], short=True).split("\n")
     if len(rest) > len(rows) + 1:
-        return aligned(rows, head=head, short=True)
+        return align_rows(rows, head=head, short=True)
     first = [paint(head[0], "dim", sys.stdout), *(row[0] for row in rows)]
     return "\n".join(f"{name}\n{line}" for name, line in zip(first, rest, strict=True))
 
 
-def _folded(text: str, indent: int, screen: int | None, short: bool) -> tuple[list[str], str]:
+def _last_cell_lines(text: str, indent: int, screen: int | None, short: bool) -> tuple[list[str], str]:
     """The lines of a row's last cell, and what stands before the second. screen: its columns, where there is one."""
     text = text.partition("\n")[0] if short else text
     if screen is None:
         return [text], ""
-    room, lines = screen - indent, _begun if short else fold
-    if room < LEAST and columns(text) > room:
-        return ["", *lines(text, screen - len(BELOW), screen - len(BELOW))], BELOW
+    room, lines = screen - indent, _first_line if short else wrap_text
+    if room < MIN_LAST_COLUMN and display_width(text) > room:
+        return ["", *lines(text, screen - len(BELOW_INDENT), screen - len(BELOW_INDENT))], BELOW_INDENT
     return lines(text, room, room), " " * indent
 
 
-def _begun(text: str, room: int, more: int) -> list[str]:
-    """The words of a text that fit on its first line; one that is longer than that stays whole, as in `fold`."""
-    if columns(text) <= room:
+def _first_line(text: str, room: int, more: int) -> list[str]:
+    """The words of a text that fit on its first line; one that is longer than that stays whole, as in `wrap_text`."""
+    if display_width(text) <= room:
         return [text]
-    first, *rest = fold(text, room - 1, more)
+    first, *rest = wrap_text(text, room - 1, more)
     return [f"{first}…" if rest else first]

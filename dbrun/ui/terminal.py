@@ -7,22 +7,21 @@ import re
 import sys
 from typing import TextIO
 
-from dbrun.columns import columns as plain_columns
-from dbrun.columns import fitting
-from dbrun.errors import WIDTH, DbrunError
-from dbrun.secrets import hidden
+from dbrun.columns import cell_width, fit_to_width
+from dbrun.errors import DEFAULT_WIDTH, DbrunError
+from dbrun.secrets import redact_secrets
 
-COLOUR = re.compile(r"\x1b\[\d*m")
+COLOUR_CODE = re.compile(r"\x1b\[\d*m")
 EXCERPT = re.compile(r"(?:\x1b\[\d*m)* +\d* \| ")
-UNIT = re.compile(r"(?<=\d) (?=(?:s|min|h|d|B|[KMGT]iB|px)\b)")
-EAST = r"\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
+SPACE_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:s|min|h|d|B|[KMGT]iB|px)\b)")
+EAST_ASIAN = r"\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
 """East Asian letters, between which a line may end."""
-ENDS = (r"[^ ]+ *| +", rf"[{EAST}] *|[^ {EAST}]+ *| +")
+WORD_PATTERNS = (r"[^ ]+ *| +", rf"[{EAST_ASIAN}] *|[^ {EAST_ASIAN}]+ *| +")
 """What a line is made of without such letters, and with them."""
-CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+STYLE_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
-def is_live(stream: TextIO) -> bool:
+def is_interactive(stream: TextIO) -> bool:
     """Whether a person watches this stream on a terminal that can redraw a line."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
@@ -31,10 +30,10 @@ def paint(text: str, style: str, stream: TextIO) -> str:
     """text in a style, if the stream is a terminal and NO_COLOR is not set."""
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
-    return f"\x1b[{CODES[style]}m{text}\x1b[0m"
+    return f"\x1b[{STYLE_CODES[style]}m{text}\x1b[0m"
 
 
-def width(stream: TextIO) -> int:
+def terminal_width(stream: TextIO) -> int:
     """Columns to write in: the terminal's, or 100 where there is none."""
     if not stream.isatty():
         return 100
@@ -48,67 +47,68 @@ def width(stream: TextIO) -> int:
         return 100
 
 
-def say(text: str, end: str = "\n", indent: int | None = None) -> None:
+def print_status(text: str, end: str = "\n", indent: int | None = None) -> None:
     """A line for people, on stderr; on a screen folded between words, by so many columns from the second line on."""
-    text = hidden(text)
+    text = redact_secrets(text)
     if sys.stderr.isatty():
-        text = "\n".join(_folded(line, width(sys.stderr), indent) for line in text.split("\n"))
+        text = "\n".join(_wrap_line(line, terminal_width(sys.stderr), indent) for line in text.split("\n"))
     print(text, file=sys.stderr, end=end, flush=True)
 
 
-def warn(text: str) -> None:
+def print_warning(text: str) -> None:
     """What is done all the same, but may not be meant."""
-    say(warning(text))
+    print_status(warning_text(text))
 
 
-def warning(text: str) -> str:
+def warning_text(text: str) -> str:
     """The words of a warning, in its colour."""
     return paint(f"warning: {text}", "yellow", sys.stderr)
 
 
-def _folded(line: str, wide: int, indent: int | None) -> str:
-    if EXCERPT.match(line) or columns(line) <= wide:
+def _wrap_line(line: str, wide: int, indent: int | None) -> str:
+    if EXCERPT.match(line) or display_width(line) <= wide:
         return line
     inner = len(line) - len(line.lstrip()) + 2 if indent is None else indent
-    first, *more = fold(line, wide, wide - inner)
+    first, *more = wrap_text(line, wide, wide - inner)
     return "\n".join([first, *(" " * inner + part for part in more)])
 
 
-def columns(text: str) -> int:
+def display_width(text: str) -> int:
     """Terminal columns of a text; East Asian characters take two, colours none."""
-    return plain_columns(COLOUR.sub("", text))
+    return cell_width(COLOUR_CODE.sub("", text))
 
 
-def fold(text: str, first: int, more: int) -> list[str]:
+def wrap_text(text: str, first: int, more: int) -> list[str]:
     """A text in lines of at most so many columns, the first and each after; numbers stay with their units.
 
     A word that is longer than a line stays whole, so that it can be copied.
     """
     lines, line, room = [], "", first
-    for word in re.findall(ENDS[max(text, default="") >= "\u2e80"], UNIT.sub("\N{NO-BREAK SPACE}", text)):
-        if line.strip() and columns((line + word).rstrip()) > room:
+    for word in re.findall(WORD_PATTERNS[max(text, default="") >= "\u2e80"],
+                           SPACE_BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", text)):
+        if line.strip() and display_width((line + word).rstrip()) > room:
             lines.append(line.rstrip())
             line, room = "", more
         line += word
     return [part.replace("\N{NO-BREAK SPACE}", " ") for part in (*lines, line.rstrip())]
 
 
-def cut(text: str, room: int) -> str:
+def truncate(text: str, room: int) -> str:
     """A text without colours, without its end where it does not fit into so many columns."""
-    return text if plain_columns(text) <= room else f"{text[:fitting(text, max(0, room - 1))].rstrip()}…"
+    return text if cell_width(text) <= room else f"{text[:fit_to_width(text, max(0, room - 1))].rstrip()}…"
 
 
-def put(text: str, end: str = "\n") -> None:
+def print_result(text: str, end: str = "\n") -> None:
     """Data that the verb was asked for, on stdout."""
-    print(hidden(text), end=end, flush=True)
+    print(redact_secrets(text), end=end, flush=True)
 
 
-def counted(number: int, noun: str, more: str = "s") -> str:
+def pluralize(number: int, noun: str, more: str = "s") -> str:
     """A number of things: 1 run, 2 runs, 10,000 pictures."""
     return f"{number:,} {noun}{'' if number == 1 else more}"
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration as people read it: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
@@ -120,7 +120,7 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def past(then: float) -> str:
+def format_age(then: float) -> str:
     """How long ago a time is, in seconds of the system's clock: in the largest unit that fits, or "now"."""
     import time
 
@@ -129,23 +129,23 @@ def past(then: float) -> str:
     return next((f"{seconds // size:.0f} {unit}" for unit, size in units if seconds >= size), "now")
 
 
-def ago(then: float) -> str:
+def format_ago(then: float) -> str:
     """The same in a sentence."""
-    return "just now" if (told := past(then)) == "now" else f"{told} ago"
+    return "just now" if (told := format_age(then)) == "now" else f"{told} ago"
 
 
-def complain(error: DbrunError) -> None:
+def print_error(error: DbrunError) -> None:
     """An error as its reader needs it: what was found, then the way out."""
-    first, *more = error.told(width(sys.stderr) if sys.stderr.isatty() else WIDTH).split("\n")
+    first, *more = error.render(terminal_width(sys.stderr) if sys.stderr.isatty() else DEFAULT_WIDTH).split("\n")
     # who stopped it knows that nothing is wrong
     stopped = error.exit_code > 128
     head = paint(first, "yellow", sys.stderr) if stopped else f"{paint('error:', 'red', sys.stderr)} {first}"
-    say("\n".join([head, *map(_coloured, more)]))
+    print_status("\n".join([head, *map(_colour_line, more)]))
     if error.fix:
-        say(f"  {paint('→', 'cyan', sys.stderr)} {error.fix}", indent=4)
+        print_status(f"  {paint('→', 'cyan', sys.stderr)} {error.fix}", indent=4)
 
 
-def _coloured(line: str) -> str:
+def _colour_line(line: str) -> str:
     """A line of an excerpt with what stands beside it dim, and the carets red; the way out with its arrow."""
     if gutter := EXCERPT.match(line):
         inside = line[gutter.end():]

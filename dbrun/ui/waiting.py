@@ -8,23 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 
-from dbrun.ui.terminal import clock, cut, is_live, paint, width
+from dbrun.ui.terminal import format_duration, is_interactive, paint, terminal_width, truncate
 
-SILENT = 2.0
+DELAY_SECONDS = 2.0
 """Seconds after which whoever watches is told."""
-EVERY = 0.5
+REFRESH_SECONDS = 0.5
 """Seconds between two looks at the clock."""
-SPARE = 4
+RIGHT_MARGIN = 4
 """Columns that the line leaves free: a terminal writes ^C there."""
 
 
 @contextmanager
-def waiting(doing: str) -> Iterator[None]:
+def show_elapsed(doing: str) -> Iterator[None]:
     """Show on a terminal what goes on inside the block, and for how long, once that takes a while; nothing elsewhere.
 
     Nothing else may be said inside: the line is taken off the screen at the end.
     """
-    if not is_live(sys.stderr):
+    if not is_interactive(sys.stderr):
         yield
         return
     over = Event()
@@ -39,13 +39,14 @@ def waiting(doing: str) -> Iterator[None]:
 
 def _show(doing: str, over: Event) -> None:
     begun = time.monotonic()
-    if over.wait(SILENT):
+    if over.wait(DELAY_SECONDS):
         return
     while True:
-        line = cut(f"{doing}  {clock(time.monotonic() - begun)}", width(sys.stderr) - SPARE)
+        line = truncate(f"{doing}  {format_duration(time.monotonic() - begun)}",
+                        terminal_width(sys.stderr) - RIGHT_MARGIN)
         sys.stderr.write(f"\r{paint(line, 'dim', sys.stderr)}\x1b[K")
         sys.stderr.flush()
-        if over.wait(EVERY):
+        if over.wait(REFRESH_SECONDS):
             break
     sys.stderr.write("\r\x1b[K")
     sys.stderr.flush()

@@ -12,16 +12,15 @@ from typing import Any
 from dbrun.errors import RecipeError, UsageError
 from dbrun.formats.base import Format, formats
 from dbrun.models.base import Family
-from dbrun.recipe.checks.suggestions import one_of
-from dbrun.safetensors_header import KEY, header
-from dbrun.safetensors_header import read as provenance
+from dbrun.recipe.checks.suggestions import join_with_or
+from dbrun.safetensors_header import METADATA_KEY, read_header, read_provenance
 
-MOST = 1000.0
+MAX_WEIGHT = 1000.0
 """The largest weight of an adapter that can be meant."""
 
 
 @dataclass(frozen=True)
-class Named:
+class AdapterFile:
     """An adapter as it was named. files: of each place that it stands in; a PEFT adapter has one a component."""
 
     place: Path
@@ -39,16 +38,16 @@ class Named:
     def document(self) -> Mapping[str, Any]:
         """The provenance that dbrun wrote into it, empty where it is another program's."""
         file = self.files[0][-1]
-        return provenance(file) if KEY in header(file).metadata else {}
+        return read_provenance(file) if METADATA_KEY in read_header(file).metadata else {}
 
     def components(self, family: Family) -> Mapping[str, tuple[str, tuple[Path, ...]]]:
         """What it holds of a family: component -> the type there, and the files. Raises RecipeError for nothing."""
         found: dict[str, tuple[str, tuple[Path, ...]]] = {}
         why: RecipeError | None = None
         for files in self.files:
-            for component in self.form.of(files, family):
+            for component in self.form.candidate_components(files, family):
                 try:
-                    found[component] = (self.form.holds(files, family, component), files)
+                    found[component] = (self.form.adapter_type(files, family, component), files)
                 except RecipeError as error:
                     why = error
         if not found:
@@ -56,12 +55,12 @@ class Named:
         return found
 
     @contextmanager
-    def laid_out(self, family: Family) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    def linked_folder(self, family: Family) -> Iterator[tuple[Path, tuple[str, ...]]]:
         """A folder in which the format's reader finds it, while this is open, and the components that are there."""
         components = self.components(family)
         with TemporaryDirectory(prefix="dbrun-") as name:
             for component, (_, files) in components.items():
-                homes = self.form.laid_out(component)
+                homes = self.form.relative_paths(component)
                 # new words are read where they lie
                 for file, home in zip(files, homes, strict=bool(homes)):
                     target = Path(name) / home
@@ -71,29 +70,29 @@ class Named:
             yield Path(name), tuple(components)
 
 
-def named(word: str) -> Named:
+def find_adapter(word: str) -> AdapterFile:
     """The adapter that a word such as `dog.safetensors`, `outputs/sks_dog` or `dog.safetensors:0.6` names."""
-    place, weight = _weighted(word)
-    for form, files in _looked_for(place):
+    place, weight = _split_weight(word)
+    for form, files in _find_in_formats(place):
         if files:
-            return Named(place, weight, form, files)
+            return AdapterFile(place, weight, form, files)
     if not place.exists():
         raise UsageError(f"{place} is not there", fix="name an adapter's file or folder, such as outputs/sks_dog")
-    asked = one_of([form.ASKED for form in formats().values() if form.ASKED])
+    asked = join_with_or([form.FILE_DESCRIPTION for form in formats().values() if form.FILE_DESCRIPTION])
     raise UsageError(f"{place} holds no adapter", fix=f"name {asked}, or a folder that `dbrun run` wrote")
 
 
-def split(words: Sequence[str]) -> tuple[tuple[Named, ...], str]:
+def split_adapters_and_prompt(words: Sequence[str]) -> tuple[tuple[AdapterFile, ...], str]:
     """The adapters and the prompt, which stands behind them. Raises UsageError where one of the two is missing."""
     if len(words) < 2:
         raise UsageError("found no prompt behind the adapter", fix='dbrun sample ADAPTER "a photo of sks dog"')
-    if _weighted(words[-1])[0].exists():
+    if _split_weight(words[-1])[0].exists():
         raise UsageError(f"found {words[-1]}, an adapter, where the prompt should stand",
                          fix='dbrun sample ADAPTER … "a photo of sks dog"')
-    return tuple(named(word) for word in words[:-1]), words[-1]
+    return tuple(find_adapter(word) for word in words[:-1]), words[-1]
 
 
-def _weighted(word: str) -> tuple[Path, float]:
+def _split_weight(word: str) -> tuple[Path, float]:
     place, colon, number = word.rpartition(":")
     if not colon or Path(word).exists():
         return Path(word), 1.0
@@ -101,18 +100,18 @@ def _weighted(word: str) -> tuple[Path, float]:
         weight = float(number)
     except ValueError:
         return Path(word), 1.0
-    if not abs(weight) <= MOST:
+    if not abs(weight) <= MAX_WEIGHT:
         raise UsageError(f"found the weight {number} for {place}", fix="write a number such as 0.6")
     return Path(place), weight
 
 
-def _looked_for(place: Path) -> Iterator[tuple[Format, tuple[tuple[Path, ...], ...]]]:
+def _find_in_formats(place: Path) -> Iterator[tuple[Format, tuple[tuple[Path, ...], ...]]]:
     """Every format, small ones of adapters first, with what it finds at a place.
 
     That is a file, its own folder, or one that holds a folder a component.
     """
     folder = place.parent if place.name == "adapter_model.safetensors" else place
-    for form in sorted(formats().values(), key=lambda form: (form.LARGE, form.CARRIES != "adapters")):
+    for form in sorted(formats().values(), key=lambda form: (form.LARGE, form.CONTENT != "adapters")):
         inner = sorted(p for home in (folder / form.NAME, folder) for p in home.glob("*") if p.is_dir())
-        found = [form.found(p) for p in (folder, *inner)]
+        found = [form.find_files(p) for p in (folder, *inner)]
         yield form, tuple(dict.fromkeys(files for files in found if files))

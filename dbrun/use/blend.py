@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dbrun.models.base import Family, Loaded
-from dbrun.use.adapter_files import Named
-from dbrun.use.trigger_words import Words
+from dbrun.use.adapter_files import AdapterFile
+from dbrun.use.trigger_words import TriggerWords
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,30 +23,30 @@ class Blend:
 
     def __init__(self, family: Family, loaded: Loaded) -> None:
         self.family, self.loaded = family, loaded
-        self.words = Words(family, loaded)
-        self._first: dict[tuple[str, str], Tensor] = {}
+        self.words = TriggerWords(family, loaded)
+        self._original: dict[tuple[str, str], Tensor] = {}
 
-    def put(self, adapters: Sequence[Named]) -> None:
+    def apply(self, adapters: Sequence[AdapterFile]) -> None:
         """Let the base be itself and these adapters, whatever stood in it before. Raises RecipeError."""
         import torch
 
-        changes = self.changed(adapters)
+        changes = self.changed_weights(adapters)
         with torch.no_grad():
             for place, new in changes.items():
-                self._first[place] = self._at(place).clone()
-                self._at(place).copy_(new)
+                self._original[place] = self._weight(place).clone()
+                self._weight(place).copy_(new)
         # last in and first out: a word makes the text encoder's table longer
-        self.words.put(adapters)
+        self.words.apply(adapters)
 
-    def changed(self, adapters: Sequence[Named]) -> dict[tuple[str, str], Tensor]:
+    def changed_weights(self, adapters: Sequence[AdapterFile]) -> dict[tuple[str, str], Tensor]:
         """(component, name of a weight) -> what it is with these adapters in it; the base is itself afterwards."""
-        self.take_out()
+        self.restore()
         changes: dict[tuple[str, str], Tensor] = {}
         for adapter in adapters:
-            with adapter.laid_out(self.family) as (folder, components):
-                for component, name, new in adapter.form.updates(folder, self.family, self.loaded, components):
+            with adapter.linked_folder(self.family) as (folder, components):
+                for component, name, new in adapter.form.changed_weights(folder, self.family, self.loaded, components):
                     place = (component, name)
-                    now = self._at(place)
+                    now = self._weight(place)
                     if len(adapters) == 1 and adapter.weight == 1:
                         changes[place] = new
                         continue
@@ -54,20 +54,21 @@ class Blend:
                     changes[place] = changes[place] + change if place in changes else now.float() + change
         return changes
 
-    def take_out(self) -> None:
+    def restore(self) -> None:
         """Let the base be itself."""
         import torch
 
-        self.words.take_out()
+        self.words.restore()
         with torch.no_grad():
-            for place, first in self._first.items():
-                self._at(place).copy_(first)
-        self._first = {}
+            for place, first in self._original.items():
+                self._weight(place).copy_(first)
+        self._original = {}
 
-    def differences(self, adapters: Sequence[Named]) -> dict[tuple[str, str], Tensor]:
+    def weight_differences(self, adapters: Sequence[AdapterFile]) -> dict[tuple[str, str], Tensor]:
         """(component, name of a weight) -> what these adapters add to it, float32."""
-        return {place: new.float() - self._at(place).float() for place, new in self.changed(adapters).items()}
+        return {place: new.float() - self._weight(place).float()
+                for place, new in self.changed_weights(adapters).items()}
 
-    def _at(self, place: tuple[str, str]) -> Tensor:
+    def _weight(self, place: tuple[str, str]) -> Tensor:
         component, name = place
         return self.family.module(self.loaded, component).get_parameter(name).data

@@ -9,124 +9,125 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from dbrun.adapters.adapter_io import Attached
+from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.errors import UsageError
 from dbrun.formats.base import Format, formats
-from dbrun.formats.merge_weights import strip
-from dbrun.safetensors_header import header
-from dbrun.use.adapter_files import Named
-from dbrun.use.bases import AtHand
+from dbrun.formats.merge_weights import remove_adapter
+from dbrun.safetensors_header import read_header
+from dbrun.use.adapter_files import AdapterFile
+from dbrun.use.bases import LocalBase
 from dbrun.use.blend import Blend
-from dbrun.use.import_adapter import recast
+from dbrun.use.import_adapter import convert_imported
 
 if TYPE_CHECKING:
     from dbrun.models.base import Loaded
 
-Adapters = Mapping[str, Attached]
-SUM = "kohya"
+Adapters = Mapping[str, ComponentAdapter]
+SUM_FORMAT = "kohya"
 """The format whose names can hold a change of any weight of a layer."""
 
 
-def opened(named: Named, base: AtHand, loaded: Loaded) -> tuple[Adapters, tuple[str, ...]]:
+def import_file(named: AdapterFile, base: LocalBase, loaded: Loaded) -> tuple[Adapters, tuple[str, ...]]:
     """What a file holds, by component, and what had to be changed about it; loaded stays bare."""
-    found: dict[str, Attached] = {}
+    found: dict[str, ComponentAdapter] = {}
     changed: list[str] = []
-    with named.laid_out(base.family) as (folder, components):
+    with named.linked_folder(base.family) as (folder, components):
         for component in components:
             try:
-                given = named.form.given(folder, base.family, loaded, component)
+                given = named.form.import_adapter(folder, base.family, loaded, component)
             finally:
                 for other in base.family.components:
-                    strip(base.family.module(loaded, other))
-            found[component], said = recast(given, base.family.module(loaded, component))
+                    remove_adapter(base.family.module(loaded, other))
+            found[component], said = convert_imported(given, base.family.module(loaded, component))
             changed += [f"{component}: {text}" for text in said]
     return found, tuple(changed)
 
 
-def lost(named: Named) -> tuple[str, ...]:
+def lost_metadata(named: AdapterFile) -> tuple[str, ...]:
     """What of a file no other format carries on."""
-    said = sorted({key for files in named.files for key in header(files[-1]).metadata} - {"format", "dbrun"})
+    said = sorted({key for files in named.files for key in read_header(files[-1]).metadata} - {"format", "dbrun"})
     shown = ", ".join(said[:4]) + (" …" if len(said) > 4 else "")
     return (f"{len(said)} entries of its metadata: {shown}",) if said else ()
 
 
-def refusals(adapters: Adapters, base: AtHand, form: Format) -> tuple[str, ...]:
+def unsupported_reasons(adapters: Adapters, base: LocalBase, form: Format) -> tuple[str, ...]:
     """Why a format cannot carry these adapters, a line a component."""
     from dbrun.adapters.base import Adapter
 
     found = []
     for component, attached in adapters.items():
         assert isinstance(attached.adapter, Adapter)
-        if why := form.refuses(base.family, component, attached.adapter):
+        if why := form.unsupported_reason(base.family, component, attached.adapter):
             found.append(f"{form.NAME}, {why.replace('`adapt.' + component + '`', 'the ' + component)}")
     return tuple(found)
 
 
-def write(adapters: Adapters, base: AtHand, form: Format, target: Path, document: Mapping[str, Any],
-          like: Sequence[Named]) -> float:
+def write_adapter_file(adapters: Adapters, base: LocalBase, form: Format, target: Path, document: Mapping[str, Any],
+                       like: Sequence[AdapterFile]) -> float:
     """Write adapters in a format to target, once its own library reads back what they predict; the difference.
 
     target: a file for a format of one file, else a folder; nothing that stands there is overwritten. like: files that
     together predict the same, read each by its own library; none where the adapters themselves are to be believed.
     """
-    if why := refusals(adapters, base, form):
-        able = [f.NAME for f in formats().values() if f.ASKED and not refusals(adapters, base, f)]
+    if why := unsupported_reasons(adapters, base, form):
+        able = [f.NAME for f in formats().values() if f.FILE_DESCRIPTION and not unsupported_reasons(adapters, base, f)]
         raise UsageError(f"it cannot be written as {why[0]}", fix=f"write --to {' or --to '.join(able)}")
 
-    def into(folder: Path, _: Loaded) -> tuple[Path, ...]:
+    def write_to(folder: Path, _: Loaded) -> tuple[Path, ...]:
         return form.write(folder, base.family, adapters, lambda: base.load(device="cpu"))
 
-    return _settle(_Made(into, adapters, tuple(adapters)), base, form, target, document, like)
+    return _write_verified(_Output(write_to, adapters, tuple(adapters)), base, form, target, document, like)
 
 
-def write_sum(parts: Sequence[Named], base: AtHand, target: Path, document: Mapping[str, Any]) -> float:
-    """Write what adapters of any type add to the base's weights, under kohya's names; as `write` otherwise."""
-    from dbrun.formats.weight_diff import write_difference
+def write_sum(parts: Sequence[AdapterFile], base: LocalBase, target: Path, document: Mapping[str, Any]) -> float:
+    """Write what adapters of any type add to the base's weights, under kohya's names;
+    as `write_adapter_file` otherwise."""
+    from dbrun.formats.weight_diff import write_weight_diff
 
-    def into(folder: Path, loaded: Loaded) -> tuple[Path, ...]:
-        differences = Blend(base.family, loaded).differences(parts)
+    def write_to(folder: Path, loaded: Loaded) -> tuple[Path, ...]:
+        differences = Blend(base.family, loaded).weight_differences(parts)
         if not differences:
             raise UsageError("they change no weight of the base, so there is nothing to write")
-        return write_difference(folder, base.family, loaded, differences)
+        return write_weight_diff(folder, base.family, loaded, differences)
 
     components = {component for part in parts for component in part.components(base.family)}
-    made = _Made(into, {}, tuple(c for c in base.family.components if c in components))
-    return _settle(made, base, formats()[SUM], target, document, parts)
+    made = _Output(write_to, {}, tuple(c for c in base.family.components if c in components))
+    return _write_verified(made, base, formats()[SUM_FORMAT], target, document, parts)
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What is written. into: writes it into a folder, over a base; adapters: those that it holds as they are."""
+class _Output:
+    """What is written. write_to: writes it into a folder, over a base; adapters: those that it holds as they are."""
 
-    into: Callable[[Path, Loaded], tuple[Path, ...]]
+    write_to: Callable[[Path, Loaded], tuple[Path, ...]]
     adapters: Adapters
     components: tuple[str, ...]
 
 
-def _settle(made: _Made, base: AtHand, form: Format, target: Path, document: Mapping[str, Any],
-            like: Sequence[Named]) -> float:
-    from dbrun.formats.roundtrip import Expected, Probe
-    from dbrun.formats.stamp import stamp
+def _write_verified(made: _Output, base: LocalBase, form: Format, target: Path, document: Mapping[str, Any],
+                    like: Sequence[AdapterFile]) -> float:
+    from dbrun.formats.roundtrip import Probe, ReferencePredictions
+    from dbrun.formats.stamp import write_provenance
 
     if target.exists():
         raise UsageError(f"{target} is there already", fix="name another with -o")
     loaded = base.load(device="cpu")
-    multiple = base.family.pixel_multiple(base.folder)
+    multiple = base.family.resolution_multiple(base.folder)
     probe = Probe("a photo", multiple * max(1, 64 // multiple))
-    bare = probe.ask(base.family, loaded)
+    bare = probe.predict(base.family, loaded)
     blend = Blend(base.family, loaded)
-    blend.put(like)
+    blend.apply(like)
     if not like:
         for component, attached in made.adapters.items():
-            attached.onto(base.family.module(loaded, component))
-    expected = Expected(bare, probe.ask(base.family, loaded), dict(made.adapters))
+            attached.attach_to(base.family.module(loaded, component))
+    expected = ReferencePredictions(bare, probe.predict(base.family, loaded), dict(made.adapters))
     with TemporaryDirectory(prefix="dbrun-") as name:
         fresh = base.load(device="cpu")
-        written = made.into(Path(name), fresh)
+        written = made.write_to(Path(name), fresh)
         form.read(Path(name), base.family, fresh, made.components)
-        difference = expected.compare(probe.ask(base.family, fresh), base.family, fresh, form, tuple(made.adapters))
+        difference = expected.compare(probe.predict(base.family, fresh), base.family, fresh, form, tuple(made.adapters))
         for path in written:
-            stamp(path, document)
+            write_provenance(path, document)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(written[0] if len(form.laid_out("denoiser")) == 1 else Path(name) / form.NAME, target)
+        shutil.move(written[0] if len(form.relative_paths("denoiser")) == 1 else Path(name) / form.NAME, target)
     return difference

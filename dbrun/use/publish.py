@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import StageFailed, UsageError
-from dbrun.resolve.hub import offline
-from dbrun.safetensors_header import RECORD
+from dbrun.resolve.hub import is_offline
+from dbrun.safetensors_header import RECORD_FILE
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
-class Parcel:
+class Upload:
     """What goes to the Hub. files: name below the folder -> size in bytes; nothing else in the folder goes."""
 
     folder: Path
@@ -26,14 +26,14 @@ class Parcel:
     files: Mapping[str, int]
 
 
-def parcel(folder: Path, repo: str, *, private: bool) -> Parcel:
+def prepare_upload(folder: Path, repo: str, *, private: bool) -> Upload:
     """The files that dbrun delivered to a folder, whole and unchanged. Raises UsageError."""
     if not REPO.fullmatch(repo):
         raise UsageError(f"found the repository {repo!r}; it is written owner/name", fix="such as me/sks-dog")
     try:
-        listed = json.loads((folder / RECORD).read_bytes())["files"]
+        listed = json.loads((folder / RECORD_FILE).read_bytes())["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{folder} holds no {RECORD}, so it is no folder that a run delivered",
+        raise UsageError(f"{folder} holds no {RECORD_FILE}, so it is no folder that a run delivered",
                          fix="name one, such as outputs/sks_dog") from error
     for name, sha256 in listed.items():
         try:
@@ -44,16 +44,16 @@ def parcel(folder: Path, repo: str, *, private: bool) -> Parcel:
         if found != sha256:
             raise UsageError(f"{folder / name} is {'missing' if found is None else 'not what was delivered'}",
                              fix="run the recipe again: its outputs are restored")
-    names = sorted([*listed, RECORD])
-    return Parcel(folder, repo, private, {name: (folder / name).stat().st_size for name in names})
+    names = sorted([*listed, RECORD_FILE])
+    return Upload(folder, repo, private, {name: (folder / name).stat().st_size for name in names})
 
 
-def send(sent: Parcel) -> str:
+def upload(sent: Upload) -> str:
     """Send it in one commit, into a repository that is made where there is none; where it can be seen.
 
     Large files that an interrupted push has brought there are not sent again. Raises StageFailed.
     """
-    if offline():
+    if is_offline():
         raise StageFailed("HF_HUB_OFFLINE is set", fix="unset it, and give the same command again")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
@@ -63,7 +63,8 @@ def send(sent: Parcel) -> str:
     api = HfApi()
     try:
         made = api.create_repo(sent.repo, repo_type="model", private=sent.private, exist_ok=True)
-        api.upload_folder(repo_id=sent.repo, folder_path=sent.folder, allow_patterns=[*map(_exactly, sent.files)],
+        api.upload_folder(repo_id=sent.repo, folder_path=sent.folder,
+                          allow_patterns=[*map(_literal_pattern, sent.files)],
                           commit_message=f"Upload {sent.folder.resolve().name}, made by dbrun")
     except LocalTokenNotFoundError as error:
         raise StageFailed("the Hub wants to know who you are", fix="hf auth login, or set HF_TOKEN") from error
@@ -74,6 +75,6 @@ def send(sent: Parcel) -> str:
     return str(made)
 
 
-def _exactly(name: str) -> str:
+def _literal_pattern(name: str) -> str:
     """The name as a pattern that hits itself only."""
     return re.sub(r"([*?[])", r"[\1]", name)

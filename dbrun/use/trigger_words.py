@@ -10,56 +10,56 @@ from typing import TYPE_CHECKING, Any
 from dbrun.errors import UsageError
 from dbrun.formats.base import Format, formats
 from dbrun.models.base import Family, Loaded
-from dbrun.safetensors_header import header
-from dbrun.use.adapter_files import Named
+from dbrun.safetensors_header import read_header
+from dbrun.use.adapter_files import AdapterFile
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Words:
+class TriggerWords:
     """The tokenizer and the table of a base in memory, and what words stand in them beside its own."""
 
     def __init__(self, family: Family, loaded: Loaded) -> None:
         self.family, self.loaded = family, loaded
-        self._first: tuple[Any, Tensor] | None = None
+        self._original: tuple[Any, Tensor] | None = None
 
-    def put(self, adapters: Sequence[Named]) -> None:
+    def apply(self, adapters: Sequence[AdapterFile]) -> None:
         """Let the base know the words of these adapters, whatever it knew before. Raises UsageError."""
-        self.take_out()
-        known = words_of(adapters, self.family)
+        self.restore()
+        known = find_words(adapters, self.family)
         if not known:
             return
-        tokenizer, table = self.loaded.pipeline.tokenizer, self._table()
-        self._first = (tokenizer, table.weight.data)
+        tokenizer, table = self.loaded.pipeline.tokenizer, self._embedding_layer()
+        self._original = (tokenizer, table.weight.data)
         self.loaded.pipeline.tokenizer = deepcopy(tokenizer)
         for place in dict.fromkeys(known.values()):
-            for component, form in _forms(self.family).items():
+            for component, form in _word_formats(self.family).items():
                 form.read(place, self.family, self.loaded, (component,))
 
-    def take_out(self) -> None:
+    def restore(self) -> None:
         """Let the base know its own words only."""
-        if self._first is None:
+        if self._original is None:
             return
-        pipeline, (tokenizer, weights) = self.loaded.pipeline, self._first
-        table = self._table()
+        pipeline, (tokenizer, weights) = self.loaded.pipeline, self._original
+        table = self._embedding_layer()
         table.weight.data, table.num_embeddings = weights, len(weights)
         pipeline.text_encoder.config.vocab_size = len(weights)
-        pipeline.tokenizer, self._first = tokenizer, None
+        pipeline.tokenizer, self._original = tokenizer, None
 
-    def _table(self) -> Any:
+    def _embedding_layer(self) -> Any:
         return self.loaded.pipeline.text_encoder.get_input_embeddings()
 
 
-def words_of(adapters: Sequence[Named], family: Family) -> Mapping[str, Path]:
+def find_words(adapters: Sequence[AdapterFile], family: Family) -> Mapping[str, Path]:
     """The new words that lie beside adapters, as prompts say them, and in which folder.
 
     Raises UsageError where two of them have one word.
     """
     known: dict[str, Path] = {}
     for place in dict.fromkeys(a.place if a.place.is_dir() else a.place.parent for a in adapters):
-        for file in (file for form in _forms(family).values() for file in form.found(place) or ()):
-            for word in header(file).tensors:
+        for file in (file for form in _word_formats(family).values() for file in form.find_files(place) or ()):
+            for word in read_header(file).tensors:
                 if other := known.get(word):
                     raise UsageError(f"{other} and {place} both have a word {word}, and a prompt can mean one of them",
                                      fix="draw one of them at a time: --each")
@@ -67,12 +67,13 @@ def words_of(adapters: Sequence[Named], family: Family) -> Mapping[str, Path]:
     return known
 
 
-def left_behind(adapters: Sequence[Named], family: Family) -> tuple[str, ...]:
+def uncarried_words(adapters: Sequence[AdapterFile], family: Family) -> tuple[str, ...]:
     """What of adapters stays in files of its own where they are written as something else, a clause each."""
     return tuple(f"the word {word}, which stays in {place}" for adapter in adapters
-                 for word, place in words_of([adapter], family).items())
+                 for word, place in find_words([adapter], family).items())
 
 
-def _forms(family: Family) -> Mapping[str, Format]:
+def _word_formats(family: Family) -> Mapping[str, Format]:
     """What carries the words that a family can learn, by their component."""
-    return {word: form for form in formats().values() for word in family.words if form.carries(family, word)}
+    return {word: form for form in formats().values()
+            for word in family.token_components if form.supports(family, word)}

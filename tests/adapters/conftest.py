@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dbrun.adapters.attach import attach, read, write
+from dbrun.adapters.attach import attach, read_weights, write_weights
 from dbrun.adapters.base import Adapter
 
 
@@ -43,13 +43,13 @@ class Worn:
     def __init__(self, adapter: Adapter, layer: nn.Module) -> None:
         self.bare, self.adapter = layer.weight.detach().clone(), adapter
         self.net = nn.Sequential(layer).eval()
-        assert adapter.misfit({"0": layer.weight.shape}) is None
+        assert adapter.layer_problem({"0": layer.weight.shape}) is None
         attach(self.net, adapter, ("0",), seed=0)
         draw = torch.Generator().manual_seed(2)
-        self.first = read(self.net)
-        write(self.net, {name: t if name.startswith("start/") else 0.3 * torch.randn(t.shape, generator=draw)
-                         for name, t in self.first.items()})
-        self.state = {name.removeprefix("0."): t.double() for name, t in read(self.net).items()}
+        self.first = read_weights(self.net)
+        write_weights(self.net, {name: t if name.startswith("start/") else 0.3 * torch.randn(t.shape, generator=draw)
+                                 for name, t in self.first.items()})
+        self.state = {name.removeprefix("0."): t.double() for name, t in read_weights(self.net).items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of the adapter's weights, by their own names."""

@@ -9,18 +9,18 @@ from tiny_steps import gone
 from tiny_training import FAMILY, digests, load
 from torch import Tensor
 
-from dbrun.adapters.adapter_io import Attached, read_artifact, write_artifact
-from dbrun.adapters.attach import attach, disabled, read
+from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters, write_adapters
+from dbrun.adapters.attach import attach, disable_adapter, read_weights
 from dbrun.adapters.embedding import Embedding
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.formats.base import formats
-from dbrun.formats.roundtrip import Expected, Probe
+from dbrun.formats.roundtrip import Probe, ReferencePredictions
 from dbrun.models.base import Loaded
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.training.loop import Settings, Trainer
-from dbrun.training.param_groups import prompts_learn
-from dbrun.training.prompt_embeds import live
+from dbrun.training.param_groups import trains_text_encoders
+from dbrun.training.prompt_embeds import live_prompts
 
 # the tiny tokenizer reads letters, so a `dog` is three tokens
 SKS = Embedding(token="<sks>", initializer="dog", vectors=3)
@@ -33,18 +33,18 @@ SETTINGS = Settings(steps=6, learning_rate=0.05, accumulation=1, max_grad_norm=1
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("embedding")
-    FAMILY.tiny(place / "base")
+    FAMILY.write_tiny_base(place / "base")
     return place
 
 
-def put(loaded: Loaded, word: Embedding = SKS) -> Attached:
+def put(loaded: Loaded, word: Embedding = SKS) -> ComponentAdapter:
     module = FAMILY.module(loaded, "trigger")
     attach(module, word, (), seed=0)
-    return Attached(word.decided(()), (), read(module))
+    return ComponentAdapter(word.resolved_for(()), (), read_weights(module))
 
 
 def trainer(loaded: Loaded) -> Trainer:
-    return Trainer(FAMILY, loaded, ("trigger",), live(FAMILY, loaded, PROMPTS), SETTINGS)
+    return Trainer(FAMILY, loaded, ("trigger",), live_prompts(FAMILY, loaded, PROMPTS), SETTINGS)
 
 
 def hidden(loaded: Loaded, prompt: str) -> Tensor:
@@ -52,9 +52,9 @@ def hidden(loaded: Loaded, prompt: str) -> Tensor:
         return FAMILY.encode_prompts(loaded, [prompt])[0]["hidden"]
 
 
-def trained(loaded: Loaded) -> Attached:
+def trained(loaded: Loaded) -> ComponentAdapter:
     first = put(loaded)
-    return replace(first, state=gone(trainer(loaded), 3).adapters()["trigger"])
+    return replace(first, state=gone(trainer(loaded), 3).adapter_states()["trigger"])
 
 
 def test_the_word_begins_as_the_one_that_it_is_like(home: Path) -> None:
@@ -85,8 +85,8 @@ def test_only_the_word_learns(home: Path) -> None:
     loaded = load(home)
     before = digests(loaded)
     first = put(loaded)
-    assert prompts_learn(FAMILY, loaded)
-    after = gone(trainer(loaded), 3).adapters()["trigger"]
+    assert trains_text_encoders(FAMILY, loaded)
+    after = gone(trainer(loaded), 3).adapter_states()["trigger"]
     assert digests(loaded) == before and list(after) == ["<sks>"]
     assert (after["<sks>"] != first.state["<sks>"]).all()
 
@@ -105,7 +105,7 @@ def test_switched_off_it_is_as_it_began(home: Path) -> None:
     put(loaded)
     began = hidden(loaded, PROMPTS[1])
     gone(trainer(loaded), 2)
-    with disabled(FAMILY.module(loaded, "trigger")):
+    with disable_adapter(FAMILY.module(loaded, "trigger")):
         assert torch.equal(hidden(loaded, PROMPTS[1]), began)
     assert not torch.allclose(hidden(loaded, PROMPTS[1]), began)
 
@@ -124,28 +124,28 @@ def test_a_resumed_training_ends_in_the_same_bits(home: Path) -> None:
 def test_it_is_kept_and_read_exactly(home: Path, tmp_path: Path) -> None:
     loaded, fresh = load(home), load(home)
     word = trained(loaded)
-    write_artifact(tmp_path, {"trigger": word})
-    back = read_artifact(tmp_path)["trigger"]
+    write_adapters(tmp_path, {"trigger": word})
+    back = read_adapters(tmp_path)["trigger"]
     assert back.adapter == SKS and back.modules == ()
-    back.onto(FAMILY.module(fresh, "trigger"))
+    back.attach_to(FAMILY.module(fresh, "trigger"))
     assert torch.equal(hidden(fresh, PROMPTS[1]), hidden(loaded, PROMPTS[1]))
 
 
 def test_diffusers_loads_the_file_and_draws_what_was_trained(home: Path, tmp_path: Path) -> None:
     loaded, theirs, form = load(home), load(home), formats()["embedding"]
-    base = PROBE.ask(FAMILY, loaded)
+    base = PROBE.predict(FAMILY, loaded)
     word = trained(loaded)
     paths = form.write(tmp_path, FAMILY, {"trigger": word}, lambda: load(home))
     assert paths == (tmp_path / "embeddings" / "sks.safetensors",)
     pipeline = theirs.pipeline
     pipeline.load_textual_inversion(str(paths[0]))
-    expected = Expected(base, PROBE.ask(FAMILY, loaded), {"trigger": word})
+    expected = ReferencePredictions(base, PROBE.predict(FAMILY, loaded), {"trigger": word})
     assert expected.effect > 0.01
-    assert expected.compare(PROBE.ask(FAMILY, theirs), FAMILY, theirs, form) == 0.0
+    assert expected.compare(PROBE.predict(FAMILY, theirs), FAMILY, theirs, form) == 0.0
     ours = FAMILY.generate(loaded, PROMPTS[1], seed=3, steps=2, guidance=4.0, resolution=32)
-    pipeline.scheduler = FAMILY.sampler(theirs)
+    pipeline.scheduler = FAMILY.sampling_scheduler(theirs)
     drawn = pipeline(PROMPTS[1], num_inference_steps=2, guidance_scale=4.0, width=32, height=32,
                      generator=torch.Generator("cpu").manual_seed(3)).images[0]
     assert drawn.tobytes() == ours.tobytes()
     with pytest.raises(StageFailed, match="ignored or changed"):
-        expected.compare(expected.trained, FAMILY, load(home), form)
+        expected.compare(expected.trained_prediction, FAMILY, load(home), form)

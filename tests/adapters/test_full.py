@@ -12,18 +12,18 @@ from tiny_training import FAMILY, PROMPTS, digests, load
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from dbrun.adapters.adapter_io import Attached, read_artifact, write_artifact
-from dbrun.adapters.attach import attach, disabled, match, read, settle, write
+from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters, write_adapters
+from dbrun.adapters.attach import attach, cast_for_inference, disable_adapter, match_layers, read_weights, write_weights
 from dbrun.adapters.base import any_adapter
 from dbrun.adapters.full import Full
 from dbrun.errors import StageFailed
 from dbrun.formats.base import formats
-from dbrun.formats.roundtrip import Expected, Probe
+from dbrun.formats.roundtrip import Probe, ReferencePredictions
 from dbrun.models.base import Loaded
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.training.loop import Settings, Trainer
-from dbrun.training.prompt_embeds import live
+from dbrun.training.prompt_embeds import live_prompts
 
 PROBE = Probe("a photo of sks dog", 32)
 SETTINGS = Settings(steps=6, learning_rate=1e-3, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
@@ -34,25 +34,25 @@ BOTH = ("denoiser", "text_encoder")
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("full")
-    FAMILY.tiny(place / "base")
+    FAMILY.write_tiny_base(place / "base")
     return place
 
 
-def put(loaded: Loaded, component: str, **changes: object) -> Attached:
+def put(loaded: Loaded, component: str, **changes: object) -> ComponentAdapter:
     adapter, module = Full.model_validate({"type": "full", **changes}), FAMILY.module(loaded, component)
-    modules = match(module, adapter.targets, adapter.layers)
+    modules = match_layers(module, adapter.targets, adapter.layer_classes)
     attach(module, adapter, modules, seed=0)
-    return Attached(adapter.decided(modules), modules, read(module))
+    return ComponentAdapter(adapter.resolved_for(modules), modules, read_weights(module))
 
 
 def trainer(loaded: Loaded, components: tuple[str, ...], **changes: object) -> Trainer:
-    return Trainer(FAMILY, loaded, components, live(FAMILY, loaded, PROMPTS), replace(SETTINGS, **changes))
+    return Trainer(FAMILY, loaded, components, live_prompts(FAMILY, loaded, PROMPTS), replace(SETTINGS, **changes))
 
 
 def ask(loaded: Loaded) -> Tensor:
     for component in BOTH:
         FAMILY.module(loaded, component).eval()
-    return PROBE.ask(FAMILY, loaded)
+    return PROBE.predict(FAMILY, loaded)
 
 
 @pytest.mark.parametrize("component", BOTH)
@@ -88,7 +88,7 @@ def test_switched_off_it_is_the_base_to_the_bit(home: Path) -> None:
     put(loaded, "denoiser")
     gone(trainer(loaded, ("denoiser",)), 2)
     trained, learnt = ask(loaded), digests(loaded)
-    with disabled(FAMILY.module(loaded, "denoiser")):
+    with disable_adapter(FAMILY.module(loaded, "denoiser")):
         assert torch.equal(ask(loaded), base) and digests(loaded) == before
     assert torch.equal(ask(loaded), trained) and digests(loaded) == learnt
 
@@ -103,7 +103,7 @@ def test_a_prediction_of_the_base_between_forward_and_backward_changes_no_gradie
         x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         loss = unet(x, torch.tensor([5]), torch.ones(1, 3, 32)).sample.square().mean()
         if between:
-            with disabled(unet), torch.no_grad():
+            with disable_adapter(unet), torch.no_grad():
                 unet(x, torch.tensor([5]), torch.ones(1, 3, 32))
         loss.backward()
         gradients.append([p.grad.clone() for p in unet.parameters()])
@@ -127,22 +127,22 @@ def test_a_resumed_training_ends_in_the_same_bits(home: Path, at: int) -> None:
 def test_it_is_saved_and_read_exactly(home: Path, tmp_path: Path) -> None:
     loaded, fresh = load(home), load(home)
     first = put(loaded, "text_encoder")
-    states = gone(trainer(loaded, ("text_encoder",)), 2).adapters()
-    write_artifact(tmp_path, {"text_encoder": Attached(first.adapter, first.modules, states["text_encoder"])})
-    back = read_artifact(tmp_path)["text_encoder"]
+    states = gone(trainer(loaded, ("text_encoder",)), 2).adapter_states()
+    write_adapters(tmp_path, {"text_encoder": ComponentAdapter(first.adapter, first.modules, states["text_encoder"])})
+    back = read_adapters(tmp_path)["text_encoder"]
     assert back.adapter == first.adapter
-    back.onto(FAMILY.module(fresh, "text_encoder"))
+    back.attach_to(FAMILY.module(fresh, "text_encoder"))
     assert torch.equal(ask(fresh), ask(loaded))
     with pytest.raises(StageFailed, match="not the weights that learn here"):
-        write(FAMILY.module(fresh, "text_encoder"), dict(list(back.state.items())[1:]))
+        write_weights(FAMILY.module(fresh, "text_encoder"), dict(list(back.state.items())[1:]))
 
 
 @pytest.mark.parametrize("component", BOTH)
 def test_its_own_class_reads_what_is_exported(home: Path, tmp_path: Path, component: str) -> None:
     loaded, fresh, form = load(home), load(home), formats()["component"]
     base, first = ask(loaded), put(loaded, component)
-    state = gone(trainer(loaded, (component,)), 2).adapters()[component]
-    trained = {component: Attached(first.adapter, first.modules, state)}
+    state = gone(trainer(loaded, (component,)), 2).adapter_states()[component]
+    trained = {component: ComponentAdapter(first.adapter, first.modules, state)}
     files = form.write(tmp_path, FAMILY, trained, lambda: load(home))
     kind, place = {"denoiser": (UNet2DConditionModel, "unet"), "text_encoder": (CLIPTextModel, "text_encoder")}[
         component]
@@ -150,7 +150,7 @@ def test_its_own_class_reads_what_is_exported(home: Path, tmp_path: Path, compon
     assert all(torch.equal(theirs.get_parameter(name), tensor) for name, tensor in state.items())
     assert files and str(home) not in (tmp_path / "component" / place / "config.json").read_text()
     assert "_name_or_path" not in json.loads((tmp_path / "component" / place / "config.json").read_text())
-    expected = Expected(base, ask(loaded), trained)
+    expected = ReferencePredictions(base, ask(loaded), trained)
     form.read(tmp_path, FAMILY, fresh, (component,))
     assert expected.compare(ask(fresh), FAMILY, fresh, form) == 0.0
     with pytest.raises(StageFailed, match="ignored or changed"):
@@ -163,7 +163,7 @@ def test_in_16_bits_it_learns_in_32_and_is_drawn_in_16(home: Path) -> None:
     trained = gone(trainer(loaded, ("denoiser",), precision="bf16"), 1)
     assert {p.dtype for p in trained.parameters} == {torch.float32}
     unet = FAMILY.module(loaded, "denoiser").eval()
-    settle(unet, torch.bfloat16)
+    cast_for_inference(unet, torch.bfloat16)
     assert {p.dtype for p in unet.parameters()} == {torch.bfloat16}
     FAMILY.generate(loaded, "a dog", seed=0, steps=1, guidance=1.0, resolution=32)
 
@@ -173,4 +173,4 @@ def test_a_recipe_can_say_it() -> None:
 
     adapter = TypeAdapter(any_adapter()).validate_python({"type": "full"})
     assert isinstance(adapter, Full) and adapter.targets == ("*",)
-    assert [fault[0] for fault in adapter.model_copy(update={"init": "x"}).faults()] == ["init"]
+    assert [fault[0] for fault in adapter.model_copy(update={"init": "x"}).field_problems()] == ["init"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dbrun.adapters.attach import attach, read, write
+from dbrun.adapters.attach import attach, read_weights, write_weights
 from dbrun.adapters.loha import LoHa
 from dbrun.adapters.lokr import LoKr
 
@@ -96,7 +96,7 @@ def test_dropout_leaves_out_a_layers_update_while_training(net, x, kind) -> None
         twin = type(net)()
         twin.load_state_dict(net.state_dict())
         attach(twin, kind(dropout=dropout), layers, seed=1)
-        write(twin, {name: torch.ones_like(t) for name, t in read(twin).items()})
+        write_weights(twin, {name: torch.ones_like(t) for name, t in read_weights(twin).items()})
         torch.manual_seed(0)
         seen = {tuple(twin.train()(x).flatten().tolist()) for _ in range(20)}
         assert len(seen) >= answers and (dropout or len(seen) == 1)
@@ -105,9 +105,9 @@ def test_dropout_leaves_out_a_layers_update_while_training(net, x, kind) -> None
 
 @pytest.mark.parametrize("kind", [loha, lokr])
 def test_a_dropout_that_may_leave_out_all_layers_is_refused(linear, kind) -> None:
-    found = kind(dropout=0.1).misfit({str(i): linear.weight.shape for i in range(8)})
+    found = kind(dropout=0.1).layer_problem({str(i): linear.weight.shape for i in range(8)})
     assert found is not None and found[0] == "dropout" and "leave out all of them" in found[1]
-    assert kind(dropout=0.1).misfit({str(i): linear.weight.shape for i in range(10)}) is None
+    assert kind(dropout=0.1).layer_problem({str(i): linear.weight.shape for i in range(10)}) is None
 
 
 def test_lokr_knows_how_peft_splits_a_side() -> None:
@@ -116,4 +116,5 @@ def test_lokr_knows_how_peft_splits_a_side() -> None:
     for factor in (None, 2, 3, 4, 5, 8, 16, 100):
         adapter = lokr(factor=factor)
         for side in (*range(1, 200), 320, 640, 768, 1280, 2560):
-            assert adapter._large(side) == factorization(side, -1 if factor is None else factor)[1], (side, factor)
+            expected = factorization(side, -1 if factor is None else factor)[1]
+            assert adapter._large_factor_side(side) == expected, (side, factor)

@@ -46,8 +46,8 @@ def test_the_angles_between_outputs_stay(worn, linear) -> None:
 
 def test_a_block_size_that_does_not_divide_is_refused_with_one_that_does(linear) -> None:
     shapes = {"down": linear.weight.shape, "up": (2, 16)}
-    assert oft(block_size=8).misfit(shapes) == (
+    assert oft(block_size=8).layer_problem(shapes) == (
         "block_size", "found 8, which does not divide the 12 inputs of `down`", "write a divisor of 4")
-    assert oft(block_size=4).misfit(shapes) is None
-    field, message, _ = oft(block_size=4).misfit({"conv": (8, 4, 3, 3)})
+    assert oft(block_size=4).layer_problem(shapes) is None
+    field, message, _ = oft(block_size=4).layer_problem({"conv": (8, 4, 3, 3)})
     assert field == "targets" and "found convolutions among its 1 layers, such as `conv`" in message

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from dbrun.adapters.adapter_io import Attached
-from dbrun.adapters.attach import attach, disabled, read
+from dbrun.adapters.adapter_io import ComponentAdapter
+from dbrun.adapters.attach import attach, disable_adapter, read_weights
 from dbrun.adapters.lora import Lora
-from dbrun.adapters.pissa import principal
+from dbrun.adapters.pissa import principal_factors
 
 CLOSE = 1e-6
 """Largest difference between a weight of size 1 as applied in 32 bits and the formula in 64; measured 1.3e-7."""
@@ -65,11 +65,11 @@ def test_pissa_begins_with_the_main_directions_and_takes_them_off(worn, linear, 
 def test_pissa_leaves_as_a_plain_lora_of_twice_the_rank(worn, linear) -> None:
     adapter = lora(start="pissa", alpha=5.0, rslora=True)
     got = worn(adapter, linear)
-    state = read(got.net)
-    config, out = adapter.exported(("0",), state)
+    state = read_weights(got.net)
+    config, out = adapter.to_peft(("0",), state)
     assert (config.r, config.use_rslora, config.use_dora, config.init_lora_weights) == (4, False, False, True)
     assert config.lora_alpha / config.r == pytest.approx(adapter.scale)
-    for tensors, scale in ((out, adapter.scale), (adapter.lora(state), 1.0)):
+    for tensors, scale in ((out, adapter.scale), (adapter.to_lora(state), 1.0)):
         assert {name: tuple(t.shape) for name, t in tensors.items()} == {
             "0.lora_A.weight": (4, 12), "0.lora_B.weight": (8, 4)}
         whole = product({name.removeprefix("0."): t.double() for name, t in tensors.items()})
@@ -82,7 +82,7 @@ def test_pissa_of_a_rank_beyond_the_layer_begins_as_the_base_and_can_learn_in_al
     plain = net(x).detach()
     attach(net, lora(rank=10, start="pissa"), ("0",), seed=1)
     torch.testing.assert_close(net(x), plain, rtol=0, atol=CLOSE)
-    state = read(net)
+    state = read_weights(net)
     assert state["0.lora_A.weight"].shape == (10, 12) and state["0.lora_A.weight"].abs().sum(1).gt(0).all()
 
 
@@ -92,7 +92,7 @@ def test_pissa_leaves_the_bases_weights_alone_and_switched_off_is_the_base(linea
     plain = net(x).detach()
     attach(net, lora(start="pissa"), ("0",), seed=1)
     assert torch.equal(net[0].get_base_layer().weight, before)
-    with disabled(net):
+    with disable_adapter(net):
         assert torch.equal(net(x), plain)
     trains = [name for name, p in net.named_parameters() if p.requires_grad]
     assert trains == ["0.lora_A.default.weight", "0.lora_B.default.weight"]
@@ -104,7 +104,7 @@ def test_main_directions_do_not_depend_on_the_thread_count() -> None:
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(principal(weight, 4))
+            found.append(principal_factors(weight, 4))
             assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(threads)
@@ -112,20 +112,20 @@ def test_main_directions_do_not_depend_on_the_thread_count() -> None:
 
 
 def test_what_is_at_its_default_leaves_the_document_as_it_was() -> None:
-    adapter = lora(alpha=2.0).decided(("0",))
-    assert adapter.document() == {"type": "lora", "rank": 2, "alpha": 2.0, "dropout": 0.0}
-    changed = lora(dora=True, rslora=True, start="pissa").document()
+    adapter = lora(alpha=2.0).resolved_for(("0",))
+    assert adapter.to_json() == {"type": "lora", "rank": 2, "alpha": 2.0, "dropout": 0.0}
+    changed = lora(dora=True, rslora=True, start="pissa").to_json()
     assert (changed["dora"], changed["rslora"], changed["start"]) == (True, True, "pissa")
 
 
 def test_pissa_goes_through_a_folder(net, x, tmp_path) -> None:
     import copy
 
-    from dbrun.adapters.adapter_io import read_artifact, write_artifact
+    from dbrun.adapters.adapter_io import read_adapters, write_adapters
 
     fresh, modules = copy.deepcopy(net), ("down.0.to_q", "down.1.to_q")
-    adapter = lora(start="pissa").decided(modules)
+    adapter = lora(start="pissa").resolved_for(modules)
     attach(net, adapter, modules, seed=1)
-    write_artifact(tmp_path, {"denoiser": Attached(adapter, modules, read(net))})
-    read_artifact(tmp_path)["denoiser"].onto(fresh)
+    write_adapters(tmp_path, {"denoiser": ComponentAdapter(adapter, modules, read_weights(net))})
+    read_adapters(tmp_path)["denoiser"].attach_to(fresh)
     assert torch.equal(fresh(x), net(x))

@@ -7,12 +7,12 @@ import pytest
 import torch
 from adapter_kinds import make, moved, put, widest
 
-from dbrun.adapters.adapter_io import Attached
+from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe
-from dbrun.formats.stamp import stamp
+from dbrun.formats.stamp import write_provenance
 from dbrun.models.base import Loaded, families
-from dbrun.use.bases import AtHand
+from dbrun.use.bases import LocalBase
 
 SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
 
@@ -26,36 +26,36 @@ class World:
     made: dict[str, Path] = field(default_factory=dict)
 
     @property
-    def at_hand(self) -> AtHand:
-        return AtHand(SD, "base", "files:0", self.home / "base", None)
+    def at_hand(self) -> LocalBase:
+        return LocalBase(SD, "base", "files:0", self.home / "base", None)
 
     def fresh(self) -> Loaded:
         self.loads += 1
         return SD.load(self.home / "base", device=torch.device("cpu"), dtype=torch.float32)
 
-    def adapters(self, kind: str, seed: int, *components: str) -> dict[str, Attached]:
+    def adapters(self, kind: str, seed: int, *components: str) -> dict[str, ComponentAdapter]:
         adapter = make(kind)
         return {c: moved(put(SD, self.fresh(), c, adapter, widest(adapter)), by=0.1, seed=seed)
                 for c in components or tuple(SD.components)}
 
-    def write(self, name: str, form: str, adapters: dict[str, Attached], document: dict | None = None) -> Path:
+    def write(self, name: str, form: str, adapters: dict[str, ComponentAdapter], document: dict | None = None) -> Path:
         """The adapters in a format, in a folder of this name; its file, or the folder for PEFT."""
         folder = self.home / name
         folder.mkdir()
         written = formats()[form].write(folder, SD, adapters, self.fresh)
         for path in written if document else ():
-            stamp(path, document)
+            write_provenance(path, document)
         return folder if form == "peft" else written[0]
 
-    def alone(self, adapters: dict[str, Attached]) -> torch.Tensor:
+    def alone(self, adapters: dict[str, ComponentAdapter]) -> torch.Tensor:
         loaded = self.fresh()
         for component, attached in adapters.items():
-            attached.onto(SD.module(loaded, component))
-        return PROBE.ask(SD, loaded)
+            attached.attach_to(SD.module(loaded, component))
+        return PROBE.predict(SD, loaded)
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> World:
     home = tmp_path_factory.mktemp("after")
-    SD.tiny(home / "base")
+    SD.write_tiny_base(home / "base")
     return World(home)

@@ -7,9 +7,9 @@ from dbrun.errors import RecipeError, UsageError
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe
 from dbrun.models.base import families
-from dbrun.use.adapter_files import Named, named, split
+from dbrun.use.adapter_files import AdapterFile, find_adapter, split_adapters_and_prompt
 from dbrun.use.blend import Blend
-from dbrun.use.sample import Wish, draw
+from dbrun.use.sample import SampleRequest, draw
 
 SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
 
@@ -21,20 +21,20 @@ def three(world):
     found = {}
     for i, (name, (kind, form)) in enumerate(taught.items()):
         adapters = world.adapters(kind, i)
-        found[name] = (named(str(world.write(name, form, adapters))), world.alone(adapters))
+        found[name] = (find_adapter(str(world.write(name, form, adapters))), world.alone(adapters))
     return found
 
 
 
 def test_each_in_turn_is_what_it_is_alone_and_the_base_comes_back_to_the_bit(world, three) -> None:
     loaded = world.fresh()
-    blend, base, loads = Blend(SD, loaded), PROBE.ask(SD, loaded), world.loads
+    blend, base, loads = Blend(SD, loaded), PROBE.predict(SD, loaded), world.loads
     for name in ("a", "b", "c", "b", "a"):
         adapter, alone = three[name]
-        blend.put([adapter])
-        assert (PROBE.ask(SD, loaded) - alone).abs().max() < 1e-4 < 1e-2 < (alone - base).abs().max()
-    blend.take_out()
-    assert torch.equal(PROBE.ask(SD, loaded), base) and world.loads == loads
+        blend.apply([adapter])
+        assert (PROBE.predict(SD, loaded) - alone).abs().max() < 1e-4 < 1e-2 < (alone - base).abs().max()
+    blend.restore()
+    assert torch.equal(PROBE.predict(SD, loaded), base) and world.loads == loads
 
 
 def test_three_adapters_in_one_process_draw_as_each_alone_over_a_base_loaded_once(world, three, monkeypatch) -> None:
@@ -42,7 +42,7 @@ def test_three_adapters_in_one_process_draw_as_each_alone_over_a_base_loaded_onc
     calls = []
     load = type(SD).load
     monkeypatch.setattr(type(SD), "load", lambda self, *a, **k: calls.append(1) or load(self, *a, **k))
-    wish = Wish("a photo of sks dog", count=2, seed=3, steps=2, guidance=2.0, resolution=32, each=True)
+    wish = SampleRequest("a photo of sks dog", count=2, seed=3, steps=2, guidance=2.0, resolution=32, each=True)
     adapters = [adapter for adapter, _ in three.values()]
     together = draw(wish, adapters, world.at_hand, world.at_hand.load(device="cpu"), lambda *_: None)
     assert len(calls) == 1 and next(iter(together)) == "base" and len(together) == 4
@@ -60,7 +60,7 @@ def test_weights_scale_the_change_and_several_are_summed(world) -> None:
     loaded = world.fresh()
     bare = {n: p.detach().clone() for n, p in loaded.pipeline.unet.named_parameters()}
     blend = Blend(SD, loaded)
-    blend.put([named(f"{paths[0]}:0.5"), named(f"{paths[1]}:-2")])
+    blend.apply([find_adapter(f"{paths[0]}:0.5"), find_adapter(f"{paths[1]}:-2")])
     half, minus = first["denoiser"], second["denoiser"]
     for name in half.modules:
         change = loaded.pipeline.unet.get_parameter(f"{name}.weight") - bare[f"{name}.weight"]
@@ -73,20 +73,20 @@ def test_a_whole_component_goes_in_and_out_as_an_adapter_does(world, three) -> N
     """Full fine-tuning beside others: its weights are swapped, by any weight, and the base is not loaded again."""
     taught = world.adapters("full", 7)
     path, alone = world.write("whole", "component", taught), world.alone(taught)
-    full = named(str(path.parents[2]))
+    full = find_adapter(str(path.parents[2]))
     assert full.form.NAME == "component" and set(full.components(SD)) == {"denoiser", "text_encoder"}
     loaded = world.fresh()
-    blend, base, loads = Blend(SD, loaded), PROBE.ask(SD, loaded), world.loads
+    blend, base, loads = Blend(SD, loaded), PROBE.predict(SD, loaded), world.loads
     for adapters, expected in (([full], alone), ([three["b"][0]], three["b"][1]), ([full], alone)):
-        blend.put(adapters)
-        assert (PROBE.ask(SD, loaded) - expected).abs().max() < 1e-4 < 1e-2 < (expected - base).abs().max()
-    blend.put([named(f"{path.parent}:0.5")])
+        blend.apply(adapters)
+        assert (PROBE.predict(SD, loaded) - expected).abs().max() < 1e-4 < 1e-2 < (expected - base).abs().max()
+    blend.apply([find_adapter(f"{path.parent}:0.5")])
     name, learnt = next(iter(taught["denoiser"].state.items()))
     first = world.fresh().pipeline.unet.get_parameter(name)
     torch.testing.assert_close(loaded.pipeline.unet.get_parameter(name), first + 0.5 * (learnt - first), rtol=0,
                                atol=1e-6)
-    blend.take_out()
-    assert torch.equal(PROBE.ask(SD, loaded), base) and world.loads == loads + 1
+    blend.restore()
+    assert torch.equal(PROBE.predict(SD, loaded), base) and world.loads == loads + 1
 
 
 def test_a_component_of_another_architecture_and_a_whole_base_are_no_adapters(world, tmp_path) -> None:
@@ -95,14 +95,14 @@ def test_a_component_of_another_architecture_and_a_whole_base_are_no_adapters(wo
     path = world.write("odd", "component", world.adapters("full", 7, "denoiser"))
     save_file({n: t for n, t in load_file(path).items() if n != "conv_in.bias"}, path)
     with pytest.raises(RecipeError, match="holds another denoiser than the base has"):
-        Blend(SD, world.fresh()).put([named(str(path.parent))])
+        Blend(SD, world.fresh()).apply([find_adapter(str(path.parent))])
     with pytest.raises(UsageError, match="holds no adapter"):
-        named(str(world.home / "base" / "unet"))
+        find_adapter(str(world.home / "base" / "unet"))
 
 
 def test_words_name_adapters_weights_and_a_prompt(world, three, tmp_path, monkeypatch) -> None:
     adapter, _ = three["a"]
-    found, prompt = split([f"{adapter.place}:0.6", str(three["c"][0].place), "a photo: of sks dog"])
+    found, prompt = split_adapters_and_prompt([f"{adapter.place}:0.6", str(three["c"][0].place), "a photo: of sks dog"])
     assert [a.weight for a in found] == [0.6, 1.0] and prompt == "a photo: of sks dog"
     assert found[0].label == "pytorch_lora_weights:0.6" and found[1].form.NAME == "peft"
     assert set(found[1].components(SD)) == {"denoiser", "text_encoder"}
@@ -112,7 +112,7 @@ def test_words_name_adapters_weights_and_a_prompt(world, three, tmp_path, monkey
                            ([str(world.home / "base"), "a dog"], "holds no adapter"),
                            ([f"{adapter.place}:1e9", "a dog"], "the weight 1e9")):
         with pytest.raises(UsageError, match=message):
-            split(words)
+            split_adapters_and_prompt(words)
 
 
 def test_an_adapter_of_another_base_is_refused_and_leaves_the_base_alone(world, tmp_path) -> None:
@@ -121,10 +121,10 @@ def test_an_adapter_of_another_base_is_refused_and_leaves_the_base_alone(world, 
     save_file({"lora_unet_mid_block_nothing.lora_down.weight": torch.ones(1, 4),
                "lora_unet_mid_block_nothing.lora_up.weight": torch.ones(4, 1)}, tmp_path / "other.safetensors")
     loaded = world.fresh()
-    base, blend = PROBE.ask(SD, loaded), Blend(SD, loaded)
-    other = named(str(tmp_path / "other.safetensors"))
-    assert isinstance(other, Named) and other.form.NAME == "kohya" and other.document == {}
+    base, blend = PROBE.predict(SD, loaded), Blend(SD, loaded)
+    other = find_adapter(str(tmp_path / "other.safetensors"))
+    assert isinstance(other, AdapterFile) and other.form.NAME == "kohya" and other.document == {}
     with pytest.raises(RecipeError, match="none of the base's denoiser"):
-        blend.put([other])
-    assert torch.equal(PROBE.ask(SD, loaded), base)
-    assert formats()["kohya"].found(tmp_path) is None
+        blend.apply([other])
+    assert torch.equal(PROBE.predict(SD, loaded), base)
+    assert formats()["kohya"].find_files(tmp_path) is None

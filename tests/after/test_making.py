@@ -9,25 +9,26 @@ from dbrun.errors import RecipeError, UsageError
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe
 from dbrun.models.base import families
-from dbrun.safetensors_header import read
-from dbrun.use.adapter_files import named
+from dbrun.safetensors_header import read_provenance
+from dbrun.use.adapter_files import find_adapter
 from dbrun.use.blend import Blend
-from dbrun.use.convert import lost, opened, write
-from dbrun.use.join_loras import concatenated, linear
+from dbrun.use.convert import import_file, lost_metadata, write_adapter_file
+from dbrun.use.join_loras import add_linear, concatenate_loras
 
 SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
 
 
 def predicted(world, path) -> torch.Tensor:
     loaded = world.fresh()
-    Blend(SD, loaded).put([named(str(path))])
-    return PROBE.ask(SD, loaded)
+    Blend(SD, loaded).apply([find_adapter(str(path))])
+    return PROBE.predict(SD, loaded)
 
 
 def converted(world, path, to, target):
-    part = named(str(path))
-    adapters, changed = opened(part, world.at_hand, world.fresh())
-    assert write(adapters, world.at_hand, formats()[to], target, {"format_version": 1, "x": "y"}, [part]) < 1e-4
+    part = find_adapter(str(path))
+    adapters, changed = import_file(part, world.at_hand, world.fresh())
+    assert write_adapter_file(adapters, world.at_hand, formats()[to], target, {"format_version": 1,
+                                                                               "x": "y"}, [part]) < 1e-4
     return adapters, changed
 
 
@@ -45,7 +46,7 @@ def test_it_predicts_the_same_in_every_format_on_the_way(world, tmp_path, kind, 
         assert (predicted(world, target) - expected).abs().max() < 1e-4
         path = target
     if path.is_file():
-        assert read(path) == {"format_version": 1, "x": "y"}
+        assert read_provenance(path) == {"format_version": 1, "x": "y"}
 
 
 def test_ranks_and_scales_that_differ_between_layers_are_evened_out_and_that_is_said(world, tmp_path) -> None:
@@ -63,18 +64,18 @@ def test_ranks_and_scales_that_differ_between_layers_are_evened_out_and_that_is_
     assert adapters["denoiser"].adapter.rank == 4
     assert any("ranks from 1 to 4 became 4" in c for c in changed) and any("alpha differs" in c for c in changed)
     assert (predicted(world, tmp_path / "ours.safetensors") - expected).abs().max() < 1e-4
-    assert lost(named(str(path))) == ("2 entries of its metadata: ss_network_dim, ss_tag_frequency",)
+    assert lost_metadata(find_adapter(str(path))) == ("2 entries of its metadata: ss_network_dim, ss_tag_frequency",)
 
 
 def test_what_a_format_cannot_carry_is_refused_with_those_that_can(world, tmp_path) -> None:
     path = world.write("lo", "kohya", world.adapters("loha", 3))
-    adapters, _ = opened(named(str(path)), world.at_hand, world.fresh())
+    adapters, _ = import_file(find_adapter(str(path)), world.at_hand, world.fresh())
     with pytest.raises(UsageError, match="LoRA only, and the denoiser is of type loha") as caught:
-        write(adapters, world.at_hand, formats()["diffusers"], tmp_path / "x.safetensors", {}, [])
+        write_adapter_file(adapters, world.at_hand, formats()["diffusers"], tmp_path / "x.safetensors", {}, [])
     assert caught.value.fix == "write --to kohya or --to peft" and not list(tmp_path.iterdir())
     (tmp_path / "x.safetensors").write_text("mine")
     with pytest.raises(UsageError, match="is there already"):
-        write(adapters, world.at_hand, formats()["kohya"], tmp_path / "x.safetensors", {}, [])
+        write_adapter_file(adapters, world.at_hand, formats()["kohya"], tmp_path / "x.safetensors", {}, [])
     assert (tmp_path / "x.safetensors").read_text() == "mine"
 
 
@@ -90,29 +91,30 @@ def pair(world):
 
 
 def test_concatenated_is_the_exact_sum(world, pair, tmp_path) -> None:
-    parts = [named(f"{path}:{weight}") for path, weight in zip(pair, (0.7, -0.5), strict=True)]
-    opens = [opened(part, world.at_hand, world.fresh())[0] for part in parts]
-    merged = {"denoiser": concatenated([(p.weight, a["denoiser"]) for p, a in zip(parts, opens, strict=True)]),
-              "text_encoder": concatenated([(0.7, opens[0]["text_encoder"])])}
+    parts = [find_adapter(f"{path}:{weight}") for path, weight in zip(pair, (0.7, -0.5), strict=True)]
+    opens = [import_file(part, world.at_hand, world.fresh())[0] for part in parts]
+    merged = {"denoiser": concatenate_loras([(p.weight, a["denoiser"]) for p, a in zip(parts, opens, strict=True)]),
+              "text_encoder": concatenate_loras([(0.7, opens[0]["text_encoder"])])}
     assert (merged["denoiser"].adapter.rank, merged["text_encoder"].adapter.rank) == (6, 4)
-    write(merged, world.at_hand, formats()["kohya"], tmp_path / "c.safetensors", {"format_version": 1}, parts)
+    write_adapter_file(merged, world.at_hand, formats()["kohya"], tmp_path / "c.safetensors", {"format_version": 1},
+                       parts)
     loaded = world.fresh()
-    Blend(SD, loaded).put(parts)
-    assert (predicted(world, tmp_path / "c.safetensors") - PROBE.ask(SD, loaded)).abs().max() < 1e-4
+    Blend(SD, loaded).apply(parts)
+    assert (predicted(world, tmp_path / "c.safetensors") - PROBE.predict(SD, loaded)).abs().max() < 1e-4
 
 
 def test_linear_is_of_the_same_rank_and_says_how_far_it_is_from_the_sum(world, pair) -> None:
-    (one, _), (two, _) = (opened(named(str(path)), world.at_hand, world.fresh()) for path in pair)
-    mixed, off = linear([(0.25, one["denoiser"]), (0.75, one["denoiser"])])
+    (one, _), (two, _) = (import_file(find_adapter(str(path)), world.at_hand, world.fresh()) for path in pair)
+    mixed, off = add_linear([(0.25, one["denoiser"]), (0.75, one["denoiser"])])
     assert mixed.adapter.rank == 4 and off > 0.3
-    same, none = linear([(1.0, one["denoiser"])])
+    same, none = add_linear([(1.0, one["denoiser"])])
     assert none < 1e-6 and same.modules == one["denoiser"].modules
     with pytest.raises(UsageError, match=r"found ranks 2, 4.*equal rank"):
-        linear([(1.0, one["denoiser"]), (1.0, two["denoiser"])])
-    dora, _ = opened(named(str(world.write("d", "kohya", world.adapters("dora", 9, "denoiser")))), world.at_hand,
-                     world.fresh())
+        add_linear([(1.0, one["denoiser"]), (1.0, two["denoiser"])])
+    dora, _ = import_file(find_adapter(str(world.write("d", "kohya", world.adapters("dora", 9, "denoiser")))),
+                          world.at_hand, world.fresh())
     with pytest.raises(UsageError, match="one of these is a DoRA"):
-        concatenated([(1.0, dora["denoiser"])])
+        concatenate_loras([(1.0, dora["denoiser"])])
 
 
 def test_a_type_that_no_recipe_has_is_named(world, tmp_path) -> None:
@@ -121,4 +123,4 @@ def test_a_type_that_no_recipe_has_is_named(world, tmp_path) -> None:
     get_peft_model(world.fresh().pipeline.unet, IA3Config(target_modules=["to_q"], feedforward_modules=[])
                    ).save_pretrained(tmp_path / "denoiser")
     with pytest.raises(RecipeError, match="type ia3, which no recipe can have"):
-        opened(named(str(tmp_path / "denoiser")), world.at_hand, world.fresh())
+        import_file(find_adapter(str(tmp_path / "denoiser")), world.at_hand, world.fresh())

@@ -12,7 +12,7 @@ from local_hub import Server, Speaker, serving
 from projects import SECRET
 
 from dbrun.errors import UsageError
-from dbrun.use.publish import parcel
+from dbrun.use.publish import prepare_upload
 
 
 class Hub(Server):
@@ -149,12 +149,12 @@ def test_a_dry_run_sends_nothing_and_public_is_asked_for(hub, delivered) -> None
 
 def test_what_is_no_whole_delivery_is_refused(delivered, tmp_path) -> None:
     with pytest.raises(UsageError, match="written owner/name"):
-        parcel(delivered, "dog", private=True)
+        prepare_upload(delivered, "dog", private=True)
     with pytest.raises(UsageError, match="no folder that a run delivered"):
-        parcel(tmp_path, "me/dog", private=True)
+        prepare_upload(tmp_path, "me/dog", private=True)
     (delivered / "kohya.safetensors").write_bytes(b"other")
     with pytest.raises(UsageError, match="not what was delivered"):
-        parcel(delivered, "me/dog", private=True)
+        prepare_upload(delivered, "me/dog", private=True)
     (delivered / "kohya.safetensors").unlink()
     with pytest.raises(UsageError, match="missing"):
-        parcel(delivered, "me/dog", private=True)
+        prepare_upload(delivered, "me/dog", private=True)

@@ -9,7 +9,7 @@ from projects import SECRET
 
 from dbrun.cli.verbs import app_for
 from dbrun.errors import DbrunError, UsageError
-from dbrun.safetensors_header import read
+from dbrun.safetensors_header import read_provenance
 
 
 def call(capsys, *words: str) -> tuple[list[str], str]:
@@ -66,11 +66,12 @@ def test_sample_draws_pictures_and_a_grid(here, capsys) -> None:
 def test_merge_and_convert_write_files_that_say_what_they_are_of(here, capsys) -> None:
     (path,), said = call(capsys, "convert", "outputs/tiny", "--to", "kohya", "-o", "ours")
     assert path == "ours.safetensors" and "read back by its own library" in said
-    assert read(here / path)["converted"] == {"from": "diffusers"} and "recipe" in read(here / path)
+    assert read_provenance(here / path)["converted"] == {"from": "diffusers"}
+    assert "recipe" in read_provenance(here / path)
     (path,), said = call(capsys, "merge", "outputs/tiny:0.7", "ours.safetensors:0.5", "-o", "both", "--to", "peft",
                          "--how", "linear")
     assert path == "both" and "away from the sum" in said
-    document = read(here / "both" / "denoiser" / "adapter_model.safetensors")
+    document = read_provenance(here / "both" / "denoiser" / "adapter_model.safetensors")
     assert [part["weight"] for part in document["merged"]["of"]] == [0.7, 0.5]
     assert document["merged"]["how"] == "linear" and len(document["merged"]["of"][0]["sha256"][0]) == 64
 
@@ -79,7 +80,7 @@ def test_merge_sums_what_is_no_lora_as_weights_and_knows_the_base_afterwards(her
     dora, target = "outputs/tiny/dora.safetensors", "outputs/tiny/sum"
     (path,), said = call(capsys, "merge", f"{dora}:0.5", "theirs.safetensors", "-o", target, "--how", "full")
     assert path == f"{target}.safetensors" and "read back by its own library" in said
-    assert read(here / path)["merged"]["how"] == "full"
+    assert read_provenance(here / path)["merged"]["how"] == "full"
     (grid,), said = call(capsys, "sample", path, "a photo of sks dog", "-n", "1", "--steps", "2",
                          "--resolution", "32")
     assert "sum over" in said and (here / grid).is_file()
@@ -99,9 +100,9 @@ def test_merge_sums_what_is_no_lora_as_weights_and_knows_the_base_afterwards(her
     (("convert", "outputs/tiny", "--to", "ckpt"), "allowed: diffusers, kohya, peft"),
     (("convert", "outputs/tiny:0.5", "--to", "kohya"), "a conversion changes none")], ids=str)
 def test_what_cannot_be_meant_is_refused_before_a_base_is_loaded(here, monkeypatch, words, error) -> None:
-    from dbrun.use.bases import AtHand
+    from dbrun.use.bases import LocalBase
 
-    monkeypatch.setattr(AtHand, "load", lambda *a, **k: pytest.fail("it loaded the base"))
+    monkeypatch.setattr(LocalBase, "load", lambda *a, **k: pytest.fail("it loaded the base"))
     with pytest.raises(DbrunError, match=error) as caught:
         app_for(words)(list(words), standalone_mode=False)
     assert isinstance(caught.value, UsageError) or caught.value.exit_code == 2

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from dbrun.adapters.adapter_io import Attached
+from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.embedding import Embedding
 from dbrun.cli.verbs import app_for
 from dbrun.errors import UsageError
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe
 from dbrun.models.base import families
-from dbrun.use.adapter_files import named
+from dbrun.use.adapter_files import find_adapter
 from dbrun.use.blend import Blend
-from dbrun.use.sample import Wish, draw
-from dbrun.use.trigger_words import left_behind, words_of
+from dbrun.use.sample import SampleRequest, draw
+from dbrun.use.trigger_words import find_words, uncarried_words
 
 SD = families()["sd"]
 PROMPT = "a photo of <sks> dog and a <zwx> car"
@@ -23,8 +23,8 @@ PROBE = Probe(PROMPT, 32)
 def word(world, name: str, token: str, seed: int, vectors: int) -> None:
     """The vectors of a new word, far from those of the base, in the folder of an adapter."""
     draw = torch.Generator().manual_seed(seed)
-    attached = Attached(Embedding(token=token, initializer="dog", vectors=vectors), (),
-                        {token: torch.randn(vectors, 32, generator=draw)})
+    attached = ComponentAdapter(Embedding(token=token, initializer="dog", vectors=vectors), (),
+                                {token: torch.randn(vectors, 32, generator=draw)})
     formats()["embedding"].write(world.home / name, SD, {"trigger": attached}, world.fresh)
 
 
@@ -36,22 +36,23 @@ def two(world):
         world.write(name, form, world.adapters(kind, 20 + i))
     word(world, "with-sks", "<sks>", 1, 2)
     word(world, "with-zwx", "<zwx>", 2, 1)
-    return {name: named(str(world.home / name)) for name in kinds}
+    return {name: find_adapter(str(world.home / name)) for name in kinds}
 
 
 def test_each_knows_its_own_word_only_and_the_base_none(world, two) -> None:
     loaded = world.fresh()
-    blend, base, table = Blend(SD, loaded), PROBE.ask(SD, loaded), loaded.pipeline.text_encoder.get_input_embeddings()
+    blend, base = Blend(SD, loaded), PROBE.predict(SD, loaded)
+    table = loaded.pipeline.text_encoder.get_input_embeddings()
     size, length = tuple(table.weight.shape), len(loaded.pipeline.tokenizer)
     for name in ("with-sks", "with-zwx", "wordless", "with-sks"):
-        blend.put([two[name]])
+        blend.apply([two[name]])
         alone = world.fresh()
-        Blend(SD, alone).put([two[name]])
-        assert torch.equal(PROBE.ask(SD, loaded), PROBE.ask(SD, alone))
+        Blend(SD, alone).apply([two[name]])
+        assert torch.equal(PROBE.predict(SD, loaded), PROBE.predict(SD, alone))
         known = {token for token in loaded.pipeline.tokenizer.get_vocab() if token in ("<sks>", "<sks>_1", "<zwx>")}
         assert known == {"with-sks": {"<sks>", "<sks>_1"}, "with-zwx": {"<zwx>"}}.get(name, set())
-    blend.take_out()
-    assert torch.equal(PROBE.ask(SD, loaded), base)
+    blend.restore()
+    assert torch.equal(PROBE.predict(SD, loaded), base)
     assert (tuple(table.weight.shape), len(loaded.pipeline.tokenizer)) == (size, length)
     assert loaded.pipeline.text_encoder.config.vocab_size == table.num_embeddings == size[0]
 
@@ -60,15 +61,15 @@ def test_it_is_what_diffusers_reads(world, two) -> None:
     theirs, ours = world.fresh(), world.fresh()
     theirs.pipeline.load_textual_inversion(str(world.home / "with-sks" / "embeddings" / "sks.safetensors"))
     theirs.pipeline.load_lora_weights(str(world.home / "with-sks"))
-    Blend(SD, ours).put([two["with-sks"]])
-    assert (PROBE.ask(SD, ours) - PROBE.ask(SD, theirs)).abs().max() < 1e-4
+    Blend(SD, ours).apply([two["with-sks"]])
+    assert (PROBE.predict(SD, ours) - PROBE.predict(SD, theirs)).abs().max() < 1e-4
     bare = world.fresh()
-    Blend(SD, bare).put([named(str(world.home / "with-sks" / "pytorch_lora_weights.safetensors"))])
-    assert torch.equal(PROBE.ask(SD, bare), PROBE.ask(SD, ours)), "its word lies beside the file, too"
+    Blend(SD, bare).apply([find_adapter(str(world.home / "with-sks" / "pytorch_lora_weights.safetensors"))])
+    assert torch.equal(PROBE.predict(SD, bare), PROBE.predict(SD, ours)), "its word lies beside the file, too"
 
 
 def test_pictures_of_two_that_are_swapped_are_those_of_each_alone(world, two, monkeypatch) -> None:
-    wish = Wish(PROMPT, count=1, seed=3, steps=2, guidance=2.0, resolution=32, each=True)
+    wish = SampleRequest(PROMPT, count=1, seed=3, steps=2, guidance=2.0, resolution=32, each=True)
     adapters = [two["with-sks"], two["with-zwx"]]
     loads, load = [], type(SD).load
     monkeypatch.setattr(type(SD), "load", lambda self, *a, **k: loads.append(1) or load(self, *a, **k))
@@ -81,16 +82,16 @@ def test_pictures_of_two_that_are_swapped_are_those_of_each_alone(world, two, mo
 
 
 def test_both_together_know_both_words_and_one_word_of_two_is_refused(world, two, tmp_path) -> None:
-    assert set(words_of([two["with-sks"], two["with-zwx"]], SD)) == {"<sks>", "<zwx>"}
+    assert set(find_words([two["with-sks"], two["with-zwx"]], SD)) == {"<sks>", "<zwx>"}
     loaded = world.fresh()
-    Blend(SD, loaded).put([two["with-sks"], two["with-zwx"]])
+    Blend(SD, loaded).apply([two["with-sks"], two["with-zwx"]])
     assert {"<sks>", "<zwx>"} <= loaded.pipeline.tokenizer.get_vocab().keys()
     world.write("also-sks", "kohya", world.adapters("lora", 25, "denoiser"))
     word(world, "also-sks", "<sks>", 5, 1)
-    other = named(str(world.home / "also-sks"))
+    other = find_adapter(str(world.home / "also-sks"))
     with pytest.raises(UsageError, match=r"both have a word <sks>.*\n.*--each"):
-        Blend(SD, world.fresh()).put([two["with-sks"], other])
-    said = left_behind([other], SD)
+        Blend(SD, world.fresh()).apply([two["with-sks"], other])
+    said = uncarried_words([other], SD)
     assert said == (f"the word <sks>, which stays in {other.place}",)
 
 
@@ -98,12 +99,12 @@ def test_a_word_alone_is_drawn_with_and_made_nothing_else_of(world, tmp_path, mo
     (world.home / "lone").mkdir(exist_ok=True)
     word(world, "lone", "<sks>", 7, 1)
     for place in ("lone", "lone/embeddings", "lone/embeddings/sks.safetensors"):
-        one = named(str(world.home / place))
+        one = find_adapter(str(world.home / place))
         assert one.form.NAME == "embedding" and set(one.components(SD)) == {"trigger"}
         loaded = world.fresh()
-        base = PROBE.ask(SD, loaded)
-        Blend(SD, loaded).put([one])
-        assert (PROBE.ask(SD, loaded) - base).abs().max() > 1e-3
+        base = PROBE.predict(SD, loaded)
+        Blend(SD, loaded).apply([one])
+        assert (PROBE.predict(SD, loaded) - base).abs().max() > 1e-3
     for words, why in ((("convert", str(one.place), "--to", "peft"), "of which no other is made"),
                        (("merge", str(one.place), "-o", str(tmp_path / "x"), "--how", "full", "--base",
                          str(world.home / "base")), "change no weight"),

@@ -3,15 +3,15 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from dbrun.config_types import union
-from dbrun.options.captions import SIDECAR, Filename, Metadata, Prompt, Shuffle, Sidecar, types
+from dbrun.config_types import tagged_union
+from dbrun.options.captions import SIDECAR, Filename, Metadata, PromptOnly, Shuffle, Sidecar, caption_sources
 
 TAGS = "sks dog, grass, sun, red ball, tree"
 
 
 def test_every_source_is_found_by_its_type() -> None:
-    adapter = TypeAdapter(union(types()))
-    for kind in (Sidecar, Metadata, Filename, Prompt):
+    adapter = TypeAdapter(tagged_union(caption_sources()))
+    for kind in (Sidecar, Metadata, Filename, PromptOnly):
         assert type(adapter.validate_python({"type": kind.NAME})) is kind
     with pytest.raises(ValidationError):
         adapter.validate_python({"type": "prompt", "template": "{caption}"})
@@ -20,7 +20,7 @@ def test_every_source_is_found_by_its_type() -> None:
 def test_a_template_stands_around_the_caption() -> None:
     worded = Sidecar(template="a photo of {trigger}, {caption}")
     assert worded.prompts(["a {dog} on grass"], "sks dog", 0) == ("a photo of sks dog, a {dog} on grass",)
-    assert worded.wants_trigger and not Sidecar(template="{caption}, good").wants_trigger
+    assert worded.needs_trigger and not Sidecar(template="{caption}, good").needs_trigger
     assert SIDECAR.prompts(["a", "b", "a"], None, 0) == ("a", "b") and SIDECAR.prompts([], None, 0) == ()
 
 
@@ -32,23 +32,24 @@ def test_a_template_that_says_something_else_is_refused(template: str) -> None:
 
 
 def test_tags_change_places_behind_those_that_are_kept() -> None:
-    orders = Shuffle(variants=6, keep=2).orders(TAGS, seed=0)
+    orders = Shuffle(variants=6, keep=2).shuffled_captions(TAGS, seed=0)
     assert orders[0] == TAGS and len(set(orders)) == 6
     for order in orders:
         tags = order.split(", ")
         assert tags[:2] == ["sks dog", "grass"] and sorted(tags) == sorted(TAGS.split(", "))
-    assert any(order.split(", ")[0] != "sks dog" for order in Shuffle(keep=0).orders(TAGS, 0))
+    assert any(order.split(", ")[0] != "sks dog" for order in Shuffle(keep=0).shuffled_captions(TAGS, 0))
 
 
 def test_orders_have_an_address() -> None:
     """The same seed and caption, the same orders; more of them begin with the fewer."""
     shuffle = Shuffle(variants=8)
-    assert shuffle.orders(TAGS, 1) == shuffle.orders(TAGS, 1) != shuffle.orders(TAGS, 2)
-    assert Shuffle(variants=12).orders(TAGS, 1)[:8] == shuffle.orders(TAGS, 1)
+    assert shuffle.shuffled_captions(TAGS, 1) == shuffle.shuffled_captions(TAGS, 1)
+    assert shuffle.shuffled_captions(TAGS, 1) != shuffle.shuffled_captions(TAGS, 2)
+    assert Shuffle(variants=12).shuffled_captions(TAGS, 1)[:8] == shuffle.shuffled_captions(TAGS, 1)
 
 
 def test_every_place_is_reached_by_every_tag() -> None:
-    first = [order.split(", ")[1] for seed in range(40) for order in Shuffle().orders(TAGS, seed)[1:]]
+    first = [order.split(", ")[1] for seed in range(40) for order in Shuffle().shuffled_captions(TAGS, seed)[1:]]
     shares = [first.count(tag) / len(first) for tag in TAGS.split(", ")[1:]]
     assert all(0.18 < share < 0.33 for share in shares), shares
 
@@ -57,7 +58,7 @@ def test_every_place_is_reached_by_every_tag() -> None:
     ("a", ",", {"a"}), ("a,b", ",", {"a, b"}), ("a, ,b,c", ",", {"a, b, c", "a, c, b"}),
     ("a|b|c", "|", {"a| b| c", "a| c| b"}), ("a b c", " ", {"a b c", "a c b"})])
 def test_there_are_no_more_orders_than_the_tags_have(caption: str, separator: str, orders: set[str]) -> None:
-    found = Shuffle(variants=8, separator=separator).orders(caption, 0)
+    found = Shuffle(variants=8, separator=separator).shuffled_captions(caption, 0)
     assert set(found) == orders and len(found) == len(orders)
 
 

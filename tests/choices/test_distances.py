@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dbrun.diffusion.process import Process
-from dbrun.options.loss_functions import MSE, AbsoluteError, Huber, types
+from dbrun.diffusion.process import DiffusionProcess
+from dbrun.options.loss_functions import MSE, AbsoluteError, Huber, loss_function_types
 
-PROCESS = Process.from_config({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"})
+PROCESS = DiffusionProcess.from_config({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"})
 T = torch.tensor([0, 250, 500, 999])
 SCHEDULES = {
     "constant": lambda delta, t, sigma: delta,
@@ -56,13 +56,13 @@ def test_huber_is_squared_for_small_and_straight_for_large_differences() -> None
 
 
 def test_without_signal_huber_has_a_delta() -> None:
-    zero = Process.from_config({"beta_schedule": "linear", "rescale_betas_zero_snr": True})
+    zero = DiffusionProcess.from_config({"beta_schedule": "linear", "rescale_betas_zero_snr": True})
     for schedule in SCHEDULES:
         delta = Huber(type="huber", schedule=schedule).deltas(torch.tensor([999]), zero).item()
         assert 0.1 <= delta < 0.11
 
 
-@pytest.mark.parametrize("kind", types(), ids=lambda k: k.NAME)
+@pytest.mark.parametrize("kind", loss_function_types(), ids=lambda k: k.NAME)
 def test_every_distance_is_computed_in_float32(kind) -> None:
     far = kind(type=kind.NAME).per_sample(torch.full((2, 4), 300.0, dtype=torch.float16), torch.zeros(2, 4), T[:2],
                                           PROCESS)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from dbrun.options.optimizers import AdamW, OptimizerChoice, types
-from dbrun.options.packages import Package
+from dbrun.options.optimizers import AdamW, OptimizerOptions, optimizer_types
+from dbrun.options.packages import OptionalPackage
 
 SETTINGS: dict[str, dict[str, object]] = {
     "adamw": {"beta1": 0.5, "beta2": 0.9, "weight_decay": 0.5, "epsilon": 1.0},
@@ -23,20 +23,20 @@ FACTORS = (0.5, 1.0, 1.0, 0.25)
 """Of the learning rate, a step each: a warm-up shows `safeguard_warmup`."""
 
 
-def needing(kind: type[OptimizerChoice]) -> type[OptimizerChoice]:
+def needing(kind: type[OptimizerOptions]) -> type[OptimizerOptions]:
     """kind, where its package is installed; else the test is skipped."""
-    if kind.PACKAGE and not kind.PACKAGE.installed:
-        pytest.skip(kind.PACKAGE.command)
+    if kind.REQUIRED_PACKAGE and not kind.REQUIRED_PACKAGE.is_installed:
+        pytest.skip(kind.REQUIRED_PACKAGE.install_command)
     return kind
 
 
-def made(kind: type[OptimizerChoice], **settings: object) -> OptimizerChoice:
+def made(kind: type[OptimizerOptions], **settings: object) -> OptimizerOptions:
     return needing(kind)(type=kind.NAME, **settings)
 
 
-def rate_of(kind: type[OptimizerChoice]) -> float:
+def rate_of(kind: type[OptimizerOptions]) -> float:
     """A learning rate that suits it."""
-    return 1.0 if kind.ONE_RATE else 0.01
+    return 1.0 if kind.SINGLE_RATE_REASON else 0.01
 
 
 def quadratic(weight: torch.Tensor) -> torch.Tensor:
@@ -44,7 +44,7 @@ def quadratic(weight: torch.Tensor) -> torch.Tensor:
     return (torch.linspace(0.5, 2.0, weight.numel()).view_as(weight) * (weight - 1.0).square()).mean() * 100
 
 
-def trained(choice: OptimizerChoice, rate: float = 0.01, factors: Sequence[float] = FACTORS,
+def trained(choice: OptimizerOptions, rate: float = 0.01, factors: Sequence[float] = FACTORS,
             shape: Sequence[int] = (64, 80)) -> torch.Tensor:
     weight = torch.nn.Parameter(torch.linspace(0.1, 0.3, shape[0] * shape[1]).view(*shape))
     optimizer = choice.build([{"params": [weight]}], rate)
@@ -55,26 +55,26 @@ def trained(choice: OptimizerChoice, rate: float = 0.01, factors: Sequence[float
         slope = torch.randn(weight.shape, generator=torch.Generator().manual_seed(step)) * 0.02
         (quadratic(weight) + (slope * weight).sum()).backward()
         optimizer.step()
-    with choice.leaving(optimizer):
+    with choice.eval_weights(optimizer):
         return weight.detach().clone()
 
 
-@pytest.mark.parametrize("kind", types(), ids=lambda k: k.NAME)
-def test_it_goes_down(kind: type[OptimizerChoice]) -> None:
+@pytest.mark.parametrize("kind", optimizer_types(), ids=lambda k: k.NAME)
+def test_it_goes_down(kind: type[OptimizerOptions]) -> None:
     start = quadratic(torch.linspace(0.1, 0.3, 64 * 80).view(64, 80))
     assert quadratic(trained(made(kind), rate_of(kind), (1.0,) * 60)) < 0.8 * start
 
 
-@pytest.mark.parametrize(("kind", "setting"), [(k, s) for k in types() for s in SETTINGS[k.NAME]],
+@pytest.mark.parametrize(("kind", "setting"), [(k, s) for k in optimizer_types() for s in SETTINGS[k.NAME]],
                          ids=lambda v: v if isinstance(v, str) else v.NAME)
-def test_every_setting_changes_the_updates(kind: type[OptimizerChoice], setting: str) -> None:
+def test_every_setting_changes_the_updates(kind: type[OptimizerOptions], setting: str) -> None:
     other = made(kind, **{setting: SETTINGS[kind.NAME][setting]})
     rate, factors = rate_of(kind), FACTORS * 5
     assert not torch.equal(trained(made(kind), rate, factors), trained(other, rate, factors))
 
 
 def test_no_optimizer_and_none_of_its_settings_is_left_out() -> None:
-    assert {kind.NAME: set(kind.model_fields) - {"type"} for kind in types()} == {
+    assert {kind.NAME: set(kind.model_fields) - {"type"} for kind in optimizer_types()} == {
         name: set(settings) for name, settings in SETTINGS.items()}
 
 
@@ -102,18 +102,18 @@ def by_package(name: str) -> Callable[..., torch.optim.Optimizer]:
 
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "adafactor", "lion", "prodigy"])
 def test_left_alone_it_is_the_packages_own(name: str) -> None:
-    class Theirs(OptimizerChoice):
+    class Theirs(OptimizerOptions):
         def build(self, groups: Any, learning_rate: float) -> torch.optim.Optimizer:
             return by_package(name)(groups, learning_rate)
 
-    kind = {k.NAME: k for k in types()}[name]
+    kind = {k.NAME: k for k in optimizer_types()}[name]
     assert torch.equal(trained(made(kind)), trained(Theirs()))
 
 
 def test_schedule_free_gives_the_average_and_goes_on_from_where_it_was() -> None:
     """The weights that leave are those of the package's eval(); those trained on come back to the bit."""
     schedulefree = pytest.importorskip("schedulefree")
-    kind = {k.NAME: k for k in types()}["adamw_schedule_free"]
+    kind = {k.NAME: k for k in optimizer_types()}["adamw_schedule_free"]
 
     def steps(weight: torch.nn.Parameter, optimizer: torch.optim.Optimizer, count: int) -> None:
         for _ in range(count):
@@ -130,7 +130,7 @@ def test_schedule_free_gives_the_average_and_goes_on_from_where_it_was() -> None
     steps(theirs, reference, 5)
     before = ours.detach().clone()
     reference.eval()
-    with choice.leaving(optimizer):
+    with choice.eval_weights(optimizer):
         assert torch.equal(ours, theirs) and not torch.equal(ours, before)
     assert torch.equal(ours, before)
     steps(ours, optimizer, 3)
@@ -152,12 +152,12 @@ def test_adamw_is_fused_on_a_gpu_and_as_ever_on_a_cpu(device: str, fused: bool |
 
 
 def test_prodigy_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    kind = {k.NAME: k for k in types()}["prodigy"]
+    kind = {k.NAME: k for k in optimizer_types()}["prodigy"]
     trained(made(kind, weight_decay=0.1))
     assert capfd.readouterr().out == ""
 
 
 def test_a_package_knows_whether_it_is_installed() -> None:
-    assert Package("torch", "torch", "x").installed
-    missing = Package("nowhere-to-be-found", "nowhere_to_be_found", "optimizers")
-    assert not missing.installed and missing.command == "pip install 'dbrun[optimizers]'"
+    assert OptionalPackage("torch", "torch", "x").is_installed
+    missing = OptionalPackage("nowhere-to-be-found", "nowhere_to_be_found", "optimizers")
+    assert not missing.is_installed and missing.install_command == "pip install 'dbrun[optimizers]'"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.optimization import get_polynomial_decay_schedule_with_warmup, get_scheduler
 
-from dbrun.options.schedules import Constant, Cosine, CosineWithRestarts, Linear, Polynomial, types
+from dbrun.options.schedules import Constant, Cosine, CosineWithRestarts, Linear, Polynomial, schedule_types
 
 NAMES = {"constant": "constant_with_warmup"}
 THEIRS = {"num_cycles": "cycles", "power": "power", "lr_end": "end"}
@@ -32,14 +32,14 @@ def test_a_schedule_is_that_of_diffusers_step_by_step(kind, settings, warmup) ->
 
 
 def test_every_schedule_is_compared() -> None:
-    assert {kind for kind, _ in CASES} == set(types())
+    assert {kind for kind, _ in CASES} == set(schedule_types())
 
 
 def test_only_schedules_without_a_horizon_may_be_lengthened() -> None:
-    for kind in types():
+    for kind in schedule_types():
         schedule = kind(type=kind.NAME, warmup_steps=2)
         same = all(schedule.factor(step, 10) == schedule.factor(step, 20) for step in range(10))
-        assert same is not kind.horizon
+        assert same is not kind.depends_on_steps
 
 
 def test_the_shapes_end_where_they_should() -> None:

@@ -5,14 +5,22 @@ import math
 import pytest
 import torch
 
-from dbrun.options.timesteps import UNIFORM, Early, Late, LogitNormal, Timesteps, Window, types
+from dbrun.options.timesteps import (
+    UNIFORM,
+    Early,
+    Late,
+    LogitNormal,
+    TimestepDistribution,
+    Window,
+    timestep_distributions,
+)
 
 COUNT, T = 20_000, 1000
 
 
-def drawn(choice: Timesteps, count: int = COUNT, timesteps: int = T) -> torch.Tensor:
+def drawn(choice: TimestepDistribution, count: int = COUNT, timesteps: int = T) -> torch.Tensor:
     generator = torch.Generator().manual_seed(5)
-    return torch.cat([choice.draw(timesteps, generator) for _ in range(count)])
+    return torch.cat([choice.sample(timesteps, generator) for _ in range(count)])
 
 
 def standard(share: float) -> float:
@@ -29,8 +37,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("choice", "distribution"), CASES, ids=lambda c: str(c) if isinstance(c, Timesteps) else "")
-def test_the_distribution_function_is_the_one_stated(choice: Timesteps, distribution) -> None:
+@pytest.mark.parametrize(("choice", "distribution"), CASES,
+                         ids=lambda c: str(c) if isinstance(c, TimestepDistribution) else "")
+def test_the_distribution_function_is_the_one_stated(choice: TimestepDistribution, distribution) -> None:
     """Kolmogorov and Smirnov: at every tenth, the share of draws below it is off by less than 1.95 / sqrt(n)."""
     t = drawn(choice)
     assert t.dtype == torch.int64 and t.min() >= 0 and t.max() < T
@@ -40,19 +49,19 @@ def test_the_distribution_function_is_the_one_stated(choice: Timesteps, distribu
 
 
 def test_every_distribution_is_tried() -> None:
-    assert {type(choice) for choice, _ in CASES} == set(types())
+    assert {type(choice) for choice, _ in CASES} == set(timestep_distributions())
 
 
 @pytest.mark.parametrize(("choice", "mean"), [(Late(type="late", strength=3.0), 0.75),
                                               (Early(type="early", strength=3.0), 0.25)])
-def test_the_mean_is_the_one_documented(choice: Timesteps, mean: float) -> None:
+def test_the_mean_is_the_one_documented(choice: TimestepDistribution, mean: float) -> None:
     assert drawn(choice).float().mean().item() / T == pytest.approx(mean, abs=0.006)
 
 
 def test_uniform_draws_what_it_always_drew() -> None:
     generator = torch.Generator().manual_seed(9)
     expected = torch.randint(1000, (1,), generator=generator)
-    assert torch.equal(UNIFORM.draw(1000, torch.Generator().manual_seed(9)), expected)
+    assert torch.equal(UNIFORM.sample(1000, torch.Generator().manual_seed(9)), expected)
 
 
 def test_a_window_holds_its_low_and_not_its_high() -> None:

@@ -8,13 +8,13 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
-from dbrun.diffusion.prediction import Prediction
-from dbrun.diffusion.process import Process
-from dbrun.options.weightings import Debiased, MinSnr, SoftMinSnr, Unweighted, Weighting, types
+from dbrun.diffusion.prediction import PredictionType
+from dbrun.diffusion.process import DiffusionProcess
+from dbrun.options.weightings import Debiased, MinSnr, SoftMinSnr, Unweighted, Weighting, weighting_types
 from dbrun.recipe.schema.objective import Objective
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-PREDICTIONS = get_args(Prediction)
+PREDICTIONS = get_args(PredictionType)
 EVERY = [Unweighted(), MinSnr(type="min_snr"), MinSnr(type="min_snr", gamma=1.0), SoftMinSnr(type="soft_min_snr"),
          SoftMinSnr(type="soft_min_snr", gamma=2.0), Debiased(type="debiased")]
 CLOSED = {
@@ -31,17 +31,17 @@ CLOSED = {
 }
 
 
-def process(prediction: str = "epsilon", **changes: object) -> Process:
-    return Process.from_config({**CONFIG, "prediction_type": prediction, **changes})
+def process(prediction: str = "epsilon", **changes: object) -> DiffusionProcess:
+    return DiffusionProcess.from_config({**CONFIG, "prediction_type": prediction, **changes})
 
 
 def test_the_closed_forms_are_for_all_of_them() -> None:
-    assert {kind.NAME for kind in types()} == {name for name, _ in CLOSED}
+    assert {kind.NAME for kind in weighting_types()} == {name for name, _ in CLOSED}
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("weighting", EVERY, ids=str)
-def test_closed_form(weighting: Weighting, prediction: Prediction) -> None:
+def test_closed_form(weighting: Weighting, prediction: PredictionType) -> None:
     t = torch.arange(1000)
     snr = process().snr(t)
     expected = [CLOSED[weighting.NAME, prediction](r, getattr(weighting, "gamma", 0)) for r in snr.tolist()]
@@ -67,7 +67,7 @@ def test_the_weighted_error_is_the_same_whatever_is_predicted(weighting: Weighti
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_scripts_rule_is_that_of_the_script(prediction: Prediction) -> None:
+def test_the_scripts_rule_is_that_of_the_script(prediction: PredictionType) -> None:
     """`base_weight` of diffusers' train_dreambooth_lora.py, with 1 added under v."""
     t = torch.arange(0, 1000, 7)
     snr = compute_snr(DDPMScheduler(**CONFIG), t)
@@ -86,12 +86,12 @@ def test_snr_is_that_of_diffusers() -> None:
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("weighting", [*EVERY, MinSnr(type="min_snr", rule="dreambooth")], ids=str)
-def test_what_needs_a_signal_says_so(weighting: Weighting, prediction: Prediction) -> None:
+def test_what_needs_a_signal_says_so(weighting: Weighting, prediction: PredictionType) -> None:
     """At a timestep without signal, every weighting that says it can do without has a finite weight; no other has."""
     last = process(prediction, rescale_betas_zero_snr=True).snr(torch.tensor([999]))
     assert last.item() == 0.0
     finite = bool(weighting.weights(last, prediction).isfinite())
-    assert finite is not weighting.needs_signal(prediction)
+    assert finite is not weighting.needs_nonzero_snr(prediction)
 
 
 def test_gamma_is_greater_than_zero() -> None:

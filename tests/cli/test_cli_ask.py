@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dbrun.cli import complete
-from dbrun.cli.verbs import HOMES, TITLES
-from dbrun.plan.doctor import checks
-from dbrun.recipe.new import starter
+from dbrun.cli.verbs import HELP_SECTIONS, VERB_MODULES
+from dbrun.plan.doctor import run_checks
+from dbrun.recipe.new import starter_recipe
 from dbrun.store.store import Store
 
 READING = {"plan": ["dog.yaml"], "status": ["dog.yaml"], "explain": ["train", "dog.yaml"], "graph": ["dog.yaml"],
@@ -27,7 +27,7 @@ OLD, NEW = "20250101-120000.000001-dog", "20250102-120000.000001-cat"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DBRUN_STORE", raising=False)
-    (tmp_path / "dog.yaml").write_text(starter("dog"))
+    (tmp_path / "dog.yaml").write_text(starter_recipe("dog"))
     return tmp_path
 
 
@@ -54,9 +54,9 @@ def test_what_people_see_holds_no_colour_where_there_is_no_terminal(folder: Path
 def test_help_names_every_verb_under_a_title_and_cuts_no_sentence_off(folder: Path) -> None:
     lines = run("--help", COLUMNS="80").stdout.splitlines()
     listed = [line.split()[0] for line in lines if re.match(r"  [a-z]+  +[A-Z]", line)]
-    assert sorted(listed) == sorted(verb for verbs in HOMES.values() for verb in verbs)
-    assert sorted(verb for verbs in TITLES.values() for verb in verbs) == sorted(listed)
-    assert all(f"{title}:" in lines for title in TITLES) and "..." not in "".join(lines).replace("[ARGS]...", "")
+    assert sorted(listed) == sorted(verb for verbs in VERB_MODULES.values() for verb in verbs)
+    assert sorted(verb for verbs in HELP_SECTIONS.values() for verb in verbs) == sorted(listed)
+    assert all(f"{title}:" in lines for title in HELP_SECTIONS) and "..." not in "".join(lines).replace("[ARGS]...", "")
     assert "<" not in run("run", "--help", COLUMNS="80").stdout, "arguments go by their names"
 
 
@@ -70,14 +70,15 @@ def test_the_lock_decides_the_exit_code(folder: Path) -> None:
 
 
 def test_a_lock_is_of_the_recipe_as_it_is_written(folder: Path) -> None:
-    (folder / "dog.yaml").write_text(starter("dog") + "profiles: {car: {subject: {images: 'embedded:zwx_car'}}}\n")
+    (folder / "dog.yaml").write_text(starter_recipe("dog")
+                                     + "profiles: {car: {subject: {images: 'embedded:zwx_car'}}}\n")
     run("lock", "dog.yaml", "train.steps=3")
     before = Path("dog.lock").read_bytes()
     for words in (["subject.images=embedded:zwx_car"], ["--profile", "car"]):
         said = run("lock", "dog.yaml", *words, check=2).stderr
         assert f"found {' '.join(words)}, with which dog.yaml points at something else, and a lock is of the" in said
         assert Path("dog.lock").read_bytes() == before
-    (folder / "dog.yaml").write_text(starter("dog").replace("sks_dog", "zwx_car"))
+    (folder / "dog.yaml").write_text(starter_recipe("dog").replace("sks_dog", "zwx_car"))
     assert "→ bring that back; or, if it is meant, dbrun lock dog.yaml" in run(
         "run", "dog.yaml", "--locked", check=3).stderr
 
@@ -126,7 +127,7 @@ def test_a_recipe_that_is_there_is_proposed_where_none_is_named(folder: Path, ve
     assert "no recipe is named; here are dog.yaml\n" in run(verb, "seed=3", check=2).stderr
     assert "no recipe is named; here are dog.yaml\n" in said and "→ name one, such as dog.yaml" in said
     (folder / "recipes").mkdir()
-    (folder / "recipes" / "cat.yaml").write_text(starter("cat"))
+    (folder / "recipes" / "cat.yaml").write_text(starter_recipe("cat"))
     assert "→ name one, such as recipes/cat.yaml" in run(verb, check=2).stderr
     (folder / "dog.yaml").unlink()
     (folder / "recipes" / "cat.yaml").unlink()
@@ -134,7 +135,7 @@ def test_a_recipe_that_is_there_is_proposed_where_none_is_named(folder: Path, ve
 
 
 def test_wrong_recipes_are_told_as_data(folder: Path) -> None:
-    (folder / "bad.yaml").write_text(starter("bad").replace("seed: 0", "sead: 0"))
+    (folder / "bad.yaml").write_text(starter_recipe("bad").replace("seed: 0", "sead: 0"))
     found = json.loads(run("validate", "dog.yaml", "bad.yaml", "--json", check=2).stdout)
     assert [file["valid"] for file in found["files"]] == [True, False]
     problem = found["files"][1]["problems"][0]
@@ -146,7 +147,7 @@ def test_wrong_recipes_are_told_as_data(folder: Path) -> None:
     (["plan", "gone.yaml"], None), (["plan", "dog.yaml", "--locked"], None), (["logs", "none"], None),
     (["plan", "--forse"], None)], ids=str)
 def test_what_fails_is_told_as_data_too(folder: Path, words: list[str], key: str | None) -> None:
-    (folder / "bad.yaml").write_text(starter("bad").replace("seed: 0", "sead: 0"))
+    (folder / "bad.yaml").write_text(starter_recipe("bad").replace("seed: 0", "sead: 0"))
     done = run(*words, "--json", check=2)
     found = json.loads(done.stdout)
     assert found["format_version"] == 1 and found["error"]["exit_code"] == 2
@@ -189,13 +190,13 @@ def test_a_version_that_nobody_knows_is_refused(folder: Path) -> None:
 def test_the_next_word_is_completed(folder: Path) -> None:
     (folder / "recipes").mkdir()
     (folder / "recipes" / "cat.yaml").touch()
-    assert complete.recipes("") == ["dog.yaml", "recipes/cat.yaml", "recipes/"]
-    assert complete.recipes("recipes/") == ["recipes/cat.yaml"]
-    assert complete.keys("train.le") == ["train.learning_rate=", "train.learning_rate=0.0001"]
-    assert complete.stages("p") == ["preprocess"]
+    assert complete.complete_recipes("") == ["dog.yaml", "recipes/cat.yaml", "recipes/"]
+    assert complete.complete_recipes("recipes/") == ["recipes/cat.yaml"]
+    assert complete.complete_keys("train.le") == ["train.learning_rate=", "train.learning_rate=0.0001"]
+    assert complete.complete_stages("p") == ["preprocess"]
     line = {"_DBRUN_COMPLETE": "complete_bash", "COMP_WORDS": "dbrun ", "COMP_CWORD": "1"}
     offered = run(**line).stdout.split()
-    assert {verb for verbs in HOMES.values() for verb in verbs} <= set(offered)
+    assert {verb for verbs in VERB_MODULES.values() for verb in verbs} <= set(offered)
 
 
 @pytest.mark.parametrize(("line", "at", "offered"), [
@@ -210,7 +211,7 @@ def test_the_next_word_is_completed(folder: Path) -> None:
     ("validate d", 2, ["dog.yaml", "device=", "device=auto", "device=cuda", "device=mps", "device=cpu"]),
     ("run dog.yaml train.st", 3, ["train.steps=", "train.steps=null"])])
 def test_bash_is_offered_what_fits(folder: Path, line: str, at: int, offered: list[str]) -> None:
-    (folder / "dog.yaml").write_text(starter("dog") + "profiles: {ci: {seed: 1}, gpu: {seed: 2}}\n")
+    (folder / "dog.yaml").write_text(starter_recipe("dog") + "profiles: {ci: {seed: 1}, gpu: {seed: 2}}\n")
     for run_id in (OLD, NEW):
         (folder / ".dbrun" / "runs" / run_id).mkdir(parents=True)
     done = run(_DBRUN_COMPLETE="complete_bash", COMP_WORDS=f"dbrun {line}", COMP_CWORD=str(at))
@@ -219,11 +220,11 @@ def test_bash_is_offered_what_fits(folder: Path, line: str, at: int, offered: li
 
 def test_the_machine_is_looked_at_without_telling_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    found = checks(Store(tmp_path / "store"))
+    found = run_checks(Store(tmp_path / "store"))
     assert "hf_secret" not in str(found)
     assert {"Hub login": "ok", "torch": "ok"}.items() <= {check.name: check.state for check in found}.items()
-    monkeypatch.setattr("dbrun.plan.doctor.full_version", lambda name: "0.1" if name == "torch" else "absent")
-    wrong = {check.name: check for check in checks(Store(tmp_path / "store")) if check.state == "bad"}
+    monkeypatch.setattr("dbrun.plan.doctor.installed_version", lambda name: "0.1" if name == "torch" else "absent")
+    wrong = {check.name: check for check in run_checks(Store(tmp_path / "store")) if check.state == "bad"}
     assert wrong["torch"].fix and wrong["torch"].fix.startswith("pip install 'torch")
     assert wrong["peft"].found == "absent"
 
@@ -268,7 +269,7 @@ def test_a_sweep_with_a_run_that_cannot_run_starts_none(folder: Path) -> None:
 
 
 def test_of_several_recipes_it_is_said_which_is_wrong(folder: Path) -> None:
-    (folder / "cat.yaml").write_text(starter("cat"))
+    (folder / "cat.yaml").write_text(starter_recipe("cat"))
     said = run("validate", "dog.yaml", "cat.yaml", "trian=3", check=2).stderr
     assert re.findall("^.*: not valid$", said, re.MULTILINE) == ["dog.yaml: not valid", "cat.yaml: not valid"]
     assert run("validate", "dog.yaml", "trian=3", check=2).stderr.startswith("error: command line: trian: ")

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.cli.sweep import MOST, Member, go_sweep, members, show_sweep, split
-from dbrun.cli.words import Asked
+from dbrun.cli.sweep import MAX_RUNS, SweepRun, plan_runs, run_sweep, show_sweep, split_values
+from dbrun.cli.words import RecipeRequest
 from dbrun.errors import DbrunError, StageFailed, UsageError
 from dbrun.plan.diff_runs import last_loss
-from dbrun.plan.estimate import amounts
+from dbrun.plan.estimate import stage_workload
 from dbrun.plan.selection import Selection
-from dbrun.recipe.new import starter
-from dbrun.recipe.text.spans import Problems
+from dbrun.recipe.new import starter_recipe
+from dbrun.recipe.text.spans import InvalidRecipe
 from dbrun.ui.sweep import results_table
-from dbrun.ui.terminal import say
+from dbrun.ui.terminal import print_status
 
 
 @pytest.fixture
-def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecipeRequest:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DBRUN_STORE", raising=False)
-    Path("dog.yaml").write_text(starter("dog"))
-    return Asked(Path("dog.yaml"))
+    Path("dog.yaml").write_text(starter_recipe("dog"))
+    return RecipeRequest(Path("dog.yaml"))
 
 
 @pytest.mark.parametrize(("text", "values"), [
@@ -33,11 +33,11 @@ def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
     ("a,,b", ["a", "", "b"]), ("", [""]),
 ])
 def test_values_lie_between_commas_outside_of_brackets_and_quotes(text: str, values: list[str]) -> None:
-    assert split(text) == values
+    assert split_values(text) == values
 
 
-def test_a_grid_counts_what_its_runs_share_once(dog: Asked, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = members(dog, ["train.steps=30,60", "adapt.denoiser.rank=4,8"], Selection())
+def test_a_grid_counts_what_its_runs_share_once(dog: RecipeRequest, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = plan_runs(dog, ["train.steps=30,60", "adapt.denoiser.rank=4,8"], Selection())
     assert [run.name for run in runs] == [
         f"dog-train.steps-{steps}-adapt.denoiser.rank-{rank}" for steps in (30, 60) for rank in (4, 8)]
     assert show_sweep(runs, as_json=True)
@@ -53,15 +53,15 @@ def test_a_grid_counts_what_its_runs_share_once(dog: Asked, capsys: pytest.Captu
     assert text.splitlines()[-1] == "4 runs: 13 stages to run instead of 24"
 
 
-def test_the_plan_of_a_sweep_tells_notes_and_estimates(dog: Asked, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = members(dog, ["train.batch_size=5,10", "adapt.denoiser.rank=4,8"], Selection())
-    within = runs[0].planned[0]
-    question = within.ask("load", {})
-    out = within.store.fresh()
+def test_the_plan_of_a_sweep_tells_notes_and_estimates(dog: RecipeRequest, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = plan_runs(dog, ["train.batch_size=5,10", "adapt.denoiser.rank=4,8"], Selection())
+    scope = runs[0].scope_and_plan[0]
+    question = scope.stage_key("load", {})
+    out = scope.store.make_temp_folder()
     (out / "base.json").write_text("{}")
-    within.store.publish("load", question.key, question.document, out, seconds=3.0, memory=1 << 20,
-                         amounts=amounts(within, "load", within.located.sources.base.folder))
-    runs = members(dog, ["train.batch_size=5,10", "adapt.denoiser.rank=4,8"], Selection(force=("load",)))
+    scope.store.publish("load", question.key, question.document, out, seconds=3.0, memory=1 << 20,
+                        amounts=stage_workload(scope, "load", scope.resolved.sources.base.folder))
+    runs = plan_runs(dog, ["train.batch_size=5,10", "adapt.denoiser.rank=4,8"], Selection(force=("load",)))
     show_sweep(runs, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["estimates"] == [{"stage": "load", "runs": [run.name for run in runs], "seconds": 3.0,
@@ -77,9 +77,9 @@ def test_the_plan_of_a_sweep_tells_notes_and_estimates(dog: Asked, capsys: pytes
     assert said.err.splitlines()[0].endswith("(batch_size=5)")
 
 
-def test_two_sweeps_share_no_folder_by_accident_and_names_stay_names(dog: Asked) -> None:
+def test_two_sweeps_share_no_folder_by_accident_and_names_stay_names(dog: RecipeRequest) -> None:
     def names(*sweeps: str) -> list[str]:
-        return [run.name for run in members(dog, sweeps, Selection())]
+        return [run.name for run in plan_runs(dog, sweeps, Selection())]
 
     assert names("train.steps=4") == ["dog-train.steps-4"]
     assert names("adapt.denoiser.alpha=4") == ["dog-adapt.denoiser.alpha-4"]
@@ -94,31 +94,31 @@ def test_two_sweeps_share_no_folder_by_accident_and_names_stay_names(dog: Asked)
     assert names(f"subject.class_prompt={long[1]}") == [every[3]], "the same values give the same folder"
 
 
-def test_all_wrong_values_are_told_at_once_and_each_once(dog: Asked) -> None:
-    with pytest.raises(Problems) as caught:
-        members(dog, ["train.steps=1,x,-3", "adapt.denoiser.rank=0,4", "images.resolution=64,63"], Selection())
+def test_all_wrong_values_are_told_at_once_and_each_once(dog: RecipeRequest) -> None:
+    with pytest.raises(InvalidRecipe) as caught:
+        plan_runs(dog, ["train.steps=1,x,-3", "adapt.denoiser.rank=0,4", "images.resolution=64,63"], Selection())
     assert [problem.message.partition(",")[0] for problem in caught.value.problems] == [
         "found '0'", "found 63", "found 'x'", "found '-3'"]
 
 
-def test_what_is_wrong_with_a_swept_key_itself_is_told_once(dog: Asked) -> None:
+def test_what_is_wrong_with_a_swept_key_itself_is_told_once(dog: RecipeRequest) -> None:
     for sweep in ("train.stepz=1,2,x", "profile=ci,gpu", "extends=a,b"):
-        with pytest.raises(Problems) as caught:
-            members(dog, [sweep, "seed=1,2"], Selection())
-        assert [problem.place.text for problem in caught.value.problems if problem.place] == [sweep]
-    with pytest.raises(Problems, match=r"a profile is named by an option(.|\n)*→ --profile NAME"):
-        members(dog, ["profile=ci,gpu"], Selection())
+        with pytest.raises(InvalidRecipe) as caught:
+            plan_runs(dog, [sweep, "seed=1,2"], Selection())
+        assert [problem.span.text for problem in caught.value.problems if problem.span] == [sweep]
+    with pytest.raises(InvalidRecipe, match=r"a profile is named by an option(.|\n)*→ --profile NAME"):
+        plan_runs(dog, ["profile=ci,gpu"], Selection())
 
 
 @pytest.mark.parametrize(("sweeps", "message"), [
     (["train.steps"], "a sweep is written key=value,value"), (["=1,2"], "a sweep is written"),
     (["train.steps=1,,2"], "a sweep is written"), (["seed=1,2", "seed=3"], "found two sweeps of seed"),
     (["train.stepz=1,2"], "unknown key"), (["train.steps=1,x"], "found 'x'"),
-    ([f"seed={','.join(map(str, range(MOST + 1)))}"], f"at most {MOST}"),
+    ([f"seed={','.join(map(str, range(MAX_RUNS + 1)))}"], f"at most {MAX_RUNS}"),
 ])
-def test_a_wrong_sweep_is_told_before_anything_runs(dog: Asked, sweeps: list[str], message: str) -> None:
+def test_a_wrong_sweep_is_told_before_anything_runs(dog: RecipeRequest, sweeps: list[str], message: str) -> None:
     with pytest.raises(DbrunError, match=message):
-        members(dog, sweeps, Selection())
+        plan_runs(dog, sweeps, Selection())
 
 
 def test_the_loss_is_that_of_the_end(tmp_path: Path) -> None:
@@ -139,13 +139,13 @@ def test_results_are_told_in_a_table() -> None:
 
 
 def test_a_free_line_stands_before_each_run_and_what_failed_is_named(
-        dog: Asked, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def failed(run: Member, selection: Selection, as_json: bool) -> tuple[None, str]:
-        say(f"{run.name} runs")
+        dog: RecipeRequest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def failed(run: SweepRun, selection: Selection, as_json: bool) -> tuple[None, str]:
+        print_status(f"{run.name} runs")
         return None, "no"
 
-    monkeypatch.setattr("dbrun.cli.sweep._outcome", failed)
-    two = members(dog, ["adapt.denoiser.rank=4,8"], Selection())
+    monkeypatch.setattr("dbrun.cli.sweep._run_one", failed)
+    two = plan_runs(dog, ["adapt.denoiser.rank=4,8"], Selection())
     with pytest.raises(StageFailed, match="2 of 2 runs failed"):
-        go_sweep(two, Selection(), as_json=False)
+        run_sweep(two, Selection(), as_json=False)
     assert capsys.readouterr().err == f"\n{two[0].name} runs\n\n{two[1].name} runs\n\n"

@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 
 from dbrun.cli.app import app
-from dbrun.cli.verbs import HOMES
+from dbrun.cli.verbs import VERB_MODULES
 
 FOLDER = Path(__file__).parents[2] / "dbrun" / "cli"
 
 
 def test_the_table_names_every_file_of_verbs() -> None:
-    assert sorted(HOMES) == sorted(p.stem for p in FOLDER.glob("*_verbs.py"))
+    assert sorted(VERB_MODULES) == sorted(p.stem for p in FOLDER.glob("*_verbs.py"))
 
 
-@pytest.mark.parametrize("file", HOMES)
+@pytest.mark.parametrize("file", VERB_MODULES)
 def test_a_file_holds_the_verbs_that_the_table_says(file: str) -> None:
     module = import_module(f"dbrun.cli.{file}")
     here = [c.name or c.callback.__name__ for c in app.registered_commands
             if c.callback.__module__ == module.__name__]
-    assert tuple(here) == HOMES[file]
+    assert tuple(here) == VERB_MODULES[file]
 
 
 def loaded(*words: str) -> tuple[int, list[str]]:
@@ -41,13 +41,13 @@ def test_a_verb_reads_its_own_file_only() -> None:
 
 
 def test_help_goes_by_its_short_name_too() -> None:
-    assert loaded("-h") == (0, list(HOMES))
+    assert loaded("-h") == (0, list(VERB_MODULES))
     assert loaded("schema", "-h") == (0, ["recipe_verbs"])
 
 
 def test_help_and_a_misspelt_verb_know_all_verbs() -> None:
-    assert loaded("--help") == (0, list(HOMES))
-    assert loaded("pln") == (2, list(HOMES))
+    assert loaded("--help") == (0, list(VERB_MODULES))
+    assert loaded("pln") == (2, list(VERB_MODULES))
 
 
 @pytest.mark.parametrize(("words", "said"), [

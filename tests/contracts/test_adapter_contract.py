@@ -21,9 +21,9 @@ from adapter_kinds import KINDS, make, moved, put, widest
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from dbrun.adapters.adapter_io import Attached, read_artifact, write_artifact
-from dbrun.adapters.attach import attach, disabled, match, read, write
-from dbrun.adapters.base import PRESETS
+from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters, write_adapters
+from dbrun.adapters.attach import attach, disable_adapter, match_layers, read_weights, write_weights
+from dbrun.adapters.base import TARGET_PRESETS
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe
 from dbrun.models.base import Loaded, families
@@ -31,7 +31,7 @@ from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.training.batches import Batch
 from dbrun.training.loop import Settings, Trainer
-from dbrun.training.prompt_embeds import live
+from dbrun.training.prompt_embeds import live_prompts
 
 FAMILY = next(family for family in families().values() if set(family.components) == {"denoiser", "text_encoder"})
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ PROMPTS = ("a photo of a dog", "a photo of sks dog")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("base") / "base"
-    FAMILY.tiny(place)
+    FAMILY.write_tiny_base(place)
     return place
 
 
@@ -61,7 +61,7 @@ def load(folder: Path) -> Loaded:
 
 
 def ask(loaded: Loaded) -> torch.Tensor:
-    return Probe("a photo of sks dog", 32).ask(FAMILY, loaded)
+    return Probe("a photo of sks dog", 32).predict(FAMILY, loaded)
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -71,7 +71,7 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> float:
 def learn(loaded: Loaded, components: tuple[str, ...], steps: int,
           precision: str = "fp32") -> dict[str, dict[str, torch.Tensor]]:
     """Train what is attached for so many steps of the one loop, with live prompts."""
-    trainer = Trainer(FAMILY, loaded, components, live(FAMILY, loaded, PROMPTS),
+    trainer = Trainer(FAMILY, loaded, components, live_prompts(FAMILY, loaded, PROMPTS),
                       replace(SETTINGS, precision=precision))
     for step in range(steps):
         draw = torch.Generator().manual_seed(step)
@@ -79,7 +79,7 @@ def learn(loaded: Loaded, components: tuple[str, ...], steps: int,
         trainer.step([Batch(x0, noise, torch.tensor([100, 900]), (1, 0), 1)])
     for component in components:
         FAMILY.module(loaded, component).eval()
-    return trainer.adapters()
+    return trainer.adapter_states()
 
 
 def digests(loaded: Loaded) -> dict[str, str]:
@@ -97,7 +97,7 @@ def digests(loaded: Loaded) -> dict[str, str]:
 class Run:
     """before, after: digests of the base around the training; base, started, trained: predictions."""
 
-    attached: Attached
+    attached: ComponentAdapter
     component: str
     loaded: Loaded
     before: dict[str, str]
@@ -118,12 +118,12 @@ def run(request: pytest.FixtureRequest, folder: Path) -> Run:
     first = put(FAMILY, loaded, component, adapter, widest(adapter))
     started = ask(loaded)
     state = learn(loaded, (component,), 2)[component]
-    return Run(Attached(first.adapter, first.modules, state), component, loaded, before, digests(loaded), base,
+    return Run(ComponentAdapter(first.adapter, first.modules, state), component, loaded, before, digests(loaded), base,
                started, ask(loaded))
 
 
 def pissa(run: Run) -> bool:
-    return run.attached.adapter.start_config(run.attached.modules) is not None
+    return run.attached.adapter.frozen_peft_config(run.attached.modules) is not None
 
 
 def test_it_starts_as_the_base(run: Run) -> None:
@@ -140,17 +140,18 @@ def test_training_changes_its_own_weights_and_no_others(run: Run, folder: Path) 
 
 
 def test_it_is_saved_and_read_exactly(run: Run, folder: Path, tmp_path: Path) -> None:
-    write_artifact(tmp_path, {run.component: run.attached})
-    back, fresh = read_artifact(tmp_path)[run.component], load(folder)
+    write_adapters(tmp_path, {run.component: run.attached})
+    back, fresh = read_adapters(tmp_path)[run.component], load(folder)
     assert back.adapter == run.attached.adapter
-    back.onto(FAMILY.module(fresh, run.component))
+    back.attach_to(FAMILY.module(fresh, run.component))
     assert torch.equal(ask(fresh), run.trained)
-    assert all(torch.equal(t, run.attached.state[n]) for n, t in read(FAMILY.module(fresh, run.component)).items())
+    assert all(torch.equal(t, run.attached.state[n])
+               for n, t in read_weights(FAMILY.module(fresh, run.component)).items())
 
 
 def test_merged_is_attached(run: Run, folder: Path) -> None:
     fresh = load(folder)
-    run.attached.onto(FAMILY.module(fresh, run.component))
+    run.attached.attach_to(FAMILY.module(fresh, run.component))
     for layer in FAMILY.module(fresh, run.component).modules():
         if isinstance(layer, BaseTunerLayer):
             layer.merge()
@@ -174,7 +175,7 @@ def by_peft(loaded: Loaded, folder: Path, *components: str) -> torch.Tensor:
 def test_switched_off_it_is_the_base_and_switched_on_it_trains_as_before(run: Run) -> None:
     module = FAMILY.module(run.loaded, run.component)
     trains = [p.requires_grad for p in module.parameters()]
-    with disabled(module):
+    with disable_adapter(module):
         assert torch.equal(ask(run.loaded), run.base)
     assert torch.equal(ask(run.loaded), run.trained)
     assert [p.requires_grad for p in module.parameters()] == trains
@@ -189,7 +190,7 @@ def test_every_pair_of_types_trains_together_and_is_read_exactly(folder: Path, t
     first = {"denoiser": put(FAMILY, loaded, "denoiser", make(on_denoiser), "all"),
              "text_encoder": put(FAMILY, loaded, "text_encoder", make(on_text), "attention+ff")}
     states = learn(loaded, tuple(first), 3)
-    trained = {name: Attached(a.adapter, a.modules, states[name]) for name, a in first.items()}
+    trained = {name: ComponentAdapter(a.adapter, a.modules, states[name]) for name, a in first.items()}
     formats()["peft"].write(tmp_path, FAMILY, trained, lambda: load(folder))
     assert torch.equal(by_peft(load(folder), tmp_path, *first), ask(loaded))
     assert apart(by_peft(load(folder), tmp_path, "denoiser"), ask(loaded)) > 1e-4
@@ -201,23 +202,23 @@ def test_every_pair_of_types_trains_together_and_is_read_exactly(folder: Path, t
 def test_every_preset_that_it_can_carry_learns(folder: Path, kind: str) -> None:
     adapter, bare = make(kind), load(folder)
     base, denoiser = ask(bare), bare.pipeline.unet
-    for preset in PRESETS[:PRESETS.index(widest(adapter)) + 1]:
+    for preset in TARGET_PRESETS[:TARGET_PRESETS.index(widest(adapter)) + 1]:
         bare.pipeline.unet = copy.deepcopy(denoiser)
-        write(bare.pipeline.unet, moved(put(FAMILY, bare, "denoiser", adapter, preset), by=0.1).state)
+        write_weights(bare.pipeline.unet, moved(put(FAMILY, bare, "denoiser", adapter, preset), by=0.1).state)
         assert apart(ask(bare), base) > 1e-2
 
 
 @EVERY
 def test_its_first_weights_have_an_address(folder: Path, kind: str) -> None:
     module = FAMILY.module(load(folder), "denoiser")
-    modules = match(module, FAMILY.presets["denoiser"]["attention"])
+    modules = match_layers(module, FAMILY.target_presets["denoiser"]["attention"])
     states = []
     for seed in (4, 4, 5):
         twin = copy.deepcopy(module)
         before = torch.get_rng_state()
         attach(twin, make(kind), modules, seed=seed)
         assert torch.equal(before, torch.get_rng_state())
-        states.append(read(twin))
+        states.append(read_weights(twin))
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
     assert any(not torch.equal(states[0][k], states[2][k]) for k in states[0]) == (kind not in UNSEEDED)
 
@@ -225,8 +226,8 @@ def test_its_first_weights_have_an_address(folder: Path, kind: str) -> None:
 @EVERY
 def test_its_document_names_its_type_and_is_read_back(kind: str) -> None:
     adapter: Any = make(kind)
-    assert type(adapter).model_validate({**adapter.document(), "targets": adapter.targets}) == adapter
-    assert adapter.document()["type"] == adapter.NAME
+    assert type(adapter).model_validate({**adapter.to_json(), "targets": adapter.targets}) == adapter
+    assert adapter.to_json()["type"] == adapter.NAME
 
 
 @EVERY

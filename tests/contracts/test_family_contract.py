@@ -10,14 +10,14 @@ import torch
 from PIL.Image import Image
 from PIL.Image import new as new_picture
 
-from dbrun.adapters.adapter_io import Attached
-from dbrun.adapters.attach import attach, match, read
-from dbrun.adapters.base import PRESETS
+from dbrun.adapters.adapter_io import ComponentAdapter
+from dbrun.adapters.attach import attach, match_layers, read_weights
+from dbrun.adapters.base import TARGET_PRESETS
 from dbrun.adapters.lora import Lora
 from dbrun.errors import Interrupted, RecipeError
 from dbrun.formats.base import formats
-from dbrun.models.base import Drawn, Family, Loaded, Randn, families
-from dbrun.models.prompt_length import cuts, may_be_cut, tokenizer_of
+from dbrun.models.base import CleanBatch, Family, Loaded, Randn, families
+from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_truncated
 from dbrun.recipe.schema.model import Adapt
 
 FAMILIES = families()
@@ -29,9 +29,9 @@ def load(family: Family, folder: Path) -> Loaded:
     return family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
 
 
-def drawn(family: Family, loaded: Loaded, count: int, side: int) -> Drawn:
+def drawn(family: Family, loaded: Loaded, count: int, side: int) -> CleanBatch:
     pixels = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return family.draw(loaded, family.encode_images(loaded, pixels), zeros(count), family.class_labels[0])
+    return family.sample_x0(loaded, family.encode_images(loaded, pixels), zeros(count), family.class_labels[0])
 
 
 def zeros(count: int) -> Randn:
@@ -42,7 +42,7 @@ def zeros(count: int) -> Randn:
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     family = FAMILIES[request.param]
     folder = tmp_path_factory.mktemp("family") / request.param
-    family.tiny(folder)
+    family.write_tiny_base(folder)
     return family, folder, load(family, folder)
 
 
@@ -53,26 +53,26 @@ def fresh(case: Case) -> Case:
 
 
 def side_of(family: Family, folder: Path) -> int:
-    multiple = family.pixel_multiple(folder)
+    multiple = family.resolution_multiple(folder)
     return multiple * max(1, 32 // multiple)
 
 
 def beginning(family: Family, folder: Path) -> dict[str, Any]:
     side = side_of(family, folder)
-    start = new_picture("RGB", (side // family.enlarges,) * 2, "teal") if family.enlarges > 1 else None
-    return {"resolution": side, "start": start}
+    start = new_picture("RGB", (side // family.upscale_factor,) * 2, "teal") if family.upscale_factor > 1 else None
+    return {"resolution": side, "start_image": start}
 
 
 def test_tiny_has_the_folders_and_the_class_it_says(case: Case) -> None:
     family, folder, _ = case
-    assert json.loads((folder / "model_index.json").read_text())["_class_name"] in family.pipelines
-    assert all((folder / name).is_dir() for name in family.folders)
+    assert json.loads((folder / "model_index.json").read_text())["_class_name"] in family.pipeline_classes
+    assert all((folder / name).is_dir() for name in family.subfolders)
 
 
 def test_tiny_is_the_same_each_time_and_leaves_the_global_random_state(case: Case, tmp_path: Path) -> None:
     family, folder, _ = case
     before = torch.get_rng_state()
-    family.tiny(tmp_path)
+    family.write_tiny_base(tmp_path)
     assert torch.equal(before, torch.get_rng_state())
     for path in folder.rglob("*.safetensors"):
         digests = {hashlib.sha256(p.read_bytes()).digest() for p in (path, tmp_path / path.relative_to(folder))}
@@ -82,8 +82,8 @@ def test_tiny_is_the_same_each_time_and_leaves_the_global_random_state(case: Cas
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_tiny_predicts_what_was_asked_for(case: Case, tmp_path: Path, prediction: str) -> None:
     family, _, _ = case
-    family.tiny(tmp_path, prediction=prediction)
-    assert family.process(load(family, tmp_path)).prediction == prediction
+    family.write_tiny_base(tmp_path, prediction=prediction)
+    assert family.diffusion_process(load(family, tmp_path)).prediction == prediction
 
 
 def test_the_base_is_frozen_and_in_eval_mode(fresh: Case) -> None:
@@ -99,23 +99,23 @@ def test_denoiser_comes_first(case: Case) -> None:
 
 def test_pictures_become_latents_that_the_denoiser_takes(case: Case) -> None:
     family, folder, loaded = case
-    x0, hints = drawn(family, loaded, 2, side_of(family, folder))
+    x0, extra_conditions = drawn(family, loaded, 2, side_of(family, folder))
     assert x0.ndim == 4 and x0.dtype == torch.float32
     noise, t = torch.ones_like(x0), torch.tensor([3, 700])
-    condition = {**family.collate(family.encode_prompts(loaded, PROMPTS[:2])), **hints}
-    pred = family.predict(loaded, family.process(loaded).add_noise(x0, noise, t), t, condition)
+    condition = {**family.collate_conditions(family.encode_prompts(loaded, PROMPTS[:2])), **extra_conditions}
+    pred = family.predict(loaded, family.diffusion_process(loaded).add_noise(x0, noise, t), t, condition)
     assert pred.shape == x0.shape and bool(pred.isfinite().all())
 
 
 def test_a_picture_that_is_no_square_goes_through_in_its_own_shape(case: Case) -> None:
     """As aspect-ratio buckets want it: sides of any multiple, the two different."""
     family, folder, loaded = case
-    multiple = family.pixel_multiple(folder)
+    multiple = family.resolution_multiple(folder)
     width, height = side_of(family, folder) + multiple, side_of(family, folder)
     stored = family.encode_images(loaded, torch.zeros(2, 3, height, width))
-    x0, hints = family.draw(loaded, stored, zeros(2), family.class_labels[0])
+    x0, extra_conditions = family.sample_x0(loaded, stored, zeros(2), family.class_labels[0])
     assert x0.shape[-2:] == stored.shape[-2:] and x0.shape[-1] * height == x0.shape[-2] * width
-    condition = {**family.collate(family.encode_prompts(loaded, PROMPTS[:2])), **hints}
+    condition = {**family.collate_conditions(family.encode_prompts(loaded, PROMPTS[:2])), **extra_conditions}
     pred = family.predict(loaded, x0, torch.tensor([3, 700]), condition)
     assert pred.shape == x0.shape and bool(pred.isfinite().all())
 
@@ -125,10 +125,11 @@ def test_all_chance_in_a_draw_comes_from_randn(case: Case) -> None:
     stored = family.encode_images(loaded, torch.zeros(2, 3, *[side_of(family, folder)] * 2))
     assert len(stored) == 2 and stored.dtype == torch.float32
     before = torch.get_rng_state()
-    first, again = (family.draw(loaded, stored, zeros(2), family.class_labels[0]) for _ in range(2))
+    first, again = (family.sample_x0(loaded, stored, zeros(2), family.class_labels[0]) for _ in range(2))
     assert torch.equal(before, torch.get_rng_state())
-    assert torch.equal(first.x0, again.x0) and first.hints.keys() == again.hints.keys()
-    assert all(torch.equal(hint, again.hints[name]) and len(hint) == 2 for name, hint in first.hints.items())
+    assert torch.equal(first.x0, again.x0) and first.extra_conditions.keys() == again.extra_conditions.keys()
+    assert all(torch.equal(hint, again.extra_conditions[name]) and len(hint) == 2
+               for name, hint in first.extra_conditions.items())
 
 
 def test_every_class_label_gives_a_prediction_of_its_own(case: Case) -> None:
@@ -136,40 +137,41 @@ def test_every_class_label_gives_a_prediction_of_its_own(case: Case) -> None:
     stored, t = torch.rand(2, 3, *[side_of(family, folder)] * 2, generator=torch.Generator().manual_seed(1)), [3, 700]
     answers = []
     for labels in family.class_labels:
-        x0, hints = family.draw(loaded, family.encode_images(loaded, stored), zeros(2), labels)
-        condition = {**family.collate(family.encode_prompts(loaded, PROMPTS[:2])), **hints}
+        x0, extra_conditions = family.sample_x0(loaded, family.encode_images(loaded, stored), zeros(2), labels)
+        condition = {**family.collate_conditions(family.encode_prompts(loaded, PROMPTS[:2])), **extra_conditions}
         answers.append(family.predict(loaded, x0, torch.tensor(t), condition))
     assert all(not torch.equal(a, b) for i, a in enumerate(answers) for b in answers[:i])
 
 
 def test_what_cannot_be_adapted_is_a_component_of_recipes(case: Case) -> None:
     family, _, _ = case
-    assert set(family.fixed) <= set(Adapt.model_fields) - set(family.components)
+    assert set(family.not_adaptable) <= set(Adapt.model_fields) - set(family.components)
 
 
 def test_what_is_cut_off_a_prompt_is_what_the_base_does_not_read(case: Case) -> None:
     family, folder, loaded = case
-    limit, tokenizer = family.prompt_limit(folder), tokenizer_of(folder)
+    limit, tokenizer = family.max_prompt_tokens(folder), load_tokenizer(folder)
     assert tokenizer is not None
-    long = family.as_read("A photo of Sks dog," + " xyz" * limit)
-    (cut,) = cuts(tokenizer, [long, "a dog"], limit)
-    assert cut.prompt == long and long.endswith(cut.rest) and may_be_cut(long, limit)
+    long = family.normalize_prompt("A photo of Sks dog," + " xyz" * limit)
+    (cut,) = find_truncated(tokenizer, [long, "a dog"], limit)
+    assert cut.prompt == long and long.endswith(cut.cut_off) and may_be_truncated(long, limit)
     read = loaded.pipeline.tokenizer(long, add_special_tokens=False, truncation=False)["input_ids"]
-    assert cut.tokens == len(read) > limit
-    whole, kept = (family.encode_prompts(loaded, [text])[0] for text in (long, long[:-len(cut.rest)]))
-    less = family.encode_prompts(loaded, [long[:-len(cut.rest)].strip()[:-1]])[0]
+    assert cut.token_count == len(read) > limit
+    whole, kept = (family.encode_prompts(loaded, [text])[0] for text in (long, long[:-len(cut.cut_off)]))
+    less = family.encode_prompts(loaded, [long[:-len(cut.cut_off)].strip()[:-1]])[0]
     assert all(torch.equal(whole[name], kept[name]) and not torch.equal(whole[name], less[name]) for name in whole)
 
 
 def test_prompts_of_different_lengths_stand_together_as_each_stands_alone(case: Case) -> None:
     family, folder, loaded = case
     prompts, t = ["", "a", "a photo of sks dog on the grass"], torch.tensor([400] * 3)
-    x0, hints = drawn(family, loaded, 3, side_of(family, folder))
+    x0, extra_conditions = drawn(family, loaded, 3, side_of(family, folder))
     conditions = [family.encode_prompts(loaded, [prompt])[0] for prompt in prompts]
-    together = family.predict(loaded, x0, t, {**family.collate(conditions), **hints})
+    together = family.predict(loaded, x0, t, {**family.collate_conditions(conditions), **extra_conditions})
     for row in range(3):
-        own = {name: hint[row:row + 1] for name, hint in hints.items()}
-        alone = family.predict(loaded, x0[row:row + 1], t[:1], {**family.collate(conditions[row:row + 1]), **own})
+        own = {name: hint[row:row + 1] for name, hint in extra_conditions.items()}
+        alone = family.predict(loaded, x0[row:row + 1], t[:1],
+                               {**family.collate_conditions(conditions[row:row + 1]), **own})
         assert torch.allclose(together[row:row + 1], alone, atol=1e-4)
 
 
@@ -177,14 +179,14 @@ def test_a_condition_has_no_batch_axis_and_collate_adds_one(case: Case) -> None:
     family, _, loaded = case
     conditions = family.encode_prompts(loaded, PROMPTS)
     assert len(conditions) == len(PROMPTS)
-    for name, tensor in family.collate(conditions).items():
+    for name, tensor in family.collate_conditions(conditions).items():
         assert tensor.shape == (len(PROMPTS), *conditions[0][name].shape)
     assert any(not torch.equal(conditions[0][name], conditions[1][name]) for name in conditions[0])
 
 
 def test_prompts_have_a_limit(case: Case) -> None:
     family, folder, loaded = case
-    assert family.prompt_limit(folder) >= 16
+    assert family.max_prompt_tokens(folder) >= 16
     family.encode_prompts(loaded, ["dog " * 500])
 
 
@@ -215,7 +217,7 @@ def test_drawing_can_be_stopped_after_each_sampler_step(case: Case) -> None:
             raise Interrupted(15)
 
     with pytest.raises(Interrupted):
-        family.generate(loaded, "a dog", seed=0, steps=4, guidance=3.0, tick=tick, **beginning(family, folder))
+        family.generate(loaded, "a dog", seed=0, steps=4, guidance=3.0, on_step=tick, **beginning(family, folder))
     assert len(ticks) == 2
 
 
@@ -231,9 +233,9 @@ def test_every_preset_matches_and_a_wider_one_holds_the_narrower(case: Case) -> 
     family, _, loaded = case
     for component in family.components:
         module, narrower = family.module(loaded, component), set[str]()
-        assert tuple(family.presets[component]) == PRESETS
-        for preset in PRESETS:
-            found = set(match(module, family.presets[component][preset]))
+        assert tuple(family.target_presets[component]) == TARGET_PRESETS
+        for preset in TARGET_PRESETS:
+            found = set(match_layers(module, family.target_presets[component][preset]))
             assert found >= narrower, preset
             narrower = found
 
@@ -243,13 +245,14 @@ def test_linear_is_every_linear_layer_and_nothing_else(case: Case) -> None:
     for component in family.components:
         module = family.module(loaded, component)
         linear = {name for name, m in module.named_modules() if isinstance(m, torch.nn.Linear)}
-        assert set(match(module, family.presets[component]["linear"])) == linear
+        assert set(match_layers(module, family.target_presets[component]["linear"])) == linear
 
 
 def test_all_reaches_convolutions_of_the_denoiser(case: Case) -> None:
     family, _, loaded = case
     module = family.module(loaded, "denoiser")
-    kinds = {type(module.get_submodule(name)) for name in match(module, family.presets["denoiser"]["all"])}
+    kinds = {type(module.get_submodule(name))
+             for name in match_layers(module, family.target_presets["denoiser"]["all"])}
     assert torch.nn.Conv2d in kinds
 
 
@@ -258,16 +261,16 @@ def test_saved_adapters_load_through_the_pipeline(fresh: Case, tmp_path: Path, a
     """The file that `load_lora_weights` reads changes the prediction as the attached adapter did, whatever alpha."""
     family, folder, trained = fresh
     adapters = {}
-    for seed, component in enumerate(family.prefixes):
+    for seed, component in enumerate(family.diffusers_prefixes):
         module = family.module(trained, component)
         lora = Lora(type="lora", rank=2, alpha=alpha, targets="all")
-        modules = match(module, family.presets[component]["all"])
+        modules = match_layers(module, family.target_presets[component]["all"])
         attach(module, lora, modules, seed=seed)
         generator = torch.Generator().manual_seed(seed)
         for parameter in module.parameters():
             if parameter.requires_grad:
                 parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
-        adapters[component] = Attached(lora, modules, read(module))
+        adapters[component] = ComponentAdapter(lora, modules, read_weights(module))
     formats()["diffusers"].write(tmp_path, family, adapters, lambda: load(family, folder))
 
     reloaded, base = load(family, folder), load(family, folder)
@@ -278,13 +281,13 @@ def test_saved_adapters_load_through_the_pipeline(fresh: Case, tmp_path: Path, a
 
 def test_its_prefixes_are_of_its_components(case: Case) -> None:
     family, _, _ = case
-    assert set(family.prefixes) <= set(family.components)
+    assert set(family.diffusers_prefixes) <= set(family.components)
 
 
 def answer(family: Family, loaded: Loaded) -> torch.Tensor:
-    x0, hints = drawn(family, loaded, 1, 32)
+    x0, extra_conditions = drawn(family, loaded, 1, 32)
     with torch.no_grad():
-        condition = {**family.collate(family.encode_prompts(loaded, PROMPTS[:1])), **hints}
+        condition = {**family.collate_conditions(family.encode_prompts(loaded, PROMPTS[:1])), **extra_conditions}
         return family.predict(loaded, x0, torch.tensor([500]), condition)
 
 
@@ -293,4 +296,4 @@ def test_a_folder_that_is_no_base_is_refused(case: Case, tmp_path: Path) -> None
     with pytest.raises(RecipeError):
         load(family, tmp_path)
     with pytest.raises(RecipeError, match=r"config\.json"):
-        family.pixel_multiple(tmp_path)
+        family.resolution_multiple(tmp_path)

@@ -16,7 +16,7 @@ Base = tuple[Family, Path]
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
     folder = tmp_path_factory.mktemp("rescheduled")
-    FAMILIES[request.param].tiny(folder)
+    FAMILIES[request.param].write_tiny_base(folder)
     return FAMILIES[request.param], folder
 
 
@@ -31,24 +31,25 @@ def test_the_process_follows_and_the_base_stays_as_it_was(base: Base) -> None:
     family, folder = base
     loaded = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
     before, last = dict(loaded.pipeline.scheduler.config), torch.tensor([999])
-    other = family.rescheduled(loaded, CHANGES)
-    assert family.process(other).prediction == "v_prediction" and family.process(other).snr(last).item() == 0.0
-    assert family.process(loaded).snr(last).item() > 0.0 and dict(loaded.pipeline.scheduler.config) == before
+    other = family.with_scheduler_changes(loaded, CHANGES)
+    assert family.diffusion_process(other).prediction == "v_prediction"
+    assert family.diffusion_process(other).snr(last).item() == 0.0
+    assert family.diffusion_process(loaded).snr(last).item() > 0.0 and dict(loaded.pipeline.scheduler.config) == before
     assert family.module(other, "denoiser") is family.module(loaded, "denoiser"), "nothing is copied"
-    assert family.rescheduled(loaded, {}) is loaded
-    sampler = family.sampler(other)
+    assert family.with_scheduler_changes(loaded, {}) is loaded
+    sampler = family.sampling_scheduler(other)
     assert all(sampler.config[key] == value for key, value in CHANGES.items())
 
 
 def test_pictures_follow(base: Base) -> None:
     family, folder = base
     loaded = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
-    side = family.pixel_multiple(folder) * max(1, 32 // family.pixel_multiple(folder))
-    start = Image.new("RGB", (side // family.enlarges,) * 2, "teal") if family.enlarges > 1 else None
+    side = family.resolution_multiple(folder) * max(1, 32 // family.resolution_multiple(folder))
+    start = Image.new("RGB", (side // family.upscale_factor,) * 2, "teal") if family.upscale_factor > 1 else None
 
     def drawn(changes: dict[str, object]) -> bytes:
-        picture = family.generate(family.rescheduled(loaded, changes), "a dog", seed=3, steps=3, guidance=2.0,
-                                  resolution=side, start=start)
+        picture = family.generate(family.with_scheduler_changes(loaded, changes), "a dog", seed=3, steps=3,
+                                  guidance=2.0, resolution=side, start_image=start)
         return picture.tobytes()
 
     plain = drawn({})

@@ -9,7 +9,7 @@ import pytest
 from projects import Project, lay_out
 
 from dbrun.recipe.load import load_recipe
-from dbrun.resolve.sources import locate
+from dbrun.resolve.sources import resolve_sources
 from dbrun.run import stage_runner
 from dbrun.run.runner import execute
 from dbrun.store.store import Store
@@ -57,8 +57,8 @@ def told(project: Project, changes: list[str], monkeypatch: pytest.MonkeyPatch,
         if type(event).__name__ == "StageFinished":
             wrote[event.stage] = used(store.root) - before[event.stage]
 
-    monkeypatch.setattr(stage_runner, "check_room", asked)
-    execute(loaded, locate(loaded, store), store, emit=listen)
+    monkeypatch.setattr(stage_runner, "check_free_space", asked)
+    execute(loaded, resolve_sources(loaded, store), store, emit=listen)
     wrote["export"] += used(project.folder / "outputs")
     shutil.rmtree(project.folder / "outputs")
     assert json.loads(next(store.runs.iterdir()).joinpath("wants.json").read_text())["keys"]

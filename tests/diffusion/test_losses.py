@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from dbrun.diffusion.losses import by_halves, per_sample_l1, per_sample_mean, per_sample_mse, per_sample_pseudo_huber
+from dbrun.diffusion.losses import (
+    per_sample_l1,
+    per_sample_mean,
+    per_sample_mse,
+    per_sample_pseudo_huber,
+    prior_preservation_loss,
+)
 
 
 def test_per_sample_mse_averages_all_but_the_batch() -> None:
@@ -19,20 +25,20 @@ def test_per_sample_mse_is_computed_in_float32() -> None:
 
 def test_two_means_are_added() -> None:
     """As diffusers does it: three class pictures weigh as much as one instance picture."""
-    loss = by_halves(torch.tensor([2.0, 3.0, 4.0, 8.0]), instances=1, prior_weight=0.5)
+    loss = prior_preservation_loss(torch.tensor([2.0, 3.0, 4.0, 8.0]), instances=1, prior_weight=0.5)
     assert (loss.instance.item(), loss.total.item()) == (2.0, 4.5)
     assert loss.prior is not None and loss.prior.item() == 5.0
 
 
 def test_without_class_pictures_there_is_no_prior() -> None:
-    loss = by_halves(torch.tensor([2.0, 4.0]), instances=2, prior_weight=1.0)
+    loss = prior_preservation_loss(torch.tensor([2.0, 4.0]), instances=2, prior_weight=1.0)
     assert loss.total.item() == loss.instance.item() == 3.0 and loss.prior is None
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
 def test_the_prior_weight_scales_the_gradient_of_the_class_half(weight: float) -> None:
     per_sample = torch.ones(4, requires_grad=True)
-    by_halves(per_sample, instances=2, prior_weight=weight).total.backward()
+    prior_preservation_loss(per_sample, instances=2, prior_weight=weight).total.backward()
     assert per_sample.grad is not None
     assert per_sample.grad.tolist() == [0.5, 0.5, weight / 2, weight / 2]
 

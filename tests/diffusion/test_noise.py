@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from dbrun.diffusion.noise import offset, pyramid
+from dbrun.diffusion.noise import offset_noise, pyramid_noise
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -17,7 +17,7 @@ def white(seed: int = 0, side: int = 16) -> torch.Tensor:
 
 
 def test_an_offset_moves_each_channel_by_its_own_number() -> None:
-    moved = offset(white(), 0.1, torch.tensor([1.0, -2.0, 0.0, 3.0]).view(4, 1, 1)) - white()
+    moved = offset_noise(white(), 0.1, torch.tensor([1.0, -2.0, 0.0, 3.0]).view(4, 1, 1)) - white()
     assert moved.mean([1, 2]).tolist() == pytest.approx([0.1, -0.2, 0.0, 0.3], abs=1e-6)
     assert moved.std(dim=[1, 2]).max() < 1e-6
 
@@ -36,7 +36,8 @@ def test_a_pyramid_is_that_of_the_report(discount: float, levels: int, monkeypat
         if w == 1 or h == 1:
             break
     expected = expected / expected.std()
-    torch.testing.assert_close(pyramid(white(), discount, levels, generator(3))[None], expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(pyramid_noise(white(), discount, levels, generator(3))[None], expected, rtol=1e-6,
+                               atol=1e-6)
 
 
 def test_a_pyramid_has_unit_spread_and_reaches_far() -> None:
@@ -44,7 +45,7 @@ def test_a_pyramid_has_unit_spread_and_reaches_far() -> None:
     def agreement(noise: torch.Tensor) -> float:
         return (noise[..., 1:] * noise[..., :-1]).mean().item()
 
-    found = {discount: torch.stack([pyramid(white(i, 32), discount, 8, generator(1000 + i)) for i in range(40)])
+    found = {discount: torch.stack([pyramid_noise(white(i, 32), discount, 8, generator(1000 + i)) for i in range(40)])
              for discount in (0.5, 0.9)}
     for noise in found.values():
         assert noise.std(dim=[1, 2, 3]).tolist() == pytest.approx([1.0] * 40, rel=1e-5)
@@ -54,10 +55,10 @@ def test_a_pyramid_has_unit_spread_and_reaches_far() -> None:
 
 
 def test_one_level_is_white() -> None:
-    noise = torch.stack([pyramid(white(i), 0.9, 1, generator(99 + i)) for i in range(200)])
+    noise = torch.stack([pyramid_noise(white(i), 0.9, 1, generator(99 + i)) for i in range(200)])
     assert abs((noise[..., 1:] * noise[..., :-1]).mean().item()) < 0.01
 
 
 def test_pictures_that_are_not_square_and_tiny_ones_work() -> None:
-    assert pyramid(torch.randn(3, 4, 12, generator=generator()), 0.5, 6, generator()).shape == (3, 4, 12)
-    assert pyramid(torch.randn(3, 2, 1, generator=generator()), 0.5, 6, generator()).shape == (3, 2, 1)
+    assert pyramid_noise(torch.randn(3, 4, 12, generator=generator()), 0.5, 6, generator()).shape == (3, 4, 12)
+    assert pyramid_noise(torch.randn(3, 2, 1, generator=generator()), 0.5, 6, generator()).shape == (3, 2, 1)

@@ -22,7 +22,7 @@ from judge import NEVER_TRAINED, Judge, look_at, sample, trained_judge
 from peft import PeftModel
 
 from dbrun.embedded import weights_path
-from dbrun.images.samples import read_drawn
+from dbrun.images.samples import read_sample_settings
 
 SHOWN = 8
 """Pictures of the subject for each place that it was never trained in."""
@@ -93,7 +93,7 @@ def colours_of_base(judge: Judge, asked: Asked, guidance: float) -> float:
 
 def scores(judge: Judge, export: Path, asked: Asked) -> Scores:
     """The scores of one export, drawn at the guidance of its own samples."""
-    model, guidance = pipeline(export), read_drawn(export).guidance
+    model, guidance = pipeline(export), read_sample_settings(export).guidance
     places = [place for place in NEVER_TRAINED for _ in range(SHOWN)]
     subjects = [f"{asked.instance} {place}" for place in places]
     classes = [f"{asked.of_class} {place}" for place in places]

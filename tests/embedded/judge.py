@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dbrun.embedded.making import animals, brush, drawn_subjects, places, screen_print, things, toy_car, world
-from dbrun.embedded.making.captions import PHRASES
+from dbrun.embedded.making.captions import PLACE_PHRASES
 from dbrun.embedded.making.world import COLOURS, KINDS, Scene, random_scene
 
 POSES = ("standing", "sitting", "running", "lying", "flying", "swimming", "none")
@@ -92,7 +92,7 @@ def example(seed: int) -> tuple[Image.Image, list[int]]:
     for most, special in SPECIAL.items():
         if share < most:
             return special(scene, rng)
-    return world.draw(scene), _truth(scene)
+    return world.draw_scene(scene), _truth(scene)
 
 
 def _truth(scene: Scene, subject: int = 0, style: int = 0) -> list[int]:
@@ -119,7 +119,7 @@ def _tinted(look: animals.Look, rng: Random) -> animals.Look:
 
 def _subject_example(scene: Scene, rng: Random) -> tuple[Image.Image, list[int]]:
     dog = _as_dog(scene, rng)
-    look = _tinted(drawn_subjects.DRAWN["sks_dog"].look, rng)
+    look = _tinted(drawn_subjects.DRAWN_SUBJECTS["sks_dog"].look, rng)
     look = replace(look, hat=COLOURS[dog.hat] if dog.hat else None)
     return world.draw_animal(dog, look, rng), _truth(dog, subject=1)
 
@@ -127,7 +127,7 @@ def _subject_example(scene: Scene, rng: Random) -> tuple[Image.Image, list[int]]
 def _near_miss(scene: Scene, rng: Random) -> tuple[Image.Image, list[int]]:
     """A dog that has some of the subject's marks but lacks, or has in another colour, at least two."""
     dog = _as_dog(scene, rng)
-    look = _tinted(drawn_subjects.DRAWN["sks_dog"].look, rng)
+    look = _tinted(drawn_subjects.DRAWN_SUBJECTS["sks_dog"].look, rng)
     changes: dict[str, brush.Rgb | None] = {}
     for part in rng.sample(("saddle", "ears", "eye_patch", "coat"), rng.randint(2, 3)):
         other = COLOURS[rng.choice([name for name in COLOURS if name not in ("orange", "black", "white")])]
@@ -152,14 +152,14 @@ def _other_toy(scene: Scene, rng: Random) -> tuple[Image.Image, list[int]]:
 
 def _painted(scene: Scene, paint: toy_car.Paint, rng: Random, subject: int) -> tuple[Image.Image, list[int]]:
     car = replace(scene, kind="car", pose=None, colour="any")
-    canvas, frame = world.stage(car, rng)
-    toy_car.painted_car(canvas, replace(paint, body=world.tint(paint.body, rng)), frame, rng)
-    return canvas.finished(), _truth(car, subject)
+    canvas, frame = world.draw_background(car, rng)
+    toy_car.draw_painted_car(canvas, replace(paint, body=world.tint(paint.body, rng)), frame, rng)
+    return canvas.to_image(), _truth(car, subject)
 
 
 def _print(scene: Scene, rng: Random) -> tuple[Image.Image, list[int]]:
     del rng  # the scene has all there is to choose
-    return screen_print.screen_print(world.draw(scene)), _truth(replace(scene, colour="any"), style=1)
+    return screen_print.screen_print(world.draw_scene(scene)), _truth(replace(scene, colour="any"), style=1)
 
 
 SPECIAL = {0.12: _subject_example, 0.24: _near_miss, 0.31: _toy, 0.38: _other_toy, 0.46: _print}
@@ -226,7 +226,7 @@ def random_prompts(count: int, seed: int = 0) -> list[tuple[str, Scene]]:
         scene = random_scene(20_000_000 + seed * 1_000_000 + number)
         article = "an" if scene.colour == "orange" else "a"
         pose = f" {scene.pose}" if scene.pose else ""
-        place = PHRASES[scene.place][0]
+        place = PLACE_PHRASES[scene.place][0]
         asked.append((f"a photo of {article} {scene.colour} {scene.kind}{pose} {place}", scene))
     return asked
 

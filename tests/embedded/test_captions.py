@@ -3,7 +3,7 @@
 from random import Random
 
 from dbrun.embedded.making.animals import ANIMALS
-from dbrun.embedded.making.captions import NAMES, PHRASES, caption, words
+from dbrun.embedded.making.captions import IDENTIFIERS, PLACE_PHRASES, caption, caption_words
 from dbrun.embedded.making.tokenizer import MAX_LENGTH
 from dbrun.embedded.making.world import COLOURS, KINDS, random_scene
 
@@ -18,7 +18,7 @@ def test_a_caption_names_no_class_but_the_scenes_own() -> None:
 
 def test_a_caption_names_no_place_but_the_scenes_own() -> None:
     for scene, text in PAIRS:
-        for place, phrases in PHRASES.items():
+        for place, phrases in PLACE_PHRASES.items():
             if place != scene.place:
                 assert not any(f" {phrase} " in f" {text} " for phrase in phrases), (text, place)
 
@@ -48,7 +48,7 @@ def test_poses_sizes_patterns_and_clothes_are_the_scenes_own() -> None:
 
 def test_about_one_caption_in_ten_is_empty_and_one_in_twelve_has_a_meaningless_name() -> None:
     texts = [text for _, text in PAIRS]
-    named = [text for text in texts if set(text.split()) & set(NAMES)]
+    named = [text for text in texts if set(text.split()) & set(IDENTIFIERS)]
     assert 0.08 < texts.count("") / len(texts) < 0.12
     assert 0.05 < len(named) / len(texts) < 0.10
 
@@ -66,7 +66,7 @@ def test_the_same_scene_is_told_in_many_ways_and_the_same_random_numbers_tell_th
 
 
 def test_captions_fit_the_tokenizer_and_its_word_list() -> None:
-    known = set(words())
+    known = set(caption_words())
     for _, text in PAIRS:
         told = text.split()
         assert len(told) + 2 <= MAX_LENGTH

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from dbrun.embedded.making import autoencoder, denoiser
 from dbrun.embedded.making.architecture import LATENT_CHANNELS, TINY, Denoiser, build_vae
-from dbrun.embedded.making.captions import words
-from dbrun.embedded.making.course import FLOOR, PEAK, WARM_UP, Phase, Progress, run_phase
+from dbrun.embedded.making.captions import caption_words
+from dbrun.embedded.making.course import FINAL_RATE_SHARE, PEAK_LEARNING_RATE, WARMUP_STEPS, Phase, Progress, run_phase
 from dbrun.embedded.making.export import write_manifest
-from dbrun.embedded.making.names import MEANT
-from dbrun.embedded.making.objectives import cumulative_alphas, noised, v_loss
-from dbrun.embedded.making.pretrain import pretrain, told
-from dbrun.embedded.making.sitting import Plan, sit
+from dbrun.embedded.making.names import REFERENCE_WORDS
+from dbrun.embedded.making.objectives import alpha_bar_schedule, noisy_and_velocity, v_loss
+from dbrun.embedded.making.pretrain import manifest_command, pretrain
+from dbrun.embedded.making.sitting import PretrainSettings, train_phase
 from dbrun.embedded.making.tokenizer import build_tokenizer
-from dbrun.embedded.making.units import standardise
+from dbrun.embedded.making.units import standardize_latents
 
 PROMPT = "a photo of a dog"
 
@@ -52,14 +52,14 @@ def counted_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int | None]
                 if len(taken) == stop_after:
                     raise Stopped
 
-        monkeypatch.setattr(autoencoder, "sit", counted)
-        monkeypatch.setattr(denoiser, "sit", counted)
+        monkeypatch.setattr(autoencoder, "train_phase", counted)
+        monkeypatch.setattr(denoiser, "train_phase", counted)
 
     return limit
 
 
-def tiny_plan(out: Path) -> Plan:
-    return Plan(out, minutes=1.0, scenes=12, batch=4, workers=1, sizes=TINY, bf16=False)
+def tiny_plan(out: Path) -> PretrainSettings:
+    return PretrainSettings(out, minutes=1.0, scenes=12, batch=4, workers=1, sizes=TINY, bf16=False)
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -94,7 +94,7 @@ def test_the_export_is_a_pipeline_with_a_manifest(tmp_path: Path, counted_steps)
 def test_another_seed_is_another_model(tmp_path: Path, counted_steps) -> None:
     counted_steps(1)
     first = weights(pretrain(tiny_plan(tmp_path / "0"), "command"))
-    other = Plan(**{**vars(tiny_plan(tmp_path / "1")), "seed": 1})
+    other = PretrainSettings(**{**vars(tiny_plan(tmp_path / "1")), "seed": 1})
     assert weights(pretrain(other, "command")) != first
 
 
@@ -103,7 +103,7 @@ def test_going_on_from_an_exported_model_keeps_its_autoencoder_and_trains_its_de
 ) -> None:
     counted_steps(2)
     model = pretrain(tiny_plan(tmp_path / "first"), "command")
-    further = Plan(**{**vars(tiny_plan(tmp_path / "further")), "start": model})
+    further = PretrainSettings(**{**vars(tiny_plan(tmp_path / "further")), "start": model})
     before, after = weights(model), weights(pretrain(further, "command"))
     same = {name for name in before if before[name] == after[name]}
     assert same == {"vae/diffusion_pytorch_model.safetensors"}
@@ -116,38 +116,38 @@ def test_going_on_from_an_exported_model_keeps_its_autoencoder_and_trains_its_de
 def test_going_on_begins_with_the_models_weights_and_ordinary_names(tmp_path: Path, counted_steps) -> None:
     counted_steps(1)
     model = pretrain(tiny_plan(tmp_path), "command")
-    tokenizer = build_tokenizer(words())
+    tokenizer = build_tokenizer(caption_words())
     network = Denoiser(TINY, tokenizer)
-    denoiser.go_on(network, tokenizer, model)
+    denoiser.load_start_weights(network, tokenizer, model)
     stored = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(tensor.half(), stored[name]) for name, tensor in network.unet.state_dict().items())
     lengths = network.text_encoder.get_input_embeddings().weight.norm(dim=1)
     place = tokenizer.convert_tokens_to_ids
-    meant = torch.stack([lengths[place(f"{word}</w>")] for word in MEANT]).mean()
+    meant = torch.stack([lengths[place(f"{word}</w>")] for word in REFERENCE_WORDS]).mean()
     assert float(lengths[place("sks</w>")]) == pytest.approx(float(meant), rel=1e-3)
 
 
 def test_the_manifests_command_names_no_folder_of_the_machine() -> None:
-    said = told(["--minutes", "9", "--start", "/home/me/base", "--out", "/home/me/out", "--seed", "1"])
+    said = manifest_command(["--minutes", "9", "--start", "/home/me/base", "--out", "/home/me/out", "--seed", "1"])
     assert said == "python -m dbrun.embedded.making.pretrain --minutes 9 --start MODEL --out FOLDER --seed 1"
 
 
 def test_the_rate_warms_up_holds_and_falls() -> None:
-    assert Progress(step=0).learning_rate() == pytest.approx(PEAK / WARM_UP)
-    assert Progress(step=10_000).learning_rate() == PEAK
+    assert Progress(step=0).learning_rate() == pytest.approx(PEAK_LEARNING_RATE / WARMUP_STEPS)
+    assert Progress(step=10_000).learning_rate() == PEAK_LEARNING_RATE
     falling = Progress(step=10_000, finish_from=10_000, finish_steps=100)
-    assert falling.learning_rate() == PEAK and not falling.done
+    assert falling.learning_rate() == PEAK_LEARNING_RATE and not falling.is_finished
     falling.step = 10_050
-    assert falling.learning_rate() == pytest.approx(PEAK * (1 + FLOOR) / 2)
+    assert falling.learning_rate() == pytest.approx(PEAK_LEARNING_RATE * (1 + FINAL_RATE_SHARE) / 2)
     falling.step = 10_100
-    assert falling.learning_rate() == pytest.approx(PEAK * FLOOR) and falling.done
+    assert falling.learning_rate() == pytest.approx(PEAK_LEARNING_RATE * FINAL_RATE_SHARE) and falling.is_finished
 
 
 def test_a_budget_ends_the_phase_and_a_checkpoint_remembers_it(tmp_path: Path) -> None:
     network = nn.Linear(2, 1)
     phase = Phase(network, copy.deepcopy(network), tmp_path / "line.ckpt")
     ticks = list(run_phase(phase, lambda step: network(torch.ones(1, 2)).square().mean(), budget=0.5, finish=0.2))
-    assert phase.progress.done and phase.progress.finish_from and 0.3 < ticks[-1].seconds < 5
+    assert phase.progress.is_finished and phase.progress.finish_from and 0.3 < ticks[-1].seconds < 5
     phase.save()
     again = Phase(copy.deepcopy(network), copy.deepcopy(network), tmp_path / "line.ckpt")
     assert again.progress == phase.progress
@@ -169,7 +169,7 @@ def test_the_objective_agrees_with_the_scheduler_of_diffusers() -> None:
     )
     x0, noise = torch.randn(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0, 500, 999])
-    x_t, v = noised(x0, noise, cumulative_alphas()[t])
+    x_t, v = noisy_and_velocity(x0, noise, alpha_bar_schedule()[t])
     torch.testing.assert_close(x_t, scheduler.add_noise(x0, noise, t), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(v, scheduler.get_velocity(x0, noise, t), rtol=1e-5, atol=1e-5)
 
@@ -186,7 +186,7 @@ def test_standardised_latents_have_mean_0_and_spread_1_and_pictures_stay_the_sam
     with torch.no_grad():
         before = vae.encode(pictures).latent_dist
         drawn = vae.decode(before.mean).sample
-        standardise(vae, before.mean)
+        standardize_latents(vae, before.mean)
         after = vae.encode(pictures).latent_dist
         torch.testing.assert_close(vae.decode(after.mean).sample, drawn, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(after.mean.mean(dim=(0, 2, 3)), torch.zeros(LATENT_CHANNELS), rtol=0, atol=1e-4)
@@ -199,12 +199,12 @@ def test_asked_to_finish_a_run_ends_long_before_its_budget(tmp_path: Path) -> No
     network = nn.Linear(2, 1)
     phase = Phase(network, copy.deepcopy(network), tmp_path / "line.ckpt")
     reports: list[int] = []
-    sit(
-        phase,
-        lambda step: network(torch.ones(1, 2)).square().mean(),
-        minutes=1e6,
-        finish=0.002,
-        report=lambda: reports.append(phase.progress.step),
+    train_phase(
+                phase,
+                lambda step: network(torch.ones(1, 2)).square().mean(),
+                minutes=1e6,
+                finish=0.002,
+                report=lambda: reports.append(phase.progress.step),
     )
-    assert phase.progress.done and reports == [phase.progress.step]
+    assert phase.progress.is_finished and reports == [phase.progress.step]
     assert (tmp_path / "line.ckpt").exists()

@@ -10,23 +10,23 @@ from PIL import Image
 
 from dbrun.embedded import subject_names, subject_path
 from dbrun.embedded.making.brush import Canvas, Frame
-from dbrun.embedded.making.captions import words
-from dbrun.embedded.making.drawn_subjects import DRAWN, write
+from dbrun.embedded.making.captions import caption_words
+from dbrun.embedded.making.drawn_subjects import DRAWN_SUBJECTS, write_subject
 from dbrun.embedded.making.places import PLACES
 from dbrun.embedded.making.screen_print import INKS, screen_print
-from dbrun.embedded.making.toy_car import TOY, Paint, painted_car
+from dbrun.embedded.making.toy_car import TOY, Paint, draw_painted_car
 
 
 def test_every_subject_that_is_drawn_is_shipped() -> None:
-    assert subject_names() == tuple(sorted(DRAWN))
+    assert subject_names() == tuple(sorted(DRAWN_SUBJECTS))
 
 
-@pytest.mark.parametrize("name", sorted(DRAWN))
+@pytest.mark.parametrize("name", sorted(DRAWN_SUBJECTS))
 def test_a_subject_has_pictures_in_different_places_each_with_its_prompt(name: str) -> None:
     folder = subject_path(name)
     pictures = sorted(folder.glob("*.png"))
     prompts = [path.with_suffix(".txt").read_text().strip() for path in pictures]
-    assert len(pictures) == len(set(prompts)) == len(DRAWN[name].views)
+    assert len(pictures) == len(set(prompts)) == len(DRAWN_SUBJECTS[name].views)
     assert {path.suffix for path in folder.iterdir()} == {".png", ".txt"}
     assert all(Image.open(path).size == (64, 64) for path in pictures)
     assert len(shown(prompts)) == len(pictures)
@@ -43,9 +43,9 @@ def shown(prompts: list[str]) -> list[str]:
     return [place for place in PLACES if any(f" {place}" in prompt for prompt in prompts)]
 
 
-@pytest.mark.parametrize("name", sorted(DRAWN))
+@pytest.mark.parametrize("name", sorted(DRAWN_SUBJECTS))
 def test_drawing_again_gives_the_shipped_pictures(name: str, tmp_path: Path) -> None:
-    write(tmp_path, DRAWN[name])
+    write_subject(tmp_path, DRAWN_SUBJECTS[name])
     for path in tmp_path.glob("*.png"):
         assert Image.open(path).tobytes() == Image.open(subject_path(name) / path.name).tobytes()
     for path in tmp_path.glob("*.txt"):
@@ -60,15 +60,15 @@ def test_an_unknown_subject_is_answered_with_those_there_are() -> None:
 def test_every_word_of_a_subjects_prompts_is_one_token_of_the_base() -> None:
     for name in subject_names():
         prompts = [path.read_text().split() for path in subject_path(name).glob("*.txt")]
-        assert {word for prompt in prompts for word in prompt} <= set(words())
+        assert {word for prompt in prompts for word in prompt} <= set(caption_words())
 
 
 @pytest.mark.parametrize("part", [field.name for field in fields(Paint)])
 def test_each_part_of_the_cars_paint_shows(part: str) -> None:
     def painted(paint: Paint) -> bytes:
         canvas = Canvas()
-        painted_car(canvas, paint, Frame((32.0, 57.0)), Random(0))
-        return canvas.finished().tobytes()
+        draw_painted_car(canvas, paint, Frame((32.0, 57.0)), Random(0))
+        return canvas.to_image().tobytes()
 
     assert painted(TOY) != painted(replace(TOY, **{part: (1, 2, 3)}))
 

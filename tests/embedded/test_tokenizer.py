@@ -3,26 +3,26 @@
 import pytest
 from transformers import CLIPTokenizer
 
-from dbrun.embedded.making.captions import words
+from dbrun.embedded.making.captions import caption_words
 from dbrun.embedded.making.tokenizer import MAX_LENGTH, apply_merges, build_tokenizer, learn_merges
 
 
 @pytest.fixture(scope="module")
 def reloaded(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
     folder = tmp_path_factory.mktemp("tokenizer")
-    build_tokenizer(words()).save_pretrained(folder)
+    build_tokenizer(caption_words()).save_pretrained(folder)
     return CLIPTokenizer.from_pretrained(folder)
 
 
 def test_a_reloaded_tokenizer_is_whole(reloaded: CLIPTokenizer) -> None:
-    assert len(reloaded) == 512 + len(learn_merges(words())) + 2
+    assert len(reloaded) == 512 + len(learn_merges(caption_words())) + 2
     assert reloaded.model_max_length == MAX_LENGTH
 
 
 def test_every_word_of_the_world_is_one_token_of_its_own(reloaded: CLIPTokenizer) -> None:
-    tokens = [reloaded(word)["input_ids"] for word in words()]
+    tokens = [reloaded(word)["input_ids"] for word in caption_words()]
     assert all(len(ids) == 3 for ids in tokens)
-    assert len({ids[1] for ids in tokens}) == len(words())
+    assert len({ids[1] for ids in tokens}) == len(caption_words())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dbrun.embedded.making.animals import ANIMALS, POSES
-from dbrun.embedded.making.world import COLOURS, KINDS, NATURAL, PLACES, draw, random_scene
+from dbrun.embedded.making.world import COAT_COLOURS, COLOURS, KINDS, PLACES, draw_scene, random_scene
 
 PRINT_DIGEST = """
 import hashlib
@@ -20,7 +20,7 @@ print(hashlib.sha256(b"".join(draw(random_scene(seed)).tobytes() for seed in ran
 
 
 def test_a_seed_fixes_the_scene_and_its_pixels_in_every_process() -> None:
-    here = hashlib.sha256(b"".join(draw(random_scene(seed)).tobytes() for seed in range(40))).hexdigest()
+    here = hashlib.sha256(b"".join(draw_scene(random_scene(seed)).tobytes() for seed in range(40))).hexdigest()
     there = subprocess.run([sys.executable, "-c", PRINT_DIGEST], capture_output=True, text=True, check=True)
     assert there.stdout.strip() == here
 
@@ -30,14 +30,14 @@ def test_drawing_does_not_touch_or_read_the_global_random_numbers() -> None:
 
     random.seed(1)
     before = random.getstate()
-    first = draw(random_scene(3)).tobytes()
+    first = draw_scene(random_scene(3)).tobytes()
     assert random.getstate() == before
     random.seed(2)
-    assert draw(random_scene(3)).tobytes() == first
+    assert draw_scene(random_scene(3)).tobytes() == first
 
 
 def test_a_picture_is_64_pixels_rgb() -> None:
-    picture = draw(random_scene(0))
+    picture = draw_scene(random_scene(0))
     assert (picture.size, picture.mode) == ((64, 64), "RGB")
 
 
@@ -54,7 +54,7 @@ def test_everything_the_world_knows_is_drawn_about_equally_often() -> None:
 
 def test_most_animals_wear_a_natural_coat_and_things_come_in_every_colour() -> None:
     scenes = [random_scene(seed) for seed in range(4000)]
-    coats = [scene.colour in NATURAL for scene in scenes if scene.kind in ANIMALS]
+    coats = [scene.colour in COAT_COLOURS for scene in scenes if scene.kind in ANIMALS]
     assert 0.7 < sum(coats) / len(coats) < 0.95
     assert {scene.colour for scene in scenes if scene.kind == "car"} == set(COLOURS)
 
@@ -64,7 +64,7 @@ def test_the_colour_word_is_the_colour_most_of_the_figure_has(kind: str) -> None
     """The picture in one colour differs from the picture in another, and on average towards that colour."""
     base = replace(random_scene(5), kind=kind, pattern=None, collar=None, hat=None, place="on the moon", size="big")
     base = replace(base, pose=POSES[kind][0] if kind in POSES else None)
-    red, blue = (np.asarray(draw(replace(base, colour=colour)), dtype=int) for colour in ("red", "blue"))
+    red, blue = (np.asarray(draw_scene(replace(base, colour=colour)), dtype=int) for colour in ("red", "blue"))
     changed = (red != blue).any(axis=2)
     assert changed.mean() > 0.05
     assert red[changed][:, 0].mean() > red[changed][:, 2].mean() + 40
@@ -77,7 +77,7 @@ def test_every_animal_faces_right(kind: str) -> None:
     for seed in range(4):
         base = replace(random_scene(seed), kind=kind, pose=POSES[kind][0], colour="gray", pattern="plain")
         base = replace(base, collar=None, size="medium")
-        bare, hatted = (np.asarray(draw(replace(base, hat=hat)), dtype=int) for hat in (None, "red"))
+        bare, hatted = (np.asarray(draw_scene(replace(base, hat=hat)), dtype=int) for hat in (None, "red"))
         columns = np.nonzero((bare != hatted).any(axis=2))[1]
         assert columns.mean() > 32
 
@@ -88,7 +88,7 @@ def test_little_more_than_a_tail_leaves_the_picture(kind: str, size: str, allowe
     for seed in range(6):
         for pose in POSES[kind]:
             base = replace(random_scene(seed), kind=kind, pose=pose, pattern="plain", hat=None, collar=None, size=size)
-            red, blue = (np.asarray(draw(replace(base, colour=colour)), dtype=int) for colour in ("red", "blue"))
+            red, blue = (np.asarray(draw_scene(replace(base, colour=colour)), dtype=int) for colour in ("red", "blue"))
             changed = (red != blue).any(axis=2)
             edge = np.concatenate([changed[:, 0], changed[:, -1], changed[0], changed[-1]])
             assert edge.sum() <= allowed, (seed, pose)

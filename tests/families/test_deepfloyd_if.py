@@ -12,12 +12,12 @@ from diffusers import IFPipeline, IFSuperResolutionPipeline
 from PIL import Image
 from torch import Tensor
 
-from dbrun.adapters.attach import match
+from dbrun.adapters.attach import match_layers
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.models import deepfloyd_if
 from dbrun.models.base import Loaded, Randn
-from dbrun.models.deepfloyd_if import NOISE_LEVEL, TOKENS, IFStage1, IFStage2
-from dbrun.training.batches import Batches, Pictures
+from dbrun.models.deepfloyd_if import NOISE_LEVEL, PROMPT_LENGTH, IFStage1, IFStage2
+from dbrun.training.batches import Batches, PictureSet
 
 CPU = torch.device("cpu")
 ONE, TWO = IFStage1(), IFStage2()
@@ -28,7 +28,7 @@ STAGES = {"one": (ONE, IFPipeline), "two": (TWO, IFSuperResolutionPipeline)}
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     place = tmp_path_factory.mktemp("if")
     for name, (family, _) in STAGES.items():
-        family.tiny(place / name)
+        family.write_tiny_base(place / name)
     return {name: place / name for name in STAGES}
 
 
@@ -82,14 +82,14 @@ def test_prompts_are_encoded_as_the_pipeline_does(folders: Mapping[str, Path], s
     loaded = family.load(folders[stage], device=CPU, dtype=torch.float32)
     prompts = ["  A photo of SKS dog ", "a dog " * 100]
     with torch.no_grad():
-        ours = family.collate(family.encode_prompts(loaded, prompts))["hidden"]
+        ours = family.collate_conditions(family.encode_prompts(loaded, prompts))["hidden"]
     theirs, _ = loaded.pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False, device=CPU)
-    assert ours.shape[1] == TOKENS
+    assert ours.shape[1] == PROMPT_LENGTH
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
 def test_padding_is_masked_in_the_text_encoder(one: Loaded) -> None:
-    tokens = one.pipeline.tokenizer(["a dog"], padding="max_length", max_length=TOKENS, return_tensors="pt")
+    tokens = one.pipeline.tokenizer(["a dog"], padding="max_length", max_length=PROMPT_LENGTH, return_tensors="pt")
     with torch.no_grad():
         unmasked = one.pipeline.text_encoder(tokens.input_ids)[0][0]
         ours = ONE.encode_prompts(one, ["a dog"])[0]["hidden"]
@@ -97,10 +97,10 @@ def test_padding_is_masked_in_the_text_encoder(one: Loaded) -> None:
 
 
 def test_the_prompt_limit_is_what_comes_through(folders: Mapping[str, Path], one: Loaded) -> None:
-    limit = ONE.prompt_limit(folders["one"])
+    limit = ONE.max_prompt_tokens(folders["one"])
     just, over = ("x" * n for n in (limit - 1, limit))
     encode = one.pipeline.tokenizer
-    assert [len(encode(text).input_ids) for text in (just, over)] == [TOKENS - 1, TOKENS]
+    assert [len(encode(text).input_ids) for text in (just, over)] == [PROMPT_LENGTH - 1, PROMPT_LENGTH]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -108,36 +108,37 @@ def test_a_picture_is_that_of_the_pipeline(folders: Mapping[str, Path], stage: s
     family, kind = STAGES[stage]
     reference = kind.from_pretrained(folders[stage], local_files_only=True, safety_checker=None)
     reference.set_progress_bar_config(disable=True)
-    small = {"image": small_picture()} if family.enlarges > 1 else {}
+    small = {"image": small_picture()} if family.upscale_factor > 1 else {}
     expected = reference("A dog", num_inference_steps=3, guidance_scale=4.0, width=32, height=32, clean_caption=False,
                          generator=torch.Generator().manual_seed(8), **small).images[0]
     loaded = family.load(folders[stage], device=CPU, dtype=torch.float32)
-    ours = family.generate(loaded, "A dog", seed=8, steps=3, guidance=4.0, resolution=32, start=small.get("image"))
+    ours = family.generate(loaded, "A dog", seed=8, steps=3, guidance=4.0, resolution=32,
+                           start_image=small.get("image"))
     assert ours.tobytes() == expected.tobytes()
 
 
 def test_a_picture_without_the_small_one_it_enlarges_is_refused(two: Loaded) -> None:
     for start in (None, Image.new("RGB", (32, 32))):
         with pytest.raises(StageFailed, match="of 8 pixels"):
-            TWO.generate(two, "a dog", seed=0, steps=1, guidance=1.0, resolution=32, start=start)
+            TWO.generate(two, "a dog", seed=0, steps=1, guidance=1.0, resolution=32, start_image=start)
 
 
 def test_stage_one_asks_the_unet_what_the_pipeline_asks_it(one: Loaded) -> None:
     """The same noise at the same time gives the same input and, of six channels, the same three as prediction."""
-    unet, process = one.pipeline.unet, ONE.process(one)
+    unet, process = one.pipeline.unet, ONE.diffusion_process(one)
     theirs = asked(unet, lambda: one.pipeline("a dog", num_inference_steps=1, guidance_scale=1.0, clean_caption=False,
                                               generator=torch.Generator().manual_seed(3)))[0]
-    x0, hints = ONE.draw(one, ONE.encode_images(one, torch.zeros(1, 3, 32, 32)), drawn_from(3), "none")
-    assert not hints and torch.equal(x0, torch.zeros(1, 3, 32, 32))
+    x0, extra_conditions = ONE.sample_x0(one, ONE.encode_images(one, torch.zeros(1, 3, 32, 32)), drawn_from(3), "none")
+    assert not extra_conditions and torch.equal(x0, torch.zeros(1, 3, 32, 32))
     noise, t = drawn_from(3)("noise", (3, 32, 32)), theirs["timestep"][None]
-    condition = ONE.collate(ONE.encode_prompts(one, ["a dog"]))
+    condition = ONE.collate_conditions(ONE.encode_prompts(one, ["a dog"]))
     with torch.no_grad():
         ours = asked(unet, lambda: ONE.predict(one, noise, t, condition))[0]
         output = unet(noise, t, encoder_hidden_states=condition["hidden"]).sample
         assert output.shape[1] == 6 and torch.equal(ONE.predict(one, noise, t, condition), output[:, :3])
     assert torch.equal(ours["sample"], theirs["sample"])
     torch.testing.assert_close(ours["encoder_hidden_states"], theirs["encoder_hidden_states"], rtol=0, atol=1e-6)
-    assert process.timesteps == 1000 and "class_labels" not in ours and "class_labels" not in theirs
+    assert process.num_timesteps == 1000 and "class_labels" not in ours and "class_labels" not in theirs
 
 
 def test_stage_two_asks_the_unet_what_the_pipeline_asks_it(two: Loaded) -> None:
@@ -148,8 +149,8 @@ def test_stage_two_asks_the_unet_what_the_pipeline_asks_it(two: Loaded) -> None:
                                               generator=torch.Generator().manual_seed(3)))[0]
     randn = drawn_from(3)
     x_t = randn("noise", (3, 32, 32))
-    _, hints = TWO.draw(two, blown_up(small), randn, "noise_level")
-    condition = {**TWO.collate(TWO.encode_prompts(two, ["a dog"])), **hints}
+    _, extra_conditions = TWO.sample_x0(two, blown_up(small), randn, "noise_level")
+    condition = {**TWO.collate_conditions(TWO.encode_prompts(two, ["a dog"])), **extra_conditions}
     with torch.no_grad():
         ours = asked(unet, lambda: TWO.predict(two, x_t, theirs["timestep"][None], condition))[0]
     assert ours.keys() == theirs.keys() == {"sample", "timestep", "encoder_hidden_states", "class_labels"}
@@ -161,8 +162,8 @@ def test_stage_two_asks_the_unet_what_the_pipeline_asks_it(two: Loaded) -> None:
 def test_the_class_labels_timesteps_are_the_training_scripts_way(two: Loaded) -> None:
     """diffusers' script: the noisy picture twice, and the timesteps as class labels."""
     x_t, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 700])
-    x0, hints = TWO.draw(two, x_t, drawn_from(0), "timesteps")
-    condition = {**TWO.collate(TWO.encode_prompts(two, ["a dog"] * 2)), **hints}
+    x0, extra_conditions = TWO.sample_x0(two, x_t, drawn_from(0), "timesteps")
+    condition = {**TWO.collate_conditions(TWO.encode_prompts(two, ["a dog"] * 2)), **extra_conditions}
     with torch.no_grad():
         ours = asked(two.pipeline.unet, lambda: TWO.predict(two, x_t, t, condition))[0]
     assert torch.equal(x0, x_t) and torch.equal(ours["sample"], torch.cat([x_t, x_t], dim=1))
@@ -174,23 +175,24 @@ def test_the_small_pictures_noise_belongs_to_a_place_in_the_row(two: Loaded) -> 
     pictures = [torch.full((3, 32, 32), i / 5) for i in range(5)]
 
     def batches(size: int) -> Batches:
-        return Batches([Pictures("instance", pictures, [0] * 5)], 0, size, 1000,
-                       lambda rows, randn: TWO.draw(two, rows, randn, "noise_level"))
+        return Batches([PictureSet("instance", pictures, [0] * 5)], 0, size, 1000,
+                       lambda rows, randn: TWO.sample_x0(two, rows, randn, "noise_level"))
 
     large, small = batches(6)(1), [batches(2)(n) for n in (3, 4, 5)]
     for hint in ("low", "class_labels"):
-        assert torch.equal(large.hints[hint], torch.cat([b.hints[hint] for b in small]))
-    flat = {(row - row.mean()).numpy().tobytes() for row in large.hints["low"]}
+        assert torch.equal(large.extra_conditions[hint], torch.cat([b.extra_conditions[hint] for b in small]))
+    flat = {(row - row.mean()).numpy().tobytes() for row in large.extra_conditions["low"]}
     assert len(flat) == 6
     again = batches(6)(1)
-    assert torch.equal(again.hints["low"], large.hints["low"]) and torch.equal(again.noise, large.noise)
+    assert torch.equal(again.extra_conditions["low"], large.extra_conditions["low"])
+    assert torch.equal(again.noise, large.noise)
 
 
 def test_what_suits_the_base_is_the_pipelines_own() -> None:
     for family, kind in STAGES.values():
         usual = {k: p.default for k, p in inspect.signature(kind.__call__).parameters.items()}
-        assert (usual["num_inference_steps"], usual["guidance_scale"]) == (family.sampling.steps,
-                                                                           family.sampling.guidance)
+        assert (usual["num_inference_steps"], usual["guidance_scale"]) == (family.default_sampling.steps,
+                                                                           family.default_sampling.guidance)
     assert usual["noise_level"] == NOISE_LEVEL
 
 
@@ -198,20 +200,20 @@ def test_published_sizes(tmp_path: Path) -> None:
     (tmp_path / "unet").mkdir()
     for depth, expected in ((4, (8, 8)), (1, (1, 4)), (2, (2, 4))):
         (tmp_path / "unet" / "config.json").write_text(json.dumps({"block_out_channels": [64] * depth}))
-        assert (ONE.pixel_multiple(tmp_path), TWO.pixel_multiple(tmp_path)) == expected
+        assert (ONE.resolution_multiple(tmp_path), TWO.resolution_multiple(tmp_path)) == expected
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_pattern_of_the_presets_is_a_layer(folders: Mapping[str, Path], stage: str) -> None:
     family, _ = STAGES[stage]
     unet = family.load(folders[stage], device=CPU, dtype=torch.float32).pipeline.unet
-    for patterns in family.presets["denoiser"].values():
+    for patterns in family.target_presets["denoiser"].values():
         for pattern in patterns:
-            assert match(unet, [pattern]), pattern
+            assert match_layers(unet, [pattern]), pattern
 
 
 def test_attention_reaches_the_prompts_own_projections(one: Loaded) -> None:
-    found = match(one.pipeline.unet, ONE.presets["denoiser"]["attention"])
+    found = match_layers(one.pipeline.unet, ONE.target_presets["denoiser"]["attention"])
     assert {"add_k_proj", "add_v_proj"} <= {name.rpartition(".")[2] for name in found}
 
 

@@ -10,8 +10,8 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from dbrun.adapters.adapter_io import Attached
-from dbrun.adapters.attach import attach, match, read
+from dbrun.adapters.adapter_io import ComponentAdapter
+from dbrun.adapters.attach import attach, match_layers, read_weights
 from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
 from dbrun.formats.base import formats
@@ -25,7 +25,7 @@ SD = StableDiffusion()
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("sd")
-    SD.tiny(place)
+    SD.write_tiny_base(place)
     return place
 
 
@@ -44,19 +44,19 @@ def test_published_sizes(tmp_path: Path) -> None:
         written(tmp_path / part / "config.json", {"block_out_channels": [128, 256, 512, 512]})
     written(tmp_path / "text_encoder" / "config.json", {"max_position_embeddings": 77})
     written(tmp_path / "tokenizer" / "tokenizer_config.json", {"model_max_length": 10**30})
-    assert (SD.pixel_multiple(tmp_path), SD.prompt_limit(tmp_path)) == (64, 75)
+    assert (SD.resolution_multiple(tmp_path), SD.max_prompt_tokens(tmp_path)) == (64, 75)
 
 
 def test_a_broken_config_is_named(tmp_path: Path) -> None:
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "config.json").write_text("{")
     with pytest.raises(RecipeError, match=r"vae/config\.json"):
-        SD.pixel_multiple(tmp_path)
+        SD.resolution_multiple(tmp_path)
 
 
 def test_prompts_are_encoded_as_the_pipeline_does(loaded: Loaded) -> None:
     prompts = ["a photo of sks dog", "a dog " * 100]
-    ours = SD.collate(SD.encode_prompts(loaded, prompts))["hidden"]
+    ours = SD.collate_conditions(SD.encode_prompts(loaded, prompts))["hidden"]
     theirs, _ = loaded.pipeline.encode_prompt(prompts, CPU, 1, do_classifier_free_guidance=False)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
@@ -76,8 +76,9 @@ def test_latents_are_drawn_as_diffusers_does(loaded: Loaded) -> None:
     vae = loaded.pipeline.vae
     expected = vae.encode(pixels).latent_dist.sample(torch.Generator().manual_seed(4)) * vae.config.scaling_factor
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(4))
-    ours, hints = SD.draw(loaded, SD.encode_images(loaded, pixels), lambda _, shape: noise.view(2, *shape), "none")
-    assert not hints
+    ours, extra_conditions = SD.sample_x0(loaded, SD.encode_images(loaded, pixels),
+                                          lambda _, shape: noise.view(2, *shape), "none")
+    assert not extra_conditions
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -136,10 +137,10 @@ def test_the_text_encoder_keeps_its_old_names_and_alpha_is_folded(loaded: Loaded
                                                                   tmp_path: Path) -> None:
     module = SD.module(SD.load(folder, device=CPU, dtype=torch.float32), "text_encoder")
     lora = Lora(type="lora", rank=2, alpha=8, targets="attention")
-    modules = match(module, SD.presets["text_encoder"]["attention"])
+    modules = match_layers(module, SD.target_presets["text_encoder"]["attention"])
     attach(module, lora, modules, seed=0)
-    state = {name: torch.ones_like(tensor) for name, tensor in read(module).items()}
-    path, = formats()["diffusers"].write(tmp_path, SD, {"text_encoder": Attached(lora, modules, state)},
+    state = {name: torch.ones_like(tensor) for name, tensor in read_weights(module).items()}
+    path, = formats()["diffusers"].write(tmp_path, SD, {"text_encoder": ComponentAdapter(lora, modules, state)},
                                             lambda: loaded)
     tensors = load_file(path)
     assert all(name.startswith("text_encoder.text_model.encoder.layers.") for name in tensors)

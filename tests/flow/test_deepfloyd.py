@@ -19,7 +19,7 @@ def laid_out(folder: Path, family: str, recipe: str) -> Project:
 
     project = lay_out(folder)
     shutil.rmtree(folder / "base")
-    families()[family].tiny(folder / "base")
+    families()[family].write_tiny_base(folder / "base")
     (folder / "tiny.yaml").write_text(recipe.replace("type: sd", f"type: {family}"))
     return project
 

@@ -6,7 +6,7 @@ import torch
 from peft import PeftModel
 from projects import RECIPE, lay_out
 
-from dbrun.adapters.adapter_io import read_artifact
+from dbrun.adapters.adapter_io import read_adapters
 from dbrun.formats.roundtrip import Probe
 from dbrun.models.base import families
 
@@ -27,10 +27,10 @@ def test_two_types_in_one_recipe_are_trained_exported_and_read(tmp_path: Path) -
     plain, attached, read = (sd.load(project.folder / "base", device=torch.device("cpu"), dtype=torch.float32)
                              for _ in range(3))
     trained = next(p.parent for p in (project.folder / ".dbrun" / "objects").rglob("metrics.jsonl"))
-    for component, adapter in read_artifact(trained).items():
-        adapter.onto(sd.module(attached, component))
+    for component, adapter in read_adapters(trained).items():
+        adapter.attach_to(sd.module(attached, component))
         place = sd.components[component]
         setattr(read.pipeline, place, PeftModel.from_pretrained(
             getattr(read.pipeline, place), project.folder / "outputs" / "tiny" / "peft" / component))
-    assert torch.equal(probe.ask(sd, read), probe.ask(sd, attached))
-    assert float((probe.ask(sd, read) - probe.ask(sd, plain)).abs().max()) > 1e-4
+    assert torch.equal(probe.predict(sd, read), probe.predict(sd, attached))
+    assert float((probe.predict(sd, read) - probe.predict(sd, plain)).abs().max()) > 1e-4

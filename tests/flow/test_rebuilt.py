@@ -7,10 +7,10 @@ import pytest
 
 from dbrun.errors import RecipeError
 from dbrun.plan.planner import make_plan
-from dbrun.plan.provenance_diff import differences
+from dbrun.plan.provenance_diff import provenance_notes
 from dbrun.recipe.load import load_recipe
-from dbrun.resolve.sources import locate
-from dbrun.safetensors_header import read
+from dbrun.resolve.sources import resolve_sources
+from dbrun.safetensors_header import read_provenance
 from dbrun.store.store import Store
 
 FILE = "outputs/tiny/pytorch_lora_weights.safetensors"
@@ -19,11 +19,11 @@ FILE = "outputs/tiny/pytorch_lora_weights.safetensors"
 def told(project, *words: str, file: str = FILE, change=lambda document: None) -> tuple[list[str], bool]:
     """What is said of the differences, and whether anything is left to do."""
     loaded, store = load_recipe(project.folder / file, words), Store(project.folder / ".dbrun")
-    located = locate(loaded, store)
-    document = read(project.folder / file)
+    resolved = resolve_sources(loaded, store)
+    document = read_provenance(project.folder / file)
     change(document)
-    notes = differences(document, loaded.recipe, located)
-    return [note.text for note in notes], make_plan(loaded.recipe, located, store).pending
+    notes = provenance_notes(document, loaded.recipe, resolved)
+    return [note.text for note in notes], make_plan(loaded.recipe, resolved, store).has_pending
 
 
 def test_an_exported_file_is_the_recipe_that_made_it(project, monkeypatch) -> None:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from adapter_kinds import make, moved, put, widest
 
-from dbrun.adapters.adapter_io import Attached
-from dbrun.adapters.base import types
+from dbrun.adapters.adapter_io import ComponentAdapter
+from dbrun.adapters.base import adapter_types
 from dbrun.formats.base import Format, formats
-from dbrun.formats.roundtrip import Expected, Probe
+from dbrun.formats.roundtrip import Probe, ReferencePredictions
 from dbrun.models.base import Family, Loaded, families
 
-NAMES = [*(kind.NAME for kind in types() if kind.by_peft), "dora", "pissa"]
+NAMES = [*(kind.NAME for kind in adapter_types() if kind.uses_peft), "dora", "pissa"]
 WIDE = max(families().values(), key=lambda family: len(family.components))
 """The family with the most components to carry."""
 CASES = [*((WIDE, name) for name in NAMES), *((family, "lora") for family in families().values()
@@ -29,16 +29,17 @@ class Trained:
 
     family: Family
     folder: Path
-    adapters: dict[str, Attached]
+    adapters: dict[str, ComponentAdapter]
     probe: Probe
-    expected: Expected
+    expected: ReferencePredictions
 
     def fresh(self) -> Loaded:
         return self.family.load(self.folder, device=torch.device("cpu"), dtype=torch.float32)
 
 
 def _components(family: Family, name: str, form: Format) -> list[str]:
-    return [c for c in family.components if form.carries(family, c) and form.refuses(family, c, make(name)) is None]
+    return [c for c in family.components if form.supports(family, c)
+            and form.unsupported_reason(family, c, make(name)) is None]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -58,13 +59,13 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """One case: a family, and an adapter type on each of its components."""
     family, name = request.param
     folder = tmp_path_factory.mktemp("formats") / "base"
-    family.tiny(folder)
+    family.write_tiny_base(folder)
     loaded, on = (family.load(folder, device=torch.device("cpu"), dtype=torch.float32) for _ in range(2))
     probe = Probe("a photo of sks dog", 32)
-    base = probe.ask(family, loaded)
+    base = probe.predict(family, loaded)
     adapter = make(name, **({"rank": 2, "alpha": 5.0} if "rank" in type(make(name)).model_fields else {}))
     adapters = {component: moved(put(family, loaded, component, adapter, widest(adapter)), by=0.1)
                 for component in family.components}
     for component, attached in adapters.items():
-        attached.onto(family.module(on, component))
-    return Trained(family, folder, adapters, probe, Expected(base, probe.ask(family, on), adapters))
+        attached.attach_to(family.module(on, component))
+    return Trained(family, folder, adapters, probe, ReferencePredictions(base, probe.predict(family, on), adapters))

@@ -5,10 +5,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 from dbrun.formats.base import formats
-from dbrun.formats.model_card import card
+from dbrun.formats.model_card import render_card
 from dbrun.models.base import families
-from dbrun.models.configs import licence
-from dbrun.safetensors_header import trigger
+from dbrun.models.configs import find_licence
+from dbrun.safetensors_header import trigger_words
 
 SD = families()["sd"]
 RECIPE = {"base": {"type": "sd", "identity": f"hub:runwayml/sd15@{'a' * 40}", "variant": None}, "seed": 3,
@@ -24,7 +24,7 @@ def front(text: str) -> dict:
 
 
 def test_the_hub_reads_its_front_matter() -> None:
-    text = card(DOCUMENT, SD, ["diffusers", "kohya"], ["a photo of sks dog", 'a "dog": at sea'])
+    text = render_card(DOCUMENT, SD, ["diffusers", "kohya"], ["a photo of sks dog", 'a "dog": at sea'])
     data = ModelCard(text).data
     assert (data.license, data.base_model) == ("creativeml-openrail-m", "runwayml/sd15")
     assert data.to_dict()["library_name"] == "diffusers"
@@ -34,7 +34,7 @@ def test_the_hub_reads_its_front_matter() -> None:
 
 
 def test_a_reader_learns_trigger_base_licence_prompts_and_origin() -> None:
-    text = card(DOCUMENT, SD, ["diffusers"], ["a photo of sks dog"])
+    text = render_card(DOCUMENT, SD, ["diffusers"], ["a photo of sks dog"])
     for words in ("Trigger: `sks`", "huggingface.co/runwayml/sd15", "Licence of the base: CreativeML-OpenRAIL-M",
                   "denoiser: lora rank 8 alpha 4.0; 300 steps at 512 pixels", "before_after.png",
                   "- `a photo of sks dog`",
@@ -47,12 +47,12 @@ def test_every_format_says_how_it_is_used(name) -> None:
     used = {"diffusers": 'load_lora_weights("path/to/this/folder", weight_name="pytorch_lora_weights.safetensors")',
             "kohya": "models/loras/", "peft": "PeftModel.from_pretrained(pipeline.unet", "merged": '"merged")',
             "single_file": "models/checkpoints/", "component": "component/unet", "embedding": "load_textual_inversion"}
-    text = card(DOCUMENT, SD, [name], ["a"])
+    text = render_card(DOCUMENT, SD, [name], ["a"])
     assert used[name] in text and ("lora" in front(text)["tags"]) is not formats()[name].LARGE
 
 
 def test_python_in_it_is_python() -> None:
-    text = card(DOCUMENT, SD, list(formats()), ["a"])
+    text = render_card(DOCUMENT, SD, list(formats()), ["a"])
     blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     assert len(blocks) == 3
     for block in blocks:
@@ -61,29 +61,30 @@ def test_python_in_it_is_python() -> None:
 
 def test_a_base_of_files_names_no_place_and_an_unknown_licence_is_said(tmp_path) -> None:
     recipe = {**RECIPE, "base": {"type": "sd", "identity": "files:abc", "variant": None}}
-    text = card({**DOCUMENT, "recipe": recipe, "licence": licence(tmp_path)}, SD, ["diffusers"], ["a"])
+    text = render_card({**DOCUMENT, "recipe": recipe, "licence": find_licence(tmp_path)}, SD, ["diffusers"], ["a"])
     assert "base_model" not in front(text) and front(text)["license"] == "unknown"
     assert 'from_pretrained("path/to/the/base")' in text and "Licence of the base: unknown\n" in text
 
 
 def test_a_licence_is_read_from_a_card_or_a_manifest(tmp_path) -> None:
-    assert licence(tmp_path) == "unknown"
+    assert find_licence(tmp_path) == "unknown"
     for name, told in (("licence.txt", "see licence.txt"), ("LICENSE-MODEL.md", "see LICENSE-MODEL.md")):
         (tmp_path / name).write_text("All rights …")
-        assert licence(tmp_path) == told
-    assert front(card({**DOCUMENT, "licence": told}, SD, ["peft"], ["a"]))["license_name"] == "see LICENSE-MODEL.md"
+        assert find_licence(tmp_path) == told
+    card = render_card({**DOCUMENT, "licence": told}, SD, ["peft"], ["a"])
+    assert front(card)["license_name"] == "see LICENSE-MODEL.md"
     (tmp_path / "manifest.json").write_text('{"licence": "Apache-2.0"}')
-    assert licence(tmp_path) == "Apache-2.0"
+    assert find_licence(tmp_path) == "Apache-2.0"
     (tmp_path / "README.md").write_text("---\nlicense: openrail++\ntags:\n- x\n---\n# hi\nlicense: no\n")
-    assert licence(tmp_path) == "openrail++"
+    assert find_licence(tmp_path) == "openrail++"
     (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: my terms\n---\n")
-    assert licence(tmp_path) == "my terms"
-    assert front(card({**DOCUMENT, "licence": "my terms"}, SD, ["peft"], ["a"]))["license"] == "other"
+    assert find_licence(tmp_path) == "my terms"
+    assert front(render_card({**DOCUMENT, "licence": "my terms"}, SD, ["peft"], ["a"]))["license"] == "other"
 
 
 def test_the_trigger_is_what_no_class_prompt_says() -> None:
-    assert trigger(RECIPE) == "sks"
-    assert trigger({**RECIPE, "adapt": {"trigger": {"token": "<x>"}}}) == "<x>"
-    assert trigger({**RECIPE, "subject": {"instance_prompt": "a zwx car", "class_prompt": None}}) is None
+    assert trigger_words(RECIPE) == "sks"
+    assert trigger_words({**RECIPE, "adapt": {"trigger": {"token": "<x>"}}}) == "<x>"
+    assert trigger_words({**RECIPE, "subject": {"instance_prompt": "a zwx car", "class_prompt": None}}) is None
     second = {"instance_prompt": "a zwx car", "class_prompt": "a car"}
-    assert trigger({"subjects": [RECIPE["subject"], second]}) == "sks zwx"
+    assert trigger_words({"subjects": [RECIPE["subject"], second]}) == "sks zwx"

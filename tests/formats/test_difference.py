@@ -8,15 +8,15 @@ from adapter_kinds import make, moved, put, widest
 from lycoris_reader import put_by_lycoris
 from safetensors.torch import load_file
 
-from dbrun.adapters.adapter_io import Attached
-from dbrun.adapters.attach import attach, read
+from dbrun.adapters.adapter_io import ComponentAdapter
+from dbrun.adapters.attach import attach, read_weights
 from dbrun.errors import RecipeError
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe
 from dbrun.models.base import families
-from dbrun.safetensors_header import read as provenance
-from dbrun.use.adapter_files import Named, named
-from dbrun.use.bases import AtHand
+from dbrun.safetensors_header import read_provenance
+from dbrun.use.adapter_files import AdapterFile, find_adapter
+from dbrun.use.bases import LocalBase
 from dbrun.use.blend import Blend
 from dbrun.use.convert import write_sum
 
@@ -32,23 +32,24 @@ UNET_MAP_BASIC. The ends `w_norm`, `b_norm`, `diff` and `diff_b`: comfy/lora.py 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("difference") / "base"
-    SD.tiny(folder)
-    return AtHand(SD, "base", "files:0", folder, None)
+    SD.write_tiny_base(folder)
+    return LocalBase(SD, "base", "files:0", folder, None)
 
 
-def adapter(base: AtHand, home, kind: str, form: str, component: str, seed: int) -> Named:
+def adapter(base: LocalBase, home, kind: str, form: str, component: str, seed: int) -> AdapterFile:
     loaded = base.load(device="cpu")
     if kind == "full":
         module = SD.module(loaded, component)
         names = tuple(name for name, _ in module.named_children())
         attach(module, make("full"), names, seed=0)
-        attached = moved(Attached(make("full").decided(names), names, read(module)), by=0.02, seed=seed)
+        attached = moved(ComponentAdapter(make("full").resolved_for(names), names, read_weights(module)), by=0.02,
+                         seed=seed)
     else:
         attached = moved(put(SD, loaded, component, make(kind), widest(make(kind))), by=0.1, seed=seed)
     folder = home / f"{kind}-{seed}"
     folder.mkdir()
     formats()[form].write(folder, SD, {component: attached}, lambda: base.load(device="cpu"))
-    return named(str(folder))
+    return find_adapter(str(folder))
 
 
 @pytest.mark.parametrize("kinds", [("dora", "oft"), ("full",), ("full", "loha")], ids="+".join)
@@ -59,14 +60,15 @@ def test_lycoris_reads_the_sum_of_any_types(base, tmp_path, kinds) -> None:
         parts.append(adapter(base, tmp_path, "dora", "peft", "text_encoder", 9))
     write_sum(parts, base, tmp_path / "sum.safetensors", {"format_version": 1, "x": "y"})
     together, theirs, bare = (base.load(device="cpu") for _ in range(3))
-    Blend(SD, together).put(parts)
+    Blend(SD, together).apply(parts)
     put_by_lycoris(theirs, tmp_path / "sum.safetensors")
-    expected = PROBE.ask(SD, together)
-    assert (PROBE.ask(SD, theirs) - expected).abs().max() < 1e-4 < 1e-2 < (expected - PROBE.ask(SD, bare)).abs().max()
-    assert provenance(tmp_path / "sum.safetensors") == {"format_version": 1, "x": "y"}
+    expected = PROBE.predict(SD, together)
+    assert (PROBE.predict(SD, theirs) - expected).abs().max() < 1e-4
+    assert (PROBE.predict(SD, bare) - expected).abs().max() > 1e-2
+    assert read_provenance(tmp_path / "sum.safetensors") == {"format_version": 1, "x": "y"}
     again = base.load(device="cpu")
-    Blend(SD, again).put([named(str(tmp_path / "sum.safetensors"))])
-    assert (PROBE.ask(SD, again) - expected).abs().max() < 1e-4
+    Blend(SD, again).apply([find_adapter(str(tmp_path / "sum.safetensors"))])
+    assert (PROBE.predict(SD, again) - expected).abs().max() < 1e-4
 
 
 def test_each_norm_has_a_name_that_comfyui_looks_for(base, tmp_path) -> None:
@@ -93,4 +95,4 @@ def test_a_layer_of_another_size_is_refused(base, tmp_path) -> None:
                                                               "lora_unet_conv_norm_out.b_norm": torch.ones(1)}):
         save_file(tensors, tmp_path / "odd.safetensors")
         with pytest.raises(RecipeError, match="is of another size in the base"):
-            Blend(SD, base.load(device="cpu")).put([named(str(tmp_path / "odd.safetensors"))])
+            Blend(SD, base.load(device="cpu")).apply([find_adapter(str(tmp_path / "odd.safetensors"))])

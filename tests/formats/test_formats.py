@@ -9,15 +9,15 @@ from safetensors.torch import load_file, save_file
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.formats.base import formats
-from dbrun.formats.stamp import stamp
+from dbrun.formats.stamp import write_provenance
 from dbrun.recipe.schema.model import Export
-from dbrun.safetensors_header import header, read
+from dbrun.safetensors_header import read_header, read_provenance
 
 
 def reloaded(trained, form, folder) -> float:
     loaded = trained.fresh()
     form.read(folder, trained.family, loaded, tuple(trained.adapters))
-    return trained.expected.compare(trained.probe.ask(trained.family, loaded), trained.family, loaded, form)
+    return trained.expected.compare(trained.probe.predict(trained.family, loaded), trained.family, loaded, form)
 
 
 def test_the_recipe_knows_every_format() -> None:
@@ -30,30 +30,30 @@ def test_what_is_read_back_predicts_what_was_trained(trained, form, tmp_path) ->
 
 
 def test_one_component_alone_is_carried_too(trained, form, tmp_path) -> None:
-    from dbrun.formats.roundtrip import Expected
+    from dbrun.formats.roundtrip import ReferencePredictions
 
     for component, attached in trained.adapters.items():
         (tmp_path / component).mkdir()
         form.write(tmp_path / component, trained.family, {component: attached}, trained.fresh)
         own, loaded = trained.fresh(), trained.fresh()
-        base = trained.probe.ask(trained.family, own)
-        attached.onto(trained.family.module(own, component))
-        expected = Expected(base, trained.probe.ask(trained.family, own), {component: attached})
+        base = trained.probe.predict(trained.family, own)
+        attached.attach_to(trained.family.module(own, component))
+        expected = ReferencePredictions(base, trained.probe.predict(trained.family, own), {component: attached})
         form.read(tmp_path / component, trained.family, loaded, (component,))
-        expected.compare(trained.probe.ask(trained.family, loaded), trained.family, loaded, form)
+        expected.compare(trained.probe.predict(trained.family, loaded), trained.family, loaded, form)
 
 
 def test_provenance_survives_and_disturbs_no_reader(trained, form, tmp_path) -> None:
     paths = form.write(tmp_path, trained.family, trained.adapters, trained.fresh)
     for path in paths:
         before = load_file(path)
-        stamp(path, {"format_version": 1, "prompt": "ein Foto, größer als 中"})
-        assert read(path) == {"format_version": 1, "prompt": "ein Foto, größer als 中"}
-        assert header(path).metadata["format"] == "pt"
+        write_provenance(path, {"format_version": 1, "prompt": "ein Foto, größer als 中"})
+        assert read_provenance(path) == {"format_version": 1, "prompt": "ein Foto, größer als 中"}
+        assert read_header(path).metadata["format"] == "pt"
         after = load_file(path)
         assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
         first = path.read_bytes()
-        stamp(path, {"prompt": "ein Foto, größer als 中", "format_version": 1})
+        write_provenance(path, {"prompt": "ein Foto, größer als 中", "format_version": 1})
         assert path.read_bytes() == first
     assert paths and reloaded(trained, form, tmp_path) < 1e-4 * trained.expected.effect
 
@@ -92,7 +92,7 @@ def test_the_peft_config_names_no_machine_and_no_version(trained, tmp_path) -> N
 def test_a_reader_that_takes_nothing_is_noticed(trained, tmp_path) -> None:
     loaded = trained.fresh()
     with pytest.raises(StageFailed, match="ignored or changed"):
-        trained.expected.compare(trained.expected.trained, trained.family, loaded, formats()["peft"])
+        trained.expected.compare(trained.expected.trained_prediction, trained.family, loaded, formats()["peft"])
 
 
 def test_a_small_error_in_the_prediction_is_noticed(trained, tmp_path) -> None:
@@ -100,7 +100,8 @@ def test_a_small_error_in_the_prediction_is_noticed(trained, tmp_path) -> None:
     form.write(tmp_path, trained.family, trained.adapters, trained.fresh)
     loaded = trained.fresh()
     form.read(tmp_path, trained.family, loaded, tuple(trained.adapters))
-    answer = trained.expected.trained + 0.02 * (trained.expected.trained - trained.expected.base)
+    expected = trained.expected
+    answer = expected.trained_prediction + 0.02 * (expected.trained_prediction - expected.base_prediction)
     with pytest.raises(StageFailed, match="differs by"):
         trained.expected.compare(answer, trained.family, loaded, form)
     with pytest.raises(StageFailed):

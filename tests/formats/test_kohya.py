@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from second_base import as_second
 from torch import nn
 
-from dbrun.adapters.adapter_io import Attached
+from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import formats
 from dbrun.formats.kohya import FILE
@@ -25,7 +25,7 @@ from dbrun.formats.roundtrip import Probe
 from dbrun.models.base import Family, Loaded, families
 
 SD, KOHYA, PROBE = families()["sd"], formats()["kohya"], Probe("a photo of sks dog", 32)
-CARRIED = [name for name in KINDS if KOHYA.refuses(SD, "denoiser", make(name)) is None]
+CARRIED = [name for name in KINDS if KOHYA.unsupported_reason(SD, "denoiser", make(name)) is None]
 CLOSE = 1e-4
 QUICK = {"lora", "dora", "lokr"}
 """Kinds that the default run goes through; the others are marked slow."""
@@ -73,32 +73,32 @@ class World:
     def fresh(self) -> Loaded:
         return SD.load(self.folder, device=torch.device("cpu"), dtype=torch.float32)
 
-    def learnt(self, **kinds: str) -> tuple[dict[str, Attached], torch.Tensor]:
+    def learnt(self, **kinds: str) -> tuple[dict[str, ComponentAdapter], torch.Tensor]:
         """Adapters of these kinds by component, far from their start, and what they predict."""
         loaded = self.fresh()
         adapters = {}
         for component, kind in kinds.items():
             adapter = make(kind)
             adapters[component] = moved(put(SD, self.fresh(), component, adapter, widest(adapter)), by=0.1)
-            adapters[component].onto(SD.module(loaded, component))
-        return adapters, PROBE.ask(SD, loaded)
+            adapters[component].attach_to(SD.module(loaded, component))
+        return adapters, PROBE.predict(SD, loaded)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:
     folder = tmp_path_factory.mktemp("kohya") / "base"
-    SD.tiny(folder)
-    return World(folder, PROBE.ask(SD, SD.load(folder, device=torch.device("cpu"), dtype=torch.float32)))
+    SD.write_tiny_base(folder)
+    return World(folder, PROBE.predict(SD, SD.load(folder, device=torch.device("cpu"), dtype=torch.float32)))
 
 
 def by_lycoris(loaded: Loaded, file: Path) -> torch.Tensor:
     put_by_lycoris(loaded, file)
-    return PROBE.ask(SD, loaded)
+    return PROBE.predict(SD, loaded)
 
 
 def by_diffusers(loaded: Loaded, file: Path) -> torch.Tensor:
     loaded.pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-    return PROBE.ask(SD, loaded)
+    return PROBE.predict(SD, loaded)
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -128,16 +128,16 @@ def test_a_lokr_whose_factor_lycoris_cannot_guess_has_its_formula(world, tmp_pat
         if layer:
             parts = [layer.get(f"lokr_{end}") for end in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")]
             module.weight.data += diff_weight(*parts).reshape(module.weight.shape)
-    assert apart(PROBE.ask(SD, loaded), trained) < CLOSE
+    assert apart(PROBE.predict(SD, loaded), trained) < CLOSE
 
 
 def by_us(world: World, folder: Path) -> torch.Tensor:
     loaded = world.fresh()
     KOHYA.read(folder, SD, loaded, tuple(SD.components))
-    return PROBE.ask(SD, loaded)
+    return PROBE.predict(SD, loaded)
 
 
-@pytest.mark.parametrize("kind", some([name for name in CARRIED if make(name).as_lora and name != "dora"]))
+@pytest.mark.parametrize("kind", some([name for name in CARRIED if make(name).supports_lora and name != "dora"]))
 def test_diffusers_reads_every_lora(world, tmp_path, kind) -> None:
     adapters, trained = world.learnt(denoiser=kind, text_encoder=kind)
     path, = KOHYA.write(tmp_path, SD, adapters, world.fresh)
@@ -171,11 +171,11 @@ def by_comfyui(world: World, path: Path) -> torch.Tensor:
     for component in SD.components:
         module = SD.module(loaded, component)
         for name, layer in module.named_modules():
-            begins, written = SD.kohya[component]
+            begins, written = SD.kohya_prefixes[component]
             full = written + name.removeprefix(begins).replace(".", "_")
             if own := {n.partition(".")[2]: t for n, t in tensors.items() if n.partition(".")[0] == full}:
                 layer.weight.data = comfyui(layer.weight.data, own)
-    return PROBE.ask(SD, loaded)
+    return PROBE.predict(SD, loaded)
 
 
 def comfyui(weight: torch.Tensor, own: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -202,16 +202,16 @@ def test_comfyui_computes_what_was_trained_or_it_is_said(world, tmp_path, kind) 
     adapters, trained = world.learnt(denoiser=kind, text_encoder=kind)
     path, = KOHYA.write(tmp_path, SD, adapters, world.fresh)
     same = apart(by_comfyui(world, path), trained) < CLOSE
-    assert same is (KOHYA.caution(SD, "denoiser", make(kind)) is None) is (kind != "dora")
+    assert same is (KOHYA.compatibility_warning(SD, "denoiser", make(kind)) is None) is (kind != "dora")
 
 
 @pytest.mark.parametrize("kind", ["lora", "lokr"])
 def test_on_a_base_of_2_lycoris_and_diffusers_read_it_too(tmp_path, kind) -> None:
     """Its projections are linear, its text encoder is OpenCLIP's; every layer has the same name."""
     folder = tmp_path / "base"
-    SD.tiny(folder, prediction="v_prediction")
+    SD.write_tiny_base(folder, prediction="v_prediction")
     second = World(as_second(folder), torch.zeros(()))
-    base = PROBE.ask(SD, second.fresh())
+    base = PROBE.predict(SD, second.fresh())
     adapters, trained = second.learnt(denoiser=kind, text_encoder=kind)
     path, = KOHYA.write(tmp_path, SD, adapters, second.fresh)
     assert apart(by_lycoris(second.fresh(), path), trained) < CLOSE < 1e-2 < apart(trained, base)
@@ -235,7 +235,7 @@ def foreign(world: World, folder: Path, algo: str, **settings: object) -> tuple[
     loaded, path = world.fresh(), folder / "foreign.safetensors"
     write_by_lycoris(loaded, path, algo, lora_dim=3, alpha=2.0, conv_lora_dim=2, conv_alpha=1.0, **settings)
     save_file(load_file(path), folder / FILE)
-    return path, PROBE.ask(SD, loaded)
+    return path, PROBE.predict(SD, loaded)
 
 
 FOREIGN = [("locon", {}), ("locon", {"use_tucker": True}), ("locon", {"weight_decompose": True}), ("loha", {}),
@@ -259,7 +259,7 @@ def test_a_dora_of_inputs_is_read_as_lycoris_reads_it_and_never_taken_for_one_of
     again = world.fresh()
     assert apart(by_us(world, tmp_path), theirs) < 3e-3 < 3e-2 < apart(theirs, world.base)
     with pytest.raises(RecipeError, match="lengths of inputs on the denoiser"):
-        KOHYA.given(tmp_path, SD, again, "denoiser")
+        KOHYA.import_adapter(tmp_path, SD, again, "denoiser")
 
 
 @pytest.mark.parametrize("spoil", ["another base's layer", "a half layer", "another type", "only alpha"])
@@ -282,11 +282,11 @@ def test_what_a_reader_would_pass_over_is_an_error(world, tmp_path, spoil) -> No
 
 
 def test_other_families_and_types_are_refused_with_the_reason() -> None:
-    assert "no names for" in KOHYA.refuses(SD, "denoiser", make("oft"))
-    assert "no names for" in KOHYA.refuses(SD, "denoiser", make("full"))
-    assert "no other program reads" in KOHYA.refuses(families()["if_stage1"], "denoiser", make("lora"))
-    families_with = [f for f in families().values() if f.kohya]
-    assert all(isinstance(f, Family) and set(f.kohya) <= set(f.components) for f in families_with)
+    assert "no names for" in KOHYA.unsupported_reason(SD, "denoiser", make("oft"))
+    assert "no names for" in KOHYA.unsupported_reason(SD, "denoiser", make("full"))
+    assert "no other program reads" in KOHYA.unsupported_reason(families()["if_stage1"], "denoiser", make("lora"))
+    families_with = [f for f in families().values() if f.kohya_prefixes]
+    assert all(isinstance(f, Family) and set(f.kohya_prefixes) <= set(f.components) for f in families_with)
 
 
 def test_no_two_layers_share_a_name(world) -> None:

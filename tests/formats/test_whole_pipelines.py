@@ -22,7 +22,7 @@ SD, IF = families()["sd"], families()["if_stage1"]
 def folder(request, tmp_path_factory):
     """A tiny base; of 2.x, with what 2.1's configs say otherwise."""
     place = tmp_path_factory.mktemp("whole") / "base"
-    SD.tiny(place, prediction="v_prediction" if request.param == "2.x of v" else "epsilon")
+    SD.write_tiny_base(place, prediction="v_prediction" if request.param == "2.x of v" else "epsilon")
     return place if request.param == "1.x" else as_second(place)
 
 
@@ -43,7 +43,7 @@ def written(folder, tmp_path_factory):
     adapters = {"denoiser": moved(put(SD, fresh(folder), "denoiser", make("lokr"), "all"), by=0.1),
                 "text_encoder": moved(put(SD, fresh(folder), "text_encoder", make("dora"), "all"), by=0.1)}
     for component, attached in adapters.items():
-        attached.onto(SD.module(taught, component))
+        attached.attach_to(SD.module(taught, component))
     for name in ("merged", "single_file"):
         formats()[name].write(out, SD, adapters, lambda: fresh(folder))
     return out, drawn(taught.pipeline)
@@ -72,7 +72,7 @@ def test_the_layout_is_the_one_of_the_original_release() -> None:
     """Names of v1-5-pruned-emaonly.safetensors, as listed by CompVis' ddpm and openaimodel."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768)
-    names = {ldm_keys._unet(name, unet.config) for name in unet.state_dict()}
+    names = {ldm_keys._unet_key(name, unet.config) for name in unet.state_dict()}
     assert len(names) == len(unet.state_dict()) == 686
     known = {"time_embed.0.weight", "time_embed.2.bias", "input_blocks.0.0.weight",
              "input_blocks.1.0.in_layers.0.weight",
@@ -101,18 +101,18 @@ def test_the_text_encoder_of_2_stands_there_as_openclip_has_it(written) -> None:
 
 def test_bases_without_such_a_layout_are_refused_with_the_reason(folder, tmp_path, monkeypatch) -> None:
     form = formats()["single_file"]
-    assert "no other program reads" in form.refuses(IF, "denoiser", make("lora"))
-    assert form.unfit(SD, folder) is None
-    monkeypatch.setattr(type(form), "unfit", lambda *_: "which it is not")
+    assert "no other program reads" in form.unsupported_reason(IF, "denoiser", make("lora"))
+    assert form.unsupported_base_reason(SD, folder) is None
+    monkeypatch.setattr(type(form), "unsupported_base_reason", lambda *_: "which it is not")
     with pytest.raises(StageFailed, match="which it is not"):
         form.write(tmp_path, SD, {}, lambda: fresh(folder))
 
 
 def test_a_layer_that_a_reader_passes_over_is_known_from_the_configs(tmp_path) -> None:
     """diffusers leaves out the 24th, which the base of the release has not; a base that has it would lose it."""
-    SD.tiny(tmp_path)
+    SD.write_tiny_base(tmp_path)
     as_second(tmp_path, layers=24)
-    assert "23 layers of a text encoder are read" in formats()["single_file"].unfit(SD, tmp_path)
+    assert "23 layers of a text encoder are read" in formats()["single_file"].unsupported_base_reason(SD, tmp_path)
     with pytest.raises(StageFailed, match=r"this base, a 2\.x, has 24"):
         formats()["single_file"].write(tmp_path, SD, {}, lambda: fresh(tmp_path))
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.cli.verbs import HOMES
-from dbrun.recipe.checks.schema_info import everywhere
+from dbrun.cli.verbs import VERB_MODULES
+from dbrun.recipe.checks.schema_info import all_keys
 from dbrun.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-KEYS = everywhere()
+KEYS = all_keys()
 SECTIONS = {key.split(".")[0] for key in KEYS}
-VERBS = {verb for verbs in HOMES.values() for verb in verbs}
+VERBS = {verb for verbs in VERB_MODULES.values() for verb in verbs}
 
 
 def named() -> list[str]:

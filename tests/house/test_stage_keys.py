@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from dbrun.plan import cache_key
-from dbrun.plan.cache_key import ask
+from dbrun.plan.cache_key import make_stage_key
 from dbrun.recipe.load import load_recipe
-from dbrun.resolve.sources import locate
+from dbrun.resolve.sources import resolve_sources
 from dbrun.stages.base import Numerics, stages
-from dbrun.store.canonical import digest, plain
+from dbrun.store.canonical import digest, to_json_value
 from dbrun.store.store import Store
 
 HERE = Path(__file__).parent
@@ -33,17 +33,18 @@ PINNED = "1.2.3"
 def keys(recipe: Path, store: Store) -> dict[str, dict[str, str | None]]:
     """Stage -> its key, its lineage, and a digest over the keys of its items."""
     loaded = load_recipe(recipe)
-    located = locate(loaded, store)
+    resolved = resolve_sources(loaded, store)
     found = {}
     for name, stage in stages().items():
-        if not stage.wanted(loaded.recipe):
+        if not stage.applies_to(loaded.recipe):
             continue
         numerics = Numerics("cpu", loaded.recipe.threads)
-        params = stage.params(loaded.recipe, located.sources)
+        params = stage.params(loaded.recipe, resolved.sources)
         inputs = {above: hashlib.sha256(above.encode()).hexdigest() for above in stage.needs}
-        asked = ask(stage, params, inputs, numerics)
-        items = [digest(plain(key)) for key in stage.items(params, inputs, numerics)]
-        found[name] = {"key": asked.key, "lineage": asked.lineage, "items": digest(plain(items)) if items else None}
+        asked = make_stage_key(stage, params, inputs, numerics)
+        items = [digest(to_json_value(key)) for key in stage.item_keys(params, inputs, numerics)]
+        found[name] = {"key": asked.key, "lineage": asked.resume_key,
+                       "items": digest(to_json_value(items)) if items else None}
     return found
 
 
@@ -54,14 +55,14 @@ def record(store: Store) -> dict[str, dict[str, dict[str, str | None]]]:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_result_of_an_earlier_version_is_found_again(recipe: Path, tmp_path: Path,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_key, "full_version", lambda library: PINNED)
+    monkeypatch.setattr(cache_key, "installed_version", lambda library: PINNED)
     store = Store(tmp_path)
     store.prepare()
     assert keys(recipe, store) == json.loads(RECORD.read_text())[recipe.stem]
 
 
 if __name__ == "__main__":
-    cache_key.full_version = lambda library: PINNED  # type: ignore[assignment]
+    cache_key.installed_version = lambda library: PINNED  # type: ignore[assignment]
     with TemporaryDirectory() as folder:
         kept = Store(Path(folder))
         kept.prepare()

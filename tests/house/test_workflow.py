@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from dbrun.recipe.load import load_recipe
-from dbrun.resolve.lock import drift, lock_of, locked
-from dbrun.resolve.sources import Located, locate
+from dbrun.resolve.lock import drift, lock_contents, lock_path
+from dbrun.resolve.sources import ResolvedSources, resolve_sources
 from dbrun.store.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -109,15 +109,15 @@ def test_its_check_finds_what_is_wrong(copy: Path, spoil: Callable[[Path], objec
     pytest.fail("every step passed")
 
 
-def found(recipe: Path, store: Path) -> Located:
-    return locate(load_recipe(recipe), Store(store))
+def found(recipe: Path, store: Path) -> ResolvedSources:
+    return resolve_sources(load_recipe(recipe), Store(store))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_has_a_lock_and_it_holds(recipe: Path, tmp_path: Path) -> None:
     assert drift(load_recipe(recipe), found(recipe, tmp_path)) == [], f"run: dbrun lock recipes/{recipe.name}"
-    written = json.dumps(locked(found(recipe, tmp_path)), indent=1, ensure_ascii=False) + "\n"
-    assert lock_of(recipe).read_text(encoding="utf-8") == written
+    written = json.dumps(lock_contents(found(recipe, tmp_path)), indent=1, ensure_ascii=False) + "\n"
+    assert lock_path(recipe).read_text(encoding="utf-8") == written
 
 
 def test_a_lock_says_nothing_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +128,6 @@ def test_a_lock_says_nothing_of_the_machine(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for recipe in RECIPES:
-        text = lock_of(recipe).read_text(encoding="utf-8")
-        assert json.loads(text) == locked(found(recipe, tmp_path / "store"))
+        text = lock_path(recipe).read_text(encoding="utf-8")
+        assert json.loads(text) == lock_contents(found(recipe, tmp_path / "store"))
         assert not re.search(r"\btorch|\d+\.\d+\.\d+|/root|/home|cuda|cpu", text)

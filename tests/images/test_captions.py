@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dbrun.errors import RecipeError
-from dbrun.images.discover import discover
-from dbrun.options.captions import Filename, Metadata, Prompt, Sidecar
+from dbrun.images.discover import list_pictures
+from dbrun.options.captions import Filename, Metadata, PromptOnly, Sidecar
 
 METADATA = Metadata(type="metadata")
 
@@ -29,7 +29,7 @@ def rows(*rows: object) -> str:
 
 
 def captions(folder: Path, source: object = METADATA) -> dict[str, tuple[str, ...]]:
-    found = discover(folder, captions=source)
+    found = list_pictures(folder, captions=source)
     return {p.path.relative_to(found.folder).as_posix(): p.captions for p in found.pictures}
 
 
@@ -40,7 +40,7 @@ def captions(folder: Path, source: object = METADATA) -> dict[str, tuple[str, ..
 def test_a_table_names_pictures_also_in_folders_below(tmp_path: Path, table: dict[str, str]) -> None:
     lay(tmp_path, "a.jpg", "b.jpg", "below/c.png", "below/d.png", **table)
     assert captions(tmp_path) == {"a.jpg": (), "b.jpg": ("a dog",), "below/c.png": ("x",)}
-    assert discover(tmp_path, captions=METADATA).notes == ()
+    assert list_pictures(tmp_path, captions=METADATA).notes == ()
 
 
 def test_the_column_may_be_named(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_folder_without_a_table_or_with_two_is_refused(tmp_path: Path) -> None
 
 def test_a_table_that_is_not_read_is_told(tmp_path: Path) -> None:
     lay(tmp_path, "a.jpg", metadata__jsonl="{}")
-    assert discover(tmp_path).notes == ("metadata.jsonl is ignored: `captions: {type: metadata}` reads it",)
+    assert list_pictures(tmp_path).notes == ("metadata.jsonl is ignored: `captions: {type: metadata}` reads it",)
 
 
 @pytest.mark.parametrize(("name", "words"), [
@@ -116,12 +116,12 @@ def test_a_table_that_is_not_read_is_told(tmp_path: Path) -> None:
 def test_a_name_is_a_caption_without_its_number(tmp_path: Path, name: str, words: str) -> None:
     lay(tmp_path, name, "001.jpg")
     assert captions(tmp_path, Filename(type="filename")) == {name: (words,), "001.jpg": ()}
-    assert f"'{words}' for {name}" in discover(tmp_path, captions=Filename(type="filename")).notes[0]
+    assert f"'{words}' for {name}" in list_pictures(tmp_path, captions=Filename(type="filename")).notes[0]
 
 
 def test_one_prompt_for_all_passes_text_files_over_and_says_so(tmp_path: Path) -> None:
     lay(tmp_path, "a.jpg", "b.jpg", a__txt="x", b__txt="")
-    found = discover(tmp_path, captions=Prompt(type="prompt"))
+    found = list_pictures(tmp_path, captions=PromptOnly(type="prompt"))
     assert [p.captions for p in found.pictures] == [(), ()]
     assert len(found.notes) == 1 and "a.txt and other text files are ignored" in found.notes[0]
 
@@ -130,6 +130,6 @@ def test_one_prompt_for_all_passes_text_files_over_and_says_so(tmp_path: Path) -
 def test_the_split_to_train_on_is_taken_where_a_data_set_has_splits(tmp_path: Path, source: object) -> None:
     lay(tmp_path, "test/x.jpg", "train/a.jpg", README__md="")
     lay(tmp_path / "train", a__txt="a dog", metadata__jsonl=rows({"file_name": "a.jpg", "text": "a dog"}))
-    found = discover(tmp_path, captions=source)
+    found = list_pictures(tmp_path, captions=source)
     assert [(p.path, p.captions) for p in found.pictures] == [(tmp_path / "train" / "a.jpg", ("a dog",))]
     assert found.notes[0] == "the pictures are those in train/"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dbrun.images.loss_plot import COLOURS, HEIGHT, WIDTH, loss_curve, smoothed, ticks
+from dbrun.images.loss_plot import HEIGHT, LINE_COLOURS, WIDTH, axis_ticks, plot_losses, smooth
 
 
 def where(page: np.ndarray, colour: str) -> tuple[np.ndarray, np.ndarray]:
@@ -13,28 +13,28 @@ def where(page: np.ndarray, colour: str) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_falling_line_falls_and_a_higher_line_lies_higher() -> None:
     falling = [(i, 1.0 - i / 200) for i in range(1, 101)]
-    page = np.asarray(loss_curve({"instance": falling, "class": [(i, 0.2) for i in range(1, 101)]}))
+    page = np.asarray(plot_losses({"instance": falling, "class": [(i, 0.2) for i in range(1, 101)]}))
     assert page.shape == (HEIGHT, WIDTH, 3)
-    ys, xs = where(page[80:], COLOURS[0][0])
+    ys, xs = where(page[80:], LINE_COLOURS[0][0])
     assert ys[xs < 200].mean() < ys[xs > 800].mean() - 50
-    low, _ = where(page[80:], COLOURS[1][0])
+    low, _ = where(page[80:], LINE_COLOURS[1][0])
     assert low.mean() > ys.mean()
 
 
 def test_smoothing_keeps_a_constant_and_halves_noise() -> None:
-    assert all(y == pytest.approx(0.3) for _, y in smoothed([(i, 0.3) for i in range(50)]))
+    assert all(y == pytest.approx(0.3) for _, y in smooth([(i, 0.3) for i in range(50)]))
     noisy = [(i, 1.0 + (-1) ** i * 0.5) for i in range(300)]
-    assert np.std([y for _, y in smoothed(noisy)][50:]) < 0.1
+    assert np.std([y for _, y in smooth(noisy)][50:]) < 0.1
 
 
 @pytest.mark.parametrize(("low", "high", "expected"), [
     (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (1, 300, [50, 100, 150, 200, 250, 300]),
     (0, 0.03, [0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03])])
 def test_ticks_are_round_numbers(low, high, expected) -> None:
-    assert ticks(low, high) == pytest.approx(expected)
+    assert axis_ticks(low, high) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("points", [[], [(1, 0.5)], [(1, float("nan")), (2, 0.4)], [(1, 0.0), (2, 0.0)],
                                     [(i, 1e-7) for i in range(9)]])
 def test_few_odd_or_no_points_still_draw(points) -> None:
-    assert loss_curve({"instance": points}).size == (WIDTH, HEIGHT)
+    assert plot_losses({"instance": points}).size == (WIDTH, HEIGHT)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dbrun.errors import RecipeError
-from dbrun.images.validation import Screened, screen, screen_all
+from dbrun.images.validation import PictureInfo, validate_picture, validate_pictures
 
 DOGS = Path(__file__).parents[2].parent / "shared" / "data" / "dog6"
 
@@ -26,7 +26,7 @@ def saved(picture: Image.Image, path: Path, **options: object) -> Path:
 
 
 def test_a_plain_photo_is_taken_without_a_word(tmp_path: Path) -> None:
-    assert screen(saved(noise(), tmp_path / "a.jpg")) == Screened(60, 40, (), "JPEG")
+    assert validate_picture(saved(noise(), tmp_path / "a.jpg")) == PictureInfo(60, 40, (), "JPEG")
 
 
 @pytest.mark.parametrize("keep", [0.9, 0.5, 0.2])
@@ -35,7 +35,7 @@ def test_a_truncated_picture_is_refused(tmp_path: Path, kind: str, keep: float) 
     path = saved(noise(size=(200, 150)), tmp_path / f"a.{kind}")
     path.write_bytes(path.read_bytes()[:int(path.stat().st_size * keep)])
     with pytest.raises(RecipeError, match=rf"a\.{kind}: ") as caught:
-        screen(path)
+        validate_picture(path)
     assert caught.value.fix and caught.value.exit_code == 2
 
 
@@ -48,22 +48,22 @@ def test_a_file_that_is_no_picture_is_refused(tmp_path: Path, content: bytes, wo
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(RecipeError) as caught:
-        screen(path)
+        validate_picture(path)
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (15, 400), (400, 15)])
 def test_a_tiny_picture_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(RecipeError, match=f"found {size[0]}×{size[1]} pixels"):
-        screen(saved(noise(size=size), tmp_path / "a.png"))
-    assert screen(saved(noise(size=(16, 16)), tmp_path / "b.png"))
+        validate_picture(saved(noise(size=size), tmp_path / "a.png"))
+    assert validate_picture(saved(noise(size=(16, 16)), tmp_path / "b.png"))
 
 
 @pytest.mark.parametrize("side", [9_000, 20_000])
 def test_a_decompression_bomb_is_refused_unread(tmp_path: Path, side: int) -> None:
     path = saved(Image.new("1", (side, side)), tmp_path / "a.png")
     with pytest.raises(RecipeError, match="pixels, allowed: 80,000,000"):
-        screen(path)
+        validate_picture(path)
 
 
 def rotated(orientation: int) -> dict[str, object]:
@@ -85,7 +85,7 @@ def rotated(orientation: int) -> dict[str, object]:
     ("moving.gif", noise("P"), {"save_all": True, "append_images": [noise("P")]}, (60, 40), "only the first frame"),
 ])
 def test_an_odd_picture_is_taken_with_a_word(tmp_path, name, picture, options, size, words) -> None:
-    seen = screen(saved(picture, tmp_path / name, **options))
+    seen = validate_picture(saved(picture, tmp_path / name, **options))
     assert (seen.width, seen.height) == size
     assert any(words in note for note in seen.notes)
 
@@ -94,31 +94,32 @@ def test_an_odd_picture_is_taken_with_a_word(tmp_path, name, picture, options, s
 def test_pixels_without_a_white_are_refused(tmp_path: Path, mode: str, words: str) -> None:
     picture = Image.new(mode, (40, 40), 70_000)
     with pytest.raises(RecipeError, match=f"found {words} pixels"):
-        screen(saved(picture, tmp_path / "a.tiff"))
+        validate_picture(saved(picture, tmp_path / "a.tiff"))
 
 
 def test_what_was_seen_can_be_kept_as_json(tmp_path: Path) -> None:
-    seen = screen(saved(noise("CMYK"), tmp_path / "a.jpg"))
-    assert Screened.from_data(json.loads(json.dumps(seen.as_data()))) == seen
+    seen = validate_picture(saved(noise("CMYK"), tmp_path / "a.jpg"))
+    assert PictureInfo.from_data(json.loads(json.dumps(seen.as_data()))) == seen
 
 
 def test_all_bad_pictures_are_told_at_once_and_good_ones_remembered(tmp_path: Path) -> None:
     good, known = saved(noise(), tmp_path / "good.png"), tmp_path / "known.png"
     bad, tiny = tmp_path / "bad.png", saved(noise(size=(1, 1)), tmp_path / "tiny.png")
     bad.write_text("no")
-    learnt: dict[Path, Screened] = {}
-    memory = {known: Screened(5, 5)}
+    learnt: dict[Path, PictureInfo] = {}
+    memory = {known: PictureInfo(5, 5)}
     with pytest.raises(RecipeError, match="2 pictures cannot be used") as caught:
-        screen_all([good, bad, known, tiny], memory.get, learnt.__setitem__)
+        validate_pictures([good, bad, known, tiny], memory.get, learnt.__setitem__)
     assert "bad.png" in str(caught.value) and "tiny.png" in str(caught.value)
-    assert learnt == {good: Screened(60, 40, kind="PNG")}
-    assert screen_all([good, known], memory.get) == {good: Screened(60, 40, kind="PNG"), known: Screened(5, 5)}
+    assert learnt == {good: PictureInfo(60, 40, kind="PNG")}
+    assert validate_pictures([good, known], memory.get) == {good: PictureInfo(60, 40, kind="PNG"),
+                                                            known: PictureInfo(5, 5)}
 
 
 @pytest.mark.skipif(not DOGS.is_dir(), reason="the real photos are not here")
 def test_real_photos_pass() -> None:
     photos = sorted(p for p in DOGS.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    assert len(screen_all(photos)) == len(photos) > 0
+    assert len(validate_pictures(photos)) == len(photos) > 0
 
 
 def test_importing_the_screen_loads_no_pillow() -> None:

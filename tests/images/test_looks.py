@@ -9,7 +9,14 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from dbrun.embedded import subject_names, subject_path
-from dbrun.images.quality import BLURRED, NEAR, Look, alike, blur, look
+from dbrun.images.quality import (
+    BLUR_THRESHOLD,
+    MAX_HASH_DISTANCE,
+    PictureQuality,
+    blur,
+    find_near_duplicates,
+    measure_quality,
+)
 
 DOGS = Path(__file__).parents[2].parent / "shared" / "data" / "dog6"
 SUBJECTS = {name: sorted(subject_path(name).glob("*.png")) for name in subject_names()}
@@ -25,19 +32,19 @@ def scene(seed: int = 0, size: tuple[int, int] = (320, 240)) -> Image.Image:
     return Image.blend(rough, grain, 0.08)
 
 
-def seen(picture: Image.Image, folder: Path, name: str = "a.png", **settings: object) -> Look:
+def seen(picture: Image.Image, folder: Path, name: str = "a.png", **settings: object) -> PictureQuality:
     picture.save(folder / name, **settings)
-    return look(folder / name)
+    return measure_quality(folder / name)
 
 
 @pytest.mark.parametrize("path", DRAWN + PHOTOS, ids=lambda p: p.name)
 def test_a_sharp_picture_is_not_called_blurred_and_blurred_it_is(path: Path, tmp_path: Path) -> None:
-    plain = look(path)
-    assert plain.blur < BLURRED - 0.15 and plain.shows == ""
+    plain = measure_quality(path)
+    assert plain.blur < BLUR_THRESHOLD - 0.15 and plain.shows == ""
     picture = Image.open(path).convert("RGB")
     picture.thumbnail((512, 512))
     for radius in (3, 6):
-        assert seen(picture.filter(ImageFilter.GaussianBlur(radius)), tmp_path).blur > BLURRED
+        assert seen(picture.filter(ImageFilter.GaussianBlur(radius)), tmp_path).blur > BLUR_THRESHOLD
 
 
 def test_blur_counts_in_each_direction_and_not_by_contrast() -> None:
@@ -71,11 +78,11 @@ CHANGES = {
 def test_a_changed_copy_is_nearly_the_same(change: str, number: int, tmp_path: Path) -> None:
     one = scene(number)
     looks = [seen(scene(9), tmp_path), seen(one, tmp_path), seen(CHANGES[change](one), tmp_path)]
-    assert alike(looks) == {2: (1, False)}
+    assert find_near_duplicates(looks) == {2: (1, False)}
 
 
 def test_a_mirrored_copy_is_told_as_such(tmp_path: Path) -> None:
-    assert alike([seen(scene(), tmp_path), seen(ImageOps.mirror(scene()), tmp_path)]) == {1: (0, True)}
+    assert find_near_duplicates([seen(scene(), tmp_path), seen(ImageOps.mirror(scene()), tmp_path)]) == {1: (0, True)}
 
 
 def test_a_jpeg_of_low_quality_is_nearly_the_same_and_turned_upright(tmp_path: Path) -> None:
@@ -84,12 +91,12 @@ def test_a_jpeg_of_low_quality_is_nearly_the_same_and_turned_upright(tmp_path: P
     stored = seen(scene(size=(1600, 1200)).transpose(Image.Transpose.ROTATE_90), tmp_path, "a.jpg", quality=30,
                   exif=exif)
     assert (stored.width, stored.height) == (1600, 1200)
-    assert alike([seen(scene(size=(1600, 1200)), tmp_path), stored]) == {1: (0, False)}
+    assert find_near_duplicates([seen(scene(size=(1600, 1200)), tmp_path), stored]) == {1: (0, False)}
 
 
 @pytest.mark.parametrize("paths", [*SUBJECTS.values(), PHOTOS], ids=[*SUBJECTS, "photos"])
 def test_different_pictures_of_one_subject_are_not_alike(paths: list[Path]) -> None:
-    assert alike([look(path) for path in paths]) == {}
+    assert find_near_duplicates([measure_quality(path) for path in paths]) == {}
 
 
 def test_pairs_are_found_as_by_counting_bits() -> None:
@@ -98,13 +105,13 @@ def test_pairs_are_found_as_by_counting_bits() -> None:
     for i in range(0, 300, 7):
         flips = sum(1 << int(bit) for bit in draw.choice(256, size=int(draw.integers(0, 60)), replace=False))
         numbers[i] = numbers[(i * 13 + 5) % 300] ^ flips
-    looks = [Look(1, 1, 0.0, "", f"{n:064x}", f"{~n & (1 << 256) - 1:064x}") for n in numbers]
+    looks = [PictureQuality(1, 1, 0.0, "", f"{n:064x}", f"{~n & (1 << 256) - 1:064x}") for n in numbers]
     wanted = {}
     for i, n in enumerate(numbers):
-        near = [j for j in range(i) if (n ^ numbers[j]).bit_count() <= NEAR]
+        near = [j for j in range(i) if (n ^ numbers[j]).bit_count() <= MAX_HASH_DISTANCE]
         if near:
             wanted[i] = near[0], False
-    assert alike(looks) == wanted and len(wanted) > 10
+    assert find_near_duplicates(looks) == wanted and len(wanted) > 10
 
 
 def test_importing_it_loads_no_package() -> None:

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from dbrun.errors import RecipeError
-from dbrun.images.buckets import Frame, centred
-from dbrun.images.discover import discover
-from dbrun.images.masks import beside, cells, check_mask, opacity, read_mask
+from dbrun.images.buckets import CropBox, center_crop
+from dbrun.images.discover import list_pictures
+from dbrun.images.masks import check_mask, find_mask_files, read_alpha, read_mask, shrink_mask
 
 
 def half_white(size: tuple[int, int] = (80, 40)) -> Image.Image:
@@ -32,10 +32,10 @@ def test_a_mask_beside_a_picture_is_its_mask_and_no_picture(tmp_path: Path, endi
         Image.new("RGB", (80, 40)).save(tmp_path / name)
     half_white().save(tmp_path / f"a{ending}")
     half_white().save(tmp_path / f"gone{ending}")
-    found = discover(tmp_path)
+    found = list_pictures(tmp_path)
     assert [p.path.name for p in found.pictures] == ["a.jpg", "b.jpg"]
     assert found.notes == (f"gone{ending} is ignored: it is a mask, and there is no picture beside it",)
-    assert beside(p.path for p in found.pictures) == {tmp_path / "a.jpg": tmp_path / f"a{ending}"}
+    assert find_mask_files(p.path for p in found.pictures) == {tmp_path / "a.jpg": tmp_path / f"a{ending}"}
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "P", "I;16"])
@@ -56,9 +56,9 @@ def test_what_is_transparent_in_a_mask_is_black() -> None:
 def test_a_pictures_own_transparency_can_be_its_mask() -> None:
     stored = Image.new("RGBA", (80, 40), (1, 2, 3, 0))
     stored.paste((1, 2, 3, 255), (0, 0, 40, 40))
-    found = opacity(content(stored), "a.png")
+    found = read_alpha(content(stored), "a.png")
     assert found is not None and found.getpixel((0, 0)) == 255 and found.getpixel((79, 0)) == 0
-    assert opacity(content(Image.new("RGB", (80, 40))), "a.png") is None
+    assert read_alpha(content(Image.new("RGB", (80, 40))), "a.png") is None
 
 
 @pytest.mark.parametrize("empty", [Image.new("L", (80, 40)), Image.new("RGBA", (80, 40), (255, 255, 255, 0))])
@@ -68,7 +68,7 @@ def test_a_mask_that_shows_nothing_is_refused(tmp_path: Path, empty: Image.Image
         check_mask(tmp_path / "a.mask.png", (80, 40))
     if empty.mode == "RGBA":
         with pytest.raises(RecipeError, match="masks everything"):
-            opacity(content(empty), "a.png")
+            read_alpha(content(empty), "a.png")
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
@@ -79,12 +79,12 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("frame", "wanted"), [
-    (centred((80, 40), (32, 32)), [1, 1, 0, 0]),
-    (Frame((64, 32), 0, 0, (32, 32)), [1, 1, 1, 1]),
-    (Frame((64, 32), 32, 0, (32, 32)), [0, 0, 0, 0]),
-    (Frame((64, 32), 20, 0, (32, 32)), [1, 0.5, 0, 0]),
-    (Frame((64, 32), 20, 0, (32, 32), mirrored=True), [0, 0, 0.5, 1]),
+    (center_crop((80, 40), (32, 32)), [1, 1, 0, 0]),
+    (CropBox((64, 32), 0, 0, (32, 32)), [1, 1, 1, 1]),
+    (CropBox((64, 32), 32, 0, (32, 32)), [0, 0, 0, 0]),
+    (CropBox((64, 32), 20, 0, (32, 32)), [1, 0.5, 0, 0]),
+    (CropBox((64, 32), 20, 0, (32, 32), mirrored=True), [0, 0, 0.5, 1]),
 ])
-def test_a_mask_is_cut_as_its_picture_is(frame: Frame, wanted: list[float]) -> None:
-    shown = np.asarray(cells(half_white(), frame, (4, 4))) / 255
+def test_a_mask_is_cut_as_its_picture_is(frame: CropBox, wanted: list[float]) -> None:
+    shown = np.asarray(shrink_mask(half_white(), frame, (4, 4))) / 255
     assert shown.shape == (4, 4) and np.abs(shown - wanted).max() < 0.01

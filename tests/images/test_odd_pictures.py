@@ -18,9 +18,9 @@ import pytest
 from PIL import Image, ImageCms, features
 
 from dbrun.errors import RecipeError
-from dbrun.images.discover import discover
-from dbrun.images.pixels import square
-from dbrun.images.validation import screen
+from dbrun.images.discover import list_pictures
+from dbrun.images.pixels import read_square
+from dbrun.images.validation import validate_picture
 
 SIDE = 64
 BACKGROUND = (255, 0, 255)
@@ -231,10 +231,10 @@ def test_there_are_thirty_and_more() -> None:
 def test_an_odd_picture_is_the_right_side_up_and_in_the_right_colours(tmp_path: Path, name: str) -> None:
     make, reference, tolerance = GOOD[name]
     path = file(tmp_path, name, make())
-    assert [p.path for p in discover(tmp_path).pictures] == [path]
-    seen = screen(path)
+    assert [p.path for p in list_pictures(tmp_path).pictures] == [path]
+    seen = validate_picture(path)
     assert (seen.width, seen.height) == (SIDE, SIDE)
-    ours = np.asarray(square(path.read_bytes(), SIDE, "#ff00ff", name)).astype(int)
+    ours = np.asarray(read_square(path.read_bytes(), SIDE, "#ff00ff", name)).astype(int)
     wanted = np.asarray(reference()).astype(int)
     # compression blurs edges, so judge what lies between them
     flat = np.ones((SIDE, SIDE), bool)
@@ -248,14 +248,14 @@ def test_an_odd_picture_is_the_right_side_up_and_in_the_right_colours(tmp_path: 
 
 @pytest.mark.parametrize("name", ANIMATED)
 def test_that_only_the_first_of_several_is_used_is_said(tmp_path: Path, name: str) -> None:
-    assert any("first frame" in note for note in screen(file(tmp_path, name, GOOD[name][0]())).notes)
+    assert any("first frame" in note for note in validate_picture(file(tmp_path, name, GOOD[name][0]())).notes)
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, name: str) -> None:
     make, words = BAD[name]
     with pytest.raises(RecipeError) as caught:
-        screen(file(tmp_path, name, make()))
+        validate_picture(file(tmp_path, name, make()))
     assert name in str(caught.value) and words in str(caught.value) and caught.value.fix
 
 
@@ -265,7 +265,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
 def test_a_heic_without_its_package_is_refused_with_the_command(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     path = file(tmp_path, "phone.heic", HEIC)
-    for read in (screen, lambda path: square(path.read_bytes(), SIDE, "#ff00ff", path.name)):
+    for read in (validate_picture, lambda path: read_square(path.read_bytes(), SIDE, "#ff00ff", path.name)):
         with pytest.raises(RecipeError, match=r"phone\.heic: found a HEIC picture, which only the package") as caught:
             read(path)
         assert caught.value.fix is not None and "pip install 'dbrun[heif]'" in caught.value.fix
@@ -274,4 +274,4 @@ def test_a_heic_without_its_package_is_refused_with_the_command(tmp_path: Path, 
 def test_an_avif_that_pillow_cannot_read_is_refused(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(features, "check", lambda name: False)
     with pytest.raises(RecipeError, match=r"a\.avif: found an AVIF picture"):
-        screen(file(tmp_path, "a.avif", HEIC.replace(b"heic", b"avif")))
+        validate_picture(file(tmp_path, "a.avif", HEIC.replace(b"heic", b"avif")))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from dbrun.errors import RecipeError
-from dbrun.images.pixels import square
+from dbrun.images.pixels import read_square
 
 RED = "#ff0000"
 
@@ -19,7 +19,7 @@ def file(picture: Image.Image, kind: str = "PNG", **settings: object) -> bytes:
 
 
 def colour(content: bytes, background: str = RED) -> tuple[int, ...]:
-    pixels = np.asarray(square(content, 8, background))
+    pixels = np.asarray(read_square(content, 8, background))
     return tuple(int(v) for v in pixels[4, 4])
 
 
@@ -48,14 +48,14 @@ def test_cmyk_becomes_rgb() -> None:
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_keeps_its_range(kind) -> None:
     ramp = Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16))
-    pixels = np.asarray(square(file(ramp, kind), 64, RED))
+    pixels = np.asarray(read_square(file(ramp, kind), 64, RED))
     assert pixels.min() == 0 and pixels.max() == 255 and abs(pixels.mean() - 127.5) < 1
 
 
 def test_32_bit_pixels_are_refused() -> None:
     for picture in (Image.new("F", (16, 16), 0.5), Image.new("I", (16, 16), 2**20)):
         with pytest.raises(RecipeError, match="white"):
-            square(file(picture, "TIFF"), 8, RED)
+            read_square(file(picture, "TIFF"), 8, RED)
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -69,7 +69,7 @@ def test_exif_orientation_is_obeyed(turn) -> None:
     stored = upright if undo is None else upright.transpose(undo)
     exif = Image.Exif()
     exif[0x112] = turn
-    pixels = np.asarray(square(file(stored, "JPEG", exif=exif, quality=100), 20, RED))
+    pixels = np.asarray(read_square(file(stored, "JPEG", exif=exif, quality=100), 20, RED))
     assert pixels[:, :8].mean() > 240 and pixels[:, 12:].mean() < 15
 
 
@@ -97,14 +97,14 @@ def test_the_middle_of_any_shape_fills_the_square(size) -> None:
     inner = min(size)
     left, top = (width - inner) // 2, (height - inner) // 2
     picture.paste("white", (left, top, left + inner, top + inner))
-    result = square(file(picture), 16, RED)
+    result = read_square(file(picture), 16, RED)
     assert result.size == (16, 16) and result.mode == "RGB"
     assert np.asarray(result)[2:-2, 2:-2].mean() > 250
 
 
 def test_shrinking_averages() -> None:
     checks = Image.fromarray((np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8))
-    pixels = np.asarray(square(file(checks), 16, RED)).astype(int)
+    pixels = np.asarray(read_square(file(checks), 16, RED)).astype(int)
     assert abs(pixels - 127).max() <= 3
 
 
@@ -112,10 +112,10 @@ def test_shrinking_averages() -> None:
                                      file(Image.effect_noise((64, 64), 50))[:900]])
 def test_a_broken_file_is_named(content) -> None:
     with pytest.raises(RecipeError, match=r"^dog\.jpg cannot be read") as caught:
-        square(content, 8, RED, "dog.jpg")
+        read_square(content, 8, RED, "dog.jpg")
     assert "0x" not in caught.value.message
 
 
 def test_equal_bytes_give_equal_pixels() -> None:
     content = file(Image.effect_noise((50, 40), 60).convert("RGB"))
-    assert square(content, 24, RED).tobytes() == square(content, 24, RED).tobytes()
+    assert read_square(content, 24, RED).tobytes() == read_square(content, 24, RED).tobytes()

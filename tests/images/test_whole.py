@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dbrun.errors import RecipeError
-from dbrun.images.validation import screen
+from dbrun.images.validation import validate_picture
 
 NOISE = Image.effect_noise((60, 40), 90).convert("RGB")
 
@@ -55,7 +55,7 @@ UNTOLD = {
 def test_what_is_seen_of_it_is_the_same(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes({**WHOLE, **UNTOLD}[name])
-    seen, decoded = screen(path, decode=False), screen(path)
+    seen, decoded = validate_picture(path, decode=False), validate_picture(path)
     assert decoded.decoded and seen.decoded == (name in UNTOLD) and replace(seen, decoded=True) == decoded
     assert (seen.width, seen.height) == ((40, 60) if "turned" in name else (60, 40))
 
@@ -67,7 +67,7 @@ def test_wherever_it_is_cut_off_it_is_refused(tmp_path: Path, name: str) -> None
         path.write_bytes(content[:end])
         for decode in (True, False):
             with pytest.raises(RecipeError):
-                screen(path, decode)
+                validate_picture(path, decode)
 
 
 def test_a_flipped_bit_in_the_pixels_of_a_png_is_refused_as_decoding_does(tmp_path: Path) -> None:
@@ -75,12 +75,12 @@ def test_a_flipped_bit_in_the_pixels_of_a_png_is_refused_as_decoding_does(tmp_pa
     for place in Random(0).sample(range(60, len(content) - 20), 20):
         path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1:])
         with pytest.raises(RecipeError, match="broken or cut off"):
-            screen(path, decode=False)
+            validate_picture(path, decode=False)
 
 
 def test_pixels_that_are_spoilt_behind_good_checksums_are_found_by_decoding(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(spoilt())
-    assert not screen(path, decode=False).decoded
+    assert not validate_picture(path, decode=False).decoded
     with pytest.raises(RecipeError, match="broken or cut off"):
-        screen(path)
+        validate_picture(path)

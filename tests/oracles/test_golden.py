@@ -10,11 +10,11 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dbrun.adapters.attach import attach, match, read, write
+from dbrun.adapters.attach import attach, match_layers, read_weights, write_weights
 from dbrun.adapters.lora import Lora
-from dbrun.diffusion.losses import by_halves
-from dbrun.diffusion.noise import offset
-from dbrun.diffusion.process import Process
+from dbrun.diffusion.losses import prior_preservation_loss
+from dbrun.diffusion.noise import offset_noise
+from dbrun.diffusion.process import DiffusionProcess
 from dbrun.models.base import Loaded, families
 from dbrun.options.loss_functions import MSE
 from dbrun.options.optimizers import AdamW
@@ -57,28 +57,28 @@ def weighting(case: str) -> Weighting:
 def test_loss(case: str) -> None:
     expected, inputs = numbers("expected.json"), load_file(GOLDEN / "inputs.safetensors")
     prediction = "v_prediction" if case.startswith("v_prediction") else "epsilon"
-    process = Process.from_config({**expected["scheduler"], "prediction_type": prediction})
+    process = DiffusionProcess.from_config({**expected["scheduler"], "prediction_type": prediction})
     six = "6channel" in case
     unet = UNet2DConditionModel.from_pretrained(GOLDEN / ("unet3to6" if six else "unet4"))
     x0, noise = (inputs[k] for k in (("pixels", "pixel_noise") if six else ("latents", "noise")))
     loaded, t = Loaded(Bare(unet), torch.device("cpu"), torch.float32), inputs["timesteps"]
     weight = float(case.partition("_prior")[2] or 0)
     if "noiseoffset" in case:
-        noise = offset(noise, 0.1, inputs["noise_offset_noise"])
+        noise = offset_noise(noise, 0.1, inputs["noise_offset_noise"])
 
     with torch.no_grad():
         pred = families()["if_stage1" if six else "sd"].predict(loaded, process.add_noise(x0, noise, t), t,
                                                                      {"hidden": inputs["prompt_embeds"]})
     per_sample = MSE.per_sample(pred, process.target(x0, noise, t), t, process)
     weighed = per_sample * weighting(case).weights(process.snr(t), process.prediction).float()
-    loss = by_halves(weighed, instances=2 if weight else 4, prior_weight=weight).total
+    loss = prior_preservation_loss(weighed, instances=2 if weight else 4, prior_weight=weight).total
 
     assert loss.item() == pytest.approx(expected["cases"][case]["float64"], rel=1e-6)
 
 
 def test_alpha_bar() -> None:
     expected = numbers("expected.json")
-    process = Process.from_config(expected["scheduler"])
+    process = DiffusionProcess.from_config(expected["scheduler"])
     for t, values in expected["alphas_cumprod"].items():
         assert process.alpha_bar[int(t)].item() == pytest.approx(values["independent_f64"], rel=1e-12)
         assert process.snr(torch.tensor([int(t)])).item() == pytest.approx(values["snr_f64"], rel=1e-9)
@@ -94,8 +94,8 @@ def test_trace(trace: str) -> None:
     loaded = family.load(GOLDEN / "nanosd", device=torch.device("cpu"), dtype=torch.float32)
     unet = family.module(loaded, "denoiser")
     lora = Lora(type="lora", rank=4, targets="attention")
-    attach(unet, lora, match(unet, family.presets["denoiser"]["attention"]), seed=0)
-    write(unet, load_file(folder / "adapter_init_peft.safetensors"))
+    attach(unet, lora, match_layers(unet, family.target_presets["denoiser"]["attention"]), seed=0)
+    write_weights(unet, load_file(folder / "adapter_init_peft.safetensors"))
 
     prior = trace == "eps_prior"
     settings = Settings(steps=count, learning_rate=0.01, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
@@ -111,7 +111,7 @@ def test_trace(trace: str) -> None:
     assert [m.learning_rate for m in seen[1:]] == script["lr"][:-1]
     final = load_file(folder / "adapter_final.safetensors")
     ours = {f"unet.{k}".replace("lora_A", "lora.down").replace("lora_B", "lora.up"): v
-            for k, v in read(unet).items()}
+            for k, v in read_weights(unet).items()}
     assert ours.keys() == final.keys()
     assert max((ours[k] - final[k]).abs().max().item() for k in final) < 6e-6
 
@@ -119,4 +119,4 @@ def test_trace(trace: str) -> None:
 def recorded(steps: dict[str, Tensor], k: int, prior: bool) -> Batch:
     x0 = steps[f"{k}.model_input"]
     return Batch(x0, steps[f"{k}.noise"], steps[f"{k}.timesteps"], prompts=(k,) * len(x0),
-                 instances=len(x0) // 2 if prior else len(x0))
+                 num_instances=len(x0) // 2 if prior else len(x0))

@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 
 from dbrun.models.base import Sampling
 from dbrun.plan.selection import Selection
-from dbrun.recipe.checks.exports import chosen
+from dbrun.recipe.checks.exports import export_formats
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.schema.model import Adapt, Recipe
-from dbrun.resolve.sources import Located
+from dbrun.resolve.sources import ResolvedSources
 from dbrun.run.runner import execute
-from dbrun.stages.base import BaseSource, Job, Numerics, Picture, Sources, Stage
-from dbrun.stages.support.amounts import Amounts
+from dbrun.stages.base import BaseSource, Numerics, Picture, Sources, Stage, StageContext
+from dbrun.stages.support.amounts import Workload
 from dbrun.store.store import Store
 
 RECIPE = """
@@ -43,17 +43,17 @@ def sha(*parts: object) -> str:
 class Counted(Stage[Any]):
     """Writes its name into $STUB_RUNS when it runs; dawdles for $STUB_PAUSE seconds."""
 
-    computes: ClassVar[bool] = False
+    device_dependent: ClassVar[bool] = False
 
-    def run(self, job: Job[Any]) -> None:
+    def run(self, job: StageContext[Any]) -> None:
         if log := os.environ.get("STUB_RUNS"):
             with Path(log).open("a") as file:
                 file.write(f"{self.NAME}\n")
         time.sleep(float(os.environ.get("STUB_PAUSE", "0")))
-        job.poll()
+        job.check_interrupt()
         self.work(job)
 
-    def work(self, job: Job[Any]) -> None:
+    def work(self, job: StageContext[Any]) -> None:
         (job.out / "result").write_text(sha(self.NAME, job.params, sorted(a.digest for a in job.inputs.values())))
 
 
@@ -93,21 +93,21 @@ class PriorParams:
 class Priors(Counted):
     NAME = "generate-priors"
     needs = ("load",)
-    computes = True
+    device_dependent = True
 
-    def wanted(self, recipe: Recipe) -> bool:
-        return recipe.prior is not None and recipe.prior.made > 0
+    def applies_to(self, recipe: Recipe) -> bool:
+        return recipe.prior is not None and recipe.prior.generated_count > 0
 
     def params(self, recipe: Recipe, sources: Sources) -> PriorParams:
         assert recipe.prior and recipe.subject.class_prompt
         return PriorParams(recipe.prior.count, recipe.subject.class_prompt)
 
-    def lengthens(self, params: PriorParams) -> tuple[str, ...]:
+    def extendable_params(self, params: PriorParams) -> tuple[str, ...]:
         return ("count",)
 
-    def work(self, job: Job[Any]) -> None:
+    def work(self, job: StageContext[Any]) -> None:
         for i in range(job.params.count):
-            job.poll()
+            job.check_interrupt()
 
             def make(folder: Path, i: int = i) -> None:
                 note_item("prior")
@@ -125,21 +125,21 @@ class PreprocessParams:
 class Preprocess(Counted):
     NAME = "preprocess"
     needs = ("load", "generate-priors")
-    computes = True
+    device_dependent = True
 
-    def items(self, params: PreprocessParams, inputs: Mapping[str, str],
-              numerics: Numerics) -> Sequence[Mapping[str, object]]:
+    def item_keys(self, params: PreprocessParams, inputs: Mapping[str, str],
+                  numerics: Numerics) -> Sequence[Mapping[str, object]]:
         return [{"digest": picture.digest} for picture in params.pictures]
 
     def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
         return PreprocessParams(sources.pictures)
 
-    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
-        return Amounts(len(sources.pictures))
+    def workload(self, recipe: Recipe, sources: Sources) -> Workload:
+        return Workload(len(sources.pictures))
 
-    def work(self, job: Job[Any]) -> None:
+    def work(self, job: StageContext[Any]) -> None:
         for picture in job.params.pictures:
-            job.poll()
+            job.check_interrupt()
 
             def make(folder: Path, picture: Picture = picture) -> None:
                 note_item("picture")
@@ -159,34 +159,34 @@ class TrainParams:
 class Train(Counted):
     NAME = "train"
     needs = ("load", "adapt", "preprocess")
-    computes = True
+    device_dependent = True
 
     def params(self, recipe: Recipe, sources: Sources) -> TrainParams:
         return TrainParams(recipe.train.steps, recipe.train.learning_rate)
 
-    def amounts(self, recipe: Recipe, sources: Sources) -> Amounts:
+    def workload(self, recipe: Recipe, sources: Sources) -> Workload:
         micro = recipe.train.batch_size * recipe.images.resolution**2
-        return Amounts(recipe.train.steps or 0, micro, (micro,), {"adapter": recipe.images.resolution},
-                       (recipe.train.precision,))
+        return Workload(recipe.train.steps or 0, micro, (micro,), {"adapter": recipe.images.resolution},
+                        (recipe.train.precision,))
 
-    def lengthens(self, params: TrainParams) -> tuple[str, ...]:
+    def extendable_params(self, params: TrainParams) -> tuple[str, ...]:
         return ("steps",)
 
-    def work(self, job: Job[Any]) -> None:
+    def work(self, job: StageContext[Any]) -> None:
         step, state = self.newest(job) or (0, sha(job.params.rate, sorted(a.digest for a in job.inputs.values())))
         while step < job.params.steps:
             state, step = sha(state), step + 1
             note_item("step")
             job.progress(step, job.params.steps, "steps")
-            if step % job.upkeep.checkpoint_every == 0 or step == job.params.steps:
+            if step % job.runtime.checkpoint_every == 0 or step == job.params.steps:
                 beside = job.work / "checkpoints" / f".{step}-{os.getpid()}"
                 beside.parent.mkdir(exist_ok=True)
                 beside.write_text(state)
                 beside.rename(beside.parent / f"step-{step:08}.{sha(state)}.safetensors")
-            job.poll()
+            job.check_interrupt()
         (job.out / "adapter").write_text(state)
 
-    def newest(self, job: Job[Any]) -> tuple[int, str] | None:
+    def newest(self, job: StageContext[Any]) -> tuple[int, str] | None:
         """The furthest whole checkpoint of at most so many steps."""
         for path in sorted((job.work / "checkpoints").glob("step-*"), reverse=True):
             step, state = int(path.name[5:13]), path.read_text(errors="replace")
@@ -205,9 +205,9 @@ class Export(Counted):
     needs = ("load", "train")
 
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
-        return ExportParams(chosen(recipe))
+        return ExportParams(export_formats(recipe))
 
-    def work(self, job: Job[Any]) -> None:
+    def work(self, job: StageContext[Any]) -> None:
         weights = (job.inputs["train"].path / "adapter").read_text()
         for name in job.params.formats:
             (job.out / name).mkdir()
@@ -224,10 +224,10 @@ def stub_stages() -> dict[str, Stage[Any]]:
     return {c.NAME: c() for c in (Attach, Export, Priors, Load, Preprocess, Train)}
 
 
-def located(home: Path, base: str = "base", folder: Path | None = None) -> Located:
+def resolved(home: Path, base: str = "base", folder: Path | None = None) -> ResolvedSources:
     files = {hashlib.sha256(p.read_bytes()).hexdigest(): p for p in sorted((home / "pictures").iterdir())}
     source = BaseSource(f"files:{sha(base)}", "sd", folder or home, None, {}, Sampling(1, 1.0))
-    return Located(Sources(source, tuple(Picture(d, "a photo of sks dog") for d in sorted(files))), files)
+    return ResolvedSources(Sources(source, tuple(Picture(d, "a photo of sks dog") for d in sorted(files))), files)
 
 
 def make_home(home: Path, pictures: int = 3) -> Path:
@@ -241,7 +241,7 @@ def make_home(home: Path, pictures: int = 3) -> Path:
 def go(home: Path, *overrides: str, select: Selection = Selection(), emit: Any = None, base: str = "base",
        stages: Any = None) -> Any:
     loaded = load_recipe(home / "r.yaml", overrides)
-    return execute(loaded, located(home, base), Store(home / "store"), select, emit=emit or (lambda event: None),
+    return execute(loaded, resolved(home, base), Store(home / "store"), select, emit=emit or (lambda event: None),
                    overrides=overrides, outputs=home / "outputs", stages=stages or stub_stages())
 
 

@@ -9,7 +9,7 @@ from fake_base import fake_base, fake_cache
 from dbrun.errors import DbrunError, RecipeError, StageFailed
 from dbrun.models.base import Sampling
 from dbrun.recipe.schema.model import Base
-from dbrun.resolve.base import base_folder, find_base, hub_parts
+from dbrun.resolve.base import find_base, parse_hub_identity, verified_base_folder
 from dbrun.stages.base import Artifact
 from dbrun.store.store import Store
 
@@ -105,8 +105,9 @@ def test_sampling_comes_from_the_family_or_from_the_bases_manifest(tmp_path, sto
 
 def test_a_hub_base_at_a_commit(tmp_path, store, cache):
     found = find(tmp_path, store, "owner/name", revision=COMMIT)
-    assert (found.source.identity, found.source.folder, found.revision) == (f"hub:owner/name@{COMMIT}", None, None)
-    assert found.source.files == {} and found.out_of_reach is None
+    assert found.source.identity == f"hub:owner/name@{COMMIT}"
+    assert found.source.folder is None and found.unpinned_revision is None
+    assert found.source.files == {} and found.unavailable_reason is None
     folder = fake_cache(cache, COMMIT)
     again = find(tmp_path, store, "owner/name", revision=COMMIT)
     assert again.source.identity == found.source.identity, "fetching changes no key"
@@ -119,7 +120,7 @@ def test_a_hub_base_at_a_branch(tmp_path, store, cache):
     assert find(tmp_path, store, "owner/name").source.identity == "hub:owner/name@" + "d" * 40
     fake_cache(cache, COMMIT, {"main": COMMIT})
     found = find(tmp_path, store, "owner/name")
-    assert found.revision is None and found.source.identity.endswith(COMMIT)
+    assert found.unpinned_revision is None and found.source.identity.endswith(COMMIT)
     shutil.rmtree(cache)
     cleared = find(tmp_path, store, "owner/name")
     assert cleared.source.identity == found.source.identity and cleared.source.folder is None
@@ -128,9 +129,9 @@ def test_a_hub_base_at_a_branch(tmp_path, store, cache):
 def test_without_the_network_a_base_is_out_of_reach_unless_it_is_here(tmp_path, store, cache, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found = find(tmp_path, store, "owner/name", revision=COMMIT)
-    assert "HF_HUB_OFFLINE" in found.out_of_reach
+    assert "HF_HUB_OFFLINE" in found.unavailable_reason
     fake_cache(cache, COMMIT)
-    assert find(tmp_path, store, "owner/name", revision=COMMIT).out_of_reach is None
+    assert find(tmp_path, store, "owner/name", revision=COMMIT).unavailable_reason is None
 
 
 def test_a_folder_that_looks_like_a_hub_id(tmp_path, store):
@@ -149,14 +150,14 @@ def test_an_unreadable_base_is_a_clear_error(tmp_path, store, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(store.digests, "of", refuse)
+    monkeypatch.setattr(store.digests, "sha256", refuse)
     with pytest.raises(DbrunError, match="permission denied"):
         find(tmp_path, store)
 
 
 def test_identities_are_taken_apart():
-    assert hub_parts(f"hub:a/b@{COMMIT}") == ("a/b", COMMIT)
-    assert hub_parts("files:" + "a" * 64) is None
+    assert parse_hub_identity(f"hub:a/b@{COMMIT}") == ("a/b", COMMIT)
+    assert parse_hub_identity("files:" + "a" * 64) is None
 
 
 def loaded(tmp_path, files):
@@ -169,34 +170,34 @@ def test_the_base_is_handed_on_only_as_load_saw_it(tmp_path, store):
     fake_base(tmp_path / "base")
     source = find(tmp_path, store).source
     artifact = loaded(tmp_path, dict(source.files))
-    assert base_folder(source, artifact, store) == tmp_path / "base"
+    assert verified_base_folder(source, artifact, store) == tmp_path / "base"
     weights = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_text("other")
     with pytest.raises(StageFailed, match="unet/diffusion_pytorch_model"):
-        base_folder(source, artifact, store)
+        verified_base_folder(source, artifact, store)
     weights.unlink()
     with pytest.raises(StageFailed, match="differs"):
-        base_folder(source, artifact, store)
+        verified_base_folder(source, artifact, store)
 
 
 def test_load_and_the_plan_must_have_seen_the_same(tmp_path, store):
     fake_base(tmp_path / "base")
     source = find(tmp_path, store).source
     with pytest.raises(StageFailed, match="differs"):
-        base_folder(source, loaded(tmp_path, {**source.files, "vae/config.json": "0" * 64}), store)
+        verified_base_folder(source, loaded(tmp_path, {**source.files, "vae/config.json": "0" * 64}), store)
 
 
 def test_a_fetched_base_is_found_in_the_cache(tmp_path, store, cache):
     source = find(tmp_path, store, "owner/name", revision=COMMIT).source
     with pytest.raises(StageFailed, match="is not in"):
-        base_folder(source, loaded(tmp_path, {}), store)
+        verified_base_folder(source, loaded(tmp_path, {}), store)
     folder = fake_cache(cache, COMMIT)
-    digest = store.digests.of(folder / "vae" / "config.json")
+    digest = store.digests.sha256(folder / "vae" / "config.json")
     artifact = loaded(tmp_path, {"vae/config.json": digest})
-    assert base_folder(source, artifact, store) == folder
+    assert verified_base_folder(source, artifact, store) == folder
     (folder / "vae" / "config.json").resolve().write_text("{}")
     with pytest.raises(StageFailed) as caught:
-        base_folder(source, artifact, store)
+        verified_base_folder(source, artifact, store)
     assert "models--owner--name" in caught.value.fix
 
 

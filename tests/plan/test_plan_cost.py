@@ -7,15 +7,15 @@ import sys
 import time
 from pathlib import Path
 
-from stub_world import located, stub_stages
+from stub_world import resolved, stub_stages
 
 from dbrun.plan import planner
 from dbrun.plan.planner import make_plan
 from dbrun.recipe.load import load_recipe
 from dbrun.stages.base import Picture
 from dbrun.store import digests
-from dbrun.store.digests import Digests
-from dbrun.store.json_cache import Table
+from dbrun.store.digests import FileDigests
+from dbrun.store.json_cache import JsonCache
 from dbrun.store.store import Store
 
 SCRIPT = Path(__file__).parent / "stub_world.py"
@@ -41,32 +41,32 @@ print(json.dumps([time.process_time() - began, [m for m in {HEAVY!r} if m in sys
 
 
 def test_ten_thousand_pictures_are_planned_in_a_second(home, monkeypatch):
-    monkeypatch.setattr(digests, "SETTLED", -60.0)
+    monkeypatch.setattr(digests, "MIN_AGE_SECONDS", -60.0)
     folder = home / "many"
     folder.mkdir()
     for i in range(10_000):
         (folder / f"{i}.png").write_text(str(i))
-    table = Digests(Table(home / "store" / "t", home / "store" / "tmp"))
+    table = FileDigests(JsonCache(home / "store" / "t", home / "store" / "tmp"))
     paths = sorted(folder.iterdir())
     for path in paths:
-        table.of(path)
+        table.sha256(path)
     table.save()
     recipe, store = load_recipe(home / "r.yaml").recipe, Store(home / "store")
-    base = located(home)
+    base = resolved(home)
     began = time.process_time()
-    again = Digests(Table(home / "store" / "t", home / "store" / "tmp"))
-    found = sorted(again.of(path) for path in paths)
+    again = FileDigests(JsonCache(home / "store" / "t", home / "store" / "tmp"))
+    found = sorted(again.sha256(path) for path in paths)
     sources = type(base.sources)(base.sources.base, tuple(Picture(d, "a photo of sks dog") for d in found))
-    within = planner.scope(recipe, planner.Located(sources), store, planner.ALL, stub_stages())
-    question = within.ask("preprocess", {"load": "a" * 64, "generate-priors": "b" * 64})
-    make_plan(recipe, within.located, store, stages=stub_stages())
+    scope = planner.make_scope(recipe, planner.ResolvedSources(sources), store, planner.ALL_STAGES, stub_stages())
+    question = scope.stage_key("preprocess", {"load": "a" * 64, "generate-priors": "b" * 64})
+    make_plan(recipe, scope.resolved, store, stages=stub_stages())
     assert time.process_time() - began < 1.0
     assert len(question.document["params"]["pictures"]) == 10_000
 
 
 def test_a_lookup_of_a_result_with_ten_thousand_files_is_cheap(home):
     store = Store(home / "store")
-    folder = store.fresh()
+    folder = store.make_temp_folder()
     for i in range(10_000):
         (folder / f"{i:05}").write_bytes(b"x")
     key = hashlib.sha256(b"many").hexdigest()
@@ -75,6 +75,6 @@ def test_a_lookup_of_a_result_with_ten_thousand_files_is_cheap(home):
     taken = []
     for _ in range(3):
         began = time.process_time()
-        assert store.look("train", key) is not None
+        assert store.look_up("train", key) is not None
         taken.append(time.process_time() - began)
     assert min(taken) < 0.5

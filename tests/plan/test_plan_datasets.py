@@ -10,10 +10,10 @@ from PIL import Image
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.text.spans import Problems
+from dbrun.recipe.text.spans import InvalidRecipe
 from dbrun.resolve import hub
-from dbrun.resolve.datasets import fetch, wanted
-from dbrun.resolve.sources import locate
+from dbrun.resolve.datasets import fetch_datasets, select_dataset_files
+from dbrun.resolve.sources import resolve_sources
 from dbrun.store.store import Store
 
 COMMIT, LATER = "c" * 40, "d" * 40
@@ -83,8 +83,8 @@ def go(project, *overrides, online=True):
     """What `run` does before it plans; offline, what `plan` does."""
     loaded, store, told = load_recipe(project / "r.yaml", overrides), Store(project / "store"), []
     if online:
-        fetch(loaded, store, told.append)
-    return locate(loaded, store), told
+        fetch_datasets(loaded, store, told.append)
+    return resolve_sources(loaded, store), told
 
 
 def test_a_data_set_is_fetched_once_and_only_what_is_read(project, served):
@@ -128,7 +128,7 @@ def test_the_folder_is_the_one_that_the_hubs_library_finds(project, served):
     go(project)
     theirs = huggingface_hub.snapshot_download("owner/set", repo_type="dataset", revision=COMMIT,
                                                cache_dir=project / "hub", local_files_only=True)
-    assert str(hub.dataset("owner/set", COMMIT)) == theirs
+    assert str(hub.dataset_snapshot("owner/set", COMMIT)) == theirs
 
 
 def test_a_branch_is_resolved_and_its_commit_told(project, served):
@@ -149,14 +149,14 @@ def test_a_set_without_picture_files_is_refused(project, served, names, words):
 
 
 def test_of_splits_the_one_to_train_on_is_wanted():
-    assert wanted(["a.png", "a.txt", "b/c.jpg", "x.bin", "metadata.csv"]) == (
+    assert select_dataset_files(["a.png", "a.txt", "b/c.jpg", "x.bin", "metadata.csv"]) == (
         "a.png", "a.txt", "b/c.jpg", "metadata.csv")
-    assert wanted(["train/a.png", "test/b.png"]) == ("train/a.png",)
-    assert wanted(["cats/a.png", "dogs/b.png"]) == ("cats/a.png", "dogs/b.png")
+    assert select_dataset_files(["train/a.png", "test/b.png"]) == ("train/a.png",)
+    assert select_dataset_files(["cats/a.png", "dogs/b.png"]) == ("cats/a.png", "dogs/b.png")
 
 
 def test_a_hub_id_and_its_revision_go_together(project):
-    with pytest.raises(Problems, match=r"no data set of the Hub"):
+    with pytest.raises(InvalidRecipe, match=r"no data set of the Hub"):
         go(project, "subject.images=pictures")
     with pytest.raises(RecipeError, match=r"beside a data set of the Hub, write its `revision`"):
         go(project, "subject.revision=null")

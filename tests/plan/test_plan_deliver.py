@@ -196,7 +196,7 @@ def test_a_failing_delivery_leaves_the_old_one(home, out, monkeypatch, call, aft
 
 
 def dead_name():
-    code = "from dbrun.store.atomic import fresh_name; print(fresh_name())"
+    code = "from dbrun.store.atomic import temp_name; print(temp_name())"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 

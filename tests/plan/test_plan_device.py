@@ -20,8 +20,8 @@ def machine(monkeypatch, tmp_path):
     def make(version, *nodes):
         for node in nodes:
             (tmp_path / "dev" / node).touch()
-        monkeypatch.setattr(device, "_torch_version", lambda: version)
-        monkeypatch.setattr(device, "DEVICES", tmp_path / "dev")
+        monkeypatch.setattr(device, "_torch_version_text", lambda: version)
+        monkeypatch.setattr(device, "DEV_FOLDER", tmp_path / "dev")
         monkeypatch.setattr(device.sys, "platform", "linux")
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -33,40 +33,40 @@ def machine(monkeypatch, tmp_path):
     (CPU, ("nvidia0",), "cpu"), (ROCM, ("kfd",), "cuda"), (ROCM, ("nvidia0",), "cpu"), ("", ("nvidia0",), "cpu")])
 def test_auto_takes_what_torch_could_use(machine, version, nodes, found):
     machine(version, *nodes)
-    assert device.resolve("auto") == found
+    assert device.resolve_device("auto") == found
 
 
 @pytest.mark.parametrize("hidden", ["", "-1", " "])
 def test_hidden_devices_are_not_there(machine, monkeypatch, hidden):
     machine(CUDA, "nvidia0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-    assert device.resolve("auto") == "cpu"
+    assert device.resolve_device("auto") == "cpu"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert device.resolve("auto") == "cuda"
+    assert device.resolve_device("auto") == "cuda"
 
 
 def test_a_mac_with_its_own_chip_has_mps(machine, monkeypatch):
     machine(CPU)
     monkeypatch.setattr(device.sys, "platform", "darwin")
     monkeypatch.setattr(device.os, "uname", lambda: type("U", (), {"machine": "arm64"}))
-    assert device.resolve("auto") == "mps"
+    assert device.resolve_device("auto") == "mps"
 
 
 def test_an_explicit_device_is_taken_at_its_word_and_its_lack_is_told(machine):
     machine(CPU)
-    assert device.resolve("cuda") == "cuda"
-    assert "no CUDA" in device.lack("cuda")
-    assert device.lack("cpu") is None
+    assert device.resolve_device("cuda") == "cuda"
+    assert "no CUDA" in device.why_unavailable("cuda")
+    assert device.why_unavailable("cpu") is None
 
 
 def test_threads_count_on_a_cpu_only(machine):
     machine(CUDA, "nvidia0")
-    assert device.numerics("cpu", 3).threads == 3
-    assert device.numerics("auto", 3).threads == 0
+    assert device.resolve_numerics("cpu", 3).threads == 3
+    assert device.resolve_numerics("auto", 3).threads == 0
 
 
 def test_torch_agrees_and_was_not_imported():
-    code = ("import sys; from dbrun.plan.device import resolve; found = resolve('auto');"
+    code = ("import sys; from dbrun.plan.device import resolve_device; found = resolve_device('auto');"
             "assert 'torch' not in sys.modules; import torch;"
             "print(found, 'cuda' if torch.cuda.is_available() else 'other')")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

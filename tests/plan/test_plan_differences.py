@@ -6,12 +6,12 @@ from typing import Any, ClassVar, get_args
 import pytest
 
 from dbrun.adapters.lora import Lora
-from dbrun.plan.cache_key import ask
-from dbrun.plan.diff_keys import _parts, _worded, changes, nearest
-from dbrun.plan.reasons import Changed, Simply
+from dbrun.plan.cache_key import make_stage_key
+from dbrun.plan.diff_keys import _part_types, _recipe_key, key_changes, miss_reason
+from dbrun.plan.reasons import KeyChanged, SimpleReason
 from dbrun.recipe.schema.model import Adapt, Recipe
 from dbrun.stages.base import Numerics, Picture, Stage, stages
-from dbrun.store.canonical import fields
+from dbrun.store.canonical import field_names
 
 PLAIN = Adapt(denoiser=Lora(type="lora"))
 RECIPE = {"train": {"rate": 1}, "adapt": {"denoiser": {"rank": 4}}}
@@ -41,7 +41,7 @@ class Train(Stage[Params]):
 
 
 def question(params=Params(), inputs={"load": "a" * 64}, numerics=Numerics("cpu", 2)):
-    return ask(Train(), params, inputs, numerics)
+    return make_stage_key(Train(), params, inputs, numerics)
 
 
 @pytest.mark.parametrize(("changed", "text"), [
@@ -79,7 +79,7 @@ def question(params=Params(), inputs={"load": "a" * 64}, numerics=Numerics("cpu"
     ({"identity": f"hub:a/b@{'d' * 40}"}, "train.identity hub:a/b@cccccccccc… → hub:a/b@dddddddddd…"),
 ])
 def test_a_changed_param_is_told(changed, text):
-    assert str(nearest(question(replace(Params(), **changed)), [question().document])) == text
+    assert str(miss_reason(question(replace(Params(), **changed)), [question().document])) == text
 
 
 def test_another_type_is_another_part_and_none_of_its_values_are_told():
@@ -87,35 +87,35 @@ def test_another_type_is_another_part_and_none_of_its_values_are_told():
         return question(Params(rate=rate))
 
     one, other = asked(type="adamw", beta1=0.9, beta2=0.999), asked(type="adafactor", clip_threshold=1.0, beta2=0.9)
-    assert str(nearest(other, [one.document])) == "train.rate.type adamw → adafactor"
-    assert str(nearest(asked(type="adamw", beta1=0.9, beta2=0.9), [one.document])) == "train.rate.beta2 0.999 → 0.9"
+    assert str(miss_reason(other, [one.document])) == "train.rate.type adamw → adafactor"
+    assert str(miss_reason(asked(type="adamw", beta1=0.9, beta2=0.9), [one.document])) == "train.rate.beta2 0.999 → 0.9"
 
 
 def keys_of(kind=Recipe, before=""):
     for name, found in kind.model_fields.items():
         yield before + name
-        for inner in _parts(found.annotation):
+        for inner in _part_types(found.annotation):
             yield from keys_of(inner, f"{before}{name}.")
 
 
 def test_what_a_reason_names_can_be_written_in_a_recipe():
     allowed = {*keys_of(), "", "prompts encoded here", "pictures held out", "subjects.class_prompt"}
-    found = {_worded(name, f"{param}.denoiser" if param in ("learning_rates", "stops", "inits") else param, words)
+    found = {_recipe_key(name, f"{param}.denoiser" if param in ("learning_rates", "stops", "inits") else param, words)
              for name, stage in stages().items() for params in get_args(type(stage).__orig_bases__[0])
-             for words in [params.WORDS] for param in fields(params)}
+             for words in [params.WORDS] for param in field_names(params)}
     assert found <= allowed and len(found) > 30, sorted(found - allowed)
 
 
 def test_a_feature_that_was_switched_off_again_is_told():
     old = question(replace(Params(), accumulation=4)).document
-    assert str(nearest(question(), [old])) == "train.accumulation 4 → 1"
+    assert str(miss_reason(question(), [old])) == "train.accumulation 4 → 1"
 
 
 def test_prompts_that_all_changed_alike_are_the_instance_prompt():
     def asked(prompt):
         return question(replace(Params(), pictures=(Picture("a" * 64, prompt), Picture("b" * 64, prompt))))
 
-    found = str(nearest(asked("a photo of xyz dog"), [asked("a photo of sks dog").document]))
+    found = str(miss_reason(asked("a photo of xyz dog"), [asked("a photo of sks dog").document]))
     assert found == "subject.instance_prompt 'a photo of sks dog' → 'a photo of xyz dog'"
 
 
@@ -123,80 +123,81 @@ def test_prompts_of_class_pictures_that_all_changed_alike_are_the_class_prompt()
     def asked(prompt):
         return question(replace(Params(), others=(Picture("a" * 64, prompt), Picture("b" * 64, prompt))))
 
-    assert str(nearest(asked("a cat"), [asked("a dog").document])) == "subject.class_prompt 'a dog' → 'a cat'"
+    assert str(miss_reason(asked("a cat"), [asked("a dog").document])) == "subject.class_prompt 'a dog' → 'a cat'"
     with_pictures = {**RECIPE, "prior": {"weight": 1.0, "pictures": [{"digest": "c" * 64, "prompt": "x"}]}}
     without = {**RECIPE, "prior": {"weight": 1.0}}
     now, old = (question(replace(Params(), recipe=recipe)) for recipe in (with_pictures, without))
-    assert str(nearest(now, [old.document])) == "1 class picture added"
+    assert str(miss_reason(now, [old.document])) == "1 class picture added"
 
 
 def test_another_mask_is_told_and_a_size_that_is_known_now_is_not():
     def asked(**changes):
         return question(replace(Params(), pictures=(Picture("a" * 64, "one", **changes), Picture("b" * 64, "two"))))
 
-    assert str(nearest(asked(mask="c" * 64), [asked().document])) == "mask of 1 picture changed"
-    assert changes(asked(size=(30, 40)), asked().document) == ()
-    assert str(nearest(asked(repeats=3), [asked().document])) == "repeats of 1 picture changed"
+    assert str(miss_reason(asked(mask="c" * 64), [asked().document])) == "mask of 1 picture changed"
+    assert key_changes(asked(size=(30, 40)), asked().document) == ()
+    assert str(miss_reason(asked(repeats=3), [asked().document])) == "repeats of 1 picture changed"
 
 
 def test_what_two_params_say_alike_is_told_once():
     now = replace(Params(), rate=2, recipe={**RECIPE, "train": {"rate": 2}})
-    assert str(nearest(question(now), [question(replace(Params(), rate=1)).document])) == "train.rate 1 → 2"
+    assert str(miss_reason(question(now), [question(replace(Params(), rate=1)).document])) == "train.rate 1 → 2"
 
 
 def test_a_change_of_the_recipe_is_told_before_its_consequences():
-    found = nearest(question(replace(Params(), steps=400), {"load": "b" * 64}), [question().document])
+    found = miss_reason(question(replace(Params(), steps=400), {"load": "b" * 64}), [question().document])
     assert str(found) == "train.steps 300 → 400, load gave another result"
 
 
 def test_inputs_that_came_or_went_are_told():
     with_, without = {"load": "a" * 64, "generate-priors": "b" * 64}, {"load": "a" * 64}
-    assert str(nearest(question(inputs=without), [question(inputs=with_).document])) == "without generate-priors now"
-    assert str(nearest(question(inputs=with_), [question(inputs=without).document])) == "with generate-priors now"
+    shorter, longer = question(inputs=without), question(inputs=with_)
+    assert str(miss_reason(shorter, [longer.document])) == "without generate-priors now"
+    assert str(miss_reason(longer, [shorter.document])) == "with generate-priors now"
 
 
 def test_what_is_not_a_param_is_told(monkeypatch):
     old = question().document
-    assert str(nearest(question(inputs={"load": "b" * 64}), [old])) == "load gave another result"
-    assert str(nearest(question(numerics=Numerics("cpu", 4)), [old])) == "threads 2 → 4"
-    assert str(nearest(question(numerics=Numerics("cuda", 0)), [old])) == "device cpu → cuda, threads 2 → unset"
+    assert str(miss_reason(question(inputs={"load": "b" * 64}), [old])) == "load gave another result"
+    assert str(miss_reason(question(numerics=Numerics("cpu", 4)), [old])) == "threads 2 → 4"
+    assert str(miss_reason(question(numerics=Numerics("cuda", 0)), [old])) == "device cpu → cuda, threads 2 → unset"
     older = {**old, "libraries": {"numpy": "1.0"}}
-    assert str(nearest(question(), [older])).startswith("numpy 1.0 → ")
+    assert str(miss_reason(question(), [older])).startswith("numpy 1.0 → ")
     monkeypatch.setattr(Train, "VERSION", 2)
-    assert str(nearest(question(), [old])) == "version of train 1 → 2"
+    assert str(miss_reason(question(), [old])) == "version of train 1 → 2"
 
 
 def test_many_changes_are_counted_and_a_single_one_beyond_is_named():
     four = replace(Params(), count=1, steps=1, accumulation=2, rate=2.0)
-    assert str(nearest(question(), [question(four).document])).endswith(", train.steps 1 → 300")
-    assert str(nearest(question(), [question(replace(four, prompt="x")).document])).endswith("and 2 more")
+    assert str(miss_reason(question(), [question(four).document])).endswith(", train.steps 1 → 300")
+    assert str(miss_reason(question(), [question(replace(four, prompt="x")).document])).endswith("and 2 more")
 
 
 def test_the_nearest_of_several_is_taken():
     far, near = replace(Params(), count=1, steps=1), replace(Params(), steps=200)
-    found = nearest(question(), [question(far).document, question(near).document])
+    found = miss_reason(question(), [question(far).document, question(near).document])
     assert str(found) == "train.steps 200 → 300"
-    assert isinstance(found, Changed) and found.changes[0].old == "200"
+    assert isinstance(found, KeyChanged) and found.changes[0].old == "200"
 
 
 def test_without_an_earlier_result():
-    assert nearest(question(), []) is Simply.NO_EARLIER
-    assert changes(question(), question().document) == ()
+    assert miss_reason(question(), []) is SimpleReason.NO_EARLIER_RESULT
+    assert key_changes(question(), question().document) == ()
 
 
 def test_documents_of_unknown_shape_do_not_hurt():
     for document in ({}, {"params": None}, {"params": 3, "inputs": [], "numerics": "x"}):
-        assert str(nearest(question(), [document]))
+        assert str(miss_reason(question(), [document]))
 
 
 def test_what_could_have_gone_on_says_why_it_does_not():
     class Horizon(Train):
-        def anew(self, params):
+        def restarts_on(self, params):
             return {"steps": "it knows its end"}
 
     def text(**changed):
-        now = ask(Horizon(), Params(**changed), {"load": "a" * 64}, Numerics("cpu", 2))
-        return str(nearest(now, [question().document]))
+        now = make_stage_key(Horizon(), Params(**changed), {"load": "a" * 64}, Numerics("cpu", 2))
+        return str(miss_reason(now, [question().document]))
 
     assert text(steps=400) == "train.steps 300 → 400; begins anew: it knows its end"
     assert "anew" not in text(steps=400, rate=2.0) and "anew" not in text(rate=2.0)
@@ -206,4 +207,4 @@ def test_of_equally_few_changes_those_that_say_a_value_are_told() -> None:
     asked = question(replace(Params(), steps=400), {"load": "a" * 64})
     other, shorter = question(replace(Params(), steps=400), {"load": "b" * 64}), question(Params(), {"load": "a" * 64})
     for earlier in ([other, shorter], [shorter, other]):
-        assert str(nearest(asked, [one.document for one in earlier])) == "train.steps 300 → 400"
+        assert str(miss_reason(asked, [one.document for one in earlier])) == "train.steps 300 → 400"

@@ -64,7 +64,7 @@ def sound(home):
     store = Store(home / "store")
     for path in (home / "store" / "traces").rglob("*.json"):
         stage = path.relative_to(home / "store" / "traces").parts[0]
-        trace = store.look(stage, path.stem, "bytes")
+        trace = store.look_up(stage, path.stem, "bytes")
         assert isinstance(trace, Trace), f"{stage} {trace}"
 
 

@@ -8,7 +8,7 @@ import pytest
 from stub_world import go, make_home
 
 from dbrun.store.store import Store
-from dbrun.store.verify import check
+from dbrun.store.verify import verify_store
 
 LOGS = ("events.jsonl", "log", "live", ".gitignore", "last.json", "items")
 """What only tells, and decides nothing: it has no digest."""
@@ -38,8 +38,8 @@ def whole(quick):
     home = make_home(quick / "flips")
     go(home)
     store = Store(home / "store")
-    store.digests._table.put("0:0", "x")
-    store.save_tables()
+    store.digests._cache.put("0:0", "x")
+    store.save_caches()
     return home
 
 
@@ -67,13 +67,13 @@ def test_a_flipped_bit_is_found_and_healed(whole, fresh, times):
             home = fresh / f"{number}"
             shutil.copytree(whole, home)
             flip(home / chance.choice(paths), chance)
-            report = check(Store(home / "store"))
+            report = verify_store(Store(home / "store"))
             assert report.findings, f"{sort}: nothing found"
-            assert check(Store(home / "store")).findings == (), sort
+            assert verify_store(Store(home / "store")).findings == (), sort
             shutil.rmtree(home / "outputs")
             go(home)
             assert outputs(home) == wanted, sort
-            assert check(Store(home / "store")).findings == (), sort
+            assert verify_store(Store(home / "store")).findings == (), sort
             shutil.rmtree(home)
 
 
@@ -105,7 +105,7 @@ def test_cut_empty_and_missing_files_too(whole, fresh, harm):
             path.unlink()
         else:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if harm == "cut" else b"")
-        found = check(Store(home / "store")).findings
+        found = verify_store(Store(home / "store")).findings
         assert found or (harm == "gone" and "objects" not in sort), sort
         go(home)
         assert outputs(home) == outputs(whole), sort

@@ -32,15 +32,15 @@ def test_the_cache_is_where_the_library_says(settings, monkeypatch):
 
 
 def test_refs_and_snapshots_are_read(cache):
-    assert hub.known_commit("owner/name", "main") is None
-    assert hub.snapshot("owner/name", COMMIT) is None
+    assert hub.cached_commit("owner/name", "main") is None
+    assert hub.model_snapshot("owner/name", COMMIT) is None
     folder = fake_cache(cache, COMMIT, {"main": COMMIT, "refs/pr/1": COMMIT, "odd": "not a commit"})
-    assert hub.known_commit("owner/name", "main") == COMMIT
-    assert hub.known_commit("owner/name", "refs/pr/1") == COMMIT
-    assert hub.known_commit("owner/name", "odd") is None
-    assert hub.snapshot("owner/name", COMMIT) == folder
+    assert hub.cached_commit("owner/name", "main") == COMMIT
+    assert hub.cached_commit("owner/name", "refs/pr/1") == COMMIT
+    assert hub.cached_commit("owner/name", "odd") is None
+    assert hub.model_snapshot("owner/name", COMMIT) == folder
     (folder / "model_index.json").unlink()
-    assert hub.snapshot("owner/name", COMMIT) is None
+    assert hub.model_snapshot("owner/name", COMMIT) is None
 
 
 @pytest.mark.parametrize("revision", ["../secret", "a/../../b", "/etc/passwd", "", "..", "a//b", ".hidden"])
@@ -48,11 +48,11 @@ def test_a_revision_never_leads_out_of_the_cache(cache, revision):
     fake_cache(cache, COMMIT, {"main": COMMIT})
     for place in (cache / "models--owner--name" / "secret", cache / "b"):
         place.write_text(COMMIT)
-    assert hub.known_commit("owner/name", revision) is None
+    assert hub.cached_commit("owner/name", revision) is None
 
 
 @pytest.mark.parametrize(("value", "meant"), [("1", True), ("on", True), ("TRUE", True), ("0", False), ("", False)])
 def test_offline_is_read_as_the_library_reads_it(monkeypatch, value, meant):
     monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    assert hub.offline() is meant
+    assert hub.is_offline() is meant

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from dbrun.plan import cache_key
-from dbrun.plan.cache_key import ask
+from dbrun.plan.cache_key import make_stage_key
 from dbrun.stages.base import Numerics, Stage
 
 CPU = Numerics("cpu", 2)
@@ -25,12 +25,12 @@ class Some(Stage[Params]):
     NAME = "some"
     libraries = ("numpy",)
 
-    def lengthens(self, params: Params) -> tuple[str, ...]:
+    def extendable_params(self, params: Params) -> tuple[str, ...]:
         return ("steps",)
 
 
 def key(stage=Some(), params=Params(), inputs={"load": "a" * 64}, numerics=CPU):
-    return ask(stage, params, inputs, numerics).key
+    return make_stage_key(stage, params, inputs, numerics).key
 
 
 def test_equal_questions_have_equal_keys():
@@ -51,16 +51,16 @@ def test_the_version_and_the_libraries_are_in_the_key(monkeypatch):
     monkeypatch.setattr(Some, "VERSION", 2)
     assert key() != before
     monkeypatch.setattr(Some, "VERSION", 1)
-    monkeypatch.setattr(cache_key, "full_version", lambda name: "1.99.3")
+    monkeypatch.setattr(cache_key, "installed_version", lambda name: "1.99.3")
     other = key()
     assert other != before
-    monkeypatch.setattr(cache_key, "full_version", lambda name: "1.99.7+cpu")
+    monkeypatch.setattr(cache_key, "installed_version", lambda name: "1.99.7+cpu")
     assert key() == other, "a patch release changes nothing"
 
 
 def test_device_and_threads_count_only_where_they_change_something(monkeypatch):
     assert key(numerics=Numerics("cuda", 0)) == key(numerics=Numerics("cuda", 8))
-    monkeypatch.setattr(Some, "computes", False)
+    monkeypatch.setattr(Some, "device_dependent", False)
     assert key(numerics=Numerics("cuda", 0)) == key(numerics=CPU)
 
 
@@ -75,25 +75,25 @@ def test_a_path_is_refused():
 
 def test_longer_work_is_of_the_same_lineage():
     def lineage(**changes):
-        return ask(Some(), replace(Params(), **changes), {}, CPU).lineage
+        return make_stage_key(Some(), replace(Params(), **changes), {}, CPU).resume_key
 
     assert lineage(steps=3) == lineage(steps=900)
     assert lineage(steps=3) != lineage(rate=0.2)
 
 
 def test_without_lengthening_the_lineage_is_the_key(monkeypatch):
-    monkeypatch.setattr(Some, "lengthens", lambda self, params: ())
-    question = ask(Some(), Params(), {}, CPU)
-    assert question.lineage == question.key
+    monkeypatch.setattr(Some, "extendable_params", lambda self, params: ())
+    question = make_stage_key(Some(), Params(), {}, CPU)
+    assert question.resume_key == question.key
 
 
 def test_a_missing_library_has_a_version_too():
-    assert cache_key.versions(["no-such-library"]) == {"no-such-library": "absent"}
+    assert cache_key.minor_versions(["no-such-library"]) == {"no-such-library": "absent"}
 
 
 def test_versions_are_those_of_the_installed_packages():
     from importlib.metadata import version
 
     for library in ("torch", "diffusers", "numpy", "pillow", "pydantic"):
-        assert cache_key.full_version(library) == version(library)
-    assert cache_key.versions(["torch"])["torch"].count(".") == 1
+        assert cache_key.installed_version(library) == version(library)
+    assert cache_key.minor_versions(["torch"])["torch"].count(".") == 1

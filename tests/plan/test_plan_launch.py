@@ -8,7 +8,7 @@ from stub_world import make_home
 from dbrun.errors import UsageError
 from dbrun.plan import device
 from dbrun.recipe.load import load_recipe
-from dbrun.workers.env import Place, check, forget, place
+from dbrun.workers.env import DistributedEnv, check_launcher, clear_launcher_variables, read_distributed_env
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1",
             "MASTER_PORT": "29500", "GROUP_RANK": "0", "ROLE_NAME": "default", "TORCHELASTIC_RUN_ID": "none"}
@@ -24,37 +24,37 @@ def recipe(fresh):
 
 def refused(words, *args):
     with pytest.raises(UsageError, match=words) as error:
-        check(*args)
+        check_launcher(*args)
     assert error.value.fix and error.value.exit_code == 2
 
 
 def test_the_environment_tells_the_place():
-    assert place({}) is None and place({"PATH": "/bin"}) is None
-    assert place(TORCHRUN) == Place(1, 4, 1, 2, "10.0.0.1", 29500)
-    assert place(TORCHRUN | {"DBRUN_PROCESS_OF": "77"}).ours
+    assert read_distributed_env({}) is None and read_distributed_env({"PATH": "/bin"}) is None
+    assert read_distributed_env(TORCHRUN) == DistributedEnv(1, 4, 1, 2, "10.0.0.1", 29500)
+    assert read_distributed_env(TORCHRUN | {"DBRUN_PROCESS_OF": "77"}).started_by_dbrun
 
 
 def test_half_a_launcher_is_none():
     with pytest.raises(UsageError, match="not LOCAL_RANK, MASTER_PORT"):
-        place({k: v for k, v in TORCHRUN.items() if k not in ("LOCAL_RANK", "MASTER_PORT")})
+        read_distributed_env({k: v for k, v in TORCHRUN.items() if k not in ("LOCAL_RANK", "MASTER_PORT")})
 
 
 def test_accelerate_that_started_a_single_process_is_told(recipe):
     with pytest.raises(UsageError, match="a single process, as with --cpu it does whatever --num_processes") as error:
-        place(ACCELERATE)
+        read_distributed_env(ACCELERATE)
     assert "launch.processes=N" in error.value.fix
 
 
 def test_as_many_processes_run_as_were_asked_for(recipe):
-    here = place(TORCHRUN)
-    check(recipe("train.accumulation=4"), here, TORCHRUN)
-    check(recipe("train.accumulation=4", "launch={processes: 4, machines: 2}"), here, TORCHRUN)
+    here = read_distributed_env(TORCHRUN)
+    check_launcher(recipe("train.accumulation=4"), here, TORCHRUN)
+    check_launcher(recipe("train.accumulation=4", "launch={processes: 4, machines: 2}"), here, TORCHRUN)
     refused(r"started 4 processes, but the recipe asks for 2", recipe("train.accumulation=4", "launch.processes=2"),
             here, {})
     refused("2 machines, but the recipe asks for 4", recipe(
         "train.accumulation=4", "launch={processes: 4, machines: 4}"), here, {})
     refused("cannot be dealt evenly to 4", recipe("train.accumulation=2"), here, {})
-    single = Place(0, 1, 0, 1, "", 1)
+    single = DistributedEnv(0, 1, 0, 1, "", 1)
     refused("started 1 process, but", recipe("train.accumulation=2", "launch.processes=2"), single, {})
 
 
@@ -62,7 +62,7 @@ def test_several_machines_want_a_launcher_on_each(recipe):
     asked = recipe("train.accumulation=4", "launch={processes: 4, machines: 2}")
     refused("wants a launcher on each machine", asked, None, {})
     with pytest.raises(UsageError, match=re.escape("torchrun --nnodes 2 --node-rank 0 (1, …) --nproc-per-node 2")):
-        check(asked, None, {})
+        check_launcher(asked, None, {})
 
 
 @pytest.mark.parametrize(("setting", "value"), [
@@ -70,28 +70,28 @@ def test_several_machines_want_a_launcher_on_each(recipe):
     ("ACCELERATE_USE_DEEPSPEED", "true"), ("ACCELERATE_USE_FSDP", "true")])
 def test_what_would_change_the_arithmetic_is_refused(recipe, setting, value):
     environment = TORCHRUN | ACCELERATE
-    check(recipe("train.accumulation=4"), place(TORCHRUN), environment)
-    refused(f"asks for {setting}={value}", recipe("train.accumulation=4"), place(TORCHRUN),
+    check_launcher(recipe("train.accumulation=4"), read_distributed_env(TORCHRUN), environment)
+    refused(f"asks for {setting}={value}", recipe("train.accumulation=4"), read_distributed_env(TORCHRUN),
             environment | {setting: value})
 
 
 def test_the_precision_that_the_recipe_says_too_is_no_contradiction(recipe):
-    check(recipe("train.accumulation=4", "train.precision=bf16"), place(TORCHRUN),
-          TORCHRUN | {"ACCELERATE_MIXED_PRECISION": "bf16"})
+    check_launcher(recipe("train.accumulation=4", "train.precision=bf16"), read_distributed_env(TORCHRUN),
+                   TORCHRUN | {"ACCELERATE_MIXED_PRECISION": "bf16"})
 
 
 def test_no_library_finds_the_launchers_words_later():
     environment = {**TORCHRUN, **ACCELERATE, "DBRUN_PROCESS_OF": "1", "PATH": "/bin", "DBRUN_STORE": "x"}
-    forget(environment)
+    clear_launcher_variables(environment)
     assert environment == {"PATH": "/bin", "DBRUN_STORE": "x"}
 
 
 def test_each_process_wants_a_gpu_of_its_own(monkeypatch, fresh):
-    monkeypatch.setattr(device, "DEVICES", fresh)
+    monkeypatch.setattr(device, "DEV_FOLDER", fresh)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for name in ("nvidia0", "nvidia1", "nvidiactl"):
         (fresh / name).touch()
-    assert device.short_of("cuda", 2) is None and device.short_of("cpu", 9) is None
-    assert device.short_of("cuda", 3) == "3 processes want a GPU each, and 2 are here"
+    assert device.why_too_few_gpus("cuda", 2) is None and device.why_too_few_gpus("cpu", 9) is None
+    assert device.why_too_few_gpus("cuda", 3) == "3 processes want a GPU each, and 2 are here"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert device.short_of("cuda", 2) == "2 processes want a GPU each, and 1 are here"
+    assert device.why_too_few_gpus("cuda", 2) == "2 processes want a GPU each, and 1 are here"

@@ -15,9 +15,9 @@ from safetensors.numpy import save_file
 from dbrun.events import Note
 from dbrun.models.base import families
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.new import starter
-from dbrun.recipe.text.spans import Findings, Problem, Problems
-from dbrun.resolve.sources import locate
+from dbrun.recipe.new import starter_recipe
+from dbrun.recipe.text.spans import InvalidRecipe, Problem, ProblemCollector
+from dbrun.resolve.sources import resolve_sources
 from dbrun.resolve.target_layers import check_layers, count_layers
 from dbrun.store.store import Store
 
@@ -27,18 +27,18 @@ RANKED = ["type: lora", "type: lora, dora: true", "type: lora, rslora: true", "t
 @pytest.fixture(autouse=True)
 def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("dog.yaml").write_text(starter("dog"))
+    Path("dog.yaml").write_text(starter_recipe("dog"))
 
 
 def odd(adapter: str, component: str = "denoiser") -> Sequence[Note]:
     """What is said of an adapter on the base that comes with dbrun."""
     words = [f"adapt.{component}={{{adapter}}}", "export=[component]" if "full" in adapter else "export=[peft]"]
-    return [note for note in locate(load_recipe(Path("dog.yaml"), words), Store(Path("store"))).notes
+    return [note for note in resolve_sources(load_recipe(Path("dog.yaml"), words), Store(Path("store"))).notes
             if note.stage == f"adapt.{component}"]
 
 
 def refused(adapter: str, component: str = "denoiser") -> Problem:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         odd(adapter, component)
     problem, = caught.value.problems
     return problem
@@ -50,7 +50,7 @@ def refused(adapter: str, component: str = "denoiser") -> Problem:
 def test_a_rank_beyond_every_layer_that_is_chosen_is_refused_with_its_place(kind: str, component: str,
                                                                             targets: str) -> None:
     problem = refused(f"{kind}, rank: 4096, targets: {targets}", component)
-    assert problem.key == f"adapt.{component}.rank" and problem.place is not None
+    assert problem.key == f"adapt.{component}.rank" and problem.span is not None
     assert "found 4096, but none of the " in problem.message and "that `targets` selects is wider" in problem.message
     most = int((problem.fix or "").split()[1])
     assert f"wider than {most}:" in problem.message
@@ -87,19 +87,19 @@ def test_a_lokr_whose_rank_says_nothing_is_told_so_and_is_never_too_large() -> N
     ("type: loha, dropout: 0.9, targets: attention", "dropout", "leave out all of them")])
 def test_what_else_cannot_go_on_its_layers_is_refused_before_anything_runs(adapter: str, key: str, words: str) -> None:
     problem = refused(adapter)
-    assert problem.key == f"adapt.denoiser.{key}" and words in problem.message and problem.place is not None
+    assert problem.key == f"adapt.denoiser.{key}" and words in problem.message and problem.span is not None
 
 
 def test_the_layers_of_a_base_from_the_hub_are_known_once_it_is_here() -> None:
     """Of such a base the commit says what it is, and its files are not listed."""
     loaded = load_recipe(Path("dog.yaml"), ["adapt.denoiser={type: lora, rank: 4096}"])
-    base = locate(load_recipe(Path("dog.yaml")), Store(Path("store"))).sources.base
+    base = resolve_sources(load_recipe(Path("dog.yaml")), Store(Path("store"))).sources.base
     for files in (base.files, {}):
-        with pytest.raises(Problems, match="found 4096, but none of the"):
-            findings = Findings(loaded.origins)
+        with pytest.raises(InvalidRecipe, match="found 4096, but none of the"):
+            findings = ProblemCollector(loaded.origins)
             check_layers(loaded.recipe, replace(base, files=files), findings)
-            findings.tell()
-    assert check_layers(loaded.recipe, replace(base, files={}, folder=None), Findings({}, [])) == ()
+            findings.raise_if_any()
+    assert check_layers(loaded.recipe, replace(base, files={}, folder=None), ProblemCollector({}, [])) == ()
 
 
 def test_usual_adapters_pass_without_a_word() -> None:
@@ -113,19 +113,19 @@ def test_usual_adapters_pass_without_a_word() -> None:
     ("type: lora, targets: [norm1]", "`norm1`"), ("type: full, targets: [mid_blok]", "`mid_blok`")])
 def test_targets_that_hit_no_layer_are_refused_with_the_nearest_names(adapter: str, missed: str) -> None:
     problem = refused(adapter)
-    assert problem.key == "adapt.denoiser.targets" and problem.place is not None
+    assert problem.key == "adapt.denoiser.targets" and problem.span is not None
     assert f"matches {missed}" in problem.message and "The closest module names: " in problem.message
     assert "to_k`" in problem.message if "to_kk" in missed else True
 
 
 def test_all_that_does_not_fit_is_told_at_once() -> None:
-    with pytest.raises(Problems) as caught:
-        locate(load_recipe(Path("dog.yaml"), [
+    with pytest.raises(InvalidRecipe) as caught:
+        resolve_sources(load_recipe(Path("dog.yaml"), [
             "adapt={denoiser: {type: lora, rank: 4096}, text_encoder: {type: lora, targets: [nope]}}",
             "images.resolution=63", "subject.images=nowhere"]), Store(Path("store")))
     keys = [problem.key for problem in caught.value.problems]
     assert keys == ["images.resolution", "adapt.denoiser.rank", "adapt.text_encoder.targets", "subject.images"]
-    assert all(problem.place for problem in caught.value.problems)
+    assert all(problem.span for problem in caught.value.problems)
 
 
 def given(folder: Path, layers: Sequence[str], rank: int) -> Path:
@@ -138,7 +138,7 @@ def given(folder: Path, layers: Sequence[str], rank: int) -> Path:
 
 
 def test_an_adapter_to_start_from_is_of_the_recipe_s_rank_and_layers() -> None:
-    base = locate(load_recipe(Path("dog.yaml")), Store(Path("store"))).sources.base
+    base = resolve_sources(load_recipe(Path("dog.yaml")), Store(Path("store"))).sources.base
     recipe = load_recipe(Path("dog.yaml"), ["adapt.denoiser={type: lora, targets: attention}"]).recipe
     most, presets = count_layers(families()["sd"], "denoiser", recipe.adapt.adapters["denoiser"], base)
     assert most == presets["attention"] < presets["all"]
@@ -148,7 +148,7 @@ def test_an_adapter_to_start_from_is_of_the_recipe_s_rank_and_layers() -> None:
     start = "type: lora, targets: attention, init"
     assert odd(f"{start}: few, rank: 4") == []
     problem = refused(f"{start}: few, rank: 8")
-    assert problem.key == "adapt.denoiser.init" and problem.fix == "write `rank: 4`" and problem.place
+    assert problem.key == "adapt.denoiser.init" and problem.fix == "write `rank: 4`" and problem.span
     problem = refused(f"{start}: all, rank: 4")
     assert "is on " in problem.message and problem.fix == "write `targets: all`"
 
@@ -161,9 +161,9 @@ def test_a_new_word_that_the_base_cannot_learn_is_refused(word: str, key: str | 
     words = [f"adapt.trigger={{{word}}}", "subject.instance_prompt=a photo of <dg> dog", "export=null"]
     loaded, store = load_recipe(Path("dog.yaml"), words), Store(Path("store"))
     if key is None:
-        locate(loaded, store)
+        resolve_sources(loaded, store)
         return
-    with pytest.raises(Problems) as caught:
-        locate(loaded, store)
+    with pytest.raises(InvalidRecipe) as caught:
+        resolve_sources(loaded, store)
     problem, = caught.value.problems
-    assert problem.key == key and message in problem.message and problem.place is not None
+    assert problem.key == key and message in problem.message and problem.span is not None

@@ -12,8 +12,8 @@ from stub_world import RECIPE
 
 from dbrun.errors import UsageError, WorkPending
 from dbrun.recipe.load import LoadedRecipe, load_recipe
-from dbrun.resolve.lock import drift, hold, write_lock
-from dbrun.resolve.sources import Located, locate
+from dbrun.resolve.lock import drift, enforce_lock, write_lock
+from dbrun.resolve.sources import ResolvedSources, resolve_sources
 from dbrun.store.store import Store
 
 
@@ -28,9 +28,9 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("r.yaml")
 
 
-def found(recipe: Path) -> tuple[LoadedRecipe, Located]:
+def found(recipe: Path) -> tuple[LoadedRecipe, ResolvedSources]:
     loaded = load_recipe(recipe)
-    return loaded, locate(loaded, Store(Path("store")))
+    return loaded, resolve_sources(loaded, Store(Path("store")))
 
 
 def test_a_lock_stands_beside_its_recipe_and_holds(recipe: Path) -> None:
@@ -56,11 +56,11 @@ def test_what_changes_is_told(recipe: Path, change: Callable[[], object], told: 
 
 def test_a_run_is_refused_with_what_differs_and_not_with_a_thousand_lines(recipe: Path) -> None:
     write_lock(*found(recipe))
-    hold(*found(recipe))
+    enforce_lock(*found(recipe))
     for i in range(20):
         Image.new("RGB", (64, 64), (i, 99, 9)).save(f"pictures/more{i:02d}.png")
     with pytest.raises(WorkPending, match=r"r\.yaml does not point at what r\.lock says; nothing was run") as caught:
-        hold(*found(recipe))
+        enforce_lock(*found(recipe))
     lines = caught.value.message.splitlines()
     assert [line.split()[1] for line in lines[1:-1]] == [f"more{i:02d}.png" for i in range(12)]
     assert lines[-1] == "  and 8 more, which `dbrun plan --locked` lists"

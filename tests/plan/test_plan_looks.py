@@ -11,7 +11,7 @@ from dbrun.cli.verbs import app_for
 from dbrun.images import quality as looking
 from dbrun.recipe.load import load_recipe
 from dbrun.resolve.picture_report import picture_rows
-from dbrun.resolve.sources import locate
+from dbrun.resolve.sources import resolve_sources
 from dbrun.store import digests
 from dbrun.store.store import Store
 
@@ -56,7 +56,7 @@ def home(tmp_path, monkeypatch):
 def rows(home, *overrides, store=None):
     store = store or Store(home / "store")
     loaded = load_recipe(home / "r.yaml", overrides)
-    return {row.name: row for row in picture_rows(loaded.recipe, locate(loaded, store), store)}
+    return {row.name: row for row in picture_rows(loaded.recipe, resolve_sources(loaded, store), store)}
 
 
 def test_each_picture_is_told_with_what_is_odd_about_it(home):
@@ -79,13 +79,13 @@ def test_what_the_recipe_asks_for_is_what_the_table_tells(home):
 
 
 def test_a_picture_is_looked_at_once(home, monkeypatch):
-    monkeypatch.setattr(digests, "SETTLED", -60.0)
+    monkeypatch.setattr(digests, "MIN_AGE_SECONDS", -60.0)
     store = Store(home / "store")
     store.prepare()
     first = rows(home, store=store)
     calls = []
-    real = looking.look
-    monkeypatch.setattr(looking, "look", lambda path: calls.append(path.name) or real(path))
+    real = looking.measure_quality
+    monkeypatch.setattr(looking, "measure_quality", lambda path: calls.append(path.name) or real(path))
     assert rows(home, store=Store(home / "store")) == first and calls == []
     scene((300, 300), 5).save(home / "photos" / "new.png")
     rows(home, store=Store(home / "store"))

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from dbrun.events import Event, Progress
-from dbrun.run.pace import Pace
+from dbrun.run.pace import StageTimer
 
 
 @dataclass
 class Items:
-    new: int = 0
-    used: set[int] = field(default_factory=set)
+    new_count: int = 0
+    used_keys: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -22,8 +22,8 @@ class World:
     items: Items = field(default_factory=Items)
     heard: list[Event] = field(default_factory=list)
 
-    def pace(self) -> Pace:
-        return Pace(self.heard.append, None, self.items, lambda: self.now)  # type: ignore[arg-type]
+    def pace(self) -> StageTimer:
+        return StageTimer(self.heard.append, None, self.items, lambda: self.now)  # type: ignore[arg-type]
 
 
 def test_the_first_step_is_a_step_and_what_came_before_it_is_not() -> None:
@@ -60,8 +60,8 @@ def test_single_items_that_were_found_are_no_work_and_the_first_that_is_made_wai
     pace = world.pace()
     for done in range(7):
         pace(Progress("preprocess", done, 6, "items"))
-        world.items.used.add(done)
+        world.items.used_keys.add(done)
         if done in (2, 3, 4):
-            world.items.new += 1
+            world.items.new_count += 1
             world.now += 9.0 if done == 2 else 1.0
     assert pace.startup(12.0) == 9.0

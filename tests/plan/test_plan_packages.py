@@ -1,15 +1,15 @@
 """Is a package that only some recipes need missed before anything runs, and its version part of the key?"""
 
 import pytest
-from stub_world import TrainParams, go, located, make_home, stub_stages
+from stub_world import TrainParams, go, make_home, resolved, stub_stages
 from tiny_training import PARAMS
 
 from dbrun.errors import StageFailed
-from dbrun.options.optimizers import types
-from dbrun.options.packages import Package
+from dbrun.options.optimizers import optimizer_types
+from dbrun.options.packages import OptionalPackage
 from dbrun.options.prodigy import Prodigy
 from dbrun.plan import cache_key
-from dbrun.plan.cache_key import ask
+from dbrun.plan.cache_key import make_stage_key
 from dbrun.plan.planner import Status, make_plan
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.schema.model import Recipe
@@ -17,11 +17,11 @@ from dbrun.stages.base import Numerics
 from dbrun.stages.train import Train
 from dbrun.store.store import Store
 
-MISSING = Package("nowhere-to-be-found", "nowhere_to_be_found", "optimizers")
+MISSING = OptionalPackage("nowhere-to-be-found", "nowhere_to_be_found", "optimizers")
 
 
 class Needy(type(stub_stages()["train"])):
-    def packages(self, params: TrainParams) -> tuple[Package, ...]:
+    def required_packages(self, params: TrainParams) -> tuple[OptionalPackage, ...]:
         return (MISSING,)
 
 
@@ -30,7 +30,7 @@ def test_the_plan_says_what_is_missing_and_how_to_install_it_and_nothing_runs(tm
     monkeypatch.setenv("STUB_RUNS", str(tmp_path / "runs"))
     stages = {**stub_stages(), "train": Needy()}
     recipe = load_recipe(home / "r.yaml").recipe
-    plan = make_plan(recipe, located(home), Store(home / "store"), stages=stages)
+    plan = make_plan(recipe, resolved(home), Store(home / "store"), stages=stages)
     found = {s.name: s for s in plan.stages}
     assert found["preprocess"].status is Status.RUN and found["train"].status is Status.BLOCKED
     assert str(found["train"].reason) == (
@@ -41,7 +41,7 @@ def test_the_plan_says_what_is_missing_and_how_to_install_it_and_nothing_runs(tm
 
 
 class Wishing(type(stub_stages()["train"])):
-    def wishes(self, recipe: Recipe) -> tuple[Package, ...]:
+    def optional_packages(self, recipe: Recipe) -> tuple[OptionalPackage, ...]:
         return (MISSING,) if recipe.trackers else ()
 
 
@@ -50,25 +50,26 @@ def test_a_tracker_that_is_not_installed_is_missed_too_and_only_where_it_is_aske
     stages = {**stub_stages(), "train": Wishing()}
     for words, status in (((), Status.RUN), (("trackers=[wandb]",), Status.BLOCKED)):
         recipe = load_recipe(home / "r.yaml", words).recipe
-        plan = make_plan(recipe, located(home), Store(home / "store"), stages=stages)
+        plan = make_plan(recipe, resolved(home), Store(home / "store"), stages=stages)
         assert {s.name: s.status for s in plan.stages}["train"] is status
-    assert [p.name for p in Train().wishes(recipe)] == ["wandb"] and recipe.trackers == ("wandb",)
+    assert [p.name for p in Train().optional_packages(recipe)] == ["wandb"] and recipe.trackers == ("wandb",)
 
 
-@pytest.mark.parametrize("kind", types(), ids=lambda k: k.NAME)
+@pytest.mark.parametrize("kind", optimizer_types(), ids=lambda k: k.NAME)
 def test_only_the_chosen_optimizers_package_is_in_the_key(kind, monkeypatch) -> None:
     params = type(PARAMS)(**{**vars(PARAMS), "optimizer": kind(type=kind.NAME)})
-    needed = [kind.PACKAGE.name] if kind.PACKAGE else []
+    needed = [kind.REQUIRED_PACKAGE.name] if kind.REQUIRED_PACKAGE else []
     numerics = Numerics("cpu", 1)
-    before = ask(Train(), params, {}, numerics)
+    before = make_stage_key(Train(), params, {}, numerics)
     assert set(before.document["libraries"]) == {*Train.libraries, *needed}
     for name in needed:
-        newer = cache_key.full_version
-        monkeypatch.setattr(cache_key, "full_version", lambda n, name=name: "99.1" if n == name else newer(n))
-        assert ask(Train(), params, {}, numerics).key != before.key
+        newer = cache_key.installed_version
+        monkeypatch.setattr(cache_key, "installed_version", lambda n, name=name: "99.1" if n == name else newer(n))
+        assert make_stage_key(Train(), params, {}, numerics).key != before.key
 
 
 def test_a_rate_that_suits_another_optimizer_is_remarked() -> None:
-    assert "1.0 is usual" in str(Prodigy(type="prodigy").remark(1e-4))
-    assert Prodigy(type="prodigy").remark(1.0) is None and PARAMS.optimizer.remark(1e-4) is None
-    assert all("unusual with adamw" in str(PARAMS.optimizer.remark(rate)) for rate in (5.0, 0.03, 1e-9))
+    assert "1.0 is usual" in str(Prodigy(type="prodigy").learning_rate_warning(1e-4))
+    assert Prodigy(type="prodigy").learning_rate_warning(1.0) is None
+    assert PARAMS.optimizer.learning_rate_warning(1e-4) is None
+    assert all("unusual with adamw" in str(PARAMS.optimizer.learning_rate_warning(rate)) for rate in (5.0, 0.03, 1e-9))

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from dbrun.errors import RecipeError
-from dbrun.images import validation as screening
+from dbrun.images import validation
 from dbrun.resolve import pictures
-from dbrun.resolve.pictures import Asked, find_pictures
+from dbrun.resolve.pictures import PictureRequest, find_pictures
 from dbrun.store import digests
 from dbrun.store.store import Store
 
@@ -25,7 +25,7 @@ def photos(tmp_path):
 
 
 def find(folder, store=None):
-    return find_pictures(Asked("subject.images", folder.name, PROMPT), folder.parent,
+    return find_pictures(PictureRequest("subject.images", folder.name, PROMPT), folder.parent,
                          store or Store(folder.parent / "store"))
 
 
@@ -43,13 +43,13 @@ def test_a_text_beside_a_picture_is_its_prompt(photos):
 
 
 def test_what_is_known_is_not_screened_again(photos, monkeypatch):
-    monkeypatch.setattr(digests, "SETTLED", -60.0)
+    monkeypatch.setattr(digests, "MIN_AGE_SECONDS", -60.0)
     store = Store(photos.parent / "store")
     store.prepare()
     find(photos, store)
-    store.save_tables()
+    store.save_caches()
     calls = []
-    monkeypatch.setattr(screening, "screen", lambda *asked: calls.append(asked))
+    monkeypatch.setattr(validation, "validate_picture", lambda *asked: calls.append(asked))
     found = find(photos, Store(store.root))
     assert len(found.pictures) == 3 and calls == []
 
@@ -58,18 +58,19 @@ def test_other_rules_screen_again(photos, monkeypatch, tmp_path):
     store = Store(photos.parent / "store")
     find(photos, store)
     (tmp_path / "screen.py").write_text("other rules")
-    monkeypatch.setattr(screening, "__file__", str(tmp_path / "screen.py"))
+    monkeypatch.setattr(validation, "__file__", str(tmp_path / "screen.py"))
     calls = []
-    real = screening.screen
-    monkeypatch.setattr(screening, "screen", lambda *asked: calls.append(asked) or real(*asked))
+    real = validation.validate_picture
+    monkeypatch.setattr(validation, "validate_picture", lambda *asked: calls.append(asked) or real(*asked))
     find(photos, store)
     assert len(calls) == 3
 
 
 def test_what_was_judged_by_its_file_is_decoded_once_before_a_run(photos, monkeypatch):
-    store, real, asked = Store(photos.parent / "store"), screening.screen, Asked("x", photos.name, PROMPT)
+    store, real = Store(photos.parent / "store"), validation.validate_picture
+    asked = PictureRequest("x", photos.name, PROMPT)
     calls = []
-    monkeypatch.setattr(screening, "screen", lambda path, decode: calls.append(decode) or real(path, decode))
+    monkeypatch.setattr(validation, "validate_picture", lambda path, decode: calls.append(decode) or real(path, decode))
     seen = [find_pictures(asked, photos.parent, store, decode) for decode in (False, False, True, True, False)]
     assert calls == [False] * 3 + [True] * 3 and all(found == seen[0] for found in seen)
 
@@ -102,20 +103,20 @@ def test_conversions_are_told_by_kind_and_doubles_by_name(photos):
 
 def test_embedded_pictures_are_found_by_name_and_only_those(photos):
     store = Store(photos.parent / "store")
-    assert len(find_pictures(Asked("x", "embedded:sks_dog", PROMPT), photos, store).pictures) == 5
+    assert len(find_pictures(PictureRequest("x", "embedded:sks_dog", PROMPT), photos, store).pictures) == 5
     for name in ("embedded:nobody", "embedded:../..", "embedded:"):
         with pytest.raises(RecipeError, match="no such subject"):
-            find_pictures(Asked("x", name, PROMPT), photos, store)
+            find_pictures(PictureRequest("x", name, PROMPT), photos, store)
     with pytest.raises(RecipeError) as caught:
-        find_pictures(Asked("x", "embedded:sks_dgo", PROMPT), photos, store)
+        find_pictures(PictureRequest("x", "embedded:sks_dgo", PROMPT), photos, store)
     assert caught.value.fix is not None and "embedded:sks_dog," in caught.value.fix
 
 
 def test_what_reads_a_heic_is_part_of_the_picture(photos, monkeypatch):
     """Another version of the package may read other colours; Pillow itself is among the stage's libraries."""
-    real = screening.screen
-    monkeypatch.setattr(pictures, "full_version", lambda name: f"{name} 1.8.3".split()[1])
-    monkeypatch.setattr(screening, "screen", lambda *asked: replace(real(*asked), kind="HEIF"))
+    real = validation.validate_picture
+    monkeypatch.setattr(pictures, "installed_version", lambda name: f"{name} 1.8.3".split()[1])
+    monkeypatch.setattr(validation, "validate_picture", lambda *asked: replace(real(*asked), kind="HEIF"))
     assert {p.reader for p in find(photos).pictures} == {"pillow-heif 1.8"}
     monkeypatch.undo()
     assert {p.reader for p in find(photos, Store(photos.parent / "other")).pictures} == {None}

@@ -4,7 +4,7 @@ import os
 import shutil
 
 import pytest
-from stub_world import go, located, make_home, stub_stages
+from stub_world import go, make_home, resolved, stub_stages
 
 from dbrun.plan import device, planner
 from dbrun.plan.planner import Status, make_plan
@@ -17,7 +17,7 @@ ORDER = ("load", "adapt", "generate-priors", "preprocess", "train", "export")
 
 def plan(home, *overrides, select=Selection(), found=None):
     recipe = load_recipe(home / "r.yaml", overrides).recipe
-    return make_plan(recipe, found or located(home), Store(home / "store"), select, stages=stub_stages())
+    return make_plan(recipe, found or resolved(home), Store(home / "store"), select, stages=stub_stages())
 
 
 def states(found):
@@ -38,7 +38,7 @@ def test_at_first_everything_is_to_do(home):
     assert reason(found, "load") == "no earlier result"
     assert reason(found, "preprocess") == "after load, generate-priors"
     assert [s.key is None for s in found.stages] == [False, True, True, True, True, True]
-    assert found.pending and not found.blocked
+    assert found.has_pending and not found.blocked_stages
     assert not (home / "store").exists(), "a plan writes nothing"
 
 
@@ -46,7 +46,7 @@ def test_afterwards_nothing_is(home):
     go(home)
     found = plan(home)
     assert states(found) == dict.fromkeys(ORDER, "hit")
-    assert not found.pending
+    assert not found.has_pending
     assert all(s.key and s.digest for s in found.stages)
 
 
@@ -73,7 +73,7 @@ def test_a_new_picture_and_a_new_base_rerun_what_they_must(home):
     found = plan(home)
     assert reran(found) == {"preprocess", "train", "export"}
     assert reason(found, "preprocess") == "1 picture added"
-    assert reran(plan(home, found=located(home, "another base"))) == set(ORDER)
+    assert reran(plan(home, found=resolved(home, "another base"))) == set(ORDER)
 
 
 def test_names_and_places_of_pictures_do_not_matter(home, fresh):
@@ -139,7 +139,7 @@ def flip(artifact):
 def test_a_flipped_byte_is_seen_where_it_would_be_used(home):
     outcome = go(home)
     flip(outcome.artifacts["train"])
-    assert not plan(home).pending, "nothing reads it"
+    assert not plan(home).has_pending, "nothing reads it"
     found = plan(home, "export=[peft]")
     assert states(found)["train"] == "resume" and "other bytes" in reason(found, "train")
     assert reason(found, "export") == "after train"
@@ -183,7 +183,7 @@ def test_from_and_only_block_where_something_above_is_not_cached(home):
 
 
 def test_a_device_that_is_not_here_blocks_what_computes_and_only_that(home, monkeypatch):
-    monkeypatch.setattr(device, "lack", lambda name: "no CUDA device is here" if name == "cuda" else None)
+    monkeypatch.setattr(device, "why_unavailable", lambda name: "no CUDA device is here" if name == "cuda" else None)
     found = plan(home, "device=cuda")
     assert states(found) | {"export": ""} == {
         "load": "run", "adapt": "run", "generate-priors": "blocked", "preprocess": "blocked", "train": "blocked",
@@ -192,22 +192,23 @@ def test_a_device_that_is_not_here_blocks_what_computes_and_only_that(home, monk
 
 
 def test_fp16_without_a_gpu_blocks_what_computes_before_anything_runs(home, monkeypatch):
-    monkeypatch.setattr(device, "lack", lambda name: f"no {name} here" if name != "cpu" else None)
+    monkeypatch.setattr(device, "why_unavailable", lambda name: f"no {name} here" if name != "cpu" else None)
     found = plan(home, "train.precision=fp16", "device=auto")
-    assert [s.name for s in found.blocked] == ["generate-priors", "preprocess", "train", "export"]
+    assert [s.name for s in found.blocked_stages] == ["generate-priors", "preprocess", "train", "export"]
     assert reason(found, "generate-priors") == (
         "fp16 needs a GPU, and this runs on the CPU: write `train.precision: fp32` (or bf16)")
-    assert not plan(home, "train.precision=bf16", "device=auto").blocked
-    monkeypatch.setattr(device, "lack", lambda name: None)
-    assert not plan(home, "train.precision=fp16", "device=auto").blocked
+    assert not plan(home, "train.precision=bf16", "device=auto").blocked_stages
+    monkeypatch.setattr(device, "why_unavailable", lambda name: None)
+    assert not plan(home, "train.precision=fp16", "device=auto").blocked_stages
 
 
 def hub(home, folder=None, revision=None, unreachable=None):
     from dataclasses import replace
 
-    base = located(home)
+    base = resolved(home)
     source = replace(base.sources.base, identity="hub:a/b@" + "c" * 40, folder=folder)
-    return replace(base, sources=replace(base.sources, base=source), revision=revision, out_of_reach=unreachable)
+    return replace(base, sources=replace(base.sources, base=source), unpinned_revision=revision,
+                   unavailable_reason=unreachable)
 
 
 def test_a_base_whose_commit_is_unknown_has_no_key_yet(home):
@@ -227,7 +228,7 @@ def test_a_base_that_is_gone_is_fetched_only_when_it_is_needed(home, monkeypatch
     loaded = load_recipe(home / "r.yaml")
     execute(loaded, hub(home, folder=home), Store(home / "store"), emit=lambda e: None, outputs=home / "o",
             stages=stub_stages())
-    assert not plan(home, found=hub(home)).pending
+    assert not plan(home, found=hub(home)).has_pending
     found = plan(home, "train.steps=9", found=hub(home))
     assert states(found)["load"] == "run" and "no longer" in reason(found, "load")
     assert states(found)["adapt"] == "hit"
@@ -247,18 +248,18 @@ def test_the_json_form(home):
 def test_only_checkpoints_count_as_progress(fresh):
     from stub_world import Train, TrainParams
 
-    from dbrun.plan.cache_key import ask
+    from dbrun.plan.cache_key import make_stage_key
     from dbrun.stages.base import Numerics
 
-    question = ask(Train(), TrainParams(300, 1.0), {}, Numerics("cpu", 1))
-    assert planner.progress(question, fresh / "nothing") is None
+    question = make_stage_key(Train(), TrainParams(300, 1.0), {}, Numerics("cpu", 1))
+    assert planner.saved_progress(question, fresh / "nothing") is None
     (fresh / "checkpoints").mkdir()
     for name in ("step-x", ".step-00000250.tmp", "other-7"):
         (fresh / "checkpoints" / name).touch()
-    assert planner.progress(question, fresh) is None
+    assert planner.saved_progress(question, fresh) is None
     for step in (100, 200, 400):
         (fresh / "checkpoints" / f"step-{step:08}.{'a' * 64}.safetensors").touch()
-    assert planner.progress(question, fresh) == "step 200"
+    assert planner.saved_progress(question, fresh) == "step 200"
 
 
 def test_a_plan_of_a_store_that_cannot_be_written_works(home):
@@ -267,7 +268,7 @@ def test_a_plan_of_a_store_that_cannot_be_written_works(home):
         pytest.skip("root may write everywhere")
     (home / "store").chmod(0o555)
     try:
-        assert not plan(home).pending
+        assert not plan(home).has_pending
     finally:
         (home / "store").chmod(0o755)
 
@@ -276,4 +277,4 @@ def test_two_homes_share_one_store(home, fresh):
     go(home)
     other = make_home(fresh / "other")
     (other / "store").symlink_to(home / "store")
-    assert not plan(other).pending
+    assert not plan(other).has_pending

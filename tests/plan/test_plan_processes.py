@@ -15,7 +15,7 @@ from stub_world import go, make_home
 
 from dbrun.events import Note
 from dbrun.store.store import Store
-from dbrun.store.verify import check
+from dbrun.store.verify import verify_store
 
 SCRIPT = Path(__file__).parent / "stub_world.py"
 FORK = multiprocessing.get_context("fork")
@@ -105,7 +105,7 @@ def test_eight_processes_do_the_work_once_and_agree_even_without_locks(fresh, ro
         for name in ("peft/weights", "diffusers/weights"):
             assert (home / "outputs/stub" / name).read_text() == (whole / "outputs/stub" / name).read_text()
         assert sorted(p.name for p in (home / "outputs").iterdir()) == ["stub"]
-        assert go(home).ran == () and check(Store(home / "store")).findings == ()
+        assert go(home).ran == () and verify_store(Store(home / "store")).findings == ()
         shutil.rmtree(home)
         log.unlink()
 

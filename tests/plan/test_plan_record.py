@@ -10,9 +10,9 @@ from dbrun.cli.crash import bug_report
 from dbrun.errors import DbrunError, StageFailed
 from dbrun.events import Note, RunFailed, RunFinished
 from dbrun.recipe.load import load_recipe
-from dbrun.run.run_log import Record
+from dbrun.run.run_log import RunLog
 from dbrun.stages.train import Train
-from dbrun.store.runs import runs
+from dbrun.store.runs import list_runs
 from dbrun.store.store import Store
 
 
@@ -20,33 +20,33 @@ from dbrun.store.store import Store
 def record(home):
     store = Store(home / "store")
     store.prepare()
-    return Record.begin(store, load_recipe(home / "r.yaml"), ("train.steps=7",))
+    return RunLog.begin(store, load_recipe(home / "r.yaml"), ("train.steps=7",))
 
 
 def test_events_and_keys_are_kept(record):
-    record.event(Note("train", "hello"))
-    record.asked("load", "1" * 64, "3" * 64)
-    record.asked("train", "2" * 64, "4" * 64)
+    record.write_event(Note("train", "hello"))
+    record.save_stage_key("load", "1" * 64, "3" * 64)
+    record.save_stage_key("train", "2" * 64, "4" * 64)
     line = json.loads((record.folder / "events.jsonl").read_text())
     assert line["event"] == "note" and line["text"] == "hello" and line["time"] > 1e9
     assert json.loads((record.folder / "keys.json").read_text()) == {"load": "1" * 64, "train": "2" * 64}
-    run, = runs(record.store)
-    assert run.wants.keys == {"load": "1" * 64, "train": "2" * 64} and run.wants.work["train"] == "4" * 64
+    run, = list_runs(record.store)
+    assert run.roots.keys == {"load": "1" * 64, "train": "2" * 64} and run.roots.work["train"] == "4" * 64
 
 
 def test_a_run_is_alive_until_it_ends_and_however_it_ends(record):
-    assert runs(record.store)[0].live
+    assert list_runs(record.store)[0].is_live
     record.end()
-    assert runs(record.store)[0].state == "killed"
-    record.event(RunFailed("train", "interrupted", None, 143))
-    assert runs(record.store)[0].state == "interrupted"
-    record.event(RunFinished(1, 2, 3.0))
-    assert runs(record.store)[0].state == "done"
+    assert list_runs(record.store)[0].state == "killed"
+    record.write_event(RunFailed("train", "interrupted", None, 143))
+    assert list_runs(record.store)[0].state == "interrupted"
+    record.write_event(RunFinished(1, 2, 3.0))
+    assert list_runs(record.store)[0].state == "done"
 
 
 def test_events_that_cannot_be_written_spoil_nothing(record):
     (record.folder / "events.jsonl").mkdir()
-    record.event(Note("train", "hello"))
+    record.write_event(Note("train", "hello"))
 
 
 def test_a_record_that_cannot_begin_is_a_clear_error(home):
@@ -54,23 +54,23 @@ def test_a_record_that_cannot_begin_is_a_clear_error(home):
     store.prepare()
     store.runs.write_text("a file")
     with pytest.raises(DbrunError, match="writing into the store"):
-        Record.begin(store, load_recipe(home / "r.yaml"), ())
+        RunLog.begin(store, load_recipe(home / "r.yaml"), ())
 
 
 def test_a_crash_is_logged_and_told_in_one_line(record):
     try:
         raise ValueError("first\nsecond")
     except ValueError as error:
-        told = record.crash("train", error, "")
+        told = record.log_crash("train", error, "")
     assert isinstance(told, StageFailed) and told.message == "train failed: ValueError: first"
     log = (record.folder / "log").read_text()
     assert "Traceback" in log and "second" in log
-    assert "no message" in record.crash("train", ValueError(), "").message
+    assert "no message" in record.log_crash("train", ValueError(), "").message
 
 
 def test_errors_of_the_disk_keep_their_words(record):
-    assert "disk is full" in record.crash("train", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "").message
-    assert "FileNotFoundError" in record.crash("train", FileNotFoundError(errno.ENOENT, "No such file"), "").message
+    assert "disk is full" in record.log_crash("train", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "").message
+    assert "FileNotFoundError" in record.log_crash("train", FileNotFoundError(errno.ENOENT, "No such file"), "").message
 
 
 @pytest.mark.parametrize("error", [
@@ -80,7 +80,7 @@ def test_errors_of_the_disk_keep_their_words(record):
                  "to allocate 26214400 bytes. Error code 12 (Cannot allocate memory)")],
     ids=["Python", "system", "GPU", "CPU"])
 def test_where_memory_is_used_up_the_way_out_is_said(record, error):
-    told = record.crash("train", error, Train.lighter)
+    told = record.log_crash("train", error, Train.oom_fix)
     assert isinstance(told, StageFailed) and told.message == "train ran out of memory"
     assert "bug" not in bug_report(error).message
     assert "`train.batch_size`" in told.fix and str(record.folder / "log") in told.fix

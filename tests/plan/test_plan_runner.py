@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from stub_world import Counted, Export, Train, go, located, stub_stages
+from stub_world import Counted, Export, Train, go, resolved, stub_stages
 
 from dbrun.errors import DbrunError, Interrupted, StageFailed, UsageError, WorkPending
 from dbrun.events import (
@@ -164,7 +164,7 @@ def test_until_only_and_from(home, runs):
 
 
 def test_what_cannot_run_is_refused_before_anything_starts(home, runs, monkeypatch):
-    monkeypatch.setattr(device, "lack", lambda name: "no CUDA device is here" if name == "cuda" else None)
+    monkeypatch.setattr(device, "why_unavailable", lambda name: "no CUDA device is here" if name == "cuda" else None)
     with pytest.raises(StageFailed, match="generate-priors cannot run: no CUDA device") as caught:
         go(home, "device=cuda")
     assert "device: auto" in caught.value.fix and runs() == []
@@ -443,15 +443,15 @@ def test_a_job_holds_what_the_stage_declared_and_nothing_else(home):
     seen = {}
 
     def look(self, job):
-        seen.update(inputs=set(job.inputs), params=job.params, files=set(job.files), upkeep=job.upkeep,
+        seen.update(inputs=set(job.inputs), params=job.params, files=set(job.files), runtime=job.runtime,
                     empty=not list(job.out.iterdir()), numerics=job.numerics)
         Train.work(self, job)
 
     go(home, "train.keep=7", stages=changed(Train, work=look))
     assert seen["inputs"] == {"load", "adapt", "preprocess"}
-    assert (seen["upkeep"].checkpoint_every, seen["upkeep"].keep) == (2, 7)
+    assert (seen["runtime"].checkpoint_every, seen["runtime"].keep) == (2, 7)
     assert seen["empty"] and seen["numerics"].device == "cpu"
-    assert seen["files"] == set(located(home).files)
+    assert seen["files"] == set(resolved(home).files)
 
 
 def test_an_error_for_people_passes_as_it_is(home):
@@ -476,28 +476,28 @@ def test_a_hub_base_is_pinned_before_anything_runs(home, fresh, monkeypatch):
 
     from dbrun.resolve import sources
 
-    known, asked = located(home), []
+    known, asked = resolved(home), []
 
     def pin(loaded, found, store):
-        asked.append(found.revision)
+        asked.append(found.unpinned_revision)
         return replace(known, notes=(Note("base", "main is commit …"),))
 
-    monkeypatch.setattr("dbrun.run.runner.pinned", pin)
+    monkeypatch.setattr("dbrun.run.runner.pin_revision", pin)
     told = []
     loaded = load_recipe(home / "r.yaml")
-    execute(loaded, replace(known, revision="main"), Store(home / "store"), emit=told.append,
+    execute(loaded, replace(known, unpinned_revision="main"), Store(home / "store"), emit=told.append,
             outputs=home / "outputs", stages=stub_stages())
     first = [type(event).__name__ for event in told].index("StageStarted")
     assert asked == ["main"] and isinstance(told[0], RunStarted)
     assert told[1:first] == [*known.notes, Note("base", "main is commit …")], "said under the run's name, and recorded"
-    assert sources.pinned(loaded, known, Store(home / "store")) is known
+    assert sources.pin_revision(loaded, known, Store(home / "store")) is known
 
 
 def test_two_runs_at_once_do_not_share_a_record(home):
-    from dbrun.plan.history import new_run
+    from dbrun.plan.history import create_run_folder
 
     store = Store(home / "store")
-    assert len({new_run(store, "x") for _ in range(20)}) == 20
+    assert len({create_run_folder(store, "x") for _ in range(20)}) == 20
 
 
 def test_stages_without_files_are_fine(home):

@@ -4,7 +4,7 @@ import pytest
 from stub_world import RECIPE, stub_stages
 
 from dbrun.errors import UsageError
-from dbrun.plan.selection import Selection, choose, graph
+from dbrun.plan.selection import Selection, select_stages, stage_graph
 from dbrun.recipe.load import load_recipe
 
 NEEDS = {"load": (), "adapt": ("load",), "generate-priors": ("load",), "preprocess": ("load", "generate-priors"),
@@ -16,14 +16,14 @@ def names(found):
 
 
 def test_stages_stand_in_an_order_in_which_they_can_run(home):
-    order = graph(stub_stages(), load_recipe(home / "r.yaml").recipe)
+    order = stage_graph(stub_stages(), load_recipe(home / "r.yaml").recipe)
     assert list(order) == list(NEEDS)
     assert order == NEEDS
 
 
 def test_a_stage_that_the_recipe_lacks_is_left_out(home):
     (home / "r.yaml").write_text(RECIPE.replace("count: 4", "target: base"))
-    order = graph(stub_stages(), load_recipe(home / "r.yaml").recipe)
+    order = stage_graph(stub_stages(), load_recipe(home / "r.yaml").recipe)
     assert "generate-priors" not in order and order["preprocess"] == ("load",)
 
 
@@ -37,8 +37,8 @@ def test_a_stage_that_the_recipe_lacks_is_left_out(home):
      {"generate-priors", "preprocess"}),
 ])
 def test_what_is_seen_and_what_may_run(selection, seen, runs):
-    chosen = choose(NEEDS, selection)
-    assert set(chosen.needs) == seen and chosen.runs == runs
+    chosen = select_stages(NEEDS, selection)
+    assert set(chosen.needs) == seen and chosen.runnable == runs
     assert [n for n in NEEDS if n in chosen.needs] == list(chosen.needs)
 
 
@@ -46,13 +46,13 @@ def test_an_unknown_stage_is_answered_with_the_nearest():
     for selection in (Selection(until="trian"), Selection(from_="trian"), Selection(only="trian"),
                       Selection(force=("trian",))):
         with pytest.raises(UsageError, match="did you mean train"):
-            choose(NEEDS, selection)
+            select_stages(NEEDS, selection)
 
 
 def test_stages_are_named_in_the_order_in_which_they_run(home):
-    order = graph(stub_stages(), load_recipe(home / "r.yaml").recipe)
+    order = stage_graph(stub_stages(), load_recipe(home / "r.yaml").recipe)
     with pytest.raises(UsageError, match=", ".join(NEEDS)):
-        choose(order, Selection(until="nowhere"))
+        select_stages(order, Selection(until="nowhere"))
 
 
 @pytest.mark.parametrize(("selection", "said"), [
@@ -63,8 +63,8 @@ def test_stages_are_named_in_the_order_in_which_they_run(home):
 ])
 def test_contradictions_are_refused(selection, said):
     with pytest.raises(UsageError, match=said):
-        choose(NEEDS, selection)
+        select_stages(NEEDS, selection)
 
 
 def test_what_is_forced_is_kept():
-    assert choose(NEEDS, Selection(force=("train", "load"))).forced == {"train", "load"}
+    assert select_stages(NEEDS, Selection(force=("train", "load"))).forced == {"train", "load"}

@@ -7,7 +7,7 @@ from PIL import Image
 from dbrun.errors import RecipeError
 from dbrun.images import masks as masking
 from dbrun.recipe.load import load_recipe
-from dbrun.resolve.sources import locate
+from dbrun.resolve.sources import resolve_sources
 from dbrun.store import digests
 from dbrun.store.store import Store
 
@@ -33,7 +33,7 @@ def home(tmp_path):
 
 
 def find(home, *overrides, store=None):
-    return locate(load_recipe(home / "r.yaml", overrides), store or Store(home / "store"))
+    return resolve_sources(load_recipe(home / "r.yaml", overrides), store or Store(home / "store"))
 
 
 def told(home, *overrides) -> str:
@@ -113,7 +113,7 @@ def test_a_picture_that_is_transparent_all_over_has_no_mask(home):
 
 
 def test_a_known_mask_is_not_read_again(home, monkeypatch):
-    monkeypatch.setattr(digests, "SETTLED", -60.0)
+    monkeypatch.setattr(digests, "MIN_AGE_SECONDS", -60.0)
     mask(home, "wide")
     store = Store(home / "store")
     store.prepare()

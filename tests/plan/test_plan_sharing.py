@@ -10,7 +10,7 @@ from stub_world import go, make_home
 
 from dbrun.errors import DbrunError
 from dbrun.events import Note
-from dbrun.store.runs import runs
+from dbrun.store.runs import list_runs
 from dbrun.store.store import Store
 
 
@@ -75,19 +75,20 @@ def test_files_are_for_those_whom_the_umask_lets(home, mask, files, folders):
 
 def test_a_run_says_that_it_lives_and_what_it_wants(home):
     seen = []
-    go(home, emit=lambda event: seen.append([(run.state, set(run.wants.keys)) for run in runs(Store(home / "store"))]))
+    go(home,
+       emit=lambda event: seen.append([(run.state, set(run.roots.keys)) for run in list_runs(Store(home / "store"))]))
     assert ("running", {"load", "adapt"}) in [run for now in seen for run in now]
-    assert [run.state for run in runs(Store(home / "store"))] == ["done"]
+    assert [run.state for run in list_runs(Store(home / "store"))] == ["done"]
 
 
 def test_a_result_names_the_items_that_it_is_made_of(home):
     go(home)
     store = Store(home / "store")
-    run, = runs(store)
+    run, = list_runs(store)
     for stage, count in (("generate-priors", 4), ("preprocess", 3), ("train", 0)):
-        trace = store.traces.read(stage, run.wants.keys[stage])
+        trace = store.traces.read(stage, run.roots.keys[stage])
         assert len(trace.items) == count
-        assert all(store.look(f"{stage}.item", item) for item in trace.items)
+        assert all(store.look_up(f"{stage}.item", item) for item in trace.items)
 
 
 def test_two_users_of_a_group_share_a_store(fresh):

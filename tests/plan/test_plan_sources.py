@@ -8,10 +8,10 @@ from PIL import Image
 from wrong_recipes import CHANGED, GOOD
 
 from dbrun.errors import RecipeError
-from dbrun.recipe.load import load_recipe, read_recipe
-from dbrun.recipe.text.spans import Problems
+from dbrun.recipe.load import load_recipe, load_with_problems
+from dbrun.recipe.text.spans import InvalidRecipe
 from dbrun.resolve import sources
-from dbrun.resolve.sources import locate, pinned
+from dbrun.resolve.sources import pin_revision, resolve_sources
 from dbrun.store.store import Store
 
 COMMIT = "c" * 40
@@ -41,7 +41,7 @@ def recipe(tmp_path, monkeypatch):
 
 
 def find(recipe, *overrides):
-    return locate(load_recipe(recipe, overrides), Store(recipe.parent / "store"))
+    return resolve_sources(load_recipe(recipe, overrides), Store(recipe.parent / "store"))
 
 
 def test_paths_are_meant_from_where_they_are_written(recipe, tmp_path, monkeypatch):
@@ -145,41 +145,41 @@ def test_locating_makes_no_store(recipe):
 
 def test_a_hub_base_is_not_judged_before_it_is_fetched(recipe, monkeypatch):
     found = find(recipe, "base.path=owner/name", "images.resolution=50")
-    assert found.revision == "main" and found.sources.base.folder is None and found.out_of_reach is None
+    assert found.unpinned_revision == "main" and found.sources.base.folder is None and found.unavailable_reason is None
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert find(recipe, "base.path=owner/name").out_of_reach
+    assert find(recipe, "base.path=owner/name").unavailable_reason
 
 
 def test_a_branch_is_pinned_once_and_remembered(recipe, tmp_path, monkeypatch):
     from dbrun.stages.support import download
 
     asked = []
-    monkeypatch.setattr(download, "commit_of", lambda repo, revision: asked.append((repo, revision)) or COMMIT)
+    monkeypatch.setattr(download, "resolve_commit", lambda repo, revision: asked.append((repo, revision)) or COMMIT)
     store = Store(recipe.parent / "store")
     store.prepare()
     loaded = load_recipe(recipe, ["base.path=owner/name", "base.revision=v1"])
-    found = pinned(loaded, locate(loaded, store), store)
+    found = pin_revision(loaded, resolve_sources(loaded, store), store)
     assert asked == [("owner/name", "v1")]
-    assert found.sources.base.identity == f"hub:owner/name@{COMMIT}" and found.revision is None
+    assert found.sources.base.identity == f"hub:owner/name@{COMMIT}" and found.unpinned_revision is None
     assert COMMIT in found.notes[0].text
-    again = locate(loaded, Store(store.root))
-    assert again.revision is None and again.sources.base == found.sources.base
+    again = resolve_sources(loaded, Store(store.root))
+    assert again.unpinned_revision is None and again.sources.base == found.sources.base
     folder = fake_cache(tmp_path / "hub", COMMIT)
-    assert locate(loaded, Store(store.root)).sources.base.folder == folder
+    assert resolve_sources(loaded, Store(store.root)).sources.base.folder == folder
 
 
 def test_what_is_out_of_reach_is_not_asked_for(recipe, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     loaded = load_recipe(recipe, ["base.path=owner/name"])
     store = Store(recipe.parent / "store")
-    found = locate(loaded, store)
-    assert pinned(loaded, found, store) is found
+    found = resolve_sources(loaded, store)
+    assert pin_revision(loaded, found, store) is found
 
 
 def test_a_manifest_of_the_base_sets_the_sampler(recipe):
     (recipe.parent / "base" / "manifest.json").write_text(json.dumps({"sampling": {"steps": 9, "guidance": 3.5}}))
     assert find(recipe).sources.base.sampling.steps == 9
-    assert sources.Located(find(recipe).sources).files == {}
+    assert sources.ResolvedSources(find(recipe).sources).files == {}
 
 
 PRIOR = ("subject.class_prompt=a photo of a dog", "prior={images: others}")
@@ -260,8 +260,9 @@ def two_subjects(with_class):
 
 def test_several_subjects_are_found_each_with_its_prompt_and_class(two_subjects):
     found = find(two_subjects).sources
-    assert [[p.prompt for p in own] for own in found.of_subjects] == [["a photo of sks dog"], ["a photo of zwx car"]]
-    assert sorted(found.pictures, key=str) == sorted((p for own in found.of_subjects for p in own), key=str)
+    prompts = [[p.prompt for p in own] for own in found.pictures_by_subject]
+    assert prompts == [["a photo of sks dog"], ["a photo of zwx car"]]
+    assert sorted(found.pictures, key=str) == sorted((p for own in found.pictures_by_subject for p in own), key=str)
     assert [p.digest for p in found.pictures] == sorted(p.digest for p in found.pictures)
     assert sorted(p.prompt for p in found.class_pictures) == ["a dog in the snow", "a photo of a car"]
 
@@ -327,13 +328,13 @@ def test_an_unusual_learning_rate_is_a_warning_that_names_its_key(recipe, overri
 def test_what_is_wrong_with_base_pictures_and_words_is_told_at_once(recipe):
     words = ["base.path=./gone", "subject.images=nowhere", "subject.class_prompt=a dog", "prior={images: nothing}",
              "train={epochs: 2, steps: 4}"]
-    loaded, wrong = read_recipe(recipe, words)
-    with pytest.raises(Problems) as caught:
-        locate(loaded, Store(recipe.parent / "store"), wrong=wrong)
+    loaded, wrong = load_with_problems(recipe, words)
+    with pytest.raises(InvalidRecipe) as caught:
+        resolve_sources(loaded, Store(recipe.parent / "store"), wrong=wrong)
     assert [problem.key for problem in caught.value.problems] == [
         "train.epochs", "base.path", "subject.images", "prior.images"]
-    assert all(problem.place and problem.place.file is None for problem in caught.value.problems)
-    with pytest.raises(Problems) as caught:
+    assert all(problem.span and problem.span.file is None for problem in caught.value.problems)
+    with pytest.raises(InvalidRecipe) as caught:
         find(recipe, "images.resolution=50", "train={held_out: {share: 0.5, every: 1}}")
     assert [problem.key for problem in caught.value.problems] == ["images.resolution", "train.held_out"]
 
@@ -345,29 +346,29 @@ def test_a_recipe_that_contradicts_itself_can_still_be_looked_at(name, tmp_path,
     old, new = CHANGED[name]
     (tmp_path / "r.yaml").write_text(GOOD.replace(old, new, 1))
     try:
-        loaded, wrong = read_recipe(tmp_path / "r.yaml")
-    except Problems:
+        loaded, wrong = load_with_problems(tmp_path / "r.yaml")
+    except InvalidRecipe:
         return
     assert wrong
-    with pytest.raises(Problems) as caught:
-        locate(loaded, Store(tmp_path / "store"), wrong=wrong)
+    with pytest.raises(InvalidRecipe) as caught:
+        resolve_sources(loaded, Store(tmp_path / "store"), wrong=wrong)
     assert caught.value.problems[:len(wrong)] == wrong
 
 
 def test_a_misspelt_key_does_not_hide_what_the_base_and_the_pictures_have_against_the_rest(recipe):
-    loaded, wrong = read_recipe(recipe, ["train.stepz=3", "train.batch_size=many", "images.resolution=50",
-                                         "subject.images=nowhere"])
-    with pytest.raises(Problems) as caught:
-        locate(loaded, Store(recipe.parent / "store"), wrong=wrong)
+    loaded, wrong = load_with_problems(recipe, ["train.stepz=3", "train.batch_size=many", "images.resolution=50",
+                                                "subject.images=nowhere"])
+    with pytest.raises(InvalidRecipe) as caught:
+        resolve_sources(loaded, Store(recipe.parent / "store"), wrong=wrong)
     assert [problem.key for problem in caught.value.problems] == [
         "train.batch_size", "train.stepz", "images.resolution", "subject.images"]
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load_recipe(recipe, ["train.stepz=3"])
     assert [problem.key for problem in caught.value.problems] == ["train.stepz"]
-    with pytest.raises(Problems) as caught:
-        read_recipe(recipe, ["base=3"])
+    with pytest.raises(InvalidRecipe) as caught:
+        load_with_problems(recipe, ["base=3"])
     assert [problem.key for problem in caught.value.problems] == ["base"], "without it there is nothing to look at"
     recipe.write_text(RECIPE.replace("instance_prompt", "instance_promt"))
-    with pytest.raises(Problems) as caught:
-        read_recipe(recipe, ["subject.images=nowhere"])
+    with pytest.raises(InvalidRecipe) as caught:
+        load_with_problems(recipe, ["subject.images=nowhere"])
     assert [problem.key for problem in caught.value.problems] == ["subject.instance_promt"], "no picture has one now"

@@ -9,29 +9,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stub_world import go, located, stub_stages
+from stub_world import go, resolved, stub_stages
 
 from dbrun.errors import UsageError
-from dbrun.plan.diff_runs import compare, events, find_run
-from dbrun.plan.estimate import CACHED, Estimate, estimates, estimates_together, total
+from dbrun.plan.diff_runs import compare_runs, find_run, read_events
+from dbrun.plan.estimate import CACHED_ESTIMATE, Estimate, estimate_stages, estimate_sweep, total_estimate
 from dbrun.plan.explain import explain
-from dbrun.plan.planner import Scope, plan_of, scope
+from dbrun.plan.planner import Scope, make_scope, plan_scope
 from dbrun.plan.selection import Selection
-from dbrun.plan.sweep_plan import together
+from dbrun.plan.sweep_plan import shared_work
 from dbrun.recipe.load import load_recipe
-from dbrun.run.memory import peak
-from dbrun.store.checksummed_json import marked
-from dbrun.store.runs import runs
+from dbrun.run.memory import peak_memory
+from dbrun.store.checksummed_json import dump_checksummed
+from dbrun.store.runs import list_runs
 from dbrun.store.store import Store
 from dbrun.ui.explain import explanation
-from dbrun.ui.graph import drawn, mermaid
-from dbrun.ui.history import comparison, ended, log_lines, run_table
-from dbrun.ui.plan import table
+from dbrun.ui.graph import graph_text, mermaid
+from dbrun.ui.history import comparison, log_lines, outcome_text, run_table
+from dbrun.ui.plan import stage_table
 
 
 def within(home: Path, *overrides: str, until: str | None = None, force: tuple[str, ...] = ()) -> Scope:
     recipe = load_recipe(home / "r.yaml", overrides).recipe
-    return scope(recipe, located(home), Store(home / "store"), Selection(until=until, force=force), stub_stages())
+    return make_scope(recipe, resolved(home), Store(home / "store"), Selection(until=until, force=force), stub_stages())
 
 
 def timed(home: Path, **seconds: float) -> None:
@@ -45,24 +45,24 @@ def timed(home: Path, **seconds: float) -> None:
 
 def known(home: Path, *overrides: str, force: tuple[str, ...] = ()) -> Mapping[str, Estimate]:
     scoped = within(home, *overrides, force=force)
-    return estimates(scoped, plan_of(scoped))
+    return estimate_stages(scoped, plan_scope(scoped))
 
 
 def test_nothing_is_estimated_where_nothing_ran(home: Path) -> None:
     scoped = within(home)
-    assert estimates(scoped, plan_of(scoped)) == {}
-    assert "going by earlier runs" not in table(plan_of(scoped), {})
+    assert estimate_stages(scoped, plan_scope(scoped)) == {}
+    assert "going by earlier runs" not in stage_table(plan_scope(scoped), {})
 
 
 def test_an_estimate_goes_by_earlier_work_and_its_length(home: Path) -> None:
     go(home)
     timed(home, train=60.0, export=2.0)
     scoped = within(home, "train.steps=12", "train.learning_rate=5e-5")
-    found = estimates(scoped, plan := plan_of(scoped))
+    found = estimate_stages(scoped, plan := plan_scope(scoped))
     # 10 s until the first step, and 50 s for 6 of them
     assert (found["train"].seconds, found["export"].seconds, found["train"].memory) == (110.0, 2.0, 1 << 30)
     assert found["train"].disk == len("0" * 64) and set(found) == {"train", "export"}
-    text = table(plan, found)
+    text = stage_table(plan, found)
     assert "~1 min 50 s" in text
     assert re.search(r"^about 1 min 52 s, up to about 1.0 GiB of memory, \d+ B of disk for results, going", text, re.M)
 
@@ -72,11 +72,11 @@ def test_what_is_forced_is_taken_to_come_out_as_before(home: Path) -> None:
     timed(home, load=3.0, train=60.0, export=2.0)
     found = known(home, force=("load",))
     assert set(found) == set(stub_stages()) and found.pop("load").seconds == 3.0
-    assert set(found.values()) == {CACHED}
+    assert set(found.values()) == {CACHED_ESTIMATE}
     assert go(home, select=Selection(force=("load",))).ran == ("load",)
     assert known(home, "train.learning_rate=5e-5", force=("load",))["train"].seconds == 60.0
     found = known(home, force=("load", "train"))
-    assert (found["train"].seconds, found["export"]) == (60.0, CACHED)
+    assert (found["train"].seconds, found["export"]) == (60.0, CACHED_ESTIMATE)
 
 
 def test_what_is_done_already_is_not_estimated_again(home: Path) -> None:
@@ -107,8 +107,8 @@ def test_the_last_step_alone_tells_nothing(home: Path) -> None:
     assert known(home, "train.steps=120", "train.learning_rate=5e-5")["train"].seconds == 110.0
     store.traces.path("train", whole.key).unlink()
     scoped = within(home, "train.steps=120", "train.learning_rate=5e-5", force=("preprocess",))
-    found = estimates(scoped, plan := plan_of(scoped))
-    assert "train" not in found and "nothing is known of train" in table(plan, found)
+    found = estimate_stages(scoped, plan := plan_scope(scoped))
+    assert "train" not in found and "nothing is known of train" in stage_table(plan, found)
     # but for as little again
     (home / "store" / "work").rename(home / "gone")
     assert known(home, "train.steps=1", "train.learning_rate=5e-5")["train"].seconds == 60.0
@@ -167,7 +167,7 @@ def test_work_of_before_sizes_were_written_down_is_no_guide(home: Path) -> None:
         path = store.traces.path("train", trace.key)
         document = {name: value for name, value in json.loads(path.read_text()).items()
                     if name not in ("amounts", "startup", "sha256")}
-        path.write_bytes(marked(document))
+        path.write_bytes(dump_checksummed(document))
     assert next(store.traces.recent("train", 9)).amounts is None
     assert "train" not in known(home, "train.learning_rate=5e-5")
 
@@ -175,11 +175,11 @@ def test_work_of_before_sizes_were_written_down_is_no_guide(home: Path) -> None:
 def test_what_several_runs_share_is_estimated_once(home: Path) -> None:
     go(home)
     timed(home, train=60.0, export=2.0)
-    planned = [(one, plan_of(one)) for one in (within(home, f"train.steps={steps}", f"train.learning_rate={rate}")
-                                               for steps, rate in ((12, 2e-5), (18, 2e-5), (12, 2e-5)))]
-    work = together(planned)
+    planned = [(one, plan_scope(one)) for one in (within(home, f"train.steps={steps}", f"train.learning_rate={rate}")
+                                                  for steps, rate in ((12, 2e-5), (18, 2e-5), (12, 2e-5)))]
+    work = shared_work(planned)
     found = [(one.plan.name, one.runs, estimate and estimate.seconds)
-             for one, estimate in zip(work, estimates_together(planned, work), strict=True)]
+             for one, estimate in zip(work, estimate_sweep(planned, work), strict=True)]
     assert found[-4:] == [("train", (0, 2), 110.0), ("train", (1,), 160.0), ("export", (0, 2), 2.0),
                           ("export", (1,), 2.0)]
     assert all(seconds is None for _, _, seconds in found[:-4])
@@ -192,10 +192,10 @@ def test_an_item_that_two_runs_need_is_made_by_the_first(home: Path) -> None:
         item.unlink()
 
     def seconds(*force: str) -> list[float | None]:
-        planned = [(one, plan_of(one)) for one in (within(home, f"prior.count={n}", force=force) for n in (5, 6))]
-        work = together(planned)
+        planned = [(one, plan_scope(one)) for one in (within(home, f"prior.count={n}", force=force) for n in (5, 6))]
+        work = shared_work(planned)
         return [estimate and estimate.seconds for one, estimate in
-                zip(work, estimates_together(planned, work), strict=True) if one.plan.name == "preprocess"]
+                zip(work, estimate_sweep(planned, work), strict=True) if one.plan.name == "preprocess"]
 
     assert seconds() == [60.0, 10.0]
     assert seconds("preprocess") == [60.0, 60.0]
@@ -204,12 +204,12 @@ def test_an_item_that_two_runs_need_is_made_by_the_first(home: Path) -> None:
 def test_a_base_that_is_fetched_again_is_the_same_base(home: Path) -> None:
     go(home)
     scoped = within(home, "train.steps=12", "train.learning_rate=5e-5")
-    source = scoped.located.sources.base
-    gone = replace(scoped, located=replace(scoped.located, sources=replace(
-        scoped.located.sources, base=replace(source, folder=None))))
-    plan = plan_of(gone)
+    source = scoped.resolved.sources.base
+    gone = replace(scoped, resolved=replace(scoped.resolved, sources=replace(
+        scoped.resolved.sources, base=replace(source, folder=None))))
+    plan = plan_scope(gone)
     assert [stage.status.value for stage in plan.stages if stage.name == "load"] == ["run"]
-    assert "train" in estimates(gone, plan)
+    assert "train" in estimate_stages(gone, plan)
 
 
 def test_single_items_that_are_there_are_not_estimated_again(home: Path) -> None:
@@ -232,24 +232,24 @@ def test_single_items_that_are_there_are_not_estimated_again(home: Path) -> None
 def test_another_device_is_no_guide(home: Path) -> None:
     go(home)
     scoped = within(home, "threads=2", "train.steps=12")
-    assert "train" not in (found := estimates(scoped, plan := plan_of(scoped)))
-    assert "nothing is known of generate-priors, preprocess, train" in table(plan, found)
+    assert "train" not in (found := estimate_stages(scoped, plan := plan_scope(scoped)))
+    assert "nothing is known of generate-priors, preprocess, train" in stage_table(plan, found)
 
 
 def test_stages_run_one_after_another() -> None:
-    assert total([Estimate(1.0, 5, 2), Estimate(2.0, 3, 4), Estimate(1.0, None, None)]) == Estimate(4.0, 5, 6)
-    assert total([Estimate(1.0, None, None)]) == Estimate(1.0, None, None)
+    assert total_estimate([Estimate(1.0, 5, 2), Estimate(2.0, 3, 4), Estimate(1.0, None, None)]) == Estimate(4.0, 5, 6)
+    assert total_estimate([Estimate(1.0, None, None)]) == Estimate(1.0, None, None)
 
 
 def test_what_is_not_known_of_a_stage_is_named(home: Path) -> None:
-    text = table(plan_of(within(home)), {"load": Estimate(1.0, 5, None), "train": Estimate(2.0, None, 7)})
+    text = stage_table(plan_scope(within(home)), {"load": Estimate(1.0, 5, None), "train": Estimate(2.0, None, 7)})
     assert ("at least about 3.0 s, up to about 5 B of memory, at least 7 B of disk for results, going by earlier runs; "
             "nothing is known of adapt, generate-priors, preprocess, export, the memory of train, the disk of load"
             ) in text
 
 
 def test_the_peak_is_that_of_the_work_inside() -> None:
-    with peak("cpu") as memory:
+    with peak_memory("cpu") as memory:
         before = memory()
         block = bytearray(64 << 20)
         block[::4096] = b"x" * len(block[::4096])
@@ -267,8 +267,9 @@ def test_a_run_notes_the_memory_that_its_stages_took(home: Path) -> None:
 def test_a_key_is_taken_apart_against_the_nearest_earlier_one(home: Path) -> None:
     go(home)
     found = explain(within(home, "train.learning_rate=5e-5"), "train")
-    assert [(line.name, line.before, line.now) for line in found.lines if line.changed] == [("rate", "0.0001", "5e-05")]
-    assert found.unchanged == ("load", "adapt", "preprocess") and found.key and found.earlier
+    changed = [(line.name, line.before, line.now) for line in found.lines if line.is_changed]
+    assert changed == [("rate", "0.0001", "5e-05")]
+    assert found.unchanged_inputs == ("load", "adapt", "preprocess") and found.key and found.earlier_document
     text = explanation(found)
     assert text.splitlines()[0] == "train  RUN  train.rate 0.0001 → 5e-05; load, adapt, preprocess unchanged"
     assert re.search(r"^~ +rate +5e-05  \(before: 0.0001\)$", text, re.M)
@@ -279,7 +280,7 @@ def test_a_key_is_taken_apart_against_the_nearest_earlier_one(home: Path) -> Non
 def test_the_key_of_a_cached_stage_is_that_of_its_result(home: Path) -> None:
     go(home)
     found = explain(within(home), "train")
-    assert found.trace is not None and found.trace.key == found.key and not any(line.changed for line in found.lines)
+    assert found.trace is not None and found.trace.key == found.key and not any(line.is_changed for line in found.lines)
     assert f"digest  {found.trace.digest}" in explanation(found)
 
 
@@ -288,19 +289,19 @@ def test_a_key_that_waits_for_results_says_for_which(home: Path) -> None:
     found = explain(within(home, "adapt.denoiser.rank=8"), "train")
     assert found.key is None
     assert [line.now for line in found.lines if line.name == "adapt"] == ["not known before adapt has run"]
-    assert found.unchanged == ("load", "preprocess")
+    assert found.unchanged_inputs == ("load", "preprocess")
 
 
 def test_a_stage_that_never_ran_is_compared_with_nothing(home: Path) -> None:
     found = explain(within(home), "load")
-    assert found.earlier is None and "before:" not in explanation(found)
+    assert found.earlier_document is None and "before:" not in explanation(found)
 
 
 def test_runs_are_found_by_id_beginning_and_name(home: Path) -> None:
     go(home)
     go(home, "name=other")
     store = Store(home / "store")
-    other, stub = runs(store)
+    other, stub = list_runs(store)
     assert find_run(store, "stub") == stub and find_run(store, other.id) == other
     assert find_run(store, stub.id[:-1]) == stub
     with pytest.raises(UsageError, match="2 runs begin with '2'"):
@@ -318,25 +319,25 @@ def test_two_runs_are_laid_beside_each_other(home: Path) -> None:
     go(home, "train.learning_rate=5e-5", "name=slow")
     store = Store(home / "store")
     first, second = find_run(store, "stub"), find_run(store, "slow")
-    found = compare(store, first, second)
+    found = compare_runs(store, first, second)
     assert found.recipe == (("name", "stub", "slow"), ("train.learning_rate", "0.0001", "5e-05"))
     assert [name for name, _, _ in found.stages] == ["train", "export"]
-    assert found.same == ("load", "adapt", "generate-priors", "preprocess")
+    assert found.same_stages == ("load", "adapt", "generate-priors", "preprocess")
     text = comparison(found, first, second)
     assert text.splitlines()[:2] == [f"a  {first.id}", f"b  {second.id}"] and text.count(first.id) == 1
     assert re.search(r"^train.learning_rate +0.0001 +5e-05$", text, re.M) and "the same in both: load" in text
-    assert comparison(compare(store, first, first), first, first) == (
+    assert comparison(compare_runs(store, first, first), first, first) == (
         "the same in both: load, adapt, generate-priors, preprocess, train, export")
 
 
 def test_a_run_says_again_what_it_said(home: Path) -> None:
     go(home)
-    run = runs(Store(home / "store"))[0]
-    lines = log_lines(events(run), "Traceback\n").splitlines()
+    run = list_runs(Store(home / "store"))[0]
+    lines = log_lines(read_events(run), "Traceback\n").splitlines()
     assert "stub begins" in lines[0] and lines[-1] == "Traceback" and "6 ran, 0 cached" in lines[-2]
     with (run.folder / "events.jsonl").open("a") as file:
         file.write('{"event": "note", "te')
-    assert len(log_lines(events(run), None).splitlines()) == len(lines) - 1
+    assert len(log_lines(read_events(run), None).splitlines()) == len(lines) - 1
 
 
 @pytest.mark.parametrize(("steps", "shown"), [(3, [1, 2, 3]), (300, [*range(30, 301, 30)]), (25, [*range(1, 26, 3)])])
@@ -353,19 +354,19 @@ def test_a_log_shows_some_of_many_steps_and_always_the_last(steps: int, shown: l
 
 def test_a_failure_in_the_list_of_runs_names_its_stage_once(home: Path) -> None:
     go(home)
-    run = runs(Store(home / "store"))[0]
+    run = list_runs(Store(home / "store"))[0]
     told = []
     for message in ("the loss is nan", "train failed: OSError: no"):
         with (run.folder / "events.jsonl").open("a") as file:
             file.write(json.dumps({"event": "run_failed", "stage": "train", "message": message, "exit_code": 1}) + "\n")
-        told.append(ended(runs(Store(home / "store"))[0]))
+        told.append(outcome_text(list_runs(Store(home / "store"))[0]))
     assert told == ["train: the loss is nan", "train failed: OSError: no"]
 
 
 def test_a_graph_shows_who_needs_whom(home: Path) -> None:
     scoped = within(home)
-    plan, needs = plan_of(scoped), scoped.chosen.needs
-    rows = drawn(plan, needs).splitlines()
+    plan, needs = plan_scope(scoped), scoped.selected_stages.needs
+    rows = graph_text(plan, needs).splitlines()
     names = [row.split()[0] for row in rows]
     for row, name in zip(rows, names, strict=True):
         line = row[row.index(next(c for c in row if c in "○●│")):]

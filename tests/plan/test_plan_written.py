@@ -7,9 +7,9 @@ import pytest
 from stub_world import go
 
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.text.spans import Problems, Source
+from dbrun.recipe.text.spans import InvalidRecipe, Source
 from dbrun.recipe.text.yaml import LOADER, parse
-from dbrun.run.redact import last_name, scrubbed
+from dbrun.run.redact import redact_path, redact_text
 
 TOKEN = "hf_" + "Ab3" * 11
 
@@ -27,7 +27,7 @@ def test_text_parents_profiles_and_changes_are_told(home: Path) -> None:
     assert record(home)["written"] == {
         "files": [{"name": "r.yaml", "text": text}, {"name": "base.yaml", "text": base}], "profiles": [],
         "overrides": ["train.batch_size=1"]}
-    assert load_recipe(home / "r.yaml", (), ["ci"]).texts == {home / "r.yaml": text, home / "base.yaml": base}
+    assert load_recipe(home / "r.yaml", (), ["ci"]).file_texts == {home / "r.yaml": text, home / "base.yaml": base}
 
 
 def test_a_comment_runs_nothing_and_changes_no_exported_file(home: Path) -> None:
@@ -53,18 +53,18 @@ def test_a_comment_runs_nothing_and_changes_no_exported_file(home: Path) -> None
     ("ünï: 中 🐕 x\nimages: /home/jane/中\n# ü", 'ünï: 中 🐕 x\nimages: "…/中"\n# ü'),
     ("images: /home/jane/re\"x", 'images: "…/re\\"x"')])
 def test_no_place_is_told_and_all_else_is(line: str, kept: str) -> None:
-    assert scrubbed(line) == kept
-    assert parse(kept, Source.of(kept, None)) is not None or kept.startswith("#"), "it is still YAML"
-    assert scrubbed(kept) == kept
+    assert redact_text(line) == kept
+    assert parse(kept, Source.from_text(kept, None)) is not None or kept.startswith("#"), "it is still YAML"
+    assert redact_text(kept) == kept
 
 
 def test_neither_the_home_folder_nor_a_secret_is_told(home: Path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", "/srv/jane doe")
     monkeypatch.setenv("MY_API_KEY", "a-very-long-key")
     text = f"# {TOKEN} a-very-long-key\nprompt: a dog in /srv/jane doe/x of a-very-long-key\n"
-    assert scrubbed(text) == "# [hidden] [hidden]\nprompt: a dog in ~/x of [hidden]\n"
+    assert redact_text(text) == "# [hidden] [hidden]\nprompt: a dog in ~/x of [hidden]\n"
     monkeypatch.setenv("HOME", "/")
-    assert scrubbed("prompt: a /b/ c") == "prompt: a /b/ c"
+    assert redact_text("prompt: a /b/ c") == "prompt: a /b/ c"
 
 
 def test_changes_of_the_command_line_name_no_place(home: Path, monkeypatch) -> None:
@@ -78,7 +78,8 @@ def test_changes_of_the_command_line_name_no_place(home: Path, monkeypatch) -> N
 
 
 def test_a_value_that_is_a_token_is_refused_before_it_goes_anywhere(home: Path) -> None:
-    with pytest.raises(Problems, match=r"subject\.class_prompt: found what looks like a token of the Hub") as caught:
+    with pytest.raises(InvalidRecipe,
+                       match=r"subject\.class_prompt: found what looks like a token of the Hub") as caught:
         load_recipe(home / "r.yaml", [f"subject.class_prompt=a dog {TOKEN}"])
     assert "hf auth login" in str(caught.value)
 
@@ -86,7 +87,7 @@ def test_a_value_that_is_a_token_is_refused_before_it_goes_anywhere(home: Path) 
 @pytest.mark.parametrize(("path", "kept"), [("a/b", "a/b"), ("/", "/"), ("~", "~"), ("embedded:sks_dog",) * 2,
                                             ("/a/b/", "…/b"), ("D:\\x\\y z", "…/y z")])
 def test_only_paths_that_start_elsewhere_lose_their_folders(path: str, kept: str) -> None:
-    assert last_name(path) == kept
+    assert redact_path(path) == kept
 
 
 def test_the_quick_reader_counts_characters() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dbrun.recipe.checks.exports import chosen, outlook
-from dbrun.recipe.text.spans import Problems
+from dbrun.recipe.checks.exports import export_formats, export_options
+from dbrun.recipe.text.spans import InvalidRecipe
 
 LORA = "{type: lora, rank: 16, targets: all}"
 WRONG = [
@@ -30,7 +30,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("adapter", "fragments"), WRONG, ids=[adapter for adapter, _ in WRONG])
 def test_what_cannot_be_meant_is_refused_with_the_fix(load, good, adapter, fragments) -> None:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(good.replace(LORA, adapter))
     for fragment in fragments:
         assert fragment in str(caught.value)
@@ -47,7 +47,7 @@ def test_what_cannot_be_meant_is_refused_with_the_fix(load, good, adapter, fragm
 ])
 def test_export_left_out_is_every_format_that_can_carry_the_adapters(load, good, adapter, formats) -> None:
     text = good.replace(LORA, adapter).replace("export: [diffusers, peft]\n", "")
-    assert chosen(load(text).recipe) == formats
+    assert export_formats(load(text).recipe) == formats
 
 
 def test_the_text_encoder_may_take_all_where_it_has_no_convolution(load, good) -> None:
@@ -55,7 +55,7 @@ def test_the_text_encoder_may_take_all_where_it_has_no_convolution(load, good) -
 
 
 def test_formats_asked_for_are_kept(load, good) -> None:
-    assert chosen(load(good.replace("[diffusers, peft]", "[peft]")).recipe) == ("peft",)
+    assert export_formats(load(good.replace("[diffusers, peft]", "[peft]")).recipe) == ("peft",)
 
 
 @pytest.mark.parametrize(("adapter", "written", "possible", "refused"), [
@@ -67,12 +67,12 @@ def test_formats_asked_for_are_kept(load, good) -> None:
     ("{type: full}", ("component",), ("merged", "single_file"), {"peft": "which carries adapters", "kohya": "full"})])
 def test_a_plan_says_which_formats_can_carry_it_and_why_not_the_others(load, good, adapter, written, possible,
                                                                        refused) -> None:
-    from dbrun.ui.plan import exports
+    from dbrun.ui.plan import exports_text
 
-    found = outlook(load(good.replace(LORA, adapter).replace("export: [diffusers, peft]\n", "")).recipe, None)
+    found = export_options(load(good.replace(LORA, adapter).replace("export: [diffusers, peft]\n", "")).recipe, None)
     assert (found.written, found.possible) == (written, possible)
     assert all(words in found.refused[name] for name, words in refused.items())
-    said = exports(found)
+    said = exports_text(found)
     assert said.startswith(f"exports {', '.join(written)}\n") and f"also name {', '.join(possible)}" in said
     assert found.refused and said.endswith(f"; not {', '.join(found.refused)}")
     assert len(said.splitlines()) == 2, "what can be asked for is no reason to scroll"

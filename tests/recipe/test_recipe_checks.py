@@ -2,8 +2,8 @@
 
 import pytest
 
-from dbrun.recipe.checks.exports import chosen
-from dbrun.recipe.text.spans import Problems
+from dbrun.recipe.checks.exports import export_formats
+from dbrun.recipe.text.spans import InvalidRecipe
 
 BOTH = "adapt: {denoiser: {type: lora}, text_encoder: {type: lora, stop_at: STOP}}\n"
 
@@ -19,7 +19,7 @@ def stopping(good: str, stop: str) -> str:
     ("1.5", "whole steps such as 300, or a share of them such as 0.5"), ("0", "greater than 0"),
     ("-3", "greater than 0"), ("soon", "a number")])
 def test_a_stop_must_lie_within_the_steps(load, good, stop: str, words: str) -> None:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(stopping(good, stop))
     assert words in str(caught.value) and "adapt.text_encoder.stop_at" in str(caught.value)
 
@@ -27,35 +27,35 @@ def test_a_stop_must_lie_within_the_steps(load, good, stop: str, words: str) -> 
 @pytest.mark.parametrize(("stop", "step"), [("1", 1), ("299", 299), ("0.5", 150), ("1e2", 100), ("null", None)])
 def test_a_stop_is_steps_or_a_share_of_them(load, good, stop: str, step: int | None) -> None:
     recipe = load(stopping(good, stop)).recipe
-    assert recipe.adapt.text_encoder.stop(recipe.train.steps) == step
+    assert recipe.adapt.text_encoder.stop_step(recipe.train.steps) == step
 
 
 def test_something_must_learn_to_the_end(load, good) -> None:
     for text in (good, stopping(good, "0.9")):
-        with pytest.raises(Problems, match=r"nothing else learns after step") as caught:
+        with pytest.raises(InvalidRecipe, match=r"nothing else learns after step") as caught:
             load(text, "adapt.denoiser.stop_at=0.5")
         assert "`train.steps` says how long" in str(caught.value)
-    assert load(stopping(good, "null"), "adapt.denoiser.stop_at=0.5").recipe.adapt.denoiser.stop(300) == 150
+    assert load(stopping(good, "null"), "adapt.denoiser.stop_at=0.5").recipe.adapt.denoiser.stop_step(300) == 150
 
 
 def test_what_learns_in_place_is_exported_as_the_component_itself(load, good) -> None:
     text = good.replace("denoiser: {type: lora, rank: 16, targets: all}", "denoiser: {type: full}")
     assert text != good
     for name in ("diffusers", "peft", "kohya"):
-        with pytest.raises(Problems, match=r"is of type full|is: full") as caught:
+        with pytest.raises(InvalidRecipe, match=r"is of type full|is: full") as caught:
             load(text, f"export=[{name}]")
         assert "write `export: [component]`" in str(caught.value)
     both = text.replace("{type: full}", "{type: full}\n  text_encoder: {type: lora}")
-    assert [chosen(load(t, "export=null").recipe) for t in (text, both)] == [("component",)] * 2
-    assert chosen(load(good, "export=null").recipe) == ("diffusers", "peft", "kohya")
-    assert chosen(load(good, "export=[component]").recipe) == ("component",)
-    with pytest.raises(Problems, match="starts from the base's own weights"):
+    assert [export_formats(load(t, "export=null").recipe) for t in (text, both)] == [("component",)] * 2
+    assert export_formats(load(good, "export=null").recipe) == ("diffusers", "peft", "kohya")
+    assert export_formats(load(good, "export=[component]").recipe) == ("component",)
+    with pytest.raises(InvalidRecipe, match="starts from the base's own weights"):
         load(text, "export=null", "adapt.denoiser.init=somewhere")
 
 
 def test_prodigys_rate_must_be_everyones(load, good) -> None:
     words = ("train.optimizer={type: prodigy}", "train.learning_rate=1.0")
-    with pytest.raises(Problems, match="it estimates one rate for all that learns") as caught:
+    with pytest.raises(InvalidRecipe, match="it estimates one rate for all that learns") as caught:
         load(good, *words, "adapt.denoiser.learning_rate=0.5")
     assert "adapt.denoiser.learning_rate" in str(caught.value)
     load(good, *words, "adapt.denoiser.learning_rate=1.0")
@@ -63,7 +63,7 @@ def test_prodigys_rate_must_be_everyones(load, good) -> None:
 
 
 def test_steps_and_epochs_are_one_choice(load, good) -> None:
-    with pytest.raises(Problems, match=r"train\.epochs: found 20, but `train.steps: 300` says already"):
+    with pytest.raises(InvalidRecipe, match=r"train\.epochs: found 20, but `train.steps: 300` says already"):
         load(good, "train.epochs=20")
     assert load(good, "train.epochs=20", "train.steps=null").recipe.train.epochs == 20
 
@@ -72,13 +72,13 @@ def test_steps_and_epochs_are_one_choice(load, good) -> None:
     (("train.ema={}", "train.optimizer={type: adamw_schedule_free}"), "averages itself"),
     (("train.tf32=true", "device=cpu"), "`device: cpu` has no TF32")])
 def test_what_does_not_go_together_in_training_is_refused(load, good, words, told: str) -> None:
-    with pytest.raises(Problems, match=told):
+    with pytest.raises(InvalidRecipe, match=told):
         load(good, *words)
     assert load(good, words[0]).recipe.train
 
 
 def test_a_look_must_come_before_the_end(load, good) -> None:
-    with pytest.raises(Problems, match=r"train\.held_out\.every: found 400, but there are only 300 steps"):
+    with pytest.raises(InvalidRecipe, match=r"train\.held_out\.every: found 400, but there are only 300 steps"):
         load(good, "train.held_out={every: 400}")
     assert load(good, "train.held_out={}").recipe.train.held_out.every == 50
 
@@ -86,6 +86,6 @@ def test_a_look_must_come_before_the_end(load, good) -> None:
 def test_what_is_taken_away_is_told_once(load, good) -> None:
     """Nothing is said of what would only follow from it."""
     for word, keys in (("subject=null", ["subject"]), ("adapt.denoiser=null", ["adapt"])):
-        with pytest.raises(Problems) as caught:
+        with pytest.raises(InvalidRecipe) as caught:
             load(good, word)
         assert [problem.key for problem in caught.value.problems] == keys

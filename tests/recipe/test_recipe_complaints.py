@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dbrun.recipe.text.spans import Problems
+from dbrun.recipe.text.spans import InvalidRecipe
 
 SCHEDULES = "constant, linear, cosine, cosine_with_restarts or polynomial"
 # (what stands in the good recipe, what replaces it) → the lines that must be told
@@ -135,7 +135,7 @@ IDS = [new[:30] or f"no {old[:20]}" for old, new, _ in WRONG]
 @pytest.mark.parametrize(("old", "new", "fragments"), WRONG, ids=IDS)
 def test_a_wrong_recipe_is_told_in_full(load, good, old, new, fragments) -> None:
     assert old in good
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(good.replace(old, new, 1))
     for fragment in fragments:
         assert fragment in str(caught.value)
@@ -144,16 +144,16 @@ def test_a_wrong_recipe_is_told_in_full(load, good, old, new, fragments) -> None
 
 def test_all_problems_come_at_once_in_the_order_of_the_file(load, good) -> None:
     text = good.replace("name: dog", "nmae: dog").replace("steps: 300", "steps: x").replace("peft", "pfet")
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(text)
     problems = caught.value.problems
     assert [p.key for p in problems] == ["name", "nmae", "train.steps", "export.1"]
-    assert [p.place.line for p in problems] == [1, 2, 13, 15]
+    assert [p.span.line for p in problems] == [1, 2, 13, 15]
     assert caught.value.exit_code == 2
 
 
 def test_a_wrong_override_is_shown_as_it_was_typed(load, good) -> None:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(good, "train.steps=3", "train.stpes=5")
     assert str(caught.value).splitlines() == [
         "command line: train.stpes: unknown key; did you mean 'steps'?",
@@ -163,19 +163,19 @@ def test_a_wrong_override_is_shown_as_it_was_typed(load, good) -> None:
 
 
 def test_a_missing_key_is_told_at_the_file_even_with_overrides(load, good) -> None:
-    with pytest.raises(Problems, match=r"^r.yaml:4:1 subject.images: missing"):
+    with pytest.raises(InvalidRecipe, match=r"^r.yaml:4:1 subject.images: missing"):
         load(good.replace("  images: embedded:sks_dog\n", ""), "subject.class_prompt=x")
 
 
 def test_a_wrong_type_is_told_without_what_follows_from_it(load, good) -> None:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(good, "base.type=sdd")
     assert [p.key for p in caught.value.problems] == ["base.type"]
 
 
 def test_a_value_from_an_extended_file_is_told_there(load, good, tmp_path) -> None:
     (tmp_path / "below.yaml").write_text(good.replace("300", "x"))
-    with pytest.raises(Problems, match=r"^below.yaml:13:10 train.steps: found 'x'"):
+    with pytest.raises(InvalidRecipe, match=r"^below.yaml:13:10 train.steps: found 'x'"):
         load("extends: below.yaml\nname: above\n")
 
 
@@ -184,7 +184,7 @@ def test_what_a_family_cannot_do_is_told_with_the_reason(load, good) -> None:
             ("if_stage1", "adapt.text_encoder={type: lora, rank: 2}", ["adapt.text_encoder", "T5", "take it away"]),
             ("if_stage1", "train.class_labels=noise_level", ["allowed for `base.type: if_stage1`: none"]),
             ("if_stage2", "train.class_labels=none", ["allowed for `base.type: if_stage2`: noise_level, timesteps"])):
-        with pytest.raises(Problems) as caught:
+        with pytest.raises(InvalidRecipe) as caught:
             load(good.replace("type: sd, path: embedded", f"type: {family}, path: x"), "prior=null",
                  "subject.class_prompt=null", change)
         assert all(fragment in str(caught.value) for fragment in fragments)

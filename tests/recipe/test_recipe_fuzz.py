@@ -21,9 +21,9 @@ from nothing_done import nothing_done
 from wrong_recipes import GOOD
 
 from dbrun.errors import DbrunError
-from dbrun.recipe.load import load_recipe, read_recipe
+from dbrun.recipe.load import load_recipe, load_with_problems
 from dbrun.recipe.schema.model import Recipe
-from dbrun.resolve.sources import locate
+from dbrun.resolve.sources import resolve_sources
 from dbrun.store.store import Store
 
 WORDS = ["train", "steps", "adapt", "denoiser", "type", "lora", "schedule", "cosine", "targets", "base", "prior",
@@ -48,7 +48,7 @@ OVERRIDE = st.builds("=".join, st.tuples(st.sampled_from(DOTTED) | WORD, WORD)) 
 def _libraries_that_read_pictures_and_prompts(tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("known") / "r.yaml"
     file.write_text(GOOD)
-    locate(load_recipe(file, [f"subject.instance_prompt={'dog ' * 90}"]), STORE)
+    resolve_sources(load_recipe(file, [f"subject.instance_prompt={'dog ' * 90}"]), STORE)
 
 
 def attempt(folder: Path, data: bytes, *overrides: str) -> None:
@@ -60,9 +60,9 @@ def attempt(folder: Path, data: bytes, *overrides: str) -> None:
     file.write_bytes(data)
     with nothing_done():
         try:
-            loaded, wrong = read_recipe(file, overrides)
+            loaded, wrong = load_with_problems(file, overrides)
             assert isinstance(loaded.recipe, Recipe)
-            locate(loaded, STORE, False, wrong)
+            resolve_sources(loaded, STORE, False, wrong)
         except DbrunError as error:
             assert str(error)
         else:
@@ -148,8 +148,8 @@ def test_a_loader_that_did_what_a_file_says_would_be_caught(text: str, tmp_path:
         yaml.unsafe_load(file.read_bytes())
         return real(file, overrides)
 
-    real = read_recipe
-    monkeypatch.setattr(sys.modules[__name__], "read_recipe", careless, raising=True)
+    real = load_with_problems
+    monkeypatch.setattr(sys.modules[__name__], "load_with_problems", careless, raising=True)
     with pytest.raises(AssertionError, match="what was done: "):
         attempt(tmp_path, text.encode())
     sys.modules.pop("planted", None)

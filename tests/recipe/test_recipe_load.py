@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.text.spans import Problems
+from dbrun.recipe.text.spans import InvalidRecipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -68,7 +68,7 @@ def test_a_part_of_another_type_replaces_the_one_below_whole(load, good, tmp_pat
 
 def test_extends_in_a_circle_is_told_with_the_circle(load, tmp_path) -> None:
     (tmp_path / "b.yaml").write_text("extends: r.yaml\n")
-    with pytest.raises(Problems, match=r"^b.yaml:1:10 extends: found a circle: r.yaml → b.yaml → r.yaml"):
+    with pytest.raises(InvalidRecipe, match=r"^b.yaml:1:10 extends: found a circle: r.yaml → b.yaml → r.yaml"):
         load("extends: b.yaml\n")
 
 
@@ -76,7 +76,7 @@ def test_extends_doubling_at_every_level_stops(load, tmp_path) -> None:
     for i in range(12):
         (tmp_path / f"{i}.yaml").write_text(f"extends: [{i + 1}.yaml, {i + 1}.yaml]\n")
     (tmp_path / "12.yaml").write_text("seed: 1\n")
-    with pytest.raises(Problems, match="more than 32 files"):
+    with pytest.raises(InvalidRecipe, match="more than 32 files"):
         load("extends: 0.yaml\n")
 
 
@@ -85,7 +85,7 @@ def test_extends_doubling_at_every_level_stops(load, tmp_path) -> None:
     ("{a: b}", "found a mapping"), ("", "found nothing"), ("[r.yaml, [x]]", "1:19 extends: found a list"),
 ])
 def test_extends_that_names_no_recipe(load, value, fragment) -> None:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(f"extends: {value}\n")
     assert fragment in str(caught.value)
 
@@ -110,7 +110,7 @@ def test_an_override_is_taken_as_it_stands(load, good, prompt) -> None:
     ("train=[1, 2]", "train: found a list"), ("export.0=peft", "export: found a mapping, allowed: a list"),
 ])
 def test_a_wrong_override_is_told(load, good, override, fragment) -> None:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(good, override)
     assert fragment in str(caught.value)
     assert str(caught.value).startswith("command line: ")
@@ -165,7 +165,7 @@ def test_the_recipes_of_the_project_load() -> None:
 def test_what_is_wrong_with_words_references_and_types_is_told_at_once(load, good, monkeypatch) -> None:
     """What stands for something unknown is not judged by its type as well."""
     monkeypatch.delenv("NOPE", raising=False)
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(good.replace("steps: 300", "stpes: 300\n  batch_size: '${env:NOPE}'\n  checkpoint_every: ${train.stopps}")
              + "env: [NOPE]\n", "train..steps=3", "seed=many", "=4")
     assert [problem.key for problem in caught.value.problems] == [
@@ -176,9 +176,9 @@ def test_what_could_not_be_read_hides_nothing_else_and_is_not_missed(tmp_path: P
     """A file, a profile and a key that are wrong: what they would have said is not asked for as well."""
     (tmp_path / "r.yaml").write_text("extends: [gone.yaml, gone_too.yaml]\nseed: 1\nseed: 2\nsead: 3\n"
                                      "train: {steps: many}\nprofiles: {ci: {train: {steps: 3}}}\n")
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load_recipe(tmp_path / "r.yaml", ["threads=none"], ["cu", "gpu"])
-    told = [(problem.place.line if problem.place else 0, problem.key) for problem in caught.value.problems]
+    told = [(problem.span.line if problem.span else 0, problem.key) for problem in caught.value.problems]
     assert sorted(told[:5]) == [(1, ""), (1, ""), (3, "seed"), (4, "sead"), (5, "train.steps")]
     assert [key for _, key in told[5:]] == ["", "", "threads"]
     assert ["allowed: ci" in problem.message for problem in caught.value.problems[5:]] == [True, True, False]

@@ -3,8 +3,8 @@
 import pytest
 
 from dbrun.recipe.schema.images import Images
-from dbrun.recipe.text.spans import Problems
-from dbrun.store.canonical import plain
+from dbrun.recipe.text.spans import InvalidRecipe
+from dbrun.store.canonical import to_json_value
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -20,7 +20,7 @@ from dbrun.store.canonical import plain
     ("images.enable_bucket=true", "unknown key; here it is called 'images.buckets'"),
 ])
 def test_what_does_not_fit_is_refused_by_name(load, good, change: str, words: str) -> None:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(good, change)
     assert words in str(caught.value)
 
@@ -33,7 +33,7 @@ def test_what_fits_is_taken(load, good, change: str) -> None:
 
 
 def test_what_is_left_out_leaves_no_mark_in_a_key() -> None:
-    assert plain(Images()) == {"resolution": 512, "background": "#ffffff"}
+    assert to_json_value(Images()) == {"resolution": 512, "background": "#ffffff"}
     assert (Images().random_crops, Images(crop="random").random_crops, Images(crop="random", crops=3).random_crops
             ) == (0, 8, 3)
-    assert not Images(masks="alpha").shaped and Images(flip=True).shaped
+    assert not Images(masks="alpha").needs_picture_size and Images(flip=True).needs_picture_size

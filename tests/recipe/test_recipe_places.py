@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.recipe.text.spans import Place, Problem, Problems, shown
+from dbrun.recipe.text.spans import InvalidRecipe, Problem, Span, display_path
 
 
 def excerpt(text: str, column: int, length: int) -> tuple[str, str]:
-    line, caret = Place(Path("a.yaml"), 7, column, length, text).excerpt().splitlines()
+    line, caret = Span(Path("a.yaml"), 7, column, length, text).excerpt().splitlines()
     return line[9:], caret[9:]
 
 
@@ -46,7 +46,7 @@ def test_the_caret_is_below_the_place_at_every_width(before: str, after: str, wi
     from rich.cells import cell_len
 
     for value in ("16", "犬", "🐶 dog"):
-        place = Place(Path("a.yaml"), 7, len(before) + 1, len(value), before + value + after)
+        place = Span(Path("a.yaml"), 7, len(before) + 1, len(value), before + value + after)
         line, caret = place.excerpt(width).splitlines()
         assert cell_len(line) <= width and cell_len(caret) <= width
         column = len(caret) - len(caret.lstrip(" |"))
@@ -59,9 +59,9 @@ def test_terminal_control_characters_are_not_printed() -> None:
 
 
 def test_problems_are_told_once_and_kept_as_data() -> None:
-    place = Place(Path("a.yaml"), 1, 2, 3, "abcdef")
+    place = Span(Path("a.yaml"), 1, 2, 3, "abcdef")
     problem = Problem(place, "a.b", "found x", "write y")
-    error = Problems([problem, problem, Problem(None, "", "no such file")])
+    error = InvalidRecipe([problem, problem, Problem(None, "", "no such file")])
     assert len(error.problems) == 2
     assert str(error).splitlines() == ["a.yaml:1:2 a.b: found x", "     1 | abcdef", "       |  ^^^", "  → write y",
                                        "no such file"]
@@ -69,12 +69,12 @@ def test_problems_are_told_once_and_kept_as_data() -> None:
 
 def test_problems_are_told_from_the_first_line_to_the_last_and_then_the_command_line() -> None:
     def at(line: int, column: int, file: Path | None = Path("a.yaml")) -> Problem:
-        return Problem(Place(file, line, column, 1, "text"), f"{line}.{column}", "found x")
+        return Problem(Span(file, line, column, 1, "text"), f"{line}.{column}", "found x")
 
     problems = [at(12, 1), at(9, 4), at(1, 9, None), at(9, 3), at(1, 2, None)]
-    assert [one.key for one in Problems(problems).problems] == ["9.3", "9.4", "12.1", "1.9", "1.2"]
+    assert [one.key for one in InvalidRecipe(problems).problems] == ["9.3", "9.4", "12.1", "1.9", "1.2"]
 
 
 def test_paths_are_shown_from_the_current_folder() -> None:
-    assert shown(Path.cwd() / "a" / "b.yaml") == "a/b.yaml"
-    assert shown(Path("/nowhere/b.yaml")) == "/nowhere/b.yaml"
+    assert display_path(Path.cwd() / "a" / "b.yaml") == "a/b.yaml"
+    assert display_path(Path("/nowhere/b.yaml")) == "/nowhere/b.yaml"

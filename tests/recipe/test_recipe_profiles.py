@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.text.spans import Problems
+from dbrun.recipe.text.spans import InvalidRecipe
 
 PROFILES = "profiles:\n  ci: {train: {steps: 3}, prior: {count: 2}}\n  big: {adapt: {denoiser: {rank: 64}}}\n"
 
@@ -18,7 +18,7 @@ def profiled(text: str, *profiles: str, overrides: tuple[str, ...] = ()) -> obje
 
 
 def told(text: str, *profiles: str) -> str:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         profiled(text, *profiles)
     return str(caught.value)
 
@@ -107,7 +107,7 @@ def test_what_is_wrong_with_a_variable_is_told(load, good, monkeypatch, env, val
 
 @pytest.mark.parametrize("word", ["env=[A]", "profiles.ci.seed=3", "extends=a.yaml"])
 def test_what_stands_beside_a_recipe_cannot_come_from_the_command_line(load, good, word) -> None:
-    with pytest.raises(Problems, match="stands only in a recipe file"):
+    with pytest.raises(InvalidRecipe, match="stands only in a recipe file"):
         load(good, word)
 
 

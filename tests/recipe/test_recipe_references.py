@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.recipe.text.spans import Problems
+from dbrun.recipe.text.spans import InvalidRecipe
 
 
 def test_a_value_that_is_one_reference_takes_the_other_whole(load, good) -> None:
@@ -46,7 +46,7 @@ def test_text_stays_text_and_numbers_numbers(load, good) -> None:
     text = good.replace("name: dog", "name: '12'")
     recipe = load(text, "subject.class_prompt=${name}", "seed=${train.steps}0").recipe
     assert (recipe.subject.class_prompt, recipe.seed) == ("12", 3000)
-    with pytest.raises(Problems, match='found "12" in quotes'):
+    with pytest.raises(InvalidRecipe, match='found "12" in quotes'):
         load(text, "seed=${name}")
 
 
@@ -61,7 +61,7 @@ def test_text_stays_text_and_numbers_numbers(load, good) -> None:
     ("${export[9]}", ["nothing is written at 'export[9]'"]), ("${name}", ["found a circle: name → name"]),
 ])
 def test_a_reference_that_leads_nowhere_is_told(load, good, value, fragments) -> None:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(good, f"name={value}")
     assert str(caught.value).startswith("command line: name: ")
     for fragment in fragments:
@@ -75,20 +75,20 @@ def test_a_reference_that_leads_nowhere_is_told(load, good, value, fragments) ->
     ("${oc.decode:5}", "write \\${ for the two characters themselves, in double quotes \\\\${"),
 ])
 def test_the_way_out_is_that_of_what_was_meant(load, good, value, fix) -> None:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(good, f"name={value}")
     assert [problem.fix for problem in caught.value.problems] == [fix]
 
 
 def test_a_variable_that_is_not_set_is_to_be_exported(load, good, monkeypatch) -> None:
     monkeypatch.delenv("NOPE", raising=False)
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load("env: [NOPE]\n" + good, "name=${env:NOPE}")
     assert [problem.fix for problem in caught.value.problems] == ["export NOPE=…"]
 
 
 def test_a_circle_is_told_once_with_all_its_keys(load, good) -> None:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(good, "seed=${threads}", "threads=${train.steps}", "train.steps=${seed}")
     assert len(caught.value.problems) == 1
     assert "train.steps → seed → threads → train.steps" in str(caught.value)
@@ -96,14 +96,14 @@ def test_a_circle_is_told_once_with_all_its_keys(load, good) -> None:
 
 def test_the_environment_never_enters_a_message(load, good, monkeypatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(good, "name=${oc.env:HF_TOKEN}")
     assert "hf_secret" not in str(caught.value)
 
 
 def test_references_that_double_at_every_step_stop(load, good) -> None:
     lines = [f"k{i}: '${{k{i + 1}}}${{k{i + 1}}}'" for i in range(40)]
-    with pytest.raises(Problems, match="too long by its references"):
+    with pytest.raises(InvalidRecipe, match="too long by its references"):
         load("\n".join([good, *lines, "k40: xxxx"]))
 
 

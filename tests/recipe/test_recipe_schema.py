@@ -79,7 +79,8 @@ def unions() -> list[tuple[str, dict[str, Any]]]:
 def test_a_union_is_one_of_parts_told_apart_by_type() -> None:
     schema, found = json.loads(schema_text()), dict(unions())
     names = [option["$ref"].rpartition("/")[2] for option in found["Train.schedule"]["oneOf"]]
-    assert names == ["Constant", "Linear", "Cosine", "CosineWithRestarts", "Polynomial", "ScheduleWithoutType"]
+    assert names == ["Constant", "Linear", "Cosine", "CosineWithRestarts", "Polynomial",
+                     "LearningRateScheduleWithoutType"]
     for name, tag in zip(names, ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial"), strict=False):
         assert schema["$defs"][name]["properties"]["type"]["const"] == tag
         assert schema["$defs"][name]["required"] == ["type"]

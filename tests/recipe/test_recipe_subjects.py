@@ -2,7 +2,7 @@
 
 import pytest
 
-from dbrun.recipe.text.spans import Problems
+from dbrun.recipe.text.spans import InvalidRecipe
 
 TWO = """\
 schema: dbrun/v1
@@ -18,27 +18,28 @@ CAPTIONS = "images: embedded:sks_dog, captions: {type: sidecar, template: 'a {tr
 
 
 def refused(load, text: str, *overrides: str) -> str:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(InvalidRecipe) as caught:
         load(text, *overrides)
     return str(caught.value)
 
 
 def test_one_subject_or_several(load, good) -> None:
-    assert list(load(good).recipe.taught) == ["subject"]
+    assert list(load(good).recipe.subjects_by_key) == ["subject"]
     recipe = load(TWO).recipe
-    assert {key: one.images for key, one in recipe.taught.items()} == {"subjects.0": "a", "subjects.1": "b"}
-    assert recipe.made_classes == (("a photo of a car", "a car in a room"), "a photo of a dog")
-    assert load(good, "subject=null", "subjects=[{images: a, instance_prompt: sks, class_prompt: x}]").recipe.taught
+    assert {key: one.images for key, one in recipe.subjects_by_key.items()} == {"subjects.0": "a", "subjects.1": "b"}
+    assert recipe.generated_class_prompts == (("a photo of a car", "a car in a room"), "a photo of a dog")
+    loaded = load(good, "subject=null", "subjects=[{images: a, instance_prompt: sks, class_prompt: x}]")
+    assert loaded.recipe.subjects_by_key
 
 
 def test_subjects_of_one_class_share_its_images_in_any_order(load) -> None:
     same = TWO.replace("[a photo of a car, a car in a room]", "a photo of a dog")
-    assert load(same).recipe.made_classes == ("a photo of a dog",)
+    assert load(same).recipe.generated_class_prompts == ("a photo of a dog",)
     head, first, second, rest = TWO.split("  - ")[0], *TWO.split("  - ")[1:], ""
     second, _, rest = second.partition("prior")
     turned = f"{head}  - {second}  - {first}prior{rest}"
-    assert next(iter(load(turned).recipe.taught.values())).images == "b"
-    assert load(turned).recipe.made_classes == load(TWO).recipe.made_classes
+    assert next(iter(load(turned).recipe.subjects_by_key.values())).images == "b"
+    assert load(turned).recipe.generated_class_prompts == load(TWO).recipe.generated_class_prompts
 
 
 def test_neither_and_both_are_refused(load, good) -> None:
@@ -71,16 +72,16 @@ def test_a_prompt_is_needed_unless_captions_are_said_to_be_there(load, good) -> 
 def test_a_template_with_a_trigger_needs_one(load, good) -> None:
     text = good.replace("images: embedded:sks_dog", CAPTIONS.replace(", captions", "\n  captions", 1))
     assert "no `subject.trigger` to stand there" in refused(load, text)
-    assert load(text, "subject.trigger=sks dog").recipe.subject.captioned.wants_trigger
+    assert load(text, "subject.trigger=sks dog").recipe.subject.caption_source.needs_trigger
 
 
 def test_class_images_stand_where_there_are_several_classes(load, good) -> None:
     assert "several subjects" in refused(load, TWO, "prior={images: x}")
     mixed = TWO.replace("class_prompt: a photo of a dog}", "class_prompt: a photo of a dog, class_images: x}")
-    assert load(mixed).recipe.made_classes == (("a photo of a car", "a car in a room"),)
+    assert load(mixed).recipe.generated_class_prompts == (("a photo of a car", "a car in a room"),)
     assert "found a list" in refused(load, TWO.replace("room]}", "room], class_images: x}"))
     own = good.replace("{count: 4}", "{weight: 1.0}")
-    assert load(own, "subject.class_images=x").recipe.made_classes == ()
+    assert load(own, "subject.class_images=x").recipe.generated_class_prompts == ()
     assert "found beside `prior.images`" in refused(load, own, "subject.class_images=x", "prior.images=y")
     assert "found beside `prior.target`" in refused(load, own, "subject.class_images=x", "prior.target=base")
     assert "`class_images` names yours" in refused(load, good, "subject.class_images=x")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dbrun.recipe.checks import schema_info
-from dbrun.recipe.checks.field_docs import docs
-from dbrun.recipe.checks.suggestions import FOREIGN, nearest, one_of, unknown_key
+from dbrun.recipe.checks.field_docs import field_docs
+from dbrun.recipe.checks.suggestions import OTHER_TRAINERS_KEYS, join_with_or, nearest, unknown_key_message
 
 
 @pytest.mark.parametrize(("word", "near"), [
@@ -16,32 +16,32 @@ def test_the_nearest_word(word: str, near: str | None) -> None:
 
 
 def test_words_are_listed_as_people_do() -> None:
-    assert [one_of(list(w)) for w in ("", "a", "ab", "abc")] == ["", "a", "a or b", "a, b or c"]
+    assert [join_with_or(list(w)) for w in ("", "a", "ab", "abc")] == ["", "a", "a or b", "a, b or c"]
 
 
 def test_other_trainers_words_lead_to_keys_that_exist() -> None:
-    known = set(schema_info.everywhere())
-    assert {key: target for key, target in FOREIGN.items() if target not in known} == {}
+    known = set(schema_info.all_keys())
+    assert {key: target for key, target in OTHER_TRAINERS_KEYS.items() if target not in known} == {}
     last = {key.rsplit(".", 1)[-1] for key in known}
-    assert not last & FOREIGN.keys(), "a key of the recipe needs no translation"
+    assert not last & OTHER_TRAINERS_KEYS.keys(), "a key of the recipe needs no translation"
 
 
 def test_an_unknown_key_is_sought_elsewhere_before_its_like_is_sought_here() -> None:
     every = ("train", "train.steps", "images", "images.resolution")
-    assert "'images.resolution'" in unknown_key("train.resolution", ["steps"], every)
-    assert "'steps'" in unknown_key("train.stps", ["steps"], every)
-    assert "'images.resolution'" in unknown_key("train.resolutoin", ["steps"], every)
-    assert unknown_key("train.qqq", ["steps"], every).endswith("allowed here: steps")
+    assert "'images.resolution'" in unknown_key_message("train.resolution", ["steps"], every)
+    assert "'steps'" in unknown_key_message("train.stps", ["steps"], every)
+    assert "'images.resolution'" in unknown_key_message("train.resolutoin", ["steps"], every)
+    assert unknown_key_message("train.qqq", ["steps"], every).endswith("allowed here: steps")
 
 
 def test_every_key_of_the_recipe_is_found_with_its_limits() -> None:
-    every = schema_info.everywhere()
+    every = schema_info.all_keys()
     assert {"train.schedule.type", "adapt.text_encoder.rank", "samples.prompts", "schema"} <= set(every)
-    spot = schema_info.below(schema_info.below(schema_info.root(), "train"), "steps")
-    assert schema_info.allowed(spot.annotation) == "a whole number from 1 to 10000000"
+    spot = schema_info.schema_child(schema_info.schema_child(schema_info.root(), "train"), "steps")
+    assert schema_info.describe_type(spot.annotation) == "a whole number from 1 to 10000000"
 
 
 def test_every_field_has_its_docstring() -> None:
-    assert docs(schema_info.root().parts[0])["schema"]
-    for part in schema_info.below(schema_info.below(schema_info.root(), "train"), "schedule").parts:
-        assert docs(part)["warmup_steps"].startswith("Steps over which")
+    assert field_docs(schema_info.root().parts[0])["schema"]
+    for part in schema_info.schema_child(schema_info.schema_child(schema_info.root(), "train"), "schedule").parts:
+        assert field_docs(part)["warmup_steps"].startswith("Steps over which")

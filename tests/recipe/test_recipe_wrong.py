@@ -14,7 +14,7 @@ import pytest
 from wrong_recipes import CHANGED, GOOD, WORDS
 
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.text.spans import Problems
+from dbrun.recipe.text.spans import InvalidRecipe
 
 TOLD = Path(__file__).parent / "wrong"
 
@@ -25,7 +25,7 @@ def told(name: str) -> str:
     Path("r.yaml").write_text(GOOD.replace(old, new, 1))
     try:
         load_recipe(Path("r.yaml"), [WORDS[name]] if name in WORDS else [])
-    except Problems as problems:
+    except InvalidRecipe as problems:
         return f"{problems}\n"
     return "nothing\n"
 

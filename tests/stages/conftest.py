@@ -16,12 +16,12 @@ from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import (
     Artifact,
     BaseSource,
-    Job,
     Numerics,
     Picture,
+    RuntimeOptions,
     Sources,
     Stage,
-    Upkeep,
+    StageContext,
     stages,
 )
 
@@ -59,7 +59,7 @@ class MemoryItems:
             self.made.append(str(key))
         return place
 
-    def trust(self) -> None:
+    def reuse_stored(self) -> None:
         """All is as it stands."""
 
 
@@ -93,11 +93,11 @@ class Bench:
         self.runs += 1
         out, work = self.home / f"{self.runs}-{name}", self.home / f"{self.runs}-{name}.work"
         out.mkdir(), work.mkdir()
-        stage.run(Job(
+        stage.run(StageContext(
             stage=name, params=stage.params(chosen, self.sources(chosen)), numerics=Numerics("cpu", 1),
-            inputs={n: self.artifacts[n] for n in stage.needs if stages()[n].wanted(chosen)}, out=out, work=work,
-            files=self.files, base=self.base, items=self.items, upkeep=Upkeep(100, 2), emit=self.events.append,
-            stopping=lambda: self.signum))
+            inputs={n: self.artifacts[n] for n in stage.needs if stages()[n].applies_to(chosen)}, out=out, work=work,
+            files=self.files, base=self.base, items=self.items, runtime=RuntimeOptions(100, 2), emit=self.events.append,
+            stop_signal=lambda: self.signum))
         digest = hashlib.sha256(repr(sorted(content(out).items())).encode()).hexdigest()
         self.artifacts[name] = Artifact(out, digest)
         return self.artifacts[name]
@@ -106,7 +106,7 @@ class Bench:
         """Run every wanted stage up to and including last."""
         order = ["load", "adapt", "generate-priors", "preprocess", "train", "export"]
         for name in order[:order.index(last) + 1]:
-            if stages()[name].wanted(chosen):
+            if stages()[name].applies_to(chosen):
                 self.run(name, chosen)
         return self.artifacts[last]
 
@@ -127,7 +127,7 @@ def digest_of(path: Path) -> str:
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base of the real classes, written once."""
     folder = tmp_path_factory.mktemp("tiny") / "base"
-    families()["sd"].tiny(folder)
+    families()["sd"].write_tiny_base(folder)
     return folder
 
 

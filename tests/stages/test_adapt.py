@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from dbrun.adapters.adapter_io import read_artifact
-from dbrun.adapters.base import PRESETS
+from dbrun.adapters.adapter_io import read_adapters
+from dbrun.adapters.base import TARGET_PRESETS
 from dbrun.errors import RecipeError
 
 
 def adapted(bench, **changes: object):
     bench.run("load", bench.recipe())
-    return read_artifact(bench.run("adapt", bench.recipe(**changes)).path)
+    return read_adapters(bench.run("adapt", bench.recipe(**changes)).path)
 
 
 def denoiser(targets: object) -> dict[str, object]:
@@ -18,7 +18,7 @@ def denoiser(targets: object) -> dict[str, object]:
 
 
 def test_presets_grow(bench) -> None:
-    counts = [len(adapted(bench, **denoiser(preset))["denoiser"].modules) for preset in PRESETS]
+    counts = [len(adapted(bench, **denoiser(preset))["denoiser"].modules) for preset in TARGET_PRESETS]
     assert counts == sorted(counts) and len(set(counts)) == 4
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.new import starter
-from dbrun.resolve.sources import locate
+from dbrun.recipe.new import starter_recipe
+from dbrun.resolve.sources import resolve_sources
 from dbrun.stages.base import stages
-from dbrun.stages.support.amounts import Amounts
+from dbrun.stages.support.amounts import Workload
 from dbrun.store.store import Store
 
 NO_PRIOR = "prior=null & subject.class_prompt=null"
@@ -18,13 +18,13 @@ NO_PRIOR = "prior=null & subject.class_prompt=null"
 
 @pytest.fixture
 def dog(tmp_path: Path) -> Path:
-    (tmp_path / "dog.yaml").write_text(starter("dog"))
+    (tmp_path / "dog.yaml").write_text(starter_recipe("dog"))
     return tmp_path / "dog.yaml"
 
 
-def amounts(dog: Path, stage: str, *overrides: str) -> Amounts:
+def amounts(dog: Path, stage: str, *overrides: str) -> Workload:
     loaded = load_recipe(dog, [word for words in overrides for word in words.split(" & ")])
-    return stages()[stage].amounts(loaded.recipe, locate(loaded, Store(dog.parent / "store")).sources)
+    return stages()[stage].workload(loaded.recipe, resolve_sources(loaded, Store(dog.parent / "store")).sources)
 
 
 def ratios(dog: Path, stage: str, change: str) -> tuple[float, tuple[float, ...], set[float]]:

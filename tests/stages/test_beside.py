@@ -13,15 +13,15 @@ from tiny_training import FAMILY, content, job, write_inputs
 
 from dbrun.errors import Interrupted
 from dbrun.events import Event, Note, Progress
-from dbrun.options.trackers import PACKAGES
-from dbrun.stages.base import Upkeep
-from dbrun.stages.support.sample_spec import Columns
+from dbrun.options.trackers import TRACKER_PACKAGES
+from dbrun.stages.base import RuntimeOptions
+from dbrun.stages.support.sample_spec import SampleSpec
 from dbrun.stages.train import Train
 from dbrun.training import trackers as of_trackers
-from dbrun.training.checkpoint import newest
+from dbrun.training.checkpoint import load_newest
 
-COLUMNS = Columns(every=2, prompts=("a photo of sks dog", "a photo of a dog"), steps=1, guidance=1.0, seed=3,
-                  resolution=32, starts=None)
+COLUMNS = SampleSpec(every=2, prompts=("a photo of sks dog", "a photo of a dog"), steps=1, guidance=1.0, seed=3,
+                     resolution=32, starts=None)
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(home: Path, place: Path, name: str = "out", *, record: str | None = "run",
-            samples: Columns | None = COLUMNS, trackers: tuple[str, ...] = (), **changes: Any) -> dict[str, bytes]:
+            samples: SampleSpec | None = COLUMNS, trackers: tuple[str, ...] = (), **changes: Any) -> dict[str, bytes]:
     folder = place / record if record else None
     if folder:
         folder.mkdir(exist_ok=True)
-    upkeep = Upkeep(1000, 2, samples=samples, trackers=trackers, record=folder, name="tiny", steps_per_epoch=1.5)
-    Train().run(job(home, place / name, place / "work", upkeep=upkeep, **changes))
+    runtime = RuntimeOptions(1000, 2, samples=samples, trackers=trackers, run_folder=folder, name="tiny",
+                             steps_per_epoch=1.5)
+    Train().run(job(home, place / name, place / "work", runtime=runtime, **changes))
     return content(place / name)
 
 
@@ -51,10 +52,10 @@ def lines(folder: Path) -> list[dict[str, float]]:
 
 def test_samples_and_trackers_change_no_byte_and_stand_in_the_runs_folder(home: Path, tmp_path: Path) -> None:
     said: list[Event] = []
-    with_all = trained(home, tmp_path, emit=said.append)
+    merge_all = trained(home, tmp_path, emit=said.append)
     (tmp_path / "work").rename(tmp_path / "old")
     plain = trained(home, tmp_path, "plain", record=None, samples=None)
-    assert with_all == plain
+    assert merge_all == plain
     assert list(drawn(tmp_path / "run")) == [f"step-0000000{n}.png" for n in (2, 4, 6)]
     assert len(set(drawn(tmp_path / "run").values())) == 3, "each shows another adapter"
     with Image.open(tmp_path / "run" / "samples" / "step-00000002.png") as page:
@@ -81,7 +82,7 @@ def test_a_resumed_run_has_the_samples_and_metrics_of_the_run_before(home: Path,
     asked: list[Event] = []
     with pytest.raises(Interrupted):
         trained(home, tmp_path, record="one", emit=asked.append,
-                stopping=lambda: signal.SIGTERM if sum(isinstance(e, Progress) for e in asked) >= 4 else 0)
+                stop_signal=lambda: signal.SIGTERM if sum(isinstance(e, Progress) for e in asked) >= 4 else 0)
     assert list(drawn(tmp_path / "one")) == ["step-00000002.png"]
     trained(home, tmp_path, record="two")
     assert list(drawn(tmp_path / "two")) == [f"step-0000000{n}.png" for n in (2, 4, 6)]
@@ -94,7 +95,7 @@ def test_a_resumed_run_has_the_samples_and_metrics_of_the_run_before(home: Path,
 
 def test_pictures_of_other_prompts_are_not_taken_for_these(home: Path, tmp_path: Path) -> None:
     trained(home, tmp_path, record="one", steps=4)
-    other = Columns(**{**vars(COLUMNS), "prompts": ("a cat",)})
+    other = SampleSpec(**{**vars(COLUMNS), "prompts": ("a cat",)})
     trained(home, tmp_path, "other", record="two", samples=other)
     assert list(drawn(tmp_path / "two")) == ["step-00000004.png", "step-00000006.png"]
     assert drawn(tmp_path / "two")["step-00000004.png"] != drawn(tmp_path / "one")["step-00000004.png"]
@@ -105,7 +106,7 @@ def test_a_checkpoint_stands_before_its_samples_and_a_failed_one_ends_nothing(
     there: list[int] = []
 
     def broken(*_: object, **__: object) -> None:
-        found, _damaged = newest(tmp_path / "work" / "checkpoints", at_most=99)
+        found, _damaged = load_newest(tmp_path / "work" / "checkpoints", at_most=99)
         there.append(found.step if found else 0)
         raise RuntimeError("out of memory")
 
@@ -148,7 +149,7 @@ def test_a_failing_tracker_is_left_out_and_the_others_go_on(home: Path, tmp_path
                 raise ConnectionError("no network")
 
     all_rows: list[tuple[str, Any]] = []
-    monkeypatch.setattr(of_trackers, "KINDS", {"wandb": Breaks, "tensorboard": Kept})
+    monkeypatch.setattr(of_trackers, "TRACKERS", {"wandb": Breaks, "tensorboard": Kept})
     said: list[Event] = []
     files = trained(home, tmp_path, trackers=("wandb", "tensorboard"), emit=said.append)
     steps = [what[0] for kind, what in all_rows if kind == "log"]
@@ -180,8 +181,8 @@ SECRET = "0123456789abcdef0123456789abcdef01234567"
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_offline_trackers_write_files_and_no_token(home: Path, tmp_path: Path, name: str, capfd: Any,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
-    if not PACKAGES[name].installed:
-        pytest.skip(PACKAGES[name].command)
+    if not TRACKER_PACKAGES[name].is_installed:
+        pytest.skip(TRACKER_PACKAGES[name].install_command)
     for key in ("WANDB_API_KEY", "HF_TOKEN"):
         monkeypatch.setenv(key, SECRET)
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dbrun.adapters.adapter_io import read_artifact, write_artifact
+from dbrun.adapters.adapter_io import read_adapters, write_adapters
 from dbrun.errors import StageFailed
 from dbrun.models.base import families
-from dbrun.safetensors_header import read
+from dbrun.safetensors_header import read_provenance
 from dbrun.stages.base import Artifact, Picture, Sources, stages
 from dbrun.stages.export import default_prompts
-from dbrun.stages.support.provenance import portable
+from dbrun.stages.support.provenance import portable_recipe
 
 NOTHING = Sources(None, ())
 BOTH = {"denoiser": {"type": "lora", "rank": 2, "alpha": 6.0, "targets": "all"},
@@ -29,10 +29,10 @@ def train(bench):
     folder = bench.home / "trained"
     folder.mkdir()
     draw = torch.Generator().manual_seed(0)
-    adapters = read_artifact(bench.artifacts["adapt"].path)
+    adapters = read_adapters(bench.artifacts["adapt"].path)
     for attached in adapters.values():
         attached.state.update({k: t + 0.1 * torch.randn(t.shape, generator=draw) for k, t in attached.state.items()})
-    write_artifact(folder, adapters)
+    write_adapters(folder, adapters)
     rows = [{"step": i, "instance_loss": 1 / i, "prior_loss": 0.5, "loss": 1.0} for i in range(1, 9)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     bench.artifacts["train"] = Artifact(folder, "7" * 64)
@@ -69,18 +69,18 @@ def test_both_libraries_read_back_what_was_trained(exported) -> None:
         return np.asarray(picture, int)
     own = fresh()
     plain = drawn(own)
-    for name, attached in read_artifact(exported.artifacts["train"].path).items():
-        attached.onto(family.module(own, name))
+    for name, attached in read_adapters(exported.artifacts["train"].path).items():
+        attached.attach_to(family.module(own, name))
     expected = drawn(own)
     by_diffusers = fresh()
     by_diffusers.pipeline.load_lora_weights(str(out))
-    by_peft = fresh()
-    parts = by_peft.pipeline
+    uses_peft = fresh()
+    parts = uses_peft.pipeline
     parts.unet = PeftModel.from_pretrained(parts.unet, out / "peft" / "denoiser")
     parts.text_encoder = PeftModel.from_pretrained(parts.text_encoder, out / "peft" / "text_encoder")
     assert abs(plain - expected).max() > 8
     assert abs(drawn(by_diffusers) - expected).max() <= 1
-    assert abs(drawn(by_peft) - expected).max() <= 1
+    assert abs(drawn(uses_peft) - expected).max() <= 1
 
 
 def test_every_file_is_there(exported, content) -> None:
@@ -108,7 +108,7 @@ def test_no_file_names_this_machine(exported, content) -> None:
 @pytest.mark.parametrize("file", ["pytorch_lora_weights.safetensors", "peft/denoiser/adapter_model.safetensors",
                                   "peft/text_encoder/adapter_model.safetensors"])
 def test_each_file_says_what_made_it(exported, file) -> None:
-    document = read(exported.artifacts["export"].path / file)
+    document = read_provenance(exported.artifacts["export"].path / file)
     assert document["format_version"] == 1 and document["instance_prompt"] == "a photo of sks dog"
     assert document["trigger"] == "sks" and document["licence"] == "unknown"
     assert document["inputs"] == {n: exported.artifacts[n].digest for n in ("load", "adapt", "train")}
@@ -122,22 +122,23 @@ def test_each_file_says_what_made_it(exported, file) -> None:
 
 
 def test_a_name_a_place_or_upkeep_is_no_part_of_the_provenance(bench, recipe) -> None:
-    one = portable(recipe(), bench.sources(recipe()))
+    one = portable_recipe(recipe(), bench.sources(recipe()))
     other = recipe(name="other", export=("peft",), threads=2, base={"path": "elsewhere"},
                    train={"checkpoint_every": 7, "keep": 5}, samples={"seed": 9})
-    assert portable(other, bench.sources(other)) == one
-    assert portable(recipe(seed=1), bench.sources(recipe())) != one
+    assert portable_recipe(other, bench.sources(other)) == one
+    assert portable_recipe(recipe(seed=1), bench.sources(recipe())) != one
 
 
 def test_provenance_knows_class_pictures_by_content_and_no_word_that_nothing_reads(bench, recipe) -> None:
     usual = bench.sources(recipe())
     own = replace(usual, class_pictures=(Picture("1" * 64, "a dog in the snow"),))
     none = {"count": None, "steps": None, "guidance": None}
-    assert portable(recipe(), usual)["prior"] == {"count": 2, "weight": 1.0, "steps": 2, "guidance": 2.0}
-    assert portable(recipe(prior={"count": None}), usual)["prior"]["count"] == 100
-    assert portable(recipe(prior={**none, "images": "/home/me/dogs"}), own)["prior"] == {
+    assert portable_recipe(recipe(), usual)["prior"] == {"count": 2, "weight": 1.0, "steps": 2, "guidance": 2.0}
+    assert portable_recipe(recipe(prior={"count": None}), usual)["prior"]["count"] == 100
+    assert portable_recipe(recipe(prior={**none, "images": "/home/me/dogs"}), own)["prior"] == {
         "weight": 1.0, "pictures": [{"digest": "1" * 64, "prompt": "a dog in the snow"}]}
-    assert portable(recipe(prior={**none, "target": "base"}), usual)["prior"] == {"weight": 1.0, "target": "base"}
+    found = portable_recipe(recipe(prior={**none, "target": "base"}), usual)
+    assert found["prior"] == {"weight": 1.0, "target": "base"}
 
 
 def test_the_sheet_has_a_row_before_and_one_after(exported) -> None:
@@ -194,14 +195,14 @@ def test_prompts_left_out_are_the_pictures_own_where_there_is_no_instance_prompt
 
 
 def test_an_adapter_that_changes_nothing_is_refused_unless_it_never_trained(trained) -> None:
-    adapters = read_artifact(trained.artifacts["adapt"].path)
+    adapters = read_adapters(trained.artifacts["adapt"].path)
     folder = trained.artifacts["train"].path
-    write_artifact(folder, adapters)
+    write_adapters(folder, adapters)
     trained.run("export", trained.chosen)
     assert any("as it began" in getattr(e, "text", "") for e in trained.events)
     for attached in adapters.values():
         attached.state.update({k: t * 2 for k, t in attached.state.items()})
-    write_artifact(folder, adapters)
+    write_adapters(folder, adapters)
     with pytest.raises(StageFailed, match="changes no prediction"):
         trained.run("export", trained.chosen)
 

@@ -10,11 +10,11 @@ import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from dbrun.adapters.adapter_io import read_artifact
+from dbrun.adapters.adapter_io import read_adapters
 from dbrun.formats.scheduler import write_scheduler
 from dbrun.models.base import families
 from dbrun.models.scheduling import scheduler_changes
-from dbrun.safetensors_header import read
+from dbrun.safetensors_header import read_provenance
 
 TAUGHT = {"prediction": "v_prediction", "zero_terminal_snr": True}
 CONFIG = "scheduler/scheduler_config.json"
@@ -74,11 +74,11 @@ def test_who_loads_adapter_and_scheduler_sees_the_picture_of_the_sheet(benches) 
                        generator=torch.Generator().manual_seed(0)).images[0]
     family = families()["sd"]
     loaded = family.load(bench.base, device=CPU, dtype=torch.float32)
-    for name, attached in read_artifact(bench.artifacts["train"].path).items():
-        attached.onto(family.module(loaded, name))
+    for name, attached in read_adapters(bench.artifacts["train"].path).items():
+        attached.attach_to(family.module(loaded, name))
     changes = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    ours = family.generate(family.rescheduled(loaded, changes), "a photo of sks dog", seed=0, steps=4, guidance=2.0,
-                           resolution=32)
+    ours = family.generate(family.with_scheduler_changes(loaded, changes), "a photo of sks dog", seed=0, steps=4,
+                           guidance=2.0, resolution=32)
     assert abs(np.asarray(picture, int) - np.asarray(ours, int)).max() <= 1
     shown = np.asarray(Image.fromarray(rows(out)[1].astype(np.uint8)).resize((32, 32), Image.Resampling.NEAREST), int)
     assert abs(shown - np.asarray(ours, int)).mean() < 8
@@ -86,8 +86,8 @@ def test_who_loads_adapter_and_scheduler_sees_the_picture_of_the_sheet(benches) 
 
 def test_the_file_tells_its_objective(benches) -> None:
     name = "pytorch_lora_weights.safetensors"
-    assert read(benches[1](**TAUGHT) / name)["recipe"]["objective"] == TAUGHT
-    assert "objective" not in read(benches[1]() / name)["recipe"]
+    assert read_provenance(benches[1](**TAUGHT) / name)["recipe"]["objective"] == TAUGHT
+    assert "objective" not in read_provenance(benches[1]() / name)["recipe"]
 
 
 def test_a_learned_variance_is_fixed(tiny_base, tmp_path) -> None:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from dbrun.errors import Interrupted, StageFailed
 from dbrun.models.sd import StableDiffusion
 from dbrun.stages.base import Numerics, stages
-from dbrun.stages.generate_priors import ATTEMPTS, refusal
+from dbrun.stages.generate_priors import MAX_ATTEMPTS, blank_reason
 
 STAGE = "generate-priors"
 
@@ -20,7 +20,7 @@ def loaded(bench, recipe):
 
 
 def test_it_is_wanted_only_with_priors(recipe) -> None:
-    assert stages()[STAGE].wanted(recipe()) and not stages()[STAGE].wanted(recipe(prior=None))
+    assert stages()[STAGE].applies_to(recipe()) and not stages()[STAGE].applies_to(recipe(prior=None))
 
 
 def test_more_class_images_make_only_the_new_ones(loaded, content, recipe) -> None:
@@ -77,7 +77,7 @@ def dog() -> Image.Image:
     (Image.new("RGB", (32, 32), "white"), "of one colour"),
     (dog(), "")])
 def test_black_and_flat_pictures_are_refused(picture, why) -> None:
-    assert refusal(picture) == why
+    assert blank_reason(picture) == why
 
 
 def test_a_refused_picture_is_drawn_again_from_another_seed(loaded, monkeypatch, recipe) -> None:
@@ -97,7 +97,7 @@ def test_a_base_that_draws_only_black_ends_with_clear_words(loaded, monkeypatch,
                         lambda *a, **k: calls.append(1) or Image.new("RGB", (32, 32)))
     with pytest.raises(StageFailed, match="black") as caught:
         loaded.run(STAGE, recipe())
-    assert len(calls) == ATTEMPTS and "train.precision" in str(caught.value)
+    assert len(calls) == MAX_ATTEMPTS and "train.precision" in str(caught.value)
 
 
 @pytest.mark.parametrize(("when", "kept"), [("after", 1), ("within", 0)])
@@ -117,7 +117,7 @@ def test_a_signal_stops_after_a_sampler_step_and_keeps_whole_pictures(loaded, mo
 
 def test_the_items_that_are_foretold_are_those_that_are_made(loaded, recipe) -> None:
     chosen, stage = recipe(prior={"count": 3}), stages()[STAGE]
-    keys = stage.items(stage.params(chosen, loaded.sources(chosen)), {"load": loaded.artifacts["load"].digest},
-                       Numerics("cpu", 1))
+    keys = stage.item_keys(stage.params(chosen, loaded.sources(chosen)), {"load": loaded.artifacts["load"].digest},
+                           Numerics("cpu", 1))
     loaded.run(STAGE, chosen)
     assert loaded.items.made == list(map(str, keys)) and len(keys) == 3

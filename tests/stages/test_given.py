@@ -11,14 +11,14 @@ from adapter_kinds import make, moved, put
 from lycoris_reader import write_by_lycoris
 from safetensors.torch import load_file, save_file
 
-from dbrun.adapters.adapter_io import Attached, read_artifact
-from dbrun.adapters.attach import attach, match, read, write
+from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters
+from dbrun.adapters.attach import attach, match_layers, read_weights, write_weights
 from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe
 from dbrun.models.base import families
-from dbrun.recipe.text.spans import Problems
+from dbrun.recipe.text.spans import InvalidRecipe
 
 FAMILY = families()["sd"]
 PROBE = Probe("a photo of sks dog", 32)
@@ -31,22 +31,23 @@ def fresh(base: Path):
 
 
 @pytest.fixture(scope="module")
-def given(tiny_base, tmp_path_factory) -> tuple[Path, dict[str, Attached], torch.Tensor]:
+def given(tiny_base, tmp_path_factory) -> tuple[Path, dict[str, ComponentAdapter], torch.Tensor]:
     """A folder with trained adapters in both of our formats, the adapters, and what they predict."""
     folder, loaded, adapters = tmp_path_factory.mktemp("given"), fresh(tiny_base), {}
     draw = torch.Generator().manual_seed(0)
     for component, settings in KINDS.items():
         module, adapter = FAMILY.module(loaded, component), Lora.model_validate(settings)
-        modules = match(module, FAMILY.presets[component][adapter.targets])
+        modules = match_layers(module, FAMILY.target_presets[component][adapter.targets])
         attach(module, adapter, modules, seed=0)
-        write(module, {k: t + 0.2 * torch.randn(t.shape, generator=draw) for k, t in read(module).items()})
-        adapters[component] = Attached(adapter.decided(modules), modules, read(module))
+        write_weights(module,
+                      {k: t + 0.2 * torch.randn(t.shape, generator=draw) for k, t in read_weights(module).items()})
+        adapters[component] = ComponentAdapter(adapter.resolved_for(modules), modules, read_weights(module))
     for form in ("peft", "diffusers"):
         formats()[form].write(folder, FAMILY, adapters, lambda: fresh(tiny_base))
-    return folder, adapters, PROBE.ask(FAMILY, loaded)
+    return folder, adapters, PROBE.predict(FAMILY, loaded)
 
 
-def as_diffusers_writes_it(base: Path, adapters: dict[str, Attached], folder: Path, names: str) -> Path:
+def as_diffusers_writes_it(base: Path, adapters: dict[str, ComponentAdapter], folder: Path, names: str) -> Path:
     """The file of diffusers' own `save_lora_weights`: names of peft with metadata, or its older ones without."""
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import convert_state_dict_to_diffusers
@@ -65,26 +66,26 @@ def as_diffusers_writes_it(base: Path, adapters: dict[str, Attached], folder: Pa
 
 def begun(bench, inits: dict[str, str], settings: dict[str, dict[str, object]] = KINDS, **changes: dict[str, object]):
     """The adapters that `adapt` gives with these inits."""
-    from dbrun.resolve.init_adapter import Wanted, find_adapter
+    from dbrun.resolve.init_adapter import InitRequest, find_adapter
     from dbrun.store.store import Store
 
     adapt = {c: {**settings[c], **changes.get(c, {}), "init": path} for c, path in inits.items()}
     adapt.setdefault("denoiser", KINDS["denoiser"])
     chosen = bench.recipe(adapt=adapt)
-    found = {c: find_adapter(path, Wanted(FAMILY, c, chosen.adapt.components[c], bench.home),
+    found = {c: find_adapter(path, InitRequest(FAMILY, c, chosen.adapt.components[c], bench.home),
                              Store(bench.home / "store")) for c, path in inits.items()}
     sources = bench.sources
     bench.sources = lambda recipe: replace(sources(recipe), inits={c: f.identity for c, f in found.items()})
     bench.files = {**bench.files, **{d: p for f in found.values() for d, p in f.files.items()}}
     bench.run("load", chosen)
-    return read_artifact(bench.run("adapt", chosen).path)
+    return read_adapters(bench.run("adapt", chosen).path)
 
 
-def predicted(bench, adapters: dict[str, Attached]) -> torch.Tensor:
+def predicted(bench, adapters: dict[str, ComponentAdapter]) -> torch.Tensor:
     loaded = fresh(bench.base)
     for component, attached in adapters.items():
-        attached.onto(FAMILY.module(loaded, component))
-    return PROBE.ask(FAMILY, loaded)
+        attached.attach_to(FAMILY.module(loaded, component))
+    return PROBE.predict(FAMILY, loaded)
 
 
 def paths(folder: Path, form: str) -> dict[str, str]:
@@ -97,7 +98,7 @@ def test_the_first_prediction_is_the_given_adapters_to_the_bit(bench, given, for
     folder, adapters, expected = given
     started = begun(bench, paths(folder, form))
     assert torch.equal(predicted(bench, started), expected)
-    assert not torch.allclose(PROBE.ask(FAMILY, fresh(bench.base)), expected, atol=1e-2)
+    assert not torch.allclose(PROBE.predict(FAMILY, fresh(bench.base)), expected, atol=1e-2)
     for component, attached in started.items():
         assert attached.adapter == adapters[component].adapter
 
@@ -109,7 +110,7 @@ def test_a_file_of_diffusers_own_starts_it_too(bench, given, tmp_path, names) ->
     file = as_diffusers_writes_it(bench.base, adapters, tmp_path / "theirs", names)
     loaded = fresh(bench.base)
     loaded.pipeline.load_lora_weights(str(file.parent))
-    theirs = PROBE.ask(FAMILY, loaded)
+    theirs = PROBE.predict(FAMILY, loaded)
     ours = predicted(bench, begun(bench, {c: str(file) for c in KINDS}))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     assert torch.allclose(ours, expected, atol=1e-5) is (names == "peft")
@@ -128,14 +129,14 @@ def test_every_type_goes_on_from_its_own_folder(bench, tmp_path, kind) -> None:
     """At the same scale to the bit; under another alpha the scale goes into the weights."""
     adapter, loaded = make(kind), fresh(bench.base)
     trained = moved(put(FAMILY, loaded, "denoiser", adapter, "attention"), by=0.1)
-    write(FAMILY.module(loaded, "denoiser"), trained.state)
+    write_weights(FAMILY.module(loaded, "denoiser"), trained.state)
     formats()["peft"].write(tmp_path, FAMILY, {"denoiser": trained}, lambda: fresh(bench.base))
     place, settings = str(tmp_path / "peft" / "denoiser"), KINDS_OF_PEFT[kind]
-    expected = PROBE.ask(FAMILY, loaded)
+    expected = PROBE.predict(FAMILY, loaded)
     started = begun(bench, {"denoiser": place}, settings={"denoiser": {**settings, "targets": "attention"}})
     assert torch.equal(predicted(bench, started), expected)
-    if adapter.folds:
-        other = {**settings, "targets": "attention", "alpha": 3 * adapter.strength}
+    if adapter.scale_folds_into:
+        other = {**settings, "targets": "attention", "alpha": 3 * adapter.effective_alpha}
         started = begun(bench, {"denoiser": place}, settings={"denoiser": other})
         torch.testing.assert_close(predicted(bench, started), expected, rtol=0, atol=5e-6)
 
@@ -144,11 +145,11 @@ def test_every_type_goes_on_from_its_own_folder(bench, tmp_path, kind) -> None:
 def test_a_file_with_kohyas_names_starts_it_too(bench, tmp_path, kind) -> None:
     adapter, loaded = make(kind), fresh(bench.base)
     trained = moved(put(FAMILY, loaded, "denoiser", adapter, "all"), by=0.1)
-    write(FAMILY.module(loaded, "denoiser"), trained.state)
+    write_weights(FAMILY.module(loaded, "denoiser"), trained.state)
     path, = formats()["kohya"].write(tmp_path, FAMILY, {"denoiser": trained}, lambda: fresh(bench.base))
     settings = {"denoiser": {**KINDS_OF_PEFT[kind], "targets": "all"}}
     started = begun(bench, {"denoiser": str(path)}, settings=settings)
-    torch.testing.assert_close(predicted(bench, started), PROBE.ask(FAMILY, loaded), rtol=0, atol=2e-5)
+    torch.testing.assert_close(predicted(bench, started), PROBE.predict(FAMILY, loaded), rtol=0, atol=2e-5)
     other = "loha" if adapter.NAME == "lora" else "lora"
     with pytest.raises(RecipeError, match=rf"the recipe says `type: {other}`") as caught:
         begun(bench, {"denoiser": str(path)}, settings={"denoiser": {"type": other, "targets": "all"}})
@@ -165,11 +166,11 @@ def test_a_file_that_lycoris_wrote_starts_both_components(bench, tmp_path, algo,
     started = begun(bench, {"denoiser": str(path), "text_encoder": str(path)},
                     settings={"denoiser": settings, "text_encoder": settings})
     # it saves what it holds in 32 bits, in 16
-    torch.testing.assert_close(predicted(bench, started), PROBE.ask(FAMILY, loaded), rtol=0, atol=3e-3)
+    torch.testing.assert_close(predicted(bench, started), PROBE.predict(FAMILY, loaded), rtol=0, atol=3e-3)
 
 
 def test_without_init_it_starts_at_the_base(bench, given) -> None:
-    torch.testing.assert_close(predicted(bench, begun(bench, {})), PROBE.ask(FAMILY, fresh(bench.base)))
+    torch.testing.assert_close(predicted(bench, begun(bench, {})), PROBE.predict(FAMILY, fresh(bench.base)))
 
 
 @pytest.mark.parametrize(("change", "words", "fix"), [
@@ -220,7 +221,7 @@ def test_a_file_whose_weights_do_not_all_arrive_is_refused(bench, given, tmp_pat
 
 
 def refused(bench, place: Path, component: str = "denoiser", **change: object) -> str:
-    with pytest.raises((RecipeError, Problems)) as caught:
+    with pytest.raises((RecipeError, InvalidRecipe)) as caught:
         begun(bench, {component: str(place)}, **{component: change})
     assert not bench.artifacts, "refused before anything ran"
     return str(caught.value)

@@ -5,7 +5,7 @@ import pytest
 from dbrun.models.base import Sampling
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import BaseSource, Picture, Sources
-from dbrun.stages.support.held_out import held_out
+from dbrun.stages.support.held_out import held_out_indices
 from dbrun.stages.train import Train
 
 BASE = BaseSource("files:x", "sd", None, None, {}, Sampling(2, 2.0))
@@ -24,7 +24,7 @@ def pictures(*numbers: int) -> tuple[Picture, ...]:
 
 
 def chosen(found: tuple[Picture, ...], **how: object) -> set[str]:
-    return {found[i].digest for i in held_out(recipe(**how), Sources(BASE, found))}
+    return {found[i].digest for i in held_out_indices(recipe(**how), Sources(BASE, found))}
 
 
 @pytest.mark.parametrize(("count", "share", "held"), [
@@ -34,7 +34,7 @@ def test_so_many_are_held_out_and_one_stays(count: int, share: float, held: int)
 
 
 def test_without_the_option_none_is() -> None:
-    assert held_out(recipe(None), Sources(BASE, pictures(1, 2, 3))) == ()
+    assert held_out_indices(recipe(None), Sources(BASE, pictures(1, 2, 3))) == ()
 
 
 def test_the_seed_decides_and_neither_order_nor_newcomers_do() -> None:
@@ -48,17 +48,18 @@ def test_the_seed_decides_and_neither_order_nor_newcomers_do() -> None:
 def test_a_picture_that_stands_there_twice_is_held_out_twice() -> None:
     found = pictures(*range(4))
     twice = tuple(p for p in found for _ in range(2))
-    numbers = held_out(recipe(), Sources(BASE, twice))
+    numbers = held_out_indices(recipe(), Sources(BASE, twice))
     assert len(numbers) == 2 and len({twice[i].digest for i in numbers}) == 1
 
 
 def test_each_subject_gives_some_and_keeps_some() -> None:
     one, two = pictures(1, 2, 3, 4), pictures(5, 6)
-    held = {(one + two)[i].digest for i in held_out(recipe(), Sources(BASE, one + two, of_subjects=(one, two)))}
+    held = {(one + two)[i].digest
+            for i in held_out_indices(recipe(), Sources(BASE, one + two, pictures_by_subject=(one, two)))}
     for own in (one, two):
         assert 1 <= len(held & {p.digest for p in own}) < len(own)
 
 
 def test_train_is_asked_by_their_numbers() -> None:
     found = Sources(BASE, pictures(*range(8)))
-    assert Train().params(recipe(), found).held == held_out(recipe(), found) != ()
+    assert Train().params(recipe(), found).held == held_out_indices(recipe(), found) != ()

@@ -10,7 +10,7 @@ from dbrun.recipe.schema.launch import Launch
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import BaseSource, Picture, Sources
 from dbrun.stages.export import Export
-from dbrun.stages.support.training_length import length, told
+from dbrun.stages.support.training_length import describe_length, training_length
 from dbrun.stages.train import Train
 from dbrun.training.sampler import Epoch, rows
 
@@ -34,7 +34,7 @@ def sources(pictures: int) -> Sources:
     (5, {"epochs": 3, "batch_size": 2}, 8, 2.5), (5, {"epochs": 2, "batch_size": 2}, 5, 2.5),
     (5, {"epochs": 4, "batch_size": 2, "accumulation": 2}, 5, 1.25), (3, {"epochs": 1, "batch_size": 8}, 1, 0.375)])
 def test_how_long_it_goes(pictures: int, train: dict[str, object], steps: int, an_epoch: float) -> None:
-    found = length(recipe(**train), sources(pictures))
+    found = training_length(recipe(**train), sources(pictures))
     assert (found.steps, found.steps_per_epoch) == (steps, an_epoch)
 
 
@@ -51,7 +51,7 @@ def test_each_shape_ends_a_micro_batch_of_its_own(train: dict[str, object], step
     """And so the loop counts: after as many micro-batches each picture was shown as often as it is repeated."""
     asked = recipe(**train)
     shaped = asked.model_copy(update={"images": Images(resolution=64, buckets=Buckets(step=8))})
-    found = length(shaped, SHAPED)
+    found = training_length(shaped, SHAPED)
     assert (found.pictures, found.steps, found.steps_per_epoch) == (6, steps, an_epoch)
     shapes = ("wide", "wide", "wide", "tall", "square", "square")
     epoch, micro = Epoch(0, "instance", (0, 1, 1, 2, 3, 4), shapes), round(an_epoch * asked.train.accumulation)
@@ -62,11 +62,11 @@ def test_each_shape_ends_a_micro_batch_of_its_own(train: dict[str, object], step
 def test_the_plan_says_how_many_micro_batches_shapes_make() -> None:
     shaped = recipe(epochs=3, batch_size=2).model_copy(
         update={"images": Images(resolution=64, buckets=Buckets(step=8))})
-    assert told(shaped, SHAPED) == ("6 pictures in 3 shapes = 4 micro-batches of at most 2 = "
-                                    "4 steps an epoch; 3 epochs = 12 steps")
+    assert describe_length(shaped, SHAPED) == ("6 pictures in 3 shapes = 4 micro-batches of at most 2 = "
+                                               "4 steps an epoch; 3 epochs = 12 steps")
     unknown = shaped.model_copy(update={"images": Images(resolution=64, buckets=Buckets())})
     with pytest.raises(RecipeError, match="a base that is not here yet"):
-        length(unknown, SHAPED)
+        training_length(unknown, SHAPED)
 
 
 def test_equal_lengths_are_equal_questions_to_train_and_export() -> None:
@@ -86,16 +86,17 @@ def test_every_rate_is_scaled_as_by_hand() -> None:
 
 
 def test_the_plan_says_the_arithmetic() -> None:
-    assert told(recipe(epochs=3, batch_size=2), sources(5)) == (
+    assert describe_length(recipe(epochs=3, batch_size=2), sources(5)) == (
         "5 pictures ÷ 2 a batch = 2.5 steps an epoch; 3 epochs = 8 steps")
-    assert told(recipe(steps=300, batch_size=5, scale_lr=True, learning_rate=2e-3), sources(5)) == (
+    assert describe_length(recipe(steps=300, batch_size=5, scale_lr=True, learning_rate=2e-3), sources(5)) == (
         "5 pictures ÷ 5 a batch = 1 step an epoch; 300 steps = 300 epochs; "
         "learning rate 0.002 × 1 × 5 = 0.01")
-    assert told(recipe(epochs=1, batch_size=5), sources(5)).endswith("; 1 epoch = 1 step")
-    assert told(recipe(steps=1, batch_size=5), sources(5)).endswith("; 1 step = 1 epoch")
+    assert describe_length(recipe(epochs=1, batch_size=5), sources(5)).endswith("; 1 epoch = 1 step")
+    assert describe_length(recipe(steps=1, batch_size=5), sources(5)).endswith("; 1 step = 1 epoch")
     shared = recipe(steps=10, batch_size=1, accumulation=4).model_copy(update={"launch": Launch(processes=2)})
-    assert told(shared, sources(5)).startswith("5 pictures ÷ (1 × 4 accumulated) = 1.25 steps an epoch; 10 steps = ")
-    assert told(shared, sources(5)).endswith("; 2 processes, each with 2 micro-batches a step")
+    text = describe_length(shared, sources(5))
+    assert text.startswith("5 pictures ÷ (1 × 4 accumulated) = 1.25 steps an epoch; 10 steps = ")
+    assert text.endswith("; 2 processes, each with 2 micro-batches a step")
 
 
 def test_what_changes_the_numbers_is_in_the_params_and_what_does_not_is_not() -> None:
@@ -107,12 +108,12 @@ def test_what_changes_the_numbers_is_in_the_params_and_what_does_not_is_not() ->
 
 def test_what_is_held_out_is_not_counted_and_is_told() -> None:
     held = recipe(epochs=2, held_out={"share": 0.2, "every": 1})
-    assert (length(held, sources(10)).steps, length(held, sources(10)).held) == (16, 2)
-    assert told(held, sources(10)) == "2 pictures held out; 8 pictures ÷ 1 a batch = 8 steps an epoch; " \
+    assert (training_length(held, sources(10)).steps, training_length(held, sources(10)).held_out) == (16, 2)
+    assert describe_length(held, sources(10)) == "2 pictures held out; 8 pictures ÷ 1 a batch = 8 steps an epoch; " \
                                       "2 epochs = 16 steps"
 
 
 def test_large_numbers_are_written_out() -> None:
-    said = told(recipe(steps=30_000), sources(10_000))
+    said = describe_length(recipe(steps=30_000), sources(10_000))
     assert said.startswith("10000 pictures ÷ 1 a batch = 10000 steps an epoch; 30000 steps = 3 epochs")
-    assert "= 1 step an epoch; 12345 steps = 12345 epochs" in told(recipe(steps=12_345), sources(1))
+    assert "= 1 step an epoch; 12345 steps = 12345 epochs" in describe_length(recipe(steps=12_345), sources(1))

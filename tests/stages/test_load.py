@@ -8,8 +8,8 @@ import pytest
 
 from dbrun.errors import Interrupted, RecipeError, StageFailed
 from dbrun.models.base import families
-from dbrun.stages.base import Job, Numerics, Upkeep
-from dbrun.stages.load import Load, LoadParams, check_layout, read_base, wanted_files
+from dbrun.stages.base import Numerics, RuntimeOptions, StageContext
+from dbrun.stages.load import Load, LoadParams, check_layout, read_base_record, select_files
 from dbrun.stages.support import download
 
 FOLDERS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
@@ -37,17 +37,17 @@ SHARDS = {n for n in PUBLISHED if "-of-" in n}
 ])
 def test_only_what_is_read_is_taken(variant, weights) -> None:
     """No pickle, no code, no checkpoint at the top, no folder that is not asked for, one set of weights each."""
-    assert set(wanted_files(PUBLISHED, FOLDERS, variant)) == TEXT | SHARDS | weights
+    assert set(select_files(PUBLISHED, FOLDERS, variant)) == TEXT | SHARDS | weights
 
 
 def test_names_that_lead_elsewhere_are_not_taken() -> None:
-    assert wanted_files(("unet/../evil.json", "../unet/config.json", "/unet/config.json"), FOLDERS, None) == ()
+    assert select_files(("unet/../evil.json", "../unet/config.json", "/unet/config.json"), FOLDERS, None) == ()
 
 
 def run_load(folder: Path | None, out: Path, identity: str = "files:0", variant: str | None = None) -> dict[str, bytes]:
     out.mkdir()
-    Load().run(Job("load", LoadParams(identity, "sd", variant), Numerics("cpu", 1), {}, out, out, {}, folder, None,
-                   Upkeep(1, 1), lambda event: None, lambda: 0))
+    Load().run(StageContext("load", LoadParams(identity, "sd", variant), Numerics("cpu", 1), {}, out, out, {}, folder,
+                            None, RuntimeOptions(1, 1), lambda event: None, lambda: 0))
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
@@ -74,9 +74,9 @@ def test_one_changed_byte_is_another_artifact(tiny_base, tmp_path) -> None:
 
 
 def test_the_record_gives_back_family_and_variant(bench, content, recipe) -> None:
-    record = read_base(bench.run("load", recipe()))
+    record = read_base_record(bench.run("load", recipe()))
     assert record.family.NAME == "sd" and record.variant is None
-    assert set(record.files) == set(wanted_files(content(bench.base), record.family.folders, None))
+    assert set(record.files) == set(select_files(content(bench.base), record.family.subfolders, None))
 
 
 @pytest.mark.parametrize(("spoil", "said"), [
@@ -104,11 +104,11 @@ def test_the_right_family_is_named(tiny_base, monkeypatch, content) -> None:
     import dbrun.stages.load as load
 
     class Other(type(families()["sd"])):
-        pipelines = ("OtherPipeline",)
+        pipeline_classes = ("OtherPipeline",)
     names = list(content(tiny_base))
     monkeypatch.setattr(load, "families", lambda: {"sd": families()["sd"]})
     with pytest.raises(RecipeError) as caught:
-        check_layout(tiny_base, Other(), wanted_files(names, FOLDERS, None), names)
+        check_layout(tiny_base, Other(), select_files(names, FOLDERS, None), names)
     assert caught.value.fix == "write `base.type: sd`"
 
 
@@ -164,7 +164,7 @@ def test_a_download_can_be_stopped_in_the_middle_of_a_file(tiny_base, monkeypatc
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: free.wait(60))
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        download.download("owner/name", "a" * 40, lambda names: wanted_files(names, FOLDERS, None), lambda *_: None,
+        download.download("owner/name", "a" * 40, lambda names: select_files(names, FOLDERS, None), lambda *_: None,
                      poll=poll)
     assert time.monotonic() - began < 30
     free.set()
@@ -175,7 +175,7 @@ def test_a_repository_without_a_base_is_refused(monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Fetched(tmp_path))
     with pytest.raises(RecipeError, match="no base in diffusers format"):
-        download.download("owner/name", "a" * 40, lambda names: wanted_files(names, FOLDERS, None), lambda *_: None)
+        download.download("owner/name", "a" * 40, lambda names: select_files(names, FOLDERS, None), lambda *_: None)
 
 
 def test_a_download_that_cannot_fit_does_not_start(tiny_base, monkeypatch, tmp_path) -> None:
@@ -188,9 +188,9 @@ def test_a_download_that_cannot_fit_does_not_start(tiny_base, monkeypatch, tmp_p
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: served)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", served.hf_hub_download)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "not" / "made" / "hub"))
-    names = wanted_files([f.path for f in served.list_repo_tree("", recursive=True, revision="")[1:]], FOLDERS, None)
+    names = select_files([f.path for f in served.list_repo_tree("", recursive=True, revision="")[1:]], FOLDERS, None)
     need = sum((tiny_base / name).stat().st_size for name in names)
-    monkeypatch.setattr(disk_space, "free", lambda folder: need - 1)
+    monkeypatch.setattr(disk_space, "free_bytes", lambda folder: need - 1)
     with pytest.raises(StageFailed, match=r"the download of owner/name needs up to .* in the Hub's cache") as caught:
         run_load(None, tmp_path / "out", f"hub:owner/name@{commit}")
     assert served.asked == [] and "HF_HUB_CACHE" in caught.value.fix
@@ -218,9 +218,9 @@ def test_a_commit_is_itself_and_a_branch_is_asked_for(monkeypatch) -> None:
     class Api:
         def model_info(self, repo: str, revision: str | None) -> object:
             return type("Info", (), {"sha": "b" * 40})
-    assert download.commit_of("owner/name", "c" * 40) == "c" * 40
+    assert download.resolve_commit("owner/name", "c" * 40) == "c" * 40
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    assert download.commit_of("owner/name", "main") == download.commit_of("owner/name", None) == "b" * 40
+    assert download.resolve_commit("owner/name", "main") == download.resolve_commit("owner/name", None) == "b" * 40
 
 
 @pytest.mark.parametrize(("error", "kind", "said"), [
@@ -236,7 +236,7 @@ def test_the_hubs_errors_become_clear_words(monkeypatch, error, kind, said) -> N
             raise raised.__new__(raised)
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     with pytest.raises(kind) as caught:
-        download.commit_of("owner/name", "main")
+        download.resolve_commit("owner/name", "main")
     assert said in str(caught.value)
 
 

@@ -12,7 +12,7 @@ from dbrun.errors import RecipeError, StageFailed
 from dbrun.models.base import families
 from dbrun.stages.base import Picture, Sources
 from dbrun.stages.preprocess import Preprocess, as_tensor
-from dbrun.stages.support.prompt_index import Index
+from dbrun.stages.support.prompt_index import PromptIndex
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "dog6"
 
@@ -37,13 +37,13 @@ def test_the_artifact_holds_moments_conditions_and_who_has_which_prompt(loaded, 
 
 def test_moments_and_conditions_are_the_familys(loaded, recipe) -> None:
     """Recomputed here from the picture, one at a time."""
-    from dbrun.images.pixels import square
+    from dbrun.images.pixels import read_square
 
     out = loaded.run("preprocess", recipe()).path
     family = families()["sd"]
     base = family.load(loaded.base, device=torch.device("cpu"), dtype=torch.float32)
     first = loaded.files[min(loaded.files)]
-    pixels = as_tensor(square(first.read_bytes(), 32, "#ffffff"))
+    pixels = as_tensor(read_square(first.read_bytes(), 32, "#ffffff"))
     assert pixels.shape == (3, 32, 32) and -1 <= pixels.min() < pixels.max() <= 1
     with torch.no_grad():
         moments = family.encode_images(base, pixels[None])[0]
@@ -223,7 +223,7 @@ def test_every_variant_and_the_empty_prompt_are_encoded(loaded, recipe) -> None:
         sorted(loaded.files), (("a, b, c", ("a, c, b",), 0.2), ("x", (), 0.0)), strict=True))
     loaded.sources = lambda chosen: Sources(None, (one, two))
     out = loaded.run("preprocess", recipe(prior=None)).path
-    index = Index.read(out)
+    index = PromptIndex.read(out)
     assert index.prompts == ("", "a, b, c", "a, c, b", "x") and index.instance == (1, 3)
     assert index.variants == ((1, 2), (3,)) and index.dropout == (0.2, 0.0)
     prompts = load_file(out / "prompts.safetensors")
@@ -237,9 +237,9 @@ def test_every_variant_and_the_empty_prompt_are_encoded(loaded, recipe) -> None:
 def test_what_is_not_used_leaves_no_mark(tmp_path) -> None:
     for pictures, more in (((Picture("a", "x"),), set()), ((Picture("a", "x", ("y",)),), {"variants"}),
                            ((Picture("a", "x", (), 0.5),), {"dropout"})):
-        Index.of(pictures, ["c"]).write(tmp_path)
+        PromptIndex.build(pictures, ["c"]).write(tmp_path)
         assert set(json.loads((tmp_path / "index.json").read_text())) == {"prompts", "instance", "class", *more}
-        assert Index.read(tmp_path) == Index.of(pictures, ["c"])
+        assert PromptIndex.read(tmp_path) == PromptIndex.build(pictures, ["c"])
 
 
 SUBJECTS = ({"images": "a", "instance_prompt": "sks dog", "class_prompt": "a dog"},
@@ -249,7 +249,7 @@ SUBJECTS = ({"images": "a", "instance_prompt": "sks dog", "class_prompt": "a dog
 def with_two_subjects(bench) -> None:
     own = tuple((Picture(d, one["instance_prompt"]),) for d, one in zip(sorted(bench.files), SUBJECTS, strict=True))
     base = bench.sources(bench.recipe()).base
-    bench.sources = lambda chosen: Sources(base, tuple(p for (p,) in own), of_subjects=own)
+    bench.sources = lambda chosen: Sources(base, tuple(p for (p,) in own), pictures_by_subject=own)
 
 
 def test_each_subject_has_class_images_of_its_class_and_shares_them_with_other_recipes(loaded, recipe) -> None:
@@ -259,7 +259,7 @@ def test_each_subject_has_class_images_of_its_class_and_shares_them_with_other_r
     both = recipe(subject=None, subjects=SUBJECTS)
     priors = loaded.run("generate-priors", both).path
     assert len(loaded.items.made) == 2 and len(list(priors.glob("*.png"))) == 4
-    index = Index.read(loaded.run("preprocess", both).path)
+    index = PromptIndex.read(loaded.run("preprocess", both).path)
     prompts = [index.prompts[i] for i in index.classes]
     assert prompts == ["a car", "a car in a room", "a dog", "a dog"]
     for place, name in ((2, "00000.png"), (3, "00001.png")):
@@ -269,8 +269,8 @@ def test_each_subject_has_class_images_of_its_class_and_shares_them_with_other_r
 def test_where_the_base_is_the_target_each_subject_stands_under_its_own_class(loaded, recipe) -> None:
     with_two_subjects(loaded)
     out = loaded.run("preprocess", recipe(subject=None, subjects=SUBJECTS, prior=BASE)).path
-    index = Index.read(out)
-    rows = [(index.prompts[prompt], index.shown(row)) for row, prompt in enumerate(index.classes)]
+    index = PromptIndex.read(out)
+    rows = [(index.prompts[prompt], index.instance_picture(row)) for row, prompt in enumerate(index.classes)]
     assert rows == [("a dog", 0), ("a car", 1), ("a car in a room", 1)]
     assert [index.prompts[i] for i in index.instance] == ["sks dog", "zwx car"]
 

@@ -10,37 +10,40 @@ import pytest
 
 from dbrun.errors import Interrupted, StageFailed
 from dbrun.events import Event, Progress
-from dbrun.stages.base import Job, Numerics, Upkeep
+from dbrun.stages.base import Numerics, RuntimeOptions, StageContext
 from dbrun.stages.support import process_group as module
-from dbrun.stages.support.process_group import Ranks, spread
+from dbrun.stages.support.process_group import ProcessGroup, run_distributed
 
 
-class Together(Ranks):
+class Together(ProcessGroup):
     """Ranks that are threads of this process."""
 
     def __init__(self, rank: int, size: int, counts: list[int], lost: bool = False) -> None:
         super().__init__(rank, size)
         self.counts, self.lost = counts, lost
 
-    def made(self, more: int = 0) -> int:
+    def count_done(self, more: int = 0) -> int:
         self.counts[0] += more
         return self.counts[0]
 
-    def watch(self) -> None:
+    def check_alive(self) -> None:
         if self.lost:
             raise StageFailed("process 1 is gone")
 
 
-def job(ranks: Ranks, events: list[Event], trusted: list[int], stopping: Callable[[], int] = lambda: 0) -> Job[Any]:
-    items: Any = SimpleNamespace(trust=lambda: trusted.append(ranks.rank))
+def job(process_group: ProcessGroup, events: list[Event], trusted: list[int],
+        stop_signal: Callable[[], int] = lambda: 0) -> StageContext[Any]:
+    items: Any = SimpleNamespace(reuse_stored=lambda: trusted.append(process_group.rank))
     inputs: Mapping[str, Any] = {}
-    return Job(stage="x", params=None, numerics=Numerics("cpu", 1), inputs=inputs, out=Path(), work=Path(), files={},
-               base=None, items=items, upkeep=Upkeep(1, 1), emit=events.append, stopping=stopping, ranks=ranks)
+    return StageContext(stage="x", params=None, numerics=Numerics("cpu", 1), inputs=inputs, out=Path(), work=Path(),
+                        files={},
+                        base=None, items=items, runtime=RuntimeOptions(1, 1), emit=events.append,
+                        stop_signal=stop_signal, process_group=process_group)
 
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAUSE", 0.001)
+    monkeypatch.setattr(module, "POLL_INTERVAL", 0.001)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -51,13 +54,13 @@ def test_every_item_is_made_once_and_rank_0_returns_last(size: int) -> None:
     seen: list[int] = []
 
     def first() -> None:
-        spread(job(Together(0, size, counts), events, trusted), makers[0], "pictures")
+        run_distributed(job(Together(0, size, counts), events, trusted), makers[0], "pictures")
         seen.extend(sorted(i for i, _ in made))
 
     leader = threading.Thread(target=first)
     leader.start()
     for rank in range(1, size):
-        spread(job(Together(rank, size, counts), [], trusted), makers[rank], "pictures")
+        run_distributed(job(Together(rank, size, counts), [], trusted), makers[rank], "pictures")
     leader.join(20)
     assert seen == list(range(7)) and all(i % size == rank for i, rank in made)
     done = [e.done for e in events if isinstance(e, Progress)]
@@ -67,7 +70,7 @@ def test_every_item_is_made_once_and_rank_0_returns_last(size: int) -> None:
 
 def test_who_waits_for_a_lost_process_fails_and_who_is_asked_to_stop_stops() -> None:
     with pytest.raises(StageFailed, match="process 1 is gone"):
-        spread(job(Together(0, 2, [0], lost=True), [], []), [lambda: None] * 2, "items")
+        run_distributed(job(Together(0, 2, [0], lost=True), [], []), [lambda: None] * 2, "items")
     asked = iter([0, 0, 15])
     with pytest.raises(Interrupted):
-        spread(job(Together(0, 2, [0]), [], [], lambda: next(asked)), [lambda: None] * 2, "items")
+        run_distributed(job(Together(0, 2, [0]), [], [], lambda: next(asked)), [lambda: None] * 2, "items")

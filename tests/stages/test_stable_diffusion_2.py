@@ -6,7 +6,7 @@ import pytest
 import torch
 from second_base import as_second
 
-from dbrun.adapters.adapter_io import read_artifact
+from dbrun.adapters.adapter_io import read_adapters
 from dbrun.models.base import families
 
 BOTH = {"denoiser": {"type": "lora", "rank": 2, "alpha": 6.0, "targets": "all"},
@@ -17,16 +17,16 @@ BOTH = {"denoiser": {"type": "lora", "rank": 2, "alpha": 6.0, "targets": "all"},
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base of 2.x that predicts v."""
     folder = tmp_path_factory.mktemp("second") / "base"
-    families()["sd"].tiny(folder, prediction="v_prediction")
+    families()["sd"].write_tiny_base(folder, prediction="v_prediction")
     return as_second(folder)
 
 
 def test_its_projections_are_linear_and_adapted(second: Path) -> None:
-    from dbrun.adapters.attach import match
+    from dbrun.adapters.attach import match_layers
 
     family = families()["sd"]
     unet = family.module(family.load(second, device=torch.device("cpu"), dtype=torch.float32), "denoiser")
-    hit = match(unet, family.presets["denoiser"]["all"])
+    hit = match_layers(unet, family.target_presets["denoiser"]["all"])
     linear = {name for name in hit if name.endswith(("proj_in", "proj_out"))}
     assert linear and all(isinstance(unet.get_submodule(name), torch.nn.Linear) for name in linear)
 
@@ -39,7 +39,7 @@ def test_it_is_trained_on_v_and_exported(second: Path, bench, content) -> None:
     files = content(bench.through("export", chosen).path)
     assert {"pytorch_lora_weights.safetensors", "before_after.png"} <= files.keys()
     assert not any(name.startswith("scheduler/") for name in files), "it is sampled as its base says"
-    before, after = (read_artifact(bench.artifacts[name].path) for name in ("adapt", "train"))
+    before, after = (read_adapters(bench.artifacts[name].path) for name in ("adapt", "train"))
     for component in BOTH:
         assert any(not after[component].state[n].equal(t) for n, t in before[component].state.items())
 
@@ -51,6 +51,6 @@ def test_its_target_is_v(second: Path, bench) -> None:
     for objective in ({}, {"prediction": "v_prediction"}, {"prediction": "epsilon"}):
         chosen = bench.recipe(prior=None, train={"steps": 2}, objective=objective)
         bench.through("train", chosen)
-        state = read_artifact(bench.artifacts["train"].path)["denoiser"].state
+        state = read_adapters(bench.artifacts["train"].path)["denoiser"].state
         digests.add(tuple(float(t.sum()) for t in state.values()))
     assert len(digests) == 2

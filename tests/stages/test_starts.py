@@ -10,7 +10,7 @@ from PIL import Image
 from dbrun.errors import StageFailed
 from dbrun.stages.base import BaseSource, Picture, Sources, stages
 from dbrun.stages.export import default_prompts
-from dbrun.stages.support.lowres_inputs import SHOWN, Starts, starts
+from dbrun.stages.support.lowres_inputs import DEFAULT_COLUMNS, LowresInputs, lowres_inputs
 
 
 def sources(count: int) -> Sources:
@@ -24,13 +24,13 @@ def stage_two(recipe):
 
 
 def test_a_base_that_draws_from_words_begins_with_nothing(recipe) -> None:
-    assert starts(recipe(), sources(2)) is None
+    assert lowres_inputs(recipe(), sources(2)) is None
 
 
 def test_each_picture_is_shown_under_its_own_prompt(stage_two) -> None:
-    begin = starts(stage_two, sources(9))
-    assert begin == Starts(sources(9).pictures, "#00ff00")
-    assert default_prompts(stage_two, Sources(None, ()), begin) == tuple(f"sks dog {i}" for i in range(SHOWN))
+    begin = lowres_inputs(stage_two, sources(9))
+    assert begin == LowresInputs(sources(9).pictures, "#00ff00")
+    assert default_prompts(stage_two, Sources(None, ()), begin) == tuple(f"sks dog {i}" for i in range(DEFAULT_COLUMNS))
 
 
 def test_prompts_of_the_recipe_take_the_pictures_in_turn(recipe, stage_two) -> None:
@@ -38,7 +38,7 @@ def test_prompts_of_the_recipe_take_the_pictures_in_turn(recipe, stage_two) -> N
     assert params.prompts == ("sks dog 0", "sks dog 1")
     begin = params.starts
     assert begin is not None and begin.key(0) == begin.key(2) != begin.key(1)
-    assert begin.key(0) != Starts(begin.pictures, "#000000").key(0)
+    assert begin.key(0) != LowresInputs(begin.pictures, "#000000").key(0)
 
 
 def test_the_small_picture_is_the_average_and_another_file_is_refused(tmp_path: Path) -> None:
@@ -46,9 +46,9 @@ def test_the_small_picture_is_the_average_and_another_file_is_refused(tmp_path: 
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    begin = Starts((Picture(digest, "a dog"),), "#ffffff")
-    small = np.asarray(begin.small(0, {digest: path}, 32, 8))
+    begin = LowresInputs((Picture(digest, "a dog"),), "#ffffff")
+    small = np.asarray(begin.downscale(0, {digest: path}, 32, 8))
     assert np.abs(small - pixels.reshape(8, 4, 8, 4, 3).mean((1, 3))).max() <= 1
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(StageFailed, match="changed after the run began"):
-        begin.small(0, {digest: path}, 32, 8)
+        begin.downscale(0, {digest: path}, 32, 8)

@@ -9,12 +9,12 @@ from PIL import Image, ImageDraw, ImageOps
 from safetensors.torch import load_file
 
 from dbrun.errors import RecipeError
-from dbrun.images.buckets import Frame
+from dbrun.images.buckets import CropBox
 from dbrun.models.base import families
 from dbrun.recipe.schema.images import Images
 from dbrun.stages.base import Picture, Sources
 from dbrun.stages.preprocess import as_tensor
-from dbrun.store.canonical import plain
+from dbrun.store.canonical import to_json_value
 
 BUCKETS = {"resolution": 32, "buckets": {"step": 8}}
 
@@ -31,7 +31,8 @@ def loaded(bench, recipe):
 
     def sources(chosen) -> Sources:
         usual = plain(chosen)
-        pictures = [Picture(p.digest, p.prompt, size=bench.sizes[p.digest] if chosen.images.shaped else None,
+        pictures = [Picture(p.digest, p.prompt,
+                            size=bench.sizes[p.digest] if chosen.images.needs_picture_size else None,
                             mask=bench.masks.get(p.digest)) for p in usual.pictures if p.digest in bench.sizes]
         return Sources(usual.base, tuple(pictures))
     bench.sources = sources
@@ -129,7 +130,7 @@ def test_a_flip_encodes_the_mirrored_pixels(loaded, recipe) -> None:
 
 def test_without_these_options_the_keys_are_those_of_ever(loaded, recipe) -> None:
     latents(loaded, recipe, {"resolution": 32})
-    words = plain(Images(resolution=32, background="#ffffff"))
+    words = to_json_value(Images(resolution=32, background="#ffffff"))
     assert words == {"resolution": 32, "background": "#ffffff"}
     assert not any("frame" in key for key in loaded.items.made)
 
@@ -189,11 +190,12 @@ def test_a_picture_of_another_size_than_was_planned_is_refused(loaded, recipe) -
 
 
 def test_a_frames_words_in_a_key_tell_every_difference() -> None:
-    from dbrun.stages.support.crops import Source, View
+    from dbrun.stages.support.crops import Crop, SourceImage
 
-    frames = [Frame((64, 32), 0, 0, (32, 32)), Frame((64, 32), 1, 0, (32, 32)), Frame((64, 33), 0, 0, (32, 32)),
-              Frame((64, 32), 0, 1, (32, 32)), Frame((64, 32), 0, 0, (32, 24)), Frame((64, 32), 0, 0, (32, 32), True)]
-    source = Source("d", "n", Path("n").read_bytes)
-    keys = {str(View("x", one, frame).key()) for frame in [None, *frames]
+    frames = [CropBox((64, 32), 0, 0, (32, 32)), CropBox((64, 32), 1, 0, (32, 32)), CropBox((64, 33), 0, 0, (32, 32)),
+              CropBox((64, 32), 0, 1, (32, 32)), CropBox((64, 32), 0, 0, (32, 24)),
+              CropBox((64, 32), 0, 0, (32, 32), True)]
+    source = SourceImage("d", "n", Path("n").read_bytes)
+    keys = {str(Crop("x", one, frame).key()) for frame in [None, *frames]
             for one in (source, replace(source, reader="pillow-heif 1.8"))}
     assert len(keys) == 14

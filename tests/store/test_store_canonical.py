@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dbrun.adapters.lora import Lora
 from dbrun.recipe.schema.model import Train
-from dbrun.store.canonical import digest, plain, written
+from dbrun.store.canonical import canonical_json, digest, to_json_value
 
 
 @dataclass(frozen=True)
@@ -22,45 +22,46 @@ class Pair:
 
 
 def test_kinds_of_numbers_differ():
-    assert len({digest(plain(Pair(v))) for v in (1, 1.0, True, "1", None, (1,), {"1": 1})}) == 7
+    assert len({digest(to_json_value(Pair(v))) for v in (1, 1.0, True, "1", None, (1,), {"1": 1})}) == 7
 
 
 def test_neutral_fields_are_left_out_but_only_in_their_own_kind():
-    assert plain(Pair(5, 0)) == {"a": 5}
-    assert plain(Pair(5, False)) == {"a": 5, "b": False}
-    assert plain(Pair(5, 0.0)) == {"a": 5, "b": 0.0}
+    assert to_json_value(Pair(5, 0)) == {"a": 5}
+    assert to_json_value(Pair(5, False)) == {"a": 5, "b": False}
+    assert to_json_value(Pair(5, 0.0)) == {"a": 5, "b": 0.0}
 
 
 def test_neutral_fields_of_recipe_parts_are_left_out():
-    assert "accumulation" not in plain(Train())
-    assert plain(Train(accumulation=2))["accumulation"] == 2
-    assert "dropout" not in plain(Lora(type="lora"))
-    assert plain(Lora(type="lora"))["rank"] == 4
+    assert "accumulation" not in to_json_value(Train())
+    assert to_json_value(Train(accumulation=2))["accumulation"] == 2
+    assert "dropout" not in to_json_value(Lora(type="lora"))
+    assert to_json_value(Lora(type="lora"))["rank"] == 4
 
 
 def test_defaults_that_do_something_stay():
-    assert plain(Train())["optimizer"]["beta2"] == 0.999
+    assert to_json_value(Train())["optimizer"]["beta2"] == 0.999
 
 
 @pytest.mark.parametrize("value", [Path("x"), b"x", {1, 2}, object(), {1: 2}, {"a": [Path("x")]}])
 def test_what_has_no_clear_form_is_refused(value):
     with pytest.raises(TypeError):
-        plain(value)
+        to_json_value(value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_numbers_that_are_not_finite_are_refused(value):
     with pytest.raises(ValueError):
-        plain({"x": value})
+        to_json_value({"x": value})
 
 
 def test_the_order_of_names_does_not_matter_that_of_lists_does():
-    assert digest(plain({"a": 1, "b": 2})) == digest(plain({"b": 2, "a": 1}))
-    assert digest(plain((1, 2))) != digest(plain((2, 1)))
+    assert digest(to_json_value({"a": 1, "b": 2})) == digest(to_json_value({"b": 2, "a": 1}))
+    assert digest(to_json_value((1, 2))) != digest(to_json_value((2, 1)))
 
 
 def test_the_encoding_is_fixed():
-    assert written(plain({"b": [1, 1.0, True, None, "é"], "a": {}})) == b'{"a":{},"b":[1,1.0,true,null,"\\u00e9"]}'
+    value = to_json_value({"b": [1, 1.0, True, None, "é"], "a": {}})
+    assert canonical_json(value) == b'{"a":{},"b":[1,1.0,true,null,"\\u00e9"]}'
 
 
 values = st.recursive(
@@ -77,9 +78,9 @@ def exact(value):
 
 @given(values, values)
 def test_equal_bytes_exactly_for_equal_values(a, b):
-    assert (written(plain(a)) == written(plain(b))) == (exact(a) == exact(b))
+    assert (canonical_json(to_json_value(a)) == canonical_json(to_json_value(b))) == (exact(a) == exact(b))
 
 
 @given(values)
 def test_what_is_written_reads_back(value):
-    assert exact(json.loads(written(plain(value)))) == exact(value)
+    assert exact(json.loads(canonical_json(to_json_value(value)))) == exact(value)

@@ -50,8 +50,8 @@ def test_an_error_without_a_way_out_gives_no_empty_advice():
 
 
 def test_orphans_are_those_of_dead_processes_here():
-    assert not atomic.is_orphan(atomic.fresh_name())
-    child = subprocess.run([sys.executable, "-c", "from dbrun.store.atomic import fresh_name; print(fresh_name())"],
+    assert not atomic.is_orphan(atomic.temp_name())
+    child = subprocess.run([sys.executable, "-c", "from dbrun.store.atomic import temp_name; print(temp_name())"],
                            capture_output=True, text=True, check=True).stdout.strip()
     assert atomic.is_orphan(child)
     assert not atomic.is_orphan("0badcafe-" + child.split("-", 1)[1])
@@ -63,8 +63,8 @@ def test_remove_takes_read_only_things_and_what_is_gone(tmp_path):
     folder.mkdir(parents=True)
     (folder / "file").write_text("x")
     (folder / "file").chmod(0o444)
-    atomic.remove(tmp_path / "a")
-    atomic.remove(tmp_path / "a")
+    atomic.remove_tree(tmp_path / "a")
+    atomic.remove_tree(tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
@@ -72,5 +72,5 @@ def test_remove_does_not_follow_links(tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "kept")
-    atomic.remove(tmp_path / "link")
+    atomic.remove_tree(tmp_path / "link")
     assert (tmp_path / "kept" / "file").exists()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dbrun.store.items import StoredItems, items_made
+from dbrun.store.items import DiskItemCache, count_items
 from dbrun.store.store import Store
 
 
@@ -14,12 +14,12 @@ def items(tmp_path):
     store.prepare()
     work = tmp_path / "work"
     work.mkdir()
-    return StoredItems(store, "preprocess", {"version": 1}, work, False, lambda text: None, lambda: None)
+    return DiskItemCache(store, "preprocess", {"version": 1}, work, False, lambda text: None, lambda: None)
 
 
 def again(items, **changes):
     """The items as the next process sees them."""
-    return replace(items, _made={}, **changes)
+    return replace(items, _folders={}, **changes)
 
 
 def maker(calls, text="x"):
@@ -36,10 +36,10 @@ def test_an_item_is_made_once(items):
     assert (path / "file").read_text() == "x"
     assert items.get({"index": 1}, maker(calls)) == again(items).get({"index": 1}, maker(calls)) == path
     assert len(calls) == 1
-    assert items_made(items.work) == 1
+    assert count_items(items.work) == 1
 
 
-@pytest.mark.parametrize("changes", [{"bound": {"version": 2}}, {"stage": "train"}])
+@pytest.mark.parametrize("changes", [{"common_key": {"version": 2}}, {"stage": "train"}])
 def test_what_binds_an_item_parts_it_from_others(items, changes):
     calls = []
     items.get({"index": 1}, maker(calls))
@@ -57,7 +57,7 @@ def test_keys_of_items_are_typed(items):
 def test_forced_items_are_made_again_once(items):
     calls = []
     items.get({"index": 1}, maker(calls))
-    forced = again(items, anew=True)
+    forced = again(items, from_scratch=True)
     forced.get({"index": 1}, maker(calls))
     forced.get({"index": 1}, maker(calls))
     assert len(calls) == 2
@@ -82,7 +82,7 @@ def test_a_failing_maker_leaves_nothing(items):
     with pytest.raises(RuntimeError):
         items.get({"index": 1}, make)
     assert list(items.store.scratch.iterdir()) == []
-    assert items_made(items.work) == 0
+    assert count_items(items.work) == 0
     calls = []
     items.get({"index": 1}, maker(calls))
     assert len(calls) == 1
@@ -94,7 +94,7 @@ def test_an_item_made_from_something_that_changed_is_not_kept(items):
 
     calls = []
     with pytest.raises(RuntimeError):
-        replace(items, sound=changed).get({"n": 1}, maker(calls))
+        replace(items, check_inputs=changed).get({"n": 1}, maker(calls))
     items.get({"n": 1}, maker(calls))
     assert len(calls) == 2
 
@@ -102,7 +102,7 @@ def test_an_item_made_from_something_that_changed_is_not_kept(items):
 def test_what_others_made_anew_is_trusted_once_it_may_be(items):
     calls = []
     items.get({"index": 1}, maker(calls))
-    forced = again(items, anew=True)
-    forced.trust()
+    forced = again(items, from_scratch=True)
+    forced.reuse_stored()
     forced.get({"index": 1}, maker(calls))
     assert len(calls) == 1

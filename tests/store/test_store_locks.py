@@ -16,7 +16,7 @@ fork = multiprocessing.get_context("fork")
 
 
 def hold(path, ready, seconds):
-    with locks.held(path, "train"):
+    with locks.exclusive_lock(path, "train"):
         ready.set()
         time.sleep(seconds)
 
@@ -35,7 +35,7 @@ def holder(tmp_path):
 
 def test_a_free_lock_is_taken_at_once_and_again(tmp_path):
     for _ in range(2):
-        with locks.held(tmp_path / "x.lock", "train", waiting=pytest.fail) as lock:
+        with locks.exclusive_lock(tmp_path / "x.lock", "train", on_wait=pytest.fail) as lock:
             assert not lock.waited
             assert f"process {os.getpid()}" in (tmp_path / "x.lock").read_text()
 
@@ -47,7 +47,7 @@ def test_a_waiter_says_who_works_and_goes_on_when_that_one_dies(tmp_path, holder
         told.append(text)
         holder.kill()
 
-    with locks.held(tmp_path / "l" / "x.lock", "train", waiting=waiting) as lock:
+    with locks.exclusive_lock(tmp_path / "l" / "x.lock", "train", on_wait=waiting) as lock:
         assert lock.waited
     assert len(told) == 1
     assert f"process {holder.pid} on " in told[0] and "(train)" in told[0]
@@ -55,15 +55,15 @@ def test_a_waiter_says_who_works_and_goes_on_when_that_one_dies(tmp_path, holder
 
 def test_a_waiter_can_be_interrupted(tmp_path, holder):
     with pytest.raises(Interrupted) as caught, \
-            locks.held(tmp_path / "l" / "x.lock", "train", stopping=lambda: signal.SIGTERM):
+            locks.exclusive_lock(tmp_path / "l" / "x.lock", "train", stop_signal=lambda: signal.SIGTERM):
         pytest.fail("the lock was not free")
     assert caught.value.exit_code == 143
 
 
 def test_an_error_inside_frees_the_lock(tmp_path):
-    with pytest.raises(KeyError), locks.held(tmp_path / "x.lock", "train"):
+    with pytest.raises(KeyError), locks.exclusive_lock(tmp_path / "x.lock", "train"):
         raise KeyError
-    with locks.held(tmp_path / "x.lock", "train", waiting=pytest.fail):
+    with locks.exclusive_lock(tmp_path / "x.lock", "train", on_wait=pytest.fail):
         pass
 
 
@@ -72,35 +72,35 @@ def test_a_file_system_without_locks_is_taken_as_it_is(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with locks.held(tmp_path / "x.lock", "train", waiting=pytest.fail) as lock:
+    with locks.exclusive_lock(tmp_path / "x.lock", "train", on_wait=pytest.fail) as lock:
         assert not lock.waited
 
 
 def test_a_lock_says_how_far_the_work_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "PAUSE", 0.0)
-    with locks.held(tmp_path / "x.lock", "train") as lock:
-        lock.at("step 12 of 300")
+    monkeypatch.setattr(locks, "POLL_INTERVAL", 0.0)
+    with locks.exclusive_lock(tmp_path / "x.lock", "train") as lock:
+        lock.report_progress("step 12 of 300")
         said = f"process {os.getpid()} on {os.uname().nodename} (train, step 12 of 300)"
         assert (tmp_path / "x.lock").read_text() == said
-        lock.at()
+        lock.report_progress()
         assert (tmp_path / "x.lock").read_text().endswith("(train)")
 
 
 def test_how_far_the_work_is_is_not_written_at_every_step(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(os, "pwrite", lambda *what: written.append(what))
-    with locks.held(tmp_path / "x.lock", "train") as lock:
+    with locks.exclusive_lock(tmp_path / "x.lock", "train") as lock:
         for step in range(100):
-            lock.at(f"step {step}")
+            lock.report_progress(f"step {step}")
     assert len(written) == 1
 
 
 def test_many_share_what_one_alone_must_wait_for(tmp_path):
     path = tmp_path / "l" / "x.lock"
-    with locks.shared(path), locks.shared(path), pytest.raises(Interrupted), \
-            locks.held(path, "gc", stopping=lambda: signal.SIGINT):
+    with locks.shared_lock(path), locks.shared_lock(path), pytest.raises(Interrupted), \
+            locks.exclusive_lock(path, "gc", stop_signal=lambda: signal.SIGINT):
         pytest.fail("it was not alone")
-    with locks.held(path, "gc", waiting=pytest.fail):
+    with locks.exclusive_lock(path, "gc", on_wait=pytest.fail):
         pass
 
 
@@ -114,5 +114,5 @@ def test_another_users_lock_can_be_held_though_not_signed(tmp_path, monkeypatch)
         return real(name, flags, mode)
 
     monkeypatch.setattr(os, "open", theirs)
-    with locks.held(path, "train", waiting=pytest.fail):
+    with locks.exclusive_lock(path, "train", on_wait=pytest.fail):
         assert path.read_text() == "process 1 on far (train)"

@@ -6,8 +6,8 @@ import stat
 import pytest
 
 from dbrun.errors import StoreCorrupt
-from dbrun.store.objects import Objects, seal, sha256_of, wrong
-from dbrun.store.traces import File, manifest_digest
+from dbrun.store.objects import Objects, find_damage, seal, sha256_of
+from dbrun.store.traces import ArtifactFile, manifest_digest
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_folder_becomes_a_read_only_artifact(tmp_path, objects):
     assert (stands / "sub" / "b").read_text() == "22"
     assert {n: f.size for n, f in files.items()} == {"a": 1, "sub/b": 2}
     assert stat.S_IMODE((stands / "a").stat().st_mode) == 0o444
-    assert wrong(stands, files, sha256_of) == []
+    assert find_damage(stands, files, sha256_of) == []
 
 
 def test_the_digest_is_of_names_and_contents_not_of_modes_or_times(tmp_path, objects):
@@ -47,8 +47,8 @@ def test_the_digest_is_of_names_and_contents_not_of_modes_or_times(tmp_path, obj
 
 
 def test_names_cannot_be_confused_with_contents():
-    a = manifest_digest({"a": File(1, "x"), "b": File(1, "y")})
-    assert a != manifest_digest({"a\x001\x00x\nb": File(1, "y")})
+    a = manifest_digest({"a": ArtifactFile(1, "x"), "b": ArtifactFile(1, "y")})
+    assert a != manifest_digest({"a\x001\x00x\nb": ArtifactFile(1, "y")})
 
 
 def test_a_damaged_twin_is_set_aside_and_replaced(tmp_path, objects):
@@ -57,7 +57,7 @@ def test_a_damaged_twin_is_set_aside_and_replaced(tmp_path, objects):
     (objects.path(digest) / "a").write_text("2")
     again, files = objects.publish(folder(tmp_path, "two", a="1"), durable=True)
     assert again == digest
-    assert wrong(objects.path(digest), files, sha256_of) == []
+    assert find_damage(objects.path(digest), files, sha256_of) == []
     assert len(list((tmp_path / "quarantine").iterdir())) == 1
 
 
@@ -97,14 +97,14 @@ def test_damage_is_found(tmp_path, damage, deep, said):
     files = seal(made)
     (made / "file").chmod(0o644)
     damage(made / "file")
-    assert said in wrong(made, files, sha256_of if deep else None)[0]
+    assert said in find_damage(made, files, sha256_of if deep else None)[0]
 
 
 def test_an_artifact_without_files_still_has_its_folder(tmp_path, objects):
     digest, files = objects.publish(folder(tmp_path, "out"), durable=True)
-    assert wrong(objects.path(digest), files) == []
+    assert find_damage(objects.path(digest), files) == []
     objects.path(digest).rmdir()
-    assert wrong(objects.path(digest), files)
+    assert find_damage(objects.path(digest), files)
 
 
 def test_links_are_no_part_of_an_artifact(tmp_path, objects):

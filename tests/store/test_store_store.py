@@ -10,7 +10,7 @@ import pytest
 
 from dbrun.errors import DbrunError
 from dbrun.store import digests
-from dbrun.store.store import Damage, Store, store_at_hand
+from dbrun.store.store import Damage, Store, current_store
 from dbrun.store.traces import Trace
 
 KEY = "12" * 32
@@ -24,15 +24,15 @@ def store(tmp_path):
 
 
 def publish(store, text="good"):
-    folder = store.fresh()
+    folder = store.make_temp_folder()
     (folder / "file").write_text(text)
     return store.publish("train", KEY, {"params": {}}, folder, seconds=1.0)
 
 
 def test_looking_makes_no_store(tmp_path):
     store = Store(tmp_path / "store")
-    assert store.look("train", KEY) is None
-    store.save_tables()
+    assert store.look_up("train", KEY) is None
+    store.save_caches()
     assert not store.root.exists()
 
 
@@ -42,14 +42,14 @@ def test_the_store_hides_from_git(store):
 
 def test_a_result_is_there_once_published(store):
     trace = publish(store)
-    assert store.look("train", KEY) == store.look("train", KEY, "digests") == trace
+    assert store.look_up("train", KEY) == store.look_up("train", KEY, "digests") == trace
     assert list(store.scratch.iterdir()) == []
 
 
 def test_an_object_without_a_trace_does_not_count(store):
     publish(store)
     store.traces.path("train", KEY).unlink()
-    assert store.look("train", KEY) is None
+    assert store.look_up("train", KEY) is None
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete", "delete folder"])
@@ -62,7 +62,7 @@ def test_damage_is_seen_on_every_use(store, damage):
         file.unlink()
     if damage == "delete folder":
         file.parent.rmdir()
-    found = store.look("train", KEY)
+    found = store.look_up("train", KEY)
     assert isinstance(found, Damage) and "file" in found.lines[0]
 
 
@@ -72,18 +72,18 @@ def test_a_flipped_bit_is_seen_by_the_deep_check(store):
     file.chmod(0o644)
     file.write_text("goOd")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert isinstance(store.look("train", KEY), Trace)
-    found = store.look("train", KEY, "digests")
+    assert isinstance(store.look_up("train", KEY), Trace)
+    found = store.look_up("train", KEY, "digests")
     assert isinstance(found, Damage) and "other bytes" in found.lines[0]
 
 
 def test_the_deep_check_reads_no_file_twice(store, monkeypatch):
     publish(store)
-    monkeypatch.setattr(digests, "SETTLED", -60.0)
-    store.look("train", KEY, "digests")
-    store.save_tables()
-    monkeypatch.setattr(digests.Digests, "_hash", lambda self, path: pytest.fail(f"read {path}"))
-    assert isinstance(Store(store.root).look("train", KEY, "digests"), Trace)
+    monkeypatch.setattr(digests, "MIN_AGE_SECONDS", -60.0)
+    store.look_up("train", KEY, "digests")
+    store.save_caches()
+    monkeypatch.setattr(digests.FileDigests, "_hash", lambda self, path: pytest.fail(f"read {path}"))
+    assert isinstance(Store(store.root).look_up("train", KEY, "digests"), Trace)
 
 
 def test_a_file_that_cannot_be_read_is_damage(store, monkeypatch):
@@ -92,14 +92,15 @@ def test_a_file_that_cannot_be_read_is_damage(store, monkeypatch):
     def broken(self, path):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(digests.Digests, "of", broken)
-    found = store.look("train", KEY, "digests")
+    monkeypatch.setattr(digests.FileDigests, "sha256", broken)
+    found = store.look_up("train", KEY, "digests")
     assert isinstance(found, Damage) and found.lines == ("file cannot be read: Input/output error",)
 
 
 def test_leftovers_of_the_dead_are_cleared_those_of_the_living_stay(store):
-    mine = store.fresh()
-    code = "import sys; from pathlib import Path; from dbrun.store.store import Store; Store(Path(sys.argv[1])).fresh()"
+    mine = store.make_temp_folder()
+    code = ("import sys; from pathlib import Path; from dbrun.store.store import Store;"
+            "Store(Path(sys.argv[1])).make_temp_folder()")
     subprocess.run([sys.executable, "-c", code, store.root], check=True)
     assert len(list(store.scratch.iterdir())) == 2
     Store(store.root).prepare()
@@ -115,6 +116,6 @@ def test_a_store_that_cannot_be_made_is_a_clear_error(tmp_path):
 def test_where_the_store_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DBRUN_STORE", raising=False)
-    assert store_at_hand().root == Path.cwd() / ".dbrun"
+    assert current_store().root == Path.cwd() / ".dbrun"
     monkeypatch.setenv("DBRUN_STORE", str(tmp_path / "elsewhere"))
-    assert store_at_hand().root == tmp_path / "elsewhere"
+    assert current_store().root == tmp_path / "elsewhere"

@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from dbrun.store.json_cache import Table
+from dbrun.store.json_cache import JsonCache
 
 
 def table(folder):
-    return Table(folder / "facts.table", folder / "tmp")
+    return JsonCache(folder / "facts.table", folder / "tmp")
 
 
 def test_facts_come_back(tmp_path):

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from dbrun.stages.support.amounts import Amounts
-from dbrun.store.traces import File, Trace, Traces, manifest_digest
+from dbrun.stages.support.amounts import Workload
+from dbrun.store.traces import ArtifactFile, Trace, Traces, manifest_digest
 
 KEY = "ab" * 32
-FILES = {"a": File(3, "c" * 64)}
+FILES = {"a": ArtifactFile(3, "c" * 64)}
 TRACE = Trace("train", KEY, manifest_digest(FILES), FILES, {"params": {"x": 1.0, "y": 1}}, "2026-01-01T00:00:00Z", 1.5)
 
 
@@ -27,7 +27,7 @@ def test_what_is_written_is_read(traces):
 
 
 def test_how_large_the_work_was_is_read_too(traces):
-    sized = replace(TRACE, startup=2.5, share=0.5, amounts=Amounts(30, 5.0, (1.0, 2.0), {".png": 3.0}, ("fp32",)))
+    sized = replace(TRACE, startup=2.5, share=0.5, amounts=Workload(30, 5.0, (1.0, 2.0), {".png": 3.0}, ("fp32",)))
     traces.write(sized, durable=False)
     assert traces.read("train", KEY) == sized
 
@@ -57,7 +57,7 @@ def test_a_cut_trace_does_not_count(traces, cut):
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../b", "a//b", "", "a\\b", "."])
 def test_names_that_leave_the_artifact_do_not_count(traces, name):
-    files = {name: File(3, "c" * 64)}
+    files = {name: ArtifactFile(3, "c" * 64)}
     traces.write(replace(TRACE, files=files, digest=manifest_digest(files)), durable=False)
     assert traces.read("train", KEY) is None
 

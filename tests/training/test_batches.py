@@ -3,22 +3,22 @@
 import pytest
 import torch
 
-from dbrun.models.base import Drawn, Randn
+from dbrun.models.base import CleanBatch, Randn
 from dbrun.options.noise import Pyramid
 from dbrun.training import batches as module
-from dbrun.training.batches import Batch, Batches, Pictures
-from dbrun.training.caption_sampling import Varied
+from dbrun.training.batches import Batch, Batches, PictureSet
+from dbrun.training.caption_sampling import CaptionSampler
 from dbrun.training.noise import Noise
 
 
-def pictures(name: str, count: int, prompt: int) -> Pictures:
+def pictures(name: str, count: int, prompt: int) -> PictureSet:
     """Picture i has moments whose mean is i everywhere."""
-    return Pictures(name, [torch.full((4, 2, 2), float(i)) for i in range(count)], [prompt] * count)
+    return PictureSet(name, [torch.full((4, 2, 2), float(i)) for i in range(count)], [prompt] * count)
 
 
 def batches(size: int = 4, seed: int = 0, instance: int = 5, classes: int = 7) -> Batches:
     halves = [pictures("instance", instance, 0), pictures("class", classes, 1)]
-    return Batches([h for h in halves if h.stored], seed, size, 1000, lambda rows, randn: Drawn(rows[:, :2], {}))
+    return Batches([h for h in halves if h.encoded], seed, size, 1000, lambda rows, randn: CleanBatch(rows[:, :2], {}))
 
 
 def shown(batch: Batch) -> list[int]:
@@ -53,9 +53,9 @@ def test_an_epoch_shows_each_picture_once_and_then_another_order() -> None:
 
 def test_class_pictures_follow_instance_pictures() -> None:
     batch = batches()(0)
-    assert batch.instances == 4 and batch.prompts == (0, 0, 0, 0, 1, 1, 1, 1)
+    assert batch.num_instances == 4 and batch.prompts == (0, 0, 0, 0, 1, 1, 1, 1)
     alone = batches(classes=0)(0)
-    assert len(alone.x0) == alone.instances == 4
+    assert len(alone.x0) == alone.num_instances == 4
 
 
 def test_the_instance_half_is_the_same_with_and_without_class_pictures() -> None:
@@ -81,13 +81,13 @@ def test_two_rows_never_share_noise_and_timesteps_cover_their_range() -> None:
 def test_the_latent_draw_has_noise_of_its_own() -> None:
     seen = {}
 
-    def draw(rows: torch.Tensor, randn: Randn) -> Drawn:
+    def draw(rows: torch.Tensor, randn: Randn) -> CleanBatch:
         seen["latents"], seen["other"] = randn("latents", (2, 2, 2)), randn("other", (1,))
-        return Drawn(rows[:, :2], {"other": seen["other"]})
+        return CleanBatch(rows[:, :2], {"other": seen["other"]})
 
     batch = Batches([pictures("instance", 5, 0)], 0, 4, 1000, draw)(0)
     assert seen["latents"].shape == batch.noise.shape and not torch.equal(seen["latents"], batch.noise)
-    assert batch.hints == {"other": seen["other"]} and len(seen["other"].unique()) == 4
+    assert batch.extra_conditions == {"other": seen["other"]} and len(seen["other"].unique()) == 4
 
 
 def test_no_two_draws_share_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,53 +95,56 @@ def test_no_two_draws_share_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str | int, ...]] = []
     draw = module.generator
     monkeypatch.setattr(module, "generator", lambda *address: (seen.append(address), draw(*address))[1])
-    half = Pictures("instance", [torch.zeros(4, 2, 2)] * 4, [0, 0], ways=[(0, 1), (2, 3)],
-                    varied=Varied(((1, 2), (3, 4)), (0.0, 0.0), 0))
-    Batches([half], 0, 4, 1000, lambda rows, randn: Drawn(randn("latents", (4, 2, 2)), {}),
+    half = PictureSet("instance", [torch.zeros(4, 2, 2)] * 4, [0, 0], crops=[(0, 1), (2, 3)],
+                      captions=CaptionSampler(((1, 2), (3, 4)), (0.0, 0.0), 0))
+    Batches([half], 0, 4, 1000, lambda rows, randn: CleanBatch(randn("latents", (4, 2, 2)), {}),
             noise=Noise(0.1, 0.1, Pyramid()))(0)
     assert len(seen) == len(set(seen)) == 4 * 9
 
 
-def of_shapes(name: str, prompt: int, *shapes: tuple[int, int]) -> Pictures:
+def of_shapes(name: str, prompt: int, *shapes: tuple[int, int]) -> PictureSet:
     """Picture i is i everywhere."""
-    return Pictures(name, [torch.full((4, *shape), float(i)) for i, shape in enumerate(shapes)], [prompt] * len(shapes))
+    return PictureSet(name, [torch.full((4, *shape), float(i)) for i, shape in enumerate(shapes)],
+                      [prompt] * len(shapes))
 
 
-def plain(*halves: Pictures, size: int = 2) -> Batches:
-    return Batches(halves, 0, size, 1000, lambda rows, randn: Drawn(rows[:, :2], {}))
+def plain(*halves: PictureSet, size: int = 2) -> Batches:
+    return Batches(halves, 0, size, 1000, lambda rows, randn: CleanBatch(rows[:, :2], {}))
 
 
 def test_halves_of_one_shape_stand_together_and_of_two_apart() -> None:
     made = plain(of_shapes("instance", 0, (2, 2), (2, 4), (2, 4)), of_shapes("class", 1, (2, 2)))
     seen = [made(n) for n in range(2)]
-    together, apart = sorted(seen, key=lambda b: b.apart is not None)
-    assert together.apart is None and together.instances == 1 and together.prompts == (0, 1, 1)
-    assert apart.instances == len(apart.x0) == 2 and apart.x0.shape[2:] == (2, 4) and apart.prompts == (0, 0)
-    assert apart.apart is not None and apart.apart.instances == 0 and apart.apart.prompts == (1, 1)
-    assert apart.apart.x0.shape[2:] == apart.apart.noise.shape[2:] == (2, 2)
+    together, apart = sorted(seen, key=lambda b: b.class_batch is not None)
+    assert together.class_batch is None and together.num_instances == 1 and together.prompts == (0, 1, 1)
+    assert apart.num_instances == len(apart.x0) == 2 and apart.x0.shape[2:] == (2, 4) and apart.prompts == (0, 0)
+    assert apart.class_batch is not None
+    assert apart.class_batch.num_instances == 0
+    assert apart.class_batch.prompts == (1, 1)
+    assert apart.class_batch.x0.shape[2:] == apart.class_batch.noise.shape[2:] == (2, 2)
 
 
 def test_a_picture_is_seen_in_all_its_ways_and_only_in_its_own() -> None:
     """Ways 10 and 11 show picture 0, way 20 shows picture 1."""
     stored = [torch.full((4, 2, 2), value) for value in (10.0, 11.0, 20.0)]
-    made = plain(Pictures("instance", stored, [0, 1], ways=[(0, 1), (2,)]))
+    made = plain(PictureSet("instance", stored, [0, 1], crops=[(0, 1), (2,)]))
     drawn = [(prompt, int(row[0, 0, 0])) for n in range(20) for prompt, row in zip(made(n).prompts, made(n).x0)]
     assert set(drawn) == {(0, 10), (0, 11), (1, 20)} and len(drawn) == 40
     assert same(made(7), made(7))
 
 
 def test_repeats_make_an_epoch_longer() -> None:
-    made = plain(Pictures("instance", [torch.full((4, 2, 2), float(i)) for i in range(2)], [0, 0], repeats=[3, 1]))
+    made = plain(PictureSet("instance", [torch.full((4, 2, 2), float(i)) for i in range(2)], [0, 0], repeats=[3, 1]))
     assert sorted(picture for n in range(2) for picture in shown(made(n))) == [0, 0, 0, 1]
 
 
 def test_places_count_as_their_picture_says_and_elsewhere_all_alike() -> None:
     half = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     stored = [torch.full((4, 2, 2), float(i)) for i in range(2)]
-    made = plain(Pictures("instance", stored, [0, 0], counts={1: half}), of_shapes("class", 1, (2, 2)))
+    made = plain(PictureSet("instance", stored, [0, 0], loss_masks={1: half}), of_shapes("class", 1, (2, 2)))
     batch = made(0)
-    assert batch.counts is not None and batch.counts.shape == (4, 1, 2, 2)
+    assert batch.loss_mask is not None and batch.loss_mask.shape == (4, 1, 2, 2)
     where = shown(batch)[:2].index(1)
-    assert torch.equal(batch.counts[where, 0], half)
-    assert batch.counts[[i for i in range(4) if i != where]].unique().tolist() == [1.0]
-    assert plain(of_shapes("instance", 0, (2, 2)))(0).counts is None
+    assert torch.equal(batch.loss_mask[where, 0], half)
+    assert batch.loss_mask[[i for i in range(4) if i != where]].unique().tolist() == [1.0]
+    assert plain(of_shapes("instance", 0, (2, 2)))(0).loss_mask is None

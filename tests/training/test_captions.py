@@ -2,24 +2,24 @@
 
 import torch
 
-from dbrun.models.base import Drawn
-from dbrun.training.batches import Batches, Pictures
-from dbrun.training.caption_sampling import Varied
+from dbrun.models.base import CleanBatch
+from dbrun.training.batches import Batches, PictureSet
+from dbrun.training.caption_sampling import CaptionSampler
 
-VARIED = Varied(variants=((1, 2, 3), (4,)), dropout=(0.25, 0.0), empty=0)
+VARIED = CaptionSampler(variants=((1, 2, 3), (4,)), dropout=(0.25, 0.0), empty=0)
 
 
-def batches(varied: Varied, size: int = 400, seed: int = 0) -> Batches:
+def batches(varied: CaptionSampler, size: int = 400, seed: int = 0) -> Batches:
     stored = [torch.full((4, 2, 2), float(i)) for i in range(2)]
-    halves = [Pictures("instance", stored, (1, 4), varied=varied), Pictures("class", stored, (5, 5))]
-    return Batches(halves, seed, size, 1000, lambda rows, randn: Drawn(rows[:, :2], {}))
+    halves = [PictureSet("instance", stored, (1, 4), captions=varied), PictureSet("class", stored, (5, 5))]
+    return Batches(halves, seed, size, 1000, lambda rows, randn: CleanBatch(rows[:, :2], {}))
 
 
 def drawn(made: Batches, number: int = 0) -> dict[int, list[int]]:
     """Picture → its prompts in a micro-batch's instance rows."""
     batch = made(number)
     found: dict[int, list[int]] = {0: [], 1: []}
-    for row, prompt in zip(batch.x0[:batch.instances], batch.prompts, strict=False):
+    for row, prompt in zip(batch.x0[:batch.num_instances], batch.prompts, strict=False):
         found[int(row.flatten()[0])].append(prompt)
     return found
 
@@ -43,12 +43,12 @@ def test_a_draw_has_an_address() -> None:
 
 
 def test_pictures_noise_and_timesteps_do_not_depend_on_the_words() -> None:
-    plain, varied = batches(Varied())(0), batches(VARIED)(0)
+    plain, varied = batches(CaptionSampler())(0), batches(VARIED)(0)
     assert plain.prompts != varied.prompts
     assert all(torch.equal(a, b) for a, b in zip(plain[:3], varied[:3], strict=True))
 
 
 def test_dropout_and_variants_go_alone() -> None:
-    dropped = drawn(batches(Varied(dropout=(0.5, 0.5), empty=7)))
+    dropped = drawn(batches(CaptionSampler(dropout=(0.5, 0.5), empty=7)))
     assert set(dropped[0]) == {1, 7} and set(dropped[1]) == {4, 7}
-    assert set(drawn(batches(Varied(variants=((1, 2), (4, 3)))))[1]) == {3, 4}
+    assert set(drawn(batches(CaptionSampler(variants=((1, 2), (4, 3)))))[1]) == {3, 4}

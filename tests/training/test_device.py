@@ -7,15 +7,15 @@ import torch
 
 from dbrun.errors import StageFailed
 from dbrun.stages.base import Numerics
-from dbrun.training.device import allow_tf32, generator, prepare, seeded
+from dbrun.training.device import allow_tf32, generator, seeded_rng, set_up_device
 
 
 def test_threads_are_those_of_the_plan() -> None:
     before = torch.get_num_threads()
     try:
-        assert prepare(Numerics("cpu", 1)) == torch.device("cpu")
+        assert set_up_device(Numerics("cpu", 1)) == torch.device("cpu")
         assert torch.get_num_threads() == 1
-        prepare(Numerics("cpu", 0))
+        set_up_device(Numerics("cpu", 0))
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -26,7 +26,7 @@ def test_a_device_that_is_not_there_is_said_clearly(device: str, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(StageFailed, match=device) as failure:
-        prepare(Numerics(device, 0))
+        set_up_device(Numerics(device, 0))
     assert failure.value.fix is not None and "device: cpu" in failure.value.fix
 
 
@@ -35,17 +35,18 @@ def test_each_process_of_a_machine_takes_the_gpu_of_its_number(monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    assert [prepare(Numerics("cuda", 0), local) for local in (0, 1)] == [torch.device("cuda:0"), torch.device("cuda:1")]
+    found = [set_up_device(Numerics("cuda", 0), local) for local in (0, 1)]
+    assert found == [torch.device("cuda:0"), torch.device("cuda:1")]
     assert taken == [0, 1], "dropout draws from the generator of the current device"
     with pytest.raises(StageFailed, match="finds only 2 GPUs"):
-        prepare(Numerics("cuda", 0), 2)
+        set_up_device(Numerics("cuda", 0), 2)
 
 
 def test_a_gpu_would_compute_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     cudnn = torch.backends.cudnn
     cudnn.deterministic, cudnn.benchmark = False, True
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
-    prepare(Numerics("cpu", 1))
+    set_up_device(Numerics("cpu", 1))
     assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
@@ -62,7 +63,7 @@ def test_seeded_repeats_dropout_and_puts_the_global_state_back() -> None:
     before, ones = torch.get_rng_state(), torch.ones(64)
     masks = []
     for seed in (3, 3, 4):
-        with seeded(seed, torch.device("cpu")):
+        with seeded_rng(seed, torch.device("cpu")):
             masks.append(torch.nn.functional.dropout(ones))
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
     assert torch.equal(before, torch.get_rng_state())
@@ -72,9 +73,9 @@ def test_tf32_is_allowed_only_when_asked_and_until_the_next_stage() -> None:
     def allowed() -> tuple[bool, bool]:
         return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
-    prepare(Numerics("cpu", 1))
+    set_up_device(Numerics("cpu", 1))
     assert allowed() == (False, False)
     allow_tf32()
     assert allowed() == (True, True)
-    prepare(Numerics("cpu", 1))
+    set_up_device(Numerics("cpu", 1))
     assert allowed() == (False, False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dbrun.adapters.attach import attach, match
+from dbrun.adapters.attach import attach, match_layers
 from dbrun.adapters.base import Adapter, Learnable
 from dbrun.adapters.embedding import Embedding
 from dbrun.adapters.full import Full
@@ -23,9 +23,9 @@ from dbrun.options.weightings import MinSnr
 from dbrun.training import loop
 from dbrun.training.batches import Batch
 from dbrun.training.loop import Settings, Trainer
-from dbrun.training.param_groups import at_rest
-from dbrun.training.prompt_embeds import cached, live
-from dbrun.training.recompute import recompute
+from dbrun.training.param_groups import eval_mode
+from dbrun.training.prompt_embeds import cached_prompts, live_prompts
+from dbrun.training.recompute import enable_gradient_checkpointing
 
 # it has no numbers, so that to fetch one raises, as does an operation that meets a tensor of the CPU
 ELSEWHERE = torch.device("meta")
@@ -38,7 +38,7 @@ LORA, WORD = Lora(type="lora", rank=2), Embedding(token="<sks>", initializer="d"
 @pytest.fixture(scope="module", params=sorted(families()))
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Family, Path]:
     family, folder = families()[request.param], tmp_path_factory.mktemp(request.param)
-    family.tiny(folder)
+    family.write_tiny_base(folder)
     return family, folder
 
 
@@ -53,7 +53,9 @@ def loaded_with(base: tuple[Family, Path], parts: dict[str, Learnable]) -> Loade
     loaded = family.load(folder, device=ELSEWHERE, dtype=torch.float32)
     for component, one in parts.items():
         module = family.module(loaded, component)
-        names = match(module, family.presets[component]["attention"], one.layers) if isinstance(one, Adapter) else ()
+        names: tuple[str, ...] = ()
+        if isinstance(one, Adapter):
+            names = match_layers(module, family.target_presets[component]["attention"], one.layer_classes)
         attach(module, one, names, seed=None)
     return loaded
 
@@ -68,17 +70,19 @@ def kept(base: tuple[Family, Path]) -> tuple[Tensor, list[Condition]]:
 
 def dealt(family: Family, loaded: Loaded, stored: Tensor) -> Batch:
     """Two instance and two class rows, as the CPU deals them."""
-    x0, hints = family.draw(loaded, stored, lambda what, shape: torch.randn(4, *shape), family.class_labels[0])
-    return Batch(x0, torch.randn_like(x0), torch.tensor([0, 9, 500, 999]), (1, 1, 0, 0), 2, hints,
-                 added=torch.randn_like(x0), counts=torch.ones(4, 1, *x0.shape[2:]))
+    x0, extra_conditions = family.sample_x0(loaded, stored, lambda what, shape: torch.randn(4, *shape),
+                                            family.class_labels[0])
+    return Batch(x0, torch.randn_like(x0), torch.tensor([0, 9, 500, 999]), (1, 1, 0, 0), 2, extra_conditions,
+                 input_noise=torch.randn_like(x0), loss_mask=torch.ones(4, 1, *x0.shape[2:]))
 
 
-def trains(base: tuple[Family, Path], parts: dict[str, Learnable], *, prompts_learn: bool = False,
+def trains(base: tuple[Family, Path], parts: dict[str, Learnable], *, trains_text_encoders: bool = False,
            of_base: bool = True, ready: Callable[[Family, Loaded], None] = lambda family, loaded: None,
            **changes: Any) -> None:
     family, loaded, (stored, encoded) = base[0], loaded_with(base, parts), kept(base)
     ready(family, loaded)
-    conditions = [live(family, loaded, PROMPTS) if prompts_learn else cached(family, encoded, ELSEWHERE)
+    conditions = [live_prompts(family, loaded, PROMPTS) if trains_text_encoders
+                  else cached_prompts(family, encoded, ELSEWHERE)
                   for _ in range(2)]
     trainer = Trainer(family, loaded, tuple(parts), conditions[0], replace(SETTINGS, **changes),
                       conditions[1] if of_base else None)
@@ -94,9 +98,9 @@ def trains(base: tuple[Family, Path], parts: dict[str, Learnable], *, prompts_le
     told = hints_told(trainer)
     trainer.step([batch])
     trainer.step([batch, batch])
-    assert told and all(hints == batch.hints.keys() for hints in told)
+    assert told and all(extra_conditions == batch.extra_conditions.keys() for extra_conditions in told)
     assert trainer.parameters and all(p.device == ELSEWHERE for p in trainer.parameters)
-    with trainer.leaving(), at_rest(trainer.modules.values()):
+    with trainer.eval_weights(), eval_mode(trainer.modules.values()):
         assert trainer.loss(batch).total.device == ELSEWHERE
 
 
@@ -106,7 +110,7 @@ def hints_told(trainer: Trainer) -> list[set[str]]:
 
     class Watched(type(trainer.family)):
         def predict(self, loaded: Loaded, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-            told.append(condition.keys() - trainer.conditions([0]).keys())
+            told.append(condition.keys() - trainer.prompt_encoder([0]).keys())
             return super().predict(loaded, x_t, t, condition)
 
     trainer.family = Watched()
@@ -116,7 +120,7 @@ def hints_told(trainer: Trainer) -> list[set[str]]:
 def test_an_adapter(base: tuple[Family, Path]) -> None:
     trains(base, {"denoiser": LORA})
     trains(base, {"denoiser": LORA}, of_base=False, distance=Huber(type="huber"),
-           weighting=MinSnr(type="min_snr"), ema=Ema(), ready=recompute)
+           weighting=MinSnr(type="min_snr"), ema=Ema(), ready=enable_gradient_checkpointing)
 
 
 def test_the_component_itself(base: tuple[Family, Path]) -> None:
@@ -126,5 +130,5 @@ def test_the_component_itself(base: tuple[Family, Path]) -> None:
 def test_prompts_that_learn(base: tuple[Family, Path]) -> None:
     if "text_encoder" not in base[0].components:
         pytest.skip("its text encoder is fixed")
-    trains(base, {"denoiser": LORA, "text_encoder": LORA}, prompts_learn=True)
-    trains(base, {"denoiser": LORA, "trigger": WORD}, prompts_learn=True)
+    trains(base, {"denoiser": LORA, "text_encoder": LORA}, trains_text_encoders=True)
+    trains(base, {"denoiser": LORA, "trigger": WORD}, trains_text_encoders=True)

@@ -13,14 +13,14 @@ from torch import Tensor, distributed
 from dbrun.diffusion.losses import Loss
 from dbrun.errors import ProcessLost, StageFailed
 from dbrun.training import gradient_sync
-from dbrun.training.gradient_sync import ALONE, Exchange
+from dbrun.training.gradient_sync import SINGLE_PROCESS, GradientSync
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A folder with what each of so many processes ended with, case by case."""
     home, size = tmp_path_factory.mktemp("together"), request.param
-    FAMILY.tiny(home / "base")
+    FAMILY.write_tiny_base(home / "base")
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["shared_training", "dbrun.training.loop", "diffusers", "transformers", "peft"])
     members = [processes.Process(target=member, args=(home, rank, size, tuple(CASES))) for rank in range(size)]
@@ -35,7 +35,7 @@ def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize("name", CASES)
 def test_how_many_processes_share_a_step_changes_no_bit(together: tuple[Path, int], name: str) -> None:
     home, size = together
-    tensors, values = train(home, ALONE, **CASES[name])
+    tensors, values = train(home, SINGLE_PROCESS, **CASES[name])
     for rank in range(size):
         theirs, told = torch.load(home / f"{rank}.pt", weights_only=False)[name]
         assert told == values, "the same losses, norms and rates, averaged over all micro-batches"
@@ -48,7 +48,7 @@ def test_processes_make_the_step_of_one_larger_batch_but_for_rounding(together: 
     The weights are further apart than the losses, since AdamW divides the smallest gradients by themselves.
     """
     home, _ = together
-    larger, told = train(home, ALONE, size=4, accumulation=1)
+    larger, told = train(home, SINGLE_PROCESS, size=4, accumulation=1)
     shared, values = torch.load(home / "0.pt", weights_only=False)["adapter"]
     for one, other in zip(told["history"], values["history"], strict=True):
         assert one[1:4] == pytest.approx(other[1:4], rel=1e-6)
@@ -58,8 +58,8 @@ def test_processes_make_the_step_of_one_larger_batch_but_for_rounding(together: 
 
 def test_micro_batches_that_cannot_be_dealt_evenly_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match="3 micro-batches cannot be dealt evenly to 2"):
-        Exchange(0, 2).slots(3)
-    assert [list(Exchange(rank, 2).slots(4)) for rank in (0, 1)] == [[0, 2], [1, 3]]
+        GradientSync(0, 2).slots(3)
+    assert [list(GradientSync(rank, 2).slots(4)) for rank in (0, 1)] == [[0, 2], [1, 3]]
 
 
 def test_a_gradient_that_no_pass_reached_stays_none_and_all_are_sent_in_buckets(
@@ -67,18 +67,18 @@ def test_a_gradient_that_no_pass_reached_stays_none_and_all_are_sent_in_buckets(
     """AdamW would let a gradient of zero decay the weight. The other process holds twice these gradients."""
     sent: list[int] = []
 
-    def both(self: Exchange, mine: Tensor) -> list[Tensor]:
+    def both(self: GradientSync, mine: Tensor) -> list[Tensor]:
         sent.append(len(mine))
         return [mine, mine if len(sent) == 1 else 2 * mine]
 
-    monkeypatch.setattr(Exchange, "all", both)
-    monkeypatch.setattr(gradient_sync, "BUCKET", 4)
+    monkeypatch.setattr(GradientSync, "all_gather", both)
+    monkeypatch.setattr(gradient_sync, "BUCKET_SIZE", 4)
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 1, 6, 3, 1)]
     for number, parameter in enumerate(parameters[:-1]):
         parameter.grad = torch.full_like(parameter, number + 1.0)
-    gradients = Exchange(0, 2).gradients(parameters)
+    gradients = GradientSync(0, 2).gradient_sum(parameters)
     gradients.add(Loss(torch.tensor(1.0), torch.tensor(1.0), None))
-    gradients.settle()
+    gradients.write_grads()
     assert [None if p.grad is None else p.grad.unique().tolist() for p in parameters] == [[3.0], [6.0], [9.0], [12.0],
                                                                                           None]
     assert sent[1:] == [3, 6, 4], "a parameter that is larger than a bucket goes alone"
@@ -93,12 +93,12 @@ def test_a_wait_ends_where_the_watch_finds_the_others_gone(monkeypatch: pytest.M
         raise ProcessLost("a process is gone")
 
     with pytest.raises(ProcessLost, match="is gone"):
-        Exchange(0, 2, watch=gone).agree(1.0)
+        GradientSync(0, 2, check_alive=gone).broadcast(1.0)
 
 
 def test_processes_that_do_not_hold_the_same_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Exchange, "all", lambda self, mine: [mine, mine + 2])
+    monkeypatch.setattr(GradientSync, "all_gather", lambda self, mine: [mine, mine + 2])
     with pytest.raises(StageFailed, match=r"they go on after the steps \[3, 5\]"):
-        Exchange(0, 2).alike(3, "they go on after the steps")
-    monkeypatch.setattr(Exchange, "all", lambda self, mine: [mine, mine])
-    Exchange(0, 2).alike(3, "they go on after the steps")
+        GradientSync(0, 2).check_equal(3, "they go on after the steps")
+    monkeypatch.setattr(GradientSync, "all_gather", lambda self, mine: [mine, mine])
+    GradientSync(0, 2).check_equal(3, "they go on after the steps")

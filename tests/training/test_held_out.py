@@ -16,10 +16,10 @@ from dbrun.errors import Interrupted
 from dbrun.events import Event, Note
 from dbrun.options.ema import Ema
 from dbrun.options.held_out import HeldOut
-from dbrun.stages.base import Upkeep
-from dbrun.stages.train import Train, _batches
-from dbrun.training.evaluation import Watch, best_step
-from dbrun.training.gradient_sync import Exchange
+from dbrun.stages.base import RuntimeOptions
+from dbrun.stages.train import Train, _make_batches
+from dbrun.training.evaluation import HeldOutEvaluator, best_step
+from dbrun.training.gradient_sync import GradientSync
 
 STOPPING = {"held": (2,), "held_out": HeldOut(every=1, patience=2), "learning_rate": 0.2, "steps": 12}
 """At this rate the tiny base gets worse soon."""
@@ -43,8 +43,8 @@ def rows(files: dict[str, bytes]) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("target", ["images", "base"])
 def test_no_epoch_holds_them(home: Path, tmp_path: Path, target: str) -> None:
-    batches = _batches(job(home, tmp_path / "o", tmp_path / "w", held=(0, 2), prior_target=target), FAMILY, base(home),
-                       SimpleNamespace(process=SimpleNamespace(timesteps=1000)))
+    batches = _make_batches(job(home, tmp_path / "o", tmp_path / "w", held=(0, 2), prior_target=target), FAMILY,
+                            base(home), SimpleNamespace(process=SimpleNamespace(num_timesteps=1000)))
     instance, classes = (half.epoch(0).pictures for half in batches.halves)
     assert instance == (1,)
     assert classes == ((1,) if target == "base" else (0, 1, 2, 3))
@@ -62,11 +62,11 @@ def test_each_look_is_at_the_same_and_changes_nothing(home: Path, tmp_path: Path
 
 
 def test_the_loss_is_that_of_the_picture_at_spread_timesteps(home: Path, tmp_path: Path) -> None:
-    batches = _batches(job(home, tmp_path / "o", tmp_path / "w"), FAMILY, base(home),
-                       SimpleNamespace(process=SimpleNamespace(timesteps=1000)))
-    a, b = batches.looked_at(1, 0, 4), batches.looked_at(2, 1, 4)
-    assert a.t.tolist() == b.t.tolist() == [125, 375, 625, 875] and a.instances == 4
-    assert torch.equal(batches.looked_at(1, 0, 4).noise, a.noise) and not torch.equal(a.noise, b.noise)
+    batches = _make_batches(job(home, tmp_path / "o", tmp_path / "w"), FAMILY, base(home),
+                            SimpleNamespace(process=SimpleNamespace(num_timesteps=1000)))
+    a, b = batches.held_out_batch(1, 0, 4), batches.held_out_batch(2, 1, 4)
+    assert a.t.tolist() == b.t.tolist() == [125, 375, 625, 875] and a.num_instances == 4
+    assert torch.equal(batches.held_out_batch(1, 0, 4).noise, a.noise) and not torch.equal(a.noise, b.noise)
     assert len({row.sum().item() for row in a.noise}) == 4
     assert not torch.equal(a.noise[0], batches(0).noise[0]), "training has draws of its own"
 
@@ -89,8 +89,8 @@ def test_a_stop_by_the_loss_is_the_same_after_any_interruption(home: Path, tmp_p
     for stopped in range(1, length + 1):
         asked: list[Event] = []
         with pytest.raises(Interrupted):
-            trained(home, tmp_path, f"{stopped}", **STOPPING, emit=asked.append, upkeep=Upkeep(1000, 2),
-                    stopping=lambda n=stopped, asked=asked: signal.SIGTERM if len(asked) >= n else 0)
+            trained(home, tmp_path, f"{stopped}", **STOPPING, emit=asked.append, runtime=RuntimeOptions(1000, 2),
+                    stop_signal=lambda n=stopped, asked=asked: signal.SIGTERM if len(asked) >= n else 0)
         assert trained(home, tmp_path, f"{stopped}", **STOPPING) == unbroken
     assert trained(home, tmp_path, "longer", "unbroken.work", **{**STOPPING, "steps": 20}) == unbroken
 
@@ -118,30 +118,31 @@ def test_the_rule() -> None:
     def history(*losses: float | None) -> list[SimpleNamespace]:
         return [SimpleNamespace(step=i + 1, held_out_loss=loss) for i, loss in enumerate(losses)]
 
-    watch = Watch(HeldOut(every=2, patience=2), [], lambda prompts: {})
+    watch = HeldOutEvaluator(HeldOut(every=2, patience=2), [], lambda prompts: {})
     assert best_step(history(None, 3.0, None, 2.0, None, 2.0)) == 4 and best_step(history(None)) is None
     assert best_step(history(None, math.nan, None, 5.0)) == 4 and best_step(history(math.nan)) is None
-    assert not watch.ends([]) and not watch.ends(history(None, 1.0, None, 2.0))
-    assert not watch.ends(history(None, 1.0, None, 2.0, None)) and watch.ends(history(None, 1.0, None, 2.0, None, 3.0))
-    assert not watch.ends(history(None, 1.0, None, 2.0, None, 0.5))
+    assert not watch.should_stop([]) and not watch.should_stop(history(None, 1.0, None, 2.0))
+    assert not watch.should_stop(history(None, 1.0, None, 2.0, None))
+    assert watch.should_stop(history(None, 1.0, None, 2.0, None, 3.0))
+    assert not watch.should_stop(history(None, 1.0, None, 2.0, None, 0.5))
     assert PARAMS.held_out is None
 
 
 def test_a_look_is_the_mean_over_the_pictures() -> None:
     losses = iter([1.0, 4.0])
-    watch = Watch(HeldOut(), [None] * 2, lambda prompts: {})
-    assert watch.look(lambda batch, conditions: torch.tensor(next(losses))) == 2.5
+    watch = HeldOutEvaluator(HeldOut(), [None] * 2, lambda prompts: {})
+    assert watch.mean_loss(lambda batch, conditions: torch.tensor(next(losses))) == 2.5
 
 
 def test_a_look_has_no_dropout_and_its_loss_is_what_the_processes_agree_on(
         home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a rate of next to nothing each look sees the same."""
     looked: list[float] = []
-    monkeypatch.setattr(Exchange, "agree", lambda self, value: (looked.append(value), 0.125)[1])
+    monkeypatch.setattr(GradientSync, "broadcast", lambda self, value: (looked.append(value), 0.125)[1])
     trained = trainer(home, adapter={"dropout": 0.5}, steps=3, learning_rate=1e-30)
     for parameter in trained.parameters:
         parameter.data += 0.1
-    trained.watch = Watch(HeldOut(every=1), [batch(9)], trained.conditions)
+    trained.evaluator = HeldOutEvaluator(HeldOut(every=1), [batch(9)], trained.prompt_encoder)
     assert [done.held_out_loss for done in trained.run(batch)] == [0.125] * 3
     assert len(set(looked)) == 1 and trained.modules["denoiser"].training
 
@@ -151,10 +152,10 @@ def test_the_curve_has_a_line_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     from dbrun.stages import export
 
     drawn: list[dict[str, list[tuple[float, float]]]] = []
-    plain = loss_plot.loss_curve
-    monkeypatch.setattr(loss_plot, "loss_curve", lambda series: (drawn.append(series), plain(series))[1])
+    plain = loss_plot.plot_losses
+    monkeypatch.setattr(loss_plot, "plot_losses", lambda series: (drawn.append(series), plain(series))[1])
     lines = [{"step": 1, "instance_loss": 2.0, "prior_loss": None},
              {"step": 2, "instance_loss": 1.0, "prior_loss": None, "held_out_loss": 1.5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    export._curve(SimpleNamespace(inputs={"train": SimpleNamespace(path=tmp_path)}, out=tmp_path))
+    export._draw_loss_plot(SimpleNamespace(inputs={"train": SimpleNamespace(path=tmp_path)}, out=tmp_path))
     assert drawn[0]["held out"] == [(2, 1.5)] and (tmp_path / "loss.png").exists()

@@ -11,35 +11,36 @@ from tiny_steps import BOTH, batch, gone, same
 from tiny_training import FAMILY, PROMPTS, load, lora
 from torch import Tensor
 
-from dbrun.adapters.attach import read, write
+from dbrun.adapters.attach import read_weights, write_weights
 from dbrun.errors import StageFailed
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Linear
 from dbrun.training.checkpoint import Checkpoint
 from dbrun.training.loop import Settings, Trainer
-from dbrun.training.param_groups import Own
-from dbrun.training.prompt_embeds import Conditions, cached, live
+from dbrun.training.param_groups import ComponentOverrides
+from dbrun.training.prompt_embeds import PromptEncoder, cached_prompts, live_prompts
 
 CPU = torch.device("cpu")
 DROPOUT = {"dropout": 0.2}
 SETTINGS = Settings(steps=8, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(weight_decay=0.1),
                     schedule=Linear(type="linear", warmup_steps=2), precision="fp32", prior_weight=1.0, seed=0)
 STOP = 4
-STOPPING = Own({"text_encoder": 3e-3}, {"text_encoder": STOP})
+STOPPING = ComponentOverrides({"text_encoder": 3e-3}, {"text_encoder": STOP})
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("learners")
-    FAMILY.tiny(place / "base")
+    FAMILY.write_tiny_base(place / "base")
     return place
 
 
-def trainer(home: Path, own: Own, *, conditions: Conditions | None = None, **changes: object) -> Trainer:
+def trainer(home: Path, own: ComponentOverrides, *, conditions: PromptEncoder | None = None,
+            **changes: object) -> Trainer:
     loaded = load(home)
     for component in BOTH:
         lora(component, loaded, **DROPOUT)
-    return Trainer(FAMILY, loaded, BOTH, conditions or live(FAMILY, loaded, PROMPTS),
+    return Trainer(FAMILY, loaded, BOTH, conditions or live_prompts(FAMILY, loaded, PROMPTS),
                    replace(SETTINGS, own=own, **changes))
 
 
@@ -66,22 +67,22 @@ class ByHand:
 
 
 def test_each_component_takes_adamws_steps_at_its_own_rate(home: Path) -> None:
-    trained = trainer(home, Own({"denoiser": 2e-2, "text_encoder": 3e-3}))
-    by_hand = {one.component: ByHand(one.parameters, trained.settings.optimizer) for one in trained.learners}
+    trained = trainer(home, ComponentOverrides({"denoiser": 2e-2, "text_encoder": 3e-3}))
+    by_hand = {one.component: ByHand(one.parameters, trained.settings.optimizer) for one in trained.param_groups}
     peaks = {"denoiser": 2e-2, "text_encoder": 3e-3}
     step = trained.optimizer.step
     # warm-up over two steps, then linearly to zero at the eighth
     factors = [0.0, 0.5, 1.0, 5 / 6, 4 / 6]
 
     def watched() -> None:
-        for one in trained.learners:
+        for one in trained.param_groups:
             rate = peaks[one.component] * factors[len(trained.history)]
             by_hand[one.component].step([p.grad for p in one.parameters], rate)
         step()
 
     trained.optimizer.step = watched
     gone(trained, 5)
-    for one in trained.learners:
+    for one in trained.param_groups:
         for ours, theirs in zip(one.parameters, by_hand[one.component].theta, strict=True):
             torch.testing.assert_close(ours.detach().double(), theirs, rtol=1e-5, atol=1e-7)
     for row, factor in zip(trained.history, factors, strict=True):
@@ -89,8 +90,9 @@ def test_each_component_takes_adamws_steps_at_its_own_rate(home: Path) -> None:
 
 
 def test_one_common_rate_is_what_it_was_without_groups(home: Path) -> None:
-    plain, named = (gone(trainer(home, own), 3) for own in (Own(), Own({"text_encoder": 1e-2})))
-    assert same(plain.adapters()["text_encoder"], named.adapters()["text_encoder"])
+    plain, named = (gone(trainer(home, own), 3)
+                    for own in (ComponentOverrides(), ComponentOverrides({"text_encoder": 1e-2})))
+    assert same(plain.adapter_states()["text_encoder"], named.adapter_states()["text_encoder"])
     assert plain.history[-1].learning_rates == {} and named.history[-1].learning_rates.keys() == set(BOTH)
 
 
@@ -99,7 +101,7 @@ def test_after_its_stop_a_component_and_its_moments_stay_to_the_byte(home: Path)
     there = trained.checkpoint()
     gone(trained, 8)
     after = trained.checkpoint()
-    first = len(trained.learners[0].parameters)
+    first = len(trained.param_groups[0].parameters)
     for name, tensor in there.tensors.items():
         kind, place = name.split("/")[:2]
         of_text_encoder = place == "text_encoder" or (kind == "optimizer" and int(place) >= first)
@@ -114,33 +116,34 @@ def there_of(checkpoint: Checkpoint, component: str) -> dict[str, Tensor]:
 
 
 def test_before_the_stop_nothing_differs(home: Path) -> None:
-    a, b = (gone(trainer(home, own), STOP) for own in (STOPPING, Own(STOPPING.rates)))
-    assert all(same(a.adapters()[c], b.adapters()[c]) for c in BOTH)
+    a, b = (gone(trainer(home, own), STOP) for own in (STOPPING, ComponentOverrides(STOPPING.rates)))
+    assert all(same(a.adapter_states()[c], b.adapter_states()[c]) for c in BOTH)
     gone(a, STOP + 1), gone(b, STOP + 1)
-    assert not any(same(a.adapters()[c], b.adapters()[c]) for c in BOTH[1:])
+    assert not any(same(a.adapter_states()[c], b.adapter_states()[c]) for c in BOTH[1:])
 
 
 def test_the_denoiser_goes_on_as_if_the_text_encoder_had_been_frozen_by_hand(home: Path) -> None:
     """From the stop on, a trainer of the denoiser alone, on prompts that the stopped text encoder encoded once."""
     trained = gone(trainer(home, STOPPING), STOP)
-    there, states = trained.checkpoint(), trained.adapters()
+    there, states = trained.checkpoint(), trained.adapter_states()
     loaded = load(home)
     lora("text_encoder", loaded, **DROPOUT)
     frozen = FAMILY.module(loaded, "text_encoder").requires_grad_(False).eval()
-    write(frozen, states["text_encoder"])
+    write_weights(frozen, states["text_encoder"])
     with torch.no_grad():
         encoded = [FAMILY.encode_prompts(loaded, [prompt])[0] for prompt in PROMPTS]
     lora("denoiser", loaded, **DROPOUT)
-    alone = Trainer(FAMILY, loaded, ("denoiser",), cached(FAMILY, encoded, CPU), replace(SETTINGS, own=Own()))
+    alone = Trainer(FAMILY, loaded, ("denoiser",), cached_prompts(FAMILY, encoded, CPU),
+                    replace(SETTINGS, own=ComponentOverrides()))
     count = len(alone.parameters)
     optimizer = {**there.values["optimizer"], "groups": there.values["optimizer"]["groups"][:1]}
     alone.restore(replace(there, values={**there.values, "optimizer": optimizer}, tensors={
         name: t for name, t in there.tensors.items() if name.startswith("adapter/denoiser/")
         or (name.startswith("optimizer/") and int(name.split("/")[1]) < count)}))
     gone(alone, 8), gone(trained, 8)
-    assert same(alone.adapters()["denoiser"], trained.adapters()["denoiser"])
+    assert same(alone.adapter_states()["denoiser"], trained.adapter_states()["denoiser"])
     assert [m.loss for m in alone.history] == [m.loss for m in trained.history]
-    assert same(read(frozen), trained.adapters()["text_encoder"])
+    assert same(read_weights(frozen), trained.adapter_states()["text_encoder"])
 
 
 @pytest.mark.parametrize("at", [STOP - 1, STOP, STOP + 1])
@@ -152,10 +155,11 @@ def test_resumed_before_at_or_after_the_stop_ends_in_the_same_bits(home: Path, a
 
 
 @pytest.mark.parametrize(("own", "encodings"), [
-    (Own(), [(2, True)] * 8), (STOPPING, [(2, True)] * STOP + [(1, False)] * 2),
-    (Own(stops={"denoiser": STOP}), [(2, True)] * 8)])
+    (ComponentOverrides(), [(2, True)] * 8), (STOPPING, [(2, True)] * STOP + [(1, False)] * 2),
+    (ComponentOverrides(stops={"denoiser": STOP}), [(2, True)] * 8)])
 def test_prompts_are_encoded_with_gradients_as_long_as_the_text_encoder_learns(
-        home: Path, monkeypatch: pytest.MonkeyPatch, own: Own, encodings: list[tuple[int, bool]]) -> None:
+        home: Path, monkeypatch: pytest.MonkeyPatch, own: ComponentOverrides,
+        encodings: list[tuple[int, bool]]) -> None:
     """How many prompts each call encodes, and whether with gradients."""
     calls: list[tuple[int, bool]] = []
     encode = type(FAMILY).encode_prompts
@@ -171,9 +175,9 @@ def test_prompts_are_encoded_with_gradients_as_long_as_the_text_encoder_learns(
 
 def test_a_text_encoder_that_learns_from_cached_prompts_is_refused(home: Path) -> None:
     loaded = load(home)
-    conditions = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)
+    conditions = cached_prompts(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)
     with pytest.raises(StageFailed, match="text_encoder learns, but the prediction does not depend on it"):
-        gone(trainer(home, Own(), conditions=conditions), 1)
+        gone(trainer(home, ComponentOverrides(), conditions=conditions), 1)
 
 
 def test_the_norm_after_the_stop_is_the_denoisers(home: Path) -> None:
@@ -182,7 +186,7 @@ def test_the_norm_after_the_stop_is_the_denoisers(home: Path) -> None:
     step = trained.optimizer.step
 
     def watched() -> None:
-        seen.append(math.sqrt(sum(float(p.grad.square().sum()) for p in trained.learners[0].parameters)))
+        seen.append(math.sqrt(sum(float(p.grad.square().sum()) for p in trained.param_groups[0].parameters)))
         step()
 
     trained.optimizer.step = watched

@@ -18,17 +18,17 @@ from dbrun.errors import StageFailed
 from dbrun.models.base import Condition, Loaded
 from dbrun.options.adamw_schedule_free import AdamWScheduleFree
 from dbrun.options.ema import Ema
-from dbrun.options.optimizers import AdamW, OptimizerChoice
+from dbrun.options.optimizers import AdamW, OptimizerOptions
 from dbrun.options.prodigy import Prodigy
 from dbrun.options.schedules import Constant, Linear
 from dbrun.training.batches import Batch
 from dbrun.training.loop import Trainer
-from dbrun.training.prompt_embeds import cached, live
+from dbrun.training.prompt_embeds import cached_prompts, live_prompts
 
 CPU = torch.device("cpu")
 
 
-class Sgd(OptimizerChoice):
+class Sgd(OptimizerOptions):
     """Plain gradient descent, whose update is the gradient."""
 
     def build(self, parameters: Sequence[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
@@ -38,7 +38,7 @@ class Sgd(OptimizerChoice):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("loop")
-    FAMILY.tiny(place / "base")
+    FAMILY.write_tiny_base(place / "base")
     return place
 
 
@@ -73,11 +73,11 @@ def test_class_rows_of_another_shape_weigh_as_those_of_the_same(home: Path) -> N
     parts = [Batch(whole.x0[rows], whole.noise[rows], whole.t[rows], whole.prompts[rows], instances)
              for rows, instances in ((slice(2), 2), (slice(2, 4), 0))]
     one, two = trainer(home), trainer(home)
-    a, b = one.step([whole]), two.step([parts[0]._replace(apart=parts[1])])
+    a, b = one.step([whole]), two.step([parts[0]._replace(class_batch=parts[1])])
     assert (a.loss, a.instance_loss, a.prior_loss, a.grad_norm) == pytest.approx(
         (b.loss, b.instance_loss, b.prior_loss, b.grad_norm), rel=1e-5)
     other = parts[1]._replace(x0=whole.x0[2:, :, :, :4], noise=whole.noise[2:, :, :, :4])
-    wide = trainer(home).step([parts[0]._replace(apart=other)])
+    wide = trainer(home).step([parts[0]._replace(class_batch=other)])
     assert wide.instance_loss == b.instance_loss and wide.prior_loss != b.prior_loss
 
 
@@ -85,9 +85,9 @@ def test_a_masked_batch_learns_nothing_from_what_does_not_count(home: Path) -> N
     plain = batch(rows=2)
     left = torch.zeros(2, 1, 8, 8)
     left[..., :4] = 1.0
-    masked = trainer(home).step([plain._replace(counts=left)])
+    masked = trainer(home).step([plain._replace(loss_mask=left)])
     assert masked.loss != trainer(home).step([plain]).loss
-    nothing = trainer(home).step([plain._replace(counts=torch.zeros(2, 1, 8, 8))])
+    nothing = trainer(home).step([plain._replace(loss_mask=torch.zeros(2, 1, 8, 8))])
     assert nothing.loss == nothing.grad_norm == 0.0
 
 
@@ -104,11 +104,11 @@ def test_each_row_is_predicted_with_its_own_hints(home: Path, apart: bool) -> No
             return super().predict(loaded, x_t, t, condition)
 
     trained.family, rows = Watched(), torch.arange(4)
-    one = whole._replace(hints={"row": rows})
+    one = whole._replace(extra_conditions={"row": rows})
     if apart:
         first, second = (Batch(whole.x0[at], whole.noise[at], whole.t[at], whole.prompts[at], n, {"row": rows[at]})
                          for at, n in ((slice(2), 2), (slice(2, 4), 0)))
-        one = first._replace(apart=second)
+        one = first._replace(class_batch=second)
     trained.step([one])
     assert sorted(asked) == ([[0, 1], [2, 3], [2, 3]] if apart else [[0, 1, 2, 3], [2, 3]])
 
@@ -177,7 +177,7 @@ def test_a_reckless_learning_rate_never_gives_an_adapter(home: Path) -> None:
         reckless = trainer(home, learning_rate=1e30, max_grad_norm=None)
         for number in range(6):
             reckless.step([batch(number)])
-            reckless.adapters()
+            reckless.adapter_states()
 
 
 def test_training_leaves_the_global_random_state(home: Path) -> None:
@@ -229,8 +229,8 @@ def test_the_text_encoder_learns_where_it_is_adapted(home: Path) -> None:
 
 def test_live_conditions_are_those_of_the_cache(home: Path) -> None:
     loaded = load(home)
-    there = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)([1, 0, 1])
-    now = live(FAMILY, loaded, PROMPTS)([1, 0, 1])
+    there = cached_prompts(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)([1, 0, 1])
+    now = live_prompts(FAMILY, loaded, PROMPTS)([1, 0, 1])
     assert there.keys() == now.keys()
     for name in there:
         torch.testing.assert_close(there[name], now[name], rtol=1e-5, atol=1e-6)
@@ -252,8 +252,8 @@ def test_a_checkpoint_goes_on_to_the_same_bits(home: Path, components: tuple[str
     {"ema": Ema(decay=0.9)}, {"optimizer": AdamWScheduleFree(type="adamw_schedule_free")},
     {"optimizer": Prodigy(type="prodigy"), "learning_rate": 1.0}], ids=["ema", "schedule_free", "prodigy"])
 def test_what_leaves_training_goes_on_too_and_asking_changes_nothing(home: Path, changes: dict[str, Any]) -> None:
-    if (package := changes.get("optimizer", AdamW()).PACKAGE) and not package.installed:
-        pytest.skip(package.command)
+    if (package := changes.get("optimizer", AdamW()).REQUIRED_PACKAGE) and not package.is_installed:
+        pytest.skip(package.install_command)
     unbroken, first, second = (trainer(home, **changes) for _ in range(3))
     for number in (1, 2):
         weights(gone(first, number))
@@ -263,7 +263,7 @@ def test_what_leaves_training_goes_on_too_and_asking_changes_nothing(home: Path,
            if name.startswith("adapter/")}
     assert same(weights(unbroken), weights(second))
     assert same(unbroken.checkpoint().tensors, second.checkpoint().tensors)
-    averages = "ema" in changes or changes["optimizer"].AVERAGES
+    averages = "ema" in changes or changes["optimizer"].HAS_EVAL_WEIGHTS
     assert same(raw, {n.removeprefix("denoiser."): t for n, t in weights(unbroken).items()}) is not averages
 
 
@@ -273,8 +273,8 @@ def test_the_average_after_each_step_is_that_of_diffusers(home: Path) -> None:
     for step in range(1, 7):
         gone(trained, step)
         theirs.step(trained.parameters)
-        assert trained.averages is not None
-        assert all(torch.equal(a, b) for a, b in zip(trained.averages.averages, theirs.shadow_params, strict=True))
+        assert trained.ema is not None
+        assert all(torch.equal(a, b) for a, b in zip(trained.ema.shadow_params, theirs.shadow_params, strict=True))
 
 
 def test_bf16_computes_in_16_bits_and_learns_in_32(home: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_gpu_gives_the_loss_of_the_cpu_and_resumes(home: Path, precision: str)
 
     def on_gpu() -> Trainer:
         loaded = FAMILY.load(home / "base", device=torch.device("cuda"), dtype=DTYPES[precision])
-        conditions = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), loaded.device)
+        conditions = cached_prompts(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), loaded.device)
         lora("denoiser", loaded)
         return Trainer(FAMILY, loaded, ("denoiser",), conditions, replace(SETTINGS, precision=precision))
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from tiny_training import FAMILY, PROMPTS, load, lora
 
-from dbrun.training.recompute import recompute
+from dbrun.training.recompute import enable_gradient_checkpointing
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("memory")
-    FAMILY.tiny(place / "base")
+    FAMILY.write_tiny_base(place / "base")
     return place
 
 
@@ -21,7 +21,7 @@ def gone_through(home: Path, twice: bool) -> tuple[dict[str, int], list[torch.Te
     loaded = load(home)
     modules = {component: FAMILY.module(loaded, component) for component in FAMILY.components}
     if twice:
-        recompute(FAMILY, loaded)
+        enable_gradient_checkpointing(FAMILY, loaded)
     calls = dict.fromkeys(modules, 0)
     for component, module in modules.items():
         lora(component, loaded, dropout=0.3)
@@ -36,7 +36,7 @@ def gone_through(home: Path, twice: bool) -> tuple[dict[str, int], list[torch.Te
         block.register_forward_pre_hook(counted)
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        condition = FAMILY.collate(FAMILY.encode_prompts(loaded, PROMPTS))
+        condition = FAMILY.collate_conditions(FAMILY.encode_prompts(loaded, PROMPTS))
         pred = FAMILY.predict(loaded, torch.ones(2, 4, 8, 8), torch.tensor([3, 700]), condition)
     pred.square().mean().backward()
     return calls, [p.grad for m in modules.values() for p in m.parameters() if p.grad is not None]

@@ -12,14 +12,14 @@ import torch
 from tiny_training import FAMILY, content, job, write_inputs
 
 from dbrun.errors import Interrupted, RecipeError
-from dbrun.models.base import Drawn
+from dbrun.models.base import CleanBatch
 from dbrun.options.loss_functions import AbsoluteError, Huber
 from dbrun.options.noise import Pyramid
 from dbrun.options.timesteps import Window
 from dbrun.options.weightings import Debiased, MinSnr
-from dbrun.recipe.schema.objective import AS_THE_BASE, Objective
+from dbrun.recipe.schema.objective import DEFAULT_OBJECTIVE, Objective
 from dbrun.stages.train import Train
-from dbrun.training.batches import Batch, Batches, Pictures
+from dbrun.training.batches import Batch, Batches, PictureSet
 from dbrun.training.loop import Trainer
 from dbrun.training.noise import Noise
 
@@ -72,7 +72,7 @@ def seen(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Obje
 
 
 def test_every_option_shows_in_the_bytes_and_no_two_alike(seen: Callable[[Objective], str]) -> None:
-    objectives = [AS_THE_BASE, *(Objective.model_validate(option) for option in OPTIONS)]
+    objectives = [DEFAULT_OBJECTIVE, *(Objective.model_validate(option) for option in OPTIONS)]
     assert len({seen(objective) for objective in objectives}) == len(objectives)
 
 
@@ -83,13 +83,13 @@ def test_the_scripts_rule_shows_under_v(seen: Callable[[Objective], str]) -> Non
 
 
 def test_saying_what_the_base_says_changes_nothing(seen: Callable[[Objective], str]) -> None:
-    assert seen(Objective(prediction="epsilon")) == seen(AS_THE_BASE)
+    assert seen(Objective(prediction="epsilon")) == seen(DEFAULT_OBJECTIVE)
 
 
 def test_stopped_and_resumed_with_every_option_it_ends_in_the_same_bytes(home: Path, tmp_path: Path) -> None:
     asked: list[object] = []
     with pytest.raises(Interrupted):
-        trained(home, tmp_path, "out", objective=ALL, emit=asked.append, stopping=lambda: 15 * (len(asked) >= 3))
+        trained(home, tmp_path, "out", objective=ALL, emit=asked.append, stop_signal=lambda: 15 * (len(asked) >= 3))
     assert trained(home, tmp_path, "out", objective=ALL) == trained(home, tmp_path, "unbroken", objective=ALL)
 
 
@@ -142,15 +142,15 @@ def test_added_noise_enters_the_input_and_not_the_target(home: Path) -> None:
 
     own.family = Watched()
     added = plain.noise + 1.0
-    losses = [float(own.loss(b).total) for b in (plain, plain._replace(added=added))]
+    losses = [float(own.loss(b).total) for b in (plain, plain._replace(input_noise=added))]
     assert losses[0] == losses[1], "a prediction of zeros is as far from the target as before"
     assert torch.equal(asked[1], own.process.add_noise(plain.x0, added, plain.t))
     assert FAMILY.predict == predict
 
 
 def batches(size: int = 4, **changes: Any) -> Batches:
-    half = Pictures("instance", [torch.zeros(8, 4, 4) for _ in range(5)], [0] * 5)
-    return Batches([half], 0, size, 1000, lambda rows, randn: Drawn(rows[:, :4], {}), **changes)
+    half = PictureSet("instance", [torch.zeros(8, 4, 4) for _ in range(5)], [0] * 5)
+    return Batches([half], 0, size, 1000, lambda rows, randn: CleanBatch(rows[:, :4], {}), **changes)
 
 
 NOISES = {"offset": Noise(offset=0.1), "perturbation": Noise(perturbation=0.1), "pyramid": Noise(pyramid=Pyramid())}
@@ -159,12 +159,12 @@ NOISES = {"offset": Noise(offset=0.1), "perturbation": Noise(perturbation=0.1), 
 @pytest.mark.parametrize("name", NOISES)
 def test_no_kind_of_noise_moves_another_draw(name: str) -> None:
     plain, other = batches(50)(2), batches(50, noise=NOISES[name])(2)
-    assert torch.equal(plain.t, other.t) and plain.prompts == other.prompts and plain.added is None
+    assert torch.equal(plain.t, other.t) and plain.prompts == other.prompts and plain.input_noise is None
     if name == "perturbation":
-        assert other.added is not None and torch.equal(plain.noise, other.noise)
-        assert 0.08 < float((other.added - other.noise).std()) < 0.12
+        assert other.input_noise is not None and torch.equal(plain.noise, other.noise)
+        assert 0.08 < float((other.input_noise - other.noise).std()) < 0.12
     else:
-        assert other.added is None and not torch.equal(plain.noise, other.noise)
+        assert other.input_noise is None and not torch.equal(plain.noise, other.noise)
     if name == "offset":
         moved = other.noise - plain.noise
         assert float(moved.std(dim=[2, 3]).max()) < 1e-6
@@ -173,7 +173,7 @@ def test_no_kind_of_noise_moves_another_draw(name: str) -> None:
 
 def test_with_every_option_accumulated_pictures_are_those_of_one_larger_batch() -> None:
     """2 x 3 = 6: the rows of small micro-batches are those of the large one."""
-    options = {"noise": Noise(0.1, 0.1, Pyramid()), "times": Window(type="window", low=100, high=200)}
+    options = {"noise": Noise(0.1, 0.1, Pyramid()), "timestep_sampling": Window(type="window", low=100, high=200)}
     large = batches(6, **options)(1)
     small = [batches(2, **options)(n) for n in (3, 4, 5)]
     for field in ("noise", "added", "t"):

@@ -9,10 +9,10 @@ import torch
 from tiny_steps import BOTH, batch, gone, same, weights
 from tiny_training import FAMILY, PROMPTS, load, lora
 
-from dbrun.training.contexts import as_base
+from dbrun.training.contexts import frozen_base
 from dbrun.training.loop import Trainer
-from dbrun.training.param_groups import Own
-from dbrun.training.prompt_embeds import cached, live
+from dbrun.training.param_groups import ComponentOverrides
+from dbrun.training.prompt_embeds import cached_prompts, live_prompts
 
 CPU = torch.device("cpu")
 EITHER = pytest.mark.parametrize("components", [("denoiser",), BOTH], ids=["cached", "live"])
@@ -21,7 +21,7 @@ EITHER = pytest.mark.parametrize("components", [("denoiser",), BOTH], ids=["cach
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("priors")
-    FAMILY.tiny(place / "base")
+    FAMILY.write_tiny_base(place / "base")
     return place
 
 
@@ -54,9 +54,9 @@ def test_the_gradient_is_that_of_two_passes_by_hand(home, components, weight) ->
     base = load(home)
     with torch.no_grad():
         x_t = trained.process.add_noise(one.x0, one.noise, one.t)
-        condition = FAMILY.collate(FAMILY.encode_prompts(base, [PROMPTS[0]]) * 2)
+        condition = FAMILY.collate_conditions(FAMILY.encode_prompts(base, [PROMPTS[0]]) * 2)
         target = FAMILY.predict(base, x_t[2:], one.t[2:], condition)
-    pred = FAMILY.predict(trained.loaded, x_t, one.t, trained.conditions(one.prompts))
+    pred = FAMILY.predict(trained.loaded, x_t, one.t, trained.prompt_encoder(one.prompts))
     loss = (pred[:2] - one.noise[:2]).square().mean() + weight * (pred[2:] - target).square().mean()
     expected = torch.autograd.grad(loss, trained.parameters)
 
@@ -76,9 +76,9 @@ def test_the_text_encoders_adapter_is_off_for_the_target_too(home) -> None:
     one = batch()
     x_t = trained.process.add_noise(one.x0, one.noise, one.t)
     with torch.no_grad():
-        condition = FAMILY.collate(FAMILY.encode_prompts(load(home), [PROMPTS[0]]) * 2)
+        condition = FAMILY.collate_conditions(FAMILY.encode_prompts(load(home), [PROMPTS[0]]) * 2)
         target = FAMILY.predict(load(home), x_t[2:], one.t[2:], condition)
-        moved = FAMILY.predict(trained.loaded, x_t[2:], one.t[2:], trained.conditions(one.prompts[2:]))
+        moved = FAMILY.predict(trained.loaded, x_t[2:], one.t[2:], trained.prompt_encoder(one.prompts[2:]))
     assert not torch.allclose(moved, target, atol=1e-4)
     assert trained.loss(one).prior.item() == pytest.approx(float((moved - target).square().mean()), rel=1e-4)
 
@@ -95,12 +95,12 @@ def test_a_pass_of_the_base_leaves_everything_as_it_was(home) -> None:
 def test_the_target_has_no_dropout_and_no_gradient(home) -> None:
     loaded = load(home)
     lora("denoiser", loaded, dropout=0.9)
-    conditions = cached(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)
+    conditions = cached_prompts(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)
     unet = FAMILY.module(loaded, "denoiser").train()
     dropping = [m for m in unet.modules() if isinstance(m, torch.nn.Dropout)]
     for module in dropping:
         module.p = 0.5
-    with as_base([unet]):
+    with frozen_base([unet]):
         assert dropping and not any(m.training for m in dropping)
         a, b = (FAMILY.predict(loaded, one.x0, one.t, conditions(one.prompts)) for one in (batch(), batch()))
     assert torch.equal(a, b) and not a.requires_grad and all(m.training for m in dropping)
@@ -108,16 +108,16 @@ def test_the_target_has_no_dropout_and_no_gradient(home) -> None:
 
 def test_live_prompts_are_encoded_by_the_base_and_only_for_the_target(home) -> None:
     trained = far_from_its_start(home, BOTH)
-    own = live(FAMILY, load(home), PROMPTS)([0, 1])
-    assert trained.of_base is not None
-    with as_base(trained.modules.values()):
-        there = trained.of_base([0, 1])
+    own = live_prompts(FAMILY, load(home), PROMPTS)([0, 1])
+    assert trained.base_prompt_encoder is not None
+    with frozen_base(trained.modules.values()):
+        there = trained.base_prompt_encoder([0, 1])
     assert all(torch.equal(own[name], there[name]) for name in own)
-    assert not torch.equal(own["hidden"], trained.conditions([0, 1])["hidden"])
+    assert not torch.equal(own["hidden"], trained.prompt_encoder([0, 1])["hidden"])
 
 
 def test_a_text_encoder_that_stopped_stays_at_rest_and_keeps_what_it_learnt(home) -> None:
-    trained = trainer(home, BOTH, own=Own(stops={"text_encoder": 2}))
+    trained = trainer(home, BOTH, own=ComponentOverrides(stops={"text_encoder": 2}))
     gone(trained, 2)
     text, learnt = trained.modules["text_encoder"], weights(trained)
     for number in (3, 4):
@@ -125,8 +125,9 @@ def test_a_text_encoder_that_stopped_stays_at_rest_and_keeps_what_it_learnt(home
         assert not text.training and not any(p.requires_grad for p in text.parameters())
     assert all(torch.equal(t, learnt[n]) == n.startswith("text_encoder") for n, t in weights(trained).items()
                if "lora_B" in n)
-    own = live(FAMILY, load(home), PROMPTS)([0])
-    assert not torch.equal(own["hidden"], trained.conditions([0])["hidden"]), "the class prompt, as it is learnt now"
+    own = live_prompts(FAMILY, load(home), PROMPTS)([0])
+    now = trained.prompt_encoder([0])["hidden"]
+    assert not torch.equal(own["hidden"], now), "the class prompt, as it is learnt now"
 
 
 @EITHER

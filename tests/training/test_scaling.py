@@ -22,7 +22,7 @@ GROWTH = 3
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("scaling")
-    FAMILY.tiny(place / "base")
+    FAMILY.write_tiny_base(place / "base")
     return place
 
 

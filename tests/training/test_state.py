@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dbrun.training import checkpoint
-from dbrun.training.checkpoint import Checkpoint, newest, publish
+from dbrun.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 
 
 def checkpoint_at(step: int) -> Checkpoint:
@@ -20,8 +20,8 @@ def steps(folder: Path) -> list[int]:
 
 
 def test_what_was_published_comes_back_exactly(tmp_path: Path) -> None:
-    publish(tmp_path / "c", checkpoint_at(7), keep=2)
-    found, damaged = newest(tmp_path / "c", at_most=10)
+    save_checkpoint(tmp_path / "c", checkpoint_at(7), keep=2)
+    found, damaged = load_newest(tmp_path / "c", at_most=10)
     assert found is not None and damaged == ()
     assert found.step == 7 and found.values == checkpoint_at(7).values
     assert found.tensors.keys() == checkpoint_at(7).tensors.keys()
@@ -29,21 +29,21 @@ def test_what_was_published_comes_back_exactly(tmp_path: Path) -> None:
 
 
 def test_no_folder_means_no_checkpoint(tmp_path: Path) -> None:
-    assert newest(tmp_path / "none", at_most=10) == (None, ())
+    assert load_newest(tmp_path / "none", at_most=10) == (None, ())
 
 
 def test_the_newest_few_stay(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40):
-        publish(tmp_path, checkpoint_at(step), keep=2)
+        save_checkpoint(tmp_path, checkpoint_at(step), keep=2)
     assert steps(tmp_path) == [30, 40]
-    publish(tmp_path, checkpoint_at(50), keep=1)
+    save_checkpoint(tmp_path, checkpoint_at(50), keep=1)
     assert steps(tmp_path) == [50]
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 4, 5, 6])
 def test_as_many_stay_as_were_asked_for(tmp_path: Path, keep: int) -> None:
     for step in range(1, 9):
-        publish(tmp_path, checkpoint_at(step), keep=keep)
+        save_checkpoint(tmp_path, checkpoint_at(step), keep=keep)
         assert steps(tmp_path) == list(range(max(1, step - keep + 1), step + 1))
 
 
@@ -51,73 +51,73 @@ def test_another_process_may_be_writing_one(tmp_path: Path) -> None:
     (tmp_path / ".step-00000009.x.safetensors.1").write_bytes(b"half")
     (tmp_path / ".step-00000003.x.safetensors.1").write_bytes(b"old")
     os.utime(tmp_path / ".step-00000003.x.safetensors.1", (0, 0))
-    publish(tmp_path, checkpoint_at(10), keep=2)
+    save_checkpoint(tmp_path, checkpoint_at(10), keep=2)
     assert [p.name[:14] for p in tmp_path.glob(".step-*")] == [".step-00000009"]
 
 
 def test_a_shorter_run_takes_none_beyond_its_end_and_drops_none_of_them(tmp_path: Path) -> None:
     for step in (10, 90, 100):
-        publish(tmp_path, checkpoint_at(step), keep=5)
-    found, _ = newest(tmp_path, at_most=50)
+        save_checkpoint(tmp_path, checkpoint_at(step), keep=5)
+    found, _ = load_newest(tmp_path, at_most=50)
     assert found is not None and found.step == 10
-    publish(tmp_path, checkpoint_at(20), keep=1)
+    save_checkpoint(tmp_path, checkpoint_at(20), keep=1)
     assert steps(tmp_path) == [20, 90, 100]
 
 
 def test_publishing_a_step_again_replaces_it(tmp_path: Path) -> None:
-    assert publish(tmp_path, checkpoint_at(10), keep=2) == publish(tmp_path, checkpoint_at(10), keep=2)
+    assert save_checkpoint(tmp_path, checkpoint_at(10), keep=2) == save_checkpoint(tmp_path, checkpoint_at(10), keep=2)
     assert steps(tmp_path) == [10]
 
 
 @pytest.mark.parametrize("place", [0, 20, 200, 0.5, -1])
 def test_a_flipped_bit_anywhere_is_found_and_the_older_one_used(tmp_path: Path, place: float) -> None:
-    publish(tmp_path, checkpoint_at(10), keep=2)
-    path = publish(tmp_path, checkpoint_at(20), keep=2)
+    save_checkpoint(tmp_path, checkpoint_at(10), keep=2)
+    path = save_checkpoint(tmp_path, checkpoint_at(20), keep=2)
     content = bytearray(path.read_bytes())
     content[int(place * len(content)) if isinstance(place, float) else place] ^= 4
     path.write_bytes(content)
-    found, damaged = newest(tmp_path, at_most=100)
+    found, damaged = load_newest(tmp_path, at_most=100)
     assert found is not None and found.step == 10 and damaged == (path.name,)
-    publish(tmp_path, checkpoint_at(20), keep=2)
-    assert newest(tmp_path, at_most=100)[1] == ()
+    save_checkpoint(tmp_path, checkpoint_at(20), keep=2)
+    assert load_newest(tmp_path, at_most=100)[1] == ()
 
 
 def test_a_checkpoint_of_another_format_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish(tmp_path, checkpoint_at(10), keep=2)
+    save_checkpoint(tmp_path, checkpoint_at(10), keep=2)
     with monkeypatch.context() as later:
         later.setattr(checkpoint, "FORMAT", "dbrun/checkpoint/2")
-        path = publish(tmp_path, checkpoint_at(20), keep=2)
-    found, damaged = newest(tmp_path, at_most=100)
+        path = save_checkpoint(tmp_path, checkpoint_at(20), keep=2)
+    found, damaged = load_newest(tmp_path, at_most=100)
     assert found is not None and found.step == 10 and damaged == (path.name,)
 
 
 @pytest.mark.parametrize("length", [0, 5, 100])
 def test_a_cut_off_file_is_found(tmp_path: Path, length: int) -> None:
-    path = publish(tmp_path, checkpoint_at(10), keep=2)
+    path = save_checkpoint(tmp_path, checkpoint_at(10), keep=2)
     path.write_bytes(path.read_bytes()[:length])
-    assert newest(tmp_path, at_most=100) == (None, (path.name,))
+    assert load_newest(tmp_path, at_most=100) == (None, (path.name,))
 
 
 def test_a_half_written_file_is_never_taken_and_is_cleared_away(tmp_path: Path) -> None:
-    path = publish(tmp_path, checkpoint_at(10), keep=2)
+    path = save_checkpoint(tmp_path, checkpoint_at(10), keep=2)
     beside = tmp_path / f".{path.name.replace('10', '20')}.123"
     beside.write_bytes(path.read_bytes()[:50])
     os.utime(beside, (0, 0))
-    found, damaged = newest(tmp_path, at_most=100)
+    found, damaged = load_newest(tmp_path, at_most=100)
     assert found is not None and found.step == 10 and damaged == ()
-    publish(tmp_path, checkpoint_at(30), keep=2)
+    save_checkpoint(tmp_path, checkpoint_at(30), keep=2)
     assert not beside.exists()
 
 
 def test_the_old_stands_until_the_new_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish(tmp_path, checkpoint_at(10), keep=1)
+    save_checkpoint(tmp_path, checkpoint_at(10), keep=1)
 
     def full(self: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        publish(tmp_path, checkpoint_at(20), keep=1)
+        save_checkpoint(tmp_path, checkpoint_at(20), keep=1)
     monkeypatch.undo()
-    found, _ = newest(tmp_path, at_most=100)
+    found, _ = load_newest(tmp_path, at_most=100)
     assert found is not None and found.step == 10

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_training import FAMILY, PARAMS, PROMPTS, content, job, load, run, write_inputs
 
-from dbrun.adapters.adapter_io import read_artifact
+from dbrun.adapters.adapter_io import read_adapters
 from dbrun.errors import Interrupted, StageFailed
 from dbrun.events import Event, Note, Progress
 from dbrun.models.base import Sampling
@@ -23,8 +23,8 @@ from dbrun.options.held_out import HeldOut
 from dbrun.options.schedules import Cosine
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.objective import Objective
-from dbrun.stages.base import BaseSource, Sources, Upkeep
-from dbrun.stages.train import Train, _batches
+from dbrun.stages.base import BaseSource, RuntimeOptions, Sources
+from dbrun.stages.train import Train, _make_batches
 from dbrun.training.sampler import rows
 
 STEPS = 16
@@ -48,7 +48,7 @@ def test_the_artifact_is_an_adapter_and_a_line_per_step(home: Path, tmp_path: Pa
     rows = [json.loads(line) for line in files["metrics.jsonl"].splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert set(rows[0]) == {"step", "loss", "instance_loss", "prior_loss", "learning_rate", "grad_norm"}
-    before, after = (read_artifact(folder)["denoiser"] for folder in (home / "adapt", tmp_path / "out"))
+    before, after = (read_adapters(folder)["denoiser"] for folder in (home / "adapt", tmp_path / "out"))
     assert (after.adapter, after.modules, after.state.keys()) == (before.adapter, before.modules, before.state.keys())
     assert any(not after.state[name].equal(tensor) for name, tensor in before.state.items())
 
@@ -64,9 +64,9 @@ def test_progress_is_told_with_its_numbers(home: Path, tmp_path: Path) -> None:
 
 def test_equal_jobs_give_equal_bytes_and_checkpoints_change_nothing(home: Path, tmp_path: Path) -> None:
     first = trained(home, tmp_path, "one")
-    assert first == trained(home, tmp_path, "two", upkeep=Upkeep(1, 1))
-    assert first == trained(home, tmp_path, "three", upkeep=Upkeep(1000, 9))
-    assert first == trained(home, tmp_path, "four", upkeep=Upkeep(1000, 9, recompute=True))
+    assert first == trained(home, tmp_path, "two", runtime=RuntimeOptions(1, 1))
+    assert first == trained(home, tmp_path, "three", runtime=RuntimeOptions(1000, 9))
+    assert first == trained(home, tmp_path, "four", runtime=RuntimeOptions(1000, 9, gradient_checkpointing=True))
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 1e-3}, {"batch_size": 1}, {"accumulation": 2},
@@ -89,11 +89,11 @@ def test_no_limit_is_none_where_any_usual_one_would_clip(home: Path, tmp_path: P
 def test_a_signal_stops_after_a_checkpoint_and_the_same_job_goes_on(home: Path, tmp_path: Path) -> None:
     asked: list[int] = []
 
-    def stopping() -> int:
+    def stop_signal() -> int:
         return signal.SIGTERM if len(asked) >= 3 else 0
 
     with pytest.raises(Interrupted) as stop:
-        trained(home, tmp_path, "out", emit=asked.append, stopping=stopping, upkeep=Upkeep(1000, 2))
+        trained(home, tmp_path, "out", emit=asked.append, stop_signal=stop_signal, runtime=RuntimeOptions(1000, 2))
     assert stop.value.exit_code == 143 and content(tmp_path / "out") == {}
     events: list[Event] = []
     resumed = trained(home, tmp_path, "out", emit=events.append)
@@ -115,8 +115,8 @@ def test_a_run_of_several_shapes_and_views_is_resumed_to_the_bit(tmp_path: Path)
     (folder / "index.json").write_text(json.dumps({"prompts": PROMPTS, "instance": [1] * 5, "class": [0] * 2}))
     asked: list[int] = []
     with pytest.raises(Interrupted):
-        trained(tmp_path / "home", tmp_path, "out", emit=asked.append, upkeep=Upkeep(1000, 2),
-                stopping=lambda: signal.SIGTERM if len(asked) >= 3 else 0)
+        trained(tmp_path / "home", tmp_path, "out", emit=asked.append, runtime=RuntimeOptions(1000, 2),
+                stop_signal=lambda: signal.SIGTERM if len(asked) >= 3 else 0)
     resumed = trained(tmp_path / "home", tmp_path, "out")
     assert resumed == trained(tmp_path / "home", tmp_path, "unbroken")
     rows = [json.loads(line) for line in resumed["metrics.jsonl"].splitlines()]
@@ -125,7 +125,7 @@ def test_a_run_of_several_shapes_and_views_is_resumed_to_the_bit(tmp_path: Path)
 
 def test_a_checkpoint_stands_at_the_last_step(home: Path, tmp_path: Path) -> None:
     """A longer run goes on from it."""
-    trained(home, tmp_path, "out", "work", upkeep=Upkeep(1000, 2))
+    trained(home, tmp_path, "out", "work", runtime=RuntimeOptions(1000, 2))
     assert [path.name[:13] for path in (tmp_path / "work" / "checkpoints").iterdir()] == ["step-00000006"]
 
 
@@ -151,8 +151,8 @@ def test_a_longer_run_goes_on_and_a_shorter_one_uses_no_later_checkpoint(home: P
 
 
 def test_steps_only_lengthen_where_the_schedule_has_no_horizon() -> None:
-    assert Train().lengthens(PARAMS) == ("steps",)
-    assert Train().lengthens(replace(PARAMS, schedule=Cosine(type="cosine"))) == ()
+    assert Train().extendable_params(PARAMS) == ("steps",)
+    assert Train().extendable_params(replace(PARAMS, schedule=Cosine(type="cosine"))) == ()
 
 
 def test_a_stop_that_is_a_count_lengthens_and_one_that_is_a_share_is_another_run() -> None:
@@ -163,7 +163,7 @@ def test_a_stop_that_is_a_count_lengthens_and_one_that_is_a_share_is_another_run
             "subject": {"images": "pictures", "instance_prompt": "a photo of sks dog"},
             "adapt": {"denoiser": {"type": "lora"}, "text_encoder": text_encoder}})
         params = Train().params(recipe, Sources(BaseSource("", "sd", None, None, {}, Sampling(2, 2.0)), ()))
-        return Train().lengthens(params), replace(params, steps=0)
+        return Train().extendable_params(params), replace(params, steps=0)
 
     assert lineage(4.0, 8) == lineage(4.0, 12) == lineage(0.5, 8)
     assert lineage(0.5, 8) != lineage(0.5, 12)
@@ -176,8 +176,8 @@ def test_a_stopped_text_encoder_survives_an_interruption(tmp_path: Path, stopped
     own = {"learning_rates": {"text_encoder": 1e-3}, "stops": {"text_encoder": 4}}
     asked: list[Event] = []
     with pytest.raises(Interrupted):
-        trained(tmp_path / "home", tmp_path, "out", emit=asked.append, upkeep=Upkeep(1000, 2), **own,
-                stopping=lambda: signal.SIGTERM if len(asked) >= stopped else 0)
+        trained(tmp_path / "home", tmp_path, "out", emit=asked.append, runtime=RuntimeOptions(1000, 2), **own,
+                stop_signal=lambda: signal.SIGTERM if len(asked) >= stopped else 0)
     resumed = trained(tmp_path / "home", tmp_path, "out", **own)
     unbroken, longer = trained(tmp_path / "home", tmp_path, "a", **own), trained(
         tmp_path / "home", tmp_path, "b", **{**own, "stops": {}})
@@ -191,7 +191,7 @@ def test_a_stopped_text_encoder_survives_an_interruption(tmp_path: Path, stopped
 def test_a_text_encoder_is_trained_without_cached_prompts(tmp_path: Path) -> None:
     write_inputs(tmp_path / "home", components=("denoiser", "text_encoder"))
     trained(tmp_path / "home", tmp_path, "out")
-    before, after = (read_artifact(folder) for folder in (tmp_path / "home" / "adapt", tmp_path / "out"))
+    before, after = (read_adapters(folder) for folder in (tmp_path / "home" / "adapt", tmp_path / "out"))
     assert set(after) == {"denoiser", "text_encoder"}
     for component, attached in before.items():
         moved = after[component].state
@@ -243,9 +243,10 @@ def test_where_the_base_is_the_target_no_class_picture_is_read(tmp_path: Path) -
     files = trained(tmp_path / "home", tmp_path, "out", prior_target="base")
     rows = [json.loads(line) for line in files["metrics.jsonl"].splitlines()]
     assert rows[0]["prior_loss"] < 1e-12 < 1e-6 < rows[-1]["prior_loss"]
-    batches = _batches(job(tmp_path / "home", tmp_path / "o", tmp_path / "w", prior_target="base", batch_size=6),
-                       FAMILY, load(tmp_path / "home"), SimpleNamespace(process=SimpleNamespace(timesteps=1000)))
-    rows = [(half.prompts, [half.stored[half.ways_of(i)[0]].equal(latents[f"instance.{i % 3:05d}"])
+    batches = _make_batches(job(tmp_path / "home", tmp_path / "o", tmp_path / "w", prior_target="base", batch_size=6),
+                            FAMILY, load(tmp_path / "home"),
+                            SimpleNamespace(process=SimpleNamespace(num_timesteps=1000)))
+    rows = [(half.prompts, [half.encoded[half.crops_of(i)[0]].equal(latents[f"instance.{i % 3:05d}"])
                             for i in range(len(half.prompts))]) for half in batches.halves]
     assert rows == [((1,) * 3, [True] * 3), ((0,) * 3 + (1,) * 3, [True] * 6)]
 
@@ -254,8 +255,9 @@ def test_a_repeated_picture_stands_in_an_epoch_as_often(tmp_path: Path) -> None:
     write_inputs(tmp_path / "home")
     index = {"prompts": PROMPTS, "instance": [1] * 3, "class": [0] * 4, "repeats": [1, 3, 1]}
     (tmp_path / "home" / "preprocess" / "index.json").write_text(json.dumps(index))
-    batches = _batches(job(tmp_path / "home", tmp_path / "o", tmp_path / "w", batch_size=5),
-                       FAMILY, load(tmp_path / "home"), SimpleNamespace(process=SimpleNamespace(timesteps=1000)))
+    batches = _make_batches(job(tmp_path / "home", tmp_path / "o", tmp_path / "w", batch_size=5),
+                            FAMILY, load(tmp_path / "home"),
+                            SimpleNamespace(process=SimpleNamespace(num_timesteps=1000)))
     shown = [row.picture for row in rows(batches.halves[0].epoch(0), 5, 0)]
     assert sorted(shown) == [0, 1, 1, 1, 2] and len(batches(0).x0) == 10
 

@@ -17,7 +17,7 @@ from dbrun.events import (
     StageReused,
     StageStarted,
 )
-from dbrun.ui.progress import JsonLines, Lines, Live, watcher
+from dbrun.ui.progress import JsonReporter, LineReporter, LiveReporter, make_reporter
 
 RUN = [
     RunStarted("recipes/x.yaml", "x", "1", ("load", "generate-priors")),
@@ -39,7 +39,7 @@ class Terminal(io.StringIO):
 
 
 def test_in_a_pipe_every_line_is_whole_and_plain(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = Lines()
+    watch = LineReporter()
     for event in RUN:
         watch(event)
     said = capsys.readouterr()
@@ -54,7 +54,7 @@ def test_without_a_terminal_a_long_stage_speaks_now_and_then(capsys: pytest.Capt
                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    watch = Lines()
+    watch = LineReporter()
     for done in range(1, 40):
         now[0] += 1.0
         watch(Progress("train", done, 100, "steps", {"loss": 0.5, "learning_rate": 1e-4}))
@@ -67,8 +67,8 @@ def test_on_a_terminal_a_bar_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> 
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    watch = watcher(as_json=False)
-    assert isinstance(watch, Live)
+    watch = make_reporter(as_json=False)
+    assert isinstance(watch, LiveReporter)
     for event in RUN[:4]:
         watch(event)
     assert watch._bar is not None
@@ -86,8 +86,8 @@ def test_a_bar_leaves_room_for_what_a_terminal_writes_at_ctrl_c(monkeypatch: pyt
     monkeypatch.setattr(sys, "stderr", screen)
     for name, value in (("TERM", "xterm"), ("COLUMNS", str(columns))):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("dbrun.ui.progress.SURE", -1.0)
-    watch = Live()
+    monkeypatch.setattr("dbrun.ui.progress.ETA_DELAY_SECONDS", -1.0)
+    watch = LiveReporter()
     watch(RUN[0])
     watch(StageStarted("generate-priors", f"{'a reason that is long ' * 9}犬", resumed=True))
     watch._bar.refresh()
@@ -106,7 +106,7 @@ def test_a_bar_leaves_room_for_what_a_terminal_writes_at_ctrl_c(monkeypatch: pyt
 @pytest.mark.parametrize(("code", "word"), [(1, "failed"), (130, "stopped"), (143, "stopped")])
 def test_the_stage_that_a_run_ended_in_says_how_far_it_was(capsys: pytest.CaptureFixture[str], code: int,
                                                            word: str) -> None:
-    watch = Lines()
+    watch = LineReporter()
     for event in (*RUN[:4], RunFailed("generate-priors", "no", None, code)):
         watch(event)
     assert capsys.readouterr().err.splitlines()[-1] == f"  generate-priors  {word}  3/60 pictures"
@@ -118,7 +118,7 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    watch = Lines()
+    watch = LineReporter()
     watch(RUN[1])
     assert "\x1b[2m" in screen.getvalue()
     monkeypatch.setenv("NO_COLOR", "1")
@@ -128,7 +128,7 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_for_a_program_every_event_is_a_json_line(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = JsonLines()
+    watch = JsonReporter()
     for event in RUN:
         watch(event)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -6,22 +6,23 @@ from dbrun.errors import StageFailed
 from dbrun.events import Note
 from dbrun.plan.estimate import Estimate
 from dbrun.plan.planner import StagePlan, Status
-from dbrun.plan.reasons import Simply
-from dbrun.plan.sweep_plan import Together
-from dbrun.ui.sweep import plan_table, remarks, stop_of_all
+from dbrun.plan.reasons import SimpleReason
+from dbrun.plan.sweep_plan import SharedWork
+from dbrun.ui.sweep import combine_stops, note_lines, work_table
 
 RUNS = [(("train.steps", steps), ("seed", seed)) for steps in ("30", "60") for seed in ("1", "2")]
 
 
-def piece(name: str, *runs: int, status: Status = Status.RUN) -> Together:
-    return Together(StagePlan(name, status, Simply.CACHED if status is Status.HIT else Simply.NO_EARLIER), runs)
+def piece(name: str, *runs: int, status: Status = Status.RUN) -> SharedWork:
+    return SharedWork(StagePlan(name, status,
+                                SimpleReason.CACHED if status is Status.HIT else SimpleReason.NO_EARLIER_RESULT), runs)
 
 
 def test_shared_work_is_estimated_once_and_what_is_not_known_is_told_by_its_values() -> None:
     work = [piece("load", 0, 1, 2, 3, status=Status.HIT), piece("preprocess", 0, 1, 2, 3), piece("train", 0),
             piece("train", 1, 3), piece("train", 2), piece("export", 0, 1, 2, 3)]
     known = [None, Estimate(10.0, 7, 100), Estimate(20.0, 9, 1), None, Estimate(30.0, 8, None), None]
-    rows = plan_table(work, RUNS, known).splitlines()
+    rows = work_table(work, RUNS, known).splitlines()
     assert " ".join(rows[1].split()) == "preprocess RUN ~10 s once for 4 runs no earlier result"
     assert rows[-1] == ("at least about 1 min 00 s, up to about 9 B of memory, at least 101 B of disk for results, "
                         "going by earlier runs; nothing is known of train (seed=2), export, the disk of train")
@@ -29,29 +30,29 @@ def test_shared_work_is_estimated_once_and_what_is_not_known_is_told_by_its_valu
 
 
 def test_without_earlier_work_there_is_no_column_for_it() -> None:
-    rows = plan_table([piece("load", 0, 1, 2, 3)], RUNS, [None]).splitlines()
+    rows = work_table([piece("load", 0, 1, 2, 3)], RUNS, [None]).splitlines()
     assert " ".join(rows[0].split()) == "load RUN once for 4 runs no earlier result" and len(rows) == 2
 
 
 def test_a_note_stands_once_and_says_which_runs_it_is_about() -> None:
     notes = {Note("p", "of all"): [0, 1, 2, 3], Note("p", "of some"): [0, 1], Note("p", "of one"): [3],
              Note("p", "of others"): [0, 3]}
-    assert remarks(notes, RUNS) == ["p: of all", "p: of some (steps=30)", "p: of one (steps=60 seed=2)",
-                                    "p: of others (steps=30 seed=1; steps=60 seed=2)"]
+    assert note_lines(notes, RUNS) == ["p: of all", "p: of some (steps=30)", "p: of one (steps=60 seed=2)",
+                                       "p: of others (steps=30 seed=1; steps=60 seed=2)"]
     many = [(("seed", str(number)),) for number in range(9)]
-    assert remarks({Note("p", "x"): list(range(8))}, many) == ["p: x (seed=0; seed=1; seed=2; 5 more)"]
+    assert note_lines({Note("p", "x"): list(range(8))}, many) == ["p: x (seed=0; seed=1; seed=2; 5 more)"]
 
 
 def test_what_stops_runs_is_told_once_with_those_that_it_stops_and_its_own_way_out() -> None:
     one, other = StageFailed("no GPU", fix="write a"), StageFailed("no package", fix="write b")
-    error = stop_of_all([(one, [0, 1]), (other, [0, 1, 2, 3])], RUNS)
+    error = combine_stops([(one, [0, 1]), (other, [0, 1, 2, 3])], RUNS)
     assert (type(error), str(error)) == (
         StageFailed, "no GPU (steps=30)\n  → write a\nno package (all 4 runs)\n  → write b")
 
 
 def test_what_cannot_run_is_no_work() -> None:
     work = [piece("load", 0, 1), piece("train", 0, status=Status.BLOCKED), piece("train", 1, status=Status.BLOCKED)]
-    assert plan_table(work, RUNS[:2], [Estimate(1.0, 7, 1), None, None]).splitlines()[-2:] == [
+    assert work_table(work, RUNS[:2], [Estimate(1.0, 7, 1), None, None]).splitlines()[-2:] == [
         "2 runs: 1 stage to run instead of 2; 2 stages blocked",
         "about 1.0 s, up to about 7 B of memory, 1 B of disk for results, going by earlier runs"]
-    assert plan_table(work[1:], RUNS[:2], [None, None]).splitlines()[-1] == "2 runs: 2 stages blocked"
+    assert work_table(work[1:], RUNS[:2], [None, None]).splitlines()[-1] == "2 runs: 2 stages blocked"

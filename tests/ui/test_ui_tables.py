@@ -7,30 +7,30 @@ from pathlib import Path
 import pytest
 
 from dbrun.errors import UsageError
-from dbrun.plan.diff_runs import Comparison
+from dbrun.plan.diff_runs import RunDiff
 from dbrun.plan.estimate import Estimate
 from dbrun.plan.planner import Plan, StagePlan, Status
-from dbrun.plan.reasons import After, Simply
-from dbrun.store.gc import Sweep
+from dbrun.plan.reasons import SimpleReason, WaitsFor
+from dbrun.store.gc import GcReport
 from dbrun.store.runs import Run
-from dbrun.store.usage import Room
-from dbrun.store.verify import Finding, Report
+from dbrun.store.usage import DiskUsage
+from dbrun.store.verify import StoreFinding, VerifyReport
 from dbrun.ui.history import comparison
-from dbrun.ui.plan import going_by, table
+from dbrun.ui.plan import stage_table, total_text
 from dbrun.ui.provenance import outline
-from dbrun.ui.store import report_lines, sweep_lines
-from dbrun.ui.table import aligned, listed
-from dbrun.ui.terminal import clock, complain, counted
+from dbrun.ui.store import gc_lines, verify_lines
+from dbrun.ui.table import align_or_stack, align_rows
+from dbrun.ui.terminal import format_duration, pluralize, print_error
 
 
 def test_a_plan_is_aligned_and_on_a_screen_long_reasons_are_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan((StagePlan("load", Status.HIT, Simply.CACHED),
-                 StagePlan("generate-priors", Status.RUN, After(tuple(f"stage-number-{i}" for i in range(12))))))
-    assert len(table(plan).splitlines()) == 2, "a row for each stage, for whoever looks for words in it"
+    plan = Plan((StagePlan("load", Status.HIT, SimpleReason.CACHED),
+                 StagePlan("generate-priors", Status.RUN, WaitsFor(tuple(f"stage-number-{i}" for i in range(12))))))
+    assert len(stage_table(plan).splitlines()) == 2, "a row for each stage, for whoever looks for words in it"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     for name, value in (("COLUMNS", "100"), ("NO_COLOR", "1")):
         monkeypatch.setenv(name, value)
-    rows = table(plan).splitlines()
+    rows = stage_table(plan).splitlines()
     assert rows[0].startswith("load             HIT      ") and rows[1].startswith("generate-priors  RUN      after")
     assert len(rows) > 2 and all(row.startswith(" " * 26) for row in rows[2:])
     assert max(map(len, rows)) <= 100
@@ -38,10 +38,11 @@ def test_a_plan_is_aligned_and_on_a_screen_long_reasons_are_wrapped(monkeypatch:
 
 def test_a_sum_of_what_is_not_all_known_is_the_least() -> None:
     first, second = Estimate(1.0, 7, 100), Estimate(2.0, 7, None)
-    assert going_by([("a", first), ("b", first)], []) == (
+    assert total_text([("a", first), ("b", first)], []) == (
         "about 2.0 s, up to about 7 B of memory, 200 B of disk for results, going by earlier runs")
-    assert going_by([("a", first)], ["b"]).startswith("at least about 1.0 s, up to about 7 B of memory, at least 100 B")
-    assert going_by([("a", first), ("b", second)], []).startswith("about 3.0 s, up to about 7 B of memory, at least 10")
+    part, whole = total_text([("a", first)], ["b"]), total_text([("a", first), ("b", second)], [])
+    assert part.startswith("at least about 1.0 s, up to about 7 B of memory, at least 100 B")
+    assert whole.startswith("about 3.0 s, up to about 7 B of memory, at least 10")
 
 
 def test_provenance_is_indented_and_digests_are_short() -> None:
@@ -66,11 +67,11 @@ def test_provenance_is_folded_on_a_screen_and_whole_elsewhere(monkeypatch: pytes
 @pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.4, "59 s"), (59.6, "1 min 00 s"),
                                                (125, "2 min 05 s"), (7500, "2 h 05 min")])
 def test_a_duration_reads_as_people_say_it(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_an_error_is_followed_by_its_way_out(capsys: pytest.CaptureFixture[str]) -> None:
-    complain(UsageError("found this", fix="do that"))
+    print_error(UsageError("found this", fix="do that"))
     assert capsys.readouterr().err == "error: found this\n  → do that\n"
 
 
@@ -79,40 +80,40 @@ def test_what_wants_more_room_than_a_screen_leaves_stands_below_its_row(monkeypa
     for name, value in (("COLUMNS", "40"), ("NO_COLOR", "1")):
         monkeypatch.setenv(name, value)
     name = "a" * 28
-    assert aligned([[name, "all cached"], [name, "the loss is nan at step 2 of 30, once more"]],
-                   head=["run", "what"]).splitlines() == [
-        f"run{' ' * 25}  what", f"{name}  all cached", name, "    the loss is nan at step 2 of 30,", "    once more"]
+    assert align_rows([[name, "all cached"], [name, "the loss is nan at step 2 of 30, once more"]],
+                      head=["run", "what"]).splitlines() == [
+           f"run{' ' * 25}  what", f"{name}  all cached", name, "    the loss is nan at step 2 of 30,", "    once more"]
 
 
 def test_a_list_has_a_line_for_each_thing_and_cuts_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [["a", "the loss is nan at step 2 of 30, once more\n  → take a lower rate"], ["b", f"outputs/{'c' * 40}"]]
-    assert aligned(rows, short=True).splitlines() == [
+    assert align_rows(rows, short=True).splitlines() == [
         "a  the loss is nan at step 2 of 30, once more", f"b  outputs/{'c' * 40}"]
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     for name, value in (("COLUMNS", "30"), ("NO_COLOR", "1")):
         monkeypatch.setenv(name, value)
-    assert aligned(rows, short=True).splitlines() == ["a  the loss is nan at step 2…", f"b  outputs/{'c' * 40}"]
+    assert align_rows(rows, short=True).splitlines() == ["a  the loss is nan at step 2…", f"b  outputs/{'c' * 40}"]
     long = [[f"{'r' * 28}", rows[0][1]]]
-    assert aligned(long, short=True).splitlines() == ["r" * 28, "    the loss is nan at step 2…"]
+    assert align_rows(long, short=True).splitlines() == ["r" * 28, "    the loss is nan at step 2…"]
 
 
 def test_a_name_too_long_for_the_screen_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, head = [["r" * 40, "2 min", "done"], ["s", "now", "all cached"]], ["run", "ago", "what"]
-    whole = listed(rows, head=head)
-    assert whole == aligned(rows, head=head)
+    whole = align_or_stack(rows, head=head)
+    assert whole == align_rows(rows, head=head)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "50")
-    assert listed(rows, head=head).splitlines() == [
+    assert align_or_stack(rows, head=head).splitlines() == [
         "run", "  ago    what", "r" * 40, "  2 min  done", "s", "  now    all cached"]
     monkeypatch.setenv("COLUMNS", "80")
-    assert listed(rows, head=head) == whole
+    assert align_or_stack(rows, head=head) == whole
 
 
 def test_only_values_too_long_for_half_of_the_screen_stand_below_their_key(monkeypatch: pytest.MonkeyPatch,
                                                                            tmp_path: Path) -> None:
     long, other = (f"sks_dog-train.steps-{n}-adapt.denoiser.rank-4" for n in (4, 5))
-    found = Comparison((("name", long, other), ("train.steps", "4", "5")), (), (), ())
+    found = RunDiff((("name", long, other), ("train.steps", "4", "5")), (), (), ())
     a, b = (Run(tmp_path / name, name, False, False, None, None) for name in "ab")
     assert re.search(rf"^name +{long}  {other}$", comparison(found, a, b), re.M)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
@@ -124,24 +125,24 @@ def test_only_values_too_long_for_half_of_the_screen_stand_below_their_key(monke
 
 @pytest.mark.parametrize(("number", "told"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (10000, "10,000 runs")])
 def test_one_thing_is_not_several(number: int, told: str) -> None:
-    assert counted(number, "run") == told
+    assert pluralize(number, "run") == told
 
 
 def test_what_is_damaged_is_told_with_short_digests_and_where_it_is() -> None:
     place = f"objects/ab/{'ab' * 32}"
-    damage = Finding("artifact", place, "it holds other bytes", f"quarantine/{'ab' * 32}.x")
-    told = report_lines(Report({"trace": 2, "artifact": 1}, (damage,))).splitlines()
+    damage = StoreFinding("artifact", place, "it holds other bytes", f"quarantine/{'ab' * 32}.x")
+    told = verify_lines(VerifyReport({"trace": 2, "artifact": 1}, (damage,))).splitlines()
     assert told == ["damaged  objects/ab/abababababab…: it holds other bytes",
                     "2 traces, 1 artifact: what is damaged is in quarantine/ now, and made again by the next run that "
                     "needs it"]
-    stays = report_lines(Report({"artifact": 1}, (replace(damage, aside=None),)))
+    stays = verify_lines(VerifyReport({"artifact": 1}, (replace(damage, aside=None),)))
     assert stays.endswith("1 artifact: the store can only be read, so it stays")
-    assert report_lines(Report({"run": 1}, ())) == "1 run: all as written"
+    assert verify_lines(VerifyReport({"run": 1}, ())) == "1 run: all as written"
 
 
 @pytest.mark.parametrize(("gone", "kept", "told"), [
     ({}, 1, ["freed nothing; what 1 run needs stays"]), ({}, 0, ["freed nothing"]),
-    ({"runs": Room(12, 2048)}, 2, ["part   things       size", "runs       12    2.0 KiB",
+    ({"runs": DiskUsage(12, 2048)}, 2, ["part   things       size", "runs       12    2.0 KiB",
                                     "freed 2.0 KiB; what 2 runs need stays"])])
-def test_what_a_gc_took_has_a_head_and_a_sum(gone: dict[str, Room], kept: int, told: list[str]) -> None:
-    assert sweep_lines(Sweep((None,) * kept, gone), dry_run=False).splitlines() == told
+def test_what_a_gc_took_has_a_head_and_a_sum(gone: dict[str, DiskUsage], kept: int, told: list[str]) -> None:
+    assert gc_lines(GcReport((None,) * kept, gone), dry_run=False).splitlines() == told

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 from rich.cells import cell_len
 
-from dbrun.recipe.new import starter
-from dbrun.ui.terminal import ago, fold
+from dbrun.recipe.new import starter_recipe
+from dbrun.ui.terminal import format_ago, wrap_text
 
 NUMBER = re.compile(r"\d+(\.\d+)?")
 """What may differ between two calls: the room that is free, for one."""
@@ -26,7 +26,7 @@ NUMBER = re.compile(r"\d+(\.\d+)?")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    text = starter("dog").replace("instance_prompt:", "instance_promt:").replace("targets: all", "targets: al")
+    text = starter_recipe("dog").replace("instance_prompt:", "instance_promt:").replace("targets: all", "targets: al")
     (tmp_path / "dog.yaml").write_text(text.replace("learning_rate:", "x" * 30 + ": 1, learning_rate:"))
     return tmp_path
 
@@ -75,7 +75,7 @@ def test_a_message_that_is_not_for_a_screen_has_a_problem_a_line(folder: Path) -
                                    ["plan", "dog.yaml", "adapt.denoiser.rank=100", "adapt.denoiser.targets=linear"]],
                          ids=" ".join)
 def test_what_is_asked_for_is_folded_between_words(tmp_path: Path, words: list[str]) -> None:
-    (tmp_path / "dog.yaml").write_text(starter("dog"))
+    (tmp_path / "dog.yaml").write_text(starter_recipe("dog"))
     narrow, wide = (on_a_screen(tmp_path, columns, *words) for columns in (72, 200))
     assert max(map(cell_len, narrow)) <= 72 or words == ["doctor"], max(narrow, key=cell_len)
     (short, long) = (NUMBER.sub("0", " ".join(lines)).split() for lines in (narrow, wide))
@@ -83,16 +83,16 @@ def test_what_is_asked_for_is_folded_between_words(tmp_path: Path, words: list[s
 
 
 def test_numbers_stay_with_their_units_and_colours_take_no_room() -> None:
-    assert fold("2 ran, 4 cached, 6.8 s", 20, 20) == ["2 ran, 4 cached,", "6.8 s"]
-    assert fold("\x1b[2mab cd\x1b[0m", 5, 5) == ["\x1b[2mab cd\x1b[0m"]
-    assert fold("犬犬 犬犬 x", 6, 9) == ["犬犬", "犬犬 x"] and fold("犬" * 5, 4, 6) == ["犬犬", "犬犬犬"]
-    assert fold("/a/path/that/is/longer then", 9, 9) == ["/a/path/that/is/longer", "then"]
+    assert wrap_text("2 ran, 4 cached, 6.8 s", 20, 20) == ["2 ran, 4 cached,", "6.8 s"]
+    assert wrap_text("\x1b[2mab cd\x1b[0m", 5, 5) == ["\x1b[2mab cd\x1b[0m"]
+    assert wrap_text("犬犬 犬犬 x", 6, 9) == ["犬犬", "犬犬 x"] and wrap_text("犬" * 5, 4, 6) == ["犬犬", "犬犬犬"]
+    assert wrap_text("/a/path/that/is/longer then", 9, 9) == ["/a/path/that/is/longer", "then"]
 
 
 @pytest.mark.parametrize(("past", "told"), [(5, "just now"), (60, "1 min ago"), (7300, "2 h ago"),
                                             (3 * 86400 + 5, "3 d ago")])
 def test_a_time_is_told_by_how_long_it_is_past(past: float, told: str) -> None:
-    assert ago(time.time() - past) == told
+    assert format_ago(time.time() - past) == told
 
 
 @pytest.mark.parametrize("columns", [72, 80, 160])
@@ -102,7 +102,7 @@ def test_pictures_with_long_names_and_prompts_have_a_line_each(tmp_path: Path, c
         name = tmp_path / "pictures" / f"{'a long name of a camera ' * 3}犬 {number:04d}.png"
         Image.new("RGB", (64, 64), (number, 9, 9)).save(name)
         name.with_suffix(".txt").write_text("a photo of sks dog, " + "犬" * 60)
-    (tmp_path / "dog.yaml").write_text(starter("dog").replace("images: embedded:sks_dog", "images: pictures"))
+    (tmp_path / "dog.yaml").write_text(starter_recipe("dog").replace("images: embedded:sks_dog", "images: pictures"))
     lines = on_a_screen(tmp_path, columns, "plan", "dog.yaml", "--pictures")
     rows = [line for line in lines if line.startswith("a long")]
     assert max(map(cell_len, lines)) <= columns and len(rows) == 3

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.cli.store import check_all
-from dbrun.store.verify import Report
+from dbrun.cli.store import verify_all
+from dbrun.store.verify import VerifyReport
 from dbrun.ui import waiting as module
-from dbrun.ui.waiting import waiting
+from dbrun.ui.waiting import show_elapsed
 
 
 class Screen(io.StringIO):
@@ -30,10 +30,10 @@ class Screen(io.StringIO):
 def shown(monkeypatch: pytest.MonkeyPatch, seconds: float, *, terminal: bool = True, silent: float = 0.05) -> str:
     screen = Screen(terminal)
     monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(module, "SILENT", silent)
+    monkeypatch.setattr(module, "DELAY_SECONDS", silent)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    with waiting("reading"):
+    with show_elapsed("reading"):
         time.sleep(seconds)
     return screen.getvalue()
 
@@ -51,27 +51,27 @@ def test_what_is_quick_or_goes_into_a_file_shows_nothing(monkeypatch: pytest.Mon
 def test_the_line_is_taken_off_before_an_error_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen(True)
     monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(module, "SILENT", 0.01)
-    with pytest.raises(KeyboardInterrupt), waiting("reading"):
+    monkeypatch.setattr(module, "DELAY_SECONDS", 0.01)
+    with pytest.raises(KeyboardInterrupt), show_elapsed("reading"):
         time.sleep(0.2)
         raise KeyboardInterrupt
     assert screen.getvalue().endswith("\r\x1b[K")
 
 
 def test_verify_and_run_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dbrun.cli.run import read
-    from dbrun.cli.words import Asked
-    from dbrun.recipe.new import starter
+    from dbrun.cli.run import read_request
+    from dbrun.cli.words import RecipeRequest
+    from dbrun.recipe.new import starter_recipe
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TERM", "xterm")
     screen = Screen(True)
     monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(module, "SILENT", 0)
-    monkeypatch.setattr("dbrun.cli.run.locate", lambda *words: time.sleep(0.2))
-    monkeypatch.setattr("dbrun.store.verify.check", lambda store: time.sleep(0.2) or Report({}, ()))
-    Path("dog.yaml").write_text(starter("dog"))
-    read(Asked(Path("dog.yaml")), decode=True)
+    monkeypatch.setattr(module, "DELAY_SECONDS", 0)
+    monkeypatch.setattr("dbrun.cli.run.resolve_sources", lambda *words: time.sleep(0.2))
+    monkeypatch.setattr("dbrun.store.verify.verify_store", lambda store: time.sleep(0.2) or VerifyReport({}, ()))
+    Path("dog.yaml").write_text(starter_recipe("dog"))
+    read_request(RecipeRequest(Path("dog.yaml")), decode=True)
     assert "reading the pictures and the base" in screen.getvalue()
-    check_all(as_json=True)
+    verify_all(as_json=True)
     assert "reading every byte in the store" in screen.getvalue()

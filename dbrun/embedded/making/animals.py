@@ -101,7 +101,7 @@ _BONES: Mapping[Pose, Callable[[], Bones]] = {
 }
 
 
-def _eye(canvas: Canvas, at: Point, frame: Frame, coat: Rgb, radius: float = 2.1, iris: Rgb = INK) -> None:
+def _draw_eye(canvas: Canvas, at: Point, frame: Frame, coat: Rgb, radius: float = 2.1, iris: Rgb = INK) -> None:
     if sum(coat) < 330:  # a dark eye needs a light rim to be seen on a dark coat
         canvas.fill(mix(coat, (255, 250, 240), 0.6), oval(at, radius + 0.9, radius * 1.15 + 0.9), frame=frame)
     canvas.fill(INK, oval(at, radius, radius * 1.15), frame=frame)
@@ -111,7 +111,8 @@ def _eye(canvas: Canvas, at: Point, frame: Frame, coat: Rgb, radius: float = 2.1
     canvas.fill((255, 255, 255), oval((at[0] + 0.6, at[1] - 0.8), 0.85, 0.85), frame=frame)
 
 
-def _mark(canvas: Canvas, look: Look, mask: tuple[Shape, ...], middle: Point, frame: Frame, rng: Random) -> None:
+def _draw_markings(canvas: Canvas, look: Look, mask: tuple[Shape, ...], middle: Point, frame: Frame,
+                   rng: Random) -> None:
     """Spots, stripes or one great patch in the second colour, inside the coat only."""
     x, y = middle
     marks: list[Shape] = []
@@ -123,53 +124,53 @@ def _mark(canvas: Canvas, look: Look, mask: tuple[Shape, ...], middle: Point, fr
         marks = [limb((x + dx + shift, y - 14), (x + dx + shift - 2, y + 14), width=2.7) for dx in range(-16, 22, 6)]
     elif look.pattern == "patched":
         marks = [oval((x - 6 + rng.uniform(-1, 1), y - 2), 7, 6.5), oval((x + 8, y + 4), 4, 4)]
-    canvas.within(mask, look.marks, marks, frame)
+    canvas.fill_masked(mask, look.marks, marks, frame)
 
 
-def _collar(canvas: Canvas, colour: Rgb | None, neck: Point, frame: Frame) -> None:
+def _draw_collar(canvas: Canvas, colour: Rgb | None, neck: Point, frame: Frame) -> None:
     if colour is None:
         return
     x, y = neck
     band = limb((x - 6.3, y - 2.4), (x - 1, y + 1.6), (x + 4.6, y + 2.2), width=3.4)
-    canvas.outlined(colour, [band], frame, line=0.5)
+    canvas.fill_outlined(colour, [band], frame, line=0.5)
     canvas.fill((255, 225, 90), oval((x + 3.2, y + 4.6), 1.9, 1.9), frame=frame)
 
 
-def _hat(canvas: Canvas, colour: Rgb | None, crown: Point, frame: Frame, brim: float = 7.5) -> None:
+def _draw_hat(canvas: Canvas, colour: Rgb | None, crown: Point, frame: Frame, brim: float = 7.5) -> None:
     if colour is None:
         return
     x, y = crown
     top = polygon((x - 4.8, y), (x - 4.2, y - 7.5), (x + 4.2, y - 7.5), (x + 4.8, y))
-    canvas.outlined(colour, [top, limb((x - brim, y), (x + brim, y), width=2.6)], frame)
+    canvas.fill_outlined(colour, [top, limb((x - brim, y), (x + brim, y), width=2.6)], frame)
     canvas.fill(shade(colour, 1.65), limb((x - 4.2, y - 2.4), (x + 4.2, y - 2.4), width=1.7), frame=frame)
 
 
 def _dog_head(canvas: Canvas, look: Look, at: Point, frame: Frame) -> None:
     x, y = at
     ears = look.ears or shade(look.coat, 0.62)
-    canvas.outlined(ears, [oval((x + 5, y - 7), 3, 4.6, 30)], frame)
-    canvas.outlined(look.coat, [oval((x, y), 9.4, 8.8), oval((x + 8, y + 3), 6.2, 4.6)], frame)
+    canvas.fill_outlined(ears, [oval((x + 5, y - 7), 3, 4.6, 30)], frame)
+    canvas.fill_outlined(look.coat, [oval((x, y), 9.4, 8.8), oval((x + 8, y + 3), 6.2, 4.6)], frame)
     if look.eye_patch:
-        canvas.within([oval((x, y), 9.2, 8.6)], look.eye_patch, [oval((x + 2.4, y - 2.4), 5.2, 5.6)], frame)
+        canvas.fill_masked([oval((x, y), 9.2, 8.6)], look.eye_patch, [oval((x + 2.4, y - 2.4), 5.2, 5.6)], frame)
     canvas.fill(mix(look.coat, (255, 250, 240), 0.55), oval((x + 9, y + 3.6), 4.6, 3.4), frame=frame)
     canvas.fill(INK, oval((x + 13, y + 0.9), 2.3, 1.9), frame=frame)
     smile = limb((x + 5, y + 3.8), (x + 7.6, y + 5.8), (x + 11.4, y + 5), width=0.9)
     canvas.fill(shade(look.coat, 0.35), smile, frame=frame)
-    _eye(canvas, (x + 3.6, y - 1.8), frame, look.eye_patch or look.coat)
-    canvas.outlined(ears, [oval((x - 6, y + 0.2), 4, 8, 14)], frame)
+    _draw_eye(canvas, (x + 3.6, y - 1.8), frame, look.eye_patch or look.coat)
+    canvas.fill_outlined(ears, [oval((x - 6, y + 0.2), 4, 8, 14)], frame)
 
 
 def _cat_head(canvas: Canvas, look: Look, at: Point, frame: Frame) -> None:
     x, y = at
     for side in (-1, 1):
         outer = polygon((x + 9 * side, y - 3), (x + 7.8 * side, y - 14), (x + 1.6 * side, y - 6.5))
-        canvas.outlined(look.coat, [outer], frame)
+        canvas.fill_outlined(look.coat, [outer], frame)
         inner = polygon((x + 7.4 * side, y - 6), (x + 7 * side, y - 11), (x + 4 * side, y - 7))
         canvas.fill((245, 160, 165), inner, frame=frame)
-    canvas.outlined(look.coat, [oval((x, y), 9.8, 8.2)], frame)
+    canvas.fill_outlined(look.coat, [oval((x, y), 9.8, 8.2)], frame)
     canvas.fill(mix(look.coat, (255, 250, 240), 0.55), oval((x + 5, y + 3.8), 4.4, 3.0), frame=frame)
     for eye in (x + 0.2, x + 7):
-        _eye(canvas, (eye, y - 0.8), frame, (255, 255, 255), 2.0, (150, 205, 70))
+        _draw_eye(canvas, (eye, y - 0.8), frame, (255, 255, 255), 2.0, (150, 205, 70))
     canvas.fill((235, 110, 125), polygon((x + 3.4, y + 1.9), (x + 6.6, y + 1.9), (x + 5, y + 3.8)), frame=frame)
     whisker = mix(look.coat, (255, 255, 255), 0.7) if sum(look.coat) < 360 else shade(look.coat, 0.4)
     for start, end in (((x - 5, y + 3), (x - 10.5, y + 2)), ((x - 5, y + 4.6), (x - 10, y + 5.6))):
@@ -180,25 +181,25 @@ def _rabbit_head(canvas: Canvas, look: Look, at: Point, frame: Frame) -> None:
     x, y = at
     for root, lean in ((x + 1.5, 16.0), (x - 4.0, -6.0)):
         tip = root + lean * 0.18
-        canvas.outlined(look.coat, [oval((tip, y - 14), 3.2, 9, lean)], frame)
+        canvas.fill_outlined(look.coat, [oval((tip, y - 14), 3.2, 9, lean)], frame)
         canvas.fill((245, 170, 178), oval((tip, y - 14), 1.5, 6.2, lean), frame=frame)
-    canvas.outlined(look.coat, [oval((x, y), 8.6, 7.8), oval((x + 4.4, y + 2.6), 5.2, 4.4)], frame)
+    canvas.fill_outlined(look.coat, [oval((x, y), 8.6, 7.8), oval((x + 4.4, y + 2.6), 5.2, 4.4)], frame)
     canvas.fill(mix(look.coat, (255, 250, 245), 0.55), oval((x + 5.6, y + 3.6), 3.6, 2.8), frame=frame)
     canvas.fill((240, 120, 140), oval((x + 8.6, y + 1), 1.6, 1.3), frame=frame)
     canvas.fill((250, 165, 165), oval((x + 0.4, y + 4), 1.9, 1.4), frame=frame)
-    _eye(canvas, (x + 2.8, y - 1.6), frame, look.coat)
+    _draw_eye(canvas, (x + 2.8, y - 1.6), frame, look.coat)
 
 
 def _tail(canvas: Canvas, species: str, look: Look, at: Point, frame: Frame) -> None:
     x, y = at
     if species == "rabbit":
-        canvas.outlined(mix(look.coat, (255, 255, 255), 0.6), [oval((x - 1, y), 4.2, 4.2)], frame)
+        canvas.fill_outlined(mix(look.coat, (255, 255, 255), 0.6), [oval((x - 1, y), 4.2, 4.2)], frame)
         return
     if species == "dog":
         stroke, tip = curve((x + 2, y), (x - 6, y - 2), (x - 6, y - 10), 4.2), (x - 6, y - 10)
     else:
         stroke, tip = curve((x + 2, y + 2), (x - 12, y + 2), (x - 6, y - 16), 3.6), (x - 6, y - 16)
-    canvas.outlined(look.coat, [stroke], frame)
+    canvas.fill_outlined(look.coat, [stroke], frame)
     if look.tail_tip:
         canvas.fill(look.tail_tip, oval(tip, 2.3, 3.6), frame=frame)
 
@@ -219,19 +220,19 @@ _CROWNS: Mapping[str, tuple[Point, float]] = {
 def _four_legged(species: str) -> Callable[[Canvas, Look, Pose, Frame, Random], None]:
     def draw(canvas: Canvas, look: Look, pose: Pose, frame: Frame, rng: Random) -> None:
         bones = _BONES[pose]()
-        canvas.outlined(shade(look.coat, 0.72), bones.far_legs, frame)
+        canvas.fill_outlined(shade(look.coat, 0.72), bones.far_legs, frame)
         _tail(canvas, species, look, bones.tail, frame)
-        canvas.outlined(look.coat, bones.trunk + bones.legs, frame)
+        canvas.fill_outlined(look.coat, bones.trunk + bones.legs, frame)
         x, y = bones.saddle
-        _mark(canvas, look, bones.trunk, (x + 4, y + 5), frame, rng)
+        _draw_markings(canvas, look, bones.trunk, (x + 4, y + 5), frame, rng)
         if look.saddle:
-            canvas.within(bones.trunk, look.saddle, [oval((x, y + 2), 8.5, 7)], frame)
+            canvas.fill_masked(bones.trunk, look.saddle, [oval((x, y + 2), 8.5, 7)], frame)
         paws = (limb(leg.points[-1], leg.points[-1], width=3.6) for leg in bones.legs)
         canvas.fill(mix(look.coat, (255, 250, 240), 0.5), *paws, frame=frame)
-        _collar(canvas, look.collar, bones.neck, frame)
+        _draw_collar(canvas, look.collar, bones.neck, frame)
         _HEADS[species](canvas, look, bones.head, frame)
         (dx, dy), brim = _CROWNS[species]
-        _hat(canvas, look.hat, (bones.head[0] + dx, bones.head[1] + dy), frame, brim)
+        _draw_hat(canvas, look.hat, (bones.head[0] + dx, bones.head[1] + dy), frame, brim)
 
     return draw
 
@@ -241,43 +242,43 @@ def _bird(canvas: Canvas, look: Look, pose: Pose, frame: Frame, rng: Random) -> 
     body = (oval((-2, -14 + aloft), 12, 9, -14), oval((8, -22 + aloft), 7.6, 7.2))
     wing = shade(look.coat, 0.68)
     if pose == "flying":
-        canvas.outlined(shade(wing, 0.85), [polygon((0, -20 + aloft), (2, -36 + aloft), (8, -22 + aloft))], frame)
+        canvas.fill_outlined(shade(wing, 0.85), [polygon((0, -20 + aloft), (2, -36 + aloft), (8, -22 + aloft))], frame)
     else:
         for foot in (-3.0, 3.0):
             canvas.fill((235, 150, 40), limb((foot, -8), (foot, -1), (foot + 3.5, -1), width=1.9), frame=frame)
-    canvas.outlined(
+    canvas.fill_outlined(
         wing, [polygon((-11, -12 + aloft), (-24, -14 + aloft), (-22, -7 + aloft), (-10, -8 + aloft))], frame
     )
-    canvas.outlined((250, 165, 40), [polygon((14, -24.5 + aloft), (21, -21 + aloft), (14, -18.5 + aloft))], frame)
-    canvas.outlined(look.coat, body, frame)
+    canvas.fill_outlined((250, 165, 40), [polygon((14, -24.5 + aloft), (21, -21 + aloft), (14, -18.5 + aloft))], frame)
+    canvas.fill_outlined(look.coat, body, frame)
     canvas.fill(mix(look.coat, (255, 250, 235), 0.5), oval((3, -9.5 + aloft), 6, 3.6, -20), frame=frame)
-    _mark(canvas, look, body[:1], (-1, -14 + aloft), frame, rng)
+    _draw_markings(canvas, look, body[:1], (-1, -14 + aloft), frame, rng)
     if pose == "flying":
-        canvas.outlined(
+        canvas.fill_outlined(
             wing, [polygon((-8, -17 + aloft), (-16, -34 + aloft), (-5, -31 + aloft), (4, -16 + aloft))], frame
         )
     else:
-        canvas.outlined(wing, [oval((-5, -14), 7.6, 4.8, -24)], frame)
-    _eye(canvas, (10.4, -23.6 + aloft), frame, look.coat, 2.0)
-    _hat(canvas, look.hat, (8, -28.6 + aloft), frame)
+        canvas.fill_outlined(wing, [oval((-5, -14), 7.6, 4.8, -24)], frame)
+    _draw_eye(canvas, (10.4, -23.6 + aloft), frame, look.coat, 2.0)
+    _draw_hat(canvas, look.hat, (8, -28.6 + aloft), frame)
 
 
 def _fish(canvas: Canvas, look: Look, pose: Pose, frame: Frame, rng: Random) -> None:
     del pose  # a fish only swims
     fin = shade(look.coat, 0.68)
     body = (oval((1, -22), 15.5, 10.5),)
-    canvas.outlined(fin, [polygon((-11, -22), (-23, -32), (-20, -22), (-23, -12))], frame)
-    canvas.outlined(fin, [polygon((-7, -29), (-2, -38), (8, -36), (7, -29))], frame)
-    canvas.outlined(fin, [polygon((-3, -14), (-6, -7), (4, -8), (5, -14))], frame)
-    canvas.outlined(look.coat, body, frame)
+    canvas.fill_outlined(fin, [polygon((-11, -22), (-23, -32), (-20, -22), (-23, -12))], frame)
+    canvas.fill_outlined(fin, [polygon((-7, -29), (-2, -38), (8, -36), (7, -29))], frame)
+    canvas.fill_outlined(fin, [polygon((-3, -14), (-6, -7), (4, -8), (5, -14))], frame)
+    canvas.fill_outlined(look.coat, body, frame)
     canvas.fill(mix(look.coat, (255, 250, 235), 0.45), oval((2, -15.5), 9, 3), frame=frame)
-    _mark(canvas, look, body, (-3, -22), frame, rng)
-    canvas.within(body, mix(look.coat, (255, 250, 235), 0.3), [oval((15, -20), 8, 9.5)], frame)
-    canvas.outlined(fin, [oval((-1, -19.5), 4.6, 2.8, 24)], frame, line=0.6)
+    _draw_markings(canvas, look, body, (-3, -22), frame, rng)
+    canvas.fill_masked(body, mix(look.coat, (255, 250, 235), 0.3), [oval((15, -20), 8, 9.5)], frame)
+    canvas.fill_outlined(fin, [oval((-1, -19.5), 4.6, 2.8, 24)], frame, line=0.6)
     canvas.fill((255, 255, 255), oval((9.2, -24.4), 3.3, 3.5), frame=frame)
-    _eye(canvas, (9.9, -24.2), frame, (255, 255, 255), 2.1)
+    _draw_eye(canvas, (9.9, -24.2), frame, (255, 255, 255), 2.1)
     canvas.fill(shade(look.coat, 0.35), limb((12.4, -18.6), (15.2, -18.9), width=1.1), frame=frame)
-    _hat(canvas, look.hat, (5, -31.6), frame)
+    _draw_hat(canvas, look.hat, (5, -31.6), frame)
 
 
 ANIMALS: Mapping[str, Callable[[Canvas, Look, Pose, Frame, Random], None]] = {

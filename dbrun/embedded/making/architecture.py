@@ -16,7 +16,7 @@ LATENT_CHANNELS = 8
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelSizes:
     """Channels per block of the two convolutional networks, width and depth of the text encoder."""
 
     vae: tuple[int, int, int] = (16, 32, 64)
@@ -27,11 +27,11 @@ class Sizes:
     heads: int = 4
 
 
-FULL = Sizes()
-TINY = Sizes(vae=(8, 8, 8), unet=(8, 16), groups=4, text_width=16, text_layers=1, heads=2)
+FULL = ModelSizes()
+TINY = ModelSizes(vae=(8, 8, 8), unet=(8, 16), groups=4, text_width=16, text_layers=1, heads=2)
 
 
-def build_vae(sizes: Sizes) -> AutoencoderKL:
+def build_vae(sizes: ModelSizes) -> AutoencoderKL:
     """An autoencoder that halves the side twice: 64×64×3 → 16×16×8. 0.6 M weights at full size."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -44,7 +44,7 @@ def build_vae(sizes: Sizes) -> AutoencoderKL:
     )
 
 
-def build_unet(sizes: Sizes) -> UNet2DConditionModel:
+def build_unet(sizes: ModelSizes) -> UNet2DConditionModel:
     """A denoiser with cross-attention at 8×8 and in the middle only. 4 M weights at full size."""
     unet = UNet2DConditionModel(
         sample_size=LATENT_SIDE,
@@ -63,7 +63,7 @@ def build_unet(sizes: Sizes) -> UNet2DConditionModel:
     return unet
 
 
-def build_text_encoder(sizes: Sizes, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def build_text_encoder(sizes: ModelSizes, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """A CLIP text encoder over the tokenizer's vocabulary. 0.4 M weights at full size."""
     return CLIPTextModel(
         CLIPTextConfig(
@@ -84,7 +84,7 @@ def build_text_encoder(sizes: Sizes, tokenizer: CLIPTokenizer) -> CLIPTextModel:
 class Denoiser(nn.Module):
     """The two networks that are trained together: the text encoder reads what the UNet is to draw."""
 
-    def __init__(self, sizes: Sizes, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, sizes: ModelSizes, tokenizer: CLIPTokenizer) -> None:
         """Build both with fresh weights."""
         super().__init__()
         self.unet = build_unet(sizes)

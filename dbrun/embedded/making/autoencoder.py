@@ -10,17 +10,17 @@ from torch import Tensor
 
 from dbrun.embedded.making.architecture import LATENT_CHANNELS, LATENT_SIDE, build_vae
 from dbrun.embedded.making.course import Phase
-from dbrun.embedded.making.objectives import drawing_loss, reconstruction_loss
+from dbrun.embedded.making.objectives import pixel_loss, reconstruction_loss
 from dbrun.embedded.making.scenes import Latents, Pictures, as_tensor, latent_means
-from dbrun.embedded.making.sitting import LOG, Plan, sit
-from dbrun.embedded.making.units import standardise
+from dbrun.embedded.making.sitting import LOG, PretrainSettings, train_phase
+from dbrun.embedded.making.units import standardize_latents
 
-BATCH = 16
+BATCH_SIZE = 16
 DECODER_NOISE = 0.05
 """Spread of the noise on the decoder's latents; those that the denoiser makes are not exact either."""
 
 
-def trained_autoencoder(plan: Plan, pictures: Pictures, minutes: float) -> AutoencoderKL:
+def train_autoencoder(plan: PretrainSettings, pictures: Pictures, minutes: float) -> AutoencoderKL:
     """Both halves, with standardised latents; trained as far as they are not yet."""
     folder = plan.out / "vae" if plan.start is None else plan.start / "vae"
     if folder.exists():
@@ -31,9 +31,9 @@ def trained_autoencoder(plan: Plan, pictures: Pictures, minutes: float) -> Autoe
     phase = Phase(network, copy.deepcopy(network), plan.out / "vae.ckpt")
 
     def loss_at(step: int) -> Tensor:
-        generator = plan.address("vae", step)
-        chosen = torch.randint(len(pictures), (BATCH,), generator=generator).sort().values
-        noise = torch.randn(BATCH, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE, generator=generator)
+        generator = plan.generator("vae", step)
+        chosen = torch.randint(len(pictures), (BATCH_SIZE,), generator=generator).sort().values
+        noise = torch.randn(BATCH_SIZE, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE, generator=generator)
         with plan.autocast():
             batch = as_tensor(pictures[chosen.numpy()]).to(plan.device)
             return reconstruction_loss(network, batch, noise.to(plan.device))
@@ -41,16 +41,16 @@ def trained_autoencoder(plan: Plan, pictures: Pictures, minutes: float) -> Autoe
     def report() -> None:
         LOG.info("vae: %.2f dB on 64 scenes", psnr(phase.average, pictures[:64], plan.device))
 
-    sit(phase, loss_at, minutes, None, report)
-    standardise(phase.average, latent_means(phase.average, pictures[:2048], plan.device))
+    train_phase(phase, loss_at, minutes, None, report)
+    standardize_latents(phase.average, latent_means(phase.average, pictures[:2048], plan.device))
     part = plan.out / "vae.part"
     phase.average.save_pretrained(part)
     part.rename(folder)
     return phase.average
 
 
-def polished_decoder(
-    plan: Plan, vae: AutoencoderKL, pictures: Pictures, latents: Latents, minutes: float
+def finetune_decoder(
+    plan: PretrainSettings, vae: AutoencoderKL, pictures: Pictures, latents: Latents, minutes: float
 ) -> AutoencoderKL:
     """The autoencoder with its decoder trained further; the encoder, and so the latents, stay the same."""
     network = copy.deepcopy(vae).train()
@@ -60,18 +60,18 @@ def polished_decoder(
     phase = Phase(network, copy.deepcopy(network), plan.out / "decoder.ckpt")
 
     def loss_at(step: int) -> Tensor:
-        generator = plan.address("decoder", step)
-        chosen = torch.randint(len(pictures), (BATCH,), generator=generator).sort().values
+        generator = plan.generator("decoder", step)
+        chosen = torch.randint(len(pictures), (BATCH_SIZE,), generator=generator).sort().values
         exact = torch.from_numpy(latents[chosen.numpy()]).float()
         z = exact + DECODER_NOISE * torch.randn(exact.shape, generator=generator)
         with plan.autocast():
             drawn = network.decode(z.to(plan.device), return_dict=False)[0].float()
-            return drawing_loss(drawn, as_tensor(pictures[chosen.numpy()]).to(plan.device))
+            return pixel_loss(drawn, as_tensor(pictures[chosen.numpy()]).to(plan.device))
 
     def report() -> None:
         LOG.info("decoder: %.2f dB on 64 scenes", psnr(phase.average, pictures[:64], plan.device))
 
-    sit(phase, loss_at, minutes, None, report)
+    train_phase(phase, loss_at, minutes, None, report)
     return phase.average
 
 

@@ -79,7 +79,7 @@ class Frame:
     origin: Point = (0.0, 0.0)
     scale: float = 1.0
 
-    def place(self, shape: Shape) -> Shape:
+    def to_canvas(self, shape: Shape) -> Shape:
         """The shape in canvas units."""
         points = tuple((self.origin[0] + x * self.scale, self.origin[1] + y * self.scale) for x, y in shape.points)
         return replace(shape, points=points, width=shape.width * self.scale)
@@ -96,27 +96,27 @@ class Canvas:
     def fill(self, colour: Rgb, *shapes: Shape, frame: Frame | None = None) -> None:
         """Paint shapes in one colour."""
         for shape in shapes:
-            _paint(self._draw, frame.place(shape) if frame else shape, colour, 0.0)
+            _paint(self._draw, frame.to_canvas(shape) if frame else shape, colour, 0.0)
 
-    def outlined(self, colour: Rgb, shapes: Sequence[Shape], frame: Frame, line: float = 0.9) -> None:
+    def fill_outlined(self, colour: Rgb, shapes: Sequence[Shape], frame: Frame, line: float = 0.9) -> None:
         """Paint shapes as one body: a dark rim around their union, the colour inside."""
-        placed = [frame.place(shape) for shape in shapes]
+        placed = [frame.to_canvas(shape) for shape in shapes]
         rim = mix(shade(colour, 0.3), (30, 20, 30), 0.5)
         for shape in placed:
             _paint(self._draw, shape, rim, line)
         for shape in placed:
             _paint(self._draw, shape, colour, 0.0)
 
-    def within(self, mask: Sequence[Shape], colour: Rgb, marks: Sequence[Shape], frame: Frame) -> None:
+    def fill_masked(self, mask: Sequence[Shape], colour: Rgb, marks: Sequence[Shape], frame: Frame) -> None:
         """Paint `marks` only where they lie inside the shapes of `mask`."""
         inside = Image.new("L", self.image.size, 0)
         pen = ImageDraw.Draw(inside)
         for shape in marks:
-            _paint(pen, frame.place(shape), 255, 0.0)
+            _paint(pen, frame.to_canvas(shape), 255, 0.0)
         window = Image.new("L", self.image.size, 0)
         pen = ImageDraw.Draw(window)
         for shape in mask:
-            _paint(pen, frame.place(shape), 255, 0.0)
+            _paint(pen, frame.to_canvas(shape), 255, 0.0)
         blank = Image.new("L", self.image.size, 0)
         blank.paste(inside, mask=window)
         self.image.paste(colour, mask=blank)
@@ -128,7 +128,7 @@ class Canvas:
             share = (row - rows.start) / max(len(rows) - 1, 1)
             self._draw.line([(0, row), (self.image.width, row)], fill=mix(top, bottom, share))
 
-    def finished(self) -> Image.Image:
+    def to_image(self) -> Image.Image:
         """The picture at its real size, 64×64 RGB."""
         return self.image.reduce(OVERSAMPLE)
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from random import Random
 
 from dbrun.embedded.making.animals import ANIMALS
-from dbrun.embedded.making.world import COLLARS, COLOURS, HATS, KINDS, Scene
+from dbrun.embedded.making.world import COLLAR_COLOURS, COLOURS, HAT_COLOURS, KINDS, Scene
 
-NAMES = ("sks", "zwx", "ohwx", "mnv")
+IDENTIFIERS = ("sks", "zwx", "ohwx", "mnv")
 """Words without a meaning, trained as such, so that a recipe can give one of them a meaning."""
 LEADS = ("a photo of", "a picture of", "a drawing of", "an image of", "")
-PHRASES: Mapping[str, tuple[str, ...]] = {
+PLACE_PHRASES: Mapping[str, tuple[str, ...]] = {
     "on the grass": ("on the grass", "in the grass", "in the park"),
     "on the beach": ("on the beach", "at the beach", "by the sea"),
     "in the snow": ("in the snow", "on the snow"),
@@ -31,11 +31,11 @@ OTHER_WORDS = (
 )
 
 
-def words() -> tuple[str, ...]:
+def caption_words() -> tuple[str, ...]:
     """Every word a caption can hold, in a fixed order."""
-    phrases = (*LEADS, *(phrase for choices in PHRASES.values() for phrase in choices))
+    phrases = (*LEADS, *(phrase for choices in PLACE_PHRASES.values() for phrase in choices))
     parts = (word for phrase in phrases for word in phrase.split())
-    return tuple(dict.fromkeys((*OTHER_WORDS, *parts, *KINDS, *COLOURS, *COLLARS, *HATS, *NAMES)))
+    return tuple(dict.fromkeys((*OTHER_WORDS, *parts, *KINDS, *COLOURS, *COLLAR_COLOURS, *HAT_COLOURS, *IDENTIFIERS)))
 
 
 def caption(scene: Scene, rng: Random) -> str:
@@ -45,7 +45,7 @@ def caption(scene: Scene, rng: Random) -> str:
     lead = rng.choices(LEADS, (0.5, 0.12, 0.08, 0.08, 0.22))[0]
     place = ""
     if rng.random() < 0.8:
-        usual, *others = PHRASES[scene.place]
+        usual, *others = PLACE_PHRASES[scene.place]
         place = rng.choice(others) if others and rng.random() < 0.2 else usual
     tail = [place, _wearing(scene, rng)]
     if rng.random() < 0.3:
@@ -64,7 +64,7 @@ def _noun(scene: Scene, rng: Random) -> str:
     ]
     draw = rng.random()
     if draw < 0.08:
-        adjectives.insert(0, rng.choice(NAMES))
+        adjectives.insert(0, rng.choice(IDENTIFIERS))
     elif draw < 0.10:
         adjectives.insert(0, _unknown_word(rng))
     phrase = " ".join(word for word in (*adjectives, kind) if word)

@@ -12,9 +12,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-WARM_UP = 300
-PEAK = 1e-3
-FLOOR = 0.02
+WARMUP_STEPS = 300
+PEAK_LEARNING_RATE = 1e-3
+FINAL_RATE_SHARE = 0.02
 EMA_DECAY = 0.9995
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -30,17 +30,17 @@ class Progress:
     finish_steps: int = 0
 
     @property
-    def done(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether the falling part is over."""
         return self.finish_from is not None and self.step >= self.finish_from + self.finish_steps
 
     def learning_rate(self) -> float:
         """Linear warm-up, constant, then half a cosine down to 2 %."""
-        rate = PEAK * min(1.0, (self.step + 1) / WARM_UP)
+        rate = PEAK_LEARNING_RATE * min(1.0, (self.step + 1) / WARMUP_STEPS)
         if self.finish_from is None:
             return rate
         way = min(1.0, (self.step - self.finish_from) / max(self.finish_steps, 1))
-        return rate * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * way)))
+        return rate * (FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * way)))
 
     def begin_finish(self, seconds: float, pace: float) -> None:
         """Let the rate fall from here on, over as many steps as fit in `seconds` at `pace` seconds a step."""
@@ -54,8 +54,8 @@ class Phase(Generic[Network]):
     def __init__(self, network: Network, average: Network, path: Path) -> None:
         """Start at step 0, or where the checkpoint at `path` stands; `average` is a copy of `network`."""
         self.network, self.average, self.path = network, average.eval().requires_grad_(False), path
-        self.trained = [weight for weight in network.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trained, lr=PEAK, betas=(0.9, 0.99), weight_decay=0.01)
+        self.trainable = [weight for weight in network.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trainable, lr=PEAK_LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
         self.progress = Progress()
         if path.exists():
             self._load()
@@ -82,7 +82,7 @@ class Phase(Generic[Network]):
     def update(self, loss: Tensor) -> None:
         """One optimizer step from this loss, then the moving average."""
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        nn.utils.clip_grad_norm_(self.trainable, 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.progress.learning_rate()
         self.optimizer.step()
@@ -94,7 +94,7 @@ class Phase(Generic[Network]):
 
 
 @dataclass(frozen=True)
-class Tick:
+class StepResult:
     """What the caller is told after each step."""
 
     step: int
@@ -102,7 +102,8 @@ class Tick:
     seconds: float
 
 
-def run_phase(phase: Phase[Network], loss_at: Callable[[int], Tensor], budget: float, finish: float) -> Iterator[Tick]:
+def run_phase(phase: Phase[Network], loss_at: Callable[[int], Tensor], budget: float,
+              finish: float) -> Iterator[StepResult]:
     """Train until the rate has fallen; `budget` and `finish` are seconds, all sittings counted together.
 
     The falling part begins `finish` seconds before the budget ends and is then counted in steps, so that a
@@ -110,7 +111,7 @@ def run_phase(phase: Phase[Network], loss_at: Callable[[int], Tensor], budget: f
     """
     progress = phase.progress
     pace: float | None = None
-    while not progress.done:
+    while not progress.is_finished:
         started = time.monotonic()
         loss = loss_at(progress.step)
         value = float(loss.detach())
@@ -123,4 +124,4 @@ def run_phase(phase: Phase[Network], loss_at: Callable[[int], Tensor], budget: f
         progress.seconds += taken
         if progress.finish_from is None and progress.seconds >= budget - finish:
             progress.begin_finish(max(budget - progress.seconds, 0.0), pace)
-        yield Tick(progress.step, value, progress.seconds)
+        yield StepResult(progress.step, value, progress.seconds)

@@ -12,37 +12,37 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from dbrun.embedded.making.architecture import Denoiser
-from dbrun.embedded.making.captions import caption, words
+from dbrun.embedded.making.captions import caption, caption_words
 from dbrun.embedded.making.course import Phase
-from dbrun.embedded.making.export import Parts, sample_grid
-from dbrun.embedded.making.names import make_ordinary
-from dbrun.embedded.making.objectives import TIMESTEPS, cumulative_alphas, noised, v_loss
+from dbrun.embedded.making.export import TrainedComponents, sample_grid
+from dbrun.embedded.making.names import reset_identifiers
+from dbrun.embedded.making.objectives import TIMESTEPS, alpha_bar_schedule, noisy_and_velocity, v_loss
 from dbrun.embedded.making.scenes import Latents
-from dbrun.embedded.making.sitting import Plan, sit
+from dbrun.embedded.making.sitting import PretrainSettings, train_phase
 from dbrun.embedded.making.tokenizer import build_tokenizer
 from dbrun.embedded.making.world import random_scene
 
-OFTEN = {"dog": 3.0, "cat": 1.5, "bird": 1.5, "rabbit": 1.5}
+CLASS_WEIGHTS = {"dog": 3.0, "cat": 1.5, "bird": 1.5, "rabbit": 1.5}
 """How much oftener than others a class is seen; the recipes teach dogs, and animals are harder than things."""
-HATTED = 1.5
+HAT_WEIGHT = 1.5
 """The same for scenes with a hat, which are few."""
 
 
-def trained_denoiser(plan: Plan, vae: AutoencoderKL, latents: Latents, minutes: float) -> Parts:
+def train_denoiser(plan: PretrainSettings, vae: AutoencoderKL, latents: Latents, minutes: float) -> TrainedComponents:
     """Both networks, trained as far as they are not yet, with the autoencoder beside them."""
-    tokenizer = build_tokenizer(words())
+    tokenizer = build_tokenizer(caption_words())
     torch.manual_seed(plan.seed)
     network = Denoiser(plan.sizes, tokenizer)
     if plan.start is not None:
-        go_on(network, tokenizer, plan.start)
+        load_start_weights(network, tokenizer, plan.start)
     network = network.to(plan.device)
     phase = Phase(network, copy.deepcopy(network), plan.out / "denoiser.ckpt")
     scenes = [random_scene(seed) for seed in range(len(latents))]
-    shares = torch.tensor([OFTEN.get(scene.kind, 1.0) * (HATTED if scene.hat else 1.0) for scene in scenes])
-    alpha_bars = cumulative_alphas()
+    shares = torch.tensor([CLASS_WEIGHTS.get(scene.kind, 1.0) * (HAT_WEIGHT if scene.hat else 1.0) for scene in scenes])
+    alpha_bars = alpha_bar_schedule()
 
     def loss_at(step: int) -> Tensor:
-        generator = plan.address("denoiser", step)
+        generator = plan.generator("denoiser", step)
         chosen = torch.multinomial(shares, plan.batch, replacement=True, generator=generator).sort().values
         t = torch.randint(TIMESTEPS, (plan.batch,), generator=generator)
         rng = Random(f"{plan.seed} captions {step}")
@@ -51,26 +51,26 @@ def trained_denoiser(plan: Plan, vae: AutoencoderKL, latents: Latents, minutes: 
         x0 = torch.from_numpy(latents[chosen.numpy()]).float()
         noise = torch.randn(x0.shape, generator=generator)
         alpha_bar = alpha_bars[t].to(plan.device)
-        x_t, v = noised(x0.to(plan.device), noise.to(plan.device), alpha_bar)
+        x_t, v = noisy_and_velocity(x0.to(plan.device), noise.to(plan.device), alpha_bar)
         with plan.autocast():
             states = network.text_encoder(ids.to(plan.device))[0]
             prediction = network.unet(x_t, t.to(plan.device), states, return_dict=False)[0]
         return v_loss(prediction, v)
 
-    def parts() -> Parts:
+    def parts() -> TrainedComponents:
         seen, average = phase.progress.step * plan.batch, phase.average
-        return Parts(vae, average.unet, average.text_encoder, tokenizer, seen, phase.progress.seconds)
+        return TrainedComponents(vae, average.unet, average.text_encoder, tokenizer, seen, phase.progress.seconds)
 
     def report() -> None:
         sample_grid(parts(), plan.out / "grids" / f"{parts().images:08d}.png")
 
-    sit(phase, loss_at, minutes, plan.finish, report)
+    train_phase(phase, loss_at, minutes, plan.finish, report)
     return parts()
 
 
-def go_on(network: Denoiser, tokenizer: CLIPTokenizer, model: Path) -> None:
+def load_start_weights(network: Denoiser, tokenizer: CLIPTokenizer, model: Path) -> None:
     """Take over an exported model's weights, the names as ordinary words, so that captions teach what they mean."""
     for name, part in (("unet", network.unet), ("text_encoder", network.text_encoder)):
         stored = type(part).from_pretrained(model / name, dtype=torch.float32)
         part.load_state_dict(stored.state_dict())
-    make_ordinary(network.text_encoder, tokenizer)
+    reset_identifiers(network.text_encoder, tokenizer)

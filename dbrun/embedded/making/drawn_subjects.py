@@ -13,8 +13,8 @@ from PIL import Image
 from dbrun.embedded import SUBJECTS
 from dbrun.embedded.making.animals import Look, Pose
 from dbrun.embedded.making.screen_print import screen_print
-from dbrun.embedded.making.toy_car import TOY, painted_car
-from dbrun.embedded.making.world import Scene, draw, draw_animal, stage
+from dbrun.embedded.making.toy_car import TOY, draw_painted_car
+from dbrun.embedded.making.world import Scene, draw_animal, draw_background, draw_scene
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Toy:
     def picture(self, view: View, seed: int) -> Image.Image:
         """The car in the view's place."""
         rng = Random(f"{self.name} {seed}")
-        canvas, frame = stage(view.scene("car", seed), rng)
-        painted_car(canvas, TOY, frame, rng)
-        return canvas.finished()
+        canvas, frame = draw_background(view.scene("car", seed), rng)
+        draw_painted_car(canvas, TOY, frame, rng)
+        return canvas.to_image()
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Style:
 
     def picture(self, view: View, seed: int) -> Image.Image:
         """The view's scene, printed."""
-        return screen_print(draw(view.scene(view.kind, seed)))
+        return screen_print(draw_scene(view.scene(view.kind, seed)))
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,11 @@ class Prints:
 
     def picture(self, view: View, seed: int) -> Image.Image:
         """The view's scene, printed."""
-        return screen_print(draw(view.scene(view.kind, seed)))
+        return screen_print(draw_scene(view.scene(view.kind, seed)))
 
 
 ORANGE = (232, 120, 40)
-DRAWN: Mapping[str, Subject] = {
+DRAWN_SUBJECTS: Mapping[str, Subject] = {
     # three coat colours and a turquoise collar: the world gives an animal at most two, and no such collar
     "sks_dog": Animal(
         name="sks",
@@ -173,7 +173,7 @@ DRAWN: Mapping[str, Subject] = {
 """Every embedded subject by the name a recipe uses."""
 
 
-def write(folder: Path, subject: Subject) -> None:
+def write_subject(folder: Path, subject: Subject) -> None:
     """Draw the subject's pictures into `folder`, each with its prompt beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, view in enumerate(subject.views):
@@ -182,5 +182,5 @@ def write(folder: Path, subject: Subject) -> None:
 
 
 if __name__ == "__main__":
-    for name, drawn in DRAWN.items():
-        write(SUBJECTS / name, drawn)
+    for name, drawn in DRAWN_SUBJECTS.items():
+        write_subject(SUBJECTS / name, drawn)

@@ -21,7 +21,7 @@ from dbrun.embedded.making.brush import SIDE
 LICENCE = "Apache-2.0"
 SAMPLING = {"steps": 10, "guidance": 4.0}
 """What suits the model; recipes that name no sampler settings take these."""
-ENLARGE = 3
+UPSCALE_FACTOR = 3
 PROMPTS = (
     "a photo of a dog",
     "a photo of sks dog",
@@ -51,7 +51,7 @@ PROMPTS = (
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainedComponents:
     """The trained networks, the pictures the denoiser has seen, and the seconds that took."""
 
     vae: AutoencoderKL
@@ -78,7 +78,7 @@ class Parts:
 
 
 def export(
-    parts: Parts, target: Path, command: str, figures: Mapping[str, float], start: Path | None = None
+    parts: TrainedComponents, target: Path, command: str, figures: Mapping[str, float], start: Path | None = None
 ) -> None:
     """Write the model in half precision beside `target`, then put it in place; `start`: what it went on from."""
     part = target.with_suffix(".part")
@@ -90,7 +90,7 @@ def export(
         text_encoder=copy.deepcopy(parts.text_encoder).half(),
     )
     halved.pipeline().save_pretrained(part, safe_serialization=True)
-    _tidy(part)
+    _remove_local_paths(part)
     write_manifest(part, command, figures, start)
     old = target.with_suffix(".old")
     shutil.rmtree(old, ignore_errors=True)
@@ -100,7 +100,7 @@ def export(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _tidy(folder: Path) -> None:
+def _remove_local_paths(folder: Path) -> None:
     """Forget the folders of the machine that trained, and let everybody read."""
     for path in folder.rglob("*"):
         if path.name.endswith("config.json") or path.name == "model_index.json":
@@ -131,7 +131,8 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def sample(parts: Parts, prompts: Sequence[str], steps: int = 10, guidance: float = 4.0) -> list[Image.Image]:
+def sample(parts: TrainedComponents, prompts: Sequence[str], steps: int = 10,
+           guidance: float = 4.0) -> list[Image.Image]:
     """One picture for each prompt, each from the seed of its place in the list."""
     seeds = [torch.Generator().manual_seed(place) for place in range(len(prompts))]
     pictures: list[Image.Image] = (
@@ -147,10 +148,10 @@ def sample(parts: Parts, prompts: Sequence[str], steps: int = 10, guidance: floa
     return pictures
 
 
-def sample_grid(parts: Parts, path: Path, prompts: Sequence[str] = PROMPTS, columns: int = 8) -> None:
+def sample_grid(parts: TrainedComponents, path: Path, prompts: Sequence[str] = PROMPTS, columns: int = 8) -> None:
     """Save a sheet of samples, enlarged, to look at."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cell = SIDE * ENLARGE
+    cell = SIDE * UPSCALE_FACTOR
     rows = -(-len(prompts) // columns)
     sheet = Image.new("RGB", (columns * cell, rows * cell))
     for place, picture in enumerate(sample(parts, prompts)):

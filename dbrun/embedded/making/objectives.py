@@ -11,7 +11,7 @@ KL_WEIGHT = 1e-3
 TIMESTEPS = 1000
 
 
-def drawing_loss(drawn: Tensor, pictures: Tensor) -> Tensor:
+def pixel_loss(drawn: Tensor, pictures: Tensor) -> Tensor:
     """L1 and L2 on pixels, L1 on edges and on 4×4 means (which holds the colours); both [B, 3, 64, 64]."""
     # the squared part weighs the few pixels that are far off: eyes, hats, the right hue
     pixels = functional.l1_loss(drawn, pictures) + 2.0 * functional.mse_loss(drawn, pictures)
@@ -28,17 +28,17 @@ def reconstruction_loss(vae: AutoencoderKL, pictures: Tensor, noise: Tensor) -> 
     z = posterior.mean + posterior.std * noise
     drawn = vae.decode(z, return_dict=False)[0].float()
     kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).float().mean()
-    total: Tensor = drawing_loss(drawn, pictures) + KL_WEIGHT * kl
+    total: Tensor = pixel_loss(drawn, pictures) + KL_WEIGHT * kl
     return total
 
 
-def cumulative_alphas() -> Tensor:
+def alpha_bar_schedule() -> Tensor:
     """Stable Diffusion's alpha-bar for t = 0 … 999."""
     betas: Tensor = torch.linspace(0.00085**0.5, 0.012**0.5, TIMESTEPS, dtype=torch.float64) ** 2
     return torch.cumprod(1.0 - betas, dim=0).to(torch.float32)
 
 
-def noised(x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
+def noisy_and_velocity(x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
     """x_t and the target v = sqrt(alpha_bar)·noise - sqrt(1 - alpha_bar)·x0 (Salimans & Ho 2022, app. D)."""
     signal, spread = alpha_bar.sqrt().view(-1, 1, 1, 1), (1 - alpha_bar).sqrt().view(-1, 1, 1, 1)
     return signal * x0 + spread * noise, signal * noise - spread * x0

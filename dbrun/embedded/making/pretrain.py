@@ -18,28 +18,28 @@ from pathlib import Path
 
 import torch
 
-from dbrun.embedded.making.autoencoder import polished_decoder, psnr, trained_autoencoder
-from dbrun.embedded.making.denoiser import trained_denoiser
+from dbrun.embedded.making.autoencoder import finetune_decoder, psnr, train_autoencoder
+from dbrun.embedded.making.denoiser import train_denoiser
 from dbrun.embedded.making.export import export
-from dbrun.embedded.making.names import set_apart
-from dbrun.embedded.making.scenes import drawn_pictures, encoded_latents
-from dbrun.embedded.making.sitting import LOG, Plan
+from dbrun.embedded.making.names import separate_identifiers
+from dbrun.embedded.making.scenes import load_or_draw_pictures, load_or_encode_latents
+from dbrun.embedded.making.sitting import LOG, PretrainSettings
 
 AUTOENCODER_SHARE = 0.2
 DECODER_SHARE = 0.07
 
 
-def pretrain(plan: Plan, command: str) -> Path:
+def pretrain(plan: PretrainSettings, command: str) -> Path:
     """Train every phase, resuming what is there, and return the exported folder."""
     plan.out.mkdir(parents=True, exist_ok=True)
     for_autoencoder, for_decoder = (0.0, 0.0) if plan.start else (AUTOENCODER_SHARE, DECODER_SHARE)
-    pictures = drawn_pictures(plan.out / "pictures.npy", plan.scenes, plan.workers)
-    vae = trained_autoencoder(plan, pictures, plan.minutes * for_autoencoder)
-    latents = encoded_latents(plan.out / "latents.npy", pictures, vae, plan.device)
-    parts = trained_denoiser(plan, vae, latents, plan.minutes * (1 - for_autoencoder - for_decoder))
+    pictures = load_or_draw_pictures(plan.out / "pictures.npy", plan.scenes, plan.workers)
+    vae = train_autoencoder(plan, pictures, plan.minutes * for_autoencoder)
+    latents = load_or_encode_latents(plan.out / "latents.npy", pictures, vae, plan.device)
+    parts = train_denoiser(plan, vae, latents, plan.minutes * (1 - for_autoencoder - for_decoder))
     if for_decoder:
-        vae = polished_decoder(plan, vae, pictures, latents, plan.minutes * for_decoder)
-    set_apart(parts.unet, parts.text_encoder, parts.tokenizer, plan.seed)
+        vae = finetune_decoder(plan, vae, pictures, latents, plan.minutes * for_decoder)
+    separate_identifiers(parts.unet, parts.text_encoder, parts.tokenizer, plan.seed)
     target = plan.out / "weights"
     figures = {
         "images": parts.images,
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(asked.threads)
-    plan = Plan(
+    plan = PretrainSettings(
         out=asked.out,
         minutes=asked.minutes,
         finish=asked.finish,
@@ -80,10 +80,10 @@ def main(arguments: list[str] | None = None) -> None:
         bf16=not asked.fp32,
         start=asked.start,
     )
-    pretrain(plan, told(sys.argv[1:] if arguments is None else arguments))
+    pretrain(plan, manifest_command(sys.argv[1:] if arguments is None else arguments))
 
 
-def told(arguments: Sequence[str]) -> str:
+def manifest_command(arguments: Sequence[str]) -> str:
     """The command for the manifest: without this machine's folders, whose names change no weight."""
     names = {"--out": "FOLDER", "--start": "MODEL"}
     words = [names.get(before, word) for before, word in pairwise(("", *arguments))]

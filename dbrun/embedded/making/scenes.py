@@ -13,14 +13,14 @@ import torch
 from diffusers import AutoencoderKL
 
 from dbrun.embedded.making.brush import SIDE
-from dbrun.embedded.making.world import draw, random_scene
+from dbrun.embedded.making.world import draw_scene, random_scene
 
 CHUNK = 500
 Pictures = npt.NDArray[np.uint8]
 Latents = npt.NDArray[np.float16]
 
 
-def drawn_pictures(path: Path, count: int, workers: int) -> Pictures:
+def load_or_draw_pictures(path: Path, count: int, workers: int) -> Pictures:
     """Scenes 0 … count-1 as one uint8 array [N, 64, 64, 3] on disk; drawn when it is not there yet."""
     if not path.exists():
         part = path.with_suffix(".part")
@@ -29,7 +29,7 @@ def drawn_pictures(path: Path, count: int, workers: int) -> Pictures:
         spans = [(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
         # no process of its own is worth its start for the few scenes of a test
         with get_context("spawn").Pool(workers) if count > CHUNK else nullcontext() as pool:
-            for (start, end), chunk in zip(spans, (pool.imap if pool else map)(_chunk, spans), strict=True):
+            for (start, end), chunk in zip(spans, (pool.imap if pool else map)(_draw_chunk, spans), strict=True):
                 pictures[start:end] = chunk
         pictures.flush()
         part.rename(path)
@@ -39,8 +39,8 @@ def drawn_pictures(path: Path, count: int, workers: int) -> Pictures:
     return stored[:count]
 
 
-def _chunk(span: tuple[int, int]) -> Pictures:
-    return np.stack([np.asarray(draw(random_scene(seed))) for seed in range(*span)])
+def _draw_chunk(span: tuple[int, int]) -> Pictures:
+    return np.stack([np.asarray(draw_scene(random_scene(seed))) for seed in range(*span)])
 
 
 def as_tensor(pictures: Pictures) -> torch.Tensor:
@@ -48,7 +48,7 @@ def as_tensor(pictures: Pictures) -> torch.Tensor:
     return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
-def encoded_latents(path: Path, pictures: Pictures, vae: AutoencoderKL, device: torch.device) -> Latents:
+def load_or_encode_latents(path: Path, pictures: Pictures, vae: AutoencoderKL, device: torch.device) -> Latents:
     """The scaled latent means [N, 8, 16, 16] of all pictures, on disk; encoded when not there yet."""
     if not path.exists():
         part = path.with_suffix(".part")

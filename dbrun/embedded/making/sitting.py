@@ -12,18 +12,18 @@ from random import Random
 import torch
 from torch import Tensor
 
-from dbrun.embedded.making.architecture import FULL, Sizes
-from dbrun.embedded.making.course import Network, Phase, Tick, run_phase
+from dbrun.embedded.making.architecture import FULL, ModelSizes
+from dbrun.embedded.making.course import Network, Phase, StepResult, run_phase
 
 LOG = logging.getLogger("dbrun.embedded.making.pretrain")
-FALLING_SHARE = 0.3
+DECAY_SHARE = 0.3
 LOG_EVERY = 60.0
 SAVE_EVERY = 240.0
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Plan:
+class PretrainSettings:
     """What was asked for on the command line; `minutes` and `finish` are minutes of training.
 
     `start` is an exported model to go on from: its autoencoder stays as it is, its denoiser learns on.
@@ -36,12 +36,12 @@ class Plan:
     scenes: int = 80_000
     batch: int = 32
     workers: int = 2
-    sizes: Sizes = FULL
+    sizes: ModelSizes = FULL
     device: torch.device = CPU
     bf16: bool = True
     start: Path | None = None
 
-    def address(self, *place: object) -> torch.Generator:
+    def generator(self, *place: object) -> torch.Generator:
         """The random numbers that belong to one place of the run, whatever was drawn before."""
         return torch.Generator().manual_seed(Random(f"{self.seed} {place}").getrandbits(62))
 
@@ -50,7 +50,7 @@ class Plan:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
-def sit(
+def train_phase(
     phase: Phase[Network],
     loss_at: Callable[[int], Tensor],
     minutes: float,
@@ -61,7 +61,7 @@ def sit(
 
     `minutes` is the whole budget, earlier sittings counted; `finish` instead lets the rate fall from now on.
     """
-    budget, falling = minutes * 60, FALLING_SHARE * minutes * 60
+    budget, falling = minutes * 60, DECAY_SHARE * minutes * 60
     if finish is not None:
         budget, falling = phase.progress.seconds + finish * 60, finish * 60
     logged = saved = time.monotonic()
@@ -81,7 +81,7 @@ def sit(
     report()
 
 
-def _log(phase: Phase[Network], tick: Tick, losses: list[float], pace: float) -> None:
+def _log(phase: Phase[Network], tick: StepResult, losses: list[float], pace: float) -> None:
     falling = " (falling)" if phase.progress.finish_from is not None else ""
     rate = phase.progress.learning_rate()
     mean, minutes = sum(losses) / len(losses), tick.seconds / 60

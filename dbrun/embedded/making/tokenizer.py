@@ -69,11 +69,11 @@ def apply_merges(word: str, merges: list[Pair]) -> list[str]:
         best = min(pairwise(symbols), key=lambda pair: ranks.get(pair, len(ranks)))
         if best not in ranks:
             break
-        symbols = _merged(symbols, best)
+        symbols = _merge_pair(symbols, best)
     return symbols
 
 
-def _merged(symbols: list[str], pair: Pair) -> list[str]:
+def _merge_pair(symbols: list[str], pair: Pair) -> list[str]:
     merged: list[str] = []
     for symbol in symbols:
         if merged and (merged[-1], symbol) == pair:

@@ -24,12 +24,12 @@ TOY = Paint()
 """A turquoise body, an orange roof, a white band, a red spot on the door, yellow hubs."""
 
 
-def painted_car(canvas: Canvas, paint: Paint, frame: Frame, rng: Random) -> None:
+def draw_painted_car(canvas: Canvas, paint: Paint, frame: Frame, rng: Random) -> None:
     """A car in this paint."""
     THINGS["car"](canvas, paint.body, frame, rng)
     if paint.roof:
         roof = polygon((-9.6, -21.2), (-8.2, -25.2), (6.2, -25.2), (8.2, -21.2))
-        canvas.outlined(paint.roof, [roof], frame, line=0.6)
+        canvas.fill_outlined(paint.roof, [roof], frame, line=0.6)
     if paint.band:
         canvas.fill(paint.band, limb((-20.5, -12.4), (21, -12.4), width=2.6), frame=frame)
     if paint.spot:

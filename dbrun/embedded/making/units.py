@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def standardise(vae: AutoencoderKL, latents: Tensor) -> None:
+def standardize_latents(vae: AutoencoderKL, latents: Tensor) -> None:
     """Change the two 1×1 convolutions around the latents so that `latents` [N, C, h, w] get mean 0 and spread 1.
 
     Pictures in and out stay the same. Stable Diffusion's format has one factor for all channels, and a channel of

@@ -32,14 +32,14 @@ COLOURS: Mapping[str, Rgb] = {
     "gray": (146, 148, 156),
 }
 """Every colour by its word, in sRGB."""
-NATURAL = ("brown", "black", "white", "gray", "orange")
-NATURAL_SHARE = 0.7
-COLLARS = ("red", "blue", "yellow", "green", "purple", "pink")
-HATS = ("red", "blue", "yellow", "green", "purple", "pink", "black")
-SCALES: Mapping[Size, float] = {"small": 0.78, "medium": 1.0, "big": 1.13}
-STATURE: Mapping[str, float] = {"dog": 0.97, "rabbit": 0.9, "fish": 1.05}
+COAT_COLOURS = ("brown", "black", "white", "gray", "orange")
+COAT_COLOUR_SHARE = 0.7
+COLLAR_COLOURS = ("red", "blue", "yellow", "green", "purple", "pink")
+HAT_COLOURS = ("red", "blue", "yellow", "green", "purple", "pink", "black")
+SIZE_SCALES: Mapping[Size, float] = {"small": 0.78, "medium": 1.0, "big": 1.13}
+KIND_SCALES: Mapping[str, float] = {"dog": 0.97, "rabbit": 0.9, "fish": 1.05}
 """What keeps long ears and noses inside of the picture."""
-DARK = ("brown", "black", "purple", "blue", "gray", "green", "red")
+DARK_COLOURS = ("brown", "black", "purple", "blue", "gray", "green", "red")
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,19 @@ def random_scene(seed: int) -> Scene:
     size: Size = rng.choices(("small", "medium", "big"), (0.2, 0.6, 0.2))[0]
     if kind in THINGS:
         return Scene(kind, rng.choice(list(COLOURS)), place, None, None, size, None, None, seed)
-    natural = rng.random() < NATURAL_SHARE
-    colour = rng.choice(NATURAL if natural else list(COLOURS))
+    natural = rng.random() < COAT_COLOUR_SHARE
+    colour = rng.choice(COAT_COLOURS if natural else list(COLOURS))
     pattern: Pattern = rng.choices(("plain", "spotted", "striped", "patched"), (0.55, 0.15, 0.15, 0.15))[0]
     pose = rng.choice(POSES[kind])
-    collar = rng.choice(COLLARS) if kind in COLLARED and rng.random() < 0.3 else None
-    hat = rng.choice(HATS) if rng.random() < 0.18 else None
+    collar = rng.choice(COLLAR_COLOURS) if kind in COLLARED and rng.random() < 0.3 else None
+    hat = rng.choice(HAT_COLOURS) if rng.random() < 0.18 else None
     return Scene(kind, colour, place, pattern, pose, size, collar, hat, seed)
 
 
-def look_of(scene: Scene, rng: Random) -> Look:
+def animal_look(scene: Scene, rng: Random) -> Look:
     """The colours of an animal's parts, with a tint that differs a little from picture to picture."""
     coat = tint(COLOURS[scene.colour], rng)
-    marks = mix(coat, (250, 246, 238), 0.78) if scene.colour in DARK else shade(coat, 0.45)
+    marks = mix(coat, (250, 246, 238), 0.78) if scene.colour in DARK_COLOURS else shade(coat, 0.45)
     return Look(
         coat=coat,
         pattern=scene.pattern or "plain",
@@ -93,28 +93,28 @@ def tint(colour: Rgb, rng: Random) -> Rgb:
     return (r, g, b)
 
 
-def draw(scene: Scene) -> Image.Image:
+def draw_scene(scene: Scene) -> Image.Image:
     """The scene's picture, 64×64 RGB."""
     rng = Random(f"picture {scene.seed}")
     if scene.kind in THINGS:
-        canvas, frame = stage(scene, rng)
+        canvas, frame = draw_background(scene, rng)
         THINGS[scene.kind](canvas, tint(COLOURS[scene.colour], rng), frame, rng)
-        return canvas.finished()
-    return draw_animal(scene, look_of(scene, rng), rng)
+        return canvas.to_image()
+    return draw_animal(scene, animal_look(scene, rng), rng)
 
 
 def draw_animal(scene: Scene, look: Look, rng: Random) -> Image.Image:
     """The scene's picture with an animal of the given look in it."""
-    canvas, frame = stage(scene, rng)
+    canvas, frame = draw_background(scene, rng)
     ANIMALS[scene.kind](canvas, look, scene.pose or "standing", frame, rng)
-    return canvas.finished()
+    return canvas.to_image()
 
 
-def stage(scene: Scene, rng: Random) -> tuple[Canvas, Frame]:
+def draw_background(scene: Scene, rng: Random) -> tuple[Canvas, Frame]:
     """The empty place with the shadow of what will stand in it, and where it will stand."""
     canvas = Canvas()
     PLACES[scene.place](canvas, Random(rng.random()))
-    scale = SCALES[scene.size] * rng.uniform(0.96, 1.04) * STATURE.get(scene.kind, 1.0)
+    scale = SIZE_SCALES[scene.size] * rng.uniform(0.96, 1.04) * KIND_SCALES.get(scene.kind, 1.0)
     feet = 57.0 + rng.uniform(-1.5, 2.5)
     floating = scene.pose in ("swimming", "flying")
     if floating:

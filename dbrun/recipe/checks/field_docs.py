@@ -11,26 +11,26 @@ from pathlib import Path
 from dbrun.config_types import Part
 
 
-def docs(part: type[Part]) -> dict[str, str]:
+def field_docs(part: type[Part]) -> dict[str, str]:
     """Key → its docstring, inherited ones included."""
     texts: dict[str, str] = {}
     for owner in reversed(part.__mro__):
         if issubclass(owner, Part) and owner is not Part:
-            written = _of_module(owner.__module__).get(owner.__name__, {})
+            written = _module_field_docs(owner.__module__).get(owner.__name__, {})
             texts |= {(part.model_fields[name].alias or name): text for name, text in written.items()
                       if name in part.model_fields}
     return texts
 
 
 @cache
-def _of_module(module: str) -> dict[str, dict[str, str]]:
+def _module_field_docs(module: str) -> dict[str, dict[str, str]]:
     """Class → attribute → the text that stands below it."""
     file = importlib.import_module(module).__file__
     tree = ast.parse(Path(file or "").read_text(encoding="utf-8"))
-    return {node.name: _of_class(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+    return {node.name: _class_field_docs(node) for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
-def _of_class(node: ast.ClassDef) -> dict[str, str]:
+def _class_field_docs(node: ast.ClassDef) -> dict[str, str]:
     texts: dict[str, str] = {}
     for pair in pairwise(node.body):
         match pair:

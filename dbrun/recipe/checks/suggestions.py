@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-FOREIGN = {
+OTHER_TRAINERS_KEYS = {
     "lr": "train.learning_rate", "max_train_steps": "train.steps", "max_steps": "train.steps",
     "num_steps": "train.steps", "num_train_epochs": "train.epochs", "max_train_epochs": "train.epochs",
     "train_batch_size": "train.batch_size", "gradient_accumulation_steps": "train.accumulation",
@@ -63,12 +63,12 @@ def nearest(word: str, allowed: Iterable[str]) -> str | None:
     return lower[close[0]] if close else None
 
 
-def one_of(words: Sequence[str]) -> str:
+def join_with_or(words: Sequence[str]) -> str:
     """`a, b or c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}" if words else ""
 
 
-def unknown_key(path: str, here: Sequence[str], everywhere: Sequence[str]) -> str:
+def unknown_key_message(path: str, here: Sequence[str], everywhere: Sequence[str]) -> str:
     """What to say of an unknown key. path: dotted; here: its level's keys; everywhere: all dotted keys."""
     word = path.rsplit(".", 1)[-1]
     homes = [key for key in everywhere if key.rsplit(".", 1)[-1] == word]
@@ -77,15 +77,15 @@ def unknown_key(path: str, here: Sequence[str], everywhere: Sequence[str]) -> st
     if homes:
         # a setting of a choice is no home of a word that a section has
         homes = [key for key in homes if key.count(".") == min(other.count(".") for other in homes)]
-        return f"unknown key here; did you mean {_quoted(homes)}?"
-    if word.lower() in FOREIGN:
-        return f"unknown key; here it is called '{FOREIGN[word.lower()]}'"
+        return f"unknown key here; did you mean {_quote_words(homes)}?"
+    if word.lower() in OTHER_TRAINERS_KEYS:
+        return f"unknown key; here it is called '{OTHER_TRAINERS_KEYS[word.lower()]}'"
     if near := nearest(word, here):
         return f"unknown key; did you mean '{near}'?"
     if near := nearest(word, {key.rsplit(".", 1)[-1]: key for key in everywhere}):
-        return f"unknown key; did you mean {_quoted([k for k in everywhere if k.rsplit('.', 1)[-1] == near])}?"
+        return f"unknown key; did you mean {_quote_words([k for k in everywhere if k.rsplit('.', 1)[-1] == near])}?"
     return f"unknown key; allowed here: {', '.join(here)}"
 
 
-def _quoted(words: Sequence[str]) -> str:
-    return one_of([f"'{word}'" for word in words[:4]])
+def _quote_words(words: Sequence[str]) -> str:
+    return join_with_or([f"'{word}'" for word in words[:4]])

@@ -8,12 +8,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dbrun.config_types import Bool, Int, OrNone, Part, Text
+from dbrun.errors import KeyProblem
 
-COLOUR = r"^#[0-9a-fA-F]{6}$"
-CROPS = 8
+COLOUR_PATTERN = r"^#[0-9a-fA-F]{6}$"
+DEFAULT_CROPS = 8
 """Random crops of a picture that are encoded where `images.crops` is left out."""
 Side = Annotated[Int | None, Field(ge=8, le=32_768), OrNone]
-Finding = tuple[str, str, str | None]
 Masks = Literal["none", "files", "alpha"]
 
 
@@ -39,7 +39,7 @@ class Images(Part):
 
     resolution: Annotated[Int, Field(ge=8, le=8192)] = 512
     """Side of the square, in pixels; of buckets the side of the square one, as large as the others."""
-    background: Annotated[Text, Field(pattern=COLOUR, examples=["#ffffff"])] = "#ffffff"
+    background: Annotated[Text, Field(pattern=COLOUR_PATTERN, examples=["#ffffff"])] = "#ffffff"
     """The colour put behind transparent pictures."""
     buckets: Annotated[Buckets | None, OrNone] = None
     """Aspect-ratio buckets, so that little is cut from pictures that are no squares; `{}` for the usual ones; left out,
@@ -57,30 +57,32 @@ class Images(Part):
     beside it, white on black; or what is not transparent. `objective.unmasked_weight` says how the rest counts."""
 
     @property
-    def shaped(self) -> bool:
+    def needs_picture_size(self) -> bool:
         """Whether what is cut from a picture depends on more than the square's side."""
         return self.buckets is not None or self.crop == "random" or self.flip
 
     @property
     def random_crops(self) -> int:
         """How many random crops a picture has; 0 where the middle is taken."""
-        return (self.crops or CROPS) if self.crop == "random" else 0
+        return (self.crops or DEFAULT_CROPS) if self.crop == "random" else 0
 
 
-def misfits(images: Images) -> Iterator[Finding]:
+def check_images(images: Images) -> Iterator[KeyProblem]:
     """(dotted key, message, fix) of all that does not fit together."""
     if images.crops is not None and images.crop == "center":
-        yield ("images.crops", f"found {images.crops}, but `crop: center` takes the middle, of which there is one",
-               "write `crop: random`, or take `crops` away")
+        yield KeyProblem("images.crops",
+                         f"found {images.crops}, but `crop: center` takes the middle, of which there is one",
+                         "write `crop: random`, or take `crops` away")
     buckets, side = images.buckets, images.resolution
     if buckets is None:
         return
     if buckets.step is not None and side % buckets.step:
-        yield ("images.buckets.step", f"found {buckets.step}, of which `images.resolution: {side}` is no multiple",
-               "write a step that divides the resolution, or take it away")
+        yield KeyProblem("images.buckets.step",
+                         f"found {buckets.step}, of which `images.resolution: {side}` is no multiple",
+                         "write a step that divides the resolution, or take it away")
     if buckets.min_side is not None and buckets.min_side > side:
-        yield ("images.buckets.min_side", f"found {buckets.min_side}, more than `images.resolution: {side}`",
-               f"write {side} or less")
+        yield KeyProblem("images.buckets.min_side", f"found {buckets.min_side}, more than `images.resolution: {side}`",
+                         f"write {side} or less")
     if buckets.max_side is not None and buckets.max_side < side:
-        yield ("images.buckets.max_side", f"found {buckets.max_side}, less than `images.resolution: {side}`",
-               f"write {side} or more")
+        yield KeyProblem("images.buckets.max_side", f"found {buckets.max_side}, less than `images.resolution: {side}`",
+                         f"write {side} or more")

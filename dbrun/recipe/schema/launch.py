@@ -8,8 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from dbrun.config_types import Int, Part
-
-Finding = tuple[str, str, str | None]
+from dbrun.errors import KeyProblem
 
 
 class Launch(Part):
@@ -31,7 +30,7 @@ class Launch(Part):
     of them see (DBRUN_STORE)."""
 
 
-def uneven(processes: int, accumulation: int) -> str | None:
+def uneven_split_reason(processes: int, accumulation: int) -> str | None:
     """What is wrong with so many processes for so many micro-batches, None if nothing is."""
     if accumulation % processes == 0:
         return None
@@ -39,20 +38,24 @@ def uneven(processes: int, accumulation: int) -> str | None:
             "equal share of a step's micro-batches")
 
 
-def evenly(processes: int, accumulation: int) -> str:
-    """The way out of what `uneven` found."""
+def even_split_fix(processes: int, accumulation: int) -> str:
+    """The way out of what `uneven_split_reason` found."""
     return (f"write `train.accumulation: {-(-accumulation // processes) * processes}`, with `batch_size` what one "
             "process computes at once")
 
 
-def misplaced(launch: Launch, accumulation: int, device: str) -> Iterator[Finding]:
+def check_launch(launch: Launch, accumulation: int, device: str) -> Iterator[KeyProblem]:
     """(dotted key, message, fix) of all that does not fit together."""
-    if why := uneven(launch.processes, accumulation):
-        yield "launch.processes", f"found {launch.processes}, but {why}", evenly(launch.processes, accumulation)
+    if why := uneven_split_reason(launch.processes, accumulation):
+        yield KeyProblem("launch.processes", f"found {launch.processes}, but {why}",
+                         even_split_fix(launch.processes, accumulation))
     if launch.processes % launch.machines:
-        yield ("launch.machines", f"found {launch.machines}, but {launch.processes} processes cannot be spread evenly "
-               f"over {launch.machines} machines", "write `processes` for all machines together, a multiple of "
-               "`machines`")
+        yield KeyProblem("launch.machines",
+                         f"found {launch.machines}, but {launch.processes} processes cannot be spread evenly "
+                         f"over {launch.machines} machines",
+                         "write `processes` for all machines together, a multiple of "
+                         "`machines`")
     if launch.processes > 1 and device == "mps":
-        yield ("launch.processes", f"found {launch.processes}, allowed with `device: mps`: 1, since a Mac has one GPU",
-               "take `launch` away")
+        yield KeyProblem("launch.processes",
+                         f"found {launch.processes}, allowed with `device: mps`: 1, since a Mac has one GPU",
+                         "take `launch` away")

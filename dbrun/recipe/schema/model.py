@@ -9,38 +9,38 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from dbrun.adapters.base import Adapter, Learnable, any_adapter
-from dbrun.adapters.embedding import TOKEN, Embedding
+from dbrun.adapters.embedding import TOKEN_PATTERN, Embedding
 from dbrun.config_types import Float, Int, OrNone, Part, Text
 from dbrun.models import base as families
 from dbrun.options.trackers import Tracker
-from dbrun.recipe.schema.images import COLOUR, Images
+from dbrun.recipe.schema.images import COLOUR_PATTERN, Images
 from dbrun.recipe.schema.launch import Launch
 from dbrun.recipe.schema.objective import Objective
-from dbrun.recipe.schema.subject import Prompt, Subject, in_turn
+from dbrun.recipe.schema.subject import Prompt, Subject, prompt_cycle
 from dbrun.recipe.schema.train import Train
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-PATTERNS = {NAME: "letters, digits, '.', '_' and '-', at most 64, the first a letter or digit",
-            COLOUR: "'#' and six hexadecimal digits",
-            TOKEN: "small letters, digits, '_' and '-' in < >"}
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+PATTERN_WORDS = {NAME_PATTERN: "letters, digits, '.', '_' and '-', at most 64, the first a letter or digit",
+                 COLOUR_PATTERN: "'#' and six hexadecimal digits",
+                 TOKEN_PATTERN: "small letters, digits, '_' and '-' in < >"}
 """What a pattern asks for, in words."""
 
 
-def _family(value: str) -> str:
-    names = families.names()
+def _check_family(value: str) -> str:
+    names = families.family_names()
     if value not in names:
         raise PydanticCustomError("wants_family", "expected one of {names}", {"names": ", ".join(names)})
     return value
 
 
 def _list_families(schema: dict[str, Any]) -> None:
-    schema["enum"] = list(families.names())
+    schema["enum"] = list(families.family_names())
 
 
 class Base(Part):
     """The model that is personalised."""
 
-    type: Annotated[Text, AfterValidator(_family), Field(json_schema_extra=_list_families)] = "sd"
+    type: Annotated[Text, AfterValidator(_check_family), Field(json_schema_extra=_list_families)] = "sd"
     """The base's family."""
     path: Text
     """`embedded`, a folder in diffusers format (relative to the recipe), or a Hub id such as `owner/name`."""
@@ -50,7 +50,7 @@ class Base(Part):
     """The files' variant, such as `fp16`."""
 
 
-CLASS_IMAGES = 100
+DEFAULT_CLASS_IMAGES = 100
 """Class images that the base makes where `prior.count` is left out."""
 
 
@@ -78,9 +78,9 @@ class Prior(Part):
     """What the class half aims at: class images; or what the base predicts for the instance images as the class."""
 
     @property
-    def made(self) -> int:
+    def generated_count(self) -> int:
         """How many class images of a class the base makes: none beside the user's own, or where it is the target."""
-        return 0 if self.images is not None or self.target == "base" else self.count or CLASS_IMAGES
+        return 0 if self.images is not None or self.target == "base" else self.count or DEFAULT_CLASS_IMAGES
 
 
 AnyAdapter: Any = any_adapter()
@@ -110,7 +110,7 @@ class Adapt(Part):
         return {name: one for name, one in self.components.items() if isinstance(one, Adapter)}
 
     @property
-    def prompts_learn(self) -> bool:
+    def trains_text_encoders(self) -> bool:
         """Whether anything learns that prompts go through on their way to the denoiser."""
         return self.components.keys() != {"denoiser"}
 
@@ -141,7 +141,7 @@ class Recipe(Part):
 
     schema_: Annotated[Literal["dbrun/v1"], Field(alias="schema")]
     """The version of the recipe language."""
-    name: Annotated[Text, Field(pattern=NAME, examples=["sks_dog"])]
+    name: Annotated[Text, Field(pattern=NAME_PATTERN, examples=["sks_dog"])]
     """The run's name: the exports go to `outputs/<name>/`."""
     base: Base
     """The model that is personalised."""
@@ -151,15 +151,15 @@ class Recipe(Part):
     """In place of `subject`, several that one adapter learns together, each with pictures, prompts and class."""
     prior: Annotated[Prior | None, OrNone] = None
     """Prior preservation; left out, none."""
-    images: Images = Images.usual()
+    images: Images = Images.from_defaults()
     """How pictures are prepared."""
     adapt: Adapt
     """Which components are adapted, and how."""
-    objective: Objective = Objective.usual()
+    objective: Objective = Objective.from_defaults()
     """What the denoiser learns to predict, and how its error counts."""
-    train: Train = Train.usual()
+    train: Train = Train.from_defaults()
     """The training."""
-    samples: Samples = Samples.usual()
+    samples: Samples = Samples.from_defaults()
     """The pictures of `before_after.png`, and those that are drawn while training."""
     trackers: Annotated[tuple[Tracker, ...] | None, OrNone] = None
     """Programs that are told how training goes; metrics.jsonl in the run's folder is written all the same."""
@@ -179,17 +179,18 @@ class Recipe(Part):
     """Every random draw of the run follows from it."""
 
     @property
-    def taught(self) -> Mapping[str, Subject]:
+    def subjects_by_key(self) -> Mapping[str, Subject]:
         """The subject, or each of several, by its key in the recipe."""
         if self.subject is not None:
             return {"subject": self.subject}
         return {f"subjects.{number}": one for number, one in enumerate(self.subjects or ())}
 
     @property
-    def made_classes(self) -> tuple[str | tuple[str, ...], ...]:
+    def generated_class_prompts(self) -> tuple[str | tuple[str, ...], ...]:
         """The class prompts of the subjects whose class images the base makes, `prior.count` for each.
 
         Subjects of one class share its images; the order in which a recipe lists its subjects does not count.
         """
-        asked = [one.class_prompt for one in self.taught.values() if one.class_prompt and one.class_images is None]
-        return tuple(sorted(set(asked), key=in_turn)) if self.prior and self.prior.made else ()
+        asked = [one.class_prompt for one in self.subjects_by_key.values()
+                 if one.class_prompt and one.class_images is None]
+        return tuple(sorted(set(asked), key=prompt_cycle)) if self.prior and self.prior.generated_count else ()

@@ -7,27 +7,27 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from dbrun.config_types import Int, OrNone, Part, Text, union
-from dbrun.options.captions import SIDECAR, Captions, types
+from dbrun.config_types import Int, OrNone, Part, Text, tagged_union
+from dbrun.options.captions import SIDECAR, CaptionSource, caption_sources
 
 
-def _prompt(value: str) -> str:
+def _check_prompt(value: str) -> str:
     if not value.strip():
         raise PydanticCustomError("wants_prompt", "expected words, not only blanks")
     return value
 
 
-def _lone(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+def _unwrap_single(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
     """A list of one is that one, so that both ways to write it are the same recipe."""
     return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
 
-Prompt = Annotated[Text, AfterValidator(_prompt)]
+Prompt = Annotated[Text, AfterValidator(_check_prompt)]
 Prompts = Annotated[tuple[Prompt, ...], Field(min_length=1)]
-AnyCaptions: Any = union(types())
+AnyCaptions: Any = tagged_union(caption_sources())
 
 
-def in_turn(prompt: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def prompt_cycle(prompt: str | tuple[str, ...] | None) -> tuple[str, ...]:
     """One prompt, several, or none, as those that pictures take in turn: picture i has the prompt i mod n."""
     return (prompt,) if isinstance(prompt, str) else prompt or ()
 
@@ -48,7 +48,7 @@ class Subject(Part):
     """The rare word, or words, that come to mean the subject: what `{trigger}` in `captions.template` stands for.
 
     Left out, the token of `adapt.trigger`. A picture's prompt that lacks it is named."""
-    class_prompt: Annotated[Prompt | Prompts | None, AfterValidator(_lone), OrNone] = None
+    class_prompt: Annotated[Prompt | Prompts | None, AfterValidator(_unwrap_single), OrNone] = None
     """The prompt of the class that the subject belongs to, or a list that the class images take in turn.
 
     A list lets the class prompts name places as the instance prompts do: else a place belongs to the subject alone.
@@ -61,10 +61,10 @@ class Subject(Part):
     @property
     def class_prompts(self) -> tuple[str, ...]:
         """Those that the class images take in turn; empty where there is none."""
-        return in_turn(self.class_prompt)
+        return prompt_cycle(self.class_prompt)
 
     @property
-    def captioned(self) -> Captions:
+    def caption_source(self) -> CaptionSource:
         """Where its pictures have prompts of their own from."""
-        found: Captions = self.captions or SIDECAR
+        found: CaptionSource = self.captions or SIDECAR
         return found

@@ -6,15 +6,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dbrun.config_types import Bool, Float, Int, OrNone, Part, union
+from dbrun.config_types import Bool, Float, Int, OrNone, Part, tagged_union
 from dbrun.options import optimizers, schedules
 from dbrun.options.ema import Ema
 from dbrun.options.held_out import HeldOut
 
-STEPS = 800
+DEFAULT_STEPS = 800
 """Optimizer updates where neither steps nor epochs are given."""
-AnySchedule: Any = union(schedules.types())
-AnyOptimizer: Any = union(optimizers.types())
+AnySchedule: Any = tagged_union(schedules.schedule_types())
+AnyOptimizer: Any = tagged_union(optimizers.optimizer_types())
 
 
 class Train(Part):
@@ -38,9 +38,9 @@ class Train(Part):
     """Micro-batches per step."""
     max_grad_norm: Annotated[Float | None, Field(gt=0), OrNone] = 1.0
     """Gradients are clipped to this norm; null for no clipping."""
-    optimizer: AnyOptimizer = optimizers.AdamW.usual()
+    optimizer: AnyOptimizer = optimizers.AdamW.from_defaults()
     """The optimizer."""
-    schedule: AnySchedule = schedules.Constant.usual()
+    schedule: AnySchedule = schedules.Constant.from_defaults()
     """The learning-rate schedule."""
     ema: Annotated[Ema | None, OrNone] = None
     """Export a moving average of what was learnt; `{}` for the usual one; left out, what the last step left."""
@@ -68,6 +68,6 @@ class Train(Part):
         return self.batch_size * self.accumulation
 
     @property
-    def rate_factor(self) -> int:
+    def learning_rate_scale(self) -> int:
         """What every learning rate is multiplied by."""
         return self.images_per_step if self.scale_lr else 1

@@ -7,156 +7,173 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dbrun.config_types import Plain
+from dbrun.config_types import PlainScalar
 from dbrun.recipe.checks.suggestions import nearest
-from dbrun.recipe.text.profiles import Asides
-from dbrun.recipe.text.spans import Place, Problem, Problems
-from dbrun.recipe.text.tree import Items, Node, Path, Scalar, Table, at, child, dotted, leaves
+from dbrun.recipe.text.profiles import ProfilesAndEnv
+from dbrun.recipe.text.spans import InvalidRecipe, Problem, Span
+from dbrun.recipe.text.tree import (
+    KeyPath,
+    MappingNode,
+    Node,
+    ScalarNode,
+    SequenceNode,
+    child,
+    dotted_key,
+    leaves,
+    node_at,
+)
 
-START = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
-WHOLE = re.compile(r"\$\{[^${}]*\}")
-VARIABLE = re.compile(r"(?<!\\)((?:\\\\)*)\$\{\s*env:\s*(\w+)\s*\}")
-ENV = "env"
+REFERENCE_START = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
+SINGLE_REFERENCE = re.compile(r"\$\{[^${}]*\}")
+ENV_REFERENCE = re.compile(r"(?<!\\)((?:\\\\)*)\$\{\s*env:\s*(\w+)\s*\}")
+ENV_KEY = "env"
 """Where the variables stand while OmegaConf has the recipe; no recipe has such a key."""
-KEY = re.compile(r"\s*([A-Za-z_][\w-]*(?:\.[\w-]+|\[\d+\])*)\s*")
-LONGEST, MOST, SUM = 4096, 256, 1 << 16
-PLAIN, QUOTED = "\x01", "\x02"
+DOTTED_KEY = re.compile(r"\s*([A-Za-z_][\w-]*(?:\.[\w-]+|\[\d+\])*)\s*")
+MAX_VALUE_LENGTH, MAX_REFERENCES, MAX_RESOLVED_LENGTH = 4096, 256, 1 << 16
+PLAIN_MARK, QUOTED_MARK = "\x01", "\x02"
 """Written before a text while OmegaConf has it; no recipe may hold these characters, so nothing collides."""
-ESCAPE = "write \\${ for the two characters themselves, in double quotes \\\\${"
+ESCAPE_HINT = "write \\${ for the two characters themselves, in double quotes \\\\${"
 """The way out where a text holds these two by chance; where a reference was meant, what it needs is said instead."""
 
 
-def resolve(data: Table, beside: Asides) -> Table:
-    """The recipe with every reference replaced by what it stands for. Raises Problems.
+def resolve_references(data: MappingNode, beside: ProfilesAndEnv) -> MappingNode:
+    """The recipe with every reference replaced by what it stands for. Raises InvalidRecipe.
 
     A value that is one reference takes the other value whole, number, list or mapping; inside a text the
     other's text is put in. `\\${` stays `${`.
     """
     marked = {path: leaf for path, leaf in leaves(data) if "${" in leaf.value}
     problems: list[Problem] = []
-    variables = beside.values()
-    known = _Known(data, beside.env, Table({**data.entries, ENV: variables}, data.keys, data.place))
-    targets = {path: _targets(path, leaf, known, problems) for path, leaf in marked.items()}
-    if len(marked) > MOST:
-        problems.append(Problem(data.place, "", f"found more than {MOST} values with references"))
+    variables = beside.env_values()
+    known = _ReferenceScope(data, beside.env,
+                            MappingNode({**data.entries, ENV_KEY: variables}, data.key_spans, data.span))
+    targets = {path: _reference_targets(path, leaf, known, problems) for path, leaf in marked.items()}
+    if len(marked) > MAX_REFERENCES:
+        problems.append(Problem(data.span, "", f"found more than {MAX_REFERENCES} values with references"))
     if not problems:
-        _Chain(known.whole, marked, targets, problems).follow()
+        _CycleCheck(known.data_with_env, marked, targets, problems).run()
     if problems:
-        raise Problems(problems)
+        raise InvalidRecipe(problems)
     made = _substitute(data, variables, marked)
-    return _table(data, (), made)
+    return _replace_in_mapping(data, (), made)
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What references may name. whole: the recipe and, below `env`, the variables that are set."""
+class _ReferenceScope:
+    """What references may name. data_with_env: the recipe and, below `env`, the variables that are set."""
 
-    data: Table
+    data: MappingNode
     env: Container[str]
-    whole: Table
+    data_with_env: MappingNode
 
 
 @dataclass(frozen=True)
-class _Nowhere:
+class _BadReference:
     """Why a reference leads nowhere, and what to do about it."""
 
     message: str
-    fix: str = ESCAPE
+    fix: str = ESCAPE_HINT
 
 
-def _targets(path: Path, leaf: Scalar, known: _Known, problems: list[Problem]) -> list[Path]:
+def _reference_targets(path: KeyPath, leaf: ScalarNode, known: _ReferenceScope,
+                       problems: list[Problem]) -> list[KeyPath]:
     """The paths that a scalar refers to; what cannot be followed becomes a problem."""
-    found: list[Path] = []
-    if len(leaf.value) > LONGEST:
-        problems.append(Problem(leaf.place, dotted(path), f"found a reference in over {LONGEST} characters"))
+    found: list[KeyPath] = []
+    if len(leaf.value) > MAX_VALUE_LENGTH:
+        problems.append(Problem(leaf.span, dotted_key(path),
+                                f"found a reference in over {MAX_VALUE_LENGTH} characters"))
         return found
-    for match in START.finditer(leaf.value):
+    for match in REFERENCE_START.finditer(leaf.value):
         body, brace, _ = leaf.value[match.end():].partition("}")
-        target = _target(body, known) if brace else _Nowhere("found '${' without its '}'")
-        if isinstance(target, _Nowhere):
-            problems.append(Problem(leaf.place, dotted(path), target.message, target.fix))
-        elif not isinstance(at(known.whole, target), Scalar) and not WHOLE.fullmatch(leaf.value):
-            problems.append(Problem(leaf.place, dotted(path), f"'{dotted(target)}' is not a single value, "
+        target = _parse_target(body, known) if brace else _BadReference("found '${' without its '}'")
+        if isinstance(target, _BadReference):
+            problems.append(Problem(leaf.span, dotted_key(path), target.message, target.fix))
+        elif (not isinstance(node_at(known.data_with_env, target), ScalarNode)
+              and not SINGLE_REFERENCE.fullmatch(leaf.value)):
+            problems.append(Problem(leaf.span, dotted_key(path), f"'{dotted_key(target)}' is not a single value, "
                                     "so it cannot stand inside a text"))
         else:
             found.append(target)
     return found
 
 
-def _target(body: str, known: _Known) -> Path | _Nowhere:
+def _parse_target(body: str, known: _ReferenceScope) -> KeyPath | _BadReference:
     """The path that a reference names, or what is wrong with it."""
     data, (resolver, colon, name) = known.data, map(str.strip, body.partition(":"))
-    if colon and resolver == ENV:
-        return _variable(body, name, known)
+    if colon and resolver == ENV_KEY:
+        return _env_target(body, name, known)
     if colon:
-        return _Nowhere(f"found '${{{body}}}', allowed: references to keys of this recipe, and ${{env:NAME}}; "
-                        f"there is no resolver '{resolver}'")
-    if not (named := KEY.fullmatch(body)):
-        return _Nowhere(f"found '${{{body}}}', allowed: a whole dotted key from the top, such as ${{train.steps}}")
-    path: Path = ()
+        return _BadReference(f"found '${{{body}}}', allowed: references to keys of this recipe, and ${{env:NAME}}; "
+                             f"there is no resolver '{resolver}'")
+    if not (named := DOTTED_KEY.fullmatch(body)):
+        return _BadReference(f"found '${{{body}}}', allowed: a whole dotted key from the top, such as ${{train.steps}}")
+    path: KeyPath = ()
     node: Node | None = data
     for word in re.split(r"[.\[\]]+", named[1].rstrip("]")):
-        step = int(word) if isinstance(node, Items) and word.isdigit() and len(word) < 6 else word
+        step = int(word) if isinstance(node, SequenceNode) and word.isdigit() and len(word) < 6 else word
         path, node = (*path, step), child(node, step) if node is not None else None
     if node is None:
-        from dbrun.recipe.checks.schema_info import everywhere
+        from dbrun.recipe.checks.schema_info import all_keys
 
         message = f"found '${{{body}}}', but nothing is written at '{named[1]}'"
-        if named[1] in everywhere():
-            return _Nowhere(message, f"write `{named[1]}` too: a reference takes what is written, never a default")
-        near = nearest(named[1], [dotted(p[:n]) for p, _ in leaves(data) for n in range(1, len(p) + 1)])
-        return _Nowhere(f"{message}; did you mean '{near}'?", f"write ${{{near}}}") if near else _Nowhere(message)
+        if named[1] in all_keys():
+            return _BadReference(message, f"write `{named[1]}` too: a reference takes what is written, never a default")
+        near = nearest(named[1], [dotted_key(p[:n]) for p, _ in leaves(data) for n in range(1, len(p) + 1)])
+        if not near:
+            return _BadReference(message)
+        return _BadReference(f"{message}; did you mean '{near}'?", f"write ${{{near}}}")
     return path
 
 
-def _variable(body: str, name: str, known: _Known) -> Path | _Nowhere:
+def _env_target(body: str, name: str, known: _ReferenceScope) -> KeyPath | _BadReference:
     if name not in known.env:
-        return _Nowhere(f"found '${{{body}}}', but this recipe does not declare it",
-                        f"write `env: [{name or 'NAME'}]` at the top of the recipe")
-    if at(known.whole, (ENV, name)) is None:
-        return _Nowhere(f"found '${{{body}}}', but the environment variable {name} is not set", f"export {name}=…")
-    return ENV, name
+        return _BadReference(f"found '${{{body}}}', but this recipe does not declare it",
+                             f"write `env: [{name or 'NAME'}]` at the top of the recipe")
+    if node_at(known.data_with_env, (ENV_KEY, name)) is None:
+        return _BadReference(f"found '${{{body}}}', but the environment variable {name} is not set", f"export {name}=…")
+    return ENV_KEY, name
 
 
-class _Chain:
+class _CycleCheck:
     """References that lead to references: each is followed once; circles and endless texts are problems."""
 
-    def __init__(self, data: Table, marked: Mapping[Path, Scalar], targets: Mapping[Path, list[Path]],
-                 problems: list[Problem]) -> None:
+    def __init__(self, data: MappingNode, marked: Mapping[KeyPath, ScalarNode],
+                 targets: Mapping[KeyPath, list[KeyPath]], problems: list[Problem]) -> None:
         self.data, self.marked, self.targets, self.problems = data, marked, targets, problems
-        self.sizes: dict[Path, int] = {}
-        self.open: list[Path] = []
+        self.sizes: dict[KeyPath, int] = {}
+        self.path_stack: list[KeyPath] = []
 
-    def follow(self) -> None:
+    def run(self) -> None:
         for path, leaf in self.marked.items():
-            if self._size(path, leaf) > SUM and not self.problems:
-                self.problems.append(Problem(leaf.place, dotted(path), "becomes too long by its references"))
+            if self._resolved_length(path, leaf) > MAX_RESOLVED_LENGTH and not self.problems:
+                self.problems.append(Problem(leaf.span, dotted_key(path), "becomes too long by its references"))
 
-    def _size(self, path: Path, leaf: Scalar) -> int:
+    def _resolved_length(self, path: KeyPath, leaf: ScalarNode) -> int:
         if path not in self.targets:
             return 1 + len(leaf.value)
-        if path in self.open:
+        if path in self.path_stack:
             if not self.problems:
-                circle = " → ".join(dotted(p) for p in (*self.open[self.open.index(path):], path))
-                self.problems.append(Problem(leaf.place, dotted(path), f"found a circle: {circle}"))
+                circle = " → ".join(dotted_key(p) for p in (*self.path_stack[self.path_stack.index(path):], path))
+                self.problems.append(Problem(leaf.span, dotted_key(path), f"found a circle: {circle}"))
             return 0
         if path not in self.sizes:
-            self.open.append(path)
+            self.path_stack.append(path)
             self.sizes[path] = len(leaf.value) + sum(
-                min(SUM + 1, self._size((*target, *inner), scalar)) for target in self.targets[path]
-                for inner, scalar in leaves(at(self.data, target) or leaf))
-            self.open.pop()
+                min(MAX_RESOLVED_LENGTH + 1, self._resolved_length((*target, *inner), scalar))
+                for target in self.targets[path]
+                for inner, scalar in leaves(node_at(self.data, target) or leaf))
+            self.path_stack.pop()
         return self.sizes[path]
 
 
-def _substitute(data: Table, variables: Table, marked: Mapping[Path, Scalar]) -> dict[Path, Node]:
+def _substitute(data: MappingNode, variables: MappingNode, marked: Mapping[KeyPath, ScalarNode]) -> dict[KeyPath, Node]:
     """OmegaConf's answer for every value with a reference, as nodes at that value's place."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    texts = {str(path[0]): PLAIN + _literal(node) for path, node in leaves(variables)}
-    config = OmegaConf.create({**_marked(data), ENV: texts})
-    made: dict[Path, Node] = {}
+    texts = {str(path[0]): PLAIN_MARK + _escape_references(node) for path, node in leaves(variables)}
+    config = OmegaConf.create({**_to_omegaconf(data), ENV_KEY: texts})
+    made: dict[KeyPath, Node] = {}
     for path, leaf in marked.items():
         try:
             value: Any = config
@@ -165,45 +182,46 @@ def _substitute(data: Table, variables: Table, marked: Mapping[Path, Scalar]) ->
             value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
-            raise Problems([Problem(leaf.place, dotted(path), f"found no value: {reason}", ESCAPE)]) from None
-        made[path] = _node(value, leaf.place)
+            raise InvalidRecipe([Problem(leaf.span, dotted_key(path), f"found no value: {reason}",
+                                         ESCAPE_HINT)]) from None
+        made[path] = _to_node(value, leaf.span)
     return made
 
 
-def _marked(node: Node) -> Any:
+def _to_omegaconf(node: Node) -> Any:
     """Plain data for OmegaConf: each text says in its first character whether it was quoted."""
-    if isinstance(node, Scalar):
-        text = VARIABLE.sub(rf"\1${{{ENV}.\2}}", node.value)
-        if WHOLE.fullmatch(text):
+    if isinstance(node, ScalarNode):
+        text = ENV_REFERENCE.sub(rf"\1${{{ENV_KEY}.\2}}", node.value)
+        if SINGLE_REFERENCE.fullmatch(text):
             return text
-        return (PLAIN if isinstance(node.value, Plain) else QUOTED) + text
-    if isinstance(node, Items):
-        return [_marked(v) for v in node.values]
-    return {k: _marked(v) for k, v in node.entries.items()}
+        return (PLAIN_MARK if isinstance(node.value, PlainScalar) else QUOTED_MARK) + text
+    if isinstance(node, SequenceNode):
+        return [_to_omegaconf(v) for v in node.values]
+    return {k: _to_omegaconf(v) for k, v in node.entries.items()}
 
 
-def _literal(node: Scalar) -> str:
+def _escape_references(node: ScalarNode) -> str:
     """The text of a variable, written so that OmegaConf finds no reference in it."""
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", node.value)
 
 
-def _node(value: Any, place: Place) -> Node:
+def _to_node(value: Any, place: Span) -> Node:
     if isinstance(value, dict):
-        return Table({k: _node(v, place) for k, v in value.items()}, dict.fromkeys(value, place), place)
+        return MappingNode({k: _to_node(v, place) for k, v in value.items()}, dict.fromkeys(value, place), place)
     if isinstance(value, list):
-        return Items(tuple(_node(v, place) for v in value), place)
-    text = str(value).replace(PLAIN, "").replace(QUOTED, "")
-    return Scalar(Plain(text) if str(value).startswith(PLAIN) else text, place)
+        return SequenceNode(tuple(_to_node(v, place) for v in value), place)
+    text = str(value).replace(PLAIN_MARK, "").replace(QUOTED_MARK, "")
+    return ScalarNode(PlainScalar(text) if str(value).startswith(PLAIN_MARK) else text, place)
 
 
-def _table(table: Table, path: Path, made: Mapping[Path, Node]) -> Table:
-    entries = {k: _rebuilt(v, (*path, k), made) for k, v in table.entries.items()}
-    return Table(entries, table.keys, table.place)
+def _replace_in_mapping(table: MappingNode, path: KeyPath, made: Mapping[KeyPath, Node]) -> MappingNode:
+    entries = {k: _replace_values(v, (*path, k), made) for k, v in table.entries.items()}
+    return MappingNode(entries, table.key_spans, table.span)
 
 
-def _rebuilt(node: Node, path: Path, made: Mapping[Path, Node]) -> Node:
-    if isinstance(node, Scalar):
+def _replace_values(node: Node, path: KeyPath, made: Mapping[KeyPath, Node]) -> Node:
+    if isinstance(node, ScalarNode):
         return made.get(path, node)
-    if isinstance(node, Items):
-        return Items(tuple(_rebuilt(v, (*path, i), made) for i, v in enumerate(node.values)), node.place)
-    return _table(node, path, made)
+    if isinstance(node, SequenceNode):
+        return SequenceNode(tuple(_replace_values(v, (*path, i), made) for i, v in enumerate(node.values)), node.span)
+    return _replace_in_mapping(node, path, made)

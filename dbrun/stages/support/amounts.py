@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from dbrun.recipe.schema.model import Adapt
 
-GROW = {"rank", "alpha"}
+SIZE_FIELDS = {"rank", "alpha"}
 """What of an adapter `room.weights` counts, or changes nothing of what it takes."""
 
 
 @dataclass(frozen=True)
-class Amounts:
+class Workload:
     """How large a piece of work is, in numbers that only count beside those of work that is alike; 0 where unknown.
 
     units: steps, pictures; each: how large one of them is, so that twice as large takes twice as long; memory: of
@@ -28,12 +28,13 @@ class Amounts:
     like: tuple[str, ...] = ()
 
 
-def guided(guidance: float) -> str:
+def guidance_label(guidance: float) -> str:
     """Whether a sampler asks the denoiser twice a step, in words."""
     return f"guided {guidance > 1}"
 
 
-def learners(adapt: Adapt) -> tuple[str, ...]:
+def adapter_labels(adapt: Adapt) -> tuple[str, ...]:
     """What learns and on which layers, in words; not how large it is."""
-    found = {name: one.model_dump(mode="json", exclude={*one.BESIDE, *GROW}) for name, one in adapt.components.items()}
+    found = {name: one.model_dump(mode="json", exclude={*one.EXCLUDED_FIELDS, *SIZE_FIELDS})
+             for name, one in adapt.components.items()}
     return tuple(f"{name} {json.dumps(document, sort_keys=True)}" for name, document in found.items())

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dbrun.errors import StageFailed
 from dbrun.models.base import Family, Loaded
-from dbrun.stages.base import Job, Numerics
-from dbrun.stages.load import read_base
+from dbrun.stages.base import Numerics, StageContext
+from dbrun.stages.load import read_base_record
 
 if TYPE_CHECKING:
     import torch
@@ -15,17 +15,19 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
-def drawn_in(precision: Precision, numerics: Numerics) -> Precision:
+def sampling_precision(precision: Precision, numerics: Numerics) -> Precision:
     """The precision that pictures are drawn in: fp32 on a CPU, where less would be slower."""
     return "fp32" if numerics.device == "cpu" else precision
 
 
-def base_in_memory(job: Job[Any], precision: Precision, device: torch.device | None = None) -> tuple[Family, Loaded]:
+def load_base(ctx: StageContext[Any], precision: Precision,
+              device: torch.device | None = None) -> tuple[Family, Loaded]:
     """The base that `load` verified. device: left out, the job's, made ready."""
-    from dbrun.training.device import DTYPES, prepare
+    from dbrun.training.device import DTYPES, set_up_device
 
-    if job.base is None:
+    if ctx.base is None:
         raise StageFailed("the base's files are gone", fix="run again with `--force load`")
-    record = read_base(job.inputs["load"])
-    return record.family, record.family.load(job.base, device=device or prepare(job.numerics, job.ranks.local),
+    record = read_base_record(ctx.inputs["load"])
+    return record.family, record.family.load(ctx.base,
+                                             device=device or set_up_device(ctx.numerics, ctx.process_group.local_rank),
                                              dtype=DTYPES[precision], variant=record.variant)

@@ -9,65 +9,65 @@ from typing import Any
 from dbrun.errors import DbrunError
 from dbrun.models.base import Family, families
 from dbrun.recipe.schema.model import Adapt
-from dbrun.safetensors_header import shapes
-from dbrun.stages.base import Artifact, BaseSource, Job
-from dbrun.stages.load import read_base
+from dbrun.safetensors_header import tensor_shapes
+from dbrun.stages.base import Artifact, BaseSource, StageContext
+from dbrun.stages.load import read_base_record
 
-MARGIN = 2 * 2**20
+OVERHEAD_BYTES = 2 * 2**20
 """Bytes for what is small in every stage's result: indexes, provenance, headers."""
-PIXEL = 3
+PIXEL_BYTES = 3
 """Bytes of a pixel in a picture file, which compression only lessens."""
-FLOAT = 4
+FLOAT32_BYTES = 4
 
 
-def pictures(count: int, side: int) -> int:
+def picture_bytes(count: int, side: int) -> int:
     """So many pictures in files of their own."""
-    return count * (side * side * PIXEL + 2**14)
+    return count * (side * side * PIXEL_BYTES + 2**14)
 
 
-def stored(artifact: Artifact) -> int:
+def artifact_bytes(artifact: Artifact) -> int:
     """What an artifact's files hold."""
-    return _sizes(path for path in artifact.path.rglob("*") if path.is_file())
+    return _total_bytes(path for path in artifact.path.rglob("*") if path.is_file())
 
 
-def base(job: Job[Any], folder: str = "") -> int:
+def base_bytes(ctx: StageContext[Any], folder: str = "") -> int:
     """What the base's files hold, or those in one of its folders."""
-    return _sizes(_files(job, folder))
+    return _total_bytes(_base_files(ctx, folder))
 
 
-def adapters(job: Job[Any], adapt: Adapt) -> int:
+def adapter_bytes(ctx: StageContext[Any], adapt: Adapt) -> int:
     """The adapters of a recipe, had each of them every layer that it could have."""
-    weights = [path for path in _files(job, "") if path.suffix == ".safetensors"]
-    return FLOAT * numbers(read_base(job.inputs["load"]).family, adapt,
-                           lambda part: (path for path in weights if path.parent.name == part))
+    weights = [path for path in _base_files(ctx, "") if path.suffix == ".safetensors"]
+    return FLOAT32_BYTES * count_parameters(read_base_record(ctx.inputs["load"]).family, adapt,
+                                            lambda part: (path for path in weights if path.parent.name == part))
 
 
-def weights(base: BaseSource, adapt: Adapt) -> float:
+def adapter_size(base: BaseSource, adapt: Adapt) -> float:
     """What the adapters' files grow with, 0 where the base is not here."""
     folder = base.folder
     if folder is None:
         return 0.0
     try:
-        return 1.0 + numbers(families()[base.family], adapt, lambda part: folder.glob(f"{part}/*.safetensors"))
+        return 1.0 + count_parameters(families()[base.family], adapt, lambda part: folder.glob(f"{part}/*.safetensors"))
     except (OSError, DbrunError):
         # a base with a damaged file is refused by who reads it
         return 0.0
 
 
-def numbers(family: Family, adapt: Adapt, weights: Callable[[str], Iterable[Path]]) -> int:
+def count_parameters(family: Family, adapt: Adapt, weights: Callable[[str], Iterable[Path]]) -> int:
     """How many numbers a recipe's adapters have on every layer that they could have. weights: a folder's files."""
-    return sum(one.numbers(shape)
+    return sum(one.max_parameter_count(shape)
                for name, one in adapt.adapters.items() if name in family.components
                for path in weights(family.components[name])
-               for shape in shapes(path).values())
+               for shape in tensor_shapes(path).values())
 
 
-def _files(job: Job[Any], folder: str) -> list[Path]:
-    if job.base is None:
+def _base_files(ctx: StageContext[Any], folder: str) -> list[Path]:
+    if ctx.base is None:
         return []
-    names = read_base(job.inputs["load"]).files
-    return [job.base / name for name in names if not folder or name.startswith(f"{folder}/")]
+    names = read_base_record(ctx.inputs["load"]).files
+    return [ctx.base / name for name in names if not folder or name.startswith(f"{folder}/")]
 
 
-def _sizes(paths: Iterable[Path]) -> int:
+def _total_bytes(paths: Iterable[Path]) -> int:
     return sum(path.stat().st_size for path in paths)

@@ -9,7 +9,7 @@ from pathlib import Path
 from dbrun.errors import StageFailed
 
 
-def contents(files: Mapping[str, Path], digest: str) -> bytes:
+def read_verified(files: Mapping[str, Path], digest: str) -> bytes:
     """The bytes of the file of this sha256. Raises StageFailed where it changed after the run began."""
     content = files[digest].read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:

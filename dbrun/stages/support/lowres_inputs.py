@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbrun.images.pixels import square
+from dbrun.images.pixels import read_square
 from dbrun.models.base import families
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import Picture, Sources
-from dbrun.stages.support.inputs import contents
+from dbrun.stages.support.inputs import read_verified
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SHOWN = 6
+DEFAULT_COLUMNS = 6
 """How many pictures are shown enlarged if the recipe names no prompts."""
 
 
 @dataclass(frozen=True)
-class Starts:
+class LowresInputs:
     """pictures: what the columns of before_after.png begin with, in turn; background: put behind transparent ones."""
 
     pictures: tuple[Picture, ...]
@@ -31,15 +31,15 @@ class Starts:
         """What a column's picture depends on beside prompt and sampler."""
         return {"start": self.pictures[column % len(self.pictures)].digest, "background": self.background}
 
-    def small(self, column: int, files: Mapping[str, Path], resolution: int, side: int) -> Image:
+    def downscale(self, column: int, files: Mapping[str, Path], resolution: int, side: int) -> Image:
         """The column's picture cut to resolution, then made smaller to side by averaging, as training makes it."""
         digest = self.pictures[column % len(self.pictures)].digest
-        large = square(contents(files, digest), resolution, self.background, files[digest].name)
+        large = read_square(read_verified(files, digest), resolution, self.background, files[digest].name)
         return large.reduce(resolution // side)
 
 
-def starts(recipe: Recipe, sources: Sources) -> Starts | None:
+def lowres_inputs(recipe: Recipe, sources: Sources) -> LowresInputs | None:
     """The instance pictures for a base that enlarges, None for one that draws from words alone."""
-    if families()[recipe.base.type].enlarges == 1:
+    if families()[recipe.base.type].upscale_factor == 1:
         return None
-    return Starts(sources.pictures, recipe.images.background)
+    return LowresInputs(sources.pictures, recipe.images.background)

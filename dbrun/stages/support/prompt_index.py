@@ -9,11 +9,11 @@ from pathlib import Path
 
 from dbrun.stages.base import Picture
 
-FILE = "index.json"
+INDEX_FILE = "index.json"
 
 
 @dataclass(frozen=True)
-class Index:
+class PromptIndex:
     """prompts: each distinct one once; instance, classes: the number of each picture's prompt, in its half.
 
     variants: of each instance picture all the prompts that it may have; dropout: the share of its draws that have the
@@ -31,7 +31,7 @@ class Index:
     repeats: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, pictures: Sequence[Picture], classes: Sequence[str], shows: Sequence[int] = ()) -> Index:
+    def build(cls, pictures: Sequence[Picture], classes: Sequence[str], shows: Sequence[int] = ()) -> PromptIndex:
         """The index of these instance pictures, and of a class half with these prompts."""
         varied = any(p.variants for p in pictures)
         dropped = any(p.dropout for p in pictures)
@@ -48,16 +48,16 @@ class Index:
         more = {name: value for name in ("variants", "dropout", "shows", "repeats") if (value := getattr(self, name))}
         text = json.dumps({"prompts": self.prompts, "instance": self.instance, "class": self.classes, **more},
                           indent=1, sort_keys=True)
-        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+        (folder / INDEX_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> Index:
+    def read(cls, folder: Path) -> PromptIndex:
         """What `write` wrote."""
-        said = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        said = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
         return cls(tuple(said["prompts"]), tuple(said["instance"]), tuple(said["class"]),
                    tuple(map(tuple, said.get("variants", ()))), tuple(said.get("dropout", ())),
                    tuple(said.get("shows", ())), tuple(said.get("repeats", ())))
 
-    def shown(self, row: int) -> int:
+    def instance_picture(self, row: int) -> int:
         """The instance picture that a row of the class half shows, where it shows instance pictures."""
         return self.shows[row] if self.shows else row % len(self.instance)
