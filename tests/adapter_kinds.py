@@ -7,7 +7,7 @@ import torch
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.attach import attach, match_layers, read_weights
 from dbrun.adapters.base import Adapter, adapter_types
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 
 KINDS: dict[str, dict[str, Any]] = {
     **{kind.NAME: {"type": kind.NAME} for kind in adapter_types() if kind.uses_peft},
@@ -33,11 +33,11 @@ def widest(adapter: Adapter) -> str:
     return "linear" if adapter.linear_only_reason else "all"
 
 
-def put(family: Family, loaded: Loaded, component: str, adapter: Adapter, preset: str,
+def put(model: Model, component: str, adapter: Adapter, preset: str,
         seed: int = 0) -> ComponentAdapter:
     """The adapter on a component of loaded."""
-    module = family.module(loaded, component)
-    modules = match_layers(module, family.target_presets[component][preset], adapter.layer_classes)
+    module = model.module(component)
+    modules = match_layers(module, model.family.target_presets[component][preset], adapter.layer_classes)
     attach(module, adapter, modules, seed=seed)
     return ComponentAdapter(adapter.resolved_for(modules), modules, read_weights(module))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dbrun.models.base import Loaded
+from dbrun.models.base import Model
 
 
 class Prefixed(nn.Module):
@@ -24,25 +24,25 @@ def network_class() -> type:
     return LycorisNetworkKohya
 
 
-def put_by_lycoris(loaded: Loaded, file: Path) -> None:
+def put_by_lycoris(model: Model, file: Path) -> None:
     """Let the base predict as the file's network has it; every layer of the file must be read."""
     from lycoris.kohya import create_network_from_weights
 
     network_class()
-    text = Prefixed(loaded.pipeline.text_encoder)
-    network, tensors = create_network_from_weights(1.0, str(file), None, text, loaded.pipeline.unet)
-    network.apply_to(text, loaded.pipeline.unet, True, True)
+    text = Prefixed(model.pipeline.text_encoder)
+    network, tensors = create_network_from_weights(1.0, str(file), None, text, model.pipeline.unet)
+    network.apply_to(text, model.pipeline.unet, True, True)
     modules = [*network.unet_loras, *network.text_encoder_loras]
     assert {m.lora_name for m in modules} == {name.partition(".")[0] for name in tensors}, "it reads every layer"
 
 
-def write_by_lycoris(loaded: Loaded, path: Path, algo: str, **settings: object) -> None:
+def write_by_lycoris(model: Model, path: Path, algo: str, **settings: object) -> None:
     """Put a network on the base, far from its start, and save it in 16 bits as trainers do."""
-    text = Prefixed(loaded.pipeline.text_encoder)
+    text = Prefixed(model.pipeline.text_encoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = network_class()(text, loaded.pipeline.unet, network_module=algo, **settings)
-    network.apply_to(text, loaded.pipeline.unet, True, True)
+        network = network_class()(text, model.pipeline.unet, network_module=algo, **settings)
+    network.apply_to(text, model.pipeline.unet, True, True)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in network.parameters():

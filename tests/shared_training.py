@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_training import FAMILY, PARAMS, PROMPTS, load, lora
+from tiny_training import PARAMS, PROMPTS, load, lora
 from torch import distributed
 
 from dbrun.adapters.attach import attach, match_layers
@@ -38,22 +38,22 @@ def train(home: Path, gradient_sync: GradientSync, *, size: int = 1, components:
           adapter: Mapping[str, Any] = {}, whole: bool = False, of_base: bool = False,
           halves: tuple[str, ...] = ("instance", "class"), **changes: Any) -> State:
     """The state after some steps. size: pictures of each half in a micro-batch."""
-    loaded = load(home)
-    conditions = cached_prompts(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), loaded.device)
+    model = load(home)
+    conditions = cached_prompts(model, model.encode_prompts(PROMPTS))
     for component in components:
         if whole:
-            module = FAMILY.module(loaded, component)
+            module = model.module(component)
             attach(module, Full(type="full"), match_layers(module, ("*",), Full.layer_classes), seed=1)
         else:
-            lora(component, loaded, **adapter)
+            lora(component, model, **adapter)
     if components == BOTH:
-        conditions = live_prompts(FAMILY, loaded, PROMPTS)
-    trainer = Trainer(FAMILY, loaded, components, conditions, Settings(**{**SETTINGS, **changes}),
+        conditions = live_prompts(model, PROMPTS)
+    trainer = Trainer(model, components, conditions, Settings(**{**SETTINGS, **changes}),
                       conditions if of_base else None, gradient_sync)
     source = torch.Generator().manual_seed(0)
     pictures = [PictureSet(half, [torch.randn(8, 8, 8, generator=source) for _ in range(5)], [n] * 5)
                 for n, half in enumerate(halves)]
-    batches = Batches(pictures, 0, size, 1000, lambda rows, randn: FAMILY.sample_x0(loaded, rows, randn, "none"))
+    batches = Batches(pictures, 0, size, 1000, lambda rows, randn: model.sample_x0(rows, randn, "none"))
     for _ in trainer.run(batches):
         pass
     checkpoint = trainer.checkpoint()

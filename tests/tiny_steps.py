@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_training import FAMILY, PROMPTS, load, lora
+from tiny_training import PROMPTS, load, lora
 from torch import Tensor
 
 from dbrun.options.optimizers import AdamW
@@ -23,13 +23,13 @@ SETTINGS = Settings(steps=6, learning_rate=1e-2, accumulation=1, max_grad_norm=1
 def trainer(home: Path, components: tuple[str, ...] = ("denoiser",), adapter: Mapping[str, Any] = {},
             of_base: bool = False, **changes: Any) -> Trainer:
     """A trainer of fresh adapters on the base in home; prompts come from the cache where only the denoiser learns."""
-    loaded = load(home)
-    encoded = FAMILY.encode_prompts(loaded, PROMPTS)
+    model = load(home)
+    encoded = model.encode_prompts(PROMPTS)
     for component in components:
-        lora(component, loaded, **adapter)
-    known, of_the_base = (cached_prompts(FAMILY, encoded, loaded.device) if components == ("denoiser",)
-                          else live_prompts(FAMILY, loaded, PROMPTS) for _ in range(2))
-    return Trainer(FAMILY, loaded, components, known, replace(SETTINGS, **changes), of_the_base if of_base else None)
+        lora(component, model, **adapter)
+    known, of_the_base = (cached_prompts(model, encoded) if components == ("denoiser",)
+                          else live_prompts(model, PROMPTS) for _ in range(2))
+    return Trainer(model, components, known, replace(SETTINGS, **changes), of_the_base if of_base else None)
 
 
 def batch(number: int = 0, rows: int = 4, instances: int = 2) -> Batch:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from dbrun.adapters.adapter_io import ComponentAdapter, write_adapters
 from dbrun.adapters.attach import attach, match_layers, read_weights
 from dbrun.adapters.lora import Lora
-from dbrun.models.base import Loaded, families
+from dbrun.models.base import Model, families
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.stages.base import Artifact, Numerics, RuntimeOptions, StageContext
@@ -24,21 +24,21 @@ PARAMS = TrainParams(steps=6, learning_rate=5e-3, batch_size=2, accumulation=1, 
                      schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 
 
-def load(home: Path) -> Loaded:
+def load(home: Path) -> Model:
     """The base in home."""
     return FAMILY.load(home / "base", device=torch.device("cpu"), dtype=torch.float32)
 
 
-def digests(loaded: Loaded) -> dict[str, str]:
+def digests(model: Model) -> dict[str, str]:
     """What each weight of the base is, by the part it is of and its name."""
-    parts = {name: part for name, part in loaded.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    parts = {name: part for name, part in model.pipeline.components.items() if isinstance(part, torch.nn.Module)}
     return {f"{name}.{key}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
             for name, part in parts.items() for key, tensor in part.state_dict().items()}
 
 
-def lora(component: str, loaded: Loaded, **changes: Any) -> ComponentAdapter:
+def lora(component: str, model: Model, **changes: Any) -> ComponentAdapter:
     """A LoRA that stands attached to a component of loaded."""
-    module = FAMILY.module(loaded, component)
+    module = model.module(component)
     adapter = Lora.model_validate({"type": "lora", "rank": 2, "targets": "all", **changes})
     modules = match_layers(module, FAMILY.target_presets[component]["all"])
     attach(module, adapter, modules, seed=1)
@@ -52,9 +52,9 @@ def write_inputs(home: Path, *, components: tuple[str, ...] = ("denoiser",), **c
     FAMILY.write_tiny_base(home / "base")
     record = {"format_version": 1, "family": FAMILY.NAME, "variant": None, "files": {}}
     (home / "load" / "base.json").write_text(json.dumps(record))
-    loaded = load(home)
-    conditions = FAMILY.encode_prompts(loaded, PROMPTS)
-    write_adapters(home / "adapt", {c: lora(c, loaded, **changes) for c in components})
+    model = load(home)
+    conditions = model.encode_prompts(PROMPTS)
+    write_adapters(home / "adapt", {c: lora(c, model, **changes) for c in components})
     generator = torch.Generator().manual_seed(0)
     save_file({f"{half}.{i:05d}": torch.randn(8, 8, 8, generator=generator)
                for half, count in (("instance", 3), ("class", 4)) for i in range(count)},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
 from dbrun.config_types import subclasses
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Family, Model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,7 +75,7 @@ class Format:
         """Where, within a folder, `read` looks for the files that `find_files` gives, in its order."""
         raise NotImplementedError
 
-    def import_adapter(self, folder: Path, family: Family, loaded: Loaded, component: str) -> ImportedAdapter:
+    def import_adapter(self, folder: Path, model: Model, component: str) -> ImportedAdapter:
         """The adapter of one component in such a folder, for training to start from; loaded is spent.
 
         Raises RecipeError where it does not fit the base, or its library leaves out or changes a weight.
@@ -95,14 +95,14 @@ class Format:
         return {key: tensor for state in states for key, tensor in state.items()}
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
-              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
+              bare: Callable[[], Model]) -> tuple[Path, ...]:
         """Write the adapters; the safetensors files written, for their provenance. Equal adapters, equal bytes.
 
         bare: gives an untouched base, which may be spent.
         """
         raise NotImplementedError
 
-    def changed_weights(self, folder: Path, family: Family, loaded: Loaded,
+    def changed_weights(self, folder: Path, model: Model,
                         components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
         """(component, name of a weight, what it is with the adapter in it), for each that the adapter changes.
 
@@ -110,9 +110,9 @@ class Format:
         """
         from dbrun.formats.merge_weights import merged_weights
 
-        yield from merged_weights(self, folder, family, loaded, components)
+        yield from merged_weights(self, folder, model, components)
 
-    def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
+    def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Put what stands in folder onto a fresh base, through the library that the format is of."""
         raise NotImplementedError
 

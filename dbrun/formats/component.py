@@ -11,7 +11,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.merge_weights import merge_adapter
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ class ComponentFormat(Format):
         """Where `changed_weights` looks."""
         return (f"{self.NAME}/{component}/{CONFIG}", f"{self.NAME}/{component}/{WEIGHTS}")
 
-    def changed_weights(self, folder: Path, family: Family, loaded: Loaded,
+    def changed_weights(self, folder: Path, model: Model,
                         components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
         """Every weight that is not the base's. Raises RecipeError where they are those of another architecture."""
         import torch
         from safetensors import safe_open
 
         for component in components:
-            own = dict(family.module(loaded, component).named_parameters())
+            own = dict(model.module(component).named_parameters())
             with safe_open(folder / self.NAME / component / WEIGHTS, framework="pt") as file:
                 names = {name if name in own else name.removeprefix(TEXT_MODEL_PREFIX): name
                          for name in file.keys()}  # noqa: SIM118
@@ -87,11 +87,11 @@ class ComponentFormat(Format):
         return {name: tensor for name, tensor in module.state_dict().items() if name in written}
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
-              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
+              bare: Callable[[], Model]) -> tuple[Path, ...]:
         """One folder for each component, in 32 bits."""
-        loaded, written = bare(), []
+        model, written = bare(), []
         for component, attached in adapters.items():
-            module = family.module(loaded, component)
+            module = model.module(component)
             attached.attach_to(module)
             merge_adapter(module)
             home = _component_folder(folder, family, component)
@@ -100,12 +100,12 @@ class ComponentFormat(Format):
             written += sorted(home.glob("*.safetensors"))
         return tuple(written)
 
-    def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
+    def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """`from_pretrained` of the component's own class."""
         for component in components:
-            kind = type(family.module(loaded, component))
-            module = kind.from_pretrained(_component_folder(folder, family, component))  # type: ignore[attr-defined]
-            setattr(loaded.pipeline, family.components[component], module.to(loaded.device).eval())
+            kind = type(model.module(component))
+            module = kind.from_pretrained(_component_folder(folder, model.family, component))  # type: ignore[attr-defined]
+            setattr(model.pipeline, model.family.components[component], module.to(model.device).eval())
 
 
 def _component_folder(folder: Path, family: Family, component: str) -> Path:

@@ -10,7 +10,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ class DiffusersFormat(Format):
         """The folder itself, for all components."""
         return (FILE,)
 
-    def import_adapter(self, folder: Path, family: Family, loaded: Loaded, component: str) -> ImportedAdapter:
+    def import_adapter(self, folder: Path, model: Model, component: str) -> ImportedAdapter:
         """As `load_lora_weights` puts it onto the pipeline's part."""
         from dbrun.formats.peft_import import import_through_peft
 
-        return import_through_peft(self, folder, self.weight_prefix(family, component), family, loaded, component)
+        return import_through_peft(self, folder, self.weight_prefix(model.family, component), model, component)
 
     def weight_prefix(self, family: Family, component: str) -> str:
         """The pipeline's part."""
@@ -90,7 +90,7 @@ class DiffusersFormat(Format):
         return attached.adapter.to_lora(attached.state)
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
-              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
+              bare: Callable[[], Model]) -> tuple[Path, ...]:
         """One file for all components."""
         from safetensors.torch import save_file
 
@@ -102,9 +102,9 @@ class DiffusersFormat(Format):
         save_file(tensors, folder / FILE, metadata={"format": "pt"})
         return (folder / FILE,)
 
-    def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
+    def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """`load_lora_weights`."""
-        loaded.pipeline.load_lora_weights(str(folder), weight_name=FILE)
+        model.pipeline.load_lora_weights(str(folder), weight_name=FILE)
 
 
 def _full_parameter_name(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import TOKEN_PREFIX
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Family, Model
 from dbrun.models.new_tokens import Vocabulary, token_names
 from dbrun.safetensors_header import read_header
 
@@ -51,7 +51,7 @@ class EmbeddingFormat(Format):
         """Nowhere: `read` takes the folder that the files lie in."""
         return ()
 
-    def changed_weights(self, folder: Path, family: Family, loaded: Loaded,
+    def changed_weights(self, folder: Path, model: Model,
                         components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
         """No weight of the base changes."""
         yield from ()
@@ -78,7 +78,7 @@ class EmbeddingFormat(Format):
         return found
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
-              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
+              bare: Callable[[], Model]) -> tuple[Path, ...]:
         """One file for each word."""
         from safetensors.torch import save_file
 
@@ -90,10 +90,10 @@ class EmbeddingFormat(Format):
                 save_file({word: vectors}, written[-1], metadata={"format": "pt"})
         return tuple(written)
 
-    def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
+    def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """`load_textual_inversion`."""
         for path in self.find_files(folder) or ():
-            loaded.pipeline.load_textual_inversion(str(path))
+            model.pipeline.load_textual_inversion(str(path))
 
 
 def is_token_name(name: str) -> bool:

@@ -12,7 +12,7 @@ from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import KOHYA_PREFIXES
 from dbrun.formats.lycoris_apply import apply_to_bias, apply_to_weight, layer_scale, layer_type, merge_lora_mid
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class KohyaFormat(Format):
         """The folder itself, for all components."""
         return (FILE,)
 
-    def import_adapter(self, folder: Path, family: Family, loaded: Loaded, component: str) -> ImportedAdapter:
+    def import_adapter(self, folder: Path, model: Model, component: str) -> ImportedAdapter:
         """By peft's names; a CP-decomposed LoRA with its inner kernel multiplied in, which peft does not know.
 
         Raises RecipeError where its layers are of several types, which no one adapter is, or of one that peft has not.
@@ -85,7 +85,7 @@ class KohyaFormat(Format):
         kinds: set[str] = set()
         state: dict[str, Tensor] = {}
         scales: dict[str, float] = {}
-        for name, layer in _read_layers(folder / FILE, family, loaded, component):
+        for name, layer in _read_layers(folder / FILE, model, component):
             kind = layer_type(frozenset(layer), name)
             kinds.add(kind)
             scales[name] = layer_scale(layer)
@@ -110,7 +110,7 @@ class KohyaFormat(Format):
         return {}
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
-              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
+              bare: Callable[[], Model]) -> tuple[Path, ...]:
         """One file for all components."""
         from safetensors.torch import save_file
 
@@ -121,24 +121,24 @@ class KohyaFormat(Format):
         save_file(tensors, folder / FILE, metadata={"format": "pt"})
         return (folder / FILE,)
 
-    def changed_weights(self, folder: Path, family: Family, loaded: Loaded,
+    def changed_weights(self, folder: Path, model: Model,
                         components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
         """By LyCORIS' formulas. Raises RecipeError where a name has no layer, or one of another size."""
         for component in components:
-            module = family.module(loaded, component)
-            for name, layer in _read_layers(folder / FILE, family, loaded, component):
+            module = model.module(component)
+            for name, layer in _read_layers(folder / FILE, model, component):
                 own, kind = dict(module.get_submodule(name).named_parameters()), layer_type(frozenset(layer), name)
                 yield component, f"{name}.weight", apply_to_weight(own["weight"].detach().float(), layer, kind, name)
                 if (bias := apply_to_bias(own.get("bias"), layer, name)) is not None:
                     yield component, f"{name}.bias", bias
 
-    def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
+    def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Into the base's weights, as ComfyUI and A1111 do it. Raises RecipeError where a name has no layer."""
         import torch
 
         with torch.no_grad():
-            for component, name, new in self.changed_weights(folder, family, loaded, components):
-                family.module(loaded, component).get_parameter(name).copy_(new)
+            for component, name, new in self.changed_weights(folder, model, components):
+                model.module(component).get_parameter(name).copy_(new)
 
 
 def kohya_name(family: Family, component: str, name: str) -> str:
@@ -156,15 +156,15 @@ def _group_by_layer(names: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _read_layers(file: Path, family: Family, loaded: Loaded,
+def _read_layers(file: Path, model: Model,
                  component: str) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     """The component's layers by their names on its module. Raises RecipeError for a name that is no layer's."""
     from safetensors.torch import load_file
 
     tensors = load_file(file)
-    module = family.module(loaded, component)
-    real = {kohya_name(family, component, name): name for name in _named_layers(module)}
-    others = tuple(written for other, (_, written) in family.kohya_prefixes.items() if other != component)
+    module = model.module(component)
+    real = {kohya_name(model.family, component, name): name for name in _named_layers(module)}
+    others = tuple(written for other, (_, written) in model.family.kohya_prefixes.items() if other != component)
     by_layer = _group_by_layer(tensors)
     strange = [layer for layer in by_layer if layer not in real and not layer.startswith(others)]
     if strange:

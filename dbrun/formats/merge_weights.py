@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,7 +32,7 @@ def remove_adapter(module: nn.Module) -> None:
             delattr(module, mark)
 
 
-def merged_weights(form: Format, folder: Path, family: Family, loaded: Loaded,
+def merged_weights(form: Format, folder: Path, model: Model,
                    components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
     """As `Format.changed_weights`: read by the format's library, merged layer by layer, and taken away again."""
     import torch
@@ -40,9 +40,9 @@ def merged_weights(form: Format, folder: Path, family: Family, loaded: Loaded,
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            form.read(folder, family, loaded, components)
+            form.read(folder, model, components)
         for component in components:
-            for name, layer in _peft_layers(family.module(loaded, component)):
+            for name, layer in _peft_layers(model.module(component)):
                 weight = layer.get_base_layer().weight
                 with torch.no_grad():
                     kept = weight.detach().clone()
@@ -51,8 +51,8 @@ def merged_weights(form: Format, folder: Path, family: Family, loaded: Loaded,
                     weight.copy_(kept)
                 yield component, f"{name}.weight", new
     finally:
-        for component in family.components:
-            remove_adapter(family.module(loaded, component))
+        for component in model.family.components:
+            remove_adapter(model.module(component))
 
 
 def _peft_layers(module: nn.Module) -> list[tuple[str, Any]]:

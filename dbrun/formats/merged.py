@@ -9,7 +9,7 @@ from typing import ClassVar
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.formats.component import MAX_SHARD_SIZE, ComponentFormat, strip_config_paths
 from dbrun.formats.merge_weights import merge_adapter
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Family, Model
 
 
 class MergedFormat(ComponentFormat):
@@ -25,30 +25,30 @@ class MergedFormat(ComponentFormat):
                 f'pipeline = DiffusionPipeline.from_pretrained("{self.NAME}")\n```')
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
-              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
+              bare: Callable[[], Model]) -> tuple[Path, ...]:
         """Every part of the pipeline, in 32 bits."""
-        loaded = merge_all(family, adapters, bare())
+        model = merge_all(family, adapters, bare())
         home = folder / self.NAME
-        loaded.pipeline.save_pretrained(home, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)
+        model.pipeline.save_pretrained(home, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)
         for path in home.rglob("*.json"):
             strip_config_paths(path)
         return tuple(sorted(home.rglob("*.safetensors")))
 
-    def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
+    def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """`from_pretrained` of the pipeline's own class."""
-        taken = family.load(folder / self.NAME, device=loaded.device, dtype=loaded.dtype)
-        replace_components(taken.pipeline.components, loaded)
+        taken = model.family.load(folder / self.NAME, device=model.device, dtype=model.dtype)
+        replace_components(taken.pipeline.components, model)
 
 
-def merge_all(family: Family, adapters: Mapping[str, ComponentAdapter], loaded: Loaded) -> Loaded:
+def merge_all(family: Family, adapters: Mapping[str, ComponentAdapter], model: Model) -> Model:
     """The base with all of the adapters in its weights."""
     for component, attached in adapters.items():
-        attached.attach_to(family.module(loaded, component))
-        merge_adapter(family.module(loaded, component))
-    return loaded
+        attached.attach_to(model.module(component))
+        merge_adapter(model.module(component))
+    return model
 
 
-def replace_components(parts: Mapping[str, object], loaded: Loaded) -> None:
+def replace_components(parts: Mapping[str, object], model: Model) -> None:
     """Put another pipeline's parts in the place of a base's."""
     for name, part in parts.items():
-        setattr(loaded.pipeline, name, part)
+        setattr(model.pipeline, name, part)

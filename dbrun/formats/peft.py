@@ -12,7 +12,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 
 if TYPE_CHECKING:
@@ -74,18 +74,18 @@ class PeftFormat(Format):
         """A folder of the component's name."""
         return tuple(f"{self.NAME}/{component}/{name}" for name in (CONFIG, WEIGHTS))
 
-    def import_adapter(self, folder: Path, family: Family, loaded: Loaded, component: str) -> ImportedAdapter:
+    def import_adapter(self, folder: Path, model: Model, component: str) -> ImportedAdapter:
         """As `PeftModel` holds it."""
         from dbrun.formats.peft_import import import_through_peft
 
-        return import_through_peft(self, folder, "", family, loaded, component)
+        return import_through_peft(self, folder, "", model, component)
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
         """The adapter's own, on an untouched base."""
         return attached.adapter.to_peft(attached.modules, attached.state)[1]
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
-              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
+              bare: Callable[[], Model]) -> tuple[Path, ...]:
         """One folder for each component."""
         from safetensors.torch import save_file
 
@@ -101,7 +101,7 @@ class PeftFormat(Format):
             written.append(home / WEIGHTS)
         return tuple(written)
 
-    def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
+    def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """`PeftModel.from_pretrained` on each component's module."""
         from peft import PeftModel
 
@@ -109,8 +109,8 @@ class PeftFormat(Format):
             # what peft asks of transformers is no news to a user
             warnings.simplefilter("ignore", FutureWarning)
             for component in components:
-                PeftModel.from_pretrained(family.module(loaded, component), folder / "peft" / component,
-                                          torch_device=str(loaded.device))
+                PeftModel.from_pretrained(model.module(component), folder / "peft" / component,
+                                          torch_device=str(model.device))
 
 
 def config_as_json(config: PeftConfig) -> dict[str, object]:

@@ -12,7 +12,7 @@ from dbrun.adapters.base import Adapter
 from dbrun.adapters.import_adapter import ImportedAdapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +25,7 @@ IGNORED_SETTINGS = frozenset({
 """peft's settings that may differ: they are how an adapter was trained, or the weights themselves and `scales` tell."""
 
 
-def import_through_peft(form: Format, folder: Path, begins: str, family: Family, loaded: Loaded,
+def import_through_peft(form: Format, folder: Path, begins: str, model: Model,
                         component: str) -> ImportedAdapter:
     """The adapter of one component, put onto a fresh base by a library that uses peft; the base is spent afterwards.
 
@@ -35,11 +35,11 @@ def import_through_peft(form: Format, folder: Path, begins: str, family: Family,
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    module = family.module(loaded, component)
+    module = model.module(component)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            form.read(folder, family, loaded, (component,))
+            form.read(folder, model, (component,))
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, OSError) as error:
         words = " ".join(str(error).split())[:300]
         raise RecipeError(f"{form.NAME} cannot put the adapter onto the {component}: {words}",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.errors import StageFailed
 from dbrun.formats.base import Format
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ class Probe:
     prompt: str
     side: int
 
-    def predict(self, family: Family, loaded: Loaded) -> Tensor:
+    def predict(self, model: Model) -> Tensor:
         """The prediction [3, C, h, w], float32 on the CPU; the prompt goes through the text encoder as it is."""
         import torch
 
@@ -40,14 +40,14 @@ class Probe:
         draw = generator(0, "probe")
         with torch.inference_mode(), _full_precision():
             pixels = torch.rand(3, 3, self.side, self.side, generator=draw) * 2 - 1
-            stored = family.encode_images(loaded, pixels).cpu()
-            x0, extra_conditions = family.sample_x0(loaded, stored, lambda _, shape: torch.zeros(len(stored), *shape),
-                                   family.class_labels[0])
-            process = family.diffusion_process(loaded)
+            stored = model.encode_images(pixels).cpu()
+            x0, extra_conditions = model.sample_x0(stored, lambda _, shape: torch.zeros(len(stored), *shape),
+                                   model.family.class_labels[0])
+            process = model.diffusion_process()
             t = torch.tensor([process.num_timesteps * k // 4 for k in (1, 2, 3)])
             x_t = process.add_noise(x0, torch.randn(x0.shape, generator=draw), t)
-            condition = family.collate_conditions(family.encode_prompts(loaded, [self.prompt]) * 3)
-            return family.predict(loaded, x_t, t, {**condition, **extra_conditions}).float().cpu()
+            condition = model.collate_conditions(model.encode_prompts([self.prompt]) * 3)
+            return model.predict(x_t, t, {**condition, **extra_conditions}).float().cpu()
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class ReferencePredictions:
         """The largest difference at which a reloaded adapter is still the same."""
         return EFFECT_TOLERANCE * self.effect + OUTPUT_TOLERANCE * float(self.trained_prediction.abs().max())
 
-    def compare(self, answer: Tensor, family: Family, loaded: Loaded, form: Format,
+    def compare(self, answer: Tensor, model: Model, form: Format,
                 components: Iterable[str] | None = None) -> float:
         """The largest difference of a reloaded adapter's answer. Raises StageFailed where it is another adapter.
 
@@ -77,7 +77,7 @@ class ReferencePredictions:
         name = form.NAME
         for component in self.adapters if components is None else components:
             written = form.expected_weights(self.adapters[component])
-            arrived = form.loaded_weights(family.module(loaded, component), written)
+            arrived = form.loaded_weights(model.module(component), written)
             if lost := [key for key in sorted(written.keys() | arrived.keys())
                         if not _are_equal(arrived.get(key), written.get(key))]:
                 raise StageFailed(f"{name}: its library ignored or changed {len(lost)} weights of {component}, "

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 
 FOLDER = "scheduler"
 
 
-def write_scheduler(folder: Path, family: Family, loaded: Loaded, changes: Mapping[str, object]) -> Path:
+def write_scheduler(folder: Path, model: Model, changes: Mapping[str, object]) -> Path:
     """Write `scheduler/scheduler_config.json`: the family's sampler with these changes, as any pipeline loads it."""
-    sampler = family.sampling_scheduler(family.with_scheduler_changes(loaded, changes))
+    sampler = model.with_scheduler_changes(changes).sampling_scheduler()
     config = json.loads(sampler.to_json_string())
     # an exact version would make equal runs differ
     config.pop("_diffusers_version", None)

@@ -11,7 +11,7 @@ from dbrun.adapters.base import Adapter
 from dbrun.errors import StageFailed
 from dbrun.formats.component import ComponentFormat
 from dbrun.formats.merged import merge_all, replace_components
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Family, Model
 
 FILE = "single_file.safetensors"
 
@@ -37,18 +37,18 @@ class SingleFileFormat(ComponentFormat):
         return family.single_file_obstacle(base)
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
-              bare: Callable[[], Loaded]) -> tuple[Path, ...]:
+              bare: Callable[[], Model]) -> tuple[Path, ...]:
         """One file. Raises StageFailed where a base that was fetched after planning has no such layout."""
         from safetensors.torch import save_file
 
-        loaded = bare()
-        if why := self.unsupported_base_reason(family, Path(loaded.pipeline.config["_name_or_path"])):
+        model = bare()
+        if why := self.unsupported_base_reason(family, Path(model.pipeline.config["_name_or_path"])):
             raise StageFailed(f"found '{self.NAME}', {why}", fix="leave this format out of `export`")
-        tensors = family.single_file_state_dict(merge_all(family, adapters, loaded))
+        tensors = merge_all(family, adapters, model).single_file_state_dict()
         save_file(dict(tensors), folder / FILE, metadata={"format": "pt"})
         return (folder / FILE,)
 
-    def read(self, folder: Path, family: Family, loaded: Loaded, components: tuple[str, ...]) -> None:
+    def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """`from_single_file` of the pipeline's own class, with the base's own configs.
 
         Raises StageFailed where it leaves out or changes a tensor of the file.
@@ -56,17 +56,17 @@ class SingleFileFormat(ComponentFormat):
         import torch
         from safetensors.torch import load_file
 
-        base = loaded.pipeline
+        base = model.pipeline
         taken = type(base).from_single_file(str(folder / FILE), config=base.config["_name_or_path"],
-                                            local_files_only=True, torch_dtype=loaded.dtype,
+                                            local_files_only=True, torch_dtype=model.dtype,
                                             **dict.fromkeys(n for n, p in base.components.items() if p is None))
         # its scheduler is not in the file
         replace_components({name: part for name, part in taken.components.items() if isinstance(part, torch.nn.Module)},
-                           loaded)
-        for part in loaded.pipeline.components.values():
+                           model)
+        for part in model.pipeline.components.values():
             if isinstance(part, torch.nn.Module):
-                part.to(loaded.device).requires_grad_(False).eval()
-        held, written = family.single_file_state_dict(loaded), load_file(folder / FILE)
+                part.to(model.device).requires_grad_(False).eval()
+        held, written = model.single_file_state_dict(), load_file(folder / FILE)
         if lost := [name for name in sorted(held.keys() | written.keys())
                     if name not in held or name not in written or not torch.equal(held[name], written[name])]:
             raise StageFailed(f"single_file: `from_single_file` ignored or changed {len(lost)} tensors, such as "

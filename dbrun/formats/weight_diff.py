@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dbrun.errors import RecipeError
 from dbrun.formats.kohya import FILE, kohya_name
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Family, Model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,7 +21,7 @@ LAYER_SUFFIXES, NORM_SUFFIXES = {"weight": "diff", "bias": "diff_b"}, {"weight":
 """A parameter's name in its module -> the end of its name in the file."""
 
 
-def write_weight_diff(folder: Path, family: Family, loaded: Loaded,
+def write_weight_diff(folder: Path, model: Model,
                       differences: Mapping[tuple[str, str], Tensor]) -> tuple[Path, ...]:
     """Write `kohya.safetensors`. differences: (component, name of a weight) -> what is added to it, float32.
 
@@ -32,12 +32,12 @@ def write_weight_diff(folder: Path, family: Family, loaded: Loaded,
     tensors: dict[str, Tensor] = {}
     for (component, name), change in sorted(differences.items()):
         layer, _, part = name.rpartition(".")
-        module = family.module(loaded, component).get_submodule(layer)
-        ends = _suffixes(family, component, module)
-        if component not in family.kohya_prefixes or part not in ends:
+        module = model.module(component).get_submodule(layer)
+        ends = _suffixes(model.family, component, module)
+        if component not in model.family.kohya_prefixes or part not in ends:
             raise RecipeError(f"`{name}` of the {component} changes, and other programs have no name for it",
                               fix="export the whole: `export: [merged, single_file]` in the recipe that trained it")
-        file_name = kohya_name(family, component, layer)
+        file_name = kohya_name(model.family, component, layer)
         tensors[f"{file_name}.{ends[part]}"] = change.contiguous()
         # a layer is known by its weight's difference
         tensors.setdefault(f"{file_name}.{ends['weight']}", change.new_zeros(module.weight.shape))  # type: ignore[arg-type]

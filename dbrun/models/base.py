@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from dbrun.config_types import subclasses
 from dbrun.models.configs import read_config
@@ -47,21 +47,11 @@ class Sampling:
     guidance: float
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A base in memory. pipeline: the diffusers pipeline; its parts are reached through the family.
-
-    extra_modules: component -> what learns for it without being a part of the pipeline.
-    """
-
-    pipeline: Any
-    device: torch.device
-    dtype: torch.dtype
-    extra_modules: dict[str, nn.Module] = field(default_factory=dict)
-
-
 class Family:
-    """One architecture; a subclass lives in a file of its own and sets NAME. It knows no adapter and no loss."""
+    """One architecture: what is known of its bases without torch.
+
+    A subclass lives in a file of its own and sets NAME; `load` gives the `Model` extra_modules it.
+    """
 
     NAME: ClassVar[str]
     pipeline_classes: ClassVar[tuple[str, ...]]
@@ -109,59 +99,13 @@ class Family:
         return prompt
 
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
-             variant: str | None = None) -> Loaded:
+             variant: str | None = None) -> Model:
         """The base from a folder in diffusers format: safetensors only, offline, frozen, in eval mode."""
-        raise NotImplementedError
-
-    def module(self, loaded: Loaded, component: str) -> nn.Module:
-        """The module of an adaptable component, or the vectors of new words."""
-        raise NotImplementedError
-
-    def diffusion_process(self, loaded: Loaded) -> DiffusionProcess:
-        """The diffusion process that the base was trained with, from its scheduler's config."""
         raise NotImplementedError
 
     def scheduler_config(self, folder: Path) -> dict[str, Any]:
         """The config of the base's scheduler, read from folder; without torch."""
         return read_config(folder / "scheduler" / "scheduler_config.json")
-
-    def with_scheduler_changes(self, loaded: Loaded, changes: Mapping[str, object]) -> Loaded:
-        """The same base with these changes to its scheduler's config; loaded itself stays as it is."""
-        if not changes:
-            return loaded
-        pipeline, scheduler = copy(loaded.pipeline), loaded.pipeline.scheduler
-        pipeline.scheduler = type(scheduler).from_config({**scheduler.config, **changes})
-        return replace(loaded, pipeline=pipeline)
-
-    def sampling_scheduler(self, loaded: Loaded) -> Any:
-        """A fresh scheduler, as `generate` samples with."""
-        return type(loaded.pipeline.scheduler).from_config(loaded.pipeline.scheduler.config)
-
-    def encode_images(self, loaded: Loaded, pixels: Tensor) -> Tensor:
-        """pixels [B, 3, H, W] in [-1, 1] -> float32 [B, …]: all of a picture that `sample_x0` needs, stored once."""
-        raise NotImplementedError
-
-    def sample_x0(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
-        """One draw of x0 and hints from what `encode_images` gave, [B, …]; all chance in it comes from randn.
-
-        class_labels: one of the family's own.
-        """
-        raise NotImplementedError
-
-    def encode_prompts(self, loaded: Loaded, prompts: Sequence[str]) -> list[Condition]:
-        """One condition a prompt; the same function serves cached and live text encoders (with gradients)."""
-        raise NotImplementedError
-
-    def collate_conditions(self, conditions: Sequence[Condition]) -> Condition:
-        """A batch of conditions."""
-        raise NotImplementedError
-
-    def predict(self, loaded: Loaded, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The denoiser's prediction, of x_t's shape [B, C, h, w]; variance channels dropped. t: int64 [B].
-
-        condition: of the prompts, with the hints that `sample_x0` gave.
-        """
-        raise NotImplementedError
 
     def single_file_obstacle(self, folder: Path | None) -> str | None:
         """Why a base has no layout as a checkpoint of one file, as a clause after the format's name; None where it has.
@@ -170,21 +114,103 @@ class Family:
         """
         return f"which no other program reads for `base.type: {self.NAME}`"
 
-    def single_file_state_dict(self, loaded: Loaded) -> Mapping[str, Tensor]:
+    def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
+        """Write a tiny base of the real classes with seeded random weights, for tests."""
+        raise NotImplementedError
+
+
+class Model:
+    """A base in memory: its family, its components, and what can be asked of them. It knows no adapter and no loss.
+
+    pipeline: the diffusers pipeline whose components these are; folder: where it was loaded from; device, dtype: of
+    all components.
+    """
+
+    def __init__(self, family: Family, pipeline: Any, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.family, self.pipeline, self.folder, self.device, self.dtype = family, pipeline, folder, device, dtype
+        self.new_tokens: dict[str, nn.Module] = {}
+        """What learns without being a component of the pipeline, by the name that recipes call it."""
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """The pipeline's components by their names in model_index.json; None for one that the base lacks."""
+        found: Mapping[str, Any] = self.pipeline.components
+        return found
+
+    @property
+    def scheduler(self) -> Any:
+        """The base's scheduler."""
+        return self.pipeline.scheduler
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The network that learns to predict."""
+        return self.module("denoiser")
+
+    def module(self, component: str) -> nn.Module:
+        """The module of an adaptable component, or the vectors of new words."""
+        module: nn.Module = getattr(self.pipeline, self.family.components[component])
+        return module
+
+    def replace_components(self, components: Mapping[str, object]) -> None:
+        """Put other components in the place of these, by their names in model_index.json."""
+        for name, component in components.items():
+            setattr(self.pipeline, name, component)
+
+    def diffusion_process(self) -> DiffusionProcess:
+        """The diffusion process that the base was trained with, from its scheduler's config."""
+        raise NotImplementedError
+
+    def with_scheduler_changes(self, changes: Mapping[str, object]) -> Self:
+        """The same base with these changes to its scheduler's config; this one itself stays as it is."""
+        if not changes:
+            return self
+        other, scheduler = copy(self), self.scheduler
+        other.pipeline = copy(self.pipeline)
+        other.pipeline.scheduler = type(scheduler).from_config({**scheduler.config, **changes})
+        return other
+
+    def sampling_scheduler(self) -> Any:
+        """A fresh scheduler, as `generate` samples with."""
+        return type(self.scheduler).from_config(self.scheduler.config)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """pixels [B, 3, H, W] in [-1, 1] -> float32 [B, …]: all of a picture that `sample_x0` needs, stored once."""
+        raise NotImplementedError
+
+    def sample_x0(self, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
+        """One draw of x0 and extra conditions from what `encode_images` gave, [B, …]; all chance in it is randn's.
+
+        class_labels: one of the family's own.
+        """
+        raise NotImplementedError
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
+        """One condition a prompt; the same function serves cached and live text encoders (with gradients)."""
+        raise NotImplementedError
+
+    def collate_conditions(self, conditions: Sequence[Condition]) -> Condition:
+        """A batch of conditions."""
+        raise NotImplementedError
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The denoiser's prediction, of x_t's shape [B, C, h, w]; variance channels dropped. t: int64 [B].
+
+        condition: of the prompts, with the extra conditions that `sample_x0` gave.
+        """
+        raise NotImplementedError
+
+    def single_file_state_dict(self) -> Mapping[str, Tensor]:
         """All tensors of a base, by their names in such a checkpoint, float32."""
         raise NotImplementedError
 
-    def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
+    def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
                  start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
         """One picture; equal arguments give an equal picture, whatever was drawn before.
 
         on_step: called after each sampler step; it may raise, to stop.
         start_image: what a family that enlarges begins with, a square of resolution / enlarges pixels.
         """
-        raise NotImplementedError
-
-    def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
-        """Write a tiny base of the real classes with seeded random weights, for tests."""
         raise NotImplementedError
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
-from dbrun.models.base import CleanBatch, Condition, Loaded, Randn, Sampling, no_op
+from dbrun.models.base import CleanBatch, Condition, Model, Randn, Sampling, no_op
 from dbrun.models.configs import downsampling_factor, silence_libraries
-from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily
+from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily, UNetModel
 
 if TYPE_CHECKING:
     import torch
@@ -36,10 +36,96 @@ def _presets(linear: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
     return {"attention": IF_ATTENTION, "attention+ff": IF_ATTENTION, "linear": linear, "all": linear + IF_RESNETS}
 
 
+class IFStage1Model(UNetModel):
+    """A base of stage I in memory."""
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """The pixels themselves: there is no latent space."""
+        return pixels.float()
+
+    def sample_x0(self, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
+        """x0 is the picture; nothing is left to chance."""
+        return CleanBatch(stored, {})
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
+        """T5's last hidden state, `hidden` [77, D], in which padding was masked; prompts go in lower case.
+
+        The pipeline's `clean_caption` is not used: it takes words such as `ab12` out of a prompt, and with them a
+        trigger. A prompt's low bits depend on how many share the call: encode one at a time what is to be cached.
+        """
+        tokenizer, text_encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        written = [self.family.normalize_prompt(prompt) for prompt in prompts]
+        tokens = tokenizer(written, padding="max_length", max_length=PROMPT_LENGTH, truncation=True,
+                           return_tensors="pt").to(self.device)
+        hidden = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
+        return [{"hidden": row} for row in hidden.to(self.dtype)]
+
+    def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
+                 start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
+        """One picture by the base's own sampler, which for the published models is DDPM."""
+        import diffusers
+        import torch
+
+        pipeline = getattr(diffusers, self.family.pipeline_classes[0])(
+            **{**self.pipeline.components, "scheduler": self.sampling_scheduler()}, requires_safety_checker=False)
+        pipeline.set_progress_bar_config(disable=True)
+        with torch.no_grad():
+            hidden, empty = (self.encode_prompts([text])[0]["hidden"][None] for text in (prompt, ""))
+            image: Image = pipeline(
+                prompt_embeds=hidden, negative_prompt_embeds=empty, num_inference_steps=steps, width=resolution,
+                height=resolution, guidance_scale=guidance, generator=torch.Generator("cpu").manual_seed(seed),
+                callback=lambda step, t, sample: on_step(), **self._start_arguments(start_image, resolution)).images[0]
+        return image
+
+    def _start_arguments(self, start_image: Image | None, resolution: int) -> dict[str, object]:
+        return {}
+
+
+class IFStage2Model(IFStage1Model):
+    """A base of stage II in memory."""
+
+    def sample_x0(self, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
+        """x0 is the picture. With the class labels `noise_level`, hints as the pipeline makes them:
+
+        `low`: the picture made small by averaging, enlarged bilinearly and noised to NOISE_LEVEL, [B, 3, H, W];
+        `class_labels`: NOISE_LEVEL, int64 [B]. With `timesteps` there are none (see `denoiser_input`).
+        """
+        import torch
+        from torch.nn.functional import avg_pool2d, interpolate
+
+        from dbrun.diffusion.process import DiffusionProcess
+
+        if class_labels == "timesteps":
+            return CleanBatch(stored, {})
+        small = avg_pool2d(stored, self.family.upscale_factor)
+        large = interpolate(small, stored.shape[-2:], mode="bilinear", align_corners=True)
+        level = torch.full((len(stored),), NOISE_LEVEL)
+        noising = DiffusionProcess.from_config(self.pipeline.image_noising_scheduler.config)
+        low = noising.add_noise(large, randn("low resolution", large.shape[1:]), level)
+        return CleanBatch(stored, {"low": low, "class_labels": level})
+
+    def denoiser_input(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
+        """x_t with the noised small picture beside it, and its noise level.
+
+        Without hints x_t with itself, and t, as diffusers' training script does.
+        """
+        import torch
+
+        low = condition.get("low", x_t).to(x_t.device)
+        return torch.cat([x_t, low], dim=1), condition.get("class_labels", t)
+
+    def _start_arguments(self, start_image: Image | None, resolution: int) -> dict[str, object]:
+        if start_image is None or start_image.size != (resolution // self.family.upscale_factor,) * 2:
+            raise StageFailed(f"stage II starts from a picture of {resolution // self.family.upscale_factor} pixels; "
+                              f"found {start_image and start_image.size}")
+        return {"image": start_image.convert("RGB"), "noise_level": NOISE_LEVEL}
+
+
 class IFStage1(UNetFamily):
     """Stage I: 64-pixel pictures from words (DeepFloyd IF, after Saharia et al. 2022, arXiv:2205.11487)."""
 
     NAME: ClassVar[str] = "if_stage1"
+    model: ClassVar[type[UNetModel]] = IFStage1Model
     pipeline_classes: ClassVar[tuple[str, ...]] = ("IFPipeline",)
     subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet"}
@@ -63,49 +149,12 @@ class IFStage1(UNetFamily):
         return prompt.lower().strip()
 
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
-             variant: str | None = None) -> Loaded:
+             variant: str | None = None) -> Model:
         """The pipeline, every part in dtype on device, without safety checker and watermarker."""
         _check_tokenizer(folder / "tokenizer")
-        return Loaded(self.load_pipeline(folder, device=device, dtype=dtype, variant=variant, left_out=(
-            "safety_checker", "feature_extractor", "watermarker")), device, dtype)
-
-    def encode_images(self, loaded: Loaded, pixels: Tensor) -> Tensor:
-        """The pixels themselves: there is no latent space."""
-        return pixels.float()
-
-    def sample_x0(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
-        """x0 is the picture; nothing is left to chance."""
-        return CleanBatch(stored, {})
-
-    def encode_prompts(self, loaded: Loaded, prompts: Sequence[str]) -> list[Condition]:
-        """T5's last hidden state, `hidden` [77, D], in which padding was masked; prompts go in lower case.
-
-        The pipeline's `clean_caption` is not used: it takes words such as `ab12` out of a prompt, and with them a
-        trigger. A prompt's low bits depend on how many share the call: encode one at a time what is to be cached.
-        """
-        tokenizer, text_encoder = loaded.pipeline.tokenizer, loaded.pipeline.text_encoder
-        tokens = tokenizer(list(map(self.normalize_prompt, prompts)), padding="max_length", max_length=PROMPT_LENGTH,
-                           truncation=True, return_tensors="pt").to(loaded.device)
-        hidden = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
-        return [{"hidden": row} for row in hidden.to(loaded.dtype)]
-
-    def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
-        """One picture by the base's own sampler, which for the published models is DDPM."""
-        import diffusers
-        import torch
-
-        pipeline = getattr(diffusers, self.pipeline_classes[0])(
-            **{**loaded.pipeline.components, "scheduler": self.sampling_scheduler(loaded)},
-            requires_safety_checker=False)
-        pipeline.set_progress_bar_config(disable=True)
-        with torch.no_grad():
-            hidden, empty = (self.encode_prompts(loaded, [text])[0]["hidden"][None] for text in (prompt, ""))
-            image: Image = pipeline(
-                prompt_embeds=hidden, negative_prompt_embeds=empty, num_inference_steps=steps, width=resolution,
-                height=resolution, guidance_scale=guidance, generator=torch.Generator("cpu").manual_seed(seed),
-                callback=lambda step, t, sample: on_step(), **self._start_arguments(start_image, resolution)).images[0]
-        return image
+        load_pipeline = self.load_pipeline(folder, device=device, dtype=dtype, variant=variant, left_out=(
+            "safety_checker", "feature_extractor", "watermarker"))
+        return self.model(self, load_pipeline, folder, device, dtype)
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
         """A base of 0.2 M parameters for 32-pixel pictures: UNet factor 2, prompts of 77 letters."""
@@ -122,9 +171,6 @@ class IFStage1(UNetFamily):
         getattr(diffusers, self.pipeline_classes[0])(
             tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, **schedulers, safety_checker=None,
             feature_extractor=None, watermarker=None, requires_safety_checker=False).save_pretrained(folder)
-
-    def _start_arguments(self, start: Image | None, resolution: int) -> dict[str, object]:
-        return {}
 
     def _tiny_unet(self, **changes: Any) -> Any:
         from diffusers import UNet2DConditionModel
@@ -143,6 +189,7 @@ class IFStage2(IFStage1):
     """Stage II: enlarges 64-pixel pictures to 256; it sees the picture, noised and enlarged, beside x_t."""
 
     NAME: ClassVar[str] = "if_stage2"
+    model: ClassVar[type[UNetModel]] = IFStage2Model
     pipeline_classes: ClassVar[tuple[str, ...]] = ("IFSuperResolutionPipeline",)
     subfolders: ClassVar[tuple[str, ...]] = ("image_noising_scheduler", *IFStage1.subfolders)
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
@@ -154,42 +201,6 @@ class IFStage2(IFStage1):
     def resolution_multiple(self, folder: Path) -> int:
         """Such that the small picture has whole pixels, too."""
         return math.lcm(self.upscale_factor, super().resolution_multiple(folder))
-
-    def sample_x0(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
-        """x0 is the picture. With the class labels `noise_level`, hints as the pipeline makes them:
-
-        `low`: the picture made small by averaging, enlarged bilinearly and noised to NOISE_LEVEL, [B, 3, H, W];
-        `class_labels`: NOISE_LEVEL, int64 [B]. With `timesteps` there are none (see `denoiser_input`).
-        """
-        import torch
-        from torch.nn.functional import avg_pool2d, interpolate
-
-        from dbrun.diffusion.process import DiffusionProcess
-
-        if class_labels == "timesteps":
-            return CleanBatch(stored, {})
-        large = interpolate(avg_pool2d(stored, self.upscale_factor), stored.shape[-2:], mode="bilinear",
-                            align_corners=True)
-        level = torch.full((len(stored),), NOISE_LEVEL)
-        noising = DiffusionProcess.from_config(loaded.pipeline.image_noising_scheduler.config)
-        low = noising.add_noise(large, randn("low resolution", large.shape[1:]), level)
-        return CleanBatch(stored, {"low": low, "class_labels": level})
-
-    def denoiser_input(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """x_t with the noised small picture beside it, and its noise level.
-
-        Without hints x_t with itself, and t, as diffusers' training script does.
-        """
-        import torch
-
-        low = condition.get("low", x_t).to(x_t.device)
-        return torch.cat([x_t, low], dim=1), condition.get("class_labels", t)
-
-    def _start_arguments(self, start: Image | None, resolution: int) -> dict[str, object]:
-        if start is None or start.size != (resolution // self.upscale_factor,) * 2:
-            raise StageFailed(f"stage II starts from a picture of {resolution // self.upscale_factor} pixels; "
-                              f"found {start and start.size}")
-        return {"image": start.convert("RGB"), "noise_level": NOISE_LEVEL}
 
     def _tiny_unet(self, **changes: Any) -> Any:
         return super()._tiny_unet(in_channels=6, class_embed_type="timestep", **changes)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
-from dbrun.models.base import CleanBatch, Condition, Loaded, Randn, Sampling, no_op
+from dbrun.models.base import CleanBatch, Condition, Model, Randn, Sampling, no_op
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
 from dbrun.models.new_tokens import Vocabulary
-from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily
+from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily, UNetModel
 
 if TYPE_CHECKING:
     import torch
@@ -24,10 +24,84 @@ TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 TEXT_FEED_FORWARD = ("mlp.fc1", "mlp.fc2")
 
 
+class StableDiffusionModel(UNetModel):
+    """A base of Stable Diffusion 1.x or 2.x in memory."""
+
+    def module(self, component: str) -> nn.Module:
+        """The component of the pipeline, or the vectors of the words that are new to the text encoder."""
+        if component not in self.family.token_components:
+            return super().module(component)
+        if component not in self.new_tokens:
+            vocabulary = Vocabulary(self.pipeline.tokenizer, self.pipeline.text_encoder)
+            self.new_tokens[component] = vocabulary.new_embeddings
+        return self.new_tokens[component]
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Mean and log-variance of q(z | pixels), float32 [B, 2C, h, w]."""
+        pixels = pixels.to(self.device, self.dtype)
+        moments: Tensor = self.pipeline.vae.encode(pixels).latent_dist.parameters
+        return moments.float()
+
+    def sample_x0(self, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
+        """x0 = (mean + std noise) * scaling_factor, with the log-variance clamped to [-30, 20] as diffusers does."""
+        mean, log_variance = stored.chunk(2, dim=1)
+        z = mean + (0.5 * log_variance.clamp(-30.0, 20.0)).exp() * randn("latents", mean.shape[1:])
+        return CleanBatch(z * float(self.pipeline.vae.config.scaling_factor), {})
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
+        """The text encoder's last hidden state, `hidden` [L, D], padded to the full length without a mask.
+
+        A prompt's low bits depend on how many share the call: encode one at a time what is to be cached.
+        """
+        tokenizer, text_encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+        # a new word of several vectors is written out, as the pipeline does it where it samples
+        written = self.pipeline.maybe_convert_prompt(list(prompts), tokenizer)
+        tokens = tokenizer(written, padding="max_length", max_length=length, truncation=True,
+                           return_tensors="pt")
+        masked = getattr(text_encoder.config, "use_attention_mask", False)
+        mask = tokens.attention_mask.to(self.device) if masked else None
+        hidden = text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
+        return [{"hidden": row} for row in hidden]
+
+    def single_file_state_dict(self) -> Mapping[str, Tensor]:
+        """As the original releases have it."""
+        from dbrun.models.ldm_keys import ldm_state_dict
+
+        return ldm_state_dict(self.pipeline)
+
+    def sampling_scheduler(self) -> Any:
+        """DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) on the base's own noise schedule, for every prediction."""
+        from diffusers import DPMSolverMultistepScheduler
+
+        return DPMSolverMultistepScheduler.from_config(self.scheduler.config)
+
+    def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
+                 start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
+        """One picture by `sampling_scheduler`."""
+        import torch
+        from diffusers import StableDiffusionPipeline
+
+        components = {**self.pipeline.components, "scheduler": self.sampling_scheduler()}
+        pipeline = StableDiffusionPipeline(**components, requires_safety_checker=False)
+        pipeline.set_progress_bar_config(disable=True)
+
+        def after(pipeline: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            on_step()
+            return tensors
+
+        with torch.no_grad():
+            image: Image = pipeline(prompt, num_inference_steps=steps, guidance_scale=guidance, width=resolution,
+                                    height=resolution, generator=torch.Generator("cpu").manual_seed(seed),
+                                    callback_on_step_end=after).images[0]
+        return image
+
+
 class StableDiffusion(UNetFamily):
     """Stable Diffusion 1.x and 2.x (Rombach et al. 2021, arXiv:2112.10752)."""
 
     NAME: ClassVar[str] = "sd"
+    model: ClassVar[type[UNetModel]] = StableDiffusionModel
     pipeline_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
     subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet", "text_encoder": "text_encoder"}
@@ -60,7 +134,7 @@ class StableDiffusion(UNetFamily):
                                   .get("model_max_length", positions))) - 2
 
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
-             variant: str | None = None) -> Loaded:
+             variant: str | None = None) -> Model:
         """The pipeline, every part in dtype on device, without a safety checker."""
         pipeline = self.load_pipeline(folder, device=device, dtype=dtype, variant=variant,
                                       left_out=("safety_checker", "feature_extractor", "image_encoder"))
@@ -68,44 +142,7 @@ class StableDiffusion(UNetFamily):
             raise RecipeError(f"the base's UNet takes {pipeline.unet.config.in_channels} channels and its VAE gives "
                               f"{pipeline.vae.config.latent_channels}: it is not a text-to-image base",
                               fix="choose a base that is not for inpainting")
-        return Loaded(pipeline, device, dtype)
-
-    def module(self, loaded: Loaded, component: str) -> nn.Module:
-        """The pipeline's part; or the vectors of the words that are new to the text encoder."""
-        if component not in self.token_components:
-            return super().module(loaded, component)
-        if component not in loaded.extra_modules:
-            vocabulary = Vocabulary(loaded.pipeline.tokenizer, loaded.pipeline.text_encoder)
-            loaded.extra_modules[component] = vocabulary.new_embeddings
-        return loaded.extra_modules[component]
-
-    def encode_images(self, loaded: Loaded, pixels: Tensor) -> Tensor:
-        """Mean and log-variance of q(z | pixels), float32 [B, 2C, h, w]."""
-        pixels = pixels.to(loaded.device, loaded.dtype)
-        moments: Tensor = loaded.pipeline.vae.encode(pixels).latent_dist.parameters
-        return moments.float()
-
-    def sample_x0(self, loaded: Loaded, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
-        """x0 = (mean + std noise) * scaling_factor, with the log-variance clamped to [-30, 20] as diffusers does."""
-        mean, log_variance = stored.chunk(2, dim=1)
-        z = mean + (0.5 * log_variance.clamp(-30.0, 20.0)).exp() * randn("latents", mean.shape[1:])
-        return CleanBatch(z * float(loaded.pipeline.vae.config.scaling_factor), {})
-
-    def encode_prompts(self, loaded: Loaded, prompts: Sequence[str]) -> list[Condition]:
-        """The text encoder's last hidden state, `hidden` [L, D], padded to the full length without a mask.
-
-        A prompt's low bits depend on how many share the call: encode one at a time what is to be cached.
-        """
-        tokenizer, text_encoder = loaded.pipeline.tokenizer, loaded.pipeline.text_encoder
-        length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
-        # a new word of several vectors is written out, as the pipeline does it where it samples
-        written = loaded.pipeline.maybe_convert_prompt(list(prompts), tokenizer)
-        tokens = tokenizer(written, padding="max_length", max_length=length, truncation=True,
-                           return_tensors="pt")
-        masked = getattr(text_encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(loaded.device) if masked else None
-        hidden = text_encoder(tokens.input_ids.to(loaded.device), attention_mask=mask)[0]
-        return [{"hidden": row} for row in hidden]
+        return self.model(self, pipeline, folder, device, dtype)
 
     def single_file_obstacle(self, folder: Path | None) -> str | None:
         """2.x with the last layer of its text encoder, which diffusers' reader passes over."""
@@ -117,39 +154,6 @@ class StableDiffusion(UNetFamily):
         if layers > MAX_TEXT_LAYERS:
             return f"of which {MAX_TEXT_LAYERS} layers of a text encoder are read, and this base, a 2.x, has {layers}"
         return None
-
-    def single_file_state_dict(self, loaded: Loaded) -> Mapping[str, Tensor]:
-        """As the original releases have it."""
-        from dbrun.models.ldm_keys import ldm_state_dict
-
-        return ldm_state_dict(loaded.pipeline)
-
-    def sampling_scheduler(self, loaded: Loaded) -> Any:
-        """DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) on the base's own noise schedule, for every prediction."""
-        from diffusers import DPMSolverMultistepScheduler
-
-        return DPMSolverMultistepScheduler.from_config(loaded.pipeline.scheduler.config)
-
-    def generate(self, loaded: Loaded, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
-        """One picture by the sampler."""
-        import torch
-        from diffusers import StableDiffusionPipeline
-
-        pipeline = StableDiffusionPipeline(**{**loaded.pipeline.components,
-                                              "scheduler": self.sampling_scheduler(loaded)},
-                                           requires_safety_checker=False)
-        pipeline.set_progress_bar_config(disable=True)
-
-        def after(pipeline: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            on_step()
-            return tensors
-
-        with torch.no_grad():
-            image: Image = pipeline(prompt, num_inference_steps=steps, guidance_scale=guidance, width=resolution,
-                                    height=resolution, generator=torch.Generator("cpu").manual_seed(seed),
-                                    callback_on_step_end=after).images[0]
-        return image
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
         """A base of 0.3 M parameters for 32-pixel pictures: VAE factor 4, UNet factor 2, prompts of 77 tokens."""

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
-from dbrun.models.base import Condition, Family, Loaded
+from dbrun.models.base import Condition, Family, Model
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from dbrun.diffusion.process import DiffusionProcess
 
@@ -23,6 +23,9 @@ RESNETS = ("resnets.*.conv1", "resnets.*.conv2", "conv_shortcut")
 
 class UNetFamily(Family):
     """A UNet that looks at one sequence of hidden states, and the pipeline around it."""
+
+    model: ClassVar[type[UNetModel]]
+    """What its bases are in memory."""
 
     diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {"denoiser": ("", "unet.")}
 
@@ -52,16 +55,15 @@ class UNetFamily(Family):
         side = int(read_config(folder / "unet" / "config.json").get("sample_size") or 64)
         return side * (downsampling_factor(folder / "vae") if "vae" in self.subfolders else 1)
 
-    def module(self, loaded: Loaded, component: str) -> nn.Module:
-        """The pipeline's part of that name."""
-        module: nn.Module = getattr(loaded.pipeline, self.components[component])
-        return module
 
-    def diffusion_process(self, loaded: Loaded) -> DiffusionProcess:
+class UNetModel(Model):
+    """A base whose denoiser is such a UNet."""
+
+    def diffusion_process(self) -> DiffusionProcess:
         """The scheduler's betas and prediction type."""
         from dbrun.diffusion.process import DiffusionProcess
 
-        return DiffusionProcess.from_config(loaded.pipeline.scheduler.config)
+        return DiffusionProcess.from_config(self.scheduler.config)
 
     def collate_conditions(self, conditions: Sequence[Condition]) -> Condition:
         """`hidden` [B, L, D]."""
@@ -69,9 +71,9 @@ class UNetFamily(Family):
 
         return {"hidden": torch.stack([c["hidden"] for c in conditions])}
 
-    def predict(self, loaded: Loaded, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The UNet's prediction; where it returns twice the channels, the first half is the prediction."""
-        unet, (device, dtype) = loaded.pipeline.unet, (loaded.device, loaded.dtype)
+        unet, (device, dtype) = self.pipeline.unet, (self.device, self.dtype)
         sample, labels = self.denoiser_input(x_t, t, condition)
         output: Tensor = unet(sample.to(device, dtype), t.to(device),
                               encoder_hidden_states=condition["hidden"].to(device, dtype),

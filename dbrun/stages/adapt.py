@@ -10,7 +10,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter, write_adapters
 from dbrun.adapters.attach import attach, match_layers, read_weights
 from dbrun.adapters.base import TARGET_PRESETS, Adapter, Learnable
 from dbrun.errors import RecipeError
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Family, Model
 from dbrun.recipe.schema.model import Adapt as AdaptConfig
 from dbrun.recipe.schema.model import Recipe
 from dbrun.seeds import derive_seed
@@ -69,24 +69,24 @@ class Adapt(Stage[AdaptParams]):
         """Draw the initial weights on the CPU, whatever the device, so that they are the same everywhere."""
         import torch
 
-        family, loaded = load_base(ctx, "fp32", torch.device("cpu"))
+        model = load_base(ctx, "fp32", torch.device("cpu"))
         attached = {}
         for name, one in ctx.params.adapt.components.items():
             ctx.check_interrupt()
-            if name not in (can := (*family.components, *family.token_components)):
-                raise RecipeError(f"`base.type: {family.NAME}` has no component `{name}` to adapt; it has "
+            if name not in (can := (*model.family.components, *model.family.token_components)):
+                raise RecipeError(f"`base.type: {model.family.NAME}` has no component `{name}` to adapt; it has "
                                   f"{', '.join(can)}", fix=f"leave out `adapt.{name}`")
-            attached[name] = (self._attach(ctx, family, loaded, name, one) if isinstance(one, Adapter)
-                              else _attach_without_layers(family.module(loaded, name), name, one))
+            attached[name] = (self._attach(ctx, model, name, one) if isinstance(one, Adapter)
+                              else _attach_without_layers(model.module(name), name, one))
             layers = f"{len(attached[name].modules)} layers, " if attached[name].modules else ""
-            ctx.note(f"{name}: {layers}{_count_trainable(family.module(loaded, name)):,} trainable numbers")
+            ctx.note(f"{name}: {layers}{_count_trainable(model.module(name)):,} trainable numbers")
         write_adapters(ctx.out, attached)
 
-    def _attach(self, ctx: StageContext[AdaptParams], family: Family, loaded: Loaded, component: str,
+    def _attach(self, ctx: StageContext[AdaptParams], model: Model, component: str,
                 adapter: Adapter) -> ComponentAdapter:
-        module = family.module(loaded, component)
+        module = model.module(component)
         modules: set[str] = set()
-        for patterns in target_patterns(family, component, adapter):
+        for patterns in target_patterns(model.family, component, adapter):
             modules.update(match_layers(module, patterns, adapter.layer_classes))
         found = tuple(sorted(modules))
         _check_shapes(component, adapter, {name: module.get_submodule(name) for name in found})

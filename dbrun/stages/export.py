@@ -14,7 +14,7 @@ from dbrun.adapters.attach import cast_for_inference
 from dbrun.diffusion.prediction import PredictionType
 from dbrun.errors import StageFailed
 from dbrun.images.samples import ADAPTED_ROW, BASE_ROW, SampleSettings, write_samples
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 from dbrun.models.configs import find_licence
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.recipe.checks import exports
@@ -71,9 +71,9 @@ class ExportParams:
     zero_terminal_snr: bool = False
     starts: LowresInputs | None = None
 
-    def scheduler_overrides(self, loaded: Loaded) -> dict[str, object]:
+    def scheduler_overrides(self, model: Model) -> dict[str, object]:
         """How the scheduler for the trained adapter differs from the base's."""
-        return scheduler_changes(loaded.pipeline.scheduler.config, self.prediction, self.zero_terminal_snr)
+        return scheduler_changes(model.scheduler.config, self.prediction, self.zero_terminal_snr)
 
 
 class Export(Stage[ExportParams]):
@@ -142,9 +142,9 @@ class Export(Stage[ExportParams]):
 
         adapters = read_adapters(ctx.inputs["train"].path)
         _draw_before_after(ctx, adapters)
-        family, loaded = load_base(ctx, "fp32")
-        _write_scheduler(ctx, family, loaded)
-        probe, expected = _expected_predictions(ctx, adapters, family, loaded)
+        model = load_base(ctx, "fp32")
+        _write_scheduler(ctx, model)
+        probe, expected = _expected_predictions(ctx, adapters, model)
         document = provenance(ctx.params.recipe, ctx.params.instance_prompt, ctx.inputs, ctx.numerics, self.libraries)
         assert ctx.base is not None
         document |= {"trigger": trigger_words(ctx.params.recipe), "licence": find_licence(ctx.base)}
@@ -152,10 +152,10 @@ class Export(Stage[ExportParams]):
             ctx.check_interrupt()
             _write_format(ctx, formats()[name], probe, expected, document)
         _draw_loss_plot(ctx)
-        said = compatibility_warnings(family, ctx.params.formats, adapters)
+        said = compatibility_warnings(model.family, ctx.params.formats, adapters)
         for line in said:
             ctx.note(line, level="warning")
-        text = render_card(document, family, ctx.params.formats, ctx.params.prompts, said)
+        text = render_card(document, model.family, ctx.params.formats, ctx.params.prompts, said)
         (ctx.out / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -189,20 +189,19 @@ def _draw_before_after(ctx: StageContext[ExportParams], adapters: Mapping[str, C
     params, precision = ctx.params, sampling_precision(ctx.params.precision, ctx.numerics)
 
     @cache
-    def base() -> tuple[Family, Loaded]:
+    def base() -> Model:
         return load_base(ctx, precision)
 
     @cache
-    def adapted() -> tuple[Family, Loaded]:
-        family, loaded = base()
+    def adapted() -> Model:
+        model = base()
         for name, attached in adapters.items():
-            attached.attach_to(family.module(loaded, name))
-            cast_for_inference(family.module(loaded, name), loaded.dtype)
-        return family, family.with_scheduler_changes(loaded, params.scheduler_overrides(loaded))
+            attached.attach_to(model.module(name))
+            cast_for_inference(model.module(name), model.dtype)
+        return model.with_scheduler_changes(params.scheduler_overrides(model))
 
-    def draw(model: Callable[[], tuple[Family, Loaded]], column: int, folder: Path) -> None:
-        family, loaded = model()
-        picture = family.generate(loaded, params.prompts[column], seed=params.seed + column, steps=params.steps,
+    def draw(make: Callable[[], Model], column: int, folder: Path) -> None:
+        picture = make().generate(params.prompts[column], seed=params.seed + column, steps=params.steps,
                                   guidance=params.guidance, resolution=params.resolution, start_image=small(column),
                                   on_step=ctx.check_interrupt)
         save_png(picture, folder / "picture.png")
@@ -228,30 +227,30 @@ def _draw_before_after(ctx: StageContext[ExportParams], adapters: Mapping[str, C
     ctx.progress(len(keys), len(keys), "pictures")
 
 
-def _write_scheduler(ctx: StageContext[ExportParams], family: Family, loaded: Loaded) -> None:
+def _write_scheduler(ctx: StageContext[ExportParams], model: Model) -> None:
     """Write the scheduler that the adapter is to be sampled with, where that is not the base's."""
     from dbrun.formats.scheduler import FOLDER, write_scheduler
 
-    if changes := ctx.params.scheduler_overrides(loaded):
-        write_scheduler(ctx.out, family, loaded, changes)
+    if changes := ctx.params.scheduler_overrides(model):
+        write_scheduler(ctx.out, model, changes)
         said = ", ".join(f"{key} {value}" for key, value in changes.items())
         ctx.note(f"sample with the scheduler in {FOLDER}/, not with the base's: {said}")
 
 
-def _expected_predictions(ctx: StageContext[ExportParams], adapters: Mapping[str, ComponentAdapter], family: Family,
-                          loaded: Loaded) -> tuple[Probe, ReferencePredictions]:
+def _expected_predictions(ctx: StageContext[ExportParams], adapters: Mapping[str, ComponentAdapter],
+                          model: Model) -> tuple[Probe, ReferencePredictions]:
     """What the trained model predicts, in 32 bits; a trained adapter that changes nothing is an error."""
     import torch
 
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
 
     assert ctx.base is not None
-    multiple = family.resolution_multiple(ctx.base)
+    multiple = model.family.resolution_multiple(ctx.base)
     probe = Probe(_probe_prompt(ctx.params, adapters), multiple * max(1, min(ctx.params.resolution, 64) // multiple))
-    base = probe.predict(family, loaded)
+    base = probe.predict(model)
     for name, attached in adapters.items():
-        attached.attach_to(family.module(loaded, name))
-    expected = ReferencePredictions(base, probe.predict(family, loaded), adapters)
+        attached.attach_to(model.module(name))
+    expected = ReferencePredictions(base, probe.predict(model), adapters)
     initial = read_adapters(ctx.inputs["adapt"].path)
     learnt = any(not torch.equal(tensor, initial[name].state[key])
                  for name, attached in adapters.items() for key, tensor in attached.state.items())
@@ -275,17 +274,17 @@ def _write_format(ctx: StageContext[ExportParams], form: Format, probe: Probe, e
     """Write one format with its provenance; it counts only once its own library has read it back."""
     from dbrun.formats.stamp import write_provenance
 
-    family, loaded = load_base(ctx, "fp32")
-    carried = {name: adapter for name, adapter in expected.adapters.items() if form.supports(family, name)}
+    model = load_base(ctx, "fp32")
+    carried = {name: adapter for name, adapter in expected.adapters.items() if form.supports(model.family, name)}
 
-    def bare() -> Loaded:
-        return family.with_scheduler_changes(load_base(ctx, "fp32")[1], ctx.params.scheduler_overrides(loaded))
+    def bare() -> Model:
+        return load_base(ctx, "fp32").with_scheduler_changes(ctx.params.scheduler_overrides(model))
 
-    written = form.write(ctx.out, family, carried, bare)
+    written = form.write(ctx.out, model.family, carried, bare)
     for name in sorted(expected.adapters.keys() - carried.keys()):
-        expected.adapters[name].attach_to(family.module(loaded, name))
-    form.read(ctx.out, family, loaded, tuple(carried))
-    difference = expected.compare(probe.predict(family, loaded), family, loaded, form, tuple(carried))
+        expected.adapters[name].attach_to(model.module(name))
+    form.read(ctx.out, model, tuple(carried))
+    difference = expected.compare(probe.predict(model), model, form, tuple(carried))
     reached = {name: float(f"{value:.1e}") for name, value in
                (("difference", difference), ("allowed", expected.tolerance), ("effect", expected.effect))}
     for path in written:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.images.blank import blank_reason
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.subject import prompt_cycle
 from dbrun.seeds import derive_seed
@@ -106,7 +106,7 @@ class GeneratePriors(Stage[PriorParams]):
         keys = self.item_keys(params, {"load": ctx.inputs["load"].digest}, ctx.numerics)
 
         @cache
-        def base() -> tuple[Family, Loaded]:
+        def base() -> Model:
             return load_base(ctx, precision)
 
         prompts = params.prompts
@@ -125,12 +125,12 @@ class GeneratePriors(Stage[PriorParams]):
         ctx.progress(len(prompts), len(prompts), "pictures")
 
 
-def _draw_picture(ctx: StageContext[PriorParams], base: Callable[[], tuple[Family, Loaded]], prompt: str, index: int,
+def _draw_picture(ctx: StageContext[PriorParams], base: Callable[[], Model], prompt: str, index: int,
                   folder: Path) -> None:
     """Draw the picture with this index; a flat one is refused and drawn again from the next seed."""
-    (family, loaded), params = base(), ctx.params
+    (model), params = base(), ctx.params
     for attempt in range(MAX_ATTEMPTS):
-        picture = family.generate(loaded, prompt, seed=derive_seed(params.seed, "class image", index, attempt),
+        picture = model.generate(prompt, seed=derive_seed(params.seed, "class image", index, attempt),
                                   steps=params.steps, guidance=params.guidance, resolution=params.resolution,
                                   on_step=ctx.check_interrupt)
         if not (why := blank_reason(picture)):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import StageFailed
 from dbrun.images.pixels import read_crop, read_square
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_truncated
 from dbrun.recipe.schema.images import Images
 from dbrun.recipe.schema.model import Recipe
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-BaseLoader = Callable[[], tuple[Family, Loaded]]
+BaseLoader = Callable[[], Model]
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Preprocess(Stage[PreprocessParams]):
         shown = _all_crops(ctx, pictures)
 
         @cache
-        def base() -> tuple[Family, Loaded]:
+        def base() -> Model:
             return load_base(ctx, "fp32")
 
         makers: list[Callable[[], object]] = [partial(_encode_crop, ctx, view, base) for view in shown]
@@ -233,13 +233,13 @@ def _encode_crop(ctx: StageContext[PreprocessParams], view: Crop, base: BaseLoad
     def make(folder: Path) -> None:
         import torch
 
-        family, loaded = base()
+        model = base()
         if view.frame is None or source.size is None:
             picture = read_square(source.read(), images.resolution, images.background, source.name)
         else:
             picture = read_crop(source.read(), view.frame, source.size, images.background, source.name)
         with torch.inference_mode():
-            encoded = family.encode_images(loaded, as_tensor(picture)[None])[0]
+            encoded = model.encode_images(as_tensor(picture)[None])[0]
         save_file({"moments": encoded.float().cpu().contiguous()}, folder / "moments.safetensors")
 
     # of `images` only what every view has: another shape or crop is another frame, and a mask hides no pixel
@@ -270,9 +270,9 @@ def _encode_prompt(ctx: StageContext[PreprocessParams], prompt: str, base: BaseL
     def make(folder: Path) -> None:
         import torch
 
-        family, loaded = base()
+        model = base()
         with torch.inference_mode():
-            condition = family.encode_prompts(loaded, [prompt])[0]
+            condition = model.encode_prompts([prompt])[0]
         save_file({name: tensor.cpu().contiguous() for name, tensor in condition.items()},
                   folder / "condition.safetensors")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import Interrupted, RecipeError
-from dbrun.models.base import Condition, Family, Loaded, families
+from dbrun.models.base import Condition, Model, families
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.options.ema import Ema
 from dbrun.options.held_out import HeldOut
@@ -149,17 +149,17 @@ class Train(Stage[TrainParams]):
         """Train from the newest checkpoint, or from the start, to the last step."""
         from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters, write_adapters
 
-        family, loaded = _prepare_base(ctx)
+        model = _prepare_base(ctx)
         adapters = read_adapters(ctx.inputs["adapt"].path)
         for component, adapter in adapters.items():
-            adapter.attach_to(family.module(loaded, component))
-        trainer = _make_trainer(ctx, family, loaded, tuple(adapters))
-        batches = _make_batches(ctx, family, loaded, trainer)
-        trainer.evaluator = _make_evaluator(ctx, family, loaded, batches)
+            adapter.attach_to(model.module(component))
+        trainer = _make_trainer(ctx, model, tuple(adapters))
+        batches = _make_batches(ctx, model, trainer)
+        trainer.evaluator = _make_evaluator(ctx, model, batches)
 
         _resume(ctx, trainer)
         images = ctx.params.batch_size * ctx.params.accumulation * len(batches.halves)
-        monitor = Monitor(ctx, family, loaded, trainer, images)
+        monitor = Monitor(ctx, model, trainer, images)
         try:
             monitor.start()
             for done in trainer.run(batches):
@@ -176,41 +176,41 @@ class Train(Stage[TrainParams]):
         (ctx.out / METRICS_FILE).write_text("".join(map(_metrics_line, trainer.history)), encoding="utf-8")
 
 
-def _prepare_base(ctx: StageContext[TrainParams]) -> tuple[Family, Loaded]:
+def _prepare_base(ctx: StageContext[TrainParams]) -> Model:
     """The base with the process that it is to be trained under. Raises RecipeError where the objective does not fit."""
     from dbrun.training.device import allow_tf32
     from dbrun.training.recompute import enable_gradient_checkpointing
 
-    family, loaded = load_base(ctx, ctx.params.precision)
+    model = load_base(ctx, ctx.params.precision)
     if ctx.params.tf32:
         allow_tf32()
     if ctx.runtime.gradient_checkpointing:
-        enable_gradient_checkpointing(family, loaded)
-    objective, config = ctx.params.objective, loaded.pipeline.scheduler.config
+        enable_gradient_checkpointing(model)
+    objective, config = ctx.params.objective, model.scheduler.config
     # a base that was fetched after planning is seen here for the first time
     for key, message, fix in check_objective(objective, config):
         raise RecipeError(f"`{key}`: {message}", fix=fix)
     changes = scheduler_changes(config, objective.prediction, objective.zero_terminal_snr)
-    return family, family.with_scheduler_changes(loaded, changes)
+    return model.with_scheduler_changes(changes)
 
 
-def _make_trainer(ctx: StageContext[TrainParams], family: Family, loaded: Loaded,
+def _make_trainer(ctx: StageContext[TrainParams], model: Model,
                   components: tuple[str, ...]) -> Trainer:
     from dbrun.training.gradient_sync import GradientSync
     from dbrun.training.loop import Settings, Trainer
     from dbrun.training.param_groups import ComponentOverrides
 
     p = ctx.params
-    return Trainer(family, loaded, components, _prompt_encoder(ctx, family, loaded), Settings(
+    return Trainer(model, components, _prompt_encoder(ctx, model), Settings(
         steps=p.steps, learning_rate=p.learning_rate, accumulation=p.accumulation, max_grad_norm=p.max_grad_norm,
         optimizer=p.optimizer, schedule=p.schedule, precision=p.precision, prior_weight=p.prior_weight, seed=p.seed,
         own=ComponentOverrides(p.learning_rates, p.stops), distance=p.objective.distance,
         weighting=p.objective.weighting, ema=p.ema),
-        base_prompt_encoder=_prompt_encoder(ctx, family, loaded) if p.prior_target == "base" else None,
+        base_prompt_encoder=_prompt_encoder(ctx, model) if p.prior_target == "base" else None,
         gradient_sync=GradientSync(ctx.process_group.rank, ctx.process_group.size, ctx.process_group.check_alive))
 
 
-def _make_batches(ctx: StageContext[TrainParams], family: Family, loaded: Loaded, trainer: Trainer) -> Batches:
+def _make_batches(ctx: StageContext[TrainParams], model: Model, trainer: Trainer) -> Batches:
     from dbrun.training.batches import Batches
     from dbrun.training.caption_sampling import CaptionSampler
     from dbrun.training.evaluation import without_held_out
@@ -228,11 +228,11 @@ def _make_batches(ctx: StageContext[TrainParams], family: Family, loaded: Loaded
                         index.repeats)
     return Batches(without_held_out(every, frozenset(params.held), shows), params.seed, params.batch_size,
                    trainer.process.num_timesteps,
-                   lambda rows, randn: family.sample_x0(loaded, rows, randn, params.class_labels), objective.timesteps,
+                   lambda rows, randn: model.sample_x0(rows, randn, params.class_labels), objective.timesteps,
                    Noise(objective.noise_offset, objective.input_perturbation, objective.pyramid_noise))
 
 
-def _make_evaluator(ctx: StageContext[TrainParams], family: Family, loaded: Loaded,
+def _make_evaluator(ctx: StageContext[TrainParams], model: Model,
                     batches: Batches) -> HeldOutEvaluator | None:
     """Who looks at the held-out pictures, if any are."""
     from dbrun.training.evaluation import HeldOutEvaluator
@@ -242,7 +242,7 @@ def _make_evaluator(ctx: StageContext[TrainParams], family: Family, loaded: Load
         return None
     return HeldOutEvaluator(choice,
                             [batches.held_out_batch(i, place, choice.draws) for place, i in enumerate(ctx.params.held)],
-                            _prompt_encoder(ctx, family, loaded, keep=False))
+                            _prompt_encoder(ctx, model, keep=False))
 
 
 def _note_best_step(ctx: StageContext[TrainParams], trainer: Trainer) -> None:
@@ -256,7 +256,7 @@ def _note_best_step(ctx: StageContext[TrainParams], trainer: Trainer) -> None:
     ctx.note(f"{early}the held-out loss was least after step {best}, and the weights of that step are kept")
 
 
-def _prompt_encoder(ctx: StageContext[TrainParams], family: Family, loaded: Loaded, *,
+def _prompt_encoder(ctx: StageContext[TrainParams], model: Model, *,
                     keep: bool = True) -> PromptEncoder:
     """Live where anything that prompts go through learns, else from the cache. keep: see `live_prompts`."""
     from safetensors.torch import load_file
@@ -265,12 +265,12 @@ def _prompt_encoder(ctx: StageContext[TrainParams], family: Family, loaded: Load
     from dbrun.training.prompt_embeds import cached_prompts, live_prompts
 
     texts = _read_index(ctx).prompts
-    if trains_text_encoders(family, loaded):
-        return live_prompts(family, loaded, texts, keep=keep)
+    if trains_text_encoders(model):
+        return live_prompts(model, texts, keep=keep)
     tensors = load_file(ctx.inputs["preprocess"].path / "prompts.safetensors")
     encoded: list[Condition] = [{key.split(".", 1)[1]: tensor for key, tensor in tensors.items()
                                  if key.startswith(f"{i:05d}.")} for i in range(len(texts))]
-    return cached_prompts(family, encoded, loaded.device)
+    return cached_prompts(model, encoded)
 
 
 def _read_index(ctx: StageContext[TrainParams]) -> PromptIndex:

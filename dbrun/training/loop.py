@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dbrun.adapters.attach import read_weights, write_weights
 from dbrun.diffusion.losses import Loss, prior_preservation_loss
 from dbrun.errors import StageFailed
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 from dbrun.options.ema import Ema
 from dbrun.options.loss_functions import MSE, LossFunction
 from dbrun.options.optimizers import OptimizerOptions
@@ -85,16 +85,16 @@ class Trainer:
     gradient_sync: the processes that share the training; the state is the same in each.
     """
 
-    def __init__(self, family: Family, loaded: Loaded, components: Sequence[str], conditions: PromptEncoder,
+    def __init__(self, model: Model, components: Sequence[str], conditions: PromptEncoder,
                  settings: Settings, base_prompt_encoder: PromptEncoder | None = None,
                  gradient_sync: GradientSync = SINGLE_PROCESS) -> None:
-        self.family, self.loaded, self.prompt_encoder, self.settings = family, loaded, conditions, settings
+        self.model, self.prompt_encoder, self.settings = model, conditions, settings
         self.base_prompt_encoder, self.gradient_sync = base_prompt_encoder, gradient_sync
-        self.process = family.diffusion_process(loaded)
-        self.modules: Mapping[str, nn.Module] = {c: family.module(loaded, c) for c in components}
+        self.process = model.diffusion_process()
+        self.modules: Mapping[str, nn.Module] = {c: model.module(c) for c in components}
         self.param_groups = make_param_groups(self.modules, settings.learning_rate, settings.own)
         self.parameters = [p for learner in self.param_groups for p in learner.parameters]
-        self.accelerator = _accelerator(settings.precision, loaded.device)
+        self.accelerator = _accelerator(settings.precision, model.device)
         self.optimizer = self.accelerator.prepare(
             settings.optimizer.build([{"params": one.parameters} for one in self.param_groups], settings.learning_rate))
         self.ema = None if settings.ema is None else EmaWeights(settings.ema, self.parameters)
@@ -132,7 +132,7 @@ class Trainer:
         losses, gradients = [], self.gradient_sync.gradient_sum(self.parameters)
         accumulation = len(batches) * self.gradient_sync.size
         for slot, batch in zip(self.gradient_sync.slots(accumulation), batches, strict=True):
-            with seeded_rng(derive_seed(settings.seed, "dropout", step, slot), self.loaded.device):
+            with seeded_rng(derive_seed(settings.seed, "dropout", step, slot), self.model.device):
                 loss = self.loss(batch)
             self.accelerator.backward(loss.total / accumulation)
             losses += gradients.add(loss)
@@ -168,15 +168,15 @@ class Trainer:
 
     def _weighted_error(self, batch: Batch, conditions: PromptEncoder) -> Tensor:
         """The weighed error of each row of one shape, [B]."""
-        x0, noise = batch.x0.to(self.loaded.device), batch.noise.to(self.loaded.device)
-        added = noise if batch.input_noise is None else batch.input_noise.to(self.loaded.device)
+        x0, noise = batch.x0.to(self.model.device), batch.noise.to(self.model.device)
+        added = noise if batch.input_noise is None else batch.input_noise.to(self.model.device)
         x_t = self.process.add_noise(x0, added, batch.t)
         target = self.process.target(x0, noise, batch.t)
         if self.base_prompt_encoder is not None and batch.num_instances < len(x0):
             target = torch.cat([target[:batch.num_instances],
                                 self._base_prediction(self.base_prompt_encoder, x_t, batch)])
         with self.autocast():
-            pred = self.family.predict(self.loaded, x_t, batch.t,
+            pred = self.model.predict(x_t, batch.t,
                                        {**conditions(batch.prompts), **batch.extra_conditions})
         per_sample = self.settings.distance.per_sample(pred, target, batch.t, self.process, batch.loss_mask)
         weights = self.settings.weighting.weights(self.process.snr(batch.t), self.process.prediction)
@@ -188,7 +188,7 @@ class Trainer:
         extra_conditions = {name: hint[rows] for name, hint in batch.extra_conditions.items()}
         with frozen_base(self.modules.values()), self.autocast():
             known = {**conditions(batch.prompts[rows]), **extra_conditions}
-            return self.family.predict(self.loaded, x_t[rows], batch.t[rows], known).float()
+            return self.model.predict(x_t[rows], batch.t[rows], known).float()
 
     def adapter_states(self) -> dict[str, dict[str, Tensor]]:
         """Component -> peft state dict of what is to be used, float32: now, or at the best look if one is to be taken.

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dbrun.errors import StageFailed
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def _set_training(modules: Iterable[nn.Module], training: bool) -> None:
         object.__setattr__(module, "training", training)
 
 
-def trains_text_encoders(family: Family, loaded: Loaded) -> bool:
+def trains_text_encoders(model: Model) -> bool:
     """Whether anything that prompts go through on their way to the denoiser is learning now."""
-    encoders = [family.module(loaded, component) for component in (*family.components, *family.token_components)
+    encoders = [model.module(component) for component in (*model.family.components, *model.family.token_components)
                 if component != "denoiser"]
     return any(p.requires_grad for encoder in encoders for p in encoder.parameters())

@@ -6,18 +6,18 @@ from typing import Any
 
 import torch
 
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 
 
-def enable_gradient_checkpointing(family: Family, loaded: Loaded) -> None:
+def enable_gradient_checkpointing(model: Model) -> None:
     """From now on compute activations a second time in the backward pass instead of keeping them.
 
     In the denoiser and in every text encoder that is adapted; transformers keeps the activations of one through which
     gradients only pass, to a trigger, since it is not in training mode. Dropout repeats its draws, so that the numbers
     are the same.
     """
-    for component in family.components:
-        _enable(family.module(loaded, component))
+    for component in model.family.components:
+        _enable(model.module(component))
 
 
 def peak_mib() -> float:

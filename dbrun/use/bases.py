@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dbrun.errors import RecipeError, UsageError
-from dbrun.models.base import Family, Loaded, families
+from dbrun.models.base import Family, Model, families
 from dbrun.plan.device import resolve_numerics
 from dbrun.recipe.checks.rules import HUB_ID
 from dbrun.recipe.schema.model import Base
@@ -31,7 +31,7 @@ class LocalBase:
     folder: Path
     variant: str | None
 
-    def load(self, precision: str = "fp32", device: str = "auto", threads: int = 1) -> Loaded:
+    def load(self, precision: str = "fp32", device: str = "auto", threads: int = 1) -> Model:
         """The base in memory."""
         from dbrun.training.device import DTYPES, set_up_device
 

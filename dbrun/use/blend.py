@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 from dbrun.use.adapter_files import AdapterFile
 from dbrun.use.trigger_words import TriggerWords
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Blend:
     """A base in memory, and what stands in it."""
 
-    def __init__(self, family: Family, loaded: Loaded) -> None:
-        self.family, self.loaded = family, loaded
-        self.words = TriggerWords(family, loaded)
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.words = TriggerWords(model)
         self._original: dict[tuple[str, str], Tensor] = {}
 
     def apply(self, adapters: Sequence[AdapterFile]) -> None:
@@ -43,8 +43,8 @@ class Blend:
         self.restore()
         changes: dict[tuple[str, str], Tensor] = {}
         for adapter in adapters:
-            with adapter.linked_folder(self.family) as (folder, components):
-                for component, name, new in adapter.form.changed_weights(folder, self.family, self.loaded, components):
+            with adapter.linked_folder(self.model.family) as (folder, components):
+                for component, name, new in adapter.form.changed_weights(folder, self.model, components):
                     place = (component, name)
                     now = self._weight(place)
                     if len(adapters) == 1 and adapter.weight == 1:
@@ -71,4 +71,4 @@ class Blend:
 
     def _weight(self, place: tuple[str, str]) -> Tensor:
         component, name = place
-        return self.family.module(self.loaded, component).get_parameter(name).data
+        return self.model.module(component).get_parameter(name).data

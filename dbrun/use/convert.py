@@ -20,25 +20,25 @@ from dbrun.use.blend import Blend
 from dbrun.use.import_adapter import convert_imported
 
 if TYPE_CHECKING:
-    from dbrun.models.base import Loaded
+    from dbrun.models.base import Model
 
 Adapters = Mapping[str, ComponentAdapter]
 SUM_FORMAT = "kohya"
 """The format whose names can hold a change of any weight of a layer."""
 
 
-def import_file(named: AdapterFile, base: LocalBase, loaded: Loaded) -> tuple[Adapters, tuple[str, ...]]:
+def import_file(named: AdapterFile, base: LocalBase, model: Model) -> tuple[Adapters, tuple[str, ...]]:
     """What a file holds, by component, and what had to be changed about it; loaded stays bare."""
     found: dict[str, ComponentAdapter] = {}
     changed: list[str] = []
     with named.linked_folder(base.family) as (folder, components):
         for component in components:
             try:
-                given = named.form.import_adapter(folder, base.family, loaded, component)
+                given = named.form.import_adapter(folder, model, component)
             finally:
                 for other in base.family.components:
-                    remove_adapter(base.family.module(loaded, other))
-            found[component], said = convert_imported(given, base.family.module(loaded, component))
+                    remove_adapter(model.module(other))
+            found[component], said = convert_imported(given, model.module(component))
             changed += [f"{component}: {text}" for text in said]
     return found, tuple(changed)
 
@@ -73,7 +73,7 @@ def write_adapter_file(adapters: Adapters, base: LocalBase, form: Format, target
         able = [f.NAME for f in formats().values() if f.FILE_DESCRIPTION and not unsupported_reasons(adapters, base, f)]
         raise UsageError(f"it cannot be written as {why[0]}", fix=f"write --to {' or --to '.join(able)}")
 
-    def write_to(folder: Path, _: Loaded) -> tuple[Path, ...]:
+    def write_to(folder: Path, _: Model) -> tuple[Path, ...]:
         return form.write(folder, base.family, adapters, lambda: base.load(device="cpu"))
 
     return _write_verified(_Output(write_to, adapters, tuple(adapters)), base, form, target, document, like)
@@ -84,11 +84,11 @@ def write_sum(parts: Sequence[AdapterFile], base: LocalBase, target: Path, docum
     as `write_adapter_file` otherwise."""
     from dbrun.formats.weight_diff import write_weight_diff
 
-    def write_to(folder: Path, loaded: Loaded) -> tuple[Path, ...]:
-        differences = Blend(base.family, loaded).weight_differences(parts)
+    def write_to(folder: Path, model: Model) -> tuple[Path, ...]:
+        differences = Blend(model).weight_differences(parts)
         if not differences:
             raise UsageError("they change no weight of the base, so there is nothing to write")
-        return write_weight_diff(folder, base.family, loaded, differences)
+        return write_weight_diff(folder, model, differences)
 
     components = {component for part in parts for component in part.components(base.family)}
     made = _Output(write_to, {}, tuple(c for c in base.family.components if c in components))
@@ -99,7 +99,7 @@ def write_sum(parts: Sequence[AdapterFile], base: LocalBase, target: Path, docum
 class _Output:
     """What is written. write_to: writes it into a folder, over a base; adapters: those that it holds as they are."""
 
-    write_to: Callable[[Path, Loaded], tuple[Path, ...]]
+    write_to: Callable[[Path, Model], tuple[Path, ...]]
     adapters: Adapters
     components: tuple[str, ...]
 
@@ -111,21 +111,21 @@ def _write_verified(made: _Output, base: LocalBase, form: Format, target: Path, 
 
     if target.exists():
         raise UsageError(f"{target} is there already", fix="name another with -o")
-    loaded = base.load(device="cpu")
+    model = base.load(device="cpu")
     multiple = base.family.resolution_multiple(base.folder)
     probe = Probe("a photo", multiple * max(1, 64 // multiple))
-    bare = probe.predict(base.family, loaded)
-    blend = Blend(base.family, loaded)
+    bare = probe.predict(model)
+    blend = Blend(model)
     blend.apply(like)
     if not like:
         for component, attached in made.adapters.items():
-            attached.attach_to(base.family.module(loaded, component))
-    expected = ReferencePredictions(bare, probe.predict(base.family, loaded), dict(made.adapters))
+            attached.attach_to(model.module(component))
+    expected = ReferencePredictions(bare, probe.predict(model), dict(made.adapters))
     with TemporaryDirectory(prefix="dbrun-") as name:
         fresh = base.load(device="cpu")
         written = made.write_to(Path(name), fresh)
-        form.read(Path(name), base.family, fresh, made.components)
-        difference = expected.compare(probe.predict(base.family, fresh), base.family, fresh, form, tuple(made.adapters))
+        form.read(Path(name), fresh, made.components)
+        difference = expected.compare(probe.predict(fresh), fresh, form, tuple(made.adapters))
         for path in written:
             write_provenance(path, document)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import UsageError
-from dbrun.models.base import Loaded
+from dbrun.models.base import Model
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.use.adapter_files import AdapterFile
 from dbrun.use.bases import LocalBase
@@ -77,19 +77,19 @@ def rows(wish: SampleRequest, adapters: Sequence[AdapterFile]) -> dict[str, tupl
     return {BASE_LABEL: (), **named}
 
 
-def draw(wish: SampleRequest, adapters: Sequence[AdapterFile], base: LocalBase, loaded: Loaded,
+def draw(wish: SampleRequest, adapters: Sequence[AdapterFile], base: LocalBase, model: Model,
          seen: Callable[[int, int], None]) -> dict[str, list[Image]]:
     """The pictures of each row; the base is loaded already, once. seen: told before each how many of how many are."""
     numbers, found, wanted = resolve_settings(wish, adapters, base), dict[str, Any](), rows(wish, adapters)
-    blend, total = Blend(base.family, loaded), len(wanted) * wish.count
+    blend, total = Blend(model), len(wanted) * wish.count
     for label, chosen in wanted.items():
         blend.apply(chosen)
-        sampled = base.family.with_scheduler_changes(loaded, _changes(chosen, loaded))
+        sampled = model.with_scheduler_changes(_changes(chosen, model))
         found[label] = []
         for i in range(wish.count):
             seen(sum(map(len, found.values())), total)
-            found[label].append(base.family.generate(
-                sampled, wish.prompt, seed=wish.seed + i, steps=numbers.steps, guidance=numbers.guidance,
+            found[label].append(sampled.generate(
+                wish.prompt, seed=wish.seed + i, steps=numbers.steps, guidance=numbers.guidance,
                 resolution=numbers.resolution))
     blend.restore()
     return found
@@ -119,11 +119,11 @@ def save(folder: Path, pictures: dict[str, list[Image]], wish: SampleRequest, ad
     return folder / "grid.png"
 
 
-def _changes(chosen: Sequence[AdapterFile], loaded: Loaded) -> dict[str, object]:
+def _changes(chosen: Sequence[AdapterFile], model: Model) -> dict[str, object]:
     """How the scheduler must differ, where an adapter was taught another prediction than the base's."""
     for adapter in chosen:
         told = adapter.document.get("recipe", {}).get("objective", {})
-        if changes := scheduler_changes(loaded.pipeline.scheduler.config, told.get("prediction"),
+        if changes := scheduler_changes(model.scheduler.config, told.get("prediction"),
                                         bool(told.get("zero_terminal_snr"))):
             return changes
     return {}

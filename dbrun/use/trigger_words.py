@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import UsageError
 from dbrun.formats.base import Format, formats
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 from dbrun.use.adapter_files import AdapterFile
 
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
 class TriggerWords:
     """The tokenizer and the table of a base in memory, and what words stand in them beside its own."""
 
-    def __init__(self, family: Family, loaded: Loaded) -> None:
-        self.family, self.loaded = family, loaded
+    def __init__(self, model: Model) -> None:
+        self.model = model
         self._original: tuple[Any, Tensor] | None = None
 
     def apply(self, adapters: Sequence[AdapterFile]) -> None:
         """Let the base know the words of these adapters, whatever it knew before. Raises UsageError."""
         self.restore()
-        known = find_words(adapters, self.family)
+        known = find_words(adapters, self.model.family)
         if not known:
             return
-        tokenizer, table = self.loaded.pipeline.tokenizer, self._embedding_layer()
+        tokenizer, table = self.model.pipeline.tokenizer, self._embedding_layer()
         self._original = (tokenizer, table.weight.data)
-        self.loaded.pipeline.tokenizer = deepcopy(tokenizer)
+        self.model.pipeline.tokenizer = deepcopy(tokenizer)
         for place in dict.fromkeys(known.values()):
-            for component, form in _word_formats(self.family).items():
-                form.read(place, self.family, self.loaded, (component,))
+            for component, form in _word_formats(self.model.family).items():
+                form.read(place, self.model, (component,))
 
     def restore(self) -> None:
         """Let the base know its own words only."""
         if self._original is None:
             return
-        pipeline, (tokenizer, weights) = self.loaded.pipeline, self._original
+        pipeline, (tokenizer, weights) = self.model.pipeline, self._original
         table = self._embedding_layer()
         table.weight.data, table.num_embeddings = weights, len(weights)
         pipeline.text_encoder.config.vocab_size = len(weights)
         pipeline.tokenizer, self._original = tokenizer, None
 
     def _embedding_layer(self) -> Any:
-        return self.loaded.pipeline.text_encoder.get_input_embeddings()
+        return self.model.pipeline.text_encoder.get_input_embeddings()
 
 
 def find_words(adapters: Sequence[AdapterFile], family: Family) -> Mapping[str, Path]:

@@ -15,7 +15,7 @@ from dbrun.adapters.embedding import Embedding
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe, ReferencePredictions
-from dbrun.models.base import Loaded
+from dbrun.models.base import Model
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.training.loop import Settings, Trainer
@@ -37,32 +37,32 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def put(loaded: Loaded, word: Embedding = SKS) -> ComponentAdapter:
-    module = FAMILY.module(loaded, "trigger")
+def put(model: Model, word: Embedding = SKS) -> ComponentAdapter:
+    module = model.module("trigger")
     attach(module, word, (), seed=0)
     return ComponentAdapter(word.resolved_for(()), (), read_weights(module))
 
 
-def trainer(loaded: Loaded) -> Trainer:
-    return Trainer(FAMILY, loaded, ("trigger",), live_prompts(FAMILY, loaded, PROMPTS), SETTINGS)
+def trainer(model: Model) -> Trainer:
+    return Trainer(model, ("trigger",), live_prompts(model, PROMPTS), SETTINGS)
 
 
-def hidden(loaded: Loaded, prompt: str) -> Tensor:
+def hidden(model: Model, prompt: str) -> Tensor:
     with torch.no_grad():
-        return FAMILY.encode_prompts(loaded, [prompt])[0]["hidden"]
+        return model.encode_prompts([prompt])[0]["hidden"]
 
 
-def trained(loaded: Loaded) -> ComponentAdapter:
-    first = put(loaded)
-    return replace(first, state=gone(trainer(loaded), 3).adapter_states()["trigger"])
+def trained(model: Model) -> ComponentAdapter:
+    first = put(model)
+    return replace(first, state=gone(trainer(model), 3).adapter_states()["trigger"])
 
 
 def test_the_word_begins_as_the_one_that_it_is_like(home: Path) -> None:
-    loaded = load(home)
-    as_dog, letters = hidden(loaded, "a photo of a dog"), hidden(loaded, PROMPTS[1])
-    put(loaded)
-    assert torch.equal(hidden(loaded, PROMPTS[1]), as_dog) and not torch.equal(letters, as_dog)
-    assert torch.equal(hidden(loaded, "a photo of a dog"), as_dog)
+    model = load(home)
+    as_dog, letters = hidden(model, "a photo of a dog"), hidden(model, PROMPTS[1])
+    put(model)
+    assert torch.equal(hidden(model, PROMPTS[1]), as_dog) and not torch.equal(letters, as_dog)
+    assert torch.equal(hidden(model, "a photo of a dog"), as_dog)
 
 
 def test_vectors_begin_as_the_tokens_in_turn(home: Path) -> None:
@@ -75,39 +75,39 @@ def test_a_word_that_does_not_fit_is_told_with_the_number_that_does(home: Path) 
     with pytest.raises(RecipeError, match="3 tokens") as caught:
         put(load(home), Embedding(token="<x>", initializer="dog", vectors=2))
     assert "`vectors: 3`" in str(caught.value)
-    loaded = load(home)
-    loaded.pipeline.tokenizer.add_tokens(["<sks>_1"])
+    model = load(home)
+    model.pipeline.tokenizer.add_tokens(["<sks>_1"])
     with pytest.raises(RecipeError, match="knows the word '<sks>_1' already"):
-        put(loaded)
+        put(model)
 
 
 def test_only_the_word_learns(home: Path) -> None:
-    loaded = load(home)
-    before = digests(loaded)
-    first = put(loaded)
-    assert trains_text_encoders(FAMILY, loaded)
-    after = gone(trainer(loaded), 3).adapter_states()["trigger"]
-    assert digests(loaded) == before and list(after) == ["<sks>"]
+    model = load(home)
+    before = digests(model)
+    first = put(model)
+    assert trains_text_encoders(model)
+    after = gone(trainer(model), 3).adapter_states()["trigger"]
+    assert digests(model) == before and list(after) == ["<sks>"]
     assert (after["<sks>"] != first.state["<sks>"]).all()
 
 
 def test_of_two_words_each_keeps_its_own_vectors(home: Path) -> None:
-    loaded = load(home)
-    put(loaded)
-    alone = hidden(loaded, PROMPTS[1])
-    FAMILY.module(loaded, "trigger").vocabulary.add("<zwx>", torch.ones(2, 32))
-    assert torch.equal(hidden(loaded, PROMPTS[1]), alone)
-    assert not torch.equal(hidden(loaded, "a photo of a <zwx>"), alone)
+    model = load(home)
+    put(model)
+    alone = hidden(model, PROMPTS[1])
+    model.module("trigger").vocabulary.add("<zwx>", torch.ones(2, 32))
+    assert torch.equal(hidden(model, PROMPTS[1]), alone)
+    assert not torch.equal(hidden(model, "a photo of a <zwx>"), alone)
 
 
 def test_switched_off_it_is_as_it_began(home: Path) -> None:
-    loaded = load(home)
-    put(loaded)
-    began = hidden(loaded, PROMPTS[1])
-    gone(trainer(loaded), 2)
-    with disable_adapter(FAMILY.module(loaded, "trigger")):
-        assert torch.equal(hidden(loaded, PROMPTS[1]), began)
-    assert not torch.allclose(hidden(loaded, PROMPTS[1]), began)
+    model = load(home)
+    put(model)
+    began = hidden(model, PROMPTS[1])
+    gone(trainer(model), 2)
+    with disable_adapter(model.module("trigger")):
+        assert torch.equal(hidden(model, PROMPTS[1]), began)
+    assert not torch.allclose(hidden(model, PROMPTS[1]), began)
 
 
 def test_a_resumed_training_ends_in_the_same_bits(home: Path) -> None:
@@ -122,30 +122,30 @@ def test_a_resumed_training_ends_in_the_same_bits(home: Path) -> None:
 
 
 def test_it_is_kept_and_read_exactly(home: Path, tmp_path: Path) -> None:
-    loaded, fresh = load(home), load(home)
-    word = trained(loaded)
+    model, fresh = load(home), load(home)
+    word = trained(model)
     write_adapters(tmp_path, {"trigger": word})
     back = read_adapters(tmp_path)["trigger"]
     assert back.adapter == SKS and back.modules == ()
-    back.attach_to(FAMILY.module(fresh, "trigger"))
-    assert torch.equal(hidden(fresh, PROMPTS[1]), hidden(loaded, PROMPTS[1]))
+    back.attach_to(fresh.module("trigger"))
+    assert torch.equal(hidden(fresh, PROMPTS[1]), hidden(model, PROMPTS[1]))
 
 
 def test_diffusers_loads_the_file_and_draws_what_was_trained(home: Path, tmp_path: Path) -> None:
-    loaded, theirs, form = load(home), load(home), formats()["embedding"]
-    base = PROBE.predict(FAMILY, loaded)
-    word = trained(loaded)
+    model, theirs, form = load(home), load(home), formats()["embedding"]
+    base = PROBE.predict(model)
+    word = trained(model)
     paths = form.write(tmp_path, FAMILY, {"trigger": word}, lambda: load(home))
     assert paths == (tmp_path / "embeddings" / "sks.safetensors",)
     pipeline = theirs.pipeline
     pipeline.load_textual_inversion(str(paths[0]))
-    expected = ReferencePredictions(base, PROBE.predict(FAMILY, loaded), {"trigger": word})
+    expected = ReferencePredictions(base, PROBE.predict(model), {"trigger": word})
     assert expected.effect > 0.01
-    assert expected.compare(PROBE.predict(FAMILY, theirs), FAMILY, theirs, form) == 0.0
-    ours = FAMILY.generate(loaded, PROMPTS[1], seed=3, steps=2, guidance=4.0, resolution=32)
-    pipeline.scheduler = FAMILY.sampling_scheduler(theirs)
+    assert expected.compare(PROBE.predict(theirs), theirs, form) == 0.0
+    ours = model.generate(PROMPTS[1], seed=3, steps=2, guidance=4.0, resolution=32)
+    pipeline.scheduler = theirs.sampling_scheduler()
     drawn = pipeline(PROMPTS[1], num_inference_steps=2, guidance_scale=4.0, width=32, height=32,
                      generator=torch.Generator("cpu").manual_seed(3)).images[0]
     assert drawn.tobytes() == ours.tobytes()
     with pytest.raises(StageFailed, match="ignored or changed"):
-        expected.compare(expected.trained_prediction, FAMILY, load(home), form)
+        expected.compare(expected.trained_prediction, load(home), form)

@@ -19,7 +19,7 @@ from dbrun.adapters.full import Full
 from dbrun.errors import StageFailed
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe, ReferencePredictions
-from dbrun.models.base import Loaded
+from dbrun.models.base import Model
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.training.loop import Settings, Trainer
@@ -38,68 +38,68 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def put(loaded: Loaded, component: str, **changes: object) -> ComponentAdapter:
-    adapter, module = Full.model_validate({"type": "full", **changes}), FAMILY.module(loaded, component)
+def put(model: Model, component: str, **changes: object) -> ComponentAdapter:
+    adapter, module = Full.model_validate({"type": "full", **changes}), model.module(component)
     modules = match_layers(module, adapter.targets, adapter.layer_classes)
     attach(module, adapter, modules, seed=0)
     return ComponentAdapter(adapter.resolved_for(modules), modules, read_weights(module))
 
 
-def trainer(loaded: Loaded, components: tuple[str, ...], **changes: object) -> Trainer:
-    return Trainer(FAMILY, loaded, components, live_prompts(FAMILY, loaded, PROMPTS), replace(SETTINGS, **changes))
+def trainer(model: Model, components: tuple[str, ...], **changes: object) -> Trainer:
+    return Trainer(model, components, live_prompts(model, PROMPTS), replace(SETTINGS, **changes))
 
 
-def ask(loaded: Loaded) -> Tensor:
+def ask(model: Model) -> Tensor:
     for component in BOTH:
-        FAMILY.module(loaded, component).eval()
-    return PROBE.predict(FAMILY, loaded)
+        model.module(component).eval()
+    return PROBE.predict(model)
 
 
 @pytest.mark.parametrize("component", BOTH)
 def test_it_starts_as_the_base_and_only_the_named_component_changes(home: Path, component: str) -> None:
-    loaded = load(home)
-    base, before = ask(loaded), digests(loaded)
-    attached = put(loaded, component)
-    assert torch.equal(ask(loaded), base)
-    gone(trainer(loaded, (component,)), 2)
-    after, place = digests(loaded), FAMILY.components[component]
+    model = load(home)
+    base, before = ask(model), digests(model)
+    attached = put(model, component)
+    assert torch.equal(ask(model), base)
+    gone(trainer(model, (component,)), 2)
+    after, place = digests(model), FAMILY.components[component]
     changed = {name for name in before if before[name] != after[name]}
-    learning = {name for name, _ in FAMILY.module(loaded, component).named_parameters()}
+    learning = {name for name, _ in model.module(component).named_parameters()}
     assert set(attached.state) == learning
     assert changed and changed <= {f"{place}.{name}" for name in learning}
     assert len(changed) > 0.95 * len(learning)
-    assert not torch.allclose(ask(loaded), base, atol=1e-3)
+    assert not torch.allclose(ask(model), base, atol=1e-3)
 
 
 def test_targets_name_the_modules_that_learn_with_all_within_them(home: Path) -> None:
-    loaded = load(home)
-    attached = put(loaded, "denoiser", targets=("mid_block", "to_k"))
+    model = load(home)
+    attached = put(model, "denoiser", targets=("mid_block", "to_k"))
     assert attached.state and all(name.startswith("mid_block.") or ".to_k." in name for name in attached.state)
     assert any(".norm" in name for name in attached.state)
-    before = digests(loaded)
-    gone(trainer(loaded, ("denoiser",)), 1)
-    changed = {name for name, digest in digests(loaded).items() if digest != before[name]}
+    before = digests(model)
+    gone(trainer(model, ("denoiser",)), 1)
+    changed = {name for name, digest in digests(model).items() if digest != before[name]}
     assert changed and {name.removeprefix("unet.") for name in changed} <= set(attached.state)
 
 
 def test_switched_off_it_is_the_base_to_the_bit(home: Path) -> None:
-    loaded = load(home)
-    base, before = ask(loaded), digests(loaded)
-    put(loaded, "denoiser")
-    gone(trainer(loaded, ("denoiser",)), 2)
-    trained, learnt = ask(loaded), digests(loaded)
-    with disable_adapter(FAMILY.module(loaded, "denoiser")):
-        assert torch.equal(ask(loaded), base) and digests(loaded) == before
-    assert torch.equal(ask(loaded), trained) and digests(loaded) == learnt
+    model = load(home)
+    base, before = ask(model), digests(model)
+    put(model, "denoiser")
+    gone(trainer(model, ("denoiser",)), 2)
+    trained, learnt = ask(model), digests(model)
+    with disable_adapter(model.module("denoiser")):
+        assert torch.equal(ask(model), base) and digests(model) == before
+    assert torch.equal(ask(model), trained) and digests(model) == learnt
 
 
 def test_a_prediction_of_the_base_between_forward_and_backward_changes_no_gradient(home: Path) -> None:
     gradients = []
     for between in (False, True):
-        loaded = load(home)
-        put(loaded, "denoiser")
-        gone(trainer(loaded, ("denoiser",)), 1)
-        unet = FAMILY.module(loaded, "denoiser")
+        model = load(home)
+        put(model, "denoiser")
+        gone(trainer(model, ("denoiser",)), 1)
+        unet = model.module("denoiser")
         x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         loss = unet(x, torch.tensor([5]), torch.ones(1, 3, 32)).sample.square().mean()
         if between:
@@ -125,23 +125,23 @@ def test_a_resumed_training_ends_in_the_same_bits(home: Path, at: int) -> None:
 
 
 def test_it_is_saved_and_read_exactly(home: Path, tmp_path: Path) -> None:
-    loaded, fresh = load(home), load(home)
-    first = put(loaded, "text_encoder")
-    states = gone(trainer(loaded, ("text_encoder",)), 2).adapter_states()
+    model, fresh = load(home), load(home)
+    first = put(model, "text_encoder")
+    states = gone(trainer(model, ("text_encoder",)), 2).adapter_states()
     write_adapters(tmp_path, {"text_encoder": ComponentAdapter(first.adapter, first.modules, states["text_encoder"])})
     back = read_adapters(tmp_path)["text_encoder"]
     assert back.adapter == first.adapter
-    back.attach_to(FAMILY.module(fresh, "text_encoder"))
-    assert torch.equal(ask(fresh), ask(loaded))
+    back.attach_to(fresh.module("text_encoder"))
+    assert torch.equal(ask(fresh), ask(model))
     with pytest.raises(StageFailed, match="not the weights that learn here"):
-        write_weights(FAMILY.module(fresh, "text_encoder"), dict(list(back.state.items())[1:]))
+        write_weights(fresh.module("text_encoder"), dict(list(back.state.items())[1:]))
 
 
 @pytest.mark.parametrize("component", BOTH)
 def test_its_own_class_reads_what_is_exported(home: Path, tmp_path: Path, component: str) -> None:
-    loaded, fresh, form = load(home), load(home), formats()["component"]
-    base, first = ask(loaded), put(loaded, component)
-    state = gone(trainer(loaded, (component,)), 2).adapter_states()[component]
+    model, fresh, form = load(home), load(home), formats()["component"]
+    base, first = ask(model), put(model, component)
+    state = gone(trainer(model, (component,)), 2).adapter_states()[component]
     trained = {component: ComponentAdapter(first.adapter, first.modules, state)}
     files = form.write(tmp_path, FAMILY, trained, lambda: load(home))
     kind, place = {"denoiser": (UNet2DConditionModel, "unet"), "text_encoder": (CLIPTextModel, "text_encoder")}[
@@ -150,22 +150,22 @@ def test_its_own_class_reads_what_is_exported(home: Path, tmp_path: Path, compon
     assert all(torch.equal(theirs.get_parameter(name), tensor) for name, tensor in state.items())
     assert files and str(home) not in (tmp_path / "component" / place / "config.json").read_text()
     assert "_name_or_path" not in json.loads((tmp_path / "component" / place / "config.json").read_text())
-    expected = ReferencePredictions(base, ask(loaded), trained)
-    form.read(tmp_path, FAMILY, fresh, (component,))
-    assert expected.compare(ask(fresh), FAMILY, fresh, form) == 0.0
+    expected = ReferencePredictions(base, ask(model), trained)
+    form.read(tmp_path, fresh, (component,))
+    assert expected.compare(ask(fresh), fresh, form) == 0.0
     with pytest.raises(StageFailed, match="ignored or changed"):
-        expected.compare(ask(loaded), FAMILY, load(home), form)
+        expected.compare(ask(model), load(home), form)
 
 
 def test_in_16_bits_it_learns_in_32_and_is_drawn_in_16(home: Path) -> None:
-    loaded = FAMILY.load(home / "base", device=torch.device("cpu"), dtype=torch.bfloat16)
-    put(loaded, "denoiser", targets=("to_q", "mid_block"))
-    trained = gone(trainer(loaded, ("denoiser",), precision="bf16"), 1)
+    model = FAMILY.load(home / "base", device=torch.device("cpu"), dtype=torch.bfloat16)
+    put(model, "denoiser", targets=("to_q", "mid_block"))
+    trained = gone(trainer(model, ("denoiser",), precision="bf16"), 1)
     assert {p.dtype for p in trained.parameters} == {torch.float32}
-    unet = FAMILY.module(loaded, "denoiser").eval()
+    unet = model.module("denoiser").eval()
     cast_for_inference(unet, torch.bfloat16)
     assert {p.dtype for p in unet.parameters()} == {torch.bfloat16}
-    FAMILY.generate(loaded, "a dog", seed=0, steps=1, guidance=1.0, resolution=32)
+    model.generate("a dog", seed=0, steps=1, guidance=1.0, resolution=32)
 
 
 def test_a_recipe_can_say_it() -> None:

@@ -11,7 +11,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe
 from dbrun.formats.stamp import write_provenance
-from dbrun.models.base import Loaded, families
+from dbrun.models.base import Model, families
 from dbrun.use.bases import LocalBase
 
 SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
@@ -29,13 +29,13 @@ class World:
     def at_hand(self) -> LocalBase:
         return LocalBase(SD, "base", "files:0", self.home / "base", None)
 
-    def fresh(self) -> Loaded:
+    def fresh(self) -> Model:
         self.loads += 1
         return SD.load(self.home / "base", device=torch.device("cpu"), dtype=torch.float32)
 
     def adapters(self, kind: str, seed: int, *components: str) -> dict[str, ComponentAdapter]:
         adapter = make(kind)
-        return {c: moved(put(SD, self.fresh(), c, adapter, widest(adapter)), by=0.1, seed=seed)
+        return {c: moved(put(self.fresh(), c, adapter, widest(adapter)), by=0.1, seed=seed)
                 for c in components or tuple(SD.components)}
 
     def write(self, name: str, form: str, adapters: dict[str, ComponentAdapter], document: dict | None = None) -> Path:
@@ -48,10 +48,10 @@ class World:
         return folder if form == "peft" else written[0]
 
     def alone(self, adapters: dict[str, ComponentAdapter]) -> torch.Tensor:
-        loaded = self.fresh()
+        model = self.fresh()
         for component, attached in adapters.items():
-            attached.attach_to(SD.module(loaded, component))
-        return PROBE.predict(SD, loaded)
+            attached.attach_to(model.module(component))
+        return PROBE.predict(model)
 
 
 @pytest.fixture(scope="session")

@@ -27,14 +27,14 @@ def three(world):
 
 
 def test_each_in_turn_is_what_it_is_alone_and_the_base_comes_back_to_the_bit(world, three) -> None:
-    loaded = world.fresh()
-    blend, base, loads = Blend(SD, loaded), PROBE.predict(SD, loaded), world.loads
+    model = world.fresh()
+    blend, base, loads = Blend(model), PROBE.predict(model), world.loads
     for name in ("a", "b", "c", "b", "a"):
         adapter, alone = three[name]
         blend.apply([adapter])
-        assert (PROBE.predict(SD, loaded) - alone).abs().max() < 1e-4 < 1e-2 < (alone - base).abs().max()
+        assert (PROBE.predict(model) - alone).abs().max() < 1e-4 < 1e-2 < (alone - base).abs().max()
     blend.restore()
-    assert torch.equal(PROBE.predict(SD, loaded), base) and world.loads == loads
+    assert torch.equal(PROBE.predict(model), base) and world.loads == loads
 
 
 def test_three_adapters_in_one_process_draw_as_each_alone_over_a_base_loaded_once(world, three, monkeypatch) -> None:
@@ -57,13 +57,13 @@ def test_weights_scale_the_change_and_several_are_summed(world) -> None:
     """Of a plain LoRA, half the weight is the LoRA of half the alpha; two at once are both updates."""
     first, second = (world.adapters("lora", seed, "denoiser") for seed in (5, 6))
     paths = [world.write(f"sum{i}", "diffusers", a) for i, a in enumerate((first, second))]
-    loaded = world.fresh()
-    bare = {n: p.detach().clone() for n, p in loaded.pipeline.unet.named_parameters()}
-    blend = Blend(SD, loaded)
+    model = world.fresh()
+    bare = {n: p.detach().clone() for n, p in model.pipeline.unet.named_parameters()}
+    blend = Blend(model)
     blend.apply([find_adapter(f"{paths[0]}:0.5"), find_adapter(f"{paths[1]}:-2")])
     half, minus = first["denoiser"], second["denoiser"]
     for name in half.modules:
-        change = loaded.pipeline.unet.get_parameter(f"{name}.weight") - bare[f"{name}.weight"]
+        change = model.pipeline.unet.get_parameter(f"{name}.weight") - bare[f"{name}.weight"]
         wanted = sum(w * (a.state[f"{name}.lora_B.weight"].flatten(1) @ a.state[f"{name}.lora_A.weight"].flatten(1))
                      for w, a in ((0.5, half), (-2, minus)))
         torch.testing.assert_close(change.flatten(1), wanted, rtol=0, atol=1e-5)
@@ -75,18 +75,18 @@ def test_a_whole_component_goes_in_and_out_as_an_adapter_does(world, three) -> N
     path, alone = world.write("whole", "component", taught), world.alone(taught)
     full = find_adapter(str(path.parents[2]))
     assert full.form.NAME == "component" and set(full.components(SD)) == {"denoiser", "text_encoder"}
-    loaded = world.fresh()
-    blend, base, loads = Blend(SD, loaded), PROBE.predict(SD, loaded), world.loads
+    model = world.fresh()
+    blend, base, loads = Blend(model), PROBE.predict(model), world.loads
     for adapters, expected in (([full], alone), ([three["b"][0]], three["b"][1]), ([full], alone)):
         blend.apply(adapters)
-        assert (PROBE.predict(SD, loaded) - expected).abs().max() < 1e-4 < 1e-2 < (expected - base).abs().max()
+        assert (PROBE.predict(model) - expected).abs().max() < 1e-4 < 1e-2 < (expected - base).abs().max()
     blend.apply([find_adapter(f"{path.parent}:0.5")])
     name, learnt = next(iter(taught["denoiser"].state.items()))
     first = world.fresh().pipeline.unet.get_parameter(name)
-    torch.testing.assert_close(loaded.pipeline.unet.get_parameter(name), first + 0.5 * (learnt - first), rtol=0,
+    torch.testing.assert_close(model.pipeline.unet.get_parameter(name), first + 0.5 * (learnt - first), rtol=0,
                                atol=1e-6)
     blend.restore()
-    assert torch.equal(PROBE.predict(SD, loaded), base) and world.loads == loads + 1
+    assert torch.equal(PROBE.predict(model), base) and world.loads == loads + 1
 
 
 def test_a_component_of_another_architecture_and_a_whole_base_are_no_adapters(world, tmp_path) -> None:
@@ -95,7 +95,7 @@ def test_a_component_of_another_architecture_and_a_whole_base_are_no_adapters(wo
     path = world.write("odd", "component", world.adapters("full", 7, "denoiser"))
     save_file({n: t for n, t in load_file(path).items() if n != "conv_in.bias"}, path)
     with pytest.raises(RecipeError, match="holds another denoiser than the base has"):
-        Blend(SD, world.fresh()).apply([find_adapter(str(path.parent))])
+        Blend(world.fresh()).apply([find_adapter(str(path.parent))])
     with pytest.raises(UsageError, match="holds no adapter"):
         find_adapter(str(world.home / "base" / "unet"))
 
@@ -120,11 +120,11 @@ def test_an_adapter_of_another_base_is_refused_and_leaves_the_base_alone(world, 
 
     save_file({"lora_unet_mid_block_nothing.lora_down.weight": torch.ones(1, 4),
                "lora_unet_mid_block_nothing.lora_up.weight": torch.ones(4, 1)}, tmp_path / "other.safetensors")
-    loaded = world.fresh()
-    base, blend = PROBE.predict(SD, loaded), Blend(SD, loaded)
+    model = world.fresh()
+    base, blend = PROBE.predict(model), Blend(model)
     other = find_adapter(str(tmp_path / "other.safetensors"))
     assert isinstance(other, AdapterFile) and other.form.NAME == "kohya" and other.document == {}
     with pytest.raises(RecipeError, match="none of the base's denoiser"):
         blend.apply([other])
-    assert torch.equal(PROBE.predict(SD, loaded), base)
+    assert torch.equal(PROBE.predict(model), base)
     assert formats()["kohya"].find_files(tmp_path) is None

@@ -17,9 +17,9 @@ SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
 
 
 def predicted(world, path) -> torch.Tensor:
-    loaded = world.fresh()
-    Blend(SD, loaded).apply([find_adapter(str(path))])
-    return PROBE.predict(SD, loaded)
+    model = world.fresh()
+    Blend(model).apply([find_adapter(str(path))])
+    return PROBE.predict(model)
 
 
 @pytest.mark.parametrize(("algo", "to"), [("locon", "diffusers"), ("loha", "peft"), ("lokr", "kohya")])
@@ -29,7 +29,7 @@ def test_it_is_drawn_with_converted_and_summed(world, tmp_path, algo, to) -> Non
     conv = {"conv_lora_dim": 4, "conv_alpha": 2.0} if algo == "lokr" else {"conv_lora_dim": 2, "conv_alpha": 1.0}
     write_by_lycoris(world.fresh(), path, algo, lora_dim=4, alpha=2.0, **conv)
     put_by_lycoris(theirs, path)
-    expected = PROBE.predict(SD, theirs)
+    expected = PROBE.predict(theirs)
     assert (predicted(world, path) - expected).abs().max() < 1e-4
     part, target = find_adapter(str(path)), tmp_path / ("ours" if to == "peft" else "ours.safetensors")
     adapters, _ = import_file(part, world.at_hand, world.fresh())
@@ -44,11 +44,11 @@ def test_one_with_norms_beside_is_drawn_with_and_made_no_other_format_of(world, 
     path = world.write("with-norms", "kohya", world.adapters("lora", 31, "denoiser"))
     save_file({**load_file(path), "lora_unet_conv_norm_out.w_norm": torch.ones(16),
                "lora_unet_conv_norm_out.b_norm": torch.ones(16)}, path)
-    theirs, loaded, part = world.fresh(), world.fresh(), find_adapter(str(path))
+    theirs, model, part = world.fresh(), world.fresh(), find_adapter(str(path))
     put_by_lycoris(theirs, path)
-    assert (predicted(world, path) - PROBE.predict(SD, theirs)).abs().max() < 1e-4
+    assert (predicted(world, path) - PROBE.predict(theirs)).abs().max() < 1e-4
     assert part.components(SD)["denoiser"][0] == "lora and norm"
     with pytest.raises(RecipeError, match="of several types: lora, norm"):
-        import_file(part, world.at_hand, loaded)
+        import_file(part, world.at_hand, model)
     difference = write_sum([part], world.at_hand, tmp_path / "sum.safetensors", {})
     assert difference < 1e-4

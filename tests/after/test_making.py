@@ -19,9 +19,9 @@ SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
 
 
 def predicted(world, path) -> torch.Tensor:
-    loaded = world.fresh()
-    Blend(SD, loaded).apply([find_adapter(str(path))])
-    return PROBE.predict(SD, loaded)
+    model = world.fresh()
+    Blend(model).apply([find_adapter(str(path))])
+    return PROBE.predict(model)
 
 
 def converted(world, path, to, target):
@@ -86,7 +86,7 @@ def pair(world):
     from adapter_kinds import moved, put
 
     lora = Lora.model_validate({"type": "lora", "rank": 2, "alpha": 3.0, "targets": "attention"})
-    two = {"denoiser": moved(put(SD, world.fresh(), "denoiser", lora, "attention"), by=0.1, seed=8)}
+    two = {"denoiser": moved(put(world.fresh(), "denoiser", lora, "attention"), by=0.1, seed=8)}
     return [world.write(f"pair{i}", form, a) for i, (form, a) in enumerate((("diffusers", one), ("kohya", two)))]
 
 
@@ -98,9 +98,9 @@ def test_concatenated_is_the_exact_sum(world, pair, tmp_path) -> None:
     assert (merged["denoiser"].adapter.rank, merged["text_encoder"].adapter.rank) == (6, 4)
     write_adapter_file(merged, world.at_hand, formats()["kohya"], tmp_path / "c.safetensors", {"format_version": 1},
                        parts)
-    loaded = world.fresh()
-    Blend(SD, loaded).apply(parts)
-    assert (predicted(world, tmp_path / "c.safetensors") - PROBE.predict(SD, loaded)).abs().max() < 1e-4
+    model = world.fresh()
+    Blend(model).apply(parts)
+    assert (predicted(world, tmp_path / "c.safetensors") - PROBE.predict(model)).abs().max() < 1e-4
 
 
 def test_linear_is_of_the_same_rank_and_says_how_far_it_is_from_the_sum(world, pair) -> None:

@@ -40,32 +40,32 @@ def two(world):
 
 
 def test_each_knows_its_own_word_only_and_the_base_none(world, two) -> None:
-    loaded = world.fresh()
-    blend, base = Blend(SD, loaded), PROBE.predict(SD, loaded)
-    table = loaded.pipeline.text_encoder.get_input_embeddings()
-    size, length = tuple(table.weight.shape), len(loaded.pipeline.tokenizer)
+    model = world.fresh()
+    blend, base = Blend(model), PROBE.predict(model)
+    table = model.pipeline.text_encoder.get_input_embeddings()
+    size, length = tuple(table.weight.shape), len(model.pipeline.tokenizer)
     for name in ("with-sks", "with-zwx", "wordless", "with-sks"):
         blend.apply([two[name]])
         alone = world.fresh()
-        Blend(SD, alone).apply([two[name]])
-        assert torch.equal(PROBE.predict(SD, loaded), PROBE.predict(SD, alone))
-        known = {token for token in loaded.pipeline.tokenizer.get_vocab() if token in ("<sks>", "<sks>_1", "<zwx>")}
+        Blend(alone).apply([two[name]])
+        assert torch.equal(PROBE.predict(model), PROBE.predict(alone))
+        known = {token for token in model.pipeline.tokenizer.get_vocab() if token in ("<sks>", "<sks>_1", "<zwx>")}
         assert known == {"with-sks": {"<sks>", "<sks>_1"}, "with-zwx": {"<zwx>"}}.get(name, set())
     blend.restore()
-    assert torch.equal(PROBE.predict(SD, loaded), base)
-    assert (tuple(table.weight.shape), len(loaded.pipeline.tokenizer)) == (size, length)
-    assert loaded.pipeline.text_encoder.config.vocab_size == table.num_embeddings == size[0]
+    assert torch.equal(PROBE.predict(model), base)
+    assert (tuple(table.weight.shape), len(model.pipeline.tokenizer)) == (size, length)
+    assert model.pipeline.text_encoder.config.vocab_size == table.num_embeddings == size[0]
 
 
 def test_it_is_what_diffusers_reads(world, two) -> None:
     theirs, ours = world.fresh(), world.fresh()
     theirs.pipeline.load_textual_inversion(str(world.home / "with-sks" / "embeddings" / "sks.safetensors"))
     theirs.pipeline.load_lora_weights(str(world.home / "with-sks"))
-    Blend(SD, ours).apply([two["with-sks"]])
-    assert (PROBE.predict(SD, ours) - PROBE.predict(SD, theirs)).abs().max() < 1e-4
+    Blend(ours).apply([two["with-sks"]])
+    assert (PROBE.predict(ours) - PROBE.predict(theirs)).abs().max() < 1e-4
     bare = world.fresh()
-    Blend(SD, bare).apply([find_adapter(str(world.home / "with-sks" / "pytorch_lora_weights.safetensors"))])
-    assert torch.equal(PROBE.predict(SD, bare), PROBE.predict(SD, ours)), "its word lies beside the file, too"
+    Blend(bare).apply([find_adapter(str(world.home / "with-sks" / "pytorch_lora_weights.safetensors"))])
+    assert torch.equal(PROBE.predict(bare), PROBE.predict(ours)), "its word lies beside the file, too"
 
 
 def test_pictures_of_two_that_are_swapped_are_those_of_each_alone(world, two, monkeypatch) -> None:
@@ -83,14 +83,14 @@ def test_pictures_of_two_that_are_swapped_are_those_of_each_alone(world, two, mo
 
 def test_both_together_know_both_words_and_one_word_of_two_is_refused(world, two, tmp_path) -> None:
     assert set(find_words([two["with-sks"], two["with-zwx"]], SD)) == {"<sks>", "<zwx>"}
-    loaded = world.fresh()
-    Blend(SD, loaded).apply([two["with-sks"], two["with-zwx"]])
-    assert {"<sks>", "<zwx>"} <= loaded.pipeline.tokenizer.get_vocab().keys()
+    model = world.fresh()
+    Blend(model).apply([two["with-sks"], two["with-zwx"]])
+    assert {"<sks>", "<zwx>"} <= model.pipeline.tokenizer.get_vocab().keys()
     world.write("also-sks", "kohya", world.adapters("lora", 25, "denoiser"))
     word(world, "also-sks", "<sks>", 5, 1)
     other = find_adapter(str(world.home / "also-sks"))
     with pytest.raises(UsageError, match=r"both have a word <sks>.*\n.*--each"):
-        Blend(SD, world.fresh()).apply([two["with-sks"], other])
+        Blend(world.fresh()).apply([two["with-sks"], other])
     said = uncarried_words([other], SD)
     assert said == (f"the word <sks>, which stays in {other.place}",)
 
@@ -101,10 +101,10 @@ def test_a_word_alone_is_drawn_with_and_made_nothing_else_of(world, tmp_path, mo
     for place in ("lone", "lone/embeddings", "lone/embeddings/sks.safetensors"):
         one = find_adapter(str(world.home / place))
         assert one.form.NAME == "embedding" and set(one.components(SD)) == {"trigger"}
-        loaded = world.fresh()
-        base = PROBE.predict(SD, loaded)
-        Blend(SD, loaded).apply([one])
-        assert (PROBE.predict(SD, loaded) - base).abs().max() > 1e-3
+        model = world.fresh()
+        base = PROBE.predict(model)
+        Blend(model).apply([one])
+        assert (PROBE.predict(model) - base).abs().max() > 1e-3
     for words, why in ((("convert", str(one.place), "--to", "peft"), "of which no other is made"),
                        (("merge", str(one.place), "-o", str(tmp_path / "x"), "--how", "full", "--base",
                          str(world.home / "base")), "change no weight"),

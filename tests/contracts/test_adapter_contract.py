@@ -26,7 +26,7 @@ from dbrun.adapters.attach import attach, disable_adapter, match_layers, read_we
 from dbrun.adapters.base import TARGET_PRESETS
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe
-from dbrun.models.base import Loaded, families
+from dbrun.models.base import Model, families
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.training.batches import Batch
@@ -56,37 +56,37 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def load(folder: Path) -> Loaded:
+def load(folder: Path) -> Model:
     return FAMILY.load(folder, device=CPU, dtype=torch.float32)
 
 
-def ask(loaded: Loaded) -> torch.Tensor:
-    return Probe("a photo of sks dog", 32).predict(FAMILY, loaded)
+def ask(model: Model) -> torch.Tensor:
+    return Probe("a photo of sks dog", 32).predict(model)
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max())
 
 
-def learn(loaded: Loaded, components: tuple[str, ...], steps: int,
+def learn(model: Model, components: tuple[str, ...], steps: int,
           precision: str = "fp32") -> dict[str, dict[str, torch.Tensor]]:
     """Train what is attached for so many steps of the one loop, with live prompts."""
-    trainer = Trainer(FAMILY, loaded, components, live_prompts(FAMILY, loaded, PROMPTS),
+    trainer = Trainer(model, components, live_prompts(model, PROMPTS),
                       replace(SETTINGS, precision=precision))
     for step in range(steps):
         draw = torch.Generator().manual_seed(step)
         x0, noise = (torch.randn(2, 4, 8, 8, generator=draw) for _ in range(2))
         trainer.step([Batch(x0, noise, torch.tensor([100, 900]), (1, 0), 1)])
     for component in components:
-        FAMILY.module(loaded, component).eval()
+        model.module(component).eval()
     return trainer.adapter_states()
 
 
-def digests(loaded: Loaded) -> dict[str, str]:
+def digests(model: Model) -> dict[str, str]:
     """Of everything that no adapter owns, by its name in the bare base."""
     found = {}
     for component in FAMILY.components:
-        for name, tensor in FAMILY.module(loaded, component).state_dict().items():
+        for name, tensor in model.module(component).state_dict().items():
             bare = name.replace(".base_layer.", ".")
             if not {"default", "start"} & set(name.split(".")):
                 found[f"{component}.{bare}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
@@ -99,7 +99,7 @@ class Run:
 
     attached: ComponentAdapter
     component: str
-    loaded: Loaded
+    model: Model
     before: dict[str, str]
     after: dict[str, str]
     base: torch.Tensor
@@ -112,14 +112,14 @@ class Run:
 def run(request: pytest.FixtureRequest, folder: Path) -> Run:
     """A kind on a component, as wide as it can go, after two steps."""
     kind, component = request.param
-    loaded = load(folder)
-    base, before = ask(loaded), digests(loaded)
+    model = load(folder)
+    base, before = ask(model), digests(model)
     adapter = make(kind)
-    first = put(FAMILY, loaded, component, adapter, widest(adapter))
-    started = ask(loaded)
-    state = learn(loaded, (component,), 2)[component]
-    return Run(ComponentAdapter(first.adapter, first.modules, state), component, loaded, before, digests(loaded), base,
-               started, ask(loaded))
+    first = put(model, component, adapter, widest(adapter))
+    started = ask(model)
+    state = learn(model, (component,), 2)[component]
+    return Run(ComponentAdapter(first.adapter, first.modules, state), component, model, before, digests(model), base,
+               started, ask(model))
 
 
 def pissa(run: Run) -> bool:
@@ -133,7 +133,7 @@ def test_it_starts_as_the_base(run: Run) -> None:
 def test_training_changes_its_own_weights_and_no_others(run: Run, folder: Path) -> None:
     assert run.before == run.after and len(run.before) > 100
     assert apart(run.trained, run.base) > 1e-3
-    first = put(FAMILY, load(folder), run.component, run.attached.adapter, widest(run.attached.adapter)).state
+    first = put(load(folder), run.component, run.attached.adapter, widest(run.attached.adapter)).state
     assert first.keys() == run.attached.state.keys()
     stays = {name for name, tensor in first.items() if torch.equal(tensor, run.attached.state[name])}
     assert stays == {name for name in first if name.startswith("start/")}
@@ -143,16 +143,16 @@ def test_it_is_saved_and_read_exactly(run: Run, folder: Path, tmp_path: Path) ->
     write_adapters(tmp_path, {run.component: run.attached})
     back, fresh = read_adapters(tmp_path)[run.component], load(folder)
     assert back.adapter == run.attached.adapter
-    back.attach_to(FAMILY.module(fresh, run.component))
+    back.attach_to(fresh.module(run.component))
     assert torch.equal(ask(fresh), run.trained)
     assert all(torch.equal(t, run.attached.state[n])
-               for n, t in read_weights(FAMILY.module(fresh, run.component)).items())
+               for n, t in read_weights(fresh.module(run.component)).items())
 
 
 def test_merged_is_attached(run: Run, folder: Path) -> None:
     fresh = load(folder)
-    run.attached.attach_to(FAMILY.module(fresh, run.component))
-    for layer in FAMILY.module(fresh, run.component).modules():
+    run.attached.attach_to(fresh.module(run.component))
+    for layer in fresh.module(run.component).modules():
         if isinstance(layer, BaseTunerLayer):
             layer.merge()
     assert apart(ask(fresh), run.trained) <= MERGED
@@ -164,20 +164,20 @@ def test_peft_itself_reads_it(run: Run, folder: Path, tmp_path: Path) -> None:
     assert apart(answer, run.trained) <= (PISSA_REREAD if pissa(run) else REREAD)
 
 
-def by_peft(loaded: Loaded, folder: Path, *components: str) -> torch.Tensor:
+def by_peft(model: Model, folder: Path, *components: str) -> torch.Tensor:
     for component in components:
         place = FAMILY.components[component]
-        model = PeftModel.from_pretrained(getattr(loaded.pipeline, place), folder / "peft" / component)
-        setattr(loaded.pipeline, place, model)
-    return ask(loaded)
+        wrapped = PeftModel.from_pretrained(getattr(model.pipeline, place), folder / "peft" / component)
+        setattr(model.pipeline, place, wrapped)
+    return ask(model)
 
 
 def test_switched_off_it_is_the_base_and_switched_on_it_trains_as_before(run: Run) -> None:
-    module = FAMILY.module(run.loaded, run.component)
+    module = run.model.module(run.component)
     trains = [p.requires_grad for p in module.parameters()]
     with disable_adapter(module):
-        assert torch.equal(ask(run.loaded), run.base)
-    assert torch.equal(ask(run.loaded), run.trained)
+        assert torch.equal(ask(run.model), run.base)
+    assert torch.equal(ask(run.model), run.trained)
     assert [p.requires_grad for p in module.parameters()] == trains
 
 
@@ -185,17 +185,17 @@ def test_switched_off_it_is_the_base_and_switched_on_it_trains_as_before(run: Ru
 @pytest.mark.parametrize("on_denoiser", ["lora", "loha", "lokr"])
 def test_every_pair_of_types_trains_together_and_is_read_exactly(folder: Path, tmp_path: Path, on_denoiser: str,
                                                                  on_text: str) -> None:
-    loaded = load(folder)
-    base = ask(loaded)
-    first = {"denoiser": put(FAMILY, loaded, "denoiser", make(on_denoiser), "all"),
-             "text_encoder": put(FAMILY, loaded, "text_encoder", make(on_text), "attention+ff")}
-    states = learn(loaded, tuple(first), 3)
+    model = load(folder)
+    base = ask(model)
+    first = {"denoiser": put(model, "denoiser", make(on_denoiser), "all"),
+             "text_encoder": put(model, "text_encoder", make(on_text), "attention+ff")}
+    states = learn(model, tuple(first), 3)
     trained = {name: ComponentAdapter(a.adapter, a.modules, states[name]) for name, a in first.items()}
     formats()["peft"].write(tmp_path, FAMILY, trained, lambda: load(folder))
-    assert torch.equal(by_peft(load(folder), tmp_path, *first), ask(loaded))
-    assert apart(by_peft(load(folder), tmp_path, "denoiser"), ask(loaded)) > 1e-4
-    assert apart(by_peft(load(folder), tmp_path, "text_encoder"), ask(loaded)) > 1e-4
-    assert apart(ask(loaded), base) > 1e-3
+    assert torch.equal(by_peft(load(folder), tmp_path, *first), ask(model))
+    assert apart(by_peft(load(folder), tmp_path, "denoiser"), ask(model)) > 1e-4
+    assert apart(by_peft(load(folder), tmp_path, "text_encoder"), ask(model)) > 1e-4
+    assert apart(ask(model), base) > 1e-3
 
 
 @EVERY
@@ -204,13 +204,13 @@ def test_every_preset_that_it_can_carry_learns(folder: Path, kind: str) -> None:
     base, denoiser = ask(bare), bare.pipeline.unet
     for preset in TARGET_PRESETS[:TARGET_PRESETS.index(widest(adapter)) + 1]:
         bare.pipeline.unet = copy.deepcopy(denoiser)
-        write_weights(bare.pipeline.unet, moved(put(FAMILY, bare, "denoiser", adapter, preset), by=0.1).state)
+        write_weights(bare.pipeline.unet, moved(put(bare, "denoiser", adapter, preset), by=0.1).state)
         assert apart(ask(bare), base) > 1e-2
 
 
 @EVERY
 def test_its_first_weights_have_an_address(folder: Path, kind: str) -> None:
-    module = FAMILY.module(load(folder), "denoiser")
+    module = load(folder).module("denoiser")
     modules = match_layers(module, FAMILY.target_presets["denoiser"]["attention"])
     states = []
     for seed in (4, 4, 5):
@@ -232,8 +232,8 @@ def test_its_document_names_its_type_and_is_read_back(kind: str) -> None:
 
 @EVERY
 def test_it_trains_in_bfloat16(folder: Path, kind: str) -> None:
-    loaded = FAMILY.load(folder, device=CPU, dtype=torch.bfloat16)
-    first = put(FAMILY, loaded, "denoiser", make(kind), "attention").state
-    last = learn(loaded, ("denoiser",), 1, precision="bf16")["denoiser"]
-    assert all(p.dtype == torch.float32 for p in loaded.pipeline.unet.parameters() if p.requires_grad)
+    model = FAMILY.load(folder, device=CPU, dtype=torch.bfloat16)
+    first = put(model, "denoiser", make(kind), "attention").state
+    last = learn(model, ("denoiser",), 1, precision="bf16")["denoiser"]
+    assert all(p.dtype == torch.float32 for p in model.pipeline.unet.parameters() if p.requires_grad)
     assert any(not torch.equal(first[n], t) for n, t in last.items())

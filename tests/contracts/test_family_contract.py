@@ -16,22 +16,22 @@ from dbrun.adapters.base import TARGET_PRESETS
 from dbrun.adapters.lora import Lora
 from dbrun.errors import Interrupted, RecipeError
 from dbrun.formats.base import formats
-from dbrun.models.base import CleanBatch, Family, Loaded, Randn, families
+from dbrun.models.base import CleanBatch, Family, Model, Randn, families
 from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_truncated
 from dbrun.recipe.schema.model import Adapt
 
 FAMILIES = families()
 PROMPTS = ("a photo of sks dog", "a dog", "")
-Case = tuple[Family, Path, Loaded]
+Case = tuple[Family, Path, Model]
 
 
-def load(family: Family, folder: Path) -> Loaded:
+def load(family: Family, folder: Path) -> Model:
     return family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
 
 
-def drawn(family: Family, loaded: Loaded, count: int, side: int) -> CleanBatch:
+def drawn(model: Model, count: int, side: int) -> CleanBatch:
     pixels = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return family.sample_x0(loaded, family.encode_images(loaded, pixels), zeros(count), family.class_labels[0])
+    return model.sample_x0(model.encode_images(pixels), zeros(count), model.family.class_labels[0])
 
 
 def zeros(count: int) -> Randn:
@@ -83,13 +83,13 @@ def test_tiny_is_the_same_each_time_and_leaves_the_global_random_state(case: Cas
 def test_tiny_predicts_what_was_asked_for(case: Case, tmp_path: Path, prediction: str) -> None:
     family, _, _ = case
     family.write_tiny_base(tmp_path, prediction=prediction)
-    assert family.diffusion_process(load(family, tmp_path)).prediction == prediction
+    assert load(family, tmp_path).diffusion_process().prediction == prediction
 
 
 def test_the_base_is_frozen_and_in_eval_mode(fresh: Case) -> None:
-    family, _, loaded = fresh
+    family, _, model = fresh
     for component in family.components:
-        module = family.module(loaded, component)
+        module = model.module(component)
         assert not module.training and not any(p.requires_grad for p in module.parameters())
 
 
@@ -98,34 +98,34 @@ def test_denoiser_comes_first(case: Case) -> None:
 
 
 def test_pictures_become_latents_that_the_denoiser_takes(case: Case) -> None:
-    family, folder, loaded = case
-    x0, extra_conditions = drawn(family, loaded, 2, side_of(family, folder))
+    family, folder, model = case
+    x0, extra_conditions = drawn(model, 2, side_of(family, folder))
     assert x0.ndim == 4 and x0.dtype == torch.float32
     noise, t = torch.ones_like(x0), torch.tensor([3, 700])
-    condition = {**family.collate_conditions(family.encode_prompts(loaded, PROMPTS[:2])), **extra_conditions}
-    pred = family.predict(loaded, family.diffusion_process(loaded).add_noise(x0, noise, t), t, condition)
+    condition = {**model.collate_conditions(model.encode_prompts(PROMPTS[:2])), **extra_conditions}
+    pred = model.predict(model.diffusion_process().add_noise(x0, noise, t), t, condition)
     assert pred.shape == x0.shape and bool(pred.isfinite().all())
 
 
 def test_a_picture_that_is_no_square_goes_through_in_its_own_shape(case: Case) -> None:
     """As aspect-ratio buckets want it: sides of any multiple, the two different."""
-    family, folder, loaded = case
+    family, folder, model = case
     multiple = family.resolution_multiple(folder)
     width, height = side_of(family, folder) + multiple, side_of(family, folder)
-    stored = family.encode_images(loaded, torch.zeros(2, 3, height, width))
-    x0, extra_conditions = family.sample_x0(loaded, stored, zeros(2), family.class_labels[0])
+    stored = model.encode_images(torch.zeros(2, 3, height, width))
+    x0, extra_conditions = model.sample_x0(stored, zeros(2), family.class_labels[0])
     assert x0.shape[-2:] == stored.shape[-2:] and x0.shape[-1] * height == x0.shape[-2] * width
-    condition = {**family.collate_conditions(family.encode_prompts(loaded, PROMPTS[:2])), **extra_conditions}
-    pred = family.predict(loaded, x0, torch.tensor([3, 700]), condition)
+    condition = {**model.collate_conditions(model.encode_prompts(PROMPTS[:2])), **extra_conditions}
+    pred = model.predict(x0, torch.tensor([3, 700]), condition)
     assert pred.shape == x0.shape and bool(pred.isfinite().all())
 
 
 def test_all_chance_in_a_draw_comes_from_randn(case: Case) -> None:
-    family, folder, loaded = case
-    stored = family.encode_images(loaded, torch.zeros(2, 3, *[side_of(family, folder)] * 2))
+    family, folder, model = case
+    stored = model.encode_images(torch.zeros(2, 3, *[side_of(family, folder)] * 2))
     assert len(stored) == 2 and stored.dtype == torch.float32
     before = torch.get_rng_state()
-    first, again = (family.sample_x0(loaded, stored, zeros(2), family.class_labels[0]) for _ in range(2))
+    first, again = (model.sample_x0(stored, zeros(2), family.class_labels[0]) for _ in range(2))
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(first.x0, again.x0) and first.extra_conditions.keys() == again.extra_conditions.keys()
     assert all(torch.equal(hint, again.extra_conditions[name]) and len(hint) == 2
@@ -133,13 +133,13 @@ def test_all_chance_in_a_draw_comes_from_randn(case: Case) -> None:
 
 
 def test_every_class_label_gives_a_prediction_of_its_own(case: Case) -> None:
-    family, folder, loaded = case
+    family, folder, model = case
     stored, t = torch.rand(2, 3, *[side_of(family, folder)] * 2, generator=torch.Generator().manual_seed(1)), [3, 700]
     answers = []
     for labels in family.class_labels:
-        x0, extra_conditions = family.sample_x0(loaded, family.encode_images(loaded, stored), zeros(2), labels)
-        condition = {**family.collate_conditions(family.encode_prompts(loaded, PROMPTS[:2])), **extra_conditions}
-        answers.append(family.predict(loaded, x0, torch.tensor(t), condition))
+        x0, extra_conditions = model.sample_x0(model.encode_images(stored), zeros(2), labels)
+        condition = {**model.collate_conditions(model.encode_prompts(PROMPTS[:2])), **extra_conditions}
+        answers.append(model.predict(x0, torch.tensor(t), condition))
     assert all(not torch.equal(a, b) for i, a in enumerate(answers) for b in answers[:i])
 
 
@@ -149,52 +149,52 @@ def test_what_cannot_be_adapted_is_a_component_of_recipes(case: Case) -> None:
 
 
 def test_what_is_cut_off_a_prompt_is_what_the_base_does_not_read(case: Case) -> None:
-    family, folder, loaded = case
+    family, folder, model = case
     limit, tokenizer = family.max_prompt_tokens(folder), load_tokenizer(folder)
     assert tokenizer is not None
     long = family.normalize_prompt("A photo of Sks dog," + " xyz" * limit)
     (cut,) = find_truncated(tokenizer, [long, "a dog"], limit)
     assert cut.prompt == long and long.endswith(cut.cut_off) and may_be_truncated(long, limit)
-    read = loaded.pipeline.tokenizer(long, add_special_tokens=False, truncation=False)["input_ids"]
+    read = model.pipeline.tokenizer(long, add_special_tokens=False, truncation=False)["input_ids"]
     assert cut.token_count == len(read) > limit
-    whole, kept = (family.encode_prompts(loaded, [text])[0] for text in (long, long[:-len(cut.cut_off)]))
-    less = family.encode_prompts(loaded, [long[:-len(cut.cut_off)].strip()[:-1]])[0]
+    whole, kept = (model.encode_prompts([text])[0] for text in (long, long[:-len(cut.cut_off)]))
+    less = model.encode_prompts([long[:-len(cut.cut_off)].strip()[:-1]])[0]
     assert all(torch.equal(whole[name], kept[name]) and not torch.equal(whole[name], less[name]) for name in whole)
 
 
 def test_prompts_of_different_lengths_stand_together_as_each_stands_alone(case: Case) -> None:
-    family, folder, loaded = case
+    family, folder, model = case
     prompts, t = ["", "a", "a photo of sks dog on the grass"], torch.tensor([400] * 3)
-    x0, extra_conditions = drawn(family, loaded, 3, side_of(family, folder))
-    conditions = [family.encode_prompts(loaded, [prompt])[0] for prompt in prompts]
-    together = family.predict(loaded, x0, t, {**family.collate_conditions(conditions), **extra_conditions})
+    x0, extra_conditions = drawn(model, 3, side_of(family, folder))
+    conditions = [model.encode_prompts([prompt])[0] for prompt in prompts]
+    together = model.predict(x0, t, {**model.collate_conditions(conditions), **extra_conditions})
     for row in range(3):
         own = {name: hint[row:row + 1] for name, hint in extra_conditions.items()}
-        alone = family.predict(loaded, x0[row:row + 1], t[:1],
-                               {**family.collate_conditions(conditions[row:row + 1]), **own})
+        alone = model.predict(x0[row:row + 1], t[:1],
+                               {**model.collate_conditions(conditions[row:row + 1]), **own})
         assert torch.allclose(together[row:row + 1], alone, atol=1e-4)
 
 
 def test_a_condition_has_no_batch_axis_and_collate_adds_one(case: Case) -> None:
-    family, _, loaded = case
-    conditions = family.encode_prompts(loaded, PROMPTS)
+    _, _, model = case
+    conditions = model.encode_prompts(PROMPTS)
     assert len(conditions) == len(PROMPTS)
-    for name, tensor in family.collate_conditions(conditions).items():
+    for name, tensor in model.collate_conditions(conditions).items():
         assert tensor.shape == (len(PROMPTS), *conditions[0][name].shape)
     assert any(not torch.equal(conditions[0][name], conditions[1][name]) for name in conditions[0])
 
 
 def test_prompts_have_a_limit(case: Case) -> None:
-    family, folder, loaded = case
+    family, folder, model = case
     assert family.max_prompt_tokens(folder) >= 16
-    family.encode_prompts(loaded, ["dog " * 500])
+    model.encode_prompts(["dog " * 500])
 
 
 def test_a_picture_depends_on_its_arguments_alone(case: Case) -> None:
-    family, folder, loaded = case
+    family, folder, model = case
 
     def picture(prompt: str, seed: int) -> Image:
-        return family.generate(loaded, prompt, seed=seed, steps=2, guidance=3.0, **beginning(family, folder))
+        return model.generate(prompt, seed=seed, steps=2, guidance=3.0, **beginning(family, folder))
 
     before = torch.get_rng_state()
     first = picture("a dog", 5)
@@ -208,7 +208,7 @@ def test_a_picture_depends_on_its_arguments_alone(case: Case) -> None:
 
 
 def test_drawing_can_be_stopped_after_each_sampler_step(case: Case) -> None:
-    family, folder, loaded = case
+    family, folder, model = case
     ticks = []
 
     def tick() -> None:
@@ -217,22 +217,22 @@ def test_drawing_can_be_stopped_after_each_sampler_step(case: Case) -> None:
             raise Interrupted(15)
 
     with pytest.raises(Interrupted):
-        family.generate(loaded, "a dog", seed=0, steps=4, guidance=3.0, on_step=tick, **beginning(family, folder))
+        model.generate("a dog", seed=0, steps=4, guidance=3.0, on_step=tick, **beginning(family, folder))
     assert len(ticks) == 2
 
 
 def test_drawing_leaves_the_process_as_it_was(fresh: Case) -> None:
-    family, folder, loaded = fresh
-    scheduler = loaded.pipeline.scheduler
+    family, folder, model = fresh
+    scheduler = model.scheduler
     config = dict(scheduler.config)
-    family.generate(loaded, "a dog", seed=0, steps=2, guidance=3.0, **beginning(family, folder))
-    assert loaded.pipeline.scheduler is scheduler and dict(scheduler.config) == config
+    model.generate("a dog", seed=0, steps=2, guidance=3.0, **beginning(family, folder))
+    assert model.scheduler is scheduler and dict(scheduler.config) == config
 
 
 def test_every_preset_matches_and_a_wider_one_holds_the_narrower(case: Case) -> None:
-    family, _, loaded = case
+    family, _, model = case
     for component in family.components:
-        module, narrower = family.module(loaded, component), set[str]()
+        module, narrower = model.module(component), set[str]()
         assert tuple(family.target_presets[component]) == TARGET_PRESETS
         for preset in TARGET_PRESETS:
             found = set(match_layers(module, family.target_presets[component][preset]))
@@ -241,16 +241,16 @@ def test_every_preset_matches_and_a_wider_one_holds_the_narrower(case: Case) -> 
 
 
 def test_linear_is_every_linear_layer_and_nothing_else(case: Case) -> None:
-    family, _, loaded = case
+    family, _, model = case
     for component in family.components:
-        module = family.module(loaded, component)
+        module = model.module(component)
         linear = {name for name, m in module.named_modules() if isinstance(m, torch.nn.Linear)}
         assert set(match_layers(module, family.target_presets[component]["linear"])) == linear
 
 
 def test_all_reaches_convolutions_of_the_denoiser(case: Case) -> None:
-    family, _, loaded = case
-    module = family.module(loaded, "denoiser")
+    family, _, model = case
+    module = model.module("denoiser")
     kinds = {type(module.get_submodule(name))
              for name in match_layers(module, family.target_presets["denoiser"]["all"])}
     assert torch.nn.Conv2d in kinds
@@ -262,7 +262,7 @@ def test_saved_adapters_load_through_the_pipeline(fresh: Case, tmp_path: Path, a
     family, folder, trained = fresh
     adapters = {}
     for seed, component in enumerate(family.diffusers_prefixes):
-        module = family.module(trained, component)
+        module = trained.module(component)
         lora = Lora(type="lora", rank=2, alpha=alpha, targets="all")
         modules = match_layers(module, family.target_presets[component]["all"])
         attach(module, lora, modules, seed=seed)
@@ -275,8 +275,8 @@ def test_saved_adapters_load_through_the_pipeline(fresh: Case, tmp_path: Path, a
 
     reloaded, base = load(family, folder), load(family, folder)
     reloaded.pipeline.load_lora_weights(str(tmp_path))
-    assert answer(family, trained).sub(answer(family, base)).abs().max() > 1e-2
-    torch.testing.assert_close(answer(family, reloaded), answer(family, trained), rtol=1e-4, atol=1e-5)
+    assert answer(trained).sub(answer(base)).abs().max() > 1e-2
+    torch.testing.assert_close(answer(reloaded), answer(trained), rtol=1e-4, atol=1e-5)
 
 
 def test_its_prefixes_are_of_its_components(case: Case) -> None:
@@ -284,11 +284,11 @@ def test_its_prefixes_are_of_its_components(case: Case) -> None:
     assert set(family.diffusers_prefixes) <= set(family.components)
 
 
-def answer(family: Family, loaded: Loaded) -> torch.Tensor:
-    x0, extra_conditions = drawn(family, loaded, 1, 32)
+def answer(model: Model) -> torch.Tensor:
+    x0, extra_conditions = drawn(model, 1, 32)
     with torch.no_grad():
-        condition = {**family.collate_conditions(family.encode_prompts(loaded, PROMPTS[:1])), **extra_conditions}
-        return family.predict(loaded, x0, torch.tensor([500]), condition)
+        condition = {**model.collate_conditions(model.encode_prompts(PROMPTS[:1])), **extra_conditions}
+        return model.predict(x0, torch.tensor([500]), condition)
 
 
 def test_a_folder_that_is_no_base_is_refused(case: Case, tmp_path: Path) -> None:

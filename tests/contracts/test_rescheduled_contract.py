@@ -23,32 +23,32 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_the_scheduler_is_read_before_loading(base: Base) -> None:
     family, folder = base
     config = family.scheduler_config(folder)
-    loaded = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
-    assert config["beta_schedule"] == loaded.pipeline.scheduler.config["beta_schedule"]
+    model = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+    assert config["beta_schedule"] == model.scheduler.config["beta_schedule"]
 
 
 def test_the_process_follows_and_the_base_stays_as_it_was(base: Base) -> None:
     family, folder = base
-    loaded = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
-    before, last = dict(loaded.pipeline.scheduler.config), torch.tensor([999])
-    other = family.with_scheduler_changes(loaded, CHANGES)
-    assert family.diffusion_process(other).prediction == "v_prediction"
-    assert family.diffusion_process(other).snr(last).item() == 0.0
-    assert family.diffusion_process(loaded).snr(last).item() > 0.0 and dict(loaded.pipeline.scheduler.config) == before
-    assert family.module(other, "denoiser") is family.module(loaded, "denoiser"), "nothing is copied"
-    assert family.with_scheduler_changes(loaded, {}) is loaded
-    sampler = family.sampling_scheduler(other)
+    model = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+    before, last = dict(model.scheduler.config), torch.tensor([999])
+    other = model.with_scheduler_changes(CHANGES)
+    assert other.diffusion_process().prediction == "v_prediction"
+    assert other.diffusion_process().snr(last).item() == 0.0
+    assert model.diffusion_process().snr(last).item() > 0.0 and dict(model.scheduler.config) == before
+    assert other.module("denoiser") is model.module("denoiser"), "nothing is copied"
+    assert model.with_scheduler_changes({}) is model
+    sampler = other.sampling_scheduler()
     assert all(sampler.config[key] == value for key, value in CHANGES.items())
 
 
 def test_pictures_follow(base: Base) -> None:
     family, folder = base
-    loaded = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+    model = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
     side = family.resolution_multiple(folder) * max(1, 32 // family.resolution_multiple(folder))
     start = Image.new("RGB", (side // family.upscale_factor,) * 2, "teal") if family.upscale_factor > 1 else None
 
     def drawn(changes: dict[str, object]) -> bytes:
-        picture = family.generate(family.with_scheduler_changes(loaded, changes), "a dog", seed=3, steps=3,
+        picture = model.with_scheduler_changes(changes).generate("a dog", seed=3, steps=3,
                                   guidance=2.0, resolution=side, start_image=start)
         return picture.tobytes()
 

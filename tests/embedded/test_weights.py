@@ -15,7 +15,7 @@ exported = pytest.mark.skipif(not MANIFEST.exists(), reason="the embedded base m
 
 @exported
 def test_the_manifest_names_every_file_with_its_digest() -> None:
-    from dbrun.embedded.export import file_digest
+    from dbrun.embedded.making.export import file_digest
 
     listed = json.loads(MANIFEST.read_text())["files"]
     there = {path.relative_to(weights_path()).as_posix() for path in weights_path().rglob("*") if path.is_file()}

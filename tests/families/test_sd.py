@@ -1,8 +1,9 @@
 """Does the Stable Diffusion family agree with diffusers' own pipeline?"""
 
 import json
-from dataclasses import replace
+from copy import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from dbrun.adapters.attach import attach, match_layers, read_weights
 from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
 from dbrun.formats.base import formats
-from dbrun.models.base import Loaded
+from dbrun.models.base import Model
 from dbrun.models.sd import StableDiffusion
 
 CPU = torch.device("cpu")
@@ -30,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded(folder: Path) -> Loaded:
+def model(folder: Path) -> Model:
     return SD.load(folder, device=CPU, dtype=torch.float32)
 
 
@@ -54,54 +55,51 @@ def test_a_broken_config_is_named(tmp_path: Path) -> None:
         SD.resolution_multiple(tmp_path)
 
 
-def test_prompts_are_encoded_as_the_pipeline_does(loaded: Loaded) -> None:
+def test_prompts_are_encoded_as_the_pipeline_does(model: Model) -> None:
     prompts = ["a photo of sks dog", "a dog " * 100]
-    ours = SD.collate_conditions(SD.encode_prompts(loaded, prompts))["hidden"]
-    theirs, _ = loaded.pipeline.encode_prompt(prompts, CPU, 1, do_classifier_free_guidance=False)
+    ours = model.collate_conditions(model.encode_prompts(prompts))["hidden"]
+    theirs, _ = model.pipeline.encode_prompt(prompts, CPU, 1, do_classifier_free_guidance=False)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
 def test_an_attention_mask_is_used_where_the_text_encoder_asks_for_it(folder: Path) -> None:
     masked = SD.load(folder, device=CPU, dtype=torch.float32)
-    before = SD.encode_prompts(masked, ["a dog"])[0]["hidden"]
+    before = masked.encode_prompts(["a dog"])[0]["hidden"]
     masked.pipeline.text_encoder.config.use_attention_mask = True
-    ours = SD.encode_prompts(masked, ["a dog"])[0]["hidden"]
+    ours = masked.encode_prompts(["a dog"])[0]["hidden"]
     theirs, _ = masked.pipeline.encode_prompt("a dog", CPU, 1, do_classifier_free_guidance=False)
     torch.testing.assert_close(ours, theirs[0], rtol=0, atol=1e-6)
     assert not torch.allclose(ours, before)
 
 
-def test_latents_are_drawn_as_diffusers_does(loaded: Loaded) -> None:
+def test_latents_are_drawn_as_diffusers_does(model: Model) -> None:
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
-    vae = loaded.pipeline.vae
+    vae = model.pipeline.vae
     expected = vae.encode(pixels).latent_dist.sample(torch.Generator().manual_seed(4)) * vae.config.scaling_factor
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(4))
-    ours, extra_conditions = SD.sample_x0(loaded, SD.encode_images(loaded, pixels),
+    ours, extra_conditions = model.sample_x0(model.encode_images(pixels),
                                           lambda _, shape: noise.view(2, *shape), "none")
     assert not extra_conditions
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_picture_is_that_of_the_pipeline_with_dpm_solver(folder: Path, loaded: Loaded) -> None:
+def test_a_picture_is_that_of_the_pipeline_with_dpm_solver(folder: Path, model: Model) -> None:
     reference = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
     reference.scheduler = DPMSolverMultistepScheduler.from_config(reference.scheduler.config)
     expected = reference("a dog", num_inference_steps=3, guidance_scale=4.0, width=32, height=32,
                          generator=torch.Generator().manual_seed(8)).images[0]
-    ours = SD.generate(loaded, "a dog", seed=8, steps=3, guidance=4.0, resolution=32)
+    ours = model.generate("a dog", seed=8, steps=3, guidance=4.0, resolution=32)
     assert ours.tobytes() == expected.tobytes()
 
 
-def test_variance_channels_are_dropped(loaded: Loaded) -> None:
-    config = {**loaded.pipeline.unet.config, "out_channels": 8}
-    twice = UNet2DConditionModel.from_config(config).eval()
-
-    class Twice:
-        unet = twice
-
+def test_variance_channels_are_dropped(model: Model) -> None:
+    config = {**model.pipeline.unet.config, "out_channels": 8}
+    other, twice = copy(model), UNet2DConditionModel.from_config(config).eval()
+    other.pipeline = SimpleNamespace(unet=twice)
     x_t, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2])
     hidden = torch.zeros(2, 77, 32)
     with torch.no_grad():
-        pred = SD.predict(replace(loaded, pipeline=Twice()), x_t, t, {"hidden": hidden})
+        pred = other.predict(x_t, t, {"hidden": hidden})
         assert torch.equal(pred, twice(x_t, t, encoder_hidden_states=hidden).sample[:, :4])
 
 
@@ -126,22 +124,22 @@ def test_a_variant_is_loaded_in_the_dtype_asked_for(folder: Path, tmp_path: Path
     """Files in 16 bits must not leave a mix of dtypes behind."""
     StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float16, local_files_only=True).save_pretrained(
         tmp_path, variant="fp16")
-    loaded = SD.load(tmp_path, device=CPU, dtype=torch.float32, variant="fp16")
-    for part in (loaded.pipeline.unet, loaded.pipeline.vae, loaded.pipeline.text_encoder):
+    model = SD.load(tmp_path, device=CPU, dtype=torch.float32, variant="fp16")
+    for part in (model.pipeline.unet, model.pipeline.vae, model.pipeline.text_encoder):
         assert {p.dtype for p in part.parameters()} == {torch.float32}
     with pytest.raises(RecipeError, match="variant"):
         SD.load(tmp_path, device=CPU, dtype=torch.float32, variant="bf16")
 
 
-def test_the_text_encoder_keeps_its_old_names_and_alpha_is_folded(loaded: Loaded, folder: Path,
+def test_the_text_encoder_keeps_its_old_names_and_alpha_is_folded(model: Model, folder: Path,
                                                                   tmp_path: Path) -> None:
-    module = SD.module(SD.load(folder, device=CPU, dtype=torch.float32), "text_encoder")
+    module = SD.load(folder, device=CPU, dtype=torch.float32).module("text_encoder")
     lora = Lora(type="lora", rank=2, alpha=8, targets="attention")
     modules = match_layers(module, SD.target_presets["text_encoder"]["attention"])
     attach(module, lora, modules, seed=0)
     state = {name: torch.ones_like(tensor) for name, tensor in read_weights(module).items()}
     path, = formats()["diffusers"].write(tmp_path, SD, {"text_encoder": ComponentAdapter(lora, modules, state)},
-                                            lambda: loaded)
+                                            lambda: model)
     tensors = load_file(path)
     assert all(name.startswith("text_encoder.text_model.encoder.layers.") for name in tensors)
     assert {t.unique().item() for n, t in tensors.items() if ".lora_B." in n} == {4.0}

@@ -11,7 +11,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import adapter_types
 from dbrun.formats.base import Format, formats
 from dbrun.formats.roundtrip import Probe, ReferencePredictions
-from dbrun.models.base import Family, Loaded, families
+from dbrun.models.base import Family, Model, families
 
 NAMES = [*(kind.NAME for kind in adapter_types() if kind.uses_peft), "dora", "pissa"]
 WIDE = max(families().values(), key=lambda family: len(family.components))
@@ -33,7 +33,7 @@ class Trained:
     probe: Probe
     expected: ReferencePredictions
 
-    def fresh(self) -> Loaded:
+    def fresh(self) -> Model:
         return self.family.load(self.folder, device=torch.device("cpu"), dtype=torch.float32)
 
 
@@ -60,12 +60,12 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     family, name = request.param
     folder = tmp_path_factory.mktemp("formats") / "base"
     family.write_tiny_base(folder)
-    loaded, on = (family.load(folder, device=torch.device("cpu"), dtype=torch.float32) for _ in range(2))
+    model, on = (family.load(folder, device=torch.device("cpu"), dtype=torch.float32) for _ in range(2))
     probe = Probe("a photo of sks dog", 32)
-    base = probe.predict(family, loaded)
+    base = probe.predict(model)
     adapter = make(name, **({"rank": 2, "alpha": 5.0} if "rank" in type(make(name)).model_fields else {}))
-    adapters = {component: moved(put(family, loaded, component, adapter, widest(adapter)), by=0.1)
+    adapters = {component: moved(put(model, component, adapter, widest(adapter)), by=0.1)
                 for component in family.components}
     for component, attached in adapters.items():
-        attached.attach_to(family.module(on, component))
-    return Trained(family, folder, adapters, probe, ReferencePredictions(base, probe.predict(family, on), adapters))
+        attached.attach_to(on.module(component))
+    return Trained(family, folder, adapters, probe, ReferencePredictions(base, probe.predict(on), adapters))

@@ -37,15 +37,15 @@ def base(tmp_path_factory):
 
 
 def adapter(base: LocalBase, home, kind: str, form: str, component: str, seed: int) -> AdapterFile:
-    loaded = base.load(device="cpu")
+    model = base.load(device="cpu")
     if kind == "full":
-        module = SD.module(loaded, component)
+        module = model.module(component)
         names = tuple(name for name, _ in module.named_children())
         attach(module, make("full"), names, seed=0)
         attached = moved(ComponentAdapter(make("full").resolved_for(names), names, read_weights(module)), by=0.02,
                          seed=seed)
     else:
-        attached = moved(put(SD, loaded, component, make(kind), widest(make(kind))), by=0.1, seed=seed)
+        attached = moved(put(model, component, make(kind), widest(make(kind))), by=0.1, seed=seed)
     folder = home / f"{kind}-{seed}"
     folder.mkdir()
     formats()[form].write(folder, SD, {component: attached}, lambda: base.load(device="cpu"))
@@ -60,15 +60,15 @@ def test_lycoris_reads_the_sum_of_any_types(base, tmp_path, kinds) -> None:
         parts.append(adapter(base, tmp_path, "dora", "peft", "text_encoder", 9))
     write_sum(parts, base, tmp_path / "sum.safetensors", {"format_version": 1, "x": "y"})
     together, theirs, bare = (base.load(device="cpu") for _ in range(3))
-    Blend(SD, together).apply(parts)
+    Blend(together).apply(parts)
     put_by_lycoris(theirs, tmp_path / "sum.safetensors")
-    expected = PROBE.predict(SD, together)
-    assert (PROBE.predict(SD, theirs) - expected).abs().max() < 1e-4
-    assert (PROBE.predict(SD, bare) - expected).abs().max() > 1e-2
+    expected = PROBE.predict(together)
+    assert (PROBE.predict(theirs) - expected).abs().max() < 1e-4
+    assert (PROBE.predict(bare) - expected).abs().max() > 1e-2
     assert read_provenance(tmp_path / "sum.safetensors") == {"format_version": 1, "x": "y"}
     again = base.load(device="cpu")
-    Blend(SD, again).apply([find_adapter(str(tmp_path / "sum.safetensors"))])
-    assert (PROBE.predict(SD, again) - expected).abs().max() < 1e-4
+    Blend(again).apply([find_adapter(str(tmp_path / "sum.safetensors"))])
+    assert (PROBE.predict(again) - expected).abs().max() < 1e-4
 
 
 def test_each_norm_has_a_name_that_comfyui_looks_for(base, tmp_path) -> None:
@@ -95,4 +95,4 @@ def test_a_layer_of_another_size_is_refused(base, tmp_path) -> None:
                                                               "lora_unet_conv_norm_out.b_norm": torch.ones(1)}):
         save_file(tensors, tmp_path / "odd.safetensors")
         with pytest.raises(RecipeError, match="is of another size in the base"):
-            Blend(SD, base.load(device="cpu")).apply([find_adapter(str(tmp_path / "odd.safetensors"))])
+            Blend(base.load(device="cpu")).apply([find_adapter(str(tmp_path / "odd.safetensors"))])

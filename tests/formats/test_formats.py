@@ -15,9 +15,9 @@ from dbrun.safetensors_header import read_header, read_provenance
 
 
 def reloaded(trained, form, folder) -> float:
-    loaded = trained.fresh()
-    form.read(folder, trained.family, loaded, tuple(trained.adapters))
-    return trained.expected.compare(trained.probe.predict(trained.family, loaded), trained.family, loaded, form)
+    model = trained.fresh()
+    form.read(folder, model, tuple(trained.adapters))
+    return trained.expected.compare(trained.probe.predict(model), model, form)
 
 
 def test_the_recipe_knows_every_format() -> None:
@@ -35,12 +35,12 @@ def test_one_component_alone_is_carried_too(trained, form, tmp_path) -> None:
     for component, attached in trained.adapters.items():
         (tmp_path / component).mkdir()
         form.write(tmp_path / component, trained.family, {component: attached}, trained.fresh)
-        own, loaded = trained.fresh(), trained.fresh()
-        base = trained.probe.predict(trained.family, own)
-        attached.attach_to(trained.family.module(own, component))
-        expected = ReferencePredictions(base, trained.probe.predict(trained.family, own), {component: attached})
-        form.read(tmp_path / component, trained.family, loaded, (component,))
-        expected.compare(trained.probe.predict(trained.family, loaded), trained.family, loaded, form)
+        own, model = trained.fresh(), trained.fresh()
+        base = trained.probe.predict(own)
+        attached.attach_to(own.module(component))
+        expected = ReferencePredictions(base, trained.probe.predict(own), {component: attached})
+        form.read(tmp_path / component, model, (component,))
+        expected.compare(trained.probe.predict(model), model, form)
 
 
 def test_provenance_survives_and_disturbs_no_reader(trained, form, tmp_path) -> None:
@@ -90,19 +90,19 @@ def test_the_peft_config_names_no_machine_and_no_version(trained, tmp_path) -> N
 
 
 def test_a_reader_that_takes_nothing_is_noticed(trained, tmp_path) -> None:
-    loaded = trained.fresh()
+    model = trained.fresh()
     with pytest.raises(StageFailed, match="ignored or changed"):
-        trained.expected.compare(trained.expected.trained_prediction, trained.family, loaded, formats()["peft"])
+        trained.expected.compare(trained.expected.trained_prediction, model, formats()["peft"])
 
 
 def test_a_small_error_in_the_prediction_is_noticed(trained, tmp_path) -> None:
     form = formats()["peft"]
     form.write(tmp_path, trained.family, trained.adapters, trained.fresh)
-    loaded = trained.fresh()
-    form.read(tmp_path, trained.family, loaded, tuple(trained.adapters))
+    model = trained.fresh()
+    form.read(tmp_path, model, tuple(trained.adapters))
     expected = trained.expected
     answer = expected.trained_prediction + 0.02 * (expected.trained_prediction - expected.base_prediction)
     with pytest.raises(StageFailed, match="differs by"):
-        trained.expected.compare(answer, trained.family, loaded, form)
+        trained.expected.compare(answer, model, form)
     with pytest.raises(StageFailed):
-        trained.expected.compare(answer * float("nan"), trained.family, loaded, form)
+        trained.expected.compare(answer * float("nan"), model, form)

@@ -22,7 +22,7 @@ from dbrun.errors import RecipeError
 from dbrun.formats.base import formats
 from dbrun.formats.kohya import FILE
 from dbrun.formats.roundtrip import Probe
-from dbrun.models.base import Family, Loaded, families
+from dbrun.models.base import Family, Model, families
 
 SD, KOHYA, PROBE = families()["sd"], formats()["kohya"], Probe("a photo of sks dog", 32)
 CARRIED = [name for name in KINDS if KOHYA.unsupported_reason(SD, "denoiser", make(name)) is None]
@@ -70,35 +70,35 @@ class World:
     folder: Path
     base: torch.Tensor
 
-    def fresh(self) -> Loaded:
+    def fresh(self) -> Model:
         return SD.load(self.folder, device=torch.device("cpu"), dtype=torch.float32)
 
     def learnt(self, **kinds: str) -> tuple[dict[str, ComponentAdapter], torch.Tensor]:
         """Adapters of these kinds by component, far from their start, and what they predict."""
-        loaded = self.fresh()
+        model = self.fresh()
         adapters = {}
         for component, kind in kinds.items():
             adapter = make(kind)
-            adapters[component] = moved(put(SD, self.fresh(), component, adapter, widest(adapter)), by=0.1)
-            adapters[component].attach_to(SD.module(loaded, component))
-        return adapters, PROBE.predict(SD, loaded)
+            adapters[component] = moved(put(self.fresh(), component, adapter, widest(adapter)), by=0.1)
+            adapters[component].attach_to(model.module(component))
+        return adapters, PROBE.predict(model)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:
     folder = tmp_path_factory.mktemp("kohya") / "base"
     SD.write_tiny_base(folder)
-    return World(folder, PROBE.predict(SD, SD.load(folder, device=torch.device("cpu"), dtype=torch.float32)))
+    return World(folder, PROBE.predict(SD.load(folder, device=torch.device("cpu"), dtype=torch.float32)))
 
 
-def by_lycoris(loaded: Loaded, file: Path) -> torch.Tensor:
-    put_by_lycoris(loaded, file)
-    return PROBE.predict(SD, loaded)
+def by_lycoris(model: Model, file: Path) -> torch.Tensor:
+    put_by_lycoris(model, file)
+    return PROBE.predict(model)
 
 
-def by_diffusers(loaded: Loaded, file: Path) -> torch.Tensor:
-    loaded.pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-    return PROBE.predict(SD, loaded)
+def by_diffusers(model: Model, file: Path) -> torch.Tensor:
+    model.pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+    return PROBE.predict(model)
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -121,20 +121,20 @@ def test_a_lokr_whose_factor_lycoris_cannot_guess_has_its_formula(world, tmp_pat
 
     adapters, trained = world.learnt(denoiser="lokr-thin")
     path, = KOHYA.write(tmp_path, SD, adapters, world.fresh)
-    tensors, loaded = load_file(path), world.fresh()
-    for name, module in loaded.pipeline.unet.named_modules():
+    tensors, model = load_file(path), world.fresh()
+    for name, module in model.pipeline.unet.named_modules():
         layer = {n.partition(".")[2]: t for n, t in tensors.items()
                  if n.partition(".")[0] == "lora_unet_" + name.replace(".", "_")}
         if layer:
             parts = [layer.get(f"lokr_{end}") for end in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")]
             module.weight.data += diff_weight(*parts).reshape(module.weight.shape)
-    assert apart(PROBE.predict(SD, loaded), trained) < CLOSE
+    assert apart(PROBE.predict(model), trained) < CLOSE
 
 
 def by_us(world: World, folder: Path) -> torch.Tensor:
-    loaded = world.fresh()
-    KOHYA.read(folder, SD, loaded, tuple(SD.components))
-    return PROBE.predict(SD, loaded)
+    model = world.fresh()
+    KOHYA.read(folder, model, tuple(SD.components))
+    return PROBE.predict(model)
 
 
 @pytest.mark.parametrize("kind", some([name for name in CARRIED if make(name).supports_lora and name != "dora"]))
@@ -167,15 +167,15 @@ def test_each_name_is_one_that_comfyui_and_a1111_look_for(world, tmp_path, kind)
 
 def by_comfyui(world: World, path: Path) -> torch.Tensor:
     """As ComfyUI computes each layer; A1111 does the same but for DoRA."""
-    loaded, tensors = world.fresh(), load_file(path)
+    model, tensors = world.fresh(), load_file(path)
     for component in SD.components:
-        module = SD.module(loaded, component)
+        module = model.module(component)
         for name, layer in module.named_modules():
             begins, written = SD.kohya_prefixes[component]
             full = written + name.removeprefix(begins).replace(".", "_")
             if own := {n.partition(".")[2]: t for n, t in tensors.items() if n.partition(".")[0] == full}:
                 layer.weight.data = comfyui(layer.weight.data, own)
-    return PROBE.predict(SD, loaded)
+    return PROBE.predict(model)
 
 
 def comfyui(weight: torch.Tensor, own: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -211,7 +211,7 @@ def test_on_a_base_of_2_lycoris_and_diffusers_read_it_too(tmp_path, kind) -> Non
     folder = tmp_path / "base"
     SD.write_tiny_base(folder, prediction="v_prediction")
     second = World(as_second(folder), torch.zeros(()))
-    base = PROBE.predict(SD, second.fresh())
+    base = PROBE.predict(second.fresh())
     adapters, trained = second.learnt(denoiser=kind, text_encoder=kind)
     path, = KOHYA.write(tmp_path, SD, adapters, second.fresh)
     assert apart(by_lycoris(second.fresh(), path), trained) < CLOSE < 1e-2 < apart(trained, base)
@@ -223,7 +223,7 @@ def test_alpha_is_the_true_one(world, tmp_path) -> None:
     """alpha / rank, which every reader applies, is the adapter's scale; alpha itself is what the recipe said."""
     for kind, alpha, ranks in (("lora", 5.0, 2), ("rslora", 3.0 * 4 / 2, 4), ("pissa", 3.0 * 2, 4)):
         adapter = make(kind, **({"rank": 2, "alpha": 5.0} if kind == "lora" else {}))
-        attached = put(SD, world.fresh(), "denoiser", adapter, "linear")
+        attached = put(world.fresh(), "denoiser", adapter, "linear")
         path, = KOHYA.write(tmp_path, SD, {"denoiser": attached}, world.fresh)
         tensors = load_file(path)
         assert {float(t) for n, t in tensors.items() if n.endswith(".alpha")} == {alpha}
@@ -232,10 +232,10 @@ def test_alpha_is_the_true_one(world, tmp_path) -> None:
 
 def foreign(world: World, folder: Path, algo: str, **settings: object) -> tuple[Path, torch.Tensor]:
     """A file as lycoris-lora writes it, in 16 bits as trainers do, and what the network predicts that wrote it."""
-    loaded, path = world.fresh(), folder / "foreign.safetensors"
-    write_by_lycoris(loaded, path, algo, lora_dim=3, alpha=2.0, conv_lora_dim=2, conv_alpha=1.0, **settings)
+    model, path = world.fresh(), folder / "foreign.safetensors"
+    write_by_lycoris(model, path, algo, lora_dim=3, alpha=2.0, conv_lora_dim=2, conv_alpha=1.0, **settings)
     save_file(load_file(path), folder / FILE)
-    return path, PROBE.predict(SD, loaded)
+    return path, PROBE.predict(model)
 
 
 FOREIGN = [("locon", {}), ("locon", {"use_tucker": True}), ("locon", {"weight_decompose": True}), ("loha", {}),
@@ -259,7 +259,7 @@ def test_a_dora_of_inputs_is_read_as_lycoris_reads_it_and_never_taken_for_one_of
     again = world.fresh()
     assert apart(by_us(world, tmp_path), theirs) < 3e-3 < 3e-2 < apart(theirs, world.base)
     with pytest.raises(RecipeError, match="lengths of inputs on the denoiser"):
-        KOHYA.import_adapter(tmp_path, SD, again, "denoiser")
+        KOHYA.import_adapter(tmp_path, again, "denoiser")
 
 
 @pytest.mark.parametrize("spoil", ["another base's layer", "a half layer", "another type", "only alpha"])
@@ -290,8 +290,8 @@ def test_other_families_and_types_are_refused_with_the_reason() -> None:
 
 
 def test_no_two_layers_share_a_name(world) -> None:
-    loaded = world.fresh()
+    model = world.fresh()
     for component in SD.components:
-        names = [name.replace(".", "_") for name, m in SD.module(loaded, component).named_modules()
+        names = [name.replace(".", "_") for name, m in model.module(component).named_modules()
                  if isinstance(m, (nn.Linear, nn.Conv2d))]
         assert not [pair for pair in itertools.combinations(names, 2) if pair[0] == pair[1]]

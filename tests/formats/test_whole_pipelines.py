@@ -40,10 +40,10 @@ def drawn(pipeline) -> np.ndarray:
 def written(folder, tmp_path_factory):
     """Both formats with a LoKr on the denoiser and a DoRA on the text encoder, and the picture that these make."""
     out, taught = tmp_path_factory.mktemp("out"), fresh(folder)
-    adapters = {"denoiser": moved(put(SD, fresh(folder), "denoiser", make("lokr"), "all"), by=0.1),
-                "text_encoder": moved(put(SD, fresh(folder), "text_encoder", make("dora"), "all"), by=0.1)}
+    adapters = {"denoiser": moved(put(fresh(folder), "denoiser", make("lokr"), "all"), by=0.1),
+                "text_encoder": moved(put(fresh(folder), "text_encoder", make("dora"), "all"), by=0.1)}
     for component, attached in adapters.items():
-        attached.attach_to(SD.module(taught, component))
+        attached.attach_to(taught.module(component))
     for name in ("merged", "single_file"):
         formats()[name].write(out, SD, adapters, lambda: fresh(folder))
     return out, drawn(taught.pipeline)
@@ -121,4 +121,4 @@ def test_a_tensor_that_the_reader_passes_over_is_an_error(folder, tmp_path) -> N
     path, = formats()["single_file"].write(tmp_path, SD, {}, lambda: fresh(folder))
     save_file({**load_file(path), "model.diffusion_model.extra.weight": torch.ones(2)}, path)
     with pytest.raises(StageFailed, match="ignored or changed 1 tensors"):
-        formats()["single_file"].read(tmp_path, SD, fresh(folder), ("denoiser",))
+        formats()["single_file"].read(tmp_path, fresh(folder), ("denoiser",))

@@ -15,7 +15,7 @@ from dbrun.adapters.lora import Lora
 from dbrun.diffusion.losses import prior_preservation_loss
 from dbrun.diffusion.noise import offset_noise
 from dbrun.diffusion.process import DiffusionProcess
-from dbrun.models.base import Loaded, families
+from dbrun.models.base import Model, families
 from dbrun.options.loss_functions import MSE
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Cosine
@@ -61,13 +61,13 @@ def test_loss(case: str) -> None:
     six = "6channel" in case
     unet = UNet2DConditionModel.from_pretrained(GOLDEN / ("unet3to6" if six else "unet4"))
     x0, noise = (inputs[k] for k in (("pixels", "pixel_noise") if six else ("latents", "noise")))
-    loaded, t = Loaded(Bare(unet), torch.device("cpu"), torch.float32), inputs["timesteps"]
+    model, t = Model(Bare(unet), torch.device("cpu"), torch.float32), inputs["timesteps"]
     weight = float(case.partition("_prior")[2] or 0)
     if "noiseoffset" in case:
         noise = offset_noise(noise, 0.1, inputs["noise_offset_noise"])
 
     with torch.no_grad():
-        pred = families()["if_stage1" if six else "sd"].predict(loaded, process.add_noise(x0, noise, t), t,
+        pred = model.predict(process.add_noise(x0, noise, t), t,
                                                                      {"hidden": inputs["prompt_embeds"]})
     per_sample = MSE.per_sample(pred, process.target(x0, noise, t), t, process)
     weighed = per_sample * weighting(case).weights(process.snr(t), process.prediction).float()
@@ -91,8 +91,8 @@ def test_trace(trace: str) -> None:
     steps = load_file(folder / "steps.safetensors")
     count = len(script["loss"])
     family = families()["sd"]
-    loaded = family.load(GOLDEN / "nanosd", device=torch.device("cpu"), dtype=torch.float32)
-    unet = family.module(loaded, "denoiser")
+    model = family.load(GOLDEN / "nanosd", device=torch.device("cpu"), dtype=torch.float32)
+    unet = model.module("denoiser")
     lora = Lora(type="lora", rank=4, targets="attention")
     attach(unet, lora, match_layers(unet, family.target_presets["denoiser"]["attention"]), seed=0)
     write_weights(unet, load_file(folder / "adapter_init_peft.safetensors"))
@@ -101,7 +101,7 @@ def test_trace(trace: str) -> None:
     settings = Settings(steps=count, learning_rate=0.01, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
                         schedule=Cosine(type="cosine", warmup_steps=2), precision="fp32",
                         prior_weight=0.5 if prior else 0.0, seed=0)
-    trainer = Trainer(family, loaded, ("denoiser",),
+    trainer = Trainer(model, ("denoiser",),
                       lambda rows: {"hidden": steps[f"{rows[0]}.prompt_embeds"]}, settings)
     seen = [trainer.step([recorded(steps, k, prior)]) for k in range(count)]
 

@@ -23,9 +23,9 @@ def job(bench, base):
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_the_whole_base_has_the_precision(bench, recipe, precision, dtype) -> None:
     bench.run("load", recipe())
-    family, loaded = load_base(job(bench, bench.base), precision)
-    assert {p.dtype for p in family.module(loaded, "denoiser").parameters()} == {dtype}
-    assert {p.dtype for p in loaded.pipeline.vae.parameters()} == {dtype}
+    model = load_base(job(bench, bench.base), precision)
+    assert {p.dtype for p in model.module("denoiser").parameters()} == {dtype}
+    assert {p.dtype for p in model.pipeline.vae.parameters()} == {dtype}
 
 
 def test_the_thread_count_is_the_recipes(bench, recipe) -> None:

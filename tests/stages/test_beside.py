@@ -112,7 +112,7 @@ def test_a_checkpoint_stands_before_its_samples_and_a_failed_one_ends_nothing(
 
     said: list[Event] = []
     with monkeypatch.context() as changed:
-        changed.setattr(type(FAMILY), "generate", broken)
+        changed.setattr(FAMILY.model, "generate", broken)
         files = trained(home, tmp_path, emit=said.append)
     assert there == [2, 4, 6] and drawn(tmp_path / "run") == {}
     assert [e.text for e in said if isinstance(e, Note) and e.level == "warning"] == [

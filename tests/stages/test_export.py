@@ -55,7 +55,7 @@ def exported(shared_bench):
 
 
 def test_both_libraries_read_back_what_was_trained(exported) -> None:
-    """Loaded as a user would, each gives the pictures' model; without it the picture is another."""
+    """Model as a user would, each gives the pictures' model; without it the picture is another."""
     from peft import PeftModel
 
     out = exported.artifacts["export"].path
@@ -64,13 +64,13 @@ def test_both_libraries_read_back_what_was_trained(exported) -> None:
     def fresh():
         return family.load(exported.base, device=torch.device("cpu"), dtype=torch.float32)
 
-    def drawn(loaded) -> np.ndarray:
-        picture = family.generate(loaded, "a photo of sks dog", seed=5, steps=2, guidance=2.0, resolution=32)
+    def drawn(model) -> np.ndarray:
+        picture = model.generate("a photo of sks dog", seed=5, steps=2, guidance=2.0, resolution=32)
         return np.asarray(picture, int)
     own = fresh()
     plain = drawn(own)
     for name, attached in read_adapters(exported.artifacts["train"].path).items():
-        attached.attach_to(family.module(own, name))
+        attached.attach_to(own.module(name))
     expected = drawn(own)
     by_diffusers = fresh()
     by_diffusers.pipeline.load_lora_weights(str(out))

@@ -73,11 +73,11 @@ def test_who_loads_adapter_and_scheduler_sees_the_picture_of_the_sheet(benches) 
     picture = pipeline("a photo of sks dog", num_inference_steps=4, guidance_scale=2.0, width=32, height=32,
                        generator=torch.Generator().manual_seed(0)).images[0]
     family = families()["sd"]
-    loaded = family.load(bench.base, device=CPU, dtype=torch.float32)
+    model = family.load(bench.base, device=CPU, dtype=torch.float32)
     for name, attached in read_adapters(bench.artifacts["train"].path).items():
-        attached.attach_to(family.module(loaded, name))
+        attached.attach_to(model.module(name))
     changes = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    ours = family.generate(family.with_scheduler_changes(loaded, changes), "a photo of sks dog", seed=0, steps=4,
+    ours = model.with_scheduler_changes(changes).generate("a photo of sks dog", seed=0, steps=4,
                            guidance=2.0, resolution=32)
     assert abs(np.asarray(picture, int) - np.asarray(ours, int)).max() <= 1
     shown = np.asarray(Image.fromarray(rows(out)[1].astype(np.uint8)).resize((32, 32), Image.Resampling.NEAREST), int)
@@ -96,7 +96,7 @@ def test_a_learned_variance_is_fixed(tiny_base, tmp_path) -> None:
     shutil.copytree(tiny_base, base)
     DDPMScheduler(variance_type="learned_range").save_pretrained(base / "scheduler")
     family = families()["sd"]
-    loaded = family.load(base, device=CPU, dtype=torch.float32)
+    model = family.load(base, device=CPU, dtype=torch.float32)
     changes = scheduler_changes(family.scheduler_config(base), None, False)
-    path = write_scheduler(tmp_path, family, loaded, changes)
+    path = write_scheduler(tmp_path, model, changes)
     assert path == tmp_path / CONFIG and json.loads(path.read_text())["variance_type"] == "fixed_small"

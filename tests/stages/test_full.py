@@ -20,16 +20,16 @@ def test_what_is_exported_predicts_what_was_trained(bench, text_encoder) -> None
     out = bench.through("export", chosen).path
     adapters = read_adapters(bench.artifacts["train"].path)
     own, theirs = (FAMILY.load(bench.base, device=torch.device("cpu"), dtype=torch.float32) for _ in range(2))
-    base = Probe("a dog", 32).predict(FAMILY, own)
+    base = Probe("a dog", 32).predict(own)
     for name, attached in adapters.items():
-        attached.attach_to(FAMILY.module(own, name))
+        attached.attach_to(own.module(name))
     theirs.pipeline.unet = UNet2DConditionModel.from_pretrained(out / "component" / "unet").eval()
     assert (out / "component" / "text_encoder").exists() == (text_encoder is not None)
     if text_encoder:
         theirs.pipeline.text_encoder = CLIPTextModel.from_pretrained(out / "component" / "text_encoder").eval()
-    trained = Probe("a dog", 32).predict(FAMILY, own)
+    trained = Probe("a dog", 32).predict(own)
     assert (trained - base).abs().max() > 1e-3
-    torch.testing.assert_close(Probe("a dog", 32).predict(FAMILY, theirs), trained, rtol=0, atol=5e-6)
+    torch.testing.assert_close(Probe("a dog", 32).predict(theirs), trained, rtol=0, atol=5e-6)
     assert not list(out.glob("pytorch_lora_weights.*")) and not (out / "peft").exists()
     assert {p.name for p in (out / "component" / "unet").iterdir()} == {
         "config.json", "diffusion_pytorch_model.safetensors"}

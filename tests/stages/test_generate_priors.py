@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dbrun.errors import Interrupted, StageFailed
-from dbrun.models.sd import StableDiffusion
+from dbrun.models.sd import StableDiffusionModel
 from dbrun.stages.base import Numerics, stages
 from dbrun.stages.generate_priors import MAX_ATTEMPTS, blank_reason
 
@@ -83,17 +83,17 @@ def test_black_and_flat_pictures_are_refused(picture, why) -> None:
 def test_a_refused_picture_is_drawn_again_from_another_seed(loaded, monkeypatch, recipe) -> None:
     seeds = []
 
-    def generate(self, loaded, prompt, *, seed, **settings):
+    def generate(self, prompt, *, seed, **settings):
         seeds.append(seed)
         return dog() if len(seeds) > 2 else Image.new("RGB", (32, 32))
-    monkeypatch.setattr(StableDiffusion, "generate", generate)
+    monkeypatch.setattr(StableDiffusionModel, "generate", generate)
     loaded.run(STAGE, recipe(prior={"count": 1}))
     assert len(set(seeds)) == 3
 
 
 def test_a_base_that_draws_only_black_ends_with_clear_words(loaded, monkeypatch, recipe) -> None:
     calls = []
-    monkeypatch.setattr(StableDiffusion, "generate",
+    monkeypatch.setattr(StableDiffusionModel, "generate",
                         lambda *a, **k: calls.append(1) or Image.new("RGB", (32, 32)))
     with pytest.raises(StageFailed, match="black") as caught:
         loaded.run(STAGE, recipe())
@@ -102,14 +102,14 @@ def test_a_base_that_draws_only_black_ends_with_clear_words(loaded, monkeypatch,
 
 @pytest.mark.parametrize(("when", "kept"), [("after", 1), ("within", 0)])
 def test_a_signal_stops_after_a_sampler_step_and_keeps_whole_pictures(loaded, monkeypatch, recipe, when, kept) -> None:
-    plain = StableDiffusion.generate
+    plain = StableDiffusionModel.generate
 
     def generate(self, *a, **k):
         loaded.signum = 15 if when == "within" else 0
         picture = plain(self, *a, **k)
         loaded.signum = 15
         return picture
-    monkeypatch.setattr(StableDiffusion, "generate", generate)
+    monkeypatch.setattr(StableDiffusionModel, "generate", generate)
     with pytest.raises(Interrupted):
         loaded.run(STAGE, recipe())
     assert len(loaded.items.made) == kept

@@ -33,10 +33,10 @@ def fresh(base: Path):
 @pytest.fixture(scope="module")
 def given(tiny_base, tmp_path_factory) -> tuple[Path, dict[str, ComponentAdapter], torch.Tensor]:
     """A folder with trained adapters in both of our formats, the adapters, and what they predict."""
-    folder, loaded, adapters = tmp_path_factory.mktemp("given"), fresh(tiny_base), {}
+    folder, model, adapters = tmp_path_factory.mktemp("given"), fresh(tiny_base), {}
     draw = torch.Generator().manual_seed(0)
     for component, settings in KINDS.items():
-        module, adapter = FAMILY.module(loaded, component), Lora.model_validate(settings)
+        module, adapter = model.module(component), Lora.model_validate(settings)
         modules = match_layers(module, FAMILY.target_presets[component][adapter.targets])
         attach(module, adapter, modules, seed=0)
         write_weights(module,
@@ -44,7 +44,7 @@ def given(tiny_base, tmp_path_factory) -> tuple[Path, dict[str, ComponentAdapter
         adapters[component] = ComponentAdapter(adapter.resolved_for(modules), modules, read_weights(module))
     for form in ("peft", "diffusers"):
         formats()[form].write(folder, FAMILY, adapters, lambda: fresh(tiny_base))
-    return folder, adapters, PROBE.predict(FAMILY, loaded)
+    return folder, adapters, PROBE.predict(model)
 
 
 def as_diffusers_writes_it(base: Path, adapters: dict[str, ComponentAdapter], folder: Path, names: str) -> Path:
@@ -82,10 +82,10 @@ def begun(bench, inits: dict[str, str], settings: dict[str, dict[str, object]] =
 
 
 def predicted(bench, adapters: dict[str, ComponentAdapter]) -> torch.Tensor:
-    loaded = fresh(bench.base)
+    model = fresh(bench.base)
     for component, attached in adapters.items():
-        attached.attach_to(FAMILY.module(loaded, component))
-    return PROBE.predict(FAMILY, loaded)
+        attached.attach_to(model.module(component))
+    return PROBE.predict(model)
 
 
 def paths(folder: Path, form: str) -> dict[str, str]:
@@ -98,7 +98,7 @@ def test_the_first_prediction_is_the_given_adapters_to_the_bit(bench, given, for
     folder, adapters, expected = given
     started = begun(bench, paths(folder, form))
     assert torch.equal(predicted(bench, started), expected)
-    assert not torch.allclose(PROBE.predict(FAMILY, fresh(bench.base)), expected, atol=1e-2)
+    assert not torch.allclose(PROBE.predict(fresh(bench.base)), expected, atol=1e-2)
     for component, attached in started.items():
         assert attached.adapter == adapters[component].adapter
 
@@ -108,9 +108,9 @@ def test_a_file_of_diffusers_own_starts_it_too(bench, given, tmp_path, names) ->
     """With alpha in the metadata; without any, alpha is the rank, and so half as strong as the one it was made of."""
     _, adapters, expected = given
     file = as_diffusers_writes_it(bench.base, adapters, tmp_path / "theirs", names)
-    loaded = fresh(bench.base)
-    loaded.pipeline.load_lora_weights(str(file.parent))
-    theirs = PROBE.predict(FAMILY, loaded)
+    model = fresh(bench.base)
+    model.pipeline.load_lora_weights(str(file.parent))
+    theirs = PROBE.predict(model)
     ours = predicted(bench, begun(bench, {c: str(file) for c in KINDS}))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     assert torch.allclose(ours, expected, atol=1e-5) is (names == "peft")
@@ -127,12 +127,12 @@ def test_another_alpha_starts_at_the_same_prediction(bench, given, alpha) -> Non
 @pytest.mark.parametrize("kind", sorted(KINDS_OF_PEFT.keys() - {"pissa"}))
 def test_every_type_goes_on_from_its_own_folder(bench, tmp_path, kind) -> None:
     """At the same scale to the bit; under another alpha the scale goes into the weights."""
-    adapter, loaded = make(kind), fresh(bench.base)
-    trained = moved(put(FAMILY, loaded, "denoiser", adapter, "attention"), by=0.1)
-    write_weights(FAMILY.module(loaded, "denoiser"), trained.state)
+    adapter, model = make(kind), fresh(bench.base)
+    trained = moved(put(model, "denoiser", adapter, "attention"), by=0.1)
+    write_weights(model.module("denoiser"), trained.state)
     formats()["peft"].write(tmp_path, FAMILY, {"denoiser": trained}, lambda: fresh(bench.base))
     place, settings = str(tmp_path / "peft" / "denoiser"), KINDS_OF_PEFT[kind]
-    expected = PROBE.predict(FAMILY, loaded)
+    expected = PROBE.predict(model)
     started = begun(bench, {"denoiser": place}, settings={"denoiser": {**settings, "targets": "attention"}})
     assert torch.equal(predicted(bench, started), expected)
     if adapter.scale_folds_into:
@@ -143,13 +143,13 @@ def test_every_type_goes_on_from_its_own_folder(bench, tmp_path, kind) -> None:
 
 @pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "loha", "lokr"])
 def test_a_file_with_kohyas_names_starts_it_too(bench, tmp_path, kind) -> None:
-    adapter, loaded = make(kind), fresh(bench.base)
-    trained = moved(put(FAMILY, loaded, "denoiser", adapter, "all"), by=0.1)
-    write_weights(FAMILY.module(loaded, "denoiser"), trained.state)
+    adapter, model = make(kind), fresh(bench.base)
+    trained = moved(put(model, "denoiser", adapter, "all"), by=0.1)
+    write_weights(model.module("denoiser"), trained.state)
     path, = formats()["kohya"].write(tmp_path, FAMILY, {"denoiser": trained}, lambda: fresh(bench.base))
     settings = {"denoiser": {**KINDS_OF_PEFT[kind], "targets": "all"}}
     started = begun(bench, {"denoiser": str(path)}, settings=settings)
-    torch.testing.assert_close(predicted(bench, started), PROBE.predict(FAMILY, loaded), rtol=0, atol=2e-5)
+    torch.testing.assert_close(predicted(bench, started), PROBE.predict(model), rtol=0, atol=2e-5)
     other = "loha" if adapter.NAME == "lora" else "lora"
     with pytest.raises(RecipeError, match=rf"the recipe says `type: {other}`") as caught:
         begun(bench, {"denoiser": str(path)}, settings={"denoiser": {"type": other, "targets": "all"}})
@@ -160,17 +160,17 @@ def test_a_file_with_kohyas_names_starts_it_too(bench, tmp_path, kind) -> None:
 
 @pytest.mark.parametrize(("algo", "kind"), [("locon", "lora"), ("loha", "loha"), ("lokr", "lokr")])
 def test_a_file_that_lycoris_wrote_starts_both_components(bench, tmp_path, algo, kind) -> None:
-    loaded, path = fresh(bench.base), tmp_path / "theirs.safetensors"
-    write_by_lycoris(loaded, path, algo, lora_dim=4, alpha=2.0, conv_lora_dim=4, conv_alpha=2.0)
+    model, path = fresh(bench.base), tmp_path / "theirs.safetensors"
+    write_by_lycoris(model, path, algo, lora_dim=4, alpha=2.0, conv_lora_dim=4, conv_alpha=2.0)
     settings = {"type": kind, "rank": 4, "alpha": 2.0, "targets": "all"}
     started = begun(bench, {"denoiser": str(path), "text_encoder": str(path)},
                     settings={"denoiser": settings, "text_encoder": settings})
     # it saves what it holds in 32 bits, in 16
-    torch.testing.assert_close(predicted(bench, started), PROBE.predict(FAMILY, loaded), rtol=0, atol=3e-3)
+    torch.testing.assert_close(predicted(bench, started), PROBE.predict(model), rtol=0, atol=3e-3)
 
 
 def test_without_init_it_starts_at_the_base(bench, given) -> None:
-    torch.testing.assert_close(predicted(bench, begun(bench, {})), PROBE.predict(FAMILY, fresh(bench.base)))
+    torch.testing.assert_close(predicted(bench, begun(bench, {})), PROBE.predict(fresh(bench.base)))
 
 
 @pytest.mark.parametrize(("change", "words", "fix"), [

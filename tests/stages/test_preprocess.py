@@ -46,8 +46,8 @@ def test_moments_and_conditions_are_the_familys(loaded, recipe) -> None:
     pixels = as_tensor(read_square(first.read_bytes(), 32, "#ffffff"))
     assert pixels.shape == (3, 32, 32) and -1 <= pixels.min() < pixels.max() <= 1
     with torch.no_grad():
-        moments = family.encode_images(base, pixels[None])[0]
-        hidden = family.encode_prompts(base, ["a photo of sks dog"])[0]["hidden"]
+        moments = base.encode_images(pixels[None])[0]
+        hidden = base.encode_prompts(["a photo of sks dog"])[0]["hidden"]
     assert torch.equal(moments, load_file(out / "latents.safetensors")["instance.00000"])
     assert torch.equal(hidden, load_file(out / "prompts.safetensors")["00001.hidden"])
 
@@ -230,7 +230,7 @@ def test_every_variant_and_the_empty_prompt_are_encoded(loaded, recipe) -> None:
     family = families()["sd"]
     base = family.load(loaded.base, device=torch.device("cpu"), dtype=torch.float32)
     with torch.no_grad():
-        wanted = [family.encode_prompts(base, [text])[0]["hidden"] for text in index.prompts]
+        wanted = [base.encode_prompts([text])[0]["hidden"] for text in index.prompts]
     assert all(torch.equal(prompts[f"{i:05d}.hidden"], hidden) for i, hidden in enumerate(wanted))
 
 

@@ -25,7 +25,7 @@ def test_its_projections_are_linear_and_adapted(second: Path) -> None:
     from dbrun.adapters.attach import match_layers
 
     family = families()["sd"]
-    unet = family.module(family.load(second, device=torch.device("cpu"), dtype=torch.float32), "denoiser")
+    unet = family.load(second, device=torch.device("cpu"), dtype=torch.float32).denoiser
     hit = match_layers(unet, family.target_presets["denoiser"]["all"])
     linear = {name for name in hit if name.endswith(("proj_in", "proj_out"))}
     assert linear and all(isinstance(unet.get_submodule(name), torch.nn.Linear) for name in linear)

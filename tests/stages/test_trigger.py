@@ -23,9 +23,9 @@ def test_what_is_exported_predicts_what_was_trained(bench, beside) -> None:
     out = bench.through("export", chosen).path
     assert not (bench.artifacts["preprocess"].path / "prompts.safetensors").exists(), "prompts are encoded live"
     trained = FAMILY.load(bench.base, device=torch.device("cpu"), dtype=torch.float32)
-    base = PROBE.predict(FAMILY, trained)
+    base = PROBE.predict(trained)
     for name, attached in read_adapters(bench.artifacts["train"].path).items():
-        attached.attach_to(FAMILY.module(trained, name))
+        attached.attach_to(trained.module(name))
     theirs = FAMILY.load(bench.base, device=torch.device("cpu"), dtype=torch.float32)
     assert isinstance(theirs.pipeline, StableDiffusionPipeline)
     theirs.pipeline.load_textual_inversion(str(out / "embeddings" / "sks.safetensors"))
@@ -33,6 +33,6 @@ def test_what_is_exported_predicts_what_was_trained(bench, beside) -> None:
     assert lora.exists() == (out / "peft").exists() == bool(beside["denoiser"])
     if lora.exists():
         theirs.pipeline.load_lora_weights(str(out))
-    expected = PROBE.predict(FAMILY, trained)
+    expected = PROBE.predict(trained)
     assert (expected - base).abs().max() > 1e-3
-    torch.testing.assert_close(PROBE.predict(FAMILY, theirs), expected, rtol=0, atol=5e-6)
+    torch.testing.assert_close(PROBE.predict(theirs), expected, rtol=0, atol=5e-6)

@@ -74,7 +74,7 @@ def by_hand(bench, name: str, size: tuple[int, int], box: tuple[int, int], shape
     picture = picture.crop((*box, box[0] + shape[0], box[1] + shape[1]))
     picture = ImageOps.mirror(picture) if mirrored else picture
     with torch.no_grad():
-        return family.encode_images(base, as_tensor(picture)[None])[0]
+        return base.encode_images(as_tensor(picture)[None])[0]
 
 
 def test_each_picture_has_the_shape_of_its_bucket(loaded, recipe) -> None:

@@ -14,7 +14,7 @@ from dbrun.adapters.base import Adapter, Learnable
 from dbrun.adapters.embedding import Embedding
 from dbrun.adapters.full import Full
 from dbrun.adapters.lora import Lora
-from dbrun.models.base import Condition, Family, Loaded, families
+from dbrun.models.base import Condition, Family, Model, families
 from dbrun.options.ema import Ema
 from dbrun.options.loss_functions import Huber
 from dbrun.options.optimizers import AdamW
@@ -48,43 +48,43 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_mean", lambda part: 1.0)
 
 
-def loaded_with(base: tuple[Family, Path], parts: dict[str, Learnable]) -> Loaded:
+def loaded_with(base: tuple[Family, Path], parts: dict[str, Learnable]) -> Model:
     family, folder = base
-    loaded = family.load(folder, device=ELSEWHERE, dtype=torch.float32)
+    model = family.load(folder, device=ELSEWHERE, dtype=torch.float32)
     for component, one in parts.items():
-        module = family.module(loaded, component)
+        module = model.module(component)
         names: tuple[str, ...] = ()
         if isinstance(one, Adapter):
             names = match_layers(module, family.target_presets[component]["attention"], one.layer_classes)
         attach(module, one, names, seed=None)
-    return loaded
+    return model
 
 
 def kept(base: tuple[Family, Path]) -> tuple[Tensor, list[Condition]]:
     """What `preprocess` stores of four pictures and of the prompts."""
     family, folder = base
-    loaded = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+    model = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
     with torch.no_grad():
-        return family.encode_images(loaded, torch.zeros(4, 3, 32, 32)), family.encode_prompts(loaded, PROMPTS)
+        return model.encode_images(torch.zeros(4, 3, 32, 32)), model.encode_prompts(PROMPTS)
 
 
-def dealt(family: Family, loaded: Loaded, stored: Tensor) -> Batch:
+def dealt(model: Model, stored: Tensor) -> Batch:
     """Two instance and two class rows, as the CPU deals them."""
-    x0, extra_conditions = family.sample_x0(loaded, stored, lambda what, shape: torch.randn(4, *shape),
-                                            family.class_labels[0])
+    x0, extra_conditions = model.sample_x0(stored, lambda what, shape: torch.randn(4, *shape),
+                                            model.family.class_labels[0])
     return Batch(x0, torch.randn_like(x0), torch.tensor([0, 9, 500, 999]), (1, 1, 0, 0), 2, extra_conditions,
                  input_noise=torch.randn_like(x0), loss_mask=torch.ones(4, 1, *x0.shape[2:]))
 
 
 def trains(base: tuple[Family, Path], parts: dict[str, Learnable], *, trains_text_encoders: bool = False,
-           of_base: bool = True, ready: Callable[[Family, Loaded], None] = lambda family, loaded: None,
+           of_base: bool = True, ready: Callable[[Model], None] = lambda loaded: None,
            **changes: Any) -> None:
-    family, loaded, (stored, encoded) = base[0], loaded_with(base, parts), kept(base)
-    ready(family, loaded)
-    conditions = [live_prompts(family, loaded, PROMPTS) if trains_text_encoders
-                  else cached_prompts(family, encoded, ELSEWHERE)
+    model, (stored, encoded) = loaded_with(base, parts), kept(base)
+    ready(model)
+    conditions = [live_prompts(model, PROMPTS) if trains_text_encoders
+                  else cached_prompts(model, encoded)
                   for _ in range(2)]
-    trainer = Trainer(family, loaded, tuple(parts), conditions[0], replace(SETTINGS, **changes),
+    trainer = Trainer(model, tuple(parts), conditions[0], replace(SETTINGS, **changes),
                       conditions[1] if of_base else None)
     clip = trainer.accelerator.clip_grad_norm_
 
@@ -94,7 +94,7 @@ def trains(base: tuple[Family, Path], parts: dict[str, Learnable], *, trains_tex
         return 1.0
 
     trainer.accelerator.clip_grad_norm_ = clipped
-    batch = dealt(family, loaded, stored)
+    batch = dealt(model, stored)
     told = hints_told(trainer)
     trainer.step([batch])
     trainer.step([batch, batch])
@@ -108,12 +108,13 @@ def hints_told(trainer: Trainer) -> list[set[str]]:
     """The names, of those that are no prompt's, that each prediction is told; filled while training goes on."""
     told: list[set[str]] = []
 
-    class Watched(type(trainer.family)):
-        def predict(self, loaded: Loaded, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-            told.append(condition.keys() - trainer.prompt_encoder([0]).keys())
-            return super().predict(loaded, x_t, t, condition)
+    predict = trainer.model.predict
 
-    trainer.family = Watched()
+    def watched(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        told.append(condition.keys() - trainer.prompt_encoder([0]).keys())
+        return predict(x_t, t, condition)
+
+    trainer.model.predict = watched
     return told
 
 

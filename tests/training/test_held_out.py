@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny_steps import batch, trainer
-from tiny_training import FAMILY, PARAMS, PROMPTS, content, job, write_inputs
+from tiny_training import PARAMS, PROMPTS, content, job, write_inputs
 from tiny_training import load as base
 
 from dbrun.errors import Interrupted
@@ -43,8 +43,8 @@ def rows(files: dict[str, bytes]) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("target", ["images", "base"])
 def test_no_epoch_holds_them(home: Path, tmp_path: Path, target: str) -> None:
-    batches = _make_batches(job(home, tmp_path / "o", tmp_path / "w", held=(0, 2), prior_target=target), FAMILY,
-                            base(home), SimpleNamespace(process=SimpleNamespace(num_timesteps=1000)))
+    ctx = job(home, tmp_path / "o", tmp_path / "w", held=(0, 2), prior_target=target)
+    batches = _make_batches(ctx, base(home), SimpleNamespace(process=SimpleNamespace(num_timesteps=1000)))
     instance, classes = (half.epoch(0).pictures for half in batches.halves)
     assert instance == (1,)
     assert classes == ((1,) if target == "base" else (0, 1, 2, 3))
@@ -62,7 +62,7 @@ def test_each_look_is_at_the_same_and_changes_nothing(home: Path, tmp_path: Path
 
 
 def test_the_loss_is_that_of_the_picture_at_spread_timesteps(home: Path, tmp_path: Path) -> None:
-    batches = _make_batches(job(home, tmp_path / "o", tmp_path / "w"), FAMILY, base(home),
+    batches = _make_batches(job(home, tmp_path / "o", tmp_path / "w"), base(home),
                             SimpleNamespace(process=SimpleNamespace(num_timesteps=1000)))
     a, b = batches.held_out_batch(1, 0, 4), batches.held_out_batch(2, 1, 4)
     assert a.t.tolist() == b.t.tolist() == [125, 375, 625, 875] and a.num_instances == 4

@@ -37,10 +37,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trainer(home: Path, own: ComponentOverrides, *, conditions: PromptEncoder | None = None,
             **changes: object) -> Trainer:
-    loaded = load(home)
+    model = load(home)
     for component in BOTH:
-        lora(component, loaded, **DROPOUT)
-    return Trainer(FAMILY, loaded, BOTH, conditions or live_prompts(FAMILY, loaded, PROMPTS),
+        lora(component, model, **DROPOUT)
+    return Trainer(model, BOTH, conditions or live_prompts(model, PROMPTS),
                    replace(SETTINGS, own=own, **changes))
 
 
@@ -126,14 +126,14 @@ def test_the_denoiser_goes_on_as_if_the_text_encoder_had_been_frozen_by_hand(hom
     """From the stop on, a trainer of the denoiser alone, on prompts that the stopped text encoder encoded once."""
     trained = gone(trainer(home, STOPPING), STOP)
     there, states = trained.checkpoint(), trained.adapter_states()
-    loaded = load(home)
-    lora("text_encoder", loaded, **DROPOUT)
-    frozen = FAMILY.module(loaded, "text_encoder").requires_grad_(False).eval()
+    model = load(home)
+    lora("text_encoder", model, **DROPOUT)
+    frozen = model.module("text_encoder").requires_grad_(False).eval()
     write_weights(frozen, states["text_encoder"])
     with torch.no_grad():
-        encoded = [FAMILY.encode_prompts(loaded, [prompt])[0] for prompt in PROMPTS]
-    lora("denoiser", loaded, **DROPOUT)
-    alone = Trainer(FAMILY, loaded, ("denoiser",), cached_prompts(FAMILY, encoded, CPU),
+        encoded = [model.encode_prompts([prompt])[0] for prompt in PROMPTS]
+    lora("denoiser", model, **DROPOUT)
+    alone = Trainer(model, ("denoiser",), cached_prompts(model, encoded),
                     replace(SETTINGS, own=ComponentOverrides()))
     count = len(alone.parameters)
     optimizer = {**there.values["optimizer"], "groups": there.values["optimizer"]["groups"][:1]}
@@ -162,20 +162,20 @@ def test_prompts_are_encoded_with_gradients_as_long_as_the_text_encoder_learns(
         encodings: list[tuple[int, bool]]) -> None:
     """How many prompts each call encodes, and whether with gradients."""
     calls: list[tuple[int, bool]] = []
-    encode = type(FAMILY).encode_prompts
+    encode = FAMILY.model.encode_prompts
 
-    def watched(self: object, loaded: object, prompts: Sequence[str]) -> object:
+    def watched(self: object, prompts: Sequence[str]) -> object:
         calls.append((len(prompts), torch.is_grad_enabled()))
-        return encode(self, loaded, prompts)
+        return encode(self, prompts)
 
-    monkeypatch.setattr(type(FAMILY), "encode_prompts", watched)
+    monkeypatch.setattr(FAMILY.model, "encode_prompts", watched)
     gone(trainer(home, own), 8)
     assert calls == encodings
 
 
 def test_a_text_encoder_that_learns_from_cached_prompts_is_refused(home: Path) -> None:
-    loaded = load(home)
-    conditions = cached_prompts(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)
+    model = load(home)
+    conditions = cached_prompts(model, model.encode_prompts(PROMPTS))
     with pytest.raises(StageFailed, match="text_encoder learns, but the prediction does not depend on it"):
         gone(trainer(home, ComponentOverrides(), conditions=conditions), 1)
 

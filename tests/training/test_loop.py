@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dbrun.diffusion.losses import Loss
 from dbrun.errors import StageFailed
-from dbrun.models.base import Condition, Loaded
+from dbrun.models.base import Condition
 from dbrun.options.adamw_schedule_free import AdamWScheduleFree
 from dbrun.options.ema import Ema
 from dbrun.options.optimizers import AdamW, OptimizerOptions
@@ -50,7 +50,7 @@ def test_a_batch_seen_again_and_again_is_learnt(home: Path) -> None:
 
 def test_only_the_adapter_learns(home: Path) -> None:
     trained = trainer(home)
-    unet = FAMILY.module(trained.loaded, "denoiser")
+    unet = trained.model.module("denoiser")
     base = {n: p.detach().clone() for n, p in unet.named_parameters() if not p.requires_grad}
     before = weights(trained)
     trained.step([batch()])
@@ -97,13 +97,14 @@ def test_each_row_is_predicted_with_its_own_hints(home: Path, apart: bool) -> No
     whole, trained = batch(), trainer(home, of_base=True)
     asked: list[list[int]] = []
 
-    class Watched(type(FAMILY)):
-        def predict(self, loaded: Loaded, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-            asked.append([whole.t.tolist().index(int(one)) for one in t])
-            assert condition["row"].tolist() == asked[-1] and "hidden" in condition
-            return super().predict(loaded, x_t, t, condition)
+    predict = trained.model.predict
 
-    trained.family, rows = Watched(), torch.arange(4)
+    def watched(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        asked.append([whole.t.tolist().index(int(one)) for one in t])
+        assert condition["row"].tolist() == asked[-1] and "hidden" in condition
+        return predict(x_t, t, condition)
+
+    trained.model.predict, rows = watched, torch.arange(4)
     one = whole._replace(extra_conditions={"row": rows})
     if apart:
         first, second = (Batch(whole.x0[at], whole.noise[at], whole.t[at], whole.prompts[at], n, {"row": rows[at]})
@@ -228,9 +229,9 @@ def test_the_text_encoder_learns_where_it_is_adapted(home: Path) -> None:
 
 
 def test_live_conditions_are_those_of_the_cache(home: Path) -> None:
-    loaded = load(home)
-    there = cached_prompts(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)([1, 0, 1])
-    now = live_prompts(FAMILY, loaded, PROMPTS)([1, 0, 1])
+    model = load(home)
+    there = cached_prompts(model, model.encode_prompts(PROMPTS))([1, 0, 1])
+    now = live_prompts(model, PROMPTS)([1, 0, 1])
     assert there.keys() == now.keys()
     for name in there:
         torch.testing.assert_close(there[name], now[name], rtol=1e-5, atol=1e-6)
@@ -296,10 +297,10 @@ def test_a_gpu_gives_the_loss_of_the_cpu_and_resumes(home: Path, precision: str)
     from dbrun.training.device import DTYPES
 
     def on_gpu() -> Trainer:
-        loaded = FAMILY.load(home / "base", device=torch.device("cuda"), dtype=DTYPES[precision])
-        conditions = cached_prompts(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), loaded.device)
-        lora("denoiser", loaded)
-        return Trainer(FAMILY, loaded, ("denoiser",), conditions, replace(SETTINGS, precision=precision))
+        model = FAMILY.load(home / "base", device=torch.device("cuda"), dtype=DTYPES[precision])
+        conditions = cached_prompts(model, model.encode_prompts(PROMPTS))
+        lora("denoiser", model)
+        return Trainer(model, ("denoiser",), conditions, replace(SETTINGS, precision=precision))
 
     there, again = on_gpu(), on_gpu()
     expected = trainer(home).step([batch()]).loss

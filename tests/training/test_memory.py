@@ -18,13 +18,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def gone_through(home: Path, twice: bool) -> tuple[dict[str, int], list[torch.Tensor]]:
     """How often a block of each component was computed in one step, and the gradients."""
-    loaded = load(home)
-    modules = {component: FAMILY.module(loaded, component) for component in FAMILY.components}
+    model = load(home)
+    modules = {component: model.module(component) for component in FAMILY.components}
     if twice:
-        enable_gradient_checkpointing(FAMILY, loaded)
+        enable_gradient_checkpointing(model)
     calls = dict.fromkeys(modules, 0)
     for component, module in modules.items():
-        lora(component, loaded, dropout=0.3)
+        lora(component, model, dropout=0.3)
         module.train()
         # within the block, since transformers keeps the block's own hooks out of the second time
         kind = {"denoiser": "FeedForward", "text_encoder": "CLIPMLP"}[component]
@@ -36,8 +36,8 @@ def gone_through(home: Path, twice: bool) -> tuple[dict[str, int], list[torch.Te
         block.register_forward_pre_hook(counted)
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        condition = FAMILY.collate_conditions(FAMILY.encode_prompts(loaded, PROMPTS))
-        pred = FAMILY.predict(loaded, torch.ones(2, 4, 8, 8), torch.tensor([3, 700]), condition)
+        condition = model.collate_conditions(model.encode_prompts(PROMPTS))
+        pred = model.predict(torch.ones(2, 4, 8, 8), torch.tensor([3, 700]), condition)
     pred.square().mean().backward()
     return calls, [p.grad for m in modules.values() for p in m.parameters() if p.grad is not None]
 

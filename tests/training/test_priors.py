@@ -54,9 +54,9 @@ def test_the_gradient_is_that_of_two_passes_by_hand(home, components, weight) ->
     base = load(home)
     with torch.no_grad():
         x_t = trained.process.add_noise(one.x0, one.noise, one.t)
-        condition = FAMILY.collate_conditions(FAMILY.encode_prompts(base, [PROMPTS[0]]) * 2)
-        target = FAMILY.predict(base, x_t[2:], one.t[2:], condition)
-    pred = FAMILY.predict(trained.loaded, x_t, one.t, trained.prompt_encoder(one.prompts))
+        condition = base.collate_conditions(base.encode_prompts([PROMPTS[0]]) * 2)
+        target = base.predict(x_t[2:], one.t[2:], condition)
+    pred = trained.model.predict(x_t, one.t, trained.prompt_encoder(one.prompts))
     loss = (pred[:2] - one.noise[:2]).square().mean() + weight * (pred[2:] - target).square().mean()
     expected = torch.autograd.grad(loss, trained.parameters)
 
@@ -76,9 +76,10 @@ def test_the_text_encoders_adapter_is_off_for_the_target_too(home) -> None:
     one = batch()
     x_t = trained.process.add_noise(one.x0, one.noise, one.t)
     with torch.no_grad():
-        condition = FAMILY.collate_conditions(FAMILY.encode_prompts(load(home), [PROMPTS[0]]) * 2)
-        target = FAMILY.predict(load(home), x_t[2:], one.t[2:], condition)
-        moved = FAMILY.predict(trained.loaded, x_t[2:], one.t[2:], trained.prompt_encoder(one.prompts[2:]))
+        base = load(home)
+        condition = base.collate_conditions(base.encode_prompts([PROMPTS[0]]) * 2)
+        target = base.predict(x_t[2:], one.t[2:], condition)
+        moved = trained.model.predict(x_t[2:], one.t[2:], trained.prompt_encoder(one.prompts[2:]))
     assert not torch.allclose(moved, target, atol=1e-4)
     assert trained.loss(one).prior.item() == pytest.approx(float((moved - target).square().mean()), rel=1e-4)
 
@@ -93,22 +94,22 @@ def test_a_pass_of_the_base_leaves_everything_as_it_was(home) -> None:
 
 
 def test_the_target_has_no_dropout_and_no_gradient(home) -> None:
-    loaded = load(home)
-    lora("denoiser", loaded, dropout=0.9)
-    conditions = cached_prompts(FAMILY, FAMILY.encode_prompts(loaded, PROMPTS), CPU)
-    unet = FAMILY.module(loaded, "denoiser").train()
+    model = load(home)
+    lora("denoiser", model, dropout=0.9)
+    conditions = cached_prompts(model, model.encode_prompts(PROMPTS))
+    unet = model.module("denoiser").train()
     dropping = [m for m in unet.modules() if isinstance(m, torch.nn.Dropout)]
     for module in dropping:
         module.p = 0.5
     with frozen_base([unet]):
         assert dropping and not any(m.training for m in dropping)
-        a, b = (FAMILY.predict(loaded, one.x0, one.t, conditions(one.prompts)) for one in (batch(), batch()))
+        a, b = (model.predict(one.x0, one.t, conditions(one.prompts)) for one in (batch(), batch()))
     assert torch.equal(a, b) and not a.requires_grad and all(m.training for m in dropping)
 
 
 def test_live_prompts_are_encoded_by_the_base_and_only_for_the_target(home) -> None:
     trained = far_from_its_start(home, BOTH)
-    own = live_prompts(FAMILY, load(home), PROMPTS)([0, 1])
+    own = live_prompts(load(home), PROMPTS)([0, 1])
     assert trained.base_prompt_encoder is not None
     with frozen_base(trained.modules.values()):
         there = trained.base_prompt_encoder([0, 1])
@@ -125,7 +126,7 @@ def test_a_text_encoder_that_stopped_stays_at_rest_and_keeps_what_it_learnt(home
         assert not text.training and not any(p.requires_grad for p in text.parameters())
     assert all(torch.equal(t, learnt[n]) == n.startswith("text_encoder") for n, t in weights(trained).items()
                if "lora_B" in n)
-    own = live_prompts(FAMILY, load(home), PROMPTS)([0])
+    own = live_prompts(load(home), PROMPTS)([0])
     now = trained.prompt_encoder([0])["hidden"]
     assert not torch.equal(own["hidden"], now), "the class prompt, as it is learnt now"
 

@@ -12,7 +12,7 @@ from dbrun.adapters.attach import attach, match_layers, read_weights
 
 def test_it_is_trained_stopped_and_resumed_to_the_same_bytes(tmp_path: Path) -> None:
     write_inputs(tmp_path)
-    module, adapter = FAMILY.module(load(tmp_path), "denoiser"), make("pissa")
+    module, adapter = load(tmp_path).module("denoiser"), make("pissa")
     modules = match_layers(module, FAMILY.target_presets["denoiser"]["linear"])
     attach(module, adapter, modules, seed=1)
     first = read_weights(module)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_training import FAMILY, PARAMS, PROMPTS, content, job, load, run, write_inputs
+from tiny_training import PARAMS, PROMPTS, content, job, load, run, write_inputs
 
 from dbrun.adapters.adapter_io import read_adapters
 from dbrun.errors import Interrupted, StageFailed
@@ -244,7 +244,7 @@ def test_where_the_base_is_the_target_no_class_picture_is_read(tmp_path: Path) -
     rows = [json.loads(line) for line in files["metrics.jsonl"].splitlines()]
     assert rows[0]["prior_loss"] < 1e-12 < 1e-6 < rows[-1]["prior_loss"]
     batches = _make_batches(job(tmp_path / "home", tmp_path / "o", tmp_path / "w", prior_target="base", batch_size=6),
-                            FAMILY, load(tmp_path / "home"),
+                            load(tmp_path / "home"),
                             SimpleNamespace(process=SimpleNamespace(num_timesteps=1000)))
     rows = [(half.prompts, [half.encoded[half.crops_of(i)[0]].equal(latents[f"instance.{i % 3:05d}"])
                             for i in range(len(half.prompts))]) for half in batches.halves]
@@ -256,7 +256,7 @@ def test_a_repeated_picture_stands_in_an_epoch_as_often(tmp_path: Path) -> None:
     index = {"prompts": PROMPTS, "instance": [1] * 3, "class": [0] * 4, "repeats": [1, 3, 1]}
     (tmp_path / "home" / "preprocess" / "index.json").write_text(json.dumps(index))
     batches = _make_batches(job(tmp_path / "home", tmp_path / "o", tmp_path / "w", batch_size=5),
-                            FAMILY, load(tmp_path / "home"),
+                            load(tmp_path / "home"),
                             SimpleNamespace(process=SimpleNamespace(num_timesteps=1000)))
     shown = [row.picture for row in rows(batches.halves[0].epoch(0), 5, 0)]
     assert sorted(shown) == [0, 1, 1, 1, 2] and len(batches(0).x0) == 10

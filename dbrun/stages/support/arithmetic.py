@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from dbrun.errors import StageFailed
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 from dbrun.stages.base import Numerics, StageContext
 from dbrun.stages.load import read_base_record
 
@@ -21,13 +21,13 @@ def sampling_precision(precision: Precision, numerics: Numerics) -> Precision:
 
 
 def load_base(ctx: StageContext[Any], precision: Precision,
-              device: torch.device | None = None) -> tuple[Family, Loaded]:
+              device: torch.device | None = None) -> Model:
     """The base that `load` verified. device: left out, the job's, made ready."""
     from dbrun.training.device import DTYPES, set_up_device
 
     if ctx.base is None:
         raise StageFailed("the base's files are gone", fix="run again with `--force load`")
     record = read_base_record(ctx.inputs["load"])
-    return record.family, record.family.load(ctx.base,
+    return record.family.load(ctx.base,
                                              device=device or set_up_device(ctx.numerics, ctx.process_group.local_rank),
-                                             dtype=DTYPES[precision], variant=record.variant)
+                              dtype=DTYPES[precision], variant=record.variant)

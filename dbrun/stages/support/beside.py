@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbrun.models.base import Family, Loaded
+from dbrun.models.base import Model
 from dbrun.stages.base import StageContext
 from dbrun.stages.support.sample_spec import SampleSpec
 
@@ -31,10 +31,10 @@ class Monitor:
     that a run that goes on has those of the run before. Nothing that goes wrong here ends a training.
     """
 
-    def __init__(self, ctx: StageContext[Any], family: Family, loaded: Loaded, trainer: Trainer, images: int) -> None:
+    def __init__(self, ctx: StageContext[Any], model: Model, trainer: Trainer, images: int) -> None:
         from dbrun.training.trackers import Trackers
 
-        self.ctx, self.family, self.loaded, self.trainer, self.images_per_step = ctx, family, loaded, trainer, images
+        self.ctx, self.model, self.trainer, self.images_per_step = ctx, model, trainer, images
         self.folder = None if ctx.process_group.rank else ctx.runtime.run_folder
         names = ctx.runtime.trackers if self.folder else ()
         self.trackers = Trackers(names, ctx.runtime.name, self.folder or Path(), _scalars(ctx.params), ctx.note,
@@ -86,8 +86,8 @@ class Monitor:
             for column, prompt in enumerate(asked.prompts):
                 if self.ctx.stop_signal():
                     return
-                pictures.append(self.family.generate(
-                    self.loaded, prompt, seed=asked.seed + column, steps=asked.steps, guidance=asked.guidance,
+                pictures.append(self.model.generate(
+                    prompt, seed=asked.seed + column, steps=asked.steps, guidance=asked.guidance,
                     resolution=asked.resolution, start_image=self._lowres_input(asked, column)))
         place.parent.mkdir(parents=True, exist_ok=True)
         beside = place.with_name(f".{os.getpid()}.{place.name}")
@@ -101,8 +101,9 @@ class Monitor:
     def _lowres_input(self, asked: SampleSpec, column: int) -> Image | None:
         if asked.starts is None:
             return None
+        side = asked.resolution // self.model.family.upscale_factor
         return asked.starts.downscale(column, self.ctx.files, asked.resolution,
-                                      asked.resolution // self.family.upscale_factor)
+                                      side)
 
     def _sample_folder(self, asked: SampleSpec) -> Path:
         return self.ctx.work / SAMPLES_FOLDER / asked.fingerprint

@@ -63,8 +63,8 @@ def _read_init_adapter(ctx: StageContext[Any], identity: str, component: str) ->
             target = Path(folder) / place
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(read_verified(ctx.files, digest))
-        family, loaded = load_base(ctx, "fp32", torch.device("cpu"))
-        return family, form.import_adapter(Path(folder), family, loaded, component)
+        model = load_base(ctx, "fp32", torch.device("cpu"))
+        return model.family, form.import_adapter(Path(folder), model, component)
 
 
 def _target_mismatch(given: ImportedAdapter, modules: tuple[str, ...],
