@@ -85,6 +85,10 @@ class Part(BaseModel):
         """The part of which nothing is said: its defaults, which need no check, and so no validator when it is made."""
         return cls.model_construct()
 
+    def with_changes(self, **changes: object) -> Self:
+        """A copy with other values, which are not checked again."""
+        return self.model_copy(update=changes)
+
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         above = (base.NEUTRAL for base in reversed(cls.__bases__) if issubclass(base, Part))

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from tiny_training import PARAMS, PROMPTS, load, lora
 from torch import distributed
+from train_settings import Own, train_settings
 
 from dbrun.adapters.attach import attach, match_layers
 from dbrun.adapters.full import Full
 from dbrun.training.batches import Batches, PictureSet
 from dbrun.training.gradient_sync import GradientSync
-from dbrun.training.loop import Settings, Trainer
-from dbrun.training.param_groups import ComponentOverrides
+from dbrun.training.loop import Trainer
 from dbrun.training.prompt_embeds import cached_prompts, live_prompts
 
 SETTINGS: dict[str, Any] = {
@@ -26,7 +26,7 @@ CASES: Mapping[str, dict[str, Any]] = {
     "adapter": {},
     "dropout": {"adapter": {"dropout": 0.5}},
     "two components, one of which stops": {"components": BOTH,
-                                           "own": ComponentOverrides({"text_encoder": 1e-3}, {"text_encoder": 1})},
+                                           "own": Own({"text_encoder": 1e-3}, {"text_encoder": 1})},
     "the base as target": {"of_base": True},
     "bf16": {"precision": "bf16"},
     "the whole component": {"whole": True},
@@ -48,7 +48,7 @@ def train(home: Path, gradient_sync: GradientSync, *, size: int = 1, components:
             lora(component, model, **adapter)
     if components == BOTH:
         conditions = live_prompts(model, PROMPTS)
-    trainer = Trainer(model, components, conditions, Settings(**{**SETTINGS, **changes}),
+    trainer = Trainer(model, components, conditions, train_settings(**{**SETTINGS, **changes}),
                       conditions if of_base else None, gradient_sync)
     source = torch.Generator().manual_seed(0)
     pictures = [PictureSet(half, [torch.randn(8, 8, 8, generator=source) for _ in range(5)], [n] * 5)

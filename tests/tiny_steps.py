@@ -1,22 +1,22 @@
 """A trainer on the tiny base and noise to train it on, for tests that take single steps."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tiny_training import PROMPTS, load, lora
 from torch import Tensor
+from train_settings import changed, train_settings
 
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.training.batches import Batch
-from dbrun.training.loop import Settings, Trainer
+from dbrun.training.loop import Trainer
 from dbrun.training.prompt_embeds import cached_prompts, live_prompts
 
 BOTH = ("denoiser", "text_encoder")
-SETTINGS = Settings(steps=6, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
+SETTINGS = train_settings(steps=6, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
                     schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 
 
@@ -29,7 +29,7 @@ def trainer(home: Path, components: tuple[str, ...] = ("denoiser",), adapter: Ma
         lora(component, model, **adapter)
     known, of_the_base = (cached_prompts(model, encoded) if components == ("denoiser",)
                           else live_prompts(model, PROMPTS) for _ in range(2))
-    return Trainer(model, components, known, replace(SETTINGS, **changes), of_the_base if of_base else None)
+    return Trainer(model, components, known, changed(SETTINGS, **changes), of_the_base if of_base else None)
 
 
 def batch(number: int = 0, rows: int = 4, instances: int = 2) -> Batch:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from train_settings import changed, train_settings
 
 from dbrun.adapters.adapter_io import ComponentAdapter, write_adapters
 from dbrun.adapters.attach import attach, match_layers, read_weights
@@ -20,7 +21,7 @@ from dbrun.stages.train import Train, TrainParams
 
 FAMILY = families()["sd"]
 PROMPTS = ("a photo of a dog", "a photo of sks dog")
-PARAMS = TrainParams(steps=6, learning_rate=5e-3, batch_size=2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
+PARAMS = train_settings(steps=6, learning_rate=5e-3, batch_size=2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
                      schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 
 
@@ -71,7 +72,7 @@ def job(home: Path, out: Path, work: Path, **changes: Any) -> StageContext[Train
     own = {name: changes.pop(name) for name in list(changes) if name in StageContext.__dataclass_fields__}
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
-    plain = StageContext(stage="train", params=replace(PARAMS, **changes), numerics=Numerics("cpu", 1),
+    plain = StageContext(stage="train", params=changed(PARAMS, **changes), numerics=Numerics("cpu", 1),
                          inputs={name: Artifact(home / name, "") for name in Train.needs}, out=out, work=work, files={},
                          base=home / "base", items=None, runtime=RuntimeOptions(2, 2), emit=lambda event: None,
                          stop_signal=lambda: 0)

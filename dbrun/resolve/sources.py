@@ -12,9 +12,9 @@ from dbrun.formats.base import formats
 from dbrun.models.base import families
 from dbrun.models.new_tokens import check_initializer, check_unused_tokens, token_names
 from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_truncated
+from dbrun.options.objective import DEFAULT_OBJECTIVE, check_objective
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.schema.model import Recipe
-from dbrun.recipe.schema.objective import DEFAULT_OBJECTIVE, check_objective
 from dbrun.recipe.schema.subject import Subject
 from dbrun.recipe.text.spans import Problem, ProblemCollector
 from dbrun.resolve import picture_shapes

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import Interrupted, RecipeError
 from dbrun.models.base import Condition, Model, families
 from dbrun.models.scheduling import scheduler_changes
-from dbrun.options.ema import Ema
-from dbrun.options.held_out import HeldOut
-from dbrun.options.optimizers import OptimizerOptions
+from dbrun.options.objective import DEFAULT_UNMASKED_WEIGHT, check_objective
 from dbrun.options.packages import OptionalPackage
-from dbrun.options.schedules import LearningRateSchedule
 from dbrun.options.trackers import TRACKER_PACKAGES
 from dbrun.recipe.schema.model import Recipe
-from dbrun.recipe.schema.objective import DEFAULT_OBJECTIVE, DEFAULT_UNMASKED_WEIGHT, Objective, check_objective
 from dbrun.stages.base import Sources, Stage, StageContext
 from dbrun.stages.support import cost
 from dbrun.stages.support.amounts import Workload, adapter_labels
-from dbrun.stages.support.arithmetic import Precision, load_base
+from dbrun.stages.support.arithmetic import load_base
 from dbrun.stages.support.beside import Monitor
 from dbrun.stages.support.held_out import held_out_indices
 from dbrun.stages.support.prompt_index import PromptIndex
 from dbrun.stages.support.training_length import training_length
+from dbrun.training.settings import TrainParams
 
 if TYPE_CHECKING:
     from dbrun.training.batches import Batches
@@ -35,45 +31,6 @@ if TYPE_CHECKING:
     from dbrun.training.prompt_embeds import PromptEncoder
 
 METRICS_FILE = "metrics.jsonl"
-
-
-@dataclass(frozen=True)
-class TrainParams:
-    """What of the recipe reaches the trained bytes; the words are those of `train`. prior_weight: 0 without priors.
-
-    learning_rates: component -> its own peak, where it is another than the common one; stops: component -> steps
-    that it learns, where it does not learn all. A stop that is a share is counted out, so that a longer run with
-    the same share is another run. held: the numbers of the instance pictures that are held out.
-    """
-
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"accumulation": 1, "learning_rates": {}, "stops": {},
-                                              "objective": DEFAULT_OBJECTIVE, "class_labels": "none",
-                                               "prior_target": "images", "ema": None, "tf32": False,
-                                               "held_out": None, "held": ()}
-    WORDS: ClassVar[Mapping[str, str]] = {"prior_weight": "prior.weight", "prior_target": "prior.target",
-                                          "seed": "seed", "objective": "objective",
-                                          "learning_rates": "adapt.{}.learning_rate", "stops": "adapt.{}.stop_at",
-                                          "held": "pictures held out"}
-
-    steps: int
-    learning_rate: float
-    batch_size: int
-    accumulation: int
-    max_grad_norm: float | None
-    optimizer: OptimizerOptions
-    schedule: LearningRateSchedule
-    precision: Precision
-    prior_weight: float
-    seed: int
-    learning_rates: Mapping[str, float] = field(default_factory=dict)
-    stops: Mapping[str, int] = field(default_factory=dict)
-    objective: Objective = DEFAULT_OBJECTIVE
-    class_labels: str = "none"
-    prior_target: str = "images"
-    ema: Ema | None = None
-    tf32: bool = False
-    held_out: HeldOut | None = None
-    held: tuple[int, ...] = ()
 
 
 class Train(Stage[TrainParams]):
@@ -89,7 +46,7 @@ class Train(Stage[TrainParams]):
                                             "safetensors")
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.diffusion", "dbrun.models", "dbrun.options",
-        "dbrun.recipe.schema.objective", "dbrun.seeds", "dbrun.stages.support.arithmetic",
+        "dbrun.seeds", "dbrun.stages.support.arithmetic",
         "dbrun.stages.support.prompt_index", "dbrun.training")
 
     def params(self, recipe: Recipe, sources: Sources) -> TrainParams:
@@ -98,15 +55,13 @@ class Train(Stage[TrainParams]):
         rates = {name: own * train.learning_rate_scale for name, adapter in components.items()
                  if (own := adapter.learning_rate) is not None and own != train.learning_rate}
         stops = {name: stop for name, adapter in components.items() if (stop := adapter.stop_step(steps)) is not None}
-        return TrainParams(
-            steps=steps, learning_rate=train.learning_rate * train.learning_rate_scale, batch_size=train.batch_size,
-            accumulation=train.accumulation, max_grad_norm=train.max_grad_norm, optimizer=train.optimizer,
-            schedule=train.schedule, precision=train.precision,
-            prior_weight=recipe.prior.weight if recipe.prior else 0.0, seed=recipe.seed,
-            learning_rates=rates, stops=stops, objective=recipe.objective, ema=train.ema, tf32=train.tf32,
-            held_out=train.held_out, held=held_out_indices(recipe, sources),
-            prior_target=recipe.prior.target if recipe.prior else "images",
-            class_labels=train.class_labels or families()[recipe.base.type].class_labels[0])
+        prior = recipe.prior
+        return TrainParams.resolve(
+            train, steps=steps, learning_rate=train.learning_rate * train.learning_rate_scale,
+            class_labels=train.class_labels or families()[recipe.base.type].class_labels[0],
+            prior_weight=prior.weight if prior else 0.0, prior_target=prior.target if prior else "images",
+            seed=recipe.seed, learning_rates=rates, stops=stops, objective=recipe.objective,
+            held=held_out_indices(recipe, sources))
 
     def extendable_params(self, params: TrainParams) -> tuple[str, ...]:
         """`steps`, where no step's learning rate depends on how many there are."""
@@ -141,7 +96,7 @@ class Train(Stage[TrainParams]):
         """As many checkpoints as are kept, one more while it is written, and the adapters."""
         params, weights = ctx.params, cost.artifact_bytes(ctx.inputs["adapt"])
         history = 1000 * params.steps
-        beside = params.optimizer.STATES_PER_WEIGHT + (params.ema is not None) + (params.held_out is not None)
+        beside: int = params.optimizer.STATES_PER_WEIGHT + (params.ema is not None) + (params.held_out is not None)
         checkpoint = weights * (1 + beside) + history
         return checkpoint * (ctx.runtime.keep + 1) + weights + history + cost.OVERHEAD_BYTES
 
@@ -197,17 +152,12 @@ def _prepare_base(ctx: StageContext[TrainParams]) -> Model:
 def _make_trainer(ctx: StageContext[TrainParams], model: Model,
                   components: tuple[str, ...]) -> Trainer:
     from dbrun.training.gradient_sync import GradientSync
-    from dbrun.training.loop import Settings, Trainer
-    from dbrun.training.param_groups import ComponentOverrides
+    from dbrun.training.loop import Trainer
 
-    p = ctx.params
-    return Trainer(model, components, _prompt_encoder(ctx, model), Settings(
-        steps=p.steps, learning_rate=p.learning_rate, accumulation=p.accumulation, max_grad_norm=p.max_grad_norm,
-        optimizer=p.optimizer, schedule=p.schedule, precision=p.precision, prior_weight=p.prior_weight, seed=p.seed,
-        own=ComponentOverrides(p.learning_rates, p.stops), distance=p.objective.distance,
-        weighting=p.objective.weighting, ema=p.ema),
-        base_prompt_encoder=_prompt_encoder(ctx, model) if p.prior_target == "base" else None,
-        gradient_sync=GradientSync(ctx.process_group.rank, ctx.process_group.size, ctx.process_group.check_alive))
+    of_base = _prompt_encoder(ctx, model) if ctx.params.prior_target == "base" else None
+    group = ctx.process_group
+    return Trainer(model, components, _prompt_encoder(ctx, model), ctx.params, base_prompt_encoder=of_base,
+                   gradient_sync=GradientSync(group.rank, group.size, group.check_alive))
 
 
 def _make_batches(ctx: StageContext[TrainParams], model: Model, trainer: Trainer) -> Batches:

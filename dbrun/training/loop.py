@@ -18,11 +18,6 @@ from dbrun.adapters.attach import read_weights, write_weights
 from dbrun.diffusion.losses import Loss, prior_preservation_loss
 from dbrun.errors import StageFailed
 from dbrun.models.base import Model
-from dbrun.options.ema import Ema
-from dbrun.options.loss_functions import MSE, LossFunction
-from dbrun.options.optimizers import OptimizerOptions
-from dbrun.options.schedules import LearningRateSchedule
-from dbrun.options.weightings import UNWEIGHTED, Weighting
 from dbrun.seeds import derive_seed
 from dbrun.training.batches import Batch
 from dbrun.training.checkpoint import Checkpoint
@@ -32,32 +27,11 @@ from dbrun.training.ema import EmaWeights
 from dbrun.training.evaluation import HeldOutEvaluator
 from dbrun.training.gradient_sync import SINGLE_PROCESS, GradientSync
 from dbrun.training.optimizer_state import load_state, state_tensors, state_values
-from dbrun.training.param_groups import ComponentOverrides, eval_mode, make_param_groups
+from dbrun.training.param_groups import eval_mode, make_param_groups
 from dbrun.training.prompt_embeds import PromptEncoder
+from dbrun.training.settings import TrainParams
 
 LOWER_RATE_FIX = "lower `train.learning_rate` (a tenth is a good start), or set `train.max_grad_norm`"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; the words are the recipe's.
-
-    prior_weight: counts only where batches hold class pictures; own: what single components have otherwise.
-    """
-
-    steps: int
-    learning_rate: float
-    accumulation: int
-    max_grad_norm: float | None
-    optimizer: OptimizerOptions
-    schedule: LearningRateSchedule
-    precision: str
-    prior_weight: float
-    seed: int
-    own: ComponentOverrides = field(default_factory=ComponentOverrides)
-    distance: LossFunction = MSE
-    weighting: Weighting = UNWEIGHTED
-    ema: Ema | None = None
 
 
 @dataclass(frozen=True)
@@ -86,13 +60,13 @@ class Trainer:
     """
 
     def __init__(self, model: Model, components: Sequence[str], conditions: PromptEncoder,
-                 settings: Settings, base_prompt_encoder: PromptEncoder | None = None,
+                 settings: TrainParams, base_prompt_encoder: PromptEncoder | None = None,
                  gradient_sync: GradientSync = SINGLE_PROCESS) -> None:
         self.model, self.prompt_encoder, self.settings = model, conditions, settings
         self.base_prompt_encoder, self.gradient_sync = base_prompt_encoder, gradient_sync
         self.process = model.diffusion_process()
         self.modules: Mapping[str, nn.Module] = {c: model.module(c) for c in components}
-        self.param_groups = make_param_groups(self.modules, settings.learning_rate, settings.own)
+        self.param_groups = make_param_groups(self.modules, settings)
         self.parameters = [p for learner in self.param_groups for p in learner.parameters]
         self.accelerator = _accelerator(settings.precision, model.device)
         self.optimizer = self.accelerator.prepare(
@@ -151,7 +125,7 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(step + 1)
         self.history.append(Metrics(step + 1, total, instance, prior, settings.learning_rate * factor, norm,
-                                    rates if settings.own else {}))
+                                    rates if settings.learning_rates or settings.stops else {}))
         return self.history[-1]
 
     def loss(self, batch: Batch, conditions: PromptEncoder | None = None) -> Loss:
@@ -176,10 +150,10 @@ class Trainer:
             target = torch.cat([target[:batch.num_instances],
                                 self._base_prediction(self.base_prompt_encoder, x_t, batch)])
         with self.autocast():
-            pred = self.model.predict(x_t, batch.t,
-                                       {**conditions(batch.prompts), **batch.extra_conditions})
-        per_sample = self.settings.distance.per_sample(pred, target, batch.t, self.process, batch.loss_mask)
-        weights = self.settings.weighting.weights(self.process.snr(batch.t), self.process.prediction)
+            pred = self.model.predict(x_t, batch.t, {**conditions(batch.prompts), **batch.extra_conditions})
+        objective = self.settings.objective
+        per_sample: Tensor = objective.distance.per_sample(pred, target, batch.t, self.process, batch.loss_mask)
+        weights: Tensor = objective.weighting.weights(self.process.snr(batch.t), self.process.prediction)
         return per_sample * weights.float().to(per_sample.device)
 
     def _base_prediction(self, conditions: PromptEncoder, x_t: Tensor, batch: Batch) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -12,21 +12,7 @@ from torch import nn
 
 from dbrun.errors import StageFailed
 from dbrun.models.base import Model
-
-
-@dataclass(frozen=True)
-class ComponentOverrides:
-    """What components have of their own; the others learn at the common rate to the end.
-
-    rates: component -> peak learning rate; stops: component -> steps after which it learns no more.
-    """
-
-    rates: Mapping[str, float] = field(default_factory=dict)
-    stops: Mapping[str, int] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        """Whether any component differs from the others."""
-        return bool(self.rates or self.stops)
+from dbrun.training.settings import TrainParams
 
 
 @dataclass(frozen=True)
@@ -67,9 +53,10 @@ class ParamGroup:
         return self.stop is None or step < self.stop
 
 
-def make_param_groups(modules: Mapping[str, nn.Module], rate: float, own: ComponentOverrides) -> tuple[ParamGroup, ...]:
-    """A learner for each module, in training mode. rate: the peak of those without one of their own."""
-    return tuple(ParamGroup(name, module.train(), own.rates.get(name, rate), own.stops.get(name))
+def make_param_groups(modules: Mapping[str, nn.Module], settings: TrainParams) -> tuple[ParamGroup, ...]:
+    """A group for each component's module, in training mode, with the learning rate and the stop that it has."""
+    common = settings.learning_rate
+    return tuple(ParamGroup(name, module.train(), settings.learning_rates.get(name, common), settings.stops.get(name))
                  for name, module in modules.items())
 
 

@@ -8,6 +8,7 @@ import torch
 from tiny_steps import gone
 from tiny_training import FAMILY, digests, load
 from torch import Tensor
+from train_settings import train_settings
 
 from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters, write_adapters
 from dbrun.adapters.attach import attach, disable_adapter, read_weights
@@ -18,7 +19,7 @@ from dbrun.formats.roundtrip import Probe, ReferencePredictions
 from dbrun.models.base import Model
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
-from dbrun.training.loop import Settings, Trainer
+from dbrun.training.loop import Trainer
 from dbrun.training.param_groups import trains_text_encoders
 from dbrun.training.prompt_embeds import live_prompts
 
@@ -26,7 +27,7 @@ from dbrun.training.prompt_embeds import live_prompts
 SKS = Embedding(token="<sks>", initializer="dog", vectors=3)
 PROMPTS = ("a photo of a dog", "a photo of a <sks>")
 PROBE = Probe(PROMPTS[1], 32)
-SETTINGS = Settings(steps=6, learning_rate=0.05, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
+SETTINGS = train_settings(steps=6, learning_rate=0.05, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
                     schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 
 

@@ -1,7 +1,6 @@
 """Does `type: full` teach the component's own weights, those and no others, and give the base back when asked?"""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from diffusers import UNet2DConditionModel
 from tiny_steps import gone
 from tiny_training import FAMILY, PROMPTS, digests, load
 from torch import Tensor
+from train_settings import changed, train_settings
 from transformers import CLIPTextModel
 
 from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters, write_adapters
@@ -22,11 +22,11 @@ from dbrun.formats.roundtrip import Probe, ReferencePredictions
 from dbrun.models.base import Model
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
-from dbrun.training.loop import Settings, Trainer
+from dbrun.training.loop import Trainer
 from dbrun.training.prompt_embeds import live_prompts
 
 PROBE = Probe("a photo of sks dog", 32)
-SETTINGS = Settings(steps=6, learning_rate=1e-3, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
+SETTINGS = train_settings(steps=6, learning_rate=1e-3, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
                     schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 BOTH = ("denoiser", "text_encoder")
 
@@ -46,7 +46,7 @@ def put(model: Model, component: str, **changes: object) -> ComponentAdapter:
 
 
 def trainer(model: Model, components: tuple[str, ...], **changes: object) -> Trainer:
-    return Trainer(model, components, live_prompts(model, PROMPTS), replace(SETTINGS, **changes))
+    return Trainer(model, components, live_prompts(model, PROMPTS), changed(SETTINGS, **changes))
 
 
 def ask(model: Model) -> Tensor:

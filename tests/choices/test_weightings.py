@@ -10,8 +10,8 @@ from diffusers.training_utils import compute_snr
 
 from dbrun.diffusion.prediction import PredictionType
 from dbrun.diffusion.process import DiffusionProcess
+from dbrun.options.objective import Objective
 from dbrun.options.weightings import Debiased, MinSnr, SoftMinSnr, Unweighted, Weighting, weighting_types
-from dbrun.recipe.schema.objective import Objective
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PREDICTIONS = get_args(PredictionType)

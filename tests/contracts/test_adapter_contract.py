@@ -11,7 +11,7 @@ Measured in 32 bits on a CPU, the largest over all kinds and both components:
 
 import copy
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from adapter_kinds import KINDS, make, moved, put, widest
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from train_settings import changed, train_settings
 
 from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters, write_adapters
 from dbrun.adapters.attach import attach, disable_adapter, match_layers, read_weights, write_weights
@@ -30,7 +31,7 @@ from dbrun.models.base import Model, families
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.training.batches import Batch
-from dbrun.training.loop import Settings, Trainer
+from dbrun.training.loop import Trainer
 from dbrun.training.prompt_embeds import live_prompts
 
 FAMILY = next(family for family in families().values() if set(family.components) == {"denoiser", "text_encoder"})
@@ -44,7 +45,7 @@ REREAD, PISSA_REREAD = 0.0, 5e-6
 """Largest difference between what was trained and what peft reads."""
 UNSEEDED = {"oft", "oft-shared", "pissa"}
 """Those whose start is no draw."""
-SETTINGS = Settings(steps=2, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
+SETTINGS = train_settings(steps=2, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
                     schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 PROMPTS = ("a photo of a dog", "a photo of sks dog")
 
@@ -72,7 +73,7 @@ def learn(model: Model, components: tuple[str, ...], steps: int,
           precision: str = "fp32") -> dict[str, dict[str, torch.Tensor]]:
     """Train what is attached for so many steps of the one loop, with live prompts."""
     trainer = Trainer(model, components, live_prompts(model, PROMPTS),
-                      replace(SETTINGS, precision=precision))
+                      changed(SETTINGS, precision=precision))
     for step in range(steps):
         draw = torch.Generator().manual_seed(step)
         x0, noise = (torch.randn(2, 4, 8, 8, generator=draw) for _ in range(2))

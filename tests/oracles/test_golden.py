@@ -9,6 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor
+from train_settings import train_settings
 
 from dbrun.adapters.attach import attach, match_layers, read_weights, write_weights
 from dbrun.adapters.lora import Lora
@@ -21,7 +22,7 @@ from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Cosine
 from dbrun.options.weightings import UNWEIGHTED, MinSnr, Weighting
 from dbrun.training.batches import Batch
-from dbrun.training.loop import Settings, Trainer
+from dbrun.training.loop import Trainer
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden numbers are not beside this checkout")
@@ -98,7 +99,7 @@ def test_trace(trace: str) -> None:
     write_weights(unet, load_file(folder / "adapter_init_peft.safetensors"))
 
     prior = trace == "eps_prior"
-    settings = Settings(steps=count, learning_rate=0.01, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
+    settings = train_settings(steps=count, learning_rate=0.01, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
                         schedule=Cosine(type="cosine", warmup_steps=2), precision="fp32",
                         prior_weight=0.5 if prior else 0.0, seed=0)
     trainer = Trainer(model, ("denoiser",),

@@ -1,13 +1,13 @@
 """Does a step on another device mix no devices, and fetch nothing from it but its numbers? On torch's `meta` device."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from train_settings import changed, train_settings
 
 from dbrun.adapters.attach import attach, match_layers
 from dbrun.adapters.base import Adapter, Learnable
@@ -22,7 +22,7 @@ from dbrun.options.schedules import Constant
 from dbrun.options.weightings import MinSnr
 from dbrun.training import loop
 from dbrun.training.batches import Batch
-from dbrun.training.loop import Settings, Trainer
+from dbrun.training.loop import Trainer
 from dbrun.training.param_groups import eval_mode
 from dbrun.training.prompt_embeds import cached_prompts, live_prompts
 from dbrun.training.recompute import enable_gradient_checkpointing
@@ -30,7 +30,7 @@ from dbrun.training.recompute import enable_gradient_checkpointing
 # it has no numbers, so that to fetch one raises, as does an operation that meets a tensor of the CPU
 ELSEWHERE = torch.device("meta")
 PROMPTS = ("a photo of a dog", "a photo of <sks> dog")
-SETTINGS = Settings(steps=2, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
+SETTINGS = train_settings(steps=2, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
                     schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 LORA, WORD = Lora(type="lora", rank=2), Embedding(token="<sks>", initializer="d", vectors=2)
 
@@ -84,7 +84,7 @@ def trains(base: tuple[Family, Path], parts: dict[str, Learnable], *, trains_tex
     conditions = [live_prompts(model, PROMPTS) if trains_text_encoders
                   else cached_prompts(model, encoded)
                   for _ in range(2)]
-    trainer = Trainer(model, tuple(parts), conditions[0], replace(SETTINGS, **changes),
+    trainer = Trainer(model, tuple(parts), conditions[0], changed(SETTINGS, **changes),
                       conditions[1] if of_base else None)
     clip = trainer.accelerator.clip_grad_norm_
 

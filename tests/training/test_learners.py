@@ -10,22 +10,23 @@ import torch
 from tiny_steps import BOTH, batch, gone, same
 from tiny_training import FAMILY, PROMPTS, load, lora
 from torch import Tensor
+from train_settings import Own, changed, train_settings
 
 from dbrun.adapters.attach import read_weights, write_weights
 from dbrun.errors import StageFailed
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Linear
 from dbrun.training.checkpoint import Checkpoint
-from dbrun.training.loop import Settings, Trainer
-from dbrun.training.param_groups import ComponentOverrides
+from dbrun.training.loop import Trainer
 from dbrun.training.prompt_embeds import PromptEncoder, cached_prompts, live_prompts
 
 CPU = torch.device("cpu")
 DROPOUT = {"dropout": 0.2}
-SETTINGS = Settings(steps=8, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(weight_decay=0.1),
+SETTINGS = train_settings(steps=8, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0,
+                          optimizer=AdamW(weight_decay=0.1),
                     schedule=Linear(type="linear", warmup_steps=2), precision="fp32", prior_weight=1.0, seed=0)
 STOP = 4
-STOPPING = ComponentOverrides({"text_encoder": 3e-3}, {"text_encoder": STOP})
+STOPPING = Own({"text_encoder": 3e-3}, {"text_encoder": STOP})
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +36,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def trainer(home: Path, own: ComponentOverrides, *, conditions: PromptEncoder | None = None,
+def trainer(home: Path, own: Own, *, conditions: PromptEncoder | None = None,
             **changes: object) -> Trainer:
     model = load(home)
     for component in BOTH:
         lora(component, model, **DROPOUT)
     return Trainer(model, BOTH, conditions or live_prompts(model, PROMPTS),
-                   replace(SETTINGS, own=own, **changes))
+                   changed(SETTINGS, own=own, **changes))
 
 
 def equal(a: Checkpoint, b: Checkpoint) -> bool:
@@ -67,7 +68,7 @@ class ByHand:
 
 
 def test_each_component_takes_adamws_steps_at_its_own_rate(home: Path) -> None:
-    trained = trainer(home, ComponentOverrides({"denoiser": 2e-2, "text_encoder": 3e-3}))
+    trained = trainer(home, Own({"denoiser": 2e-2, "text_encoder": 3e-3}))
     by_hand = {one.component: ByHand(one.parameters, trained.settings.optimizer) for one in trained.param_groups}
     peaks = {"denoiser": 2e-2, "text_encoder": 3e-3}
     step = trained.optimizer.step
@@ -91,7 +92,7 @@ def test_each_component_takes_adamws_steps_at_its_own_rate(home: Path) -> None:
 
 def test_one_common_rate_is_what_it_was_without_groups(home: Path) -> None:
     plain, named = (gone(trainer(home, own), 3)
-                    for own in (ComponentOverrides(), ComponentOverrides({"text_encoder": 1e-2})))
+                    for own in (Own(), Own({"text_encoder": 1e-2})))
     assert same(plain.adapter_states()["text_encoder"], named.adapter_states()["text_encoder"])
     assert plain.history[-1].learning_rates == {} and named.history[-1].learning_rates.keys() == set(BOTH)
 
@@ -116,7 +117,7 @@ def there_of(checkpoint: Checkpoint, component: str) -> dict[str, Tensor]:
 
 
 def test_before_the_stop_nothing_differs(home: Path) -> None:
-    a, b = (gone(trainer(home, own), STOP) for own in (STOPPING, ComponentOverrides(STOPPING.rates)))
+    a, b = (gone(trainer(home, own), STOP) for own in (STOPPING, Own(STOPPING.rates)))
     assert all(same(a.adapter_states()[c], b.adapter_states()[c]) for c in BOTH)
     gone(a, STOP + 1), gone(b, STOP + 1)
     assert not any(same(a.adapter_states()[c], b.adapter_states()[c]) for c in BOTH[1:])
@@ -134,7 +135,7 @@ def test_the_denoiser_goes_on_as_if_the_text_encoder_had_been_frozen_by_hand(hom
         encoded = [model.encode_prompts([prompt])[0] for prompt in PROMPTS]
     lora("denoiser", model, **DROPOUT)
     alone = Trainer(model, ("denoiser",), cached_prompts(model, encoded),
-                    replace(SETTINGS, own=ComponentOverrides()))
+                    changed(SETTINGS, own=Own()))
     count = len(alone.parameters)
     optimizer = {**there.values["optimizer"], "groups": there.values["optimizer"]["groups"][:1]}
     alone.restore(replace(there, values={**there.values, "optimizer": optimizer}, tensors={
@@ -155,10 +156,10 @@ def test_resumed_before_at_or_after_the_stop_ends_in_the_same_bits(home: Path, a
 
 
 @pytest.mark.parametrize(("own", "encodings"), [
-    (ComponentOverrides(), [(2, True)] * 8), (STOPPING, [(2, True)] * STOP + [(1, False)] * 2),
-    (ComponentOverrides(stops={"denoiser": STOP}), [(2, True)] * 8)])
+    (Own(), [(2, True)] * 8), (STOPPING, [(2, True)] * STOP + [(1, False)] * 2),
+    (Own(stops={"denoiser": STOP}), [(2, True)] * 8)])
 def test_prompts_are_encoded_with_gradients_as_long_as_the_text_encoder_learns(
-        home: Path, monkeypatch: pytest.MonkeyPatch, own: ComponentOverrides,
+        home: Path, monkeypatch: pytest.MonkeyPatch, own: Own,
         encodings: list[tuple[int, bool]]) -> None:
     """How many prompts each call encodes, and whether with gradients."""
     calls: list[tuple[int, bool]] = []
@@ -177,7 +178,7 @@ def test_a_text_encoder_that_learns_from_cached_prompts_is_refused(home: Path) -
     model = load(home)
     conditions = cached_prompts(model, model.encode_prompts(PROMPTS))
     with pytest.raises(StageFailed, match="text_encoder learns, but the prediction does not depend on it"):
-        gone(trainer(home, ComponentOverrides(), conditions=conditions), 1)
+        gone(trainer(home, Own(), conditions=conditions), 1)
 
 
 def test_the_norm_after_the_stop_is_the_denoisers(home: Path) -> None:

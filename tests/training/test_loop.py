@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from diffusers.training_utils import EMAModel
 from tiny_steps import BOTH, SETTINGS, batch, gone, same, trainer, weights
 from tiny_training import FAMILY, PROMPTS, load, lora
 from torch import Tensor
+from train_settings import changed
 
 from dbrun.diffusion.losses import Loss
 from dbrun.errors import StageFailed
@@ -300,7 +300,7 @@ def test_a_gpu_gives_the_loss_of_the_cpu_and_resumes(home: Path, precision: str)
         model = FAMILY.load(home / "base", device=torch.device("cuda"), dtype=DTYPES[precision])
         conditions = cached_prompts(model, model.encode_prompts(PROMPTS))
         lora("denoiser", model)
-        return Trainer(model, ("denoiser",), conditions, replace(SETTINGS, precision=precision))
+        return Trainer(model, ("denoiser",), conditions, changed(SETTINGS, precision=precision))
 
     there, again = on_gpu(), on_gpu()
     expected = trainer(home).step([batch()]).loss

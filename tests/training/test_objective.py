@@ -15,9 +15,9 @@ from dbrun.errors import Interrupted, RecipeError
 from dbrun.models.base import CleanBatch
 from dbrun.options.loss_functions import AbsoluteError, Huber
 from dbrun.options.noise import Pyramid
+from dbrun.options.objective import DEFAULT_OBJECTIVE, Objective
 from dbrun.options.timesteps import Window
 from dbrun.options.weightings import Debiased, MinSnr
-from dbrun.recipe.schema.objective import DEFAULT_OBJECTIVE, Objective
 from dbrun.stages.train import Train
 from dbrun.training.batches import Batch, Batches, PictureSet
 from dbrun.training.loop import Trainer

@@ -8,10 +8,10 @@ import tiny_steps
 import torch
 from tiny_steps import BOTH, batch, gone, same, weights
 from tiny_training import FAMILY, PROMPTS, load, lora
+from train_settings import Own
 
 from dbrun.training.contexts import frozen_base
 from dbrun.training.loop import Trainer
-from dbrun.training.param_groups import ComponentOverrides
 from dbrun.training.prompt_embeds import cached_prompts, live_prompts
 
 CPU = torch.device("cpu")
@@ -118,7 +118,7 @@ def test_live_prompts_are_encoded_by_the_base_and_only_for_the_target(home) -> N
 
 
 def test_a_text_encoder_that_stopped_stays_at_rest_and_keeps_what_it_learnt(home) -> None:
-    trained = trainer(home, BOTH, own=ComponentOverrides(stops={"text_encoder": 2}))
+    trained = trainer(home, BOTH, own=Own(stops={"text_encoder": 2}))
     gone(trained, 2)
     text, learnt = trained.modules["text_encoder"], weights(trained)
     for number in (3, 4):

@@ -20,9 +20,9 @@ from dbrun.events import Event, Note, Progress
 from dbrun.models.base import Sampling
 from dbrun.options.ema import Ema
 from dbrun.options.held_out import HeldOut
+from dbrun.options.objective import Objective
 from dbrun.options.schedules import Cosine
 from dbrun.recipe.schema.model import Recipe
-from dbrun.recipe.schema.objective import Objective
 from dbrun.stages.base import BaseSource, RuntimeOptions, Sources
 from dbrun.stages.train import Train, _make_batches
 from dbrun.training.sampler import rows

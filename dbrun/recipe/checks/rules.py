@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from dbrun.errors import KeyProblem
 from dbrun.models.base import families
+from dbrun.options.objective import check_objective
 from dbrun.recipe.checks import exports
 from dbrun.recipe.schema import images
 from dbrun.recipe.schema.launch import check_launch
 from dbrun.recipe.schema.model import Prior, Recipe
-from dbrun.recipe.schema.objective import check_objective
 from dbrun.recipe.schema.subject import Subject
 from dbrun.recipe.schema.train import DEFAULT_STEPS
 

@@ -12,10 +12,10 @@ from dbrun.adapters.base import Adapter, Learnable, any_adapter
 from dbrun.adapters.embedding import TOKEN_PATTERN, Embedding
 from dbrun.config_types import Float, Int, OrNone, Part, Text
 from dbrun.models import base as families
+from dbrun.options.objective import Objective
 from dbrun.options.trackers import Tracker
 from dbrun.recipe.schema.images import COLOUR_PATTERN, Images
 from dbrun.recipe.schema.launch import Launch
-from dbrun.recipe.schema.objective import Objective
 from dbrun.recipe.schema.subject import Prompt, Subject, prompt_cycle
 from dbrun.recipe.schema.train import Train
 

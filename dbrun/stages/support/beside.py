@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dbrun.training.loop import Metrics, Trainer
+    from dbrun.training.settings import TrainParams
 
 METRICS_FILE, SAMPLES_FOLDER = "metrics.jsonl", "samples"
 SCALAR_TYPES = (bool, int, float, str)
@@ -146,7 +146,6 @@ class Monitor:
         self.ctx.note(text, level="warning")
 
 
-def _scalars(params: Any) -> dict[str, float | int | str | bool | None]:
+def _scalars(params: TrainParams) -> dict[str, float | int | str | bool | None]:
     """What the trackers are told of the settings."""
-    found = {field.name: getattr(params, field.name) for field in fields(params)}
-    return {name: value if isinstance(value, SCALAR_TYPES) else str(value) for name, value in found.items()}
+    return {name: value if isinstance(value, SCALAR_TYPES) else str(value) for name, value in params}

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from dbrun.config_types import Part
 from dbrun.models.base import families
+from dbrun.options.objective import DEFAULT_OBJECTIVE
 from dbrun.recipe.schema.model import Prior, Recipe
-from dbrun.recipe.schema.objective import DEFAULT_OBJECTIVE
 from dbrun.stages.base import Artifact, Numerics, Picture, Sources
 from dbrun.stages.support.training_length import training_length
 

@@ -1,0 +1,9 @@
+"""The arithmetic of a forward pass: the words of `train.precision`, which stand here alone."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""fp32: 32 bits throughout; bf16, fp16: 16 bits under autocast, while trained weights stay in 32 bits."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
