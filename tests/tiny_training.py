@@ -16,7 +16,8 @@ from dbrun.adapters.lora import Lora
 from dbrun.models.base import Model, families
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
-from dbrun.stages.base import Artifact, Numerics, RuntimeOptions, StageContext
+from dbrun.stages.base import RuntimeOptions, StageContext
+from dbrun.stages.sources import Artifact, Numerics
 from dbrun.stages.train import Train, TrainParams
 
 FAMILY = families()["sd"]

@@ -6,10 +6,11 @@ import difflib
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from dbrun.adapters.base import Adapter, Learnable
+from dbrun.adapters.direct import DirectWeights
 from dbrun.errors import RecipeError, StageFailed
 
 if TYPE_CHECKING:
@@ -24,22 +25,6 @@ ADAPTER_NAMES = {"": ADAPTER_NAME, FROZEN_PREFIX: FROZEN_PREFIX.rstrip("/")}
 """Before a weight's name -> peft's name for the adapter that it is of."""
 DIRECT_ATTRIBUTE = "learning_in_place"
 """The attribute under which a module keeps what learns in it without peft."""
-
-
-class DirectAdapter(Protocol):
-    """What learns in a module without peft."""
-
-    def read(self) -> dict[str, Tensor]:
-        """As `attach.read_weights`."""
-
-    def write(self, state: Mapping[str, Tensor]) -> None:
-        """As `attach.write_weights`."""
-
-    def disable_adapter(self) -> AbstractContextManager[None]:
-        """As `attach.disable_adapter`."""
-
-    def cast_for_inference(self, dtype: torch.dtype) -> None:
-        """As `attach.cast_for_inference`."""
 
 
 def match_layers(module: nn.Module, patterns: Sequence[str],
@@ -192,7 +177,7 @@ def cast_for_inference(module: nn.Module, dtype: torch.dtype) -> None:
         placed.cast_for_inference(dtype)
 
 
-def _direct_adapter(module: nn.Module) -> DirectAdapter | None:
+def _direct_adapter(module: nn.Module) -> DirectWeights | None:
     return getattr(module, DIRECT_ATTRIBUTE, None)
 
 

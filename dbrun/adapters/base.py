@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor, nn
 
-    from dbrun.adapters.attach import DirectAdapter
+    from dbrun.adapters.direct import DirectWeights
     from dbrun.adapters.import_adapter import ImportCandidate, ImportedAdapter
 
 Level = Literal["info", "warning"]
@@ -68,7 +68,7 @@ class Learnable(Part):
         """Itself as JSON data; `type` says how to read it."""
         return self.model_dump(mode="json", exclude=set(self.EXCLUDED_FIELDS))
 
-    def attach_direct(self, module: nn.Module, modules: tuple[str, ...]) -> DirectAdapter | None:
+    def attach_direct(self, module: nn.Module, modules: tuple[str, ...]) -> DirectWeights | None:
         """Make weights of module learn without peft, and give what reads and writes them; None where peft is to."""
         return None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
+from dbrun.options.precision import PRECISIONS
 from dbrun.ui.terminal import pluralize, print_result, print_status, print_warning
 
 if TYPE_CHECKING:
@@ -51,9 +52,8 @@ def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, pr
 
 def check_precision(word: str) -> str:
     """The precision, if there is one of that name."""
-    allowed = ("fp32", "bf16", "fp16")
-    if word not in allowed:
-        raise UsageError(f"found the precision {word}, allowed: {', '.join(allowed)}")
+    if word not in PRECISIONS:
+        raise UsageError(f"found the precision {word}, allowed: {', '.join(PRECISIONS)}")
     return word
 
 

@@ -110,7 +110,7 @@ class Format:
         """
         from dbrun.formats.merge_weights import merged_weights
 
-        yield from merged_weights(self, folder, model, components)
+        yield from merged_weights(self.read, folder, model, components)
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Put what stands in folder onto a fresh base, through the library that the format is of."""

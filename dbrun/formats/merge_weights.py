@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ from dbrun.models.base import Model
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dbrun.formats.base import Format
+Read = Callable[[Path, Model, tuple[str, ...]], None]
+"""`Format.read`: puts the adapters of some components, which stand in a folder, onto a model."""
 
 
 def merge_adapter(module: nn.Module) -> None:
@@ -32,7 +33,7 @@ def remove_adapter(module: nn.Module) -> None:
             delattr(module, mark)
 
 
-def merged_weights(form: Format, folder: Path, model: Model,
+def merged_weights(read: Read, folder: Path, model: Model,
                    components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
     """As `Format.changed_weights`: read by the format's library, merged layer by layer, and taken away again."""
     import torch
@@ -40,7 +41,7 @@ def merged_weights(form: Format, folder: Path, model: Model,
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            form.read(folder, model, components)
+            read(folder, model, components)
         for component in components:
             for name, layer in _peft_layers(model.module(component)):
                 weight = layer.get_base_layer().weight

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from dbrun.stages.base import Numerics, Stage
+from dbrun.library_versions import minor_versions
+from dbrun.stages.base import Stage
+from dbrun.stages.sources import Numerics
 from dbrun.store.canonical import JsonValue, digest, to_json_value
 
 FORMAT = 1
@@ -32,8 +32,9 @@ def make_stage_key(stage: Stage[Any], params: Any, inputs: Mapping[str, str], nu
     if not isinstance(chosen, dict):
         raise TypeError(f"the params of {stage.NAME} are no dataclass: {params!r}")
     libraries = (*stage.libraries, *(package.name for package in stage.required_packages(params)))
-    document: dict[str, JsonValue] = {**shared_key_fields(stage, stage.NAME, numerics),
-                                      "libraries": minor_versions(libraries), "params": chosen, "inputs": dict(inputs)}
+    document: dict[str, JsonValue] = {
+        **shared_key_fields(stage, stage.NAME, numerics), "libraries": to_json_value(minor_versions(libraries)),
+        "params": chosen, "inputs": dict(inputs)}
     key = digest(document)
     longer = stage.extendable_params(params)
     if not longer:
@@ -49,23 +50,5 @@ def shared_key_fields(stage: Stage[Any], name: str, numerics: Numerics) -> dict[
     if numerics.device == "cpu":
         computing["threads"] = numerics.threads
     return {"format": FORMAT, "stage": name, "version": stage.VERSION,
-            "numerics": computing if stage.device_dependent else None, "libraries": minor_versions(stage.libraries)}
-
-
-def minor_versions(libraries: Sequence[str]) -> JsonValue:
-    """The minor version of each installed library, such as {"torch": "2.13"}."""
-    return {name: ".".join(installed_version(name).split(".")[:2]) for name in libraries}
-
-
-@cache
-def installed_version(library: str) -> str:
-    """The installed version of a library, "absent" where it is not installed."""
-    from importlib.metadata import PackageNotFoundError, distribution
-
-    try:
-        text = distribution(library).read_text("METADATA") or ""
-    except PackageNotFoundError:
-        return "absent"
-    # the metadata's own parser is made for mail and takes milliseconds for each library
-    found = re.search(r"^Version: *(\S+)", text, re.MULTILINE)
-    return found[1] if found else "absent"
+            "numerics": computing if stage.device_dependent else None,
+            "libraries": to_json_value(minor_versions(stage.libraries))}

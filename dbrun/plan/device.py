@@ -9,7 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from dbrun.stages.base import Numerics
+from dbrun.stages.sources import Numerics
 
 DEV_FOLDER = Path("/dev")
 

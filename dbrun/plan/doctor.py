@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dbrun.disk_space import nearest_existing
+from dbrun.library_versions import installed_version
 from dbrun.plan import device
-from dbrun.plan.cache_key import installed_version
 from dbrun.resolve import hub
 from dbrun.store.store import Store
 

@@ -9,12 +9,12 @@ from math import isclose, log
 from pathlib import Path
 
 from dbrun.plan.cache_key import StageKey
+from dbrun.plan.item_cache import item_cache
 from dbrun.plan.planner import BASE_STAGE, Plan, Scope, StagePlan, Status
 from dbrun.plan.reasons import Resumes, WaitsFor
 from dbrun.plan.sweep_plan import SharedWork, placeholder_digests
-from dbrun.run.stage_context import StageContextFactory
-from dbrun.stages.support.amounts import Workload
 from dbrun.store.traces import Trace
+from dbrun.workload import Workload
 
 RECENT_RESULTS = 32
 """Earlier results of a stage that are looked at."""
@@ -169,8 +169,7 @@ def _done_share_of_items(scope: Scope, stage_key: StageKey, stage: StagePlan, di
     from_scratch = stage.name in scope.selected_stages.forced
     if not keys:
         return None
-    contexts = StageContextFactory(scope, lambda: 0, lambda: None)
-    items = contexts.item_cache(stage_key, lambda event: None, from_scratch=from_scratch)
+    items = item_cache(scope, stage_key, lambda event: None, lambda: None, from_scratch=from_scratch)
     there = items.cached_by_key(keys)
     done = sum(stands or (name in planned_items and not from_scratch) for name, stands in there.items()) / len(there)
     planned_items.update(there)

@@ -28,8 +28,9 @@ from dbrun.plan.reasons import (
 from dbrun.plan.selection import SelectedStages, Selection, select_stages, stage_graph
 from dbrun.recipe.schema.model import Recipe
 from dbrun.resolve.sources import ResolvedSources
-from dbrun.stages.base import Numerics, Stage
+from dbrun.stages.base import Stage
 from dbrun.stages.base import stages as all_stages
+from dbrun.stages.sources import Numerics
 from dbrun.store.atomic import list_dir
 from dbrun.store.items import count_items
 from dbrun.store.store import CheckDepth, Damage, Store

@@ -13,8 +13,8 @@ from dbrun.models.base import Family, Sampling, families
 from dbrun.recipe.checks.rules import HUB_ID
 from dbrun.recipe.schema.model import Base
 from dbrun.resolve import hub
-from dbrun.stages.base import Artifact, BaseSource
 from dbrun.stages.load import BASE_FILE, check_layout, select_files
+from dbrun.stages.sources import Artifact, BaseSource
 from dbrun.store.atomic import explain_os_error
 from dbrun.store.canonical import digest, to_json_value
 from dbrun.store.store import Store

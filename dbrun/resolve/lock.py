@@ -12,7 +12,7 @@ from dbrun.errors import UsageError, WorkPending
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.text.spans import display_path
 from dbrun.resolve.sources import ResolvedSources
-from dbrun.stages.base import Picture
+from dbrun.stages.sources import Picture
 from dbrun.store.atomic import disk_errors, replace_file
 
 FORMAT_VERSION = 1

@@ -12,7 +12,7 @@ from dbrun.images.quality import BLUR_THRESHOLD, PictureQuality, find_near_dupli
 from dbrun.recipe.schema.model import Recipe
 from dbrun.resolve.picture_shapes import LARGE_CROP_SHARE
 from dbrun.resolve.sources import ResolvedSources
-from dbrun.stages.base import Picture
+from dbrun.stages.sources import Picture
 from dbrun.stages.support.crops import recipe_crop_settings
 from dbrun.store.atomic import explain_os_error
 from dbrun.store.store import Store

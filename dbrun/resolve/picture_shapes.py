@@ -10,7 +10,7 @@ from dbrun.errors import RecipeError
 from dbrun.images.buckets import CropBox, CropSettings
 from dbrun.models.base import families
 from dbrun.recipe.schema.model import Recipe
-from dbrun.stages.base import Picture
+from dbrun.stages.sources import Picture
 
 MAX_SIDE_RATIO = 2
 """How many times larger or smaller than those a base was made for pictures are, to be worth a word."""

@@ -11,13 +11,13 @@ from dbrun.errors import RecipeError
 from dbrun.images import blank, integrity, masks, pixels, validation
 from dbrun.images.discover import PictureFolder, list_pictures
 from dbrun.images.validation import PictureInfo, validate_pictures
+from dbrun.library_versions import installed_version
 from dbrun.options.captions import SIDECAR, CaptionSource
-from dbrun.plan.cache_key import installed_version
 from dbrun.recipe.checks.rules import HUB_ID
 from dbrun.recipe.checks.suggestions import nearest
 from dbrun.recipe.schema.images import Masks
 from dbrun.resolve.masks import find_masks, summarize_names
-from dbrun.stages.base import Picture
+from dbrun.stages.sources import Picture
 from dbrun.store.atomic import explain_os_error
 from dbrun.store.store import Store
 

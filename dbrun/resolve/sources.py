@@ -24,7 +24,7 @@ from dbrun.resolve.masks import check_has_masks
 from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures, picture_sort_key
 from dbrun.resolve.target_layers import check_layers, count_layers
 from dbrun.resolve.training_notes import training_notes
-from dbrun.stages.base import BaseSource, Picture, Sources
+from dbrun.stages.sources import BaseSource, Picture, Sources
 from dbrun.stages.support.crops import recipe_crop_settings
 from dbrun.store.store import Store
 

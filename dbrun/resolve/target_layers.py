@@ -14,7 +14,7 @@ from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.text.spans import ProblemCollector
 from dbrun.safetensors_header import tensor_shapes
 from dbrun.stages.adapt import target_patterns
-from dbrun.stages.base import BaseSource
+from dbrun.stages.sources import BaseSource
 
 Shapes = Mapping[str, tuple[int, ...]]
 WEIGHT_SUFFIX = ".weight"

@@ -7,7 +7,7 @@ from dbrun.events import Note
 from dbrun.recipe.checks.rules import check_step_limits
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.text.spans import ProblemCollector
-from dbrun.stages.base import Sources
+from dbrun.stages.sources import Sources
 from dbrun.stages.support.held_out import held_out_indices
 from dbrun.stages.support.training_length import describe_length, training_length
 

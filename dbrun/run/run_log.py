@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbrun.errors import DbrunError, StageFailed, is_out_of_memory
-from dbrun.events import Event, as_json
+from dbrun.events import Emit, Event, RunFailed, StageFinished, StageStarted, as_json
 from dbrun.plan.history import create_run_folder, new_run_id, save_last_run
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.secrets import redact_secrets
@@ -81,3 +81,24 @@ class RunLog:
         words = (redact_secrets(str(error)).strip() or "no message").splitlines()[0][:300]
         return StageFailed(f"{stage} failed: {type(error).__name__}: {words}",
                            fix=f"the details are in {log}; what was finished is kept")
+
+
+@dataclass
+class EventDispatcher:
+    """Passes events to the listener and, once there is one, to the run's record. current_stage: the one at work."""
+
+    listener: Emit
+    run_log: RunLog | None = None
+    current_stage: str | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Pass one event on."""
+        if isinstance(event, StageStarted | StageFinished):
+            self.current_stage = event.stage if isinstance(event, StageStarted) else None
+        if self.run_log is not None:
+            self.run_log.write_event(event)
+        self.listener(event)
+
+    def run_failed(self, error: DbrunError) -> None:
+        """Tell how the run ended."""
+        self(RunFailed(self.current_stage, error.message, error.fix, error.exit_code))

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import dbrun
-from dbrun.plan.cache_key import installed_version
+from dbrun.library_versions import installed_version
 from dbrun.recipe.schema.model import Recipe
 from dbrun.run.redact import redact_path
 from dbrun.secrets import redact_secrets
-from dbrun.stages.base import Numerics, Stage
+from dbrun.stages.base import Stage
+from dbrun.stages.sources import Numerics
 from dbrun.store.traces import Trace
 
 PATH_KEYS = {"base": ("path",), "subject": ("images", "class_images"), "prior": ("images",)}

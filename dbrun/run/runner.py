@@ -25,12 +25,12 @@ from dbrun.resolve.base import verified_base_folder
 from dbrun.resolve.sources import ResolvedSources, pin_revision
 from dbrun.run.outputs import check_target, deliver
 from dbrun.run.redact import recipe_as_written
-from dbrun.run.run_log import RunLog
+from dbrun.run.run_log import EventDispatcher, RunLog
 from dbrun.run.run_metadata import export_metadata
 from dbrun.run.signals import stop_signals
 from dbrun.run.stage_runner import StageRunner
-from dbrun.run.telling import EventDispatcher
-from dbrun.stages.base import Artifact, Stage
+from dbrun.stages.base import Stage
+from dbrun.stages.sources import Artifact
 from dbrun.store.atomic import no_world_write
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbrun.events import Emit, Note
-from dbrun.plan.cache_key import StageKey, shared_key_fields
+from dbrun.events import Emit
+from dbrun.plan.cache_key import StageKey
 from dbrun.plan.planner import BASE_STAGE, Scope
-from dbrun.stages.base import Artifact, RuntimeOptions, StageContext
+from dbrun.stages.base import RuntimeOptions, StageContext
+from dbrun.stages.sources import Artifact
 from dbrun.stages.support.process_group import ProcessGroup
 from dbrun.stages.support.sample_spec import sample_spec
 from dbrun.stages.support.training_length import training_length
@@ -28,13 +29,6 @@ class StageContextFactory:
     stop_signal: Callable[[], int]
     find_base: Callable[[], Path | None]
     run_folder: Path | None = None
-
-    def item_cache(self, stage_key: StageKey, emit: Emit, *, from_scratch: bool) -> DiskItemCache:
-        """The single items of a stage. from_scratch: make all of them again."""
-        store, stage = self.scope.store, stage_key.stage
-        return DiskItemCache(store, stage.NAME, shared_key_fields(stage, stage.NAME, self.scope.numerics),
-                             store.work_folder(stage_key.resume_key), from_scratch,
-                             lambda text: emit(Note(stage.NAME, text, "warning")), self.find_base)
 
     def make_context(self, stage_key: StageKey, inputs: Mapping[str, Artifact], out: Path, items: DiskItemCache,
                      emit: Emit, process_group: ProcessGroup) -> StageContext[object]:

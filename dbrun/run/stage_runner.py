@@ -13,14 +13,14 @@ from dbrun.errors import DbrunError, Interrupted, StageFailed
 from dbrun.events import Emit, Note, StageFinished, StageReused, StageStarted
 from dbrun.plan.cache_key import StageKey
 from dbrun.plan.estimate import stage_workload
+from dbrun.plan.item_cache import item_cache
 from dbrun.plan.planner import BASE_STAGE, EXPORT_STAGE, Scope, Status, cache_status
 from dbrun.plan.reasons import Reason
 from dbrun.resolve.base import verified_base_folder
-from dbrun.run.memory import peak_memory
-from dbrun.run.pace import StageTimer
 from dbrun.run.run_log import RunLog
 from dbrun.run.stage_context import StageContextFactory
-from dbrun.stages.base import Artifact
+from dbrun.run.timing import StageTimer, peak_memory
+from dbrun.stages.sources import Artifact
 from dbrun.store.atomic import disk_errors, remove_tree
 from dbrun.store.locks import Lock
 from dbrun.store.store import CheckDepth, Damage
@@ -104,7 +104,7 @@ class StageRunner:
              from_scratch: bool) -> Trace:
         stage, store = stage_key.stage.NAME, self.scope.store
         jobs = StageContextFactory(self.scope, self.stop_signal, self.find_base, self.run_log.folder)
-        items = jobs.item_cache(stage_key, self.emit, from_scratch=from_scratch)
+        items = item_cache(self.scope, stage_key, self.emit, self.find_base, from_scratch=from_scratch)
         out, work = store.make_temp_folder(), store.work_folder(stage_key.resume_key)
         digests = {name: artifact.digest for name, artifact in inputs.items()}
         left = items.share_left(stage_key.stage.item_keys(stage_key.params, digests, self.scope.numerics))

@@ -14,11 +14,13 @@ from dbrun.models.base import Family, Model
 from dbrun.recipe.schema.model import Adapt as AdaptConfig
 from dbrun.recipe.schema.model import Recipe
 from dbrun.seeds import derive_seed
-from dbrun.stages.base import Sources, Stage, StageContext
+from dbrun.stages.base import Stage, StageContext
+from dbrun.stages.sources import Sources
 from dbrun.stages.support import cost
-from dbrun.stages.support.amounts import Workload, adapter_labels
-from dbrun.stages.support.arithmetic import load_base
+from dbrun.stages.support.base_loading import load_base
+from dbrun.stages.support.cost import adapter_labels
 from dbrun.stages.support.init_adapter import attach_init_adapter
+from dbrun.workload import Workload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +49,7 @@ class Adapt(Stage[AdaptParams]):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "peft", "diffusers", "transformers", "safetensors")
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.formats.diffusers", "dbrun.formats.peft", "dbrun.formats.peft_import",
-        "dbrun.models", "dbrun.seeds", "dbrun.stages.support.arithmetic",
+        "dbrun.models", "dbrun.seeds", "dbrun.stages.support.base_loading",
         "dbrun.stages.support.init_adapter", "dbrun.stages.support.inputs")
     device_dependent: ClassVar[bool] = False
 

@@ -17,26 +17,26 @@ from dbrun.images.samples import ADAPTED_ROW, BASE_ROW, SampleSettings, write_sa
 from dbrun.models.base import Model
 from dbrun.models.configs import find_licence
 from dbrun.models.scheduling import scheduler_changes
+from dbrun.options.precision import Precision
 from dbrun.recipe.checks import exports
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.subject import prompt_cycle
 from dbrun.safetensors_header import trigger_words
-from dbrun.stages.base import Numerics, Sources, Stage, StageContext
+from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.load import read_base_record
+from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
-from dbrun.stages.support.amounts import Workload, adapter_labels, guidance_label
-from dbrun.stages.support.arithmetic import Precision, load_base, sampling_precision
-from dbrun.stages.support.lowres_inputs import DEFAULT_COLUMNS, LowresInputs, lowres_inputs
+from dbrun.stages.support.base_loading import load_base, sampling_precision
+from dbrun.stages.support.cost import adapter_labels, guidance_label
+from dbrun.stages.support.lowres_inputs import LowresInputs, lowres_inputs
 from dbrun.stages.support.provenance import portable_recipe, provenance
+from dbrun.stages.support.sample_spec import default_prompts
+from dbrun.workload import Workload
 
 if TYPE_CHECKING:
     from dbrun.formats.base import Format
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
 
-DEFAULT_PLACES = ("in the snow", "on the moon", "at night", "in the city")
-"""Where the subject is shown if the recipe names no prompts."""
-MAX_COLUMNS = 16
-"""Columns of before_after.png."""
 ROWS = (BASE_ROW, ADAPTED_ROW)
 """The pictures without and with the adapter. The base's are drawn first: the adapter then goes onto the same base."""
 
@@ -87,7 +87,7 @@ class Export(Stage[ExportParams]):
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.formats", "dbrun.images.grid", "dbrun.images.loss_plot",
         "dbrun.images.pixels", "dbrun.images.samples", "dbrun.models", "dbrun.safetensors_header",
-        "dbrun.stages.support.arithmetic", "dbrun.stages.support.inputs",
+        "dbrun.stages.support.base_loading", "dbrun.stages.support.inputs",
         "dbrun.stages.support.lowres_inputs", "dbrun.stages.support.provenance", "dbrun.training.device")
 
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
@@ -157,27 +157,6 @@ class Export(Stage[ExportParams]):
             ctx.note(line, level="warning")
         text = render_card(document, model.family, ctx.params.formats, ctx.params.prompts, said)
         (ctx.out / "README.md").write_text(text, encoding="utf-8")
-
-
-def default_prompts(recipe: Recipe, sources: Sources, begin: LowresInputs | None = None) -> tuple[str, ...]:
-    """For each subject the instance prompt, the same in places that a training picture may lack, and the class prompt.
-
-    Of a lone subject the class prompt twice, since each column has its own seed: the class should still be various. Of
-    several subjects a place each, so that all have room. Without an instance prompt, some of the pictures' own. Where
-    pictures are enlarged, a few of them, each under its own prompt: a small photo says itself where it was taken.
-    """
-    if begin is not None:
-        return tuple(picture.prompt for picture in begin.pictures[:DEFAULT_COLUMNS])
-    lone = len(recipe.subjects_by_key) == 1
-    shown: list[str] = []
-    for number, subject in enumerate(recipe.subjects_by_key.values()):
-        pictures = sources.pictures_by_subject[number] if sources.pictures_by_subject else sources.pictures
-        own = subject.instance_prompt
-        places = DEFAULT_PLACES if lone else (DEFAULT_PLACES[number % len(DEFAULT_PLACES)],)
-        shown += (own, *(f"{own} {place}" for place in places)) if own else list(
-            dict.fromkeys(picture.prompt for picture in pictures))[:1 + len(places)]
-        shown += (subject.class_prompts * 2)[:2 if lone else 1]
-    return tuple(shown[:MAX_COLUMNS])
 
 
 def _draw_before_after(ctx: StageContext[ExportParams], adapters: Mapping[str, ComponentAdapter]) -> None:

@@ -13,14 +13,17 @@ from typing import ClassVar
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.images.blank import blank_reason
 from dbrun.models.base import Model
+from dbrun.options.precision import Precision
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.subject import prompt_cycle
 from dbrun.seeds import derive_seed
-from dbrun.stages.base import Numerics, Sources, Stage, StageContext
+from dbrun.stages.base import Stage, StageContext
+from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
-from dbrun.stages.support.amounts import Workload, guidance_label
-from dbrun.stages.support.arithmetic import Precision, load_base, sampling_precision
-from dbrun.stages.support.process_group import run_distributed
+from dbrun.stages.support.base_loading import load_base, sampling_precision
+from dbrun.stages.support.cost import guidance_label
+from dbrun.stages.support.distribute import run_distributed
+from dbrun.workload import Workload
 
 PRIORS_FILE = "priors.json"
 MAX_ATTEMPTS = 5
@@ -63,8 +66,8 @@ class GeneratePriors(Stage[PriorParams]):
     needs: ClassVar[tuple[str, ...]] = ("load",)
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
     modules: ClassVar[tuple[str, ...]] = (
-        "dbrun.images.blank", "dbrun.models", "dbrun.seeds", "dbrun.stages.support.arithmetic",
-        "dbrun.stages.support.process_group", "dbrun.training.device")
+        "dbrun.images.blank", "dbrun.models", "dbrun.seeds", "dbrun.stages.support.base_loading",
+        "dbrun.stages.support.distribute", "dbrun.training.device")
 
     def applies_to(self, recipe: Recipe) -> bool:
         """Only with prior preservation by class images that the base makes."""

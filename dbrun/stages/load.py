@@ -15,8 +15,9 @@ from dbrun.models.base import Family, families
 from dbrun.models.configs import LICENCE_FILE
 from dbrun.recipe.schema.model import Recipe
 from dbrun.safetensors_header import read_header
-from dbrun.stages.base import Artifact, Sources, Stage, StageContext
-from dbrun.stages.support.amounts import Workload
+from dbrun.stages.base import Stage, StageContext
+from dbrun.stages.sources import Artifact, Sources
+from dbrun.workload import Workload
 
 BASE_FILE = "base.json"
 is_licence_file = re.compile(rf"README\.md|{LICENCE_FILE.pattern}", LICENCE_FILE.flags).fullmatch

@@ -17,16 +17,17 @@ from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_tr
 from dbrun.recipe.schema.images import Images
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.subject import prompt_cycle
-from dbrun.stages.base import Artifact, Picture, Sources, Stage, StageContext
+from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.generate_priors import PRIORS_FILE
 from dbrun.stages.load import read_base_record
+from dbrun.stages.sources import Artifact, Picture, Sources
 from dbrun.stages.support import cost
-from dbrun.stages.support.amounts import Workload
-from dbrun.stages.support.arithmetic import load_base
+from dbrun.stages.support.base_loading import load_base
 from dbrun.stages.support.crops import Crop, SourceImage, crop_settings, crops, write_mask
+from dbrun.stages.support.distribute import run_distributed
 from dbrun.stages.support.inputs import read_verified
-from dbrun.stages.support.process_group import run_distributed
 from dbrun.stages.support.prompt_index import PromptIndex
+from dbrun.workload import Workload
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,8 +86,8 @@ class Preprocess(Stage[PreprocessParams]):
                                             "pillow", "numpy")
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.images.buckets", "dbrun.images.masks", "dbrun.images.pixels", "dbrun.models", "dbrun.seeds",
-        "dbrun.stages.support.arithmetic", "dbrun.stages.support.crops", "dbrun.stages.support.inputs",
-        "dbrun.stages.support.process_group", "dbrun.stages.support.prompt_index", "dbrun.training.device")
+        "dbrun.stages.support.base_loading", "dbrun.stages.support.crops", "dbrun.stages.support.inputs",
+        "dbrun.stages.support.distribute", "dbrun.stages.support.prompt_index", "dbrun.training.device")
 
     def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
         """The pictures with their prompts, and how they are cut."""

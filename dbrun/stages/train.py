@@ -14,20 +14,24 @@ from dbrun.options.objective import DEFAULT_UNMASKED_WEIGHT, check_objective
 from dbrun.options.packages import OptionalPackage
 from dbrun.options.trackers import TRACKER_PACKAGES
 from dbrun.recipe.schema.model import Recipe
-from dbrun.stages.base import Sources, Stage, StageContext
+from dbrun.stages.base import Stage, StageContext
+from dbrun.stages.sources import Sources
 from dbrun.stages.support import cost
-from dbrun.stages.support.amounts import Workload, adapter_labels
-from dbrun.stages.support.arithmetic import load_base
-from dbrun.stages.support.beside import Monitor
+from dbrun.stages.support.base_loading import load_base
+from dbrun.stages.support.cost import adapter_labels
 from dbrun.stages.support.held_out import held_out_indices
 from dbrun.stages.support.prompt_index import PromptIndex
 from dbrun.stages.support.training_length import training_length
 from dbrun.training.settings import TrainParams
+from dbrun.workload import Workload
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from dbrun.training.batches import Batches
     from dbrun.training.evaluation import HeldOutEvaluator
     from dbrun.training.loop import Metrics, Trainer
+    from dbrun.training.monitor import Monitor
     from dbrun.training.prompt_embeds import PromptEncoder
 
 METRICS_FILE = "metrics.jsonl"
@@ -46,7 +50,7 @@ class Train(Stage[TrainParams]):
                                             "safetensors")
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.diffusion", "dbrun.models", "dbrun.options",
-        "dbrun.seeds", "dbrun.stages.support.arithmetic",
+        "dbrun.seeds", "dbrun.stages.support.base_loading",
         "dbrun.stages.support.prompt_index", "dbrun.training")
 
     def params(self, recipe: Recipe, sources: Sources) -> TrainParams:
@@ -113,8 +117,7 @@ class Train(Stage[TrainParams]):
         trainer.evaluator = _make_evaluator(ctx, model, batches)
 
         _resume(ctx, trainer)
-        images = ctx.params.batch_size * ctx.params.accumulation * len(batches.halves)
-        monitor = Monitor(ctx, model, trainer, images)
+        monitor = _make_monitor(ctx, model, trainer, num_halves=len(batches.halves))
         try:
             monitor.start()
             for done in trainer.run(batches):
@@ -193,6 +196,26 @@ def _make_evaluator(ctx: StageContext[TrainParams], model: Model,
     return HeldOutEvaluator(choice,
                             [batches.held_out_batch(i, place, choice.draws) for place, i in enumerate(ctx.params.held)],
                             _prompt_encoder(ctx, model, keep=False))
+
+
+def _make_monitor(ctx: StageContext[TrainParams], model: Model, trainer: Trainer, *, num_halves: int) -> Monitor:
+    from dbrun.training.monitor import Monitor
+
+    runtime, samples = ctx.runtime, ctx.runtime.samples
+
+    def draw(column: int) -> Image:
+        assert samples is not None, "else nothing is drawn"
+        start = None
+        if samples.starts is not None:
+            side = samples.resolution // model.family.upscale_factor
+            start = samples.starts.downscale(column, ctx.files, samples.resolution, side)
+        return model.generate(samples.prompts[column], seed=samples.seed + column, steps=samples.steps,
+                              guidance=samples.guidance, resolution=samples.resolution, start_image=start)
+
+    return Monitor(trainer, ctx, run_folder=None if ctx.process_group.rank else runtime.run_folder, work=ctx.work,
+                   name=runtime.name, trackers=runtime.trackers, samples=samples, draw=draw,
+                   images_per_step=ctx.params.batch_size * ctx.params.accumulation * num_halves,
+                   steps_per_epoch=runtime.steps_per_epoch)
 
 
 def _note_best_step(ctx: StageContext[TrainParams], trainer: Trainer) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dbrun.stages.support.amounts import Workload
 from dbrun.store import locks
 from dbrun.store.atomic import disk_errors, is_orphan, list_dir, remove_tree, replace_file, temp_name
 from dbrun.store.checksummed_json import dump_checksummed
@@ -19,6 +18,7 @@ from dbrun.store.digests import FileDigests
 from dbrun.store.json_cache import JsonCache
 from dbrun.store.objects import Objects, find_damage, sha256_of
 from dbrun.store.traces import Trace, Traces
+from dbrun.workload import Workload
 
 CheckDepth = Literal["sizes", "digests", "bytes"]
 """How closely a result is looked at: its files' sizes; their digests too, as far as a file can have changed since it

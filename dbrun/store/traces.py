@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from dbrun.stages.support.amounts import Workload
 from dbrun.store.atomic import list_dir, replace_file
 from dbrun.store.canonical import digest
 from dbrun.store.checksummed_json import FORMAT_VERSION, dump_checksummed, read_checksummed
+from dbrun.workload import Workload
 
 KNOWN_VERSIONS = (1, FORMAT_VERSION)
 STAGE_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}(\.item)?")

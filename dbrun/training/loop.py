@@ -184,6 +184,15 @@ class Trainer:
         with self.settings.optimizer.eval_weights(self.optimizer), averaged:
             yield
 
+    @contextmanager
+    def sampling_mode(self) -> Iterator[None]:
+        """Context manager: the model draws a picture as it would be exported; then weights, modes and random state
+        are what they were, to the bit."""
+        devices = [torch.cuda.current_device()] if self.model.device.type == "cuda" else []
+        with (self.eval_weights(), eval_mode(self.modules.values()), self.autocast(),
+              torch.random.fork_rng(devices)):
+            yield
+
     def checkpoint(self) -> Checkpoint:
         """All that training goes on from."""
         tensors = {f"adapter/{component}/{name}": tensor

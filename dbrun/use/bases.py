@@ -16,8 +16,8 @@ from dbrun.recipe.checks.rules import HUB_ID
 from dbrun.recipe.schema.model import Base
 from dbrun.resolve.base import EMBEDDED, find_base, parse_hub_identity
 from dbrun.safetensors_header import read_records
-from dbrun.stages.base import BaseSource
 from dbrun.stages.load import select_files
+from dbrun.stages.sources import BaseSource
 from dbrun.store.store import Store
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from dbrun.errors import DbrunError, Interrupted, ProcessLost, StageFailed
 from dbrun.events import Event, Note
+from dbrun.plan.item_cache import item_cache
 from dbrun.plan.planner import BASE_STAGE, Scope
 from dbrun.resolve.base import verified_base_folder
 from dbrun.run.signals import HANDLED_SIGNALS
 from dbrun.run.stage_context import StageContextFactory
-from dbrun.stages.base import Artifact
+from dbrun.stages.sources import Artifact
 from dbrun.store.atomic import remove_tree
 from dbrun.workers.env import DistributedEnv, clear_launcher_variables
 from dbrun.workers.rendezvous import ControlChannel, DistributedProcessGroup, connect_channel
@@ -115,7 +116,7 @@ class _Worker:
             return verified_base_folder(scope.resolved.sources.base, inputs[BASE_STAGE], scope.store)
 
         jobs, out = StageContextFactory(scope, self._stopping, base), scope.store.make_temp_folder()
-        items = jobs.item_cache(stage_key, self._emit, from_scratch=brief["from_scratch"])
+        items = item_cache(scope, stage_key, self._emit, base, from_scratch=brief["from_scratch"])
         process_group = DistributedProcessGroup(self.env.rank, self.env.size, self.env.local_rank, self.channel,
                                                 self.stage_number, self._raise_if_over)
         try:

@@ -19,7 +19,8 @@ from dbrun.plan import cache_key
 from dbrun.plan.cache_key import make_stage_key
 from dbrun.recipe.load import load_recipe
 from dbrun.resolve.sources import resolve_sources
-from dbrun.stages.base import Numerics, stages
+from dbrun.stages.base import stages
+from dbrun.stages.sources import Numerics
 from dbrun.store.canonical import digest, to_json_value
 from dbrun.store.store import Store
 

@@ -18,7 +18,7 @@ from dbrun.plan.planner import ALL_STAGES, Scope, make_scope
 from dbrun.recipe.load import load_recipe
 from dbrun.run.runner import execute
 from dbrun.stages.base import StageContext
-from dbrun.stages.support.process_group import run_distributed
+from dbrun.stages.support.distribute import run_distributed
 from dbrun.store.store import Store
 from dbrun.workers.env import read_distributed_env
 from dbrun.workers.launcher import WorkerGroup

@@ -19,9 +19,10 @@ from dbrun.recipe.load import load_recipe
 from dbrun.recipe.schema.model import Adapt, Recipe
 from dbrun.resolve.sources import ResolvedSources
 from dbrun.run.runner import execute
-from dbrun.stages.base import BaseSource, Numerics, Picture, Sources, Stage, StageContext
-from dbrun.stages.support.amounts import Workload
+from dbrun.stages.base import Stage, StageContext
+from dbrun.stages.sources import BaseSource, Numerics, Picture, Sources
 from dbrun.store.store import Store
+from dbrun.workload import Workload
 
 RECIPE = """
 schema: dbrun/v1

@@ -10,7 +10,7 @@ from dbrun.errors import DbrunError, RecipeError, StageFailed
 from dbrun.models.base import Sampling
 from dbrun.recipe.schema.model import Base
 from dbrun.resolve.base import find_base, parse_hub_identity, verified_base_folder
-from dbrun.stages.base import Artifact
+from dbrun.stages.sources import Artifact
 from dbrun.store.store import Store
 
 COMMIT = "c" * 40

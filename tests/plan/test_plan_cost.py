@@ -12,7 +12,7 @@ from stub_world import resolved, stub_stages
 from dbrun.plan import planner
 from dbrun.plan.planner import make_plan
 from dbrun.recipe.load import load_recipe
-from dbrun.stages.base import Picture
+from dbrun.stages.sources import Picture
 from dbrun.store import digests
 from dbrun.store.digests import FileDigests
 from dbrun.store.json_cache import JsonCache

@@ -8,7 +8,7 @@ import dbrun
 from dbrun.recipe.load import load_recipe
 from dbrun.run import run_metadata as module
 from dbrun.run.run_metadata import export_metadata
-from dbrun.stages.base import Numerics
+from dbrun.stages.sources import Numerics
 from dbrun.store.traces import Trace
 
 TRACE = Trace("train", "1" * 64, "2" * 64, {}, {}, "2026-01-01T00:00:00Z", 1.5)

@@ -8,7 +8,8 @@ import pytest
 
 from dbrun.plan import cache_key
 from dbrun.plan.cache_key import make_stage_key
-from dbrun.stages.base import Numerics, Stage
+from dbrun.stages.base import Stage
+from dbrun.stages.sources import Numerics
 
 CPU = Numerics("cpu", 2)
 

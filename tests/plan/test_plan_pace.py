@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from dbrun.events import Event, Progress
-from dbrun.run.pace import StageTimer
+from dbrun.run.timing import StageTimer
 
 
 @dataclass

@@ -13,7 +13,7 @@ from dbrun.plan.cache_key import make_stage_key
 from dbrun.plan.planner import Status, make_plan
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.schema.model import Recipe
-from dbrun.stages.base import Numerics
+from dbrun.stages.sources import Numerics
 from dbrun.stages.train import Train
 from dbrun.store.store import Store
 

@@ -249,7 +249,7 @@ def test_only_checkpoints_count_as_progress(fresh):
     from stub_world import Train, TrainParams
 
     from dbrun.plan.cache_key import make_stage_key
-    from dbrun.stages.base import Numerics
+    from dbrun.stages.sources import Numerics
 
     question = make_stage_key(Train(), TrainParams(300, 1.0), {}, Numerics("cpu", 1))
     assert planner.saved_progress(question, fresh / "nothing") is None

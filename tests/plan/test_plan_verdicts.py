@@ -19,7 +19,7 @@ from dbrun.plan.planner import Scope, make_scope, plan_scope
 from dbrun.plan.selection import Selection
 from dbrun.plan.sweep_plan import shared_work
 from dbrun.recipe.load import load_recipe
-from dbrun.run.memory import peak_memory
+from dbrun.run.timing import peak_memory
 from dbrun.store.checksummed_json import dump_checksummed
 from dbrun.store.runs import list_runs
 from dbrun.store.store import Store

@@ -13,17 +13,8 @@ from PIL import Image, ImageDraw
 from dbrun.events import Event
 from dbrun.models.base import Sampling, families
 from dbrun.recipe.schema.model import Recipe
-from dbrun.stages.base import (
-    Artifact,
-    BaseSource,
-    Numerics,
-    Picture,
-    RuntimeOptions,
-    Sources,
-    Stage,
-    StageContext,
-    stages,
-)
+from dbrun.stages.base import RuntimeOptions, Stage, StageContext, stages
+from dbrun.stages.sources import Artifact, BaseSource, Numerics, Picture, Sources
 
 RECIPE: dict[str, Any] = {
     "schema": "dbrun/v1", "name": "tiny", "base": {"type": "sd", "path": "base"},

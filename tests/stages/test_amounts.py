@@ -10,8 +10,8 @@ from dbrun.recipe.load import load_recipe
 from dbrun.recipe.new import starter_recipe
 from dbrun.resolve.sources import resolve_sources
 from dbrun.stages.base import stages
-from dbrun.stages.support.amounts import Workload
 from dbrun.store.store import Store
+from dbrun.workload import Workload
 
 NO_PRIOR = "prior=null & subject.class_prompt=null"
 

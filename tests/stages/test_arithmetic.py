@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from dbrun.errors import StageFailed
-from dbrun.stages.base import Numerics, RuntimeOptions, StageContext
-from dbrun.stages.support.arithmetic import load_base, sampling_precision
+from dbrun.stages.base import RuntimeOptions, StageContext
+from dbrun.stages.sources import Numerics
+from dbrun.stages.support.base_loading import load_base, sampling_precision
 
 
 @pytest.mark.parametrize(("precision", "device", "drawn"), [

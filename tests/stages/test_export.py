@@ -12,8 +12,9 @@ from dbrun.adapters.adapter_io import read_adapters, write_adapters
 from dbrun.errors import StageFailed
 from dbrun.models.base import families
 from dbrun.safetensors_header import read_provenance
-from dbrun.stages.base import Artifact, Picture, Sources, stages
+from dbrun.stages.base import stages
 from dbrun.stages.export import default_prompts
+from dbrun.stages.sources import Artifact, Picture, Sources
 from dbrun.stages.support.provenance import portable_recipe
 
 NOTHING = Sources(None, ())

@@ -7,8 +7,9 @@ from PIL import Image, ImageDraw
 
 from dbrun.errors import Interrupted, StageFailed
 from dbrun.models.sd import StableDiffusionModel
-from dbrun.stages.base import Numerics, stages
+from dbrun.stages.base import stages
 from dbrun.stages.generate_priors import MAX_ATTEMPTS, blank_reason
+from dbrun.stages.sources import Numerics
 
 STAGE = "generate-priors"
 

@@ -4,7 +4,7 @@ import pytest
 
 from dbrun.models.base import Sampling
 from dbrun.recipe.schema.model import Recipe
-from dbrun.stages.base import BaseSource, Picture, Sources
+from dbrun.stages.sources import BaseSource, Picture, Sources
 from dbrun.stages.support.held_out import held_out_indices
 from dbrun.stages.train import Train
 

@@ -8,8 +8,8 @@ from dbrun.options.ema import Ema
 from dbrun.recipe.schema.images import Buckets, Images
 from dbrun.recipe.schema.launch import Launch
 from dbrun.recipe.schema.model import Recipe
-from dbrun.stages.base import BaseSource, Picture, Sources
 from dbrun.stages.export import Export
+from dbrun.stages.sources import BaseSource, Picture, Sources
 from dbrun.stages.support.training_length import describe_length, training_length
 from dbrun.stages.train import Train
 from dbrun.training.sampler import Epoch, rows

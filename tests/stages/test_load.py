@@ -8,8 +8,9 @@ import pytest
 
 from dbrun.errors import Interrupted, RecipeError, StageFailed
 from dbrun.models.base import families
-from dbrun.stages.base import Numerics, RuntimeOptions, StageContext
+from dbrun.stages.base import RuntimeOptions, StageContext
 from dbrun.stages.load import Load, LoadParams, check_layout, read_base_record, select_files
+from dbrun.stages.sources import Numerics
 from dbrun.stages.support import download
 
 FOLDERS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")

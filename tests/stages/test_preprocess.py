@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.models.base import families
-from dbrun.stages.base import Picture, Sources
 from dbrun.stages.preprocess import Preprocess, as_tensor
+from dbrun.stages.sources import Picture, Sources
 from dbrun.stages.support.prompt_index import PromptIndex
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "dog6"

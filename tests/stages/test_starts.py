@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from dbrun.errors import StageFailed
-from dbrun.stages.base import BaseSource, Picture, Sources, stages
+from dbrun.stages.base import stages
 from dbrun.stages.export import default_prompts
+from dbrun.stages.sources import BaseSource, Picture, Sources
 from dbrun.stages.support.lowres_inputs import DEFAULT_COLUMNS, LowresInputs, lowres_inputs
 
 

@@ -12,8 +12,8 @@ from dbrun.errors import RecipeError
 from dbrun.images.buckets import CropBox
 from dbrun.models.base import families
 from dbrun.recipe.schema.images import Images
-from dbrun.stages.base import Picture, Sources
 from dbrun.stages.preprocess import as_tensor
+from dbrun.stages.sources import Picture, Sources
 from dbrun.store.canonical import to_json_value
 
 BUCKETS = {"resolution": 32, "buckets": {"step": 8}}

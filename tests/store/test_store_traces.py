@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from dbrun.stages.support.amounts import Workload
 from dbrun.store.traces import ArtifactFile, Trace, Traces, manifest_digest
+from dbrun.workload import Workload
 
 KEY = "ab" * 32
 FILES = {"a": ArtifactFile(3, "c" * 64)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dbrun.errors import StageFailed
-from dbrun.stages.base import Numerics
+from dbrun.stages.sources import Numerics
 from dbrun.training.device import allow_tf32, generator, seeded_rng, set_up_device
 
 

@@ -7,7 +7,6 @@ from tiny_steps import gone, trainer
 from tiny_training import FAMILY
 
 from dbrun.options.ema import Ema
-from dbrun.training.showing import sampling_mode
 
 
 def test_it_wears_the_averages_at_rest_in_the_precision_of_training_and_puts_all_back(tmp_path: Path) -> None:
@@ -16,7 +15,7 @@ def test_it_wears_the_averages_at_rest_in_the_precision_of_training_and_puts_all
     assert trained.ema is not None
     unet, drawn = trained.modules["denoiser"], torch.get_rng_state()
     weights = [p.detach().clone() for p in trained.parameters]
-    with sampling_mode(trained):
+    with trained.sampling_mode():
         assert all(torch.equal(p, average) for p, average in zip(trained.parameters, trained.ema.shadow_params))
         assert not any(torch.equal(p, w) for p, w in zip(trained.parameters, weights))
         assert not any(m.training for m in unet.modules()) and not torch.is_grad_enabled()

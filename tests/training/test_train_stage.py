@@ -23,7 +23,8 @@ from dbrun.options.held_out import HeldOut
 from dbrun.options.objective import Objective
 from dbrun.options.schedules import Cosine
 from dbrun.recipe.schema.model import Recipe
-from dbrun.stages.base import BaseSource, RuntimeOptions, Sources
+from dbrun.stages.base import RuntimeOptions
+from dbrun.stages.sources import BaseSource, Sources
 from dbrun.stages.train import Train, _make_batches
 from dbrun.training.sampler import rows
 

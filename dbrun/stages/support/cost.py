@@ -1,7 +1,8 @@
-"""How much room can a stage's results take? Upper bounds, known before hours of work end on a full disk."""
+"""What a stage costs: upper bounds of disk, known before hours of work end on a full one, and its workload."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ from dbrun.errors import DbrunError
 from dbrun.models.base import Family, families
 from dbrun.recipe.schema.model import Adapt
 from dbrun.safetensors_header import tensor_shapes
-from dbrun.stages.base import Artifact, BaseSource, StageContext
+from dbrun.stages.base import StageContext
 from dbrun.stages.load import read_base_record
+from dbrun.stages.sources import Artifact, BaseSource
 
 OVERHEAD_BYTES = 2 * 2**20
 """Bytes for what is small in every stage's result: indexes, provenance, headers."""
 PIXEL_BYTES = 3
 """Bytes of a pixel in a picture file, which compression only lessens."""
 FLOAT32_BYTES = 4
+SIZE_FIELDS = {"rank", "alpha"}
+"""What of an adapter `count_parameters` counts, or changes nothing of what it takes."""
 
 
 def picture_bytes(count: int, side: int) -> int:
@@ -60,6 +64,18 @@ def count_parameters(family: Family, adapt: Adapt, weights: Callable[[str], Iter
                for name, one in adapt.adapters.items() if name in family.components
                for path in weights(family.components[name])
                for shape in tensor_shapes(path).values())
+
+
+def guidance_label(guidance: float) -> str:
+    """Whether a sampler asks the denoiser twice a step, in words."""
+    return f"guided {guidance > 1}"
+
+
+def adapter_labels(adapt: Adapt) -> tuple[str, ...]:
+    """What learns and on which layers, in words; not how large it is."""
+    found = {name: one.model_dump(mode="json", exclude={*one.EXCLUDED_FIELDS, *SIZE_FIELDS})
+             for name, one in adapt.components.items()}
+    return tuple(f"{name} {json.dumps(document, sort_keys=True)}" for name, document in found.items())
 
 
 def _base_files(ctx: StageContext[Any], folder: str) -> list[Path]:

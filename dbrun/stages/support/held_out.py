@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dbrun.recipe.schema.model import Recipe
 from dbrun.seeds import derive_seed
-from dbrun.stages.base import Picture, Sources
+from dbrun.stages.sources import Picture, Sources
 
 
 def held_out_indices(recipe: Recipe, sources: Sources) -> tuple[int, ...]:

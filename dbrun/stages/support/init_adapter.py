@@ -13,7 +13,7 @@ from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.models.base import Family
 from dbrun.stages.base import StageContext
-from dbrun.stages.support.arithmetic import load_base
+from dbrun.stages.support.base_loading import load_base
 from dbrun.stages.support.inputs import read_verified
 
 if TYPE_CHECKING:

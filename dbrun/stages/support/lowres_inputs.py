@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dbrun.images.pixels import read_square
 from dbrun.models.base import families
 from dbrun.recipe.schema.model import Recipe
-from dbrun.stages.base import Picture, Sources
+from dbrun.stages.sources import Picture, Sources
 from dbrun.stages.support.inputs import read_verified
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbrun.stages.base import Picture
+from dbrun.stages.sources import Picture
 
 INDEX_FILE = "index.json"
 

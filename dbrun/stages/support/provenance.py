@@ -8,7 +8,7 @@ from dbrun.config_types import Part
 from dbrun.models.base import families
 from dbrun.options.objective import DEFAULT_OBJECTIVE
 from dbrun.recipe.schema.model import Prior, Recipe
-from dbrun.stages.base import Artifact, Numerics, Picture, Sources
+from dbrun.stages.sources import Artifact, Numerics, Picture, Sources
 from dbrun.stages.support.training_length import training_length
 
 

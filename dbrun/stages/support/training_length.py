@@ -9,7 +9,7 @@ from dbrun.errors import RecipeError
 from dbrun.images.buckets import batches_per_epoch, nearest_shape
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.train import DEFAULT_STEPS, Train
-from dbrun.stages.base import Sources
+from dbrun.stages.sources import Sources
 from dbrun.stages.support.crops import recipe_crop_settings
 from dbrun.stages.support.held_out import held_out_indices
 

@@ -1,18 +1,18 @@
-"""In which numbers does a stage hold the base, and how does it get it?"""
+"""The base in memory, as a stage asks for it: verified by `load`, in the precision and on the device of the stage."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import StageFailed
 from dbrun.models.base import Model
-from dbrun.stages.base import Numerics, StageContext
+from dbrun.options.precision import Precision
+from dbrun.stages.base import StageContext
 from dbrun.stages.load import read_base_record
+from dbrun.stages.sources import Numerics
 
 if TYPE_CHECKING:
     import torch
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def sampling_precision(precision: Precision, numerics: Numerics) -> Precision:
@@ -28,6 +28,6 @@ def load_base(ctx: StageContext[Any], precision: Precision,
     if ctx.base is None:
         raise StageFailed("the base's files are gone", fix="run again with `--force load`")
     record = read_base_record(ctx.inputs["load"])
-    return record.family.load(ctx.base,
-                                             device=device or set_up_device(ctx.numerics, ctx.process_group.local_rank),
-                              dtype=DTYPES[precision], variant=record.variant)
+    if device is None:
+        device = set_up_device(ctx.numerics, ctx.process_group.local_rank)
+    return record.family.load(ctx.base, device=device, dtype=DTYPES[precision], variant=record.variant)

@@ -1,15 +1,9 @@
-"""What do the time, memory and disk of a piece of work grow with?"""
+"""How large a piece of work is, so that its time, memory and disk can be told from earlier work of its kind."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from dbrun.recipe.schema.model import Adapt
-
-SIZE_FIELDS = {"rank", "alpha"}
-"""What of an adapter `room.weights` counts, or changes nothing of what it takes."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +20,3 @@ class Workload:
     memory: tuple[float, ...] = ()
     disk: Mapping[str, float] = field(default_factory=dict)
     like: tuple[str, ...] = ()
-
-
-def guidance_label(guidance: float) -> str:
-    """Whether a sampler asks the denoiser twice a step, in words."""
-    return f"guided {guidance > 1}"
-
-
-def adapter_labels(adapt: Adapt) -> tuple[str, ...]:
-    """What learns and on which layers, in words; not how large it is."""
-    found = {name: one.model_dump(mode="json", exclude={*one.EXCLUDED_FIELDS, *SIZE_FIELDS})
-             for name, one in adapt.components.items()}
-    return tuple(f"{name} {json.dumps(document, sort_keys=True)}" for name, document in found.items())

@@ -1,4 +1,4 @@
-"""What goes on beside a training, for people to see, without any result depending on it?"""
+"""What goes on beside a training, for people to see: a line a step, samples, trackers. No result depends on it."""
 
 from __future__ import annotations
 
@@ -6,39 +6,70 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
-from dbrun.models.base import Model
-from dbrun.stages.base import StageContext
-from dbrun.stages.support.sample_spec import SampleSpec
+from dbrun.training.loop import Metrics, Trainer, metrics_as_json
+from dbrun.training.recompute import peak_mib
+from dbrun.training.trackers import Trackers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from dbrun.training.loop import Metrics, Trainer
     from dbrun.training.settings import TrainParams
 
 METRICS_FILE, SAMPLES_FOLDER = "metrics.jsonl", "samples"
 SCALAR_TYPES = (bool, int, float, str)
 
 
+class Samples(Protocol):
+    """Which pictures are drawn while training: one for each prompt, every so many steps."""
+
+    @property
+    def every(self) -> int:
+        """Steps between two rows of pictures."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt of each column."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What pictures drawn in this way have in common, however often they are drawn."""
+
+
+class Listener(Protocol):
+    """Who hears of a training, and may stop it: the stage's context."""
+
+    def progress(self, done: int, total: int, unit: str, **metrics: float) -> None:
+        """Report that done of total units are ready."""
+
+    def note(self, text: str, level: str = "info") -> None:
+        """Tell the user something."""
+
+    @property
+    def stop_signal(self) -> Callable[[], int]:
+        """Gives the number of the signal that asked to stop, or 0."""
+
+
 class Monitor:
     """Writes down how a training goes, draws its samples, and tells trackers.
 
-    images: pictures that a step shows. All of it lies in the run's folder; sample pictures also in the work folder, so
-    that a run that goes on has those of the run before. Nothing that goes wrong here ends a training.
+    run_folder: where all of it lies, None in a process that tells nothing; work: a folder that survives a crash, which
+    keeps the sample pictures for a run that goes on; samples: what is drawn, None for nothing; draw: one column's
+    picture by the model as it stands; images_per_step: pictures that a step shows. Nothing that goes wrong here ends
+    a training.
     """
 
-    def __init__(self, ctx: StageContext[Any], model: Model, trainer: Trainer, images: int) -> None:
-        from dbrun.training.trackers import Trackers
-
-        self.ctx, self.model, self.trainer, self.images_per_step = ctx, model, trainer, images
-        self.folder = None if ctx.process_group.rank else ctx.runtime.run_folder
-        names = ctx.runtime.trackers if self.folder else ()
-        self.trackers = Trackers(names, ctx.runtime.name, self.folder or Path(), _scalars(ctx.params), ctx.note,
-                                 self._warn)
+    def __init__(self, trainer: Trainer, listener: Listener, *, run_folder: Path | None, work: Path, name: str,
+                 trackers: tuple[str, ...], samples: Samples | None, draw: Callable[[int], Image],
+                 images_per_step: int, steps_per_epoch: float) -> None:
+        self.trainer, self.listener, self.samples, self.draw = trainer, listener, samples, draw
+        self.folder, self.work = run_folder, work
+        self.images_per_step, self.steps_per_epoch = images_per_step, steps_per_epoch
+        self.trackers = Trackers(trackers if run_folder else (), name, run_folder or Path(),
+                                 _scalars(trainer.settings), listener.note, self._warn)
         self._step_started = time.monotonic()
 
     def start(self) -> None:
@@ -52,17 +83,15 @@ class Monitor:
 
     def log_step(self, done: Metrics) -> None:
         """Tell of a step."""
-        from dbrun.training.recompute import peak_mib
-
         seconds = max(time.monotonic() - self._step_started, 1e-9)
         numbers = {**self._step_metrics(done), "images_per_second": self.images_per_step / seconds,
                    "memory_mib": peak_mib()}
-        self.ctx.progress(done.step, self.ctx.params.steps, "steps", **numbers)
+        self.listener.progress(done.step, self.trainer.settings.steps, "steps", **numbers)
         self._log(numbers, done.step)
 
     def draw_samples(self) -> None:
         """Draw pictures if it is time; what has been drawn is not drawn again. Called where a checkpoint stands."""
-        asked, step = self.ctx.runtime.samples, len(self.trainer.history)
+        asked, step = self.samples, len(self.trainer.history)
         if self.folder is not None and asked is not None and step % asked.every == 0:
             place = self._sample_folder(asked) / f"step-{step:08d}.png"
             try:
@@ -77,36 +106,26 @@ class Monitor:
         """Let the trackers finish."""
         self.trackers.close()
 
-    def _draw(self, asked: SampleSpec, place: Path, step: int) -> None:
+    def _draw(self, asked: Samples, place: Path, step: int) -> None:
         from dbrun.images.grid import draw_grid, save_png
-        from dbrun.training.showing import sampling_mode
 
         pictures: list[Image] = []
-        with sampling_mode(self.trainer):
-            for column, prompt in enumerate(asked.prompts):
-                if self.ctx.stop_signal():
+        with self.trainer.sampling_mode():
+            for column in range(len(asked.prompts)):
+                if self.listener.stop_signal():
                     return
-                pictures.append(self.model.generate(
-                    prompt, seed=asked.seed + column, steps=asked.steps, guidance=asked.guidance,
-                    resolution=asked.resolution, start_image=self._lowres_input(asked, column)))
+                pictures.append(self.draw(column))
         place.parent.mkdir(parents=True, exist_ok=True)
         beside = place.with_name(f".{os.getpid()}.{place.name}")
         save_png(draw_grid(((f"step {step}", pictures),), asked.prompts), beside)
         beside.replace(place)
         self._copy_samples()
-        self.ctx.note(f"samples after step {step}: {self._run_copy(place)}")
+        self.listener.note(f"samples after step {step}: {self._run_copy(place)}")
         self.trackers.log_images({f"{column}: {prompt}": picture for column, (prompt, picture) in
                                   enumerate(zip(asked.prompts, pictures, strict=True))}, step)
 
-    def _lowres_input(self, asked: SampleSpec, column: int) -> Image | None:
-        if asked.starts is None:
-            return None
-        side = asked.resolution // self.model.family.upscale_factor
-        return asked.starts.downscale(column, self.ctx.files, asked.resolution,
-                                      side)
-
-    def _sample_folder(self, asked: SampleSpec) -> Path:
-        return self.ctx.work / SAMPLES_FOLDER / asked.fingerprint
+    def _sample_folder(self, asked: Samples) -> Path:
+        return self.work / SAMPLES_FOLDER / asked.fingerprint
 
     def _run_copy(self, place: Path) -> Path:
         assert self.folder is not None
@@ -114,7 +133,7 @@ class Monitor:
 
     def _copy_samples(self) -> None:
         """Copy into the run's folder what was drawn up to here."""
-        asked = self.ctx.runtime.samples
+        asked = self.samples
         if self.folder is None or asked is None or not self._sample_folder(asked).is_dir():
             return
         try:
@@ -127,10 +146,8 @@ class Monitor:
             self._warn(f"the samples stay in {self._sample_folder(asked)}: {error.strerror}")
 
     def _step_metrics(self, done: Metrics) -> dict[str, float]:
-        from dbrun.training.loop import metrics_as_json
-
         numbers = {name: value for name, value in metrics_as_json(done).items() if name != "step" and value is not None}
-        return {"epoch": done.step / self.ctx.runtime.steps_per_epoch, **numbers}
+        return {"epoch": done.step / self.steps_per_epoch, **numbers}
 
     def _log(self, numbers: Mapping[str, float], step: int) -> None:
         self.trackers.log(numbers, step)
@@ -143,7 +160,7 @@ class Monitor:
             return
 
     def _warn(self, text: str) -> None:
-        self.ctx.note(text, level="warning")
+        self.listener.note(text, level="warning")
 
 
 def _scalars(params: TrainParams) -> dict[str, float | int | str | bool | None]:
