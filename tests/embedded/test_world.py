@@ -14,8 +14,8 @@ from dbrun.embedded.making.world import COAT_COLOURS, COLOURS, KINDS, PLACES, dr
 
 PRINT_DIGEST = """
 import hashlib
-from dbrun.embedded.making.world import draw, random_scene
-print(hashlib.sha256(b"".join(draw(random_scene(seed)).tobytes() for seed in range(40))).hexdigest())
+from dbrun.embedded.making.world import draw_scene, random_scene
+print(hashlib.sha256(b"".join(draw_scene(random_scene(seed)).tobytes() for seed in range(40))).hexdigest())
 """
 
 

@@ -115,7 +115,7 @@ def test_a_hub_base_at_a_commit(tmp_path, store, cache):
 
 
 def test_a_hub_base_at_a_branch(tmp_path, store, cache):
-    assert find(tmp_path, store, "owner/name").revision == "main"
+    assert find(tmp_path, store, "owner/name").unpinned_revision == "main"
     store.commits.put("owner/name@main", "d" * 40)
     assert find(tmp_path, store, "owner/name").source.identity == "hub:owner/name@" + "d" * 40
     fake_cache(cache, COMMIT, {"main": COMMIT})

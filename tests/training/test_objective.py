@@ -173,6 +173,6 @@ def test_with_every_option_accumulated_pictures_are_those_of_one_larger_batch() 
     options = {"noise": Noise(0.1, 0.1, Pyramid()), "timestep_sampling": Window(type="window", low=100, high=200)}
     large = batches(6, **options)(1)
     small = [batches(2, **options)(n) for n in (3, 4, 5)]
-    for field in ("noise", "added", "t"):
+    for field in ("noise", "input_noise", "t"):
         assert torch.equal(getattr(large, field), torch.cat([getattr(b, field) for b in small]))
     assert large.t.min() >= 100 and large.t.max() < 200
