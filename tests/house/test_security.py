@@ -39,7 +39,7 @@ def test_nothing_that_could_run_code_is_read_or_written(path: Path) -> None:
 
 def test_loading_weights_asks_for_safetensors_and_no_network() -> None:
     """Every `from_pretrained` of a user's base; the others read what dbrun itself wrote."""
-    found = [call for path in (ROOT / "dbrun" / "families").glob("*.py") for call in calls(path)
+    found = [call for path in (ROOT / "dbrun" / "models").glob("*.py") for call in calls(path)
              if isinstance(call.func, ast.Attribute) and call.func.attr == "from_pretrained"]
     assert found
     for call in found:

@@ -12,7 +12,7 @@ from dbrun.errors import Interrupted, StageFailed
 from dbrun.events import Event, Progress
 from dbrun.stages.base import RuntimeOptions, StageContext
 from dbrun.stages.sources import Numerics
-from dbrun.stages.support import process_group as module
+from dbrun.stages.support import distribute as module
 from dbrun.stages.support.distribute import run_distributed
 from dbrun.stages.support.process_group import ProcessGroup
 
