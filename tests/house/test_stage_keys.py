@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from dbrun.plan import cache_key
+from dbrun import library_versions
 from dbrun.plan.cache_key import make_stage_key
 from dbrun.recipe.load import load_recipe
 from dbrun.resolve.sources import resolve_sources
@@ -56,14 +56,14 @@ def record(store: Store) -> dict[str, dict[str, dict[str, str | None]]]:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_result_of_an_earlier_version_is_found_again(recipe: Path, tmp_path: Path,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_key, "installed_version", lambda library: PINNED)
+    monkeypatch.setattr(library_versions, "installed_version", lambda library: PINNED)
     store = Store(tmp_path)
     store.prepare()
     assert keys(recipe, store) == json.loads(RECORD.read_text())[recipe.stem]
 
 
 if __name__ == "__main__":
-    cache_key.installed_version = lambda library: PINNED  # type: ignore[assignment]
+    library_versions.installed_version = lambda library: PINNED  # type: ignore[assignment]
     with TemporaryDirectory() as folder:
         kept = Store(Path(folder))
         kept.prepare()
