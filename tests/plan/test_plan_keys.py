@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from dbrun import library_versions
 from dbrun.plan import cache_key
 from dbrun.plan.cache_key import make_stage_key
 from dbrun.stages.base import Stage
@@ -52,10 +53,10 @@ def test_the_version_and_the_libraries_are_in_the_key(monkeypatch):
     monkeypatch.setattr(Some, "VERSION", 2)
     assert key() != before
     monkeypatch.setattr(Some, "VERSION", 1)
-    monkeypatch.setattr(cache_key, "installed_version", lambda name: "1.99.3")
+    monkeypatch.setattr(library_versions, "installed_version", lambda name: "1.99.3")
     other = key()
     assert other != before
-    monkeypatch.setattr(cache_key, "installed_version", lambda name: "1.99.7+cpu")
+    monkeypatch.setattr(library_versions, "installed_version", lambda name: "1.99.7+cpu")
     assert key() == other, "a patch release changes nothing"
 
 
@@ -96,5 +97,5 @@ def test_versions_are_those_of_the_installed_packages():
     from importlib.metadata import version
 
     for library in ("torch", "diffusers", "numpy", "pillow", "pydantic"):
-        assert cache_key.installed_version(library) == version(library)
+        assert library_versions.installed_version(library) == version(library)
     assert cache_key.minor_versions(["torch"])["torch"].count(".") == 1

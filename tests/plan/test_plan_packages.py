@@ -4,11 +4,11 @@ import pytest
 from stub_world import TrainParams, go, make_home, resolved, stub_stages
 from tiny_training import PARAMS
 
+from dbrun import library_versions
 from dbrun.errors import StageFailed
 from dbrun.options.optimizers import optimizer_types
 from dbrun.options.packages import OptionalPackage
 from dbrun.options.prodigy import Prodigy
-from dbrun.plan import cache_key
 from dbrun.plan.cache_key import make_stage_key
 from dbrun.plan.planner import Status, make_plan
 from dbrun.recipe.load import load_recipe
@@ -63,8 +63,8 @@ def test_only_the_chosen_optimizers_package_is_in_the_key(kind, monkeypatch) -> 
     before = make_stage_key(Train(), params, {}, numerics)
     assert set(before.document["libraries"]) == {*Train.libraries, *needed}
     for name in needed:
-        newer = cache_key.installed_version
-        monkeypatch.setattr(cache_key, "installed_version", lambda n, name=name: "99.1" if n == name else newer(n))
+        newer = library_versions.installed_version
+        monkeypatch.setattr(library_versions, "installed_version", lambda n, name=name: "99.1" if n == name else newer(n))
         assert make_stage_key(Train(), params, {}, numerics).key != before.key
 
 
