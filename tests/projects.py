@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from fork_server import run_dbrun
 from PIL import Image, ImageDraw
 
 RECIPE = """\
@@ -41,11 +42,10 @@ class Project:
 
     folder: Path
 
-    def dbrun(self, *words: str, check: int | None = 0, env: dict[str, str] | None = None,
+    def dbrun(self, *words: str, check: int | None = 0, env: dict[str, str] | None = None, real: bool = False,
               ) -> subprocess.CompletedProcess[str]:
-        """`dbrun WORDS` in this folder; check is the exit code asked for, None for any."""
-        done = subprocess.run([sys.executable, "-m", "dbrun", *words], cwd=self.folder, text=True,
-                              capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})})
+        """`dbrun WORDS` in this folder; check: the exit code asked for, None for any; real: never forked."""
+        done = run_dbrun(words, cwd=self.folder, env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})}, real=real)
         if check is not None:
             assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

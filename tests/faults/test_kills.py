@@ -1,6 +1,6 @@
 """Does the embedded recipe, killed at any instant of any stage, end in the bytes of an undisturbed run?
 
-The default set kills runs of a tiny base (tests/flow) and of stub stages (tests/plan); this takes half an hour.
+The default set kills runs of a tiny base (tests/flow) and of stub stages (tests/run); this takes half an hour.
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Does the whole path work as a user walks it: run, again, one stage, another name, a kill, an export to load?"""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fork_server import start_dbrun
 from PIL import Image
 from projects import Project, cpu_and_heavy, lay_out
 
@@ -59,7 +61,7 @@ def test_another_name_is_the_same_bytes_elsewhere(project: Project) -> None:
 
 
 def test_two_projects_with_equal_inputs_export_equal_bytes(finished: Project, fresh: Project) -> None:
-    fresh.dbrun("run", "tiny.yaml")
+    fresh.dbrun("run", "tiny.yaml", real=True)
     assert fresh.exported() == finished.exported()
 
 
@@ -162,8 +164,7 @@ def test_the_export_changes_a_pipeline_that_loads_it(finished: Project) -> None:
 
 def killed_then_finished(project: Project, wait: float, *words: str) -> None:
     """Start a run, kill it after `wait` seconds, and let the same command finish it."""
-    child = subprocess.Popen([sys.executable, "-m", "dbrun", "run", "tiny.yaml", *words], cwd=project.folder,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = start_dbrun(["run", "tiny.yaml", *words], project.folder, os.environ)
     time.sleep(wait)
     child.send_signal(signal.SIGKILL)
     child.wait()
@@ -185,7 +186,7 @@ def test_twenty_kills_at_random_moments_end_in_the_same_bytes(finished: Project,
     draw = random.Random(0)
     for i in range(20):
         project = lay_out(tmp_path / str(i))
-        killed_then_finished(project, draw.uniform(0.1, 12.0))
+        killed_then_finished(project, draw.uniform(0.1, 5.0))
         assert project.exported() == finished.exported()
 
 

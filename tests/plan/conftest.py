@@ -1,38 +1,5 @@
-"""Makes the stub stages importable for the tests of planning and running, and keeps them off slow disks."""
+"""The fixtures of the stub stages, shared by plan, resolve, run, workers and store."""
 
-import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from memory_folders import fresh, home, quick
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from stub_world import make_home
-
-MEMORY = Path("/dev/shm")
-
-
-@pytest.fixture(scope="session")
-def quick() -> Iterator[Path]:
-    """A folder in memory where there is one: hundreds of small runs, each with its fsyncs, would wait for a disk."""
-    home = Path(tempfile.mkdtemp(prefix="dbrun-tests-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
-    yield home
-    shutil.rmtree(home, ignore_errors=True)
-
-
-@pytest.fixture
-def fresh(quick: Path) -> Iterator[Path]:
-    """A new folder in memory."""
-    folder = Path(tempfile.mkdtemp(dir=quick))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def home(fresh: Path) -> Path:
-    """A folder with pictures and a recipe for the stub stages."""
-    return make_home(fresh / "home")
+__all__ = ["fresh", "home", "quick"]

@@ -1,6 +1,6 @@
 """Is each of many wrong recipes told in exactly these words?
 
-`PYTHONPATH=tests python tests/recipe/test_recipe_wrong.py` writes them anew.
+`PYTHONPATH=tests python tests/recipe/test_wrong.py` writes them anew.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from dbrun.store.digests import FileDigests
 from dbrun.store.json_cache import JsonCache
 from dbrun.store.store import Store
 
-SCRIPT = Path(__file__).parent / "stub_world.py"
+SCRIPT = Path(__file__).parents[1] / "stub_world.py"
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "PIL",
          "huggingface_hub", "rich", "omegaconf")
 

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from stub_outcomes import finishes_alike, outputs
 from stub_world import go, make_home
-from test_plan_faults import finishes_alike, outputs
 
 from dbrun.errors import DbrunError
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from fork_server import run_dbrun
 
 from dbrun.cli.app import app
 from dbrun.cli.verbs import VERB_MODULES
@@ -60,15 +61,14 @@ def test_help_and_a_misspelt_verb_know_all_verbs() -> None:
                                         "  → dbrun graph --help"]),
     (["verifi"], ["error: no such command 'verifi'; did you mean 'verify'?", "  → dbrun --help"])], ids=" ".join)
 def test_a_wrong_command_line_is_told_of_as_every_other_error(words: list[str], said: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", "dbrun", *words], capture_output=True, text=True)
+    done = run_dbrun(words)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.splitlines() == said
 
 
 def test_without_words_there_is_help_and_what_a_verb_leaves_with_is_the_exit_code(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text("{}")
-    code = [subprocess.run([sys.executable, "-m", "dbrun", *words], cwd=tmp_path, capture_output=True,
-                           text=True).returncode for words in ([], ["--version"], ["schema", "--check", "old.json"])]
-    assert code == [0, 0, 3]
+    for words, code in (([], 0), (["--version"], 0), (["schema", "--check", "old.json"], 3)):
+        assert run_dbrun(words, cwd=tmp_path).returncode == code
 
 
 def test_whoever_stops_a_verb_that_keeps_nothing_is_told(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from dbrun.events import Note
 from dbrun.store.store import Store
 from dbrun.store.verify import verify_store
 
-SCRIPT = Path(__file__).parent / "stub_world.py"
+SCRIPT = Path(__file__).parents[1] / "stub_world.py"
 FORK = multiprocessing.get_context("fork")
 ORDER = ["load", "adapt", "generate-priors", "preprocess", "train", "export"]
 

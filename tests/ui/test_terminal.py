@@ -14,6 +14,7 @@ from pathlib import Path
 from termios import TIOCSWINSZ
 
 import pytest
+from fork_server import run_dbrun
 from PIL import Image
 from rich.cells import cell_len
 
@@ -61,8 +62,7 @@ def test_what_is_wrong_with_a_recipe_fits_the_screen(folder: Path, columns: int)
 
 
 def test_a_message_that_is_not_for_a_screen_has_a_problem_a_line(folder: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "dbrun", "validate", "dog.yaml"], cwd=folder, capture_output=True,
-                          text=True)
+    done = run_dbrun(["validate", "dog.yaml"], cwd=folder)
     heads = [line for line in done.stderr.splitlines() if "dog.yaml:" in line]
     assert len(heads) == 3 and any("did you mean 'all'" in line or "a list of patterns" in line for line in heads)
     excerpts = [line for line in done.stderr.splitlines() if " | " in line]

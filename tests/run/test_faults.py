@@ -11,19 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from stub_outcomes import finishes_alike, outputs
 from stub_world import go, make_home
 
 from dbrun.errors import DbrunError
-from dbrun.store.store import Store
-from dbrun.store.traces import Trace
 
 CALLS = ("rename", "fsync", "mkdir", "unlink", "rmdir", "fchmod")
-SCRIPT = Path(__file__).parent / "stub_world.py"
-
-
-def outputs(home):
-    return {p.relative_to(home).as_posix(): p.read_bytes() for p in sorted((home / "outputs").rglob("*"))
-            if p.is_file() and p.name != "dbrun.json"}
+SCRIPT = Path(__file__).parents[1] / "stub_world.py"
 
 
 @pytest.fixture(scope="module")
@@ -57,24 +51,6 @@ def in_a_child(home, call, number, action):
         code = error.exit_code
     finally:
         os._exit(code)
-
-
-def sound(home):
-    """Whether every trace stands on an artifact with all its bytes."""
-    store = Store(home / "store")
-    for path in (home / "store" / "traces").rglob("*.json"):
-        stage = path.relative_to(home / "store" / "traces").parts[0]
-        trace = store.look_up(stage, path.stem, "bytes")
-        assert isinstance(trace, Trace), f"{stage} {trace}"
-
-
-def finishes_alike(home, whole):
-    sound(home)
-    go(home)
-    assert outputs(home) == whole
-    assert go(home).ran == ()
-    assert sorted(p.name for p in (home / "outputs").iterdir()) == ["stub"]
-    assert list((home / "store" / "tmp").iterdir()) == []
 
 
 def kill():

@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from stub_outcomes import flip
 from stub_world import go, make_home, resolved, stub_stages
 
 from dbrun.plan import device, planner
@@ -125,15 +126,6 @@ def test_damage_is_told_and_left_alone(home):
     found = plan(home)
     assert states(found)["train"] == "resume" and "adapter is missing" in reason(found, "train")
     assert not (home / "store" / "quarantine").exists()
-
-
-def flip(artifact):
-    """Change a byte of every file of an artifact, and put the size and the time back."""
-    for file in (p for p in artifact.path.rglob("*") if p.is_file()):
-        state, content = file.stat(), file.read_bytes()
-        file.chmod(0o644)
-        file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 def test_a_flipped_byte_is_seen_where_it_would_be_used(home):

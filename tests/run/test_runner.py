@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from stub_outcomes import flip
 from stub_world import Counted, Export, Train, go, resolved, stub_stages
 
 from dbrun.errors import DbrunError, Interrupted, StageFailed, UsageError, WorkPending
@@ -283,7 +284,6 @@ def test_the_second_signal_stops_at_once(home):
 ])
 def test_a_flipped_byte_never_spreads(home, fresh, stage, change, ran):
     from stub_world import make_home
-    from test_plan_planner import flip
 
     name = "other" if "name" in change else "stub"
     flip(go(home).artifacts[stage])

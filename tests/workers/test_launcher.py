@@ -12,7 +12,7 @@ import psutil
 import pytest
 from stub_world import go, make_home
 
-PROGRAM = Path(__file__).with_name("crew_world.py")
+PROGRAM = Path(__file__).parents[1] / "workers_world.py"
 
 
 def start(home, *overrides, **env):

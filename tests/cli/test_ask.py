@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fork_server import run_dbrun
 
 from dbrun.cli import complete
 from dbrun.cli.verbs import HELP_SECTIONS, VERB_MODULES
@@ -34,8 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(*words: str, check: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
     import os
 
-    done = subprocess.run([sys.executable, "-m", "dbrun", *words], capture_output=True, text=True,
-                          env={**os.environ, **env})
+    done = run_dbrun(words, env={**os.environ, **env})
     assert done.returncode == check, done.stdout + done.stderr
     return done
 
