@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import pytest
 
 from dbrun import library_versions
-from dbrun.plan import cache_key
 from dbrun.plan.cache_key import make_stage_key
 from dbrun.stages.base import Stage
 from dbrun.stages.sources import Numerics
@@ -90,7 +89,7 @@ def test_without_lengthening_the_lineage_is_the_key(monkeypatch):
 
 
 def test_a_missing_library_has_a_version_too():
-    assert cache_key.minor_versions(["no-such-library"]) == {"no-such-library": "absent"}
+    assert library_versions.minor_versions(["no-such-library"]) == {"no-such-library": "absent"}
 
 
 def test_versions_are_those_of_the_installed_packages():
@@ -98,4 +97,4 @@ def test_versions_are_those_of_the_installed_packages():
 
     for library in ("torch", "diffusers", "numpy", "pillow", "pydantic"):
         assert library_versions.installed_version(library) == version(library)
-    assert cache_key.minor_versions(["torch"])["torch"].count(".") == 1
+    assert library_versions.minor_versions(["torch"])["torch"].count(".") == 1

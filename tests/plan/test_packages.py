@@ -64,7 +64,8 @@ def test_only_the_chosen_optimizers_package_is_in_the_key(kind, monkeypatch) -> 
     assert set(before.document["libraries"]) == {*Train.libraries, *needed}
     for name in needed:
         newer = library_versions.installed_version
-        monkeypatch.setattr(library_versions, "installed_version", lambda n, name=name: "99.1" if n == name else newer(n))
+        monkeypatch.setattr(library_versions, "installed_version",
+                            lambda n, name=name: "99.1" if n == name else newer(n))
         assert make_stage_key(Train(), params, {}, numerics).key != before.key
 
 
