@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from picture_sets import picture_set
 from tiny_training import PARAMS, PROMPTS, load, lora
 from torch import distributed
 from train_settings import Own, train_settings
 
 from dbrun.adapters.attach import attach, match_layers
 from dbrun.adapters.full import Full
-from dbrun.training.batches import Batches, PictureSet
+from dbrun.training.batches import Batches
 from dbrun.training.gradient_sync import GradientSync
 from dbrun.training.loop import Trainer
 from dbrun.training.prompt_embeds import cached_prompts, live_prompts
@@ -51,7 +52,7 @@ def train(home: Path, gradient_sync: GradientSync, *, size: int = 1, components:
     trainer = Trainer(model, components, conditions, train_settings(**{**SETTINGS, **changes}),
                       conditions if of_base else None, gradient_sync)
     source = torch.Generator().manual_seed(0)
-    pictures = [PictureSet(half, [torch.randn(8, 8, 8, generator=source) for _ in range(5)], [n] * 5)
+    pictures = [picture_set(half, [torch.randn(8, 8, 8, generator=source) for _ in range(5)], [n] * 5)
                 for n, half in enumerate(halves)]
     batches = Batches(pictures, 0, size, 1000, lambda rows, randn: model.sample_x0(rows, randn, "none"))
     for _ in trainer.run(batches):

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from train_settings import changed, train_settings
 
 from dbrun.adapters.adapter_io import ComponentAdapter, write_adapters
@@ -68,13 +69,32 @@ def write_inputs(home: Path, *, components: tuple[str, ...] = ("denoiser",), **c
     (home / "preprocess" / "index.json").write_text(json.dumps(index))
 
 
+def keep_latents(folder: Path, half: str) -> None:
+    """Take away the latents of the other half, as if `preprocess` had made only these."""
+    tensors = load_file(folder / "latents.safetensors")
+    kept = {name: tensor.clone() for name, tensor in tensors.items() if name.startswith(f"{half}.")}
+    save_file(kept, folder / "latents.safetensors")
+
+
+def _without_class_pictures(home: Path) -> Path:
+    """The preprocess of home as it is where the base is the target: the class half has no latents of its own."""
+    folder = home / "preprocess_of_base"
+    shutil.copytree(home / "preprocess", folder, dirs_exist_ok=True)
+    keep_latents(folder, "instance")
+    return folder
+
+
 def job(home: Path, out: Path, work: Path, **changes: Any) -> StageContext[TrainParams]:
     """A job of `train` over what `write_inputs` wrote; changes: fields of the params, or of the job."""
     own = {name: changes.pop(name) for name in list(changes) if name in StageContext.__dataclass_fields__}
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
-    plain = StageContext(stage="train", params=changed(PARAMS, **changes), numerics=Numerics("cpu", 1),
-                         inputs={name: Artifact(home / name, "") for name in Train.needs}, out=out, work=work, files={},
+    params = changed(PARAMS, **changes)
+    inputs = {name: Artifact(home / name, "") for name in Train.needs}
+    if params.prior_target == "base":
+        inputs["preprocess"] = Artifact(_without_class_pictures(home), "")
+    plain = StageContext(stage="train", params=params, numerics=Numerics("cpu", 1),
+                         inputs=inputs, out=out, work=work, files={},
                          base=home / "base", items=None, runtime=RuntimeOptions(2, 2), emit=lambda event: None,
                          stop_signal=lambda: 0)
     return replace(plain, **own)

@@ -1,4 +1,4 @@
-"""What do the files of a folder say of its pictures: text files, a table of metadata, or the names themselves?"""
+"""Captions of the pictures in a folder: from text files, from a table of metadata, or from the names themselves."""
 
 from __future__ import annotations
 
@@ -35,26 +35,39 @@ class FolderCaptions:
 
 def read_sidecars(folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
     """The text files beside pictures, such as dog1.txt for dog1.jpg. Raises RecipeError that names each bad one."""
-    stems, present, problems = {n: n.rpartition(".")[0] for n in pictures}, set(names), list[str]()
-    files = {stem: f"{stem}{TEXT_SUFFIX}" for stem in stems.values() if f"{stem}{TEXT_SUFFIX}" in present}
-    said = {stem: _read_prompt(folder / name, problems) for stem, name in files.items()}
+    present = set(names)
+    problems: list[str] = []
+    # dog1.jpg and dog1.png share dog1.txt, which is read once
+    read: dict[str, str | None] = {}
+    texts: dict[str, tuple[str, ...]] = {}
+    for picture in pictures:
+        file = picture.rpartition(".")[0] + TEXT_SUFFIX
+        if file not in present:
+            continue
+        if file not in read:
+            read[file] = _read_prompt(folder / file, problems)
+        text = read[file]
+        if text:
+            texts[picture] = (text,)
     if problems:
         raise RecipeError("\n".join(sorted(problems)), fix="write the prompt into the file, or delete it")
-    texts = {n: (text,) for n, stem in stems.items() if (text := said.get(stem))}
-    return FolderCaptions(texts, frozenset(files.values()))
+    return FolderCaptions(texts, frozenset(read))
 
 
 def captions_from_names(pictures: Sequence[str]) -> FolderCaptions:
     """The names in words, without the number behind them; a name of digits alone says nothing."""
     said = {name: _caption_from_name(name) for name in pictures}
     texts = {name: (text,) for name, text in said.items() if re.search(r"[^\W\d]", text)}
-    first = next(iter(texts), None)
-    return FolderCaptions(texts, notes=(f"captions are the pictures' names, such as '{texts[first][0]}' for {first}",)
-                          if first else ())
+    if not texts:
+        return FolderCaptions({})
+    first = next(iter(texts))
+    note = f"captions are the pictures' names, such as '{texts[first][0]}' for {first}"
+    return FolderCaptions(texts, notes=(note,))
 
 
 def _caption_from_name(name: str) -> str:
-    return TRAILING_NUMBER.sub("", " ".join(Path(name).stem.replace("_", " ").split())).strip()
+    words = Path(name).stem.replace("_", " ").split()
+    return TRAILING_NUMBER.sub("", " ".join(words)).strip()
 
 
 def read_metadata(folder: Path, names: Sequence[str], column: str | None) -> FolderCaptions:
@@ -71,7 +84,8 @@ def read_metadata(folder: Path, names: Sequence[str], column: str | None) -> Fol
     chosen = _caption_column(rows, column, file, problems)
     texts: dict[str, tuple[str, ...]] = {}
     for place, row in rows:
-        name, captions = _picture_name(row, place, folder, problems), _row_captions(row.get(chosen), place, problems)
+        name = _picture_name(row, place, folder, problems)
+        captions = _row_captions(row.get(chosen), place, problems)
         if name in texts:
             problems.append(f"{place}: {name} has a row above already")
         if name:
@@ -149,11 +163,18 @@ def _picture_name(row: Mapping[str, object], place: str, folder: Path, problems:
 
 def _row_captions(value: object, place: str, problems: list[str]) -> tuple[str, ...]:
     """A text, or several of which training draws one; none where there is nothing."""
-    given = value if isinstance(value, list) else [value] if value is not None else []
+    given: list[object] = []
+    if isinstance(value, list):
+        given = value
+    elif value is not None:
+        given = [value]
     texts = [" ".join(text.split()) for text in given if isinstance(text, str)]
     if len(texts) < len(given):
         problems.append(f"{place}: found {str(value)[:40]!r}, expected a caption, or a list of captions")
-    problems += [f"{place}: {wrong}" for text in texts if (wrong := _caption_problem(text))]
+    for text in texts:
+        wrong = _caption_problem(text)
+        if wrong:
+            problems.append(f"{place}: {wrong}")
     return tuple(dict.fromkeys(text for text in texts if text))
 
 
@@ -178,7 +199,13 @@ def _read_prompt(file: Path, problems: list[str]) -> str | None:
     except OSError as error:
         problems.append(f"{file}: cannot be read: {error.strerror}")
         return None
-    wrong = _caption_problem(text) if text else "found an empty file, expected the prompt of the picture beside it"
-    wrong = TOO_LONG if len(data) > MAX_CAPTION_BYTES else wrong
-    problems += [f"{file}: {wrong}"] if wrong else []
+    wrong: str | None
+    if len(data) > MAX_CAPTION_BYTES:
+        wrong = TOO_LONG
+    elif not text:
+        wrong = "found an empty file, expected the prompt of the picture beside it"
+    else:
+        wrong = _caption_problem(text)
+    if wrong:
+        problems.append(f"{file}: {wrong}")
     return text

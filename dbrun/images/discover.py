@@ -1,4 +1,4 @@
-"""Which pictures a folder holds, which prompts stand beside them, and what in it is no picture."""
+"""The picture files of a folder with their captions, and a note on whatever else lies there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRAIN_SPLIT = "train"
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture file. captions: what is said of it alone, where there is more than one any of them will do."""
+    """A picture as a file, before it is read. captions: of it alone, any of which will do; empty where it has none."""
 
     path: Path
     captions: tuple[str, ...] = ()
@@ -28,7 +28,7 @@ class PictureFile:
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """What a folder of pictures holds, sorted by name. notes: what was left aside, in words."""
+    """The picture files of a folder, sorted by name. notes: what was left aside, in words."""
 
     folder: Path
     pictures: tuple[PictureFile, ...]
@@ -48,23 +48,37 @@ def list_pictures(folder: Path, key: str = "subject.images", captions: CaptionSo
         below = list_pictures(folder / TRAIN_SPLIT, key, captions)
         return replace(below, notes=(f"the pictures are those in {TRAIN_SPLIT}/", *below.notes))
     read = captions.read(folder, pictures, names)
-    every = sorted({*pictures, *(n for n in read.captions if is_picture(n))})
+    # metadata may name pictures in folders below
+    every = sorted({*pictures, *filter(is_picture, read.captions)})
     if not every:
         raise RecipeError(f"no pictures in {folder}: found {_describe_names(folder, names)}, "
                           f"allowed: files that end with {_join(PICTURE_SUFFIXES)}",
                           fix=f"put pictures there, or name another folder as `{key}`")
-    masks = [n for n in names if is_mask(n)]
-    stems = {PurePosixPath(n).stem for n in every} if masks else set()
-    hiding = [n for n in masks if picture_stem(n) in stems]
-    used = {*every, *read.used_names, *hiding, *(n.partition("/")[0] for n in every)}
-    texts = [n for n in names if n.lower().endswith(TEXT_SUFFIX) and n not in used and not captions.READS_SIDECARS]
-    notes = [f"{texts[0]} and other text files are ignored: `captions: {{type: {captions.NAME}}}` does not read them"
-             ] if texts else []
-    notes += [f"{n} is ignored: it is no kind of picture read here" for n in read.captions
-              if "/" in n and n not in used]
-    notes += [_ignored_note(folder / n, used) for n in names if n not in used and n not in texts]
-    found = tuple(PictureFile(folder / n, read.captions.get(n, ())) for n in every)
-    return PictureFolder(folder, found, (*read.notes, *notes))
+    used = {*every, *read.used_names, *_masks_of(every, names)}
+    # also the folders that hold pictures
+    used.update(name.partition("/")[0] for name in every)
+    texts: list[str] = []
+    if not captions.READS_SIDECARS:
+        texts = [name for name in names if name.lower().endswith(TEXT_SUFFIX) and name not in used]
+    notes = list(read.notes)
+    if texts:
+        notes.append(f"{texts[0]} and other text files are ignored: `captions: {{type: {captions.NAME}}}` does not "
+                     "read them")
+    # a table may name files in folders below that are no pictures
+    notes += [f"{name} is ignored: it is no kind of picture read here" for name in read.captions
+              if "/" in name and name not in used]
+    notes += [_ignored_note(folder / name, used) for name in names if name not in used and name not in texts]
+    found = tuple(PictureFile(folder / name, read.captions.get(name, ())) for name in every)
+    return PictureFolder(folder, found, tuple(notes))
+
+
+def _masks_of(pictures: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The names of masks that have a picture."""
+    masks = [name for name in names if is_mask(name)]
+    if not masks:
+        return []
+    stems = {PurePosixPath(picture).stem for picture in pictures}
+    return [mask for mask in masks if picture_stem(mask) in stems]
 
 
 def is_picture(name: str) -> bool:
@@ -77,7 +91,8 @@ def _list_folder(folder: Path, key: str) -> dict[str, os.DirEntry[str]]:
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
-        return {e.name: e for e in entries if not e.name.startswith(".") and e.name.lower() not in IGNORED_NAMES}
+        return {entry.name: entry for entry in entries
+                if not entry.name.startswith(".") and entry.name.lower() not in IGNORED_NAMES}
     except FileNotFoundError:
         raise RecipeError(f"no such folder: {folder}{_suggest_folder(folder)}",
                           fix=f"name a folder of pictures as `{key}`") from None
@@ -95,7 +110,8 @@ def _suggest_folder(folder: Path) -> str:
     parent = folder.parent
     if not parent.is_dir():
         return f"; {parent} does not exist either"
-    close = get_close_matches(folder.name, sorted(p.name for p in parent.iterdir() if p.is_dir()), n=1)
+    siblings = sorted(path.name for path in parent.iterdir() if path.is_dir())
+    close = get_close_matches(folder.name, siblings, n=1)
     return f"; did you mean '{parent / close[0]}'?" if close else ""
 
 
@@ -120,8 +136,14 @@ def _describe_names(folder: Path, names: list[str]) -> str:
     """What stands in a folder instead of pictures."""
     if not names:
         return "nothing"
-    kinds = sorted({"folders" if (folder / n).is_dir() else Path(n).suffix or "no suffix" for n in names})
-    return f"{len(names)} other {'name' if len(names) == 1 else 'names'} ({_join(kinds[:6])})"
+    kinds: set[str] = set()
+    for name in names:
+        if (folder / name).is_dir():
+            kinds.add("folders")
+        else:
+            kinds.add(Path(name).suffix or "no suffix")
+    noun = "name" if len(names) == 1 else "names"
+    return f"{len(names)} other {noun} ({_join(sorted(kinds)[:6])})"
 
 
 def _join(words: Iterable[str]) -> str:

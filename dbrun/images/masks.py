@@ -1,4 +1,4 @@
-"""What of a picture is to be learnt, as its mask or its transparency says?"""
+"""Masks of pictures: the files beside them or their own transparency, and how much of each latent cell they show."""
 
 from __future__ import annotations
 
@@ -26,17 +26,25 @@ def is_mask(name: str) -> bool:
 
 def picture_stem(name: str) -> str:
     """The name of a mask's picture, without suffix."""
-    return name[:-max(len(ending) for ending in MASK_SUFFIXES if name.lower().endswith(ending))]
+    endings = [ending for ending in MASK_SUFFIXES if name.lower().endswith(ending)]
+    return name[:-max(map(len, endings))]
 
 
 def find_mask_files(pictures: Iterable[Path]) -> Mapping[Path, Path]:
     """Of each picture that has one the mask beside it."""
-    every = [(picture, picture.parent) for picture in pictures]
-    listed = {folder: {mask.name for mask in folder.iterdir() if is_mask(mask.name)}
-              for folder in {folder for _, folder in every}}
-    places = ((picture, folder / name) for picture, folder in every if listed[folder]
-              for ending in MASK_SUFFIXES[::-1] if (name := picture.stem + ending) in listed[folder])
-    return {picture: place for picture, place in places if place.is_file()}
+    masks_in: dict[Path, set[str]] = {}
+    found: dict[Path, Path] = {}
+    for picture in pictures:
+        folder = picture.parent
+        if folder not in masks_in:
+            masks_in[folder] = {file.name for file in folder.iterdir() if is_mask(file.name)}
+        # the first ending comes first where a picture has masks of both
+        for ending in MASK_SUFFIXES:
+            name = picture.stem + ending
+            if name in masks_in[folder] and (folder / name).is_file():
+                found[picture] = folder / name
+                break
+    return found
 
 
 def read_mask(content: bytes, name: str) -> Image:

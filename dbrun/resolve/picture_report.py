@@ -1,4 +1,4 @@
-"""What becomes of each picture of a recipe, and what is odd about it? Known contents are not looked at again."""
+"""A row for each picture of a recipe: its crop, and what is odd about it. Known contents are not looked at again."""
 
 from __future__ import annotations
 
@@ -50,16 +50,24 @@ def picture_rows(recipe: Recipe, resolved: ResolvedSources, store: Store,
                  seen: Callable[[int, int], None] = lambda done, total: None) -> Sequence[PictureRow]:
     """A row for each picture of the recipe, by half and name. seen: told how many were looked at for the first time."""
     sources, files = resolved.sources, resolved.files
-    halves = {"instance": sources.pictures, "class": sources.class_pictures}
-    # a picture that lies there twice is in the list twice
-    asked = sorted(((half, name, picture) for half, pictures in halves.items() for picture in dict.fromkeys(pictures)
-                    for name in resolved.file_names.get(picture, (files[picture.digest].name,))),
-                   key=lambda one: (one[0] != "instance", one[1], one[2].prompt))
-    known = _assess_quality({picture.digest: files[picture.digest] for _, _, picture in asked}, store, seen)
-    doubles = _duplicates([(name, picture.digest) for _, name, picture in asked], known)
-    cut = recipe_crop_settings(recipe, sources.base.folder)
-    return [_picture_row(half, name, picture, known[picture.digest], cut, doubles.get(number))
-            for number, (half, name, picture) in enumerate(asked)]
+    named = [*_named_pictures("instance", sources.pictures, resolved),
+             *_named_pictures("class", sources.class_pictures, resolved)]
+    known = _assess_quality({picture.digest: files[picture.digest] for _, _, picture in named}, store, seen)
+    doubles = _duplicates([(name, picture.digest) for _, name, picture in named], known)
+    settings = recipe_crop_settings(recipe, sources.base.folder)
+    return [_picture_row(half, name, picture, known[picture.digest], settings, doubles.get(number))
+            for number, (half, name, picture) in enumerate(named)]
+
+
+def _named_pictures(half: str, pictures: Sequence[Picture],
+                    resolved: ResolvedSources) -> list[tuple[str, str, Picture]]:
+    """(half, file name, picture) of each file of a half, by name."""
+    found: list[tuple[str, str, Picture]] = []
+    # a picture that lies there twice is in `pictures` twice; `file_names` has both its names
+    for picture in dict.fromkeys(pictures):
+        names = resolved.file_names.get(picture, (resolved.files[picture.digest].name,))
+        found += [(half, name, picture) for name in names]
+    return sorted(found, key=lambda one: (one[1], one[2].prompt))
 
 
 def _assess_quality(files: Mapping[str, Path], store: Store,
@@ -87,29 +95,40 @@ def _assess_quality(files: Mapping[str, Path], store: Store,
 
 def _duplicates(named: Sequence[tuple[str, str]], known: Mapping[str, PictureQuality]) -> Mapping[int, str]:
     """What is to be said of pictures that are the same as an earlier one, or nearly."""
+    told: dict[int, str] = {}
     first: dict[str, int] = {}
-    same = {number: earlier for number, (_, digest) in enumerate(named)
-            if (earlier := first.setdefault(digest, number)) != number}
-    # where nothing is shown, everything looks alike
-    shown = [number for number, (_, digest) in enumerate(named) if number not in same and not known[digest].shows]
-    near = find_near_duplicates([known[named[number][1]] for number in shown])
-    return {**{number: f"the same picture as {named[earlier][0]}" for number, earlier in same.items()},
-            **{shown[number]: f"nearly the same as {named[shown[earlier]][0]}{', mirrored' * mirrored}"
-               for number, (earlier, mirrored) in near.items()}}
+    different: list[int] = []
+    for number, (_, digest) in enumerate(named):
+        earlier = first.setdefault(digest, number)
+        if earlier != number:
+            told[number] = f"the same picture as {named[earlier][0]}"
+        # where nothing is shown, everything looks alike
+        elif not known[digest].shows:
+            different.append(number)
+
+    near = find_near_duplicates([known[named[number][1]] for number in different])
+    for place, (earlier_place, mirrored) in near.items():
+        how = ", mirrored" if mirrored else ""
+        told[different[place]] = f"nearly the same as {named[different[earlier_place]][0]}{how}"
+    return told
 
 
-def _picture_row(half: str, name: str, picture: Picture, seen: PictureQuality, cut: CropSettings | None,
+def _picture_row(half: str, name: str, picture: Picture, seen: PictureQuality, settings: CropSettings | None,
                  double: str | None) -> PictureRow:
-    size = seen.width, seen.height
-    frames = cut.crop_boxes(picture.digest, size) if cut else ()
-    frame = frames[0] if frames else None
-    return PictureRow(name, half, *size, frame.size if frame else None, frame.cropped_share if frame else 0.0,
-                      max(1, len(frames)),
-                      picture.mask is not None, picture.prompt,
-                      (*_warnings(seen, frame), *([double] if double else [])))
+    """The row of one picture. settings: None where its crops are not known yet; double: a word on an equal one."""
+    boxes = settings.crop_boxes(picture.digest, (seen.width, seen.height)) if settings else ()
+    # all boxes of a picture have one shape, and cut off as much
+    box = boxes[0] if boxes else None
+    odd = list(_warnings(seen, box))
+    if double:
+        odd.append(double)
+    return PictureRow(name, half, seen.width, seen.height, shape=box.size if box else None,
+                      lost=box.cropped_share if box else 0.0, ways=max(1, len(boxes)), mask=picture.mask is not None,
+                      prompt=picture.prompt, odd=tuple(odd))
 
 
 def _warnings(seen: PictureQuality, frame: CropBox | None) -> Iterator[str]:
+    """What is odd about a picture and its first crop, as far as its crops are known."""
     if seen.shows:
         yield seen.shows
     elif seen.blur >= BLUR_THRESHOLD:

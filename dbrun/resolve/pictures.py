@@ -1,9 +1,9 @@
-"""Which pictures does a recipe name, and can each be used? Known contents are not read again."""
+"""The pictures that a recipe names, each checked for use. Known contents are not read again."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,50 +74,67 @@ class PictureRequest:
     def cache_key_prefix(self, store: Store) -> str:
         """What decides on a picture besides its content: the code, by digest, and what is asked of it."""
         code = [validation.__file__, integrity.__file__]
-        code += [blank.__file__, pixels.__file__] if self.background is not None else []
-        code += [masks.__file__, pixels.__file__] if self.masks == "alpha" else []
-        return "".join(store.digests.sha256(Path(file))[:16] for file in code) + (self.background or "")
+        if self.background is not None:
+            code += [blank.__file__, pixels.__file__]
+        if self.masks == "alpha":
+            code += [masks.__file__, pixels.__file__]
+        digests = [store.digests.sha256(Path(file))[:16] for file in code]
+        return "".join(digests) + (self.background or "")
 
 
 def find_pictures(asked: PictureRequest, beside: Path, store: Store, decode: bool = True) -> FoundPictures:
-    """The pictures of a folder. beside: where a relative path begins; decode: as of `screen`. Raises RecipeError."""
+    """The pictures of a folder. beside: where a relative path begins; decode: as of `validate_pictures`.
+
+    Raises RecipeError.
+    """
     folder, told = _picture_folder(asked, beside, store)
     found = list_pictures(folder, asked.key, asked.captions)
     try:
-        digests = {p.path: store.digests.sha256(p.path) for p in found.pictures}
+        digests = {file.path: store.digests.sha256(file.path) for file in found.pictures}
         rules = asked.cache_key_prefix(store)
     except OSError as error:
         raise explain_os_error(error, f"reading the pictures in {found.folder}") from error
 
-    def known(path: Path) -> PictureInfo | None:
+    def cached(path: Path) -> PictureInfo | None:
         data = store.image_checks.get(f"{rules}:{digests[path]}")
-        seen = PictureInfo.from_data(data) if data is not None else None
-        return seen if seen and seen.decoded >= decode else None
+        if data is None:
+            return None
+        info = PictureInfo.from_data(data)
+        # a picture of which only the frame was read has to be read again where every pixel is asked for
+        if decode and not info.decoded:
+            return None
+        return info
 
-    def learnt(path: Path, seen: PictureInfo) -> None:
-        store.image_checks.put(f"{rules}:{digests[path]}", seen.as_data())
+    def remember(path: Path, info: PictureInfo) -> None:
+        store.image_checks.put(f"{rules}:{digests[path]}", info.as_data())
 
-    screened = validate_pictures(digests, known, learnt, asked.check_picture, decode)
-    hiding, prompts = find_masks(screened, store, asked.masks), _prompts(found, asked)
-    pictures = [Picture(digests[p.path], first, tuple(others), asked.captions.dropout,
-                        (screened[p.path].width, screened[p.path].height) if asked.sizes_matter else None,
-                        hiding.digests.get(p.path), asked.repeats, _decoder_version(screened[p.path].kind))
-                for p, (first, *others) in zip(found.pictures, prompts, strict=True)]
-    return FoundPictures(tuple(sorted(pictures, key=picture_sort_key)),
-                         {**{sha256: path for path, sha256 in digests.items()}, **hiding.files},
-                         (*told, *found.notes, *_shuffle_notes(asked, pictures), *_conversion_notes(screened),
-                          *_duplicates(found, digests), *hiding.notes),
-                         _file_names(pictures, found), hiding.masked_count)
-
-
-def _file_names(pictures: Sequence[Picture], found: PictureFolder) -> Mapping[Picture, tuple[str, ...]]:
+    infos = validate_pictures(digests, cached, remember, asked.check_picture, decode)
+    found_masks = find_masks(infos, store, asked.masks)
+    prompts = _prompts(found, asked)
+    by_path: dict[Path, Picture] = {}
     names: dict[Picture, tuple[str, ...]] = {}
-    for picture, named in zip(pictures, found.pictures, strict=True):
-        names[picture] = (*names.get(picture, ()), named.path.name)
-    return names
+    for file in found.pictures:
+        path = file.path
+        picture = _picture(asked, digests[path], infos[path], prompts[path], found_masks.digests.get(path))
+        by_path[path] = picture
+        # equal pictures are files of one content and prompt: one picture with several names
+        names[picture] = (*names.get(picture, ()), path.name)
+    files = {digest: path for path, digest in digests.items()}
+    notes = (*told, *found.notes, *_shuffle_notes(asked, by_path.values()), *_conversion_notes(infos),
+             *_duplicates(found, digests), *found_masks.notes)
+    return FoundPictures(tuple(sorted(by_path.values(), key=picture_sort_key)), {**files, **found_masks.files}, notes,
+                         names, found_masks.masked_count)
 
 
-def _shuffle_notes(asked: PictureRequest, pictures: Sequence[Picture]) -> list[str]:
+def _picture(asked: PictureRequest, digest: str, info: PictureInfo, prompts: tuple[str, ...],
+             mask: str | None) -> Picture:
+    """A picture file by content. prompts: its own, then others that it may have instead; mask: its mask's digest."""
+    size = (info.width, info.height) if asked.sizes_matter else None
+    return Picture(digest, prompts[0], variants=prompts[1:], dropout=asked.captions.dropout, size=size, mask=mask,
+                   repeats=asked.repeats, reader=_decoder_version(info.kind))
+
+
+def _shuffle_notes(asked: PictureRequest, pictures: Iterable[Picture]) -> list[str]:
     """A word where tags were to change places and none can."""
     if not asked.captions.shuffles_tags or any(p.variants for p in pictures):
         return []
@@ -130,11 +147,15 @@ def picture_sort_key(picture: Picture) -> tuple[str, str, tuple[str, ...], int]:
     return picture.digest, picture.prompt, picture.variants, picture.repeats
 
 
-def _prompts(found: PictureFolder, asked: PictureRequest) -> list[tuple[str, ...]]:
+def _prompts(found: PictureFolder, asked: PictureRequest) -> Mapping[Path, tuple[str, ...]]:
     """Each picture's prompt, then others that it may have instead. Raises RecipeError where one has none."""
     usual = () if asked.prompt is None else (asked.prompt,)
-    prompts = [asked.captions.prompts(p.captions, asked.trigger, asked.seed) or usual for p in found.pictures]
-    if bare := [p.path for p, said in zip(found.pictures, prompts, strict=True) if not said]:
+    prompts: dict[Path, tuple[str, ...]] = {}
+    for file in found.pictures:
+        own = asked.captions.prompts(file.captions, asked.trigger, asked.seed)
+        prompts[file.path] = own or usual
+    bare = [path for path, texts in prompts.items() if not texts]
+    if bare:
         more = f" and {len(bare) - 1} more pictures have" if len(bare) > 1 else " has"
         raise RecipeError(f"{bare[0]}{more} no prompt: {asked.captions.missing_reason.format(name=bare[0].stem)}",
                           fix="write an `instance_prompt`, which is for all such pictures")
@@ -166,22 +187,29 @@ def _picture_folder(asked: PictureRequest, beside: Path, store: Store) -> tuple[
 
 def _decoder_version(kind: str) -> str | None:
     """The package beside Pillow that reads this kind of picture, with its minor version: others may read otherwise."""
-    return ".".join(f"pillow-heif {installed_version('pillow-heif')}".split(".")[:2]) if kind == "HEIF" else None
+    if kind != "HEIF":
+        return None
+    minor_version = ".".join(installed_version("pillow-heif").split(".")[:2])
+    return f"pillow-heif {minor_version}"
 
 
-def _conversion_notes(screened: Mapping[Path, PictureInfo]) -> list[str]:
+def _conversion_notes(infos: Mapping[Path, PictureInfo]) -> list[str]:
     """What will be done to pictures, one line for each kind."""
     by_note: dict[str, list[str]] = defaultdict(list)
-    for path, seen in screened.items():
-        for note in seen.notes:
+    for path, info in infos.items():
+        for note in info.notes:
             by_note[note].append(path.name)
     return [f"{summarize_names(names)}: {note}" for note, names in by_note.items()]
 
 
 def _duplicates(found: PictureFolder, digests: Mapping[Path, str]) -> list[str]:
+    """A line for each of the first few pictures whose content an earlier one has."""
     first: dict[str, Path] = {}
-    told = [f"{p.path.name} is the same picture as {first[digests[p.path]].name}" for p in found.pictures
-            if first.setdefault(digests[p.path], p.path) != p.path]
+    told: list[str] = []
+    for file in found.pictures:
+        earlier = first.setdefault(digests[file.path], file.path)
+        if earlier != file.path:
+            told.append(f"{file.path.name} is the same picture as {earlier.name}")
     more = len(told) - MAX_DUPLICATES_SHOWN
     if more > 0:
         told = [*told[:MAX_DUPLICATES_SHOWN], f"{more} more are the same as another"]

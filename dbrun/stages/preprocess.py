@@ -1,4 +1,4 @@
-"""What do the pictures and prompts look like to the denoiser? The stage `preprocess`."""
+"""Pictures and prompts, encoded as the denoiser sees them. The stage `preprocess`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import StageFailed
+from dbrun.images.manifest import picture_id
 from dbrun.images.pixels import read_crop, read_square
 from dbrun.models.base import Model
 from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_truncated
@@ -23,7 +24,7 @@ from dbrun.stages.load import read_base_record
 from dbrun.stages.sources import Artifact, Picture, Sources
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import load_base
-from dbrun.stages.support.crops import Crop, SourceImage, crop_settings, crops, write_mask
+from dbrun.stages.support.crops import Crop, crop_settings, crops, write_mask
 from dbrun.stages.support.distribute import run_distributed
 from dbrun.stages.support.inputs import read_verified
 from dbrun.stages.support.prompt_index import PromptIndex
@@ -85,9 +86,10 @@ class Preprocess(Stage[PreprocessParams]):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "safetensors",
                                             "pillow", "numpy")
     modules: ClassVar[tuple[str, ...]] = (
-        "dbrun.images.buckets", "dbrun.images.masks", "dbrun.images.pixels", "dbrun.models", "dbrun.seeds",
-        "dbrun.stages.support.base_loading", "dbrun.stages.support.crops", "dbrun.stages.support.inputs",
-        "dbrun.stages.support.distribute", "dbrun.stages.support.prompt_index", "dbrun.training.device")
+        "dbrun.images.buckets", "dbrun.images.manifest", "dbrun.images.masks", "dbrun.images.pixels", "dbrun.models",
+        "dbrun.seeds", "dbrun.stages.support.base_loading", "dbrun.stages.support.crops",
+        "dbrun.stages.support.distribute", "dbrun.stages.support.inputs", "dbrun.stages.support.prompt_index",
+        "dbrun.training.device")
 
     def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
         """The pictures with their prompts, and how they are cut."""
@@ -118,11 +120,12 @@ class Preprocess(Stage[PreprocessParams]):
     def max_disk_bytes(self, ctx: StageContext[PreprocessParams]) -> int:
         """What is encoded of every view of each picture and of each prompt, as an item and in the result."""
         family, images = read_base_record(ctx.inputs["load"]).family, ctx.params.images
-        given, prompts = _class_images(ctx)
-        views = (len(ctx.params.pictures) + len(given)) * max(1, images.random_crops) * (2 if images.flip else 1)
+        given, index = _class_pictures(ctx)
+        crops_each = max(1, images.random_crops) * (2 if images.flip else 1)
+        views = (len(ctx.params.pictures) + len(given)) * crops_each
         view = images.resolution**2 * (family.encoded_bytes_per_pixel + cost.FLOAT32_BYTES) + 2**14
         return int(2 * (views * view
-                        + len(prompts.prompts) * (family.encoded_bytes_per_prompt + 2**14))) + cost.OVERHEAD_BYTES
+                        + len(index.prompts) * (family.encoded_bytes_per_prompt + 2**14))) + cost.OVERHEAD_BYTES
 
     def run(self, ctx: StageContext[PreprocessParams]) -> None:
         """Write latents.safetensors, prompts.safetensors (unless the text encoder trains) and index.json.
@@ -133,28 +136,32 @@ class Preprocess(Stage[PreprocessParams]):
         from safetensors.torch import save_file
 
         params = ctx.params
-        pictures = {f"instance.{i:05d}": _user_image(ctx, p) for i, p in enumerate(params.pictures)}
-        images, index = _class_images(ctx)
-        pictures |= {f"class.{i:05d}": source for i, source in enumerate(images)}
+        alpha = params.images.masks == "alpha"
+        instance = [_user_picture(ctx, picture_id("instance", number), picture, alpha=alpha)
+                    for number, picture in enumerate(params.pictures)]
+        classes, index = _class_pictures(ctx)
         texts = index.prompts if params.text else ()
-        shown = _all_crops(ctx, pictures)
+        shown = _all_crops(ctx, [*instance, *classes])
 
         @cache
         def base() -> Model:
             return load_base(ctx, "fp32")
 
-        makers: list[Callable[[], object]] = [partial(_encode_crop, ctx, view, base) for view in shown]
+        makers: list[Callable[[], object]] = [partial(_encode_crop, ctx, crop, base) for crop in shown]
         makers += [partial(_encode_prompt, ctx, prompt, base) for prompt in texts]
         run_distributed(ctx, makers, "items")
         if ctx.process_group.rank:
             return
         tensors: dict[str, dict[str, Tensor]] = {"latents": {}, "prompts": {}, "masks": {}}
-        for view in shown:
-            tensors["latents"][view.name] = latents = _encode_crop(ctx, view, base)
-            if (mask := _crop_mask(ctx, view, latents)) is not None:
-                tensors["masks"][view.name] = mask
+        for crop in shown:
+            latents = _encode_crop(ctx, crop, base)
+            tensors["latents"][crop.name] = latents
+            mask = _crop_mask(ctx, crop, latents)
+            if mask is not None:
+                tensors["masks"][crop.name] = mask
         for number, prompt in enumerate(texts):
-            tensors["prompts"] |= {f"{number:05d}.{part}": t for part, t in _encode_prompt(ctx, prompt, base).items()}
+            condition = _encode_prompt(ctx, prompt, base)
+            tensors["prompts"] |= {f"{number:05d}.{name}": tensor for name, tensor in condition.items()}
         for file, named in tensors.items():
             if named:
                 save_file(named, ctx.out / f"{file}.safetensors")
@@ -181,86 +188,107 @@ def _warn_truncated(ctx: StageContext[PreprocessParams], prompts: Sequence[str])
         ctx.note(cut.message(limit), level="warning")
 
 
-def _user_image(ctx: StageContext[PreprocessParams], picture: Picture) -> SourceImage:
-    return SourceImage(picture.digest, ctx.files[picture.digest].name, lambda: read_verified(ctx.files, picture.digest),
-                       picture.size, picture.mask, picture.reader)
+def _user_picture(ctx: StageContext[PreprocessParams], name: str, picture: Picture, *, alpha: bool = False) -> Crop:
+    """A picture of the user, before it is cut. alpha: whether its own transparency is its mask."""
+    return Crop(name, picture.digest, ctx.files[picture.digest].name,
+                lambda: read_verified(ctx.files, picture.digest), picture.size, mask=picture.mask,
+                alpha=alpha and picture.mask is None, reader=picture.reader)
 
 
-def _all_crops(ctx: StageContext[PreprocessParams], pictures: Mapping[str, SourceImage]) -> list[Crop]:
-    """Every view of every picture, by name."""
+def _all_crops(ctx: StageContext[PreprocessParams], pictures: Sequence[Crop]) -> list[Crop]:
+    """Every crop of every picture."""
     def multiple() -> int:
         if ctx.base is None:
             raise StageFailed("the base's files are gone", fix="run again with `--force load`")
         return read_base_record(ctx.inputs["load"]).family.resolution_multiple(ctx.base)
 
     images = ctx.params.images
-    cut = crop_settings(images, multiple, ctx.params.seed or 0)
-    return [view for name, source in pictures.items() for view in crops(name, source, cut, images.resolution)]
+    settings = crop_settings(images, multiple, ctx.params.seed or 0)
+    return [crop for picture in pictures for crop in crops(picture, settings, images.resolution)]
 
 
-def _class_images(ctx: StageContext[PreprocessParams]) -> tuple[list[SourceImage], PromptIndex]:
-    """The class images, and who has which prompt.
+def _class_pictures(ctx: StageContext[PreprocessParams]) -> tuple[list[Crop], PromptIndex]:
+    """The class images before they are cut, and the prompts of all pictures.
 
     Where the base is the target there are no images: its rows are the instance images under every class prompt.
     """
     params, made = ctx.params, ctx.inputs.get("generate-priors")
     if params.prior_target == "base":
-        where = {picture: number for number, picture in enumerate(params.pictures)}
-        rows = [(prompt, where[picture]) for one in params.all_classes for prompt in prompt_cycle(one.prompt)
-                for picture in one.pictures]
-        return [], PromptIndex.build(params.pictures, [prompt for prompt, _ in rows],
-                                     [number for _, number in rows] if params.classes else ())
-    images = _generated_images(made) if made is not None else []
-    turns = [prompt_cycle(one.prompt) for one in params.all_classes]
-    prompts = [turn[i % len(turn)] for turn in turns for i in range(len(images) // len(turns))]
-    return ([*images, *(_user_image(ctx, picture) for picture in params.class_pictures)],
-            PromptIndex.build(params.pictures, [*prompts, *(picture.prompt for picture in params.class_pictures)]))
+        return [], _shared_index(params)
+    pictures = _generated_pictures(made) if made is not None else []
+    prompts: list[str] = []
+    if params.all_classes:
+        count = len(pictures) // len(params.all_classes)
+        for one in params.all_classes:
+            turn = prompt_cycle(one.prompt)
+            prompts += [turn[i % len(turn)] for i in range(count)]
+    # the user's own come after those that the base made, and are numbered on
+    for picture in params.class_pictures:
+        pictures.append(_user_picture(ctx, picture_id("class", len(pictures)), picture))
+        prompts.append(picture.prompt)
+    return pictures, PromptIndex.build(params.pictures, prompts)
 
 
-def _generated_images(made: Artifact) -> list[SourceImage]:
+def _shared_index(params: PreprocessParams) -> PromptIndex:
+    """The index where the class half shows the instance images, each under every prompt of its class."""
+    numbers = {picture: number for number, picture in enumerate(params.pictures)}
+    prompts: list[str] = []
+    shows: list[int] = []
+    for one in params.all_classes:
+        for prompt in prompt_cycle(one.prompt):
+            prompts += [prompt] * len(one.pictures)
+            shows += [numbers[picture] for picture in one.pictures]
+    # of a single subject the index has no list: its rows show all the pictures in turn
+    return PromptIndex.build(params.pictures, prompts, shows if params.classes else ())
+
+
+def _generated_pictures(made: Artifact) -> list[Crop]:
     """The class images that the base made, in the order of their names."""
     count = json.loads((made.path / PRIORS_FILE).read_text(encoding="utf-8"))["count"]
-    paths = [made.path / f"{index:05d}.png" for index in range(count)]
-    return [SourceImage(hashlib.sha256(path.read_bytes()).hexdigest(), f"class image {path.name}", path.read_bytes)
-            for path in paths]
+    pictures: list[Crop] = []
+    for number in range(count):
+        path = made.path / f"{number:05d}.png"
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        pictures.append(Crop(picture_id("class", number), digest, f"class image {path.name}", path.read_bytes))
+    return pictures
 
 
-def _encode_crop(ctx: StageContext[PreprocessParams], view: Crop, base: BaseLoader) -> Tensor:
-    """What training draws one view of a picture from, encoded alone so that no neighbour can change its bits."""
+def _encode_crop(ctx: StageContext[PreprocessParams], crop: Crop, base: BaseLoader) -> Tensor:
+    """What training draws one crop of a picture from, encoded alone so that no neighbour can change its bits."""
     from safetensors.torch import load_file, save_file
 
-    images, source = ctx.params.images, view.source
+    images = ctx.params.images
 
     def make(folder: Path) -> None:
         import torch
 
         model = base()
-        if view.frame is None or source.size is None:
-            picture = read_square(source.read(), images.resolution, images.background, source.name)
+        if crop.frame is None or crop.size is None:
+            picture = read_square(crop.read(), images.resolution, images.background, crop.label)
         else:
-            picture = read_crop(source.read(), view.frame, source.size, images.background, source.name)
+            picture = read_crop(crop.read(), crop.frame, crop.size, images.background, crop.label)
         with torch.inference_mode():
             encoded = model.encode_images(as_tensor(picture)[None])[0]
         save_file({"moments": encoded.float().cpu().contiguous()}, folder / "moments.safetensors")
 
-    # of `images` only what every view has: another shape or crop is another frame, and a mask hides no pixel
+    # of `images` only what every crop has: another shape or crop is another frame, and a mask hides no pixel
     common = Images(resolution=images.resolution, background=images.background)
-    key = {"base": ctx.inputs["load"].digest, "picture": source.digest, "images": common, **view.key()}
+    key = {"base": ctx.inputs["load"].digest, "picture": crop.digest, "images": common, **crop.key()}
     return load_file(ctx.items.get(key, make) / "moments.safetensors")["moments"]
 
 
-def _crop_mask(ctx: StageContext[PreprocessParams], view: Crop, latents: Tensor) -> Tensor | None:
-    """How much of each place of a view's latents is to be learnt; None for all of it."""
+def _crop_mask(ctx: StageContext[PreprocessParams], crop: Crop, latents: Tensor) -> Tensor | None:
+    """How much of each place of a crop's latents is to be learnt, float32 [h, w] in [0, 1]; None for all of it."""
     from safetensors.torch import load_file
 
-    images, source, (height, width) = ctx.params.images, view.source, latents.shape[-2:]
-    digest = source.mask or source.digest
-    if source.mask is None and (images.masks != "alpha" or view.name.startswith("class.")):
+    if crop.mask is None and not crop.alpha:
         return None
-    file = None if source.mask is None else lambda: read_verified(ctx.files, digest)
-    key = {"mask": digest, "alpha": source.mask is None, "side": images.resolution, "cells": [width, height],
-           **view.key()}
-    item = ctx.items.get(key, lambda folder: write_mask(view, file, images.resolution, (width, height), folder))
+    digest = crop.mask or crop.digest
+    file = None if crop.alpha else partial(read_verified, ctx.files, digest)
+    side = ctx.params.images.resolution
+    height, width = latents.shape[-2:]
+    key = {"mask": digest, "alpha": crop.alpha, "side": side, "cells": [width, height], **crop.key()}
+    item = ctx.items.get(key, lambda folder: write_mask(crop, file, side, (width, height), folder))
     return load_file(item / "mask.safetensors")["mask"]
 
 

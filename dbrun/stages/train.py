@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import Interrupted, RecipeError
-from dbrun.models.base import Condition, Model, families
+from dbrun.models.base import Model, families
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.options.objective import DEFAULT_UNMASKED_WEIGHT, check_objective
 from dbrun.options.packages import OptionalPackage
@@ -49,7 +49,7 @@ class Train(Stage[TrainParams]):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "accelerate",
                                             "safetensors")
     modules: ClassVar[tuple[str, ...]] = (
-        "dbrun.adapters", "dbrun.diffusion", "dbrun.models", "dbrun.options",
+        "dbrun.adapters", "dbrun.diffusion", "dbrun.images.manifest", "dbrun.models", "dbrun.options",
         "dbrun.seeds", "dbrun.stages.support.base_loading",
         "dbrun.stages.support.prompt_index", "dbrun.training")
 
@@ -165,21 +165,17 @@ def _make_trainer(ctx: StageContext[TrainParams], model: Model,
 
 def _make_batches(ctx: StageContext[TrainParams], model: Model, trainer: Trainer) -> Batches:
     from dbrun.training.batches import Batches
-    from dbrun.training.caption_sampling import CaptionSampler
     from dbrun.training.evaluation import without_held_out
-    from dbrun.training.latent_cache import read_halves
+    from dbrun.training.latent_cache import load_latents, load_loss_masks, picture_sets
     from dbrun.training.noise import Noise
 
-    objective, params, index = ctx.params.objective, ctx.params, _read_index(ctx)
+    objective, params, folder = ctx.params.objective, ctx.params, ctx.inputs["preprocess"].path
     unmasked = DEFAULT_UNMASKED_WEIGHT if objective.unmasked_weight is None else objective.unmasked_weight
+    latents = load_latents(folder)
     # where the base is the target, the class half shows the instance images over and over, prompt after prompt
-    shows = None
-    if params.prior_target == "base":
-        shows = [index.instance_picture(row) for row in range(len(index.classes))]
-    varied = CaptionSampler(index.variants, index.dropout, index.prompts.index("") if index.dropout else 0)
-    every = read_halves(ctx.inputs["preprocess"].path, index.instance, index.classes, shows, unmasked, varied,
-                        index.repeats)
-    return Batches(without_held_out(every, frozenset(params.held), shows), params.seed, params.batch_size,
+    manifest = _read_index(ctx).manifest(latents, shared=params.prior_target == "base")
+    every = picture_sets(manifest, latents, load_loss_masks(folder, unmasked))
+    return Batches(without_held_out(every, frozenset(params.held)), params.seed, params.batch_size,
                    trainer.process.num_timesteps,
                    lambda rows, randn: model.sample_x0(rows, randn, params.class_labels), objective.timesteps,
                    Noise(objective.noise_offset, objective.input_perturbation, objective.pyramid_noise))
@@ -232,18 +228,14 @@ def _note_best_step(ctx: StageContext[TrainParams], trainer: Trainer) -> None:
 def _prompt_encoder(ctx: StageContext[TrainParams], model: Model, *,
                     keep: bool = True) -> PromptEncoder:
     """Live where anything that prompts go through learns, else from the cache. keep: see `live_prompts`."""
-    from safetensors.torch import load_file
-
+    from dbrun.training.latent_cache import load_conditions
     from dbrun.training.param_groups import trains_text_encoders
     from dbrun.training.prompt_embeds import cached_prompts, live_prompts
 
     texts = _read_index(ctx).prompts
     if trains_text_encoders(model):
         return live_prompts(model, texts, keep=keep)
-    tensors = load_file(ctx.inputs["preprocess"].path / "prompts.safetensors")
-    encoded: list[Condition] = [{key.split(".", 1)[1]: tensor for key, tensor in tensors.items()
-                                 if key.startswith(f"{i:05d}.")} for i in range(len(texts))]
-    return cached_prompts(model, encoded)
+    return cached_prompts(model, load_conditions(ctx.inputs["preprocess"].path, len(texts)))
 
 
 def _read_index(ctx: StageContext[TrainParams]) -> PromptIndex:

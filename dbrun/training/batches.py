@@ -1,30 +1,30 @@
-"""Which pictures, noise and timesteps does a micro-batch hold?"""
+"""A micro-batch: its rows, and the noise, timesteps and prompts that are drawn for each by its address."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import chain
 from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dbrun.images.manifest import StoredPicture
 from dbrun.models.base import CleanBatch, Condition, Randn
 from dbrun.options.timesteps import UNIFORM, TimestepDistribution
 from dbrun.training import sampler
-from dbrun.training.caption_sampling import FIXED_CAPTIONS, CaptionSampler
+from dbrun.training.caption_sampling import draw_prompt
 from dbrun.training.device import generator
 from dbrun.training.noise import WHITE, Noise
-from dbrun.training.sampler import Epoch, Row
+from dbrun.training.sampler import Epoch
 
 
 class Batch(NamedTuple):
     """A micro-batch: instance rows first, then class rows.
 
-    x0, noise: float32 [B, C, h, w]; t: int64 [B]; prompts: index of each row's prompt; num_instances: how many rows
+    x0, noise: float32 [B, C, h, w]; t: int64 [B]; prompts: number of each row's prompt; num_instances: how many rows
     are instance pictures; extra_conditions: what the denoiser is told of each picture beside its prompt; input_noise:
     the noise that x0 gets, where it is another than the one to be predicted; loss_mask: how much each place counts in
     the loss, [B, 1, h, w] and at least 0, where not all count alike;
@@ -44,43 +44,48 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class PictureSet:
-    """One half of the pictures. name: instance or class; encoded: what draws start from; prompts: an index each.
+    """One half of the pictures. name: `instance` or `class`, part of every draw's address.
 
-    crops: for each picture those of `encoded` that show it, where it can be seen in several ways (crops, mirrored),
-    all of one shape; repeats: how often an epoch shows each;
-    loss_masks: of stored -> how much each place counts, [h, w];
-    captions: how a picture's prompt differs from draw to draw.
+    latents: crop name -> what draws start from, float32 [C, h, w]; may hold more than these pictures' crops.
+    loss_masks: crop name -> how much each place counts, [h, w], where not all count alike; empty_prompt: as in
+    `Manifest`.
     """
 
     name: str
-    encoded: Sequence[Tensor]
-    prompts: Sequence[int]
-    crops: Sequence[Sequence[int]] | None = None
-    repeats: Sequence[int] | None = None
-    loss_masks: Mapping[int, Tensor] = field(default_factory=dict)
-    captions: CaptionSampler = FIXED_CAPTIONS
-
-    def crops_of(self, picture: int) -> Sequence[int]:
-        """Those of `encoded` that show this picture."""
-        return (picture,) if self.crops is None else self.crops[picture]
-
-    def shape(self, picture: int) -> torch.Size:
-        """The shape in which this picture is stored."""
-        return self.encoded[self.crops_of(picture)[0]].shape
+    pictures: Sequence[StoredPicture]
+    latents: Mapping[str, Tensor]
+    loss_masks: Mapping[str, Tensor] = field(default_factory=dict)
+    empty_prompt: int | None = None
 
     def epoch(self, seed: int) -> Epoch:
-        """What an epoch shows."""
-        repeats = self.repeats or [1] * len(self.prompts)
-        pictures = tuple(i for i, n in enumerate(repeats) for _ in range(n))
-        return Epoch(seed, self.name, pictures, tuple(tuple(self.shape(i)) for i in pictures))
+        """The pictures of an epoch, each as often as it is repeated."""
+        entries: list[int] = []
+        for number, picture in enumerate(self.pictures):
+            entries += [number] * picture.repeats
+        return Epoch(seed, self.name, tuple(entries), tuple(self._shape(entry) for entry in entries))
+
+    def _shape(self, number: int) -> tuple[int, ...]:
+        """The shape of a picture's latents, [C, h, w]; all its crops have the same."""
+        return tuple(self.latents[self.pictures[number].crops[0]].shape)
 
 
-class BatchRow(NamedTuple):
-    """A row of a micro-batch: a picture of a half, at its place, in one of its ways."""
+class Row(NamedTuple):
+    """A row of a micro-batch: a picture of a half, shown in one of its crops. position: its place in the training."""
 
     half: PictureSet
-    row: Row
-    crop: int
+    picture: StoredPicture
+    crop: str
+    position: int
+
+    @property
+    def latents(self) -> Tensor:
+        """What x0 is drawn from, float32 [C, h, w]."""
+        return self.half.latents[self.crop]
+
+    @property
+    def loss_mask(self) -> Tensor | None:
+        """How much each place counts, [h, w]; None where all count alike."""
+        return self.half.loss_masks.get(self.crop)
 
 
 @dataclass(frozen=True)
@@ -103,59 +108,72 @@ class Batches:
 
     def __call__(self, micro_batch: int) -> Batch:
         """The micro-batch of this number, counted from 0 over the whole training."""
-        shown = [self._rows(half, epoch, micro_batch)
-                 for half, epoch in zip(self.halves, self._epochs, strict=True)]
-        instances = len(shown[0])
-        if len({half.encoded[way].shape for half, _, way in chain(*shown)}) == 1:
-            return self._batch([*chain(*shown)], instances)
-        return self._batch(shown[0], instances)._replace(class_batch=self._batch(shown[1], 0))
+        rows_by_half = [self._rows(half, epoch, micro_batch)
+                        for half, epoch in zip(self.halves, self._epochs, strict=True)]
+        instance_rows = rows_by_half[0]
+        every = [row for rows in rows_by_half for row in rows]
+        if len({row.latents.shape for row in every}) == 1:
+            return self._batch(every, len(instance_rows))
+        class_batch = self._batch(rows_by_half[1], 0)
+        return self._batch(instance_rows, len(instance_rows))._replace(class_batch=class_batch)
 
     def held_out_batch(self, picture: int, place: int, draws: int) -> Batch:
         """An instance picture that is held out, as often as `draws`, at timesteps that are spread evenly.
 
         Its draws' addresses follow from its place among the held-out ones, so that every look is at the same.
         """
-        half = replace(self.halves[0], name="held out", captions=FIXED_CAPTIONS)
-        shown = [BatchRow(half, Row(picture, place * draws + i), half.crops_of(picture)[0]) for i in range(draws)]
+        half = replace(self.halves[0], name="held out")
+        # always the same crop and prompt: a loss is compared with that of earlier looks
+        fixed = replace(half.pictures[picture], variants=(), dropout=0.0)
+        rows = [Row(half, fixed, fixed.crops[0], place * draws + i) for i in range(draws)]
         t = torch.tensor([int((i + 0.5) * self.timesteps / draws) for i in range(draws)])
-        return self._batch(shown, draws)._replace(t=t)
+        return self._batch(rows, draws)._replace(t=t)
 
     @cached_property
     def _epochs(self) -> Sequence[Epoch]:
         return [half.epoch(self.seed) for half in self.halves]
 
-    def _rows(self, half: PictureSet, epoch: Epoch, micro_batch: int) -> list[BatchRow]:
-        return [BatchRow(half, row, self._pick_crop(half, row)) for row in sampler.rows(epoch, self.size, micro_batch)]
+    def _rows(self, half: PictureSet, epoch: Epoch, micro_batch: int) -> list[Row]:
+        """The rows of one half."""
+        rows: list[Row] = []
+        for position, number in sampler.micro_batch(epoch, self.size, micro_batch):
+            picture = half.pictures[number]
+            crop = self._pick_crop(half, picture, position)
+            rows.append(Row(half, picture, crop, position))
+        return rows
 
-    def _pick_crop(self, half: PictureSet, row: Row) -> int:
-        ways = half.crops_of(row.picture)
-        if len(ways) == 1:
-            return ways[0]
-        return ways[int(torch.randint(len(ways), (1,), generator=self._generator(half, row, "way")))]
+    def _pick_crop(self, half: PictureSet, picture: StoredPicture, position: int) -> str:
+        crops = picture.crops
+        if len(crops) == 1:
+            return crops[0]
+        chosen = torch.randint(len(crops), (1,), generator=generator(self.seed, "way", half.name, position))
+        return crops[int(chosen)]
 
-    def _batch(self, shown: Sequence[BatchRow], instances: int) -> Batch:
-        """Rows of one shape."""
+    def _batch(self, rows: Sequence[Row], instances: int) -> Batch:
+        """Rows of one shape, as tensors. instances: how many of them are of the instance half."""
         def randn(purpose: str, shape: Sequence[int]) -> Tensor:
-            return torch.stack([torch.randn(tuple(shape), generator=self._generator(half, row, purpose))
-                                for half, row, _ in shown])
+            return torch.stack([torch.randn(tuple(shape), generator=self._generator(row, purpose)) for row in rows])
 
-        x0, extra_conditions = self.draw(torch.stack([half.encoded[way] for half, _, way in shown]), randn)
-        t = torch.cat([self.timestep_sampling.sample(self.timesteps, self._generator(half, row, "timestep"))
-                       for half, row, _ in shown])
-        noise = [self.noise(x0.shape[1:], partial(self._generator, half, row)) for half, row, _ in shown]
-        prompts = tuple(half.captions.draw(half.prompts[row.picture], row.picture, partial(self._generator, half, row))
-                        for half, row, _ in shown)
+        x0, extra_conditions = self.draw(torch.stack([row.latents for row in rows]), randn)
+        t = torch.cat([self.timestep_sampling.sample(self.timesteps, self._generator(row, "timestep"))
+                       for row in rows])
+        noise = [self.noise(x0.shape[1:], partial(self._generator, row)) for row in rows]
+        target = torch.stack([predicted for predicted, _ in noise])
         added = torch.stack([put for _, put in noise]) if self.noise.perturbation else None
-        return Batch(x0, torch.stack([target for target, _ in noise]), t, prompts, instances, extra_conditions, added,
-                     _loss_mask(shown, x0))
+        prompts = tuple(draw_prompt(row.picture, row.half.empty_prompt, partial(self._generator, row))
+                        for row in rows)
+        return Batch(x0, target, t, prompts, instances, extra_conditions, added, _loss_mask(rows, x0))
 
-    def _generator(self, half: PictureSet, row: Row, purpose: str) -> torch.Generator:
-        return generator(self.seed, purpose, half.name, row.position)
+    def _generator(self, row: Row, purpose: str) -> torch.Generator:
+        """The generator of a row's draw for this purpose; no two draws share one."""
+        return generator(self.seed, purpose, row.half.name, row.position)
 
 
-def _loss_mask(shown: Sequence[BatchRow], x0: Tensor) -> Tensor | None:
-    """How much each place of x0 counts; None where all count alike."""
-    if not any(way in half.loss_masks for half, _, way in shown):
+def _loss_mask(rows: Sequence[Row], x0: Tensor) -> Tensor | None:
+    """How much each place of x0 counts, [B, 1, h, w]; None where all count alike."""
+    masks = [row.loss_mask for row in rows]
+    if all(mask is None for mask in masks):
         return None
     everything = torch.ones(x0.shape[-2:])
-    return torch.stack([half.loss_masks.get(way, everything)[None] for half, _, way in shown])
+    known = [everything if mask is None else mask for mask in masks]
+    return torch.stack(known)[:, None]

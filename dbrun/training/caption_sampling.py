@@ -1,33 +1,24 @@
-"""Which of its prompts has a picture in one draw?"""
+"""The prompt that a picture has in one draw: its own, one of its variants, or the empty one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 
+from dbrun.images.manifest import StoredPicture
 
-@dataclass(frozen=True)
-class CaptionSampler:
-    """Prompts by number. variants: of each picture those of which a draw takes one, each as likely as the others.
 
-    dropout: of each picture the share of draws that have the prompt `empty` instead; both are empty where none has any.
+def draw_prompt(picture: StoredPicture, empty: int | None, at: Callable[[str], torch.Generator]) -> int:
+    """The number of the prompt of this draw.
+
+    empty: the number of the empty prompt; at: gives the generator for a purpose of this draw.
     """
-
-    variants: Sequence[Sequence[int]] = ()
-    dropout: Sequence[float] = ()
-    empty: int = 0
-
-    def draw(self, usual: int, picture: int, at: Callable[[str], torch.Generator]) -> int:
-        """The prompt of this draw. usual: the picture's own; at: gives the generator for a purpose of this draw."""
-        if self.dropout and float(torch.rand((), generator=at("caption dropout"))) < self.dropout[picture]:
-            return self.empty
-        if not self.variants:
-            return usual
-        options = self.variants[picture]
-        return options[int(torch.randint(len(options), (), generator=at("caption")))]
-
-
-FIXED_CAPTIONS = CaptionSampler()
-"""Each picture has its one prompt."""
+    if picture.dropout:
+        assert empty is not None, "a manifest with dropout has the empty prompt"
+        if float(torch.rand((), generator=at("caption dropout"))) < picture.dropout:
+            return empty
+    if not picture.variants:
+        return picture.prompt
+    chosen = torch.randint(len(picture.variants), (), generator=at("caption"))
+    return picture.variants[int(chosen)]

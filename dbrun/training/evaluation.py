@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dbrun.images.manifest import StoredPicture
 from dbrun.options.held_out import HeldOut
 from dbrun.training.batches import Batch, PictureSet
 from dbrun.training.prompt_embeds import PromptEncoder
@@ -84,19 +85,18 @@ def best_step(history: Iterable[StepRecord]) -> int | None:
     return min(looks)[1] if looks else None
 
 
-def without_held_out(halves: Sequence[PictureSet], held: frozenset[int],
-                     shows: Sequence[int] | None) -> Sequence[PictureSet]:
-    """The same halves, in whose epochs no held-out picture stands.
-
-    shows: the instance picture that each row of the class half shows, None where it has pictures of its own.
-    """
+def without_held_out(halves: Sequence[PictureSet], held: frozenset[int]) -> Sequence[PictureSet]:
+    """The same halves, in whose epochs no held-out picture stands. held: numbers of instance pictures."""
     if not held:
         return halves
-    instance, *classes = halves
-    return [_zero_repeats(instance, held, range(len(instance.prompts))),
-            *(half if shows is None else _zero_repeats(half, held, shows) for half in classes)]
+    pictures = halves[0].pictures
+    # crops name what is shown: a class half that shows instance pictures has their crops
+    hidden = {pictures[number].crops for number in held}
+    return [_without(half, hidden) for half in halves]
 
 
-def _zero_repeats(half: PictureSet, held: frozenset[int], shows: Sequence[int]) -> PictureSet:
-    often = half.repeats or [1] * len(half.prompts)
-    return replace(half, repeats=[0 if shown in held else n for shown, n in zip(shows, often, strict=True)])
+def _without(half: PictureSet, hidden: set[tuple[str, ...]]) -> PictureSet:
+    pictures: list[StoredPicture] = []
+    for picture in half.pictures:
+        pictures.append(replace(picture, repeats=0) if picture.crops in hidden else picture)
+    return replace(half, pictures=pictures)

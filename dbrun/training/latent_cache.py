@@ -1,38 +1,58 @@
-"""What did `preprocess` store of the pictures?"""
+"""The latents, loss masks and conditions that `preprocess` stored, as the two halves that training draws from."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file
+from torch import Tensor
 
+from dbrun.errors import StageFailed
+from dbrun.images.manifest import Manifest
+from dbrun.models.base import Condition
 from dbrun.training.batches import PictureSet
-from dbrun.training.caption_sampling import FIXED_CAPTIONS, CaptionSampler
+
+LATENTS_FILE = "latents.safetensors"
+MASKS_FILE = "masks.safetensors"
+PROMPTS_FILE = "prompts.safetensors"
 
 
-def read_halves(folder: Path, instance: Sequence[int], classes: Sequence[int], shows: Sequence[int] | None,
-                unmasked: float, varied: CaptionSampler = FIXED_CAPTIONS,
-                repeats: Sequence[int] = ()) -> Sequence[PictureSet]:
-    """The instance half, and the class half where there is one.
+def load_latents(folder: Path) -> Mapping[str, Tensor]:
+    """Crop name → what draws start from, float32 [C, h, w]."""
+    return load_file(folder / LATENTS_FILE)
 
-    instance, classes: the number of each row's prompt; shows: the instance picture that each row of the class half
-    shows, None where it has pictures of its own; unmasked: how much what a mask hides counts, 0 to 1; varied: how
-    prompts of the instance half differ from draw to draw; repeats: how often an epoch shows each instance picture,
-    once where there are none.
+
+def load_loss_masks(folder: Path, unmasked: float) -> Mapping[str, Tensor]:
+    """Crop name → how much each place of its latents counts, [h, w]; only of crops that have a mask.
+
+    unmasked: how much what a mask hides counts, 0 to 1.
     """
-    named = load_file(folder / "latents.safetensors")
-    names = sorted(named)
-    stored, views = [named[name] for name in names], defaultdict[str, list[int]](list)
-    for number, name in enumerate(names):
-        # instance.00003.001 is a further view of instance.00003
-        views[".".join(name.split(".")[:2])].append(number)
-    masks = load_file(folder / "masks.safetensors") if (folder / "masks.safetensors").exists() else {}
-    counts = {number: unmasked + (1.0 - unmasked) * masks[name] for number, name in enumerate(names) if name in masks}
-    own = [views[f"instance.{i:05d}"] for i in range(len(instance))]
-    half = [PictureSet("instance", stored, instance, own, repeats or None, counts, varied)]
-    if classes:
-        ways = [views[f"class.{i:05d}"] for i in range(len(classes))] if shows is None else [own[i] for i in shows]
-        half.append(PictureSet("class", stored, classes, ways))
-    return half
+    file = folder / MASKS_FILE
+    if not file.exists():
+        return {}
+    return {name: unmasked + (1.0 - unmasked) * mask for name, mask in load_file(file).items()}
+
+
+def load_conditions(folder: Path, count: int) -> Sequence[Condition]:
+    """The condition of each of `count` prompts, by its number. Raises StageFailed where others are stored."""
+    by_prompt: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in load_file(folder / PROMPTS_FILE).items():
+        number, component = name.split(".", 1)
+        by_prompt[number][component] = tensor
+    numbers = [f"{number:05d}" for number in range(count)]
+    if set(by_prompt) != set(numbers):
+        raise StageFailed(f"{PROMPTS_FILE} holds {len(by_prompt)} prompts that are not the {count} of the index",
+                          fix="run again with `--force preprocess`")
+    return [by_prompt[number] for number in numbers]
+
+
+def picture_sets(manifest: Manifest, latents: Mapping[str, Tensor],
+                 loss_masks: Mapping[str, Tensor]) -> Sequence[PictureSet]:
+    """The instance half, and the class half where there is one."""
+    halves = [PictureSet("instance", manifest.instance, latents, loss_masks, manifest.empty_prompt)]
+    if manifest.classes:
+        # without masks, also where it shows instance pictures: a class is learnt from the whole picture
+        halves.append(PictureSet("class", manifest.classes, latents))
+    return halves

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import IFPipeline, IFSuperResolutionPipeline
+from picture_sets import picture_set
 from PIL import Image
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from dbrun.errors import RecipeError, StageFailed
 from dbrun.models import deepfloyd_if
 from dbrun.models.base import Model, Randn
 from dbrun.models.deepfloyd_if import NOISE_LEVEL, PROMPT_LENGTH, IFStage1, IFStage2
-from dbrun.training.batches import Batches, PictureSet
+from dbrun.training.batches import Batches
 
 CPU = torch.device("cpu")
 ONE, TWO = IFStage1(), IFStage2()
@@ -175,7 +176,7 @@ def test_the_small_pictures_noise_belongs_to_a_place_in_the_row(two: Model) -> N
     pictures = [torch.full((3, 32, 32), i / 5) for i in range(5)]
 
     def batches(size: int) -> Batches:
-        return Batches([PictureSet("instance", pictures, [0] * 5)], 0, size, 1000,
+        return Batches([picture_set("instance", pictures, [0] * 5)], 0, size, 1000,
                        lambda rows, randn: two.sample_x0(rows, randn, "noise_level"))
 
     large, small = batches(6)(1), [batches(2)(n) for n in (3, 4, 5)]

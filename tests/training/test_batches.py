@@ -2,23 +2,23 @@
 
 import pytest
 import torch
+from picture_sets import picture_set
 
 from dbrun.models.base import CleanBatch, Randn
 from dbrun.options.noise import Pyramid
 from dbrun.training import batches as module
 from dbrun.training.batches import Batch, Batches, PictureSet
-from dbrun.training.caption_sampling import CaptionSampler
 from dbrun.training.noise import Noise
 
 
 def pictures(name: str, count: int, prompt: int) -> PictureSet:
     """Picture i has moments whose mean is i everywhere."""
-    return PictureSet(name, [torch.full((4, 2, 2), float(i)) for i in range(count)], [prompt] * count)
+    return picture_set(name, [torch.full((4, 2, 2), float(i)) for i in range(count)], [prompt] * count)
 
 
 def batches(size: int = 4, seed: int = 0, instance: int = 5, classes: int = 7) -> Batches:
     halves = [pictures("instance", instance, 0), pictures("class", classes, 1)]
-    return Batches([h for h in halves if h.encoded], seed, size, 1000, lambda rows, randn: CleanBatch(rows[:, :2], {}))
+    return Batches([h for h in halves if h.pictures], seed, size, 1000, lambda rows, randn: CleanBatch(rows[:, :2], {}))
 
 
 def shown(batch: Batch) -> list[int]:
@@ -95,8 +95,8 @@ def test_no_two_draws_share_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str | int, ...]] = []
     draw = module.generator
     monkeypatch.setattr(module, "generator", lambda *address: (seen.append(address), draw(*address))[1])
-    half = PictureSet("instance", [torch.zeros(4, 2, 2)] * 4, [0, 0], crops=[(0, 1), (2, 3)],
-                      captions=CaptionSampler(((1, 2), (3, 4)), (0.0, 0.0), 0))
+    half = picture_set("instance", [torch.zeros(4, 2, 2)] * 4, [0, 0], crops=[(0, 1), (2, 3)],
+                      variants=[(1, 2), (3, 4)], dropout=[1e-9, 1e-9], empty_prompt=0)
     Batches([half], 0, 4, 1000, lambda rows, randn: CleanBatch(randn("latents", (4, 2, 2)), {}),
             noise=Noise(0.1, 0.1, Pyramid()))(0)
     assert len(seen) == len(set(seen)) == 4 * 9
@@ -104,7 +104,7 @@ def test_no_two_draws_share_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def of_shapes(name: str, prompt: int, *shapes: tuple[int, int]) -> PictureSet:
     """Picture i is i everywhere."""
-    return PictureSet(name, [torch.full((4, *shape), float(i)) for i, shape in enumerate(shapes)],
+    return picture_set(name, [torch.full((4, *shape), float(i)) for i, shape in enumerate(shapes)],
                       [prompt] * len(shapes))
 
 
@@ -127,21 +127,21 @@ def test_halves_of_one_shape_stand_together_and_of_two_apart() -> None:
 def test_a_picture_is_seen_in_all_its_ways_and_only_in_its_own() -> None:
     """Ways 10 and 11 show picture 0, way 20 shows picture 1."""
     stored = [torch.full((4, 2, 2), value) for value in (10.0, 11.0, 20.0)]
-    made = plain(PictureSet("instance", stored, [0, 1], crops=[(0, 1), (2,)]))
+    made = plain(picture_set("instance", stored, [0, 1], crops=[(0, 1), (2,)]))
     drawn = [(prompt, int(row[0, 0, 0])) for n in range(20) for prompt, row in zip(made(n).prompts, made(n).x0)]
     assert set(drawn) == {(0, 10), (0, 11), (1, 20)} and len(drawn) == 40
     assert same(made(7), made(7))
 
 
 def test_repeats_make_an_epoch_longer() -> None:
-    made = plain(PictureSet("instance", [torch.full((4, 2, 2), float(i)) for i in range(2)], [0, 0], repeats=[3, 1]))
+    made = plain(picture_set("instance", [torch.full((4, 2, 2), float(i)) for i in range(2)], [0, 0], repeats=[3, 1]))
     assert sorted(picture for n in range(2) for picture in shown(made(n))) == [0, 0, 0, 1]
 
 
 def test_places_count_as_their_picture_says_and_elsewhere_all_alike() -> None:
     half = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     stored = [torch.full((4, 2, 2), float(i)) for i in range(2)]
-    made = plain(PictureSet("instance", stored, [0, 0], loss_masks={1: half}), of_shapes("class", 1, (2, 2)))
+    made = plain(picture_set("instance", stored, [0, 0], loss_masks={1: half}), of_shapes("class", 1, (2, 2)))
     batch = made(0)
     assert batch.loss_mask is not None and batch.loss_mask.shape == (4, 1, 2, 2)
     where = shown(batch)[:2].index(1)

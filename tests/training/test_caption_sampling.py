@@ -1,17 +1,19 @@
 """Has a picture in each draw one of its prompts, or the empty one, as often as asked and always alike?"""
 
+from typing import Any
+
 import torch
+from picture_sets import picture_set
 
 from dbrun.models.base import CleanBatch
-from dbrun.training.batches import Batches, PictureSet
-from dbrun.training.caption_sampling import CaptionSampler
+from dbrun.training.batches import Batches
 
-VARIED = CaptionSampler(variants=((1, 2, 3), (4,)), dropout=(0.25, 0.0), empty=0)
+VARIED = {"variants": ((1, 2, 3), (4,)), "dropout": (0.25, 0.0), "empty_prompt": 0}
 
 
-def batches(varied: CaptionSampler, size: int = 400, seed: int = 0) -> Batches:
+def batches(varied: dict[str, Any], size: int = 400, seed: int = 0) -> Batches:
     stored = [torch.full((4, 2, 2), float(i)) for i in range(2)]
-    halves = [PictureSet("instance", stored, (1, 4), captions=varied), PictureSet("class", stored, (5, 5))]
+    halves = [picture_set("instance", stored, (1, 4), **varied), picture_set("class", stored, (5, 5))]
     return Batches(halves, seed, size, 1000, lambda rows, randn: CleanBatch(rows[:, :2], {}))
 
 
@@ -43,12 +45,12 @@ def test_a_draw_has_an_address() -> None:
 
 
 def test_pictures_noise_and_timesteps_do_not_depend_on_the_words() -> None:
-    plain, varied = batches(CaptionSampler())(0), batches(VARIED)(0)
+    plain, varied = batches({})(0), batches(VARIED)(0)
     assert plain.prompts != varied.prompts
     assert all(torch.equal(a, b) for a, b in zip(plain[:3], varied[:3], strict=True))
 
 
 def test_dropout_and_variants_go_alone() -> None:
-    dropped = drawn(batches(CaptionSampler(dropout=(0.5, 0.5), empty=7)))
+    dropped = drawn(batches({"dropout": (0.5, 0.5), "empty_prompt": 7}))
     assert set(dropped[0]) == {1, 7} and set(dropped[1]) == {4, 7}
-    assert set(drawn(batches(CaptionSampler(variants=((1, 2), (4, 3)))))[1]) == {3, 4}
+    assert set(drawn(batches({"variants": ((1, 2), (4, 3))}))[1]) == {3, 4}

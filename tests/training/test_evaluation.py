@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny_steps import batch, trainer
-from tiny_training import PARAMS, PROMPTS, content, job, write_inputs
+from tiny_training import PARAMS, PROMPTS, content, job, keep_latents, write_inputs
 from tiny_training import load as base
 
 from dbrun.errors import Interrupted
@@ -105,6 +105,7 @@ def test_the_look_is_at_the_averages_where_those_are_exported(home: Path, tmp_pa
 def test_averages_that_are_looked_at_leave_a_stopped_text_encoder_alone(tmp_path: Path) -> None:
     """A look's prompt comes in training only later: kept from the look, it would be what the average made of it."""
     write_inputs(tmp_path / "home", components=("denoiser", "text_encoder"))
+    keep_latents(tmp_path / "home" / "preprocess", "instance")
     index = {"prompts": PROMPTS, "instance": [0, 1, 1], "class": []}
     (tmp_path / "home" / "preprocess" / "index.json").write_text(json.dumps(index))
     for seed in range(3):

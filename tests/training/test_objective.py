@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny_steps
 import torch
+from picture_sets import picture_set
 from tiny_training import content, job, write_inputs
 
 from dbrun.errors import Interrupted, RecipeError
@@ -19,7 +20,7 @@ from dbrun.options.objective import DEFAULT_OBJECTIVE, Objective
 from dbrun.options.timesteps import Window
 from dbrun.options.weightings import Debiased, MinSnr
 from dbrun.stages.train import Train
-from dbrun.training.batches import Batch, Batches, PictureSet
+from dbrun.training.batches import Batch, Batches
 from dbrun.training.loop import Trainer
 from dbrun.training.noise import Noise
 
@@ -146,7 +147,7 @@ def test_added_noise_enters_the_input_and_not_the_target(home: Path) -> None:
 
 
 def batches(size: int = 4, **changes: Any) -> Batches:
-    half = PictureSet("instance", [torch.zeros(8, 4, 4) for _ in range(5)], [0] * 5)
+    half = picture_set("instance", [torch.zeros(8, 4, 4) for _ in range(5)], [0] * 5)
     return Batches([half], 0, size, 1000, lambda rows, randn: CleanBatch(rows[:, :4], {}), **changes)
 
 

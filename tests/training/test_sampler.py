@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from dbrun.training.sampler import Epoch, Row, rows
+from dbrun.training.sampler import Epoch, micro_batch
 
 WIDE, TALL, SQUARE = (2, 4), (4, 2), (3, 3)
 
@@ -20,39 +20,39 @@ PER_EPOCH = 3 + 2 + 1
 
 @pytest.mark.parametrize("number", range(3))
 def test_micro_batches_hold_one_shape_and_an_epoch_every_picture_once(number: int) -> None:
-    seen = [rows(MIXED, 2, number * PER_EPOCH + i) for i in range(PER_EPOCH)]
-    assert all(1 <= len(some) <= 2 and len({MIXED.shapes[row.picture] for row in some}) == 1 for some in seen)
-    assert Counter(row.picture for some in seen for row in some) == dict.fromkeys(range(9), 1)
+    seen = [micro_batch(MIXED, 2, number * PER_EPOCH + i) for i in range(PER_EPOCH)]
+    assert all(1 <= len(some) <= 2 and len({MIXED.shapes[picture] for _, picture in some}) == 1 for some in seen)
+    assert Counter(picture for some in seen for _, picture in some) == dict.fromkeys(range(9), 1)
 
 
 def test_every_draw_has_an_address_of_its_own_and_they_count_up() -> None:
-    positions = [row.position for i in range(3 * PER_EPOCH) for row in rows(MIXED, 2, i)]
+    positions = [position for i in range(3 * PER_EPOCH) for position, _ in micro_batch(MIXED, 2, i)]
     assert positions == list(range(27))
 
 
 def test_pictures_and_shapes_come_in_another_order_each_epoch() -> None:
     def shapes(number: int) -> tuple[object, ...]:
-        return tuple(MIXED.shapes[rows(MIXED, 2, number * PER_EPOCH + i)[0].picture] for i in range(PER_EPOCH))
+        return tuple(MIXED.shapes[micro_batch(MIXED, 2, number * PER_EPOCH + i)[0][1]] for i in range(PER_EPOCH))
     assert len({shapes(number) for number in range(8)}) > 3
-    pairs = {tuple(row.picture for row in rows(MIXED, 2, i)) for i in range(8 * PER_EPOCH)}
+    pairs = {tuple(picture for _, picture in micro_batch(MIXED, 2, i)) for i in range(8 * PER_EPOCH)}
     assert len(pairs) > 12
 
 
 def test_a_micro_batch_depends_on_its_number_alone() -> None:
-    late = rows(MIXED, 2, 1000)
-    assert late == rows(MIXED, 2, 1000) != rows(MIXED._replace(seed=1), 2, 1000)
+    late = micro_batch(MIXED, 2, 1000)
+    assert late == micro_batch(MIXED, 2, 1000) != micro_batch(MIXED._replace(seed=1), 2, 1000)
 
 
 def test_one_shape_runs_on_across_epochs_in_full_micro_batches() -> None:
     five = epoch(*[WIDE] * 5)
-    seen = [rows(five, 4, i) for i in range(10)]
+    seen = [micro_batch(five, 4, i) for i in range(10)]
     assert {len(some) for some in seen} == {4}
-    assert Counter(row.picture for some in seen for row in some) == dict.fromkeys(range(5), 8)
+    assert Counter(picture for some in seen for _, picture in some) == dict.fromkeys(range(5), 8)
 
 
 def test_the_halves_are_shuffled_each_by_itself() -> None:
     for shapes in ([WIDE] * 5, MIXED.shapes):
-        one, other = ([row.picture for i in range(20) for row in rows(epoch(*shapes, half=half), 2, i)]
+        one, other = ([picture for i in range(20) for _, picture in micro_batch(epoch(*shapes, half=half), 2, i)]
                       for half in ("instance", "class"))
         assert one != other
 
@@ -60,5 +60,5 @@ def test_the_halves_are_shuffled_each_by_itself() -> None:
 def test_a_repeated_picture_is_seen_as_often() -> None:
     twice = Epoch(0, "instance", (0, 1, 1, 2), (WIDE, TALL, TALL, WIDE))
     for number in range(3):
-        seen: list[Row] = [row for i in range(2) for row in rows(twice, 2, 2 * number + i)]
-        assert Counter(row.picture for row in seen) == {0: 1, 1: 2, 2: 1}
+        seen = [picture for i in range(2) for _, picture in micro_batch(twice, 2, 2 * number + i)]
+        assert Counter(seen) == {0: 1, 1: 2, 2: 1}

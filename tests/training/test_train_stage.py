@@ -5,7 +5,6 @@ import multiprocessing
 import random
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_training import PARAMS, PROMPTS, content, job, load, run, write_inputs
+from train_settings import changed
 
 from dbrun.adapters.adapter_io import read_adapters
 from dbrun.errors import Interrupted, StageFailed
@@ -26,7 +26,7 @@ from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import RuntimeOptions
 from dbrun.stages.sources import BaseSource, Sources
 from dbrun.stages.train import Train, _make_batches
-from dbrun.training.sampler import rows
+from dbrun.training.sampler import micro_batch
 
 STEPS = 16
 
@@ -153,7 +153,7 @@ def test_a_longer_run_goes_on_and_a_shorter_one_uses_no_later_checkpoint(home: P
 
 def test_steps_only_lengthen_where_the_schedule_has_no_horizon() -> None:
     assert Train().extendable_params(PARAMS) == ("steps",)
-    assert Train().extendable_params(replace(PARAMS, schedule=Cosine(type="cosine"))) == ()
+    assert Train().extendable_params(changed(PARAMS, schedule=Cosine(type="cosine"))) == ()
 
 
 def test_a_stop_that_is_a_count_lengthens_and_one_that_is_a_share_is_another_run() -> None:
@@ -164,7 +164,7 @@ def test_a_stop_that_is_a_count_lengthens_and_one_that_is_a_share_is_another_run
             "subject": {"images": "pictures", "instance_prompt": "a photo of sks dog"},
             "adapt": {"denoiser": {"type": "lora"}, "text_encoder": text_encoder}})
         params = Train().params(recipe, Sources(BaseSource("", "sd", None, None, {}, Sampling(2, 2.0)), ()))
-        return Train().extendable_params(params), replace(params, steps=0)
+        return Train().extendable_params(params), params.with_changes(steps=0)
 
     assert lineage(4.0, 8) == lineage(4.0, 12) == lineage(0.5, 8)
     assert lineage(0.5, 8) != lineage(0.5, 12)
@@ -237,8 +237,6 @@ def test_where_the_base_is_the_target_no_class_picture_is_read(tmp_path: Path) -
     """Three instance pictures under two class prompts are six class rows; the first has not moved yet."""
     write_inputs(tmp_path / "home")
     latents = load_file(tmp_path / "home" / "preprocess" / "latents.safetensors")
-    save_file({name: t for name, t in latents.items() if name.startswith("instance.")},
-              tmp_path / "home" / "preprocess" / "latents.safetensors")
     index = {"prompts": PROMPTS, "instance": [1] * 3, "class": [0] * 3 + [1] * 3}
     (tmp_path / "home" / "preprocess" / "index.json").write_text(json.dumps(index))
     files = trained(tmp_path / "home", tmp_path, "out", prior_target="base")
@@ -247,9 +245,11 @@ def test_where_the_base_is_the_target_no_class_picture_is_read(tmp_path: Path) -
     batches = _make_batches(job(tmp_path / "home", tmp_path / "o", tmp_path / "w", prior_target="base", batch_size=6),
                             load(tmp_path / "home"),
                             SimpleNamespace(process=SimpleNamespace(num_timesteps=1000)))
-    rows = [(half.prompts, [half.encoded[half.crops_of(i)[0]].equal(latents[f"instance.{i % 3:05d}"])
-                            for i in range(len(half.prompts))]) for half in batches.halves]
-    assert rows == [((1,) * 3, [True] * 3), ((0,) * 3 + (1,) * 3, [True] * 6)]
+    shown = [f"instance.{i % 3:05d}" for i in range(6)]
+    assert [[picture.prompt for picture in half.pictures] for half in batches.halves] == [[1] * 3, [0] * 3 + [1] * 3]
+    assert [[picture.crops for picture in half.pictures] for half in batches.halves] == [
+        [(name,) for name in shown[:3]], [(name,) for name in shown]]
+    assert all(half.latents[name].equal(latents[name]) for half in batches.halves for name in shown)
 
 
 def test_a_repeated_picture_stands_in_an_epoch_as_often(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_repeated_picture_stands_in_an_epoch_as_often(tmp_path: Path) -> None:
     batches = _make_batches(job(tmp_path / "home", tmp_path / "o", tmp_path / "w", batch_size=5),
                             load(tmp_path / "home"),
                             SimpleNamespace(process=SimpleNamespace(num_timesteps=1000)))
-    shown = [row.picture for row in rows(batches.halves[0].epoch(0), 5, 0)]
+    shown = [picture for _, picture in micro_batch(batches.halves[0].epoch(0), 5, 0)]
     assert sorted(shown) == [0, 1, 1, 1, 2] and len(batches(0).x0) == 10
 
 

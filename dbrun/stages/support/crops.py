@@ -1,47 +1,48 @@
-"""In which ways is each picture of the recipe shown, and what of it is to be learnt?"""
+"""The crops in which a picture is encoded, and the masks that say what of each is learnt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dbrun.images import buckets
 from dbrun.images.buckets import CropBox, CropSettings, Size, center_crop
+from dbrun.images.manifest import crop_name
 from dbrun.models.base import families
 from dbrun.recipe.schema.images import Images
 from dbrun.recipe.schema.model import Recipe
 
 
 @dataclass(frozen=True)
-class SourceImage:
-    """A picture. digest: the sha256 of its file; name: what errors call it; read: gives the file's bytes.
+class Crop:
+    """One way in which a picture is encoded.
 
-    size: its width and height once upright, where they count; mask: the digest of its mask's file, if it has one;
-    reader: as in `Picture`.
+    name: of its latents; digest: the sha256 of the picture's file; label: what errors call the picture; read: gives
+    the file's bytes. size: the picture's width and height once upright, None where they do not count; frame: how it is
+    cut, None for the square in its middle. mask: the sha256 of its mask's file, if it has one; alpha: whether its own
+    transparency is its mask; reader: as in `Picture`.
     """
 
-    digest: str
     name: str
+    digest: str
+    label: str
     read: Callable[[], bytes]
     size: Size | None = None
+    frame: CropBox | None = None
     mask: str | None = None
+    alpha: bool = False
     reader: str | None = None
-
-
-@dataclass(frozen=True)
-class Crop:
-    """One way of showing a picture. name: its latents'; frame: how it is cut, None for the square in its middle."""
-
-    name: str
-    source: SourceImage
-    frame: CropBox | None
 
     def key(self) -> Mapping[str, object]:
         """What beside the picture says which pixels are shown; the middle square needs no words."""
-        frame, reader = self.frame, {"reader": self.source.reader} if self.source.reader else {}
-        return reader if frame is None else {
-            "frame": [*frame.resized_size, frame.left, frame.top, *frame.size, frame.mirrored], **reader}
+        key: dict[str, object] = {}
+        if self.frame is not None:
+            frame = self.frame
+            key["frame"] = [*frame.resized_size, frame.left, frame.top, *frame.size, frame.mirrored]
+        if self.reader:
+            key["reader"] = self.reader
+        return key
 
 
 def crop_settings(images: Images, multiple: Callable[[], int], seed: int) -> CropSettings:
@@ -64,19 +65,23 @@ def recipe_crop_settings(recipe: Recipe, folder: Path | None) -> CropSettings | 
                          recipe.seed)
 
 
-def crops(name: str, source: SourceImage, cut: CropSettings, side: int) -> list[Crop]:
-    """The views of a picture, named after it: the first `name`, further ones `name.001` and so on.
+def crops(whole: Crop, settings: CropSettings, side: int) -> list[Crop]:
+    """The crops of a picture, named after it: the first as it is, further ones `name.001` and so on.
 
-    side: of the square that a picture is shown as where its size does not count.
+    whole: the picture before it is cut; side: of the square that it is shown as where its size does not count.
     """
-    if source.size is None:
-        return [Crop(name, source, None)]
-    middle = center_crop(source.size, (side, side))
-    frames = [None if frame == middle else frame for frame in cut.crop_boxes(source.digest, source.size)]
-    return [Crop(f"{name}.{number:03d}" if number else name, source, frame) for number, frame in enumerate(frames)]
+    if whole.size is None:
+        return [whole]
+    middle = center_crop(whole.size, (side, side))
+    cut: list[Crop] = []
+    for number, box in enumerate(settings.crop_boxes(whole.digest, whole.size)):
+        # without a frame its item is the same one as where sizes do not count
+        frame = None if box == middle else box
+        cut.append(replace(whole, name=crop_name(whole.name, number), frame=frame))
+    return cut
 
 
-def write_mask(view: Crop, file: Callable[[], bytes] | None, side: int, cells: Size, folder: Path) -> None:
+def write_mask(crop: Crop, file: Callable[[], bytes] | None, side: int, cells: Size, folder: Path) -> None:
     """Write mask.safetensors: how much of each of width × height cells is to be learnt, float32 [h, w] in [0, 1].
 
     file: gives the mask's bytes; None where the picture's own transparency is its mask; side: as in `crops`.
@@ -88,10 +93,11 @@ def write_mask(view: Crop, file: Callable[[], bytes] | None, side: int, cells: S
 
     from dbrun.images import masks
 
-    name = view.source.name
     if file is not None:
-        mask = masks.read_mask(file(), f"the mask of {name}")
+        mask = masks.read_mask(file(), f"the mask of {crop.label}")
     else:
-        mask = masks.read_alpha(view.source.read(), name) or Image.new("L", (side, side), 255)
-    shown = masks.shrink_mask(mask, view.frame or center_crop(mask.size, (side, side)), cells)
+        # a kind of picture that is never transparent counts everywhere
+        mask = masks.read_alpha(crop.read(), crop.label) or Image.new("L", (side, side), 255)
+    frame = crop.frame or center_crop(mask.size, (side, side))
+    shown = masks.shrink_mask(mask, frame, cells)
     save_file({"mask": torch.from_numpy(np.array(shown, dtype=np.float32)) / 255.0}, folder / "mask.safetensors")

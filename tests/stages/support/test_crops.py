@@ -190,12 +190,12 @@ def test_a_picture_of_another_size_than_was_planned_is_refused(loaded, recipe) -
 
 
 def test_a_frames_words_in_a_key_tell_every_difference() -> None:
-    from dbrun.stages.support.crops import Crop, SourceImage
+    from dbrun.stages.support.crops import Crop
 
     frames = [CropBox((64, 32), 0, 0, (32, 32)), CropBox((64, 32), 1, 0, (32, 32)), CropBox((64, 33), 0, 0, (32, 32)),
               CropBox((64, 32), 0, 1, (32, 32)), CropBox((64, 32), 0, 0, (32, 24)),
               CropBox((64, 32), 0, 0, (32, 32), True)]
-    source = SourceImage("d", "n", Path("n").read_bytes)
-    keys = {str(Crop("x", one, frame).key()) for frame in [None, *frames]
-            for one in (source, replace(source, reader="pillow-heif 1.8"))}
+    whole = Crop("x", "d", "n", Path("n").read_bytes)
+    keys = {str(replace(whole, frame=frame, reader=reader).key()) for frame in [None, *frames]
+            for reader in (None, "pillow-heif 1.8")}
     assert len(keys) == 14

@@ -12,7 +12,7 @@ from dbrun.stages.export import Export
 from dbrun.stages.sources import BaseSource, Picture, Sources
 from dbrun.stages.support.training_length import describe_length, training_length
 from dbrun.stages.train import Train
-from dbrun.training.sampler import Epoch, rows
+from dbrun.training.sampler import Epoch, micro_batch
 
 BASE = BaseSource("files:x", "sd", None, None, {}, Sampling(2, 2.0))
 
@@ -55,7 +55,8 @@ def test_each_shape_ends_a_micro_batch_of_its_own(train: dict[str, object], step
     assert (found.pictures, found.steps, found.steps_per_epoch) == (6, steps, an_epoch)
     shapes = ("wide", "wide", "wide", "tall", "square", "square")
     epoch, micro = Epoch(0, "instance", (0, 1, 1, 2, 3, 4), shapes), round(an_epoch * asked.train.accumulation)
-    seen = [row.picture for number in range(micro) for row in rows(epoch, asked.train.batch_size, number)]
+    seen = [picture for number in range(micro)
+            for _, picture in micro_batch(epoch, asked.train.batch_size, number)]
     assert sorted(seen) == [0, 1, 1, 2, 3, 4]
 
 
