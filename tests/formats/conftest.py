@@ -43,13 +43,24 @@ def _components(family: Family, name: str, form: Format) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every case; where a test asks for a `form`, with each format that can carry all of it."""
+    """Every case; where a test asks for a `form`, with each format that can carry all of it.
+
+    Of these pairs the default set has LoRA in each format, and each other case in PEFT's, where it can be, or in the
+    first that can; the others are marked slow.
+    """
     wanted = set(metafunc.fixturenames)
     if {"trained", "form"} <= wanted:
         pairs = [(case, form) for case in (*CASES, IN_PLACE) for form in formats().values()
                  if _components(*case, form) == list(case[0].components)]
-        metafunc.parametrize(("trained", "form"), pairs, indirect=["trained"], scope="session",
-                             ids=[f"{f.NAME}-{n}-{form.NAME}" for (f, n), form in pairs])
+        pairs.sort(key=lambda pair: (pair[0] != (WIDE, "lora"), pair[1].NAME != "peft"))
+        params, seen = [], set[str]()
+        for (family, name), form in pairs:
+            case = f"{family.NAME}-{name}"
+            usual = not {case, form.NAME} <= seen
+            seen |= {case, form.NAME}
+            params.append(pytest.param((family, name), form, id=f"{case}-{form.NAME}",
+                                       marks=() if usual else pytest.mark.slow))
+        metafunc.parametrize(("trained", "form"), params, indirect=["trained"], scope="session")
     elif "trained" in wanted:
         metafunc.parametrize("trained", CASES, indirect=True, scope="session", ids=[f"{f.NAME}-{n}" for f, n in CASES])
 
