@@ -12,14 +12,10 @@ from dbrun.disk_space import check_free_space
 from dbrun.errors import DbrunError, Interrupted, StageFailed
 from dbrun.events import Emit, Note, StageFinished, StageReused, StageStarted
 from dbrun.plan.cache_key import StageKey
-from dbrun.plan.estimate import stage_workload
 from dbrun.plan.planner import BASE_STAGE, EXPORT_STAGE, Scope, Status, cache_status
 from dbrun.plan.reasons import Reason
 from dbrun.resolve.base import verified_base_folder
-from dbrun.run.memory import peak_memory
-from dbrun.run.pace import StageTimer
 from dbrun.run.run_log import RunLog
-from dbrun.run.stage_context import StageContextFactory
 from dbrun.stages.base import Artifact
 from dbrun.store.atomic import disk_errors, remove_tree
 from dbrun.store.locks import Lock
@@ -102,6 +98,12 @@ class StageRunner:
 
     def _run(self, stage_key: StageKey, inputs: Mapping[str, Artifact], lock: Lock | None, *,
              from_scratch: bool) -> Trace:
+        # not at the top: a run of which all is cached starts without them
+        from dbrun.plan.estimate import stage_workload
+        from dbrun.run.memory import peak_memory
+        from dbrun.run.pace import StageTimer
+        from dbrun.run.stage_context import StageContextFactory
+
         stage, store = stage_key.stage.NAME, self.scope.store
         jobs = StageContextFactory(self.scope, self.stop_signal, self.find_base, self.run_log.folder)
         items = jobs.item_cache(stage_key, self.emit, from_scratch=from_scratch)
