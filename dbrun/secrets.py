@@ -14,6 +14,8 @@ REDACTED = "[hidden]"
 
 def redact_secrets(text: str) -> str:
     """The text without the values of environment variables that are named like secrets, and without Hub tokens."""
+    if len(text) < MIN_SECRET_LENGTH:
+        return text
     for name, value in os.environ.items():
         if SECRET_NAME.search(name) and len(value) >= MIN_SECRET_LENGTH and value in text:
             text = text.replace(value, REDACTED)

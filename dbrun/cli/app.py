@@ -16,7 +16,16 @@ from dbrun.cli.complete import (
     complete_recipes_and_keys,
     complete_stages,
 )
-from dbrun.cli.verbs import HELP_SECTIONS
+
+HELP_SECTIONS = {
+    "Recipes": ("new", "validate", "schema", "migrate", "lock"),
+    "Runs": ("run", "stage", "plan", "status", "explain", "graph"),
+    "What ran": ("runs", "logs", "diff"),
+    "What came of it": ("show", "compare", "sample", "merge", "convert", "push"),
+    "The store": ("ls", "du", "verify", "gc", "pin", "unpin"),
+    "This machine": ("doctor",),
+}
+"""How `--help` groups the verbs."""
 
 
 class VerbGroup(TyperGroup):

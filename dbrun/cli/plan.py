@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from dbrun.ui.terminal import paint, print_result, print_status
 
 if TYPE_CHECKING:
     from dbrun.cli.words import RecipeRequest
+    from dbrun.plan.estimate import Estimate
     from dbrun.plan.selection import Selection
     from dbrun.resolve.sources import ResolvedSources
 
@@ -35,11 +37,10 @@ def show_plan(asked: RecipeRequest, selection: Selection, *, as_json: bool, lock
 
 
 def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool) -> None:
-    from dbrun.plan.estimate import estimate_stages
     from dbrun.recipe.checks.exports import export_options
     from dbrun.ui.plan import exports_text, note_text, stage_table
 
-    known = estimate_stages(scope, plan)
+    known = _estimates(scope, plan)
     forms = export_options(scope.recipe, scope.resolved.sources.base.folder)
     if as_json:
         estimated = {name: asdict(estimate) for name, estimate in known.items()}
@@ -55,6 +56,15 @@ def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[st
         from dbrun.resolve.lock import drift_headline
 
         print_status("\n  ".join([f"{paint('drift:', 'yellow', sys.stderr)} {drift_headline(loaded)}", *drifted]))
+
+
+def _estimates(scope: Scope, plan: Plan) -> Mapping[str, Estimate]:
+    """What is known of the time, memory and disk of the stages that are to run."""
+    if not plan.has_pending:
+        return {}
+    from dbrun.plan.estimate import estimate_stages
+
+    return estimate_stages(scope, plan)
 
 
 def _print_stop(asked: RecipeRequest, scope: Scope, plan: Plan) -> None:

@@ -60,6 +60,8 @@ def run_recipe(asked: RecipeRequest, selection: Selection, *, as_json: bool, qui
 
     # threads that spin while they wait slow each other down manyfold on a busy machine; read when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # what was imported so far stays, so it need not be searched
+    gc.freeze()
     gc.enable()
     if (here := read_distributed_env(os.environ)) is not None and here.rank:
         join_run(here, asked)

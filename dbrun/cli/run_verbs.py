@@ -26,7 +26,6 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
 
     Stages whose result is in the store are not run again.
     """
-    from dbrun.cli.plan import show_plan
     from dbrun.cli.run import run_recipe
     from dbrun.cli.words import parse_request_from
     from dbrun.plan.selection import Selection
@@ -45,6 +44,8 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
         if not dry_run:
             run_sweep(runs, selection, as_json=json)
     elif dry_run:
+        from dbrun.cli.plan import show_plan
+
         if show_plan(wanted, selection, as_json=json, locked=locked, exit_code=locked):
             raise typer.Exit(3)
     else:

@@ -19,15 +19,6 @@ VERB_MODULES = {
     "store_verbs": ("ls", "du", "verify", "gc", "pin", "unpin"),
 }
 """File of this folder → its verbs."""
-HELP_SECTIONS = {
-    "Recipes": ("new", "validate", "schema", "migrate", "lock"),
-    "Runs": ("run", "stage", "plan", "status", "explain", "graph"),
-    "What ran": ("runs", "logs", "diff"),
-    "What came of it": ("show", "compare", "sample", "merge", "convert", "push"),
-    "The store": ("ls", "du", "verify", "gc", "pin", "unpin"),
-    "This machine": ("doctor",),
-}
-"""How `--help` groups the verbs."""
 
 
 def app_for(words: Sequence[str]) -> typer.Typer:

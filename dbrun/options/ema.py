@@ -1,7 +1,5 @@
 """Which average of the trained weights is exported?"""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

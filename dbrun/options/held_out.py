@@ -1,7 +1,5 @@
 """Which share of the pictures shows how well a training goes, and may end it?"""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """What noise is put on a sample besides plain white one?"""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """What a recipe may say of the objective: what is predicted, under which noise, and how the error counts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 

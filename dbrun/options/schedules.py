@@ -1,7 +1,5 @@
 """How the learning rate changes over the steps, as a factor of `train.learning_rate`."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, ClassVar, Literal
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from dbrun.plan import device
 from dbrun.plan.cache_key import StageKey, make_stage_key
-from dbrun.plan.diff_keys import find_nearest_key, miss_reason
 from dbrun.plan.history import last_key_documents, run_with_key
 from dbrun.plan.reasons import (
     DamagedResult,
@@ -170,6 +169,9 @@ def saved_progress(stage_key: StageKey, work: Path) -> str | None:
 
 
 def _why_not_cached(stage_key: StageKey, store: Store, run_name: str) -> Reason:
+    # not at the top: a plan of which all is cached starts without it
+    from dbrun.plan.diff_keys import find_nearest_key, miss_reason
+
     stage = stage_key.stage.NAME
     if last := list(last_key_documents(store, run_name, stage)):
         return miss_reason(stage_key, last)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dbrun.adapters.embedding import Embedding
 from dbrun.events import Note
@@ -19,7 +20,6 @@ from dbrun.recipe.schema.subject import Subject
 from dbrun.recipe.text.spans import Problem, ProblemCollector
 from dbrun.resolve import picture_shapes
 from dbrun.resolve.base import find_base
-from dbrun.resolve.init_adapter import FoundAdapter, InitRequest, find_adapter
 from dbrun.resolve.masks import check_has_masks
 from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures, picture_sort_key
 from dbrun.resolve.target_layers import check_layers, count_layers
@@ -27,6 +27,9 @@ from dbrun.resolve.training_notes import training_notes
 from dbrun.stages.sources import BaseSource, Picture, Sources
 from dbrun.stages.support.crops import recipe_crop_settings
 from dbrun.store.store import Store
+
+if TYPE_CHECKING:
+    from dbrun.resolve.init_adapter import FoundAdapter
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,8 @@ def _find_init_adapters(loaded: LoadedRecipe, base: BaseSource | None, store: St
     family, found = families()[loaded.recipe.base.type], {}
     for component, adapter in loaded.recipe.adapt.adapters.items():
         if adapter.init is not None and component in family.components:
+            from dbrun.resolve.init_adapter import InitRequest, find_adapter
+
             layers, presets = count_layers(family, component, adapter, base) if base else (0, {})
             beside = loaded.folder_of(key := f"adapt.{component}.init")
             wanted = InitRequest(family, component, adapter, beside, layers, presets)

@@ -12,14 +12,11 @@ from dbrun.disk_space import check_free_space
 from dbrun.errors import DbrunError, Interrupted, StageFailed
 from dbrun.events import Emit, Note, StageFinished, StageReused, StageStarted
 from dbrun.plan.cache_key import StageKey
-from dbrun.plan.estimate import stage_workload
 from dbrun.plan.item_cache import item_cache
 from dbrun.plan.planner import BASE_STAGE, EXPORT_STAGE, Scope, Status, cache_status
 from dbrun.plan.reasons import Reason
 from dbrun.resolve.base import verified_base_folder
 from dbrun.run.run_log import RunLog
-from dbrun.run.stage_context import StageContextFactory
-from dbrun.run.timing import StageTimer, peak_memory
 from dbrun.stages.sources import Artifact
 from dbrun.store.atomic import disk_errors, remove_tree
 from dbrun.store.locks import Lock
@@ -102,6 +99,11 @@ class StageRunner:
 
     def _run(self, stage_key: StageKey, inputs: Mapping[str, Artifact], lock: Lock | None, *,
              from_scratch: bool) -> Trace:
+        # not at the top: a run of which all is cached starts without them
+        from dbrun.plan.estimate import stage_workload
+        from dbrun.run.stage_context import StageContextFactory
+        from dbrun.run.timing import StageTimer, peak_memory
+
         stage, store = stage_key.stage.NAME, self.scope.store
         jobs = StageContextFactory(self.scope, self.stop_signal, self.find_base, self.run_log.folder)
         items = item_cache(self.scope, stage_key, self.emit, self.find_base, from_scratch=from_scratch)

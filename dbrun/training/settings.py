@@ -1,9 +1,7 @@
 """The settings of a training, once: the recipe's `train`, the cache key of the stage and the loop read these fields."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -90,7 +88,7 @@ class TrainParams(TrainSettings):
     """The numbers of the instance pictures that are held out."""
 
     @classmethod
-    def resolve(cls, settings: TrainSettings, **resolved: Any) -> TrainParams:
+    def resolve(cls, settings: TrainSettings, **resolved: Any) -> Self:
         """These settings with the values that the recipe leaves open. resolved: by field name, already valid."""
         chosen = {name: getattr(settings, name) for name in TrainSettings.model_fields}
         return cls.model_construct(**{**chosen, **resolved})

@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from dbrun.columns import fit_to_width
 from dbrun.resolve.picture_report import PictureRow
 from dbrun.ui.table import align_rows
 from dbrun.ui.terminal import display_width, paint, pluralize, terminal_width, truncate
@@ -51,7 +50,11 @@ def _summary(rows: Sequence[PictureRow]) -> str:
 
 def _elide_middle(name: str, room: int) -> str:
     """A name without its middle, if it does not fit: names of pictures differ at their ends."""
-    if display_width(name) <= room:
+    from rich.cells import cell_len, set_cell_size, split_text
+
+    width = cell_len(name)
+    if width <= room:
         return name
-    head = name[:fit_to_width(name, (room - 1) // 2)]
-    return f"{head}…{name[len(name) - fit_to_width(name[::-1], room - 1 - display_width(head)):]}"
+    before = (room - 1) // 2
+    after = room - 1 - before
+    return f"{set_cell_size(name, before)}…{split_text(name, width - after)[1]}"

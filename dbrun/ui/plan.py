@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from dbrun.disk_space import format_bytes
 from dbrun.errors import DbrunError
 from dbrun.events import Note
-from dbrun.plan.estimate import Estimate, total_estimate
 from dbrun.plan.planner import Plan, Status
 from dbrun.recipe.checks.exports import ExportOptions
 from dbrun.ui.table import align_rows
 from dbrun.ui.terminal import format_duration, paint, warning_text
+
+if TYPE_CHECKING:
+    from dbrun.plan.estimate import Estimate
 
 STYLES = {Status.HIT: "green", Status.RUN: "cyan", Status.RESUME: "yellow", Status.BLOCKED: "red"}
 
@@ -66,6 +69,8 @@ def _plan_total_text(plan: Plan, known: Mapping[str, Estimate]) -> str:
 
 def total_text(known: Sequence[tuple[str, Estimate]], unknown: Sequence[str]) -> str:
     """What stages with these estimates take together. unknown: those of which nothing is known."""
+    from dbrun.plan.estimate import total_estimate
+
     whole = total_estimate(one for _, one in known)
     least = "at least " if unknown else ""
     memory = "" if whole.memory is None else f", up to about {format_bytes(whole.memory)} of memory"

@@ -21,6 +21,7 @@ from dbrun.events import (
 )
 from dbrun.ui.terminal import (
     display_width,
+    escape_controls,
     format_duration,
     is_interactive,
     paint,
@@ -169,7 +170,9 @@ class LiveReporter(LineReporter):
             self._started_at = time.monotonic()
         elif time.monotonic() - self._started_at > ETA_DELAY_SECONDS and (left := self._bar.tasks[0].time_remaining):
             words.insert(1, f"{format_duration(left) if left >= 10 else f'{left:.0f} s'} left")
-        first, *more = _fit_words(words, terminal_width(sys.stderr) - RIGHT_MARGIN - self._name_width - long - 5)
+        room = terminal_width(sys.stderr) - RIGHT_MARGIN - self._name_width - long - 5
+        # rich writes most control characters as they are
+        first, *more = _fit_words([escape_controls(word, sys.stderr) for word in words], room)
         self._bar.update(self._bar.task_ids[0], completed=done, total=total, words=first,
                          metrics=" " + "  ".join(more) if more else "")
 

@@ -7,11 +7,12 @@ import re
 import sys
 from typing import TextIO
 
-from dbrun.columns import cell_width, fit_to_width
 from dbrun.errors import DEFAULT_WIDTH, DbrunError
 from dbrun.secrets import redact_secrets
 
 COLOUR_CODE = re.compile(r"\x1b\[\d*m")
+CONTROL_CHARACTER = re.compile(r"\x1b\[\d*m|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""A colour, or a character that a terminal obeys or that cannot be written; tab and line feed are text."""
 EXCERPT = re.compile(r"(?:\x1b\[\d*m)* +\d* \| ")
 SPACE_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:s|min|h|d|B|[KMGT]iB|px)\b)")
 EAST_ASIAN = r"\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
@@ -19,6 +20,8 @@ EAST_ASIAN = r"\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
 WORD_PATTERNS = (r"[^ ]+ *| +", rf"[{EAST_ASIAN}] *|[^ {EAST_ASIAN}]+ *| +")
 """What a line is made of without such letters, and with them."""
 STYLE_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+PAINTED = frozenset(f"\x1b[{code}m" for code in ("0", *STYLE_CODES.values()))
+"""What `paint` writes."""
 
 
 def is_interactive(stream: TextIO) -> bool:
@@ -26,11 +29,31 @@ def is_interactive(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def takes_colour(stream: TextIO) -> bool:
+    """Whether the stream is a terminal that knows colours, and NO_COLOR is not set."""
+    return is_interactive(stream) and not os.environ.get("NO_COLOR")
+
+
 def paint(text: str, style: str, stream: TextIO) -> str:
-    """text in a style, if the stream is a terminal and NO_COLOR is not set."""
-    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    """text in a style, if the stream takes one."""
+    if not takes_colour(stream):
         return text
     return f"\x1b[{STYLE_CODES[style]}m{text}\x1b[0m"
+
+
+def escape_controls(text: str, stream: TextIO) -> str:
+    """text with its control characters written out, such as `\\u001b`, but for the colours of `paint`.
+
+    They come from recipes, file names and headers. JSON means the same with them written so.
+    """
+    coloured = takes_colour(stream)
+
+    def written_out(found: re.Match[str]) -> str:
+        if coloured and found[0] in PAINTED:
+            return found[0]
+        return f"\\u{ord(found[0][0]):04x}{found[0][1:]}"
+
+    return CONTROL_CHARACTER.sub(written_out, text)
 
 
 def terminal_width(stream: TextIO) -> int:
@@ -49,7 +72,7 @@ def terminal_width(stream: TextIO) -> int:
 
 def print_status(text: str, end: str = "\n", indent: int | None = None) -> None:
     """A line for people, on stderr; on a screen folded between words, by so many columns from the second line on."""
-    text = redact_secrets(text)
+    text = escape_controls(redact_secrets(text), sys.stderr)
     if sys.stderr.isatty():
         text = "\n".join(_wrap_line(line, terminal_width(sys.stderr), indent) for line in text.split("\n"))
     print(text, file=sys.stderr, end=end, flush=True)
@@ -75,7 +98,13 @@ def _wrap_line(line: str, wide: int, indent: int | None) -> str:
 
 def display_width(text: str) -> int:
     """Terminal columns of a text; East Asian characters take two, colours none."""
-    return cell_width(COLOUR_CODE.sub("", text))
+    plain = COLOUR_CODE.sub("", text)
+    if plain.isascii():
+        return len(plain)
+    # not at the top: most of what is said needs no tables of widths, and reading them takes 9 ms
+    from rich.cells import cell_len
+
+    return cell_len(plain)
 
 
 def wrap_text(text: str, first: int, more: int) -> list[str]:
@@ -95,12 +124,16 @@ def wrap_text(text: str, first: int, more: int) -> list[str]:
 
 def truncate(text: str, room: int) -> str:
     """A text without colours, without its end where it does not fit into so many columns."""
-    return text if cell_width(text) <= room else f"{text[:fit_to_width(text, max(0, room - 1))].rstrip()}…"
+    if display_width(text) <= room:
+        return text
+    from rich.cells import set_cell_size
+
+    return f"{set_cell_size(text, max(0, room - 1)).rstrip()}…"
 
 
 def print_result(text: str, end: str = "\n") -> None:
     """Data that the verb was asked for, on stdout."""
-    print(redact_secrets(text), end=end, flush=True)
+    print(escape_controls(redact_secrets(text), sys.stdout), end=end, flush=True)
 
 
 def pluralize(number: int, noun: str, more: str = "s") -> str:

@@ -11,20 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from dbrun.errors import DbrunError, Interrupted, ProcessLost, StageFailed
 from dbrun.events import Emit, Note
 from dbrun.plan.cache_key import StageKey
 from dbrun.stages.support.process_group import ProcessGroup
 from dbrun.workers.env import PARENT_PID_VARIABLE, DistributedEnv, clear_launcher_variables
-from dbrun.workers.rendezvous import (
-    JOIN_TIMEOUT,
-    ControlChannel,
-    DistributedProcessGroup,
-    connect_channel,
-    create_channel,
-)
+
+if TYPE_CHECKING:
+    from dbrun.workers.rendezvous import ControlChannel
 
 SHUTDOWN_TIMEOUT = 5.0
 """Seconds that the other processes get to end by themselves."""
@@ -62,6 +58,8 @@ class WorkerGroup:
         if self.size == 1 or not stage_key.stage.multi_process:
             yield ProcessGroup()
             return
+        from dbrun.workers.rendezvous import DistributedProcessGroup
+
         channel = self._wait_for_workers(stop_signal)
         emit(Note(stage, f"{self.size} processes share the work"))
         turn = channel.announce_stage({"stage": stage, "key": stage_key.key, "inputs": dict(inputs),
@@ -112,6 +110,8 @@ class WorkerGroup:
 
     def _wait_for_workers(self, stop_signal: Callable[[], int]) -> ControlChannel:
         """The control channel, once every process is there."""
+        from dbrun.workers.rendezvous import JOIN_TIMEOUT
+
         if self._channel is not None:
             return self._channel
         self._channel = channel = self._connect(self.env) if self.env else self._start_workers()
@@ -128,12 +128,16 @@ class WorkerGroup:
         return channel
 
     def _connect(self, here: DistributedEnv) -> ControlChannel:
+        from dbrun.workers.rendezvous import connect_channel
+
         channel = connect_channel(here)
         clear_launcher_variables(os.environ)
         return channel
 
     def _start_workers(self) -> ControlChannel:
         """Start the others on this machine; they find the channel through what a launcher would tell them."""
+        from dbrun.workers.rendezvous import create_channel
+
         if Path("/sys/class/net/lo").exists():
             # else torch takes the interface that the host's name leads to, which a firewall may watch
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

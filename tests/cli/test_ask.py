@@ -11,7 +11,8 @@ import pytest
 from fork_server import run_dbrun
 
 from dbrun.cli import complete
-from dbrun.cli.verbs import HELP_SECTIONS, VERB_MODULES
+from dbrun.cli.app import HELP_SECTIONS
+from dbrun.cli.verbs import VERB_MODULES
 from dbrun.plan.doctor import run_checks
 from dbrun.recipe.new import starter_recipe
 from dbrun.store.store import Store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -19,7 +20,8 @@ from PIL import Image
 from rich.cells import cell_len
 
 from dbrun.recipe.new import starter_recipe
-from dbrun.ui.terminal import format_ago, wrap_text
+from dbrun.ui.table import align_rows
+from dbrun.ui.terminal import format_ago, paint, print_result, print_status, wrap_text
 
 NUMBER = re.compile(r"\d+(\.\d+)?")
 """What may differ between two calls: the room that is free, for one."""
@@ -87,6 +89,45 @@ def test_numbers_stay_with_their_units_and_colours_take_no_room() -> None:
     assert wrap_text("\x1b[2mab cd\x1b[0m", 5, 5) == ["\x1b[2mab cd\x1b[0m"]
     assert wrap_text("犬犬 犬犬 x", 6, 9) == ["犬犬", "犬犬 x"] and wrap_text("犬" * 5, 4, 6) == ["犬犬", "犬犬犬"]
     assert wrap_text("/a/path/that/is/longer then", 9, 9) == ["/a/path/that/is/longer", "then"]
+
+
+HOSTILE = "a\x1b[2Jb\rc\x9b31md\x07e\x7ff\udc9bg\x1b[31mh"
+"""Clears the screen, goes back to the start of the line, turns red, rings, and holds a byte that is no character."""
+WRITTEN_OUT = r"a\u001b[2Jb\u000dc\u009b31md\u0007e\u007ff\udc9bg\u001b[31mh"
+
+
+def test_control_characters_are_written_out_wherever_text_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(f"{HOSTILE}\tand\nmore")
+    print_status(HOSTILE)
+    assert capsys.readouterr() == (f"{WRITTEN_OUT}\tand\nmore\n", f"{WRITTEN_OUT}\n")
+    assert align_rows([[HOSTILE, "x"], ["short", "y"]]).splitlines() == [
+        f"{WRITTEN_OUT}  x", f"{'short':<{len(WRITTEN_OUT)}}  y"]
+
+
+def test_json_with_control_characters_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(json.dumps({"name": HOSTILE}, ensure_ascii=False))
+    told = capsys.readouterr().out
+    assert told.isascii() and json.loads(told) == {"name": HOSTILE}
+
+
+def test_on_a_terminal_only_our_own_colours_stay(monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    print_result(paint("HIT", "green", sys.stdout) + "\x1b[2J\x1b[5m")
+    assert capsys.readouterr().out == "\x1b[32mHIT\x1b[0m\\u001b[2J\\u001b[5m\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    print_result(paint("HIT", "green", sys.stdout) + "\x1b[32m")
+    assert capsys.readouterr().out == "HIT\\u001b[32m\n"
+
+
+def test_a_file_name_with_control_characters_moves_no_cursor(tmp_path: Path) -> None:
+    (tmp_path / "a\rb\x1b[2J.yaml").write_text("schema: dbrun/v1\n")
+    done = subprocess.run([sys.executable, "-m", "dbrun", "validate", "a\rb\x1b[2J.yaml"], cwd=tmp_path,
+                          capture_output=True)
+    told = done.stdout + done.stderr
+    assert done.returncode == 2 and rb"a\u000db\u001b[2J.yaml" in told and not set(told) & {0x0d, 0x1b}
 
 
 @pytest.mark.parametrize(("past", "told"), [(5, "just now"), (60, "1 min ago"), (7300, "2 h ago"),

@@ -15,6 +15,9 @@ from dbrun.store.verify import VerifyReport
 from dbrun.ui import waiting as module
 from dbrun.ui.waiting import show_elapsed
 
+ERASED = "\x1b[1A\x1b[2K"
+"""What rich ends a line with that is to disappear: up to it again, and clear it."""
+
 
 class Screen(io.StringIO):
     """A stream that says it is a terminal, or that it is none."""
@@ -40,7 +43,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, seconds: float, *, terminal: bool = T
 
 def test_what_takes_a_while_is_shown_with_its_time_and_taken_off_again(monkeypatch: pytest.MonkeyPatch) -> None:
     text = shown(monkeypatch, 0.3)
-    assert re.match(r"\rreading  0\.\d s\x1b\[K", text) and text.endswith("\r\x1b[K")
+    assert re.search(r"reading  0\.\d s", text) and text.endswith(ERASED)
 
 
 def test_what_is_quick_or_goes_into_a_file_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +58,7 @@ def test_the_line_is_taken_off_before_an_error_is_told(monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt), show_elapsed("reading"):
         time.sleep(0.2)
         raise KeyboardInterrupt
-    assert screen.getvalue().endswith("\r\x1b[K")
+    assert screen.getvalue().endswith(ERASED)
 
 
 def test_verify_and_run_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,5 @@
 """What a recipe may say of how pictures are prepared, and what of it must agree."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """What a recipe may say of where it runs: in how many processes, on how many machines."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar
 

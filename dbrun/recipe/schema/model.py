@@ -1,7 +1,5 @@
 """What a recipe may say: every key, its type, its default and its one line of explanation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """What a recipe says of something to be learnt: its pictures, its prompts, and the class it is one of."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field

@@ -1,7 +1,5 @@
 """What a recipe may say of the training."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 from pydantic import Field

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from dbrun.columns import cell_width, fit_to_width
 from dbrun.errors import DEFAULT_WIDTH, NotFetched, RecipeError
 
 LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
@@ -35,16 +34,20 @@ class Span:
 
     def excerpt(self, width: int = DEFAULT_WIDTH) -> str:
         """The line and a caret below the place, in so many columns; a long line is cut around it."""
+        # not at the top: hardly a recipe has a problem, and reading the tables of widths takes 9 ms
+        from rich.cells import cell_len, set_cell_size, split_text
+
         start, room = self.column - 1, max(20, width - len(GUTTER))
         end = start + self.length
         before, meant, after = map(_printable, (self.text[:start], self.text[start:end], self.text[end:]))
         # what stands before the place gives way to it, though to no more than half of the room
-        needed = cell_width(meant[:fit_to_width(meant, room // 2)])
-        before = before[len(before) - fit_to_width(before[::-1], room - needed):]
-        line, under = before + meant + after, meant[:fit_to_width(meant, room - cell_width(before))]
+        excess = cell_len(before) + min(cell_len(meant), room // 2) - room
+        before = split_text(before, max(0, excess))[1]
+        indent = cell_len(before)
+        carets = max(1, min(cell_len(meant), room - indent))
+        line = set_cell_size(before + meant + after, room).rstrip()
         number = "" if self.file is None else str(self.line)
-        return (f"  {number:>4} | {line[:fit_to_width(line, room)].rstrip()}\n"
-                f"{GUTTER}{' ' * cell_width(before)}{'^' * max(1, cell_width(under))}")
+        return f"  {number:>4} | {line}\n{GUTTER}{' ' * indent}{'^' * carets}"
 
 
 @dataclass(frozen=True)
