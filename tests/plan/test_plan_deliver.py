@@ -189,7 +189,7 @@ def test_a_failing_delivery_leaves_the_old_one(home, out, monkeypatch, call, aft
     trace = next(t for t in store.traces.recent("export", 9))
     monkeypatch.setattr(os, call, failing)
     with pytest.raises(DbrunError, match="full"):
-        deliver(trace, out, {"recipe": {"changed": True}, "stages": {}}, store)
+        deliver({"export": trace}, out, {"recipe": {"changed": True}, "stages": {}}, store)
     monkeypatch.undo()
     assert tree(out) == before
     assert [p.name for p in out.parent.iterdir() if p.name.startswith(".")] == []
@@ -219,6 +219,6 @@ def test_a_second_delivery_of_the_same_is_none(home, out):
     store = Store(home / "store")
     trace = next(store.traces.recent("export", 1))
     facts = {"recipe": {}, "stages": {}}
-    assert deliver(trace, home / "x" / "y", facts, store)
-    assert not deliver(trace, home / "x" / "y", facts, store)
+    assert deliver({"export": trace}, home / "x" / "y", facts, store)
+    assert not deliver({"export": trace}, home / "x" / "y", facts, store)
     assert json.loads((home / "x" / "y" / "dbrun.json").read_text())["format_version"] == FORMAT

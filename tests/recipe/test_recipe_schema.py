@@ -43,7 +43,7 @@ def validator() -> jsonschema.Draft202012Validator:
 
 
 def test_the_committed_schema_is_up_to_date() -> None:
-    assert FILE.read_text(encoding="utf-8") == schema_text(), "run: dbrun schema > schemas/recipe.schema.json"
+    assert FILE.read_text(encoding="utf-8") == schema_text(), "run: python tests/house/regenerate.py"
 
 
 def test_the_text_is_the_same_in_every_process() -> None:

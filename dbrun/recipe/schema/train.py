@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dbrun.config_types import Bool, Float, Int, OrNone, Part, tagged_union
+from dbrun.models.base import class_label_names, class_labels_doc
 from dbrun.options import optimizers, schedules
 from dbrun.options.ema import Ema
 from dbrun.options.held_out import HeldOut
@@ -15,6 +16,7 @@ DEFAULT_STEPS = 800
 """Optimizer updates where neither steps nor epochs are given."""
 AnySchedule: Any = tagged_union(schedules.schedule_types())
 AnyOptimizer: Any = tagged_union(optimizers.optimizer_types())
+ClassLabels: Any = Literal[class_label_names()]
 
 
 class Train(Part):
@@ -53,10 +55,7 @@ class Train(Part):
     """On an NVIDIA GPU, let products of 32-bit numbers be computed in TF32: faster, with 10 bits of mantissa."""
     gradient_checkpointing: Bool = False
     """Compute activations twice instead of keeping them: much less memory, about a third more time, the same result."""
-    class_labels: Annotated[Literal["none", "timesteps", "noise_level"] | None, OrNone] = None
-    """What an IF stage II denoiser is told beside timestep and prompt: noise_level, that of the low-resolution picture
-    it sees, as when it samples; or timesteps, with the noisy picture itself in that place, as diffusers' training
-    script has it. Left out, as the base samples."""
+    class_labels: Annotated[ClassLabels | None, OrNone, Field(description=class_labels_doc())] = None
     checkpoint_every: Annotated[Int, Field(ge=1)] = 100
     """Steps between checkpoints; changes no result."""
     keep: Annotated[Int, Field(ge=1, le=1000)] = 2

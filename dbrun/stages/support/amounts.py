@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dbrun.recipe.schema.model import Adapt
+from dbrun.recipe.schema.adapt import Adapt
 
 SIZE_FIELDS = {"rank", "alpha"}
 """What of an adapter `room.weights` counts, or changes nothing of what it takes."""

@@ -101,9 +101,7 @@ class Monitor:
     def _lowres_input(self, asked: SampleSpec, column: int) -> Image | None:
         if asked.starts is None:
             return None
-        side = asked.resolution // self.model.family.upscale_factor
-        return asked.starts.downscale(column, self.ctx.files, asked.resolution,
-                                      side)
+        return asked.starts.start_image(column, self.ctx.files, asked.resolution, self.model.family)
 
     def _sample_folder(self, asked: SampleSpec) -> Path:
         return self.ctx.work / SAMPLES_FOLDER / asked.fingerprint
