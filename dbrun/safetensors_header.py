@@ -112,8 +112,9 @@ def trigger_words(recipe: Mapping[str, Any]) -> str | None:
 
     recipe: as in the provenance. None where nothing tells them apart.
     """
-    if taught := (recipe.get("adapt") or {}).get("trigger"):
-        return str(taught["token"])
+    for taught in (recipe.get("adapt") or {}).values():
+        if isinstance(taught, Mapping) and "token" in taught:
+            return str(taught["token"])
     subjects = [recipe["subject"]] if "subject" in recipe else recipe.get("subjects", [])
     found: list[str] = []
     for one in subjects:

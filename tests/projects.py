@@ -31,6 +31,10 @@ seed: 0
 """
 
 
+STAGES = {"load", "adapt", "generate-priors", "preprocess", "train", "export"}
+"""The stages that the tests of the whole path speak of; a stage that comes later has tests of its own."""
+
+
 def picture(path: Path, hue: int) -> None:
     image = Image.new("RGB", (48, 40), (hue, 120, 200))
     ImageDraw.Draw(image).ellipse((8, 6, 34, 30), fill=(200, hue, 40))

@@ -16,7 +16,8 @@ from dbrun.models.base import Sampling
 from dbrun.plan.selection import Selection
 from dbrun.recipe.checks.exports import export_formats
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.schema.model import Adapt, Recipe
+from dbrun.recipe.schema.adapt import Adapt
+from dbrun.recipe.schema.model import Recipe
 from dbrun.resolve.sources import ResolvedSources
 from dbrun.run.runner import execute
 from dbrun.stages.base import Stage, StageContext
@@ -203,6 +204,7 @@ class ExportParams:
 
 class Export(Counted):
     NAME = "export"
+    delivers = True
     needs = ("load", "train")
 
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:

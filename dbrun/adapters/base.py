@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from dbrun.adapters.direct import DirectWeights
     from dbrun.adapters.import_adapter import ImportCandidate, ImportedAdapter
+    from dbrun.adapters.lycoris_layer import LycorisLayer
 
 Level = Literal["info", "warning"]
 MAX_IDLE_SHARE = 0.01
@@ -41,6 +42,8 @@ class Learnable(Part):
     """The fields that are no part of what learns: only training reads them, or their contents count."""
     uses_peft: ClassVar[bool] = True
     """Whether peft puts it on; else `attach_direct` does."""
+    always_in_config: ClassVar[tuple[str, ...]] = ()
+    """Settings of its own in peft's config that a file names even where they are peft's defaults."""
     learning_rate: Annotated[Float | None, Field(gt=0, le=1e6), OrNone] = None
     """The component's own peak learning rate; left out, `train.learning_rate`."""
     stop_at: Annotated[Float | None, Field(gt=0), AfterValidator(_check_stop_at), OrNone] = None
@@ -109,8 +112,8 @@ class Adapter(Learnable):
     """Class names of the layers that targets are looked for among."""
     supports_lora: ClassVar[bool] = False
     """Whether `to_lora` works: whether the update is a product of two thin matrices."""
-    supports_lycoris: ClassVar[bool] = False
-    """Whether `to_lycoris` works: whether LyCORIS has names for the update."""
+    lycoris_layer: ClassVar[LycorisLayer | None] = None
+    """How LyCORIS writes one layer, as `to_lycoris` gives it; None where LyCORIS has no names for the update."""
     no_lycoris_reason: ClassVar[str | None] = None
     """Why it does not although LyCORIS has a type of this name, as a clause after it."""
     EXCLUDED_FIELDS: ClassVar[tuple[str, ...]] = (*Learnable.EXCLUDED_FIELDS, "init")
@@ -163,6 +166,11 @@ class Adapter(Learnable):
     def frozen_peft_config(self, modules: tuple[str, ...]) -> PeftConfig | None:
         """peft's config of a second adapter on the same layers that never trains; None where there is none."""
         return None
+
+    @property
+    def starts_exactly(self) -> bool:
+        """Whether the base predicts the same to the bit before the adapter has learnt; else but for rounding."""
+        return True
 
     def initial_weights(self, layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The first weights, by the names of `attach.read`. layers: the bare ones; state: what peft drew."""

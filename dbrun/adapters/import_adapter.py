@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-RANK_AXIS = {"lora_A.weight": 0, "lora_B.weight": 1, "hada_w1_a": 1, "hada_w1_b": 0, "hada_w2_a": 1, "hada_w2_b": 0}
-"""End of a weight's name -> the axis of its rank."""
-
 
 @dataclass(frozen=True)
 class ImportedAdapter:
@@ -42,21 +39,22 @@ class ImportCandidate:
     changes: tuple[str, ...] = ()
 
 
-def unify_rank_and_scale(given: ImportedAdapter, state: Mapping[str, Tensor], scaled: str) -> ImportCandidate:
+def unify_rank_and_scale(given: ImportedAdapter, state: Mapping[str, Tensor], rank_axis: Mapping[str, int],
+                         scaled: str) -> ImportCandidate:
     """At one rank, the largest, filled with zeros; and at one scale, else in the weights whose names end in `scaled`.
 
-    Neither changes a prediction.
+    Neither changes a prediction. rank_axis: end of a weight's name -> the axis of its rank.
     """
     import torch
 
-    ranks = {name: tensor.shape[axis] for name, tensor in state.items() for end, axis in RANK_AXIS.items()
+    ranks = {name: tensor.shape[axis] for name, tensor in state.items() for end, axis in rank_axis.items()
              if name.endswith(f".{end}")}
     rank, changed, new = max(ranks.values()), [], dict[str, torch.Tensor]()
     one = len(set(given.scales.values())) == 1
     for name, tensor in state.items():
         layer, end = next((n, name.removeprefix(f"{n}.")) for n in given.scales if name.startswith(f"{n}."))
         if name in ranks and ranks[name] < rank:
-            axis, more = RANK_AXIS[end], list(tensor.shape)
+            axis, more = rank_axis[end], list(tensor.shape)
             more[axis] = rank - ranks[name]
             tensor = torch.cat([tensor, tensor.new_zeros(more)], dim=axis)
         new[name] = tensor if one or end != scaled else tensor * given.scales[layer]

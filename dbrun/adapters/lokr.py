@@ -10,7 +10,8 @@ from pydantic import Field
 
 from dbrun.adapters.base import Level
 from dbrun.adapters.import_adapter import ImportCandidate, ImportedAdapter
-from dbrun.adapters.lycoris import Lycoris
+from dbrun.adapters.lycoris import Lycoris, merge_cp_kernels
+from dbrun.adapters.lycoris_layer import LayerTensors, LycorisLayer
 from dbrun.config_types import Bool, Int, OrNone
 
 if TYPE_CHECKING:
@@ -18,11 +19,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+NAMES = frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"})
+"""LyCORIS' names; which of them a layer has depends on which factors are whole."""
+
+
+def _update(layer: LayerTensors) -> Tensor:
+    import torch
+
+    plain = {name: tensor.float() for name, tensor in merge_cp_kernels(layer).items()}
+    one, two = (_factor(plain, f"lokr_w{i}") for i in "12")
+    return torch.kron(one, two.flatten(1))
+
+
+def _factor(layer: LayerTensors, name: str) -> Tensor:
+    if name in layer:
+        return layer[name]
+    return layer[f"{name}_a"] @ layer[f"{name}_b"].flatten(1)
+
+
 class LoKr(Lycoris):
     """LoKr: W + (alpha / rank) kron(C, B A), with C zero at the start; a factor that is small enough stays whole."""
 
     NAME: ClassVar[str] = "lokr"
     scale_folds_into: ClassVar[tuple[str, ...]] = ("lokr_w1", "lokr_w1_a")
+    # where both factors are thin, it is the second one's rank that counts
+    lycoris_layer: ClassVar[LycorisLayer | None] = LycorisLayer(
+        "LoKr", frozenset(), NAMES, _update, rank_names=("lokr_w2_b", "lokr_w1_b"))
     NEUTRAL: ClassVar[dict[str, object]] = {"factor": None, "decompose_both": False}
 
     type: Literal["lokr"]

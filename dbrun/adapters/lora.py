@@ -12,12 +12,35 @@ from pydantic import Field
 from dbrun.adapters import pissa
 from dbrun.adapters.base import LowRankAdapter, Targets
 from dbrun.adapters.import_adapter import ImportCandidate, ImportedAdapter, unify_rank_and_scale
+from dbrun.adapters.lycoris_layer import LayerTensors, LycorisLayer
 from dbrun.config_types import Bool, Float
 from dbrun.errors import KeyProblem
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from torch import Tensor, nn
+
+
+RANK_AXIS = {"lora_A.weight": 0, "lora_B.weight": 1}
+"""End of a weight's name -> the axis of its rank."""
+PEFT_NAMES = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
+"""LyCORIS' names -> peft's."""
+
+
+def _merge_mid(layer: LayerTensors) -> dict[str, Tensor]:
+    """The layer with the inner kernel of a CP-decomposed LoRA, which peft does not know, multiplied in: exact."""
+    import torch
+
+    out = dict(layer)
+    if "lora_mid.weight" in out:
+        down = out["lora_down.weight"].flatten(1)
+        out["lora_down.weight"] = torch.einsum("rskl,si->rikl", out.pop("lora_mid.weight"), down)
+    return out
+
+
+def _update(layer: LayerTensors) -> Tensor:
+    plain = _merge_mid(layer)
+    return plain["lora_up.weight"].float().flatten(1) @ plain["lora_down.weight"].float().flatten(1)
 
 
 class Lora(LowRankAdapter):
@@ -28,7 +51,9 @@ class Lora(LowRankAdapter):
     NEUTRAL: ClassVar[dict[str, object]] = {"dropout": 0.0, "rslora": False, "dora": False, "start": "zero"}
     OMIT_IF_NEUTRAL: ClassVar[tuple[str, ...]] = ("rslora", "dora", "start")
     supports_lora: ClassVar[bool] = True
-    supports_lycoris: ClassVar[bool] = True
+    lycoris_layer: ClassVar[LycorisLayer | None] = LycorisLayer(
+        "LoRA", frozenset(PEFT_NAMES), frozenset({"lora_mid.weight"}), _update, rank_names=("lora_down.weight",),
+        peft_names=PEFT_NAMES, without_unknown=_merge_mid, peft_has_dora=True)
 
     type: Literal["lora"]
     """The adapter type."""
@@ -55,6 +80,11 @@ class Lora(LowRankAdapter):
         if not self._is_pissa:
             return None
         return "`start: pissa` takes a weight apart as a matrix, which a convolution's is not"
+
+    @property
+    def starts_exactly(self) -> bool:
+        """Not after PiSSA, whose two halves cancel but for rounding."""
+        return not self._is_pissa
 
     def field_problems(self) -> Iterator[KeyProblem]:
         """PiSSA bears neither dropout nor DoRA, and is a start of its own."""
@@ -120,7 +150,7 @@ class Lora(LowRankAdapter):
     def import_candidates(cls, given: ImportedAdapter) -> Iterator[ImportCandidate]:
         """A LoRA, or a DoRA where it has magnitudes."""
         dora = any(name.endswith("magnitude_vector") for name in given.state)
-        plain = unify_rank_and_scale(given, given.state, "lora_B.weight")
+        plain = unify_rank_and_scale(given, given.state, RANK_AXIS, "lora_B.weight")
         yield replace(plain, settings={**plain.settings, **({"dora": True} if dora else {})})
 
     @property

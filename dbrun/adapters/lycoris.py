@@ -21,7 +21,6 @@ MAX_ALL_DROPPED_PROBABILITY = 1e-9
 class Lycoris(LowRankAdapter):
     """An update that is built as a whole weight and added to the frozen one."""
 
-    supports_lycoris: ClassVar[bool] = True
     NEUTRAL: ClassVar[dict[str, object]] = {"dropout": 0.0, "effective_conv": False}
 
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.0

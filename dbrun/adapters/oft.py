@@ -27,6 +27,7 @@ class Oft(Adapter):
     NAME: ClassVar[str] = "oft"
     NEUTRAL: ClassVar[dict[str, object]] = {"share": False}
 
+    always_in_config: ClassVar[tuple[str, ...]] = ("oft_block_size",)
     no_lycoris_reason: ClassVar[str | None] = (
         "which turns a layer's inputs, where LyCORIS and its readers turn its outputs")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dbrun.cli.run import read_request
 from dbrun.cli.words import RecipeRequest, check_stage, request_or_default
-from dbrun.plan.planner import EXPORT_STAGE, Plan, Scope, Status, make_scope, plan_scope
+from dbrun.plan.planner import Plan, Scope, Status, make_scope, plan_scope
 from dbrun.plan.selection import Selection
 from dbrun.recipe.text.spans import display_path
 from dbrun.safetensors_header import RECORD_FILE
@@ -62,7 +62,7 @@ def show_status(words: Sequence[str], profiles: Sequence[str] | None, *, as_json
     last = next((run for run in list_runs(scope.store) if run.name == scope.recipe.name), None)
     made = _stage_results(scope, plan)
     target = Path("outputs") / scope.recipe.name
-    outputs = str(target), _outputs_state(target, plan)
+    outputs = str(target), _outputs_state(target, plan, scope.delivering_stages)
     at_work = _live_progress(last) if last is not None and last.is_live else None
     if as_json:
         print_result(json.dumps({"format_version": 1, "recipe": str(asked.recipe), "name": scope.recipe.name,
@@ -84,19 +84,22 @@ def _stage_results(scope: Scope, plan: Plan) -> Mapping[str, tuple[str, float]]:
     return found
 
 
-def _outputs_state(target: Path, plan: Plan) -> str:
-    """Whether the outputs are those of today's recipe."""
+def _outputs_state(target: Path, plan: Plan, delivering: Sequence[str]) -> str:
+    """Whether the outputs are those of today's recipe. delivering: the stages whose files they are."""
     try:
         stages = json.loads((target / RECORD_FILE).read_bytes())["stages"]
-        digest = stages[EXPORT_STAGE]["digest"]
+        delivered = {name: stages[name]["digest"] for name in delivering if name in stages}
     except FileNotFoundError:
         return "not there"
     except (OSError, ValueError, KeyError, TypeError):
         return "there, but not written by dbrun"
-    export = next((one for one in plan.stages if one.name == EXPORT_STAGE), None)
-    if export is None or export.status is not Status.HIT:
+    if not delivered:
+        return "there, but not written by dbrun"
+    planned = [stage for stage in plan.stages if stage.name in delivering]
+    if any(stage.status is not Status.HIT for stage in planned):
         return "of an earlier recipe"
-    return "current" if digest == export.digest else "of an earlier recipe; dbrun run writes them again"
+    current = {stage.name: stage.digest for stage in planned}
+    return "current" if delivered == current else "of an earlier recipe; dbrun run writes them again"
 
 
 def _live_progress(run: Run) -> str | None:

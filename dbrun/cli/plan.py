@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dbrun.cli.run import read_request
-from dbrun.plan.planner import EXPORT_STAGE, Plan, Scope, make_scope, plan_scope
+from dbrun.plan.planner import Plan, Scope, make_scope, plan_scope
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.ui.terminal import paint, print_result, print_status
 
@@ -50,8 +50,8 @@ def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[st
         return
     for note in scope.resolved.notes:
         print_status(note_text(note))
-    print_result("\n".join([stage_table(plan, known),
-                            *([exports_text(forms)] if EXPORT_STAGE in scope.selected_stages.needs else [])]))
+    written = any(scope.stages[name].writes_formats for name in scope.selected_stages.needs)
+    print_result("\n".join([stage_table(plan, known), *([exports_text(forms)] if written else [])]))
     if drifted:
         from dbrun.resolve.lock import drift_headline
 

@@ -27,6 +27,10 @@ class Format:
     """How to name an adapter of this format that a component is to start from; None where it can be none."""
     CONTENT: ClassVar[str] = "adapters"
     """What it carries, in words."""
+    SUMMARY: ClassVar[str]
+    """What its files are, in a few words; it stands behind the name where a recipe's `export` is explained."""
+    POSITION: ClassVar[int] = 100
+    """Where it stands in lists of formats, the least first; formats of one position are in the order of names."""
 
     def supports(self, family: Family, component: str) -> bool:
         """Whether it is for this component at all; what it is not for goes out in another format."""
@@ -120,3 +124,9 @@ class Format:
 def formats() -> Mapping[str, Format]:
     """Every format that has a file here, by name."""
     return {c.NAME: c() for c in subclasses("dbrun.formats", Format)}
+
+
+def listed_formats() -> Mapping[str, Format]:
+    """Every format by name, in the order in which recipes and plans list them."""
+    found = formats()
+    return {name: found[name] for name in sorted(found, key=lambda name: (found[name].POSITION, name))}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
+from dbrun.adapters.full import Full
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.merge_weights import merge_adapter
@@ -29,6 +30,8 @@ class ComponentFormat(Format):
     """`component/<unet, text_encoder …>/`: a config and weights, as large as the component; an adapter is merged."""
 
     NAME: ClassVar[str] = "component"
+    SUMMARY: ClassVar[str] = "it itself, as large as it is"
+    POSITION: ClassVar[int] = 40
     LARGE: ClassVar[bool] = True
     STANDALONE: ClassVar[bool] = True
     """Whether a part stands alone, so that it can be put into a base."""
@@ -52,7 +55,7 @@ class ComponentFormat(Format):
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """The component itself, where its weights are whole."""
         read_header(files[1])
-        return "full"
+        return Full.NAME
 
     def relative_paths(self, component: str) -> tuple[str, ...]:
         """Where `changed_weights` looks."""

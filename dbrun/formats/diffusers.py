@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
+from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.models.base import Family, Model
@@ -33,6 +34,8 @@ class DiffusersFormat(Format):
     """
 
     NAME: ClassVar[str] = "diffusers"
+    SUMMARY: ClassVar[str] = "one file, LoRA only"
+    POSITION: ClassVar[int] = 10
     FILE_DESCRIPTION: ClassVar[str | None] = f"a {FILE}"
 
     def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
@@ -62,7 +65,7 @@ class DiffusersFormat(Format):
         if other := [name for name in sorted(own) if "lora" not in name]:
             raise RecipeError(f"{file} holds other weights than LoRA's, such as {other[0]}",
                               fix=f"name {self.FILE_DESCRIPTION}")
-        return "lora"
+        return Lora.NAME
 
     def usage(self, family: Family, base: str) -> str | None:
         """`load_lora_weights`."""

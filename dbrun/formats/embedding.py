@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
+from dbrun.adapters.embedding import Embedding
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import TOKEN_PREFIX
 from dbrun.models.base import Family, Model
@@ -26,6 +27,8 @@ class EmbeddingFormat(Format):
     """
 
     NAME: ClassVar[str] = "embedding"
+    SUMMARY: ClassVar[str] = "a file for `adapt.trigger`"
+    POSITION: ClassVar[int] = 70
     CONTENT: ClassVar[str] = "a trigger"
 
     def supports(self, family: Family, component: str) -> bool:
@@ -45,7 +48,7 @@ class EmbeddingFormat(Format):
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """Vectors."""
-        return "embedding"
+        return Embedding.NAME
 
     def relative_paths(self, component: str) -> tuple[str, ...]:
         """Nowhere: `read` takes the folder that the files lie in."""

@@ -11,7 +11,7 @@ from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import KOHYA_PREFIXES
-from dbrun.formats.lycoris_apply import apply_to_bias, apply_to_weight, layer_scale, layer_type, merge_lora_mid
+from dbrun.formats.lycoris_apply import apply_to_bias, apply_to_weight, layer_scale, layer_type, layer_types
 from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
     from dbrun.adapters.import_adapter import ImportedAdapter
 
 FILE = "kohya.safetensors"
-PEFT_NAMES = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight",
-              "dora_scale": "lora_magnitude_vector"}
-"""LyCORIS' names of one layer's tensors -> peft's; the others are the same."""
+COMMON_PEFT_NAMES = {"dora_scale": "lora_magnitude_vector"}
+"""LyCORIS' names that a layer of any type can have -> peft's."""
 
 
 class KohyaFormat(Format):
     """LoRA with its true alpha, DoRA, LoHa and LoKr, each layer under its name with `_` for every `.`."""
 
     NAME: ClassVar[str] = "kohya"
+    SUMMARY: ClassVar[str] = "one file for ComfyUI and A1111"
+    POSITION: ClassVar[int] = 30
     FILE_DESCRIPTION: ClassVar[str | None] = "a file with kohya's names"
 
     def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
         """What LyCORIS has no names for, and bases that none of its readers knows."""
-        if not adapter.supports_lycoris:
+        if adapter.lycoris_layer is None:
             why = f", {adapter.no_lycoris_reason}" if adapter.no_lycoris_reason else ""
             return f"which has no names for what `adapt.{component}` is: {adapter.NAME}{why}"
         if component not in family.kohya_prefixes:
@@ -88,22 +89,17 @@ class KohyaFormat(Format):
         for name, layer in _read_layers(folder / FILE, model, component):
             kind = layer_type(frozenset(layer), name)
             kinds.add(kind)
-            scales[name] = layer_scale(layer)
+            scales[name] = layer_scale(layer, kind)
             if "dora_scale" in layer and layer["dora_scale"].shape[0] == 1:
                 raise RecipeError(f"it is a DoRA with lengths of inputs on the {component}, and peft's are of outputs",
                                   fix="use the file as it is: `dbrun sample` and ComfyUI take it")
-            state |= {f"{name}.{PEFT_NAMES.get(end, end)}": _to_peft_shape(end, tensor)
-                      for end, tensor in merge_lora_mid(layer).items() if end != "alpha"}
+            peft_names = {**COMMON_PEFT_NAMES, **layer_types()[kind].peft_names}
+            state |= {f"{name}.{peft_names.get(end, end)}": _to_peft_shape(end, tensor)
+                      for end, tensor in layer_types()[kind].without_unknown(layer).items() if end != "alpha"}
         if len(kinds) > 1:
             raise RecipeError(f"its layers on the {component} are of several types: {', '.join(sorted(kinds))}",
                               fix="use the file as it is: `dbrun sample` and ComfyUI take it")
-        config: dict[str, object] = {"peft_type": kinds.pop().upper()}
-        ranks = [t.shape[0] for n, t in state.items() if n.endswith(("lora_A.weight", "hada_w1_b", "lokr_w2_b"))]
-        if ranks:
-            config["r"] = max(ranks)
-        if config["peft_type"] == "LORA":
-            config["use_dora"] = any(n.endswith("magnitude_vector") for n in state)
-        return ImportedAdapter(config, state, scales)
+        return ImportedAdapter(_peft_config(kinds.pop(), state), state, scales)
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
         """None that would still have names: its readers put them into the base's weights."""
@@ -139,6 +135,20 @@ class KohyaFormat(Format):
         with torch.no_grad():
             for component, name, new in self.changed_weights(folder, model, components):
                 model.module(component).get_parameter(name).copy_(new)
+
+
+def _peft_config(kind: str, state: Mapping[str, Tensor]) -> dict[str, object]:
+    """What peft's config would say of an adapter of this type, as far as its weights, by peft's names, tell."""
+    names = layer_types()[kind]
+    config: dict[str, object] = {"peft_type": kind.upper()}
+    # of several tensors with a rank it is the first one's that a config names
+    ends = tuple(names.peft_names.get(name, name) for name in names.rank_names[:1])
+    ranks = [tensor.shape[0] for name, tensor in state.items() if name.endswith(ends)]
+    if ranks:
+        config["r"] = max(ranks)
+    if names.peft_has_dora:
+        config["use_dora"] = any(name.endswith("magnitude_vector") for name in state)
+    return config
 
 
 def kohya_name(family: Family, component: str, name: str) -> str:

@@ -16,6 +16,8 @@ class MergedFormat(ComponentFormat):
     """`merged/`: as large as the base. Its scheduler is the one that the trained denoiser is to be sampled with."""
 
     NAME: ClassVar[str] = "merged"
+    SUMMARY: ClassVar[str] = "the whole pipeline"
+    POSITION: ClassVar[int] = 50
     CONTENT: ClassVar[str] = "a whole pipeline"
     STANDALONE: ClassVar[bool] = False
 

@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-ALWAYS_WRITTEN = ("peft_type", "r", "lora_alpha", "alpha", "oft_block_size", "target_modules",
-                  "base_model_name_or_path")
-"""Settings that are written even where they are peft's defaults."""
+ALWAYS_WRITTEN = ("peft_type", "r", "lora_alpha", "alpha", "target_modules", "base_model_name_or_path")
+"""Settings that are written even where they are peft's defaults, beside the adapter's own `always_in_config`."""
 
 
 class PeftFormat(Format):
     """`peft/<component>/adapter_config.json` and `adapter_model.safetensors`."""
 
     NAME: ClassVar[str] = "peft"
+    SUMMARY: ClassVar[str] = "a folder per component"
+    POSITION: ClassVar[int] = 20
     FILE_DESCRIPTION: ClassVar[str | None] = f"a PEFT folder ({CONFIG} and {WEIGHTS})"
 
     def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
@@ -94,7 +95,8 @@ class PeftFormat(Format):
             home = folder / "peft" / component
             home.mkdir(parents=True)
             config, state = attached.adapter.to_peft(attached.modules, attached.state)
-            text = json.dumps(config_as_json(config), indent=2, sort_keys=True) + "\n"
+            always = (*ALWAYS_WRITTEN, *attached.adapter.always_in_config)
+            text = json.dumps(config_as_json(config, always), indent=2, sort_keys=True) + "\n"
             (home / CONFIG).write_text(text, encoding="utf-8")
             tensors = {PREFIX + name: tensor for name, tensor in state.items()}
             save_file(tensors, home / WEIGHTS, metadata={"format": "pt"})
@@ -113,14 +115,15 @@ class PeftFormat(Format):
                                           torch_device=str(model.device))
 
 
-def config_as_json(config: PeftConfig) -> dict[str, object]:
+def config_as_json(config: PeftConfig, always: tuple[str, ...]) -> dict[str, object]:
     """The config as JSON data without what is peft's default, so that an older peft knows every word in it.
 
+    always: settings that stay even where they are the default.
     No path, no exact version, sets in order: equal adapters give equal bytes on every machine.
     """
     usual = type(config)().to_dict()
     own = {**config.to_dict(), "inference_mode": True, "base_model_name_or_path": None}
     kept = {key: value for key, value in own.items()
-            if key != "peft_version" and (key in ALWAYS_WRITTEN or value != usual.get(key))}
+            if key != "peft_version" and (key in always or value != usual.get(key))}
     return {key: sorted(value) if isinstance(value, (set, list)) else getattr(value, "value", value)
             for key, value in kept.items()}

@@ -20,6 +20,8 @@ class SingleFileFormat(ComponentFormat):
     """`single_file.safetensors`: denoiser, autoencoder and text encoder, in 32 bits, as large as the base."""
 
     NAME: ClassVar[str] = "single_file"
+    SUMMARY: ClassVar[str] = "that as one checkpoint"
+    POSITION: ClassVar[int] = 60
     CONTENT: ClassVar[str] = "a whole pipeline"
     STANDALONE: ClassVar[bool] = False
 

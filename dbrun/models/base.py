@@ -62,6 +62,8 @@ class Family:
     """Adaptable component -> its attribute on the pipeline; "denoiser" comes first."""
     token_components: ClassVar[tuple[str, ...]] = ()
     """What else can learn: new words. `module` gives their vectors, whose `vocabulary` is what they belong to."""
+    component_docs: ClassVar[Mapping[str, str]]
+    """Each of `components` and `token_components` -> what `adapt` says of it in a recipe; the editor's tooltip."""
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
     """Component -> preset of targets -> patterns of module names."""
     diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]]
@@ -79,8 +81,10 @@ class Family:
     """Component that cannot be adapted -> why, said after the family's name."""
     class_labels: ClassVar[tuple[str, ...]] = ("none",)
     """What the denoiser may be told as class labels while it learns; the first is what the pipeline tells it."""
-    upscale_factor: ClassVar[int] = 1
-    """How many times smaller the picture is that `generate` starts from; 1: it starts from words alone."""
+    class_labels_doc: ClassVar[str] = ""
+    """What `train.class_labels` means for the family; left out where there is nothing to choose."""
+    start_image_reason: ClassVar[str | None] = None
+    """Why `generate` starts from a picture, as a clause such as "enlarges pictures"; None where words are enough."""
 
     def resolution_multiple(self, folder: Path) -> int:
         """What the resolution must be a multiple of, read from the configs in folder; without torch."""
@@ -92,6 +96,10 @@ class Family:
 
     def max_prompt_tokens(self, folder: Path) -> int:
         """Tokens that a prompt may have beside start and end marks; without torch."""
+        raise NotImplementedError
+
+    def start_image(self, picture: Image) -> Image:
+        """What `generate` starts from to draw this square picture; asked only where `start_image_reason` is set."""
         raise NotImplementedError
 
     def normalize_prompt(self, prompt: str) -> str:
@@ -209,7 +217,7 @@ class Model:
         """One picture; equal arguments give an equal picture, whatever was drawn before.
 
         on_step: called after each sampler step; it may raise, to stop.
-        start_image: what a family that enlarges begins with, a square of resolution / enlarges pixels.
+        start_image: what the family's `start_image` made of a picture; None where words are enough.
         """
         raise NotImplementedError
 
@@ -222,3 +230,23 @@ def families() -> Mapping[str, Family]:
 def family_names() -> tuple[str, ...]:
     """The names of all families: what `base.type` may be."""
     return tuple(families())
+
+
+def component_docs() -> Mapping[str, str]:
+    """Every component that some family can adapt, with the explanation of the first family that has it."""
+    found: dict[str, str] = {}
+    for family in families().values():
+        for name, text in family.component_docs.items():
+            found.setdefault(name, text)
+    return found
+
+
+def class_label_names() -> tuple[str, ...]:
+    """What `train.class_labels` may be; of each family what its pipeline samples with comes last."""
+    names = [name for family in families().values() for name in (*family.class_labels[1:], family.class_labels[0])]
+    return tuple(dict.fromkeys(names))
+
+
+def class_labels_doc() -> str:
+    """What `train.class_labels` means, family after family."""
+    return " ".join(dict.fromkeys(f.class_labels_doc for f in families().values() if f.class_labels_doc))

@@ -29,6 +29,8 @@ PROMPT_LENGTH = 77
 """Length of every prompt; T5 reads longer ones, but IF was trained with this."""
 NOISE_LEVEL = 250
 """Timestep of the image noising scheduler that the low-resolution picture is noised to: the pipeline's default."""
+UPSCALE_FACTOR = 4
+"""How many times smaller the picture is that stage II starts from."""
 
 
 def _presets(linear: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
@@ -97,7 +99,7 @@ class IFStage2Model(IFStage1Model):
 
         if class_labels == "timesteps":
             return CleanBatch(stored, {})
-        small = avg_pool2d(stored, self.family.upscale_factor)
+        small = avg_pool2d(stored, UPSCALE_FACTOR)
         large = interpolate(small, stored.shape[-2:], mode="bilinear", align_corners=True)
         level = torch.full((len(stored),), NOISE_LEVEL)
         noising = DiffusionProcess.from_config(self.pipeline.image_noising_scheduler.config)
@@ -115,8 +117,9 @@ class IFStage2Model(IFStage1Model):
         return torch.cat([x_t, low], dim=1), condition.get("class_labels", t)
 
     def _start_arguments(self, start_image: Image | None, resolution: int) -> dict[str, object]:
-        if start_image is None or start_image.size != (resolution // self.family.upscale_factor,) * 2:
-            raise StageFailed(f"stage II starts from a picture of {resolution // self.family.upscale_factor} pixels; "
+        side = resolution // UPSCALE_FACTOR
+        if start_image is None or start_image.size != (side, side):
+            raise StageFailed(f"stage II starts from a picture of {side} pixels; "
                               f"found {start_image and start_image.size}")
         return {"image": start_image.convert("RGB"), "noise_level": NOISE_LEVEL}
 
@@ -195,12 +198,20 @@ class IFStage2(IFStage1):
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": _presets((*IF_ATTENTION, *TIME_EMBEDDING, *PROMPT_LAYERS, *CLASS_LABEL_LAYERS))}
     default_sampling: ClassVar[Sampling] = Sampling(steps=50, guidance=4.0)
-    upscale_factor: ClassVar[int] = 4
     class_labels: ClassVar[tuple[str, ...]] = ("noise_level", "timesteps")
+    class_labels_doc: ClassVar[str] = (
+        "What an IF stage II denoiser is told beside timestep and prompt: noise_level, that of the low-resolution "
+        "picture it sees, as when it samples; or timesteps, with the noisy picture itself in that place, as diffusers' "
+        "training script has it. Left out, as the base samples.")
+    start_image_reason: ClassVar[str | None] = "enlarges pictures"
 
     def resolution_multiple(self, folder: Path) -> int:
         """Such that the small picture has whole pixels, too."""
-        return math.lcm(self.upscale_factor, super().resolution_multiple(folder))
+        return math.lcm(UPSCALE_FACTOR, super().resolution_multiple(folder))
+
+    def start_image(self, picture: Image) -> Image:
+        """The picture made smaller by averaging, as training makes it."""
+        return picture.reduce(UPSCALE_FACTOR)
 
     def _tiny_unet(self, **changes: Any) -> Any:
         return super()._tiny_unet(in_channels=6, class_embed_type="timestep", **changes)

@@ -106,6 +106,11 @@ class StableDiffusion(UNetFamily):
     subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet", "text_encoder": "text_encoder"}
     token_components: ClassVar[tuple[str, ...]] = ("trigger",)
+    component_docs: ClassVar[Mapping[str, str]] = {
+        **UNetFamily.component_docs,
+        "text_encoder": "The adapter of the text encoder; left out, the text encoder is not trained.",
+        "trigger": "Textual inversion: a new word for the subject, taught beside the adapters or alone; left out, no "
+                   "word is new."}
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": {"attention": ATTENTION, "attention+ff": ATTENTION + FEED_FORWARD,
                      "linear": ATTENTION + FEED_FORWARD + TIME_EMBEDDING,

@@ -27,6 +27,8 @@ class UNetFamily(Family):
     model: ClassVar[type[UNetModel]]
     """What its bases are in memory."""
 
+    component_docs: ClassVar[Mapping[str, str]] = {
+        "denoiser": "The adapter of the denoiser (the UNet); left out, the denoiser is not trained."}
     diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {"denoiser": ("", "unet.")}
 
     def load_pipeline(self, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None,

@@ -38,8 +38,6 @@ from dbrun.store.traces import Trace
 ALL_STAGES = Selection()
 BASE_STAGE = "load"
 """The stage that stands for the base; the others reach the base only through it."""
-EXPORT_STAGE = "export"
-"""The stage whose artifact is delivered."""
 CHECKPOINT_NAME = re.compile(r"step-(\d+)\b")
 RECENT_RESULTS = 200
 """Earlier results of a stage that are compared where its recipe never ran here."""
@@ -103,6 +101,11 @@ class Scope:
     stage_keys: dict[tuple[str, ...], StageKey] = field(default_factory=dict)
     """The questions so far, by stage and upstream digests: with many pictures each takes a while to write down."""
 
+    @property
+    def delivering_stages(self) -> tuple[str, ...]:
+        """The chosen stages whose files go to the outputs, in order."""
+        return tuple(name for name in self.selected_stages.needs if self.stages[name].delivers)
+
     def stage_key(self, name: str, digests: Mapping[str, str]) -> StageKey:
         """The question to a stage whose upstream digests are known."""
         stage = self.stages[name]
@@ -130,7 +133,7 @@ def make_plan(recipe: Recipe, resolved: ResolvedSources, store: Store, selection
 
 def plan_scope(scope: Scope) -> Plan:
     """The plan of a scope."""
-    read, needs = frozenset({EXPORT_STAGE}), scope.selected_stages.needs
+    read, needs = frozenset(scope.delivering_stages), scope.selected_stages.needs
     while True:
         plans: dict[str, StagePlan] = {}
         for name in needs:

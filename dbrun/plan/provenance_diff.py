@@ -19,7 +19,7 @@ MAX_DIFFERENCES_SHOWN = 8
 
 def provenance_notes(document: Mapping[str, Any], recipe: Recipe, resolved: ResolvedSources) -> tuple[Note, ...]:
     """What is other here than in an adapter's provenance, one a note; one note that says so where nothing is."""
-    libraries = stages()["export"].libraries
+    libraries = [library for stage in stages().values() if stage.writes_formats for library in stage.libraries]
     here = provenance(portable_recipe(recipe, resolved.sources), None, {},
                       resolve_numerics(recipe.device, recipe.threads), libraries)
     plain = json.loads(json.dumps({key: here[key] for key in ("recipe", "numerics", "libraries")},

@@ -125,18 +125,18 @@ def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollect
     for index, name in enumerate(recipe.export or ()):
         if why := formats()[name].unsupported_base_reason(family, folder):
             findings.add(f"export.{index}", f"found '{name}', {why}", "take it away")
-    if recipe.adapt.trigger is not None:
-        _check_trigger_token(recipe.adapt.trigger, folder, findings)
+    for component, word in recipe.adapt.new_words.items():
+        _check_new_word(f"adapt.{component}", word, folder, findings)
     return (*check_layers(recipe, base, findings),
             *(Note("base", text, "warning") for text in picture_shapes.resolution_warnings(recipe, folder)))
 
 
-def _check_trigger_token(word: Embedding, folder: Path, findings: ProblemCollector) -> None:
+def _check_new_word(key: str, word: Embedding, folder: Path, findings: ProblemCollector) -> None:
     """Note why the base cannot learn a new word, as far as its tokenizer can be read without its library."""
     if (tokenizer := load_tokenizer(folder)) is not None:
         tokens = len(tokenizer.encode(word.initializer, add_special_tokens=False).ids)
-        findings.attempt("adapt.trigger.initializer", check_initializer, word.initializer, tokens, word.vectors)
-        findings.attempt("adapt.trigger.token", check_unused_tokens, token_names(word.token, word.vectors),
+        findings.attempt(f"{key}.initializer", check_initializer, word.initializer, tokens, word.vectors)
+        findings.attempt(f"{key}.token", check_unused_tokens, token_names(word.token, word.vectors),
                          tokenizer.get_vocab())
 
 
@@ -165,7 +165,7 @@ def _find_all_pictures(loaded: LoadedRecipe, asked: Mapping[str, PictureRequest]
 
 
 def _picture_request(key: str, subject: Subject, recipe: Recipe) -> PictureRequest:
-    learnt = recipe.adapt.trigger
+    learnt = recipe.adapt.new_word
     return PictureRequest(f"{key}.images", subject.images, subject.instance_prompt, revision=subject.revision,
                           captions=subject.caption_source,
                           trigger=subject.trigger or (learnt.token if learnt else None),
@@ -222,7 +222,7 @@ def _truncation_warnings(recipe: Recipe, found: Mapping[str, FoundPictures], fol
     """
     if folder is None:
         return
-    family, word = families()[recipe.base.type], recipe.adapt.trigger
+    family, word = families()[recipe.base.type], recipe.adapt.new_word
     limit = family.max_prompt_tokens(folder)
     where = {family.normalize_prompt(prompt): place for prompt, place in _all_prompts(recipe, found)}
     long = [prompt for prompt in sorted(where) if word or may_be_truncated(prompt, limit)]

@@ -20,26 +20,46 @@ from dbrun.store.traces import Trace, is_safe_name
 FORMAT = 1
 
 
-def deliver(trace: Trace, target: Path, facts: Mapping[str, object], store: Store) -> bool:
-    """Copy an artifact to target, with facts beside it in dbrun.json; whether anything had to be written.
+def deliver(traces: Mapping[str, Trace], target: Path, facts: Mapping[str, object], store: Store) -> bool:
+    """Copy artifacts to target, with facts beside them in dbrun.json; whether anything had to be written.
 
+    traces: the artifacts by the stages that made them. Raises StageFailed where two of them have a file of one name.
     facts: "recipe" and "stages" decide whether what stands there is current; the rest only describes. A folder
     that dbrun did not write is never touched; files that someone put beside the delivered ones stay.
     """
-    document = {"format_version": FORMAT, **facts, "files": {n: f.sha256 for n, f in trace.files.items()}}
+    _check_names(traces)
+    files = {name: file.sha256 for trace in traces.values() for name, file in trace.files.items()}
+    document = {"format_version": FORMAT, **facts, "files": files}
     with disk_errors(f"writing {target}"):
         old = _read_record(target)
-        if old is not None and _is_current(old, document) and _is_intact(trace, target, store):
+        if old is not None and _is_current(old, document) and _is_intact(files, target, store):
             return False
         check_target(target)
         new = target.parent / f".{target.name}.new.{temp_name()}"
         try:
-            _copy(trace, store, new, document)
+            _copy(traces, store, new, document)
             _swap(new, target)
         finally:
             remove_tree(new)
         _finish_killed(target)
     return True
+
+
+def _check_names(traces: Mapping[str, Trace]) -> None:
+    """Raise StageFailed where a file of one stage would stand in the place of another's, or of its folder."""
+    owners = {RECORD_FILE: "dbrun itself"}
+    for stage, trace in traces.items():
+        for name in trace.files:
+            taken = next((other for other in owners if _clash(name, other) and owners[other] != stage), None)
+            if taken is not None:
+                raise StageFailed(f"{stage} and {owners[taken]} both deliver {taken}, and one would replace the other",
+                                  fix=f"let {stage} write its files under another name")
+            owners[name] = stage
+
+
+def _clash(name: str, other: str) -> bool:
+    """Whether two names are one, or one is a folder of the other's path."""
+    return name == other or name.startswith(f"{other}/") or other.startswith(f"{name}/")
 
 
 def check_target(target: Path) -> None:
@@ -102,23 +122,25 @@ def _is_current(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
     return all(old.get(part) == new[part] for part in ("format_version", "recipe", "stages", "files"))
 
 
-def _is_intact(trace: Trace, target: Path, store: Store) -> bool:
+def _is_intact(files: Mapping[str, str], target: Path, store: Store) -> bool:
+    """Whether the files, by name with their sha256, stand in target."""
     try:
-        return all(store.digests.sha256(target / name) == file.sha256 for name, file in trace.files.items())
+        return all(store.digests.sha256(target / name) == sha256 for name, sha256 in files.items())
     except OSError:
         return False
 
 
-def _copy(trace: Trace, store: Store, folder: Path, document: Mapping[str, object]) -> None:
+def _copy(traces: Mapping[str, Trace], store: Store, folder: Path, document: Mapping[str, object]) -> None:
     import shutil
 
-    source = store.objects.path(trace.digest)
     folder.mkdir(parents=True)
-    for name in trace.files:
-        copy = folder / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, copy)
-        fsync_path(copy)
+    for trace in traces.values():
+        source = store.objects.path(trace.digest)
+        for name in trace.files:
+            copy = folder / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, copy)
+            fsync_path(copy)
     record = folder / RECORD_FILE
     record.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     fsync_path(record)

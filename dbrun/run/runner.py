@@ -15,7 +15,7 @@ from typing import Any
 from dbrun.errors import DbrunError, Interrupted
 from dbrun.events import Emit, Note, RunFinished, RunStarted
 from dbrun.plan.history import LastRun, last_run
-from dbrun.plan.planner import ALL_STAGES, BASE_STAGE, EXPORT_STAGE, Plan, Scope, make_scope, plan_scope
+from dbrun.plan.planner import ALL_STAGES, BASE_STAGE, Plan, Scope, make_scope, plan_scope
 from dbrun.plan.preflight import preflight_error
 from dbrun.plan.reasons import Reason, SimpleReason
 from dbrun.plan.selection import Selection
@@ -69,7 +69,7 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
             plan = plan_scope(scope)
             if (stop := preflight_error(plan, shlex.join(_command_words(loaded, overrides)), store)) is not None:
                 raise stop
-            target = outputs / loaded.recipe.name if EXPORT_STAGE in scope.selected_stages.needs else None
+            target = outputs / loaded.recipe.name if scope.delivering_stages else None
             if target is not None and plan.has_pending:
                 check_target(target)
             dispatch.run_log = RunLog.begin(store, loaded, overrides)
@@ -123,8 +123,9 @@ class _Run:
             self.dispatch(note)
         traces, ran = self._run_stages(plan)
         target = self.target
-        if target is not None and self._deliver(traces, target) and EXPORT_STAGE not in ran:
-            self.dispatch(Note(EXPORT_STAGE, f"{target} written again"))
+        delivering = self.scope.delivering_stages
+        if target is not None and self._deliver(traces, target) and not set(delivering) & set(ran):
+            self.dispatch(Note(delivering[-1], f"{target} written again"))
         seconds = round(time.monotonic() - began, 3)
         self.dispatch(RunFinished(len(ran), len(traces) - len(ran), seconds, str(target) if target else None))
         return RunResult(run_id, self.run_log.folder, tuple(ran), tuple(n for n in traces if n not in ran),
@@ -157,15 +158,16 @@ class _Run:
         return planned if planned is SimpleReason.BASE_GONE else None
 
     def _deliver(self, traces: Mapping[str, Trace], target: Path) -> bool:
+        delivering = self.scope.delivering_stages
         known = {**export_metadata(self.scope.recipe, traces, self.scope.stages, self.scope.numerics),
                  "written": self.recipe_as_written}
         place = hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:32]
 
         def waiting(holder: str) -> None:
-            self.dispatch(Note(EXPORT_STAGE, f"waiting for {holder}, which delivers to the same folder"))
+            self.dispatch(Note(delivering[-1], f"waiting for {holder}, which delivers to the same folder"))
 
         with self.scope.store.lock(f"deliver-{place}", f"delivering {target.name}", waiting, self.stop_signal):
-            return deliver(traces[EXPORT_STAGE], target, known, self.scope.store)
+            return deliver({name: traces[name] for name in delivering}, target, known, self.scope.store)
 
     def _artifact(self, trace: Trace) -> Artifact:
         return Artifact(self.scope.store.objects.path(trace.digest), trace.digest)

@@ -13,7 +13,7 @@ from dbrun.errors import DbrunError, Interrupted, StageFailed
 from dbrun.events import Emit, Note, StageFinished, StageReused, StageStarted
 from dbrun.plan.cache_key import StageKey
 from dbrun.plan.item_cache import item_cache
-from dbrun.plan.planner import BASE_STAGE, EXPORT_STAGE, Scope, Status, cache_status
+from dbrun.plan.planner import BASE_STAGE, Scope, Status, cache_status
 from dbrun.plan.reasons import Reason
 from dbrun.resolve.base import verified_base_folder
 from dbrun.run.run_log import RunLog
@@ -77,7 +77,8 @@ class StageRunner:
         """What a stage is going to read is read in full first; what is only delivered, where it can have changed."""
         if stage not in self.stages_read:
             return "sizes"
-        return "digests" if stage == EXPORT_STAGE else "bytes"
+        feeds_others = any(stage in above for above in self.scope.selected_stages.needs.values())
+        return "digests" if self.scope.stages[stage].delivers and not feeds_others else "bytes"
 
     def _lock_work(self, stage_key: StageKey) -> AbstractContextManager[Lock | None]:
         """Hold the lock of the stage's work, saying who has it where it must be waited for."""

@@ -11,7 +11,7 @@ from dbrun.adapters.attach import attach, match_layers, read_weights
 from dbrun.adapters.base import TARGET_PRESETS, Adapter, Learnable
 from dbrun.errors import RecipeError
 from dbrun.models.base import Family, Model
-from dbrun.recipe.schema.model import Adapt as AdaptConfig
+from dbrun.recipe.schema.adapt import Adapt as AdaptConfig
 from dbrun.recipe.schema.model import Recipe
 from dbrun.seeds import derive_seed
 from dbrun.stages.base import Stage, StageContext

@@ -109,6 +109,10 @@ class Stage(Generic[P]):
     """Whether device and thread count can change the output."""
     multi_process: ClassVar[bool] = False
     """Whether several processes can share the work; its result is then the same however many they are."""
+    delivers: ClassVar[bool] = False
+    """Whether its files go to `outputs/<name>/`, beside those of the other stages that deliver."""
+    writes_formats: ClassVar[bool] = False
+    """Whether it writes the export formats of a recipe, each with its provenance."""
 
     oom_fix: ClassVar[str] = "free some memory, or lower `images.resolution`"
     """What to do where it runs out of memory."""

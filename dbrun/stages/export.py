@@ -81,6 +81,8 @@ class Export(Stage[ExportParams]):
 
     NAME: ClassVar[str] = "export"
     VERSION: ClassVar[int] = 5
+    delivers: ClassVar[bool] = True
+    writes_formats: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "train")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "safetensors",
                                             "numpy", "pillow")
@@ -188,8 +190,8 @@ def _draw_before_after(ctx: StageContext[ExportParams], adapters: Mapping[str, C
     def small(column: int) -> Image.Image | None:
         if params.starts is None:
             return None
-        side = params.resolution // read_base_record(ctx.inputs["load"]).family.upscale_factor
-        return params.starts.downscale(column, ctx.files, params.resolution, side)
+        family = read_base_record(ctx.inputs["load"]).family
+        return params.starts.start_image(column, ctx.files, params.resolution, family)
 
     rows: dict[str, list[Image.Image]] = {row: [] for row in ROWS}
     keys = Export().item_keys(params, {name: one.digest for name, one in ctx.inputs.items()}, ctx.numerics)

@@ -203,8 +203,7 @@ def _make_monitor(ctx: StageContext[TrainParams], model: Model, trainer: Trainer
         assert samples is not None, "else nothing is drawn"
         start = None
         if samples.starts is not None:
-            side = samples.resolution // model.family.upscale_factor
-            start = samples.starts.downscale(column, ctx.files, samples.resolution, side)
+            start = samples.starts.start_image(column, ctx.files, samples.resolution, model.family)
         return model.generate(samples.prompts[column], seed=samples.seed + column, steps=samples.steps,
                               guidance=samples.guidance, resolution=samples.resolution, start_image=start)
 

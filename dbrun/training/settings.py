@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from dbrun.config_types import Bool, Float, Int, OrNone, Part, tagged_union
+from dbrun.models.base import class_label_names, class_labels_doc
 from dbrun.options import optimizers, schedules
 from dbrun.options.ema import Ema
 from dbrun.options.held_out import HeldOut
@@ -14,6 +15,7 @@ from dbrun.options.precision import Precision
 
 AnySchedule: Any = tagged_union(schedules.schedule_types())
 AnyOptimizer: Any = tagged_union(optimizers.optimizer_types())
+ClassLabels: Any = Literal[class_label_names()]
 
 
 class TrainSettings(Part):
@@ -48,10 +50,7 @@ class TrainSettings(Part):
     """Arithmetic of the forward pass; trained weights stay in 32 bits."""
     tf32: Bool = False
     """On an NVIDIA GPU, let products of 32-bit numbers be computed in TF32: faster, with 10 bits of mantissa."""
-    class_labels: Annotated[Literal["none", "timesteps", "noise_level"] | None, OrNone] = None
-    """What an IF stage II denoiser is told beside timestep and prompt: noise_level, that of the low-resolution picture
-    it sees, as when it samples; or timesteps, with the noisy picture itself in that place, as diffusers' training
-    script has it. Left out, as the base samples."""
+    class_labels: Annotated[ClassLabels | None, OrNone, Field(description=class_labels_doc())] = None
 
 
 class TrainParams(TrainSettings):
@@ -69,7 +68,7 @@ class TrainParams(TrainSettings):
 
     steps: int
     """Optimizer updates."""
-    class_labels: Literal["none", "timesteps", "noise_level"] = "none"
+    class_labels: ClassLabels = "none"
     """What the denoiser is told as class labels, one of the family's own."""
     prior_weight: float = 0.0
     """Weight of the class half of the loss; 0 without class images. It counts only where batches hold class rows."""

@@ -49,8 +49,8 @@ class ResolvedSettings:
 
 def resolve_settings(wish: SampleRequest, adapters: Sequence[AdapterFile], base: LocalBase) -> ResolvedSettings:
     """The numbers that a wish leaves open: from the first adapter's recipe, else from the base. Raises UsageError."""
-    if base.family.upscale_factor > 1:
-        raise UsageError(f"a base of type {base.family.NAME} enlarges pictures, and makes none from words",
+    if (why := base.family.start_image_reason) is not None:
+        raise UsageError(f"a base of type {base.family.NAME} {why}, and makes none from words",
                          fix="see before_after.png in the outputs of its run")
     usual = base.family.default_sampling
     try:

@@ -59,7 +59,8 @@ def side_of(family: Family, folder: Path) -> int:
 
 def beginning(family: Family, folder: Path) -> dict[str, Any]:
     side = side_of(family, folder)
-    start = new_picture("RGB", (side // family.upscale_factor,) * 2, "teal") if family.upscale_factor > 1 else None
+    whole = new_picture("RGB", (side, side), "teal")
+    start = None if family.start_image_reason is None else family.start_image(whole)
     return {"resolution": side, "start_image": start}
 
 
@@ -95,6 +96,15 @@ def test_the_base_is_frozen_and_in_eval_mode(fresh: Case) -> None:
 
 def test_denoiser_comes_first(case: Case) -> None:
     assert next(iter(case[0].components)) == "denoiser"
+
+
+def test_every_component_is_explained(case: Case) -> None:
+    family = case[0]
+    assert set(family.component_docs) == {*family.components, *family.token_components}
+
+
+def test_class_labels_are_explained_where_there_is_a_choice(case: Case) -> None:
+    assert bool(case[0].class_labels_doc) is (len(case[0].class_labels) > 1)
 
 
 def test_pictures_become_latents_that_the_denoiser_takes(case: Case) -> None:

@@ -45,7 +45,8 @@ def test_pictures_follow(base: Base) -> None:
     family, folder = base
     model = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
     side = family.resolution_multiple(folder) * max(1, 32 // family.resolution_multiple(folder))
-    start = Image.new("RGB", (side // family.upscale_factor,) * 2, "teal") if family.upscale_factor > 1 else None
+    whole = Image.new("RGB", (side, side), "teal")
+    start = None if family.start_image_reason is None else family.start_image(whole)
 
     def drawn(changes: dict[str, object]) -> bytes:
         picture = model.with_scheduler_changes(changes).generate("a dog", seed=3, steps=3,

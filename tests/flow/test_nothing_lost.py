@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from projects import Project
+from projects import STAGES, Project
 
 
 def flip(project: Project, stage: str) -> None:
@@ -25,7 +25,7 @@ def events(project: Project, *words: str, check: int = 0) -> list[dict[str, obje
 
 
 def started(told: list[dict[str, object]]) -> list[object]:
-    return [e["stage"] for e in told if e["event"] == "stage_started"]
+    return [e["stage"] for e in told if e["event"] == "stage_started" and e["stage"] in STAGES]
 
 
 @pytest.mark.parametrize(("stage", "change", "again"), [

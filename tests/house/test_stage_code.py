@@ -3,19 +3,19 @@
 `stage_code.json` holds, per stage, the VERSION and a hash of the syntax trees of the modules that make its output
 (comments, docstrings and layout do not count). When this fails, either raise the stage's VERSION, because the same
 params and inputs now give other bytes, or decide that they do not; then record the decision with
-`python tests/house/test_stage_code.py`.
+`python tests/house/regenerate.py`.
 """
 
 import ast
 import hashlib
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 from dbrun.stages.base import Stage, stages
 
 RECORD = Path(__file__).with_name("stage_code.json")
+COMMAND = "python tests/house/regenerate.py"
 
 
 def source(module: str) -> list[Path]:
@@ -51,21 +51,15 @@ def current() -> dict[str, dict[str, object]]:
 def test_every_change_of_a_stages_code_is_decided() -> None:
     recorded = json.loads(RECORD.read_text())
     now = current()
-    assert set(now) == set(recorded)
+    assert set(now) == set(recorded), f"run: {COMMAND}"
     for name, entry in now.items():
         if entry["version"] == recorded[name]["version"]:
             assert entry["code"] == recorded[name]["code"], (
-                f"the code of {name} changed: raise its VERSION if results change; then run "
-                f"python {Path(__file__).name}")
-        assert entry == recorded[name], f"{name}: record the new version: python {Path(__file__).name}"
+                f"the code of {name} changed: raise its VERSION if results change; then run {COMMAND}")
+        assert entry == recorded[name], f"{name}: record the new version: {COMMAND}"
 
 
 def test_a_docstring_changes_nothing_and_a_number_does() -> None:
     plain, worded, other = (without_words(ast.parse(t)) for t in
                             ("def f():\n  return 1", "def f():\n  'words'\n  return 1", "def f():\n  return 2"))
     assert plain == worded != other
-
-
-if __name__ == "__main__":
-    RECORD.write_text(json.dumps(current(), indent=1) + "\n")
-    sys.stdout.write(f"recorded {RECORD.name}\n")

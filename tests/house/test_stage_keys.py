@@ -1,15 +1,14 @@
 """Keys of all stages, as they were recorded: a result that is in somebody's store must still be found there.
 
 `stage_keys.json` holds, for every recipe of `recipes/` and `unusual/`, the key of each stage and of its items, with
-library versions and device pinned, and upstream digests replaced by a digest of the stage's name. It changes only
-together with a stage's VERSION: `python tests/house/test_stage_keys.py` records it anew.
+library versions and device pinned, and upstream digests replaced by a digest of the stage's name. A key changes only
+together with a stage's VERSION: `python tests/house/regenerate.py` records it anew, and refuses otherwise.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,6 +26,8 @@ from dbrun.store.store import Store
 HERE = Path(__file__).parent
 RECORD = HERE / "stage_keys.json"
 RECIPES = sorted([*(HERE.parents[1] / "recipes").glob("*.yaml"), *(HERE / "unusual").glob("*.yaml")])
+Table = dict[str, dict[str, dict[str, str | None]]]
+"""Recipe -> stage -> what it is found by."""
 PINNED = "1.2.3"
 """The version that every library is said to have."""
 
@@ -49,8 +50,13 @@ def keys(recipe: Path, store: Store) -> dict[str, dict[str, str | None]]:
     return found
 
 
-def record(store: Store) -> dict[str, dict[str, dict[str, str | None]]]:
-    return {recipe.stem: keys(recipe, store) for recipe in RECIPES}
+def current() -> Table:
+    """The table of today's code."""
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library_versions, "installed_version", lambda library: PINNED)
+        store = Store(Path(folder))
+        store.prepare()
+        return {recipe.stem: keys(recipe, store) for recipe in RECIPES}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -59,13 +65,5 @@ def test_a_result_of_an_earlier_version_is_found_again(recipe: Path, tmp_path: P
     monkeypatch.setattr(library_versions, "installed_version", lambda library: PINNED)
     store = Store(tmp_path)
     store.prepare()
-    assert keys(recipe, store) == json.loads(RECORD.read_text())[recipe.stem]
-
-
-if __name__ == "__main__":
-    library_versions.installed_version = lambda library: PINNED  # type: ignore[assignment]
-    with TemporaryDirectory() as folder:
-        kept = Store(Path(folder))
-        kept.prepare()
-        RECORD.write_text(json.dumps(record(kept), indent=1) + "\n")
-    sys.stdout.write(f"recorded {RECORD.name}\n")
+    recorded = json.loads(RECORD.read_text())
+    assert keys(recipe, store) == recorded.get(recipe.stem), "run: python tests/house/regenerate.py"

@@ -109,7 +109,7 @@ def test_a_picture_is_that_of_the_pipeline(folders: Mapping[str, Path], stage: s
     family, kind = STAGES[stage]
     reference = kind.from_pretrained(folders[stage], local_files_only=True, safety_checker=None)
     reference.set_progress_bar_config(disable=True)
-    small = {"image": small_picture()} if family.upscale_factor > 1 else {}
+    small = {"image": small_picture()} if family.start_image_reason else {}
     expected = reference("A dog", num_inference_steps=3, guidance_scale=4.0, width=32, height=32, clean_caption=False,
                          generator=torch.Generator().manual_seed(8), **small).images[0]
     model = family.load(folders[stage], device=CPU, dtype=torch.float32)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from option_settings import smallest
 from torch.nn import functional
 
 from dbrun.diffusion.process import DiffusionProcess
@@ -64,6 +65,6 @@ def test_without_signal_huber_has_a_delta() -> None:
 
 @pytest.mark.parametrize("kind", loss_function_types(), ids=lambda k: k.NAME)
 def test_every_distance_is_computed_in_float32(kind) -> None:
-    far = kind(type=kind.NAME).per_sample(torch.full((2, 4), 300.0, dtype=torch.float16), torch.zeros(2, 4), T[:2],
+    far = smallest(kind).per_sample(torch.full((2, 4), 300.0, dtype=torch.float16), torch.zeros(2, 4), T[:2],
                                           PROCESS)
     assert far.dtype == torch.float32 and far.shape == (2,) and bool(far.isfinite().all())

@@ -5,8 +5,17 @@ import math
 import pytest
 import torch
 from diffusers.optimization import get_polynomial_decay_schedule_with_warmup, get_scheduler
+from option_settings import in_file_of, smallest
 
-from dbrun.options.schedules import Constant, Cosine, CosineWithRestarts, Linear, Polynomial, schedule_types
+from dbrun.options.schedules import (
+    Constant,
+    Cosine,
+    CosineWithRestarts,
+    LearningRateSchedule,
+    Linear,
+    Polynomial,
+    schedule_types,
+)
 
 NAMES = {"constant": "constant_with_warmup"}
 THEIRS = {"num_cycles": "cycles", "power": "power", "lr_end": "end"}
@@ -31,13 +40,22 @@ def test_a_schedule_is_that_of_diffusers_step_by_step(kind, settings, warmup) ->
         theirs.step()
 
 
-def test_every_schedule_is_compared() -> None:
-    assert {kind for kind, _ in CASES} == set(schedule_types())
+def test_every_schedule_of_the_file_is_compared() -> None:
+    assert {kind for kind, _ in CASES} == {kind for kind in schedule_types() if in_file_of(kind, LearningRateSchedule)}
+
+
+@pytest.mark.parametrize("kind", schedule_types(), ids=lambda kind: kind.NAME)
+def test_every_schedule_rises_in_a_line_and_stays_between_none_and_all(kind: type[LearningRateSchedule]) -> None:
+    schedule = smallest(kind, warmup_steps=4)
+    factors = [schedule.factor(step, 24) for step in range(25)]
+    assert factors[:4] == [0.0, 0.25, 0.5, 0.75]
+    assert factors[4] == pytest.approx(1.0)
+    assert all(0.0 <= factor <= 1.0 for factor in factors)
 
 
 def test_only_schedules_without_a_horizon_may_be_lengthened() -> None:
     for kind in schedule_types():
-        schedule = kind(type=kind.NAME, warmup_steps=2)
+        schedule = smallest(kind, warmup_steps=2)
         same = all(schedule.factor(step, 10) == schedule.factor(step, 20) for step in range(10))
         assert same is not kind.depends_on_steps
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from option_settings import in_file_of, smallest
 
 from dbrun.options.timesteps import (
     UNIFORM,
@@ -48,8 +49,18 @@ def test_the_distribution_function_is_the_one_stated(choice: TimestepDistributio
         assert below == pytest.approx(distribution(tenth / 10), abs=1.95 / math.sqrt(COUNT))
 
 
-def test_every_distribution_is_tried() -> None:
-    assert {type(choice) for choice, _ in CASES} == set(timestep_distributions())
+def test_every_distribution_of_the_file_is_tried() -> None:
+    own = {kind for kind in timestep_distributions() if in_file_of(kind, TimestepDistribution)}
+    assert {type(choice) for choice, _ in CASES} == own
+
+
+@pytest.mark.parametrize("kind", timestep_distributions(), ids=lambda kind: kind.NAME)
+def test_every_draw_is_a_timestep_and_follows_from_its_generator(kind: type[TimestepDistribution]) -> None:
+    choice = smallest(kind)
+    first, again = ([choice.sample(T, torch.Generator().manual_seed(seed)) for seed in range(50)] for _ in range(2))
+    for t, same in zip(first, again, strict=True):
+        assert t.shape == (1,) and t.dtype == torch.int64 and 0 <= t.item() < T
+        assert torch.equal(t, same)
 
 
 @pytest.mark.parametrize(("choice", "mean"), [(Late(type="late", strength=3.0), 0.75),

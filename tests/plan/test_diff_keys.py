@@ -9,7 +9,8 @@ from dbrun.adapters.lora import Lora
 from dbrun.plan.cache_key import make_stage_key
 from dbrun.plan.diff_keys import _part_types, _recipe_key, key_changes, miss_reason
 from dbrun.plan.reasons import KeyChanged, SimpleReason
-from dbrun.recipe.schema.model import Adapt, Recipe
+from dbrun.recipe.schema.adapt import Adapt
+from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import Stage, stages
 from dbrun.stages.sources import Numerics, Picture
 from dbrun.store.canonical import field_names

@@ -15,7 +15,9 @@ import jsonschema
 import pytest
 import yaml
 
+from dbrun.config_types import Part
 from dbrun.errors import DbrunError
+from dbrun.recipe.checks import json_schema
 from dbrun.recipe.checks.json_schema import schema_text
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +45,7 @@ def validator() -> jsonschema.Draft202012Validator:
 
 
 def test_the_committed_schema_is_up_to_date() -> None:
-    assert FILE.read_text(encoding="utf-8") == schema_text(), "run: dbrun schema > schemas/recipe.schema.json"
+    assert FILE.read_text(encoding="utf-8") == schema_text(), "run: python tests/house/regenerate.py"
 
 
 def test_the_text_is_the_same_in_every_process() -> None:
@@ -169,3 +171,10 @@ def test_what_an_extending_recipe_leaves_out_is_not_asked_for(validator) -> None
     assert validator.is_valid({"extends": ["a.yaml", "b.yaml"]})
     assert not validator.is_valid({"extends": []})
     assert not validator.is_valid({"name": "a"})
+
+
+def test_two_parts_of_one_name_are_refused_with_their_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (type("Made", (Part,), {"__module__": module}) for module in ("one", "two"))
+    monkeypatch.setattr(json_schema, "_all_parts", lambda spot: [first, first, second])
+    with pytest.raises(TypeError, match="one and two both have a class Made"):
+        schema_text()

@@ -7,14 +7,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from stub_world import go
+from stub_world import Counted, ExportParams, go, stub_stages
 
 from dbrun.errors import DbrunError
 from dbrun.events import Note, RunFailed, StageFinished, StageStarted
 from dbrun.plan.selection import Selection
+from dbrun.recipe.schema.model import Recipe
 from dbrun.run.outputs import FORMAT, deliver
+from dbrun.stages.base import Sources, StageContext
 
 
 @pytest.fixture
@@ -189,7 +192,7 @@ def test_a_failing_delivery_leaves_the_old_one(home, out, monkeypatch, call, aft
     trace = next(t for t in store.traces.recent("export", 9))
     monkeypatch.setattr(os, call, failing)
     with pytest.raises(DbrunError, match="full"):
-        deliver(trace, out, {"recipe": {"changed": True}, "stages": {}}, store)
+        deliver({"export": trace}, out, {"recipe": {"changed": True}, "stages": {}}, store)
     monkeypatch.undo()
     assert tree(out) == before
     assert [p.name for p in out.parent.iterdir() if p.name.startswith(".")] == []
@@ -219,6 +222,84 @@ def test_a_second_delivery_of_the_same_is_none(home, out):
     store = Store(home / "store")
     trace = next(store.traces.recent("export", 1))
     facts = {"recipe": {}, "stages": {}}
-    assert deliver(trace, home / "x" / "y", facts, store)
-    assert not deliver(trace, home / "x" / "y", facts, store)
+    assert deliver({"export": trace}, home / "x" / "y", facts, store)
+    assert not deliver({"export": trace}, home / "x" / "y", facts, store)
     assert json.loads((home / "x" / "y" / "dbrun.json").read_text())["format_version"] == FORMAT
+
+
+class Leaflet(Counted):
+    """A second stage whose files go to the outputs."""
+
+    NAME = "leaflet"
+    needs = ("export",)
+    delivers = True
+    FILE = "leaflet.txt"
+
+    def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
+        return ExportParams(("leaflet",))
+
+    def work(self, job: StageContext[Any]) -> None:
+        path = job.out / self.FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(job.inputs["export"].digest)
+
+
+class SameName(Leaflet):
+    """One that would replace a file of the export."""
+
+    FILE = "peft/weights"
+
+
+class InTheWay(Leaflet):
+    """One whose file would stand where the export has a folder."""
+
+    FILE = "peft"
+
+
+class Record(Leaflet):
+    """One that would replace dbrun's own record."""
+
+    FILE = "dbrun.json"
+
+
+def with_leaflet(kind=Leaflet):
+    return {**stub_stages(), kind.NAME: kind()}
+
+
+def test_the_files_of_two_stages_stand_side_by_side(home):
+    assert go(home, stages=with_leaflet()).ran[-2:] == ("export", "leaflet")
+    out = home / "outputs" / "stub"
+    assert set(tree(out)) == {"diffusers/weights", "peft/weights", "kohya/weights", "leaflet.txt", "dbrun.json"}
+    assert set(json.loads((out / "dbrun.json").read_text())["files"]) == set(tree(out)) - {"dbrun.json"}
+    before = state(out)
+    assert go(home, stages=with_leaflet()).ran == () and state(out) == before
+
+
+@pytest.mark.parametrize("name", ["leaflet.txt", "peft/weights"])
+def test_what_is_gone_of_either_stage_is_delivered_again(home, name):
+    go(home, stages=with_leaflet())
+    out = home / "outputs" / "stub"
+    before = tree(out)[name]
+    (out / name).unlink()
+    told = []
+    assert go(home, stages=with_leaflet(), emit=told.append).ran == ()
+    assert tree(out)[name] == before
+    assert [event.text for event in told if getattr(event, "stage", None) == "leaflet" and isinstance(event, Note)] == [
+        f"{out} written again"]
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    (SameName, "leaflet and export both deliver peft/weights"),
+    (InTheWay, "leaflet and export both deliver peft/weights"),
+    (Record, "leaflet and dbrun itself both deliver dbrun.json")])
+def test_two_files_of_one_name_are_refused_and_what_stands_stays(home, out, kind, said):
+    before = tree(out)
+    with pytest.raises(DbrunError, match=said):
+        go(home, stages=with_leaflet(kind))
+    assert tree(out) == before
+
+
+def test_a_stage_that_does_not_deliver_leaves_no_file(home, monkeypatch):
+    monkeypatch.setattr(Leaflet, "delivers", False)
+    go(home, stages=with_leaflet())
+    assert "leaflet.txt" not in tree(home / "outputs" / "stub")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
-from dbrun.formats.base import formats
+from dbrun.formats.base import formats, listed_formats
 from dbrun.models.base import families
-from dbrun.recipe.schema.model import Export, Recipe
+from dbrun.recipe.schema.model import Recipe
 
 
 def export_formats(recipe: Recipe) -> tuple[str, ...]:
@@ -20,7 +19,7 @@ def export_formats(recipe: Recipe) -> tuple[str, ...]:
 def default_formats(recipe: Recipe) -> tuple[str, ...]:
     """The formats that can carry what they are for, wherever they are read; a whole component only where nothing
     smaller can."""
-    able = tuple(name for name in get_args(Export)
+    able = tuple(name for name in listed_formats()
                  if unsupported_reason(recipe, name) is None and not _has_caution(recipe, name))
     small, large = (tuple(name for name in able if formats()[name].LARGE is size) for size in (False, True))
     if not uncovered_components(recipe, small):
@@ -59,10 +58,11 @@ class ExportOptions:
 def export_options(recipe: Recipe, base: Path | None) -> ExportOptions:
     """Which formats are written, which others could be, and why not the rest. base: its folder, if it is here."""
     family, written = families()[recipe.base.type], export_formats(recipe)
-    refused = {name: why for name in get_args(Export)
+    refused = {name: why for name in listed_formats()
                if (why := unsupported_reason(recipe, name)
                    or (base and formats()[name].unsupported_base_reason(family, base)))}
-    return ExportOptions(written, tuple(name for name in get_args(Export) if name not in (*written, *refused)), refused)
+    possible = tuple(name for name in listed_formats() if name not in (*written, *refused))
+    return ExportOptions(written, possible, refused)
 
 
 def uncovered_components(recipe: Recipe, names: Iterable[str]) -> tuple[str, ...]:

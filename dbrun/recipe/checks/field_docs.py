@@ -12,8 +12,8 @@ from dbrun.config_types import Part
 
 
 def field_docs(part: type[Part]) -> dict[str, str]:
-    """Key → its docstring, inherited ones included."""
-    texts: dict[str, str] = {}
+    """Key → its docstring, inherited ones included; the description of a field that is made from a registry."""
+    texts = {info.alias or name: info.description for name, info in part.model_fields.items() if info.description}
     for owner in reversed(part.__mro__):
         if issubclass(owner, Part) and owner is not Part:
             written = _module_field_docs(owner.__module__).get(owner.__name__, {})

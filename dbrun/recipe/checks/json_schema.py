@@ -37,7 +37,7 @@ def schema_text() -> str:
     from dbrun.recipe.schema.model import Recipe
 
     made: Json = Recipe.model_json_schema(mode="serialization")
-    parts = {part.__name__: part for part in _all_parts(schema_info.root())}
+    parts = _parts_by_name()
     definitions = made.pop("$defs")
     for name, definition in {**definitions, Recipe.__name__: made}.items():
         _describe(definition, parts[name])
@@ -53,6 +53,17 @@ def schema_text() -> str:
     profiles = {"description": PROFILES_DESCRIPTION, "type": "object", "additionalProperties": profile}
     whole["properties"] = {"extends": EXTENDS_SCHEMA, "profiles": profiles, "env": ENV_SCHEMA, **whole["properties"]}
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+def _parts_by_name() -> dict[str, type[Part]]:
+    """Every part of a recipe by its class's name, which is its definition's."""
+    parts: dict[str, type[Part]] = {}
+    for part in _all_parts(schema_info.root()):
+        other = parts.setdefault(part.__name__, part)
+        if other is not part:
+            raise TypeError(f"{other.__module__} and {part.__module__} both have a class {part.__name__}, and the "
+                            "schema can define one of that name")
+    return parts
 
 
 def _all_parts(spot: schema_info.SchemaNode) -> list[type[Part]]:

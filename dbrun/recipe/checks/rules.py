@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from dbrun.adapters.embedding import Embedding
 from dbrun.errors import KeyProblem
 from dbrun.models.base import families
 from dbrun.options.objective import check_objective
@@ -50,7 +51,7 @@ def _captions(recipe: Recipe) -> Iterator[KeyProblem]:
             yield KeyProblem(f"{key}.instance_prompt",
                              "missing, expected text: the prompt of the pictures without one of their "
                              "own", "write it, or say with `captions: {type: sidecar}` that each picture has its own")
-        if given.needs_trigger and subject.trigger is None and recipe.adapt.trigger is None:
+        if given.needs_trigger and subject.trigger is None and not recipe.adapt.new_words:
             yield KeyProblem(f"{key}.captions.template", f"found {{trigger}}, but no `{key}.trigger` to stand there",
                              "write `trigger: sks dog` beside `captions`, or the words themselves into the template")
 
@@ -127,10 +128,10 @@ def _one_kind_of_prior(recipe: Recipe, prior: Prior) -> Iterator[KeyProblem]:
 
 def _class_images(recipe: Recipe) -> Iterator[KeyProblem]:
     family = families()[recipe.base.type]
-    if recipe.generated_class_prompts and family.upscale_factor > 1:
+    if recipe.generated_class_prompts and family.start_image_reason is not None:
         yield KeyProblem("prior",
                          f"found class images to be made, but `base.type: {family.NAME}` makes none from words: it "
-                         "enlarges pictures",
+                         f"{family.start_image_reason}",
                          "write `prior: {target: base}` or `prior: {images: FOLDER}`, or take `prior` away")
 
 
@@ -150,6 +151,11 @@ def _components(recipe: Recipe) -> Iterator[KeyProblem]:
         if getattr(recipe.adapt, name, None) is not None:
             yield KeyProblem(f"adapt.{name}", f"`base.type: {family.NAME}` cannot be adapted here: {why}",
                              "take it away")
+    known = (*family.components, *family.token_components)
+    for name in recipe.adapt.components:
+        if name not in known and name not in family.not_adaptable:
+            yield KeyProblem(f"adapt.{name}", f"found a component that `base.type: {family.NAME}` has not",
+                             f"take it away; there {'is' if len(known) == 1 else 'are'} {', '.join(known)}")
 
 
 def _class_labels(recipe: Recipe) -> Iterator[KeyProblem]:
@@ -181,14 +187,16 @@ def _adapt(recipe: Recipe) -> Iterator[KeyProblem]:
 
 
 def _trigger(recipe: Recipe) -> Iterator[KeyProblem]:
-    """The new word is learnt from the prompts that say it, and from no others."""
-    word = recipe.adapt.trigger
-    if word is None:
-        return
+    """A new word is learnt from the prompts that say it, and from no others."""
+    for component, word in recipe.adapt.new_words.items():
+        yield from _new_word(recipe, component, word)
+
+
+def _new_word(recipe: Recipe, component: str, word: Embedding) -> Iterator[KeyProblem]:
     prompts = {key: one.instance_prompt for key, one in recipe.subjects_by_key.items() if one.instance_prompt}
     if prompts and not any(word.token in prompt for prompt in prompts.values()):
         yield KeyProblem(f"{next(iter(prompts))}.instance_prompt",
-                         f"found no {word.token} in it, the word that `adapt.trigger` "
+                         f"found no {word.token} in it, the word that `adapt.{component}` "
                          "teaches",
                          f"write it where the subject is named, such as `a photo of {word.token} {word.initializer}`")
     for key, subject in recipe.subjects_by_key.items():

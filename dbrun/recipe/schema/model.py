@@ -6,12 +6,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from dbrun.adapters.base import Adapter, Learnable, any_adapter
-from dbrun.adapters.embedding import TOKEN_PATTERN, Embedding
+from dbrun.adapters.embedding import TOKEN_PATTERN
 from dbrun.config_types import Float, Int, OrNone, Part, Text
 from dbrun.models import base as families
 from dbrun.options.objective import Objective
 from dbrun.options.trackers import Tracker
+from dbrun.recipe.schema.adapt import Adapt
+from dbrun.recipe.schema.export import Export, export_description
 from dbrun.recipe.schema.images import COLOUR_PATTERN, Images
 from dbrun.recipe.schema.launch import Launch
 from dbrun.recipe.schema.subject import Prompt, Subject, prompt_cycle
@@ -81,38 +82,6 @@ class Prior(Part):
         return 0 if self.images is not None or self.target == "base" else self.count or DEFAULT_CLASS_IMAGES
 
 
-AnyAdapter: Any = any_adapter()
-
-
-class Adapt(Part):
-    """What learns: adapters of components, a new word, or both."""
-
-    NEUTRAL: ClassVar[dict[str, object]] = {"trigger": None}
-
-    denoiser: Annotated[AnyAdapter | None, OrNone] = None
-    """The adapter of the denoiser (the UNet); left out, the denoiser is not trained."""
-    text_encoder: Annotated[AnyAdapter | None, OrNone] = None
-    """The adapter of the text encoder; left out, the text encoder is not trained."""
-    trigger: Annotated[Embedding | None, OrNone] = None
-    """Textual inversion: a new word for the subject, taught beside the adapters or alone; left out, no word is new."""
-
-    @property
-    def components(self) -> Mapping[str, Learnable]:
-        """All that is to learn, by component."""
-        asked = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: one for name, one in asked.items() if isinstance(one, Learnable)}
-
-    @property
-    def adapters(self) -> Mapping[str, Adapter]:
-        """What of it stands on layers of the base, by component."""
-        return {name: one for name, one in self.components.items() if isinstance(one, Adapter)}
-
-    @property
-    def trains_text_encoders(self) -> bool:
-        """Whether anything learns that prompts go through on their way to the denoiser."""
-        return self.components.keys() != {"denoiser"}
-
-
 class Samples(Part):
     """The pictures of `before_after.png`, and those that are drawn while training."""
 
@@ -129,9 +98,6 @@ class Samples(Part):
     every: Annotated[Int | None, Field(ge=1), OrNone] = None
     """Steps between pictures that are drawn while training, into the run's folder `.dbrun/runs/<id>/samples/`; left
     out, none; changes no result."""
-
-
-Export = Literal["diffusers", "peft", "kohya", "component", "merged", "single_file", "embedding"]
 
 
 class Recipe(Part):
@@ -161,12 +127,7 @@ class Recipe(Part):
     """The pictures of `before_after.png`, and those that are drawn while training."""
     trackers: Annotated[tuple[Tracker, ...] | None, OrNone] = None
     """Programs that are told how training goes; metrics.jsonl in the run's folder is written all the same."""
-    export: Annotated[tuple[Export, ...] | None, Field(min_length=1), OrNone] = None
-    """diffusers (one file, LoRA only), peft (a folder per component), kohya (one file for ComfyUI and A1111), component
-    (it itself, as large as it is), merged (the whole pipeline), single_file (that as one checkpoint); and embedding (a
-    file for `adapt.trigger`).
-
-    Left out, all that fit of the first three, or else the fourth; and the last where a trigger learns."""
+    export: Annotated[tuple[Export, ...] | None, Field(min_length=1, description=export_description()), OrNone] = None
     launch: Launch = Launch()
     """In how many processes the work is done; changes no result."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"

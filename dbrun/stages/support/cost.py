@@ -9,7 +9,7 @@ from typing import Any
 
 from dbrun.errors import DbrunError
 from dbrun.models.base import Family, families
-from dbrun.recipe.schema.model import Adapt
+from dbrun.recipe.schema.adapt import Adapt
 from dbrun.safetensors_header import tensor_shapes
 from dbrun.stages.base import StageContext
 from dbrun.stages.load import read_base_record

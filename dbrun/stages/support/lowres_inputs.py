@@ -1,4 +1,4 @@
-"""What does a base that only enlarges begin with? Small copies of the instance pictures."""
+"""What a base that does not draw from words alone begins with, made of the instance pictures by its family."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.images.pixels import read_square
-from dbrun.models.base import families
+from dbrun.models.base import Family, families
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.sources import Picture, Sources
 from dbrun.stages.support.inputs import read_verified
@@ -31,15 +31,15 @@ class LowresInputs:
         """What a column's picture depends on beside prompt and sampler."""
         return {"start": self.pictures[column % len(self.pictures)].digest, "background": self.background}
 
-    def downscale(self, column: int, files: Mapping[str, Path], resolution: int, side: int) -> Image:
-        """The column's picture cut to resolution, then made smaller to side by averaging, as training makes it."""
+    def start_image(self, column: int, files: Mapping[str, Path], resolution: int, family: Family) -> Image:
+        """What the family starts from to draw the column's picture, cut to resolution."""
         digest = self.pictures[column % len(self.pictures)].digest
         large = read_square(read_verified(files, digest), resolution, self.background, files[digest].name)
-        return large.reduce(resolution // side)
+        return family.start_image(large)
 
 
 def lowres_inputs(recipe: Recipe, sources: Sources) -> LowresInputs | None:
-    """The instance pictures for a base that enlarges, None for one that draws from words alone."""
-    if families()[recipe.base.type].upscale_factor == 1:
+    """The instance pictures for a base that starts from pictures, None for one that draws from words alone."""
+    if families()[recipe.base.type].start_image_reason is None:
         return None
     return LowresInputs(sources.pictures, recipe.images.background)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from dbrun.errors import StageFailed
+from dbrun.models.base import families
 from dbrun.stages.base import stages
 from dbrun.stages.export import default_prompts
 from dbrun.stages.sources import BaseSource, Picture, Sources
@@ -48,8 +49,8 @@ def test_the_small_picture_is_the_average_and_another_file_is_refused(tmp_path: 
     Image.fromarray(pixels).save(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     begin = LowresInputs((Picture(digest, "a dog"),), "#ffffff")
-    small = np.asarray(begin.downscale(0, {digest: path}, 32, 8))
+    small = np.asarray(begin.start_image(0, {digest: path}, 32, families()["if_stage2"]))
     assert np.abs(small - pixels.reshape(8, 4, 8, 4, 3).mean((1, 3))).max() <= 1
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(StageFailed, match="changed after the run began"):
-        begin.downscale(0, {digest: path}, 32, 8)
+        begin.start_image(0, {digest: path}, 32, families()["if_stage2"])

@@ -1,0 +1,55 @@
+"""Write anew all that is generated from the code: `python tests/house/regenerate.py`.
+
+The recipe's JSON schema, the record of each stage's code and the table of cache keys; a test holds each of them. It
+refuses where a key of an earlier result would change although the stage's VERSION is the same: that result would no
+longer be found.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import test_stage_code
+import test_stage_keys
+
+from dbrun.recipe.checks.json_schema import schema_text
+from dbrun.stages.base import stages
+
+SCHEMA = Path(__file__).parents[2] / "schemas" / "recipe.schema.json"
+
+
+def changed_keys(old: test_stage_keys.Table, new: test_stage_keys.Table, versions: dict[str, int]) -> list[str]:
+    """`recipe: stage` for each key that changed without a new version. versions: as they were recorded."""
+    found = []
+    for recipe, by_stage in old.items():
+        for stage, entry in by_stage.items():
+            now = new.get(recipe, {}).get(stage)
+            same_version = stage in stages() and versions.get(stage) == stages()[stage].VERSION
+            if same_version and now is not None and now != entry:
+                found.append(f"{recipe}: {stage}")
+    return found
+
+
+def main() -> int:
+    recorded = json.loads(test_stage_code.RECORD.read_text(encoding="utf-8"))
+    versions = {name: entry["version"] for name, entry in recorded.items()}
+    old = json.loads(test_stage_keys.RECORD.read_text(encoding="utf-8"))
+    table = test_stage_keys.current()
+    if lost := changed_keys(old, table, versions):
+        sys.stderr.write("keys changed, so that earlier results are no longer found; let new params be left out of the "
+                         f"key where they are neutral, or raise the stage's VERSION:\n  {'; '.join(lost)}\n")
+        return 1
+    contents = {SCHEMA: schema_text(),
+                test_stage_code.RECORD: json.dumps(test_stage_code.current(), indent=1) + "\n",
+                test_stage_keys.RECORD: json.dumps(table, indent=1) + "\n"}
+    for path, text in contents.items():
+        same = path.read_text(encoding="utf-8") == text
+        path.write_text(text, encoding="utf-8")
+        sys.stdout.write(f"{'as it was' if same else 'rewritten'}: {path.name}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
