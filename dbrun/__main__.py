@@ -1,4 +1,4 @@
-"""`python -m dbrun` is `dbrun`."""
+"""Entry point of `python -m dbrun`, the same as the command `dbrun`."""
 
 from dbrun.cli import main
 

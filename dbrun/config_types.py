@@ -1,4 +1,4 @@
-"""The pieces that recipe models are made of: strict frozen parts, scalars that the schema types, unions by tag."""
+"""Building blocks of the recipe models: strict frozen parts, scalar types for YAML text, unions chosen by `type`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 
 class PlainScalar(str):
-    """A plain (unquoted) YAML scalar: still text, until the schema says what it is."""
+    """A plain (unquoted) YAML scalar: text until a field's type converts it."""
 
     __slots__ = ()
 
@@ -21,11 +21,17 @@ class PlainScalar(str):
 INT_PATTERN = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 FLOAT_PATTERN = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 NULL_WORDS = ("", "~", "null", "Null", "NULL")
+"""What the YAML 1.2 core schema reads as null."""
 
 
+# The field decides how a scalar is read, not its spelling: `name: 2024` and `name: yes` are texts, and `1e-4` is a
+# number although YAML 1.1 reads it as text.
 def _parse_int(value: object) -> object:
     if isinstance(value, PlainScalar) and INT_PATTERN.fullmatch(value):
-        return int(value, 0) if value[:2] in ("0o", "0x") else int(value)
+        if value[:2] in ("0o", "0x"):
+            return int(value, 0)
+        return int(value)
+    # in Python a bool is an int
     if isinstance(value, bool) or not isinstance(value, int):
         raise PydanticCustomError("wants_int", "expected a whole number")
     return value
@@ -36,6 +42,7 @@ def _parse_float(value: object) -> object:
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise PydanticCustomError("wants_float", "expected a number")
+    # `not … <`, so that nan is refused as well
     if not abs(value) < float("inf"):
         raise PydanticCustomError("wants_finite", "expected a finite number")
     return float(value)
@@ -54,11 +61,14 @@ def _parse_text(value: object) -> object:
         raise PydanticCustomError("wants_text", "expected text")
     if not isinstance(value, str):
         raise PydanticCustomError("wants_text", "expected text")
+    # a plain str, so that a quoted and an unquoted text are the same recipe
     return str(value)
 
 
 def _parse_null(value: object) -> object:
-    return None if isinstance(value, PlainScalar) and value in NULL_WORDS else value
+    if isinstance(value, PlainScalar) and value in NULL_WORDS:
+        return None
+    return value
 
 
 Int = Annotated[int, BeforeValidator(_parse_int, json_schema_input_type=int)]
@@ -66,35 +76,41 @@ Float = Annotated[float, BeforeValidator(_parse_float, json_schema_input_type=fl
 Bool = Annotated[bool, BeforeValidator(_parse_bool, json_schema_input_type=bool)]
 Text = Annotated[str, BeforeValidator(_parse_text, json_schema_input_type=str)]
 OrNone = BeforeValidator(_parse_null)
-"""Put behind an optional field's type: `Annotated[Int | None, OrNone]` takes YAML's null."""
+"""Validator for an optional field: `Annotated[Int | None, OrNone]` reads YAML's null as None."""
 
 
-# Files of parts whose annotations name nothing that is imported for typing alone do without
-# `from __future__ import annotations`: pydantic would parse each annotation a second time, 10 ms at every start.
+# Files of parts leave out `from __future__ import annotations` where no annotation needs it: pydantic would parse each
+# annotation a second time, 10 ms at every start.
 class Part(BaseModel):
-    """A frozen, strict piece of a recipe: an unknown key is an error.
+    """A frozen, strict section of a recipe: an unknown key is an error.
 
-    NEUTRAL names the field values that switch a feature off; those are left out of cache keys, so that a new
-    feature does not invalidate earlier work. Defaults that do something are never neutral. A subclass names its own;
-    those of the parts that it builds on hold too.
+    NEUTRAL: field → the value that switches a feature off. Fields with that value are left out of cache keys, so that a
+    new feature does not invalidate earlier results. A default that has an effect is never neutral. A subclass adds its
+    own entries to those of its bases.
     """
 
+    # defer_build: validators are built when a recipe is first read, since `dbrun --help` needs none of them
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, defer_build=True)
     NEUTRAL: ClassVar[dict[str, object]] = {}
 
     @classmethod
     def from_defaults(cls) -> Self:
-        """The part of which nothing is said: its defaults, which need no check, and so no validator when it is made."""
+        """The part with the default of every field; nothing is validated."""
+        # field defaults are made while modules load, and validating them would build every validator then
         return cls.model_construct()
 
     def with_changes(self, **changes: object) -> Self:
-        """A copy with other values, which are not checked again."""
+        """A copy with changed field values; the new values are not validated."""
         return self.model_copy(update=changes)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        above = (base.NEUTRAL for base in reversed(cls.__bases__) if issubclass(base, Part))
-        cls.NEUTRAL = {name: value for named in (*above, cls.NEUTRAL) for name, value in named.items()}
+        neutral: dict[str, object] = {}
+        # reversed, so that the first base wins, as in attribute look-up
+        for base in reversed(cls.__bases__):
+            if issubclass(base, Part):
+                neutral |= base.NEUTRAL
+        cls.NEUTRAL = neutral | cls.NEUTRAL
 
 
 P = TypeVar("P", bound=type)
@@ -102,23 +118,28 @@ P = TypeVar("P", bound=type)
 
 @cache
 def subclasses(package: str, base: type) -> tuple[type[Any], ...]:
-    """The concrete subclasses of base that the files of a package define, in the order of their file names.
+    """Concrete subclasses of base that the modules of a package define, in the order of the module names.
 
-    Concrete means that the class itself sets `NAME`. A new file in the package is found by itself.
+    Concrete means that the class itself sets `NAME`. A new file in the package is found without being registered.
     """
     home = importlib.import_module(package)
+    # sorted: the order of a directory listing would change the schema and messages from machine to machine
     modules = sorted(m.name for m in pkgutil.iter_modules(home.__path__))
     found: list[type[Any]] = []
     for name in modules:
         module = importlib.import_module(f"{package}.{name}")
-        found += [c for c in vars(module).values()
-                  if isinstance(c, type) and issubclass(c, base) and "NAME" in vars(c)
-                  and c.__module__ == module.__name__]
+        for candidate in vars(module).values():
+            if not isinstance(candidate, type) or not issubclass(candidate, base):
+                continue
+            # imported classes also stand in vars(module), and an abstract base sets no NAME
+            if candidate.__module__ == module.__name__ and "NAME" in vars(candidate):
+                found.append(candidate)
     return tuple(found)
 
 
 def tagged_union(members: tuple[type[Any], ...]) -> Any:
-    """A pydantic type that picks a member by its `type` tag; a lone member stands for itself."""
+    """A pydantic type that chooses a member by its `type` field; the member itself where there is only one."""
+    # pydantic refuses a discriminator on something that is no union
     if len(members) == 1:
         return members[0]
     joined: Any = members[0]

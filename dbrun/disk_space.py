@@ -1,4 +1,4 @@
-"""Is there room for what is going to be written?"""
+"""Disk space: free bytes in a folder, and the check before a stage writes large files."""
 
 from __future__ import annotations
 
@@ -11,34 +11,40 @@ UNITS = ("B", "KiB", "MiB", "GiB")
 
 
 def format_bytes(size: float) -> str:
-    """Bytes as people read them: 0 B, 512 B, 3.4 KiB, 12 MiB."""
+    """Number of bytes as text with a unit: 0 B, 512 B, 3.4 KiB, 12 MiB."""
     for unit in UNITS:
         if size < 1024:
-            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
+            decimals = 0 if size >= 10 or unit == "B" else 1
+            return f"{size:.{decimals}f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Bytes that may still be written into a folder, made or not; None where the system does not say."""
+    """Free bytes on the disk of a folder, which need not exist yet; None where the system does not tell."""
     try:
         state = os.statvfs(nearest_existing(folder))
     except OSError:
         return None
-    return state.f_bavail * state.f_frsize if state.f_blocks else None
+    # some network and in-memory file systems report zero blocks, which does not mean that they are full
+    if not state.f_blocks:
+        return None
+    # f_bavail, not f_bfree: root's reserve is not for us
+    return state.f_bavail * state.f_frsize
 
 
 def nearest_existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there already."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    """The folder, or its nearest parent that exists."""
+    absolute = folder.absolute()
+    return next(path for path in (absolute, *absolute.parents) if path.exists())
 
 
 def check_free_space(folder: Path, called: str, what: str, need: int, fix: str) -> None:
-    """Raise StageFailed where more bytes can be needed in a folder than are free there.
+    """Raise StageFailed where a folder's disk has fewer than `need` bytes free.
 
-    called, what: how the error names the folder, and what is going to be written; fix: the way out.
+    called: the folder's name in the error; what: what is going to be written; fix: what the user can do.
     """
-    there = free_bytes(folder)
-    if there is not None and need > there:
-        raise StageFailed(f"{what} needs up to {format_bytes(need)} in {called}, and {format_bytes(there)} are free on "
+    free = free_bytes(folder)
+    if free is not None and need > free:
+        raise StageFailed(f"{what} needs up to {format_bytes(need)} in {called}, and {format_bytes(free)} are free on "
                           "its disk", fix=fix)

@@ -1,19 +1,19 @@
-"""What can go wrong, said to a person: each kind of error carries its exit code and the way out."""
+"""Exceptions with a message for people: each kind has an exit code and can carry a fix."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 DEFAULT_WIDTH = 80
-"""Columns that a message is written for where no screen says how many it has."""
+"""Columns of a message where the width of the terminal is not known."""
 OUT_OF_MEMORY_TEXTS = ("out of memory", "cannot allocate memory")
-"""What torch says where memory is used up, on a GPU and on the CPU."""
+"""Texts in torch's errors about exhausted memory, on a GPU and on the CPU."""
 
 
 class DbrunError(Exception):
-    """A failure with a message for people; nothing else ever reaches them.
+    """Base of all errors that are shown to the user without a traceback.
 
-    message: what was found and what is allowed. fix: the next thing to type or change.
+    message: what was found and what is allowed. fix: the next command to type or the change to make.
     """
 
     exit_code = 1
@@ -24,7 +24,8 @@ class DbrunError(Exception):
         self.fix = fix
 
     def render(self, width: int) -> str:
-        """The message for a screen of so many columns."""
+        """The message for a terminal of `width` columns."""
+        # only messages that quote a line of a recipe depend on the width
         return self.message
 
     def as_json(self) -> dict[str, object]:
@@ -48,33 +49,33 @@ class RecipeError(DbrunError):
 
 
 class NotFetched(RecipeError):
-    """What a recipe names is not here yet; a run fetches it."""
+    """Something that a recipe names has not been downloaded yet; a run downloads it."""
 
 
 class StageFailed(DbrunError):
-    """A stage could not finish; what it had done so far is kept."""
+    """A stage could not finish; its work so far is kept."""
 
     exit_code = 1
 
 
 class ProcessLost(StageFailed):
-    """Another process that shares a stage's work does not answer any more."""
+    """Another process of the same run no longer answers."""
 
 
 class WorkPending(DbrunError):
-    """Work is left where the caller asked that none be."""
+    """Stages still have to run although the caller asked that none would."""
 
     exit_code = 3
 
 
 class StoreCorrupt(DbrunError):
-    """The store cannot be read or mended."""
+    """The store cannot be read or repaired."""
 
     exit_code = 5
 
 
 class Interrupted(DbrunError):
-    """A signal asked to stop; the work so far is safe and the same command goes on.
+    """A signal stopped the run; the work so far is safe, and the same command continues it.
 
     signum: the signal's number; the exit code is 128 + signum (130 Ctrl-C, 143 SIGTERM).
     """
@@ -86,9 +87,9 @@ class Interrupted(DbrunError):
 
 
 class KeyProblem(NamedTuple):
-    """Something wrong with the value of one key, before it is known where in a file the key stands.
+    """A problem with the value of one key, without its place in a file.
 
-    key: dotted, or a field's name; message: what was found and what is allowed; fix: what to do about it.
+    key: dotted key, or a field's name; message: what was found and what is allowed; fix: what to do about it.
     """
 
     key: str
@@ -97,5 +98,9 @@ class KeyProblem(NamedTuple):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not as much memory as was asked for."""
-    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY_TEXTS)
+    """Whether an error means that memory, of a GPU or of the machine, is exhausted."""
+    if isinstance(error, MemoryError):
+        return True
+    # torch has no type of its own for it on the CPU and on MPS, so the text decides
+    text = str(error).lower()
+    return any(sign in text for sign in OUT_OF_MEMORY_TEXTS)

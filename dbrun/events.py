@@ -1,19 +1,21 @@
-"""What happens during a run, as values: stages and the runner emit them, only the ui renders them."""
+"""Events of a run, as frozen values: stages and the runner emit them, and only the ui shows them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened."""
+    """Base of all events."""
 
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """A run begins. recipe: its path as given; run_id: the folder under `runs/`; stages: those wanted, in order."""
+    """A run begins. recipe: its path as given; run_id: the folder under `runs/`; stages: the selected ones, in order.
+    """
 
     recipe: str
     name: str
@@ -23,7 +25,7 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class StageReused(Event):
-    """A stage was not run: its result is in the store."""
+    """A stage was not run, because its result is in the store. digest: of its artifact."""
 
     stage: str
     digest: str
@@ -31,7 +33,7 @@ class StageReused(Event):
 
 @dataclass(frozen=True)
 class StageStarted(Event):
-    """A stage begins; reason says why it is not cached, resumed whether it goes on from earlier work."""
+    """A stage begins. reason: why there is no cached result; resumed: whether it continues earlier work."""
 
     stage: str
     reason: str
@@ -40,7 +42,7 @@ class StageStarted(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """done of total units ("pictures", "steps" …) of a stage; metrics such as loss and learning_rate."""
+    """Progress of a stage: done of total units. unit: "pictures", "steps" …; metrics: such as loss, learning_rate."""
 
     stage: str
     done: int
@@ -51,7 +53,7 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class Note(Event):
-    """Something that a person should know; level is "info" or "warning"."""
+    """A message for the user. level: "info" or "warning"."""
 
     stage: str
     text: str
@@ -60,7 +62,7 @@ class Note(Event):
 
 @dataclass(frozen=True)
 class StageFinished(Event):
-    """A stage's artifact stands in the store."""
+    """A stage's artifact is complete in the store. digest: of the artifact."""
 
     stage: str
     digest: str
@@ -69,7 +71,7 @@ class StageFinished(Event):
 
 @dataclass(frozen=True)
 class RunFinished(Event):
-    """The run is over. outputs: the delivered folder, or None where the export was not asked for."""
+    """A run has finished. ran, reused: numbers of stages; outputs: the delivered folder, None without an export."""
 
     ran: int
     reused: int
@@ -79,14 +81,15 @@ class RunFinished(Event):
 
 @dataclass(frozen=True)
 class SweepFinished(Event):
-    """All runs of a sweep are over. runs: name, values, failed, and of those that did not fail ran, loss, outputs …"""
+    """All runs of a sweep have finished. runs: name, values and failed of each; ran, loss, outputs … if it succeeded.
+    """
 
     runs: tuple[Mapping[str, object], ...]
 
 
 @dataclass(frozen=True)
 class RunFailed(Event):
-    """The run ended early. stage: the one at work, if any; message, fix, exit_code: those of the error."""
+    """A run ended with an error. stage: the one that was running, if any; message, fix, exit_code: of the error."""
 
     stage: str | None
     message: str
@@ -98,6 +101,7 @@ Emit = Callable[[Event], None]
 
 
 def as_json(event: Event) -> dict[str, object]:
-    """One event as plain data: {"event": "stage_started", …}, the form of `--json` and of events.jsonl."""
-    words = "".join("_" + c.lower() if c.isupper() else c for c in type(event).__name__).lstrip("_")
-    return {"event": words, **asdict(event)}
+    """One event as plain data, {"event": "stage_started", …}, as in `--json` and events.jsonl."""
+    # StageStarted → stage_started: renaming a class changes a public file format
+    name = re.sub(r"(?<!^)([A-Z])", r"_\1", type(event).__name__).lower()
+    return {"event": name, **asdict(event)}

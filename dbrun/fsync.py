@@ -1,4 +1,4 @@
-"""How does what was written reach the disk, so that a power cut cannot take it back?"""
+"""fsync of files and folders, so that a power cut cannot undo a finished write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 
 def fsync_path(path: Path) -> None:
-    """fsync a file's bytes or a folder's names; file systems that cannot sync a folder are left in peace."""
+    """fsync a file's bytes or a folder's entries. Raises OSError, but not where a file system cannot sync folders."""
+    # a folder needs its own fsync after a rename: else the new name may be gone although the bytes are on the disk
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

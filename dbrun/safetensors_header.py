@@ -1,4 +1,4 @@
-"""What does a safetensors file say about itself? Read by hand, so that no tensor library is needed."""
+"""Headers of safetensors files and dbrun's provenance in them, read without a tensor library."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from dbrun.errors import RecipeError
 METADATA_KEY = "dbrun"
 """The metadata key that holds dbrun's document, as JSON."""
 RECORD_FILE = "dbrun.json"
-"""What beside delivered files tells how they came to be."""
+"""File beside delivered files that records how they were made."""
 MAX_PARENTS = 4
-"""Folders above a delivered file in which its record may lie."""
+"""Number of folders above a delivered file that are searched for its record."""
 MAX_HEADER_BYTES = 100 * 2**20
-"""Bytes that a header may have; the format's own limit."""
+"""Largest header in bytes; the format's own limit."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """A safetensors header. tensors: name -> dtype, shape, place; data_start: where the tensors' bytes begin."""
+    """A safetensors header. tensors: name → dtype, shape, data_offsets; data_start: offset of the first tensor's bytes.
+    """
 
     tensors: dict[str, dict[str, Any]]
     metadata: dict[str, str]
@@ -31,41 +32,46 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a whole and well-formed safetensors file. Raises RecipeError for anything else."""
+    """Header of a complete, well-formed safetensors file. Raises RecipeError for anything else."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
+        # checked before reading: a damaged length could ask for exabytes
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
             raise _invalid_file(path, f"its header says {length} bytes, the file has {size}")
         text = file.read(length)
     try:
         document = json.loads(text)
         metadata = document.pop("__metadata__", {})
-        end = max((int(tensor["data_offsets"][1]) for tensor in document.values()), default=0)
+        ends = [int(tensor["data_offsets"][1]) for tensor in document.values()]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise _invalid_file(path, "its header cannot be read") from error
     if not isinstance(metadata, dict):
         raise _invalid_file(path, "its metadata is no table")
-    if 8 + length + end != size:
-        raise _invalid_file(path, f"its header promises {8 + length + end} bytes, the file has {size}")
+    # a download that was cut off has a valid header and too few bytes
+    expected_size = 8 + length + max(ends, default=0)
+    if expected_size != size:
+        raise _invalid_file(path, f"its header promises {expected_size} bytes, the file has {size}")
     return Header(document, metadata, 8 + length)
 
 
 def tensor_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
-    """Name → shape of the tensors in a safetensors file, read again only once it has changed.
-    Raises as `read_header`."""
+    """Tensor name → shape in a safetensors file; cached until the file changes. Raises RecipeError as `read_header`."""
     return _tensor_shapes(path, path.stat().st_mtime_ns)
 
 
+# changed is not read: it makes a changed file another entry of the cache
 @cache
 def _tensor_shapes(path: Path, changed: int) -> Mapping[str, tuple[int, ...]]:
     return {name: tuple(tensor["shape"]) for name, tensor in read_header(path).tensors.items()}
 
 
 def read_provenance(path: Path) -> dict[str, object]:
-    """The provenance that dbrun wrote into an exported adapter. Raises RecipeError where there is none."""
+    """Provenance that dbrun wrote into an exported adapter. Raises RecipeError where there is none."""
+    if path.is_dir():
+        raise RecipeError(f"{path} is a folder", fix=_suggest_file(path))
     if not path.is_file():
-        raise RecipeError(f"{path} is {'a folder' if path.is_dir() else 'not there'}", fix=_suggest_file(path))
+        raise RecipeError(f"{path} is not there", fix=_suggest_file(path))
     text = read_header(path).metadata.get(METADATA_KEY)
     try:
         document = json.loads(text) if text else None
@@ -77,27 +83,30 @@ def read_provenance(path: Path) -> dict[str, object]:
 
 
 def _suggest_file(path: Path) -> str:
-    """Which file to name: one in the folder that was named, where there is one."""
-    found = sorted(path.glob("*.safetensors")) or sorted(path.glob("*/*.safetensors"))
-    return f"name a file in it, such as {found[0]}" if found else "name an exported .safetensors file"
+    """Fix that names a file in the folder that the user gave, where the folder holds one."""
+    files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*/*.safetensors"))
+    if files:
+        return f"name a file in it, such as {files[0]}"
+    return "name an exported .safetensors file"
 
 
 def find_record(path: Path, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The record of the delivery that an exported file is of, which lies in a folder above it; None where none does.
+    """Record (dbrun.json) of an exported file, from a folder above it; None where there is none of the same training.
 
-    document: what `read_provenance` gave. A record of another training is none.
+    document: the file's provenance, from `read_provenance`.
     """
     for record in read_records(list(path.absolute().parents)[:MAX_PARENTS]):
         try:
-            same = record["stages"]["train"]["digest"] == document["inputs"]["train"]
+            same_training = record["stages"]["train"]["digest"] == document["inputs"]["train"]
         except (KeyError, TypeError):
             continue
-        return record if same else None
+        # the nearest record decides: one further up describes another delivery
+        return record if same_training else None
     return None
 
 
 def read_records(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """The records of deliveries that lie in these folders, as far as they can be read."""
+    """Records (dbrun.json) in these folders; a folder without a readable one is skipped."""
     for folder in folders:
         try:
             record = json.loads((folder / RECORD_FILE).read_bytes())
@@ -108,23 +117,31 @@ def read_records(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
 
 
 def trigger_words(recipe: Mapping[str, Any]) -> str | None:
-    """The words of the instance prompts that no class prompt has; the new word itself, where one learns.
+    """Words that name the subject in a prompt; None where they cannot be told.
 
-    recipe: as in the provenance. None where nothing tells them apart.
+    A learned token, or else the words of the instance prompts that are in no class prompt. recipe: as in the
+    provenance.
     """
-    for taught in (recipe.get("adapt") or {}).values():
-        if isinstance(taught, Mapping) and "token" in taught:
-            return str(taught["token"])
-    subjects = [recipe["subject"]] if "subject" in recipe else recipe.get("subjects", [])
+    for adapter in (recipe.get("adapt") or {}).values():
+        if isinstance(adapter, Mapping) and "token" in adapter:
+            return str(adapter["token"])
+    subjects = recipe.get("subjects", [])
+    if "subject" in recipe:
+        subjects = [recipe["subject"]]
     found: list[str] = []
-    for one in subjects:
-        classes = one.get("class_prompt") or ()
-        usual = {word for text in ([classes] if isinstance(classes, str) else classes) for word in text.split()}
-        found += [word for word in (one.get("instance_prompt") or "").split() if usual and word not in usual]
+    for subject in subjects:
+        class_prompts = subject.get("class_prompt") or ()
+        if isinstance(class_prompts, str):
+            class_prompts = [class_prompts]
+        class_words = " ".join(class_prompts).split()
+        # without a class prompt every word of the instance prompt would count
+        if class_words:
+            instance_words = (subject.get("instance_prompt") or "").split()
+            found += [word for word in instance_words if word not in class_words]
     return " ".join(dict.fromkeys(found)) or None
 
 
 def _invalid_file(path: Path, why: str) -> RecipeError:
     if path.suffix != ".safetensors":
         return RecipeError(f"{path} is no .safetensors file: {why}", fix="name one that a run exported")
-    return RecipeError(f"{path} is no whole safetensors file: {why}", fix="fetch or write the file again")
+    return RecipeError(f"{path} is no whole safetensors file: {why}", fix="download or export the file again")

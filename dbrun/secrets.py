@@ -1,4 +1,4 @@
-"""What of a text must never be shown or kept? Tokens that stand in the environment, or look like the Hub's."""
+"""Secrets in texts: values of secret environment variables and Hub tokens, which are never shown or stored."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import re
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
 HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 MIN_SECRET_LENGTH = 8
-"""Shorter values are words that stand in texts anyway."""
+"""Shortest value that is hidden, in characters; shorter ones, such as "none", also occur in harmless texts."""
 REDACTED = "[hidden]"
 
 
 def redact_secrets(text: str) -> str:
-    """The text without the values of environment variables that are named like secrets, and without Hub tokens."""
+    """The text with secret values replaced: those of environment variables named like secrets, and Hub tokens."""
+    # called for every line of a log, and most are short
     if len(text) < MIN_SECRET_LENGTH:
         return text
     for name, value in os.environ.items():

@@ -1,4 +1,4 @@
-"""How large a piece of work is, so that its time, memory and disk can be told from earlier work of its kind."""
+"""Size of a piece of work, for estimates of time, memory and disk space from earlier work of the same kind."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Workload:
-    """How large a piece of work is, in numbers that only count beside those of work that is alike; 0 where unknown.
+    """Relative size of a piece of work: only ratios to work with the same `like` have a meaning; 0 where unknown.
 
-    units: steps, pictures; each: how large one of them is, so that twice as large takes twice as long; memory: of
-    each, twice as much takes at most twice the memory; disk: end of a file's name -> what these files grow with, others
-    stay as they are; like: all else that it depends on, in words: other work with other words is no guide.
+    units: number of steps or pictures. each: size of one unit; time grows in proportion to it. memory: quantities that
+    memory grows with, at most in proportion to each. disk: file-name ending → quantity that such files grow with; other
+    files do not grow. like: everything else that cost depends on, as text; only work with equal texts is compared.
     """
 
     units: float = 1.0

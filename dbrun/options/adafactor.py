@@ -1,4 +1,4 @@
-"""Adafactor, which remembers rows and columns instead of whole matrices."""
+"""The optimizer Adafactor, which stores row and column statistics instead of a full matrix of second moments."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ if TYPE_CHECKING:
 
 
 class Adafactor(OptimizerOptions):
-    """Adafactor (Shazeer and Stern 2018, arXiv:1804.04235) at the recipe's own learning rate."""
+    """Adafactor (Shazeer and Stern 2018, arXiv:1804.04235) with the recipe's learning rate, not a rate of its own."""
 
     NAME: ClassVar[str] = "adafactor"
     type: Literal["adafactor"]
     """The optimizer."""
     beta1: Annotated[Float | None, Field(ge=0, lt=1), OrNone] = None
-    """Decay of the running mean of gradients; left out, none is kept, which halves the memory again."""
+    """Decay of the running mean of gradients; left out, no mean is stored, which saves one value per weight."""
     decay_rate: Annotated[Float, Field(gt=-1, lt=0)] = -0.8
-    """The running mean of squared gradients decays by 1 - step^decay_rate."""
+    """Exponent of the decay: the running mean of squared gradients decays by 1 - step^decay_rate."""
     clip_threshold: Annotated[Float, Field(gt=0)] = 1.0
-    """An update's root mean square is clipped to this."""
+    """Largest root mean square of an update; a larger update is scaled down."""
     scale_parameter: Bool = False
-    """Multiply the learning rate by each parameter's root mean square."""
+    """Whether each parameter's learning rate is multiplied by its root mean square."""
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
     """Decoupled weight decay."""
 
     def build(self, groups: Sequence[ParamGroupDict], learning_rate: float) -> Optimizer:
-        """transformers' Adafactor, without a schedule of its own."""
+        """Adafactor of the package transformers."""
         from transformers.optimization import Adafactor as Made
 
+        # relative_step and warmup_init would replace `train.learning_rate` and `train.schedule` by its own
         made: Optimizer = Made(groups, lr=learning_rate, beta1=self.beta1, decay_rate=self.decay_rate,
                                clip_threshold=self.clip_threshold, scale_parameter=self.scale_parameter,
                                weight_decay=self.weight_decay, relative_step=False, warmup_init=False)

@@ -1,4 +1,4 @@
-"""AdamW that averages its weights instead of lowering its rate."""
+"""The optimizer schedule-free AdamW, which averages its weights instead of lowering the learning rate."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class AdamWScheduleFree(AdamLike):
-    """Schedule-free AdamW (Defazio et al. 2024, arXiv:2405.15682): trains on y, and gives the average x.
+    """Schedule-free AdamW (Defazio et al. 2024, arXiv:2405.15682): trains at the point y, exports the average x.
 
-    It wants `schedule: {type: constant}`, with a warm-up if any.
+    Use it with `schedule: {type: constant}`; a warm-up is fine.
     """
 
     NAME: ClassVar[str] = "adamw_schedule_free"
@@ -32,32 +32,35 @@ class AdamWScheduleFree(AdamLike):
     type: Literal["adamw_schedule_free"]
     """The optimizer."""
     beta1: Annotated[Float, Field(gt=0, lt=1)] = 0.9
-    """How far y lies from the last weights z towards their average x."""
+    """Position of y between the latest weights z (0) and their average x (1)."""
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
     """Decoupled weight decay."""
     averaging_power: Annotated[Float, Field(ge=0)] = 0.0
-    """Step k counts (k + 1)^averaging_power in the average: more than 0 forgets the first steps sooner."""
+    """Weight of step k in the average is (k + 1)^averaging_power; above 0, early steps count less."""
 
     def build(self, groups: Sequence[ParamGroupDict], learning_rate: float) -> Optimizer:
-        """schedulefree's AdamWScheduleFree, ready to train."""
+        """AdamWScheduleFree of the package schedulefree, in its training mode."""
         from schedulefree import AdamWScheduleFree as Made
 
         made: Optimizer = Made(list(groups), lr=learning_rate, r=self.averaging_power, **self.adam_arguments)
+        # it begins in evaluation mode, and its step() raises there
         made.train()  # type: ignore[attr-defined]
         return made
 
     @contextmanager
     def eval_weights(self, optimizer: Optimizer) -> Iterator[None]:
-        """x instead of y; y comes back as a copy, since going there and back by arithmetic changes its last bits."""
+        """Context manager: swap in the average x; restore the training weights y bit for bit on exit."""
         import torch
 
-        kept = [(p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]]
+        # the optimizer's own eval() and train() compute x from y and y from x, which changes the last bits of y:
+        # the number of evaluations would change the result
+        training_weights = [(p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]]
         optimizer.eval()  # type: ignore[attr-defined]
         try:
             yield
         finally:
             with torch.no_grad():
-                for parameter, as_it_was in kept:
-                    parameter.copy_(as_it_was)
+                for parameter, y in training_weights:
+                    parameter.copy_(y)
             for group in optimizer.param_groups:
                 group["train_mode"] = True

@@ -1,4 +1,4 @@
-"""Where does a picture's own prompt come from, and how is it varied while training draws it?"""
+"""Caption sources: where a picture's own prompt comes from, and how templates and tag shuffling vary it."""
 
 from __future__ import annotations
 
@@ -21,103 +21,124 @@ CAPTION, TRIGGER = "caption", "trigger"
 
 def _check_template(value: str) -> str:
     try:
-        named = template_fields(value)
+        fields = template_fields(value)
     except ValueError:
-        named = {value}
-    if CAPTION not in named or not named <= {CAPTION, TRIGGER}:
+        # a lone brace; the error below says what is allowed
+        fields = set()
+    if CAPTION not in fields or not fields <= {CAPTION, TRIGGER}:
         raise PydanticCustomError("wants_template", "expected words around {caption}, and if you like {trigger}")
     return value
 
 
 def template_fields(template: str) -> set[str]:
-    """The names in braces. Raises ValueError where braces are not in pairs."""
-    return {name + (spec or "") + (conversion or "")
-            for _, name, spec, conversion in Formatter().parse(template) if name is not None}
+    """Names in braces of a template, such as {"caption", "trigger"}. Raises ValueError for an unpaired brace."""
+    fields: set[str] = set()
+    for _, name, spec, conversion in Formatter().parse(template):
+        if name is not None:
+            # "{caption!r}" or "{caption:>9}" become unknown names, since a format has no meaning here
+            fields.add(name + (spec or "") + (conversion or ""))
+    return fields
 
 
 Template = Annotated[Text, AfterValidator(_check_template)]
 
 
 class Shuffle(Part):
-    """Tags in another order at each draw, so that none of them is tied to its place."""
+    """Tags of a caption in a different order from draw to draw, so that no tag is tied to its position."""
 
     variants: Annotated[Int, Field(ge=2, le=64)] = 8
-    """How many orders of each caption are taught, the written one among them; each is encoded once."""
+    """Number of tag orders per caption, the written order included; each is encoded once."""
     keep: Annotated[Int, Field(ge=0, le=1000)] = 1
-    """Tags that stay in front."""
+    """Number of leading tags that keep their position."""
     separator: Annotated[Text, Field(min_length=1)] = ","
-    """What stands between tags."""
+    """Text between tags."""
 
     def shuffled_captions(self, caption: str, seed: int) -> tuple[str, ...]:
-        """The caption and further orders of its tags, no two alike; fewer where there are not so many."""
-        tags = [tag for part in caption.split(self.separator) if (tag := part.strip())]
+        """The caption and other orders of its tags, all different, at most `variants`; fewer for a few tags."""
+        parts = [part.strip() for part in caption.split(self.separator)]
+        tags = [part for part in parts if part]
         first, rest = tags[:self.keep], tags[self.keep:]
-        found = [tuple(tags)]
+        orders = [tuple(tags)]
+        # three tags have only six orders, so a bounded number of attempts, not a loop until there are enough
         for attempt in range(4 * self.variants):
-            ranks = {place: derive_seed(seed, "tags", caption, attempt, place) for place in range(len(rest))}
-            order = (*first, *(rest[place] for place in sorted(ranks, key=lambda place: ranks[place])))
-            found += [order] if order not in found and len(found) < self.variants else []
-        joint = f"{self.separator} " if not self.separator.isspace() else self.separator
-        return tuple(joint.join(order) for order in found)
+            # sorting by a hash is a shuffle that depends on no library's generator
+            ranks = [derive_seed(seed, "tags", caption, attempt, i) for i in range(len(rest))]
+            positions = sorted(range(len(rest)), key=ranks.__getitem__)
+            order = (*first, *(rest[i] for i in positions))
+            if order not in orders and len(orders) < self.variants:
+                orders.append(order)
+        joint = self.separator
+        if not joint.isspace():
+            joint += " "
+        return tuple(joint.join(order) for order in orders)
 
 
 class CaptionSource(Part):
-    """A source of prompts for single pictures; a picture without one has the instance prompt."""
+    """A source of captions for single pictures; a picture without a caption has the instance prompt."""
 
     NAME: ClassVar[str]
     READS_SIDECARS: ClassVar[bool] = False
     """Whether it reads text files beside the pictures."""
     PER_PICTURE: ClassVar[bool] = True
-    """Whether pictures may have prompts of their own."""
+    """Whether pictures may have captions of their own."""
     missing_reason: ClassVar[str] = ""
-    """What a picture lacks that has none."""
+    """Why a picture has no caption, for a warning; `{name}` stands for the picture's name without its ending."""
 
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.0
-    """The share of draws in which a picture has the empty prompt instead, as guidance needs it to be known."""
+    """Share of draws in which a picture has the empty prompt instead; classifier-free guidance relies on that prompt.
+    """
 
     def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
-        """The captions in a folder of these pictures and, in all, these names. Raises RecipeError."""
+        """Captions of the pictures in a folder. Raises RecipeError where they cannot be read.
+
+        pictures: file names of the pictures; names: all file names in the folder.
+        """
         raise NotImplementedError
 
     @property
     def needs_trigger(self) -> bool:
-        """Whether the prompts are made with the subject's trigger."""
+        """Whether the prompts contain the subject's trigger word."""
         return False
 
     @property
     def shuffles_tags(self) -> bool:
-        """Whether tags change places."""
+        """Whether the order of tags varies from draw to draw."""
         return False
 
     def prompts(self, captions: Sequence[str], trigger: str | None, seed: int) -> tuple[str, ...]:
-        """All the prompts of a picture with these captions."""
+        """All prompts of a picture with these captions."""
         return tuple(captions)
 
 
 class TemplatedCaptions(CaptionSource):
-    """Captions that words may stand around, and whose tags may change places."""
+    """A caption source with an optional template around each caption, and optional tag shuffling."""
 
     template: Annotated[Template | None, OrNone] = None
-    """Words around each caption, such as `a photo of {trigger}, {caption}`; `{trigger}` is `subject.trigger`."""
+    """Text around each caption, such as `a photo of {trigger}, {caption}`; `{trigger}` is `subject.trigger`."""
     shuffle: Annotated[Shuffle | None, OrNone] = None
-    """Tags change places from draw to draw; left out, they stay where they are."""
+    """Vary the order of tags from draw to draw; left out, the order stays as written."""
 
     @property
     def needs_trigger(self) -> bool:
-        """Whether the template names it."""
+        """Whether the template names the trigger."""
         return self.template is not None and TRIGGER in template_fields(self.template)
 
     @property
     def shuffles_tags(self) -> bool:
-        """Whether `shuffle` is there."""
+        """Whether `shuffle` is set."""
         return self.shuffle is not None
 
     def prompts(self, captions: Sequence[str], trigger: str | None, seed: int) -> tuple[str, ...]:
-        """Each caption in each of its orders, with the template's words around it; no two alike."""
-        orders = [order for text in captions
-                  for order in (self.shuffle.shuffled_captions(text, seed) if self.shuffle else (text,))]
+        """Each caption in each of its tag orders, inside the template; no duplicates."""
         template = self.template or f"{{{CAPTION}}}"
-        return tuple(dict.fromkeys(template.format(**{CAPTION: order, TRIGGER: trigger}) for order in orders))
+        found: list[str] = []
+        for caption in captions:
+            orders: Sequence[str] = (caption,)
+            if self.shuffle:
+                orders = self.shuffle.shuffled_captions(caption, seed)
+            found += [template.format(**{CAPTION: order, TRIGGER: trigger}) for order in orders]
+        # a dict, not a set: the order of the prompts decides which one a draw gets
+        return tuple(dict.fromkeys(found))
 
 
 class Sidecar(TemplatedCaptions):
@@ -130,31 +151,31 @@ class Sidecar(TemplatedCaptions):
     """Where captions come from."""
 
     def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
-        """The text files' contents."""
+        """Contents of the text files."""
         from dbrun.images.captions import read_sidecars
 
         return read_sidecars(folder, pictures, names)
 
 
 class Metadata(TemplatedCaptions):
-    """A table beside the pictures, metadata.jsonl or metadata.csv, as the Hub's imagefolder has it."""
+    """A table beside the pictures, metadata.jsonl or metadata.csv, in the format of the Hub's imagefolder."""
 
     NAME: ClassVar[str] = "metadata"
     missing_reason: ClassVar[str] = "no row of the metadata gives it one"
     type: Literal["metadata"]
     """Where captions come from."""
     column: Annotated[Text | None, OrNone] = None
-    """The column with the captions, beside `file_name`; left out, `text`, `caption` or `prompt`."""
+    """Name of the column with the captions; left out, `text`, `caption` or `prompt`."""
 
     def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
-        """The table's rows; they may name pictures in folders below."""
+        """Captions in the rows of the table; rows may name pictures in subfolders."""
         from dbrun.images.captions import read_metadata
 
         return read_metadata(folder, names, self.column)
 
 
 class Filename(TemplatedCaptions):
-    """The pictures' own names: a_dog_in_the_snow_02.jpg is "a dog in the snow"."""
+    """File names as captions: a_dog_in_the_snow_02.jpg becomes "a dog in the snow"."""
 
     NAME: ClassVar[str] = "filename"
     missing_reason: ClassVar[str] = "its name is only a number"
@@ -162,14 +183,14 @@ class Filename(TemplatedCaptions):
     """Where captions come from."""
 
     def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
-        """The names in words."""
+        """File names turned into words."""
         from dbrun.images.captions import captions_from_names
 
         return captions_from_names(pictures)
 
 
 class PromptOnly(CaptionSource):
-    """One prompt for all: the instance prompt, whatever text files lie beside the pictures."""
+    """The instance prompt for every picture; text files beside the pictures are ignored."""
 
     NAME: ClassVar[str] = "prompt"
     PER_PICTURE: ClassVar[bool] = False
@@ -177,7 +198,7 @@ class PromptOnly(CaptionSource):
     """Where captions come from."""
 
     def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
-        """Nothing: no picture has a caption of its own."""
+        """No captions: every picture has the instance prompt."""
         from dbrun.images.captions import FolderCaptions
 
         return FolderCaptions({})
@@ -187,5 +208,5 @@ SIDECAR = Sidecar.from_defaults()
 
 
 def caption_sources() -> tuple[type[CaptionSource], ...]:
-    """Every source of captions."""
+    """Every caption source class of this package."""
     return subclasses("dbrun.options", CaptionSource)

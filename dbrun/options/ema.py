@@ -1,4 +1,4 @@
-"""Which average of the trained weights is exported?"""
+"""Exponential moving average of the trained weights: its decay, and the step from which it averages."""
 
 from typing import Annotated
 
@@ -8,17 +8,20 @@ from dbrun.config_types import Float, Int, Part
 
 
 class Ema(Part):
-    """An exponential moving average of all that learns; it is what is exported, sampled and held out against.
+    """An exponential moving average (EMA) of all trained weights; exports, samples and held-out losses use it.
 
-    Training itself goes on from the weights as they are.
+    Training itself continues from the weights that are not averaged.
     """
 
     decay: Annotated[Float, Field(ge=0, lt=1)] = 0.999
-    """How much of the average stays at a step; in early steps less, (1 + step) / (10 + step)."""
+    """Share of the average that is kept at each step; in early steps at most (1 + step) / (10 + step)."""
     update_after_step: Annotated[Int, Field(ge=0)] = 0
-    """Steps during which the average only follows the weights."""
+    """Steps before averaging begins; until then the average equals the weights."""
 
     def decay_at(self, step: int) -> float:
-        """The decay of the step of this number, counted from 1, as diffusers' EMAModel has it."""
-        since = step - self.update_after_step - 1
-        return min((1 + since) / (10 + since), self.decay) if since > 0 else 0.0
+        """Decay at a step counted from 1, in [0, 1): the warm-up rule of diffusers' EMAModel."""
+        averaged_steps = step - self.update_after_step - 1
+        if averaged_steps <= 0:
+            return 0.0
+        # a full decay from the start would keep the untrained weights in the average for thousands of steps
+        return min((1 + averaged_steps) / (10 + averaged_steps), self.decay)

@@ -1,4 +1,4 @@
-"""Which share of the pictures shows how well a training goes, and may end it?"""
+"""Held-out pictures: the share that is never trained on, how often its loss is measured, and early stopping."""
 
 from typing import Annotated, ClassVar
 
@@ -10,18 +10,19 @@ from dbrun.config_types import Float, Int, OrNone, Part
 class HeldOut(Part):
     """Instance images that are never trained on; their loss is a curve of its own.
 
-    They are looked at again and again with the same noise at the same timesteps, without dropout, under the weights
-    that would be exported then.
+    Each evaluation uses the same noise at the same timesteps, no dropout, and the weights that an export at that step
+    would have.
     """
 
+    # recipes without early stopping keep the cache keys that they had before it came
     NEUTRAL: ClassVar[dict[str, object]] = {"patience": None}
 
     share: Annotated[Float, Field(gt=0, lt=1)] = 0.1
-    """The share of the instance images of each subject, at least one; drawn by `seed`."""
+    """Share of each subject's instance images that is held out, at least one image; chosen by `seed`."""
     every: Annotated[Int, Field(ge=1)] = 50
-    """Steps between two looks."""
+    """Steps between two evaluations."""
     draws: Annotated[Int, Field(ge=1, le=1000)] = 4
-    """Timesteps at which each of them is looked at, spread evenly."""
+    """Timesteps at which each held-out image is evaluated, spread evenly."""
     patience: Annotated[Int | None, Field(ge=1), OrNone] = None
-    """Stop when the loss has not fallen for so many looks, and export the weights of the best look; left out, go on to
-    the end, and export what is there."""
+    """Early stopping: stop after this many evaluations without a lower loss, and export the weights of the best
+    evaluation. Left out, train to the last step and export its weights."""

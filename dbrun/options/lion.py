@@ -1,4 +1,4 @@
-"""Lion, whose updates are signs."""
+"""The optimizer Lion, which updates by the sign of a running mean."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 class Lion(OptimizerOptions):
-    """Lion (Chen et al. 2023, arXiv:2302.06675); it wants a third to a tenth of AdamW's learning rate."""
+    """Lion (Chen et al. 2023, arXiv:2302.06675); use a third to a tenth of AdamW's learning rate."""
 
     NAME: ClassVar[str] = "lion"
     REQUIRED_PACKAGE: ClassVar[OptionalPackage | None] = OptionalPackage("lion-pytorch", "lion_pytorch", "optimizers")
     type: Literal["lion"]
     """The optimizer."""
     beta1: Annotated[Float, Field(ge=0, lt=1)] = 0.9
-    """How much of the running mean goes into an update."""
+    """Share of the running mean in an update; the rest is the current gradient."""
     beta2: Annotated[Float, Field(ge=0, lt=1)] = 0.99
     """Decay of the running mean of gradients."""
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
     """Decoupled weight decay."""
 
     def build(self, groups: Sequence[ParamGroupDict], learning_rate: float) -> Optimizer:
-        """lion-pytorch's Lion."""
+        """Lion of the package lion-pytorch."""
         from lion_pytorch import Lion as Made
 
         made: Optimizer = Made(list(groups), lr=learning_rate, betas=(self.beta1, self.beta2),

@@ -1,4 +1,4 @@
-"""How is the difference between a prediction and its target measured?"""
+"""Loss functions: distances between a prediction and its target, one value per sample."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 
 class LossFunction(Part):
-    """A distance for each sample, averaged over its elements."""
+    """A distance per sample, averaged over the sample's elements."""
 
     NAME: ClassVar[str]
 
     def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: DiffusionProcess,
                    counts: Tensor | None = None) -> Tensor:
-        """[B, …] and [B, …] at timesteps t [B] -> float32 [B]; counts: how much each place counts, [B, 1, h, w]."""
+        """Distance between pred [B, …] and target [B, …] at timesteps t [B], as float32 [B].
+
+        counts: weight of each position of the picture, [B, 1, h, w]; None for equal weights.
+        """
         raise NotImplementedError
 
 
@@ -34,7 +37,7 @@ class SquaredError(LossFunction):
 
     def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: DiffusionProcess,
                    counts: Tensor | None = None) -> Tensor:
-        """The same at every timestep."""
+        """Mean of (pred - target)^2 over [B, …], as float32 [B]; the same rule at every timestep."""
         from dbrun.diffusion.losses import per_sample_mse
 
         return per_sample_mse(pred, target, counts)
@@ -52,25 +55,27 @@ class AbsoluteError(LossFunction):
 
     def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: DiffusionProcess,
                    counts: Tensor | None = None) -> Tensor:
-        """The same at every timestep."""
+        """Mean of |pred - target| over [B, …], as float32 [B]; the same rule at every timestep."""
         from dbrun.diffusion.losses import per_sample_l1
 
         return per_sample_l1(pred, target, counts)
 
 
 class Huber(LossFunction):
-    """Scheduled pseudo-Huber (Khrapov et al. 2024, arXiv:2403.16728), as kohya's scripts and diffusers have it."""
+    """Scheduled pseudo-Huber loss (Khrapov et al. 2024, arXiv:2403.16728), as in kohya's scripts and diffusers."""
 
     NAME: ClassVar[str] = "huber"
     type: Literal["huber"]
     """The distance."""
     delta: Annotated[Float, Field(gt=0, le=1000)] = 0.1
-    """Where squares turn into straight lines: at the noisiest timestep, or with `constant` at every one."""
+    """Difference at which the loss turns from quadratic to linear: at the noisiest timestep, or with
+    `schedule: constant` at every timestep."""
     schedule: Literal["constant", "snr", "exponential"] = "snr"
-    """How it falls from about 1 at t = 0 to `delta` at t = T: by the SNR, or by delta ** (t / T); or constant."""
+    """How that difference falls from about 1 at t = 0 to `delta` at t = T: with the signal-to-noise ratio (`snr`), or
+    as delta ** (t / T) (`exponential`). `constant`: it is `delta` at every timestep."""
 
     def deltas(self, t: Tensor, process: DiffusionProcess) -> Tensor:
-        """The delta of each timestep, float64 [B]."""
+        """Delta of each timestep of t [B], as float64 [B]."""
         import torch
 
         if self.schedule == "exponential":
@@ -83,12 +88,15 @@ class Huber(LossFunction):
 
     def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: DiffusionProcess,
                    counts: Tensor | None = None) -> Tensor:
-        """2 delta (sqrt(d^2 + delta^2) - delta) for a difference d: d^2 where it is small, 2 delta |d| where large."""
+        """Mean of 2 delta (sqrt(d^2 + delta^2) - delta) over d = pred - target [B, …], as float32 [B].
+
+        That is about d^2 for small d and about 2 delta |d| for large d.
+        """
         from dbrun.diffusion.losses import per_sample_pseudo_huber
 
         return per_sample_pseudo_huber(pred, target, self.deltas(t, process), counts)
 
 
 def loss_function_types() -> tuple[type[LossFunction], ...]:
-    """Every distance."""
+    """Every loss function class of this package."""
     return subclasses("dbrun.options", LossFunction)

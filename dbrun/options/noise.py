@@ -1,4 +1,4 @@
-"""What noise is put on a sample besides plain white one?"""
+"""Multi-resolution ("pyramid") noise, which can replace white noise in training."""
 
 from typing import Annotated
 
@@ -11,6 +11,6 @@ class Pyramid(Part):
     """Noise of several resolutions, so that large areas change as well (Whitaker 2023, multi-resolution noise)."""
 
     discount: Annotated[Float, Field(gt=0, le=1)] = 0.4
-    """What each coarser level is multiplied by."""
+    """Factor of each coarser level against the level before it."""
     levels: Annotated[Int, Field(ge=1, le=16)] = 6
-    """How many levels at most; the coarsest is one element large."""
+    """Largest number of levels; fewer where a level has shrunk to one element."""

@@ -1,4 +1,4 @@
-"""How gradients become updates."""
+"""Optimizers: the options that all share, AdamW, and the lookup of those in the files beside this one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class OptimizerOptions(Part):
-    """An optimizer and its settings; the learning rates stand in `train` and `adapt`.
+    """An optimizer and its settings; the learning rates are set in `train` and `adapt`.
 
-    REQUIRED_PACKAGE: what it needs beside dbrun's own dependencies. HAS_EVAL_WEIGHTS: whether it trains on other
-    weights than those that are to be used. SINGLE_RATE_REASON: why every component must learn at the same rate, where
-    it must. STATES_PER_WEIGHT: how many it keeps at most for each weight that learns.
-    USUAL_RATES: the least and the largest learning rate that people use.
+    REQUIRED_PACKAGE: a package beyond dbrun's own dependencies, if any. HAS_EVAL_WEIGHTS: whether the weights to export
+    differ from the weights that are trained. SINGLE_RATE_REASON: why all components must have one learning rate; None
+    where they may differ. STATES_PER_WEIGHT: largest number of state values per trained weight, for memory estimates.
+    USUAL_RATES: smallest and largest learning rate in common use.
     """
 
     NAME: ClassVar[str]
@@ -37,25 +37,29 @@ class OptimizerOptions(Part):
     USUAL_RATES: ClassVar[tuple[float, float]] = (1e-7, 2e-2)
 
     def build(self, groups: Sequence[ParamGroupDict], learning_rate: float) -> Optimizer:
-        """The optimizer over these groups of parameters; learning_rate: of a group without one of its own."""
+        """The optimizer over these parameter groups; learning_rate: for a group that names none."""
         raise NotImplementedError
 
     def learning_rate_warning(self, learning_rate: float) -> str | None:
-        """What is odd about this learning rate for this optimizer, if anything."""
+        """Warning about a learning rate outside this optimizer's usual range; None inside it."""
         least, most = self.USUAL_RATES
         if least <= learning_rate <= most:
             return None
-        end = "hardly anything is learnt" if learning_rate < least else "the training breaks down"
-        return f"{learning_rate:g} is unusual with {self.NAME}, where {least:g} to {most:g} is: mostly {end}"
+        if learning_rate < least:
+            effect = "it will probably learn almost nothing"
+        else:
+            effect = "training will probably diverge"
+        return f"{learning_rate:g} is outside {self.NAME}'s usual range ({least:g} to {most:g}); {effect}"
 
     @contextmanager
     def eval_weights(self, optimizer: Optimizer) -> Iterator[None]:
-        """While this is open the parameters are those to be used; then again, to the bit, those to be trained on."""
+        """Context manager: swap in the weights to export; restore the training weights bit for bit on exit."""
+        # most optimizers export the weights that they train
         yield
 
 
 class AdamLike(OptimizerOptions):
-    """What AdamW and its relatives are set by."""
+    """Settings that AdamW and its variants share."""
 
     beta1: Annotated[Float, Field(ge=0, lt=1)] = 0.9
     """Decay of the running mean of gradients."""
@@ -64,11 +68,11 @@ class AdamLike(OptimizerOptions):
     weight_decay: Annotated[Float, Field(ge=0)] = 0.01
     """Decoupled weight decay."""
     epsilon: Annotated[Float, Field(gt=0)] = 1e-8
-    """Added to the denominator."""
+    """Added to the denominator of an update, so that it is never zero."""
 
     @property
     def adam_arguments(self) -> dict[str, Any]:
-        """The settings under torch's names."""
+        """Keyword arguments of torch's Adam optimizers."""
         return {"betas": (self.beta1, self.beta2), "weight_decay": self.weight_decay, "eps": self.epsilon}
 
 
@@ -80,13 +84,15 @@ class AdamW(AdamLike):
     """The optimizer."""
 
     def build(self, groups: Sequence[ParamGroupDict], learning_rate: float) -> Optimizer:
-        """torch's AdamW; on a GPU the one that updates all parameters in one kernel."""
+        """torch's AdamW; the fused one, with a single kernel for all parameters, where all are on a GPU."""
         import torch
 
-        fused = all(p.device.type == "cuda" for group in groups for p in group["params"])
-        return torch.optim.AdamW(groups, lr=learning_rate, fused=True if fused else None, **self.adam_arguments)
+        on_gpu = all(p.device.type == "cuda" for group in groups for p in group["params"])
+        # None, not False: torch then chooses between its two other loops
+        fused = True if on_gpu else None
+        return torch.optim.AdamW(groups, lr=learning_rate, fused=fused, **self.adam_arguments)
 
 
 def optimizer_types() -> tuple[type[OptimizerOptions], ...]:
-    """Every optimizer."""
+    """Every optimizer class of this package."""
     return subclasses("dbrun.options", OptimizerOptions)

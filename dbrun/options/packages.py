@@ -1,4 +1,4 @@
-"""Which packages do only some choices need, and how are they installed?"""
+"""Optional packages: third-party packages that only some options need, and the command that installs each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from importlib.util import find_spec
 
 @dataclass(frozen=True)
 class OptionalPackage:
-    """A package that not every recipe needs. name: pip's; module: what is imported; extra: dbrun's that brings it."""
+    """A package that not every recipe needs.
+
+    name: as pip knows it; module: the name to import; extra: the extra of dbrun that installs it.
+    """
 
     name: str
     module: str
@@ -16,10 +19,11 @@ class OptionalPackage:
 
     @property
     def is_installed(self) -> bool:
-        """Whether it is there; found out without loading it."""
+        """Whether the package can be imported."""
+        # find_spec imports nothing: wandb or bitsandbytes would take seconds to load
         return find_spec(self.module) is not None
 
     @property
     def install_command(self) -> str:
-        """What installs it, at a version that goes with this dbrun."""
+        """Shell command that installs the package in a version that fits this dbrun."""
         return f"pip install 'dbrun[{self.extra}]'"

@@ -1,4 +1,4 @@
-"""The arithmetic of a forward pass: the words of `train.precision`, which stand here alone."""
+"""Number formats of a forward pass: the values of `train.precision`, defined only here."""
 
 from __future__ import annotations
 

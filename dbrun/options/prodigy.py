@@ -1,4 +1,4 @@
-"""Prodigy, which finds its own learning rate."""
+"""The optimizer Prodigy, which estimates its own learning rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 MIN_LEARNING_RATE = 0.05
-"""A factor below this was probably meant for another optimizer."""
+"""A smaller `learning_rate` was probably meant for another optimizer."""
 
 
 class Prodigy(AdamLike):
@@ -34,26 +34,27 @@ class Prodigy(AdamLike):
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
     """Decoupled weight decay."""
     d_coef: Annotated[Float, Field(gt=0)] = 1.0
-    """Factor of the estimated rate; 0.5 and 2.0 are usual too."""
+    """Factor of the estimated rate; usual values are 0.5 to 2.0."""
     use_bias_correction: Bool = False
-    """Adam's bias correction."""
+    """Whether Adam's bias correction is applied."""
     safeguard_warmup: Bool = False
-    """Leave the schedule's factor out of the estimate, so that a warm-up does not raise it."""
+    """Whether the schedule's factor is left out of the estimate, so that a warm-up does not raise the estimate."""
 
     def learning_rate_warning(self, learning_rate: float) -> str | None:
-        """A rate for Adam would be hardly any here."""
+        """Warning about a factor that looks like a learning rate for Adam; None where the factor is usual."""
         if learning_rate >= MIN_LEARNING_RATE:
             return None
-        return f"prodigy finds its own rate, of which this is only a factor: {learning_rate:g} is little, 1.0 is usual"
+        return (f"{learning_rate:g} is small for prodigy: it estimates the learning rate itself and multiplies it by "
+                "this factor; 1.0 is usual")
 
     def build(self, groups: Sequence[ParamGroupDict], learning_rate: float) -> Optimizer:
-        """prodigyopt's Prodigy."""
+        """Prodigy of the package prodigyopt."""
         import io
         from contextlib import redirect_stdout
 
         from prodigyopt import Prodigy as Made
 
-        # it prints its kind of weight decay
+        # its constructor prints a line about weight decay, and only the ui may print
         with redirect_stdout(io.StringIO()):
             made: Optimizer = Made(groups, lr=learning_rate, d_coef=self.d_coef, safeguard_warmup=self.safeguard_warmup,
                                    use_bias_correction=self.use_bias_correction, **self.adam_arguments)

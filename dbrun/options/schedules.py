@@ -1,4 +1,4 @@
-"""How the learning rate changes over the steps, as a factor of `train.learning_rate`."""
+"""Learning-rate schedules: the factor of `train.learning_rate` at each step."""
 
 import math
 from typing import Annotated, ClassVar, Literal
@@ -11,8 +11,8 @@ from dbrun.config_types import Float, Int, Part, subclasses
 class LearningRateSchedule(Part):
     """A learning-rate schedule: linear warm-up, then the schedule's own shape.
 
-    depends_on_steps: whether a step's factor depends on how many steps there are in all. Where it does not, a longer
-    run can go on from a shorter one.
+    depends_on_steps: whether a step's factor depends on the total number of steps. Where it does not, a longer run can
+    continue from the checkpoint of a shorter one.
     """
 
     NAME: ClassVar[str]
@@ -22,13 +22,15 @@ class LearningRateSchedule(Part):
     """Steps over which the rate rises linearly from 0."""
 
     def factor(self, step: int, steps: int) -> float:
-        """The factor at optimizer step `step` (counted from 0) of `steps`."""
+        """Factor in [0, 1] at optimizer step `step`, counted from 0, of `steps`."""
         if step < self.warmup_steps:
             return step / max(1, self.warmup_steps)
-        return self.decay((step - self.warmup_steps) / max(1, steps - self.warmup_steps))
+        # a warm-up may be as long as the training; then nothing is left to decay over
+        decay_steps = max(1, steps - self.warmup_steps)
+        return self.decay((step - self.warmup_steps) / decay_steps)
 
     def decay(self, progress: float) -> float:
-        """The factor after warm-up; progress runs from 0 to 1."""
+        """Factor in [0, 1] after warm-up; progress runs from 0 to 1."""
         raise NotImplementedError
 
 
@@ -46,7 +48,7 @@ class Constant(LearningRateSchedule):
 
 
 class Linear(LearningRateSchedule):
-    """Down to zero in a straight line."""
+    """Linear decay to zero."""
 
     NAME: ClassVar[str] = "linear"
     depends_on_steps: ClassVar[bool] = True
@@ -59,7 +61,7 @@ class Linear(LearningRateSchedule):
 
 
 class Cosine(LearningRateSchedule):
-    """Down to zero along half a cosine (Loshchilov and Hutter 2016, arXiv:1608.03983, eq. 5)."""
+    """Decay to zero along half a cosine (Loshchilov and Hutter 2016, arXiv:1608.03983, eq. 5)."""
 
     NAME: ClassVar[str] = "cosine"
     depends_on_steps: ClassVar[bool] = True
@@ -72,33 +74,34 @@ class Cosine(LearningRateSchedule):
 
 
 class CosineWithRestarts(LearningRateSchedule):
-    """Several cosines, each from the peak down to zero (Loshchilov and Hutter 2016, arXiv:1608.03983)."""
+    """Several cosine decays, each from the peak to zero (Loshchilov and Hutter 2016, arXiv:1608.03983)."""
 
     NAME: ClassVar[str] = "cosine_with_restarts"
     depends_on_steps: ClassVar[bool] = True
     type: Literal["cosine_with_restarts"]
     """The schedule's shape."""
     cycles: Annotated[Int, Field(ge=1, le=1000)] = 2
-    """How many cosines; 1 is `cosine`."""
+    """Number of cosine decays; 1 is the same as `cosine`."""
 
     def decay(self, progress: float) -> float:
         """(1 + cos(pi u)) / 2, where u runs from 0 to 1 in each cycle; 0 at the very end."""
+        # the remainder below would begin another cycle at the peak
         if progress >= 1.0:
             return 0.0
         return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (self.cycles * progress % 1.0))))
 
 
 class Polynomial(LearningRateSchedule):
-    """Down to `end` along a power of what is left."""
+    """Polynomial decay to `end`."""
 
     NAME: ClassVar[str] = "polynomial"
     depends_on_steps: ClassVar[bool] = True
     type: Literal["polynomial"]
     """The schedule's shape."""
     power: Annotated[Float, Field(gt=0, le=100)] = 2.0
-    """1 is a straight line; more falls steeply at first, less at last."""
+    """Exponent of the decay; 1 is linear, above 1 falls fast at first, below 1 falls fast at the end."""
     end: Annotated[Float, Field(ge=0, lt=1)] = 0.0
-    """The share of the peak rate that is left at the last step."""
+    """Share of the peak rate that is left at the last step."""
 
     def decay(self, progress: float) -> float:
         """(1 - end) (1 - progress)^power + end."""
@@ -106,5 +109,5 @@ class Polynomial(LearningRateSchedule):
 
 
 def schedule_types() -> tuple[type[LearningRateSchedule], ...]:
-    """Every schedule."""
+    """Every schedule class of this package."""
     return subclasses("dbrun.options", LearningRateSchedule)

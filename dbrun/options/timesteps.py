@@ -1,4 +1,4 @@
-"""Which timesteps does training see, and how often?"""
+"""Timestep distributions: which timesteps training draws, and how often."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
 
 
 class TimestepDistribution(Part):
-    """A distribution of timesteps t in [0, T); 0 is the cleanest, T - 1 the noisiest. T is usually 1000."""
+    """A distribution over timesteps t in [0, T); 0 is the cleanest, T - 1 the noisiest. T is usually 1000."""
 
     NAME: ClassVar[str]
 
     def sample(self, timesteps: int, generator: Generator) -> Tensor:
-        """One timestep, int64 [1]; timesteps: T."""
+        """One timestep, int64 [1] in [0, T); timesteps: T."""
         raise NotImplementedError
 
     def find_problem(self, timesteps: int | None) -> tuple[str, str, str] | None:
-        """(key, message, fix) where it does not fit a base of T timesteps, which may not be known yet."""
+        """(key, message, fix) where the distribution does not fit T timesteps, else None; timesteps: T, if known."""
         return None
 
 
 class Uniform(TimestepDistribution):
-    """Every timestep as often as any other."""
+    """Every timestep equally often."""
 
     NAME: ClassVar[str] = "uniform"
     type: Literal["uniform"] = "uniform"
     """The distribution."""
 
     def sample(self, timesteps: int, generator: Generator) -> Tensor:
-        """An integer of [0, T)."""
+        """A uniform integer from [0, T), int64 [1]."""
         import torch
 
         return torch.randint(timesteps, (1,), generator=generator)
@@ -44,24 +44,24 @@ UNIFORM = Uniform.from_defaults()
 
 
 class Window(TimestepDistribution):
-    """Only the timesteps from `low` up to, but without, `high`; each as often as any other."""
+    """Only the timesteps from `low` to `high` - 1, each equally often."""
 
     NAME: ClassVar[str] = "window"
     type: Literal["window"]
     """The distribution."""
     low: Annotated[Int, Field(ge=0)]
-    """The first timestep that is seen; 0 is the cleanest."""
+    """First timestep that is drawn; 0 is the cleanest."""
     high: Annotated[Int, Field(ge=1)]
-    """The first timestep that is no longer seen; the base's T (usually 1000) for all to the end."""
+    """First timestep after the window; the base's number of timesteps (usually 1000) for no upper limit."""
 
     def sample(self, timesteps: int, generator: Generator) -> Tensor:
-        """An integer of [low, high)."""
+        """A uniform integer from [low, high), int64 [1]."""
         import torch
 
         return torch.randint(self.low, self.high, (1,), generator=generator)
 
     def find_problem(self, timesteps: int | None) -> tuple[str, str, str] | None:
-        """An empty window, or one that the base's timesteps end before."""
+        """Problem of an empty window, or of one beyond the base's last timestep."""
         if self.low >= self.high:
             return ("low", f"found {self.low} with `high: {self.high}`: no timestep lies between them",
                     f"write a `low` below {self.high}, or a `high` above {self.low}")
@@ -71,25 +71,26 @@ class Window(TimestepDistribution):
 
 
 class ContinuousDistribution(TimestepDistribution):
-    """A distribution given as a place u in [0, 1), of which t = floor(u T)."""
+    """A distribution of a continuous u in [0, 1); the timestep is t = floor(u T)."""
 
     def sample_u(self, generator: Generator) -> Tensor:
-        """u, float64 [1]."""
+        """One u, float64 [1]."""
         raise NotImplementedError
 
     def sample(self, timesteps: int, generator: Generator) -> Tensor:
-        """floor(u T)."""
+        """floor(u T), int64 [1]."""
+        # u rounds up to 1.0 in rare draws, where floor(u T) would be T
         return (self.sample_u(generator) * timesteps).long().clamp(max=timesteps - 1)
 
 
 class BiasedDistribution(ContinuousDistribution):
-    """More of one end."""
+    """Timesteps near one end more often than near the other."""
 
     strength: Annotated[Float, Field(gt=1, le=100)] = 2.0
-    """s of the density s u^(s-1): the end's mean share of T is s / (s + 1); 1 would be uniform."""
+    """Exponent s of the density s u^(s-1), whose mean is s / (s + 1); 1 would be uniform."""
 
     def sample_u(self, generator: Generator) -> Tensor:
-        """The inverse of the distribution function u^s, of a uniform number."""
+        """One u of Beta(s, 1), float64 [1], by inverting the distribution function u^s."""
         import torch
 
         uniform = torch.rand((1,), generator=generator, dtype=torch.float64)
@@ -97,7 +98,7 @@ class BiasedDistribution(ContinuousDistribution):
 
 
 class Late(BiasedDistribution):
-    """More of the noisy timesteps, which decide on the composition: u is of Beta(s, 1), with mean s / (s + 1)."""
+    """Noisy timesteps more often; they decide the composition. u follows Beta(s, 1), with mean s / (s + 1)."""
 
     NAME: ClassVar[str] = "late"
     type: Literal["late"]
@@ -105,30 +106,30 @@ class Late(BiasedDistribution):
 
 
 class Early(BiasedDistribution):
-    """More of the clean timesteps, which decide on fine detail: u is of Beta(1, s), with mean 1 / (s + 1)."""
+    """Clean timesteps more often; they decide fine detail. u follows Beta(1, s), with mean 1 / (s + 1)."""
 
     NAME: ClassVar[str] = "early"
     type: Literal["early"]
     """The distribution."""
 
     def sample_u(self, generator: Generator) -> Tensor:
-        """The mirror image of `late`."""
+        """One u of Beta(1, s), float64 [1]: the mirror image of `late`."""
         return 1.0 - super().sample_u(generator)
 
 
 class LogitNormal(ContinuousDistribution):
-    """More of the middle: the logit of u is normal (Esser et al. 2024, arXiv:2403.03206, section 3.1)."""
+    """Middle timesteps more often: the logit of u is normal (Esser et al. 2024, arXiv:2403.03206, section 3.1)."""
 
     NAME: ClassVar[str] = "logit_normal"
     type: Literal["logit_normal"]
     """The distribution."""
     mean: Annotated[Float, Field(ge=-10, le=10)] = 0.0
-    """Mean of the logit; below 0 for cleaner, above for noisier timesteps."""
+    """Mean of the logit; below 0 for cleaner timesteps, above 0 for noisier ones."""
     std: Annotated[Float, Field(gt=0, le=10)] = 1.0
     """Standard deviation of the logit."""
 
     def sample_u(self, generator: Generator) -> Tensor:
-        """The logistic function of a normal number."""
+        """One u, float64 [1]: the logistic function of a normal number."""
         import torch
 
         normal = torch.randn((1,), generator=generator, dtype=torch.float64)
@@ -136,5 +137,5 @@ class LogitNormal(ContinuousDistribution):
 
 
 def timestep_distributions() -> tuple[type[TimestepDistribution], ...]:
-    """Every distribution of timesteps."""
+    """Every timestep distribution class of this package."""
     return subclasses("dbrun.options", TimestepDistribution)

@@ -1,4 +1,4 @@
-"""Which programs may be told how a training goes?"""
+"""Experiment trackers that a run can log to, and the package that each needs."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from dbrun.options.packages import OptionalPackage
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 TRACKER_PACKAGES: Mapping[str, OptionalPackage] = {
     name: OptionalPackage(name, name, "trackers") for name in ("tensorboard", "wandb", "trackio")}
-"""What each needs."""
+"""Tracker → the package that it needs."""

@@ -1,4 +1,4 @@
-"""How much does a timestep's error count? Weights of the squared error by signal-to-noise ratio."""
+"""Loss weightings: the weight of each timestep's squared error, as a function of its signal-to-noise ratio (SNR)."""
 
 from __future__ import annotations
 
@@ -16,41 +16,43 @@ Gamma = Annotated[Float, Field(gt=0)]
 
 
 class Weighting(Part):
-    """A weight for each timestep, stated for the error of x0 and carried over to what is predicted.
+    """A weight per timestep, defined for the error of x0 and converted to the predicted quantity.
 
-    An error of x0 is one of the noise times 1 / snr and one of v times 1 / (snr + 1), all squared (Salimans and Ho
-    2022, arXiv:2202.00512, app. D), so that one weighting means the same under every prediction.
+    The squared error of x0 is that of the noise times 1 / snr, and that of v times 1 / (snr + 1) (Salimans and Ho 2022,
+    arXiv:2202.00512, app. D). So one weighting means the same under every prediction.
     """
 
     NAME: ClassVar[str]
 
     def x0_weights(self, snr: Tensor) -> Tensor:
-        """The weight of the squared error of x0; snr, weight: float64 [B]."""
+        """Weight of the squared error of x0, float64 [B]; snr: float64 [B], at least 0."""
         raise NotImplementedError
 
     def weights(self, snr: Tensor, prediction: PredictionType) -> Tensor:
-        """The weight of the squared error of what is predicted; snr, weight: float64 [B]."""
-        of_one = {"epsilon": snr, "v_prediction": snr + 1.0, "sample": snr.new_ones(())}
-        return self.x0_weights(snr) / of_one[prediction]
+        """Weight of the squared error of the predicted quantity, float64 [B]; snr: float64 [B], at least 0."""
+        # squared error of the predicted quantity / squared error of x0
+        error_ratio = {"epsilon": snr, "v_prediction": snr + 1.0, "sample": snr.new_ones(())}
+        return self.x0_weights(snr) / error_ratio[prediction]
 
     def needs_nonzero_snr(self, prediction: PredictionType) -> bool:
-        """Whether it has no value at a timestep without signal, where snr is 0."""
+        """Whether the weight is undefined where the SNR is 0, at a timestep of pure noise."""
+        # only epsilon divides by the SNR itself
         return prediction == "epsilon"
 
 
 class Unweighted(Weighting):
-    """Every timestep's squared error counts the same, whatever is predicted."""
+    """The same weight for every timestep, under every prediction."""
 
     NAME: ClassVar[str] = "none"
     type: Literal["none"] = "none"
     """The weighting."""
 
     def weights(self, snr: Tensor, prediction: PredictionType) -> Tensor:
-        """1."""
+        """Ones, float64 [B]."""
         return snr.new_ones(snr.shape)
 
     def needs_nonzero_snr(self, prediction: PredictionType) -> bool:
-        """Never."""
+        """False: nothing is divided by the SNR."""
         return False
 
 
@@ -64,23 +66,28 @@ class MinSnr(Weighting):
     type: Literal["min_snr"]
     """The weighting."""
     gamma: Gamma = 5.0
-    """Timesteps with a higher SNR than this count no more than one of this SNR."""
+    """Cap of the SNR in the weight: timesteps with a higher SNR count as if they had this one."""
     rule: Literal["paper", "dreambooth"] = "paper"
-    """`dreambooth` is that of diffusers' DreamBooth script: under v min(snr, gamma) / snr + 1 in place of the paper's
-    min(snr, gamma) / (snr + 1), under sample min(snr, gamma) / snr; under epsilon the two agree."""
+    """`paper`: as published. `dreambooth`: as in diffusers' DreamBooth script, which differs in two cases. Under
+    v_prediction it uses min(snr, gamma) / snr + 1 instead of min(snr, gamma) / (snr + 1); under sample it uses
+    min(snr, gamma) / snr instead of min(snr, gamma)."""
 
     def x0_weights(self, snr: Tensor) -> Tensor:
-        """min(snr, gamma)."""
+        """min(snr, gamma), float64 [B]."""
         return snr.clamp(max=self.gamma)
 
     def weights(self, snr: Tensor, prediction: PredictionType) -> Tensor:
-        """As the paper, or as diffusers' DreamBooth script, which weighs epsilon and sample alike and adds 1 for v."""
+        """Weight by the paper's rule or by that of diffusers' DreamBooth script, float64 [B]."""
         if self.rule == "paper":
             return super().weights(snr, prediction)
-        return self.x0_weights(snr) / snr + (1.0 if prediction == "v_prediction" else 0.0)
+        # the script divides by the SNR under every prediction, and adds 1 under v
+        weights = self.x0_weights(snr) / snr
+        if prediction == "v_prediction":
+            weights = weights + 1.0
+        return weights
 
     def needs_nonzero_snr(self, prediction: PredictionType) -> bool:
-        """Under epsilon, and always by the script's rule."""
+        """True under epsilon, and under every prediction with `rule: dreambooth`."""
         return self.rule == "dreambooth" or super().needs_nonzero_snr(prediction)
 
 
@@ -91,10 +98,10 @@ class SoftMinSnr(Weighting):
     type: Literal["soft_min_snr"]
     """The weighting."""
     gamma: Gamma = 5.0
-    """The SNR around which the weight levels off."""
+    """SNR around which the weight levels off."""
 
     def x0_weights(self, snr: Tensor) -> Tensor:
-        """snr gamma / (snr + gamma)."""
+        """snr gamma / (snr + gamma), float64 [B]."""
         return snr * self.gamma / (snr + self.gamma)
 
 
@@ -109,10 +116,10 @@ class Debiased(Weighting):
     """The weighting."""
 
     def x0_weights(self, snr: Tensor) -> Tensor:
-        """sqrt(snr)."""
+        """sqrt(snr), float64 [B]."""
         return snr.sqrt()
 
 
 def weighting_types() -> tuple[type[Weighting], ...]:
-    """Every weighting."""
+    """Every weighting class of this package."""
     return subclasses("dbrun.options", Weighting)

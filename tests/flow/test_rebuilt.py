@@ -75,9 +75,9 @@ def test_what_is_other_here_is_said(project, monkeypatch) -> None:
 def test_a_lone_file_asks_for_the_places_that_it_knows_by_contents(project, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(project.folder)
     alone = shutil.copy(project.folder / FILE, tmp_path / "my dog.safetensors")
-    with pytest.raises(RecipeError, match=r"by their contents only: base.path, subject.images") as caught:
+    with pytest.raises(RecipeError, match=r"does not store the paths of: base.path, subject.images") as caught:
         load_recipe(tmp_path / "my dog.safetensors")
-    assert caught.value.fix == "say where they are: base.path=PATH subject.images=PATH"
+    assert caught.value.fix == "add them: base.path=PATH subject.images=PATH"
     said, pending = told(project, "base.path=base", "subject.images=pictures", "samples.steps=2",
                          file=str(alone))
     assert said == ["all that made it is here: pictures, base, settings, device, libraries"] and pending

@@ -8,8 +8,8 @@ from dbrun.store.canonical import to_json_value
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ("images.crops=4", "images.crops: found 4, but `crop: center` takes the middle"),
-    ("images.buckets={step: 24}", "images.buckets.step: found 24, of which `images.resolution: 64` is no multiple"),
+    ("images.crops=4", "images.crops: found 4, but `crop: center` makes only one crop"),
+    ("images.buckets={step: 24}", "images.buckets.step: found 24, but `images.resolution: 64` is not a multiple of it"),
     ("images.buckets={min_side: 128}", "images.buckets.min_side: found 128, more than `images.resolution: 64`"),
     ("images.buckets={max_side: 32}", "images.buckets.max_side: found 32, less than `images.resolution: 64`"),
     ("images.crop=middle", "images.crop: found 'middle', allowed: center or random"),

@@ -26,7 +26,7 @@ def read(tmp_path: Path) -> Callable[..., object]:
 def test_processes_divide_the_micro_batches_of_a_step(read: Callable[..., object]) -> None:
     for processes in (1, 2, 4):
         assert read(f"launch.processes={processes}", "train.accumulation=4")
-    with pytest.raises(RecipeError, match=r"launch.processes.*cannot be dealt evenly to 2 processes") as refused:
+    with pytest.raises(RecipeError, match=r"launch.processes.*cannot be split evenly over 2 processes") as refused:
         read("launch.processes=2")
     assert "train.accumulation: 2" in str(refused.value)
     with pytest.raises(RecipeError, match=r"train\.accumulation: 6"):

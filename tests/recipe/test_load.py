@@ -105,7 +105,7 @@ def test_an_override_is_taken_as_it_stands(load, good, prompt) -> None:
 @pytest.mark.parametrize(("override", "fragment"), [
     ("train.steps", "expected key=value, such as train.steps=500"), ("=5", "expected key=value"),
     ("train.steps=", "write train.steps=null to leave it out"),
-    ("train..steps=5", "an empty word between dots"), ("extends=x.yaml", "stands only in a recipe file"),
+    ("train..steps=5", "an empty word between dots"), ("extends=x.yaml", "is allowed only in a recipe file"),
     ("export=[peft", "expected ',' or ']'"), ("name=a\x00", "U+0000"), ("name=\udcff", "U+DCFF"),
     ("train=[1, 2]", "train: found a list"), ("export.0=peft", "export: found a mapping, allowed: a list"),
 ])

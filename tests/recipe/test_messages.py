@@ -86,7 +86,7 @@ WRONG = [
      ["r.yaml:12:53 objective.zero_terminal_snr: found zero terminal SNR together with epsilon",
       "→ write `prediction: v_prediction` under `objective`"]),
     ("train:", "objective: {prediction: epsilon, zero_terminal_snr: true, weighting: {type: min_snr}}\ntrain:",
-     ["objective.weighting.type: found 'min_snr' under epsilon with zero terminal SNR", "would be no number"]),
+     ["objective.weighting.type: found 'min_snr' under epsilon with zero terminal SNR", "would not be a number"]),
     ("train:", "objective: {prediction: v_prediction, zero_terminal_snr: true, "
      "weighting: {type: min_snr, rule: dreambooth}}\ntrain:", ["found 'min_snr' under v_prediction", "`rule: paper`"]),
     ("train:", "objective: {timesteps: {type: window, low: 600, high: 300}}\ntrain:",

@@ -50,7 +50,7 @@ def test_profiles_are_inherited_and_added_to(load, good) -> None:
 @pytest.mark.parametrize(("profiles", "message"), [
     ("profiles: {ci: {train: {stepz: 3}}}", "r.yaml:16:25 train.stepz: unknown key; did you mean 'steps'?"),
     ("profiles: {ci: {train: {steps: x}}}", "train.steps: found 'x', allowed: a whole number"),
-    ("profiles: {ci: {extends: a.yaml}}", "profiles.ci.extends: stands only at the top of a recipe"),
+    ("profiles: {ci: {extends: a.yaml}}", "profiles.ci.extends: is allowed only at the top of a recipe"),
     ("profiles: {ci: 3}", "profiles.ci: found '3', allowed: a part of a recipe"),
     ("profiles: [ci]", "profiles: found a list, allowed: a mapping of names"),
     ("profiles: {ci: {name: '${nam}'}}", "nothing is written at 'nam'"),
@@ -107,7 +107,7 @@ def test_what_is_wrong_with_a_variable_is_told(load, good, monkeypatch, env, val
 
 @pytest.mark.parametrize("word", ["env=[A]", "profiles.ci.seed=3", "extends=a.yaml"])
 def test_what_stands_beside_a_recipe_cannot_come_from_the_command_line(load, good, word) -> None:
-    with pytest.raises(InvalidRecipe, match="stands only in a recipe file"):
+    with pytest.raises(InvalidRecipe, match="is allowed only in a recipe file"):
         load(good, word)
 
 

@@ -53,7 +53,7 @@ def test_as_many_processes_run_as_were_asked_for(recipe):
             here, {})
     refused("2 machines, but the recipe asks for 4", recipe(
         "train.accumulation=4", "launch={processes: 4, machines: 4}"), here, {})
-    refused("cannot be dealt evenly to 4", recipe("train.accumulation=2"), here, {})
+    refused("cannot be split evenly over 4", recipe("train.accumulation=2"), here, {})
     single = DistributedEnv(0, 1, 0, 1, "", 1)
     refused("started 1 process, but", recipe("train.accumulation=2", "launch.processes=2"), single, {})
 

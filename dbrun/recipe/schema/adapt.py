@@ -1,4 +1,4 @@
-"""What a recipe may say of what learns: a field for each component that a family can adapt."""
+"""The recipe section `adapt`: one field for each component that some family can adapt, taken from the registry."""
 
 from __future__ import annotations
 
@@ -14,52 +14,55 @@ from dbrun.models.base import component_docs, families
 
 AnyAdapter: Any = any_adapter()
 ALWAYS_IN_KEYS = ("denoiser", "text_encoder")
-"""The components that stood in cache keys as null before fields were left out of them."""
+"""Components that are written into cache keys as null; they are older than the rule that leaves neutral fields out."""
 
 
 class AdaptComponents(Part):
-    """What learns: adapters of components, a new word, or both."""
+    """What is trained: adapters of components, learned tokens, or both."""
 
     # a family that comes later must not change the keys of earlier recipes
     NEUTRAL: ClassVar[dict[str, object]] = {name: None for name in component_docs() if name not in ALWAYS_IN_KEYS}
 
     @property
     def components(self) -> Mapping[str, Learnable]:
-        """All that is to learn, by component."""
-        asked = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: one for name, one in asked.items() if isinstance(one, Learnable)}
+        """Component → what is trained on it: an adapter or a learned token."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if isinstance(value, Learnable)}
 
     @property
     def adapters(self) -> Mapping[str, Adapter]:
-        """What of it stands on layers of the base, by component."""
-        return {name: one for name, one in self.components.items() if isinstance(one, Adapter)}
+        """Component → its adapter, for those that have one."""
+        return {name: value for name, value in self.components.items() if isinstance(value, Adapter)}
 
     @property
     def new_words(self) -> Mapping[str, Embedding]:
-        """The words that are taught, by component."""
-        return {name: one for name, one in self.components.items() if isinstance(one, Embedding)}
+        """Component → its learned token, for those that have one."""
+        return {name: value for name, value in self.components.items() if isinstance(value, Embedding)}
 
     @property
     def new_word(self) -> Embedding | None:
-        """The first of the words that are taught; None where none is."""
+        """The first learned token; None where there is none."""
         return next(iter(self.new_words.values()), None)
 
     @property
     def trains_text_encoders(self) -> bool:
-        """Whether anything learns that prompts go through on their way to the denoiser."""
+        """Whether prompt embeddings change during training, since more than the denoiser is trained."""
         return self.components.keys() != {"denoiser"}
 
 
 def _component_fields() -> dict[str, Any]:
-    """Field name -> (type, default and explanation): an adapter for a component, an embedding for a new word."""
-    words = {name for family in families().values() for name in family.token_components}
+    """Field name → (type, field): an adapter for a component, an embedding for a learned token."""
+    token_components: set[str] = set()
+    for family in families().values():
+        token_components.update(family.token_components)
     fields: dict[str, Any] = {}
     for name, text in component_docs().items():
-        kind = Embedding if name in words else AnyAdapter
+        kind = Embedding if name in token_components else AnyAdapter
         fields[name] = Annotated[kind | None, OrNone], Field(default=None, description=text)
     return fields
 
 
+# built from the registry, so that a new family is one file; mypy cannot see through create_model
 if TYPE_CHECKING:
     Adapt = AdaptComponents
 else:

@@ -1,4 +1,4 @@
-"""What a recipe may say of how pictures are prepared, and what of it must agree."""
+"""The recipe section `images`: resolution, buckets, crops, flips and masks; and the rules between these keys."""
 
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
@@ -10,73 +10,81 @@ from dbrun.errors import KeyProblem
 
 COLOUR_PATTERN = r"^#[0-9a-fA-F]{6}$"
 DEFAULT_CROPS = 8
-"""Random crops of a picture that are encoded where `images.crops` is left out."""
+"""Random crops per picture where `images.crops` is left out."""
 Side = Annotated[Int | None, Field(ge=8, le=32_768), OrNone]
 Masks = Literal["none", "files", "alpha"]
 
 
 class Buckets(Part):
-    """Shapes of about `resolution`² pixels; a picture gets the one that is nearest to its own.
+    """Shapes of at most `resolution`² pixels; each picture is cropped to the shape nearest to its own.
 
-    Each width goes with the largest height that leaves `resolution`² pixels, as NovelAI and kohya-ss/sd-scripts do it.
+    Each width is paired with the largest height that keeps the area within `resolution`², as in NovelAI and
+    kohya-ss/sd-scripts.
     """
 
     min_side: Side = None
-    """The shortest side of a bucket, in pixels; left out, half of `resolution`."""
+    """Shortest side of a bucket, in pixels; left out, half of `resolution`."""
     max_side: Side = None
-    """The longest side of a bucket, in pixels; left out, twice `resolution`."""
+    """Longest side of a bucket, in pixels; left out, twice `resolution`."""
     step: Annotated[Int | None, Field(ge=1, le=4096), OrNone] = None
-    """Sides are multiples of it; left out, the least that the base takes (64 for Stable Diffusion as published)."""
+    """Sides are multiples of this number of pixels; left out, the smallest step that the base accepts (64 for Stable
+    Diffusion as published)."""
 
 
 class Images(Part):
     """How pictures are prepared."""
 
+    # results from before these options keep their cache keys
     NEUTRAL: ClassVar[dict[str, object]] = {"buckets": None, "crop": "center", "crops": None, "flip": False,
                                             "masks": "none"}
 
     resolution: Annotated[Int, Field(ge=8, le=8192)] = 512
-    """Side of the square, in pixels; of buckets the side of the square one, as large as the others."""
+    """Side of the square pictures, in pixels. With `buckets`, the side of the square bucket; the others have about as
+    many pixels."""
     background: Annotated[Text, Field(pattern=COLOUR_PATTERN, examples=["#ffffff"])] = "#ffffff"
-    """The colour put behind transparent pictures."""
+    """Colour behind transparent pictures."""
     buckets: Annotated[Buckets | None, OrNone] = None
-    """Aspect-ratio buckets, so that little is cut from pictures that are no squares; `{}` for the usual ones; left out,
-    every picture becomes a square. A micro-batch then holds pictures of one shape, so that an epoch's last of a shape
-    may hold fewer. Class images that the base makes stay squares; a class half of another shape than the instance half
-    goes through the denoiser by itself."""
+    """Aspect-ratio buckets, so that little is cut off pictures that are not square; `{}` for the default buckets; left
+    out, every picture is cropped to a square. With buckets, a micro-batch holds pictures of one shape, so the last one
+    of a shape in an epoch may be smaller. Class images that the base generates stay square; where class and instance
+    images have different shapes, they go through the denoiser separately."""
     crop: Literal["center", "random"] = "center"
-    """What is cut from a picture that does not fit its shape: the same on both sides, or by chance."""
+    """Which part of a picture is kept where its shape does not fit: the centre, or a random part."""
     crops: Annotated[Int | None, Field(ge=1, le=1000), OrNone] = None
-    """With `crop: random`, how many crops of each picture are encoded, of which each draw takes one; left out, 8."""
+    """With `crop: random`, the number of random crops per picture that are encoded; each draw uses one of them. Left
+    out, 8."""
     flip: Bool = False
-    """Show each of your pictures mirrored, too, in about half of the draws; not for what has a left and a right."""
+    """Mirror instance images left to right in about half of the draws; not for subjects whose left and right differ."""
     masks: Masks = "none"
-    """What of an instance image is to be learnt: all; what its mask shows, `NAME.mask.png` or `NAME-masklabel.png`
-    beside it, white on black; or what is not transparent. `objective.unmasked_weight` says how the rest counts."""
+    """Which area of an instance image is learned. `none`: all of it. `files`: the white area of a mask beside it,
+    `NAME.mask.png` or `NAME-masklabel.png`. `alpha`: what is not transparent. `objective.unmasked_weight` sets how much
+    the rest counts."""
 
     @property
     def needs_picture_size(self) -> bool:
-        """Whether what is cut from a picture depends on more than the square's side."""
+        """Whether a picture's crops depend on its own size, not only on `resolution`."""
         return self.buckets is not None or self.crop == "random" or self.flip
 
     @property
     def random_crops(self) -> int:
-        """How many random crops a picture has; 0 where the middle is taken."""
-        return (self.crops or DEFAULT_CROPS) if self.crop == "random" else 0
+        """Number of random crops per picture; 0 with `crop: center`."""
+        if self.crop != "random":
+            return 0
+        return self.crops or DEFAULT_CROPS
 
 
 def check_images(images: Images) -> Iterator[KeyProblem]:
-    """(dotted key, message, fix) of all that does not fit together."""
+    """Problems between the keys of `images`."""
     if images.crops is not None and images.crop == "center":
         yield KeyProblem("images.crops",
-                         f"found {images.crops}, but `crop: center` takes the middle, of which there is one",
+                         f"found {images.crops}, but `crop: center` makes only one crop, the centre",
                          "write `crop: random`, or take `crops` away")
     buckets, side = images.buckets, images.resolution
     if buckets is None:
         return
     if buckets.step is not None and side % buckets.step:
         yield KeyProblem("images.buckets.step",
-                         f"found {buckets.step}, of which `images.resolution: {side}` is no multiple",
+                         f"found {buckets.step}, but `images.resolution: {side}` is not a multiple of it",
                          "write a step that divides the resolution, or take it away")
     if buckets.min_side is not None and buckets.min_side > side:
         yield KeyProblem("images.buckets.min_side", f"found {buckets.min_side}, more than `images.resolution: {side}`",

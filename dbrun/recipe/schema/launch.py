@@ -1,5 +1,6 @@
-"""What a recipe may say of where it runs: in how many processes, on how many machines."""
+"""The recipe section `launch`: how many processes and machines share a run, and whether they can share it evenly."""
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
@@ -10,49 +11,50 @@ from dbrun.errors import KeyProblem
 
 
 class Launch(Part):
-    """In how many processes the work is done. It changes no result, and so nothing runs again for it.
+    """How many processes share the work. This changes no result, so nothing is computed again when it changes.
 
-    The micro-batches of a step are dealt to the processes, and their gradients added in the order of the
-    micro-batches, so that every number of processes gives the same bytes. What is a batch of 4 on each of 2 GPUs
-    elsewhere is `batch_size: 4, accumulation: 2` here, with `processes: 2`. Class images and pictures are dealt
-    singly. `torchrun` or `accelerate launch` may start the processes instead; they are then as many as it starts.
+    The micro-batches of a step are distributed over the processes, and their gradients are added in the order of the
+    micro-batches, so that any number of processes gives the same bytes. A batch of 4 on each of 2 GPUs is written as
+    `batch_size: 4, accumulation: 2` and `processes: 2`. Class images and pictures are distributed one by one.
+    `torchrun` or `accelerate launch` may start the processes instead; then their number counts.
     """
 
+    # one process and one machine are the default of every run from before this section
     NEUTRAL: ClassVar[dict[str, object]] = {"processes": 1, "machines": 1}
 
     processes: Annotated[Int, Field(ge=1, le=4096)] = 1
-    """All processes together, each with a GPU of its own, or with `threads` of the CPU. It must divide
-    `train.accumulation`: each takes an equal share of a step's micro-batches."""
+    """Number of processes on all machines together; each has its own GPU, or `threads` CPU threads. It must divide
+    `train.accumulation`, since each process computes an equal share of a step's micro-batches."""
     machines: Annotated[Int, Field(ge=1, le=4096)] = 1
-    """How many machines they are spread over. For more than one, start `torchrun` on each, with one store that all
-    of them see (DBRUN_STORE)."""
+    """Number of machines. For more than one, start `torchrun` on each, with one store that all of them can access
+    (DBRUN_STORE)."""
 
 
 def uneven_split_reason(processes: int, accumulation: int) -> str | None:
-    """What is wrong with so many processes for so many micro-batches, None if nothing is."""
+    """Why so many processes cannot share a step's micro-batches evenly; None where they can."""
     if accumulation % processes == 0:
         return None
-    return (f"`train.accumulation: {accumulation}` cannot be dealt evenly to {processes} processes: each computes an "
+    return (f"`train.accumulation: {accumulation}` cannot be split evenly over {processes} processes: each computes an "
             "equal share of a step's micro-batches")
 
 
 def even_split_fix(processes: int, accumulation: int) -> str:
-    """The way out of what `uneven_split_reason` found."""
-    return (f"write `train.accumulation: {-(-accumulation // processes) * processes}`, with `batch_size` what one "
-            "process computes at once")
+    """Fix for what `uneven_split_reason` found: the next larger accumulation that can be split."""
+    next_multiple = math.ceil(accumulation / processes) * processes
+    return (f"write `train.accumulation: {next_multiple}`; `batch_size` is what one process computes at once")
 
 
 def check_launch(launch: Launch, accumulation: int, device: str) -> Iterator[KeyProblem]:
-    """(dotted key, message, fix) of all that does not fit together."""
-    if why := uneven_split_reason(launch.processes, accumulation):
-        yield KeyProblem("launch.processes", f"found {launch.processes}, but {why}",
+    """Problems of the number of processes and machines. device: `device` of the recipe."""
+    reason = uneven_split_reason(launch.processes, accumulation)
+    if reason:
+        yield KeyProblem("launch.processes", f"found {launch.processes}, but {reason}",
                          even_split_fix(launch.processes, accumulation))
     if launch.processes % launch.machines:
         yield KeyProblem("launch.machines",
                          f"found {launch.machines}, but {launch.processes} processes cannot be spread evenly "
                          f"over {launch.machines} machines",
-                         "write `processes` for all machines together, a multiple of "
-                         "`machines`")
+                         "write in `processes` the number for all machines together, a multiple of `machines`")
     if launch.processes > 1 and device == "mps":
         yield KeyProblem("launch.processes",
                          f"found {launch.processes}, allowed with `device: mps`: 1, since a Mac has one GPU",

@@ -1,4 +1,4 @@
-"""What a recipe may say: every key, its type, its default and its one line of explanation."""
+"""The recipe model: every key with its type, its default and the description that editors show."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -22,7 +22,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 PATTERN_WORDS = {NAME_PATTERN: "letters, digits, '.', '_' and '-', at most 64, the first a letter or digit",
                  COLOUR_PATTERN: "'#' and six hexadecimal digits",
                  TOKEN_PATTERN: "small letters, digits, '_' and '-' in < >"}
-"""What a pattern asks for, in words."""
+"""Pattern → its description in error messages."""
 
 
 def _check_family(value: str) -> str:
@@ -37,82 +37,89 @@ def _list_families(schema: dict[str, Any]) -> None:
 
 
 class Base(Part):
-    """The model that is personalised."""
+    """The base model that is personalised."""
 
     type: Annotated[Text, AfterValidator(_check_family), Field(json_schema_extra=_list_families)] = "sd"
     """The base's family."""
     path: Text
     """`embedded`, a folder in diffusers format (relative to the recipe), or a Hub id such as `owner/name`."""
     revision: Annotated[Text | None, OrNone] = None
-    """For a Hub id: the commit, tag or branch; a 40-digit commit gives the same base tomorrow."""
+    """For a Hub id: its commit, tag or branch; only a 40-digit commit always gives the same base."""
     variant: Annotated[Text | None, OrNone] = None
-    """The files' variant, such as `fp16`."""
+    """Variant of the weight files, such as `fp16`."""
 
 
 DEFAULT_CLASS_IMAGES = 100
-"""Class images that the base makes where `prior.count` is left out."""
+"""Generated class images per class where `prior.count` is left out."""
 
 
 class Prior(Part):
-    """Prior preservation keeps the class from turning into the subject.
+    """Prior preservation (Ruiz et al. 2022, arXiv:2208.12242): keeps the class from turning into the subject.
 
-    In three ways, one at a time: by class images that the base makes, which need nothing but time; by your own, which
-    are real but must be found; or by what the base itself predicts, which needs no class images at all. `count`,
-    `steps` and `guidance` say how class images are made, so they stand with the first way only; `weight` with each.
+    There are three ways, of which a recipe uses one: class images that the base generates, which cost only time; your
+    own class images, which are real but must be collected; or the base's own predictions as the target, without any
+    class images. `count`, `steps` and `guidance` set how class images are generated, so they are allowed only with the
+    first way; `weight` is allowed with all three.
     """
 
+    # results from before the second and third way keep their cache keys
     NEUTRAL: ClassVar[dict[str, object]] = {"images": None, "target": "images"}
 
     count: Annotated[Int | None, Field(ge=1, le=100_000), OrNone] = None
-    """How many class images are made, of each class where subjects have several; left out, 100."""
+    """Number of class images that are generated, for each class where there are several; left out, 100."""
     weight: Annotated[Float, Field(ge=0)] = 1.0
     """Weight of the class half of the loss."""
     steps: Annotated[Int | None, Field(ge=1, le=1000), OrNone] = None
-    """Sampler steps of a class image; left out, what suits the base."""
+    """Sampler steps per class image; left out, the usual number for the base."""
     guidance: Annotated[Float | None, Field(ge=0), OrNone] = None
-    """Classifier-free guidance of a class image; left out, what suits the base."""
+    """Classifier-free guidance scale of class images; left out, the usual scale for the base."""
     images: Annotated[Text | None, OrNone] = None
-    """A folder of your own class images (relative to the recipe); a .txt beside one is its own prompt."""
+    """A folder of your own class images (relative to the recipe); a .txt file beside one holds its own prompt."""
     target: Literal["images", "base"] = "images"
-    """What the class half aims at: class images; or what the base predicts for the instance images as the class."""
+    """Target of the class half of the loss. `images`: class images. `base`: what the base predicts for the instance
+    images under the class prompt."""
 
     @property
     def generated_count(self) -> int:
-        """How many class images of a class the base makes: none beside the user's own, or where it is the target."""
-        return 0 if self.images is not None or self.target == "base" else self.count or DEFAULT_CLASS_IMAGES
+        """Number of class images per class that the base generates; 0 with own images or with `target: base`."""
+        if self.images is not None or self.target == "base":
+            return 0
+        return self.count or DEFAULT_CLASS_IMAGES
 
 
 class Samples(Part):
-    """The pictures of `before_after.png`, and those that are drawn while training."""
+    """Sample pictures: those in `before_after.png`, and those drawn during training."""
 
+    # results from before samples during training keep their cache keys
     NEUTRAL: ClassVar[dict[str, object]] = {"every": None}
 
     prompts: Annotated[tuple[Prompt, ...] | None, Field(min_length=1, max_length=16), OrNone] = None
-    """One column each; left out, the instance prompt in several places and the class prompt."""
+    """Prompts of the samples, one column each; left out, the instance prompt in several places and the class prompt."""
     steps: Annotated[Int | None, Field(ge=1, le=1000), OrNone] = None
-    """Sampler steps; left out, what suits the base."""
+    """Sampler steps; left out, the usual number for the base."""
     guidance: Annotated[Float | None, Field(ge=0), OrNone] = None
-    """Classifier-free guidance; left out, what suits the base."""
+    """Classifier-free guidance scale; left out, the usual scale for the base."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
-    """Seed of the first column; the others count up."""
+    """Seed of the first column; each further column adds 1."""
     every: Annotated[Int | None, Field(ge=1), OrNone] = None
-    """Steps between pictures that are drawn while training, into the run's folder `.dbrun/runs/<id>/samples/`; left
-    out, none; changes no result."""
+    """Steps between sample pictures during training, which go to `.dbrun/runs/<id>/samples/`; left out, none. Changes
+    no result."""
 
 
 class Recipe(Part):
-    """A dbrun recipe: one subject, or several, taught to one base."""
+    """A dbrun recipe: one subject, or several, taught to one base model."""
 
     schema_: Annotated[Literal["dbrun/v1"], Field(alias="schema")]
-    """The version of the recipe language."""
+    """Version of the recipe language."""
     name: Annotated[Text, Field(pattern=NAME_PATTERN, examples=["sks_dog"])]
-    """The run's name: the exports go to `outputs/<name>/`."""
+    """Name of the run; exports go to `outputs/<name>/`."""
     base: Base
-    """The model that is personalised."""
+    """The base model that is personalised."""
     subject: Annotated[Subject | None, OrNone] = None
-    """What is to be learnt."""
+    """What is learned."""
     subjects: Annotated[tuple[Subject, ...] | None, Field(min_length=1), OrNone] = None
-    """In place of `subject`, several that one adapter learns together, each with pictures, prompts and class."""
+    """Instead of `subject`: several subjects that one adapter learns together, each with its own pictures, prompts and
+    class."""
     prior: Annotated[Prior | None, OrNone] = None
     """Prior preservation; left out, none."""
     images: Images = Images.from_defaults()
@@ -122,34 +129,37 @@ class Recipe(Part):
     objective: Objective = Objective.from_defaults()
     """What the denoiser learns to predict, and how its error counts."""
     train: Train = Train.from_defaults()
-    """The training."""
+    """How training runs: length, batches, learning rate, optimizer, precision and checkpoints."""
     samples: Samples = Samples.from_defaults()
-    """The pictures of `before_after.png`, and those that are drawn while training."""
+    """Sample pictures: those in `before_after.png`, and those drawn during training."""
     trackers: Annotated[tuple[Tracker, ...] | None, OrNone] = None
-    """Programs that are told how training goes; metrics.jsonl in the run's folder is written all the same."""
+    """Experiment trackers that training metrics are sent to; metrics.jsonl in the run's folder is always written."""
     export: Annotated[tuple[Export, ...] | None, Field(min_length=1, description=export_description()), OrNone] = None
     launch: Launch = Launch()
-    """In how many processes the work is done; changes no result."""
+    """How many processes share the work; changes no result."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    """Where it runs; auto takes CUDA, then MPS, then the CPU."""
+    """Device to run on; auto uses CUDA if it is available, then MPS, then the CPU."""
     threads: Annotated[Int, Field(ge=1, le=1024)] = 1
-    """CPU threads. Results on a CPU depend on it, so it is a number of the recipe, not of the machine."""
+    """CPU threads. Results on a CPU depend on this number, so the recipe sets it, not the machine."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
-    """Every random draw of the run follows from it."""
+    """Seed from which every random draw of the run is derived."""
 
     @property
     def subjects_by_key(self) -> Mapping[str, Subject]:
-        """The subject, or each of several, by its key in the recipe."""
+        """Dotted key → subject: `subject`, or `subjects.0`, `subjects.1` …"""
         if self.subject is not None:
             return {"subject": self.subject}
-        return {f"subjects.{number}": one for number, one in enumerate(self.subjects or ())}
+        return {f"subjects.{index}": subject for index, subject in enumerate(self.subjects or ())}
 
     @property
     def generated_class_prompts(self) -> tuple[str | tuple[str, ...], ...]:
-        """The class prompts of the subjects whose class images the base makes, `prior.count` for each.
+        """Class prompts whose class images the base generates, `prior.count` for each, sorted, without duplicates.
 
-        Subjects of one class share its images; the order in which a recipe lists its subjects does not count.
+        Subjects with the same class prompt share its images.
         """
-        asked = [one.class_prompt for one in self.subjects_by_key.values()
-                 if one.class_prompt and one.class_images is None]
-        return tuple(sorted(set(asked), key=prompt_cycle)) if self.prior and self.prior.generated_count else ()
+        if not self.prior or not self.prior.generated_count:
+            return ()
+        # sorted: the order of the subjects in a recipe must not change cache keys
+        prompts = {subject.class_prompt for subject in self.subjects_by_key.values()
+                   if subject.class_prompt and subject.class_images is None}
+        return tuple(sorted(prompts, key=prompt_cycle))

@@ -1,4 +1,4 @@
-"""What a recipe says of something to be learnt: its pictures, its prompts, and the class it is one of."""
+"""The recipe section `subject`: what is learned, with its pictures, its prompts and its class."""
 
 from typing import Annotated, Any
 
@@ -16,8 +16,10 @@ def _check_prompt(value: str) -> str:
 
 
 def _unwrap_single(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-    """A list of one is that one, so that both ways to write it are the same recipe."""
-    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    """A list of one prompt as the prompt itself, so that both spellings have the same cache key."""
+    if isinstance(value, tuple) and len(value) == 1:
+        return value[0]
+    return value
 
 
 Prompt = Annotated[Text, AfterValidator(_check_prompt)]
@@ -26,43 +28,47 @@ AnyCaptions: Any = tagged_union(caption_sources())
 
 
 def prompt_cycle(prompt: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """One prompt, several, or none, as those that pictures take in turn: picture i has the prompt i mod n."""
-    return (prompt,) if isinstance(prompt, str) else prompt or ()
+    """Prompts that pictures take in turn, empty for None: picture i has prompt number i mod n."""
+    if isinstance(prompt, str):
+        return (prompt,)
+    return prompt or ()
 
 
 class Subject(Part):
-    """What is to be learnt."""
+    """What is learned."""
 
     images: Text
-    """A folder of pictures (relative to the recipe), `embedded:NAME`, or, with `revision`, a data set of the Hub such
-    as `owner/name`, whose files are pictures; a .txt beside a picture is its own prompt."""
+    """A folder of pictures (relative to the recipe), `embedded:NAME`, or, with `revision`, a data set of picture files
+    on the Hub such as `owner/name`. A .txt file beside a picture holds that picture's own prompt."""
     revision: Annotated[Text | None, OrNone] = None
-    """Of a data set of the Hub: the commit, tag or branch; a 40-digit commit gives the same pictures tomorrow."""
+    """For a data set of the Hub: its commit, tag or branch; only a 40-digit commit always gives the same pictures."""
     instance_prompt: Annotated[Prompt | None, OrNone] = None
-    """The prompt of the instance images, with the trigger word in it; left out where `captions` has one for each."""
+    """The prompt of the instance images, with the trigger word in it; may be left out where `captions` gives every
+    picture its own."""
     captions: Annotated[AnyCaptions | None, OrNone] = None
-    """Where pictures have prompts of their own from, and how these vary; left out, from a .txt beside each picture."""
+    """Where the prompts of single pictures come from, and how they vary; left out, a .txt file beside each picture."""
     trigger: Annotated[Prompt | None, OrNone] = None
-    """The rare word, or words, that come to mean the subject: what `{trigger}` in `captions.template` stands for.
+    """The rare word, or words, that stand for the subject; `{trigger}` in `captions.template` is replaced by it.
 
-    Left out, the token of `adapt.trigger`. A picture's prompt that lacks it is named."""
+    Left out, the token of `adapt.trigger`. Prompts of pictures that lack the trigger are reported."""
     class_prompt: Annotated[Prompt | Prompts | None, AfterValidator(_unwrap_single), OrNone] = None
-    """The prompt of the class that the subject belongs to, or a list that the class images take in turn.
+    """The prompt of the class that the subject belongs to, or a list of prompts that the class images take in turn.
 
-    A list lets the class prompts name places as the instance prompts do: else a place belongs to the subject alone.
+    Use a list where the instance prompts name places: class prompts with the same places keep the model from linking a
+    place to the subject alone.
     """
     class_images: Annotated[Text | None, OrNone] = None
-    """A folder of your own class images of this subject, as `prior.images` names one where there is one subject."""
+    """A folder of your own class images for this subject; with a single subject, `prior.images` does the same."""
     repeats: Annotated[Int, Field(ge=1, le=10_000)] = 1
-    """How often an epoch shows each of its pictures: more than 1 where another subject has more pictures."""
+    """How many times an epoch shows each picture; above 1 where another subject has more pictures."""
 
     @property
     def class_prompts(self) -> tuple[str, ...]:
-        """Those that the class images take in turn; empty where there is none."""
+        """Prompts that the class images take in turn; empty without a class prompt."""
         return prompt_cycle(self.class_prompt)
 
     @property
     def caption_source(self) -> CaptionSource:
-        """Where its pictures have prompts of their own from."""
-        found: CaptionSource = self.captions or SIDECAR
-        return found
+        """Source of the captions: `captions`, or text files beside the pictures."""
+        source: CaptionSource = self.captions or SIDECAR
+        return source

@@ -1,4 +1,4 @@
-"""What a recipe may say of the training."""
+"""The recipe section `train`: the settings of the loop, and the length, checkpoints and scaling around it."""
 
 from typing import Annotated, ClassVar
 
@@ -8,31 +8,35 @@ from dbrun.config_types import Bool, Int, OrNone
 from dbrun.training.settings import TrainSettings
 
 DEFAULT_STEPS = 800
-"""Optimizer updates where neither steps nor epochs are given."""
+"""Optimizer updates where neither `steps` nor `epochs` is given."""
 
 
 class Train(TrainSettings):
-    """The training."""
+    """How training runs: length, batches, learning rate, optimizer, precision and checkpoints."""
 
+    # results from before these options keep their cache keys
     NEUTRAL: ClassVar[dict[str, object]] = {"epochs": None, "scale_lr": False, "gradient_checkpointing": False}
 
     epochs: Annotated[Int | None, Field(ge=1, le=1_000_000), OrNone] = None
-    """Instead of `steps`: how often every instance image is shown."""
+    """Instead of `steps`: how many times every instance image is shown."""
     scale_lr: Bool = False
-    """Multiply every learning rate by the instance images of a step, `accumulation` × `batch_size`."""
+    """Multiply every learning rate by the number of instance images per step, `batch_size` × `accumulation`."""
     gradient_checkpointing: Bool = False
-    """Compute activations twice instead of keeping them: much less memory, about a third more time, the same result."""
+    """Recompute activations in the backward pass instead of storing them: much less memory, about a third more time,
+    the same result."""
     checkpoint_every: Annotated[Int, Field(ge=1)] = 100
     """Steps between checkpoints; changes no result."""
     keep: Annotated[Int, Field(ge=1, le=1000)] = 2
-    """How many checkpoints stay; changes no result."""
+    """Number of newest checkpoints that are kept; changes no result."""
 
     @property
     def images_per_step(self) -> int:
-        """Instance images in an optimizer update."""
+        """Instance images per optimizer update."""
         return self.batch_size * self.accumulation
 
     @property
     def learning_rate_scale(self) -> int:
-        """What every learning rate is multiplied by."""
-        return self.images_per_step if self.scale_lr else 1
+        """Factor of every learning rate."""
+        if self.scale_lr:
+            return self.images_per_step
+        return 1

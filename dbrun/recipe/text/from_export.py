@@ -1,34 +1,35 @@
-"""What was the recipe of an exported adapter? Rebuilt from its header, and from the record that lies beside it.
+"""The recipe of an exported adapter, rebuilt from the file's header and from the record beside it.
 
-The header says what shaped the adapter, by contents. Names and places stand only in `dbrun.json`, as they were written;
-where that is not beside the file, and where it named a place of the machine it ran on, the user has to say them.
+The header identifies files by their contents, so that it tells nothing about the machine. Paths are only in the record
+`dbrun.json`. Where that is missing, or hides a path of another machine, the user has to give the path.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dbrun.errors import RecipeError
 from dbrun.recipe.text.spans import Source
-from dbrun.recipe.text.tree import MappingNode, leaves
+from dbrun.recipe.text.tree import MappingNode, dotted_key, leaves
 from dbrun.recipe.text.yaml import parse
 from dbrun.safetensors_header import find_record, read_provenance
 
 UNKNOWN_PATH = "?"
-"""Stands for a place that is not known."""
+"""Placeholder for a path that the user has to give."""
 
 
 def rebuild_recipe(path: Path) -> MappingNode:
-    """The recipe of an exported file, its places from the folder in which the command is given. Raises RecipeError."""
+    """The recipe of an exported file; relative paths start at the current folder. Raises RecipeError."""
     document = read_provenance(path)
-    told = document.get("recipe")
-    if not isinstance(told, dict):
-        raise RecipeError(f"{path} was made of other adapters, not by a recipe", fix=f"dbrun show {path}")
-    data = _from_dbrun_json(path, document) or _from_header(told, path)
+    header_recipe = document.get("recipe")
+    if not isinstance(header_recipe, dict):
+        raise RecipeError(f"{path} was made from other adapters, not by a recipe", fix=f"dbrun show {path}")
+    data = _from_dbrun_json(path, document) or _from_header(header_recipe, path)
+    # through the YAML parser, so that the checks of a written recipe hold here too; JSON is YAML
     text = json.dumps(_escape_references(data), ensure_ascii=False)
     node = parse(text, Source.from_text(text, None))
     assert isinstance(node, MappingNode)
@@ -36,62 +37,85 @@ def rebuild_recipe(path: Path) -> MappingNode:
 
 
 def check_paths_known(data: MappingNode, path: Path) -> None:
-    """Raise RecipeError where a place is still unknown, with the words that would say it."""
-    if unknown := [".".join(map(str, key)) for key, leaf in leaves(data) if leaf.value == UNKNOWN_PATH]:
-        raise RecipeError(f"{path} knows by their contents only: {', '.join(unknown)}",
-                          fix=f"say where they are: {' '.join(f'{key}=PATH' for key in unknown)}")
+    """Raise RecipeError where a path is still unknown; the fix lists the `key=PATH` words to add."""
+    unknown = [dotted_key(key) for key, leaf in leaves(data) if leaf.value == UNKNOWN_PATH]
+    if unknown:
+        options = " ".join(f"{key}=PATH" for key in unknown)
+        raise RecipeError(f"{path} does not store the paths of: {', '.join(unknown)}", fix=f"add them: {options}")
 
 
 def _from_dbrun_json(path: Path, document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The recipe in the record of the delivery that the file is of; None where there is none, or it is of another."""
-    recipe = (find_record(path, document) or {}).get("recipe")
-    return {key: _hide_foreign_paths(value) for key, value in recipe.items() if value is not None} if recipe else None
+    """The recipe in the file's record; None without a record of the same training."""
+    record = find_record(path, document)
+    recipe = record.get("recipe") if record is not None else None
+    if not recipe:
+        return None
+    return {key: _hide_foreign_paths(value) for key, value in recipe.items() if value is not None}
 
 
 def _hide_foreign_paths(value: Any) -> Any:
-    """The value with places of another machine, of which only the last name was kept, as unknown."""
+    """The value with shortened absolute paths replaced by UNKNOWN_PATH."""
     if isinstance(value, dict):
         return {key: _hide_foreign_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_hide_foreign_paths(inner) for inner in value]
-    return UNKNOWN_PATH if isinstance(value, str) and value.startswith("…/") else value
+    # the record keeps only the last name of an absolute path, as "…/name", so that it tells nothing about the machine
+    if isinstance(value, str) and value.startswith("…/"):
+        return UNKNOWN_PATH
+    return value
 
 
-def _from_header(told: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """What the header says, as a recipe."""
+def _from_header(header_recipe: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The recipe section of the header as a recipe, with unknown paths."""
+    # a recipe's name is limited to these characters; the file may have been renamed to anything
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._-")[:64] or "rebuilt"
-    recipe = {**told, "name": name, "base": _base_section(told["base"]), "adapt": dict(_adapt_section(told["adapt"]))}
+    base, adapt = _base_section(header_recipe["base"]), _adapt_section(header_recipe["adapt"])
+    recipe = {**header_recipe, "name": name, "base": base, "adapt": adapt}
     if "subject" in recipe:
         recipe["subject"] = _with_unknown_images(recipe["subject"])
     if "subjects" in recipe:
-        recipe["subjects"] = [_with_unknown_images(one) for one in recipe["subjects"]]
-    if isinstance(prior := told.get("prior"), dict):
-        recipe["prior"] = _with_unknown_images(prior) if "pictures" in prior else prior
+        recipe["subjects"] = [_with_unknown_images(subject) for subject in recipe["subjects"]]
+    prior = header_recipe.get("prior")
+    # generated class images have no folder; only the user's own ones have `pictures` in the header
+    if isinstance(prior, dict) and "pictures" in prior:
+        recipe["prior"] = _with_unknown_images(prior)
     return {key: value for key, value in recipe.items() if value is not None}
 
 
-def _base_section(told: Mapping[str, Any]) -> dict[str, Any]:
-    kind, _, rest = str(told["identity"]).partition(":")
-    repo, _, commit = rest.partition("@")
-    place = {"path": repo, "revision": commit} if kind == "hub" else {"path": UNKNOWN_PATH}
-    return {"type": told["type"], **place, **({"variant": told["variant"]} if told["variant"] else {})}
+def _base_section(header_base: Mapping[str, Any]) -> dict[str, Any]:
+    section = {"type": header_base["type"], "path": UNKNOWN_PATH}
+    # identity is "hub:OWNER/NAME@COMMIT", or a digest of the files of a local base
+    kind, _, rest = str(header_base["identity"]).partition(":")
+    if kind == "hub":
+        section["path"], _, section["revision"] = rest.partition("@")
+    if header_base["variant"]:
+        section["variant"] = header_base["variant"]
+    return section
 
 
-def _with_unknown_images(told: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in told.items() if key != "pictures" and value is not None}
+def _with_unknown_images(section: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in section.items() if key != "pictures" and value is not None}
     return {**kept, "images": UNKNOWN_PATH}
 
 
-def _adapt_section(told: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for component, adapter in told.items():
-        if adapter:
-            yield component, {**adapter, **({"init": UNKNOWN_PATH} if adapter.get("init") else {})}
+def _adapt_section(header_adapt: Mapping[str, Any]) -> dict[str, Any]:
+    section: dict[str, Any] = {}
+    for component, adapter in header_adapt.items():
+        if not adapter:
+            continue
+        section[component] = dict(adapter)
+        # `init` is the digest of another adapter's file, which may lie anywhere
+        if adapter.get("init"):
+            section[component]["init"] = UNKNOWN_PATH
+    return section
 
 
 def _escape_references(value: Any) -> Any:
-    """Every `${` as a recipe writes the two letters themselves."""
+    """The value with every `${` escaped: what the header stores is resolved, so `${` in it is literal text."""
     if isinstance(value, dict):
         return {key: _escape_references(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_escape_references(inner) for inner in value]
-    return value.replace("${", "\\${") if isinstance(value, str) else value
+    if isinstance(value, str):
+        return value.replace("${", "\\${")
+    return value

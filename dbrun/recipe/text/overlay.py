@@ -1,4 +1,4 @@
-"""What lies over what: the files that a recipe extends, the recipe itself, the words of the command line."""
+"""Layers of a recipe: the files that it extends, the recipe itself, and the overrides of the command line."""
 
 from __future__ import annotations
 
@@ -13,66 +13,80 @@ from dbrun.recipe.text.tree import MappingNode, Node, ScalarNode, SequenceNode, 
 from dbrun.recipe.text.yaml import check_characters, parse, read_file_and_text
 
 MAX_FILES = 32
+"""Largest number of files that one recipe may be built from."""
 
 
 def merge_files(path: Path, problems: list[Problem]) -> tuple[MappingNode, dict[Path, str]]:
-    """The mapping of a recipe file over those that it `extends`, and the text of each file read, this one first.
+    """The mapping of a recipe file merged over the files that it `extends`, and the text of each file read, it first.
 
-    Later files of a list lie over earlier ones. What is wrong with these is noted. Raises InvalidRecipe where the file
-    itself cannot be read.
+    Later files of a list override earlier ones. Problems in extended files are added to `problems`. Raises
+    InvalidRecipe where the file itself cannot be read.
     """
     files: list[tuple[Path, str]] = []
     return _merge_extended(path, None, (), files, problems), dict(files)
 
 
 def parse_overrides(overrides: Sequence[str], problems: list[Problem]) -> MappingNode:
-    """The mapping that `key=value` words make; a later word wins. One that cannot be read becomes a problem.
+    """The mapping of `key=value` words; a later word overrides an earlier one. Unreadable words become problems.
 
-    A value that begins with [, {, " or ' is YAML; any other is taken as it stands, like an unquoted value.
+    A value that begins with [, {, " or ' is parsed as YAML; any other value is an unquoted scalar.
     """
-    laid = MappingNode({}, {}, Span(None, 1, 1, 1, " ".join(overrides)))
+    merged = MappingNode({}, {}, Span(None, 1, 1, 1, " ".join(overrides)))
     for word in overrides:
         try:
-            laid = merge(laid, _parse_override(word))
+            merged = merge(merged, _parse_override(word))
         except InvalidRecipe as error:
             problems += error.problems
-    return laid
+    return merged
 
 
 def _merge_extended(path: Path, asked: Span | None, chain: tuple[Path, ...], files: list[tuple[Path, str]],
                     problems: list[Problem]) -> MappingNode:
-    (own, text), real = read_file_and_text(path, asked, problems), Path(realpath(path))
+    """The file over the files that it extends. asked: where another file names it; chain: files that led to it."""
+    own, text = read_file_and_text(path, asked, problems)
+    # two names of one file, by a link or by `a/../`, must still count as a circle
+    real = Path(realpath(path))
     if real in chain:
-        names = " → ".join(display_path(p) for p in (*chain[chain.index(real):], real))
+        circle = (*chain[chain.index(real):], real)
+        names = " → ".join(display_path(p) for p in circle)
         raise InvalidRecipe([Problem(asked, "extends", f"found a circle: {names}",
                                      "take one of these `extends` away")])
+    # without circles, files that extend several others can still multiply
     if len(files) >= MAX_FILES:
         raise InvalidRecipe([Problem(asked, "extends", f"found more than {MAX_FILES} files that build on each other")])
     files.append((path, text))
     if "extends" not in own.entries:
         return own
-    laid = MappingNode({}, {}, own.span)
+    merged = MappingNode({}, {}, own.span)
     for scalar in _extended_paths(own.entries["extends"], problems):
         try:
             base = _merge_extended(path.parent / scalar.value, scalar.span, (*chain, real), files, problems)
         except InvalidRecipe as error:
             problems += error.problems
             continue
-        laid = merge(laid, base)
-    rest = {k: v for k, v in own.entries.items() if k != "extends"}
-    return merge(laid, MappingNode(rest, own.key_spans, own.span))
+        merged = merge(merged, base)
+    rest = {key: node for key, node in own.entries.items() if key != "extends"}
+    return merge(merged, MappingNode(rest, own.key_spans, own.span))
 
 
 def _extended_paths(node: Node, problems: list[Problem]) -> list[ScalarNode]:
-    values = list(node.values) if isinstance(node, SequenceNode) else [node]
-    names = [v for v in values if isinstance(v, ScalarNode) and v.value.strip()]
-    wrong = [v for v in values if v not in names] or ([] if values else [node])
-    problems += [Problem(v.span, "extends", f"found {describe_node(v)}, allowed: the path of a recipe, or several")
-                 for v in wrong]
-    return names
+    """The paths in `extends`, one or a list; anything else becomes a problem."""
+    values: Sequence[Node] = [node]
+    # an empty list is itself the problem
+    if isinstance(node, SequenceNode) and node.values:
+        values = node.values
+    paths: list[ScalarNode] = []
+    for value in values:
+        if isinstance(value, ScalarNode) and value.value.strip():
+            paths.append(value)
+        else:
+            message = f"found {describe_node(value)}, allowed: the path of a recipe, or several"
+            problems.append(Problem(value.span, "extends", message))
+    return paths
 
 
 def _parse_override(word: str) -> MappingNode:
+    """`train.steps=500` as a mapping in a mapping; each key has the span of its own characters in the word."""
     key, equals, value = word.partition("=")
     whole = Span(None, 1, 1, max(1, len(key)), word)
     if not equals or not key.strip():
@@ -80,11 +94,13 @@ def _parse_override(word: str) -> MappingNode:
     if not value.strip():
         raise InvalidRecipe([Problem(whole, key.strip(), "found no value",
                                      f"write {key.strip()}=null to leave it out")])
-    *above, last = key.strip().split(".")
-    if not all((*above, last)):
+    names = key.strip().split(".")
+    if not all(names):
         raise InvalidRecipe([Problem(whole, key, "found an empty word between dots")])
-    if (above or [last])[0] in FILE_KEYS:
-        raise InvalidRecipe([Problem(whole, key, "stands only in a recipe file", "write it into a recipe")])
+    if names[0] in FILE_KEYS:
+        raise InvalidRecipe([Problem(whole, key, "is allowed only in a recipe file", "write it into a recipe")])
+    *above, last = names
+    # from the innermost key outwards
     start = len(key) - len(last) + 1
     table = MappingNode({last: _parse_value(key, value)}, {last: Span(None, 1, start, len(last), word)}, whole)
     for name in reversed(above):
@@ -96,6 +112,9 @@ def _parse_override(word: str) -> MappingNode:
 def _parse_value(key: str, value: str) -> Node:
     source = Source.from_text(f"{key}={value}", None, len(key) + 1)
     check_characters(key + value, source)
-    if value.lstrip()[:1] in ("[", "{", '"', "'") and (node := parse(value, source)) is not None:
-        return node
+    # anything else is not YAML, so that a shell user can write `subject.instance_prompt=photo: a dog` unquoted
+    if value.lstrip()[:1] in ("[", "{", '"', "'"):
+        node = parse(value, source)
+        if node is not None:
+            return node
     return ScalarNode(PlainScalar(value.strip()), source.span(0, 0, len(value)))

@@ -1,8 +1,8 @@
-"""What a recipe is before it is a Recipe: tables, lists and scalars that know where they were written."""
+"""Nodes of a parsed recipe: mappings, lists and scalars, each with the span where it was written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from dbrun.config_types import PlainScalar
@@ -11,7 +11,7 @@ from dbrun.recipe.text.spans import Span
 
 @dataclass(frozen=True)
 class ScalarNode:
-    """A single value: `PlainScalar` where it stands unquoted, so that the schema may read it; otherwise text."""
+    """A single value: a `PlainScalar` where it was written without quotes, else a `str`, which is always text."""
 
     value: str
     span: Span
@@ -27,7 +27,7 @@ class SequenceNode:
 
 @dataclass(frozen=True)
 class MappingNode:
-    """A mapping. key_spans: where each key stands."""
+    """A mapping. key_spans: key → where it was written; it may hold keys that are no longer in entries."""
 
     entries: Mapping[str, Node]
     key_spans: Mapping[str, Span]
@@ -39,57 +39,72 @@ KeyPath = tuple[str | int, ...]
 
 
 def plain_data(node: Node) -> object:
-    """The node as dicts, tuples and texts, the form that the models validate."""
+    """The node as dicts, tuples and strings, for validation by the recipe models."""
     if isinstance(node, ScalarNode):
         return node.value
+    # tuples, since the models are strict and their fields are tuples
     if isinstance(node, SequenceNode):
-        return tuple(plain_data(v) for v in node.values)
+        return tuple(plain_data(value) for value in node.values)
     return {key: plain_data(value) for key, value in node.entries.items()}
 
 
 def merge(below: MappingNode, above: MappingNode) -> MappingNode:
-    """above laid over below: mappings are joined key by key, anything else is replaced.
+    """The mapping above over the mapping below: mappings are merged key by key, anything else is replaced.
 
-    Where a mapping inside names another `type` than the one below, it is another part and replaces it whole.
-    A mapping that the command line only adds to stays where its file has it.
+    A mapping with another `type` than the one below replaces it whole: settings of one optimizer mean nothing to
+    another. A mapping that the command line only adds to keeps the span in its file.
     """
-    entries, keys = dict(below.entries), {**below.key_spans, **above.key_spans}
+    entries, key_spans = dict(below.entries), {**below.key_spans, **above.key_spans}
     for key, value in above.entries.items():
-        under = entries.get(key)
-        if isinstance(under, MappingNode) and isinstance(value, MappingNode) and not _types_differ(under, value):
-            value = merge(under, value)
-            keys[key] = keys[key] if keys[key].file else below.key_spans[key]
+        old = entries.get(key)
+        if isinstance(old, MappingNode) and isinstance(value, MappingNode) and not _types_differ(old, value):
+            value = merge(old, value)
+            # a span of the command line could show only one of the mapping's keys
+            if key_spans[key].file is None:
+                key_spans[key] = below.key_spans[key]
         entries[key] = value
-    return MappingNode(entries, keys, above.span if above.span.file else below.span)
+    span = above.span if above.span.file else below.span
+    return MappingNode(entries, key_spans, span)
 
 
 def drop_key(table: MappingNode, key: str) -> MappingNode:
-    """The mapping without the value of a dotted key; as it is where there is none in mappings of mappings."""
+    """The mapping without the value at a dotted key; unchanged where there is none. Lists are not entered."""
     name, dot, rest = key.partition(".")
-    below = table.entries.get(name)
-    kept = {other: node for other, node in table.entries.items() if other != name}
-    if dot:
-        kept = {**table.entries, name: drop_key(below, rest)} if isinstance(below, MappingNode) else dict(table.entries)
-    return MappingNode(kept, table.key_spans, table.span)
+    entries = dict(table.entries)
+    inner = entries.get(name)
+    if not dot:
+        entries.pop(name, None)
+    elif isinstance(inner, MappingNode):
+        entries[name] = drop_key(inner, rest)
+    return MappingNode(entries, table.key_spans, table.span)
 
 
 def _types_differ(below: MappingNode, above: MappingNode) -> bool:
     old, new = below.entries.get("type"), above.entries.get("type")
-    return isinstance(old, ScalarNode) and isinstance(new, ScalarNode) and str(old.value) != str(new.value)
+    if not isinstance(old, ScalarNode) or not isinstance(new, ScalarNode):
+        return False
+    return str(old.value) != str(new.value)
+
+
+def _children(node: Node) -> Iterable[tuple[str | int, Node]]:
+    """(key or index, node) of each value directly inside a node, in the order of writing; none for a scalar."""
+    if isinstance(node, SequenceNode):
+        return enumerate(node.values)
+    if isinstance(node, MappingNode):
+        return node.entries.items()
+    return ()
 
 
 def leaves(node: Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, ScalarNode]]:
-    """Every scalar with its path, in the order of writing."""
+    """(path, scalar) for every scalar, in the order of writing."""
     if isinstance(node, ScalarNode):
         yield path, node
-        return
-    inner = enumerate(node.values) if isinstance(node, SequenceNode) else node.entries.items()
-    for key, value in inner:
+    for key, value in _children(node):
         yield from leaves(value, (*path, key))
 
 
 def child(node: Node, key: str | int) -> Node | None:
-    """The node below, or None."""
+    """The value at a key or an index of a node; None where there is none."""
     if isinstance(node, MappingNode) and isinstance(key, str):
         return node.entries.get(key)
     if isinstance(node, SequenceNode) and isinstance(key, int) and 0 <= key < len(node.values):
@@ -98,35 +113,39 @@ def child(node: Node, key: str | int) -> Node | None:
 
 
 def node_at(node: Node, path: KeyPath) -> Node | None:
-    """The node at a path, or None."""
-    found: Node | None = node
+    """The node at a path; None where there is none."""
+    current: Node | None = node
     for key in path:
-        found = child(found, key) if found is not None else None
-    return found
+        if current is None:
+            return None
+        current = child(current, key)
+    return current
 
 
 def origins(node: Node, path: KeyPath = ()) -> Iterator[tuple[str, Span]]:
-    """Dotted key → place of every value: `subject.images`, `export.0` …"""
+    """(dotted key, span) of every value: `subject.images`, `export.0` …; without the root."""
     if path:
         yield dotted_key(path), node.span
-    inner = enumerate(node.values) if isinstance(node, SequenceNode) else (
-        node.entries.items() if isinstance(node, MappingNode) else ())
-    for key, value in inner:
+    for key, value in _children(node):
         yield from origins(value, (*path, key))
 
 
 def dotted_key(path: KeyPath) -> str:
-    """`("adapt", "denoiser")` as `adapt.denoiser`."""
-    return ".".join(str(p) for p in path)
+    """The path as text: `("adapt", "denoiser")` is `adapt.denoiser`."""
+    return ".".join(str(step) for step in path)
 
 
 def describe_node(node: Node) -> str:
-    """The value in words, for "found …"."""
+    """Short description of a value for messages that begin with "found"."""
     if isinstance(node, SequenceNode):
         return "a list" if node.values else "an empty list"
     if isinstance(node, MappingNode):
         return "a mapping" if node.entries else "an empty mapping"
-    text = node.value if len(node.value) <= 60 else node.value[:57] + "…"
-    if not isinstance(node.value, PlainScalar):
+    text = node.value
+    if len(text) > 60:
+        text = text[:57] + "…"
+    # quotes are named because they may be the mistake: "3" in quotes is no number
+    quoted = not isinstance(node.value, PlainScalar)
+    if quoted:
         return f'"{text}" in quotes' if text else "empty text"
     return f"'{text}'" if text else "nothing"
