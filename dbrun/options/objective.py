@@ -86,7 +86,7 @@ def _zero_snr_problems(objective: Objective, prediction: PredictionType) -> Iter
         yield KeyProblem(f"objective.{cause}",
                          "found zero terminal SNR together with epsilon: the last timestep is pure noise, so the noise "
                          "says nothing about the picture, and no sampler could start there",
-                         "write `prediction: v_prediction` under `objective`, or take `zero_terminal_snr` away")
+                         "write `prediction: v_prediction` under `objective`, or remove `zero_terminal_snr`")
     weighting = objective.weighting
     if weighting.needs_nonzero_snr(prediction):
         yield KeyProblem("objective.weighting.type",

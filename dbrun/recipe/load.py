@@ -1,4 +1,4 @@
-"""How a recipe file becomes a Recipe: `extends`, profiles, command line, references, types, checks across keys."""
+"""Loader of recipes, from file to `Recipe`: `extends`, profiles, overrides, references, types, rules between keys."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from dbrun.recipe.text.spans import InvalidRecipe, Problem, Span
 from dbrun.recipe.text.tree import MappingNode, drop_key, leaves, merge, origins, plain_data
 
 EXPORT_SUFFIX = ".safetensors"
-"""The ending of a file that stands for the recipe that made it."""
+"""Ending of an exported file, which can be loaded in place of the recipe that made it."""
 
 
 @dataclass(frozen=True)
 class LoadedRecipe:
     """A valid recipe and where its values were written.
 
-    path: the file asked for; origins: dotted key → place of its value; working_dir: the folder in which the command was
-    given; profiles: those laid over the recipe; file_texts: what stood in each file read, that one first; of a recipe
-    that was rebuilt none.
+    path: the loaded file; origins: dotted key → span of its value; working_dir: current folder at loading; profiles:
+    names of those merged over the recipe; file_texts: path → text of each file read, the loaded one first; empty for a
+    recipe rebuilt from an export.
     """
 
     recipe: Recipe
@@ -38,91 +38,120 @@ class LoadedRecipe:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files read, the one asked for first."""
+        """All files read, the loaded one first."""
         return tuple(self.file_texts) or (self.path,)
 
     def folder_of(self, key: str) -> Path:
-        """The folder from which the path in a dotted key is meant: that of the file in which it is written.
+        """Folder that a relative path at a dotted key starts from: that of the file in which it is written.
 
-        For a value of the command line it is the folder in which the command was given.
+        For a value of the command line it is the current folder at loading.
         """
-        place = self.origins.get(key)
-        if place is None:
+        span = self.origins.get(key)
+        if span is None:
             return self.path.parent
-        return place.file.parent if place.file else self.working_dir
+        if span.file is None:
+            return self.working_dir
+        return span.file.parent
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), profiles: Sequence[str] = ()) -> LoadedRecipe:
-    """The recipe in a file under some of its profiles, and over these `key=value` overrides.
+    """The recipe in a file, with some of its profiles merged over it, then these `key=value` overrides.
 
-    An exported .safetensors stands for the recipe that made it.
+    path may also be an exported .safetensors file, which stores the recipe that made it.
 
-    Raises InvalidRecipe with all that is wrong, in profiles that are not asked for, too.
+    Raises InvalidRecipe with all problems, also those in profiles that are not used.
     """
-    loaded, wrong = load_with_problems(path, overrides, profiles)
-    if wrong:
-        raise InvalidRecipe(wrong)
+    loaded, problems = load_with_problems(path, overrides, profiles)
+    if problems:
+        raise InvalidRecipe(problems)
     return loaded
 
 
 def load_with_problems(path: Path, overrides: Sequence[str] = (),
                        profiles: Sequence[str] = ()) -> tuple[LoadedRecipe, tuple[Problem, ...]]:
-    """As `load_recipe`, with what is wrong in it as data: the rest can be judged with what its paths point at.
+    """As `load_recipe`, but returns the problems where the rest of the recipe is usable without the wrong keys.
 
-    Raises InvalidRecipe where no more can be told than that.
+    The caller can then also check what the recipe's paths point at, and report everything at once. Raises InvalidRecipe
+    where the rest is not usable.
     """
-    path, wrong = path.absolute(), list[Problem]()
-    whole, texts = _rebuild_from_export(path) if path.suffix == EXPORT_SUFFIX else merge_files(path, wrong)
-    data, beside = profiles_text.split_file_keys(whole, wrong)
-    laid = merge(beside.apply_profiles(profiles, data, wrong), parse_overrides(overrides, wrong))
-    if path.suffix == EXPORT_SUFFIX:
+    path = path.absolute()
+    problems: list[Problem] = []
+    from_export = path.suffix == EXPORT_SUFFIX
+    if from_export:
+        whole, texts = _rebuild_from_export(path)
+    else:
+        whole, texts = merge_files(path, problems)
+
+    # layers: the file, its profiles, the command line
+    data, beside = profiles_text.split_file_keys(whole, problems)
+    with_profiles = beside.apply_profiles(profiles, data, problems)
+    merged = merge(with_profiles, parse_overrides(overrides, problems))
+    if from_export:
         from dbrun.recipe.text.from_export import check_paths_known
 
-        check_paths_known(laid, path)
-    laid, recipe = _resolve_and_validate(laid, beside, wrong)
-    aside = [problem for name in beside.profiles if name not in profiles
-             for problem in _profile_problems(beside, name, data)]
+        # only now, since overrides are how the user gives the missing paths
+        check_paths_known(merged, path)
+
+    resolved, recipe = _resolve_and_validate(merged, beside, problems)
+    profile_problems: list[Problem] = []
+    for name in beside.profiles:
+        if name not in profiles:
+            profile_problems += _profile_problems(beside, name, data)
     if recipe is None:
-        raise InvalidRecipe([*wrong, *aside])
-    loaded = LoadedRecipe(recipe, path, dict(origins(laid)), Path.cwd(), tuple(profiles), texts)
-    return loaded, (*(wrong or _rule_problems(recipe, laid)), *aside)
+        raise InvalidRecipe([*problems, *profile_problems])
+    # rules are checked only on a recipe without wrong keys: other findings would follow from what was left out
+    if not problems:
+        problems += _rule_problems(recipe, resolved)
+    loaded = LoadedRecipe(recipe, path, dict(origins(resolved)), Path.cwd(), tuple(profiles), texts)
+    return loaded, (*problems, *profile_problems)
 
 
 def _resolve_and_validate(data: MappingNode, beside: ProfilesAndEnv,
-                          wrong: list[Problem]) -> tuple[MappingNode, Recipe | None]:
-    """The mapping without references, and the recipe, without what is wrong in it, which is noted.
+                          problems: list[Problem]) -> tuple[MappingNode, Recipe | None]:
+    """The mapping with references resolved, and the recipe without its wrong keys; None where it is not usable.
 
-    None where something could not be read, or is missing. wrong: what is known already; where that is anything, what is
-    missing may stand there.
+    problems: those found before; new ones are added.
     """
-    part, unknown = bool(wrong), {problem.span for problem in wrong}
+    # with a problem before, a key that seems to be missing may be in what could not be read
+    part, judged = bool(problems), {problem.span for problem in problems}
     try:
         data = _resolve(data, beside)
     except InvalidRecipe as error:
-        wrong += error.problems
-        # what stands for something unknown is not judged by its type
-        unknown |= {leaf.span for _, leaf in leaves(data) if "${" in leaf.value}
-    wrong += profiles_text.find_hub_tokens(data)
-    whole = not wrong
+        problems += error.problems
+        # the type of an unresolved reference is unknown, so "expected a number" would be wrong
+        judged |= {leaf.span for _, leaf in leaves(data) if "${" in leaf.value}
+    problems += profiles_text.find_hub_tokens(data)
+    usable = not problems
     try:
         recipe = _validate(data, part=part)
     except InvalidRecipe as error:
-        wrong += [problem for problem in error.problems if problem.span not in unknown]
-        return data, _without_wrong_keys(data, error.problems) if whole else None
-    return data, recipe if whole else None
+        problems += [problem for problem in error.problems if problem.span not in judged]
+        if not usable:
+            return data, None
+        return data, _without_wrong_keys(data, error.problems)
+    if not usable:
+        return data, None
+    return data, recipe
 
 
 def _without_wrong_keys(data: MappingNode, problems: Iterable[Problem]) -> Recipe | None:
-    """The recipe without the keys that are wrong, if it can be without: else more would only follow from these."""
+    """The recipe without its wrong keys; None where it is not valid without them.
+
+    Further checks of an invalid recipe would report only consequences of the first problems.
+    """
     for key in {problem.key for problem in problems}:
         data = drop_key(data, key)
     try:
         recipe = _validate(data)
     except InvalidRecipe:
         return None
-    return None if check_rules(recipe) else recipe
+    if check_rules(recipe):
+        return None
+    return recipe
 
 
+# The imports inside the functions below are for recipes that need them: OmegaConf, messages and the reader of exports
+# are a large share of the time of a start.
 def _rebuild_from_export(path: Path) -> tuple[MappingNode, dict[Path, str]]:
     from dbrun.recipe.text.from_export import rebuild_recipe
 
@@ -138,17 +167,20 @@ def _resolve(data: MappingNode, beside: ProfilesAndEnv) -> MappingNode:
 
 
 def _profile_problems(beside: ProfilesAndEnv, name: str, data: MappingNode) -> Iterator[Problem]:
-    """What is wrong in a profile by itself; what is missing elsewhere may come from another profile."""
+    """Problems inside an unused profile; a key missing elsewhere may come from another profile."""
     profile = beside.profiles[name]
+    # a variable of the environment may be set only where the profile is used
     inside = {*profiles_text.spans_in(profile)} - profiles_text.env_reference_spans(profile)
     try:
         _validate(_resolve(merge(data, profile), beside))
     except InvalidRecipe as error:
-        yield from (problem for problem in error.problems if problem.span in inside)
+        for problem in error.problems:
+            if problem.span in inside:
+                yield problem
 
 
 def _validate(data: MappingNode, *, part: bool = False) -> Recipe:
-    """The recipe; part: of one that was read in part no missing key is told. Raises InvalidRecipe."""
+    """The validated recipe. part: do not report missing keys. Raises InvalidRecipe."""
     try:
         return Recipe.model_validate(plain_data(data), by_alias=True, by_name=False)
     except ValidationError as error:
@@ -158,7 +190,10 @@ def _validate(data: MappingNode, *, part: bool = False) -> Recipe:
 
 
 def _rule_problems(recipe: Recipe, data: MappingNode) -> Iterator[Problem]:
-    if findings := check_rules(recipe):
-        from dbrun.recipe.checks.messages import span_of
+    findings = check_rules(recipe)
+    if not findings:
+        return
+    from dbrun.recipe.checks.messages import span_of
 
-        yield from (Problem(span_of(key, data), key, message, fix) for key, message, fix in findings)
+    for key, message, fix in findings:
+        yield Problem(span_of(key, data), key, message, fix)

@@ -1,4 +1,4 @@
-"""Which export formats can carry a recipe's adapters, as far as is known before anything is loaded?"""
+"""Export formats of a recipe: which of them can carry its adapters, decided before anything is loaded."""
 
 from __future__ import annotations
 
@@ -12,43 +12,57 @@ from dbrun.recipe.schema.model import Recipe
 
 
 def export_formats(recipe: Recipe) -> tuple[str, ...]:
-    """The formats to write: those asked for, or else those that fit."""
+    """Names of the formats to write: those in `export`, or else the default ones."""
     return recipe.export or default_formats(recipe)
 
 
 def default_formats(recipe: Recipe) -> tuple[str, ...]:
-    """The formats that can carry what they are for, wherever they are read; a whole component only where nothing
-    smaller can."""
-    able = tuple(name for name in listed_formats()
-                 if unsupported_reason(recipe, name) is None and not _has_caution(recipe, name))
-    small, large = (tuple(name for name in able if formats()[name].LARGE is size) for size in (False, True))
+    """Names of the formats written without `export`: all small ones that can carry the adapters without a warning.
+
+    Where these leave out a component, the first large format that can carry the adapters is added.
+    """
+    able = [name for name in listed_formats()
+            if unsupported_reason(recipe, name) is None and not _has_warning(recipe, name)]
+    small = tuple(name for name in able if not formats()[name].LARGE)
+    large = tuple(name for name in able if formats()[name].LARGE)
     if not uncovered_components(recipe, small):
         return small
-    return tuple(name for name in able if name in (*small, *large[:1]))
+    # a large format is a whole component, gigabytes; one of them is enough
+    wanted = (*small, *large[:1])
+    return tuple(name for name in able if name in wanted)
 
 
 def unsupported_reason(recipe: Recipe, name: str) -> str | None:
-    """Why the format of this name cannot carry what it is for; None where it can."""
+    """Why a format cannot carry the recipe's adapters, as the end of a sentence; None where it can."""
     family, form = families()[recipe.base.type], formats()[name]
-    own = [component for component in recipe.adapt.components if form.supports(family, component)]
-    if not own:
+    carried = [component for component in recipe.adapt.components if form.supports(family, component)]
+    if not carried:
         return f"which carries {form.CONTENT}, and the recipe has none"
     adapters = recipe.adapt.adapters
-    reasons = (form.unsupported_reason(family, component, adapters[component])
-               for component in own if component in adapters)
-    return next((reason for reason in reasons if reason), None)
+    for component in carried:
+        # learned tokens have no shapes or layer kinds that a format could lack
+        if component not in adapters:
+            continue
+        reason = form.unsupported_reason(family, component, adapters[component])
+        if reason:
+            return reason
+    return None
 
 
-def _has_caution(recipe: Recipe, name: str) -> bool:
+def _has_warning(recipe: Recipe, name: str) -> bool:
+    """Whether some program would misread the format; such a format is written only where `export` names it."""
     family, form = families()[recipe.base.type], formats()[name]
-    return any(form.compatibility_warning(family, component, adapter)
-               for component, adapter in recipe.adapt.adapters.items()
-               if component in family.components)
+    for component, adapter in recipe.adapt.adapters.items():
+        if component in family.components and form.compatibility_warning(family, component, adapter):
+            return True
+    return False
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What becomes of each format. possible: those that could be asked for besides; refused: name -> why not."""
+    """Export formats of a recipe. written: names of those written; possible: others that `export` could name; refused:
+    name → why it is not possible.
+    """
 
     written: tuple[str, ...]
     possible: tuple[str, ...]
@@ -56,17 +70,25 @@ class ExportOptions:
 
 
 def export_options(recipe: Recipe, base: Path | None) -> ExportOptions:
-    """Which formats are written, which others could be, and why not the rest. base: its folder, if it is here."""
+    """The formats that are written, that could be written, and that cannot. base: the base's folder, if it is local."""
     family, written = families()[recipe.base.type], export_formats(recipe)
-    refused = {name: why for name in listed_formats()
-               if (why := unsupported_reason(recipe, name)
-                   or (base and formats()[name].unsupported_base_reason(family, base)))}
+    refused: dict[str, str] = {}
+    for name in listed_formats():
+        reason = unsupported_reason(recipe, name)
+        # some formats depend on the base's files, so they can be judged only once these are here
+        if not reason and base is not None:
+            reason = formats()[name].unsupported_base_reason(family, base)
+        if reason:
+            refused[name] = reason
     possible = tuple(name for name in listed_formats() if name not in (*written, *refused))
     return ExportOptions(written, possible, refused)
 
 
 def uncovered_components(recipe: Recipe, names: Iterable[str]) -> tuple[str, ...]:
-    """The components that none of these formats is for."""
+    """Trained components that none of the named formats carries; they would be lost."""
     family, forms = families()[recipe.base.type], [formats()[name] for name in names]
-    return tuple(component for component in recipe.adapt.components
-                 if not any(form.supports(family, component) for form in forms))
+    uncovered: list[str] = []
+    for component in recipe.adapt.components:
+        if not any(form.supports(family, component) for form in forms):
+            uncovered.append(component)
+    return tuple(uncovered)

@@ -1,4 +1,8 @@
-"""What the models' docstrings say of each key: read from their source where a schema or an error needs it."""
+"""Docstrings of recipe fields, read from the source of their modules when a schema or an error needs them.
+
+Python keeps no docstrings of attributes at run time. pydantic's `use_attribute_docstrings` reads the sources of all
+models at every start; here only what is needed is read.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +16,22 @@ from dbrun.config_types import Part
 
 
 def field_docs(part: type[Part]) -> dict[str, str]:
-    """Key → its docstring, inherited ones included; the description of a field that is made from a registry."""
-    texts = {info.alias or name: info.description for name, info in part.model_fields.items() if info.description}
+    """Key → its docstring, inherited ones included; for a field made from a registry, its `description`."""
+    keys = {name: info.alias or name for name, info in part.model_fields.items()}
+    texts = {keys[name]: info.description for name, info in part.model_fields.items() if info.description}
+    # from the most general class on, so that a subclass can describe an inherited field anew
     for owner in reversed(part.__mro__):
-        if issubclass(owner, Part) and owner is not Part:
-            written = _module_field_docs(owner.__module__).get(owner.__name__, {})
-            texts |= {(part.model_fields[name].alias or name): text for name, text in written.items()
-                      if name in part.model_fields}
+        if not issubclass(owner, Part) or owner is Part:
+            continue
+        for name, text in _module_field_docs(owner.__module__).get(owner.__name__, {}).items():
+            if name in keys:
+                texts[keys[name]] = text
     return texts
 
 
 @cache
 def _module_field_docs(module: str) -> dict[str, dict[str, str]]:
-    """Class → attribute → the text that stands below it."""
+    """Class → attribute → its docstring, for all classes of a module."""
     file = importlib.import_module(module).__file__
     tree = ast.parse(Path(file or "").read_text(encoding="utf-8"))
     return {node.name: _class_field_docs(node) for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -32,8 +39,9 @@ def _module_field_docs(module: str) -> dict[str, dict[str, str]]:
 
 def _class_field_docs(node: ast.ClassDef) -> dict[str, str]:
     texts: dict[str, str] = {}
+    # an attribute's docstring is the string statement right after its annotated assignment
     for pair in pairwise(node.body):
         match pair:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
-                texts[name] = " ".join(words.split())
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                texts[name] = " ".join(text.split())
     return texts

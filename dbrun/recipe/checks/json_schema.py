@@ -1,4 +1,4 @@
-"""What an editor needs to complete and check a recipe: the JSON Schema of the models."""
+"""The JSON Schema of a recipe, generated from the models: editors complete, explain and check recipes with it."""
 
 from __future__ import annotations
 
@@ -12,42 +12,47 @@ from dbrun.recipe.checks.field_docs import field_docs
 
 REFERENCE = {"type": "string", "pattern": r"\$\{.+\}"}
 EXTENDS_SCHEMA = {
-    "description": "The recipe, or recipes, that this one builds on; paths are relative to this file.",
+    "description": "A recipe, or several, that this recipe builds on; paths are relative to this file.",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
 }
 ENV_SCHEMA = {
-    "description": "The environment variables that values may name as `${env:NAME}`; never secrets, for what a recipe "
-                   "says is written into its exports.",
+    "description": "Environment variables that values may read as `${env:NAME}`; never secrets, since a recipe's "
+                   "values are written into its exports.",
     "type": "array", "items": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
 }
-PROFILES_DESCRIPTION = "Parts of a recipe by name; `--profile NAME` lays one over the rest."
+PROFILES_DESCRIPTION = "Named parts of a recipe; `--profile NAME` merges one over the recipe."
+VALUE_KEYWORDS = ("default", "enum", "examples")
+"""Keywords whose contents are values of a recipe, not schemas."""
 LIMIT_KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 SUBJECT_REQUIRED = [{"required": ["subject"]}, {"required": ["subjects"]}]
-"""A recipe has one of these."""
+"""A recipe has one of these keys."""
 UNQUOTED_EXAMPLES = {"number": "2024", "boolean": "true"}
-"""What an editor takes for no text where it stands unquoted, with an example."""
+"""JSON type that an editor sees in an unquoted value → an example; dbrun reads such a value as text."""
 Json = dict[str, Any]
 
 
 def schema_text() -> str:
-    """The JSON Schema (draft 2020-12) of a recipe, equal for equal models.
+    """The JSON Schema (draft 2020-12) of a recipe as text; equal models give equal text.
 
-    A recipe that `extends` another may leave out keys, so keys are required only where it does not.
+    A recipe that `extends` another may leave out keys, so keys are required only in a recipe that does not.
     """
     from dbrun.recipe.schema.model import Recipe
 
-    made: Json = Recipe.model_json_schema(mode="serialization")
+    # serialization: the validation schema would show what validators take, not what people write
+    recipe_schema: Json = Recipe.model_json_schema(mode="serialization")
     parts = _parts_by_name()
-    definitions = made.pop("$defs")
-    for name, definition in {**definitions, Recipe.__name__: made}.items():
+    definitions = recipe_schema.pop("$defs")
+    for name, definition in {**definitions, Recipe.__name__: recipe_schema}.items():
         _describe(definition, parts[name])
-    required = _required_schema(made, definitions)
-    for definition in (made, *definitions.values()):
+    # required keys move from each definition into one condition at the top
+    required = _required_schema(recipe_schema, definitions)
+    for definition in (recipe_schema, *definitions.values()):
         definition.pop("required", None)
-    _make_exclusive(made, definitions, parts)
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_relax(made),
+    _make_exclusive(recipe_schema, definitions, parts)
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_relax(recipe_schema),
              "if": {"not": {"required": ["extends"]}}, "then": {**required, "anyOf": SUBJECT_REQUIRED},
              "$defs": _relax(dict(sorted(definitions.items())))}
+    # a profile may have any key of a recipe, but none of the file keys
     profile = {"type": "object", "additionalProperties": False,
                "properties": {key: {"$ref": f"#/properties/{key}"} for key in whole["properties"]}}
     profiles = {"description": PROFILES_DESCRIPTION, "type": "object", "additionalProperties": profile}
@@ -56,7 +61,7 @@ def schema_text() -> str:
 
 
 def _parts_by_name() -> dict[str, type[Part]]:
-    """Every part of a recipe by its class's name, which is its definition's."""
+    """Class name → part, for every part of a recipe; pydantic names definitions by their classes."""
     parts: dict[str, type[Part]] = {}
     for part in _all_parts(schema_info.root()):
         other = parts.setdefault(part.__name__, part)
@@ -67,75 +72,100 @@ def _parts_by_name() -> dict[str, type[Part]]:
 
 
 def _all_parts(spot: schema_info.SchemaNode) -> list[type[Part]]:
-    below = [part for key in schema_info.allowed_keys(spot) for part in _all_parts(schema_info.schema_child(spot, key))]
-    return [*spot.parts, *below]
+    parts = list(spot.parts)
+    for key in schema_info.allowed_keys(spot):
+        parts += _all_parts(schema_info.schema_child(spot, key))
+    return parts
 
 
 def _describe(definition: Json, part: type[Part]) -> None:
     texts = field_docs(part)
     for key, field in definition["properties"].items():
+        # pydantic's titles only repeat the key
         field.pop("title", None)
         if key in texts:
             field["description"] = texts[key]
 
 
-def _make_exclusive(made: Json, definitions: Json, parts: dict[str, type[Part]]) -> None:
-    """Make the members of each union exclude each other: each needs its `type`, and one more has none.
+def _make_exclusive(recipe_schema: Json, definitions: Json, parts: dict[str, type[Part]]) -> None:
+    """Make the members of each union exclude each other: each requires its `type`, and one more member has none.
 
-    That one takes what an extending recipe or a profile says of a part whose `type` is written elsewhere.
+    The member without `type` is for an extending recipe or a profile, where the `type` is written in another place.
     """
-    for field in [field for one in [made, *definitions.values()] for field in one["properties"].values()]:
-        for union in [option for option in [field, *field.get("anyOf", [])] if "oneOf" in option]:
-            names = [_definition_name(option) for option in union["oneOf"]]
-            for name in names:
-                definitions[name]["required"] = ["type"]
-            untyped = f"{_common_base([parts[name] for name in names]).__name__}WithoutType"
-            definitions[untyped] = _untyped_member({name: definitions[name] for name in names})
-            union["oneOf"].append({"$ref": f"#/$defs/{untyped}"})
+    # a list, since the loop adds definitions
+    for definition in [recipe_schema, *definitions.values()]:
+        for field in definition["properties"].values():
+            for union in [field, *field.get("anyOf", [])]:
+                if "oneOf" in union:
+                    _add_untyped_member(union, definitions, parts)
+
+
+def _add_untyped_member(union: Json, definitions: Json, parts: dict[str, type[Part]]) -> None:
+    names = [_definition_name(option) for option in union["oneOf"]]
+    for name in names:
+        definitions[name]["required"] = ["type"]
+    base = _common_base([parts[name] for name in names])
+    untyped = f"{base.__name__}WithoutType"
+    definitions[untyped] = _untyped_member({name: definitions[name] for name in names})
+    union["oneOf"].append({"$ref": f"#/$defs/{untyped}"})
 
 
 def _common_base(members: list[type[Part]]) -> type[Part]:
-    """The nearest part that all of a union's members are built on."""
+    """The nearest class that all members of a union inherit from."""
     return next(base for base in members[0].__mro__ if all(issubclass(member, base) for member in members))
 
 
 def _untyped_member(members: Json) -> Json:
-    """What a mapping may hold that is one of these members but does not say which."""
-    spots: dict[str, list[Json]] = {}
-    texts: dict[str, str] = {}
+    """Schema of a mapping that is one of these members, without `type`. members: class name → its schema."""
+    variants: dict[str, list[Json]] = {}
+    refs: dict[str, list[Json]] = {}
     for name, member in members.items():
         for key, field in member["properties"].items():
-            if key != "type" and field not in [_resolve_ref(members, spot) for spot in spots.get(key, [])]:
-                spots.setdefault(key, []).append({"$ref": f"#/$defs/{name}/properties/{key}"})
-                texts.setdefault(key, field["description"])
-    properties = {key: {"description": texts[key], **(refs[0] if len(refs) == 1 else {"anyOf": refs})}
-                  for key, refs in spots.items()}
-    # listed, so that editors offer it; whatever it says, another member is meant
-    properties["type"] = {"description": next(iter(members.values()))["properties"]["type"]["description"], "not": {}}
-    return {"additionalProperties": False, "description": "A part whose `type` an extended recipe says.",
+            # members often share a field; equal schemas are listed once
+            if key == "type" or field in variants.get(key, []):
+                continue
+            variants.setdefault(key, []).append(field)
+            refs.setdefault(key, []).append({"$ref": f"#/$defs/{name}/properties/{key}"})
+    properties: Json = {}
+    for key, fields in variants.items():
+        choice: Json = {"anyOf": refs[key]}
+        if len(fields) == 1:
+            choice = refs[key][0]
+        properties[key] = {"description": fields[0]["description"], **choice}
+    # listed, so that editors offer it; `not: {}` refuses every value, since with a `type` another member applies
+    first = next(iter(members.values()))
+    properties["type"] = {"description": first["properties"]["type"]["description"], "not": {}}
+    return {"additionalProperties": False, "description": "A mapping whose `type` is in an extended recipe.",
             "properties": properties, "title": "mapping with a `type`", "type": "object"}
 
 
-def _resolve_ref(members: Json, spot: Json) -> Json:
-    name, _, key = str(spot["$ref"]).removeprefix("#/$defs/").partition("/properties/")
-    found: Json = members[name]["properties"][key]
-    return found
-
-
 def _required_schema(definition: Json, definitions: Json) -> Json:
-    """The needed keys of a mapping and of those below it, as a schema of its own."""
-    below = {}
+    """Required keys of a mapping and of the mappings inside it, as a schema of its own."""
+    inside = {}
     for key, field in definition["properties"].items():
         for option in [field, *field.get("anyOf", [])]:
-            # of a union `type` chooses the member; an extending recipe may inherit it
-            inner = {"required": ["type"]} if "oneOf" in option else (
-                _required_schema(definitions[_definition_name(option)], definitions) if "$ref" in option else {})
-            if "$ref" in option.get("items", {}):
-                inner = {"items": _required_schema(definitions[_definition_name(option["items"])], definitions)}
-            if inner:
-                below[key] = inner
-    needed: Json = {"required": definition["required"]} if definition.get("required") else {}
-    return {**needed, "properties": below} if below else needed
+            required = _required_of(option, definitions)
+            if required:
+                inside[key] = required
+    schema: Json = {}
+    if definition.get("required"):
+        schema["required"] = definition["required"]
+    if inside:
+        schema["properties"] = inside
+    return schema
+
+
+def _required_of(option: Json, definitions: Json) -> Json:
+    """As `_required_schema`, for one option of a field."""
+    if "$ref" in option.get("items", {}):
+        item = definitions[_definition_name(option["items"])]
+        return {"items": _required_schema(item, definitions)}
+    # in a union `type` chooses the member, whose own keys an extending recipe may inherit
+    if "oneOf" in option:
+        return {"required": ["type"]}
+    if "$ref" in option:
+        return _required_schema(definitions[_definition_name(option)], definitions)
+    return {}
 
 
 def _definition_name(option: Json) -> str:
@@ -143,26 +173,44 @@ def _definition_name(option: Json) -> str:
 
 
 def _relax(node: Any) -> Any:
-    """What the loader takes besides: a reference in place of a value, and unquoted numbers as text."""
+    """The schema with what the loader also accepts: a reference instead of a value, and unquoted numbers as text."""
     if isinstance(node, list):
         return [_relax(inner) for inner in node]
     if not isinstance(node, dict):
         return node
-    node = {LIMIT_KEYWORDS.get(key, key): inner if key in ("default", "enum", "examples") else _relax(inner)
-            for key, inner in node.items() if key != "discriminator"}
-    if node.get("type") == "string" and not {"const", "enum"} & node.keys():
-        kinds = [kind for kind, text in UNQUOTED_EXAMPLES.items() if re.search(node.get("pattern", ""), text)]
-        node["type"] = ["string", *kinds]
-    if node.get("type") in ("integer", "number", "boolean") or {"enum", "pattern"} & node.keys():
-        return _or_reference(node)
-    if "anyOf" in node:
-        node["anyOf"] = [inner for option in node["anyOf"] for inner in option.get("anyOf", [option])]
-        if unions := [option["oneOf"] for option in node["anyOf"] if "oneOf" in option]:
-            *named, untyped = unions[0]
-            node["oneOf"] = [*named, *(option for option in node.pop("anyOf") if "oneOf" not in option), untyped]
-    return node
+    schema: Json = node
+    relaxed: Json = {}
+    for key, inner in schema.items():
+        if key in VALUE_KEYWORDS:
+            relaxed[key] = inner
+        elif key != "discriminator":
+            relaxed[LIMIT_KEYWORDS.get(key, key)] = _relax(inner)
+    if relaxed.get("type") == "string" and not {"const", "enum"} & relaxed.keys():
+        pattern = relaxed.get("pattern", "")
+        kinds = [kind for kind, text in UNQUOTED_EXAMPLES.items() if re.search(pattern, text)]
+        relaxed["type"] = ["string", *kinds]
+    if relaxed.get("type") in ("integer", "number", "boolean") or {"enum", "pattern"} & relaxed.keys():
+        return _or_reference(relaxed)
+    if "anyOf" in relaxed:
+        _flatten_choices(relaxed)
+    return relaxed
+
+
+def _flatten_choices(node: Json) -> None:
+    """Replace nested choices by one list: editors offer the members of a nested one badly, or not at all."""
+    options: list[Json] = []
+    for option in node["anyOf"]:
+        options += option.get("anyOf", [option])
+    node["anyOf"] = options
+    unions = [option["oneOf"] for option in options if "oneOf" in option]
+    if unions:
+        *typed, untyped = unions[0]
+        others = [option for option in options if "oneOf" not in option]
+        del node["anyOf"]
+        node["oneOf"] = [*typed, *others, untyped]
 
 
 def _or_reference(node: Json) -> Json:
+    # description and default stay outside, where editors look for them
     outer: Json = {key: node.pop(key) for key in ("description", "default") if key in node}
     return {**outer, "anyOf": [node, REFERENCE]}

@@ -1,4 +1,4 @@
-"""What must agree across keys, as far as the recipe alone can tell."""
+"""Rules between keys of a recipe: everything that can be checked without reading the base or the pictures."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def check_rules(recipe: Recipe) -> list[KeyProblem]:
-    """Every disagreement as (dotted key, message, fix)."""
-    every = (_subject, _dataset, _captions, _prior, _class_images, _base, _components, _class_labels, _objective,
+    """All problems between keys of a valid recipe."""
+    rules = (_subject, _dataset, _captions, _prior, _class_images, _base, _components, _class_labels, _objective,
              _precision, _adapt, _trigger, _export, _length, _stop, _optimizer, _tf32, _images, _launch)
-    return [finding for one in every for finding in one(recipe)]
+    problems: list[KeyProblem] = []
+    for rule in rules:
+        problems += rule(recipe)
+    return problems
 
 
 def _subject(recipe: Recipe) -> Iterator[KeyProblem]:
     if recipe.subject is not None and recipe.subjects is not None:
         yield KeyProblem("subjects", "found beside `subject`, expected one of the two",
-                         "take one away, or lay `subject=null` or `subjects=null` over it")
+                         "remove one, or override it with `subject=null` or `subjects=null`")
     elif not recipe.subjects_by_key:
-        yield KeyProblem("subject", "missing, expected a mapping such as {images: …}: what is to be learnt",
+        yield KeyProblem("subject", "missing, expected a mapping such as {images: …}: what is learned",
                          "write `subject: {images: FOLDER, instance_prompt: a photo of sks dog}`, or several as "
                          "`subjects`")
 
@@ -41,18 +44,19 @@ def _dataset(recipe: Recipe) -> Iterator[KeyProblem]:
         if subject.revision is not None and not HUB_ID.fullmatch(subject.images):
             yield KeyProblem(f"{key}.revision",
                              f"found a revision, but '{subject.images}' is no data set of the Hub such as "
-                             "owner/name", "take `revision` away, or write `revision: null` over an inherited one")
+                             "owner/name", "remove `revision`, or write `revision: null` over an inherited one")
 
 
 def _captions(recipe: Recipe) -> Iterator[KeyProblem]:
     for key, subject in recipe.subjects_by_key.items():
-        given = subject.caption_source
-        if subject.instance_prompt is None and (subject.captions is None or not given.PER_PICTURE):
+        source = subject.caption_source
+        # whether every picture has a caption is known only with the pictures; naming the source says that they have
+        if subject.instance_prompt is None and (subject.captions is None or not source.PER_PICTURE):
             yield KeyProblem(f"{key}.instance_prompt",
                              "missing, expected text: the prompt of the pictures without one of their "
                              "own", "write it, or say with `captions: {type: sidecar}` that each picture has its own")
-        if given.needs_trigger and subject.trigger is None and not recipe.adapt.new_words:
-            yield KeyProblem(f"{key}.captions.template", f"found {{trigger}}, but no `{key}.trigger` to stand there",
+        if source.needs_trigger and subject.trigger is None and not recipe.adapt.new_words:
+            yield KeyProblem(f"{key}.captions.template", f"found {{trigger}}, but no `{key}.trigger` to replace it",
                              "write `trigger: sks dog` beside `captions`, or the words themselves into the template")
 
 
@@ -67,47 +71,51 @@ def _prior(recipe: Recipe) -> Iterator[KeyProblem]:
         if subject.class_prompt in recipe.generated_class_prompts and prior.generated_count < many:
             yield KeyProblem("prior.count",
                              f"found {prior.generated_count}, but `{key}.class_prompt` has {many} prompts: some would "
-                             "be shown by no class image", f"write `count: {many}` or more")
-    own = [key for key in ("prediction", "zero_terminal_snr") if getattr(recipe.objective, key)]
-    if prior.target == "base" and own:
+                             "get no class image", f"write `count: {many}` or more")
+    changed = [key for key in ("prediction", "zero_terminal_snr") if getattr(recipe.objective, key)]
+    # the base's output could not serve as the target of another quantity
+    if prior.target == "base" and changed:
         yield KeyProblem("prior.target",
-                         f"found 'base', but `objective.{own[0]}` asks for another prediction than the base's",
-                         "write `target: images`, or leave the prediction as the base's")
+                         f"found 'base', but `objective.{changed[0]}` makes the denoiser predict something else than "
+                         "the base does", "write `target: images`, or leave the prediction as the base's")
     yield from _one_kind_of_prior(recipe, prior)
 
 
 def _class_fields(key: str, subject: Subject, recipe: Recipe) -> Iterator[KeyProblem]:
-    """What a subject says of its class fits the rest."""
+    """Problems between a subject's class and `prior`."""
     prompts, place, prior = subject.class_prompts, f"{key}.class_prompt", recipe.prior
-    folder = "prior.images" if prior and prior.images is not None else f"{key}.class_images"
     if prior is None:
-        nulls = f"`prior=null {key}.class_prompt=null`" if recipe.subject else "`prior=null`"
-        for word in ("class_prompt", "class_images"):
-            if getattr(subject, word):
-                yield KeyProblem(f"{key}.{word}",
-                                 f"found {'a class prompt' if word == 'class_prompt' else 'class images'}, but "
-                                 "no `prior` to use it",
-                                 f"add `prior: {{weight: 1.0}}`, or take this away too: {nulls} "
-                                 "(`samples.prompts` may show the class all the same)")
+        yield from _class_without_prior(key, subject, recipe)
         return
     if not prompts:
         yield KeyProblem(place, "missing, needed by `prior`: it says what the class images show",
-                         f"add `class_prompt: a photo of a dog` under `{key}`, or take `prior` away")
-    if any(one.instance_prompt in prompts for one in recipe.subjects_by_key.values()):
-        yield KeyProblem(place, "found the instance prompt: what it teaches, `prior` would hold back",
+                         f"add `class_prompt: a photo of a dog` under `{key}`, or remove `prior`")
+    if any(other.instance_prompt in prompts for other in recipe.subjects_by_key.values()):
+        yield KeyProblem(place, "found the instance prompt: `prior` would undo what that prompt teaches",
                          "write the same without the trigger word, such as `a photo of a dog`")
     if len(prompts) > 1 and (prior.images is not None or subject.class_images is not None):
-        yield KeyProblem(place, f"found a list, but which picture of `{folder}` shows what is for the pictures to say",
-                         "write one prompt, and beside a picture that needs its own a .txt with it")
+        folder = "prior.images" if prior.images is not None else f"{key}.class_images"
+        yield KeyProblem(place, f"found a list, but nothing says which picture of `{folder}` shows which prompt",
+                         "write one prompt, and a .txt file beside each picture that needs its own")
     if subject.class_images is not None and (prior.images is not None or prior.target == "base"):
-        other = "prior.images" if prior.images is not None else "prior.target"
+        other_key = "prior.images" if prior.images is not None else "prior.target"
         yield KeyProblem(f"{key}.class_images",
-                         f"found beside `{other}`, which says otherwise where the class half comes from",
-                         "take one of the two away")
+                         f"found beside `{other_key}`, but the class half can have only one source",
+                         "remove one of the two")
+
+
+def _class_without_prior(key: str, subject: Subject, recipe: Recipe) -> Iterator[KeyProblem]:
+    # the nulls are for the command line, which cannot set a key inside the list `subjects`
+    nulls = f"`prior=null {key}.class_prompt=null`" if recipe.subject else "`prior=null`"
+    for field, name in (("class_prompt", "a class prompt"), ("class_images", "class images")):
+        if getattr(subject, field):
+            yield KeyProblem(f"{key}.{field}", f"found {name}, but no `prior` to use it",
+                             f"add `prior: {{weight: 1.0}}`, or remove this too: {nulls} "
+                             "(`samples.prompts` may still show the class)")
 
 
 def _one_kind_of_prior(recipe: Recipe, prior: Prior) -> Iterator[KeyProblem]:
-    """Class images are made, or the user's, or there are none: never two at once, and no word without a reader."""
+    """Class images are generated, or the user's own, or there are none; and no setting of an unused way."""
     if prior.images is not None and prior.target == "base":
         yield KeyProblem("prior.target", "found 'base', which takes no class images, beside `prior.images`",
                          "write `target: images`, or `images: null`")
@@ -116,32 +124,39 @@ def _one_kind_of_prior(recipe: Recipe, prior: Prior) -> Iterator[KeyProblem]:
                          "write it as `class_images` under each subject that has such a folder")
     if not recipe.subjects_by_key or recipe.generated_class_prompts:
         return
-    if not all(one.class_prompt for one in recipe.subjects_by_key.values()):
+    # a missing class prompt is a problem of its own; this one would only follow from it
+    if not all(subject.class_prompt for subject in recipe.subjects_by_key.values()):
         return
-    why = "`target: base` takes none" if prior.target == "base" else (
-        "`prior.images` names yours" if prior.images is not None else "`class_images` names yours")
+    if prior.target == "base":
+        why = "`target: base` uses none"
+    elif prior.images is not None:
+        why = "`prior.images` names your own"
+    else:
+        why = "`class_images` names your own"
     for key in ("count", "steps", "guidance"):
-        if (value := getattr(prior, key)) is not None:
-            yield KeyProblem(f"prior.{key}", f"found {value}, which says how class images are made, but {why}",
-                             f"take it away, or lay `prior.{key}=null` over it")
+        value = getattr(prior, key)
+        if value is not None:
+            yield KeyProblem(f"prior.{key}", f"found {value}, which sets how class images are generated, but {why}",
+                             f"remove it, or override it with `prior.{key}=null`")
 
 
 def _class_images(recipe: Recipe) -> Iterator[KeyProblem]:
     family = families()[recipe.base.type]
     if recipe.generated_class_prompts and family.start_image_reason is not None:
         yield KeyProblem("prior",
-                         f"found class images to be made, but `base.type: {family.NAME}` makes none from words: it "
+                         f"found class images to generate, but `base.type: {family.NAME}` generates none from text: it "
                          f"{family.start_image_reason}",
-                         "write `prior: {target: base}` or `prior: {images: FOLDER}`, or take `prior` away")
+                         "write `prior: {target: base}` or `prior: {images: FOLDER}`, or remove `prior`")
 
 
 def _base(recipe: Recipe) -> Iterator[KeyProblem]:
     if recipe.base.revision is not None and not HUB_ID.fullmatch(recipe.base.path):
         yield KeyProblem("base.revision", f"found a revision, but '{recipe.base.path}' is no Hub id such as owner/name",
-                         "take `revision` away, or write `revision: null` over an inherited one")
+                         "remove `revision`, or write `revision: null` over an inherited one")
 
 
 def _objective(recipe: Recipe) -> Iterator[KeyProblem]:
+    # runs again with the base's scheduler config, once that is here
     yield from check_objective(recipe.objective, None)
 
 
@@ -150,12 +165,12 @@ def _components(recipe: Recipe) -> Iterator[KeyProblem]:
     for name, why in family.not_adaptable.items():
         if getattr(recipe.adapt, name, None) is not None:
             yield KeyProblem(f"adapt.{name}", f"`base.type: {family.NAME}` cannot be adapted here: {why}",
-                             "take it away")
-    known = (*family.components, *family.token_components)
+                             "remove it")
+    allowed = (*family.components, *family.token_components)
     for name in recipe.adapt.components:
-        if name not in known and name not in family.not_adaptable:
-            yield KeyProblem(f"adapt.{name}", f"found a component that `base.type: {family.NAME}` has not",
-                             f"take it away; there {'is' if len(known) == 1 else 'are'} {', '.join(known)}")
+        if name not in allowed and name not in family.not_adaptable:
+            yield KeyProblem(f"adapt.{name}", f"found a component that `base.type: {family.NAME}` does not have",
+                             f"remove it; allowed: {', '.join(allowed)}")
 
 
 def _class_labels(recipe: Recipe) -> Iterator[KeyProblem]:
@@ -176,10 +191,11 @@ def _adapt(recipe: Recipe) -> Iterator[KeyProblem]:
     if not recipe.adapt.components:
         yield KeyProblem("adapt", "found nothing that learns", "add `denoiser: {type: lora}` under `adapt`")
     for component, one in recipe.adapt.components.items():
-        yield from (KeyProblem(f"adapt.{component}.{field}", message, fix)
-                    for field, message, fix in one.field_problems())
+        for field, message, fix in one.field_problems():
+            yield KeyProblem(f"adapt.{component}.{field}", message, fix)
     for component, adapter in recipe.adapt.adapters.items():
         place = f"adapt.{component}"
+        # a component without convolutions has the same layers under both names
         presets = family.target_presets.get(component, {})
         if adapter.linear_only_reason and adapter.targets == "all" and presets.get("all") != presets.get("linear"):
             yield KeyProblem(f"{place}.targets", f"found 'all', which holds convolutions: {adapter.linear_only_reason}",
@@ -187,45 +203,54 @@ def _adapt(recipe: Recipe) -> Iterator[KeyProblem]:
 
 
 def _trigger(recipe: Recipe) -> Iterator[KeyProblem]:
-    """A new word is learnt from the prompts that say it, and from no others."""
+    """A learned token must be in an instance prompt, and in no class prompt."""
     for component, word in recipe.adapt.new_words.items():
         yield from _new_word(recipe, component, word)
 
 
 def _new_word(recipe: Recipe, component: str, word: Embedding) -> Iterator[KeyProblem]:
-    prompts = {key: one.instance_prompt for key, one in recipe.subjects_by_key.items() if one.instance_prompt}
+    prompts: dict[str, str] = {}
+    for key, subject in recipe.subjects_by_key.items():
+        if subject.instance_prompt:
+            prompts[f"{key}.instance_prompt"] = subject.instance_prompt
+    # one subject is enough: several may share an adapter of which only one has a token
     if prompts and not any(word.token in prompt for prompt in prompts.values()):
-        yield KeyProblem(f"{next(iter(prompts))}.instance_prompt",
-                         f"found no {word.token} in it, the word that `adapt.{component}` "
-                         "teaches",
+        yield KeyProblem(next(iter(prompts)),
+                         f"found no {word.token} in it, the token that `adapt.{component}` learns",
                          f"write it where the subject is named, such as `a photo of {word.token} {word.initializer}`")
     for key, subject in recipe.subjects_by_key.items():
         if any(word.token in prompt for prompt in subject.class_prompts):
             yield KeyProblem(f"{key}.class_prompt",
-                             f"found {word.token} in it: the class is what the subject is one of, without "
-                             "its own word", "write the same without it")
+                             f"found {word.token} in it, but a class prompt must not name the subject",
+                             "write the same without it")
 
 
 def _export(recipe: Recipe) -> Iterator[KeyProblem]:
-    if not recipe.adapt.components:
+    # without `export` the default formats are written, which cover every component
+    if not recipe.adapt.components or not recipe.export:
         return
-    if recipe.export and (lost := exports.uncovered_components(recipe, recipe.export)):
+    lost = exports.uncovered_components(recipe, recipe.export)
+    if lost:
         yield KeyProblem("export", f"found no format that carries `adapt.{lost[0]}`, which would then be lost",
-                         f"write `export: [{', '.join(exports.default_formats(recipe))}]`, or leave it out")
-    for index, name in enumerate(recipe.export or ()):
-        if name in (recipe.export or ())[:index]:
+                         f"{_default_export(recipe)}, or leave it out")
+    for index, name in enumerate(recipe.export):
+        reason = exports.unsupported_reason(recipe, name)
+        if name in recipe.export[:index]:
             yield KeyProblem(f"export.{index}", f"found '{name}' twice", "name each format once")
-        elif why := exports.unsupported_reason(recipe, name):
-            yield KeyProblem(f"export.{index}", f"found '{name}', {why}",
-                             f"write `export: [{', '.join(exports.default_formats(recipe))}]`")
+        elif reason:
+            yield KeyProblem(f"export.{index}", f"found '{name}', {reason}", _default_export(recipe))
+
+
+def _default_export(recipe: Recipe) -> str:
+    return f"write `export: [{', '.join(exports.default_formats(recipe))}]`"
 
 
 def _length(recipe: Recipe) -> Iterator[KeyProblem]:
     train = recipe.train
     if train.steps is not None and train.epochs is not None:
         yield KeyProblem("train.epochs",
-                         f"found {train.epochs}, but `train.steps: {train.steps}` says already how long it goes",
-                         "take one of them away, or lay `train.steps=null` over it")
+                         f"found {train.epochs}, but `train.steps: {train.steps}` already sets the length",
+                         "remove one of them, or override one with `train.steps=null`")
 
 
 def _launch(recipe: Recipe) -> Iterator[KeyProblem]:
@@ -233,56 +258,66 @@ def _launch(recipe: Recipe) -> Iterator[KeyProblem]:
 
 
 def _stop(recipe: Recipe) -> Iterator[KeyProblem]:
-    # how many steps epochs are is known only with the pictures
+    # the number of steps of an epoch is known only with the pictures
     if recipe.train.epochs is None:
         yield from check_step_limits(recipe, recipe.train.steps or DEFAULT_STEPS)
 
 
 def check_step_limits(recipe: Recipe, steps: int) -> Iterator[KeyProblem]:
-    """What would never come in a training of so many steps: a look at the held-out pictures, a component's stop."""
+    """Settings that would have no effect in a training of `steps` steps: held-out evaluations, a component's stop."""
     held_out = recipe.train.held_out
     if held_out is not None and held_out.every > steps:
-        yield KeyProblem("train.held_out.every",
-                         f"found {held_out.every}, but there {'is' if steps == 1 else 'are'} only "
-                         f"{steps} step{'' if steps == 1 else 's'}",
+        yield KeyProblem("train.held_out.every", f"found {held_out.every}, but training has only {_count(steps)}",
                          f"write `every: {max(1, steps // 10)}`")
     components = recipe.adapt.components
-    stops = {name: stop for name, adapter in components.items() if (stop := adapter.stop_step(steps)) is not None}
+    stops: dict[str, int] = {}
+    for name, adapter in components.items():
+        stop = adapter.stop_step(steps)
+        if stop is not None:
+            stops[name] = stop
+    # with a stop on every component, the steps after the last one would compute nothing
     if stops and len(stops) == len(components):
         last = max(stops, key=lambda name: stops[name])
         yield KeyProblem(f"adapt.{last}.stop_at", f"found a stop, but nothing else learns after step {stops[last]}",
-                         "take `stop_at` away; `train.steps` says how long training goes")
+                         "remove `stop_at`; `train.steps` sets how long training goes")
         return
     for name, stop in stops.items():
         if not 0 < stop < steps:
             yield KeyProblem(f"adapt.{name}.stop_at",
                              f"found step {stop}, but with {_length_text(recipe, steps)} a stop lies from 1 "
-                             f"to {steps - 1}", "write a share such as 0.5, or take `stop_at` away")
+                             f"to {steps - 1}", "write a share such as 0.5, or remove `stop_at`")
+
+
+def _count(steps: int) -> str:
+    return "1 step" if steps == 1 else f"{steps} steps"
 
 
 def _length_text(recipe: Recipe, steps: int) -> str:
     epochs = recipe.train.epochs
-    return f"`train.steps: {steps}`" if epochs is None else f"`train.epochs: {epochs}`, which are {steps} steps,"
+    if epochs is None:
+        return f"`train.steps: {steps}`"
+    return f"`train.epochs: {epochs}`, which are {steps} steps,"
 
 
 def _optimizer(recipe: Recipe) -> Iterator[KeyProblem]:
-    train, why = recipe.train, recipe.train.optimizer.SINGLE_RATE_REASON
+    train, optimizer = recipe.train, recipe.train.optimizer
+    reason = optimizer.SINGLE_RATE_REASON
     for name, adapter in recipe.adapt.components.items():
-        if why and adapter.learning_rate not in (None, train.learning_rate):
+        if reason and adapter.learning_rate not in (None, train.learning_rate):
             yield KeyProblem(f"adapt.{name}.learning_rate",
                              f"found {adapter.learning_rate:g}, but with `train.optimizer: "
-                             f"{{type: {train.optimizer.NAME}}}` every component learns at `train.learning_rate`: "
-                             f"{why}",
-                             "take it away")
-    if train.ema is not None and train.optimizer.HAS_EVAL_WEIGHTS:
+                             f"{{type: {optimizer.NAME}}}` every component learns at `train.learning_rate`: {reason}",
+                             "remove it")
+    if train.ema is not None and optimizer.HAS_EVAL_WEIGHTS:
         yield KeyProblem("train.ema",
-                         f"found an average of what `train.optimizer: {{type: {train.optimizer.NAME}}}` averages "
-                         "itself", "take one of them away")
+                         f"found an average of weights that `train.optimizer: {{type: {optimizer.NAME}}}` already "
+                         "averages", "remove one of them")
 
 
 def _tf32(recipe: Recipe) -> Iterator[KeyProblem]:
+    # silently without effect, and the user would take the speed for TF32's
     if recipe.train.tf32 and recipe.device in ("cpu", "mps"):
-        yield KeyProblem("train.tf32", f"found true, but `device: {recipe.device}` has no TF32", "take it away")
+        yield KeyProblem("train.tf32", f"found true, but `device: {recipe.device}` has no TF32", "remove it")
 
 
 def _images(recipe: Recipe) -> Iterator[KeyProblem]:
@@ -290,4 +325,4 @@ def _images(recipe: Recipe) -> Iterator[KeyProblem]:
     if recipe.objective.unmasked_weight is not None and recipe.images.masks == "none":
         yield KeyProblem("objective.unmasked_weight",
                          f"found {recipe.objective.unmasked_weight:g}, but no picture has a mask",
-                         "write `masks: files` (or `alpha`) under `images`, or take it away")
+                         "write `masks: files` (or `alpha`) under `images`, or remove it")

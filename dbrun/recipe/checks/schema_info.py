@@ -1,9 +1,9 @@
-"""Which keys may stand where, and what each may hold: the models, read as a map for error messages."""
+"""The recipe models as a tree of allowed keys and types, for error messages and the JSON schema."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -20,34 +20,38 @@ LIMIT_WORDS = {"ge": "of at least", "gt": "greater than", "le": "of at most", "l
 
 @dataclass(frozen=True)
 class SchemaNode:
-    """A place in the recipe's shape. annotation: its type with its limits; parts: the mappings it may be."""
+    """A position in the schema. annotation: its type with limits; parts: the models that a mapping there may be."""
 
     annotation: Any
     parts: tuple[type[Part], ...]
 
 
 def root() -> SchemaNode:
-    """The whole recipe."""
+    """The schema node of the whole recipe."""
     from dbrun.recipe.schema.model import Recipe
 
     return SchemaNode(Recipe, (Recipe,))
 
 
 def fields_by_key(part: type[Part]) -> dict[str, FieldInfo]:
-    """A part's fields by the keys that people write."""
+    """Key as written in a recipe → field of the model."""
     return {info.alias or name: info for name, info in part.model_fields.items()}
 
 
 def allowed_keys(spot: SchemaNode) -> tuple[str, ...]:
-    """The keys that may stand here, in the order of the models."""
-    return tuple(dict.fromkeys(key for part in spot.parts for key in fields_by_key(part)))
+    """Keys that a mapping at this position may have, in the order of the models, without duplicates."""
+    keys: list[str] = []
+    for part in spot.parts:
+        keys += fields_by_key(part)
+    return tuple(dict.fromkeys(keys))
 
 
 def schema_child(spot: SchemaNode, key: str | int) -> SchemaNode:
-    """The spot of a key or of a list's item."""
+    """The schema node of a key of a mapping, or of the items of a list."""
     if isinstance(key, int):
         return _schema_node([_item_type(spot.annotation)])
-    return _schema_node([_annotated(fields_by_key(part)[key]) for part in spot.parts if key in fields_by_key(part)])
+    fields = [fields_by_key(part) for part in spot.parts]
+    return _schema_node([_annotated(by_key[key]) for by_key in fields if key in by_key])
 
 
 def all_keys() -> tuple[str, ...]:
@@ -56,50 +60,70 @@ def all_keys() -> tuple[str, ...]:
 
 
 def type_tag(part: type[Part]) -> str | None:
-    """What selects this part in a union: its `type`."""
+    """Value of `type` that selects this part in a union; None for a part without `type`."""
     if "type" not in part.model_fields:
         return None
     values = get_args(part.model_fields["type"].annotation)
-    return str(values[0]) if values else None
+    if not values:
+        return None
+    return str(values[0])
 
 
 def locate(loc: tuple[str | int, ...], data: Node) -> tuple[KeyPath, SchemaNode]:
-    """pydantic's location as a path in the recipe: labels of union members fall away."""
+    """Path in the recipe, and schema node there, of the location in a pydantic error.
+
+    pydantic adds steps that no recipe has: the tag of a union's member, and labels of validators.
+    """
     path: KeyPath = ()
     spot = root()
     node: Node | None = data
-    entered = False
+    # a member's tag can equal one of its keys, so a tag is looked for only once at each position
+    chose_member = False
     for step in loc:
-        chosen = tuple(p for p in spot.parts if type_tag(p) == step) if len(spot.parts) > 1 and not entered else ()
-        if chosen:
-            spot, entered = SchemaNode(spot.annotation, chosen), True
+        members: tuple[type[Part], ...] = ()
+        if len(spot.parts) > 1 and not chose_member:
+            members = tuple(part for part in spot.parts if type_tag(part) == step)
+        if members:
+            spot, chose_member = SchemaNode(spot.annotation, members), True
         elif _is_step(step, node, spot):
-            path, spot, entered = (*path, step), schema_child(spot, step), False
-            node = child(node, step) if node is not None else None
+            path, spot, chose_member = (*path, step), schema_child(spot, step), False
+            if node is not None:
+                node = child(node, step)
     return path, spot
 
 
 def describe_type(annotation: Any) -> str:
-    """What a value may be, in words: "a whole number from 1 to 64", "fp32, bf16 or fp16" …"""
-    words, limits, pattern, example = _describe(annotation)
+    """A type in words: "a whole number from 1 to 64", "fp32, bf16 or fp16" …"""
+    description = _describe(annotation)
+    words, limits = description.words, description.limits
     low, high = limits.get("ge"), limits.get("le")
     if low is not None and high is not None:
         return f"{words} from {low} to {high}"
-    extra = [f"{word} {limits[name]}" for name, word in LIMIT_WORDS.items() if name in limits]
-    if pattern:
-        rule = PATTERN_WORDS.get(pattern, f"pattern {pattern}")
-        extra.append(f"such as '{example}' ({rule})" if example else f"({rule})")
-    return " ".join([words, " and ".join(extra)]) if extra else words
+    clauses = [f"{word} {limits[name]}" for name, word in LIMIT_WORDS.items() if name in limits]
+    if description.pattern:
+        # a regular expression explains nothing to most people
+        rule = PATTERN_WORDS.get(description.pattern, f"pattern {description.pattern}")
+        if description.example:
+            clauses.append(f"such as '{description.example}' ({rule})")
+        else:
+            clauses.append(f"({rule})")
+    if not clauses:
+        return words
+    return f"{words} {' and '.join(clauses)}"
 
 
 def literal_values(annotation: Any) -> tuple[str, ...]:
-    """The words that a value must be one of, where it is such a value."""
+    """Words of the Literal inside a type; empty where there is none."""
     if get_origin(annotation) is Literal:
-        return tuple(str(v) for v in get_args(annotation))
-    return tuple(word for inner in _type_args(annotation) for word in literal_values(inner))
+        return tuple(str(value) for value in get_args(annotation))
+    values: list[str] = []
+    for inner in _type_args(annotation):
+        values += literal_values(inner)
+    return tuple(values)
 
 
 def _is_step(step: str | int, node: Node | None, spot: SchemaNode) -> bool:
+    """Whether a step of pydantic's location is a step in the recipe too, not only a label."""
     if isinstance(step, int):
         return isinstance(node, SequenceNode)
     return isinstance(node, MappingNode) and (step in node.entries or step in allowed_keys(spot))
@@ -112,66 +136,114 @@ def _paths(spot: SchemaNode, path: KeyPath) -> Iterator[KeyPath]:
 
 
 def _annotated(info: FieldInfo) -> Any:
-    """The field's type with the limits that pydantic keeps beside it."""
-    extra = (*info.metadata, *([info] if info.examples else []))
-    return Annotated[info.annotation, *extra] if extra else info.annotation
+    """The field's type with the limits that pydantic keeps apart from it, in FieldInfo.metadata."""
+    extra = list(info.metadata)
+    if info.examples:
+        extra.append(info)
+    if not extra:
+        return info.annotation
+    return Annotated[info.annotation, *extra]
 
 
 def _schema_node(annotations: list[Any]) -> SchemaNode:
-    parts = dict.fromkeys(part for annotation in annotations for part in _parts(annotation))
-    return SchemaNode(annotations[0] if annotations else Any, tuple(parts))
+    """One schema node for a key that several members of a union have, with the first one's type."""
+    parts: list[type[Part]] = []
+    for annotation in annotations:
+        parts += _parts(annotation)
+    first = annotations[0] if annotations else Any
+    return SchemaNode(first, tuple(dict.fromkeys(parts)))
 
 
 @cache
 def _parts(annotation: Any) -> tuple[type[Part], ...]:
+    """Models in a type, but not those of a list's items: a list has no keys of its own."""
     if isinstance(annotation, type) and issubclass(annotation, Part):
         return (annotation,)
     if get_origin(annotation) is tuple:
         return ()
-    return tuple(part for inner in _type_args(annotation) for part in _parts(inner))
+    parts: list[type[Part]] = []
+    for inner in _type_args(annotation):
+        parts += _parts(inner)
+    return tuple(parts)
 
 
 def _type_args(annotation: Any) -> tuple[Any, ...]:
+    """Types inside a type: of Annotated the type alone, of Literal none, since its arguments are values."""
     if get_origin(annotation) is Annotated:
         return (get_args(annotation)[0],)
-    return () if get_origin(annotation) is Literal else get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return ()
+    return get_args(annotation)
 
 
 def _item_type(annotation: Any) -> Any:
+    """Type of the items of the list inside a type; Any where there is no list."""
     if get_origin(annotation) is tuple:
         return get_args(annotation)[0]
-    return next((item for inner in _type_args(annotation) if (item := _item_type(inner)) is not Any), Any)
+    for inner in _type_args(annotation):
+        item = _item_type(inner)
+        if item is not Any:
+            return item
+    return Any
 
 
-def _describe(annotation: Any) -> tuple[str, dict[str, Any], str | None, str | None]:
-    """The words for a type, its limits, its pattern and an example."""
+@dataclass
+class _Description:
+    """A type in words. limits: name in LIMIT_WORDS → its number; pattern: a regular expression; example: for that."""
+
+    words: str
+    limits: dict[str, Any] = field(default_factory=dict)
+    pattern: str | None = None
+    example: str | None = None
+
+
+def _describe(annotation: Any) -> _Description:
     origin = get_origin(annotation)
     if origin is Annotated:
-        words, limits, pattern, example = _describe(get_args(annotation)[0])
+        description = _describe(get_args(annotation)[0])
         for extra in annotation.__metadata__:
-            example = str(extra.examples[0]) if getattr(extra, "examples", None) else example
-            for limit in getattr(extra, "metadata", None) or [extra]:
-                limits |= {n: getattr(limit, n) for n in LIMIT_WORDS if getattr(limit, n, None) is not None}
-                pattern = getattr(limit, "pattern", None) or pattern
-        return words, limits, pattern, example
+            _add_limits(description, extra)
+        return description
     if origin is Literal:
-        return join_with_or([str(v) for v in get_args(annotation)]), {}, None, None
+        return _Description(join_with_or([str(value) for value in get_args(annotation)]))
     if origin is tuple:
-        return f"a list of {describe_type(get_args(annotation)[0]).removeprefix('a ')}", {}, None, None
+        item = describe_type(get_args(annotation)[0])
+        return _Description(f"a list of {item.removeprefix('a ')}")
     if origin is not None:
         return _describe_union(_type_args(annotation))
     if isinstance(annotation, type) and issubclass(annotation, Part):
-        needed = [key for key, info in fields_by_key(annotation).items() if info.is_required()]
-        inner = ", ".join(f"{key}: …" for key in needed or allowed_keys(SchemaNode(annotation, (annotation,)))[:1])
-        return f"a mapping such as {{{inner}}}", {}, None, None
-    return TYPE_NAMES.get(annotation, "a value"), {}, None, None
+        return _describe_part(annotation)
+    return _Description(TYPE_NAMES.get(annotation, "a value"))
 
 
-def _describe_union(members: tuple[Any, ...]) -> tuple[str, dict[str, Any], str | None, str | None]:
-    """The words for a union; the limits of a lone member stay the limits of the whole."""
-    read = [_describe(m) for m in members if m is not type(None)]
-    if len(read) == 1:
-        return read[0]
-    tags = [type_tag(part) for member in members for part in _parts(member)]
-    words = [f"a mapping such as {{type: {tags[0]}}}"] if tags else list(dict.fromkeys(r[0] for r in read))
-    return join_with_or(words), {}, None, None
+def _add_limits(description: _Description, extra: Any) -> None:
+    """Add the limits of one item of Annotated: a FieldInfo, which keeps them in `metadata`, or a limit itself."""
+    if getattr(extra, "examples", None):
+        description.example = str(extra.examples[0])
+    for limit in getattr(extra, "metadata", None) or [extra]:
+        for name in LIMIT_WORDS:
+            value = getattr(limit, name, None)
+            if value is not None:
+                description.limits[name] = value
+        description.pattern = getattr(limit, "pattern", None) or description.pattern
+
+
+def _describe_part(part: type[Part]) -> _Description:
+    fields = fields_by_key(part)
+    required = [key for key, info in fields.items() if info.is_required()]
+    # without required keys the first one serves as the example
+    keys = required or list(fields)[:1]
+    inner = ", ".join(f"{key}: …" for key in keys)
+    return _Description(f"a mapping such as {{{inner}}}")
+
+
+def _describe_union(members: tuple[Any, ...]) -> _Description:
+    """Description of a union. A single member beside None keeps its limits; `null` is never named."""
+    descriptions = [_describe(member) for member in members if member is not type(None)]
+    if len(descriptions) == 1:
+        return descriptions[0]
+    for member in members:
+        for part in _parts(member):
+            return _Description(f"a mapping such as {{type: {type_tag(part)}}}")
+    distinct = dict.fromkeys(description.words for description in descriptions)
+    return _Description(join_with_or(list(distinct)))

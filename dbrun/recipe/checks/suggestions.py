@@ -1,4 +1,4 @@
-"""Which word was meant: the nearest key, where a key belongs, and what other trainers call it."""
+"""Suggestions for unknown words: the most similar key, the section of a known key, and keys of other trainers."""
 
 from __future__ import annotations
 
@@ -50,42 +50,60 @@ OTHER_TRAINERS_KEYS = {
     "random_flip": "images.flip", "flip_aug": "images.flip", "masked_loss": "images.masks",
     "masked_training": "images.masks", "alpha_mask": "images.masks",
 }
-"""Words of other trainers → the recipe's key for the same thing."""
+"""Key of another trainer, in lower case → the recipe's dotted key for the same setting."""
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str | None:
-    """The allowed word that looks most like this one, or None where none does."""
+    """The allowed word most similar to this one, ignoring case; None where none is similar."""
+    # imported here: only a recipe with a mistake needs it
     from difflib import get_close_matches
 
-    words = list(allowed)
-    lower = {w.lower(): w for w in words}
-    close = get_close_matches(word.lower()[:200], list(lower), n=1, cutoff=0.6)
-    return lower[close[0]] if close else None
+    by_lower_case = {candidate.lower(): candidate for candidate in allowed}
+    # difflib takes quadratic time, and a mistaken value can be a whole prompt
+    close = get_close_matches(word.lower()[:200], list(by_lower_case), n=1, cutoff=0.6)
+    if not close:
+        return None
+    return by_lower_case[close[0]]
 
 
 def join_with_or(words: Sequence[str]) -> str:
-    """`a, b or c`."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}" if words else ""
+    """The words as text: `a, b or c`; empty for no words."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def unknown_key_message(path: str, here: Sequence[str], everywhere: Sequence[str]) -> str:
-    """What to say of an unknown key. path: dotted; here: its level's keys; everywhere: all dotted keys."""
-    word = path.rsplit(".", 1)[-1]
-    homes = [key for key in everywhere if key.rsplit(".", 1)[-1] == word]
+    """Message for an unknown key. path: its dotted key; here: the keys allowed beside it; everywhere: all dotted keys.
+
+    The order of the checks goes from certain to vague: a known key in a wrong place, a key of another trainer, and only
+    then a similar word.
+    """
+    word = _last_name(path)
+    homes = [key for key in everywhere if _last_name(key) == word]
     if path in homes:
         return f"unknown key with this `type`; allowed here: {', '.join(here)}"
     if homes:
-        # a setting of a choice is no home of a word that a section has
-        homes = [key for key in homes if key.count(".") == min(other.count(".") for other in homes)]
+        # a key of a section is meant more often than the same word among the settings of one option
+        depth = min(key.count(".") for key in homes)
+        homes = [key for key in homes if key.count(".") == depth]
         return f"unknown key here; did you mean {_quote_words(homes)}?"
     if word.lower() in OTHER_TRAINERS_KEYS:
         return f"unknown key; here it is called '{OTHER_TRAINERS_KEYS[word.lower()]}'"
-    if near := nearest(word, here):
+    near = nearest(word, here)
+    if near:
         return f"unknown key; did you mean '{near}'?"
-    if near := nearest(word, {key.rsplit(".", 1)[-1]: key for key in everywhere}):
-        return f"unknown key; did you mean {_quote_words([k for k in everywhere if k.rsplit('.', 1)[-1] == near])}?"
+    near = nearest(word, [_last_name(key) for key in everywhere])
+    if near:
+        homes = [key for key in everywhere if _last_name(key) == near]
+        return f"unknown key; did you mean {_quote_words(homes)}?"
     return f"unknown key; allowed here: {', '.join(here)}"
 
 
+def _last_name(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
+
+
 def _quote_words(words: Sequence[str]) -> str:
+    # at most four: `type` alone would list a dozen places
     return join_with_or([f"'{word}'" for word in words[:4]])

@@ -78,14 +78,14 @@ def check_images(images: Images) -> Iterator[KeyProblem]:
     if images.crops is not None and images.crop == "center":
         yield KeyProblem("images.crops",
                          f"found {images.crops}, but `crop: center` makes only one crop, the centre",
-                         "write `crop: random`, or take `crops` away")
+                         "write `crop: random`, or remove `crops`")
     buckets, side = images.buckets, images.resolution
     if buckets is None:
         return
     if buckets.step is not None and side % buckets.step:
         yield KeyProblem("images.buckets.step",
                          f"found {buckets.step}, but `images.resolution: {side}` is not a multiple of it",
-                         "write a step that divides the resolution, or take it away")
+                         "write a step that divides the resolution, or remove it")
     if buckets.min_side is not None and buckets.min_side > side:
         yield KeyProblem("images.buckets.min_side", f"found {buckets.min_side}, more than `images.resolution: {side}`",
                          f"write {side} or less")

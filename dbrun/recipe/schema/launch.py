@@ -58,4 +58,4 @@ def check_launch(launch: Launch, accumulation: int, device: str) -> Iterator[Key
     if launch.processes > 1 and device == "mps":
         yield KeyProblem("launch.processes",
                          f"found {launch.processes}, allowed with `device: mps`: 1, since a Mac has one GPU",
-                         "take `launch` away")
+                         "remove `launch`")

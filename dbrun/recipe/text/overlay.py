@@ -50,7 +50,7 @@ def _merge_extended(path: Path, asked: Span | None, chain: tuple[Path, ...], fil
         circle = (*chain[chain.index(real):], real)
         names = " → ".join(display_path(p) for p in circle)
         raise InvalidRecipe([Problem(asked, "extends", f"found a circle: {names}",
-                                     "take one of these `extends` away")])
+                                     "remove one of these `extends`")])
     # without circles, files that extend several others can still multiply
     if len(files) >= MAX_FILES:
         raise InvalidRecipe([Problem(asked, "extends", f"found more than {MAX_FILES} files that build on each other")])

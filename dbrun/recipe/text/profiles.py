@@ -84,7 +84,7 @@ def find_hub_tokens(data: MappingNode) -> Iterator[Problem]:
     for key, leaf in leaves(data):
         if HUB_TOKEN.search(leaf.value):
             yield Problem(leaf.span, dotted_key(key), "found what looks like a token of the Hub, and a recipe "
-                          "goes into the exported files", "take it away, and log in with `hf auth login`, or set "
+                          "goes into the exported files", "remove it, and log in with `hf auth login`, or set "
                           "HF_TOKEN")
 
 

@@ -1,4 +1,4 @@
-"""Where in a recipe something stands, and how a problem there is shown to a person."""
+"""Spans of recipe text, and problems that are shown with the line where they are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 from dbrun.errors import DEFAULT_WIDTH, NotFetched, RecipeError
 
 LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+VARIATION_SELECTOR = re.compile("[\ufe0e\ufe0f]")
 GUTTER = "       | "
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,29 +31,33 @@ class Span:
     text: str
 
     def __str__(self) -> str:
-        return "command line:" if self.file is None else f"{display_path(self.file)}:{self.line}:{self.column}"
+        if self.file is None:
+            return "command line:"
+        return f"{display_path(self.file)}:{self.line}:{self.column}"
 
     def excerpt(self, width: int = DEFAULT_WIDTH) -> str:
-        """The line and a caret below the place, in so many columns; a long line is cut around it."""
-        # not at the top: hardly a recipe has a problem, and reading the tables of widths takes 9 ms
+        """The line with carets below the span, in `width` columns; a longer line is cut around the span."""
+        # imported here: few recipes have a problem, and reading the tables of character widths takes 9 ms
         from rich.cells import cell_len, set_cell_size, split_text
 
         start, room = self.column - 1, max(20, width - len(GUTTER))
         end = start + self.length
-        before, meant, after = map(_printable, (self.text[:start], self.text[start:end], self.text[end:]))
-        # what stands before the place gives way to it, though to no more than half of the room
-        excess = cell_len(before) + min(cell_len(meant), room // 2) - room
-        before = split_text(before, max(0, excess))[1]
+        before, marked = _printable(self.text[:start]), _printable(self.text[start:end])
+        after = _printable(self.text[end:])
+        # cut the text before the span only as far as the span, or at least half of the room, becomes visible
+        excess = cell_len(before) + min(cell_len(marked), room // 2) - room
+        _, before = split_text(before, max(0, excess))
+        # cells, not characters: a Chinese character is two columns wide
         indent = cell_len(before)
-        carets = max(1, min(cell_len(meant), room - indent))
-        line = set_cell_size(before + meant + after, room).rstrip()
+        carets = max(1, min(cell_len(marked), room - indent))
+        line = set_cell_size(before + marked + after, room).rstrip()
         number = "" if self.file is None else str(self.line)
         return f"  {number:>4} | {line}\n{GUTTER}{' ' * indent}{'^' * carets}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A text that recipe nodes come from. offset: what stands before the YAML on its first line."""
+    """A text that recipe nodes come from. offset: characters before the YAML on its first line, such as `key=`."""
 
     file: Path | None
     lines: tuple[str, ...]
@@ -60,12 +65,15 @@ class Source:
 
     @classmethod
     def from_text(cls, text: str, file: Path | None, offset: int = 0) -> Source:
-        """The source with YAML's idea of lines."""
+        """The source of a text, split at YAML's line breaks."""
+        # str.splitlines also splits at \v, \f and others, so its line numbers differ from the parser's
         return cls(file, tuple(LINE_BREAK.split(text)), offset)
 
     def span(self, line: int, column: int, length: int = 1) -> Span:
-        """The place at a line and a column of the YAML, both counted from 0."""
-        column += self.offset if line == 0 else 0
+        """The span at a line and a column of the YAML, both counted from 0."""
+        if line == 0:
+            column += self.offset
+        # the parser reports an unexpected end one line below the last
         text = self.lines[line] if line < len(self.lines) else ""
         return Span(self.file, line + 1, column + 1, max(1, length), text)
 
@@ -74,8 +82,8 @@ class Source:
 class Problem:
     """One thing wrong with a recipe.
 
-    key: dotted, empty where none is meant; fix: what to do about it;
-    fixed_by_fetch: whether a run mends it by fetching.
+    key: dotted; empty for a problem of the whole file. fix: what to do about it. fixed_by_fetch: whether a run removes
+    the problem by downloading.
     """
 
     span: Span | None
@@ -88,59 +96,69 @@ class Problem:
         return self.render(DEFAULT_WIDTH)
 
     def render(self, width: int) -> str:
-        """The problem with the line that it stands in, which takes so many columns."""
-        words = [str(self.span)] if self.span else []
-        head = " ".join([*words, f"{self.key}: {self.message}" if self.key else self.message])
-        lines = [head, self.span.excerpt(width)] if self.span and self.span.text.strip() else [head]
-        return "\n".join([*lines, f"  → {self.fix}"] if self.fix else lines)
+        """The problem as text: place, key and message; the line of the recipe, cut to `width` columns; the fix."""
+        head = self.message
+        if self.key:
+            head = f"{self.key}: {head}"
+        if self.span:
+            head = f"{self.span} {head}"
+        lines = [head]
+        if self.span and self.span.text.strip():
+            lines.append(self.span.excerpt(width))
+        if self.fix:
+            lines.append(f"  → {self.fix}")
+        return "\n".join(lines)
 
     def as_json(self) -> dict[str, object]:
-        """The problem as plain data; line and column count from 1 and are null where no file is meant."""
-        file = self.span.file if self.span else None
-        return {"file": str(file) if file else None, "line": self.span.line if self.span and file else None,
-                "column": self.span.column if self.span and file else None, "key": self.key or None,
-                "message": self.message, "fix": self.fix}
+        """The problem as plain data; line and column count from 1 and are null where it is in no file."""
+        file, line, column = None, None, None
+        # a line and column of the command line would mean nothing to an editor
+        if self.span and self.span.file:
+            file, line, column = str(self.span.file), self.span.line, self.span.column
+        return {"file": file, "line": line, "column": column, "key": self.key or None, "message": self.message,
+                "fix": self.fix}
 
 
 class InvalidRecipe(RecipeError):
-    """All that is wrong with a recipe, at once, from its first line to its last; `problems` is the same as data."""
+    """All problems of a recipe, without duplicates, in the order of its lines. problems: the same as data."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(dict.fromkeys(problems), key=_sort_key))
         super().__init__(self.render(DEFAULT_WIDTH))
 
     def render(self, width: int) -> str:
-        """All of them, the lines that they stand in cut to so many columns."""
+        """All problems as text; quoted lines are cut to `width` columns."""
         return "\n".join(problem.render(width) for problem in self.problems)
 
     def as_json(self) -> dict[str, object]:
-        """The same, and each problem as data."""
+        """The error as plain data, with each problem as data."""
         return {**super().as_json(), "problems": [problem.as_json() for problem in self.problems]}
 
 
 def _sort_key(problem: Problem) -> tuple[bool, str, int, int]:
-    """Files from top to bottom, then the command line as it was given."""
-    place = problem.span
-    if place is None or place.file is None:
+    """Sort key: problems in files by file, line and column; then those of the command line, in the order given."""
+    span = problem.span
+    if span is None or span.file is None:
         return True, "", 0, 0
-    return False, str(place.file), place.line, place.column
+    return False, str(span.file), span.line, span.column
 
 
 class ProblemCollector:
-    """What is wrong with a recipe, found by checks that need not wait for each other.
+    """Problems of a recipe from several checks, so that one failed check does not hide the others.
 
-    origins: dotted key → where its value stands.
+    origins: dotted key → span of its value.
     """
 
     def __init__(self, origins: Mapping[str, Span], problems: Iterable[Problem] = ()) -> None:
         self.origins, self.problems = origins, list(problems)
 
     def add(self, key: str, message: str, fix: str | None = None, *, fixed_by_fetch: bool = False) -> None:
-        """Note that something is wrong with the value of a key; fixed_by_fetch: as in `Problem`."""
+        """Add a problem with the value of a key; fixed_by_fetch: as in `Problem`."""
         self.problems.append(Problem(self._span(key), key, message, fix, fixed_by_fetch))
 
     def attempt(self, key: str, look: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """What looking gives; None where it raises RecipeError, which is noted as a problem with the key."""
+        """The result of look(*args, **kwargs); where it raises RecipeError, add that as a problem of the key, and None.
+        """
         try:
             return look(*args, **kwargs)
         except InvalidRecipe as error:
@@ -150,24 +168,26 @@ class ProblemCollector:
         return None
 
     def _span(self, key: str) -> Span | None:
-        """Where the value of a key stands, or else the nearest key above it."""
+        """Span of the key's value, or of the nearest key above it that is written; a default is written nowhere."""
         while key and key not in self.origins:
             key = key.rpartition(".")[0]
         return self.origins.get(key)
 
     def raise_if_any(self) -> None:
-        """Raise Problems with all of it, if there is any."""
+        """Raise InvalidRecipe with all problems, if there are any."""
         if self.problems:
             raise InvalidRecipe(self.problems)
 
 
 def _printable(text: str) -> str:
-    """A text without what moves a terminal's cursor, and without what asks for an emoji, whose width differs."""
-    return "".join(c if c.isprintable() else " " for c in text if c not in "\ufe0e\ufe0f")
+    """The text with a blank for each unprintable character, which could move the cursor away from the carets."""
+    # variation selectors change the width of the character before them, by as much as the terminal likes
+    text = VARIATION_SELECTOR.sub("", text)
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def display_path(path: Path) -> str:
-    """The path as people expect it: relative to the current folder where it lies below it."""
+    """The path as text, relative to the current folder if it lies inside it."""
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
         return str(path.relative_to(Path.cwd()))
     return str(path)

@@ -1,4 +1,8 @@
-"""How a recipe's text becomes nodes: strict YAML, every key with its place, nothing that surprises."""
+"""Parser of recipe text: a strict subset of YAML (no tags, anchors or merge keys), every node with its span.
+
+It builds nodes from the parser's events instead of Python values. So each value keeps its place, scalars stay text
+until a field's type reads them, and no tag can create an object.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,23 @@ from typing import Any
 import yaml
 
 from dbrun.config_types import PlainScalar
+from dbrun.recipe.checks.suggestions import nearest
 from dbrun.recipe.text.spans import LINE_BREAK, InvalidRecipe, Problem, Source, Span, display_path
 from dbrun.recipe.text.tree import MappingNode, Node, ScalarNode, SequenceNode
 
 MAX_BYTES = 256 * 1024
+"""Largest recipe file in bytes."""
 MAX_DEPTH = 32
+"""Deepest nesting; the builder recurses, and Python's own limit would end in a traceback."""
 TOO_DEEP = f"found more than {MAX_DEPTH} levels of nesting"
 FORBIDDEN_CHARACTER = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""All but YAML 1.2's printable characters (c-printable), without the byte order mark inside a text."""
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's parser, which is much faster, where PyYAML was built with it."""
 
 
 def read_recipe_file(path: Path, asked: Span | None = None) -> MappingNode:
-    """The mapping in a recipe file. asked: where another recipe names this file. Raises InvalidRecipe."""
+    """The mapping in a recipe file. asked: span where another recipe names this file. Raises InvalidRecipe."""
     problems: list[Problem] = []
     table, _ = read_file_and_text(path, asked, problems)
     if problems:
@@ -30,25 +39,31 @@ def read_recipe_file(path: Path, asked: Span | None = None) -> MappingNode:
 
 
 def read_file_and_text(path: Path, asked: Span | None, problems: list[Problem]) -> tuple[MappingNode, str]:
-    """As `read_recipe_file`, and the text itself; what is wrong and does not stop the reading is noted.
-    Raises InvalidRecipe."""
+    """The mapping in a recipe file, and the file's text.
+
+    Problems that do not stop the parser are added to `problems`. Raises InvalidRecipe for those that do.
+    """
     source, text = _read_text(path, asked)
     node = _parse_collecting(text, source, problems)
     if isinstance(node, MappingNode):
         return node, text
-    what = "nothing in it" if node is None else "no mapping of keys"
-    place = node.span if node else source.span(0, 0)
-    raise InvalidRecipe([Problem(place, "", f"found {what}, expected a recipe", "`dbrun new NAME` writes one")])
+    if node is None:
+        span, what = source.span(0, 0), "nothing in it"
+    else:
+        span, what = node.span, "no mapping of keys"
+    raise InvalidRecipe([Problem(span, "", f"found {what}, expected a recipe", "`dbrun new NAME` writes one")])
 
 
 def schema_version(path: Path) -> str | None:
-    """What a file says in `schema`, None where it says nothing. Raises InvalidRecipe."""
-    said = read_recipe_file(path).entries.get("schema")
-    return said.value if isinstance(said, ScalarNode) else None
+    """Value of the key `schema` of a recipe file; None without that key. Raises InvalidRecipe."""
+    version = read_recipe_file(path).entries.get("schema")
+    if isinstance(version, ScalarNode):
+        return version.value
+    return None
 
 
 def parse(text: str, source: Source) -> Node | None:
-    """The node in a text, or None where there is none. Raises InvalidRecipe."""
+    """The node in a text; None for an empty text. Raises InvalidRecipe with all problems."""
     problems: list[Problem] = []
     node = _parse_collecting(text, source, problems)
     if problems:
@@ -57,25 +72,28 @@ def parse(text: str, source: Source) -> Node | None:
 
 
 def _parse_collecting(text: str, source: Source, problems: list[Problem]) -> Node | None:
+    """As `parse`, but problems that do not stop the parser are added to `problems`."""
     check_characters(text, source)
     builder = _NodeBuilder(text, source)
     try:
         node = builder.document()
     except yaml.MarkedYAMLError as error:
+        # together with the problems above it, so that one run of `validate` shows them all
         raise InvalidRecipe([*builder.problems, _syntax_problem(error, source)]) from None
     problems += builder.problems
     return node
 
 
 def check_characters(text: str, source: Source) -> None:
-    """Raise Problems where a text holds control characters or broken Unicode."""
-    if bad := FORBIDDEN_CHARACTER.search(text):
-        raise InvalidRecipe([Problem(_span_after(text[:bad.start()], source), "",
-                                     f"found the character U+{ord(bad[0]):04X}, which no recipe may hold")])
+    """Raise InvalidRecipe where a text holds control characters or broken Unicode."""
+    bad = FORBIDDEN_CHARACTER.search(text)
+    if bad is not None:
+        span = _span_after(text[:bad.start()], source)
+        raise InvalidRecipe([Problem(span, "", f"found the character U+{ord(bad[0]):04X}, which no recipe may hold")])
 
 
 def _span_after(text: str, source: Source) -> Span:
-    """The place that comes after a text."""
+    """Span of the character that follows a text at the start of the source."""
     lines = LINE_BREAK.split(text)
     return source.span(len(lines) - 1, len(lines[-1]))
 
@@ -83,7 +101,9 @@ def _span_after(text: str, source: Source) -> Span:
 def _read_text(path: Path, asked: Span | None) -> tuple[Source, str]:
     try:
         with path.open("rb") as file:
+            # one byte more than allowed is enough to know; the path may be a device without an end
             data = file.read(MAX_BYTES + 1)
+    # ValueError: a path with a null character
     except (OSError, ValueError) as error:
         raise InvalidRecipe([_read_problem(path, asked, error)]) from None
     if len(data) > MAX_BYTES:
@@ -93,34 +113,42 @@ def _read_text(path: Path, asked: Span | None) -> tuple[Source, str]:
     except UnicodeDecodeError as error:
         before = data[:error.start].decode("utf-8-sig", "replace")
         source = Source.from_text(data.decode("utf-8-sig", "replace"), path)
-        raise InvalidRecipe([Problem(_span_after(before, source), "",
-                                     f"found the byte 0x{data[error.start]:02x}, expected UTF-8 text",
+        message = f"found the byte 0x{data[error.start]:02x}, expected UTF-8 text"
+        raise InvalidRecipe([Problem(_span_after(before, source), "", message,
                                      "save the file with the encoding UTF-8")]) from None
     return Source.from_text(text, path), text
 
 
 def _read_problem(path: Path, asked: Span | None, error: OSError | ValueError) -> Problem:
-    from dbrun.recipe.checks.suggestions import nearest
-
     if isinstance(error, FileNotFoundError):
-        folder = path.parent
-        # `dbrun new` writes into recipes/ where there is one
-        files = [file for home in (folder, folder / "recipes") for file in sorted(home.glob("*.y*ml"))]
-        near = nearest(path.stem, [file.stem for file in files])
-        names = ", ".join(str(file.relative_to(folder)) for file in files)
-        there = f"recipes there: {names}" if files else f"no recipes in {display_path(folder)}"
-        meant = next((display_path(file) for file in files if file.stem == near), None)
-        hint = f"; did you mean '{meant}'?" if meant else f"; {there}"
-        fix = None if files else "dbrun new my_dog"
-        return Problem(asked, "", f"no such recipe: {display_path(path)}{hint}", fix)
+        return _not_found_problem(path, asked)
     if isinstance(error, IsADirectoryError):
         return Problem(asked, "", f"{path} is a folder, expected a recipe file")
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    reason = str(error)
+    # without the path, which the message has already
+    if isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
     return Problem(asked, "", f"cannot read the recipe {str(path)!r}: {reason}")
 
 
+def _not_found_problem(path: Path, asked: Span | None) -> Problem:
+    """A missing recipe, with the recipe of the most similar name, or else all recipes in that folder."""
+    folder = path.parent
+    message = f"no such recipe: {display_path(path)}"
+    # `dbrun new` writes into recipes/ where there is one
+    files = [*sorted(folder.glob("*.y*ml")), *sorted((folder / "recipes").glob("*.y*ml"))]
+    if not files:
+        return Problem(asked, "", f"{message}; no recipes in {display_path(folder)}", "dbrun new my_dog")
+    near = nearest(path.stem, [file.stem for file in files])
+    for file in files:
+        if file.stem == near:
+            return Problem(asked, "", f"{message}; did you mean '{display_path(file)}'?")
+    names = ", ".join(str(file.relative_to(folder)) for file in files)
+    return Problem(asked, "", f"{message}; recipes there: {names}")
+
+
 class _NodeBuilder:
-    """One pass over the YAML events of a text; collects every problem that does not stop the reading."""
+    """One pass over the YAML events of a text; problems that do not stop it are collected."""
 
     def __init__(self, text: str, source: Source) -> None:
         self.source = source
@@ -129,6 +157,7 @@ class _NodeBuilder:
         self.events: Iterator[Any] = iter(yaml.parse(text, Loader=LOADER))
 
     def document(self) -> Node | None:
+        """The node of the only document; None for an empty text."""
         node: Node | None = None
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
@@ -147,23 +176,31 @@ class _NodeBuilder:
             return ScalarNode(PlainScalar(), place)
         if event.anchor:
             self._refuse_alias(event, f"the anchor '&{event.anchor}'")
+        # a tag would decide the type, which is the schema's decision
         if event.tag:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             self._refuse(event, f"found the tag '{tag}'; recipes have no tags",
                          "the key says what the value is; quotes keep text as text")
         if isinstance(event, yaml.ScalarEvent):
+            # style is None for a scalar without quotes or block markers
             return ScalarNode(event.value if event.style else PlainScalar(event.value), place)
         if isinstance(event, yaml.SequenceStartEvent):
-            values = []
-            while not isinstance(inner := next(self.events), yaml.SequenceEndEvent):
-                values.append(self._node(inner, depth + 1))
+            values = [self._node(inner, depth + 1) for inner in self._events_until(yaml.SequenceEndEvent)]
             return SequenceNode(tuple(values), place)
         return self._mapping(place, depth)
+
+    def _events_until(self, end: type) -> Iterator[Any]:
+        """First events of the items up to the end event of a list or a mapping; the caller consumes the rest of each.
+        """
+        for event in self.events:
+            if isinstance(event, end):
+                return
+            yield event
 
     def _mapping(self, place: Span, depth: int) -> MappingNode:
         entries: dict[str, Node] = {}
         keys: dict[str, Span] = {}
-        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+        for event in self._events_until(yaml.MappingEndEvent):
             key = self._node(event, depth + 1)
             value = self._node(next(self.events), depth + 1)
             if not isinstance(key, ScalarNode):
@@ -183,11 +220,13 @@ class _NodeBuilder:
 
     def _span(self, event: Any) -> Span:
         start, end = event.start_mark, event.end_mark
-        length = end.column - start.column if end.line == start.line else 1
+        length = 1
+        if end.line == start.line:
+            length = end.column - start.column
         return self.source.span(start.line, start.column, length)
 
     def _refuse_alias(self, event: Any, what: str) -> None:
-        """Refuse an anchor or an alias; the first of what can be thousands says it of all."""
+        """Add a problem for the first anchor or alias only: a text can hold thousands of them."""
         if not self.has_refused_alias:
             self._refuse(event, f"found {what}; recipes have neither anchors nor aliases",
                          "write a reference such as ${train.steps} instead of each")
@@ -198,30 +237,44 @@ class _NodeBuilder:
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError, source: Source) -> Problem:
-    """libyaml's complaint in plain words."""
-    marks = [source.span(m.line, m.column) for m in (error.problem_mark, error.context_mark) if m]
-    place = next((p for p in marks if p.text[p.column - 1:].strip()), (*marks, source.span(0, 0))[0])
-    said = error.problem or error.context or str(error)
+    """libyaml's error in plain words, with the usual cause and its fix."""
+    place = _error_span(error, source)
+    reason = error.problem or error.context or str(error)
     rest = place.text[place.column - 1:]
-    if "nesting depth" in said:
+    if "nesting depth" in reason:
         return Problem(place, "", TOO_DEEP)
-    if "cannot start any token" in said:
+    if "cannot start any token" in reason:
         if rest.startswith("\t") or "\t" in place.text[:place.column]:
             return Problem(place, "", "found a tab, expected spaces", "indent with spaces")
         return Problem(place, "", f"found {rest[:1]!r} at the start of a value", "put the text in quotes")
-    if "maximum nesting depth" in said:
-        return Problem(place, "", TOO_DEEP)
-    if "mapping values are not allowed" in said:
-        return Problem(place, "", "found a second ': ' where a value stands, or a wrong indentation",
-                       "put text that contains ': ' in quotes, and give keys of one level one indentation")
-    if "unknown escape" in said:
+    if "mapping values are not allowed" in reason:
+        return Problem(place, "", "found a second ': ' in a value, or a wrong indentation",
+                       "put text that contains ': ' in quotes, and indent all keys of one level equally")
+    if "unknown escape" in reason:
         # libyaml points at the backslash, PyYAML's own reader behind it
-        wrong = rest[:2] if rest.startswith("\\") else place.text[place.column - 2:place.column]
+        wrong = place.text[place.column - 2:place.column]
+        if rest.startswith("\\"):
+            wrong = rest[:2]
         return Problem(place, "", f"found {wrong} in double quotes, where a backslash begins an escape",
                        f"write \\{wrong}, or put the text in single quotes")
     if "${" in place.text and "{" in place.text.replace("${", ""):
-        return Problem(place, "", f"not YAML: {said}", 'in { } a reference needs quotes: "${train.steps}"')
-    context = f" {error.context}" if error.context and error.problem else ""
-    return Problem(place, "", f"not YAML: {said}{context}",
-                   "look at its quotes and brackets" if source.file is None else
-                   "look at this line and the one above: indentation, quotes, brackets")
+        return Problem(place, "", f"not YAML: {reason}", 'in { } a reference needs quotes: "${train.steps}"')
+    if error.context and error.problem:
+        reason = f"{reason} {error.context}"
+    fix = "look at this line and the one above: indentation, quotes, brackets"
+    # a word of the command line has neither indentation nor a line above
+    if source.file is None:
+        fix = "look at its quotes and brackets"
+    return Problem(place, "", f"not YAML: {reason}", fix)
+
+
+def _error_span(error: yaml.MarkedYAMLError, source: Source) -> Span:
+    """Span of a parser error: the first mark that points at some text, since one at the end of a file shows nothing."""
+    marks = [mark for mark in (error.problem_mark, error.context_mark) if mark]
+    spans = [source.span(mark.line, mark.column) for mark in marks]
+    for span in spans:
+        if span.text[span.column - 1:].strip():
+            return span
+    if spans:
+        return spans[0]
+    return source.span(0, 0)
