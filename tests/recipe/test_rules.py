@@ -34,7 +34,7 @@ def test_something_must_learn_to_the_end(load, good) -> None:
     for text in (good, stopping(good, "0.9")):
         with pytest.raises(InvalidRecipe, match=r"nothing else learns after step") as caught:
             load(text, "adapt.denoiser.stop_at=0.5")
-        assert "`train.steps` says how long" in str(caught.value)
+        assert "`train.steps` sets how long" in str(caught.value)
     assert load(stopping(good, "null"), "adapt.denoiser.stop_at=0.5").recipe.adapt.denoiser.stop_step(300) == 150
 
 
@@ -63,13 +63,13 @@ def test_prodigys_rate_must_be_everyones(load, good) -> None:
 
 
 def test_steps_and_epochs_are_one_choice(load, good) -> None:
-    with pytest.raises(InvalidRecipe, match=r"train\.epochs: found 20, but `train.steps: 300` says already"):
+    with pytest.raises(InvalidRecipe, match=r"train\.epochs: found 20, but `train.steps: 300` already sets the length"):
         load(good, "train.epochs=20")
     assert load(good, "train.epochs=20", "train.steps=null").recipe.train.epochs == 20
 
 
 @pytest.mark.parametrize(("words", "told"), [
-    (("train.ema={}", "train.optimizer={type: adamw_schedule_free}"), "averages itself"),
+    (("train.ema={}", "train.optimizer={type: adamw_schedule_free}"), "already averages"),
     (("train.tf32=true", "device=cpu"), "`device: cpu` has no TF32")])
 def test_what_does_not_go_together_in_training_is_refused(load, good, words, told: str) -> None:
     with pytest.raises(InvalidRecipe, match=told):
@@ -78,7 +78,7 @@ def test_what_does_not_go_together_in_training_is_refused(load, good, words, tol
 
 
 def test_a_look_must_come_before_the_end(load, good) -> None:
-    with pytest.raises(InvalidRecipe, match=r"train\.held_out\.every: found 400, but there are only 300 steps"):
+    with pytest.raises(InvalidRecipe, match=r"train\.held_out\.every: found 400, but training has only 300 steps"):
         load(good, "train.held_out={every: 400}")
     assert load(good, "train.held_out={}").recipe.train.held_out.every == 50
 

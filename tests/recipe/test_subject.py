@@ -71,7 +71,7 @@ def test_a_prompt_is_needed_unless_captions_are_said_to_be_there(load, good) -> 
 
 def test_a_template_with_a_trigger_needs_one(load, good) -> None:
     text = good.replace("images: embedded:sks_dog", CAPTIONS.replace(", captions", "\n  captions", 1))
-    assert "no `subject.trigger` to stand there" in refused(load, text)
+    assert "no `subject.trigger` to replace it" in refused(load, text)
     assert load(text, "subject.trigger=sks dog").recipe.subject.caption_source.needs_trigger
 
 
@@ -84,6 +84,6 @@ def test_class_images_stand_where_there_are_several_classes(load, good) -> None:
     assert load(own, "subject.class_images=x").recipe.generated_class_prompts == ()
     assert "found beside `prior.images`" in refused(load, own, "subject.class_images=x", "prior.images=y")
     assert "found beside `prior.target`" in refused(load, own, "subject.class_images=x", "prior.target=base")
-    assert "`class_images` names yours" in refused(load, good, "subject.class_images=x")
+    assert "`class_images` names your own" in refused(load, good, "subject.class_images=x")
     assert "found class images, but no `prior`" in refused(
         load, good, "subject.class_images=x", "prior=null", "subject.class_prompt=null")
