@@ -1,4 +1,4 @@
-"""What does a stage's output depend on, written down and hashed?"""
+"""The cache key of a stage: everything that its output depends on, as a JSON document and its sha256."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from dbrun.stages.sources import Numerics
 from dbrun.store.canonical import JsonValue, digest, to_json_value
 
 FORMAT = 1
-"""Version of the key document; a change reruns everything."""
+"""Version of the key document; raising it makes every stage of every recipe run again."""
 
 
 @dataclass(frozen=True)
 class StageKey:
-    """A stage with all that it is given. resume_key: the key without the params that only lengthen the work."""
+    """A stage with its params and its cache key.
+
+    document: what is hashed; key: sha256 of the document, 64 hex digits; resume_key: the same without the params that
+    only lengthen the work, such as `train.steps`. It names the folder of unfinished work. Without such params it equals
+    `key`.
+    """
 
     stage: Stage[Any]
     params: Any
@@ -27,28 +32,33 @@ class StageKey:
 
 
 def make_stage_key(stage: Stage[Any], params: Any, inputs: Mapping[str, str], numerics: Numerics) -> StageKey:
-    """The question whose answer is the stage's artifact. inputs: upstream stage → digest of its output."""
-    chosen = to_json_value(params)
-    if not isinstance(chosen, dict):
+    """Cache key of a stage. inputs: upstream stage → digest of its output. Raises TypeError if params is no dataclass.
+    """
+    params_json = to_json_value(params)
+    if not isinstance(params_json, dict):
         raise TypeError(f"the params of {stage.NAME} are no dataclass: {params!r}")
-    libraries = (*stage.libraries, *(package.name for package in stage.required_packages(params)))
-    document: dict[str, JsonValue] = {
-        **shared_key_fields(stage, stage.NAME, numerics), "libraries": to_json_value(minor_versions(libraries)),
-        "params": chosen, "inputs": dict(inputs)}
+    packages = tuple(package.name for package in stage.required_packages(params))
+    document = shared_key_fields(stage, stage.NAME, numerics)
+    # optional packages (an optimizer, a decoder) count only in the keys of recipes that use them
+    document["libraries"] = to_json_value(minor_versions((*stage.libraries, *packages)))
+    document["params"] = params_json
+    document["inputs"] = dict(inputs)
     key = digest(document)
-    longer = stage.extendable_params(params)
-    if not longer:
+    extendable = stage.extendable_params(params)
+    if not extendable:
         return StageKey(stage, params, document, key, key)
-    rest: dict[str, JsonValue] = {name: value for name, value in chosen.items() if name not in longer}
-    lineage: dict[str, JsonValue] = {**document, "params": rest, "lengthens": ",".join(sorted(longer))}
+    fixed: dict[str, JsonValue] = {name: value for name, value in params_json.items() if name not in extendable}
+    # `lengthens` keeps the two documents apart: a resume key must never equal the key of a stage without that param
+    lineage: dict[str, JsonValue] = {**document, "params": fixed, "lengthens": ",".join(sorted(extendable))}
     return StageKey(stage, params, document, key, digest(lineage))
 
 
 def shared_key_fields(stage: Stage[Any], name: str, numerics: Numerics) -> dict[str, JsonValue]:
-    """What the keys of a stage and of its items share. name: the stage's, or that of its items."""
+    """Fields that the key documents of a stage and of its single items share. name: of the stage, or of its items."""
     computing: dict[str, JsonValue] = {"device": numerics.device}
+    # on a CPU the number of threads decides in which order sums are taken, so it changes the last bits
     if numerics.device == "cpu":
         computing["threads"] = numerics.threads
-    return {"format": FORMAT, "stage": name, "version": stage.VERSION,
-            "numerics": computing if stage.device_dependent else None,
+    numerics_field = computing if stage.device_dependent else None
+    return {"format": FORMAT, "stage": name, "version": stage.VERSION, "numerics": numerics_field,
             "libraries": to_json_value(minor_versions(stage.libraries))}

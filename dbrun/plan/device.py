@@ -1,4 +1,4 @@
-"""Which device will arithmetic run on? Answered without importing torch."""
+"""The device that arithmetic will run on, found without importing torch."""
 
 from __future__ import annotations
 
@@ -15,46 +15,52 @@ DEV_FOLDER = Path("/dev")
 
 
 def resolve_numerics(device: str, threads: int) -> Numerics:
-    """What `device` and `threads` of a recipe mean here; threads count only on a CPU."""
+    """Device and CPU threads that `device` and `threads` of a recipe mean on this machine.
+
+    threads becomes 0 on a GPU, so that it does not count in cache keys there.
+    """
     resolved = resolve_device(device)
-    return Numerics(resolved, threads if resolved == "cpu" else 0)
+    counted_threads = threads if resolved == "cpu" else 0
+    return Numerics(resolved, counted_threads)
 
 
 def resolve_device(device: str) -> str:
-    """cuda, mps or cpu; `auto` takes the first of these that is here."""
+    """Device name: cuda, mps or cpu. `auto` becomes the first of these that this machine has."""
     if device != "auto":
         return device
     return next(name for name in ("cuda", "mps", "cpu") if why_unavailable(name) is None)
 
 
 def why_unavailable(device: str) -> str | None:
-    """What is missing for this device on this machine, None if nothing is."""
+    """Reason why this machine cannot use the device; None if it can, as far as that is seen without torch."""
     if device == "cuda":
+        # ROCm builds of torch call their device `cuda` too
         if not _torch_built_for("cuda", "hip"):
             return "the installed torch has no CUDA"
         return None if _has_gpu() else "no CUDA device is here"
     if device == "mps":
-        here = sys.platform == "darwin" and os.uname().machine == "arm64"
-        return None if here else "this is no Mac with MPS"
+        is_apple_silicon = sys.platform == "darwin" and os.uname().machine == "arm64"
+        return None if is_apple_silicon else "this is no Mac with MPS"
     return None
 
 
 def why_too_few_gpus(device: str, processes: int) -> str | None:
-    """What is missing for so many processes on this machine, each with a GPU of its own; None if nothing is seen."""
+    """Reason why this machine cannot give each of `processes` a GPU of its own; None if no lack is seen."""
     if device != "cuda" or processes == 1:
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    here = len(visible.split(",")) if visible else len(list(DEV_FOLDER.glob("nvidia[0-9]*")))
-    # where the system shows no such device there may be others, which only torch can count
-    return f"{processes} processes want a GPU each, and {here} are here" if 0 < here < processes else None
+    gpus = len(visible.split(",")) if visible else len(list(DEV_FOLDER.glob("nvidia[0-9]*")))
+    # 0 is not a lack: WSL and ROCm show no such device files, and only torch can count their GPUs
+    return f"{processes} processes want a GPU each, and {gpus} are here" if 0 < gpus < processes else None
 
 
 def _has_gpu() -> bool:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return False
-    nodes = ("nvidia[0-9]*", "dxg") if _torch_built_for("cuda") else ("kfd",)
-    return any(True for pattern in nodes for _ in DEV_FOLDER.glob(pattern))
+    # dxg is the GPU of WSL, kfd that of ROCm
+    patterns = ("nvidia[0-9]*", "dxg") if _torch_built_for("cuda") else ("kfd",)
+    return any(True for pattern in patterns for _ in DEV_FOLDER.glob(pattern))
 
 
 def _torch_built_for(*names: str) -> bool:
@@ -63,6 +69,7 @@ def _torch_built_for(*names: str) -> bool:
 
 @cache
 def _torch_version_text() -> str:
+    """Text of torch's version.py, which names its CUDA or HIP version; `import torch` would take seconds."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         return ""

@@ -1,4 +1,4 @@
-"""How do two runs on record differ: in their recipes, in their stages' keys, in what came of them?"""
+"""Differences between two recorded runs: in their recipes, their stages' keys and their results."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from dbrun.store.runs import EVENTS_FILE, RECIPE_FILE, Run, list_runs
 from dbrun.store.store import Store
 
 DiffRow = tuple[str, str | None, str | None]
+"""Name, value in the first run, value in the second; None where a run has none."""
+LOSS_TAIL = 10
+"""The loss of a run is the mean over the last 1/LOSS_TAIL of its steps: one step's loss is mostly noise."""
 
 
 @dataclass(frozen=True)
 class RunDiff:
-    """Rows of name, the first run's value, the second's. same_stages: stages that both runs asked the same."""
+    """Differences of two runs, as rows. same_stages: names of the stages with the same key in both."""
 
     recipe: tuple[DiffRow, ...]
     stages: tuple[DiffRow, ...]
@@ -25,38 +28,47 @@ class RunDiff:
     same_stages: tuple[str, ...]
 
     def as_json(self) -> dict[str, object]:
-        """The comparison as plain data."""
+        """Comparison as JSON data: by name, the pair of values."""
         return {"recipe": {name: [a, b] for name, a, b in self.recipe},
                 "stages": {name: [a, b] for name, a, b in self.stages},
                 "results": {name: [a, b] for name, a, b in self.results}, "same_stages": list(self.same_stages)}
 
 
 def find_run(store: Store, word: str) -> Run:
-    """The run that a word means: its id, the beginning of one id, or a name, which means its newest run."""
-    every = list_runs(store)
-    exact = [run for run in every if word in (run.id, run.name)]
-    begun = [run for run in every if run.id.startswith(word)]
-    if exact or len(begun) == 1:
-        return (exact or begun)[0]
-    if begun:
-        raise UsageError(f"{len(begun)} runs begin with {word!r}", fix=f"write more of it, such as {begun[0].id}")
-    raise UsageError(f"there is no run {word!r} in {store.root}", fix="dbrun runs shows what there is")
+    """Run with this id, with an id that alone begins so, or the newest with this name. Raises UsageError for none."""
+    # the newest comes first
+    runs = list_runs(store)
+    exact = [run for run in runs if word in (run.id, run.name)]
+    with_prefix = [run for run in runs if run.id.startswith(word)]
+    if exact or len(with_prefix) == 1:
+        return (exact or with_prefix)[0]
+    if with_prefix:
+        raise UsageError(f"{len(with_prefix)} runs begin with {word!r}",
+                         fix=f"write more of an id, such as {with_prefix[0].id}")
+    raise UsageError(f"there is no run {word!r} in {store.root}", fix="`dbrun runs` lists all")
 
 
 def compare_runs(store: Store, first: Run, second: Run) -> RunDiff:
-    """Lay two runs beside each other."""
-    a, b = dict(_flatten("", _read_json(first, RECIPE_FILE))), dict(_flatten("", _read_json(second, RECIPE_FILE)))
-    keys = [run.roots.keys if run.roots else {} for run in (first, second)]
-    stages = list(dict.fromkeys((*keys[0], *keys[1])))
-    same = tuple(name for name in stages if keys[0].get(name) == keys[1].get(name))
-    results = [{"state": run.state, **_results(store, run)} for run in (first, second)]
-    return RunDiff(_rows(a, b), tuple((name, _short_key(keys[0].get(name)), _short_key(keys[1].get(name)))
-                                      for name in stages if name not in same),
-                   _rows(*results), same)
+    """Compare the recipes, keys and results of two runs. A stage whose key is recorded in neither is left out."""
+    first_recipe = dict(_flatten("", _read_json(first, RECIPE_FILE)))
+    second_recipe = dict(_flatten("", _read_json(second, RECIPE_FILE)))
+    first_keys, second_keys = _recorded_keys(first), _recorded_keys(second)
+    # in the order of the stages, those that only the second run has at the end
+    stages = list(dict.fromkeys((*first_keys, *second_keys)))
+    same = tuple(name for name in stages if first_keys.get(name) == second_keys.get(name))
+    changed = tuple((name, _short_key(first_keys.get(name)), _short_key(second_keys.get(name)))
+                    for name in stages if name not in same)
+    return RunDiff(_rows(first_recipe, second_recipe), changed, _rows(_results(store, first), _results(store, second)),
+                   same)
+
+
+def _recorded_keys(run: Run) -> Mapping[str, str]:
+    """Stage → cache key, as far as the run came."""
+    return run.roots.keys if run.roots else {}
 
 
 def read_events(run: Run) -> list[dict[str, object]]:
-    """All that was written down of a run while it went on; a line that was cut off is left out."""
+    """Events that a run recorded, in order; [] if it recorded none."""
     found = []
     try:
         lines = (run.folder / EVENTS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -66,6 +78,7 @@ def read_events(run: Run) -> list[dict[str, object]]:
         try:
             event = json.loads(line)
         except ValueError:
+            # the last line is cut off where the process was killed while it wrote
             continue
         if isinstance(event, dict):
             found.append(event)
@@ -73,28 +86,39 @@ def read_events(run: Run) -> list[dict[str, object]]:
 
 
 def last_loss(trained: Path) -> float | None:
-    """The mean loss over the last tenth of a training's `metrics.jsonl`, None where it has none."""
+    """Mean loss over the last tenth of the steps in a training's `metrics.jsonl`; None if it has no loss.
+
+    trained: folder of the result of `train`.
+    """
     try:
         lines = (trained / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        losses = [loss for line in lines if isinstance(loss := json.loads(line).get("loss"), (int, float))]
+        values = [json.loads(line).get("loss") for line in lines]
     except (OSError, ValueError):
         return None
-    last = losses[-max(1, len(losses) // 10):]
+    losses = [value for value in values if isinstance(value, (int, float))]
+    last = losses[-max(1, len(losses) // LOSS_TAIL):]
     return sum(last) / len(last) if last else None
 
 
 def _results(store: Store, run: Run) -> Mapping[str, str]:
-    key = run.roots.keys.get("train") if run.roots else None
+    """State of a run, and its loss, seconds and outputs as far as they are recorded."""
+    results = {"state": run.state}
+    key = _recorded_keys(run).get("train")
     trace = store.traces.read("train", key) if key else None
     loss = last_loss(store.objects.path(trace.digest)) if trace else None
-    taken = run.last_event.get("seconds") if run.last_event else None
-    found = {"loss": f"{loss:.4g}" if loss is not None else None,
-             "seconds": f"{taken:.1f}" if isinstance(taken, (int, float)) else None,
-             "outputs": str(run.last_event["outputs"]) if run.last_event and run.last_event.get("outputs") else None}
-    return {name: text for name, text in found.items() if text is not None}
+    if loss is not None:
+        results["loss"] = f"{loss:.4g}"
+    last_event = run.last_event or {}
+    seconds, outputs = last_event.get("seconds"), last_event.get("outputs")
+    if isinstance(seconds, (int, float)):
+        results["seconds"] = f"{seconds:.1f}"
+    if outputs:
+        results["outputs"] = str(outputs)
+    return results
 
 
 def _rows(a: Mapping[str, str], b: Mapping[str, str]) -> tuple[DiffRow, ...]:
+    """Rows of the names whose values differ, in the order of `a`, then of `b`."""
     return tuple((name, a.get(name), b.get(name)) for name in dict.fromkeys((*a, *b)) if a.get(name) != b.get(name))
 
 
@@ -109,7 +133,9 @@ def _flatten(name: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, below in value.items():
             yield from _flatten(f"{name}.{key}" if name else key, below)
-    elif (text := format_value(value)) is not None:
+        return
+    text = format_value(value)
+    if text is not None:
         yield name, text
 
 

@@ -1,4 +1,4 @@
-"""What does this machine have that a run needs? Found out without torch and without the network."""
+"""Checks of this machine for `dbrun doctor`: devices, memory, disk, login, packages; without torch or network."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from dbrun.resolve import hub
 from dbrun.store.store import Store
 
 LOW_MEMORY, LOW_DISK = 2 << 30, 2 << 30
+"""Free bytes of memory and of disk below which a check says so."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at. state: ok, note or bad; fix: what to do where it is not ok."""
+    """One checked thing. state: ok, note or bad; found: text for people; fix: what to do if the state is not ok."""
 
     name: str
     state: str
@@ -30,12 +31,12 @@ class Check:
     fix: str | None = None
 
     def as_json(self) -> dict[str, object]:
-        """The check as plain data."""
+        """Check as JSON data."""
         return asdict(self)
 
 
 def run_checks(store: Store) -> list[Check]:
-    """Everything, in the order in which people ask for it."""
+    """All checks, in the order in which they are shown."""
     return [*_python(), *_devices(), *_memory(), *_disk("store", store.root),
             *_disk("Hub cache", hub.cache_folder()), _login(), *_libraries()]
 
@@ -49,26 +50,33 @@ def _python() -> Iterator[Check]:
 
 def _devices() -> Iterator[Check]:
     chosen = device.resolve_device("auto")
-    yield Check("device: auto", "ok" if chosen != "cpu" else "note", f"takes {chosen}",
-                None if chosen != "cpu" else "bases of 512 pixels and more want a GPU")
+    if chosen == "cpu":
+        yield Check("device: auto", "note", "takes cpu", "bases of 512 pixels and more want a GPU")
+    else:
+        yield Check("device: auto", "ok", f"takes {chosen}")
     for name in ("cuda", "mps"):
         lack = device.why_unavailable(name)
-        yield Check(name, "ok" if lack is None else "note", lack or "there")
+        # a note, not bad: a machine needs one device, not all
+        state = "ok" if lack is None else "note"
+        yield Check(name, state, lack or "there")
     for line in _gpus():
         yield Check("GPU", "ok", line)
     yield Check("CPU", "ok", f"{os.cpu_count()} cores")
 
 
 def _gpus() -> list[str]:
-    """Name, driver, free and whole memory of each, as NVIDIA's own tool says."""
+    """Name, driver, free and total memory of each NVIDIA GPU, as `nvidia-smi` says; [] without it."""
     if shutil.which("nvidia-smi") is None:
         return []
-    asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.free,memory.total", "--format=csv,noheader"]
+    command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.free,memory.total", "--format=csv,noheader"]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False)
+        # a driver that hangs must not hang the command that is to find it
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    rows = [line.split(", ") for line in done.stdout.splitlines()] if done.returncode == 0 else []
+    if done.returncode != 0:
+        return []
+    rows = [line.split(", ") for line in done.stdout.splitlines()]
     return [f"{row[0]}, driver {row[1]}, {row[2]} of {row[3]} free" for row in rows if len(row) == 4]
 
 
@@ -76,52 +84,63 @@ def _memory() -> Iterator[Check]:
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii", errors="replace")
     except OSError:
+        # only Linux has this file
         return
     sizes = {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
-    free, whole = sizes.get("MemAvailable", 0), sizes.get("MemTotal", 0)
-    short = free < LOW_MEMORY
-    yield Check("memory", "note" if short else "ok", f"{_gib(free)} of {_gib(whole)} free",
-                "close other programs" if short else None)
+    # MemAvailable, not MemFree: the page cache can be given back
+    free, total = sizes.get("MemAvailable", 0), sizes.get("MemTotal", 0)
+    text = f"{_gib(free)} of {_gib(total)} free"
+    if free < LOW_MEMORY:
+        yield Check("memory", "note", text, "close other programs")
+    else:
+        yield Check("memory", "ok", text)
 
 
 def _disk(name: str, folder: Path) -> Iterator[Check]:
-    there = nearest_existing(folder)
-    free = shutil.disk_usage(there).free
-    if not os.access(there, os.W_OK):
-        yield Check(name, "bad", f"{folder} cannot be written", "make it writable, or choose another place "
-                    f"({'DBRUN_STORE' if name == 'store' else 'HF_HOME'} moves it)")
-        return
-    short = free < LOW_DISK
-    yield Check(name, "note" if short else "ok", f"{folder}, {_gib(free)} free",
-                "dbrun gc frees what nothing needs" if short else None)
+    # a store that was never used is no folder yet; the nearest one above it has the same disk
+    existing = nearest_existing(folder)
+    free = shutil.disk_usage(existing).free
+    if not os.access(existing, os.W_OK):
+        variable = "DBRUN_STORE" if name == "store" else "HF_HOME"
+        yield Check(name, "bad", f"{folder} cannot be written",
+                    f"make it writable, or choose another place ({variable} moves it)")
+    elif free < LOW_DISK:
+        yield Check(name, "note", f"{folder}, {_gib(free)} free", "dbrun gc frees what nothing needs")
+    else:
+        yield Check(name, "ok", f"{folder}, {_gib(free)} free")
 
 
 def _login() -> Check:
-    """Whether a token is there; it is neither shown nor tried."""
+    """Check for a token of the Hub. It is neither shown nor tried: this works without the network."""
     home = Path(os.path.expandvars(os.environ.get("HF_HOME") or "~/.cache/huggingface")).expanduser()
     file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
-    found = "a token in HF_TOKEN" if os.environ.get("HF_TOKEN") else f"a token in {file}" if file.is_file() else None
-    away = "; HF_HUB_OFFLINE is set, so the Hub is not asked" if hub.is_offline() else ""
-    if found is not None:
-        return Check("Hub login", "ok", found + away)
-    return Check("Hub login", "note", f"none{away}", "hf auth login, for bases that ask for it")
+    offline = "; HF_HUB_OFFLINE is set, so the Hub is not asked" if hub.is_offline() else ""
+    # the Hub's library too takes the variable before the file
+    if os.environ.get("HF_TOKEN"):
+        return Check("Hub login", "ok", f"a token in HF_TOKEN{offline}")
+    if file.is_file():
+        return Check("Hub login", "ok", f"a token in {file}{offline}")
+    return Check("Hub login", "note", f"none{offline}", "hf auth login, for bases that ask for it")
 
 
 def _libraries() -> Iterator[Check]:
-    """The packages that dbrun needs, with the versions that it takes."""
+    """Checks of the packages that dbrun needs, against the versions that its metadata allows."""
     from importlib.metadata import PackageNotFoundError, requires
 
     from packaging.requirements import Requirement
 
     try:
-        wanted = [line for line in requires("dbrun") or () if "extra ==" not in line]
+        # optional packages are checked by the stages that need them
+        lines = [line for line in requires("dbrun") or () if "extra ==" not in line]
     except PackageNotFoundError:
-        wanted = []
-    for requirement in map(Requirement, wanted):
-        name, found = requirement.name, installed_version(requirement.name)
-        good = found != "absent" and requirement.specifier.contains(found, prereleases=True)
-        yield Check(name, "ok" if good else "bad", found,
-                    None if good else f"pip install '{name}{requirement.specifier}'")
+        # dbrun runs from a source tree that was never installed
+        lines = []
+    for requirement in map(Requirement, lines):
+        name, version = requirement.name, installed_version(requirement.name)
+        if version != "absent" and requirement.specifier.contains(version, prereleases=True):
+            yield Check(name, "ok", version)
+        else:
+            yield Check(name, "bad", version, f"pip install '{name}{requirement.specifier}'")
 
 
 def _gib(size: int) -> str:

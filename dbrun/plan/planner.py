@@ -1,4 +1,4 @@
-"""What will be done, and why? Nothing is run and nothing is written to find out."""
+"""The plan of a recipe: which stages are cached, run, resume or are blocked, and why. Runs and writes nothing."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from dbrun.store.traces import Trace
 
 ALL_STAGES = Selection()
 BASE_STAGE = "load"
-"""The stage that stands for the base; the others reach the base only through it."""
+"""Name of the stage that stands for the base; the others depend on the base only through its result."""
 CHECKPOINT_NAME = re.compile(r"step-(\d+)\b")
 RECENT_RESULTS = 200
-"""Earlier results of a stage that are compared where its recipe never ran here."""
+"""Number of earlier results that a stage is compared with if no run of its recipe's name is recorded."""
 
 
 class Status(StrEnum):
-    """What becomes of a stage."""
+    """Planned action for a stage: use the cached result, run, resume unfinished work, or nothing because it cannot."""
 
     HIT = "hit"
     RUN = "run"
@@ -54,7 +54,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What becomes of one stage. key: None while results above are unknown; digest: of a cached result."""
+    """Plan of one stage. key: None while a result of a stage above is unknown; digest: of the result, if cached."""
 
     name: str
     status: Status
@@ -65,32 +65,38 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of each stage, in order. stages_read: those whose results are used, and so were compared byte for
-    byte."""
+    """Plan of each stage, in order of execution.
+
+    stages_read: names of the stages whose results are used; their cached files were compared by digest, not only by
+    size.
+    """
 
     stages: tuple[StagePlan, ...]
     stages_read: frozenset[str] = frozenset()
 
     @property
     def has_pending(self) -> bool:
-        """Whether anything is left to do."""
+        """Whether any stage is not cached."""
         return any(s.status is not Status.HIT for s in self.stages)
 
     @property
     def blocked_stages(self) -> tuple[StagePlan, ...]:
-        """The stages that cannot run."""
+        """Stages that cannot run, in order."""
         return tuple(s for s in self.stages if s.status is Status.BLOCKED)
 
     def as_json(self) -> dict[str, object]:
-        """The plan as plain data."""
-        return {"format_version": 1,
-                "stages": [{"name": s.name, "status": s.status.value, "reason": str(s.reason), "key": s.key,
-                            "digest": s.digest} for s in self.stages]}
+        """Plan as JSON data."""
+        stages = [{"name": s.name, "status": s.status.value, "reason": str(s.reason), "key": s.key,
+                   "digest": s.digest} for s in self.stages]
+        return {"format_version": 1, "stages": stages}
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What planning and running share: the recipe with its sources, its stages, and those that are chosen."""
+    """Everything that planning and running need: the recipe, its sources, the store and the selected stages.
+
+    stages: all stages by name, also those that this recipe does not have.
+    """
 
     recipe: Recipe
     resolved: ResolvedSources
@@ -99,104 +105,135 @@ class Scope:
     selected_stages: SelectedStages
     numerics: Numerics
     stage_keys: dict[tuple[str, ...], StageKey] = field(default_factory=dict)
-    """The questions so far, by stage and upstream digests: with many pictures each takes a while to write down."""
+    """Keys made so far, by stage name and upstream digests: with many pictures each takes a while to make."""
 
     @property
     def delivering_stages(self) -> tuple[str, ...]:
-        """The chosen stages whose files go to the outputs, in order."""
+        """Names of the selected stages whose files are copied to the outputs, in order."""
         return tuple(name for name in self.selected_stages.needs if self.stages[name].delivers)
 
     def stage_key(self, name: str, digests: Mapping[str, str]) -> StageKey:
-        """The question to a stage whose upstream digests are known."""
+        """Key of a stage. digests: stage → digest of its result, at least for all stages that this one needs."""
         stage = self.stages[name]
         inputs = {n: digests[n] for n in self.selected_stages.needs[name]}
-        known = (name, *inputs.values())
-        if known not in self.stage_keys:
+        memo_key = (name, *inputs.values())
+        if memo_key not in self.stage_keys:
             params = stage.params(self.recipe, self.resolved.sources)
-            self.stage_keys[known] = make_stage_key(stage, params, inputs, self.numerics)
-        return self.stage_keys[known]
+            self.stage_keys[memo_key] = make_stage_key(stage, params, inputs, self.numerics)
+        return self.stage_keys[memo_key]
 
 
 def make_scope(recipe: Recipe, resolved: ResolvedSources, store: Store, selection: Selection,
                stages: Mapping[str, Stage[Any]] | None) -> Scope:
-    """Resolve a selection and the device. Raises UsageError."""
+    """Scope of a recipe: resolve the selection and the device. stages: None for those of the package.
+
+    Raises UsageError for a selection that names no stage of this recipe, or contradicts itself.
+    """
     stages = all_stages() if stages is None else stages
-    chosen = select_stages(stage_graph(stages, recipe), selection)
-    return Scope(recipe, resolved, store, stages, chosen, device.resolve_numerics(recipe.device, recipe.threads))
+    selected = select_stages(stage_graph(stages, recipe), selection)
+    numerics = device.resolve_numerics(recipe.device, recipe.threads)
+    return Scope(recipe, resolved, store, stages, selected, numerics)
 
 
 def make_plan(recipe: Recipe, resolved: ResolvedSources, store: Store, selection: Selection = ALL_STAGES, *,
               stages: Mapping[str, Stage[Any]] | None = None) -> Plan:
-    """Compare every chosen stage with the store. stages: other than those of the package, for tests."""
+    """Plan of a recipe. stages: None for those of the package, others for tests. Raises UsageError as `make_scope`."""
     return plan_scope(make_scope(recipe, resolved, store, selection, stages))
 
 
 def plan_scope(scope: Scope) -> Plan:
-    """The plan of a scope."""
+    """Plan of a scope.
+
+    Comparing files by digest is slow, so it is done only for results that are used: what is delivered, and what a
+    stage that runs needs. Which stages run is known only after planning, and a damaged result makes one more run.
+    So the plan is repeated until it trusts no result that it has to read.
+    """
     read, needs = frozenset(scope.delivering_stages), scope.selected_stages.needs
+    # each round adds at least one stage to `read`, so this ends
     while True:
         plans: dict[str, StagePlan] = {}
         for name in needs:
             plans[name] = _plan_stage(name, scope, plans, read)
         runs = [name for name, plan in plans.items() if plan.status is not Status.HIT]
         more = read.union(runs, *(needs[name] for name in runs))
-        trusted = [name for name in more - read if plans[name].status is Status.HIT]
+        unread_hits = [name for name in more - read if plans[name].status is Status.HIT]
         read = more
-        if not trusted:
+        if not unread_hits:
             return Plan(tuple(_refetch_base(plans, scope).values()), read)
 
 
 def cache_status(stage_key: StageKey, store: Store, *, run_name: str, forced: bool,
                  depth: CheckDepth) -> tuple[Status, Reason, Trace | None]:
-    """Whether a stage's result is in the store; if not, why not, and whether work goes on. depth: see `Store.look`."""
-    found = store.look_up(stage_key.stage.NAME, stage_key.key, depth)
-    if isinstance(found, Trace) and not forced:
-        return Status.HIT, SimpleReason.CACHED, found
+    """Status of a stage with a known key, its reason, and the record of its result if it is cached.
+
+    run_name: name of the recipe, for the reason; depth: how thoroughly files are compared, see `Store.look_up`.
+    """
+    result = store.look_up(stage_key.stage.NAME, stage_key.key, depth)
+    if isinstance(result, Trace) and not forced:
+        return Status.HIT, SimpleReason.CACHED, result
     if forced:
         return Status.RUN, SimpleReason.FORCED, None
-    why = DamagedResult(found.lines) if isinstance(found, Damage) else _why_not_cached(stage_key, store, run_name)
+    why = DamagedResult(result.lines) if isinstance(result, Damage) else _why_not_cached(stage_key, store, run_name)
     done = saved_progress(stage_key, store.work_folder(stage_key.resume_key))
     return (Status.RESUME, Resumes(why, done), None) if done else (Status.RUN, why, None)
 
 
 def saved_progress(stage_key: StageKey, work: Path) -> str | None:
-    """How far unfinished work came: the last usable checkpoint, or the items made."""
+    """Progress of unfinished work as a text: the last usable checkpoint or the number of items; None if there is none.
+
+    work: the folder of unfinished work.
+    """
     limits = [getattr(stage_key.params, name) for name in stage_key.stage.extendable_params(stage_key.params)]
-    most = min((n for n in limits if isinstance(n, int)), default=None)
-    found = [CHECKPOINT_NAME.match(p.name) for folder in (work, work / "checkpoints") for p in list_dir(folder)]
-    usable = [int(match[1]) for match in found if match and (most is None or int(match[1]) <= most)]
+    # runs with more steps share this folder; a checkpoint beyond this run's last step is of no use to it
+    last_step = min((n for n in limits if isinstance(n, int)), default=None)
+    usable: list[int] = []
+    for path in (*list_dir(work), *list_dir(work / "checkpoints")):
+        match = CHECKPOINT_NAME.match(path.name)
+        if match and (last_step is None or int(match[1]) <= last_step):
+            usable.append(int(match[1]))
     if usable:
         return f"step {max(usable)}"
     made = count_items(work)
-    return f"{made} item{'s' if made > 1 else ''} made" if made else None
+    if not made:
+        return None
+    plural = "s" if made > 1 else ""
+    return f"{made} item{plural} made"
 
 
 def _why_not_cached(stage_key: StageKey, store: Store, run_name: str) -> Reason:
-    # not at the top: a plan of which all is cached starts without it
+    """Reason for a key that is not in the store: what changed since the last run of this name, else since any run."""
+    # imported here: a plan that finds everything cached starts without it
     from dbrun.plan.diff_keys import find_nearest_key, miss_reason
 
     stage = stage_key.stage.NAME
-    if last := list(last_key_documents(store, run_name, stage)):
+    last = list(last_key_documents(store, run_name, stage))
+    if last:
         return miss_reason(stage_key, last)
     others = list(store.traces.recent(stage, RECENT_RESULTS))
-    found = find_nearest_key(stage_key, [trace.document for trace in others])
-    if found is None:
+    nearest = find_nearest_key(stage_key, [trace.document for trace in others])
+    if nearest is None:
         return SimpleReason.NO_EARLIER_RESULT
-    return NewRunName(run_with_key(store, stage, others[found[0]].key), found[1])
+    number, changes = nearest
+    return NewRunName(run_with_key(store, stage, others[number].key), changes)
 
 
 def _plan_stage(name: str, scope: Scope, plans: Mapping[str, StagePlan], read: frozenset[str]) -> StagePlan:
+    """Plan of one stage. plans: those of the stages above; read: stages whose cached files are compared by digest."""
     above = [plans[n] for n in scope.selected_stages.needs[name]]
-    if behind := _names_with_status(above, Status.BLOCKED):
-        return StagePlan(name, Status.BLOCKED, UpstreamBlocked(behind))
-    if waiting := _names_with_status(above, Status.RUN, Status.RESUME):
+    blocked = _names_with_status(above, Status.BLOCKED)
+    if blocked:
+        return StagePlan(name, Status.BLOCKED, UpstreamBlocked(blocked))
+    # without the digests of the stages above there is no key to look up
+    waiting = _names_with_status(above, Status.RUN, Status.RESUME)
+    if waiting:
         return _block_if_needed(StagePlan(name, Status.RUN, WaitsFor(waiting)), scope)
-    if name == BASE_STAGE and scope.resolved.unpinned_revision is not None:
-        return _block_if_needed(StagePlan(name, Status.RUN, UnpinnedBase(scope.resolved.unpinned_revision)), scope)
+    revision = scope.resolved.unpinned_revision
+    if name == BASE_STAGE and revision is not None:
+        return _block_if_needed(StagePlan(name, Status.RUN, UnpinnedBase(revision)), scope)
     stage_key = scope.stage_key(name, {s.name: s.digest for s in above if s.digest})
-    status, why, trace = cache_status(stage_key, scope.store, run_name=scope.recipe.name,
-                                      forced=name in scope.selected_stages.forced,
-                                      depth="digests" if name in read else "sizes")
+    depth: CheckDepth = "digests" if name in read else "sizes"
+    forced = name in scope.selected_stages.forced
+    status, why, trace = cache_status(stage_key, scope.store, run_name=scope.recipe.name, forced=forced, depth=depth)
     if trace is not None:
         return StagePlan(name, status, why, stage_key.key, trace.digest)
     return _block_if_needed(StagePlan(name, status, why, stage_key.key), scope)
@@ -207,7 +244,7 @@ def _names_with_status(above: Iterable[StagePlan], *statuses: Status) -> tuple[s
 
 
 def _block_if_needed(plan: StagePlan, scope: Scope) -> StagePlan:
-    """The plan of a stage that would run, blocked where it may or can not."""
+    """The same plan, or a blocked one if the command line leaves the stage out or this machine cannot run it."""
     if plan.name not in scope.selected_stages.runnable:
         return replace(plan, status=Status.BLOCKED, reason=NotSelected(plan.reason))
     lacking = _missing_requirement(plan.name, scope)
@@ -215,7 +252,7 @@ def _block_if_needed(plan: StagePlan, scope: Scope) -> StagePlan:
 
 
 def _missing_requirement(name: str, scope: Scope) -> MissingRequirement | None:
-    """What this machine lacks for a stage."""
+    """First thing that this machine lacks for a stage; None if nothing is seen to be missing."""
     if name == BASE_STAGE:
         missing = scope.resolved.unavailable_reason
         return MissingRequirement(missing, "unset HF_HUB_OFFLINE, or name a base that is here") if missing else None
@@ -226,12 +263,15 @@ def _missing_requirement(name: str, scope: Scope) -> MissingRequirement | None:
             return MissingRequirement(f"the package {package.name} is not installed", package.install_command)
     if not stage.device_dependent:
         return None
-    if missing := device.why_unavailable(scope.numerics.device):
+    missing = device.why_unavailable(scope.numerics.device)
+    if missing:
         return MissingRequirement(missing, "write `device: auto`, or run it where there is one")
-    launch = scope.recipe.launch
-    if scope.stages[name].multi_process and (
-            missing := device.why_too_few_gpus(scope.numerics.device, launch.processes // launch.machines)):
-        return MissingRequirement(missing, "lower `launch.processes`, or write `device: cpu`")
+    if stage.multi_process:
+        launch = scope.recipe.launch
+        missing = device.why_too_few_gpus(scope.numerics.device, launch.processes // launch.machines)
+        if missing:
+            return MissingRequirement(missing, "lower `launch.processes`, or write `device: cpu`")
+    # the recipe cannot be refused for these two: `device: auto` may mean a GPU on the next machine
     if scope.recipe.train.precision == "fp16" and scope.numerics.device == "cpu":
         return MissingRequirement("fp16 needs a GPU, and this runs on the CPU",
                                   "write `train.precision: fp32` (or bf16)")
@@ -242,14 +282,19 @@ def _missing_requirement(name: str, scope: Scope) -> MissingRequirement | None:
 
 
 def _refetch_base(plans: dict[str, StagePlan], scope: Scope) -> dict[str, StagePlan]:
-    """Fetch the base again where other stages run and it is gone."""
+    """Plans in which the base is fetched again, if stages run and it is gone from the Hub's cache.
+
+    The result of `load` records only what the base was. It stays cached when the user clears the Hub's cache, but a
+    stage that runs needs the files.
+    """
     base = plans.get(BASE_STAGE)
     runs = any(s.status in (Status.RUN, Status.RESUME) for s in plans.values())
     if base is None or base.status is not Status.HIT or scope.resolved.sources.base.folder or not runs:
         return plans
-    again = _block_if_needed(replace(base, status=Status.RUN, reason=SimpleReason.BASE_GONE), scope)
-    if again.status is Status.RUN:
-        return {**plans, BASE_STAGE: again}
+    refetch = _block_if_needed(replace(base, status=Status.RUN, reason=SimpleReason.BASE_GONE), scope)
+    # the digest of `load` is known already, so the keys of the other stages stand as planned
+    if refetch.status is Status.RUN:
+        return {**plans, BASE_STAGE: refetch}
     behind = {n: replace(s, status=Status.BLOCKED, reason=UpstreamBlocked((BASE_STAGE,)))
               for n, s in plans.items() if s.status is not Status.HIT}
-    return {**plans, **behind, BASE_STAGE: again}
+    return {**plans, **behind, BASE_STAGE: refetch}

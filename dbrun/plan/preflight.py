@@ -1,4 +1,4 @@
-"""What stops a run before anything expensive starts, and what can be done about it?"""
+"""Check of a plan before a run: the error that would stop it, found before anything expensive starts."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from dbrun.store.store import Store
 
 
 def preflight_error(plan: Plan, words: str, store: Store) -> DbrunError | None:
-    """Why a run of this plan ends before its first stage; None where it does not.
+    """Error with which a run of this plan ends before its first stage; None if it can start.
 
-    words: the recipe and overrides as typed.
+    words: the recipe and overrides as typed, for the command in the hint.
     """
+    # a read-only store is fine as long as everything is cached
     if store.read_only and plan.has_pending:
-        left = ", ".join(s.name for s in plan.stages if s.status is not Status.HIT)
-        return StageFailed(f"the store {store.root} can only be read, and {left} would have to run",
+        pending = ", ".join(s.name for s in plan.stages if s.status is not Status.HIT)
+        return StageFailed(f"the store {store.root} can only be read, and {pending} would have to run",
                            fix="set DBRUN_STORE to a folder that can be written")
     for stage in plan.blocked_stages:
         if isinstance(stage.reason, NotSelected):
             return WorkPending(f"{stage.name}: {stage.reason}",
                                fix=f"run it first: dbrun stage {stage.name} {words}, or leave out --only and --from")
-        lacking = stage.reason if isinstance(stage.reason, MissingRequirement) else None
-        return StageFailed(f"{stage.name} cannot run: {lacking.what if lacking else stage.reason}",
-                           fix=lacking.fix if lacking else None)
+        if isinstance(stage.reason, MissingRequirement):
+            return StageFailed(f"{stage.name} cannot run: {stage.reason.what}", fix=stage.reason.fix)
+        return StageFailed(f"{stage.name} cannot run: {stage.reason}")
     return None

@@ -1,4 +1,4 @@
-"""Is what a rebuilt recipe finds here what an adapter was made from?"""
+"""Differences between an adapter's provenance and what the recipe rebuilt from it finds on this machine."""
 
 from __future__ import annotations
 
@@ -14,21 +14,33 @@ from dbrun.stages.base import stages
 from dbrun.stages.support.provenance import portable_recipe, provenance
 
 MAX_DIFFERENCES_SHOWN = 8
-"""Differences that are told; more are counted."""
+"""Number of differences that are shown; the rest is counted."""
+COMPARED_FIELDS = ("recipe", "numerics", "libraries")
+"""Fields of a provenance document that say what an adapter was made from."""
+VALUE_WIDTH = 60
+"""Longest value shown, in characters."""
 
 
 def provenance_notes(document: Mapping[str, Any], recipe: Recipe, resolved: ResolvedSources) -> tuple[Note, ...]:
-    """What is other here than in an adapter's provenance, one a note; one note that says so where nothing is."""
+    """Notes on the differences, a warning for each; one note that says so if there is none.
+
+    document: an adapter's provenance; recipe, resolved: what was rebuilt from it, as it is found here.
+    """
     libraries = [library for stage in stages().values() if stage.writes_formats for library in stage.libraries]
-    here = provenance(portable_recipe(recipe, resolved.sources), None, {},
-                      resolve_numerics(recipe.device, recipe.threads), libraries)
-    plain = json.loads(json.dumps({key: here[key] for key in ("recipe", "numerics", "libraries")},
-                                  default=_model_as_json))
-    found = [line for part in plain for line in _diff_lines(part, document.get(part, {}), plain[part])]
-    if not found:
+    numerics = resolve_numerics(recipe.device, recipe.threads)
+    here = provenance(portable_recipe(recipe, resolved.sources), None, {}, numerics, libraries)
+    # through JSON, as the document went: a tuple there is a list
+    compared = {field: here[field] for field in COMPARED_FIELDS}
+    plain = json.loads(json.dumps(compared, default=_model_as_json))
+    lines: list[str] = []
+    for field in COMPARED_FIELDS:
+        lines += _diff_lines(field, document.get(field, {}), plain[field])
+    if not lines:
         return (Note("rebuilt", "all that made it is here: pictures, base, settings, device, libraries"),)
-    more = [f"and {len(found) - MAX_DIFFERENCES_SHOWN} more"] if len(found) > MAX_DIFFERENCES_SHOWN else []
-    return tuple(Note("rebuilt", text, "warning") for text in (*found[:MAX_DIFFERENCES_SHOWN], *more))
+    shown = lines[:MAX_DIFFERENCES_SHOWN]
+    if len(lines) > len(shown):
+        shown.append(f"and {len(lines) - len(shown)} more")
+    return tuple(Note("rebuilt", text, "warning") for text in shown)
 
 
 def _model_as_json(value: Any) -> Any:
@@ -36,9 +48,12 @@ def _model_as_json(value: Any) -> Any:
 
 
 def _diff_lines(key: str, then: Any, now: Any) -> Iterator[str]:
+    """Lines such as `numerics.device: was cuda, is cpu`. key: dotted name of the two values."""
     if isinstance(then, dict) and isinstance(now, dict):
+        # fields of the recipe have the keys that a user writes, without `recipe.`
+        prefix = "" if key == "recipe" else f"{key}."
         for name in sorted(then.keys() | now.keys()):
-            yield from _diff_lines(f"{key}.{name}" if key != "recipe" else name, then.get(name), now.get(name))
+            yield from _diff_lines(f"{prefix}{name}", then.get(name), now.get(name))
     elif key.endswith("pictures") and isinstance(then, list) and isinstance(now, list):
         yield from _picture_lines(key, then, now)
     elif then != now:
@@ -46,14 +61,20 @@ def _diff_lines(key: str, then: Any, now: Any) -> Iterator[str]:
 
 
 def _picture_lines(key: str, then: Sequence[Any], now: Sequence[Any]) -> Iterator[str]:
-    was, now_are = ({json.dumps(one, sort_keys=True): one for one in some} for some in (then, now))
-    gone, new = was.keys() - now_are.keys(), now_are.keys() - was.keys()
-    if gone or new:
-        names = ", ".join(sorted(was[one]["digest"][:12] for one in gone))
-        yield f"{key}: {len(gone)} of {len(then)} are not here{f' ({names})' if names else ''}, {len(new)} are others"
+    """At most one line: how many pictures are missing, with the beginnings of their digests, and how many are new."""
+    # dicts cannot be in a set; their canonical JSON can
+    before = {json.dumps(picture, sort_keys=True): picture for picture in then}
+    after = {json.dumps(picture, sort_keys=True) for picture in now}
+    gone, new = before.keys() - after, after - before.keys()
+    if not gone and not new:
+        return
+    digests = ", ".join(sorted(before[text]["digest"][:12] for text in gone))
+    listed = f" ({digests})" if digests else ""
+    yield f"{key}: {len(gone)} of {len(then)} are not here{listed}, {len(new)} are others"
 
 
 def _value_text(value: Any) -> str:
-    said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = "nothing" if value is None else said
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    if value is None:
+        return "nothing"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= VALUE_WIDTH else f"{text[:VALUE_WIDTH - 3]}…"

@@ -1,4 +1,4 @@
-"""Why does a stage run, or not? A reason is a value that renders itself."""
+"""Reasons why a stage runs or does not: small values whose str() is the text for people."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 MAX_CHANGES_SHOWN = 3
-"""Changes that a reason spells out; the others are counted where they are several."""
+"""Number of changes that a reason spells out; if two or more are left, they are counted."""
 
 
 class Reason:
-    """Why a stage has its status; str() is the text for people."""
+    """Reason for a stage's status. str() is the text for people; tests and callers compare the type instead."""
 
 
 class SimpleReason(Reason, Enum):
@@ -27,7 +27,7 @@ class SimpleReason(Reason, Enum):
 
 @dataclass(frozen=True)
 class WaitsFor(Reason):
-    """It waits for stages that run first."""
+    """The stage waits for stages that run first. stages: their names."""
 
     stages: tuple[str, ...]
 
@@ -37,7 +37,7 @@ class WaitsFor(Reason):
 
 @dataclass(frozen=True)
 class DamagedResult(Reason):
-    """Its result in the store is not whole."""
+    """The stage's result in the store is damaged. lines: what is wrong, a line per file."""
 
     lines: tuple[str, ...]
 
@@ -48,7 +48,7 @@ class DamagedResult(Reason):
 
 @dataclass(frozen=True)
 class UnpinnedBase(Reason):
-    """A Hub base whose commit is not known yet."""
+    """The base is on the Hub and the commit of its branch or tag is not known yet. revision: that branch or tag."""
 
     revision: str
 
@@ -58,7 +58,7 @@ class UnpinnedBase(Reason):
 
 @dataclass(frozen=True)
 class NotSelected(Reason):
-    """It would have to run, but the command line leaves it out."""
+    """The stage is not cached, and --only, --from or --until leaves it out. why: the reason why it is not cached."""
 
     why: Reason
 
@@ -68,7 +68,7 @@ class NotSelected(Reason):
 
 @dataclass(frozen=True)
 class MissingRequirement(Reason):
-    """Something that it needs is not on this machine. fix: what can be done about it."""
+    """This machine lacks something that the stage needs. what: the lack; fix: what the user can do."""
 
     what: str
     fix: str
@@ -79,7 +79,7 @@ class MissingRequirement(Reason):
 
 @dataclass(frozen=True)
 class UpstreamBlocked(Reason):
-    """Something above it is blocked."""
+    """A stage above is blocked. stages: the names of those that are."""
 
     stages: tuple[str, ...]
 
@@ -89,7 +89,7 @@ class UpstreamBlocked(Reason):
 
 @dataclass(frozen=True)
 class Resumes(Reason):
-    """Earlier unfinished or shorter work goes on. done: how far it came."""
+    """The stage continues unfinished or shorter earlier work. why: why it is not cached; done: progress as text."""
 
     why: Reason
     done: str
@@ -101,13 +101,14 @@ class Resumes(Reason):
 
 @dataclass(frozen=True)
 class Change:
-    """One value that differs from the earlier run; None where there was or is none."""
+    """One difference from an earlier key. what: recipe key or whole text; old, new: values as text, None if unset."""
 
     what: str
     old: str | None
     new: str | None
 
     def __str__(self) -> str:
+        # without values `what` is the whole text, such as "2 pictures added"
         if self.old is None and self.new is None:
             return self.what
         return f"{self.what} {self.old or 'unset'} → {self.new or 'unset'}"
@@ -115,26 +116,35 @@ class Change:
 
 @dataclass(frozen=True)
 class KeyChanged(Reason):
-    """The nearest earlier result was made from something else.
-    restart_reason: why its work does not go on, if it could."""
+    """The nearest earlier result was made with another key. changes: the differences, at least one.
+
+    restart_reason: why the stage begins again, if a change of this kind could otherwise continue the earlier work.
+    """
 
     changes: tuple[Change, ...]
     restart_reason: str | None = None
 
     def __str__(self) -> str:
-        more = len(self.changes) - MAX_CHANGES_SHOWN
-        # to count a single one takes as much room as to name it
-        shown = ", ".join(str(c) for c in self.changes[:MAX_CHANGES_SHOWN if more > 1 else None])
-        shown = f"{shown} and {more} more" if more > 1 else shown
+        texts = [str(change) for change in self.changes]
+        left = len(texts) - MAX_CHANGES_SHOWN
+        # counting a single change takes as much room as naming it
+        if left > 1:
+            shown = f"{', '.join(texts[:MAX_CHANGES_SHOWN])} and {left} more"
+        else:
+            shown = ", ".join(texts)
         return f"{shown}; begins anew: {self.restart_reason}" if self.restart_reason else shown
 
 
 @dataclass(frozen=True)
 class NewRunName(Reason):
-    """No run of this name came to it; the nearest result is another's. run: that one's name, where it is known."""
+    """No run of this recipe's name reached the stage; the nearest result is from another recipe.
+
+    run: the name of that recipe, if known; why: the differences.
+    """
 
     run: str | None
     why: Reason
 
     def __str__(self) -> str:
-        return f"new; nearest is {f'run {self.run}' if self.run else 'an earlier result'}: {self.why}"
+        nearest = f"run {self.run}" if self.run else "an earlier result"
+        return f"new; nearest is {nearest}: {self.why}"

@@ -1,4 +1,4 @@
-"""Which stages does a command ask for: what is looked at, what may run, what must run?"""
+"""Selection of stages by --until, --from, --only and --force: which are planned, may run, must run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dbrun.stages.base import Stage
 
 @dataclass(frozen=True)
 class Selection:
-    """What a command asks for.
+    """Options of a command that select stages, by name.
 
-    until: this stage and what it needs; from_: this stage and what follows, the rest must be cached; only:
-    both at once; force: run even if cached.
+    until: this stage and those it needs; from_: this stage and those that follow, the rest must be cached; only: the
+    same as both with one name; force: run these even if they are cached.
     """
 
     until: str | None = None
@@ -28,7 +28,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class SelectedStages:
-    """The stages looked at, in order, with what each needs; those that may run, and those that must."""
+    """Stages that a command plans, in order of execution.
+
+    needs: stage → stages that it needs; runnable: those that may run; forced: those that run even if cached.
+    """
 
     needs: Mapping[str, tuple[str, ...]]
     runnable: frozenset[str]
@@ -36,49 +39,66 @@ class SelectedStages:
 
 
 def stage_graph(stages: Mapping[str, Stage[Any]], recipe: Recipe) -> dict[str, tuple[str, ...]]:
-    """The stages that this recipe has, in an order in which they can run, each with those that it needs."""
-    wanted = {name for name, stage in stages.items() if stage.applies_to(recipe)}
-    needs = {name: tuple(n for n in stages[name].needs if n in wanted) for name in stages if name in wanted}
+    """Stages that a recipe has → stages that each needs, in an order in which they can run."""
+    needs: dict[str, tuple[str, ...]] = {}
+    present = {name for name, stage in stages.items() if stage.applies_to(recipe)}
+    for name, stage in stages.items():
+        if name in present:
+            # a stage may name one that this recipe does not have, such as prior images
+            needs[name] = tuple(above for above in stage.needs if above in present)
     return {name: needs[name] for name in TopologicalSorter(needs).static_order()}
 
 
 def select_stages(needs: Mapping[str, tuple[str, ...]], selection: Selection) -> SelectedStages:
-    """Apply a selection to a recipe's stages, given in order. Raises UsageError for unknown names."""
+    """Apply a selection to a recipe's stages. needs: as `stage_graph` returns it.
+
+    Raises UsageError for names of no stage, options that exclude each other, and a selection of nothing.
+    """
     if selection.only and (selection.until or selection.from_):
         raise UsageError("--only goes with neither --until nor --from", fix="leave one of them out")
-    last, first = selection.only or selection.until, selection.only or selection.from_
+    last = selection.only or selection.until
+    first = selection.only or selection.from_
     for name in (last, first, *selection.force):
         if name is not None and name not in needs:
             raise _unknown_stage(name, needs)
-    seen = _closure([last], needs) if last else set(needs)
+    # what lies above `first` is planned too: its results must be known to be cached
+    planned = _closure([last], needs) if last else set(needs)
     below = _closure([first], _dependents(needs)) if first else set(needs)
-    if not seen & below:
+    runnable = frozenset(planned & below)
+    if not runnable:
         raise UsageError(f"nothing lies between --from {first} and --until {last}",
                          fix=f"the order is {', '.join(needs)}")
-    stray = [name for name in selection.force if name not in seen & below]
+    stray = [name for name in selection.force if name not in runnable]
     if stray:
-        raise UsageError(f"--force {stray[0]}: this command does not run {stray[0]}",
-                         fix=f"it may run {', '.join(n for n in needs if n in seen & below)}")
-    return SelectedStages({name: needs[name] for name in needs if name in seen}, frozenset(seen & below),
-                          frozenset(selection.force))
+        allowed = ", ".join(name for name in needs if name in runnable)
+        raise UsageError(f"--force {stray[0]}: this command does not run {stray[0]}", fix=f"it may run {allowed}")
+    planned_needs = {name: above for name, above in needs.items() if name in planned}
+    return SelectedStages(planned_needs, runnable, frozenset(selection.force))
 
 
 def _closure(start: Iterable[str], links: Mapping[str, Sequence[str]]) -> set[str]:
-    found: set[str] = set()
+    """The given stages and all that can be reached from them along `links`."""
+    reached: set[str] = set()
     todo = list(start)
     while todo:
         name = todo.pop()
-        if name not in found:
-            found.add(name)
+        if name not in reached:
+            reached.add(name)
             todo += links[name]
-    return found
+    return reached
 
 
 def _dependents(needs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    return {name: [other for other, above in needs.items() if name in above] for name in needs}
+    """The same graph with its arrows reversed: stage → stages that need it."""
+    dependents: dict[str, list[str]] = {name: [] for name in needs}
+    for name, above in needs.items():
+        for needed in above:
+            dependents[needed].append(name)
+    return dependents
 
 
 def _unknown_stage(name: str, needs: Mapping[str, object]) -> UsageError:
+    # imported here: a command without a typing error starts without it
     from difflib import get_close_matches
 
     near = get_close_matches(name, list(needs), n=1)
