@@ -1,11 +1,11 @@
-"""Where is the base, and what is it, before anything is loaded?"""
+"""The base that a recipe names: its folder, identity and files, found before anything is loaded."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dbrun.errors import RecipeError, StageFailed
@@ -20,11 +20,16 @@ from dbrun.store.canonical import digest, to_json_value
 from dbrun.store.store import Store
 
 EMBEDDED = "embedded"
+"""Value of `base.path` for the small base that ships with dbrun."""
 
 
 @dataclass(frozen=True)
 class FoundBase:
-    """A base. unpinned_revision: one whose commit is to be asked from the Hub; unavailable_reason: why it cannot be."""
+    """Base as it was found. notes: texts for people.
+
+    unpinned_revision: branch or tag whose commit must be asked from the Hub, None if the commit is known;
+    unavailable_reason: why the base can be neither read nor fetched, if so.
+    """
 
     source: BaseSource
     unpinned_revision: str | None = None
@@ -33,22 +38,26 @@ class FoundBase:
 
 
 def find_base(base: Base, beside: Path, store: Store) -> FoundBase:
-    """The base that a recipe names. beside: where a relative path begins. Raises RecipeError."""
+    """Find the base of a recipe. beside: folder that a relative path starts from.
+
+    Raises RecipeError if the path is neither a base nor a Hub id, or if files are missing.
+    """
     family = families()[base.type]
     if base.path == EMBEDDED:
         from dbrun.embedded import weights_path
 
         return FoundBase(_find_local_base(weights_path(), family, base.variant, store))
     folder = beside / Path(base.path).expanduser()
-    hub_like = HUB_ID.fullmatch(base.path) is not None
-    if (folder / "model_index.json").is_file() and not (hub_like and base.revision):
+    looks_like_hub_id = HUB_ID.fullmatch(base.path) is not None
+    # `owner/name` can be a folder too: the folder wins, unless a revision says that the Hub is meant
+    if (folder / "model_index.json").is_file() and not (looks_like_hub_id and base.revision):
         return FoundBase(_find_local_base(folder, family, base.variant, store))
-    if hub_like:
-        found = _find_hub_base(base.path, base.revision or "main", family, base.variant, store)
+    if looks_like_hub_id:
+        hub_base = _find_hub_base(base.path, base.revision or "main", family, base.variant, store)
         if folder.is_dir():
             text = f"{base.path} is taken as a Hub id: the folder {folder} holds no model_index.json"
-            return FoundBase(found.source, found.unpinned_revision, found.unavailable_reason, (text,))
-        return found
+            return replace(hub_base, notes=(text,))
+        return hub_base
     if folder.is_dir():
         raise RecipeError(f"{folder} holds no model_index.json, so it is no base in diffusers format",
                           fix="name a folder written by `save_pretrained`")
@@ -57,31 +66,40 @@ def find_base(base: Base, beside: Path, store: Store) -> FoundBase:
 
 
 def parse_hub_identity(identity: str) -> tuple[str, str] | None:
-    """The repository and the commit of a Hub base's identity, None for a base of files."""
+    """Split the identity `hub:<repo>@<commit>` of a base into repository and commit; None for a base of local files."""
     kind, _, rest = identity.partition(":")
     repo, _, commit = rest.partition("@")
     return (repo, commit) if kind == "hub" else None
 
 
 def verified_base_folder(base: BaseSource, loaded: Artifact, store: Store) -> Path:
-    """Where the base stands, once its files are those that `load` verified. Raises StageFailed."""
-    parts = parse_hub_identity(base.identity)
-    folder = base.folder or (hub.model_snapshot(*parts) if parts else None)
+    """Folder of the base, after its files were compared with those that `load` verified.
+
+    loaded: result of `load`. Raises StageFailed if the base is gone or a file differs.
+    """
+    hub_identity = parse_hub_identity(base.identity)
+    folder = base.folder
+    if folder is None and hub_identity is not None:
+        folder = hub.model_snapshot(*hub_identity)
     if folder is None:
         raise StageFailed(f"the base {base.identity} is not in {hub.cache_folder()}",
                           fix="run the same command again with --force load")
     recorded = _recorded_digests(loaded)
-    wrong = [name for name, sha256 in {**recorded, **base.files}.items()
-             if sha256 != recorded.get(name, sha256) or _digest(folder / name, store) != sha256]
-    if wrong:
-        again = "run the same command again"
-        raise StageFailed(f"the base in {folder} is not what `load` verified: {', '.join(wrong[:3])} differs",
-                          fix=f"delete {hub.repository_folder(parts[0])}, then {again}" if parts else
-                          f"{again}; if it says so once more, add --force load")
-    return folder
+    # the base can change between planning and this stage: then both digests must agree with the file on disk
+    expected = {**recorded, **base.files}
+    changed = [name for name, sha256 in expected.items()
+               if sha256 != recorded.get(name, sha256) or _digest(folder / name, store) != sha256]
+    if not changed:
+        return folder
+    if hub_identity is not None:
+        fix = f"delete {hub.repository_folder(hub_identity[0])}, then run the same command again"
+    else:
+        fix = "run the same command again; if it says so once more, add --force load"
+    raise StageFailed(f"the base in {folder} is not what `load` verified: {', '.join(changed[:3])} differs", fix=fix)
 
 
 def _recorded_digests(loaded: Artifact) -> Mapping[str, str]:
+    """Relative file name → sha256, as `load` recorded them; empty for results that have no such record."""
     try:
         files: Mapping[str, str] = json.loads((loaded.path / BASE_FILE).read_bytes())["files"]
     except FileNotFoundError:
@@ -90,6 +108,7 @@ def _recorded_digests(loaded: Artifact) -> Mapping[str, str]:
 
 
 def _digest(path: Path, store: Store) -> str | None:
+    """Sha256 of a file; None if it cannot be read."""
     try:
         return store.digests.sha256(path)
     except OSError:
@@ -97,19 +116,26 @@ def _digest(path: Path, store: Store) -> str | None:
 
 
 def _find_hub_base(repo: str, revision: str, family: Family, variant: str | None, store: Store) -> FoundBase:
+    """Base of the Hub, as far as the local cache knows it. Does not use the network."""
     commit = revision if hub.COMMIT.fullmatch(revision) else _resolve_commit(repo, revision, store)
     folder = hub.model_snapshot(repo, commit) if commit else None
+    # a download that was cut off is as good as none: `load` will continue it
     if folder is not None and not _is_complete(folder, family, variant):
         folder = None
     source = BaseSource(identity=f"hub:{repo}@{commit or revision}", family=family.NAME, folder=folder,
                         variant=variant, files={}, sampling=family.default_sampling)
-    missing = f"{repo} at {revision} is not in {hub.cache_folder()}, and HF_HUB_OFFLINE is set"
-    return FoundBase(source, None if commit else revision,
-                     missing if folder is None and hub.is_offline() else None)
+    unpinned_revision = None if commit else revision
+    unavailable_reason = None
+    if folder is None and hub.is_offline():
+        unavailable_reason = f"{repo} at {revision} is not in {hub.cache_folder()}, and HF_HUB_OFFLINE is set"
+    return FoundBase(source, unpinned_revision, unavailable_reason)
 
 
 def _resolve_commit(repo: str, revision: str, store: Store) -> str | None:
-    """What a branch or tag stood for when it was last fetched; remembered, should the cache be cleared."""
+    """Commit that a branch or tag had when it was last fetched; None if it never was.
+
+    The store remembers it too: so the cache keys stay known when the user clears the Hub's cache.
+    """
     remembered = store.commits.get(f"{repo}@{revision}")
     commit = hub.cached_commit(repo, revision)
     if commit is not None and commit != remembered:
@@ -118,6 +144,7 @@ def _resolve_commit(repo: str, revision: str, store: Store) -> str | None:
 
 
 def _find_local_base(folder: Path, family: Family, variant: str | None, store: Store) -> BaseSource:
+    """Base in a folder. Its identity is made of file names and contents, so it does not depend on the folder's path."""
     try:
         names = sorted(_file_names(folder, family))
         wanted = select_files(names, family.subfolders, variant)
@@ -130,7 +157,7 @@ def _find_local_base(folder: Path, family: Family, variant: str | None, store: S
 
 
 def _is_complete(folder: Path, family: Family, variant: str | None) -> bool:
-    """Whether a snapshot is more than a download that was cut off; `load` goes on with one that is not."""
+    """Whether a snapshot has all files that the family needs, and is not a download that was cut off."""
     names = sorted(_file_names(folder, family))
     try:
         check_layout(folder, family, select_files(names, family.subfolders, variant), names)
@@ -140,16 +167,21 @@ def _is_complete(folder: Path, family: Family, variant: str | None) -> bool:
 
 
 def _file_names(folder: Path, family: Family) -> Iterator[str]:
-    for inner in ("", *family.subfolders):
-        if (folder / inner).is_dir():
-            prefix = f"{inner}/" if inner else ""
-            yield from (prefix + entry.name for entry in os.scandir(folder / inner) if entry.is_file())
+    """Relative names of the files in a base's folder and in the subfolders that the family has."""
+    for subfolder in ("", *family.subfolders):
+        if not (folder / subfolder).is_dir():
+            continue
+        prefix = f"{subfolder}/" if subfolder else ""
+        for entry in os.scandir(folder / subfolder):
+            if entry.is_file():
+                yield prefix + entry.name
 
 
 def _path_inside_base(folder: Path, name: str) -> Path:
-    """The file, unless it is a link out of the base; snapshots in the Hub's cache link into that cache."""
+    """Path of a file of the base. Raises RecipeError for a link that leads out of the base."""
     path = folder / name
     real, home = path.resolve(), folder.resolve()
+    # a snapshot in the Hub's cache consists of links to `blobs/`, beside `snapshots/`
     if home.parent.name == "snapshots" and home.parent.parent.name.startswith("models--"):
         home = home.parents[2]
     if not real.is_relative_to(home):
@@ -159,9 +191,9 @@ def _path_inside_base(folder: Path, name: str) -> Path:
 
 
 def _read_sampling(folder: Path, usual: Sampling) -> Sampling:
-    """What a base's manifest.json says of its sampler, else what is usual in its family."""
+    """Sampling settings from a base's manifest.json; `usual` if it has none."""
     try:
-        said = json.loads((folder / "manifest.json").read_bytes())["sampling"]
-        return Sampling(steps=int(said["steps"]), guidance=float(said["guidance"]))
+        sampling = json.loads((folder / "manifest.json").read_bytes())["sampling"]
+        return Sampling(steps=int(sampling["steps"]), guidance=float(sampling["guidance"]))
     except (OSError, ValueError, KeyError, TypeError):
         return usual

@@ -1,4 +1,4 @@
-"""Where are the pictures of a data set of the Hub, and is it whole?"""
+"""Data sets of the Hub as a source of pictures: found in the local cache, or fetched."""
 
 from __future__ import annotations
 
@@ -15,24 +15,29 @@ from dbrun.resolve import hub
 from dbrun.store.store import Store
 
 EVENT_STAGE = "pictures"
-"""What notes and progress of fetching stand under."""
+"""Stage name of the notes and progress events of fetching."""
 
 
 def find_dataset(repo: str, revision: str, store: Store) -> tuple[Path, tuple[str, ...]]:
-    """The folder of a fetched data set in the Hub's cache, and what a person should know. Raises NotFetched."""
+    """Folder of a fetched data set in the Hub's cache, and notes for people. Raises NotFetched if it is not there."""
     commit = _resolve_commit(repo, revision, store)
     folder = hub.dataset_snapshot(repo, commit) if commit else None
     if commit is None or folder is None:
-        raise NotFetched(f"the data set {repo} at {revision} is not in {hub.cache_folder()}",
-                         fix="unset HF_HUB_OFFLINE, so that `dbrun run` may fetch it" if hub.is_offline() else
-                         "`dbrun run` fetches it")
-    pinned = f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe keeps it"
-    unsure = f"{repo} is taken as it lies in {folder}: whether that is all of it has not been asked of the Hub"
-    return folder, (*([pinned] if commit != revision else []), *([] if _is_complete(repo, commit, store) else [unsure]))
+        fix = "`dbrun run` fetches it"
+        if hub.is_offline():
+            fix = "unset HF_HUB_OFFLINE, so that `dbrun run` may fetch it"
+        raise NotFetched(f"the data set {repo} at {revision} is not in {hub.cache_folder()}", fix=fix)
+    notes: list[str] = []
+    if commit != revision:
+        notes.append(f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe keeps it")
+    # another program may have fetched a part of it, and only the Hub knows how many files there are
+    if not _is_complete(repo, commit, store):
+        notes.append(f"{repo} is taken as it is in {folder}: the Hub was not asked whether it is complete")
+    return folder, tuple(notes)
 
 
 def fetch_datasets(loaded: LoadedRecipe, store: Store, emit: Emit) -> None:
-    """Fetch the data sets that a recipe names and that are not here yet, if the Hub may be asked."""
+    """Fetch the data sets that a recipe names and that are not complete here. Does nothing if HF_HUB_OFFLINE is set."""
     for subject in loaded.recipe.subjects_by_key.values():
         if subject.revision is None or hub.is_offline():
             continue
@@ -43,16 +48,26 @@ def fetch_datasets(loaded: LoadedRecipe, store: Store, emit: Emit) -> None:
 
 
 def select_dataset_files(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of a data set's files that are read: pictures, and what says something of them; of splits only `train`."""
-    plain = [name for name in sorted(names) if ".." not in PurePosixPath(name).parts]
-    used = [name for name in plain
-            if is_picture(name) or PurePosixPath(name).name in METADATA_FILES or name.endswith(TEXT_SUFFIX)]
+    """Select the files of a data set that are read: pictures, caption files, metadata.
+
+    names: relative paths. If all files lie in folders and one is `train/`, only that split is read.
+    """
+    used: list[str] = []
+    for name in sorted(names):
+        path = PurePosixPath(name)
+        # the names come from the Hub; `..` could lead out of the cache
+        if ".." in path.parts:
+            continue
+        if is_picture(name) or path.name in METADATA_FILES or name.endswith(TEXT_SUFFIX):
+            used.append(name)
     if any("/" not in name for name in used):
         return tuple(used)
-    return tuple(name for name in used if name.startswith(f"{TRAIN_SPLIT}/")) or tuple(used)
+    train_split = tuple(name for name in used if name.startswith(f"{TRAIN_SPLIT}/"))
+    return train_split or tuple(used)
 
 
 def _fetch_dataset(subject: Subject, revision: str, store: Store, emit: Emit) -> None:
+    """Fetch one data set and remember its commit and its number of files. Raises RecipeError if it has no pictures."""
     from dbrun.stages.support.download import DATASET, download, resolve_commit
 
     repo = subject.images
@@ -62,16 +77,22 @@ def _fetch_dataset(subject: Subject, revision: str, store: Store, emit: Emit) ->
 
     def chosen(names: Sequence[str]) -> Sequence[str]:
         nonlocal count
-        found = select_dataset_files(names)
-        if not any(map(is_picture, found)):
-            kinds = ", ".join(sorted({PurePosixPath(name).suffix or "no suffix" for name in names})[:6])
-            raise RecipeError(f"the data set {repo} holds no picture files: found {kinds or 'nothing'}",
+        selected = select_dataset_files(names)
+        if not any(map(is_picture, selected)):
+            # before the download: a set of parquet files can be many gigabytes
+            suffixes = sorted({PurePosixPath(name).suffix or "no suffix" for name in names})
+            kinds = ", ".join(suffixes[:6]) or "nothing"
+            raise RecipeError(f"the data set {repo} holds no picture files: found {kinds}",
                               fix="save its pictures into a folder (of a parquet set, by the `datasets` library: "
                                   "`picture.save(…)` for each row), and name that")
-        count = len(found)
-        return found
+        count = len(selected)
+        return selected
 
-    download(repo, commit, chosen, lambda done, total: emit(Progress(EVENT_STAGE, done, total, "files")), DATASET)
+    def show_progress(done: int, total: int) -> None:
+        emit(Progress(EVENT_STAGE, done, total, "files"))
+
+    download(repo, commit, chosen, show_progress, DATASET)
+    # written after the download: a set that was cut off has no count, and is fetched again
     store.commits.put(_commit_key(repo, revision), commit)
     store.commits.put(f"{_commit_key(repo, commit)} files", str(count))
     store.save_caches()
@@ -82,16 +103,17 @@ def _commit_key(repo: str, revision: str) -> str:
 
 
 def _resolve_commit(repo: str, revision: str, store: Store) -> str | None:
-    """What a branch or tag stood for when it was last fetched."""
+    """Commit that a branch or tag had when it was last fetched; None if it never was. A commit stays as it is."""
     if hub.COMMIT.fullmatch(revision):
         return revision
     return hub.cached_commit(repo, revision, hub.DATASETS) or store.commits.get(_commit_key(repo, revision))
 
 
 def _is_complete(repo: str, commit: str, store: Store) -> bool:
-    """Whether all of it was fetched once and is still there."""
-    folder, count = hub.dataset_snapshot(repo, commit), store.commits.get(f"{_commit_key(repo, commit)} files")
+    """Whether dbrun fetched all files of a data set once and they are still in the cache."""
+    folder = hub.dataset_snapshot(repo, commit)
+    count = store.commits.get(f"{_commit_key(repo, commit)} files")
     if folder is None or count is None:
         return False
-    there = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return len(select_dataset_files(there)) >= int(count)
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return len(select_dataset_files(names)) >= int(count)

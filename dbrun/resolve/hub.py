@@ -1,4 +1,4 @@
-"""What does the local Hugging Face cache hold? Read from its layout, without its library."""
+"""Contents of the local Hugging Face cache, read from its folder layout; importing its library takes too long."""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ import re
 from pathlib import Path
 
 MODELS, DATASETS = "models", "datasets"
-"""How the cache calls its kinds of repository."""
+"""Kinds of repository, as the names of their folders in the cache begin."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
+"""Full commit hash; anything else is the name of a branch or tag."""
 REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
+"""Branch or tag. No part begins with a dot: the name becomes a path in the cache."""
 
 
 def cache_folder() -> Path:
-    """The cache's folder, from the environment variables that the Hub's library reads."""
+    """Folder of the cache, from the same environment variables and in the same order as the Hub's library."""
     env = os.environ
-    if chosen := env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(os.path.expandvars(chosen)).expanduser()
-    default = Path(env.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(os.path.expandvars(env.get("HF_HOME") or str(default))).expanduser() / "hub"
+    hub_cache = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE")
+    if hub_cache:
+        return Path(os.path.expandvars(hub_cache)).expanduser()
+    default_home = Path(env.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    home = env.get("HF_HOME") or str(default_home)
+    return Path(os.path.expandvars(home)).expanduser() / "hub"
 
 
 def is_offline() -> bool:
-    """Whether the user forbids asking the Hub."""
-    asked = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return asked.upper() in ("1", "ON", "YES", "TRUE")
+    """Whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids using the Hub."""
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def repository_folder(repo: str, kind: str = MODELS) -> Path:
-    """The folder of a model or data set `owner/name` in the cache; it may not be there."""
+    """Folder of a repository `owner/name` in the cache, whether it exists or not. kind: MODELS or DATASETS."""
     return cache_folder() / f"{kind}--{repo.replace('/', '--')}"
 
 
 def cached_commit(repo: str, revision: str, kind: str = MODELS) -> str | None:
-    """The commit that a branch or tag stood for when it was last fetched."""
+    """Commit that a branch or tag had when it was last fetched; None if it never was. Kept by the cache in `refs/`."""
     if not REVISION.fullmatch(revision):
         return None
     try:
@@ -44,12 +48,12 @@ def cached_commit(repo: str, revision: str, kind: str = MODELS) -> str | None:
 
 
 def model_snapshot(repo: str, commit: str) -> Path | None:
-    """The folder of a fetched commit, None where it is not there."""
+    """Folder of a fetched commit of a model in diffusers format; None if it is not in the cache. May be incomplete."""
     folder = repository_folder(repo) / "snapshots" / commit
     return folder if (folder / "model_index.json").is_file() else None
 
 
 def dataset_snapshot(repo: str, commit: str) -> Path | None:
-    """The folder of a data set's commit, None where nothing of it was fetched."""
+    """Folder of a commit of a data set; None if nothing of it was fetched. May be incomplete."""
     folder = repository_folder(repo, DATASETS) / "snapshots" / commit
     return folder if folder.is_dir() else None

@@ -1,4 +1,4 @@
-"""Which adapter does `adapt.<component>.init` name, and can it be what the recipe says? Read without torch."""
+"""The adapter that `adapt.<component>.init` names, checked against the recipe; read without torch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dbrun.store.atomic import explain_os_error
 from dbrun.store.store import Store
 
 LORA_DOWN_NAME = re.compile(r"\.lora(_A|[._]down)\.(\w+\.)?weight$")
-"""How the names of the first of a LoRA's two matrices end, [rank, in …]."""
+"""End of the name of a LoRA's down matrix, whose shape is `[rank, in, …]`."""
 
 
 @dataclass(frozen=True)
 class FoundAdapter:
-    """An adapter by its contents. identity: as in `Sources.inits`; files: digest -> a file with it."""
+    """Adapter by its contents. identity: as in `Sources.inits`; files: sha256 → path of the file."""
 
     identity: str
     files: Mapping[str, Path]
@@ -32,10 +32,10 @@ class FoundAdapter:
 
 @dataclass(frozen=True)
 class InitRequest:
-    """What an adapter is to be started for.
+    """What an adapter to start from must fit.
 
-    relative_to: where a relative path begins; layer_count: how many its targets hit, 0 where that is not known yet;
-    preset_layer_counts: how many each of these would.
+    adapter: as the recipe describes it; relative_to: folder that a relative path starts from; layer_count: number of
+    layers that its targets hit, 0 if not known yet; preset_layer_counts: target preset → number of layers it hits.
     """
 
     family: Family
@@ -47,40 +47,55 @@ class InitRequest:
 
 
 def find_adapter(path: str, wanted: InitRequest, store: Store) -> FoundAdapter:
-    """The adapter at a path. Raises RecipeError where it is none of the wanted type and component."""
+    """Find the adapter at a path. Raises RecipeError if there is none, or if its type, rank or layers do not fit."""
     place = wanted.relative_to / Path(path).expanduser()
+    # formats without a description of their files can be written, but not read back
+    readable = [form for form in formats().values() if form.FILE_DESCRIPTION]
     try:
-        for form in (form for form in formats().values() if form.FILE_DESCRIPTION):
-            if (files := form.find_files(place)) is not None:
-                _check_type(form.adapter_type(files, wanted.family, wanted.component), place, wanted.adapter)
-                _check_rank_and_layers(read_header(files[-1]).tensors,
-                                       form.weight_prefix(wanted.family, wanted.component), place, wanted)
-                digests = [store.digests.sha256(file) for file in files]
-                return FoundAdapter(f"{form.NAME}:{'+'.join(digests)}", dict(zip(digests, files, strict=True)))
+        for form in readable:
+            files = form.find_files(place)
+            if files is None:
+                continue
+            _check_type(form.adapter_type(files, wanted.family, wanted.component), place, wanted.adapter)
+            # the weights are the last file; a config, if the format has one, comes before
+            tensors = read_header(files[-1]).tensors
+            prefix = form.weight_prefix(wanted.family, wanted.component)
+            _check_rank_and_layers(tensors, prefix, place, wanted)
+            digests = [store.digests.sha256(file) for file in files]
+            return FoundAdapter(f"{form.NAME}:{'+'.join(digests)}", dict(zip(digests, files, strict=True)))
     except OSError as error:
         raise explain_os_error(error, f"reading the adapter {place}") from error
-    what = "is no adapter" if place.exists() else "is not there"
-    asked = join_with_or([form.FILE_DESCRIPTION for form in formats().values() if form.FILE_DESCRIPTION])
-    raise RecipeError(f"{place} {what}", fix=f"name {asked}")
+    problem = "is no adapter" if place.exists() else "is not there"
+    allowed = join_with_or([form.FILE_DESCRIPTION for form in readable])
+    raise RecipeError(f"{place} {problem}", fix=f"name {allowed}")
 
 
 def _check_type(found: str, place: Path, adapter: Adapter) -> None:
+    """Raise RecipeError if the type of the file is not that of the recipe. found: the type of the file."""
     if found != adapter.NAME:
         raise RecipeError(f"{place} is an adapter of type {found}, but the recipe says `type: {adapter.NAME}`",
                           fix=f"write `type: {found}`, or name another adapter")
 
 
-def _check_rank_and_layers(tensors: Mapping[str, Mapping[str, Any]], begins: str, place: Path,
+def _check_rank_and_layers(tensors: Mapping[str, Mapping[str, Any]], prefix: str, place: Path,
                            wanted: InitRequest) -> None:
-    """Raise RecipeError where a LoRA has another rank, or is on more or fewer layers; `adapt` judges other types."""
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith(begins)}
+    """Raise RecipeError if a LoRA has another rank or another number of layers than the recipe.
+
+    tensors: safetensors header, name → dtype and shape; prefix: beginning of the names of this component's weights.
+    """
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     ranks = [int(tensor["shape"][0]) for name, tensor in own.items() if LORA_DOWN_NAME.search(name)]
-    asked = getattr(wanted.adapter, "rank", None)
-    if ranks and set(ranks) != {asked}:
-        most = Counter(ranks).most_common(1)[0][0]
-        raise RecipeError(f"{place} has rank {most}, and the recipe says {asked}", fix=f"write `rank: {most}`")
-    if ranks and wanted.layer_count and len(ranks) != wanted.layer_count:
-        right = [preset for preset, count in wanted.preset_layer_counts.items() if count == len(ranks)]
-        raise RecipeError(f"{place} is on {len(ranks)} layers, and `targets` hits {wanted.layer_count}",
-                          fix=f"write `targets: {right[0]}`" if right else "write patterns in `targets` that hit the "
-                          "layers of the given adapter")
+    # not a LoRA: `adapt` checks other types once their weights are loaded
+    if not ranks:
+        return
+    recipe_rank = getattr(wanted.adapter, "rank", None)
+    if set(ranks) != {recipe_rank}:
+        usual_rank = Counter(ranks).most_common(1)[0][0]
+        raise RecipeError(f"{place} has rank {usual_rank}, and the recipe says {recipe_rank}",
+                          fix=f"write `rank: {usual_rank}`")
+    if wanted.layer_count and len(ranks) != wanted.layer_count:
+        fitting = [preset for preset, count in wanted.preset_layer_counts.items() if count == len(ranks)]
+        fix = "write patterns in `targets` that hit the layers of the given adapter"
+        if fitting:
+            fix = f"write `targets: {fitting[0]}`"
+        raise RecipeError(f"{place} is on {len(ranks)} layers, and `targets` hits {wanted.layer_count}", fix=fix)

@@ -1,4 +1,4 @@
-"""What does a recipe point at, written down so that a later command can tell whether it still does?"""
+"""The lock of a recipe: the contents that its paths point at, so that a later command sees when they changed."""
 
 from __future__ import annotations
 
@@ -16,39 +16,51 @@ from dbrun.stages.sources import Picture
 from dbrun.store.atomic import disk_errors, replace_file
 
 FORMAT_VERSION = 1
+"""Version of the lock file; a file of another version must be written again."""
 MAX_IDENTITY_LENGTH = 120
+"""Characters of an identity that are shown."""
 MAX_DIFFERENCES_SHOWN = 12
-"""Differences that a refused run names."""
+"""Number of differences that a refused run names; the rest is counted."""
 PICTURE_NOUNS = {"pictures": "picture", "class_pictures": "class picture"}
+"""Field of a lock → noun for one of its pictures."""
 
 
 def lock_path(path: Path) -> Path:
-    """Where the lock of a recipe file stands: beside it, `recipe.lock` for `recipe.yaml`."""
+    """Path of a recipe's lock: `recipe.lock` in the same folder as `recipe.yaml`."""
     return path.with_suffix(".lock")
 
 
 def lock_contents(resolved: ResolvedSources) -> dict[str, object]:
-    """The contents that a recipe's paths stand for: the base's commit or files, each picture, each adapter given."""
+    """Document of a lock: identity and files of the base, digest and prompt of each picture, identity of each adapter."""
     sources = resolved.sources
 
-    def named(pictures: tuple[Picture, ...]) -> list[dict[str, str]]:
-        return [{"sha256": one.digest, "prompt": one.prompt,
-                 "file": resolved.files[one.digest].name if one.digest in resolved.files else ""} for one in pictures]
+    def entries(pictures: tuple[Picture, ...]) -> list[dict[str, str]]:
+        found: list[dict[str, str]] = []
+        for picture in pictures:
+            file = resolved.files.get(picture.digest)
+            # the name helps people to find the picture; only digest and prompt are compared
+            name = "" if file is None else file.name
+            found.append({"sha256": picture.digest, "prompt": picture.prompt, "file": name})
+        return found
 
-    return {"format_version": FORMAT_VERSION,
-            "base": {"identity": sources.base.identity, "files": dict(sorted(sources.base.files.items()))},
-            "pictures": named(sources.pictures), "class_pictures": named(sources.class_pictures),
+    base_files = dict(sorted(sources.base.files.items()))
+    return {"format_version": FORMAT_VERSION, "base": {"identity": sources.base.identity, "files": base_files},
+            "pictures": entries(sources.pictures), "class_pictures": entries(sources.class_pictures),
             "adapters": dict(sources.inits)}
 
 
 def write_lock(loaded: LoadedRecipe, resolved: ResolvedSources) -> tuple[Path, bool]:
-    """Write the lock of a recipe; where, and whether it is new or another than before. Raises DbrunError."""
+    """Write the lock of a recipe. Return its path, and whether its text is new.
+
+    Raises UsageError if the base's commit is not known yet, and DbrunError if the file cannot be written.
+    """
     if resolved.unpinned_revision is not None:
         raise UsageError(f"the commit of revision {resolved.unpinned_revision} is not known here yet",
                          fix=f"dbrun stage load {display_path(loaded.path)} asks the Hub for it")
     target = lock_path(loaded.path)
     text = json.dumps(lock_contents(resolved), indent=1, ensure_ascii=False) + "\n"
     with disk_errors(f"writing {target}"):
+        # an unchanged file keeps its modification time, so that build tools do not run again
         if target.is_file() and target.read_text(encoding="utf-8") == text:
             return target, False
         replace_file(target, text.encode(), scratch=target.parent)
@@ -57,9 +69,9 @@ def write_lock(loaded: LoadedRecipe, resolved: ResolvedSources) -> tuple[Path, b
 
 def check_unchanged_by_overrides(loaded: LoadedRecipe, resolved: ResolvedSources, written: ResolvedSources,
                                  laid: Sequence[str]) -> None:
-    """Raise UsageError where what is laid over a recipe changes what it points at: a lock is of the file alone.
+    """Raise UsageError if overrides or profiles change what a recipe points at: a lock describes the file alone.
 
-    written: what it points at without; laid: the words that lay it over.
+    resolved, written: what it points at with and without them; laid: they themselves, as typed.
     """
     if any(_differences(lock_contents(written), lock_contents(resolved))):
         raise UsageError(f"found {' '.join(laid)}, with which {display_path(loaded.path)} points at something else, "
@@ -68,7 +80,7 @@ def check_unchanged_by_overrides(loaded: LoadedRecipe, resolved: ResolvedSources
 
 
 def drift(loaded: LoadedRecipe, resolved: ResolvedSources) -> list[str]:
-    """How what a recipe points at differs from its lock, a line each. Raises UsageError where there is none."""
+    """Differences between a recipe's sources and its lock, a line each. Raises UsageError without a readable lock."""
     target = lock_path(loaded.path)
     try:
         old = json.loads(target.read_bytes())
@@ -84,43 +96,60 @@ def drift(loaded: LoadedRecipe, resolved: ResolvedSources) -> list[str]:
 
 
 def drift_headline(loaded: LoadedRecipe) -> str:
-    """What a difference means."""
+    """Line that stands above the differences of `drift`."""
     return f"{display_path(loaded.path)} does not point at what {display_path(lock_path(loaded.path))} says"
 
 
 def enforce_lock(loaded: LoadedRecipe, resolved: ResolvedSources) -> None:
-    """Raise WorkPending, which names what differs, where a recipe does not point at what its lock says."""
-    if found := drift(loaded, resolved):
-        shown, more = found[:MAX_DIFFERENCES_SHOWN], len(found) - MAX_DIFFERENCES_SHOWN
-        if more > 0:
-            shown = [*shown, f"and {more} more, which `dbrun plan --locked` lists"]
-        lines = "".join(f"\n  {line}" for line in shown)
-        laid = loaded.profiles or any(place.file is None for place in loaded.origins.values())
-        fix = ("bring that back, or leave out what changes it here: the lock is of the recipe as it is written" if laid
-               else f"bring that back; or, if it is meant, dbrun lock {display_path(loaded.path)}")
-        raise WorkPending(f"{drift_headline(loaded)}; nothing was run{lines}", fix=fix)
+    """Raise WorkPending, which lists the differences, if a recipe's sources are not those of its lock."""
+    differences = drift(loaded, resolved)
+    if not differences:
+        return
+    shown = differences[:MAX_DIFFERENCES_SHOWN]
+    left = len(differences) - len(shown)
+    if left:
+        shown.append(f"and {left} more, which `dbrun plan --locked` lists")
+    lines = "".join(f"\n  {line}" for line in shown)
+    # a key without a file comes from the command line; writing the lock again would not help then
+    has_overrides = loaded.profiles or any(span.file is None for span in loaded.origins.values())
+    if has_overrides:
+        fix = "bring that back, or leave out what changes it here: the lock is of the recipe as it is written"
+    else:
+        fix = f"bring that back; or, if it is meant, dbrun lock {display_path(loaded.path)}"
+    raise WorkPending(f"{drift_headline(loaded)}; nothing was run{lines}", fix=fix)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, object]) -> Iterator[str]:
+    """A line for each difference of two lock documents. old: as it was read, so its fields may be of any type."""
     base = new["base"]
     if isinstance(base, dict) and old["base"]["identity"] != base["identity"]:
         yield f"base: {_truncate(old['base']['identity'])} → {_truncate(base['identity'])}"
     for part, noun in PICTURE_NOUNS.items():
         yield from _picture_differences(old[part], new[part], noun)
-    was, now = (dict(given) if isinstance(given, dict) else {} for given in (old["adapters"], new["adapters"]))
+    was, now = _as_dict(old["adapters"]), _as_dict(new["adapters"])
     for name in sorted({*was, *now}):
         if was.get(name) != now.get(name):
             yield f"adapt.{name}.init: {_truncate(was.get(name))} → {_truncate(now.get(name))}"
 
 
 def _picture_differences(old: object, new: object, noun: str) -> Iterator[str]:
-    """By content and prompt; a file's name is told, but does not count."""
-    was, now = (entries if isinstance(entries, list) else [] for entries in (old, new))
-    names = {(one["sha256"], one["prompt"]): one["file"] for one in (*was, *now)}
-    before, after = (Counter((one["sha256"], one["prompt"]) for one in entries) for entries in (was, now))
-    for found, words in ((after - before, "is not in the lock"), (before - after, "of the lock is not there")):
-        for digest, prompt in sorted(found, key=lambda one: (names[one], *one)):
-            yield f"{noun} {names[digest, prompt]} ({digest[:10]}…, '{prompt}') {words}"
+    """A line for each picture that only one of two lists has, compared by content and prompt, not by file name."""
+    was = old if isinstance(old, list) else []
+    now = new if isinstance(new, list) else []
+    names = {_picture_id(entry): entry["file"] for entry in (*was, *now)}
+    # counters, not sets: the same picture can be there twice
+    before, after = Counter(map(_picture_id, was)), Counter(map(_picture_id, now))
+    for pictures, problem in ((after - before, "is not in the lock"), (before - after, "of the lock is not there")):
+        for digest, prompt in sorted(pictures, key=lambda picture: (names[picture], *picture)):
+            yield f"{noun} {names[digest, prompt]} ({digest[:10]}…, '{prompt}') {problem}"
+
+
+def _picture_id(entry: Mapping[str, str]) -> tuple[str, str]:
+    return entry["sha256"], entry["prompt"]
+
+
+def _as_dict(value: object) -> dict[str, object]:
+    return dict(value) if isinstance(value, dict) else {}
 
 
 def _truncate(identity: object) -> str:

@@ -1,4 +1,4 @@
-"""The masks of a recipe's pictures, each checked for use. Known contents are not read again."""
+"""Masks of a recipe's pictures: found and checked. A mask with known content is not read again."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dbrun.store.store import Store
 
 @dataclass(frozen=True)
 class FoundMasks:
-    """digests: picture → sha256 of its mask; files: sha256 → a mask with it; notes: what a person should know.
+    """Masks of some pictures. digests: picture → sha256 of its mask file; files: sha256 → path of a mask.
 
-    masked_count: how many pictures have a mask, be it a file or their own transparency.
+    notes: texts for people; masked_count: number of pictures with a mask, be it a file or their own transparency.
     """
 
     digests: Mapping[Path, str] = field(default_factory=dict)
@@ -28,11 +28,15 @@ class FoundMasks:
 
 
 def find_masks(pictures: Mapping[Path, PictureInfo], store: Store, asked: Masks) -> FoundMasks:
-    """The masks beside pictures, where they are asked for. Raises RecipeError that names all that cannot be used."""
+    """Find the masks of pictures. asked: `images.masks` of the recipe.
+
+    Raises RecipeError that names every mask which cannot be used.
+    """
     found = masks.find_mask_files(pictures)
     if asked == "files":
         return _check_mask_files(pictures, found, store)
     notes: list[str] = []
+    # mask files without the option are probably a forgotten option, and never training pictures
     if found:
         names = summarize_names([mask.name for mask in found.values()])
         notes.append(f"{names}: masks are ignored, `images.masks: files` would use them")
@@ -43,8 +47,9 @@ def find_masks(pictures: Mapping[Path, PictureInfo], store: Store, asked: Masks)
 
 
 def _check_mask_files(pictures: Mapping[Path, PictureInfo], found: Mapping[Path, Path], store: Store) -> FoundMasks:
-    """The mask files of pictures, by content. found: picture → its mask; raises as `find_masks`."""
+    """Check mask files by content. found: picture → its mask. Raises as `find_masks`."""
     try:
+        # the digest of the checking code is in the cache key, so that a better check looks at every mask again
         code = "".join(store.digests.sha256(Path(file))[:16] for file in (masks.__file__, pixels.__file__))
         digests = {picture: store.digests.sha256(mask) for picture, mask in found.items()}
     except OSError as error:
@@ -52,34 +57,35 @@ def _check_mask_files(pictures: Mapping[Path, PictureInfo], found: Mapping[Path,
     bad: list[RecipeError] = []
     for picture, mask in found.items():
         size = pictures[picture].width, pictures[picture].height
-        known = f"{code}:mask:{digests[picture]}:{size[0]}x{size[1]}"
+        check_key = f"{code}:mask:{digests[picture]}:{size[0]}x{size[1]}"
         try:
-            if store.image_checks.get(known) is None:
+            if store.image_checks.get(check_key) is None:
                 masks.check_mask(mask, size)
-                store.image_checks.put(known, {"mask": True})
+                store.image_checks.put(check_key, {"mask": True})
         except RecipeError as error:
             bad.append(error)
     if bad:
         raise RecipeError("\n".join(error.message for error in bad), fix=bad[0].fix)
     notes: list[str] = []
-    bare = [picture.name for picture in pictures if picture not in found]
-    if bare:
-        notes.append(f"{summarize_names(bare)}: no mask, so all of it counts")
+    unmasked = [picture.name for picture in pictures if picture not in found]
+    if unmasked:
+        notes.append(f"{summarize_names(unmasked)}: no mask, so all of it counts")
     files = {digest: found[picture] for picture, digest in digests.items()}
     return FoundMasks(digests, files, notes, len(found))
 
 
 def check_has_masks(asked: Masks, many: int) -> None:
-    """Raise RecipeError where masks are asked for, but no picture of the recipe has one."""
+    """Raise RecipeError if masks are asked for, but no picture of the recipe has one. many: pictures with a mask."""
     if many or asked == "none":
         return
-    what = "is transparent"
+    lack = "is transparent"
     if asked == "files":
-        what = f"has a mask: NAME{' or NAME'.join(masks.MASK_SUFFIXES)} beside it"
-    raise RecipeError(f"found '{asked}', but no picture {what}", fix="give some of them masks, or write `masks: none`")
+        names = " or ".join(f"NAME{suffix}" for suffix in masks.MASK_SUFFIXES)
+        lack = f"has a mask: {names} beside it"
+    raise RecipeError(f"found '{asked}', but no picture {lack}", fix="give some of them masks, or write `masks: none`")
 
 
 def summarize_names(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """First name and the number of the others: `a.png and 3 more`. names: at least one."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return names[0] + more

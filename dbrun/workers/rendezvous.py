@@ -1,4 +1,4 @@
-"""How do the processes of a run tell each other what to do, how far they are, and what went wrong?"""
+"""Rendezvous of the processes of a run: a control channel over torch's TCPStore, and the group that shares a stage."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 JOIN_TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for the others to be there at all."""
+"""Time that a process waits for the others to start."""
 STEP_TIMEOUT = timedelta(hours=6)
-"""How long a step may wait for the slowest process, which may draw samples or write to a slow disk meanwhile."""
+"""Time that a step may wait for the slowest process, which may draw samples or write to a slow disk meanwhile."""
 CHECK_INTERVAL = 0.2
-"""Seconds between two looks at the other processes."""
+"""Seconds between two checks of the other processes; training calls `check_alive` at every step."""
 
 
 @dataclass
 class ControlChannel:
-    """Words and counts that every process of a run sees: plain JSON, since whoever reaches the port may write.
+    """Messages and counters that every process of a run sees.
 
-    size: how many processes they are.
+    Messages are JSON, never pickle: whoever reaches the port can write to it. size: number of processes. All methods
+    raise RuntimeError once process 0, which holds the store, is gone.
     """
 
     store: Store
@@ -35,74 +36,84 @@ class ControlChannel:
     _read_counts: dict[str, int] = field(default_factory=dict)
 
     def count(self, name: str, more: int = 0) -> int:
-        """The count of this name after adding so much."""
+        """Add `more` to a counter; return its new value. The store does this atomically."""
         return self.store.add(name, more)
 
     def post(self, name: str, words: Mapping[str, object]) -> None:
-        """Add something to the row of this name."""
-        # written before it is counted: each process has numbers of its own
-        place = self.store.add(f"{name} places", 1)
-        self.store.set(f"{name} {place}", json.dumps(words))
+        """Append a message to the queue of this name."""
+        # `add` gives every message a number of its own, so processes that post at once do not overwrite each other
+        number = self.store.add(f"{name} places", 1)
+        self.store.set(f"{name} {number}", json.dumps(words))
 
     def new_messages(self, name: str) -> Iterator[dict[str, Any]]:
-        """What was added to the row since this process last asked."""
-        while self.store.check([f"{name} {self._read_counts.get(name, 0) + 1}"]):
-            self._read_counts[name] = self._read_counts.get(name, 0) + 1
-            yield json.loads(self.store.get(f"{name} {self._read_counts[name]}"))
+        """Yield the messages of a queue that this process has not read yet, in the order of their numbers."""
+        while True:
+            number = self._read_counts.get(name, 0) + 1
+            # a number is taken before its message is set, and `get` would block: so `check` first
+            if not self.store.check([f"{name} {number}"]):
+                return
+            self._read_counts[name] = number
+            yield json.loads(self.store.get(f"{name} {number}"))
 
     def announce_stage(self, brief: Mapping[str, object]) -> int:
-        """Say what all are to work on next; the number of that turn."""
+        """Tell all processes which stage to share next; return the number of the turn, from 1."""
         self.post("brief", brief)
         return self.count("brief places")
 
     def announce_end(self) -> None:
-        """Say that the run is over."""
+        """Tell all processes that the run is over."""
         self.count("over", 1)
 
     @property
     def is_over(self) -> bool:
-        """Whether the run is over."""
+        """Whether process 0 has ended the run."""
         return self.count("over") > 0
 
     def leave_group(self) -> None:
-        """Leave the group."""
+        """Leave the group in which tensors are exchanged, if this process has joined it."""
         from torch import distributed
 
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
     def join_group(self, rank: int) -> None:
-        """Make the group in which tensors are exchanged; returns when all are in it. The first process begins."""
+        """Join the group in which tensors are exchanged; blocks until all have joined. Rank 0 lets the others begin."""
         from torch import distributed
 
         if rank == 0:
             self.count("meet", 1)
+        # gloo, not nccl: GradientSync exchanges tensors on the CPU, so the result does not depend on the GPUs
         distributed.init_process_group("gloo", store=distributed.PrefixStore("group", self.store), rank=rank,
                                        world_size=self.size, timeout=STEP_TIMEOUT)
 
 
 def create_channel(size: int) -> tuple[ControlChannel, int]:
-    """A new channel for so many processes of this machine, and the port at which they reach it."""
+    """New channel for `size` processes of this machine, and its port. Only this machine can reach it."""
     from torch.distributed import TCPStore
 
+    # port 0: the system picks a free one, so that several runs on a machine never collide
     store = TCPStore("127.0.0.1", 0, None, True, JOIN_TIMEOUT, wait_for_workers=False)
     return ControlChannel(store, size), store.port
 
 
 def connect_channel(here: DistributedEnv) -> ControlChannel:
-    """The channel of a run that others started: its first process, or a launcher as torch finds it."""
+    """Channel of a run that process 0 or a launcher opened. Waits at most JOIN_TIMEOUT."""
     from torch.distributed import TCPStore
     from torch.distributed.rendezvous import rendezvous
 
     if here.started_by_dbrun:
         store: Store = TCPStore(here.address, here.port, None, False, JOIN_TIMEOUT, wait_for_workers=False)
     else:
+        # torch's own rendezvous: torchrun's agent may hold the store itself
         store, _, _ = next(rendezvous("env://", here.rank, here.size, timeout=JOIN_TIMEOUT))
     return ControlChannel(store, here.size)
 
 
 class DistributedProcessGroup(ProcessGroup):
-    """A process's part in one turn. check_peers: raises where another process is gone."""
+    """Place of a process in one shared stage.
+
+    local: rank on its machine; stage_number: number of the turn; check_peers: raises if another process is gone.
+    """
 
     def __init__(self, rank: int, size: int, local: int, channel: ControlChannel, stage_number: int,
                  check_peers: Callable[[], None]) -> None:
@@ -111,11 +122,11 @@ class DistributedProcessGroup(ProcessGroup):
         self._last_check = 0.0
 
     def count_done(self, more: int = 0) -> int:
-        """How many items all together have made in this turn, after adding so many."""
+        """Number of items that all processes have made in this turn, after adding `more`."""
         return self.channel.count(f"made in turn {self.stage_number}", more)
 
     def check_alive(self) -> None:
-        """Look, but not so often that it costs anything."""
+        """Check the other processes, at most once in CHECK_INTERVAL, so that it costs nothing per step."""
         if time.monotonic() - self._last_check > CHECK_INTERVAL:
             self._last_check = time.monotonic()
             self.check_peers()

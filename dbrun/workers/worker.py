@@ -1,4 +1,4 @@
-"""What does a process do that is not the first of its run? It shares the stages that the first one names."""
+"""Worker of a distributed run: a process that is not process 0, and runs the stages that process 0 announces."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ from dbrun.workers.env import DistributedEnv, clear_launcher_variables
 from dbrun.workers.rendezvous import ControlChannel, DistributedProcessGroup, connect_channel
 
 POLL_INTERVAL = 0.05
+"""Seconds between two looks for a new stage."""
+MAX_MESSAGE_LENGTH = 300
+"""Characters of an unexpected error that are passed on; the whole of it is in the worker's log."""
 
 
 def run_worker(here: DistributedEnv, plan: Callable[[], Scope]) -> int:
-    """Work until the run is over; the exit code. plan: the run as this process reads it, once there is work.
+    """Run stages with the other processes until the run is over; return the exit code.
 
-    It prints nothing and publishes nothing but items. When the first process is gone, this one ends too.
+    plan: reads the recipe and plans it, called when there is work. A worker prints nothing and puts nothing into the
+    store but single items. When process 0 is gone, it ends too.
     """
     _set_signal_handlers(signal.SIG_DFL)
     if here.started_by_dbrun:
@@ -38,25 +42,29 @@ def run_worker(here: DistributedEnv, plan: Callable[[], Scope]) -> int:
     clear_launcher_variables(os.environ)
     try:
         channel.count("here", 1)
+        # joining blocks, so it waits until process 0 has seen everybody and says `meet`
         while not channel.is_over and not channel.count("meet"):
             time.sleep(POLL_INTERVAL)
         if not channel.is_over:
             channel.join_group(here.rank)
         return _Worker(here, channel, plan).run()
     except RuntimeError:
-        # the channel is gone, and the first process with it
+        # the channel is closed: process 0 is gone
         return 1
 
 
 def _set_signal_handlers(how: signal.Handlers) -> None:
-    """During a turn signals are the first process's business, which lets all stop after the same step."""
+    """Set the handler of all signals that stop a run.
+
+    During a stage a worker ignores them: process 0 alone handles them, and stops all after the same step.
+    """
     for number in HANDLED_SIGNALS:
         signal.signal(number, how)
 
 
 def _exit_with_first_process() -> None:
-    """End this process when its stdin, which the first one holds, is closed: however that one ends."""
-    # not through sys.stdin, whose lock the interpreter wants when it ends
+    """End this process when process 0 does, however that one ends: then the system closes this one's stdin."""
+    # not through sys.stdin: a thread that blocks in it holds a lock which the interpreter takes at exit
     while os.read(0, 4096):
         pass
     os._exit(1)
@@ -64,6 +72,8 @@ def _exit_with_first_process() -> None:
 
 @dataclass
 class _Worker:
+    """State of a worker. scope: made at the first stage; stage_number: of the current turn, from 1."""
+
     env: DistributedEnv
     channel: ControlChannel
     plan: Callable[[], Scope]
@@ -71,6 +81,7 @@ class _Worker:
     stage_number: int = 0
 
     def run(self) -> int:
+        """Take part in every announced stage; return the exit code of the last one."""
         code = 0
         while not self.channel.is_over:
             for brief in self.channel.new_messages("brief"):
@@ -82,19 +93,21 @@ class _Worker:
         return code
 
     def _try_stage(self, brief: dict[str, Any]) -> int:
-        """Take part in a turn, and tell the first process how it failed, if it did."""
+        """Run one announced stage; report a failure to process 0. Return 0 or 1."""
         stage = brief["stage"]
         _set_signal_handlers(signal.SIG_IGN)
         try:
             self._run_stage(stage, brief)
         except (Interrupted, ProcessLost):
+            # not this process's failure: process 0 knows the cause
             return 0
         except DbrunError as error:
             self._report_failure(error)
         except Exception as error:
             traceback.print_exc()
-            words = (str(error).strip() or "no message").splitlines()[0][:300]
-            self._report_failure(StageFailed(f"{stage} failed: {type(error).__name__}: {words}",
+            text = str(error).strip() or "no message"
+            first_line = text.splitlines()[0][:MAX_MESSAGE_LENGTH]
+            self._report_failure(StageFailed(f"{stage} failed: {type(error).__name__}: {first_line}",
                                              fix="what was finished is kept"))
         else:
             return 0
@@ -103,28 +116,36 @@ class _Worker:
         return 1
 
     def _run_stage(self, stage: str, brief: dict[str, Any]) -> None:
-        self.scope = scope = self.scope or self.plan()
-        inputs = {name: Artifact(scope.store.objects.path(digest), digest)
-                  for name, digest in brief["inputs"].items()}
-        stage_key = scope.stage_key(stage, {name: one.digest for name, one in inputs.items()})
+        """Run a stage as this process plans it. Raises StageFailed if process 0 has another key for it."""
+        if self.scope is None:
+            self.scope = self.plan()
+        scope = self.scope
+        digests: dict[str, str] = brief["inputs"]
+        inputs = {name: Artifact(scope.store.objects.path(digest), digest) for name, digest in digests.items()}
+        stage_key = scope.stage_key(stage, digests)
+        # equal keys prove that both processes compute the same, whatever machine this one is on
         if stage_key.key != brief["key"]:
-            raise StageFailed(f"it would compute another {stage} than process 0: it finds another recipe, other "
-                              "pictures, another device or another version of a library",
-                              fix="let all processes see the same files, with the same packages installed")
+            raise StageFailed(f"it would compute another {stage} than process 0: its recipe, pictures, device or "
+                              "library versions differ",
+                              fix="give all processes the same files and the same installed packages")
 
         def base() -> Any:
             return verified_base_folder(scope.resolved.sources.base, inputs[BASE_STAGE], scope.store)
 
-        jobs, out = StageContextFactory(scope, self._stopping, base), scope.store.make_temp_folder()
+        contexts = StageContextFactory(scope, self._stopping, base)
+        # what a stage writes here is thrown away: only the result of process 0 is kept
+        out = scope.store.make_temp_folder()
         items = item_cache(scope, stage_key, self._emit, base, from_scratch=brief["from_scratch"])
         process_group = DistributedProcessGroup(self.env.rank, self.env.size, self.env.local_rank, self.channel,
                                                 self.stage_number, self._raise_if_over)
         try:
-            stage_key.stage.run(jobs.make_context(stage_key, inputs, out, items, lambda event: None, process_group))
+            context = contexts.make_context(stage_key, inputs, out, items, lambda event: None, process_group)
+            stage_key.stage.run(context)
         finally:
             remove_tree(out)
 
     def _stopping(self) -> int:
+        """Number of the signal to stop for: SIGTERM once process 0 has ended the run, else 0."""
         return signal.SIGTERM if self.channel.is_over else 0
 
     def _raise_if_over(self) -> None:
@@ -132,7 +153,7 @@ class _Worker:
             raise Interrupted(signal.SIGTERM)
 
     def _emit(self, event: Event) -> None:
-        """What this process alone has noticed; how the work goes, the first one sees by itself."""
+        """Pass on the notes of this process only: process 0 reports the progress itself."""
         if isinstance(event, Note):
             self.channel.post("note", {"rank": self.env.rank, "text": event.text, "level": event.level})
 

@@ -119,7 +119,7 @@ def test_without_the_network_what_lies_in_the_cache_serves_and_that_is_said(proj
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found, _ = go(project)
     assert len(found.sources.pictures) == 2 and not served.asked
-    assert any("is taken as it lies in" in note.text for note in found.notes)
+    assert any("is taken as it is in" in note.text for note in found.notes)
     with pytest.raises(RecipeError, match="unset HF_HUB_OFFLINE"):
         go(project, f"subject.revision={LATER}")
 

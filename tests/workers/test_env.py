@@ -40,7 +40,7 @@ def test_half_a_launcher_is_none():
 
 
 def test_accelerate_that_started_a_single_process_is_told(recipe):
-    with pytest.raises(UsageError, match="a single process, as with --cpu it does whatever --num_processes") as error:
+    with pytest.raises(UsageError, match=r"a single process \(with --cpu it ignores --num_processes\)") as error:
         read_distributed_env(ACCELERATE)
     assert "launch.processes=N" in error.value.fix
 
