@@ -18,7 +18,7 @@ PictureEntry = dict[str, object]
 """A picture as it stands in a key document: digest, prompt and what else is not neutral."""
 INSTANCE_PICTURES = ("picture", "subject.instance_prompt")
 CLASS_PICTURES = ("class picture", "subject.class_prompt")
-"""The noun for a picture, and the recipe key that gives its prompt."""
+"""Noun for a picture, and the recipe key that gives its prompt."""
 VALUE_WIDTH = 60
 """Longest value shown, in characters; longer ones are cut."""
 
@@ -204,7 +204,8 @@ def _count_changed_masks(was: list[PictureEntry], now: list[PictureEntry]) -> in
 
 
 def _plural(pictures: int, noun: str) -> str:
-    return f"{pictures} {noun}{'s' if pictures > 1 else ''}"
+    plural = "s" if pictures > 1 else ""
+    return f"{pictures} {noun}{plural}"
 
 
 def _recipe_key(stage: str, name: str, words: Mapping[str, str]) -> str:

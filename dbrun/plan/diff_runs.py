@@ -15,7 +15,7 @@ from dbrun.store.store import Store
 DiffRow = tuple[str, str | None, str | None]
 """Name, value in the first run, value in the second; None where a run has none."""
 LOSS_TAIL = 10
-"""The loss of a run is the mean over the last 1/LOSS_TAIL of its steps: one step's loss is mostly noise."""
+"""Part of the steps over whose end the loss is averaged: the last 1/LOSS_TAIL. One step's loss is mostly noise."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,11 @@ def _read_json(run: Run, name: str) -> object:
 
 
 def _flatten(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Yield (dotted name, text) of every value in nested dicts, without those that are None."""
     if isinstance(value, dict):
         for key, below in value.items():
-            yield from _flatten(f"{name}.{key}" if name else key, below)
+            dotted = f"{name}.{key}" if name else key
+            yield from _flatten(dotted, below)
         return
     text = format_value(value)
     if text is not None:

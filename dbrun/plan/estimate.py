@@ -40,7 +40,7 @@ class _SharedState:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stage will take. memory: peak in bytes; disk: bytes of its result; None if not known."""
+    """Expected cost of a stage. seconds: wall time; memory: peak bytes; disk: bytes of its result; None if unknown."""
 
     seconds: float
     memory: int | None
@@ -119,13 +119,15 @@ def stage_workload(scope: Scope, name: str, base: Path | None) -> Workload:
     return replace(workload, like=(*workload.like, f"{processes} processes"))
 
 
-def total_estimate(known: Iterable[Estimate]) -> Estimate:
+def total_estimate(stages: Iterable[Estimate]) -> Estimate:
     """Estimate of stages that run one after another: seconds and disk are added, memory is the highest."""
-    estimates = list(known)
+    estimates = list(stages)
     seconds = sum(one.seconds for one in estimates)
     memory = max((one.memory for one in estimates if one.memory is not None), default=None)
     disk = [one.disk for one in estimates if one.disk is not None]
-    return Estimate(seconds, memory, sum(disk) if disk else None)
+    # None, not 0: that would say that the results take no room
+    disk_total = sum(disk) if disk else None
+    return Estimate(seconds, memory, disk_total)
 
 
 def _comparable_workload(stage_key: StageKey, now: Workload, trace: Trace) -> Workload | None:

@@ -77,7 +77,8 @@ def explain(scope: Scope, name: str) -> Explanation:
     before = dict(_key_leaves(earlier)) if earlier is not None else {}
     order = dict.fromkeys((*now, *before))
     lines = tuple(KeyLine(part, inner, now.get((part, inner)), before.get((part, inner))) for part, inner in order)
-    return Explanation(stage, None if waiting else stage_key.key, lines, earlier, trace)
+    key = None if waiting else stage_key.key
+    return Explanation(stage, key, lines, earlier, trace)
 
 
 def _nearest_document(stage_key: StageKey, scope: Scope) -> Mapping[str, object] | None:
@@ -94,9 +95,11 @@ def _key_leaves(document: Mapping[str, object]) -> Iterator[tuple[tuple[str, str
 
 
 def _leaves(part: str, name: str, value: object) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield ((part, dotted name), text) of every innermost value that is not None."""
     if isinstance(value, dict):
         for inner, below in value.items():
-            yield from _leaves(part, f"{name}.{inner}" if name else inner, below)
+            dotted = f"{name}.{inner}" if name else inner
+            yield from _leaves(part, dotted, below)
     elif value is not None:
         yield (part, name), _summary(value)
 

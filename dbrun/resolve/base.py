@@ -37,8 +37,8 @@ class FoundBase:
     notes: tuple[str, ...] = ()
 
 
-def find_base(base: Base, beside: Path, store: Store) -> FoundBase:
-    """Find the base of a recipe. beside: folder that a relative path starts from.
+def find_base(base: Base, relative_to: Path, store: Store) -> FoundBase:
+    """Find the base of a recipe. relative_to: folder that a relative path starts from.
 
     Raises RecipeError if the path is neither a base nor a Hub id, or if files are missing.
     """
@@ -47,7 +47,7 @@ def find_base(base: Base, beside: Path, store: Store) -> FoundBase:
         from dbrun.embedded import weights_path
 
         return FoundBase(_find_local_base(weights_path(), family, base.variant, store))
-    folder = beside / Path(base.path).expanduser()
+    folder = relative_to / Path(base.path).expanduser()
     looks_like_hub_id = HUB_ID.fullmatch(base.path) is not None
     # `owner/name` can be a folder too: the folder wins, unless a revision says that the Hub is meant
     if (folder / "model_index.json").is_file() and not (looks_like_hub_id and base.revision):
@@ -147,9 +147,9 @@ def _find_local_base(folder: Path, family: Family, variant: str | None, store: S
     """Base in a folder. Its identity is made of file names and contents, so it does not depend on the folder's path."""
     try:
         names = sorted(_file_names(folder, family))
-        wanted = select_files(names, family.subfolders, variant)
-        check_layout(folder, family, wanted, names)
-        files = {name: store.digests.sha256(_path_inside_base(folder, name)) for name in wanted}
+        selected = select_files(names, family.subfolders, variant)
+        check_layout(folder, family, selected, names)
+        files = {name: store.digests.sha256(_path_inside_base(folder, name)) for name in selected}
     except OSError as error:
         raise explain_os_error(error, f"reading the base {folder}") from error
     return BaseSource(identity=f"files:{digest(to_json_value(files))}", family=family.NAME, folder=folder,

@@ -32,7 +32,7 @@ class FoundAdapter:
 
 @dataclass(frozen=True)
 class InitRequest:
-    """What an adapter to start from must fit.
+    """Requirements on an adapter to start from.
 
     adapter: as the recipe describes it; relative_to: folder that a relative path starts from; layer_count: number of
     layers that its targets hit, 0 if not known yet; preset_layer_counts: target preset → number of layers it hits.
@@ -46,9 +46,9 @@ class InitRequest:
     preset_layer_counts: Mapping[str, int] = field(default_factory=dict)
 
 
-def find_adapter(path: str, wanted: InitRequest, store: Store) -> FoundAdapter:
+def find_adapter(path: str, request: InitRequest, store: Store) -> FoundAdapter:
     """Find the adapter at a path. Raises RecipeError if there is none, or if its type, rank or layers do not fit."""
-    place = wanted.relative_to / Path(path).expanduser()
+    place = request.relative_to / Path(path).expanduser()
     # formats without a description of their files can be written, but not read back
     readable = [form for form in formats().values() if form.FILE_DESCRIPTION]
     try:
@@ -56,17 +56,17 @@ def find_adapter(path: str, wanted: InitRequest, store: Store) -> FoundAdapter:
             files = form.find_files(place)
             if files is None:
                 continue
-            _check_type(form.adapter_type(files, wanted.family, wanted.component), place, wanted.adapter)
+            _check_type(form.adapter_type(files, request.family, request.component), place, request.adapter)
             # the weights are the last file; a config, if the format has one, comes before
             tensors = read_header(files[-1]).tensors
-            prefix = form.weight_prefix(wanted.family, wanted.component)
-            _check_rank_and_layers(tensors, prefix, place, wanted)
+            prefix = form.weight_prefix(request.family, request.component)
+            _check_rank_and_layers(tensors, prefix, place, request)
             digests = [store.digests.sha256(file) for file in files]
             return FoundAdapter(f"{form.NAME}:{'+'.join(digests)}", dict(zip(digests, files, strict=True)))
     except OSError as error:
         raise explain_os_error(error, f"reading the adapter {place}") from error
     problem = "is no adapter" if place.exists() else "is not there"
-    allowed = join_with_or([form.FILE_DESCRIPTION for form in readable])
+    allowed = join_with_or([form.FILE_DESCRIPTION for form in readable if form.FILE_DESCRIPTION])
     raise RecipeError(f"{place} {problem}", fix=f"name {allowed}")
 
 
@@ -78,7 +78,7 @@ def _check_type(found: str, place: Path, adapter: Adapter) -> None:
 
 
 def _check_rank_and_layers(tensors: Mapping[str, Mapping[str, Any]], prefix: str, place: Path,
-                           wanted: InitRequest) -> None:
+                           request: InitRequest) -> None:
     """Raise RecipeError if a LoRA has another rank or another number of layers than the recipe.
 
     tensors: safetensors header, name → dtype and shape; prefix: beginning of the names of this component's weights.
@@ -88,14 +88,14 @@ def _check_rank_and_layers(tensors: Mapping[str, Mapping[str, Any]], prefix: str
     # not a LoRA: `adapt` checks other types once their weights are loaded
     if not ranks:
         return
-    recipe_rank = getattr(wanted.adapter, "rank", None)
+    recipe_rank = getattr(request.adapter, "rank", None)
     if set(ranks) != {recipe_rank}:
         usual_rank = Counter(ranks).most_common(1)[0][0]
         raise RecipeError(f"{place} has rank {usual_rank}, and the recipe says {recipe_rank}",
                           fix=f"write `rank: {usual_rank}`")
-    if wanted.layer_count and len(ranks) != wanted.layer_count:
-        fitting = [preset for preset, count in wanted.preset_layer_counts.items() if count == len(ranks)]
+    if request.layer_count and len(ranks) != request.layer_count:
+        fitting = [preset for preset, count in request.preset_layer_counts.items() if count == len(ranks)]
         fix = "write patterns in `targets` that hit the layers of the given adapter"
         if fitting:
             fix = f"write `targets: {fitting[0]}`"
-        raise RecipeError(f"{place} is on {len(ranks)} layers, and `targets` hits {wanted.layer_count}", fix=fix)
+        raise RecipeError(f"{place} is on {len(ranks)} layers, and `targets` hits {request.layer_count}", fix=fix)

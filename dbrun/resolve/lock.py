@@ -31,7 +31,7 @@ def lock_path(path: Path) -> Path:
 
 
 def lock_contents(resolved: ResolvedSources) -> dict[str, object]:
-    """Document of a lock: identity and files of the base, digest and prompt of each picture, identity of each adapter."""
+    """Document of a lock: identity and files of the base, digest and prompt of each picture, adapter identities."""
     sources = resolved.sources
 
     def entries(pictures: tuple[Picture, ...]) -> list[dict[str, str]]:
@@ -60,7 +60,7 @@ def write_lock(loaded: LoadedRecipe, resolved: ResolvedSources) -> tuple[Path, b
     target = lock_path(loaded.path)
     text = json.dumps(lock_contents(resolved), indent=1, ensure_ascii=False) + "\n"
     with disk_errors(f"writing {target}"):
-        # an unchanged file keeps its modification time, so that build tools do not run again
+        # an unchanged file keeps its modification time
         if target.is_file() and target.read_text(encoding="utf-8") == text:
             return target, False
         replace_file(target, text.encode(), scratch=target.parent)

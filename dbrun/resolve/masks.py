@@ -27,13 +27,13 @@ class FoundMasks:
     masked_count: int = 0
 
 
-def find_masks(pictures: Mapping[Path, PictureInfo], store: Store, asked: Masks) -> FoundMasks:
-    """Find the masks of pictures. asked: `images.masks` of the recipe.
+def find_masks(pictures: Mapping[Path, PictureInfo], store: Store, option: Masks) -> FoundMasks:
+    """Find the masks of pictures. option: `images.masks` of the recipe.
 
     Raises RecipeError that names every mask which cannot be used.
     """
     found = masks.find_mask_files(pictures)
-    if asked == "files":
+    if option == "files":
         return _check_mask_files(pictures, found, store)
     notes: list[str] = []
     # mask files without the option are probably a forgotten option, and never training pictures
@@ -41,7 +41,7 @@ def find_masks(pictures: Mapping[Path, PictureInfo], store: Store, asked: Masks)
         names = summarize_names([mask.name for mask in found.values()])
         notes.append(f"{names}: masks are ignored, `images.masks: files` would use them")
     opaque = [path.name for path, info in pictures.items() if TRANSPARENCY_NOTE not in info.notes]
-    if asked == "alpha" and opaque:
+    if option == "alpha" and opaque:
         notes.append(f"{summarize_names(opaque)}: not transparent, so all of it counts")
     return FoundMasks(notes=notes, masked_count=len(pictures) - len(opaque))
 
@@ -74,15 +74,15 @@ def _check_mask_files(pictures: Mapping[Path, PictureInfo], found: Mapping[Path,
     return FoundMasks(digests, files, notes, len(found))
 
 
-def check_has_masks(asked: Masks, many: int) -> None:
-    """Raise RecipeError if masks are asked for, but no picture of the recipe has one. many: pictures with a mask."""
-    if many or asked == "none":
+def check_has_masks(option: Masks, masked_count: int) -> None:
+    """Raise RecipeError if masks are asked for and no picture has one. masked_count: number of pictures with a mask."""
+    if masked_count or option == "none":
         return
     lack = "is transparent"
-    if asked == "files":
+    if option == "files":
         names = " or ".join(f"NAME{suffix}" for suffix in masks.MASK_SUFFIXES)
         lack = f"has a mask: {names} beside it"
-    raise RecipeError(f"found '{asked}', but no picture {lack}", fix="give some of them masks, or write `masks: none`")
+    raise RecipeError(f"found '{option}', but no picture {lack}", fix="give some of them masks, or write `masks: none`")
 
 
 def summarize_names(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""A row for each picture of a recipe: its crop, and what is odd about it. Known contents are not looked at again."""
+"""Report of a recipe's pictures: a row for each, with its crop and warnings. Known contents are not read again."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from dbrun.store.atomic import explain_os_error
 from dbrun.store.store import Store
 
 SAVE_INTERVAL = 500
-"""Pictures after which what was seen so far is kept, in case the command is killed."""
+"""Number of pictures after which the measurements are saved, in case the command is killed."""
 MAX_ENLARGEMENT = 1.25
-"""A picture that must be made more than this many times wider shows fewer pixels than it is trained with."""
+"""Upscale factor above which a picture is reported as tiny: it has far fewer pixels than it is trained with."""
 
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One picture. half: `instance` or `class`; width, height: upright; shape: (width, height) it is trained in.
+    """One picture of the report.
 
-    lost: the share that is cut off; ways: how many crops and mirror images of it are shown; odd: what is odd about it.
+    half: `instance` or `class`; width, height: in pixels, upright; shape: (width, height) that it is trained in, None
+    while the base is not here; lost: share of its area that is cut off, 0 to 1; ways: number of different crops and
+    mirror images; odd: warnings.
     """
 
     name: str
@@ -42,28 +44,32 @@ class PictureRow:
     odd: tuple[str, ...]
 
     def as_data(self) -> dict[str, object]:
-        """The same as JSON data."""
+        """Row as JSON data; `lost` has 4 decimals."""
         return {**asdict(self), "lost": round(self.lost, 4)}
 
 
 def picture_rows(recipe: Recipe, resolved: ResolvedSources, store: Store,
                  seen: Callable[[int, int], None] = lambda done, total: None) -> Sequence[PictureRow]:
-    """A row for each picture of the recipe, by half and name. seen: told how many were looked at for the first time."""
+    """Rows of a recipe's pictures, sorted by half and name.
+
+    seen: called with (done, total) before each picture that is measured for the first time.
+    """
     sources, files = resolved.sources, resolved.files
     named = [*_named_pictures("instance", sources.pictures, resolved),
              *_named_pictures("class", sources.class_pictures, resolved)]
-    known = _assess_quality({picture.digest: files[picture.digest] for _, _, picture in named}, store, seen)
-    doubles = _duplicates([(name, picture.digest) for _, name, picture in named], known)
+    by_digest = {picture.digest: files[picture.digest] for _, _, picture in named}
+    qualities = _assess_quality(by_digest, store, seen)
+    duplicates = _duplicates([(name, picture.digest) for _, name, picture in named], qualities)
     settings = recipe_crop_settings(recipe, sources.base.folder)
-    return [_picture_row(half, name, picture, known[picture.digest], settings, doubles.get(number))
+    return [_picture_row(half, name, picture, qualities[picture.digest], settings, duplicates.get(number))
             for number, (half, name, picture) in enumerate(named)]
 
 
 def _named_pictures(half: str, pictures: Sequence[Picture],
                     resolved: ResolvedSources) -> list[tuple[str, str, Picture]]:
-    """(half, file name, picture) of each file of a half, by name."""
+    """(half, file name, picture) of each file of a half, sorted by name."""
     found: list[tuple[str, str, Picture]] = []
-    # a picture that lies there twice is in `pictures` twice; `file_names` has both its names
+    # a picture whose file is there twice is in `pictures` twice; `file_names` has both names
     for picture in dict.fromkeys(pictures):
         names = resolved.file_names.get(picture, (resolved.files[picture.digest].name,))
         found += [(half, name, picture) for name in names]
@@ -72,10 +78,11 @@ def _named_pictures(half: str, pictures: Sequence[Picture],
 
 def _assess_quality(files: Mapping[str, Path], store: Store,
                     seen: Callable[[int, int], None]) -> Mapping[str, PictureQuality]:
-    """How the pictures look, by digest."""
+    """Quality of each picture, by digest; measured once for each content and saved in the store."""
     found: dict[str, PictureQuality] = {}
     try:
         judges = (quality.__file__, blank.__file__, pixels.__file__)
+        # the measuring code is a part of the cache key: when it changes, every picture is measured again
         rules = "".join(store.digests.sha256(Path(file))[:16] for file in judges)
         new = [digest for digest in files if store.image_quality.get(f"{rules}:{digest}") is None]
         for done, digest in enumerate(new):
@@ -85,7 +92,10 @@ def _assess_quality(files: Mapping[str, Path], store: Store,
                 store.save_caches()
         for digest in files:
             data = store.image_quality.get(f"{rules}:{digest}")
-            found[digest] = PictureQuality.from_data(data) if data else quality.measure_quality(files[digest])
+            if data:
+                found[digest] = PictureQuality.from_data(data)
+            else:
+                found[digest] = quality.measure_quality(files[digest])
     except OSError as error:
         raise explain_os_error(error, "looking at pictures") from error
     finally:
@@ -93,42 +103,48 @@ def _assess_quality(files: Mapping[str, Path], store: Store,
     return found
 
 
-def _duplicates(named: Sequence[tuple[str, str]], known: Mapping[str, PictureQuality]) -> Mapping[int, str]:
-    """What is to be said of pictures that are the same as an earlier one, or nearly."""
-    told: dict[int, str] = {}
+def _duplicates(named: Sequence[tuple[str, str]], qualities: Mapping[str, PictureQuality]) -> Mapping[int, str]:
+    """Warnings by index in `named`, for pictures that are equal or nearly equal to an earlier one.
+
+    named: (file name, digest) of each picture.
+    """
+    warnings: dict[int, str] = {}
     first: dict[str, int] = {}
     different: list[int] = []
     for number, (_, digest) in enumerate(named):
         earlier = first.setdefault(digest, number)
         if earlier != number:
-            told[number] = f"the same picture as {named[earlier][0]}"
-        # where nothing is shown, everything looks alike
-        elif not known[digest].shows:
+            warnings[number] = f"the same picture as {named[earlier][0]}"
+        # blank pictures all look alike, which is reported already as their being blank
+        elif not qualities[digest].shows:
             different.append(number)
 
-    near = find_near_duplicates([known[named[number][1]] for number in different])
+    near = find_near_duplicates([qualities[named[number][1]] for number in different])
     for place, (earlier_place, mirrored) in near.items():
         how = ", mirrored" if mirrored else ""
-        told[different[place]] = f"nearly the same as {named[different[earlier_place]][0]}{how}"
-    return told
+        earlier_name = named[different[earlier_place]][0]
+        warnings[different[place]] = f"nearly the same as {earlier_name}{how}"
+    return warnings
 
 
 def _picture_row(half: str, name: str, picture: Picture, seen: PictureQuality, settings: CropSettings | None,
                  double: str | None) -> PictureRow:
-    """The row of one picture. settings: None where its crops are not known yet; double: a word on an equal one."""
+    """Row of one picture. settings: None while its crops are not known; double: warning about an equal picture."""
     boxes = settings.crop_boxes(picture.digest, (seen.width, seen.height)) if settings else ()
-    # all boxes of a picture have one shape, and cut off as much
+    # all boxes of a picture have the same shape and cut off the same share
     box = boxes[0] if boxes else None
     odd = list(_warnings(seen, box))
     if double:
         odd.append(double)
-    return PictureRow(name, half, seen.width, seen.height, shape=box.size if box else None,
-                      lost=box.cropped_share if box else 0.0, ways=max(1, len(boxes)), mask=picture.mask is not None,
-                      prompt=picture.prompt, odd=tuple(odd))
+    shape = None if box is None else box.size
+    lost = 0.0 if box is None else box.cropped_share
+    return PictureRow(name, half, seen.width, seen.height, shape, lost, ways=max(1, len(boxes)),
+                      mask=picture.mask is not None, prompt=picture.prompt, odd=tuple(odd))
 
 
 def _warnings(seen: PictureQuality, frame: CropBox | None) -> Iterator[str]:
-    """What is odd about a picture and its first crop, as far as its crops are known."""
+    """Warnings about a picture and its first crop. frame: None while its crops are not known."""
+    # a blank picture has no edges, so it would be called blurred too
     if seen.shows:
         yield seen.shows
     elif seen.blur >= BLUR_THRESHOLD:

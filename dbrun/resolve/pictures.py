@@ -1,4 +1,4 @@
-"""The pictures that a recipe names, each checked for use. Known contents are not read again."""
+"""Pictures of a recipe: found, checked and given prompts. A picture with known content is not read again."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from dbrun.store.atomic import explain_os_error
 from dbrun.store.store import Store
 
 EMBEDDED_PREFIX = "embedded:"
+"""Beginning of a path that means a subject which ships with dbrun."""
 MAX_DUPLICATES_SHOWN = 5
-"""Pictures that lie there twice and are named, before the rest is counted."""
+"""Number of duplicate pictures that are named; the rest is counted."""
 
 
 @dataclass(frozen=True)
 class FoundPictures:
-    """The pictures by content. files: digest → a file with it, masks too; notes: what a person should know.
+    """Pictures of one folder, sorted by content.
 
-    file_names: of files, picture → those with its content and prompt; there are several where it lies there twice.
-    masked_count: how many have a mask.
+    files: sha256 → path of a picture or mask; notes: texts for people; file_names: picture → names of the files with
+    its content and prompt, several if a file is there twice; masked_count: number of pictures with a mask.
     """
 
     pictures: tuple[Picture, ...]
@@ -43,13 +44,13 @@ class FoundPictures:
 
 @dataclass(frozen=True)
 class PictureRequest:
-    """A folder of pictures as a recipe names it. key: where; prompt: of pictures without one of their own, if any.
+    """A folder of pictures as a recipe names it.
 
-    background: `#rrggbb`, for pictures that are refused where they show nothing over it; None to ask no such thing.
-    revision: of a data set of the Hub; captions, trigger, seed: where pictures have prompts of their own from, and
-    how these vary. sizes_matter: whether the pictures' sizes count;
-    masks: where masks are looked for, as in `Images.masks`;
-    repeats: how often an epoch shows each.
+    key: recipe key, for messages; images: the path, Hub id or embedded subject; prompt: of pictures without a caption,
+    None if each must have one; background: `#rrggbb`, to refuse pictures that are blank over it, None to accept them;
+    revision: of a data set of the Hub; captions, trigger, seed: source of captions, and how they vary; sizes_matter:
+    whether the pictures' sizes are part of the cache key; masks: as in `Images.masks`; repeats: how often an epoch
+    shows each picture.
     """
 
     key: str
@@ -65,14 +66,17 @@ class PictureRequest:
     repeats: int = 1
 
     def check_picture(self, path: Path) -> None:
-        """Raise RecipeError for a picture that shows nothing, or hides all of it."""
+        """Raise RecipeError for a picture that is blank, or that its own transparency hides completely."""
         if self.background is not None:
             blank.check_not_blank(path, self.background)
         if self.masks == "alpha":
             masks.read_alpha(path.read_bytes(), str(path))
 
     def cache_key_prefix(self, store: Store) -> str:
-        """What decides on a picture besides its content: the code, by digest, and what is asked of it."""
+        """Cache key of a picture's check without its content: digests of the checking code, and the background.
+
+        Code that a request does not use is left out, so that a change of it makes no picture be read again.
+        """
         code = [validation.__file__, integrity.__file__]
         if self.background is not None:
             code += [blank.__file__, pixels.__file__]
@@ -82,16 +86,17 @@ class PictureRequest:
         return "".join(digests) + (self.background or "")
 
 
-def find_pictures(asked: PictureRequest, beside: Path, store: Store, decode: bool = True) -> FoundPictures:
-    """The pictures of a folder. beside: where a relative path begins; decode: as of `validate_pictures`.
+def find_pictures(request: PictureRequest, relative_to: Path, store: Store, decode: bool = True) -> FoundPictures:
+    """Find and check the pictures of a folder.
 
-    Raises RecipeError.
+    relative_to: folder that a relative path starts from; decode: as in `validate_pictures`. Raises RecipeError if
+    there is no folder or picture, or if any picture, mask or prompt cannot be used.
     """
-    folder, told = _picture_folder(asked, beside, store)
-    found = list_pictures(folder, asked.key, asked.captions)
+    folder, folder_notes = _picture_folder(request, relative_to, store)
+    found = list_pictures(folder, request.key, request.captions)
     try:
         digests = {file.path: store.digests.sha256(file.path) for file in found.pictures}
-        rules = asked.cache_key_prefix(store)
+        rules = request.cache_key_prefix(store)
     except OSError as error:
         raise explain_os_error(error, f"reading the pictures in {found.folder}") from error
 
@@ -100,7 +105,7 @@ def find_pictures(asked: PictureRequest, beside: Path, store: Store, decode: boo
         if data is None:
             return None
         info = PictureInfo.from_data(data)
-        # a picture of which only the frame was read has to be read again where every pixel is asked for
+        # a check without decoding cannot see a broken pixel, so it does not count if decoding is asked for
         if decode and not info.decoded:
             return None
         return info
@@ -108,72 +113,73 @@ def find_pictures(asked: PictureRequest, beside: Path, store: Store, decode: boo
     def remember(path: Path, info: PictureInfo) -> None:
         store.image_checks.put(f"{rules}:{digests[path]}", info.as_data())
 
-    infos = validate_pictures(digests, cached, remember, asked.check_picture, decode)
-    found_masks = find_masks(infos, store, asked.masks)
-    prompts = _prompts(found, asked)
+    infos = validate_pictures(digests, cached, remember, request.check_picture, decode)
+    found_masks = find_masks(infos, store, request.masks)
+    prompts = _prompts(found, request)
     by_path: dict[Path, Picture] = {}
     names: dict[Picture, tuple[str, ...]] = {}
     for file in found.pictures:
         path = file.path
-        picture = _picture(asked, digests[path], infos[path], prompts[path], found_masks.digests.get(path))
+        picture = _picture(request, digests[path], infos[path], prompts[path], found_masks.digests.get(path))
         by_path[path] = picture
-        # equal pictures are files of one content and prompt: one picture with several names
+        # files with the same content and prompt are one picture with several names
         names[picture] = (*names.get(picture, ()), path.name)
     files = {digest: path for path, digest in digests.items()}
-    notes = (*told, *found.notes, *_shuffle_notes(asked, by_path.values()), *_conversion_notes(infos),
+    notes = (*folder_notes, *found.notes, *_shuffle_notes(request, by_path.values()), *_conversion_notes(infos),
              *_duplicates(found, digests), *found_masks.notes)
-    return FoundPictures(tuple(sorted(by_path.values(), key=picture_sort_key)), {**files, **found_masks.files}, notes,
-                         names, found_masks.masked_count)
+    pictures = tuple(sorted(by_path.values(), key=picture_sort_key))
+    return FoundPictures(pictures, {**files, **found_masks.files}, notes, names, found_masks.masked_count)
 
 
-def _picture(asked: PictureRequest, digest: str, info: PictureInfo, prompts: tuple[str, ...],
+def _picture(request: PictureRequest, digest: str, info: PictureInfo, prompts: tuple[str, ...],
              mask: str | None) -> Picture:
-    """A picture file by content. prompts: its own, then others that it may have instead; mask: its mask's digest."""
-    size = (info.width, info.height) if asked.sizes_matter else None
-    return Picture(digest, prompts[0], variants=prompts[1:], dropout=asked.captions.dropout, size=size, mask=mask,
-                   repeats=asked.repeats, reader=_decoder_version(info.kind))
+    """Picture of a file. prompts: its prompt, then the variants; mask: digest of its mask file."""
+    size = (info.width, info.height) if request.sizes_matter else None
+    return Picture(digest, prompts[0], variants=prompts[1:], dropout=request.captions.dropout, size=size, mask=mask,
+                   repeats=request.repeats, reader=_decoder_version(info.kind))
 
 
-def _shuffle_notes(asked: PictureRequest, pictures: Iterable[Picture]) -> list[str]:
-    """A word where tags were to change places and none can."""
-    if not asked.captions.shuffles_tags or any(p.variants for p in pictures):
+def _shuffle_notes(request: PictureRequest, pictures: Iterable[Picture]) -> list[str]:
+    """A note if captions are to be shuffled and none has enough tags for that."""
+    if not request.captions.shuffles_tags or any(p.variants for p in pictures):
         return []
-    key = asked.key.rpartition(".")[0]
-    return [f"`{key}.captions.shuffle` changes nothing: no caption has two tags or more behind those that stay"]
+    key = request.key.rpartition(".")[0]
+    return [f"`{key}.captions.shuffle` changes nothing: no caption has two or more tags that may change places"]
 
 
 def picture_sort_key(picture: Picture) -> tuple[str, str, tuple[str, ...], int]:
-    """What pictures are sorted by: their contents, so that names and places do not matter."""
+    """Sort key of a picture: its content and prompts, so that file names and folders change no cache key."""
     return picture.digest, picture.prompt, picture.variants, picture.repeats
 
 
-def _prompts(found: PictureFolder, asked: PictureRequest) -> Mapping[Path, tuple[str, ...]]:
-    """Each picture's prompt, then others that it may have instead. Raises RecipeError where one has none."""
-    usual = () if asked.prompt is None else (asked.prompt,)
+def _prompts(found: PictureFolder, request: PictureRequest) -> Mapping[Path, tuple[str, ...]]:
+    """Path of each picture → its prompt, then the variants. Raises RecipeError if a picture has no prompt."""
+    usual = () if request.prompt is None else (request.prompt,)
     prompts: dict[Path, tuple[str, ...]] = {}
     for file in found.pictures:
-        own = asked.captions.prompts(file.captions, asked.trigger, asked.seed)
+        own = request.captions.prompts(file.captions, request.trigger, request.seed)
         prompts[file.path] = own or usual
     bare = [path for path, texts in prompts.items() if not texts]
     if bare:
         more = f" and {len(bare) - 1} more pictures have" if len(bare) > 1 else " has"
-        raise RecipeError(f"{bare[0]}{more} no prompt: {asked.captions.missing_reason.format(name=bare[0].stem)}",
-                          fix="write an `instance_prompt`, which is for all such pictures")
+        raise RecipeError(f"{bare[0]}{more} no prompt: {request.captions.missing_reason.format(name=bare[0].stem)}",
+                          fix="write an `instance_prompt`; it is used for all pictures without a caption")
     return prompts
 
 
-def _picture_folder(asked: PictureRequest, beside: Path, store: Store) -> tuple[Path, tuple[str, ...]]:
-    """The folder of the pictures, and what a person should know of it."""
-    images = asked.images
-    if asked.revision is not None:
+def _picture_folder(request: PictureRequest, relative_to: Path, store: Store) -> tuple[Path, tuple[str, ...]]:
+    """Folder of the pictures, and notes on it. Raises RecipeError or NotFetched."""
+    images = request.images
+    if request.revision is not None:
         from dbrun.resolve.datasets import find_dataset
 
-        return find_dataset(images, asked.revision, store)
+        return find_dataset(images, request.revision, store)
     if not images.startswith(EMBEDDED_PREFIX):
-        folder = beside / Path(images).expanduser()
+        folder = relative_to / Path(images).expanduser()
+        # `owner/name` without a folder `owner` is probably a data set whose revision was forgotten
         if HUB_ID.fullmatch(images) and not folder.parent.exists():
             raise RecipeError(f"no such folder: {folder}", fix="name a folder of pictures as "
-                              f"`{asked.key}`; beside a data set of the Hub, write its `revision`")
+                              f"`{request.key}`; for a data set of the Hub, also write its `revision`")
         return folder, ()
     from dbrun.embedded import subject_names, subject_path
 
@@ -186,7 +192,7 @@ def _picture_folder(asked: PictureRequest, beside: Path, store: Store) -> tuple[
 
 
 def _decoder_version(kind: str) -> str | None:
-    """The package beside Pillow that reads this kind of picture, with its minor version: others may read otherwise."""
+    """Package and minor version that decode this kind of picture, None for Pillow; another may give other pixels."""
     if kind != "HEIF":
         return None
     minor_version = ".".join(installed_version("pillow-heif").split(".")[:2])
@@ -194,7 +200,7 @@ def _decoder_version(kind: str) -> str | None:
 
 
 def _conversion_notes(infos: Mapping[Path, PictureInfo]) -> list[str]:
-    """What will be done to pictures, one line for each kind."""
+    """Notes on how pictures are converted, one for each kind of conversion."""
     by_note: dict[str, list[str]] = defaultdict(list)
     for path, info in infos.items():
         for note in info.notes:
@@ -203,14 +209,14 @@ def _conversion_notes(infos: Mapping[Path, PictureInfo]) -> list[str]:
 
 
 def _duplicates(found: PictureFolder, digests: Mapping[Path, str]) -> list[str]:
-    """A line for each of the first few pictures whose content an earlier one has."""
+    """Notes on pictures with the same content as an earlier one; beyond MAX_DUPLICATES_SHOWN they are counted."""
     first: dict[str, Path] = {}
-    told: list[str] = []
+    notes: list[str] = []
     for file in found.pictures:
         earlier = first.setdefault(digests[file.path], file.path)
         if earlier != file.path:
-            told.append(f"{file.path.name} is the same picture as {earlier.name}")
-    more = len(told) - MAX_DUPLICATES_SHOWN
-    if more > 0:
-        told = [*told[:MAX_DUPLICATES_SHOWN], f"{more} more are the same as another"]
-    return told
+            notes.append(f"{file.path.name} is the same picture as {earlier.name}")
+    left = len(notes) - MAX_DUPLICATES_SHOWN
+    if left > 0:
+        notes = [*notes[:MAX_DUPLICATES_SHOWN], f"{left} more are the same as another"]
+    return notes

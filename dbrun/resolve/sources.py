@@ -1,4 +1,4 @@
-"""What do a recipe's paths point at, as contents, and does it fit the recipe?"""
+"""Resolution of a recipe's paths to contents: base, pictures, adapters to start from, checked against the recipe."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResolvedSources:
-    """A recipe's sources.
+    """Sources of a recipe, with what is not part of any cache key.
 
-    files: sha256 → a path of a picture, or of a file of an adapter to start from; notes: for the user;
-    unpinned_revision: of a Hub base whose commit is not known yet; unavailable_reason: why the base cannot be fetched,
-    if it cannot; file_names: picture → the names of its files, several where it lies there more than once.
+    files: sha256 → path of a picture, a mask, or a file of an adapter to start from; notes: for people;
+    unpinned_revision: branch or tag of a Hub base whose commit is not known yet, else None; unavailable_reason: why the
+    base cannot be fetched, if so; file_names: picture → names of its files, several if it is there more than once.
     """
 
     sources: Sources
@@ -51,54 +51,72 @@ class ResolvedSources:
 
 def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
                     wrong: Iterable[Problem] = ()) -> ResolvedSources:
-    """Find the base and the pictures. Raises InvalidRecipe, with all that is wrong at once.
+    """Find the base, the pictures and the adapters to start from, and check that they fit the recipe.
 
-    decode: read every picture to its last pixel, also where its file is seen to be whole without; wrong: what is known
-    to be wrong already.
+    decode: decode every pixel of every picture, else only check that the files are complete; wrong: problems that are
+    known already. Raises InvalidRecipe with all problems at once.
     """
     recipe, findings = loaded.recipe, ProblemCollector(loaded.origins, wrong)
     base = findings.attempt("base.path", find_base, recipe.base, loaded.folder_of("base.path"), store)
-    odd = _check_base(loaded, base.source, findings) if base else ()
-    inits = _find_init_adapters(loaded, base.source if base else None, store, findings)
-    # a picture that is broken inside can wait where something else has to be mended first
+    base_source = None if base is None else base.source
+    base_notes = _check_base(loaded, base_source, findings) if base_source else ()
+    inits = _find_init_adapters(loaded, base_source, store, findings)
+    # decoding takes seconds for many pictures, so it waits while the recipe has other problems
     decode = decode and not findings.problems
-    asked = {key: _picture_request(key, one, recipe) for key, one in recipe.subjects_by_key.items()}
-    found = _find_all_pictures(loaded, asked, store, decode, findings)
-    if len(found) == len(asked):
-        findings.attempt("images.masks", check_has_masks, recipe.images.masks,
-                         sum(one.masked_count for one in found.values()))
-    own = {key: one for key, subject in recipe.subjects_by_key.items()
-           if (one := _class_image_request(key, subject, recipe))}
-    classes = {key: _warn_if_few(one, found.get(key))
-               for key, one in _find_all_pictures(loaded, own, store, decode, findings).items()}
+
+    requests = {key: _picture_request(key, subject, recipe) for key, subject in recipe.subjects_by_key.items()}
+    found = _find_all_pictures(loaded, requests, store, decode, findings)
+    # a folder that could not be read has been reported; its masks are not known
+    if len(found) == len(requests):
+        masked_count = sum(one.masked_count for one in found.values())
+        findings.attempt("images.masks", check_has_masks, recipe.images.masks, masked_count)
+    class_requests = _class_image_requests(recipe)
+    classes = _find_all_pictures(loaded, class_requests, store, decode, findings)
+    classes = {key: _warn_if_few(one, found.get(key)) for key, one in classes.items()}
     pictures = _sort_pictures(found.values())
-    _check_no_overlap(own, classes, pictures, findings)
+    _check_no_overlap(class_requests, classes, pictures, findings)
+    # also before an error: after a correction only the new pictures are read
     store.save_caches()
-    if base is None or len(found) < len(asked) or not pictures:
+
+    # the checks below need the base and all pictures
+    if base is None or len(found) < len(requests) or not pictures:
         findings.raise_if_any()
-    assert base is not None, "else it was told why there is none"
-    several = tuple(one.pictures for one in found.values()) if len(found) > 1 else ()
+    assert base is not None, "without a base a problem has been raised"
+    by_subject = tuple(one.pictures for one in found.values()) if len(found) > 1 else ()
     sources = Sources(base.source, pictures, {name: init.identity for name, init in inits.items()},
-                      _sort_pictures(classes.values()), several)
-    training = findings.attempt("train", training_notes, loaded, sources)
+                      _sort_pictures(classes.values()), by_subject)
+    train_notes = findings.attempt("train", training_notes, loaded, sources)
     findings.raise_if_any()
-    every = (*found.values(), *classes.values())
-    held = [one.files for one in every] + [init.files for init in inits.values()]
-    files = {digest: path for known in held for digest, path in known.items()}
-    names = {picture: named for one in every for picture, named in one.file_names.items()}
-    long = _truncation_warnings(recipe, found, base.source.folder)
-    cut = recipe_crop_settings(recipe, base.source.folder)
-    notes = (*(Note("base", text) for text in base.notes), *odd,
-             *(Note(what, text) for what, all_of in (("pictures", found), ("class pictures", classes))
-               for one in all_of.values()
-               for text in (*one.notes, *picture_shapes.shape_notes(one.pictures, one.files, cut))),
-             *(Note("prompts", text, "warning") for text in (*_missing_trigger_warnings(recipe, found), *long)))
-    return ResolvedSources(sources, files, (*notes, *(training or ())), base.unpinned_revision, base.unavailable_reason,
-                           names)
+
+    files: dict[str, Path] = {}
+    names: dict[Picture, tuple[str, ...]] = {}
+    for one in (*found.values(), *classes.values()):
+        files.update(one.files)
+        names.update(one.file_names)
+    for init in inits.values():
+        files.update(init.files)
+    notes = (*(Note("base", text) for text in base.notes), *base_notes,
+             *_picture_notes(recipe, found, classes, base.source.folder), *(train_notes or ()))
+    return ResolvedSources(sources, files, notes, base.unpinned_revision, base.unavailable_reason, names)
+
+
+def _picture_notes(recipe: Recipe, found: Mapping[str, FoundPictures], classes: Mapping[str, FoundPictures],
+                   folder: Path | None) -> Iterator[Note]:
+    """Notes on the pictures and their prompts. folder: the base's, None if it is not here."""
+    crop_settings = recipe_crop_settings(recipe, folder)
+    for stage, by_key in (("pictures", found), ("class pictures", classes)):
+        for one in by_key.values():
+            shapes = picture_shapes.shape_notes(one.pictures, one.files, crop_settings)
+            yield from (Note(stage, text) for text in (*one.notes, *shapes))
+    warnings = (*_missing_trigger_warnings(recipe, found), *_truncation_warnings(recipe, found, folder))
+    yield from (Note("prompts", text, "warning") for text in warnings)
 
 
 def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) -> ResolvedSources:
-    """The same with the Hub base's revision turned into a commit, which is remembered; asks the Hub."""
+    """Ask the Hub for the commit of the base's revision, remember it in the store, and resolve again.
+
+    Returns `resolved` itself if its commit is known, or if the Hub must not be asked.
+    """
     if resolved.unpinned_revision is None or resolved.unavailable_reason is not None:
         return resolved
     from dbrun.stages.support.download import resolve_commit
@@ -106,13 +124,14 @@ def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) 
     repo, revision = loaded.recipe.base.path, resolved.unpinned_revision
     commit = resolve_commit(repo, loaded.recipe.base.revision)
     store.commits.put(f"{repo}@{revision}", commit)
+    # the pictures were decoded when `resolved` was made
     again = resolve_sources(loaded, store, decode=False)
     text = f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe keeps it"
     return ResolvedSources(again.sources, again.files, (Note("base", text),))
 
 
 def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollector) -> tuple[Note, ...]:
-    """Note what of a recipe does not go with its base, as far as that is here; what is odd about the two."""
+    """Check a recipe against its base. Adds problems to findings, returns notes; nothing if the base is not here."""
     recipe, folder = loaded.recipe, base.folder
     if folder is None:
         return ()
@@ -123,102 +142,140 @@ def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollect
         for finding in check_objective(recipe.objective, family.scheduler_config(folder)):
             findings.add(*finding)
     for index, name in enumerate(recipe.export or ()):
-        if why := formats()[name].unsupported_base_reason(family, folder):
-            findings.add(f"export.{index}", f"found '{name}', {why}", "take it away")
+        reason = formats()[name].unsupported_base_reason(family, folder)
+        if reason:
+            findings.add(f"export.{index}", f"found '{name}', {reason}", "take it away")
     for component, word in recipe.adapt.new_words.items():
         _check_new_word(f"adapt.{component}", word, folder, findings)
-    return (*check_layers(recipe, base, findings),
-            *(Note("base", text, "warning") for text in picture_shapes.resolution_warnings(recipe, folder)))
+    layer_notes = check_layers(recipe, base, findings)
+    warnings = [Note("base", text, "warning") for text in picture_shapes.resolution_warnings(recipe, folder)]
+    return (*layer_notes, *warnings)
 
 
 def _check_new_word(key: str, word: Embedding, folder: Path, findings: ProblemCollector) -> None:
-    """Note why the base cannot learn a new word, as far as its tokenizer can be read without its library."""
-    if (tokenizer := load_tokenizer(folder)) is not None:
-        tokens = len(tokenizer.encode(word.initializer, add_special_tokens=False).ids)
-        findings.attempt(f"{key}.initializer", check_initializer, word.initializer, tokens, word.vectors)
-        findings.attempt(f"{key}.token", check_unused_tokens, token_names(word.token, word.vectors),
-                         tokenizer.get_vocab())
+    """Check that the base's tokenizer allows a new word. Adds problems to findings. key: recipe key of the word."""
+    tokenizer = load_tokenizer(folder)
+    # a tokenizer that only transformers can read is checked by `adapt`
+    if tokenizer is None:
+        return
+    tokens = len(tokenizer.encode(word.initializer, add_special_tokens=False).ids)
+    findings.attempt(f"{key}.initializer", check_initializer, word.initializer, tokens, word.vectors)
+    names = token_names(word.token, word.vectors)
+    findings.attempt(f"{key}.token", check_unused_tokens, names, tokenizer.get_vocab())
 
 
 def _find_init_adapters(loaded: LoadedRecipe, base: BaseSource | None, store: Store,
                         findings: ProblemCollector) -> dict[str, FoundAdapter]:
-    """The adapters that components start from, by component."""
-    family, found = families()[loaded.recipe.base.type], {}
+    """Adapters to start from, by component. Adds problems to findings."""
+    family = families()[loaded.recipe.base.type]
+    found: dict[str, FoundAdapter] = {}
     for component, adapter in loaded.recipe.adapt.adapters.items():
-        if adapter.init is not None and component in family.components:
-            from dbrun.resolve.init_adapter import InitRequest, find_adapter
+        # a component that the family does not have is a problem reported elsewhere
+        if adapter.init is None or component not in family.components:
+            continue
+        from dbrun.resolve.init_adapter import InitRequest, find_adapter
 
-            layers, presets = count_layers(family, component, adapter, base) if base else (0, {})
-            beside = loaded.folder_of(key := f"adapt.{component}.init")
-            wanted = InitRequest(family, component, adapter, beside, layers, presets)
-            if one := findings.attempt(key, find_adapter, adapter.init, wanted, store):
-                found[component] = one
+        layers, presets = count_layers(family, component, adapter, base) if base else (0, {})
+        key = f"adapt.{component}.init"
+        request = InitRequest(family, component, adapter, loaded.folder_of(key), layers, presets)
+        init_adapter = findings.attempt(key, find_adapter, adapter.init, request, store)
+        if init_adapter is not None:
+            found[component] = init_adapter
     return found
 
 
-def _find_all_pictures(loaded: LoadedRecipe, asked: Mapping[str, PictureRequest], store: Store, decode: bool,
+def _find_all_pictures(loaded: LoadedRecipe, requests: Mapping[str, PictureRequest], store: Store, decode: bool,
                        findings: ProblemCollector) -> dict[str, FoundPictures]:
-    """The pictures of each that is asked for, without those that cannot be used, which is noted."""
-    looked = {key: findings.attempt(one.key, find_pictures, one, loaded.folder_of(one.key), store, decode)
-              for key, one in asked.items()}
-    return {key: found for key, found in looked.items() if found}
+    """Pictures of each request, by its key; a request that fails is left out, and its problem added to findings."""
+    found: dict[str, FoundPictures] = {}
+    for key, request in requests.items():
+        folder = loaded.folder_of(request.key)
+        pictures = findings.attempt(request.key, find_pictures, request, folder, store, decode)
+        if pictures is not None:
+            found[key] = pictures
+    return found
 
 
 def _picture_request(key: str, subject: Subject, recipe: Recipe) -> PictureRequest:
-    learnt = recipe.adapt.new_word
+    """Request for the pictures of a subject. key: of the subject in the recipe, such as `subjects.0`."""
+    trigger = subject.trigger
+    # a new word is what the captions must contain, if the subject names no other trigger
+    if not trigger and recipe.adapt.new_word:
+        trigger = recipe.adapt.new_word.token
     return PictureRequest(f"{key}.images", subject.images, subject.instance_prompt, revision=subject.revision,
-                          captions=subject.caption_source,
-                          trigger=subject.trigger or (learnt.token if learnt else None),
+                          captions=subject.caption_source, trigger=trigger or None,
                           seed=recipe.seed, sizes_matter=recipe.images.needs_picture_size, masks=recipe.images.masks,
                           repeats=subject.repeats)
 
 
 def _sort_pictures(found: Iterable[FoundPictures]) -> tuple[Picture, ...]:
-    """The pictures of all in one row, in the order of their contents."""
+    """Pictures of all subjects in the order of their contents, so that neither names nor folders change a key."""
     return tuple(sorted((picture for one in found for picture in one.pictures), key=picture_sort_key))
 
 
+def _class_image_requests(recipe: Recipe) -> dict[str, PictureRequest]:
+    """Requests for the user's class images, by the key of the subject; without subjects that have none."""
+    requests: dict[str, PictureRequest] = {}
+    for key, subject in recipe.subjects_by_key.items():
+        request = _class_image_request(key, subject, recipe)
+        if request is not None:
+            requests[key] = request
+    return requests
+
+
 def _class_image_request(key: str, subject: Subject, recipe: Recipe) -> PictureRequest | None:
-    """A subject's class images of the user, none of which may show nothing."""
+    """Request for a subject's class images; None if dbrun generates them or the recipe uses none."""
     place = f"{key}.class_images" if subject.class_images else "prior.images"
-    folder = subject.class_images or (recipe.prior.images if recipe.prior else None)
-    if recipe.prior is None or folder is None or not isinstance(subject.class_prompt, str):
+    if recipe.prior is None or not isinstance(subject.class_prompt, str):
+        return None
+    folder = subject.class_images or recipe.prior.images
+    if folder is None:
         return None
     return PictureRequest(place, folder, subject.class_prompt, recipe.images.background,
                           sizes_matter=recipe.images.needs_picture_size)
 
 
-def _check_no_overlap(asked: Mapping[str, PictureRequest], classes: Mapping[str, FoundPictures],
+def _check_no_overlap(requests: Mapping[str, PictureRequest], classes: Mapping[str, FoundPictures],
                       taught: Iterable[Picture], findings: ProblemCollector) -> None:
-    """Note class images of the user that are a picture of any subject."""
+    """Report class images that are also a subject's picture. requests: those for class images; taught: pictures."""
     digests = {picture.digest for picture in taught}
     for key, own in classes.items():
-        if both := sorted(own.files[digest].name for digest in own.files.keys() & digests):
-            place = asked[key].key
-            findings.add(place, f"{', '.join(both)} is also a picture of the subject, which would then be held back",
-                         f"put only pictures of others of its class into the folder of `{place}`")
+        both = sorted(own.files[digest].name for digest in own.files.keys() & digests)
+        if both:
+            # prior preservation would teach that this picture is any member of the class
+            place = requests[key].key
+            names = ", ".join(both)
+            findings.add(place, f"{names} is also a picture of the subject, so it would hold the training back",
+                         f"put only pictures of other members of its class into the folder of `{place}`")
 
 
 def _warn_if_few(own: FoundPictures, taught: FoundPictures | None) -> FoundPictures:
-    few, many = len(own.pictures), len(taught.pictures) if taught else 0
-    note = f"only {few} for {many} pictures of the subject: so few are soon known by heart; some hundred are usual"
-    return replace(own, notes=(*own.notes, note)) if few < many else own
+    """Class images `own`, with a note if they are fewer than the subject's pictures `taught`."""
+    class_count = len(own.pictures)
+    count = len(taught.pictures) if taught else 0
+    if class_count >= count:
+        return own
+    note = (f"only {class_count} for {count} pictures of the subject: the model soon memorises so few; some hundred "
+            "are usual")
+    return replace(own, notes=(*own.notes, note))
 
 
 def _missing_trigger_warnings(recipe: Recipe, found: Mapping[str, FoundPictures]) -> Iterator[str]:
-    """Prompts that a subject's trigger is missing from: their pictures teach nothing to it."""
+    """Yield a warning for each subject whose trigger is missing from prompts: their pictures do not teach it."""
     for key, subject in recipe.subjects_by_key.items():
-        lacking = [p.prompt for p in found[key].pictures if subject.trigger and subject.trigger not in p.prompt]
+        if not subject.trigger:
+            continue
+        lacking = [p.prompt for p in found[key].pictures if subject.trigger not in p.prompt]
         if lacking:
             many = f"{len(lacking)} of {len(found[key].pictures)} pictures"
             yield f"`{key}.trigger` '{subject.trigger}' is missing from the prompt of {many}, such as: {lacking[0]}"
 
 
 def _truncation_warnings(recipe: Recipe, found: Mapping[str, FoundPictures], folder: Path | None) -> Iterator[str]:
-    """Prompts of which the base reads only a part, and which words it does not; what its tokenizer can tell now.
+    """Yield a warning for each prompt that the base cuts off, with the words that are lost.
 
-    Where it cannot, those with more words than the base reads tokens: a word is at least one, a new one as many as it
-    has. `preprocess`, which loads the tokenizer, then names them all.
+    Without a tokenizer that can be read here, only prompts that are certainly too long are named: each word has at
+    least one token. `preprocess` loads the tokenizer with its library, and then names all of them.
     """
     if folder is None:
         return
@@ -226,8 +283,11 @@ def _truncation_warnings(recipe: Recipe, found: Mapping[str, FoundPictures], fol
     limit = family.max_prompt_tokens(folder)
     where = {family.normalize_prompt(prompt): place for prompt, place in _all_prompts(recipe, found)}
     long = [prompt for prompt in sorted(where) if word or may_be_truncated(prompt, limit)]
-    if long and (tokenizer := load_tokenizer(folder)) is not None:
-        for cut in find_truncated(tokenizer, long, limit, *((word.token, word.vectors) if word else ())):
+    # reading a tokenizer takes a while; most recipes have short prompts only
+    tokenizer = load_tokenizer(folder) if long else None
+    if tokenizer is not None:
+        new_token = (word.token, word.vectors) if word else ()
+        for cut in find_truncated(tokenizer, long, limit, *new_token):
             yield f"{where[cut.prompt]}: {cut.message(limit)}"
         return
     for prompt in long:
@@ -236,17 +296,21 @@ def _truncation_warnings(recipe: Recipe, found: Mapping[str, FoundPictures], fol
 
 
 def _all_prompts(recipe: Recipe, found: Mapping[str, FoundPictures]) -> Iterator[tuple[str, str]]:
-    """Every prompt and where it comes from; what the recipe says itself last."""
+    """Yield (prompt, place) of every prompt. The recipe's own come last: of equal prompts the last place is shown."""
     for one in found.values():
         for picture in one.pictures:
-            yield from ((text, f"caption of {one.file_names[picture][0]}")
-                        for text in (picture.prompt, *picture.variants))
+            place = f"caption of {one.file_names[picture][0]}"
+            yield from ((text, place) for text in (picture.prompt, *picture.variants))
     for key, subject in recipe.subjects_by_key.items():
-        own = [subject.instance_prompt] if subject.instance_prompt else []
-        yield from ((text, f"`{key}.instance_prompt`") for text in own)
+        if subject.instance_prompt:
+            yield subject.instance_prompt, f"`{key}.instance_prompt`"
         yield from ((text, f"`{key}.class_prompt`") for text in subject.class_prompts)
     yield from ((text, "`samples.prompts`") for text in recipe.samples.prompts or ())
 
 
 def _min_token_count(prompt: str, word: Embedding | None) -> int:
-    return len(prompt.split()) + (prompt.count(word.token) * (word.vectors - 1) if word else 0)
+    """Lower bound of a prompt's tokens: one for each word, and all vectors of a new word."""
+    count = len(prompt.split())
+    if word is not None:
+        count += prompt.count(word.token) * (word.vectors - 1)
+    return count

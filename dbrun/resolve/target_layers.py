@@ -1,4 +1,4 @@
-"""Do the adapters fit the layers that their targets select? Read from the headers of the base's weights."""
+"""Layers that the targets of adapters select, read from the headers of the base's weights, and checks on them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from dbrun.stages.adapt import target_patterns
 from dbrun.stages.sources import BaseSource
 
 Shapes = Mapping[str, tuple[int, ...]]
+"""Name of a layer or weight → shape of its weight, `[out, in, …]`."""
 WEIGHT_SUFFIX = ".weight"
 ANY_MODULE = "Module"
-"""The class of all modules, those too that hold others."""
+"""Layer class of adapters that can wrap any module, also one that contains others."""
 EMBEDDING_SUFFIX = "embedding"
-"""How the names of tables of vectors end, which are matrices as well, but no layers."""
+"""End of the names of embedding tables: their weights are matrices too, but they are no layers for adapters."""
 
 
 def check_layers(recipe: Recipe, base: BaseSource, findings: ProblemCollector) -> tuple[Note, ...]:
-    """What is odd about an adapter on this base. What cannot go on its layers, or finds none, is noted.
+    """Check the adapters against the layers of the base. Adds problems to findings and returns notes.
 
-    Where the base is not here yet nothing is known; `adapt` refuses the same once it is.
+    Finds nothing while the base is not here; `adapt` refuses the same problems later.
     """
     if base.folder is None:
         return ()
@@ -35,20 +36,26 @@ def check_layers(recipe: Recipe, base: BaseSource, findings: ProblemCollector) -
     for component, adapter in recipe.adapt.adapters.items():
         if component not in family.components:
             continue
-        key, shapes = f"adapt.{component}", _weight_shapes(base.folder, family.components[component], base.files)
+        key = f"adapt.{component}"
+        shapes = _weight_shapes(base.folder, family.components[component], base.files)
         chosen = findings.attempt(f"{key}.targets", _target_layers, family, component, adapter, shapes)
+        # None: no layer is hit, which is a problem already; empty: the weights cannot be read here
         if not chosen:
             continue
-        if wrong := adapter.layer_problem(chosen):
-            field, message, fix = wrong
+        problem = adapter.layer_problem(chosen)
+        if problem is not None:
+            field, message, fix = problem
             findings.add(f"{key}.{field}", message, fix)
-        elif odd := adapter.layer_note(chosen):
-            notes.append(Note(key, *odd))
+            continue
+        note = adapter.layer_note(chosen)
+        if note is not None:
+            text, level = note
+            notes.append(Note(key, text, level))
     return tuple(notes)
 
 
 def count_layers(family: Family, component: str, adapter: Adapter, base: BaseSource) -> tuple[int, Mapping[str, int]]:
-    """How many layers the adapter's targets hit, and how many each preset would; 0 where that is not known."""
+    """Number of layers that the adapter's targets hit, and target preset → number it would hit; 0 if not known."""
     shapes = _weight_shapes(base.folder, family.components[component], base.files) if base.folder else {}
     fit = _adaptable_layers(adapter, shapes)
     presets = {name: len(matching_names(fit, patterns)) for name, patterns in family.target_presets[component].items()}
@@ -59,36 +66,54 @@ def count_layers(family: Family, component: str, adapter: Adapter, base: BaseSou
 
 
 def _target_layers(family: Family, component: str, adapter: Adapter, shapes: Shapes) -> Shapes:
-    """The layers that the adapter's targets hit. Raises RecipeError where some hit none."""
-    fit, found = _adaptable_layers(adapter, shapes), set[str]()
-    for patterns in target_patterns(family, component, adapter) if fit else ():
-        if not (hit := matching_names(fit, patterns)):
+    """Layers that the adapter's targets hit, sorted by name. Raises RecipeError if one group of patterns hits none."""
+    fit = _adaptable_layers(adapter, shapes)
+    # no weight could be read: nothing can be said about the patterns
+    if not fit:
+        return {}
+    chosen: set[str] = set()
+    for patterns in target_patterns(family, component, adapter):
+        hit = matching_names(fit, patterns)
+        if not hit:
             raise no_match_error(patterns, sorted(fit), adapter.layer_classes)
-        found.update(hit)
-    return {name: fit[name] for name in sorted(found)}
+        chosen.update(hit)
+    return {name: fit[name] for name in sorted(chosen)}
 
 
 def _adaptable_layers(adapter: Adapter, shapes: Shapes) -> Shapes:
-    """Those that the adapter can stand on: layers, or of one that takes any module all that hold a weight."""
+    """Layers that the adapter can wrap; for an adapter that can wrap any module, all modules that contain a weight."""
     if ANY_MODULE in adapter.layer_classes:
-        above = (name.split(".")[:-1] for name in shapes)
-        return {".".join(parts[:n]): () for parts in above for n in range(1, len(parts) + 1)}
+        # `a.b.weight` belongs to the modules `a` and `a.b`, which have no shape of their own
+        modules: dict[str, tuple[int, ...]] = {}
+        for name in shapes:
+            parts = name.split(".")[:-1]
+            for depth in range(1, len(parts) + 1):
+                modules[".".join(parts[:depth])] = ()
+        return modules
     return {name.removesuffix(WEIGHT_SUFFIX): shape for name, shape in shapes.items() if _is_layer_weight(name, shape)}
 
 
 def _is_layer_weight(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a weight belongs to a linear or convolutional layer, judged by its name and shape."""
+    # norms have vectors as weights
     if not name.endswith(WEIGHT_SUFFIX) or len(shape) <= 1:
         return False
     return not name.removesuffix(WEIGHT_SUFFIX).endswith(EMBEDDING_SUFFIX)
 
 
 def _weight_shapes(folder: Path, component: str, files: Iterable[str]) -> Shapes:
-    """Name → shape of every weight, [out, in …] where it is that of a layer.
+    """Shape of every weight of a component, by name.
 
-    files: the base's; of one from the Hub they are not known, and its variants have the same shapes.
+    folder: the base's; files: relative names of its files, empty for a base of the Hub, where they are not known.
     """
-    here = [folder / file for file in files if file.startswith(f"{component}/")] or (folder / component).glob("*")
-    return {name: shape for file in here for name, shape in _tensor_shapes(file)}
+    paths = [folder / file for file in files if file.startswith(f"{component}/")]
+    if not paths:
+        # may read several variants of the weights, which have the same shapes
+        paths = list((folder / component).glob("*"))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in paths:
+        shapes.update(_tensor_shapes(path))
+    return shapes
 
 
 def _tensor_shapes(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -97,5 +122,5 @@ def _tensor_shapes(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     try:
         yield from tensor_shapes(file).items()
     except (RecipeError, OSError):
-        # `load` reads the weights and says what is wrong with them
+        # `load` reads the weights, and reports what is wrong with them
         return

@@ -1,4 +1,4 @@
-"""What is to be said of a training once its pictures are known?"""
+"""Notes and checks on a training that need its pictures: steps and epochs, held-out pictures, learning rates."""
 
 from __future__ import annotations
 
@@ -13,21 +13,32 @@ from dbrun.stages.support.training_length import describe_length, training_lengt
 
 
 def training_notes(loaded: LoadedRecipe, sources: Sources) -> tuple[Note, ...]:
-    """The arithmetic of steps and epochs, and what is odd.
-    Raises InvalidRecipe for what does not go with these pictures."""
+    """Notes on the length of the training and on unusual learning rates.
+
+    Raises InvalidRecipe if the step limits or `train.held_out` do not fit these pictures.
+    """
     recipe, train = loaded.recipe, loaded.recipe.train
-    found = [] if train.epochs is None else list(check_step_limits(recipe, training_length(recipe, sources).steps))
+    problems: list[KeyProblem] = []
+    # a recipe in steps was checked when it was read; epochs become steps only with the number of pictures
+    if train.epochs is not None:
+        problems += check_step_limits(recipe, training_length(recipe, sources).steps)
     if train.held_out is not None and not held_out_indices(recipe, sources):
-        found.append(KeyProblem("train.held_out",
-                                "found a share of the pictures, but of one alone none can be held out",
-                                "add pictures, or take `held_out` away"))
+        problems.append(KeyProblem("train.held_out",
+                                   "found a share of the pictures, but there is only one, so none can be held out",
+                                   "add pictures, or take `held_out` away"))
     findings = ProblemCollector(loaded.origins)
-    for key, message, fix in found:
+    for key, message, fix in problems:
         findings.add(key, message, fix)
     findings.raise_if_any()
     notes = [Note("training", describe_length(recipe, sources))]
-    own = {f"adapt.{name}.learning_rate": adapter.learning_rate for name, adapter in recipe.adapt.adapters.items()}
-    for key, rate in {"train.learning_rate": train.learning_rate, **own}.items():
-        if rate is not None and (odd := train.optimizer.learning_rate_warning(rate * train.learning_rate_scale)):
-            notes.append(Note("training", f"`{key}`: {odd}", "warning"))
+    rates: dict[str, float | None] = {"train.learning_rate": train.learning_rate}
+    for name, adapter in recipe.adapt.adapters.items():
+        rates[f"adapt.{name}.learning_rate"] = adapter.learning_rate
+    for key, rate in rates.items():
+        if rate is None:
+            continue
+        # the optimizer is given the scaled rate, so that is the one to judge
+        warning = train.optimizer.learning_rate_warning(rate * train.learning_rate_scale)
+        if warning:
+            notes.append(Note("training", f"`{key}`: {warning}", "warning"))
     return tuple(notes)
