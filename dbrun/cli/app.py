@@ -1,4 +1,4 @@
-"""The Typer app that all verbs stand on, and the words that several of them take."""
+"""The Typer app that all verbs register with, and the arguments and options that several of them share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the verbs do that say how things stand with a recipe."""
+"""The work of the verbs `status`, `explain`, `graph` and `lock`."""
 
 from __future__ import annotations
 

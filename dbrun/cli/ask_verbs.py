@@ -1,4 +1,4 @@
-"""The verbs that say how things stand with a recipe, and why."""
+"""The verbs that show the state of a recipe: `status`, `explain`, `graph` and `lock`."""
 
 from __future__ import annotations
 

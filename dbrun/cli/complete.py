@@ -1,4 +1,4 @@
-"""What can be the next word of a command line? For the completion of shells."""
+"""Shell completion: what the next word of a command line can be."""
 
 from __future__ import annotations
 

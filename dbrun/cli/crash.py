@@ -1,4 +1,4 @@
-"""How does a verb that failed say so, whether its words were wrong, its work, or dbrun itself?"""
+"""Errors of a verb as text, JSON and exit code: wrong usage, failed work, or a bug in dbrun."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the verbs that read or write a single file do."""
+"""The work of the verbs that read or write single files: `validate`, `migrate`, `new`, `show`, `compare`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the verbs over runs on record do."""
+"""The work of the verbs `runs`, `logs`, `diff` and `doctor`."""
 
 from __future__ import annotations
 

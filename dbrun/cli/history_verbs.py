@@ -1,4 +1,4 @@
-"""The verbs over runs that are on record, and over the machine that they run on."""
+"""The verbs for runs on record and for this machine: `runs`, `logs`, `diff` and `doctor`."""
 
 from __future__ import annotations
 

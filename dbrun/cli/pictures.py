@@ -1,4 +1,4 @@
-"""What `plan --pictures` does once its words are understood."""
+"""The work of `plan --pictures`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `plan` does once its words are understood."""
+"""The work of the verb `plan`."""
 
 from __future__ import annotations
 

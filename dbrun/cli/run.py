@@ -1,4 +1,4 @@
-"""What `run`, `stage` and `plan` do once their words are understood."""
+"""The work of the verbs `run` and `stage`, and the reading of a recipe that most verbs begin with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs that carry a recipe out, or say what that would do."""
+"""The verbs that carry out a recipe, or show what that would do: `run`, `stage` and `plan`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the verbs over the store do."""
+"""The work of the verbs `du`, `verify`, `gc`, `pin` and `unpin`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs over the store: what is in it, is it sound, what may go."""
+"""The verbs for the store: `ls`, `du`, `verify`, `gc`, `pin` and `unpin`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `--sweep` does: every combination of values of a recipe, planned as one and run one after another."""
+"""The work of `--sweep`: each combination of values is a run, all planned together, run one after another."""
 
 from __future__ import annotations
 

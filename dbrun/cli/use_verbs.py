@@ -1,4 +1,4 @@
-"""The verbs that use adapters after training."""
+"""The verbs that use trained adapters: `sample`, `merge`, `convert` and `push`."""
 
 from __future__ import annotations
 

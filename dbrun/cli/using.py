@@ -1,4 +1,4 @@
-"""What the verbs do that use adapters after training."""
+"""The work of the verbs `sample`, `merge`, `convert` and `push`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which file holds which verb? Only the file of the verb that is called is read."""
+"""Which file defines which verb; only the file of the verb that is called is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which recipe and which overrides the words of a command line mean."""
+"""The recipe, overrides and profiles that the words of a command line name."""
 
 from __future__ import annotations
 

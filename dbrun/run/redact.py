@@ -1,4 +1,4 @@
-"""What did the user write: the recipe's files, profiles and changes, without places of the machine and secrets?"""
+"""The recipe's files, profiles and overrides as the user wrote them, without absolute paths and secrets."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from dbrun.safetensors_header import find_record, read_provenance
 from dbrun.secrets import redact_secrets
 
 ABSOLUTE_PATH = r"(?:file:|~[^\s/\\]*[/\\]|/(?=[^\s/])|(?<!:)//|[A-Za-z]:[/\\]|\\\\)"
-"""How a path begins that does not start from the recipe's folder, on any system."""
+"""The beginning of a path that is not relative to the recipe's folder, on any system."""
 STARTS_ABSOLUTE = re.compile(rf"\s*{ABSOLUTE_PATH}")
 ABSOLUTE_IN_TEXT = re.compile(rf"(?:(?<=[\s'\"=,;(<>\[{{|`:])|^){ABSOLUTE_PATH}.*", re.MULTILINE)
-"""Such a path among words, and what follows on its line: where it ends cannot be known, since names hold blanks."""
+"""Such a path within text, and the rest of its line: names may hold blanks, so its end cannot be known."""
 
 
 def recipe_as_written(loaded: LoadedRecipe, overrides: Sequence[str]) -> dict[str, object]:
-    """The texts of the recipe and of those that it extends, it first; profiles; `key=value` words.
+    """The redacted texts of the recipe and of the recipes it extends (the recipe first), profiles and overrides.
 
-    Of a recipe that was rebuilt from an exported file, that file's name, and what its own record has of all this.
+    For a recipe that was rebuilt from an exported file: that file's name, and the same facts from its own record.
     """
-    said: dict[str, object] = {"profiles": list(loaded.profiles),
-                               "overrides": [_redact_override(word) for word in overrides]}
+    redacted_overrides = [_redact_override(word) for word in overrides]
+    choices: dict[str, object] = {"profiles": list(loaded.profiles), "overrides": redacted_overrides}
     if loaded.file_texts:
         files = [{"name": path.name, "text": redact_text(text)} for path, text in loaded.file_texts.items()]
-        return {"files": files, **said}
+        return {"files": files, **choices}
     record = find_record(loaded.path, read_provenance(loaded.path)) or {}
-    return {"rebuilt_from": {"name": loaded.path.name, "written": record.get("written")}, **said}
+    return {"rebuilt_from": {"name": loaded.path.name, "written": record.get("written")}, **choices}
 
 
 def redact_text(text: str) -> str:
-    """A recipe's text with the last name only of each path that does not start from its folder, and without secrets.
+    """A recipe's text without secrets, each absolute path shortened to its last name.
 
-    A comment ends where such a path begins in it.
+    A comment is cut where an absolute path begins in it.
     """
-    return redact_secrets(_without_home("".join(_redact_scalars(text))))
+    without_paths = "".join(_redact_scalars(text))
+    return redact_secrets(_without_home(without_paths))
 
 
 def redact_path(path: str) -> str:
-    """`…/` and the last name of a path that does not start from the recipe's folder; any other as it is."""
+    """`…/` and the last name of an absolute path; a relative path unchanged."""
     if not STARTS_ABSOLUTE.match(path):
         return path
     names = [name for name in re.split(r"[/\\]", path.strip()) if name]
@@ -52,7 +53,8 @@ def redact_path(path: str) -> str:
 
 
 def _redact_scalars(text: str) -> Iterator[str]:
-    """The text value by value; what stands between values is signs and comments."""
+    """The redacted text in pieces: YAML scalars, and what is between them (punctuation and comments)."""
+    # Tokens, not parsed data: the user's layout and comments are to be kept.
     done = 0
     for token in yaml.scan(text, Loader=LOADER):
         if isinstance(token, yaml.ScalarToken):
@@ -63,15 +65,20 @@ def _redact_scalars(text: str) -> Iterator[str]:
     yield ABSOLUTE_IN_TEXT.sub("…", text[done:])
 
 
-def _redact_scalar(token: Any, as_it_stands: str) -> str:
+def _redact_scalar(token: Any, source: str) -> str:
+    """A scalar with its path shortened. source: its characters in the file, quotes and indicators included."""
     short = redact_path(token.value)
     if short == token.value:
-        return as_it_stands
-    return '"' + short.replace("\\", "\\\\").replace('"', '\\"') + '"' + ("\n" if as_it_stands.endswith("\n") else "")
+        return source
+    escaped = short.replace("\\", "\\\\").replace('"', '\\"')
+    # A block scalar (`|` or `>`) takes its line end with it; without one the next key would join this line.
+    line_end = "\n" if source.endswith("\n") else ""
+    return f'"{escaped}"{line_end}'
 
 
 def _redact_override(word: str) -> str:
     key, equals, value = word.partition("=")
+    # A list, mapping or quoted text can hold paths further in; those are found by reading it as YAML.
     if value.lstrip()[:1] in ("[", "{", '"', "'"):
         return f"{key}{equals}{redact_text(value)}"
     return redact_secrets(_without_home(f"{key}{equals}{redact_path(value)}"))
@@ -79,4 +86,6 @@ def _redact_override(word: str) -> str:
 
 def _without_home(text: str) -> str:
     home = os.environ.get("HOME", "").rstrip("/")
-    return re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", text) if home.startswith("/") else text
+    if not home.startswith("/"):
+        return text
+    return re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", text)

@@ -1,4 +1,4 @@
-"""What is written down about a run while it goes on, in `runs/<id>/`?"""
+"""The record of a run in `runs/<id>/`: its recipe, events, stage keys and tracebacks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from dbrun.store.store import Store
 
 @dataclass(frozen=True)
 class RunLog:
-    """A run's folder: recipe.json, what it wants of the store, events.jsonl, and log where something went wrong."""
+    """A run's folder: recipe.json, its gc roots (wants.json), events.jsonl, and log if a stage crashed.
+
+    roots: the keys and work folders that no gc may take from this run; grows while the run goes on.
+    """
 
     store: Store
     folder: Path
@@ -30,9 +33,10 @@ class RunLog:
 
     @classmethod
     def begin(cls, store: Store, loaded: LoadedRecipe, overrides: Sequence[str]) -> RunLog:
-        """Start the record of a run; where the store takes nothing, there is none."""
+        """Start the record of a run. In a read-only store nothing is written."""
         if store.read_only:
             return cls(store, store.runs / new_run_id(loaded.recipe.name))
+        # Shared access: a gc must not see the folder before it is marked as live.
         with disk_errors(f"writing into the store {store.root}"), store.shared_access():
             folder = create_run_folder(store, loaded.recipe.name)
             store.write_json(f"runs/{folder.name}/{RECIPE_FILE}", loaded.recipe.model_dump(mode="json", by_alias=True))
@@ -41,29 +45,36 @@ class RunLog:
         return record
 
     def end(self) -> None:
-        """The run is over."""
+        """Mark the run as over."""
         clear_live(self.folder)
 
     def write_event(self, event: Event) -> None:
-        """Write an event down; a disk that refuses spoils no run."""
-        line = redact_secrets(json.dumps({"time": round(time.time(), 3), **as_json(event)})) + "\n"
+        """Append an event to events.jsonl. An error of the disk is ignored: losing a log line must not end a run."""
+        record = {"time": round(time.time(), 3), **as_json(event)}
+        line = redact_secrets(json.dumps(record)) + "\n"
         try:
+            # Opened for each event, so that a killed run leaves every line that it wrote.
             with (self.folder / EVENTS_FILE).open("a", encoding="utf-8") as file:
                 file.write(line)
         except OSError:
             return
 
     def save_stage_key(self, stage: str, key: str, resume_key: str) -> None:
-        """Note what a stage was asked: a later plan says what changed, and no gc takes it from this run."""
+        """Record the key of a stage: a later plan compares with it, and no gc takes its result from this run."""
         if self.store.read_only:
             return
-        self.roots.keys[stage], self.roots.work[stage] = key, resume_key
+        self.roots.keys[stage] = key
+        self.roots.work[stage] = resume_key
         with disk_errors(f"writing into the store {self.store.root}"):
+            # Roots first, and before the look-up: from here on a gc keeps what this stage is about to find.
             save_roots(self.store, self.folder, self.roots)
             self.store.write_json(f"runs/{self.folder.name}/{KEYS_FILE}", self.roots.keys)
 
     def log_crash(self, stage: str, error: BaseException, oom_fix: str) -> DbrunError:
-        """Put an unforeseen error's traceback into the log; the error for people. oom_fix: what takes less memory."""
+        """Write the traceback of an unexpected error into the log; return the error to show to the user.
+
+        oom_fix: the advice of the stage for running out of memory.
+        """
         log = self.folder / "log"
         try:
             with log.open("a", encoding="utf-8") as file:
@@ -72,20 +83,24 @@ class RunLog:
             log = self.folder
         if isinstance(error, OSError) and error.errno in ERRNO_MESSAGES:
             return explain_os_error(error, f"{stage} could not go on")
-        # libraries in other languages give the system's words without its number
+        # Libraries in other languages (Rust's safetensors) give the system's words without its number.
         for number in ERRNO_MESSAGES:
             if os.strerror(number) in str(error):
                 return explain_os_error(OSError(number, "", None), f"{stage} could not go on")
         if is_out_of_memory(error):
             return StageFailed(f"{stage} ran out of memory", fix=f"{oom_fix}; the details are in {log}")
-        words = (redact_secrets(str(error)).strip() or "no message").splitlines()[0][:300]
-        return StageFailed(f"{stage} failed: {type(error).__name__}: {words}",
+        message = redact_secrets(str(error)).strip() or "no message"
+        first_line = message.splitlines()[0][:300]
+        return StageFailed(f"{stage} failed: {type(error).__name__}: {first_line}",
                            fix=f"the details are in {log}; what was finished is kept")
 
 
 @dataclass
 class EventDispatcher:
-    """Passes events to the listener and, once there is one, to the run's record. current_stage: the one at work."""
+    """Passes events to the listener and, as soon as there is one, to the run log.
+
+    current_stage: the stage that is running, None between stages.
+    """
 
     listener: Emit
     run_log: RunLog | None = None
@@ -93,12 +108,15 @@ class EventDispatcher:
 
     def __call__(self, event: Event) -> None:
         """Pass one event on."""
-        if isinstance(event, StageStarted | StageFinished):
-            self.current_stage = event.stage if isinstance(event, StageStarted) else None
+        if isinstance(event, StageStarted):
+            self.current_stage = event.stage
+        elif isinstance(event, StageFinished):
+            self.current_stage = None
+        # The log first: a listener may raise (a closed pipe), and the record must still be complete.
         if self.run_log is not None:
             self.run_log.write_event(event)
         self.listener(event)
 
     def run_failed(self, error: DbrunError) -> None:
-        """Tell how the run ended."""
+        """Emit RunFailed with the stage that was running."""
         self(RunFailed(self.current_stage, error.message, error.fix, error.exit_code))

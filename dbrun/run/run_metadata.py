@@ -1,4 +1,4 @@
-"""What is worth knowing about how an export came to be: recipe, results, versions, machine; no place, no secret."""
+"""The metadata of an export: recipe, results, versions and machine, without paths and secrets."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dbrun.stages.sources import Numerics
 from dbrun.store.traces import Trace
 
 PATH_KEYS = {"base": ("path",), "subject": ("images", "class_images"), "prior": ("images",)}
-"""Where a recipe names folders."""
+"""Section of a recipe → its keys that hold paths."""
 
 
 def export_metadata(recipe: Recipe, traces: Mapping[str, Trace], stages: Mapping[str, Stage[Any]],
                     numerics: Numerics) -> dict[str, object]:
-    """The facts of an export; equal runs on one machine have equal facts but for times."""
+    """The metadata of an export; equal runs on one machine have equal metadata except for times."""
     libraries = sorted({library for name in traces for library in stages[name].libraries})
     return {
         "recipe": _without_secrets(_redact_recipe_paths(recipe.model_dump(mode="json", by_alias=True))),
@@ -40,17 +40,24 @@ def export_metadata(recipe: Recipe, traces: Mapping[str, Trace], stages: Mapping
 
 
 def _redact_recipe_paths(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with no more than the last name of absolute paths: an export is shared with others."""
-    adapt = {component: {**adapter, "init": redact_path(adapter["init"])}
-             if adapter and adapter.get("init") else adapter
-             for component, adapter in recipe["adapt"].items()}
-    parts = {part: _redact_keys(recipe[part], keys) for part, keys in PATH_KEYS.items()}
-    several = [_redact_keys(one, PATH_KEYS["subject"]) for one in recipe["subjects"] or ()] or None
-    return {**recipe, **parts, "subjects": several, "adapt": adapt}
+    """The recipe with absolute paths shortened to their last name: an export is shared with others."""
+    adapt = {component: _redact_init(adapter) for component, adapter in recipe["adapt"].items()}
+    sections = {section: _redact_keys(recipe[section], keys) for section, keys in PATH_KEYS.items()}
+    subjects = [_redact_keys(one, PATH_KEYS["subject"]) for one in recipe["subjects"] or ()] or None
+    return {**recipe, **sections, "subjects": subjects, "adapt": adapt}
 
 
-def _redact_keys(part: dict[str, Any] | None, keys: tuple[str, ...]) -> dict[str, Any] | None:
-    return part and {**part, **{key: redact_path(part[key]) for key in keys if part[key] is not None}}
+def _redact_init(adapter: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not adapter or not adapter.get("init"):
+        return adapter
+    return {**adapter, "init": redact_path(adapter["init"])}
+
+
+def _redact_keys(section: dict[str, Any] | None, keys: tuple[str, ...]) -> dict[str, Any] | None:
+    if not section:
+        return section
+    redacted = {key: redact_path(section[key]) for key in keys if section[key] is not None}
+    return {**section, **redacted}
 
 
 def _without_secrets(value: Any) -> Any:
@@ -62,7 +69,7 @@ def _without_secrets(value: Any) -> Any:
 
 
 def _first_match(pattern: str, wanted: str) -> str | None:
-    """What the first of the system's files that match says, None where there is none."""
+    """Group 1 of the regular expression `wanted` in the first file that matches the glob pattern, else None."""
     for path in sorted(Path("/").glob(pattern.lstrip("/"))):
         try:
             found = re.search(wanted, path.read_text(encoding="utf-8", errors="replace"))

@@ -1,4 +1,4 @@
-"""How is a recipe carried out: stage after stage, each from the store or run, then delivered?"""
+"""A whole run: every stage in order, from the store or run anew, then delivery to `outputs/<name>/`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ __all__ = ["LastRun", "RunResult", "execute", "last_run"]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run did. folder: its record; outputs: the delivered folder."""
+    """The result of a run.
+
+    folder: the run's record; ran, reused: names of stages; artifacts: stage → its artifact;
+    outputs: the folder delivered to, None if the run delivers nothing; seconds: wall time.
+    """
 
     run_id: str
     folder: Path
@@ -55,29 +59,39 @@ class RunResult:
 def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selection: Selection = ALL_STAGES, *,
             emit: Emit, overrides: Sequence[str] = (), outputs: Path = Path("outputs"),
             stages: Mapping[str, Stage[Any]] | None = None, worker_group: WorkerGroup | None = None) -> RunResult:
-    """Do what a recipe asks for and is not done yet. Raises DbrunError; a failing stage's traceback is in the log.
+    """Run the stages of a recipe that are not in the store yet, and deliver the export. Raises DbrunError.
 
-    overrides: the words laid over the recipe, remembered for the next command; outputs: where exports go;
-    worker_group: the processes that share the work, left out where this one works alone.
+    The traceback of a failing stage is in the run's log.
+    overrides: the `key=value` words laid over the recipe, remembered for the next command;
+    outputs: the folder that holds a folder for each export; stages: all stages, the built-in ones by default;
+    worker_group: the processes that share the work, by default this one alone.
     """
-    dispatch, worker_group = EventDispatcher(emit), worker_group or WorkerGroup()
+    dispatch = EventDispatcher(emit)
+    worker_group = worker_group or WorkerGroup()
     with stop_signals() as stop_signal, _report_failure(dispatch, stop_signal), no_world_write():
         try:
+            # Plan
             store.prepare()
-            known = pin_revision(loaded, resolved, store)
-            scope = make_scope(loaded.recipe, known, store, selection, stages)
+            pinned = pin_revision(loaded, resolved, store)
+            scope = make_scope(loaded.recipe, pinned, store, selection, stages)
             plan = plan_scope(scope)
-            if (stop := preflight_error(plan, shlex.join(_command_words(loaded, overrides)), store)) is not None:
+
+            # Refuse early: what would fail after hours of work must fail now
+            command = shlex.join(_command_words(loaded, overrides))
+            stop = preflight_error(plan, command, store)
+            if stop is not None:
                 raise stop
             target = outputs / loaded.recipe.name if scope.delivering_stages else None
             if target is not None and plan.has_pending:
                 check_target(target)
+
+            # Run
             dispatch.run_log = RunLog.begin(store, loaded, overrides)
             worker_group.log_folder = dispatch.run_log.folder
             run = _Run(scope, dispatch.run_log, dispatch, stop_signal, target, worker_group,
                        recipe_as_written(loaded, overrides))
-            notes = (*resolved.notes, *(known.notes if known is not resolved else ()))
-            return run.run(plan, display_path(loaded.path), notes)
+            new_notes = pinned.notes if pinned is not resolved else ()
+            return run.run(plan, display_path(loaded.path), (*resolved.notes, *new_notes))
         finally:
             worker_group.close()
             if dispatch.run_log is not None:
@@ -86,18 +100,19 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
 
 
 def _command_words(loaded: LoadedRecipe, overrides: Sequence[str]) -> tuple[str, ...]:
-    """The recipe with its profiles and overrides as a command has them."""
+    """The recipe, profiles and overrides as words of a command line."""
     profiles = (word for name in loaded.profiles for word in ("--profile", name))
     return (display_path(loaded.path), *profiles, *overrides)
 
 
 @contextmanager
 def _report_failure(dispatch: EventDispatcher, stop_signal: Callable[[], int]) -> Iterator[None]:
-    """Tell how a run failed, also the one that a second signal stopped at once."""
+    """Context manager: emit RunFailed for every DbrunError, and for the second signal, which becomes Interrupted."""
     try:
         try:
             yield
         except KeyboardInterrupt:
+            # Outside the main thread no signal is recorded; there it can only have been Ctrl-C.
             raise Interrupted(stop_signal() or signal.SIGINT) from None
     except DbrunError as error:
         dispatch.run_failed(error)
@@ -115,7 +130,7 @@ class _Run:
     recipe_as_written: Mapping[str, object]
 
     def run(self, plan: Plan, recipe: str, notes: Sequence[Note]) -> RunResult:
-        """Every stage of the plan in order, then the delivery. recipe: what to call it; notes: what is said first."""
+        """Run every stage of the plan in order, then deliver. recipe: its path to show; notes: emitted first."""
         began = time.monotonic()
         run_id = self.run_log.folder.name
         self.dispatch(RunStarted(recipe, self.scope.recipe.name, run_id, tuple(s.name for s in plan.stages)))
@@ -124,14 +139,18 @@ class _Run:
         traces, ran = self._run_stages(plan)
         target = self.target
         delivering = self.scope.delivering_stages
+        # Worth a note only if no stage ran: then the user or another recipe had changed the folder.
         if target is not None and self._deliver(traces, target) and not set(delivering) & set(ran):
             self.dispatch(Note(delivering[-1], f"{target} written again"))
         seconds = round(time.monotonic() - began, 3)
-        self.dispatch(RunFinished(len(ran), len(traces) - len(ran), seconds, str(target) if target else None))
-        return RunResult(run_id, self.run_log.folder, tuple(ran), tuple(n for n in traces if n not in ran),
-                         {n: self._artifact(t) for n, t in traces.items()}, target, seconds)
+        outputs = str(target) if target else None
+        self.dispatch(RunFinished(len(ran), len(traces) - len(ran), seconds, outputs))
+        reused = tuple(name for name in traces if name not in ran)
+        artifacts = {name: self._artifact(trace) for name, trace in traces.items()}
+        return RunResult(run_id, self.run_log.folder, tuple(ran), reused, artifacts, target, seconds)
 
     def _run_stages(self, plan: Plan) -> tuple[dict[str, Trace], list[str]]:
+        """The trace of each stage, and the names of those that ran."""
         traces: dict[str, Trace] = {}
         ran: list[str] = []
 
@@ -141,33 +160,38 @@ class _Run:
             return verified_base_folder(self.scope.resolved.sources.base, self._artifact(traces[BASE_STAGE]),
                                         self.scope.store)
 
-        performer = StageRunner(self.scope, plan.stages_read, self.run_log, self.dispatch, self.stop_signal, base,
-                                self.worker_group)
+        stage_runner = StageRunner(self.scope, plan.stages_read, self.run_log, self.dispatch, self.stop_signal, base,
+                                   self.worker_group)
         for stage in plan.stages:
-            stage_key = self.scope.stage_key(stage.name, {n: t.digest for n, t in traces.items()})
-            inputs = {n: self._artifact(traces[n]) for n in self.scope.selected_stages.needs[stage.name]}
+            # Not the plan's key: a plan cannot know the digests of what was still to run.
+            digests = {name: trace.digest for name, trace in traces.items()}
+            stage_key = self.scope.stage_key(stage.name, digests)
+            inputs = {name: self._artifact(traces[name]) for name in self.scope.selected_stages.needs[stage.name]}
             why = self._rerun_reason(stage.name, stage.reason)
-            traces[stage.name], done = performer.run_stage(stage_key, inputs, why)
-            ran += [stage.name] if done else []
+            traces[stage.name], has_run = stage_runner.run_stage(stage_key, inputs, why)
+            if has_run:
+                ran.append(stage.name)
         return traces, ran
 
     def _rerun_reason(self, name: str, planned: Reason) -> Reason | None:
-        """Why a stage runs although its result may be in the store."""
+        """The reason to run a stage even if its result is in the store, or None."""
         if name in self.scope.selected_stages.forced:
             return SimpleReason.FORCED
         return planned if planned is SimpleReason.BASE_GONE else None
 
     def _deliver(self, traces: Mapping[str, Trace], target: Path) -> bool:
+        """Deliver the artifacts of the delivering stages to target; return whether anything was written."""
         delivering = self.scope.delivering_stages
-        known = {**export_metadata(self.scope.recipe, traces, self.scope.stages, self.scope.numerics),
+        facts = {**export_metadata(self.scope.recipe, traces, self.scope.stages, self.scope.numerics),
                  "written": self.recipe_as_written}
+        # Two recipes of one name deliver to one folder: the lock is the folder's, not the recipe's.
         place = hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:32]
 
         def waiting(holder: str) -> None:
             self.dispatch(Note(delivering[-1], f"waiting for {holder}, which delivers to the same folder"))
 
         with self.scope.store.lock(f"deliver-{place}", f"delivering {target.name}", waiting, self.stop_signal):
-            return deliver({name: traces[name] for name in delivering}, target, known, self.scope.store)
+            return deliver({name: traces[name] for name in delivering}, target, facts, self.scope.store)
 
     def _artifact(self, trace: Trace) -> Artifact:
         return Artifact(self.scope.store.objects.path(trace.digest), trace.digest)

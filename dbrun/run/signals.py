@@ -1,4 +1,4 @@
-"""Did someone ask the run to stop? The first signal sets a flag that every loop looks at, the second stops at once."""
+"""Ctrl-C and SIGTERM: the first sets a flag that every loop checks, the second stops the run at once."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], int]]:
-    """Listen to Ctrl-C and SIGTERM inside the block; yields a function that gives the signal's number, or 0."""
-    asked = 0
+    """Context manager: catch Ctrl-C and SIGTERM; yields a function that returns the first signal's number, or 0.
 
-    def hear(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+    A second signal raises KeyboardInterrupt. In a thread other than the main one nothing is caught.
+    """
+    received = 0
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal received
+        if received:
             raise KeyboardInterrupt
-        asked = signum
+        received = signum
 
+    # Python allows signal handlers in the main thread only; a run by the API may be in another.
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
         return
-    before = {number: signal.signal(number, hear) for number in HANDLED_SIGNALS}
+    before = {number: signal.signal(number, handle) for number in HANDLED_SIGNALS}
     try:
-        yield lambda: asked
+        yield lambda: received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What does a stage's run get to see?"""
+"""The StageContext: all that a stage's `run` can see."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from dbrun.store.items import DiskItemCache
 
 @dataclass(frozen=True)
 class StageContextFactory:
-    """Makes the jobs of stages within a scope.
+    """Makes the contexts of the stages of a scope.
 
-    find_base: gives the base's folder, verified at each call;
-    run_folder: the run's folder, None where another process has it.
+    find_base: returns the base's folder, verified at each call;
+    run_folder: the run's record, None in a process that is not the first of its run.
     """
 
     scope: Scope
@@ -32,15 +32,17 @@ class StageContextFactory:
 
     def make_context(self, stage_key: StageKey, inputs: Mapping[str, Artifact], out: Path, items: DiskItemCache,
                      emit: Emit, process_group: ProcessGroup) -> StageContext[object]:
-        """All that the stage's run can see."""
+        """The context of one run of a stage. out: the folder for its result; items: its single items."""
         scope, stage = self.scope, stage_key.stage
+        # `load` gets the folder unverified: its result is what later stages verify the base against.
+        base = scope.resolved.sources.base.folder if stage.NAME == BASE_STAGE else self.find_base()
         return StageContext(stage=stage.NAME, params=stage_key.params, numerics=scope.numerics, inputs=inputs, out=out,
                             work=items.work, files=scope.resolved.files, items=items, emit=emit,
-                            stop_signal=self.stop_signal,
-                            base=scope.resolved.sources.base.folder if stage.NAME == BASE_STAGE else self.find_base(),
+                            stop_signal=self.stop_signal, base=base,
                             runtime=self._runtime_options(), process_group=process_group)
 
     def _runtime_options(self) -> RuntimeOptions:
+        """Options that are not in a stage's params, because they change no byte of its result."""
         recipe, sources = self.scope.recipe, self.scope.resolved.sources
         train = recipe.train
         return RuntimeOptions(train.checkpoint_every, train.keep, train.gradient_checkpointing,

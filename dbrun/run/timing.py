@@ -1,4 +1,4 @@
-"""What a stage took: the time that grew with its work, the time of getting ready, and the most memory."""
+"""Measurements of a stage: seconds that grew with the work, seconds of startup, peak memory."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PROC_STATUS, PROC_CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear
 
 
 class StageTimer:
-    """Where a stage's events go: how far it is also into the lock, for those who wait.
+    """Receives a stage's events, measures its pace, writes its progress into the lock, and passes the events on.
 
-    What is measured begins when the first unit is ready: the first waits for the base to be in memory. Where units are
-    single items, only those count that were made here.
+    The measurement begins when the first unit is done, because the first one waits for the base to be loaded. If the
+    units are cached items, only those count that were made by this process.
     """
 
     def __init__(self, emit: Emit, lock: Lock | None, items: DiskItemCache,
@@ -35,38 +35,49 @@ class StageTimer:
         """Pass one event on."""
         if isinstance(event, Progress):
             if not self._has_started:
-                # a stage's first word may come after its first step
-                self._done_before, self._has_started = max(0, event.done - 1), True
-            self._total, self._done = event.total, event.done - self._done_before
-            self._record_units(self.items.new_count if self.items.used_keys else self._done)
+                # A resumed training begins at its checkpoint's step. The first event may come after the first step,
+                # so the step before it counts as done before.
+                self._done_before = max(0, event.done - 1)
+                self._has_started = True
+            self._total = event.total
+            self._done = event.done - self._done_before
+            units = self.items.new_count if self.items.used_keys else self._done
+            self._record_units(units)
             if self.lock is not None:
                 self.lock.report_progress(f"{event.done} of {event.total} {event.unit}")
         self.emit(event)
 
     @property
     def share(self) -> float | None:
-        """Of the whole work the part that was done; None where the stage said nothing."""
+        """The part of the whole work that was done, 0 to 1; None if the stage reported no progress."""
         return self._done / self._total if self._total else None
 
     def startup(self, seconds: float) -> float | None:
-        """Of all its seconds those that did not grow with the work; None where too little was done to tell."""
+        """The seconds that did not grow with the work; None if too few units were done to tell.
+
+        seconds: the duration of the whole stage.
+        """
         (few, since), (many, until) = self._first, self._last
         if many == few:
             return None
-        return max(0.0, seconds - (until - since) / (many - few) * many)
+        # A line through the first and the last unit: what is left at zero units is startup.
+        seconds_per_unit = (until - since) / (many - few)
+        return max(0.0, seconds - seconds_per_unit * many)
 
     def _record_units(self, units: int) -> None:
         if units > self._last[0]:
             self._last = units, self.clock()
-            self._first = self._first if self._first[0] else self._last
+            if not self._first[0]:
+                self._first = self._last
 
 
 @contextmanager
 def peak_memory(device: str) -> Iterator[Callable[[], int]]:
-    """Inside the block, bytes at most since its beginning: of the GPU where one computes, else of this process.
+    """Context manager: yields a function that returns the peak memory in bytes since the block began.
 
-    0 where the system does not tell.
+    Memory of the GPU if device is "cuda", else resident memory of this process; 0 if the system does not tell.
     """
+    # Writing 5 resets the kernel's high-water mark of resident memory (proc(5)); without it an earlier stage counts.
     with suppress(OSError):
         PROC_CLEAR_REFS.write_text("5", encoding="ascii")
     cuda = _active_cuda() if device == "cuda" else None
@@ -81,7 +92,8 @@ def peak_memory(device: str) -> Iterator[Callable[[], int]]:
 
 
 def _active_cuda() -> Any | None:
-    """torch.cuda, once it is at work."""
+    """torch.cuda, if torch is imported and has initialised the GPU."""
+    # From sys.modules: an import here would cost seconds for stages that need no torch.
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 

@@ -1,4 +1,4 @@
-"""How do bytes reach the disk so that a crash leaves the old or the new, and a full disk is a clear word?"""
+"""Atomic writes: a crash leaves the old bytes or the new ones, and a full disk becomes a clear error."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ ERRNO_MESSAGES = {
     errno.EFBIG: ("the file is larger than this system allows", "raise the limit on file sizes (ulimit -f)"),
     errno.EMFILE: ("too many open files", "raise the limit on open files (ulimit -n)"),
 }
+"""errno → what is wrong, and what to do."""
 
 
 def explain_os_error(error: OSError, doing: str) -> DbrunError:
-    """The error for people: what was being done, what the system answered, the way out."""
+    """A StageFailed with what was being done, what the system answered, and what to do. doing: "writing FILE"."""
     words, fix = ERRNO_MESSAGES.get(error.errno or 0, (error.strerror or str(error), None))
     where = f" ({error.filename})" if error.filename else ""
     return StageFailed(f"{doing}: {words}{where}", fix=fix)
@@ -35,7 +36,7 @@ def explain_os_error(error: OSError, doing: str) -> DbrunError:
 
 @contextmanager
 def disk_errors(doing: str) -> Iterator[None]:
-    """Turn the system's errors inside the block into errors for people."""
+    """Context manager: turn each OSError into a StageFailed. doing: what the block does, such as "writing FILE"."""
     try:
         yield
     except OSError as error:
@@ -44,8 +45,9 @@ def disk_errors(doing: str) -> Iterator[None]:
 
 @cache
 def host_id() -> str:
-    """A word for this machine and process space, in which a process id means one process."""
+    """A short hash of this machine and its process namespace; within one, a process id means one process."""
     try:
+        # Containers on one host share a host name at times, but never a pid namespace.
         space = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         space = ""
@@ -53,31 +55,34 @@ def host_id() -> str:
 
 
 def temp_name() -> str:
-    """A new name for something temporary, from which a later run can tell that its owner is gone."""
+    """A new name `<host>-<process id>-<random>`, from which a later run can tell whether the owner is still alive."""
     return f"{host_id()}-{os.getpid()}-{os.urandom(6).hex()}"
 
 
 def is_foreign(name: str) -> bool:
-    """Whether something temporary of this name belongs to another machine, or to nobody known."""
+    """Whether a temporary name was made on another machine, or is not a name of `temp_name` at all."""
     parts = name.split("-")
     return len(parts) != 3 or parts[0] != host_id() or not parts[1].isdigit()
 
 
 def is_orphan(name: str) -> bool:
-    """Whether something temporary of this name belongs to a process of this machine that is gone."""
+    """Whether a temporary name was made by a process of this machine that no longer exists."""
     if is_foreign(name):
         return False
     try:
+        # Signal 0 is never delivered; it only asks whether the process exists.
         os.kill(int(name.split("-")[1]), 0)
     except ProcessLookupError:
         return True
     except OSError:
+        # Another user's process (EPERM): it exists.
         return False
     return False
 
 
 def umask() -> int:
-    """The process's umask; the system has no way to ask for it without setting it."""
+    """The process's umask."""
+    # The system has no call that reads it without setting it.
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -85,7 +90,7 @@ def umask() -> int:
 
 @contextmanager
 def no_world_write() -> Iterator[None]:
-    """Let nothing that is written inside the block be writable for everyone, whatever the umask allows."""
+    """Context manager: nothing written inside is writable for all users, whatever the umask allows."""
     before = os.umask(umask() | 0o002)
     try:
         yield
@@ -94,7 +99,11 @@ def no_world_write() -> Iterator[None]:
 
 
 def replace_file(path: Path, data: bytes, *, scratch: Path, durable: bool = True) -> None:
-    """Put data at path in one move. scratch: a folder on the same file system for the unfinished file."""
+    """Write data to path atomically: a crash leaves the old file or the new one.
+
+    scratch: a folder on the same file system, for the unfinished file; durable: survive a power cut, too.
+    Raises OSError.
+    """
     for folder in (scratch, path.parent):
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
@@ -106,15 +115,17 @@ def replace_file(path: Path, data: bytes, *, scratch: Path, durable: bool = True
             if durable:
                 os.fsync(file.fileno())
         unfinished.rename(path)
+    # BaseException: Ctrl-C must leave no scratch file, either.
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+    # The new name is in the folder's data, which has to reach the disk, too.
     if durable:
         fsync_path(path.parent)
 
 
 def list_dir(folder: Path) -> list[Path]:
-    """What is in a folder, sorted; nothing where it is not there, or goes while it is read."""
+    """The paths in a folder, sorted; empty if the folder does not exist or disappears meanwhile."""
     try:
         return sorted(folder.iterdir())
     except OSError:
@@ -122,8 +133,9 @@ def list_dir(folder: Path) -> list[Path]:
 
 
 def disk_usage(path: Path) -> int:
-    """Bytes that a file or a folder with all that is in it takes on the disk."""
+    """Bytes on the disk of a file, or of a folder with its content; 0 if it does not exist."""
     try:
+        # Blocks, not size: small files take a whole block. The unit is 512 bytes on every file system (stat(2)).
         own = path.lstat().st_blocks * 512
         if path.is_symlink() or not path.is_dir():
             return own
@@ -134,7 +146,8 @@ def disk_usage(path: Path) -> int:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, read-only or not; what is gone already is fine."""
+    """Remove a file, or a folder with its content, if it exists. Files may be read-only; errors are ignored."""
+    # Imported here: most commands remove nothing, and shutil brings compression libraries with it.
     import shutil
 
     try:

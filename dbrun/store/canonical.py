@@ -1,4 +1,4 @@
-"""What is the one way to write a value down, so that equal meanings, and only those, have equal hashes?"""
+"""The canonical form of a value: equal meanings, and only those, have equal hashes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import cast
 from dbrun.config_types import Part
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
-"""JSON data; 1, 1.0 and true stay three different things when written and read back."""
+"""JSON data; 1, 1.0 and true stay three different values when written and read back."""
 
 
 def field_names(kind: type[object]) -> tuple[str, ...] | None:
-    """The field names of a part's or dataclass's class, None for any other."""
+    """The field names of a Part or dataclass, None for any other class."""
     if issubclass(kind, Part):
         return tuple(kind.model_fields)
     if dataclasses.is_dataclass(kind):
@@ -25,24 +25,25 @@ def field_names(kind: type[object]) -> tuple[str, ...] | None:
 
 
 def strictly_equal(a: object, b: object) -> bool:
-    """Equal and of equal kind: 1, 1.0 and True differ."""
+    """Whether two values are equal and of the same type: 1, 1.0 and True differ."""
     return type(a) is type(b) and a == b
 
 
 def neutral_values(value: object) -> Mapping[str, object]:
-    """The field values of a part or dataclass that switch a feature off, by field."""
-    found: Mapping[str, object] = getattr(type(value), "NEUTRAL", {})
-    return found
+    """The NEUTRAL table of a Part or dataclass: field → the value that switches its feature off."""
+    neutral: Mapping[str, object] = getattr(type(value), "NEUTRAL", {})
+    return neutral
 
 
 def to_json_value(value: object) -> JsonValue:
-    """value as JSON data: parts and dataclasses become objects without their neutral fields.
+    """value as JSON data; Parts and dataclasses become objects without the fields that have their neutral value.
 
-    Raises TypeError for a path (contents are keyed, never places) and for whatever has no one clear form;
-    ValueError for numbers that are not finite.
+    Raises TypeError for a path (a key holds contents, never places) and for any type without a canonical form;
+    ValueError for NaN and infinities.
     """
     if value is None or type(value) in (str, bool, int):
         return cast("JsonValue", value)
+    # Subclasses such as StrEnum and IntEnum: their plain value, so that a key does not depend on the class.
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):
@@ -59,9 +60,14 @@ def to_json_value(value: object) -> JsonValue:
     if names is None:
         what = "a path" if isinstance(value, PurePath) else f"a {type(value).__name__}"
         raise TypeError(f"a key cannot hold {what}: {value!r}")
-    off = neutral_values(value)
-    found = ((n, getattr(value, n)) for n in names)
-    return {n: to_json_value(v) for n, v in found if n not in off or not strictly_equal(off[n], v)}
+    # A new option that is switched off leaves the key as it was before the option existed: old results are found.
+    neutral = neutral_values(value)
+    members: dict[str, JsonValue] = {}
+    for name in names:
+        member = getattr(value, name)
+        if name not in neutral or not strictly_equal(neutral[name], member):
+            members[name] = to_json_value(member)
+    return members
 
 
 def _to_json_object(value: Mapping[object, object]) -> JsonValue:
@@ -74,10 +80,10 @@ def _to_json_object(value: Mapping[object, object]) -> JsonValue:
 
 
 def canonical_json(data: JsonValue) -> bytes:
-    """The canonical bytes of JSON data: names sorted, no blanks, ASCII."""
+    """The canonical bytes of JSON data: names sorted, no blanks, ASCII. Raises ValueError for NaN and infinities."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def digest(data: JsonValue) -> str:
-    """sha256 of the canonical bytes, in hex."""
+    """sha256 of the canonical bytes, as 64 lower-case hex digits."""
     return hashlib.sha256(canonical_json(data)).hexdigest()

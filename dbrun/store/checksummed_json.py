@@ -1,4 +1,4 @@
-"""How does a small JSON file tell that it is still what was written?"""
+"""Small JSON files that hold their own digest, so that a changed byte is found when they are read."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from typing import cast
 from dbrun.store.canonical import JsonValue, digest
 
 FORMAT_VERSION = 2
-"""The `format_version` of documents with a mark; earlier ones, and those without a version, have none."""
+"""The `format_version` of documents with a checksum; documents of version 1, or without a version, have none."""
 CHECKSUM_KEY = "sha256"
-"""The member that holds the digest of the others."""
+"""The member that holds the digest of all other members."""
 
 
 def dump_checksummed(document: Mapping[str, object]) -> bytes:
-    """The document as JSON, with the version of its form and the digest of all the rest in it."""
-    data = cast("dict[str, JsonValue]", json.loads(json.dumps({"format_version": FORMAT_VERSION, **document})))
+    """The document as JSON bytes, with `format_version` and the digest of all other members added."""
+    # Through JSON and back first: the digest must be of what a reader will get (tuples become lists).
+    text = json.dumps({"format_version": FORMAT_VERSION, **document})
+    data = cast("dict[str, JsonValue]", json.loads(text))
     return json.dumps({**data, CHECKSUM_KEY: digest(data)}).encode()
 
 
 def read_checksummed(path: Path) -> dict[str, object] | None:
-    """The document of a file, version and all but its mark; None where it is not whole. Raises FileNotFoundError.
+    """The document in a file without its checksum; None if it is damaged. Raises FileNotFoundError.
 
-    A document without a mark, as earlier versions wrote it, is taken as it is.
+    A document without a checksum, as earlier versions of dbrun wrote them, is returned unchecked.
     """
     try:
         data = json.loads(path.read_bytes())
@@ -34,11 +36,15 @@ def read_checksummed(path: Path) -> dict[str, object] | None:
         return None
     if not isinstance(data, dict):
         return None
-    mark, older = data.pop(CHECKSUM_KEY, None), data.get("format_version", 1) == 1
-    return data if mark == _digest(data) or (mark is None and older) else None
+    checksum = data.pop(CHECKSUM_KEY, None)
+    is_old_format = data.get("format_version", 1) == 1
+    if checksum is None and is_old_format:
+        return data
+    return data if checksum == _digest(data) else None
 
 
 def _digest(data: dict[str, JsonValue]) -> str | None:
+    # Damage can turn a number into NaN, which JSON readers accept and `digest` refuses.
     try:
         return digest(data)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What is in a file: its sha256, read again only when the file can have changed?"""
+"""sha256 of files, read again only when a file can have changed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 from dbrun.store.json_cache import JsonCache
 
 MIN_AGE_SECONDS = 2.0
-"""Seconds after its last change before a file's digest is remembered: clocks of file systems are coarse."""
+"""Seconds since a file's last change before its digest is cached. File systems have coarse clocks (FAT: 2 s), so a
+second edit within that time can leave every timestamp as it was."""
 
 SMALL_FILE_BYTES = 2**20
-"""Bytes of a file that is read at once."""
+"""Size in bytes up to which a file is read in one call."""
 
 
 def _identity(stat: os.stat_result) -> str:
@@ -22,37 +23,40 @@ def _identity(stat: os.stat_result) -> str:
 
 
 def _digest(file: io.FileIO, size: int) -> str:
-    # `file_digest` clears a quarter of a MiB for each file
-    found = hashlib.sha256(file.readall()) if size <= SMALL_FILE_BYTES else hashlib.file_digest(file, "sha256")
-    return found.hexdigest()
+    # `file_digest` allocates and clears a buffer of 256 KiB for each file: slow for many small ones.
+    if size <= SMALL_FILE_BYTES:
+        return hashlib.sha256(file.readall()).hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class FileDigests:
-    """File digests, remembered by (device, inode, size, mtime, ctime).
+    """sha256 of files, cached by (device, inode, size, mtime, ctime).
 
-    An edit that puts size, mtime and inode back is seen, since nothing can put ctime back.
+    An edit that restores size and mtime is still seen, because no program can set ctime.
     """
 
     def __init__(self, table: JsonCache[str]) -> None:
         self._cache = table
 
     def sha256(self, path: Path) -> str:
-        """sha256 of the file's bytes. Raises OSError."""
-        known = self._cache.get(_identity(path.stat()))
-        return known if known is not None else self._hash(path)
+        """sha256 of the file's bytes, as 64 hex digits. Raises OSError."""
+        cached = self._cache.get(_identity(path.stat()))
+        return cached if cached is not None else self._hash(path)
 
     def _hash(self, path: Path) -> str:
         with path.open("rb", buffering=0) as file:
             while True:
                 began, before = time.time(), os.fstat(file.fileno())
-                found = _digest(file, before.st_size)
-                if (identity := _identity(before)) == _identity(os.fstat(file.fileno())):
+                sha256 = _digest(file, before.st_size)
+                # Written to while it was read: the digest may be of a mixture that was never in the file.
+                identity = _identity(before)
+                if identity == _identity(os.fstat(file.fileno())):
                     break
                 file.seek(0)
         if began - max(before.st_mtime, before.st_ctime) >= MIN_AGE_SECONDS:
-            self._cache.put(identity, found)
-        return found
+            self._cache.put(identity, sha256)
+        return sha256
 
     def save(self) -> None:
-        """Keep what was learnt for the next run."""
+        """Write new digests to the disk, for the next command."""
         self._cache.save()

@@ -1,4 +1,4 @@
-"""What can go, and how does it go without a live run noticing?"""
+"""Garbage collection: choose what no kept run needs, and remove it without disturbing live runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from dbrun.store.atomic import disk_errors, disk_usage, is_foreign, is_orphan, list_dir, remove_tree
@@ -15,54 +16,66 @@ from dbrun.store.store import Store
 from dbrun.store.usage import DiskUsage, Reachable, artifact_folders, find_reachable
 
 DEFAULT_KEEP = 3
-"""Runs of each name whose results are kept, if nothing else is said."""
+"""Newest runs of each name whose results are kept by default."""
 
 
 @dataclass(frozen=True)
 class GcReport:
-    """What a gc found. remaining_runs: the runs whose results stay; freed: what went, or would go, by kind."""
+    """The result of a gc.
+
+    remaining_runs: the runs whose results are kept; freed: kind → what was removed, or would be in a dry run.
+    """
 
     remaining_runs: tuple[Run, ...]
     freed: Mapping[str, DiskUsage]
 
     @property
     def freed_bytes(self) -> int:
-        """The room that it makes."""
-        return sum(room.bytes for room in self.freed.values())
+        """Bytes freed in all."""
+        return sum(usage.bytes for usage in self.freed.values())
 
     def as_json(self) -> dict[str, object]:
-        """The same as plain data."""
+        """The report as JSON data."""
+        gone = {kind: {"count": usage.count, "bytes": usage.bytes} for kind, usage in self.freed.items()}
         return {"format_version": 1, "kept": [run.id for run in self.remaining_runs], "bytes": self.freed_bytes,
-                "gone": {kind: {"count": room.count, "bytes": room.bytes} for kind, room in self.freed.items()}}
+                "gone": gone}
 
 
 def collect_garbage(store: Store, keep: int, *, dry_run: bool) -> GcReport:
-    """Take away what no pinned and no live run, and none of the last `keep` runs of each name, wants.
+    """Remove what no pinned run, no live run and none of the newest `keep` runs of each name needs.
 
-    Runs may go on meanwhile: what they look up or publish they do while this waits, and what they asked for they
-    have noted before. Everything leaves its place at once, traces before what they stand for; only then is it deleted.
-    Where locks do not work, a run may come to miss a result that it was just about to share; the same command
-    makes it again.
+    Runs may go on meanwhile: they record what they need before they look it up, and look up and publish under shared
+    access, while this holds exclusive access. Everything is first renamed into a scratch folder, traces before the
+    artifacts that they name, and deleted after that.
+    On a file system without locks a run may miss a result that it was about to use; the same command remakes it.
     """
     if dry_run or not store.root.is_dir():
         return _find_garbage(store, keep)[0]
     trash = store.make_temp_folder()
     try:
         with disk_errors(f"clearing the store {store.root}"), store.exclusive_access("gc"):
-            found, gone = _find_garbage(store, keep)
-            for number, path in enumerate(path for paths in gone.values() for path in paths):
+            report, gone = _find_garbage(store, keep)
+            # Renames only, so that runs wait for milliseconds, not for the deletion of gigabytes.
+            for number, path in enumerate(chain.from_iterable(gone.values())):
                 with suppress(FileNotFoundError):
                     path.rename(trash / str(number))
-            for folder in {path.parent for kind in ("results", "items", "artifacts") for path in gone.get(kind, ())}:
-                with suppress(OSError):
-                    folder.rmdir()
+            _remove_empty_folders(gone)
     finally:
         remove_tree(trash)
-    return found
+    return report
+
+
+def _remove_empty_folders(gone: Mapping[str, list[Path]]) -> None:
+    """Remove the folders named by two digits that the removed entries leave empty."""
+    for kind in ("results", "items", "artifacts"):
+        for folder in {path.parent for path in gone.get(kind, ())}:
+            # A folder that is not empty refuses, which is the check.
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def runs_to_keep(every: list[Run], keep: int) -> list[Run]:
-    """Pinned and live ones, and the newest of each name."""
+    """The pinned and live runs, and the newest `keep` of each name. every: all runs, the newest first."""
     seen: dict[str, int] = {}
     kept = []
     for run in every:
@@ -73,7 +86,7 @@ def runs_to_keep(every: list[Run], keep: int) -> list[Run]:
 
 
 def _find_garbage(store: Store, keep: int) -> tuple[GcReport, dict[str, list[Path]]]:
-    # listed before the runs are asked: what is published meanwhile is not on the list
+    # Listed before the runs are read: what is published in between is not on the list, and so stays.
     listed = {"artifacts": list(artifact_folders(store)), "work": list_dir(store.root / "work")}
     traces = list(store.traces.all())
     every = list_runs(store)
@@ -82,23 +95,27 @@ def _find_garbage(store: Store, keep: int) -> tuple[GcReport, dict[str, list[Pat
     gone["runs"] = [run.folder for run in every if run not in kept]
     gone["quarantine"] = list_dir(store.root / "quarantine")
     gone["leftovers"] = [path for path in list_dir(store.scratch) if _is_leftover(path)]
+    # Old ones only: removing a lock file just before another process locks it would give two holders.
     gone["locks"] = [path for path in store.lock_files() if _is_stale(path) and is_unlocked(path)]
-    rooms = {kind: DiskUsage(len(paths), sum(map(disk_usage, paths))) for kind, paths in gone.items() if paths}
-    return GcReport(tuple(kept), rooms), gone
+    freed = {kind: DiskUsage(len(paths), sum(map(disk_usage, paths))) for kind, paths in gone.items() if paths}
+    return GcReport(tuple(kept), freed), gone
 
 
-def _unreachable(store: Store, want: Reachable, listed: Mapping[str, list[Path]],
+def _unreachable(store: Store, reachable: Reachable, listed: Mapping[str, list[Path]],
                  traces: list[tuple[str, str, Path]]) -> Iterator[tuple[str, list[Path]]]:
-    """By kind, in the order in which it may go."""
-    unwanted = [(stage, path) for stage, key, path in traces if (stage, key) not in want.traces]
-    yield "results", [path for stage, path in unwanted if not stage.endswith(".item")]
-    yield "items", [path for stage, path in unwanted if stage.endswith(".item")]
-    yield "artifacts", [path for path in listed["artifacts"] if path.name not in want.digests]
-    yield "work", [path for path in listed["work"] if path.name not in want.work]
+    """Kind and paths of what no kept run needs, in the order of removal.
+
+    Traces go first: after a crash, an artifact without a trace is only lost space, a trace without its artifact damage.
+    """
+    unneeded = [(stage, path) for stage, key, path in traces if (stage, key) not in reachable.traces]
+    yield "results", [path for stage, path in unneeded if not stage.endswith(".item")]
+    yield "items", [path for stage, path in unneeded if stage.endswith(".item")]
+    yield "artifacts", [path for path in listed["artifacts"] if path.name not in reachable.digests]
+    yield "work", [path for path in listed["work"] if path.name not in reachable.work]
 
 
 def _is_leftover(path: Path) -> bool:
-    """Whether something temporary has no owner any more; another machine's, once it is old."""
+    """Whether the owner of a temporary path is gone. Processes of another machine are judged by the path's age."""
     return _is_stale(path) if is_foreign(path.name) else is_orphan(path.name)
 
 

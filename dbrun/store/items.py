@@ -1,4 +1,4 @@
-"""How does a stage find its single items (a class image, an encoded picture) again, one by one?"""
+"""The items of a stage (a class image, an encoded picture), cached one by one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from dbrun.store.store import Damage, Store
 from dbrun.store.traces import SHA256_HEX, Trace
 
 ITEMS_FILE = "items"
-"""The file in a stage's work folder with a line for each item that is ready: its key."""
+"""The file in a stage's work folder that lists the keys of finished items, one a line."""
 LINE_BYTES = 65
-"""Bytes of a line."""
+"""Bytes of a line of that file: 64 hex digits and a line feed."""
 
 
 @dataclass
 class DiskItemCache:
-    """The items of one stage. common_key: what all their keys hold; from_scratch: make all again.
+    """The cached items of one stage.
 
-    check_inputs: raises where what an item was made from is no longer what its key says.
+    common_key: the part that the keys of all items share; work: the stage's work folder;
+    from_scratch: ignore stored items and remake them; warn: called with a warning for the user;
+    check_inputs: raises if the files that an item was made from have changed since its key was computed.
     """
 
     store: Store
@@ -37,53 +39,60 @@ class DiskItemCache:
     _new_count: int = 0
 
     def get(self, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
-        """The read-only folder of the item with this key; made by `make(folder)` if it is new."""
+        """The read-only folder of the item with this key, made by `make(folder)` if it is not in the store."""
         document = self._key_document(key)
         name = digest(document)
         if name in self._folders:
             return self._folders[name]
         with self.store.shared_access():
-            found = self._look_up(name)
-            if isinstance(found, Damage):
-                self.warn(f"a damaged item is made again: {found.lines[0]}")
-                self.store.objects.quarantine(found.trace.digest)
-            elif found is not None:
+            # Found and recorded under one shared access: no gc can take the item in between.
+            cached = self._look_up(name)
+            if isinstance(cached, Damage):
+                self.warn(f"a damaged item is made again: {cached.lines[0]}")
+                self.store.objects.quarantine(cached.trace.digest)
+            elif cached is not None:
                 self._record(name)
-        if not isinstance(found, Trace):
-            found = self._make(name, document, make)
-        self._folders[name] = self.store.objects.path(found.digest)
+        trace = cached if isinstance(cached, Trace) else self._make(name, document, make)
+        self._folders[name] = self.store.objects.path(trace.digest)
         return self._folders[name]
 
     def share_left(self, keys: Iterable[Mapping[str, object]]) -> float:
-        """Of the items with these keys, the part that is still to be made; 1 where there are none."""
-        there = self.cached_by_key(keys)
-        return 1.0 - sum(there.values()) / len(there) if there else 1.0
+        """The part of the items with these keys that is still to be made, 0 to 1; 1 if keys is empty."""
+        cached = self.cached_by_key(keys)
+        if not cached:
+            return 1.0
+        return 1.0 - sum(cached.values()) / len(cached)
 
     def cached_by_key(self, keys: Iterable[Mapping[str, object]]) -> Mapping[str, bool]:
-        """By the name of each item with these keys, whether it is there and need not be made."""
+        """The digest of each item key → whether the item is in the store and will be used."""
         names = {digest(self._key_document(key)) for key in keys}
+        # Only whether a trace exists: this serves estimates, and `get` checks every byte.
         return {name: not self.from_scratch and self.store.traces.path(self._item_stage, name).is_file()
                 for name in names}
 
     @property
     def new_count(self) -> int:
-        """How many of them were made here, and not found."""
+        """The number of items that this process made instead of finding them in the store."""
         return self._new_count
 
     @property
     def used_keys(self) -> frozenset[str]:
-        """The keys of the items asked for so far."""
+        """The digests of the keys that `get` was called with."""
         return frozenset(self._folders)
 
     def reuse_stored(self) -> None:
-        """Count as made what stands in the store from now on, also where all was to be made again."""
+        """Use stored items from now on, even if the stage began from scratch."""
         self.from_scratch = False
 
     @property
     def bytes_on_disk(self) -> int:
-        """Bytes of the disk that unfinished work takes with its items."""
-        found = [self.store.traces.read(self._item_stage, name) for name in self._recorded]
-        return disk_usage(self.work) + sum(file.size for trace in found if trace for file in trace.files.values())
+        """Bytes on the disk of the unfinished work and its items."""
+        total = disk_usage(self.work)
+        for name in self._recorded:
+            trace = self.store.traces.read(self._item_stage, name)
+            if trace is not None:
+                total += sum(file.size for file in trace.files.values())
+        return total
 
     def _look_up(self, name: str) -> Trace | Damage | None:
         return None if self.from_scratch else self.store.look_up(self._item_stage, name, "bytes")
@@ -93,8 +102,10 @@ class DiskItemCache:
         try:
             began = time.monotonic()
             make(folder)
+            # After the work: only inputs that have not changed until now can have given this item.
             self.check_inputs()
             with self.store.shared_access():
+                # Not durable: fsync for each of thousands of items is slow, and one lost in a power cut is remade.
                 trace = self.store.publish(self._item_stage, name, document, folder, seconds=time.monotonic() - began,
                                            durable=False)
                 self._record(name)
@@ -104,11 +115,11 @@ class DiskItemCache:
         return trace
 
     def _record(self, name: str) -> None:
-        """Note that unfinished work needs this item, so that no gc takes it."""
+        """List this item in the work folder, so that no gc takes it while the stage is unfinished."""
         if name in self._recorded:
             return
         with disk_errors("noting a finished item"), (self.work / ITEMS_FILE).open("ab") as file:
-            # the break comes first: after a line that a full disk cut off, the next one is whole again
+            # The line feed comes first: after a line that a full disk cut off, the next one is whole again.
             file.write(f"\n{name}".encode())
         self._recorded.add(name)
 
@@ -125,15 +136,16 @@ class DiskItemCache:
 
 
 def count_items(work: Path) -> int:
-    """How many items unfinished work holds."""
+    """The number of items that unfinished work holds."""
     try:
+        # From the size: a plan asks this for every stage, and reading thousands of lines takes time.
         return (work / ITEMS_FILE).stat().st_size // LINE_BYTES
     except OSError:
         return 0
 
 
 def read_item_keys(work: Path) -> tuple[str, ...]:
-    """The keys of the items that unfinished work holds."""
+    """The keys of the items that unfinished work holds; a line that is cut off is left out."""
     try:
         lines = (work / ITEMS_FILE).read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""How does a small table of recomputable facts survive crashes and writers side by side?"""
+"""A small table of recomputable facts that survives crashes and concurrent writers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dbrun.store.atomic import replace_file
 
 V = TypeVar("V")
 MAX_ENTRIES = 200_000
-"""Entries kept; beyond it, those that this process did not use are dropped."""
+"""Entries kept at most; above this, entries that this process did not use are dropped."""
 
 
 class JsonCache(Generic[V]):
-    """Text → JSON value, in one file that is replaced whole.
+    """A mapping of text to JSON values, in one file: a line with the sha256 of the rest, then the JSON.
 
-    A lost or unreadable table costs work, never correctness; so a table that cannot be written is no error.
+    A lost or damaged file costs time, never correctness. So a file that cannot be written is not an error.
     """
 
     def __init__(self, path: Path, scratch: Path) -> None:
@@ -28,7 +28,7 @@ class JsonCache(Generic[V]):
         self._changed = False
 
     def get(self, name: str) -> V | None:
-        """The value under this name."""
+        """The value under this name, None if there is none."""
         if self._entries is None:
             self._entries = self._read()
         value = self._entries.get(name)
@@ -37,16 +37,17 @@ class JsonCache(Generic[V]):
         return value
 
     def put(self, name: str, value: V) -> None:
-        """Set a value; it reaches the disk with `save`."""
+        """Set a value; `save` writes it to the disk."""
         if self._entries is None:
             self._entries = self._read()
         self._entries[name] = self._used[name] = value
         self._changed = True
 
     def save(self) -> None:
-        """Write what is new, together with what other processes wrote meanwhile."""
+        """Write new values, merged with what other processes have written since."""
         if not self._changed:
             return
+        # Read again without a lock: two writers at one moment may lose entries, which only costs time.
         merged = {**self._read(), **self._used}
         if len(merged) > MAX_ENTRIES:
             merged = self._used
@@ -59,21 +60,24 @@ class JsonCache(Generic[V]):
 
     def _read(self) -> dict[str, V]:
         try:
-            mark, _, body = self._path.read_bytes().partition(b"\n")
+            checksum, _, body = self._path.read_bytes().partition(b"\n")
         except OSError:
             return {}
-        return cast("dict[str, V]", json.loads(body)) if mark == _checksum(body) else {}
+        # Not durable, so after a power cut the file may be empty or torn: the checksum decides.
+        if checksum != _checksum(body):
+            return {}
+        return cast("dict[str, V]", json.loads(body))
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a table's file is what was written; one that is gone is."""
+    """Whether the file of a JsonCache matches its checksum; True if the file does not exist."""
     try:
-        mark, _, body = path.read_bytes().partition(b"\n")
+        checksum, _, body = path.read_bytes().partition(b"\n")
     except FileNotFoundError:
         return True
     except OSError:
         return False
-    return mark == _checksum(body)
+    return checksum == _checksum(body)
 
 
 def _checksum(body: bytes) -> bytes:

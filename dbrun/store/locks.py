@@ -1,4 +1,4 @@
-"""Who works on this right now? Locks only save double work; results are right without them."""
+"""File locks: they avoid double work only; results are right without them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from dbrun.errors import Interrupted
 from dbrun.store.atomic import disk_errors
 
 POLL_INTERVAL = 0.2
-"""Seconds between two tries, and between two notes of how far the work is."""
+"""Seconds between two attempts to get a lock, and between two progress notes in its file."""
 
 
 @dataclass
 class Lock:
-    """A lock that is held. waited: whether another process had it first; purpose: the work, for those who wait."""
+    """A lock that this process holds.
+
+    purpose: the work it protects, shown to processes that wait; waited: whether another process had it first.
+    """
 
     purpose: str
     waited: bool
@@ -27,15 +30,20 @@ class Lock:
     _last_written: float = -POLL_INTERVAL
 
     def report_progress(self, place: str = "") -> None:
-        """Write into the lock who holds it and how far the work is, such as "step 12 of 300"; not more than needed."""
+        """Write the holder and its progress into the lock file, at most once per POLL_INTERVAL.
+
+        place: the progress, such as "step 12 of 300".
+        """
         now = time.monotonic()
         if now - self._last_written < POLL_INTERVAL:
             return
         self._last_written = now
         where = f"{self.purpose}, {place}" if place else self.purpose
+        text = f"process {os.getpid()} on {os.uname().nodename} ({where})"
+        # In place, not by rename: the lock belongs to the inode, and a new file would be unlocked.
         try:
             os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, f"process {os.getpid()} on {os.uname().nodename} ({where})".encode(), 0)
+            os.pwrite(self._handle, text.encode(), 0)
         except OSError:
             return
 
@@ -43,20 +51,23 @@ class Lock:
 @contextmanager
 def exclusive_lock(path: Path, what: str, *, on_wait: Callable[[str], None] = lambda text: None,
                    stop_signal: Callable[[], int] = lambda: 0, pause: float = POLL_INTERVAL) -> Iterator[Lock]:
-    """Hold the lock at path inside the block.
+    """Context manager: hold the lock at path alone.
 
-    what: written into the lock, for those who wait. on_wait: told once who holds it. Raises Interrupted when
-    a signal comes while waiting. A file system without locks is taken as it is.
+    what: the work, written into the lock file for processes that wait; on_wait: called once with the holder if the
+    lock is taken; stop_signal: returns a signal's number, or 0; pause: seconds between two attempts.
+    Raises Interrupted if a signal arrives while waiting. On a file system without locks nothing is locked.
     """
     with disk_errors(f"locking {what}"):
         handle = _open_file(path)
     try:
         waited = False
+        # Polling, because a blocking flock could neither be interrupted by our signal flag nor tell who holds it.
         while not _try_lock(handle):
             if not waited:
                 on_wait(_holder(handle))
             waited = True
-            if signum := stop_signal():
+            signum = stop_signal()
+            if signum:
                 raise Interrupted(signum)
             time.sleep(pause)
         lock = Lock(what, waited, handle)
@@ -68,7 +79,7 @@ def exclusive_lock(path: Path, what: str, *, on_wait: Callable[[str], None] = la
 
 @contextmanager
 def shared_lock(path: Path) -> Iterator[None]:
-    """Be one of many inside the block, while nobody holds the lock at path alone."""
+    """Context manager: hold the lock at path together with other shared holders; waits for an exclusive one."""
     with disk_errors("locking the store"):
         handle = _open_file(path)
     try:
@@ -80,7 +91,7 @@ def shared_lock(path: Path) -> Iterator[None]:
 
 
 def is_unlocked(path: Path) -> bool:
-    """Whether nobody holds the lock at path at this moment."""
+    """Whether no process holds the lock at path at this moment; False if the file cannot be opened."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
@@ -97,7 +108,7 @@ def _open_file(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:
-        # another user's, in a store that several share: it can be held, not signed
+        # Another user's lock file in a shared store: it can be locked, but not written to.
         return os.open(path, os.O_RDONLY)
 
 
@@ -107,6 +118,7 @@ def _try_lock(handle: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
+        # A file system without locks (some network mounts): go on, at worst work is done twice.
         return True
     return True
 

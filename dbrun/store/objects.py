@@ -1,4 +1,4 @@
-"""How does a folder of files become a finished, read-only, content-addressed artifact?"""
+"""Artifacts: finished, read-only folders of files, addressed by the digest of their contents."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ class Objects:
         self._quarantine = quarantine
 
     def path(self, digest: str) -> Path:
-        """Where the artifact with this digest stands, or would stand."""
+        """The folder of the artifact with this digest; it need not exist. Raises ValueError if it is no digest."""
+        # Digests come from files that may be damaged; this keeps them from naming a place outside the store.
         if not SHA256_HEX.fullmatch(digest):
             raise ValueError(f"not a digest: {digest}")
         return self._root / digest[:2] / digest
 
     def publish(self, folder: Path, *, durable: bool) -> tuple[str, Mapping[str, ArtifactFile]]:
-        """Move a finished folder into the store; its digest and files. durable: survive a power cut, too.
+        """Move a finished folder into the store; return its digest and files. durable: survive a power cut, too.
 
         File contents always reach the disk before the folder gets its name.
+        Raises StoreCorrupt if a damaged artifact with the same digest cannot be replaced; OSError.
         """
         files = seal(folder)
         digest = manifest_digest(files)
@@ -42,6 +44,7 @@ class Objects:
         if durable:
             for inner in _walk_folders(folder):
                 fsync_path(inner)
+        # Several attempts: another process may put its own copy there, whole or damaged, between ours.
         for _ in range(5):
             if self._rename_into_place(folder, target, files):
                 if durable:
@@ -51,13 +54,14 @@ class Objects:
                            fix=f"remove {target}, then run the same command again")
 
     def _rename_into_place(self, folder: Path, target: Path, files: Mapping[str, ArtifactFile]) -> bool:
-        """Give the folder its name, or find that the same bytes have it already; False: try again."""
+        """Rename the folder to target, or drop it if target has the same bytes; False: try again."""
         try:
             folder.rename(target)
             return True
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
+        # The name promises these bytes, but the disk may have lost them since: read before trusting it.
         if not find_damage(target, files, sha256_of):
             remove_tree(folder)
             return True
@@ -65,7 +69,7 @@ class Objects:
         return False
 
     def quarantine(self, digest: str) -> Path | None:
-        """Take a damaged artifact out of use, kept for a look; where it went, None if it was gone."""
+        """Move a damaged artifact to the quarantine; return its new place, None if it was already gone."""
         self._quarantine.mkdir(parents=True, exist_ok=True)
         aside = self._quarantine / f"{digest}.{temp_name()}"
         try:
@@ -76,31 +80,39 @@ class Objects:
 
 
 def seal(folder: Path) -> dict[str, ArtifactFile]:
-    """Hash every file of a folder, make it read-only and let it reach the disk; relative name → file.
+    """Hash every file of a folder, make it read-only and fsync it; return relative name → file.
 
-    Those may read it whom the umask lets read: libraries write some files for their owner alone.
+    Raises ValueError for anything that is neither a file nor a folder; OSError.
     """
     files: dict[str, ArtifactFile] = {}
+    # Set, not narrowed: some libraries write files that only their owner can read, and a store may be shared.
     mode = 0o444 & ~umask()
     for path in _walk_files(folder):
         name = path.relative_to(folder).as_posix()
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-            files[name] = ArtifactFile(os.fstat(file.fileno()).st_size, found)
+            files[name] = ArtifactFile(os.fstat(file.fileno()).st_size, sha256)
     return files
 
 
 def hash_files(folder: Path) -> dict[str, ArtifactFile]:
-    """Every file of a folder as it is now; relative name → file. Raises OSError, ValueError for what is no file."""
+    """Relative name → size and digest of every file in a folder, as the disk has them now.
+
+    Raises OSError; ValueError for anything that is neither a file nor a folder.
+    """
     return {path.relative_to(folder).as_posix(): ArtifactFile(path.stat().st_size, sha256_of(path))
             for path in _walk_files(folder)}
 
 
 def find_damage(folder: Path, files: Mapping[str, ArtifactFile],
                 sha256: Callable[[Path], str] | None = None) -> list[str]:
-    """What is wrong with an artifact, a line each: missing files, other sizes; with sha256 other bytes, too."""
+    """Lines that say what is wrong with an artifact: missing files, wrong sizes, and, given sha256, wrong bytes.
+
+    files: what was written; sha256: computes a file's digest, None to check sizes only.
+    """
+    # Files that were added are not looked for: nothing reads them, and the digest is of the listed ones.
     found: list[str] = []
     for name, file in files.items():
         path = folder / name
@@ -122,7 +134,7 @@ def find_damage(folder: Path, files: Mapping[str, ArtifactFile],
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of the bytes that the disk holds now. Raises OSError."""
+    """sha256 of a file's bytes as 64 hex digits, read now and never cached. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Which runs are on record, which of them are alive, and what does each of them want of the store?"""
+"""The runs on record: which are alive or pinned, and what each of them needs from the store."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ RUN_ID = re.compile(r"(?P<stamp>[0-9]{8}-[0-9]{6})\.[0-9]{6}-(?P<name>.+)")
 EVENTS_FILE, LIVE_FILE, PINNED_FILE, RECIPE_FILE = "events.jsonl", "live", "pinned", "recipe.json"
 KEYS_FILE, ROOTS_FILE = "keys.json", "wants.json"
 STALE_SECONDS = 2 * 24 * 3600.0
-"""Seconds after which a run on another machine, which cannot be asked, is taken for dead if it wrote nothing."""
+"""Seconds without a new event after which a run on another machine counts as dead: its process cannot be checked."""
 
 
 @dataclass(frozen=True)
 class GcRoots:
-    """What a run asks of the store. keys: stage → key; work: stage → folder of unfinished work.
+    """What a run needs from the store, which no gc may take.
 
-    recipe: the sha256 of its `recipe.json`.
+    keys: stage → cache key; work: stage → name of its work folder; recipe: the sha256 of the run's `recipe.json`.
     """
 
     keys: dict[str, str] = field(default_factory=dict)
@@ -37,7 +37,10 @@ class GcRoots:
 
 @dataclass(frozen=True)
 class Run:
-    """A run on record. roots: None where that cannot be read; last_event: its last event, None where it was cut off."""
+    """A run on record.
+
+    roots: None if they cannot be read; last_event: `run_finished` or `run_failed`, None if the run wrote neither.
+    """
 
     folder: Path
     name: str
@@ -48,29 +51,32 @@ class Run:
 
     @property
     def id(self) -> str:
-        """Its folder's name."""
+        """The name of the run's folder."""
         return self.folder.name
 
     @property
     def state(self) -> str:
-        """How it stands: running, done, failed, interrupted or killed."""
+        """One of running, done, failed, interrupted or killed."""
         if self.is_live:
             return "running"
         if self.last_event is None:
             return "killed"
         if self.last_event.get("event") == "run_finished":
             return "done"
-        return "interrupted" if int(str(self.last_event.get("exit_code", 1))) > 128 else "failed"
+        # As in a shell: 128 + the number of the signal that stopped it.
+        exit_code = int(str(self.last_event.get("exit_code", 1)))
+        return "interrupted" if exit_code > 128 else "failed"
 
 
 def recipe_name(run_id: str) -> str | None:
-    """The recipe's name in a run's id; None where it is no run's."""
+    """The recipe's name in a run id; None if the text is not a run id."""
     match = RUN_ID.fullmatch(run_id)
     return match["name"] if match else None
 
 
 def list_runs(store: Store) -> list[Run]:
     """All runs, the newest first."""
+    # An id begins with the time in UTC, so names sort by age.
     try:
         folders = sorted((p for p in store.runs.iterdir() if RUN_ID.fullmatch(p.name) and p.is_dir()), reverse=True)
     except OSError:
@@ -80,15 +86,16 @@ def list_runs(store: Store) -> list[Run]:
 
 
 def mark_live(store: Store, folder: Path) -> GcRoots:
-    """Say that a run is alive, by naming its process: however that ends, it will be seen. What it wants so far."""
+    """Mark a run as alive, write its first roots and return them."""
+    # The name of the process, not a mere flag: after a kill nobody could clear a flag.
     (folder / LIVE_FILE).write_text(temp_name(), encoding="ascii")
-    wants = GcRoots(recipe=sha256_of(folder / RECIPE_FILE))
-    save_roots(store, folder, wants)
-    return wants
+    roots = GcRoots(recipe=sha256_of(folder / RECIPE_FILE))
+    save_roots(store, folder, roots)
+    return roots
 
 
 def clear_live(folder: Path) -> None:
-    """Say that a run is over."""
+    """Mark a run as over."""
     try:
         (folder / LIVE_FILE).unlink(missing_ok=True)
     except OSError:
@@ -96,7 +103,7 @@ def clear_live(folder: Path) -> None:
 
 
 def save_roots(store: Store, folder: Path, wants: GcRoots) -> None:
-    """Note what a run asks of the store, before it looks it up."""
+    """Write the roots of a run. Must come before the look-up of what they name, or a gc could take it in between."""
     store.write_checksummed(f"runs/{folder.name}/{ROOTS_FILE}", asdict(wants))
 
 
@@ -105,6 +112,7 @@ def _is_live(folder: Path) -> bool:
         process = (folder / LIVE_FILE).read_text(encoding="ascii", errors="replace")
         if not is_foreign(process):
             return not is_orphan(process)
+        # Another machine's process cannot be checked from here; its last sign of life must do.
         written = max(path.stat().st_mtime for path in (folder / LIVE_FILE, folder / EVENTS_FILE) if path.exists())
     except OSError:
         return False
@@ -115,11 +123,15 @@ def _read_roots(folder: Path) -> GcRoots | None:
     try:
         data = read_checksummed(folder / ROOTS_FILE)
     except FileNotFoundError:
-        # a run of an earlier version noted only its keys; one that was killed at once, nothing
-        known = read_checksummed(folder / KEYS_FILE) if (folder / KEYS_FILE).exists() else {}
-        return None if known is None else GcRoots(_string_dict(known) or {})
-    keys, work = (_string_dict(data.get(part)) if data else None for part in ("keys", "work"))
-    return GcRoots(keys, work, str(data.get("recipe"))) if data and keys is not None and work is not None else None
+        # Earlier versions wrote only the keys; a run that was killed at once wrote nothing.
+        old_keys = read_checksummed(folder / KEYS_FILE) if (folder / KEYS_FILE).exists() else {}
+        return None if old_keys is None else GcRoots(_string_dict(old_keys) or {})
+    if not data:
+        return None
+    keys, work = _string_dict(data.get("keys")), _string_dict(data.get("work"))
+    if keys is None or work is None:
+        return None
+    return GcRoots(keys, work, str(data.get("recipe")))
 
 
 def _string_dict(value: object) -> dict[str, str] | None:
@@ -129,27 +141,30 @@ def _string_dict(value: object) -> dict[str, str] | None:
 def _read_last_event(path: Path) -> Mapping[str, object] | None:
     try:
         with path.open("rb") as file:
+            # The end of the file is enough: `ls` reads every run, and the events of a training take megabytes.
             file.seek(max(0, os.fstat(file.fileno()).st_size - 16384))
             last = file.read().splitlines()[-1]
         event = json.loads(last)
     except (OSError, ValueError, IndexError):
         return None
-    return event if isinstance(event, dict) and event.get("event") in ("run_finished", "run_failed") else None
+    is_last = isinstance(event, dict) and event.get("event") in ("run_finished", "run_failed")
+    return event if is_last else None
 
 
 def pin(store: Store, word: str, *, off: bool = False) -> Run:
-    """Keep what a run made from every gc, or no longer. word: its id, or a name, which means its newest run.
+    """Pin a run, so that no gc takes what it made; return the run. off: remove the pin instead.
 
-    off: of a name, its newest run that is pinned. Raises UsageError where there is no such run.
+    word: the run's id, or a name, which means the newest run of that name (with off: the newest that is pinned).
+    Raises UsageError if there is no such run.
     """
     every = list_runs(store)
-    found = next((run for run in every if word in (run.id, run.name) and (run.is_pinned or not off)), None)
-    if found is None:
+    run = next((run for run in every if word in (run.id, run.name) and (run.is_pinned or not off)), None)
+    if run is None:
         what = "pinned run" if off else "run"
         raise UsageError(f"there is no {what} {word!r} in {store.root}", fix="dbrun ls shows what there is")
     with disk_errors(f"writing into the store {store.root}"):
         if off:
-            (found.folder / PINNED_FILE).unlink(missing_ok=True)
+            (run.folder / PINNED_FILE).unlink(missing_ok=True)
         else:
-            (found.folder / PINNED_FILE).touch()
-    return found
+            (run.folder / PINNED_FILE).touch()
+    return run

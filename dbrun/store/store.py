@@ -1,4 +1,4 @@
-"""Where do results live, and is the result of this key there and sound?"""
+"""The store of results: looks up the result of a key, checks it, and publishes new ones."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from dbrun.store.traces import Trace, Traces
 from dbrun.workload import Workload
 
 CheckDepth = Literal["sizes", "digests", "bytes"]
-"""How closely a result is looked at: its files' sizes; their digests too, as far as a file can have changed since it
-was last read; or all of their bytes, as the disk gives them now."""
+"""How closely a stored result is checked: sizes of its files; digests, cached for files that have not changed since
+they were last read; or every byte, read from the disk now."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A trace stands, its artifact does not. lines: what is wrong with it."""
+    """A result whose artifact is missing or damaged. trace: the intact trace; lines: what is wrong, one each."""
 
     trace: Trace
     lines: tuple[str, ...]
 
 
 class Store:
-    """The folder of results, usually `.dbrun/`; it comes to be when something is first written."""
+    """The folder of results, usually `.dbrun/`. It is created when something is first written."""
 
     def __init__(self, root: Path) -> None:
+        # The file names of tables are part of the store's format: `screened` and `looks` are older words.
         self.root = root = root.absolute()
         self.scratch = root / "tmp"
         self.runs = root / "runs"
@@ -48,18 +49,18 @@ class Store:
         self.commits: JsonCache[str] = JsonCache(root / "commits.table", self.scratch)
 
     def save_caches(self) -> None:
-        """Keep what was learnt about files for the next command, if the store is there."""
+        """Write the tables of facts about files and Hub commits for the next command, if the store exists."""
         if self.root.is_dir():
             for table in (self.digests, self.image_checks, self.image_quality, self.commits):
                 table.save()
 
     @property
     def read_only(self) -> bool:
-        """Whether it is there and serves what it has, but takes nothing: another's, or on a mount for reading."""
+        """Whether the store exists but cannot be written: another user's, or on a read-only mount."""
         return self.root.is_dir() and not os.access(self.root, os.W_OK)
 
     def prepare(self) -> None:
-        """Make the store's folder, hidden from git, and clear what dead processes left in it."""
+        """Create the store's folder, ignored by git, and remove scratch folders of dead processes."""
         if self.read_only:
             return
         with disk_errors(f"opening the store {self.root}"):
@@ -72,34 +73,35 @@ class Store:
                     remove_tree(Path(entry.path))
 
     def make_temp_folder(self) -> Path:
-        """A new empty folder on the store's file system."""
+        """A new empty folder on the store's file system, so that it can be published by a rename."""
         folder = self.scratch / temp_name()
         with disk_errors("making a folder in the store"):
             folder.mkdir(parents=True)
         return folder
 
     def work_folder(self, lineage: str) -> Path:
-        """The folder of unfinished work of this lineage; it may not be there."""
+        """The folder of unfinished work (checkpoints, item list) under this resume key; it need not exist."""
         return self.root / "work" / lineage
 
     def lock(self, name: str, what: str, on_wait: Callable[[str], None],
              stop_signal: Callable[[], int]) -> AbstractContextManager[locks.Lock | None]:
-        """Hold a lock of this name; see `locks.exclusive_lock`. A store that takes nothing needs none."""
+        """Context manager: hold the lock of this name; see `locks.exclusive_lock`. Yields None if read-only."""
         if self.read_only:
             return nullcontext()
         return locks.exclusive_lock(self.root / "locks" / f"{name}.lock", what, on_wait=on_wait,
                                     stop_signal=stop_signal)
 
     def lock_files(self) -> list[Path]:
-        """The files of all locks that were ever held, but for the one that `using` and `alone` share."""
+        """The files of all locks that were ever held, except the gc lock, which a gc holds while it asks."""
         return [path for path in list_dir(self._gc_lock.parent) if path != self._gc_lock]
 
     def shared_access(self) -> AbstractContextManager[None]:
-        """Inside the block no gc takes anything away. For moments: looking a result up, publishing one."""
+        """Context manager: no gc removes anything inside. Keep it short: a gc waits for it."""
         return nullcontext() if self.read_only else locks.shared_lock(self._gc_lock)
 
     def exclusive_access(self, what: str) -> AbstractContextManager[locks.Lock]:
-        """Inside the block nobody is `using` the store."""
+        """Context manager: no other process has `shared_access` inside. what: the work, for processes that wait."""
+        # A short pause: shared access lasts moments, and a slow poll might never find a gap between two.
         return locks.exclusive_lock(self._gc_lock, what, pause=0.01)
 
     @property
@@ -107,34 +109,37 @@ class Store:
         return self.root / "locks" / "gc.lock"
 
     def write_json(self, name: str, document: object, *, durable: bool = False) -> None:
-        """Put a JSON document at a path inside the store, in one move."""
+        """Write a JSON document atomically. name: its path relative to the store; durable: survive a power cut."""
         self._write(name, json.dumps(document).encode(), durable)
 
     def write_checksummed(self, name: str, document: Mapping[str, object], *, durable: bool = False) -> None:
-        """The same, so that a changed byte in it is found when it is read."""
+        """Write a JSON document with a checksum atomically; `read_checksummed` finds a changed byte in it."""
         self._write(name, dump_checksummed(document), durable)
 
     def _write(self, name: str, data: bytes, durable: bool) -> None:
         replace_file(self.root / name, data, scratch=self.scratch, durable=durable)
 
     def look_up(self, stage: str, key: str, depth: CheckDepth = "sizes") -> Trace | Damage | None:
-        """What stands under this key, and whether its files are whole, looked at as closely as depth says."""
+        """The result of a stage under this key: its trace if sound, Damage if not, None if there is none.
+
+        depth: how closely the files are checked.
+        """
         trace = self.traces.read(stage, key)
         if trace is None:
             return None
-        reading = {"sizes": None, "digests": self.digests.sha256, "bytes": sha256_of}[depth]
-        lines = find_damage(self.objects.path(trace.digest), trace.files, reading)
+        sha256 = {"sizes": None, "digests": self.digests.sha256, "bytes": sha256_of}[depth]
+        lines = find_damage(self.objects.path(trace.digest), trace.files, sha256)
         return Damage(trace, tuple(lines)) if lines else trace
 
     def publish(self, stage: str, key: str, document: Mapping[str, object], folder: Path, *, seconds: float,
                 durable: bool = True, items: Iterable[str] = (), memory: int = 0, share: float = 1.0,
                 startup: float | None = None, amounts: Workload | None = None) -> Trace:
-        """Make a finished folder the result of this key: first the artifact, then the trace.
+        """Publish a finished folder as the result of this key; return its trace. items and later: see `Trace`.
 
-        Killed at any point, the store holds either all of it or nothing that counts. items and what
-        follows: see `Trace`.
+        After a kill at any point the store holds the whole result, or nothing that counts as one.
         """
         with self.shared_access(), disk_errors(f"keeping the result of {stage}"):
+            # The artifact must stand before the trace: the trace is the only mark that the stage is done.
             digest, files = self.objects.publish(folder, durable=durable)
             trace = Trace(stage=stage, key=key, digest=digest, files=files, document=document,
                           created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -1,4 +1,4 @@
-"""Which key gave which artifact? A trace says so, and it is the only mark that a stage is done."""
+"""Traces: a trace says which key gave which artifact, and is the only mark that a stage is done."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class ArtifactFile:
-    """One file of an artifact."""
+    """One file of an artifact: its size in bytes and the sha256 of its content as 64 hex digits."""
 
     size: int
     sha256: str
@@ -29,12 +29,13 @@ class ArtifactFile:
 
 @dataclass(frozen=True)
 class Trace:
-    """A stage's finished work. document: the whole key document; seconds: how long the work took.
+    """The record of a stage's finished work.
 
-    items: the keys of the single items that it is made of; memory: bytes that the work took at most, 0 if unknown;
-    share: of the whole work, the part that was done in these seconds, where an earlier run had done the rest;
-    startup: of the seconds those that more of the work would not have added to, None where too little was done to tell;
-    amounts: how large the whole work is, None where that was not yet written down.
+    key: the cache key; digest: of the artifact; document: all that the key was computed from, for `explain`;
+    created: the time in UTC; seconds: how long the work took; items: the keys of the items it is made of;
+    memory: peak bytes, 0 if unknown; share: the part of the whole work that was done in these seconds, 0 to 1
+    (less than 1 if the run resumed); startup: the part of the seconds that does not grow with the work, None if too
+    little was done to tell; amounts: the size of the whole work, None in traces of earlier versions.
     """
 
     stage: str
@@ -52,53 +53,59 @@ class Trace:
 
 
 def manifest_digest(files: Mapping[str, ArtifactFile]) -> str:
-    """The digest of an artifact: sha256 over its sorted list of name, size and content."""
+    """The digest of an artifact: sha256 of its files' names, sizes and digests, sorted by name."""
     return digest([[name, files[name].size, files[name].sha256] for name in sorted(files)])
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether a file name from a trace stays inside its artifact's folder."""
+    """Whether a relative file name from a trace stays inside its artifact's folder."""
     return bool(name) and not any(part in ("", ".", "..") for part in name.split("/")) and "\\" not in name
 
 
 class Traces:
-    """The folder of traces: `<stage>/<key>.json`, for single items `<stage>.item/<two digits>/<key>.json`."""
+    """The folder of traces: `<stage>/<key>.json`, and for items `<stage>.item/<first two of key>/<key>.json`."""
 
     def __init__(self, root: Path, scratch: Path) -> None:
         self._root = root
         self._scratch = scratch
 
     def path(self, stage: str, key: str) -> Path:
-        """Where this trace stands, or would stand."""
+        """The file of the trace under this key; it need not exist. Raises ValueError if stage or key is malformed."""
+        # Keys are read from files of runs, which may be damaged; none may name a file outside this folder.
         if not STAGE_NAME.fullmatch(stage) or not SHA256_HEX.fullmatch(key):
             raise ValueError(f"not the name of a trace: {stage}/{key}")
         folder = self._root / stage
-        return (folder / key[:2] if stage.endswith(".item") else folder) / f"{key}.json"
+        if stage.endswith(".item"):
+            # Items can be tens of thousands; 256 folders keep each listing short.
+            folder /= key[:2]
+        return folder / f"{key}.json"
 
     def read(self, stage: str, key: str) -> Trace | None:
-        """The trace under this key; None where there is none, or none that can be understood."""
+        """The trace under this key; None if there is none, or if it is damaged."""
         return _read(self.path(stage, key), stage, key)
 
     def write(self, trace: Trace, *, durable: bool) -> None:
-        """Let a trace stand, in one move."""
+        """Write a trace atomically; from then on the result counts. durable: survive a power cut, too."""
         data = dump_checksummed(asdict(trace))
         replace_file(self.path(trace.stage, trace.key), data, scratch=self._scratch, durable=durable)
 
     def all(self) -> Iterator[tuple[str, str, Path]]:
-        """Stage, key and place of every trace, readable or not, also those of single items."""
+        """Stage, key and file of every trace, items included, whether it can be read or not."""
         for folder in list_dir(self._root):
-            inner = list_dir(folder) if folder.name.endswith(".item") else [folder]
-            for path in (path for home in inner for path in list_dir(home)):
-                if STAGE_NAME.fullmatch(folder.name) and SHA256_HEX.fullmatch(path.stem) and path.suffix == ".json":
-                    yield folder.name, path.stem, path
+            stage = folder.name
+            inner = list_dir(folder) if stage.endswith(".item") else [folder]
+            for home in inner:
+                for path in list_dir(home):
+                    if STAGE_NAME.fullmatch(stage) and SHA256_HEX.fullmatch(path.stem) and path.suffix == ".json":
+                        yield stage, path.stem, path
 
     def recent(self, stage: str, limit: int) -> Iterator[Trace]:
-        """The newest traces of a stage, newest first."""
+        """The newest traces of a stage, at most limit, the newest first; damaged ones are left out."""
         try:
-            found = list(os.scandir(self._root / stage))
+            listing = list(os.scandir(self._root / stage))
         except OSError:
             return
-        entries = [e for e in found if SHA256_HEX.fullmatch(e.name.removesuffix(".json"))]
+        entries = [e for e in listing if SHA256_HEX.fullmatch(e.name.removesuffix(".json"))]
         for entry in sorted(entries, key=_mtime, reverse=True)[:limit]:
             trace = _read(Path(entry.path), stage, entry.name.removesuffix(".json"))
             if trace is not None:
@@ -115,8 +122,9 @@ def _mtime(entry: os.DirEntry[str]) -> tuple[int, str]:
 def _amounts(data: Any) -> Workload | None:
     if data is None:
         return None
-    return Workload(float(data["units"]), float(data["each"]), tuple(map(float, data["memory"])),
-                    {str(end): float(size) for end, size in data["disk"].items()}, tuple(map(str, data["like"])))
+    disk = {str(end): float(size) for end, size in data["disk"].items()}
+    return Workload(float(data["units"]), float(data["each"]), tuple(map(float, data["memory"])), disk,
+                    tuple(map(str, data["like"])))
 
 
 def _read(path: Path, stage: str, key: str) -> Trace | None:
@@ -125,15 +133,18 @@ def _read(path: Path, stage: str, key: str) -> Trace | None:
         if data is None or data["format_version"] not in KNOWN_VERSIONS:
             return None
         files = {name: ArtifactFile(int(f["size"]), str(f["sha256"])) for name, f in data["files"].items()}
+        startup = data.get("startup")
+        # `get` for the members that earlier versions did not write.
         trace = Trace(stage=str(data["stage"]), key=str(data["key"]), digest=str(data["digest"]), files=files,
                       document=cast("Mapping[str, object]", data["document"]), created=str(data["created"]),
                       seconds=float(data["seconds"]), items=tuple(map(str, data.get("items", ()))),
                       memory=int(data.get("memory", 0)), share=float(data.get("share", 1.0)),
-                      startup=None if data.get("startup") is None else float(data["startup"]),
+                      startup=None if startup is None else float(startup),
                       amounts=_amounts(data.get("amounts")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    whole = (trace.stage == stage and trace.key == key and isinstance(trace.document, dict)
-             and trace.digest == manifest_digest(files) and all(map(is_safe_name, files))
-             and all(map(SHA256_HEX.fullmatch, trace.items)))
-    return trace if whole else None
+    # Traces of version 1 have no checksum; these checks find most damage in them, and a file under a wrong name.
+    consistent = (trace.stage == stage and trace.key == key and isinstance(trace.document, dict)
+                  and trace.digest == manifest_digest(files) and all(map(is_safe_name, files))
+                  and all(map(SHA256_HEX.fullmatch, trace.items)))
+    return trace if consistent else None

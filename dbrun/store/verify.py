@@ -1,4 +1,4 @@
-"""Is every byte in the store what was written? What is not goes into quarantine, and the next run makes it again."""
+"""Verification: read every byte of the store, and quarantine what is damaged; the next run remakes it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from dbrun.store.traces import ArtifactFile, manifest_digest
 from dbrun.store.usage import artifact_folders
 
 QUARANTINE = "quarantine"
-"""The folder of the store where what is damaged is put."""
+"""The folder of the store that damaged files are moved to."""
 BYTES_DIFFER = "it holds other bytes than were written"
 CHECKPOINT_NAME = re.compile(r"step-\d+\.(?P<digest>[0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True)
 class StoreFinding:
-    """Something that is not what was written. place: relative to the store; aside: where it is now."""
+    """Something in the store that is damaged.
+
+    kind: trace, artifact, checkpoint, table or run; place: its path relative to the store; what: what is wrong;
+    aside: its path in the quarantine, None if it was not moved.
+    """
 
     kind: str
     place: str
@@ -34,57 +38,70 @@ class StoreFinding:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a check looked at, by kind, and what it found."""
+    """The result of a verification. counts: kind → how many were read; findings: what is damaged."""
 
     counts: Mapping[str, int]
     findings: tuple[StoreFinding, ...]
 
     def as_json(self) -> dict[str, object]:
-        """The same as plain data."""
+        """The report as JSON data."""
         return {"format_version": 1, "checked": dict(self.counts), "findings": [vars(f) for f in self.findings]}
 
 
 def verify_store(store: Store, poll: Callable[[str, int], None] = lambda kind, done: None) -> VerifyReport:
-    """Read everything. What is wrong is put aside, where the store takes writes.
+    """Read the whole store, and move what is damaged to the quarantine unless the store is read-only.
 
-    poll: told how many things of a kind were read; may raise to stop.
+    poll: called with a kind and how many of it were read so far; may raise to stop.
     """
-    checked: dict[str, int] = {}
+    counts: dict[str, int] = {}
     findings = []
     for kind, path, what in _inspect(store):
-        checked[kind] = checked.get(kind, 0) + 1
-        poll(kind, checked[kind])
+        counts[kind] = counts.get(kind, 0) + 1
+        poll(kind, counts[kind])
         if what is not None:
             place = path.relative_to(store.root).as_posix()
             findings.append(StoreFinding(kind, place, what, _quarantine(store, path)))
-    return VerifyReport(checked, tuple(findings))
+    return VerifyReport(counts, tuple(findings))
 
 
 def _inspect(store: Store) -> Iterator[tuple[str, Path, str | None]]:
-    """Kind, place and fault, None where there is none, of everything in the store that can be told from its digest."""
-    known: dict[str, Mapping[str, ArtifactFile]] = {}
-    claims: dict[str, list[Path]] = {}
+    """Kind, path and fault (None if sound) of everything in the store that has a digest or checksum."""
+    # Traces
+    files_of: dict[str, Mapping[str, ArtifactFile]] = {}
+    traces_of: dict[str, list[Path]] = {}
     for stage, key, path in store.traces.all():
         trace = store.traces.read(stage, key)
         yield "trace", path, None if trace else "it cannot be read, or holds other bytes than were written"
         if trace is not None:
-            known[trace.digest] = trace.files
-            claims.setdefault(trace.digest, []).append(path)
-    for digest, files in known.items():
+            files_of[trace.digest] = trace.files
+            traces_of.setdefault(trace.digest, []).append(path)
+
+    # Artifacts with traces
+    for digest, files in files_of.items():
         folder = store.objects.path(digest)
         with store.shared_access():
-            # a gc may have taken it since its traces were read
-            standing = [path for path in claims[digest] if path.exists()]
+            # A gc may have taken the artifact since its traces were read, and its traces with it.
+            standing = [path for path in traces_of[digest] if path.exists()]
             lines = find_damage(folder, files, sha256_of) if standing else []
-        yield "artifact", folder, lines[0] if lines else None
-        for path in standing if lines else ():
+        if not lines:
+            yield "artifact", folder, None
+            continue
+        yield "artifact", folder, lines[0]
+        # The traces go with their artifact, or every run would look up a result that is gone.
+        for path in standing:
             yield "trace", path, f"its artifact is damaged: {lines[0]}"
+
+    # Artifacts without traces
     for folder in artifact_folders(store):
-        if folder.name not in known:
+        if folder.name not in files_of:
             yield "artifact", folder, _artifact_fault(folder)
-    for path in (p for work in list_dir(store.root / "work") for p in list_dir(work / "checkpoints")):
-        if match := CHECKPOINT_NAME.fullmatch(path.name):
-            yield "checkpoint", path, _digest_fault(path, match["digest"])
+
+    # All else
+    for work in list_dir(store.root / "work"):
+        for path in list_dir(work / "checkpoints"):
+            match = CHECKPOINT_NAME.fullmatch(path.name)
+            if match:
+                yield "checkpoint", path, _digest_fault(path, match["digest"])
     for path in list_dir(store.root):
         if path.suffix == ".table":
             yield "table", path, None if is_intact(path) else BYTES_DIFFER
@@ -93,16 +110,16 @@ def _inspect(store: Store) -> Iterator[tuple[str, Path, str | None]]:
 
 
 def _artifact_fault(folder: Path) -> str | None:
-    """What is wrong with an artifact that no trace describes: its name is the digest of its contents."""
+    """What is wrong with an artifact that no trace describes; its name is the digest of its contents."""
     try:
-        whole = manifest_digest(hash_files(folder)) == folder.name
+        is_sound = manifest_digest(hash_files(folder)) == folder.name
     except (OSError, ValueError) as error:
         return f"it cannot be read: {error}"
-    return None if whole else BYTES_DIFFER
+    return None if is_sound else BYTES_DIFFER
 
 
 def _digest_fault(path: Path, digest: str) -> str | None:
-    """What is wrong with a file that should have this digest, unless it is gone."""
+    """What is wrong with a file that should have this digest; None if it is sound, or no longer exists."""
     try:
         return None if sha256_of(path) == digest else BYTES_DIFFER
     except FileNotFoundError:
@@ -112,22 +129,26 @@ def _digest_fault(path: Path, digest: str) -> str | None:
 
 
 def _run_fault(run: Run) -> tuple[Path, str | None]:
-    """What of a run's record is not as it was written; a live one is still being written."""
+    """The damaged file of a run's record and its fault; the run's folder and None if it is sound."""
+    # The record of a live run is still being written.
     if run.is_live:
         return run.folder, None
     if run.roots is None:
         return run.folder, "what it asked for cannot be read"
-    if run.roots.recipe and (fault := _digest_fault(run.folder / RECIPE_FILE, run.roots.recipe)):
-        return run.folder / RECIPE_FILE, fault
-    asked = run.folder / KEYS_FILE
-    keys = read_checksummed(asked) if asked.exists() else {}
+    if run.roots.recipe:
+        fault = _digest_fault(run.folder / RECIPE_FILE, run.roots.recipe)
+        if fault:
+            return run.folder / RECIPE_FILE, fault
+    # keys.json has no checksum, but it never holds a key that the roots, written first, do not.
+    keys_file = run.folder / KEYS_FILE
+    keys = read_checksummed(keys_file) if keys_file.exists() else {}
     if keys is None or (run.roots.recipe and not keys.items() <= run.roots.keys.items()):
-        return asked, BYTES_DIFFER
+        return keys_file, BYTES_DIFFER
     return run.folder, None
 
 
 def _quarantine(store: Store, path: Path) -> str | None:
-    """Put something into quarantine; None where it was gone, or the store takes no writes."""
+    """Move a path to the quarantine; return its new path relative to the store, None if it was not moved."""
     if store.read_only:
         return None
     home = store.root / QUARANTINE

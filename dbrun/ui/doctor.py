@@ -1,4 +1,4 @@
-"""How the state of a machine looks."""
+"""The table that `dbrun doctor` prints."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from dbrun.ui.table import align_rows
 from dbrun.ui.terminal import paint
 
 STYLES = {"ok": "green", "note": "yellow", "bad": "red"}
+"""State of a check → its colour."""
 
 
 def checks_table(checks: Sequence[Check]) -> str:
-    """A line for each thing looked at, with the way out where it is not well."""
-    return align_rows([[check.name, paint(check.state, STYLES[check.state], sys.stdout),
-                        f"{check.found} → {check.fix}" if check.fix else check.found] for check in checks])
+    """A row for each check: its name, its state, what was found, and what to do if something is wrong."""
+    rows = []
+    for check in checks:
+        text = f"{check.found} → {check.fix}" if check.fix else check.found
+        rows.append([check.name, paint(check.state, STYLES[check.state], sys.stdout), text])
+    return align_rows(rows)

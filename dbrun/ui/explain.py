@@ -1,4 +1,4 @@
-"""How a stage's key looks when it is taken apart."""
+"""The text that `dbrun explain` prints: a stage's key, taken apart."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from dbrun.ui.terminal import paint
 
 
 def explanation(found: Explanation) -> str:
-    """The verdict, what it is compared with, then what differs, and what the key is made of besides."""
+    """The stage's status and reason, its key, then all that the key is made of; changed lines are marked with `~`."""
     plan = found.plan
+    # With a result in the store there is nothing to explain by a comparison.
+    compared = found.earlier_document is not None and found.trace is None
     reason = str(plan.reason)
-    if found.earlier_document is not None and found.unchanged_inputs and found.trace is None:
+    if compared and found.unchanged_inputs:
         reason += f"; {', '.join(found.unchanged_inputs)} unchanged"
-    lines = [align_rows([[paint(plan.name, "bold", sys.stdout), status_word(plan.status).rstrip(), reason]]),
-             f"key     {found.key or 'not known before what stands above has run'}"]
+    head = [paint(plan.name, "bold", sys.stdout), status_word(plan.status).rstrip(), reason]
+    lines = [align_rows([head]), f"key     {found.key or 'not known before what stands above has run'}"]
     if found.trace is not None:
         lines += [f"digest  {found.trace.digest}", f"made    {found.trace.created}"]
-    compared = found.earlier_document is not None and found.trace is None
     rows = []
     for part in dict.fromkeys(line.part for line in found.lines):
+        # Only the first row of a part shows its title.
         title = part
         for line in found.lines:
-            if line.part == part:
-                changed = compared and line.is_changed
-                before = f"  (before: {line.before or 'left out'})" if changed else ""
-                rows.append(["~" if changed else " ", title, line.name, f"{line.now or 'left out'}{before}"])
-                title = ""
+            if line.part != part:
+                continue
+            mark, value = " ", line.now or "left out"
+            if compared and line.is_changed:
+                mark = "~"
+                value += f"  (before: {line.before or 'left out'})"
+            rows.append([mark, title, line.name, value])
+            title = ""
     return "\n".join([*lines, align_rows(rows, styles=["yellow", "dim"])])

@@ -1,4 +1,4 @@
-"""How runs on record look: a list of them, what one said, how two differ, how things stand now."""
+"""Texts about runs on record: the list of runs, one run's log, the diff of two runs, a recipe's status."""
 
 from __future__ import annotations
 
@@ -16,26 +16,31 @@ from dbrun.ui.table import GAP, align_or_stack, align_rows
 from dbrun.ui.terminal import display_width, format_age, format_ago, format_duration, paint, terminal_width
 
 CREATED_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+"""When a trace was made, in UTC, as the store writes it."""
 MAX_PROGRESS_LINES = 10
-"""Steps on the way that the log of a stage shows, about."""
+"""Progress events of a stage that the log shows, approximately."""
 METRIC_UNITS = {"images/s": ("images_per_second", ".3g"), "MiB": ("memory_mib", ".0f")}
-"""Unit → the metric in it, and how its numbers are written."""
+"""Unit → the end of the names of metrics in this unit, and the format of their numbers."""
 STYLES = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow", "killed": "yellow"}
+"""State of a run → its colour."""
 
 
 def run_table(rows: Sequence[tuple[Run, int]]) -> str:
-    """A line a run: id, how long ago it began, how it stands, the bytes that its results take, what it did."""
+    """A row for each run: id, age, state, disk usage and what it did. rows: runs with the bytes of their results."""
     sizes = [format_bytes(size) for _, size in rows]
-    wide = max(map(len, sizes), default=0)
-    lines = [[run.id, format_age(start_time(run) or 0.0), paint(run.state, STYLES[run.state], sys.stdout),
-              f"{size:>{wide}}",
-              "; ".join(part for part in ("pinned" if run.is_pinned else "", outcome_text(run)) if part)]
-             for (run, _), size in zip(rows, sizes, strict=True)]
-    return align_or_stack(lines, head=["run", "ago", "state", f"{'keeps':>{wide}}", "what it did"])
+    width = max(map(len, sizes), default=0)
+    lines = []
+    for (run, _), size in zip(rows, sizes, strict=True):
+        outcome = outcome_text(run)
+        if run.is_pinned:
+            outcome = f"pinned; {outcome}" if outcome else "pinned"
+        state = paint(run.state, STYLES[run.state], sys.stdout)
+        lines.append([run.id, format_age(start_time(run) or 0.0), state, f"{size:>{width}}", outcome])
+    return align_or_stack(lines, head=["run", "ago", "state", f"{'keeps':>{width}}", "what it did"])
 
 
 def start_time(run: Run) -> float | None:
-    """When a run began, in seconds of the system's clock."""
+    """The time at which a run began, in seconds since 1970; None if its id holds none."""
     match = RUN_ID.fullmatch(run.id)
     return _parse_time(match["stamp"], "%Y%m%d-%H%M%S") if match else None
 
@@ -47,7 +52,8 @@ def _parse_time(stamp: str, form: str) -> float:
 
 
 def outcome_text(run: Run) -> str:
-    """What a run did, in a few words."""
+    """What a run did, in a few words; empty if it was killed or still runs."""
+    # Events are read from files that other versions wrote or that were cut off, so no member is taken for granted.
     last = run.last_event
     if last is None:
         return ""
@@ -60,30 +66,45 @@ def outcome_text(run: Run) -> str:
         return f"{ran} of {ran + reused} ran{took}"
     if run.state == "interrupted":
         return f"stopped in {last['stage']}" if last.get("stage") else "stopped"
-    words = str(last.get("message") or "").partition("\n")[0]
+    message = str(last.get("message") or "").partition("\n")[0]
     stage = str(last.get("stage") or "")
-    return words if words.startswith(stage) else f"{stage}: {words}"
+    return message if message.startswith(stage) else f"{stage}: {message}"
 
 
 def log_lines(events: Iterable[Mapping[str, object]], log: str | None) -> str:
-    """What a run said, a line an event with its time, then the traceback if it left one.
+    """A run's events, one a line with its local time, then the traceback if there is one. log: the run's log file.
 
-    Of a stage's steps on the way some are shown, the last among them.
+    Of a stage's progress events about MAX_PROGRESS_LINES are shown, the last one among them.
     """
-    rows = [[time.strftime("%H:%M:%S", time.localtime(float(str(event.get("time", 0))))),
-             str(event.get("stage") or ""), text] for event in _thin_progress(events) if (text := _event_text(event))]
-    return "\n".join(part for part in (align_rows(rows, styles=["dim"]) if rows else "", (log or "").rstrip()) if part)
+    rows = []
+    for event in _thin_progress(events):
+        text = _event_text(event)
+        if text:
+            seconds = float(str(event.get("time", 0)))
+            clock = time.strftime("%H:%M:%S", time.localtime(seconds))
+            rows.append([clock, str(event.get("stage") or ""), text])
+    parts = [align_rows(rows, styles=["dim"])] if rows else []
+    traceback = (log or "").rstrip()
+    if traceback:
+        parts.append(traceback)
+    return "\n".join(parts)
 
 
 def _thin_progress(events: Iterable[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
-    """Every event, but of steps that follow each other as many as are read."""
-    for moved, group in groupby(events, key=lambda event: event.get("event") == "progress"):
-        found = list(group)
-        yield from found[::-1][::-(-len(found) // MAX_PROGRESS_LINES)][::-1] if moved else found
+    """All events, except that only some of consecutive progress events are kept."""
+    for is_progress, group in groupby(events, key=lambda event: event.get("event") == "progress"):
+        consecutive = list(group)
+        if not is_progress:
+            yield from consecutive
+            continue
+        # Counted from the end, so that the last one, which has the final numbers, is always kept.
+        step = -(-len(consecutive) // MAX_PROGRESS_LINES)
+        newest_first = consecutive[::-1][::step]
+        yield from reversed(newest_first)
 
 
 def _metric_text(name: str, value: float) -> str:
-    """A number that a training tells, with its unit."""
+    """A metric of a training with its unit; without a known unit, its name and its value."""
     for unit, (ending, form) in METRIC_UNITS.items():
         if name.endswith(ending):
             return f"{value:{form}} {unit}"
@@ -97,14 +118,13 @@ def _event_text(event: Mapping[str, object]) -> str:
         case "stage_reused":
             return "cached"
         case "stage_started":
-            return f"{'goes on' if event.get('resumed') else 'runs'}: {event.get('reason')}"
+            verb = "goes on" if event.get("resumed") else "runs"
+            return f"{verb}: {event.get('reason')}"
         case "progress":
-            metrics = event.get("metrics")
-            words = "  ".join(_metric_text(name, value) for name, value in metrics.items()
-                              if isinstance(value, (int, float))) if isinstance(metrics, dict) else ""
-            return f"{event.get('done')}/{event.get('total')} {event.get('unit')}  {words}".rstrip()
+            return _progress_text(event)
         case "note":
-            return f"{'warning: ' if event.get('level') == 'warning' else ''}{event.get('text')}"
+            prefix = "warning: " if event.get("level") == "warning" else ""
+            return f"{prefix}{event.get('text')}"
         case "stage_finished":
             return f"done  {format_duration(float(str(event.get('seconds', 0))))}"
         case "run_finished":
@@ -115,29 +135,51 @@ def _event_text(event: Mapping[str, object]) -> str:
     return ""
 
 
+def _progress_text(event: Mapping[str, object]) -> str:
+    text = f"{event.get('done')}/{event.get('total')} {event.get('unit')}"
+    metrics = event.get("metrics")
+    if isinstance(metrics, dict):
+        for name, value in metrics.items():
+            if isinstance(value, (int, float)):
+                text += f"  {_metric_text(name, value)}"
+    return text
+
+
 def comparison(found: RunDiff, first: Run, second: Run) -> str:
-    """What differs between two runs; what is equal is only named."""
-    parts = [(title, rows) for title, rows in (("recipe", found.recipe), ("keys of stages", found.stages),
-                                               ("results", found.results)) if rows]
-    cells = {title: [[title, "a", "b"], *_cells(rows)] for title, rows in parts}
-    names = max((display_width(row[0]) for rows in cells.values() for row in rows), default=0)
-    half = (terminal_width(sys.stdout) - names) // 2 - len(GAP) if sys.stdout.isatty() else sys.maxsize
-    # one column under the other, so that the eye has one way down; what is too long for that, below its name
-    wide = max((display_width(row[1]) for rows in cells.values() for row in rows if _fits(row, half)), default=0)
-    blocks = ["\n".join([align_rows([row for row in rows if _fits(row, half)],
-                                    head=[cell.ljust(size) for cell, size in zip(head, [names, wide, 0], strict=True)]),
-                         *(f"{name}\n{align_rows([['  a', a], ['  b', b]])}"
-                           for name, a, b in rows if not _fits([name, a, b], half))])
-              for head, *rows in cells.values()]
+    """The differences between two runs as up to three tables: recipe, keys of stages, results."""
+    tables = {"recipe": found.recipe, "keys of stages": found.stages, "results": found.results}
+    heads, bodies = [], []
+    for title, rows in tables.items():
+        if rows:
+            heads.append([title, "a", "b"])
+            bodies.append(_cells(rows))
+
+    # The tables share their column widths, so that the eye has one way down.
+    every = [row for head, body in zip(heads, bodies, strict=True) for row in (head, *body)]
+    name_width = max((display_width(row[0]) for row in every), default=0)
+    half = sys.maxsize
+    if sys.stdout.isatty():
+        half = (terminal_width(sys.stdout) - name_width) // 2 - len(GAP)
+    value_width = max((display_width(row[1]) for row in every if _fits(row, half)), default=0)
+
+    blocks = []
+    for head, body in zip(heads, bodies, strict=True):
+        padded = [head[0].ljust(name_width), head[1].ljust(value_width), head[2]]
+        lines = [align_rows([row for row in body if _fits(row, half)], head=padded)]
+        # Values too long for a column are written below their name.
+        for name, a, b in body:
+            if not _fits([name, a, b], half):
+                lines.append(f"{name}\n{align_rows([['  a', a], ['  b', b]])}")
+        blocks.append("\n".join(lines))
     if found.same_stages:
         blocks.append(align_rows([[f"the same in both: {', '.join(found.same_stages)}"]]))
-    if cells:
+    if heads:
         blocks.insert(0, align_rows([["a", first.id], ["b", second.id]], styles=["dim"]))
     return "\n\n".join(blocks) or "the two runs are the same"
 
 
 def _fits(row: Sequence[str], half: int) -> bool:
-    """Whether both values of a row fit beside each other into so many columns each."""
+    """Whether both values of a row are at most half columns wide."""
     return max(map(display_width, row[1:])) <= half
 
 
@@ -147,17 +189,24 @@ def _cells(rows: Sequence[DiffRow]) -> list[list[str]]:
 
 def status_text(plan: Plan, made: Mapping[str, tuple[str, float]], last: Run | None, outputs: tuple[str, str],
                 at_work: str | None) -> str:
-    """How a recipe stands. made: stage → when its result was made and how long that took; outputs: where, how."""
+    """The state of a recipe: its stages, its outputs and its last run.
+
+    made: stage → when its result was made and the seconds that took; last: the newest run of the recipe;
+    outputs: the folder and its state; at_work: the progress of the last run if it is alive.
+    """
     rows = []
     for stage in plan.stages:
-        when, seconds = made.get(stage.name, ("", 0.0))
-        words = str(stage.reason)
+        text = str(stage.reason)
         if stage.name in made:
-            words = f"made {format_ago(_parse_time(when, CREATED_FORMAT))}, took {format_duration(seconds)}"
-        rows.append([stage.name, status_word(stage.status), words])
-    below = [["outputs".ljust(max(len(stage.name) for stage in plan.stages)), f"{outputs[0]}, {outputs[1]}"]]
+            created, seconds = made[stage.name]
+            text = f"made {format_ago(_parse_time(created, CREATED_FORMAT))}, took {format_duration(seconds)}"
+        rows.append([stage.name, status_word(stage.status), text])
+    name_width = max(len(stage.name) for stage in plan.stages)
+    below = [["outputs".ljust(name_width), f"{outputs[0]}, {outputs[1]}"]]
     if last is not None:
-        state = paint(last.state, STYLES[last.state], sys.stdout)
-        below.append(["last run",
-                      f"{last.id}, {state}" + (f", {words}" if (words := at_work or outcome_text(last)) else "")])
+        text = f"{last.id}, {paint(last.state, STYLES[last.state], sys.stdout)}"
+        outcome = at_work or outcome_text(last)
+        if outcome:
+            text += f", {outcome}"
+        below.append(["last run", text])
     return f"{align_rows(rows)}\n{align_rows(below)}"

@@ -1,4 +1,4 @@
-"""How the pictures of a recipe look as a table: a row each, and what is odd about it."""
+"""The table that `plan --pictures` prints: a row for each picture, with what is odd about it."""
 
 from __future__ import annotations
 
@@ -11,45 +11,71 @@ from dbrun.ui.table import align_rows
 from dbrun.ui.terminal import display_width, paint, pluralize, terminal_width, truncate
 
 MAX_TEXT_COLUMNS = 40
-"""Columns of a name or prompt that are shown at most; on a narrow screen both give way to what is beside them."""
+"""Terminal columns of a name or prompt at most; on a narrow screen both are cut further."""
 HEAD = ("picture", "pixels", "shape", "cut off", "ways", "mask", "prompt")
+NAME, PROMPT = 0, 6
+"""Indices in HEAD."""
+ALWAYS_SHOWN = (NAME, 1, 2, 3, PROMPT)
+"""Indices in HEAD; the other columns are shown only if their values differ."""
 
 
 def picture_table(rows: Sequence[PictureRow]) -> str:
-    """Aligned columns; then how many pictures there are of each shape, and how many are odd."""
-    every = [_row_cells(row) for row in rows]
-    used = [column for column in range(7) if column < 4 or len({line[column] for line in every}) > 1 or column == 6]
-    beside = [max(display_width(line[column]) for line in (HEAD, *every)) for column in used[1:-1]]
-    room = max(30, terminal_width(sys.stdout) - sum(beside) - 2 * (len(used) - 1))
-    longest = max(display_width(line[0]) for line in (HEAD, *every))
-    name = min(longest, MAX_TEXT_COLUMNS, max(room // 2, room - max(display_width(line[6]) for line in every)))
-    shown = [[_elide_middle(line[0], name), *(line[column] for column in used[1:-1]),
-              truncate(line[6], min(MAX_TEXT_COLUMNS, room - name))] for line in every]
+    """A table with a row for each picture, then the number of pictures of each shape, and of odd ones."""
+    cells = [_row_cells(row) for row in rows]
+    used = [column for column in range(len(HEAD)) if column in ALWAYS_SHOWN or _differs(cells, column)]
+    name_width, prompt_width = _text_widths(cells, used)
+    shown = []
+    for line in cells:
+        middle = [line[column] for column in used[1:-1]]
+        shown.append([_elide_middle(line[NAME], name_width), *middle, truncate(line[PROMPT], prompt_width)])
     lines = align_rows(shown, head=[HEAD[column] for column in used]).splitlines()
+    # From the last row up, because a text below its row moves all lines after it.
     for number in reversed(range(len(rows))):
-        if odd := "; ".join(rows[number].odd):
-            beside_it = display_width(lines[number + 1]) + 2 + display_width(odd) <= terminal_width(sys.stdout)
-            told = paint(odd, "yellow", sys.stdout)
-            lines[number + 1] += f"  {told}" if beside_it else f"\n    {told}"
+        odd = "; ".join(rows[number].odd)
+        if odd:
+            fits = display_width(lines[number + 1]) + 2 + display_width(odd) <= terminal_width(sys.stdout)
+            separator = "  " if fits else "\n    "
+            lines[number + 1] += separator + paint(odd, "yellow", sys.stdout)
     return "\n".join([*lines, "", _summary(rows)])
+
+
+def _differs(cells: Sequence[Sequence[str]], column: int) -> bool:
+    return len({line[column] for line in cells}) > 1
+
+
+def _text_widths(cells: Sequence[Sequence[str]], used: Sequence[int]) -> tuple[int, int]:
+    """Terminal columns for the name and for the prompt, in what the other columns leave free."""
+    free = terminal_width(sys.stdout) - 2 * (len(used) - 1)
+    for column in used[1:-1]:
+        free -= max(display_width(line[column]) for line in (HEAD, *cells))
+    free = max(30, free)
+    longest_name = max(display_width(line[NAME]) for line in (HEAD, *cells))
+    longest_prompt = max(display_width(line[PROMPT]) for line in cells)
+    # The name may take what short prompts leave, and half in any case: it tells the rows apart.
+    name_width = min(longest_name, MAX_TEXT_COLUMNS, max(free // 2, free - longest_prompt))
+    return name_width, min(MAX_TEXT_COLUMNS, free - name_width)
 
 
 def _row_cells(row: PictureRow) -> tuple[str, ...]:
     name = f"{row.name} (class)" if row.half == "class" else row.name
     shape = f"{row.shape[0]}×{row.shape[1]}" if row.shape else "?"
-    return (name, f"{row.width}×{row.height}", shape, f"{row.lost:.0%}" if row.lost >= 0.005 else "",
-            str(row.ways), "yes" if row.mask else "", row.prompt)
+    # Below half a percent it would read 0%.
+    cut_off = f"{row.lost:.0%}" if row.lost >= 0.005 else ""
+    mask = "yes" if row.mask else ""
+    return name, f"{row.width}×{row.height}", shape, cut_off, str(row.ways), mask, row.prompt
 
 
 def _summary(rows: Sequence[PictureRow]) -> str:
     shapes = Counter(row.shape for row in rows if row.shape)
-    listed = ", ".join(f"{count} of {shape[0]}×{shape[1]}" for shape, count in sorted(shapes.items()))
+    text = pluralize(len(rows), "picture")
+    if shapes:
+        text += ": " + ", ".join(f"{count} of {shape[0]}×{shape[1]}" for shape, count in sorted(shapes.items()))
     odd = sum(bool(row.odd) for row in rows)
-    return f"{pluralize(len(rows), 'picture')}{f': {listed}' if listed else ''}; {odd or 'none'} odd"
+    return f"{text}; {odd or 'none'} odd"
 
 
 def _elide_middle(name: str, room: int) -> str:
-    """A name without its middle, if it does not fit: names of pictures differ at their ends."""
+    """A name of at most room columns, shortened in the middle: names of pictures differ at their ends."""
     from rich.cells import cell_len, set_cell_size, split_text
 
     width = cell_len(name)

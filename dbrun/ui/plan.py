@@ -1,4 +1,4 @@
-"""How a plan looks: a row per stage, what will happen to it, and why."""
+"""The plan as text: a row for each stage, what will happen to it, and why."""
 
 from __future__ import annotations
 
@@ -19,65 +19,79 @@ if TYPE_CHECKING:
     from dbrun.plan.estimate import Estimate
 
 STYLES = {Status.HIT: "green", Status.RUN: "cyan", Status.RESUME: "yellow", Status.BLOCKED: "red"}
+"""Status of a stage → its colour."""
 
 
 def status_word(status: Status) -> str:
-    """HIT, RUN, RESUME or BLOCKED, in its colour."""
+    """HIT, RUN, RESUME or BLOCKED in its colour, padded to 7 columns."""
     return paint(f"{status.upper():<7}", STYLES[status], sys.stdout)
 
 
 def stage_table(plan: Plan, known: Mapping[str, Estimate] = MappingProxyType({})) -> str:
-    """The plan as aligned text, with what is known of the time, memory and disk that it will take."""
+    """The plan as aligned rows. known: stage → its estimate; with any, a column of durations and a line of totals."""
+    if not known:
+        return align_rows([[stage.name, status_word(stage.status), str(stage.reason)] for stage in plan.stages])
     rows = [[stage.name, status_word(stage.status), duration_text(known.get(stage.name)), str(stage.reason)]
             for stage in plan.stages]
-    if not known:
-        return align_rows([[row[0], row[1], row[3]] for row in rows])
     return f"{align_rows(rows)}\n{_plan_total_text(plan, known)}"
 
 
 def exports_text(forms: ExportOptions) -> str:
-    """The formats that are written, and which could be asked for besides; one that could not says why if it is."""
-    parts = [f"`export` may also name {', '.join(forms.possible)}" if forms.possible else "",
-             f"not {', '.join(forms.refused)}" if forms.refused else ""]
-    beside = "; ".join(part for part in parts if part)
-    lines = align_rows([[f"  {beside}"]]).split("\n") if beside else []
-    return "\n".join([f"exports {', '.join(forms.written)}", *(paint(line, "dim", sys.stdout) for line in lines)])
+    """The export formats of the recipe, then those that it could name as well, and those that do not fit it."""
+    parts = []
+    if forms.possible:
+        parts.append(f"`export` may also name {', '.join(forms.possible)}")
+    if forms.refused:
+        # Without the reasons, which `validate` gives if the recipe names such a format.
+        parts.append(f"not {', '.join(forms.refused)}")
+    lines = [f"exports {', '.join(forms.written)}"]
+    if parts:
+        # Wrapped before it is painted: a colour that spans lines would colour the indent, too.
+        hint = align_rows([[f"  {'; '.join(parts)}"]])
+        lines += [paint(line, "dim", sys.stdout) for line in hint.split("\n")]
+    return "\n".join(lines)
 
 
 def stop_text(error: DbrunError) -> str:
-    """That a run would stop, why, and what to do."""
+    """A message that a run would stop, with the reason and what to do."""
     fix = f"\n  {paint('→', 'cyan', sys.stderr)} {error.fix}" if error.fix else ""
     return f"{paint('a run would stop:', 'red', sys.stderr)} {error.message}{fix}"
 
 
 def note_text(note: Note) -> str:
-    """What is to be known before a run, a warning in its colour."""
+    """A note with the name of its stage, as a warning if it is one."""
     text = f"{note.stage}: {note.text}"
     return warning_text(text) if note.level == "warning" else text
 
 
 def duration_text(estimate: Estimate | None) -> str:
-    """The time that a stage takes, as far as it is known."""
+    """The estimated time of a stage, such as "~3 min 05 s"; empty without an estimate."""
     return f"~{format_duration(estimate.seconds)}" if estimate else ""
 
 
 def _plan_total_text(plan: Plan, known: Mapping[str, Estimate]) -> str:
-    """What the stages take together, as far as it is known."""
+    """The estimated total of a plan. known: stage → its estimate."""
     pending = [stage.name for stage in plan.stages if stage.status is not Status.HIT]
     return total_text(list(known.items()), [name for name in pending if name not in known])
 
 
 def total_text(known: Sequence[tuple[str, Estimate]], unknown: Sequence[str]) -> str:
-    """What stages with these estimates take together. unknown: those of which nothing is known."""
+    """The total time, memory and disk of stages. known: names with estimates; unknown: names of those without."""
     from dbrun.plan.estimate import total_estimate
 
-    whole = total_estimate(one for _, one in known)
+    total = total_estimate(one for _, one in known)
+    # A stage without an estimate adds time and disk that the totals lack.
     least = "at least " if unknown else ""
-    memory = "" if whole.memory is None else f", up to about {format_bytes(whole.memory)} of memory"
-    more = "at least " if any(one.disk is None for _, one in known) else least
-    disk = "" if whole.disk is None else f", {more}{format_bytes(whole.disk)} of disk for results"
-    lacking = [*unknown, *(f"the memory of {name}" for name, one in known if one.memory is None),
-               *(f"the disk of {name}" for name, one in known if one.disk is None)]
-    without = f"; nothing is known of {', '.join(dict.fromkeys(lacking))}" if lacking else ""
-    text = f"{least}about {format_duration(whole.seconds)}{memory}{disk}, going by earlier runs{without}"
+    text = f"{least}about {format_duration(total.seconds)}"
+    if total.memory is not None:
+        text += f", up to about {format_bytes(total.memory)} of memory"
+    if total.disk is not None:
+        least_disk = "at least " if any(one.disk is None for _, one in known) else least
+        text += f", {least_disk}{format_bytes(total.disk)} of disk for results"
+    text += ", going by earlier runs"
+    lacking = list(unknown)
+    lacking += [f"the memory of {name}" for name, one in known if one.memory is None]
+    lacking += [f"the disk of {name}" for name, one in known if one.disk is None]
+    if lacking:
+        text += f"; nothing is known of {', '.join(dict.fromkeys(lacking))}"
     return align_rows([[text]])

@@ -1,4 +1,4 @@
-"""How a run looks while it goes on: a live bar on a terminal, plain lines elsewhere, JSON lines for programs."""
+"""Reporters of a run's events: a live bar on a terminal, plain lines elsewhere, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -35,13 +35,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 WIDE_TERMINAL, LONG_BAR, SHORT_BAR = 100, 24, 12
-"""Columns of a terminal from which on a bar is long; columns of a long bar and of a short one."""
+"""A terminal of at least WIDE_TERMINAL columns gets a bar of LONG_BAR columns, a narrower one of SHORT_BAR."""
 ETA_DELAY_SECONDS = 2.0
-"""Seconds that a stage moves before the rest is estimated."""
+"""Seconds of progress before the remaining time is estimated."""
 QUIET_SECONDS = 15.0
-"""Without a terminal, a stage says how far it is at most this often."""
-
-
+"""Seconds between two lines of progress where there is no terminal."""
 RIGHT_MARGIN = 4
 """Columns that a bar leaves free: a terminal writes ^C there, and a line that is wrapped cannot be taken back."""
 
@@ -51,12 +49,13 @@ def _progress_text(event: Progress) -> str:
 
 
 def _metrics(event: Progress) -> list[str]:
+    # Only these two fit beside a bar; the run log has all.
     return [f"{name.replace('_', ' ')} {value:.3g}" for name, value in event.metrics.items()
             if name in ("loss", "learning_rate")]
 
 
 class LineReporter:
-    """Finished things, a line each; also what is said when nobody watches."""
+    """Reporter that prints a line to stderr for each finished thing; for streams that are not a terminal."""
 
     def __init__(self) -> None:
         self._name_width = 0
@@ -64,7 +63,7 @@ class LineReporter:
         self._progress_text = ""
 
     def __call__(self, event: Event) -> None:
-        """Render one event."""
+        """Print one event."""
         match event:
             case RunStarted():
                 self._name_width = max((len(s) for s in event.stages), default=0)
@@ -89,45 +88,48 @@ class LineReporter:
                 self.on_run_failed(event)
 
     def print_row(self, stage: str, text: str) -> None:
-        """A line that begins with the stage's name."""
+        """Print a line that begins with the stage's name; text that is wrapped stays right of the names."""
         print_status(f"  {stage:<{self._name_width}}  {text}", indent=self._name_width + 4)
 
     def on_stage_started(self, event: StageStarted) -> None:
-        """A stage begins."""
+        """Print that a stage begins, and why."""
         word = "goes on" if event.resumed else "runs"
         self.print_row(event.stage, f"{word}: {event.reason}")
 
     def on_progress(self, event: Progress) -> None:
-        """A stage is further on; said now and then."""
+        """Print the progress of a stage, at most once per QUIET_SECONDS."""
+        # The last step is not printed: the line that the stage is done follows at once.
         if time.monotonic() - self._last_print < QUIET_SECONDS or event.done == event.total:
             return
         self._last_print = time.monotonic()
         self.print_row(event.stage, "  ".join([_progress_text(event), *_metrics(event)]))
 
     def on_stage_finished(self, event: StageFinished) -> None:
-        """A stage is done."""
+        """Print that a stage is done, and its duration."""
         self.print_row(event.stage, f"{paint('done', 'green', sys.stderr)}  {format_duration(event.seconds)}")
 
     def on_run_failed(self, event: RunFailed) -> None:
-        """The run ended early: in which stage, and how far that had come."""
+        """Print in which stage the run ended early, and how far the stage had come."""
+        # The error itself is printed by the verb, once, also for failures before the first stage.
         if event.stage is not None:
             word, style = ("stopped", "yellow") if event.exit_code > 128 else ("failed", "red")
             self.print_row(event.stage, f"{paint(word, style, sys.stderr)}  {self._progress_text}".rstrip())
 
     def close(self) -> None:
-        """Leave the screen as it is; nothing is held open."""
+        """Release the screen; a reporter of lines holds nothing."""
 
     def on_run_finished(self, event: RunFinished) -> None:
-        """The run is over."""
-        work = (f"{event.ran} ran, {event.reused} cached  {format_duration(event.seconds)}" if event.ran else
-                "nothing to do, all stages cached")
+        """Print how many stages ran, and where to look at the result."""
+        work = "nothing to do, all stages cached"
+        if event.ran:
+            work = f"{event.ran} ran, {event.reused} cached  {format_duration(event.seconds)}"
         print_status(f"{paint('done', 'green', sys.stderr)}  {work}")
         if event.ran and event.outputs:
             print_status(f"look at {event.outputs}/before_after.png")
 
 
 class LiveReporter(LineReporter):
-    """LineReporter for what is finished and, below them, a bar for the stage that runs."""
+    """Reporter for a terminal: lines for what is finished, and below them a live bar for the running stage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,87 +138,94 @@ class LiveReporter(LineReporter):
         self._reason = ""
 
     def on_stage_started(self, event: StageStarted) -> None:
-        """A bar with the reason, until there is a number to show."""
+        """Show a bar with the stage's reason, until there is progress to show."""
         self._reason = event.reason
-        self._update_bar(event.stage, 0, None, [("goes on: " if event.resumed else "") + event.reason])
+        prefix = "goes on: " if event.resumed else ""
+        self._update_bar(event.stage, 0, None, [prefix + event.reason])
 
     def on_progress(self, event: Progress) -> None:
-        """Redraw the bar."""
+        """Update the bar."""
         self._update_bar(event.stage, event.done, event.total, [_progress_text(event), *_metrics(event)])
 
     def on_stage_finished(self, event: StageFinished) -> None:
-        """What was done, how long it took, and why it was."""
+        """Replace the bar by a line: done, the duration, and the reason why the stage ran."""
         done, why = paint("done", "green", sys.stderr), paint(self._reason, "dim", sys.stderr)
         self.print_row(event.stage, f"{done}  {format_duration(event.seconds):>10}  {why}")
 
     def print_row(self, stage: str, text: str) -> None:
-        """A finished line takes the bar's place."""
+        """Print a line above; the bar is removed first and comes back with the next progress."""
         self.close()
         super().print_row(stage, text)
 
     def close(self) -> None:
-        """Take the bar off the screen."""
+        """Remove the bar from the screen."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-    def _update_bar(self, stage: str, done: int, total: int | None, words: list[str]) -> None:
-        long = LONG_BAR if terminal_width(sys.stderr) >= WIDE_TERMINAL else SHORT_BAR
+    def _update_bar(self, stage: str, done: int, total: int | None, texts: list[str]) -> None:
+        """Draw the bar. total: None while the length is unknown; texts: shown behind the bar as far as they fit."""
+        bar_width = LONG_BAR if terminal_width(sys.stderr) >= WIDE_TERMINAL else SHORT_BAR
         if self._bar is None:
-            self._bar = _make_bar(f"  {stage:<{self._name_width}} ", long)
+            self._bar = _make_bar(f"  {stage:<{self._name_width}} ", bar_width)
             self._bar.start()
-        # the first of a stage may be there already, and tell nothing of how long the others take
+        # Cached units of a stage are done at once, and tell nothing about the time of the others.
         if total is None or not done:
             self._started_at = time.monotonic()
-        elif time.monotonic() - self._started_at > ETA_DELAY_SECONDS and (left := self._bar.tasks[0].time_remaining):
-            words.insert(1, f"{format_duration(left) if left >= 10 else f'{left:.0f} s'} left")
-        room = terminal_width(sys.stderr) - RIGHT_MARGIN - self._name_width - long - 5
-        # rich writes most control characters as they are
-        first, *more = _fit_words([escape_controls(word, sys.stderr) for word in words], room)
-        self._bar.update(self._bar.task_ids[0], completed=done, total=total, words=first,
-                         metrics=" " + "  ".join(more) if more else "")
+        elif time.monotonic() - self._started_at > ETA_DELAY_SECONDS:
+            left = self._bar.tasks[0].time_remaining
+            if left:
+                # Whole seconds: tenths would flicker.
+                eta = format_duration(left) if left >= 10 else f"{left:.0f} s"
+                texts.insert(1, f"{eta} left")
+        room = terminal_width(sys.stderr) - RIGHT_MARGIN - self._name_width - bar_width - 5
+        # rich writes most control characters as they are, and reasons hold words of the recipe.
+        first, *rest = _fit_texts([escape_controls(text, sys.stderr) for text in texts], room)
+        metrics = " " + "  ".join(rest) if rest else ""
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total, words=first, metrics=metrics)
 
 
-def _fit_words(words: list[str], room: int) -> list[str]:
-    """The first of these, cut where it must be, and those after it that stand beside it in so many columns."""
-    shown = [truncate(words[0], room)]
-    for word in words[1:]:
+def _fit_texts(texts: list[str], room: int) -> list[str]:
+    """The first text, truncated if necessary, and as many of the others as fit beside it into room columns."""
+    shown = [truncate(texts[0], room)]
+    for text in texts[1:]:
         room -= display_width(shown[-1]) + 2
-        if display_width(word) > room:
+        if display_width(text) > room:
             break
-        shown.append(word)
+        shown.append(text)
     return shown
 
 
-def _make_bar(label: str, long: int) -> Bar:
-    """One bar of so many columns that disappears when it stops."""
+def _make_bar(label: str, bar_width: int) -> Bar:
+    """A bar of bar_width columns behind a label; it disappears when it stops."""
+    # Imported here: rich takes time to import, and most commands show no bar.
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    def words(name: str, style: str = "none") -> TextColumn:
-        return TextColumn(f"{{task.fields[{name}]}}", style=style, markup=False)
+    def text_column(field: str, style: str = "none") -> TextColumn:
+        return TextColumn(f"{{task.fields[{field}]}}", style=style, markup=False)
 
-    line = BarColumn(bar_width=long, complete_style="cyan", finished_style="green", pulse_style="cyan")
-    bar = Bar(TextColumn(label, markup=False), line, words("words"), words("metrics", "dim"),
+    line = BarColumn(bar_width=bar_width, complete_style="cyan", finished_style="green", pulse_style="cyan")
+    bar = Bar(TextColumn(label, markup=False), line, text_column("words"), text_column("metrics", "dim"),
               console=Console(stderr=True), transient=True)
     bar.add_task(label, total=None, words="", metrics="")
     return bar
 
 
 class JsonReporter:
-    """One JSON object a line on stdout, for programs."""
+    """Reporter that prints one JSON object a line to stdout, for programs."""
 
     def __call__(self, event: Event) -> None:
-        """Write one event."""
+        """Print one event."""
         print_result(json.dumps(as_json(event), ensure_ascii=False))
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Release the screen; nothing is held."""
 
 
 def make_reporter(as_json: bool) -> LineReporter | JsonReporter:
-    """What renders a run's events here."""
+    """The reporter for a run's events: JSON lines if asked for, a live bar on a terminal, else plain lines."""
     if as_json:
         return JsonReporter()
     return LiveReporter() if is_interactive(sys.stderr) else LineReporter()

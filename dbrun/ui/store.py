@@ -1,4 +1,4 @@
-"""How the store looks: its room, what a check found and what a gc took."""
+"""Texts about the store: disk usage, the report of `verify` and the report of `gc`."""
 
 from __future__ import annotations
 
@@ -14,41 +14,49 @@ from dbrun.ui.table import align_rows
 from dbrun.ui.terminal import paint, pluralize
 
 SHORT_DIGEST = r"\1…"
-"""What of a long digest is shown."""
+"""Replacement for a match of DIGEST: its first digits and an ellipsis."""
 
 
 def usage_table(rooms: Mapping[str, DiskUsage]) -> str:
-    """A line a part, the largest first, and the sum."""
+    """A row for each part of the store, the largest first, then the sum. rooms: part → its disk usage."""
     parts = sorted(rooms.items(), key=lambda entry: -entry[1].bytes)
-    parts.append(("all", DiskUsage(sum(r.count for r in rooms.values()), sum(r.bytes for r in rooms.values()))))
-    *lines, whole = _usage_lines(parts)
-    return "\n".join([*lines, paint(whole, "bold", sys.stdout)])
+    total = DiskUsage(sum(usage.count for usage in rooms.values()), sum(usage.bytes for usage in rooms.values()))
+    *lines, last = _usage_lines([*parts, ("all", total)])
+    return "\n".join([*lines, paint(last, "bold", sys.stdout)])
 
 
 def gc_lines(sweep: GcReport, dry_run: bool) -> str:
-    """What went, or would go."""
-    said = "would free" if dry_run else "freed"
-    last = f"{said} {format_bytes(sweep.freed_bytes) if sweep.freed_bytes else 'nothing'}"
+    """A table of what a gc removed, or would remove, then a line with the sum and the runs that it keeps."""
+    verb = "would free" if dry_run else "freed"
+    size = format_bytes(sweep.freed_bytes) if sweep.freed_bytes else "nothing"
+    last = f"{verb} {size}"
     if sweep.remaining_runs:
         needs = "needs" if len(sweep.remaining_runs) == 1 else "need"
         last += f"; what {pluralize(len(sweep.remaining_runs), 'run')} {needs} stays"
-    return "\n".join([*_usage_lines(list(sweep.freed.items())), last] if sweep.freed else [last])
+    if not sweep.freed:
+        return last
+    return "\n".join([*_usage_lines(list(sweep.freed.items())), last])
 
 
 def verify_lines(report: VerifyReport) -> str:
-    """What was found, a line each, then how much was read and what became of it."""
+    """A row for each damaged thing, then a line with how much was read and where the damaged things are now."""
     rows = [[paint("damaged", "red", sys.stdout), f"{DIGEST.sub(SHORT_DIGEST, f.place)}: {f.what}"]
             for f in report.findings]
     read = ", ".join(pluralize(count, kind) for kind, count in report.counts.items()) or "nothing"
-    end = "all as written" if not rows else "the store can only be read, so it stays"
-    if any(f.aside for f in report.findings):
+    if not rows:
+        end = "all as written"
+    elif any(f.aside for f in report.findings):
         end = f"what is damaged is in {QUARANTINE}/ now, and made again by the next run that needs it"
-    return "\n".join([*([align_rows(rows)] if rows else []), align_rows([[f"{read}: {end}"]])])
+    else:
+        end = "the store can only be read, so it stays"
+    blocks = [align_rows(rows)] if rows else []
+    return "\n".join([*blocks, align_rows([[f"{read}: {end}"]])])
 
 
 def _usage_lines(parts: Sequence[tuple[str, DiskUsage]]) -> list[str]:
     """A head, then a line for each part."""
-    column = max(len(part) for part, _ in parts)
-    head = f"{'part':<{column}}  {'things':>7}  {'size':>9}"
-    return [paint(head, "dim", sys.stdout),
-            *(f"{part:<{column}}  {room.count:>7}  {format_bytes(room.bytes):>9}" for part, room in parts)]
+    # Not `align_rows`: numbers are aligned on the right.
+    width = max(len(part) for part, _ in parts)
+    head = f"{'part':<{width}}  {'things':>7}  {'size':>9}"
+    lines = [f"{part:<{width}}  {usage.count:>7}  {format_bytes(usage.bytes):>9}" for part, usage in parts]
+    return [paint(head, "dim", sys.stdout), *lines]

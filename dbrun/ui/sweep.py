@@ -1,4 +1,4 @@
-"""How the runs of a sweep look: their shared plan, and what came of them."""
+"""Texts about a sweep: the shared plan of its runs, and the table of their results."""
 
 from __future__ import annotations
 
@@ -15,76 +15,107 @@ from dbrun.ui.table import align_rows
 from dbrun.ui.terminal import format_duration, pluralize
 
 SweptValues = Sequence[tuple[str, str]]
+"""The swept keys of one run, each with its value. Runs are named by their index; `members` are such indices."""
 
 
 MAX_NAMED_RUNS = 3
-"""Runs that a note names singly."""
+"""Runs that a note names one by one; of more, only their number is given."""
 PENDING = (Status.RUN, Status.RESUME)
-"""What becomes of a stage that is work."""
+"""The statuses of a stage that has work to do."""
 
 
 def note_lines(notes: Mapping[Note, Sequence[int]], runs: Sequence[SweptValues]) -> list[str]:
-    """What is to be known before the runs; of what is not so in all of them, in which."""
-    return [note_text(note if len(members) == len(runs)
-                      else replace(note, text=f"{note.text} ({_describe_runs(members, runs)})"))
-            for note, members in notes.items()]
+    """The notes about a sweep; a note that is not about all runs says which. notes: note → its runs."""
+    lines = []
+    for note, members in notes.items():
+        if len(members) < len(runs):
+            note = replace(note, text=f"{note.text} ({_describe_runs(members, runs)})")
+        lines.append(note_text(note))
+    return lines
 
 
 def combine_stops(stops: Sequence[tuple[DbrunError, Sequence[int]]], runs: Sequence[SweptValues]) -> DbrunError:
-    """One error that says of each reason why runs would stop, in which; the last one's way out is its own."""
+    """One error for all reasons why runs would stop. stops: each error with the runs that it stops."""
+    last_error = stops[-1][0]
     lines: list[str] = []
     for error, members in stops:
         which = f"all {len(runs)} runs" if len(members) == len(runs) else _describe_runs(members, runs)
         lines.append(f"{error.message} ({which})")
-        lines += [f"  → {error.fix}"] if error.fix and error is not stops[-1][0] else []
-    return type(stops[0][0])("\n".join(lines), fix=stops[-1][0].fix)
+        # The last error's fix becomes that of the whole, which is printed below all lines.
+        if error.fix and error is not last_error:
+            lines.append(f"  → {error.fix}")
+    return type(stops[0][0])("\n".join(lines), fix=last_error.fix)
 
 
 def work_table(work: Sequence[SharedWork], runs: Sequence[SweptValues], known: Sequence[Estimate | None]) -> str:
-    """Each piece of work once, with the runs that it is for, and what is known of what it and all of them take."""
-    rows = [[one.plan.name, status_word(one.plan.status), duration_text(estimate), _shared_by_text(one.runs, runs),
-             str(one.plan.reason)]
-            for one, estimate in zip(work, known, strict=True)]
-    if not any(known):
-        rows = [[*row[:2], *row[3:]] for row in rows]
-    todo = [one for one in work if one.plan.status in PENDING]
-    alone = sum(len(one.runs) for one in todo)
-    work_left = f"{pluralize(len(todo), 'stage')} to run" + (f" instead of {alone}" if alone > len(todo) else "")
+    """A row for each piece of work that runs share, then the totals. known: the estimate of each piece."""
+    rows = []
+    for one, estimate in zip(work, known, strict=True):
+        row = [one.plan.name, status_word(one.plan.status)]
+        if any(known):
+            row.append(duration_text(estimate))
+        rows.append([*row, _shared_by_text(one.runs, runs), str(one.plan.reason)])
+    lines = [align_rows(rows), f"{pluralize(len(runs), 'run')}: {_work_left_text(work)}"]
+    if any(known):
+        lines.append(_work_total_text(work, runs, known))
+    return "\n".join(lines)
+
+
+def _work_left_text(work: Sequence[SharedWork]) -> str:
+    """How many stages are to run, how many there would be without sharing, and how many are blocked."""
+    pending = [one for one in work if one.plan.status in PENDING]
+    unshared = sum(len(one.runs) for one in pending)
     blocked = sum(one.plan.status is Status.BLOCKED for one in work)
-    parts = [*([work_left] if todo else []), *([f"{pluralize(blocked, 'stage')} blocked"] if blocked else [])]
-    last = f"{pluralize(len(runs), 'run')}: {'; '.join(parts) or 'nothing to do'}"
-    return "\n".join([align_rows(rows), last, *([_work_total_text(work, runs, known)] if any(known) else [])])
+    parts = []
+    if pending:
+        saved = f" instead of {unshared}" if unshared > len(pending) else ""
+        parts.append(f"{pluralize(len(pending), 'stage')} to run{saved}")
+    if blocked:
+        parts.append(f"{pluralize(blocked, 'stage')} blocked")
+    return "; ".join(parts) or "nothing to do"
 
 
 def _work_total_text(work: Sequence[SharedWork], runs: Sequence[SweptValues], known: Sequence[Estimate | None]) -> str:
-    """What all pieces take together; one of which nothing is known is told from others of its stage by its runs."""
+    """The estimated total of all pending work. known: the estimate of each piece."""
     pieces = [(one, estimate) for one, estimate in zip(work, known, strict=True) if one.plan.status in PENDING]
-    stages = {one.plan.name for one, estimate in pieces if estimate}
-    return total_text([(one.plan.name, estimate) for one, estimate in pieces if estimate],
-                      [f"{one.plan.name} ({_describe_runs(one.runs, runs)})" if one.plan.name in stages
-                       else one.plan.name
-                       for one, estimate in pieces if not estimate])
+    estimated = [(one.plan.name, estimate) for one, estimate in pieces if estimate]
+    estimated_stages = {name for name, _ in estimated}
+    unknown = []
+    for one, estimate in pieces:
+        if estimate:
+            continue
+        name = one.plan.name
+        # Other pieces of this stage have estimates: say which one has none.
+        if name in estimated_stages:
+            name += f" ({_describe_runs(one.runs, runs)})"
+        unknown.append(name)
+    return total_text(estimated, unknown)
 
 
 def _describe_runs(members: Sequence[int], runs: Sequence[SweptValues]) -> str:
-    """Some of the runs, by the values that they alone have in common, else by those of each."""
+    """The values that these runs, and only these, have in common; if there are none, the values of each run."""
     shared = _shared_values(members, runs)
-    if shared and sum(all(pair in run for pair in shared) for run in runs) == len(members):
+    with_shared = [run for run in runs if set(shared) <= set(run)]
+    if shared and len(with_shared) == len(members):
         return _values_text(shared)
-    more = f"; {len(members) - MAX_NAMED_RUNS} more" if len(members) > MAX_NAMED_RUNS else ""
-    return "; ".join(_values_text(runs[number]) for number in members[:MAX_NAMED_RUNS]) + more
+    named = "; ".join(_values_text(runs[number]) for number in members[:MAX_NAMED_RUNS])
+    if len(members) > MAX_NAMED_RUNS:
+        named += f"; {len(members) - MAX_NAMED_RUNS} more"
+    return named
 
 
 def _shared_by_text(members: Sequence[int], runs: Sequence[SweptValues]) -> str:
-    """The values that the members have in common, apart from those that all runs have."""
+    """The values that these runs have in common, and that the work is done once for all of them."""
     if len(members) == len(runs) > 1:
         return f"once for {len(runs)} runs"
-    words = _values_text(_shared_values(members, runs))
-    return words if len(members) == 1 else f"{words} (once for {len(members)} runs)".strip()
+    values = _values_text(_shared_values(members, runs))
+    return values if len(members) == 1 else f"{values} (once for {len(members)} runs)".strip()
 
 
 def _shared_values(members: Sequence[int], runs: Sequence[SweptValues]) -> SweptValues:
-    return [pair for pair in runs[members[0]] if all(pair in runs[number] for number in members)]
+    """The keys and values that all these runs have in common, in the order of the sweep."""
+    in_all = set(runs[members[0]]).intersection(*(runs[number] for number in members))
+    return [pair for pair in runs[members[0]] if pair in in_all]
 
 
 def _values_text(values: SweptValues) -> str:
@@ -92,8 +123,9 @@ def _values_text(values: SweptValues) -> str:
 
 
 def results_table(results: Sequence[Mapping[str, object]]) -> str:
-    """A row for each run: its values, its loss at the end, what it took, and where its exports are."""
+    """A row for each run: its values, its last loss, stages run and cached, time, and the folder of its exports."""
     keys = list(dict.fromkeys(key for result in results for key in _values(result)))
+    # The last part of a key is enough to tell columns apart in almost any sweep, and keeps the table narrow.
     head = [*(key.rpartition(".")[2] for key in keys), "loss", "ran", "cached", "time", "exports"]
     rows = []
     for result in results:
@@ -102,9 +134,10 @@ def results_table(results: Sequence[Mapping[str, object]]) -> str:
             rows.append([*values, "-", "-", "-", "-", f"failed: {result['failed']}"])
             continue
         loss, seconds = result["loss"], result["seconds"]
-        rows.append([*values, f"{loss:.4g}" if isinstance(loss, float) else "-", str(result["ran"]),
-                     str(result["cached"]), format_duration(seconds) if isinstance(seconds, float) else "-",
-                     str(result["outputs"] or "-")])
+        loss_text = f"{loss:.4g}" if isinstance(loss, float) else "-"
+        duration = format_duration(seconds) if isinstance(seconds, float) else "-"
+        outputs = str(result["outputs"] or "-")
+        rows.append([*values, loss_text, str(result["ran"]), str(result["cached"]), duration, outputs])
     return align_rows(rows, head=head, short=True)
 
 

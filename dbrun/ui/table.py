@@ -1,9 +1,10 @@
-"""How rows of words stand below each other."""
+"""Rows of text aligned as columns, wrapped to the width of the terminal."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from dbrun.ui.terminal import display_width, escape_controls, paint, terminal_width, wrap_text
 
@@ -11,42 +12,64 @@ from dbrun.ui.terminal import display_width, escape_controls, paint, terminal_wi
 # paths too, which are there to be copied.
 GAP = "  "
 MIN_LAST_COLUMN = 24
-"""Columns that the last column of a table has on a screen; what wants more than there are goes below its row."""
+"""Columns that the last cell needs on a terminal; a longer text that has fewer is written below its row."""
 BELOW_INDENT = "    "
 
 
 def align_rows(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), styles: Sequence[str | None] = (),
                short: bool = False) -> str:
-    """Rows as columns, under a head if there is one; on a screen, what does not fit into the last is wrapped there.
+    """Rows as aligned columns under an optional head. On a terminal the last column is wrapped, elsewhere never.
 
-    styles: of each column, where it has one; short: of what would be wrapped, only the first line.
+    styles: the style of each column, None for plain; short: cut the last column after its first line.
     """
-    # before anything is measured: a control character takes no column, written out it takes six
-    cells_as_shown = [[escape_controls(cell, sys.stdout) for cell in row] for row in rows]
-    every = [list(head), *cells_as_shown] if head else cells_as_shown
-    wide = [max(map(display_width, column)) for column in zip(*(row[:-1] for row in every), strict=True)]
-    indent = sum(wide) + len(GAP) * len(wide)
+    # Escaped before anything is measured: a control character takes no column, written out it takes six.
+    every = [[escape_controls(cell, sys.stdout) for cell in row] for row in rows]
+    if head:
+        every = [list(head), *every]
+    widths = _column_widths(every)
+    indent = _indent(widths)
     screen = terminal_width(sys.stdout) if sys.stdout.isatty() else None
     lines = []
     for number, row in enumerate(every):
         is_head = bool(head) and number == 0
-        cells = [cell + " " * (size - display_width(cell)) for cell, size in zip(row, wide, strict=False)]
         last, below = _last_cell_lines(row[-1], indent, screen, short)
-        how = ["dim"] * len(cells) if is_head else [*styles, *[None] * len(cells)]
-        painted = [paint(cell, style, sys.stdout) if style else cell for cell, style in zip(cells, how, strict=False)]
+        row_styles = ["dim"] * len(row) if is_head else styles
+        cells = _padded_cells(row[:-1], widths, row_styles)
         first = paint(last[0], "dim", sys.stdout) if is_head and last[0] else last[0]
-        lines.append(GAP.join([*painted, first]).rstrip())
+        lines.append(GAP.join([*cells, first]).rstrip())
         lines += [below + line for line in last[1:]]
     return "\n".join(lines)
 
 
+def _column_widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """The width of each column but the last, which needs no padding."""
+    all_but_last = [row[:-1] for row in rows]
+    return [max(map(display_width, column)) for column in zip(*all_but_last, strict=True)]
+
+
+def _indent(widths: Sequence[int]) -> int:
+    """The terminal column in which the last column begins."""
+    return sum(widths) + len(GAP) * len(widths)
+
+
+def _padded_cells(cells: Sequence[str], widths: Sequence[int], styles: Sequence[str | None]) -> list[str]:
+    """Cells padded to the widths of their columns and painted; styles may be shorter than cells."""
+    padded = []
+    for cell, width, style in zip_longest(cells, widths, styles[:len(cells)]):
+        # By hand: `ljust` counts colour codes, and an East Asian letter as one column.
+        text = cell + " " * (width - display_width(cell))
+        padded.append(paint(text, style, sys.stdout) if style else text)
+    return padded
+
+
 def align_or_stack(rows: Sequence[Sequence[str]], *, head: Sequence[str]) -> str:
-    """A line a row; on a screen too narrow for the columns, the first of each row on a line of its own, to be copied.
-    """
-    wide = [max(map(display_width, column)) for column in zip(*(row[:-1] for row in [head, *rows]), strict=True)]
-    if not sys.stdout.isatty() or sum(wide) + len(GAP) * len(wide) + MIN_LAST_COLUMN <= terminal_width(sys.stdout):
+    """A line for each row; on a narrow terminal two, with the first cell alone on a line, where it can be copied."""
+    indent = _indent(_column_widths([head, *rows]))
+    if not sys.stdout.isatty() or indent + MIN_LAST_COLUMN <= terminal_width(sys.stdout):
         return align_rows(rows, head=head, short=True)
-    rest = align_rows([["", *row[1:]] for row in rows], head=["", *head[1:]], short=True).split("\n")
+    without_first = [["", *row[1:]] for row in rows]
+    rest = align_rows(without_first, head=["", *head[1:]], short=True).split("\n")
+    # Still too narrow, so that last cells went below their rows: stacking gains nothing.
     if len(rest) > len(rows) + 1:
         return align_rows(rows, head=head, short=True)
     first = [paint(head[0], "dim", sys.stdout), *(row[0] for row in rows)]
@@ -54,18 +77,20 @@ def align_or_stack(rows: Sequence[Sequence[str]], *, head: Sequence[str]) -> str
 
 
 def _last_cell_lines(text: str, indent: int, screen: int | None, short: bool) -> tuple[list[str], str]:
-    """The lines of a row's last cell, and what stands before the second. screen: its columns, where there is one."""
+    """The lines of a row's last cell, and the indent of all but the first. screen: its columns, None without one."""
     text = text.partition("\n")[0] if short else text
     if screen is None:
         return [text], ""
-    room, lines = screen - indent, _first_line if short else wrap_text
+    fold = _first_line if short else wrap_text
+    room = screen - indent
     if room < MIN_LAST_COLUMN and display_width(text) > room:
-        return ["", *lines(text, screen - len(BELOW_INDENT), screen - len(BELOW_INDENT))], BELOW_INDENT
-    return lines(text, room, room), " " * indent
+        room_below = screen - len(BELOW_INDENT)
+        return ["", *fold(text, room_below, room_below)], BELOW_INDENT
+    return fold(text, room, room), " " * indent
 
 
 def _first_line(text: str, room: int, more: int) -> list[str]:
-    """The words of a text that fit on its first line; one that is longer than that stays whole, as in `wrap_text`."""
+    """The words of a text that fit on its first line, with `…` if some do not; a longer word stays whole."""
     if display_width(text) <= room:
         return [text]
     first, *rest = wrap_text(text, room - 1, more)

@@ -1,4 +1,4 @@
-"""A line that says that a verb is at work, before it has anything to tell."""
+"""A line that shows what a verb is doing, and for how long, before it has anything to print."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 DELAY_SECONDS = 2.0
-"""Seconds after which whoever watches is told."""
+"""Seconds before the line appears."""
 REFRESHES_PER_SECOND = 2
 RIGHT_MARGIN = 4
 """Columns that the line leaves free: a terminal writes ^C there."""
@@ -23,9 +23,9 @@ RIGHT_MARGIN = 4
 
 @contextmanager
 def show_elapsed(doing: str) -> Iterator[None]:
-    """Show on a terminal what goes on inside the block, and for how long, once that takes a while; nothing elsewhere.
+    """Context manager: after DELAY_SECONDS show a line with `doing` and the elapsed time; only on a terminal.
 
-    Nothing else may be said inside: the line is taken off the screen at the end.
+    Nothing else may be printed inside, because the line is removed from the screen at the end.
     """
     if not is_interactive(sys.stderr):
         yield
@@ -36,7 +36,7 @@ def show_elapsed(doing: str) -> Iterator[None]:
     def show() -> None:
         shown.append(_start_line(doing, began))
 
-    # what is quick, as it mostly is, does not even import rich
+    # A timer, so that a quick block, as most are, does not even import rich.
     delay = Timer(DELAY_SECONDS, show)
     delay.daemon = True
     delay.start()
@@ -44,13 +44,14 @@ def show_elapsed(doing: str) -> Iterator[None]:
         yield
     finally:
         delay.cancel()
+        # The timer may be starting the line at this moment; without the join it would stay on the screen.
         delay.join()
         for line in shown:
             line.stop()
 
 
 def _start_line(doing: str, began: float) -> Live:
-    """The line with the time since `began`, which disappears when it stops."""
+    """A live line with the time since `began` (of time.monotonic); it disappears when it stops."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
