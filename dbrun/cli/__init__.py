@@ -7,31 +7,33 @@ import os
 import sys
 
 EXIT_INTERRUPTED = 130
-"""The exit code after Ctrl-C, which typer makes of it, too."""
+"""The exit code after Ctrl-C: 128 + SIGINT. typer returns the same one."""
 
 
 def main() -> None:
-    """Run `dbrun`; every failure ends in a message for people and an exit code, never in a traceback."""
+    """The entry point `dbrun`: run a verb; every failure becomes a message and an exit code, never a traceback."""
     try:
         _run()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
+        # The reader (`head`, `less`) has gone: end as SIGPIPE would, and let Python's shutdown not complain.
         sys.stderr.close()
         sys.exit(141)
 
 
 def _run() -> None:
-    # a tenth of a reading verb's time went into collecting garbage of imports, which hardly is any
+    # A tenth of a reading verb's time went into garbage collection during imports, which make hardly any garbage.
     gc.disable()
-    # and another into asking all installed packages whether they extend pydantic
+    # Another tenth went into asking all installed packages whether they extend pydantic.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from dbrun.cli.verbs import app_for
 
     words = sys.argv[1:] or ["--help"]
     try:
-        # what a verb leaves with; a wrong command line is told of below, as every other error is
+        # Not standalone: typer then raises a wrong command line instead of printing it, and it is reported below,
+        # with --json as JSON, like every other error.
         code = app_for(words)(words, prog_name="dbrun", standalone_mode=False)
         if code == EXIT_INTERRUPTED:
             raise KeyboardInterrupt
@@ -44,5 +46,5 @@ def _run() -> None:
 
         sys.exit(report_error(error, words))
     finally:
-        # what is left would be searched once more at the end
+        # At exit Python collects once more; frozen objects are left out of that.
         gc.freeze()

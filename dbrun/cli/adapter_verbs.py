@@ -1,4 +1,4 @@
-"""The verbs over what runs have exported."""
+"""The verbs that read exports: `show` and `compare`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dbrun.cli.app import Json, app
 @app.command()
 def show(adapter: Annotated[Path, typer.Argument(help="An exported .safetensors file.", metavar="ADAPTER",
                                                  show_default=False)], json: Json = False) -> None:
-    """Show where an adapter file comes from."""
+    """Show the provenance of an adapter file."""
     from dbrun.cli.files import show_provenance
 
     show_provenance(adapter, as_json=json)
@@ -26,9 +26,9 @@ def compare(exports: Annotated[list[str], typer.Argument(
             output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE",
                                                  help="The picture to write.")] = Path("compare.png"),
             ) -> None:
-    """Lay the sample pictures of several runs below each other.
+    """Put the sample pictures of several runs into one picture.
 
-    A row each, and the base's above them.
+    A row for each run, below a row of the base's samples.
     """
     from dbrun.cli.files import write_comparison
 

@@ -25,14 +25,15 @@ HELP_SECTIONS = {
     "The store": ("ls", "du", "verify", "gc", "pin", "unpin"),
     "This machine": ("doctor",),
 }
-"""How `--help` groups the verbs."""
+"""Title of a section of `--help` → its verbs."""
 
 
 class VerbGroup(TyperGroup):
-    """The verbs under the titles that they belong to."""
+    """The command group `dbrun`: lists its verbs in the sections of HELP_SECTIONS."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """A section for each title that has verbs here."""
+        """Write a section of `--help` for each title that has verbs."""
+        # A verb may be missing: only the file of the verb that is called is imported.
         for title, names in HELP_SECTIONS.items():
             rows = [(f"{name:<8}", self.commands[name].get_short_help_str(formatter.width)) for name in names
                     if name in self.commands]
@@ -41,21 +42,27 @@ class VerbGroup(TyperGroup):
                     formatter.write_dl(rows)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A verb, whose arguments go by their names alone; typer would add types such as `<list[str]>`, and braces."""
-        if (command := super().get_command(ctx, cmd_name)) is not None:
-            for param in command.params:
-                if isinstance(param, TyperArgument):
-                    usage = [_usage_text(param)]
-                    param.display_type = lambda ctx: ""  # type: ignore[method-assign]
-                    param.get_usage_pieces = lambda ctx, usage=usage: usage  # type: ignore[method-assign,misc]
+        """The command of a verb, None if there is none; its usage line shows arguments by name only."""
+        command = super().get_command(ctx, cmd_name)
+        if command is None:
+            return None
+        # Replaced on the objects, because typer has no setting: it adds types such as `<list[str]>`, and braces.
+        for param in command.params:
+            if isinstance(param, TyperArgument):
+                usage = [_usage_text(param)]
+                param.display_type = lambda ctx: ""  # type: ignore[method-assign]
+                param.get_usage_pieces = lambda ctx, usage=usage: usage  # type: ignore[method-assign,misc]
         return command
 
 
 def _usage_text(argument: TyperArgument) -> str:
-    """How an argument stands in the line that shows how a verb is called: what may be left out in brackets."""
-    name = argument.metavar or (argument.name or "").upper()
-    shown = name if argument.required or name.startswith("[") else f"[{name}]"
-    return f"{shown}…" if argument.nargs != 1 and "…" not in shown else shown
+    """An argument in a usage line: in brackets if it is optional, with `…` if it may be repeated."""
+    text = argument.metavar or (argument.name or "").upper()
+    if not argument.required and not text.startswith("["):
+        text = f"[{text}]"
+    if argument.nargs != 1 and "…" not in text:
+        text = f"{text}…"
+    return text
 
 
 app = typer.Typer(name="dbrun", cls=VerbGroup, no_args_is_help=True, rich_markup_mode=None,
@@ -64,40 +71,40 @@ app = typer.Typer(name="dbrun", cls=VerbGroup, no_args_is_help=True, rich_markup
                        "stage by stage, and get the same result again tomorrow.")
 
 RECIPE_HELP = "The recipe, a YAML file; or a .safetensors that a run exported, whose recipe is rebuilt."
-OVERRIDES_HELP = "Changes to the recipe for this time, such as train.steps=400."
+OVERRIDES_HELP = "Changes to the recipe for this command only, such as train.steps=400."
 RecipeArgument = Annotated[Path, typer.Argument(help=RECIPE_HELP, metavar="RECIPE", show_default=False,
                                                 autocompletion=complete_recipes)]
 Overrides = Annotated[list[str] | None, typer.Argument(help=OVERRIDES_HELP, metavar="KEY=VALUE",
                                                        show_default=False, autocompletion=complete_keys)]
 Profiles = Annotated[list[str] | None, typer.Option(
     "--profile", metavar="NAME", autocompletion=complete_profiles,
-    help="Lay a profile of the recipe over it; a later one over earlier ones.")]
+    help="Apply a profile of the recipe; a later profile overrides an earlier one.")]
 RecipeWords = Annotated[list[str] | None, typer.Argument(
     help="The recipe (left out: the one last run here, else the only file in recipes/) and changes to it.",
     metavar="[RECIPE] [KEY=VALUE]", show_default=False, autocompletion=complete_recipes_and_keys)]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", autocompletion=complete_stages,
-                                           help="Nothing after this stage.")]
+                                           help="Run no stage after this one.")]
 MaybeRecipe = Annotated[Path | None, typer.Argument(help=RECIPE_HELP, metavar="RECIPE", show_default=False,
                                                     autocompletion=complete_recipes)]
 From = Annotated[str | None, typer.Option(
     "--from", metavar="STAGE", autocompletion=complete_stages,
-    help="This stage and what follows; what stands above must be cached. A .safetensors that a run exported stands "
-         "for RECIPE, which is then left out.")]
+    help="Run this stage and those after it; the stages before it must be cached. Or a .safetensors that a run "
+         "exported, in place of RECIPE.")]
 Only = Annotated[str | None, typer.Option(
     "--only", metavar="STAGE", autocompletion=complete_stages,
-    help="This stage alone; what stands above must be cached.")]
+    help="Run this stage alone; the stages before it must be cached.")]
 Force = Annotated[list[str] | None, typer.Option(
-    "--force", metavar="STAGE", autocompletion=complete_stages, help="Do this stage again though it is cached.")]
+    "--force", metavar="STAGE", autocompletion=complete_stages, help="Run this stage again even if it is cached.")]
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(__version__)
         raise typer.Exit
 
 
 @app.callback()
 def _top(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
-                                               help="The version.")] = False) -> None:
+                                               help="Print the version of dbrun.")] = False) -> None:
     pass

@@ -19,73 +19,83 @@ from dbrun.ui.terminal import print_result, print_status
 
 def _read_scope(words: Sequence[str], profiles: Sequence[str] | None,
                 selection: Selection) -> tuple[RecipeRequest, Scope]:
-    """The recipe that words name, or the one at hand, which is then said."""
-    asked, why = request_or_default(words, profiles, current_store())
+    """The requested recipe and its scope. If no recipe is named, print which one was chosen, and why."""
+    request, why = request_or_default(words, profiles, current_store())
     if why is not None:
         print_status(why)
-    loaded, resolved, store = read_request(asked)
-    return asked, make_scope(loaded.recipe, resolved, store, selection, None)
+    loaded, resolved, store = read_request(request)
+    return request, make_scope(loaded.recipe, resolved, store, selection, None)
 
 
 def show_explanation(stage: str, words: Sequence[str], profiles: Sequence[str] | None, *, as_json: bool) -> None:
-    """Take the key of a stage apart."""
+    """Print the explanation of a stage's key."""
     from dbrun.plan.explain import explain
     from dbrun.ui.explain import explanation
 
     check_stage(stage)
     _, scope = _read_scope(words, profiles, Selection(until=stage))
-    found = explain(scope, stage)
-    print_result(json.dumps(found.as_json(), indent=1) if as_json else explanation(found))
+    result = explain(scope, stage)
+    if as_json:
+        print_result(json.dumps(result.as_json(), indent=1))
+    else:
+        print_result(explanation(result))
 
 
 def show_graph(words: Sequence[str], profiles: Sequence[str] | None, *, mermaid: bool, as_json: bool) -> None:
-    """Draw the stages."""
+    """Print the graph of a recipe's stages: as text, as Mermaid or as JSON."""
     from dbrun.ui import graph
 
     _, scope = _read_scope(words, profiles, Selection())
     plan, needs = plan_scope(scope), scope.selected_stages.needs
     if as_json:
-        print_result(json.dumps({"format_version": 1, "stages": [
-                     {"name": one.name, "needs": list(needs[one.name]), "status": one.status.value}
-                     for one in plan.stages]},
-                     indent=1))
+        stages = [{"name": stage.name, "needs": list(needs[stage.name]), "status": stage.status.value}
+                  for stage in plan.stages]
+        print_result(json.dumps({"format_version": 1, "stages": stages}, indent=1))
+    elif mermaid:
+        print_result(graph.mermaid(plan, needs))
     else:
-        print_result(graph.mermaid(plan, needs) if mermaid else graph.graph_text(plan, needs))
+        print_result(graph.graph_text(plan, needs))
 
 
 def show_status(words: Sequence[str], profiles: Sequence[str] | None, *, as_json: bool) -> None:
-    """Show the stages, the outputs and the last run of a recipe."""
+    """Print the state of a recipe: its stages, its outputs and its last run."""
     from dbrun.ui.history import status_text
 
-    asked, scope = _read_scope(words, profiles, Selection())
+    request, scope = _read_scope(words, profiles, Selection())
     plan = plan_scope(scope)
     last = next((run for run in list_runs(scope.store) if run.name == scope.recipe.name), None)
     made = _stage_results(scope, plan)
     target = Path("outputs") / scope.recipe.name
     outputs = str(target), _outputs_state(target, plan, scope.delivering_stages)
     at_work = _live_progress(last) if last is not None and last.is_live else None
-    if as_json:
-        print_result(json.dumps({"format_version": 1, "recipe": str(asked.recipe), "name": scope.recipe.name,
-                                 "stages": plan.as_json()["stages"],
-                                 "outputs": {"folder": outputs[0], "state": outputs[1]},
-                                 "last_run": {"id": last.id, "state": last.state, "at": at_work} if last else None},
-                                indent=1))
-    else:
+    if not as_json:
         print_result(status_text(plan, made, last, outputs, at_work))
+        return
+    last_run = None
+    if last is not None:
+        last_run = {"id": last.id, "state": last.state, "at": at_work}
+    document = {"format_version": 1, "recipe": str(request.recipe), "name": scope.recipe.name,
+                "stages": plan.as_json()["stages"], "outputs": {"folder": outputs[0], "state": outputs[1]},
+                "last_run": last_run}
+    print_result(json.dumps(document, indent=1))
 
 
 def _stage_results(scope: Scope, plan: Plan) -> Mapping[str, tuple[str, float]]:
-    """For each stage with a result, when that was made and how long it took."""
-    found = {}
+    """Stage with a stored result → when the result was made, and the seconds that took."""
+    results = {}
     for stage in plan.stages:
-        trace = scope.store.traces.read(stage.name, stage.key) if stage.status is Status.HIT and stage.key else None
+        if stage.status is not Status.HIT or not stage.key:
+            continue
+        trace = scope.store.traces.read(stage.name, stage.key)
+        # A gc may have taken it since the plan was made.
         if trace is not None:
-            found[stage.name] = trace.created, trace.seconds
-    return found
+            results[stage.name] = trace.created, trace.seconds
+    return results
 
 
 def _outputs_state(target: Path, plan: Plan, delivering: Sequence[str]) -> str:
-    """Whether the outputs are those of today's recipe. delivering: the stages whose files they are."""
+    """The state of the outputs, compared with what the recipe would deliver now. delivering: stages that deliver."""
+    # By the record only: hashing gigabytes of exports would make `status` slow. `run` does check the bytes.
     try:
         stages = json.loads((target / RECORD_FILE).read_bytes())["stages"]
         delivered = {name: stages[name]["digest"] for name in delivering if name in stages}
@@ -103,25 +113,28 @@ def _outputs_state(target: Path, plan: Plan, delivering: Sequence[str]) -> str:
 
 
 def _live_progress(run: Run) -> str | None:
-    """How far a live run is."""
+    """The stage and progress of a live run, such as "train 120/400 steps"; None before its first stage."""
     from dbrun.plan.diff_runs import read_events
 
-    moved = [event for event in read_events(run) if event.get("event") in ("progress", "stage_started")]
-    if not moved:
+    progress = [event for event in read_events(run) if event.get("event") in ("progress", "stage_started")]
+    if not progress:
         return None
-    last = moved[-1]
+    last = progress[-1]
     done = f" {last['done']}/{last['total']} {last['unit']}" if last["event"] == "progress" else ""
     return f"{last.get('stage')}{done}"
 
 
-def make_lock(asked: RecipeRequest, *, as_json: bool) -> None:
-    """Write the lock of a recipe."""
+def make_lock(request: RecipeRequest, *, as_json: bool) -> None:
+    """Write the lock file of a recipe, and print its path."""
     from dbrun.resolve.lock import check_unchanged_by_overrides, lock_contents, write_lock
     from dbrun.resolve.sources import pin_revision
 
-    loaded, resolved, store = read_request(asked)
-    if laid := asked.words[1:]:
-        check_unchanged_by_overrides(loaded, resolved, read_request(RecipeRequest(asked.recipe))[1], laid)
+    loaded, resolved, store = read_request(request)
+    overrides_and_profiles = request.words[1:]
+    if overrides_and_profiles:
+        # The lock is of the recipe as written: overrides may be given, but must not change what it points at.
+        as_written = read_request(RecipeRequest(request.recipe))[1]
+        check_unchanged_by_overrides(loaded, resolved, as_written, overrides_and_profiles)
     resolved = pin_revision(loaded, resolved, store)
     target, changed = write_lock(loaded, resolved)
     if as_json:

@@ -22,7 +22,7 @@ def status(words: RecipeWords = None, profile: Profiles = None, json: Json = Fal
 def explain(stage: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE", show_default=False,
                                                autocompletion=complete_stages)],
             words: RecipeWords = None, profile: Profiles = None, json: Json = False) -> None:
-    """Take a stage's key apart, against the nearest earlier one."""
+    """Explain a stage's cache key, compared with the nearest earlier one."""
     from dbrun.cli.ask import show_explanation
 
     show_explanation(stage, words or [], profile, as_json=json)
@@ -40,10 +40,10 @@ def graph(words: RecipeWords = None, profile: Profiles = None,
 
 @app.command()
 def lock(recipe: RecipeArgument, overrides: Overrides = None, profile: Profiles = None, json: Json = False) -> None:
-    """Write down what a recipe points at, for review and `--locked`.
+    """Write a lock file: exactly what a recipe points at.
 
-    The base's commit, and the contents of pictures and adapters. The lock stands beside the recipe, recipe.lock for
-    recipe.yaml, and is of the recipe as it is written; `run --locked` and `plan --locked` compare with it.
+    It holds the base's commit, and digests of pictures and adapters. It stands beside the recipe, recipe.lock for
+    recipe.yaml, and is of the recipe as written, without overrides. `run --locked` and `plan --locked` compare with it.
     """
     from dbrun.cli.ask import make_lock
     from dbrun.cli.words import parse_request

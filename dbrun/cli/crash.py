@@ -15,20 +15,21 @@ from dbrun.secrets import redact_secrets
 from dbrun.ui.terminal import print_error, print_result
 
 EVENT_VERBS = ("run", "stage")
-"""Verbs whose --json is a line an event, a failure among them."""
+"""Verbs whose --json writes events, one a line; a failure of theirs is the event run_failed."""
 
 
 def report_error(error: Exception, words: Sequence[str]) -> int:
-    """Tell of what a verb raised, with --json to programs too; its exit code. words: the command line."""
-    meant = error if isinstance(error, DbrunError) else usage_error(error) or bug_report(error)
+    """Print an error of a verb, with --json as JSON too; return its exit code. words: the command line."""
+    reported = error if isinstance(error, DbrunError) else usage_error(error) or bug_report(error)
+    # The verbs of events have written the failure already; with --dry-run they write no events.
     if "--json" in words and (words[0] not in EVENT_VERBS or "--dry-run" in words):
-        print_result(json.dumps({"format_version": 1, "error": meant.as_json()}, indent=1))
-    print_error(meant)
-    return meant.exit_code
+        print_result(json.dumps({"format_version": 1, "error": reported.as_json()}, indent=1))
+    print_error(reported)
+    return reported.exit_code
 
 
 def bug_report(error: Exception) -> DbrunError:
-    """Write the traceback where it can be found, and say so."""
+    """Write the traceback of an unexpected error into a temporary file; return an error that names the file."""
     with tempfile.NamedTemporaryFile("w", prefix="dbrun-", suffix=".log", delete=False) as log:
         log.write(redact_secrets("".join(traceback.format_exception(error))))
     if is_out_of_memory(error):
@@ -38,10 +39,16 @@ def bug_report(error: Exception) -> DbrunError:
 
 
 def usage_error(error: Exception) -> UsageError | None:
-    """What is wrong with the words of a command, and how they go; None where it is another error."""
+    """A UsageError with the message and usage line of an error of typer; None for any other error."""
+    # The base of BadParameter is click's UsageError; typer does not export it.
     context = getattr(error, "ctx", None)
     if not isinstance(error, typer.BadParameter.__base__ or ()) or context is None:
         return None
-    words = str(error.format_message()).rstrip(".").replace(". Did", "; did").replace(" (Possible options: --help)", "")  # type: ignore[attr-defined]
-    usage = f"\n  usage: {' '.join(context.get_usage().split()[1:])}" if context.parent is not None else ""
-    return UsageError(f"{words[:1].lower()}{words[1:]}{usage}", fix=f"{context.command_path} --help")
+    message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+    # click's sentences in the form of all other messages: one line, lower case, no full stop.
+    message = message.replace(". Did", "; did").replace(" (Possible options: --help)", "")
+    message = message[:1].lower() + message[1:]
+    if context.parent is not None:
+        usage = " ".join(context.get_usage().split()[1:])
+        message += f"\n  usage: {usage}"
+    return UsageError(message, fix=f"{context.command_path} --help")

@@ -21,12 +21,12 @@ VERSION = "dbrun/v1"
 """The version of the recipe language that this dbrun knows."""
 
 RECORD_PARTS = ("written", "stages", "versions", "machine")
-"""What the record beside an adapter tells that its header does not."""
+"""Members of the `dbrun.json` beside an adapter that its header does not have."""
 
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """A recipe that was checked. warnings: what is odd; not_checked: what was not looked at."""
+    """The result of a check of one recipe. not_checked: what was not looked at, in words; it may still be wrong."""
 
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Note, ...] = ()
@@ -35,29 +35,35 @@ class ValidationResult:
 
 def validate_all(files: Sequence[Path], overrides: Sequence[str], profiles: Sequence[str], *, as_json: bool,
                  alone: bool) -> bool:
-    """Check each recipe and say what is wrong with it; whether all are right.
+    """Check each recipe and print what is wrong with it; return whether all are valid.
 
-    alone: leave aside what they point at.
+    alone: do not look at the base and the pictures that they name.
     """
     from dbrun.store.store import current_store
 
     store = current_store()
-    found = {}
+    results = {}
     for file in files:
-        found[str(file)] = one = _validate(file, overrides, profiles, store, alone)
+        result = _validate(file, overrides, profiles, store, alone)
+        results[str(file)] = result
+        # At once, not at the end: pictures of one recipe can take minutes to read.
         if not as_json:
-            _print_validation(file, one, named=len(files) > 1)
+            _print_validation(file, result, named=len(files) > 1)
     if as_json:
-        print_result(json.dumps({"format_version": 1, "files": [
-                     {"file": file, "valid": not one.problems,
-                      "problems": [problem.as_json() for problem in one.problems],
-                      "warnings": [note.text for note in one.warnings], "unseen": one.not_checked}
-                     for file, one in found.items()]}, indent=1))
-    return not any(one.problems for one in found.values())
+        documents = [_validation_json(file, result) for file, result in results.items()]
+        print_result(json.dumps({"format_version": 1, "files": documents}, indent=1))
+    return not any(result.problems for result in results.values())
+
+
+def _validation_json(file: str, result: ValidationResult) -> dict[str, object]:
+    return {"file": file, "valid": not result.problems,
+            "problems": [problem.as_json() for problem in result.problems],
+            "warnings": [note.text for note in result.warnings], "unseen": result.not_checked}
 
 
 def _validate(file: Path, overrides: Sequence[str], profiles: Sequence[str], store: Store,
               alone: bool) -> ValidationResult:
+    """Check one recipe; alone: without what it points at."""
     from dbrun.recipe.load import load_with_problems
     from dbrun.recipe.text.spans import InvalidRecipe, Problem
     from dbrun.resolve.sources import resolve_sources
@@ -68,68 +74,79 @@ def _validate(file: Path, overrides: Sequence[str], profiles: Sequence[str], sto
             return ValidationResult(wrong, not_checked=("its base", "its pictures"))
         resolved = resolve_sources(loaded, store, False, wrong)
     except RecipeError as error:
-        every = error.problems if isinstance(error, InvalidRecipe) else (Problem(None, "", error.message, error.fix),)
-        return ValidationResult(tuple(problem for problem in every if not problem.fixed_by_fetch),
-                                not_checked=tuple(f"`{problem.key}`" for problem in every if problem.fixed_by_fetch))
+        if isinstance(error, InvalidRecipe):
+            problems = error.problems
+        else:
+            problems = (Problem(None, "", error.message, error.fix),)
+        # A data set that `run` would fetch is not a mistake of the recipe.
+        not_fetched = tuple(f"`{problem.key}`" for problem in problems if problem.fixed_by_fetch)
+        mistakes = tuple(problem for problem in problems if not problem.fixed_by_fetch)
+        return ValidationResult(mistakes, not_checked=not_fetched)
+    warnings = tuple(note for note in resolved.notes if note.level == "warning")
+    # The base is on the Hub and was never fetched: its configuration could not be read.
     unseen = ("its base",) if resolved.sources.base.folder is None else ()
-    return ValidationResult((), tuple(note for note in resolved.notes if note.level == "warning"), unseen)
+    return ValidationResult((), warnings, unseen)
 
 
-def _print_validation(file: Path, one: ValidationResult, *, named: bool) -> None:
-    """named: say which file it is, where others are checked beside it."""
+def _print_validation(file: Path, result: ValidationResult, *, named: bool) -> None:
+    """Print a result. named: name the file before its problems, because several files are checked."""
     from dbrun.recipe.text.spans import InvalidRecipe
     from dbrun.ui.terminal import warning_text
 
-    if one.problems:
+    if result.problems:
         if named:
             print_status(f"{file}: not valid")
-        print_error(InvalidRecipe(one.problems))
+        print_error(InvalidRecipe(result.problems))
         return
-    for note in one.warnings:
+    for note in result.warnings:
         print_status(warning_text(f"{file}: {note.text}"))
-    print_result(f"{file}: valid{f'; not looked at: {listed}' if (listed := ', '.join(one.not_checked)) else ''}")
+    verdict = f"{file}: valid"
+    if result.not_checked:
+        verdict += f"; not looked at: {', '.join(result.not_checked)}"
+    print_result(verdict)
 
 
 def migrate_all(files: Sequence[Path], *, as_json: bool) -> bool:
-    """Say of each recipe which version of the language it is written in; whether this dbrun knows them all.
+    """Print the version of the recipe language of each recipe; return whether this dbrun knows them all.
 
     There is one version so far, so there is nothing to rewrite yet.
     """
-    found = {str(file): _version(file) for file in files}
+    versions = {str(file): _version(file) for file in files}
+    all_known = not any(error for _, error in versions.values())
     if as_json:
-        print_result(json.dumps({"format_version": 1, "files": [
-                     {"file": file, "schema": said, "current": error is None,
-                      "error": error.as_json() if error else None}
-                     for file, (said, error) in found.items()]}, indent=1))
-        return not any(error for _, error in found.values())
-    for file, (said, error) in found.items():
+        documents = []
+        for file, (version, error) in versions.items():
+            error_json = error.as_json() if error else None
+            documents.append({"file": file, "schema": version, "current": error is None, "error": error_json})
+        print_result(json.dumps({"format_version": 1, "files": documents}, indent=1))
+        return all_known
+    for file, (version, error) in versions.items():
         if error:
             print_error(error)
-        elif said is None:
+        elif version is None:
             print_result(f"{file}: no `schema`; what a recipe extends may say it, any other needs `schema: {VERSION}`")
         else:
-            print_result(f"{file}: {said}, nothing to do")
-    return not any(error for _, error in found.values())
+            print_result(f"{file}: {version}, nothing to do")
+    return all_known
 
 
 def _version(file: Path) -> tuple[str | None, DbrunError | None]:
-    """The version that a recipe says it is written in, and what is wrong with that or with the file."""
+    """The `schema` of a recipe (None if it has none), and the error if it is unknown or the file cannot be read."""
     from dbrun.recipe.checks.messages import is_newer
     from dbrun.recipe.text.yaml import schema_version
 
     try:
-        said = schema_version(file)
+        version = schema_version(file)
     except RecipeError as error:
         return None, error
-    if said in (None, VERSION):
-        return said, None
-    later = is_newer(said, [VERSION])
-    return said, UsageError(f"{file}: found the version '{said}', this dbrun knows {VERSION} only",
-                            fix="pip install --upgrade dbrun" if later else f"write `schema: {VERSION}`")
+    if version in (None, VERSION):
+        return version, None
+    fix = "pip install --upgrade dbrun" if is_newer(version, [VERSION]) else f"write `schema: {VERSION}`"
+    return version, UsageError(f"{file}: found the version '{version}', this dbrun knows {VERSION} only", fix=fix)
 
 
 def schema_is_current(file: Path) -> bool:
-    """Whether file holds the schema of this version; says how to mend it where it does not."""
+    """Whether file holds the JSON schema of this dbrun; if not, print the command that writes it."""
     from dbrun.recipe.checks.json_schema import schema_text
 
     if not file.is_file():
@@ -142,14 +159,15 @@ def schema_is_current(file: Path) -> bool:
 
 
 def write_starter(name: str) -> None:
-    """Write a commented recipe, never over another file."""
+    """Write a commented starter recipe; never over another file. Raises UsageError."""
     from dbrun.recipe.new import starter_recipe
     from dbrun.recipe.schema.model import NAME_PATTERN, PATTERN_WORDS
 
     if not re.fullmatch(NAME_PATTERN, name):
         raise UsageError(f"{name!r} cannot be a name; allowed: {PATTERN_WORDS[NAME_PATTERN]}")
-    home = Path("recipes")
-    target = (home if home.is_dir() else Path()) / f"{name}.yaml"
+    home = Path("recipes") if Path("recipes").is_dir() else Path()
+    target = home / f"{name}.yaml"
+    # Mode "x" tests and creates in one step, so that not even a file made at this moment is overwritten.
     try:
         with target.open("x", encoding="utf-8") as file:
             file.write(starter_recipe(name, target))
@@ -162,12 +180,13 @@ def write_starter(name: str) -> None:
 
 
 def show_provenance(adapter: Path, *, as_json: bool) -> None:
-    """Print where an adapter comes from: what its header says, and the record that lies beside it."""
+    """Print the provenance of an adapter: the facts in its header, and the `dbrun.json` beside it."""
     from dbrun.safetensors_header import find_record, read_provenance
     from dbrun.ui.provenance import outline
 
     facts = read_provenance(adapter)
-    if record := find_record(adapter, facts):
+    record = find_record(adapter, facts)
+    if record:
         facts["record"] = {part: record[part] for part in RECORD_PARTS if part in record}
     if as_json:
         print_result(json.dumps({"format_version": 1, **facts}, indent=1, ensure_ascii=False))
@@ -176,14 +195,14 @@ def show_provenance(adapter: Path, *, as_json: bool) -> None:
 
 
 def write_comparison(words: Sequence[str], output: Path) -> None:
-    """Write one picture of several exports; each word is a folder, or a label and a folder."""
+    """Write one picture with the samples of several exports. words: FOLDER or LABEL=FOLDER. Raises UsageError."""
     from dbrun.images.grid import save_png
     from dbrun.images.samples import comparison_grid
 
     labelled = [_parse_labelled(word) for word in words]
     exports = dict(labelled)
     if len(exports) < len(labelled):
-        raise UsageError("two rows have one name", fix="name each: LABEL=FOLDER")
+        raise UsageError("two rows have the same name", fix="name each: LABEL=FOLDER")
     picture = comparison_grid(exports)
     try:
         save_png(picture, output)
@@ -193,8 +212,10 @@ def write_comparison(words: Sequence[str], output: Path) -> None:
 
 
 def _parse_labelled(word: str) -> tuple[str, Path]:
-    """LABEL=FOLDER, or a folder, whose row then has the folder's name."""
-    label, said, folder = word.partition("=")
-    if said and not Path(word).is_dir():
+    """The label and the folder of FOLDER or LABEL=FOLDER; without a label, the folder's name."""
+    label, equals, folder = word.partition("=")
+    # A folder's own name may hold an equals sign.
+    if equals and not Path(word).is_dir():
         return label, Path(folder)
+    # Resolved, so that `.` has a name.
     return Path(word).resolve().name, Path(word)

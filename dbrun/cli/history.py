@@ -12,23 +12,24 @@ from dbrun.ui.terminal import pluralize, print_result, print_status
 
 
 def show_runs(name: str | None, limit: int | None, *, as_json: bool) -> None:
-    """List runs, each with the room that its results take; limit: at most so many, None for all."""
+    """Print the newest runs with the disk usage of their results. name: only runs of this name; limit: None for all."""
     from dbrun.store.usage import disk_usage_of_runs
     from dbrun.ui.history import run_table
 
     store = current_store()
-    asked = [run for run in list_runs(store) if name in (None, run.name)]
-    found = [(run, disk_usage_of_runs(store, [run]) if run.roots else 0) for run in asked[:limit]]
+    matching = [run for run in list_runs(store) if name in (None, run.name)]
+    # A run whose record is damaged is still listed; `verify` says what is wrong with it.
+    shown = [(run, disk_usage_of_runs(store, [run]) if run.roots else 0) for run in matching[:limit]]
     if as_json:
-        print_result(json.dumps({"format_version": 1,
-                                 "runs": [{**_run_json(run), "bytes": size} for run, size in found]},
-                                indent=1))
-    elif found:
-        print_result(run_table(found))
-        if len(asked) > len(found):
-            print_status(f"and {pluralize(len(asked) - len(found), 'earlier run')}; `dbrun ls` lists all")
+        runs = [{**_run_json(run), "bytes": size} for run, size in shown]
+        print_result(json.dumps({"format_version": 1, "runs": runs}, indent=1))
+    elif shown:
+        print_result(run_table(shown))
+        if len(matching) > len(shown):
+            print_status(f"and {pluralize(len(matching) - len(shown), 'earlier run')}; `dbrun ls` lists all")
     else:
-        print_status(f"no runs{f' of {name}' if name else ''} in {store.root}")
+        of_name = f" of {name}" if name else ""
+        print_status(f"no runs{of_name} in {store.root}")
 
 
 def _run_json(run: Run) -> dict[str, object]:
@@ -36,42 +37,50 @@ def _run_json(run: Run) -> dict[str, object]:
 
 
 def show_log(word: str | None, *, as_json: bool) -> None:
-    """Print what a run said."""
+    """Print the events of a run, and its traceback if it crashed. word: an id or a name; None: the newest run."""
     from dbrun.ui.history import log_lines
 
     store = current_store()
-    run = find_run(store, word) if word is not None else next(iter(list_runs(store)), None)
+    if word is None:
+        run = next(iter(list_runs(store)), None)
+    else:
+        run = find_run(store, word)
     if run is None:
         raise UsageError(f"there are no runs in {store.root}", fix="dbrun run RECIPE makes one")
     try:
         log = (run.folder / "log").read_text(encoding="utf-8", errors="replace")
     except OSError:
+        # Only a run that crashed has a log.
         log = None
-    said = read_events(run)
+    events = read_events(run)
     if as_json:
-        print_result(json.dumps({"format_version": 1, **_run_json(run), "events": said, "log": log}, indent=1))
+        print_result(json.dumps({"format_version": 1, **_run_json(run), "events": events, "log": log}, indent=1))
         return
     print_status(f"{run.id}  {run.state}")
-    print_result(log_lines(said, log))
+    print_result(log_lines(events, log))
 
 
 def show_difference(first: str, second: str, *, as_json: bool) -> None:
-    """Print how two runs differ."""
+    """Print how two runs differ. first, second: ids or names."""
     from dbrun.ui.history import comparison
 
     store = current_store()
     a, b = find_run(store, first), find_run(store, second)
-    found = compare_runs(store, a, b)
-    print_result(json.dumps({"format_version": 1, "runs": [a.id, b.id], **found.as_json()}, indent=1) if as_json
-                 else comparison(found, a, b))
+    difference = compare_runs(store, a, b)
+    if as_json:
+        print_result(json.dumps({"format_version": 1, "runs": [a.id, b.id], **difference.as_json()}, indent=1))
+    else:
+        print_result(comparison(difference, a, b))
 
 
 def show_machine(*, as_json: bool) -> bool:
-    """Print what this machine has; whether nothing is wrong."""
+    """Print the checks of this machine; return whether none of them is bad."""
     from dbrun.plan.doctor import run_checks
     from dbrun.ui.doctor import checks_table
 
-    found = run_checks(current_store())
-    print_result(json.dumps({"format_version": 1, "checks": [check.as_json() for check in found]}, indent=1) if as_json
-                 else checks_table(found))
-    return all(check.state != "bad" for check in found)
+    checks = run_checks(current_store())
+    if as_json:
+        print_result(json.dumps({"format_version": 1, "checks": [check.as_json() for check in checks]}, indent=1))
+    else:
+        print_result(checks_table(checks))
+    return all(check.state != "bad" for check in checks)

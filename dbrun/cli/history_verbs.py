@@ -9,31 +9,28 @@ import typer
 from dbrun.cli import complete
 from dbrun.cli.app import Json, app
 
-RUN = "A run: its id, the beginning of it, or a name, which means its newest run."
+RUN = "A run: its id, the beginning of its id, or a name, which means the newest run of that name."
 
 
 @app.command()
 def runs(name: Annotated[str | None, typer.Argument(help="Only runs of this name.", metavar="NAME",
                                                     show_default=False,
                                                     autocompletion=complete.complete_run_names)] = None,
-         limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most so many.")] = 20,
+         limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="List at most N runs.")] = 20,
          json: Json = False) -> None:
-    """List the last runs: how they ended, what they did and keep.
-
-    A run that has nothing to do and sees that nothing changed is the last one over again, and no new entry.
-    """
+    """List the last runs: how they ended, what they did and keep."""
     from dbrun.cli.history import show_runs
 
     show_runs(name, limit, as_json=json)
 
 
 @app.command()
-def logs(run: Annotated[str | None, typer.Argument(help=RUN + " Left out: the last.", metavar="RUN", show_default=False,
-                                                   autocompletion=complete.complete_runs)] = None,
+def logs(run: Annotated[str | None, typer.Argument(help=RUN + " Default: the last run.", metavar="RUN",
+                                                   show_default=False, autocompletion=complete.complete_runs)] = None,
          json: Json = False) -> None:
-    """Show what a run said, and the traceback where it broke.
+    """Show the events of a run, and its traceback if it crashed.
 
-    Of many steps some are shown; `--json` has all.
+    Only some of many steps are shown; `--json` has all.
     """
     from dbrun.cli.history import show_log
 
@@ -54,9 +51,9 @@ def diff(first: Annotated[str, typer.Argument(help=RUN, metavar="RUN", show_defa
 
 @app.command()
 def doctor(json: Json = False) -> None:
-    """Look at devices, memory, disk, libraries and the Hub login.
+    """Check devices, memory, disk, libraries and the Hub login.
 
-    Exit 1 if something is wrong.
+    Exit code 1 if something is wrong.
     """
     from dbrun.cli.history import show_machine
 

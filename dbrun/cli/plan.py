@@ -20,46 +20,55 @@ if TYPE_CHECKING:
     from dbrun.resolve.sources import ResolvedSources
 
 
-def show_plan(asked: RecipeRequest, selection: Selection, *, as_json: bool, locked: bool = False,
+def show_plan(request: RecipeRequest, selection: Selection, *, as_json: bool, locked: bool = False,
               exit_code: bool = False) -> int:
-    """Show what would be done. The exit code: 3 if one is asked for and any of it is still to do, else 0.
+    """Print the plan; return the exit code: 3 if exit_code is set and there is work or drift, else 0.
 
-    locked: tell, and go by, whether the recipe points at what its lock says.
+    locked: compare the recipe with its lock, and return 3 for drift instead of pending work.
     """
-    loaded, resolved, store = read_request(asked)
+    loaded, resolved, store = read_request(request)
     drifted = _drift(loaded, resolved) if locked else None
     scope = make_scope(loaded.recipe, resolved, store, selection, None)
     plan = plan_scope(scope)
     _print_plan(loaded, scope, plan, drifted, as_json=as_json)
     if plan.blocked_stages and not as_json:
-        _print_stop(asked, scope, plan)
-    return 3 if exit_code and (plan.has_pending if drifted is None else drifted) else 0
+        _print_stop(request, scope, plan)
+    if not exit_code:
+        return 0
+    is_open = plan.has_pending if drifted is None else bool(drifted)
+    return 3 if is_open else 0
 
 
 def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool) -> None:
+    """Print the plan. drifted: the differences from the lock, None without a comparison."""
     from dbrun.recipe.checks.exports import export_options
     from dbrun.ui.plan import exports_text, note_text, stage_table
 
-    known = _estimates(scope, plan)
+    estimates = _estimates(scope, plan)
     forms = export_options(scope.recipe, scope.resolved.sources.base.folder)
     if as_json:
-        estimated = {name: asdict(estimate) for name, estimate in known.items()}
+        estimates_json = {name: asdict(estimate) for name, estimate in estimates.items()}
         notes = [{"stage": note.stage, "text": note.text, "level": note.level} for note in scope.resolved.notes]
-        beside = {"estimates": estimated, "drift": drifted, "formats": asdict(forms), "notes": notes}
-        print_result(json.dumps({**plan.as_json(), **beside}, indent=1))
+        print_result(json.dumps({**plan.as_json(), "estimates": estimates_json, "drift": drifted,
+                                 "formats": asdict(forms), "notes": notes}, indent=1))
         return
     for note in scope.resolved.notes:
         print_status(note_text(note))
-    written = any(scope.stages[name].writes_formats for name in scope.selected_stages.needs)
-    print_result("\n".join([stage_table(plan, known), *([exports_text(forms)] if written else [])]))
+    blocks = [stage_table(plan, estimates)]
+    # With `--until train` nothing is exported, and the formats would only mislead.
+    if any(scope.stages[name].writes_formats for name in scope.selected_stages.needs):
+        blocks.append(exports_text(forms))
+    print_result("\n".join(blocks))
     if drifted:
         from dbrun.resolve.lock import drift_headline
 
-        print_status("\n  ".join([f"{paint('drift:', 'yellow', sys.stderr)} {drift_headline(loaded)}", *drifted]))
+        headline = f"{paint('drift:', 'yellow', sys.stderr)} {drift_headline(loaded)}"
+        print_status("\n  ".join([headline, *drifted]))
 
 
 def _estimates(scope: Scope, plan: Plan) -> Mapping[str, Estimate]:
-    """What is known of the time, memory and disk of the stages that are to run."""
+    """Pending stage → its estimated time, memory and disk, as far as earlier runs tell."""
+    # Without pending work there is nothing to estimate, and a no-op plan stays fast.
     if not plan.has_pending:
         return {}
     from dbrun.plan.estimate import estimate_stages
@@ -67,13 +76,16 @@ def _estimates(scope: Scope, plan: Plan) -> Mapping[str, Estimate]:
     return estimate_stages(scope, plan)
 
 
-def _print_stop(asked: RecipeRequest, scope: Scope, plan: Plan) -> None:
+def _print_stop(request: RecipeRequest, scope: Scope, plan: Plan) -> None:
+    """Print why a run of this plan would stop before its first stage, if it would."""
     import shlex
 
     from dbrun.plan.preflight import preflight_error
     from dbrun.ui.plan import stop_text
 
-    if (stop := preflight_error(plan, shlex.join(asked.words), scope.store)) is not None:
+    command = shlex.join(request.words)
+    stop = preflight_error(plan, command, scope.store)
+    if stop is not None:
         print_status(stop_text(stop))
 
 

@@ -1,4 +1,4 @@
-"""The verbs that check and write recipes."""
+"""The verbs that check and write recipes: `validate`, `migrate`, `schema` and `new`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dbrun.cli.app import Json, Profiles, app
 from dbrun.cli.complete import complete_recipes, complete_recipes_and_keys
 
 SCHEMA = Path("schemas/recipe.schema.json")
+"""The file that `schema --check` compares with by default: the one of dbrun's own repository."""
 
 
 @app.command()
@@ -18,7 +19,7 @@ def validate(words: Annotated[list[str], typer.Argument(help="Recipes, and key=v
                                                         metavar="FILE… [KEY=VALUE]…", show_default=False,
                                                         autocompletion=complete_recipes_and_keys)],
              profile: Profiles = None,
-             alone: Annotated[bool, typer.Option("--alone", help="Leave aside the base and the pictures they name.")
+             alone: Annotated[bool, typer.Option("--alone", help="Do not check the base and the pictures they name.")
                               ] = False,
              json: Json = False) -> None:
     """Check recipes with what they point at; all mistakes at once."""
@@ -37,9 +38,9 @@ def validate(words: Annotated[list[str], typer.Argument(help="Recipes, and key=v
 def migrate(files: Annotated[list[Path], typer.Argument(help="Recipes.", metavar="FILE",
                                                         autocompletion=complete_recipes,
                                                         show_default=False)], json: Json = False) -> None:
-    """Say whether recipes are written in today's language.
+    """Check whether recipes use the current version of the language.
 
-    There is one version so far, so that nothing is rewritten yet.
+    There is only one version so far, so nothing is rewritten.
     """
     from dbrun.cli.files import migrate_all
 
@@ -66,7 +67,7 @@ def schema(check: Annotated[bool, typer.Option("--check", help="Compare with the
 def new(name: Annotated[str, typer.Argument(help="The run's name.", metavar="NAME", show_default=False)]) -> None:
     """Write a commented starter recipe.
 
-    It goes to recipes/NAME.yaml where there is such a folder, else to NAME.yaml.
+    It is written to recipes/NAME.yaml if the folder recipes/ exists, else to NAME.yaml.
     """
     from dbrun.cli.files import write_starter
 

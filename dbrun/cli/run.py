@@ -24,66 +24,73 @@ if TYPE_CHECKING:
     from dbrun.workers.env import DistributedEnv
 
 
-def read_request(asked: RecipeRequest, emit: Emit | None = None, *,
+def read_request(request: RecipeRequest, emit: Emit | None = None, *,
                  decode: bool = False) -> tuple[LoadedRecipe, ResolvedSources, Store]:
-    """The recipe with what its paths point at, and the store at hand. Raises DbrunError.
+    """The requested recipe, what its paths point at, and the store of the current folder. Raises DbrunError.
 
-    emit: where it is to be run, and so pictures may be fetched; decode: read every picture to its last pixel.
+    emit: given by commands that run the recipe; data sets are then fetched from the Hub, with progress sent to emit;
+    decode: decode every picture completely, to find damaged ones.
     """
-    loaded, wrong = load_with_problems(asked.recipe, asked.overrides, asked.profiles)
+    loaded, problems = load_with_problems(request.recipe, request.overrides, request.profiles)
     store = current_store()
-    if emit is not None and not wrong and any(one.revision for one in loaded.recipe.subjects_by_key.values()):
+    # Only `run` fetches: a command that reads must neither download nor write.
+    if emit is not None and not problems and any(one.revision for one in loaded.recipe.subjects_by_key.values()):
         from dbrun.resolve.datasets import fetch_datasets
 
         fetch_datasets(loaded, store, emit)
     with show_elapsed("reading the pictures and the base"):
-        resolved = resolve_sources(loaded, store, decode, wrong)
+        resolved = resolve_sources(loaded, store, decode, problems)
+    # A recipe rebuilt from an exported file: say where this machine differs from what the export was made with.
     if loaded.path.suffix == EXPORT_SUFFIX:
         from dbrun.plan.provenance_diff import provenance_notes
         from dbrun.safetensors_header import read_provenance
 
-        told = provenance_notes(read_provenance(loaded.path), loaded.recipe, resolved)
-        resolved = replace(resolved, notes=(*resolved.notes, *told))
+        new_notes = provenance_notes(read_provenance(loaded.path), loaded.recipe, resolved)
+        resolved = replace(resolved, notes=(*resolved.notes, *new_notes))
     return loaded, resolved, store
 
 
-def run_recipe(asked: RecipeRequest, selection: Selection, *, as_json: bool, quiet: bool = False,
+def run_recipe(request: RecipeRequest, selection: Selection, *, as_json: bool, quiet: bool = False,
                locked: bool = False) -> RunResult:
-    """Run the recipe's selected stages; the delivered folder's path goes to stdout, unless that is to stay quiet.
+    """Run the recipe's selected stages; print the path of the delivered folder to stdout, unless quiet.
 
-    locked: only where the recipe points at what its lock says.
+    locked: raise if the recipe does not match its lock. Raises DbrunError.
     """
     from dbrun.run.runner import execute
     from dbrun.ui.progress import make_reporter
     from dbrun.workers.env import check_launcher, read_distributed_env
     from dbrun.workers.launcher import WorkerGroup
 
-    # threads that spin while they wait slow each other down manyfold on a busy machine; read when torch loads
+    # Threads that spin while they wait slow each other down manyfold on a busy machine. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # what was imported so far stays, so it need not be searched
+    # Imported modules stay for good, so the collector need not search them.
     gc.freeze()
     gc.enable()
-    if (here := read_distributed_env(os.environ)) is not None and here.rank:
-        join_run(here, asked)
-    with closing(make_reporter(as_json)) as watch:
+    # Under a launcher (torchrun), processes other than the first only share the work of its stages.
+    launched = read_distributed_env(os.environ)
+    if launched is not None and launched.rank:
+        join_run(launched, request)
+    with closing(make_reporter(as_json)) as reporter:
         try:
-            loaded, resolved, store = read_request(asked, watch, decode=True)
-            check_launcher(loaded.recipe, here, os.environ)
+            loaded, resolved, store = read_request(request, reporter, decode=True)
+            check_launcher(loaded.recipe, launched, os.environ)
             if locked:
                 resolved = _check_lock(loaded, resolved, store)
         except DbrunError as error:
-            watch(RunFailed(None, error.message, error.fix, error.exit_code))
+            # `execute` reports its own failures; programs that read events need this one, too.
+            reporter(RunFailed(None, error.message, error.fix, error.exit_code))
             raise
-        worker_group = WorkerGroup(here.size if here else loaded.recipe.launch.processes, asked.words, here)
-        outcome = execute(loaded, resolved, store, selection, emit=watch, overrides=asked.overrides,
-                          worker_group=worker_group)
-        if outcome.outputs is not None and not as_json and not quiet:
-            print_result(str(outcome.outputs))
-    return outcome
+        size = launched.size if launched else loaded.recipe.launch.processes
+        worker_group = WorkerGroup(size, request.words, launched)
+        result = execute(loaded, resolved, store, selection, emit=reporter, overrides=request.overrides,
+                         worker_group=worker_group)
+        if result.outputs is not None and not as_json and not quiet:
+            print_result(str(result.outputs))
+    return result
 
 
 def _check_lock(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) -> ResolvedSources:
-    """What a recipe points at, its base's commit included, which the lock must say too. Raises DbrunError."""
+    """What the recipe points at, with the commit of its base. Raises DbrunError if the lock says something else."""
     from dbrun.resolve.lock import enforce_lock
     from dbrun.resolve.sources import pin_revision
 
@@ -92,14 +99,14 @@ def _check_lock(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) -
     return resolved
 
 
-def join_run(here: DistributedEnv, asked: RecipeRequest) -> NoReturn:
-    """Share the work of a run whose first process is another; ends this one when the run is over."""
+def join_run(here: DistributedEnv, request: RecipeRequest) -> NoReturn:
+    """Work for the run that the process of rank 0 leads, then exit this process. here: its rank and size."""
     from dbrun.plan.planner import ALL_STAGES, Scope, make_scope
     from dbrun.resolve.sources import pin_revision
     from dbrun.workers.worker import run_worker
 
     def plan() -> Scope:
-        loaded, resolved, store = read_request(asked, lambda event: None)
+        loaded, resolved, store = read_request(request, lambda event: None)
         return make_scope(loaded.recipe, pin_revision(loaded, resolved, store), store, ALL_STAGES, None)
 
     sys.exit(run_worker(here, plan))

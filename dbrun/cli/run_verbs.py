@@ -14,7 +14,7 @@ Sweeps = Annotated[list[str] | None, typer.Option(
     "--sweep", metavar="KEY=VALUE,VALUE", autocompletion=complete_keys,
     help="Run each of these values; several sweeps make a grid.")]
 Locked = Annotated[bool, typer.Option(
-    "--locked", help="Refuse, with exit code 3, where the recipe does not point at what the lock beside it says.")]
+    "--locked", help="Stop with exit code 3 if the recipe does not match the lock file beside it.")]
 
 
 @app.command()
@@ -22,7 +22,7 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
         until: Until = None, from_: From = None, only: Only = None, force: Force = None, locked: Locked = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and run nothing.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:
-    """Run a recipe; the export goes to outputs/NAME/.
+    """Run a recipe; the export is written to outputs/NAME/.
 
     Stages whose result is in the store are not run again.
     """
@@ -30,15 +30,17 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
     from dbrun.cli.words import parse_request_from
     from dbrun.plan.selection import Selection
 
-    wanted, from_ = parse_request_from(recipe, overrides, profile, from_)
+    request, from_ = parse_request_from(recipe, overrides, profile, from_)
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
     if sweep:
         _refuse_locked(locked)
         from dbrun.cli.sweep import plan_runs, refuse_blocked, run_sweep, show_sweep
 
-        runs = plan_runs(wanted, sweep, selection, decode=not dry_run)
+        runs = plan_runs(request, sweep, selection, decode=not dry_run)
+        # Before the first run: hours later is too late to learn that the last run cannot begin.
         if not dry_run:
             refuse_blocked(runs, as_json=json)
+        # With --json, stdout of a real sweep has events only.
         if dry_run or not json:
             show_sweep(runs, as_json=json)
         if not dry_run:
@@ -46,23 +48,23 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
     elif dry_run:
         from dbrun.cli.plan import show_plan
 
-        if show_plan(wanted, selection, as_json=json, locked=locked, exit_code=locked):
+        if show_plan(request, selection, as_json=json, locked=locked, exit_code=locked):
             raise typer.Exit(3)
     else:
-        run_recipe(wanted, selection, as_json=json, locked=locked)
+        run_recipe(request, selection, as_json=json, locked=locked)
 
 
 @app.command()
 def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE", show_default=False,
                                                autocompletion=complete_stages)],
           words: RecipeWords = None, profile: Profiles = None,
-          only: Annotated[bool, typer.Option("--only", help="Refuse rather than run a stage above.")] = False,
-          force: Annotated[bool, typer.Option("--force", help="Do it again though it is cached.")] = False,
+          only: Annotated[bool, typer.Option("--only", help="Stop if a stage before it is not cached.")] = False,
+          force: Annotated[bool, typer.Option("--force", help="Run it again even if it is cached.")] = False,
           locked: Locked = False,
           json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:
     """Run one stage and what it needs, nothing after.
 
-    Stages above it run only if they are not cached.
+    The stages before it run only if they are not cached.
     """
     from dbrun.cli.run import run_recipe
     from dbrun.cli.words import check_stage, request_or_default
@@ -71,12 +73,12 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
     from dbrun.ui.terminal import print_status
 
     check_stage(name)
-    wanted, why = request_or_default(words or [], profile, current_store())
+    request, why = request_or_default(words or [], profile, current_store())
     if why is not None:
         print_status(why)
     selection = Selection(only=name if only else None, until=None if only else name,
                           force=(name,) if force else ())
-    run_recipe(wanted, selection, as_json=json, locked=locked)
+    run_recipe(request, selection, as_json=json, locked=locked)
 
 
 def _refuse_locked(locked: bool) -> None:
@@ -87,35 +89,39 @@ def _refuse_locked(locked: bool) -> None:
 @app.command()
 def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
          until: Until = None, from_: From = None, only: Only = None, force: Force = None, json: Json = False,
-         locked: Annotated[bool, typer.Option("--locked", help="Compare with the lock beside the recipe.")] = False,
+         locked: Annotated[bool, typer.Option("--locked", help="Compare with the lock file of the recipe.")] = False,
          exit_code: Annotated[bool, typer.Option(
-             "--exit-code", help="Exit 3 if any work is pending; with --locked, if the lock does not hold.")] = False,
+             "--exit-code", help="Exit code 3 if work is pending; with --locked, if the recipe does not match its "
+                                 "lock.")] = False,
          pictures: Annotated[bool, typer.Option("--pictures", help="Show each picture: its size and shape, what is cut "
-                                                "off, its prompt, and whether it is blurred, tiny, black or there "
-                                                "twice.")] = False) -> None:
+                                                "off, its prompt, and whether it is blurred, tiny, black or a "
+                                                "duplicate.")] = False) -> None:
     """Show what a run would do, and why."""
     from dbrun.cli.plan import show_plan
     from dbrun.cli.words import parse_request_from
     from dbrun.plan.selection import Selection
 
-    wanted, from_ = parse_request_from(recipe, overrides, profile, from_)
+    request, from_ = parse_request_from(recipe, overrides, profile, from_)
     if pictures:
         from dbrun.cli.pictures import show_pictures
 
-        beside = {"--sweep": sweep, "--until": until, "--from": from_, "--only": only, "--force": force,
-                  "--exit-code": exit_code, "--locked": locked}
-        if named := ", ".join(option for option, given in beside.items() if given):
-            raise UsageError(f"`--pictures` shows the pictures that training takes, and no stages; found {named}",
-                             fix=f"leave {named} out")
-        show_pictures(wanted, as_json=json)
+        # Refused, not ignored: who writes `--pictures --locked` expects a comparison.
+        stage_options = {"--sweep": sweep, "--until": until, "--from": from_, "--only": only, "--force": force,
+                         "--exit-code": exit_code, "--locked": locked}
+        given = ", ".join(option for option, value in stage_options.items() if value)
+        if given:
+            raise UsageError(f"`--pictures` shows the pictures that training takes, and no stages; found {given}",
+                             fix=f"leave {given} out")
+        show_pictures(request, as_json=json)
         return
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
     if sweep:
         _refuse_locked(locked)
         from dbrun.cli.sweep import plan_runs, show_sweep
 
-        code = 3 if show_sweep(plan_runs(wanted, sweep, selection), as_json=json) and exit_code else 0
+        has_pending = show_sweep(plan_runs(request, sweep, selection), as_json=json)
+        code = 3 if has_pending and exit_code else 0
     else:
-        code = show_plan(wanted, selection, as_json=json, locked=locked, exit_code=exit_code)
+        code = show_plan(request, selection, as_json=json, locked=locked, exit_code=exit_code)
     if code:
         raise typer.Exit(code)

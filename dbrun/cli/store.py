@@ -10,48 +10,57 @@ from dbrun.ui.terminal import print_result, print_status
 
 
 def show_usage(*, as_json: bool) -> None:
-    """Print what takes room."""
+    """Print the disk usage of each part of the store, and what a gc would free."""
     from dbrun.disk_space import format_bytes
     from dbrun.store.gc import DEFAULT_KEEP, collect_garbage
     from dbrun.store.usage import usage_by_part
     from dbrun.ui.store import usage_table
 
     store = current_store()
-    found, free = usage_by_part(store), collect_garbage(store, DEFAULT_KEEP, dry_run=True).freed_bytes
+    usage = usage_by_part(store)
+    freed = collect_garbage(store, DEFAULT_KEEP, dry_run=True).freed_bytes
     if as_json:
-        print_result(json.dumps({"format_version": 1, "store": str(store.root), "gc_frees": free,
-                                 "parts": {part: vars(room) for part, room in found.items()}}, indent=1))
+        parts = {part: vars(one) for part, one in usage.items()}
+        print_result(json.dumps({"format_version": 1, "store": str(store.root), "gc_frees": freed, "parts": parts},
+                                indent=1))
         return
-    print_result(usage_table(found))
-    print_status(f"`dbrun gc` would free {format_bytes(free) if free else 'nothing'}")
+    print_result(usage_table(usage))
+    size = format_bytes(freed) if freed else "nothing"
+    print_status(f"`dbrun gc` would free {size}")
 
 
 def verify_all(*, as_json: bool) -> bool:
-    """Check the whole store; whether it was sound."""
+    """Read the whole store and print what is damaged; return whether nothing is."""
     from dbrun.store.verify import verify_store
     from dbrun.ui.store import verify_lines
     from dbrun.ui.waiting import show_elapsed
 
     with show_elapsed("reading every byte in the store"):
         report = verify_store(current_store())
-    print_result(json.dumps(report.as_json(), indent=1) if as_json else verify_lines(report))
+    if as_json:
+        print_result(json.dumps(report.as_json(), indent=1))
+    else:
+        print_result(verify_lines(report))
     return not report.findings
 
 
 def run_gc(keep: int, *, dry_run: bool, as_json: bool) -> None:
-    """Take away what nothing needs, or say what that would be."""
+    """Remove what no kept run needs and print it; dry_run: only print. keep: newest runs of each name to keep."""
     from dbrun.store.gc import collect_garbage
     from dbrun.ui.store import gc_lines
 
     store = current_store()
     if not dry_run:
         _check_writable(store)
-    found = collect_garbage(store, keep, dry_run=dry_run)
-    print_result(json.dumps(found.as_json(), indent=1) if as_json else gc_lines(found, dry_run))
+    report = collect_garbage(store, keep, dry_run=dry_run)
+    if as_json:
+        print_result(json.dumps(report.as_json(), indent=1))
+    else:
+        print_result(gc_lines(report, dry_run))
 
 
 def set_pin(word: str, *, off: bool) -> None:
-    """Pin a run, or let it go."""
+    """Pin a run, or with off remove its pin, and print its id. word: a run's id or name."""
     from dbrun.store.runs import pin
 
     store = current_store()
@@ -60,5 +69,6 @@ def set_pin(word: str, *, off: bool) -> None:
 
 
 def _check_writable(store: Store) -> None:
+    # Asked first, so that the message names the store and not the first file that could not be written.
     if store.read_only:
         raise StageFailed(f"the store {store.root} can only be read", fix="ask its owner, or set DBRUN_STORE")

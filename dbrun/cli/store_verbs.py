@@ -9,13 +9,13 @@ import typer
 from dbrun.cli.app import Json, app
 from dbrun.cli.complete import complete_runs
 
-Run = Annotated[str, typer.Argument(help="A run's id from `dbrun runs`, or a name, which means its newest run.",
+Run = Annotated[str, typer.Argument(help="A run's id from `dbrun runs`, or a name: the newest run of that name.",
                                     metavar="RUN|NAME", show_default=False, autocompletion=complete_runs)]
 
 
 @app.command(name="ls")
 def list_runs(json: Json = False) -> None:
-    """List all runs in the store as `dbrun runs` lists the last ones."""
+    """List all runs in the store; `dbrun runs` lists the last ones."""
     from dbrun.cli.history import show_runs
 
     show_runs(None, None, as_json=json)
@@ -23,7 +23,7 @@ def list_runs(json: Json = False) -> None:
 
 @app.command()
 def du(json: Json = False) -> None:
-    """Show what takes room in the store, and what a gc would free."""
+    """Show the disk usage of the store, and what a gc would free."""
     from dbrun.cli.store import show_usage
 
     show_usage(as_json=json)
@@ -33,7 +33,8 @@ def du(json: Json = False) -> None:
 def verify(json: Json = False) -> None:
     """Read every byte in the store and compare it with its digest.
 
-    What is damaged is put aside, and made again by the next run that needs it. Exit 5 if anything was damaged.
+    What is damaged is moved to quarantine/, and the next run that needs it makes it again. Exit code 5 if anything was
+    damaged.
     """
     from dbrun.cli.store import verify_all
 
@@ -44,11 +45,12 @@ def verify(json: Json = False) -> None:
 @app.command()
 def gc(keep: Annotated[int, typer.Option("--keep", metavar="N", min=0,
                                          help="Keep what the last N runs of each name made.")] = 3,
-       dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and take nothing.")] = False,
+       dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")
+                          ] = False,
        json: Json = False) -> None:
-    """Free what only old runs need.
+    """Remove from the store what only old runs need.
 
-    What pinned, running and the last runs of each name need stays. Runs may go on meanwhile.
+    What pinned runs, running ones and the last runs of each name need is kept. Runs may go on meanwhile.
     """
     from dbrun.cli.store import run_gc
 
@@ -57,7 +59,7 @@ def gc(keep: Annotated[int, typer.Option("--keep", metavar="N", min=0,
 
 @app.command()
 def pin(run: Run) -> None:
-    """Keep what a run made from every gc."""
+    """Protect the results of a run from every gc."""
     from dbrun.cli.store import set_pin
 
     set_pin(run, off=False)
@@ -65,7 +67,7 @@ def pin(run: Run) -> None:
 
 @app.command()
 def unpin(run: Run) -> None:
-    """Let a gc take what a pinned run made, once it is old."""
+    """Remove the pin of a run, so that a gc may remove its results."""
     from dbrun.cli.store import set_pin
 
     set_pin(run, off=True)

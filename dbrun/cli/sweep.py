@@ -29,15 +29,19 @@ if TYPE_CHECKING:
     from dbrun.run.runner import RunResult
 
 MAX_RUNS = 256
+"""Runs of a sweep at most; more is most likely a mistake in the values."""
 MAX_NAME_LENGTH = 64
-"""Characters of a run's name."""
+"""Characters of a run's name at most."""
 DIGEST_DIGITS = 8
-"""Of the digest in a name."""
+"""Hex digits of the digest at the end of a shortened name."""
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep. values: the swept keys with its values; scope_and_plan: what it will do."""
+    """One run of a sweep.
+
+    values: each swept key with its value as text; request: the recipe with these values; scope_and_plan: its plan.
+    """
 
     name: str
     values: tuple[tuple[str, str], ...]
@@ -45,105 +49,119 @@ class SweepRun:
     scope_and_plan: tuple[Scope, Plan]
 
 
-def plan_runs(asked: RecipeRequest, sweeps: Sequence[str], selection: Selection, *,
+def plan_runs(request: RecipeRequest, sweeps: Sequence[str], selection: Selection, *,
               decode: bool = False) -> list[SweepRun]:
-    """The runs of a sweep, each planned; all that is wrong with any of them is raised before one begins.
+    """The runs of a sweep, each planned. Raises all that is wrong with any of them, before one begins.
 
-    decode: read every picture to its last pixel.
+    sweeps: words of the form `key=value,value`, one for each axis; decode: decode every picture completely.
     """
-    combined = list(product(*_parse_axes(sweeps)))
-    if len(combined) > MAX_RUNS:
-        raise UsageError(f"found {len(combined)} combinations, allowed: at most {MAX_RUNS}", fix="sweep fewer values")
-    found: list[SweepRun] = []
-    wrong: list[Problem] = []
-    for values in combined:
+    combinations = list(product(*_parse_axes(sweeps)))
+    if len(combinations) > MAX_RUNS:
+        raise UsageError(f"found {len(combinations)} combinations, allowed: at most {MAX_RUNS}",
+                         fix="sweep fewer values")
+    runs: list[SweepRun] = []
+    problems: list[Problem] = []
+    for values in combinations:
         try:
-            found.append(_plan_run(asked, values, selection, decode))
+            runs.append(_plan_run(request, values, selection, decode))
         except InvalidRecipe as error:
-            wrong += [_widen_problem(problem, sweeps) for problem in error.problems]
-    if wrong:
-        raise InvalidRecipe(wrong)
-    if len({member.name for member in found}) < len(found):
+            problems += [_widen_problem(problem, sweeps) for problem in error.problems]
+    # InvalidRecipe drops repeated problems: a mistake in the recipe itself comes once for each combination.
+    if problems:
+        raise InvalidRecipe(problems)
+    if len({run.name for run in runs}) < len(runs):
         raise UsageError("two runs of the sweep have the same name", fix="sweep `name` alone, or leave it out")
-    return found
+    return runs
 
 
 def _widen_problem(problem: Problem, sweeps: Sequence[str]) -> Problem:
-    """A problem with a swept key itself, in the words of the whole sweep: it is the same one for each value."""
-    place = problem.span
-    if place is None or place.file is not None:
+    """A problem with a swept key itself, moved to the whole `--sweep` word: it is the same for each value."""
+    span = problem.span
+    # A problem in a file, and one with a value, stays where it is.
+    if span is None or span.file is not None:
         return problem
-    key = place.text.partition("=")[0]
-    whole = next((word for word in sweeps if word.partition("=")[0] == key), None)
-    if whole is None or place.column + place.length - 1 > len(key):
+    key = span.text.partition("=")[0]
+    sweep = next((word for word in sweeps if word.partition("=")[0] == key), None)
+    if sweep is None or span.column + span.length - 1 > len(key):
         return problem
-    return replace(problem, span=replace(place, text=whole))
+    return replace(problem, span=replace(span, text=sweep))
 
 
-def _plan_run(asked: RecipeRequest, values: tuple[tuple[str, str], ...], selection: Selection,
+def _plan_run(request: RecipeRequest, values: tuple[tuple[str, str], ...], selection: Selection,
               decode: bool) -> SweepRun:
-    one = replace(asked, overrides=(*asked.overrides, *map("=".join, values)))
-    name = _run_name(load_with_problems(one.recipe, one.overrides, one.profiles)[0].recipe.name, values)
-    one = replace(one, overrides=(*one.overrides, f"name={name}"))
-    loaded, resolved, store = read_request(one, decode=decode)
+    own_request = replace(request, overrides=(*request.overrides, *map("=".join, values)))
+    # Loaded twice: the name, which is an override as well, depends on the recipe's own name.
+    first, _ = load_with_problems(own_request.recipe, own_request.overrides, own_request.profiles)
+    name = _run_name(first.recipe.name, values)
+    own_request = replace(own_request, overrides=(*own_request.overrides, f"name={name}"))
+    loaded, resolved, store = read_request(own_request, decode=decode)
     scope = make_scope(loaded.recipe, resolved, store, selection, None)
-    return SweepRun(name, values, one, (scope, plan_scope(scope)))
+    return SweepRun(name, values, own_request, (scope, plan_scope(scope)))
 
 
 def show_sweep(runs: Sequence[SweepRun], *, as_json: bool) -> bool:
-    """Show the runs as one plan, shared stages and notes once; whether anything is to be done."""
+    """Print the runs as one plan, shared stages and notes once; return whether there is work to do."""
     from dbrun.plan.estimate import estimate_sweep
     from dbrun.ui.plan import stop_text
     from dbrun.ui.sweep import note_lines, work_table
 
-    planned, values = [run.scope_and_plan for run in runs], [run.values for run in runs]
+    planned = [run.scope_and_plan for run in runs]
+    values = [run.values for run in runs]
     work, notes = shared_work(planned), _collect_notes(runs)
-    known = estimate_sweep(planned, work)
+    estimates = estimate_sweep(planned, work)
     if as_json:
-        print_result(json.dumps(_as_json(runs, work, known, notes), indent=1))
+        print_result(json.dumps(_as_json(runs, work, estimates, notes), indent=1))
     else:
         for line in note_lines(notes, values):
             print_status(line)
-        print_result(work_table(work, values, known))
-        if (stop := _combined_stop(runs)) is not None:
+        print_result(work_table(work, values, estimates))
+        stop = _combined_stop(runs)
+        if stop is not None:
             print_status(stop_text(stop))
     return any(run.scope_and_plan[1].has_pending for run in runs)
 
 
 def _combined_stop(runs: Sequence[SweepRun]) -> DbrunError | None:
-    """What stops runs of a sweep before their first stage, each reason once with those that it stops."""
+    """One error for all reasons why runs would stop before their first stage; None if all can begin."""
     from dbrun.plan.preflight import preflight_error
     from dbrun.ui.sweep import combine_stops
 
-    found: dict[str, tuple[DbrunError, list[int]]] = {}
+    # By message: runs that stop for the same reason share one line.
+    stops: dict[str, tuple[DbrunError, list[int]]] = {}
     for number, run in enumerate(runs):
         scope, plan = run.scope_and_plan
-        if (stop := preflight_error(plan, shlex.join(run.request.words), scope.store)) is not None:
-            found.setdefault(stop.message, (stop, []))[1].append(number)
-    return combine_stops(list(found.values()), [run.values for run in runs]) if found else None
+        command = shlex.join(run.request.words)
+        stop = preflight_error(plan, command, scope.store)
+        if stop is not None:
+            _, members = stops.setdefault(stop.message, (stop, []))
+            members.append(number)
+    if not stops:
+        return None
+    return combine_stops(list(stops.values()), [run.values for run in runs])
 
 
 def refuse_blocked(runs: Sequence[SweepRun], *, as_json: bool) -> None:
-    """Raise DbrunError where any of the runs would stop before its first stage."""
+    """Raise DbrunError if any of the runs would stop before its first stage."""
     from dbrun.events import RunFailed
-    from dbrun.events import as_json as plain
+    from dbrun.events import as_json as event_json
 
-    if (stop := _combined_stop(runs)) is not None:
+    stop = _combined_stop(runs)
+    if stop is not None:
         if as_json:
-            print_result(json.dumps(plain(RunFailed(None, stop.message, stop.fix, stop.exit_code))))
+            print_result(json.dumps(event_json(RunFailed(None, stop.message, stop.fix, stop.exit_code))))
         raise stop
 
 
 def _collect_notes(runs: Sequence[SweepRun]) -> dict[Note, list[int]]:
-    """What is to be known before the runs, each with the numbers of those that it is about."""
-    found: dict[Note, list[int]] = {}
+    """Each note about the runs → the indices of the runs that it is about."""
+    members_of: dict[Note, list[int]] = {}
     for number, run in enumerate(runs):
         for note in dict.fromkeys(run.scope_and_plan[0].resolved.notes):
-            found.setdefault(note, []).append(number)
-    return found
+            members_of.setdefault(note, []).append(number)
+    return members_of
 
 
-def _as_json(runs: Sequence[SweepRun], work: Sequence[SharedWork], known: Sequence[Estimate | None],
+def _as_json(runs: Sequence[SweepRun], work: Sequence[SharedWork], estimates: Sequence[Estimate | None],
              notes: Mapping[Note, Sequence[int]]) -> dict[str, object]:
     def names(numbers: Sequence[int]) -> list[str]:
         return [runs[number].name for number in numbers]
@@ -153,14 +171,17 @@ def _as_json(runs: Sequence[SweepRun], work: Sequence[SharedWork], known: Sequen
         "runs": [{"name": run.name, "values": dict(run.values), **run.scope_and_plan[1].as_json()} for run in runs],
         "stages": [{"name": one.plan.name, "status": one.plan.status.value, "runs": names(one.runs)} for one in work],
         "estimates": [{"stage": one.plan.name, "runs": names(one.runs), **asdict(estimate)}
-                      for one, estimate in zip(work, known, strict=True) if estimate],
+                      for one, estimate in zip(work, estimates, strict=True) if estimate],
         "notes": [{"stage": note.stage, "text": note.text, "level": note.level, "runs": names(numbers)}
                   for note, numbers in notes.items()]}
 
 
 def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool) -> None:
-    """Run each; one that fails does not stop the others. Raises StageFailed at the end where one failed."""
-    from dbrun.events import as_json as plain
+    """Run all runs and print their results; a failed run does not stop the others.
+
+    Raises StageFailed at the end if a run failed, Interrupted at once.
+    """
+    from dbrun.events import as_json as event_json
     from dbrun.ui.sweep import results_table
     from dbrun.workers.env import read_distributed_env
 
@@ -172,24 +193,29 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool) 
         if not as_json:
             print_status("")
         outcome, failure = _run_one(run, selection, as_json)
-        results.append({"name": run.name, "values": dict(run.values), "failed": failure,
-                        **(_outcome_json(outcome) if outcome else {})})
+        result: dict[str, object] = {"name": run.name, "values": dict(run.values), "failed": failure}
+        if outcome is not None:
+            result.update(_outcome_json(outcome))
+        results.append(result)
     if as_json:
-        print_result(json.dumps(plain(SweepFinished(tuple(results)))))
+        print_result(json.dumps(event_json(SweepFinished(tuple(results)))))
     else:
         print_status("")
         print_result(results_table(results))
-    if failed := [str(result["name"]) for result in results if result["failed"]]:
+    failed = [str(result["name"]) for result in results if result["failed"]]
+    if failed:
         raise StageFailed(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}",
                           fix="the same command goes on with what is missing")
 
 
 def _run_one(run: SweepRun, selection: Selection, as_json: bool) -> tuple[RunResult | None, str | None]:
+    """The result of a run, or the message of the error that ended it."""
     from dbrun.ui.terminal import print_error
 
     try:
         return run_recipe(run.request, selection, as_json=as_json, quiet=True), None
     except Interrupted:
+        # Ctrl-C ends the whole sweep, not one run.
         raise
     except DbrunError as error:
         if not as_json:
@@ -219,7 +245,8 @@ def _parse_axes(sweeps: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
 
 
 def split_values(text: str) -> list[str]:
-    """The values between commas; a comma inside brackets or quotes divides nothing."""
+    """The values between commas, stripped; commas inside brackets or quotes do not separate."""
+    # Not YAML: the values themselves may be YAML, `[0.9, 0.99]` for example, and are read as such later.
     values, depth, quote = [""], 0, ""
     for character in text:
         if quote:
@@ -238,12 +265,14 @@ def split_values(text: str) -> list[str]:
 
 
 def _run_name(name: str, values: Sequence[tuple[str, str]]) -> str:
-    """The recipe's name with what is swept; where not all of that can be a name, its digest keeps it apart."""
+    """The name of a run: the recipe's name with the swept keys and values, shortened to what a name may be."""
     if any(key == "name" for key, _ in values):
         return name
     whole = "-".join([name, *(f"{key}-{value}" for key, value in values)])
     kept = re.sub(r"[^A-Za-z0-9._-]+", "_", whole)
     if kept == whole and len(whole) <= MAX_NAME_LENGTH:
         return whole
+    # Two values may differ only in what was cut or replaced; the digest of the whole keeps their names apart.
     digest = hashlib.sha256(whole.encode()).hexdigest()[:DIGEST_DIGITS]
-    return f"{kept[:MAX_NAME_LENGTH - DIGEST_DIGITS - 1].rstrip('._-')}-{digest}"
+    shortened = kept[:MAX_NAME_LENGTH - DIGEST_DIGITS - 1].rstrip("._-")
+    return f"{shortened}-{digest}"

@@ -10,7 +10,7 @@ import typer
 from dbrun.cli.app import app
 
 Base = Annotated[str | None, typer.Option("--base", metavar="BASE", help="The base: embedded, a folder, or "
-                                          "owner/name@revision; left out, the one that the adapter was trained on.")]
+                                          "owner/name@revision. Default: the base that the adapter was trained on.")]
 
 To = Annotated[str, typer.Option("--to", metavar="FORMAT", help="diffusers, kohya or peft.")]
 
@@ -18,13 +18,13 @@ To = Annotated[str, typer.Option("--to", metavar="FORMAT", help="diffusers, kohy
 @app.command()
 def sample(
         words: Annotated[list[str], typer.Argument(
-            help="Adapters (a file, or a folder that a run wrote), each with its weight or without, then the prompt.",
+            help="Adapters (a file, or a folder that a run wrote), each with an optional weight, then the prompt.",
             metavar="ADAPTER[:WEIGHT]… PROMPT", show_default=False)],
         count: Annotated[int, typer.Option("-n", min=1, max=64, metavar="N",
-                                               help="Pictures; their seeds count up.")] = 4,
+                                               help="Number of pictures; each has the next seed.")] = 4,
         seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the first picture.")] = 0,
-        each: Annotated[bool, typer.Option("--each", help="A row for each adapter alone, under the base's; else "
-                                           "all together.")] = False,
+        each: Annotated[bool, typer.Option("--each", help="A row for the base and for each adapter alone; without it "
+                                           "all adapters act together.")] = False,
         steps: Annotated[int | None, typer.Option("--steps", min=1, max=1000, metavar="N",
                                                   help="Sampler steps.")] = None,
         guidance: Annotated[float | None, typer.Option("--guidance", min=0.0, metavar="X",
@@ -33,8 +33,8 @@ def sample(
                                                        help="Side in pixels.")] = None,
         precision: Annotated[str, typer.Option("--precision", metavar="WORD", help="fp32, bf16 or fp16.")] = "fp32",
         base: Base = None,
-        output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go; "
-                                                    "left out, samples/ and the prompt.")] = None) -> None:
+        output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write. "
+                                                    "Default: samples/ and the prompt.")] = None) -> None:
     """Draw a prompt with adapters over one base.
 
     The base is loaded once; adapters may have any weight, and other programs' files (kohya, diffusers, PEFT) work too.
@@ -47,7 +47,7 @@ def sample(
 
 
 @app.command()
-def merge(adapters: Annotated[list[str], typer.Argument(help="Adapters, each with its weight or without.",
+def merge(adapters: Annotated[list[str], typer.Argument(help="Adapters, each with an optional weight.",
                                                         metavar="ADAPTER[:WEIGHT]…", show_default=False)],
           output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="What to write.",
                                                show_default=False)],
@@ -55,12 +55,12 @@ def merge(adapters: Annotated[list[str], typer.Argument(help="Adapters, each wit
                                            help="concatenated (LoRAs: exact, ranks add up), linear (LoRAs: of the "
                                            "same rank) or full (any types, also one alone: exact, as large as the "
                                            "layers that change).")] = "concatenated",
-          to: Annotated[str | None, typer.Option("--to", metavar="FORMAT", help="diffusers, kohya or peft; left out, "
+          to: Annotated[str | None, typer.Option("--to", metavar="FORMAT", help="diffusers, kohya or peft. Default: "
                                                  "diffusers, and kohya for full.")] = None,
           base: Base = None) -> None:
-    """Make one file of several adapters, by weight.
+    """Merge several adapters into one file, by weight.
 
-    It is read back and compared before it counts.
+    The file is read back and compared before it gets its name.
     """
     from dbrun.cli.using import merge_files
 
@@ -71,11 +71,11 @@ def merge(adapters: Annotated[list[str], typer.Argument(help="Adapters, each wit
 def convert(adapter: Annotated[str, typer.Argument(help="A file, or a folder that a run wrote.", metavar="ADAPTER",
                                                    show_default=False)],
             to: To, base: Base = None,
-            output: Annotated[Path | None, typer.Option("--output", "-o", metavar="PATH", help="What to write; left "
-                                                        "out, beside the adapter.")] = None) -> None:
+            output: Annotated[Path | None, typer.Option("--output", "-o", metavar="PATH", help="What to write. "
+                                                        "Default: a file beside the adapter.")] = None) -> None:
     """Write an adapter in another format, and say what is lost.
 
-    It is read back and compared before it counts.
+    The file is read back and compared before it gets its name.
     """
     from dbrun.cli.using import convert_file
 
@@ -85,15 +85,15 @@ def convert(adapter: Annotated[str, typer.Argument(help="A file, or a folder tha
 @app.command()
 def push(folder: Annotated[Path, typer.Argument(help="A folder that a run delivered, such as outputs/sks_dog.",
                                                 metavar="FOLDER", show_default=False)],
-         repo: Annotated[str, typer.Argument(help="The repository, made where there is none.", metavar="OWNER/NAME",
-                                             show_default=False)],
+         repo: Annotated[str, typer.Argument(help="The repository; created if it does not exist.",
+                                             metavar="OWNER/NAME", show_default=False)],
          public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
          dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
          ) -> None:
-    """Put what a run delivered on the Hugging Face Hub.
+    """Upload what a run delivered to the Hugging Face Hub.
 
-    Its model card goes with it. A new repository is private. Given again after an interruption, it goes on: what has
-    arrived is not sent again.
+    The model card is uploaded, too. A new repository is private. After an interruption run the same command again: what
+    has arrived is not sent again.
     """
     from dbrun.cli.using import push_folder
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     from dbrun.use.sample import SampleRequest
 
 SAMPLES_FOLDER = Path("samples")
+"""The folder that `sample` writes a folder for each prompt into by default."""
 
 
 def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, precision: str,
                  output: Path | None) -> None:
-    """Draw a prompt under adapters; the grid's path goes to stdout."""
+    """Sample a prompt with adapters; print the path of the picture grid. words: the adapters, then the prompt."""
     from contextlib import closing
     from dataclasses import replace
 
@@ -36,166 +38,201 @@ def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, pr
     from dbrun.use.trigger_words import find_words
 
     adapters, prompt = split_adapters_and_prompt(words)
-    wish = replace(wish, prompt=prompt)
-    at_hand = _find_base(adapters, base)
-    resolve_settings(wish, adapters, at_hand)
-    if not wish.each:
-        find_words(adapters, at_hand.family)
-    print_status(f"{' + '.join(a.label for a in adapters)} over {at_hand.asked}")
-    loaded = at_hand.load(precision)
-    with closing(make_reporter(as_json=False)) as watch:
-        pictures = draw(wish, adapters, at_hand, loaded,
-                        lambda done, total: watch(Progress("sample", done, total, "pictures")))
-    folder = output or SAMPLES_FOLDER / (re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:60] or "prompt")
-    print_result(str(save(folder, pictures, wish, adapters, at_hand)))
+    request = replace(wish, prompt=prompt)
+    local_base = _find_base(adapters, base)
+    # For their errors only: all that can be wrong is known before the base, which takes a minute, is loaded.
+    resolve_settings(request, adapters, local_base)
+    if not request.each:
+        find_words(adapters, local_base.family)
+    labels = " + ".join(adapter.label for adapter in adapters)
+    print_status(f"{labels} over {local_base.asked}")
+    model = local_base.load(precision)
+    with closing(make_reporter(as_json=False)) as reporter:
+        def on_progress(done: int, total: int) -> None:
+            reporter(Progress("sample", done, total, "pictures"))
+
+        pictures = draw(request, adapters, local_base, model, on_progress)
+    folder = output or SAMPLES_FOLDER / _folder_name(prompt)
+    print_result(str(save(folder, pictures, request, adapters, local_base)))
+
+
+def _folder_name(prompt: str) -> str:
+    """A prompt as a folder name: at most 60 lower-case letters, digits and underscores."""
+    name = re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")
+    return name[:60] or "prompt"
 
 
 def check_precision(word: str) -> str:
-    """The precision, if there is one of that name."""
+    """The name of a precision, unchanged. Raises UsageError if there is none of that name."""
     if word not in PRECISIONS:
         raise UsageError(f"found the precision {word}, allowed: {', '.join(PRECISIONS)}")
     return word
 
 
 def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None, output: Path) -> None:
-    """Make one file of several adapters; its path goes to stdout."""
+    """Merge adapters into one file, and print its path. Raises UsageError.
+
+    words: ADAPTER[:WEIGHT]; how: concatenated, linear or full; to: the format's name, None for the default.
+    """
     from dbrun.use.adapter_files import find_adapter
     from dbrun.use.convert import SUM_FORMAT, write_sum
     from dbrun.use.join_loras import check_joinable
     from dbrun.use.trigger_words import uncarried_words
 
-    ways, full = ("concatenated", "linear", "full"), how == "full"
-    form = _parse_format(to or (SUM_FORMAT if full else "diffusers"))
+    ways = ("concatenated", "linear", "full")
+    full = how == "full"
+    default_format = SUM_FORMAT if full else "diffusers"
+    form = _parse_format(to or default_format)
     if how not in ways:
         raise UsageError(f"found --how {how}, allowed: {', '.join(ways)}")
     if full and form.NAME != SUM_FORMAT:
         raise UsageError(f"found --to {form.NAME}, and only {SUM_FORMAT} has names for changes of any kind",
                          fix=f"write --to {SUM_FORMAT}, or leave it out")
     if len(words) < 2 and not full:
-        raise UsageError("found one adapter, and merging wants two or more", fix="dbrun merge A:0.7 B:0.5 -o C")
-    parts = [find_adapter(word) for word in words]
-    at_hand = _find_base(parts, base)
-    document = {"format_version": 1, "merged": {"how": how, "of": [_source_record(part) for part in parts]}}
+        raise UsageError("found one adapter, and merging needs two or more", fix="dbrun merge A:0.7 B:0.5 -o C")
+    files = [find_adapter(word) for word in words]
+    local_base = _find_base(files, base)
+    document = {"format_version": 1, "merged": {"how": how, "of": [_source_record(file) for file in files]}}
     if full:
-        difference = write_sum(parts, at_hand, _output_path(output, form), document)
+        difference = write_sum(files, local_base, _output_path(output, form), document)
     else:
-        check_joinable(parts, at_hand.family)
-        difference = _merge_loras(parts, how, at_hand, form, _output_path(output, form), document)
-    for text in uncarried_words(parts, at_hand.family):
+        check_joinable(files, local_base.family)
+        difference = _merge_loras(files, how, local_base, form, _output_path(output, form), document)
+    for text in uncarried_words(files, local_base.family):
         print_status(f"lost: {text}")
     _print_written(output, form, difference)
 
 
-def _merge_loras(parts: Sequence[AdapterFile], how: str, at_hand: LocalBase, form: Format, target: Path,
+def _merge_loras(files: Sequence[AdapterFile], how: str, local_base: LocalBase, form: Format, target: Path,
                  document: Mapping[str, object]) -> float:
-    """Write one LoRA of several, and say how far it is from their sum; the difference once it is read back."""
+    """Write one LoRA made of several; return the largest difference found when it was read back.
+
+    With how="linear" print how far it is from the sum of the LoRAs.
+    """
     from dbrun.use.convert import write_adapter_file
     from dbrun.use.join_loras import add_linear, concatenate_loras
 
-    opened = [_open_adapter(part, at_hand) for part in parts]
-    merged, far = {}, 0.0
-    for component in dict.fromkeys(c for adapters in opened for c in adapters):
-        own = [(part.weight, adapters[component]) for part, adapters in zip(parts, opened, strict=True)
-               if component in adapters]
+    opened = [_open_adapter(file, local_base) for file in files]
+    merged, largest_error = {}, 0.0
+    for component in dict.fromkeys(chain.from_iterable(opened)):
+        weighted = [(file.weight, adapters[component]) for file, adapters in zip(files, opened, strict=True)
+                    if component in adapters]
         if how == "linear":
-            merged[component], off = add_linear(own)
-            far = max(far, off)
+            # B1·A1 + B2·A2 is not (B1 + B2)·(A1 + A2): adding the factors leaves cross terms.
+            merged[component], error = add_linear(weighted)
+            largest_error = max(largest_error, error)
         else:
-            merged[component] = concatenate_loras(own)
+            merged[component] = concatenate_loras(weighted)
     if how == "linear":
-        print_status(f"lost: `linear` adds factors, not updates: it is {far:.0%} away from the sum; "
+        print_status(f"lost: `linear` adds factors, not updates: it is {largest_error:.0%} away from the sum; "
                      "concatenated is exact")
-    return write_adapter_file(merged, at_hand, form, target, document, parts if how == "concatenated" else ())
+    exact_sources = files if how == "concatenated" else ()
+    return write_adapter_file(merged, local_base, form, target, document, exact_sources)
 
 
 def convert_file(word: str, to: str, base: str | None, output: Path | None) -> None:
-    """Write an adapter in another format, and say what is lost; its path goes to stdout."""
+    """Write an adapter in another format, print what is lost, and its path. word: ADAPTER. Raises UsageError."""
     from dbrun.formats.model_card import compatibility_warnings
     from dbrun.use.adapter_files import find_adapter
     from dbrun.use.convert import lost_metadata, write_adapter_file
     from dbrun.use.trigger_words import uncarried_words
 
-    part, form = find_adapter(word), _parse_format(to)
-    if not part.form.FILE_DESCRIPTION:
-        raise UsageError(f"{part.label} is of the format {part.form.NAME}, of which no other is made",
-                         fix=f"for what it adds to its base: dbrun merge {word} -o C --how full"
-                         if part.form.CONTENT == "adapters" else "diffusers, ComfyUI and A1111 read its file as it is")
-    if part.weight != 1:
-        raise UsageError(f"found the weight {part.weight:g}, and a conversion changes none",
+    file, form = find_adapter(word), _parse_format(to)
+    if not file.form.FILE_DESCRIPTION:
+        fix = "diffusers, ComfyUI and A1111 read its file as it is"
+        if file.form.CONTENT == "adapters":
+            fix = f"for what it adds to its base: dbrun merge {word} -o C --how full"
+        raise UsageError(f"{file.label} has the format {file.form.NAME}, which cannot be converted", fix=fix)
+    if file.weight != 1:
+        raise UsageError(f"found the weight {file.weight:g}, and a conversion changes no weight",
                          fix=f"dbrun merge {word} OTHER -o C")
-    at_hand = _find_base([part], base)
-    adapters = _open_adapter(part, at_hand)
-    target = _output_path(output or part.place.with_name(f"{part.label}-{form.NAME}"), form)
-    document = {**part.document, "converted": {"from": part.form.NAME}} if part.document else {
-        "format_version": 1, "converted": _source_record(part)}
-    difference = write_adapter_file(adapters, at_hand, form, target, document, [part])
-    for text in (*lost_metadata(part), *uncarried_words([part], at_hand.family)):
+    local_base = _find_base([file], base)
+    adapters = _open_adapter(file, local_base)
+    target = _output_path(output or file.place.with_name(f"{file.label}-{form.NAME}"), form)
+    # An adapter that dbrun trained keeps its provenance; of any other, its format and digest are all that is known.
+    if file.document:
+        document = {**file.document, "converted": {"from": file.form.NAME}}
+    else:
+        document = {"format_version": 1, "converted": _source_record(file)}
+    difference = write_adapter_file(adapters, local_base, form, target, document, [file])
+    for text in (*lost_metadata(file), *uncarried_words([file], local_base.family)):
         print_status(f"lost: {text}")
-    for text in compatibility_warnings(at_hand.family, (form.NAME,), adapters):
+    for text in compatibility_warnings(local_base.family, (form.NAME,), adapters):
         print_warning(text)
     _print_written(target, form, difference)
 
 
 def push_folder(folder: Path, repo: str, *, public: bool, dry_run: bool) -> None:
-    """Send a delivered folder to the Hub; where it can be seen goes to stdout."""
+    """Upload a delivered folder to the Hub, and print its address there. repo: OWNER/NAME; dry_run: only list files."""
     from dbrun.disk_space import format_bytes
     from dbrun.use.publish import prepare_upload, upload
 
-    sent = prepare_upload(folder, repo, private=not public)
-    for name, size in sent.files.items():
+    prepared = prepare_upload(folder, repo, private=not public)
+    for name, size in prepared.files.items():
         print_status(f"{format_bytes(size):>9}  {name}")
-    seen = "private" if sent.private else "public"
-    total = format_bytes(sum(sent.files.values()))
-    print_status(f"{pluralize(len(sent.files), 'file')}, {total} → {repo}, {seen} if it is new")
+    visibility = "private" if prepared.private else "public"
+    total = format_bytes(sum(prepared.files.values()))
+    # Of an existing repository nothing is changed but its files.
+    print_status(f"{pluralize(len(prepared.files), 'file')}, {total} → {repo}, {visibility} if it is new")
     if dry_run:
         print_status("nothing is sent: this is what would be, without --dry-run")
     else:
-        print_result(upload(sent))
+        print_result(upload(prepared))
 
 
-def _find_base(parts: Sequence[AdapterFile], asked: str | None) -> LocalBase:
-    """The base of these adapters, all of which hold something for it."""
+def _find_base(files: Sequence[AdapterFile], base: str | None) -> LocalBase:
+    """The base to use these adapters with; base: the one that the user named. Raises if one of them does not fit it."""
     from dbrun.store.store import current_store
     from dbrun.use.bases import choose_base
 
+    # Before torch is imported: see `run_recipe`.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    at_hand, notes = choose_base([a.document for a in parts], asked, [a.place for a in parts], current_store())
-    for part in parts:
-        part.components(at_hand.family)
+    local_base, notes = choose_base([file.document for file in files], base, [file.place for file in files],
+                                    current_store())
+    # For its error: an adapter without anything for this family of bases is refused before the base is loaded.
+    for file in files:
+        file.components(local_base.family)
     for note in notes:
         print_warning(str(note))
-    return at_hand
+    return local_base
 
 
-def _open_adapter(part: AdapterFile, at_hand: LocalBase) -> Adapters:
+def _open_adapter(file: AdapterFile, local_base: LocalBase) -> Adapters:
+    """The adapters in a file, by component of the base; what was changed on the way is printed."""
     from dbrun.use.convert import import_file
 
-    adapters, changed = import_file(part, at_hand, at_hand.load(device="cpu"))
+    adapters, changed = import_file(file, local_base, local_base.load(device="cpu"))
     for text in changed:
-        print_status(f"{part.label}: {text}")
+        print_status(f"{file.label}: {text}")
     return adapters
 
 
 def _parse_format(name: str) -> Format:
+    """The format of this name. Raises UsageError if it cannot be written from an adapter alone."""
     from dbrun.formats.base import formats
 
-    able = [form.NAME for form in formats().values() if form.FILE_DESCRIPTION]
-    if name not in able:
-        raise UsageError(f"found --to {name}, allowed: {', '.join(able)}")
+    writable = [form.NAME for form in formats().values() if form.FILE_DESCRIPTION]
+    if name not in writable:
+        raise UsageError(f"found --to {name}, allowed: {', '.join(writable)}")
     return formats()[name]
 
 
 def _output_path(output: Path, form: Format) -> Path:
-    """A file for a format of one file, a folder for the others."""
-    one = len(form.relative_paths("denoiser")) == 1
-    return output.with_name(output.name + ".safetensors") if one and output.suffix != ".safetensors" else output
+    """The path to write: a .safetensors file for formats of one file, a folder for the others."""
+    is_one_file = len(form.relative_paths("denoiser")) == 1
+    if is_one_file and output.suffix != ".safetensors":
+        # Appended, not `with_suffix`: a name such as dog-v1.5 would lose its last part.
+        return output.with_name(output.name + ".safetensors")
+    return output
 
 
-def _source_record(part: AdapterFile) -> dict[str, object]:
-    """What an adapter that went into another was: its bytes, its weight, and what dbrun knows of it."""
-    digests = [hashlib.sha256(files[-1].read_bytes()).hexdigest() for files in part.files]
-    return {"from": part.form.NAME, "sha256": digests, "weight": part.weight,
-            **({"provenance": dict(part.document)} if part.document else {})}
+def _source_record(file: AdapterFile) -> dict[str, object]:
+    """The record of an adapter that another one was made from: format, digests, weight, and its provenance if known."""
+    digests = [hashlib.sha256(paths[-1].read_bytes()).hexdigest() for paths in file.files]
+    record: dict[str, object] = {"from": file.form.NAME, "sha256": digests, "weight": file.weight}
+    if file.document:
+        record["provenance"] = dict(file.document)
+    return record
 
 
 def _print_written(target: Path, form: Format, difference: float) -> None:

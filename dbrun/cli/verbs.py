@@ -18,14 +18,16 @@ VERB_MODULES = {
     "use_verbs": ("sample", "merge", "convert", "push"),
     "store_verbs": ("ls", "du", "verify", "gc", "pin", "unpin"),
 }
-"""File of this folder → its verbs."""
+"""Module of this package → its verbs."""
 
 
 def app_for(words: Sequence[str]) -> typer.Typer:
-    """The app with the verb that the words of a command line begin with; with all verbs where it is none."""
+    """The app with the verb that a command line begins with; with all verbs if it begins with none."""
     from dbrun.cli.app import app
 
-    home = next((file for file, verbs in VERB_MODULES.items() if words and words[0] in verbs), None)
-    for file in [home] if home else VERB_MODULES:
-        import_module(f"dbrun.cli.{file}")
+    # Importing a module registers its verbs. All of them only for `--help` and misspelt verbs, which need suggestions.
+    module = next((name for name, verbs in VERB_MODULES.items() if words and words[0] in verbs), None)
+    modules = [module] if module else list(VERB_MODULES)
+    for name in modules:
+        import_module(f"dbrun.cli.{name}")
     return app

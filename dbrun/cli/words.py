@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 RECIPE_MARKER = re.compile(rb"^(schema:[ \"']*dbrun/|extends:)", re.MULTILINE)
-"""What stands in the file of a recipe and of hardly anything else."""
+"""A line that recipes have and other YAML files do not."""
 MAX_LISTED = 8
-"""Recipes that are named where one has to be chosen."""
+"""Recipes that a message lists at most."""
 
 
 @dataclass(frozen=True)
 class RecipeRequest:
-    """A recipe as a command names it, with the profiles and the `key=value` words to lay over it."""
+    """A recipe as a command names it: its file, `key=value` overrides and profiles."""
 
     recipe: Path
     overrides: tuple[str, ...] = ()
@@ -35,13 +35,13 @@ class RecipeRequest:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """As they stand behind `dbrun run`."""
+        """The request as words of a command line, such as those after `dbrun run`."""
         profiles = tuple(word for name in self.profiles for word in ("--profile", name))
         return (str(self.recipe), *profiles, *self.overrides)
 
 
 def parse_request(recipe: Path, overrides: Sequence[str] | None, profiles: Sequence[str] | None) -> RecipeRequest:
-    """The recipe with the words behind it. Raises UsageError for a word that is no override."""
+    """The request for a recipe. Raises UsageError for an override without an equals sign."""
     for word in overrides or ():
         if "=" not in word:
             raise UsageError(f"found {word!r}; an override is written key=value", fix="such as train.steps=400")
@@ -50,31 +50,39 @@ def parse_request(recipe: Path, overrides: Sequence[str] | None, profiles: Seque
 
 def parse_request_from(recipe: Path | None, overrides: Sequence[str] | None, profiles: Sequence[str] | None,
                        from_: str | None) -> tuple[RecipeRequest, str | None]:
-    """As `parse_request`, and the stage that `--from` names; an exported file behind it is the recipe.
-    Raises UsageError."""
+    """The request, and the stage of `--from`. Raises UsageError.
+
+    from_: a stage; or an exported file, which then is the recipe, and the returned stage is None.
+    """
     if from_ is None or not from_.endswith(EXPORT_SUFFIX):
         if recipe is None or ("=" in str(recipe) and not recipe.is_file()):
             raise _no_recipe_error([*_find_recipes(Path("recipes")), *_find_recipes(Path())])
         return parse_request(recipe, overrides, profiles), from_
-    words = [] if recipe is None else [str(recipe)]
-    if recipe is not None and "=" not in words[0]:
-        raise UsageError(f"found two recipes, {recipe} and --from {from_}", fix="leave one of them out")
-    return parse_request(Path(from_), [*words, *(overrides or ())], profiles), None
+    words = list(overrides or ())
+    if recipe is not None:
+        if "=" not in str(recipe):
+            raise UsageError(f"found two recipes, {recipe} and --from {from_}", fix="leave one of them out")
+        # Without a recipe, the first override stands in its place on the command line.
+        words.insert(0, str(recipe))
+    return parse_request(Path(from_), words, profiles), None
 
 
 def request_or_default(words: Sequence[str], profiles: Sequence[str] | None,
                        store: Store) -> tuple[RecipeRequest, str | None]:
-    """The recipe that words name, or else the one at hand and how it was chosen. Raises UsageError."""
+    """The request that words name; without a recipe in them, the default one and a text that says how it was chosen.
+
+    Raises UsageError if there is no default either.
+    """
     recipe, overrides = split_words(words)
     if recipe is not None:
         return parse_request(recipe, overrides, profiles), None
-    found, why = default_request(store)
-    request = RecipeRequest(found.recipe, (*found.overrides, *overrides), tuple(profiles or found.profiles))
-    return request, f"{found}: {why}"
+    default, why = default_request(store)
+    request = RecipeRequest(default.recipe, (*default.overrides, *overrides), tuple(profiles or default.profiles))
+    return request, f"{default}: {why}"
 
 
 def check_stage(name: str) -> None:
-    """Raise UsageError where a recipe stands in the place of a stage."""
+    """Raise UsageError if a recipe is named where a stage is expected."""
     if Path(name).suffix in (*YAML_SUFFIXES, EXPORT_SUFFIX):
         from dbrun.stages.base import stages
 
@@ -83,10 +91,7 @@ def check_stage(name: str) -> None:
 
 
 def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The recipe, if one is named, and the `key=value` overrides.
-
-    Raises UsageError for more than one recipe or a word that is neither.
-    """
+    """The recipe (None if none is named) and the `key=value` overrides. Raises UsageError for two recipes."""
     named, overrides = split_recipes(words)
     if len(named) > 1:
         raise UsageError(f"one recipe at a time; found {', '.join(map(str, named))}",
@@ -96,44 +101,48 @@ def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 def split_recipes(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     """The recipes among words, and the `key=value` overrides."""
+    # A file's name may hold an equals sign.
     overrides = [word for word in words if "=" in word and not Path(word).is_file()]
     return [Path(word) for word in words if word not in overrides], overrides
 
 
 def default_request(store: Store) -> tuple[RecipeRequest, str]:
-    """The recipe meant where none is named, and how it was chosen.
+    """The request that a command uses if it names no recipe, and how it was chosen. Raises UsageError.
 
-    The recipe last run here, with the profiles and overrides that it was run with; else the only file in `recipes/`.
+    The recipe last run here, with the profiles and overrides of that run; else the only file in `recipes/`.
     """
     from dbrun.plan.history import last_run
 
     last = last_run(store)
     if last is not None and Path(last.path).is_file():
         return RecipeRequest(Path(last.path), last.overrides, last.profiles), "the recipe last run here"
-    found = _find_recipes(Path("recipes"))
-    if len(found) == 1:
-        return RecipeRequest(found[0]), "the only file in recipes/"
-    raise _no_recipe_error(found or _find_recipes(Path()))
+    recipes = _find_recipes(Path("recipes"))
+    if len(recipes) == 1:
+        return RecipeRequest(recipes[0]), "the only file in recipes/"
+    raise _no_recipe_error(recipes or _find_recipes(Path()))
 
 
 def _find_recipes(folder: Path) -> list[Path]:
-    """The YAML files of a folder that say that they are recipes; in recipes/ all of them."""
-    found = sorted(p for p in folder.glob("*.y*ml") if p.suffix in YAML_SUFFIXES)
-    return [p for p in found if p.parent != Path() or _is_recipe(p)]
+    """The recipes in a folder: in recipes/ every YAML file, elsewhere those with a RECIPE_MARKER."""
+    files = sorted(p for p in folder.glob("*.y*ml") if p.suffix in YAML_SUFFIXES)
+    # A project's own folder holds other YAML files, too, of CI and linters.
+    return [p for p in files if p.parent != Path() or _is_recipe(p)]
 
 
 def _is_recipe(path: Path) -> bool:
     try:
         with path.open("rb") as file:
+            # The beginning is enough, and a YAML file of data may be huge.
             return RECIPE_MARKER.search(file.read(65536)) is not None
     except OSError:
         return False
 
 
-def _no_recipe_error(found: Sequence[Path]) -> UsageError:
-    """What to do where no recipe is named and none is meant."""
-    if not found:
+def _no_recipe_error(recipes: Sequence[Path]) -> UsageError:
+    """The error if no recipe is named and there is no default. recipes: those that could be named."""
+    if not recipes:
         return UsageError("no recipe is named, and there is none here", fix="dbrun new NAME writes one")
-    more = f" and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else ""
-    return UsageError(f"no recipe is named; here are {', '.join(map(str, found[:MAX_LISTED]))}{more}",
-                      fix=f"name one, such as {found[0]}")
+    listed = ", ".join(map(str, recipes[:MAX_LISTED]))
+    if len(recipes) > MAX_LISTED:
+        listed += f" and {len(recipes) - MAX_LISTED} more"
+    return UsageError(f"no recipe is named; here are {listed}", fix=f"name one, such as {recipes[0]}")

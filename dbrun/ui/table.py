@@ -23,9 +23,9 @@ def align_rows(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), style
     styles: the style of each column, None for plain; short: cut the last column after its first line.
     """
     # Escaped before anything is measured: a control character takes no column, written out it takes six.
-    every = [[escape_controls(cell, sys.stdout) for cell in row] for row in rows]
-    if head:
-        every = [list(head), *every]
+    every = [list(head)] if head else []
+    for row in rows:
+        every.append([escape_controls(cell, sys.stdout) for cell in row])
     widths = _column_widths(every)
     indent = _indent(widths)
     screen = terminal_width(sys.stdout) if sys.stdout.isatty() else None

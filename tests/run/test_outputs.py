@@ -117,7 +117,7 @@ def link_to_nothing(outputs):
 
 
 @pytest.mark.parametrize(("make", "said"), [
-    (lambda outputs: outputs.write_text("a file"), "outputs is no folder"),
+    (lambda outputs: outputs.write_text("a file"), "outputs is not a folder"),
     (link_to_nothing, "outputs is a link that leads nowhere"),
 ])
 def test_no_stage_runs_where_outputs_can_be_no_folder(home, make, said):

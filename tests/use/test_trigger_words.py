@@ -105,7 +105,7 @@ def test_a_word_alone_is_drawn_with_and_made_nothing_else_of(world, tmp_path, mo
         base = PROBE.predict(model)
         Blend(model).apply([one])
         assert (PROBE.predict(model) - base).abs().max() > 1e-3
-    for words, why in ((("convert", str(one.place), "--to", "peft"), "of which no other is made"),
+    for words, why in ((("convert", str(one.place), "--to", "peft"), "which cannot be converted"),
                        (("merge", str(one.place), "-o", str(tmp_path / "x"), "--how", "full", "--base",
                          str(world.home / "base")), "change no weight"),
                        (("merge", str(one.place), str(one.place), "-o", "x", "--base", str(world.home / "base")),

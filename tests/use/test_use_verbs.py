@@ -92,13 +92,13 @@ def test_merge_sums_what_is_no_lora_as_weights_and_knows_the_base_afterwards(her
     (("sample", "outputs/tiny", "a dog", "--resolution", "33"), "multiples of 8"),
     (("sample", "outputs/tiny", "a dog", "--precision", "fp8"), "allowed: fp32, bf16, fp16"),
     (("sample", "outputs/tiny", "a dog", "--base", "nowhere"), "is no folder here"),
-    (("merge", "outputs/tiny", "-o", "x"), "wants two or more"),
+    (("merge", "outputs/tiny", "-o", "x"), "needs two or more"),
     (("merge", "outputs/tiny", "theirs.safetensors", "-o", "x"), "theirs is lokr on the denoiser"),
     (("merge", "outputs/tiny", "outputs/tiny/dora.safetensors", "-o", "x"), "dora is a DoRA on the denoiser"),
     (("merge", "outputs/tiny", "-o", "x", "--how", "full", "--to", "peft"), "only kohya has names"),
     (("merge", "outputs/tiny", "outputs/tiny", "-o", "x", "--how", "svd"), "allowed: concatenated, linear"),
     (("convert", "outputs/tiny", "--to", "ckpt"), "allowed: diffusers, kohya, peft"),
-    (("convert", "outputs/tiny:0.5", "--to", "kohya"), "a conversion changes none")], ids=str)
+    (("convert", "outputs/tiny:0.5", "--to", "kohya"), "a conversion changes no weight")], ids=str)
 def test_what_cannot_be_meant_is_refused_before_a_base_is_loaded(here, monkeypatch, words, error) -> None:
     from dbrun.use.bases import LocalBase
 
