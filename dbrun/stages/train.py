@@ -254,7 +254,7 @@ def _resume(ctx: StageContext[TrainParams], trainer: Trainer) -> None:
     if checkpoint is not None:
         trainer.restore(checkpoint)
         ctx.note(f"going on after step {checkpoint.step} of {ctx.params.steps}")
-    trainer.gradient_sync.check_equal(len(trainer.history), "they go on after the steps")
+    trainer.gradient_sync.check_equal(len(trainer.history), "the step to resume after")
 
 
 def _save_and_stop(ctx: StageContext[TrainParams], trainer: Trainer) -> None:

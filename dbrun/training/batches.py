@@ -1,4 +1,4 @@
-"""A micro-batch: its rows, and the noise, timesteps and prompts that are drawn for each by its address."""
+"""Micro-batches: their rows, and the noise, timestep and prompt of each row, drawn from a seed with an address."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from dbrun.training.sampler import Epoch
 class Batch(NamedTuple):
     """A micro-batch: instance rows first, then class rows.
 
-    x0, noise: float32 [B, C, h, w]; t: int64 [B]; prompts: number of each row's prompt; num_instances: how many rows
-    are instance pictures; extra_conditions: what the denoiser is told of each picture beside its prompt; input_noise:
-    the noise that x0 gets, where it is another than the one to be predicted; loss_mask: how much each place counts in
-    the loss, [B, 1, h, w] and at least 0, where not all count alike;
-    class_batch: the class rows, where they have another shape.
+    x0, noise: float32 [B, C, h, w]; noise is what the denoiser predicts. t: timesteps, int64 [B].
+    prompts: the prompt number of each row. num_instances: the number of instance rows.
+    extra_conditions: further inputs of the denoiser, each batched [B, …]. input_noise: the noise that is added to x0,
+    [B, C, h, w]; None where it equals `noise`. loss_mask: the weight of each latent pixel in the loss, [B, 1, h, w], at
+    least 0; None for equal weights. class_batch: the class rows, where their shape differs from the instance rows'.
     """
 
     x0: Tensor
@@ -44,11 +44,12 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class PictureSet:
-    """One half of the pictures. name: `instance` or `class`, part of every draw's address.
+    """One half of the training pictures: the instance images or the class images.
 
-    latents: crop name -> what draws start from, float32 [C, h, w]; may hold more than these pictures' crops.
-    loss_masks: crop name -> how much each place counts, [h, w], where not all count alike; empty_prompt: as in
-    `Manifest`.
+    name: `instance` or `class`, part of the address of every random draw. pictures: by number.
+    latents: crop name -> stored latents, float32 [C, h, w]; may also hold crops of other pictures.
+    loss_masks: crop name -> weights of the latent pixels, [h, w]; a crop without an entry has equal weights.
+    empty_prompt: as in `Manifest`.
     """
 
     name: str
@@ -58,19 +59,24 @@ class PictureSet:
     empty_prompt: int | None = None
 
     def epoch(self, seed: int) -> Epoch:
-        """The pictures of an epoch, each as often as it is repeated."""
+        """One epoch of this half: every picture as often as its `repeats` says."""
         entries: list[int] = []
         for number, picture in enumerate(self.pictures):
             entries += [number] * picture.repeats
-        return Epoch(seed, self.name, tuple(entries), tuple(self._shape(entry) for entry in entries))
+        shapes = tuple(self._shape(entry) for entry in entries)
+        return Epoch(seed, self.name, tuple(entries), shapes)
 
     def _shape(self, number: int) -> tuple[int, ...]:
-        """The shape of a picture's latents, [C, h, w]; all its crops have the same."""
-        return tuple(self.latents[self.pictures[number].crops[0]].shape)
+        """The shape (C, h, w) of a picture's latents, which all its crops share."""
+        first_crop = self.pictures[number].crops[0]
+        return tuple(self.latents[first_crop].shape)
 
 
 class Row(NamedTuple):
-    """A row of a micro-batch: a picture of a half, shown in one of its crops. position: its place in the training."""
+    """A row of a micro-batch: one crop of a picture of a half.
+
+    position: counts all rows that the half shows during the training; the address of the row's random draws.
+    """
 
     half: PictureSet
     picture: StoredPicture
@@ -79,23 +85,22 @@ class Row(NamedTuple):
 
     @property
     def latents(self) -> Tensor:
-        """What x0 is drawn from, float32 [C, h, w]."""
+        """The stored latents that x0 is drawn from, float32 [C, h, w]."""
         return self.half.latents[self.crop]
 
     @property
     def loss_mask(self) -> Tensor | None:
-        """How much each place counts, [h, w]; None where all count alike."""
+        """The weights of the latent pixels, [h, w]; None for equal weights."""
         return self.half.loss_masks.get(self.crop)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Every micro-batch as a pure function of its address, so that a resumed run draws what an unbroken one did.
+    """The micro-batches of a training. Each is a pure function of its number, so a resumed run draws the same ones.
 
-    Each draw belongs to a position in the row of all that a half shows, so that of pictures of one shape 2 x 3
-    accumulated ones are the same six as one batch of 6. A half's rows have one shape; where the two halves differ
-    in it, the class rows stand apart. size: pictures per half; timesteps: T; draw: the family's, from what is
-    stored of the rows; timestep_sampling: which timesteps; noise: which noise.
+    halves: instance, then class if there is one. seed: the recipe's. size: rows per half. timesteps: T of the process.
+    draw: the family's draw of x0 from stored latents [B, C, h, w]. timestep_sampling: the distribution of t.
+    noise: the kind of noise.
     """
 
     halves: Sequence[PictureSet]
@@ -107,25 +112,29 @@ class Batches:
     noise: Noise = WHITE
 
     def __call__(self, micro_batch: int) -> Batch:
-        """The micro-batch of this number, counted from 0 over the whole training."""
-        rows_by_half = [self._rows(half, epoch, micro_batch)
-                        for half, epoch in zip(self.halves, self._epochs, strict=True)]
+        """The micro-batch with this number, counted from 0 over the whole training."""
+        rows_by_half: list[list[Row]] = []
+        for half, epoch in zip(self.halves, self._epochs, strict=True):
+            rows_by_half.append(self._rows(half, epoch, micro_batch))
         instance_rows = rows_by_half[0]
-        every = [row for rows in rows_by_half for row in rows]
-        if len({row.latents.shape for row in every}) == 1:
-            return self._batch(every, len(instance_rows))
+        all_rows = [row for rows in rows_by_half for row in rows]
+        if len({row.latents.shape for row in all_rows}) == 1:
+            return self._batch(all_rows, len(instance_rows))
+        # the rows of a half share a shape, but with buckets the two halves may differ, and no tensor can hold both
         class_batch = self._batch(rows_by_half[1], 0)
         return self._batch(instance_rows, len(instance_rows))._replace(class_batch=class_batch)
 
     def held_out_batch(self, picture: int, place: int, draws: int) -> Batch:
-        """An instance picture that is held out, as often as `draws`, at timesteps that are spread evenly.
+        """A batch for the held-out loss: one held-out picture in `draws` rows, at evenly spaced timesteps.
 
-        Its draws' addresses follow from its place among the held-out ones, so that every look is at the same.
+        picture: its number among the instance pictures; place: its index among the held-out ones. The addresses of the
+        random draws follow from place, so that every evaluation uses the same batch.
         """
         half = replace(self.halves[0], name="held out")
-        # always the same crop and prompt: a loss is compared with that of earlier looks
+        # always the same crop and prompt: the loss is compared with that of earlier evaluations
         fixed = replace(half.pictures[picture], variants=(), dropout=0.0)
         rows = [Row(half, fixed, fixed.crops[0], place * draws + i) for i in range(draws)]
+        # the middles of `draws` equal parts of [0, T)
         t = torch.tensor([int((i + 0.5) * self.timesteps / draws) for i in range(draws)])
         return self._batch(rows, draws)._replace(t=t)
 
@@ -134,7 +143,7 @@ class Batches:
         return [half.epoch(self.seed) for half in self.halves]
 
     def _rows(self, half: PictureSet, epoch: Epoch, micro_batch: int) -> list[Row]:
-        """The rows of one half."""
+        """The rows of one half in this micro-batch, all of one shape."""
         rows: list[Row] = []
         for position, number in sampler.micro_batch(epoch, self.size, micro_batch):
             picture = half.pictures[number]
@@ -143,6 +152,7 @@ class Batches:
         return rows
 
     def _pick_crop(self, half: PictureSet, picture: StoredPicture, position: int) -> str:
+        """The name of the crop that this draw shows."""
         crops = picture.crops
         if len(crops) == 1:
             return crops[0]
@@ -150,30 +160,46 @@ class Batches:
         return crops[int(chosen)]
 
     def _batch(self, rows: Sequence[Row], instances: int) -> Batch:
-        """Rows of one shape, as tensors. instances: how many of them are of the instance half."""
+        """A batch of rows of one shape. instances: how many of them are instance rows."""
+        # one draw per row, never one for the batch: 3 accumulated micro-batches of 2 then train on the same numbers as
+        # one of 6
         def randn(purpose: str, shape: Sequence[int]) -> Tensor:
-            return torch.stack([torch.randn(tuple(shape), generator=self._generator(row, purpose)) for row in rows])
+            drawn: list[Tensor] = []
+            for row in rows:
+                drawn.append(torch.randn(tuple(shape), generator=self._generator(row, purpose)))
+            return torch.stack(drawn)
 
-        x0, extra_conditions = self.draw(torch.stack([row.latents for row in rows]), randn)
-        t = torch.cat([self.timestep_sampling.sample(self.timesteps, self._generator(row, "timestep"))
-                       for row in rows])
-        noise = [self.noise(x0.shape[1:], partial(self._generator, row)) for row in rows]
-        target = torch.stack([predicted for predicted, _ in noise])
-        added = torch.stack([put for _, put in noise]) if self.noise.perturbation else None
-        prompts = tuple(draw_prompt(row.picture, row.half.empty_prompt, partial(self._generator, row))
-                        for row in rows)
-        return Batch(x0, target, t, prompts, instances, extra_conditions, added, _loss_mask(rows, x0))
+        latents = torch.stack([row.latents for row in rows])
+        x0, extra_conditions = self.draw(latents, randn)
+        timesteps: list[Tensor] = []
+        target_noise: list[Tensor] = []
+        input_noise: list[Tensor] = []
+        prompts: list[int] = []
+        for row in rows:
+            at = partial(self._generator, row)
+            timesteps.append(self.timestep_sampling.sample(self.timesteps, at("timestep")))
+            predicted, added = self.noise(x0.shape[1:], at)
+            target_noise.append(predicted)
+            input_noise.append(added)
+            prompts.append(draw_prompt(row.picture, row.half.empty_prompt, at))
+        batch = Batch(x0, torch.stack(target_noise), torch.cat(timesteps), tuple(prompts), instances, extra_conditions,
+                      loss_mask=_loss_mask(rows, x0))
+        if self.noise.perturbation:
+            batch = batch._replace(input_noise=torch.stack(input_noise))
+        return batch
 
     def _generator(self, row: Row, purpose: str) -> torch.Generator:
-        """The generator of a row's draw for this purpose; no two draws share one."""
+        """The random generator of one draw of a row; no two purposes and no two rows share one."""
         return generator(self.seed, purpose, row.half.name, row.position)
 
 
 def _loss_mask(rows: Sequence[Row], x0: Tensor) -> Tensor | None:
-    """How much each place of x0 counts, [B, 1, h, w]; None where all count alike."""
+    """The weights of the latent pixels of x0 [B, C, h, w] in the loss, [B, 1, h, w]; None for equal weights."""
     masks = [row.loss_mask for row in rows]
     if all(mask is None for mask in masks):
         return None
-    everything = torch.ones(x0.shape[-2:])
-    known = [everything if mask is None else mask for mask in masks]
-    return torch.stack(known)[:, None]
+    # a row without a mask counts everywhere
+    weights: list[Tensor] = []
+    for mask in masks:
+        weights.append(torch.ones(x0.shape[-2:]) if mask is None else mask)
+    return torch.stack(weights)[:, None]

@@ -1,4 +1,4 @@
-"""The prompt that a picture has in one draw: its own, one of its variants, or the empty one."""
+"""Caption sampling: the prompt of a picture in one draw is its own, one of its variants, or the empty one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from dbrun.images.manifest import StoredPicture
 
 
 def draw_prompt(picture: StoredPicture, empty: int | None, at: Callable[[str], torch.Generator]) -> int:
-    """The number of the prompt of this draw.
+    """The prompt number of this draw.
 
-    empty: the number of the empty prompt; at: gives the generator for a purpose of this draw.
+    empty: the number of the empty prompt, None where no picture has dropout. at: purpose -> the generator of this draw.
     """
     if picture.dropout:
         assert empty is not None, "a manifest with dropout has the empty prompt"
+        # drawn before the variant and from a generator of its own: turning dropout on moves no other draw
         if float(torch.rand((), generator=at("caption dropout"))) < picture.dropout:
             return empty
     if not picture.variants:

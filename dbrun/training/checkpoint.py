@@ -1,4 +1,4 @@
-"""How is training kept so that a crash at any moment loses little and falsifies nothing?"""
+"""Checkpoints: one file each, named by its digest, so that a crash at any moment leaves a whole one or none."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dbrun.fsync import fsync_path
 
 FORMAT = "dbrun/checkpoint/1"
 ABANDONED_SECONDS = 3600.0
-"""Seconds after which an unfinished checkpoint is taken for one that a crash left."""
+"""Age in seconds from which an unfinished checkpoint counts as left by a crash, and is deleted."""
 NAME = re.compile(r"step-(?P<step>\d{8,})\.(?P<digest>[0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State to go on from after `step` steps. values: plain data, as JSON holds it."""
+    """The training state after `step` steps. tensors: by name; values: the rest, as plain JSON data."""
 
     step: int
     tensors: Mapping[str, Tensor]
@@ -34,16 +34,17 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write the checkpoint as one file named by its content's digest, then drop those older than the newest `keep`.
+    """Write the checkpoint as one file and return its path; then delete all but the newest `keep` up to this step.
 
-    The file is whole before it has its name, and nothing is dropped before it stands. Checkpoints beyond this step,
-    which a longer run left, stay.
+    Checkpoints of later steps, left by a longer run, stay. Raises OSError where the file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # one entry only: safetensors writes several in an order that changes from call to call
     values = json.dumps({"format": FORMAT, **checkpoint.values}, sort_keys=True)
     content = save(dict(checkpoint.tensors), metadata={"dbrun": values})
     path = folder / f"step-{checkpoint.step:08d}.{hashlib.sha256(content).hexdigest()}.safetensors"
+
+    # write beside, fsync, rename: under its own name a file is always whole
     beside = folder / f".{path.name}.{os.getpid()}"
     try:
         with beside.open("wb") as file:
@@ -52,15 +53,20 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             os.fsync(file.fileno())
         beside.replace(path)
     except BaseException:
-        # a full disk is not to be kept full by what did not fit
+        # a partial file must not keep a full disk full
         beside.unlink(missing_ok=True)
         raise
     fsync_path(folder)
-    standing = [old for step, old in _sorted_checkpoints(folder) if step <= checkpoint.step and old != path]
-    for old in standing[: max(0, len(standing) - (keep - 1))]:
+
+    # old checkpoints go only now: until the rename is on disk, they are what a crash would resume from
+    older = [old for step, old in _sorted_checkpoints(folder) if step <= checkpoint.step and old != path]
+    surplus = max(0, len(older) - (keep - 1))
+    for old in older[:surplus]:
         old.unlink(missing_ok=True)
+
+    # what crashes left
     for leftover in folder.glob(".step-*"):
-        # where locks do not work another process may be writing a fresh one, or clear this one first
+        # where file locks do not work, another process may be writing a fresh one, or delete this one first
         with suppress(FileNotFoundError):
             if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
                 leftover.unlink()
@@ -68,9 +74,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
 
 def load_newest(folder: Path, *, at_most: int) -> tuple[Checkpoint | None, tuple[str, ...]]:
-    """The furthest whole checkpoint of at most so many steps, and the names of damaged ones that came further."""
+    """The newest intact checkpoint of at most `at_most` steps, or None, and the names of newer damaged ones."""
     damaged: list[str] = []
-    for _, path in reversed([entry for entry in _sorted_checkpoints(folder) if entry[0] <= at_most]):
+    candidates = [path for step, path in _sorted_checkpoints(folder) if step <= at_most]
+    for path in reversed(candidates):
         checkpoint = _read(path)
         if checkpoint is not None:
             return checkpoint, tuple(damaged)
@@ -79,23 +86,29 @@ def load_newest(folder: Path, *, at_most: int) -> tuple[Checkpoint | None, tuple
 
 
 def _sorted_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    return sorted(_find_checkpoints(folder)) if folder.is_dir() else []
+    """(step, path) of each checkpoint in the folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(_find_checkpoints(folder))
 
 
 def _find_checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
     for path in folder.iterdir():
-        if found := NAME.fullmatch(path.name):
-            yield int(found["step"]), path
+        match = NAME.fullmatch(path.name)
+        if match is not None:
+            yield int(match["step"]), path
 
 
 def _read(path: Path) -> Checkpoint | None:
-    """The checkpoint, or None where a bit flipped, an end is missing, or another version of dbrun wrote it."""
-    named = NAME.fullmatch(path.name)
+    """The checkpoint; None where a bit flipped, the file is cut short, or another version of dbrun wrote it."""
+    match = NAME.fullmatch(path.name)
     content = path.read_bytes()
-    if named is None or hashlib.sha256(content).hexdigest() != named["digest"]:
+    if match is None or hashlib.sha256(content).hexdigest() != match["digest"]:
         return None
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    # safetensors: 8 bytes with the header's length, then the header as JSON; `load` gives the tensors only
+    header_size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + header_size])
     values = json.loads(header["__metadata__"]["dbrun"])
     if values.pop("format") != FORMAT:
         return None
-    return Checkpoint(int(named["step"]), load(content), values)
+    return Checkpoint(int(match["step"]), load(content), values)

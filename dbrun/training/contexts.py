@@ -1,4 +1,4 @@
-"""What would the base itself have answered, while its adapters are learning?"""
+"""Context manager under which modules with attached adapters answer as the frozen base."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from dbrun.training.param_groups import eval_mode
 
 @contextmanager
 def frozen_base(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """While this is open, the modules are the frozen base: no adapter, no dropout, no gradient; then as they were."""
+    """Context manager: the modules are the frozen base, without adapters, dropout and gradients; restored on exit."""
+    # two passes over them: an iterator would be empty at the second
     every = list(modules)
     with ExitStack() as stack:
         for module in every:

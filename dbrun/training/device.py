@@ -1,4 +1,4 @@
-"""What does arithmetic run on, and where do random numbers come from?"""
+"""The device, its arithmetic settings, and seeded random generators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DeviceSettings(Protocol):
-    """Which device, and how many CPU threads; 0 where they change nothing."""
+    """The device and the number of CPU threads of a run."""
 
     @property
     def device(self) -> str:
@@ -29,20 +29,23 @@ class DeviceSettings(Protocol):
 
 
 def set_up_device(numerics: DeviceSettings, local: int = 0) -> torch.device:
-    """Set torch up for these numerics and give the device. Raises StageFailed where torch finds no such device.
+    """Set torch up for deterministic arithmetic and return the device.
 
-    local: which process on this machine asks; each takes the GPU of its number.
+    local: the rank of this process on its machine, which takes the GPU with that number. Raises StageFailed where torch
+    finds no such device.
     """
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if not found[numerics.device]:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if not available[numerics.device]:
         raise StageFailed(f"the run is planned for {numerics.device}, but torch {torch.__version__} finds none here",
                           fix="set `device: cpu`, or install a torch built for this machine")
     if numerics.threads:
         torch.set_num_threads(numerics.threads)
+    # cuBLAS is deterministic only with a workspace of fixed size; it must be set before the first product
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     # fp32 means 32 bits: no TF32 in convolutions or matrix products
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
+    # benchmarking picks the fastest convolution of the moment, so that two runs may differ in their last bits
     torch.backends.cudnn.benchmark = False
     if numerics.device != "cuda":
         return torch.device(numerics.device)
@@ -54,18 +57,22 @@ def set_up_device(numerics: DeviceSettings, local: int = 0) -> torch.device:
 
 
 def allow_tf32() -> None:
-    """Let convolutions and products of 32-bit matrices lose bits for speed, until the next `set_up_device`."""
+    """Allow TF32 in 32-bit convolutions and matrix products until the next `set_up_device`: faster, 10-bit mantissa."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
 
 
 def generator(seed: int, *address: str | int) -> torch.Generator:
-    """A CPU generator for this address; move what it draws to the device, so that every device sees the same."""
+    """A CPU generator seeded for this address.
+
+    Draw on the CPU and move the result to the device: every device then sees the same numbers.
+    """
     return torch.Generator("cpu").manual_seed(derive_seed(seed, *address))
 
 
 @contextmanager
 def seeded_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside, dropout draws from this seed: it knows torch's global generators only, which are put back after."""
+    """Context manager: seed torch's global generators, which dropout draws from; restore their state on exit."""
+    # without a list fork_rng would save and restore the state of every GPU of the machine
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""How are averaged weights kept beside those that learn?"""
+"""Exponential moving average (EMA) of the trained weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREFIX = "ema/"
 
 
 class EmaWeights:
-    """The running average of parameters, under a choice of how fast it forgets."""
+    """The moving average of parameters. choice: the decay; shadow_params: the averages, shaped as the parameters."""
 
     def __init__(self, choice: Ema, parameters: Sequence[nn.Parameter]) -> None:
         self.choice, self.parameters = choice, parameters
@@ -22,14 +22,17 @@ class EmaWeights:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights that the step of this number, counted from 1, has left."""
+        """Move each average towards its parameter: average -= (1 - decay) * (average - parameter).
+
+        step: the number of the optimizer step that just ended, counted from 1.
+        """
         change = 1.0 - self.choice.decay_at(step)
         for average, parameter in zip(self.shadow_params, self.parameters, strict=True):
             average.sub_(change * (average - parameter))
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """While this is open the parameters are the averages; then, to the bit, what they were."""
+        """Context manager: swap in the averages; restore the training weights bit for bit on exit."""
         kept = [p.detach().clone() for p in self.parameters]
         self._set(self.shadow_params)
         try:
@@ -38,11 +41,14 @@ class EmaWeights:
             self._set(kept)
 
     def tensors(self) -> dict[str, Tensor]:
-        """`ema/<number of the parameter>` -> a copy on the CPU."""
-        return {f"{PREFIX}{i}": t.to("cpu", copy=True).contiguous() for i, t in enumerate(self.shadow_params)}
+        """The averages for a checkpoint: `ema/<number of the parameter>` -> a copy on the CPU."""
+        copies: dict[str, Tensor] = {}
+        for i, average in enumerate(self.shadow_params):
+            copies[f"{PREFIX}{i}"] = average.to("cpu", copy=True).contiguous()
+        return copies
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the averages that `tensors` gave."""
+        """Restore the averages from a checkpoint's tensors, as `tensors` named them."""
         for i, average in enumerate(self.shadow_params):
             average.copy_(tensors[f"{PREFIX}{i}"])
 

@@ -1,4 +1,4 @@
-"""How do several processes make one step, so that how many they are changes no bit of it?"""
+"""Gradient exchange between processes; the result of a step is the same, bit for bit, for any number of them."""
 
 from __future__ import annotations
 
@@ -14,55 +14,71 @@ from dbrun.diffusion.losses import Loss
 from dbrun.errors import ProcessLost, StageFailed
 
 BUCKET_SIZE = 2**24
-"""Numbers that are sent at once, at most: 64 MiB."""
+"""The most float32 numbers that are sent at once: 64 MiB."""
 MIN_POLL_INTERVAL, MAX_POLL_INTERVAL = 1e-4, 5e-3
-"""Seconds between two looks at whether the others have answered."""
+"""Seconds between two checks of whether the other processes have answered."""
 
 
 @dataclass(frozen=True)
 class GradientSync:
-    """The processes that share a training. A step's micro-batches are its slots; slot s belongs to process s mod size.
+    """The processes that share a training; they talk through the default group of `torch.distributed`.
 
-    Every process computes the gradients of its own slots alone, is given those of all others, and adds all up in the
-    order of the slots. So each holds to the bit the sum that one process would have accumulated, takes the same step,
-    and no weight needs to be sent. The group is that of `torch.distributed`, and there is none where size is 1.
-    check_alive: called while the others are waited for; raises where they will not answer.
+    A step's micro-batches are its slots; slot s belongs to the process with rank s mod size. Each process computes the
+    gradients of its own slots, receives those of the others, and adds all of them in the order of the slots.
+    rank: of this process; size: how many processes; 1 needs no process group. check_alive: called while waiting for the
+    others; raises where one of them is gone.
     """
+
+    # An all-reduce would add in an order that depends on the number of processes, and floating-point sums depend on
+    # their order. Adding in slot order gives every process the bits that one process alone would accumulate; all take
+    # the same optimizer step, so that no weights need to be sent.
 
     rank: int = 0
     size: int = 1
     check_alive: Callable[[], None] = lambda: None
 
     def slots(self, accumulation: int) -> range:
-        """The slots of a step that are this process's own. accumulation: all of them, a multiple of size."""
+        """The slots of a step that belong to this process. accumulation: the number of all slots.
+
+        Raises StageFailed unless accumulation is a multiple of size.
+        """
         if accumulation % self.size:
             raise StageFailed(f"{accumulation} micro-batches cannot be dealt evenly to {self.size} processes",
                               fix=f"make `train.accumulation` a multiple of {self.size}")
         return range(self.rank, accumulation, self.size)
 
     def gradient_sum(self, parameters: Sequence[nn.Parameter]) -> GradientSum:
-        """An empty sum of these parameters' gradients."""
-        return GradientSum(parameters) if self.size == 1 else GatheredGradientSum(parameters, self)
+        """A new, empty gradient sum for one step over these parameters."""
+        if self.size == 1:
+            return GradientSum(parameters)
+        return GatheredGradientSum(parameters, self)
 
     def broadcast(self, value: float) -> float:
-        """The number that process 0 holds."""
-        return self.all_gather(torch.tensor([value], dtype=torch.float64))[0].item() if self.size > 1 else value
+        """The value of process 0, in every process."""
+        if self.size == 1:
+            return value
+        values = self.all_gather(torch.tensor([value], dtype=torch.float64))
+        return values[0].item()
 
     def check_equal(self, value: int, what: str) -> None:
-        """Raise StageFailed where the processes do not all hold the same number. what: the words for it."""
-        if self.size > 1 and len(numbers := {int(one) for one in self.all_gather(torch.tensor([value]))}) > 1:
-            raise StageFailed(f"the processes of this run are not at one: {what} {sorted(numbers)}",
+        """Raise StageFailed unless all processes hold the same value. what: what it is, for the error."""
+        if self.size == 1:
+            return
+        values = {int(one) for one in self.all_gather(torch.tensor([value]))}
+        if len(values) > 1:
+            raise StageFailed(f"the processes of this run do not agree on {what}: {sorted(values)}",
                               fix="let all of them see the same store (DBRUN_STORE)")
 
     def all_gather(self, mine: Tensor) -> list[Tensor]:
-        """Every process's tensor of this shape and type, on the CPU, in the order of the processes.
+        """The tensor of each process, on the CPU, by rank. mine: of the same shape and dtype in every process.
 
-        Raises ProcessLost where one is gone.
+        Raises ProcessLost where a process is gone.
         """
         theirs = [torch.empty_like(mine, device="cpu") for _ in range(self.size)]
         try:
-            # asked for and then looked at, so that a signal or a lost process ends the wait
-            work, pause = distributed.all_gather(theirs, mine.cpu().contiguous(), async_op=True), MIN_POLL_INTERVAL
+            # asynchronous and polled: a blocking call would hear neither a signal nor that a process is gone
+            work = distributed.all_gather(theirs, mine.cpu().contiguous(), async_op=True)
+            pause = MIN_POLL_INTERVAL
             while not work.is_completed():
                 self.check_alive()
                 time.sleep(pause)
@@ -74,26 +90,29 @@ class GradientSync:
 
 
 SINGLE_PROCESS = GradientSync()
-"""One process trains."""
+"""A training in one process."""
 
 
 class GradientSum:
-    """The sum of the gradients of a step's slots, where one process has them all: autograd adds them up itself."""
+    """The gradient sum of a step in a single process: autograd itself adds the slots up in each parameter's `grad`."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        # one that has stopped learning has no gradient anywhere
+        # a component past its `stop_at` gets no gradient in any process
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
 
     def add(self, loss: Loss) -> list[Loss]:
-        """Take in the gradients of the slot that was just computed; the losses of that turn's slots, in order."""
+        """Add the gradients of the slot that was just computed.
+
+        Returns the losses of all slots that were added: one for each process, by rank.
+        """
         return [loss]
 
     def write_grads(self) -> None:
-        """Let each parameter's `grad` be the sum."""
+        """Set each parameter's `grad` to the sum; autograd has already done so."""
 
 
 class GatheredGradientSum(GradientSum):
-    """The same where the slots lie with several processes, which all call `add` equally often."""
+    """The gradient sum of a step over several processes, which must all call `add` equally often."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], gradient_sync: GradientSync) -> None:
         super().__init__(parameters)
@@ -101,37 +120,55 @@ class GatheredGradientSum(GradientSum):
         self.sums: list[Tensor | None] = [None] * len(self.parameters)
 
     def add(self, loss: Loss) -> list[Loss]:
-        """Take in a slot of every process, in the order of the processes."""
-        parts = [math.nan if part is None else part.item() for part in loss]
-        reached = [parameter.grad is not None for parameter in self.parameters]
-        heads = self.gradient_sync.all_gather(torch.tensor([*parts, *reached], dtype=torch.float32))
+        """Add one slot of every process, by rank, and return their losses."""
+        # header of this process: total, instance and prior loss, then for each parameter whether it has a gradient
+        losses: list[float] = []
+        for part in loss:
+            losses.append(math.nan if part is None else part.item())
+        has_grad = [parameter.grad is not None for parameter in self.parameters]
+        headers = self.gradient_sync.all_gather(torch.tensor([*losses, *has_grad], dtype=torch.float32))
+
+        # gradients, many parameters in one message
         for bucket in self._buckets():
             flat = torch.cat([self._local_grad(index).reshape(-1) for index in bucket])
             sizes = [self.parameters[index].numel() for index in bucket]
-            for head, theirs in zip(heads, self.gradient_sync.all_gather(flat), strict=True):
+            by_rank = self.gradient_sync.all_gather(flat)
+            for header, theirs in zip(headers, by_rank, strict=True):
                 for index, gradient in zip(bucket, torch.split(theirs, sizes), strict=True):
-                    if head[len(parts) + index]:
+                    # zeros that only fill the message must not turn "no gradient" into a gradient of 0: the optimizer
+                    # skips the one and decays the weight under the other
+                    if header[len(losses) + index]:
                         self._accumulate(index, gradient)
+
+        # autograd adds to what is there: the next slot starts from nothing
         for parameter in self.parameters:
             parameter.grad = None
-        return [_as_loss(head[:len(parts)], loss) for head in heads]
+        return [_as_loss(header[:len(losses)], loss) for header in headers]
 
     def write_grads(self) -> None:
-        """Let each parameter's `grad` be the sum; None where no slot reached it."""
+        """Set each parameter's `grad` to the sum; None where no slot of any process gave it a gradient."""
         for parameter, total in zip(self.parameters, self.sums, strict=True):
             parameter.grad = total
 
     def _local_grad(self, index: int) -> Tensor:
+        """The gradient of a parameter in this process, shaped as the parameter; zeros where it has none."""
         parameter = self.parameters[index]
-        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        if parameter.grad is None:
+            return torch.zeros_like(parameter)
+        return parameter.grad
 
     def _accumulate(self, index: int, gradient: Tensor) -> None:
+        """Add a flat gradient to the sum of its parameter."""
         parameter, total = self.parameters[index], self.sums[index]
         gradient = gradient.view_as(parameter).to(parameter.device)
-        # a part of the bucket would keep the whole of it
-        self.sums[index] = gradient.clone() if total is None else total.add_(gradient)
+        if total is None:
+            # a copy: the gradient is a view that would keep the whole bucket in memory
+            self.sums[index] = gradient.clone()
+        else:
+            total.add_(gradient)
 
     def _buckets(self) -> Iterator[list[int]]:
+        """The indices of the parameters, grouped so that each group holds at most BUCKET_SIZE numbers."""
         bucket: list[int] = []
         held = 0
         for index, parameter in enumerate(self.parameters):
@@ -143,6 +180,9 @@ class GatheredGradientSum(GradientSum):
         yield bucket
 
 
-def _as_loss(head: Tensor, like: Loss) -> Loss:
-    total, instance, prior = head.to(like.total.device)
-    return Loss(total, instance, None if like.prior is None else prior)
+def _as_loss(header: Tensor, like: Loss) -> Loss:
+    """The loss in the first three numbers of a header; without a prior where `like` has none."""
+    total, instance, prior = header.to(like.total.device)
+    if like.prior is None:
+        return Loss(total, instance, None)
+    return Loss(total, instance, prior)

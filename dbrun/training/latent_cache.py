@@ -1,4 +1,4 @@
-"""The latents, loss masks and conditions that `preprocess` stored, as the two halves that training draws from."""
+"""Readers of the latents, loss masks and conditions that `preprocess` stored, and the two halves made of them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PROMPTS_FILE = "prompts.safetensors"
 
 
 def load_latents(folder: Path) -> Mapping[str, Tensor]:
-    """Crop name → what draws start from, float32 [C, h, w]."""
+    """Crop name → stored latents, float32 [C, h, w]; `Model.sample_x0` draws x0 from them."""
     return load_file(folder / LATENTS_FILE)
 
 
 def load_loss_masks(folder: Path, unmasked: float) -> Mapping[str, Tensor]:
-    """Crop name → how much each place of its latents counts, [h, w]; only of crops that have a mask.
+    """Crop name → weights of its latent pixels, float32 [h, w] in [unmasked, 1]; only of crops that have a mask.
 
-    unmasked: how much what a mask hides counts, 0 to 1.
+    unmasked: the weight of a pixel that the mask hides, 0 to 1.
     """
     file = folder / MASKS_FILE
     if not file.exists():
@@ -36,7 +36,10 @@ def load_loss_masks(folder: Path, unmasked: float) -> Mapping[str, Tensor]:
 
 
 def load_conditions(folder: Path, count: int) -> Sequence[Condition]:
-    """The condition of each of `count` prompts, by its number. Raises StageFailed where others are stored."""
+    """The condition of each of `count` prompts, by prompt number: named tensors without a batch axis.
+
+    Raises StageFailed unless exactly these prompts are stored.
+    """
     by_prompt: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in load_file(folder / PROMPTS_FILE).items():
         number, component = name.split(".", 1)
@@ -50,9 +53,12 @@ def load_conditions(folder: Path, count: int) -> Sequence[Condition]:
 
 def picture_sets(manifest: Manifest, latents: Mapping[str, Tensor],
                  loss_masks: Mapping[str, Tensor]) -> Sequence[PictureSet]:
-    """The instance half, and the class half where there is one."""
+    """The instance half, then the class half if there is one.
+
+    latents, loss_masks: by crop name, as `load_latents` and `load_loss_masks` give them.
+    """
     halves = [PictureSet("instance", manifest.instance, latents, loss_masks, manifest.empty_prompt)]
     if manifest.classes:
-        # without masks, also where it shows instance pictures: a class is learnt from the whole picture
+        # no masks, even where it shows instance pictures: prior preservation needs the whole picture
         halves.append(PictureSet("class", manifest.classes, latents))
     return halves

@@ -1,4 +1,4 @@
-"""How does a step of training go?"""
+"""The training loop: the training state, one optimizer step, held-out evaluation, and checkpoints of the state."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ LOWER_RATE_FIX = "lower `train.learning_rate` (a tenth is a good start), or set 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a step did. step: counted from 1; learning_rate: the common one; grad_norm: before clipping.
+    """The numbers of one step. The order of the fields is the order of a checkpoint's history rows.
 
-    learning_rates: each component's where any has one of its own or a stop, after which it is 0; held_out_loss: of a
-    look at the held-out pictures after the step, if there was one.
+    step: counted from 1; loss, instance_loss, prior_loss: means over the micro-batches; learning_rate: the common one;
+    grad_norm: before clipping; learning_rates: component -> its rate, 0 after its stop; empty where all share the
+    common rate and none stops; held_out_loss: after this step, None where it was not evaluated.
     """
 
     step: int
@@ -53,10 +54,11 @@ class Metrics:
 
 
 class Trainer:
-    """The training state: adapters that are attached to a base, their optimizer, and the step they are at.
+    """The training state: the adapters attached to a base, their optimizer, and the metrics of all steps so far.
 
-    base_prompt_encoder: where given, class rows aim at what the frozen base predicts under these conditions.
-    gradient_sync: the processes that share the training; the state is the same in each.
+    components: those that are trained. conditions: encodes the prompts of a batch. base_prompt_encoder: if given, the
+    target of class rows is the frozen base's prediction under these conditions. gradient_sync: the processes that share
+    the training; the state is the same in each.
     """
 
     def __init__(self, model: Model, components: Sequence[str], conditions: PromptEncoder,
@@ -67,23 +69,28 @@ class Trainer:
         self.process = model.diffusion_process()
         self.modules: Mapping[str, nn.Module] = {c: model.module(c) for c in components}
         self.param_groups = make_param_groups(self.modules, settings)
-        self.parameters = [p for learner in self.param_groups for p in learner.parameters]
+        self.parameters = [p for group in self.param_groups for p in group.parameters]
         self.accelerator = _accelerator(settings.precision, model.device)
-        self.optimizer = self.accelerator.prepare(
-            settings.optimizer.build([{"params": one.parameters} for one in self.param_groups], settings.learning_rate))
+        torch_groups: list[dict[str, Any]] = [{"params": group.parameters} for group in self.param_groups]
+        self.optimizer = self.accelerator.prepare(settings.optimizer.build(torch_groups, settings.learning_rate))
         self.ema = None if settings.ema is None else EmaWeights(settings.ema, self.parameters)
         self.evaluator: HeldOutEvaluator | None = None
         self.history: list[Metrics] = []
 
     @property
     def is_done(self) -> bool:
-        """Whether the last step is done, or no better one is to be expected."""
-        enough = len(self.history) >= self.settings.steps
-        return enough or (self.evaluator is not None and self.evaluator.should_stop(self.history))
+        """Whether the last step is done, or early stopping ends the training."""
+        if len(self.history) >= self.settings.steps:
+            return True
+        return self.evaluator is not None and self.evaluator.should_stop(self.history)
 
     def run(self, batches: Callable[[int], Batch]) -> Iterator[Metrics]:
-        """Train from where the state stands to the last step, and yield after each."""
-        accumulation, slots = self.settings.accumulation, self.gradient_sync.slots(self.settings.accumulation)
+        """Train from the current step to the last one, and yield the metrics of each.
+
+        batches: number of a micro-batch, counted from 0 over the whole training -> the micro-batch.
+        """
+        accumulation = self.settings.accumulation
+        slots = self.gradient_sync.slots(accumulation)
         while not self.is_done:
             step = len(self.history)
             self.step([batches(step * accumulation + slot) for slot in slots])
@@ -91,158 +98,198 @@ class Trainer:
             yield self.history[-1]
 
     def step(self, batches: Sequence[Batch]) -> Metrics:
-        """One optimizer update from these micro-batches, and those of the other processes where there are any.
+        """One optimizer update from this process's micro-batches, with the gradients of all processes.
 
-        Raises StageFailed where a number is no longer finite.
+        Raises StageFailed where the loss or a gradient is no longer finite.
         """
         step, settings = len(self.history), self.settings
-        factor = settings.schedule.factor(step, settings.steps)
-        rates = {one.component: one.learning_rate * factor if one.is_training(step) else 0.0
-                 for one in self.param_groups}
-        for group, learner in zip(self.optimizer.param_groups, self.param_groups, strict=True):
-            learner.begin_step(step)
-            group["lr"] = rates[learner.component]
 
-        losses, gradients = [], self.gradient_sync.gradient_sum(self.parameters)
+        # learning rates of this step
+        factor = settings.schedule.factor(step, settings.steps)
+        rates: dict[str, float] = {}
+        for torch_group, group in zip(self.optimizer.param_groups, self.param_groups, strict=True):
+            group.begin_step(step)
+            rates[group.component] = group.learning_rate * factor if group.is_training(step) else 0.0
+            torch_group["lr"] = rates[group.component]
+
+        # forward and backward, one micro-batch after the other
+        losses: list[Loss] = []
+        gradients = self.gradient_sync.gradient_sum(self.parameters)
         accumulation = len(batches) * self.gradient_sync.size
         for slot, batch in zip(self.gradient_sync.slots(accumulation), batches, strict=True):
+            # dropout's seed follows from step and slot, not from what was drawn before: a resumed run repeats it
             with seeded_rng(derive_seed(settings.seed, "dropout", step, slot), self.model.device):
                 loss = self.loss(batch)
             self.accelerator.backward(loss.total / accumulation)
             losses += gradients.add(loss)
         gradients.write_grads()
 
+        # refuse numbers that are not finite before they reach the weights
         total, instance, prior = (_mean(part) for part in zip(*losses, strict=True))
         if total is None or instance is None or not math.isfinite(total):
             raise StageFailed(f"the loss is {total} at step {step + 1} of {settings.steps}", fix=LOWER_RATE_FIX)
-        for learner in self.param_groups:
-            learner.check_gradient(step)
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters, settings.max_grad_norm or math.inf))
+        for group in self.param_groups:
+            group.check_gradient(step)
+        # clipping to infinity changes nothing, but gives the norm
+        max_norm = settings.max_grad_norm or math.inf
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, max_norm))
         self._check_gradient(norm, step)
 
+        # update
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(step + 1)
+        rates_differ = bool(settings.learning_rates or settings.stops)
         self.history.append(Metrics(step + 1, total, instance, prior, settings.learning_rate * factor, norm,
-                                    rates if settings.learning_rates or settings.stops else {}))
+                                    learning_rates=rates if rates_differ else {}))
         return self.history[-1]
 
     def loss(self, batch: Batch, conditions: PromptEncoder | None = None) -> Loss:
-        """The loss of a micro-batch: instance and class rows of one shape go through the denoiser together.
+        """The loss of a micro-batch. Instance and class rows of one shape go through the denoiser together.
 
-        conditions: others than those of training.
+        conditions: encodes the prompts, in place of the training's prompt encoder.
         """
-        known = conditions or self.prompt_encoder
-        # weighed before the halves are averaged, so that each half is right by itself
-        weighed = self._weighted_error(batch, known)
+        prompt_encoder = conditions or self.prompt_encoder
+        # timestep weights are applied per row, before the mean of each half is taken: a mean of its own for each half
+        # stays right whatever timesteps the other half drew
+        weighted = self._weighted_error(batch, prompt_encoder)
         if batch.class_batch is not None:
-            weighed = torch.cat([weighed, self._weighted_error(batch.class_batch, known)])
-        return prior_preservation_loss(weighed, batch.num_instances, self.settings.prior_weight)
+            weighted = torch.cat([weighted, self._weighted_error(batch.class_batch, prompt_encoder)])
+        return prior_preservation_loss(weighted, batch.num_instances, self.settings.prior_weight)
 
     def _weighted_error(self, batch: Batch, conditions: PromptEncoder) -> Tensor:
-        """The weighed error of each row of one shape, [B]."""
-        x0, noise = batch.x0.to(self.model.device), batch.noise.to(self.model.device)
-        added = noise if batch.input_noise is None else batch.input_noise.to(self.model.device)
-        x_t = self.process.add_noise(x0, added, batch.t)
+        """The weighted error of each row, float32 [B]; all rows of the batch have one shape."""
+        device = self.model.device
+        x0, noise = batch.x0.to(device), batch.noise.to(device)
+        input_noise = noise if batch.input_noise is None else batch.input_noise.to(device)
+        x_t = self.process.add_noise(x0, input_noise, batch.t)
+
+        # with prior target `base` the class rows aim at the frozen base's prediction
         target = self.process.target(x0, noise, batch.t)
         if self.base_prompt_encoder is not None and batch.num_instances < len(x0):
-            target = torch.cat([target[:batch.num_instances],
-                                self._base_prediction(self.base_prompt_encoder, x_t, batch)])
+            class_target = self._base_prediction(self.base_prompt_encoder, x_t, batch)
+            target = torch.cat([target[:batch.num_instances], class_target])
+
         with self.autocast():
-            pred = self.model.predict(x_t, batch.t, {**conditions(batch.prompts), **batch.extra_conditions})
+            condition = {**conditions(batch.prompts), **batch.extra_conditions}
+            pred = self.model.predict(x_t, batch.t, condition)
+
         objective = self.settings.objective
         per_sample: Tensor = objective.distance.per_sample(pred, target, batch.t, self.process, batch.loss_mask)
         weights: Tensor = objective.weighting.weights(self.process.snr(batch.t), self.process.prediction)
         return per_sample * weights.float().to(per_sample.device)
 
     def _base_prediction(self, conditions: PromptEncoder, x_t: Tensor, batch: Batch) -> Tensor:
-        """What the frozen base predicts for the class rows; also the conditions are encoded without adapters."""
+        """The frozen base's prediction for the class rows, float32 [class rows, C, h, w]."""
         rows = slice(batch.num_instances, None)
-        extra_conditions = {name: hint[rows] for name, hint in batch.extra_conditions.items()}
+        extra_conditions = {name: tensor[rows] for name, tensor in batch.extra_conditions.items()}
+        # the prompts are encoded inside, too: a text encoder may carry an adapter
         with frozen_base(self.modules.values()), self.autocast():
-            known = {**conditions(batch.prompts[rows]), **extra_conditions}
-            return self.model.predict(x_t[rows], batch.t[rows], known).float()
+            condition = {**conditions(batch.prompts[rows]), **extra_conditions}
+            return self.model.predict(x_t[rows], batch.t[rows], condition).float()
 
     def adapter_states(self) -> dict[str, dict[str, Tensor]]:
-        """Component -> peft state dict of what is to be used, float32: now, or at the best look if one is to be taken.
+        """Component -> float32 state dict of the evaluation weights: the current ones, or the best ones if kept.
 
-        Raises StageFailed rather than give a weight that is not finite.
+        Raises StageFailed where a weight is not finite.
         """
         if self.evaluator is not None and self.evaluator.best_states:
             return self.evaluator.best_states
         return self._current_states()
 
     def _current_states(self) -> dict[str, dict[str, Tensor]]:
+        """Component -> state dict of the evaluation weights as they are now."""
         with self.eval_weights():
             return self._read_states()
 
     @contextmanager
     def eval_weights(self) -> Iterator[None]:
-        """While this is open the weights are those to be used; then, to the bit, those to be trained on."""
-        averaged = nullcontext() if self.ema is None else self.ema.swapped_in()
+        """Context manager: swap in the evaluation weights; restore the training weights bit for bit on exit.
+
+        They differ under EMA and under schedule-free optimizers.
+        """
+        averaged: AbstractContextManager[None] = nullcontext()
+        if self.ema is not None:
+            averaged = self.ema.swapped_in()
         with self.settings.optimizer.eval_weights(self.optimizer), averaged:
             yield
 
     @contextmanager
     def sampling_mode(self) -> Iterator[None]:
-        """Context manager: the model draws a picture as it would be exported; then weights, modes and random state
-        are what they were, to the bit."""
+        """Context manager: put the model in the state that would be exported, to draw sample pictures.
+
+        Restores weights, modes and random state bit for bit on exit.
+        """
         devices = [torch.cuda.current_device()] if self.model.device.type == "cuda" else []
         with (self.eval_weights(), eval_mode(self.modules.values()), self.autocast(),
               torch.random.fork_rng(devices)):
             yield
 
     def checkpoint(self) -> Checkpoint:
-        """All that training goes on from."""
-        tensors = {f"adapter/{component}/{name}": tensor
-                   for component, state in self._read_states().items() for name, tensor in state.items()}
+        """The state to resume from. Raises StageFailed where a weight is not finite."""
+        tensors: dict[str, Tensor] = {}
+        for component, state in self._read_states().items():
+            for name, tensor in state.items():
+                tensors[f"adapter/{component}/{name}"] = tensor
+        tensors |= state_tensors(self.optimizer)
+        if self.ema is not None:
+            tensors |= self.ema.tensors()
+        if self.evaluator is not None:
+            tensors |= self.evaluator.tensors()
+
+        # no random state: every draw's seed follows from its address, so that step and slot are enough
         scaler = self.accelerator.scaler
-        beside = [one.tensors() for one in (self.ema, self.evaluator) if one is not None]
-        tensors |= {name: tensor for more in (state_tensors(self.optimizer), *beside) for name, tensor in more.items()}
-        return Checkpoint(step=len(self.history), tensors=tensors, values={
-            "optimizer": state_values(self.optimizer), "scaler": scaler.state_dict() if scaler else None,
-            "history": [astuple(m) for m in self.history]})
+        values = {"optimizer": state_values(self.optimizer), "scaler": scaler.state_dict() if scaler else None,
+                  "history": [astuple(metrics) for metrics in self.history]}
+        return Checkpoint(step=len(self.history), tensors=tensors, values=values)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Stand where the checkpoint stood."""
+        """Restore the state that `checkpoint` gave, bit for bit."""
         for component, module in self.modules.items():
             prefix = f"adapter/{component}/"
-            write_weights(module, {name.removeprefix(prefix): tensor for name, tensor in checkpoint.tensors.items()
-                                   if name.startswith(prefix)})
+            weights: dict[str, Tensor] = {}
+            for name, tensor in checkpoint.tensors.items():
+                if name.startswith(prefix):
+                    weights[name.removeprefix(prefix)] = tensor
+            write_weights(module, weights)
         load_state(self.optimizer, checkpoint.tensors, checkpoint.values["optimizer"])
-        for one in (self.ema, self.evaluator):
-            if one is not None:
-                one.load_tensors(checkpoint.tensors)
+        if self.ema is not None:
+            self.ema.load_tensors(checkpoint.tensors)
+        if self.evaluator is not None:
+            self.evaluator.load_tensors(checkpoint.tensors)
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(checkpoint.values["scaler"])
         self.history = [Metrics(*row) for row in checkpoint.values["history"]]
 
     def _evaluate(self) -> None:
-        """Look at the held-out pictures where it is time, with the weights that are to be used."""
+        """Compute the held-out loss of the evaluation weights if it is due, and add it to the last step's metrics."""
         if self.evaluator is None or not self.evaluator.is_due(len(self.history)):
             return
         with self.eval_weights(), eval_mode(self.modules.values()):
             loss = self.evaluator.mean_loss(lambda batch, conditions: self.loss(batch, conditions).total)
-        # whether to stop follows from it, which processes on unlike machines could see otherwise
+        # all processes must agree whether to stop, but unlike machines may compute other last bits: rank 0 decides
         loss = self.gradient_sync.broadcast(loss)
         self.history[-1] = replace(self.history[-1], held_out_loss=loss)
         self.evaluator.keep_best(self.history, self._current_states)
 
     def _read_states(self) -> dict[str, dict[str, Tensor]]:
-        """As adapter_states, of the weights as they stand."""
+        """Component -> state dict of the training weights. Raises StageFailed where a weight is not finite."""
         states = {component: read_weights(module) for component, module in self.modules.items()}
-        if not all(bool(t.isfinite().all()) for state in states.values() for t in state.values()):
-            raise StageFailed(f"the adapter holds numbers that are not finite after step {len(self.history)}",
-                              fix=LOWER_RATE_FIX)
+        for state in states.values():
+            for tensor in state.values():
+                if not bool(tensor.isfinite().all()):
+                    raise StageFailed(f"the adapter holds numbers that are not finite after step {len(self.history)}",
+                                      fix=LOWER_RATE_FIX)
         return states
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """What the forward pass computes in."""
+        """Context manager: run the forward pass in the recipe's precision."""
         context: AbstractContextManager[Any] = self.accelerator.autocast()
         return context
 
     def _check_gradient(self, norm: float, step: int) -> None:
+        """Raise StageFailed where the gradient norm is not finite and no loss scaler skips the step."""
         scaler = self.accelerator.scaler
         # under fp16 an overflow only makes the scaler skip the step and halve its scale, until it falls below 1
         if math.isfinite(norm) or (scaler and scaler.get_scale() >= 1.0):
@@ -252,24 +299,32 @@ class Trainer:
 
 
 def metrics_as_json(metrics: Metrics) -> dict[str, float | None]:
-    """By name; None also for a gradient norm that overflowed under fp16, since JSON knows no infinity."""
+    """The metrics by name, as JSON can hold them; component rates as `learning_rate.<component>`.
+
+    None for a missing value, and for a gradient norm that overflowed under fp16, since JSON knows no infinity.
+    """
     named = asdict(metrics)
-    rates = {f"learning_rate.{component}": rate for component, rate in named.pop("learning_rates").items()}
+    for component, rate in named.pop("learning_rates").items():
+        named[f"learning_rate.{component}"] = rate
     if named["held_out_loss"] is None:
         del named["held_out_loss"]
-    return {name: value if value is not None and math.isfinite(value) else None
-            for name, value in (named | rates).items()}
+    for name, value in named.items():
+        if value is not None and not math.isfinite(value):
+            named[name] = None
+    return named
 
 
 def _accelerator(precision: str, device: torch.device) -> Accelerator:
+    """An accelerator for this precision. Raises StageFailed where the device does not support it."""
     # accelerate keeps one state per process, and refuses another precision in the same process
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     mixed = "no" if precision == "fp32" else precision
     # accelerate would let the environment change the arithmetic under the same key
-    if strange := sorted(name for name in os.environ if name.startswith("ACCELERATE_")):
-        raise StageFailed(f"accelerate is set up by the environment ({', '.join(strange)}), but the recipe decides",
-                          fix=f"unset {' '.join(strange)}")
+    variables = sorted(name for name in os.environ if name.startswith("ACCELERATE_"))
+    if variables:
+        raise StageFailed(f"the environment configures accelerate ({', '.join(variables)}), but only the recipe may",
+                          fix=f"unset {' '.join(variables)}")
     try:
         accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
     except ValueError as error:
@@ -285,5 +340,8 @@ def _unsupported_precision(precision: str, device: torch.device) -> StageFailed:
 
 
 def _mean(part: Sequence[Tensor | None]) -> float | None:
+    """The mean of scalars; None where there are none. Micro-batches without class rows have no prior loss."""
     tensors = [t.detach() for t in part if t is not None]
-    return float(torch.stack(tensors).mean()) if tensors else None
+    if not tensors:
+        return None
+    return float(torch.stack(tensors).mean())

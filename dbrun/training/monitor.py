@@ -1,4 +1,4 @@
-"""What goes on beside a training, for people to see: a line a step, samples, trackers. No result depends on it."""
+"""The monitor of a training: metrics, sample pictures and trackers, for people to watch. No result depends on it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SCALAR_TYPES = (bool, int, float, str)
 
 
 class Samples(Protocol):
-    """Which pictures are drawn while training: one for each prompt, every so many steps."""
+    """The sample pictures of a training: one for each prompt, every so many steps."""
 
     @property
     def every(self) -> int:
-        """Steps between two rows of pictures."""
+        """Steps between two rows of sample pictures."""
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -36,30 +36,29 @@ class Samples(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """What pictures drawn in this way have in common, however often they are drawn."""
+        """A digest of the settings of the pictures, without `every`; names their folder."""
 
 
 class Listener(Protocol):
-    """Who hears of a training, and may stop it: the stage's context."""
+    """The receiver of a training's progress, which may stop it: the stage's context."""
 
     def progress(self, done: int, total: int, unit: str, **metrics: float) -> None:
-        """Report that done of total units are ready."""
+        """Report that `done` of `total` units are ready. metrics: further numbers of this moment."""
 
     def note(self, text: str, level: str = "info") -> None:
-        """Tell the user something."""
+        """Show the user a text. level: `info` or `warning`."""
 
     @property
     def stop_signal(self) -> Callable[[], int]:
-        """Gives the number of the signal that asked to stop, or 0."""
+        """A function that gives the number of the signal that asked to stop, or 0."""
 
 
 class Monitor:
-    """Writes down how a training goes, draws its samples, and tells trackers.
+    """Writes metrics, draws sample pictures, and feeds trackers. An error in any of these never ends a training.
 
-    run_folder: where all of it lies, None in a process that tells nothing; work: a folder that survives a crash, which
-    keeps the sample pictures for a run that goes on; samples: what is drawn, None for nothing; draw: one column's
-    picture by the model as it stands; images_per_step: pictures that a step shows. Nothing that goes wrong here ends
-    a training.
+    run_folder: where the files go, None for a process that writes none. work: a folder that survives a crash; it keeps
+    the sample pictures for a resumed run. name: the run's. samples: None for no pictures. draw: column -> its picture
+    by the current model. images_per_step: pictures in a step. steps_per_epoch: converts steps to epochs.
     """
 
     def __init__(self, trainer: Trainer, listener: Listener, *, run_folder: Path | None, work: Path, name: str,
@@ -68,21 +67,25 @@ class Monitor:
         self.trainer, self.listener, self.samples, self.draw = trainer, listener, samples, draw
         self.folder, self.work = run_folder, work
         self.images_per_step, self.steps_per_epoch = images_per_step, steps_per_epoch
-        self.trackers = Trackers(trackers if run_folder else (), name, run_folder or Path(),
-                                 _scalars(trainer.settings), listener.note, self._warn)
+        # without a run folder no tracker is started, and the path is not used
+        active = trackers if run_folder else ()
+        self.trackers = Trackers(active, name, run_folder or Path(), _scalars(trainer.settings), listener.note,
+                                 self._warn)
         self._step_started = time.monotonic()
 
     def start(self) -> None:
-        """Take over what an earlier run wrote down of the steps before, and draw what it did not come to."""
+        """Log the steps of an earlier run again, and draw the samples that it was stopped before."""
         for done in self.trainer.history:
             self._log(self._step_metrics(done), done.step)
         self._copy_samples()
+        # the checkpoint of a step is written before its samples: a crash in between leaves them undrawn
         if self.trainer.history:
             self.draw_samples()
         self._step_started = time.monotonic()
 
     def log_step(self, done: Metrics) -> None:
-        """Tell of a step."""
+        """Report the metrics of a step, with speed and memory."""
+        # at least a nanosecond: a coarse clock must not make the speed infinite
         seconds = max(time.monotonic() - self._step_started, 1e-9)
         numbers = {**self._step_metrics(done), "images_per_second": self.images_per_step / seconds,
                    "memory_mib": peak_mib()}
@@ -90,66 +93,85 @@ class Monitor:
         self._log(numbers, done.step)
 
     def draw_samples(self) -> None:
-        """Draw pictures if it is time; what has been drawn is not drawn again. Called where a checkpoint stands."""
-        asked, step = self.samples, len(self.trainer.history)
-        if self.folder is not None and asked is not None and step % asked.every == 0:
-            place = self._sample_folder(asked) / f"step-{step:08d}.png"
+        """Draw the sample pictures of the current step if they are due and not drawn yet.
+
+        Call it after the step's checkpoint is written, so that a crash while drawing loses no step.
+        """
+        samples, step = self.samples, len(self.trainer.history)
+        if self.folder is not None and samples is not None and step % samples.every == 0:
+            path = self._sample_folder(samples) / f"step-{step:08d}.png"
+            # any error, such as out of memory: pictures are an extra, and hours of training are worth more
             try:
-                if not place.exists():
-                    self._draw(asked, place, step)
+                if not path.exists():
+                    self._draw(samples, path, step)
             except Exception as error:
-                words = (str(error).strip() or "no message").splitlines()[0][:200]
-                self._warn(f"no samples after step {step}: {type(error).__name__}: {words}")
+                message = (str(error).strip() or "no message").splitlines()[0][:200]
+                self._warn(f"no samples after step {step}: {type(error).__name__}: {message}")
+        # the time of drawing is not the next step's
         self._step_started = time.monotonic()
 
     def close(self) -> None:
-        """Let the trackers finish."""
+        """Close the trackers."""
         self.trackers.close()
 
-    def _draw(self, asked: Samples, place: Path, step: int) -> None:
+    def _draw(self, samples: Samples, path: Path, step: int) -> None:
+        """Draw a row of pictures, one per prompt, and write it to path; give up quietly if a signal asks to stop."""
         from dbrun.images.grid import draw_grid, save_png
 
         pictures: list[Image] = []
         with self.trainer.sampling_mode():
-            for column in range(len(asked.prompts)):
+            for column in range(len(samples.prompts)):
                 if self.listener.stop_signal():
                     return
                 pictures.append(self.draw(column))
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside = place.with_name(f".{os.getpid()}.{place.name}")
-        save_png(draw_grid(((f"step {step}", pictures),), asked.prompts), beside)
-        beside.replace(place)
+        grid = draw_grid(((f"step {step}", pictures),), samples.prompts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # write beside, then rename: a file that exists is whole, and is not drawn again
+        beside = path.with_name(f".{os.getpid()}.{path.name}")
+        save_png(grid, beside)
+        beside.replace(path)
         self._copy_samples()
-        self.listener.note(f"samples after step {step}: {self._run_copy(place)}")
-        self.trackers.log_images({f"{column}: {prompt}": picture for column, (prompt, picture) in
-                                  enumerate(zip(asked.prompts, pictures, strict=True))}, step)
+        self.listener.note(f"samples after step {step}: {self._run_copy(path)}")
+        named: dict[str, Image] = {}
+        for column, (prompt, picture) in enumerate(zip(samples.prompts, pictures, strict=True)):
+            # numbered, since two columns may have one prompt
+            named[f"{column}: {prompt}"] = picture
+        self.trackers.log_images(named, step)
 
-    def _sample_folder(self, asked: Samples) -> Path:
-        return self.work / SAMPLES_FOLDER / asked.fingerprint
+    def _sample_folder(self, samples: Samples) -> Path:
+        """The folder below `work` for pictures with these settings."""
+        return self.work / SAMPLES_FOLDER / samples.fingerprint
 
-    def _run_copy(self, place: Path) -> Path:
+    def _run_copy(self, path: Path) -> Path:
+        """The place of a sample picture in the run's folder."""
         assert self.folder is not None
-        return self.folder / SAMPLES_FOLDER / place.name
+        return self.folder / SAMPLES_FOLDER / path.name
 
     def _copy_samples(self) -> None:
-        """Copy into the run's folder what was drawn up to here."""
-        asked = self.samples
-        if self.folder is None or asked is None or not self._sample_folder(asked).is_dir():
+        """Copy the sample pictures up to the current step into the run's folder."""
+        samples = self.samples
+        if self.folder is None or samples is None or not self._sample_folder(samples).is_dir():
             return
         try:
             (self.folder / SAMPLES_FOLDER).mkdir(exist_ok=True)
-            for place in sorted(self._sample_folder(asked).glob("step-*.png")):
-                ahead = int(place.stem.removeprefix("step-")) > len(self.trainer.history)
-                if not ahead and not self._run_copy(place).exists():
-                    shutil.copyfile(place, self._run_copy(place))
+            for path in sorted(self._sample_folder(samples).glob("step-*.png")):
+                # a longer run, or one whose newest checkpoints were lost, may have drawn later steps
+                is_later = int(path.stem.removeprefix("step-")) > len(self.trainer.history)
+                if not is_later and not self._run_copy(path).exists():
+                    shutil.copyfile(path, self._run_copy(path))
         except OSError as error:
-            self._warn(f"the samples stay in {self._sample_folder(asked)}: {error.strerror}")
+            self._warn(f"the samples stay in {self._sample_folder(samples)}: {error.strerror}")
 
     def _step_metrics(self, done: Metrics) -> dict[str, float]:
-        numbers = {name: value for name, value in metrics_as_json(done).items() if name != "step" and value is not None}
-        return {"epoch": done.step / self.steps_per_epoch, **numbers}
+        """The epoch and the metrics of a step by name, without those that have no value."""
+        numbers: dict[str, float] = {"epoch": done.step / self.steps_per_epoch}
+        for name, value in metrics_as_json(done).items():
+            if name != "step" and value is not None:
+                numbers[name] = value
+        return numbers
 
     def _log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Send the numbers to the trackers and append them to metrics.jsonl."""
         self.trackers.log(numbers, step)
         if self.folder is None:
             return
@@ -157,6 +179,7 @@ class Monitor:
             with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **numbers}) + "\n")
         except OSError:
+            # a full disk: the stage's own metrics.jsonl is written at the end all the same
             return
 
     def _warn(self, text: str) -> None:
@@ -164,5 +187,8 @@ class Monitor:
 
 
 def _scalars(params: TrainParams) -> dict[str, float | int | str | bool | None]:
-    """What the trackers are told of the settings."""
-    return {name: value if isinstance(value, SCALAR_TYPES) else str(value) for name, value in params}
+    """The settings as the trackers can take them: numbers and text."""
+    scalars: dict[str, float | int | str | bool | None] = {}
+    for name, value in params:
+        scalars[name] = value if isinstance(value, SCALAR_TYPES) else str(value)
+    return scalars

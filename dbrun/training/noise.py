@@ -1,4 +1,4 @@
-"""Which noise does a picture get at one place of the training?"""
+"""The noise of one row of a micro-batch: white noise and what a recipe adds to it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from dbrun.options.noise import Pyramid
 
 @dataclass(frozen=True)
 class Noise:
-    """White noise, and what is added to it; each part has an address of its own, so that none moves another.
+    """White noise and its additions, each drawn from a generator of its own: turning one on changes no other draw.
 
-    offset: strength of the noise offset; perturbation: strength of the noise that only the input gets.
+    offset: strength of offset noise, 0 for none; perturbation: strength of the input perturbation, 0 for none;
+    pyramid: settings of pyramid noise, None for none.
     """
 
     offset: float = 0.0
@@ -24,9 +25,9 @@ class Noise:
     pyramid: Pyramid | None = None
 
     def __call__(self, shape: Sequence[int], at: Callable[[str], Generator]) -> tuple[Tensor, Tensor]:
-        """(the noise that is to be predicted, the noise that is put on the sample), both of this shape [C, h, w].
+        """(the noise to predict, the noise added to the sample), both float32 of this shape [C, h, w].
 
-        The two differ by the perturbation (Ning et al. 2023, arXiv:2301.11706). at: what for -> its generator.
+        They differ by the input perturbation (Ning et al. 2023, arXiv:2301.11706). at: purpose -> generator.
         """
         target = torch.randn(tuple(shape), generator=at("noise"))
         if self.offset:
@@ -36,7 +37,10 @@ class Noise:
             target = noise.pyramid_noise(target, self.pyramid.discount, self.pyramid.levels, at("pyramid noise"))
         if not self.perturbation:
             return target, target
-        return target, target + self.perturbation * torch.randn(tuple(shape), generator=at("input perturbation"))
+        # only the input is perturbed: it imitates the prediction errors that the sampler meets at inference
+        perturbation = torch.randn(tuple(shape), generator=at("input perturbation"))
+        return target, target + self.perturbation * perturbation
 
 
 WHITE = Noise()
+"""White noise alone."""

@@ -1,4 +1,4 @@
-"""How is an optimizer's state written down without pickle, so that it comes back to the bit?"""
+"""The state of any optimizer as tensors and JSON values, without pickle, restored bit for bit."""
 
 from __future__ import annotations
 
@@ -14,49 +14,60 @@ Scalar = bool | int | float
 
 
 def state_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """`optimizer/<number of the parameter>/<name>` -> a copy on the CPU."""
-    return {f"{PREFIX}{index}/{name}": value.detach().to("cpu", copy=True).contiguous()
-            for index, slots in _state_by_index(optimizer).items()
-            for name, value in slots.items() if isinstance(value, Tensor)}
+    """The tensors of the state: `optimizer/<number of the parameter>/<name>` -> a copy on the CPU."""
+    copies: dict[str, Tensor] = {}
+    for index, slots in _state_by_index(optimizer).items():
+        for name, value in slots.items():
+            if isinstance(value, Tensor):
+                copies[f"{PREFIX}{index}/{name}"] = value.detach().to("cpu", copy=True).contiguous()
+    return copies
 
 
 def state_values(optimizer: Optimizer) -> dict[str, Any]:
-    """parameters: number -> its state's plain values; groups: of each, what is no longer as the optimizer began.
+    """The rest of the state, as JSON data with the keys `parameters` and `groups`.
 
-    The rates are left out: the loop sets them before each step. Raises TypeError for state that JSON cannot hold.
+    parameters: number of the parameter -> the plain values of its state; groups: for each parameter group, the options
+    that differ from the optimizer's defaults. Raises TypeError for a value that JSON cannot hold.
     """
     parameters: dict[str, dict[str, Scalar]] = {}
     for index, slots in _state_by_index(optimizer).items():
         for name, value in slots.items():
             if not isinstance(value, Tensor):
                 parameters.setdefault(str(index), {})[name] = _check_scalar(name, value)
-    first, groups = optimizer.defaults, []
+    # some optimizers keep state in their groups (prodigy's d, schedule-free's counters)
+    groups: list[dict[str, Scalar]] = []
     for group in optimizer.param_groups:
-        moved = {n: v for n, v in group.items() if n not in ("params", "lr", "initial_lr") and v != first.get(n)}
-        groups.append({name: _check_scalar(name, value) for name, value in moved.items()})
+        changed: dict[str, Scalar] = {}
+        for name, value in group.items():
+            # the loop sets the rates before each step
+            if name in ("params", "lr", "initial_lr") or value == optimizer.defaults.get(name):
+                continue
+            changed[name] = _check_scalar(name, value)
+        groups.append(changed)
     return {"parameters": parameters, "groups": groups}
 
 
 def load_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Give a fresh optimizer over the same parameters the state that `state_tensors` and `state_values` took."""
+    """Restore the state that `state_tensors` and `state_values` gave, in a fresh optimizer over the same parameters."""
     slots: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in values["parameters"].items()}
     for key, tensor in tensors.items():
         if key.startswith(PREFIX):
             index, name = key.removeprefix(PREFIX).split("/", 1)
             slots.setdefault(int(index), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
-    moved = [{**group, **own} for group, own in zip(groups, values["groups"], strict=True)]
-    optimizer.load_state_dict({"state": slots, "param_groups": moved})
+    changed = [{**group, **own} for group, own in zip(groups, values["groups"], strict=True)]
+    optimizer.load_state_dict({"state": slots, "param_groups": changed})
 
 
 def _state_by_index(optimizer: Optimizer) -> dict[int, Mapping[str, Any]]:
-    """What the optimizer remembers of each parameter that it has met, by the parameter's number."""
-    every = [p for group in optimizer.param_groups for p in group["params"]]
-    # not its state_dict, which some optimizers nest
-    return {index: optimizer.state[p] for index, p in enumerate(every) if p in optimizer.state}
+    """The state of each parameter that has one, by the parameter's number over all groups."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    # not from its state_dict, which some optimizers nest
+    return {index: optimizer.state[p] for index, p in enumerate(parameters) if p in optimizer.state}
 
 
 def _check_scalar(name: str, value: object) -> Scalar:
+    """The value. Raises TypeError unless it is a bool, int or float."""
     if isinstance(value, SCALAR_TYPES):
         return value
-    raise TypeError(f"the optimizer keeps a {type(value).__name__} as {name}, which no checkpoint can hold")
+    raise TypeError(f"the optimizer's state `{name}` is a {type(value).__name__}, which a checkpoint cannot hold")

@@ -1,4 +1,4 @@
-"""Which component learns at which step, and at which rate?"""
+"""Parameter groups: the parameters of one component, their learning rate, and the step at which they stop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from dbrun.training.settings import TrainParams
 
 @dataclass(frozen=True)
 class ParamGroup:
-    """A component that learns. rate: its peak learning rate; stop: steps after which it is left as it is, or None."""
+    """The parameters of one component that is trained.
+
+    learning_rate: its peak; stop: the number of steps that it trains, None for all.
+    """
 
     component: str
     module: nn.Module
@@ -26,60 +29,61 @@ class ParamGroup:
 
     @cached_property
     def parameters(self) -> Sequence[nn.Parameter]:
-        """What was trainable when this was first asked, in the module's order."""
+        """The trainable parameters in the module's order, fixed at the first call: `begin_step` freezes them later."""
         return [p for p in self.module.parameters() if p.requires_grad]
 
     def begin_step(self, step: int) -> None:
-        """Make ready for the step of this number, counted from 0.
-
-        After its stop a component is at rest: without gradients the optimizer passes it over, so that neither its
-        weights nor their moments change, and no dropout makes its answers differ.
-        """
+        """Prepare the step with this number, counted from 0: freeze the component if its stop is reached."""
         if self.is_training(step):
             return
+        # a parameter without a gradient is skipped by the optimizer, moments and weight decay included; eval mode
+        # turns its dropout off
         self.module.eval()
         for parameter in self.parameters:
             parameter.requires_grad_(False)
             parameter.grad = None
 
     def check_gradient(self, step: int) -> None:
-        """Raise StageFailed where the component should have learnt from this step, but no gradient reached it."""
+        """Raise StageFailed where the component trains in this step, but no gradient reached it."""
         if self.is_training(step) and all(p.grad is None for p in self.parameters):
             raise StageFailed(f"{self.component} learns, but the prediction does not depend on it",
-                              fix=f"take `adapt.{self.component}` away, or give it other `targets`")
+                              fix=f"remove `adapt.{self.component}`, or give it other `targets`")
 
     def is_training(self, step: int) -> bool:
-        """Whether the component learns in this step, counted from 0."""
+        """Whether the component trains in this step, counted from 0."""
         return self.stop is None or step < self.stop
 
 
 def make_param_groups(modules: Mapping[str, nn.Module], settings: TrainParams) -> tuple[ParamGroup, ...]:
-    """A group for each component's module, in training mode, with the learning rate and the stop that it has."""
-    common = settings.learning_rate
-    return tuple(ParamGroup(name, module.train(), settings.learning_rates.get(name, common), settings.stops.get(name))
-                 for name, module in modules.items())
+    """A parameter group for each component. modules: component -> module, which is put in training mode."""
+    groups: list[ParamGroup] = []
+    for name, module in modules.items():
+        learning_rate = settings.learning_rates.get(name, settings.learning_rate)
+        groups.append(ParamGroup(name, module.train(), learning_rate, settings.stops.get(name)))
+    return tuple(groups)
 
 
 @contextmanager
 def eval_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """While this is open there is no dropout and no gradient; then all modules are in the modes that they were in."""
-    awake = [part for module in modules for part in module.modules() if part.training]
-    _set_training(awake, False)
+    """Context manager: no dropout and no gradients in these modules; restore the mode of every submodule on exit."""
+    # only those in training mode: `module.eval()` would lose which were not
+    in_training = [part for module in modules for part in module.modules() if part.training]
+    _set_training(in_training, False)
     try:
         with torch.no_grad():
             yield
     finally:
-        _set_training(awake, True)
+        _set_training(in_training, True)
 
 
 def _set_training(modules: Iterable[nn.Module], training: bool) -> None:
     for module in modules:
-        # past what a module does at an assignment to keep track of weights, which took most of the time
+        # past nn.Module.__setattr__, whose bookkeeping of parameters took most of the time
         object.__setattr__(module, "training", training)
 
 
 def trains_text_encoders(model: Model) -> bool:
-    """Whether anything that prompts go through on their way to the denoiser is learning now."""
+    """Whether a text encoder or a new word vector is training now, so that encoded prompts change from step to step."""
     encoders = [model.module(component) for component in (*model.family.components, *model.family.token_components)
                 if component != "denoiser"]
     return any(p.requires_grad for encoder in encoders for p in encoder.parameters())

@@ -1,4 +1,4 @@
-"""How can a step need less memory without giving other numbers?"""
+"""Gradient checkpointing, and the peak memory of this process."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from dbrun.models.base import Model
 
 
 def enable_gradient_checkpointing(model: Model) -> None:
-    """From now on compute activations a second time in the backward pass instead of keeping them.
+    """Recompute activations in the backward pass instead of storing them: less memory, more time, the same numbers.
 
-    In the denoiser and in every text encoder that is adapted; transformers keeps the activations of one through which
-    gradients only pass, to a trigger, since it is not in training mode. Dropout repeats its draws, so that the numbers
-    are the same.
+    In the denoiser and in every text encoder that is adapted.
     """
+    # Dropout repeats its draws, so that results are the same. transformers checkpoints only modules in training mode: a
+    # text encoder that merely passes gradients on to a trigger word keeps its activations.
     for component in model.family.components:
         _enable(model.module(component))
 
 
 def peak_mib() -> float:
-    """The most memory that was held so far, in MiB: the GPU's where there is one, else the process's."""
+    """The peak memory so far, in MiB: of the GPU if there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     import resource
     import sys
 
-    # bytes on a Mac, KiB elsewhere
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**20 if sys.platform == "darwin" else 2**10)
+    # ru_maxrss is in bytes on a Mac and in KiB elsewhere
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    units_per_mib = 2**20 if sys.platform == "darwin" else 2**10
+    return peak / units_per_mib
 
 
 def _enable(module: Any) -> None:
-    """By the library's own switch: diffusers' and transformers' models each have one."""
+    """Turn gradient checkpointing on by the library's own method: diffusers' name first, else transformers'."""
     if hasattr(module, "enable_gradient_checkpointing"):
         module.enable_gradient_checkpointing()
     else:

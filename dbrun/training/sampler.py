@@ -1,4 +1,4 @@
-"""The pictures of each micro-batch: shuffled epochs, dealt out by shape."""
+"""The sampler: which pictures each micro-batch shows, in shuffled epochs, grouped by shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from dbrun.training.device import generator
 
 
 class Epoch(NamedTuple):
-    """The pictures of an epoch of one half, by number, each as often as it is repeated. shapes: of each entry."""
+    """One epoch of a half.
+
+    seed: the recipe's; half: its name; pictures: picture numbers, each as often as it is repeated; shapes: the latent
+    shape of each of these entries.
+    """
 
     seed: int
     half: str
@@ -21,18 +25,17 @@ class Epoch(NamedTuple):
 
 
 def micro_batch(epoch: Epoch, size: int, number: int) -> list[tuple[int, int]]:
-    """(position, picture) of each row of the micro-batch of this number, all of one shape, at most `size` of them.
+    """(position, picture number) of each row of a micro-batch: at most `size` rows, all of one shape.
 
-    position: counts up over all that a half shows in the whole training: the address of a draw.
-
-    Where all pictures have one shape, shuffled epochs run on across micro-batches, each of them full. Else an epoch
-    ends with a micro-batch: each shape's pictures are dealt out, so that its last micro-batch may be smaller, and
-    the micro-batches are shuffled. Either way an epoch shows each picture as often as it is repeated.
+    number: of the micro-batch, counted from 0 over the whole training. position: counts all rows that the half shows
+    during the training; the address of a row's random draws. Every epoch shows each picture as often as it is repeated.
     """
+    # with one shape, epochs run on across micro-batches, and every micro-batch is full
     if len(set(epoch.shapes)) == 1:
         positions = range(number * size, (number + 1) * size)
         return [(position, _picture_at(epoch, position)) for position in positions]
 
+    # with several, an epoch ends with a micro-batch, and the last micro-batch of each shape may be smaller
     per_epoch = len(_epoch_batches(epoch, size, 0))
     epoch_number, place = divmod(number, per_epoch)
     batches = _epoch_batches(epoch, size, epoch_number)
@@ -43,15 +46,16 @@ def micro_batch(epoch: Epoch, size: int, number: int) -> list[tuple[int, int]]:
 
 
 def _picture_at(epoch: Epoch, position: int) -> int:
-    """The picture at this position of shuffled epochs that follow one another."""
+    """The picture number at this position of shuffled epochs that follow one another."""
     count = len(epoch.pictures)
     epoch_number, place = divmod(position, count)
-    return epoch.pictures[_shuffle(epoch.seed, epoch.half, epoch_number, count)[place]]
+    order = _shuffle(epoch.seed, epoch.half, epoch_number, count)
+    return epoch.pictures[order[place]]
 
 
 @lru_cache(maxsize=16)
 def _epoch_batches(epoch: Epoch, size: int, number: int) -> tuple[tuple[int, ...], ...]:
-    """The micro-batches of the epoch of this number, in their order; entries of `epoch.pictures`."""
+    """The micro-batches of the epoch with this number, in order; each holds indices into `epoch.pictures`."""
     # shapes in the order of the pictures, not of the shuffle: the order of the groups is part of the result
     by_shape: dict[Hashable, list[int]] = {shape: [] for shape in epoch.shapes}
     for entry in _shuffle(epoch.seed, epoch.half, number, len(epoch.pictures)):
@@ -60,10 +64,13 @@ def _epoch_batches(epoch: Epoch, size: int, number: int) -> tuple[tuple[int, ...
     for entries in by_shape.values():
         for start in range(0, len(entries), size):
             batches.append(tuple(entries[start:start + size]))
+    # shuffled once more, else an epoch would show one shape after the other
     order = torch.randperm(len(batches), generator=generator(epoch.seed, "order of shapes", epoch.half, number))
     return tuple(batches[i] for i in order.tolist())
 
 
 @lru_cache(maxsize=16)
 def _shuffle(seed: int, half: str, epoch: int, count: int) -> tuple[int, ...]:
-    return tuple(torch.randperm(count, generator=generator(seed, "order", half, epoch)).tolist())
+    """A permutation of range(count), seeded by half and epoch."""
+    order = torch.randperm(count, generator=generator(seed, "order", half, epoch))
+    return tuple(order.tolist())

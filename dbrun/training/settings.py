@@ -1,4 +1,4 @@
-"""The settings of a training, once: the recipe's `train`, the cache key of the stage and the loop read these fields."""
+"""The settings of a training: one list of fields for the recipe's `train`, the stage's cache key and the loop."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -19,44 +19,45 @@ ClassLabels: Any = Literal[class_label_names()]
 
 
 class TrainSettings(Part):
-    """What a recipe's `train` says that reaches the trained bytes. A new training option is one field here.
+    """The fields of a recipe's `train` that can change the trained weights. A new training option is one field here.
 
-    Its value under NEUTRAL leaves the option out of the cache key, so that earlier results are still found.
+    A field that equals its value in NEUTRAL is left out of the cache key, so that results from before the option was
+    added are still found.
     """
 
     NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1, "class_labels": None, "tf32": False, "ema": None,
                                             "held_out": None}
 
     steps: Annotated[Int | None, Field(ge=1, le=10_000_000), OrNone] = None
-    """Optimizer updates; left out, 800, or as many as `epochs` asks for."""
+    """Number of optimizer steps. If left out: 800, or what `epochs` amounts to."""
     learning_rate: Annotated[Float, Field(gt=0, le=1e6)] = 1e-4
     """The peak learning rate."""
     batch_size: Annotated[Int, Field(ge=1, le=4096)] = 1
-    """Instance images per micro-batch; with `prior` as many class images come with them."""
+    """Instance images per micro-batch. With `prior`, the same number of class images is added."""
     accumulation: Annotated[Int, Field(ge=1, le=4096)] = 1
-    """Micro-batches per step."""
+    """Micro-batches per optimizer step; their gradients are averaged."""
     max_grad_norm: Annotated[Float | None, Field(gt=0), OrNone] = 1.0
-    """Gradients are clipped to this norm; null for no clipping."""
+    """Clip gradients to this norm; null turns clipping off."""
     optimizer: AnyOptimizer = optimizers.AdamW.from_defaults()
     """The optimizer."""
     schedule: AnySchedule = schedules.Constant.from_defaults()
     """The learning-rate schedule."""
     ema: Annotated[Ema | None, OrNone] = None
-    """Export a moving average of what was learnt; `{}` for the usual one; left out, what the last step left."""
+    """Export a moving average (EMA) of the trained weights; `{}` for the defaults. If left out: the last weights."""
     held_out: Annotated[HeldOut | None, OrNone] = None
-    """Keep a share of the instance images out of training, to see their loss and to stop by it; `{}` for the usual
-    share; left out, none."""
+    """Keep a share of the instance images out of training and compute their loss, to see overfitting and to stop early;
+    `{}` for the defaults. If left out: none."""
     precision: Precision = "fp32"
-    """Arithmetic of the forward pass; trained weights stay in 32 bits."""
+    """Precision of the forward pass; the trained weights always stay in 32 bits."""
     tf32: Bool = False
-    """On an NVIDIA GPU, let products of 32-bit numbers be computed in TF32: faster, with 10 bits of mantissa."""
+    """On an NVIDIA GPU, multiply 32-bit numbers in TF32: faster, but with a mantissa of 10 bits instead of 23."""
     class_labels: Annotated[ClassLabels | None, OrNone, Field(description=class_labels_doc())] = None
 
 
 class TrainParams(TrainSettings):
-    """The settings with nothing left open, and what else of the recipe reaches the trained bytes.
+    """The params of the stage `train`: its settings with every default resolved, and the other fields it trains by.
 
-    steps: a number, as `epochs` and the pictures give it; learning_rate: already scaled.
+    steps: resolved from `epochs` and the number of pictures; learning_rate: after `scale_lr`.
     """
 
     NEUTRAL: ClassVar[dict[str, object]] = {
@@ -67,27 +68,28 @@ class TrainParams(TrainSettings):
         "learning_rates": "adapt.{}.learning_rate", "stops": "adapt.{}.stop_at", "held": "pictures held out"}
 
     steps: int
-    """Optimizer updates."""
+    """Number of optimizer steps."""
     class_labels: ClassLabels = "none"
-    """What the denoiser is told as class labels, one of the family's own."""
+    """The kind of class labels that the denoiser gets; one of the family's `class_labels`."""
     prior_weight: float = 0.0
-    """Weight of the class half of the loss; 0 without class images. It counts only where batches hold class rows."""
+    """Weight of the prior loss, at least 0; it has an effect only where batches hold class rows."""
     seed: int = 0
     """The recipe's seed."""
     learning_rates: Mapping[str, float] = {}
-    """Component -> its own peak learning rate, where it is another than the common one."""
+    """Component -> its own peak learning rate, only where it differs from the common one."""
     stops: Mapping[str, int] = {}
-    """Component -> steps that it learns, where it does not learn all. A share is counted out to steps, so that a
-    longer run with the same share is another run."""
+    """Component -> number of steps that it trains, only where it stops early. A share of the training is given in
+    steps, so that a longer training with the same share has another cache key."""
     objective: Objective = DEFAULT_OBJECTIVE
-    """What is predicted, and how errors count."""
+    """The training objective: prediction type, noise, timesteps and weights of the loss."""
     prior_target: Literal["images", "base"] = "images"
-    """What the class half aims at."""
+    """The target of class rows: as for instance rows, or the frozen base's prediction."""
     held: tuple[int, ...] = ()
-    """The numbers of the instance pictures that are held out."""
+    """The numbers of the held-out instance pictures, counted from 0."""
 
     @classmethod
     def resolve(cls, settings: TrainSettings, **resolved: Any) -> Self:
-        """These settings with the values that the recipe leaves open. resolved: by field name, already valid."""
+        """The params of these settings. resolved: field name -> value, in place of the settings' own; not validated."""
+        # without validation: the recipe's values are valid already
         chosen = {name: getattr(settings, name) for name in TrainSettings.model_fields}
         return cls.model_construct(**{**chosen, **resolved})

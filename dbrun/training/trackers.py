@@ -1,4 +1,4 @@
-"""How are programs told that watch a training, so that none of them can end it?"""
+"""Trackers: TensorBoard, Weights & Biases and trackio, wrapped so that none of them can end a training."""
 
 from __future__ import annotations
 
@@ -21,53 +21,66 @@ Scalars = Mapping[str, float | int | str | bool | None]
 
 
 class TensorBoard(tracking.TensorBoardTracker):  # type: ignore[misc]
-    """Event files in the run's folder, for `tensorboard --logdir`."""
+    """TensorBoard: event files in the run's folder, for `tensorboard --logdir`."""
 
     def __init__(self, run: str, folder: Path, say: Notify) -> None:
         super().__init__("tensorboard", folder)
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
-        """As text: its own form would put a run of its own beside the curves."""
-        self.writer.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in values.items()))
+        """Write the settings as text."""
+        # accelerate's add_hparams would show up as a second run beside the curves
+        lines = [f"    {name}: {value}" for name, value in values.items()]
+        self.writer.add_text("settings", "\n".join(lines))
 
     def log_images(self, values: dict[str, Sequence[Image]], step: int | None = None, **_: object) -> None:
-        """A picture for each name."""
+        """Log the pictures of each name as one array [N, H, W, 3]."""
         import numpy as np
 
-        super().log_images({name: np.stack([np.asarray(one) for one in pictures]) for name, pictures in values.items()},
-                           step, dataformats="NHWC")
+        arrays: dict[str, Any] = {}
+        for name, pictures in values.items():
+            arrays[name] = np.stack([np.asarray(picture) for picture in pictures])
+        super().log_images(arrays, step, dataformats="NHWC")
 
 
 class WandB(tracking.WandBTracker):  # type: ignore[misc]
-    """Weights & Biases; offline in the run's folder where nobody is logged in."""
+    """Weights & Biases: online where the user is logged in, else offline in the run's folder."""
 
     def __init__(self, run: str, folder: Path, say: Notify) -> None:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
+        mode = os.environ.get("WANDB_MODE")
+        if not mode:
+            mode = "online" if _logged_in() else "offline"
         if mode == "offline":
-            say(f"wandb: offline, in {folder / 'wandb'}; `wandb sync` uploads it")
+            say(f"wandb: offline, in {folder / 'wandb'}; upload it with `wandb sync`")
         folder.mkdir(parents=True, exist_ok=True)
-        super().__init__(os.environ.get("WANDB_PROJECT") or PROJECT, name=run, dir=str(folder), mode=mode,
-                         settings=wandb.Settings(silent=True, disable_code=True, disable_git=True, console="off"))
+        # only the numbers: no code, no git state, no console output
+        settings = wandb.Settings(silent=True, disable_code=True, disable_git=True, console="off")
+        project = os.environ.get("WANDB_PROJECT") or PROJECT
+        super().__init__(project, name=run, dir=str(folder), mode=mode, settings=settings)
 
 
 class Trackio(tracking.TrackioTracker):  # type: ignore[misc]
-    """trackio, which keeps its own folder (TRACKIO_DIR), for `trackio show`."""
+    """trackio: in its own folder (TRACKIO_DIR), for `trackio show`."""
 
     def __init__(self, run: str, folder: Path, say: Notify) -> None:
         super().__init__(PROJECT, name=f"{run} {folder.name}", embed=False, auto_log_gpu=False, auto_log_cpu=False)
 
     def log_images(self, values: dict[str, Sequence[Image]], step: int | None = None, **_: object) -> None:
-        """A picture for each name."""
+        """Log the last picture of each name; `Trackers` gives one a name."""
         import trackio
 
-        self.run.log({name: trackio.Image(one) for name, pictures in values.items() for one in pictures}, step=step)
+        images: dict[str, Any] = {}
+        for name, pictures in values.items():
+            for picture in pictures:
+                images[name] = trackio.Image(picture)
+        self.run.log(images, step=step)
 
     def finish(self) -> None:
-        """Through the package, which else ends the run once more when Python exits, and prints that."""
+        """End the run."""
         import trackio
 
+        # by the package's function: after the run's own method, the package ends it again at exit, and prints that
         trackio.finish()
 
 
@@ -76,9 +89,10 @@ TRACKERS: Mapping[str, Callable[[str, Path, Notify], Any]] = {"tensorboard": Ten
 
 
 class Trackers:
-    """Several at once. One that fails is told of and left out from then on; training never hears of it.
+    """Several trackers at once. A tracker that fails is dropped with a warning; its error never reaches the training.
 
-    folder: the run's, where those write that write files; note, warn: tell the user something.
+    names: of TRACKERS; run: the run's name; folder: the run's, for trackers that write files; config: the settings;
+    note, warn: show the user a text.
     """
 
     def __init__(self, names: Sequence[str], run: str, folder: Path, config: Scalars, note: Notify,
@@ -87,42 +101,48 @@ class Trackers:
         self._active: dict[str, Any] = {}
         for name in names:
             with self._tolerate_errors(name):
-                made = TRACKERS[name](run, folder, note)
-                made.start()
-                self._active[name] = made
-                made.store_init_configuration(dict(config))
+                tracker = TRACKERS[name](run, folder, note)
+                tracker.start()
+                # before the settings are sent: a tracker that fails there is active, and is dropped like any other
+                self._active[name] = tracker
+                tracker.store_init_configuration(dict(config))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """The numbers after this step."""
-        self._each(lambda one: one.log(dict(values), step=step))
+        """Log the numbers of this step."""
+        self._each(lambda tracker: tracker.log(dict(values), step=step))
 
     def log_images(self, named: Mapping[str, Image], step: int) -> None:
-        """Pictures that were drawn after this step."""
-        self._each(lambda one: one.log_images({name: [picture] for name, picture in named.items()}, step=step))
+        """Log the sample pictures of this step, by name."""
+        lists = {name: [picture] for name, picture in named.items()}
+        self._each(lambda tracker: tracker.log_images(lists, step=step))
 
     def close(self) -> None:
-        """Let each write what it still holds."""
-        self._each(lambda one: one.finish())
+        """Finish each tracker, so that it writes what it still holds."""
+        self._each(lambda tracker: tracker.finish())
 
-    def _each(self, tell: Callable[[Any], None]) -> None:
-        for name, one in list(self._active.items()):
+    def _each(self, call: Callable[[Any], None]) -> None:
+        """Call a function with each active tracker."""
+        # a copy: a tracker that fails is removed meanwhile
+        for name, tracker in list(self._active.items()):
             with self._tolerate_errors(name):
-                tell(one)
+                call(tracker)
 
     @contextmanager
     def _tolerate_errors(self, name: str) -> Iterator[None]:
+        """Context manager: turn an error of this tracker into a warning and drop the tracker."""
         try:
-            # what they print would stand among the run's own words
+            # what trackers print would stand among the run's own lines
             with redirect_stdout(io.StringIO()):
                 yield
+        # SystemExit, too: a tracker must not end the program either
         except (Exception, SystemExit) as error:
             self._active.pop(name, None)
-            words = (str(error).strip() or "no message").splitlines()[0][:200]
-            self._warn(f"{name} is not told any more: {type(error).__name__}: {words}")
+            message = (str(error).strip() or "no message").splitlines()[0][:200]
+            self._warn(f"{name} failed and is not used any more: {type(error).__name__}: {message}")
 
 
 def _logged_in() -> bool:
-    """Whether Weights & Biases would find a key; asking for one would hold the run up."""
+    """Whether Weights & Biases would find a key; without one it would ask on the terminal and block the run."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:

@@ -157,7 +157,7 @@ def test_a_failing_tracker_is_left_out_and_the_others_go_on(home: Path, tmp_path
     assert [what[0] for kind, what in all_rows if kind == "images"] == [2, 4, 6]
     assert all_rows[0] == ("start", "tiny") and ("config", 5e-3) in all_rows
     warned = [e.text for e in said if isinstance(e, Note) and e.level == "warning"]
-    assert warned == ["wandb is not told any more: ConnectionError: no network"]
+    assert warned == ["wandb failed and is not used any more: ConnectionError: no network"]
     assert files == trained(home, tmp_path, "again", record=None)
 
 
