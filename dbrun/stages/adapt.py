@@ -1,4 +1,4 @@
-"""Which modules does the adapter sit on, and what are its first weights? The stage `adapt`."""
+"""The stage `adapt`: attaches the adapters to the base and writes their initial weights."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdaptParams:
-    """adapt: the adapter of each component; seed: where the initial weights come from.
+    """The params of the stage `adapt`.
 
-    inits: component -> what the adapter that it starts from is, where it starts from one (see `Sources.inits`).
+    adapt: the adapter of each component; seed: of the initial weights; inits: component -> identity of the adapter that
+    it starts from (see `Sources.inits`), only where `adapt.<component>.init` names one.
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"inits": {}}
@@ -42,7 +43,7 @@ class AdaptParams:
 
 
 class Adapt(Stage[AdaptParams]):
-    """Attach the adapters to the base; matched modules and seeded initial weights are the artifact."""
+    """Attaches the adapters to the base; the artifact holds the matched modules and the initial weights."""
 
     NAME: ClassVar[str] = "adapt"
     needs: ClassVar[tuple[str, ...]] = ("load",)
@@ -54,71 +55,84 @@ class Adapt(Stage[AdaptParams]):
     device_dependent: ClassVar[bool] = False
 
     def params(self, recipe: Recipe, sources: Sources) -> AdaptParams:
-        """The adapters, without what only training reads, the seed, and the adapters to start from as contents."""
+        """The adapters, the seed, and the identities of the adapters to start from."""
+        # without the fields that only training reads: a new learning rate keeps the initial weights
         plain = {name: one.without_excluded() for name, one in recipe.adapt.components.items()}
         return AdaptParams(recipe.adapt.model_copy(update=plain), recipe.seed, sources.inits)
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
-        """Most of it is the base; only the adapters have a size."""
+        """The size of the adapters, which is all that memory and disk grow with for one base."""
         size = cost.adapter_size(sources.base, recipe.adapt)
         return Workload(memory=(size,), disk={".safetensors": size}, like=adapter_labels(recipe.adapt))
 
     def max_disk_bytes(self, ctx: StageContext[AdaptParams]) -> int:
-        """The adapters."""
+        """The adapters' files, and the fixed overhead."""
         return cost.adapter_bytes(ctx, ctx.params.adapt) + cost.OVERHEAD_BYTES
 
     def run(self, ctx: StageContext[AdaptParams]) -> None:
-        """Draw the initial weights on the CPU, whatever the device, so that they are the same everywhere."""
+        """Write the adapters with their initial weights."""
         import torch
 
+        # on the CPU whatever the device, so that the initial weights are the same everywhere
         model = load_base(ctx, "fp32", torch.device("cpu"))
-        attached = {}
-        for name, one in ctx.params.adapt.components.items():
+        allowed = (*model.family.components, *model.family.token_components)
+        attached: dict[str, ComponentAdapter] = {}
+        for name, choice in ctx.params.adapt.components.items():
             ctx.check_interrupt()
-            if name not in (can := (*model.family.components, *model.family.token_components)):
+            if name not in allowed:
                 raise RecipeError(f"`base.type: {model.family.NAME}` has no component `{name}` to adapt; it has "
-                                  f"{', '.join(can)}", fix=f"leave out `adapt.{name}`")
-            attached[name] = (self._attach(ctx, model, name, one) if isinstance(one, Adapter)
-                              else _attach_without_layers(model.module(name), name, one))
+                                  f"{', '.join(allowed)}", fix=f"leave out `adapt.{name}`")
+            if isinstance(choice, Adapter):
+                attached[name] = self._attach(ctx, model, name, choice)
+            else:
+                attached[name] = _attach_without_layers(model.module(name), name, choice)
             layers = f"{len(attached[name].modules)} layers, " if attached[name].modules else ""
             ctx.note(f"{name}: {layers}{_count_trainable(model.module(name)):,} trainable numbers")
         write_adapters(ctx.out, attached)
 
     def _attach(self, ctx: StageContext[AdaptParams], model: Model, component: str,
                 adapter: Adapter) -> ComponentAdapter:
+        """Attach an adapter to the layers that its targets match, with drawn or given initial weights."""
         module = model.module(component)
-        modules: set[str] = set()
+        matched: set[str] = set()
         for patterns in target_patterns(model.family, component, adapter):
-            modules.update(match_layers(module, patterns, adapter.layer_classes))
-        found = tuple(sorted(modules))
-        _check_shapes(component, adapter, {name: module.get_submodule(name) for name in found})
-        if identity := ctx.params.inits.get(component):
-            attach_init_adapter(ctx, identity, component, adapter, module, found)
+            matched.update(match_layers(module, patterns, adapter.layer_classes))
+        # sorted: the seeded weights are drawn in this order
+        names = tuple(sorted(matched))
+        _check_shapes(component, adapter, {name: module.get_submodule(name) for name in names})
+        identity = ctx.params.inits.get(component)
+        if identity:
+            attach_init_adapter(ctx, identity, component, adapter, module, names)
         else:
-            attach(module, adapter, found, seed=derive_seed(ctx.params.seed, "adapter", component))
-        return ComponentAdapter(adapter.resolved_for(found), found, read_weights(module))
+            attach(module, adapter, names, seed=derive_seed(ctx.params.seed, "adapter", component))
+        return ComponentAdapter(adapter.resolved_for(names), names, read_weights(module))
 
 
 def target_patterns(family: Family, component: str, adapter: Adapter) -> tuple[tuple[str, ...], ...]:
-    """Groups of patterns that must each hit something: a preset as a whole, the user's own singly."""
+    """Groups of module-name patterns, each of which must match a layer.
+
+    A preset is one group; the user's own patterns are a group each, so that a misspelt one is an error. Raises
+    RecipeError where the component has no such preset.
+    """
     targets = adapter.targets
     if not isinstance(targets, str):
         return tuple((pattern,) for pattern in targets)
     presets = family.target_presets[component]
     if targets not in presets:
         allowed = ", ".join(p for p in TARGET_PRESETS if p in presets)
-        raise RecipeError(f"`{targets}` is no preset of {component}; it has {allowed}",
+        raise RecipeError(f"{component} has no target preset `{targets}`; it has {allowed}",
                           fix=f"set `adapt.{component}.targets` to one of them, or to a list of patterns")
     return (presets[targets],)
 
 
-def _attach_without_layers(module: nn.Module, component: str, one: Learnable) -> ComponentAdapter:
-    """What stands on no layer, as it begins."""
+def _attach_without_layers(module: nn.Module, component: str, choice: Learnable) -> ComponentAdapter:
+    """Attach what has no layers, such as the vectors of new words."""
     try:
-        attach(module, one, (), seed=0)
+        # the seed is not read: nothing is drawn
+        attach(module, choice, (), seed=0)
     except RecipeError as error:
         raise RecipeError(f"adapt.{component}: {error.message}", fix=error.fix) from error
-    return ComponentAdapter(one.resolved_for(()), (), read_weights(module))
+    return ComponentAdapter(choice.resolved_for(()), (), read_weights(module))
 
 
 def _count_trainable(module: nn.Module) -> int:
@@ -126,9 +140,15 @@ def _count_trainable(module: nn.Module) -> int:
 
 
 def _check_shapes(component: str, adapter: Adapter, layers: Mapping[str, nn.Module]) -> None:
-    """Raise RecipeError where the adapter cannot go on one of the layers that its targets hit."""
-    shapes = {name: tuple(weight.shape) for name, layer in layers.items()
-              if (weight := dict(layer.named_parameters(recurse=False)).get("weight")) is not None}
-    if shapes and (found := adapter.layer_problem(shapes)) is not None:
-        field, message, fix = found
+    """Raise RecipeError where the adapter cannot be attached to one of these layers. layers: by module name."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, layer in layers.items():
+        weight = dict(layer.named_parameters(recurse=False)).get("weight")
+        if weight is not None:
+            shapes[name] = tuple(weight.shape)
+    if not shapes:
+        return
+    problem = adapter.layer_problem(shapes)
+    if problem is not None:
+        field, message, fix = problem
         raise RecipeError(f"adapt.{component}.{field}: {message}", fix=fix)

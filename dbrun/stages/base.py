@@ -1,4 +1,4 @@
-"""What a stage is: a name, a version, what it needs, the params it picks, and a run that sees nothing else."""
+"""The base class of all stages, and the context that a stage's run gets."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """How a stage looks after itself; it can change no result.
+    """Options of a run that change no result, and so are in no cache key.
 
-    checkpoint_every: steps between checkpoints; keep: how many;
-    gradient_checkpointing: activations, rather than keep them;
-    samples: what is drawn while training; trackers: what is told of it; run_folder: the run's folder, for what people
-    look at and no result depends on; name: the run's; steps_per_epoch: to count epochs by.
+    checkpoint_every: steps between checkpoints; keep: number of checkpoints to keep; gradient_checkpointing: recompute
+    activations instead of storing them; samples: pictures to draw while training, None for none; trackers: names of
+    trackers; run_folder: the run's folder, for files that only people read, None for no such files; name: the run's;
+    steps_per_epoch: converts steps to epochs.
     """
 
     checkpoint_every: int
@@ -40,13 +40,13 @@ class RuntimeOptions:
 
 
 class ItemCache(Protocol):
-    """The cache of a stage's single items (a class image, an encoded picture), each with a trace of its own."""
+    """The cache of a stage's items (a class image, an encoded picture), each with a trace of its own."""
 
     def get(self, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
-        """The read-only folder of the item with this key; made by `make(folder)` and published if it is new."""
+        """The read-only folder of the item with this key; if it is new, `make(folder)` fills it first."""
 
     def reuse_stored(self) -> None:
-        """Count as made what stands in the store from now on, also where all was to be made again."""
+        """Use stored items from now on, even under `--force`: other processes of this run have just made them."""
 
 
 P = TypeVar("P")
@@ -54,13 +54,16 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class StageContext(Generic[P]):
-    """All that a stage's run can see.
+    """Everything that a stage's run can see.
 
-    params: its frozen choices; inputs: upstream artifacts by stage name; out: an empty folder to fill;
-    work: a folder that survives a crash (checkpoints); files: sha256 -> a file with that content;
-    base: where the verified base stands (its content is the digest of the `load` artifact);
-    stop_signal: whether a signal asked to stop; process_group: the processes that share the work.
+    stage: its name; params: frozen; numerics: device and threads; inputs: upstream artifacts by stage name; out: an
+    empty folder to fill; work: a folder that survives a crash (checkpoints); files: sha256 -> a file with that content;
+    base: the folder of the verified base, None where it is gone; items: the item cache; runtime: options that change no
+    result; emit: sends an event to the run's listeners; process_group: the processes that share the work.
     """
+
+    # What is neither in params nor in inputs cannot influence the output: this makes the cache key sound. `base` is no
+    # exception, since the artifact of `load` holds the digests of its files.
 
     stage: str
     params: P
@@ -78,88 +81,89 @@ class StageContext(Generic[P]):
     process_group: ProcessGroup = field(default_factory=ProcessGroup)
 
     def progress(self, done: int, total: int, unit: str, **metrics: float) -> None:
-        """Report that done of total units are ready."""
+        """Report that `done` of `total` units are ready. metrics: further numbers of this moment."""
         self.emit(Progress(self.stage, done, total, unit, metrics))
 
     def note(self, text: str, level: str = "info") -> None:
-        """Tell the user something."""
+        """Show the user a text. level: `info` or `warning`."""
         self.emit(Note(self.stage, text, level))
 
     def check_interrupt(self) -> None:
-        """Raise Interrupted if a signal asked to stop; called where nothing would be lost."""
+        """Raise Interrupted if a signal asked to stop. Call it where stopping loses no work."""
         from dbrun.errors import Interrupted
 
-        if signum := self.stop_signal():
+        signum = self.stop_signal()
+        if signum:
             raise Interrupted(signum)
 
 
 class Stage(Generic[P]):
-    """One step of a run; a subclass lives in a file of its own and sets NAME.
-
-    VERSION goes up whenever the same params and inputs give other bytes. libraries: the packages whose minor
-    versions can change the output. modules: the dbrun modules, besides its own, whose code makes the output.
-    """
+    """One step of a run. Each subclass has a file of its own in `dbrun/stages` and sets NAME."""
 
     NAME: ClassVar[str]
     VERSION: ClassVar[int] = 1
+    """Part of the cache key; raise it whenever the same params and inputs give other bytes."""
     needs: ClassVar[tuple[str, ...]] = ()
+    """The names of the stages whose artifacts it reads."""
     libraries: ClassVar[tuple[str, ...]] = ()
+    """Packages whose minor versions are part of the cache key, since they can change the output."""
     modules: ClassVar[tuple[str, ...]] = ()
+    """Modules of dbrun, besides its own, whose code makes the output; a test reports each change of them."""
     device_dependent: ClassVar[bool] = True
-    """Whether device and thread count can change the output."""
+    """Whether the device and the number of threads can change the output; they are then part of the cache key."""
     multi_process: ClassVar[bool] = False
-    """Whether several processes can share the work; its result is then the same however many they are."""
+    """Whether several processes can share the work; the result must not depend on their number."""
     delivers: ClassVar[bool] = False
-    """Whether its files go to `outputs/<name>/`, beside those of the other stages that deliver."""
+    """Whether its files are copied to `outputs/<name>/`."""
     writes_formats: ClassVar[bool] = False
-    """Whether it writes the export formats of a recipe, each with its provenance."""
+    """Whether it writes the recipe's export formats, each with its provenance."""
 
     oom_fix: ClassVar[str] = "free some memory, or lower `images.resolution`"
-    """What to do where it runs out of memory."""
+    """The advice to the user where it runs out of memory."""
 
     def applies_to(self, recipe: Recipe) -> bool:
-        """Whether this recipe has this stage at all."""
+        """Whether this recipe has this stage."""
         return True
 
     def params(self, recipe: Recipe, sources: Sources) -> P:
-        """The frozen dataclass of all that this stage takes from the recipe and its sources; without torch."""
+        """The frozen params: all that the stage uses of the recipe and its sources. Must not import torch."""
         raise NotImplementedError
 
     def extendable_params(self, params: P) -> tuple[str, ...]:
-        """Names of params that only lengthen the work, so that it may go on from the work folder of a shorter run."""
+        """Names of params that only lengthen the work: a larger value resumes the work of a smaller one."""
         return ()
 
     def restarts_on(self, params: P) -> Mapping[str, str]:
-        """Names of params that could lengthen the work but do not, each with the reason why it begins anew."""
+        """Params that a user expects to be extendable but are not: name -> the reason why the stage starts anew."""
         return {}
 
     def required_packages(self, params: P) -> tuple[OptionalPackage, ...]:
-        """What these params compute with beside `libraries`, which not everybody has installed."""
+        """Optional packages that these params compute with, in addition to `libraries`."""
         return ()
 
     def optional_packages(self, recipe: Recipe) -> tuple[OptionalPackage, ...]:
-        """What else this recipe needs here that not everybody has installed; it changes no result."""
+        """Optional packages that this recipe uses without an effect on the result, such as trackers."""
         return ()
 
     def item_keys(self, params: P, inputs: Mapping[str, str], numerics: Numerics) -> Sequence[Mapping[str, object]]:
-        """Keys of the items that take up its time, where they are known before it runs. inputs: digests by stage."""
+        """Keys of its slow items, where known before it runs. inputs: stage name -> digest of its artifact."""
         return ()
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
-        """What its time, memory and disk grow with, so that they can be told from earlier work; without torch."""
+        """The sizes that its time, memory and disk grow with, to estimate them. Must not import torch."""
         from dbrun.workload import Workload
 
         return Workload()
 
     def max_disk_bytes(self, ctx: StageContext[P]) -> int:
-        """Bytes that its result and its work can take at most; told before it runs, without torch."""
+        """An upper bound of the bytes of its result and its work folder, before it runs. Must not import torch."""
         return 2**20
 
     def run(self, ctx: StageContext[P]) -> None:
-        """Fill ctx.out. Raises DbrunError; anything else is a bug."""
+        """Fill ctx.out. Raises DbrunError for what a user can mend; any other exception is a bug."""
         raise NotImplementedError
 
 
 def stages() -> Mapping[str, Stage[Any]]:
-    """Every stage that has a file here, by name."""
+    """Every stage with a file in `dbrun/stages`, by name."""
     return {c.NAME: c() for c in subclasses("dbrun.stages", Stage)}

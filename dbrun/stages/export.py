@@ -1,4 +1,4 @@
-"""Which files leave the house? The stage `export`: the adapter in other tools' formats, and what it looks like."""
+"""The stage `export`: writes the adapter in other tools' formats, checks each, and draws comparison pictures."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
 
 ROWS = (BASE_ROW, ADAPTED_ROW)
-"""The pictures without and with the adapter. The base's are drawn first: the adapter then goes onto the same base."""
+"""The rows of before_after.png. The base's is drawn first; the adapter is then attached to the same base."""
 
 
 @dataclass(frozen=True)
 class ExportParams:
-    """formats: those to write; recipe: what of the recipe shaped the adapter, without names and places.
+    """The params of the stage `export`.
 
-    instance_prompt: the subject's, those of several, or None where each picture has a prompt of its own.
-    prompts, steps, guidance, seed, resolution, precision: the pictures of before_after.png; starts: what they begin
-    with, None where words are enough.
-    prediction, zero_terminal_snr: what was trained otherwise than in the base, and so is sampled otherwise.
+    formats: names of the export formats, sorted; recipe: what `portable_recipe` gives; instance_prompt: the subject's,
+    a tuple for several subjects, None where each picture has its own. prompts, steps, guidance, seed, resolution,
+    precision: of the pictures in before_after.png; starts: the pictures that they start from, None for a base that
+    draws from text alone. prediction, zero_terminal_snr: the objective's changes to the base's scheduler.
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"prediction": None, "zero_terminal_snr": False, "starts": None}
@@ -72,12 +72,12 @@ class ExportParams:
     starts: LowresInputs | None = None
 
     def scheduler_overrides(self, model: Model) -> dict[str, object]:
-        """How the scheduler for the trained adapter differs from the base's."""
+        """The scheduler config entries that differ from the base's for the trained adapter."""
         return scheduler_changes(model.scheduler.config, self.prediction, self.zero_terminal_snr)
 
 
 class Export(Stage[ExportParams]):
-    """Write each format, read it back with its own library, compare; then draw before_after.png and loss.png."""
+    """Writes each format, reads it back with its own library and compares; draws before_after.png and loss.png."""
 
     NAME: ClassVar[str] = "export"
     VERSION: ClassVar[int] = 5
@@ -93,57 +93,80 @@ class Export(Stage[ExportParams]):
         "dbrun.stages.support.lowres_inputs", "dbrun.stages.support.provenance", "dbrun.training.device")
 
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
-        """The formats, the provenance, and the pictures' settings; what is left out, the base suggests."""
-        samples, suits, begin = recipe.samples, sources.base.sampling, lowres_inputs(recipe, sources)
-        prompts = tuple(one.instance_prompt for one in recipe.subjects_by_key.values() if one.instance_prompt)
-        return ExportParams(tuple(sorted(exports.export_formats(recipe))), portable_recipe(recipe, sources),
-                            prompts[0] if len(prompts) == 1 else prompts or None,
-                            samples.prompts or default_prompts(recipe, sources, begin),
-                            suits.steps if samples.steps is None else samples.steps,
-                            suits.guidance if samples.guidance is None else samples.guidance,
-                            samples.seed, recipe.images.resolution, recipe.train.precision,
-                            recipe.objective.prediction, recipe.objective.zero_terminal_snr, begin)
+        """The formats, the provenance, and the picture settings; what the recipe leaves out, the base's family sets."""
+        samples, defaults, starts = recipe.samples, sources.base.sampling, lowres_inputs(recipe, sources)
+        own = tuple(one.instance_prompt for one in recipe.subjects_by_key.values() if one.instance_prompt)
+        instance_prompt: str | tuple[str, ...] | None = own or None
+        if len(own) == 1:
+            instance_prompt = own[0]
+        steps = defaults.steps if samples.steps is None else samples.steps
+        guidance = defaults.guidance if samples.guidance is None else samples.guidance
+        return ExportParams(
+            formats=tuple(sorted(exports.export_formats(recipe))),
+            recipe=portable_recipe(recipe, sources),
+            instance_prompt=instance_prompt,
+            prompts=samples.prompts or default_prompts(recipe, sources, starts),
+            steps=steps,
+            guidance=guidance,
+            seed=samples.seed,
+            resolution=recipe.images.resolution,
+            precision=recipe.train.precision,
+            prediction=recipe.objective.prediction,
+            zero_terminal_snr=recipe.objective.zero_terminal_snr,
+            starts=starts)
 
     def item_keys(self, params: ExportParams, inputs: Mapping[str, str],
                   numerics: Numerics) -> Sequence[Mapping[str, object]]:
-        """One for each picture of before_after.png, row after row."""
-        # the base's own row is drawn as ever; the adapter's depends on what it was taught to predict
-        taught = {n: v for n, v in (("prediction", params.prediction), ("zero_snr", params.zero_terminal_snr)) if v}
+        """One key for each picture of before_after.png, row after row."""
         precision = sampling_precision(params.precision, numerics)
-        return [{"base": inputs["load"], "adapter": inputs["train"] if row == ADAPTED_ROW else None,
-                 "prompt": prompt, "seed": params.seed + column, "steps": params.steps,
-                 "guidance": params.guidance, "resolution": params.resolution, "precision": precision,
-                 **(taught if row == ADAPTED_ROW else {}),
-                 **(params.starts.key(column) if params.starts else {})}
-                for row in ROWS for column, prompt in enumerate(params.prompts)]
+        keys: list[Mapping[str, object]] = []
+        for row in ROWS:
+            # no adapter in the base's row: it is drawn once for all trainings on this base
+            adapter = inputs["train"] if row == ADAPTED_ROW else None
+            for column, prompt in enumerate(params.prompts):
+                key: dict[str, object] = {
+                    "base": inputs["load"], "adapter": adapter,
+                    "prompt": prompt, "seed": params.seed + column, "steps": params.steps,
+                    "guidance": params.guidance, "resolution": params.resolution, "precision": precision}
+                # the adapter's row is also sampled with the scheduler that it was trained for
+                if row == ADAPTED_ROW and params.prediction:
+                    key["prediction"] = params.prediction
+                if row == ADAPTED_ROW and params.zero_terminal_snr:
+                    key["zero_snr"] = params.zero_terminal_snr
+                if params.starts:
+                    key |= params.starts.key(column)
+                keys.append(key)
+        return keys
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
-        """Pictures of so many pixels in so many sampler steps, without and with the adapter, and what is written."""
+        """The number of pictures, for each its sampler steps times pixels, and the size of the files."""
         params, size = self.params(recipe, sources), cost.adapter_size(sources.base, recipe.adapt)
         count, pixels = len(ROWS) * len(params.prompts), params.resolution**2
-        return Workload(count, params.steps * pixels, (pixels, size),
-                        {".safetensors": size, "before_after.png": count * pixels, "loss.png": 1.0,
-                         ".png": count * pixels},
-                        (*adapter_labels(recipe.adapt), *params.formats, params.precision,
-                         guidance_label(params.guidance)))
+        disk = {".safetensors": size, "before_after.png": count * pixels, "loss.png": 1.0, ".png": count * pixels}
+        like = (*adapter_labels(recipe.adapt), *params.formats, params.precision, guidance_label(params.guidance))
+        return Workload(count, params.steps * pixels, (pixels, size), disk, like)
 
     def max_disk_bytes(self, ctx: StageContext[ExportParams]) -> int:
-        """Each format in 32 bits, the pictures with copies, and all of it once more where it is delivered."""
+        """Each format in 32 bits and the pictures with copies, all of it twice: in the store and delivered."""
         from dbrun.formats.base import formats
 
-        params, known = ctx.params, formats()
+        params, known_formats = ctx.params, formats()
         weights = cost.artifact_bytes(ctx.inputs["train"])
-        files = sum(2 * cost.base_bytes(ctx) if known[name].LARGE else weights for name in params.formats)
+        files = 0
+        for name in params.formats:
+            # a large format holds the whole base, which may be stored in 16 bits
+            files += 2 * cost.base_bytes(ctx) if known_formats[name].LARGE else weights
         pictures = cost.picture_bytes(2 * len(params.prompts) + 1, params.resolution)
         return 2 * (files + 5 * pictures) + 2 * cost.OVERHEAD_BYTES
 
     def run(self, ctx: StageContext[ExportParams]) -> None:
-        """Fill ctx.out; nothing in it says when or where it was made."""
+        """Write the formats, pictures and model card. No file says when or where it was made."""
         from dbrun.formats.base import formats
         from dbrun.formats.model_card import compatibility_warnings, render_card
 
         adapters = read_adapters(ctx.inputs["train"].path)
         _draw_before_after(ctx, adapters)
+        # loaded anew: the base that the pictures were drawn with carries the adapter, maybe in 16 bits
         model = load_base(ctx, "fp32")
         _write_scheduler(ctx, model)
         probe, expected = _expected_predictions(ctx, adapters, model)
@@ -154,10 +177,10 @@ class Export(Stage[ExportParams]):
             ctx.check_interrupt()
             _write_format(ctx, formats()[name], probe, expected, document)
         _draw_loss_plot(ctx)
-        said = compatibility_warnings(model.family, ctx.params.formats, adapters)
-        for line in said:
+        warnings = compatibility_warnings(model.family, ctx.params.formats, adapters)
+        for line in warnings:
             ctx.note(line, level="warning")
-        text = render_card(document, model.family, ctx.params.formats, ctx.params.prompts, said)
+        text = render_card(document, model.family, ctx.params.formats, ctx.params.prompts, warnings)
         (ctx.out / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -169,6 +192,8 @@ def _draw_before_after(ctx: StageContext[ExportParams], adapters: Mapping[str, C
 
     params, precision = ctx.params, sampling_precision(ctx.params.precision, ctx.numerics)
 
+    # both are loaded at the first picture that is not cached; the rows are drawn in order, so that nobody needs the
+    # bare base once the adapter is attached
     @cache
     def base() -> Model:
         return load_base(ctx, precision)
@@ -182,61 +207,81 @@ def _draw_before_after(ctx: StageContext[ExportParams], adapters: Mapping[str, C
         return model.with_scheduler_changes(params.scheduler_overrides(model))
 
     def draw(make: Callable[[], Model], column: int, folder: Path) -> None:
-        picture = make().generate(params.prompts[column], seed=params.seed + column, steps=params.steps,
-                                  guidance=params.guidance, resolution=params.resolution, start_image=small(column),
-                                  on_step=ctx.check_interrupt)
+        model = make()
+        picture = model.generate(params.prompts[column], seed=params.seed + column, steps=params.steps,
+                                 guidance=params.guidance, resolution=params.resolution,
+                                 start_image=start_image(column), on_step=ctx.check_interrupt)
         save_png(picture, folder / "picture.png")
 
-    def small(column: int) -> Image.Image | None:
+    def start_image(column: int) -> Image.Image | None:
         if params.starts is None:
             return None
         family = read_base_record(ctx.inputs["load"]).family
         return params.starts.start_image(column, ctx.files, params.resolution, family)
 
     rows: dict[str, list[Image.Image]] = {row: [] for row in ROWS}
-    keys = Export().item_keys(params, {name: one.digest for name, one in ctx.inputs.items()}, ctx.numerics)
+    digests = {name: artifact.digest for name, artifact in ctx.inputs.items()}
+    keys = Export().item_keys(params, digests, ctx.numerics)
     for place, key in enumerate(keys):
         ctx.check_interrupt()
         ctx.progress(place, len(keys), "pictures")
         row, column = divmod(place, len(params.prompts))
         make = partial(draw, (base, adapted)[row], column)
         rows[ROWS[row]].append(Image.open(ctx.items.get(key, make) / "picture.png"))
-    begun = tuple(picture for column in range(len(params.prompts)) if (picture := small(column)))
-    save_png(draw_grid((*((("small", begun),) if begun else ()), *rows.items()), params.prompts),
-             ctx.out / "before_after.png")
+
+    # a base that enlarges pictures has a first row with what they start from
+    start_images: list[Image.Image] = []
+    for column in range(len(params.prompts)):
+        picture = start_image(column)
+        if picture:
+            start_images.append(picture)
+    grid: list[tuple[str, Sequence[Image.Image]]] = [*rows.items()]
+    if start_images:
+        grid.insert(0, ("small", start_images))
+    save_png(draw_grid(grid, params.prompts), ctx.out / "before_after.png")
     write_samples(ctx.out, SampleSettings(params.prompts, params.seed, params.steps, params.guidance), rows)
     ctx.progress(len(keys), len(keys), "pictures")
 
 
 def _write_scheduler(ctx: StageContext[ExportParams], model: Model) -> None:
-    """Write the scheduler that the adapter is to be sampled with, where that is not the base's."""
+    """Write the scheduler that the adapter was trained for, where it differs from the base's."""
     from dbrun.formats.scheduler import FOLDER, write_scheduler
 
-    if changes := ctx.params.scheduler_overrides(model):
-        write_scheduler(ctx.out, model, changes)
-        said = ", ".join(f"{key} {value}" for key, value in changes.items())
-        ctx.note(f"sample with the scheduler in {FOLDER}/, not with the base's: {said}")
+    changes = ctx.params.scheduler_overrides(model)
+    if not changes:
+        return
+    write_scheduler(ctx.out, model, changes)
+    listed = ", ".join(f"{key} {value}" for key, value in changes.items())
+    ctx.note(f"sample with the scheduler in {FOLDER}/, not with the base's: {listed}")
 
 
 def _expected_predictions(ctx: StageContext[ExportParams], adapters: Mapping[str, ComponentAdapter],
                           model: Model) -> tuple[Probe, ReferencePredictions]:
-    """What the trained model predicts, in 32 bits; a trained adapter that changes nothing is an error."""
+    """The probe input, and the predictions of base and trained model for it in 32 bits; leaves the adapters attached.
+
+    Raises StageFailed where the adapter was trained but changes no prediction.
+    """
     import torch
 
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
 
     assert ctx.base is not None
     multiple = model.family.resolution_multiple(ctx.base)
-    probe = Probe(_probe_prompt(ctx.params, adapters), multiple * max(1, min(ctx.params.resolution, 64) // multiple))
+    # about 64 pixels: enough to see a difference, and quick also for a large base on a CPU
+    side = multiple * max(1, min(ctx.params.resolution, 64) // multiple)
+    probe = Probe(_probe_prompt(ctx.params, adapters), side)
     base = probe.predict(model)
     for name, attached in adapters.items():
         attached.attach_to(model.module(name))
     expected = ReferencePredictions(base, probe.predict(model), adapters)
     initial = read_adapters(ctx.inputs["adapt"].path)
-    learnt = any(not torch.equal(tensor, initial[name].state[key])
-                 for name, attached in adapters.items() for key, tensor in attached.state.items())
-    if not learnt:
-        ctx.note("training left the adapter as it began", level="warning")
+    has_learnt = False
+    for name, attached in adapters.items():
+        for key, tensor in attached.state.items():
+            has_learnt |= not torch.equal(tensor, initial[name].state[key])
+    # unchanged weights may be what the recipe asks for; changed weights without an effect are a fault
+    if not has_learnt:
+        ctx.note("training did not change the adapter's weights", level="warning")
     elif not expected.effect > 0:
         raise StageFailed("the trained adapter changes no prediction",
                           fix="raise `train.learning_rate` or `train.steps`")
@@ -244,15 +289,22 @@ def _expected_predictions(ctx: StageContext[ExportParams], adapters: Mapping[str
 
 
 def _probe_prompt(params: ExportParams, adapters: Mapping[str, ComponentAdapter]) -> str:
-    """A prompt that what was taught answers to: one that says the new word, where there is one."""
+    """A prompt that the trained adapters have an effect on: one with all new words, if there is one."""
     prompts = (*prompt_cycle(params.instance_prompt), *params.prompts)
     words = [getattr(attached.adapter, "token", "") for attached in adapters.values()]
-    return next((prompt for prompt in prompts if all(word in prompt for word in words)), prompts[0])
+    for prompt in prompts:
+        if all(word in prompt for word in words):
+            return prompt
+    return prompts[0]
 
 
 def _write_format(ctx: StageContext[ExportParams], form: Format, probe: Probe, expected: ReferencePredictions,
                   document: Mapping[str, object]) -> None:
-    """Write one format with its provenance; it counts only once its own library has read it back."""
+    """Write one format, check it by reading it back with its own library, and add its provenance.
+
+    Raises StageFailed where the model that was read back predicts something else.
+    """
+    from dbrun.formats.roundtrip import describe_difference
     from dbrun.formats.stamp import write_provenance
 
     model = load_base(ctx, "fp32")
@@ -262,26 +314,28 @@ def _write_format(ctx: StageContext[ExportParams], form: Format, probe: Probe, e
         return load_base(ctx, "fp32").with_scheduler_changes(ctx.params.scheduler_overrides(model))
 
     written = form.write(ctx.out, model.family, carried, bare)
+    # what the format cannot hold is attached directly, so that only the written part is compared
     for name in sorted(expected.adapters.keys() - carried.keys()):
         expected.adapters[name].attach_to(model.module(name))
     form.read(ctx.out, model, tuple(carried))
     difference = expected.compare(probe.predict(model), model, form, tuple(carried))
-    reached = {name: float(f"{value:.1e}") for name, value in
-               (("difference", difference), ("allowed", expected.tolerance), ("effect", expected.effect))}
+    # two digits: the last ones of a difference vary between machines
+    numbers = {"difference": difference, "allowed": expected.tolerance, "effect": expected.effect}
+    rounded = {name: float(f"{value:.1e}") for name, value in numbers.items()}
     for path in written:
-        write_provenance(path, {**document, "self_check": {"format": form.NAME, **reached}})
-    from dbrun.formats.roundtrip import describe_difference
-
+        write_provenance(path, {**document, "self_check": {"format": form.NAME, **rounded}})
     ctx.note(f"{form.NAME}: read back, {describe_difference(difference)}")
 
 
 def _draw_loss_plot(ctx: StageContext[ExportParams]) -> None:
+    """Draw loss.png from the metrics that `train` wrote."""
     from dbrun.images.grid import save_png
     from dbrun.images.loss_plot import plot_losses
 
     text = (ctx.inputs["train"].path / "metrics.jsonl").read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in text.splitlines()]
-    series = {name: [(row["step"], row[key]) for row in lines if row.get(key) is not None]
-              for name, key in (("instance", "instance_loss"), ("class", "prior_loss"),
-                                ("held out", "held_out_loss"))}
+    rows = [json.loads(line) for line in text.splitlines()]
+    series: dict[str, list[tuple[int, float]]] = {}
+    for name, key in (("instance", "instance_loss"), ("class", "prior_loss"), ("held out", "held_out_loss")):
+        # only some steps have a held-out loss
+        series[name] = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
     save_png(plot_losses(series), ctx.out / "loss.png")

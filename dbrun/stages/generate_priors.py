@@ -1,4 +1,4 @@
-"""What does the base draw for the class prompt? The stage `generate-priors`."""
+"""The stage `generate-priors`: draws class images with the base, each cached by itself."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ from dbrun.workload import Workload
 
 PRIORS_FILE = "priors.json"
 MAX_ATTEMPTS = 5
+"""How often a class image that came out blank is drawn before the stage fails."""
 
 
 @dataclass(frozen=True)
 class PriorParams:
-    """What makes the class images. prompt: one, or those taken in turn; steps, guidance: the sampler's.
+    """The params of the stage `generate-priors`.
 
-    count: how many of each class; others: the prompts of further classes, where subjects have several.
+    prompt: the class prompt, or several that are taken in turn; count: class images of each class; steps, guidance:
+    sampler settings; resolution: side in pixels; precision: the recipe's, of which a CPU uses fp32; seed: the recipe's;
+    others: the prompts of the second and further classes, where there are several subjects.
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"others": ()}
@@ -54,12 +57,15 @@ class PriorParams:
     @property
     def prompts(self) -> tuple[str, ...]:
         """The prompt of each class image, class after class."""
-        classes = map(prompt_cycle, (self.prompt, *self.others))
-        return tuple(given[index % len(given)] for given in classes for index in range(self.count))
+        prompts: list[str] = []
+        for own in (self.prompt, *self.others):
+            cycle = prompt_cycle(own)
+            prompts += [cycle[index % len(cycle)] for index in range(self.count)]
+        return tuple(prompts)
 
 
 class GeneratePriors(Stage[PriorParams]):
-    """Draw `prior.count` class images, each an item of its own with a seed of its own."""
+    """Draws `prior.count` class images of each class, each an item with a seed of its own."""
 
     NAME: ClassVar[str] = "generate-priors"
     multi_process: ClassVar[bool] = True
@@ -70,44 +76,51 @@ class GeneratePriors(Stage[PriorParams]):
         "dbrun.stages.support.distribute", "dbrun.training.device")
 
     def applies_to(self, recipe: Recipe) -> bool:
-        """Only with prior preservation by class images that the base makes."""
+        """Whether prior preservation uses class images that the base draws."""
         return bool(recipe.generated_class_prompts)
 
     def params(self, recipe: Recipe, sources: Sources) -> PriorParams:
-        """The class prompt and the sampler's settings; what the recipe leaves out, the base suggests."""
+        """The class prompts and the sampler settings; what the recipe leaves out, the base's family suggests."""
         prior = recipe.prior
         if prior is None or not recipe.generated_class_prompts:
             raise RecipeError("`prior` needs `subject.class_prompt`", fix="add one, such as `a photo of a dog`")
         prompt, *others = recipe.generated_class_prompts
-        suits = sources.base.sampling
-        return PriorParams(prompt, prior.generated_count, suits.steps if prior.steps is None else prior.steps,
-                           suits.guidance if prior.guidance is None else prior.guidance,
-                           recipe.images.resolution, recipe.train.precision, recipe.seed, tuple(others))
+        defaults = sources.base.sampling
+        steps = defaults.steps if prior.steps is None else prior.steps
+        guidance = defaults.guidance if prior.guidance is None else prior.guidance
+        return PriorParams(prompt, prior.generated_count, steps, guidance, recipe.images.resolution,
+                           recipe.train.precision, recipe.seed, tuple(others))
 
     def item_keys(self, params: PriorParams, inputs: Mapping[str, str],
                   numerics: Numerics) -> Sequence[Mapping[str, object]]:
-        """One for each picture; its index is that in its class, which has the same images beside any others."""
-        return [{"base": inputs["load"], "prompt": prompt, "steps": params.steps, "guidance": params.guidance,
-                 "resolution": params.resolution, "precision": sampling_precision(params.precision, numerics),
-                 "seed": params.seed, "index": place % params.count} for place, prompt in enumerate(params.prompts)]
+        """One key for each class image, class after class."""
+        precision = sampling_precision(params.precision, numerics)
+        keys: list[Mapping[str, object]] = []
+        for place, prompt in enumerate(params.prompts):
+            # the index counts within the class: its images stay the same when the recipe gets a further class
+            keys.append({"base": inputs["load"], "prompt": prompt, "steps": params.steps, "guidance": params.guidance,
+                         "resolution": params.resolution, "precision": precision, "seed": params.seed,
+                         "index": place % params.count})
+        return keys
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
-        """Pictures of so many pixels, each in so many sampler steps, one in memory at a time."""
+        """The number of pictures, and for each its sampler steps times pixels; one is in memory at a time."""
         params = self.params(recipe, sources)
         count, pixels = len(params.prompts), params.resolution**2
         return Workload(count, params.steps * pixels, (pixels,), {".png": count * pixels},
                         (params.precision, guidance_label(params.guidance)))
 
     def max_disk_bytes(self, ctx: StageContext[PriorParams]) -> int:
-        """Each picture, as an item and in the result."""
+        """Each picture twice: as an item and in the result."""
         return 2 * cost.picture_bytes(len(ctx.params.prompts), ctx.params.resolution) + cost.OVERHEAD_BYTES
 
     def run(self, ctx: StageContext[PriorParams]) -> None:
-        """Write 00000.png … and priors.json."""
+        """Write 00000.png, 00001.png … and priors.json."""
         params = ctx.params
         precision = sampling_precision(params.precision, ctx.numerics)
         keys = self.item_keys(params, {"load": ctx.inputs["load"].digest}, ctx.numerics)
 
+        # loaded at the first picture that is not cached, and not at all where all are
         @cache
         def base() -> Model:
             return load_base(ctx, precision)
@@ -115,28 +128,33 @@ class GeneratePriors(Stage[PriorParams]):
         prompts = params.prompts
 
         def item(place: int) -> Path:
-            return ctx.items.get(keys[place], partial(_draw_picture, ctx, base, prompts[place], place % params.count))
+            draw = partial(_draw_picture, ctx, base, prompts[place], place % params.count)
+            return ctx.items.get(keys[place], draw)
 
         run_distributed(ctx, [partial(item, place) for place in range(len(prompts))], "pictures")
+        # the other processes have left their pictures in the item cache
         if ctx.process_group.rank:
             return
         for place in range(len(prompts)):
             shutil.copyfile(item(place) / "picture.png", ctx.out / f"{place:05d}.png")
-        record = {"prompt": params.prompt if not params.others else (params.prompt, *params.others),
-                  "count": len(prompts)}
+        # one class keeps the form that it had before there were several
+        prompt = (params.prompt, *params.others) if params.others else params.prompt
+        record = {"prompt": prompt, "count": len(prompts)}
         (ctx.out / PRIORS_FILE).write_text(json.dumps(record, sort_keys=True) + "\n", encoding="utf-8")
         ctx.progress(len(prompts), len(prompts), "pictures")
 
 
 def _draw_picture(ctx: StageContext[PriorParams], base: Callable[[], Model], prompt: str, index: int,
                   folder: Path) -> None:
-    """Draw the picture with this index; a flat one is refused and drawn again from the next seed."""
-    (model), params = base(), ctx.params
+    """Draw the class image with this index into folder; draw a blank one again from the next seed."""
+    model, params = base(), ctx.params
     for attempt in range(MAX_ATTEMPTS):
-        picture = model.generate(prompt, seed=derive_seed(params.seed, "class image", index, attempt),
-                                  steps=params.steps, guidance=params.guidance, resolution=params.resolution,
-                                  on_step=ctx.check_interrupt)
-        if not (why := blank_reason(picture)):
+        seed = derive_seed(params.seed, "class image", index, attempt)
+        picture = model.generate(prompt, seed=seed, steps=params.steps, guidance=params.guidance,
+                                 resolution=params.resolution, on_step=ctx.check_interrupt)
+        # an overflow in fp16 gives a black picture, which would teach that the whole class is black
+        why = blank_reason(picture)
+        if not why:
             picture.save(folder / "picture.png", compress_level=6)
             return
     raise StageFailed(f"class image {index} came out {why} {MAX_ATTEMPTS} times for `{prompt}`",

@@ -1,4 +1,4 @@
-"""Which files make up the base, and are they whole? The stage `load`."""
+"""The stage `load`: selects the files of the base, verifies them and records their digests."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from dbrun.workload import Workload
 
 BASE_FILE = "base.json"
 is_licence_file = re.compile(rf"README\.md|{LICENCE_FILE.pattern}", LICENCE_FILE.flags).fullmatch
-"""Fetched with a base, for its licence; no part of what the base is."""
+"""Whether a file states the licence; it is fetched with a base, but is not part of its identity."""
 ALLOWED_LIBRARIES = ("diffusers", "transformers")
-"""Those whose classes a base may name."""
+"""The libraries whose classes model_index.json may name."""
 BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 """The name of a large file in the Hub's cache: its sha256."""
 WEIGHTS = re.compile(r"[A-Za-z0-9_]+(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.safetensors")
@@ -31,7 +31,7 @@ WEIGHTS = re.compile(r"[A-Za-z0-9_]+(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d+-of-
 
 @dataclass(frozen=True)
 class LoadParams:
-    """identity: what the base is, whatever its place; family, variant: how it is read."""
+    """The params of the stage `load`. identity: as in `BaseSource`; family, variant: how its files are read."""
 
     WORDS: ClassVar[Mapping[str, str]] = {"identity": "base", "family": "base.type",
                                           "variant": "base.variant"}
@@ -43,7 +43,7 @@ class LoadParams:
 
 @dataclass(frozen=True)
 class BaseRecord:
-    """What `load` found. files: relative name -> sha256."""
+    """The content of base.json, which `load` writes. files: relative name -> sha256."""
 
     family: Family
     variant: str | None
@@ -51,7 +51,7 @@ class BaseRecord:
 
 
 class Load(Stage[LoadParams]):
-    """Resolve the base, verify its files and record their digests; it copies nothing."""
+    """Verifies the base's files and records their digests; it copies none of them."""
 
     NAME: ClassVar[str] = "load"
     modules: ClassVar[tuple[str, ...]] = (
@@ -59,39 +59,46 @@ class Load(Stage[LoadParams]):
     device_dependent: ClassVar[bool] = False
 
     def params(self, recipe: Recipe, sources: Sources) -> LoadParams:
-        """The base's identity."""
+        """The base's identity, family and variant."""
         base = sources.base
         return LoadParams(base.identity, base.family, base.variant)
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
-        """Always the same for the same base."""
+        """The base itself: the same base always takes the same time."""
         return Workload(like=(sources.base.identity,))
 
     def run(self, ctx: StageContext[LoadParams]) -> None:
-        """Write base.json: family, variant, and the digest of every file that is read; no place, no name."""
+        """Write base.json: family, variant, and the digest of every file that is read, but no path."""
         family = families()[ctx.params.family]
         folder = self._folder(ctx, family)
-        names = sorted(path.relative_to(folder).as_posix() for inner in ("", *family.subfolders)
-                       for path in (folder / inner).glob("*") if path.is_file())
+        names: list[str] = []
+        for inner in ("", *family.subfolders):
+            for path in (folder / inner).glob("*"):
+                if path.is_file():
+                    names.append(path.relative_to(folder).as_posix())
+        names.sort()
         wanted = select_files(names, family.subfolders, ctx.params.variant)
         check_layout(folder, family, wanted, names)
-        files = {}
+        files: dict[str, str] = {}
         for done, name in enumerate(wanted):
             ctx.check_interrupt()
             ctx.progress(done, len(wanted), "files")
             if name.endswith(".safetensors"):
+                # raises where the file is cut short
                 read_header(folder / name)
             with (folder / name).open("rb") as file:
                 files[name] = hashlib.file_digest(file, "sha256").hexdigest()
-            promised = (folder / name).resolve().name
-            if BLOB_NAME.fullmatch(promised) and promised != files[name]:
-                raise StageFailed(f"{folder / name} is damaged: it is not what the Hub's cache says",
-                                  fix=f"delete {(folder / name).resolve()}, then run the same command again")
+            # in the Hub's cache a file is a link to a blob that is named by its sha256
+            blob = (folder / name).resolve()
+            if BLOB_NAME.fullmatch(blob.name) and blob.name != files[name]:
+                raise StageFailed(f"{folder / name} is damaged: its content does not match its name in the Hub's cache",
+                                  fix=f"delete {blob}, then run the same command again")
         record = {"format_version": 1, "family": family.NAME, "variant": ctx.params.variant, "files": files}
         (ctx.out / BASE_FILE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         ctx.progress(len(wanted), len(wanted), "files")
 
     def _folder(self, ctx: StageContext[LoadParams], family: Family) -> Path:
+        """The folder of the base, after fetching it if it comes from the Hub."""
         from dbrun.stages.support import download
 
         kind, _, place = ctx.params.identity.partition(":")
@@ -101,47 +108,56 @@ class Load(Stage[LoadParams]):
             return ctx.base
         repo, _, commit = place.partition("@")
         ctx.note(f"fetching {repo} at {commit[:12]}")
+
+        def wanted(names: Sequence[str]) -> Sequence[str]:
+            return (*select_files(names, family.subfolders, ctx.params.variant), *filter(is_licence_file, names))
+
         def seen(done: int, total: int) -> None:
             ctx.check_interrupt()
             ctx.progress(done, total, "files")
 
         try:
-            return download.download(repo, commit, lambda names: (
-                *select_files(names, family.subfolders, ctx.params.variant), *filter(is_licence_file, names)), seen,
-                poll=ctx.check_interrupt)
+            return download.download(repo, commit, wanted, seen, poll=ctx.check_interrupt)
         except StageFailed:
-            # without the network, what an earlier run fetched is judged by its contents
+            # without the network, use what an earlier run fetched: its files are verified all the same
             if ctx.base is None:
                 raise
             return ctx.base
 
 
 def select_files(names: Iterable[str], folders: Sequence[str], variant: str | None) -> tuple[str, ...]:
-    """Those of a base's files that are read: model_index.json; in each folder JSON, text, words and safetensors.
+    """The files of a base that are read: model_index.json, and of each folder configs, vocabularies and weights.
 
-    Words are sentencepiece models (`.model`). Where a folder has weights of the variant, only those; else those
-    without one. names: relative, with `/`.
-    Raises RecipeError where no folder has the variant.
+    names: all files, relative, with `/`. Configs and vocabularies are `.json`, `.txt` and `.model` (sentencepiece);
+    weights are safetensors: those of the variant where a folder has them, else those without a variant. Raises
+    RecipeError where no folder has weights of the variant.
     """
     names, found_variant = set(names), variant is None
     chosen = {name for name in names if name == "model_index.json"}
     for folder in folders:
         inside = {name for name in names if name.rpartition("/")[0] == folder}
         chosen |= {name for name in inside if name.endswith((".json", ".txt", ".model"))}
-        weights = {name: match["variant"] for name in inside
-                   if (match := WEIGHTS.fullmatch(name.rpartition("/")[2]))}
+        weights: dict[str, str | None] = {}
+        for name in inside:
+            match = WEIGHTS.fullmatch(name.rpartition("/")[2])
+            if match is not None:
+                weights[name] = match["variant"]
+        # per folder: a base may have weights of the variant for some of its components only
         kind = variant if variant in weights.values() else None
         found_variant |= kind is not None
-        chosen |= {name for name, found in weights.items() if found == kind}
+        chosen |= {name for name, own_variant in weights.items() if own_variant == kind}
     if not found_variant:
         raise RecipeError(f"the base has no weights of the variant {variant!r}", fix="leave `base.variant` out")
     return tuple(sorted(chosen))
 
 
 def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Sequence[str]) -> None:
-    """Raise RecipeError unless the folder holds a base of this family with safetensors weights."""
+    """Raise RecipeError unless the folder holds a whole base of this family with safetensors weights.
+
+    wanted: what `select_files` gave; names: all files, relative.
+    """
     if "model_index.json" not in wanted:
-        raise RecipeError(f"{folder} holds no model_index.json, so it is no base in diffusers format",
+        raise RecipeError(f"{folder} has no model_index.json, so it is no base in diffusers format",
                           fix="name a folder written by `save_pretrained` in `base.path`")
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
@@ -150,29 +166,32 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RecipeError(f"{folder / 'model_index.json'} names no pipeline",
                           fix="fetch the base again") from error
+    # any other library would be code that the base brings along
     for part, home in homes.items():
         if home not in (None, *ALLOWED_LIBRARIES):
             raise RecipeError(f"{folder / 'model_index.json'} takes {part} from {home}, and no code but that of "
                               f"{' and '.join(ALLOWED_LIBRARIES)} is ever run", fix="choose another base")
     if pipeline not in family.pipeline_classes:
         fitting = [name for name, other in families().items() if pipeline in other.pipeline_classes]
+        fix = f"write `base.type: {fitting[0]}`" if fitting else "choose another base"
         raise RecipeError(f"the base is a {pipeline}; `base.type: {family.NAME}` reads "
-                          f"{', '.join(family.pipeline_classes)}",
-                          fix=f"write `base.type: {fitting[0]}`" if fitting else "choose another base")
+                          f"{', '.join(family.pipeline_classes)}", fix=fix)
     for part in family.subfolders:
         inside = [name for name in names if name.startswith(part + "/")]
         if not inside:
             raise RecipeError(f"the base lacks the folder {part}/", fix="fetch the whole base again")
         weights = [name for name in wanted if name.startswith(part + "/") and name.endswith(".safetensors")]
-        if weights and f"{part}/config.json" not in inside:
+        # tokenizers and schedulers have neither config.json nor weights
+        has_config = f"{part}/config.json" in inside
+        if weights and not has_config:
             raise RecipeError(f"the base lacks {part}/config.json", fix="fetch the whole base again")
-        if f"{part}/config.json" in inside and not weights:
-            found = ", ".join(name.rpartition("/")[2] for name in inside if not name.endswith(".json"))
-            raise RecipeError(f"{part}/ has no safetensors weights; it holds {found or 'only configs'}",
+        if has_config and not weights:
+            others = ", ".join(name.rpartition("/")[2] for name in inside if not name.endswith(".json"))
+            raise RecipeError(f"{part}/ has no safetensors weights; it holds {others or 'only configs'}",
                               fix="set `base.variant` if they have one; pickled weights are never read")
 
 
 def read_base_record(artifact: Artifact) -> BaseRecord:
-    """What an artifact of `load` says."""
+    """The record in an artifact of `load`."""
     record = json.loads((artifact.path / BASE_FILE).read_text(encoding="utf-8"))
     return BaseRecord(families()[record["family"]], record["variant"], record["files"])

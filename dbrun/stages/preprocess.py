@@ -1,4 +1,4 @@
-"""Pictures and prompts, encoded as the denoiser sees them. The stage `preprocess`."""
+"""The stage `preprocess`: encodes the crops of all pictures and all prompts, each cached by itself."""
 
 from __future__ import annotations
 
@@ -35,11 +35,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BaseLoader = Callable[[], Model]
+"""Gives the base; loads it at the first call, so that a stage whose items are all cached loads nothing."""
 
 
 @dataclass(frozen=True)
 class SubjectClass:
-    """The class of one of several subjects. pictures: those shown under its prompts where the base is the target."""
+    """The class of one subject.
+
+    prompt: its class prompt, or several that are taken in turn; pictures: the instance images that the class half shows
+    where the prior target is `base`.
+    """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"pictures": ()}
 
@@ -49,10 +54,12 @@ class SubjectClass:
 
 @dataclass(frozen=True)
 class PreprocessParams:
-    """pictures: the instance images; class_prompt: one, those taken in turn, or None; text: are prompts encoded.
+    """The params of the stage `preprocess`.
 
-    class_pictures: the user's own; prior_target: `base` where the class half shows the instance images; classes:
-    where there are several subjects, in place of class_prompt; seed: of what is cut by chance, None where nothing is.
+    pictures: the instance images; images: how they are cropped; class_prompt: of a single subject: one, several that
+    are taken in turn, or None; text: whether prompts are encoded here, which they are unless a text encoder trains;
+    class_pictures: the user's own class images; prior_target: `images` or `base`, under which the class half shows the
+    instance images; classes: of several subjects, in place of class_prompt; seed: of random crops, None without any.
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"class_pictures": (), "prior_target": "images", "classes": (),
@@ -73,12 +80,16 @@ class PreprocessParams:
 
     @property
     def all_classes(self) -> tuple[SubjectClass, ...]:
-        """That of each subject, or the only one's."""
-        return self.classes or ((SubjectClass(self.class_prompt, self.pictures),) if self.class_prompt else ())
+        """The class of each subject that has one, for one subject as for several."""
+        if self.classes:
+            return self.classes
+        if self.class_prompt:
+            return (SubjectClass(self.class_prompt, self.pictures),)
+        return ()
 
 
 class Preprocess(Stage[PreprocessParams]):
-    """Encode each picture and each distinct prompt's condition, every one an item of its own."""
+    """Encodes each crop and each distinct prompt, every one as an item of its own."""
 
     NAME: ClassVar[str] = "preprocess"
     multi_process: ClassVar[bool] = True
@@ -92,46 +103,54 @@ class Preprocess(Stage[PreprocessParams]):
         "dbrun.training.device")
 
     def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
-        """The pictures with their prompts, and how they are cut."""
+        """The pictures with their prompts, and how they are cropped."""
         target = recipe.prior.target if recipe.prior else "images"
-        # the user's own class pictures carry their prompts with them
-        classes = tuple(SubjectClass(one.class_prompt, pictures) for one, pictures in zip(
-            recipe.subjects_by_key.values(), sources.pictures_by_subject or (sources.pictures,), strict=True)
-                        if one.class_prompt
-        ) if target == "base" else tuple(map(SubjectClass, recipe.generated_class_prompts))
-        several = len(recipe.subjects_by_key) > 1
+        classes = _subject_classes(recipe, sources, target)
+        # a single subject keeps the form that it had before there were several, and with it its cache key
+        class_prompt = None
+        if len(recipe.subjects_by_key) == 1:
+            class_prompt = classes[0].prompt if classes else None
+            classes = ()
+        seed = recipe.seed if recipe.images.crop == "random" else None
         return PreprocessParams(
-            sources.pictures, recipe.images, classes[0].prompt if classes and not several else None,
-            not recipe.adapt.trains_text_encoders, sources.class_pictures, target, classes if several else (),
-            recipe.seed if recipe.images.crop == "random" else None)
+            sources.pictures, recipe.images, class_prompt, not recipe.adapt.trains_text_encoders,
+            sources.class_pictures, target, classes, seed)
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
-        """Views of so many pixels, one in memory at a time, and prompts."""
+        """The number of crops and prompts, and the pixels of a crop; one is in memory at a time."""
         params = self.params(recipe, sources)
-        pixels, made = params.images.resolution**2, recipe.prior.generated_count if recipe.prior else 0
-        given = len(params.pictures) + len(params.class_pictures) + made * len(recipe.generated_class_prompts)
-        views = given * max(1, params.images.random_crops) * (2 if params.images.flip else 1)
-        own = {text for picture in (*params.pictures, *params.class_pictures)
-               for text in (picture.prompt, *picture.variants)}
-        prompts = len(own.union(*(prompt_cycle(one.prompt) for one in params.all_classes))) if params.text else 0
-        return Workload(views + prompts, pixels, (pixels,),
-                        {"prompts.safetensors": prompts, ".safetensors": views * pixels}, (f"prompts {params.text}",))
+        pixels = params.images.resolution**2
+        generated = 0
+        if recipe.prior:
+            generated = recipe.prior.generated_count * len(recipe.generated_class_prompts)
+        pictures = len(params.pictures) + len(params.class_pictures) + generated
+        total_crops = pictures * _crops_per_picture(params.images)
+
+        prompts = 0
+        if params.text:
+            texts: set[str] = set()
+            for picture in (*params.pictures, *params.class_pictures):
+                texts.update((picture.prompt, *picture.variants))
+            for one in params.all_classes:
+                texts.update(prompt_cycle(one.prompt))
+            prompts = len(texts)
+        disk = {"prompts.safetensors": prompts, ".safetensors": total_crops * pixels}
+        return Workload(total_crops + prompts, pixels, (pixels,), disk, (f"prompts {params.text}",))
 
     def max_disk_bytes(self, ctx: StageContext[PreprocessParams]) -> int:
-        """What is encoded of every view of each picture and of each prompt, as an item and in the result."""
+        """Every encoded crop and prompt twice, as an item and in the result."""
         family, images = read_base_record(ctx.inputs["load"]).family, ctx.params.images
-        given, index = _class_pictures(ctx)
-        crops_each = max(1, images.random_crops) * (2 if images.flip else 1)
-        views = (len(ctx.params.pictures) + len(given)) * crops_each
-        view = images.resolution**2 * (family.encoded_bytes_per_pixel + cost.FLOAT32_BYTES) + 2**14
-        return int(2 * (views * view
-                        + len(index.prompts) * (family.encoded_bytes_per_prompt + 2**14))) + cost.OVERHEAD_BYTES
+        class_pictures, index = _class_pictures(ctx)
+        total_crops = (len(ctx.params.pictures) + len(class_pictures)) * _crops_per_picture(images)
+        # the encoded picture, its mask in 32 bits, and a file's header
+        crop_bytes = images.resolution**2 * (family.encoded_bytes_per_pixel + cost.FLOAT32_BYTES) + 2**14
+        prompt_bytes = len(index.prompts) * (family.encoded_bytes_per_prompt + 2**14)
+        return int(2 * (total_crops * crop_bytes + prompt_bytes)) + cost.OVERHEAD_BYTES
 
     def run(self, ctx: StageContext[PreprocessParams]) -> None:
-        """Write latents.safetensors, prompts.safetensors (unless the text encoder trains) and index.json.
+        """Write latents.safetensors, prompts.safetensors (unless a text encoder trains) and index.json.
 
-        Also masks.safetensors, where pictures have masks, of the latents' names, heights and widths. In 32 bits on
-        every device: a VAE in 16 bits overflows, and each picture is encoded only once.
+        Where pictures have masks, also masks.safetensors: crop name -> float32 [h, w] of the latents' height and width.
         """
         from safetensors.torch import save_file
 
@@ -141,19 +160,23 @@ class Preprocess(Stage[PreprocessParams]):
                     for number, picture in enumerate(params.pictures)]
         classes, index = _class_pictures(ctx)
         texts = index.prompts if params.text else ()
-        shown = _all_crops(ctx, [*instance, *classes])
+        all_crops = _all_crops(ctx, [*instance, *classes])
 
+        # in 32 bits on every device: a VAE in 16 bits overflows, and each crop is encoded only once
         @cache
         def base() -> Model:
             return load_base(ctx, "fp32")
 
-        makers: list[Callable[[], object]] = [partial(_encode_crop, ctx, crop, base) for crop in shown]
+        # encode, each process its share
+        makers: list[Callable[[], object]] = [partial(_encode_crop, ctx, crop, base) for crop in all_crops]
         makers += [partial(_encode_prompt, ctx, prompt, base) for prompt in texts]
         run_distributed(ctx, makers, "items")
         if ctx.process_group.rank:
             return
+
+        # collect: rank 0 finds every item in the cache
         tensors: dict[str, dict[str, Tensor]] = {"latents": {}, "prompts": {}, "masks": {}}
-        for crop in shown:
+        for crop in all_crops:
             latents = _encode_crop(ctx, crop, base)
             tensors["latents"][crop.name] = latents
             mask = _crop_mask(ctx, crop, latents)
@@ -161,7 +184,8 @@ class Preprocess(Stage[PreprocessParams]):
                 tensors["masks"][crop.name] = mask
         for number, prompt in enumerate(texts):
             condition = _encode_prompt(ctx, prompt, base)
-            tensors["prompts"] |= {f"{number:05d}.{name}": tensor for name, tensor in condition.items()}
+            for name, tensor in condition.items():
+                tensors["prompts"][f"{number:05d}.{name}"] = tensor
         for file, named in tensors.items():
             if named:
                 save_file(named, ctx.out / f"{file}.safetensors")
@@ -170,11 +194,31 @@ class Preprocess(Stage[PreprocessParams]):
         ctx.progress(len(makers), len(makers), "items")
 
 
+def _subject_classes(recipe: Recipe, sources: Sources, target: str) -> tuple[SubjectClass, ...]:
+    """The classes whose pictures are made here: by the base, or from the instance images where it is the target."""
+    # the user's own class pictures are not among them: they carry their prompts with them
+    if target != "base":
+        return tuple(map(SubjectClass, recipe.generated_class_prompts))
+    classes: list[SubjectClass] = []
+    pictures_by_subject = sources.pictures_by_subject or (sources.pictures,)
+    for subject, pictures in zip(recipe.subjects_by_key.values(), pictures_by_subject, strict=True):
+        if subject.class_prompt:
+            classes.append(SubjectClass(subject.class_prompt, pictures))
+    return tuple(classes)
+
+
+def _crops_per_picture(images: Images) -> int:
+    """The most crops that a picture is encoded in."""
+    mirrored = 2 if images.flip else 1
+    return max(1, images.random_crops) * mirrored
+
+
 def _warn_truncated(ctx: StageContext[PreprocessParams], prompts: Sequence[str]) -> None:
-    """Name the prompts of which the base reads only a part, and what it does not read."""
+    """Warn of each prompt that is longer than the base reads, with the part that is not read."""
     assert ctx.base is not None
     family = read_base_record(ctx.inputs["load"]).family
     limit = family.max_prompt_tokens(ctx.base)
+    # a cheap upper bound first, so that a tokenizer is loaded only where a prompt may be too long
     long = [prompt for prompt in map(family.normalize_prompt, prompts) if may_be_truncated(prompt, limit)]
     if not long:
         return
@@ -189,14 +233,14 @@ def _warn_truncated(ctx: StageContext[PreprocessParams], prompts: Sequence[str])
 
 
 def _user_picture(ctx: StageContext[PreprocessParams], name: str, picture: Picture, *, alpha: bool = False) -> Crop:
-    """A picture of the user, before it is cut. alpha: whether its own transparency is its mask."""
+    """A picture of the user, before it is cropped. alpha: whether its transparency is its mask, if it has no file."""
     return Crop(name, picture.digest, ctx.files[picture.digest].name,
                 lambda: read_verified(ctx.files, picture.digest), picture.size, mask=picture.mask,
                 alpha=alpha and picture.mask is None, reader=picture.reader)
 
 
 def _all_crops(ctx: StageContext[PreprocessParams], pictures: Sequence[Crop]) -> list[Crop]:
-    """Every crop of every picture."""
+    """Every crop of every picture. Raises StageFailed where the base's folder is needed and gone."""
     def multiple() -> int:
         if ctx.base is None:
             raise StageFailed("the base's files are gone", fix="run again with `--force load`")
@@ -204,25 +248,27 @@ def _all_crops(ctx: StageContext[PreprocessParams], pictures: Sequence[Crop]) ->
 
     images = ctx.params.images
     settings = crop_settings(images, multiple, ctx.params.seed or 0)
-    return [crop for picture in pictures for crop in crops(picture, settings, images.resolution)]
+    all_crops: list[Crop] = []
+    for picture in pictures:
+        all_crops += crops(picture, settings, images.resolution)
+    return all_crops
 
 
 def _class_pictures(ctx: StageContext[PreprocessParams]) -> tuple[list[Crop], PromptIndex]:
-    """The class images before they are cut, and the prompts of all pictures.
-
-    Where the base is the target there are no images: its rows are the instance images under every class prompt.
-    """
-    params, made = ctx.params, ctx.inputs.get("generate-priors")
+    """The class images before they are cropped, and the prompt index of all pictures."""
+    params, generated = ctx.params, ctx.inputs.get("generate-priors")
+    # where the base is the target there are no class images: class rows show the instance images
     if params.prior_target == "base":
         return [], _shared_index(params)
-    pictures = _generated_pictures(made) if made is not None else []
+    pictures = _generated_pictures(generated) if generated is not None else []
     prompts: list[str] = []
     if params.all_classes:
+        # generate-priors draws equally many of each class, class after class
         count = len(pictures) // len(params.all_classes)
         for one in params.all_classes:
-            turn = prompt_cycle(one.prompt)
-            prompts += [turn[i % len(turn)] for i in range(count)]
-    # the user's own come after those that the base made, and are numbered on
+            cycle = prompt_cycle(one.prompt)
+            prompts += [cycle[i % len(cycle)] for i in range(count)]
+    # the user's own class images follow, and their numbers go on
     for picture in params.class_pictures:
         pictures.append(_user_picture(ctx, picture_id("class", len(pictures)), picture))
         prompts.append(picture.prompt)
@@ -230,7 +276,7 @@ def _class_pictures(ctx: StageContext[PreprocessParams]) -> tuple[list[Crop], Pr
 
 
 def _shared_index(params: PreprocessParams) -> PromptIndex:
-    """The index where the class half shows the instance images, each under every prompt of its class."""
+    """The prompt index where the class half shows the instance images, each under every prompt of its class."""
     numbers = {picture: number for number, picture in enumerate(params.pictures)}
     prompts: list[str] = []
     shows: list[int] = []
@@ -238,23 +284,26 @@ def _shared_index(params: PreprocessParams) -> PromptIndex:
         for prompt in prompt_cycle(one.prompt):
             prompts += [prompt] * len(one.pictures)
             shows += [numbers[picture] for picture in one.pictures]
-    # of a single subject the index has no list: its rows show all the pictures in turn
-    return PromptIndex.build(params.pictures, prompts, shows if params.classes else ())
+    # a single subject needs no list, since its class rows show all pictures in turn; without one the file has the
+    # bytes that it had before there were several subjects
+    if not params.classes:
+        shows = []
+    return PromptIndex.build(params.pictures, prompts, shows)
 
 
-def _generated_pictures(made: Artifact) -> list[Crop]:
-    """The class images that the base made, in the order of their names."""
-    count = json.loads((made.path / PRIORS_FILE).read_text(encoding="utf-8"))["count"]
+def _generated_pictures(generated: Artifact) -> list[Crop]:
+    """The class images in an artifact of `generate-priors`, in the order of their names."""
+    count = json.loads((generated.path / PRIORS_FILE).read_text(encoding="utf-8"))["count"]
     pictures: list[Crop] = []
     for number in range(count):
-        path = made.path / f"{number:05d}.png"
+        path = generated.path / f"{number:05d}.png"
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         pictures.append(Crop(picture_id("class", number), digest, f"class image {path.name}", path.read_bytes))
     return pictures
 
 
 def _encode_crop(ctx: StageContext[PreprocessParams], crop: Crop, base: BaseLoader) -> Tensor:
-    """What training draws one crop of a picture from, encoded alone so that no neighbour can change its bits."""
+    """The stored latents of one crop, float32 [C, h, w]."""
     from safetensors.torch import load_file, save_file
 
     images = ctx.params.images
@@ -267,18 +316,21 @@ def _encode_crop(ctx: StageContext[PreprocessParams], crop: Crop, base: BaseLoad
             picture = read_square(crop.read(), images.resolution, images.background, crop.label)
         else:
             picture = read_crop(crop.read(), crop.frame, crop.size, images.background, crop.label)
+        # alone, never in a batch: neighbours can change its last bits
+        pixels = as_tensor(picture)[None]
         with torch.inference_mode():
-            encoded = model.encode_images(as_tensor(picture)[None])[0]
+            encoded = model.encode_images(pixels)[0]
         save_file({"moments": encoded.float().cpu().contiguous()}, folder / "moments.safetensors")
 
-    # of `images` only what every crop has: another shape or crop is another frame, and a mask hides no pixel
+    # of `images` only what changes every crop: shape and place of the crop are in its own key, and a mask hides no
+    # pixel from the encoder
     common = Images(resolution=images.resolution, background=images.background)
     key = {"base": ctx.inputs["load"].digest, "picture": crop.digest, "images": common, **crop.key()}
     return load_file(ctx.items.get(key, make) / "moments.safetensors")["moments"]
 
 
 def _crop_mask(ctx: StageContext[PreprocessParams], crop: Crop, latents: Tensor) -> Tensor | None:
-    """How much of each place of a crop's latents is to be learnt, float32 [h, w] in [0, 1]; None for all of it."""
+    """The loss mask of a crop, float32 [h, w] in [0, 1] with the latents' height and width; None without a mask."""
     from safetensors.torch import load_file
 
     if crop.mask is None and not crop.alpha:
@@ -293,7 +345,7 @@ def _crop_mask(ctx: StageContext[PreprocessParams], crop: Crop, latents: Tensor)
 
 
 def _encode_prompt(ctx: StageContext[PreprocessParams], prompt: str, base: BaseLoader) -> Mapping[str, Tensor]:
-    """One prompt's condition, encoded alone."""
+    """The condition of one prompt: named tensors without a batch axis."""
     from safetensors.torch import load_file, save_file
 
     def make(folder: Path) -> None:
@@ -302,15 +354,15 @@ def _encode_prompt(ctx: StageContext[PreprocessParams], prompt: str, base: BaseL
         model = base()
         with torch.inference_mode():
             condition = model.encode_prompts([prompt])[0]
-        save_file({name: tensor.cpu().contiguous() for name, tensor in condition.items()},
-                  folder / "condition.safetensors")
+        on_cpu = {name: tensor.cpu().contiguous() for name, tensor in condition.items()}
+        save_file(on_cpu, folder / "condition.safetensors")
 
     key = {"base": ctx.inputs["load"].digest, "prompt": prompt}
     return load_file(ctx.items.get(key, make) / "condition.safetensors")
 
 
 def as_tensor(picture: Image) -> Tensor:
-    """RGB bytes as float32 [3, H, W] in [-1, 1]."""
+    """An RGB picture as float32 [3, H, W] in [-1, 1]."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""What a recipe's paths point at, as contents: the base, the pictures, adapters to start from."""
+"""The sources of a recipe, identified by content: the base, the pictures, and adapters to start from."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from dbrun.models.base import Sampling
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the user. digest: sha256 of the file's bytes; prompt: its own or that of all such images.
+    """A picture of the user.
 
-    variants: further prompts of which each draw takes one; dropout: the share of draws that have the empty one; size:
-    its width and height once upright, where they count; mask: the sha256 of its mask's file, if it has one; repeats:
-    how often an epoch shows it; reader: the package that reads it and its version, where that is not Pillow.
+    digest: sha256 of the file's bytes; prompt: its own, or that of all instance or class images; variants: further
+    prompts, of which each draw takes one; dropout: the share of draws with the empty prompt, 0 to 1; size: (width,
+    height) in pixels after EXIF rotation, None where the crop does not depend on it; mask: sha256 of its mask file;
+    repeats: how often an epoch shows it; reader: package and version that decodes it, None for Pillow.
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"variants": (), "dropout": 0.0, "size": None, "mask": None,
@@ -34,10 +35,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class BaseSource:
-    """The base as it was found, before anything is loaded.
+    """The base before anything of it is loaded.
 
-    identity: `hub:<id>@<commit>` or `files:<sha256 over names and contents>`; folder: where it is, None while a
-    Hub base is not downloaded yet; files: relative name -> sha256, empty while unknown.
+    identity: `hub:<id>@<commit>` or `files:<sha256 over names and contents>`; family: the recipe's `base.type`; folder:
+    None while a Hub base is not downloaded; variant: of the weights' file names, such as `fp16`; files: relative name
+    -> sha256, empty while unknown; sampling: the family's sampler settings.
     """
 
     identity: str
@@ -50,13 +52,15 @@ class BaseSource:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a recipe's paths point at, as contents. pictures: sorted by digest, so that names do not matter.
+    """All sources of a recipe.
 
-    inits: component -> the adapter that `adapt.<component>.init` names: `peft:<sha256 of its config>+<of its
-    weights>` or `diffusers:<sha256 of its weights>`.
-    class_pictures: those of `prior.images`, likewise; none where the recipe names no such folder.
-    pictures_by_subject: which of the pictures are whose, where there are several subjects, in the recipe's order.
+    pictures: the instance images, sorted by digest. inits: component -> identity of the adapter that
+    `adapt.<component>.init` names: `peft:<sha256 of its config>+<sha256 of its weights>` or `diffusers:<sha256 of its
+    weights>`. class_pictures: those of `prior.images`, sorted by digest. pictures_by_subject: the pictures of each
+    subject, in the recipe's order; empty for a single subject.
     """
+
+    # sorted by content, not by file name: renaming a picture changes no cache key and no result
 
     base: BaseSource
     pictures: tuple[Picture, ...]
@@ -67,7 +71,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Numerics:
-    """What arithmetic runs on. device: cuda, mps or cpu; threads: CPU threads, 0 where they change nothing."""
+    """The hardware of the arithmetic. device: cuda, mps or cpu; threads: CPU threads, 0 where they change nothing."""
 
     device: str
     threads: int
@@ -75,7 +79,7 @@ class Numerics:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished output in the store: a read-only folder and the digest of its content."""
+    """The finished output of a stage in the store: a read-only folder and the digest of its content."""
 
     path: Path
     digest: str

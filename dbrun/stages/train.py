@@ -1,4 +1,4 @@
-"""How do the adapters learn the subject? The stage `train`."""
+"""The stage `train`: trains the adapters, with checkpoints, samples and held-out evaluation."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from dbrun.training.prompt_embeds import PromptEncoder
 
 METRICS_FILE = "metrics.jsonl"
+"""A JSON object for each step; part of the artifact."""
 
 
 class Train(Stage[TrainParams]):
-    """Trains the adapters; the artifact is `adapt`'s with other weights, and `metrics.jsonl`, a line per step."""
+    """Trains the adapters; the artifact holds them, as that of `adapt` does, and metrics.jsonl with a line per step."""
 
     NAME: ClassVar[str] = "train"
     multi_process: ClassVar[bool] = True
@@ -54,58 +55,82 @@ class Train(Stage[TrainParams]):
         "dbrun.stages.support.prompt_index", "dbrun.training")
 
     def params(self, recipe: Recipe, sources: Sources) -> TrainParams:
-        """The recipe's `train` and `objective`, the weight of the priors, and the seed."""
-        train, components, steps = recipe.train, recipe.adapt.components, training_length(recipe, sources).steps
-        rates = {name: own * train.learning_rate_scale for name, adapter in components.items()
-                 if (own := adapter.learning_rate) is not None and own != train.learning_rate}
-        stops = {name: stop for name, adapter in components.items() if (stop := adapter.stop_step(steps)) is not None}
-        prior = recipe.prior
+        """The recipe's `train` and `objective`, the prior's weight and target, the seed, and the held-out pictures."""
+        train = recipe.train
+        steps = training_length(recipe, sources).steps
+        # only what differs from the common rate or stops early: a recipe that says the default has the same key
+        rates: dict[str, float] = {}
+        stops: dict[str, int] = {}
+        for name, adapter in recipe.adapt.components.items():
+            own_rate = adapter.learning_rate
+            if own_rate is not None and own_rate != train.learning_rate:
+                rates[name] = own_rate * train.learning_rate_scale
+            stop = adapter.stop_step(steps)
+            if stop is not None:
+                stops[name] = stop
+        prior_weight = recipe.prior.weight if recipe.prior else 0.0
+        prior_target = recipe.prior.target if recipe.prior else "images"
         return TrainParams.resolve(
-            train, steps=steps, learning_rate=train.learning_rate * train.learning_rate_scale,
+            train,
+            steps=steps,
+            learning_rate=train.learning_rate * train.learning_rate_scale,
             class_labels=train.class_labels or families()[recipe.base.type].class_labels[0],
-            prior_weight=prior.weight if prior else 0.0, prior_target=prior.target if prior else "images",
-            seed=recipe.seed, learning_rates=rates, stops=stops, objective=recipe.objective,
+            prior_weight=prior_weight,
+            prior_target=prior_target,
+            seed=recipe.seed,
+            learning_rates=rates,
+            stops=stops,
+            objective=recipe.objective,
             held=held_out_indices(recipe, sources))
 
     def extendable_params(self, params: TrainParams) -> tuple[str, ...]:
-        """`steps`, where no step's learning rate depends on how many there are."""
-        return () if params.schedule.depends_on_steps else ("steps",)
+        """`steps`, where the learning rate of a step does not depend on their number."""
+        if params.schedule.depends_on_steps:
+            return ()
+        return ("steps",)
 
     def restarts_on(self, params: TrainParams) -> Mapping[str, str]:
-        """`steps`, where the learning rates of all steps change with it."""
-        depends = f"the learning rates of `{params.schedule.NAME}` depend on how many steps there are"
-        return {"steps": depends} if params.schedule.depends_on_steps else {}
+        """`steps`, where the learning rate of every step depends on their number."""
+        if not params.schedule.depends_on_steps:
+            return {}
+        return {"steps": f"the learning rates of `{params.schedule.NAME}` depend on how many steps there are"}
 
     def required_packages(self, params: TrainParams) -> tuple[OptionalPackage, ...]:
-        """The optimizer's, where it is not one of torch's or transformers'."""
-        return (params.optimizer.REQUIRED_PACKAGE,) if params.optimizer.REQUIRED_PACKAGE else ()
+        """The package of the optimizer, unless torch or transformers has it."""
+        package = params.optimizer.REQUIRED_PACKAGE
+        return (package,) if package else ()
 
     def optional_packages(self, recipe: Recipe) -> tuple[OptionalPackage, ...]:
-        """Those of the trackers."""
+        """The packages of the trackers."""
         return tuple(TRACKER_PACKAGES[name] for name in recipe.trackers or ())
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
-        """Steps of so many pixels, of which memory holds a micro-batch, beside the adapters."""
+        """The number of steps and the pixels of each; for memory, a micro-batch's pixels and the adapters' size."""
         train, steps = recipe.train, training_length(recipe, sources).steps
         size = cost.adapter_size(sources.base, recipe.adapt)
-        micro = float(train.batch_size * (1 if recipe.prior is None else 2) * recipe.images.resolution**2)
+        halves = 1 if recipe.prior is None else 2
+        micro = float(train.batch_size * halves * recipe.images.resolution**2)
+        samples = recipe.samples if recipe.samples.every else None
+        prior_target = recipe.prior.target if recipe.prior else "images"
+        # written into the store's history and compared as text: changed words would forget earlier timings
         like = (*adapter_labels(recipe.adapt), train.precision, train.optimizer.NAME, f"tf32 {train.tf32}",
                 f"checkpointing {train.gradient_checkpointing}", f"ema {train.ema is not None}",
-                f"held out {train.held_out}", f"samples {recipe.samples if recipe.samples.every else None}",
-                f"target {recipe.prior.target if recipe.prior else 'images'}")
-        return Workload(steps, micro * train.accumulation, (micro, size), {".safetensors": size, METRICS_FILE: steps},
-                        like)
+                f"held out {train.held_out}", f"samples {samples}", f"target {prior_target}")
+        disk = {".safetensors": size, METRICS_FILE: steps}
+        return Workload(steps, micro * train.accumulation, (micro, size), disk, like)
 
     def max_disk_bytes(self, ctx: StageContext[TrainParams]) -> int:
-        """As many checkpoints as are kept, one more while it is written, and the adapters."""
+        """The checkpoints that are kept, one more while it is written, and the adapters with their metrics."""
         params, weights = ctx.params, cost.artifact_bytes(ctx.inputs["adapt"])
+        # 1000 bytes for a step's metrics
         history = 1000 * params.steps
-        beside: int = params.optimizer.STATES_PER_WEIGHT + (params.ema is not None) + (params.held_out is not None)
-        checkpoint = weights * (1 + beside) + history
+        # the optimizer's moments, the averages and the best weights are as large as the weights each
+        copies: int = params.optimizer.STATES_PER_WEIGHT + (params.ema is not None) + (params.held_out is not None)
+        checkpoint = weights * (1 + copies) + history
         return checkpoint * (ctx.runtime.keep + 1) + weights + history + cost.OVERHEAD_BYTES
 
     def run(self, ctx: StageContext[TrainParams]) -> None:
-        """Train from the newest checkpoint, or from the start, to the last step."""
+        """Train from the newest checkpoint, or from the start, to the last step; write adapters and metrics."""
         from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters, write_adapters
 
         model = _prepare_base(ctx)
@@ -122,6 +147,7 @@ class Train(Stage[TrainParams]):
             monitor.start()
             for done in trainer.run(batches):
                 monitor.log_step(done)
+                # before the samples: a crash while drawing loses no step
                 _save_and_stop(ctx, trainer)
                 monitor.draw_samples()
         finally:
@@ -129,13 +155,17 @@ class Train(Stage[TrainParams]):
 
         _note_best_step(ctx, trainer)
         states = trainer.adapter_states()
-        write_adapters(ctx.out,
-                       {name: ComponentAdapter(a.adapter, a.modules, states[name]) for name, a in adapters.items()})
-        (ctx.out / METRICS_FILE).write_text("".join(map(_metrics_line, trainer.history)), encoding="utf-8")
+        trained: dict[str, ComponentAdapter] = {}
+        for name, initial in adapters.items():
+            trained[name] = ComponentAdapter(initial.adapter, initial.modules, states[name])
+        write_adapters(ctx.out, trained)
+        # the whole history, also of steps that an earlier run did: checkpoints carry it
+        lines = [_metrics_line(metrics) for metrics in trainer.history]
+        (ctx.out / METRICS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def _prepare_base(ctx: StageContext[TrainParams]) -> Model:
-    """The base with the process that it is to be trained under. Raises RecipeError where the objective does not fit."""
+    """The base with the scheduler of the objective. Raises RecipeError where the objective does not fit the base."""
     from dbrun.training.device import allow_tf32
     from dbrun.training.recompute import enable_gradient_checkpointing
 
@@ -145,7 +175,7 @@ def _prepare_base(ctx: StageContext[TrainParams]) -> Model:
     if ctx.runtime.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     objective, config = ctx.params.objective, model.scheduler.config
-    # a base that was fetched after planning is seen here for the first time
+    # planning checks this, too, but cannot for a base that was fetched only afterwards
     for key, message, fix in check_objective(objective, config):
         raise RecipeError(f"`{key}`: {message}", fix=fix)
     changes = scheduler_changes(config, objective.prediction, objective.zero_terminal_snr)
@@ -154,47 +184,56 @@ def _prepare_base(ctx: StageContext[TrainParams]) -> Model:
 
 def _make_trainer(ctx: StageContext[TrainParams], model: Model,
                   components: tuple[str, ...]) -> Trainer:
+    """The trainer at step 0."""
     from dbrun.training.gradient_sync import GradientSync
     from dbrun.training.loop import Trainer
 
-    of_base = _prompt_encoder(ctx, model) if ctx.params.prior_target == "base" else None
+    # an encoder of its own: prompts that it keeps were encoded without adapters
+    base_prompt_encoder = None
+    if ctx.params.prior_target == "base":
+        base_prompt_encoder = _prompt_encoder(ctx, model)
     group = ctx.process_group
-    return Trainer(model, components, _prompt_encoder(ctx, model), ctx.params, base_prompt_encoder=of_base,
-                   gradient_sync=GradientSync(group.rank, group.size, group.check_alive))
+    gradient_sync = GradientSync(group.rank, group.size, group.check_alive)
+    return Trainer(model, components, _prompt_encoder(ctx, model), ctx.params,
+                   base_prompt_encoder=base_prompt_encoder, gradient_sync=gradient_sync)
 
 
 def _make_batches(ctx: StageContext[TrainParams], model: Model, trainer: Trainer) -> Batches:
+    """The micro-batches of the stored pictures, without those that are held out."""
     from dbrun.training.batches import Batches
     from dbrun.training.evaluation import without_held_out
     from dbrun.training.latent_cache import load_latents, load_loss_masks, picture_sets
     from dbrun.training.noise import Noise
 
     objective, params, folder = ctx.params.objective, ctx.params, ctx.inputs["preprocess"].path
-    unmasked = DEFAULT_UNMASKED_WEIGHT if objective.unmasked_weight is None else objective.unmasked_weight
+    unmasked = objective.unmasked_weight
+    if unmasked is None:
+        unmasked = DEFAULT_UNMASKED_WEIGHT
     latents = load_latents(folder)
     # where the base is the target, the class half shows the instance images over and over, prompt after prompt
     manifest = _read_index(ctx).manifest(latents, shared=params.prior_target == "base")
-    every = picture_sets(manifest, latents, load_loss_masks(folder, unmasked))
-    return Batches(without_held_out(every, frozenset(params.held)), params.seed, params.batch_size,
-                   trainer.process.num_timesteps,
-                   lambda rows, randn: model.sample_x0(rows, randn, params.class_labels), objective.timesteps,
-                   Noise(objective.noise_offset, objective.input_perturbation, objective.pyramid_noise))
+    all_pictures = picture_sets(manifest, latents, load_loss_masks(folder, unmasked))
+    halves = without_held_out(all_pictures, frozenset(params.held))
+    noise = Noise(objective.noise_offset, objective.input_perturbation, objective.pyramid_noise)
+    return Batches(halves, params.seed, params.batch_size, trainer.process.num_timesteps,
+                   lambda stored, randn: model.sample_x0(stored, randn, params.class_labels), objective.timesteps,
+                   noise)
 
 
 def _make_evaluator(ctx: StageContext[TrainParams], model: Model,
                     batches: Batches) -> HeldOutEvaluator | None:
-    """Who looks at the held-out pictures, if any are."""
+    """The held-out evaluation; None where no picture is held out."""
     from dbrun.training.evaluation import HeldOutEvaluator
 
     choice = ctx.params.held_out
     if choice is None:
         return None
-    return HeldOutEvaluator(choice,
-                            [batches.held_out_batch(i, place, choice.draws) for place, i in enumerate(ctx.params.held)],
-                            _prompt_encoder(ctx, model, keep=False))
+    held_out = [batches.held_out_batch(i, place, choice.draws) for place, i in enumerate(ctx.params.held)]
+    return HeldOutEvaluator(choice, held_out, _prompt_encoder(ctx, model, keep=False))
 
 
 def _make_monitor(ctx: StageContext[TrainParams], model: Model, trainer: Trainer, *, num_halves: int) -> Monitor:
+    """The monitor of this training. num_halves: 1, or 2 with class rows."""
     from dbrun.training.monitor import Monitor
 
     runtime, samples = ctx.runtime, ctx.runtime.samples
@@ -207,26 +246,28 @@ def _make_monitor(ctx: StageContext[TrainParams], model: Model, trainer: Trainer
         return model.generate(samples.prompts[column], seed=samples.seed + column, steps=samples.steps,
                               guidance=samples.guidance, resolution=samples.resolution, start_image=start)
 
-    return Monitor(trainer, ctx, run_folder=None if ctx.process_group.rank else runtime.run_folder, work=ctx.work,
-                   name=runtime.name, trackers=runtime.trackers, samples=samples, draw=draw,
-                   images_per_step=ctx.params.batch_size * ctx.params.accumulation * num_halves,
+    # only rank 0 writes files: the history is the same in every process
+    run_folder = None if ctx.process_group.rank else runtime.run_folder
+    images_per_step = ctx.params.batch_size * ctx.params.accumulation * num_halves
+    return Monitor(trainer, ctx, run_folder=run_folder, work=ctx.work, name=runtime.name, trackers=runtime.trackers,
+                   samples=samples, draw=draw, images_per_step=images_per_step,
                    steps_per_epoch=runtime.steps_per_epoch)
 
 
 def _note_best_step(ctx: StageContext[TrainParams], trainer: Trainer) -> None:
-    """Say which weights are exported, where they are not those of the last step that was asked for."""
+    """Tell the user which weights are kept, where they are the best ones instead of the last."""
     from dbrun.training.evaluation import best_step
 
     done, best = len(trainer.history), best_step(trainer.history)
     if trainer.evaluator is None or not trainer.evaluator.best_states or best is None:
         return
     early = f"stopped after step {done} of {ctx.params.steps}; " if done < ctx.params.steps else ""
-    ctx.note(f"{early}the held-out loss was least after step {best}, and the weights of that step are kept")
+    ctx.note(f"{early}the held-out loss was smallest after step {best}; the weights of that step are kept")
 
 
 def _prompt_encoder(ctx: StageContext[TrainParams], model: Model, *,
                     keep: bool = True) -> PromptEncoder:
-    """Live where anything that prompts go through learns, else from the cache. keep: see `live_prompts`."""
+    """A live prompt encoder where a text encoder or a new word trains, else a cached one. keep: see `live_prompts`."""
     from dbrun.training.latent_cache import load_conditions
     from dbrun.training.param_groups import trains_text_encoders
     from dbrun.training.prompt_embeds import cached_prompts, live_prompts
@@ -246,6 +287,7 @@ def _checkpoint_folder(ctx: StageContext[TrainParams]) -> Path:
 
 
 def _resume(ctx: StageContext[TrainParams], trainer: Trainer) -> None:
+    """Restore the newest intact checkpoint, if there is one; all processes must find the same."""
     from dbrun.training.checkpoint import load_newest
 
     checkpoint, damaged = load_newest(_checkpoint_folder(ctx), at_most=ctx.params.steps)
@@ -258,13 +300,19 @@ def _resume(ctx: StageContext[TrainParams], trainer: Trainer) -> None:
 
 
 def _save_and_stop(ctx: StageContext[TrainParams], trainer: Trainer) -> None:
-    """Checkpoint every so many steps, before samples, at the last step, and where a signal asks to stop; then stop."""
+    """Save a checkpoint if one is due; then raise Interrupted if a signal asked to stop.
+
+    Due: every `checkpoint_every` steps, before samples, at the last step, and before stopping.
+    """
     from dbrun.training.checkpoint import save_checkpoint
 
-    # every process stops after the same step
-    step, signum = len(trainer.history), int(trainer.gradient_sync.broadcast(ctx.stop_signal()))
-    every = (ctx.runtime.checkpoint_every, *([ctx.runtime.samples.every] if ctx.runtime.samples else []))
-    due = any(step % steps == 0 for steps in every) or trainer.is_done or signum
+    step = len(trainer.history)
+    # rank 0 hears the signal for all, so that every process stops after the same step
+    signum = int(trainer.gradient_sync.broadcast(ctx.stop_signal()))
+    intervals = [ctx.runtime.checkpoint_every]
+    if ctx.runtime.samples:
+        intervals.append(ctx.runtime.samples.every)
+    due = any(step % interval == 0 for interval in intervals) or trainer.is_done or signum
     if due and not ctx.process_group.rank:
         save_checkpoint(_checkpoint_folder(ctx), trainer.checkpoint(), keep=ctx.runtime.keep)
     if signum:
@@ -272,6 +320,7 @@ def _save_and_stop(ctx: StageContext[TrainParams], trainer: Trainer) -> None:
 
 
 def _metrics_line(metrics: Metrics) -> str:
+    """The line of a step in metrics.jsonl."""
     from dbrun.training.loop import metrics_as_json
 
     return json.dumps(metrics_as_json(metrics)) + "\n"

@@ -199,7 +199,6 @@ def _loss_mask(rows: Sequence[Row], x0: Tensor) -> Tensor | None:
     if all(mask is None for mask in masks):
         return None
     # a row without a mask counts everywhere
-    weights: list[Tensor] = []
-    for mask in masks:
-        weights.append(torch.ones(x0.shape[-2:]) if mask is None else mask)
+    everywhere = torch.ones(x0.shape[-2:])
+    weights = [everywhere if mask is None else mask for mask in masks]
     return torch.stack(weights)[:, None]

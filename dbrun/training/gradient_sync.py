@@ -122,9 +122,7 @@ class GatheredGradientSum(GradientSum):
     def add(self, loss: Loss) -> list[Loss]:
         """Add one slot of every process, by rank, and return their losses."""
         # header of this process: total, instance and prior loss, then for each parameter whether it has a gradient
-        losses: list[float] = []
-        for part in loss:
-            losses.append(math.nan if part is None else part.item())
+        losses = [math.nan if part is None else part.item() for part in loss]
         has_grad = [parameter.grad is not None for parameter in self.parameters]
         headers = self.gradient_sync.all_gather(torch.tensor([*losses, *has_grad], dtype=torch.float32))
 

@@ -140,9 +140,10 @@ class Trainer:
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(step + 1)
-        rates_differ = bool(settings.learning_rates or settings.stops)
-        self.history.append(Metrics(step + 1, total, instance, prior, settings.learning_rate * factor, norm,
-                                    learning_rates=rates if rates_differ else {}))
+        # the file says them only where they differ
+        if not (settings.learning_rates or settings.stops):
+            rates = {}
+        self.history.append(Metrics(step + 1, total, instance, prior, settings.learning_rate * factor, norm, rates))
         return self.history[-1]
 
     def loss(self, batch: Batch, conditions: PromptEncoder | None = None) -> Loss:
@@ -240,7 +241,8 @@ class Trainer:
 
         # no random state: every draw's seed follows from its address, so that step and slot are enough
         scaler = self.accelerator.scaler
-        values = {"optimizer": state_values(self.optimizer), "scaler": scaler.state_dict() if scaler else None,
+        scaler_state = scaler.state_dict() if scaler else None
+        values = {"optimizer": state_values(self.optimizer), "scaler": scaler_state,
                   "history": [astuple(metrics) for metrics in self.history]}
         return Checkpoint(step=len(self.history), tensors=tensors, values=values)
 

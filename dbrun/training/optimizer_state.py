@@ -70,4 +70,4 @@ def _check_scalar(name: str, value: object) -> Scalar:
     """The value. Raises TypeError unless it is a bool, int or float."""
     if isinstance(value, SCALAR_TYPES):
         return value
-    raise TypeError(f"the optimizer's state `{name}` is a {type(value).__name__}, which a checkpoint cannot hold")
+    raise TypeError(f"the optimizer's state `{name}` is of type {type(value).__name__}, which a checkpoint cannot hold")

@@ -98,7 +98,7 @@ def test_a_wait_ends_where_the_watch_finds_the_others_gone(monkeypatch: pytest.M
 
 def test_processes_that_do_not_hold_the_same_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GradientSync, "all_gather", lambda self, mine: [mine, mine + 2])
-    with pytest.raises(StageFailed, match=r"they go on after the steps \[3, 5\]"):
-        GradientSync(0, 2).check_equal(3, "they go on after the steps")
+    with pytest.raises(StageFailed, match=r"do not agree on the step to resume after: \[3, 5\]"):
+        GradientSync(0, 2).check_equal(3, "the step to resume after")
     monkeypatch.setattr(GradientSync, "all_gather", lambda self, mine: [mine, mine])
-    GradientSync(0, 2).check_equal(3, "they go on after the steps")
+    GradientSync(0, 2).check_equal(3, "the step to resume after")

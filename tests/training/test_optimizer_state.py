@@ -62,5 +62,5 @@ def test_what_json_cannot_hold_is_refused() -> None:
     weight = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
     optimizer.state[weight]["odd"] = object()
-    with pytest.raises(TypeError, match="object as odd"):
+    with pytest.raises(TypeError, match="`odd` is of type object"):
         state_values(optimizer)

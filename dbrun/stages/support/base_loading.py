@@ -1,4 +1,4 @@
-"""The base in memory, as a stage asks for it: verified by `load`, in the precision and on the device of the stage."""
+"""Loading of the verified base, in the precision and on the device that a stage needs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 
 def sampling_precision(precision: Precision, numerics: Numerics) -> Precision:
-    """The precision that pictures are drawn in: fp32 on a CPU, where less would be slower."""
+    """The precision in which pictures are drawn: the recipe's, but fp32 on a CPU, where 16 bits would be slower."""
     return "fp32" if numerics.device == "cpu" else precision
 
 
 def load_base(ctx: StageContext[Any], precision: Precision,
               device: torch.device | None = None) -> Model:
-    """The base that `load` verified. device: left out, the job's, made ready."""
+    """The base, frozen. device: if left out, the run's, which is set up first.
+
+    Raises StageFailed where the base's folder is gone.
+    """
     from dbrun.training.device import DTYPES, set_up_device
 
     if ctx.base is None:

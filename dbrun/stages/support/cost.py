@@ -1,4 +1,4 @@
-"""What a stage costs: upper bounds of disk, known before hours of work end on a full one, and its workload."""
+"""The cost of a stage before it runs: upper bounds of its disk space, and the sizes that its time depends on."""
 
 from __future__ import annotations
 
@@ -16,66 +16,80 @@ from dbrun.stages.load import read_base_record
 from dbrun.stages.sources import Artifact, BaseSource
 
 OVERHEAD_BYTES = 2 * 2**20
-"""Bytes for what is small in every stage's result: indexes, provenance, headers."""
+"""Bytes for the small files of every stage: indexes, provenance, headers."""
 PIXEL_BYTES = 3
-"""Bytes of a pixel in a picture file, which compression only lessens."""
+"""Bytes of a pixel in a picture file, before compression."""
 FLOAT32_BYTES = 4
 SIZE_FIELDS = {"rank", "alpha"}
-"""What of an adapter `count_parameters` counts, or changes nothing of what it takes."""
+"""Adapter fields that `adapter_labels` leaves out: `count_parameters` counts the rank; alpha costs nothing."""
 
 
 def picture_bytes(count: int, side: int) -> int:
-    """So many pictures in files of their own."""
+    """An upper bound of the bytes of `count` picture files. side: in pixels."""
     return count * (side * side * PIXEL_BYTES + 2**14)
 
 
 def artifact_bytes(artifact: Artifact) -> int:
-    """What an artifact's files hold."""
+    """The bytes of an artifact's files."""
     return _total_bytes(path for path in artifact.path.rglob("*") if path.is_file())
 
 
 def base_bytes(ctx: StageContext[Any], folder: str = "") -> int:
-    """What the base's files hold, or those in one of its folders."""
+    """The bytes of the base's files, or of those in one of its folders; 0 where the base is gone."""
     return _total_bytes(_base_files(ctx, folder))
 
 
 def adapter_bytes(ctx: StageContext[Any], adapt: Adapt) -> int:
-    """The adapters of a recipe, had each of them every layer that it could have."""
+    """An upper bound of the bytes of a recipe's adapters: as if each were on every layer that it can be on."""
     weights = [path for path in _base_files(ctx, "") if path.suffix == ".safetensors"]
-    return FLOAT32_BYTES * count_parameters(read_base_record(ctx.inputs["load"]).family, adapt,
-                                            lambda part: (path for path in weights if path.parent.name == part))
+
+    def weights_in(folder: str) -> Iterable[Path]:
+        return [path for path in weights if path.parent.name == folder]
+
+    family = read_base_record(ctx.inputs["load"]).family
+    return FLOAT32_BYTES * count_parameters(family, adapt, weights_in)
 
 
 def adapter_size(base: BaseSource, adapt: Adapt) -> float:
-    """What the adapters' files grow with, 0 where the base is not here."""
+    """The number that the adapters' files grow with; 0 where the base is not on this machine."""
     folder = base.folder
     if folder is None:
         return 0.0
+
+    def weights_in(subfolder: str) -> Iterable[Path]:
+        return folder.glob(f"{subfolder}/*.safetensors")
+
+    # an estimate must not fail a plan: the stage `load` reports a damaged file
     try:
-        return 1.0 + count_parameters(families()[base.family], adapt, lambda part: folder.glob(f"{part}/*.safetensors"))
+        return 1.0 + count_parameters(families()[base.family], adapt, weights_in)
     except (OSError, DbrunError):
-        # a base with a damaged file is refused by who reads it
         return 0.0
 
 
 def count_parameters(family: Family, adapt: Adapt, weights: Callable[[str], Iterable[Path]]) -> int:
-    """How many numbers a recipe's adapters have on every layer that they could have. weights: a folder's files."""
-    return sum(one.max_parameter_count(shape)
-               for name, one in adapt.adapters.items() if name in family.components
-               for path in weights(family.components[name])
-               for shape in tensor_shapes(path).values())
+    """The most parameters that a recipe's adapters can have. weights: sub-folder -> its safetensors files."""
+    count = 0
+    for name, adapter in adapt.adapters.items():
+        if name not in family.components:
+            continue
+        for path in weights(family.components[name]):
+            for shape in tensor_shapes(path).values():
+                count += adapter.max_parameter_count(shape)
+    return count
 
 
 def guidance_label(guidance: float) -> str:
-    """Whether a sampler asks the denoiser twice a step, in words."""
+    """A label for whether guidance is on; the denoiser then runs twice per sampler step."""
     return f"guided {guidance > 1}"
 
 
 def adapter_labels(adapt: Adapt) -> tuple[str, ...]:
-    """What learns and on which layers, in words; not how large it is."""
-    found = {name: one.model_dump(mode="json", exclude={*one.EXCLUDED_FIELDS, *SIZE_FIELDS})
-             for name, one in adapt.components.items()}
-    return tuple(f"{name} {json.dumps(document, sort_keys=True)}" for name, document in found.items())
+    """A label for each component's adapter: its type and layers, but not its size."""
+    labels: list[str] = []
+    for name, adapter in adapt.components.items():
+        document = adapter.model_dump(mode="json", exclude={*adapter.EXCLUDED_FIELDS, *SIZE_FIELDS})
+        labels.append(f"{name} {json.dumps(document, sort_keys=True)}")
+    return tuple(labels)
 
 
 def _base_files(ctx: StageContext[Any], folder: str) -> list[Path]:

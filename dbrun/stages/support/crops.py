@@ -1,4 +1,4 @@
-"""The crops in which a picture is encoded, and the masks that say what of each is learnt."""
+"""The crops in which a picture is encoded, and the loss mask of each."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dbrun.recipe.schema.model import Recipe
 
 @dataclass(frozen=True)
 class Crop:
-    """One way in which a picture is encoded.
+    """One crop of a picture, or the whole picture before it is cropped.
 
-    name: of its latents; digest: the sha256 of the picture's file; label: what errors call the picture; read: gives
-    the file's bytes. size: the picture's width and height once upright, None where they do not count; frame: how it is
-    cut, None for the square in its middle. mask: the sha256 of its mask's file, if it has one; alpha: whether its own
-    transparency is its mask; reader: as in `Picture`.
+    name: of its latents; digest: sha256 of the picture's file; label: the picture's name in errors; read: gives the
+    file's bytes; size: (width, height) of the picture in pixels after EXIF rotation, None where the crop does not
+    depend on it; frame: the part that is shown, None for the centre square; mask: sha256 of its mask file; alpha:
+    whether its transparency is its mask; reader: as in `Picture`.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Crop:
     reader: str | None = None
 
     def key(self) -> Mapping[str, object]:
-        """What beside the picture says which pixels are shown; the middle square needs no words."""
+        """The cache-key entries that select the pixels of the picture; none for a centre square that Pillow decodes."""
         key: dict[str, object] = {}
         if self.frame is not None:
             frame = self.frame
@@ -46,45 +46,57 @@ class Crop:
 
 
 def crop_settings(images: Images, multiple: Callable[[], int], seed: int) -> CropSettings:
-    """How pictures are cut. multiple: what the base wants of sides, asked only where the recipe does not say it."""
-    side, asked = images.resolution, images.buckets
-    if asked is None:
+    """The crop settings of a recipe's pictures.
+
+    multiple: gives the number that sides must be a multiple of for the base. seed: of random crops.
+    """
+    side, choice = images.resolution, images.buckets
+    if choice is None:
         shapes = buckets.square_shape(side)
     else:
-        step = asked.step or multiple()
-        shapes = buckets.bucket_shapes(side, step, asked.min_side or side // 2, asked.max_side or side * 2)
+        # a function, since it reads the base's files, which may not be here: called only where the recipe has no step
+        step = choice.step or multiple()
+        shapes = buckets.bucket_shapes(side, step, choice.min_side or side // 2, choice.max_side or side * 2)
     return CropSettings(shapes, images.random_crops, images.flip, seed)
 
 
 def recipe_crop_settings(recipe: Recipe, folder: Path | None) -> CropSettings | None:
-    """How a recipe's pictures are cut; None where that depends on a base, in folder, that is not here yet."""
-    asked = recipe.images.buckets
-    if asked is not None and asked.step is None and folder is None:
+    """The crop settings of a recipe; None where they depend on a base that is not on this machine yet.
+
+    folder: of the base, None where it is not here.
+    """
+    choice = recipe.images.buckets
+    if choice is not None and choice.step is None and folder is None:
         return None
-    return crop_settings(recipe.images, lambda: families()[recipe.base.type].resolution_multiple(folder or Path()),
-                         recipe.seed)
+
+    def multiple() -> int:
+        # called only with a folder: see above
+        return families()[recipe.base.type].resolution_multiple(folder or Path())
+
+    return crop_settings(recipe.images, multiple, recipe.seed)
 
 
 def crops(whole: Crop, settings: CropSettings, side: int) -> list[Crop]:
-    """The crops of a picture, named after it: the first as it is, further ones `name.001` and so on.
+    """The crops of a picture. The first has the picture's name, further ones are `<name>.001` and so on.
 
-    whole: the picture before it is cut; side: of the square that it is shown as where its size does not count.
+    whole: the picture before it is cropped; side: the recipe's resolution in pixels.
     """
     if whole.size is None:
         return [whole]
-    middle = center_crop(whole.size, (side, side))
-    cut: list[Crop] = []
+    center_square = center_crop(whole.size, (side, side))
+    all_crops: list[Crop] = []
     for number, box in enumerate(settings.crop_boxes(whole.digest, whole.size)):
-        # without a frame its item is the same one as where sizes do not count
-        frame = None if box == middle else box
-        cut.append(replace(whole, name=crop_name(whole.name, number), frame=frame))
-    return cut
+        # without a frame its cached item is found by recipes with and without buckets
+        frame = None if box == center_square else box
+        all_crops.append(replace(whole, name=crop_name(whole.name, number), frame=frame))
+    return all_crops
 
 
 def write_mask(crop: Crop, file: Callable[[], bytes] | None, side: int, cells: Size, folder: Path) -> None:
-    """Write mask.safetensors: how much of each of width × height cells is to be learnt, float32 [h, w] in [0, 1].
+    """Write the loss mask of a crop to mask.safetensors: float32 [h, w] in [0, 1], one value per latent pixel.
 
-    file: gives the mask's bytes; None where the picture's own transparency is its mask; side: as in `crops`.
+    file: gives the bytes of the mask file, None where the picture's transparency is its mask; side: the recipe's
+    resolution; cells: (w, h) of the latents.
     """
     import numpy as np
     import torch
@@ -96,8 +108,8 @@ def write_mask(crop: Crop, file: Callable[[], bytes] | None, side: int, cells: S
     if file is not None:
         mask = masks.read_mask(file(), f"the mask of {crop.label}")
     else:
-        # a kind of picture that is never transparent counts everywhere
+        # a picture without an alpha channel counts everywhere
         mask = masks.read_alpha(crop.read(), crop.label) or Image.new("L", (side, side), 255)
     frame = crop.frame or center_crop(mask.size, (side, side))
-    shown = masks.shrink_mask(mask, frame, cells)
-    save_file({"mask": torch.from_numpy(np.array(shown, dtype=np.float32)) / 255.0}, folder / "mask.safetensors")
+    shrunk = np.array(masks.shrink_mask(mask, frame, cells), dtype=np.float32)
+    save_file({"mask": torch.from_numpy(shrunk) / 255.0}, folder / "mask.safetensors")

@@ -1,4 +1,4 @@
-"""A row of items, dealt to the processes that share a stage's work."""
+"""Distribution of a stage's items over the processes that share its work."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 from dbrun.stages.base import StageContext
 
 POLL_INTERVAL = 0.1
-"""Seconds between two looks at what the other processes have made."""
+"""Seconds between two checks of how far the other processes are."""
 
 
 def run_distributed(ctx: StageContext[Any], makers: Sequence[Callable[[], object]], unit: str) -> None:
-    """Call each of makers in one of the processes; rank 0 returns once all are made, the others with their share.
+    """Call each maker in one of the processes. Rank 0 returns when all are done, the others after their share.
 
-    A maker leaves what it makes in the job's items, where rank 0 finds it.
+    A maker leaves its result in the stage's item cache, where rank 0 finds it. unit: the word for progress reports.
+    Raises StageFailed where another process has failed.
     """
     process_group, total = ctx.process_group, len(makers)
     for make in makers[process_group.rank::process_group.size]:
@@ -25,11 +26,17 @@ def run_distributed(ctx: StageContext[Any], makers: Sequence[Callable[[], object
         process_group.count_done(1)
     if process_group.size == 1 or process_group.rank:
         return
-    told = -1
-    while (done := process_group.count_done()) < total:
+
+    # rank 0 waits for the others
+    reported = -1
+    done = process_group.count_done()
+    while done < total:
         ctx.check_interrupt()
         process_group.check_alive()
-        if done > told:
-            ctx.progress(told := done, total, unit)
+        if done > reported:
+            reported = done
+            ctx.progress(done, total, unit)
         time.sleep(POLL_INTERVAL)
+        done = process_group.count_done()
+    # under `--force` the cache would make the others' items again
     ctx.items.reuse_stored()

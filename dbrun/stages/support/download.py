@@ -1,4 +1,4 @@
-"""How does a base, or a data set of pictures, come from the Hugging Face Hub?"""
+"""Downloads of bases and picture data sets from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 POLL_INTERVAL = 0.1
-"""Seconds between two looks at whether a download is to stop."""
+"""Seconds between two checks of whether a download is to stop."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A full commit hash of the Hub."""
 
 
 @dataclass(frozen=True)
 class RepoKind:
-    """What a repository holds. label: how errors call it; path, revision: what names it in a recipe; type: the Hub's.
+    """A kind of repository on the Hub.
 
-    info_method: the method of the Hub's library that tells its commit.
+    label: its name in errors; path_key, revision_key: the recipe keys that name it; info_method: the method of HfApi
+    that gives its commit; repo_type: the Hub's, None for a model.
     """
 
     label: str
@@ -38,7 +40,7 @@ class RepoKind:
 
     @property
     def hub_options(self) -> dict[str, str]:
-        """What the Hub's library is told beside the name."""
+        """Keyword arguments of the Hub's library for this kind."""
         return {"repo_type": self.repo_type} if self.repo_type else {}
 
 
@@ -47,7 +49,11 @@ DATASET = RepoKind("data set", "subject.images", "subject.revision", "dataset_in
 
 
 def resolve_commit(repo: str, revision: str | None, kind: RepoKind = MODEL) -> str:
-    """The 40-digit commit that a branch or tag (None: the default branch) stands for now; asks the Hub."""
+    """The 40-digit commit of a branch or tag (None: the default branch), asked of the Hub.
+
+        A full commit hash is returned unasked. Raises RecipeError where the Hub does not have the repository or the
+        revision, StageFailed where the Hub cannot be reached.
+        """
     if revision and COMMIT.fullmatch(revision):
         return revision
     from huggingface_hub import HfApi
@@ -58,11 +64,11 @@ def resolve_commit(repo: str, revision: str | None, kind: RepoKind = MODEL) -> s
 
 def download(repo: str, commit: str, wanted: Callable[[Sequence[str]], Sequence[str]],
              seen: Callable[[int, int], None], kind: RepoKind = MODEL, poll: Callable[[], object] = no_op) -> Path:
-    """Fetch the wanted files at a commit into the Hub's own cache; the folder that holds them.
+    """Fetch files of a commit into the Hub's own cache and return the folder that holds them.
 
-    wanted: picks from all the file names of the repository; seen: told before each file how many of how many are
-    there; poll: called all the while, may raise to stop. A file that is there already is not fetched again.
-    Raises StageFailed, before the first byte, where the cache's disk has no room for what is not there.
+    wanted: all file names of the repository -> those to fetch; seen: called before each file with (files done, files
+    in all); poll: called every POLL_INTERVAL, may raise to stop. Files in the cache are not fetched again. Raises
+    StageFailed, before the first byte, where the missing files do not fit on the cache's disk.
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.hf_api import RepoFile
@@ -72,43 +78,50 @@ def download(repo: str, commit: str, wanted: Callable[[Sequence[str]], Sequence[
     disable_progress_bars()
     set_verbosity_error()
     with _hub_errors(repo, commit, kind):
-        found = HfApi().list_repo_tree(repo, recursive=True, revision=commit, **kind.hub_options)
-        files = {file.path: file for file in found if isinstance(file, RepoFile)}
+        entries = HfApi().list_repo_tree(repo, recursive=True, revision=commit, **kind.hub_options)
+        files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
         names = wanted(tuple(files))
         _check_room(repo, [files[name] for name in names], kind)
         folder = None
         for done, name in enumerate(names):
             seen(done, len(names))
-            file = _run_polled(partial(hf_hub_download, repo, name, revision=commit, **kind.hub_options), poll)
-            folder = Path(file).parents[name.count("/")]
+            fetch = partial(hf_hub_download, repo, name, revision=commit, **kind.hub_options)
+            path = Path(_run_polled(fetch, poll))
+            # the root of the repository: as many folders up as the name has slashes
+            folder = path.parents[name.count("/")]
     if folder is None:
-        raise RecipeError(f"{repo} holds no base in diffusers format", fix="name another in `base.path`")
+        raise RecipeError(f"{repo} holds no base in diffusers format", fix="name another one in `base.path`")
     return folder
 
 
 def _check_room(repo: str, files: Sequence[RepoFile], kind: RepoKind) -> None:
-    """Raise StageFailed unless those of the files that the Hub's cache lacks fit on its disk."""
+    """Raise StageFailed unless the files that are missing in the Hub's cache fit on its disk."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
     cache = Path(constants.HF_HUB_CACHE)
     blobs = cache / repo_folder_name(repo_id=repo, repo_type=kind.repo_type or "model") / "blobs"
-    # a blob is called by its sha256 where the Hub keeps large files, else by its git id; names may share one
-    missing = {name: file.size for file in files
-               if not (blobs / (name := file.lfs.sha256 if file.lfs else file.blob_id)).exists()}
+    # a blob is named by its sha256 if it is a large file, else by its git id; files with equal content share one
+    missing: dict[str, int] = {}
+    for file in files:
+        blob = file.lfs.sha256 if file.lfs else file.blob_id
+        if not (blobs / blob).exists():
+            missing[blob] = file.size
     check_free_space(cache, f"the Hub's cache, {cache}", f"the download of {repo}", sum(missing.values()),
-                     fix="free some room (`hf cache prune` and `hf cache rm` know what can go), or set HF_HUB_CACHE "
-                         "to a larger disk")
+                     fix="free some space (`hf cache prune` and `hf cache rm` show what can be deleted), or set "
+                         "HF_HUB_CACHE to a folder on a larger disk")
 
 
 def _run_polled(fetch: Callable[[], str], poll: Callable[[], object]) -> str:
-    """What fetch gives. It has a thread of its own, which ends with the process: large files take minutes."""
-    given: list[str] = []
+    """The result of `fetch`, while `poll` is called every POLL_INTERVAL; raises what either of them raises."""
+    # large files take minutes, and the Hub's library cannot be interrupted: let it run in a daemon thread, which the
+    # end of the process ends
+    results: list[str] = []
     raised: list[BaseException] = []
 
     def work() -> None:
         try:
-            given.append(fetch())
+            results.append(fetch())
         except BaseException as error:
             raised.append(error)
 
@@ -119,11 +132,12 @@ def _run_polled(fetch: Callable[[], str], poll: Callable[[], object]) -> str:
         thread.join(POLL_INTERVAL)
     if raised:
         raise raised[0]
-    return given[0]
+    return results[0]
 
 
 @contextmanager
 def _hub_errors(repo: str, revision: str | None, kind: RepoKind) -> Iterator[None]:
+    """Context manager: turn errors of the Hub's library into RecipeError and StageFailed."""
     from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:

@@ -1,4 +1,4 @@
-"""Which pictures are held out?"""
+"""The choice of the held-out pictures."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from dbrun.stages.sources import Picture, Sources
 
 
 def held_out_indices(recipe: Recipe, sources: Sources) -> tuple[int, ...]:
-    """The numbers, in `sources.pictures`, of those that are not trained on; each subject keeps at least one.
-
-    Which they are follows from contents and seed: neither a file's name nor another picture's coming moves one out of
-    its place in the order.
-    """
+    """The numbers, in `sources.pictures`, of the held-out pictures: of each subject at least one, but never all."""
     choice = recipe.train.held_out
     if choice is None:
         return ()
     subjects = sources.pictures_by_subject or (sources.pictures,)
-    held = {digest for pictures in subjects for digest in _choose(pictures, choice.share, recipe.seed)}
+    held: set[str] = set()
+    for pictures in subjects:
+        held.update(_choose(pictures, choice.share, recipe.seed))
     return tuple(i for i, picture in enumerate(sources.pictures) if picture.digest in held)
 
 
 def _choose(pictures: Sequence[Picture], share: float, seed: int) -> list[str]:
+    """The digests of the held-out pictures of one subject. share: 0 to 1."""
+    # ordered by a hash of content and seed: neither a new name nor a new picture changes the order of the others, and
+    # of two pictures with equal content both are held out or none
     digests = sorted({p.digest for p in pictures}, key=lambda digest: derive_seed(seed, "held out", digest))
-    return digests[:min(len(digests) - 1, max(1, round(share * len(digests))))]
+    wanted = max(1, round(share * len(digests)))
+    return digests[:min(len(digests) - 1, wanted)]

@@ -1,4 +1,4 @@
-"""How does the stage `adapt` start a component from an existing adapter?"""
+"""Initial weights from an existing adapter, for the stage `adapt`."""
 
 from __future__ import annotations
 
@@ -24,25 +24,31 @@ if TYPE_CHECKING:
 
 def attach_init_adapter(ctx: StageContext[Any], identity: str, component: str, adapter: Adapter, module: nn.Module,
                         modules: tuple[str, ...]) -> None:
-    """Attach the adapter to these layers of module with the weights of the one of this identity.
+    """Attach an adapter to layers of a module, with the weights of an existing adapter.
 
-    identity: as in `Sources.inits`. Raises RecipeError where the two adapters do not agree.
+    identity: of the existing adapter, as in `Sources.inits`; modules: names of the layers. Raises RecipeError where the
+    existing adapter is on other layers or of another kind.
     """
     from dbrun.formats.peft_import import initialize_from
 
     with _component_errors(component):
-        family, given = _read_init_adapter(ctx, identity, component)
-        if given.modules != modules:
-            hits = {preset: match_layers(module, patterns, adapter.layer_classes)
-                    for preset, patterns in family.target_presets[component].items()}
-            raise _target_mismatch(given, modules, hits)
+        family, init = _read_init_adapter(ctx, identity, component)
+        if init.modules != modules:
+            layers_by_preset: dict[str, tuple[str, ...]] = {}
+            for preset, patterns in family.target_presets[component].items():
+                layers_by_preset[preset] = match_layers(module, patterns, adapter.layer_classes)
+            raise _target_mismatch(init, modules, layers_by_preset)
+        # no seed: every weight that attaching would draw is replaced at once
         attach(module, adapter, modules, seed=None)
-        initialize_from(given, module, adapter, modules)
-    ctx.note(f"{component}: starts from the adapter {identity.rpartition('+')[2].rpartition(':')[2][:12]}")
+        initialize_from(init, module, adapter, modules)
+    # the digest of the weights comes last in an identity
+    weights_digest = identity.rpartition("+")[2].rpartition(":")[2]
+    ctx.note(f"{component}: starts from the adapter {weights_digest[:12]}")
 
 
 @contextmanager
 def _component_errors(component: str) -> Iterator[None]:
+    """Context manager: put the recipe key `adapt.<component>.init` before the message of a RecipeError."""
     try:
         yield
     except RecipeError as error:
@@ -50,7 +56,7 @@ def _component_errors(component: str) -> Iterator[None]:
 
 
 def _read_init_adapter(ctx: StageContext[Any], identity: str, component: str) -> tuple[Family, ImportedAdapter]:
-    """The adapter as its own library reads it, on a base of its own."""
+    """The family of the base, and the existing adapter as its own library reads it on a base of its own."""
     import torch
 
     from dbrun.formats.base import formats
@@ -58,6 +64,7 @@ def _read_init_adapter(ctx: StageContext[Any], identity: str, component: str) ->
     name, _, digests = identity.partition(":")
     form = formats()[name]
     ctx.work.mkdir(parents=True, exist_ok=True)
+    # the library reads files by their usual names, while the run knows them by digest
     with TemporaryDirectory(dir=ctx.work) as folder:
         for digest, place in zip(digests.split("+"), form.relative_paths(component), strict=True):
             target = Path(folder) / place
@@ -67,13 +74,19 @@ def _read_init_adapter(ctx: StageContext[Any], identity: str, component: str) ->
         return model.family, form.import_adapter(Path(folder), model, component)
 
 
-def _target_mismatch(given: ImportedAdapter, modules: tuple[str, ...],
-                     hits: Mapping[str, tuple[str, ...]]) -> RecipeError:
-    """What to say where the given adapter is on other layers. hits: the layers of each preset."""
-    more, less = sorted(set(given.modules) - set(modules)), sorted(set(modules) - set(given.modules))
-    only = "; ".join(f"{len(names)} of them only {where}, such as `{names[0]}`"
-                     for names, where in ((more, "in the file"), (less, "in the recipe")) if names)
-    right = [preset for preset, hit in hits.items() if hit == given.modules]
-    return RecipeError(f"it is on {len(given.modules)} layers, and `targets` hits {len(modules)}: {only}",
-                       fix=f"write `targets: {right[0]}`" if right else "write patterns in `targets` that hit the "
-                       "layers of the given adapter")
+def _target_mismatch(init: ImportedAdapter, modules: tuple[str, ...],
+                     layers_by_preset: Mapping[str, tuple[str, ...]]) -> RecipeError:
+    """The error for an existing adapter on other layers than `targets` matches; suggests a preset that fits."""
+    only_in_file = sorted(set(init.modules) - set(modules))
+    only_in_recipe = sorted(set(modules) - set(init.modules))
+    differences: list[str] = []
+    for names, where in ((only_in_file, "in the file"), (only_in_recipe, "in the recipe")):
+        if names:
+            differences.append(f"{len(names)} of them only {where}, such as `{names[0]}`")
+    fix = "write patterns in `targets` that match the layers of the existing adapter"
+    for preset, layers in layers_by_preset.items():
+        if layers == init.modules:
+            fix = f"write `targets: {preset}`"
+            break
+    return RecipeError(f"it is on {len(init.modules)} layers, but `targets` matches {len(modules)}: "
+                       f"{'; '.join(differences)}", fix=fix)

@@ -1,4 +1,4 @@
-"""What stands in a file that the run was planned with, if it is still the same?"""
+"""Reading of input files, checked against the digest that the run was planned with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dbrun.errors import StageFailed
 
 
 def read_verified(files: Mapping[str, Path], digest: str) -> bytes:
-    """The bytes of the file of this sha256. Raises StageFailed where it changed after the run began."""
+    """The bytes of the file with this sha256. Raises StageFailed where the file changed after the run began."""
+    # the digest is part of the cache key: other bytes under it would be a wrong result that is found again
     content = files[digest].read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:
         raise StageFailed(f"{files[digest]} changed after the run began", fix="run the same command again")

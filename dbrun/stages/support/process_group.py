@@ -1,12 +1,12 @@
-"""Which of the processes that share a stage's work this one is."""
+"""The process group of a stage: which of the processes that share its work this one is."""
 
 from __future__ import annotations
 
 
 class ProcessGroup:
-    """One process that works alone. Where several do, each runs the stage; only that of rank 0 writes its result.
+    """A group of one process; subclasses connect several. Each process runs the stage; only rank 0 writes the result.
 
-    rank: which of them this is; size: how many they are; local_rank: which on its machine, and so which GPU it takes.
+    rank: of this process, from 0; size: number of processes; local_rank: rank on its machine, the number of its GPU.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
@@ -14,7 +14,7 @@ class ProcessGroup:
         self._done = 0
 
     def count_done(self, more: int = 0) -> int:
-        """How many items all together have made, after adding so many."""
+        """The number of items that all processes together have made. more: items to add to it first."""
         self._done += more
         return self._done
 

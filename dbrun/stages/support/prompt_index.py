@@ -1,4 +1,4 @@
-"""index.json, which says what prompts each picture has: written by `preprocess`, joined to the crops by `train`."""
+"""The prompt index, index.json: the prompts of each picture; written by `preprocess`, read by `train`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ INDEX_FILE = "index.json"
 
 @dataclass(frozen=True)
 class PromptIndex:
-    """prompts: each distinct one once; instance, classes: the number of each picture's prompt, in its half.
+    """The prompts of all pictures.
 
-    variants: of each instance picture all the prompts that it may have; dropout: the share of its draws that have the
-    empty one; both empty where no picture has any. shows: the instance picture that each row of the class half shows,
-    where it shows instance pictures and not all of them in turn. repeats: how often an epoch shows each instance
-    picture, empty where each is shown once.
+    prompts: the distinct ones, sorted; a prompt's number is its place here. instance, classes: the prompt number of
+    each picture of the half. variants: for each instance picture the numbers of all prompts that it may have. dropout:
+    for each instance picture the share of draws with the empty prompt, 0 to 1. shows: for each class row the number of
+    the instance picture that it shows, where the class half shows instance pictures, but not all in turn. repeats: how
+    often an epoch shows each instance picture. The last four are empty where no picture uses them.
     """
 
     prompts: tuple[str, ...]
@@ -35,10 +36,11 @@ class PromptIndex:
 
     @classmethod
     def build(cls, pictures: Sequence[Picture], classes: Sequence[str], shows: Sequence[int] = ()) -> PromptIndex:
-        """The index of these instance pictures, and of a class half with these prompts."""
+        """The index of these instance pictures and of class rows with these prompts. shows: as the field."""
         texts = {text for picture in pictures for text in _all_prompts(picture)}
         texts.update(classes)
-        # a list that says nothing of any picture stays empty, so that it leaves no mark in the file
+        # a list that no picture uses stays empty and is not written: the file has the bytes, and the artifact the
+        # digest, that it had before the feature existed
         dropout: tuple[float, ...] = ()
         if any(picture.dropout for picture in pictures):
             texts.add("")
@@ -55,7 +57,7 @@ class PromptIndex:
         return cls(prompts, instance, _numbers_of(classes, numbers), variants, dropout, tuple(shows), repeats)
 
     def write(self, folder: Path) -> None:
-        """Write index.json; what is not used leaves no mark."""
+        """Write index.json."""
         content = {"prompts": self.prompts, "instance": self.instance, "class": self.classes}
         optional = {"variants": self.variants, "dropout": self.dropout, "shows": self.shows, "repeats": self.repeats}
         used = {name: values for name, values in optional.items() if values}
@@ -65,20 +67,27 @@ class PromptIndex:
     @classmethod
     def read(cls, folder: Path) -> PromptIndex:
         """The index that `write` wrote."""
-        said = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-        variants = tuple(tuple(numbers) for numbers in said.get("variants", ()))
-        return cls(tuple(said["prompts"]), tuple(said["instance"]), tuple(said["class"]), variants,
-                   tuple(said.get("dropout", ())), tuple(said.get("shows", ())), tuple(said.get("repeats", ())))
+        document = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        return cls(
+            prompts=tuple(document["prompts"]),
+            instance=tuple(document["instance"]),
+            classes=tuple(document["class"]),
+            variants=tuple(map(tuple, document.get("variants", ()))),
+            dropout=tuple(document.get("dropout", ())),
+            shows=tuple(document.get("shows", ())),
+            repeats=tuple(document.get("repeats", ())))
 
     def instance_picture(self, row: int) -> int:
-        """The instance picture that a row of the class half shows, where it shows instance pictures."""
-        return self.shows[row] if self.shows else row % len(self.instance)
+        """The number of the instance picture that a class row shows, where the class half shows instance pictures."""
+        if self.shows:
+            return self.shows[row]
+        return row % len(self.instance)
 
     def manifest(self, crops: Iterable[str], *, shared: bool) -> Manifest:
-        """The pictures of both halves with their crops. crops: the names of all latents that are stored.
+        """The pictures of both halves with their crops and prompts.
 
-        shared: whether the class half shows the instance pictures, and has none of its own. Raises StageFailed where
-        index and crops do not agree.
+        crops: the names of all stored latents. shared: whether the class half shows the instance pictures and has none
+        of its own. Raises StageFailed where index and crops do not fit together.
         """
         self._check_lengths()
         stored = _crops_by_picture(crops)
@@ -86,7 +95,7 @@ class PromptIndex:
         instance_crops = _take_crops(stored, "instance", len(self.instance))
         class_crops = _take_crops(stored, "class", own_classes)
         if stored:
-            raise _mismatch(f"latents of {min(stored)}, of which {INDEX_FILE} does not know")
+            raise _mismatch(f"latents of {min(stored)}, which {INDEX_FILE} does not name")
         if shared:
             class_crops = [instance_crops[self.instance_picture(row)] for row in range(len(self.classes))]
 
@@ -97,10 +106,11 @@ class PromptIndex:
             repeats = self.repeats[number] if self.repeats else 1
             instance.append(StoredPicture(instance_crops[number], prompt, variants, dropout, repeats))
         classes = tuple(map(StoredPicture, class_crops, self.classes))
-        return Manifest(tuple(instance), classes, self.prompts.index("") if self.dropout else None)
+        empty_prompt = self.prompts.index("") if self.dropout else None
+        return Manifest(tuple(instance), classes, empty_prompt)
 
     def _check_lengths(self) -> None:
-        """Raise StageFailed where the index does not say as much of each picture, or numbers what is not there."""
+        """Raise StageFailed where a list has another length than its half, or a number is out of range."""
         for name, values in (("variants", self.variants), ("dropout", self.dropout), ("repeats", self.repeats)):
             if values and len(values) != len(self.instance):
                 raise _mismatch(f"{len(values)} {name} for {len(self.instance)} instance pictures in {INDEX_FILE}")
@@ -119,37 +129,43 @@ class PromptIndex:
 
 
 def _all_prompts(picture: Picture) -> tuple[str, ...]:
+    """The prompts that a picture may have, its own first."""
     return (picture.prompt, *picture.variants)
 
 
 def _numbers_of(texts: Iterable[str], numbers: Mapping[str, int]) -> tuple[int, ...]:
+    """The prompt number of each text."""
     return tuple(numbers[text] for text in texts)
 
 
 def _crops_by_picture(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The id of each stored picture → the names of its crops.
-
-    In the order of text, in which `.1000` stands before `.101`: a draw takes a crop by its place here, so that another
-    order would be another result.
-    """
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    """The id of each stored picture → the names of its crops."""
+    # sorted as text, `.1000` before `.101`: a draw takes a crop by its place here, so another order would be another
+    # result
+    crops_by_picture: defaultdict[str, list[str]] = defaultdict(list)
     for name in sorted(names):
-        found[picture_of(name)].append(name)
-    return {picture: tuple(crops) for picture, crops in found.items()}
+        crops_by_picture[picture_of(name)].append(name)
+    return {picture: tuple(crops) for picture, crops in crops_by_picture.items()}
 
 
 def _take_crops(stored: dict[str, tuple[str, ...]], half: Half, count: int) -> list[tuple[str, ...]]:
-    """Take the crops of the pictures of a half out of `stored`, by number. Raises StageFailed where any is missing."""
+    """Remove the crops of a half from `stored`, and return them by picture number.
+
+    Raises StageFailed where a crop is missing.
+    """
     taken: list[tuple[str, ...]] = []
     for number in range(count):
         picture = picture_id(half, number)
         crops = stored.pop(picture, ())
-        if set(crops) != {crop_name(picture, place) for place in range(max(1, len(crops)))}:
+        # numbered from 0 without a gap, and at least one
+        expected = {crop_name(picture, place) for place in range(max(1, len(crops)))}
+        if set(crops) != expected:
             raise _mismatch(f"{len(crops)} crops of {picture}, which are not all that {INDEX_FILE} needs")
         taken.append(crops)
     return taken
 
 
 def _mismatch(found: str) -> StageFailed:
+    """The error for files of `preprocess` that contradict each other. found: what was found, as a noun phrase."""
     return StageFailed(f"what `preprocess` stored does not fit together: found {found}",
                        fix="run again with `--force preprocess`")

@@ -1,4 +1,4 @@
-"""What of a recipe and its inputs shaped the adapter, whatever its name and place?"""
+"""Provenance: the parts of a recipe and the inputs that shaped an adapter, without names and paths."""
 
 from __future__ import annotations
 
@@ -13,72 +13,110 @@ from dbrun.stages.support.training_length import training_length
 
 
 def portable_recipe(recipe: Recipe, sources: Sources) -> dict[str, object]:
-    """What of the recipe shapes the adapter: without its name, with contents instead of places."""
+    """The recipe as far as it shapes the adapter: without its name, with digests instead of paths, as plain data."""
+    # equal trainings must give equal documents, whatever their recipes are called and wherever their files are; and the
+    # document is a param of `export`, so that every entry is part of its cache key
     base = sources.base
-    objective = {"objective": plain_part(recipe.objective)} if recipe.objective != DEFAULT_OBJECTIVE else {}
-    return {"schema": recipe.schema_,
-            "base": {"type": base.family, "identity": base.identity, "variant": base.variant},
-            **_subjects(recipe, sources),
-            "prior": _prior(recipe.prior, sources, made=bool(recipe.generated_class_prompts)) if recipe.prior else None,
-            "images": plain_part(recipe.images), "adapt": _adapt(recipe, sources),
-            "train": _train(recipe, sources),
-            **objective, "seed": recipe.seed}
+    document: dict[str, object] = {
+        "schema": recipe.schema_,
+        "base": {"type": base.family, "identity": base.identity, "variant": base.variant}}
+    document |= _subjects(recipe, sources)
+    document["prior"] = None
+    if recipe.prior:
+        document["prior"] = _prior(recipe.prior, sources, generated=bool(recipe.generated_class_prompts))
+    document |= {"images": plain_part(recipe.images), "adapt": _adapt(recipe, sources),
+                 "train": _train(recipe, sources)}
+    if recipe.objective != DEFAULT_OBJECTIVE:
+        document["objective"] = plain_part(recipe.objective)
+    document["seed"] = recipe.seed
+    return document
 
 
 def _subjects(recipe: Recipe, sources: Sources) -> dict[str, object]:
-    """What is taught: its prompts, and its pictures as contents."""
-    told = [{"instance_prompt": one.instance_prompt, "class_prompt": one.class_prompt, "pictures": _pictures(pictures)}
-            for one, pictures in zip(recipe.subjects_by_key.values(),
-                                     sources.pictures_by_subject or (sources.pictures,), strict=True)]
-    return {"subject": told[0]} if len(told) == 1 else {"subjects": told}
+    """The prompts and pictures of the subjects, under `subject` or, where there are several, `subjects`."""
+    subjects: list[dict[str, object]] = []
+    pictures_by_subject = sources.pictures_by_subject or (sources.pictures,)
+    for subject, pictures in zip(recipe.subjects_by_key.values(), pictures_by_subject, strict=True):
+        subjects.append({"instance_prompt": subject.instance_prompt, "class_prompt": subject.class_prompt,
+                         "pictures": _pictures(pictures)})
+    if len(subjects) == 1:
+        return {"subject": subjects[0]}
+    return {"subjects": subjects}
 
 
 RUNTIME_KEYS = ("checkpoint_every", "keep", "gradient_checkpointing")
-"""What of `train` changes no result."""
+"""The keys of `train` that change no result."""
 
 
 def _train(recipe: Recipe, sources: Sources) -> dict[str, object]:
-    """What of `train` counts; epochs as the steps that they are."""
-    words = {**plain_part(recipe.train), "steps": training_length(recipe, sources).steps}
-    usual = families()[sources.base.family].class_labels[0]
-    return {key: value for key, value in words.items()
-            if key not in ("epochs", *RUNTIME_KEYS) and (key, value) != ("class_labels", usual)}
+    """The keys of `train` that change the result, with epochs converted to steps."""
+    document = {**plain_part(recipe.train), "steps": training_length(recipe, sources).steps}
+    for key in ("epochs", *RUNTIME_KEYS):
+        document.pop(key, None)
+    # the default is left out, as in a recipe that does not name it
+    if document.get("class_labels") == families()[sources.base.family].class_labels[0]:
+        document.pop("class_labels", None)
+    return document
 
 
 def _adapt(recipe: Recipe, sources: Sources) -> dict[str, object]:
-    """The adapters; those to start from as contents."""
-    inits = {name: recipe.adapt.components[name].model_copy(update={"init": identity})
-             for name, identity in sources.inits.items()}
-    return plain_part(recipe.adapt.model_copy(update=inits))
+    """The adapters, with the identities of those to start from in place of their paths."""
+    with_identity: dict[str, Part] = {}
+    for name, identity in sources.inits.items():
+        with_identity[name] = recipe.adapt.components[name].model_copy(update={"init": identity})
+    return plain_part(recipe.adapt.model_copy(update=with_identity))
 
 
-def _prior(prior: Prior, sources: Sources, *, made: bool) -> dict[str, object]:
-    """What of `prior` counts: how class images are made only where the base makes them, folders as their contents."""
-    words = {**plain_part(prior), "count": prior.generated_count}
-    kept = words if made else {key: value for key, value in words.items()
-                               if key not in ("count", "steps", "guidance", "images")}
-    return {**kept, "pictures": _pictures(sources.class_pictures)} if sources.class_pictures else kept
+def _prior(prior: Prior, sources: Sources, *, generated: bool) -> dict[str, object]:
+    """The keys of `prior` that change the result. generated: whether the base draws class images."""
+    document = {**plain_part(prior), "count": prior.generated_count}
+    if not generated:
+        # sampler settings without effect
+        for key in ("count", "steps", "guidance", "images"):
+            document.pop(key, None)
+    if sources.class_pictures:
+        document["pictures"] = _pictures(sources.class_pictures)
+    return document
 
 
 def _pictures(pictures: Sequence[Picture]) -> list[dict[str, object]]:
-    """Pictures as contents with their prompts."""
-    return [{"digest": p.digest, "prompt": p.prompt, **({"variants": p.variants} if p.variants else {}),
-             **({"dropout": p.dropout} if p.dropout else {}), **({"mask": p.mask} if p.mask else {}),
-             **({"repeats": p.repeats} if p.repeats > 1 else {})} for p in pictures]
+    """Pictures by digest, with their prompts and what else training reads of them."""
+    documents: list[dict[str, object]] = []
+    for picture in pictures:
+        document: dict[str, object] = {"digest": picture.digest, "prompt": picture.prompt}
+        # what a picture does not use is left out: a feature that is off leaves earlier documents as they were
+        if picture.variants:
+            document["variants"] = picture.variants
+        if picture.dropout:
+            document["dropout"] = picture.dropout
+        if picture.mask:
+            document["mask"] = picture.mask
+        if picture.repeats > 1:
+            document["repeats"] = picture.repeats
+        documents.append(document)
+    return documents
 
 
 def plain_part(part: Part) -> dict[str, object]:
-    """A part as plain data without its neutral fields, so that a feature that is off leaves no mark."""
-    values = {name: getattr(part, name) for name in type(part).model_fields}
-    return {name: plain_part(value) if isinstance(value, Part) else value for name, value in values.items()
-            if name not in part.NEUTRAL or value != part.NEUTRAL[name]}
+    """A part of a recipe as plain data, without the fields that have their neutral value."""
+    document: dict[str, object] = {}
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if name in part.NEUTRAL and value == part.NEUTRAL[name]:
+            continue
+        document[name] = plain_part(value) if isinstance(value, Part) else value
+    return document
 
 
 def provenance(recipe: Mapping[str, object], instance_prompt: str | Sequence[str] | None,
                inputs: Mapping[str, Artifact], numerics: Numerics, libraries: Sequence[str]) -> dict[str, object]:
-    """The document in an exported file's header: equal runs say the same. recipe: what `portable_recipe` gave."""
+    """The provenance document in an exported file's header; equal runs give equal documents.
+
+    recipe: what `portable_recipe` gave; inputs: stage name -> artifact; libraries: names of packages.
+    """
     from importlib.metadata import version
 
+    # as in the cache key: a patch release gives the same bytes, and so must say the same
     minor = {name: ".".join(version(name).split(".")[:2]) for name in libraries}
     return {"format_version": 1, "instance_prompt": instance_prompt, "recipe": dict(recipe),
             "inputs": {name: artifact.digest for name, artifact in sorted(inputs.items())},

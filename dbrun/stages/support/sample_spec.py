@@ -1,4 +1,4 @@
-"""Which pictures are drawn while a training goes on?"""
+"""The sample pictures that are drawn during a training, and their default prompts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from dbrun.stages.sources import Sources
 from dbrun.stages.support.lowres_inputs import DEFAULT_COLUMNS, LowresInputs, lowres_inputs
 
 DEFAULT_PLACES = ("in the snow", "on the moon", "at night", "in the city")
-"""Where the subject is shown if the recipe names no prompts."""
+"""Places that are appended to the instance prompt if the recipe names no prompts."""
 MAX_COLUMNS = 16
-"""Columns of before_after.png."""
+"""The most columns of before_after.png without prompts in the recipe."""
 
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """A picture for each prompt, as in before_after.png. every: steps between two rows of them.
+    """The settings of the sample pictures: one for each prompt, as in before_after.png.
 
-    steps, guidance: the sampler's; seed: of the first column; starts: what they begin with, None where words do.
+    every: training steps between two rows; steps, guidance: sampler settings; seed: of the first column, the next has
+    seed + 1; resolution: side in pixels; starts: start images, None for a base that draws from text alone.
     """
 
     every: int
@@ -33,38 +34,53 @@ class SampleSpec:
 
     @property
     def fingerprint(self) -> str:
-        """What pictures drawn in this way have in common, however often they are drawn."""
+        """A digest of these settings without `every`: pictures of a step are the same however often they are drawn."""
         text = json.dumps({**asdict(self), "every": None}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def sample_spec(recipe: Recipe, sources: Sources) -> SampleSpec | None:
-    """What `samples` asks to be drawn while training; None if nothing."""
-    asked, suits, begin = recipe.samples, sources.base.sampling, lowres_inputs(recipe, sources)
-    if asked.every is None:
+    """The sample pictures of a recipe; None where `samples.every` is not set."""
+    samples, defaults, starts = recipe.samples, sources.base.sampling, lowres_inputs(recipe, sources)
+    if samples.every is None:
         return None
-    return SampleSpec(asked.every, asked.prompts or default_prompts(recipe, sources, begin),
-                      suits.steps if asked.steps is None else asked.steps,
-                      suits.guidance if asked.guidance is None else asked.guidance, asked.seed,
-                      recipe.images.resolution, begin)
+    steps = defaults.steps if samples.steps is None else samples.steps
+    guidance = defaults.guidance if samples.guidance is None else samples.guidance
+    return SampleSpec(
+        every=samples.every,
+        prompts=samples.prompts or default_prompts(recipe, sources, starts),
+        steps=steps,
+        guidance=guidance,
+        seed=samples.seed,
+        resolution=recipe.images.resolution,
+        starts=starts)
 
 
 def default_prompts(recipe: Recipe, sources: Sources, begin: LowresInputs | None = None) -> tuple[str, ...]:
-    """For each subject the instance prompt, the same in places that a training picture may lack, and the class prompt.
+    """The prompts of before_after.png if the recipe names none, at most MAX_COLUMNS.
 
-    Of a lone subject the class prompt twice, since each column has its own seed: the class should still be various. Of
-    several subjects a place each, so that all have room. Without an instance prompt, some of the pictures' own. Where
-    pictures are enlarged, a few of them, each under its own prompt: a small photo says itself where it was taken.
+    For each subject the instance prompt, the same with places appended, and the class prompt. begin: start images of a
+    base that needs them; their own prompts are then used.
     """
+    # an enlarged photo shows where it was taken: another place in the prompt would contradict it
     if begin is not None:
         return tuple(picture.prompt for picture in begin.pictures[:DEFAULT_COLUMNS])
-    lone = len(recipe.subjects_by_key) == 1
-    shown: list[str] = []
+    is_single = len(recipe.subjects_by_key) == 1
+    prompts: list[str] = []
     for number, subject in enumerate(recipe.subjects_by_key.values()):
         pictures = sources.pictures_by_subject[number] if sources.pictures_by_subject else sources.pictures
+        # of several subjects one place each, so that all have room
+        places = DEFAULT_PLACES if is_single else (DEFAULT_PLACES[number % len(DEFAULT_PLACES)],)
         own = subject.instance_prompt
-        places = DEFAULT_PLACES if lone else (DEFAULT_PLACES[number % len(DEFAULT_PLACES)],)
-        shown += (own, *(f"{own} {place}" for place in places)) if own else list(
-            dict.fromkeys(picture.prompt for picture in pictures))[:1 + len(places)]
-        shown += (subject.class_prompts * 2)[:2 if lone else 1]
-    return tuple(shown[:MAX_COLUMNS])
+        if own:
+            prompts.append(own)
+            prompts += [f"{own} {place}" for place in places]
+        else:
+            # each picture has a prompt of its own: as many distinct ones
+            distinct = list(dict.fromkeys(picture.prompt for picture in pictures))
+            prompts += distinct[:1 + len(places)]
+        # of a single subject the class prompt twice: each column has a seed of its own, so that two equal pictures
+        # would show that the class has collapsed
+        class_columns = 2 if is_single else 1
+        prompts += (subject.class_prompts * 2)[:class_columns]
+    return tuple(prompts[:MAX_COLUMNS])

@@ -1,4 +1,4 @@
-"""How long does a training go on? The arithmetic of pictures, batches, steps and epochs."""
+"""The length of a training: the arithmetic of pictures, batches, steps and epochs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dbrun.stages.support.held_out import held_out_indices
 
 @dataclass(frozen=True)
 class TrainingLength:
-    """pictures: instance images that an epoch shows, repeats counted; shape_counts: how many of each shape.
+    """The length of a training.
 
-    held_out: how many no epoch shows; images_per_step: pictures that a step shows at most, in micro-batches of
-    batch_size;
-    steps: of the whole training.
+    pictures: instance images in an epoch, repeats counted; shape_counts: how many of them have each shape; batch_size:
+    instance images in a micro-batch; held_out: number of held-out pictures; images_per_step: the most instance images
+    in a step; steps: of the whole training.
     """
 
     pictures: int
@@ -32,68 +32,85 @@ class TrainingLength:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps in which every picture is shown; epochs run on across steps, so it need be no whole number."""
+        """Steps in an epoch; not always a whole number, since epochs run on across steps."""
         return _epoch_slots(self.shape_counts, self.batch_size) / self.images_per_step
 
 
 def _epoch_slots(shapes: tuple[int, ...], batch_size: int) -> int:
-    """Places in the micro-batches of an epoch; of several shapes each ends a micro-batch, which may not be full."""
-    return shapes[0] if len(shapes) == 1 else batches_per_epoch(shapes, batch_size) * batch_size
+    """The rows of an epoch, with those that stay empty. shapes: pictures of each shape."""
+    # with one shape every micro-batch is full; with several the last one of each shape may not be, and still counts
+    if len(shapes) == 1:
+        return shapes[0]
+    return batches_per_epoch(shapes, batch_size) * batch_size
 
 
 def training_length(recipe: Recipe, sources: Sources) -> TrainingLength:
-    """How long this recipe trains on these pictures."""
+    """The length of a recipe's training. Raises RecipeError where it depends on a base that is not here yet."""
     train, shapes = recipe.train, _shape_counts(recipe, sources)
     steps = train.steps or DEFAULT_STEPS
     if train.epochs is not None:
-        steps = -(-train.epochs * _epoch_slots(shapes, train.batch_size) // train.images_per_step)
+        slots = train.epochs * _epoch_slots(shapes, train.batch_size)
+        # rounded up: the last step may run into a further epoch
+        steps = -(-slots // train.images_per_step)
     return TrainingLength(sum(shapes), shapes, train.batch_size, len(held_out_indices(recipe, sources)),
                           train.images_per_step, steps)
 
 
 def _shape_counts(recipe: Recipe, sources: Sources) -> tuple[int, ...]:
-    """How many pictures an epoch shows of each shape. Raises RecipeError where that cannot be told yet."""
+    """The number of pictures of each shape in an epoch. Raises RecipeError where it is needed but not known yet."""
     held = held_out_indices(recipe, sources)
     shown = [(picture, picture.repeats) for number, picture in enumerate(sources.pictures) if number not in held]
     if recipe.images.buckets is None:
         return (sum(repeats for _, repeats in shown),)
-    cut = recipe_crop_settings(recipe, sources.base.folder)
-    if cut is None and recipe.train.epochs is not None:
-        raise RecipeError("the steps of an epoch depend on the buckets, and these on a base that is not here yet",
+    settings = recipe_crop_settings(recipe, sources.base.folder)
+    if settings is None and recipe.train.epochs is not None:
+        raise RecipeError("the steps of an epoch depend on the buckets, and the buckets on a base that is not here yet",
                           fix="write `images.buckets.step` (64 for Stable Diffusion), or `train.steps`")
+    # with `steps` the shapes change no result: where they are not known, all count as one
     counts = Counter[object]()
     for picture, repeats in shown:
-        counts[nearest_shape(picture.size, cut.shapes) if cut and picture.size else None] += repeats
+        shape = None
+        if settings and picture.size:
+            shape = nearest_shape(picture.size, settings.shapes)
+        counts[shape] += repeats
     return tuple(counts.values())
 
 
 def describe_length(recipe: Recipe, sources: Sources) -> str:
-    """The arithmetic in words."""
-    train, found = recipe.train, training_length(recipe, sources)
-    epochs = _quantity(found.steps / found.steps_per_epoch, "epoch")
-    steps = _quantity(found.steps, "step")
-    whole = f"{_quantity(train.epochs, 'epoch')} = {steps}" if train.epochs else f"{steps} = {epochs}"
-    held = f"{_quantity(found.held_out, 'picture')} held out; " if found.held_out else ""
-    if len(found.shape_counts) > 1:
-        micro = batches_per_epoch(found.shape_counts, train.batch_size)
-        return (f"{held}{_quantity(found.pictures, 'picture')} in {len(found.shape_counts)} shapes = "
-                f"{_quantity(micro, 'micro-batch', 'es')} of at most {train.batch_size}"
-                f"{f' ÷ {train.accumulation} accumulated' if train.accumulation > 1 else ''} = "
-                f"{_quantity(found.steps_per_epoch, 'step')} an epoch; {whole}{_scaled_rate(train)}"
-                f"{_process_share(recipe)}")
-    step = f"{train.batch_size} a batch" if train.accumulation == 1 else (
-        f"({train.batch_size} × {train.accumulation} accumulated)")
-    return (f"{held}{_quantity(found.pictures, 'picture')} ÷ {step} = "
-            f"{_quantity(found.steps_per_epoch, 'step')} an epoch; {whole}{_scaled_rate(train)}"
-            f"{_process_share(recipe)}")
+    """The arithmetic as a line of text: "5 pictures ÷ 2 a batch = 2.5 steps an epoch; 3 epochs = 8 steps"."""
+    train, length = recipe.train, training_length(recipe, sources)
+    held = f"{_quantity(length.held_out, 'picture')} held out; " if length.held_out else ""
+    pictures = _quantity(length.pictures, "picture")
+    per_epoch = _quantity(length.steps_per_epoch, "step")
+
+    # what the recipe says stands on the left of the equals sign
+    steps = _quantity(length.steps, "step")
+    if train.epochs:
+        total = f"{_quantity(train.epochs, 'epoch')} = {steps}"
+    else:
+        epochs = _quantity(length.steps / length.steps_per_epoch, "epoch")
+        total = f"{steps} = {epochs}"
+
+    if len(length.shape_counts) > 1:
+        micro = _quantity(batches_per_epoch(length.shape_counts, train.batch_size), "micro-batch", "es")
+        accumulated = f" ÷ {train.accumulation} accumulated" if train.accumulation > 1 else ""
+        division = f" in {len(length.shape_counts)} shapes = {micro} of at most {train.batch_size}{accumulated}"
+    elif train.accumulation > 1:
+        division = f" ÷ ({train.batch_size} × {train.accumulation} accumulated)"
+    else:
+        division = f" ÷ {train.batch_size} a batch"
+    return f"{held}{pictures}{division} = {per_epoch} an epoch; {total}{_scaled_rate(train)}{_process_share(recipe)}"
 
 
 def _quantity(number: float, noun: str, plural: str = "s") -> str:
-    told = f"{number:.4g}" if number < 1000 else f"{number:.0f}"
-    return f"{told} {noun}{'' if told == '1' else plural}"
+    """A number with its noun: `1 step`, `2.5 steps`. plural: the ending."""
+    text = f"{number:.4g}" if number < 1000 else f"{number:.0f}"
+    ending = "" if text == "1" else plural
+    return f"{text} {noun}{ending}"
 
 
 def _process_share(recipe: Recipe) -> str:
+    """The part about several processes; empty for one."""
     processes = recipe.launch.processes
     if processes == 1:
         return ""
@@ -102,6 +119,7 @@ def _process_share(recipe: Recipe) -> str:
 
 
 def _scaled_rate(train: Train) -> str:
+    """The part about `scale_lr`; empty without it."""
     if not train.scale_lr:
         return ""
     return (f"; learning rate {train.learning_rate:g} × {train.accumulation} × {train.batch_size} = "
