@@ -45,16 +45,16 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     path = folder / f"step-{checkpoint.step:08d}.{hashlib.sha256(content).hexdigest()}.safetensors"
 
     # write beside, fsync, rename: under its own name a file is always whole
-    beside = folder / f".{path.name}.{os.getpid()}"
+    temporary = folder / f".{path.name}.{os.getpid()}"
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
         # a partial file must not keep a full disk full
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     fsync_path(folder)
 
@@ -93,6 +93,7 @@ def _sorted_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _find_checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
+    """(step, path) of each checkpoint, in no order; unfinished ones have other names."""
     for path in folder.iterdir():
         match = NAME.fullmatch(path.name)
         if match is not None:

@@ -54,5 +54,6 @@ class EmaWeights:
 
     @torch.no_grad()
     def _set(self, values: Sequence[Tensor]) -> None:
+        """Copy the values into the parameters in place: the optimizer and autograd hold on to the same tensors."""
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)

@@ -127,9 +127,9 @@ class Monitor:
         grid = draw_grid(((f"step {step}", pictures),), samples.prompts)
         path.parent.mkdir(parents=True, exist_ok=True)
         # write beside, then rename: a file that exists is whole, and is not drawn again
-        beside = path.with_name(f".{os.getpid()}.{path.name}")
-        save_png(grid, beside)
-        beside.replace(path)
+        temporary = path.with_name(f".{os.getpid()}.{path.name}")
+        save_png(grid, temporary)
+        temporary.replace(path)
         self._copy_samples()
         self.listener.note(f"samples after step {step}: {self._run_copy(path)}")
         named: dict[str, Image] = {}

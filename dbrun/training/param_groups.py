@@ -77,6 +77,7 @@ def eval_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _set_training(modules: Iterable[nn.Module], training: bool) -> None:
+    """Set the mode of each of these modules, but not of their submodules."""
     for module in modules:
         # past nn.Module.__setattr__, whose bookkeeping of parameters took most of the time
         object.__setattr__(module, "training", training)

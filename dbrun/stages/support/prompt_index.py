@@ -166,6 +166,6 @@ def _take_crops(stored: dict[str, tuple[str, ...]], half: Half, count: int) -> l
 
 
 def _mismatch(found: str) -> StageFailed:
-    """The error for files of `preprocess` that contradict each other. found: what was found, as a noun phrase."""
+    """The error for files of `preprocess` that do not fit together. found: a noun phrase for the message."""
     return StageFailed(f"what `preprocess` stored does not fit together: found {found}",
                        fix="run again with `--force preprocess`")
