@@ -1,4 +1,4 @@
-"""How are adapters kept in a folder between stages?"""
+"""Adapters in a folder between two stages: `adapter.json` and one safetensors file per component."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ INDEX = "adapter.json"
 
 @dataclass(frozen=True)
 class ComponentAdapter:
-    """What learns in one component. modules: full names of the adapted layers; state: weights by name, as peft has it.
+    """The adapter of one component, with its weights.
 
-    A trigger, which stands on no layer, has no modules.
+    modules: full names of the adapted layers, empty for a trigger, which belongs to no layer;
+    state: the weights by peft's names, float32.
     """
 
     adapter: Learnable
@@ -34,7 +35,7 @@ class ComponentAdapter:
     state: Mapping[str, Tensor]
 
     def attach_to(self, module: nn.Module) -> None:
-        """Attach the adapter to module and set its weights."""
+        """Attach the adapter to module in place and set its weights. Raises StageFailed if they do not fit."""
         attach(module, self.adapter, self.modules, seed=None)
         write_weights(module, self.state)
 
@@ -43,25 +44,38 @@ def write_adapters(folder: Path, components: Mapping[str, ComponentAdapter]) -> 
     """Write `<component>.safetensors` and `adapter.json`; equal adapters give equal bytes."""
     from safetensors.torch import save_file
 
-    index = {name: {"adapter": c.adapter.to_json(), "modules": list(c.modules)}
-             for name, c in sorted(components.items())}
-    (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    # Sorted twice (components here, keys below): the store names this folder by the digest of its bytes.
+    index = {}
+    for name, attached in sorted(components.items()):
+        index[name] = {"adapter": attached.adapter.to_json(), "modules": list(attached.modules)}
+    text = json.dumps(index, indent=1, sort_keys=True) + "\n"
+    (folder / INDEX).write_text(text, encoding="utf-8")
     for name, attached in components.items():
         save_file(dict(attached.state), folder / f"{name}.safetensors")
 
 
 def read_adapters(folder: Path) -> dict[str, ComponentAdapter]:
-    """What `write_adapters` wrote there, by component."""
+    """Component -> its adapter, as `write_adapters` wrote them. Raises StoreCorrupt if the index is no table."""
     from safetensors.torch import load_file
 
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     if not isinstance(index, dict):
         raise StoreCorrupt(f"{folder / INDEX} holds no table of adapters")
-    kind: TypeAdapter[Learnable] = TypeAdapter(cast(Any, tagged_union((*adapter_types(), Embedding))))
-    return {name: ComponentAdapter(kind.validate_json(json.dumps(_with_targets(entry))), tuple(entry["modules"]),
-                                   load_file(folder / f"{name}.safetensors")) for name, entry in index.items()}
+    union = tagged_union((*adapter_types(), Embedding))
+    parser: TypeAdapter[Learnable] = TypeAdapter(cast(Any, union))
+    components = {}
+    for name, entry in index.items():
+        # As JSON text, not as Python data: strict models take a list for a tuple only when they read JSON.
+        adapter = parser.validate_json(json.dumps(_with_targets(entry)))
+        state = load_file(folder / f"{name}.safetensors")
+        components[name] = ComponentAdapter(adapter, tuple(entry["modules"]), state)
+    return components
 
 
 def _with_targets(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An adapter's document with the layers that it stands on, as its targets."""
-    return {**entry["adapter"], **({"targets": entry["modules"]} if entry["modules"] else {})}
+    """An adapter's settings, with the adapted layers as its targets."""
+    settings = dict(entry["adapter"])
+    # `Embedding` has no field `targets`, and no modules either.
+    if entry["modules"]:
+        settings["targets"] = entry["modules"]
+    return settings

@@ -1,4 +1,4 @@
-"""What every adapter type answers, so that stages can attach it without knowing which one it is."""
+"""Base classes of the adapter types: stages attach an adapter through them without knowing its type."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 Level = Literal["info", "warning"]
 MAX_IDLE_SHARE = 0.01
-"""The share of an adapter's numbers that may be of no use without a word."""
+"""Share of an adapter's parameters that may be useless before `layer_note` warns."""
 TARGET_PRESETS = ("attention", "attention+ff", "linear", "all")
+"""Names of the presets of `targets`; each family says which layers they are."""
 
 
 def _check_stop_at(value: float | None) -> float | None:
@@ -34,107 +35,121 @@ def _check_stop_at(value: float | None) -> float | None:
 
 
 class Learnable(Part):
-    """What a recipe says of one component that learns, whatever it is that learns there."""
+    """Settings of one component that learns: the base of adapters and of new words."""
 
     NAME: ClassVar[str]
+    # A field that equals its neutral value is left out of the cache key, so a new field keeps old results valid.
     NEUTRAL: ClassVar[dict[str, object]] = {"learning_rate": None, "stop_at": None}
     EXCLUDED_FIELDS: ClassVar[tuple[str, ...]] = ("learning_rate", "stop_at")
-    """The fields that are no part of what learns: only training reads them, or their contents count."""
+    """Fields that do not describe the adapter itself: only training reads them, or only the file they name counts."""
     uses_peft: ClassVar[bool] = True
-    """Whether peft puts it on; else `attach_direct` does."""
+    """Whether peft attaches it; if not, `attach_direct` does."""
     always_in_config: ClassVar[tuple[str, ...]] = ()
-    """Settings of its own in peft's config that a file names even where they are peft's defaults."""
+    """Settings of this type that an exported peft config always contains, even at peft's default."""
     learning_rate: Annotated[Float | None, Field(gt=0, le=1e6), OrNone] = None
-    """The component's own peak learning rate; left out, `train.learning_rate`."""
+    """Peak learning rate of this component. Default: `train.learning_rate`."""
     stop_at: Annotated[Float | None, Field(gt=0), AfterValidator(_check_stop_at), OrNone] = None
-    """Steps after which the component learns no more; below 1, a share of `train.steps`. Left out, it never stops."""
+    """Step after which this component stops learning; below 1, a share of `train.steps`. Default: it never stops."""
 
     def stop_step(self, steps: int) -> int | None:
-        """How many of so many steps the component learns; None for all."""
+        """Number of steps after which the component stops learning, out of `steps`; None if it never stops."""
         if self.stop_at is None:
             return None
-        return int(self.stop_at) if self.stop_at >= 1 else round(self.stop_at * steps)
+        if self.stop_at >= 1:
+            return int(self.stop_at)
+        return round(self.stop_at * steps)
 
     def without_excluded(self) -> Self:
-        """The adapter without what is no part of it."""
+        """Copy with the `EXCLUDED_FIELDS` set to None."""
         return self.model_copy(update=dict.fromkeys(self.EXCLUDED_FIELDS))
 
     def field_problems(self) -> Iterator[KeyProblem]:
-        """What in it cannot be meant, as far as it can tell without a model."""
+        """Yield the settings that contradict each other, as far as this shows without a model."""
         yield from ()
 
     def resolved_for(self, modules: tuple[str, ...]) -> Self:
-        """The same with nothing left open, so that two ways to ask for it leave equal bytes."""
+        """Copy with every default filled in, so that equal adapters are stored as equal bytes.
+
+        modules: full names of the adapted layers.
+        """
         return self.without_excluded()
 
     def to_json(self) -> dict[str, Any]:
-        """Itself as JSON data; `type` says how to read it."""
+        """Settings as JSON data without the `EXCLUDED_FIELDS`; `type` tells the reader which class it is."""
         return self.model_dump(mode="json", exclude=set(self.EXCLUDED_FIELDS))
 
     def attach_direct(self, module: nn.Module, modules: tuple[str, ...]) -> DirectWeights | None:
-        """Make weights of module learn without peft, and give what reads and writes them; None where peft is to."""
+        """Make weights of module trainable without peft; returns None if peft is to attach the adapter."""
         return None
 
     def peft_config(self, modules: tuple[str, ...]) -> PeftConfig:
-        """peft's config for these full module names (already matched against the model)."""
+        """peft's config for these layers; modules: full names, already matched against the model."""
         raise NotImplementedError
 
     def to_peft(self, modules: tuple[str, ...],
                 state: Mapping[str, Tensor]) -> tuple[PeftConfig, Mapping[str, Tensor]]:
-        """The config and weights with which peft does the same on an untouched base."""
+        """Config and weights with which plain peft computes the same on an untouched base.
+
+        Weights by peft's names, in peft's shapes for the type; state: as `attach.read_weights` returns it.
+        """
         return self.peft_config(modules), state
 
     def to_lora(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The same update as LoRA weights that are right at alpha = rank, as readers take it who know no alpha."""
+        """The same update as LoRA weights A [r, in …] and B [out, r …], with the scale already in B.
+
+        So they are right at alpha = rank, which readers assume if a file holds no alpha.
+        """
         raise NotImplementedError
 
     def to_lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
-        """The same update under LyCORIS' names: layer -> end of the name, such as `lora_up.weight` -> tensor."""
+        """The same update by LyCORIS' names: layer -> end of the name -> tensor.
+
+        An end is such as `lora_up.weight` [out, r …] or `alpha` [] (a scalar).
+        """
         raise NotImplementedError
 
     @property
     def lycoris_caveat(self) -> str | None:
-        """What other programs than LyCORIS make of what `to_lycoris` gives, as a sentence;
-        None where it is the same."""
+        """Sentence on programs that read the tensors of `to_lycoris` differently than LyCORIS; None if all agree."""
         return None
 
 
 class Adapter(Learnable):
-    """How one component of the base is adapted.
+    """Base class of the adapter types: how one component of the base is adapted.
 
-    A subclass lives in a file of its own, sets NAME and its `type` tag, and turns itself into peft's config.
+    A subclass has a file of its own, sets NAME and the tag `type`, and builds peft's config.
     """
 
     NEUTRAL: ClassVar[dict[str, object]] = {"init": None}
     OMIT_IF_NEUTRAL: ClassVar[tuple[str, ...]] = ()
-    """Neutral fields that `adapter.json` leaves out: those that came after adapters without them were written."""
+    """Fields that `adapter.json` leaves out if neutral: newer than the first stored adapters, whose bytes must stay."""
     layer_classes: ClassVar[tuple[str, ...]] = ("Linear", "Conv2d")
-    """Class names of the layers that targets are looked for among."""
+    """Class names of the layers that `targets` can match."""
     supports_lora: ClassVar[bool] = False
-    """Whether `to_lora` works: whether the update is a product of two thin matrices."""
+    """Whether the update is a product of two thin matrices, so that `to_lora` works."""
     lycoris_layer: ClassVar[LycorisLayer | None] = None
-    """How LyCORIS writes one layer, as `to_lycoris` gives it; None where LyCORIS has no names for the update."""
+    """How LyCORIS writes one layer of this type; None if LyCORIS has no names for the update."""
     no_lycoris_reason: ClassVar[str | None] = None
-    """Why it does not although LyCORIS has a type of this name, as a clause after it."""
+    """Why LyCORIS cannot hold it although it has a type of this name; a clause that follows the name."""
     EXCLUDED_FIELDS: ClassVar[tuple[str, ...]] = (*Learnable.EXCLUDED_FIELDS, "init")
     scale_folds_into: ClassVar[tuple[str, ...]] = ()
-    """The last names of weights that the update grows with in proportion, one a layer; a scale can go into them."""
+    """Ends of weight names, one per layer: multiplying that weight by a factor multiplies the update by it."""
     targets: str | tuple[str, ...]
     init: Annotated[Text | None, OrNone] = None
-    """An adapter to start from (relative to the recipe): a PEFT folder, a `pytorch_lora_weights.safetensors`, or
+    """Path of an adapter to start from, relative to the recipe: a PEFT folder, a `pytorch_lora_weights.safetensors`, or
     a file with kohya's names."""
 
     @property
     def linear_only_reason(self) -> str | None:
-        """Why it cannot go on convolutions; None where it can."""
+        """Why it cannot adapt convolutions, as a clause; None if it can."""
         return None
 
     def max_parameter_count(self, shape: Sequence[int]) -> int:
-        """How many numbers at most it has for a weight of this shape."""
+        """Upper limit of its parameter count for a weight of this shape, [out, in …]."""
         return prod(shape)
 
     def layer_problem(self, shapes: Mapping[str, Sequence[int]]) -> KeyProblem | None:
-        """Why it cannot go on these layers, if it cannot. shapes: layer -> its weight's, [out, in …]."""
+        """Why it cannot adapt these layers; None if it can. shapes: layer -> its weight's shape, [out, in …]."""
         wide = [name for name, shape in shapes.items() if len(shape) > 2]
         if self.linear_only_reason and wide:
             return KeyProblem("targets", f"found convolutions among its {len(shapes)} layers, such as `{wide[0]}`: "
@@ -143,64 +158,69 @@ class Adapter(Learnable):
         return None
 
     def layer_note(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Level] | None:
-        """What is odd about it on these layers, if anything is, and how odd."""
+        """Note on settings that make little sense on these layers, with its level; None if all is well."""
         return None
 
     def resolved_for(self, modules: tuple[str, ...]) -> Self:
-        """The same adapter with nothing left open, so that two ways to ask for it leave equal bytes."""
+        """Copy with every default filled in and `targets` as full layer names: equal adapters, equal bytes."""
         return self.without_excluded().model_copy(update={"targets": modules})
 
     def to_json(self) -> dict[str, Any]:
-        """Itself as JSON data without its targets; `type` says how to read it."""
-        off = {name for name in self.OMIT_IF_NEUTRAL if getattr(self, name) == self.NEUTRAL[name]}
-        return self.model_dump(mode="json", exclude={"targets", *self.EXCLUDED_FIELDS, *off})
+        """Settings as JSON data, without `targets`, which the list of layers replaces."""
+        omitted = {name for name in self.OMIT_IF_NEUTRAL if getattr(self, name) == self.NEUTRAL[name]}
+        return self.model_dump(mode="json", exclude={"targets", *self.EXCLUDED_FIELDS, *omitted})
 
     @classmethod
     def import_candidates(cls, given: ImportedAdapter) -> Iterator[ImportCandidate]:
-        """Another program's adapter of this type as one of these, the likeliest settings first; all predict the same.
+        """Yield readings of another program's adapter as this type, the likeliest first; all predict the same.
 
-        More than one where its file does not say all: the right one is known by the shapes that it gives.
+        There are several if the file leaves settings open; the right one is the first that gives its tensor shapes.
         """
         raise NotImplementedError
 
     def frozen_peft_config(self, modules: tuple[str, ...]) -> PeftConfig | None:
-        """peft's config of a second adapter on the same layers that never trains; None where there is none."""
+        """peft's config of a second adapter on the same layers that stays frozen; None if there is none."""
         return None
 
     @property
     def starts_exactly(self) -> bool:
-        """Whether the base predicts the same to the bit before the adapter has learnt; else but for rounding."""
+        """Whether predictions before training equal the base's bit for bit; if not, up to rounding."""
         return True
 
     def initial_weights(self, layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The first weights, by the names of `attach.read`. layers: the bare ones; state: what peft drew."""
+        """Initial weights, by the names and in the shapes of `attach.read_weights`.
+
+        layers: name -> the bare layer, with its weight [out, in …]; state: the weights that peft drew.
+        """
         return state
 
 
 class LowRankAdapter(Adapter):
-    """An adapter whose update is made of thin matrices, and scaled by alpha / rank."""
+    """Base class of adapters whose update is made of thin matrices and scaled by alpha / rank."""
 
     rank: Annotated[Int, Field(ge=1, le=4096)] = 4
-    """Inner dimension of the update; larger learns more and weighs more."""
+    """Rank: the inner dimension of the update. A larger rank can learn more and makes a larger file."""
     alpha: Annotated[Float | None, Field(gt=0), OrNone] = None
-    """The update is scaled by alpha / rank; left out, alpha = rank."""
+    """The update is scaled by alpha / rank. Default: alpha = rank, a scale of 1."""
 
     @property
     def effective_alpha(self) -> float:
-        """alpha as a number."""
-        return self.alpha if self.alpha is not None else float(self.rank)
+        """alpha, with its default filled in."""
+        if self.alpha is None:
+            return float(self.rank)
+        return self.alpha
 
     @property
     def scale(self) -> float:
-        """What the update is multiplied with: alpha / rank."""
+        """Factor that the update is multiplied by: alpha / rank."""
         return self.effective_alpha / self.rank
 
     def max_useful_rank(self, shape: Sequence[int]) -> int:
-        """The rank beyond which more adds nothing to a weight of this shape, [out, in …]: its narrower side."""
+        """Largest rank that still adds something to a weight of this shape, [out, in …]: its narrower side."""
         return min(shape[0], prod(shape[1:]))
 
     def layer_problem(self, shapes: Mapping[str, Sequence[int]]) -> KeyProblem | None:
-        """Also where its rank is beyond what any of its layers can use."""
+        """Problem of the base class, or a rank above what any of the layers can use."""
         most = max(map(self.max_useful_rank, shapes.values()))
         if self.rank > most:
             return KeyProblem("rank",
@@ -209,29 +229,38 @@ class LowRankAdapter(Adapter):
         return super().layer_problem(shapes)
 
     def layer_note(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Level] | None:
-        """A rank that is beyond what some of its layers can use, where that is a share of it worth a word."""
-        spare = {name: self.rank - self.max_useful_rank(shape) for name, shape in shapes.items()}
-        beyond = [name for name, more in spare.items() if more > 0]
+        """Warning for a rank above what some layers can use, if the useless share exceeds MAX_IDLE_SHARE."""
+        excess = {name: self.rank - self.max_useful_rank(shape) for name, shape in shapes.items()}
+        too_narrow = [name for name, ranks in excess.items() if ranks > 0]
         sides = {name: (shape[0], prod(shape[1:])) for name, shape in shapes.items()}
-        idle = sum(spare[name] * sum(sides[name]) for name in beyond)
-        if idle <= MAX_IDLE_SHARE * self.rank * sum(map(sum, sides.values())):
+        # One rank of a layer is a column [out] and a row [in]. A handful of narrow layers (a time embedding, the
+        # first convolution) is in every model and costs next to nothing, so only a real share is worth a warning.
+        idle = sum(excess[name] * sum(sides[name]) for name in too_narrow)
+        total = self.rank * sum(map(sum, sides.values()))
+        if idle <= MAX_IDLE_SHARE * total:
             return None
-        first = max(beyond, key=lambda name: spare[name])
-        return (f"rank {self.rank} is more than {len(beyond)} of {len(shapes)} layers can use, such as `{first}` "
-                f"({sides[first][0]} × {sides[first][1]}); it costs room and time there, and adds nothing", "warning")
+        worst = max(too_narrow, key=lambda name: excess[name])
+        outputs, inputs = sides[worst]
+        return (f"rank {self.rank} is more than {len(too_narrow)} of {len(shapes)} layers can use, such as `{worst}` "
+                f"({outputs} × {inputs}); it costs room and time there, and adds nothing", "warning")
 
     def max_parameter_count(self, shape: Sequence[int]) -> int:
-        """Two pairs of thin matrices, the most that one of its types has, and a magnitude for each output."""
-        outputs, inputs = (shape[0], prod(shape[1:])) if len(shape) > 1 else (0, 0)
+        """Upper limit over the low-rank types, for a weight of this shape, [out, in …]; 0 for a vector."""
+        if len(shape) < 2:
+            return 0
+        outputs, inputs = shape[0], prod(shape[1:])
+        # LoHa has two pairs of factors, DoRA a magnitude per output; no type has more.
         return 2 * self.rank * (outputs + inputs) + outputs
 
     def resolved_for(self, modules: tuple[str, ...]) -> Self:
-        """With alpha as a number."""
+        """Copy as in the base class, with alpha as a number."""
         return super().resolved_for(modules).model_copy(update={"alpha": self.effective_alpha})
 
 
 def _check_targets(value: tuple[Text, ...] | str) -> tuple[str, ...] | str:
-    if not value or (isinstance(value, str) and value not in TARGET_PRESETS):
+    """A single word must be a preset: a pattern stands in a list, so a mistyped preset is never taken for one."""
+    unknown_preset = isinstance(value, str) and value not in TARGET_PRESETS
+    if not value or unknown_preset:
         from pydantic_core import PydanticCustomError
 
         raise PydanticCustomError("wants_targets", "expected one of {presets}, or a list of patterns",
@@ -240,14 +269,14 @@ def _check_targets(value: tuple[Text, ...] | str) -> tuple[str, ...] | str:
 
 
 Targets = Annotated[Text | tuple[Text, ...], AfterValidator(_check_targets)]
-"""A preset of the family, or patterns: module names or their dotted ends, `*` for any part of a name."""
+"""A preset of the family, or a list of patterns: module names or dotted ends of them, `*` for any part of a name."""
 
 
 def adapter_types() -> tuple[type[Adapter], ...]:
-    """Every adapter type that has a file here."""
+    """Every adapter type: the subclasses of `Adapter` in the files of this package."""
     return subclasses("dbrun.adapters", Adapter)
 
 
 def any_adapter() -> object:
-    """The pydantic type of `adapt.<component>`: one of the adapter types, told apart by `type`."""
+    """Pydantic type of `adapt.<component>`: the union of all adapter types, tagged by `type`."""
     return tagged_union(adapter_types())

@@ -1,4 +1,4 @@
-"""How do weights learn that peft has nothing to do with: where they stand, and as they were when asked?"""
+"""Weights that learn in place, without peft: full fine-tuning and the vectors of new words."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ if TYPE_CHECKING:
 
 
 class DirectWeights:
-    """Weights that learn in 32 bits, by name, and what they were."""
+    """Parameters that learn in float32, by name, with a copy of their original values."""
 
     def __init__(self, learning: Mapping[str, nn.Parameter]) -> None:
         self.parameters = learning
+        # In their own dtype: `disable_adapter` must give the base back bit for bit, which float32 would not do.
         self.original = {name: p.detach().clone() for name, p in learning.items()}
         for parameter in learning.values():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
 
     def read(self) -> dict[str, Tensor]:
-        """The weights by their names: float32, on the CPU, contiguous, sorted by name."""
+        """The weights by name, in their parameters' shapes: float32, on the CPU, contiguous, sorted by name."""
         import torch
 
         return {name: p.detach().to("cpu", torch.float32, copy=True).contiguous()
                 for name, p in sorted(self.parameters.items())}
 
     def write(self, state: Mapping[str, Tensor]) -> None:
-        """Set the weights. Raises StageFailed for other names or shapes than those of `read`."""
+        """Set the weights. Raises StageFailed if names or shapes differ from those of `read`."""
         import torch
 
-        have = {name: p.shape for name, p in self.parameters.items()}
-        if have != {name: tensor.shape for name, tensor in state.items()}:
+        expected = {name: p.shape for name, p in self.parameters.items()}
+        if expected != {name: tensor.shape for name, tensor in state.items()}:
             raise StageFailed("these are not the weights that learn here", fix="run again with `--force adapt`")
         with torch.no_grad():
             for name, tensor in state.items():
@@ -43,7 +44,8 @@ class DirectWeights:
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """While this is open, the weights are what they were, to the bit."""
+        """Context manager: the weights have their original values, bit for bit; the learnt ones are back on exit."""
+        # `.data` is swapped, not copied: the parameters stay the objects that the optimizer holds.
         learnt = {name: p.data for name, p in self.parameters.items()}
         for name, parameter in self.parameters.items():
             parameter.data = self.original[name]
@@ -54,6 +56,6 @@ class DirectWeights:
                 parameter.data = learnt[name]
 
     def cast_for_inference(self, dtype: torch.dtype) -> None:
-        """Hold the weights in these numbers, as the rest of the module."""
+        """Convert the weights to the dtype of the rest of the module."""
         for parameter in self.parameters.values():
             parameter.data = parameter.data.to(dtype)

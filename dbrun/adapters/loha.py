@@ -20,6 +20,7 @@ RANK_AXIS = {"hada_w1_a": 1, "hada_w1_b": 0, "hada_w2_a": 1, "hada_w2_b": 0}
 
 
 def _update(layer: LayerTensors) -> Tensor:
+    """(B1 A1) * (B2 A2), [out, in * kernel]."""
     plain = {name: tensor.float() for name, tensor in merge_cp_kernels(layer).items()}
     return (plain["hada_w1_a"] @ plain["hada_w1_b"]) * (plain["hada_w2_a"] @ plain["hada_w2_b"])
 
@@ -28,6 +29,7 @@ class LoHa(Lycoris):
     """LoHa: W + (alpha / rank) (B1 A1) * (B2 A2), of rank up to rank squared, with A2 zero at the start."""
 
     NAME: ClassVar[str] = "loha"
+    # One of the four factors is enough: the update is linear in each of them.
     scale_folds_into: ClassVar[tuple[str, ...]] = ("hada_w1_a",)
     lycoris_layer: ClassVar[LycorisLayer | None] = LycorisLayer(
         "LoHa", frozenset(RANK_AXIS), frozenset({"hada_t1", "hada_t2"}), _update, rank_names=("hada_w1_b",))
@@ -42,16 +44,23 @@ class LoHa(Lycoris):
         return LoHaConfig(**self.peft_settings(modules))
 
     def to_lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
-        """With the scale in the first factor, since LyCORIS' own merging applies alpha twice; no small kernels."""
-        return {name: {**layer, "hada_w1_a": layer["hada_w1_a"] * self.scale}
-                for name, layer in self.weights_by_layer(modules, state).items()}
+        """The factors, `hada_w1_a` [out, r] and so on, with the scale in `hada_w1_a` and no CP kernels."""
+        layers = {}
+        for name, layer in self.weights_by_layer(modules, state).items():
+            # LyCORIS' own merging applies alpha twice; with alpha = rank once and twice are the same.
+            layers[name] = {**layer, "hada_w1_a": layer["hada_w1_a"] * self.scale}
+        return layers
 
     @classmethod
     def import_candidates(cls, given: ImportedAdapter) -> Iterator[ImportCandidate]:
-        """Without small kernels, which ranks cannot be evened out with."""
-        state = {f"{layer}.{end}": t for layer in given.modules
-                 for end, t in merge_cp_kernels(given.layer_weights(layer)).items()}
+        """Yield the one reading: CP kernels multiplied in, all layers at one rank and one scale."""
+        # A kernel [r, r, k, k] cannot be padded to a larger rank beside its factors, so it goes first.
+        state = {}
+        for layer in given.modules:
+            for end, tensor in merge_cp_kernels(given.layer_weights(layer)).items():
+                state[f"{layer}.{end}"] = tensor
         plain = unify_rank_and_scale(given, state, RANK_AXIS, "hada_w1_a")
-        small = any(name.endswith("hada_t1") for name in given.state)
-        words = ("small kernels were multiplied into the inner factors",) if small else ()
-        yield replace(plain, changes=(*plain.changes, *words))
+        changes = list(plain.changes)
+        if any(name.endswith("hada_t1") for name in given.state):
+            changes.append("small kernels were multiplied into the inner factors")
+        yield replace(plain, changes=tuple(changes))

@@ -20,18 +20,26 @@ if TYPE_CHECKING:
 
 
 NAMES = frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"})
-"""LyCORIS' names; which of them a layer has depends on which factors are whole."""
+"""LyCORIS' names; a layer has `w1` or `w1_a` and `w1_b`, and the same for `w2`, as its factors are whole or thin."""
+
+PEFT_DEFAULT_FACTOR = -1
+"""peft's `decompose_factor` for the divisor nearest the square root."""
+MAX_RANK = 4096
+"""Upper limit of `rank`; a rank that no layer reaches leaves every large factor whole."""
 
 
 def _update(layer: LayerTensors) -> Tensor:
+    """kron(w1, w2), [out, in * kernel]."""
     import torch
 
     plain = {name: tensor.float() for name, tensor in merge_cp_kernels(layer).items()}
-    one, two = (_factor(plain, f"lokr_w{i}") for i in "12")
-    return torch.kron(one, two.flatten(1))
+    w1, w2 = _factor(plain, "lokr_w1"), _factor(plain, "lokr_w2")
+    # w1 is a matrix even on a convolution: all of the kernel is in w2, so flattening w2 flattens the product.
+    return torch.kron(w1, w2.flatten(1))
 
 
 def _factor(layer: LayerTensors, name: str) -> Tensor:
+    """A factor as one tensor: as it is, or the product of its two thin matrices."""
     if name in layer:
         return layer[name]
     return layer[f"{name}_a"] @ layer[f"{name}_b"].flatten(1)
@@ -42,7 +50,7 @@ class LoKr(Lycoris):
 
     NAME: ClassVar[str] = "lokr"
     scale_folds_into: ClassVar[tuple[str, ...]] = ("lokr_w1", "lokr_w1_a")
-    # where both factors are thin, it is the second one's rank that counts
+    # LyCORIS takes the second factor's rank for alpha / rank where both factors are thin.
     lycoris_layer: ClassVar[LycorisLayer | None] = LycorisLayer(
         "LoKr", frozenset(), NAMES, _update, rank_names=("lokr_w2_b", "lokr_w1_b"))
     NEUTRAL: ClassVar[dict[str, object]] = {"factor": None, "decompose_both": False}
@@ -50,57 +58,85 @@ class LoKr(Lycoris):
     type: Literal["lokr"]
     """The adapter type."""
     factor: Annotated[Int | None, Field(ge=2, le=4096), OrNone] = None
-    """Size of C, where it divides the layer's; left out, the divisor nearest the square root. Smaller learns more."""
+    """Size of C, if it divides the layer's size. Default: the divisor nearest the square root. A smaller C
+    can learn more."""
     decompose_both: Bool = False
-    """Make C, too, a product of two thin matrices, where rank is less than half its size."""
+    """Make C a product of two thin matrices, too, if rank is less than half of its size."""
 
     def max_useful_rank(self, shape: Sequence[int]) -> int:
-        """Any rank: from some on, the large factor stays whole."""
+        """Every rank is useful to some degree: above a limit the large factor stays whole (see `layer_note`)."""
         return self.rank
 
     def layer_note(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Level] | None:
-        """A rank that says nothing, since the large factor of every layer stays whole."""
-        enough = math.ceil(max(self._large_factor_side(side) for shape in shapes.values() for side in shape[:2]) / 2)
+        """Note on a rank without effect, because the large factor of every layer stays whole."""
+        # peft decomposes the large factor only if rank < max(its sides) / 2.
+        widest = max(self._large_factor_side(side) for shape in shapes.values() for side in shape[:2])
+        enough = math.ceil(widest / 2)
         if self.rank < enough:
             return None
         return (f"rank {self.rank} changes nothing: from rank {enough} on the large factor of all {len(shapes)} layers "
                 "stays whole", "info")
 
     def _large_factor_side(self, side: int) -> int:
-        """What a side of a weight is divided into as the side of the thin factor, as peft does it."""
+        """Side of the large factor for a side of the weight, by peft's rule (`factorization` in peft's LoKr)."""
         if self.factor and side % self.factor == 0:
             return side // self.factor
-        most = min(self.factor or side, math.isqrt(side))
-        return side // max(n for n in range(1, most + 1) if side % n == 0)
+        limit = min(self.factor or side, math.isqrt(side))
+        small_side = max(n for n in range(1, limit + 1) if side % n == 0)
+        return side // small_side
 
     def peft_config(self, modules: tuple[str, ...]) -> LoKrConfig:
         """peft's LoKrConfig with `init_weights=True`."""
         from peft import LoKrConfig
 
-        return LoKrConfig(**self.peft_settings(modules), decompose_both=self.decompose_both,
-                          decompose_factor=-1 if self.factor is None else self.factor)
+        factor = self.factor
+        if factor is None:
+            factor = PEFT_DEFAULT_FACTOR
+        return LoKrConfig(**self.peft_settings(modules), decompose_both=self.decompose_both, decompose_factor=factor)
 
     def to_lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
-        """With C whole and the scale in it: readers ignore alpha where both factors are whole."""
+        """C as one tensor `lokr_w1` [m, n] with the scale in it, and the tensors of the large factor."""
         layers = {}
         for name, layer in self.weights_by_layer(modules, state).items():
-            first = layer["lokr_w1"] if "lokr_w1" in layer else layer["lokr_w1_a"] @ layer["lokr_w1_b"]
-            second = {end: tensor for end, tensor in layer.items() if end.startswith("lokr_w2")}
-            layers[name] = {"lokr_w1": first * self.scale, **second, "alpha": layer["alpha"]}
+            if "lokr_w1" in layer:
+                small = layer["lokr_w1"]
+            else:
+                small = layer["lokr_w1_a"] @ layer["lokr_w1_b"]
+            large = {end: tensor for end, tensor in layer.items() if end.startswith("lokr_w2")}
+            # The scale cannot stay in alpha: readers ignore alpha if both factors are whole.
+            layers[name] = {"lokr_w1": small * self.scale, **large, "alpha": layer["alpha"]}
         return layers
 
     @classmethod
     def import_candidates(cls, given: ImportedAdapter) -> Iterator[ImportCandidate]:
-        """With the scale in the first factor; kohya's names do not tell the factor, so every one that may be right."""
-        state = {name: tensor * given.scales[name.rpartition(".")[0]] if name.endswith((".lokr_w1", ".lokr_w1_a"))
-                 else tensor for name, tensor in given.state.items()}
-        moved = any(scale != 1 for scale in given.scales.values())
-        words = ("the scale is in the first factor, and alpha is the rank now",) if moved else ()
-        forms = {"decompose_both": any(name.endswith(".lokr_w1_a") for name in state),
+        """Yield a reading for every factor and rank that may be right, all with the scale in the first factor.
+
+        kohya's names do not tell the factor, and a rank shows only where a factor is thin.
+        """
+        state = {}
+        for name, tensor in given.state.items():
+            if name.endswith((".lokr_w1", ".lokr_w1_a")):
+                layer = name.rpartition(".")[0]
+                tensor = tensor * given.scales[layer]
+            state[name] = tensor
+        changes: tuple[str, ...] = ()
+        if any(scale != 1 for scale in given.scales.values()):
+            changes = ("the scale is in the first factor, and alpha is the rank now",)
+        flags = {"decompose_both": any(name.endswith(".lokr_w1_a") for name in state),
                  "effective_conv": any(name.endswith(".lokr_t2") for name in state)}
-        thin = {t.shape[0] for n, t in state.items() if n.endswith((".lokr_w2_b", ".lokr_w1_b"))} or {4096}
-        sides = sorted({side for n, t in state.items() if n.endswith(".lokr_w1") for side in t.shape if side > 1})
-        said: Any = given.config.get("decompose_factor")
-        for rank in sorted(thin):
-            for factor in [None, *reversed(sides)] if said is None else [None if said == -1 else said]:
-                yield ImportCandidate({"rank": rank, "alpha": float(rank), "factor": factor, **forms}, state, words)
+        ranks = {t.shape[0] for name, t in state.items() if name.endswith((".lokr_w2_b", ".lokr_w1_b"))}
+        for rank in sorted(ranks or {MAX_RANK}):
+            for factor in _possible_factors(given, state):
+                yield ImportCandidate({"rank": rank, "alpha": float(rank), "factor": factor, **flags}, state, changes)
+
+
+def _possible_factors(given: ImportedAdapter, state: Mapping[str, Tensor]) -> list[int | None]:
+    """Values of `factor` that the file allows, the likeliest first; None is the default."""
+    recorded: Any = given.config.get("decompose_factor")
+    if recorded == PEFT_DEFAULT_FACTOR:
+        return [None]
+    if recorded is not None:
+        return [recorded]
+    # The default comes first, then the sides of C, the largest first: where `factor` divides a layer, it is a side.
+    sides = {side for name, t in state.items() if name.endswith(".lokr_w1") for side in t.shape if side > 1}
+    return [None, *sorted(sides, reverse=True)]

@@ -28,25 +28,32 @@ PEFT_NAMES = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.wei
 
 
 def _merge_mid(layer: LayerTensors) -> dict[str, Tensor]:
-    """The layer with the inner kernel of a CP-decomposed LoRA, which peft does not know, multiplied in: exact."""
+    """The layer with the inner kernel of a CP-decomposed LoRA multiplied into `lora_down` [r, in, k, k]; exact."""
     import torch
 
-    out = dict(layer)
-    if "lora_mid.weight" in out:
-        down = out["lora_down.weight"].flatten(1)
-        out["lora_down.weight"] = torch.einsum("rskl,si->rikl", out.pop("lora_mid.weight"), down)
-    return out
+    # peft has no name for the kernel `lora_mid` [r, r, k, k], but an equal pair of factors always exists.
+    merged = dict(layer)
+    if "lora_mid.weight" in merged:
+        down = merged["lora_down.weight"].flatten(1)
+        merged["lora_down.weight"] = torch.einsum("rskl,si->rikl", merged.pop("lora_mid.weight"), down)
+    return merged
 
 
 def _update(layer: LayerTensors) -> Tensor:
+    """B A, [out, in * kernel]."""
     plain = _merge_mid(layer)
-    return plain["lora_up.weight"].float().flatten(1) @ plain["lora_down.weight"].float().flatten(1)
+    down, up = plain["lora_down.weight"].float(), plain["lora_up.weight"].float()
+    return up.flatten(1) @ down.flatten(1)
 
 
 class Lora(LowRankAdapter):
-    """LoRA: W x + (alpha / rank) B A x, with B zero at the start."""
+    """LoRA: W x + (alpha / rank) B A x, with B zero at the start.
+
+    A is [rank, in] on a linear layer and [rank, in, k, k] on a convolution, B [out, rank] and [out, rank, 1, 1].
+    """
 
     NAME: ClassVar[str] = "lora"
+    # B, as in `to_lora`; the update depends on the product B A only, DoRA's included.
     scale_folds_into: ClassVar[tuple[str, ...]] = ("lora_B",)
     NEUTRAL: ClassVar[dict[str, object]] = {"dropout": 0.0, "rslora": False, "dora": False, "start": "zero"}
     OMIT_IF_NEUTRAL: ClassVar[tuple[str, ...]] = ("rslora", "dora", "start")
@@ -58,36 +65,39 @@ class Lora(LowRankAdapter):
     type: Literal["lora"]
     """The adapter type."""
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.0
-    """Share of the adapter's inputs dropped while training."""
+    """Share of the adapter's inputs that is dropped in training."""
     rslora: Bool = False
     """Scale by alpha / sqrt(rank) instead, so that a high rank learns as fast as a low one (arXiv:2312.03732)."""
     dora: Bool = False
-    """Learn each output's magnitude beside the direction of its weights (DoRA, arXiv:2402.09353); slower, and
-    computed otherwise by ComfyUI and A1111."""
+    """Learn the magnitude of each output separately from the direction of its weights (DoRA, arXiv:2402.09353).
+    Slower; ComfyUI and A1111 compute it differently."""
     start: Literal["zero", "pissa"] = "zero"
-    """Where it starts: zero (B = 0), or pissa: the weights' own main directions (arXiv:2404.02948), linear layers."""
+    """Initial weights: zero (B = 0), or pissa: the principal directions of the base's weights (arXiv:2404.02948); pissa
+    needs linear layers."""
     targets: Targets = "attention"
     """Which layers are adapted: attention, attention+ff, linear, all (also convolutions), or patterns."""
 
     @property
     def scale(self) -> float:
-        """alpha / rank, or alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732)."""
-        return self.effective_alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        """Factor of the update: alpha / rank, or alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732)."""
+        if self.rslora:
+            return self.effective_alpha / math.sqrt(self.rank)
+        return self.effective_alpha / self.rank
 
     @property
     def linear_only_reason(self) -> str | None:
-        """PiSSA takes matrices apart, and a convolution's weight is none."""
+        """Clause for `start: pissa`, which decomposes matrices; None otherwise."""
         if not self._is_pissa:
             return None
         return "`start: pissa` takes a weight apart as a matrix, which a convolution's is not"
 
     @property
     def starts_exactly(self) -> bool:
-        """Not after PiSSA, whose two halves cancel but for rounding."""
+        """False for `start: pissa`, whose two halves cancel only up to rounding."""
         return not self._is_pissa
 
     def field_problems(self) -> Iterator[KeyProblem]:
-        """PiSSA bears neither dropout nor DoRA, and is a start of its own."""
+        """Yield the settings that `start: pissa` excludes: dropout, DoRA and `init`."""
         if self._is_pissa and self.dropout:
             yield KeyProblem("dropout",
                              f"found {self.dropout:g} with `start: pissa`, where it would drop the base's own main "
@@ -104,58 +114,83 @@ class Lora(LowRankAdapter):
         return self._lora_config(modules, lora_dropout=self.dropout, use_rslora=self.rslora, use_dora=self.dora)
 
     def frozen_peft_config(self, modules: tuple[str, ...]) -> LoraConfig | None:
-        """What takes PiSSA's first factors off again, for good."""
-        return self._lora_config(modules, use_rslora=self.rslora) if self._is_pissa else None
+        """peft's config of the frozen LoRA -B0 A0 that subtracts PiSSA's start; None for `start: zero`."""
+        if not self._is_pissa:
+            return None
+        return self._lora_config(modules, use_rslora=self.rslora)
 
     def initial_weights(self, layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """As peft drew it, or with the weights' main directions as B and A."""
-        return pissa.initial_weights(layers, state, self.scale) if self._is_pissa else state
+        """The weights that peft drew, A [rank, in …] and B [out, rank …]; or PiSSA's, with the frozen pair beside."""
+        if not self._is_pissa:
+            return state
+        return pissa.initial_weights(layers, state, self.scale)
 
     def to_peft(self, modules: tuple[str, ...],
                 state: Mapping[str, Tensor]) -> tuple[LoraConfig, Mapping[str, Tensor]]:
-        """Itself; after PiSSA a plain LoRA of twice the rank."""
+        """The adapter itself; for `start: pissa` a plain LoRA, A [2 rank, in] and B [out, 2 rank]."""
         if not self._is_pissa:
             return self.peft_config(modules), state
+        # Trained and frozen pair in one, since no other program knows a second adapter; alpha keeps the scale.
         rank = 2 * self.rank
         return self._lora_config(modules, r=rank, lora_alpha=self.scale * rank), pissa.to_plain_lora(state)
 
     def to_lora(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """With the scale in B."""
-        pairs = pissa.to_plain_lora(state) if self._is_pissa else state
-        return {name: tensor * self.scale if ".lora_B." in name else tensor for name, tensor in pairs.items()}
+        """A [r, in …] and B [out, r …] with the scale in B; for `start: pissa` r is twice the rank."""
+        scaled = {}
+        for name, tensor in self._plain_state(state).items():
+            if ".lora_B." in name:
+                tensor = tensor * self.scale
+            scaled[name] = tensor
+        return scaled
 
     def to_lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
-        """The pair and the alpha that gives its scale at its rank; DoRA's magnitudes, [out, 1 …], as `dora_scale`."""
+        """`lora_down` [r, in …], `lora_up` [out, r …], `alpha` [] and, for DoRA, `dora_scale` [out, 1 …]."""
         import torch
 
-        pairs = pissa.to_plain_lora(state) if self._is_pissa else state
+        pairs = self._plain_state(state)
         layers = {}
         for name in modules:
             down, up = pairs[name + pissa.A], pairs[name + pissa.B]
-            layers[name] = {"lora_down.weight": down, "lora_up.weight": up,
-                            "alpha": torch.tensor(self.scale * down.shape[0])}
+            # Readers know alpha / rank only, so alpha is what gives the scale there, for rsLoRA and PiSSA too.
+            alpha = torch.tensor(self.scale * down.shape[0])
+            layers[name] = {"lora_down.weight": down, "lora_up.weight": up, "alpha": alpha}
             if self.dora:
-                lengths = pairs[f"{name}.lora_magnitude_vector"]
-                layers[name]["dora_scale"] = lengths.reshape(-1, *[1] * (down.dim() - 1))
+                magnitudes = pairs[f"{name}.lora_magnitude_vector"]
+                # [out, 1 …] marks magnitudes of outputs: readers take [1, in …] for those of inputs.
+                layers[name]["dora_scale"] = magnitudes.reshape(-1, *[1] * (down.dim() - 1))
         return layers
 
     @property
     def lycoris_caveat(self) -> str | None:
-        """DoRA's lengths are those of outputs, of W + B A. ComfyUI's weight_decompose (comfy/weight_adapter/base.py
-        @9c0cf36c; its pull request 15458) takes W's own, and A1111's network.py those of inputs."""
+        """Sentence on DoRA, which ComfyUI and A1111 compute differently; None without DoRA.
+
+        The magnitudes are norms of the outputs of W + B A. ComfyUI's weight_decompose (comfy/weight_adapter/base.py
+        @9c0cf36c; its pull request 15458) divides by the norms of W, and A1111's network.py by those of inputs.
+        """
+        if not self.dora:
+            return None
+        # This sentence goes into exported model cards: other words would change their bytes.
         return ("ComfyUI scales a DoRA by the lengths of the base's weights and A1111 by those of inputs, so both draw "
-                "something else than was trained" if self.dora else None)
+                "something else than was trained")
 
     @classmethod
     def import_candidates(cls, given: ImportedAdapter) -> Iterator[ImportCandidate]:
-        """A LoRA, or a DoRA where it has magnitudes."""
-        dora = any(name.endswith("magnitude_vector") for name in given.state)
+        """Yield the one reading: a LoRA, or a DoRA if there are magnitudes."""
         plain = unify_rank_and_scale(given, given.state, RANK_AXIS, "lora_B.weight")
-        yield replace(plain, settings={**plain.settings, **({"dora": True} if dora else {})})
+        settings = dict(plain.settings)
+        if any(name.endswith("magnitude_vector") for name in given.state):
+            settings["dora"] = True
+        yield replace(plain, settings=settings)
 
     @property
     def _is_pissa(self) -> bool:
         return self.start == "pissa"
+
+    def _plain_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights as one LoRA: for `start: pissa` the trained and the frozen pair in one."""
+        if not self._is_pissa:
+            return state
+        return pissa.to_plain_lora(state)
 
     def _lora_config(self, modules: tuple[str, ...], **settings: Any) -> LoraConfig:
         from peft import LoraConfig

@@ -1,7 +1,7 @@
-"""How LyCORIS writes one layer of an adapter type: the names of its tensors, and the update that they stand for.
+"""How LyCORIS stores one layer of an adapter type: the names of its tensors, and the update they stand for.
 
 The formulas are those of LyCORIS (Yeh et al. 2023, arXiv:2309.14859) as ComfyUI and A1111 apply them. They are written
-out without peft, so that what peft trained and what they read are two derivations of the same thing.
+out without peft: so two independent derivations check each other, peft's in training and these in the exported file.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ def _unchanged(layer: LayerTensors) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class LycorisLayer:
-    """The names of one type, and what its tensors stand for.
+    """The tensor names of one adapter type, and the update that its tensors stand for.
 
-    title: the type in running text; required, optional: the names that a layer has, and can have;
-    update: gives the update [out, in * kernel], float32, without its scale;
-    rank_names: the tensors [rank, …], the one first that the scale alpha / rank goes by;
-    peft_names: name -> peft's, where the two differ; without_unknown: gives the layer without what peft cannot name;
+    title: the type's name in running text; required, optional: names that a layer must and may have;
+    update: computes the update [out, in * kernel], float32, without its scale alpha / rank;
+    rank_names: tensors whose axis 0 is a rank; the first that exists gives the rank of alpha / rank;
+    peft_names: LyCORIS' name -> peft's, where they differ;
+    without_unknown: returns the layer without tensors that peft has no name for, multiplied into the others;
     peft_has_dora: whether peft's config of the type has `use_dora`.
     """
 

@@ -1,4 +1,4 @@
-"""OFT: turn a weight's inputs in blocks, and change no angle between them (Qiu et al. 2023, arXiv:2306.07280)."""
+"""OFT: rotate a layer's inputs in blocks, which keeps the angles between them (Qiu et al. 2023, arXiv:2306.07280)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 
 class Oft(Adapter):
-    """OFT: W R x with R = blocks of (I + Q)^-1 (I - Q), Q skew-symmetric and zero at the start.
+    """OFT: W R x, with R block-diagonal of (I + Q)^-1 (I - Q), Q skew-symmetric and zero at the start.
 
-    LyCORIS' diag-oft, which ComfyUI and A1111 read as `oft_blocks`, is R W: no turn of outputs does what one of inputs
-    does, but where W is itself a turn.
+    LyCORIS' diag-oft, which ComfyUI and A1111 read as `oft_blocks`, is R W. A rotation of outputs cannot do what a
+    rotation of inputs does, unless W is itself a rotation; so OFT has no export for these programs.
     """
 
     NAME: ClassVar[str] = "oft"
     NEUTRAL: ClassVar[dict[str, object]] = {"share": False}
 
+    # `r: 0` is always written; beside it a missing block size would depend on the default of the reader's peft.
     always_in_config: ClassVar[tuple[str, ...]] = ("oft_block_size",)
     no_lycoris_reason: ClassVar[str | None] = (
         "which turns a layer's inputs, where LyCORIS and its readers turn its outputs")
@@ -34,38 +35,43 @@ class Oft(Adapter):
     type: Literal["oft"]
     """The adapter type."""
     block_size: Annotated[Int, Field(ge=2, le=4096)] = 8
-    """Size of the blocks; it must divide every layer's inputs. Larger learns more and weighs more."""
+    """Size of the blocks; it must divide the number of inputs of every layer. Larger blocks can learn more and make a
+    larger file."""
     share: Bool = False
-    """One turn for all blocks of a layer."""
+    """Use one rotation for all blocks of a layer."""
     targets: Targets = "attention"
-    """Which layers are adapted: attention, attention+ff, linear, or patterns that hit linear layers only."""
+    """Which layers are adapted: attention, attention+ff, linear, or patterns that match linear layers only."""
 
     @property
     def linear_only_reason(self) -> str | None:
-        """peft's OFT sums overlapping patches wherever a kernel is larger than 1."""
+        """Clause on convolutions: peft's OFT sums overlapping patches if a kernel is larger than 1."""
         return "on a convolution OFT changes the base before it has learnt anything (peft sums overlapping patches)"
 
     def layer_problem(self, shapes: Mapping[str, Sequence[int]]) -> KeyProblem | None:
-        """Also where peft would silently replace the block size."""
-        if (convolutions := super().layer_problem(shapes)) is not None:
+        """Problem of the base class (convolutions), or a block size that does not divide a layer's inputs."""
+        convolutions = super().layer_problem(shapes)
+        if convolutions is not None:
             return convolutions
-        sizes = {name: shape[1] for name, shape in shapes.items()}
-        wrong = [name for name, size in sizes.items() if size % self.block_size]
-        if not wrong:
+        inputs = {name: shape[1] for name, shape in shapes.items()}
+        # peft would take another block size there without an error.
+        indivisible = [name for name, size in inputs.items() if size % self.block_size]
+        if not indivisible:
             return None
+        first = indivisible[0]
         return KeyProblem("block_size",
-                          f"found {self.block_size}, which does not divide the {sizes[wrong[0]]} inputs of "
-                          f"`{wrong[0]}`", f"write a divisor of {math.gcd(*sizes.values())}")
+                          f"found {self.block_size}, which does not divide the {inputs[first]} inputs of `{first}`",
+                          f"write a divisor of {math.gcd(*inputs.values())}")
 
     def peft_config(self, modules: tuple[str, ...]) -> OFTConfig:
-        """peft's OFTConfig; the inverse is computed, not its series, so that the turn is a turn."""
+        """peft's OFTConfig for these layers."""
         from peft import OFTConfig
 
+        # Without Cayley-Neumann: peft's default truncates the series of the inverse, and R is no exact rotation then.
         return OFTConfig(r=0, oft_block_size=self.block_size, block_share=self.share, use_cayley_neumann=False,
                          target_modules=list(modules))
 
     @classmethod
     def import_candidates(cls, given: ImportedAdapter) -> Iterator[ImportCandidate]:
-        """As it is: only peft writes these, and its config says all."""
+        """Yield the one reading: only peft writes OFT, and its config contains every setting."""
         yield ImportCandidate({"block_size": given.config["oft_block_size"], "share": given.config["block_share"]},
                               given.state)

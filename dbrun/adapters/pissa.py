@@ -1,7 +1,7 @@
-"""How does a LoRA start from a weight's main directions (Meng et al. 2024, arXiv:2404.02948, eq. 2-4)?
+"""PiSSA: a LoRA that starts from a weight's principal directions (Meng et al. 2024, arXiv:2404.02948, eq. 2-4).
 
-The paper trains B A beside the residual W - B0 A0. Here W stays as it is, and -B0 A0 stands beside it as a second
-LoRA that never trains: the same sum, but the base's bytes are nobody's to change, and switched off is the base.
+The paper trains B A beside the residual W - B0 A0. Here W is unchanged, and -B0 A0 is a second LoRA that stays
+frozen. The sum is the same, but the base keeps its bytes, and with both LoRAs switched off it is the base.
 """
 
 from __future__ import annotations
@@ -18,27 +18,33 @@ A, B = ".lora_A.weight", ".lora_B.weight"
 
 
 def initial_weights(layers: Mapping[str, nn.Module], state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """The state with scale B A = the best approximation of each weight at this rank, and its opposite as the start.
+    """Initial A [rank, in] and B [out, rank] of each layer, and the frozen pair A, -B under FROZEN_PREFIX.
 
-    Where a layer is smaller than the rank, the directions that are left over stay as they were drawn.
+    scale * B A is the best approximation of the weight at this rank. If a layer is smaller than the rank, the
+    remaining directions keep their drawn values. layers: name -> layer with a weight [out, in]; state: drawn weights.
     """
-    first = dict(state)
+    initial = dict(state)
     for name, layer in layers.items():
-        left, right = principal_factors(layer.get_parameter("weight"), state[name + A].shape[0])
+        rank = state[name + A].shape[0]
+        left, right = principal_factors(layer.get_parameter("weight"), rank)
         a, b = state[name + A].clone(), state[name + B].clone()
-        a[: right.shape[0]], b[:, : left.shape[1]] = right / scale**0.5, left / scale**0.5
-        first |= {name + A: a, name + B: b, FROZEN_PREFIX + name + A: a.clone(), FROZEN_PREFIX + name + B: -b}
-    return first
+        # Each is divided by the root of the scale: scale * B A is the approximation, and the factors stay balanced.
+        a[: right.shape[0]] = right / scale**0.5
+        b[:, : left.shape[1]] = left / scale**0.5
+        initial[name + A], initial[name + B] = a, b
+        # The frozen A is a copy: the trained one must not change it.
+        initial[FROZEN_PREFIX + name + A], initial[FROZEN_PREFIX + name + B] = a.clone(), -b
+    return initial
 
 
 def principal_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """U sqrt(S) [out, k] and sqrt(S) V^T [k, in] of the k = min(rank, in, out) largest singular values.
+    """U sqrt(S) [out, k] and sqrt(S) V^T [k, in], float32, of the k = min(rank, in, out) largest singular values.
 
-    Their signs are chosen, since a decomposition leaves them open; in 64 bits and on one thread, so that the same
-    weight gives the same bytes whatever the thread count.
+    weight: [out, in]. The same weight gives the same bytes, whatever the number of threads.
     """
     import torch
 
+    # In float64 and on one thread: LAPACK rounds differently when it splits the work over threads.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -46,13 +52,24 @@ def principal_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     finally:
         torch.set_num_threads(threads)
     u, s, vt = u[:, :rank], s[:rank], vt[:rank]
-    sign = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()
-    return (u * sign * s.sqrt()).float(), ((vt.T * sign * s.sqrt()).T).float()
+    # An SVD leaves the sign of each pair of vectors open: the largest entry of u is made positive.
+    largest = u.abs().argmax(0, keepdim=True)
+    sign = u.gather(0, largest).sign()
+    left = u * sign * s.sqrt()
+    right = (vt.T * sign * s.sqrt()).T
+    return left.float(), right.float()
 
 
 def to_plain_lora(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One LoRA of twice the rank that is the sum of the trained one and the start: [B, -B0] [A; A0]."""
+    """The trained and the frozen LoRA as one: A [2 rank, in] = [A; A0] and B [out, 2 rank] = [B, -B0]."""
     import torch
 
-    return {name: torch.cat((tensor, state[FROZEN_PREFIX + name]), dim=0 if name.endswith(A) else 1)
-            for name, tensor in state.items() if not name.startswith(FROZEN_PREFIX)}
+    plain = {}
+    for name, tensor in state.items():
+        if name.startswith(FROZEN_PREFIX):
+            continue
+        rank_axis = 1
+        if name.endswith(A):
+            rank_axis = 0
+        plain[name] = torch.cat((tensor, state[FROZEN_PREFIX + name]), dim=rank_axis)
+    return plain

@@ -1,4 +1,4 @@
-"""What is an export format: what can it carry, where do its files lie, how is it written and read back?"""
+"""Base class of the export formats: what a format can carry, where its files are, how they are written and read."""
 
 from __future__ import annotations
 
@@ -18,115 +18,125 @@ if TYPE_CHECKING:
 
 
 class Format:
-    """One format; a subclass lives in a file of its own and sets NAME. What it says of itself needs no torch."""
+    """Base class of an export format; a subclass has a file of its own and sets NAME.
+
+    Methods without a model or a tensor work without torch: plans and error messages call them.
+    """
 
     NAME: ClassVar[str]
     LARGE: ClassVar[bool] = False
-    """Whether it is as large as the base's parts, and so written only where asked for or where nothing else fits."""
+    """Whether it is as large as the base's components; then it is written only on request or if nothing else fits."""
     FILE_DESCRIPTION: ClassVar[str | None] = None
-    """How to name an adapter of this format that a component is to start from; None where it can be none."""
+    """How a user names an adapter of this format to start from; None if training cannot start from one."""
     CONTENT: ClassVar[str] = "adapters"
-    """What it carries, in words."""
+    """What it carries, in words. `adapters`: files for use on top of a base."""
     SUMMARY: ClassVar[str]
-    """What its files are, in a few words; it stands behind the name where a recipe's `export` is explained."""
+    """What its files are, in a few words; shown behind the name in the explanation of `export`."""
     POSITION: ClassVar[int] = 100
-    """Where it stands in lists of formats, the least first; formats of one position are in the order of names."""
+    """Place in lists of formats, the lowest first; formats of equal position are sorted by name."""
 
     def supports(self, family: Family, component: str) -> bool:
-        """Whether it is for this component at all; what it is not for goes out in another format."""
+        """Whether it is meant for this component; other components are exported in other formats."""
         return component in family.components
 
     def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
-        """Why it cannot carry this adapter of this component, as a clause after its name; None where it can."""
+        """Why it cannot carry this adapter of this component, as a clause that follows its name; None if it can."""
         return None
 
     def compatibility_warning(self, family: Family, component: str, adapter: Adapter) -> str | None:
-        """Where a program that takes its files does otherwise than its library, in a sentence; None where all agree.
+        """Sentence on programs that read its files differently than its own library; None if all agree.
 
-        It is written only where it is asked for, then.
+        A format with a warning is written only on request.
         """
         return None
 
     def unsupported_base_reason(self, family: Family, base: Path) -> str | None:
-        """Why it cannot carry anything of the base in this folder, as `unsupported_reason` says it;
-        None where it can."""
+        """Why it cannot carry anything of the base in this folder, as such a clause; None if it can."""
         return None
 
     def usage(self, family: Family, base: str) -> str | None:
-        """How to use its files, in Markdown for the model card. base: what `from_pretrained` takes, as Python."""
+        """Instructions in Markdown for the model card; base: arguments of `from_pretrained`, as Python source."""
         return None
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
-        """The files of an adapter of this format that a path names; None where it names none."""
+        """Files of an adapter of this format at a path (a file or a folder); None if there is none."""
         return None
 
     def candidate_components(self, files: tuple[Path, ...], family: Family) -> tuple[str, ...]:
-        """The components that such files can be for, as far as their places tell."""
+        """Components that these files can belong to, as far as their paths tell."""
         return tuple(family.components)
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
-        """The type of the adapter that such files hold for a component, by what stands at their beginning.
+        """Type of the adapter that these files hold for a component, read from their headers only.
 
-        Raises RecipeError where they hold none for it, or are not whole.
+        Raises RecipeError if they hold none for it, or are truncated.
         """
         raise NotImplementedError
 
     def weight_prefix(self, family: Family, component: str) -> str:
-        """How the names of a component's weights begin in the last of the files that `find_files` gives."""
+        """Prefix of a component's weight names in the last of the files from `find_files`."""
         return ""
 
     def relative_paths(self, component: str) -> tuple[str, ...]:
-        """Where, within a folder, `read` looks for the files that `find_files` gives, in its order."""
+        """Paths in a folder where `read` expects the files from `find_files`, in the same order."""
         raise NotImplementedError
 
     def import_adapter(self, folder: Path, model: Model, component: str) -> ImportedAdapter:
-        """The adapter of one component in such a folder, for training to start from; loaded is spent.
+        """Read the adapter of one component in a folder, for training to start from; the model is unusable afterwards.
 
-        Raises RecipeError where it does not fit the base, or its library leaves out or changes a weight.
+        Raises RecipeError if it does not fit the base, or if its library ignores or changes a weight.
         """
         raise NotImplementedError
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
-        """The weights, by peft's names, that the format's own library holds once it has read one component."""
+        """Weights by peft's names, float32, that the format's own library must hold after reading one component.
+
+        Shapes are those of the adapter type. Empty if the library adds the update to the base's weights.
+        """
         raise NotImplementedError
 
     def loaded_weights(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """What of these weights, by the same names, module holds after `read`; and any other of an adapter."""
+        """Adapter weights on module after `read`, by the names and in the shapes of `written`.
+
+        Weights that are not in `written` are returned too, so that the caller sees what does not belong there.
+        """
         from peft import get_peft_model_state_dict
 
-        states = [get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
-                  for name in getattr(module, "peft_config", {})]
-        return {key: tensor for state in states for key, tensor in state.items()}
+        loaded: dict[str, Tensor] = {}
+        # Each library chooses the adapter's name itself, such as `default_0` in diffusers.
+        for name in getattr(module, "peft_config", {}):
+            loaded |= get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
+        return loaded
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Model]) -> tuple[Path, ...]:
-        """Write the adapters; the safetensors files written, for their provenance. Equal adapters, equal bytes.
+        """Write the adapters; returns the safetensors files written. Equal adapters give equal bytes.
 
-        bare: gives an untouched base, which may be spent.
+        bare: loads an untouched base, which the format may change.
         """
         raise NotImplementedError
 
     def changed_weights(self, folder: Path, model: Model,
                         components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
-        """(component, name of a weight, what it is with the adapter in it), for each that the adapter changes.
+        """Yield (component, weight name, weight with the adapter merged) for each weight that the adapter changes.
 
-        loaded is afterwards what it was, to the bit.
+        The weight has the shape of the base's own. Afterwards the model is what it was, bit for bit.
         """
         from dbrun.formats.merge_weights import merged_weights
 
         yield from merged_weights(self.read, folder, model, components)
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
-        """Put what stands in folder onto a fresh base, through the library that the format is of."""
+        """Load the files in folder onto a fresh base, through the format's own library."""
         raise NotImplementedError
 
 
 def formats() -> Mapping[str, Format]:
-    """Every format that has a file here, by name."""
+    """Name -> format, for all subclasses of `Format` in the files of this package."""
     return {c.NAME: c() for c in subclasses("dbrun.formats", Format)}
 
 
 def listed_formats() -> Mapping[str, Format]:
-    """Every format by name, in the order in which recipes and plans list them."""
-    found = formats()
-    return {name: found[name] for name in sorted(found, key=lambda name: (found[name].POSITION, name))}
+    """Name -> format, in the order in which recipes and plans list them."""
+    by_position = sorted(formats().items(), key=lambda item: (item[1].POSITION, item[0]))
+    return dict(by_position)

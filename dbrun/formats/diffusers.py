@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 FILE = "pytorch_lora_weights.safetensors"
 KOHYA_PREFIXES = ("lora_", "lycoris_")
-"""Beginnings of names that are kohya's."""
+"""Prefixes of weight names in kohya's naming."""
 TOKEN_PREFIX = "<"
-"""The beginning of a name that is a new word's."""
+"""First character of a tensor name that is a new word, such as `<sks>`."""
 
 
 class DiffusersFormat(Format):
-    """LoRA weights of scale 1 under the family's prefixes; the file stands in the folder itself.
+    """LoRA weights of scale 1 under the family's prefixes; one file in the folder itself.
 
-    alpha / rank is in B, so that every reader scales rightly: one that ignores metadata, as older diffusers does, and
-    one whose LoraConfig lacks a field that ours has, takes alpha = rank and is right.
+    alpha / rank is multiplied into B, so that every reader gets the scale right: an older diffusers ignores metadata,
+    and a reader whose LoraConfig lacks one of our fields falls back to alpha = rank, a scale of 1.
     """
 
     NAME: ClassVar[str] = "diffusers"
@@ -39,7 +39,7 @@ class DiffusersFormat(Format):
     FILE_DESCRIPTION: ClassVar[str | None] = f"a {FILE}"
 
     def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
-        """All but LoRA, and components that the pipeline's reader passes over."""
+        """Clause for types other than LoRA, and for components that the pipeline's reader ignores."""
         if not adapter.supports_lora:
             return f"which carries LoRA only, and `adapt.{component}` is of type {adapter.NAME}"
         if component not in family.diffusers_prefixes:
@@ -47,69 +47,80 @@ class DiffusersFormat(Format):
         return None
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
-        """A safetensors file, or a folder with one of the usual name."""
-        file = place / FILE if place.is_dir() else place
+        """A safetensors file, or the file with the usual name in a folder."""
+        file = place
+        if place.is_dir():
+            file = place / FILE
         if file.suffix != ".safetensors" or not file.is_file():
             return None
-        others = (*KOHYA_PREFIXES, TOKEN_PREFIX)
-        return None if any(name.startswith(others) for name in read_header(file).tensors) else (file,)
+        # Told apart by what it is not: diffusers has no prefix that all its files share.
+        other_formats = (*KOHYA_PREFIXES, TOKEN_PREFIX)
+        if any(name.startswith(other_formats) for name in read_header(file).tensors):
+            return None
+        return (file,)
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
-        """LoRA, where nothing else stands under the component's names."""
-        file, names, prefix = files[0], read_header(files[0]).tensors, self.weight_prefix(family, component)
-        own = [name for name in names if name.startswith(prefix)]
+        """`lora`. Raises RecipeError if the file holds nothing or something else for the component."""
+        file = files[0]
+        names, prefix = read_header(file).tensors, self.weight_prefix(family, component)
+        own = sorted(name for name in names if name.startswith(prefix))
         if not own:
             parts = ", ".join(sorted({name.partition(".")[0] for name in names})) or "nothing"
             raise RecipeError(f"{file} holds no weights of `{prefix.rstrip('.')}`, the {component}; it holds {parts}",
                               fix=f"take `adapt.{component}.init` away, or name another file")
-        if other := [name for name in sorted(own) if "lora" not in name]:
+        other = [name for name in own if "lora" not in name]
+        if other:
             raise RecipeError(f"{file} holds other weights than LoRA's, such as {other[0]}",
                               fix=f"name {self.FILE_DESCRIPTION}")
         return Lora.NAME
 
     def usage(self, family: Family, base: str) -> str | None:
-        """`load_lora_weights`."""
+        """Instructions with `load_lora_weights`."""
         pipeline = family.pipeline_classes[0]
         return (f"In diffusers:\n\n```python\nfrom diffusers import {pipeline}\n\n"
                 f"pipeline = {pipeline}.from_pretrained({base})\n"
                 f'pipeline.load_lora_weights("path/to/this/folder", weight_name="{FILE}")\n```')
 
     def relative_paths(self, component: str) -> tuple[str, ...]:
-        """The folder itself, for all components."""
+        """The one file, which holds all components."""
         return (FILE,)
 
     def import_adapter(self, folder: Path, model: Model, component: str) -> ImportedAdapter:
-        """As `load_lora_weights` puts it onto the pipeline's part."""
+        """Read the adapter through `load_lora_weights`; errors as in the base class."""
         from dbrun.formats.peft_import import import_through_peft
 
         return import_through_peft(self, folder, self.weight_prefix(model.family, component), model, component)
 
     def weight_prefix(self, family: Family, component: str) -> str:
-        """The pipeline's part."""
+        """The component's name in the pipeline, with a dot, such as `unet.`."""
         return f"{family.components[component]}."
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
-        """The adapter's, as LoRA."""
+        """The adapter as LoRA, A [r, in …] and B [out, r …], with the scale in B."""
         return attached.adapter.to_lora(attached.state)
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Model]) -> tuple[Path, ...]:
-        """One file for all components."""
+        """Write one file for all components; returns it."""
         from safetensors.torch import save_file
 
         tensors: dict[str, Tensor] = {}
         for component, attached in adapters.items():
-            begins, written = family.diffusers_prefixes[component]
-            tensors |= {written + _full_parameter_name(name.removeprefix(begins)): tensor.contiguous()
-                        for name, tensor in self.expected_weights(attached).items()}
+            prefix, file_prefix = family.diffusers_prefixes[component]
+            for name, tensor in self.expected_weights(attached).items():
+                file_name = file_prefix + _full_parameter_name(name.removeprefix(prefix))
+                tensors[file_name] = tensor.contiguous()
         save_file(tensors, folder / FILE, metadata={"format": "pt"})
         return (folder / FILE,)
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
-        """`load_lora_weights`."""
+        """Load the file with `load_lora_weights`."""
         model.pipeline.load_lora_weights(str(folder), weight_name=FILE)
 
 
 def _full_parameter_name(name: str) -> str:
-    """DoRA's magnitude by its parameter's whole name: transformers passes over it otherwise, peft takes both."""
-    return f"{name}.weight" if name.endswith(".lora_magnitude_vector") else name
+    """A weight's name in the file: that of DoRA's magnitudes is completed to the parameter's full name."""
+    # transformers ignores the short name, which peft's state dict has; peft reads both.
+    if name.endswith(".lora_magnitude_vector"):
+        return f"{name}.weight"
+    return name

@@ -1,4 +1,4 @@
-"""The embedding format: a new word as `pipeline.load_textual_inversion`, ComfyUI and A1111 read it."""
+"""The embedding format: a new word in a file for `pipeline.load_textual_inversion`, ComfyUI and A1111."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FOLDER = "embeddings"
 
 
 class EmbeddingFormat(Format):
-    """`embeddings/<word without its brackets>.safetensors`: one tensor [n, D] under the word's name.
+    """`embeddings/<word without its brackets>.safetensors`: one tensor [n, D], named by the word.
 
-    diffusers takes the word from the tensor's name; ComfyUI and A1111 take it from the file's.
+    diffusers takes the word from the tensor's name; ComfyUI and A1111 take it from the file's name.
     """
 
     NAME: ClassVar[str] = "embedding"
@@ -32,73 +32,83 @@ class EmbeddingFormat(Format):
     CONTENT: ClassVar[str] = "a trigger"
 
     def supports(self, family: Family, component: str) -> bool:
-        """New words only."""
+        """Whether the component is a new word, such as `trigger`."""
         return component in family.token_components
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
-        """The words' files in its folder within another, or one such file."""
-        folder = place if place.name == FOLDER else place / FOLDER
-        files = (place,) if place.suffix == ".safetensors" else tuple(sorted(folder.glob("*.safetensors")))
-        words = [file.is_file() and all(map(is_token_name, read_header(file).tensors)) for file in files]
-        return files if words and all(words) else None
+        """The words' files in `embeddings/` or in the folder above it, or one such file."""
+        files: tuple[Path, ...] = (place,)
+        if place.suffix != ".safetensors":
+            folder = place
+            if place.name != FOLDER:
+                folder = place / FOLDER
+            files = tuple(sorted(folder.glob("*.safetensors")))
+        # `embeddings/` may be the user's own: one file of another kind, and the folder is not this format's.
+        have_words = [file.is_file() and all(map(is_token_name, read_header(file).tensors)) for file in files]
+        if not files or not all(have_words):
+            return None
+        return files
 
     def candidate_components(self, files: tuple[Path, ...], family: Family) -> tuple[str, ...]:
-        """The words of a family."""
+        """The components of the family that are new words."""
         return family.token_components
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
-        """Vectors."""
+        """`embedding`."""
         return Embedding.NAME
 
     def relative_paths(self, component: str) -> tuple[str, ...]:
-        """Nowhere: `read` takes the folder that the files lie in."""
+        """Empty: `read` takes the folder that the files are in."""
         return ()
 
     def changed_weights(self, folder: Path, model: Model,
                         components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
-        """No weight of the base changes."""
+        """Yield nothing: a new word changes no weight of the base."""
         yield from ()
 
     def usage(self, family: Family, base: str) -> str | None:
-        """`load_textual_inversion`, and where ComfyUI and A1111 look."""
+        """Instructions with `load_textual_inversion`, and the folders of ComfyUI and A1111."""
         return (f"The new word is in `{FOLDER}/`: `pipeline.load_textual_inversion(\"{FOLDER}\")`; in ComfyUI it goes "
                 "into `models/embeddings/`, in A1111 into `embeddings/`, and its file's name is the word there.")
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
-        """The word's vectors."""
+        """Word -> its vectors, float32 [n, D]."""
         return attached.state
 
     def loaded_weights(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """What the text encoder's table has for the word's tokens."""
+        """Word -> the rows [n, D] of the text encoder's table for its tokens; unknown words are left out."""
         vocabulary = module.vocabulary
         assert isinstance(vocabulary, Vocabulary)
-        found = {}
+        loaded = {}
         for word, vectors in written.items():
             try:
-                found[word] = vocabulary.base_embeddings(token_names(word, len(vectors)))
+                loaded[word] = vocabulary.base_embeddings(token_names(word, len(vectors)))
             except KeyError:
+                # The caller reports a word that is missing here as lost in the format.
                 continue
-        return found
+        return loaded
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Model]) -> tuple[Path, ...]:
-        """One file for each word."""
+        """Write one file for each word; returns the files."""
         from safetensors.torch import save_file
 
         home, written = folder / FOLDER, []
         home.mkdir()
         for attached in adapters.values():
             for word, vectors in self.expected_weights(attached).items():
-                written.append(home / f"{word.strip('<>')}.safetensors")
-                save_file({word: vectors}, written[-1], metadata={"format": "pt"})
+                # Without the brackets, which file systems and shells do not take well.
+                path = home / f"{word.strip('<>')}.safetensors"
+                save_file({word: vectors}, path, metadata={"format": "pt"})
+                written.append(path)
         return tuple(written)
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
-        """`load_textual_inversion`."""
+        """Load every file with `load_textual_inversion`."""
         for path in self.find_files(folder) or ():
             model.pipeline.load_textual_inversion(str(path))
 
 
 def is_token_name(name: str) -> bool:
-    """Whether a tensor's name is a new word's."""
+    """Whether a tensor's name is a new word, such as `<sks>`."""
     return name.startswith(TOKEN_PREFIX) and name.endswith(">")

@@ -1,4 +1,4 @@
-"""The kohya format: one `kohya.safetensors` under the names that kohya's trainers, ComfyUI and A1111 read."""
+"""The kohya format: one `kohya.safetensors` with the names that kohya's trainers, ComfyUI and A1111 read."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 FILE = "kohya.safetensors"
 COMMON_PEFT_NAMES = {"dora_scale": "lora_magnitude_vector"}
-"""LyCORIS' names that a layer of any type can have -> peft's."""
+"""LyCORIS' names that layers of every type can have -> peft's names."""
 
 
 class KohyaFormat(Format):
-    """LoRA with its true alpha, DoRA, LoHa and LoKr, each layer under its name with `_` for every `.`."""
+    """LoRA with its own alpha, DoRA, LoHa and LoKr; a layer's name in the file has `_` for every `.`."""
 
     NAME: ClassVar[str] = "kohya"
     SUMMARY: ClassVar[str] = "one file for ComfyUI and A1111"
@@ -34,52 +34,63 @@ class KohyaFormat(Format):
     FILE_DESCRIPTION: ClassVar[str | None] = "a file with kohya's names"
 
     def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
-        """What LyCORIS has no names for, and bases that none of its readers knows."""
+        """Clause for types without LyCORIS names, and for components of bases that no other program reads."""
         if adapter.lycoris_layer is None:
-            why = f", {adapter.no_lycoris_reason}" if adapter.no_lycoris_reason else ""
+            why = ""
+            if adapter.no_lycoris_reason:
+                why = f", {adapter.no_lycoris_reason}"
             return f"which has no names for what `adapt.{component}` is: {adapter.NAME}{why}"
         if component not in family.kohya_prefixes:
             return f"which no other program reads for the {component} of `base.type: {family.NAME}`"
         return None
 
     def compatibility_warning(self, family: Family, component: str, adapter: Adapter) -> str | None:
-        """What ComfyUI and A1111 compute otherwise than LyCORIS; `dbrun merge --how full` is right in all three."""
-        return adapter.lycoris_caveat and f"{adapter.lycoris_caveat}; `dbrun merge FILE -o OUT --how full` is for them"
+        """Sentence on what ComfyUI and A1111 compute differently than LyCORIS, and the command for such a case."""
+        if not adapter.lycoris_caveat:
+            return None
+        # A merged difference of weights has no formula left to disagree on, so it is right in all three programs.
+        return f"{adapter.lycoris_caveat}; `dbrun merge FILE -o OUT --how full` is for them"
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
-        """A safetensors file whose names are kohya's, or a folder with one of the usual name."""
-        file = place / FILE if place.is_dir() else place
+        """A safetensors file with kohya's names, or the file with the usual name in a folder."""
+        file = place
+        if place.is_dir():
+            file = place / FILE
         if file.suffix != ".safetensors" or not file.is_file():
             return None
-        return (file,) if any(name.startswith(KOHYA_PREFIXES) for name in read_header(file).tensors) else None
+        # One is enough: a trainer may have added tensors of its own.
+        if not any(name.startswith(KOHYA_PREFIXES) for name in read_header(file).tensors):
+            return None
+        return (file,)
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
-        """The type of the component's layers; several where they are of several."""
+        """Type of the component's layers; several types are joined by " and "."""
         names = read_header(files[0]).tensors
-        begins = family.kohya_prefixes.get(component, ("", "-"))[1]
-        kinds = {layer_type(frozenset(parts), layer) for layer, parts in _group_by_layer(names).items()
-                 if layer.startswith(begins)}
+        # "-" begins no layer's name: a component that kohya has no prefix for has no layers in the file.
+        prefix = family.kohya_prefixes.get(component, ("", "-"))[1]
+        kinds = {layer_type(frozenset(ends), layer) for layer, ends in _group_by_layer(names).items()
+                 if layer.startswith(prefix)}
         if not kinds:
             shown = sorted({"_".join(name.split("_")[:2]) + "_…" for name in names})
-            raise RecipeError(f"{files[0]} holds no weights of the {component}, which begin with `{begins}`; it holds "
+            raise RecipeError(f"{files[0]} holds no weights of the {component}, which begin with `{prefix}`; it holds "
                               f"{', '.join(shown[:3])}",
                               fix=f"take `adapt.{component}.init` away, or name another file")
         return " and ".join(sorted(kinds))
 
     def usage(self, family: Family, base: str) -> str | None:
-        """Where ComfyUI and A1111 look."""
+        """Instructions for ComfyUI and A1111."""
         return (f"In ComfyUI: put `{FILE}` into `models/loras/` under a name of your own, and choose it in a node "
                 "`Load LoRA` between checkpoint and sampler. In A1111: put it into `models/Lora/`, and write "
                 "`<lora:NAME:1>` into the prompt.")
 
     def relative_paths(self, component: str) -> tuple[str, ...]:
-        """The folder itself, for all components."""
+        """The one file, which holds all components."""
         return (FILE,)
 
     def import_adapter(self, folder: Path, model: Model, component: str) -> ImportedAdapter:
-        """By peft's names; a CP-decomposed LoRA with its inner kernel multiplied in, which peft does not know.
+        """Read the component's layers by peft's names; the kernel of a CP-decomposed LoRA is multiplied in.
 
-        Raises RecipeError where its layers are of several types, which no one adapter is, or of one that peft has not.
+        Raises RecipeError if its layers are of several types, which no single adapter is, or if peft lacks the type.
         """
         from dbrun.adapters.import_adapter import ImportedAdapter
 
@@ -90,46 +101,60 @@ class KohyaFormat(Format):
             kind = layer_type(frozenset(layer), name)
             kinds.add(kind)
             scales[name] = layer_scale(layer, kind)
+            # [1, in …]: magnitudes of inputs, which LyCORIS can train; peft has those of outputs only.
             if "dora_scale" in layer and layer["dora_scale"].shape[0] == 1:
                 raise RecipeError(f"it is a DoRA with lengths of inputs on the {component}, and peft's are of outputs",
                                   fix="use the file as it is: `dbrun sample` and ComfyUI take it")
-            peft_names = {**COMMON_PEFT_NAMES, **layer_types()[kind].peft_names}
-            state |= {f"{name}.{peft_names.get(end, end)}": _to_peft_shape(end, tensor)
-                      for end, tensor in layer_types()[kind].without_unknown(layer).items() if end != "alpha"}
+            lycoris_layer = layer_types()[kind]
+            peft_names = {**COMMON_PEFT_NAMES, **lycoris_layer.peft_names}
+            for end, tensor in lycoris_layer.without_unknown(layer).items():
+                # peft has no tensor for alpha: it is in `scales`.
+                if end != "alpha":
+                    state[f"{name}.{peft_names.get(end, end)}"] = _to_peft_shape(end, tensor)
         if len(kinds) > 1:
             raise RecipeError(f"its layers on the {component} are of several types: {', '.join(sorted(kinds))}",
                               fix="use the file as it is: `dbrun sample` and ComfyUI take it")
         return ImportedAdapter(_peft_config(kinds.pop(), state), state, scales)
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
-        """None that would still have names: its readers put them into the base's weights."""
+        """Empty: readers add the update to the base's weights, so no adapter weight is left to compare."""
         return {}
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Model]) -> tuple[Path, ...]:
-        """One file for all components."""
+        """Write one file for all components; returns it."""
         from safetensors.torch import save_file
 
-        tensors = {f"{kohya_name(family, component, name)}.{end}": tensor.contiguous()
-                   for component, attached in adapters.items()
-                   for name, layer in attached.adapter.to_lycoris(attached.modules, attached.state).items()
-                   for end, tensor in layer.items()}
+        tensors = {}
+        for component, attached in adapters.items():
+            layers = attached.adapter.to_lycoris(attached.modules, attached.state)
+            for name, layer in layers.items():
+                file_name = kohya_name(family, component, name)
+                for end, tensor in layer.items():
+                    tensors[f"{file_name}.{end}"] = tensor.contiguous()
         save_file(tensors, folder / FILE, metadata={"format": "pt"})
         return (folder / FILE,)
 
     def changed_weights(self, folder: Path, model: Model,
                         components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
-        """By LyCORIS' formulas. Raises RecipeError where a name has no layer, or one of another size."""
+        """Yield changed weights by LyCORIS' formulas, float32, as in the base class.
+
+        Raises RecipeError if a name has no layer in the base, or a layer of another size.
+        """
         for component in components:
             module = model.module(component)
             for name, layer in _read_layers(folder / FILE, model, component):
-                own, kind = dict(module.get_submodule(name).named_parameters()), layer_type(frozenset(layer), name)
-                yield component, f"{name}.weight", apply_to_weight(own["weight"].detach().float(), layer, kind, name)
-                if (bias := apply_to_bias(own.get("bias"), layer, name)) is not None:
+                own = dict(module.get_submodule(name).named_parameters())
+                kind = layer_type(frozenset(layer), name)
+                # In float32 also on a base in 16 bits, where the update would be rounded away.
+                weight = own["weight"].detach().float()
+                yield component, f"{name}.weight", apply_to_weight(weight, layer, kind, name)
+                bias = apply_to_bias(own.get("bias"), layer, name)
+                if bias is not None:
                     yield component, f"{name}.bias", bias
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
-        """Into the base's weights, as ComfyUI and A1111 do it. Raises RecipeError where a name has no layer."""
+        """Add the updates to the base's weights, as ComfyUI and A1111 do. Raises RecipeError (see `changed_weights`)."""
         import torch
 
         with torch.no_grad():
@@ -138,57 +163,59 @@ class KohyaFormat(Format):
 
 
 def _peft_config(kind: str, state: Mapping[str, Tensor]) -> dict[str, object]:
-    """What peft's config would say of an adapter of this type, as far as its weights, by peft's names, tell."""
-    names = layer_types()[kind]
+    """Settings of peft's config for this type, as far as the weights (by peft's names) tell them."""
+    lycoris_layer = layer_types()[kind]
     config: dict[str, object] = {"peft_type": kind.upper()}
-    # of several tensors with a rank it is the first one's that a config names
-    ends = tuple(names.peft_names.get(name, name) for name in names.rank_names[:1])
+    # The first of the tensors with a rank: its rank is the `r` of peft's config.
+    ends = tuple(lycoris_layer.peft_names.get(name, name) for name in lycoris_layer.rank_names[:1])
     ranks = [tensor.shape[0] for name, tensor in state.items() if name.endswith(ends)]
     if ranks:
         config["r"] = max(ranks)
-    if names.peft_has_dora:
+    if lycoris_layer.peft_has_dora:
         config["use_dora"] = any(name.endswith("magnitude_vector") for name in state)
     return config
 
 
 def kohya_name(family: Family, component: str, name: str) -> str:
-    """A layer's name in the file, without the end that says which tensor of it is meant."""
-    begins, written = family.kohya_prefixes[component]
-    return written + name.removeprefix(begins).replace(".", "_")
+    """A layer's name in the file, without the end that names one of its tensors."""
+    prefix, file_prefix = family.kohya_prefixes[component]
+    return file_prefix + name.removeprefix(prefix).replace(".", "_")
 
 
 def _group_by_layer(names: Iterable[str]) -> dict[str, list[str]]:
-    """The ends of tensors' names by their layers: `.` stands only behind a layer's name."""
-    found: dict[str, list[str]] = {}
+    """Layer -> the ends of its tensors' names."""
+    by_layer: dict[str, list[str]] = {}
     for name in names:
+        # The first `.` ends the layer's name, which has `_` for its own.
         layer, _, end = name.partition(".")
-        found.setdefault(layer, []).append(end)
-    return found
+        by_layer.setdefault(layer, []).append(end)
+    return by_layer
 
 
 def _read_layers(file: Path, model: Model,
                  component: str) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """The component's layers by their names on its module. Raises RecipeError for a name that is no layer's."""
+    """Yield (layer's name on the module, its tensors in float32). Raises RecipeError for a name without a layer."""
     from safetensors.torch import load_file
 
     tensors = load_file(file)
     module = model.module(component)
-    real = {kohya_name(model.family, component, name): name for name in _named_layers(module)}
-    others = tuple(written for other, (_, written) in model.family.kohya_prefixes.items() if other != component)
+    # From module to file, since `_` for `.` cannot be undone: module names contain `_` themselves.
+    module_names = {kohya_name(model.family, component, name): name for name in _named_layers(module)}
+    other_prefixes = tuple(prefix for other, (_, prefix) in model.family.kohya_prefixes.items() if other != component)
     by_layer = _group_by_layer(tensors)
-    strange = [layer for layer in by_layer if layer not in real and not layer.startswith(others)]
-    if strange:
-        raise RecipeError(f"{len(strange)} layers of {file.name} are none of the base's {component}, such as "
-                          f"{strange[0]}", fix="name an adapter that was trained on this base")
+    unknown = [layer for layer in by_layer if layer not in module_names and not layer.startswith(other_prefixes)]
+    if unknown:
+        raise RecipeError(f"{len(unknown)} layers of {file.name} are none of the base's {component}, such as "
+                          f"{unknown[0]}", fix="name an adapter that was trained on this base")
     for layer, ends in by_layer.items():
-        if layer in real:
-            parts = {end: tensors[f"{layer}.{end}"].float() for end in ends}
+        if layer in module_names:
+            # Raises for an incomplete layer before a caller changes a weight by it.
             layer_type(frozenset(ends), layer)
-            yield real[layer], parts
+            yield module_names[layer], {end: tensors[f"{layer}.{end}"].float() for end in ends}
 
 
 def _named_layers(module: nn.Module) -> Iterator[str]:
-    """The names of the layers that there are names for."""
+    """Names of the layers that files of this format can change."""
     from torch import nn
 
     kinds = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
@@ -196,7 +223,9 @@ def _named_layers(module: nn.Module) -> Iterator[str]:
 
 
 def _to_peft_shape(end: str, tensor: Tensor) -> Tensor:
-    """DoRA's lengths as peft shapes them: [out] of a linear layer, [1, out, 1, 1] of a convolution."""
+    """DoRA's magnitudes in peft's shape: [out] on a linear layer, [1, out, 1, 1] on a convolution."""
     if end != "dora_scale":
         return tensor
-    return tensor.flatten() if tensor.dim() == 2 else tensor.reshape(1, -1, 1, 1)
+    if tensor.dim() == 2:
+        return tensor.flatten()
+    return tensor.reshape(1, -1, 1, 1)

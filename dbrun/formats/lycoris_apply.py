@@ -1,6 +1,6 @@
-"""What a layer's weight becomes under the tensors that kohya's and LyCORIS' names hold for it.
+"""Applying one layer's LyCORIS tensors to its weight and bias.
 
-Which names there are, and what they stand for, the adapter types say (`Adapter.lycoris_layer`).
+The adapter types define the names and their formulas (`Adapter.lycoris_layer`).
 """
 
 from __future__ import annotations
@@ -16,67 +16,82 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 COMMON_SUFFIXES = frozenset({"alpha", "dora_scale"})
+"""Ends of names that a layer of every type can have."""
 WEIGHT_DIFFERENCES: Mapping[str, LycorisLayer] = {
     "full": LycorisLayer("weights", frozenset({"diff"}), frozenset({"diff_b"}), lambda layer: layer["diff"]),
     "norm": LycorisLayer("norms", frozenset({"w_norm"}), frozenset({"b_norm"}), lambda layer: layer["w_norm"])}
-"""Differences of the weights themselves, and of norms', by LyCORIS' words; no adapter type of a recipe is one."""
+"""LyCORIS' types for differences of weights and of norms; no adapter type of a recipe has these names."""
 
 
 def layer_types() -> Mapping[str, LycorisLayer]:
-    """The types of layers by LyCORIS' words: those of the adapter types, LoRA first, then differences of weights."""
+    """LyCORIS' name of a type -> its layer: those of the adapter types, LoRA first, then differences of weights."""
+    # LoRA first, as error messages list the types in this order; the sort is stable.
     kinds = sorted(adapter_types(), key=lambda kind: not kind.supports_lora)
-    return {**{kind.NAME: kind.lycoris_layer for kind in kinds if kind.lycoris_layer}, **WEIGHT_DIFFERENCES}
+    of_adapters = {kind.NAME: kind.lycoris_layer for kind in kinds if kind.lycoris_layer}
+    return {**of_adapters, **WEIGHT_DIFFERENCES}
 
 
 def layer_type(names: frozenset[str], layer: str) -> str:
-    """The adapter type of a layer's names. Raises RecipeError where they are of none, or of one only in part."""
+    """Type of a layer with tensors of these names. Raises RecipeError if no type has them, or if some are missing."""
     own = names - COMMON_SUFFIXES
     kinds = layer_types()
     for name, kind in kinds.items():
+        # LoKr requires no single name, so an empty layer would be a LoKr without the first condition.
         if own and kind.required <= own <= kind.required | kind.optional:
             return name
     known = {name for kind in kinds.values() for name in kind.required | kind.optional}
     titles = ", ".join(kind.title for name, kind in kinds.items() if name not in WEIGHT_DIFFERENCES)
-    strange = sorted(own - known) or sorted(own)
-    raise RecipeError(f"`{layer}` has tensors that make no {titles} or difference of weights: "
-                      f"{', '.join(strange) or 'only alpha'}",
+    # Unknown names say most; if all are known, the set is incomplete or mixed.
+    shown = sorted(own - known) or sorted(own) or ["only alpha"]
+    raise RecipeError(f"`{layer}` has tensors that make no {titles} or difference of weights: {', '.join(shown)}",
                       fix="name a file of one of these types that was written whole")
 
 
 def layer_scale(layer: LayerTensors, kind: str) -> float:
-    """alpha / rank; 1 where there is no alpha, and where no tensor has a rank: readers ignore alpha then."""
-    inner = [layer[name] for name in layer_types()[kind].rank_names if name in layer]
-    return float(layer["alpha"]) / inner[0].shape[0] if inner and "alpha" in layer else 1.0
+    """alpha / rank; 1 without alpha or without a tensor that has a rank, since readers ignore alpha then."""
+    with_rank = [layer[name] for name in layer_types()[kind].rank_names if name in layer]
+    if not with_rank or "alpha" not in layer:
+        return 1.0
+    return float(layer["alpha"]) / with_rank[0].shape[0]
 
 
 def apply_to_weight(weight: Tensor, layer: LayerTensors, kind: str, name: str) -> Tensor:
-    """The weight with the update in it; with `dora_scale`, each output (or input) brought to that length.
+    """The weight with the update added, [out, in …]; with `dora_scale`, scaled to that norm per output (or input).
 
-    name: the layer's. Raises RecipeError where the update is of another size.
+    weight: [out, in …], float32; name: the layer's. Raises RecipeError if the update has another size.
     """
-    made = layer_types()[kind].update(layer).to(weight)
-    if (made.shape[0], made.numel()) != (weight.shape[0], weight.numel()):
+    update = layer_types()[kind].update(layer).to(weight)
+    # Not the whole shape: updates are [out, in * kernel], the weights of convolutions [out, in, k, k].
+    if (update.shape[0], update.numel()) != (weight.shape[0], weight.numel()):
         raise _size_mismatch(name)
-    summed = weight + layer_scale(layer, kind) * made.reshape(weight.shape)
+    summed = weight + layer_scale(layer, kind) * update.reshape(weight.shape)
     if "dora_scale" not in layer:
         return summed
-    lengths = layer["dora_scale"].to(weight)
-    axis = 0 if lengths.shape[0] == weight.shape[0] else 1
-    others = tuple(i for i in range(weight.dim()) if i != axis)
-    shape = [weight.shape[axis] if i == axis else 1 for i in range(weight.dim())]
-    turned: Tensor = summed * (lengths.reshape(shape) / summed.square().sum(dim=others, keepdim=True).sqrt())
-    return turned
+
+    # DoRA (arXiv:2402.09353, eq. 5): magnitude * direction, the direction being the sum over its norm.
+    magnitudes = layer["dora_scale"].to(weight)
+    axis = 1
+    if magnitudes.shape[0] == weight.shape[0]:
+        axis = 0
+    other_axes = tuple(i for i in range(weight.dim()) if i != axis)
+    shape = [1] * weight.dim()
+    shape[axis] = weight.shape[axis]
+    norms = summed.square().sum(dim=other_axes, keepdim=True).sqrt()
+    scaled: Tensor = summed * (magnitudes.reshape(shape) / norms)
+    return scaled
 
 
 def apply_to_bias(bias: Tensor | None, layer: LayerTensors, name: str) -> Tensor | None:
-    """The bias with what the layer adds to it; None where that is nothing.
-    Raises RecipeError as `apply_to_weight` does."""
-    more = layer.get("diff_b", layer.get("b_norm"))
-    if more is None:
+    """The bias [out] with the layer's difference added, float32; None if the layer has none.
+
+    Raises RecipeError if the base has no bias there, or one of another size.
+    """
+    change = layer.get("diff_b", layer.get("b_norm"))
+    if change is None:
         return None
-    if bias is None or more.shape != bias.shape:
+    if bias is None or change.shape != bias.shape:
         raise _size_mismatch(name)
-    return bias.detach().float() + more
+    return bias.detach().float() + change
 
 
 def _size_mismatch(name: str) -> RecipeError:

@@ -1,4 +1,4 @@
-"""How does what stands beside a layer get into its weight, or off it again?"""
+"""Merging a peft adapter into the weights of its layers, and removing it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Read = Callable[[Path, Model, tuple[str, ...]], None]
-"""`Format.read`: puts the adapters of some components, which stand in a folder, onto a model."""
+"""Signature of `Format.read`: loads the adapters of some components from a folder onto a model."""
 
 
 def merge_adapter(module: nn.Module) -> None:
-    """Put an adapter into the weights that it stands beside, and take it away."""
+    """Merge module's adapter into the weights of its layers, in place, and remove it."""
     for _, layer in _peft_layers(module):
         layer.merge()
     remove_adapter(module)
 
 
 def remove_adapter(module: nn.Module) -> None:
-    """Take an adapter of peft's away from module; the layers beneath stay as they are."""
+    """Remove every peft adapter from module, in place; the layers below it stay as they are."""
     for name, layer in _peft_layers(module):
-        above, _, last = name.rpartition(".")
-        setattr(module.get_submodule(above), last, layer.get_base_layer())
+        parent, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(parent), attribute, layer.get_base_layer())
+    # diffusers, transformers and peft take these attributes for a sign of an adapter.
     for mark in ("peft_config", "_hf_peft_config_loaded"):
         if mark in vars(module):
             delattr(module, mark)
@@ -35,16 +36,19 @@ def remove_adapter(module: nn.Module) -> None:
 
 def merged_weights(read: Read, folder: Path, model: Model,
                    components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
-    """As `Format.changed_weights`: read by the format's library, merged layer by layer, and taken away again."""
+    """Yield changed weights as `Format.changed_weights` does: read by the library, merged layer by layer, restored."""
     import torch
 
     try:
         with warnings.catch_warnings():
+            # Loading warns of what is intended here, such as keys of components that are not read.
             warnings.simplefilter("ignore")
             read(folder, model, components)
         for component in components:
             for name, layer in _peft_layers(model.module(component)):
                 weight = layer.get_base_layer().weight
+                # Layer by layer, so that there is never a second copy of the model; restored from a copy, because
+                # unmerging subtracts the update and leaves rounding behind.
                 with torch.no_grad():
                     kept = weight.detach().clone()
                     layer.merge()
@@ -52,12 +56,13 @@ def merged_weights(read: Read, folder: Path, model: Model,
                     weight.copy_(kept)
                 yield component, f"{name}.weight", new
     finally:
+        # Of all components: a library may put adapters on more than was asked for.
         for component in model.family.components:
             remove_adapter(model.module(component))
 
 
 def _peft_layers(module: nn.Module) -> list[tuple[str, Any]]:
-    """The layers that peft has put something beside, by name."""
+    """(name, layer) of every layer that peft has wrapped; a list, since callers replace layers while they iterate."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]

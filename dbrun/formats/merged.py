@@ -1,4 +1,4 @@
-"""The merged format: the whole pipeline with what was learnt in its weights, as `from_pretrained` reads it."""
+"""The merged format: the whole pipeline with the adapters merged into its weights, for `from_pretrained`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dbrun.models.base import Family, Model
 
 
 class MergedFormat(ComponentFormat):
-    """`merged/`: as large as the base. Its scheduler is the one that the trained denoiser is to be sampled with."""
+    """`merged/`: as large as the base, with the scheduler that fits the trained denoiser."""
 
     NAME: ClassVar[str] = "merged"
     SUMMARY: ClassVar[str] = "the whole pipeline"
@@ -22,28 +22,29 @@ class MergedFormat(ComponentFormat):
     STANDALONE: ClassVar[bool] = False
 
     def usage(self, family: Family, base: str) -> str | None:
-        """`from_pretrained`, without the base."""
+        """Instructions with `from_pretrained`; the base is not needed."""
         return (f"The whole pipeline is in `{self.NAME}/`:\n\n```python\nfrom diffusers import DiffusionPipeline\n\n"
                 f'pipeline = DiffusionPipeline.from_pretrained("{self.NAME}")\n```')
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Model]) -> tuple[Path, ...]:
-        """Every part of the pipeline, in 32 bits."""
+        """Write every component of the pipeline, in float32; returns the safetensors files."""
         model = merge_all(family, adapters, bare())
         home = folder / self.NAME
         model.pipeline.save_pretrained(home, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)
+        # Configs record where the base was read from: equal pipelines would differ from machine to machine.
         for path in home.rglob("*.json"):
             strip_config_paths(path)
         return tuple(sorted(home.rglob("*.safetensors")))
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
-        """`from_pretrained` of the pipeline's own class."""
-        taken = model.family.load(folder / self.NAME, device=model.device, dtype=model.dtype)
-        replace_components(taken.pipeline.components, model)
+        """Replace all components by those of `merged/`, read by the pipeline's own class."""
+        written = model.family.load(folder / self.NAME, device=model.device, dtype=model.dtype)
+        replace_components(written.pipeline.components, model)
 
 
 def merge_all(family: Family, adapters: Mapping[str, ComponentAdapter], model: Model) -> Model:
-    """The base with all of the adapters in its weights."""
+    """The model itself, with all adapters merged into its weights in place."""
     for component, attached in adapters.items():
         attached.attach_to(model.module(component))
         merge_adapter(model.module(component))
@@ -51,6 +52,6 @@ def merge_all(family: Family, adapters: Mapping[str, ComponentAdapter], model: M
 
 
 def replace_components(parts: Mapping[str, object], model: Model) -> None:
-    """Put another pipeline's parts in the place of a base's."""
+    """Replace components of the model's pipeline; parts: component -> module, tokenizer or scheduler."""
     for name, part in parts.items():
         setattr(model.pipeline, name, part)

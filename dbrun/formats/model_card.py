@@ -1,4 +1,4 @@
-"""What does the model card say: the README.md that the Hub, and people, read beside an adapter?"""
+"""The model card: the README.md of an export, read by people and by the Hub."""
 
 from __future__ import annotations
 
@@ -14,26 +14,35 @@ from dbrun.models.configs import UNKNOWN_LICENCE
 from dbrun.safetensors_header import trigger_words
 
 BASE_PLACEHOLDER = "path/to/the/base"
-"""Where a base of files stands on the reader's machine."""
+"""Stands for the path of a local base, which differs on the reader's machine."""
 MAX_GALLERY_PICTURES = 6
-"""Pictures in the Hub's gallery."""
+"""Number of pictures in the gallery that the Hub shows."""
 
 
 def compatibility_warnings(family: Family, names: Sequence[str],
                            adapters: Mapping[str, ComponentAdapter]) -> tuple[str, ...]:
-    """Where programs do otherwise than a format's own library, a sentence each that begins with the format's name."""
-    found = [f"{name}: {why}" for name in names for component, attached in adapters.items()
-             if isinstance(attached.adapter, Adapter)
-             and (why := formats()[name].compatibility_warning(family, component, attached.adapter))]
-    return tuple(dict.fromkeys(found))
+    """Sentences on programs that read a format differently than its own library, each with the format's name first."""
+    warnings = []
+    for name in names:
+        form = formats()[name]
+        for component, attached in adapters.items():
+            if not isinstance(attached.adapter, Adapter):
+                continue
+            why = form.compatibility_warning(family, component, attached.adapter)
+            if why:
+                warnings.append(f"{name}: {why}")
+    # Components of one type give one and the same sentence.
+    return tuple(dict.fromkeys(warnings))
 
 
 def render_card(document: Mapping[str, Any], family: Family, names: Sequence[str], prompts: Sequence[str],
                 cautions: Sequence[str] = ()) -> str:
-    """README.md of an export, front matter included; equal documents give equal text.
+    """Text of an export's README.md with its front matter; equal documents give equal text.
 
-    names: the formats written; prompts: of the sample pictures, in their order; cautions: what to know of the formats.
+    document: the export's provenance; names: formats written; prompts: of the sample pictures, in their order;
+    cautions: `compatibility_warnings`.
     """
+    # The text is part of an export's bytes: no date, no path, and wording that stays.
     repo, commit = _hub_source(document)
     parts = [_front_matter(document, repo, names, prompts), f"# {_title(document)}", _summary(document, repo, commit),
              "![The base above, what it has learnt below](before_after.png)", _prompt_list(prompts), "## How to use it",
@@ -42,44 +51,62 @@ def render_card(document: Mapping[str, Any], family: Family, names: Sequence[str
 
 
 def _hub_source(document: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The base's repository and commit, where it is of the Hub."""
+    """Repository and commit of a base from the Hub; (None, None) for any other base."""
     kind, _, rest = str(document["recipe"]["base"]["identity"]).partition(":")
     repo, _, commit = rest.partition("@")
-    return (repo, commit) if kind == "hub" else (None, None)
+    if kind != "hub":
+        return None, None
+    return repo, commit
 
 
 def _front_matter(document: Mapping[str, Any], repo: str | None, names: Sequence[str], prompts: Sequence[str]) -> str:
-    """The YAML that the Hub reads; JSON is YAML, so every value is written as JSON."""
-    whole = [formats()[name].LARGE for name in names]
-    matter: dict[str, object] = {"library_name": "diffusers", "pipeline_tag": "text-to-image",
-                                 "tags": ["text-to-image", "diffusers", "dreambooth", "dbrun",
-                                          *([] if all(whole) else ["lora", "template:sd-lora"])]}
+    """YAML that the Hub reads; every value is written as JSON, which is valid YAML and needs no quoting rules."""
+    finetune = all(formats()[name].LARGE for name in names)
+    tags, relation = ["text-to-image", "diffusers", "dreambooth", "dbrun"], "finetune"
+    if not finetune:
+        # The Hub's own tags for adapters: they bring the gallery and the LoRA widget.
+        tags += ["lora", "template:sd-lora"]
+        relation = "adapter"
+    matter: dict[str, object] = {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": tags}
     licence = str(document.get("licence") or UNKNOWN_LICENCE)
-    matter |= {"license": "other", "license_name": licence} if " " in licence else {"license": licence.lower()}
+    # The Hub takes identifiers in lower case; a licence with a space in its name is none of them.
+    if " " in licence:
+        matter |= {"license": "other", "license_name": licence}
+    else:
+        matter["license"] = licence.lower()
     if repo:
-        matter |= {"base_model": repo, "base_model_relation": "finetune" if all(whole) else "adapter"}
+        matter |= {"base_model": repo, "base_model_relation": relation}
     if isinstance(document["instance_prompt"], str):
         matter["instance_prompt"] = document["instance_prompt"]
-    matter["widget"] = [{"text": prompt, "output": {"url": f"samples/adapted/{i:02d}.png"}}
-                        for i, prompt in enumerate(prompts[:MAX_GALLERY_PICTURES])]
+    gallery = []
+    for i, prompt in enumerate(prompts[:MAX_GALLERY_PICTURES]):
+        gallery.append({"text": prompt, "output": {"url": f"samples/adapted/{i:02d}.png"}})
+    matter["widget"] = gallery
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in matter.items()]
     return "\n".join(["---", *lines, "---"])
 
 
 def _title(document: Mapping[str, Any]) -> str:
-    said = document["instance_prompt"]
-    return said if isinstance(said, str) else ", ".join(said or ()) or "An adapter"
+    """The instance prompt, or several joined by commas."""
+    prompts = document["instance_prompt"]
+    if isinstance(prompts, str):
+        return prompts
+    return ", ".join(prompts or ()) or "An adapter"
 
 
 def _summary(document: Mapping[str, Any], repo: str | None, commit: str | None) -> str:
+    """List of facts: trigger, base, licence, adapters and length of training."""
     recipe = document["recipe"]
     adapters = "; ".join(f"{component}: {_adapter_summary(one)}" for component, one in recipe["adapt"].items() if one)
-    of = f"[{repo}](https://huggingface.co/{repo}) at `{commit}`" if repo else f"`{recipe['base']['identity']}`"
-    lines = [f"- Base: {of}, of type `{recipe['base']['type']}`",
+    base = f"`{recipe['base']['identity']}`"
+    if repo:
+        base = f"[{repo}](https://huggingface.co/{repo}) at `{commit}`"
+    lines = [f"- Base: {base}, of type `{recipe['base']['type']}`",
              f"- Licence of the base: {document.get('licence') or UNKNOWN_LICENCE}",
              f"- What learnt: {adapters}; {recipe['train']['steps']} steps at {recipe['images']['resolution']} pixels"]
-    if word := trigger_words(recipe):
-        lines.insert(0, f"- Trigger: `{word}`")
+    trigger = trigger_words(recipe)
+    if trigger:
+        lines.insert(0, f"- Trigger: `{trigger}`")
     return "\n".join(lines)
 
 
@@ -93,13 +120,19 @@ def _prompt_list(prompts: Sequence[str]) -> str:
 
 
 def _usage(family: Family, names: Sequence[str], base: str, commit: str | None) -> list[str]:
-    at = f'"{base}"' + (f', revision="{commit}"' if commit else "")
-    return [text for name in names if (text := formats()[name].usage(family, at))]
+    """Instructions of each format that has any."""
+    arguments = f'"{base}"'
+    if commit:
+        # Pinned: weights trained on one commit may not fit the next.
+        arguments += f', revision="{commit}"'
+    texts = (formats()[name].usage(family, arguments) for name in names)
+    return [text for text in texts if text]
 
 
 def _provenance(document: Mapping[str, Any]) -> str:
-    rows = {"made by": f"dbrun, stages {', '.join(f'{n} `{d[:12]}`' for n, d in document['inputs'].items())}",
-            "libraries": ", ".join(f"{name} {version}" for name, version in document["libraries"].items()),
-            "seed": str(document["recipe"]["seed"])}
+    """Section on stages, library versions and seed."""
+    stages = ", ".join(f"{name} `{digest[:12]}`" for name, digest in document["inputs"].items())
+    libraries = ", ".join(f"{name} {version}" for name, version in document["libraries"].items())
+    rows = {"made by": f"dbrun, stages {stages}", "libraries": libraries, "seed": str(document["recipe"]["seed"])}
     lines = "\n".join(f"- {key}: {text}" for key, text in rows.items())
     return f"## Provenance\n\nEach .safetensors file says in its header what made it (`dbrun show FILE`).\n\n{lines}"

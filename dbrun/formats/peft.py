@@ -1,4 +1,4 @@
-"""The PEFT format: a folder for each component that `PeftModel.from_pretrained` reads."""
+"""The PEFT format: one folder per component for `PeftModel.from_pretrained`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+"""Prefix of weight names in PEFT's files: the attributes through which PeftModel holds the base."""
 ALWAYS_WRITTEN = ("peft_type", "r", "lora_alpha", "alpha", "target_modules", "base_model_name_or_path")
-"""Settings that are written even where they are peft's defaults, beside the adapter's own `always_in_config`."""
+"""Settings that are written even at peft's default, in addition to the adapter's own `always_in_config`."""
 
 
 class PeftFormat(Format):
@@ -36,58 +37,67 @@ class PeftFormat(Format):
     FILE_DESCRIPTION: ClassVar[str | None] = f"a PEFT folder ({CONFIG} and {WEIGHTS})"
 
     def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
-        """Only what peft does not put on."""
+        """Clause for types that peft does not attach."""
         if not adapter.uses_peft:
             return f"which carries adapters, and `adapt.{component}` is of type {adapter.NAME}"
         return None
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
-        """A folder with a config in it."""
-        return (place / CONFIG, place / WEIGHTS) if (place / CONFIG).is_file() else None
+        """Config and weights in a folder that contains a config."""
+        # The weights need not exist: `adapter_type` reports a folder with pickled weights by name.
+        if not (place / CONFIG).is_file():
+            return None
+        return (place / CONFIG, place / WEIGHTS)
 
     def candidate_components(self, files: tuple[Path, ...], family: Family) -> tuple[str, ...]:
-        """One: a config does not say which component it is of, but its folder's name does; else the first."""
+        """The component that the folder is named after; otherwise the first, the denoiser."""
+        # A config does not record its component.
         folder = files[0].parent.name
-        return (folder,) if folder in family.components else tuple(family.components)[:1]
+        if folder in family.components:
+            return (folder,)
+        return tuple(family.components)[:1]
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
-        """The config's `peft_type`; whichever component it was made for, it fits where its layers are."""
+        """The config's `peft_type` in lower case. Raises RecipeError for no config of peft's, or no readable weights."""
         config, weights = files
         try:
-            found = str(json.loads(config.read_bytes())["peft_type"]).lower()
+            settings = json.loads(config.read_bytes())
+            peft_type = str(settings["peft_type"]).lower()
         except (ValueError, KeyError, TypeError) as error:
             raise RecipeError(f"{config} names no `peft_type`, so it is no adapter's config",
                               fix=f"name {self.FILE_DESCRIPTION}") from error
         if not weights.is_file():
             raise RecipeError(f"{config.parent} holds no {WEIGHTS}; pickled weights are never read",
                               fix="save the adapter again with `save_pretrained(…, safe_serialization=True)`")
+        # Raises RecipeError for a truncated file.
         read_header(weights)
-        return found
+        return peft_type
 
     def usage(self, family: Family, base: str) -> str | None:
-        """`PeftModel.from_pretrained`."""
+        """Instructions with `PeftModel.from_pretrained`."""
         part = family.components["denoiser"]
         return (f"In PEFT, after the pipeline is loaded; `{self.NAME}/` has a folder for each component:\n\n"
                 f"```python\nfrom peft import PeftModel\n\n"
                 f'pipeline.{part} = PeftModel.from_pretrained(pipeline.{part}, "{self.NAME}/denoiser")\n```')
 
     def relative_paths(self, component: str) -> tuple[str, ...]:
-        """A folder of the component's name."""
+        """Config and weights in a folder named after the component."""
         return tuple(f"{self.NAME}/{component}/{name}" for name in (CONFIG, WEIGHTS))
 
     def import_adapter(self, folder: Path, model: Model, component: str) -> ImportedAdapter:
-        """As `PeftModel` holds it."""
+        """Read the adapter through `PeftModel`; errors as in the base class."""
         from dbrun.formats.peft_import import import_through_peft
 
         return import_through_peft(self, folder, "", model, component)
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
-        """The adapter's own, on an untouched base."""
-        return attached.adapter.to_peft(attached.modules, attached.state)[1]
+        """Weights by peft's names, in the type's shapes, for plain peft on an untouched base (`Learnable.to_peft`)."""
+        _, state = attached.adapter.to_peft(attached.modules, attached.state)
+        return state
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Model]) -> tuple[Path, ...]:
-        """One folder for each component."""
+        """Write one folder per component; returns the weight files."""
         from safetensors.torch import save_file
 
         written = []
@@ -104,26 +114,33 @@ class PeftFormat(Format):
         return tuple(written)
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
-        """`PeftModel.from_pretrained` on each component's module."""
+        """Load each folder with `PeftModel.from_pretrained` onto its component."""
         from peft import PeftModel
 
         with warnings.catch_warnings():
-            # what peft asks of transformers is no news to a user
+            # A deprecation between peft and transformers, which a user cannot act on.
             warnings.simplefilter("ignore", FutureWarning)
             for component in components:
+                # peft changes the module in place, so its PeftModel is not kept.
                 PeftModel.from_pretrained(model.module(component), folder / "peft" / component,
                                           torch_device=str(model.device))
 
 
 def config_as_json(config: PeftConfig, always: tuple[str, ...]) -> dict[str, object]:
-    """The config as JSON data without what is peft's default, so that an older peft knows every word in it.
+    """The config as JSON data without settings at peft's default; equal adapters give equal bytes on every machine.
 
-    always: settings that stay even where they are the default.
-    No path, no exact version, sets in order: equal adapters give equal bytes on every machine.
+    always: settings that are written even at their default.
     """
-    usual = type(config)().to_dict()
-    own = {**config.to_dict(), "inference_mode": True, "base_model_name_or_path": None}
-    kept = {key: value for key, value in own.items()
-            if key != "peft_version" and (key in always or value != usual.get(key))}
-    return {key: sorted(value) if isinstance(value, (set, list)) else getattr(value, "value", value)
-            for key, value in kept.items()}
+    defaults = type(config)().to_dict()
+    settings = {**config.to_dict(), "inference_mode": True, "base_model_name_or_path": None}
+    document: dict[str, object] = {}
+    for key, value in settings.items():
+        # Without defaults, because an older peft raises for a setting that it does not know.
+        if key == "peft_version" or (key not in always and value == defaults.get(key)):
+            continue
+        if isinstance(value, (set, list)):
+            # Sorted: the order of a set of texts differs from process to process.
+            document[key] = sorted(value)
+        else:
+            document[key] = getattr(value, "value", value)
+    return document

@@ -1,4 +1,4 @@
-"""Does an exported adapter do in its own library what it did in training?"""
+"""The check of an export: read back by its own library, an adapter must predict what it did in training."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EFFECT_TOLERANCE, OUTPUT_TOLERANCE = 1e-3, 1e-5
-"""Tolerance: a share of what the adapter changes, and a share of the prediction's own size for rounding."""
+"""Tolerances: a share of the adapter's own effect, plus a share of the prediction's size for rounding."""
 
 
 def describe_difference(difference: float) -> str:
     """The largest difference of two predictions, in words."""
-    return f"predictions differ by at most {difference:.1e}" if difference else "predictions are the same"
+    if not difference:
+        return "predictions are the same"
+    return f"predictions differ by at most {difference:.1e}"
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A seeded question to a denoiser: noisy samples of noise pictures under one prompt, at three times."""
+    """A seeded input of the denoiser: three noise images under one prompt, at a quarter, a half and three quarters
+    of the noise schedule.
+
+    prompt: the text; side: side of the images in pixels.
+    """
 
     prompt: str
     side: int
 
     def predict(self, model: Model) -> Tensor:
-        """The prediction [3, C, h, w], float32 on the CPU; the prompt goes through the text encoder as it is."""
+        """The prediction [3, C, h, w], float32 on the CPU; the text encoder is the model's own, adapted or not."""
         import torch
 
         from dbrun.training.device import generator
@@ -40,19 +46,26 @@ class Probe:
         draw = generator(0, "probe")
         with torch.inference_mode(), _full_precision():
             pixels = torch.rand(3, 3, self.side, self.side, generator=draw) * 2 - 1
-            stored = model.encode_images(pixels).cpu()
-            x0, extra_conditions = model.sample_x0(stored, lambda _, shape: torch.zeros(len(stored), *shape),
-                                   model.family.class_labels[0])
+            # On the CPU like all draws here, so that every device is given the same numbers.
+            latents = model.encode_images(pixels).cpu()
+            # No noise in the autoencoder's sample: its mean is enough for a comparison.
+            x0, extra_conditions = model.sample_x0(latents, lambda _, shape: torch.zeros(len(latents), *shape),
+                                                   model.family.class_labels[0])
             process = model.diffusion_process()
             t = torch.tensor([process.num_timesteps * k // 4 for k in (1, 2, 3)])
-            x_t = process.add_noise(x0, torch.randn(x0.shape, generator=draw), t)
+            noise = torch.randn(x0.shape, generator=draw)
+            x_t = process.add_noise(x0, noise, t)
             condition = model.collate_conditions(model.encode_prompts([self.prompt]) * 3)
-            return model.predict(x_t, t, {**condition, **extra_conditions}).float().cpu()
+            prediction = model.predict(x_t, t, {**condition, **extra_conditions})
+            return prediction.float().cpu()
 
 
 @dataclass(frozen=True)
 class ReferencePredictions:
-    """What an adapter did in training. base_prediction, trained_prediction: the probe's answers without and with it."""
+    """Predictions from training that an export is compared with.
+
+    base_prediction, trained_prediction: the probe's predictions [3, C, h, w] without and with the adapters.
+    """
 
     base_prediction: Tensor
     trained_prediction: Tensor
@@ -60,29 +73,35 @@ class ReferencePredictions:
 
     @property
     def effect(self) -> float:
-        """The largest change that the adapter makes to the prediction."""
+        """Largest absolute change of the prediction by the adapters."""
         return float((self.trained_prediction - self.base_prediction).abs().max())
 
     @property
     def tolerance(self) -> float:
-        """The largest difference at which a reloaded adapter is still the same."""
+        """Largest difference at which a reloaded adapter still counts as the same."""
         return EFFECT_TOLERANCE * self.effect + OUTPUT_TOLERANCE * float(self.trained_prediction.abs().max())
 
     def compare(self, answer: Tensor, model: Model, form: Format,
                 components: Iterable[str] | None = None) -> float:
-        """The largest difference of a reloaded adapter's answer. Raises StageFailed where it is another adapter.
+        """Largest difference of a reloaded adapter's prediction. Raises StageFailed if it exceeds the tolerance.
 
-        components: those that the format carries; left out, all.
+        answer: the reloaded model's prediction [3, C, h, w]; components: those that the format carries, by default all.
+        Also raises StageFailed if the library ignored or changed a weight.
         """
         name = form.NAME
-        for component in self.adapters if components is None else components:
+        if components is None:
+            components = self.adapters
+        for component in components:
             written = form.expected_weights(self.adapters[component])
-            arrived = form.loaded_weights(model.module(component), written)
-            if lost := [key for key in sorted(written.keys() | arrived.keys())
-                        if not _are_equal(arrived.get(key), written.get(key))]:
+            loaded = form.loaded_weights(model.module(component), written)
+            # Weights first: an ignored weight of little effect would hide within the tolerance.
+            lost = [key for key in sorted(written.keys() | loaded.keys())
+                    if not _are_equal(loaded.get(key), written.get(key))]
+            if lost:
                 raise StageFailed(f"{name}: its library ignored or changed {len(lost)} weights of {component}, "
                                   f"such as {lost[0]}", fix="leave this format out of `export`")
         difference = float((answer - self.trained_prediction).abs().max())
+        # Negated, so that NaN fails.
         if not difference <= self.tolerance:
             raise StageFailed(f"{name}: read back, the adapter's prediction differs by {difference:.2g}; allowed is "
                               f"{self.tolerance:.2g}, and the adapter itself changes it by {self.effect:.2g}",
@@ -90,15 +109,17 @@ class ReferencePredictions:
         return difference
 
 
-def _are_equal(arrived: Tensor | None, written: Tensor | None) -> bool:
+def _are_equal(loaded: Tensor | None, written: Tensor | None) -> bool:
     import torch
 
-    return arrived is not None and written is not None and torch.equal(arrived.detach().float().cpu(), written.float())
+    if loaded is None or written is None:
+        return False
+    return torch.equal(loaded.detach().float().cpu(), written.float())
 
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Convolutions in full 32 bits, so that the tolerance means the same on every device."""
+    """Context manager: convolutions in full float32 (no TF32), so that the tolerance fits every device."""
     import torch
 
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):

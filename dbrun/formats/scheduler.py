@@ -1,4 +1,4 @@
-"""Which scheduler is an adapter sampled with, where the base's own is no longer right?"""
+"""The scheduler config of an export, for adapters that the base's own scheduler does not fit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ FOLDER = "scheduler"
 
 
 def write_scheduler(folder: Path, model: Model, changes: Mapping[str, object]) -> Path:
-    """Write `scheduler/scheduler_config.json`: the family's sampler with these changes, as any pipeline loads it."""
+    """Write `scheduler/scheduler_config.json`, the family's sampler with these changes; returns its path."""
     sampler = model.with_scheduler_changes(changes).sampling_scheduler()
     config = json.loads(sampler.to_json_string())
-    # an exact version would make equal runs differ
+    # The exact version would make equal runs differ.
     config.pop("_diffusers_version", None)
     path = folder / FOLDER / "scheduler_config.json"
     path.parent.mkdir()

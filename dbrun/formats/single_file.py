@@ -1,4 +1,4 @@
-"""The single_file format: one checkpoint in the base's original layout, as ComfyUI, A1111 and diffusers read it."""
+"""The single_file format: one checkpoint in the base's original layout, for ComfyUI, A1111 and diffusers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE = "single_file.safetensors"
 
 
 class SingleFileFormat(ComponentFormat):
-    """`single_file.safetensors`: denoiser, autoencoder and text encoder, in 32 bits, as large as the base."""
+    """`single_file.safetensors`: denoiser, autoencoder and text encoder, in float32, as large as the base."""
 
     NAME: ClassVar[str] = "single_file"
     SUMMARY: ClassVar[str] = "that as one checkpoint"
@@ -26,50 +26,55 @@ class SingleFileFormat(ComponentFormat):
     STANDALONE: ClassVar[bool] = False
 
     def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
-        """Families without such a layout."""
+        """Clause for families without such a layout."""
         return family.single_file_obstacle(None)
 
     def usage(self, family: Family, base: str) -> str | None:
-        """Where ComfyUI and A1111 look."""
+        """Instructions for ComfyUI and A1111."""
         return (f"`{FILE}` is a whole checkpoint: in ComfyUI it goes into `models/checkpoints/`, in A1111 into "
                 "`models/Stable-diffusion/`.")
 
     def unsupported_base_reason(self, family: Family, base: Path) -> str | None:
-        """Bases of the family without such a layout."""
+        """Clause for bases without such a layout."""
         return family.single_file_obstacle(base)
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Model]) -> tuple[Path, ...]:
-        """One file. Raises StageFailed where a base that was fetched after planning has no such layout."""
+        """Write the one file; returns it. Raises StageFailed if the base has no such layout."""
         from safetensors.torch import save_file
 
         model = bare()
-        if why := self.unsupported_base_reason(family, Path(model.pipeline.config["_name_or_path"])):
+        # The plan asked this already, except for a base that was downloaded after it.
+        why = self.unsupported_base_reason(family, Path(model.pipeline.config["_name_or_path"]))
+        if why:
             raise StageFailed(f"found '{self.NAME}', {why}", fix="leave this format out of `export`")
         tensors = merge_all(family, adapters, model).single_file_state_dict()
         save_file(dict(tensors), folder / FILE, metadata={"format": "pt"})
         return (folder / FILE,)
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
-        """`from_single_file` of the pipeline's own class, with the base's own configs.
+        """Replace the base's modules, read with `from_single_file` of its pipeline's class and the base's configs.
 
-        Raises StageFailed where it leaves out or changes a tensor of the file.
+        Raises StageFailed if that ignores or changes a tensor of the file.
         """
         import torch
         from safetensors.torch import load_file
 
         base = model.pipeline
-        taken = type(base).from_single_file(str(folder / FILE), config=base.config["_name_or_path"],
-                                            local_files_only=True, torch_dtype=model.dtype,
-                                            **dict.fromkeys(n for n, p in base.components.items() if p is None))
-        # its scheduler is not in the file
-        replace_components({name: part for name, part in taken.components.items() if isinstance(part, torch.nn.Module)},
-                           model)
+        # None for what the base lacks, such as a safety checker: `from_single_file` would download it.
+        absent = dict.fromkeys(name for name, part in base.components.items() if part is None)
+        loaded = type(base).from_single_file(str(folder / FILE), config=base.config["_name_or_path"],
+                                             local_files_only=True, torch_dtype=model.dtype, **absent)
+        # Modules only: the file holds no scheduler and no tokenizer.
+        modules = {name: part for name, part in loaded.components.items() if isinstance(part, torch.nn.Module)}
+        replace_components(modules, model)
         for part in model.pipeline.components.values():
             if isinstance(part, torch.nn.Module):
                 part.to(model.device).requires_grad_(False).eval()
+        # Compared in the file's own layout: diffusers maps the names, and a gap in its map would go unnoticed.
         held, written = model.single_file_state_dict(), load_file(folder / FILE)
-        if lost := [name for name in sorted(held.keys() | written.keys())
-                    if name not in held or name not in written or not torch.equal(held[name], written[name])]:
+        lost = [name for name in sorted(held.keys() | written.keys())
+                if name not in held or name not in written or not torch.equal(held[name], written[name])]
+        if lost:
             raise StageFailed(f"single_file: `from_single_file` ignored or changed {len(lost)} tensors, such as "
                               f"{lost[0]}", fix="leave this format out of `export`")
