@@ -154,7 +154,7 @@ class KohyaFormat(Format):
                     yield component, f"{name}.bias", bias
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
-        """Add the updates to the base's weights, as ComfyUI and A1111 do. Raises RecipeError (see `changed_weights`)."""
+        """Add the updates to the base's weights, as ComfyUI and A1111 do. Raises as `changed_weights` does."""
         import torch
 
         with torch.no_grad():

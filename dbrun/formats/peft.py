@@ -58,7 +58,7 @@ class PeftFormat(Format):
         return tuple(family.components)[:1]
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
-        """The config's `peft_type` in lower case. Raises RecipeError for no config of peft's, or no readable weights."""
+        """The config's `peft_type` in lower case. Raises RecipeError without it, or without readable weights."""
         config, weights = files
         try:
             settings = json.loads(config.read_bytes())

@@ -1,4 +1,4 @@
-"""Which adapter files do the words of a command line name, and what do they hold? Read without torch."""
+"""Adapter files named on a command line: where they are and what they hold, read without torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from dbrun.recipe.checks.suggestions import join_with_or
 from dbrun.safetensors_header import METADATA_KEY, read_header, read_provenance
 
 MAX_WEIGHT = 1000.0
-"""The largest weight of an adapter that can be meant."""
+"""Largest absolute weight of an adapter; a larger number is taken for a typing error."""
 
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """An adapter as it was named. files: of each place that it stands in; a PEFT adapter has one a component."""
+    """An adapter as the user named it.
+
+    place: its file or folder; weight: factor of its update; form: its format;
+    files: one entry per unit that the format reads at once: PEFT has one per component.
+    """
 
     place: Path
     weight: float
@@ -30,18 +34,27 @@ class AdapterFile:
 
     @property
     def label(self) -> str:
-        """What to call it: its file's or folder's name, and its weight where that is not 1."""
+        """Name of its file or folder, followed by its weight unless that is 1."""
+        # Resolved, so that `.` has a name too.
         name = self.place.resolve().name.removesuffix(".safetensors")
-        return name if self.weight == 1 else f"{name}:{self.weight:g}"
+        if self.weight == 1:
+            return name
+        return f"{name}:{self.weight:g}"
 
     @property
     def document(self) -> Mapping[str, Any]:
-        """The provenance that dbrun wrote into it, empty where it is another program's."""
-        file = self.files[0][-1]
-        return read_provenance(file) if METADATA_KEY in read_header(file).metadata else {}
+        """Provenance that dbrun wrote into it; empty for files of other programs."""
+        # The last file of a unit holds the weights; a config before it has no header.
+        weights = self.files[0][-1]
+        if METADATA_KEY not in read_header(weights).metadata:
+            return {}
+        return read_provenance(weights)
 
     def components(self, family: Family) -> Mapping[str, tuple[str, tuple[Path, ...]]]:
-        """What it holds of a family: component -> the type there, and the files. Raises RecipeError for nothing."""
+        """Component of the family -> (adapter type, files) of what it holds.
+
+        Raises RecipeError if it holds nothing for the family.
+        """
         found: dict[str, tuple[str, tuple[Path, ...]]] = {}
         why: RecipeError | None = None
         for files in self.files:
@@ -49,6 +62,7 @@ class AdapterFile:
                 try:
                     found[component] = (self.form.adapter_type(files, family, component), files)
                 except RecipeError as error:
+                    # No error yet: most files hold some of the components only.
                     why = error
         if not found:
             raise why or RecipeError(f"{self.place} holds no adapter", fix="name another file")
@@ -56,43 +70,51 @@ class AdapterFile:
 
     @contextmanager
     def linked_folder(self, family: Family) -> Iterator[tuple[Path, tuple[str, ...]]]:
-        """A folder in which the format's reader finds it, while this is open, and the components that are there."""
+        """Context manager: a temporary folder with links where the format's reader looks, and the components in it."""
         components = self.components(family)
         with TemporaryDirectory(prefix="dbrun-") as name:
             for component, (_, files) in components.items():
-                homes = self.form.relative_paths(component)
-                # new words are read where they lie
-                for file, home in zip(files, homes, strict=bool(homes)):
-                    target = Path(name) / home
+                relative_paths = self.form.relative_paths(component)
+                # Not strict if there are no paths: files of new words are read where they are, without a link.
+                for file, relative in zip(files, relative_paths, strict=bool(relative_paths)):
+                    target = Path(name) / relative
                     target.parent.mkdir(parents=True, exist_ok=True)
+                    # One file can hold several components.
                     if not target.exists():
                         target.symlink_to(file.resolve())
             yield Path(name), tuple(components)
 
 
 def find_adapter(word: str) -> AdapterFile:
-    """The adapter that a word such as `dog.safetensors`, `outputs/sks_dog` or `dog.safetensors:0.6` names."""
+    """Find the adapter for `dog.safetensors`, `outputs/sks_dog` or `dog.safetensors:0.6` (with a weight).
+
+    Raises UsageError if the path does not exist or holds no adapter.
+    """
     place, weight = _split_weight(word)
     for form, files in _find_in_formats(place):
         if files:
             return AdapterFile(place, weight, form, files)
     if not place.exists():
-        raise UsageError(f"{place} is not there", fix="name an adapter's file or folder, such as outputs/sks_dog")
-    asked = join_with_or([form.FILE_DESCRIPTION for form in formats().values() if form.FILE_DESCRIPTION])
-    raise UsageError(f"{place} holds no adapter", fix=f"name {asked}, or a folder that `dbrun run` wrote")
+        raise UsageError(f"{place} does not exist", fix="name an adapter's file or folder, such as outputs/sks_dog")
+    allowed = join_with_or([form.FILE_DESCRIPTION for form in formats().values() if form.FILE_DESCRIPTION])
+    raise UsageError(f"{place} holds no adapter", fix=f"name {allowed}, or a folder that `dbrun run` wrote")
 
 
 def split_adapters_and_prompt(words: Sequence[str]) -> tuple[tuple[AdapterFile, ...], str]:
-    """The adapters and the prompt, which stands behind them. Raises UsageError where one of the two is missing."""
+    """Split arguments into adapters and the prompt, which comes last. Raises UsageError if one of them is missing."""
     if len(words) < 2:
         raise UsageError("found no prompt behind the adapter", fix='dbrun sample ADAPTER "a photo of sks dog"')
-    if _split_weight(words[-1])[0].exists():
+    last_place, _ = _split_weight(words[-1])
+    # A prompt that is the name of a file is nearly always a forgotten prompt.
+    if last_place.exists():
         raise UsageError(f"found {words[-1]}, an adapter, where the prompt should stand",
                          fix='dbrun sample ADAPTER … "a photo of sks dog"')
     return tuple(find_adapter(word) for word in words[:-1]), words[-1]
 
 
 def _split_weight(word: str) -> tuple[Path, float]:
+    """Split `PATH:WEIGHT`; the weight is 1 without one. Raises UsageError for a weight out of range."""
+    # A path that exists is taken whole: a `:` is allowed in file names.
     place, colon, number = word.rpartition(":")
     if not colon or Path(word).exists():
         return Path(word), 1.0
@@ -100,18 +122,25 @@ def _split_weight(word: str) -> tuple[Path, float]:
         weight = float(number)
     except ValueError:
         return Path(word), 1.0
+    # Negated, so that `nan` fails, which float() takes.
     if not abs(weight) <= MAX_WEIGHT:
         raise UsageError(f"found the weight {number} for {place}", fix="write a number such as 0.6")
     return Path(place), weight
 
 
 def _find_in_formats(place: Path) -> Iterator[tuple[Format, tuple[tuple[Path, ...], ...]]]:
-    """Every format, small ones of adapters first, with what it finds at a place.
+    """Yield every format with the files that it finds at a place.
 
-    That is a file, its own folder, or one that holds a folder a component.
+    A place is a file, the format's own folder, or a folder with one folder per component.
     """
-    folder = place.parent if place.name == "adapter_model.safetensors" else place
-    for form in sorted(formats().values(), key=lambda form: (form.LARGE, form.CONTENT != "adapters")):
-        inner = sorted(p for home in (folder / form.NAME, folder) for p in home.glob("*") if p.is_dir())
-        found = [form.find_files(p) for p in (folder, *inner)]
-        yield form, tuple(dict.fromkeys(files for files in found if files))
+    folder = place
+    # A PEFT adapter named by its weights: the config beside them belongs to it.
+    if place.name == "adapter_model.safetensors":
+        folder = place.parent
+    # In the output of a run, which holds several formats, the small files for use on a base come first.
+    by_size = sorted(formats().values(), key=lambda form: (form.LARGE, form.CONTENT != "adapters"))
+    for form in by_size:
+        inner = sorted(p for parent in (folder / form.NAME, folder) for p in parent.glob("*") if p.is_dir())
+        per_folder = [form.find_files(p) for p in (folder, *inner)]
+        # Two of these folders can lead to the same files.
+        yield form, tuple(dict.fromkeys(files for files in per_folder if files))

@@ -1,4 +1,4 @@
-"""Over which base is an adapter used: the one it was trained on, or one that is named?"""
+"""The base that an adapter is used on: the one it was trained on, or one that the user names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from dbrun.store.store import Store
 
 @dataclass(frozen=True)
 class LocalBase:
-    """A base that is here. asked: how it was named; identity: what it is; folder, variant: what is loaded."""
+    """A base on this machine.
+
+    asked: its name as the user or a recipe wrote it; identity: its content, independent of its place;
+    folder, variant: the files to load.
+    """
 
     family: Family
     asked: str
@@ -32,104 +36,124 @@ class LocalBase:
     variant: str | None
 
     def load(self, precision: str = "fp32", device: str = "auto", threads: int = 1) -> Model:
-        """The base in memory."""
+        """Load the base; precision: fp32, fp16 or bf16; device: auto, cpu, cuda or mps; threads: on a CPU."""
         from dbrun.training.device import DTYPES, set_up_device
 
-        return self.family.load(self.folder, device=set_up_device(resolve_numerics(device, threads)),
-                                dtype=DTYPES[precision], variant=self.variant)
+        torch_device = set_up_device(resolve_numerics(device, threads))
+        return self.family.load(self.folder, device=torch_device, dtype=DTYPES[precision], variant=self.variant)
 
 
-def choose_base(documents: Sequence[Mapping[str, Any]], asked: str | None, beside: Sequence[Path],
+def choose_base(documents: Sequence[Mapping[str, Any]], asked: str | None, places: Sequence[Path],
                 store: Store) -> tuple[LocalBase, tuple[str, ...]]:
-    """The base, and what is worth saying about it. Raises UsageError where it is not known which.
+    """The base, and a note for each other base that an adapter was trained on. Raises UsageError if none is known.
 
-    documents: the adapters' provenance; asked: as the user named it; beside: the places of the adapters.
+    documents: the adapters' provenance; asked: the base that the user named; places: paths of the adapters.
     """
-    trained = [said for document in documents for said in _training_bases(document)]
+    trained = [base for document in documents for base in _training_bases(document)]
     if asked is not None:
-        at_hand = _base_of_option(asked, trained, store)
+        base = _base_of_option(asked, trained, store)
     elif trained:
-        at_hand = _base_of_provenance(trained[0], beside, store)
+        base = _base_of_provenance(trained[0], places, store)
     else:
         raise UsageError("no adapter says which base it was trained on",
                          fix="name it: --base embedded, a folder in diffusers format, or owner/name@revision")
-    others = [said["identity"] for said in trained if said["identity"] != at_hand.identity]
-    return at_hand, tuple(f"trained on another base than {at_hand.asked}: {other}" for other in dict.fromkeys(others))
+    # A note, no error: an adapter often works on another fine-tune of its base.
+    others = dict.fromkeys(record["identity"] for record in trained if record["identity"] != base.identity)
+    return base, tuple(f"trained on another base than {base.asked}: {other}" for other in others)
 
 
 def _training_bases(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The bases of an adapter, or of those that it was merged from."""
-    if said := document.get("recipe", {}).get("base"):
-        yield said
+    """Yield the recorded base of an adapter, and of the adapters that it was merged from."""
+    base = document.get("recipe", {}).get("base")
+    if base:
+        yield base
     for part in document.get("merged", {}).get("of", ()):
         yield from _training_bases(part.get("provenance", {}))
 
 
-def _base_of_provenance(said: Mapping[str, Any], beside: Sequence[Path], store: Store) -> LocalBase:
-    """The base of a provenance: on the Hub, the embedded one, or one that a record beside the adapter names."""
-    if parts := parse_hub_identity(said["identity"]):
-        return _find_or_download(Base(type=said["type"], path=parts[0], revision=parts[1], variant=said["variant"]),
+def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], store: Store) -> LocalBase:
+    """The recorded base: from the Hub, the embedded one, or a folder that a run's record names.
+
+    Raises UsageError if it is a folder that is not found.
+    """
+    hub = parse_hub_identity(recorded["identity"])
+    if hub:
+        repo, commit = hub
+        return _find_or_download(Base(type=recorded["type"], path=repo, revision=commit, variant=recorded["variant"]),
                                  store)
-    for path in (EMBEDDED, *_recorded_paths(beside)):
+    for path in (EMBEDDED, *_recorded_paths(places)):
         try:
-            found = _find_or_download(Base(type=said["type"], path=path, variant=said["variant"]), store)
+            candidate = _find_or_download(Base(type=recorded["type"], path=path, variant=recorded["variant"]), store)
         except RecipeError:
             continue
-        if found.identity == said["identity"]:
-            return found
-    raise UsageError(f"the base that it was trained on is a folder of files ({said['identity'][:18]}…), and it is not "
-                     "known where that is", fix="name it: --base FOLDER")
+        # A path proves nothing: other weights may be there now.
+        if candidate.identity == recorded["identity"]:
+            return candidate
+    raise UsageError(f"the base that it was trained on is a folder of files ({recorded['identity'][:18]}…), and it is "
+                     "not known where that is", fix="name it: --base FOLDER")
 
 
-def _recorded_paths(beside: Sequence[Path]) -> list[str]:
-    """The paths of bases in the records that lie beside delivered adapters."""
-    found = []
-    for place in beside:
+def _recorded_paths(places: Sequence[Path]) -> list[str]:
+    """Paths of bases in the records that runs delivered together with their adapters."""
+    paths = []
+    for place in places:
+        # Three levels up: `outputs/NAME/peft/denoiser/adapter_model.safetensors` is the deepest file of a delivery.
         for record in read_records((place, *place.absolute().parents[:3])):
             with suppress(KeyError, TypeError):
-                found.append(str(record["recipe"]["base"]["path"]))
-    return found
+                paths.append(str(record["recipe"]["base"]["path"]))
+    return paths
 
 
 def _base_of_option(asked: str, trained: Sequence[Mapping[str, Any]], store: Store) -> LocalBase:
-    """The base that the user named; its family is read from it, or is that of the adapters."""
+    """The base that the user named; its family is read from its files, or is that of the adapters."""
     path, _, revision = asked.partition("@")
     folder = Path(asked).expanduser()
+    # A folder wins over a repository: `owner/name` can be both.
     if (folder / "model_index.json").is_file() or not HUB_ID.fullmatch(path):
         return _find_or_download(Base(type=_detect_family(folder) or _base_type(trained), path=asked), store)
     return _find_or_download(Base(type=_base_type(trained), path=path, revision=revision or None), store)
 
 
 def _base_type(trained: Sequence[Mapping[str, Any]]) -> str:
-    return str(trained[0]["type"]) if trained else next(iter(f.NAME for f in families().values() if f.kohya_prefixes))
+    """Family that the adapters were trained on; without provenance the first that other programs train for, too."""
+    if trained:
+        return str(trained[0]["type"])
+    return next(family.NAME for family in families().values() if family.kohya_prefixes)
 
 
 def _detect_family(folder: Path) -> str | None:
+    """Family of a pipeline in a folder, by its class name; None if it is no pipeline of a known class."""
     try:
         pipeline = json.loads((folder / "model_index.json").read_bytes())["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return next((family.NAME for family in families().values() if pipeline in family.pipeline_classes), None)
+    for family in families().values():
+        if pipeline in family.pipeline_classes:
+            return family.NAME
+    return None
 
 
 def _find_or_download(base: Base, store: Store) -> LocalBase:
-    """The base, fetched where it is on the Hub and not here."""
+    """The base on this machine, downloaded from the Hub if necessary."""
     found = find_base(base, Path(), store)
-    source, family = found.source, families()[base.type]
+    source = found.source
     if source.folder is None:
         source = _download(base, source, found.unavailable_reason)
     assert source.folder is not None
-    return LocalBase(family, base.path, source.identity, source.folder, base.variant)
+    return LocalBase(families()[base.type], base.path, source.identity, source.folder, base.variant)
 
 
 def _download(base: Base, source: BaseSource, unavailable_reason: str | None) -> BaseSource:
+    """The source with its folder after a download. Raises RecipeError if there may be none, such as offline."""
     from dataclasses import replace
 
     from dbrun.stages.support import download
 
     if unavailable_reason:
         raise RecipeError(unavailable_reason, fix="unset HF_HUB_OFFLINE, or name a base that is here")
-    commit, family = download.resolve_commit(base.path, base.revision), families()[base.type]
+    family = families()[base.type]
+    # The commit is fixed first: the files must be of one state although the branch may move meanwhile.
+    commit = download.resolve_commit(base.path, base.revision)
     folder = download.download(base.path, commit, lambda names: select_files(names, family.subfolders, base.variant),
-                          lambda done, total: None)
+                               lambda done, total: None)
     return replace(source, folder=folder, identity=f"hub:{base.path}@{commit}")

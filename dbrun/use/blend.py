@@ -1,8 +1,8 @@
-"""How do several adapters, each by its weight, get into one base and out again, without loading it anew?
+"""Blending weighted adapters into one base in memory, and restoring the base without loading it again.
 
-Each is read by its own format's library; what is kept of it is the weights that it leaves. A blend of them is the
-base's weights plus the sum of the weighted changes, so every type can stand beside every other; new words that lie
-beside them come along. Taken out, the base is what it was to the bit.
+Each adapter is read by its own format's library, which gives the weights with the adapter merged. The blend is the
+base's weights plus the weighted sum of the changes, so adapters of all types can be combined. New words that belong to
+an adapter are added, too. After `restore` the base is what it was, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Blend:
-    """A base in memory, and what stands in it."""
+    """A base in memory, with the adapters and words that are applied to it."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -27,48 +27,54 @@ class Blend:
         self._original: dict[tuple[str, str], Tensor] = {}
 
     def apply(self, adapters: Sequence[AdapterFile]) -> None:
-        """Let the base be itself and these adapters, whatever stood in it before. Raises RecipeError."""
+        """Restore the base, then apply these adapters. Raises RecipeError if one does not fit the base."""
         import torch
 
         changes = self.changed_weights(adapters)
         with torch.no_grad():
-            for place, new in changes.items():
-                self._original[place] = self._weight(place).clone()
-                self._weight(place).copy_(new)
-        # last in and first out: a word makes the text encoder's table longer
+            for key, merged in changes.items():
+                # A copy of the old values: subtracting the change again would leave rounding behind.
+                self._original[key] = self._weight(key).clone()
+                self._weight(key).copy_(merged)
+        # Words are applied last and removed first: they make the text encoder's embedding table longer.
         self.words.apply(adapters)
 
     def changed_weights(self, adapters: Sequence[AdapterFile]) -> dict[tuple[str, str], Tensor]:
-        """(component, name of a weight) -> what it is with these adapters in it; the base is itself afterwards."""
+        """(component, weight name) -> the weight with these adapters merged, in its own shape.
+
+        The base is restored before, and unchanged afterwards. Raises RecipeError if an adapter does not fit it.
+        """
         self.restore()
         changes: dict[tuple[str, str], Tensor] = {}
         for adapter in adapters:
             with adapter.linked_folder(self.model.family) as (folder, components):
-                for component, name, new in adapter.form.changed_weights(folder, self.model, components):
-                    place = (component, name)
-                    now = self._weight(place)
+                for component, name, merged in adapter.form.changed_weights(folder, self.model, components):
+                    key = (component, name)
+                    # One adapter of weight 1 is taken as its library made it, without the rounding of a difference.
                     if len(adapters) == 1 and adapter.weight == 1:
-                        changes[place] = new
+                        changes[key] = merged
                         continue
-                    change = adapter.weight * (new.float() - now.float())
-                    changes[place] = changes[place] + change if place in changes else now.float() + change
+                    original = self._weight(key).float()
+                    change = adapter.weight * (merged.float() - original)
+                    # In float32 throughout: the sum is rounded to the base's dtype once, in `apply`.
+                    changes[key] = changes.get(key, original) + change
         return changes
 
     def restore(self) -> None:
-        """Let the base be itself."""
+        """Remove all adapters and words; the base is what it was, bit for bit."""
         import torch
 
         self.words.restore()
         with torch.no_grad():
-            for place, first in self._original.items():
-                self._weight(place).copy_(first)
+            for key, original in self._original.items():
+                self._weight(key).copy_(original)
         self._original = {}
 
     def weight_differences(self, adapters: Sequence[AdapterFile]) -> dict[tuple[str, str], Tensor]:
-        """(component, name of a weight) -> what these adapters add to it, float32."""
-        return {place: new.float() - self._weight(place).float()
-                for place, new in self.changed_weights(adapters).items()}
+        """(component, weight name) -> what these adapters add to the weight, float32, in its shape."""
+        return {key: merged.float() - self._weight(key).float()
+                for key, merged in self.changed_weights(adapters).items()}
 
-    def _weight(self, place: tuple[str, str]) -> Tensor:
-        component, name = place
+    def _weight(self, key: tuple[str, str]) -> Tensor:
+        component, name = key
         return self.model.module(component).get_parameter(name).data

@@ -1,4 +1,4 @@
-"""How does a new adapter file come from others: the same in another format, or several as one?"""
+"""New adapter files from existing ones: converted to another format, or several merged into one."""
 
 from __future__ import annotations
 
@@ -23,55 +23,71 @@ if TYPE_CHECKING:
     from dbrun.models.base import Model
 
 Adapters = Mapping[str, ComponentAdapter]
+"""Component -> its adapter."""
 SUM_FORMAT = "kohya"
-"""The format whose names can hold a change of any weight of a layer."""
+"""The format that can hold a difference of any weight of a layer."""
 
 
 def import_file(named: AdapterFile, base: LocalBase, model: Model) -> tuple[Adapters, tuple[str, ...]]:
-    """What a file holds, by component, and what had to be changed about it; loaded stays bare."""
-    found: dict[str, ComponentAdapter] = {}
-    changed: list[str] = []
+    """The adapters in a file by component, and what had to be changed about them, in words.
+
+    The model has no adapter afterwards. Raises RecipeError if an adapter fits no type of dbrun's, or not the base.
+    """
+    adapters: dict[str, ComponentAdapter] = {}
+    changes: list[str] = []
     with named.linked_folder(base.family) as (folder, components):
         for component in components:
             try:
                 given = named.form.import_adapter(folder, model, component)
             finally:
+                # diffusers' reader puts adapters on all components that the file holds, not on this one only.
                 for other in base.family.components:
                     remove_adapter(model.module(other))
-            found[component], said = convert_imported(given, model.module(component))
-            changed += [f"{component}: {text}" for text in said]
-    return found, tuple(changed)
+            adapters[component], texts = convert_imported(given, model.module(component))
+            changes += [f"{component}: {text}" for text in texts]
+    return adapters, tuple(changes)
 
 
 def lost_metadata(named: AdapterFile) -> tuple[str, ...]:
-    """What of a file no other format carries on."""
-    said = sorted({key for files in named.files for key in read_header(files[-1]).metadata} - {"format", "dbrun"})
-    shown = ", ".join(said[:4]) + (" …" if len(said) > 4 else "")
-    return (f"{len(said)} entries of its metadata: {shown}",) if said else ()
+    """Clause on metadata entries that a conversion drops; empty if there are none."""
+    keys = {key for files in named.files for key in read_header(files[-1]).metadata}
+    # `format` is safetensors' own, and dbrun's provenance is written anew.
+    lost = sorted(keys - {"format", "dbrun"})
+    if not lost:
+        return ()
+    shown = ", ".join(lost[:4])
+    if len(lost) > 4:
+        shown += " …"
+    return (f"{len(lost)} entries of its metadata: {shown}",)
 
 
 def unsupported_reasons(adapters: Adapters, base: LocalBase, form: Format) -> tuple[str, ...]:
-    """Why a format cannot carry these adapters, a line a component."""
+    """Why a format cannot carry these adapters, one clause per component; empty if it can."""
     from dbrun.adapters.base import Adapter
 
-    found = []
+    reasons = []
     for component, attached in adapters.items():
         assert isinstance(attached.adapter, Adapter)
-        if why := form.unsupported_reason(base.family, component, attached.adapter):
-            found.append(f"{form.NAME}, {why.replace('`adapt.' + component + '`', 'the ' + component)}")
-    return tuple(found)
+        why = form.unsupported_reason(base.family, component, attached.adapter)
+        if why:
+            # The clause names the recipe's key, but there is no recipe here.
+            plain = why.replace(f"`adapt.{component}`", f"the {component}")
+            reasons.append(f"{form.NAME}, {plain}")
+    return tuple(reasons)
 
 
 def write_adapter_file(adapters: Adapters, base: LocalBase, form: Format, target: Path, document: Mapping[str, Any],
                        like: Sequence[AdapterFile]) -> float:
-    """Write adapters in a format to target, once its own library reads back what they predict; the difference.
+    """Write adapters in a format to target after a check by its own library; returns the largest difference found.
 
-    target: a file for a format of one file, else a folder; nothing that stands there is overwritten. like: files that
-    together predict the same, read each by its own library; none where the adapters themselves are to be believed.
+    target: a file for a format of one file, else a folder; an existing one is not overwritten. like: files that must
+    together predict the same, each read by its own library; if empty, the adapters themselves are the reference.
+    Raises UsageError if the format cannot carry them or target exists, StageFailed if the predictions differ.
     """
-    if why := unsupported_reasons(adapters, base, form):
+    reasons = unsupported_reasons(adapters, base, form)
+    if reasons:
         able = [f.NAME for f in formats().values() if f.FILE_DESCRIPTION and not unsupported_reasons(adapters, base, f)]
-        raise UsageError(f"it cannot be written as {why[0]}", fix=f"write --to {' or --to '.join(able)}")
+        raise UsageError(f"it cannot be written as {reasons[0]}", fix=f"write --to {' or --to '.join(able)}")
 
     def write_to(folder: Path, _: Model) -> tuple[Path, ...]:
         return form.write(folder, base.family, adapters, lambda: base.load(device="cpu"))
@@ -80,54 +96,70 @@ def write_adapter_file(adapters: Adapters, base: LocalBase, form: Format, target
 
 
 def write_sum(parts: Sequence[AdapterFile], base: LocalBase, target: Path, document: Mapping[str, Any]) -> float:
-    """Write what adapters of any type add to the base's weights, under kohya's names;
-    as `write_adapter_file` otherwise."""
+    """Write the sum of adapters of any type as differences of weights, by kohya's names, after the same check.
+
+    Returns and raises as `write_adapter_file`; also raises UsageError if the adapters change no weight.
+    """
     from dbrun.formats.weight_diff import write_weight_diff
 
     def write_to(folder: Path, model: Model) -> tuple[Path, ...]:
         differences = Blend(model).weight_differences(parts)
         if not differences:
+            # Only new words, which have files of their own.
             raise UsageError("they change no weight of the base, so there is nothing to write")
         return write_weight_diff(folder, model, differences)
 
     components = {component for part in parts for component in part.components(base.family)}
-    made = _Output(write_to, {}, tuple(c for c in base.family.components if c in components))
-    return _write_verified(made, base, formats()[SUM_FORMAT], target, document, parts)
+    in_order = tuple(c for c in base.family.components if c in components)
+    return _write_verified(_Output(write_to, {}, in_order), base, formats()[SUM_FORMAT], target, document, parts)
 
 
 @dataclass(frozen=True)
 class _Output:
-    """What is written. write_to: writes it into a folder, over a base; adapters: those that it holds as they are."""
+    """What is to be written.
+
+    write_to: writes it into a folder, given an untouched base; adapters: those whose weights it must hold unchanged;
+    components: those that it holds anything for.
+    """
 
     write_to: Callable[[Path, Model], tuple[Path, ...]]
     adapters: Adapters
     components: tuple[str, ...]
 
 
-def _write_verified(made: _Output, base: LocalBase, form: Format, target: Path, document: Mapping[str, Any],
+def _write_verified(output: _Output, base: LocalBase, form: Format, target: Path, document: Mapping[str, Any],
                     like: Sequence[AdapterFile]) -> float:
+    """Write, read back on a fresh base, compare with the reference; move to target only if all went well."""
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
     from dbrun.formats.stamp import write_provenance
 
     if target.exists():
         raise UsageError(f"{target} is there already", fix="name another with -o")
+    # The reference: predictions without the adapters, then with them.
     model = base.load(device="cpu")
     multiple = base.family.resolution_multiple(base.folder)
+    # About 64 pixels: enough to tell adapters apart, and seconds on a CPU.
     probe = Probe("a photo", multiple * max(1, 64 // multiple))
-    bare = probe.predict(model)
-    blend = Blend(model)
-    blend.apply(like)
+    without = probe.predict(model)
+    Blend(model).apply(like)
     if not like:
-        for component, attached in made.adapters.items():
+        for component, attached in output.adapters.items():
             attached.attach_to(model.module(component))
-    expected = ReferencePredictions(bare, probe.predict(model), dict(made.adapters))
+    expected = ReferencePredictions(without, probe.predict(model), dict(output.adapters))
+
+    # Written to a temporary folder, so that target never holds a file that failed the check.
     with TemporaryDirectory(prefix="dbrun-") as name:
+        folder = Path(name)
         fresh = base.load(device="cpu")
-        written = made.write_to(Path(name), fresh)
-        form.read(Path(name), fresh, made.components)
-        difference = expected.compare(probe.predict(fresh), fresh, form, tuple(made.adapters))
+        written = output.write_to(folder, fresh)
+        form.read(folder, fresh, output.components)
+        difference = expected.compare(probe.predict(fresh), fresh, form, tuple(output.adapters))
         for path in written:
             write_provenance(path, document)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(written[0] if len(form.relative_paths("denoiser")) == 1 else Path(name) / form.NAME, target)
+        result = folder / form.NAME
+        # One path per component means one file for all components.
+        if len(form.relative_paths("denoiser")) == 1:
+            result = written[0]
+        shutil.move(result, target)
     return difference

@@ -1,4 +1,4 @@
-"""Which of dbrun's adapters is one of another program, and does it stand on the base as it stood there?"""
+"""Conversion of an adapter from another program to one of dbrun's adapter types."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ if TYPE_CHECKING:
 
 
 def convert_imported(given: ImportedAdapter, module: nn.Module) -> tuple[ComponentAdapter, tuple[str, ...]]:
-    """The adapter as it stands on module, which stays bare; and what was changed about it, in words.
+    """The adapter as one of dbrun's types, and what was changed about it, in words; module has no adapter afterwards.
 
-    Raises RecipeError for a type that no recipe can have, and for weights that no one setting of a type gives.
+    Raises RecipeError for a type that no recipe can have, and for weights that no single setting of the type gives.
     """
-    found = str(getattr(given.config["peft_type"], "value", given.config["peft_type"])).lower()
+    # An enum if peft itself read the config, else text.
+    peft_type = given.config["peft_type"]
+    type_name = str(getattr(peft_type, "value", peft_type)).lower()
     able = {kind.NAME: kind for kind in adapter_types() if kind.uses_peft}
-    if found not in able:
-        raise RecipeError(f"it is an adapter of type {found}, which no recipe can have",
+    if type_name not in able:
+        raise RecipeError(f"it is an adapter of type {type_name}, which no recipe can have",
                           fix=f"use it as it is, by `dbrun sample` or `dbrun merge --how full`; or name one of "
                           f"{', '.join(able)}")
-    kind = able[found]
-    for way in kind.import_candidates(given):
-        settings = {"type": kind.NAME, **way.settings, "targets": given.modules}
+    kind = able[type_name]
+    for candidate in kind.import_candidates(given):
+        settings = {"type": kind.NAME, **candidate.settings, "targets": given.modules}
         adapter = kind.model_validate(settings).resolved_for(given.modules)
+        # peft itself says which shapes these settings give: rebuilding its rules here would drift from it.
         attach(module, adapter, given.modules, seed=None)
-        shapes = {name: tuple(tensor.shape) for name, tensor in read_weights(module).items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in read_weights(module).items()}
         remove_adapter(module)
-        if shapes == {name: tuple(tensor.shape) for name, tensor in way.state.items()}:
-            state = {name: tensor.clone() for name, tensor in way.state.items()}
-            return ComponentAdapter(adapter, given.modules, state), way.changes
-    raise RecipeError(f"its {found} weights differ from layer to layer in a way that no one setting gives",
+        if expected == {name: tuple(tensor.shape) for name, tensor in candidate.state.items()}:
+            state = {name: tensor.clone() for name, tensor in candidate.state.items()}
+            return ComponentAdapter(adapter, given.modules, state), candidate.changes
+    raise RecipeError(f"its {type_name} weights differ from layer to layer in a way that no one setting gives",
                       fix="use the file as it is: `dbrun sample` and ComfyUI take it")

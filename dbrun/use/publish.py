@@ -1,4 +1,4 @@
-"""How does what a run delivered come to the Hugging Face Hub?"""
+"""Publishing a run's delivered folder on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from dbrun.resolve.hub import is_offline
 from dbrun.safetensors_header import RECORD_FILE
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""Pattern of a repository's name, owner/name."""
+RESTORE = "run the recipe again: its outputs are restored"
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What goes to the Hub. files: name below the folder -> size in bytes; nothing else in the folder goes."""
+    """Files to be uploaded to a repository of the Hub.
+
+    files: path below the folder -> size in bytes; other files in the folder are not uploaded.
+    """
 
     folder: Path
     repo: str
@@ -27,7 +32,10 @@ class Upload:
 
 
 def prepare_upload(folder: Path, repo: str, *, private: bool) -> Upload:
-    """The files that dbrun delivered to a folder, whole and unchanged. Raises UsageError."""
+    """List the files that a run delivered to a folder, and check their contents.
+
+    Raises UsageError for a malformed repository, a folder without a record, and a missing or changed file.
+    """
     if not REPO.fullmatch(repo):
         raise UsageError(f"found the repository {repo!r}; it is written owner/name", fix="such as me/sks-dog")
     try:
@@ -35,23 +43,34 @@ def prepare_upload(folder: Path, repo: str, *, private: bool) -> Upload:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder} holds no {RECORD_FILE}, so it is no folder that a run delivered",
                          fix="name one, such as outputs/sks_dog") from error
+    # The model card speaks of these very files, so a changed one must not be published under it.
     for name, sha256 in listed.items():
-        try:
-            with (folder / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            found = None
+        path = folder / name
+        found = _file_sha256(path)
+        if found is None:
+            raise UsageError(f"{path} is missing", fix=RESTORE)
         if found != sha256:
-            raise UsageError(f"{folder / name} is {'missing' if found is None else 'not what was delivered'}",
-                             fix="run the recipe again: its outputs are restored")
+            raise UsageError(f"{path} is not what was delivered", fix=RESTORE)
+    # The record itself is not in its list.
     names = sorted([*listed, RECORD_FILE])
-    return Upload(folder, repo, private, {name: (folder / name).stat().st_size for name in names})
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    return Upload(folder, repo, private, sizes)
+
+
+def _file_sha256(path: Path) -> str | None:
+    """Digest of a file in hexadecimal; None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def upload(sent: Upload) -> str:
-    """Send it in one commit, into a repository that is made where there is none; where it can be seen.
+    """Upload the files in one commit, creating the repository if necessary; returns its URL.
 
-    Large files that an interrupted push has brought there are not sent again. Raises StageFailed.
+    Large files that an interrupted upload has already sent are not sent again. Raises StageFailed if offline,
+    without a token, or if the Hub refuses.
     """
     if is_offline():
         raise StageFailed("HF_HUB_OFFLINE is set", fix="unset it, and give the same command again")
@@ -62,19 +81,20 @@ def upload(sent: Upload) -> str:
     disable_progress_bars()
     api = HfApi()
     try:
-        made = api.create_repo(sent.repo, repo_type="model", private=sent.private, exist_ok=True)
+        url = api.create_repo(sent.repo, repo_type="model", private=sent.private, exist_ok=True)
         api.upload_folder(repo_id=sent.repo, folder_path=sent.folder,
-                          allow_patterns=[*map(_literal_pattern, sent.files)],
+                          allow_patterns=[_literal_pattern(name) for name in sent.files],
                           commit_message=f"Upload {sent.folder.resolve().name}, made by dbrun")
     except LocalTokenNotFoundError as error:
         raise StageFailed("the Hub wants to know who you are", fix="hf auth login, or set HF_TOKEN") from error
     except (HTTPError, OSError, RuntimeError) as error:
-        words = " ".join(str(error).split())[:300]
-        raise StageFailed(f"{sent.repo} could not be written: {words}",
+        # Errors of the Hub contain whole pages at times.
+        reason = " ".join(str(error).split())[:300]
+        raise StageFailed(f"{sent.repo} could not be written: {reason}",
                           fix="give the same command again; what has arrived is not sent again") from error
-    return str(made)
+    return str(url)
 
 
 def _literal_pattern(name: str) -> str:
-    """The name as a pattern that hits itself only."""
+    """A file name as a pattern that matches only this name: `allow_patterns` are shell patterns."""
     return re.sub(r"([*?[])", r"[\1]", name)

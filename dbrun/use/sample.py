@@ -1,4 +1,4 @@
-"""What does a prompt look like under adapters, one after another or together, over one base?"""
+"""Sample images of a prompt with adapters on one base, one after another or blended."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
 from dbrun.models.base import Model
@@ -19,14 +19,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 BASE_LABEL = "base"
+"""Label of the row without adapters."""
 RECORD = "sample.json"
+"""File that records the settings of a sample."""
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What is to be drawn. count: pictures a row, their seeds counting up; None: what the recipe or the base suggests.
+    """Settings of a sample as the user gave them.
 
-    each: a row for each adapter alone, under one of the base's; else one row with all of them together.
+    count: images per row, with seeds counting up from `seed`; resolution: side in pixels;
+    steps, guidance, resolution: None for the default of the adapter's recipe or of the base;
+    each: one row per adapter below a row of the bare base; otherwise one row with all adapters blended.
     """
 
     prompt: str
@@ -40,7 +44,7 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class ResolvedSettings:
-    """A wish with its open ends settled. steps, guidance: the sampler's; resolution: pixels."""
+    """Settings with all defaults filled in. steps: of the sampler; guidance: scale; resolution: side in pixels."""
 
     steps: int
     guidance: float
@@ -48,68 +52,111 @@ class ResolvedSettings:
 
 
 def resolve_settings(wish: SampleRequest, adapters: Sequence[AdapterFile], base: LocalBase) -> ResolvedSettings:
-    """The numbers that a wish leaves open: from the first adapter's recipe, else from the base. Raises UsageError."""
-    if (why := base.family.start_image_reason) is not None:
+    """Fill in defaults from the first adapter's recipe, otherwise from the base.
+
+    Raises UsageError if the base makes no images from text alone, or for a resolution that it does not allow.
+    """
+    why = base.family.start_image_reason
+    if why is not None:
         raise UsageError(f"a base of type {base.family.NAME} {why}, and makes none from words",
                          fix="see before_after.png in the outputs of its run")
-    usual = base.family.default_sampling
-    try:
-        usual_of_base = json.loads((base.folder / "manifest.json").read_bytes())["sampling"]
-        steps, guidance = int(usual_of_base["steps"]), float(usual_of_base["guidance"])
-    except (OSError, ValueError, KeyError, TypeError):
-        steps, guidance = usual.steps, usual.guidance
-    told = [side for a in adapters if (side := a.document.get("recipe", {}).get("images", {}).get("resolution"))]
-    side = wish.resolution or (int(told[0]) if told else base.family.native_resolution(base.folder))
+    steps, guidance = _default_sampling(base)
+    if wish.steps:
+        steps = wish.steps
+    # 0 is a guidance of its own, not a missing one.
+    if wish.guidance is not None:
+        guidance = wish.guidance
+    side = wish.resolution or _trained_resolution(adapters) or base.family.native_resolution(base.folder)
     multiple = base.family.resolution_multiple(base.folder)
     if side % multiple:
+        nearest = max(multiple, side // multiple * multiple)
         raise UsageError(f"found the resolution {side}, allowed for this base: multiples of {multiple}",
-                         fix=f"write --resolution {max(multiple, side // multiple * multiple)}")
-    return ResolvedSettings(wish.steps or steps, guidance if wish.guidance is None else wish.guidance, side)
+                         fix=f"write --resolution {nearest}")
+    return ResolvedSettings(steps, guidance, side)
+
+
+def _default_sampling(base: LocalBase) -> tuple[int, float]:
+    """Steps and guidance from the base's manifest (only bases made by dbrun have one), otherwise the family's."""
+    try:
+        sampling = json.loads((base.folder / "manifest.json").read_bytes())["sampling"]
+        return int(sampling["steps"]), float(sampling["guidance"])
+    except (OSError, ValueError, KeyError, TypeError):
+        usual = base.family.default_sampling
+        return usual.steps, usual.guidance
+
+
+def _trained_resolution(adapters: Sequence[AdapterFile]) -> int | None:
+    """Resolution in pixels that the first adapter with a provenance was trained at; None without one."""
+    for adapter in adapters:
+        side = adapter.document.get("recipe", {}).get("images", {}).get("resolution")
+        if side:
+            return int(side)
+    return None
 
 
 def rows(wish: SampleRequest, adapters: Sequence[AdapterFile]) -> dict[str, tuple[AdapterFile, ...]]:
-    """Label of a row -> the adapters that stand in the base while it is drawn."""
+    """Label of a row -> the adapters that are applied to the base for its images."""
+    labels = [adapter.label for adapter in adapters]
     if not wish.each:
-        return {" + ".join(a.label for a in adapters): tuple(adapters)}
-    labels = [a.label for a in adapters]
-    named = {label if labels.count(label) == 1 else f"{label} {i + 1}": (a,)
-             for i, (label, a) in enumerate(zip(labels, adapters, strict=True))}
-    return {BASE_LABEL: (), **named}
+        return {" + ".join(labels): tuple(adapters)}
+    by_label: dict[str, tuple[AdapterFile, ...]] = {BASE_LABEL: ()}
+    for number, (label, adapter) in enumerate(zip(labels, adapters, strict=True), start=1):
+        # Files of one name in two folders: their places on the command line tell them apart.
+        if labels.count(label) > 1:
+            label = f"{label} {number}"
+        by_label[label] = (adapter,)
+    return by_label
 
 
 def draw(wish: SampleRequest, adapters: Sequence[AdapterFile], base: LocalBase, model: Model,
-         seen: Callable[[int, int], None]) -> dict[str, list[Image]]:
-    """The pictures of each row; the base is loaded already, once. seen: told before each how many of how many are."""
-    numbers, found, wanted = resolve_settings(wish, adapters, base), dict[str, Any](), rows(wish, adapters)
-    blend, total = Blend(model), len(wanted) * wish.count
-    for label, chosen in wanted.items():
+         report_progress: Callable[[int, int], None]) -> dict[str, list[Image]]:
+    """Label of a row -> its images; model: the loaded base, unchanged afterwards.
+
+    report_progress: called before each image with the number of finished images and of all.
+    """
+    settings = resolve_settings(wish, adapters, base)
+    adapters_of_row = rows(wish, adapters)
+    total = len(adapters_of_row) * wish.count
+    done = 0
+    images: dict[str, list[Image]] = {}
+    # One base for all rows: loading it anew for each would take longer than sampling.
+    blend = Blend(model)
+    for label, chosen in adapters_of_row.items():
         blend.apply(chosen)
-        sampled = model.with_scheduler_changes(_changes(chosen, model))
-        found[label] = []
+        sampled = model.with_scheduler_changes(_scheduler_changes_for(chosen, model))
+        images[label] = []
         for i in range(wish.count):
-            seen(sum(map(len, found.values())), total)
-            found[label].append(sampled.generate(
-                wish.prompt, seed=wish.seed + i, steps=numbers.steps, guidance=numbers.guidance,
-                resolution=numbers.resolution))
+            report_progress(done, total)
+            # The same seeds in every row: images of one column differ by their adapters only.
+            image = sampled.generate(wish.prompt, seed=wish.seed + i, steps=settings.steps,
+                                     guidance=settings.guidance, resolution=settings.resolution)
+            images[label].append(image)
+            done += 1
     blend.restore()
-    return found
+    return images
 
 
 def save(folder: Path, pictures: dict[str, list[Image]], wish: SampleRequest, adapters: Sequence[AdapterFile],
          base: LocalBase) -> Path:
-    """Write the pictures, a grid of them, and `sample.json` with what was asked; the grid's path."""
+    """Write the images, a grid of them and `sample.json` with the settings; returns the grid's path.
+
+    Raises UsageError if the folder cannot be written.
+    """
     from dbrun.images.grid import draw_grid, save_png
 
-    numbers = resolve_settings(wish, adapters, base)
+    settings = resolve_settings(wish, adapters, base)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for row, (_, found) in enumerate(pictures.items()):
-            for column, picture in enumerate(found):
-                save_png(picture, folder / (f"{row}-{column:02d}.png" if len(pictures) > 1 else f"{column:02d}.png"))
+        for row, images in enumerate(pictures.values()):
+            for column, image in enumerate(images):
+                name = f"{column:02d}.png"
+                if len(pictures) > 1:
+                    name = f"{row}-{name}"
+                save_png(image, folder / name)
         captions = [f"seed {wish.seed + i}" for i in range(wish.count)]
         save_png(draw_grid(list(pictures.items()), captions), folder / "grid.png")
         record = {"format_version": 1, "prompt": wish.prompt, "seed": wish.seed, "count": wish.count,
-                  "steps": numbers.steps, "guidance": numbers.guidance, "resolution": numbers.resolution,
+                  "steps": settings.steps, "guidance": settings.guidance, "resolution": settings.resolution,
                   "base": base.identity, "rows": list(pictures),
                   "adapters": [{"name": a.label, "format": a.form.NAME, "weight": a.weight} for a in adapters]}
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
@@ -119,11 +166,13 @@ def save(folder: Path, pictures: dict[str, list[Image]], wish: SampleRequest, ad
     return folder / "grid.png"
 
 
-def _changes(chosen: Sequence[AdapterFile], model: Model) -> dict[str, object]:
-    """How the scheduler must differ, where an adapter was taught another prediction than the base's."""
+def _scheduler_changes_for(chosen: Sequence[AdapterFile], model: Model) -> dict[str, object]:
+    """Scheduler settings for adapters that were trained with another prediction type than the base's."""
+    # The first decides: a blend of two prediction types has no right scheduler.
     for adapter in chosen:
-        told = adapter.document.get("recipe", {}).get("objective", {})
-        if changes := scheduler_changes(model.scheduler.config, told.get("prediction"),
-                                        bool(told.get("zero_terminal_snr"))):
+        objective = adapter.document.get("recipe", {}).get("objective", {})
+        changes = scheduler_changes(model.scheduler.config, objective.get("prediction"),
+                                    bool(objective.get("zero_terminal_snr")))
+        if changes:
             return changes
     return {}

@@ -1,4 +1,4 @@
-"""How do the new words that lie beside adapters get into a base in memory, and out again?"""
+"""Adding the new words that belong to adapters to a base in memory, and removing them."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ if TYPE_CHECKING:
 
 
 class TriggerWords:
-    """The tokenizer and the table of a base in memory, and what words stand in them beside its own."""
+    """Tokenizer and embedding table of a base in memory, with the new words that are added to them."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self._original: tuple[Any, Tensor] | None = None
 
     def apply(self, adapters: Sequence[AdapterFile]) -> None:
-        """Let the base know the words of these adapters, whatever it knew before. Raises UsageError."""
+        """Remove earlier words, then add those of these adapters. Raises UsageError if two have the same word."""
         self.restore()
-        known = find_words(adapters, self.model.family)
-        if not known:
+        places = find_words(adapters, self.model.family)
+        if not places:
             return
         tokenizer, table = self.model.pipeline.tokenizer, self._embedding_layer()
         self._original = (tokenizer, table.weight.data)
+        # A copy gets the words: tokens cannot be removed from a tokenizer.
         self.model.pipeline.tokenizer = deepcopy(tokenizer)
-        for place in dict.fromkeys(known.values()):
+        for place in dict.fromkeys(places.values()):
             for component, form in _word_formats(self.model.family).items():
                 form.read(place, self.model, (component,))
 
     def restore(self) -> None:
-        """Let the base know its own words only."""
+        """Remove all new words; tokenizer and table are the original objects again."""
         if self._original is None:
             return
         pipeline, (tokenizer, weights) = self.model.pipeline, self._original
         table = self._embedding_layer()
+        # The table was enlarged by new data in the same layer, so the old data and size restore it.
         table.weight.data, table.num_embeddings = weights, len(weights)
         pipeline.text_encoder.config.vocab_size = len(weights)
         pipeline.tokenizer, self._original = tokenizer, None
@@ -52,28 +54,37 @@ class TriggerWords:
 
 
 def find_words(adapters: Sequence[AdapterFile], family: Family) -> Mapping[str, Path]:
-    """The new words that lie beside adapters, as prompts say them, and in which folder.
+    """New word as prompts write it -> the folder of the adapter that it belongs to.
 
-    Raises UsageError where two of them have one word.
+    Raises UsageError if two adapters have the same word.
     """
-    known: dict[str, Path] = {}
-    for place in dict.fromkeys(a.place if a.place.is_dir() else a.place.parent for a in adapters):
-        for file in (file for form in _word_formats(family).values() for file in form.find_files(place) or ()):
+    folders = []
+    for adapter in adapters:
+        folder = adapter.place
+        if not folder.is_dir():
+            folder = folder.parent
+        folders.append(folder)
+    forms = _word_formats(family).values()
+    words: dict[str, Path] = {}
+    # Each folder once: two adapters of one run share its words.
+    for folder in dict.fromkeys(folders):
+        files = [file for form in forms for file in form.find_files(folder) or ()]
+        for file in files:
             for word in read_header(file).tensors:
-                if other := known.get(word):
-                    raise UsageError(f"{other} and {place} both have a word {word}, and a prompt can mean one of them",
-                                     fix="draw one of them at a time: --each")
-                known[word] = place
-    return known
+                if word in words:
+                    raise UsageError(f"{words[word]} and {folder} both have a word {word}, and a prompt can mean one "
+                                     "of them", fix="draw one of them at a time: --each")
+                words[word] = folder
+    return words
 
 
 def uncarried_words(adapters: Sequence[AdapterFile], family: Family) -> tuple[str, ...]:
-    """What of adapters stays in files of its own where they are written as something else, a clause each."""
+    """Clause for each new word of these adapters: words stay in their files when an adapter is converted."""
     return tuple(f"the word {word}, which stays in {place}" for adapter in adapters
                  for word, place in find_words([adapter], family).items())
 
 
 def _word_formats(family: Family) -> Mapping[str, Format]:
-    """What carries the words that a family can learn, by their component."""
+    """Component of the family that is a new word -> the format for it."""
     return {word: form for form in formats().values()
             for word in family.token_components if form.supports(family, word)}

@@ -108,7 +108,7 @@ def test_words_name_adapters_weights_and_a_prompt(world, three, tmp_path, monkey
     assert set(found[1].components(SD)) == {"denoiser", "text_encoder"}
     for words, message in ((["x"], "found no prompt"), ([str(adapter.place)], "found no prompt"),
                            ([str(adapter.place), str(adapter.place)], "where the prompt should stand"),
-                           (["nothing.safetensors", "a dog"], "is not there"),
+                           (["nothing.safetensors", "a dog"], "does not exist"),
                            ([str(world.home / "base"), "a dog"], "holds no adapter"),
                            ([f"{adapter.place}:1e9", "a dog"], "the weight 1e9")):
         with pytest.raises(UsageError, match=message):
