@@ -1,4 +1,4 @@
-"""Does a picture show anything, or is it black or of one colour?"""
+"""Check that a picture shows something: it is neither black nor of one colour."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MIN_CONTRAST = 6
-"""Grey levels (of 255) that the darkest and brightest pixel of a real picture differ by at least."""
+"""Least difference between the darkest and the brightest pixel of a real picture, in grey levels 0 to 255."""
 MIN_BRIGHTNESS = 16
-"""A picture whose brightest pixel is darker than this is black."""
+"""Least value of the brightest pixel, in grey levels 0 to 255; below it a picture is black."""
 CHECK_SIDE = 64
-"""Pixels of the square on which a file is judged: what training cuts from it, only smaller."""
+"""Side in pixels of the square on which a file is judged: the same crop as for training, only smaller."""
 
 
 def blank_reason(picture: Image) -> str:
-    """Why a picture is no class image: "black", "of one colour", or "" for a good one."""
+    """Reason why a picture cannot be a class image: "black", "of one colour", or "" where it can."""
+    # a base in half precision that overflows draws black or flat pictures, which would teach nothing
     channels = cast(tuple[tuple[int, int], ...], picture.convert("RGB").getextrema())
     if max(high for _, high in channels) < MIN_BRIGHTNESS:
         return "black"
-    return "of one colour" if all(high - low < MIN_CONTRAST for low, high in channels) else ""
+    if all(high - low < MIN_CONTRAST for low, high in channels):
+        return "of one colour"
+    return ""
 
 
 def check_not_blank(path: Path, background: str) -> None:
-    """Raise RecipeError for a file whose square, over background (`#rrggbb`), is black or of one colour."""
-    if why := blank_reason(read_square(path.read_bytes(), CHECK_SIDE, background, path.name)):
-        raise RecipeError(f"{path}: the picture is {why}", fix=REMOVE_FIX)
+    """Raise RecipeError for a file whose centre square, over background (`#rrggbb`), is black or of one colour."""
+    square = read_square(path.read_bytes(), CHECK_SIDE, background, path.name)
+    reason = blank_reason(square)
+    if reason:
+        raise RecipeError(f"{path}: the picture is {reason}", fix=REMOVE_FIX)

@@ -1,4 +1,4 @@
-"""Captions of the pictures in a folder: from text files, from a table of metadata, or from the names themselves."""
+"""Captions of the pictures in a folder, read from text files, from a metadata table, or from the file names."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ TEXT_SUFFIX = ".txt"
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 EXAMPLE_ROW = '{"file_name": "dog1.jpg", "text": "a dog on grass"}'
 CAPTION_COLUMNS = ("text", "caption", "prompt")
-"""Columns that hold captions; the first that is there."""
+"""Column names that may hold captions; the first one present is used."""
 MAX_CAPTION_BYTES = 16 * 1024
 TOO_LONG = f"found over {MAX_CAPTION_BYTES // 1024} KiB of text, expected a prompt"
 TRAILING_NUMBER = re.compile(r"\s*\(\d+\)$|[\s-]+\d+$")
-"""What people and cameras put behind a name to tell pictures apart."""
+"""Number that people and cameras put behind a name to tell pictures apart."""
 MAX_SHOWN_PROBLEMS = 10
-"""Problems that are told one by one."""
+"""Most problems that one message lists."""
 
 
 @dataclass(frozen=True)
 class FolderCaptions:
-    """What was read. captions: name of a picture, relative to the folder → its captions;
-    used_names: other names read."""
+    """Captions of a folder. captions: picture's name, relative to the folder → its captions; used_names: other files
+    that were read; notes: remarks for the user."""
 
     captions: Mapping[str, tuple[str, ...]]
     used_names: frozenset[str] = frozenset()
@@ -34,7 +34,7 @@ class FolderCaptions:
 
 
 def read_sidecars(folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
-    """The text files beside pictures, such as dog1.txt for dog1.jpg. Raises RecipeError that names each bad one."""
+    """Read the text files beside pictures, such as dog1.txt for dog1.jpg. Raises one RecipeError for all bad ones."""
     present = set(names)
     problems: list[str] = []
     # dog1.jpg and dog1.png share dog1.txt, which is read once
@@ -46,6 +46,7 @@ def read_sidecars(folder: Path, pictures: Sequence[str], names: Sequence[str]) -
             continue
         if file not in read:
             read[file] = _read_prompt(folder / file, problems)
+        # text is None where the file has a problem, which is reported below
         text = read[file]
         if text:
             texts[picture] = (text,)
@@ -55,9 +56,9 @@ def read_sidecars(folder: Path, pictures: Sequence[str], names: Sequence[str]) -
 
 
 def captions_from_names(pictures: Sequence[str]) -> FolderCaptions:
-    """The names in words, without the number behind them; a name of digits alone says nothing."""
-    said = {name: _caption_from_name(name) for name in pictures}
-    texts = {name: (text,) for name, text in said.items() if re.search(r"[^\W\d]", text)}
+    """Captions from the file names: words without the trailing number; a name without letters gives none."""
+    words = {name: _caption_from_name(name) for name in pictures}
+    texts = {name: (text,) for name, text in words.items() if re.search(r"[^\W\d]", text)}
     if not texts:
         return FolderCaptions({})
     first = next(iter(texts))
@@ -71,11 +72,17 @@ def _caption_from_name(name: str) -> str:
 
 
 def read_metadata(folder: Path, names: Sequence[str], column: str | None) -> FolderCaptions:
-    """The captions in metadata.jsonl or metadata.csv, which may name pictures in folders below. Raises RecipeError."""
+    """Read captions from metadata.jsonl or metadata.csv, which may name pictures in sub-folders. Raises RecipeError.
+
+    names: the names in folder; column: the column of the captions, None for the first of CAPTION_COLUMNS.
+    """
     tables = [name for name in METADATA_FILES if name in names]
     if len(tables) != 1:
-        found = " and ".join(tables) or "neither"
-        raise RecipeError(f"{folder}: found {found} of {' and '.join(METADATA_FILES)}, expected one of them",
+        first, second = METADATA_FILES
+        found = f"neither {first} nor {second}"
+        if tables:
+            found = f"both {first} and {second}"
+        raise RecipeError(f"{folder}: found {found}, expected one of them",
                           fix=f"write a line such as {EXAMPLE_ROW} for each picture into {METADATA_FILES[0]}, or "
                               "choose another `captions.type`")
     file = folder / tables[0]
@@ -87,30 +94,35 @@ def read_metadata(folder: Path, names: Sequence[str], column: str | None) -> Fol
         name = _picture_name(row, place, folder, problems)
         captions = _row_captions(row.get(chosen), place, problems)
         if name in texts:
+            # not "last one wins": the user should say which caption is meant
             problems.append(f"{place}: {name} has a row above already")
         if name:
             texts[name] = captions
     if problems:
-        more = f"\nand {len(problems) - MAX_SHOWN_PROBLEMS} more" if len(problems) > MAX_SHOWN_PROBLEMS else ""
-        raise RecipeError("\n".join(problems[:MAX_SHOWN_PROBLEMS]) + more, fix=f"mend {file.name}")
+        lines = problems[:MAX_SHOWN_PROBLEMS]
+        if len(problems) > MAX_SHOWN_PROBLEMS:
+            lines.append(f"and {len(problems) - MAX_SHOWN_PROBLEMS} more")
+        raise RecipeError("\n".join(lines), fix=f"correct {file.name}")
     return FolderCaptions(texts, frozenset(tables))
 
 
 def _read_rows(file: Path, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Each row with its place, `file:line`."""
+    """Yield each row with its place, `file:line`; a row that cannot be read becomes a problem."""
     try:
+        # utf-8-sig: spreadsheet programs write a byte-order mark, which would join the first column's name
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file}: cannot be read as UTF-8 text: {error}", fix="save it again as UTF-8") from error
     if file.suffix == ".csv":
         yield from _read_csv(file, text, problems)
         return
-    # not splitlines, for which a line may end where JSON's does not
+    # not splitlines: it also ends a line at U+2028 and others, which are allowed inside a JSON string
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
+        # RecursionError: a line of thousands of opening brackets
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
@@ -133,24 +145,32 @@ def _read_csv(file: Path, text: str, problems: list[str]) -> Iterator[tuple[str,
 
 def _caption_column(rows: Sequence[tuple[str, Mapping[str, object]]], column: str | None, file: Path,
                     problems: Sequence[str]) -> str:
-    there = dict.fromkeys(name for _, row in rows for name in row)
-    for name in (column,) if column else CAPTION_COLUMNS:
-        if name in there:
+    """Name of the captions' column. Raises RecipeError where the table has none."""
+    columns = dict.fromkeys(name for _, row in rows for name in row)
+    allowed: tuple[str, ...] = CAPTION_COLUMNS
+    missing = f"none of the columns {', '.join(CAPTION_COLUMNS)}"
+    if column:
+        allowed = (column,)
+        missing = f"no column {column!r}"
+    for name in allowed:
+        if name in columns:
             return name
+    # rows that could not be read are the likelier cause
     if problems:
-        raise RecipeError("\n".join(problems[:MAX_SHOWN_PROBLEMS]), fix=f"mend {file.name}")
-    wanted = f"no column {column!r}" if column else f"none of the columns {', '.join(CAPTION_COLUMNS)}"
-    others = [name for name in there if name and name != "file_name"]
-    raise RecipeError(f"{file}: found {wanted}; there are: {', '.join(others) or 'none'}",
-                      fix=f"write `captions: {{type: metadata, column: {others[0] if others else 'NAME'}}}`")
+        raise RecipeError("\n".join(problems[:MAX_SHOWN_PROBLEMS]), fix=f"correct {file.name}")
+    others = [name for name in columns if name and name != "file_name"]
+    example = (others or ["NAME"])[0]
+    raise RecipeError(f"{file}: found {missing}; there are: {', '.join(others) or 'none'}",
+                      fix=f"write `captions: {{type: metadata, column: {example}}}`")
 
 
 def _picture_name(row: Mapping[str, object], place: str, folder: Path, problems: list[str]) -> str | None:
-    """The picture's name, relative to the folder; never one that leads out of it."""
+    """Name of the row's picture, relative to the folder; None where it is missing or leads out of the folder."""
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
         problems.append(f"{place}: found no `file_name`")
         return None
+    # a downloaded data set is not trusted: its table must not make dbrun read other files of this machine
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\x00" in name:
         problems.append(f"{place}: found {name!r}, expected a name inside of {folder}")
@@ -162,36 +182,42 @@ def _picture_name(row: Mapping[str, object], place: str, folder: Path, problems:
 
 
 def _row_captions(value: object, place: str, problems: list[str]) -> tuple[str, ...]:
-    """A text, or several of which training draws one; none where there is nothing."""
-    given: list[object] = []
+    """Captions of a row: one text, or several of which training draws one; empty where the row has none."""
+    values: list[object] = []
     if isinstance(value, list):
-        given = value
+        values = value
     elif value is not None:
-        given = [value]
-    texts = [" ".join(text.split()) for text in given if isinstance(text, str)]
-    if len(texts) < len(given):
+        values = [value]
+    texts = [" ".join(text.split()) for text in values if isinstance(text, str)]
+    if len(texts) < len(values):
         problems.append(f"{place}: found {str(value)[:40]!r}, expected a caption, or a list of captions")
     for text in texts:
-        wrong = _caption_problem(text)
-        if wrong:
-            problems.append(f"{place}: {wrong}")
+        problem = _caption_problem(text)
+        if problem:
+            problems.append(f"{place}: {problem}")
     return tuple(dict.fromkeys(text for text in texts if text))
 
 
 def _caption_problem(text: str) -> str | None:
-    """What is wrong with a caption, None where nothing is."""
+    """Problem of a caption, None where it has none."""
+    # control characters would reach the terminal when the prompt is shown
     if not text.isprintable():
         return "found control characters, expected a prompt"
-    return TOO_LONG if len(text.encode()) > MAX_CAPTION_BYTES else None
+    if len(text.encode()) > MAX_CAPTION_BYTES:
+        return TOO_LONG
+    return None
 
 
 def _read_prompt(file: Path, problems: list[str]) -> str | None:
-    """The prompt in a text file; what is wrong with it becomes a problem."""
+    """Prompt in a text file; None where it cannot be read. What is wrong with it is added to problems."""
     try:
         with file.open("rb") as opened:
+            # never the whole file: it may be gigabytes that only end with .txt
             data = opened.read(MAX_CAPTION_BYTES + 1)
-        # a character that the limit cuts in two is no fault of the file
-        errors = "strict" if len(data) <= MAX_CAPTION_BYTES else "ignore"
+        errors = "strict"
+        if len(data) > MAX_CAPTION_BYTES:
+            # the limit may cut a character in two, which is not the file's fault
+            errors = "ignore"
         text = " ".join(data[:MAX_CAPTION_BYTES].decode("utf-8-sig", errors).split())
     except UnicodeDecodeError as error:
         problems.append(f"{file}: found the byte 0x{error.object[error.start]:02x}, expected a prompt as UTF-8 text")
@@ -199,13 +225,13 @@ def _read_prompt(file: Path, problems: list[str]) -> str | None:
     except OSError as error:
         problems.append(f"{file}: cannot be read: {error.strerror}")
         return None
-    wrong: str | None
+    problem: str | None
     if len(data) > MAX_CAPTION_BYTES:
-        wrong = TOO_LONG
+        problem = TOO_LONG
     elif not text:
-        wrong = "found an empty file, expected the prompt of the picture beside it"
+        problem = "found an empty file, expected the prompt of the picture beside it"
     else:
-        wrong = _caption_problem(text)
-    if wrong:
-        problems.append(f"{file}: {wrong}")
+        problem = _caption_problem(text)
+    if problem:
+        problems.append(f"{file}: {problem}")
     return text

@@ -1,4 +1,4 @@
-"""The picture files of a folder with their captions, and a note on whatever else lies there."""
+"""Picture files of a folder with their captions, and a note on every file that is ignored."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dbrun.options.captions import SIDECAR, CaptionSource
 PICTURE_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 IGNORED_NAMES = ("thumbs.db", "desktop.ini")
 TRAIN_SPLIT = "train"
-"""The folder of a data set's pictures to train on, as the Hub's imagefolder has it."""
+"""Sub-folder with the training pictures of a data set in the Hub's `imagefolder` layout."""
 
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture as a file, before it is read. captions: of it alone, any of which will do; empty where it has none."""
+    """Picture file that is not read yet. captions: its own captions, of which training draws one; may be empty."""
 
     path: Path
     captions: tuple[str, ...] = ()
@@ -28,7 +28,7 @@ class PictureFile:
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """The picture files of a folder, sorted by name. notes: what was left aside, in words."""
+    """Picture files of a folder, sorted by name. notes: one sentence for every file that is ignored."""
 
     folder: Path
     pictures: tuple[PictureFile, ...]
@@ -36,10 +36,10 @@ class PictureFolder:
 
 
 def list_pictures(folder: Path, key: str = "subject.images", captions: CaptionSource = SIDECAR) -> PictureFolder:
-    """The pictures of a folder, of folders below only those its metadata name; raises RecipeError where it has none.
+    """List the pictures of a folder; of its sub-folders only those that its metadata name. Raises RecipeError for none.
 
-    A folder that has none itself is that of a data set with splits: then those of `train` are meant.
-    key: what names the folder in the recipe; captions: where the pictures' own prompts come from.
+    A folder without pictures but with a sub-folder `train` is a data set with splits; then `train` is listed.
+    key: the recipe's key that names the folder; captions: the source of the pictures' own prompts.
     """
     entries = _list_folder(folder, key)
     names = list(entries)
@@ -48,15 +48,16 @@ def list_pictures(folder: Path, key: str = "subject.images", captions: CaptionSo
         below = list_pictures(folder / TRAIN_SPLIT, key, captions)
         return replace(below, notes=(f"the pictures are those in {TRAIN_SPLIT}/", *below.notes))
     read = captions.read(folder, pictures, names)
-    # metadata may name pictures in folders below
-    every = sorted({*pictures, *filter(is_picture, read.captions)})
-    if not every:
+    # metadata may name pictures in sub-folders; sorted, because picture numbers and seeds follow this order
+    listed = sorted({*pictures, *filter(is_picture, read.captions)})
+    if not listed:
         raise RecipeError(f"no pictures in {folder}: found {_describe_names(folder, names)}, "
                           f"allowed: files that end with {_join(PICTURE_SUFFIXES)}",
                           fix=f"put pictures there, or name another folder as `{key}`")
-    used = {*every, *read.used_names, *_masks_of(every, names)}
-    # also the folders that hold pictures
-    used.update(name.partition("/")[0] for name in every)
+    used = {*listed, *read.used_names, *_masks_of(listed, names)}
+    # a sub-folder with listed pictures is used, too
+    used.update(name.partition("/")[0] for name in listed)
+    # one note for all text files where this source reads none
     texts: list[str] = []
     if not captions.READS_SIDECARS:
         texts = [name for name in names if name.lower().endswith(TEXT_SUFFIX) and name not in used]
@@ -64,16 +65,16 @@ def list_pictures(folder: Path, key: str = "subject.images", captions: CaptionSo
     if texts:
         notes.append(f"{texts[0]} and other text files are ignored: `captions: {{type: {captions.NAME}}}` does not "
                      "read them")
-    # a table may name files in folders below that are no pictures
+    # metadata may name files in sub-folders that are no pictures
     notes += [f"{name} is ignored: it is no kind of picture read here" for name in read.captions
               if "/" in name and name not in used]
     notes += [_ignored_note(folder / name, used) for name in names if name not in used and name not in texts]
-    found = tuple(PictureFile(folder / name, read.captions.get(name, ())) for name in every)
-    return PictureFolder(folder, found, tuple(notes))
+    files = tuple(PictureFile(folder / name, read.captions.get(name, ())) for name in listed)
+    return PictureFolder(folder, files, tuple(notes))
 
 
 def _masks_of(pictures: Iterable[str], names: Iterable[str]) -> list[str]:
-    """The names of masks that have a picture."""
+    """Names of the masks that have a picture."""
     masks = [name for name in names if is_mask(name)]
     if not masks:
         return []
@@ -82,15 +83,16 @@ def _masks_of(pictures: Iterable[str], names: Iterable[str]) -> list[str]:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file's name says that it is a picture, and not the mask of one."""
+    """Whether a file's name has the suffix of a picture and is not that of a mask."""
     return name.lower().endswith(PICTURE_SUFFIXES) and not is_mask(name)
 
 
 def _list_folder(folder: Path, key: str) -> dict[str, os.DirEntry[str]]:
-    """The visible names in a folder, sorted, with what stands there."""
+    """Visible entries of a folder by name, sorted. Raises RecipeError where the folder cannot be listed."""
     try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        # scandir: it gives the kind of every entry without one more system call each
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
         return {entry.name: entry for entry in entries
                 if not entry.name.startswith(".") and entry.name.lower() not in IGNORED_NAMES}
     except FileNotFoundError:
@@ -104,7 +106,7 @@ def _list_folder(folder: Path, key: str) -> dict[str, os.DirEntry[str]]:
 
 
 def _suggest_folder(folder: Path) -> str:
-    """The existing folder that was probably meant."""
+    """End of a message that suggests the existing folder with the nearest name; empty where none is near."""
     from difflib import get_close_matches
 
     parent = folder.parent
@@ -112,13 +114,16 @@ def _suggest_folder(folder: Path) -> str:
         return f"; {parent} does not exist either"
     siblings = sorted(path.name for path in parent.iterdir() if path.is_dir())
     close = get_close_matches(folder.name, siblings, n=1)
-    return f"; did you mean '{parent / close[0]}'?" if close else ""
+    if not close:
+        return ""
+    return f"; did you mean '{parent / close[0]}'?"
 
 
 def _ignored_note(path: Path, pictures: Iterable[str]) -> str:
-    """Why a name is left aside."""
+    """Sentence that says why a name is ignored. pictures: the names that are used."""
     if is_mask(path.name):
         return f"{path.name} is ignored: it is a mask, and there is no picture beside it"
+    # dog1.jpg.txt: other tools name captions so
     if path.suffix.lower() == TEXT_SUFFIX and path.stem in pictures:
         return f"{path.name} is ignored: the prompt of {path.stem} is named {Path(path.stem).stem}.txt"
     if path.suffix.lower() == TEXT_SUFFIX:
@@ -133,7 +138,7 @@ def _ignored_note(path: Path, pictures: Iterable[str]) -> str:
 
 
 def _describe_names(folder: Path, names: list[str]) -> str:
-    """What stands in a folder instead of pictures."""
+    """Number and kinds of the names in a folder without pictures, for a message."""
     if not names:
         return "nothing"
     kinds: set[str] = set()
@@ -142,7 +147,9 @@ def _describe_names(folder: Path, names: list[str]) -> str:
             kinds.add("folders")
         else:
             kinds.add(Path(name).suffix or "no suffix")
-    noun = "name" if len(names) == 1 else "names"
+    noun = "names"
+    if len(names) == 1:
+        noun = "name"
     return f"{len(names)} other {noun} ({_join(sorted(kinds)[:6])})"
 
 

@@ -1,4 +1,4 @@
-"""How are pictures laid out side by side, with words, so that a person can compare them?"""
+"""Contact sheets: pictures in rows and columns with labels and captions, for a person to compare."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
 CELL_SIDE = 256
-"""Side that pictures are shown at, in pixels; small ones by a whole factor."""
+"""Approximate side in pixels at which pictures are shown."""
 GAP, MARGIN = 12, 24
 BACKGROUND, TEXT_COLOUR, MUTED_COLOUR = "#ffffff", "#1f2328", "#59636e"
 MAX_CAPTION_LINES = 5
 
 
 def draw_grid(rows: Sequence[tuple[str, Sequence[Image]]], captions: Sequence[str]) -> Image:
-    """Rows of square pictures under captions, one a column; each row has a label on its left."""
+    """Draw square pictures in rows (label, pictures), with one caption above each column; RGB.
+
+    All pictures have the size of the first one.
+    """
     from PIL import Image, ImageDraw
 
+    # measure the text, then the page around it
     font, bold = load_font(17), load_font(21)
     side = display_side(rows[0][1][0].width)
     lines = [wrap_text(caption, font, side) for caption in captions]
@@ -32,9 +36,10 @@ def draw_grid(rows: Sequence[tuple[str, Sequence[Image]]], captions: Sequence[st
     page = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(page)
 
-    for column, words in enumerate(lines):
+    for column, caption_lines in enumerate(lines):
         x = left + column * (side + GAP)
-        for i, text in enumerate(reversed(words)):
+        # from the last line upwards: all captions end at the pictures
+        for i, text in enumerate(reversed(caption_lines)):
             draw.text((x + side / 2, top - GAP - i * line), text, fill=TEXT_COLOUR, font=font, anchor="ms")
     for row, (label, pictures) in enumerate(rows):
         y = top + row * (side + GAP)
@@ -45,26 +50,29 @@ def draw_grid(rows: Sequence[tuple[str, Sequence[Image]]], captions: Sequence[st
 
 
 def display_side(side: int) -> int:
-    """The side at which a picture is shown: a whole multiple of a small one's own, at most CELL_SIDE × 1.5."""
-    return side * max(1, round(CELL_SIDE / side)) if side < CELL_SIDE else min(side, CELL_SIDE * 3 // 2)
+    """Side in pixels at which a picture of this side is shown, at most CELL_SIDE × 1.5."""
+    if side >= CELL_SIDE:
+        return min(side, CELL_SIDE * 3 // 2)
+    # a whole factor enlarges every pixel alike
+    return side * max(1, round(CELL_SIDE / side))
 
 
 def upscale(picture: Image, side: int) -> Image:
-    """The picture at side × side, bicubic: smooth, without the haloes of sharper filters."""
+    """Picture as RGB of side × side pixels, bicubic: smooth, without the haloes of sharper filters."""
     from PIL import Image
 
     return picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
 
 
 def load_font(size: int) -> FreeTypeFont | ImageFont:
-    """Pillow's own font, so that the same words look the same everywhere."""
+    """Font that is built into Pillow, so that equal text gives equal pixels on every machine."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
 
 
 def wrap_text(text: str, font: FreeTypeFont | ImageFont, width: int) -> list[str]:
-    """The text in lines that fit the width; at most MAX_CAPTION_LINES, the last one cut with an ellipsis."""
+    """Text in lines of at most width pixels; at most MAX_CAPTION_LINES, with `…` where a line is cut."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -86,5 +94,6 @@ def _ellipsize(line: str, font: FreeTypeFont | ImageFont, width: int) -> str:
 
 
 def save_png(picture: Image, path: Path) -> None:
-    """Write a PNG; equal pixels give equal bytes, since nothing but pixels goes in."""
+    """Write a picture as PNG in RGB; equal pixels give equal bytes."""
+    # no metadata: a date or a path in the file would change its digest
     picture.convert("RGB").save(path, format="PNG", compress_level=9)

@@ -1,4 +1,4 @@
-"""How does the loss look over the steps?"""
+"""Plot of the training losses over the steps, drawn with Pillow alone."""
 
 from __future__ import annotations
 
@@ -13,62 +13,78 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 WIDTH, HEIGHT, OVERSAMPLE = 960, 480, 2
-"""Pixels, and how much larger it is drawn before it is reduced."""
+"""Size of the plot in pixels, and the factor by which it is drawn larger and then reduced, for smooth lines."""
 LEFT, RIGHT, TOP, BOTTOM = 84, 24, 56, 60
+"""Margins in pixels."""
 GRID_COLOUR = "#d8dee4"
 LINE_COLOURS = (("#1f6feb", "#b6d2f9"), ("#d4711a", "#f5d3b3"), ("#2da44e", "#b9e3c4"))
-"""Of each line: smoothed, raw."""
+"""Colours of each line: smoothed, raw."""
 
 
 def plot_losses(series: Mapping[str, Sequence[tuple[float, float]]]) -> Image:
-    """Lines of (step, loss), each raw and light, and smoothed over it; points that are not finite are left out."""
+    """Plot series of (step, loss) by name, at most as many as LINE_COLOURS: each light as measured, strong as smoothed.
+
+    Losses that are not finite are left out.
+    """
     from PIL import Image, ImageDraw
 
-    lines = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
-    lines = {name: points for name, points in lines.items() if points}
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name, measured in series.items():
+        finite = [(step, loss) for step, loss in measured if math.isfinite(loss)]
+        if finite:
+            lines[name] = finite
     page = Image.new("RGB", (WIDTH * OVERSAMPLE, HEIGHT * OVERSAMPLE), BACKGROUND)
     draw = ImageDraw.Draw(page)
-    steps = [x for points in lines.values() for x, _ in points] or [0.0, 1.0]
-    losses = sorted(y for points in lines.values() for _, y in points) or [0.0, 1.0]
-    # one spike must not flatten the rest
-    high = max(losses[math.ceil(0.98 * (len(losses) - 1))], losses[len(losses) // 2] * 1.2) * 1.05 or 1.0
-    frame = _PlotArea(min(steps), max(max(steps), min(steps) + 1), high)
-    _draw_axes(draw, frame)
+    steps = [step for points in lines.values() for step, _ in points] or [0.0, 1.0]
+    losses = sorted(loss for points in lines.values() for _, loss in points) or [0.0, 1.0]
+    # the axis ends at the 98th percentile: one spike must not flatten the rest
+    percentile = losses[math.ceil(0.98 * (len(losses) - 1))]
+    median = losses[len(losses) // 2]
+    high = max(percentile, median * 1.2) * 1.05 or 1.0
+    first, last = min(steps), max(steps)
+    area = _PlotArea(first, max(last, first + 1), high)
+    _draw_axes(draw, area)
+    # all raw lines first, so that none covers a smoothed one
     for points, (_, light) in zip(lines.values(), LINE_COLOURS, strict=False):
-        draw.line([frame.to_pixels(x, y) for x, y in points], fill=light, width=OVERSAMPLE)
+        draw.line([area.to_pixels(step, loss) for step, loss in points], fill=light, width=OVERSAMPLE)
     for i, ((name, points), (strong, _)) in enumerate(zip(lines.items(), LINE_COLOURS, strict=False)):
-        draw.line([frame.to_pixels(x, y) for x, y in smooth(points)], fill=strong, width=3 * OVERSAMPLE, joint="curve")
+        smoothed = [area.to_pixels(step, loss) for step, loss in smooth(points)]
+        draw.line(smoothed, fill=strong, width=3 * OVERSAMPLE, joint="curve")
         _draw_legend(draw, len(lines) - i, name, strong)
     return page.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """An exponential mean over about a fifteenth of the line, free of the pull to the first value."""
-    keep = math.exp(-1 / max(1.0, len(points) / 15))
+    """Exponential moving average of the losses in (step, loss) points, over about a fifteenth of the line."""
+    decay = math.exp(-1 / max(1.0, len(points) / 15))
     total = weight = 0.0
-    out = []
-    for x, y in points:
-        total, weight = keep * total + (1 - keep) * y, keep * weight + (1 - keep)
-        out.append((x, total / weight))
-    return out
+    averaged = []
+    for step, loss in points:
+        total = decay * total + (1 - decay) * loss
+        weight = decay * weight + (1 - decay)
+        # Adam's bias correction: divided by its weight, the average does not start at zero
+        averaged.append((step, total / weight))
+    return averaged
 
 
 def axis_ticks(low: float, high: float, about: int = 6) -> list[float]:
-    """Round numbers between low and high: multiples of 1, 2 or 5 times a power of ten."""
+    """Round numbers from low to high, about this many: multiples of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / about
     power = 10 ** math.floor(math.log10(raw))
     step = power * next(m for m in (1, 2, 5, 10) if m * power >= raw)
+    # 1e-9: a limit that is a tick itself must not be lost to rounding
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 class _PlotArea:
-    """Where a step and a loss lie on the page."""
+    """Map of steps and losses to pixels of the oversampled page."""
 
     def __init__(self, first: float, last: float, high: float) -> None:
         self.first, self.last, self.high = first, last, high
 
     def to_pixels(self, step: float, loss: float) -> tuple[float, float]:
+        # a loss above the axis is drawn at its upper end
         x = LEFT + (WIDTH - LEFT - RIGHT) * (step - self.first) / (self.last - self.first)
         y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(loss, self.high) / self.high
         return x * OVERSAMPLE, y * OVERSAMPLE

@@ -1,4 +1,4 @@
-"""The pictures of a training half: which stored crops show each, which prompts it has, and how often it is shown."""
+"""Manifest of the stored training pictures: the crops, the prompts and the repeats of each."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Half = Literal["instance", "class"]
 
 @dataclass(frozen=True)
 class StoredPicture:
-    """A picture as `preprocess` stored it.
+    """Picture as the stage `preprocess` stored it.
 
-    crops: the names of its latents, all of one shape, of which each draw takes one; prompt: the number of its prompt;
-    variants: the numbers of all prompts of which each draw takes one, empty where it has its one prompt;
-    dropout: the share of its draws that have the empty prompt, 0 to 1; repeats: how often an epoch shows it.
+    crops: names of its latents, all of one shape; each draw takes one. prompt: index of its prompt.
+    variants: indices of its prompts where it has several; each draw takes one. dropout: share of the draws with the
+    empty prompt, 0 to 1. repeats: times that an epoch shows it.
     """
 
     crops: tuple[str, ...]
@@ -26,10 +26,9 @@ class StoredPicture:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The pictures of both halves, in the order of their numbers. classes: empty without prior preservation.
+    """Pictures of both halves, in the order of their numbers. classes: empty without prior preservation.
 
-    empty_prompt: the number of the empty prompt, which dropout puts in place of a picture's own; None where no
-    picture has dropout.
+    empty_prompt: index of the empty prompt that caption dropout uses; None where no picture has dropout.
     """
 
     instance: tuple[StoredPicture, ...]
@@ -38,15 +37,18 @@ class Manifest:
 
 
 def picture_id(half: Half, number: int) -> str:
-    """The name of a picture's first crop in latents.safetensors."""
+    """Id of a picture, which is also its first crop's name in latents.safetensors."""
     return f"{half}.{number:05d}"
 
 
 def crop_name(picture: str, number: int) -> str:
-    """The name of a crop of the picture with this id; number: counted from 0."""
-    return f"{picture}.{number:03d}" if number else picture
+    """Name of a crop of the picture with this id; number: the crop's, counted from 0."""
+    # the first crop has the picture's plain id, so that more crops rename none
+    if number == 0:
+        return picture
+    return f"{picture}.{number:03d}"
 
 
 def picture_of(name: str) -> str:
-    """The id of the picture that the crop of this name shows: `instance.00003` for `instance.00003.001`."""
+    """Id of the picture that a crop shows: `instance.00003` for the crop `instance.00003.001`."""
     return ".".join(name.split(".")[:2])

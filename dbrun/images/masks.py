@@ -1,4 +1,4 @@
-"""Masks of pictures: the files beside them or their own transparency, and how much of each latent cell they show."""
+"""Masks of pictures, from files beside them or from their transparency, reduced to the size of the latents."""
 
 from __future__ import annotations
 
@@ -14,43 +14,44 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MASK_SUFFIXES = (".mask.png", "-masklabel.png")
-"""How a mask's name ends, after that of its picture without suffix; the second is OneTrainer's."""
+"""Endings of a mask's name, after its picture's name without suffix; the second one is OneTrainer's."""
 MIN_MASK_BRIGHTNESS = 128
-"""A mask whose brightest pixel is darker than this shows nothing."""
+"""Least value of a mask's brightest pixel, 0 to 255; below it the mask shows nothing."""
 
 
 def is_mask(name: str) -> bool:
-    """Whether a file's name says that it is a mask."""
+    """Whether a file's name is that of a mask."""
     return name.lower().endswith(MASK_SUFFIXES)
 
 
 def picture_stem(name: str) -> str:
-    """The name of a mask's picture, without suffix."""
+    """Name of a mask's picture, without suffix."""
     endings = [ending for ending in MASK_SUFFIXES if name.lower().endswith(ending)]
     return name[:-max(map(len, endings))]
 
 
 def find_mask_files(pictures: Iterable[Path]) -> Mapping[Path, Path]:
-    """Of each picture that has one the mask beside it."""
+    """Map every picture that has a mask beside it to that mask."""
+    # one listing per folder instead of look-ups for every picture
     masks_in: dict[Path, set[str]] = {}
-    found: dict[Path, Path] = {}
+    mask_of: dict[Path, Path] = {}
     for picture in pictures:
         folder = picture.parent
         if folder not in masks_in:
             masks_in[folder] = {file.name for file in folder.iterdir() if is_mask(file.name)}
-        # the first ending comes first where a picture has masks of both
+        # a picture with masks of both endings gets the one of the first
         for ending in MASK_SUFFIXES:
             name = picture.stem + ending
             if name in masks_in[folder] and (folder / name).is_file():
-                found[picture] = folder / name
+                mask_of[picture] = folder / name
                 break
-    return found
+    return mask_of
 
 
 def read_mask(content: bytes, name: str) -> Image:
-    """A mask file as grey pixels, white where the picture is to be learnt; what is transparent is black.
+    """Read a mask file as grey pixels (mode L): white where the picture is learnt; transparent parts become black.
 
-    Raises RecipeError where it is no picture, or shows nothing.
+    content: the file's bytes; name: the mask's name in errors. Raises RecipeError for no picture or an empty mask.
     """
     from PIL import Image
 
@@ -61,9 +62,9 @@ def read_mask(content: bytes, name: str) -> Image:
 
 
 def read_alpha(content: bytes, name: str) -> Image | None:
-    """Where a picture is not transparent, as grey pixels; None for a kind of picture that never is.
+    """Read a picture's opacity as grey pixels (mode L), 255 where it is opaque; None for a picture without alpha.
 
-    Raises RecipeError for one that is transparent all over.
+    Raises RecipeError for a picture that is transparent everywhere.
     """
     picture = read_upright(content, name)
     if picture.mode != "RGBA":
@@ -72,18 +73,21 @@ def read_alpha(content: bytes, name: str) -> Image | None:
 
 
 def shrink_mask(mask: Image, frame: CropBox, size: tuple[int, int]) -> Image:
-    """How much of the mask lies in each of width × height cells of what the frame shows, 0 to 255."""
+    """Mask of the crop `frame`, reduced to size = (width, height) latent cells: the mean of each cell, 0 to 255."""
     from PIL import Image, ImageOps
 
+    # BOX is the plain mean: a cell that is half masked gets half the weight in the loss
     shrunk = mask.resize(size, Image.Resampling.BOX, box=frame.source_box(mask.size))
-    return ImageOps.mirror(shrunk) if frame.mirrored else shrunk
+    if frame.mirrored:
+        return ImageOps.mirror(shrunk)
+    return shrunk
 
 
 def check_mask(mask: Path, size: tuple[int, int]) -> None:
-    """Raise RecipeError for a mask that shows nothing or is of another size than its picture."""
-    found = read_mask(mask.read_bytes(), str(mask)).size
-    if found != size:
-        raise RecipeError(f"{mask}: found {found[0]}×{found[1]} pixels, but its picture has {size[0]}×{size[1]}",
+    """Raise RecipeError for a mask that is empty or has another size than its picture. size: (width, height)."""
+    width, height = read_mask(mask.read_bytes(), str(mask)).size
+    if (width, height) != size:
+        raise RecipeError(f"{mask}: found {width}×{height} pixels, but its picture has {size[0]}×{size[1]}",
                           fix="save the mask in its picture's size")
 
 

@@ -1,4 +1,4 @@
-"""How does a picture file become upright RGB pixels of the shape that is asked for?"""
+"""Decoding of picture files to upright sRGB pixels, cropped to the shape that training uses."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-"""Pillow's modes of 16-bit grey; a plain convert would clip them to white."""
+"""Pillow's modes of 16-bit grey; `convert` would clip their values at 255, which is nearly all white."""
 
 
 def read_square(content: bytes, resolution: int, background: str, name: str = "a picture") -> Image:
-    """The picture as RGB, resolution × resolution: upright, in sRGB, over background, centre-cropped.
+    """Read a picture as RGB of resolution × resolution pixels: upright, in sRGB, over background, centre-cropped.
 
-    content: the file's bytes; background: `#rrggbb`, put behind transparent pixels; name: what errors call it.
-    Raises RecipeError for bytes that are no whole picture.
+    content: the file's bytes; background: `#rrggbb`, for transparent pixels; name: the picture's name in errors.
+    Raises RecipeError for bytes that are not a complete picture.
     """
     picture = composite_over(read_upright(content, name), background)
     return _apply_crop(picture, center_crop(picture.size, (resolution, resolution)))
 
 
 def read_crop(content: bytes, frame: CropBox, size: tuple[int, int], background: str, name: str) -> Image:
-    """As `read_square`, cut as the frame says, which was made for a picture of this size. Raises RecipeError."""
+    """Read a picture as `read_square` does, but with the crop `frame`. size: (width, height) that frame was made for.
+
+    Raises RecipeError for bytes that are not a complete picture, or a picture of another size.
+    """
     picture = composite_over(read_upright(content, name), background)
+    # the size was read from the file's header; for a few broken files the pixels differ from it
     if picture.size != size:
         raise RecipeError(f"{name}: found {picture.width}×{picture.height} pixels, expected {size[0]}×{size[1]}",
                           fix="save it again as PNG or JPEG")
@@ -36,7 +40,7 @@ def read_crop(content: bytes, frame: CropBox, size: tuple[int, int], background:
 
 
 def read_upright(content: bytes, name: str) -> Image:
-    """The whole picture as RGB or RGBA, upright and in sRGB. Raises RecipeError for bytes that are no whole picture."""
+    """Read a picture as RGB or RGBA, upright, in sRGB. Raises RecipeError for bytes that are not a complete picture."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     register_decoder(content[:HEADER_BYTES], name)
@@ -45,50 +49,73 @@ def read_upright(content: bytes, name: str) -> Image:
             opened.load()
             return _to_srgb(ImageOps.exif_transpose(opened), opened.info.get("icc_profile"))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        why = "its bytes are no picture" if isinstance(error, UnidentifiedImageError) else error
-        raise RecipeError(f"{name} cannot be read: {why}", fix="save it again as PNG or JPEG") from error
+        reason = str(error)
+        # Pillow's own text shows the address of a BytesIO object
+        if isinstance(error, UnidentifiedImageError):
+            reason = "its bytes are no picture"
+        raise RecipeError(f"{name} cannot be read: {reason}", fix="save it again as PNG or JPEG") from error
 
 
 def _to_srgb(picture: Image, profile: bytes | None) -> Image:
-    """The picture as RGB or RGBA, in sRGB."""
+    """Picture as RGB or RGBA, in sRGB. profile: its ICC profile. Raises ValueError for pixels without a known white."""
     if picture.mode in MODES_16_BIT:
         picture = _to_8_bit(picture)
     if picture.mode == "F":
         raise ValueError("floating-point pixels have no fixed white")
+    # palettes first: a profile applies to colours, not to indices
     if picture.mode in ("P", "PA", "1") or "transparency" in picture.info:
-        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+        mode = "RGB"
+        if picture.has_transparency_data:
+            mode = "RGBA"
+        picture = picture.convert(mode)
     if profile:
         picture = _apply_profile(picture, profile)
-    alpha = picture.mode in ("RGBA", "LA", "La", "RGBa")
-    return picture.convert("RGBA" if alpha else "RGB")
+    if picture.mode in ("RGBA", "LA", "La", "RGBa"):
+        return picture.convert("RGBA")
+    return picture.convert("RGB")
 
 
 def _to_8_bit(picture: Image) -> Image:
+    """Picture of 16-bit grey as mode L. Raises ValueError for values outside of 16 bits."""
     low, high = picture.getextrema()
+    # mode I holds 32 bits, but Pillow also uses it for 16-bit files
     if not (isinstance(low, int) and isinstance(high, int) and low >= 0 and high < 2**16):
         raise ValueError("32-bit pixels have no fixed white")
-    return picture.point(lambda value: value * (1 / 256), "L" if picture.mode != "I" else None).convert("L")
+    # for mode I Pillow's `point` takes only a linear function and gives mode I again
+    mode: str | None = "L"
+    if picture.mode == "I":
+        mode = None
+    return picture.point(lambda value: value * (1 / 256), mode).convert("L")
 
 
 def _apply_profile(picture: Image, profile: bytes) -> Image:
-    """The picture's colours converted from its own profile; one that does not fit is passed over."""
+    """Picture with its colours converted from an ICC profile to sRGB; unchanged where the profile does not fit it."""
     from PIL import ImageCms
 
-    alpha = picture.getchannel("A") if picture.mode in ("RGBA", "LA") else None
-    solid = picture.convert({"RGBA": "RGB", "LA": "L"}.get(picture.mode, picture.mode))
+    # LittleCMS converts no alpha, so it is taken off and put back
+    alpha = None
+    if picture.mode in ("RGBA", "LA"):
+        alpha = picture.getchannel("A")
+    opaque_modes = {"RGBA": "RGB", "LA": "L"}
+    solid = picture.convert(opaque_modes.get(picture.mode, picture.mode))
     try:
-        own = ImageCms.ImageCmsProfile(BytesIO(profile))
-        converted = ImageCms.profileToProfile(solid, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        source_profile = ImageCms.ImageCmsProfile(BytesIO(profile))
+        target_profile = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(solid, source_profile, target_profile, outputMode="RGB")
+    # many phones and editors embed broken profiles: colours that are a little off are better than no picture
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return picture
-    result = converted if converted is not None else solid
+    # None: Pillow's stubs allow it for conversions in place
+    result = solid
+    if converted is not None:
+        result = converted
     if alpha is not None:
         result.putalpha(alpha)
     return result
 
 
 def composite_over(picture: Image, background: str) -> Image:
-    """The picture as RGB, over background (`#rrggbb`) where it is transparent."""
+    """Picture as RGB, laid over background (`#rrggbb`) where it is transparent."""
     from PIL import Image
 
     if picture.mode != "RGBA":
@@ -98,10 +125,13 @@ def composite_over(picture: Image, background: str) -> Image:
 
 
 def _apply_crop(picture: Image, frame: CropBox) -> Image:
-    """What the frame shows, resized by Lanczos, which averages when it shrinks."""
+    """Crop `frame` of a picture, resized with Lanczos."""
     from PIL import Image, ImageOps
 
+    # Pillow widens the filter when it shrinks, so there is no aliasing
     resized = picture.resize(frame.resized_size, Image.Resampling.LANCZOS)
-    (left, top), (width, height) = (frame.left, frame.top), frame.size
-    shown = resized.crop((left, top, left + width, top + height))
-    return ImageOps.mirror(shown) if frame.mirrored else shown
+    width, height = frame.size
+    cropped = resized.crop((frame.left, frame.top, frame.left + width, frame.top + height))
+    if frame.mirrored:
+        return ImageOps.mirror(cropped)
+    return cropped

@@ -1,4 +1,4 @@
-"""How are the sample pictures of an export kept, so that several exports can be laid side by side?"""
+"""Sample pictures of an export: stored with their settings, so that several exports can be compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ BASE_ROW, ADAPTED_ROW = "base", "adapted"
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How sample pictures were drawn: a prompt each, the first one's seed (the others count up), the sampler's."""
+    """Settings of sample pictures. prompts: one per picture; seed: that of the first, the next ones count up; steps,
+    guidance: the sampler's."""
 
     prompts: tuple[str, ...]
     seed: int
@@ -32,37 +33,41 @@ def write_samples(folder: Path, drawn: SampleSettings, rows: Mapping[str, Sequen
     from dbrun.images.grid import save_png
 
     for row, pictures in rows.items():
-        (folder / SAMPLES_FOLDER / row).mkdir(parents=True)
+        row_folder = folder / SAMPLES_FOLDER / row
+        row_folder.mkdir(parents=True)
         for column, picture in enumerate(pictures):
-            save_png(picture, folder / SAMPLES_FOLDER / row / f"{column:02d}.png")
+            save_png(picture, row_folder / f"{column:02d}.png")
     text = json.dumps(asdict(drawn), indent=1, sort_keys=True) + "\n"
     (folder / SAMPLES_FOLDER / SAMPLES_FILE).write_text(text, encoding="utf-8")
 
 
 def read_sample_settings(export: Path) -> SampleSettings:
-    """What `write_samples` recorded in an export's folder. Raises UsageError where there is nothing of the kind."""
+    """Settings that `write_samples` stored in an export's folder. Raises UsageError where there are none."""
     path = export / SAMPLES_FOLDER / SAMPLES_FILE
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        return SampleSettings(**{**said, "prompts": tuple(said["prompts"])})
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        # a tuple, because settings are compared with ==
+        return SampleSettings(**{**fields, "prompts": tuple(fields["prompts"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{export} holds no sample pictures", fix="name a folder that `dbrun run` wrote, such as "
                          "outputs/sks_dog") from error
 
 
 def comparison_grid(exports: Mapping[str, Path]) -> Image:
-    """One sheet: the base's row, then a row for each export (label -> folder), under their common prompts.
+    """Draw one sheet: the base's row, then one row per export (label → folder), under the common prompts.
 
-    Raises UsageError where the exports were not drawn alike, or over different bases.
+    Raises UsageError where the exports have different sample settings or different bases.
     """
     from dbrun.images.grid import draw_grid
 
     drawn = {label: read_sample_settings(folder) for label, folder in exports.items()}
     first = next(iter(exports))
     bases = {label: _row_bytes(folder, BASE_ROW, drawn[label]) for label, folder in exports.items()}
+    # side by side only what differs in the adapter alone; else people judge the settings
     for label in exports:
         if drawn[label] != drawn[first]:
-            differing = [key for key, value in asdict(drawn[first]).items() if asdict(drawn[label])[key] != value]
+            first_fields, fields = asdict(drawn[first]), asdict(drawn[label])
+            differing = [key for key, value in first_fields.items() if fields[key] != value]
             raise UsageError(f"{exports[first]} and {exports[label]} differ in their samples' {', '.join(differing)}",
                              fix="give both recipes the same `samples`")
         if bases[label] != bases[first]:
@@ -74,9 +79,9 @@ def comparison_grid(exports: Mapping[str, Path]) -> Image:
 
 
 def _row_bytes(export: Path, row: str, drawn: SampleSettings) -> list[bytes]:
+    folder = export / SAMPLES_FOLDER / row
     try:
-        return [(export / SAMPLES_FOLDER / row / f"{column:02d}.png").read_bytes()
-                for column in range(len(drawn.prompts))]
+        return [(folder / f"{column:02d}.png").read_bytes() for column in range(len(drawn.prompts))]
     except OSError as error:
         raise UsageError(f"{error.filename} is missing",
                          fix="run the recipe again: its outputs are restored") from error

@@ -1,4 +1,7 @@
-"""What every base-model family answers, so that stages and the loop need not know which one it is."""
+"""Interfaces of a base model: `Family`, its facts without torch, and `Model`, a base loaded in memory.
+
+Stages and the training loop use only these two classes and never compare with a family's name.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,16 @@ if TYPE_CHECKING:
     from dbrun.diffusion.process import DiffusionProcess
 
 Condition = Mapping[str, "Tensor"]
-"""What one prompt tells the denoiser: named tensors without a batch axis; batched, with one."""
+"""Conditioning of the denoiser by a prompt: named tensors, such as `hidden` [L, D]; batched, [B, L, D]."""
 
 Randn = Callable[[str, Sequence[int]], "Tensor"]
 """(what for, shape of one row) -> standard normal noise [B, *shape], each row from a seed with its own address."""
 
 
 class CleanBatch(NamedTuple):
-    """Training pictures, drawn from what is stored of them. x0: [B, C, h, w].
+    """Clean training targets. x0: float32 [B, C, h, w], latents or pixels as the family trains on them.
 
-    extra_conditions: what the denoiser is told of each picture beside its prompt, batched; most families have none.
+    extra_conditions: conditions that depend on the picture and not on its prompt, each [B, …]; empty for most families.
     """
 
     x0: Tensor
@@ -36,217 +39,234 @@ class CleanBatch(NamedTuple):
 
 
 def no_op() -> None:
-    """What is called where nobody wants to know."""
+    """Do nothing: the default of an optional callback."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampler settings that suit a base. steps: sampler steps; guidance: classifier-free guidance."""
+    """Default sampler settings of a base. steps: sampler steps; guidance: scale of classifier-free guidance."""
 
     steps: int
     guidance: float
 
 
 class Family:
-    """One architecture: what is known of its bases without torch.
+    """Architecture of base models: the facts that planning needs, all of them without importing torch.
 
-    A subclass lives in a file of its own and sets NAME; `load` gives the `Model` extra_modules it.
+    Each subclass has a file of its own in this folder and sets NAME; `load` returns the matching `Model`.
     """
 
     NAME: ClassVar[str]
     pipeline_classes: ClassVar[tuple[str, ...]]
-    """The `_class_name`s of model_index.json that are of this family."""
+    """Values of `_class_name` in a base's model_index.json that mark it as this family; `load` uses the first."""
     subfolders: ClassVar[tuple[str, ...]]
-    """The sub-folders of a base that are read."""
+    """Sub-folders of a base's folder that are read; all others are ignored."""
     components: ClassVar[Mapping[str, str]]
-    """Adaptable component -> its attribute on the pipeline; "denoiser" comes first."""
+    """Adaptable component → its attribute on the diffusers pipeline; "denoiser" comes first."""
     token_components: ClassVar[tuple[str, ...]] = ()
-    """What else can learn: new words. `module` gives their vectors, whose `vocabulary` is what they belong to."""
+    """Components that are new words (textual inversion). `Model.module` returns their vectors, a ParameterDict whose
+    attribute `vocabulary` is the `Vocabulary` that they extend."""
     component_docs: ClassVar[Mapping[str, str]]
-    """Each of `components` and `token_components` -> what `adapt` says of it in a recipe; the editor's tooltip."""
+    """Component, also of `token_components` → its text in the recipe's JSON schema, shown as the editor's tooltip."""
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
-    """Component -> preset of targets -> patterns of module names."""
+    """Component → name of a preset of `targets` → patterns of module names that get an adapter."""
     diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]]
-    """Component -> how its layers' names begin on the module, and what stands there instead in a file that the
-    pipeline's `load_lora_weights` reads. A component that this method passes over is left out."""
+    """Component → (prefix of its layers' names on the module, prefix in a file for the pipeline's
+    `load_lora_weights`). A component that `load_lora_weights` ignores is left out."""
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    """Component -> the same for a file as kohya's trainers write it, where the rest of a name has `_` for every `.`.
-    A component that no reader of such files knows is left out."""
+    """Component → (prefix on the module, prefix in a file of kohya's trainers, where the rest of the name has `_` for
+    every `.`). A component that no reader of such files knows is left out."""
     default_sampling: ClassVar[Sampling]
+    """Sampler settings of a base that brings none of its own."""
+    # both bounds feed the check of free disk space before a run: too high costs nothing, too low fills the disk
     encoded_bytes_per_pixel: ClassVar[float] = 16.0
-    """What `encode_images` gives takes at most so many bytes for a pixel of the picture."""
+    """Upper bound of the bytes that `encode_images` returns, per pixel of the picture."""
     encoded_bytes_per_prompt: ClassVar[int] = 2 * 2**20
-    """What `encode_prompts` gives for a prompt takes at most so many bytes."""
+    """Upper bound of the bytes that `encode_prompts` returns per prompt."""
     not_adaptable: ClassVar[Mapping[str, str]] = {}
-    """Component that cannot be adapted -> why, said after the family's name."""
+    """Component that cannot be adapted → the reason, a clause that follows the family's name in a message."""
     class_labels: ClassVar[tuple[str, ...]] = ("none",)
-    """What the denoiser may be told as class labels while it learns; the first is what the pipeline tells it."""
+    """Allowed values of `train.class_labels`; the first is what the diffusers pipeline uses when it samples."""
     class_labels_doc: ClassVar[str] = ""
-    """What `train.class_labels` means for the family; left out where there is nothing to choose."""
+    """Text of `train.class_labels` in the recipe's schema; empty where there is nothing to choose."""
     start_image_reason: ClassVar[str | None] = None
-    """Why `generate` starts from a picture, as a clause such as "enlarges pictures"; None where words are enough."""
+    """Why `generate` needs a start image, a clause such as "enlarges pictures"; None where a prompt is enough."""
 
     def resolution_multiple(self, folder: Path) -> int:
-        """What the resolution must be a multiple of, read from the configs in folder; without torch."""
+        """Pixels that the resolution must be a multiple of, read from the configs in folder; without torch."""
         raise NotImplementedError
 
     def native_resolution(self, folder: Path) -> int:
-        """The side of the pictures that a base was made for, in pixels, read from the configs in folder."""
+        """Side in pixels of the pictures the base was trained on, read from the configs in folder; without torch."""
         raise NotImplementedError
 
     def max_prompt_tokens(self, folder: Path) -> int:
-        """Tokens that a prompt may have beside start and end marks; without torch."""
+        """Most tokens that a prompt may have, start and end marks not counted; without torch."""
         raise NotImplementedError
 
     def start_image(self, picture: Image) -> Image:
-        """What `generate` starts from to draw this square picture; asked only where `start_image_reason` is set."""
+        """Start image from which `generate` can draw this square picture; for families with a `start_image_reason`."""
         raise NotImplementedError
 
     def normalize_prompt(self, prompt: str) -> str:
-        """The prompt as the tokenizer is given it."""
+        """Prompt as the tokenizer gets it, for example in lower case."""
         return prompt
 
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
              variant: str | None = None) -> Model:
-        """The base from a folder in diffusers format: safetensors only, offline, frozen, in eval mode."""
+        """Load a base from a folder in diffusers format: safetensors only, offline, frozen, in eval mode.
+
+        variant: the infix of the weight files' names, such as "fp16". Raises RecipeError where it cannot be loaded.
+        """
         raise NotImplementedError
 
     def scheduler_config(self, folder: Path) -> dict[str, Any]:
-        """The config of the base's scheduler, read from folder; without torch."""
+        """Config of the base's scheduler, read from folder; without torch. Raises RecipeError."""
         return read_config(folder / "scheduler" / "scheduler_config.json")
 
     def single_file_obstacle(self, folder: Path | None) -> str | None:
-        """Why a base has no layout as a checkpoint of one file, as a clause after the format's name; None where it has.
+        """Reason why a base cannot be written as a checkpoint of one file, a clause; None where it can be.
 
-        folder: the base's, of which configs are read without torch; None while it is unknown.
+        folder: the base's folder, whose configs are read without torch; None while it is not known yet.
         """
         return f"which no other program reads for `base.type: {self.NAME}`"
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
-        """Write a tiny base of the real classes with seeded random weights, for tests."""
+        """Write a tiny base of the real classes with seeded random weights, for tests.
+
+        prediction: the scheduler's `prediction_type`: epsilon, v_prediction or sample.
+        """
         raise NotImplementedError
 
 
 class Model:
-    """A base in memory: its family, its components, and what can be asked of them. It knows no adapter and no loss.
+    """Base in memory: encodes pictures and prompts, predicts, and samples. It knows no adapter and no loss.
 
-    pipeline: the diffusers pipeline whose components these are; folder: where it was loaded from; device, dtype: of
-    all components.
+    pipeline: the diffusers pipeline that holds the components; folder: where they were loaded from; device, dtype: of
+    every component.
     """
 
     def __init__(self, family: Family, pipeline: Any, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.family, self.pipeline, self.folder, self.device, self.dtype = family, pipeline, folder, device, dtype
         self.new_tokens: dict[str, nn.Module] = {}
-        """What learns without being a component of the pipeline, by the name that recipes call it."""
+        """Trainable vectors of new words by their component's name in recipes, such as `trigger`."""
 
     @property
     def components(self) -> Mapping[str, Any]:
-        """The pipeline's components by their names in model_index.json; None for one that the base lacks."""
+        """Components of the pipeline by their names in model_index.json; None for one that the base lacks."""
         found: Mapping[str, Any] = self.pipeline.components
         return found
 
     @property
     def scheduler(self) -> Any:
-        """The base's scheduler."""
+        """Scheduler of the base, the one it was trained with."""
         return self.pipeline.scheduler
 
     @property
     def denoiser(self) -> nn.Module:
-        """The network that learns to predict."""
+        """Network that predicts from x_t, such as the UNet."""
         return self.module("denoiser")
 
     def module(self, component: str) -> nn.Module:
-        """The module of an adaptable component, or the vectors of new words."""
+        """Module of an adaptable component, or the ParameterDict of a component of new words."""
         module: nn.Module = getattr(self.pipeline, self.family.components[component])
         return module
 
     def replace_components(self, components: Mapping[str, object]) -> None:
-        """Put other components in the place of these, by their names in model_index.json."""
+        """Replace components of the pipeline, by their names in model_index.json."""
         for name, component in components.items():
             setattr(self.pipeline, name, component)
 
     def diffusion_process(self) -> DiffusionProcess:
-        """The diffusion process that the base was trained with, from its scheduler's config."""
+        """Diffusion process that the base was trained with, from its scheduler's config."""
         raise NotImplementedError
 
     def with_scheduler_changes(self, changes: Mapping[str, object]) -> Self:
-        """The same base with these changes to its scheduler's config; this one itself stays as it is."""
+        """Copy of this base with changes to its scheduler's config; it shares the weights, this base stays as it is."""
         if not changes:
             return self
+        # shallow copies: a second set of weights may not fit on the device
         other, scheduler = copy(self), self.scheduler
         other.pipeline = copy(self.pipeline)
         other.pipeline.scheduler = type(scheduler).from_config({**scheduler.config, **changes})
         return other
 
     def sampling_scheduler(self) -> Any:
-        """A fresh scheduler, as `generate` samples with."""
+        """New scheduler for `generate`; schedulers keep state between steps, so no two samplings share one."""
         return type(self.scheduler).from_config(self.scheduler.config)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """pixels [B, 3, H, W] in [-1, 1] -> float32 [B, …]: all of a picture that `sample_x0` needs, stored once."""
+        """Encode pixels [B, 3, H, W] in [-1, 1] to float32 [B, …]: all that `sample_x0` needs; it is cached on disk."""
         raise NotImplementedError
 
     def sample_x0(self, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
-        """One draw of x0 and extra conditions from what `encode_images` gave, [B, …]; all chance in it is randn's.
+        """Draw x0 and the extra conditions from stored, [B, …] as `encode_images` returned it.
 
-        class_labels: one of the family's own.
+        randn: the only source of chance, so that the seeds decide every draw; class_labels: one of the family's
+        `class_labels`.
         """
         raise NotImplementedError
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
-        """One condition a prompt; the same function serves cached and live text encoders (with gradients)."""
+        """Encode prompts to one condition each; differentiable, so that it serves trained text encoders, too."""
         raise NotImplementedError
 
     def collate_conditions(self, conditions: Sequence[Condition]) -> Condition:
-        """A batch of conditions."""
+        """Stack conditions of single prompts to a batch: every tensor gets a first axis B."""
         raise NotImplementedError
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The denoiser's prediction, of x_t's shape [B, C, h, w]; variance channels dropped. t: int64 [B].
+        """Predict from x_t [B, C, h, w] at timesteps t, int64 [B]; of x_t's shape, variance channels dropped.
 
-        condition: of the prompts, with the extra conditions that `sample_x0` gave.
+        condition: the batch of `collate_conditions`, with the extra conditions of `sample_x0` added.
         """
         raise NotImplementedError
 
     def single_file_state_dict(self) -> Mapping[str, Tensor]:
-        """All tensors of a base, by their names in such a checkpoint, float32."""
+        """All tensors of the base by their names in a checkpoint of one file, float32 on the CPU."""
         raise NotImplementedError
 
     def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
                  start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
-        """One picture; equal arguments give an equal picture, whatever was drawn before.
+        """Sample one picture; equal arguments give an equal picture, whatever was sampled before.
 
-        on_step: called after each sampler step; it may raise, to stop.
-        start_image: what the family's `start_image` made of a picture; None where words are enough.
+        resolution: the side in pixels; on_step: called after each sampler step, may raise to stop;
+        start_image: what the family's `start_image` returned; None where a prompt is enough.
         """
         raise NotImplementedError
 
 
 def families() -> Mapping[str, Family]:
-    """Every family that has a file here, by name."""
-    return {c.NAME: c() for c in subclasses("dbrun.models", Family)}
+    """Every family that has a file in this folder, by name."""
+    # a new family is a new file: nothing lists them
+    return {family.NAME: family() for family in subclasses("dbrun.models", Family)}
 
 
 def family_names() -> tuple[str, ...]:
-    """The names of all families: what `base.type` may be."""
+    """Names of all families: the allowed values of `base.type`."""
     return tuple(families())
 
 
 def component_docs() -> Mapping[str, str]:
-    """Every component that some family can adapt, with the explanation of the first family that has it."""
-    found: dict[str, str] = {}
+    """Every adaptable component with its schema text, taken from the first family that has it."""
+    docs: dict[str, str] = {}
     for family in families().values():
         for name, text in family.component_docs.items():
-            found.setdefault(name, text)
-    return found
+            docs.setdefault(name, text)
+    return docs
 
 
 def class_label_names() -> tuple[str, ...]:
-    """What `train.class_labels` may be; of each family what its pipeline samples with comes last."""
-    names = [name for family in families().values() for name in (*family.class_labels[1:], family.class_labels[0])]
+    """Allowed values of `train.class_labels` over all families, each family's own default last."""
+    names: list[str] = []
+    for family in families().values():
+        default, *others = family.class_labels
+        names += [*others, default]
     return tuple(dict.fromkeys(names))
 
 
 def class_labels_doc() -> str:
-    """What `train.class_labels` means, family after family."""
-    return " ".join(dict.fromkeys(f.class_labels_doc for f in families().values() if f.class_labels_doc))
+    """Schema text of `train.class_labels`: the texts of all families that have one, joined."""
+    texts = [family.class_labels_doc for family in families().values() if family.class_labels_doc]
+    # a family that inherits its text from another would say it twice
+    return " ".join(dict.fromkeys(texts))

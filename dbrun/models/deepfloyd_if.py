@@ -1,4 +1,4 @@
-"""DeepFloyd IF, stages I and II: how are UNets in pixel space with T5 prompts loaded, asked, and taught?"""
+"""Families `if_stage1` and `if_stage2`, DeepFloyd IF: UNets on pixels, conditioned by a T5 text encoder."""
 
 from __future__ import annotations
 
@@ -18,79 +18,88 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-# the blocks' attention sees the prompt through add_k_proj and add_v_proj alone
+# in IF's attention the prompt enters through add_k_proj and add_v_proj only
 IF_ATTENTION = (*ATTENTION, "add_k_proj", "add_v_proj")
 PROMPT_LAYERS = ("encoder_hid_proj", "add_embedding.pool.q_proj", "add_embedding.pool.k_proj",
                  "add_embedding.pool.v_proj", "add_embedding.proj")
 CLASS_LABEL_LAYERS = ("class_embedding.linear_1", "class_embedding.linear_2")
-# up- and downsampling is done by resnets of their own
+# IF up- and downsamples with resnets, not with single convolutions
 IF_RESNETS = (*RESNETS, "downsamplers.*.conv1", "downsamplers.*.conv2", "upsamplers.*.conv1", "upsamplers.*.conv2")
 PROMPT_LENGTH = 77
-"""Length of every prompt; T5 reads longer ones, but IF was trained with this."""
+"""Tokens of every prompt, padding included; T5 reads longer ones, but IF was trained with 77."""
 NOISE_LEVEL = 250
-"""Timestep of the image noising scheduler that the low-resolution picture is noised to: the pipeline's default."""
+"""Timestep of the image noising scheduler for the low-resolution picture; the default of diffusers' pipeline."""
 UPSCALE_FACTOR = 4
-"""How many times smaller the picture is that stage II starts from."""
+"""Factor by which stage II enlarges the side of its start image."""
 
 
 def _presets(linear: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
-    # the UNets have no feed-forward layers: `attention+ff` is `attention`
+    # the UNets have no feed-forward layers, so `attention+ff` is the same as `attention`
     return {"attention": IF_ATTENTION, "attention+ff": IF_ATTENTION, "linear": linear, "all": linear + IF_RESNETS}
 
 
 class IFStage1Model(UNetModel):
-    """A base of stage I in memory."""
+    """Base of stage I in memory."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """The pixels themselves: there is no latent space."""
+        """Pixels [B, 3, H, W] as float32, unchanged: there is no latent space."""
         return pixels.float()
 
     def sample_x0(self, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
-        """x0 is the picture; nothing is left to chance."""
+        """Stored pixels [B, 3, H, W] as x0; nothing is drawn at random."""
         return CleanBatch(stored, {})
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
-        """T5's last hidden state, `hidden` [77, D], in which padding was masked; prompts go in lower case.
+        """Encode prompts to T5's last hidden state, `hidden` [77, D] each, with the padding masked.
 
-        The pipeline's `clean_caption` is not used: it takes words such as `ab12` out of a prompt, and with them a
-        trigger. A prompt's low bits depend on how many share the call: encode one at a time what is to be cached.
+        The lowest bits of a result depend on the batch size: encode prompts one by one where the result is cached.
         """
         tokenizer, text_encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
-        written = [self.family.normalize_prompt(prompt) for prompt in prompts]
-        tokens = tokenizer(written, padding="max_length", max_length=PROMPT_LENGTH, truncation=True,
+        # not the pipeline's `clean_caption`: it removes words such as `ab12`, and with them a trigger word
+        normalized = [self.family.normalize_prompt(prompt) for prompt in prompts]
+        tokens = tokenizer(normalized, padding="max_length", max_length=PROMPT_LENGTH, truncation=True,
                            return_tensors="pt").to(self.device)
         hidden = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
         return [{"hidden": row} for row in hidden.to(self.dtype)]
 
     def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
                  start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
-        """One picture by the base's own sampler, which for the published models is DDPM."""
+        """Sample one picture with the base's own scheduler, which is DDPM for the published models."""
         import diffusers
         import torch
 
-        pipeline = getattr(diffusers, self.family.pipeline_classes[0])(
-            **{**self.pipeline.components, "scheduler": self.sampling_scheduler()}, requires_safety_checker=False)
+        pipeline_class = getattr(diffusers, self.family.pipeline_classes[0])
+        components = {**self.pipeline.components, "scheduler": self.sampling_scheduler()}
+        pipeline = pipeline_class(**components, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
+        start_arguments = self._start_arguments(start_image, resolution)
+        # a CPU generator gives the same noise on every device
+        generator = torch.Generator("cpu").manual_seed(seed)
         with torch.no_grad():
-            hidden, empty = (self.encode_prompts([text])[0]["hidden"][None] for text in (prompt, ""))
+            # the prompts as training encodes them; the pipeline would clean them, see `encode_prompts`
+            (prompt_condition,) = self.encode_prompts([prompt])
+            (empty_condition,) = self.encode_prompts([""])
             image: Image = pipeline(
-                prompt_embeds=hidden, negative_prompt_embeds=empty, num_inference_steps=steps, width=resolution,
-                height=resolution, guidance_scale=guidance, generator=torch.Generator("cpu").manual_seed(seed),
-                callback=lambda step, t, sample: on_step(), **self._start_arguments(start_image, resolution)).images[0]
+                prompt_embeds=prompt_condition["hidden"][None],
+                negative_prompt_embeds=empty_condition["hidden"][None], num_inference_steps=steps, width=resolution,
+                height=resolution, guidance_scale=guidance, generator=generator,
+                callback=lambda step, t, sample: on_step(), **start_arguments).images[0]
         return image
 
     def _start_arguments(self, start_image: Image | None, resolution: int) -> dict[str, object]:
+        """Further arguments of the pipeline's call."""
         return {}
 
 
 class IFStage2Model(IFStage1Model):
-    """A base of stage II in memory."""
+    """Base of stage II in memory: its UNet sees x_t and the noised, enlarged low-resolution picture."""
 
     def sample_x0(self, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
-        """x0 is the picture. With the class labels `noise_level`, hints as the pipeline makes them:
+        """Stored pixels [B, 3, H, W] as x0, with the conditions of the low-resolution picture.
 
-        `low`: the picture made small by averaging, enlarged bilinearly and noised to NOISE_LEVEL, [B, 3, H, W];
-        `class_labels`: NOISE_LEVEL, int64 [B]. With `timesteps` there are none (see `denoiser_input`).
+        For the class labels `noise_level`: `low` [B, 3, H, W], the picture made smaller by averaging, enlarged
+        bilinearly and noised to NOISE_LEVEL; and `class_labels`, int64 [B], all NOISE_LEVEL.
+        For `timesteps`: none (see `denoiser_input`).
         """
         import torch
         from torch.nn.functional import avg_pool2d, interpolate
@@ -102,30 +111,31 @@ class IFStage2Model(IFStage1Model):
         small = avg_pool2d(stored, UPSCALE_FACTOR)
         large = interpolate(small, stored.shape[-2:], mode="bilinear", align_corners=True)
         level = torch.full((len(stored),), NOISE_LEVEL)
+        # the base has a second scheduler for this noise, with betas of its own
         noising = DiffusionProcess.from_config(self.pipeline.image_noising_scheduler.config)
         low = noising.add_noise(large, randn("low resolution", large.shape[1:]), level)
         return CleanBatch(stored, {"low": low, "class_labels": level})
 
     def denoiser_input(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """x_t with the noised small picture beside it, and its noise level.
-
-        Without hints x_t with itself, and t, as diffusers' training script does.
-        """
+        """Concatenate x_t [B, 3, H, W] and the low-resolution picture to [B, 6, H, W]; labels: its noise level."""
         import torch
 
+        # without `low`, x_t twice and t as labels: what diffusers' train_dreambooth script feeds to stage II
         low = condition.get("low", x_t).to(x_t.device)
         return torch.cat([x_t, low], dim=1), condition.get("class_labels", t)
 
     def _start_arguments(self, start_image: Image | None, resolution: int) -> dict[str, object]:
         side = resolution // UPSCALE_FACTOR
         if start_image is None or start_image.size != (side, side):
-            raise StageFailed(f"stage II starts from a picture of {side} pixels; "
-                              f"found {start_image and start_image.size}")
+            found = "none"
+            if start_image is not None:
+                found = f"{start_image.width}×{start_image.height} pixels"
+            raise StageFailed(f"stage II needs a start image of {side}×{side} pixels; found {found}")
         return {"image": start_image.convert("RGB"), "noise_level": NOISE_LEVEL}
 
 
 class IFStage1(UNetFamily):
-    """Stage I: 64-pixel pictures from words (DeepFloyd IF, after Saharia et al. 2022, arXiv:2205.11487)."""
+    """Stage I: draws 64-pixel pictures from prompts (DeepFloyd IF, after Saharia et al. 2022, arXiv:2205.11487)."""
 
     NAME: ClassVar[str] = "if_stage1"
     model: ClassVar[type[UNetModel]] = IFStage1Model
@@ -133,47 +143,50 @@ class IFStage1(UNetFamily):
     subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet"}
     not_adaptable: ClassVar[Mapping[str, str]] = {
-        "text_encoder": "its text encoder is a T5, on which diffusers loads no adapter",
-        "trigger": "diffusers loads no new word into its T5"}
+        "text_encoder": "its text encoder is a T5, for which diffusers loads no adapter",
+        "trigger": "diffusers cannot load a new word into its T5"}
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": _presets((*IF_ATTENTION, *TIME_EMBEDDING, *PROMPT_LAYERS))}
     default_sampling: ClassVar[Sampling] = Sampling(steps=100, guidance=7.0)
 
     def resolution_multiple(self, folder: Path) -> int:
-        """The UNet's factor: 8 for the published models."""
+        """Downsampling factor of the UNet: 8 for the published models."""
         return downsampling_factor(folder / "unet")
 
     def max_prompt_tokens(self, folder: Path) -> int:
-        """76 for every base: T5 has an end mark and no start mark."""
+        """Tokens of a prompt without the end mark: 76; T5 has no start mark."""
         return PROMPT_LENGTH - 1
 
     def normalize_prompt(self, prompt: str) -> str:
-        """In lower case."""
+        """Prompt in lower case, without white space at its ends, as IF was trained."""
         return prompt.lower().strip()
 
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
              variant: str | None = None) -> Model:
-        """The pipeline, every part in dtype on device, without safety checker and watermarker."""
+        """Load every component in dtype on device, without safety checker and watermarker. Raises RecipeError."""
         _check_tokenizer(folder / "tokenizer")
-        load_pipeline = self.load_pipeline(folder, device=device, dtype=dtype, variant=variant, left_out=(
-            "safety_checker", "feature_extractor", "watermarker"))
-        return self.model(self, load_pipeline, folder, device, dtype)
+        pipeline = self.load_pipeline(folder, device=device, dtype=dtype, variant=variant,
+                                      left_out=("safety_checker", "feature_extractor", "watermarker"))
+        return self.model(self, pipeline, folder, device, dtype)
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
-        """A base of 0.2 M parameters for 32-pixel pictures: UNet factor 2, prompts of 77 letters."""
+        """Write a base of 0.2 M parameters for 32-pixel pictures: UNet factor 2, prompts of 77 letters."""
         silence_libraries()
         import diffusers
         import torch
 
         tokenizer = _letter_tokenizer()
+        # the weights must not depend on the caller's random state, nor change it
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             unet, text_encoder = self._tiny_unet(), _tiny_t5(len(tokenizer))
         schedulers = {name: _tiny_scheduler(name == "scheduler", prediction)
                       for name in self.subfolders if name.endswith("scheduler")}
-        getattr(diffusers, self.pipeline_classes[0])(
-            tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, **schedulers, safety_checker=None,
-            feature_extractor=None, watermarker=None, requires_safety_checker=False).save_pretrained(folder)
+        pipeline_class = getattr(diffusers, self.pipeline_classes[0])
+        pipeline = pipeline_class(tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, **schedulers,
+                                  safety_checker=None, feature_extractor=None, watermarker=None,
+                                  requires_safety_checker=False)
+        pipeline.save_pretrained(folder)
 
     def _tiny_unet(self, **changes: Any) -> Any:
         from diffusers import UNet2DConditionModel
@@ -189,7 +202,7 @@ class IFStage1(UNetFamily):
 
 
 class IFStage2(IFStage1):
-    """Stage II: enlarges 64-pixel pictures to 256; it sees the picture, noised and enlarged, beside x_t."""
+    """Stage II: enlarges 64-pixel pictures to 256 pixels; its UNet sees the noised small picture beside x_t."""
 
     NAME: ClassVar[str] = "if_stage2"
     model: ClassVar[type[UNetModel]] = IFStage2Model
@@ -200,17 +213,17 @@ class IFStage2(IFStage1):
     default_sampling: ClassVar[Sampling] = Sampling(steps=50, guidance=4.0)
     class_labels: ClassVar[tuple[str, ...]] = ("noise_level", "timesteps")
     class_labels_doc: ClassVar[str] = (
-        "What an IF stage II denoiser is told beside timestep and prompt: noise_level, that of the low-resolution "
-        "picture it sees, as when it samples; or timesteps, with the noisy picture itself in that place, as diffusers' "
-        "training script has it. Left out, as the base samples.")
+        "Class labels of the IF stage II denoiser while it trains. noise_level: the noise level of the low-resolution "
+        "picture it sees, as when it samples; timesteps: the timestep, with the noisy picture in place of the "
+        "low-resolution one, as diffusers' training script does it. Left out: as the base samples.")
     start_image_reason: ClassVar[str | None] = "enlarges pictures"
 
     def resolution_multiple(self, folder: Path) -> int:
-        """Such that the small picture has whole pixels, too."""
+        """Least common multiple of the UNet's factor and 4: the start image needs a whole side, too."""
         return math.lcm(UPSCALE_FACTOR, super().resolution_multiple(folder))
 
     def start_image(self, picture: Image) -> Image:
-        """The picture made smaller by averaging, as training makes it."""
+        """Picture made 4 times smaller by averaging, as `sample_x0` does for training."""
         return picture.reduce(UPSCALE_FACTOR)
 
     def _tiny_unet(self, **changes: Any) -> Any:
@@ -218,7 +231,8 @@ class IFStage2(IFStage1):
 
 
 def _check_tokenizer(folder: Path) -> None:
-    """The published bases hold T5's words as a sentencepiece model, which transformers reads by other packages."""
+    """Raise RecipeError where the tokenizer needs a package that is missing."""
+    # the published bases have no tokenizer.json, only a sentencepiece model; transformers needs both packages for it
     if (folder / "tokenizer.json").is_file() or not (folder / "spiece.model").is_file():
         return
     try:
@@ -233,8 +247,10 @@ def _tiny_scheduler(learned: bool, prediction: str) -> Any:
     from diffusers import DDPMScheduler
 
     common = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": prediction}
+    if not learned:
+        return DDPMScheduler(**common)
     return DDPMScheduler(**common, variance_type="learned_range", thresholding=True, dynamic_thresholding_ratio=0.95,
-                         sample_max_value=1.5) if learned else DDPMScheduler(**common)
+                         sample_max_value=1.5)
 
 
 def _tiny_t5(words: int) -> Any:
@@ -245,12 +261,15 @@ def _tiny_t5(words: int) -> Any:
 
 
 def _letter_tokenizer() -> Any:
-    """A T5 tokenizer of ASCII letters, each also as a word's beginning."""
+    """T5 tokenizer of single ASCII characters, each also as a word's beginning."""
     from string import ascii_letters, digits, punctuation
 
     from transformers import T5Tokenizer
 
     letters = sorted(digits + ascii_letters + punctuation)
     marks = [(mark, 0.0) for mark in ("<pad>", "</s>", "<unk>")]
-    entries = [("▁", -2.0), *((begin + letter, -3.0) for begin in ("", "▁") for letter in letters)]
+    inner = [(letter, -3.0) for letter in letters]
+    # sentencepiece marks a word's beginning with ▁
+    initial = [(f"▁{letter}", -3.0) for letter in letters]
+    entries = [("▁", -2.0), *inner, *initial]
     return T5Tokenizer(vocab=marks + entries, extra_ids=0, model_max_length=PROMPT_LENGTH)

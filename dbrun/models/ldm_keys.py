@@ -1,8 +1,9 @@
-"""Under which names does a Stable Diffusion checkpoint of one file hold its tensors?
+"""Tensor names of a Stable Diffusion checkpoint of one file, translated from diffusers' names.
 
 The layout is that of the original releases (Rombach et al. 2021, github.com/CompVis/latent-diffusion, and
-github.com/Stability-AI/stablediffusion), which ComfyUI, A1111 and diffusers' `from_single_file` read: levels are
-counted through, a block a number. The text encoder of 1.x has transformers' names, that of 2.x OpenCLIP's.
+github.com/Stability-AI/stablediffusion), which ComfyUI, A1111 and diffusers' `from_single_file` read: the UNet's blocks
+are numbered through over all levels. The text encoder of 1.x keeps transformers' names, that of 2.x has OpenCLIP's.
+Every `*_KEYS` table maps a prefix of diffusers to the original one.
 """
 
 from __future__ import annotations
@@ -30,43 +31,48 @@ TEXT_KEYS = {"embeddings.token_embedding.weight": "token_embedding.weight", "emb
 TEXT_LAYER_KEYS = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
                    "self_attn": "attn"}
 MAX_TEXT_LAYERS = 23
-"""Layers of a 2.x text encoder that every reader takes; the release has one more that is not asked, and not read."""
+"""Most layers of a 2.x text encoder that every reader loads; the release has a 24th, which the model does not use."""
 
 
 def ldm_state_dict(pipeline: Any) -> dict[str, Tensor]:
-    """Every tensor of a pipeline of Stable Diffusion under its original name, float32, contiguous."""
+    """Tensors of a Stable Diffusion pipeline by their original names: float32 on the CPU, contiguous, sorted."""
     unet, vae, text = pipeline.unet, pipeline.vae, pipeline.text_encoder
-    found = {f"model.diffusion_model.{_unet_key(name, unet.config)}": tensor
-             for name, tensor in unet.state_dict().items()}
+    tensors = {f"model.diffusion_model.{_unet_key(name, unet.config)}": tensor
+               for name, tensor in unet.state_dict().items()}
+    levels = len(vae.config.block_out_channels)
     for name, tensor in vae.state_dict().items():
-        new = _vae_key(name, len(vae.config.block_out_channels))
-        # the autoencoder's attention was written with convolutions
-        found[f"first_stage_model.{new}"] = tensor[..., None, None] if _is_matrix(name, tensor) else tensor
-    words = {name.removeprefix("text_model."): tensor for name, tensor in text.state_dict().items()}
+        # the original autoencoder's attention uses 1×1 convolutions where diffusers has linear layers
+        if _is_matrix(name, tensor):
+            tensor = tensor[..., None, None]
+        tensors[f"first_stage_model.{_vae_key(name, levels)}"] = tensor
+    # older transformers put `text_model.` before every name
+    text_tensors = {name.removeprefix("text_model."): tensor for name, tensor in text.state_dict().items()}
     if is_version_2(unet.config):
-        found |= _open_clip_state_dict(words)
+        tensors |= _open_clip_state_dict(text_tensors)
     else:
-        found |= {CLIP_PREFIX + name: tensor for name, tensor in words.items()}
-    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in sorted(found.items())}
+        tensors |= {CLIP_PREFIX + name: tensor for name, tensor in text_tensors.items()}
+    # sorted, so that equal weights give equal bytes
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in sorted(tensors.items())}
 
 
 def is_version_2(config: Mapping[str, Any]) -> bool:
-    """Whether a UNet's config is one of 2.x."""
+    """Whether a UNet's config is that of Stable Diffusion 2.x, as diffusers' readers tell them apart."""
     return bool(config.get("use_linear_projection"))
 
 
-def _open_clip_state_dict(words: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A text encoder as OpenCLIP has it: what query, key and value are made with is one matrix."""
+def _open_clip_state_dict(text_tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Text encoder in OpenCLIP's layout, where query, key and value projection [3D, D] are one matrix."""
     import torch
 
-    found = {}
-    for name, tensor in words.items():
+    tensors = {}
+    for name, tensor in text_tensors.items():
         if ".q_proj." in name:
-            parts = [words[name.replace(".q_proj.", f".{part}_proj.")] for part in "qkv"]
-            found[_open_clip_key(name.replace("q_proj.", "in_proj_"))] = torch.cat(parts)
+            # torch's MultiheadAttention expects the order q, k, v
+            projections = [text_tensors[name.replace(".q_proj.", f".{kind}_proj.")] for kind in "qkv"]
+            tensors[_open_clip_key(name.replace("q_proj.", "in_proj_"))] = torch.cat(projections)
         elif not re.search(r"\.[kv]_proj\.", name):
-            found[_open_clip_key(name)] = tensor
-    return found
+            tensors[_open_clip_key(name)] = tensor
+    return tensors
 
 
 def _open_clip_key(name: str) -> str:
@@ -78,39 +84,55 @@ def _open_clip_key(name: str) -> str:
 
 def _unet_key(name: str, config: Mapping[str, Any]) -> str:
     layers = int(config["layers_per_block"])
-    if match := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", name):
+    match = re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", name)
+    if match:
         side, level, kind, place, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
         return _unet_block_key(side, level, kind, place, rest, layers, config)
     for diffusers, ldm in UNET_KEYS.items():
         if name.startswith(f"{diffusers}."):
             inner = name.removeprefix(f"{diffusers}.")
-            return f"{ldm}.{_replace_prefix(inner, RESNET_KEYS) if 'resnets' in diffusers else inner}"
+            if "resnets" in diffusers:
+                inner = _replace_prefix(inner, RESNET_KEYS)
+            return f"{ldm}.{inner}"
     return name
 
 
 def _unet_block_key(side: str, level: int, kind: str, place: int, rest: str, layers: int,
                     config: Mapping[str, Any]) -> str:
-    """A layer of a level: going down a level has `layers` blocks and a downsampler, going up one block more."""
+    """Original name of a layer inside a level; place: the block's index in the level; rest: the name after it."""
+    # a level has `layers` blocks and a downsampler on the way down, and `layers` + 1 blocks on the way up
     first = level * (layers + 1)
     if kind == "downsamplers":
-        return f"input_blocks.{first + layers + 1}.0.{rest.replace('conv.', 'op.', 1)}"
+        layer = rest.replace("conv.", "op.", 1)
+        return f"input_blocks.{first + layers + 1}.0.{layer}"
     if kind == "upsamplers":
-        behind = 2 if "CrossAttn" in config["up_block_types"][level] else 1
-        return f"output_blocks.{first + layers}.{behind}.{rest}"
-    block = f"input_blocks.{first + 1 + place}" if side == "down" else f"output_blocks.{first + place}"
-    return f"{block}.0.{_replace_prefix(rest, RESNET_KEYS)}" if kind == "resnets" else f"{block}.1.{rest}"
+        # it belongs to the level's last block, behind that one's resnet and attention, if it has attention
+        position = 2 if "CrossAttn" in config["up_block_types"][level] else 1
+        return f"output_blocks.{first + layers}.{position}.{rest}"
+    if side == "down":
+        # input block 0 is conv_in
+        block = f"input_blocks.{first + 1 + place}"
+    else:
+        block = f"output_blocks.{first + place}"
+    if kind == "resnets":
+        return f"{block}.0.{_replace_prefix(rest, RESNET_KEYS)}"
+    return f"{block}.1.{rest}"
 
 
 def _vae_key(name: str, levels: int) -> str:
-    turned = re.sub(r"up_blocks\.(\d+)", lambda m: f"up_blocks.{levels - 1 - int(m[1])}", name)
+    # the original numbers the decoder's levels from the picture inwards, diffusers from the latents outwards
+    key = re.sub(r"up_blocks\.(\d+)", lambda match: f"up_blocks.{levels - 1 - int(match[1])}", name)
+    # the order of the table counts: `mid_block.resnets.0` must be replaced before `resnets`
     for diffusers, ldm in VAE_KEYS.items():
-        turned = turned.replace(diffusers, ldm)
-    front, attention, inner = turned.partition("mid.attn_1.")
-    return f"{front}{attention}{_replace_prefix(inner, VAE_ATTENTION_KEYS)}" if attention else turned
+        key = key.replace(diffusers, ldm)
+    front, attention, inner = key.partition("mid.attn_1.")
+    if not attention:
+        return key
+    return f"{front}{attention}{_replace_prefix(inner, VAE_ATTENTION_KEYS)}"
 
 
 def _replace_prefix(name: str, table: Mapping[str, str]) -> str:
-    """The name with its beginning as the table has it."""
+    """Name with its prefix replaced by the table's; unchanged where no prefix matches."""
     for diffusers, ldm in table.items():
         if name == diffusers or name.startswith(f"{diffusers}."):
             return ldm + name.removeprefix(diffusers)

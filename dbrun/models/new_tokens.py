@@ -1,4 +1,4 @@
-"""Which words does a text encoder read, and how does a new one come to it?"""
+"""New words of a text encoder (textual inversion): their tokens, their trainable vectors, and the checks of both."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Vocabulary:
-    """The words of a tokenizer and the text encoder behind it; the vectors of new ones stand beside the base's table.
+    """Tokenizer and text encoder with new words; the base's embedding table itself is never changed or resized.
 
-    new_embeddings: word -> its vectors [n, D]. A word of n vectors is read as the tokens `word word_1 … word_{n-1}`,
-    which is how diffusers' `load_textual_inversion` names them.
+    new_embeddings: new word → its trainable vectors [n, D]. A word of n vectors is read as the tokens
+    `word word_1 … word_{n-1}`, which are the names that diffusers' `load_textual_inversion` uses.
     """
 
     def __init__(self, tokenizer: Any, text_encoder: Any) -> None:
@@ -24,33 +24,39 @@ class Vocabulary:
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.base_size = len(tokenizer)
         self.new_embeddings = ParameterDict()
-        # a plain attribute: what is no tensor and no module is no part of a module
+        # past nn.Module.__setattr__: a back reference must not become a parameter or a submodule
         self.new_embeddings.__dict__["vocabulary"] = self
 
     def base_embeddings(self, tokens: Sequence[str]) -> Tensor:
-        """What the text encoder's own table has for these tokens, float32 [n, D]. Raises KeyError for unknown ones."""
+        """Rows of the base's embedding table for tokens, float32 [n, D]. Raises KeyError for an unknown token."""
         import torch
 
         ids = self.tokenizer.convert_tokens_to_ids(list(tokens))
-        if missing := [token for token, i in zip(tokens, ids, strict=True)
-                       if i is None or (i == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token)]:
-            raise KeyError(missing[0])
+        for token, token_id in zip(tokens, ids, strict=True):
+            # CLIP's tokenizers answer with the unknown token's id, others with None
+            is_unknown = token_id == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token
+            if token_id is None or is_unknown:
+                raise KeyError(token)
         table = self.text_encoder.get_input_embeddings().weight
         vectors: Tensor = table.detach()[torch.tensor(ids, device=table.device)].float()
         return vectors
 
     def initial_vectors(self, text: str, vectors: int) -> Tensor:
-        """So many vectors that begin as the tokens of a text, in turn: float32 [vectors, D]. Raises RecipeError."""
+        """Start values float32 [vectors, D] from the tokens of text, repeated in turn. Raises RecipeError."""
         tokens = self.tokenizer.tokenize(text)
         check_initializer(text, len(tokens), vectors)
         return self.base_embeddings([tokens[i % len(tokens)] for i in range(vectors)])
 
     def add(self, word: str, first: Tensor) -> nn.Parameter:
-        """Read this word, which is new, as these vectors [n, D]; the parameter that holds them."""
+        """Add a new word with the start values first [n, D]; returns the parameter that holds its vectors.
+
+        Raises RecipeError where the base's tokenizer has one of its tokens already.
+        """
         from torch.nn import Parameter
 
         names = token_names(word, len(first))
         check_unused_tokens(names, self.tokenizer.get_vocab())
+        # once for all words: the patched forward reads whatever words there are by then
         if not self.new_embeddings:
             self._patch_embedding_forward()
         self.tokenizer.add_tokens(names)
@@ -59,34 +65,42 @@ class Vocabulary:
         return parameter
 
     def _patch_embedding_forward(self) -> None:
-        """Let the table answer for what it knows, and the rows for what is new."""
+        """Make the embedding layer return the new vectors for the new tokens' ids, [B, L] → [B, L, D]."""
         import torch
 
         table = self.text_encoder.get_input_embeddings()
-        of_table = table.forward
+        table_forward = table.forward
 
+        # looked up apart, so that gradients reach the new rows alone: with one resized table, AdamW's weight decay
+        # would move every word of the base
         def forward(ids: Tensor) -> Tensor:
-            known: Tensor = of_table(ids.clamp(max=self.base_size - 1))
-            new = torch.cat(list(self.new_embeddings.values())).to(known.dtype)
-            return torch.where((ids >= self.base_size)[..., None], new[(ids - self.base_size).clamp(min=0)], known)
+            base_rows: Tensor = table_forward(ids.clamp(max=self.base_size - 1))
+            new_table = torch.cat(list(self.new_embeddings.values())).to(base_rows.dtype)
+            new_rows = new_table[(ids - self.base_size).clamp(min=0)]
+            is_new = (ids >= self.base_size)[..., None]
+            return torch.where(is_new, new_rows, base_rows)
 
         table.forward = forward
 
 
 def check_initializer(text: str, tokens: int, vectors: int) -> None:
-    """Raise RecipeError where a text of so many tokens cannot be what so many vectors begin as."""
-    if not 0 < tokens <= vectors:
-        raise RecipeError(f"the initializer '{text}' is {tokens} tokens for this base, and there is room for {vectors}",
-                          fix=f"write `vectors: {tokens}`, or a shorter word as `initializer`" if tokens else
-                          "name a word as `initializer`")
+    """Raise RecipeError where text, of this many tokens, cannot be the start value of this many vectors."""
+    if tokens == 0:
+        raise RecipeError(f"the initializer '{text}' has no token in this base's tokenizer",
+                          fix="name a word as `initializer`")
+    if tokens > vectors:
+        raise RecipeError(f"the initializer '{text}' has {tokens} tokens in this base's tokenizer, allowed: at most "
+                          f"{vectors}, the number of `vectors`",
+                          fix=f"write `vectors: {tokens}`, or a shorter word as `initializer`")
 
 
 def check_unused_tokens(names: Iterable[str], known: Container[str]) -> None:
-    """Raise RecipeError where the base knows one of the words already."""
-    if taken := sorted(name for name in names if name in known):
+    """Raise RecipeError where the base's tokenizer has one of the names already. known: its vocabulary."""
+    taken = sorted(name for name in names if name in known)
+    if taken:
         raise RecipeError(f"the base knows the word '{taken[0]}' already", fix="choose another word as `token`")
 
 
 def token_names(word: str, vectors: int) -> list[str]:
-    """The tokens that a word of so many vectors is read as."""
+    """Tokens that a word of this many vectors is read as."""
     return [word, *(f"{word}_{i}" for i in range(1, vectors))]

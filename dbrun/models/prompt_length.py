@@ -1,4 +1,4 @@
-"""How many tokens is a prompt, and which of its words does a base no longer read?"""
+"""Prompts that are longer than the base reads: counted in tokens, with the words that are cut off."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ if TYPE_CHECKING:
 
 
 MAX_SHOWN_CHARACTERS = 50
-"""Characters of a prompt that are told."""
+"""Characters of a prompt that a message shows."""
 
 
 class TruncatedPrompt(NamedTuple):
-    """A prompt that is too long. token_count: how many it has; cut_off: what of it is not read."""
+    """Prompt with too many tokens. token_count: how many it has; cut_off: its end, which the base does not read."""
 
     prompt: str
     token_count: int
     cut_off: str
 
     def message(self, limit: int) -> str:
-        """The same for a person. limit: tokens that the base reads."""
+        """One line for a person. limit: tokens that the base reads."""
         return (f"the base reads {limit} tokens, '{_shorten(self.prompt)}' has {self.token_count}, and "
                 f"'{_shorten(self.cut_off)}' is cut off")
 
 
 def _shorten(text: str) -> str:
-    """So much of a text that it is known again."""
-    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS - 1].rstrip()}…"
+    """Beginning of a text, long enough to recognise it."""
+    if len(text) <= MAX_SHOWN_CHARACTERS:
+        return text
+    return f"{text[:MAX_SHOWN_CHARACTERS - 1].rstrip()}…"
 
 
 def may_be_truncated(prompt: str, limit: int) -> bool:
-    """Whether a prompt can have more tokens than these: each is at least one byte."""
+    """Whether a prompt might have more than limit tokens; a cheap test that needs no tokenizer."""
+    # every token covers at least one byte that is not white space
     return len("".join(prompt.split()).encode()) > limit
 
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a base's folder as its own library reads it, which neither cuts nor pads.
-
-    None where the base has it in another form.
-    """
+    """Tokenizer of the base in folder, set to neither truncate nor pad; None where there is no tokenizer.json."""
+    # the library `tokenizers` alone: importing transformers would cost a plan seconds
     file = folder / "tokenizer" / "tokenizer.json"
     if not file.is_file():
         return None
@@ -55,13 +56,20 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
 
 def find_truncated(tokenizer: Tokenizer, prompts: Iterable[str], limit: int, word: str | None = None,
                    vectors: int = 1) -> list[TruncatedPrompt]:
-    """The prompts with more tokens than limit. word: one that is read as so many vectors, whatever its letters."""
-    found = []
+    """Prompts with more than limit tokens. word: a new word, which takes `vectors` tokens wherever it stands."""
+    truncated = []
     for prompt in prompts:
-        extra = vectors * prompt.count(word) if word else 0
-        plain = prompt.replace(word, " ") if word else prompt
-        read = tokenizer.encode(plain, add_special_tokens=False)
-        if len(read.ids) + extra > limit:
-            first = read.offsets[max(0, limit - extra)][0] if limit > extra else 0
-            found.append(TruncatedPrompt(prompt, len(read.ids) + extra, " ".join(plain[first:].split())))
-    return found
+        # the new word is not in the tokenizer yet, which would split it into its letters
+        word_tokens, plain = 0, prompt
+        if word:
+            word_tokens = vectors * prompt.count(word)
+            plain = prompt.replace(word, " ")
+        encoding = tokenizer.encode(plain, add_special_tokens=False)
+        token_count = len(encoding.ids) + word_tokens
+        if token_count <= limit:
+            continue
+        first_unread = 0
+        if limit > word_tokens:
+            first_unread = encoding.offsets[limit - word_tokens][0]
+        truncated.append(TruncatedPrompt(prompt, token_count, " ".join(plain[first_unread:].split())))
+    return truncated

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: how is a latent UNet with one CLIP text encoder loaded, asked, and taught?"""
+"""Family `sd`, Stable Diffusion 1.x and 2.x: a UNet on VAE latents with one CLIP text encoder."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ TEXT_FEED_FORWARD = ("mlp.fc1", "mlp.fc2")
 
 
 class StableDiffusionModel(UNetModel):
-    """A base of Stable Diffusion 1.x or 2.x in memory."""
+    """Base of Stable Diffusion 1.x or 2.x in memory."""
 
     def module(self, component: str) -> nn.Module:
-        """The component of the pipeline, or the vectors of the words that are new to the text encoder."""
+        """Module of a component, or the vectors of new words, created at the first call."""
         if component not in self.family.token_components:
             return super().module(component)
         if component not in self.new_tokens:
@@ -37,63 +37,69 @@ class StableDiffusionModel(UNetModel):
         return self.new_tokens[component]
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Mean and log-variance of q(z | pixels), float32 [B, 2C, h, w]."""
+        """Encode pixels [B, 3, H, W] to mean and log-variance of q(z | pixels), float32 [B, 2C, h, w]."""
         pixels = pixels.to(self.device, self.dtype)
         moments: Tensor = self.pipeline.vae.encode(pixels).latent_dist.parameters
         return moments.float()
 
     def sample_x0(self, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
-        """x0 = (mean + std noise) * scaling_factor, with the log-variance clamped to [-30, 20] as diffusers does."""
+        """Draw x0 = (mean + std · noise) · scaling_factor, [B, C, h, w], from stored [B, 2C, h, w]."""
         mean, log_variance = stored.chunk(2, dim=1)
-        z = mean + (0.5 * log_variance.clamp(-30.0, 20.0)).exp() * randn("latents", mean.shape[1:])
+        # the clamp of diffusers' DiagonalGaussianDistribution, so that x0 is the same as in its training scripts
+        std = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
+        z = mean + std * randn("latents", mean.shape[1:])
         return CleanBatch(z * float(self.pipeline.vae.config.scaling_factor), {})
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
-        """The text encoder's last hidden state, `hidden` [L, D], padded to the full length without a mask.
+        """Encode prompts to the text encoder's last hidden state, `hidden` [L, D] each, padded to the full length L.
 
-        A prompt's low bits depend on how many share the call: encode one at a time what is to be cached.
+        The lowest bits of a result depend on the batch size: encode prompts one by one where the result is cached.
         """
         tokenizer, text_encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
         length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
-        # a new word of several vectors is written out, as the pipeline does it where it samples
-        written = self.pipeline.maybe_convert_prompt(list(prompts), tokenizer)
-        tokens = tokenizer(written, padding="max_length", max_length=length, truncation=True,
+        # `word` becomes `word word_1 …` for a new word of several vectors; the pipeline does the same when it samples
+        expanded = self.pipeline.maybe_convert_prompt(list(prompts), tokenizer)
+        tokens = tokenizer(expanded, padding="max_length", max_length=length, truncation=True,
                            return_tensors="pt")
-        masked = getattr(text_encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(self.device) if masked else None
+        # Stable Diffusion attends to the padding: it was trained without a mask
+        mask = None
+        if getattr(text_encoder.config, "use_attention_mask", False):
+            mask = tokens.attention_mask.to(self.device)
         hidden = text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
         return [{"hidden": row} for row in hidden]
 
     def single_file_state_dict(self) -> Mapping[str, Tensor]:
-        """As the original releases have it."""
+        """All tensors under the names of the original releases, float32 on the CPU."""
         from dbrun.models.ldm_keys import ldm_state_dict
 
         return ldm_state_dict(self.pipeline)
 
     def sampling_scheduler(self) -> Any:
-        """DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) on the base's own noise schedule, for every prediction."""
+        """DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) on the base's noise schedule, for every prediction type."""
         from diffusers import DPMSolverMultistepScheduler
 
         return DPMSolverMultistepScheduler.from_config(self.scheduler.config)
 
     def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
                  start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
-        """One picture by `sampling_scheduler`."""
+        """Sample one picture of resolution × resolution pixels with `sampling_scheduler`."""
         import torch
         from diffusers import StableDiffusionPipeline
 
+        # a new pipeline around the same weights: the base's own scheduler keeps its state
         components = {**self.pipeline.components, "scheduler": self.sampling_scheduler()}
         pipeline = StableDiffusionPipeline(**components, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
 
-        def after(pipeline: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        def after_step(pipeline: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             on_step()
             return tensors
 
+        # a CPU generator gives the same noise on every device
+        generator = torch.Generator("cpu").manual_seed(seed)
         with torch.no_grad():
             image: Image = pipeline(prompt, num_inference_steps=steps, guidance_scale=guidance, width=resolution,
-                                    height=resolution, generator=torch.Generator("cpu").manual_seed(seed),
-                                    callback_on_step_end=after).images[0]
+                                    height=resolution, generator=generator, callback_on_step_end=after_step).images[0]
         return image
 
 
@@ -109,8 +115,8 @@ class StableDiffusion(UNetFamily):
     component_docs: ClassVar[Mapping[str, str]] = {
         **UNetFamily.component_docs,
         "text_encoder": "The adapter of the text encoder; left out, the text encoder is not trained.",
-        "trigger": "Textual inversion: a new word for the subject, taught beside the adapters or alone; left out, no "
-                   "word is new."}
+        "trigger": "Textual inversion: a new word for the subject, trained with the adapters or alone; left out, no "
+                   "new word is trained."}
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": {"attention": ATTENTION, "attention+ff": ATTENTION + FEED_FORWARD,
                      "linear": ATTENTION + FEED_FORWARD + TIME_EMBEDDING,
@@ -119,55 +125,61 @@ class StableDiffusion(UNetFamily):
                          "linear": TEXT_ATTENTION + TEXT_FEED_FORWARD, "all": TEXT_ATTENTION + TEXT_FEED_FORWARD},
     }
     default_sampling: ClassVar[Sampling] = Sampling(steps=25, guidance=7.5)
-    # eight numbers for each 4 by 4 pixels or more; 77 vectors of at most 1,280 numbers
+    # float32: 2 × 4 channels for each 4×4 pixels at least; 77 vectors of at most 1,280 numbers
     encoded_bytes_per_pixel: ClassVar[float] = 2.0
     encoded_bytes_per_prompt: ClassVar[int] = 400_000
-    # transformers 5.6 dropped `text_model.` from the module's names; other readers still expect it
+    # transformers 5.6 dropped `text_model.` from the module's names; other readers of the files still expect it
     diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
         **UNetFamily.diffusers_prefixes, "text_encoder": ("text_model.", "text_encoder.text_model.")}
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
         "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te_text_model_")}
 
     def resolution_multiple(self, folder: Path) -> int:
-        """The VAE's factor times the UNet's: 64 for the published models."""
+        """Product of the VAE's and the UNet's downsampling factors: 64 for the published models."""
         return downsampling_factor(folder / "vae") * downsampling_factor(folder / "unet")
 
     def max_prompt_tokens(self, folder: Path) -> int:
-        """The lesser of the tokenizer's length and the text encoder's positions, without two marks: 75 as published."""
-        positions = int(read_config(folder / "text_encoder" / "config.json").get("max_position_embeddings", 77))
-        return min(positions, int(read_config(folder / "tokenizer" / "tokenizer_config.json")
-                                  .get("model_max_length", positions))) - 2
+        """Length of the tokenizer or the text encoder, whichever is smaller, less two marks: 75 as published."""
+        text_config = read_config(folder / "text_encoder" / "config.json")
+        tokenizer_config = read_config(folder / "tokenizer" / "tokenizer_config.json")
+        positions = int(text_config.get("max_position_embeddings", 77))
+        max_length = int(tokenizer_config.get("model_max_length", positions))
+        # some tokenizers name no real length, only a huge number
+        return min(positions, max_length) - 2
 
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
              variant: str | None = None) -> Model:
-        """The pipeline, every part in dtype on device, without a safety checker."""
+        """Load every component in dtype on device, without a safety checker. Raises RecipeError."""
         pipeline = self.load_pipeline(folder, device=device, dtype=dtype, variant=variant,
                                       left_out=("safety_checker", "feature_extractor", "image_encoder"))
-        if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
-            raise RecipeError(f"the base's UNet takes {pipeline.unet.config.in_channels} channels and its VAE gives "
-                              f"{pipeline.vae.config.latent_channels}: it is not a text-to-image base",
+        # an inpainting UNet takes 9 channels: latents, mask and masked latents
+        taken, given = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
+        if taken != given:
+            raise RecipeError(f"the base's UNet takes {taken} channels and its VAE gives {given}: it is not a "
+                              "text-to-image base",
                               fix="choose a base that is not for inpainting")
         return self.model(self, pipeline, folder, device, dtype)
 
     def single_file_obstacle(self, folder: Path | None) -> str | None:
-        """2.x with the last layer of its text encoder, which diffusers' reader passes over."""
+        """Reason for a 2.x base whose text encoder has more layers than diffusers' reader loads; else None."""
         from dbrun.models.ldm_keys import MAX_TEXT_LAYERS, is_version_2
 
         if folder is None or not is_version_2(read_config(folder / "unet" / "config.json")):
             return None
         layers = int(read_config(folder / "text_encoder" / "config.json").get("num_hidden_layers", 0))
         if layers > MAX_TEXT_LAYERS:
-            return f"of which {MAX_TEXT_LAYERS} layers of a text encoder are read, and this base, a 2.x, has {layers}"
+            return f"whose readers load {MAX_TEXT_LAYERS} layers of a 2.x text encoder, but this base's has {layers}"
         return None
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
-        """A base of 0.3 M parameters for 32-pixel pictures: VAE factor 4, UNet factor 2, prompts of 77 tokens."""
+        """Write a base of 0.3 M parameters for 32-pixel pictures: VAE factor 4, UNet factor 2, prompts of 77 tokens."""
         silence_libraries()
         import torch
         from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
 
         tokenizer = _byte_tokenizer()
+        # the weights must not depend on the caller's random state, nor change it
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             unet = UNet2DConditionModel(
@@ -190,7 +202,7 @@ class StableDiffusion(UNetFamily):
 
 
 def _byte_tokenizer() -> Any:
-    """A CLIP tokenizer of bytes: 256 symbols, the same at a word's end, two marks; no merges."""
+    """CLIP tokenizer of single bytes: 256 symbols, each once more for a word's end, two marks, no merges."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 

@@ -1,4 +1,4 @@
-"""What do families share whose denoiser is diffusers' UNet2DConditionModel?"""
+"""Shared base classes of the families whose denoiser is diffusers' UNet2DConditionModel."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ RESNETS = ("resnets.*.conv1", "resnets.*.conv2", "conv_shortcut")
 
 
 class UNetFamily(Family):
-    """A UNet that looks at one sequence of hidden states, and the pipeline around it."""
+    """Family with a UNet that attends to one sequence of text states."""
 
     model: ClassVar[type[UNetModel]]
-    """What its bases are in memory."""
+    """Class of its bases in memory."""
 
     component_docs: ClassVar[Mapping[str, str]] = {
         "denoiser": "The adapter of the denoiser (the UNet); left out, the denoiser is not trained."}
@@ -33,13 +33,18 @@ class UNetFamily(Family):
 
     def load_pipeline(self, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None,
                       left_out: Sequence[str]) -> Any:
-        """The pipeline on device, frozen and in eval mode, without the parts that are left out. Raises RecipeError."""
+        """Load the diffusers pipeline on device, frozen and in eval mode. Raises RecipeError.
+
+        left_out: components that are not loaded, such as "safety_checker".
+        """
         silence_libraries()
         import diffusers
         from torch import nn
 
+        pipeline_class = getattr(diffusers, self.pipeline_classes[0])
         try:
-            pipeline = getattr(diffusers, self.pipeline_classes[0]).from_pretrained(
+            # safetensors only: a pickle can run code when it is loaded
+            pipeline = pipeline_class.from_pretrained(
                 str(folder), dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
                 requires_safety_checker=False, **dict.fromkeys(left_out))
         except (OSError, ValueError) as error:
@@ -47,49 +52,55 @@ class UNetFamily(Family):
                               fix="check `base.path` and `base.variant`; only safetensors files are read") from error
         pipeline.set_progress_bar_config(disable=True)
         pipeline.to(device)
-        for part in pipeline.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
+        for component in pipeline.components.values():
+            if isinstance(component, nn.Module):
+                component.requires_grad_(False).eval()
         return pipeline
 
     def native_resolution(self, folder: Path) -> int:
-        """The UNet's own sample, enlarged as much as an autoencoder makes it smaller."""
+        """The UNet's `sample_size` in pixels: times the VAE's factor where the UNet works on latents."""
+        # a config without `sample_size` is read as 64, the side of SD 1.x and of IF stage I
         side = int(read_config(folder / "unet" / "config.json").get("sample_size") or 64)
-        return side * (downsampling_factor(folder / "vae") if "vae" in self.subfolders else 1)
+        if "vae" not in self.subfolders:
+            return side
+        return side * downsampling_factor(folder / "vae")
 
 
 class UNetModel(Model):
-    """A base whose denoiser is such a UNet."""
+    """Base in memory whose denoiser is a UNet2DConditionModel."""
 
     def diffusion_process(self) -> DiffusionProcess:
-        """The scheduler's betas and prediction type."""
+        """Process with the betas and the prediction type of the base's scheduler."""
         from dbrun.diffusion.process import DiffusionProcess
 
         return DiffusionProcess.from_config(self.scheduler.config)
 
     def collate_conditions(self, conditions: Sequence[Condition]) -> Condition:
-        """`hidden` [B, L, D]."""
+        """Stack `hidden` [L, D] of each prompt to [B, L, D]."""
         import torch
 
-        return {"hidden": torch.stack([c["hidden"] for c in conditions])}
+        return {"hidden": torch.stack([condition["hidden"] for condition in conditions])}
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The UNet's prediction; where it returns twice the channels, the first half is the prediction."""
-        unet, (device, dtype) = self.pipeline.unet, (self.device, self.dtype)
+        """Prediction of the UNet for x_t [B, C, h, w] and t [B], of x_t's shape. condition: at least `hidden`."""
+        device, dtype = self.device, self.dtype
         sample, labels = self.denoiser_input(x_t, t, condition)
-        output: Tensor = unet(sample.to(device, dtype), t.to(device),
-                              encoder_hidden_states=condition["hidden"].to(device, dtype),
-                              class_labels=None if labels is None else labels.to(device)).sample
+        if labels is not None:
+            labels = labels.to(device)
+        hidden = condition["hidden"].to(device, dtype)
+        output: Tensor = self.pipeline.unet(sample.to(device, dtype), t.to(device), encoder_hidden_states=hidden,
+                                            class_labels=labels).sample
         return drop_variance_channels(output, x_t)
 
     def denoiser_input(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """What the UNet sees of a noisy picture, and its class labels, None for a UNet without any."""
+        """UNet's input [B, C', h, w] for x_t [B, C, h, w], and its class labels [B]; None for a UNet without labels."""
         return x_t, None
 
 
 def drop_variance_channels(output: Tensor, x_t: Tensor) -> Tensor:
-    """The prediction in a denoiser's output [B, C or 2C, h, w]: of twice x_t's channels the first half.
-
-    The second half interpolates the variance (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15) and is not trained.
-    """
-    return output.chunk(2, dim=1)[0] if output.shape[1] == 2 * x_t.shape[1] else output
+    """Prediction [B, C, h, w] in a denoiser's output [B, C or 2C, h, w]; x_t: [B, C, h, w]."""
+    # of 2C channels the second half interpolates the variance (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15);
+    # no loss here trains it
+    if output.shape[1] == 2 * x_t.shape[1]:
+        return output.chunk(2, dim=1)[0]
+    return output

@@ -98,7 +98,7 @@ def test_bad_rows_are_told_together(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_table_or_with_two_is_refused(tmp_path: Path) -> None:
     lay(tmp_path, "a.jpg")
-    with pytest.raises(RecipeError, match=r"found neither of metadata\.jsonl and metadata\.csv"):
+    with pytest.raises(RecipeError, match=r"found neither metadata\.jsonl nor metadata\.csv"):
         captions(tmp_path)
     lay(tmp_path, metadata__jsonl="{}", metadata__csv="file_name,text")
     with pytest.raises(RecipeError, match="expected one of them"):

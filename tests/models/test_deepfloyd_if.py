@@ -120,7 +120,7 @@ def test_a_picture_is_that_of_the_pipeline(folders: Mapping[str, Path], stage: s
 
 def test_a_picture_without_the_small_one_it_enlarges_is_refused(two: Model) -> None:
     for start in (None, Image.new("RGB", (32, 32))):
-        with pytest.raises(StageFailed, match="of 8 pixels"):
+        with pytest.raises(StageFailed, match="of 8×8 pixels"):
             two.generate("a dog", seed=0, steps=1, guidance=1.0, resolution=32, start_image=start)
 
 

@@ -154,7 +154,7 @@ def test_an_adapter_to_start_from_is_of_the_recipe_s_rank_and_layers() -> None:
 
 
 @pytest.mark.parametrize(("word", "key", "message"), [
-    ("token: <dg>, initializer: elephantine", "adapt.trigger.initializer", "9 tokens for this base"),
+    ("token: <dg>, initializer: elephantine", "adapt.trigger.initializer", "has 9 tokens in this base's tokenizer"),
     ("token: <dg>, initializer: dog", None, ""),
     ("token: <dg>, initializer: elephantine, vectors: 9", None, "")])
 def test_a_new_word_that_the_base_cannot_learn_is_refused(word: str, key: str | None, message: str) -> None:
