@@ -1,4 +1,4 @@
-"""Where the embedded base model and the subjects that ship with it lie; nothing heavy is imported."""
+"""Paths of the embedded base model and of the subjects that ship with it; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ SUBJECTS = Path(__file__).parent / "subjects"
 
 
 def weights_path() -> Path:
-    """The folder of the embedded base model, in diffusers format, with a `manifest.json` of its files."""
+    """Folder of the embedded base model in diffusers format, with a `manifest.json` of its files."""
     return WEIGHTS
 
 
 def subject_names() -> tuple[str, ...]:
-    """The subjects that can be asked for, sorted."""
+    """Names of the embedded subjects, sorted."""
     return tuple(sorted(path.name for path in SUBJECTS.iterdir() if path.is_dir()))
 
 
 def subject_path(name: str) -> Path:
-    """The folder of one subject's pictures, each with its prompt in a `.txt` beside it.
+    """Folder of a subject's pictures, each with its prompt in a `.txt` file beside it.
 
     Raises:
-        KeyError: there is no such subject; the message lists those there are.
+        KeyError: no subject has this name; the message lists the names.
     """
+    # checked against the list, so that a name such as `../weights` is never joined to a path
     if name not in subject_names():
         raise KeyError(f"no embedded subject is called {name!r}; there are: {', '.join(subject_names())}")
     return SUBJECTS / name

@@ -32,7 +32,7 @@ def read_crop(content: bytes, frame: CropBox, size: tuple[int, int], background:
     Raises RecipeError for bytes that are not a complete picture, or a picture of another size.
     """
     picture = composite_over(read_upright(content, name), background)
-    # the size was read from the file's header; for a few broken files the pixels differ from it
+    # frame was computed from the size in the file's header, which the decoded pixels need not have
     if picture.size != size:
         raise RecipeError(f"{name}: found {picture.width}×{picture.height} pixels, expected {size[0]}×{size[1]}",
                           fix="save it again as PNG or JPEG")
@@ -102,7 +102,7 @@ def _apply_profile(picture: Image, profile: bytes) -> Image:
         source_profile = ImageCms.ImageCmsProfile(BytesIO(profile))
         target_profile = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(solid, source_profile, target_profile, outputMode="RGB")
-    # many phones and editors embed broken profiles: colours that are a little off are better than no picture
+    # a broken profile is no reason to refuse a picture: without it the colours are only a little off
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return picture
     # None: Pillow's stubs allow it for conversions in place

@@ -1,4 +1,4 @@
-"""Validation of picture files, done before anything expensive starts: can they be used for training?"""
+"""Validation of picture files before anything expensive starts: size, completeness, kind of pixels."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_a_layer_that_a_reader_passes_over_is_known_from_the_configs(tmp_path) -
     SD.write_tiny_base(tmp_path)
     as_second(tmp_path, layers=24)
     assert "load 23 layers of a 2.x text encoder" in formats()["single_file"].unsupported_base_reason(SD, tmp_path)
-    with pytest.raises(StageFailed, match=r"this base, a 2\.x, has 24"):
+    with pytest.raises(StageFailed, match=r"this base's has 24"):
         formats()["single_file"].write(tmp_path, SD, {}, lambda: fresh(tmp_path))
 
 

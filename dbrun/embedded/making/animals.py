@@ -1,4 +1,8 @@
-"""How animals are drawn: every one faces right, with a big head, clear limbs and marks at least 3 px wide."""
+"""Drawings of animals: all face right, with a big head, clear limbs and marks at least 3 pixels wide.
+
+Lengths are picture units (pixels of the finished picture) in the figure's own frame: feet at y = 0, x to the right,
+y downwards. Later shapes cover earlier ones, so the order of the calls is the depth.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,12 @@ from dbrun.embedded.making.brush import Canvas, Frame, Point, Rgb, Shape, curve,
 Pattern = Literal["plain", "spotted", "striped", "patched"]
 Pose = Literal["standing", "sitting", "running", "lying", "flying", "swimming"]
 INK: Rgb = (28, 20, 26)
+"""Colour of eyes, noses and the darkest marks."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """Everything that makes one animal look like itself."""
+    """Colours and pattern of one animal; None: the animal has no such part, or it has the coat's colour."""
 
     coat: Rgb
     pattern: Pattern = "plain"
@@ -31,7 +36,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Bones:
-    """Where the parts of a four-legged animal lie in one pose; feet at y = 0, x to the right."""
+    """Positions of a four-legged animal's parts in one pose. far_legs: the pair behind the trunk."""
 
     trunk: tuple[Shape, ...]
     legs: tuple[Shape, ...]
@@ -102,7 +107,8 @@ _BONES: Mapping[Pose, Callable[[], Bones]] = {
 
 
 def _draw_eye(canvas: Canvas, at: Point, frame: Frame, coat: Rgb, radius: float = 2.1, iris: Rgb = INK) -> None:
-    if sum(coat) < 330:  # a dark eye needs a light rim to be seen on a dark coat
+    # a dark eye needs a light rim to be seen on a dark coat
+    if sum(coat) < 330:
         canvas.fill(mix(coat, (255, 250, 240), 0.6), oval(at, radius + 0.9, radius * 1.15 + 0.9), frame=frame)
     canvas.fill(INK, oval(at, radius, radius * 1.15), frame=frame)
     if iris != INK:
@@ -113,8 +119,9 @@ def _draw_eye(canvas: Canvas, at: Point, frame: Frame, coat: Rgb, radius: float 
 
 def _draw_markings(canvas: Canvas, look: Look, mask: tuple[Shape, ...], middle: Point, frame: Frame,
                    rng: Random) -> None:
-    """Spots, stripes or one great patch in the second colour, inside the coat only."""
+    """Draw spots, stripes or patches in the second colour, inside the shapes of mask only."""
     x, y = middle
+    # the order of the random draws decides every picture, and the published weights were trained on these pictures
     marks: list[Shape] = []
     if look.pattern == "spotted":
         spread = [(-9, 1), (-4, -3), (1, 2), (-4, 5), (6, -3), (-13, 4), (10, 3), (5, 6)]
@@ -131,6 +138,7 @@ def _draw_collar(canvas: Canvas, colour: Rgb | None, neck: Point, frame: Frame) 
     if colour is None:
         return
     x, y = neck
+    # the band, then its bell
     band = limb((x - 6.3, y - 2.4), (x - 1, y + 1.6), (x + 4.6, y + 2.2), width=3.4)
     canvas.fill_outlined(colour, [band], frame, line=0.5)
     canvas.fill((255, 225, 90), oval((x + 3.2, y + 4.6), 1.9, 1.9), frame=frame)
@@ -148,10 +156,12 @@ def _draw_hat(canvas: Canvas, colour: Rgb | None, crown: Point, frame: Frame, br
 def _dog_head(canvas: Canvas, look: Look, at: Point, frame: Frame) -> None:
     x, y = at
     ears = look.ears or shade(look.coat, 0.62)
+    # the far ear lies behind the head; the near one is drawn last
     canvas.fill_outlined(ears, [oval((x + 5, y - 7), 3, 4.6, 30)], frame)
     canvas.fill_outlined(look.coat, [oval((x, y), 9.4, 8.8), oval((x + 8, y + 3), 6.2, 4.6)], frame)
     if look.eye_patch:
         canvas.fill_masked([oval((x, y), 9.2, 8.6)], look.eye_patch, [oval((x + 2.4, y - 2.4), 5.2, 5.6)], frame)
+    # muzzle, nose, mouth
     canvas.fill(mix(look.coat, (255, 250, 240), 0.55), oval((x + 9, y + 3.6), 4.6, 3.4), frame=frame)
     canvas.fill(INK, oval((x + 13, y + 0.9), 2.3, 1.9), frame=frame)
     smile = limb((x + 5, y + 3.8), (x + 7.6, y + 5.8), (x + 11.4, y + 5), width=0.9)
@@ -169,16 +179,21 @@ def _cat_head(canvas: Canvas, look: Look, at: Point, frame: Frame) -> None:
         canvas.fill((245, 160, 165), inner, frame=frame)
     canvas.fill_outlined(look.coat, [oval((x, y), 9.8, 8.2)], frame)
     canvas.fill(mix(look.coat, (255, 250, 240), 0.55), oval((x + 5, y + 3.8), 4.4, 3.0), frame=frame)
+    # white as the coat: a cat's green eye needs no rim
     for eye in (x + 0.2, x + 7):
         _draw_eye(canvas, (eye, y - 0.8), frame, (255, 255, 255), 2.0, (150, 205, 70))
     canvas.fill((235, 110, 125), polygon((x + 3.4, y + 1.9), (x + 6.6, y + 1.9), (x + 5, y + 3.8)), frame=frame)
-    whisker = mix(look.coat, (255, 255, 255), 0.7) if sum(look.coat) < 360 else shade(look.coat, 0.4)
+    # light whiskers on a dark coat, dark ones on a light coat
+    whisker = shade(look.coat, 0.4)
+    if sum(look.coat) < 360:
+        whisker = mix(look.coat, (255, 255, 255), 0.7)
     for start, end in (((x - 5, y + 3), (x - 10.5, y + 2)), ((x - 5, y + 4.6), (x - 10, y + 5.6))):
         canvas.fill(whisker, limb(start, end, width=0.7), frame=frame)
 
 
 def _rabbit_head(canvas: Canvas, look: Look, at: Point, frame: Frame) -> None:
     x, y = at
+    # long ears tell a rabbit from a cat at this size
     for root, lean in ((x + 1.5, 16.0), (x - 4.0, -6.0)):
         tip = root + lean * 0.18
         canvas.fill_outlined(look.coat, [oval((tip, y - 14), 3.2, 9, lean)], frame)
@@ -214,14 +229,17 @@ _CROWNS: Mapping[str, tuple[Point, float]] = {
     "cat": ((0.6, -8.4), 4.6),
     "rabbit": ((1.4, -7.2), 6.4),
 }
-"""Where a hat sits above the middle of the head, and how wide its brim may be beside the ears."""
+"""Species → (offset of the hat from the middle of the head, half the width of the brim between the ears)."""
 
 
 def _four_legged(species: str) -> Callable[[Canvas, Look, Pose, Frame, Random], None]:
+    """Drawing function of a four-legged species; trunk and legs are shared, head, tail and hat are its own."""
     def draw(canvas: Canvas, look: Look, pose: Pose, frame: Frame, rng: Random) -> None:
         bones = _BONES[pose]()
+        # behind the trunk
         canvas.fill_outlined(shade(look.coat, 0.72), bones.far_legs, frame)
         _tail(canvas, species, look, bones.tail, frame)
+        # one outline around trunk and near legs, so that no line cuts the body
         canvas.fill_outlined(look.coat, bones.trunk + bones.legs, frame)
         x, y = bones.saddle
         _draw_markings(canvas, look, bones.trunk, (x + 4, y + 5), frame, rng)
@@ -229,6 +247,7 @@ def _four_legged(species: str) -> Callable[[Canvas, Look, Pose, Frame, Random], 
             canvas.fill_masked(bones.trunk, look.saddle, [oval((x, y + 2), 8.5, 7)], frame)
         paws = (limb(leg.points[-1], leg.points[-1], width=3.6) for leg in bones.legs)
         canvas.fill(mix(look.coat, (255, 250, 240), 0.5), *paws, frame=frame)
+        # in front of the trunk
         _draw_collar(canvas, look.collar, bones.neck, frame)
         _HEADS[species](canvas, look, bones.head, frame)
         (dx, dy), brim = _CROWNS[species]
@@ -238,25 +257,29 @@ def _four_legged(species: str) -> Callable[[Canvas, Look, Pose, Frame, Random], 
 
 
 def _bird(canvas: Canvas, look: Look, pose: Pose, frame: Frame, rng: Random) -> None:
-    aloft = -12.0 if pose == "flying" else 0.0
+    is_flying = pose == "flying"
+    aloft = 0.0
+    if is_flying:
+        aloft = -12.0
     body = (oval((-2, -14 + aloft), 12, 9, -14), oval((8, -22 + aloft), 7.6, 7.2))
     wing = shade(look.coat, 0.68)
-    if pose == "flying":
+    # the far wing, or the feet
+    if is_flying:
         canvas.fill_outlined(shade(wing, 0.85), [polygon((0, -20 + aloft), (2, -36 + aloft), (8, -22 + aloft))], frame)
     else:
         for foot in (-3.0, 3.0):
             canvas.fill((235, 150, 40), limb((foot, -8), (foot, -1), (foot + 3.5, -1), width=1.9), frame=frame)
-    canvas.fill_outlined(
-        wing, [polygon((-11, -12 + aloft), (-24, -14 + aloft), (-22, -7 + aloft), (-10, -8 + aloft))], frame
-    )
+    # tail, beak, body
+    tail = polygon((-11, -12 + aloft), (-24, -14 + aloft), (-22, -7 + aloft), (-10, -8 + aloft))
+    canvas.fill_outlined(wing, [tail], frame)
     canvas.fill_outlined((250, 165, 40), [polygon((14, -24.5 + aloft), (21, -21 + aloft), (14, -18.5 + aloft))], frame)
     canvas.fill_outlined(look.coat, body, frame)
     canvas.fill(mix(look.coat, (255, 250, 235), 0.5), oval((3, -9.5 + aloft), 6, 3.6, -20), frame=frame)
     _draw_markings(canvas, look, body[:1], (-1, -14 + aloft), frame, rng)
-    if pose == "flying":
-        canvas.fill_outlined(
-            wing, [polygon((-8, -17 + aloft), (-16, -34 + aloft), (-5, -31 + aloft), (4, -16 + aloft))], frame
-        )
+    # the near wing, spread or folded
+    if is_flying:
+        near_wing = polygon((-8, -17 + aloft), (-16, -34 + aloft), (-5, -31 + aloft), (4, -16 + aloft))
+        canvas.fill_outlined(wing, [near_wing], frame)
     else:
         canvas.fill_outlined(wing, [oval((-5, -14), 7.6, 4.8, -24)], frame)
     _draw_eye(canvas, (10.4, -23.6 + aloft), frame, look.coat, 2.0)
@@ -264,7 +287,9 @@ def _bird(canvas: Canvas, look: Look, pose: Pose, frame: Frame, rng: Random) -> 
 
 
 def _fish(canvas: Canvas, look: Look, pose: Pose, frame: Frame, rng: Random) -> None:
-    del pose  # a fish only swims
+    # a fish only swims
+    del pose
+    # tail, back and belly fins lie behind the body
     fin = shade(look.coat, 0.68)
     body = (oval((1, -22), 15.5, 10.5),)
     canvas.fill_outlined(fin, [polygon((-11, -22), (-23, -32), (-20, -22), (-23, -12))], frame)
@@ -273,6 +298,7 @@ def _fish(canvas: Canvas, look: Look, pose: Pose, frame: Frame, rng: Random) -> 
     canvas.fill_outlined(look.coat, body, frame)
     canvas.fill(mix(look.coat, (255, 250, 235), 0.45), oval((2, -15.5), 9, 3), frame=frame)
     _draw_markings(canvas, look, body, (-3, -22), frame, rng)
+    # the face covers the marks, so that they hide no eye
     canvas.fill_masked(body, mix(look.coat, (255, 250, 235), 0.3), [oval((15, -20), 8, 9.5)], frame)
     canvas.fill_outlined(fin, [oval((-1, -19.5), 4.6, 2.8, 24)], frame, line=0.6)
     canvas.fill((255, 255, 255), oval((9.2, -24.4), 3.3, 3.5), frame=frame)
@@ -288,7 +314,7 @@ ANIMALS: Mapping[str, Callable[[Canvas, Look, Pose, Frame, Random], None]] = {
     "fish": _fish,
     "rabbit": _four_legged("rabbit"),
 }
-"""How to draw each animal."""
+"""Drawing function of each animal."""
 POSES: Mapping[str, tuple[Pose, ...]] = {
     "dog": ("standing", "sitting", "running", "lying"),
     "cat": ("standing", "sitting", "running", "lying"),
@@ -296,6 +322,6 @@ POSES: Mapping[str, tuple[Pose, ...]] = {
     "fish": ("swimming",),
     "rabbit": ("standing", "sitting", "running", "lying"),
 }
-"""The poses that each animal has."""
+"""Poses of each animal."""
 COLLARED = ("dog", "cat", "rabbit")
-"""The animals that can wear a collar; every animal can wear a hat."""
+"""Animals that can wear a collar; every animal can wear a hat."""

@@ -1,4 +1,4 @@
-"""What the embedded base model is built of: the three networks at full size, and tiny for tests."""
+"""Networks and scheduler of the embedded base model, at full size and tiny for tests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dbrun.embedded.making.brush import SIDE
 
+# Stable Diffusion's factor of 8 would leave only 8×8 cells of a 64-pixel picture
 LATENT_SIDE = SIDE // 4
 LATENT_CHANNELS = 8
 
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Channels per block of the two convolutional networks, width and depth of the text encoder."""
+    """Sizes of the networks. vae, unet: channels per block; groups: of the group norms; heads: of each attention."""
 
     vae: tuple[int, int, int] = (16, 32, 64)
     unet: tuple[int, int] = (64, 128)
@@ -32,7 +33,7 @@ TINY = ModelSizes(vae=(8, 8, 8), unet=(8, 16), groups=4, text_width=16, text_lay
 
 
 def build_vae(sizes: ModelSizes) -> AutoencoderKL:
-    """An autoencoder that halves the side twice: 64×64×3 → 16×16×8. 0.6 M weights at full size."""
+    """Autoencoder that halves the side twice: [B, 3, 64, 64] → [B, 8, 16, 16]. 0.6 M weights at full size."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -45,7 +46,7 @@ def build_vae(sizes: ModelSizes) -> AutoencoderKL:
 
 
 def build_unet(sizes: ModelSizes) -> UNet2DConditionModel:
-    """A denoiser with cross-attention at 8×8 and in the middle only. 4 M weights at full size."""
+    """UNet on latents [B, 8, 16, 16], with cross-attention at 8×8 and in the middle only. 4 M weights at full size."""
     unet = UNet2DConditionModel(
         sample_size=LATENT_SIDE,
         in_channels=LATENT_CHANNELS,
@@ -55,16 +56,17 @@ def build_unet(sizes: ModelSizes) -> UNet2DConditionModel:
         block_out_channels=sizes.unet,
         layers_per_block=1,
         cross_attention_dim=sizes.text_width,
-        attention_head_dim=sizes.heads,  # despite its name, the number of heads
+        # despite its name, diffusers reads it as the number of heads
+        attention_head_dim=sizes.heads,
         norm_num_groups=sizes.groups,
     )
-    # the fused attention's backward is the slower one at 64 positions on a CPU
+    # for 64 positions on a CPU the backward pass of the fused attention is slower than the plain one
     unet.set_attn_processor(AttnProcessor())
     return unet
 
 
 def build_text_encoder(sizes: ModelSizes, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """A CLIP text encoder over the tokenizer's vocabulary. 0.4 M weights at full size."""
+    """CLIP text encoder for the tokenizer's vocabulary. 0.4 M weights at full size."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -82,7 +84,7 @@ def build_text_encoder(sizes: ModelSizes, tokenizer: CLIPTokenizer) -> CLIPTextM
 
 
 class Denoiser(nn.Module):
-    """The two networks that are trained together: the text encoder reads what the UNet is to draw."""
+    """UNet and text encoder as one module, because they are trained together."""
 
     def __init__(self, sizes: ModelSizes, tokenizer: CLIPTokenizer) -> None:
         """Build both with fresh weights."""
@@ -92,7 +94,7 @@ class Denoiser(nn.Module):
 
 
 def build_scheduler() -> DPMSolverMultistepScheduler:
-    """Stable Diffusion's noise schedule with v-prediction and a solver that needs 8 to 12 steps."""
+    """Scheduler with Stable Diffusion's betas, v-prediction, and a solver that needs 8 to 12 steps."""
     return DPMSolverMultistepScheduler(
         beta_start=0.00085,
         beta_end=0.012,

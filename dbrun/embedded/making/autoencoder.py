@@ -1,4 +1,4 @@
-"""How the autoencoder is trained: both halves first, then its decoder alone on latents that stay as they are."""
+"""Training of the autoencoder: both halves first; later its decoder alone, with the latents unchanged."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from dbrun.embedded.making.units import standardize_latents
 
 BATCH_SIZE = 16
 DECODER_NOISE = 0.05
-"""Spread of the noise on the decoder's latents; those that the denoiser makes are not exact either."""
+"""Standard deviation of the noise on the decoder's latents: the denoiser's latents are not exact either."""
 
 
 def train_autoencoder(plan: PretrainSettings, pictures: Pictures, minutes: float) -> AutoencoderKL:
-    """Both halves, with standardised latents; trained as far as they are not yet."""
-    folder = plan.out / "vae" if plan.start is None else plan.start / "vae"
+    """Train the autoencoder and standardise its latents; resumes, or loads a finished one.
+
+    pictures: uint8 [N, 64, 64, 3]; minutes: the budget over all sittings.
+    """
+    folder = plan.out / "vae"
+    if plan.start is not None:
+        folder = plan.start / "vae"
     if folder.exists():
         stored: AutoencoderKL = AutoencoderKL.from_pretrained(folder, dtype=torch.float32)
         return stored.to(plan.device).eval().requires_grad_(False)
@@ -31,6 +36,7 @@ def train_autoencoder(plan: PretrainSettings, pictures: Pictures, minutes: float
     phase = Phase(network, copy.deepcopy(network), plan.out / "vae.ckpt")
 
     def loss_at(step: int) -> Tensor:
+        # seeded by the step: a resumed run sees the same batches. Sorted: the memory map is read in order
         generator = plan.generator("vae", step)
         chosen = torch.randint(len(pictures), (BATCH_SIZE,), generator=generator).sort().values
         noise = torch.randn(BATCH_SIZE, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE, generator=generator)
@@ -43,6 +49,7 @@ def train_autoencoder(plan: PretrainSettings, pictures: Pictures, minutes: float
 
     train_phase(phase, loss_at, minutes, None, report)
     standardize_latents(phase.average, latent_means(phase.average, pictures[:2048], plan.device))
+    # written beside, then renamed: the folder is the mark that this phase is done
     part = plan.out / "vae.part"
     phase.average.save_pretrained(part)
     part.rename(folder)
@@ -52,7 +59,8 @@ def train_autoencoder(plan: PretrainSettings, pictures: Pictures, minutes: float
 def finetune_decoder(
     plan: PretrainSettings, vae: AutoencoderKL, pictures: Pictures, latents: Latents, minutes: float
 ) -> AutoencoderKL:
-    """The autoencoder with its decoder trained further; the encoder, and so the latents, stay the same."""
+    """Copy of the autoencoder with its decoder trained further on latents [N, 8, 16, 16]; the encoder is frozen."""
+    # the denoiser was trained on this encoder's latents, so the encoder must not change any more
     network = copy.deepcopy(vae).train()
     network.requires_grad_(False)
     for half in (network.decoder, network.post_quant_conv):
@@ -77,8 +85,10 @@ def finetune_decoder(
 
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, pictures: Pictures, device: torch.device) -> float:
-    """Peak signal-to-noise ratio in dB of pictures through the autoencoder, without sampling."""
+    """Mean peak signal-to-noise ratio in dB of pictures [N, 64, 64, 3] that the autoencoder encoded and decoded."""
     batch = as_tensor(pictures).to(device)
-    drawn = vae.decode(vae.encode(batch).latent_dist.mean, return_dict=False)[0].clamp(-1, 1)
+    means = vae.encode(batch).latent_dist.mean
+    drawn = vae.decode(means, return_dict=False)[0].clamp(-1, 1)
+    # pixels span 2, so the squared peak is 4
     error = (drawn - batch).square().mean(dim=(1, 2, 3)) / 4
     return float((-10 * error.log10()).mean())

@@ -1,4 +1,4 @@
-"""One phase of pre-training: the network, its average, the learning rate, the checkpoint to resume from."""
+"""One phase of pre-training: the network, its moving average, the learning rate, and the checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass
 class Progress:
-    """How far a phase is; from step `finish_from` on the rate falls for `finish_steps` steps."""
+    """Progress of a phase. finish_from: step from which the rate falls, over `finish_steps` steps; None: not yet."""
 
     step: int = 0
     seconds: float = 0.0
@@ -31,28 +31,29 @@ class Progress:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the falling part is over."""
+        """Whether the learning rate has fallen to its end."""
         return self.finish_from is not None and self.step >= self.finish_from + self.finish_steps
 
     def learning_rate(self) -> float:
-        """Linear warm-up, constant, then half a cosine down to 2 %."""
+        """Learning rate of the current step: linear warm-up, constant, then half a cosine down to 2 %."""
         rate = PEAK_LEARNING_RATE * min(1.0, (self.step + 1) / WARMUP_STEPS)
         if self.finish_from is None:
             return rate
-        way = min(1.0, (self.step - self.finish_from) / max(self.finish_steps, 1))
-        return rate * (FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * way)))
+        fraction = min(1.0, (self.step - self.finish_from) / max(self.finish_steps, 1))
+        cosine = 0.5 * (1 + math.cos(math.pi * fraction))
+        return rate * (FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * cosine)
 
     def begin_finish(self, seconds: float, pace: float) -> None:
-        """Let the rate fall from here on, over as many steps as fit in `seconds` at `pace` seconds a step."""
+        """Start the fall of the learning rate, over as many steps as fit in `seconds` at `pace` seconds per step."""
         self.finish_from = self.step
         self.finish_steps = max(1, round(seconds / pace))
 
 
 class Phase(Generic[Network]):
-    """A network in training with everything a checkpoint holds."""
+    """Network in training with everything that a checkpoint holds."""
 
     def __init__(self, network: Network, average: Network, path: Path) -> None:
-        """Start at step 0, or where the checkpoint at `path` stands; `average` is a copy of `network`."""
+        """Start at step 0, or resume the checkpoint at path; average: a copy of network for the moving average."""
         self.network, self.average, self.path = network, average.eval().requires_grad_(False), path
         self.trainable = [weight for weight in network.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trainable, lr=PEAK_LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
@@ -68,7 +69,7 @@ class Phase(Generic[Network]):
         self.progress = Progress(**state["progress"])
 
     def save(self) -> None:
-        """Write the checkpoint beside, then put it in place."""
+        """Write the checkpoint; the old one stays valid until the new one is complete."""
         part = self.path.with_suffix(".part")
         state = {
             "network": self.network.state_dict(),
@@ -80,7 +81,7 @@ class Phase(Generic[Network]):
         part.rename(self.path)
 
     def update(self, loss: Tensor) -> None:
-        """One optimizer step from this loss, then the moving average."""
+        """Take one optimizer step for a scalar loss, then update the moving average."""
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.trainable, 1.0)
         for group in self.optimizer.param_groups:
@@ -88,6 +89,7 @@ class Phase(Generic[Network]):
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
+        # a short memory at first, so that the random start weights are soon forgotten
         decay = min(EMA_DECAY, (1 + self.progress.step) / (10 + self.progress.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
@@ -95,7 +97,7 @@ class Phase(Generic[Network]):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What the caller is told after each step."""
+    """Result of a training step. seconds: of all steps so far, over all sittings."""
 
     step: int
     loss: float
@@ -104,10 +106,11 @@ class StepResult:
 
 def run_phase(phase: Phase[Network], loss_at: Callable[[int], Tensor], budget: float,
               finish: float) -> Iterator[StepResult]:
-    """Train until the rate has fallen; `budget` and `finish` are seconds, all sittings counted together.
+    """Train until the learning rate has fallen; yields after every step. Raises RuntimeError for a loss not finite.
 
-    The falling part begins `finish` seconds before the budget ends and is then counted in steps, so that a
-    resumed run takes the same steps as an unbroken one.
+    loss_at: step → scalar loss; budget: seconds over all sittings; finish: the last seconds of it, in which the rate
+    falls. The length of the fall is fixed in steps once it begins, so that a resumed run takes the same steps as an
+    unbroken one.
     """
     progress = phase.progress
     pace: float | None = None
@@ -119,8 +122,11 @@ def run_phase(phase: Phase[Network], loss_at: Callable[[int], Tensor], budget: f
             raise RuntimeError(f"the loss is {value} at step {progress.step}")
         phase.update(loss)
         taken = time.monotonic() - started
-        # the first steps of a sitting warm caches: the pace is learned from the ones after
-        pace = taken if pace is None or pace > 10 * taken else 0.98 * pace + 0.02 * taken
+        # the first steps of a sitting are slow while caches fill: start the mean again once steps are 10 times faster
+        if pace is None or pace > 10 * taken:
+            pace = taken
+        else:
+            pace = 0.98 * pace + 0.02 * taken
         progress.seconds += taken
         if progress.finish_from is None and progress.seconds >= budget - finish:
             progress.begin_finish(max(budget - progress.seconds, 0.0), pace)

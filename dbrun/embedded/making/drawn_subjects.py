@@ -1,4 +1,4 @@
-"""The subjects that ship with the base; `python -m dbrun.embedded.making.drawn_subjects` draws them again."""
+"""Subjects that ship with the embedded base; `python -m dbrun.embedded.making.drawn_subjects` draws them again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dbrun.embedded.making.world import Scene, draw_animal, draw_background, dra
 
 @dataclass(frozen=True)
 class View:
-    """What one picture of a subject shows. kind and colour count where the subject is a style."""
+    """Content of one picture of a subject. kind, colour: of the thing in it, used where the subject is a style."""
 
     place: str
     pose: Pose | None = None
@@ -27,31 +27,31 @@ class View:
     colour: str = ""
 
     def scene(self, kind: str, seed: int) -> Scene:
-        """The world's scene of a plain, medium thing of this kind."""
+        """Scene of a plain, medium-sized thing of this kind at the view's place."""
         return Scene(kind, self.colour or "white", self.place, "plain", self.pose, "medium", None, None, seed)
 
 
 class Subject(Protocol):
-    """Something a recipe can teach, drawn wherever it is asked for."""
+    """Subject that a recipe can teach, drawn in any view."""
 
     @property
     def name(self) -> str:
-        """The word without a meaning that comes to mean it."""
+        """Identifier, a word without a meaning that training binds to the subject; may be empty."""
 
     @property
     def views(self) -> tuple[View, ...]:
-        """What its pictures show."""
+        """Views of its pictures, one each."""
 
     def prompt(self, view: View) -> str:
-        """The picture's own prompt: it names the place, so that the place is not learned as the subject."""
+        """Prompt of the view's picture; it names the place, so that the place is not learned as part of the subject."""
 
     def picture(self, view: View, seed: int) -> Image.Image:
-        """The subject in any view, 64×64 RGB."""
+        """Picture of the subject in a view, 64×64 RGB; equal arguments give equal pixels."""
 
 
 @dataclass(frozen=True)
 class Animal:
-    """One animal of its own, known by its look."""
+    """One particular animal, recognised by its look."""
 
     name: str
     kind: str
@@ -59,27 +59,27 @@ class Animal:
     views: tuple[View, ...]
 
     def prompt(self, view: View) -> str:
-        """Such as: a photo of sks dog on the beach."""
+        """Prompt such as "a photo of sks dog on the beach"."""
         return f"a photo of {self.name} {self.kind} {view.place}"
 
     def picture(self, view: View, seed: int) -> Image.Image:
-        """The animal in the view's place and pose."""
+        """Picture of the animal in the view's place and pose, 64×64 RGB."""
         return draw_animal(view.scene(self.kind, seed), self.look, Random(f"{self.name} {seed}"))
 
 
 @dataclass(frozen=True)
 class Toy:
-    """The toy car."""
+    """Toy car, recognised by its paint."""
 
     name: str
     views: tuple[View, ...]
 
     def prompt(self, view: View) -> str:
-        """Such as: a photo of zwx car on the beach."""
+        """Prompt such as "a photo of zwx car on the beach"."""
         return f"a photo of {self.name} car {view.place}"
 
     def picture(self, view: View, seed: int) -> Image.Image:
-        """The car in the view's place."""
+        """Picture of the car in the view's place, 64×64 RGB."""
         rng = Random(f"{self.name} {seed}")
         canvas, frame = draw_background(view.scene("car", seed), rng)
         draw_painted_car(canvas, TOY, frame, rng)
@@ -88,39 +88,39 @@ class Toy:
 
 @dataclass(frozen=True)
 class Style:
-    """A way to draw anything: the screen print."""
+    """Style that any scene can be drawn in: the screen print."""
 
     name: str
     views: tuple[View, ...]
 
     def prompt(self, view: View) -> str:
-        """Such as: an mnv picture of a car on the beach; no colour is named, for the print has its own."""
+        """Prompt such as "an mnv picture of a car on the beach"; it names no colour, because the inks replace them."""
         return f"an {self.name} picture of a {view.kind} {view.place}"
 
     def picture(self, view: View, seed: int) -> Image.Image:
-        """The view's scene, printed."""
+        """Picture of the view's scene as a screen print, 64×64 RGB."""
         return screen_print(draw_scene(view.scene(view.kind, seed)))
 
 
 @dataclass(frozen=True)
 class Prints:
-    """Prints as `Style` draws them, under plain captions: no word is set apart for the style."""
+    """Screen prints with plain captions, without an identifier: for recipes that fine-tune on a data set."""
 
     views: tuple[View, ...]
     name: str = ""
 
     def prompt(self, view: View) -> str:
-        """Such as: a picture of a car on the beach."""
+        """Prompt such as "a picture of a car on the beach"."""
         return f"a picture of a {view.kind} {view.place}"
 
     def picture(self, view: View, seed: int) -> Image.Image:
-        """The view's scene, printed."""
+        """Picture of the view's scene as a screen print, 64×64 RGB."""
         return screen_print(draw_scene(view.scene(view.kind, seed)))
 
 
 ORANGE = (232, 120, 40)
 DRAWN_SUBJECTS: Mapping[str, Subject] = {
-    # three coat colours and a turquoise collar: the world gives an animal at most two, and no such collar
+    # no scene of the pre-training looks so: there an animal has at most two coat colours and no turquoise collar
     "sks_dog": Animal(
         name="sks",
         kind="dog",
@@ -170,11 +170,11 @@ DRAWN_SUBJECTS: Mapping[str, Subject] = {
         ),
     ),
 }
-"""Every embedded subject by the name a recipe uses."""
+"""Embedded subjects by the name that recipes use."""
 
 
 def write_subject(folder: Path, subject: Subject) -> None:
-    """Draw the subject's pictures into `folder`, each with its prompt beside it."""
+    """Draw the subject's pictures into `folder` as PNG, each with its prompt in a `.txt` file beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, view in enumerate(subject.views):
         subject.picture(view, seed=number).save(folder / f"{number:02d}.png", optimize=True)

@@ -1,4 +1,4 @@
-"""The finished model as a folder that diffusers loads, with a manifest, and a grid of what it draws."""
+"""Export of the trained model as a diffusers folder with a manifest, and sheets of sample pictures."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from dbrun.embedded.making.brush import SIDE
 
 LICENCE = "Apache-2.0"
 SAMPLING = {"steps": 10, "guidance": 4.0}
-"""What suits the model; recipes that name no sampler settings take these."""
+"""Sampler settings for the manifest; recipes without settings of their own use them."""
 UPSCALE_FACTOR = 3
+"""Factor by which sample pictures are enlarged on a sheet."""
 PROMPTS = (
     "a photo of a dog",
     "a photo of sks dog",
@@ -52,7 +53,7 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class TrainedComponents:
-    """The trained networks, the pictures the denoiser has seen, and the seconds that took."""
+    """Trained networks. images: training pictures that the denoiser has seen; seconds: its training time."""
 
     vae: AutoencoderKL
     unet: UNet2DConditionModel
@@ -62,7 +63,7 @@ class TrainedComponents:
     seconds: float = 0.0
 
     def pipeline(self) -> StableDiffusionPipeline:
-        """The networks as a Stable Diffusion pipeline."""
+        """Stable Diffusion pipeline of the networks."""
         pipeline = StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
@@ -80,9 +81,11 @@ class TrainedComponents:
 def export(
     parts: TrainedComponents, target: Path, command: str, figures: Mapping[str, float], start: Path | None = None
 ) -> None:
-    """Write the model in half precision beside `target`, then put it in place; `start`: what it went on from."""
+    """Write the model in half precision to `target`, replacing an older one. start: the model it was trained on from."""
+    # written beside, then renamed: the old model is moved away only when the new one is complete
     part = target.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
+    # copies: `half` works in place, and training may go on
     halved = replace(
         parts,
         vae=copy.deepcopy(parts.vae).half(),
@@ -101,17 +104,20 @@ def export(
 
 
 def _remove_local_paths(folder: Path) -> None:
-    """Forget the folders of the machine that trained, and let everybody read."""
+    """Remove the paths of the training machine from the configs, and make all files readable for everybody."""
     for path in folder.rglob("*"):
         if path.name.endswith("config.json") or path.name == "model_index.json":
-            known = json.loads(path.read_text(encoding="utf-8"))
-            known.pop("_name_or_path", None)
-            path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-        path.chmod(0o755 if path.is_dir() else 0o644)
+            config = json.loads(path.read_text(encoding="utf-8"))
+            config.pop("_name_or_path", None)
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if path.is_dir():
+            path.chmod(0o755)
+        else:
+            path.chmod(0o644)
 
 
 def write_manifest(folder: Path, command: str, figures: Mapping[str, float], start: Path | None = None) -> None:
-    """List every file with its sha256, and how the model was made: the one it went on from has its manifest in it."""
+    """Write manifest.json: every file's sha256, how the model was made, and the start model's manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
     manifest: dict[str, object] = {
         "format_version": 1,
@@ -127,34 +133,35 @@ def write_manifest(folder: Path, command: str, figures: Mapping[str, float], sta
 
 
 def file_digest(path: Path) -> str:
-    """The file's sha256 in hexadecimal."""
+    """SHA-256 of a file in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def sample(parts: TrainedComponents, prompts: Sequence[str], steps: int = 10,
            guidance: float = 4.0) -> list[Image.Image]:
-    """One picture for each prompt, each from the seed of its place in the list."""
-    seeds = [torch.Generator().manual_seed(place) for place in range(len(prompts))]
-    pictures: list[Image.Image] = (
-        parts.pipeline()(
-            list(prompts),
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=seeds,
-            height=SIDE,
-            width=SIDE,
-        )
-    ).images
+    """Sample one 64×64 picture per prompt; the seed is the prompt's index."""
+    generators = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
+    pipeline = parts.pipeline()
+    output = pipeline(
+        list(prompts),
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=generators,
+        height=SIDE,
+        width=SIDE,
+    )
+    pictures: list[Image.Image] = output.images
     return pictures
 
 
 def sample_grid(parts: TrainedComponents, path: Path, prompts: Sequence[str] = PROMPTS, columns: int = 8) -> None:
-    """Save a sheet of samples, enlarged, to look at."""
+    """Save a sheet of enlarged sample pictures, one per prompt, in rows of `columns`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cell = SIDE * UPSCALE_FACTOR
     rows = -(-len(prompts) // columns)
     sheet = Image.new("RGB", (columns * cell, rows * cell))
-    for place, picture in enumerate(sample(parts, prompts)):
+    for index, picture in enumerate(sample(parts, prompts)):
+        row, column = divmod(index, columns)
         enlarged = picture.resize((cell, cell), Image.Resampling.BICUBIC)
-        sheet.paste(enlarged, (place % columns * cell, place // columns * cell))
+        sheet.paste(enlarged, (column * cell, row * cell))
     sheet.save(path)

@@ -1,4 +1,4 @@
-"""What pre-training minimises: the autoencoder's reconstruction error, the denoiser's v-prediction error."""
+"""Losses of pre-training: the autoencoder's reconstruction loss and the denoiser's v-prediction loss."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ TIMESTEPS = 1000
 
 
 def pixel_loss(drawn: Tensor, pictures: Tensor) -> Tensor:
-    """L1 and L2 on pixels, L1 on edges and on 4×4 means (which holds the colours); both [B, 3, 64, 64]."""
-    # the squared part weighs the few pixels that are far off: eyes, hats, the right hue
+    """Scalar loss of drawn against pictures, both [B, 3, 64, 64]: L1 and L2 on pixels, L1 on 4×4 means and on edges."""
+    # the squared part weighs the few pixels that are far off: eyes, hats, a wrong hue
     pixels = functional.l1_loss(drawn, pictures) + 2.0 * functional.mse_loss(drawn, pictures)
+    # means over 4×4 pixels keep the colours of areas right
     colours = functional.l1_loss(functional.avg_pool2d(drawn, 4), functional.avg_pool2d(pictures, 4))
     edges = functional.l1_loss(drawn.diff(dim=-1), pictures.diff(dim=-1))
     edges = edges + functional.l1_loss(drawn.diff(dim=-2), pictures.diff(dim=-2))
@@ -23,7 +24,8 @@ def pixel_loss(drawn: Tensor, pictures: Tensor) -> Tensor:
 
 
 def reconstruction_loss(vae: AutoencoderKL, pictures: Tensor, noise: Tensor) -> Tensor:
-    """The drawing loss after encoding, sampling with `noise` [B, 8, 16, 16] and decoding, plus a little KL."""
+    """Scalar loss of a VAE on pictures [B, 3, 64, 64] with the noise [B, 8, 16, 16] of its latents, and a KL term."""
+    # z = mean + std · noise (Kingma and Welling 2013, arXiv:1312.6114, section 2.4)
     posterior = vae.encode(pictures).latent_dist
     z = posterior.mean + posterior.std * noise
     drawn = vae.decode(z, return_dict=False)[0].float()
@@ -33,17 +35,24 @@ def reconstruction_loss(vae: AutoencoderKL, pictures: Tensor, noise: Tensor) -> 
 
 
 def alpha_bar_schedule() -> Tensor:
-    """Stable Diffusion's alpha-bar for t = 0 … 999."""
+    """Stable Diffusion's alpha-bar for t = 0 … 999, float32 [1000]."""
     betas: Tensor = torch.linspace(0.00085**0.5, 0.012**0.5, TIMESTEPS, dtype=torch.float64) ** 2
     return torch.cumprod(1.0 - betas, dim=0).to(torch.float32)
 
 
 def noisy_and_velocity(x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
-    """x_t and the target v = sqrt(alpha_bar)·noise - sqrt(1 - alpha_bar)·x0 (Salimans & Ho 2022, app. D)."""
-    signal, spread = alpha_bar.sqrt().view(-1, 1, 1, 1), (1 - alpha_bar).sqrt().view(-1, 1, 1, 1)
-    return signal * x0 + spread * noise, signal * noise - spread * x0
+    """Noisy latents x_t and target v, both [B, C, h, w], from x0 and noise [B, C, h, w] and alpha_bar [B].
+
+    v = sqrt(alpha_bar)·noise - sqrt(1 - alpha_bar)·x0 (Salimans and Ho 2022, arXiv:2202.00512, app. D).
+    """
+    signal = alpha_bar.sqrt().view(-1, 1, 1, 1)
+    sigma = (1 - alpha_bar).sqrt().view(-1, 1, 1, 1)
+    x_t = signal * x0 + sigma * noise
+    v = signal * noise - sigma * x0
+    return x_t, v
 
 
 def v_loss(prediction: Tensor, v: Tensor) -> Tensor:
-    """The squared error of v, equal for all timesteps: the noisy ones decide on the bodies, and count as much."""
+    """Mean squared error of a prediction of v, both [B, C, h, w]."""
+    # the same weight for all timesteps: the noisy ones, which decide the shapes, must count as much
     return (prediction.float() - v).square().mean()

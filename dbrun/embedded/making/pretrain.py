@@ -26,19 +26,28 @@ from dbrun.embedded.making.scenes import load_or_draw_pictures, load_or_encode_l
 from dbrun.embedded.making.sitting import LOG, PretrainSettings
 
 AUTOENCODER_SHARE = 0.2
+"""Share of the minutes for the first phase, the autoencoder."""
 DECODER_SHARE = 0.07
+"""Share of the minutes for the last phase, the decoder alone."""
 
 
 def pretrain(plan: PretrainSettings, command: str) -> Path:
-    """Train every phase, resuming what is there, and return the exported folder."""
+    """Train every phase, resuming from checkpoints, and return the folder of the exported model.
+
+    command: the command line that the manifest records.
+    """
     plan.out.mkdir(parents=True, exist_ok=True)
-    for_autoencoder, for_decoder = (0.0, 0.0) if plan.start else (AUTOENCODER_SHARE, DECODER_SHARE)
+    autoencoder_share, decoder_share = AUTOENCODER_SHARE, DECODER_SHARE
+    # the start model's autoencoder is kept: another one would make its denoiser's latents meaningless
+    if plan.start:
+        autoencoder_share = decoder_share = 0.0
     pictures = load_or_draw_pictures(plan.out / "pictures.npy", plan.scenes, plan.workers)
-    vae = train_autoencoder(plan, pictures, plan.minutes * for_autoencoder)
+    vae = train_autoencoder(plan, pictures, plan.minutes * autoencoder_share)
     latents = load_or_encode_latents(plan.out / "latents.npy", pictures, vae, plan.device)
-    parts = train_denoiser(plan, vae, latents, plan.minutes * (1 - for_autoencoder - for_decoder))
-    if for_decoder:
-        vae = finetune_decoder(plan, vae, pictures, latents, plan.minutes * for_decoder)
+    parts = train_denoiser(plan, vae, latents, plan.minutes * (1 - autoencoder_share - decoder_share))
+    if decoder_share:
+        vae = finetune_decoder(plan, vae, pictures, latents, plan.minutes * decoder_share)
+    # last, on the final weights: any training after it would undo it
     separate_identifiers(parts.unet, parts.text_encoder, parts.tokenizer, plan.seed)
     target = plan.out / "weights"
     figures = {
@@ -65,29 +74,31 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--fp32", action="store_true", help="no bf16 autocast")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(options.threads)
     plan = PretrainSettings(
-        out=asked.out,
-        minutes=asked.minutes,
-        finish=asked.finish,
-        seed=asked.seed,
-        scenes=asked.scenes,
-        batch=asked.batch,
-        workers=asked.workers,
-        device=torch.device(asked.device),
-        bf16=not asked.fp32,
-        start=asked.start,
+        out=options.out,
+        minutes=options.minutes,
+        finish=options.finish,
+        seed=options.seed,
+        scenes=options.scenes,
+        batch=options.batch,
+        workers=options.workers,
+        device=torch.device(options.device),
+        bf16=not options.fp32,
+        start=options.start,
     )
-    pretrain(plan, manifest_command(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None:
+        arguments = sys.argv[1:]
+    pretrain(plan, manifest_command(arguments))
 
 
 def manifest_command(arguments: Sequence[str]) -> str:
-    """The command for the manifest: without this machine's folders, whose names change no weight."""
-    names = {"--out": "FOLDER", "--start": "MODEL"}
-    words = [names.get(before, word) for before, word in pairwise(("", *arguments))]
-    return shlex.join(["python", "-m", "dbrun.embedded.making.pretrain", *words])
+    """Command line for the manifest, with placeholders for this machine's folders, which change no weight."""
+    placeholders = {"--out": "FOLDER", "--start": "MODEL"}
+    shown = [placeholders.get(before, word) for before, word in pairwise(("", *arguments))]
+    return shlex.join(["python", "-m", "dbrun.embedded.making.pretrain", *shown])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""The training pictures: scenes drawn once by a few processes, encoded once by the finished autoencoder."""
+"""Training pictures and latents on disk: drawn once by several processes, encoded once by the autoencoder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,21 +15,25 @@ from dbrun.embedded.making.brush import SIDE
 from dbrun.embedded.making.world import draw_scene, random_scene
 
 CHUNK = 500
+"""Scenes that a process draws at a time."""
 Pictures = npt.NDArray[np.uint8]
+"""Pictures [N, 64, 64, 3], 0 to 255."""
 Latents = npt.NDArray[np.float16]
+"""Means of the latents [N, 8, 16, 16]."""
 
 
 def load_or_draw_pictures(path: Path, count: int, workers: int) -> Pictures:
-    """Scenes 0 … count-1 as one uint8 array [N, 64, 64, 3] on disk; drawn when it is not there yet."""
+    """Pictures uint8 [count, 64, 64, 3] of the scenes 0 … count-1 as a memory map; drawn where path does not exist.
+
+    Raises ValueError where path holds fewer.
+    """
     if not path.exists():
         part = path.with_suffix(".part")
         shape = (count, SIDE, SIDE, 3)
         pictures = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
         spans = [(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-        # no process of its own is worth its start for the few scenes of a test
-        with get_context("spawn").Pool(workers) if count > CHUNK else nullcontext() as pool:
-            for (start, end), chunk in zip(spans, (pool.imap if pool else map)(_draw_chunk, spans), strict=True):
-                pictures[start:end] = chunk
+        for (start, end), chunk in zip(spans, _draw_chunks(spans, workers), strict=True):
+            pictures[start:end] = chunk
         pictures.flush()
         part.rename(path)
     stored: Pictures = np.load(path, mmap_mode="r")
@@ -39,17 +42,28 @@ def load_or_draw_pictures(path: Path, count: int, workers: int) -> Pictures:
     return stored[:count]
 
 
+def _draw_chunks(spans: list[tuple[int, int]], workers: int) -> Iterator[Pictures]:
+    """Draw the scenes of every span (first, one past the last), in order."""
+    # starting a process takes longer than drawing the few scenes of a test
+    if len(spans) <= 1:
+        yield from map(_draw_chunk, spans)
+        return
+    # spawn: a forked child of a process with torch's threads may hang
+    with get_context("spawn").Pool(workers) as pool:
+        yield from pool.imap(_draw_chunk, spans)
+
+
 def _draw_chunk(span: tuple[int, int]) -> Pictures:
     return np.stack([np.asarray(draw_scene(random_scene(seed))) for seed in range(*span)])
 
 
 def as_tensor(pictures: Pictures) -> torch.Tensor:
-    """Pictures [B, 64, 64, 3] uint8 as a float tensor [B, 3, 64, 64] in -1 … 1."""
+    """Convert pictures uint8 [B, 64, 64, 3] to float32 [B, 3, 64, 64] in [-1, 1]."""
     return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def load_or_encode_latents(path: Path, pictures: Pictures, vae: AutoencoderKL, device: torch.device) -> Latents:
-    """The scaled latent means [N, 8, 16, 16] of all pictures, on disk; encoded when not there yet."""
+    """Scaled latent means float16 [N, 8, 16, 16] of all pictures as a memory map; encoded where path does not exist."""
     if not path.exists():
         part = path.with_suffix(".part")
         means = latent_means(vae, pictures, device) * vae.config.scaling_factor
@@ -62,7 +76,7 @@ def load_or_encode_latents(path: Path, pictures: Pictures, vae: AutoencoderKL, d
 
 @torch.no_grad()
 def latent_means(vae: AutoencoderKL, pictures: Pictures, device: torch.device) -> torch.Tensor:
-    """The means of the latent distributions [N, 8, 16, 16], unscaled, float32."""
+    """Means of q(z | pictures), unscaled float32 [N, 8, 16, 16]."""
     batches: Iterable[Pictures] = (pictures[start : start + 64] for start in range(0, len(pictures), 64))
     means = [vae.encode(as_tensor(batch).to(device)).latent_dist.mean.float() for batch in batches]
     return torch.cat(means)

@@ -1,4 +1,4 @@
-"""What a pre-training run was asked for, and one phase's sitting: steps, log lines, checkpoints, reports."""
+"""Settings of a pre-training run, and the loop of one phase with its log, checkpoints and reports."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from dbrun.embedded.making.course import Network, Phase, StepResult, run_phase
 
 LOG = logging.getLogger("dbrun.embedded.making.pretrain")
 DECAY_SHARE = 0.3
+"""Share of a phase's time in which its learning rate falls."""
 LOG_EVERY = 60.0
 SAVE_EVERY = 240.0
+"""Seconds between two log lines, and between two checkpoints."""
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """What was asked for on the command line; `minutes` and `finish` are minutes of training.
+    """Settings of a pre-training run. out: folder of checkpoints and results; minutes: training time over all sittings.
 
-    `start` is an exported model to go on from: its autoencoder stays as it is, its denoiser learns on.
+    finish: minutes over which the denoiser's learning rate falls from now on; None: in the last part of `minutes`.
+    scenes: number of training pictures; batch: pictures of a denoiser step; workers: processes that draw.
+    start: an exported model to train on from: its autoencoder is kept, its denoiser is trained further.
     """
 
     out: Path
@@ -42,11 +46,11 @@ class PretrainSettings:
     start: Path | None = None
 
     def generator(self, *place: object) -> torch.Generator:
-        """The random numbers that belong to one place of the run, whatever was drawn before."""
+        """Random generator for one place of the run, such as ("vae", step); independent of what was drawn before."""
         return torch.Generator().manual_seed(Random(f"{self.seed} {place}").getrandbits(62))
 
     def autocast(self) -> torch.autocast:
-        """Half precision where it was not turned off."""
+        """Context manager: run in bfloat16 where `bf16` is set."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
@@ -57,33 +61,39 @@ def train_phase(
     finish: float | None,
     report: Callable[[], None],
 ) -> None:
-    """Train one phase to its end: a log line every minute, a checkpoint and a report every few.
+    """Train one phase to its end, with a log line every minute, and a checkpoint and a report every four.
 
-    `minutes` is the whole budget, earlier sittings counted; `finish` instead lets the rate fall from now on.
+    loss_at: step → scalar loss; minutes: the budget, earlier sittings included; finish: minutes over which the learning
+    rate falls from now on, instead; report: called after every checkpoint.
     """
     budget, falling = minutes * 60, DECAY_SHARE * minutes * 60
     if finish is not None:
         budget, falling = phase.progress.seconds + finish * 60, finish * 60
     logged = saved = time.monotonic()
     losses: list[float] = []
-    for tick in run_phase(phase, loss_at, budget, falling):
-        losses.append(tick.loss)
+    for result in run_phase(phase, loss_at, budget, falling):
+        losses.append(result.loss)
         now = time.monotonic()
         if now - logged > LOG_EVERY:
-            _log(phase, tick, losses, (now - logged) / len(losses))
+            pace = (now - logged) / len(losses)
+            _log(phase, result, losses, pace)
             losses, logged = [], now
         if now - saved > SAVE_EVERY:
             phase.save()
             report()
+            # the report's own seconds do not count as training
             losses, logged = [], time.monotonic()
             saved = logged
     phase.save()
     report()
 
 
-def _log(phase: Phase[Network], tick: StepResult, losses: list[float], pace: float) -> None:
-    falling = " (falling)" if phase.progress.finish_from is not None else ""
+def _log(phase: Phase[Network], result: StepResult, losses: list[float], pace: float) -> None:
+    """Log the mean of the losses since the last line; pace: seconds per step."""
+    falling = ""
+    if phase.progress.finish_from is not None:
+        falling = " (falling)"
     rate = phase.progress.learning_rate()
-    mean, minutes = sum(losses) / len(losses), tick.seconds / 60
+    mean, minutes = sum(losses) / len(losses), result.seconds / 60
     text = "%s: step %d, loss %.4f, %.2f s a step, %.1f min, rate %.1e%s"
-    LOG.info(text, phase.path.stem, tick.step, mean, pace, minutes, rate, falling)
+    LOG.info(text, phase.path.stem, result.step, mean, pace, minutes, rate, falling)

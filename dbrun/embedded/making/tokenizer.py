@@ -1,4 +1,4 @@
-"""A real CLIP tokenizer for a small word list: every word one token, any other word its letters."""
+"""CLIP tokenizer for a small word list: each of its words is one token, other words are split into letters."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Pair = tuple[str, str]
 
 
 def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
-    """The tokenizer whose byte-pair merges make each word one token.
+    """Build the tokenizer whose byte-pair merges make each word one token.
 
     Raises:
-        ValueError: a word is not one token, or the vocabulary is not the one that was asked for.
+        ValueError: a word is not one token, or the tokenizer has another number of entries than were built.
     """
     words = tuple(words)
     merges = learn_merges(words)
@@ -43,6 +43,7 @@ def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
     )
     if len(tokenizer) != len(entries):
         raise ValueError(f"the tokenizer holds {len(tokenizer)} entries, {len(entries)} were built")
+    # start mark, word, end mark
     split = [word for word in words if len(tokenizer(word)["input_ids"]) != 3]
     if split:
         raise ValueError(f"these words are more than one token: {', '.join(split)}")
@@ -50,19 +51,19 @@ def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
 
 
 def learn_merges(words: Iterable[str]) -> list[Pair]:
-    """Byte-pair merges, the highest rank first, added until every word is one symbol.
-
-    A later merge ranks below all earlier ones, so a word that is whole stays whole.
-    """
+    """Learn byte-pair merges, the highest rank first, until every word is one symbol."""
+    # a later merge ranks below all earlier ones, so a word that is one symbol stays one
     merges: list[Pair] = []
     for word in words:
-        while len(symbols := apply_merges(word, merges)) > 1:
+        symbols = apply_merges(word, merges)
+        while len(symbols) > 1:
             merges.append((symbols[0], symbols[1]))
+            symbols = apply_merges(word, merges)
     return merges
 
 
 def apply_merges(word: str, merges: list[Pair]) -> list[str]:
-    """The symbols CLIP's byte-pair encoding makes of one word."""
+    """Symbols of a word after CLIP's byte-pair encoding with these merges; the last one ends with `</w>`."""
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     symbols = [*word[:-1], f"{word[-1]}</w>"]
     while len(symbols) > 1:
@@ -74,6 +75,7 @@ def apply_merges(word: str, merges: list[Pair]) -> list[str]:
 
 
 def _merge_pair(symbols: list[str], pair: Pair) -> list[str]:
+    """Symbols with every occurrence of the pair merged, from left to right."""
     merged: list[str] = []
     for symbol in symbols:
         if merged and (merged[-1], symbol) == pair:
@@ -84,11 +86,12 @@ def _merge_pair(symbols: list[str], pair: Pair) -> list[str]:
 
 
 def byte_letters() -> list[str]:
-    """The 256 printable stand-ins of the bytes, in the order of CLIP's published vocabulary."""
+    """Printable characters that stand for the 256 bytes, in the order of CLIP's published vocabulary."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
         *range(ord("®"), ord("ÿ") + 1),
     ]
+    # bytes without a printable character get those from U+0100 on, as in GPT-2
     hidden = [byte for byte in range(256) if byte not in printable]
     return [*map(chr, printable), *(chr(256 + place) for place in range(len(hidden)))]

@@ -1,4 +1,4 @@
-"""How is the toy car drawn: the thing that ships as a subject, told from any other car by its paint?"""
+"""Drawing of the toy car, which ships as a subject: a car of the world that is recognised by its paint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dbrun.embedded.making.things import THINGS
 
 @dataclass(frozen=True)
 class Paint:
-    """The colours of a car's parts; None: the part is as on any car."""
+    """Colours of a car's parts; None: the part looks as on any car."""
 
     body: Rgb = (28, 176, 170)
     roof: Rgb | None = (240, 140, 40)
@@ -21,11 +21,12 @@ class Paint:
 
 
 TOY = Paint()
-"""A turquoise body, an orange roof, a white band, a red spot on the door, yellow hubs."""
+"""Paint of the embedded subject: turquoise body, orange roof, white band, red spot on the door, yellow hubs."""
 
 
 def draw_painted_car(canvas: Canvas, paint: Paint, frame: Frame, rng: Random) -> None:
-    """A car in this paint."""
+    """Draw a car in this paint."""
+    # over the plain car: every painted part is an addition, so that it remains a car to the base
     THINGS["car"](canvas, paint.body, frame, rng)
     if paint.roof:
         roof = polygon((-9.6, -21.2), (-8.2, -25.2), (6.2, -25.2), (8.2, -21.2))
@@ -33,6 +34,7 @@ def draw_painted_car(canvas: Canvas, paint: Paint, frame: Frame, rng: Random) ->
     if paint.band:
         canvas.fill(paint.band, limb((-20.5, -12.4), (21, -12.4), width=2.6), frame=frame)
     if paint.spot:
+        # the white ring lets the spot stand out from any body colour
         canvas.fill((250, 248, 240), oval((0, -10), 5, 5), frame=frame)
         canvas.fill(paint.spot, oval((0, -10), 3.2, 3.2), frame=frame)
     if paint.hubs:
