@@ -93,9 +93,9 @@ def test_a_record_of_another_machine_asks_for_its_places(project, monkeypatch) -
     document = json.loads(record.read_text())
     document["recipe"]["subject"]["images"] = "…/rex"
     record.write_text(json.dumps(document))
-    with pytest.raises(RecipeError, match=r"only: subject\.images"):
+    with pytest.raises(RecipeError, match=r"paths of: subject\.images"):
         load_recipe(project.folder / FILE)
     document["stages"]["train"]["digest"] = "0" * 64
     record.write_text(json.dumps(document))
-    with pytest.raises(RecipeError, match=r"only: base\.path, subject\.images"):
+    with pytest.raises(RecipeError, match=r"paths of: base\.path, subject\.images"):
         load_recipe(project.folder / FILE)

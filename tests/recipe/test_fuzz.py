@@ -23,6 +23,7 @@ from wrong_recipes import GOOD
 from dbrun.errors import DbrunError
 from dbrun.recipe.load import load_recipe, load_with_problems
 from dbrun.recipe.schema.model import Recipe
+from dbrun.recipe.text.spans import Span
 from dbrun.resolve.sources import resolve_sources
 from dbrun.store.store import Store
 
@@ -49,6 +50,8 @@ def _libraries_that_read_pictures_and_prompts(tmp_path_factory: pytest.TempPathF
     file = tmp_path_factory.mktemp("known") / "r.yaml"
     file.write_text(GOOD)
     resolve_sources(load_recipe(file, [f"subject.instance_prompt={'dog ' * 90}"]), STORE)
+    # the excerpt of a problem's line imports rich, and outside ASCII its table of widths
+    Span(file, 1, 1, 1, "犬").excerpt()
 
 
 def attempt(folder: Path, data: bytes, *overrides: str) -> None:

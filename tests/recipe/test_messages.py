@@ -32,7 +32,7 @@ WRONG = [
      ["export.0: found 'embedding', which carries a trigger, and the recipe has none"]),
     ("rank: 16", "lora_alpha: 16", ["here it is called 'adapt.denoiser.alpha'"]),
     ("schema: dbrun/v1", "schema: dbrun/v1\nschema_: dbrun/v1", ["schema_: unknown key"]),
-    ("steps: 300", "qqq: 300", ["train.qqq: unknown key; allowed here: steps, epochs, learning_rate, scale_lr"]),
+    ("steps: 300", "qqq: 300", ["train.qqq: unknown key; allowed here: steps, learning_rate, batch_size"]),
     ("images: {resolution: 64}", "schedule: {type: linear}", ["did you mean 'train.schedule'?"]),
     ("steps: 300", "steps: many",
      ["r.yaml:13:10 train.steps: found 'many', allowed: a whole number from 1 to 10000000"]),

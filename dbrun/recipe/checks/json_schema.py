@@ -112,7 +112,9 @@ def _add_untyped_member(union: Json, definitions: Json, parts: dict[str, type[Pa
 
 def _common_base(members: list[type[Part]]) -> type[Part]:
     """The nearest class that all members of a union inherit from."""
-    return next(base for base in members[0].__mro__ if all(issubclass(member, base) for member in members))
+    common = set(members[0].__mro__).intersection(*[member.__mro__ for member in members])
+    # the method resolution order goes from the nearest class to `object`
+    return next(base for base in members[0].__mro__ if base in common)
 
 
 def _untyped_member(members: Json) -> Json:
