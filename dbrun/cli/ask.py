@@ -140,6 +140,7 @@ def make_lock(request: RecipeRequest, *, as_json: bool) -> None:
     if as_json:
         print_result(json.dumps({"file": str(target), "changed": changed, **lock_contents(resolved)}, indent=1))
         return
-    print_status("the lock is new" if changed else "the lock holds as it stands")
+    state = "the lock is new" if changed else "the lock is unchanged"
+    print_status(state)
     print_result(display_path(target))
 

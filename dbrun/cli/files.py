@@ -124,7 +124,7 @@ def migrate_all(files: Sequence[Path], *, as_json: bool) -> bool:
         if error:
             print_error(error)
         elif version is None:
-            print_result(f"{file}: no `schema`; what a recipe extends may say it, any other needs `schema: {VERSION}`")
+            print_result(f"{file}: no `schema`; this file, or one that it extends, needs `schema: {VERSION}`")
         else:
             print_result(f"{file}: {version}, nothing to do")
     return all_known

@@ -18,8 +18,11 @@ def show_runs(name: str | None, limit: int | None, *, as_json: bool) -> None:
 
     store = current_store()
     matching = [run for run in list_runs(store) if name in (None, run.name)]
-    # A run whose record is damaged is still listed; `verify` says what is wrong with it.
-    shown = [(run, disk_usage_of_runs(store, [run]) if run.roots else 0) for run in matching[:limit]]
+    shown = []
+    for run in matching[:limit]:
+        # A run whose record is damaged is still listed; `verify` says what is wrong with it.
+        size = disk_usage_of_runs(store, [run]) if run.roots else 0
+        shown.append((run, size))
     if as_json:
         runs = [{**_run_json(run), "bytes": size} for run, size in shown]
         print_result(json.dumps({"format_version": 1, "runs": runs}, indent=1))

@@ -76,8 +76,11 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
     request, why = request_or_default(words or [], profile, current_store())
     if why is not None:
         print_status(why)
-    selection = Selection(only=name if only else None, until=None if only else name,
-                          force=(name,) if force else ())
+    forced = (name,) if force else ()
+    if only:
+        selection = Selection(only=name, force=forced)
+    else:
+        selection = Selection(until=name, force=forced)
     run_recipe(request, selection, as_json=json, locked=locked)
 
 

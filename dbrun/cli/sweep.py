@@ -205,7 +205,7 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool) 
     failed = [str(result["name"]) for result in results if result["failed"]]
     if failed:
         raise StageFailed(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}",
-                          fix="the same command goes on with what is missing")
+                          fix="run the same command again: it continues with what is missing")
 
 
 def _run_one(run: SweepRun, selection: Selection, as_json: bool) -> tuple[RunResult | None, str | None]:
@@ -225,9 +225,10 @@ def _run_one(run: SweepRun, selection: Selection, as_json: bool) -> tuple[RunRes
 
 def _outcome_json(outcome: RunResult) -> dict[str, object]:
     train = outcome.artifacts.get("train")
-    return {"ran": len(outcome.ran), "cached": len(outcome.reused), "seconds": outcome.seconds,
-            "loss": last_loss(train.path) if train else None,
-            "outputs": str(outcome.outputs) if outcome.outputs else None}
+    loss = last_loss(train.path) if train else None
+    outputs = str(outcome.outputs) if outcome.outputs else None
+    return {"ran": len(outcome.ran), "cached": len(outcome.reused), "seconds": outcome.seconds, "loss": loss,
+            "outputs": outputs}
 
 
 def _parse_axes(sweeps: Sequence[str]) -> Iterator[list[tuple[str, str]]]:

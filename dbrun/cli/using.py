@@ -175,7 +175,7 @@ def push_folder(folder: Path, repo: str, *, public: bool, dry_run: bool) -> None
     # Of an existing repository nothing is changed but its files.
     print_status(f"{pluralize(len(prepared.files), 'file')}, {total} → {repo}, {visibility} if it is new")
     if dry_run:
-        print_status("nothing is sent: this is what would be, without --dry-run")
+        print_status("dry run: nothing was sent; leave out --dry-run to send it")
     else:
         print_result(upload(prepared))
 

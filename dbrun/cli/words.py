@@ -86,7 +86,7 @@ def check_stage(name: str) -> None:
     if Path(name).suffix in (*YAML_SUFFIXES, EXPORT_SUFFIX):
         from dbrun.stages.base import stages
 
-        raise UsageError(f"found {name} where a stage stands, which goes before the recipe; "
+        raise UsageError(f"found {name} where a stage is expected; it comes before the recipe; "
                          f"the stages are {', '.join(stages())}", fix=f"name one, such as train {name}")
 
 
@@ -96,7 +96,8 @@ def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     if len(named) > 1:
         raise UsageError(f"one recipe at a time; found {', '.join(map(str, named))}",
                          fix="an override is written key=value, such as train.steps=400")
-    return (named[0] if named else None), overrides
+    recipe = named[0] if named else None
+    return recipe, overrides
 
 
 def split_recipes(words: Sequence[str]) -> tuple[list[Path], list[str]]:

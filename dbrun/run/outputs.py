@@ -70,7 +70,7 @@ def check_target(target: Path) -> None:
     with disk_errors(f"looking at {target}"):
         replaceable = _is_replaceable(target)
     if not replaceable:
-        raise StageFailed(f"{target} is there and was not written by dbrun, so it is left alone",
+        raise StageFailed(f"{target} already exists and was not written by dbrun, so it is left alone",
                           fix="move it away, or give the recipe another `name`")
     # lexists, not exists: a dangling link is in the way, too.
     home = next(folder for folder in target.parents if os.path.lexists(folder))

@@ -15,8 +15,8 @@ from dbrun.errors import DbrunError, StageFailed
 from dbrun.fsync import fsync_path
 
 ERRNO_MESSAGES = {
-    errno.ENOSPC: ("the disk is full", "free some space, then the same command goes on"),
-    errno.EDQUOT: ("the disk quota is used up", "free some space, then the same command goes on"),
+    errno.ENOSPC: ("the disk is full", "free some space, then run the same command again"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, then run the same command again"),
     errno.EROFS: ("the file system is read-only", "choose another place; DBRUN_STORE moves the store"),
     errno.EACCES: ("permission denied", "make it writable, or choose another place; DBRUN_STORE moves the store"),
     errno.EPERM: ("permission denied", "make it writable, or choose another place; DBRUN_STORE moves the store"),

@@ -141,10 +141,12 @@ class Store:
         with self.shared_access(), disk_errors(f"keeping the result of {stage}"):
             # The artifact must stand before the trace: the trace is the only mark that the stage is done.
             digest, files = self.objects.publish(folder, durable=durable)
+            if startup is not None:
+                startup = round(startup, 3)
             trace = Trace(stage=stage, key=key, digest=digest, files=files, document=document,
                           created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                           seconds=round(seconds, 3), items=tuple(sorted(items)), memory=memory, share=round(share, 6),
-                          startup=None if startup is None else round(startup, 3), amounts=amounts)
+                          startup=startup, amounts=amounts)
             self.traces.write(trace, durable=durable)
         return trace
 

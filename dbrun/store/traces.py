@@ -134,13 +134,14 @@ def _read(path: Path, stage: str, key: str) -> Trace | None:
             return None
         files = {name: ArtifactFile(int(f["size"]), str(f["sha256"])) for name, f in data["files"].items()}
         startup = data.get("startup")
+        if startup is not None:
+            startup = float(startup)
         # `get` for the members that earlier versions did not write.
         trace = Trace(stage=str(data["stage"]), key=str(data["key"]), digest=str(data["digest"]), files=files,
                       document=cast("Mapping[str, object]", data["document"]), created=str(data["created"]),
                       seconds=float(data["seconds"]), items=tuple(map(str, data.get("items", ()))),
                       memory=int(data.get("memory", 0)), share=float(data.get("share", 1.0)),
-                      startup=None if startup is None else float(startup),
-                      amounts=_amounts(data.get("amounts")))
+                      startup=startup, amounts=_amounts(data.get("amounts")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     # Traces of version 1 have no checksum; these checks find most damage in them, and a file under a wrong name.

@@ -71,10 +71,12 @@ def _inspect(store: Store) -> Iterator[tuple[str, Path, str | None]]:
     traces_of: dict[str, list[Path]] = {}
     for stage, key, path in store.traces.all():
         trace = store.traces.read(stage, key)
-        yield "trace", path, None if trace else "it cannot be read, or holds other bytes than were written"
-        if trace is not None:
-            files_of[trace.digest] = trace.files
-            traces_of.setdefault(trace.digest, []).append(path)
+        if trace is None:
+            yield "trace", path, "it cannot be read, or holds other bytes than were written"
+            continue
+        yield "trace", path, None
+        files_of[trace.digest] = trace.files
+        traces_of.setdefault(trace.digest, []).append(path)
 
     # Artifacts with traces
     for digest, files in files_of.items():
@@ -104,7 +106,8 @@ def _inspect(store: Store) -> Iterator[tuple[str, Path, str | None]]:
                 yield "checkpoint", path, _digest_fault(path, match["digest"])
     for path in list_dir(store.root):
         if path.suffix == ".table":
-            yield "table", path, None if is_intact(path) else BYTES_DIFFER
+            fault = None if is_intact(path) else BYTES_DIFFER
+            yield "table", path, fault
     for run in list_runs(store):
         yield "run", *_run_fault(run)
 

@@ -19,7 +19,7 @@ def explanation(found: Explanation) -> str:
     if compared and found.unchanged_inputs:
         reason += f"; {', '.join(found.unchanged_inputs)} unchanged"
     head = [paint(plan.name, "bold", sys.stdout), status_word(plan.status).rstrip(), reason]
-    lines = [align_rows([head]), f"key     {found.key or 'not known before what stands above has run'}"]
+    lines = [align_rows([head]), f"key     {found.key or 'not known until the stages before it have run'}"]
     if found.trace is not None:
         lines += [f"digest  {found.trace.digest}", f"made    {found.trace.created}"]
     rows = []

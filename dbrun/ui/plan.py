@@ -93,5 +93,5 @@ def total_text(known: Sequence[tuple[str, Estimate]], unknown: Sequence[str]) ->
     lacking += [f"the memory of {name}" for name, one in known if one.memory is None]
     lacking += [f"the disk of {name}" for name, one in known if one.disk is None]
     if lacking:
-        text += f"; nothing is known of {', '.join(dict.fromkeys(lacking))}"
+        text += f"; no estimate for {', '.join(dict.fromkeys(lacking))}"
     return align_rows([[text]])

@@ -58,7 +58,9 @@ def _padded_cells(cells: Sequence[str], widths: Sequence[int], styles: Sequence[
     for cell, width, style in zip_longest(cells, widths, styles[:len(cells)]):
         # By hand: `ljust` counts colour codes, and an East Asian letter as one column.
         text = cell + " " * (width - display_width(cell))
-        padded.append(paint(text, style, sys.stdout) if style else text)
+        if style:
+            text = paint(text, style, sys.stdout)
+        padded.append(text)
     return padded
 
 
@@ -94,4 +96,6 @@ def _first_line(text: str, room: int, more: int) -> list[str]:
     if display_width(text) <= room:
         return [text]
     first, *rest = wrap_text(text, room - 1, more)
-    return [f"{first}…" if rest else first]
+    if rest:
+        first += "…"
+    return [first]

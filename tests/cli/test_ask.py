@@ -170,7 +170,7 @@ def test_a_version_that_nobody_knows_is_refused(folder: Path) -> None:
     assert run("migrate", "dog.yaml").stdout.strip() == "dog.yaml: dbrun/v1, nothing to do"
     (folder / "old.yaml").write_text("name: old\n")
     assert run("migrate", "old.yaml").stdout == (
-        "old.yaml: no `schema`; what a recipe extends may say it, any other needs `schema: dbrun/v1`\n")
+        "old.yaml: no `schema`; this file, or one that it extends, needs `schema: dbrun/v1`\n")
     (folder / "new.yaml").write_text("schema: dbrun/v9\n")
     (folder / "none.yaml").write_text("schema: dbrun/v0\n")
     files = ["gone.yaml", "new.yaml", "none.yaml", "dog.yaml"]
@@ -278,7 +278,7 @@ def test_of_several_recipes_it_is_said_which_is_wrong(folder: Path) -> None:
 @pytest.mark.parametrize("verb", ["explain", "stage"])
 def test_a_recipe_in_the_place_of_a_stage_is_no_stage(folder: Path, verb: str) -> None:
     said = run(verb, "dog.yaml", check=2).stderr
-    assert said.startswith("error: found dog.yaml where a stage stands, which goes before the recipe; the stages are ")
+    assert said.startswith("error: found dog.yaml where a stage is expected; it comes before the recipe; ")
     assert "generate-priors" in said and said.endswith("\n  → name one, such as train dog.yaml\n")
 
 

@@ -108,7 +108,7 @@ def test_the_last_step_alone_tells_nothing(home: Path) -> None:
     store.traces.path("train", whole.key).unlink()
     scoped = within(home, "train.steps=120", "train.learning_rate=5e-5", force=("preprocess",))
     found = estimate_stages(scoped, plan := plan_scope(scoped))
-    assert "train" not in found and "nothing is known of train" in stage_table(plan, found)
+    assert "train" not in found and "no estimate for train" in stage_table(plan, found)
     # but for as little again
     (home / "store" / "work").rename(home / "gone")
     assert known(home, "train.steps=1", "train.learning_rate=5e-5")["train"].seconds == 60.0
@@ -233,7 +233,7 @@ def test_another_device_is_no_guide(home: Path) -> None:
     go(home)
     scoped = within(home, "threads=2", "train.steps=12")
     assert "train" not in (found := estimate_stages(scoped, plan := plan_scope(scoped)))
-    assert "nothing is known of generate-priors, preprocess, train" in stage_table(plan, found)
+    assert "no estimate for generate-priors, preprocess, train" in stage_table(plan, found)
 
 
 def test_stages_run_one_after_another() -> None:
@@ -244,7 +244,7 @@ def test_stages_run_one_after_another() -> None:
 def test_what_is_not_known_of_a_stage_is_named(home: Path) -> None:
     text = stage_table(plan_scope(within(home)), {"load": Estimate(1.0, 5, None), "train": Estimate(2.0, None, 7)})
     assert ("at least about 3.0 s, up to about 5 B of memory, at least 7 B of disk for results, going by earlier runs; "
-            "nothing is known of adapt, generate-priors, preprocess, export, the memory of train, the disk of load"
+            "no estimate for adapt, generate-priors, preprocess, export, the memory of train, the disk of load"
             ) in text
 
 

@@ -25,7 +25,7 @@ def test_shared_work_is_estimated_once_and_what_is_not_known_is_told_by_its_valu
     rows = work_table(work, RUNS, known).splitlines()
     assert " ".join(rows[1].split()) == "preprocess RUN ~10 s once for 4 runs no earlier result"
     assert rows[-1] == ("at least about 1 min 00 s, up to about 9 B of memory, at least 101 B of disk for results, "
-                        "going by earlier runs; nothing is known of train (seed=2), export, the disk of train")
+                        "going by earlier runs; no estimate for train (seed=2), export, the disk of train")
     assert rows[-2] == "4 runs: 5 stages to run instead of 12"
 
 
