@@ -91,6 +91,7 @@ def test_the_export_is_a_pipeline_with_a_manifest(tmp_path: Path, counted_steps)
     assert pipeline(PROMPT, num_inference_steps=1).images[0].size == (64, 64)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_model(tmp_path: Path, counted_steps) -> None:
     counted_steps(1)
     first = weights(pretrain(tiny_plan(tmp_path / "0"), "command"))
