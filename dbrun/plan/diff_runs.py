@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import UsageError
+from dbrun.naming import METRICS_FILE
 from dbrun.plan.diff_keys import format_value
 from dbrun.store.runs import EVENTS_FILE, RECIPE_FILE, Run, list_runs
 from dbrun.store.store import Store
@@ -91,7 +92,7 @@ def last_loss(trained: Path) -> float | None:
     trained: folder of the result of `train`.
     """
     try:
-        lines = (trained / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (trained / METRICS_FILE).read_text(encoding="utf-8").splitlines()
         values = [json.loads(line).get("loss") for line in lines]
     except (OSError, ValueError):
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.models.base import Family, Sampling, families
-from dbrun.recipe.checks.rules import HUB_ID
+from dbrun.naming import COMMIT, HUB_ID
 from dbrun.recipe.schema.model import Base
 from dbrun.resolve import hub
 from dbrun.stages.load import BASE_FILE, check_layout, select_files
@@ -117,7 +117,7 @@ def _digest(path: Path, store: Store) -> str | None:
 
 def _find_hub_base(repo: str, revision: str, family: Family, variant: str | None, store: Store) -> FoundBase:
     """Base of the Hub, as far as the local cache knows it. Does not use the network."""
-    commit = revision if hub.COMMIT.fullmatch(revision) else _resolve_commit(repo, revision, store)
+    commit = revision if COMMIT.fullmatch(revision) else _resolve_commit(repo, revision, store)
     folder = hub.model_snapshot(repo, commit) if commit else None
     # a download that was cut off is as good as none: `load` will continue it
     if folder is not None and not _is_complete(folder, family, variant):

@@ -9,6 +9,7 @@ from dbrun.errors import NotFetched, RecipeError
 from dbrun.events import Emit, Note, Progress
 from dbrun.images.captions import METADATA_FILES, TEXT_SUFFIX
 from dbrun.images.discover import TRAIN_SPLIT, is_picture
+from dbrun.naming import COMMIT
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.schema.subject import Subject
 from dbrun.resolve import hub
@@ -104,7 +105,7 @@ def _commit_key(repo: str, revision: str) -> str:
 
 def _resolve_commit(repo: str, revision: str, store: Store) -> str | None:
     """Commit that a branch or tag had when it was last fetched; None if it never was. A commit stays as it is."""
-    if hub.COMMIT.fullmatch(revision):
+    if COMMIT.fullmatch(revision):
         return revision
     return hub.cached_commit(repo, revision, hub.DATASETS) or store.commits.get(_commit_key(repo, revision))
 

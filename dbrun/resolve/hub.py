@@ -1,15 +1,14 @@
 """Contents of the local Hugging Face cache, read from its folder layout; importing its library takes too long."""
-
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
 
+from dbrun.naming import COMMIT
+
 MODELS, DATASETS = "models", "datasets"
 """Kinds of repository, as the names of their folders in the cache begin."""
-COMMIT = re.compile(r"[0-9a-f]{40}")
-"""Full commit hash; anything else is the name of a branch or tag."""
 REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
 """Branch or tag. No part begins with a dot: the name becomes a path in the cache."""
 

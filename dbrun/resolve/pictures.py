@@ -12,8 +12,8 @@ from dbrun.images import blank, integrity, masks, pixels, validation
 from dbrun.images.discover import PictureFolder, list_pictures
 from dbrun.images.validation import PictureInfo, validate_pictures
 from dbrun.library_versions import installed_version
+from dbrun.naming import HUB_ID
 from dbrun.options.captions import SIDECAR, CaptionSource
-from dbrun.recipe.checks.rules import HUB_ID
 from dbrun.recipe.checks.suggestions import nearest
 from dbrun.recipe.schema.images import Masks
 from dbrun.resolve.masks import find_masks, summarize_names

@@ -17,6 +17,7 @@ from dbrun.images.samples import ADAPTED_ROW, BASE_ROW, SampleSettings, write_sa
 from dbrun.models.base import Model
 from dbrun.models.configs import find_licence
 from dbrun.models.scheduling import scheduler_changes
+from dbrun.naming import METRICS_FILE
 from dbrun.options.precision import Precision
 from dbrun.recipe.checks import exports
 from dbrun.recipe.schema.model import Recipe
@@ -332,7 +333,7 @@ def _draw_loss_plot(ctx: StageContext[ExportParams]) -> None:
     from dbrun.images.grid import save_png
     from dbrun.images.loss_plot import plot_losses
 
-    text = (ctx.inputs["train"].path / "metrics.jsonl").read_text(encoding="utf-8")
+    text = (ctx.inputs["train"].path / METRICS_FILE).read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     series: dict[str, list[tuple[int, float]]] = {}
     for name, key in (("instance", "instance_loss"), ("class", "prior_loss"), ("held out", "held_out_loss")):

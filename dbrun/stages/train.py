@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from dbrun.errors import Interrupted, RecipeError
 from dbrun.models.base import Model, families
 from dbrun.models.scheduling import scheduler_changes
+from dbrun.naming import METRICS_FILE
 from dbrun.options.objective import DEFAULT_UNMASKED_WEIGHT, check_objective
 from dbrun.options.packages import OptionalPackage
 from dbrun.options.trackers import TRACKER_PACKAGES
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from dbrun.training.monitor import Monitor
     from dbrun.training.prompt_embeds import PromptEncoder
 
-METRICS_FILE = "metrics.jsonl"
-"""A JSON object for each step; part of the artifact."""
 
 
 class Train(Stage[TrainParams]):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbrun.naming import CHECKPOINT_NAME
 from dbrun.store.atomic import disk_errors, list_dir, temp_name
 from dbrun.store.checksummed_json import read_checksummed
 from dbrun.store.json_cache import is_intact
@@ -19,7 +19,6 @@ from dbrun.store.usage import artifact_folders
 QUARANTINE = "quarantine"
 """The folder of the store that damaged files are moved to."""
 BYTES_DIFFER = "it holds other bytes than were written"
-CHECKPOINT_NAME = re.compile(r"step-\d+\.(?P<digest>[0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True)

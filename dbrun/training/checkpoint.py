@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -17,11 +16,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dbrun.fsync import fsync_path
+from dbrun.naming import CHECKPOINT_NAME
 
 FORMAT = "dbrun/checkpoint/1"
 ABANDONED_SECONDS = 3600.0
 """Age in seconds from which an unfinished checkpoint counts as left by a crash, and is deleted."""
-NAME = re.compile(r"step-(?P<step>\d{8,})\.(?P<digest>[0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -95,14 +94,14 @@ def _sorted_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def _find_checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
     """(step, path) of each checkpoint, in no order; unfinished ones have other names."""
     for path in folder.iterdir():
-        match = NAME.fullmatch(path.name)
+        match = CHECKPOINT_NAME.fullmatch(path.name)
         if match is not None:
             yield int(match["step"]), path
 
 
 def _read(path: Path) -> Checkpoint | None:
     """The checkpoint; None where a bit flipped, the file is cut short, or another version of dbrun wrote it."""
-    match = NAME.fullmatch(path.name)
+    match = CHECKPOINT_NAME.fullmatch(path.name)
     content = path.read_bytes()
     if match is None or hashlib.sha256(content).hexdigest() != match["digest"]:
         return None

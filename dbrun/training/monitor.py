@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from dbrun.naming import METRICS_FILE
 from dbrun.training.loop import Metrics, Trainer, metrics_as_json
 from dbrun.training.recompute import peak_mib
 from dbrun.training.trackers import Trackers
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from dbrun.training.settings import TrainParams
 
-METRICS_FILE, SAMPLES_FOLDER = "metrics.jsonl", "samples"
+SAMPLES_FOLDER = "samples"
 SCALAR_TYPES = (bool, int, float, str)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from dbrun.errors import RecipeError, UsageError
 from dbrun.models.base import Family, Model, families
+from dbrun.naming import HUB_ID
 from dbrun.plan.device import resolve_numerics
-from dbrun.recipe.checks.rules import HUB_ID
 from dbrun.recipe.schema.model import Base
 from dbrun.resolve.base import EMBEDDED, find_base, parse_hub_identity
 from dbrun.safetensors_header import read_records

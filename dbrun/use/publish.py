@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import StageFailed, UsageError
+from dbrun.naming import HUB_ID
 from dbrun.resolve.hub import is_offline
 from dbrun.safetensors_header import RECORD_FILE
 
-REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-"""Pattern of a repository's name, owner/name."""
 RESTORE = "run the recipe again: its outputs are restored"
 
 
@@ -36,7 +35,7 @@ def prepare_upload(folder: Path, repo: str, *, private: bool) -> Upload:
 
     Raises UsageError for a malformed repository, a folder without a record, and a missing or changed file.
     """
-    if not REPO.fullmatch(repo):
+    if not HUB_ID.fullmatch(repo):
         raise UsageError(f"found the repository {repo!r}; it is written owner/name", fix="such as me/sks-dog")
     try:
         listed = json.loads((folder / RECORD_FILE).read_bytes())["files"]

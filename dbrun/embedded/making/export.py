@@ -81,7 +81,7 @@ class TrainedComponents:
 def export(
     parts: TrainedComponents, target: Path, command: str, figures: Mapping[str, float], start: Path | None = None
 ) -> None:
-    """Write the model in half precision to target, replacing an older one. start: the model it was trained from."""
+    """Write the model in half precision to `target`, replacing an older one. start: the model it went on from."""
     # written beside, then renamed: the old model is moved away only when the new one is complete
     part = target.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from dbrun.adapters.embedding import Embedding
 from dbrun.errors import KeyProblem
 from dbrun.models.base import families
+from dbrun.naming import HUB_ID
 from dbrun.options.objective import check_objective
 from dbrun.recipe.checks import exports
 from dbrun.recipe.schema import images
@@ -15,8 +15,6 @@ from dbrun.recipe.schema.launch import check_launch
 from dbrun.recipe.schema.model import Prior, Recipe
 from dbrun.recipe.schema.subject import Subject
 from dbrun.recipe.schema.train import DEFAULT_STEPS
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def check_rules(recipe: Recipe) -> list[KeyProblem]:

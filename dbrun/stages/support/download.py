@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +13,13 @@ from typing import TYPE_CHECKING
 from dbrun.disk_space import check_free_space
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.models.base import no_op
+from dbrun.naming import COMMIT
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 POLL_INTERVAL = 0.1
 """Seconds between two checks of whether a download is to stop."""
-COMMIT = re.compile(r"[0-9a-f]{40}")
-"""A full commit hash of the Hub."""
 
 
 @dataclass(frozen=True)
