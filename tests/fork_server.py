@@ -56,8 +56,10 @@ NOT_IMPORTED = ("dbrun.__main__", "dbrun.embedded.making")
 
 def can_fork(environment: Mapping[str, str]) -> bool:
     """Whether a process of this environment would import the same modules in the same state as the server has."""
-    names = {*environment, *ENVIRONMENT} - READ_LATE
-    return all(environment.get(name) == ENVIRONMENT.get(name) for name in names if name.startswith(READ_BY_IMPORTS))
+    # a command that ran within pytest's own process has set these in its environment, as the server does in its own
+    asked, server = ({**SET_BY_DBRUN, **given} for given in (environment, ENVIRONMENT))
+    names = {*asked, *server} - READ_LATE
+    return all(asked.get(name) == server.get(name) for name in names if name.startswith(READ_BY_IMPORTS))
 
 
 def run_dbrun(words: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None,

@@ -127,7 +127,7 @@ for room in sorted(extra.iterdir()):
 
 import test_stage_keys
 from dbrun.errors import DbrunError
-from dbrun.plan import cache_key
+from dbrun import library_versions
 from dbrun.plan.planner import make_scope, plan_scope
 from dbrun.plan.selection import Selection
 from dbrun.recipe.checks.json_schema import schema_text
@@ -155,7 +155,7 @@ cases = json.loads(sys.argv[4])
 answers = {"plans": {word: plan(*word.split("; ")) for word in cases["plans"]},
            "complaints": {word: complaint(*word.split("; ")) for word in cases["complaints"]},
            "schema": json.loads(schema_text())}
-cache_key.installed_version = lambda library: test_stage_keys.PINNED
+library_versions.installed_version = lambda library: test_stage_keys.PINNED
 answers["keys"] = test_stage_keys.keys(recipe, store)
 print(json.dumps(answers))
 '''
@@ -207,7 +207,7 @@ def test_the_schema_offers_each(answers: dict[str, Any]) -> None:
 def test_a_component_and_a_label_are_for_the_families_that_have_them(answers: dict[str, Any]) -> None:
     own, label, other, wrong_label, unknown, misspelt = (answers["complaints"][words] for words in COMPLAINTS)
     assert own is None and label is None
-    assert "adapt.text_encoder_2: found a component that `base.type: sd` has not" in other
+    assert "adapt.text_encoder_2: found a component that `base.type: sd` does not have" in other
     assert "train.class_labels: found 'made_label', allowed for `base.type: sd`: none" in wrong_label
     assert "adapt.text_encoder_3: unknown key; did you mean 'text_encoder_2'?" in unknown
     assert "did you mean 'made_format'?" in misspelt

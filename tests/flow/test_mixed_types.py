@@ -28,9 +28,9 @@ def test_two_types_in_one_recipe_are_trained_exported_and_read(tmp_path: Path) -
                              for _ in range(3))
     trained = next(p.parent for p in (project.folder / ".dbrun" / "objects").rglob("metrics.jsonl"))
     for component, adapter in read_adapters(trained).items():
-        adapter.attach_to(sd.module(attached, component))
+        adapter.attach_to(attached.module(component))
         place = sd.components[component]
         setattr(read.pipeline, place, PeftModel.from_pretrained(
             getattr(read.pipeline, place), project.folder / "outputs" / "tiny" / "peft" / component))
-    assert torch.equal(probe.predict(sd, read), probe.predict(sd, attached))
-    assert float((probe.predict(sd, read) - probe.predict(sd, plain)).abs().max()) > 1e-4
+    assert torch.equal(probe.predict(read), probe.predict(attached))
+    assert float((probe.predict(read) - probe.predict(plain)).abs().max()) > 1e-4

@@ -320,7 +320,7 @@ def test_prompts_without_the_trigger_are_told(recipe):
     ("train.learning_rate=5", "train.learning_rate"), ("train.learning_rate=1e-9", "train.learning_rate"),
     ("adapt.denoiser.learning_rate=3", "adapt.denoiser.learning_rate")])
 def test_an_unusual_learning_rate_is_a_warning_that_names_its_key(recipe, override, key):
-    (told,) = [note for note in find(recipe, override).notes if "unusual" in note.text]
+    (told,) = [note for note in find(recipe, override).notes if "usual range" in note.text]
     assert told.level == "warning" and told.text.startswith(f"`{key}`: ")
     assert not [note for note in find(recipe, "train.learning_rate=1e-2").notes if note.level == "warning"]
 

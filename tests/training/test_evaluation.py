@@ -80,7 +80,7 @@ def test_it_stops_where_the_loss_has_not_fallen_and_keeps_the_best(home: Path, t
     shorter = trained(home, tmp_path, "best", **{**STOPPING, "steps": best, "held_out": HeldOut(every=1)})
     assert files["denoiser.safetensors"] == shorter["denoiser.safetensors"]
     notes = [e.text for e in said if isinstance(e, Note)]
-    assert any(f"stopped after step {best + 2} of 12" in n and f"after step {best}," in n for n in notes)
+    assert any(f"stopped after step {best + 2} of 12" in n and f"after step {best};" in n for n in notes)
 
 
 def test_a_stop_by_the_loss_is_the_same_after_any_interruption(home: Path, tmp_path: Path) -> None:
