@@ -48,6 +48,13 @@ def find_base(base: Base, relative_to: Path, store: Store) -> FoundBase:
 
         return FoundBase(_find_local_base(weights_path(), family, base.variant, store))
     folder = relative_to / Path(base.path).expanduser()
+    try:
+        folder.is_dir()
+    except OSError as error:
+        # the system refuses a name of more than 255 bytes instead of saying that nothing is there
+        fix = f"write `{EMBEDDED}`, a folder in diffusers format, or a Hub id such as owner/name"
+        raise RecipeError(f"found {base.path[:60]!r}…, which the system cannot look up: {error.strerror}",
+                          fix=fix) from error
     looks_like_hub_id = HUB_ID.fullmatch(base.path) is not None
     # `owner/name` can be a folder too: the folder wins, unless a revision says that the Hub is meant
     if (folder / "model_index.json").is_file() and not (looks_like_hub_id and base.revision):

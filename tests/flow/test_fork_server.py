@@ -68,7 +68,8 @@ def test_where_an_import_may_have_read_the_environment_a_process_of_its_own_is_s
         raise AssertionError("forked")
 
     monkeypatch.setattr(fork_server, "start_dbrun", fail)
-    assert run_dbrun(["--version"], cwd=tmp_path, env={**fork_server.ENVIRONMENT, "HF_HOME": "elsewhere"}).returncode == 0
+    elsewhere = {**fork_server.ENVIRONMENT, "HF_HOME": "elsewhere"}
+    assert run_dbrun(["--version"], cwd=tmp_path, env=elsewhere).returncode == 0
     with pytest.raises(AssertionError, match="forked"):
         run_dbrun(["--version"], cwd=tmp_path, env={**fork_server.ENVIRONMENT, "HF_TOKEN": "secret", "COLUMNS": "80"})
     assert not can_fork({name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"})

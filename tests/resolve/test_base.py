@@ -208,3 +208,8 @@ def test_a_download_that_was_cut_off_is_not_taken_for_the_base(tmp_path, store, 
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     found = find(tmp_path, store, "owner/name", revision=COMMIT)
     assert found.source.folder is None and found.source.identity == f"hub:owner/name@{COMMIT}"
+
+
+def test_a_path_that_the_system_cannot_look_up_is_told(tmp_path, store):
+    with pytest.raises(RecipeError, match="cannot look up"):
+        find(tmp_path, store, "x" * 300)
