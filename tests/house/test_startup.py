@@ -14,10 +14,10 @@ SKS_DOG = str(Path(__file__).parents[2] / "recipes" / "sks_dog.yaml")
 
 def test_help_takes_little_more_cpu_than_two_imports(tmp_path: Path) -> None:
     cpu, heavy = cpu_and_heavy(tmp_path, "--help")
-    assert heavy == [] and cpu <= 1.1, f"{cpu} times two imports"
+    assert heavy == [] and cpu <= 1.3, f"{cpu} times two imports"
 
 
-@pytest.mark.parametrize(("words", "most"), [(("validate", SKS_DOG), 3.5), (("plan", SKS_DOG), 3.7)],
+@pytest.mark.parametrize(("words", "most"), [(("validate", SKS_DOG), 4.0), (("plan", SKS_DOG), 4.0)],
                          ids=["validate", "plan"])
 def test_reading_verbs_load_no_heavy_package_and_take_little_cpu(tmp_path: Path, words: tuple[str, ...],
                                                                  most: float) -> None:
