@@ -16,7 +16,8 @@ from dbrun.adapters.lora import Lora
 from dbrun.diffusion.losses import prior_preservation_loss
 from dbrun.diffusion.noise import offset_noise
 from dbrun.diffusion.process import DiffusionProcess
-from dbrun.models.base import Model, families
+from dbrun.models.base import families
+from dbrun.models.sd import StableDiffusionModel
 from dbrun.options.loss_functions import MSE
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Cosine
@@ -62,14 +63,14 @@ def test_loss(case: str) -> None:
     six = "6channel" in case
     unet = UNet2DConditionModel.from_pretrained(GOLDEN / ("unet3to6" if six else "unet4"))
     x0, noise = (inputs[k] for k in (("pixels", "pixel_noise") if six else ("latents", "noise")))
-    model, t = Model(Bare(unet), torch.device("cpu"), torch.float32), inputs["timesteps"]
+    model = StableDiffusionModel(families()["sd"], Bare(unet), GOLDEN, torch.device("cpu"), torch.float32)
+    t = inputs["timesteps"]
     weight = float(case.partition("_prior")[2] or 0)
     if "noiseoffset" in case:
         noise = offset_noise(noise, 0.1, inputs["noise_offset_noise"])
 
     with torch.no_grad():
-        pred = model.predict(process.add_noise(x0, noise, t), t,
-                                                                     {"hidden": inputs["prompt_embeds"]})
+        pred = model.predict(process.add_noise(x0, noise, t), t, {"hidden": inputs["prompt_embeds"]})
     per_sample = MSE.per_sample(pred, process.target(x0, noise, t), t, process)
     weighed = per_sample * weighting(case).weights(process.snr(t), process.prediction).float()
     loss = prior_preservation_loss(weighed, instances=2 if weight else 4, prior_weight=weight).total
