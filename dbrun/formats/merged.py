@@ -40,7 +40,7 @@ class MergedFormat(ComponentFormat):
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Replace all components by those of `merged/`, read by the pipeline's own class."""
         written = model.family.load(folder / self.NAME, device=model.device, dtype=model.dtype)
-        replace_components(written.pipeline.components, model)
+        model.replace_components(written.components)
 
 
 def merge_all(family: Family, adapters: Mapping[str, ComponentAdapter], model: Model) -> Model:
@@ -49,9 +49,3 @@ def merge_all(family: Family, adapters: Mapping[str, ComponentAdapter], model: M
         attached.attach_to(model.module(component))
         merge_adapter(model.module(component))
     return model
-
-
-def replace_components(parts: Mapping[str, object], model: Model) -> None:
-    """Replace components of the model's pipeline; parts: component -> module, tokenizer or scheduler."""
-    for name, part in parts.items():
-        setattr(model.pipeline, name, part)

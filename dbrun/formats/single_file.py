@@ -10,7 +10,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
 from dbrun.errors import StageFailed
 from dbrun.formats.component import ComponentFormat
-from dbrun.formats.merged import merge_all, replace_components
+from dbrun.formats.merged import merge_all
 from dbrun.models.base import Family, Model
 
 FILE = "single_file.safetensors"
@@ -67,7 +67,7 @@ class SingleFileFormat(ComponentFormat):
                                              local_files_only=True, torch_dtype=model.dtype, **absent)
         # Modules only: the file holds no scheduler and no tokenizer.
         modules = {name: part for name, part in loaded.components.items() if isinstance(part, torch.nn.Module)}
-        replace_components(modules, model)
+        model.replace_components(modules)
         for part in model.pipeline.components.values():
             if isinstance(part, torch.nn.Module):
                 part.to(model.device).requires_grad_(False).eval()
