@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dbrun.errors import RecipeError
 from dbrun.models.base import Condition, Family, Model
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
+from dbrun.models.scheduling import VARIANCE_PRESERVING
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,7 @@ class UNetFamily(Family):
 
     model: ClassVar[type[UNetModel]]
     """Class of its bases in memory."""
-
+    scheduler_classes: ClassVar[tuple[str, ...]] = VARIANCE_PRESERVING
     component_docs: ClassVar[Mapping[str, str]] = {
         "denoiser": "The adapter of the denoiser (the UNet); left out, the denoiser is not trained."}
     diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {"denoiser": ("", "unet.")}
@@ -37,6 +38,7 @@ class UNetFamily(Family):
 
         left_out: components that are not loaded, such as "safety_checker".
         """
+        self.check_configs(folder)
         silence_libraries()
         import diffusers
         from torch import nn

@@ -135,9 +135,14 @@ def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollect
     recipe, folder = loaded.recipe, base.folder
     if folder is None:
         return ()
+    family = families()[recipe.base.type]
+    problems_before = len(findings.problems)
+    findings.attempt("base.path", family.check_configs, folder)
+    # the checks below read the same configs, and would not fit a base of another kind
+    if len(findings.problems) > problems_before:
+        return ()
     findings.attempt("images.resolution", picture_shapes.check_resolution, recipe, folder)
     findings.attempt("images.buckets.step", picture_shapes.check_bucket_step, recipe, folder)
-    family = families()[recipe.base.type]
     if recipe.objective != DEFAULT_OBJECTIVE:
         for finding in check_objective(recipe.objective, family.scheduler_config(folder)):
             findings.add(*finding)

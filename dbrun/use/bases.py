@@ -16,7 +16,7 @@ from dbrun.plan.device import resolve_numerics
 from dbrun.recipe.schema.model import Base
 from dbrun.resolve.base import EMBEDDED, find_base, parse_hub_identity
 from dbrun.safetensors_header import read_records
-from dbrun.stages.load import select_files
+from dbrun.stages.load import download_base
 from dbrun.stages.sources import BaseSource
 from dbrun.store.store import Store
 
@@ -154,6 +154,5 @@ def _download(base: Base, source: BaseSource, unavailable_reason: str | None) ->
     family = families()[base.type]
     # The commit is fixed first: the files must be of one state although the branch may move meanwhile.
     commit = download.resolve_commit(base.path, base.revision)
-    folder = download.download(base.path, commit, lambda names: select_files(names, family.subfolders, base.variant),
-                               lambda done, total: None)
+    folder = download_base(base.path, commit, family, base.variant)
     return replace(source, folder=folder, identity=f"hub:{base.path}@{commit}")

@@ -78,7 +78,7 @@ def test_the_objective_must_suit_the_base(recipe):
     config = recipe.parent / "base" / "scheduler" / "scheduler_config.json"
 
     def refused(override, **scheduler):
-        config.write_text(json.dumps(scheduler))
+        config.write_text(json.dumps({"_class_name": "DDIMScheduler", **scheduler}))
         with pytest.raises(RecipeError) as caught:
             find(recipe, *override.split("; "))
         return str(caught.value)
@@ -89,9 +89,24 @@ def test_the_objective_must_suit_the_base(recipe):
     assert "objective.prediction" in refused("objective.prediction=epsilon", prediction_type="v_prediction",
                                              rescale_betas_zero_snr=True)
     assert "divides by the SNR" in refused("objective.weighting={type: debiased}", rescale_betas_zero_snr=True)
-    config.write_text(json.dumps({"prediction_type": "v_prediction"}))
+    config.write_text(json.dumps({"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}))
     find(recipe, "objective.zero_terminal_snr=true", "objective.weighting={type: min_snr}",
          "objective.timesteps={type: window, low: 3, high: 1000}")
+
+
+def test_a_base_of_another_process_is_told_before_anything_starts(recipe):
+    """Its scheduler's class is in model_index.json and in the scheduler's own config, and both count."""
+    config = recipe.parent / "base" / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler"}))
+    with pytest.raises(RecipeError, match=r"r\.yaml:3:14 base.path: .*FlowMatchEulerDiscreteScheduler"):
+        find(recipe)
+
+
+def test_an_inpainting_base_is_told_before_anything_starts(recipe):
+    config = recipe.parent / "base" / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "in_channels": 9}))
+    with pytest.raises(RecipeError, match="takes 9 channels"):
+        find(recipe)
 
 
 def test_an_unknown_base_is_judged_once_it_is_there(recipe):
