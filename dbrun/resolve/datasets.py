@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from dbrun.errors import NotFetched, RecipeError
 from dbrun.events import Emit, Note, Progress
-from dbrun.images.captions import METADATA_FILES, TEXT_SUFFIX
+from dbrun.images.captions import TEXT_SUFFIX
 from dbrun.images.discover import TRAIN_SPLIT, is_picture
+from dbrun.images.metadata import metadata_files
 from dbrun.naming import COMMIT
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.schema.subject import Subject
@@ -59,7 +60,7 @@ def select_dataset_files(names: Iterable[str]) -> tuple[str, ...]:
         # the names come from the Hub; `..` could lead out of the cache
         if ".." in path.parts:
             continue
-        if is_picture(name) or path.name in METADATA_FILES or name.endswith(TEXT_SUFFIX):
+        if is_picture(name) or metadata_files([path.name]) or name.lower().endswith(TEXT_SUFFIX):
             used.append(name)
     if any("/" not in name for name in used):
         return tuple(used)

@@ -12,6 +12,7 @@ from typing import Any
 from dbrun.errors import RecipeError, UsageError
 from dbrun.formats.base import Format, formats
 from dbrun.models.base import Family
+from dbrun.naming import forbidden_in_prompt
 from dbrun.recipe.checks.suggestions import join_with_or
 from dbrun.safetensors_header import METADATA_KEY, read_header, read_provenance
 
@@ -109,6 +110,9 @@ def split_adapters_and_prompt(words: Sequence[str]) -> tuple[tuple[AdapterFile, 
     if last_place.exists():
         raise UsageError(f"found {words[-1]}, an adapter, where the prompt should stand",
                          fix='dbrun sample ADAPTER … "a photo of sks dog"')
+    bad = forbidden_in_prompt(words[-1])
+    if bad:
+        raise UsageError(f"found {bad} in the prompt, which no prompt may hold", fix="write the prompt without it")
     return tuple(find_adapter(word) for word in words[:-1]), words[-1]
 
 
