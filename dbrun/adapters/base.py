@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
-from dbrun.config_types import Float, Int, OrNone, Part, Text, subclasses, tagged_union
+from dbrun.config_types import Float, Int, OrNone, Part, PathText, Text, subclasses, tagged_union
 from dbrun.errors import KeyProblem
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Adapter(Learnable):
     scale_folds_into: ClassVar[tuple[str, ...]] = ()
     """Ends of weight names, one per layer: multiplying that weight by a factor multiplies the update by it."""
     targets: str | tuple[str, ...]
-    init: Annotated[Text | None, OrNone] = None
+    init: Annotated[PathText | None, OrNone] = None
     """Path of an adapter to start from, relative to the recipe: a PEFT folder, a `pytorch_lora_weights.safetensors`, or
     a file with kohya's names."""
 

@@ -53,6 +53,7 @@ class Lora(LowRankAdapter):
     """
 
     NAME: ClassVar[str] = "lora"
+    USUAL: ClassVar[bool] = True
     # B, as in `to_lora`; the update depends on the product B A only, DoRA's included.
     scale_folds_into: ClassVar[tuple[str, ...]] = ("lora_B",)
     NEUTRAL: ClassVar[dict[str, object]] = {"dropout": 0.0, "rslora": False, "dora": False, "start": "zero"}
