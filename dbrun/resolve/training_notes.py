@@ -31,6 +31,12 @@ def training_notes(loaded: LoadedRecipe, sources: Sources) -> tuple[Note, ...]:
         findings.add(key, message, fix)
     findings.raise_if_any()
     notes = [Note("training", describe_length(recipe, sources))]
+    steps = training_length(recipe, sources).steps
+    # a note, not a problem: the results are the same
+    if "checkpoint_every" in train.model_fields_set and train.checkpoint_every > steps:
+        text = (f"`train.checkpoint_every`: found {train.checkpoint_every}, but training has only {steps} steps; "
+                "interrupted before its end, it starts again")
+        notes.append(Note("training", text, "warning"))
     rates: dict[str, float | None] = {"train.learning_rate": train.learning_rate}
     for name, adapter in recipe.adapt.adapters.items():
         rates[f"adapt.{name}.learning_rate"] = adapter.learning_rate

@@ -113,6 +113,16 @@ def test_an_unknown_base_is_judged_once_it_is_there(recipe):
     find(recipe, "base.path=owner/name", "objective.zero_terminal_snr=true")
 
 
+def test_an_interval_of_checkpoints_beyond_the_end_is_told(recipe):
+    notes = find(recipe, "train.steps=2", "train.checkpoint_every=900").notes
+    assert "found 900, but training has only 2 steps" in notes[1].text
+
+
+def test_steps_of_epochs_are_compared_with_the_settings_too(recipe):
+    with pytest.raises(RecipeError, match=r"train\.schedule\.warmup_steps: found 500, but training has only"):
+        find(recipe, "train.steps=null", "train.epochs=2", "train.schedule={type: constant, warmup_steps: 500}")
+
+
 def test_a_prompt_with_too_many_words_is_told(recipe):
     assert {note.stage for note in find(recipe).notes} == {"training"}
     notes = find(recipe, "subject.instance_prompt=" + "dog " * 9).notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dbrun.adapters.embedding import Embedding
+from dbrun.config_types import Part
 from dbrun.errors import KeyProblem
 from dbrun.models.base import families
 from dbrun.naming import HUB_ID
@@ -262,11 +263,8 @@ def _stop(recipe: Recipe) -> Iterator[KeyProblem]:
 
 
 def check_step_limits(recipe: Recipe, steps: int) -> Iterator[KeyProblem]:
-    """Settings that would have no effect in a training of `steps` steps: held-out evaluations, a component's stop."""
-    held_out = recipe.train.held_out
-    if held_out is not None and held_out.every > steps:
-        yield KeyProblem("train.held_out.every", f"found {held_out.every}, but training has only {_count(steps)}",
-                         f"write `every: {max(1, steps // 10)}`")
+    """Settings that would have no effect in a training of `steps` steps: what begins after its end, and stops."""
+    yield from _beyond_the_end(recipe, (), steps)
     components = recipe.adapt.components
     stops: dict[str, int] = {}
     for name, adapter in components.items():
@@ -284,6 +282,20 @@ def check_step_limits(recipe: Recipe, steps: int) -> Iterator[KeyProblem]:
             yield KeyProblem(f"adapt.{name}.stop_at",
                              f"found step {stop}, but with {_length_text(recipe, steps)} a stop lies from 1 "
                              f"to {steps - 1}", "write a share such as 0.5, or remove `stop_at`")
+
+
+def _beyond_the_end(part: Part, path: tuple[str, ...], steps: int) -> Iterator[KeyProblem]:
+    """Numbers of steps in a part, and in the parts below it, that no training of `steps` steps reaches."""
+    for field, most in part.step_limits(steps).items():
+        found = getattr(part, field)
+        if found is not None and found > most:
+            key = ".".join((*path, field))
+            yield KeyProblem(key, f"found {found}, but training has only {_count(steps)}; allowed: at most {most}",
+                             f"write `{field}: {min(most, max(1, steps // 10))}`")
+    for name in type(part).model_fields:
+        below = getattr(part, name)
+        if isinstance(below, Part):
+            yield from _beyond_the_end(below, (*path, name), steps)
 
 
 def _count(steps: int) -> str:
