@@ -242,8 +242,11 @@ def _describe_union(members: tuple[Any, ...]) -> _Description:
     descriptions = [_describe(member) for member in members if member is not type(None)]
     if len(descriptions) == 1:
         return descriptions[0]
+    parts: list[type[Part]] = []
     for member in members:
-        for part in _parts(member):
-            return _Description(f"a mapping such as {{type: {type_tag(part)}}}")
+        parts += _parts(member)
+    if parts:
+        usual = [part for part in parts if part.USUAL] or parts
+        return _Description(f"a mapping such as {{type: {type_tag(usual[0])}}}")
     distinct = dict.fromkeys(description.words for description in descriptions)
     return _Description(join_with_or(list(distinct)))
