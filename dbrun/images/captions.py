@@ -64,15 +64,11 @@ def captions_from_names(folder: Path, pictures: Sequence[str]) -> FolderCaptions
         if wrong:
             problems.append(f"{folder / name}: {wrong}")
     raise_problems(problems, "rename the picture, or choose another `captions.type`")
-    notes: list[str] = []
-    bare = [name for name in pictures if name not in texts]
-    if texts:
-        first = next(iter(texts))
-        notes.append(f"captions are the pictures' names, such as '{texts[first][0]}' for {first}")
-    if texts and bare:
-        more = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
-        notes.append(f"{bare[0]}{more}: found no words in the name, so the prompt is the instance prompt")
-    return FolderCaptions(texts, notes=tuple(notes))
+    if not texts:
+        return FolderCaptions({})
+    first = next(iter(texts))
+    note = f"captions are the pictures' names, such as '{texts[first][0]}' for {first}"
+    return FolderCaptions(texts, notes=(note,))
 
 
 def _caption_from_name(name: str) -> str:

@@ -101,11 +101,14 @@ def _recorded_paths(places: Sequence[Path]) -> list[str]:
         for record in read_records((place, *place.absolute().parents[:3])):
             with suppress(KeyError, TypeError):
                 paths.append(str(record["recipe"]["base"]["path"]))
-    return paths
+    # an empty path would be the current folder
+    return [path for path in paths if path.strip()]
 
 
 def _base_of_option(asked: str, trained: Sequence[Mapping[str, Any]], store: Store) -> LocalBase:
     """The base that the user named; its family is read from its files, or is that of the adapters."""
+    if not asked.strip():
+        raise UsageError("found an empty path as the base", fix="name it: --base FOLDER, or --base OWNER/NAME")
     path, _, revision = asked.partition("@")
     folder = Path(asked).expanduser()
     # A folder wins over a repository: `owner/name` can be both.

@@ -109,6 +109,7 @@ def test_words_name_adapters_weights_and_a_prompt(world, three, tmp_path, monkey
     for words, message in ((["x"], "found no prompt"), ([str(adapter.place)], "found no prompt"),
                            ([str(adapter.place), str(adapter.place)], "where the prompt should stand"),
                            (["nothing.safetensors", "a dog"], "does not exist"),
+                           ([str(adapter.place), "a \x1b dog"], r"the character U\+001B"),
                            ([str(world.home / "base"), "a dog"], "holds no adapter"),
                            ([f"{adapter.place}:1e9", "a dog"], "the weight 1e9")):
         with pytest.raises(UsageError, match=message):
