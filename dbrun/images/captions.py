@@ -103,6 +103,12 @@ def caption_problem(text: str) -> str | None:
     return None
 
 
+def encoding_problem(file: Path, error: UnicodeDecodeError) -> str:
+    """Problem of a file that is not UTF-8, with the line of the first wrong byte."""
+    line = error.object[:error.start].count(b"\n") + 1
+    return f"{file}:{line}: found the byte 0x{error.object[error.start]:02x}, expected UTF-8 text"
+
+
 def _read_prompt(file: Path, problems: list[str]) -> str:
     """Prompt in a text file; empty where it cannot be read. What is wrong with it is added to problems."""
     try:
@@ -118,8 +124,7 @@ def _read_prompt(file: Path, problems: list[str]) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[:error.start].count(b"\n") + 1
-        problems.append(f"{file}:{line}: found the byte 0x{data[error.start]:02x}, expected a prompt as UTF-8 text")
+        problems.append(encoding_problem(file, error))
         return ""
     # line by line, so that the place of a forbidden character is that of its line
     for number, line_text in enumerate(text.split("\n"), 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +13,7 @@ from dbrun.images.captions import (
     EMPTY_CAPTION,
     FolderCaptions,
     caption_problem,
+    encoding_problem,
     join_words,
     raise_problems,
 )
@@ -26,6 +28,7 @@ CAPTION_COLUMNS = ("text", "caption", "prompt")
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 """Separator that spreadsheet programs write in place of a comma → its name."""
 
+LINE_END = re.compile("\r\n|\r|\n")
 Row = tuple[str, Mapping[str, object]]
 """A row's place, `file:line`, and its values by column."""
 
@@ -75,14 +78,16 @@ def _read_rows(file: Path, problems: list[str]) -> Iterator[Row]:
     """Yield each row; one that cannot be read becomes a problem."""
     try:
         # utf-8-sig: spreadsheet programs write a byte-order mark, which would join the first column's name
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file}: cannot be read as UTF-8 text: {error}", fix="save it again as UTF-8") from error
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(encoding_problem(file, error), fix="save it again as UTF-8") from error
+    except OSError as error:
+        raise RecipeError(f"{file}: cannot be read: {error.strerror}") from error
     if file.suffix.lower() == ".csv":
         yield from _read_csv(file, text, problems)
         return
     # not splitlines: it also ends a line at U+2028 and others, which are allowed inside a JSON string
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(LINE_END.split(text), 1):
         if not line.strip():
             continue
         place = f"{file}:{number}"

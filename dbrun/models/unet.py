@@ -59,6 +59,15 @@ class UNetFamily(Family):
                 component.requires_grad_(False).eval()
         return pipeline
 
+    def check_configs(self, folder: Path) -> None:
+        """Raise RecipeError also for a UNet that was distilled to take the guidance scale as an input."""
+        super().check_configs(folder)
+        file = folder / "unet" / "config.json"
+        if read_config(file).get("time_cond_proj_dim") is not None:
+            # samplers give it the scale, training would not (Meng et al. 2022, arXiv:2210.03142)
+            raise RecipeError(f"{file} of the base: found `time_cond_proj_dim`, the mark of a UNet that was distilled "
+                              "to take the guidance scale", fix="choose the base that it was distilled from")
+
     def native_resolution(self, folder: Path) -> int:
         """The UNet's `sample_size` in pixels: times the VAE's factor where the UNet works on latents."""
         # a config without `sample_size` is read as 64, the side of SD 1.x and of IF stage I

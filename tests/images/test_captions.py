@@ -170,6 +170,13 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path: Path, table: dict[str, s
         captions(lay(tmp_path, "a.jpg", **table))
 
 
+def test_a_table_in_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
+    lay(tmp_path, "a.jpg")
+    (tmp_path / "metadata.csv").write_bytes(b"file_name,text\na.jpg,caf\xe9\n")
+    with pytest.raises(RecipeError, match=r"metadata\.csv:2: found the byte 0xe9, expected UTF-8 text"):
+        captions(tmp_path)
+
+
 def test_bad_rows_are_told_together(tmp_path: Path) -> None:
     lay(tmp_path, "a.jpg", metadata__jsonl=rows(*({"file_name": f"{i}.jpg", "text": "x"} for i in range(30))))
     with pytest.raises(RecipeError, match="and 20 more"):

@@ -48,7 +48,7 @@ def test_what_systems_leave_behind_is_passed_over_silently(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (b"", "found an empty file"), (b" \n", "found an empty file"), (b"\xff\xfe", "0xff, expected a prompt as UTF-8"),
+    (b"", "found an empty file"), (b" \n", "found an empty file"), (b"\xff\xfe", "0xff, expected UTF-8 text"),
     (b"a\x00b", "found the character U+0000 (number 2)"), (b"a " * 20_000, "over 16 KiB"),
 ])
 def test_a_prompt_that_cannot_be_read_is_an_error(tmp_path: Path, content: bytes, words: str) -> None:

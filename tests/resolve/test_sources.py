@@ -102,10 +102,13 @@ def test_a_base_of_another_process_is_told_before_anything_starts(recipe):
         find(recipe)
 
 
-def test_an_inpainting_base_is_told_before_anything_starts(recipe):
+@pytest.mark.parametrize(("change", "words"), [({"in_channels": 9}, "takes 9 channels"),
+                                               ({"time_cond_proj_dim": 256}, "distilled")])
+def test_a_base_that_training_here_would_spoil_is_told_before_anything_starts(recipe, change, words):
+    """An inpainting base, and one that takes the guidance scale as an input."""
     config = recipe.parent / "base" / "unet" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "in_channels": 9}))
-    with pytest.raises(RecipeError, match="takes 9 channels"):
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    with pytest.raises(RecipeError, match=words):
         find(recipe)
 
 
