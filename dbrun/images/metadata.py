@@ -168,12 +168,17 @@ def _header_problem(header: Sequence[str]) -> str | None:
             return f"found {name} between the columns, expected commas"
     wrong = _column_problem(header)
     if wrong is None and FILE_COLUMN not in header:
-        return f"found no column `{FILE_COLUMN}`; there are: {', '.join(header)}"
+        # repr: a byte-order mark in a name is invisible
+        return f"found no column `{FILE_COLUMN}`; there are: {', '.join(map(repr, header))}"
     return wrong
 
 
 def _caption_column(rows: Sequence[Row], column: str | None, file: Path, problems: Sequence[str]) -> str:
     """Name of the captions' column. Raises RecipeError where the table has none."""
+    if not rows:
+        raise_problems(problems, f"correct {file.name}")
+        raise RecipeError(f"{file}: found no rows",
+                          fix="write a row for each picture, or choose another `captions.type`")
     columns = dict.fromkeys(name for _, row in rows for name in row)
     allowed: tuple[str, ...] = CAPTION_COLUMNS
     missing = f"none of the columns {', '.join(CAPTION_COLUMNS)}"

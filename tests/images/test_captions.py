@@ -88,13 +88,19 @@ def test_a_bad_row_is_named_with_its_line(tmp_path: Path, row: object, words: st
     ("file_name, text\nok.jpg, a\n", 1, "found the column ' text' with blanks around its name"),
     ("file_name;text\nok.jpg;a\n", 1, "found semicolons between the columns, expected commas"),
     ("file_name\ttext\nok.jpg\ta\n", 1, "found tabs between the columns"),
-    ("name,text\nok.jpg,a\n", 1, "found no column `file_name`; there are: name, text"),
+    ("name,text\nok.jpg,a\n", 1, "found no column `file_name`; there are: 'name', 'text'"),
     ("file_name,text\nok.jpg,\n", 2, "found an empty caption")])
 def test_a_bad_csv_row_is_named_with_its_line(tmp_path: Path, table: str, line: int, words: str) -> None:
     lay(tmp_path, "a.jpg", "ok.jpg", metadata__csv=table)
     with pytest.raises(RecipeError) as caught:
         captions(tmp_path)
     assert f"metadata.csv:{line}: " in str(caught.value) and words in str(caught.value)
+
+
+@pytest.mark.parametrize("table", [{"metadata__csv": "file_name,text\n"}, {"metadata__jsonl": "\n"}])
+def test_a_table_without_rows_is_told(tmp_path: Path, table: dict[str, str]) -> None:
+    with pytest.raises(RecipeError, match="found no rows"):
+        captions(lay(tmp_path, "a.jpg", **table))
 
 
 def test_a_key_twice_in_a_row_is_told(tmp_path: Path) -> None:
