@@ -60,7 +60,7 @@ def read_adapters(folder: Path) -> dict[str, ComponentAdapter]:
 
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     if not isinstance(index, dict):
-        raise StoreCorrupt(f"{folder / INDEX} holds no table of adapters")
+        raise StoreCorrupt(f"{folder / INDEX} is not an index of adapters")
     union = tagged_union((*adapter_types(), Embedding))
     parser: TypeAdapter[Learnable] = TypeAdapter(cast(Any, union))
     components = {}

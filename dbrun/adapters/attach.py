@@ -75,7 +75,7 @@ def no_match_error(patterns: Sequence[str], fit: Sequence[str], layers: Sequence
     suggestions = list(dict.fromkeys(close)) or sorted(fit)[:5]
     why = ""
     if other:
-        why = f"; it hits only {', '.join(other)}"
+        why = f"; it matches only {', '.join(other)}"
     shown = ", ".join(f"`{pattern}`" for pattern in patterns)
     closest = ", ".join(f"`{name}`" for name in suggestions)
     return RecipeError(f"no layer that can be adapted ({', '.join(layers)}) matches {shown}{why}. "
@@ -184,7 +184,7 @@ def write_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if expected != given:
         wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
-        raise StageFailed(f"these weights are not this adapter's: {len(wrong)} names or shapes differ, "
+        raise StageFailed(f"the stored weights do not fit the adapter: {len(wrong)} names or shapes differ, "
                           f"such as {', '.join(wrong[:3])}", fix="run again with `--force adapt`")
     trained: dict[str, Tensor] = {}
     frozen: dict[str, Tensor] = {}

@@ -154,7 +154,7 @@ class Adapter(Learnable):
         if self.linear_only_reason and wide:
             return KeyProblem("targets", f"found convolutions among its {len(shapes)} layers, such as `{wide[0]}`: "
                               f"{self.linear_only_reason}",
-                              "write `targets: linear`, or patterns that hit linear layers only")
+                              "write `targets: linear`, or patterns that match linear layers only")
         return None
 
     def layer_note(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Level] | None:
@@ -242,7 +242,7 @@ class LowRankAdapter(Adapter):
         worst = max(too_narrow, key=lambda name: excess[name])
         outputs, inputs = sides[worst]
         return (f"rank {self.rank} is more than {len(too_narrow)} of {len(shapes)} layers can use, such as `{worst}` "
-                f"({outputs} × {inputs}); it costs room and time there, and adds nothing", "warning")
+                f"({outputs} × {inputs}); it costs memory and time there, and adds nothing", "warning")
 
     def max_parameter_count(self, shape: Sequence[int]) -> int:
         """Upper limit over the low-rank types, for a weight of this shape, [out, in …]; 0 for a vector."""

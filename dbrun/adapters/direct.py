@@ -37,7 +37,8 @@ class DirectWeights:
 
         expected = {name: p.shape for name, p in self.parameters.items()}
         if expected != {name: tensor.shape for name, tensor in state.items()}:
-            raise StageFailed("these are not the weights that learn here", fix="run again with `--force adapt`")
+            raise StageFailed("the stored weights differ in name or shape from those of the base",
+                              fix="run again with `--force adapt`")
         with torch.no_grad():
             for name, tensor in state.items():
                 self.parameters[name].copy_(tensor)

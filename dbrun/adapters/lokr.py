@@ -74,8 +74,8 @@ class LoKr(Lycoris):
         enough = math.ceil(widest / 2)
         if self.rank < enough:
             return None
-        return (f"rank {self.rank} changes nothing: from rank {enough} on the large factor of all {len(shapes)} layers "
-                "stays whole", "info")
+        return (f"rank {self.rank} has no effect: from rank {enough} on, the large factor of all {len(shapes)} layers "
+                "is a full matrix", "info")
 
     def _large_factor_side(self, side: int) -> int:
         """Side of the large factor for a side of the weight, by peft's rule (`factorization` in peft's LoKr)."""

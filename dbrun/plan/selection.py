@@ -66,7 +66,7 @@ def select_stages(needs: Mapping[str, tuple[str, ...]], selection: Selection) ->
     below = _closure([first], _dependents(needs)) if first else set(needs)
     runnable = frozenset(planned & below)
     if not runnable:
-        raise UsageError(f"nothing lies between --from {first} and --until {last}: no stage is in both",
+        raise UsageError(f"found --from {first} and --until {last}, with no stage between them",
                          fix=f"the order is {', '.join(needs)}")
     stray = [name for name in selection.force if name not in runnable]
     if stray:

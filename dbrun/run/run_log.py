@@ -82,11 +82,11 @@ class RunLog:
         except OSError:
             log = self.folder
         if isinstance(error, OSError) and error.errno in ERRNO_MESSAGES:
-            return explain_os_error(error, f"{stage} could not go on")
+            return explain_os_error(error, f"{stage} failed")
         # Libraries in other languages (Rust's safetensors) give the system's words without its number.
         for number in ERRNO_MESSAGES:
             if os.strerror(number) in str(error):
-                return explain_os_error(OSError(number, "", None), f"{stage} could not go on")
+                return explain_os_error(OSError(number, "", None), f"{stage} failed")
         if is_out_of_memory(error):
             return StageFailed(f"{stage} ran out of memory", fix=f"{oom_fix}; the details are in {log}")
         message = redact_secrets(str(error)).strip() or "no message"

@@ -136,7 +136,7 @@ def _run_fault(run: Run) -> tuple[Path, str | None]:
     if run.is_live:
         return run.folder, None
     if run.roots is None:
-        return run.folder, "what it asked for cannot be read"
+        return run.folder, "the list of what it needs cannot be read"
     if run.roots.recipe:
         fault = _digest_fault(run.folder / RECIPE_FILE, run.roots.recipe)
         if fault:

@@ -43,7 +43,7 @@ class GradientSync:
         Raises StageFailed unless accumulation is a multiple of size.
         """
         if accumulation % self.size:
-            raise StageFailed(f"{accumulation} micro-batches cannot be dealt evenly to {self.size} processes",
+            raise StageFailed(f"{accumulation} micro-batches cannot be split evenly over {self.size} processes",
                               fix=f"make `train.accumulation` a multiple of {self.size}")
         return range(self.rank, accumulation, self.size)
 

@@ -46,7 +46,7 @@ def verify_lines(report: VerifyReport) -> str:
     if not rows:
         end = "all as written"
     elif any(f.aside for f in report.findings):
-        end = f"what is damaged is in {QUARANTINE}/ now, and made again by the next run that needs it"
+        end = f"what is damaged is now in {QUARANTINE}/; the next run that needs it computes it again"
     else:
         end = "the store can only be read, so it stays"
     blocks = [align_rows(rows)] if rows else []

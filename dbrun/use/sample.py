@@ -58,7 +58,8 @@ def resolve_settings(wish: SampleRequest, adapters: Sequence[AdapterFile], base:
     """
     why = base.family.start_image_reason
     if why is not None:
-        raise UsageError(f"a base of type {base.family.NAME} {why}, and makes none from words",
+        raise UsageError(f"found a base of type {base.family.NAME}, which makes no pictures from a prompt "
+                         f"alone: it {why}",
                          fix="see before_after.png in the outputs of its run")
     steps, guidance = _default_sampling(base)
     if wish.steps:

@@ -28,7 +28,7 @@ DIAGNOSIS_TIMEOUT = 3.0
 """Seconds that process 0 looks for the cause of a failed exchange: a death shows a moment after the silence."""
 POLL_INTERVAL = 0.05
 """Seconds between two looks while waiting."""
-RESUME_HINT = "the same command goes on from what is kept"
+RESUME_HINT = "run the same command again; it resumes from what is kept"
 
 
 @dataclass

@@ -153,7 +153,7 @@ def test_what_is_no_whole_delivery_is_refused(delivered, tmp_path) -> None:
     with pytest.raises(UsageError, match="no folder that a run delivered"):
         prepare_upload(tmp_path, "me/dog", private=True)
     (delivered / "kohya.safetensors").write_bytes(b"other")
-    with pytest.raises(UsageError, match="not what was delivered"):
+    with pytest.raises(UsageError, match="has changed since the run delivered it"):
         prepare_upload(delivered, "me/dog", private=True)
     (delivered / "kohya.safetensors").unlink()
     with pytest.raises(UsageError, match="missing"):
