@@ -55,7 +55,7 @@ def write_adapters(folder: Path, components: Mapping[str, ComponentAdapter]) -> 
 
 
 def read_adapters(folder: Path) -> dict[str, ComponentAdapter]:
-    """Component -> its adapter, as `write_adapters` wrote them. Raises StoreCorrupt if the index is no table."""
+    """Component -> its adapter, as `write_adapters` wrote them. Raises StoreCorrupt if the index is no JSON object."""
     from safetensors.torch import load_file
 
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))

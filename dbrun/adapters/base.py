@@ -90,7 +90,8 @@ class Learnable(Part):
                 state: Mapping[str, Tensor]) -> tuple[PeftConfig, Mapping[str, Tensor]]:
         """Config and weights with which plain peft computes the same on an untouched base.
 
-        Weights by peft's names, in peft's shapes for the type; state: as `attach.read_weights` returns it.
+        Weights by peft's names and in its shapes, such as A [rank, in] and B [out, rank]; state: as
+        `attach.read_weights` returns it.
         """
         return self.peft_config(modules), state
 
@@ -196,7 +197,7 @@ class Adapter(Learnable):
 
 
 class LowRankAdapter(Adapter):
-    """Base class of adapters whose update is made of thin matrices and scaled by alpha / rank."""
+    """Base class of adapters whose update is built from low-rank matrices and scaled by alpha / rank."""
 
     rank: Annotated[Int, Field(ge=1, le=4096)] = 4
     """Rank: the inner dimension of the update. A larger rank can learn more and makes a larger file."""

@@ -39,7 +39,7 @@ def _update(layer: LayerTensors) -> Tensor:
 
 
 def _factor(layer: LayerTensors, name: str) -> Tensor:
-    """A factor as one tensor: as it is, or the product of its two thin matrices."""
+    """A factor as one tensor: as it is, or the product of its two low-rank matrices."""
     if name in layer:
         return layer[name]
     return layer[f"{name}_a"] @ layer[f"{name}_b"].flatten(1)

@@ -123,7 +123,7 @@ def _ignored_note(path: Path, pictures: Iterable[str]) -> str:
     """Sentence that says why a name is ignored. pictures: the names that are used."""
     if is_mask(path.name):
         return f"{path.name} is ignored: it is a mask, and there is no picture beside it"
-    # dog1.jpg.txt: other tools name captions so
+    # some other tools name a caption dog1.jpg.txt
     if path.suffix.lower() == TEXT_SUFFIX and path.stem in pictures:
         return f"{path.name} is ignored: the prompt of {path.stem} is named {Path(path.stem).stem}.txt"
     if path.suffix.lower() == TEXT_SUFFIX:

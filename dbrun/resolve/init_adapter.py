@@ -35,7 +35,7 @@ class InitRequest:
     """Requirements on an adapter to start from.
 
     adapter: as the recipe describes it; relative_to: folder that a relative path starts from; layer_count: number of
-    layers that its targets hit, 0 if not known yet; preset_layer_counts: target preset → number of layers it hits.
+    layers that its targets match, 0 if not known yet; preset_layer_counts: target preset → number of layers it matches.
     """
 
     family: Family

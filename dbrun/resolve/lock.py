@@ -71,7 +71,7 @@ def check_unchanged_by_overrides(loaded: LoadedRecipe, resolved: ResolvedSources
                                  laid: Sequence[str]) -> None:
     """Raise UsageError if overrides or profiles change what a recipe points at: a lock describes the file alone.
 
-    resolved, written: what it points at with and without them; laid: they themselves, as typed.
+    resolved, written: what it points at with and without them; laid: overrides and profiles, as typed.
     """
     if any(_differences(lock_contents(written), lock_contents(resolved))):
         raise UsageError(f"found {' '.join(laid)}, which changes what {display_path(loaded.path)} points at, but a "

@@ -54,7 +54,7 @@ def resolution_warnings(recipe: Recipe, folder: Path) -> Iterator[str]:
     text = f"`images.resolution` is {side}, and this base was made for pictures of {native}: its pictures will be poor"
     if side > native:
         # the cost grows with the number of pixels
-        text += f", and takes {(side / native) ** 2:.0f} times as long"
+        text += f"; a step takes {(side / native) ** 2:.0f} times as long"
     yield text
 
 

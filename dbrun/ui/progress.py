@@ -93,7 +93,7 @@ class LineReporter:
 
     def on_stage_started(self, event: StageStarted) -> None:
         """Print that a stage begins, and why."""
-        word = "goes on" if event.resumed else "runs"
+        word = "resumes" if event.resumed else "runs"
         self.print_row(event.stage, f"{word}: {event.reason}")
 
     def on_progress(self, event: Progress) -> None:

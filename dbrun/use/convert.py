@@ -136,7 +136,6 @@ def _write_verified(output: _Output, base: LocalBase, form: Format, target: Path
 
     if target.exists():
         raise UsageError(f"{target} exists already", fix="name another with -o")
-    # The reference: predictions without the adapters, then with them.
     model = base.load(device="cpu")
     multiple = base.family.resolution_multiple(base.folder)
     # About 64 pixels: enough to tell adapters apart, and seconds on a CPU.

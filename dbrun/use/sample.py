@@ -111,7 +111,7 @@ def rows(wish: SampleRequest, adapters: Sequence[AdapterFile]) -> dict[str, tupl
 
 def draw(wish: SampleRequest, adapters: Sequence[AdapterFile], base: LocalBase, model: Model,
          report_progress: Callable[[int, int], None]) -> dict[str, list[Image]]:
-    """Label of a row -> its images; model: the loaded base, unchanged afterwards.
+    """Draw the images: label of a row -> its images. model: the loaded base, unchanged afterwards.
 
     report_progress: called before each image with the number of finished images and of all.
     """

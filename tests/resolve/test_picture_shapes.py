@@ -131,6 +131,6 @@ def test_a_resolution_far_from_the_base_s_own_is_told(home):
                 if note.stage == "base" and note.level == "warning"]
 
     assert told(64) == told(112) == told(48) == []
-    assert told(512) == ["`images.resolution` is 512, and this base was made for pictures of 64: its pictures will be poor, "
-                         "and takes 64 times as long"]
+    assert told(512) == ["`images.resolution` is 512, and this base was made for pictures of 64: "
+                         "its pictures will be poor; a step takes 64 times as long"]
     assert "made for pictures of 64: its pictures will be poor" in told(32)[0] and "times" not in told(32)[0]

@@ -113,7 +113,7 @@ def _class_without_prior(key: str, subject: Subject, recipe: Recipe) -> Iterator
 
 
 def _one_kind_of_prior(recipe: Recipe, prior: Prior) -> Iterator[KeyProblem]:
-    """Class images are generated, or the user's own, or there are none; and no setting of an unused way."""
+    """Problems of several sources of class images at once, and of settings that the chosen source ignores."""
     if prior.images is not None and prior.target == "base":
         yield KeyProblem("prior.target", "found 'base', which takes no class images, beside `prior.images`",
                          "write `target: images`, or `images: null`")
