@@ -40,7 +40,7 @@ def why_unavailable(device: str) -> str | None:
         return None if _has_gpu() else "no CUDA device is here"
     if device == "mps":
         is_apple_silicon = sys.platform == "darwin" and os.uname().machine == "arm64"
-        return None if is_apple_silicon else "this is no Mac with MPS"
+        return None if is_apple_silicon else "this machine is no Mac with MPS"
     return None
 
 

@@ -113,9 +113,10 @@ def enforce_lock(loaded: LoadedRecipe, resolved: ResolvedSources) -> None:
     # a key without a file comes from the command line; writing the lock again would not help then
     has_overrides = loaded.profiles or any(span.file is None for span in loaded.origins.values())
     if has_overrides:
-        fix = "restore it, or leave out the overrides and profiles: the lock describes the recipe as it is written"
+        fix = ("restore what changed, or leave out the overrides and profiles: the lock describes the recipe as it is "
+               "written")
     else:
-        fix = f"restore it, or accept the change: dbrun lock {display_path(loaded.path)}"
+        fix = f"restore what changed, or accept it: dbrun lock {display_path(loaded.path)}"
     raise WorkPending(f"{drift_headline(loaded)}; nothing was run{lines}", fix=fix)
 
 
