@@ -127,7 +127,7 @@ class Adapter(Learnable):
     layer_classes: ClassVar[tuple[str, ...]] = ("Linear", "Conv2d")
     """Class names of the layers that `targets` can match."""
     supports_lora: ClassVar[bool] = False
-    """Whether the update is a product of two thin matrices, so that `to_lora` works."""
+    """Whether the update is a product of two low-rank matrices, so that `to_lora` works."""
     lycoris_layer: ClassVar[LycorisLayer | None] = None
     """How LyCORIS writes one layer of this type; None if LyCORIS has no names for the update."""
     no_lycoris_reason: ClassVar[str | None] = None

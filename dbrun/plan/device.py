@@ -37,7 +37,7 @@ def why_unavailable(device: str) -> str | None:
         # ROCm builds of torch call their device `cuda` too
         if not _torch_built_for("cuda", "hip"):
             return "the installed torch has no CUDA"
-        return None if _has_gpu() else "no CUDA device is here"
+        return None if _has_gpu() else "this machine has no CUDA device"
     if device == "mps":
         is_apple_silicon = sys.platform == "darwin" and os.uname().machine == "arm64"
         return None if is_apple_silicon else "this machine is no Mac with MPS"

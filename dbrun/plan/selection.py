@@ -102,5 +102,5 @@ def _unknown_stage(name: str, needs: Mapping[str, object]) -> UsageError:
     from difflib import get_close_matches
 
     near = get_close_matches(name, list(needs), n=1)
-    fix = f"did you mean {near[0]}?" if near else "take one of these"
+    fix = f"did you mean {near[0]}?" if near else "name one of these"
     return UsageError(f"this recipe has no stage {name!r}; it has {', '.join(needs)}", fix=fix)

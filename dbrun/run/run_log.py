@@ -24,7 +24,7 @@ from dbrun.store.store import Store
 class RunLog:
     """A run's folder: recipe.json, its gc roots (wants.json), events.jsonl, and log if a stage crashed.
 
-    roots: the keys and work folders that no gc may take from this run; grows while the run goes on.
+    roots: the keys and work folders that no gc may take from this run; grows during the run.
     """
 
     store: Store
@@ -92,7 +92,7 @@ class RunLog:
         message = redact_secrets(str(error)).strip() or "no message"
         first_line = message.splitlines()[0][:300]
         return StageFailed(f"{stage} failed: {type(error).__name__}: {first_line}",
-                           fix=f"the details are in {log}; what was finished is kept")
+                           fix=f"the details are in {log}; finished work is kept")
 
 
 @dataclass

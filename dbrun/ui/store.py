@@ -48,7 +48,7 @@ def verify_lines(report: VerifyReport) -> str:
     elif any(f.aside for f in report.findings):
         end = f"what is damaged is now in {QUARANTINE}/; the next run that needs it computes it again"
     else:
-        end = "the store can only be read, so it stays"
+        end = "the store is read-only, so it stays"
     blocks = [align_rows(rows)] if rows else []
     return "\n".join([*blocks, align_rows([[f"{read}: {end}"]])])
 

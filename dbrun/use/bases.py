@@ -55,7 +55,7 @@ def choose_base(documents: Sequence[Mapping[str, Any]], asked: str | None, place
     elif trained:
         base = _base_of_provenance(trained[0], places, store)
     else:
-        raise UsageError("no adapter says which base it was trained on",
+        raise UsageError("no adapter records the base that it was trained on",
                          fix="name it: --base embedded, a folder in diffusers format, or owner/name@revision")
     # A note, no error: an adapter often works on another fine-tune of its base.
     others = dict.fromkeys(record["identity"] for record in trained if record["identity"] != base.identity)
@@ -150,7 +150,7 @@ def _download(base: Base, source: BaseSource, unavailable_reason: str | None) ->
     from dbrun.stages.support import download
 
     if unavailable_reason:
-        raise RecipeError(unavailable_reason, fix="unset HF_HUB_OFFLINE, or name a base that is here")
+        raise RecipeError(unavailable_reason, fix="unset HF_HUB_OFFLINE, or name a base on this machine")
     family = families()[base.type]
     # The commit is fixed first: the files must be of one state although the branch may move meanwhile.
     commit = download.resolve_commit(base.path, base.revision)

@@ -72,7 +72,7 @@ def upload(sent: Upload) -> str:
     without a token, or if the Hub refuses.
     """
     if is_offline():
-        raise StageFailed("HF_HUB_OFFLINE is set", fix="unset it, and give the same command again")
+        raise StageFailed("HF_HUB_OFFLINE is set", fix="unset it, then run the same command again")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
     from huggingface_hub.utils import disable_progress_bars
@@ -90,7 +90,7 @@ def upload(sent: Upload) -> str:
         # Errors of the Hub contain whole pages at times.
         reason = " ".join(str(error).split())[:300]
         raise StageFailed(f"{sent.repo} could not be written: {reason}",
-                          fix="give the same command again; what has arrived is not sent again") from error
+                          fix="run the same command again; files already sent are not sent again") from error
     return str(url)
 
 

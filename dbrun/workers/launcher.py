@@ -216,9 +216,9 @@ def _start_process(command: Sequence[str], environment: Mapping[str, str], log: 
 
 def _describe_exit(code: int) -> str:
     if code >= 0:
-        return f"ended before its work did, with exit code {code}"
+        return f"ended too early, with exit code {code}"
     # Popen gives the negative number of the signal
     name = signal.Signals(-code).name
     if name == "SIGKILL":
-        return f"was killed ({name}; the system does so where memory runs out)"
+        return f"was killed ({name}; usually because memory ran out)"
     return f"was killed ({name})"

@@ -129,7 +129,7 @@ def test_what_was_delivered_arrives_in_a_private_repository_and_nothing_else(hub
 def test_after_an_interruption_it_goes_on_and_sends_nothing_twice(hub, delivered) -> None:
     hub.fail = 1
     said = push(delivered, hub, check=1).stderr
-    assert "could not be written" in said and "give the same command again" in said and not hub.files
+    assert "could not be written" in said and "run the same command again" in said and not hub.files
     arrived = set(hub.large)
     before = len(hub.puts)
     push(delivered, hub)

@@ -88,7 +88,7 @@ def test_merge_sums_what_is_no_lora_as_weights_and_knows_the_base_afterwards(her
 
 
 @pytest.mark.parametrize(("words", "error"), [
-    (("sample", "theirs.safetensors", "a dog"), "no adapter says which base"),
+    (("sample", "theirs.safetensors", "a dog"), "no adapter records the base"),
     (("sample", "outputs/tiny", "a dog", "--resolution", "33"), "multiples of 8"),
     (("sample", "outputs/tiny", "a dog", "--precision", "fp8"), "allowed: fp32, bf16, fp16"),
     (("sample", "outputs/tiny", "a dog", "--base", "nowhere"), "is no folder here"),

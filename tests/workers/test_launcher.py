@@ -78,7 +78,7 @@ def test_what_fails_in_another_process_is_told_by_the_first(home):
 @pytest.mark.slow
 def test_a_process_that_reads_another_recipe_is_not_trusted(home):
     code, _, err = end(start(home, STUB_OTHER=1))
-    assert code == 1 and "process 1 of 2: it would compute another generate-priors than process 0" in err
+    assert code == 1 and "process 1 of 2: its generate-priors differs from that of process 0" in err
 
 
 @pytest.mark.slow

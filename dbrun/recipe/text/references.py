@@ -88,7 +88,8 @@ def _reference_targets(path: KeyPath, leaf: ScalarNode, scope: _ReferenceScope,
     targets: list[KeyPath] = []
     key = dotted_key(path)
     if len(leaf.value) > MAX_VALUE_LENGTH:
-        problems.append(Problem(leaf.span, key, f"found a reference in over {MAX_VALUE_LENGTH} characters"))
+        problems.append(Problem(leaf.span, key, f"found a reference in a text of over {MAX_VALUE_LENGTH} characters",
+                                "write the text without references"))
         return targets
     for match in REFERENCE_START.finditer(leaf.value):
         body, brace, _ = leaf.value[match.end():].partition("}")
