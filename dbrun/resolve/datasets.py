@@ -84,8 +84,8 @@ def _fetch_dataset(subject: Subject, revision: str, store: Store, emit: Emit) ->
             suffixes = sorted({PurePosixPath(name).suffix or "no suffix" for name in names})
             kinds = ", ".join(suffixes[:6]) or "nothing"
             raise RecipeError(f"the data set {repo} holds no picture files: found {kinds}",
-                              fix="save its pictures into a folder (of a parquet set, by the `datasets` library: "
-                                  "`picture.save(…)` for each row), and name that")
+                              fix="save its pictures as files in a folder, and name that folder (for parquet: load it "
+                                  "with the library `datasets`, then `picture.save(…)` for each row)")
         count = len(selected)
         return selected
 
