@@ -69,7 +69,7 @@ def list_pictures(folder: Path, key: str = "subject.images", captions: CaptionSo
         notes.append(f"{texts[0]} and other text files are ignored: `captions: {{type: {captions.NAME}}}` does not "
                      "read them")
     # metadata may name files in sub-folders that are no pictures
-    notes += [f"{name} is ignored: it is no kind of picture read here" for name in read.captions
+    notes += [f"{name} is ignored: dbrun does not read this picture format" for name in read.captions
               if "/" in name and name not in used]
     used_names = NamesOfFolder(used)
     notes += [_ignored_note(folder / name, used_names) for name in names if name not in used and name not in texts]
@@ -126,7 +126,7 @@ def _ignored_note(path: Path, used: NamesOfFolder) -> str:
     if is_mask(name):
         return f"{name} is ignored: it is a mask, and {NO_SUCH_PICTURE}"
     if path.suffix.lower() == TEXT_SUFFIX:
-        # dog1.jpg.txt: other tools name captions so
+        # some other tools name a caption dog1.jpg.txt
         pictures = used.same_names(path.stem)
         if pictures:
             return f"{name} is ignored: the prompt of {pictures[0]} is named {stem_of(pictures[0])}{TEXT_SUFFIX}"
@@ -136,8 +136,8 @@ def _ignored_note(path: Path, used: NamesOfFolder) -> str:
     if path.is_dir():
         return f"{path.name}/ is ignored: folders below the folder of pictures are not read"
     if not path.exists():
-        return f"{path.name} is ignored: it is a link to nothing"
-    return f"{path.name} is ignored: {path.suffix or 'a name without suffix'} is no kind of picture read here"
+        return f"{path.name} is ignored: it is a broken link"
+    return f"{path.name} is ignored: {path.suffix or 'a name without suffix'} is not a picture format that dbrun reads"
 
 
 def _describe_names(folder: Path, names: list[str]) -> str:

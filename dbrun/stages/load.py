@@ -217,6 +217,6 @@ def check_pipeline(folder: Path, family: Family) -> None:
 
 
 def read_base_record(artifact: Artifact) -> BaseRecord:
-    """The record in an artifact of `load`."""
+    """The base's family, variant and file digests, read from an artifact of `load`."""
     record = json.loads((artifact.path / BASE_FILE).read_text(encoding="utf-8"))
     return BaseRecord(families()[record["family"]], record["variant"], record["files"])
