@@ -115,7 +115,10 @@ class DiffusersFormat(Format):
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Load the file with `load_lora_weights`."""
-        model.pipeline.load_lora_weights(str(folder), weight_name=FILE)
+        names = read_header(folder / FILE).tensors
+        # only what the file is for: the rest of a large base need not be in memory
+        held = [part for part in model.family.components.values() if any(name.startswith(f"{part}.") for name in names)]
+        model.pipeline_with(*held).load_lora_weights(str(folder), weight_name=FILE)
 
 
 def _full_parameter_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,14 +10,14 @@ import torch
 from dbrun.models.base import Model
 
 
-def enable_gradient_checkpointing(model: Model) -> None:
+def enable_gradient_checkpointing(model: Model, adapted: Iterable[str]) -> None:
     """Recompute activations in the backward pass instead of storing them: less memory, more time, the same numbers.
 
-    In the denoiser and in every text encoder that is adapted.
+    In the denoiser and in the adapted components.
     """
     # Dropout repeats its draws, so that results are the same. transformers checkpoints only modules in training mode: a
     # text encoder that merely passes gradients on to a trigger word keeps its activations.
-    for component in model.family.components:
+    for component in {"denoiser", *adapted}.intersection(model.family.components):
         _enable(model.module(component))
 
 
