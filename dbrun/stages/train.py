@@ -74,6 +74,7 @@ class Train(Stage[TrainParams]):
             train,
             steps=steps,
             learning_rate=train.learning_rate * train.learning_rate_scale,
+            precision=train.resolved_precision,
             class_labels=train.class_labels or families()[recipe.base.type].class_labels[0],
             prior_weight=prior_weight,
             prior_target=prior_target,
@@ -113,7 +114,7 @@ class Train(Stage[TrainParams]):
         samples = recipe.samples if recipe.samples.every else None
         prior_target = recipe.prior.target if recipe.prior else "images"
         # written into the store's history and compared as text: changed words would forget earlier timings
-        like = (*adapter_labels(recipe.adapt), train.precision, train.optimizer.NAME, f"tf32 {train.tf32}",
+        like = (*adapter_labels(recipe.adapt), train.resolved_precision, train.optimizer.NAME, f"tf32 {train.tf32}",
                 f"checkpointing {train.gradient_checkpointing}", f"ema {train.ema is not None}",
                 f"held out {train.held_out}", f"samples {samples}", f"target {prior_target}")
         disk = {".safetensors": size, METRICS_FILE: steps}
