@@ -78,6 +78,11 @@ class Learnable(Part):
         """Settings as JSON data without the `EXCLUDED_FIELDS`; `type` tells the reader which class it is."""
         return self.model_dump(mode="json", exclude=set(self.EXCLUDED_FIELDS))
 
+    @property
+    def starts_from_base_weights(self) -> bool:
+        """Whether its initial weights depend on the base's weights, not only on the layers' shapes."""
+        return True
+
     def attach_direct(self, module: nn.Module, modules: tuple[str, ...]) -> DirectWeights | None:
         """Make weights of module trainable without peft; returns None if peft is to attach the adapter."""
         return None

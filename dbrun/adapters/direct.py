@@ -17,11 +17,13 @@ class DirectWeights:
     """Parameters that learn in float32, by name, with a copy of their original values."""
 
     def __init__(self, learning: Mapping[str, nn.Parameter]) -> None:
+        import torch
+
         self.parameters = learning
         # In their own dtype: `disable_adapter` must give the base back bit for bit, which float32 would not do.
-        self.original = {name: p.detach().clone() for name, p in learning.items()}
+        self.original = {name: p.data for name, p in learning.items()}
         for parameter in learning.values():
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(torch.float32, copy=True)
             parameter.requires_grad_(True)
 
     def read(self) -> dict[str, Tensor]:

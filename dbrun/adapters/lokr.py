@@ -85,6 +85,11 @@ class LoKr(Lycoris):
         small_side = max(n for n in range(1, limit + 1) if side % n == 0)
         return side // small_side
 
+    @property
+    def starts_from_base_weights(self) -> bool:
+        """False: its weights start at random or at zero."""
+        return False
+
     def peft_config(self, modules: tuple[str, ...]) -> LoKrConfig:
         """peft's LoKrConfig with `init_weights=True`."""
         from peft import LoKrConfig

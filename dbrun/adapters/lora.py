@@ -97,6 +97,11 @@ class Lora(LowRankAdapter):
         """False for `start: pissa`, whose two halves cancel only up to rounding."""
         return not self._is_pissa
 
+    @property
+    def starts_from_base_weights(self) -> bool:
+        """True for `start: pissa`, and for DoRA, whose magnitudes start as norms of the base's weights."""
+        return self._is_pissa or self.dora
+
     def field_problems(self) -> Iterator[KeyProblem]:
         """Yield the settings that `start: pissa` excludes: dropout, DoRA and `init`."""
         if self._is_pissa and self.dropout:

@@ -62,6 +62,11 @@ class Oft(Adapter):
                           f"found {self.block_size}, which does not divide the {inputs[first]} inputs of `{first}`",
                           f"write a divisor of {math.gcd(*inputs.values())}")
 
+    @property
+    def starts_from_base_weights(self) -> bool:
+        """False: its weights start at random or at zero."""
+        return False
+
     def peft_config(self, modules: tuple[str, ...]) -> OFTConfig:
         """peft's OFTConfig for these layers."""
         from peft import OFTConfig

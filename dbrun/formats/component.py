@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.full import Full
@@ -121,9 +121,12 @@ class ComponentFormat(Format):
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Replace the base's components, read with `from_pretrained` of their own classes."""
         for component in components:
-            kind = type(model.module(component))
-            module = kind.from_pretrained(_component_folder(folder, model.family, component))  # type: ignore[attr-defined]
-            setattr(model.pipeline, model.family.components[component], module.to(model.device).eval())
+            kind: Any = type(model.module(component))
+            name = model.family.components[component]
+            # freed first: two of a large component may not fit
+            model.release(name)
+            module = kind.from_pretrained(_component_folder(folder, model.family, component))
+            model.replace_components({name: module.to(model.device, model.dtype).requires_grad_(False).eval()})
 
 
 def _component_folder(folder: Path, family: Family, component: str) -> Path:

@@ -106,7 +106,7 @@ class EmbeddingFormat(Format):
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Load every file with `load_textual_inversion`."""
         for path in self.find_files(folder) or ():
-            model.pipeline.load_textual_inversion(str(path))
+            model.pipeline_with(*model.family.text_encoders).load_textual_inversion(str(path))
 
 
 def is_token_name(name: str) -> bool:

@@ -155,11 +155,10 @@ class KohyaFormat(Format):
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Add the updates to the base's weights, as ComfyUI and A1111 do. Raises as `changed_weights` does."""
-        import torch
-
-        with torch.no_grad():
-            for component, name, new in self.changed_weights(folder, model, components):
-                model.module(component).get_parameter(name).copy_(new)
+        for component, name, new in self.changed_weights(folder, model, components):
+            parameter = model.module(component).get_parameter(name)
+            # not written into the base's own tensor, see `Model.restore`
+            parameter.data = new.to(parameter)
 
 
 def _peft_config(kind: str, state: Mapping[str, Tensor]) -> dict[str, object]:

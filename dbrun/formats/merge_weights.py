@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbrun.adapters.attach import DIRECT_ATTRIBUTE
 from dbrun.models.base import Model
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ Read = Callable[[Path, Model, tuple[str, ...]], None]
 def merge_adapter(module: nn.Module) -> None:
     """Merge module's adapter into the weights of its layers, in place, and remove it."""
     for _, layer in _peft_layers(module):
+        # peft adds to the tensor in place; the base's own tensor stays what it was, see `Model.restore`
+        for parameter in layer.get_base_layer().parameters(recurse=False):
+            parameter.data = parameter.data.clone()
         layer.merge()
     remove_adapter(module)
 
@@ -32,6 +36,17 @@ def remove_adapter(module: nn.Module) -> None:
     for mark in ("peft_config", "_hf_peft_config_loaded"):
         if mark in vars(module):
             delattr(module, mark)
+
+
+def restore_base(model: Model) -> None:
+    """Remove all adapters, new words and changes of weights; the model is the base as it was loaded, bit for bit."""
+    for module in model.loaded_modules().values():
+        remove_adapter(module)
+        vars(module).pop(DIRECT_ATTRIBUTE, None)
+        disable: Any = getattr(module, "disable_gradient_checkpointing", None)
+        if disable is not None:
+            disable()
+    model.restore()
 
 
 def merged_weights(read: Read, folder: Path, model: Model,
@@ -57,8 +72,8 @@ def merged_weights(read: Read, folder: Path, model: Model,
                 yield component, f"{name}.weight", new
     finally:
         # Of all components: a library may put adapters on more than was asked for.
-        for component in model.family.components:
-            remove_adapter(model.module(component))
+        for module in model.loaded_modules().values():
+            remove_adapter(module)
 
 
 def _peft_layers(module: nn.Module) -> list[tuple[str, Any]]:

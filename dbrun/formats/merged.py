@@ -39,6 +39,7 @@ class MergedFormat(ComponentFormat):
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Replace all components by those of `merged/`, read by the pipeline's own class."""
+        model.release(*model.family.weight_components)
         written = model.family.load(folder / self.NAME, device=model.device, dtype=model.dtype)
         model.replace_components(written.components)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from dbrun.plan.reasons import Reason
 from dbrun.resolve.base import verified_base_folder
 from dbrun.run.run_log import RunLog
 from dbrun.stages.sources import Artifact
+from dbrun.stages.support.resident import ResidentBase
 from dbrun.store.atomic import disk_errors, remove_tree
 from dbrun.store.locks import Lock
 from dbrun.store.store import CheckDepth, Damage
@@ -40,7 +41,8 @@ class StageRunner:
     stages_read: stages whose stored files are read in this run, not only their digests;
     stop_signal: returns the number of the signal that asked the run to stop, or 0;
     find_base: returns the base's folder for the stages after `load`, verified at each call;
-    worker_group: the processes that share the work of a stage.
+    worker_group: the processes that share the work of a stage;
+    resident: what the stages keep of the base in memory.
     """
 
     scope: Scope
@@ -50,6 +52,7 @@ class StageRunner:
     stop_signal: Callable[[], int]
     find_base: Callable[[], Path | None]
     worker_group: WorkerGroup
+    resident: ResidentBase = field(default_factory=ResidentBase)
 
     def run_stage(self, stage_key: StageKey, inputs: Mapping[str, Artifact], why: Reason | None) -> tuple[Trace, bool]:
         """Return the stage's trace, and whether the stage ran. why: run it even if its result is in the store.
@@ -124,7 +127,7 @@ class StageRunner:
         from dbrun.run.timing import StageTimer, peak_memory
 
         stage, store = stage_key.stage.NAME, self.scope.store
-        contexts = StageContextFactory(self.scope, self.stop_signal, self.find_base, self.run_log.folder)
+        contexts = StageContextFactory(self.scope, self.stop_signal, self.find_base, self.run_log.folder, self.resident)
         items = item_cache(self.scope, stage_key, self.emit, self.find_base, from_scratch=from_scratch)
         out, work = store.make_temp_folder(), store.work_folder(stage_key.resume_key)
         digests = {name: artifact.digest for name, artifact in inputs.items()}
@@ -142,6 +145,7 @@ class StageRunner:
                     needed = stage_key.stage.max_disk_bytes(context) - items.bytes_on_disk
                     check_free_space(store.root, "the store", stage, needed, FREE_SPACE_HINT)
                     stage_key.stage.run(context)
+                    self.resident.stage_done()
                 # Verified after the work, too: a base that changed meanwhile must not give a result under this key.
                 base = self._verified_base(stage, out)
                 seconds = time.monotonic() - began
@@ -151,6 +155,8 @@ class StageRunner:
                                       items=items.used_keys, memory=memory(), share=share,
                                       startup=timer.startup(seconds), amounts=workload)
         finally:
+            # Nothing is open after a stage that went well.
+            self.resident.close_failed()
             remove_tree(out)
         # Work that a longer run can extend (checkpoints of a training) stays; gc takes it once no run needs it.
         if not stage_key.stage.extendable_params(stage_key.params):

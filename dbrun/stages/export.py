@@ -16,6 +16,7 @@ from dbrun.errors import StageFailed
 from dbrun.images.samples import ADAPTED_ROW, BASE_ROW, SampleSettings, write_samples
 from dbrun.models.base import Model
 from dbrun.models.configs import find_licence
+from dbrun.models.sampler import Sampler
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.naming import METRICS_FILE
 from dbrun.options.precision import Precision
@@ -111,7 +112,7 @@ class Export(Stage[ExportParams]):
             guidance=guidance,
             seed=samples.seed,
             resolution=recipe.images.resolution,
-            precision=recipe.train.precision,
+            precision=recipe.train.resolved_precision,
             prediction=recipe.objective.prediction,
             zero_terminal_snr=recipe.objective.zero_terminal_snr,
             starts=starts)
@@ -166,17 +167,19 @@ class Export(Stage[ExportParams]):
         from dbrun.formats.model_card import compatibility_warnings, render_card
 
         adapters = read_adapters(ctx.inputs["train"].path)
-        _draw_before_after(ctx, adapters)
-        # loaded anew: the base that the pictures were drawn with carries the adapter, maybe in 16 bits
-        model = load_base(ctx, "fp32")
+        # one base for everything: each part of the work leaves it untouched, bit for bit
+        model = load_base(ctx, sampling_precision(ctx.params.precision, ctx.numerics))
+        _draw_before_after(ctx, model, adapters)
         _write_scheduler(ctx, model)
         probe, expected = _expected_predictions(ctx, adapters, model)
         document = provenance(ctx.params.recipe, ctx.params.instance_prompt, ctx.inputs, ctx.numerics, self.libraries)
         assert ctx.base is not None
         document |= {"trigger": trigger_words(ctx.params.recipe), "licence": find_licence(ctx.base)}
-        for name in ctx.params.formats:
+        # whole components last: reading one back replaces the base's
+        known = formats()
+        for name in sorted(ctx.params.formats, key=lambda name: (known[name].LARGE, name)):
             ctx.check_interrupt()
-            _write_format(ctx, formats()[name], probe, expected, document)
+            _write_format(ctx, model, known[name], probe, expected, document)
         _draw_loss_plot(ctx)
         warnings = compatibility_warnings(model.family, ctx.params.formats, adapters)
         for line in warnings:
@@ -185,31 +188,38 @@ class Export(Stage[ExportParams]):
         (ctx.out / "README.md").write_text(text, encoding="utf-8")
 
 
-def _draw_before_after(ctx: StageContext[ExportParams], adapters: Mapping[str, ComponentAdapter]) -> None:
-    """Draw before_after.png and samples/: the same prompts and seeds without and with the adapter."""
+def _draw_before_after(ctx: StageContext[ExportParams], model: Model,
+                       adapters: Mapping[str, ComponentAdapter]) -> None:
+    """Draw before_after.png and samples/: the same prompts and seeds without and with the adapter.
+
+    model: the untouched base, which it is again afterwards.
+    """
     from PIL import Image
 
+    from dbrun.formats.merge_weights import restore_base
     from dbrun.images.grid import draw_grid, save_png
 
-    params, precision = ctx.params, sampling_precision(ctx.params.precision, ctx.numerics)
+    params = ctx.params
+    # the base's prompts serve the adapter's row, too, unless the adapter changes how they are encoded
+    changes_prompts = any(name != "denoiser" for name in adapters)
 
-    # both are loaded at the first picture that is not cached; the rows are drawn in order, so that nobody needs the
+    # both are made at the first picture that is not cached; the rows are drawn in order, so that nobody needs the
     # bare base once the adapter is attached
     @cache
-    def base() -> Model:
-        return load_base(ctx, precision)
+    def base() -> Sampler:
+        return Sampler(model, params.prompts)
 
     @cache
-    def adapted() -> Model:
-        model = base()
+    def adapted() -> Sampler:
+        encoded = None if changes_prompts else base().conditions
         for name, attached in adapters.items():
             attached.attach_to(model.module(name))
             cast_for_inference(model.module(name), model.dtype)
-        return model.with_scheduler_changes(params.scheduler_overrides(model))
+        sampled = model.with_scheduler_changes(params.scheduler_overrides(model))
+        return Sampler(sampled, params.prompts, encoded)
 
-    def draw(make: Callable[[], Model], column: int, folder: Path) -> None:
-        model = make()
-        picture = model.generate(params.prompts[column], seed=params.seed + column, steps=params.steps,
+    def draw(sampler: Callable[[], Sampler], column: int, folder: Path) -> None:
+        picture = sampler().draw(params.prompts[column], seed=params.seed + column, steps=params.steps,
                                  guidance=params.guidance, resolution=params.resolution,
                                  start_image=start_image(column), on_step=ctx.check_interrupt)
         save_png(picture, folder / "picture.png")
@@ -239,6 +249,7 @@ def _draw_before_after(ctx: StageContext[ExportParams], adapters: Mapping[str, C
     grid: list[tuple[str, Sequence[Image.Image]]] = [*rows.items()]
     if start_images:
         grid.insert(0, ("small", start_images))
+    restore_base(model)
     save_png(draw_grid(grid, params.prompts), ctx.out / "before_after.png")
     write_samples(ctx.out, SampleSettings(params.prompts, params.seed, params.steps, params.guidance), rows)
     ctx.progress(len(keys), len(keys), "pictures")
@@ -258,12 +269,13 @@ def _write_scheduler(ctx: StageContext[ExportParams], model: Model) -> None:
 
 def _expected_predictions(ctx: StageContext[ExportParams], adapters: Mapping[str, ComponentAdapter],
                           model: Model) -> tuple[Probe, ReferencePredictions]:
-    """The probe input, and the predictions of base and trained model for it in 32 bits; leaves the adapters attached.
+    """The probe input, and the predictions of base and trained model for it. model: the base, untouched afterwards.
 
     Raises StageFailed where the adapter was trained but changes no prediction.
     """
     import torch
 
+    from dbrun.formats.merge_weights import restore_base
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
 
     assert ctx.base is not None
@@ -275,6 +287,7 @@ def _expected_predictions(ctx: StageContext[ExportParams], adapters: Mapping[str
     for name, attached in adapters.items():
         attached.attach_to(model.module(name))
     expected = ReferencePredictions(base, probe.predict(model), adapters)
+    restore_base(model)
     initial = read_adapters(ctx.inputs["adapt"].path)
     has_learnt = False
     for name, attached in adapters.items():
@@ -299,27 +312,30 @@ def _probe_prompt(params: ExportParams, adapters: Mapping[str, ComponentAdapter]
     return prompts[0]
 
 
-def _write_format(ctx: StageContext[ExportParams], form: Format, probe: Probe, expected: ReferencePredictions,
-                  document: Mapping[str, object]) -> None:
+def _write_format(ctx: StageContext[ExportParams], model: Model, form: Format, probe: Probe,
+                  expected: ReferencePredictions, document: Mapping[str, object]) -> None:
     """Write one format, check it by reading it back with its own library, and add its provenance.
 
-    Raises StageFailed where the model that was read back predicts something else.
+    model: the untouched base, which it is again afterwards. Raises StageFailed where the model that was read back
+    predicts something else.
     """
+    from dbrun.formats.merge_weights import restore_base
     from dbrun.formats.roundtrip import describe_difference
     from dbrun.formats.stamp import write_provenance
 
-    model = load_base(ctx, "fp32")
     carried = {name: adapter for name, adapter in expected.adapters.items() if form.supports(model.family, name)}
 
     def bare() -> Model:
-        return load_base(ctx, "fp32").with_scheduler_changes(ctx.params.scheduler_overrides(model))
+        return model.with_scheduler_changes(ctx.params.scheduler_overrides(model))
 
     written = form.write(ctx.out, model.family, carried, bare)
+    restore_base(model)
     # what the format cannot hold is attached directly, so that only the written part is compared
     for name in sorted(expected.adapters.keys() - carried.keys()):
         expected.adapters[name].attach_to(model.module(name))
     form.read(ctx.out, model, tuple(carried))
     difference = expected.compare(probe.predict(model), model, form, tuple(carried))
+    restore_base(model)
     # two digits: the last ones of a difference vary between machines
     numbers = {"difference": difference, "allowed": expected.tolerance, "effect": expected.effect}
     rounded = {name: float(f"{value:.1e}") for name, value in numbers.items()}
