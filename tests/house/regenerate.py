@@ -2,7 +2,7 @@
 
 The recipe's JSON schema, the record of each stage's code and the table of cache keys; a test holds each of them. It
 refuses where a key of an earlier result would change although the stage's VERSION is the same: that result would no
-longer be found. It names the stages whose code alone changed, since their stored results stay in use.
+longer be found.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def main() -> int:
     contents = {SCHEMA: schema_text(),
                 test_stage_code.RECORD: json.dumps(code, indent=1) + "\n",
                 test_stage_keys.RECORD: json.dumps(table, indent=1) + "\n"}
+    if same_version := test_stage_code.unversioned(recorded, code):
+        sys.stdout.write(f"changed without a new VERSION: {', '.join(same_version)}; stored results stay in use\n")
     for path, text in contents.items():
         same = path.read_text(encoding="utf-8") == text
         path.write_text(text, encoding="utf-8")
         sys.stdout.write(f"{'as it was' if same else 'rewritten'}: {path.name}\n")
-    if same_version := test_stage_code.unversioned(recorded, code):
-        sys.stdout.write(f"changed without a new VERSION: {', '.join(same_version)}; stored results stay in use\n")
     return 0
 
 
