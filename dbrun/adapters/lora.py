@@ -89,7 +89,7 @@ class Lora(LowRankAdapter):
         """Clause for `start: pissa`, which decomposes matrices; None otherwise."""
         if not self._is_pissa:
             return None
-        return "`start: pissa` takes a weight apart as a matrix, which a convolution's is not"
+        return "`start: pissa` splits a weight matrix, and a convolution's weight is not a matrix"
 
     @property
     def starts_exactly(self) -> bool:

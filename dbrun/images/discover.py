@@ -66,7 +66,7 @@ def list_pictures(folder: Path, key: str = "subject.images", captions: CaptionSo
         notes.append(f"{texts[0]} and other text files are ignored: `captions: {{type: {captions.NAME}}}` does not "
                      "read them")
     # metadata may name files in sub-folders that are no pictures
-    notes += [f"{name} is ignored: it is no kind of picture read here" for name in read.captions
+    notes += [f"{name} is ignored: dbrun does not read this picture format" for name in read.captions
               if "/" in name and name not in used]
     notes += [_ignored_note(folder / name, used) for name in names if name not in used and name not in texts]
     files = tuple(PictureFile(folder / name, read.captions.get(name, ())) for name in listed)
@@ -123,7 +123,7 @@ def _ignored_note(path: Path, pictures: Iterable[str]) -> str:
     """Sentence that says why a name is ignored. pictures: the names that are used."""
     if is_mask(path.name):
         return f"{path.name} is ignored: it is a mask, and there is no picture beside it"
-    # dog1.jpg.txt: other tools name captions so
+    # some other tools name a caption dog1.jpg.txt
     if path.suffix.lower() == TEXT_SUFFIX and path.stem in pictures:
         return f"{path.name} is ignored: the prompt of {path.stem} is named {Path(path.stem).stem}.txt"
     if path.suffix.lower() == TEXT_SUFFIX:
@@ -133,8 +133,8 @@ def _ignored_note(path: Path, pictures: Iterable[str]) -> str:
     if path.is_dir():
         return f"{path.name}/ is ignored: folders below the folder of pictures are not read"
     if not path.exists():
-        return f"{path.name} is ignored: it is a link to nothing"
-    return f"{path.name} is ignored: {path.suffix or 'a name without suffix'} is no kind of picture read here"
+        return f"{path.name} is ignored: it is a broken link"
+    return f"{path.name} is ignored: {path.suffix or 'a name without suffix'} is not a picture format that dbrun reads"
 
 
 def _describe_names(folder: Path, names: list[str]) -> str:

@@ -223,7 +223,7 @@ class Model:
         raise NotImplementedError
 
     def single_file_state_dict(self) -> Mapping[str, Tensor]:
-        """All tensors of the base by their names in a checkpoint of one file, float32 on the CPU."""
+        """All tensors by their names in a checkpoint of one file: float32 on the CPU, weights [out, in …]."""
         raise NotImplementedError
 
     def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,

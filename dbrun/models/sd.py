@@ -69,7 +69,7 @@ class StableDiffusionModel(UNetModel):
         return [{"hidden": row} for row in hidden]
 
     def single_file_state_dict(self) -> Mapping[str, Tensor]:
-        """All tensors under the names of the original releases, float32 on the CPU."""
+        """All tensors by the names of the original releases: float32 on the CPU, weights [out, in …]."""
         from dbrun.models.ldm_keys import ldm_state_dict
 
         return ldm_state_dict(self.pipeline)

@@ -26,7 +26,7 @@ def _check_template(value: str) -> str:
         # a lone brace; the error below says what is allowed
         fields = set()
     if CAPTION not in fields or not fields <= {CAPTION, TRIGGER}:
-        raise PydanticCustomError("wants_template", "expected words around {caption}, and if you like {trigger}")
+        raise PydanticCustomError("wants_template", "expected text with {caption} in it, and optionally {trigger}")
     return value
 
 

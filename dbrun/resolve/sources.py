@@ -126,7 +126,7 @@ def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) 
     store.commits.put(f"{repo}@{revision}", commit)
     # the pictures were decoded when `resolved` was made
     again = resolve_sources(loaded, store, decode=False)
-    text = f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe keeps it"
+    text = f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe pins it"
     return ResolvedSources(again.sources, again.files, (Note("base", text),))
 
 
@@ -255,7 +255,7 @@ def _warn_if_few(own: FoundPictures, taught: FoundPictures | None) -> FoundPictu
     count = len(taught.pictures) if taught else 0
     if class_count >= count:
         return own
-    note = (f"only {class_count} for {count} pictures of the subject: the model soon memorises so few; some hundred "
+    note = (f"only {class_count} for {count} pictures of the subject: the model soon memorises so few; a few hundred "
             "are usual")
     return replace(own, notes=(*own.notes, note))
 

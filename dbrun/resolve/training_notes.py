@@ -25,7 +25,7 @@ def training_notes(loaded: LoadedRecipe, sources: Sources) -> tuple[Note, ...]:
     if train.held_out is not None and not held_out_indices(recipe, sources):
         problems.append(KeyProblem("train.held_out",
                                    "found a share of the pictures, but there is only one, so none can be held out",
-                                   "add pictures, or take `held_out` away"))
+                                   "add pictures, or remove `held_out`"))
     findings = ProblemCollector(loaded.origins)
     for key, message, fix in problems:
         findings.add(key, message, fix)

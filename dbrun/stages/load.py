@@ -192,6 +192,6 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
 
 
 def read_base_record(artifact: Artifact) -> BaseRecord:
-    """The record in an artifact of `load`."""
+    """The base's family, variant and file digests, read from an artifact of `load`."""
     record = json.loads((artifact.path / BASE_FILE).read_text(encoding="utf-8"))
     return BaseRecord(families()[record["family"]], record["variant"], record["files"])

@@ -83,7 +83,7 @@ def print_status(text: str, end: str = "\n", indent: int | None = None) -> None:
 
 
 def print_warning(text: str) -> None:
-    """Print a warning: the command goes on, but may not do what was meant."""
+    """Print a warning: the command continues, but may not do what was meant."""
     print_status(warning_text(text))
 
 

@@ -55,11 +55,11 @@ def choose_base(documents: Sequence[Mapping[str, Any]], asked: str | None, place
     elif trained:
         base = _base_of_provenance(trained[0], places, store)
     else:
-        raise UsageError("no adapter says which base it was trained on",
+        raise UsageError("no adapter records the base that it was trained on",
                          fix="name it: --base embedded, a folder in diffusers format, or owner/name@revision")
     # A note, no error: an adapter often works on another fine-tune of its base.
     others = dict.fromkeys(record["identity"] for record in trained if record["identity"] != base.identity)
-    return base, tuple(f"trained on another base than {base.asked}: {other}" for other in others)
+    return base, tuple(f"an adapter was trained on another base than {base.asked}: {other}" for other in others)
 
 
 def _training_bases(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -89,8 +89,8 @@ def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], sto
         # A path proves nothing: other weights may be there now.
         if candidate.identity == recorded["identity"]:
             return candidate
-    raise UsageError(f"the base that it was trained on is a folder of files ({recorded['identity'][:18]}…), and it is "
-                     "not known where that is", fix="name it: --base FOLDER")
+    raise UsageError(f"the adapter was trained on a base in a folder ({recorded['identity'][:18]}…), and no record "
+                     "names its path", fix="name it: --base FOLDER")
 
 
 def _recorded_paths(places: Sequence[Path]) -> list[str]:
@@ -150,7 +150,7 @@ def _download(base: Base, source: BaseSource, unavailable_reason: str | None) ->
     from dbrun.stages.support import download
 
     if unavailable_reason:
-        raise RecipeError(unavailable_reason, fix="unset HF_HUB_OFFLINE, or name a base that is here")
+        raise RecipeError(unavailable_reason, fix="unset HF_HUB_OFFLINE, or name a base on this machine")
     family = families()[base.type]
     # The commit is fixed first: the files must be of one state although the branch may move meanwhile.
     commit = download.resolve_commit(base.path, base.revision)

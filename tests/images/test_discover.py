@@ -36,7 +36,7 @@ def test_what_is_no_picture_is_left_aside_with_a_word(tmp_path: Path) -> None:
     told = "\n".join(found.notes)
     for words in ("notes.txt is ignored: there is no picture beside it", "the prompt of a.jpg is named a.txt",
                   "b.jp2 is ignored: .jp2", "README is ignored", "more/ is ignored", "folder.jpg/ is ignored",
-                  "gone.png is ignored: it is a link to nothing", "c.mp4 is ignored"):
+                  "gone.png is ignored: it is a broken link", "c.mp4 is ignored"):
         assert words in told
     assert len(found.notes) == 8
 

@@ -51,8 +51,8 @@ def _captions(recipe: Recipe) -> Iterator[KeyProblem]:
         # whether every picture has a caption is known only with the pictures; naming the source says that they have
         if subject.instance_prompt is None and (subject.captions is None or not source.PER_PICTURE):
             yield KeyProblem(f"{key}.instance_prompt",
-                             "missing, expected text: the prompt of the pictures without one of their "
-                             "own", "write it, or say with `captions: {type: sidecar}` that each picture has its own")
+                             "missing, expected text: the prompt of pictures without a caption",
+                             "write it, or `captions: {type: sidecar}` if each picture has a caption")
         if source.needs_trigger and subject.trigger is None and not recipe.adapt.new_words:
             yield KeyProblem(f"{key}.captions.template", f"found {{trigger}}, but no `{key}.trigger` to replace it",
                              "write `trigger: sks dog` beside `captions`, or the words themselves into the template")
@@ -113,7 +113,7 @@ def _class_without_prior(key: str, subject: Subject, recipe: Recipe) -> Iterator
 
 
 def _one_kind_of_prior(recipe: Recipe, prior: Prior) -> Iterator[KeyProblem]:
-    """Class images are generated, or the user's own, or there are none; and no setting of an unused way."""
+    """Problems of several sources of class images at once, and of settings that the chosen source ignores."""
     if prior.images is not None and prior.target == "base":
         yield KeyProblem("prior.target", "found 'base', which takes no class images, beside `prior.images`",
                          "write `target: images`, or `images: null`")
@@ -282,8 +282,8 @@ def check_step_limits(recipe: Recipe, steps: int) -> Iterator[KeyProblem]:
     for name, stop in stops.items():
         if not 0 < stop < steps:
             yield KeyProblem(f"adapt.{name}.stop_at",
-                             f"found step {stop}, but with {_length_text(recipe, steps)} a stop lies from 1 "
-                             f"to {steps - 1}", "write a share such as 0.5, or remove `stop_at`")
+                             f"found step {stop}, allowed with {_length_text(recipe, steps)}: from 1 to "
+                             f"{steps - 1}", "write a share such as 0.5, or remove `stop_at`")
 
 
 def _count(steps: int) -> str:
@@ -294,7 +294,7 @@ def _length_text(recipe: Recipe, steps: int) -> str:
     epochs = recipe.train.epochs
     if epochs is None:
         return f"`train.steps: {steps}`"
-    return f"`train.epochs: {epochs}`, which are {steps} steps,"
+    return f"`train.epochs: {epochs}` ({steps} steps)"
 
 
 def _optimizer(recipe: Recipe) -> Iterator[KeyProblem]:

@@ -70,7 +70,7 @@ def type_tag(part: type[Part]) -> str | None:
 
 
 def locate(loc: tuple[str | int, ...], data: Node) -> tuple[KeyPath, SchemaNode]:
-    """Path in the recipe, and schema node there, of the location in a pydantic error.
+    """Translate the location of a pydantic error: path in the recipe, and the schema node there.
 
     pydantic adds steps that no recipe has: the tag of a union's member, and labels of validators.
     """
