@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from fork_server import run_dbrun
 from golden import Golden
+from projects import STAGES
 
 from dbrun.cli import complete
 from dbrun.cli.app import HELP_SECTIONS
 from dbrun.cli.verbs import VERB_MODULES
 from dbrun.plan.doctor import run_checks
 from dbrun.recipe.new import starter_recipe
+from dbrun.stages.base import stages
 from dbrun.store.store import Store
 
 READING = {"plan": ["dog.yaml"], "status": ["dog.yaml"], "explain": ["train", "dog.yaml"], "graph": ["dog.yaml"],
@@ -245,7 +248,11 @@ def test_a_sweep_with_a_run_that_cannot_run_starts_none(folder: Path, golden: Go
     sweep = ["--sweep", "train.precision=fp32,fp16", "--sweep", "seed=1,2"]
     planned = run("plan", "dog.yaml", *sweep, CUDA_VISIBLE_DEVICES="")
     refused = run("run", "dog.yaml", *sweep, check=1, CUDA_VISIBLE_DEVICES="")
-    golden("last line of the plan", planned.stdout.splitlines()[-1])
+    *rows, last = planned.stdout.splitlines()
+    found = [tuple(row.split()[:2]) for row in rows]
+    assert Counter(status for name, status in found if name in STAGES) == {"RUN": 11, "BLOCKED": 8}
+    to_run, blocked = ([status for _, status in found].count(word) for word in ("RUN", "BLOCKED"))
+    assert re.fullmatch(rf"4 runs: {to_run} stages to run instead of \d+; {blocked} stages blocked", last)
     golden("run", refused.stderr)
     assert planned.stderr.endswith(refused.stderr.replace("error: ", "a run would stop: "))
     event, = run("run", "dog.yaml", *sweep, "--json", check=1, CUDA_VISIBLE_DEVICES="").stdout.splitlines()
@@ -263,7 +270,7 @@ def test_of_several_recipes_it_is_said_which_is_wrong(folder: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["explain", "stage"])
 def test_a_recipe_in_the_place_of_a_stage_is_no_stage(folder: Path, golden: Golden, verb: str) -> None:
-    golden("stderr", run(verb, "dog.yaml", check=2).stderr)
+    golden("stderr", run(verb, "dog.yaml", check=2).stderr.replace(", ".join(sorted(stages())), "STAGES"))
 
 
 def test_a_file_that_is_no_adapter_need_not_be_fetched_again(folder: Path, golden: Golden) -> None:

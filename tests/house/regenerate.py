@@ -54,9 +54,12 @@ def main() -> int:
         sys.stderr.write("keys changed, so that earlier results are no longer found; let new params be left out of the "
                          f"key where they are neutral, or raise the stage's VERSION:\n  {'; '.join(lost)}\n")
         return 1
+    code = test_stage_code.current()
     contents = {SCHEMA: schema_text(),
-                test_stage_code.RECORD: json.dumps(test_stage_code.current(), indent=1) + "\n",
+                test_stage_code.RECORD: json.dumps(code, indent=1) + "\n",
                 test_stage_keys.RECORD: json.dumps(table, indent=1) + "\n"}
+    if same_version := test_stage_code.unversioned(recorded, code):
+        sys.stdout.write(f"changed without a new VERSION: {', '.join(same_version)}; stored results stay in use\n")
     for path, text in contents.items():
         same = path.read_text(encoding="utf-8") == text
         path.write_text(text, encoding="utf-8")

@@ -96,6 +96,8 @@ def describe_type(annotation: Any) -> str:
     """A type in words: "a whole number from 1 to 64", "fp32, bf16 or fp16" …"""
     description = _describe(annotation)
     words, limits = description.words, description.limits
+    if "multiple_of" in limits:
+        words = f"a multiple of {limits['multiple_of']}"
     low, high = limits.get("ge"), limits.get("le")
     if low is not None and high is not None:
         return f"{words} from {low} to {high}"
@@ -189,7 +191,10 @@ def _item_type(annotation: Any) -> Any:
 
 @dataclass
 class _Description:
-    """A type in words. limits: name in LIMIT_WORDS → its number; pattern: a regular expression; example: for that."""
+    """A type in words.
+
+    limits: name in LIMIT_WORDS, or multiple_of → its number; pattern: a regular expression; example: for that.
+    """
 
     words: str
     limits: dict[str, Any] = field(default_factory=dict)
@@ -221,7 +226,7 @@ def _add_limits(description: _Description, extra: Any) -> None:
     if getattr(extra, "examples", None):
         description.example = str(extra.examples[0])
     for limit in getattr(extra, "metadata", None) or [extra]:
-        for name in LIMIT_WORDS:
+        for name in (*LIMIT_WORDS, "multiple_of"):
             value = getattr(limit, name, None)
             if value is not None:
                 description.limits[name] = value
