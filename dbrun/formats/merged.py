@@ -41,7 +41,7 @@ class MergedFormat(ComponentFormat):
         """Replace all components by those of `merged/`, read by the pipeline's own class."""
         model.release(*model.family.weight_components)
         written = model.family.load(folder / self.NAME, device=model.device, dtype=model.dtype)
-        model.replace_components(written.components)
+        model.replace_components(written.pipeline.components)
 
 
 def merge_all(family: Family, adapters: Mapping[str, ComponentAdapter], model: Model) -> Model:
