@@ -65,17 +65,20 @@ class KohyaFormat(Format):
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """Type of the component's layers; several types are joined by " and "."""
-        names = read_header(files[0]).tensors
-        # "-" begins no layer's name: a component that kohya has no prefix for has no layers in the file.
-        prefix = family.kohya_prefixes.get(component, ("", "-"))[1]
+        names, prefix = read_header(files[0]).tensors, self.weight_prefix(family, component)
         kinds = {layer_type(frozenset(ends), layer) for layer, ends in _group_by_layer(names).items()
                  if layer.startswith(prefix)}
         if not kinds:
             shown = sorted({"_".join(name.split("_")[:2]) + "_…" for name in names})
             raise RecipeError(f"{files[0]} holds no weights of the {component}, which begin with `{prefix}`; it holds "
                               f"{', '.join(shown[:3])}",
-                              fix=f"take `adapt.{component}.init` away, or name another file")
+                              fix="name another file")
         return " and ".join(sorted(kinds))
+
+    def weight_prefix(self, family: Family, component: str) -> str:
+        """The component's prefix in kohya's files, such as `lora_unet_`."""
+        # "-" begins no layer's name: a component that kohya has no prefix for has no layers in the file.
+        return family.kohya_prefixes.get(component, ("", "-"))[1]
 
     def usage(self, family: Family, base: str) -> str | None:
         """Instructions for ComfyUI and A1111."""

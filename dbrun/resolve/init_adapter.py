@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
-from dbrun.formats.base import formats
+from dbrun.formats.base import Format, formats
 from dbrun.models.base import Family
 from dbrun.recipe.checks.suggestions import join_with_or
 from dbrun.safetensors_header import read_header
@@ -24,10 +24,14 @@ LORA_DOWN_NAME = re.compile(r"\.lora(_A|[._]down)\.(\w+\.)?weight$")
 
 @dataclass(frozen=True)
 class FoundAdapter:
-    """Adapter by its contents. identity: as in `Sources.inits`; files: sha256 → path of the file."""
+    """Adapter by its contents.
+
+    identity: as in `Sources.inits`; files: sha256 → path of the file; components: all that its files have a part for.
+    """
 
     identity: str
     files: Mapping[str, Path]
+    components: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,18 +60,52 @@ def find_adapter(path: str, request: InitRequest, store: Store) -> FoundAdapter:
             files = form.find_files(place)
             if files is None:
                 continue
-            _check_type(form.adapter_type(files, request.family, request.component), place, request.adapter)
+            held = _held_types(form, files, request)
+            _check_type(held[request.component], place, request.adapter)
             # the weights are the last file; a config, if the format has one, comes before
             tensors = read_header(files[-1]).tensors
             prefix = form.weight_prefix(request.family, request.component)
             _check_rank_and_layers(tensors, prefix, place, request)
             digests = [store.digests.sha256(file) for file in files]
-            return FoundAdapter(f"{form.NAME}:{'+'.join(digests)}", dict(zip(digests, files, strict=True)))
+            return FoundAdapter(f"{form.NAME}:{'+'.join(digests)}", dict(zip(digests, files, strict=True)), tuple(held))
     except OSError as error:
         raise explain_os_error(error, f"reading the adapter {place}") from error
     problem = "is no adapter" if place.exists() else "is not there"
     allowed = join_with_or([form.FILE_DESCRIPTION for form in readable if form.FILE_DESCRIPTION])
     raise RecipeError(f"{place} {problem}", fix=f"name {allowed}")
+
+
+def unused_parts(found: Mapping[str, FoundAdapter]) -> Iterator[tuple[str, str]]:
+    """Yield (component, sentence) for each file that also holds what no component of the recipe starts from.
+
+    found: component → the adapter that it starts from.
+    """
+    by_file: dict[str, list[str]] = {}
+    for component, init in found.items():
+        by_file.setdefault(init.identity, []).append(component)
+    for starting in by_file.values():
+        init = found[starting[0]]
+        unused = [component for component in init.components if component not in starting]
+        if unused:
+            name = list(init.files.values())[-1].name
+            yield starting[0], (f"{name} holds an adapter of the {' and the '.join(unused)}, too, which is not used; "
+                                f"`adapt.{unused[0]}.init` would start from it")
+
+
+def _held_types(form: Format, files: tuple[Path, ...], request: InitRequest) -> dict[str, str]:
+    """Component → type of the adapter that the files hold for it. Raises RecipeError if the request's is not held."""
+    candidates = form.candidate_components(files, request.family)
+    # a format of one component in a file takes the user's word for which one it is
+    if request.component not in candidates:
+        candidates = (request.component,)
+    held: dict[str, str] = {}
+    for component in candidates:
+        try:
+            held[component] = form.adapter_type(files, request.family, component)
+        except RecipeError as error:
+            if component == request.component:
+                raise RecipeError(error.message, fix=f"take `adapt.{component}.init` away, or {error.fix}") from error
+    return held
 
 
 def _check_type(found: str, place: Path, adapter: Adapter) -> None:

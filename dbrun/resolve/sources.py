@@ -95,7 +95,7 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
         names.update(one.file_names)
     for init in inits.values():
         files.update(init.files)
-    notes = (*(Note("base", text) for text in base.notes), *base_notes,
+    notes = (*(Note("base", text) for text in base.notes), *base_notes, *_init_notes(inits),
              *_picture_notes(recipe, found, classes, base.source.folder), *(train_notes or ()))
     return ResolvedSources(sources, files, notes, base.unpinned_revision, base.unavailable_reason, names)
 
@@ -182,6 +182,17 @@ def _find_init_adapters(loaded: LoadedRecipe, base: BaseSource | None, store: St
         if init_adapter is not None:
             found[component] = init_adapter
     return found
+
+
+def _init_notes(inits: Mapping[str, FoundAdapter]) -> Iterator[Note]:
+    """A warning for each adapter to start from of which only a part is used. inits: by component."""
+    # most recipes start from none, and need not load this
+    if not inits:
+        return
+    from dbrun.resolve.init_adapter import unused_parts
+
+    for component, text in unused_parts(inits):
+        yield Note(f"adapt.{component}.init", text, "warning")
 
 
 def _find_all_pictures(loaded: LoadedRecipe, requests: Mapping[str, PictureRequest], store: Store, decode: bool,
