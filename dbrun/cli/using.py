@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dbrun.errors import UsageError
 from dbrun.options.precision import PRECISIONS
 from dbrun.ui.terminal import pluralize, print_result, print_status, print_warning
+from dbrun.use.without_recipe import without_recipe_keys
 
 if TYPE_CHECKING:
     from dbrun.formats.base import Format
@@ -25,6 +26,7 @@ SAMPLES_FOLDER = Path("samples")
 """The folder that `sample` writes a folder for each prompt into by default."""
 
 
+@without_recipe_keys()
 def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, precision: str,
                  output: Path | None) -> None:
     """Sample a prompt with adapters; print the path of the picture grid. words: the adapters, then the prompt."""
@@ -69,6 +71,7 @@ def check_precision(word: str) -> str:
     return word
 
 
+@without_recipe_keys()
 def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None, output: Path) -> None:
     """Merge adapters into one file, and print its path. Raises UsageError.
 
@@ -130,6 +133,7 @@ def _merge_loras(files: Sequence[AdapterFile], how: str, local_base: LocalBase, 
     return write_adapter_file(merged, local_base, form, target, document, exact_sources)
 
 
+@without_recipe_keys()
 def convert_file(word: str, to: str, base: str | None, output: Path | None) -> None:
     """Write an adapter in another format, print what is lost, and its path. word: ADAPTER. Raises UsageError."""
     from dbrun.formats.model_card import compatibility_warnings
@@ -189,9 +193,9 @@ def _find_base(files: Sequence[AdapterFile], base: str | None) -> LocalBase:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     local_base, notes = choose_base([file.document for file in files], base, [file.place for file in files],
                                     current_store())
-    # For its error: an adapter without anything for this family of bases is refused before the base is loaded.
+    # Before the base is loaded, which can take a minute.
     for file in files:
-        file.components(local_base.family)
+        file.check_base(local_base)
     for note in notes:
         print_warning(str(note))
     return local_base

@@ -12,6 +12,7 @@ from typing import Any
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format, formats
+from dbrun.formats.base_kind import check_base_kind, with_base_kind
 from dbrun.models.base import Family
 from dbrun.recipe.checks.suggestions import join_with_or
 from dbrun.safetensors_header import read_header
@@ -39,7 +40,8 @@ class InitRequest:
     """Requirements on an adapter to start from.
 
     adapter: as the recipe describes it; relative_to: folder that a relative path starts from; layer_count: number of
-    layers that its targets hit, 0 if not known yet; preset_layer_counts: target preset → number of layers it hits.
+    layers that its targets hit, 0 if not known yet; preset_layer_counts: target preset → number of layers it hits;
+    base: folder of the base, None if it is not here.
     """
 
     family: Family
@@ -48,6 +50,7 @@ class InitRequest:
     relative_to: Path
     layer_count: int = 0
     preset_layer_counts: Mapping[str, int] = field(default_factory=dict)
+    base: Path | None = None
 
 
 def find_adapter(path: str, request: InitRequest, store: Store) -> FoundAdapter:
@@ -60,6 +63,8 @@ def find_adapter(path: str, request: InitRequest, store: Store) -> FoundAdapter:
             files = form.find_files(place)
             if files is None:
                 continue
+            if request.base is not None:
+                check_base_kind(str(place), files, request.base)
             held = _held_types(form, files, request)
             _check_type(held[request.component], place, request.adapter)
             # the weights are the last file; a config, if the format has one, comes before
@@ -104,7 +109,8 @@ def _held_types(form: Format, files: tuple[Path, ...], request: InitRequest) -> 
             held[component] = form.adapter_type(files, request.family, component)
         except RecipeError as error:
             if component == request.component:
-                raise RecipeError(error.message, fix=f"take `adapt.{component}.init` away, or {error.fix}") from error
+                told = with_base_kind(error, str(files[-1]), files)
+                raise RecipeError(told.message, fix=f"take `adapt.{component}.init` away, or {told.fix}") from error
     return held
 
 

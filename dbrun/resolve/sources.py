@@ -177,7 +177,8 @@ def _find_init_adapters(loaded: LoadedRecipe, base: BaseSource | None, store: St
 
         layers, presets = count_layers(family, component, adapter, base) if base else (0, {})
         key = f"adapt.{component}.init"
-        request = InitRequest(family, component, adapter, loaded.folder_of(key), layers, presets)
+        request = InitRequest(family, component, adapter, loaded.folder_of(key), layers, presets,
+                              base.folder if base else None)
         init_adapter = findings.attempt(key, find_adapter, adapter.init, request, store)
         if init_adapter is not None:
             found[component] = init_adapter
