@@ -36,7 +36,7 @@ def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, pr
     from dbrun.events import Progress
     from dbrun.ui.progress import make_reporter
     from dbrun.use.adapter_files import split_adapters_and_prompt
-    from dbrun.use.sample import draw, resolve_settings, save
+    from dbrun.use.sample import check_output, draw, resolve_settings, save
     from dbrun.use.trigger_words import find_words
 
     adapters, prompt = split_adapters_and_prompt(words)
@@ -44,6 +44,8 @@ def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, pr
     local_base = _find_base(adapters, base)
     # For their errors only: all that can be wrong is known before the base, which takes a minute, is loaded.
     resolve_settings(request, adapters, local_base)
+    folder = output or SAMPLES_FOLDER / _folder_name(prompt)
+    check_output(folder)
     if not request.each:
         find_words(adapters, local_base.family)
     labels = " + ".join(adapter.label for adapter in adapters)
@@ -54,7 +56,6 @@ def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, pr
             reporter(Progress("sample", done, total, "pictures"))
 
         pictures = draw(request, adapters, local_base, model, on_progress)
-    folder = output or SAMPLES_FOLDER / _folder_name(prompt)
     print_result(str(save(folder, pictures, request, adapters, local_base)))
 
 
