@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ def reader_errors(form: str, component: str) -> Iterator[None]:
 
     form: name of the format; component: what the adapter is put onto.
     """
+    before = logging.root.manager.disable
+    # The libraries log the error, too, a line for each weight.
+    logging.disable(max(before, logging.ERROR))
     try:
         with warnings.catch_warnings():
             # The callers' checks say more than the libraries' warnings of unexpected keys.
@@ -34,5 +38,9 @@ def reader_errors(form: str, component: str) -> Iterator[None]:
         reason = text[:MAX_REASON]
         if mismatch:
             name, found, wanted = mismatch.groups()
+            # The name that diffusers gave the adapter.
+            name = re.sub(r"\.default(_\d+)?\b", "", name)
             reason = f"`{name}` is [{found}] in it, and [{wanted}] on this base"
         raise RecipeError(f"{form} cannot put the adapter onto the {component}: {reason}", fix=FIX) from error
+    finally:
+        logging.disable(before)

@@ -22,7 +22,7 @@ from dbrun.resolve import picture_shapes
 from dbrun.resolve.base import find_base
 from dbrun.resolve.masks import check_has_masks
 from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures, picture_sort_key
-from dbrun.resolve.target_layers import check_layers, count_layers
+from dbrun.resolve.target_layers import check_layers, count_layers, layer_names
 from dbrun.resolve.training_notes import training_notes
 from dbrun.stages.sources import BaseSource, Picture, Sources
 from dbrun.stages.support.crops import recipe_crop_settings
@@ -177,8 +177,9 @@ def _find_init_adapters(loaded: LoadedRecipe, base: BaseSource | None, store: St
 
         layers, presets = count_layers(family, component, adapter, base) if base else (0, {})
         key = f"adapt.{component}.init"
+        names = layer_names(family, component, adapter, base) if base else ()
         request = InitRequest(family, component, adapter, loaded.folder_of(key), layers, presets,
-                              base.folder if base else None)
+                              base.folder if base else None, names)
         init_adapter = findings.attempt(key, find_adapter, adapter.init, request, store)
         if init_adapter is not None:
             found[component] = init_adapter

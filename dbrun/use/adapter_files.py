@@ -67,7 +67,7 @@ class AdapterFile:
                     found[component] = (self.form.adapter_type(files, family, component), files)
                 except RecipeError as error:
                     # No error yet: most files hold some of the components only.
-                    why = error
+                    why = why or error
         if not found:
             why = why or RecipeError(f"{self.place} holds no adapter", fix="name another file")
             raise with_base_kind(why, str(self.place), self._weight_files)
