@@ -38,7 +38,7 @@ def remove_adapter(module: nn.Module) -> None:
 
 def merged_weights(form: str, read: Read, folder: Path, model: Model,
                    components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
-    """Yield changed weights as `Format.changed_weights` does: read by the library, merged layer by layer, restored.
+    """Yield changed weights [out, in …] as `Format.changed_weights` does: read, merge layer by layer, restore.
 
     form: the format's name. Raises RecipeError if the library fails, or ignores a weight of the files.
     """

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from dbrun.config_types import subclasses
-from dbrun.models.configs import read_config
+from dbrun.models.configs import SCHEDULER_FILE, loaded_class, read_config
+from dbrun.models.scheduling import check_scheduler_config
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +62,10 @@ class Family:
     """Values of `_class_name` in a base's model_index.json that mark it as this family; `load` uses the first."""
     subfolders: ClassVar[tuple[str, ...]]
     """Sub-folders of a base's folder that are read; all others are ignored."""
+    scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler",)
+    """Those of the sub-folders that hold a scheduler config."""
+    scheduler_classes: ClassVar[tuple[str, ...]]
+    """Values of `_class_name` in a scheduler config whose process the family's training follows."""
     components: ClassVar[Mapping[str, str]]
     """Adaptable component → its attribute on the diffusers pipeline; "denoiser" comes first."""
     token_components: ClassVar[tuple[str, ...]] = ()
@@ -122,7 +127,17 @@ class Family:
 
     def scheduler_config(self, folder: Path) -> dict[str, Any]:
         """Config of the base's scheduler, read from folder; without torch. Raises RecipeError."""
-        return read_config(folder / "scheduler" / "scheduler_config.json")
+        return read_config(folder / "scheduler" / SCHEDULER_FILE)
+
+    def check_configs(self, folder: Path) -> None:
+        """Raise RecipeError where the configs in folder say that training here would not fit the base.
+
+        Reads model_index.json and every `config.json` and scheduler config, but no weights; without torch.
+        """
+        index = read_config(folder / "model_index.json")
+        for name in self.scheduler_folders:
+            file = folder / name / SCHEDULER_FILE
+            check_scheduler_config(read_config(file), file, self.scheduler_classes, loaded_class(index, name))
 
     def single_file_obstacle(self, folder: Path | None) -> str | None:
         """Reason why a base cannot be written as a checkpoint of one file, a clause; None where it can be.
@@ -223,7 +238,7 @@ class Model:
         raise NotImplementedError
 
     def single_file_state_dict(self) -> Mapping[str, Tensor]:
-        """All tensors of the base by their names in a checkpoint of one file, float32 on the CPU."""
+        """All tensors by their names in a checkpoint of one file: float32 on the CPU, weights [out, in …]."""
         raise NotImplementedError
 
     def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
 # proj_in and proj_out are convolutions in 1.x and linear in 2.x, so only `all` may name them
 CONVOLUTIONS = ("proj_in", "proj_out", *RESNETS, "downsamplers.*.conv", "upsamplers.*.conv")
+LATENT_CHANNELS = 4
+"""Channels of a UNet's input and of a VAE's latents where their configs leave them out."""
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 TEXT_FEED_FORWARD = ("mlp.fc1", "mlp.fc2")
 
@@ -69,7 +71,7 @@ class StableDiffusionModel(UNetModel):
         return [{"hidden": row} for row in hidden]
 
     def single_file_state_dict(self) -> Mapping[str, Tensor]:
-        """All tensors under the names of the original releases, float32 on the CPU."""
+        """All tensors by the names of the original releases: float32 on the CPU, weights [out, in …]."""
         from dbrun.models.ldm_keys import ldm_state_dict
 
         return ldm_state_dict(self.pipeline)
@@ -152,13 +154,18 @@ class StableDiffusion(UNetFamily):
         """Load every component in dtype on device, without a safety checker. Raises RecipeError."""
         pipeline = self.load_pipeline(folder, device=device, dtype=dtype, variant=variant,
                                       left_out=("safety_checker", "feature_extractor", "image_encoder"))
+        return self.model(self, pipeline, folder, device, dtype)
+
+    def check_configs(self, folder: Path) -> None:
+        """Raise RecipeError also for a base whose UNet does not take what its VAE gives."""
+        super().check_configs(folder)
+        taken = read_config(folder / "unet" / "config.json").get("in_channels", LATENT_CHANNELS)
+        given = read_config(folder / "vae" / "config.json").get("latent_channels", LATENT_CHANNELS)
         # an inpainting UNet takes 9 channels: latents, mask and masked latents
-        taken, given = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
         if taken != given:
             raise RecipeError(f"the base's UNet takes {taken} channels and its VAE gives {given}: it is not a "
                               "text-to-image base",
                               fix="choose a base that is not for inpainting")
-        return self.model(self, pipeline, folder, device, dtype)
 
     def single_file_obstacle(self, folder: Path | None) -> str | None:
         """Reason for a 2.x base whose text encoder has more layers than diffusers' reader loads; else None."""

@@ -41,7 +41,7 @@ class InitRequest:
     """Requirements on an adapter to start from.
 
     adapter: as the recipe describes it; relative_to: folder that a relative path starts from; layer_count: number of
-    layers that its targets hit, 0 if not known yet; preset_layer_counts: target preset → number of layers it hits;
+    layers that its targets match, 0 if not known yet; preset_layer_counts: target preset → number of layers it matches;
     base: folder of the base, None if it is not here; base_layers: names of all layers that the adapter type can wrap.
     """
 
@@ -136,11 +136,11 @@ def _check_rank_and_layers(weights: Path, prefix: str, place: Path, request: Ini
     recipe_rank = getattr(request.adapter, "rank", None)
     if set(ranks) != {recipe_rank}:
         usual_rank = Counter(ranks).most_common(1)[0][0]
-        raise RecipeError(f"{place} has rank {usual_rank}, and the recipe says {recipe_rank}",
+        raise RecipeError(f"{place} has rank {usual_rank}, but the recipe says `rank: {recipe_rank}`",
                           fix=f"write `rank: {usual_rank}`")
     if request.layer_count and len(ranks) != request.layer_count:
         fitting = [preset for preset, count in request.preset_layer_counts.items() if count == len(ranks)]
-        fix = "write patterns in `targets` that hit the layers of the given adapter"
+        fix = "write patterns in `targets` that match the layers of the existing adapter"
         if fitting:
             fix = f"write `targets: {fitting[0]}`"
         elif request.base_layers:
@@ -149,7 +149,7 @@ def _check_rank_and_layers(weights: Path, prefix: str, place: Path, request: Ini
                 fix = f"write `targets: [{', '.join(_patterns(layers, prefix, request))}]`"
             except RecipeError as error:
                 raise with_base_kind(error, str(place), [weights]) from error
-        raise RecipeError(f"{place} is on {len(ranks)} layers, and `targets` hits {request.layer_count}", fix=fix)
+        raise RecipeError(f"{place} adapts {len(ranks)} layers, but `targets` matches {request.layer_count}", fix=fix)
 
 
 def _patterns(layers: Sequence[str], prefix: str, request: InitRequest) -> list[str]:
@@ -161,7 +161,7 @@ def _patterns(layers: Sequence[str], prefix: str, request: InitRequest) -> list[
     found = {by_plain_name.get(_plain_name(layer, prefix)) for layer in layers}
     hit = {name for name in found if name is not None}
     if len(hit) < len(layers):
-        raise RecipeError(f"it is on {len(layers)} layers of the {request.component}, and this base has {len(hit)} of "
+        raise RecipeError(f"it adapts {len(layers)} layers of the {request.component}, but this base has {len(hit)} of "
                           "them", fix="name an adapter that was trained on this base")
     patterns: list[str] = []
     for name in sorted(hit):

@@ -209,7 +209,7 @@ def test_a_component_and_a_label_are_for_the_families_that_have_them(answers: di
     assert own is None and label is None
     assert "adapt.text_encoder_2: found a component that `base.type: sd` does not have" in other
     assert "train.class_labels: found 'made_label', allowed for `base.type: sd`: none" in wrong_label
-    assert "adapt.text_encoder_3: unknown key; did you mean 'text_encoder_2'?" in unknown
+    assert "adapt.text_encoder_3: unknown key; did you mean 'adapt.text_encoder_2'?" in unknown
     assert "did you mean 'made_format'?" in misspelt
 
 

@@ -34,6 +34,13 @@ def test_an_unknown_key_is_sought_elsewhere_before_its_like_is_sought_here() -> 
     assert unknown_key_message("train.qqq", ["steps"], every).endswith("allowed here: steps")
 
 
+def test_a_slip_in_a_key_is_mended_here_before_the_word_is_sought_elsewhere() -> None:
+    every = schema_info.all_keys()
+    train = schema_info.allowed_keys(schema_info.schema_child(schema_info.root(), "train"))
+    assert unknown_key_message("train.step", train, every) == "unknown key; did you mean 'steps'?"
+    assert unknown_key_message("train.step", train, every, dotted=True) == "unknown key; did you mean 'train.steps'?"
+
+
 def test_every_key_of_the_recipe_is_found_with_its_limits() -> None:
     every = schema_info.all_keys()
     assert {"train.schedule.type", "adapt.text_encoder.rank", "samples.prompts", "schema"} <= set(every)

@@ -70,7 +70,7 @@ def type_tag(part: type[Part]) -> str | None:
 
 
 def locate(loc: tuple[str | int, ...], data: Node) -> tuple[KeyPath, SchemaNode]:
-    """Path in the recipe, and schema node there, of the location in a pydantic error.
+    """Translate the location of a pydantic error: path in the recipe, and the schema node there.
 
     pydantic adds steps that no recipe has: the tag of a union's member, and labels of validators.
     """
@@ -242,8 +242,11 @@ def _describe_union(members: tuple[Any, ...]) -> _Description:
     descriptions = [_describe(member) for member in members if member is not type(None)]
     if len(descriptions) == 1:
         return descriptions[0]
+    parts: list[type[Part]] = []
     for member in members:
-        for part in _parts(member):
-            return _Description(f"a mapping such as {{type: {type_tag(part)}}}")
+        parts += _parts(member)
+    if parts:
+        usual = [part for part in parts if part.USUAL] or parts
+        return _Description(f"a mapping such as {{type: {type_tag(usual[0])}}}")
     distinct = dict.fromkeys(description.words for description in descriptions)
     return _Description(join_with_or(list(distinct)))
