@@ -151,9 +151,8 @@ def learnt(model: Model, component: str, kind: str) -> ComponentAdapter:
 
 
 @pytest.mark.parametrize(("family", "learning", "name"), pairs())
-def test_a_format_carries_it_exactly_or_the_recipe_is_refused(world: Any, monkeypatch: pytest.MonkeyPatch,
-                                                              tmp_path: Path, family: str, learning: Learning,
-                                                              name: str) -> None:
+def test_a_format_carries_it_exactly_or_the_recipe_is_refused(world: Any, tmp_path: Path, family: str,
+                                                              learning: Learning, name: str) -> None:
     form, one = formats()[name], families()[family]
     alone = recipe(family, title(learning), ())
     # What this format leaves out is written by the others; the pair itself is what is tried.
@@ -166,11 +165,10 @@ def test_a_format_carries_it_exactly_or_the_recipe_is_refused(world: Any, monkey
         assert all(problem.key == "export.0" and problem.fix and problem.message for problem in problems)
         return
     trained = world(family, title(learning))
-    monkeypatch.setattr(export, "load_base", lambda ctx, precision: trained.load(one))
     params = SimpleNamespace(scheduler_overrides=lambda model: {})
     notes: list[str] = []
     ctx: Any = SimpleNamespace(out=tmp_path, params=params, note=notes.append)
-    export._write_format(ctx, form, trained.probe, trained.expected, {"format_version": 1})
+    export._write_format(ctx, trained.load(one), form, trained.probe, trained.expected, {"format_version": 1})
     assert "predictions" in notes[0] and trained.expected.effect > 1e-3
     assert any(read_provenance(path) for path in tmp_path.rglob("*.safetensors"))
 
