@@ -70,12 +70,19 @@ class Family:
     NAME: ClassVar[str]
     pipeline_classes: ClassVar[tuple[str, ...]]
     """Values of `_class_name` in a base's model_index.json that mark it as this family; `load` uses the first."""
+    refused_pipelines: ClassVar[Mapping[str, str]] = {}
+    """Other values of `_class_name` that look like this family → what such a base is, a noun with its reason."""
     subfolders: ClassVar[tuple[str, ...]]
     """Sub-folders of a base's folder that are read; all others are ignored."""
     components: ClassVar[Mapping[str, str]]
     """Adaptable component → its attribute on the diffusers pipeline; "denoiser" comes first."""
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     """Text encoders by their names in model_index.json, in the order in which a prompt is encoded."""
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    """Tokenizer of each of `text_encoders`, by its name in model_index.json."""
+    size_conditioned: ClassVar[bool] = False
+    """Whether the denoiser is told the sizes of each picture: `predict` takes `time_ids` [B, 6] in pixels, original
+    height and width, top and left of the crop in the resized picture, height and width of the crop."""
     autoencoder: ClassVar[str | None] = None
     """Autoencoder by its name in model_index.json; None for a family without a latent space."""
     token_components: ClassVar[tuple[str, ...]] = ()
@@ -91,6 +98,10 @@ class Family:
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """Component → (prefix on the module, prefix in a file of kohya's trainers, where the rest of the name has `_` for
     every `.`). A component that no reader of such files knows is left out."""
+    kohya_names: ClassVar[Mapping[str, str]] = {}
+    """Layer of the denoiser → its name behind the prefix in such a file, where that is another than by the rule."""
+    embedding_keys: ClassVar[tuple[str, ...]] = ()
+    """Name of each text encoder's vectors in a file of a new word; empty where the word itself is the name."""
     default_sampling: ClassVar[Sampling]
     """Sampler settings of a base that brings none of its own."""
     # both bounds feed the check of free disk space before a run: too high costs nothing, too low fills the disk
@@ -118,6 +129,9 @@ class Family:
     def max_prompt_tokens(self, folder: Path) -> int:
         """Most tokens that a prompt may have, start and end marks not counted; without torch."""
         raise NotImplementedError
+
+    def check_base(self, folder: Path) -> None:
+        """Raise RecipeError where the configs in folder tell that it is no base to train; without torch."""
 
     def start_image(self, picture: Image) -> Image:
         """Start image from which `generate` can draw this square picture; for families with a `start_image_reason`."""

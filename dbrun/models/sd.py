@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
-from dbrun.models.base import CleanBatch, Condition, Model, Randn, Sampling, SamplingConditions, no_op
+from dbrun.models.base import CleanBatch, Condition, Randn, Sampling, SamplingConditions, no_op
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
 from dbrun.models.new_tokens import Vocabulary
 from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily, UNetModel
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
     from torch import Tensor, nn
 
@@ -120,6 +119,8 @@ class StableDiffusion(UNetFamily):
     NAME: ClassVar[str] = "sd"
     model: ClassVar[type[UNetModel]] = StableDiffusionModel
     pipeline_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
+    refused_pipelines: ClassVar[Mapping[str, str]] = {
+        "StableDiffusionInpaintPipeline": "a base for inpainting: it fills a masked part of a picture"}
     subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet", "text_encoder": "text_encoder"}
     autoencoder: ClassVar[str | None] = "vae"
@@ -153,16 +154,17 @@ class StableDiffusion(UNetFamily):
 
     def max_prompt_tokens(self, folder: Path) -> int:
         """Length of the tokenizer or the text encoder, whichever is smaller, less two marks: 75 as published."""
-        text_config = read_config(folder / "text_encoder" / "config.json")
-        tokenizer_config = read_config(folder / "tokenizer" / "tokenizer_config.json")
-        positions = int(text_config.get("max_position_embeddings", 77))
-        max_length = int(tokenizer_config.get("model_max_length", positions))
-        # some tokenizers name no real length, only a huge number
-        return min(positions, max_length) - 2
+        return self.prompt_length(folder, "tokenizer", "text_encoder") - 2
 
-    def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
-             variant: str | None = None) -> Model:
-        """Open the base as `UNetFamily` does. Raises RecipeError, also for a base that is not text-to-image."""
+    def prompt_length(self, folder: Path, tokenizer: str, text_encoder: str) -> int:
+        """Tokens of every prompt of a tokenizer and its text encoder, by their folders; marks and padding included."""
+        positions = int(read_config(folder / text_encoder / "config.json").get("max_position_embeddings", 77))
+        max_length = read_config(folder / tokenizer / "tokenizer_config.json").get("model_max_length", positions)
+        # some tokenizers name no real length, only a huge number
+        return min(positions, int(max_length))
+
+    def check_base(self, folder: Path) -> None:
+        """Raise RecipeError for a base that is not text-to-image."""
         # an inpainting UNet takes 9 channels: latents, mask and masked latents; 4 is diffusers' default for both
         taken = read_config(folder / "unet" / "config.json").get("in_channels", 4)
         given = read_config(folder / "vae" / "config.json").get("latent_channels", 4)
@@ -170,7 +172,6 @@ class StableDiffusion(UNetFamily):
             raise RecipeError(f"the base's UNet takes {taken} channels and its VAE gives {given}: it is not a "
                               "text-to-image base",
                               fix="choose a base that is not for inpainting")
-        return super().load(folder, device=device, dtype=dtype, variant=variant)
 
     def single_file_obstacle(self, folder: Path | None) -> str | None:
         """Reason for a 2.x base whose text encoder has more layers than diffusers' reader loads; else None."""
@@ -190,7 +191,7 @@ class StableDiffusion(UNetFamily):
         from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        tokenizer = _byte_tokenizer()
+        tokenizer = byte_tokenizer()
         # the weights must not depend on the caller's random state, nor change it
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
@@ -213,11 +214,14 @@ class StableDiffusion(UNetFamily):
                                 feature_extractor=None, requires_safety_checker=False).save_pretrained(folder)
 
 
-def _byte_tokenizer() -> Any:
-    """CLIP tokenizer of single bytes: 256 symbols, each once more for a word's end, two marks, no merges."""
+def byte_tokenizer(**marks: str) -> Any:
+    """CLIP tokenizer of single bytes: 256 symbols, each once more for a word's end, two marks, no merges.
+
+    marks: marks that differ from CLIP's own, such as pad_token.
+    """
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
     letters = sorted(ByteLevel.alphabet())
     entries = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=[], model_max_length=77)
+    return CLIPTokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=[], model_max_length=77, **marks)

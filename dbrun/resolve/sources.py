@@ -204,8 +204,13 @@ def _picture_request(key: str, subject: Subject, recipe: Recipe) -> PictureReque
         trigger = recipe.adapt.new_word.token
     return PictureRequest(f"{key}.images", subject.images, subject.instance_prompt, revision=subject.revision,
                           captions=subject.caption_source, trigger=trigger or None,
-                          seed=recipe.seed, sizes_matter=recipe.images.needs_picture_size, masks=recipe.images.masks,
+                          seed=recipe.seed, sizes_matter=_sizes_matter(recipe), masks=recipe.images.masks,
                           repeats=subject.repeats)
+
+
+def _sizes_matter(recipe: Recipe) -> bool:
+    """Whether results depend on the pictures' own sizes: by their crops, or because the denoiser is told them."""
+    return recipe.images.needs_picture_size or families()[recipe.base.type].size_conditioned
 
 
 def _sort_pictures(found: Iterable[FoundPictures]) -> tuple[Picture, ...]:
@@ -232,7 +237,7 @@ def _class_image_request(key: str, subject: Subject, recipe: Recipe) -> PictureR
     if folder is None:
         return None
     return PictureRequest(place, folder, subject.class_prompt, recipe.images.background,
-                          sizes_matter=recipe.images.needs_picture_size)
+                          sizes_matter=_sizes_matter(recipe))
 
 
 def _check_no_overlap(requests: Mapping[str, PictureRequest], classes: Mapping[str, FoundPictures],

@@ -79,6 +79,7 @@ class Load(Stage[LoadParams]):
         names.sort()
         wanted = select_files(names, family.subfolders, ctx.params.variant)
         check_layout(folder, family, wanted, names)
+        family.check_base(folder)
         files: dict[str, str] = {}
         for done, name in enumerate(wanted):
             ctx.check_interrupt()
@@ -171,6 +172,10 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
         if home not in (None, *ALLOWED_LIBRARIES):
             raise RecipeError(f"{folder / 'model_index.json'} takes {part} from {home}, and no code but that of "
                               f"{' and '.join(ALLOWED_LIBRARIES)} is ever run", fix="choose another base")
+    for other in families().values():
+        if pipeline in other.refused_pipelines:
+            raise RecipeError(f"the base is a {pipeline}, {other.refused_pipelines[pipeline]}",
+                              fix="choose a base that draws pictures from text alone")
     if pipeline not in family.pipeline_classes:
         fitting = [name for name, other in families().items() if pipeline in other.pipeline_classes]
         fix = f"write `base.type: {fitting[0]}`" if fitting else "choose another base"
@@ -178,6 +183,9 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
                           f"{', '.join(family.pipeline_classes)}", fix=fix)
     for part in family.subfolders:
         inside = [name for name in names if name.startswith(part + "/")]
+        if not inside and index.get(part, part) in (None, [None, None]):
+            raise RecipeError(f"the base has no {part}, which `base.type: {family.NAME}` needs",
+                              fix="choose another base")
         if not inside:
             raise RecipeError(f"the base lacks the folder {part}/", fix="fetch the whole base again")
         weights = [name for name in wanted if name.startswith(part + "/") and name.endswith(".safetensors")]
