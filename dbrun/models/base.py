@@ -86,8 +86,8 @@ class Family:
     autoencoder: ClassVar[str | None] = None
     """Autoencoder by its name in model_index.json; None for a family without a latent space."""
     token_components: ClassVar[tuple[str, ...]] = ()
-    """Components that are new words (textual inversion). `Model.module` returns their vectors, a ParameterDict whose
-    attribute `vocabulary` is the `Vocabulary` that they extend."""
+    """Components that are new words (textual inversion). `Model.module` returns their vectors, a module whose
+    attribute `vocabulary` is the `Vocabulary` or `JointVocabulary` that they extend."""
     component_docs: ClassVar[Mapping[str, str]]
     """Component, also of `token_components` → its text in the recipe's JSON schema, shown as the editor's tooltip."""
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
@@ -98,8 +98,8 @@ class Family:
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """Component → (prefix on the module, prefix in a file of kohya's trainers, where the rest of the name has `_` for
     every `.`). A component that no reader of such files knows is left out."""
-    kohya_names: ClassVar[Mapping[str, str]] = {}
-    """Layer of the denoiser → its name behind the prefix in such a file, where that is another than by the rule."""
+    kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """Component → layer → its name behind the prefix in such a file, where it is another than by that rule."""
     embedding_keys: ClassVar[tuple[str, ...]] = ()
     """Name of each text encoder's vectors in a file of a new word; empty where the word itself is the name."""
     default_sampling: ClassVar[Sampling]

@@ -31,9 +31,12 @@ class StableDiffusionModel(UNetModel):
         if component not in self.family.token_components:
             return super().module(component)
         if component not in self.new_tokens:
-            vocabulary = Vocabulary(self.component("tokenizer"), self.component("text_encoder"))
-            self.new_tokens[component] = vocabulary.new_embeddings
+            self.new_tokens[component] = self._new_embeddings()
         return self.new_tokens[component]
+
+    def _new_embeddings(self) -> nn.Module:
+        """Vectors of new words, none so far."""
+        return Vocabulary(self.component("tokenizer"), self.component("text_encoder")).new_embeddings
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode pixels [B, 3, H, W] to mean and log-variance of q(z | pixels), float32 [B, 2C, h, w]."""

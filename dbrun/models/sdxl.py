@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dbrun.errors import RecipeError
 from dbrun.models.base import Condition, Sampling, SamplingConditions, no_op
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
+from dbrun.models.new_tokens import JointVocabulary, Vocabulary
 from dbrun.models.sd import (
     FEED_FORWARD,
     TEXT_ATTENTION,
@@ -22,7 +23,7 @@ from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetModel
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
-    from torch import Tensor
+    from torch import Tensor, nn
 
 # unlike Stable Diffusion 1.x, the projections around the attention blocks are linear layers
 PROJECTIONS = ("proj_in", "proj_out")
@@ -63,6 +64,13 @@ class StableDiffusionXLModel(StableDiffusionModel):
                 row = [tensor * 0.0 for tensor in row]
             conditions.append({"hidden": row[0], "pooled": row[1]})
         return conditions
+
+    def _new_embeddings(self) -> nn.Module:
+        vocabularies: dict[str, Vocabulary] = {}
+        names = zip(self.family.embedding_keys, self.family.tokenizers, self.family.text_encoders, strict=True)
+        for key, tokenizer, text_encoder in names:
+            vocabularies[key] = Vocabulary(self.component(tokenizer), self.component(text_encoder))
+        return JointVocabulary(vocabularies).new_embeddings
 
     def added_conditions(self, x_t: Tensor, condition: Condition) -> Mapping[str, Tensor]:
         """UNet's `text_embeds` [B, P] and `time_ids` [B, 6]: `pooled` and `time_ids` of the condition.
@@ -158,9 +166,9 @@ class StableDiffusionXL(StableDiffusion):
         "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te1_text_model_"),
         "text_encoder_2": ("", "lora_te2_")}
     # kohya's own names: diffusers' reader mangles `add_embedding_linear_1`
-    kohya_names: ClassVar[Mapping[str, str]] = {
+    kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {"denoiser": {
         "add_embedding.linear_1": "label_emb_0_0", "add_embedding.linear_2": "label_emb_0_2",
-        "time_embedding.linear_1": "time_embed_0", "time_embedding.linear_2": "time_embed_2"}
+        "time_embedding.linear_1": "time_embed_0", "time_embedding.linear_2": "time_embed_2"}}
 
     def max_prompt_tokens(self, folder: Path) -> int:
         """Length of the shorter tokenizer or text encoder, less two marks: 75 as published."""

@@ -146,15 +146,19 @@ def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollect
         if reason:
             findings.add(f"export.{index}", f"found '{name}', {reason}", "take it away")
     for component, word in recipe.adapt.new_words.items():
-        _check_new_word(f"adapt.{component}", word, folder, findings)
+        for tokenizer in family.tokenizers:
+            _check_new_word(f"adapt.{component}", word, folder, tokenizer, findings)
     layer_notes = check_layers(recipe, base, findings)
     warnings = [Note("base", text, "warning") for text in picture_shapes.resolution_warnings(recipe, folder)]
     return (*layer_notes, *warnings)
 
 
-def _check_new_word(key: str, word: Embedding, folder: Path, findings: ProblemCollector) -> None:
-    """Check that the base's tokenizer allows a new word. Adds problems to findings. key: recipe key of the word."""
-    tokenizer = load_tokenizer(folder)
+def _check_new_word(key: str, word: Embedding, folder: Path, name: str, findings: ProblemCollector) -> None:
+    """Check that a tokenizer of the base allows a new word. Adds problems to findings.
+
+    key: recipe key of the word; name: the tokenizer's in model_index.json.
+    """
+    tokenizer = load_tokenizer(folder, name)
     # a tokenizer that only transformers can read is checked by `adapt`
     if tokenizer is None:
         return
