@@ -199,6 +199,10 @@ class StableDiffusionXL(StableDiffusion):
             raise RecipeError(f"the base's UNet takes {ids} numbers on a picture's sizes, and SDXL's {NUM_TIME_IDS}: a "
                               "refiner takes 5", fix="choose an SDXL base that draws pictures from text alone")
 
+    def single_file_obstacle(self, folder: Path | None) -> str | None:
+        """Reason for every base: the names of SDXL's checkpoints are others than those of Stable Diffusion 1.x."""
+        return f"whose names for `base.type: {self.NAME}` dbrun does not know"
+
     def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
         """Write a base of 0.4 M parameters for 32-pixel pictures: VAE factor 4, UNet factor 2, prompts of 77 tokens.
 
