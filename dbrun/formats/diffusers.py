@@ -122,9 +122,11 @@ class DiffusersFormat(Format):
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Load the file with `load_lora_weights`."""
         names = read_header(folder / FILE).tensors
-        # only what the file is for: the rest of a large base need not be in memory
-        held = [part for part in model.family.components.values() if any(name.startswith(f"{part}.") for name in names)]
-        model.pipeline_with(*held).load_lora_weights(str(folder), weight_name=FILE)
+        # only what the file is for: the rest of a large base need not be in memory; diffusers asks for the denoiser
+        # even where the file holds nothing for it
+        denoiser, *others = model.family.components.values()
+        held = [part for part in others if any(name.startswith(f"{part}.") for name in names)]
+        model.pipeline_with(denoiser, *held).load_lora_weights(str(folder), weight_name=FILE)
 
 
 def _full_parameter_name(name: str) -> str:

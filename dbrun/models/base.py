@@ -238,14 +238,21 @@ class Model:
         if name not in self.family.weight_components:
             return getattr(self._pipeline, name)
         if name not in self._weights:
-            dtype = self.family.component_dtype(name, self.dtype)
-            module = self.find_kept(name)
-            if module is None:
-                module = self.family.load_component(self.folder, name, device=self.device, dtype=dtype,
-                                                    variant=self.variant)
-            self._weights[name] = module
+            self._weights[name] = module = self._load(name)
             self._original_data[name] = [(parameter, parameter.data) for parameter in module.parameters()]
         return self._weights[name]
+
+    def _load(self, name: str) -> nn.Module:
+        """The untouched component, from memory or from the base's files."""
+        import torch
+
+        # whatever mode the first use is in: no adapter could train on tensors made under inference_mode
+        with torch.inference_mode(mode=False):
+            kept = self.find_kept(name)
+            if kept is not None:
+                return kept
+            return self.family.load_component(self.folder, name, device=self.device, variant=self.variant,
+                                              dtype=self.family.component_dtype(name, self.dtype))
 
     def loaded_modules(self) -> Mapping[str, nn.Module]:
         """Modules of the adaptable components that are in memory, and of new words, by component."""

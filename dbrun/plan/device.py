@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import sys
@@ -9,9 +10,12 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from dbrun.options.precision import Precision
+from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.sources import Numerics
 
 DEV_FOLDER = Path("/dev")
+MIN_BF16_CAPABILITY = (8, 0)
 
 
 def resolve_numerics(device: str, threads: int) -> Numerics:
@@ -29,6 +33,38 @@ def resolve_device(device: str) -> str:
     if device != "auto":
         return device
     return next(name for name in ("cuda", "mps", "cpu") if why_unavailable(name) is None)
+
+
+def resolve_precision(recipe: Recipe, device: str) -> Recipe:
+    """The recipe with `train.precision: auto` replaced by the precision that suits the device."""
+    if recipe.train.precision != "auto":
+        return recipe
+    precision: Precision = "fp32"
+    if device == "cuda":
+        capability = _compute_capability()
+        # tensor cores for bf16 came with 8.0 (Ampere); where the driver tells nothing, 32 bits are right everywhere
+        if capability is not None:
+            precision = "bf16" if capability >= MIN_BF16_CAPABILITY else "fp16"
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
+
+
+def _compute_capability() -> tuple[int, int] | None:
+    """Compute capability of the first GPU, (major, minor), asked from NVIDIA's driver; None where there is none."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    if nvml.nvmlInit_v2():
+        return None
+    try:
+        handle, major, minor = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
+        if nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)):
+            return None
+        if nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)):
+            return None
+        return major.value, minor.value
+    finally:
+        nvml.nvmlShutdown()
 
 
 def why_unavailable(device: str) -> str | None:

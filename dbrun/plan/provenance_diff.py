@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dbrun.events import Note
-from dbrun.plan.device import resolve_numerics
+from dbrun.plan.device import resolve_numerics, resolve_precision
 from dbrun.recipe.schema.model import Recipe
 from dbrun.resolve.sources import ResolvedSources
 from dbrun.stages.base import stages
@@ -28,6 +28,7 @@ def provenance_notes(document: Mapping[str, Any], recipe: Recipe, resolved: Reso
     """
     libraries = [library for stage in stages().values() if stage.writes_formats for library in stage.libraries]
     numerics = resolve_numerics(recipe.device, recipe.threads)
+    recipe = resolve_precision(recipe, numerics.device)
     here = provenance(portable_recipe(recipe, resolved.sources), None, {}, numerics, libraries)
     # through JSON, as the document went: a tuple there is a list
     compared = {field: here[field] for field in COMPARED_FIELDS}

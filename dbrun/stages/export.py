@@ -112,7 +112,7 @@ class Export(Stage[ExportParams]):
             guidance=guidance,
             seed=samples.seed,
             resolution=recipe.images.resolution,
-            precision=recipe.train.precision,
+            precision=recipe.train.resolved_precision,
             prediction=recipe.objective.prediction,
             zero_terminal_snr=recipe.objective.zero_terminal_snr,
             starts=starts)

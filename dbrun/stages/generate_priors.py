@@ -89,7 +89,7 @@ class GeneratePriors(Stage[PriorParams]):
         steps = defaults.steps if prior.steps is None else prior.steps
         guidance = defaults.guidance if prior.guidance is None else prior.guidance
         return PriorParams(prompt, prior.generated_count, steps, guidance, recipe.images.resolution,
-                           recipe.train.precision, recipe.seed, tuple(others))
+                           recipe.train.resolved_precision, recipe.seed, tuple(others))
 
     def item_keys(self, params: PriorParams, inputs: Mapping[str, str],
                   numerics: Numerics) -> Sequence[Mapping[str, object]]:

@@ -74,6 +74,7 @@ class Train(Stage[TrainParams]):
             train,
             steps=steps,
             learning_rate=train.learning_rate * train.learning_rate_scale,
+            precision=train.resolved_precision,
             class_labels=train.class_labels or families()[recipe.base.type].class_labels[0],
             prior_weight=prior_weight,
             prior_target=prior_target,
@@ -113,7 +114,7 @@ class Train(Stage[TrainParams]):
         samples = recipe.samples if recipe.samples.every else None
         prior_target = recipe.prior.target if recipe.prior else "images"
         # written into the store's history and compared as text: changed words would forget earlier timings
-        like = (*adapter_labels(recipe.adapt), train.precision, train.optimizer.NAME, f"tf32 {train.tf32}",
+        like = (*adapter_labels(recipe.adapt), train.resolved_precision, train.optimizer.NAME, f"tf32 {train.tf32}",
                 f"checkpointing {train.gradient_checkpointing}", f"ema {train.ema is not None}",
                 f"held out {train.held_out}", f"samples {samples}", f"target {prior_target}")
         disk = {".safetensors": size, METRICS_FILE: steps}
@@ -132,11 +133,14 @@ class Train(Stage[TrainParams]):
     def run(self, ctx: StageContext[TrainParams]) -> None:
         """Train from the newest checkpoint, or from the start, to the last step; write adapters and metrics."""
         from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters, write_adapters
+        from dbrun.training.recompute import enable_gradient_checkpointing
 
         adapters = read_adapters(ctx.inputs["adapt"].path)
-        model = _prepare_base(ctx, tuple(adapters))
+        model = _prepare_base(ctx)
         for component, adapter in adapters.items():
             adapter.attach_to(model.module(component))
+        if ctx.runtime.gradient_checkpointing:
+            enable_gradient_checkpointing(model)
         trainer = _make_trainer(ctx, model, tuple(adapters))
         batches = _make_batches(ctx, model, trainer)
         trainer.evaluator = _make_evaluator(ctx, model, batches)
@@ -164,18 +168,13 @@ class Train(Stage[TrainParams]):
         (ctx.out / METRICS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def _prepare_base(ctx: StageContext[TrainParams], components: tuple[str, ...]) -> Model:
-    """The base with the scheduler of the objective. components: those that are adapted.
-
-    Raises RecipeError where the objective does not fit the base."""
+def _prepare_base(ctx: StageContext[TrainParams]) -> Model:
+    """The base with the scheduler of the objective. Raises RecipeError where the objective does not fit the base."""
     from dbrun.training.device import allow_tf32
-    from dbrun.training.recompute import enable_gradient_checkpointing
 
     model = load_base(ctx, ctx.params.precision)
     if ctx.params.tf32:
         allow_tf32()
-    if ctx.runtime.gradient_checkpointing:
-        enable_gradient_checkpointing(model, components)
     objective, config = ctx.params.objective, model.scheduler.config
     # planning checks this, too, but cannot for a base that was fetched only afterwards
     for key, message, fix in check_objective(objective, config):
