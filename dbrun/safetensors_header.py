@@ -47,7 +47,7 @@ def read_header(path: Path) -> Header:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise _invalid_file(path, "its header cannot be read") from error
     if not isinstance(metadata, dict):
-        raise _invalid_file(path, "its metadata is no table")
+        raise _invalid_file(path, "its metadata is no JSON object")
     # a download that was cut off has a valid header and too few bytes
     expected_size = 8 + length + max(ends, default=0)
     if expected_size != size:

@@ -86,7 +86,7 @@ def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None
     if how not in ways:
         raise UsageError(f"found --how {how}, allowed: {', '.join(ways)}")
     if full and form.NAME != SUM_FORMAT:
-        raise UsageError(f"found --to {form.NAME}, and only {SUM_FORMAT} has names for changes of any kind",
+        raise UsageError(f"found --to {form.NAME}, allowed with --how full: {SUM_FORMAT}",
                          fix=f"write --to {SUM_FORMAT}, or leave it out")
     if len(words) < 2 and not full:
         raise UsageError("found one adapter, and merging needs two or more", fix="dbrun merge A:0.7 B:0.5 -o C")
@@ -141,7 +141,7 @@ def convert_file(word: str, to: str, base: str | None, output: Path | None) -> N
     if not file.form.FILE_DESCRIPTION:
         fix = "diffusers, ComfyUI and A1111 read its file as it is"
         if file.form.CONTENT == "adapters":
-            fix = f"for what it adds to its base: dbrun merge {word} -o C --how full"
+            fix = f"to write its changes to the base: dbrun merge {word} -o C --how full"
         raise UsageError(f"{file.label} has the format {file.form.NAME}, which cannot be converted", fix=fix)
     if file.weight != 1:
         raise UsageError(f"found the weight {file.weight:g}, and a conversion changes no weight",

@@ -69,7 +69,7 @@ class ComponentFormat(Format):
 
     def changed_weights(self, folder: Path, model: Model,
                         components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
-        """Yield every weight that differs from the base's. Raises RecipeError for weights of another architecture."""
+        """Yield every weight [out, in …] that differs from the base's. Raises RecipeError for another architecture."""
         import torch
         from safetensors import safe_open
 
@@ -95,13 +95,13 @@ class ComponentFormat(Format):
                         yield component, name, new
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
-        """Weights that learnt in place, in their parameters' shapes; a merged adapter has no names of its own."""
+        """Weights [out, in …] trained without an adapter, in their parameters' shapes; empty for a merged adapter."""
         if attached.adapter.uses_peft:
             return {}
         return attached.state
 
     def loaded_weights(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The component's weights of these names, in their parameters' shapes."""
+        """The component's weights of these names, in their parameters' shapes [out, in …]."""
         return {name: tensor for name, tensor in module.state_dict().items() if name in written}
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],

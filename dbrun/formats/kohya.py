@@ -137,7 +137,7 @@ class KohyaFormat(Format):
 
     def changed_weights(self, folder: Path, model: Model,
                         components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
-        """Yield changed weights by LyCORIS' formulas, float32, as in the base class.
+        """Yield changed weights [out, in …] by LyCORIS' formulas, float32, as in the base class.
 
         Raises RecipeError if a name has no layer in the base, or a layer of another size.
         """

@@ -51,7 +51,7 @@ def restore_base(model: Model) -> None:
 
 def merged_weights(read: Read, folder: Path, model: Model,
                    components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
-    """Yield changed weights as `Format.changed_weights` does: read by the library, merged layer by layer, restored."""
+    """Yield changed weights [out, in …] as `Format.changed_weights` does: read, merge layer by layer, restore."""
     import torch
 
     try:

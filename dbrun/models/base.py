@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from dbrun.config_types import subclasses
-from dbrun.models.configs import read_config
+from dbrun.models.configs import SCHEDULER_FILE, loaded_class, read_config
+from dbrun.models.scheduling import check_scheduler_config
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +75,10 @@ class Family:
     """Other values of `_class_name` that look like this family → what such a base is, a noun with its reason."""
     subfolders: ClassVar[tuple[str, ...]]
     """Sub-folders of a base's folder that are read; all others are ignored."""
+    scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler",)
+    """Those of the sub-folders that hold a scheduler config."""
+    scheduler_classes: ClassVar[tuple[str, ...]]
+    """Values of `_class_name` in a scheduler config whose process the family's training follows."""
     components: ClassVar[Mapping[str, str]]
     """Adaptable component → its attribute on the diffusers pipeline; "denoiser" comes first."""
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
@@ -130,9 +135,6 @@ class Family:
         """Most tokens that a prompt may have, start and end marks not counted; without torch."""
         raise NotImplementedError
 
-    def check_base(self, folder: Path) -> None:
-        """Raise RecipeError where the configs in folder tell that it is no base to train; without torch."""
-
     def start_image(self, picture: Image) -> Image:
         """Start image from which `generate` can draw this square picture; for families with a `start_image_reason`."""
         raise NotImplementedError
@@ -173,7 +175,17 @@ class Family:
 
     def scheduler_config(self, folder: Path) -> dict[str, Any]:
         """Config of the base's scheduler, read from folder; without torch. Raises RecipeError."""
-        return read_config(folder / "scheduler" / "scheduler_config.json")
+        return read_config(folder / "scheduler" / SCHEDULER_FILE)
+
+    def check_configs(self, folder: Path) -> None:
+        """Raise RecipeError where the configs in folder say that training here would not fit the base.
+
+        Reads model_index.json and every `config.json` and scheduler config, but no weights; without torch.
+        """
+        index = read_config(folder / "model_index.json")
+        for name in self.scheduler_folders:
+            file = folder / name / SCHEDULER_FILE
+            check_scheduler_config(read_config(file), file, self.scheduler_classes, loaded_class(index, name))
 
     def single_file_obstacle(self, folder: Path | None) -> str | None:
         """Reason why a base cannot be written as a checkpoint of one file, a clause; None where it can be.
@@ -391,7 +403,7 @@ class Model:
         raise NotImplementedError
 
     def single_file_state_dict(self) -> Mapping[str, Tensor]:
-        """All tensors of the base by their names in a checkpoint of one file, float32 on the CPU."""
+        """All tensors by their names in a checkpoint of one file: float32 on the CPU, weights [out, in …]."""
         raise NotImplementedError
 
     def sampling_conditions(self, prompts: Sequence[str]) -> dict[str, SamplingConditions]:

@@ -12,6 +12,8 @@ from dbrun.errors import RecipeError
 
 LICENCE_FILE = re.compile(r"(LICEN[CS]E|COPYING)[\w.-]*", re.IGNORECASE)
 """Name of a file that holds the text of a licence."""
+SCHEDULER_FILE = "scheduler_config.json"
+"""Name of a scheduler's config in its folder."""
 UNKNOWN_LICENCE = "unknown"
 """Licence of a base whose files name none; the Hub's own word for that case."""
 
@@ -26,6 +28,14 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise RecipeError(f"{path} of the base is not a JSON object", fix="check `base.path`")
     return settings
+
+
+def loaded_class(index: dict[str, Any], component: str) -> str | None:
+    """Class of a component that a model_index.json names, as in `"scheduler": ["diffusers", "DDIMScheduler"]`."""
+    entry = index.get(component)
+    if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str):
+        return entry[1]
+    return None
 
 
 def find_licence(folder: Path) -> str:

@@ -208,6 +208,7 @@ class IFStage2(IFStage1):
     model: ClassVar[type[UNetModel]] = IFStage2Model
     pipeline_classes: ClassVar[tuple[str, ...]] = ("IFSuperResolutionPipeline",)
     subfolders: ClassVar[tuple[str, ...]] = ("image_noising_scheduler", *IFStage1.subfolders)
+    scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler", "image_noising_scheduler")
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": _presets((*IF_ATTENTION, *TIME_EMBEDDING, *PROMPT_LAYERS, *CLASS_LABEL_LAYERS))}
     default_sampling: ClassVar[Sampling] = Sampling(steps=50, guidance=4.0)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
 # proj_in and proj_out are convolutions in 1.x and linear in 2.x, so only `all` may name them
 CONVOLUTIONS = ("proj_in", "proj_out", *RESNETS, "downsamplers.*.conv", "upsamplers.*.conv")
+LATENT_CHANNELS = 4
+"""Channels of a UNet's input and of a VAE's latents where their configs leave them out."""
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 TEXT_FEED_FORWARD = ("mlp.fc1", "mlp.fc2")
 
@@ -76,7 +78,7 @@ class StableDiffusionModel(UNetModel):
         return [{"hidden": row} for row in hidden]
 
     def single_file_state_dict(self) -> Mapping[str, Tensor]:
-        """All tensors under the names of the original releases, float32 on the CPU."""
+        """All tensors by the names of the original releases: float32 on the CPU, weights [out, in …]."""
         from dbrun.models.ldm_keys import ldm_state_dict
 
         return ldm_state_dict(self.pipeline)
@@ -166,11 +168,12 @@ class StableDiffusion(UNetFamily):
         # some tokenizers name no real length, only a huge number
         return min(positions, int(max_length))
 
-    def check_base(self, folder: Path) -> None:
-        """Raise RecipeError for a base that is not text-to-image."""
-        # an inpainting UNet takes 9 channels: latents, mask and masked latents; 4 is diffusers' default for both
-        taken = read_config(folder / "unet" / "config.json").get("in_channels", 4)
-        given = read_config(folder / "vae" / "config.json").get("latent_channels", 4)
+    def check_configs(self, folder: Path) -> None:
+        """Raise RecipeError also for a base whose UNet does not take what its VAE gives."""
+        super().check_configs(folder)
+        taken = read_config(folder / "unet" / "config.json").get("in_channels", LATENT_CHANNELS)
+        given = read_config(folder / "vae" / "config.json").get("latent_channels", LATENT_CHANNELS)
+        # an inpainting UNet takes 9 channels: latents, mask and masked latents
         if taken != given:
             raise RecipeError(f"the base's UNet takes {taken} channels and its VAE gives {given}: it is not a "
                               "text-to-image base",

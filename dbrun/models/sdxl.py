@@ -181,14 +181,14 @@ class StableDiffusionXL(StableDiffusion):
 
         return torch.float32 if name == self.autoencoder else dtype
 
-    def check_base(self, folder: Path) -> None:
+    def check_configs(self, folder: Path) -> None:
         """Raise RecipeError for a refiner, for a UNet that is not SDXL's, and as `StableDiffusion` does."""
         index = read_config(folder / "model_index.json")
         encoder = index.get("text_encoder") or [None]
         if index.get("requires_aesthetics_score") or encoder[0] is None:
             raise RecipeError(f"the base is {self.refused_pipelines['StableDiffusionXLImg2ImgPipeline']}",
                               fix="choose the base that it refines, such as stabilityai/stable-diffusion-xl-base-1.0")
-        super().check_base(folder)
+        super().check_configs(folder)
         unet = read_config(folder / "unet" / "config.json")
         pooled = int(read_config(folder / "text_encoder_2" / "config.json").get("projection_dim", 512))
         taken = int(unet.get("projection_class_embeddings_input_dim") or 0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dbrun.errors import RecipeError
 from dbrun.models.base import Condition, Family, Model
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
+from dbrun.models.scheduling import VARIANCE_PRESERVING
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,7 @@ class UNetFamily(Family):
 
     model: ClassVar[type[UNetModel]]
     """Class of its bases in memory."""
-
+    scheduler_classes: ClassVar[tuple[str, ...]] = VARIANCE_PRESERVING
     component_docs: ClassVar[Mapping[str, str]] = {
         "denoiser": "The adapter of the denoiser (the UNet); left out, the denoiser is not trained."}
     diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {"denoiser": ("", "unet.")}
@@ -38,7 +39,7 @@ class UNetFamily(Family):
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
              variant: str | None = None) -> Model:
         """Open the base without a safety checker; each component is loaded in dtype on device. Raises RecipeError."""
-        self.check_base(folder)
+        self.check_configs(folder)
         absent = (*self.left_out, *self.weight_components)
         pipeline = self._read_pipeline(folder, absent, dtype=dtype, variant=variant)
         return self.model(self, pipeline, folder, device, dtype, variant)
@@ -83,6 +84,15 @@ class UNetFamily(Family):
                               fix="check `base.path` and `base.variant`; only safetensors files are read") from error
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def check_configs(self, folder: Path) -> None:
+        """Raise RecipeError also for a UNet that was distilled to take the guidance scale as an input."""
+        super().check_configs(folder)
+        file = folder / "unet" / "config.json"
+        if read_config(file).get("time_cond_proj_dim") is not None:
+            # samplers give it the scale, training would not (Meng et al. 2022, arXiv:2210.03142)
+            raise RecipeError(f"{file} of the base: found `time_cond_proj_dim`, the mark of a UNet that was distilled "
+                              "to take the guidance scale", fix="choose the base that it was distilled from")
 
     def native_resolution(self, folder: Path) -> int:
         """The UNet's `sample_size` in pixels: times the VAE's factor where the UNet works on latents."""

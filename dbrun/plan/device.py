@@ -73,10 +73,10 @@ def why_unavailable(device: str) -> str | None:
         # ROCm builds of torch call their device `cuda` too
         if not _torch_built_for("cuda", "hip"):
             return "the installed torch has no CUDA"
-        return None if _has_gpu() else "no CUDA device is here"
+        return None if _has_gpu() else "this machine has no CUDA device"
     if device == "mps":
         is_apple_silicon = sys.platform == "darwin" and os.uname().machine == "arm64"
-        return None if is_apple_silicon else "this is no Mac with MPS"
+        return None if is_apple_silicon else "this machine is no Mac with MPS"
     return None
 
 
@@ -87,7 +87,7 @@ def why_too_few_gpus(device: str, processes: int) -> str | None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = len(visible.split(",")) if visible else len(list(DEV_FOLDER.glob("nvidia[0-9]*")))
     # 0 is not a lack: WSL and ROCm show no such device files, and only torch can count their GPUs
-    return f"{processes} processes want a GPU each, and {gpus} are here" if 0 < gpus < processes else None
+    return f"each process needs a GPU: found {gpus} for {processes} processes" if 0 < gpus < processes else None
 
 
 def _has_gpu() -> bool:

@@ -37,7 +37,7 @@ def provenance_notes(document: Mapping[str, Any], recipe: Recipe, resolved: Reso
     for field in COMPARED_FIELDS:
         lines += _diff_lines(field, document.get(field, {}), plain[field])
     if not lines:
-        return (Note("rebuilt", "all that made it is here: pictures, base, settings, device, libraries"),)
+        return (Note("rebuilt", "nothing differs from what made it: pictures, base, settings, device, libraries"),)
     shown = lines[:MAX_DIFFERENCES_SHOWN]
     if len(lines) > len(shown):
         shown.append(f"and {len(lines) - len(shown)} more")
@@ -71,7 +71,7 @@ def _picture_lines(key: str, then: Sequence[Any], now: Sequence[Any]) -> Iterato
         return
     digests = ", ".join(sorted(before[text]["digest"][:12] for text in gone))
     listed = f" ({digests})" if digests else ""
-    yield f"{key}: {len(gone)} of {len(then)} are not here{listed}, {len(new)} are others"
+    yield f"{key}: {len(gone)} of {len(then)} are not here{listed}, {len(new)} are new"
 
 
 def _value_text(value: Any) -> str:

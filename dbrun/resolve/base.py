@@ -129,8 +129,6 @@ def _find_hub_base(repo: str, revision: str, family: Family, variant: str | None
     # a download that was cut off is as good as none: `load` will continue it
     if folder is not None and not _is_complete(folder, family, variant):
         folder = None
-    if folder is not None:
-        family.check_base(folder)
     source = BaseSource(identity=f"hub:{repo}@{commit or revision}", family=family.NAME, folder=folder,
                         variant=variant, files={}, sampling=family.default_sampling)
     unpinned_revision = None if commit else revision
@@ -159,8 +157,6 @@ def _find_local_base(folder: Path, family: Family, variant: str | None, store: S
         selected = select_files(names, family.subfolders, variant)
         check_layout(folder, family, selected, names)
         files = {name: store.digests.sha256(_path_inside_base(folder, name)) for name in selected}
-        # after the links are checked: this reads the files
-        family.check_base(folder)
     except OSError as error:
         raise explain_os_error(error, f"reading the base {folder}") from error
     return BaseSource(identity=f"files:{digest(to_json_value(files))}", family=family.NAME, folder=folder,

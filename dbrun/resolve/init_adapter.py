@@ -35,7 +35,7 @@ class InitRequest:
     """Requirements on an adapter to start from.
 
     adapter: as the recipe describes it; relative_to: folder that a relative path starts from; layer_count: number of
-    layers that its targets hit, 0 if not known yet; preset_layer_counts: target preset → number of layers it hits.
+    layers that its targets match, 0 if not known yet; preset_layer_counts: target preset → number of layers it matches.
     """
 
     family: Family
@@ -91,11 +91,11 @@ def _check_rank_and_layers(tensors: Mapping[str, Mapping[str, Any]], prefix: str
     recipe_rank = getattr(request.adapter, "rank", None)
     if set(ranks) != {recipe_rank}:
         usual_rank = Counter(ranks).most_common(1)[0][0]
-        raise RecipeError(f"{place} has rank {usual_rank}, and the recipe says {recipe_rank}",
+        raise RecipeError(f"{place} has rank {usual_rank}, but the recipe says `rank: {recipe_rank}`",
                           fix=f"write `rank: {usual_rank}`")
     if request.layer_count and len(ranks) != request.layer_count:
         fitting = [preset for preset, count in request.preset_layer_counts.items() if count == len(ranks)]
-        fix = "write patterns in `targets` that hit the layers of the given adapter"
+        fix = "write patterns in `targets` that match the layers of the existing adapter"
         if fitting:
             fix = f"write `targets: {fitting[0]}`"
-        raise RecipeError(f"{place} is on {len(ranks)} layers, and `targets` hits {request.layer_count}", fix=fix)
+        raise RecipeError(f"{place} adapts {len(ranks)} layers, but `targets` matches {request.layer_count}", fix=fix)

@@ -126,7 +126,7 @@ def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) 
     store.commits.put(f"{repo}@{revision}", commit)
     # the pictures were decoded when `resolved` was made
     again = resolve_sources(loaded, store, decode=False)
-    text = f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe keeps it"
+    text = f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe pins it"
     return ResolvedSources(again.sources, again.files, (Note("base", text),))
 
 
@@ -135,9 +135,14 @@ def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollect
     recipe, folder = loaded.recipe, base.folder
     if folder is None:
         return ()
+    family = families()[recipe.base.type]
+    problems_before = len(findings.problems)
+    findings.attempt("base.path", family.check_configs, folder)
+    # the checks below read the same configs, and would not fit a base of another kind
+    if len(findings.problems) > problems_before:
+        return ()
     findings.attempt("images.resolution", picture_shapes.check_resolution, recipe, folder)
     findings.attempt("images.buckets.step", picture_shapes.check_bucket_step, recipe, folder)
-    family = families()[recipe.base.type]
     if recipe.objective != DEFAULT_OBJECTIVE:
         for finding in check_objective(recipe.objective, family.scheduler_config(folder)):
             findings.add(*finding)
@@ -264,7 +269,7 @@ def _warn_if_few(own: FoundPictures, taught: FoundPictures | None) -> FoundPictu
     count = len(taught.pictures) if taught else 0
     if class_count >= count:
         return own
-    note = (f"only {class_count} for {count} pictures of the subject: the model soon memorises so few; some hundred "
+    note = (f"only {class_count} for {count} pictures of the subject: the model soon memorises so few; a few hundred "
             "are usual")
     return replace(own, notes=(*own.notes, note))
 

@@ -1,4 +1,4 @@
-"""A whole run: every stage in order, from the store or run anew, then delivery to `outputs/<name>/`."""
+"""A whole run: every stage in order, taken from the store or run, then delivery to `outputs/<name>/`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,6 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
     worker_group = worker_group or WorkerGroup()
     with stop_signals() as stop_signal, _report_failure(dispatch, stop_signal), no_world_write():
         try:
-            # Plan
             store.prepare()
             pinned = pin_revision(loaded, resolved, store)
             scope = make_scope(loaded.recipe, pinned, store, selection, stages)
@@ -85,7 +84,7 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
             if target is not None and plan.has_pending:
                 check_target(target)
 
-            # Run
+            # From here on a crash leaves a run on record
             dispatch.run_log = RunLog.begin(store, loaded, overrides)
             worker_group.log_folder = dispatch.run_log.folder
             run = _Run(scope, dispatch.run_log, dispatch, stop_signal, target, worker_group,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dbrun.run.timing import StageTimer
     from dbrun.store.items import DiskItemCache
 
-FREE_SPACE_HINT = "free some room (`dbrun gc --dry-run` says what can go), or set DBRUN_STORE to a larger disk"
+FREE_SPACE_HINT = "free some space (`dbrun gc --dry-run` shows what can go), or set DBRUN_STORE to a larger disk"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class StageRunner:
         stage = stage_key.stage.NAME
 
         def waiting(holder: str) -> None:
-            self.emit(Note(stage, f"waiting for {holder}, which works on the same"))
+            self.emit(Note(stage, f"waiting for {holder}, which computes the same result"))
 
         return self.scope.store.lock(f"{stage}-{stage_key.resume_key}", stage, waiting, self.stop_signal)
 
@@ -112,10 +112,10 @@ class StageRunner:
         """Move a damaged result of this key into quarantine, and tell the user where it is."""
         result = self.scope.store.look_up(stage_key.stage.NAME, stage_key.key, "bytes")
         if isinstance(result, Damage):
-            with disk_errors("taking a damaged result out of use"), self.scope.store.shared_access():
+            with disk_errors("moving a damaged result to quarantine"), self.scope.store.shared_access():
                 aside = self.scope.store.objects.quarantine(result.trace.digest)
-            text = f"the stored result is damaged ({result.lines[0]}); it is made again"
-            where = f", the damaged one is in {aside}" if aside else ""
+            text = f"the stored result is damaged ({result.lines[0]}); it is computed again"
+            where = f", and the damaged one is in {aside}" if aside else ""
             self.emit(Note(stage_key.stage.NAME, text + where, "warning"))
 
     def _run(self, stage_key: StageKey, inputs: Mapping[str, Artifact], lock: Lock | None, *,

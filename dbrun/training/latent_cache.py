@@ -64,7 +64,7 @@ def picture_sets(manifest: Manifest, latents: Mapping[str, Tensor],
                  loss_masks: Mapping[str, Tensor], time_ids: Mapping[str, Tensor]) -> Sequence[PictureSet]:
     """The instance half, then the class half if there is one.
 
-    latents, loss_masks, time_ids: by crop name, as the functions above load them.
+    latents [C, h, w], loss_masks [h, w], time_ids [6]: by crop name, as the functions above give them.
     """
     halves = [PictureSet("instance", manifest.instance, latents, loss_masks, manifest.empty_prompt, time_ids)]
     if manifest.classes:

@@ -12,6 +12,7 @@ from typing import Any
 from dbrun.errors import RecipeError, UsageError
 from dbrun.formats.base import Format, formats
 from dbrun.models.base import Family
+from dbrun.naming import forbidden_in_prompt
 from dbrun.recipe.checks.suggestions import join_with_or
 from dbrun.safetensors_header import METADATA_KEY, read_header, read_provenance
 
@@ -103,12 +104,15 @@ def find_adapter(word: str) -> AdapterFile:
 def split_adapters_and_prompt(words: Sequence[str]) -> tuple[tuple[AdapterFile, ...], str]:
     """Split arguments into adapters and the prompt, which comes last. Raises UsageError if one of them is missing."""
     if len(words) < 2:
-        raise UsageError("found no prompt behind the adapter", fix='dbrun sample ADAPTER "a photo of sks dog"')
+        raise UsageError("found no prompt after the adapter", fix='dbrun sample ADAPTER "a photo of sks dog"')
     last_place, _ = _split_weight(words[-1])
     # A prompt that is the name of a file is nearly always a forgotten prompt.
     if last_place.exists():
-        raise UsageError(f"found {words[-1]}, an adapter, where the prompt should stand",
+        raise UsageError(f"found {words[-1]}, an adapter, in the place of the prompt",
                          fix='dbrun sample ADAPTER … "a photo of sks dog"')
+    bad = forbidden_in_prompt(words[-1])
+    if bad:
+        raise UsageError(f"found {bad} in the prompt, which no prompt may hold", fix="write the prompt without it")
     return tuple(find_adapter(word) for word in words[:-1]), words[-1]
 
 

@@ -58,7 +58,8 @@ def resolve_settings(wish: SampleRequest, adapters: Sequence[AdapterFile], base:
     """
     why = base.family.start_image_reason
     if why is not None:
-        raise UsageError(f"a base of type {base.family.NAME} {why}, and makes none from words",
+        raise UsageError(f"found a base of type {base.family.NAME}, which makes no pictures from a prompt "
+                         f"alone: it {why}",
                          fix="see before_after.png in the outputs of its run")
     steps, guidance = _default_sampling(base)
     if wish.steps:
@@ -110,7 +111,7 @@ def rows(wish: SampleRequest, adapters: Sequence[AdapterFile]) -> dict[str, tupl
 
 def draw(wish: SampleRequest, adapters: Sequence[AdapterFile], base: LocalBase, model: Model,
          report_progress: Callable[[int, int], None]) -> dict[str, list[Image]]:
-    """Label of a row -> its images; model: the loaded base, unchanged afterwards.
+    """Draw the images: label of a row -> its images. model: the loaded base, unchanged afterwards.
 
     report_progress: called before each image with the number of finished images and of all.
     """

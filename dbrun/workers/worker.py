@@ -110,7 +110,7 @@ class _Worker:
             text = str(error).strip() or "no message"
             first_line = text.splitlines()[0][:MAX_MESSAGE_LENGTH]
             self._report_failure(StageFailed(f"{stage} failed: {type(error).__name__}: {first_line}",
-                                             fix="what was finished is kept"))
+                                             fix="finished work is kept"))
         else:
             return 0
         finally:
@@ -127,7 +127,7 @@ class _Worker:
         stage_key = scope.stage_key(stage, digests)
         # equal keys prove that both processes compute the same, whatever machine this one is on
         if stage_key.key != brief["key"]:
-            raise StageFailed(f"it would compute another {stage} than process 0: its recipe, pictures, device or "
+            raise StageFailed(f"its {stage} differs from that of process 0: its recipe, pictures, device or "
                               "library versions differ",
                               fix="give all processes the same files and the same installed packages")
 

@@ -76,14 +76,14 @@ def test_a_rank_that_some_layers_cannot_use_is_warned_of_with_their_number_and_t
 def test_a_lokr_whose_rank_says_nothing_is_told_so_and_is_never_too_large() -> None:
     note, = odd("type: lokr, rank: 4000, targets: attention")
     enough = int(note.text.split("from rank ")[1].split()[0])
-    assert note.level == "info" and note.text.startswith("rank 4000 changes nothing")
+    assert note.level == "info" and note.text.startswith("rank 4000 has no effect")
     assert odd(f"type: lokr, rank: {enough}, targets: attention") and not odd(f"type: lokr, rank: {enough - 1}")
 
 
 @pytest.mark.parametrize(("adapter", "key", "words"), [
     ("type: oft, block_size: 7, targets: attention", "block_size", "which does not divide the"),
     ("type: oft, targets: [conv1, to_k]", "targets", "found convolutions among its"),
-    ("type: lora, start: pissa, targets: [conv1]", "targets", "takes a weight apart as a matrix"),
+    ("type: lora, start: pissa, targets: [conv1]", "targets", "splits a weight matrix"),
     ("type: loha, dropout: 0.9, targets: attention", "dropout", "leave out all of them")])
 def test_what_else_cannot_go_on_its_layers_is_refused_before_anything_runs(adapter: str, key: str, words: str) -> None:
     problem = refused(adapter)
@@ -150,7 +150,7 @@ def test_an_adapter_to_start_from_is_of_the_recipe_s_rank_and_layers() -> None:
     problem = refused(f"{start}: few, rank: 8")
     assert problem.key == "adapt.denoiser.init" and problem.fix == "write `rank: 4`" and problem.span
     problem = refused(f"{start}: all, rank: 4")
-    assert "is on " in problem.message and problem.fix == "write `targets: all`"
+    assert "adapts " in problem.message and problem.fix == "write `targets: all`"
 
 
 @pytest.mark.parametrize(("word", "key", "message"), [

@@ -107,8 +107,9 @@ def test_words_name_adapters_weights_and_a_prompt(world, three, tmp_path, monkey
     assert found[0].label == "pytorch_lora_weights:0.6" and found[1].form.NAME == "peft"
     assert set(found[1].components(SD)) == {"denoiser", "text_encoder"}
     for words, message in ((["x"], "found no prompt"), ([str(adapter.place)], "found no prompt"),
-                           ([str(adapter.place), str(adapter.place)], "where the prompt should stand"),
+                           ([str(adapter.place), str(adapter.place)], "in the place of the prompt"),
                            (["nothing.safetensors", "a dog"], "does not exist"),
+                           ([str(adapter.place), "a \x1b dog"], r"the character U\+001B"),
                            ([str(world.home / "base"), "a dog"], "holds no adapter"),
                            ([f"{adapter.place}:1e9", "a dog"], "the weight 1e9")):
         with pytest.raises(UsageError, match=message):

@@ -180,7 +180,7 @@ class _NodeBuilder:
         if event.tag:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             self._refuse(event, f"found the tag '{tag}'; recipes have no tags",
-                         "the key says what the value is; quotes keep text as text")
+                         "remove the tag; put text in quotes")
         if isinstance(event, yaml.ScalarEvent):
             # style is None for a scalar without quotes or block markers
             return ScalarNode(event.value if event.style else PlainScalar(event.value), place)
