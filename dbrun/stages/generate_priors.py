@@ -35,7 +35,7 @@ class PriorParams:
     """The params of the stage `generate-priors`.
 
     prompt: the class prompt, or several that are taken in turn; count: class images of each class; steps, guidance:
-    sampler settings; resolution: side in pixels; precision: the recipe's; seed: the recipe's;
+    sampler settings; resolution: side in pixels; precision: the recipe's, of which a CPU uses fp32; seed: the recipe's;
     others: the prompts of the second and further classes, where there are several subjects.
     """
 
