@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import DbrunError, RecipeError, UsageError
+from dbrun.input_file import MAX_JSON_BYTES, read_file
 from dbrun.ui.terminal import print_error, print_result, print_status
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def schema_is_current(file: Path) -> bool:
     if not file.is_file():
         print_status(f"there is no file {file}\n  → dbrun schema > {file}")
         return False
-    if file.read_text(encoding="utf-8") == schema_text():
+    if read_file(file, MAX_JSON_BYTES).decode(errors="replace") == schema_text():
         return True
     print_status(f"{file} is not the schema of this version\n  → dbrun schema > {file}")
     return False

@@ -12,6 +12,7 @@ from dbrun.adapters.full import Full
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.merge_weights import merge_adapter
+from dbrun.input_file import read_json
 from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 
@@ -132,6 +133,6 @@ def _component_folder(folder: Path, family: Family, component: str) -> Path:
 
 def strip_config_paths(path: Path) -> None:
     """Rewrite a config file without `OMITTED_SETTINGS`, so that equal models give equal bytes on every machine."""
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     kept = {key: value for key, value in config.items() if key not in OMITTED_SETTINGS}
     path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")

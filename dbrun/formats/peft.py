@@ -12,6 +12,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
+from dbrun.input_file import read_json
 from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 
@@ -61,7 +62,7 @@ class PeftFormat(Format):
         """The config's `peft_type` in lower case. Raises RecipeError without it, or without readable weights."""
         config, weights = files
         try:
-            settings = json.loads(config.read_bytes())
+            settings = read_json(config)
             peft_type = str(settings["peft_type"]).lower()
         except (ValueError, KeyError, TypeError) as error:
             raise RecipeError(f"{config} names no `peft_type`, so it is no adapter's config",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dbrun.errors import RecipeError
+from dbrun.input_file import open_file, parse_json, read_file
 
 TEXT_SUFFIX = ".txt"
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -16,6 +16,8 @@ EXAMPLE_ROW = '{"file_name": "dog1.jpg", "text": "a dog on grass"}'
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 """Column names that may hold captions; the first one present is used."""
 MAX_CAPTION_BYTES = 16 * 1024
+MAX_TABLE_BYTES = 256 * 2**20
+"""Largest metadata table in bytes, about a million rows."""
 TOO_LONG = f"found over {MAX_CAPTION_BYTES // 1024} KiB of text, expected a prompt"
 TRAILING_NUMBER = re.compile(r"\s*\(\d+\)$|[\s-]+\d+$")
 """Number that people and cameras put behind a name to tell pictures apart."""
@@ -110,8 +112,10 @@ def _read_rows(file: Path, problems: list[str]) -> Iterator[tuple[str, Mapping[s
     """Yield each row with its place, `file:line`; a row that cannot be read becomes a problem."""
     try:
         # utf-8-sig: spreadsheet programs write a byte-order mark, which would join the first column's name
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_file(file, MAX_TABLE_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        raise RecipeError(f"{file}: cannot be read: {error.strerror}", fix="write the table again") from error
+    except UnicodeDecodeError as error:
         raise RecipeError(f"{file}: cannot be read as UTF-8 text: {error}", fix="save it again as UTF-8") from error
     if file.suffix == ".csv":
         yield from _read_csv(file, text, problems)
@@ -121,9 +125,8 @@ def _read_rows(file: Path, problems: list[str]) -> Iterator[tuple[str, Mapping[s
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        # RecursionError: a line of thousands of opening brackets
-        except (ValueError, RecursionError):
+            row = parse_json(line)
+        except ValueError:
             row = None
         if isinstance(row, dict):
             yield f"{file}:{number}", row
@@ -211,7 +214,7 @@ def _caption_problem(text: str) -> str | None:
 def _read_prompt(file: Path, problems: list[str]) -> str | None:
     """Prompt in a text file; None where it cannot be read. What is wrong with it is added to problems."""
     try:
-        with file.open("rb") as opened:
+        with open_file(file) as opened:
             # never the whole file: it may be gigabytes that only end with .txt
             data = opened.read(MAX_CAPTION_BYTES + 1)
         errors = "strict"

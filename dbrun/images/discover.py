@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from dbrun.errors import RecipeError
 from dbrun.images.captions import METADATA_FILES, TEXT_SUFFIX
 from dbrun.images.masks import is_mask, picture_stem
+from dbrun.input_file import describe_kind, is_file
 from dbrun.options.captions import SIDECAR, CaptionSource
 
 PICTURE_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -43,7 +44,7 @@ def list_pictures(folder: Path, key: str = "subject.images", captions: CaptionSo
     """
     entries = _list_folder(folder, key)
     names = list(entries)
-    pictures = [name for name, entry in entries.items() if is_picture(name) and entry.is_file()]
+    pictures = [name for name, entry in entries.items() if is_picture(name) and is_file(entry)]
     if not pictures and TRAIN_SPLIT in names and not set(METADATA_FILES) & set(names):
         below = list_pictures(folder / TRAIN_SPLIT, key, captions)
         return replace(below, notes=(f"the pictures are those in {TRAIN_SPLIT}/", *below.notes))
@@ -132,8 +133,9 @@ def _ignored_note(path: Path, pictures: Iterable[str]) -> str:
         return f"{path.name} is ignored: `captions: {{type: metadata}}` reads it"
     if path.is_dir():
         return f"{path.name}/ is ignored: folders below the folder of pictures are not read"
-    if not path.exists():
-        return f"{path.name} is ignored: it is a link to nothing"
+    kind = describe_kind(path)
+    if kind is not None:
+        return f"{path.name} is ignored: it is {kind}"
     return f"{path.name} is ignored: {path.suffix or 'a name without suffix'} is no kind of picture read here"
 
 
@@ -143,8 +145,11 @@ def _describe_names(folder: Path, names: list[str]) -> str:
         return "nothing"
     kinds: set[str] = set()
     for name in names:
+        kind = describe_kind(folder / name)
         if (folder / name).is_dir():
             kinds.add("folders")
+        elif kind is not None:
+            kinds.add(kind)
         else:
             kinds.add(Path(name).suffix or "no suffix")
     noun = "names"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
 from typing import Any
 
 from dbrun.errors import RecipeError
+from dbrun.input_file import read_file, read_json
 
+MAX_CARD_BYTES = 2**20
+"""Largest model card in bytes that is searched for a licence."""
 LICENCE_FILE = re.compile(r"(LICEN[CS]E|COPYING)[\w.-]*", re.IGNORECASE)
 """Name of a file that holds the text of a licence."""
 UNKNOWN_LICENCE = "unknown"
@@ -19,7 +21,7 @@ UNKNOWN_LICENCE = "unknown"
 def read_config(path: Path) -> dict[str, Any]:
     """Settings in a JSON file. Raises RecipeError where the file is missing, or holds no JSON object."""
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_json(path)
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path} of the base cannot be read: {error}",
                           fix="check that `base.path` is a complete folder in diffusers format") from error
@@ -32,7 +34,7 @@ def find_licence(folder: Path) -> str:
     """Licence of a base, from its model card, its manifest.json, or the name of a licence file; else `unknown`."""
     # a card is Markdown behind a YAML header between two lines of `---`
     try:
-        front = (folder / "README.md").read_text(encoding="utf-8").split("---")[1]
+        front = read_file(folder / "README.md", MAX_CARD_BYTES).decode().split("---")[1]
     except (OSError, ValueError, IndexError):
         front = ""
     fields = dict(line.partition(":")[::2] for line in front.splitlines() if line.startswith("license"))
@@ -42,7 +44,7 @@ def find_licence(folder: Path) -> str:
     if licence:
         return licence
     try:
-        return str(json.loads((folder / "manifest.json").read_bytes())["licence"])
+        return str(read_json(folder / "manifest.json")["licence"])
     except (OSError, ValueError, KeyError, TypeError):
         texts = sorted(path.name for path in folder.glob("*") if LICENCE_FILE.fullmatch(path.name))
         if texts:

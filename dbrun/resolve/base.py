@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dbrun.errors import RecipeError, StageFailed
+from dbrun.input_file import is_file, read_json
 from dbrun.models.base import Family, Sampling, families
 from dbrun.naming import COMMIT, HUB_ID
 from dbrun.recipe.schema.model import Base
@@ -108,7 +108,7 @@ def verified_base_folder(base: BaseSource, loaded: Artifact, store: Store) -> Pa
 def _recorded_digests(loaded: Artifact) -> Mapping[str, str]:
     """Relative file name → sha256, as `load` recorded them; empty for results that have no such record."""
     try:
-        files: Mapping[str, str] = json.loads((loaded.path / BASE_FILE).read_bytes())["files"]
+        files: Mapping[str, str] = read_json(loaded.path / BASE_FILE)["files"]
     except FileNotFoundError:
         return {}
     return files
@@ -180,7 +180,7 @@ def _file_names(folder: Path, family: Family) -> Iterator[str]:
             continue
         prefix = f"{subfolder}/" if subfolder else ""
         for entry in os.scandir(folder / subfolder):
-            if entry.is_file():
+            if is_file(entry):
                 yield prefix + entry.name
 
 
@@ -200,7 +200,7 @@ def _path_inside_base(folder: Path, name: str) -> Path:
 def _read_sampling(folder: Path, usual: Sampling) -> Sampling:
     """Sampling settings from a base's manifest.json; `usual` if it has none."""
     try:
-        sampling = json.loads((folder / "manifest.json").read_bytes())["sampling"]
+        sampling = read_json(folder / "manifest.json")["sampling"]
         return Sampling(steps=int(sampling["steps"]), guidance=float(sampling["guidance"]))
     except (OSError, ValueError, KeyError, TypeError):
         return usual

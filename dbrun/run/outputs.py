@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dbrun.errors import StageFailed
 from dbrun.fsync import fsync_path
+from dbrun.input_file import read_json
 from dbrun.safetensors_header import RECORD_FILE
 from dbrun.store.atomic import disk_errors, is_orphan, remove_tree, temp_name
 from dbrun.store.store import Store
@@ -118,10 +119,11 @@ def _is_replaceable(target: Path) -> bool:
 def _read_record(folder: Path) -> Mapping[str, object] | None:
     """The content of a delivered folder's `dbrun.json`; None if there is none, empty if it cannot be understood."""
     try:
-        data = json.loads((folder / RECORD_FILE).read_bytes())
+        data = read_json(folder / RECORD_FILE)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
+    # OSError: a folder or a named pipe of this name
+    except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
 

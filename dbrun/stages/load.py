@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
+from dbrun.input_file import open_file, read_json
 from dbrun.models.base import Family, families
 from dbrun.models.configs import LICENCE_FILE
 from dbrun.recipe.schema.model import Recipe
@@ -86,7 +87,7 @@ class Load(Stage[LoadParams]):
             if name.endswith(".safetensors"):
                 # raises where the file is cut short
                 read_header(folder / name)
-            with (folder / name).open("rb") as file:
+            with open_file(folder / name) as file:
                 files[name] = hashlib.file_digest(file, "sha256").hexdigest()
             # in the Hub's cache a file is a link to a blob that is named by its sha256
             blob = (folder / name).resolve()
@@ -160,7 +161,7 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
         raise RecipeError(f"{folder} has no model_index.json, so it is no base in diffusers format",
                           fix="name a folder written by `save_pretrained` in `base.path`")
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(folder / "model_index.json")
         pipeline = index["_class_name"]
         homes = {part: index[part][0] for part in family.subfolders if index.get(part)}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -193,5 +194,5 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
 
 def read_base_record(artifact: Artifact) -> BaseRecord:
     """The record in an artifact of `load`."""
-    record = json.loads((artifact.path / BASE_FILE).read_text(encoding="utf-8"))
+    record = read_json(artifact.path / BASE_FILE)
     return BaseRecord(families()[record["family"]], record["variant"], record["files"])

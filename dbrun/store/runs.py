@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dbrun.errors import UsageError
+from dbrun.input_file import open_file, parse_json
 from dbrun.store.atomic import disk_errors, is_foreign, is_orphan, temp_name
 from dbrun.store.checksummed_json import read_checksummed
 from dbrun.store.objects import sha256_of
@@ -140,11 +140,11 @@ def _string_dict(value: object) -> dict[str, str] | None:
 
 def _read_last_event(path: Path) -> Mapping[str, object] | None:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             # The end of the file is enough: `ls` reads every run, and the events of a training take megabytes.
             file.seek(max(0, os.fstat(file.fileno()).st_size - 16384))
             last = file.read().splitlines()[-1]
-        event = json.loads(last)
+        event = parse_json(last)
     except (OSError, ValueError, IndexError):
         return None
     is_last = isinstance(event, dict) and event.get("event") in ("run_finished", "run_failed")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from dbrun.errors import RecipeError, UsageError
+from dbrun.input_file import read_json
 from dbrun.models.base import Family, Model, families
 from dbrun.naming import HUB_ID
 from dbrun.plan.device import resolve_numerics
@@ -79,11 +81,10 @@ def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], sto
     hub = parse_hub_identity(recorded["identity"])
     if hub:
         repo, commit = hub
-        return _find_or_download(Base(type=recorded["type"], path=repo, revision=commit, variant=recorded["variant"]),
-                                 store)
+        return _find_or_download(_recorded_base(recorded, repo, commit), store)
     for path in (EMBEDDED, *_recorded_paths(places)):
         try:
-            candidate = _find_or_download(Base(type=recorded["type"], path=path, variant=recorded["variant"]), store)
+            candidate = _find_or_download(_recorded_base(recorded, path, None), store)
         except RecipeError:
             continue
         # A path proves nothing: other weights may be there now.
@@ -91,6 +92,15 @@ def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], sto
             return candidate
     raise UsageError(f"the base that it was trained on is a folder of files ({recorded['identity'][:18]}…), and it is "
                      "not known where that is", fix="name it: --base FOLDER")
+
+
+def _recorded_base(recorded: Mapping[str, Any], path: str, revision: str | None) -> Base:
+    """The recorded base at a path. Raises RecipeError where the record holds what no recipe may."""
+    try:
+        return Base(type=recorded["type"], path=path, revision=revision, variant=recorded["variant"])
+    except ValidationError as error:
+        raise RecipeError(f"an adapter was trained on a base that this dbrun does not know: type "
+                          f"{recorded['type'][:40]!r}, {path[:80]!r}", fix="name a base: --base FOLDER") from error
 
 
 def _recorded_paths(places: Sequence[Path]) -> list[str]:
@@ -117,14 +127,14 @@ def _base_of_option(asked: str, trained: Sequence[Mapping[str, Any]], store: Sto
 def _base_type(trained: Sequence[Mapping[str, Any]]) -> str:
     """Family that the adapters were trained on; without provenance the first that other programs train for, too."""
     if trained:
-        return str(trained[0]["type"])
+        return _recorded_base(trained[0], EMBEDDED, None).type
     return next(family.NAME for family in families().values() if family.kohya_prefixes)
 
 
 def _detect_family(folder: Path) -> str | None:
     """Family of a pipeline in a folder, by its class name; None if it is no pipeline of a known class."""
     try:
-        pipeline = json.loads((folder / "model_index.json").read_bytes())["_class_name"]
+        pipeline = read_json(folder / "model_index.json")["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     for family in families().values():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
+from dbrun.input_file import read_json
 from dbrun.models.base import Model
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.use.adapter_files import AdapterFile
@@ -78,7 +79,7 @@ def resolve_settings(wish: SampleRequest, adapters: Sequence[AdapterFile], base:
 def _default_sampling(base: LocalBase) -> tuple[int, float]:
     """Steps and guidance from the base's manifest (only bases made by dbrun have one), otherwise the family's."""
     try:
-        sampling = json.loads((base.folder / "manifest.json").read_bytes())["sampling"]
+        sampling = read_json(base.folder / "manifest.json")["sampling"]
         return int(sampling["steps"]), float(sampling["guidance"])
     except (OSError, ValueError, KeyError, TypeError):
         usual = base.family.default_sampling
