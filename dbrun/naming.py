@@ -1,4 +1,4 @@
-"""Names and patterns that several rooms share, each stated once: Hub ids, commits, checkpoints, metrics."""
+"""Names and patterns that several rooms share, each stated once: Hub ids, commits, checkpoints, metrics, recipes."""
 
 from __future__ import annotations
 
@@ -12,3 +12,5 @@ CHECKPOINT_NAME = re.compile(r"step-(?P<step>\d{8,})\.(?P<digest>[0-9a-f]{64})\.
 """The name of a checkpoint: the steps that are done, and the sha256 of the file's bytes."""
 METRICS_FILE = "metrics.jsonl"
 """A line of JSON for each step of a training, in its artifact and in the run's folder."""
+YAML_SUFFIXES = (".yaml", ".yml")
+"""The endings of the names of recipes."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbrun.cli.complete import YAML_SUFFIXES
 from dbrun.errors import UsageError
+from dbrun.input_file import open_file
+from dbrun.naming import YAML_SUFFIXES
 from dbrun.recipe.load import EXPORT_SUFFIX
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _find_recipes(folder: Path) -> list[Path]:
 
 def _is_recipe(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             # The beginning is enough, and a YAML file of data may be huge.
             return RECIPE_MARKER.search(file.read(65536)) is not None
     except OSError:
