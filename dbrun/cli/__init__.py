@@ -12,7 +12,10 @@ EXIT_INTERRUPTED = 130
 
 def main() -> None:
     """The entry point `dbrun`: run a verb; every failure becomes a message and an exit code, never a traceback."""
+    from dbrun.ui.streams import guard_streams
+
     try:
+        guard_streams()
         _run()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
