@@ -84,6 +84,25 @@ def _check_depth(value: object) -> None:
     raise ValueError(TOO_DEEP)
 
 
+def undecodable(name: str) -> str | None:
+    r"""A name with its bytes written out, such as caf\xe9.jpg, where it is not UTF-8; None where it is.
+
+    Neither JSON nor YAML nor the libraries that read weights take such a name.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        return None
+    try:
+        data = name.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        # half of a surrogate pair, as an escape in JSON can write it; no system gives such a name
+        return ascii(name)[1:-1]
+    return data.decode(errors="backslashreplace")
+
+
 def is_file(entry: os.DirEntry[str]) -> bool:
     """Whether an entry of a folder is a regular file or a link to one; a link that leads nowhere or to itself is none.
     """

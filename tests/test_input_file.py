@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fork_server import run_dbrun
 from PIL import Image
 
 from dbrun.errors import RecipeError
+from dbrun.images.captions import read_metadata
 from dbrun.images.discover import list_pictures
 from dbrun.images.validation import validate_picture
-from dbrun.input_file import MAX_JSON_DEPTH, open_file, parse_json, read_file, read_json
+from dbrun.input_file import MAX_JSON_DEPTH, open_file, parse_json, read_file, read_json, undecodable
 from dbrun.models.configs import read_config
 from dbrun.provenance_check import find_damage
 from dbrun.recipe.load import load_recipe
@@ -136,3 +139,42 @@ GOOD = {"recipe": {"base": {"type": "sd", "identity": "files:0", "variant": None
     ({"recipe": {**GOOD["recipe"], "images": {"resolution": True}}}, "recipe.images.resolution is not a number")])
 def test_provenance_with_members_of_other_types_is_damaged(document: dict[str, object], damage: str | None) -> None:
     assert find_damage(document) == damage
+
+
+LATIN_1 = os.fsdecode(b"caf\xe9")
+
+
+@pytest.mark.parametrize(("name", "shown"), [("café", None), (LATIN_1, r"caf\xe9"), ("\ud800x", r"\ud800x")])
+def test_a_name_that_is_not_utf_8_is_written_out(name: str, shown: str | None) -> None:
+    assert undecodable(name) == shown
+
+
+def test_a_picture_whose_name_is_not_utf_8_is_refused_before_the_training(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "dog.png")
+    (tmp_path / f"{LATIN_1}.doc").touch()
+    assert len(list_pictures(tmp_path).pictures) == 1, "what is not read may have any name"
+    (tmp_path / f"{LATIN_1}.jpg").touch()
+    with pytest.raises(RecipeError, match=r"not UTF-8: caf\\xe9\.jpg"):
+        list_pictures(tmp_path)
+
+
+def test_a_table_of_captions_cannot_name_one_either(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "caf\\udce9.png", "text": "a"}\n')
+    with pytest.raises(RecipeError, match=r"metadata\.jsonl:1: found the name caf\\xe9\.png, expected UTF-8"):
+        read_metadata(tmp_path, ["metadata.jsonl"], None)
+
+
+@pytest.mark.parametrize("where", ["the current folder", "DBRUN_STORE", "a word"])
+def test_commands_refuse_to_work_where_names_are_not_utf_8(where: str, tmp_path: Path) -> None:
+    odd = tmp_path / LATIN_1
+    odd.mkdir()
+    environment = dict(os.environ)
+    words = ["ls"]
+    if where == "DBRUN_STORE":
+        environment["DBRUN_STORE"] = str(odd)
+    elif where == "a word":
+        words = ["plan", f"{LATIN_1}.yaml"]
+    cwd = odd if where == "the current folder" else tmp_path
+    done = run_dbrun(words, cwd=cwd, env=environment)
+    assert done.returncode == 2
+    assert re.match(r"error: .*caf\\xe9.* not UTF-8", done.stderr), done.stderr

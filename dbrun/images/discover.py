@@ -10,11 +10,13 @@ from pathlib import Path, PurePosixPath
 from dbrun.errors import RecipeError
 from dbrun.images.captions import METADATA_FILES, TEXT_SUFFIX
 from dbrun.images.masks import is_mask, picture_stem
-from dbrun.input_file import describe_kind, is_file
+from dbrun.input_file import describe_kind, is_file, undecodable
 from dbrun.options.captions import SIDECAR, CaptionSource
 
 PICTURE_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 IGNORED_NAMES = ("thumbs.db", "desktop.ini")
+MAX_SHOWN_NAMES = 5
+"""Most names of files that a message lists."""
 TRAIN_SPLIT = "train"
 """Sub-folder with the training pictures of a data set in the Hub's `imagefolder` layout."""
 
@@ -44,6 +46,7 @@ def list_pictures(folder: Path, key: str = "subject.images", captions: CaptionSo
     """
     entries = _list_folder(folder, key)
     names = list(entries)
+    _check_names(folder, names)
     pictures = [name for name, entry in entries.items() if is_picture(name) and is_file(entry)]
     if not pictures and TRAIN_SPLIT in names and not set(METADATA_FILES) & set(names):
         below = list_pictures(folder / TRAIN_SPLIT, key, captions)
@@ -104,6 +107,16 @@ def _list_folder(folder: Path, key: str) -> dict[str, os.DirEntry[str]]:
                           fix="put the pictures into a folder of their own and name that") from None
     except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read the folder {str(folder)!r}: {error}") from None
+
+
+def _check_names(folder: Path, names: Iterable[str]) -> None:
+    """Raise RecipeError for pictures and caption files whose names are not UTF-8."""
+    # refused before the training: its report, its lock and its log could not hold such a name
+    read = [name for name in names if name.lower().endswith((*PICTURE_SUFFIXES, TEXT_SUFFIX))]
+    bad = [shown for shown in map(undecodable, read) if shown is not None]
+    if bad:
+        raise RecipeError(f"{folder}: found names that are not UTF-8: {_join(bad[:MAX_SHOWN_NAMES])}",
+                          fix="rename the files; `convmv -f latin1 -t utf-8 --notest FOLDER` renames all of a folder")
 
 
 def _suggest_folder(folder: Path) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dbrun.errors import RecipeError, StageFailed
-from dbrun.input_file import is_file, read_json
+from dbrun.input_file import is_file, read_json, undecodable
 from dbrun.models.base import Family, Sampling, families
 from dbrun.naming import COMMIT, HUB_ID
 from dbrun.recipe.schema.model import Base
@@ -180,6 +180,10 @@ def _file_names(folder: Path, family: Family) -> Iterator[str]:
             continue
         prefix = f"{subfolder}/" if subfolder else ""
         for entry in os.scandir(folder / subfolder):
+            shown = undecodable(entry.name)
+            if shown is not None:
+                raise RecipeError(f"{folder / subfolder} holds a file whose name is not UTF-8: {shown}",
+                                  fix="remove it, or fetch the base again")
             if is_file(entry):
                 yield prefix + entry.name
 
