@@ -21,7 +21,7 @@ TYPES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("recipe.prior.pictures.*.digest", (str,)), ("inputs", (dict,)), ("merged", (dict,)), ("merged.of", (list,)),
     ("merged.of.*", (dict,)), ("merged.of.*.provenance", (dict,)))
 """Dotted member → its types, where it is there; `*` means every member of an object or item of a list."""
-REQUIRED = {"recipe": ("base", "adapt"), "recipe.base": ("type", "identity", "variant"),
+REQUIRED = {"recipe.base": ("type", "identity", "variant"),
             "recipe.subject.pictures.*": ("digest",), "recipe.subjects.*.pictures.*": ("digest",),
             "recipe.prior.pictures.*": ("digest",)}
 """Dotted object → the members that it must have."""

@@ -132,7 +132,7 @@ GOOD = {"recipe": {"base": {"type": "sd", "identity": "files:0", "variant": None
 
 @pytest.mark.parametrize(("document", "damage"), [
     (GOOD, None), ({"inputs": {}}, None), ({"recipe": []}, "recipe is not an object"),
-    ({"recipe": {}}, "recipe has no base"),
+    ({"recipe": {"base": {"type": "sd", "identity": ""}}}, "recipe.base has no variant"),
     ({"recipe": {**GOOD["recipe"], "adapt": {"denoiser": 1}}}, "recipe.adapt.* is not an object or null"),
     ({"recipe": {**GOOD["recipe"], "subjects": [{"pictures": [{}]}]}}, "recipe.subjects.*.pictures.* has no digest"),
     ({"merged": {"of": [{"provenance": {"recipe": 3}}]}}, "recipe is not an object"),

@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dbrun.errors import RecipeError
 from dbrun.input_file import read_file, read_json
 
 MAX_CARD_BYTES = 2**20
 """Largest model card in bytes that is searched for a licence."""
+CONFIG_FILES = ("config.json", "scheduler_config.json", "tokenizer_config.json")
+"""Names of the files with the settings of a component."""
 LICENCE_FILE = re.compile(r"(LICEN[CS]E|COPYING)[\w.-]*", re.IGNORECASE)
 """Name of a file that holds the text of a licence."""
 UNKNOWN_LICENCE = "unknown"
 """Licence of a base whose files name none; the Hub's own word for that case."""
 
 
+class SettingType(NamedTuple):
+    """Type of a setting: how a message describes it, and the test of a value."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    # in Python a bool is an int; the comparison is false for NaN, which JSON readers of Python accept
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_list_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and len(value) > 0 and all(map(test, value))
+
+
+COUNT = SettingType("a whole number above 0", _is_count)
+NUMBER = SettingType("a finite number", _is_number)
+SETTING_TYPES: Mapping[str, SettingType] = {
+    "block_out_channels": SettingType("a list of whole numbers above 0", _is_list_of(_is_count)),
+    **dict.fromkeys(("in_channels", "latent_channels", "max_position_embeddings", "num_hidden_layers",
+                     "num_train_timesteps"), COUNT),
+    **dict.fromkeys(("scaling_factor", "beta_start", "beta_end", "model_max_length"), NUMBER),
+    **dict.fromkeys(("prediction_type", "beta_schedule", "_class_name"),
+                    SettingType("text", lambda value: isinstance(value, str))),
+    "sample_size": SettingType("a whole number above 0, two of them, or null",
+                               lambda value: value is None or _is_count(value) or _is_list_of(_is_count)(value)),
+    "trained_betas": SettingType("a list of finite numbers, or null",
+                                 lambda value: value is None or _is_list_of(_is_number)(value)),
+}
+"""Setting that dbrun reads → its type. Others may be null, as diffusers writes most that are not used."""
+
+
 def read_config(path: Path) -> dict[str, Any]:
-    """Settings in a JSON file. Raises RecipeError where the file is missing, or holds no JSON object."""
+    """Settings in a JSON file. Raises RecipeError for a missing file, no JSON object, or a setting of another type."""
     try:
         settings = read_json(path)
     except (OSError, ValueError) as error:
@@ -27,7 +69,20 @@ def read_config(path: Path) -> dict[str, Any]:
                           fix="check that `base.path` is a complete folder in diffusers format") from error
     if not isinstance(settings, dict):
         raise RecipeError(f"{path} of the base is not a JSON object", fix="check `base.path`")
+    for key, value in settings.items():
+        kind = SETTING_TYPES.get(key)
+        if kind is not None and not kind.fits(value):
+            raise RecipeError(f"{path} of the base: found {key} = {json.dumps(value)[:60]}, expected {kind.words}",
+                              fix="fetch the base again, or save it again with `save_pretrained`")
     return settings
+
+
+def check_configs(folder: Path, subfolders: Iterable[str]) -> None:
+    """Read every config of a base's components. Raises RecipeError for one that `read_config` refuses."""
+    for subfolder in subfolders:
+        for name in CONFIG_FILES:
+            if (folder / subfolder / name).exists():
+                read_config(folder / subfolder / name)
 
 
 def find_licence(folder: Path) -> str:

@@ -11,6 +11,7 @@ from dbrun.adapters.embedding import Embedding
 from dbrun.events import Note
 from dbrun.formats.base import formats
 from dbrun.models.base import families
+from dbrun.models.configs import check_configs
 from dbrun.models.new_tokens import check_initializer, check_unused_tokens, token_names
 from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_truncated
 from dbrun.options.objective import DEFAULT_OBJECTIVE, check_objective
@@ -134,6 +135,11 @@ def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollect
     """Check a recipe against its base. Adds problems to findings, returns notes; nothing if the base is not here."""
     recipe, folder = loaded.recipe, base.folder
     if folder is None:
+        return ()
+    problem_count = len(findings.problems)
+    findings.attempt("base.path", check_configs, folder, families()[recipe.base.type].subfolders)
+    # all other checks read the same configs, and would report them again
+    if len(findings.problems) > problem_count:
         return ()
     findings.attempt("images.resolution", picture_shapes.check_resolution, recipe, folder)
     findings.attempt("images.buckets.step", picture_shapes.check_bucket_step, recipe, folder)

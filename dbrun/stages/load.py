@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
+from dbrun.finite_weights import check_finite
 from dbrun.input_file import open_file, read_json
 from dbrun.models.base import Family, families
 from dbrun.models.configs import LICENCE_FILE
 from dbrun.recipe.schema.model import Recipe
-from dbrun.safetensors_header import read_header
 from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Artifact, Sources
 from dbrun.workload import Workload
@@ -85,8 +85,8 @@ class Load(Stage[LoadParams]):
             ctx.check_interrupt()
             ctx.progress(done, len(wanted), "files")
             if name.endswith(".safetensors"):
-                # raises where the file is cut short
-                read_header(folder / name)
+                # raises where the file is cut short, too
+                check_finite(folder / name, ctx.check_interrupt)
             with open_file(folder / name) as file:
                 files[name] = hashlib.file_digest(file, "sha256").hexdigest()
             # in the Hub's cache a file is a link to a blob that is named by its sha256

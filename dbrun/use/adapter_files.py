@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dbrun.errors import RecipeError, UsageError
+from dbrun.finite_weights import check_finite
 from dbrun.formats.base import Format, formats
 from dbrun.models.base import Family
 from dbrun.recipe.checks.suggestions import join_with_or
@@ -88,11 +89,13 @@ class AdapterFile:
 def find_adapter(word: str) -> AdapterFile:
     """Find the adapter for `dog.safetensors`, `outputs/sks_dog` or `dog.safetensors:0.6` (with a weight).
 
-    Raises UsageError if the path does not exist or holds no adapter.
+    Raises UsageError if the path does not exist or holds no adapter, RecipeError if a weight is no number.
     """
     place, weight = _split_weight(word)
     for form, files in _find_in_formats(place):
         if files:
+            for weights in dict.fromkeys(unit[-1] for unit in files):
+                check_finite(weights)
             return AdapterFile(place, weight, form, files)
     if not place.exists():
         raise UsageError(f"{place} does not exist", fix="name an adapter's file or folder, such as outputs/sks_dog")
