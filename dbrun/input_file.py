@@ -112,6 +112,30 @@ def is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def file_exists(path: Path) -> bool:
+    """Whether a path is a file. Never raises: a name of over 255 bytes and a folder without permission hold none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def folder_exists(path: Path) -> bool:
+    """Whether a path is a folder; never raises, as `file_exists`."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def path_exists(path: Path) -> bool:
+    """Whether a path is anything at all; never raises, as `file_exists`."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def describe_kind(path: Path) -> str | None:
     """What a path is if neither a regular file nor a folder: a named pipe, a socket, a device; else None.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dbrun.errors import RecipeError
-from dbrun.input_file import open_file, parse_json, read_json
+from dbrun.input_file import folder_exists, open_file, parse_json, path_exists, read_json
 from dbrun.provenance_check import find_damage
 
 METADATA_KEY = "dbrun"
@@ -87,9 +87,9 @@ def _tensor_shapes(path: Path, changed: int) -> Mapping[str, tuple[int, ...]]:
 
 def read_provenance(path: Path) -> dict[str, object]:
     """Provenance that dbrun wrote into an exported adapter. Raises RecipeError where there is none."""
-    if path.is_dir():
+    if folder_exists(path):
         raise RecipeError(f"{path} is a folder", fix=_suggest_file(path))
-    if not path.exists():
+    if not path_exists(path):
         raise RecipeError(f"{path} is not there", fix=_suggest_file(path))
     text = read_header(path).metadata.get(METADATA_KEY)
     try:

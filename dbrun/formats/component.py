@@ -12,7 +12,7 @@ from dbrun.adapters.full import Full
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.merge_weights import merge_adapter
-from dbrun.input_file import read_json
+from dbrun.input_file import file_exists, read_json
 from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 
@@ -49,9 +49,9 @@ class ComponentFormat(Format):
         if not self.STANDALONE:
             return None
         # A pipeline's own unet/ looks the same, and is no adapter.
-        in_pipeline = (place.parent / "model_index.json").is_file()
+        in_pipeline = file_exists(place.parent / "model_index.json")
         config, weights = place / CONFIG, sorted(place.glob("*.safetensors"))
-        if in_pipeline or not config.is_file() or len(weights) != 1:
+        if in_pipeline or not file_exists(config) or len(weights) != 1:
             return None
         return (config, weights[0])
 

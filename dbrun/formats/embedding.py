@@ -10,6 +10,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.embedding import Embedding
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import TOKEN_PREFIX
+from dbrun.input_file import file_exists
 from dbrun.models.base import Family, Model
 from dbrun.models.new_tokens import Vocabulary, token_names
 from dbrun.safetensors_header import read_header
@@ -44,7 +45,7 @@ class EmbeddingFormat(Format):
                 folder = place / FOLDER
             files = tuple(sorted(folder.glob("*.safetensors")))
         # `embeddings/` may be the user's own: one file of another kind, and the folder is not this format's.
-        have_words = [file.is_file() and all(map(is_token_name, read_header(file).tensors)) for file in files]
+        have_words = [file_exists(file) and all(map(is_token_name, read_header(file).tensors)) for file in files]
         if not files or not all(have_words):
             return None
         return files

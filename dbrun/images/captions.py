@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dbrun.errors import RecipeError
-from dbrun.input_file import open_file, parse_json, read_file, undecodable
+from dbrun.input_file import file_exists, open_file, parse_json, read_file, undecodable
 
 TEXT_SUFFIX = ".txt"
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -179,7 +179,7 @@ def _picture_name(row: Mapping[str, object], place: str, folder: Path, problems:
         problems.append(f"{place}: found {name!r}, expected a name inside of {folder}")
     elif undecodable(name) is not None:
         problems.append(f"{place}: found the name {undecodable(name)}, expected UTF-8")
-    elif not (folder / path).is_file():
+    elif not file_exists(folder / path):
         problems.append(f"{place}: {name!r} is not there")
     else:
         return path.as_posix()

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from dbrun.errors import RecipeError
 from dbrun.images.captions import METADATA_FILES, TEXT_SUFFIX
 from dbrun.images.masks import is_mask, picture_stem
-from dbrun.input_file import describe_kind, is_file, undecodable
+from dbrun.input_file import describe_kind, folder_exists, is_file, undecodable
 from dbrun.options.captions import SIDECAR, CaptionSource
 
 PICTURE_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -124,7 +124,7 @@ def _suggest_folder(folder: Path) -> str:
     from difflib import get_close_matches
 
     parent = folder.parent
-    if not parent.is_dir():
+    if not folder_exists(parent):
         return f"; {parent} does not exist either"
     siblings = sorted(path.name for path in parent.iterdir() if path.is_dir())
     close = get_close_matches(folder.name, siblings, n=1)

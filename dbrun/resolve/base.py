@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dbrun.errors import RecipeError, StageFailed
-from dbrun.input_file import is_file, read_json, undecodable
+from dbrun.input_file import file_exists, folder_exists, is_file, read_json, undecodable
 from dbrun.models.base import Family, Sampling, families
 from dbrun.naming import COMMIT, HUB_ID
 from dbrun.recipe.schema.model import Base
@@ -57,15 +57,15 @@ def find_base(base: Base, relative_to: Path, store: Store) -> FoundBase:
                           fix=fix) from error
     looks_like_hub_id = HUB_ID.fullmatch(base.path) is not None
     # `owner/name` can be a folder too: the folder wins, unless a revision says that the Hub is meant
-    if (folder / "model_index.json").is_file() and not (looks_like_hub_id and base.revision):
+    if file_exists(folder / "model_index.json") and not (looks_like_hub_id and base.revision):
         return FoundBase(_find_local_base(folder, family, base.variant, store))
     if looks_like_hub_id:
         hub_base = _find_hub_base(base.path, base.revision or "main", family, base.variant, store)
-        if folder.is_dir():
+        if folder_exists(folder):
             text = f"{base.path} is taken as a Hub id: the folder {folder} holds no model_index.json"
             return replace(hub_base, notes=(text,))
         return hub_base
-    if folder.is_dir():
+    if folder_exists(folder):
         raise RecipeError(f"{folder} holds no model_index.json, so it is no base in diffusers format",
                           fix="name a folder written by `save_pretrained`")
     raise RecipeError(f"found {base.path!r}, which is no folder here ({folder}) and no Hub id",

@@ -12,6 +12,7 @@ from typing import Any
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import formats
+from dbrun.input_file import path_exists
 from dbrun.models.base import Family
 from dbrun.recipe.checks.suggestions import join_with_or
 from dbrun.safetensors_header import read_header
@@ -65,7 +66,7 @@ def find_adapter(path: str, request: InitRequest, store: Store) -> FoundAdapter:
             return FoundAdapter(f"{form.NAME}:{'+'.join(digests)}", dict(zip(digests, files, strict=True)))
     except OSError as error:
         raise explain_os_error(error, f"reading the adapter {place}") from error
-    problem = "is no adapter" if place.exists() else "is not there"
+    problem = "is no adapter" if path_exists(place) else "is not there"
     allowed = join_with_or([form.FILE_DESCRIPTION for form in readable if form.FILE_DESCRIPTION])
     raise RecipeError(f"{place} {problem}", fix=f"name {allowed}")
 

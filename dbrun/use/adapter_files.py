@@ -12,6 +12,7 @@ from typing import Any
 from dbrun.errors import RecipeError, UsageError
 from dbrun.finite_weights import check_finite
 from dbrun.formats.base import Format, formats
+from dbrun.input_file import path_exists
 from dbrun.models.base import Family
 from dbrun.recipe.checks.suggestions import join_with_or
 from dbrun.safetensors_header import METADATA_KEY, read_header, read_provenance
@@ -97,7 +98,7 @@ def find_adapter(word: str) -> AdapterFile:
             for weights in dict.fromkeys(unit[-1] for unit in files):
                 check_finite(weights)
             return AdapterFile(place, weight, form, files)
-    if not place.exists():
+    if not path_exists(place):
         raise UsageError(f"{place} does not exist", fix="name an adapter's file or folder, such as outputs/sks_dog")
     allowed = join_with_or([form.FILE_DESCRIPTION for form in formats().values() if form.FILE_DESCRIPTION])
     raise UsageError(f"{place} holds no adapter", fix=f"name {allowed}, or a folder that `dbrun run` wrote")
@@ -109,7 +110,7 @@ def split_adapters_and_prompt(words: Sequence[str]) -> tuple[tuple[AdapterFile, 
         raise UsageError("found no prompt behind the adapter", fix='dbrun sample ADAPTER "a photo of sks dog"')
     last_place, _ = _split_weight(words[-1])
     # A prompt that is the name of a file is nearly always a forgotten prompt.
-    if last_place.exists():
+    if path_exists(last_place):
         raise UsageError(f"found {words[-1]}, an adapter, where the prompt should stand",
                          fix='dbrun sample ADAPTER … "a photo of sks dog"')
     return tuple(find_adapter(word) for word in words[:-1]), words[-1]
@@ -119,7 +120,7 @@ def _split_weight(word: str) -> tuple[Path, float]:
     """Split `PATH:WEIGHT`; the weight is 1 without one. Raises UsageError for a weight out of range."""
     # A path that exists is taken whole: a `:` is allowed in file names.
     place, colon, number = word.rpartition(":")
-    if not colon or Path(word).exists():
+    if not colon or path_exists(Path(word)):
         return Path(word), 1.0
     try:
         weight = float(number)

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dbrun.errors import RecipeError, UsageError
-from dbrun.input_file import read_json
+from dbrun.input_file import file_exists, read_json
 from dbrun.models.base import Family, Model, families
 from dbrun.naming import HUB_ID
 from dbrun.plan.device import resolve_numerics
@@ -119,7 +119,7 @@ def _base_of_option(asked: str, trained: Sequence[Mapping[str, Any]], store: Sto
     path, _, revision = asked.partition("@")
     folder = Path(asked).expanduser()
     # A folder wins over a repository: `owner/name` can be both.
-    if (folder / "model_index.json").is_file() or not HUB_ID.fullmatch(path):
+    if file_exists(folder / "model_index.json") or not HUB_ID.fullmatch(path):
         return _find_or_download(Base(type=_detect_family(folder) or _base_type(trained), path=asked), store)
     return _find_or_download(Base(type=_base_type(trained), path=path, revision=revision or None), store)
 

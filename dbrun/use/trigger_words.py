@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import UsageError
 from dbrun.formats.base import Format, formats
+from dbrun.input_file import folder_exists
 from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 from dbrun.use.adapter_files import AdapterFile
@@ -61,7 +62,7 @@ def find_words(adapters: Sequence[AdapterFile], family: Family) -> Mapping[str, 
     folders = []
     for adapter in adapters:
         folder = adapter.place
-        if not folder.is_dir():
+        if not folder_exists(folder):
             folder = folder.parent
         folders.append(folder)
     forms = _word_formats(family).values()

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from dbrun.config_types import PlainScalar
-from dbrun.input_file import open_file
+from dbrun.input_file import folder_exists, open_file, path_exists
 from dbrun.naming import YAML_SUFFIXES
 from dbrun.recipe.checks.suggestions import nearest
 from dbrun.recipe.text.spans import LINE_BREAK, InvalidRecipe, Problem, Source, Span, display_path
@@ -109,7 +109,7 @@ def _span_after(text: str, source: Source) -> Span:
 
 def _read_text(path: Path, asked: Span | None) -> tuple[Source, str]:
     # before anything of it is read: messages quote lines, and these must never be those of a password file
-    if path.suffix.lower() not in YAML_SUFFIXES and path.exists() and not path.is_dir():
+    if path.suffix.lower() not in YAML_SUFFIXES and path_exists(path) and not folder_exists(path):
         message = f"{display_path(path)} is no recipe: its name does not end with {' or '.join(YAML_SUFFIXES)}"
         raise InvalidRecipe([Problem(asked, "", message, "name a recipe, or rename the file")])
     try:
