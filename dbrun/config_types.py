@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
+
+from dbrun.naming import forbidden_in_prompt
 
 
 class PlainScalar(str):
@@ -65,6 +68,28 @@ def _parse_text(value: object) -> object:
     return str(value)
 
 
+def _check_characters(value: str) -> str:
+    # YAML's escapes, such as "\\x1b" in quotes, bring in what the recipe's text itself may not hold
+    bad = forbidden_in_prompt(value)
+    if bad:
+        raise PydanticCustomError("wants_characters", "expected text without {bad}", {"bad": bad})
+    return value
+
+
+def check_filled(value: str) -> str:
+    """The text itself; an error where it is only blanks."""
+    if not value.strip():
+        raise PydanticCustomError("wants_prompt", "expected words, not only blanks")
+    return value
+
+
+def _check_path(value: str) -> str:
+    # joined to a folder, an empty path is that folder itself: a variable that is not set would name the recipe's own
+    if not value.strip():
+        raise PydanticCustomError("wants_path", "expected a path; '.' is the folder of the recipe")
+    return value
+
+
 def _parse_null(value: object) -> object:
     if isinstance(value, PlainScalar) and value in NULL_WORDS:
         return None
@@ -75,6 +100,12 @@ Int = Annotated[int, BeforeValidator(_parse_int, json_schema_input_type=int)]
 Float = Annotated[float, BeforeValidator(_parse_float, json_schema_input_type=float)]
 Bool = Annotated[bool, BeforeValidator(_parse_bool, json_schema_input_type=bool)]
 Text = Annotated[str, BeforeValidator(_parse_text, json_schema_input_type=str)]
+FilledText = Annotated[Text, AfterValidator(check_filled)]
+"""Text that is not only blanks."""
+PathText = Annotated[Text, AfterValidator(_check_path)]
+"""Path, or a name in the place of one."""
+PromptText = Annotated[Text, AfterValidator(_check_characters)]
+"""Text that becomes a prompt or a part of one: without the characters that no prompt may hold."""
 OrNone = BeforeValidator(_parse_null)
 """Validator for an optional field: `Annotated[Int | None, OrNone]` reads YAML's null as None."""
 
@@ -87,17 +118,23 @@ class Part(BaseModel):
     NEUTRAL: field → the value that switches a feature off. Fields with that value are left out of cache keys, so that a
     new feature does not invalidate earlier results. A default that has an effect is never neutral. A subclass adds its
     own entries to those of its bases.
+    USUAL: whether messages show it as the example of its union's members; without such a member, they show the first.
     """
 
     # defer_build: validators are built when a recipe is first read, since `dbrun --help` needs none of them
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, defer_build=True)
     NEUTRAL: ClassVar[dict[str, object]] = {}
+    USUAL: ClassVar[bool] = False
 
     @classmethod
     def from_defaults(cls) -> Self:
         """The part with the default of every field; nothing is validated."""
         # field defaults are made while modules load, and validating them would build every validator then
         return cls.model_construct()
+
+    def step_limits(self, steps: int) -> Mapping[str, int]:
+        """Field → the largest number that still has an effect in a training of `steps` steps; most parts have none."""
+        return {}
 
     def with_changes(self, **changes: object) -> Self:
         """A copy with changed field values; the new values are not validated."""

@@ -80,7 +80,7 @@ class Interrupted(DbrunError):
     signum: the signal's number; the exit code is 128 + signum (130 Ctrl-C, 143 SIGTERM).
     """
 
-    def __init__(self, signum: int, message: str = "interrupted; the same command goes on from here") -> None:
+    def __init__(self, signum: int, message: str = "interrupted; run the same command again to resume") -> None:
         super().__init__(message)
         self.signum = signum
         self.exit_code = 128 + signum

@@ -55,10 +55,13 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     return parse_json(read_file(path, max_bytes))
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError, also for more than MAX_JSON_DEPTH levels of lists and objects."""
+def parse_json(text: str | bytes, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The value of a JSON text. Raises ValueError, also for more than MAX_JSON_DEPTH levels of lists and objects.
+
+    object_pairs_hook: makes an object of its pairs, as in `json.loads`.
+    """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=object_pairs_hook)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
     _check_depth(value)

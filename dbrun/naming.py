@@ -1,4 +1,4 @@
-"""Names and patterns that several rooms share, each stated once: Hub ids, commits, checkpoints, metrics, recipes."""
+"""Names and patterns that several rooms share, each stated once: Hub ids, checkpoints, file names, prompts."""
 
 from __future__ import annotations
 
@@ -14,3 +14,33 @@ METRICS_FILE = "metrics.jsonl"
 """A line of JSON for each step of a training, in its artifact and in the run's folder."""
 YAML_SUFFIXES = (".yaml", ".yml")
 """The endings of the names of recipes."""
+FORBIDDEN_IN_PROMPT = re.compile(
+    # controls, without tab, line feed, carriage return and next line, which are white space
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f"
+    # what reorders the text on a screen, so that another prompt is read than is learnt
+    r"\u202a-\u202e\u2066-\u2069"
+    # halves of a pair, and code points that will never be assigned
+    r"\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+"""A character that no prompt may hold, wherever it is written. All others may: joiners, soft hyphens, private use, and
+code points that are not assigned yet, such as the emoji of a newer Unicode."""
+
+
+def forbidden_in_prompt(text: str) -> str | None:
+    """Name and place of the first character that no prompt may hold, counted from 1; None where there is none."""
+    bad = FORBIDDEN_IN_PROMPT.search(text)
+    if bad is None:
+        return None
+    return f"the character U+{ord(bad[0]):04X} (number {bad.start() + 1})"
+
+
+def file_name_key(name: str) -> str:
+    """The same text for names that differ only in case or in Unicode form: IMG_1.JPG and img_1.jpg, NFC and NFD.
+
+    Cameras, archives and other systems change both, and most file systems take such names for one.
+    """
+    if name.isascii():
+        return name.lower()
+    # imported here: most names are ASCII, and its tables are large
+    import unicodedata
+
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

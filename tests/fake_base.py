@@ -16,7 +16,7 @@ def fake_base(folder: Path, *, variant: str = "", suffix: str = ".safetensors") 
         (folder / name / f"{stem}{variant and '.' + variant}{suffix}").write_text(f"weights of {name}")
     for name, file in (("tokenizer", "tokenizer_config.json"), ("scheduler", "scheduler_config.json")):
         (folder / name).mkdir()
-        (folder / name / file).write_text(json.dumps({"model_max_length": 10}))
+        (folder / name / file).write_text(json.dumps({"model_max_length": 10, "_class_name": "DDIMScheduler"}))
     (folder / "tokenizer" / "merges.txt").write_text("a b")
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     return folder

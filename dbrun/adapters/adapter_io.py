@@ -56,12 +56,12 @@ def write_adapters(folder: Path, components: Mapping[str, ComponentAdapter]) -> 
 
 
 def read_adapters(folder: Path) -> dict[str, ComponentAdapter]:
-    """Component -> its adapter, as `write_adapters` wrote them. Raises StoreCorrupt if the index is no table."""
+    """Component -> its adapter, as `write_adapters` wrote them. Raises StoreCorrupt if the index is no JSON object."""
     from safetensors.torch import load_file
 
     index = read_json(folder / INDEX)
     if not isinstance(index, dict):
-        raise StoreCorrupt(f"{folder / INDEX} holds no table of adapters")
+        raise StoreCorrupt(f"{folder / INDEX} is not an index of adapters")
     union = tagged_union((*adapter_types(), Embedding))
     parser: TypeAdapter[Learnable] = TypeAdapter(cast(Any, union))
     components = {}

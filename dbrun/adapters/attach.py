@@ -75,7 +75,7 @@ def no_match_error(patterns: Sequence[str], fit: Sequence[str], layers: Sequence
     suggestions = list(dict.fromkeys(close)) or sorted(fit)[:5]
     why = ""
     if other:
-        why = f"; it hits only {', '.join(other)}"
+        why = f"; it matches only {', '.join(other)}"
     shown = ", ".join(f"`{pattern}`" for pattern in patterns)
     closest = ", ".join(f"`{name}`" for name in suggestions)
     return RecipeError(f"no layer that can be adapted ({', '.join(layers)}) matches {shown}{why}. "
@@ -114,7 +114,7 @@ def attach(module: nn.Module, adapter: Learnable, modules: Sequence[str], *, see
                 inject_adapter_in_model(frozen, module, adapter_name=ADAPTER_NAMES[FROZEN_PREFIX])
     _freeze_all_but_adapter(module)
 
-    # peft matches target_modules by ends of names: `a.to_q` would also hit `b.a.to_q`.
+    # peft matches target_modules by ends of names: `a.to_q` would also match `b.a.to_q`.
     adapted = {name for name, _ in _adapter_layers(module)}
     stray = sorted(adapted ^ set(names))
     if stray:
@@ -166,13 +166,16 @@ def read_weights(module: nn.Module) -> dict[str, Tensor]:
         weights = get_peft_model_state_dict(module, adapter_name=slot, save_embedding_layers=False)
         for name, tensor in weights.items():
             state[prefix + name] = tensor
-    # copy=True: without it a float32 weight on the CPU would be the live parameter, which training goes on changing
+    # copy=True: without it a float32 weight on the CPU would be the live parameter, which training would change
     return {name: state[name].detach().to("cpu", torch.float32, copy=True).contiguous()
             for name in sorted(state)}
 
 
 def write_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Set the adapter's weights. Raises StageFailed if names or shapes differ from those of `read_weights`."""
+    """Set the adapter's weights, such as A [rank, in] and B [out, rank]: names and shapes as `read_weights` gives them.
+
+    Raises StageFailed if they differ.
+    """
     from peft import set_peft_model_state_dict
 
     direct = _direct_adapter(module)
@@ -184,7 +187,7 @@ def write_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if expected != given:
         wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
-        raise StageFailed(f"these weights are not this adapter's: {len(wrong)} names or shapes differ, "
+        raise StageFailed(f"the stored weights do not fit the adapter: {len(wrong)} names or shapes differ, "
                           f"such as {', '.join(wrong[:3])}", fix="run again with `--force adapt`")
     trained: dict[str, Tensor] = {}
     frozen: dict[str, Tensor] = {}
@@ -200,7 +203,7 @@ def write_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def disable_adapter(module: nn.Module) -> Iterator[None]:
-    """Context manager: module computes as if it had no adapter; the adapter is back, unchanged, on exit."""
+    """Context manager: switch the adapter of module off; switch it on again, unchanged, on exit."""
     direct = _direct_adapter(module)
     if direct is not None:
         with direct.disable_adapter():

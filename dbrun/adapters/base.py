@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
-from dbrun.config_types import Float, Int, OrNone, Part, Text, subclasses, tagged_union
+from dbrun.config_types import Float, Int, OrNone, Part, PathText, Text, subclasses, tagged_union
 from dbrun.errors import KeyProblem
 
 if TYPE_CHECKING:
@@ -78,6 +78,11 @@ class Learnable(Part):
         """Settings as JSON data without the `EXCLUDED_FIELDS`; `type` tells the reader which class it is."""
         return self.model_dump(mode="json", exclude=set(self.EXCLUDED_FIELDS))
 
+    @property
+    def starts_from_base_weights(self) -> bool:
+        """Whether its initial weights depend on the base's weights, not only on the layers' shapes."""
+        return True
+
     def attach_direct(self, module: nn.Module, modules: tuple[str, ...]) -> DirectWeights | None:
         """Make weights of module trainable without peft; returns None if peft is to attach the adapter."""
         return None
@@ -90,7 +95,8 @@ class Learnable(Part):
                 state: Mapping[str, Tensor]) -> tuple[PeftConfig, Mapping[str, Tensor]]:
         """Config and weights with which plain peft computes the same on an untouched base.
 
-        Weights by peft's names, in peft's shapes for the type; state: as `attach.read_weights` returns it.
+        Weights by peft's names and in its shapes, such as A [rank, in] and B [out, rank]; state: as
+        `attach.read_weights` returns it.
         """
         return self.peft_config(modules), state
 
@@ -126,7 +132,7 @@ class Adapter(Learnable):
     layer_classes: ClassVar[tuple[str, ...]] = ("Linear", "Conv2d")
     """Class names of the layers that `targets` can match."""
     supports_lora: ClassVar[bool] = False
-    """Whether the update is a product of two thin matrices, so that `to_lora` works."""
+    """Whether the update is a product of two low-rank matrices, so that `to_lora` works."""
     lycoris_layer: ClassVar[LycorisLayer | None] = None
     """How LyCORIS writes one layer of this type; None if LyCORIS has no names for the update."""
     no_lycoris_reason: ClassVar[str | None] = None
@@ -135,7 +141,7 @@ class Adapter(Learnable):
     scale_folds_into: ClassVar[tuple[str, ...]] = ()
     """Ends of weight names, one per layer: multiplying that weight by a factor multiplies the update by it."""
     targets: str | tuple[str, ...]
-    init: Annotated[Text | None, OrNone] = None
+    init: Annotated[PathText | None, OrNone] = None
     """Path of an adapter to start from, relative to the recipe: a PEFT folder, a `pytorch_lora_weights.safetensors`, or
     a file with kohya's names."""
 
@@ -154,7 +160,7 @@ class Adapter(Learnable):
         if self.linear_only_reason and wide:
             return KeyProblem("targets", f"found convolutions among its {len(shapes)} layers, such as `{wide[0]}`: "
                               f"{self.linear_only_reason}",
-                              "write `targets: linear`, or patterns that hit linear layers only")
+                              "write `targets: linear`, or patterns that match linear layers only")
         return None
 
     def layer_note(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Level] | None:
@@ -196,7 +202,7 @@ class Adapter(Learnable):
 
 
 class LowRankAdapter(Adapter):
-    """Base class of adapters whose update is made of thin matrices and scaled by alpha / rank."""
+    """Base class of adapters whose update is built from low-rank matrices and scaled by alpha / rank."""
 
     rank: Annotated[Int, Field(ge=1, le=4096)] = 4
     """Rank: the inner dimension of the update. A larger rank can learn more and makes a larger file."""
@@ -242,7 +248,7 @@ class LowRankAdapter(Adapter):
         worst = max(too_narrow, key=lambda name: excess[name])
         outputs, inputs = sides[worst]
         return (f"rank {self.rank} is more than {len(too_narrow)} of {len(shapes)} layers can use, such as `{worst}` "
-                f"({outputs} × {inputs}); it costs room and time there, and adds nothing", "warning")
+                f"({outputs} × {inputs}); it costs memory and time there, and adds nothing", "warning")
 
     def max_parameter_count(self, shape: Sequence[int]) -> int:
         """Upper limit over the low-rank types, for a weight of this shape, [out, in …]; 0 for a vector."""

@@ -17,34 +17,40 @@ class DirectWeights:
     """Parameters that learn in float32, by name, with a copy of their original values."""
 
     def __init__(self, learning: Mapping[str, nn.Parameter]) -> None:
+        import torch
+
         self.parameters = learning
         # In their own dtype: `disable_adapter` must give the base back bit for bit, which float32 would not do.
-        self.original = {name: p.detach().clone() for name, p in learning.items()}
+        self.original = {name: p.data for name, p in learning.items()}
         for parameter in learning.values():
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(torch.float32, copy=True)
             parameter.requires_grad_(True)
 
     def read(self) -> dict[str, Tensor]:
-        """The weights by name, in their parameters' shapes: float32, on the CPU, contiguous, sorted by name."""
+        """The weights by name, shaped as their parameters, such as [out, in] or [n, D]: float32 on the CPU, sorted."""
         import torch
 
         return {name: p.detach().to("cpu", torch.float32, copy=True).contiguous()
                 for name, p in sorted(self.parameters.items())}
 
     def write(self, state: Mapping[str, Tensor]) -> None:
-        """Set the weights. Raises StageFailed if names or shapes differ from those of `read`."""
+        """Set the weights, each in its parameter's shape, such as [out, in] or [n, D].
+
+        Raises StageFailed if names or shapes differ from those of `read`.
+        """
         import torch
 
         expected = {name: p.shape for name, p in self.parameters.items()}
         if expected != {name: tensor.shape for name, tensor in state.items()}:
-            raise StageFailed("these are not the weights that learn here", fix="run again with `--force adapt`")
+            raise StageFailed("the stored weights differ in name or shape from those of the base",
+                              fix="run again with `--force adapt`")
         with torch.no_grad():
             for name, tensor in state.items():
                 self.parameters[name].copy_(tensor)
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """Context manager: the weights have their original values, bit for bit; the learnt ones are back on exit."""
+        """Context manager: swap in the original weights; restore the trained ones on exit, bit for bit."""
         # `.data` is swapped, not copied: the parameters stay the objects that the optimizer holds.
         learnt = {name: p.data for name, p in self.parameters.items()}
         for name, parameter in self.parameters.items():

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dbrun.adapters.base import Learnable
 from dbrun.adapters.direct import DirectWeights
-from dbrun.config_types import Int, Text
+from dbrun.config_types import Int, PromptText, Text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +38,7 @@ class Embedding(Learnable):
     """What learns: the word's embedding."""
     token: Annotated[Text, Field(pattern=TOKEN_PATTERN, examples=["<sks>"])]
     """The new word, in < >; use it in the instance prompt, such as `a photo of <sks> dog`."""
-    initializer: Annotated[Text, Field(min_length=1, max_length=100)]
+    initializer: Annotated[PromptText, Field(min_length=1, max_length=100)]
     """A word that the base knows; the new word starts with its vectors. Such as `dog`."""
     vectors: Annotated[Int, Field(ge=1, le=64)] = 1
     """Length of the word in tokens. More tokens can learn more, and leave fewer for the rest of the prompt."""

@@ -34,7 +34,7 @@ class Full(Adapter):
         """Yield a problem for `init`, since full fine-tuning starts from the base's own weights."""
         if self.init is not None:
             yield KeyProblem("init", "found a path, but `type: full` starts from the base's own weights",
-                             "take `init` away, and name the weights to start from in `base.path`")
+                             "remove `init`, and name the weights to start from in `base.path`")
 
     def attach_direct(self, module: nn.Module, modules: tuple[str, ...]) -> DirectWeights:
         """Make the weights of these modules trainable, in float32."""

@@ -28,7 +28,7 @@ class ImportedAdapter:
         return tuple(sorted(self.scales))
 
     def layer_weights(self, layer: str) -> dict[str, Tensor]:
-        """One layer's weights by the ends of their names, such as `lora_A.weight`; shapes as in `state`."""
+        """One layer's weights by the ends of their names, such as `lora_A.weight` [r, in …]; shapes as in `state`."""
         return {name.removeprefix(f"{layer}."): t for name, t in self.state.items() if name.startswith(f"{layer}.")}
 
 
@@ -49,7 +49,8 @@ def unify_rank_and_scale(given: ImportedAdapter, state: Mapping[str, Tensor], ra
                          scaled: str) -> ImportCandidate:
     """Bring all layers to one rank (the largest, padded with zeros) and to one scale; no prediction changes.
 
-    Scales that differ between layers go into the weights whose names end in `scaled`.
+    Scales that differ between layers go into the weights whose names end in `scaled`. state: weights by the type's
+    names, such as A [r, in …] and B [out, r …]; r may differ between layers.
     rank_axis: end of a weight's name -> the axis of its rank; weights without an entry keep their shape.
     """
     import torch

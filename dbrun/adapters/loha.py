@@ -37,6 +37,11 @@ class LoHa(Lycoris):
     type: Literal["loha"]
     """The adapter type."""
 
+    @property
+    def starts_from_base_weights(self) -> bool:
+        """False: its weights start at random or at zero."""
+        return False
+
     def peft_config(self, modules: tuple[str, ...]) -> LoHaConfig:
         """peft's LoHaConfig with `init_weights=True`."""
         from peft import LoHaConfig

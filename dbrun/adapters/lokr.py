@@ -39,14 +39,14 @@ def _update(layer: LayerTensors) -> Tensor:
 
 
 def _factor(layer: LayerTensors, name: str) -> Tensor:
-    """A factor as one tensor: as it is, or the product of its two thin matrices."""
+    """A factor as one tensor: as it is, or the product of its two low-rank matrices."""
     if name in layer:
         return layer[name]
     return layer[f"{name}_a"] @ layer[f"{name}_b"].flatten(1)
 
 
 class LoKr(Lycoris):
-    """LoKr: W + (alpha / rank) kron(C, B A), with C zero at the start; a factor that is small enough stays whole."""
+    """LoKr: W + (alpha / rank) kron(C, B A), with C zero at the start; a small factor is kept as a full matrix."""
 
     NAME: ClassVar[str] = "lokr"
     scale_folds_into: ClassVar[tuple[str, ...]] = ("lokr_w1", "lokr_w1_a")
@@ -61,21 +61,21 @@ class LoKr(Lycoris):
     """Size of C, if it divides the layer's size. Default: the divisor nearest the square root. A smaller C
     can learn more."""
     decompose_both: Bool = False
-    """Make C a product of two thin matrices, too, if rank is less than half of its size."""
+    """Make C a product of two low-rank matrices, too, if rank is less than half of its size."""
 
     def max_useful_rank(self, shape: Sequence[int]) -> int:
-        """Every rank is useful to some degree: above a limit the large factor stays whole (see `layer_note`)."""
+        """Every rank is useful to some degree: above a limit the large factor is a full matrix (see `layer_note`)."""
         return self.rank
 
     def layer_note(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Level] | None:
-        """Note on a rank without effect, because the large factor of every layer stays whole."""
+        """Note on a rank without effect, because the large factor of every layer is a full matrix."""
         # peft decomposes the large factor only if rank < max(its sides) / 2.
         widest = max(self._large_factor_side(side) for shape in shapes.values() for side in shape[:2])
         enough = math.ceil(widest / 2)
         if self.rank < enough:
             return None
-        return (f"rank {self.rank} changes nothing: from rank {enough} on the large factor of all {len(shapes)} layers "
-                "stays whole", "info")
+        return (f"rank {self.rank} has no effect: from rank {enough} on, the large factor of all {len(shapes)} layers "
+                "is a full matrix", "info")
 
     def _large_factor_side(self, side: int) -> int:
         """Side of the large factor for a side of the weight, by peft's rule (`factorization` in peft's LoKr)."""
@@ -84,6 +84,11 @@ class LoKr(Lycoris):
         limit = min(self.factor or side, math.isqrt(side))
         small_side = max(n for n in range(1, limit + 1) if side % n == 0)
         return side // small_side
+
+    @property
+    def starts_from_base_weights(self) -> bool:
+        """False: its weights start at random or at zero."""
+        return False
 
     def peft_config(self, modules: tuple[str, ...]) -> LoKrConfig:
         """peft's LoKrConfig with `init_weights=True`."""

@@ -53,6 +53,7 @@ class Lora(LowRankAdapter):
     """
 
     NAME: ClassVar[str] = "lora"
+    USUAL: ClassVar[bool] = True
     # B, as in `to_lora`; the update depends on the product B A only, DoRA's included.
     scale_folds_into: ClassVar[tuple[str, ...]] = ("lora_B",)
     NEUTRAL: ClassVar[dict[str, object]] = {"dropout": 0.0, "rslora": False, "dora": False, "start": "zero"}
@@ -89,12 +90,17 @@ class Lora(LowRankAdapter):
         """Clause for `start: pissa`, which decomposes matrices; None otherwise."""
         if not self._is_pissa:
             return None
-        return "`start: pissa` takes a weight apart as a matrix, which a convolution's is not"
+        return "`start: pissa` splits a weight matrix, and a convolution's weight is not a matrix"
 
     @property
     def starts_exactly(self) -> bool:
         """False for `start: pissa`, whose two halves cancel only up to rounding."""
         return not self._is_pissa
+
+    @property
+    def starts_from_base_weights(self) -> bool:
+        """True for `start: pissa`, and for DoRA, whose magnitudes start as norms of the base's weights."""
+        return self._is_pissa or self.dora
 
     def field_problems(self) -> Iterator[KeyProblem]:
         """Yield the settings that `start: pissa` excludes: dropout, DoRA and `init`."""

@@ -27,7 +27,7 @@ class Oft(Adapter):
     NAME: ClassVar[str] = "oft"
     NEUTRAL: ClassVar[dict[str, object]] = {"share": False}
 
-    # `r: 0` is always written; beside it a missing block size would depend on the default of the reader's peft.
+    # peft always writes `r: 0`; without a block size beside it, another version of peft would choose its own default.
     always_in_config: ClassVar[tuple[str, ...]] = ("oft_block_size",)
     no_lycoris_reason: ClassVar[str | None] = (
         "which turns a layer's inputs, where LyCORIS and its readers turn its outputs")
@@ -61,6 +61,11 @@ class Oft(Adapter):
         return KeyProblem("block_size",
                           f"found {self.block_size}, which does not divide the {inputs[first]} inputs of `{first}`",
                           f"write a divisor of {math.gcd(*inputs.values())}")
+
+    @property
+    def starts_from_base_weights(self) -> bool:
+        """False: its weights start at random or at zero."""
+        return False
 
     def peft_config(self, modules: tuple[str, ...]) -> OFTConfig:
         """peft's OFTConfig for these layers."""

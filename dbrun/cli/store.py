@@ -71,4 +71,4 @@ def set_pin(word: str, *, off: bool) -> None:
 def _check_writable(store: Store) -> None:
     # Asked first, so that the message names the store and not the first file that could not be written.
     if store.read_only:
-        raise StageFailed(f"the store {store.root} can only be read", fix="ask its owner, or set DBRUN_STORE")
+        raise StageFailed(f"the store {store.root} is read-only", fix="ask its owner, or set DBRUN_STORE")

@@ -92,8 +92,8 @@ def push(folder: Annotated[Path, typer.Argument(help="A folder that a run delive
          ) -> None:
     """Upload what a run delivered to the Hugging Face Hub.
 
-    The model card is uploaded, too. A new repository is private. After an interruption run the same command again: what
-    has arrived is not sent again.
+    The model card is uploaded, too. A new repository is private. After an interruption run the same command again:
+    files already sent are not sent again.
     """
     from dbrun.cli.using import push_folder
 

@@ -88,7 +88,7 @@ def check_stage(name: str) -> None:
         from dbrun.stages.base import stages
 
         raise UsageError(f"found {name} where a stage is expected; it comes before the recipe; "
-                         f"the stages are {', '.join(stages())}", fix=f"name one, such as train {name}")
+                         f"the stages are {', '.join(stages())}", fix=f"name one first, such as train {name}")
 
 
 def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from dbrun.diffusion.prediction import PredictionType
+from dbrun.diffusion.prediction import BetaSchedule, PredictionType
 from dbrun.errors import RecipeError
 
 
@@ -98,7 +98,7 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
         betas = [min(1 - after / before, 0.999) for before, after in pairwise(bar)]
         return torch.tensor(betas, dtype=torch.float64)
     raise RecipeError(f"the base's scheduler says beta_schedule `{kind}`; "
-                      "allowed are linear, scaled_linear, squaredcos_cap_v2", fix="choose another base")
+                      f"allowed are {', '.join(get_args(BetaSchedule))}", fix="choose another base")
 
 
 def _rescale_zero_terminal_snr(alpha_bar: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Format:
     """Place in lists of formats, the lowest first; formats of equal position are sorted by name."""
 
     def supports(self, family: Family, component: str) -> bool:
-        """Whether it is meant for this component; other components are exported in other formats."""
+        """Whether this format can hold this component; other formats hold the others."""
         return component in family.components
 
     def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
@@ -91,12 +91,13 @@ class Format:
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
         """Weights by peft's names, float32, that the format's own library must hold after reading one component.
 
-        Shapes are those of the adapter type. Empty if the library adds the update to the base's weights.
+        Shapes are those of the adapter type, such as A [rank, in] and B [out, rank]. Empty if the library adds the
+        update to the base's weights.
         """
         raise NotImplementedError
 
     def loaded_weights(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Adapter weights on module after `read`, by the names and in the shapes of `written`.
+        """Adapter weights on module after `read`, by the names and in the shapes of `written`, such as A [rank, in].
 
         Weights that are not in `written` are returned too, so that the caller sees what does not belong there.
         """
@@ -120,11 +121,11 @@ class Format:
                         components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
         """Yield (component, weight name, weight with the adapter merged) for each weight that the adapter changes.
 
-        The weight has the shape of the base's own. Afterwards the model is what it was, bit for bit.
+        The weight has the shape of the base's own, [out, in …]. Afterwards the model is what it was, bit for bit.
         """
         from dbrun.formats.merge_weights import merged_weights
 
-        yield from merged_weights(self.read, folder, model, components)
+        yield from merged_weights(self.NAME, self.read, folder, model, components)
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Load the files in folder onto a fresh base, through the format's own library."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.full import Full
@@ -70,7 +70,7 @@ class ComponentFormat(Format):
 
     def changed_weights(self, folder: Path, model: Model,
                         components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
-        """Yield every weight that differs from the base's. Raises RecipeError for weights of another architecture."""
+        """Yield every weight [out, in …] that differs from the base's. Raises RecipeError for another architecture."""
         import torch
         from safetensors import safe_open
 
@@ -96,13 +96,13 @@ class ComponentFormat(Format):
                         yield component, name, new
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
-        """Weights that learnt in place, in their parameters' shapes; a merged adapter has no names of its own."""
+        """Weights [out, in …] trained without an adapter, in their parameters' shapes; empty for a merged adapter."""
         if attached.adapter.uses_peft:
             return {}
         return attached.state
 
     def loaded_weights(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The component's weights of these names, in their parameters' shapes."""
+        """The component's weights of these names, in their parameters' shapes [out, in …]."""
         return {name: tensor for name, tensor in module.state_dict().items() if name in written}
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
@@ -122,9 +122,12 @@ class ComponentFormat(Format):
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Replace the base's components, read with `from_pretrained` of their own classes."""
         for component in components:
-            kind = type(model.module(component))
-            module = kind.from_pretrained(_component_folder(folder, model.family, component))  # type: ignore[attr-defined]
-            setattr(model.pipeline, model.family.components[component], module.to(model.device).eval())
+            kind: Any = type(model.module(component))
+            name = model.family.components[component]
+            # freed first: two of a large component may not fit
+            model.release(name)
+            module = kind.from_pretrained(_component_folder(folder, model.family, component))
+            model.replace_components({name: module.to(model.device, model.dtype).requires_grad_(False).eval()})
 
 
 def _component_folder(folder: Path, family: Family, component: str) -> Path:

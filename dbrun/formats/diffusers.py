@@ -68,7 +68,7 @@ class DiffusersFormat(Format):
         if not own:
             parts = ", ".join(sorted({name.partition(".")[0] for name in names})) or "nothing"
             raise RecipeError(f"{file} holds no weights of `{prefix.rstrip('.')}`, the {component}; it holds {parts}",
-                              fix=f"take `adapt.{component}.init` away, or name another file")
+                              fix="name another file")
         other = [name for name in own if "lora" not in name]
         if other:
             raise RecipeError(f"{file} holds other weights than LoRA's, such as {other[0]}",
@@ -116,7 +116,12 @@ class DiffusersFormat(Format):
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Load the file with `load_lora_weights`."""
-        model.pipeline.load_lora_weights(str(folder), weight_name=FILE)
+        names = read_header(folder / FILE).tensors
+        # only what the file is for: the rest of a large base need not be in memory; diffusers asks for the denoiser
+        # even where the file holds nothing for it
+        denoiser, *others = model.family.components.values()
+        held = [part for part in others if any(name.startswith(f"{part}.") for name in names)]
+        model.pipeline_with(denoiser, *held).load_lora_weights(str(folder), weight_name=FILE)
 
 
 def _full_parameter_name(name: str) -> str:

@@ -78,16 +78,7 @@ class EmbeddingFormat(Format):
 
     def loaded_weights(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Word -> the rows [n, D] of the text encoder's table for its tokens; unknown words are left out."""
-        vocabulary = module.vocabulary
-        assert isinstance(vocabulary, Vocabulary)
-        loaded = {}
-        for word, vectors in written.items():
-            try:
-                loaded[word] = vocabulary.base_embeddings(token_names(word, len(vectors)))
-            except KeyError:
-                # The caller reports a word that is missing here as lost in the format.
-                continue
-        return loaded
+        return word_vectors(module, written)
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Model]) -> tuple[Path, ...]:
@@ -107,9 +98,26 @@ class EmbeddingFormat(Format):
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Load every file with `load_textual_inversion`."""
         for path in self.find_files(folder) or ():
-            model.pipeline.load_textual_inversion(str(path))
+            model.pipeline_with(*model.family.text_encoders).load_textual_inversion(str(path))
 
 
 def is_token_name(name: str) -> bool:
     """Whether a tensor's name is a new word, such as `<sks>`."""
     return name.startswith(TOKEN_PREFIX) and name.endswith(">")
+
+
+def word_vectors(module: nn.Module, words: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Word -> the rows [n, D] of the text encoder's table for its tokens; unknown words are left out.
+
+    module: of a component of new words; words: word -> vectors, of which only the number counts.
+    """
+    vocabulary = module.vocabulary
+    assert isinstance(vocabulary, Vocabulary)
+    found: dict[str, Tensor] = {}
+    for word, vectors in words.items():
+        try:
+            found[word] = vocabulary.base_embeddings(token_names(word, len(vectors)))
+        except KeyError:
+            # The caller reports a word that is missing here as lost in the format.
+            continue
+    return found

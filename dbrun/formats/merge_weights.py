@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbrun.adapters.attach import DIRECT_ATTRIBUTE
+from dbrun.errors import RecipeError
+from dbrun.formats.reader_errors import FIX, reader_errors
 from dbrun.models.base import Model
+from dbrun.safetensors_header import tensor_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,6 +22,9 @@ Read = Callable[[Path, Model, tuple[str, ...]], None]
 def merge_adapter(module: nn.Module) -> None:
     """Merge module's adapter into the weights of its layers, in place, and remove it."""
     for _, layer in _peft_layers(module):
+        # peft adds to the tensor in place; the base's own tensor stays what it was, see `Model.restore`
+        for parameter in layer.get_base_layer().parameters(recurse=False):
+            parameter.data = parameter.data.clone()
         layer.merge()
     remove_adapter(module)
 
@@ -34,16 +40,29 @@ def remove_adapter(module: nn.Module) -> None:
             delattr(module, mark)
 
 
-def merged_weights(read: Read, folder: Path, model: Model,
+def restore_base(model: Model) -> None:
+    """Remove all adapters, new words and changes of weights; the model is the base as it was loaded, bit for bit."""
+    for module in model.loaded_modules().values():
+        remove_adapter(module)
+        vars(module).pop(DIRECT_ATTRIBUTE, None)
+        disable: Any = getattr(module, "disable_gradient_checkpointing", None)
+        if disable is not None:
+            disable()
+    model.restore()
+
+
+def merged_weights(form: str, read: Read, folder: Path, model: Model,
                    components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
-    """Yield changed weights as `Format.changed_weights` does: read by the library, merged layer by layer, restored."""
+    """Yield changed weights [out, in …] as `Format.changed_weights` does: read, merge layer by layer, restore.
+
+    form: the format's name. Raises RecipeError if the library fails, or ignores a weight of the files.
+    """
     import torch
 
     try:
-        with warnings.catch_warnings():
-            # Loading warns of what is intended here, such as keys of components that are not read.
-            warnings.simplefilter("ignore")
+        with reader_errors(form, " and the ".join(components)):
             read(folder, model, components)
+        _check_all_read(form, folder, model)
         for component in components:
             for name, layer in _peft_layers(model.module(component)):
                 weight = layer.get_base_layer().weight
@@ -57,8 +76,24 @@ def merged_weights(read: Read, folder: Path, model: Model,
                 yield component, f"{name}.weight", new
     finally:
         # Of all components: a library may put adapters on more than was asked for.
-        for component in model.family.components:
-            remove_adapter(model.module(component))
+        for module in model.loaded_modules().values():
+            remove_adapter(module)
+
+
+def _check_all_read(form: str, folder: Path, model: Model) -> None:
+    """Raise RecipeError if the files in folder hold more weights than the library put onto the model."""
+    from peft import get_peft_model_state_dict
+
+    # Counted only: libraries rename the weights, and round them to the base's dtype. An alpha becomes a scale.
+    written = [name for file in sorted(folder.rglob("*.safetensors")) for name in tensor_shapes(file)
+               if not name.endswith(".alpha")]
+    loaded = 0
+    for module in model.loaded_modules().values():
+        for name in getattr(module, "peft_config", {}):
+            loaded += len(get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False))
+    if loaded < len(written):
+        raise RecipeError(f"{form} finds no place on the base for {len(written) - loaded} of its {len(written)} "
+                          "weights", fix=FIX)
 
 
 def _peft_layers(module: nn.Module) -> list[tuple[str, Any]]:

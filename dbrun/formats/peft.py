@@ -92,7 +92,7 @@ class PeftFormat(Format):
         return import_through_peft(self, folder, "", model, component)
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
-        """Weights by peft's names, in the type's shapes, for plain peft on an untouched base (`Learnable.to_peft`)."""
+        """Weights, such as A [rank, in], that plain peft loads onto an untouched base: names of `Learnable.to_peft`."""
         _, state = attached.adapter.to_peft(attached.modules, attached.state)
         return state
 

@@ -45,7 +45,7 @@ class SingleFileFormat(ComponentFormat):
 
         model = bare()
         # The plan asked this already, except for a base that was downloaded after it.
-        why = self.unsupported_base_reason(family, Path(model.pipeline.config["_name_or_path"]))
+        why = self.unsupported_base_reason(family, model.folder)
         if why:
             raise StageFailed(f"found '{self.NAME}', {why}", fix="leave this format out of `export`")
         tensors = merge_all(family, adapters, model).single_file_state_dict()
@@ -60,17 +60,18 @@ class SingleFileFormat(ComponentFormat):
         import torch
         from safetensors.torch import load_file
 
-        base = model.pipeline
+        model.release(*model.family.weight_components)
+        base = model.pipeline_with()
         # None for what the base lacks, such as a safety checker: `from_single_file` would download it.
-        absent = dict.fromkeys(name for name, part in base.components.items() if part is None)
-        loaded = type(base).from_single_file(str(folder / FILE), config=base.config["_name_or_path"],
+        lacking = [name for name, part in base.components.items() if part is None]
+        absent = dict.fromkeys(name for name in lacking if name not in model.family.weight_components)
+        loaded = type(base).from_single_file(str(folder / FILE), config=str(model.folder),
                                              local_files_only=True, torch_dtype=model.dtype, **absent)
         # Modules only: the file holds no scheduler and no tokenizer.
         modules = {name: part for name, part in loaded.components.items() if isinstance(part, torch.nn.Module)}
+        for part in modules.values():
+            part.to(model.device).requires_grad_(False).eval()
         model.replace_components(modules)
-        for part in model.pipeline.components.values():
-            if isinstance(part, torch.nn.Module):
-                part.to(model.device).requires_grad_(False).eval()
         # Compared in the file's own layout: diffusers maps the names, and a gap in its map would go unnoticed.
         held, written = model.single_file_state_dict(), load_file(folder / FILE)
         lost = [name for name in sorted(held.keys() | written.keys())

@@ -25,7 +25,7 @@ def write_weight_diff(folder: Path, model: Model,
                       differences: Mapping[tuple[str, str], Tensor]) -> tuple[Path, ...]:
     """Write `kohya.safetensors`; returns it. Raises RecipeError for a weight that the format has no name for.
 
-    differences: (component, weight name) -> difference, float32, in the weight's shape.
+    differences: (component, weight name) -> difference, float32 [out, in …] as the weight.
     """
     from safetensors.torch import save_file
 

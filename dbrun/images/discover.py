@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from dbrun.errors import RecipeError
-from dbrun.images.captions import METADATA_FILES, TEXT_SUFFIX
-from dbrun.images.masks import is_mask, picture_stem
+from dbrun.images.beside import NamesOfFolder, stem_of
+from dbrun.images.captions import TEXT_SUFFIX
+from dbrun.images.masks import is_mask, masks_of_stems
+from dbrun.images.metadata import metadata_files
 from dbrun.input_file import describe_kind, folder_exists, is_file, undecodable
 from dbrun.options.captions import SIDECAR, CaptionSource
 
@@ -17,6 +19,7 @@ PICTURE_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", 
 IGNORED_NAMES = ("thumbs.db", "desktop.ini")
 MAX_SHOWN_NAMES = 5
 """Most names of files that a message lists."""
+NO_SUCH_PICTURE = "no picture that is read here has its name"
 TRAIN_SPLIT = "train"
 """Sub-folder with the training pictures of a data set in the Hub's `imagefolder` layout."""
 
@@ -48,7 +51,7 @@ def list_pictures(folder: Path, key: str = "subject.images", captions: CaptionSo
     names = list(entries)
     _check_names(folder, names)
     pictures = [name for name, entry in entries.items() if is_picture(name) and is_file(entry)]
-    if not pictures and TRAIN_SPLIT in names and not set(METADATA_FILES) & set(names):
+    if not pictures and TRAIN_SPLIT in names and not metadata_files(names):
         below = list_pictures(folder / TRAIN_SPLIT, key, captions)
         return replace(below, notes=(f"the pictures are those in {TRAIN_SPLIT}/", *below.notes))
     read = captions.read(folder, pictures, names)
@@ -70,20 +73,18 @@ def list_pictures(folder: Path, key: str = "subject.images", captions: CaptionSo
         notes.append(f"{texts[0]} and other text files are ignored: `captions: {{type: {captions.NAME}}}` does not "
                      "read them")
     # metadata may name files in sub-folders that are no pictures
-    notes += [f"{name} is ignored: it is no kind of picture read here" for name in read.captions
+    notes += [f"{name} is ignored: dbrun does not read this picture format" for name in read.captions
               if "/" in name and name not in used]
-    notes += [_ignored_note(folder / name, used) for name in names if name not in used and name not in texts]
+    used_names = NamesOfFolder(used)
+    notes += [_ignored_note(folder / name, used_names) for name in names if name not in used and name not in texts]
     files = tuple(PictureFile(folder / name, read.captions.get(name, ())) for name in listed)
     return PictureFolder(folder, files, tuple(notes))
 
 
 def _masks_of(pictures: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Names of the masks that have a picture."""
-    masks = [name for name in names if is_mask(name)]
-    if not masks:
-        return []
-    stems = {PurePosixPath(picture).stem for picture in pictures}
-    return [mask for mask in masks if picture_stem(mask) in stems]
+    """Names of the masks in a folder that have a picture there."""
+    stems = [stem_of(picture) for picture in pictures if "/" not in picture]
+    return list(masks_of_stems(stems, names).values())
 
 
 def is_picture(name: str) -> bool:
@@ -133,23 +134,25 @@ def _suggest_folder(folder: Path) -> str:
     return f"; did you mean '{parent / close[0]}'?"
 
 
-def _ignored_note(path: Path, pictures: Iterable[str]) -> str:
-    """Sentence that says why a name is ignored. pictures: the names that are used."""
-    if is_mask(path.name):
-        return f"{path.name} is ignored: it is a mask, and there is no picture beside it"
-    # dog1.jpg.txt: other tools name captions so
-    if path.suffix.lower() == TEXT_SUFFIX and path.stem in pictures:
-        return f"{path.name} is ignored: the prompt of {path.stem} is named {Path(path.stem).stem}.txt"
+def _ignored_note(path: Path, used: NamesOfFolder) -> str:
+    """Sentence that says why a name is ignored. used: the names that are used."""
+    name = path.name
+    if is_mask(name):
+        return f"{name} is ignored: it is a mask, and {NO_SUCH_PICTURE}"
     if path.suffix.lower() == TEXT_SUFFIX:
-        return f"{path.name} is ignored: there is no picture beside it"
-    if path.name in METADATA_FILES:
-        return f"{path.name} is ignored: `captions: {{type: metadata}}` reads it"
+        # some other tools name a caption dog1.jpg.txt
+        pictures = used.same_names(path.stem)
+        if pictures:
+            return f"{name} is ignored: the prompt of {pictures[0]} is named {stem_of(pictures[0])}{TEXT_SUFFIX}"
+        return f"{name} is ignored: {NO_SUCH_PICTURE}"
+    if metadata_files([name]):
+        return f"{name} is ignored: `captions: {{type: metadata}}` reads it"
     if path.is_dir():
         return f"{path.name}/ is ignored: folders below the folder of pictures are not read"
     kind = describe_kind(path)
     if kind is not None:
         return f"{path.name} is ignored: it is {kind}"
-    return f"{path.name} is ignored: {path.suffix or 'a name without suffix'} is no kind of picture read here"
+    return f"{path.name} is ignored: {path.suffix or 'a name without suffix'} is not a picture format that dbrun reads"
 
 
 def _describe_names(folder: Path, names: list[str]) -> str:

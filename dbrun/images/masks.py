@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import RecipeError
+from dbrun.images.beside import match_beside
 from dbrun.images.buckets import CropBox
 from dbrun.images.pixels import read_upright
+from dbrun.input_file import file_exists
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,27 +27,32 @@ def is_mask(name: str) -> bool:
     return name.lower().endswith(MASK_SUFFIXES)
 
 
-def picture_stem(name: str) -> str:
-    """Name of a mask's picture, without suffix."""
-    endings = [ending for ending in MASK_SUFFIXES if name.lower().endswith(ending)]
-    return name[:-max(map(len, endings))]
+def masks_of_stems(stems: Iterable[str], names: Iterable[str]) -> dict[str, str]:
+    """Stem of each picture of a folder → its mask there, of names; of two endings the first. Raises RecipeError."""
+    stems, masks = list(stems), [name for name in names if is_mask(name)]
+    found: dict[str, str] = {}
+    if not masks:
+        return found
+    problems: list[str] = []
+    # the last ending first, so that a picture with masks of both endings gets the one of the first
+    for ending in reversed(MASK_SUFFIXES):
+        found |= match_beside(stems, masks, ending, problems)
+    if problems:
+        raise RecipeError("\n".join(problems), fix="rename one of them, or delete it")
+    return found
 
 
 def find_mask_files(pictures: Iterable[Path]) -> Mapping[Path, Path]:
-    """Map every picture that has a mask beside it to that mask."""
+    """Map every picture that has a mask beside it to that mask. Raises RecipeError where two could be meant."""
     # one listing per folder instead of look-ups for every picture
-    masks_in: dict[Path, set[str]] = {}
-    mask_of: dict[Path, Path] = {}
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
     for picture in pictures:
-        folder = picture.parent
-        if folder not in masks_in:
-            masks_in[folder] = {file.name for file in folder.iterdir() if is_mask(file.name)}
-        # a picture with masks of both endings gets the one of the first
-        for ending in MASK_SUFFIXES:
-            name = picture.stem + ending
-            if name in masks_in[folder] and (folder / name).is_file():
-                mask_of[picture] = folder / name
-                break
+        by_folder[picture.parent].append(picture)
+    mask_of: dict[Path, Path] = {}
+    for folder, inside in by_folder.items():
+        names = sorted(file.name for file in folder.iterdir() if is_mask(file.name) and file_exists(file))
+        found = masks_of_stems([picture.stem for picture in inside], names)
+        mask_of |= {picture: folder / found[picture.stem] for picture in inside if picture.stem in found}
     return mask_of
 
 

@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 from dbrun.config_types import subclasses
-from dbrun.models.configs import read_config
+from dbrun.input_file import path_exists
+from dbrun.models.component_weights import ComponentWeights
+from dbrun.models.configs import CONFIG_FILES, SCHEDULER_FILE, loaded_class, read_config
+from dbrun.models.scheduling import check_scheduler_config
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +29,13 @@ Condition = Mapping[str, "Tensor"]
 
 Randn = Callable[[str, Sequence[int]], "Tensor"]
 """(what for, shape of one row) -> standard normal noise [B, *shape], each row from a seed with its own address."""
+
+
+class SamplingConditions(NamedTuple):
+    """Conditions of one picture that is sampled. prompt, negative: encoded alone; negative: of the empty prompt."""
+
+    prompt: Condition
+    negative: Condition
 
 
 class CleanBatch(NamedTuple):
@@ -61,8 +71,16 @@ class Family:
     """Values of `_class_name` in a base's model_index.json that mark it as this family; `load` uses the first."""
     subfolders: ClassVar[tuple[str, ...]]
     """Sub-folders of a base's folder that are read; all others are ignored."""
+    scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler",)
+    """Those of the sub-folders that hold a scheduler config."""
+    scheduler_classes: ClassVar[tuple[str, ...]]
+    """Values of `_class_name` in a scheduler config whose process the family's training follows."""
     components: ClassVar[Mapping[str, str]]
     """Adaptable component → its attribute on the diffusers pipeline; "denoiser" comes first."""
+    text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    """Text encoders by their names in model_index.json, in the order in which a prompt is encoded."""
+    autoencoder: ClassVar[str | None] = None
+    """Autoencoder by its name in model_index.json; None for a family without a latent space."""
     token_components: ClassVar[tuple[str, ...]] = ()
     """Components that are new words (textual inversion). `Model.module` returns their vectors, a ParameterDict whose
     attribute `vocabulary` is the `Vocabulary` that they extend."""
@@ -112,17 +130,53 @@ class Family:
         """Prompt as the tokenizer gets it, for example in lower case."""
         return prompt
 
+    @property
+    def weight_components(self) -> tuple[str, ...]:
+        """Components that hold weights, by their names in model_index.json."""
+        autoencoder = (self.autoencoder,) if self.autoencoder else ()
+        return (*self.text_encoders, *autoencoder, self.components["denoiser"])
+
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
              variant: str | None = None) -> Model:
-        """Load a base from a folder in diffusers format: safetensors only, offline, frozen, in eval mode.
+        """Open a base in a folder in diffusers format; `Model` loads each component's weights at their first use.
 
-        variant: the infix of the weight files' names, such as "fp16". Raises RecipeError where it cannot be loaded.
+        variant: the infix of the weight files' names, such as "fp16". Raises RecipeError where it is no such base.
         """
         raise NotImplementedError
 
+    def load_component(self, folder: Path, name: str, *, device: torch.device, dtype: torch.dtype,
+                       variant: str | None) -> nn.Module:
+        """Load one of `weight_components`: safetensors only, offline, frozen, in eval mode, on device.
+
+        Raises RecipeError where it cannot be loaded.
+        """
+        raise NotImplementedError
+
+    def empty_component(self, folder: Path, name: str) -> nn.Module:
+        """One of `weight_components` by its config alone: names and shapes on torch's meta device, no weights."""
+        raise NotImplementedError
+
+    def component_dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
+        """Dtype in which a component is loaded, where the others have `dtype`."""
+        return dtype
+
     def scheduler_config(self, folder: Path) -> dict[str, Any]:
         """Config of the base's scheduler, read from folder; without torch. Raises RecipeError."""
-        return read_config(folder / "scheduler" / "scheduler_config.json")
+        return read_config(folder / "scheduler" / SCHEDULER_FILE)
+
+    def check_configs(self, folder: Path) -> None:
+        """Raise RecipeError where a config in folder is damaged, or says that training here would not fit the base.
+
+        Reads model_index.json and the config of every component and scheduler, but no weights; without torch.
+        """
+        index = read_config(folder / "model_index.json")
+        for subfolder in self.subfolders:
+            for name in CONFIG_FILES:
+                if path_exists(folder / subfolder / name):
+                    read_config(folder / subfolder / name)
+        for name in self.scheduler_folders:
+            file = folder / name / SCHEDULER_FILE
+            check_scheduler_config(read_config(file), file, self.scheduler_classes, loaded_class(index, name))
 
     def single_file_obstacle(self, folder: Path | None) -> str | None:
         """Reason why a base cannot be written as a checkpoint of one file, a clause; None where it can be.
@@ -142,25 +196,62 @@ class Family:
 class Model:
     """Base in memory: encodes pictures and prompts, predicts, and samples. It knows no adapter and no loss.
 
-    pipeline: the diffusers pipeline that holds the components; folder: where they were loaded from; device, dtype: of
-    every component.
+    A component's weights are loaded at their first use, and freed by `release`: no step needs all of them at once.
+    pipeline: a diffusers pipeline without weights, which holds tokenizers and schedulers; folder, variant: where the
+    weights are loaded from; device, dtype: of every component (see `Family.component_dtype`); weights: those in memory.
     """
 
-    def __init__(self, family: Family, pipeline: Any, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        self.family, self.pipeline, self.folder, self.device, self.dtype = family, pipeline, folder, device, dtype
+    def __init__(self, family: Family, pipeline: Any, folder: Path, device: torch.device, dtype: torch.dtype,
+                 variant: str | None = None) -> None:
+        self.family, self.folder, self.device, self.dtype, self.variant = family, folder, device, dtype, variant
+        self._pipeline = pipeline
+        self.weights = ComponentWeights(self._load_component)
+        self._vocabulary_sizes = self._count_tokens()
         self.new_tokens: dict[str, nn.Module] = {}
         """Trainable vectors of new words by their component's name in recipes, such as `trigger`."""
 
     @property
-    def components(self) -> Mapping[str, Any]:
-        """Components of the pipeline by their names in model_index.json; None for one that the base lacks."""
-        found: Mapping[str, Any] = self.pipeline.components
-        return found
+    def pipeline(self) -> Any:
+        """The diffusers pipeline with all its components, loaded now where they are not."""
+        return self.pipeline_with(*self.family.weight_components)
+
+    def pipeline_with(self, *names: str) -> Any:
+        """The diffusers pipeline with the weights of these components; others may be None."""
+        for name in names:
+            self.component(name)
+        empty = self._pipeline
+        held = empty.components
+        settings = {name: value for name, value in empty.config.items()
+                    if name not in held and not name.startswith("_")}
+        # a new one at each call: one that is kept would hold weights that are released here
+        return type(empty)(**{**held, **self.weights.loaded}, **settings)
+
+    def component(self, name: str) -> Any:
+        """Component by its name in model_index.json, loaded at the first call. Raises RecipeError."""
+        if name not in self.family.weight_components:
+            return getattr(self._pipeline, name)
+        return self.weights.get(name)
+
+    def _load_component(self, name: str) -> nn.Module:
+        dtype = self.family.component_dtype(name, self.dtype)
+        return self.family.load_component(self.folder, name, device=self.device, dtype=dtype, variant=self.variant)
+
+    def loaded_modules(self) -> Mapping[str, nn.Module]:
+        """Modules of the adaptable components that are in memory, and of new words, by component."""
+        loaded: dict[str, nn.Module] = dict(self.new_tokens)
+        for component, name in self.family.components.items():
+            if name in self.weights.loaded:
+                loaded[component] = self.weights.loaded[name]
+        return loaded
+
+    def release(self, *names: str) -> None:
+        """Free the weights of these components; the next use loads them again, without adapters."""
+        self.weights.release(names)
 
     @property
     def scheduler(self) -> Any:
         """Scheduler of the base, the one it was trained with."""
-        return self.pipeline.scheduler
+        return self._pipeline.scheduler
 
     @property
     def denoiser(self) -> nn.Module:
@@ -169,13 +260,44 @@ class Model:
 
     def module(self, component: str) -> nn.Module:
         """Module of an adaptable component, or the ParameterDict of a component of new words."""
-        module: nn.Module = getattr(self.pipeline, self.family.components[component])
+        module: nn.Module = self.component(self.family.components[component])
         return module
+
+    def release_text_encoders(self) -> None:
+        """Free the text encoders, except those that carry adapters, changed weights or new words."""
+        if self.new_tokens:
+            return
+        self.release(*(name for name in self.family.text_encoders if self.weights.is_untouched(name)))
+
+    def empty_module(self, component: str) -> nn.Module:
+        """Module of an adaptable component on the meta device: names and shapes, without reading any weights."""
+        return self.family.empty_component(self.folder, self.family.components[component])
 
     def replace_components(self, components: Mapping[str, object]) -> None:
         """Replace components of the pipeline, by their names in model_index.json."""
         for name, component in components.items():
-            setattr(self.pipeline, name, component)
+            if name in self.family.weight_components:
+                self.weights.replace(name, cast("nn.Module", component))
+            else:
+                setattr(self._pipeline, name, component)
+
+    def restore(self) -> None:
+        """Make this the untouched base again, bit for bit, once its layers carry no adapter any more.
+
+        Parameters get the tensors that they were loaded with; what was replaced, and text encoders with new words, are
+        released.
+        """
+        if self._count_tokens() != self._vocabulary_sizes:
+            opened = self.family.load(self.folder, device=self.device, dtype=self.dtype, variant=self.variant)
+            opened._pipeline.scheduler = self.scheduler
+            self._pipeline = opened._pipeline
+            self.release(*self.family.text_encoders)
+        self.new_tokens.clear()
+        self.weights.restore()
+
+    def _count_tokens(self) -> dict[str, int]:
+        """Number of tokens of each tokenizer, by its name in model_index.json."""
+        return {name: len(part) for name, part in self._pipeline.components.items() if name.startswith("tokenizer")}
 
     def diffusion_process(self) -> DiffusionProcess:
         """Diffusion process that the base was trained with, from its scheduler's config."""
@@ -185,10 +307,10 @@ class Model:
         """Copy of this base with changes to its scheduler's config; it shares the weights, this base stays as it is."""
         if not changes:
             return self
-        # shallow copies: a second set of weights may not fit on the device
+        # shallow copies, which share what is loaded: a second set of weights may not fit on the device
         other, scheduler = copy(self), self.scheduler
-        other.pipeline = copy(self.pipeline)
-        other.pipeline.scheduler = type(scheduler).from_config({**scheduler.config, **changes})
+        other._pipeline = copy(self._pipeline)
+        other._pipeline.scheduler = type(scheduler).from_config({**scheduler.config, **changes})
         return other
 
     def sampling_scheduler(self) -> Any:
@@ -223,15 +345,26 @@ class Model:
         raise NotImplementedError
 
     def single_file_state_dict(self) -> Mapping[str, Tensor]:
-        """All tensors of the base by their names in a checkpoint of one file, float32 on the CPU."""
+        """All tensors by their names in a checkpoint of one file: float32 on the CPU, weights [out, in …]."""
         raise NotImplementedError
 
+    def sampling_conditions(self, prompts: Sequence[str]) -> dict[str, SamplingConditions]:
+        """Encode prompts for `generate`, each alone; the text encoders may be released afterwards."""
+        import torch
+
+        with torch.no_grad():
+            (negative,) = self.encode_prompts([""])
+            return {prompt: SamplingConditions(self.encode_prompts([prompt])[0], negative)
+                    for prompt in dict.fromkeys(prompts)}
+
     def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
+                 start_image: Image | None = None, on_step: Callable[[], object] = no_op,
+                 conditions: SamplingConditions | None = None) -> Image:
         """Sample one picture; equal arguments give an equal picture, whatever was sampled before.
 
         resolution: the side in pixels; on_step: called after each sampler step, may raise to stop;
-        start_image: what the family's `start_image` returned; None where a prompt is enough.
+        start_image: what the family's `start_image` returned; None where a prompt is enough;
+        conditions: those of prompt in `sampling_conditions`, None to encode it now.
         """
         raise NotImplementedError
 

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,12 @@ from dbrun.input_file import read_file, read_json
 
 MAX_CARD_BYTES = 2**20
 """Largest model card in bytes that is searched for a licence."""
-CONFIG_FILES = ("config.json", "scheduler_config.json", "tokenizer_config.json")
-"""Names of the files with the settings of a component."""
+CONFIG_FILES = ("config.json", "tokenizer_config.json")
+"""Names of the files with the settings of a component, other than a scheduler."""
 LICENCE_FILE = re.compile(r"(LICEN[CS]E|COPYING)[\w.-]*", re.IGNORECASE)
 """Name of a file that holds the text of a licence."""
+SCHEDULER_FILE = "scheduler_config.json"
+"""Name of a scheduler's config in its folder."""
 UNKNOWN_LICENCE = "unknown"
 """Licence of a base whose files name none; the Hub's own word for that case."""
 
@@ -47,17 +49,13 @@ COUNT = SettingType("a whole number above 0", _is_count)
 NUMBER = SettingType("a finite number", _is_number)
 SETTING_TYPES: Mapping[str, SettingType] = {
     "block_out_channels": SettingType("a list of whole numbers above 0", _is_list_of(_is_count)),
-    **dict.fromkeys(("in_channels", "latent_channels", "max_position_embeddings", "num_hidden_layers",
-                     "num_train_timesteps"), COUNT),
-    **dict.fromkeys(("scaling_factor", "beta_start", "beta_end", "model_max_length"), NUMBER),
-    **dict.fromkeys(("prediction_type", "beta_schedule", "_class_name"),
-                    SettingType("text", lambda value: isinstance(value, str))),
+    **dict.fromkeys(("in_channels", "latent_channels", "max_position_embeddings", "num_hidden_layers"), COUNT),
+    **dict.fromkeys(("scaling_factor", "model_max_length"), NUMBER),
     "sample_size": SettingType("a whole number above 0, two of them, or null",
                                lambda value: value is None or _is_count(value) or _is_list_of(_is_count)(value)),
-    "trained_betas": SettingType("a list of finite numbers, or null",
-                                 lambda value: value is None or _is_list_of(_is_number)(value)),
 }
-"""Setting that dbrun reads → its type. Others may be null, as diffusers writes most that are not used."""
+"""Setting that dbrun reads → its type; those of a scheduler are in `scheduling.py`. Others may be null, as diffusers
+writes most that are not used."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -72,17 +70,22 @@ def read_config(path: Path) -> dict[str, Any]:
     for key, value in settings.items():
         kind = SETTING_TYPES.get(key)
         if kind is not None and not kind.fits(value):
-            raise RecipeError(f"{path} of the base: found {key} = {json.dumps(value)[:60]}, expected {kind.words}",
-                              fix="fetch the base again, or save it again with `save_pretrained`")
+            raise wrong_setting(path, key, value, kind.words)
     return settings
 
 
-def check_configs(folder: Path, subfolders: Iterable[str]) -> None:
-    """Read every config of a base's components. Raises RecipeError for one that `read_config` refuses."""
-    for subfolder in subfolders:
-        for name in CONFIG_FILES:
-            if (folder / subfolder / name).exists():
-                read_config(folder / subfolder / name)
+def wrong_setting(file: object, key: str, found: object, allowed: str) -> RecipeError:
+    """Error of a setting in a base's config. allowed: description of the allowed values."""
+    return RecipeError(f"{file} of the base: found {json.dumps(found)[:60]} as `{key}`, allowed: {allowed}",
+                       fix="fetch the base again, or choose another")
+
+
+def loaded_class(index: dict[str, Any], component: str) -> str | None:
+    """Class of a component that a model_index.json names, as in `"scheduler": ["diffusers", "DDIMScheduler"]`."""
+    entry = index.get(component)
+    if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str):
+        return entry[1]
+    return None
 
 
 def find_licence(folder: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
-from dbrun.models.base import CleanBatch, Condition, Model, Randn, Sampling, no_op
+from dbrun.models.base import CleanBatch, Condition, Model, Randn, Sampling, SamplingConditions, no_op
 from dbrun.models.configs import downsampling_factor, silence_libraries
 from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily, UNetModel
 
@@ -54,7 +54,7 @@ class IFStage1Model(UNetModel):
 
         The lowest bits of a result depend on the batch size: encode prompts one by one where the result is cached.
         """
-        tokenizer, text_encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        tokenizer, text_encoder = self.component("tokenizer"), self.component("text_encoder")
         # not the pipeline's `clean_caption`: it removes words such as `ab12`, and with them a trigger word
         normalized = [self.family.normalize_prompt(prompt) for prompt in prompts]
         tokens = tokenizer(normalized, padding="max_length", max_length=PROMPT_LENGTH, truncation=True,
@@ -63,25 +63,26 @@ class IFStage1Model(UNetModel):
         return [{"hidden": row} for row in hidden.to(self.dtype)]
 
     def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
+                 start_image: Image | None = None, on_step: Callable[[], object] = no_op,
+                 conditions: SamplingConditions | None = None) -> Image:
         """Sample one picture with the base's own scheduler, which is DDPM for the published models."""
         import diffusers
         import torch
 
         pipeline_class = getattr(diffusers, self.family.pipeline_classes[0])
-        components = {**self.pipeline.components, "scheduler": self.sampling_scheduler()}
+        # the prompts as training encodes them; the pipeline would clean them, see `encode_prompts`
+        if conditions is None:
+            conditions = self.sampling_conditions([prompt])[prompt]
+        components = {**self.pipeline_with("unet").components, "scheduler": self.sampling_scheduler()}
         pipeline = pipeline_class(**components, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
         start_arguments = self._start_arguments(start_image, resolution)
         # a CPU generator gives the same noise on every device
         generator = torch.Generator("cpu").manual_seed(seed)
         with torch.no_grad():
-            # the prompts as training encodes them; the pipeline would clean them, see `encode_prompts`
-            (prompt_condition,) = self.encode_prompts([prompt])
-            (empty_condition,) = self.encode_prompts([""])
             image: Image = pipeline(
-                prompt_embeds=prompt_condition["hidden"][None],
-                negative_prompt_embeds=empty_condition["hidden"][None], num_inference_steps=steps, width=resolution,
+                prompt_embeds=conditions.prompt["hidden"][None],
+                negative_prompt_embeds=conditions.negative["hidden"][None], num_inference_steps=steps, width=resolution,
                 height=resolution, guidance_scale=guidance, generator=generator,
                 callback=lambda step, t, sample: on_step(), **start_arguments).images[0]
         return image
@@ -112,7 +113,7 @@ class IFStage2Model(IFStage1Model):
         large = interpolate(small, stored.shape[-2:], mode="bilinear", align_corners=True)
         level = torch.full((len(stored),), NOISE_LEVEL)
         # the base has a second scheduler for this noise, with betas of its own
-        noising = DiffusionProcess.from_config(self.pipeline.image_noising_scheduler.config)
+        noising = DiffusionProcess.from_config(self.component("image_noising_scheduler").config)
         low = noising.add_noise(large, randn("low resolution", large.shape[1:]), level)
         return CleanBatch(stored, {"low": low, "class_labels": level})
 
@@ -142,6 +143,7 @@ class IFStage1(UNetFamily):
     pipeline_classes: ClassVar[tuple[str, ...]] = ("IFPipeline",)
     subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet"}
+    left_out: ClassVar[tuple[str, ...]] = (*UNetFamily.left_out, "watermarker")
     not_adaptable: ClassVar[Mapping[str, str]] = {
         "text_encoder": "its text encoder is a T5, for which diffusers loads no adapter",
         "trigger": "diffusers cannot load a new word into its T5"}
@@ -163,11 +165,9 @@ class IFStage1(UNetFamily):
 
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
              variant: str | None = None) -> Model:
-        """Load every component in dtype on device, without safety checker and watermarker. Raises RecipeError."""
+        """Open the base as `UNetFamily` does. Raises RecipeError, also where the tokenizer needs a package."""
         _check_tokenizer(folder / "tokenizer")
-        pipeline = self.load_pipeline(folder, device=device, dtype=dtype, variant=variant,
-                                      left_out=("safety_checker", "feature_extractor", "watermarker"))
-        return self.model(self, pipeline, folder, device, dtype)
+        return super().load(folder, device=device, dtype=dtype, variant=variant)
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
         """Write a base of 0.2 M parameters for 32-pixel pictures: UNet factor 2, prompts of 77 letters."""
@@ -208,6 +208,7 @@ class IFStage2(IFStage1):
     model: ClassVar[type[UNetModel]] = IFStage2Model
     pipeline_classes: ClassVar[tuple[str, ...]] = ("IFSuperResolutionPipeline",)
     subfolders: ClassVar[tuple[str, ...]] = ("image_noising_scheduler", *IFStage1.subfolders)
+    scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler", "image_noising_scheduler")
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": _presets((*IF_ATTENTION, *TIME_EMBEDDING, *PROMPT_LAYERS, *CLASS_LABEL_LAYERS))}
     default_sampling: ClassVar[Sampling] = Sampling(steps=50, guidance=4.0)

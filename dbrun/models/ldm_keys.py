@@ -35,7 +35,7 @@ MAX_TEXT_LAYERS = 23
 
 
 def ldm_state_dict(pipeline: Any) -> dict[str, Tensor]:
-    """Tensors of a Stable Diffusion pipeline by their original names: float32 on the CPU, contiguous, sorted."""
+    """Tensors of a Stable Diffusion pipeline by original names: float32 on the CPU, sorted, weights [out, in …]."""
     unet, vae, text = pipeline.unet, pipeline.vae, pipeline.text_encoder
     tensors = {f"model.diffusion_model.{_unet_key(name, unet.config)}": tensor
                for name, tensor in unet.state_dict().items()}

@@ -1,13 +1,72 @@
-"""Changes of the scheduler's config that a trained denoiser needs when it samples."""
+"""A base's scheduler config: what of it can be trained here, and what a trained denoiser changes in it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
-from dbrun.diffusion.prediction import PredictionType
+from dbrun.diffusion.prediction import BetaSchedule, PredictionType
+from dbrun.errors import RecipeError
+from dbrun.models.configs import wrong_setting
 
 LEARNED_VARIANCE = ("learned", "learned_range")
+VARIANCE_PRESERVING = (
+    "DDIMParallelScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDPMScheduler", "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler", "DPMSolverSDEScheduler", "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler",
+    "SASolverScheduler", "UniPCMultistepScheduler")
+"""diffusers' schedulers of a variance-preserving process with betas. Left out: those of flow matching, EDM and
+consistency models, whose denoisers were trained on another equation."""
+KNOWN_WORDS: Mapping[str, tuple[object, ...]] = {
+    "prediction_type": get_args(PredictionType), "beta_schedule": get_args(BetaSchedule),
+    # these samplers can also run on another process, and only these flags say so
+    "use_flow_sigmas": (False, None), "timestep_type": ("discrete",), "rescale_betas_zero_snr": (False, True, None)}
+"""Key of a scheduler config → the values that training can follow; diffusers' defaults are among them."""
+MAX_TIMESTEPS = 100_000
+"""Most timesteps of a process; the published ones have 1000."""
+
+
+def check_scheduler_config(config: Mapping[str, Any], file: object, classes: Sequence[str],
+                           loaded_class: str | None) -> None:
+    """Raise RecipeError for a scheduler of another process than the one that training follows.
+
+    file: of the config, for messages; classes: allowed values of `_class_name`; loaded_class: the class that
+    model_index.json names, which diffusers loads whatever the config says.
+    """
+    names = [name for name in (loaded_class, config.get("_class_name")) if name is not None]
+    if not names:
+        raise RecipeError(f"{file} of the base names no scheduler (`_class_name`)", fix="fetch the whole base again")
+    for name in names:
+        if name not in classes:
+            raise RecipeError(f"the scheduler of the base is {str(name)[:60]} ({file}): it may follow another equation "
+                              f"than the training here; allowed: {', '.join(classes)}",
+                              fix="choose a base that one of these schedulers samples")
+    for key, allowed in KNOWN_WORDS.items():
+        # as JSON, since in Python 0 equals false
+        words = [json.dumps(value) for value in allowed]
+        if key in config and json.dumps(config[key]) not in words:
+            raise wrong_setting(file, key, config[key], ", ".join(words))
+    _check_betas(config, file)
+
+
+def _check_betas(config: Mapping[str, Any], file: object) -> None:
+    """Raise RecipeError where the numbers of the noise schedule are none."""
+    betas = config.get("trained_betas")
+    if betas is not None and not (isinstance(betas, list) and betas and all(map(_is_beta, betas))):
+        raise wrong_setting(file, "trained_betas", betas, "a list of numbers from 0 to 1, or null")
+    steps = config.get("num_train_timesteps", 1000)
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_TIMESTEPS:
+        raise wrong_setting(file, "num_train_timesteps", steps, f"a whole number from 1 to {MAX_TIMESTEPS}")
+    for key in ("beta_start", "beta_end"):
+        if not _is_beta(config.get(key, 0.01)):
+            raise wrong_setting(file, key, config[key], "a number from 0 to 1")
+
+
+def _is_beta(value: object) -> bool:
+    # false for nan
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def scheduler_changes(config: Mapping[str, Any], prediction: PredictionType | None,

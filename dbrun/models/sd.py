@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
-from dbrun.models.base import CleanBatch, Condition, Model, Randn, Sampling, no_op
+from dbrun.models.base import CleanBatch, Condition, Randn, Sampling, SamplingConditions, no_op
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
 from dbrun.models.new_tokens import Vocabulary
 from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily, UNetModel
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
     from torch import Tensor, nn
 
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
 # proj_in and proj_out are convolutions in 1.x and linear in 2.x, so only `all` may name them
 CONVOLUTIONS = ("proj_in", "proj_out", *RESNETS, "downsamplers.*.conv", "upsamplers.*.conv")
+LATENT_CHANNELS = 4
+"""Channels of a UNet's input and of a VAE's latents where their configs leave them out."""
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 TEXT_FEED_FORWARD = ("mlp.fc1", "mlp.fc2")
 
@@ -32,14 +33,14 @@ class StableDiffusionModel(UNetModel):
         if component not in self.family.token_components:
             return super().module(component)
         if component not in self.new_tokens:
-            vocabulary = Vocabulary(self.pipeline.tokenizer, self.pipeline.text_encoder)
+            vocabulary = Vocabulary(self.component("tokenizer"), self.component("text_encoder"))
             self.new_tokens[component] = vocabulary.new_embeddings
         return self.new_tokens[component]
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode pixels [B, 3, H, W] to mean and log-variance of q(z | pixels), float32 [B, 2C, h, w]."""
-        pixels = pixels.to(self.device, self.dtype)
-        moments: Tensor = self.pipeline.vae.encode(pixels).latent_dist.parameters
+        vae = self.component("vae")
+        moments: Tensor = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.parameters
         return moments.float()
 
     def sample_x0(self, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
@@ -48,17 +49,22 @@ class StableDiffusionModel(UNetModel):
         # the clamp of diffusers' DiagonalGaussianDistribution, so that x0 is the same as in its training scripts
         std = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
         z = mean + std * randn("latents", mean.shape[1:])
-        return CleanBatch(z * float(self.pipeline.vae.config.scaling_factor), {})
+        return CleanBatch(z * self._scaling_factor, {})
+
+    @property
+    def _scaling_factor(self) -> float:
+        # read from the config: training draws latents without the autoencoder in memory; 0.18215 is diffusers' default
+        return float(read_config(self.folder / "vae" / "config.json").get("scaling_factor", 0.18215))
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
         """Encode prompts to the text encoder's last hidden state, `hidden` [L, D] each, padded to the full length L.
 
         The lowest bits of a result depend on the batch size: encode prompts one by one where the result is cached.
         """
-        tokenizer, text_encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        tokenizer, text_encoder = self.component("tokenizer"), self.component("text_encoder")
         length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
         # `word` becomes `word word_1 …` for a new word of several vectors; the pipeline does the same when it samples
-        expanded = self.pipeline.maybe_convert_prompt(list(prompts), tokenizer)
+        expanded = self._pipeline.maybe_convert_prompt(list(prompts), tokenizer)
         tokens = tokenizer(expanded, padding="max_length", max_length=length, truncation=True,
                            return_tensors="pt")
         # Stable Diffusion attends to the padding: it was trained without a mask
@@ -69,7 +75,7 @@ class StableDiffusionModel(UNetModel):
         return [{"hidden": row} for row in hidden]
 
     def single_file_state_dict(self) -> Mapping[str, Tensor]:
-        """All tensors under the names of the original releases, float32 on the CPU."""
+        """All tensors by the names of the original releases: float32 on the CPU, weights [out, in …]."""
         from dbrun.models.ldm_keys import ldm_state_dict
 
         return ldm_state_dict(self.pipeline)
@@ -81,13 +87,16 @@ class StableDiffusionModel(UNetModel):
         return DPMSolverMultistepScheduler.from_config(self.scheduler.config)
 
     def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
+                 start_image: Image | None = None, on_step: Callable[[], object] = no_op,
+                 conditions: SamplingConditions | None = None) -> Image:
         """Sample one picture of resolution × resolution pixels with `sampling_scheduler`."""
         import torch
         from diffusers import StableDiffusionPipeline
 
+        if conditions is None:
+            conditions = self.sampling_conditions([prompt])[prompt]
         # a new pipeline around the same weights: the base's own scheduler keeps its state
-        components = {**self.pipeline.components, "scheduler": self.sampling_scheduler()}
+        components = {**self.pipeline_with("vae", "unet").components, "scheduler": self.sampling_scheduler()}
         pipeline = StableDiffusionPipeline(**components, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
 
@@ -98,8 +107,11 @@ class StableDiffusionModel(UNetModel):
         # a CPU generator gives the same noise on every device
         generator = torch.Generator("cpu").manual_seed(seed)
         with torch.no_grad():
-            image: Image = pipeline(prompt, num_inference_steps=steps, guidance_scale=guidance, width=resolution,
-                                    height=resolution, generator=generator, callback_on_step_end=after_step).images[0]
+            image: Image = pipeline(
+                prompt_embeds=conditions.prompt["hidden"][None],
+                negative_prompt_embeds=conditions.negative["hidden"][None],
+                num_inference_steps=steps, guidance_scale=guidance, width=resolution, height=resolution,
+                generator=generator, callback_on_step_end=after_step).images[0]
         return image
 
 
@@ -111,6 +123,8 @@ class StableDiffusion(UNetFamily):
     pipeline_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
     subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet", "text_encoder": "text_encoder"}
+    autoencoder: ClassVar[str | None] = "vae"
+    left_out: ClassVar[tuple[str, ...]] = (*UNetFamily.left_out, "image_encoder")
     token_components: ClassVar[tuple[str, ...]] = ("trigger",)
     component_docs: ClassVar[Mapping[str, str]] = {
         **UNetFamily.component_docs,
@@ -147,18 +161,16 @@ class StableDiffusion(UNetFamily):
         # some tokenizers name no real length, only a huge number
         return min(positions, max_length) - 2
 
-    def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
-             variant: str | None = None) -> Model:
-        """Load every component in dtype on device, without a safety checker. Raises RecipeError."""
-        pipeline = self.load_pipeline(folder, device=device, dtype=dtype, variant=variant,
-                                      left_out=("safety_checker", "feature_extractor", "image_encoder"))
+    def check_configs(self, folder: Path) -> None:
+        """Raise RecipeError also for a base whose UNet does not take what its VAE gives."""
+        super().check_configs(folder)
+        taken = read_config(folder / "unet" / "config.json").get("in_channels", LATENT_CHANNELS)
+        given = read_config(folder / "vae" / "config.json").get("latent_channels", LATENT_CHANNELS)
         # an inpainting UNet takes 9 channels: latents, mask and masked latents
-        taken, given = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
         if taken != given:
             raise RecipeError(f"the base's UNet takes {taken} channels and its VAE gives {given}: it is not a "
                               "text-to-image base",
                               fix="choose a base that is not for inpainting")
-        return self.model(self, pipeline, folder, device, dtype)
 
     def single_file_obstacle(self, folder: Path | None) -> str | None:
         """Reason for a 2.x base whose text encoder has more layers than diffusers' reader loads; else None."""

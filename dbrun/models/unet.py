@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError, is_out_of_memory
 from dbrun.models.base import Condition, Family, Model
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
+from dbrun.models.scheduling import VARIANCE_PRESERVING
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from dbrun.diffusion.process import DiffusionProcess
 
@@ -26,27 +28,58 @@ class UNetFamily(Family):
 
     model: ClassVar[type[UNetModel]]
     """Class of its bases in memory."""
-
+    scheduler_classes: ClassVar[tuple[str, ...]] = VARIANCE_PRESERVING
     component_docs: ClassVar[Mapping[str, str]] = {
         "denoiser": "The adapter of the denoiser (the UNet); left out, the denoiser is not trained."}
     diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {"denoiser": ("", "unet.")}
 
-    def load_pipeline(self, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None,
-                      left_out: Sequence[str]) -> Any:
-        """Load the diffusers pipeline on device, frozen and in eval mode. Raises RecipeError.
+    left_out: ClassVar[tuple[str, ...]] = ("safety_checker", "feature_extractor")
+    """Components of the pipeline that are never loaded."""
 
-        left_out: components that are not loaded, such as "safety_checker".
-        """
+    def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
+             variant: str | None = None) -> Model:
+        """Open the base without a safety checker; each component is loaded in dtype on device. Raises RecipeError."""
+        self.check_configs(folder)
+        absent = (*self.left_out, *self.weight_components)
+        pipeline = self._read_pipeline(folder, absent, dtype=dtype, variant=variant)
+        return self.model(self, pipeline, folder, device, dtype, variant)
+
+    def load_component(self, folder: Path, name: str, *, device: torch.device, dtype: torch.dtype,
+                       variant: str | None) -> nn.Module:
+        """Load one component's weights through the pipeline's class; errors as in the base class."""
+        # a component's entry is its library and class; the other entries are settings of the pipeline
+        index = read_config(folder / "model_index.json")
+        absent = [other for other, entry in index.items() if isinstance(entry, list) and other != name]
+        module: nn.Module = getattr(self._read_pipeline(folder, absent, dtype=dtype, variant=variant), name)
+        return module.to(device).requires_grad_(False).eval()
+
+    def empty_component(self, folder: Path, name: str) -> nn.Module:
+        """One component on the meta device, made by its own class from its config."""
+        silence_libraries()
+        import torch
+
+        library, class_name = read_config(folder / "model_index.json")[name]
+        component_class: Any = getattr(import_module(library), class_name)
+        with torch.device("meta"):
+            # diffusers' classes read their own config, those of transformers have a class for it
+            if hasattr(component_class, "load_config"):
+                module: nn.Module = component_class.from_config(component_class.load_config(folder / name))
+            else:
+                config = component_class.config_class.from_dict(read_config(folder / name / "config.json"))
+                module = component_class(config)
+        return module.requires_grad_(False).eval()
+
+    def _read_pipeline(self, folder: Path, absent: Sequence[str], *, dtype: torch.dtype, variant: str | None) -> Any:
+        """The diffusers pipeline in folder without the components named by absent. Raises RecipeError."""
         silence_libraries()
         import diffusers
-        from torch import nn
 
         pipeline_class = getattr(diffusers, self.pipeline_classes[0])
         try:
             # safetensors only: a pickle can run code when it is loaded
             pipeline = pipeline_class.from_pretrained(
                 str(folder), dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
-                requires_safety_checker=False, **dict.fromkeys(left_out))
+                requires_safety_checker=False, **dict.fromkeys(absent))
         # the libraries answer a wrong config with almost any exception: TypeError, KeyError, AttributeError …
         except Exception as error:
             if is_out_of_memory(error):
@@ -54,11 +87,16 @@ class UNetFamily(Family):
             raise RecipeError(f"{folder} cannot be loaded as a base of type {self.NAME}: {error}",
                               fix="check `base.path` and `base.variant`; only safetensors files are read") from error
         pipeline.set_progress_bar_config(disable=True)
-        pipeline.to(device)
-        for component in pipeline.components.values():
-            if isinstance(component, nn.Module):
-                component.requires_grad_(False).eval()
         return pipeline
+
+    def check_configs(self, folder: Path) -> None:
+        """Raise RecipeError also for a UNet that was distilled to take the guidance scale as an input."""
+        super().check_configs(folder)
+        file = folder / "unet" / "config.json"
+        if read_config(file).get("time_cond_proj_dim") is not None:
+            # samplers give it the scale, training would not (Meng et al. 2022, arXiv:2210.03142)
+            raise RecipeError(f"{file} of the base: found `time_cond_proj_dim`, the mark of a UNet that was distilled "
+                              "to take the guidance scale", fix="choose the base that it was distilled from")
 
     def native_resolution(self, folder: Path) -> int:
         """The UNet's `sample_size` in pixels: times the VAE's factor where the UNet works on latents."""
@@ -94,7 +132,7 @@ class UNetModel(Model):
         if labels is not None:
             labels = labels.to(device)
         hidden = condition["hidden"].to(device, dtype)
-        output: Tensor = self.pipeline.unet(sample.to(device, dtype), t.to(device), encoder_hidden_states=hidden,
+        output: Tensor = self.denoiser(sample.to(device, dtype), t.to(device), encoder_hidden_states=hidden,
                                             class_labels=labels).sample
         return drop_variance_channels(output, x_t)
 

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 
 class AdamW8bit(AdamLike):
-    """AdamW that stores its running means in 8 bits, a quarter of the memory (Dettmers et al. 2021, arXiv:2110.02861).
-    """
+    """AdamW with running means in 8 bits: a quarter of the memory (Dettmers et al. 2021, arXiv:2110.02861)."""
 
     NAME: ClassVar[str] = "adamw_8bit"
     REQUIRED_PACKAGE: ClassVar[OptionalPackage | None] = OptionalPackage("bitsandbytes", "bitsandbytes", "optimizers")

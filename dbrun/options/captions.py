@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from dbrun.config_types import Float, Int, OrNone, Part, Text, subclasses
+from dbrun.config_types import FilledText, Float, Int, OrNone, Part, PromptText, subclasses
 from dbrun.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _check_template(value: str) -> str:
         # a lone brace; the error below says what is allowed
         fields = set()
     if CAPTION not in fields or not fields <= {CAPTION, TRIGGER}:
-        raise PydanticCustomError("wants_template", "expected words around {caption}, and if you like {trigger}")
+        raise PydanticCustomError("wants_template", "expected text with {caption} in it, and optionally {trigger}")
     return value
 
 
@@ -40,7 +40,7 @@ def template_fields(template: str) -> set[str]:
     return fields
 
 
-Template = Annotated[Text, AfterValidator(_check_template)]
+Template = Annotated[PromptText, AfterValidator(_check_template)]
 
 
 class Shuffle(Part):
@@ -50,7 +50,7 @@ class Shuffle(Part):
     """Number of tag orders per caption, the written order included; each is encoded once."""
     keep: Annotated[Int, Field(ge=0, le=1000)] = 1
     """Number of leading tags that keep their position."""
-    separator: Annotated[Text, Field(min_length=1)] = ","
+    separator: Annotated[PromptText, Field(min_length=1)] = ","
     """Text between tags."""
 
     def shuffled_captions(self, caption: str, seed: int) -> tuple[str, ...]:
@@ -164,12 +164,12 @@ class Metadata(TemplatedCaptions):
     missing_reason: ClassVar[str] = "no row of the metadata gives it one"
     type: Literal["metadata"]
     """Where captions come from."""
-    column: Annotated[Text | None, OrNone] = None
+    column: Annotated[FilledText | None, OrNone] = None
     """Name of the column with the captions; left out, `text`, `caption` or `prompt`."""
 
     def read(self, folder: Path, pictures: Sequence[str], names: Sequence[str]) -> FolderCaptions:
         """Captions in the rows of the table; rows may name pictures in subfolders."""
-        from dbrun.images.captions import read_metadata
+        from dbrun.images.metadata import read_metadata
 
         return read_metadata(folder, names, self.column)
 
@@ -186,7 +186,7 @@ class Filename(TemplatedCaptions):
         """File names turned into words."""
         from dbrun.images.captions import captions_from_names
 
-        return captions_from_names(pictures)
+        return captions_from_names(folder, pictures)
 
 
 class PromptOnly(CaptionSource):

@@ -1,5 +1,6 @@
 """Exponential moving average of the trained weights: its decay, and the step from which it averages."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -17,6 +18,10 @@ class Ema(Part):
     """Share of the average that is kept at each step; in early steps at most (1 + step) / (10 + step)."""
     update_after_step: Annotated[Int, Field(ge=0)] = 0
     """Steps before averaging begins; until then the average equals the weights."""
+
+    def step_limits(self, steps: int) -> Mapping[str, int]:
+        """Averaging must begin before the last step, or the average equals the last weights."""
+        return {"update_after_step": max(0, steps - 2)}
 
     def decay_at(self, step: int) -> float:
         """Decay at a step counted from 1, in [0, 1): the warm-up rule of diffusers' EMAModel."""

@@ -1,5 +1,6 @@
 """Held-out pictures: the share that is never trained on, how often its loss is measured, and early stopping."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -26,3 +27,7 @@ class HeldOut(Part):
     patience: Annotated[Int | None, Field(ge=1), OrNone] = None
     """Early stopping: stop after this many evaluations without a lower loss, and export the weights of the best
     evaluation. Left out, train to the last step and export its weights."""
+
+    def step_limits(self, steps: int) -> Mapping[str, int]:
+        """The last evaluation may be at the last step."""
+        return {"every": steps}

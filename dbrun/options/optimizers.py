@@ -80,6 +80,7 @@ class AdamW(AdamLike):
     """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101)."""
 
     NAME: ClassVar[str] = "adamw"
+    USUAL: ClassVar[bool] = True
     type: Literal["adamw"] = "adamw"
     """The optimizer."""
 

@@ -1,6 +1,7 @@
 """Learning-rate schedules: the factor of `train.learning_rate` at each step."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -20,6 +21,10 @@ class LearningRateSchedule(Part):
 
     warmup_steps: Annotated[Int, Field(ge=0)] = 0
     """Steps over which the rate rises linearly from 0."""
+
+    def step_limits(self, steps: int) -> Mapping[str, int]:
+        """A warm-up must end before the last step, or the rate never reaches its peak."""
+        return {"warmup_steps": steps - 1}
 
     def factor(self, step: int, steps: int) -> float:
         """Factor in [0, 1] at optimizer step `step`, counted from 0, of `steps`."""
@@ -82,6 +87,10 @@ class CosineWithRestarts(LearningRateSchedule):
     """The schedule's shape."""
     cycles: Annotated[Int, Field(ge=1, le=1000)] = 2
     """Number of cosine decays; 1 is the same as `cosine`."""
+
+    def step_limits(self, steps: int) -> Mapping[str, int]:
+        """Also a decay needs at least one step."""
+        return {**super().step_limits(steps), "cycles": max(1, steps - self.warmup_steps)}
 
     def decay(self, progress: float) -> float:
         """(1 + cos(pi u)) / 2, where u runs from 0 to 1 in each cycle; 0 at the very end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import sys
@@ -9,9 +10,12 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from dbrun.options.precision import Precision
+from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.sources import Numerics
 
 DEV_FOLDER = Path("/dev")
+MIN_BF16_CAPABILITY = (8, 0)
 
 
 def resolve_numerics(device: str, threads: int) -> Numerics:
@@ -31,16 +35,48 @@ def resolve_device(device: str) -> str:
     return next(name for name in ("cuda", "mps", "cpu") if why_unavailable(name) is None)
 
 
+def resolve_precision(recipe: Recipe, device: str) -> Recipe:
+    """The recipe with `train.precision: auto` replaced by the precision that suits the device."""
+    if recipe.train.precision != "auto":
+        return recipe
+    precision: Precision = "fp32"
+    if device == "cuda":
+        capability = _compute_capability()
+        # tensor cores for bf16 came with 8.0 (Ampere); where the driver tells nothing, 32 bits are right everywhere
+        if capability is not None:
+            precision = "bf16" if capability >= MIN_BF16_CAPABILITY else "fp16"
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
+
+
+def _compute_capability() -> tuple[int, int] | None:
+    """Compute capability of the first GPU, (major, minor), asked from NVIDIA's driver; None where there is none."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    if nvml.nvmlInit_v2():
+        return None
+    try:
+        handle, major, minor = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
+        if nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)):
+            return None
+        if nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)):
+            return None
+        return major.value, minor.value
+    finally:
+        nvml.nvmlShutdown()
+
+
 def why_unavailable(device: str) -> str | None:
     """Reason why this machine cannot use the device; None if it can, as far as that is seen without torch."""
     if device == "cuda":
         # ROCm builds of torch call their device `cuda` too
         if not _torch_built_for("cuda", "hip"):
             return "the installed torch has no CUDA"
-        return None if _has_gpu() else "no CUDA device is here"
+        return None if _has_gpu() else "this machine has no CUDA device"
     if device == "mps":
         is_apple_silicon = sys.platform == "darwin" and os.uname().machine == "arm64"
-        return None if is_apple_silicon else "this is no Mac with MPS"
+        return None if is_apple_silicon else "this machine is no Mac with MPS"
     return None
 
 
@@ -51,7 +87,7 @@ def why_too_few_gpus(device: str, processes: int) -> str | None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = len(visible.split(",")) if visible else len(list(DEV_FOLDER.glob("nvidia[0-9]*")))
     # 0 is not a lack: WSL and ROCm show no such device files, and only torch can count their GPUs
-    return f"{processes} processes want a GPU each, and {gpus} are here" if 0 < gpus < processes else None
+    return f"each process needs a GPU: found {gpus} for {processes} processes" if 0 < gpus < processes else None
 
 
 def _has_gpu() -> bool:

@@ -51,7 +51,7 @@ def _python() -> Iterator[Check]:
 def _devices() -> Iterator[Check]:
     chosen = device.resolve_device("auto")
     if chosen == "cpu":
-        yield Check("device: auto", "note", "takes cpu", "bases of 512 pixels and more want a GPU")
+        yield Check("device: auto", "note", "takes cpu", "bases of 512 pixels and more need a GPU")
     else:
         yield Check("device: auto", "ok", f"takes {chosen}")
     for name in ("cuda", "mps"):

@@ -132,7 +132,7 @@ def make_scope(recipe: Recipe, resolved: ResolvedSources, store: Store, selectio
     stages = all_stages() if stages is None else stages
     selected = select_stages(stage_graph(stages, recipe), selection)
     numerics = device.resolve_numerics(recipe.device, recipe.threads)
-    return Scope(recipe, resolved, store, stages, selected, numerics)
+    return Scope(device.resolve_precision(recipe, numerics.device), resolved, store, stages, selected, numerics)
 
 
 def make_plan(recipe: Recipe, resolved: ResolvedSources, store: Store, selection: Selection = ALL_STAGES, *,
@@ -255,7 +255,7 @@ def _missing_requirement(name: str, scope: Scope) -> MissingRequirement | None:
     """First thing that this machine lacks for a stage; None if nothing is seen to be missing."""
     if name == BASE_STAGE:
         missing = scope.resolved.unavailable_reason
-        return MissingRequirement(missing, "unset HF_HUB_OFFLINE, or name a base that is here") if missing else None
+        return MissingRequirement(missing, "unset HF_HUB_OFFLINE, or name a base on this machine") if missing else None
     stage = scope.stages[name]
     needed = stage.required_packages(stage.params(scope.recipe, scope.resolved.sources))
     for package in (*needed, *stage.optional_packages(scope.recipe)):
@@ -265,7 +265,7 @@ def _missing_requirement(name: str, scope: Scope) -> MissingRequirement | None:
         return None
     missing = device.why_unavailable(scope.numerics.device)
     if missing:
-        return MissingRequirement(missing, "write `device: auto`, or run it where there is one")
+        return MissingRequirement(missing, "write `device: auto`, or run it on a machine that has one")
     if stage.multi_process:
         launch = scope.recipe.launch
         missing = device.why_too_few_gpus(scope.numerics.device, launch.processes // launch.machines)

@@ -16,7 +16,7 @@ def preflight_error(plan: Plan, words: str, store: Store) -> DbrunError | None:
     # a read-only store is fine as long as everything is cached
     if store.read_only and plan.has_pending:
         pending = ", ".join(s.name for s in plan.stages if s.status is not Status.HIT)
-        return StageFailed(f"the store {store.root} can only be read, and {pending} would have to run",
+        return StageFailed(f"the store {store.root} is read-only, and {pending} would have to run",
                            fix="set DBRUN_STORE to a folder that can be written")
     for stage in plan.blocked_stages:
         if isinstance(stage.reason, NotSelected):

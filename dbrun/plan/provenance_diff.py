@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dbrun.events import Note
-from dbrun.plan.device import resolve_numerics
+from dbrun.plan.device import resolve_numerics, resolve_precision
 from dbrun.recipe.schema.model import Recipe
 from dbrun.resolve.sources import ResolvedSources
 from dbrun.stages.base import stages
@@ -28,6 +28,7 @@ def provenance_notes(document: Mapping[str, Any], recipe: Recipe, resolved: Reso
     """
     libraries = [library for stage in stages().values() if stage.writes_formats for library in stage.libraries]
     numerics = resolve_numerics(recipe.device, recipe.threads)
+    recipe = resolve_precision(recipe, numerics.device)
     here = provenance(portable_recipe(recipe, resolved.sources), None, {}, numerics, libraries)
     # through JSON, as the document went: a tuple there is a list
     compared = {field: here[field] for field in COMPARED_FIELDS}
@@ -36,7 +37,7 @@ def provenance_notes(document: Mapping[str, Any], recipe: Recipe, resolved: Reso
     for field in COMPARED_FIELDS:
         lines += _diff_lines(field, document.get(field, {}), plain[field])
     if not lines:
-        return (Note("rebuilt", "all that made it is here: pictures, base, settings, device, libraries"),)
+        return (Note("rebuilt", "nothing differs from what made it: pictures, base, settings, device, libraries"),)
     shown = lines[:MAX_DIFFERENCES_SHOWN]
     if len(lines) > len(shown):
         shown.append(f"and {len(lines) - len(shown)} more")
@@ -70,7 +71,7 @@ def _picture_lines(key: str, then: Sequence[Any], now: Sequence[Any]) -> Iterato
         return
     digests = ", ".join(sorted(before[text]["digest"][:12] for text in gone))
     listed = f" ({digests})" if digests else ""
-    yield f"{key}: {len(gone)} of {len(then)} are not here{listed}, {len(new)} are others"
+    yield f"{key}: {len(gone)} of {len(then)} are not here{listed}, {len(new)} are new"
 
 
 def _value_text(value: Any) -> str:

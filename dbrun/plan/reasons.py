@@ -53,7 +53,7 @@ class UnpinnedBase(Reason):
     revision: str
 
     def __str__(self) -> str:
-        return f"the commit of revision {self.revision} is to be asked from the Hub"
+        return f"the Hub must be asked for the commit of revision {self.revision}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class NotSelected(Reason):
     why: Reason
 
     def __str__(self) -> str:
-        return f"not cached ({self.why}), and the command leaves it out"
+        return f"not cached ({self.why}), and this command does not run it"
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class KeyChanged(Reason):
             shown = f"{', '.join(texts[:MAX_CHANGES_SHOWN])} and {left} more"
         else:
             shown = ", ".join(texts)
-        return f"{shown}; begins anew: {self.restart_reason}" if self.restart_reason else shown
+        return f"{shown}; starts again: {self.restart_reason}" if self.restart_reason else shown
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def select_stages(needs: Mapping[str, tuple[str, ...]], selection: Selection) ->
     below = _closure([first], _dependents(needs)) if first else set(needs)
     runnable = frozenset(planned & below)
     if not runnable:
-        raise UsageError(f"nothing lies between --from {first} and --until {last}: no stage is in both",
+        raise UsageError(f"found --from {first} and --until {last}, with no stage between them",
                          fix=f"the order is {', '.join(needs)}")
     stray = [name for name in selection.force if name not in runnable]
     if stray:
@@ -102,5 +102,5 @@ def _unknown_stage(name: str, needs: Mapping[str, object]) -> UsageError:
     from difflib import get_close_matches
 
     near = get_close_matches(name, list(needs), n=1)
-    fix = f"did you mean {near[0]}?" if near else "take one of these"
+    fix = f"did you mean {near[0]}?" if near else "name one of these"
     return UsageError(f"this recipe has no stage {name!r}; it has {', '.join(needs)}", fix=fix)

@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from dbrun.errors import NotFetched, RecipeError
 from dbrun.events import Emit, Note, Progress
-from dbrun.images.captions import METADATA_FILES, TEXT_SUFFIX
+from dbrun.images.captions import TEXT_SUFFIX
 from dbrun.images.discover import TRAIN_SPLIT, is_picture
+from dbrun.images.metadata import metadata_files
 from dbrun.naming import COMMIT
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.schema.subject import Subject
@@ -30,7 +31,7 @@ def find_dataset(repo: str, revision: str, store: Store) -> tuple[Path, tuple[st
         raise NotFetched(f"the data set {repo} at {revision} is not in {hub.cache_folder()}", fix=fix)
     notes: list[str] = []
     if commit != revision:
-        notes.append(f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe keeps it")
+        notes.append(f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe pins it")
     # another program may have fetched a part of it, and only the Hub knows how many files there are
     if not _is_complete(repo, commit, store):
         notes.append(f"{repo} is taken as it is in {folder}: the Hub was not asked whether it is complete")
@@ -59,7 +60,7 @@ def select_dataset_files(names: Iterable[str]) -> tuple[str, ...]:
         # the names come from the Hub; `..` could lead out of the cache
         if ".." in path.parts:
             continue
-        if is_picture(name) or path.name in METADATA_FILES or name.endswith(TEXT_SUFFIX):
+        if is_picture(name) or metadata_files([path.name]) or name.lower().endswith(TEXT_SUFFIX):
             used.append(name)
     if any("/" not in name for name in used):
         return tuple(used)
@@ -84,8 +85,8 @@ def _fetch_dataset(subject: Subject, revision: str, store: Store, emit: Emit) ->
             suffixes = sorted({PurePosixPath(name).suffix or "no suffix" for name in names})
             kinds = ", ".join(suffixes[:6]) or "nothing"
             raise RecipeError(f"the data set {repo} holds no picture files: found {kinds}",
-                              fix="save its pictures into a folder (of a parquet set, by the `datasets` library: "
-                                  "`picture.save(…)` for each row), and name that")
+                              fix="save its pictures as files in a folder, and name that folder (for parquet: load it "
+                                  "with the library `datasets`, then `picture.save(…)` for each row)")
         count = len(selected)
         return selected
 

@@ -72,11 +72,11 @@ def check_unchanged_by_overrides(loaded: LoadedRecipe, resolved: ResolvedSources
                                  laid: Sequence[str]) -> None:
     """Raise UsageError if overrides or profiles change what a recipe points at: a lock describes the file alone.
 
-    resolved, written: what it points at with and without them; laid: they themselves, as typed.
+    resolved, written: what it points at with and without them; laid: overrides and profiles, as typed.
     """
     if any(_differences(lock_contents(written), lock_contents(resolved))):
-        raise UsageError(f"found {' '.join(laid)}, with which {display_path(loaded.path)} points at something else, "
-                         "and a lock is of the recipe as it is written",
+        raise UsageError(f"found {' '.join(laid)}, which changes what {display_path(loaded.path)} points at, but a "
+                         "lock describes the recipe as it is written",
                          fix="leave it out; or write it into a recipe that `extends` this one and has its own lock")
 
 
@@ -93,12 +93,12 @@ def drift(loaded: LoadedRecipe, resolved: ResolvedSources) -> list[str]:
                          fix=f"dbrun lock {display_path(loaded.path)}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"the lock {display_path(target)} cannot be read: {error}",
-                         fix=f"dbrun lock {display_path(loaded.path)} writes it anew") from None
+                         fix=f"dbrun lock {display_path(loaded.path)} writes a new one") from None
 
 
 def drift_headline(loaded: LoadedRecipe) -> str:
     """Line that stands above the differences of `drift`."""
-    return f"{display_path(loaded.path)} does not point at what {display_path(lock_path(loaded.path))} says"
+    return f"{display_path(loaded.path)} does not match {display_path(lock_path(loaded.path))}"
 
 
 def enforce_lock(loaded: LoadedRecipe, resolved: ResolvedSources) -> None:
@@ -114,9 +114,10 @@ def enforce_lock(loaded: LoadedRecipe, resolved: ResolvedSources) -> None:
     # a key without a file comes from the command line; writing the lock again would not help then
     has_overrides = loaded.profiles or any(span.file is None for span in loaded.origins.values())
     if has_overrides:
-        fix = "bring that back, or leave out what changes it here: the lock is of the recipe as it is written"
+        fix = ("restore what changed, or leave out the overrides and profiles: the lock describes the recipe as it is "
+               "written")
     else:
-        fix = f"bring that back; or, if it is meant, dbrun lock {display_path(loaded.path)}"
+        fix = f"restore what changed, or accept it: dbrun lock {display_path(loaded.path)}"
     raise WorkPending(f"{drift_headline(loaded)}; nothing was run{lines}", fix=fix)
 
 
@@ -140,7 +141,7 @@ def _picture_differences(old: object, new: object, noun: str) -> Iterator[str]:
     names = {_picture_id(entry): entry["file"] for entry in (*was, *now)}
     # counters, not sets: the same picture can be there twice
     before, after = Counter(map(_picture_id, was)), Counter(map(_picture_id, now))
-    for pictures, problem in ((after - before, "is not in the lock"), (before - after, "of the lock is not there")):
+    for pictures, problem in ((after - before, "is not in the lock"), (before - after, "is in the lock, but not here")):
         for digest, prompt in sorted(pictures, key=lambda picture: (names[picture], *picture)):
             yield f"{noun} {names[digest, prompt]} ({digest[:10]}…, '{prompt}') {problem}"
 

@@ -42,7 +42,7 @@ def find_masks(pictures: Mapping[Path, PictureInfo], store: Store, option: Masks
         notes.append(f"{names}: masks are ignored, `images.masks: files` would use them")
     opaque = [path.name for path, info in pictures.items() if TRANSPARENCY_NOTE not in info.notes]
     if option == "alpha" and opaque:
-        notes.append(f"{summarize_names(opaque)}: not transparent, so all of it counts")
+        notes.append(f"{summarize_names(opaque)}: not transparent, so the whole picture counts")
     return FoundMasks(notes=notes, masked_count=len(pictures) - len(opaque))
 
 
@@ -69,7 +69,7 @@ def _check_mask_files(pictures: Mapping[Path, PictureInfo], found: Mapping[Path,
     notes: list[str] = []
     unmasked = [picture.name for picture in pictures if picture not in found]
     if unmasked:
-        notes.append(f"{summarize_names(unmasked)}: no mask, so all of it counts")
+        notes.append(f"{summarize_names(unmasked)}: no mask, so the whole picture counts")
     files = {digest: found[picture] for picture, digest in digests.items()}
     return FoundMasks(digests, files, notes, len(found))
 

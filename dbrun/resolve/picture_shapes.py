@@ -41,7 +41,7 @@ def check_bucket_step(recipe: Recipe, folder: Path) -> None:
         # rounded up: below the smallest multiple there is none
         rounded_up = -(-step // multiple) * multiple
         raise RecipeError(f"found {step}, allowed for this base: multiples of {multiple}",
-                          fix=f"write {rounded_up}, or take it away")
+                          fix=f"write {rounded_up}, or remove it")
 
 
 def resolution_warnings(recipe: Recipe, folder: Path) -> Iterator[str]:
@@ -51,10 +51,10 @@ def resolution_warnings(recipe: Recipe, folder: Path) -> Iterator[str]:
     native = families()[recipe.base.type].native_resolution(folder)
     if native / MAX_SIDE_RATIO < side < native * MAX_SIDE_RATIO:
         return
-    text = f"`images.resolution` is {side}, and this base was made for pictures of {native}: it draws badly there"
+    text = f"`images.resolution` is {side}, and this base was made for pictures of {native}: its pictures will be poor"
     if side > native:
         # the cost grows with the number of pixels
-        text += f", and takes {(side / native) ** 2:.0f} times as long"
+        text += f"; a step takes {(side / native) ** 2:.0f} times as long"
     yield text
 
 

@@ -126,8 +126,9 @@ def find_pictures(request: PictureRequest, relative_to: Path, store: Store, deco
         # files with the same content and prompt are one picture with several names
         names[picture] = (*names.get(picture, ()), path.name)
     files = {digest: path for path, digest in digests.items()}
-    notes = (*folder_notes, *found.notes, *_shuffle_notes(request, by_path.values()), *_conversion_notes(infos),
-             *_duplicates(found, digests), *found_masks.notes)
+    notes = (*folder_notes, *found.notes, *_uncaptioned_notes(found, request),
+             *_shuffle_notes(request, by_path.values()), *_conversion_notes(infos), *_duplicates(found, digests),
+             *found_masks.notes)
     pictures = tuple(sorted(by_path.values(), key=picture_sort_key))
     return FoundPictures(pictures, {**files, **found_masks.files}, notes, names, found_masks.masked_count)
 
@@ -166,6 +167,18 @@ def _prompts(found: PictureFolder, request: PictureRequest) -> Mapping[Path, tup
         raise RecipeError(f"{bare[0]}{more} no prompt: {request.captions.missing_reason.format(name=bare[0].stem)}",
                           fix="write an `instance_prompt`; it is used for all pictures without a caption")
     return prompts
+
+
+def _uncaptioned_notes(found: PictureFolder, request: PictureRequest) -> list[str]:
+    """A note if pictures have no caption of their own where others have one, or where the recipe asks for captions."""
+    bare = [file.path for file in found.pictures if not file.captions]
+    # no text file at all is the usual case, not an oversight
+    nothing_asked = len(bare) == len(found.pictures) and request.captions.READS_SIDECARS
+    if not bare or nothing_asked or not request.captions.PER_PICTURE:
+        return []
+    reason = request.captions.missing_reason.format(name=bare[0].stem)
+    names = summarize_names([path.name for path in bare])
+    return [f"{names}: {reason}, so the prompt is '{request.prompt}'"]
 
 
 def _picture_folder(request: PictureRequest, relative_to: Path, store: Store) -> tuple[Path, tuple[str, ...]]:

@@ -11,7 +11,6 @@ from dbrun.adapters.embedding import Embedding
 from dbrun.events import Note
 from dbrun.formats.base import formats
 from dbrun.models.base import families
-from dbrun.models.configs import check_configs
 from dbrun.models.new_tokens import check_initializer, check_unused_tokens, token_names
 from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_truncated
 from dbrun.options.objective import DEFAULT_OBJECTIVE, check_objective
@@ -23,7 +22,7 @@ from dbrun.resolve import picture_shapes
 from dbrun.resolve.base import find_base
 from dbrun.resolve.masks import check_has_masks
 from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures, picture_sort_key
-from dbrun.resolve.target_layers import check_layers, count_layers
+from dbrun.resolve.target_layers import check_layers, count_layers, layer_names
 from dbrun.resolve.training_notes import training_notes
 from dbrun.stages.sources import BaseSource, Picture, Sources
 from dbrun.stages.support.crops import recipe_crop_settings
@@ -96,7 +95,7 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
         names.update(one.file_names)
     for init in inits.values():
         files.update(init.files)
-    notes = (*(Note("base", text) for text in base.notes), *base_notes,
+    notes = (*(Note("base", text) for text in base.notes), *base_notes, *_init_notes(inits),
              *_picture_notes(recipe, found, classes, base.source.folder), *(train_notes or ()))
     return ResolvedSources(sources, files, notes, base.unpinned_revision, base.unavailable_reason, names)
 
@@ -127,7 +126,7 @@ def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) 
     store.commits.put(f"{repo}@{revision}", commit)
     # the pictures were decoded when `resolved` was made
     again = resolve_sources(loaded, store, decode=False)
-    text = f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe keeps it"
+    text = f"{repo} at {revision} is commit {commit}; `revision: {commit}` in the recipe pins it"
     return ResolvedSources(again.sources, again.files, (Note("base", text),))
 
 
@@ -136,14 +135,14 @@ def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollect
     recipe, folder = loaded.recipe, base.folder
     if folder is None:
         return ()
-    problem_count = len(findings.problems)
-    findings.attempt("base.path", check_configs, folder, families()[recipe.base.type].subfolders)
-    # all other checks read the same configs, and would report them again
-    if len(findings.problems) > problem_count:
+    family = families()[recipe.base.type]
+    problems_before = len(findings.problems)
+    findings.attempt("base.path", family.check_configs, folder)
+    # the checks below read the same configs, and would not fit a base of another kind
+    if len(findings.problems) > problems_before:
         return ()
     findings.attempt("images.resolution", picture_shapes.check_resolution, recipe, folder)
     findings.attempt("images.buckets.step", picture_shapes.check_bucket_step, recipe, folder)
-    family = families()[recipe.base.type]
     if recipe.objective != DEFAULT_OBJECTIVE:
         for finding in check_objective(recipe.objective, family.scheduler_config(folder)):
             findings.add(*finding)
@@ -183,11 +182,24 @@ def _find_init_adapters(loaded: LoadedRecipe, base: BaseSource | None, store: St
 
         layers, presets = count_layers(family, component, adapter, base) if base else (0, {})
         key = f"adapt.{component}.init"
-        request = InitRequest(family, component, adapter, loaded.folder_of(key), layers, presets)
+        names = layer_names(family, component, adapter, base) if base else ()
+        request = InitRequest(family, component, adapter, loaded.folder_of(key), layers, presets,
+                              base.folder if base else None, names)
         init_adapter = findings.attempt(key, find_adapter, adapter.init, request, store)
         if init_adapter is not None:
             found[component] = init_adapter
     return found
+
+
+def _init_notes(inits: Mapping[str, FoundAdapter]) -> Iterator[Note]:
+    """A warning for each adapter to start from of which only a part is used. inits: by component."""
+    # most recipes start from none, and need not load this
+    if not inits:
+        return
+    from dbrun.resolve.init_adapter import unused_parts
+
+    for component, text in unused_parts(inits):
+        yield Note(f"adapt.{component}.init", text, "warning")
 
 
 def _find_all_pictures(loaded: LoadedRecipe, requests: Mapping[str, PictureRequest], store: Store, decode: bool,
@@ -261,7 +273,7 @@ def _warn_if_few(own: FoundPictures, taught: FoundPictures | None) -> FoundPictu
     count = len(taught.pictures) if taught else 0
     if class_count >= count:
         return own
-    note = (f"only {class_count} for {count} pictures of the subject: the model soon memorises so few; some hundred "
+    note = (f"only {class_count} for {count} pictures of the subject: the model soon memorises so few; a few hundred "
             "are usual")
     return replace(own, notes=(*own.notes, note))
 

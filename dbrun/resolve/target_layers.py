@@ -39,7 +39,7 @@ def check_layers(recipe: Recipe, base: BaseSource, findings: ProblemCollector) -
         key = f"adapt.{component}"
         shapes = _weight_shapes(base.folder, family.components[component], base.files)
         chosen = findings.attempt(f"{key}.targets", _target_layers, family, component, adapter, shapes)
-        # None: no layer is hit, which is a problem already; empty: the weights cannot be read here
+        # None: no layer matches, which is a problem already; empty: the weights cannot be read here
         if not chosen:
             continue
         problem = adapter.layer_problem(chosen)
@@ -55,7 +55,7 @@ def check_layers(recipe: Recipe, base: BaseSource, findings: ProblemCollector) -
 
 
 def count_layers(family: Family, component: str, adapter: Adapter, base: BaseSource) -> tuple[int, Mapping[str, int]]:
-    """Number of layers that the adapter's targets hit, and target preset → number it would hit; 0 if not known."""
+    """Number of layers that the adapter's targets match, and target preset → number it would match; 0 if not known."""
     shapes = _weight_shapes(base.folder, family.components[component], base.files) if base.folder else {}
     fit = _adaptable_layers(adapter, shapes)
     presets = {name: len(matching_names(fit, patterns)) for name, patterns in family.target_presets[component].items()}
@@ -65,18 +65,25 @@ def count_layers(family: Family, component: str, adapter: Adapter, base: BaseSou
         return 0, presets
 
 
+def layer_names(family: Family, component: str, adapter: Adapter, base: BaseSource) -> tuple[str, ...]:
+    """Names of all layers of a component that the adapter can wrap; empty while the base is not here."""
+    if base.folder is None:
+        return ()
+    return tuple(_adaptable_layers(adapter, _weight_shapes(base.folder, family.components[component], base.files)))
+
+
 def _target_layers(family: Family, component: str, adapter: Adapter, shapes: Shapes) -> Shapes:
-    """Layers that the adapter's targets hit, sorted by name. Raises RecipeError if one group of patterns hits none."""
+    """Layers that the adapter's targets match, sorted. Raises RecipeError if one group of patterns matches none."""
     fit = _adaptable_layers(adapter, shapes)
     # no weight could be read: nothing can be said about the patterns
     if not fit:
         return {}
     chosen: set[str] = set()
     for patterns in target_patterns(family, component, adapter):
-        hit = matching_names(fit, patterns)
-        if not hit:
+        matching = matching_names(fit, patterns)
+        if not matching:
             raise no_match_error(patterns, sorted(fit), adapter.layer_classes)
-        chosen.update(hit)
+        chosen.update(matching)
     return {name: fit[name] for name in sorted(chosen)}
 
 

@@ -25,12 +25,18 @@ def training_notes(loaded: LoadedRecipe, sources: Sources) -> tuple[Note, ...]:
     if train.held_out is not None and not held_out_indices(recipe, sources):
         problems.append(KeyProblem("train.held_out",
                                    "found a share of the pictures, but there is only one, so none can be held out",
-                                   "add pictures, or take `held_out` away"))
+                                   "add pictures, or remove `held_out`"))
     findings = ProblemCollector(loaded.origins)
     for key, message, fix in problems:
         findings.add(key, message, fix)
     findings.raise_if_any()
     notes = [Note("training", describe_length(recipe, sources))]
+    steps = training_length(recipe, sources).steps
+    # a note, not a problem: the results are the same
+    if "checkpoint_every" in train.model_fields_set and train.checkpoint_every > steps:
+        text = (f"`train.checkpoint_every`: found {train.checkpoint_every}, but training has only {steps} steps; "
+                "interrupted before its end, it starts again")
+        notes.append(Note("training", text, "warning"))
     rates: dict[str, float | None] = {"train.learning_rate": train.learning_rate}
     for name, adapter in recipe.adapt.adapters.items():
         rates[f"adapt.{name}.learning_rate"] = adapter.learning_rate

@@ -25,7 +25,7 @@ from dbrun.store.store import Store
 class RunLog:
     """A run's folder: recipe.json, its gc roots (wants.json), events.jsonl, and log if a stage crashed.
 
-    roots: the keys and work folders that no gc may take from this run; grows while the run goes on.
+    roots: the keys and work folders that no gc may take from this run; grows during the run.
     """
 
     store: Store
@@ -91,17 +91,17 @@ class RunLog:
         except OSError:
             log = self.folder
         if isinstance(error, OSError) and error.errno in ERRNO_MESSAGES:
-            return explain_os_error(error, f"{stage} could not go on")
+            return explain_os_error(error, f"{stage} failed")
         # Libraries in other languages (Rust's safetensors) give the system's words without its number.
         for number in ERRNO_MESSAGES:
             if os.strerror(number) in str(error):
-                return explain_os_error(OSError(number, "", None), f"{stage} could not go on")
+                return explain_os_error(OSError(number, "", None), f"{stage} failed")
         if is_out_of_memory(error):
             return StageFailed(f"{stage} ran out of memory", fix=f"{oom_fix}; the details are in {log}")
         message = redact_secrets(str(error)).strip() or "no message"
         first_line = message.splitlines()[0][:300]
         return StageFailed(f"{stage} failed: {type(error).__name__}: {first_line}",
-                           fix=f"the details are in {log}; what was finished is kept")
+                           fix=f"the details are in {log}; finished work is kept")
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from dbrun.plan.reasons import Reason
 from dbrun.resolve.base import verified_base_folder
 from dbrun.run.run_log import RunLog
 from dbrun.stages.sources import Artifact
+from dbrun.stages.support.resident import ResidentBase
 from dbrun.store.atomic import disk_errors, remove_tree
 from dbrun.store.locks import Lock
 from dbrun.store.store import CheckDepth, Damage
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from dbrun.run.timing import StageTimer
     from dbrun.store.items import DiskItemCache
 
-FREE_SPACE_HINT = "free some room (`dbrun gc --dry-run` says what can go), or set DBRUN_STORE to a larger disk"
+FREE_SPACE_HINT = "free some space (`dbrun gc --dry-run` shows what can go), or set DBRUN_STORE to a larger disk"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class StageRunner:
     stages_read: stages whose stored files are read in this run, not only their digests;
     stop_signal: returns the number of the signal that asked the run to stop, or 0;
     find_base: returns the base's folder for the stages after `load`, verified at each call;
-    worker_group: the processes that share the work of a stage.
+    worker_group: the processes that share the work of a stage;
+    resident: what the stages keep of the base in memory.
     """
 
     scope: Scope
@@ -50,6 +52,7 @@ class StageRunner:
     stop_signal: Callable[[], int]
     find_base: Callable[[], Path | None]
     worker_group: WorkerGroup
+    resident: ResidentBase = field(default_factory=ResidentBase)
 
     def run_stage(self, stage_key: StageKey, inputs: Mapping[str, Artifact], why: Reason | None) -> tuple[Trace, bool]:
         """Return the stage's trace, and whether the stage ran. why: run it even if its result is in the store.
@@ -101,7 +104,7 @@ class StageRunner:
         stage = stage_key.stage.NAME
 
         def waiting(holder: str) -> None:
-            self.emit(Note(stage, f"waiting for {holder}, which works on the same"))
+            self.emit(Note(stage, f"waiting for {holder}, which computes the same result"))
 
         return self.scope.store.lock(f"{stage}-{stage_key.resume_key}", stage, waiting, self.stop_signal)
 
@@ -109,10 +112,10 @@ class StageRunner:
         """Move a damaged result of this key into quarantine, and tell the user where it is."""
         result = self.scope.store.look_up(stage_key.stage.NAME, stage_key.key, "bytes")
         if isinstance(result, Damage):
-            with disk_errors("taking a damaged result out of use"), self.scope.store.shared_access():
+            with disk_errors("moving a damaged result to quarantine"), self.scope.store.shared_access():
                 aside = self.scope.store.objects.quarantine(result.trace.digest)
-            text = f"the stored result is damaged ({result.lines[0]}); it is made again"
-            where = f", the damaged one is in {aside}" if aside else ""
+            text = f"the stored result is damaged ({result.lines[0]}); it is computed again"
+            where = f", and the damaged one is in {aside}" if aside else ""
             self.emit(Note(stage_key.stage.NAME, text + where, "warning"))
 
     def _run(self, stage_key: StageKey, inputs: Mapping[str, Artifact], lock: Lock | None, *,
@@ -124,7 +127,7 @@ class StageRunner:
         from dbrun.run.timing import StageTimer, peak_memory
 
         stage, store = stage_key.stage.NAME, self.scope.store
-        contexts = StageContextFactory(self.scope, self.stop_signal, self.find_base, self.run_log.folder)
+        contexts = StageContextFactory(self.scope, self.stop_signal, self.find_base, self.run_log.folder, self.resident)
         items = item_cache(self.scope, stage_key, self.emit, self.find_base, from_scratch=from_scratch)
         out, work = store.make_temp_folder(), store.work_folder(stage_key.resume_key)
         digests = {name: artifact.digest for name, artifact in inputs.items()}
@@ -142,6 +145,7 @@ class StageRunner:
                     needed = stage_key.stage.max_disk_bytes(context) - items.bytes_on_disk
                     check_free_space(store.root, "the store", stage, needed, FREE_SPACE_HINT)
                     stage_key.stage.run(context)
+                    self.resident.stage_done()
                 # Verified after the work, too: a base that changed meanwhile must not give a result under this key.
                 base = self._verified_base(stage, out)
                 seconds = time.monotonic() - began
@@ -151,6 +155,8 @@ class StageRunner:
                                       items=items.used_keys, memory=memory(), share=share,
                                       startup=timer.startup(seconds), amounts=workload)
         finally:
+            # Nothing is open after a stage that went well.
+            self.resident.close_failed()
             remove_tree(out)
         # Work that a longer run can extend (checkpoints of a training) stays; gc takes it once no run needs it.
         if not stage_key.stage.extendable_params(stage_key.params):

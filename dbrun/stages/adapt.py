@@ -10,7 +10,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter, write_adapters
 from dbrun.adapters.attach import attach, match_layers, read_weights
 from dbrun.adapters.base import TARGET_PRESETS, Adapter, Learnable
 from dbrun.errors import RecipeError
-from dbrun.models.base import Family, Model
+from dbrun.models.base import Family
 from dbrun.recipe.schema.adapt import Adapt as AdaptConfig
 from dbrun.recipe.schema.model import Recipe
 from dbrun.seeds import derive_seed
@@ -82,24 +82,35 @@ class Adapt(Stage[AdaptParams]):
             if name not in allowed:
                 raise RecipeError(f"`base.type: {model.family.NAME}` has no component `{name}` to adapt; it has "
                                   f"{', '.join(allowed)}", fix=f"leave out `adapt.{name}`")
-            if isinstance(choice, Adapter):
-                attached[name] = self._attach(ctx, model, name, choice)
+            # names and shapes are enough for most types: a large base is not read at all
+            if isinstance(choice, Adapter) and not choice.starts_from_base_weights:
+                module = model.empty_module(name)
             else:
-                attached[name] = _attach_without_layers(model.module(name), name, choice)
+                module = model.module(name)
+            if isinstance(choice, Adapter):
+                attached[name] = self._attach(ctx, model.family, module, name, choice)
+            else:
+                attached[name] = _attach_without_layers(module, name, choice)
             layers = f"{len(attached[name].modules)} layers, " if attached[name].modules else ""
-            ctx.note(f"{name}: {layers}{_count_trainable(model.module(name)):,} trainable numbers")
+            ctx.note(f"{name}: {layers}{_count_trainable(module):,} trainable numbers")
         write_adapters(ctx.out, attached)
 
-    def _attach(self, ctx: StageContext[AdaptParams], model: Model, component: str,
+    def _attach(self, ctx: StageContext[AdaptParams], family: Family, module: nn.Module, component: str,
                 adapter: Adapter) -> ComponentAdapter:
-        """Attach an adapter to the layers that its targets match, with drawn or given initial weights."""
-        module = model.module(component)
+        """Attach an adapter to the layers that its targets match, with drawn or given initial weights.
+
+        module: of the component, with weights or on the meta device.
+        """
         matched: set[str] = set()
-        for patterns in target_patterns(model.family, component, adapter):
+        for patterns in target_patterns(family, component, adapter):
             matched.update(match_layers(module, patterns, adapter.layer_classes))
         # sorted: the seeded weights are drawn in this order
         names = tuple(sorted(matched))
         _check_shapes(component, adapter, {name: module.get_submodule(name) for name in names})
+        if _is_empty(module):
+            # peft puts an adapter on its layer's device; memory that nobody writes to takes no room
+            for name in names:
+                module.get_submodule(name).to_empty(device="cpu", recurse=False)
         identity = ctx.params.inits.get(component)
         if identity:
             attach_init_adapter(ctx, identity, component, adapter, module, names)
@@ -133,6 +144,11 @@ def _attach_without_layers(module: nn.Module, component: str, choice: Learnable)
     except RecipeError as error:
         raise RecipeError(f"adapt.{component}: {error.message}", fix=error.fix) from error
     return ComponentAdapter(choice.resolved_for(()), (), read_weights(module))
+
+
+def _is_empty(module: nn.Module) -> bool:
+    """Whether a module has names and shapes only (see `Model.empty_module`)."""
+    return any(parameter.is_meta for parameter in module.parameters())
 
 
 def _count_trainable(module: nn.Module) -> int:

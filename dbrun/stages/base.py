@@ -13,6 +13,7 @@ from dbrun.options.packages import OptionalPackage
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.sources import Artifact, Numerics, Sources
 from dbrun.stages.support.process_group import ProcessGroup
+from dbrun.stages.support.resident import ResidentBase
 
 if TYPE_CHECKING:
     from dbrun.stages.support.sample_spec import SampleSpec
@@ -79,6 +80,8 @@ class StageContext(Generic[P]):
     stop_signal: Callable[[], int]
     """The number of the signal that asked to stop, or 0."""
     process_group: ProcessGroup = field(default_factory=ProcessGroup)
+    resident: ResidentBase = field(default_factory=ResidentBase)
+    """What the stages of a run keep of the base in memory; it changes no result."""
 
     def progress(self, done: int, total: int, unit: str, **metrics: float) -> None:
         """Report that `done` of `total` units are ready. metrics: further numbers of this moment."""

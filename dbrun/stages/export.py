@@ -16,6 +16,7 @@ from dbrun.errors import StageFailed
 from dbrun.images.samples import ADAPTED_ROW, BASE_ROW, SampleSettings, write_samples
 from dbrun.models.base import Model
 from dbrun.models.configs import find_licence
+from dbrun.models.sampler import Sampler
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.naming import METRICS_FILE
 from dbrun.options.precision import Precision
@@ -35,6 +36,8 @@ from dbrun.stages.support.sample_spec import default_prompts
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from dbrun.formats.base import Format
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
 
@@ -111,7 +114,7 @@ class Export(Stage[ExportParams]):
             guidance=guidance,
             seed=samples.seed,
             resolution=recipe.images.resolution,
-            precision=recipe.train.precision,
+            precision=recipe.train.resolved_precision,
             prediction=recipe.objective.prediction,
             zero_terminal_snr=recipe.objective.zero_terminal_snr,
             starts=starts)
@@ -166,17 +169,19 @@ class Export(Stage[ExportParams]):
         from dbrun.formats.model_card import compatibility_warnings, render_card
 
         adapters = read_adapters(ctx.inputs["train"].path)
-        _draw_before_after(ctx, adapters)
-        # loaded anew: the base that the pictures were drawn with carries the adapter, maybe in 16 bits
-        model = load_base(ctx, "fp32")
+        # one base for everything: each part of the work leaves it untouched, bit for bit
+        model = load_base(ctx, sampling_precision(ctx.params.precision, ctx.numerics))
+        _draw_before_after(ctx, model, adapters)
         _write_scheduler(ctx, model)
         probe, expected = _expected_predictions(ctx, adapters, model)
         document = provenance(ctx.params.recipe, ctx.params.instance_prompt, ctx.inputs, ctx.numerics, self.libraries)
         assert ctx.base is not None
         document |= {"trigger": trigger_words(ctx.params.recipe), "licence": find_licence(ctx.base)}
-        for name in ctx.params.formats:
+        # whole components last: reading one back replaces the base's
+        known = formats()
+        for name in sorted(ctx.params.formats, key=lambda name: (known[name].LARGE, name)):
             ctx.check_interrupt()
-            _write_format(ctx, formats()[name], probe, expected, document)
+            _write_format(ctx, model, known[name], probe, expected, document)
         _draw_loss_plot(ctx)
         warnings = compatibility_warnings(model.family, ctx.params.formats, adapters)
         for line in warnings:
@@ -185,42 +190,43 @@ class Export(Stage[ExportParams]):
         (ctx.out / "README.md").write_text(text, encoding="utf-8")
 
 
-def _draw_before_after(ctx: StageContext[ExportParams], adapters: Mapping[str, ComponentAdapter]) -> None:
-    """Draw before_after.png and samples/: the same prompts and seeds without and with the adapter."""
-    from PIL import Image
+def _draw_before_after(ctx: StageContext[ExportParams], model: Model,
+                       adapters: Mapping[str, ComponentAdapter]) -> None:
+    """Draw before_after.png and samples/: the same prompts and seeds without and with the adapter.
 
+    model: the untouched base, which it is again afterwards.
+    """
+    from PIL.Image import open as open_image
+
+    from dbrun.formats.merge_weights import restore_base
     from dbrun.images.grid import draw_grid, save_png
 
-    params, precision = ctx.params, sampling_precision(ctx.params.precision, ctx.numerics)
+    params = ctx.params
+    # the base's prompts serve the adapter's row, too, unless the adapter changes how they are encoded
+    changes_prompts = any(name != "denoiser" for name in adapters)
 
-    # both are loaded at the first picture that is not cached; the rows are drawn in order, so that nobody needs the
+    # both are made at the first picture that is not cached; the rows are drawn in order, so that nobody needs the
     # bare base once the adapter is attached
     @cache
-    def base() -> Model:
-        return load_base(ctx, precision)
+    def base() -> Sampler:
+        return Sampler(model, params.prompts)
 
     @cache
-    def adapted() -> Model:
-        model = base()
+    def adapted() -> Sampler:
+        encoded = None if changes_prompts else base().conditions
         for name, attached in adapters.items():
             attached.attach_to(model.module(name))
             cast_for_inference(model.module(name), model.dtype)
-        return model.with_scheduler_changes(params.scheduler_overrides(model))
+        sampled = model.with_scheduler_changes(params.scheduler_overrides(model))
+        return Sampler(sampled, params.prompts, encoded)
 
-    def draw(make: Callable[[], Model], column: int, folder: Path) -> None:
-        model = make()
-        picture = model.generate(params.prompts[column], seed=params.seed + column, steps=params.steps,
+    def draw(sampler: Callable[[], Sampler], column: int, folder: Path) -> None:
+        picture = sampler().draw(params.prompts[column], seed=params.seed + column, steps=params.steps,
                                  guidance=params.guidance, resolution=params.resolution,
-                                 start_image=start_image(column), on_step=ctx.check_interrupt)
+                                 start_image=_start_image(ctx, column), on_step=ctx.check_interrupt)
         save_png(picture, folder / "picture.png")
 
-    def start_image(column: int) -> Image.Image | None:
-        if params.starts is None:
-            return None
-        family = read_base_record(ctx.inputs["load"]).family
-        return params.starts.start_image(column, ctx.files, params.resolution, family)
-
-    rows: dict[str, list[Image.Image]] = {row: [] for row in ROWS}
+    rows: dict[str, list[Image]] = {row: [] for row in ROWS}
     digests = {name: artifact.digest for name, artifact in ctx.inputs.items()}
     keys = Export().item_keys(params, digests, ctx.numerics)
     for place, key in enumerate(keys):
@@ -228,20 +234,30 @@ def _draw_before_after(ctx: StageContext[ExportParams], adapters: Mapping[str, C
         ctx.progress(place, len(keys), "pictures")
         row, column = divmod(place, len(params.prompts))
         make = partial(draw, (base, adapted)[row], column)
-        rows[ROWS[row]].append(Image.open(ctx.items.get(key, make) / "picture.png"))
+        rows[ROWS[row]].append(open_image(ctx.items.get(key, make) / "picture.png"))
 
     # a base that enlarges pictures has a first row with what they start from
-    start_images: list[Image.Image] = []
+    start_images: list[Image] = []
     for column in range(len(params.prompts)):
-        picture = start_image(column)
+        picture = _start_image(ctx, column)
         if picture:
             start_images.append(picture)
-    grid: list[tuple[str, Sequence[Image.Image]]] = [*rows.items()]
+    grid: list[tuple[str, Sequence[Image]]] = [*rows.items()]
     if start_images:
         grid.insert(0, ("small", start_images))
+    restore_base(model)
     save_png(draw_grid(grid, params.prompts), ctx.out / "before_after.png")
     write_samples(ctx.out, SampleSettings(params.prompts, params.seed, params.steps, params.guidance), rows)
     ctx.progress(len(keys), len(keys), "pictures")
+
+
+def _start_image(ctx: StageContext[ExportParams], column: int) -> Image | None:
+    """The picture that this column starts from; None for a base that draws from text alone."""
+    params = ctx.params
+    if params.starts is None:
+        return None
+    family = read_base_record(ctx.inputs["load"]).family
+    return params.starts.start_image(column, ctx.files, params.resolution, family)
 
 
 def _write_scheduler(ctx: StageContext[ExportParams], model: Model) -> None:
@@ -258,12 +274,13 @@ def _write_scheduler(ctx: StageContext[ExportParams], model: Model) -> None:
 
 def _expected_predictions(ctx: StageContext[ExportParams], adapters: Mapping[str, ComponentAdapter],
                           model: Model) -> tuple[Probe, ReferencePredictions]:
-    """The probe input, and the predictions of base and trained model for it in 32 bits; leaves the adapters attached.
+    """The probe input, and the predictions of base and trained model for it. model: the base, untouched afterwards.
 
     Raises StageFailed where the adapter was trained but changes no prediction.
     """
     import torch
 
+    from dbrun.formats.merge_weights import restore_base
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
 
     assert ctx.base is not None
@@ -275,6 +292,7 @@ def _expected_predictions(ctx: StageContext[ExportParams], adapters: Mapping[str
     for name, attached in adapters.items():
         attached.attach_to(model.module(name))
     expected = ReferencePredictions(base, probe.predict(model), adapters)
+    restore_base(model)
     initial = read_adapters(ctx.inputs["adapt"].path)
     has_learnt = False
     for name, attached in adapters.items():
@@ -299,27 +317,36 @@ def _probe_prompt(params: ExportParams, adapters: Mapping[str, ComponentAdapter]
     return prompts[0]
 
 
-def _write_format(ctx: StageContext[ExportParams], form: Format, probe: Probe, expected: ReferencePredictions,
-                  document: Mapping[str, object]) -> None:
+def _write_format(ctx: StageContext[ExportParams], model: Model, form: Format, probe: Probe,
+                  expected: ReferencePredictions, document: Mapping[str, object]) -> None:
     """Write one format, check it by reading it back with its own library, and add its provenance.
 
-    Raises StageFailed where the model that was read back predicts something else.
+    model: the untouched base, which it is again afterwards. Raises StageFailed where the model that was read back
+    predicts something else.
     """
+    from dbrun.formats.merge_weights import restore_base
     from dbrun.formats.roundtrip import describe_difference
     from dbrun.formats.stamp import write_provenance
 
-    model = load_base(ctx, "fp32")
     carried = {name: adapter for name, adapter in expected.adapters.items() if form.supports(model.family, name)}
 
     def bare() -> Model:
-        return load_base(ctx, "fp32").with_scheduler_changes(ctx.params.scheduler_overrides(model))
+        return model.with_scheduler_changes(ctx.params.scheduler_overrides(model))
 
     written = form.write(ctx.out, model.family, carried, bare)
-    # what the format cannot hold is attached directly, so that only the written part is compared
-    for name in sorted(expected.adapters.keys() - carried.keys()):
-        expected.adapters[name].attach_to(model.module(name))
+    restore_base(model)
+    # what the format cannot hold is attached directly, so that only the written part is compared; new words come after
+    # the reading, which may put another text encoder and tokenizer in the place of theirs
+    missing = sorted(expected.adapters.keys() - carried.keys())
+    words = [name for name in missing if name in model.family.token_components]
+    for name in missing:
+        if name not in words:
+            expected.adapters[name].attach_to(model.module(name))
     form.read(ctx.out, model, tuple(carried))
+    for name in words:
+        expected.adapters[name].attach_to(model.module(name))
     difference = expected.compare(probe.predict(model), model, form, tuple(carried))
+    restore_base(model)
     # two digits: the last ones of a difference vary between machines
     numbers = {"difference": difference, "allowed": expected.tolerance, "effect": expected.effect}
     rounded = {name: float(f"{value:.1e}") for name, value in numbers.items()}

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.images.blank import blank_reason
-from dbrun.models.base import Model
+from dbrun.models.sampler import Sampler
 from dbrun.options.precision import Precision
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.subject import prompt_cycle
@@ -89,7 +89,7 @@ class GeneratePriors(Stage[PriorParams]):
         steps = defaults.steps if prior.steps is None else prior.steps
         guidance = defaults.guidance if prior.guidance is None else prior.guidance
         return PriorParams(prompt, prior.generated_count, steps, guidance, recipe.images.resolution,
-                           recipe.train.precision, recipe.seed, tuple(others))
+                           recipe.train.resolved_precision, recipe.seed, tuple(others))
 
     def item_keys(self, params: PriorParams, inputs: Mapping[str, str],
                   numerics: Numerics) -> Sequence[Mapping[str, object]]:
@@ -120,15 +120,15 @@ class GeneratePriors(Stage[PriorParams]):
         precision = sampling_precision(params.precision, ctx.numerics)
         keys = self.item_keys(params, {"load": ctx.inputs["load"].digest}, ctx.numerics)
 
-        # loaded at the first picture that is not cached, and not at all where all are
-        @cache
-        def base() -> Model:
-            return load_base(ctx, precision)
-
         prompts = params.prompts
 
+        # loaded at the first picture that is not cached, and not at all where all are
+        @cache
+        def sampler() -> Sampler:
+            return Sampler(load_base(ctx, precision), prompts)
+
         def item(place: int) -> Path:
-            draw = partial(_draw_picture, ctx, base, prompts[place], place % params.count)
+            draw = partial(_draw_picture, ctx, sampler, prompts[place], place % params.count)
             return ctx.items.get(keys[place], draw)
 
         run_distributed(ctx, [partial(item, place) for place in range(len(prompts))], "pictures")
@@ -144,13 +144,13 @@ class GeneratePriors(Stage[PriorParams]):
         ctx.progress(len(prompts), len(prompts), "pictures")
 
 
-def _draw_picture(ctx: StageContext[PriorParams], base: Callable[[], Model], prompt: str, index: int,
+def _draw_picture(ctx: StageContext[PriorParams], sampler: Callable[[], Sampler], prompt: str, index: int,
                   folder: Path) -> None:
     """Draw the class image with this index into folder; draw a blank one again from the next seed."""
-    model, params = base(), ctx.params
+    params = ctx.params
     for attempt in range(MAX_ATTEMPTS):
         seed = derive_seed(params.seed, "class image", index, attempt)
-        picture = model.generate(prompt, seed=seed, steps=params.steps, guidance=params.guidance,
+        picture = sampler().draw(prompt, seed=seed, steps=params.steps, guidance=params.guidance,
                                  resolution=params.resolution, on_step=ctx.check_interrupt)
         # an overflow in fp16 gives a black picture, which would teach that the whole class is black
         why = blank_reason(picture)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.finite_weights import check_finite
-from dbrun.input_file import open_file, read_json
-from dbrun.models.base import Family, families
+from dbrun.input_file import file_exists, open_file, read_json
+from dbrun.models.base import Family, families, no_op
 from dbrun.models.configs import LICENCE_FILE
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import Stage, StageContext
@@ -25,6 +25,8 @@ is_licence_file = re.compile(rf"README\.md|{LICENCE_FILE.pattern}", LICENCE_FILE
 """Whether a file states the licence; it is fetched with a base, but is not part of its identity."""
 ALLOWED_LIBRARIES = ("diffusers", "transformers")
 """The libraries whose classes model_index.json may name."""
+CONFIG_ENDINGS = ("model_index.json", "/config.json", "/scheduler_config.json")
+"""Endings of the small files that say whether a base can be trained; they are fetched first."""
 BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 """The name of a large file in the Hub's cache: its sha256."""
 WEIGHTS = re.compile(r"[A-Za-z0-9_]+(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.safetensors")
@@ -75,11 +77,12 @@ class Load(Stage[LoadParams]):
         names: list[str] = []
         for inner in ("", *family.subfolders):
             for path in (folder / inner).glob("*"):
-                if path.is_file():
+                if file_exists(path):
                     names.append(path.relative_to(folder).as_posix())
         names.sort()
         wanted = select_files(names, family.subfolders, ctx.params.variant)
         check_layout(folder, family, wanted, names)
+        family.check_configs(folder)
         files: dict[str, str] = {}
         for done, name in enumerate(wanted):
             ctx.check_interrupt()
@@ -100,8 +103,6 @@ class Load(Stage[LoadParams]):
 
     def _folder(self, ctx: StageContext[LoadParams], family: Family) -> Path:
         """The folder of the base, after fetching it if it comes from the Hub."""
-        from dbrun.stages.support import download
-
         kind, _, place = ctx.params.identity.partition(":")
         if kind != "hub":
             if ctx.base is None:
@@ -110,20 +111,39 @@ class Load(Stage[LoadParams]):
         repo, _, commit = place.partition("@")
         ctx.note(f"fetching {repo} at {commit[:12]}")
 
-        def wanted(names: Sequence[str]) -> Sequence[str]:
-            return (*select_files(names, family.subfolders, ctx.params.variant), *filter(is_licence_file, names))
-
         def seen(done: int, total: int) -> None:
             ctx.check_interrupt()
             ctx.progress(done, total, "files")
 
         try:
-            return download.download(repo, commit, wanted, seen, poll=ctx.check_interrupt)
+            return download_base(repo, commit, family, ctx.params.variant, seen, ctx.check_interrupt)
         except StageFailed:
             # without the network, use what an earlier run fetched: its files are verified all the same
             if ctx.base is None:
                 raise
             return ctx.base
+
+
+def no_progress(done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def download_base(repo: str, commit: str, family: Family, variant: str | None,
+                  seen: Callable[[int, int], None] = no_progress, poll: Callable[[], object] = no_op) -> Path:
+    """Fetch a base, with the files that state its licence, and return its folder in the Hub's cache.
+
+    seen, poll: as in `download`. Raises RecipeError before the weights where the configs say that it cannot be trained.
+    """
+    from dbrun.stages.support import download
+
+    def wanted(names: Sequence[str]) -> Sequence[str]:
+        return (*select_files(names, family.subfolders, variant), *filter(is_licence_file, names))
+
+    def check(folder: Path) -> None:
+        check_pipeline(folder, family)
+        family.check_configs(folder)
+
+    return download.download(repo, commit, wanted, seen, poll=poll, check=download.FirstFiles(CONFIG_ENDINGS, check))
 
 
 def select_files(names: Iterable[str], folders: Sequence[str], variant: str | None) -> tuple[str, ...]:
@@ -157,7 +177,25 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
 
     wanted: what `select_files` gave; names: all files, relative.
     """
-    if "model_index.json" not in wanted:
+    check_pipeline(folder, family)
+    for part in family.subfolders:
+        inside = [name for name in names if name.startswith(part + "/")]
+        if not inside:
+            raise RecipeError(f"the base lacks the folder {part}/", fix="fetch the whole base again")
+        weights = [name for name in wanted if name.startswith(part + "/") and name.endswith(".safetensors")]
+        # tokenizers and schedulers have neither config.json nor weights
+        has_config = f"{part}/config.json" in inside
+        if weights and not has_config:
+            raise RecipeError(f"the base lacks {part}/config.json", fix="fetch the whole base again")
+        if has_config and not weights:
+            others = ", ".join(name.rpartition("/")[2] for name in inside if not name.endswith(".json"))
+            raise RecipeError(f"{part}/ has no safetensors weights; it holds {others or 'only configs'}",
+                              fix="set `base.variant` if they have one; pickled weights are never read")
+
+
+def check_pipeline(folder: Path, family: Family) -> None:
+    """Raise RecipeError unless model_index.json names a pipeline of this family, and only libraries that are known."""
+    if not file_exists(folder / "model_index.json"):
         raise RecipeError(f"{folder} has no model_index.json, so it is no base in diffusers format",
                           fix="name a folder written by `save_pretrained` in `base.path`")
     try:
@@ -177,22 +215,9 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
         fix = f"write `base.type: {fitting[0]}`" if fitting else "choose another base"
         raise RecipeError(f"the base is a {pipeline}; `base.type: {family.NAME}` reads "
                           f"{', '.join(family.pipeline_classes)}", fix=fix)
-    for part in family.subfolders:
-        inside = [name for name in names if name.startswith(part + "/")]
-        if not inside:
-            raise RecipeError(f"the base lacks the folder {part}/", fix="fetch the whole base again")
-        weights = [name for name in wanted if name.startswith(part + "/") and name.endswith(".safetensors")]
-        # tokenizers and schedulers have neither config.json nor weights
-        has_config = f"{part}/config.json" in inside
-        if weights and not has_config:
-            raise RecipeError(f"the base lacks {part}/config.json", fix="fetch the whole base again")
-        if has_config and not weights:
-            others = ", ".join(name.rpartition("/")[2] for name in inside if not name.endswith(".json"))
-            raise RecipeError(f"{part}/ has no safetensors weights; it holds {others or 'only configs'}",
-                              fix="set `base.variant` if they have one; pickled weights are never read")
 
 
 def read_base_record(artifact: Artifact) -> BaseRecord:
-    """The record in an artifact of `load`."""
+    """The base's family, variant and file digests, read from an artifact of `load`."""
     record = read_json(artifact.path / BASE_FILE)
     return BaseRecord(families()[record["family"]], record["variant"], record["files"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import Interrupted, RecipeError
-from dbrun.models.base import Model, families
+from dbrun.models.base import Model, SamplingConditions, families
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.naming import METRICS_FILE
 from dbrun.options.objective import DEFAULT_UNMASKED_WEIGHT, check_objective
@@ -73,6 +74,7 @@ class Train(Stage[TrainParams]):
             train,
             steps=steps,
             learning_rate=train.learning_rate * train.learning_rate_scale,
+            precision=train.resolved_precision,
             class_labels=train.class_labels or families()[recipe.base.type].class_labels[0],
             prior_weight=prior_weight,
             prior_target=prior_target,
@@ -112,7 +114,7 @@ class Train(Stage[TrainParams]):
         samples = recipe.samples if recipe.samples.every else None
         prior_target = recipe.prior.target if recipe.prior else "images"
         # written into the store's history and compared as text: changed words would forget earlier timings
-        like = (*adapter_labels(recipe.adapt), train.precision, train.optimizer.NAME, f"tf32 {train.tf32}",
+        like = (*adapter_labels(recipe.adapt), train.resolved_precision, train.optimizer.NAME, f"tf32 {train.tf32}",
                 f"checkpointing {train.gradient_checkpointing}", f"ema {train.ema is not None}",
                 f"held out {train.held_out}", f"samples {samples}", f"target {prior_target}")
         disk = {".safetensors": size, METRICS_FILE: steps}
@@ -131,11 +133,14 @@ class Train(Stage[TrainParams]):
     def run(self, ctx: StageContext[TrainParams]) -> None:
         """Train from the newest checkpoint, or from the start, to the last step; write adapters and metrics."""
         from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters, write_adapters
+        from dbrun.training.recompute import enable_gradient_checkpointing
 
-        model = _prepare_base(ctx)
         adapters = read_adapters(ctx.inputs["adapt"].path)
+        model = _prepare_base(ctx)
         for component, adapter in adapters.items():
             adapter.attach_to(model.module(component))
+        if ctx.runtime.gradient_checkpointing:
+            enable_gradient_checkpointing(model)
         trainer = _make_trainer(ctx, model, tuple(adapters))
         batches = _make_batches(ctx, model, trainer)
         trainer.evaluator = _make_evaluator(ctx, model, batches)
@@ -166,13 +171,10 @@ class Train(Stage[TrainParams]):
 def _prepare_base(ctx: StageContext[TrainParams]) -> Model:
     """The base with the scheduler of the objective. Raises RecipeError where the objective does not fit the base."""
     from dbrun.training.device import allow_tf32
-    from dbrun.training.recompute import enable_gradient_checkpointing
 
     model = load_base(ctx, ctx.params.precision)
     if ctx.params.tf32:
         allow_tf32()
-    if ctx.runtime.gradient_checkpointing:
-        enable_gradient_checkpointing(model)
     objective, config = ctx.params.objective, model.scheduler.config
     # planning checks this, too, but cannot for a base that was fetched only afterwards
     for key, message, fix in check_objective(objective, config):
@@ -234,16 +236,27 @@ def _make_evaluator(ctx: StageContext[TrainParams], model: Model,
 def _make_monitor(ctx: StageContext[TrainParams], model: Model, trainer: Trainer, *, num_halves: int) -> Monitor:
     """The monitor of this training. num_halves: 1, or 2 with class rows."""
     from dbrun.training.monitor import Monitor
+    from dbrun.training.param_groups import trains_text_encoders
 
     runtime, samples = ctx.runtime, ctx.runtime.samples
+
+    @cache
+    def encoded() -> Mapping[str, SamplingConditions]:
+        assert samples is not None, "else nothing is drawn"
+        conditions = model.sampling_conditions(samples.prompts)
+        model.release_text_encoders()
+        return conditions
 
     def draw(column: int) -> Image:
         assert samples is not None, "else nothing is drawn"
         start = None
         if samples.starts is not None:
             start = samples.starts.start_image(column, ctx.files, samples.resolution, model.family)
-        return model.generate(samples.prompts[column], seed=samples.seed + column, steps=samples.steps,
-                              guidance=samples.guidance, resolution=samples.resolution, start_image=start)
+        prompt = samples.prompts[column]
+        # a trained encoder encodes anew each time; a frozen one needs to be in memory only once
+        conditions = None if trains_text_encoders(model) else encoded()[prompt]
+        return model.generate(prompt, seed=samples.seed + column, steps=samples.steps, guidance=samples.guidance,
+                              resolution=samples.resolution, start_image=start, conditions=conditions)
 
     # only rank 0 writes files: the history is the same in every process
     run_folder = None if ctx.process_group.rank else runtime.run_folder

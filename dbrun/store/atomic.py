@@ -20,7 +20,7 @@ ERRNO_MESSAGES = {
     errno.EROFS: ("the file system is read-only", "choose another place; DBRUN_STORE moves the store"),
     errno.EACCES: ("permission denied", "make it writable, or choose another place; DBRUN_STORE moves the store"),
     errno.EPERM: ("permission denied", "make it writable, or choose another place; DBRUN_STORE moves the store"),
-    errno.EIO: ("the disk reports an input/output error", "check the disk; what was finished before is kept"),
+    errno.EIO: ("the disk reports an input/output error", "check the disk; finished work is kept"),
     errno.EFBIG: ("the file is larger than this system allows", "raise the limit on file sizes (ulimit -f)"),
     errno.EMFILE: ("too many open files", "raise the limit on open files (ulimit -n)"),
 }

@@ -48,7 +48,7 @@ class DiskItemCache:
             # Found and recorded under one shared access: no gc can take the item in between.
             cached = self._look_up(name)
             if isinstance(cached, Damage):
-                self.warn(f"a damaged item is made again: {cached.lines[0]}")
+                self.warn(f"a damaged item is computed again: {cached.lines[0]}")
                 self.store.objects.quarantine(cached.trace.digest)
             elif cached is not None:
                 self._record(name)

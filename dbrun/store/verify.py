@@ -65,7 +65,7 @@ def verify_store(store: Store, poll: Callable[[str, int], None] = lambda kind, d
 
 def _inspect(store: Store) -> Iterator[tuple[str, Path, str | None]]:
     """Kind, path and fault (None if sound) of everything in the store that has a digest or checksum."""
-    # Traces
+    # Traces first: they name the files that each artifact must have.
     files_of: dict[str, Mapping[str, ArtifactFile]] = {}
     traces_of: dict[str, list[Path]] = {}
     for stage, key, path in store.traces.all():
@@ -77,7 +77,6 @@ def _inspect(store: Store) -> Iterator[tuple[str, Path, str | None]]:
         files_of[trace.digest] = trace.files
         traces_of.setdefault(trace.digest, []).append(path)
 
-    # Artifacts with traces
     for digest, files in files_of.items():
         folder = store.objects.path(digest)
         with store.shared_access():
@@ -92,12 +91,11 @@ def _inspect(store: Store) -> Iterator[tuple[str, Path, str | None]]:
         for path in standing:
             yield "trace", path, f"its artifact is damaged: {lines[0]}"
 
-    # Artifacts without traces
+    # An artifact without a trace can only be compared with its own name, the digest of its content.
     for folder in artifact_folders(store):
         if folder.name not in files_of:
             yield "artifact", folder, _artifact_fault(folder)
 
-    # All else
     for work in list_dir(store.root / "work"):
         for path in list_dir(work / "checkpoints"):
             match = CHECKPOINT_NAME.fullmatch(path.name)
@@ -136,7 +134,7 @@ def _run_fault(run: Run) -> tuple[Path, str | None]:
     if run.is_live:
         return run.folder, None
     if run.roots is None:
-        return run.folder, "what it asked for cannot be read"
+        return run.folder, "the list of what it needs cannot be read"
     if run.roots.recipe:
         fault = _digest_fault(run.folder / RECIPE_FILE, run.roots.recipe)
         if fault:

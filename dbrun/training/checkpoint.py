@@ -63,7 +63,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     for old in older[:surplus]:
         old.unlink(missing_ok=True)
 
-    # what crashes left
+    # half-written files that a crash left; a young one may belong to a live process
     for leftover in folder.glob(".step-*"):
         # where file locks do not work, another process may be writing a fresh one, or delete this one first
         with suppress(FileNotFoundError):

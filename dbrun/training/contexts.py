@@ -13,7 +13,7 @@ from dbrun.training.param_groups import eval_mode
 
 @contextmanager
 def frozen_base(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Context manager: the modules are the frozen base, without adapters, dropout and gradients; restored on exit."""
+    """Context manager: switch off adapters, dropout and gradients, so that the modules compute as the frozen base."""
     # two passes over them: an iterator would be empty at the second
     every = list(modules)
     with ExitStack() as stack:

@@ -51,7 +51,7 @@ def set_up_device(numerics: DeviceSettings, local: int = 0) -> torch.device:
         return torch.device(numerics.device)
     if local >= torch.cuda.device_count():
         raise StageFailed(f"process {local} of this machine finds only {torch.cuda.device_count()} GPUs",
-                          fix="set `launch.processes` to how many there are, or `device: cpu`")
+                          fix="set `launch.processes` to the number of GPUs, or `device: cpu`")
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
 

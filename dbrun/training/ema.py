@@ -41,14 +41,14 @@ class EmaWeights:
             self._set(kept)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The averages for a checkpoint: `ema/<number of the parameter>` -> a copy on the CPU."""
+        """The averages for a checkpoint: `ema/<number of the parameter>` -> a copy on the CPU, such as [out, in]."""
         copies: dict[str, Tensor] = {}
         for i, average in enumerate(self.shadow_params):
             copies[f"{PREFIX}{i}"] = average.to("cpu", copy=True).contiguous()
         return copies
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the averages from a checkpoint's tensors, as `tensors` named them."""
+        """Restore the averages, such as [out, in], from a checkpoint's tensors, as `tensors` named them."""
         for i, average in enumerate(self.shadow_params):
             average.copy_(tensors[f"{PREFIX}{i}"])
 

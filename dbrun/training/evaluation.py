@@ -61,7 +61,7 @@ class HeldOutEvaluator:
                   states: Callable[[], Mapping[str, Mapping[str, Tensor]]]) -> None:
         """Keep the adapter states if the last evaluation has the smallest loss so far.
 
-        states: component -> state dict; called only where it is needed, since it copies all weights.
+        states: component -> weights such as A [rank, in]; called only where it is needed, since it copies them all.
         """
         if self.choice.patience is not None and best_step(history) == history[-1].step:
             self.best_states = {component: dict(state) for component, state in states().items()}
@@ -76,7 +76,7 @@ class HeldOutEvaluator:
         return steps_since_best // self.choice.every >= patience
 
     def tensors(self) -> dict[str, Tensor]:
-        """The best states for a checkpoint: `best/<component>/<name>` -> tensor."""
+        """The best states for a checkpoint: `best/<component>/<name>` -> weight, such as A [rank, in]."""
         named: dict[str, Tensor] = {}
         for component, state in self.best_states.items():
             for name, tensor in state.items():
@@ -84,7 +84,7 @@ class HeldOutEvaluator:
         return named
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the best states from a checkpoint's tensors, as `tensors` named them."""
+        """Restore the best states, weights such as A [rank, in], from a checkpoint's tensors, named as in `tensors`."""
         for key, tensor in tensors.items():
             if key.startswith(PREFIX):
                 component, name = key.removeprefix(PREFIX).split("/", 1)

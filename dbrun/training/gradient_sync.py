@@ -43,7 +43,7 @@ class GradientSync:
         Raises StageFailed unless accumulation is a multiple of size.
         """
         if accumulation % self.size:
-            raise StageFailed(f"{accumulation} micro-batches cannot be dealt evenly to {self.size} processes",
+            raise StageFailed(f"{accumulation} micro-batches cannot be split evenly over {self.size} processes",
                               fix=f"make `train.accumulation` a multiple of {self.size}")
         return range(self.rank, accumulation, self.size)
 
@@ -70,7 +70,7 @@ class GradientSync:
                               fix="let all of them see the same store (DBRUN_STORE)")
 
     def all_gather(self, mine: Tensor) -> list[Tensor]:
-        """The tensor of each process, on the CPU, by rank. mine: of the same shape and dtype in every process.
+        """The tensor of each process, on the CPU, by rank. mine: [N], of the same length and dtype in every process.
 
         Raises ProcessLost where a process is gone.
         """
@@ -97,7 +97,7 @@ class GradientSum:
     """The gradient sum of a step in a single process: autograd itself adds the slots up in each parameter's `grad`."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        # a component past its `stop_at` gets no gradient in any process
+        # frozen parameters (a component past its `stop_at`) are frozen in every process: nobody sends them
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
 
     def add(self, loss: Loss) -> list[Loss]:

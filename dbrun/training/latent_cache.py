@@ -55,7 +55,7 @@ def picture_sets(manifest: Manifest, latents: Mapping[str, Tensor],
                  loss_masks: Mapping[str, Tensor]) -> Sequence[PictureSet]:
     """The instance half, then the class half if there is one.
 
-    latents, loss_masks: by crop name, as `load_latents` and `load_loss_masks` give them.
+    latents [C, h, w], loss_masks [h, w]: by crop name, as `load_latents` and `load_loss_masks` give them.
     """
     halves = [PictureSet("instance", manifest.instance, latents, loss_masks, manifest.empty_prompt)]
     if manifest.classes:

@@ -104,7 +104,7 @@ class Trainer:
         """
         step, settings = len(self.history), self.settings
 
-        # learning rates of this step
+        # each component has a rate of its own; one past its `stop_at` has 0
         factor = settings.schedule.factor(step, settings.steps)
         rates: dict[str, float] = {}
         for torch_group, group in zip(self.optimizer.param_groups, self.param_groups, strict=True):
@@ -135,7 +135,6 @@ class Trainer:
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, max_norm))
         self._check_gradient(norm, step)
 
-        # update
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
@@ -193,6 +192,7 @@ class Trainer:
     def adapter_states(self) -> dict[str, dict[str, Tensor]]:
         """Component -> float32 state dict of the evaluation weights: the current ones, or the best ones if kept.
 
+        Shapes as `attach.read_weights` gives them, such as A [rank, in] and B [out, rank].
         Raises StageFailed where a weight is not finite.
         """
         if self.evaluator is not None and self.evaluator.best_states:
@@ -239,7 +239,7 @@ class Trainer:
         if self.evaluator is not None:
             tensors |= self.evaluator.tensors()
 
-        # no random state: every draw's seed follows from its address, so that step and slot are enough
+        # no random state is stored: the seed of every draw is computed from its step and slot
         scaler = self.accelerator.scaler
         scaler_state = scaler.state_dict() if scaler else None
         values = {"optimizer": state_values(self.optimizer), "scaler": scaler_state,

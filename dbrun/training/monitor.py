@@ -37,7 +37,7 @@ class Samples(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the settings of the pictures, without `every`; names their folder."""
+        """Digest of all settings but `every`: the name of the folder of the pictures."""
 
 
 class Listener(Protocol):

@@ -14,7 +14,10 @@ Scalar = bool | int | float
 
 
 def state_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """The tensors of the state: `optimizer/<number of the parameter>/<name>` -> a copy on the CPU."""
+    """The tensors of the state: `optimizer/<number of the parameter>/<name>` -> a copy on the CPU.
+
+    Most have their parameter's shape, such as [out, in]; a step counter is [].
+    """
     copies: dict[str, Tensor] = {}
     for index, slots in _state_by_index(optimizer).items():
         for name, value in slots.items():
@@ -48,7 +51,10 @@ def state_values(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def load_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Restore the state that `state_tensors` and `state_values` gave, in a fresh optimizer over the same parameters."""
+    """Restore the state that `state_tensors` and `state_values` gave, in a fresh optimizer over the same parameters.
+
+    tensors: shaped as `state_tensors` gave them, such as [out, in] or [].
+    """
     slots: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in values["parameters"].items()}
     for key, tensor in tensors.items():
         if key.startswith(PREFIX):

@@ -85,6 +85,5 @@ def _set_training(modules: Iterable[nn.Module], training: bool) -> None:
 
 def trains_text_encoders(model: Model) -> bool:
     """Whether a text encoder or a new word vector is training now, so that encoded prompts change from step to step."""
-    encoders = [model.module(component) for component in (*model.family.components, *model.family.token_components)
-                if component != "denoiser"]
+    encoders = [module for component, module in model.loaded_modules().items() if component != "denoiser"]
     return any(p.requires_grad for encoder in encoders for p in encoder.parameters())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from dbrun.models.base import Model
 
@@ -12,12 +14,13 @@ from dbrun.models.base import Model
 def enable_gradient_checkpointing(model: Model) -> None:
     """Recompute activations in the backward pass instead of storing them: less memory, more time, the same numbers.
 
-    In the denoiser and in every text encoder that is adapted.
+    In the denoiser and in the text encoders that are in memory, which are those that train. Call it once all adapters
+    are attached.
     """
     # Dropout repeats its draws, so that results are the same. transformers checkpoints only modules in training mode: a
     # text encoder that merely passes gradients on to a trigger word keeps its activations.
-    for component in model.family.components:
-        _enable(model.module(component))
+    for module in (model.denoiser, *_loaded_text_encoders(model)):
+        _enable(module)
 
 
 def peak_mib() -> float:
@@ -31,6 +34,13 @@ def peak_mib() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     units_per_mib = 2**20 if sys.platform == "darwin" else 2**10
     return peak / units_per_mib
+
+
+def _loaded_text_encoders(model: Model) -> Iterator[nn.Module]:
+    loaded = model.loaded_modules()
+    for component in model.family.components:
+        if component != "denoiser" and component in loaded:
+            yield loaded[component]
 
 
 def _enable(module: Any) -> None:

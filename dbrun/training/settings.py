@@ -11,7 +11,7 @@ from dbrun.options import optimizers, schedules
 from dbrun.options.ema import Ema
 from dbrun.options.held_out import HeldOut
 from dbrun.options.objective import DEFAULT_OBJECTIVE, Objective
-from dbrun.options.precision import Precision
+from dbrun.options.precision import Precision, PrecisionChoice
 
 AnySchedule: Any = tagged_union(schedules.schedule_types())
 AnyOptimizer: Any = tagged_union(optimizers.optimizer_types())
@@ -47,11 +47,17 @@ class TrainSettings(Part):
     held_out: Annotated[HeldOut | None, OrNone] = None
     """Keep a share of the instance images out of training and compute their loss, to see overfitting and to stop early;
     `{}` for the defaults. If left out: none."""
-    precision: Precision = "fp32"
-    """Precision of the forward pass; the trained weights always stay in 32 bits."""
+    precision: PrecisionChoice = "auto"
+    """Precision of the frozen base and the forward pass; the trained weights always stay in 32 bits. auto: bf16 on an
+    NVIDIA GPU of compute capability 8.0 or more, fp16 on an older one, fp32 elsewhere."""
     tf32: Bool = False
     """On an NVIDIA GPU, multiply 32-bit numbers in TF32: faster, but with a mantissa of 10 bits instead of 23."""
     class_labels: Annotated[ClassLabels | None, OrNone, Field(description=class_labels_doc())] = None
+
+    @property
+    def resolved_precision(self) -> Precision:
+        """The precision that trains; `auto` counts as fp32 until a plan has resolved it for its device."""
+        return "fp32" if self.precision == "auto" else self.precision
 
 
 class TrainParams(TrainSettings):
@@ -69,6 +75,8 @@ class TrainParams(TrainSettings):
 
     steps: int
     """Number of optimizer steps."""
+    precision: Precision = "fp32"
+    """Precision of the frozen base and the forward pass."""
     class_labels: ClassLabels = "none"
     """The kind of class labels that the denoiser gets; one of the family's `class_labels`."""
     prior_weight: float = 0.0

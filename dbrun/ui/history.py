@@ -118,7 +118,7 @@ def _event_text(event: Mapping[str, object]) -> str:
         case "stage_reused":
             return "cached"
         case "stage_started":
-            verb = "goes on" if event.get("resumed") else "runs"
+            verb = "resumes" if event.get("resumed") else "runs"
             return f"{verb}: {event.get('reason')}"
         case "progress":
             return _progress_text(event)

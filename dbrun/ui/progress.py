@@ -93,7 +93,7 @@ class LineReporter:
 
     def on_stage_started(self, event: StageStarted) -> None:
         """Print that a stage begins, and why."""
-        word = "goes on" if event.resumed else "runs"
+        word = "resumes" if event.resumed else "runs"
         self.print_row(event.stage, f"{word}: {event.reason}")
 
     def on_progress(self, event: Progress) -> None:
@@ -140,7 +140,7 @@ class LiveReporter(LineReporter):
     def on_stage_started(self, event: StageStarted) -> None:
         """Show a bar with the stage's reason, until there is progress to show."""
         self._reason = event.reason
-        prefix = "goes on: " if event.resumed else ""
+        prefix = "resumes: " if event.resumed else ""
         self._update_bar(event.stage, 0, None, [prefix + event.reason])
 
     def on_progress(self, event: Progress) -> None:

@@ -17,10 +17,10 @@ SHORT_DIGEST = r"\1…"
 """Replacement for a match of DIGEST: its first digits and an ellipsis."""
 
 
-def usage_table(rooms: Mapping[str, DiskUsage]) -> str:
-    """A row for each part of the store, the largest first, then the sum. rooms: part → its disk usage."""
-    parts = sorted(rooms.items(), key=lambda entry: -entry[1].bytes)
-    total = DiskUsage(sum(usage.count for usage in rooms.values()), sum(usage.bytes for usage in rooms.values()))
+def usage_table(usages: Mapping[str, DiskUsage]) -> str:
+    """A row for each part of the store, the largest first, then the sum. usages: part → its disk usage."""
+    parts = sorted(usages.items(), key=lambda entry: -entry[1].bytes)
+    total = DiskUsage(sum(usage.count for usage in usages.values()), sum(usage.bytes for usage in usages.values()))
     *lines, last = _usage_lines([*parts, ("all", total)])
     return "\n".join([*lines, paint(last, "bold", sys.stdout)])
 
@@ -46,9 +46,9 @@ def verify_lines(report: VerifyReport) -> str:
     if not rows:
         end = "all as written"
     elif any(f.aside for f in report.findings):
-        end = f"what is damaged is in {QUARANTINE}/ now, and made again by the next run that needs it"
+        end = f"what is damaged is now in {QUARANTINE}/; the next run that needs it computes it again"
     else:
-        end = "the store can only be read, so it stays"
+        end = "the store is read-only, so it stays"
     blocks = [align_rows(rows)] if rows else []
     return "\n".join([*blocks, align_rows([[f"{read}: {end}"]])])
 

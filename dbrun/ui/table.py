@@ -22,7 +22,7 @@ def align_rows(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), style
 
     styles: the style of each column, None for plain; short: cut the last column after its first line.
     """
-    # Escaped before anything is measured: a control character takes no column, written out it takes six.
+    # Escape before measuring: a raw control character has width 0, its escape `\u001b` has width 6.
     every = [list(head)] if head else []
     for row in rows:
         every.append([escape_controls(cell, sys.stdout) for cell in row])

@@ -11,8 +11,9 @@ from dbrun.errors import DEFAULT_WIDTH, DbrunError
 from dbrun.secrets import redact_secrets
 
 COLOUR_CODE = re.compile(r"\x1b\[\d*m")
-CONTROL_CHARACTER = re.compile(r"\x1b\[\d*m|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-"""A colour code, or a character that a terminal would obey or that cannot be encoded; tab and line feed are text."""
+CONTROL_CHARACTER = re.compile(r"\x1b\[\d*m|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+"""A colour code, or a character that a terminal would obey, that would reorder the line, or that cannot be encoded; tab
+and line feed are text."""
 EXCERPT = re.compile(r"(?:\x1b\[\d*m)* +\d* \| ")
 """The gutter of a line of an excerpt: `  12 | `."""
 SPACE_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:s|min|h|d|B|[KMGT]iB|px)\b)")
@@ -83,7 +84,7 @@ def print_status(text: str, end: str = "\n", indent: int | None = None) -> None:
 
 
 def print_warning(text: str) -> None:
-    """Print a warning: the command goes on, but may not do what was meant."""
+    """Print a warning: the command continues, but may not do what was meant."""
     print_status(warning_text(text))
 
 

@@ -7,15 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import RecipeError, UsageError
 from dbrun.finite_weights import check_finite
 from dbrun.formats.base import Format, formats
+from dbrun.formats.base_kind import check_base_kind, with_base_kind
 from dbrun.input_file import path_exists
 from dbrun.models.base import Family
+from dbrun.naming import forbidden_in_prompt
 from dbrun.recipe.checks.suggestions import join_with_or
 from dbrun.safetensors_header import METADATA_KEY, read_header, read_provenance
+
+if TYPE_CHECKING:
+    from dbrun.use.bases import LocalBase
 
 MAX_WEIGHT = 1000.0
 """Largest absolute weight of an adapter; a larger number is taken for a typing error."""
@@ -65,14 +70,27 @@ class AdapterFile:
                     found[component] = (self.form.adapter_type(files, family, component), files)
                 except RecipeError as error:
                     # No error yet: most files hold some of the components only.
-                    why = error
+                    why = why or error
         if not found:
-            raise why or RecipeError(f"{self.place} holds no adapter", fix="name another file")
+            why = why or RecipeError(f"{self.place} holds no adapter", fix="name another file")
+            raise with_base_kind(why, str(self.place), self._weight_files)
         return found
+
+    def check_base(self, base: LocalBase) -> None:
+        """Raise RecipeError if it is for another kind of base, or holds nothing for the base's family."""
+        check_base_kind(str(self.place), self._weight_files, base.folder)
+        self.components(base.family)
+
+    @property
+    def _weight_files(self) -> list[Path]:
+        return [files[-1] for files in self.files]
 
     @contextmanager
     def linked_folder(self, family: Family) -> Iterator[tuple[Path, tuple[str, ...]]]:
-        """Context manager: a temporary folder with links where the format's reader looks, and the components in it."""
+        """Context manager: a temporary folder with links where the format's reader looks, and the components in it.
+
+        A RecipeError of the reader gets the adapter's name and the kind of base that it is for.
+        """
         components = self.components(family)
         with TemporaryDirectory(prefix="dbrun-") as name:
             for component, (_, files) in components.items():
@@ -84,7 +102,11 @@ class AdapterFile:
                     # One file can hold several components.
                     if not target.exists():
                         target.symlink_to(file.resolve())
-            yield Path(name), tuple(components)
+            try:
+                yield Path(name), tuple(components)
+            except RecipeError as error:
+                # The formats know the file by its usual name only, and the user by its own.
+                raise with_base_kind(error, str(self.place), self._weight_files) from error
 
 
 def find_adapter(word: str) -> AdapterFile:
@@ -107,12 +129,15 @@ def find_adapter(word: str) -> AdapterFile:
 def split_adapters_and_prompt(words: Sequence[str]) -> tuple[tuple[AdapterFile, ...], str]:
     """Split arguments into adapters and the prompt, which comes last. Raises UsageError if one of them is missing."""
     if len(words) < 2:
-        raise UsageError("found no prompt behind the adapter", fix='dbrun sample ADAPTER "a photo of sks dog"')
+        raise UsageError("found no prompt after the adapter", fix='dbrun sample ADAPTER "a photo of sks dog"')
     last_place, _ = _split_weight(words[-1])
     # A prompt that is the name of a file is nearly always a forgotten prompt.
     if path_exists(last_place):
-        raise UsageError(f"found {words[-1]}, an adapter, where the prompt should stand",
+        raise UsageError(f"found {words[-1]}, an adapter, in the place of the prompt",
                          fix='dbrun sample ADAPTER … "a photo of sks dog"')
+    bad = forbidden_in_prompt(words[-1])
+    if bad:
+        raise UsageError(f"found {bad} in the prompt, which no prompt may hold", fix="write the prompt without it")
     return tuple(find_adapter(word) for word in words[:-1]), words[-1]
 
 

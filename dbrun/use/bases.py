@@ -18,7 +18,7 @@ from dbrun.plan.device import resolve_numerics
 from dbrun.recipe.schema.model import Base
 from dbrun.resolve.base import EMBEDDED, find_base, parse_hub_identity
 from dbrun.safetensors_header import read_records
-from dbrun.stages.load import select_files
+from dbrun.stages.load import download_base
 from dbrun.stages.sources import BaseSource
 from dbrun.store.store import Store
 
@@ -57,11 +57,11 @@ def choose_base(documents: Sequence[Mapping[str, Any]], asked: str | None, place
     elif trained:
         base = _base_of_provenance(trained[0], places, store)
     else:
-        raise UsageError("no adapter says which base it was trained on",
+        raise UsageError("no adapter records the base that it was trained on",
                          fix="name it: --base embedded, a folder in diffusers format, or owner/name@revision")
     # A note, no error: an adapter often works on another fine-tune of its base.
     others = dict.fromkeys(record["identity"] for record in trained if record["identity"] != base.identity)
-    return base, tuple(f"trained on another base than {base.asked}: {other}" for other in others)
+    return base, tuple(f"an adapter was trained on another base than {base.asked}: {other}" for other in others)
 
 
 def _training_bases(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -90,8 +90,8 @@ def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], sto
         # A path proves nothing: other weights may be there now.
         if candidate.identity == recorded["identity"]:
             return candidate
-    raise UsageError(f"the base that it was trained on is a folder of files ({recorded['identity'][:18]}…), and it is "
-                     "not known where that is", fix="name it: --base FOLDER")
+    raise UsageError(f"the adapter was trained on a base in a folder ({recorded['identity'][:18]}…), and no record "
+                     "names its path", fix="name it: --base FOLDER")
 
 
 def _recorded_base(recorded: Mapping[str, Any], path: str, revision: str | None) -> Base:
@@ -111,11 +111,14 @@ def _recorded_paths(places: Sequence[Path]) -> list[str]:
         for record in read_records((place, *place.absolute().parents[:3])):
             with suppress(KeyError, TypeError):
                 paths.append(str(record["recipe"]["base"]["path"]))
-    return paths
+    # an empty path would be the current folder
+    return [path for path in paths if path.strip()]
 
 
 def _base_of_option(asked: str, trained: Sequence[Mapping[str, Any]], store: Store) -> LocalBase:
     """The base that the user named; its family is read from its files, or is that of the adapters."""
+    if not asked.strip():
+        raise UsageError("found an empty path as the base", fix="name it: --base FOLDER, or --base OWNER/NAME")
     path, _, revision = asked.partition("@")
     folder = Path(asked).expanduser()
     # A folder wins over a repository: `owner/name` can be both.
@@ -160,10 +163,9 @@ def _download(base: Base, source: BaseSource, unavailable_reason: str | None) ->
     from dbrun.stages.support import download
 
     if unavailable_reason:
-        raise RecipeError(unavailable_reason, fix="unset HF_HUB_OFFLINE, or name a base that is here")
+        raise RecipeError(unavailable_reason, fix="unset HF_HUB_OFFLINE, or name a base on this machine")
     family = families()[base.type]
     # The commit is fixed first: the files must be of one state although the branch may move meanwhile.
     commit = download.resolve_commit(base.path, base.revision)
-    folder = download.download(base.path, commit, lambda names: select_files(names, family.subfolders, base.variant),
-                               lambda done, total: None)
+    folder = download_base(base.path, commit, family, base.variant)
     return replace(source, folder=folder, identity=f"hub:{base.path}@{commit}")

@@ -40,7 +40,7 @@ class Blend:
         self.words.apply(adapters)
 
     def changed_weights(self, adapters: Sequence[AdapterFile]) -> dict[tuple[str, str], Tensor]:
-        """(component, weight name) -> the weight with these adapters merged, in its own shape.
+        """(component, weight name) -> the weight [out, in …] with these adapters merged.
 
         The base is restored before, and unchanged afterwards. Raises RecipeError if an adapter does not fit it.
         """
@@ -71,7 +71,7 @@ class Blend:
         self._original = {}
 
     def weight_differences(self, adapters: Sequence[AdapterFile]) -> dict[tuple[str, str], Tensor]:
-        """(component, weight name) -> what these adapters add to the weight, float32, in its shape."""
+        """(component, weight name) -> what these adapters add to the weight, float32 [out, in …]."""
         return {key: merged.float() - self._weight(key).float()
                 for key, merged in self.changed_weights(adapters).items()}
 

@@ -88,7 +88,7 @@ def write_adapter_file(adapters: Adapters, base: LocalBase, form: Format, target
     reasons = unsupported_reasons(adapters, base, form)
     if reasons:
         able = [f.NAME for f in formats().values() if f.FILE_DESCRIPTION and not unsupported_reasons(adapters, base, f)]
-        raise UsageError(f"it cannot be written as {reasons[0]}", fix=f"write --to {' or --to '.join(able)}")
+        raise UsageError(f"the adapter cannot be written as {reasons[0]}", fix=f"write --to {' or --to '.join(able)}")
 
     def write_to(folder: Path, _: Model) -> tuple[Path, ...]:
         return form.write(folder, base.family, adapters, lambda: base.load(device="cpu"))
@@ -107,7 +107,8 @@ def write_sum(parts: Sequence[AdapterFile], base: LocalBase, target: Path, docum
         differences = Blend(model).weight_differences(parts)
         if not differences:
             # Only new words, which have files of their own.
-            raise UsageError("they change no weight of the base, so there is nothing to write")
+            raise UsageError("found only new words, and they change no weight of the base",
+                             fix="use their own files as they are")
         return write_weight_diff(folder, model, differences)
 
     components = {component for part in parts for component in part.components(base.family)}
@@ -135,8 +136,7 @@ def _write_verified(output: _Output, base: LocalBase, form: Format, target: Path
     from dbrun.formats.stamp import write_provenance
 
     if path_exists(target):
-        raise UsageError(f"{target} is there already", fix="name another with -o")
-    # The reference: predictions without the adapters, then with them.
+        raise UsageError(f"{target} exists already", fix="name another with -o")
     model = base.load(device="cpu")
     multiple = base.family.resolution_multiple(base.folder)
     # About 64 pixels: enough to tell adapters apart, and seconds on a CPU.

@@ -31,11 +31,11 @@ def check_joinable(parts: Sequence[AdapterFile], family: Family) -> None:
             if is_dora:
                 kind = "a DoRA"
             if kind not in lora_types:
-                raise _not_joinable(f"{part.label} is {kind} on the {component}")
+                raise _not_joinable(f"{kind} on the {component} in {part.label}")
 
 
 def _not_joinable(what: str) -> UsageError:
-    return UsageError(f"only LoRAs have a sum that is a LoRA again, and {what}",
+    return UsageError(f"found {what}, and only LoRAs can be joined into one LoRA",
                       fix="write --how full: exact for every type, and as large as the layers that change; or use them "
                       'together as they are: dbrun sample A B "a photo"')
 
@@ -118,7 +118,7 @@ def _check_loras(parts: Sequence[WeightedAdapter]) -> None:
             what = adapter.NAME
             if any(name.endswith("magnitude_vector") for name in others):
                 what = "a DoRA"
-            raise _not_joinable(f"one of these is {what}")
+            raise _not_joinable(what)
 
 
 def _modules(parts: Sequence[WeightedAdapter]) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def prepare_upload(folder: Path, repo: str, *, private: bool) -> Upload:
         if found is None:
             raise UsageError(f"{path} is missing", fix=RESTORE)
         if found != sha256:
-            raise UsageError(f"{path} is not what was delivered", fix=RESTORE)
+            raise UsageError(f"{path} has changed since the run delivered it", fix=RESTORE)
     # The record itself is not in its list.
     names = sorted([*listed, RECORD_FILE])
     sizes = {name: (folder / name).stat().st_size for name in names}
@@ -72,7 +72,7 @@ def upload(sent: Upload) -> str:
     without a token, or if the Hub refuses.
     """
     if is_offline():
-        raise StageFailed("HF_HUB_OFFLINE is set", fix="unset it, and give the same command again")
+        raise StageFailed("HF_HUB_OFFLINE is set", fix="unset it, then run the same command again")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
     from huggingface_hub.utils import disable_progress_bars
@@ -85,12 +85,12 @@ def upload(sent: Upload) -> str:
                           allow_patterns=[_literal_pattern(name) for name in sent.files],
                           commit_message=f"Upload {sent.folder.resolve().name}, made by dbrun")
     except LocalTokenNotFoundError as error:
-        raise StageFailed("the Hub wants to know who you are", fix="hf auth login, or set HF_TOKEN") from error
+        raise StageFailed("the Hub needs a login", fix="hf auth login, or set HF_TOKEN") from error
     except (HTTPError, OSError, RuntimeError) as error:
         # Errors of the Hub contain whole pages at times.
         reason = " ".join(str(error).split())[:300]
         raise StageFailed(f"{sent.repo} could not be written: {reason}",
-                          fix="give the same command again; what has arrived is not sent again") from error
+                          fix="run the same command again; files already sent are not sent again") from error
     return str(url)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
-from dbrun.input_file import read_json
+from dbrun.input_file import file_exists, folder_exists, path_exists, read_json
 from dbrun.models.base import Model
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.use.adapter_files import AdapterFile
@@ -23,6 +24,8 @@ BASE_LABEL = "base"
 """Label of the row without adapters."""
 RECORD = "sample.json"
 """File that records the settings of a sample."""
+PICTURE_NAME = re.compile(r"(grid|(\d+-)?\d+)\.png")
+"""Names of the pictures that a sample writes."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def resolve_settings(wish: SampleRequest, adapters: Sequence[AdapterFile], base:
     """
     why = base.family.start_image_reason
     if why is not None:
-        raise UsageError(f"a base of type {base.family.NAME} {why}, and makes none from words",
+        raise UsageError(f"found a base of type {base.family.NAME}, which makes no pictures from a prompt "
+                         f"alone: it {why}",
                          fix="see before_after.png in the outputs of its run")
     steps, guidance = _default_sampling(base)
     if wish.steps:
@@ -111,7 +115,7 @@ def rows(wish: SampleRequest, adapters: Sequence[AdapterFile]) -> dict[str, tupl
 
 def draw(wish: SampleRequest, adapters: Sequence[AdapterFile], base: LocalBase, model: Model,
          report_progress: Callable[[int, int], None]) -> dict[str, list[Image]]:
-    """Label of a row -> its images; model: the loaded base, unchanged afterwards.
+    """Draw the images: label of a row -> its images. model: the loaded base, unchanged afterwards.
 
     report_progress: called before each image with the number of finished images and of all.
     """
@@ -137,6 +141,18 @@ def draw(wish: SampleRequest, adapters: Sequence[AdapterFile], base: LocalBase, 
     return images
 
 
+def check_output(folder: Path) -> None:
+    """Raise UsageError if the folder holds pictures of the names of new ones that no sample wrote."""
+    if not path_exists(folder):
+        return
+    if not folder_exists(folder):
+        raise UsageError(f"{folder} is not a folder", fix="name another: -o FOLDER")
+    pictures = sorted(path.name for path in folder.iterdir() if PICTURE_NAME.fullmatch(path.name))
+    if pictures and not file_exists(folder / RECORD):
+        raise UsageError(f"{folder} holds {pictures[0]}, which `dbrun sample` did not write and could overwrite",
+                         fix="name another: -o FOLDER")
+
+
 def save(folder: Path, pictures: dict[str, list[Image]], wish: SampleRequest, adapters: Sequence[AdapterFile],
          base: LocalBase) -> Path:
     """Write the images, a grid of them and `sample.json` with the settings; returns the grid's path.
@@ -148,6 +164,13 @@ def save(folder: Path, pictures: dict[str, list[Image]], wish: SampleRequest, ad
     settings = resolve_settings(wish, adapters, base)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # First: pictures without it would look like somebody else's.
+        record = {"format_version": 1, "prompt": wish.prompt, "seed": wish.seed, "count": wish.count,
+                  "steps": settings.steps, "guidance": settings.guidance, "resolution": settings.resolution,
+                  "base": base.identity, "rows": list(pictures),
+                  "adapters": [{"name": a.label, "format": a.form.NAME, "weight": a.weight} for a in adapters]}
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        (folder / RECORD).write_text(text, encoding="utf-8")
         for row, images in enumerate(pictures.values()):
             for column, image in enumerate(images):
                 name = f"{column:02d}.png"
@@ -156,12 +179,6 @@ def save(folder: Path, pictures: dict[str, list[Image]], wish: SampleRequest, ad
                 save_png(image, folder / name)
         captions = [f"seed {wish.seed + i}" for i in range(wish.count)]
         save_png(draw_grid(list(pictures.items()), captions), folder / "grid.png")
-        record = {"format_version": 1, "prompt": wish.prompt, "seed": wish.seed, "count": wish.count,
-                  "steps": settings.steps, "guidance": settings.guidance, "resolution": settings.resolution,
-                  "base": base.identity, "rows": list(pictures),
-                  "adapters": [{"name": a.label, "format": a.form.NAME, "weight": a.weight} for a in adapters]}
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        (folder / RECORD).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror}", fix="name another: -o FOLDER") from None
     return folder / "grid.png"

@@ -31,10 +31,10 @@ class TriggerWords:
         places = find_words(adapters, self.model.family)
         if not places:
             return
-        tokenizer, table = self.model.pipeline.tokenizer, self._embedding_layer()
+        tokenizer, table = self.model.component("tokenizer"), self._embedding_layer()
         self._original = (tokenizer, table.weight.data)
         # A copy gets the words: tokens cannot be removed from a tokenizer.
-        self.model.pipeline.tokenizer = deepcopy(tokenizer)
+        self.model.replace_components({"tokenizer": deepcopy(tokenizer)})
         for place in dict.fromkeys(places.values()):
             for component, form in _word_formats(self.model.family).items():
                 form.read(place, self.model, (component,))
@@ -43,15 +43,16 @@ class TriggerWords:
         """Remove all new words; tokenizer and table are the original objects again."""
         if self._original is None:
             return
-        pipeline, (tokenizer, weights) = self.model.pipeline, self._original
+        tokenizer, weights = self._original
         table = self._embedding_layer()
         # The table was enlarged by new data in the same layer, so the old data and size restore it.
         table.weight.data, table.num_embeddings = weights, len(weights)
-        pipeline.text_encoder.config.vocab_size = len(weights)
-        pipeline.tokenizer, self._original = tokenizer, None
+        self.model.component("text_encoder").config.vocab_size = len(weights)
+        self.model.replace_components({"tokenizer": tokenizer})
+        self._original = None
 
     def _embedding_layer(self) -> Any:
-        return self.model.pipeline.text_encoder.get_input_embeddings()
+        return self.model.component("text_encoder").get_input_embeddings()
 
 
 def find_words(adapters: Sequence[AdapterFile], family: Family) -> Mapping[str, Path]:
@@ -86,6 +87,7 @@ def uncarried_words(adapters: Sequence[AdapterFile], family: Family) -> tuple[st
 
 
 def _word_formats(family: Family) -> Mapping[str, Format]:
-    """Component of the family that is a new word -> the format for it."""
-    return {word: form for form in formats().values()
-            for word in family.token_components if form.supports(family, word)}
+    """Component of the family that is a new word -> the format for it alone."""
+    # A large format has the words inside of whole components, where they are in use already.
+    small = [form for form in formats().values() if not form.LARGE]
+    return {word: form for form in small for word in family.token_components if form.supports(family, word)}

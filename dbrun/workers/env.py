@@ -68,7 +68,7 @@ def check_launcher(recipe: Recipe, here: DistributedEnv | None, environment: Map
     if here is None:
         # dbrun starts processes on its own machine only
         if machines > 1:
-            raise UsageError(f"`launch.machines: {machines}` wants a launcher on each machine",
+            raise UsageError(f"`launch.machines: {machines}` needs a launcher on each machine",
                              fix=f"there: torchrun --nnodes {machines} --node-rank 0 (1, …) --nproc-per-node "
                              f"{processes // machines} --master-addr ADDRESS --master-port 29500 -m dbrun run RECIPE, "
                              "with DBRUN_STORE in a folder that all machines see")

@@ -28,7 +28,7 @@ DIAGNOSIS_TIMEOUT = 3.0
 """Seconds that process 0 looks for the cause of a failed exchange: a death shows a moment after the silence."""
 POLL_INTERVAL = 0.05
 """Seconds between two looks while waiting."""
-RESUME_HINT = "the same command goes on from what is kept"
+RESUME_HINT = "run the same command again; it resumes from what is kept"
 
 
 @dataclass
@@ -216,9 +216,9 @@ def _start_process(command: Sequence[str], environment: Mapping[str, str], log: 
 
 def _describe_exit(code: int) -> str:
     if code >= 0:
-        return f"ended before its work did, with exit code {code}"
+        return f"ended too early, with exit code {code}"
     # Popen gives the negative number of the signal
     name = signal.Signals(-code).name
     if name == "SIGKILL":
-        return f"was killed ({name}; the system does so where memory runs out)"
+        return f"was killed ({name}; usually because memory ran out)"
     return f"was killed ({name})"

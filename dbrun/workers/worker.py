@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dbrun.errors import DbrunError, Interrupted, ProcessLost, StageFailed
@@ -19,6 +19,7 @@ from dbrun.resolve.base import verified_base_folder
 from dbrun.run.signals import HANDLED_SIGNALS
 from dbrun.run.stage_context import StageContextFactory
 from dbrun.stages.sources import Artifact
+from dbrun.stages.support.resident import ResidentBase
 from dbrun.store.atomic import remove_tree
 from dbrun.workers.env import DistributedEnv, clear_launcher_variables
 from dbrun.workers.rendezvous import ControlChannel, DistributedProcessGroup, connect_channel
@@ -79,6 +80,7 @@ class _Worker:
     plan: Callable[[], Scope]
     scope: Scope | None = None
     stage_number: int = 0
+    resident: ResidentBase = field(default_factory=ResidentBase)
 
     def run(self) -> int:
         """Take part in every announced stage; return the exit code of the last one."""
@@ -108,7 +110,7 @@ class _Worker:
             text = str(error).strip() or "no message"
             first_line = text.splitlines()[0][:MAX_MESSAGE_LENGTH]
             self._report_failure(StageFailed(f"{stage} failed: {type(error).__name__}: {first_line}",
-                                             fix="what was finished is kept"))
+                                             fix="finished work is kept"))
         else:
             return 0
         finally:
@@ -125,14 +127,14 @@ class _Worker:
         stage_key = scope.stage_key(stage, digests)
         # equal keys prove that both processes compute the same, whatever machine this one is on
         if stage_key.key != brief["key"]:
-            raise StageFailed(f"it would compute another {stage} than process 0: its recipe, pictures, device or "
+            raise StageFailed(f"its {stage} differs from that of process 0: its recipe, pictures, device or "
                               "library versions differ",
                               fix="give all processes the same files and the same installed packages")
 
         def base() -> Any:
             return verified_base_folder(scope.resolved.sources.base, inputs[BASE_STAGE], scope.store)
 
-        contexts = StageContextFactory(scope, self._stopping, base)
+        contexts = StageContextFactory(scope, self._stopping, base, resident=self.resident)
         # what a stage writes here is thrown away: only the result of process 0 is kept
         out = scope.store.make_temp_folder()
         items = item_cache(scope, stage_key, self._emit, base, from_scratch=brief["from_scratch"])
@@ -141,7 +143,9 @@ class _Worker:
         try:
             context = contexts.make_context(stage_key, inputs, out, items, lambda event: None, process_group)
             stage_key.stage.run(context)
+            self.resident.stage_done()
         finally:
+            self.resident.close_failed()
             remove_tree(out)
 
     def _stopping(self) -> int:

@@ -179,7 +179,7 @@ def by_peft(model: Model, folder: Path, *components: str) -> torch.Tensor:
     for component in components:
         place = FAMILY.components[component]
         wrapped = PeftModel.from_pretrained(getattr(model.pipeline, place), folder / "peft" / component)
-        setattr(model.pipeline, place, wrapped)
+        model.replace_components({place: wrapped})
     return ask(model)
 
 
@@ -214,7 +214,7 @@ def test_every_preset_that_it_can_carry_learns(folder: Path, kind: str) -> None:
     adapter, bare = make(kind), load(folder)
     base, denoiser = ask(bare), bare.pipeline.unet
     for preset in TARGET_PRESETS[:TARGET_PRESETS.index(widest(adapter)) + 1]:
-        bare.pipeline.unet = copy.deepcopy(denoiser)
+        bare.replace_components({"unet": copy.deepcopy(denoiser)})
         write_weights(bare.pipeline.unet, moved(put(bare, "denoiser", adapter, preset), by=0.1).state)
         assert apart(ask(bare), base) > 1e-2
 

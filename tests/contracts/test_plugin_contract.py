@@ -1,13 +1,14 @@
 """A plug-in of each kind is one new file: it is in the schema, in recipes and in the plan, and changes no other key.
 
 The files lie in folders that are put behind the packages' own in a fresh process, since the recipe's models are made
-when they are first imported.
+when they are first imported. The examples of the guide are among them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,7 @@ class MadeStage(Stage[MadeParams]):
         return MadeParams(recipe.seed)
 ''',
 }
+GUIDE = ROOT / ".github" / "CONTRIBUTING.md"
 PROGRAM = '''
 import importlib, json, sys
 from pathlib import Path
@@ -162,7 +164,8 @@ print(json.dumps(answers))
 PLANS = ["seed=1", "train.optimizer={type: made_optimizer}", "train.schedule={type: made_schedule}",
          "objective.weighting={type: made_weighting}", "objective.distance={type: made_loss}",
          "objective.timesteps={type: made_timesteps}", "adapt.denoiser={type: made_adapter}; export=[peft]",
-         "export=[peft, made_format]"]
+         "export=[peft, made_format]", "train.optimizer={type: sgd, momentum: 0.5}",
+         "adapt.denoiser={type: hra, rank: 2}; export=[peft]"]
 OTHER_FAMILY = "base={type: made_family, path: elsewhere, revision: null}"
 COMPLAINTS = [f"{OTHER_FAMILY}; adapt.text_encoder_2={{type: lora}}; export=null",
               f"{OTHER_FAMILY}; train.class_labels=made_label",
@@ -170,11 +173,22 @@ COMPLAINTS = [f"{OTHER_FAMILY}; adapt.text_encoder_2={{type: lora}}; export=null
               "adapt.text_encoder_3={type: lora}", "export=[made_formt]"]
 
 
+def guide_examples() -> dict[str, str]:
+    """File -> text of each example of the guide, in the package of its base class; without those that dbrun has."""
+    found = {}
+    for text in re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        name, = re.findall(r'NAME: ClassVar\[str\] = "(\w+)"', text)
+        room, = re.findall(r"^from dbrun\.(\w+)\.(?:optimizers|base) import", text, re.MULTILINE)
+        if not (ROOT / "dbrun" / room / f"{name}.py").exists():
+            found[f"{room}/{name}.py"] = text
+    return found
+
+
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a process with all these plug-ins says."""
     folder = tmp_path_factory.mktemp("plugins")
-    for name, text in FILES.items():
+    for name, text in {**FILES, **guide_examples()}.items():
         path = folder / "rooms" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -191,13 +205,13 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_recipe_that_names_it_is_planned(answers: dict[str, Any], words: str) -> None:
     stages = answers["plans"][words]["stages"]
     assert stages.index("export") < stages.index("made_stage")
-    assert {"export", "made_stage"} <= set(answers["plans"][words]["delivering"])
+    assert {"export", "made_stage", "summary"} <= set(answers["plans"][words]["delivering"])
 
 
 def test_the_schema_offers_each(answers: dict[str, Any]) -> None:
     text = json.dumps(answers["schema"])
     names = ("made_optimizer", "made_schedule", "made_weighting", "made_loss", "made_timesteps", "made_adapter",
-             "made_format", "made_family", "made_label")
+             "made_format", "made_family", "made_label", "sgd", "hra")
     assert [name for name in names if f'"{name}"' not in text] == []
     fields = answers["schema"]["$defs"]["Adapt"]["properties"]
     assert fields["text_encoder_2"]["description"] == "The adapter of the second text encoder."
@@ -209,10 +223,10 @@ def test_a_component_and_a_label_are_for_the_families_that_have_them(answers: di
     assert own is None and label is None
     assert "adapt.text_encoder_2: found a component that `base.type: sd` does not have" in other
     assert "train.class_labels: found 'made_label', allowed for `base.type: sd`: none" in wrong_label
-    assert "adapt.text_encoder_3: unknown key; did you mean 'text_encoder_2'?" in unknown
+    assert "adapt.text_encoder_3: unknown key; did you mean 'adapt.text_encoder_2'?" in unknown
     assert "did you mean 'made_format'?" in misspelt
 
 
 def test_no_key_of_another_stage_changes(answers: dict[str, Any]) -> None:
     recorded = json.loads((ROOT / "tests" / "house" / "stage_keys.json").read_text(encoding="utf-8"))["sks_dog"]
-    assert {name: key for name, key in answers["keys"].items() if name != "made_stage"} == recorded
+    assert {name: answers["keys"][name] for name in recorded} == recorded

@@ -16,7 +16,8 @@ def test_a_schedule_that_knows_its_end_begins_anew_and_the_plan_says_why(project
     cosine = "train.schedule={type: cosine}"
     project.dbrun("run", "tiny.yaml", cosine)
     said = reason(project, cosine, "train.steps=8")
-    assert said == ("train.steps 6 → 8; begins anew: the learning rates of `cosine` depend on how many steps there are")
+    assert said == ("train.steps 6 → 8; starts again: "
+                    "the learning rates of `cosine` depend on how many steps there are")
     project.dbrun("run", "tiny.yaml", cosine, "train.steps=8")
     fresh.dbrun("run", "tiny.yaml", cosine, "train.steps=8")
     assert project.exported() == fresh.exported()

@@ -30,7 +30,7 @@ def test_two_types_in_one_recipe_are_trained_exported_and_read(tmp_path: Path) -
     for component, adapter in read_adapters(trained).items():
         adapter.attach_to(attached.module(component))
         place = sd.components[component]
-        setattr(read.pipeline, place, PeftModel.from_pretrained(
-            getattr(read.pipeline, place), project.folder / "outputs" / "tiny" / "peft" / component))
+        read.replace_components({place: PeftModel.from_pretrained(
+            read.component(place), project.folder / "outputs" / "tiny" / "peft" / component)})
     assert torch.equal(probe.predict(read), probe.predict(attached))
     assert float((probe.predict(read) - probe.predict(plain)).abs().max()) > 1e-4

@@ -31,13 +31,13 @@ def test_an_exported_file_is_the_recipe_that_made_it(project, monkeypatch) -> No
     for file in (FILE, "outputs/tiny/kohya.safetensors", "outputs/tiny/peft/denoiser/adapter_model.safetensors"):
         if (project.folder / file).exists():
             assert load_recipe(project.folder / file).recipe == load_recipe(project.folder / "tiny.yaml").recipe
-    assert told(project) == (["all that made it is here: pictures, base, settings, device, libraries"], False)
+    assert told(project) == (["nothing differs from what made it: pictures, base, settings, device, libraries"], False)
 
 
 def test_from_a_file_is_the_recipe_that_made_it_too(project) -> None:
     for words in (("--from", FILE), ("train.steps=6", "--from", FILE), (FILE,)):
         done = project.dbrun("plan", *words)
-        assert "all that made it is here" in done.stdout + done.stderr and " RUN" not in done.stdout
+        assert "nothing differs from what made it" in done.stdout + done.stderr and " RUN" not in done.stdout
     assert "train.steps" in project.dbrun("run", "--from", FILE, "train.steps=8", "--dry-run").stderr
     for words, said in (((), "no recipe is named"), (("tiny.yaml", "--from", FILE), "found two recipes")):
         assert said in project.dbrun("plan", *words, check=2).stderr
@@ -68,7 +68,7 @@ def test_what_is_other_here_is_said(project, monkeypatch) -> None:
     (project.folder / "pictures" / "0.png").unlink()
     said, pending = told(project, "train.steps=8", change=lambda d: d["libraries"].update(torch="1.0"))
     assert pending and any(text.startswith("libraries.torch: was 1.0, is ") for text in said)
-    assert any("pictures: 1 of 3 are not here" in text and "0 are others" in text for text in said)
+    assert any("pictures: 1 of 3 are not here" in text and "0 are new" in text for text in said)
     assert "train.steps: was 6, is 8" in said
 
 
@@ -80,7 +80,7 @@ def test_a_lone_file_asks_for_the_places_that_it_knows_by_contents(project, tmp_
     assert caught.value.fix == "add them: base.path=PATH subject.images=PATH"
     said, pending = told(project, "base.path=base", "subject.images=pictures", "samples.steps=2",
                          file=str(alone))
-    assert said == ["all that made it is here: pictures, base, settings, device, libraries"] and pending
+    assert said == ["nothing differs from what made it: pictures, base, settings, device, libraries"] and pending
     recipe = load_recipe(tmp_path / "my dog.safetensors", ["base.path=base", "subject.images=pictures"]).recipe
     known = load_recipe(project.folder / "tiny.yaml").recipe
     assert recipe.name == "my_dog" and recipe.adapt == known.adapt and recipe.prior == known.prior

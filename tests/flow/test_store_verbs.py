@@ -88,6 +88,6 @@ def test_a_store_that_can_only_be_read_is_looked_at_and_refuses_a_gc(project: Pr
             asked(project, verb)
         for words in (("gc",), ("pin", "tiny"), ("run", "tiny.yaml", "train.steps=8")):
             said = project.dbrun(*words, check=1).stderr
-            assert "can only be read" in said and "DBRUN_STORE" in said
+            assert "is read-only" in said and "DBRUN_STORE" in said
     finally:
         subprocess.run(["umount", store], check=True)

@@ -74,7 +74,8 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     model, on = (family.load(folder, device=torch.device("cpu"), dtype=torch.float32) for _ in range(2))
     probe = Probe("a photo of sks dog", 32)
     base = probe.predict(model)
-    adapter = make(name, **({"rank": 2, "alpha": 5.0} if "rank" in type(make(name)).model_fields else {}))
+    fields = type(make(name)).model_fields
+    adapter = make(name, **{key: value for key, value in {"rank": 2, "alpha": 5.0}.items() if key in fields})
     adapters = {component: moved(put(model, component, adapter, widest(adapter)), by=0.1)
                 for component in family.components}
     for component, attached in adapters.items():

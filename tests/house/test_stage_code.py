@@ -16,6 +16,8 @@ from dbrun.stages.base import Stage, stages
 
 RECORD = Path(__file__).with_name("stage_code.json")
 COMMAND = "python tests/house/regenerate.py"
+Record = dict[str, dict[str, object]]
+"""Stage -> its VERSION, and the hash of its code."""
 
 
 def source(module: str) -> list[Path]:
@@ -44,18 +46,23 @@ def code_hash(stage: Stage) -> str:
     return digest.hexdigest()[:16]
 
 
-def current() -> dict[str, dict[str, object]]:
+def current() -> Record:
     return {name: {"version": stage.VERSION, "code": code_hash(stage)} for name, stage in sorted(stages().items())}
+
+
+def unversioned(old: Record, new: Record) -> list[str]:
+    """The stages whose code changed under the same VERSION, so that their stored results stay in use."""
+    return [name for name, entry in new.items()
+            if name in old and old[name]["version"] == entry["version"] and old[name]["code"] != entry["code"]]
 
 
 def test_every_change_of_a_stages_code_is_decided() -> None:
     recorded = json.loads(RECORD.read_text())
     now = current()
     assert set(now) == set(recorded), f"run: {COMMAND}"
+    assert unversioned(recorded, now) == [], (
+        f"the code of these stages changed: raise a stage's VERSION if its results change; then run {COMMAND}")
     for name, entry in now.items():
-        if entry["version"] == recorded[name]["version"]:
-            assert entry["code"] == recorded[name]["code"], (
-                f"the code of {name} changed: raise its VERSION if results change; then run {COMMAND}")
         assert entry == recorded[name], f"{name}: record the new version: {COMMAND}"
 
 
@@ -63,3 +70,10 @@ def test_a_docstring_changes_nothing_and_a_number_does() -> None:
     plain, worded, other = (without_words(ast.parse(t)) for t in
                             ("def f():\n  return 1", "def f():\n  'words'\n  return 1", "def f():\n  return 2"))
     assert plain == worded != other
+
+
+def test_only_a_change_without_a_new_version_is_told() -> None:
+    old: Record = {"a": {"version": 1, "code": "x"}, "b": {"version": 1, "code": "x"}, "c": {"version": 1, "code": "x"}}
+    new: Record = {"a": {"version": 1, "code": "y"}, "b": {"version": 2, "code": "y"}, "c": {"version": 1, "code": "x"},
+                   "d": {"version": 1, "code": "y"}}
+    assert unversioned(old, new) == ["a"]

@@ -34,9 +34,10 @@ def test_what_is_no_picture_is_left_aside_with_a_word(tmp_path: Path) -> None:
     found = list_pictures(tmp_path)
     assert [p.path.name for p in found.pictures] == ["a.jpg"]
     told = "\n".join(found.notes)
-    for words in ("notes.txt is ignored: there is no picture beside it", "the prompt of a.jpg is named a.txt",
-                  "b.jp2 is ignored: .jp2", "README is ignored", "more/ is ignored", "folder.jpg/ is ignored",
-                  "gone.png is ignored: it is a link to nothing", "c.mp4 is ignored"):
+    for words in ("notes.txt is ignored: no picture that is read here has its name",
+                  "the prompt of a.jpg is named a.txt", "b.jp2 is ignored: .jp2",
+                  "README is ignored", "more/ is ignored", "folder.jpg/ is ignored",
+                  "gone.png is ignored: it is a broken link", "c.mp4 is ignored"):
         assert words in told
     assert len(found.notes) == 8
 
@@ -47,11 +48,11 @@ def test_what_systems_leave_behind_is_passed_over_silently(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (b"", "found an empty file"), (b" \n", "found an empty file"), (b"\xff\xfe", "0xff, expected a prompt as UTF-8"),
-    (b"a\x00b", "found control characters"), (b"a " * 20_000, "over 16 KiB"),
+    (b"", "found an empty file"), (b" \n", "found an empty file"), (b"\xff\xfe", "0xff, expected UTF-8 text"),
+    (b"a\x00b", "found the character U+0000 (number 2)"), (b"a " * 20_000, "over 16 KiB"),
 ])
 def test_a_prompt_that_cannot_be_read_is_an_error(tmp_path: Path, content: bytes, words: str) -> None:
-    with pytest.raises(RecipeError, match=r"a\.txt: ") as caught:
+    with pytest.raises(RecipeError, match=r"a\.txt:1: ") as caught:
         list_pictures(fill(tmp_path, a__jpg="", a__txt=content))
     assert words in str(caught.value)
 

@@ -34,8 +34,21 @@ def test_a_mask_beside_a_picture_is_its_mask_and_no_picture(tmp_path: Path, endi
     half_white().save(tmp_path / f"gone{ending}")
     found = list_pictures(tmp_path)
     assert [p.path.name for p in found.pictures] == ["a.jpg", "b.jpg"]
-    assert found.notes == (f"gone{ending} is ignored: it is a mask, and there is no picture beside it",)
+    assert found.notes == (f"gone{ending} is ignored: it is a mask, and no picture that is read here has its "
+                           "name",)
     assert find_mask_files(p.path for p in found.pictures) == {tmp_path / "a.jpg": tmp_path / f"a{ending}"}
+
+
+def test_a_mask_is_found_whatever_its_case_and_unicode_form(tmp_path: Path) -> None:
+    for name in ("IMG_1.JPG", "caf\u00e9.png"):
+        Image.new("RGB", (80, 40)).save(tmp_path / name)
+    for name in ("img_1.MASK.PNG", "cafe\u0301-masklabel.png"):
+        half_white().save(tmp_path / name)
+    found = list_pictures(tmp_path)
+    assert found.notes == () and len(find_mask_files(p.path for p in found.pictures)) == 2
+    half_white().save(tmp_path / "IMG_1.mask.png")
+    with pytest.raises(RecipeError, match=r"IMG_1\.mask\.png and img_1\.MASK\.PNG share a name"):
+        list_pictures(tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "P", "I;16"])

@@ -11,7 +11,6 @@ import pytest
 from dbrun.embedded import weights_path
 from dbrun.errors import RecipeError
 from dbrun.models.base import families
-from dbrun.models.configs import check_configs
 from dbrun.models.prompt_length import load_tokenizer
 
 
@@ -29,7 +28,7 @@ def test_a_config_that_is_no_object_is_told_by_its_name(name: str, text: str, tm
     base = base_with(tmp_path, name, "")
     (base / name).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(RecipeError, match=name):
-        check_configs(base, families()["sd"].subfolders)
+        families()["sd"].check_configs(base)
 
 
 @pytest.mark.parametrize(("name", "key", "value"), [
@@ -44,8 +43,8 @@ def test_a_config_that_is_no_object_is_told_by_its_name(name: str, text: str, tm
 def test_a_setting_of_another_type_is_told_by_its_key(name: str, key: str, value: object, tmp_path: Path) -> None:
     settings = json.loads((weights_path() / name).read_text())
     base = base_with(tmp_path, name, json.dumps({**settings, key: value}))
-    with pytest.raises(RecipeError, match=f"{name} of the base: found {key} = "):
-        check_configs(base, families()["sd"].subfolders)
+    with pytest.raises(RecipeError, match=f"{name} of the base: found .* as `{key}`"):
+        families()["sd"].check_configs(base)
 
 
 def test_both_forms_of_a_sample_size_are_read(tmp_path: Path) -> None:
@@ -53,7 +52,7 @@ def test_both_forms_of_a_sample_size_are_read(tmp_path: Path) -> None:
     plain = families()["sd"].native_resolution(weights_path())
     settings["sample_size"] = [settings["sample_size"]] * 2
     base = base_with(tmp_path, "unet/config.json", json.dumps(settings))
-    check_configs(base, families()["sd"].subfolders)
+    families()["sd"].check_configs(base)
     assert families()["sd"].native_resolution(base) == plain
 
 

@@ -1,9 +1,7 @@
 """Does the Stable Diffusion family agree with diffusers' own pipeline?"""
 
 import json
-from copy import copy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,8 +92,9 @@ def test_a_picture_is_that_of_the_pipeline_with_dpm_solver(folder: Path, model: 
 
 def test_variance_channels_are_dropped(model: Model) -> None:
     config = {**model.pipeline.unet.config, "out_channels": 8}
-    other, twice = copy(model), UNet2DConditionModel.from_config(config).eval()
-    other.pipeline = SimpleNamespace(unet=twice)
+    twice = UNet2DConditionModel.from_config(config).eval()
+    other = SD.load(model.folder, device=CPU, dtype=torch.float32)
+    other.replace_components({"unet": twice})
     x_t, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2])
     hidden = torch.zeros(2, 77, 32)
     with torch.no_grad():
@@ -117,7 +116,7 @@ def test_pickled_weights_are_never_read(folder: Path, tmp_path: Path) -> None:
     for path in tmp_path.rglob("*.safetensors"):
         path.unlink()
     with pytest.raises(RecipeError, match="safetensors"):
-        SD.load(tmp_path, device=CPU, dtype=torch.float32)
+        SD.load(tmp_path, device=CPU, dtype=torch.float32).component("unet")
 
 
 def test_a_variant_is_loaded_in_the_dtype_asked_for(folder: Path, tmp_path: Path) -> None:
@@ -128,7 +127,7 @@ def test_a_variant_is_loaded_in_the_dtype_asked_for(folder: Path, tmp_path: Path
     for part in (model.pipeline.unet, model.pipeline.vae, model.pipeline.text_encoder):
         assert {p.dtype for p in part.parameters()} == {torch.float32}
     with pytest.raises(RecipeError, match="variant"):
-        SD.load(tmp_path, device=CPU, dtype=torch.float32, variant="bf16")
+        SD.load(tmp_path, device=CPU, dtype=torch.float32, variant="bf16").component("unet")
 
 
 def test_the_text_encoder_keeps_its_old_names_and_alpha_is_folded(model: Model, folder: Path,

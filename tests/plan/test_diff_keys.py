@@ -201,7 +201,7 @@ def test_what_could_have_gone_on_says_why_it_does_not():
         now = make_stage_key(Horizon(), Params(**changed), {"load": "a" * 64}, Numerics("cpu", 2))
         return str(miss_reason(now, [question().document]))
 
-    assert text(steps=400) == "train.steps 300 → 400; begins anew: it knows its end"
+    assert text(steps=400) == "train.steps 300 → 400; starts again: it knows its end"
     assert "anew" not in text(steps=400, rate=2.0) and "anew" not in text(rate=2.0)
 
 

@@ -160,7 +160,7 @@ def test_a_wrong_override_is_shown_as_it_was_typed(load, good) -> None:
     with pytest.raises(InvalidRecipe) as caught:
         load(good, "train.steps=3", "train.stpes=5")
     assert str(caught.value).splitlines() == [
-        "command line: train.stpes: unknown key; did you mean 'steps'?",
+        "command line: train.stpes: unknown key; did you mean 'train.steps'?",
         "       | train.stpes=5",
         "       |       ^^^^^",
     ]

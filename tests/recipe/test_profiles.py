@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from golden import Golden
 
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.text.spans import InvalidRecipe
@@ -47,29 +48,23 @@ def test_profiles_are_inherited_and_added_to(load, good) -> None:
     assert (recipe.train.steps, recipe.seed) == (3, 4)
 
 
-@pytest.mark.parametrize(("profiles", "message"), [
-    ("profiles: {ci: {train: {stepz: 3}}}", "r.yaml:16:25 train.stepz: unknown key; did you mean 'steps'?"),
-    ("profiles: {ci: {train: {steps: x}}}", "train.steps: found 'x', allowed: a whole number"),
-    ("profiles: {ci: {extends: a.yaml}}", "profiles.ci.extends: is allowed only at the top of a recipe"),
-    ("profiles: {ci: 3}", "profiles.ci: found '3', allowed: a part of a recipe"),
-    ("profiles: [ci]", "profiles: found a list, allowed: a mapping of names"),
-    ("profiles: {ci: {name: '${nam}'}}", "nothing is written at 'nam'"),
-])
-def test_a_profile_is_checked_though_nobody_asks_for_it(load, good, profiles, message) -> None:
+@pytest.mark.parametrize("profiles", [
+    "{ci: {train: {stepz: 3}}}", "{ci: {train: {steps: x}}}", "{ci: {extends: a.yaml}}", "{ci: 3}", "[ci]",
+    "{ci: {name: '${nam}'}}"])
+def test_a_profile_is_checked_though_nobody_asks_for_it(load, good, golden: Golden, profiles: str) -> None:
     load(good)
-    assert message in told(good + profiles + "\n")
+    golden(profiles, told(f"{good}profiles: {profiles}\n"))
 
 
-def test_mistakes_in_the_recipe_and_in_a_profile_are_told_together(load, good) -> None:
+def test_mistakes_in_the_recipe_and_in_a_profile_are_told_together(load, good, golden: Golden) -> None:
     load(good)
-    text = told(good.replace("steps: 300", "stepz: 300") + "profiles: {ci: {seed: x}}\n")
-    assert "train.stepz" in text and "seed: found 'x'" in text
+    golden("both", told(good.replace("steps: 300", "stepz: 300") + "profiles: {ci: {seed: x}}\n"))
 
 
-def test_an_unknown_profile_is_told_with_the_known_ones(load, good) -> None:
+def test_an_unknown_profile_is_told_with_the_known_ones(load, good, golden: Golden) -> None:
     load(good)
-    assert told(good + PROFILES, "cii") == "found --profile cii, allowed: ci, big; did you mean 'ci'?"
-    assert "this recipe has no `profiles`" in told(good, "ci")
+    golden("some", told(good + PROFILES, "cii"))
+    golden("none", told(good, "ci"))
 
 
 def test_a_declared_variable_is_read(load, good, monkeypatch) -> None:
@@ -88,27 +83,22 @@ def test_a_reference_to_a_value_from_the_environment_is_followed(load, good, mon
     assert recipe.samples.prompts == ("a photo of sks dog $5 at night",)
 
 
-@pytest.mark.parametrize(("env", "value", "message"), [
-    ("", "${env:HERE}", "does not declare it\n"),
-    ("env: [THERE]", "${env:HERE}", "does not declare it"),
-    ("env: [GONE]", "${env:GONE}", "the environment variable GONE is not set\n"),
-    ("env: [BELL]", "${env:BELL}", "the environment variable BELL holds a control character"),
-    ("env: HERE", "x", "env: found 'HERE', allowed: a list of environment variables"),
-    ("env: [a-b]", "x", "env: found 'a-b', allowed: a list"),
-    ("env: [HF_TOKEN]", "x", "env: found 'HF_TOKEN', which sounds like a secret"),
-    ("env: [HERE]", "${env.HERE}", "nothing is written at 'env.HERE'"),
-])
-def test_what_is_wrong_with_a_variable_is_told(load, good, monkeypatch, env, value, message) -> None:
+@pytest.mark.parametrize(("env", "value"), [
+    ("", "${env:HERE}"), ("env: [THERE]", "${env:HERE}"), ("env: [GONE]", "${env:GONE}"),
+    ("env: [BELL]", "${env:BELL}"), ("env: HERE", "x"), ("env: [a-b]", "x"), ("env: [HF_TOKEN]", "x"),
+    ("env: [HERE]", "${env.HERE}")])
+def test_what_is_wrong_with_a_variable_is_told(load, good, monkeypatch, golden: Golden, env: str, value: str) -> None:
     for name, text in (("HERE", "here"), ("BELL", "\a"), ("HF_TOKEN", "x")):
         monkeypatch.setenv(name, text)
     load(good)
-    assert message in told(good.replace("name: dog", f"name: '{value}'") + env + "\n")
+    golden(f"{env or 'no env'}, name: {value}", told(good.replace("name: dog", f"name: '{value}'") + env + "\n"))
 
 
 @pytest.mark.parametrize("word", ["env=[A]", "profiles.ci.seed=3", "extends=a.yaml"])
-def test_what_stands_beside_a_recipe_cannot_come_from_the_command_line(load, good, word) -> None:
-    with pytest.raises(InvalidRecipe, match="is allowed only in a recipe file"):
+def test_what_stands_beside_a_recipe_cannot_come_from_the_command_line(load, good, golden: Golden, word: str) -> None:
+    with pytest.raises(InvalidRecipe) as caught:
         load(good, word)
+    golden(word, str(caught.value))
 
 
 @pytest.mark.parametrize(("written", "prompt"), [

@@ -103,7 +103,7 @@ def test_the_environment_never_enters_a_message(load, good, monkeypatch) -> None
 
 def test_references_that_double_at_every_step_stop(load, good) -> None:
     lines = [f"k{i}: '${{k{i + 1}}}${{k{i + 1}}}'" for i in range(40)]
-    with pytest.raises(InvalidRecipe, match="too long by its references"):
+    with pytest.raises(InvalidRecipe, match="characters once its references are resolved"):
         load("\n".join([good, *lines, "k40: xxxx"]))
 
 

@@ -42,6 +42,29 @@ def test_subjects_of_one_class_share_its_images_in_any_order(load) -> None:
     assert load(turned).recipe.generated_class_prompts == load(TWO).recipe.generated_class_prompts
 
 
+@pytest.mark.parametrize(("key", "found"), [
+    ("subject.instance_prompt", r'"a \x1b dog"'), ("subject.class_prompt", r'"a \x1b dog"'),
+    ("subject.trigger", r'"a \x1b dog"'), ("samples.prompts", r'["a \x1b dog"]'),
+    ("subject.captions", r'{type: sidecar, template: "{caption} \x1b"}')])
+def test_a_prompt_holds_no_control_characters(load, good, key, found) -> None:
+    assert "without the character U+001B" in refused(load, good, f"{key}={found}")
+
+
+def test_a_prompt_holds_joiners_and_new_emoji_but_nothing_that_reorders_it(load, good) -> None:
+    prompt = "می\u200cدود 👨\u200d👩 soft\u00adhyphen \U0001fae9"
+    assert load(good, f"subject.instance_prompt={prompt}").recipe.subject.instance_prompt == prompt
+    said = refused(load, good, r'subject.instance_prompt="a \u202e dog"')
+    assert "without the character U+202E (number 3)" in said
+
+
+@pytest.mark.parametrize("key", ["subject.images", "subject.class_images", "prior.images", "base.path",
+                                 "adapt.denoiser.init", "base.revision", "base.variant"])
+def test_an_empty_path_does_not_mean_the_folder_of_the_recipe(load, good, key) -> None:
+    for value in ('""', '"  "'):
+        assert f"{key}: found" in refused(load, good, f"{key}={value}")
+    assert load(good, "subject.images=.").recipe.subject.images == "."
+
+
 def test_neither_and_both_are_refused(load, good) -> None:
     assert "subject: missing" in refused(load, good, "subject=null")
     assert "found beside `subject`" in refused(load, good, "subjects=[{images: a, instance_prompt: x}]")

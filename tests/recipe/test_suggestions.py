@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Annotated
 
-from dbrun.recipe.checks import schema_info
+import pytest
+from pydantic import Field
+
+from dbrun.config_types import Int, Part
+from dbrun.recipe.checks import json_schema, schema_info
 from dbrun.recipe.checks.field_docs import field_docs
 from dbrun.recipe.checks.suggestions import OTHER_TRAINERS_KEYS, join_with_or, nearest, unknown_key_message
 
@@ -34,11 +38,29 @@ def test_an_unknown_key_is_sought_elsewhere_before_its_like_is_sought_here() -> 
     assert unknown_key_message("train.qqq", ["steps"], every).endswith("allowed here: steps")
 
 
+def test_a_slip_in_a_key_is_mended_here_before_the_word_is_sought_elsewhere() -> None:
+    every = schema_info.all_keys()
+    train = schema_info.allowed_keys(schema_info.schema_child(schema_info.root(), "train"))
+    assert unknown_key_message("train.step", train, every) == "unknown key; did you mean 'steps'?"
+    assert unknown_key_message("train.step", train, every, dotted=True) == "unknown key; did you mean 'train.steps'?"
+
+
 def test_every_key_of_the_recipe_is_found_with_its_limits() -> None:
     every = schema_info.all_keys()
     assert {"train.schedule.type", "adapt.text_encoder.rank", "samples.prompts", "schema"} <= set(every)
     spot = schema_info.schema_child(schema_info.schema_child(schema_info.root(), "train"), "steps")
     assert schema_info.describe_type(spot.annotation) == "a whole number from 1 to 10000000"
+
+
+@pytest.mark.parametrize(("limits", "words"), [
+    ({"ge": 2}, "a multiple of 2 of at least 2"), ({"ge": 2, "le": 64}, "a multiple of 2 from 2 to 64")])
+def test_a_multiple_is_said_to_people_and_to_editors(limits: dict[str, int], words: str) -> None:
+    class Chain(Part):
+        rank: Annotated[Int, Field(multiple_of=2, **limits)] = 4
+
+    assert schema_info.describe_type(Annotated[Int, Field(multiple_of=2, **limits)]) == words
+    rank = json_schema._relax(Chain.model_json_schema(mode="serialization"))["properties"]["rank"]
+    assert rank["anyOf"][0]["multipleOf"] == 2
 
 
 def test_every_field_has_its_docstring() -> None:

@@ -134,7 +134,7 @@ def test_the_folder_is_the_one_that_the_hubs_library_finds(project, served):
 def test_a_branch_is_resolved_and_its_commit_told(project, served):
     found, _ = go(project, "subject.revision=main")
     assert served.asked[:2] == ["main", COMMIT]
-    assert any(f"`revision: {COMMIT}` in the recipe keeps it" in note.text for note in found.notes)
+    assert any(f"`revision: {COMMIT}` in the recipe pins it" in note.text for note in found.notes)
     served.commit = LATER
     assert go(project, "subject.revision=main")[0].sources == found.sources, "what it stood for when it was fetched"
 

@@ -78,7 +78,7 @@ def test_masks_are_used_only_where_they_are_asked_for(home):
     found = find(home, "images.masks=files")
     with_mask = [p for p in found.sources.pictures if p.mask]
     assert len(with_mask) == 1 and found.files[with_mask[0].mask].name == "wide.mask.png"
-    assert "long.png and 2 more: no mask, so all of it counts" in told(home, "images.masks=files")
+    assert "long.png and 2 more: no mask, so the whole picture counts" in told(home, "images.masks=files")
 
 
 def test_every_mask_that_cannot_be_used_is_told(home):
@@ -101,7 +101,7 @@ def test_pictures_that_are_not_transparent_are_told(home):
     half = Image.new("RGBA", (40, 40), (200, 30, 30, 0))
     half.paste((200, 30, 30, 255), (0, 0, 40, 20))
     half.save(home / "photos" / "cutout.png")
-    assert "long.png and 3 more: not transparent, so all of it counts" in told(home, "images.masks=alpha")
+    assert "long.png and 3 more: not transparent, so the whole picture counts" in told(home, "images.masks=alpha")
     assert "not transparent" not in told(home)
 
 
@@ -131,6 +131,6 @@ def test_a_resolution_far_from_the_base_s_own_is_told(home):
                 if note.stage == "base" and note.level == "warning"]
 
     assert told(64) == told(112) == told(48) == []
-    assert told(512) == ["`images.resolution` is 512, and this base was made for pictures of 64: it draws badly there, "
-                         "and takes 64 times as long"]
-    assert "made for pictures of 64: it draws badly there" in told(32)[0] and "times" not in told(32)[0]
+    assert told(512) == ["`images.resolution` is 512, and this base was made for pictures of 64: "
+                         "its pictures will be poor; a step takes 64 times as long"]
+    assert "made for pictures of 64: its pictures will be poor" in told(32)[0] and "times" not in told(32)[0]

@@ -78,7 +78,7 @@ def test_the_objective_must_suit_the_base(recipe):
     config = recipe.parent / "base" / "scheduler" / "scheduler_config.json"
 
     def refused(override, **scheduler):
-        config.write_text(json.dumps(scheduler))
+        config.write_text(json.dumps({"_class_name": "DDIMScheduler", **scheduler}))
         with pytest.raises(RecipeError) as caught:
             find(recipe, *override.split("; "))
         return str(caught.value)
@@ -89,13 +89,41 @@ def test_the_objective_must_suit_the_base(recipe):
     assert "objective.prediction" in refused("objective.prediction=epsilon", prediction_type="v_prediction",
                                              rescale_betas_zero_snr=True)
     assert "divides by the SNR" in refused("objective.weighting={type: debiased}", rescale_betas_zero_snr=True)
-    config.write_text(json.dumps({"prediction_type": "v_prediction"}))
+    config.write_text(json.dumps({"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}))
     find(recipe, "objective.zero_terminal_snr=true", "objective.weighting={type: min_snr}",
          "objective.timesteps={type: window, low: 3, high: 1000}")
 
 
+def test_a_base_of_another_process_is_told_before_anything_starts(recipe):
+    """Its scheduler's class is in model_index.json and in the scheduler's own config, and both count."""
+    config = recipe.parent / "base" / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler"}))
+    with pytest.raises(RecipeError, match=r"r\.yaml:3:14 base.path: .*FlowMatchEulerDiscreteScheduler"):
+        find(recipe)
+
+
+@pytest.mark.parametrize(("change", "words"), [({"in_channels": 9}, "takes 9 channels"),
+                                               ({"time_cond_proj_dim": 256}, "distilled")])
+def test_a_base_that_training_here_would_spoil_is_told_before_anything_starts(recipe, change, words):
+    """An inpainting base, and one that takes the guidance scale as an input."""
+    config = recipe.parent / "base" / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    with pytest.raises(RecipeError, match=words):
+        find(recipe)
+
+
 def test_an_unknown_base_is_judged_once_it_is_there(recipe):
     find(recipe, "base.path=owner/name", "objective.zero_terminal_snr=true")
+
+
+def test_an_interval_of_checkpoints_beyond_the_end_is_told(recipe):
+    notes = find(recipe, "train.steps=2", "train.checkpoint_every=900").notes
+    assert "found 900, but training has only 2 steps" in notes[1].text
+
+
+def test_steps_of_epochs_are_compared_with_the_settings_too(recipe):
+    with pytest.raises(RecipeError, match=r"train\.schedule\.warmup_steps: found 500, but training has only"):
+        find(recipe, "train.steps=null", "train.epochs=2", "train.schedule={type: constant, warmup_steps: 500}")
 
 
 def test_a_prompt_with_too_many_words_is_told(recipe):

@@ -18,7 +18,7 @@ from dbrun.recipe.load import load_recipe
 from dbrun.recipe.new import starter_recipe
 from dbrun.recipe.text.spans import InvalidRecipe, Problem, ProblemCollector
 from dbrun.resolve.sources import resolve_sources
-from dbrun.resolve.target_layers import check_layers, count_layers
+from dbrun.resolve.target_layers import check_layers, count_layers, layer_names
 from dbrun.store.store import Store
 
 RANKED = ["type: lora", "type: lora, dora: true", "type: lora, rslora: true", "type: lora, start: pissa", "type: loha"]
@@ -76,14 +76,14 @@ def test_a_rank_that_some_layers_cannot_use_is_warned_of_with_their_number_and_t
 def test_a_lokr_whose_rank_says_nothing_is_told_so_and_is_never_too_large() -> None:
     note, = odd("type: lokr, rank: 4000, targets: attention")
     enough = int(note.text.split("from rank ")[1].split()[0])
-    assert note.level == "info" and note.text.startswith("rank 4000 changes nothing")
+    assert note.level == "info" and note.text.startswith("rank 4000 has no effect")
     assert odd(f"type: lokr, rank: {enough}, targets: attention") and not odd(f"type: lokr, rank: {enough - 1}")
 
 
 @pytest.mark.parametrize(("adapter", "key", "words"), [
     ("type: oft, block_size: 7, targets: attention", "block_size", "which does not divide the"),
     ("type: oft, targets: [conv1, to_k]", "targets", "found convolutions among its"),
-    ("type: lora, start: pissa, targets: [conv1]", "targets", "takes a weight apart as a matrix"),
+    ("type: lora, start: pissa, targets: [conv1]", "targets", "splits a weight matrix"),
     ("type: loha, dropout: 0.9, targets: attention", "dropout", "leave out all of them")])
 def test_what_else_cannot_go_on_its_layers_is_refused_before_anything_runs(adapter: str, key: str, words: str) -> None:
     problem = refused(adapter)
@@ -150,7 +150,25 @@ def test_an_adapter_to_start_from_is_of_the_recipe_s_rank_and_layers() -> None:
     problem = refused(f"{start}: few, rank: 8")
     assert problem.key == "adapt.denoiser.init" and problem.fix == "write `rank: 4`" and problem.span
     problem = refused(f"{start}: all, rank: 4")
-    assert "is on " in problem.message and problem.fix == "write `targets: all`"
+    assert "adapts " in problem.message and problem.fix == "write `targets: all`"
+
+
+def test_an_adapter_on_layers_of_no_preset_is_answered_with_patterns_that_hit_them() -> None:
+    """As kohya's trainers choose them by default: the transformers with their projections, and no convolution else."""
+    base = resolve_sources(load_recipe(Path("dog.yaml")), Store(Path("store"))).sources.base
+    adapter = load_recipe(Path("dog.yaml"), ["adapt.denoiser={type: lora}"]).recipe.adapt.adapters["denoiser"]
+    own = [name for name in layer_names(families()["sd"], "denoiser", adapter, base) if "attentions" in name]
+    tensors = {f"lora_unet_{name.replace('.', '_')}.lora_{side}.weight": np.zeros((4, 4)) for name in own
+               for side in ("down", "up")}
+    text = {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": np.zeros((2, 4))}
+    save_file({**tensors, **text}, "kohya.safetensors")
+    start = "type: lora, init: kohya.safetensors, rank: 4, targets"
+    problem = refused(f"{start}: attention")
+    assert f"adapts {len(own)} layers" in problem.message and "proj_in" in problem.fix
+    assert odd(f"{start}: {problem.fix.removeprefix('write `targets: ').rstrip('`')}") == []
+    other = {f"lora_unet_other_block.lora_{side}.weight": np.zeros((4, 4)) for side in ("down", "up")}
+    save_file({**tensors, **other}, "kohya.safetensors")
+    assert f"but this base has {len(own)} of them" in refused(f"{start}: attention").message
 
 
 @pytest.mark.parametrize(("word", "key", "message"), [

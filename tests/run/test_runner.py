@@ -198,7 +198,7 @@ def test_a_disk_that_refuses_is_told_in_words(home, number):
     def full(self, job):
         raise OSError(number, os.strerror(number))
 
-    with pytest.raises(StageFailed, match="train could not go on") as caught:
+    with pytest.raises(StageFailed, match="train failed") as caught:
         go(home, stages=changed(Train, work=full))
     assert "Error" not in caught.value.message
 

@@ -23,10 +23,11 @@ def test_what_is_exported_predicts_what_was_trained(bench, text_encoder) -> None
     base = Probe("a dog", 32).predict(own)
     for name, attached in adapters.items():
         attached.attach_to(own.module(name))
-    theirs.pipeline.unet = UNet2DConditionModel.from_pretrained(out / "component" / "unet").eval()
+    theirs.replace_components({"unet": UNet2DConditionModel.from_pretrained(out / "component" / "unet").eval()})
     assert (out / "component" / "text_encoder").exists() == (text_encoder is not None)
     if text_encoder:
-        theirs.pipeline.text_encoder = CLIPTextModel.from_pretrained(out / "component" / "text_encoder").eval()
+        encoder = CLIPTextModel.from_pretrained(out / "component" / "text_encoder").eval()
+        theirs.replace_components({"text_encoder": encoder})
     trained = Probe("a dog", 32).predict(own)
     assert (trained - base).abs().max() > 1e-3
     torch.testing.assert_close(Probe("a dog", 32).predict(theirs), trained, rtol=0, atol=5e-6)

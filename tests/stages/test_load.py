@@ -148,6 +148,20 @@ def test_a_hub_base_is_fetched_at_its_commit_and_only_what_is_read(tiny_base, tm
     assert not [n for n in names if n.endswith((".bin", ".py"))] and "model_index.json" in names
 
 
+def test_a_hub_base_of_another_process_is_refused_before_its_weights(tiny_base, tmp_path, monkeypatch) -> None:
+    import huggingface_hub
+
+    shutil.copytree(tiny_base, tmp_path / "base")
+    (tmp_path / "base/scheduler/scheduler_config.json").write_text('{"_class_name": "FlowMatchEulerDiscreteScheduler"}')
+    served = Fetched(tmp_path / "base")
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: served)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", served.hf_hub_download)
+    with pytest.raises(RecipeError, match="FlowMatchEulerDiscreteScheduler"):
+        run_load(None, tmp_path / "out", "hub:owner/name@" + "a" * 40)
+    names = [name for *_, name in served.asked]
+    assert "scheduler/scheduler_config.json" in names and not [n for n in names if n.endswith(".safetensors")]
+
+
 def test_a_download_can_be_stopped_in_the_middle_of_a_file(tiny_base, monkeypatch) -> None:
     import threading
     import time

@@ -39,7 +39,7 @@ def test_a_store_on_a_mount_for_reading_serves_what_it_has(mounted):
 
 
 def test_what_it_lacks_is_refused_with_the_way_out(mounted):
-    with pytest.raises(DbrunError, match="can only be read, and train, export would") as caught:
+    with pytest.raises(DbrunError, match="is read-only, and train, export would") as caught:
         go(mounted, "train.steps=7")
     assert "DBRUN_STORE" in caught.value.fix
 
@@ -53,7 +53,7 @@ def test_a_store_that_may_not_be_written_serves_what_it_has(home, monkeypatch):
     told = []
     assert go(home, emit=told.append).ran == ()
     assert everything(home / "store") == before and not any(isinstance(e, Note) for e in told)
-    with pytest.raises(DbrunError, match="can only be read"):
+    with pytest.raises(DbrunError, match="is read-only"):
         go(home, "train.steps=7")
 
 

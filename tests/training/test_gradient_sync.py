@@ -57,7 +57,7 @@ def test_processes_make_the_step_of_one_larger_batch_but_for_rounding(together: 
 
 
 def test_micro_batches_that_cannot_be_dealt_evenly_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StageFailed, match="3 micro-batches cannot be dealt evenly to 2"):
+    with pytest.raises(StageFailed, match="3 micro-batches cannot be split evenly over 2"):
         GradientSync(0, 2).slots(3)
     assert [list(GradientSync(rank, 2).slots(4)) for rank in (0, 1)] == [[0, 2], [1, 3]]
 

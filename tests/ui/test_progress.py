@@ -45,7 +45,7 @@ def test_in_a_pipe_every_line_is_whole_and_plain(capsys: pytest.CaptureFixture[s
     said = capsys.readouterr()
     assert said.out == "" and "\x1b" not in said.err and "\r" not in said.err
     assert said.err.splitlines() == [
-        "x  recipes/x.yaml", "  load             cached", "  generate-priors  goes on: prior.count 40 → 60",
+        "x  recipes/x.yaml", "  load             cached", "  generate-priors  resumes: prior.count 40 → 60",
         "  generate-priors  a word", "  generate-priors  done  1 min 15 s", "done  1 ran, 1 cached  1 min 16 s",
         "look at outputs/x/before_after.png"]
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from golden import Golden
 
 from dbrun.errors import UsageError
 from dbrun.plan.diff_runs import RunDiff
@@ -36,32 +37,26 @@ def test_a_plan_is_aligned_and_on_a_screen_long_reasons_are_wrapped(monkeypatch:
     assert max(map(len, rows)) <= 100
 
 
-def test_a_sum_of_what_is_not_all_known_is_the_least() -> None:
+def test_a_sum_of_what_is_not_all_known_is_the_least(golden: Golden) -> None:
     first, second = Estimate(1.0, 7, 100), Estimate(2.0, 7, None)
-    assert total_text([("a", first), ("b", first)], []) == (
-        "about 2.0 s, up to about 7 B of memory, 200 B of disk for results, going by earlier runs")
-    part, whole = total_text([("a", first)], ["b"]), total_text([("a", first), ("b", second)], [])
-    assert part.startswith("at least about 1.0 s, up to about 7 B of memory, at least 100 B")
-    assert whole.startswith("about 3.0 s, up to about 7 B of memory, at least 10")
+    golden("all known", total_text([("a", first), ("b", first)], []))
+    golden("no estimate of b", total_text([("a", first)], ["b"]))
+    golden("no disk of b", total_text([("a", first), ("b", second)], []))
 
 
-def test_provenance_is_indented_and_digests_are_short() -> None:
-    text = outline({"recipe": {"seed": 0, "class": None}, "pictures": [{"digest": "a" * 64, "prompt": "p"}],
-                    "export": ["peft", "diffusers"]})
-    assert text.splitlines() == ["recipe:", "  seed: 0", "  class: -", "pictures:", "  - digest: aaaaaaaaaaaa",
-                                 "    prompt: p", "export: peft, diffusers"]
+def test_provenance_is_indented_and_digests_are_short(golden: Golden) -> None:
+    golden("outline", outline({"recipe": {"seed": 0, "class": None}, "export": ["peft", "diffusers"],
+                               "pictures": [{"digest": "a" * 64, "prompt": "p"}]}))
 
 
-def test_provenance_is_folded_on_a_screen_and_whole_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provenance_is_folded_on_a_screen_and_whole_elsewhere(monkeypatch: pytest.MonkeyPatch, golden: Golden) -> None:
     facts = {"format_version": 1, "recipe": {"class_prompt": ["a photo of a dog", "a photo of a dog in the snow"]},
              "text": "one\ntwo three four five six seven eight nine"}
     assert len(outline(facts).splitlines()) == 5
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     for name, value in (("COLUMNS", "40"), ("NO_COLOR", "1")):
         monkeypatch.setenv(name, value)
-    assert outline(facts).splitlines() == [
-        "recipe:", "  class_prompt: a photo of a dog, a", "    photo of a dog in the snow", "text:", "  | one",
-        "  | two three four five six seven eight", "  |   nine"]
+    golden("40 columns", outline(facts))
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.4, "59 s"), (59.6, "1 min 00 s"),
@@ -75,43 +70,40 @@ def test_an_error_is_followed_by_its_way_out(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == "error: found this\n  → do that\n"
 
 
-def test_what_wants_more_room_than_a_screen_leaves_stands_below_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_wants_more_room_than_a_screen_leaves_stands_below_its_row(monkeypatch: pytest.MonkeyPatch,
+                                                                        golden: Golden) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     for name, value in (("COLUMNS", "40"), ("NO_COLOR", "1")):
         monkeypatch.setenv(name, value)
     name = "a" * 28
-    assert align_rows([[name, "all cached"], [name, "the loss is nan at step 2 of 30, once more"]],
-                      head=["run", "what"]).splitlines() == [
-           f"run{' ' * 25}  what", f"{name}  all cached", name, "    the loss is nan at step 2 of 30,", "    once more"]
+    rows = [[name, "all cached"], [name, "the loss is nan at step 2 of 30, once more"]]
+    golden("40 columns", align_rows(rows, head=["run", "what"]))
 
 
-def test_a_list_has_a_line_for_each_thing_and_cuts_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_has_a_line_for_each_thing_and_cuts_no_path(monkeypatch: pytest.MonkeyPatch, golden: Golden) -> None:
     rows = [["a", "the loss is nan at step 2 of 30, once more\n  → take a lower rate"], ["b", f"outputs/{'c' * 40}"]]
-    assert align_rows(rows, short=True).splitlines() == [
-        "a  the loss is nan at step 2 of 30, once more", f"b  outputs/{'c' * 40}"]
+    golden("no screen", align_rows(rows, short=True))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     for name, value in (("COLUMNS", "30"), ("NO_COLOR", "1")):
         monkeypatch.setenv(name, value)
-    assert align_rows(rows, short=True).splitlines() == ["a  the loss is nan at step 2…", f"b  outputs/{'c' * 40}"]
-    long = [[f"{'r' * 28}", rows[0][1]]]
-    assert align_rows(long, short=True).splitlines() == ["r" * 28, "    the loss is nan at step 2…"]
+    golden("30 columns", align_rows(rows, short=True))
+    golden("30 columns, a long name", align_rows([["r" * 28, rows[0][1]]], short=True))
 
 
-def test_a_name_too_long_for_the_screen_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_too_long_for_the_screen_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch, golden: Golden) -> None:
     rows, head = [["r" * 40, "2 min", "done"], ["s", "now", "all cached"]], ["run", "ago", "what"]
     whole = align_or_stack(rows, head=head)
     assert whole == align_rows(rows, head=head)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "50")
-    assert align_or_stack(rows, head=head).splitlines() == [
-        "run", "  ago    what", "r" * 40, "  2 min  done", "s", "  now    all cached"]
+    golden("50 columns", align_or_stack(rows, head=head))
     monkeypatch.setenv("COLUMNS", "80")
     assert align_or_stack(rows, head=head) == whole
 
 
 def test_only_values_too_long_for_half_of_the_screen_stand_below_their_key(monkeypatch: pytest.MonkeyPatch,
-                                                                           tmp_path: Path) -> None:
+                                                                           tmp_path: Path, golden: Golden) -> None:
     long, other = (f"sks_dog-train.steps-{n}-adapt.denoiser.rank-4" for n in (4, 5))
     found = RunDiff((("name", long, other), ("train.steps", "4", "5")), (), (), ())
     a, b = (Run(tmp_path / name, name, False, False, None, None) for name in "ab")
@@ -119,8 +111,7 @@ def test_only_values_too_long_for_half_of_the_screen_stand_below_their_key(monke
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")
-    assert comparison(found, a, b).splitlines() == [
-        "a  a", "b  b", "", "recipe       a  b", "train.steps  4  5", "name", f"  a  {long}", f"  b  {other}"]
+    golden("80 columns", comparison(found, a, b))
 
 
 @pytest.mark.parametrize(("number", "told"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (10000, "10,000 runs")])
@@ -128,21 +119,14 @@ def test_one_thing_is_not_several(number: int, told: str) -> None:
     assert pluralize(number, "run") == told
 
 
-def test_what_is_damaged_is_told_with_short_digests_and_where_it_is() -> None:
+def test_what_is_damaged_is_told_with_short_digests_and_where_it_is(golden: Golden) -> None:
     place = f"objects/ab/{'ab' * 32}"
     damage = StoreFinding("artifact", place, "it holds other bytes", f"quarantine/{'ab' * 32}.x")
-    told = verify_lines(VerifyReport({"trace": 2, "artifact": 1}, (damage,))).splitlines()
-    assert told == ["damaged  objects/ab/abababababab…: it holds other bytes",
-                    "2 traces, 1 artifact: what is damaged is in quarantine/ now, and made again by the next run that "
-                    "needs it"]
-    stays = verify_lines(VerifyReport({"artifact": 1}, (replace(damage, aside=None),)))
-    assert stays.endswith("1 artifact: the store can only be read, so it stays")
-    assert verify_lines(VerifyReport({"run": 1}, ())) == "1 run: all as written"
+    golden("in quarantine", verify_lines(VerifyReport({"trace": 2, "artifact": 1}, (damage,))))
+    golden("in a read-only store", verify_lines(VerifyReport({"artifact": 1}, (replace(damage, aside=None),))))
+    golden("no damage", verify_lines(VerifyReport({"run": 1}, ())))
 
 
-@pytest.mark.parametrize(("gone", "kept", "told"), [
-    ({}, 1, ["freed nothing; what 1 run needs stays"]), ({}, 0, ["freed nothing"]),
-    ({"runs": DiskUsage(12, 2048)}, 2, ["part   things       size", "runs       12    2.0 KiB",
-                                    "freed 2.0 KiB; what 2 runs need stays"])])
-def test_what_a_gc_took_has_a_head_and_a_sum(gone: dict[str, DiskUsage], kept: int, told: list[str]) -> None:
-    assert gc_lines(GcReport((None,) * kept, gone), dry_run=False).splitlines() == told
+@pytest.mark.parametrize(("gone", "kept"), [({}, 1), ({}, 0), ({"runs": DiskUsage(12, 2048)}, 2)])
+def test_what_a_gc_took_has_a_head_and_a_sum(golden: Golden, gone: dict[str, DiskUsage], kept: int) -> None:
+    golden(f"{len(gone)} parts freed, {kept} runs kept", gc_lines(GcReport((None,) * kept, gone), dry_run=False))

@@ -74,7 +74,7 @@ def test_what_a_format_cannot_carry_is_refused_with_those_that_can(world, tmp_pa
         write_adapter_file(adapters, world.at_hand, formats()["diffusers"], tmp_path / "x.safetensors", {}, [])
     assert caught.value.fix == "write --to kohya or --to peft" and not list(tmp_path.iterdir())
     (tmp_path / "x.safetensors").write_text("mine")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         write_adapter_file(adapters, world.at_hand, formats()["kohya"], tmp_path / "x.safetensors", {}, [])
     assert (tmp_path / "x.safetensors").read_text() == "mine"
 
@@ -113,7 +113,7 @@ def test_linear_is_of_the_same_rank_and_says_how_far_it_is_from_the_sum(world, p
         add_linear([(1.0, one["denoiser"]), (1.0, two["denoiser"])])
     dora, _ = import_file(find_adapter(str(world.write("d", "kohya", world.adapters("dora", 9, "denoiser")))),
                           world.at_hand, world.fresh())
-    with pytest.raises(UsageError, match="one of these is a DoRA"):
+    with pytest.raises(UsageError, match="found a DoRA, and only LoRAs can be joined"):
         concatenate_loras([(1.0, dora["denoiser"])])
 
 

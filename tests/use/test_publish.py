@@ -129,7 +129,7 @@ def test_what_was_delivered_arrives_in_a_private_repository_and_nothing_else(hub
 def test_after_an_interruption_it_goes_on_and_sends_nothing_twice(hub, delivered) -> None:
     hub.fail = 1
     said = push(delivered, hub, check=1).stderr
-    assert "could not be written" in said and "give the same command again" in said and not hub.files
+    assert "could not be written" in said and "run the same command again" in said and not hub.files
     arrived = set(hub.large)
     before = len(hub.puts)
     push(delivered, hub)
@@ -153,7 +153,7 @@ def test_what_is_no_whole_delivery_is_refused(delivered, tmp_path) -> None:
     with pytest.raises(UsageError, match="no folder that a run delivered"):
         prepare_upload(tmp_path, "me/dog", private=True)
     (delivered / "kohya.safetensors").write_bytes(b"other")
-    with pytest.raises(UsageError, match="not what was delivered"):
+    with pytest.raises(UsageError, match="has changed since the run delivered it"):
         prepare_upload(delivered, "me/dog", private=True)
     (delivered / "kohya.safetensors").unlink()
     with pytest.raises(UsageError, match="missing"):

@@ -109,6 +109,6 @@ def test_a_word_alone_is_drawn_with_and_made_nothing_else_of(world, tmp_path, mo
                        (("merge", str(one.place), "-o", str(tmp_path / "x"), "--how", "full", "--base",
                          str(world.home / "base")), "change no weight"),
                        (("merge", str(one.place), str(one.place), "-o", "x", "--base", str(world.home / "base")),
-                        "sks is embedding on the trigger")):
+                        "found embedding on the trigger in sks")):
         with pytest.raises(UsageError, match=why):
             app_for(words)(list(words), standalone_mode=False)

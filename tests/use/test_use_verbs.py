@@ -88,14 +88,15 @@ def test_merge_sums_what_is_no_lora_as_weights_and_knows_the_base_afterwards(her
 
 
 @pytest.mark.parametrize(("words", "error"), [
-    (("sample", "theirs.safetensors", "a dog"), "no adapter says which base"),
+    (("sample", "theirs.safetensors", "a dog"), "no adapter records the base"),
     (("sample", "outputs/tiny", "a dog", "--resolution", "33"), "multiples of 8"),
     (("sample", "outputs/tiny", "a dog", "--precision", "fp8"), "allowed: fp32, bf16, fp16"),
     (("sample", "outputs/tiny", "a dog", "--base", "nowhere"), "is no folder here"),
+    (("sample", "outputs/tiny", "a dog", "--base", ""), "found an empty path as the base"),
     (("merge", "outputs/tiny", "-o", "x"), "needs two or more"),
-    (("merge", "outputs/tiny", "theirs.safetensors", "-o", "x"), "theirs is lokr on the denoiser"),
-    (("merge", "outputs/tiny", "outputs/tiny/dora.safetensors", "-o", "x"), "dora is a DoRA on the denoiser"),
-    (("merge", "outputs/tiny", "-o", "x", "--how", "full", "--to", "peft"), "only kohya has names"),
+    (("merge", "outputs/tiny", "theirs.safetensors", "-o", "x"), "found lokr on the denoiser in theirs"),
+    (("merge", "outputs/tiny", "outputs/tiny/dora.safetensors", "-o", "x"), "found a DoRA on the denoiser in dora"),
+    (("merge", "outputs/tiny", "-o", "x", "--how", "full", "--to", "peft"), "allowed with --how full: kohya"),
     (("merge", "outputs/tiny", "outputs/tiny", "-o", "x", "--how", "svd"), "allowed: concatenated, linear"),
     (("convert", "outputs/tiny", "--to", "ckpt"), "allowed: diffusers, kohya, peft"),
     (("convert", "outputs/tiny:0.5", "--to", "kohya"), "a conversion changes no weight")], ids=str)

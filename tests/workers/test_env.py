@@ -60,7 +60,7 @@ def test_as_many_processes_run_as_were_asked_for(recipe):
 
 def test_several_machines_want_a_launcher_on_each(recipe):
     asked = recipe("train.accumulation=4", "launch={processes: 4, machines: 2}")
-    refused("wants a launcher on each machine", asked, None, {})
+    refused("needs a launcher on each machine", asked, None, {})
     with pytest.raises(UsageError, match=re.escape("torchrun --nnodes 2 --node-rank 0 (1, …) --nproc-per-node 2")):
         check_launcher(asked, None, {})
 
@@ -92,6 +92,6 @@ def test_each_process_wants_a_gpu_of_its_own(monkeypatch, fresh):
     for name in ("nvidia0", "nvidia1", "nvidiactl"):
         (fresh / name).touch()
     assert device.why_too_few_gpus("cuda", 2) is None and device.why_too_few_gpus("cpu", 9) is None
-    assert device.why_too_few_gpus("cuda", 3) == "3 processes want a GPU each, and 2 are here"
+    assert device.why_too_few_gpus("cuda", 3) == "each process needs a GPU: found 2 for 3 processes"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert device.why_too_few_gpus("cuda", 2) == "2 processes want a GPU each, and 1 are here"
+    assert device.why_too_few_gpus("cuda", 2) == "each process needs a GPU: found 1 for 2 processes"

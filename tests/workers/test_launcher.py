@@ -58,7 +58,7 @@ def test_items_are_dealt_and_a_killed_process_ends_the_run_which_then_goes_on(ho
     assert made == [["prior", str(i), "by", str(i % 2)] for i in range(4)]
     members[0].kill()
     code, _, err = end(run, members)
-    assert code == 1 and "process 1 of 2 was killed (SIGKILL" in err and "the same command goes on" in err
+    assert code == 1 and "process 1 of 2 was killed (SIGKILL" in err and "run the same command again" in err
     code, out, _ = end(start(home))
     assert code == 0 and json.loads(out) == ["train", "export"] and exported(home) == alone
 
@@ -78,7 +78,7 @@ def test_what_fails_in_another_process_is_told_by_the_first(home):
 @pytest.mark.slow
 def test_a_process_that_reads_another_recipe_is_not_trusted(home):
     code, _, err = end(start(home, STUB_OTHER=1))
-    assert code == 1 and "process 1 of 2: it would compute another generate-priors than process 0" in err
+    assert code == 1 and "process 1 of 2: its generate-priors differs from that of process 0" in err
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_a_signal_to_the_first_process_stops_all_after_a_checkpoint(home, alone)
     assert len(members) == 2
     run.send_signal(signal.SIGTERM)
     code, _, err = end(run, members)
-    assert code == 143 and "goes on from here" in err
+    assert code == 143 and "run the same command again to resume" in err
     assert end(start(home, STUB_SIZE=1))[0] == 0 and exported(home) == alone
 
 

@@ -23,7 +23,8 @@ ENV_SCHEMA = {
 PROFILES_DESCRIPTION = "Named parts of a recipe; `--profile NAME` merges one over the recipe."
 VALUE_KEYWORDS = ("default", "enum", "examples")
 """Keywords whose contents are values of a recipe, not schemas."""
-LIMIT_KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+LIMIT_KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum",
+                  "multiple_of": "multipleOf"}
 SUBJECT_REQUIRED = [{"required": ["subject"]}, {"required": ["subjects"]}]
 """A recipe has one of these keys."""
 UNQUOTED_EXAMPLES = {"number": "2024", "boolean": "true"}

@@ -133,7 +133,7 @@ def _unknown_key_problem(item: Any, path: KeyPath, data: MappingNode) -> Problem
     # taken out of a file before validation, so the schema does not know them
     if len(path) == 1 and not on_command_line:
         here += FILE_KEYS
-    return Problem(span, key, unknown_key_message(key, here, schema_info.all_keys()))
+    return Problem(span, key, unknown_key_message(key, here, schema_info.all_keys(), on_command_line))
 
 
 def _suggest_value(kind: str, value: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dbrun.adapters.embedding import Embedding
+from dbrun.config_types import Part
 from dbrun.errors import KeyProblem
 from dbrun.models.base import families
 from dbrun.naming import HUB_ID
@@ -51,8 +52,8 @@ def _captions(recipe: Recipe) -> Iterator[KeyProblem]:
         # whether every picture has a caption is known only with the pictures; naming the source says that they have
         if subject.instance_prompt is None and (subject.captions is None or not source.PER_PICTURE):
             yield KeyProblem(f"{key}.instance_prompt",
-                             "missing, expected text: the prompt of the pictures without one of their "
-                             "own", "write it, or say with `captions: {type: sidecar}` that each picture has its own")
+                             "missing, expected text: the prompt of pictures without a caption",
+                             "write it, or `captions: {type: sidecar}` if each picture has a caption")
         if source.needs_trigger and subject.trigger is None and not recipe.adapt.new_words:
             yield KeyProblem(f"{key}.captions.template", f"found {{trigger}}, but no `{key}.trigger` to replace it",
                              "write `trigger: sks dog` beside `captions`, or the words themselves into the template")
@@ -113,7 +114,7 @@ def _class_without_prior(key: str, subject: Subject, recipe: Recipe) -> Iterator
 
 
 def _one_kind_of_prior(recipe: Recipe, prior: Prior) -> Iterator[KeyProblem]:
-    """Class images are generated, or the user's own, or there are none; and no setting of an unused way."""
+    """Problems of several sources of class images at once, and of settings that the chosen source ignores."""
     if prior.images is not None and prior.target == "base":
         yield KeyProblem("prior.target", "found 'base', which takes no class images, beside `prior.images`",
                          "write `target: images`, or `images: null`")
@@ -262,11 +263,8 @@ def _stop(recipe: Recipe) -> Iterator[KeyProblem]:
 
 
 def check_step_limits(recipe: Recipe, steps: int) -> Iterator[KeyProblem]:
-    """Settings that would have no effect in a training of `steps` steps: held-out evaluations, a component's stop."""
-    held_out = recipe.train.held_out
-    if held_out is not None and held_out.every > steps:
-        yield KeyProblem("train.held_out.every", f"found {held_out.every}, but training has only {_count(steps)}",
-                         f"write `every: {max(1, steps // 10)}`")
+    """Settings that would have no effect in a training of `steps` steps: what begins after its end, and stops."""
+    yield from _beyond_the_end(recipe, (), steps)
     components = recipe.adapt.components
     stops: dict[str, int] = {}
     for name, adapter in components.items():
@@ -282,8 +280,22 @@ def check_step_limits(recipe: Recipe, steps: int) -> Iterator[KeyProblem]:
     for name, stop in stops.items():
         if not 0 < stop < steps:
             yield KeyProblem(f"adapt.{name}.stop_at",
-                             f"found step {stop}, but with {_length_text(recipe, steps)} a stop lies from 1 "
-                             f"to {steps - 1}", "write a share such as 0.5, or remove `stop_at`")
+                             f"found step {stop}, allowed with {_length_text(recipe, steps)}: from 1 to "
+                             f"{steps - 1}", "write a share such as 0.5, or remove `stop_at`")
+
+
+def _beyond_the_end(part: Part, path: tuple[str, ...], steps: int) -> Iterator[KeyProblem]:
+    """Numbers of steps in a part, and in the parts below it, that no training of `steps` steps reaches."""
+    for field, most in part.step_limits(steps).items():
+        found = getattr(part, field)
+        if found is not None and found > most:
+            key = ".".join((*path, field))
+            yield KeyProblem(key, f"found {found}, but training has only {_count(steps)}; allowed: at most {most}",
+                             f"write `{field}: {min(most, max(1, steps // 10))}`")
+    for name in type(part).model_fields:
+        below = getattr(part, name)
+        if isinstance(below, Part):
+            yield from _beyond_the_end(below, (*path, name), steps)
 
 
 def _count(steps: int) -> str:
@@ -294,7 +306,7 @@ def _length_text(recipe: Recipe, steps: int) -> str:
     epochs = recipe.train.epochs
     if epochs is None:
         return f"`train.steps: {steps}`"
-    return f"`train.epochs: {epochs}`, which are {steps} steps,"
+    return f"`train.epochs: {epochs}` ({steps} steps)"
 
 
 def _optimizer(recipe: Recipe) -> Iterator[KeyProblem]:

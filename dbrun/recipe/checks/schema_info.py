@@ -70,7 +70,7 @@ def type_tag(part: type[Part]) -> str | None:
 
 
 def locate(loc: tuple[str | int, ...], data: Node) -> tuple[KeyPath, SchemaNode]:
-    """Path in the recipe, and schema node there, of the location in a pydantic error.
+    """Translate the location of a pydantic error: path in the recipe, and the schema node there.
 
     pydantic adds steps that no recipe has: the tag of a union's member, and labels of validators.
     """
@@ -96,6 +96,8 @@ def describe_type(annotation: Any) -> str:
     """A type in words: "a whole number from 1 to 64", "fp32, bf16 or fp16" …"""
     description = _describe(annotation)
     words, limits = description.words, description.limits
+    if "multiple_of" in limits:
+        words = f"a multiple of {limits['multiple_of']}"
     low, high = limits.get("ge"), limits.get("le")
     if low is not None and high is not None:
         return f"{words} from {low} to {high}"
@@ -189,7 +191,10 @@ def _item_type(annotation: Any) -> Any:
 
 @dataclass
 class _Description:
-    """A type in words. limits: name in LIMIT_WORDS → its number; pattern: a regular expression; example: for that."""
+    """A type in words.
+
+    limits: name in LIMIT_WORDS, or multiple_of → its number; pattern: a regular expression; example: for that.
+    """
 
     words: str
     limits: dict[str, Any] = field(default_factory=dict)
@@ -221,7 +226,7 @@ def _add_limits(description: _Description, extra: Any) -> None:
     if getattr(extra, "examples", None):
         description.example = str(extra.examples[0])
     for limit in getattr(extra, "metadata", None) or [extra]:
-        for name in LIMIT_WORDS:
+        for name in (*LIMIT_WORDS, "multiple_of"):
             value = getattr(limit, name, None)
             if value is not None:
                 description.limits[name] = value
@@ -242,8 +247,11 @@ def _describe_union(members: tuple[Any, ...]) -> _Description:
     descriptions = [_describe(member) for member in members if member is not type(None)]
     if len(descriptions) == 1:
         return descriptions[0]
+    parts: list[type[Part]] = []
     for member in members:
-        for part in _parts(member):
-            return _Description(f"a mapping such as {{type: {type_tag(part)}}}")
+        parts += _parts(member)
+    if parts:
+        usual = [part for part in parts if part.USUAL] or parts
+        return _Description(f"a mapping such as {{type: {type_tag(usual[0])}}}")
     distinct = dict.fromkeys(description.words for description in descriptions)
     return _Description(join_with_or(list(distinct)))

@@ -59,16 +59,21 @@ MAX_SUGGESTIONS = 50
 have 12,000 wrong keys."""
 MAX_CANDIDATES = 2000
 """Words that one search compares at most."""
+SLIP = 0.8
+"""Similarity from which a word is taken for a slip of the pen: `step` for `steps` (0.89)."""
 
 
-def nearest(word: str, allowed: Iterable[str]) -> str | None:
-    """The allowed word most similar to this one, ignoring case; None where none is similar."""
+def nearest(word: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The allowed word most similar to this one, ignoring case; None where none is similar.
+
+    cutoff: least similarity, from 0 to 1: twice the letters in common, by the letters of both words.
+    """
     # imported here: only a recipe with a mistake needs it
     from difflib import get_close_matches
 
     by_lower_case = {candidate.lower(): candidate for candidate in islice(allowed, MAX_CANDIDATES)}
     # difflib takes quadratic time, and a mistaken value can be a whole prompt
-    close = get_close_matches(word.lower()[:200], list(by_lower_case), n=1, cutoff=0.6)
+    close = get_close_matches(word.lower()[:200], list(by_lower_case), n=1, cutoff=cutoff)
     if not close:
         return None
     return by_lower_case[close[0]]
@@ -81,16 +86,21 @@ def join_with_or(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def unknown_key_message(path: str, here: Sequence[str], everywhere: Sequence[str]) -> str:
-    """Message for an unknown key. path: its dotted key; here: the keys allowed beside it; everywhere: all dotted keys.
+def unknown_key_message(path: str, here: Sequence[str], everywhere: Sequence[str], dotted: bool = False) -> str:
+    """Message for an unknown key. path: its dotted key; here: the keys allowed beside it; everywhere: all dotted keys;
+    dotted: whether to suggest keys with their path, as they are written on the command line.
 
-    The order of the checks goes from certain to vague: a known key in a wrong place, a key of another trainer, and only
-    then a similar word.
+    The order of the checks goes from certain to vague: a slip in a key of this place, a known key in a wrong place, a
+    key of another trainer, and only then a word that is somewhat similar.
     """
     word = _last_name(path)
     homes = [key for key in everywhere if _last_name(key) == word]
     if path in homes:
         return f"unknown key with this `type`; allowed here: {', '.join(here)}"
+    above = path[:len(path) - len(word)] if dotted else ""
+    slip = nearest(word, here, SLIP)
+    if slip:
+        return f"unknown key; did you mean '{above}{slip}'?"
     if homes:
         # a key of a section is meant more often than the same word among the settings of one option
         depth = min(key.count(".") for key in homes)
@@ -100,7 +110,7 @@ def unknown_key_message(path: str, here: Sequence[str], everywhere: Sequence[str
         return f"unknown key; here it is called '{OTHER_TRAINERS_KEYS[word.lower()]}'"
     near = nearest(word, here)
     if near:
-        return f"unknown key; did you mean '{near}'?"
+        return f"unknown key; did you mean '{above}{near}'?"
     near = nearest(word, [_last_name(key) for key in everywhere])
     if near:
         homes = [key for key in everywhere if _last_name(key) == near]

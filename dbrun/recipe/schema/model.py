@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from dbrun.adapters.embedding import TOKEN_PATTERN
-from dbrun.config_types import Float, Int, OrNone, Part, Text
+from dbrun.config_types import FilledText, Float, Int, OrNone, Part, PathText, Text
 from dbrun.models import base as families
 from dbrun.options.objective import Objective
 from dbrun.options.trackers import Tracker
@@ -41,11 +41,11 @@ class Base(Part):
 
     type: Annotated[Text, AfterValidator(_check_family), Field(json_schema_extra=_list_families)] = "sd"
     """The base's family."""
-    path: Text
+    path: PathText
     """`embedded`, a folder in diffusers format (relative to the recipe), or a Hub id such as `owner/name`."""
-    revision: Annotated[Text | None, OrNone] = None
+    revision: Annotated[FilledText | None, OrNone] = None
     """For a Hub id: its commit, tag or branch; only a 40-digit commit always gives the same base."""
-    variant: Annotated[Text | None, OrNone] = None
+    variant: Annotated[FilledText | None, OrNone] = None
     """Variant of the weight files, such as `fp16`."""
 
 
@@ -73,7 +73,7 @@ class Prior(Part):
     """Sampler steps per class image; left out, the usual number for the base."""
     guidance: Annotated[Float | None, Field(ge=0), OrNone] = None
     """Classifier-free guidance scale of class images; left out, the usual scale for the base."""
-    images: Annotated[Text | None, OrNone] = None
+    images: Annotated[PathText | None, OrNone] = None
     """A folder of your own class images (relative to the recipe); a .txt file beside one holds its own prompt."""
     target: Literal["images", "base"] = "images"
     """Target of the class half of the loss. `images`: class images. `base`: what the base predicts for the instance
@@ -104,6 +104,10 @@ class Samples(Part):
     every: Annotated[Int | None, Field(ge=1), OrNone] = None
     """Steps between sample pictures during training, which go to `.dbrun/runs/<id>/samples/`; left out, none. Changes
     no result."""
+
+    def step_limits(self, steps: int) -> Mapping[str, int]:
+        """The last sample pictures may be at the last step."""
+        return {"every": steps}
 
 
 class Recipe(Part):

@@ -3,16 +3,9 @@
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 
-from dbrun.config_types import Int, OrNone, Part, Text, tagged_union
+from dbrun.config_types import FilledText, Int, OrNone, Part, PathText, PromptText, check_filled, tagged_union
 from dbrun.options.captions import SIDECAR, CaptionSource, caption_sources
-
-
-def _check_prompt(value: str) -> str:
-    if not value.strip():
-        raise PydanticCustomError("wants_prompt", "expected words, not only blanks")
-    return value
 
 
 def _unwrap_single(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
@@ -22,7 +15,7 @@ def _unwrap_single(value: str | tuple[str, ...] | None) -> str | tuple[str, ...]
     return value
 
 
-Prompt = Annotated[Text, AfterValidator(_check_prompt)]
+Prompt = Annotated[PromptText, AfterValidator(check_filled)]
 Prompts = Annotated[tuple[Prompt, ...], Field(min_length=1)]
 AnyCaptions: Any = tagged_union(caption_sources())
 
@@ -37,10 +30,10 @@ def prompt_cycle(prompt: str | tuple[str, ...] | None) -> tuple[str, ...]:
 class Subject(Part):
     """What is learned."""
 
-    images: Text
+    images: PathText
     """A folder of pictures (relative to the recipe), `embedded:NAME`, or, with `revision`, a data set of picture files
     on the Hub such as `owner/name`. A .txt file beside a picture holds that picture's own prompt."""
-    revision: Annotated[Text | None, OrNone] = None
+    revision: Annotated[FilledText | None, OrNone] = None
     """For a data set of the Hub: its commit, tag or branch; only a 40-digit commit always gives the same pictures."""
     instance_prompt: Annotated[Prompt | None, OrNone] = None
     """The prompt of the instance images, with the trigger word in it; may be left out where `captions` gives every
@@ -57,7 +50,7 @@ class Subject(Part):
     Use a list where the instance prompts name places: class prompts with the same places keep the model from linking a
     place to the subject alone.
     """
-    class_images: Annotated[Text | None, OrNone] = None
+    class_images: Annotated[PathText | None, OrNone] = None
     """A folder of your own class images for this subject; with a single subject, `prior.images` does the same."""
     repeats: Annotated[Int, Field(ge=1, le=10_000)] = 1
     """How many times an epoch shows each picture; above 1 where another subject has more pictures."""

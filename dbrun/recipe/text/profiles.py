@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from dbrun.config_types import PlainScalar
 from dbrun.recipe.checks.suggestions import nearest
 from dbrun.recipe.text.spans import InvalidRecipe, Problem, Span
-from dbrun.recipe.text.tree import MappingNode, Node, ScalarNode, SequenceNode, describe_node, dotted_key, leaves, merge
+from dbrun.recipe.text.tree import (
+    MappingNode,
+    Node,
+    ScalarNode,
+    SequenceNode,
+    describe_node,
+    dotted_key,
+    drop_key,
+    leaves,
+    merge,
+)
 from dbrun.recipe.text.yaml import FORBIDDEN_CHARACTER
 from dbrun.secrets import HUB_TOKEN
 
@@ -124,6 +134,8 @@ def _read_profiles(node: Node | None, problems: list[Problem]) -> Iterator[tuple
             if key in profile.entries:
                 problems.append(Problem(profile.key_spans[key], f"profiles.{name}.{key}",
                                         "is allowed only at the top of a recipe", "move it there"))
+                # dropped, or it would be told a second time as an unknown key
+                profile = drop_key(profile, key)
         yield name, profile
 
 

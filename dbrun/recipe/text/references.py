@@ -89,7 +89,8 @@ def _reference_targets(path: KeyPath, leaf: ScalarNode, scope: _ReferenceScope,
     targets: list[KeyPath] = []
     key = dotted_key(path)
     if len(leaf.value) > MAX_VALUE_LENGTH:
-        problems.append(Problem(leaf.span, key, f"found a reference in over {MAX_VALUE_LENGTH} characters"))
+        problems.append(Problem(leaf.span, key, f"found a reference in a text of over {MAX_VALUE_LENGTH} characters",
+                                "write the text without references"))
         return targets
     for match in REFERENCE_START.finditer(leaf.value):
         body, brace, _ = leaf.value[match.end():].partition("}")
@@ -180,7 +181,12 @@ class _CycleCheck:
         for path, leaf in self.with_references.items():
             # the first problem only: each value of a circle would report the same circle again
             if self._resolved_length(path, leaf) > MAX_RESOLVED_LENGTH and not self.problems:
-                self.problems.append(Problem(leaf.span, dotted_key(path), "becomes too long by its references"))
+                self.problems.append(self._too_long(path, leaf))
+
+    def _too_long(self, path: KeyPath, leaf: ScalarNode) -> Problem:
+        """Problem of a value that is too long once its references are resolved."""
+        message = f"found over {MAX_RESOLVED_LENGTH} characters once its references are resolved"
+        return Problem(leaf.span, dotted_key(path), message, "shorten the texts that it refers to")
 
     def _resolved_length(self, path: KeyPath, leaf: ScalarNode) -> int:
         """Upper bound of the number of characters of a value after resolution."""

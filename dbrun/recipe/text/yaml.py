@@ -195,7 +195,7 @@ class _NodeBuilder:
         if event.tag:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             self._refuse(event, f"found the tag '{tag}'; recipes have no tags",
-                         "the key says what the value is; quotes keep text as text")
+                         "remove the tag; put text in quotes")
         if isinstance(event, yaml.ScalarEvent):
             if event.style in QUOTES:
                 self.last_quoted = event

@@ -22,7 +22,7 @@ def sampling_precision(precision: Precision, numerics: Numerics) -> Precision:
 
 def load_base(ctx: StageContext[Any], precision: Precision,
               device: torch.device | None = None) -> Model:
-    """The base, frozen. device: if left out, the run's, which is set up first.
+    """The base, frozen; its components are loaded as they are used. device: if left out, the run's, set up first.
 
     Raises StageFailed where the base's folder is gone.
     """
@@ -33,4 +33,6 @@ def load_base(ctx: StageContext[Any], precision: Precision,
     record = read_base_record(ctx.inputs["load"])
     if device is None:
         device = set_up_device(ctx.numerics, ctx.process_group.local_rank)
-    return record.family.load(ctx.base, device=device, dtype=DTYPES[precision], variant=record.variant)
+    model = record.family.load(ctx.base, device=device, dtype=DTYPES[precision], variant=record.variant)
+    ctx.resident.opened(ctx.inputs["load"].digest, model)
+    return model

@@ -86,7 +86,7 @@ def crops(whole: Crop, settings: CropSettings, side: int) -> list[Crop]:
     center_square = center_crop(whole.size, (side, side))
     all_crops: list[Crop] = []
     for number, box in enumerate(settings.crop_boxes(whole.digest, whole.size)):
-        # without a frame its cached item is found by recipes with and without buckets
+        # None for the centre square: recipes with and without buckets then share its cached item
         frame = None if box == center_square else box
         all_crops.append(replace(whole, name=crop_name(whole.name, number), frame=frame))
     return all_crops

@@ -42,6 +42,14 @@ class RepoKind:
         return {"repo_type": self.repo_type} if self.repo_type else {}
 
 
+@dataclass(frozen=True)
+class FirstFiles:
+    """A check of small files that are fetched first. endings: of their names; run: gets their folder, may raise."""
+
+    endings: tuple[str, ...]
+    run: Callable[[Path], object]
+
+
 MODEL = RepoKind("model", "base.path", "base.revision", "model_info")
 DATASET = RepoKind("data set", "subject.images", "subject.revision", "dataset_info", "dataset")
 
@@ -61,12 +69,14 @@ def resolve_commit(repo: str, revision: str | None, kind: RepoKind = MODEL) -> s
 
 
 def download(repo: str, commit: str, wanted: Callable[[Sequence[str]], Sequence[str]],
-             seen: Callable[[int, int], None], kind: RepoKind = MODEL, poll: Callable[[], object] = no_op) -> Path:
+             seen: Callable[[int, int], None], kind: RepoKind = MODEL, poll: Callable[[], object] = no_op,
+             check: FirstFiles | None = None) -> Path:
     """Fetch files of a commit into the Hub's own cache and return the folder that holds them.
 
     wanted: all file names of the repository -> those to fetch; seen: called before each file with (files done, files
-    in all); poll: called every POLL_INTERVAL, may raise to stop. Files in the cache are not fetched again. Raises
-    StageFailed, before the first byte, where the missing files do not fit on the cache's disk.
+    in all); poll: called every POLL_INTERVAL, may raise to stop; check: of the first files, before the others. Files in
+    the cache are not fetched again. Raises StageFailed, before the first byte, where the missing files do not fit on
+    the cache's disk.
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.hf_api import RepoFile
@@ -80,8 +90,14 @@ def download(repo: str, commit: str, wanted: Callable[[Sequence[str]], Sequence[
         files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
         names = wanted(tuple(files))
         _check_room(repo, [files[name] for name in names], kind)
+        first: list[str] = []
+        if check is not None:
+            first = [name for name in names if name.endswith(check.endings)]
+        names = list(dict.fromkeys((*first, *names)))
         folder = None
         for done, name in enumerate(names):
+            if check is not None and folder is not None and done == len(first):
+                check.run(folder)
             seen(done, len(names))
             fetch = partial(hf_hub_download, repo, name, revision=commit, **kind.hub_options)
             path = Path(_run_polled(fetch, poll))

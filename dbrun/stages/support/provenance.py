@@ -50,7 +50,8 @@ RUNTIME_KEYS = ("checkpoint_every", "keep", "gradient_checkpointing")
 
 def _train(recipe: Recipe, sources: Sources) -> dict[str, object]:
     """The keys of `train` that change the result, with epochs converted to steps."""
-    document = {**plain_part(recipe.train), "steps": training_length(recipe, sources).steps}
+    resolved = {"precision": recipe.train.resolved_precision, "steps": training_length(recipe, sources).steps}
+    document = {**plain_part(recipe.train), **resolved}
     for key in ("epochs", *RUNTIME_KEYS):
         document.pop(key, None)
     # the default is left out, as in a recipe that does not name it
