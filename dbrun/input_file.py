@@ -148,7 +148,7 @@ def describe_kind(path: Path) -> str | None:
         mode = path.stat().st_mode
     except OSError:
         if path.is_symlink():
-            return "a link to nothing"
+            return "a broken link"
         return None
     return _kind(mode)
 

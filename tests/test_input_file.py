@@ -13,8 +13,8 @@ from fork_server import run_dbrun
 from PIL import Image
 
 from dbrun.errors import RecipeError
-from dbrun.images.captions import read_metadata
 from dbrun.images.discover import list_pictures
+from dbrun.images.metadata import read_metadata
 from dbrun.images.validation import validate_picture
 from dbrun.input_file import MAX_JSON_DEPTH, open_file, parse_json, read_file, read_json, undecodable
 from dbrun.models.configs import read_config
@@ -111,10 +111,10 @@ def test_what_is_named_as_a_picture_and_is_no_file_is_told_as_what_it_is(tmp_pat
     assert [picture.path.name for picture in found.pictures] == ["dog.png"]
     notes = dict(note.split(" is ignored: ") for note in found.notes)
     assert notes["pipe.jpg"] == "it is a named pipe"
-    assert notes["loop.jpg"] == notes["gone.jpg"] == "it is a link to nothing"
+    assert notes["loop.jpg"] == notes["gone.jpg"] == "it is a broken link"
     assert "folders" in notes["folder.jpg/"]
     (tmp_path / "dog.png").unlink()
-    with pytest.raises(RecipeError, match=r"found 4 other names \(a link to nothing, a named pipe, folders\)"):
+    with pytest.raises(RecipeError, match=r"found 4 other names \(a broken link, a named pipe, folders\)"):
         list_pictures(tmp_path)
 
 

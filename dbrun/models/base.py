@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 from dbrun.config_types import subclasses
-from dbrun.input_file import path_exists
 from dbrun.models.component_weights import ComponentWeights
-from dbrun.models.configs import CONFIG_FILES, SCHEDULER_FILE, loaded_class, read_config
+from dbrun.models.configs import SCHEDULER_FILE, check_component_configs, loaded_class, read_config
 from dbrun.models.scheduling import check_scheduler_config
 
 if TYPE_CHECKING:
@@ -170,10 +169,7 @@ class Family:
         Reads model_index.json and the config of every component and scheduler, but no weights; without torch.
         """
         index = read_config(folder / "model_index.json")
-        for subfolder in self.subfolders:
-            for name in CONFIG_FILES:
-                if path_exists(folder / subfolder / name):
-                    read_config(folder / subfolder / name)
+        check_component_configs(folder, self.subfolders)
         for name in self.scheduler_folders:
             file = folder / name / SCHEDULER_FILE
             check_scheduler_config(read_config(file), file, self.scheduler_classes, loaded_class(index, name))

@@ -6,12 +6,12 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dbrun.errors import RecipeError
-from dbrun.input_file import read_file, read_json
+from dbrun.input_file import path_exists, read_file, read_json
 
 MAX_CARD_BYTES = 2**20
 """Largest model card in bytes that is searched for a licence."""
@@ -78,6 +78,14 @@ def wrong_setting(file: object, key: str, found: object, allowed: str) -> Recipe
     """Error of a setting in a base's config. allowed: description of the allowed values."""
     return RecipeError(f"{file} of the base: found {json.dumps(found)[:60]} as `{key}`, allowed: {allowed}",
                        fix="fetch the base again, or choose another")
+
+
+def check_component_configs(folder: Path, subfolders: Iterable[str]) -> None:
+    """Read the config of every component in a base's folder. Raises RecipeError for one that `read_config` refuses."""
+    for subfolder in subfolders:
+        for name in CONFIG_FILES:
+            if path_exists(folder / subfolder / name):
+                read_config(folder / subfolder / name)
 
 
 def loaded_class(index: dict[str, Any], component: str) -> str | None:
