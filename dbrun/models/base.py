@@ -166,8 +166,7 @@ class Family:
     def check_configs(self, folder: Path) -> None:
         """Raise RecipeError where a config in folder is damaged, or says that training here would not fit the base.
 
-        Reads model_index.json and the config of every component and scheduler, but no weights; without torch.
-        """
+        Reads model_index.json and the config of every component, but no weights; without torch."""
         index = read_config(folder / "model_index.json")
         check_component_configs(folder, self.subfolders)
         for name in self.scheduler_folders:

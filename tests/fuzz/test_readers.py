@@ -23,7 +23,7 @@ from dbrun.ui.provenance import outline
 from dbrun.use.adapter_files import find_adapter
 from dbrun.use.bases import choose_base
 
-QUICK, MANY, COMMANDS = 300, 20_000, 200
+QUICK, MANY, COMMANDS = 60, 20_000, 200
 """Mutants of each format: by default, in the slow set, and by the command line."""
 MAX_SECONDS = 10.0
 CAPTIONS = {"csv": Metadata(type="metadata"), "jsonl": Metadata(type="metadata"), "caption": SIDECAR}
