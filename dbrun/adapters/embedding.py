@@ -11,7 +11,7 @@ from dbrun.adapters.direct import DirectWeights
 from dbrun.config_types import Int, PromptText, Text
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 # Lower case only: CLIP's tokenizer lowers its input, so `<Sks>` and `<sks>` would be one word.
 TOKEN_PATTERN = r"^<[a-z0-9][a-z0-9_-]{0,61}>$"
@@ -21,11 +21,8 @@ TOKEN_PATTERN = r"^<[a-z0-9][a-z0-9_-]{0,61}>$"
 class VocabularyLike(Protocol):
     """Interface of a family's vocabulary (tokenizer and embedding table), as far as a new word needs it."""
 
-    def initial_vectors(self, text: str, vectors: int) -> Tensor:
-        """Initial vectors taken from the tokens of a text: float32 [vectors, D]."""
-
-    def add(self, word: str, first: Tensor) -> nn.Parameter:
-        """Add a word with these vectors [n, D]; returns the parameter [n, D] that holds them."""
+    def learn(self, word: str, text: str, vectors: int) -> dict[str, nn.Parameter]:
+        """Add a word that starts with the vectors of a text; returns the parameters [vectors, D], by name."""
 
 
 class Embedding(Learnable):
@@ -46,6 +43,5 @@ class Embedding(Learnable):
     def attach_direct(self, module: nn.Module, modules: tuple[str, ...]) -> DirectWeights:
         """Add the word to the vocabulary of module, and make its vectors trainable."""
         vocabulary = cast(VocabularyLike, module.vocabulary)
-        initial = vocabulary.initial_vectors(self.initializer, self.vectors)
-        # A parameter of its own, not a row of the table: weight decay and gradients must not reach the other words.
-        return DirectWeights({self.token: vocabulary.add(self.token, initial)})
+        # Parameters of their own, not rows of a table: weight decay and gradients must not reach the other words.
+        return DirectWeights(vocabulary.learn(self.token, self.initializer, self.vectors))

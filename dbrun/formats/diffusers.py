@@ -12,7 +12,7 @@ from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.input_file import file_exists, folder_exists
-from dbrun.models.base import Family, Model
+from dbrun.models.base import Family, Model, families
 from dbrun.safetensors_header import read_header
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ KOHYA_PREFIXES = ("lora_", "lycoris_")
 """Prefixes of weight names in kohya's naming."""
 TOKEN_PREFIX = "<"
 """First character of a tensor name that is a new word, such as `<sks>`."""
+
+
+def encoder_keys() -> frozenset[str]:
+    """Names of tensors that are the vectors of a new word, for bases with several text encoders."""
+    return frozenset(key for family in families().values() for key in family.embedding_keys)
 
 
 class DiffusersFormat(Format):
@@ -56,7 +61,8 @@ class DiffusersFormat(Format):
             return None
         # Told apart by what it is not: diffusers has no prefix that all its files share.
         other_formats = (*KOHYA_PREFIXES, TOKEN_PREFIX)
-        if any(name.startswith(other_formats) for name in read_header(file).tensors):
+        names = read_header(file).tensors
+        if any(name.startswith(other_formats) for name in names) or not encoder_keys().isdisjoint(names):
             return None
         return (file,)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.embedding import Embedding
+from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
-from dbrun.formats.diffusers import TOKEN_PREFIX
+from dbrun.formats.diffusers import TOKEN_PREFIX, encoder_keys
 from dbrun.input_file import file_exists
 from dbrun.models.base import Family, Model
-from dbrun.models.new_tokens import Vocabulary, token_names
+from dbrun.models.new_tokens import JointVocabulary, Vocabulary, split_vector_name
 from dbrun.safetensors_header import read_header
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ FOLDER = "embeddings"
 class EmbeddingFormat(Format):
     """`embeddings/<word without its brackets>.safetensors`: one tensor [n, D], named by the word.
 
-    diffusers takes the word from the tensor's name; ComfyUI and A1111 take it from the file's name.
+    diffusers takes the word from the tensor's name; ComfyUI and A1111 take it from the file's name. For a base with
+    several text encoders: a tensor for each, by the family's `embedding_keys`, which all three take.
     """
 
     NAME: ClassVar[str] = "embedding"
@@ -45,7 +47,7 @@ class EmbeddingFormat(Format):
                 folder = place / FOLDER
             files = tuple(sorted(folder.glob("*.safetensors")))
         # `embeddings/` may be the user's own: one file of another kind, and the folder is not this format's.
-        have_words = [file_exists(file) and all(map(is_token_name, read_header(file).tensors)) for file in files]
+        have_words = [file_exists(file) and bool(words_in(file)) for file in files]
         if not files or not all(have_words):
             return None
         return files
@@ -69,11 +71,13 @@ class EmbeddingFormat(Format):
 
     def usage(self, family: Family, base: str) -> str | None:
         """Instructions with `load_textual_inversion`, and the folders of ComfyUI and A1111."""
+        if family.embedding_keys:
+            return _usage_of_several(family)
         return (f"The new word is in `{FOLDER}/`: `pipeline.load_textual_inversion(\"{FOLDER}\")`; in ComfyUI it goes "
                 "into `models/embeddings/`, in A1111 into `embeddings/`, and its file's name is the word there.")
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
-        """Word -> its vectors, float32 [n, D]."""
+        """Word -> its vectors, float32 [n, D]; `<word>.<key>` for each of several text encoders."""
         return attached.state
 
     def loaded_weights(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -88,17 +92,69 @@ class EmbeddingFormat(Format):
         home, written = folder / FOLDER, []
         home.mkdir()
         for attached in adapters.values():
-            for word, vectors in self.expected_weights(attached).items():
+            by_word: dict[str, dict[str, Tensor]] = {}
+            for name, vectors in self.expected_weights(attached).items():
+                word, key = split_vector_name(name)
+                by_word.setdefault(word, {})[key or word] = vectors
+            for word, tensors in by_word.items():
                 # Without the brackets, which file systems and shells do not take well.
                 path = home / f"{word.strip('<>')}.safetensors"
-                save_file({word: vectors}, path, metadata={"format": "pt"})
+                save_file(tensors, path, metadata={"format": "pt"})
                 written.append(path)
         return tuple(written)
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
-        """Load every file with `load_textual_inversion`."""
+        """Load every file with `load_textual_inversion`. Raises RecipeError for a file of another kind of base."""
+        family = model.family
         for path in self.find_files(folder) or ():
-            model.pipeline_with(*model.family.text_encoders).load_textual_inversion(str(path))
+            pipeline = model.pipeline_with(*family.text_encoders)
+            keys = frozenset(read_header(path).tensors) & encoder_keys()
+            if keys != frozenset(family.embedding_keys):
+                found = ", ".join(sorted(keys)) or "one vector for each token"
+                raise RecipeError(f"{path} is no word for `base.type: {family.NAME}`: it holds {found}",
+                                  fix="name a word that was trained on this base")
+            if not keys:
+                pipeline.load_textual_inversion(str(path))
+            else:
+                _read_each(path, pipeline, family)
+
+
+def _read_each(path: Path, pipeline: Any, family: Family) -> None:
+    """Load the vectors of each text encoder; pipeline: of diffusers."""
+    from safetensors.torch import load_file
+
+    tensors, (word,) = load_file(path), words_in(path)
+    for key, tokenizer, text_encoder in zip(family.embedding_keys, family.tokenizers, family.text_encoders,
+                                            strict=True):
+        pipeline.load_textual_inversion(tensors[key], token=word, tokenizer=getattr(pipeline, tokenizer),
+                                        text_encoder=getattr(pipeline, text_encoder))
+
+
+def _usage_of_several(family: Family) -> str:
+    """Instructions for a base with several text encoders."""
+    calls = ""
+    for key, tokenizer, text_encoder in zip(family.embedding_keys, family.tokenizers, family.text_encoders,
+                                            strict=True):
+        calls += (f'pipeline.load_textual_inversion(vectors["{key}"], token="<WORD>", tokenizer=pipeline.{tokenizer}, '
+                  f"text_encoder=pipeline.{text_encoder})\n")
+    return (f"The new word is in `{FOLDER}/`, with vectors for each text encoder. In diffusers:\n\n```python\n"
+            "from safetensors.torch import load_file\n\n"
+            f'vectors = load_file("{FOLDER}/WORD.safetensors")\n{calls}```\n\n'
+            "In ComfyUI the file goes into `models/embeddings/`, in A1111 into `embeddings/`, and its name is the word "
+            "there.")
+
+
+def words_in(file: Path) -> tuple[str, ...]:
+    """New words in a file: the names of its tensors, or its own name where they are named by text encoder.
+
+    Empty for a file of another kind.
+    """
+    names = tuple(read_header(file).tensors)
+    if names and encoder_keys().issuperset(names):
+        return (f"<{file.stem}>",)
+    if all(map(is_token_name, names)):
+        return names
+    return ()
 
 
 def is_token_name(name: str) -> bool:
@@ -112,11 +168,11 @@ def word_vectors(module: nn.Module, words: Mapping[str, Tensor]) -> dict[str, Te
     module: of a component of new words; words: word -> vectors, of which only the number counts.
     """
     vocabulary = module.vocabulary
-    assert isinstance(vocabulary, Vocabulary)
+    assert isinstance(vocabulary, Vocabulary | JointVocabulary)
     found: dict[str, Tensor] = {}
-    for word, vectors in words.items():
+    for name, vectors in words.items():
         try:
-            found[word] = vocabulary.base_embeddings(token_names(word, len(vectors)))
+            found[name] = vocabulary.known_vectors(name, len(vectors))
         except KeyError:
             # The caller reports a word that is missing here as lost in the format.
             continue

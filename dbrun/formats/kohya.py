@@ -182,6 +182,9 @@ def _peft_config(kind: str, state: Mapping[str, Tensor]) -> dict[str, object]:
 def kohya_name(family: Family, component: str, name: str) -> str:
     """A layer's name in the file, without the end that names one of its tensors."""
     prefix, file_prefix = family.kohya_prefixes[component]
+    other = family.kohya_names.get(component, {}).get(name)
+    if other is not None:
+        return file_prefix + other
     return file_prefix + name.removeprefix(prefix).replace(".", "_")
 
 
@@ -204,6 +207,10 @@ def _read_layers(file: Path, model: Model,
     module = model.module(component)
     # From module to file, since `_` for `.` cannot be undone: module names contain `_` themselves.
     module_names = {kohya_name(model.family, component, name): name for name in _named_layers(module)}
+    # other programs keep to the rule also where a layer has a name of its own
+    prefix = model.family.kohya_prefixes[component][1]
+    for name in model.family.kohya_names.get(component, {}):
+        module_names[prefix + name.replace(".", "_")] = name
     other_prefixes = tuple(prefix for other, (_, prefix) in model.family.kohya_prefixes.items() if other != component)
     by_layer = _group_by_layer(tensors)
     unknown = [layer for layer in by_layer if layer not in module_names and not layer.startswith(other_prefixes)]

@@ -11,7 +11,7 @@ from dbrun.formats.component import MAX_SHARD_SIZE, ComponentFormat, strip_confi
 from dbrun.formats.embedding import word_vectors
 from dbrun.formats.merge_weights import merge_adapter
 from dbrun.models.base import Family, Model
-from dbrun.models.new_tokens import Vocabulary
+from dbrun.models.new_tokens import JointVocabulary, Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,6 +70,6 @@ def merge_all(family: Family, adapters: Mapping[str, ComponentAdapter], model: M
     for component in adapters:
         if component in family.token_components:
             vocabulary = model.module(component).vocabulary
-            assert isinstance(vocabulary, Vocabulary)
+            assert isinstance(vocabulary, Vocabulary | JointVocabulary)
             vocabulary.merge_into_table()
     return model

@@ -68,6 +68,8 @@ class Family:
     NAME: ClassVar[str]
     pipeline_classes: ClassVar[tuple[str, ...]]
     """Values of `_class_name` in a base's model_index.json that mark it as this family; `load` uses the first."""
+    refused_pipelines: ClassVar[Mapping[str, str]] = {}
+    """Other values of `_class_name` that look like this family → what such a base is, a noun with its reason."""
     subfolders: ClassVar[tuple[str, ...]]
     """Sub-folders of a base's folder that are read; all others are ignored."""
     scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler",)
@@ -78,11 +80,15 @@ class Family:
     """Adaptable component → its attribute on the diffusers pipeline; "denoiser" comes first."""
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     """Text encoders by their names in model_index.json, in the order in which a prompt is encoded."""
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    """Tokenizer of each of `text_encoders`, by its name in model_index.json."""
+    size_conditioned: ClassVar[bool] = False
+    """Whether `predict` takes `time_ids` [B, 6] in pixels: (height, width) of the original, (top, left), crop size."""
     autoencoder: ClassVar[str | None] = None
     """Autoencoder by its name in model_index.json; None for a family without a latent space."""
     token_components: ClassVar[tuple[str, ...]] = ()
-    """Components that are new words (textual inversion). `Model.module` returns their vectors, a ParameterDict whose
-    attribute `vocabulary` is the `Vocabulary` that they extend."""
+    """Components that are new words (textual inversion). `Model.module` returns their vectors, a module whose
+    attribute `vocabulary` is the `Vocabulary` or `JointVocabulary` that they extend."""
     component_docs: ClassVar[Mapping[str, str]]
     """Component, also of `token_components` → its text in the recipe's JSON schema, shown as the editor's tooltip."""
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
@@ -91,8 +97,11 @@ class Family:
     """Component → (prefix of its layers' names on the module, prefix in a file for the pipeline's
     `load_lora_weights`). A component that `load_lora_weights` ignores is left out."""
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    """Component → (prefix on the module, prefix in a file of kohya's trainers, where the rest of the name has `_` for
-    every `.`). A component that no reader of such files knows is left out."""
+    """Component → (prefix on the module, prefix in kohya's files, which have `_` for `.`); only what readers know."""
+    kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """Component → layer → its name behind the prefix in such a file, where it is another than by that rule."""
+    embedding_keys: ClassVar[tuple[str, ...]] = ()
+    """Name of each text encoder's vectors in a file of a new word; empty where the word itself is the name."""
     default_sampling: ClassVar[Sampling]
     """Sampler settings of a base that brings none of its own."""
     # both bounds feed the check of free disk space before a run: too high costs nothing, too low fills the disk
@@ -373,15 +382,6 @@ def families() -> Mapping[str, Family]:
 def family_names() -> tuple[str, ...]:
     """Names of all families: the allowed values of `base.type`."""
     return tuple(families())
-
-
-def component_docs() -> Mapping[str, str]:
-    """Every adaptable component with its schema text, taken from the first family that has it."""
-    docs: dict[str, str] = {}
-    for family in families().values():
-        for name, text in family.component_docs.items():
-            docs.setdefault(name, text)
-    return docs
 
 
 def class_label_names() -> tuple[str, ...]:

@@ -46,10 +46,13 @@ def _is_list_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 COUNT = SettingType("a whole number above 0", _is_count)
+COUNT_OR_NULL = SettingType("a whole number above 0, or null", lambda value: value is None or _is_count(value))
 NUMBER = SettingType("a finite number", _is_number)
 SETTING_TYPES: Mapping[str, SettingType] = {
     "block_out_channels": SettingType("a list of whole numbers above 0", _is_list_of(_is_count)),
-    **dict.fromkeys(("in_channels", "latent_channels", "max_position_embeddings", "num_hidden_layers"), COUNT),
+    **dict.fromkeys(("in_channels", "latent_channels", "max_position_embeddings", "num_hidden_layers",
+                     "projection_dim"), COUNT),
+    **dict.fromkeys(("addition_time_embed_dim", "projection_class_embeddings_input_dim"), COUNT_OR_NULL),
     **dict.fromkeys(("scaling_factor", "model_max_length"), NUMBER),
     "sample_size": SettingType("a whole number above 0, two of them, or null",
                                lambda value: value is None or _is_count(value) or _is_list_of(_is_count)(value)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import RecipeError
@@ -46,6 +46,14 @@ class Vocabulary:
         tokens = self.tokenizer.tokenize(text)
         check_initializer(text, len(tokens), vectors)
         return self.base_embeddings([tokens[i % len(tokens)] for i in range(vectors)])
+
+    def learn(self, word: str, text: str, vectors: int) -> dict[str, nn.Parameter]:
+        """Add a new word that starts as text; returns its vectors by their name. Raises RecipeError."""
+        return {word: self.add(word, self.initial_vectors(text, vectors))}
+
+    def known_vectors(self, name: str, vectors: int) -> Tensor:
+        """Rows of the base's embedding table for a word, by the name that `learn` gave. Raises KeyError."""
+        return self.base_embeddings(token_names(name, vectors))
 
     def add(self, word: str, first: Tensor) -> nn.Parameter:
         """Add a new word with the start values first [n, D]; returns the parameter that holds its vectors.
@@ -102,6 +110,43 @@ class Vocabulary:
             return torch.where(is_new, new_rows, base_rows)
 
         table.forward = forward
+
+
+class JointVocabulary:
+    """Vocabularies of several text encoders that read the same prompt: a new word is new to all of them.
+
+    by_encoder: key of an encoder in files → its vocabulary. The vectors of `<sks>` are named `<sks>.<key>`;
+    new_embeddings: key → those of one encoder.
+    """
+
+    def __init__(self, by_encoder: Mapping[str, Vocabulary]) -> None:
+        from torch.nn import ModuleDict
+
+        self.by_encoder = by_encoder
+        self.new_embeddings = ModuleDict({key: one.new_embeddings for key, one in by_encoder.items()})
+        self.new_embeddings.__dict__["vocabulary"] = self
+
+    def learn(self, word: str, text: str, vectors: int) -> dict[str, nn.Parameter]:
+        """Add a new word that starts as text to every encoder, as `Vocabulary.learn` does."""
+        # all start values first: an encoder that refuses them must leave none with the word
+        first = {key: one.initial_vectors(text, vectors) for key, one in self.by_encoder.items()}
+        return {f"{word}.{key}": one.add(word, first[key]) for key, one in self.by_encoder.items()}
+
+    def known_vectors(self, name: str, vectors: int) -> Tensor:
+        """Rows of one encoder's embedding table for a word, by the name that `learn` gave. Raises KeyError."""
+        word, key = split_vector_name(name)
+        return self.by_encoder[key].known_vectors(word, vectors)
+
+    def merge_into_table(self) -> None:
+        """Move the new vectors into each text encoder's own table, as `Vocabulary.merge_into_table` does."""
+        for one in self.by_encoder.values():
+            one.merge_into_table()
+
+
+def split_vector_name(name: str) -> tuple[str, str]:
+    """Word and encoder key in the name of a word's vectors; the key is empty for a base with one encoder."""
+    word, _, key = name.partition(".")
+    return word, key
 
 
 def check_initializer(text: str, tokens: int, vectors: int) -> None:

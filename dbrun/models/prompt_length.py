@@ -42,10 +42,13 @@ def may_be_truncated(prompt: str, limit: int) -> bool:
     return len("".join(prompt.split()).encode()) > limit
 
 
-def load_tokenizer(folder: Path) -> Tokenizer | None:
-    """Tokenizer of the base in folder, set to neither truncate nor pad; None where there is no tokenizer.json."""
+def load_tokenizer(folder: Path, name: str = "tokenizer") -> Tokenizer | None:
+    """Tokenizer of the base in folder, set to neither truncate nor pad; None where there is no tokenizer.json.
+
+    name: its name in model_index.json.
+    """
     # the library `tokenizers` alone: importing transformers would cost a plan seconds
-    file = folder / "tokenizer" / "tokenizer.json"
+    file = folder / name / "tokenizer.json"
     if not file.is_file():
         return None
     from tokenizers import Tokenizer

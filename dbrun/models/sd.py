@@ -33,9 +33,12 @@ class StableDiffusionModel(UNetModel):
         if component not in self.family.token_components:
             return super().module(component)
         if component not in self.new_tokens:
-            vocabulary = Vocabulary(self.component("tokenizer"), self.component("text_encoder"))
-            self.new_tokens[component] = vocabulary.new_embeddings
+            self.new_tokens[component] = self._new_embeddings()
         return self.new_tokens[component]
+
+    def _new_embeddings(self) -> nn.Module:
+        """Vectors of new words, none so far."""
+        return Vocabulary(self.component("tokenizer"), self.component("text_encoder")).new_embeddings
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode pixels [B, 3, H, W] to mean and log-variance of q(z | pixels), float32 [B, 2C, h, w]."""
@@ -121,6 +124,8 @@ class StableDiffusion(UNetFamily):
     NAME: ClassVar[str] = "sd"
     model: ClassVar[type[UNetModel]] = StableDiffusionModel
     pipeline_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
+    refused_pipelines: ClassVar[Mapping[str, str]] = {
+        "StableDiffusionInpaintPipeline": "a base for inpainting: it fills a masked part of a picture"}
     subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet", "text_encoder": "text_encoder"}
     autoencoder: ClassVar[str | None] = "vae"
@@ -154,12 +159,14 @@ class StableDiffusion(UNetFamily):
 
     def max_prompt_tokens(self, folder: Path) -> int:
         """Length of the tokenizer or the text encoder, whichever is smaller, less two marks: 75 as published."""
-        text_config = read_config(folder / "text_encoder" / "config.json")
-        tokenizer_config = read_config(folder / "tokenizer" / "tokenizer_config.json")
-        positions = int(text_config.get("max_position_embeddings", 77))
-        max_length = int(tokenizer_config.get("model_max_length", positions))
+        return self.prompt_length(folder, "tokenizer", "text_encoder") - 2
+
+    def prompt_length(self, folder: Path, tokenizer: str, text_encoder: str) -> int:
+        """Tokens of every prompt of a tokenizer and its text encoder, by their folders; marks and padding included."""
+        positions = int(read_config(folder / text_encoder / "config.json").get("max_position_embeddings", 77))
+        max_length = read_config(folder / tokenizer / "tokenizer_config.json").get("model_max_length", positions)
         # some tokenizers name no real length, only a huge number
-        return min(positions, max_length) - 2
+        return min(positions, int(max_length))
 
     def check_configs(self, folder: Path) -> None:
         """Raise RecipeError also for a base whose UNet does not take what its VAE gives."""
@@ -190,7 +197,7 @@ class StableDiffusion(UNetFamily):
         from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        tokenizer = _byte_tokenizer()
+        tokenizer = byte_tokenizer()
         # the weights must not depend on the caller's random state, nor change it
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
@@ -213,11 +220,14 @@ class StableDiffusion(UNetFamily):
                                 feature_extractor=None, requires_safety_checker=False).save_pretrained(folder)
 
 
-def _byte_tokenizer() -> Any:
-    """CLIP tokenizer of single bytes: 256 symbols, each once more for a word's end, two marks, no merges."""
+def byte_tokenizer(**marks: str) -> Any:
+    """CLIP tokenizer of single bytes: 256 symbols, each once more for a word's end, two marks, no merges.
+
+    marks: marks that differ from CLIP's own, such as pad_token.
+    """
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
     letters = sorted(ByteLevel.alphabet())
     entries = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=[], model_max_length=77)
+    return CLIPTokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=[], model_max_length=77, **marks)

@@ -120,10 +120,10 @@ class UNetModel(Model):
         return DiffusionProcess.from_config(self.scheduler.config)
 
     def collate_conditions(self, conditions: Sequence[Condition]) -> Condition:
-        """Stack `hidden` [L, D] of each prompt to [B, L, D]."""
+        """Stack each tensor of the conditions, such as `hidden` [L, D] to [B, L, D]."""
         import torch
 
-        return {"hidden": torch.stack([condition["hidden"] for condition in conditions])}
+        return {name: torch.stack([condition[name] for condition in conditions]) for name in conditions[0]}
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Prediction of the UNet for x_t [B, C, h, w] and t [B], of x_t's shape. condition: at least `hidden`."""
@@ -133,8 +133,13 @@ class UNetModel(Model):
             labels = labels.to(device)
         hidden = condition["hidden"].to(device, dtype)
         output: Tensor = self.denoiser(sample.to(device, dtype), t.to(device), encoder_hidden_states=hidden,
-                                            class_labels=labels).sample
+                                       class_labels=labels,
+                                       added_cond_kwargs=self.added_conditions(x_t, condition)).sample
         return drop_variance_channels(output, x_t)
+
+    def added_conditions(self, x_t: Tensor, condition: Condition) -> Mapping[str, Tensor] | None:
+        """Further inputs of the UNet for x_t [B, C, h, w], on the device; None for a UNet without any."""
+        return None
 
     def denoiser_input(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """UNet's input [B, C', h, w] for x_t [B, C, h, w], and its class labels [B]; None for a UNet without labels."""

@@ -151,15 +151,19 @@ def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollect
         if reason:
             findings.add(f"export.{index}", f"found '{name}', {reason}", "take it away")
     for component, word in recipe.adapt.new_words.items():
-        _check_new_word(f"adapt.{component}", word, folder, findings)
+        for tokenizer in family.tokenizers:
+            _check_new_word(f"adapt.{component}", word, folder, tokenizer, findings)
     layer_notes = check_layers(recipe, base, findings)
     warnings = [Note("base", text, "warning") for text in picture_shapes.resolution_warnings(recipe, folder)]
     return (*layer_notes, *warnings)
 
 
-def _check_new_word(key: str, word: Embedding, folder: Path, findings: ProblemCollector) -> None:
-    """Check that the base's tokenizer allows a new word. Adds problems to findings. key: recipe key of the word."""
-    tokenizer = load_tokenizer(folder)
+def _check_new_word(key: str, word: Embedding, folder: Path, name: str, findings: ProblemCollector) -> None:
+    """Check that a tokenizer of the base allows a new word. Adds problems to findings.
+
+    key: recipe key of the word; name: the tokenizer's in model_index.json.
+    """
+    tokenizer = load_tokenizer(folder, name)
     # a tokenizer that only transformers can read is checked by `adapt`
     if tokenizer is None:
         return
@@ -222,8 +226,13 @@ def _picture_request(key: str, subject: Subject, recipe: Recipe) -> PictureReque
         trigger = recipe.adapt.new_word.token
     return PictureRequest(f"{key}.images", subject.images, subject.instance_prompt, revision=subject.revision,
                           captions=subject.caption_source, trigger=trigger or None,
-                          seed=recipe.seed, sizes_matter=recipe.images.needs_picture_size, masks=recipe.images.masks,
+                          seed=recipe.seed, sizes_matter=_sizes_matter(recipe), masks=recipe.images.masks,
                           repeats=subject.repeats)
+
+
+def _sizes_matter(recipe: Recipe) -> bool:
+    """Whether results depend on the pictures' own sizes: by their crops, or because the denoiser is told them."""
+    return recipe.images.needs_picture_size or families()[recipe.base.type].size_conditioned
 
 
 def _sort_pictures(found: Iterable[FoundPictures]) -> tuple[Picture, ...]:
@@ -250,7 +259,7 @@ def _class_image_request(key: str, subject: Subject, recipe: Recipe) -> PictureR
     if folder is None:
         return None
     return PictureRequest(place, folder, subject.class_prompt, recipe.images.background,
-                          sizes_matter=recipe.images.needs_picture_size)
+                          sizes_matter=_sizes_matter(recipe))
 
 
 def _check_no_overlap(requests: Mapping[str, PictureRequest], classes: Mapping[str, FoundPictures],

@@ -14,7 +14,7 @@ from dbrun.errors import RecipeError, StageFailed
 from dbrun.finite_weights import check_finite
 from dbrun.input_file import file_exists, open_file, read_json
 from dbrun.models.base import Family, families, no_op
-from dbrun.models.configs import LICENCE_FILE
+from dbrun.models.configs import LICENCE_FILE, read_config
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Artifact, Sources
@@ -178,8 +178,12 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
     wanted: what `select_files` gave; names: all files, relative.
     """
     check_pipeline(folder, family)
+    index = read_config(folder / "model_index.json")
     for part in family.subfolders:
         inside = [name for name in names if name.startswith(part + "/")]
+        if not inside and index.get(part, part) in (None, [None, None]):
+            raise RecipeError(f"the base has no {part}, which `base.type: {family.NAME}` needs",
+                              fix="choose another base")
         if not inside:
             raise RecipeError(f"the base lacks the folder {part}/", fix="fetch the whole base again")
         weights = [name for name in wanted if name.startswith(part + "/") and name.endswith(".safetensors")]
@@ -210,6 +214,10 @@ def check_pipeline(folder: Path, family: Family) -> None:
         if home not in (None, *ALLOWED_LIBRARIES):
             raise RecipeError(f"{folder / 'model_index.json'} takes {part} from {home}, and no code but that of "
                               f"{' and '.join(ALLOWED_LIBRARIES)} is ever run", fix="choose another base")
+    for other in families().values():
+        if pipeline in other.refused_pipelines:
+            raise RecipeError(f"the base is a {pipeline}, {other.refused_pipelines[pipeline]}",
+                              fix="choose a base that draws pictures from text alone")
     if pipeline not in family.pipeline_classes:
         fitting = [name for name, other in families().items() if pipeline in other.pipeline_classes]
         fix = f"write `base.type: {fitting[0]}`" if fitting else "choose another base"

@@ -151,6 +151,7 @@ class Preprocess(Stage[PreprocessParams]):
         """Write latents.safetensors, prompts.safetensors (unless a text encoder trains) and index.json.
 
         Where pictures have masks, also masks.safetensors: crop name -> float32 [h, w] of the latents' height and width.
+        Where the denoiser is told sizes, also time_ids.safetensors: crop name -> float32 [6].
         """
         from safetensors.torch import save_file
 
@@ -175,7 +176,9 @@ class Preprocess(Stage[PreprocessParams]):
             return
 
         # collect: rank 0 finds every item in the cache
-        tensors: dict[str, dict[str, Tensor]] = {"latents": {}, "prompts": {}, "masks": {}}
+        tensors: dict[str, dict[str, Tensor]] = {"latents": {}, "prompts": {}, "masks": {}, "time_ids": {}}
+        if read_base_record(ctx.inputs["load"]).family.size_conditioned:
+            tensors["time_ids"] = _time_ids(all_crops, params.images.resolution)
         for crop in all_crops:
             latents = _encode_crop(ctx, crop, base)
             tensors["latents"][crop.name] = latents
@@ -192,6 +195,13 @@ class Preprocess(Stage[PreprocessParams]):
         index.write(ctx.out)
         _warn_truncated(ctx, texts)
         ctx.progress(len(makers), len(makers), "items")
+
+
+def _time_ids(all_crops: Sequence[Crop], side: int) -> dict[str, Tensor]:
+    """The sizes of each crop by its name, float32 [6]. side: the recipe's resolution."""
+    import torch
+
+    return {crop.name: torch.tensor(crop.time_ids(side), dtype=torch.float32) for crop in all_crops}
 
 
 def _subject_classes(recipe: Recipe, sources: Sources, target: str) -> tuple[SubjectClass, ...]:

@@ -203,7 +203,7 @@ def _make_batches(ctx: StageContext[TrainParams], model: Model, trainer: Trainer
     """The micro-batches of the stored pictures, without those that are held out."""
     from dbrun.training.batches import Batches
     from dbrun.training.evaluation import without_held_out
-    from dbrun.training.latent_cache import load_latents, load_loss_masks, picture_sets
+    from dbrun.training.latent_cache import load_latents, load_loss_masks, load_time_ids, picture_sets
     from dbrun.training.noise import Noise
 
     objective, params, folder = ctx.params.objective, ctx.params, ctx.inputs["preprocess"].path
@@ -213,7 +213,7 @@ def _make_batches(ctx: StageContext[TrainParams], model: Model, trainer: Trainer
     latents = load_latents(folder)
     # where the base is the target, the class half shows the instance images over and over, prompt after prompt
     manifest = _read_index(ctx).manifest(latents, shared=params.prior_target == "base")
-    all_pictures = picture_sets(manifest, latents, load_loss_masks(folder, unmasked))
+    all_pictures = picture_sets(manifest, latents, load_loss_masks(folder, unmasked), load_time_ids(folder))
     halves = without_held_out(all_pictures, frozenset(params.held))
     noise = Noise(objective.noise_offset, objective.input_perturbation, objective.pyramid_noise)
     return Batches(halves, params.seed, params.batch_size, trainer.process.num_timesteps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,10 @@ def host_id() -> str:
     except OSError:
         space = ""
     return hashlib.sha256(f"{os.uname().nodename} {space}".encode()).hexdigest()[:8]
+
+
+TEMP_NAME = re.compile(r"[0-9a-f]{8}-\d+-([0-9a-f]{0,8}\.)?[0-9a-f]{12}")
+"""Form of the names that `temp_name` makes; those of earlier versions have no start and no dot."""
 
 
 def temp_name() -> str:

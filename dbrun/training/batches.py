@@ -49,7 +49,7 @@ class PictureSet:
     name: `instance` or `class`, part of the address of every random draw. pictures: by number.
     latents: crop name -> stored latents, float32 [C, h, w]; may also hold crops of other pictures.
     loss_masks: crop name -> weights of the latent pixels, [h, w]; a crop without an entry has equal weights.
-    empty_prompt: as in `Manifest`.
+    empty_prompt: as in `Manifest`. time_ids: crop name -> its sizes [6], for a denoiser that is told them; else empty.
     """
 
     name: str
@@ -57,6 +57,7 @@ class PictureSet:
     latents: Mapping[str, Tensor]
     loss_masks: Mapping[str, Tensor] = field(default_factory=dict)
     empty_prompt: int | None = None
+    time_ids: Mapping[str, Tensor] = field(default_factory=dict)
 
     def epoch(self, seed: int) -> Epoch:
         """One epoch of this half: every picture as often as its `repeats` says."""
@@ -92,6 +93,12 @@ class Row(NamedTuple):
     def loss_mask(self) -> Tensor | None:
         """The weights of the latent pixels, [h, w]; None for equal weights."""
         return self.half.loss_masks.get(self.crop)
+
+    @property
+    def time_ids(self) -> Tensor | None:
+        """The crop's sizes [6]; None for a denoiser that is not told them."""
+        # a crop that is missing beside others is an error, not a picture without sizes
+        return self.half.time_ids[self.crop] if self.half.time_ids else None
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,9 @@ class Batches:
 
         latents = torch.stack([row.latents for row in rows])
         x0, extra_conditions = self.draw(latents, randn)
+        time_ids = [row.time_ids for row in rows if row.time_ids is not None]
+        if time_ids:
+            extra_conditions = {**extra_conditions, "time_ids": torch.stack(time_ids)}
         timesteps: list[Tensor] = []
         target_noise: list[Tensor] = []
         input_noise: list[Tensor] = []

@@ -17,6 +17,7 @@ from dbrun.training.batches import PictureSet
 LATENTS_FILE = "latents.safetensors"
 MASKS_FILE = "masks.safetensors"
 PROMPTS_FILE = "prompts.safetensors"
+TIME_IDS_FILE = "time_ids.safetensors"
 
 
 def load_latents(folder: Path) -> Mapping[str, Tensor]:
@@ -33,6 +34,14 @@ def load_loss_masks(folder: Path, unmasked: float) -> Mapping[str, Tensor]:
     if not file.exists():
         return {}
     return {name: unmasked + (1.0 - unmasked) * mask for name, mask in load_file(file).items()}
+
+
+def load_time_ids(folder: Path) -> Mapping[str, Tensor]:
+    """Crop name → sizes that the denoiser is told, float32 [6]; empty for a base that is told none."""
+    file = folder / TIME_IDS_FILE
+    if not file.exists():
+        return {}
+    return load_file(file)
 
 
 def load_conditions(folder: Path, count: int) -> Sequence[Condition]:
@@ -52,13 +61,13 @@ def load_conditions(folder: Path, count: int) -> Sequence[Condition]:
 
 
 def picture_sets(manifest: Manifest, latents: Mapping[str, Tensor],
-                 loss_masks: Mapping[str, Tensor]) -> Sequence[PictureSet]:
+                 loss_masks: Mapping[str, Tensor], time_ids: Mapping[str, Tensor]) -> Sequence[PictureSet]:
     """The instance half, then the class half if there is one.
 
-    latents [C, h, w], loss_masks [h, w]: by crop name, as `load_latents` and `load_loss_masks` give them.
+    latents [C, h, w], loss_masks [h, w], time_ids [6]: by crop name, as the functions above give them.
     """
-    halves = [PictureSet("instance", manifest.instance, latents, loss_masks, manifest.empty_prompt)]
+    halves = [PictureSet("instance", manifest.instance, latents, loss_masks, manifest.empty_prompt, time_ids)]
     if manifest.classes:
         # no masks, even where it shows instance pictures: prior preservation needs the whole picture
-        halves.append(PictureSet("class", manifest.classes, latents))
+        halves.append(PictureSet("class", manifest.classes, latents, time_ids=time_ids))
     return halves

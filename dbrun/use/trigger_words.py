@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import UsageError
 from dbrun.formats.base import Format, formats
+from dbrun.formats.embedding import words_in
 from dbrun.input_file import folder_exists
 from dbrun.models.base import Family, Model
-from dbrun.safetensors_header import read_header
 from dbrun.use.adapter_files import AdapterFile
 
 if TYPE_CHECKING:
@@ -19,40 +19,43 @@ if TYPE_CHECKING:
 
 
 class TriggerWords:
-    """Tokenizer and embedding table of a base in memory, with the new words that are added to them."""
+    """Tokenizers and embedding tables of a base in memory, with the new words that are added to them."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._original: tuple[Any, Tensor] | None = None
+        self._original: dict[str, tuple[Any, Tensor]] = {}
 
     def apply(self, adapters: Sequence[AdapterFile]) -> None:
         """Remove earlier words, then add those of these adapters. Raises UsageError if two have the same word."""
         self.restore()
-        places = find_words(adapters, self.model.family)
+        family = self.model.family
+        places = find_words(adapters, family)
         if not places:
             return
-        tokenizer, table = self.model.component("tokenizer"), self._embedding_layer()
-        self._original = (tokenizer, table.weight.data)
-        # A copy gets the words: tokens cannot be removed from a tokenizer.
-        self.model.replace_components({"tokenizer": deepcopy(tokenizer)})
+        for name, text_encoder in zip(family.tokenizers, family.text_encoders, strict=True):
+            tokenizer = self.model.component(name)
+            self._original[text_encoder] = (tokenizer, self._embedding_layer(text_encoder).weight.data)
+            # A copy gets the words: tokens cannot be removed from a tokenizer.
+            self.model.replace_components({name: deepcopy(tokenizer)})
         for place in dict.fromkeys(places.values()):
-            for component, form in _word_formats(self.model.family).items():
+            for component, form in _word_formats(family).items():
                 form.read(place, self.model, (component,))
 
     def restore(self) -> None:
-        """Remove all new words; tokenizer and table are the original objects again."""
-        if self._original is None:
-            return
-        tokenizer, weights = self._original
-        table = self._embedding_layer()
-        # The table was enlarged by new data in the same layer, so the old data and size restore it.
-        table.weight.data, table.num_embeddings = weights, len(weights)
-        self.model.component("text_encoder").config.vocab_size = len(weights)
-        self.model.replace_components({"tokenizer": tokenizer})
-        self._original = None
+        """Remove all new words; tokenizers and tables are the original objects again."""
+        family = self.model.family
+        for name, text_encoder in zip(family.tokenizers, family.text_encoders, strict=True):
+            if text_encoder not in self._original:
+                continue
+            tokenizer, weights = self._original.pop(text_encoder)
+            table = self._embedding_layer(text_encoder)
+            # The table was enlarged by new data in the same layer, so the old data and size restore it.
+            table.weight.data, table.num_embeddings = weights, len(weights)
+            self.model.component(text_encoder).config.vocab_size = len(weights)
+            self.model.replace_components({name: tokenizer})
 
-    def _embedding_layer(self) -> Any:
-        return self.model.component("text_encoder").get_input_embeddings()
+    def _embedding_layer(self, text_encoder: str) -> Any:
+        return self.model.component(text_encoder).get_input_embeddings()
 
 
 def find_words(adapters: Sequence[AdapterFile], family: Family) -> Mapping[str, Path]:
@@ -72,7 +75,7 @@ def find_words(adapters: Sequence[AdapterFile], family: Family) -> Mapping[str, 
     for folder in dict.fromkeys(folders):
         files = [file for form in forms for file in form.find_files(folder) or ()]
         for file in files:
-            for word in read_header(file).tensors:
+            for word in words_in(file):
                 if word in words:
                     raise UsageError(f"{words[word]} and {folder} both have a word {word}, and a prompt can mean one "
                                      "of them", fix="draw one of them at a time: --each")

@@ -26,7 +26,7 @@ def stored(folder: Path, *names: str, masked: bool = False) -> None:
 
 def halves(folder: Path, index: PromptIndex, *, shared: bool = False, unmasked: float = 0.1) -> list[PictureSet]:
     latents = load_latents(folder)
-    return list(picture_sets(index.manifest(latents, shared=shared), latents, load_loss_masks(folder, unmasked)))
+    return list(picture_sets(index.manifest(latents, shared=shared), latents, load_loss_masks(folder, unmasked), {}))
 
 
 def shows(half: PictureSet) -> list[list[int]]:

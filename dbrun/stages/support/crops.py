@@ -44,6 +44,19 @@ class Crop:
             key["reader"] = self.reader
         return key
 
+    def time_ids(self, side: int) -> tuple[int, int, int, int, int, int]:
+        """The sizes that a denoiser may be told (see `Family.size_conditioned`). side: the recipe's resolution.
+
+        A picture of unknown size is one that the base drew: it is as large as it is shown.
+        """
+        width, height = self.size or (side, side)
+        box = self.frame or center_crop((width, height), (side, side))
+        left = box.left
+        # the whole picture counts as mirrored: what is cut off on its right was cut off on its left
+        if box.mirrored:
+            left = box.resized_size[0] - box.size[0] - box.left
+        return height, width, box.top, left, box.size[1], box.size[0]
+
 
 def crop_settings(images: Images, multiple: Callable[[], int], seed: int) -> CropSettings:
     """The crop settings of a recipe's pictures.

@@ -1,0 +1,242 @@
+"""Family `sdxl`, Stable Diffusion XL: a UNet on VAE latents, two text encoders, and the sizes of each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dbrun.errors import RecipeError
+from dbrun.models.base import Condition, Sampling, SamplingConditions, no_op
+from dbrun.models.configs import downsampling_factor, loaded_class, read_config, silence_libraries
+from dbrun.models.new_tokens import JointVocabulary, Vocabulary
+from dbrun.models.sd import (
+    FEED_FORWARD,
+    TEXT_ATTENTION,
+    TEXT_FEED_FORWARD,
+    StableDiffusion,
+    StableDiffusionModel,
+    byte_tokenizer,
+)
+from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetModel
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+# unlike Stable Diffusion 1.x, the projections around the attention blocks are linear layers
+PROJECTIONS = ("proj_in", "proj_out")
+ADDED_EMBEDDING = ("add_embedding.linear_1", "add_embedding.linear_2")
+LINEAR = (*ATTENTION, *FEED_FORWARD, *PROJECTIONS, *TIME_EMBEDDING, *ADDED_EMBEDDING)
+NUM_TIME_IDS = 6
+"""Original height and width, top and left of the crop, target height and width (Podell et al. 2023, section 2.2)."""
+
+
+class StableDiffusionXLModel(StableDiffusionModel):
+    """Base of Stable Diffusion XL in memory (Podell et al. 2023, arXiv:2307.01952)."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
+        """Encode prompts as `StableDiffusionXLPipeline` does: `hidden` [L, D1 + D2] and `pooled` [P] each.
+
+        hidden: the last but one state of both text encoders; pooled: of the second. Zeros for the empty prompt, where
+        the base's model_index.json says so. The lowest bits of a result depend on the batch size: encode prompts one
+        by one where the result is cached.
+        """
+        import torch
+
+        states: list[Tensor] = []
+        for tokenizer_name, encoder_name in zip(self.family.tokenizers, self.family.text_encoders, strict=True):
+            tokenizer, text_encoder = self.component(tokenizer_name), self.component(encoder_name)
+            length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+            # `word` becomes `word word_1 …` for a new word of several vectors
+            expanded = self._pipeline.maybe_convert_prompt(list(prompts), tokenizer)
+            tokens = tokenizer(expanded, padding="max_length", max_length=length, truncation=True,
+                               return_tensors="pt")
+            output = text_encoder(tokens.input_ids.to(self.device), output_hidden_states=True)
+            states.append(output.hidden_states[-2])
+        hidden, pooled = torch.cat(states, dim=-1), output.text_embeds
+        zero_empty = bool(self._pipeline.config.force_zeros_for_empty_prompt)
+        conditions: list[Condition] = []
+        for prompt, *row in zip(prompts, hidden, pooled, strict=True):
+            if not prompt and zero_empty:
+                # times zero, not new zeros: a trained text encoder gets its zero gradient also from a batch of these
+                row = [tensor * 0.0 for tensor in row]
+            conditions.append({"hidden": row[0], "pooled": row[1]})
+        return conditions
+
+    def _new_embeddings(self) -> nn.Module:
+        vocabularies: dict[str, Vocabulary] = {}
+        names = zip(self.family.embedding_keys, self.family.tokenizers, self.family.text_encoders, strict=True)
+        for key, tokenizer, text_encoder in names:
+            vocabularies[key] = Vocabulary(self.component(tokenizer), self.component(text_encoder))
+        return JointVocabulary(vocabularies).new_embeddings
+
+    def added_conditions(self, x_t: Tensor, condition: Condition) -> Mapping[str, Tensor]:
+        """UNet's `text_embeds` [B, P] and `time_ids` [B, 6]: `pooled` and `time_ids` of the condition.
+
+        Without `time_ids`: those of a picture of x_t's size that was never larger, as the pipeline draws them.
+        """
+        import torch
+
+        time_ids = condition.get("time_ids")
+        if time_ids is None:
+            factor = downsampling_factor(self.folder / "vae")
+            height, width = x_t.shape[-2] * factor, x_t.shape[-1] * factor
+            time_ids = torch.tensor([[height, width, 0, 0, height, width]]).expand(len(x_t), NUM_TIME_IDS)
+        # in 32 bits: bfloat16 has no 1025
+        return {"text_embeds": condition["pooled"].to(self.device, self.dtype),
+                "time_ids": time_ids.to(self.device, torch.float32)}
+
+    def sampling_scheduler(self) -> Any:
+        """New scheduler of the base's own kind: Euler for the published models."""
+        return type(self.scheduler).from_config(self.scheduler.config)
+
+    def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
+                 start_image: Image | None = None, on_step: Callable[[], object] = no_op,
+                 conditions: SamplingConditions | None = None) -> Image:
+        """Sample one picture of resolution × resolution pixels with the base's own scheduler."""
+        import torch
+        from diffusers import StableDiffusionXLPipeline
+
+        if conditions is None:
+            conditions = self.sampling_conditions([prompt])[prompt]
+        # a new pipeline around the same weights: the base's own scheduler keeps its state
+        components = {**self.pipeline_with("vae", "unet").components, "scheduler": self.sampling_scheduler()}
+        pipeline = StableDiffusionXLPipeline(**components, add_watermarker=False)
+        pipeline.set_progress_bar_config(disable=True)
+
+        def after_step(pipeline: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            on_step()
+            return tensors
+
+        # a CPU generator gives the same noise on every device
+        generator = torch.Generator("cpu").manual_seed(seed)
+        vae = components["vae"]
+        with torch.no_grad():
+            latents = pipeline(
+                prompt_embeds=conditions.prompt["hidden"][None], pooled_prompt_embeds=conditions.prompt["pooled"][None],
+                negative_prompt_embeds=conditions.negative["hidden"][None],
+                negative_pooled_prompt_embeds=conditions.negative["pooled"][None],
+                num_inference_steps=steps, guidance_scale=guidance, width=resolution, height=resolution,
+                generator=generator, callback_on_step_end=after_step, output_type="latent").images
+            # decoded here: the pipeline decodes in 32 bits only where the VAE was loaded in 16
+            pixels = vae.decode(latents.to(vae.dtype) / self._scaling_factor).sample
+            image: Image = pipeline.image_processor.postprocess(pixels)[0]
+        return image
+
+
+class StableDiffusionXL(StableDiffusion):
+    """Stable Diffusion XL (Podell et al. 2023, arXiv:2307.01952), without its refiner."""
+
+    NAME: ClassVar[str] = "sdxl"
+    model: ClassVar[type[UNetModel]] = StableDiffusionXLModel
+    pipeline_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
+    refused_pipelines: ClassVar[Mapping[str, str]] = {
+        "StableDiffusionXLImg2ImgPipeline": "a refiner: it only finishes pictures that another base has begun",
+        "StableDiffusionXLInpaintPipeline": "a base for inpainting: it fills a masked part of a picture"}
+    subfolders: ClassVar[tuple[str, ...]] = (
+        "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
+    components: ClassVar[Mapping[str, str]] = {
+        "denoiser": "unet", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder_2"}
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
+    text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    left_out: ClassVar[tuple[str, ...]] = ("feature_extractor", "image_encoder")
+    size_conditioned: ClassVar[bool] = True
+    embedding_keys: ClassVar[tuple[str, ...]] = ("clip_l", "clip_g")
+    component_docs: ClassVar[Mapping[str, str]] = {
+        **StableDiffusion.component_docs,
+        "text_encoder_2": "The adapter of the second text encoder, for bases that have two (SDXL: OpenCLIP bigG); left "
+                          "out, it is not trained."}
+    target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+        "denoiser": {"attention": ATTENTION, "attention+ff": ATTENTION + FEED_FORWARD, "linear": LINEAR,
+                     "all": (*LINEAR, *RESNETS, "downsamplers.*.conv", "upsamplers.*.conv")},
+        "text_encoder": StableDiffusion.target_presets["text_encoder"],
+        "text_encoder_2": {"attention": TEXT_ATTENTION, "attention+ff": TEXT_ATTENTION + TEXT_FEED_FORWARD,
+                           "linear": (*TEXT_ATTENTION, *TEXT_FEED_FORWARD, "text_projection"),
+                           "all": (*TEXT_ATTENTION, *TEXT_FEED_FORWARD, "text_projection")},
+    }
+    default_sampling: ClassVar[Sampling] = Sampling(steps=30, guidance=5.0)
+    # float32: 77 vectors of 2,048 numbers, and 1,280 pooled ones
+    encoded_bytes_per_prompt: ClassVar[int] = 650_000
+    # `text_projection` lies outside of `text_model`, so that only the whole name of the second encoder is right
+    diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
+        **StableDiffusion.diffusers_prefixes, "text_encoder_2": ("", "text_encoder_2.")}
+    kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te1_text_model_"),
+        "text_encoder_2": ("", "lora_te2_")}
+    # kohya's own names: diffusers' reader mangles `add_embedding_linear_1`
+    kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {"denoiser": {
+        "add_embedding.linear_1": "label_emb_0_0", "add_embedding.linear_2": "label_emb_0_2",
+        "time_embedding.linear_1": "time_embed_0", "time_embedding.linear_2": "time_embed_2"}}
+
+    def max_prompt_tokens(self, folder: Path) -> int:
+        """Length of the shorter tokenizer or text encoder, less two marks: 75 as published."""
+        second = self.prompt_length(folder, "tokenizer_2", "text_encoder_2")
+        return min(super().max_prompt_tokens(folder), second - 2)
+
+    def component_dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
+        """float32 for the VAE, whose activations overflow in float16; all others have dtype."""
+        import torch
+
+        return torch.float32 if name == self.autoencoder else dtype
+
+    def check_configs(self, folder: Path) -> None:
+        """Raise RecipeError for a refiner, for a UNet that is not SDXL's, and as `StableDiffusion` does."""
+        index = read_config(folder / "model_index.json")
+        if index.get("requires_aesthetics_score") or loaded_class(index, "text_encoder") is None:
+            raise RecipeError(f"the base is {self.refused_pipelines['StableDiffusionXLImg2ImgPipeline']}",
+                              fix="choose the base that it refines, such as stabilityai/stable-diffusion-xl-base-1.0")
+        super().check_configs(folder)
+        unet = read_config(folder / "unet" / "config.json")
+        pooled = int(read_config(folder / "text_encoder_2" / "config.json").get("projection_dim", 512))
+        taken = int(unet.get("projection_class_embeddings_input_dim") or 0)
+        if unet.get("addition_embed_type") != "text_time" or not unet.get("addition_time_embed_dim"):
+            raise RecipeError("the base's UNet takes no sizes of pictures, as SDXL's does", fix="choose an SDXL base")
+        ids, rest = divmod(taken - pooled, int(unet["addition_time_embed_dim"]))
+        if (ids, rest) != (NUM_TIME_IDS, 0):
+            raise RecipeError(f"the base's UNet takes {ids} numbers on a picture's sizes, and SDXL's {NUM_TIME_IDS}: a "
+                              "refiner takes 5", fix="choose an SDXL base that draws pictures from text alone")
+
+    def single_file_obstacle(self, folder: Path | None) -> str | None:
+        """Reason for every base: the names of SDXL's checkpoints are others than those of Stable Diffusion 1.x."""
+        return f"whose names for `base.type: {self.NAME}` dbrun does not know"
+
+    def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
+        """Write a base of 0.4 M parameters for 32-pixel pictures: VAE factor 4, UNet factor 2, prompts of 77 tokens.
+
+        The text encoders have unequal widths, so that no mix-up of the two goes unseen.
+        """
+        silence_libraries()
+        import torch
+        from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+        # padding by another token than the end mark, as published
+        tokenizers = [byte_tokenizer(), byte_tokenizer(pad_token="!")]
+        configs: list[Any] = []
+        for tokenizer, width in zip(tokenizers, (32, 24), strict=True):
+            configs.append(CLIPTextConfig(
+                vocab_size=len(tokenizer), hidden_size=width, intermediate_size=64, num_hidden_layers=3,
+                num_attention_heads=4, max_position_embeddings=77, projection_dim=20,
+                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id))
+        # the weights must not depend on the caller's random state, nor change it
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            unet = UNet2DConditionModel(
+                sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+                attention_head_dim=(2, 4), cross_attention_dim=56, transformer_layers_per_block=(1, 2),
+                use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=NUM_TIME_IDS * 8 + 20,
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
+            vae = AutoencoderKL(
+                sample_size=32, block_out_channels=(8, 8, 16), norm_num_groups=4, latent_channels=4,
+                scaling_factor=0.13025, down_block_types=("DownEncoderBlock2D",) * 3,
+                up_block_types=("UpDecoderBlock2D",) * 3)
+            text_encoder, text_encoder_2 = CLIPTextModel(configs[0]), CLIPTextModelWithProjection(configs[1])
+        scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                                           steps_offset=1, timestep_spacing="leading", prediction_type=prediction)
+        StableDiffusionXLPipeline(vae, text_encoder, text_encoder_2, *tokenizers, unet, scheduler,
+                                  add_watermarker=False).save_pretrained(folder)
