@@ -99,7 +99,7 @@ WRONG = [
      ["objective.timesteps.low: found 600 with `high: 300`", "→ write a `low` below 300, or a `high` above 600"]),
     ("train:", "objective: {timesteps: {type: early, strength: 1}}\ntrain:", ["allowed: a number greater than 1"]),
     ("steps: 300", "snr_gamma: 5", ["here it is called 'objective.weighting'"]),
-    ("steps: 300", "precision: bf61", ["found 'bf61', allowed: fp32, bf16 or fp16; did you mean 'bf16'?"]),
+    ("steps: 300", "precision: bf61", ["found 'bf61', allowed: auto, fp32, bf16 or fp16; did you mean 'bf16'?"]),
     ("[diffusers, peft]", "[diffusers, pft]", ["r.yaml:15:21 export.1: found 'pft'", "did you mean 'peft'?"]),
     ("[diffusers, peft]", "diffusers",
      ["export: found 'diffusers', allowed: a list of diffusers, peft, kohya, component, merged, single_file or"]),
