@@ -12,6 +12,7 @@ import typer
 
 from dbrun.errors import DbrunError, UsageError, is_out_of_memory
 from dbrun.secrets import redact_secrets
+from dbrun.ui.streams import OutputLost
 from dbrun.ui.terminal import print_error, print_result
 
 EVENT_VERBS = ("run", "stage")
@@ -23,7 +24,10 @@ def report_error(error: Exception, words: Sequence[str]) -> int:
     reported = error if isinstance(error, DbrunError) else usage_error(error) or bug_report(error)
     # The verbs of events have written the failure already; with --dry-run they write no events.
     if "--json" in words and (words[0] not in EVENT_VERBS or "--dry-run" in words):
-        print_result(json.dumps({"format_version": 1, "error": reported.as_json()}, indent=1))
+        try:
+            print_result(json.dumps({"format_version": 1, "error": reported.as_json()}, indent=1))
+        except OutputLost as lost:
+            print_error(lost)
     print_error(reported)
     return reported.exit_code
 

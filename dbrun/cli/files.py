@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import DbrunError, RecipeError, UsageError
+from dbrun.input_file import MAX_JSON_BYTES, file_exists, folder_exists, read_file
 from dbrun.ui.terminal import print_error, print_result, print_status
 
 if TYPE_CHECKING:
@@ -149,10 +150,10 @@ def schema_is_current(file: Path) -> bool:
     """Whether file holds the JSON schema of this dbrun; if not, print the command that writes it."""
     from dbrun.recipe.checks.json_schema import schema_text
 
-    if not file.is_file():
+    if not file_exists(file):
         print_status(f"there is no file {file}\n  → dbrun schema > {file}")
         return False
-    if file.read_text(encoding="utf-8") == schema_text():
+    if read_file(file, MAX_JSON_BYTES).decode(errors="replace") == schema_text():
         return True
     print_status(f"{file} is not the schema of this version\n  → dbrun schema > {file}")
     return False
@@ -215,7 +216,7 @@ def _parse_labelled(word: str) -> tuple[str, Path]:
     """The label and the folder of FOLDER or LABEL=FOLDER; without a label, the folder's name."""
     label, equals, folder = word.partition("=")
     # A folder's own name may hold an equals sign.
-    if equals and not Path(word).is_dir():
+    if equals and not folder_exists(Path(word)):
         return label, Path(folder)
     # Resolved, so that `.` has a name.
     return Path(word).resolve().name, Path(word)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbrun.cli.complete import YAML_SUFFIXES
 from dbrun.errors import UsageError
+from dbrun.input_file import file_exists, open_file
+from dbrun.naming import YAML_SUFFIXES
 from dbrun.recipe.load import EXPORT_SUFFIX
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def parse_request_from(recipe: Path | None, overrides: Sequence[str] | None, pro
     from_: a stage; or an exported file, which then is the recipe, and the returned stage is None.
     """
     if from_ is None or not from_.endswith(EXPORT_SUFFIX):
-        if recipe is None or ("=" in str(recipe) and not recipe.is_file()):
+        if recipe is None or ("=" in str(recipe) and not file_exists(recipe)):
             raise _no_recipe_error([*_find_recipes(Path("recipes")), *_find_recipes(Path())])
         return parse_request(recipe, overrides, profiles), from_
     words = list(overrides or ())
@@ -103,7 +104,7 @@ def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 def split_recipes(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     """The recipes among words, and the `key=value` overrides."""
     # A file's name may hold an equals sign.
-    overrides = [word for word in words if "=" in word and not Path(word).is_file()]
+    overrides = [word for word in words if "=" in word and not file_exists(Path(word))]
     return [Path(word) for word in words if word not in overrides], overrides
 
 
@@ -115,7 +116,7 @@ def default_request(store: Store) -> tuple[RecipeRequest, str]:
     from dbrun.plan.history import last_run
 
     last = last_run(store)
-    if last is not None and Path(last.path).is_file():
+    if last is not None and file_exists(Path(last.path)):
         return RecipeRequest(Path(last.path), last.overrides, last.profiles), "the recipe last run here"
     recipes = _find_recipes(Path("recipes"))
     if len(recipes) == 1:
@@ -132,7 +133,7 @@ def _find_recipes(folder: Path) -> list[Path]:
 
 def _is_recipe(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             # The beginning is enough, and a YAML file of data may be huge.
             return RECIPE_MARKER.search(file.read(65536)) is not None
     except OSError:

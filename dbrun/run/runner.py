@@ -142,11 +142,14 @@ class _Run:
         traces, ran = self._run_stages(plan)
         delivering = self.scope.delivering_stages
         # Worth a note only if no stage ran: then the user or another recipe had changed the folder.
-        if target is not None and self._deliver(traces, target) and not set(delivering) & set(ran):
+        has_delivered = target is not None and self._deliver(traces, target)
+        if has_delivered and not set(delivering) & set(ran):
             self.dispatch(Note(delivering[-1], f"{target} written again"))
         seconds = round(time.monotonic() - began, 3)
         outputs = str(target) if target else None
         self.dispatch(RunFinished(len(ran), len(traces) - len(ran), seconds, outputs))
+        if not ran and not has_delivered:
+            self.run_log.mark_noop()
         reused = tuple(name for name in traces if name not in ran)
         artifacts = {name: self._artifact(trace) for name, trace in traces.items()}
         return RunResult(run_id, self.run_log.folder, tuple(ran), reused, artifacts, target, seconds)

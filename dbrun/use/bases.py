@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from dbrun.errors import RecipeError, UsageError
+from dbrun.input_file import file_exists, read_json
 from dbrun.models.base import Family, Model, families
 from dbrun.naming import HUB_ID
 from dbrun.plan.device import resolve_numerics
@@ -79,11 +81,10 @@ def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], sto
     hub = parse_hub_identity(recorded["identity"])
     if hub:
         repo, commit = hub
-        return _find_or_download(Base(type=recorded["type"], path=repo, revision=commit, variant=recorded["variant"]),
-                                 store)
+        return _find_or_download(_recorded_base(recorded, repo, commit), store)
     for path in (EMBEDDED, *_recorded_paths(places)):
         try:
-            candidate = _find_or_download(Base(type=recorded["type"], path=path, variant=recorded["variant"]), store)
+            candidate = _find_or_download(_recorded_base(recorded, path, None), store)
         except RecipeError:
             continue
         # A path proves nothing: other weights may be there now.
@@ -91,6 +92,15 @@ def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], sto
             return candidate
     raise UsageError(f"the adapter was trained on a base in a folder ({recorded['identity'][:18]}…), and no record "
                      "names its path", fix="name it: --base FOLDER")
+
+
+def _recorded_base(recorded: Mapping[str, Any], path: str, revision: str | None) -> Base:
+    """The recorded base at a path. Raises RecipeError where the record holds what no recipe may."""
+    try:
+        return Base(type=recorded["type"], path=path, revision=revision, variant=recorded["variant"])
+    except ValidationError as error:
+        raise RecipeError(f"an adapter was trained on a base that this dbrun does not know: type "
+                          f"{recorded['type'][:40]!r}, {path[:80]!r}", fix="name a base: --base FOLDER") from error
 
 
 def _recorded_paths(places: Sequence[Path]) -> list[str]:
@@ -112,7 +122,7 @@ def _base_of_option(asked: str, trained: Sequence[Mapping[str, Any]], store: Sto
     path, _, revision = asked.partition("@")
     folder = Path(asked).expanduser()
     # A folder wins over a repository: `owner/name` can be both.
-    if (folder / "model_index.json").is_file() or not HUB_ID.fullmatch(path):
+    if file_exists(folder / "model_index.json") or not HUB_ID.fullmatch(path):
         return _find_or_download(Base(type=_detect_family(folder) or _base_type(trained), path=asked), store)
     return _find_or_download(Base(type=_base_type(trained), path=path, revision=revision or None), store)
 
@@ -120,14 +130,14 @@ def _base_of_option(asked: str, trained: Sequence[Mapping[str, Any]], store: Sto
 def _base_type(trained: Sequence[Mapping[str, Any]]) -> str:
     """Family that the adapters were trained on; without provenance the first that other programs train for, too."""
     if trained:
-        return str(trained[0]["type"])
+        return _recorded_base(trained[0], EMBEDDED, None).type
     return next(family.NAME for family in families().values() if family.kohya_prefixes)
 
 
 def _detect_family(folder: Path) -> str | None:
     """Family of a pipeline in a folder, by its class name; None if it is no pipeline of a known class."""
     try:
-        pipeline = json.loads((folder / "model_index.json").read_bytes())["_class_name"]
+        pipeline = read_json(folder / "model_index.json")["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     for family in families().values():
