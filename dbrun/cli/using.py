@@ -25,7 +25,7 @@ SAMPLES_FOLDER = Path("samples")
 """The folder that `sample` writes a folder for each prompt into by default."""
 
 
-def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, precision: str,
+def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, like: str | None, precision: str,
                  output: Path | None) -> None:
     """Sample a prompt with adapters; print the path of the picture grid. words: the adapters, then the prompt."""
     from contextlib import closing
@@ -39,7 +39,7 @@ def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, pr
 
     adapters, prompt = split_adapters_and_prompt(words)
     request = replace(wish, prompt=prompt)
-    local_base = _find_base(adapters, base)
+    local_base = _find_base(adapters, base, like)
     # For their errors only: all that can be wrong is known before the base, which takes a minute, is loaded.
     resolve_settings(request, adapters, local_base)
     if not request.each:
@@ -69,7 +69,8 @@ def check_precision(word: str) -> str:
     return word
 
 
-def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None, output: Path) -> None:
+def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None, like: str | None,
+                output: Path) -> None:
     """Merge adapters into one file, and print its path. Raises UsageError.
 
     words: ADAPTER[:WEIGHT]; how: concatenated, linear or full; to: the format's name, None for the default.
@@ -91,7 +92,7 @@ def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None
     if len(words) < 2 and not full:
         raise UsageError("found one adapter, and merging needs two or more", fix="dbrun merge A:0.7 B:0.5 -o C")
     files = [find_adapter(word) for word in words]
-    local_base = _find_base(files, base)
+    local_base = _find_base(files, base, like)
     document = {"format_version": 1, "merged": {"how": how, "of": [_source_record(file) for file in files]}}
     if full:
         difference = write_sum(files, local_base, _output_path(output, form), document)
@@ -130,7 +131,7 @@ def _merge_loras(files: Sequence[AdapterFile], how: str, local_base: LocalBase, 
     return write_adapter_file(merged, local_base, form, target, document, exact_sources)
 
 
-def convert_file(word: str, to: str, base: str | None, output: Path | None) -> None:
+def convert_file(word: str, to: str, base: str | None, like: str | None, output: Path | None) -> None:
     """Write an adapter in another format, print what is lost, and its path. word: ADAPTER. Raises UsageError."""
     from dbrun.formats.model_card import compatibility_warnings
     from dbrun.use.adapter_files import find_adapter
@@ -146,7 +147,7 @@ def convert_file(word: str, to: str, base: str | None, output: Path | None) -> N
     if file.weight != 1:
         raise UsageError(f"found the weight {file.weight:g}, and a conversion changes no weight",
                          fix=f"dbrun merge {word} OTHER -o C")
-    local_base = _find_base([file], base)
+    local_base = _find_base([file], base, like)
     adapters = _open_adapter(file, local_base)
     target = _output_path(output or file.place.with_name(f"{file.label}-{form.NAME}"), form)
     # An adapter that dbrun trained keeps its provenance; of any other, its format and digest are all that is known.
@@ -180,7 +181,7 @@ def push_folder(folder: Path, repo: str, *, public: bool, dry_run: bool) -> None
         print_result(upload(prepared))
 
 
-def _find_base(files: Sequence[AdapterFile], base: str | None) -> LocalBase:
+def _find_base(files: Sequence[AdapterFile], base: str | None, like: str | None) -> LocalBase:
     """The base to use these adapters with; base: the one that the user named. Raises if one of them does not fit it."""
     from dbrun.store.store import current_store
     from dbrun.use.bases import choose_base
@@ -188,7 +189,7 @@ def _find_base(files: Sequence[AdapterFile], base: str | None) -> LocalBase:
     # Before torch is imported: see `run_recipe`.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     local_base, notes = choose_base([file.document for file in files], base, [file.place for file in files],
-                                    current_store())
+                                    current_store(), like)
     # For its error: an adapter without anything for this family of bases is refused before the base is loaded.
     for file in files:
         file.components(local_base.family)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dbrun.diffusion.process import DiffusionProcess
+    from dbrun.models.ldm_layouts import Layout
 
 Condition = Mapping[str, "Tensor"]
 """Conditioning of the denoiser by a prompt: named tensors, such as `hidden` [L, D]; batched, [B, L, D]."""
@@ -120,6 +121,8 @@ class Family:
     """Allowed values of `train.class_labels`; the first is what the diffusers pipeline uses when it samples."""
     class_labels_doc: ClassVar[str] = ""
     """Text of `train.class_labels` in the recipe's schema; empty where there is nothing to choose."""
+    checkpoint_layouts: ClassVar[tuple[Layout, ...]] = ()
+    """Layouts of checkpoints of one file that are read; empty for a family that has none."""
     start_image_reason: ClassVar[str | None] = None
     """Why `generate` needs a start image, a clause such as "enlarges pictures"; None where a prompt is enough."""
 
@@ -193,6 +196,10 @@ class Family:
         folder: the base's folder, whose configs are read without torch; None while it is not known yet.
         """
         return f"which no other program reads for `base.type: {self.NAME}`"
+
+    def written_layout(self, folder: Path) -> Layout:
+        """One of `checkpoint_layouts`, in which the base in folder is written as one file; without torch."""
+        raise NotImplementedError
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
         """Write a tiny base of the real classes with seeded random weights, for tests.
