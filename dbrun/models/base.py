@@ -5,7 +5,7 @@ Stages and the training loop use only these two classes and never compare with a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,6 +196,13 @@ class Family:
         folder: the base's folder, whose configs are read without torch; None while it is not known yet.
         """
         return f"which no other program reads for `base.type: {self.NAME}`"
+
+    def original_layer_names(self, folder: Path, component: str, names: Iterable[str]) -> Mapping[str, str]:
+        """Layer's name on a component's module -> its name in the original release, which kohya's trainers can write.
+
+        folder: the base's. Empty where the two are the same, or where nobody writes the original ones.
+        """
+        return {}
 
     def written_layout(self, folder: Path) -> Layout:
         """One of `checkpoint_layouts`, in which the base in folder is written as one file; without torch."""

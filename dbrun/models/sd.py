@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -180,6 +180,15 @@ class StableDiffusion(UNetFamily):
             raise RecipeError(f"the base's UNet takes {taken} channels and its VAE gives {given}: it is not a "
                               "text-to-image base",
                               fix="choose a base that is not for inpainting")
+
+    def original_layer_names(self, folder: Path, component: str, names: Iterable[str]) -> Mapping[str, str]:
+        """Names of the UNet's layers as kohya's trainers write them for SDXL, such as `input_blocks.4.1.proj_in`."""
+        from dbrun.models.ldm_keys import unet_key
+
+        if self.components[component] != "unet":
+            return {}
+        config, end = read_config(folder / "unet" / "config.json"), ".weight"
+        return {name: unet_key(name + end, config).removesuffix(end) for name in names}
 
     def written_layout(self, folder: Path) -> Layout:
         """Layout by the UNet's config, as diffusers' readers tell 1.x and 2.x apart."""
