@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dbrun.errors import UsageError
 from dbrun.options.precision import PRECISIONS
 from dbrun.ui.terminal import pluralize, print_result, print_status, print_warning
+from dbrun.use.without_recipe import without_recipe_keys
 
 if TYPE_CHECKING:
     from dbrun.formats.base import Format
@@ -25,6 +26,7 @@ SAMPLES_FOLDER = Path("samples")
 """The folder that `sample` writes a folder for each prompt into by default."""
 
 
+@without_recipe_keys()
 def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, like: str | None, precision: str,
                  output: Path | None) -> None:
     """Sample a prompt with adapters; print the path of the picture grid. words: the adapters, then the prompt."""
@@ -34,7 +36,7 @@ def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, li
     from dbrun.events import Progress
     from dbrun.ui.progress import make_reporter
     from dbrun.use.adapter_files import split_adapters_and_prompt
-    from dbrun.use.sample import draw, resolve_settings, save
+    from dbrun.use.sample import check_output, draw, resolve_settings, save
     from dbrun.use.trigger_words import find_words
 
     adapters, prompt = split_adapters_and_prompt(words)
@@ -42,6 +44,8 @@ def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, li
     local_base = _find_base(adapters, base, like)
     # For their errors only: all that can be wrong is known before the base, which takes a minute, is loaded.
     resolve_settings(request, adapters, local_base)
+    folder = output or SAMPLES_FOLDER / _folder_name(prompt)
+    check_output(folder)
     if not request.each:
         find_words(adapters, local_base.family)
     labels = " + ".join(adapter.label for adapter in adapters)
@@ -52,7 +56,6 @@ def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, li
             reporter(Progress("sample", done, total, "pictures"))
 
         pictures = draw(request, adapters, local_base, model, on_progress)
-    folder = output or SAMPLES_FOLDER / _folder_name(prompt)
     print_result(str(save(folder, pictures, request, adapters, local_base)))
 
 
@@ -69,6 +72,7 @@ def check_precision(word: str) -> str:
     return word
 
 
+@without_recipe_keys()
 def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None, like: str | None,
                 output: Path) -> None:
     """Merge adapters into one file, and print its path. Raises UsageError.
@@ -131,6 +135,7 @@ def _merge_loras(files: Sequence[AdapterFile], how: str, local_base: LocalBase, 
     return write_adapter_file(merged, local_base, form, target, document, exact_sources)
 
 
+@without_recipe_keys()
 def convert_file(word: str, to: str, base: str | None, like: str | None, output: Path | None) -> None:
     """Write an adapter in another format, print what is lost, and its path. word: ADAPTER. Raises UsageError."""
     from dbrun.formats.model_card import compatibility_warnings
@@ -190,9 +195,9 @@ def _find_base(files: Sequence[AdapterFile], base: str | None, like: str | None)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     local_base, notes = choose_base([file.document for file in files], base, [file.place for file in files],
                                     current_store(), like)
-    # For its error: an adapter without anything for this family of bases is refused before the base is loaded.
+    # Before the base is loaded, which can take a minute.
     for file in files:
-        file.components(local_base.family)
+        file.check_base(local_base)
     for note in notes:
         print_warning(str(note))
     return local_base

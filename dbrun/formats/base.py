@@ -125,7 +125,7 @@ class Format:
         """
         from dbrun.formats.merge_weights import merged_weights
 
-        yield from merged_weights(self.read, folder, model, components)
+        yield from merged_weights(self.NAME, self.read, folder, model, components)
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Load the files in folder onto a fresh base, through the format's own library."""

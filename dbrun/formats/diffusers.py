@@ -73,7 +73,7 @@ class DiffusersFormat(Format):
         if not own:
             parts = ", ".join(sorted({name.partition(".")[0] for name in names})) or "nothing"
             raise RecipeError(f"{file} holds no weights of `{prefix.rstrip('.')}`, the {component}; it holds {parts}",
-                              fix=f"take `adapt.{component}.init` away, or name another file")
+                              fix="name another file")
         other = [name for name in own if "lora" not in name]
         if other:
             raise RecipeError(f"{file} holds other weights than LoRA's, such as {other[0]}",

@@ -81,16 +81,7 @@ class EmbeddingFormat(Format):
 
     def loaded_weights(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Word -> the rows [n, D] of the text encoder's table for its tokens; unknown words are left out."""
-        vocabulary = module.vocabulary
-        assert isinstance(vocabulary, Vocabulary | JointVocabulary)
-        loaded = {}
-        for name, vectors in written.items():
-            try:
-                loaded[name] = vocabulary.known_vectors(name, len(vectors))
-            except KeyError:
-                # The caller reports a word that is missing here as lost in the format.
-                continue
-        return loaded
+        return word_vectors(module, written)
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Model]) -> tuple[Path, ...]:
@@ -168,3 +159,20 @@ def words_in(file: Path) -> tuple[str, ...]:
 def is_token_name(name: str) -> bool:
     """Whether a tensor's name is a new word, such as `<sks>`."""
     return name.startswith(TOKEN_PREFIX) and name.endswith(">")
+
+
+def word_vectors(module: nn.Module, words: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Word -> the rows [n, D] of the text encoder's table for its tokens; unknown words are left out.
+
+    module: of a component of new words; words: word -> vectors, of which only the number counts.
+    """
+    vocabulary = module.vocabulary
+    assert isinstance(vocabulary, Vocabulary | JointVocabulary)
+    found: dict[str, Tensor] = {}
+    for name, vectors in words.items():
+        try:
+            found[name] = vocabulary.known_vectors(name, len(vectors))
+        except KeyError:
+            # The caller reports a word that is missing here as lost in the format.
+            continue
+    return found

@@ -65,17 +65,20 @@ class KohyaFormat(Format):
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """Type of the component's layers; several types are joined by " and "."""
-        names = read_header(files[0]).tensors
-        # "-" begins no layer's name: a component that kohya has no prefix for has no layers in the file.
-        prefix = family.kohya_prefixes.get(component, ("", "-"))[1]
+        names, prefix = read_header(files[0]).tensors, self.weight_prefix(family, component)
         kinds = {layer_type(frozenset(ends), layer) for layer, ends in _group_by_layer(names).items()
                  if layer.startswith(prefix)}
         if not kinds:
             shown = sorted({"_".join(name.split("_")[:2]) + "_…" for name in names})
             raise RecipeError(f"{files[0]} holds no weights of the {component}, which begin with `{prefix}`; it holds "
                               f"{', '.join(shown[:3])}",
-                              fix=f"take `adapt.{component}.init` away, or name another file")
+                              fix="name another file")
         return " and ".join(sorted(kinds))
+
+    def weight_prefix(self, family: Family, component: str) -> str:
+        """The component's prefix in kohya's files, such as `lora_unet_`."""
+        # "-" begins no layer's name: a component that kohya has no prefix for has no layers in the file.
+        return family.kohya_prefixes.get(component, ("", "-"))[1]
 
     def usage(self, family: Family, base: str) -> str | None:
         """Instructions for ComfyUI and A1111."""
@@ -213,7 +216,7 @@ def _read_layers(file: Path, model: Model,
     by_layer = _group_by_layer(tensors)
     unknown = [layer for layer in by_layer if layer not in module_names and not layer.startswith(other_prefixes)]
     if unknown:
-        raise RecipeError(f"{len(unknown)} layers of {file.name} are none of the base's {component}, such as "
+        raise RecipeError(f"{len(unknown)} of its layers are none of the base's {component}, such as "
                           f"{unknown[0]}", fix="name an adapter that was trained on this base")
     for layer, ends in by_layer.items():
         if layer in module_names:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbrun.adapters.attach import DIRECT_ATTRIBUTE
+from dbrun.errors import RecipeError
+from dbrun.formats.reader_errors import FIX, reader_errors
 from dbrun.models.base import Model
+from dbrun.safetensors_header import tensor_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,16 +51,18 @@ def restore_base(model: Model) -> None:
     model.restore()
 
 
-def merged_weights(read: Read, folder: Path, model: Model,
+def merged_weights(form: str, read: Read, folder: Path, model: Model,
                    components: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
-    """Yield changed weights [out, in …] as `Format.changed_weights` does: read, merge layer by layer, restore."""
+    """Yield changed weights [out, in …] as `Format.changed_weights` does: read, merge layer by layer, restore.
+
+    form: the format's name. Raises RecipeError if the library fails, or ignores a weight of the files.
+    """
     import torch
 
     try:
-        with warnings.catch_warnings():
-            # Loading warns of what is intended here, such as keys of components that are not read.
-            warnings.simplefilter("ignore")
+        with reader_errors(form, " and the ".join(components)):
             read(folder, model, components)
+        _check_all_read(form, folder, model)
         for component in components:
             for name, layer in _peft_layers(model.module(component)):
                 weight = layer.get_base_layer().weight
@@ -74,6 +78,22 @@ def merged_weights(read: Read, folder: Path, model: Model,
         # Of all components: a library may put adapters on more than was asked for.
         for module in model.loaded_modules().values():
             remove_adapter(module)
+
+
+def _check_all_read(form: str, folder: Path, model: Model) -> None:
+    """Raise RecipeError if the files in folder hold more weights than the library put onto the model."""
+    from peft import get_peft_model_state_dict
+
+    # Counted only: libraries rename the weights, and round them to the base's dtype. An alpha becomes a scale.
+    written = [name for file in sorted(folder.rglob("*.safetensors")) for name in tensor_shapes(file)
+               if not name.endswith(".alpha")]
+    loaded = 0
+    for module in model.loaded_modules().values():
+        for name in getattr(module, "peft_config", {}):
+            loaded += len(get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False))
+    if loaded < len(written):
+        raise RecipeError(f"{form} finds no place on the base for {len(written) - loaded} of its {len(written)} "
+                          "weights", fix=FIX)
 
 
 def _peft_layers(module: nn.Module) -> list[tuple[str, Any]]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.formats.component import MAX_SHARD_SIZE, ComponentFormat, strip_config_paths
+from dbrun.formats.embedding import word_vectors
 from dbrun.formats.merge_weights import merge_adapter
 from dbrun.models.base import Family, Model
+from dbrun.models.new_tokens import JointVocabulary, Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class MergedFormat(ComponentFormat):
@@ -20,6 +25,10 @@ class MergedFormat(ComponentFormat):
     POSITION: ClassVar[int] = 50
     CONTENT: ClassVar[str] = "a whole pipeline"
     STANDALONE: ClassVar[bool] = False
+
+    def supports(self, family: Family, component: str) -> bool:
+        """Every component, and new words: its tokenizer and its text encoder have them."""
+        return component in (*family.components, *family.token_components)
 
     def usage(self, family: Family, base: str) -> str | None:
         """Instructions with `from_pretrained`; the base is not needed."""
@@ -37,16 +46,30 @@ class MergedFormat(ComponentFormat):
             strip_config_paths(path)
         return tuple(sorted(home.rglob("*.safetensors")))
 
+    def loaded_weights(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The module's weights of these names; for new words, their rows of the text encoder's table."""
+        if hasattr(module, "vocabulary"):
+            return word_vectors(module, written)
+        return super().loaded_weights(module, written)
+
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Replace all components by those of `merged/`, read by the pipeline's own class."""
         model.release(*model.family.weight_components)
         written = model.family.load(folder / self.NAME, device=model.device, dtype=model.dtype)
-        model.replace_components(written.components)
+        model.replace_components(written.pipeline.components)
 
 
 def merge_all(family: Family, adapters: Mapping[str, ComponentAdapter], model: Model) -> Model:
     """The model itself, with all adapters merged into its weights in place."""
     for component, attached in adapters.items():
-        attached.attach_to(model.module(component))
-        merge_adapter(model.module(component))
+        module = model.module(component)
+        attached.attach_to(module)
+        if component not in family.token_components:
+            merge_adapter(module)
+    # Last: a longer table would not fit the weights of a text encoder that learnt in place.
+    for component in adapters:
+        if component in family.token_components:
+            vocabulary = model.module(component).vocabulary
+            assert isinstance(vocabulary, Vocabulary | JointVocabulary)
+            vocabulary.merge_into_table()
     return model

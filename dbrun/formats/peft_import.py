@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from dbrun.adapters.base import Adapter
 from dbrun.adapters.import_adapter import ImportedAdapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
+from dbrun.formats.reader_errors import FIX, reader_errors
 from dbrun.models.base import Model
 
 if TYPE_CHECKING:
@@ -36,20 +36,11 @@ def import_through_peft(form: Format, folder: Path, begins: str, model: Model,
     from safetensors.torch import load_file
 
     module = model.module(component)
-    try:
-        with warnings.catch_warnings():
-            # The checks below say more than the libraries' warnings of unexpected keys.
-            warnings.simplefilter("ignore")
-            form.read(folder, model, (component,))
-    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, OSError) as error:
-        # torch lists every mismatched weight in its message, thousands of lines for a wrong base.
-        reason = " ".join(str(error).split())[:300]
-        raise RecipeError(f"{form.NAME} cannot put the adapter onto the {component}: {reason}",
-                          fix="name an adapter that was trained on this base") from error
+    with reader_errors(form.NAME, component):
+        form.read(folder, model, (component,))
     configs = getattr(module, "peft_config", {})
     if len(configs) != 1:
-        raise RecipeError(f"{form.NAME} puts nothing of the adapter onto the {component}",
-                          fix="name an adapter that was trained on this base")
+        raise RecipeError(f"{form.NAME} puts nothing of the adapter onto the {component}", fix=FIX)
     slot, config = next(iter(configs.items()))
     state = get_peft_model_state_dict(module, adapter_name=slot, save_embedding_layers=False)
     weights = {name: tensor.detach().float().cpu() for name, tensor in state.items()}

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 from dbrun.config_types import subclasses
+from dbrun.models.component_weights import ComponentWeights
 from dbrun.models.configs import SCHEDULER_FILE, loaded_class, read_config
 from dbrun.models.scheduling import check_scheduler_config
 
@@ -51,10 +52,6 @@ def no_op() -> None:
     """Do nothing: the default of an optional callback."""
 
 
-def no_component(name: str) -> None:
-    """No component is in memory already: the default of `Model.find_kept`."""
-
-
 @dataclass(frozen=True)
 class Sampling:
     """Default sampler settings of a base. steps: sampler steps; guidance: scale of classifier-free guidance."""
@@ -87,8 +84,7 @@ class Family:
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
     """Tokenizer of each of `text_encoders`, by its name in model_index.json."""
     size_conditioned: ClassVar[bool] = False
-    """Whether the denoiser is told the sizes of each picture: `predict` takes `time_ids` [B, 6] in pixels, original
-    height and width, top and left of the crop in the resized picture, height and width of the crop."""
+    """Whether `predict` takes `time_ids` [B, 6] in pixels: (height, width) of the original, (top, left), crop size."""
     autoencoder: ClassVar[str | None] = None
     """Autoencoder by its name in model_index.json; None for a family without a latent space."""
     token_components: ClassVar[tuple[str, ...]] = ()
@@ -102,8 +98,7 @@ class Family:
     """Component → (prefix of its layers' names on the module, prefix in a file for the pipeline's
     `load_lora_weights`). A component that `load_lora_weights` ignores is left out."""
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    """Component → (prefix on the module, prefix in a file of kohya's trainers, where the rest of the name has `_` for
-    every `.`). A component that no reader of such files knows is left out."""
+    """Component → (prefix on the module, prefix in kohya's files, which have `_` for `.`); only what readers know."""
     kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     """Component → layer → its name behind the prefix in such a file, where it is another than by that rule."""
     embedding_keys: ClassVar[tuple[str, ...]] = ()
@@ -221,19 +216,15 @@ class Model:
 
     A component's weights are loaded at their first use, and freed by `release`: no step needs all of them at once.
     pipeline: a diffusers pipeline without weights, which holds tokenizers and schedulers; folder, variant: where the
-    weights are loaded from; device, dtype: of every component (see `Family.component_dtype`).
+    weights are loaded from; device, dtype: of every component (see `Family.component_dtype`); weights: those in memory.
     """
 
     def __init__(self, family: Family, pipeline: Any, folder: Path, device: torch.device, dtype: torch.dtype,
                  variant: str | None = None) -> None:
         self.family, self.folder, self.device, self.dtype, self.variant = family, folder, device, dtype, variant
         self._pipeline = pipeline
-        self._weights: dict[str, Any] = {}
-        # every loaded parameter with the tensor that it was loaded with; a reference costs nothing until one changes
-        self._original_data: dict[str, list[tuple[nn.Parameter, Tensor]]] = {}
+        self.weights = ComponentWeights(self._load_component)
         self._vocabulary_sizes = self._count_tokens()
-        self.find_kept: Callable[[str], nn.Module | None] = no_component
-        """Gives an untouched component, on the device, that is in memory already; None to load it."""
         self.new_tokens: dict[str, nn.Module] = {}
         """Trainable vectors of new words by their component's name in recipes, such as `trigger`."""
 
@@ -251,58 +242,29 @@ class Model:
         settings = {name: value for name, value in empty.config.items()
                     if name not in held and not name.startswith("_")}
         # a new one at each call: one that is kept would hold weights that are released here
-        return type(empty)(**{**held, **self._weights}, **settings)
-
-    @property
-    def components(self) -> Mapping[str, Any]:
-        """Components of the whole pipeline by their names in model_index.json; None for one that the base lacks."""
-        found: Mapping[str, Any] = self.pipeline.components
-        return found
+        return type(empty)(**{**held, **self.weights.loaded}, **settings)
 
     def component(self, name: str) -> Any:
         """Component by its name in model_index.json, loaded at the first call. Raises RecipeError."""
         if name not in self.family.weight_components:
             return getattr(self._pipeline, name)
-        if name not in self._weights:
-            self._weights[name] = module = self._load(name)
-            self._original_data[name] = [(parameter, parameter.data) for parameter in module.parameters()]
-        return self._weights[name]
+        return self.weights.get(name)
 
-    def _load(self, name: str) -> nn.Module:
-        """The untouched component, from memory or from the base's files."""
-        import torch
-
-        # whatever mode the first use is in: no adapter could train on tensors made under inference_mode
-        with torch.inference_mode(mode=False):
-            kept = self.find_kept(name)
-            if kept is not None:
-                return kept
-            return self.family.load_component(self.folder, name, device=self.device, variant=self.variant,
-                                              dtype=self.family.component_dtype(name, self.dtype))
+    def _load_component(self, name: str) -> nn.Module:
+        dtype = self.family.component_dtype(name, self.dtype)
+        return self.family.load_component(self.folder, name, device=self.device, dtype=dtype, variant=self.variant)
 
     def loaded_modules(self) -> Mapping[str, nn.Module]:
         """Modules of the adaptable components that are in memory, and of new words, by component."""
         loaded: dict[str, nn.Module] = dict(self.new_tokens)
         for component, name in self.family.components.items():
-            if name in self._weights:
-                loaded[component] = self._weights[name]
+            if name in self.weights.loaded:
+                loaded[component] = self.weights.loaded[name]
         return loaded
 
     def release(self, *names: str) -> None:
         """Free the weights of these components; the next use loads them again, without adapters."""
-        import gc
-
-        import torch
-
-        if self._weights.keys().isdisjoint(names):
-            return
-        for name in names:
-            self._weights.pop(name, None)
-            self._original_data.pop(name, None)
-        # hooks and caches of the libraries make cycles, which only the collector frees
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self.weights.release(names)
 
     @property
     def scheduler(self) -> Any:
@@ -320,19 +282,10 @@ class Model:
         return module
 
     def release_text_encoders(self) -> None:
-        """Free the text encoders, except those that carry trainable weights or new words."""
-        for name in self.family.text_encoders:
-            module = self._weights.get(name)
-            in_use = module is not None and any(parameter.requires_grad for parameter in module.parameters())
-            if not in_use and not self.new_tokens:
-                self.release(name)
-
-    def take_untouched(self, name: str) -> nn.Module | None:
-        """Give up a component that is as it was loaded; None where it is not in memory, or was replaced."""
-        if self._original_data.pop(name, None) is None:
-            return None
-        module: nn.Module = self._weights.pop(name)
-        return module
+        """Free the text encoders, except those that carry adapters, changed weights or new words."""
+        if self.new_tokens:
+            return
+        self.release(*(name for name in self.family.text_encoders if self.weights.is_untouched(name)))
 
     def empty_module(self, component: str) -> nn.Module:
         """Module of an adaptable component on the meta device: names and shapes, without reading any weights."""
@@ -342,8 +295,7 @@ class Model:
         """Replace components of the pipeline, by their names in model_index.json."""
         for name, component in components.items():
             if name in self.family.weight_components:
-                self._weights[name] = component
-                self._original_data.pop(name, None)
+                self.weights.replace(name, cast("nn.Module", component))
             else:
                 setattr(self._pipeline, name, component)
 
@@ -351,7 +303,7 @@ class Model:
         """Make this the untouched base again, bit for bit, once its layers carry no adapter any more.
 
         Parameters get the tensors that they were loaded with; what was replaced, and text encoders with new words, are
-        released. Whoever changes a weight assigns its `data` anew, and never writes into the tensor.
+        released.
         """
         if self._count_tokens() != self._vocabulary_sizes:
             opened = self.family.load(self.folder, device=self.device, dtype=self.dtype, variant=self.variant)
@@ -359,13 +311,7 @@ class Model:
             self._pipeline = opened._pipeline
             self.release(*self.family.text_encoders)
         self.new_tokens.clear()
-        self.release(*(self._weights.keys() - self._original_data.keys()))
-        for parameters in self._original_data.values():
-            for parameter, data in parameters:
-                parameter.data, parameter.grad = data, None
-                parameter.requires_grad_(False)
-        for module in self._weights.values():
-            module.eval()
+        self.weights.restore()
 
     def _count_tokens(self) -> dict[str, int]:
         """Number of tokens of each tokenizer, by its name in model_index.json."""
@@ -450,15 +396,6 @@ def families() -> Mapping[str, Family]:
 def family_names() -> tuple[str, ...]:
     """Names of all families: the allowed values of `base.type`."""
     return tuple(families())
-
-
-def component_docs() -> Mapping[str, str]:
-    """Every adaptable component with its schema text, taken from the first family that has it."""
-    docs: dict[str, str] = {}
-    for family in families().values():
-        for name, text in family.component_docs.items():
-            docs.setdefault(name, text)
-    return docs
 
 
 def class_label_names() -> tuple[str, ...]:

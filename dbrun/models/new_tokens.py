@@ -72,6 +72,27 @@ class Vocabulary:
         parameter: nn.Parameter = self.new_embeddings[word]
         return parameter
 
+    def merge_into_table(self) -> None:
+        """Move the new vectors into the text encoder's own table, in place: a saved encoder has the words then.
+
+        The table is replaced by a longer one; no new word is left to train.
+        """
+        import torch
+
+        table = self.text_encoder.get_input_embeddings()
+        # the instance's own forward goes, the class's is left
+        del table.forward
+        names: list[str] = []
+        for word, vectors in self.new_embeddings.items():
+            names += token_names(word, len(vectors))
+        ids = self.tokenizer.convert_tokens_to_ids(names)
+        # a base's table can be longer than its tokenizer; mean resizing would draw from the global generator
+        size = max(len(table.weight), len(self.tokenizer))
+        longer = self.text_encoder.resize_token_embeddings(size, mean_resizing=False)
+        with torch.no_grad():
+            longer.weight[ids] = torch.cat(list(self.new_embeddings.values())).to(longer.weight)
+        self.new_embeddings.clear()
+
     def _patch_embedding_forward(self) -> None:
         """Make the embedding layer return the new vectors for the new tokens' ids, [B, L] → [B, L, D]."""
         import torch
@@ -115,6 +136,11 @@ class JointVocabulary:
         """Rows of one encoder's embedding table for a word, by the name that `learn` gave. Raises KeyError."""
         word, key = split_vector_name(name)
         return self.by_encoder[key].known_vectors(word, vectors)
+
+    def merge_into_table(self) -> None:
+        """Move the new vectors into each text encoder's own table, as `Vocabulary.merge_into_table` does."""
+        for one in self.by_encoder.values():
+            one.merge_into_table()
 
 
 def split_vector_name(name: str) -> tuple[str, str]:

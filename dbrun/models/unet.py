@@ -76,7 +76,8 @@ class UNetFamily(Family):
             if hasattr(component_class, "load_config"):
                 module: nn.Module = component_class.from_config(component_class.load_config(folder / name))
             else:
-                module = component_class(component_class.config_class.from_pretrained(folder / name))
+                config = component_class.config_class.from_dict(read_config(folder / name / "config.json"))
+                module = component_class(config)
         return module.requires_grad_(False).eval()
 
     def _read_pipeline(self, folder: Path, absent: Sequence[str], *, dtype: torch.dtype, variant: str | None) -> Any:

@@ -22,7 +22,7 @@ from dbrun.resolve import picture_shapes
 from dbrun.resolve.base import find_base
 from dbrun.resolve.masks import check_has_masks
 from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures, picture_sort_key
-from dbrun.resolve.target_layers import check_layers, count_layers
+from dbrun.resolve.target_layers import check_layers, count_layers, layer_names
 from dbrun.resolve.training_notes import training_notes
 from dbrun.stages.sources import BaseSource, Picture, Sources
 from dbrun.stages.support.crops import recipe_crop_settings
@@ -96,7 +96,7 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
         names.update(one.file_names)
     for init in inits.values():
         files.update(init.files)
-    notes = (*(Note("base", text) for text in base.notes), *base_notes,
+    notes = (*(Note("base", text) for text in base.notes), *base_notes, *_init_notes(inits),
              *_picture_notes(recipe, found, classes, base.source.folder), *(train_notes or ()))
     return ResolvedSources(sources, files, notes, base.unpinned_revision, base.unavailable_reason, names)
 
@@ -187,11 +187,24 @@ def _find_init_adapters(loaded: LoadedRecipe, base: BaseSource | None, store: St
 
         layers, presets = count_layers(family, component, adapter, base) if base else (0, {})
         key = f"adapt.{component}.init"
-        request = InitRequest(family, component, adapter, loaded.folder_of(key), layers, presets)
+        names = layer_names(family, component, adapter, base) if base else ()
+        request = InitRequest(family, component, adapter, loaded.folder_of(key), layers, presets,
+                              base.folder if base else None, names)
         init_adapter = findings.attempt(key, find_adapter, adapter.init, request, store)
         if init_adapter is not None:
             found[component] = init_adapter
     return found
+
+
+def _init_notes(inits: Mapping[str, FoundAdapter]) -> Iterator[Note]:
+    """A warning for each adapter to start from of which only a part is used. inits: by component."""
+    # most recipes start from none, and need not load this
+    if not inits:
+        return
+    from dbrun.resolve.init_adapter import unused_parts
+
+    for component, text in unused_parts(inits):
+        yield Note(f"adapt.{component}.init", text, "warning")
 
 
 def _find_all_pictures(loaded: LoadedRecipe, requests: Mapping[str, PictureRequest], store: Store, decode: bool,

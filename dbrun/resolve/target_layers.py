@@ -67,6 +67,13 @@ def count_layers(family: Family, component: str, adapter: Adapter, base: BaseSou
         return 0, presets
 
 
+def layer_names(family: Family, component: str, adapter: Adapter, base: BaseSource) -> tuple[str, ...]:
+    """Names of all layers of a component that the adapter can wrap; empty while the base is not here."""
+    if base.folder is None:
+        return ()
+    return tuple(_adaptable_layers(adapter, _weight_shapes(base.folder, family.components[component], base.files)))
+
+
 def _target_layers(family: Family, component: str, adapter: Adapter, shapes: Shapes) -> Shapes:
     """Layers that the adapter's targets match, sorted. Raises RecipeError if one group of patterns matches none."""
     fit = _adaptable_layers(adapter, shapes)

@@ -5,47 +5,128 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from dbrun.errors import StageFailed
 from dbrun.fsync import fsync_path
+from dbrun.run.user_files import UserFiles, read_record
 from dbrun.safetensors_header import RECORD_FILE
-from dbrun.store.atomic import disk_errors, is_orphan, remove_tree, temp_name
+from dbrun.store.atomic import disk_errors, is_orphan, list_dir, remove_tree, temp_name
 from dbrun.store.store import Store
-from dbrun.store.traces import Trace, is_safe_name
+from dbrun.store.traces import Trace
 
 FORMAT = 1
 """The `format_version` of `dbrun.json`."""
+TEMP_NAME = re.compile(r"[0-9a-f]{8}-\d+-[0-9a-f]{12}")
+"""Form of the names that `temp_name` makes."""
 
 
-def deliver(traces: Mapping[str, Trace], target: Path, facts: Mapping[str, object], store: Store) -> bool:
+def deliver(traces: Mapping[str, Trace], target: Path, facts: Mapping[str, object], store: Store,
+            note: Callable[[str], object]) -> bool:
     """Copy artifacts to target and write facts to its `dbrun.json`; return whether anything was written.
 
     traces: stage → its artifact. Raises StageFailed if two stages deliver a file of the same name.
     facts: "recipe" and "stages" decide whether target is current; the other facts only describe it.
-    A folder that dbrun did not write is never touched; files that the user added to the delivered ones are kept.
+    A folder that dbrun did not write is never touched. What the user added or changed is kept: where the delivery has a
+    file of the same name, it steps aside, and note is called with a sentence that names it.
     """
     _check_names(traces)
     files = {name: file.sha256 for trace in traces.values() for name, file in trace.files.items()}
     document = {"format_version": FORMAT, **facts, "files": files}
     with disk_errors(f"writing {target}"):
-        old = _read_record(target)
+        # First: a delivery that was killed may have been this one, and complete but for the user's files.
+        finish_interrupted(target, store, note)
+        place = real_target(target)
+        old = read_record(place)
         # A current record is not enough: the user may have edited or deleted a delivered file since.
-        if old is not None and _is_current(old, document) and _is_intact(files, target, store):
+        if old is not None and _is_current(old, document) and _is_intact(files, place, store):
             return False
         check_target(target)
         # Beside target, not in the store: only within one file system is a rename atomic.
-        new = target.parent / f".{target.name}.new.{temp_name()}"
+        new = place.parent / f".{place.name}.new.{temp_name()}"
         try:
             _copy(traces, store, new, document)
-            _swap(new, target)
+            moved_aside = _swap(new, place)
         finally:
             remove_tree(new)
-        _finish_killed(target)
+        for folder in moved_aside:
+            _carry_over(folder, target, store, note)
     return True
+
+
+def real_target(target: Path) -> Path:
+    """The folder that is delivered to: where target is a link, the folder that it leads to."""
+    # Not `Path.resolve`, which raises for a link to itself.
+    return Path(os.path.realpath(target)) if target.is_symlink() else target
+
+
+def finish_interrupted(target: Path, store: Store, note: Callable[[str], object]) -> None:
+    """Finish killed deliveries to target: the user's files return to it, and unfinished copies are removed.
+
+    note: as in `deliver`. Raises StageFailed if the disk refuses.
+    """
+    unfinished, moved_aside = interrupted(target)
+    with disk_errors(f"finishing an interrupted delivery to {target}"):
+        for folder in unfinished:
+            remove_tree(folder)
+        for folder in moved_aside:
+            _restore(folder, target, store, note)
+
+
+def interrupted(target: Path) -> tuple[list[Path], list[Path]]:
+    """Folders that killed deliveries to target left beside it: unfinished new ones, and old ones moved aside."""
+    place = real_target(target)
+    unfinished: list[Path] = []
+    moved_aside: list[Path] = []
+    for entry in list_dir(place.parent):
+        owner = entry.name.removeprefix(f".{place.name}.new.")
+        if owner != entry.name and is_orphan(owner):
+            unfinished.append(entry)
+        owner = entry.name.removeprefix(f".{place.name}.old.")
+        # Whoever moved it aside, alive or not: a process id may be another's by now, and nothing is lost where two
+        # processes move the same files.
+        if owner != entry.name and TEMP_NAME.fullmatch(owner) and entry.is_dir() and not entry.is_symlink():
+            moved_aside.append(entry)
+    return unfinished, moved_aside
+
+
+def _restore(old: Path, target: Path, store: Store, note: Callable[[str], object]) -> None:
+    """Give a folder that was moved aside its name again, or, where the new one stands, carry the user's files over."""
+    place = real_target(target)
+    if read_record(place) is None:
+        try:
+            # Only where nothing, or an empty folder, has the name.
+            old.rename(place)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        note(f"an interrupted delivery left the folder {old}: it returns once {target} is out of the way")
+        return
+    moved = _carry_over(old, target, store, note)
+    if moved:
+        note(f"brought back after an interrupted delivery to {target}: {', '.join(moved.values())}")
+
+
+def _carry_over(old: Path, target: Path, store: Store, note: Callable[[str], object]) -> Mapping[str, str]:
+    """Move the user's files from old to target, remove old, and tell of those that have another name now.
+
+    Returns all that moved: old name → new name.
+    """
+    files = UserFiles(old, real_target(target), store.digests.sha256)
+    # Another process may finish, and remove, the same folder.
+    with suppress(FileNotFoundError):
+        files.carry_over()
+    for name, now in files.moved.items():
+        if name != now:
+            note(f"{target / name} was your own or changed by you: it is {target / now} now")
+    return files.moved
 
 
 def _check_names(traces: Mapping[str, Trace]) -> None:
@@ -67,13 +148,20 @@ def _clash(name: str, other: str) -> bool:
 
 def check_target(target: Path) -> None:
     """Raise StageFailed if nothing can be delivered to target. Called before hours of work, not only after."""
+    place = real_target(target)
     with disk_errors(f"looking at {target}"):
-        replaceable = _is_replaceable(target)
+        # A killed delivery, which is finished before the next one, leaves such a link for a moment, too.
+        leads_nowhere = target.is_symlink() and not target.exists() and not interrupted(target)[1]
+        replaceable = _is_replaceable(place)
+    if leads_nowhere:
+        # The disk may not be mounted; a folder made in its place would be hidden by it later.
+        raise StageFailed(f"{target} is a link to {place}, which is not there",
+                          fix=f"mount or make {place}, or remove the link")
     if not replaceable:
         raise StageFailed(f"{target} already exists and was not written by dbrun, so it is left alone",
                           fix="move it away, or give the recipe another `name`")
     # lexists, not exists: a dangling link is in the way, too.
-    home = next(folder for folder in target.parents if os.path.lexists(folder))
+    home = next(folder for folder in place.parents if os.path.lexists(folder))
     if not home.is_dir():
         what = "is not a folder" if home.exists() else "is a link that leads nowhere"
         raise StageFailed(f"{home} {what}, so {target} cannot be written", fix=f"move {home} away")
@@ -115,17 +203,6 @@ def _is_replaceable(target: Path) -> bool:
             return False
 
 
-def _read_record(folder: Path) -> Mapping[str, object] | None:
-    """The content of a delivered folder's `dbrun.json`; None if there is none, empty if it cannot be understood."""
-    try:
-        data = json.loads((folder / RECORD_FILE).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
 def _is_current(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
     # Versions and machine are left out: running the same recipe elsewhere must not rewrite the folder.
     return all(old.get(part) == new[part] for part in ("format_version", "recipe", "stages", "files"))
@@ -158,8 +235,8 @@ def _copy(traces: Mapping[str, Trace], store: Store, folder: Path, document: Map
     fsync_path(folder)
 
 
-def _swap(new: Path, target: Path) -> None:
-    """Rename new to target. The old folder is moved aside first, and deleted only once new has its name.
+def _swap(new: Path, target: Path) -> list[Path]:
+    """Rename new to target. The old folder is moved aside first; returns where it is now.
 
     On a file system without locks another process may put its own folder at target in between; it is moved aside, too.
     """
@@ -180,33 +257,4 @@ def _swap(new: Path, target: Path) -> None:
                 moved_aside[-1].rename(target)
             raise
     fsync_path(target.parent)
-    for old in moved_aside:
-        _move_user_files(old, target)
-
-
-def _finish_killed(target: Path) -> None:
-    """Clean up after killed deliveries to the same target; files that the user had added are moved to target."""
-    for entry in list(target.parent.iterdir()):
-        for kind in ("new", "old"):
-            prefix = f".{target.name}.{kind}."
-            if entry.name.startswith(prefix) and is_orphan(entry.name.removeprefix(prefix)):
-                if kind == "old":
-                    _move_user_files(entry, target)
-                remove_tree(entry)
-
-
-def _move_user_files(old: Path, target: Path) -> None:
-    """Move files that the user added to the old folder into the new one, then delete the old folder."""
-    record = _read_record(old) or {}
-    delivered = {RECORD_FILE}
-    listed = record.get("files")
-    if isinstance(listed, dict):
-        delivered.update(listed)
-    for path in sorted(p for p in old.rglob("*") if not p.is_dir()):
-        name = path.relative_to(old).as_posix()
-        place = target / name
-        # A file of the new delivery wins over the user's file of the same name.
-        if name not in delivered and is_safe_name(name) and not os.path.lexists(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(place)
-    remove_tree(old)
+    return moved_aside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import signal
 import time
@@ -23,7 +24,7 @@ from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.text.spans import display_path
 from dbrun.resolve.base import verified_base_folder
 from dbrun.resolve.sources import ResolvedSources, pin_revision
-from dbrun.run.outputs import check_target, deliver
+from dbrun.run.outputs import check_target, deliver, finish_interrupted, interrupted, real_target
 from dbrun.run.redact import recipe_as_written
 from dbrun.run.run_log import EventDispatcher, RunLog
 from dbrun.run.run_metadata import export_metadata
@@ -135,8 +136,10 @@ class _Run:
         self.dispatch(RunStarted(recipe, self.scope.recipe.name, run_id, tuple(s.name for s in plan.stages)))
         for note in notes:
             self.dispatch(note)
-        traces, ran = self._run_stages(plan)
         target = self.target
+        if target is not None:
+            self._finish_interrupted(target)
+        traces, ran = self._run_stages(plan)
         delivering = self.scope.delivering_stages
         # Worth a note only if no stage ran: then the user or another recipe had changed the folder.
         if target is not None and self._deliver(traces, target) and not set(delivering) & set(ran):
@@ -183,14 +186,32 @@ class _Run:
         delivering = self.scope.delivering_stages
         facts = {**export_metadata(self.scope.recipe, traces, self.scope.stages, self.scope.numerics),
                  "written": self.recipe_as_written}
+        with self._lock_target(target):
+            return deliver({name: traces[name] for name in delivering}, target, facts, self.scope.store,
+                           self._note_delivery)
+
+    def _finish_interrupted(self, target: Path) -> None:
+        """Finish killed deliveries to target, before the hours that the stages may take."""
+        if any(interrupted(target)):
+            with self._lock_target(target):
+                finish_interrupted(target, self.scope.store, self._note_delivery)
+
+    @contextmanager
+    def _lock_target(self, target: Path) -> Iterator[None]:
+        """Context manager: deliver to target alone, as far as the file system has locks."""
         # Two recipes of one name deliver to one folder: the lock is the folder's, not the recipe's.
-        place = hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:32]
+        folder = os.fsencode(real_target(target).absolute())
+        place = hashlib.sha256(folder).hexdigest()[:32]
 
         def waiting(holder: str) -> None:
-            self.dispatch(Note(delivering[-1], f"waiting for {holder}, which delivers to the same folder"))
+            stage = self.scope.delivering_stages[-1]
+            self.dispatch(Note(stage, f"waiting for {holder}, which delivers to the same folder"))
 
         with self.scope.store.lock(f"deliver-{place}", f"delivering {target.name}", waiting, self.stop_signal):
-            return deliver({name: traces[name] for name in delivering}, target, facts, self.scope.store)
+            yield
+
+    def _note_delivery(self, text: str) -> None:
+        self.dispatch(Note(self.scope.delivering_stages[-1], text, "warning"))
 
     def _artifact(self, trace: Trace) -> Artifact:
         return Artifact(self.scope.store.objects.path(trace.digest), trace.digest)

@@ -36,6 +36,8 @@ from dbrun.stages.support.sample_spec import default_prompts
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from dbrun.formats.base import Format
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
 
@@ -194,7 +196,7 @@ def _draw_before_after(ctx: StageContext[ExportParams], model: Model,
 
     model: the untouched base, which it is again afterwards.
     """
-    from PIL import Image
+    from PIL.Image import open as open_image
 
     from dbrun.formats.merge_weights import restore_base
     from dbrun.images.grid import draw_grid, save_png
@@ -221,16 +223,10 @@ def _draw_before_after(ctx: StageContext[ExportParams], model: Model,
     def draw(sampler: Callable[[], Sampler], column: int, folder: Path) -> None:
         picture = sampler().draw(params.prompts[column], seed=params.seed + column, steps=params.steps,
                                  guidance=params.guidance, resolution=params.resolution,
-                                 start_image=start_image(column), on_step=ctx.check_interrupt)
+                                 start_image=_start_image(ctx, column), on_step=ctx.check_interrupt)
         save_png(picture, folder / "picture.png")
 
-    def start_image(column: int) -> Image.Image | None:
-        if params.starts is None:
-            return None
-        family = read_base_record(ctx.inputs["load"]).family
-        return params.starts.start_image(column, ctx.files, params.resolution, family)
-
-    rows: dict[str, list[Image.Image]] = {row: [] for row in ROWS}
+    rows: dict[str, list[Image]] = {row: [] for row in ROWS}
     digests = {name: artifact.digest for name, artifact in ctx.inputs.items()}
     keys = Export().item_keys(params, digests, ctx.numerics)
     for place, key in enumerate(keys):
@@ -238,21 +234,30 @@ def _draw_before_after(ctx: StageContext[ExportParams], model: Model,
         ctx.progress(place, len(keys), "pictures")
         row, column = divmod(place, len(params.prompts))
         make = partial(draw, (base, adapted)[row], column)
-        rows[ROWS[row]].append(Image.open(ctx.items.get(key, make) / "picture.png"))
+        rows[ROWS[row]].append(open_image(ctx.items.get(key, make) / "picture.png"))
 
     # a base that enlarges pictures has a first row with what they start from
-    start_images: list[Image.Image] = []
+    start_images: list[Image] = []
     for column in range(len(params.prompts)):
-        picture = start_image(column)
+        picture = _start_image(ctx, column)
         if picture:
             start_images.append(picture)
-    grid: list[tuple[str, Sequence[Image.Image]]] = [*rows.items()]
+    grid: list[tuple[str, Sequence[Image]]] = [*rows.items()]
     if start_images:
         grid.insert(0, ("small", start_images))
     restore_base(model)
     save_png(draw_grid(grid, params.prompts), ctx.out / "before_after.png")
     write_samples(ctx.out, SampleSettings(params.prompts, params.seed, params.steps, params.guidance), rows)
     ctx.progress(len(keys), len(keys), "pictures")
+
+
+def _start_image(ctx: StageContext[ExportParams], column: int) -> Image | None:
+    """The picture that this column starts from; None for a base that draws from text alone."""
+    params = ctx.params
+    if params.starts is None:
+        return None
+    family = read_base_record(ctx.inputs["load"]).family
+    return params.starts.start_image(column, ctx.files, params.resolution, family)
 
 
 def _write_scheduler(ctx: StageContext[ExportParams], model: Model) -> None:
@@ -330,10 +335,16 @@ def _write_format(ctx: StageContext[ExportParams], model: Model, form: Format, p
 
     written = form.write(ctx.out, model.family, carried, bare)
     restore_base(model)
-    # what the format cannot hold is attached directly, so that only the written part is compared
-    for name in sorted(expected.adapters.keys() - carried.keys()):
-        expected.adapters[name].attach_to(model.module(name))
+    # what the format cannot hold is attached directly, so that only the written part is compared; new words come after
+    # the reading, which may put another text encoder and tokenizer in the place of theirs
+    missing = sorted(expected.adapters.keys() - carried.keys())
+    words = [name for name in missing if name in model.family.token_components]
+    for name in missing:
+        if name not in words:
+            expected.adapters[name].attach_to(model.module(name))
     form.read(ctx.out, model, tuple(carried))
+    for name in words:
+        expected.adapters[name].attach_to(model.module(name))
     difference = expected.compare(probe.predict(model), model, form, tuple(carried))
     restore_base(model)
     # two digits: the last ones of a difference vary between machines

@@ -7,14 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import RecipeError, UsageError
 from dbrun.formats.base import Format, formats
+from dbrun.formats.base_kind import check_base_kind, with_base_kind
 from dbrun.models.base import Family
 from dbrun.naming import forbidden_in_prompt
 from dbrun.recipe.checks.suggestions import join_with_or
 from dbrun.safetensors_header import METADATA_KEY, read_header, read_provenance
+
+if TYPE_CHECKING:
+    from dbrun.use.bases import LocalBase
 
 MAX_WEIGHT = 1000.0
 """Largest absolute weight of an adapter; a larger number is taken for a typing error."""
@@ -64,14 +68,27 @@ class AdapterFile:
                     found[component] = (self.form.adapter_type(files, family, component), files)
                 except RecipeError as error:
                     # No error yet: most files hold some of the components only.
-                    why = error
+                    why = why or error
         if not found:
-            raise why or RecipeError(f"{self.place} holds no adapter", fix="name another file")
+            why = why or RecipeError(f"{self.place} holds no adapter", fix="name another file")
+            raise with_base_kind(why, str(self.place), self._weight_files)
         return found
+
+    def check_base(self, base: LocalBase) -> None:
+        """Raise RecipeError if it is for another kind of base, or holds nothing for the base's family."""
+        check_base_kind(str(self.place), self._weight_files, base.folder)
+        self.components(base.family)
+
+    @property
+    def _weight_files(self) -> list[Path]:
+        return [files[-1] for files in self.files]
 
     @contextmanager
     def linked_folder(self, family: Family) -> Iterator[tuple[Path, tuple[str, ...]]]:
-        """Context manager: a temporary folder with links where the format's reader looks, and the components in it."""
+        """Context manager: a temporary folder with links where the format's reader looks, and the components in it.
+
+        A RecipeError of the reader gets the adapter's name and the kind of base that it is for.
+        """
         components = self.components(family)
         with TemporaryDirectory(prefix="dbrun-") as name:
             for component, (_, files) in components.items():
@@ -83,7 +100,11 @@ class AdapterFile:
                     # One file can hold several components.
                     if not target.exists():
                         target.symlink_to(file.resolve())
-            yield Path(name), tuple(components)
+            try:
+                yield Path(name), tuple(components)
+            except RecipeError as error:
+                # The formats know the file by its usual name only, and the user by its own.
+                raise with_base_kind(error, str(self.place), self._weight_files) from error
 
 
 def find_adapter(word: str) -> AdapterFile:

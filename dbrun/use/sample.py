@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ BASE_LABEL = "base"
 """Label of the row without adapters."""
 RECORD = "sample.json"
 """File that records the settings of a sample."""
+PICTURE_NAME = re.compile(r"(grid|(\d+-)?\d+)\.png")
+"""Names of the pictures that a sample writes."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,18 @@ def draw(wish: SampleRequest, adapters: Sequence[AdapterFile], base: LocalBase, 
     return images
 
 
+def check_output(folder: Path) -> None:
+    """Raise UsageError if the folder holds pictures of the names of new ones that no sample wrote."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder", fix="name another: -o FOLDER")
+    pictures = sorted(path.name for path in folder.iterdir() if PICTURE_NAME.fullmatch(path.name))
+    if pictures and not (folder / RECORD).is_file():
+        raise UsageError(f"{folder} holds {pictures[0]}, which `dbrun sample` did not write and could overwrite",
+                         fix="name another: -o FOLDER")
+
+
 def save(folder: Path, pictures: dict[str, list[Image]], wish: SampleRequest, adapters: Sequence[AdapterFile],
          base: LocalBase) -> Path:
     """Write the images, a grid of them and `sample.json` with the settings; returns the grid's path.
@@ -148,6 +163,13 @@ def save(folder: Path, pictures: dict[str, list[Image]], wish: SampleRequest, ad
     settings = resolve_settings(wish, adapters, base)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # First: pictures without it would look like somebody else's.
+        record = {"format_version": 1, "prompt": wish.prompt, "seed": wish.seed, "count": wish.count,
+                  "steps": settings.steps, "guidance": settings.guidance, "resolution": settings.resolution,
+                  "base": base.identity, "rows": list(pictures),
+                  "adapters": [{"name": a.label, "format": a.form.NAME, "weight": a.weight} for a in adapters]}
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        (folder / RECORD).write_text(text, encoding="utf-8")
         for row, images in enumerate(pictures.values()):
             for column, image in enumerate(images):
                 name = f"{column:02d}.png"
@@ -156,12 +178,6 @@ def save(folder: Path, pictures: dict[str, list[Image]], wish: SampleRequest, ad
                 save_png(image, folder / name)
         captions = [f"seed {wish.seed + i}" for i in range(wish.count)]
         save_png(draw_grid(list(pictures.items()), captions), folder / "grid.png")
-        record = {"format_version": 1, "prompt": wish.prompt, "seed": wish.seed, "count": wish.count,
-                  "steps": settings.steps, "guidance": settings.guidance, "resolution": settings.resolution,
-                  "base": base.identity, "rows": list(pictures),
-                  "adapters": [{"name": a.label, "format": a.form.NAME, "weight": a.weight} for a in adapters]}
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        (folder / RECORD).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror}", fix="name another: -o FOLDER") from None
     return folder / "grid.png"

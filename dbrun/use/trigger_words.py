@@ -89,6 +89,7 @@ def uncarried_words(adapters: Sequence[AdapterFile], family: Family) -> tuple[st
 
 
 def _word_formats(family: Family) -> Mapping[str, Format]:
-    """Component of the family that is a new word -> the format for it."""
-    return {word: form for form in formats().values()
-            for word in family.token_components if form.supports(family, word)}
+    """Component of the family that is a new word -> the format for it alone."""
+    # A large format has the words inside of whole components, where they are in use already.
+    small = [form for form in formats().values() if not form.LARGE]
+    return {word: form for form in small for word in family.token_components if form.supports(family, word)}

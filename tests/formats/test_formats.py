@@ -61,14 +61,15 @@ def test_provenance_survives_and_disturbs_no_reader(trained, form, tmp_path) -> 
 @pytest.mark.parametrize("fault", ["lost", "doubled", "renamed"])
 def test_a_faulty_file_is_noticed(trained, form, fault, tmp_path) -> None:
     paths = form.write(tmp_path, trained.family, trained.adapters, trained.fresh)
-    tensors = load_file(paths[0])
-    # one that its reader cannot make up: a missing norm is begun as ones, which is what it was; and a weight of the
-    # first layers: nothing depends on a text encoder's last where the state before it is read
-    name = min(one for one in tensors if tensors[one].unique().numel() > 1 and "." in one)
+    # of whole components the UNet: nothing depends on a text encoder's last layer where the state before it is read
+    spoilt = next((path for path in paths if path.parent.name == "unet"), paths[0])
+    tensors = load_file(spoilt)
+    # one that its reader cannot make up: a missing norm is begun as ones, which is what it was
+    name = max(tensors, key=lambda one: (tensors[one].unique().numel() > 1, one))
     tensor = tensors.pop(name)
     if fault != "lost":
         tensors |= {name: 2 * tensor} if fault == "doubled" else {f"{name}.x": tensor}
-    save_file(tensors, paths[0], metadata={"format": "pt"})
+    save_file(tensors, spoilt, metadata={"format": "pt"})
     with pytest.raises((RecipeError, StageFailed, KeyError, ValueError, RuntimeError)):
         reloaded(trained, form, tmp_path)
 

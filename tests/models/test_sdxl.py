@@ -191,6 +191,11 @@ def test_a_word_learns_in_both_encoders_and_is_read_by_diffusers(base: Path, tmp
     for name, tensor in (("hidden", found[0][0]), ("pooled", found[2][0])):
         assert torch.equal(expected[name], tensor) and torch.equal(expected[name], again[name])
         assert (expected[name] - before[name]).abs().max() > 1e-3
+    written = formats()["merged"].write(tmp_path, SDXL, {"trigger": ComponentAdapter(first.adapter, (), state)},
+                                        lambda: load(base))
+    with torch.no_grad():
+        merged = load(tmp_path / "merged").encode_prompts([PROMPT])[0]
+    assert written and all(torch.equal(expected[name], merged[name]) for name in expected)
     loaded = form.loaded_weights(ours_read.module("trigger"), state)
     assert loaded.keys() == state.keys() and all(torch.equal(loaded[name], state[name]) for name in state)
 

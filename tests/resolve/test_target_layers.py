@@ -18,7 +18,7 @@ from dbrun.recipe.load import load_recipe
 from dbrun.recipe.new import starter_recipe
 from dbrun.recipe.text.spans import InvalidRecipe, Problem, ProblemCollector
 from dbrun.resolve.sources import resolve_sources
-from dbrun.resolve.target_layers import check_layers, count_layers
+from dbrun.resolve.target_layers import check_layers, count_layers, layer_names
 from dbrun.store.store import Store
 
 RANKED = ["type: lora", "type: lora, dora: true", "type: lora, rslora: true", "type: lora, start: pissa", "type: loha"]
@@ -151,6 +151,24 @@ def test_an_adapter_to_start_from_is_of_the_recipe_s_rank_and_layers() -> None:
     assert problem.key == "adapt.denoiser.init" and problem.fix == "write `rank: 4`" and problem.span
     problem = refused(f"{start}: all, rank: 4")
     assert "adapts " in problem.message and problem.fix == "write `targets: all`"
+
+
+def test_an_adapter_on_layers_of_no_preset_is_answered_with_patterns_that_hit_them() -> None:
+    """As kohya's trainers choose them by default: the transformers with their projections, and no convolution else."""
+    base = resolve_sources(load_recipe(Path("dog.yaml")), Store(Path("store"))).sources.base
+    adapter = load_recipe(Path("dog.yaml"), ["adapt.denoiser={type: lora}"]).recipe.adapt.adapters["denoiser"]
+    own = [name for name in layer_names(families()["sd"], "denoiser", adapter, base) if "attentions" in name]
+    tensors = {f"lora_unet_{name.replace('.', '_')}.lora_{side}.weight": np.zeros((4, 4)) for name in own
+               for side in ("down", "up")}
+    text = {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": np.zeros((2, 4))}
+    save_file({**tensors, **text}, "kohya.safetensors")
+    start = "type: lora, init: kohya.safetensors, rank: 4, targets"
+    problem = refused(f"{start}: attention")
+    assert f"adapts {len(own)} layers" in problem.message and "proj_in" in problem.fix
+    assert odd(f"{start}: {problem.fix.removeprefix('write `targets: ').rstrip('`')}") == []
+    other = {f"lora_unet_other_block.lora_{side}.weight": np.zeros((4, 4)) for side in ("down", "up")}
+    save_file({**tensors, **other}, "kohya.safetensors")
+    assert f"but this base has {len(own)} of them" in refused(f"{start}: attention").message
 
 
 @pytest.mark.parametrize(("word", "key", "message"), [

@@ -70,7 +70,9 @@ def test_what_is_missing_or_changed_is_delivered_again(home, out, harm):
     before = {n: t for n, t in tree(out).items() if n != "dbrun.json"}
     harm(out)
     assert go(home).ran == ()
-    assert {n: t for n, t in tree(out).items() if n != "dbrun.json"} == before
+    # what was changed is the user's, and kept beside
+    assert tree(out).pop("peft/weights-kept", b"changed") == b"changed"
+    assert {n: t for n, t in tree(out).items() if n not in ("dbrun.json", "peft/weights-kept")} == before
     assert json.loads((out / "dbrun.json").read_text())["files"]
 
 
@@ -173,6 +175,59 @@ def test_files_put_beside_the_delivered_ones_stay(home, out):
     assert "peft/weights" not in tree(out)
 
 
+def test_an_own_file_steps_aside_for_a_delivered_one_and_is_told(home):
+    go(home, "export=[diffusers]")
+    out, told = home / "outputs" / "stub", []
+    own = {"kohya": b"a file where a folder comes", "peft/weights": b"of the same name", "diffusers/a\\b": b"odd",
+           "loras/mine": b"in a folder of one's own", "diffusers/weights": b"edited"}
+    for name, content in own.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(content)
+    (out / "empty").mkdir()
+    (out / "linked").symlink_to(home / "pictures")
+    (out / "peft" / "link").symlink_to("nowhere")
+    go(home, emit=told.append)
+    moved = {"kohya-kept": "kohya", "peft/weights-kept": "peft/weights", "diffusers/weights-kept": "diffusers/weights",
+             "diffusers/a\\b": "diffusers/a\\b", "loras/mine": "loras/mine"}
+    found = tree(out)
+    assert {old: found[now] for now, old in moved.items()} == own
+    assert {"diffusers/weights", "peft/weights", "kohya/weights"} <= set(found)
+    assert (out / "empty").is_dir() and (out / "linked").readlink() == home / "pictures"
+    assert (out / "peft" / "link").is_symlink()
+    said = [event.text for event in told if isinstance(event, Note) and event.level == "warning"]
+    assert said == [f"{out / name} was your own or changed by you: it is {out / name}-kept now"
+                    for name in ("diffusers/weights", "kohya", "peft/weights")]
+    go(home, "export=[peft]")
+    assert {old: tree(out)[now] for now, old in moved.items()} == own
+
+
+def test_an_own_folder_steps_aside_for_a_delivered_file(home):
+    out = home / "outputs" / "stub"
+    go(home, stages=with_leaflet())
+    own = out / "leaflet.txt"
+    own.unlink()
+    own.mkdir()
+    (own / "mine").write_text("precious")
+    go(home, stages=with_leaflet())
+    assert (out / "leaflet.txt").is_file() and (out / "leaflet-kept.txt" / "mine").read_text() == "precious"
+
+
+def test_a_link_to_a_folder_elsewhere_stays_a_link(home, out):
+    elsewhere = home / "large disk" / "dog"
+    elsewhere.parent.mkdir()
+    out.rename(elsewhere)
+    out.symlink_to(elsewhere)
+    (elsewhere / "notes.txt").write_text("mine")
+    go(home, "export=[peft]")
+    assert out.readlink() == elsewhere and set(tree(elsewhere)) == {"peft/weights", "notes.txt", "dbrun.json"}
+    assert [p.name for folder in (elsewhere.parent, out.parent) for p in folder.iterdir()] == ["dog", "stub"]
+    shutil.rmtree(elsewhere)
+    told = []
+    with pytest.raises(DbrunError, match="which is not there"):
+        go(home, "train.steps=9", emit=told.append)
+    assert out.is_symlink() and not any(isinstance(event, StageStarted) for event in told)
+
+
 @pytest.mark.parametrize(("call", "after"), [("rename", 1), ("rename", 2), ("fsync", 1), ("fsync", 3), ("mkdir", 1),
                                              ("mkdir", 2)])
 def test_a_failing_delivery_leaves_the_old_one(home, out, monkeypatch, call, after):
@@ -192,7 +247,7 @@ def test_a_failing_delivery_leaves_the_old_one(home, out, monkeypatch, call, aft
     trace = next(t for t in store.traces.recent("export", 9))
     monkeypatch.setattr(os, call, failing)
     with pytest.raises(DbrunError, match="full"):
-        deliver({"export": trace}, out, {"recipe": {"changed": True}, "stages": {}}, store)
+        deliver({"export": trace}, out, {"recipe": {"changed": True}, "stages": {}}, store, print)
     monkeypatch.undo()
     assert tree(out) == before
     assert [p.name for p in out.parent.iterdir() if p.name.startswith(".")] == []
@@ -222,8 +277,8 @@ def test_a_second_delivery_of_the_same_is_none(home, out):
     store = Store(home / "store")
     trace = next(store.traces.recent("export", 1))
     facts = {"recipe": {}, "stages": {}}
-    assert deliver({"export": trace}, home / "x" / "y", facts, store)
-    assert not deliver({"export": trace}, home / "x" / "y", facts, store)
+    assert deliver({"export": trace}, home / "x" / "y", facts, store, print)
+    assert not deliver({"export": trace}, home / "x" / "y", facts, store, print)
     assert json.loads((home / "x" / "y" / "dbrun.json").read_text())["format_version"] == FORMAT
 
 

@@ -125,7 +125,17 @@ def test_an_adapter_of_another_base_is_refused_and_leaves_the_base_alone(world, 
     base, blend = PROBE.predict(model), Blend(model)
     other = find_adapter(str(tmp_path / "other.safetensors"))
     assert isinstance(other, AdapterFile) and other.form.NAME == "kohya" and other.document == {}
-    with pytest.raises(RecipeError, match="none of the base's denoiser"):
+    with pytest.raises(RecipeError, match=r"other\.safetensors: 1 of its layers are none of the base's denoiser"):
         blend.apply([other])
+    # As diffusers names them: layers of the base, of other widths, and, in XL, more of them.
+    layer = "unet.down_blocks.0.attentions.0.transformer_blocks.{}.attn1.to_q.lora_{}.weight"
+    wide = {layer.format(0, "A"): torch.ones(2, 640), layer.format(0, "B"): torch.ones(640, 2)}
+    more = {layer.format(n, side): torch.ones(2, 16) if side == "A" else torch.ones(16, 2)
+            for n in (0, 1) for side in "AB"}
+    for tensors, said in ((wide, r"xl\.safetensors: diffusers cannot put .* is \[2, 640\] in it, and \[2, 16\]"),
+                          (more, r"finds no place on the base for 2 of its 4 weights; it is for Stable Diffusion XL")):
+        save_file(tensors, tmp_path / "xl.safetensors")
+        with pytest.raises(RecipeError, match=said):
+            blend.apply([find_adapter(str(tmp_path / "xl.safetensors"))])
     assert torch.equal(PROBE.predict(model), base)
     assert formats()["kohya"].find_files(tmp_path) is None

@@ -10,11 +10,20 @@ from pydantic import Field, create_model
 from dbrun.adapters.base import Adapter, Learnable, any_adapter
 from dbrun.adapters.embedding import Embedding
 from dbrun.config_types import OrNone, Part
-from dbrun.models.base import component_docs, families
+from dbrun.models.base import families
 
 AnyAdapter: Any = any_adapter()
 ALWAYS_IN_KEYS = ("denoiser", "text_encoder")
 """Components that are written into cache keys as null; they are older than the rule that leaves neutral fields out."""
+
+
+def component_docs() -> Mapping[str, str]:
+    """Every adaptable component with its schema text, taken from the first family that has it."""
+    docs: dict[str, str] = {}
+    for family in families().values():
+        for name, text in family.component_docs.items():
+            docs.setdefault(name, text)
+    return docs
 
 
 class AdaptComponents(Part):

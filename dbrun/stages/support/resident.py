@@ -42,7 +42,7 @@ class ResidentBase:
                 return None
             return self._kept.pop(key).to(model.device)
 
-        model.find_kept = find_kept
+        model.weights.find_kept = find_kept
 
     def stage_done(self) -> None:
         """Free the bases of a finished stage; one untouched denoiser stays, in CPU memory."""
@@ -52,7 +52,7 @@ class ResidentBase:
             base, model = self._open.pop()
             restore_base(model)
             key = _denoiser_key(base, model)
-            denoiser = model.take_untouched(key.name)
+            denoiser = model.weights.take_untouched(key.name)
             if denoiser is not None and not self._kept and _has_room(denoiser):
                 self._kept[key] = denoiser.to("cpu")
             model.release(*model.family.weight_components)

@@ -32,7 +32,7 @@ def fresh(base: Path):
 
 @pytest.fixture(scope="module")
 def given(tiny_base, tmp_path_factory) -> tuple[Path, dict[str, ComponentAdapter], torch.Tensor]:
-    """A folder with trained adapters in both of our formats, the adapters, and what they predict."""
+    """A folder with trained adapters in three of our formats, the adapters, and what they predict."""
     folder, model, adapters = tmp_path_factory.mktemp("given"), fresh(tiny_base), {}
     draw = torch.Generator().manual_seed(0)
     for component, settings in KINDS.items():
@@ -42,7 +42,7 @@ def given(tiny_base, tmp_path_factory) -> tuple[Path, dict[str, ComponentAdapter
         write_weights(module,
                       {k: t + 0.2 * torch.randn(t.shape, generator=draw) for k, t in read_weights(module).items()})
         adapters[component] = ComponentAdapter(adapter.resolved_for(modules), modules, read_weights(module))
-    for form in ("peft", "diffusers"):
+    for form in ("peft", "diffusers", "kohya"):
         formats()[form].write(folder, FAMILY, adapters, lambda: fresh(tiny_base))
     return folder, adapters, PROBE.predict(model)
 
@@ -89,10 +89,30 @@ def predicted(bench, adapters: dict[str, ComponentAdapter]) -> torch.Tensor:
 
 
 def paths(folder: Path, form: str) -> dict[str, str]:
-    return {c: str(folder / "peft" / c) if form == "peft" else str(folder) for c in KINDS}
+    return {c: str(folder / formats()[form].relative_paths(c)[0].removesuffix("/adapter_config.json")) for c in KINDS}
 
 
-@pytest.mark.parametrize("form", ["peft", "diffusers"])
+@pytest.mark.parametrize("form", ["diffusers", "kohya"])
+def test_of_a_file_for_several_components_each_takes_its_part(given, bench, form) -> None:
+    """The layers of the other part do not count, and a part that nothing starts from is told."""
+    from dbrun.resolve.init_adapter import InitRequest, find_adapter, unused_parts
+    from dbrun.store.store import Store
+
+    folder, adapters, _ = given
+    found = {}
+    for component, path in paths(folder, form).items():
+        own = adapters[component]
+        request = InitRequest(FAMILY, component, own.adapter, bench.home, len(own.modules))
+        found[component] = find_adapter(path, request, Store(bench.home / "store"))
+    assert list(unused_parts(found)) == []
+    (component, text), = unused_parts({"denoiser": found["denoiser"]})
+    assert component == "denoiser" and "the text_encoder, too, which is not used" in text
+    lone = InitRequest(FAMILY, "text_encoder", adapters["denoiser"].adapter, bench.home, 3)
+    with pytest.raises(RecipeError, match=r"rank 2|is on"):
+        find_adapter(paths(folder, form)["denoiser"], lone, Store(bench.home / "store"))
+
+
+@pytest.mark.parametrize("form", ["peft", "diffusers", "kohya"])
 def test_the_first_prediction_is_the_given_adapters_to_the_bit(bench, given, form) -> None:
     """Its scale of 2 goes exactly into the weights and out of them."""
     folder, adapters, expected = given

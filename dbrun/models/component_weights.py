@@ -1,0 +1,101 @@
+"""The weights of a base in memory, component by component: loaded at their first use, and restored bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class ComponentWeights:
+    """Modules of a base by their names in model_index.json. load: reads one from the base's files, on the device."""
+
+    def __init__(self, load: Callable[[str], nn.Module]) -> None:
+        self.find_kept: Callable[[str], nn.Module | None] = no_component
+        """Gives an untouched component, on the device, that is in memory already; None to load it."""
+        self._load_from_files = load
+        self._modules: dict[str, nn.Module] = {}
+        # every loaded parameter with the tensor that it was loaded with; a reference costs nothing until one changes
+        self._original_data: dict[str, list[tuple[nn.Parameter, Tensor]]] = {}
+
+    @property
+    def loaded(self) -> Mapping[str, nn.Module]:
+        """The modules that are in memory, by name."""
+        return self._modules
+
+    def get(self, name: str) -> nn.Module:
+        """A component, loaded at the first call."""
+        if name not in self._modules:
+            self._modules[name] = module = self._load(name)
+            self._original_data[name] = [(parameter, parameter.data) for parameter in module.parameters()]
+        return self._modules[name]
+
+    def replace(self, name: str, module: nn.Module) -> None:
+        """Put another module in a component's place; `restore` releases it."""
+        self._modules[name] = module
+        self._original_data.pop(name, None)
+
+    def is_untouched(self, name: str) -> bool:
+        """Whether a component in memory has the parameters and tensors it was loaded with, and no others."""
+        original = self._original_data.get(name)
+        if original is None:
+            return False
+        now = list(self._modules[name].parameters())
+        if len(now) != len(original):
+            return False
+        return all(parameter is mine and parameter.data.data_ptr() == data.data_ptr()
+                   for parameter, (mine, data) in zip(now, original, strict=True))
+
+    def take_untouched(self, name: str) -> nn.Module | None:
+        """Give up a component that is as it was loaded; None where it is not in memory, or was changed."""
+        if not self.is_untouched(name):
+            return None
+        del self._original_data[name]
+        return self._modules.pop(name)
+
+    def release(self, names: Iterable[str]) -> None:
+        """Free these components; the next use loads them again, without adapters."""
+        import gc
+
+        import torch
+
+        held = self._modules.keys() & set(names)
+        if not held:
+            return
+        for name in held:
+            del self._modules[name]
+            self._original_data.pop(name, None)
+        # hooks and caches of the libraries make cycles, which only the collector frees
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def restore(self) -> None:
+        """Give every parameter the tensor it was loaded with, and release what was replaced.
+
+        Whoever changes a weight assigns its `data` anew, and never writes into the tensor.
+        """
+        self.release(self._modules.keys() - self._original_data.keys())
+        for parameters in self._original_data.values():
+            for parameter, data in parameters:
+                parameter.data, parameter.grad = data, None
+                parameter.requires_grad_(False)
+        for module in self._modules.values():
+            module.eval()
+
+    def _load(self, name: str) -> nn.Module:
+        """The untouched component, from memory or from the base's files."""
+        import torch
+
+        # whatever mode the first use is in: no adapter could train on tensors made under inference_mode
+        with torch.inference_mode(mode=False):
+            kept = self.find_kept(name)
+            if kept is not None:
+                return kept
+            return self._load_from_files(name)
+
+
+def no_component(name: str) -> None:
+    """No component is in memory already: the default of `ComponentWeights.find_kept`."""
