@@ -396,19 +396,3 @@ def families() -> Mapping[str, Family]:
 def family_names() -> tuple[str, ...]:
     """Names of all families: the allowed values of `base.type`."""
     return tuple(families())
-
-
-def class_label_names() -> tuple[str, ...]:
-    """Allowed values of `train.class_labels` over all families, each family's own default last."""
-    names: list[str] = []
-    for family in families().values():
-        default, *others = family.class_labels
-        names += [*others, default]
-    return tuple(dict.fromkeys(names))
-
-
-def class_labels_doc() -> str:
-    """Schema text of `train.class_labels`: the texts of all families that have one, joined."""
-    texts = [family.class_labels_doc for family in families().values() if family.class_labels_doc]
-    # a family that inherits its text from another would say it twice
-    return " ".join(dict.fromkeys(texts))

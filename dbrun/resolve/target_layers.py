@@ -71,7 +71,7 @@ def layer_names(family: Family, component: str, adapter: Adapter, base: BaseSour
     """Names of all layers of a component that the adapter can wrap; empty while the base is not here."""
     if base.folder is None:
         return ()
-    return tuple(_adaptable_layers(adapter, _weight_shapes(base.folder, family.components[component], base.files)))
+    return tuple(_adaptable_layers(adapter, _weight_shapes(base.folder, family, component, base.files)))
 
 
 def _target_layers(family: Family, component: str, adapter: Adapter, shapes: Shapes) -> Shapes:
