@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.errors import StageFailed
@@ -15,8 +15,17 @@ from dbrun.models.base import Model
 if TYPE_CHECKING:
     from torch import Tensor
 
-EFFECT_TOLERANCE, OUTPUT_TOLERANCE = 1e-3, 1e-5
-"""Tolerances: a share of the adapter's own effect, plus a share of the prediction's size for rounding."""
+
+class Tolerance(NamedTuple):
+    """Shares of a difference that rounding explains: effect, of the adapter's own effect; output, of the prediction."""
+
+    effect: float
+    output: float
+
+
+TOLERANCES = {"float32": Tolerance(1e-3, 1e-5), "float16": Tolerance(1e-2, 3e-3), "bfloat16": Tolerance(5e-2, 2e-2)}
+"""By the dtype that predicts. float16 keeps 11 binary digits and bfloat16 8; through all layers of the embedded base
+bfloat16's rounding adds up to 8e-3 of the prediction (measured), and its share here is twice that."""
 
 
 def describe_difference(difference: float) -> str:
@@ -64,12 +73,14 @@ class Probe:
 class ReferencePredictions:
     """Predictions from training that an export is compared with.
 
-    base_prediction, trained_prediction: the probe's predictions [3, C, h, w] without and with the adapters.
+    base_prediction, trained_prediction: the probe's predictions [3, C, h, w] without and with the adapters; dtype: in
+    which they were computed, such as `float32`.
     """
 
     base_prediction: Tensor
     trained_prediction: Tensor
     adapters: Mapping[str, ComponentAdapter]
+    dtype: str = "float32"
 
     @property
     def effect(self) -> float:
@@ -79,7 +90,8 @@ class ReferencePredictions:
     @property
     def tolerance(self) -> float:
         """Largest difference at which a reloaded adapter still counts as the same."""
-        return EFFECT_TOLERANCE * self.effect + OUTPUT_TOLERANCE * float(self.trained_prediction.abs().max())
+        share = TOLERANCES[self.dtype]
+        return share.effect * self.effect + share.output * float(self.trained_prediction.abs().max())
 
     def compare(self, answer: Tensor, model: Model, form: Format,
                 components: Iterable[str] | None = None) -> float:
@@ -114,7 +126,8 @@ def _are_equal(loaded: Tensor | None, written: Tensor | None) -> bool:
 
     if loaded is None or written is None:
         return False
-    return torch.equal(loaded.detach().float().cpu(), written.float())
+    # a library may hold the file's weights in the base's 16 bits: the rounded number is then the right one
+    return torch.equal(loaded.detach().cpu(), written.to(loaded.dtype))
 
 
 @contextmanager

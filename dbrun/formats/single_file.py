@@ -74,8 +74,9 @@ class SingleFileFormat(ComponentFormat):
         model.replace_components(modules)
         # Compared in the file's own layout: diffusers maps the names, and a gap in its map would go unnoticed.
         held, written = model.single_file_state_dict(), load_file(folder / FILE)
-        lost = [name for name in sorted(held.keys() | written.keys())
-                if name not in held or name not in written or not torch.equal(held[name], written[name])]
+        rounded = {name: tensor.to(model.dtype).float() for name, tensor in written.items()}
+        lost = [name for name in sorted(held.keys() | rounded.keys())
+                if name not in held or name not in rounded or not torch.equal(held[name], rounded[name])]
         if lost:
             raise StageFailed(f"single_file: `from_single_file` ignored or changed {len(lost)} tensors, such as "
                               f"{lost[0]}", fix="leave this format out of `export`")

@@ -291,7 +291,8 @@ def _expected_predictions(ctx: StageContext[ExportParams], adapters: Mapping[str
     base = probe.predict(model)
     for name, attached in adapters.items():
         attached.attach_to(model.module(name))
-    expected = ReferencePredictions(base, probe.predict(model), adapters)
+    dtype = str(model.dtype).removeprefix("torch.")
+    expected = ReferencePredictions(base, probe.predict(model), adapters, dtype)
     restore_base(model)
     initial = read_adapters(ctx.inputs["adapt"].path)
     has_learnt = False
@@ -331,7 +332,7 @@ def _write_format(ctx: StageContext[ExportParams], model: Model, form: Format, p
     carried = {name: adapter for name, adapter in expected.adapters.items() if form.supports(model.family, name)}
 
     def bare() -> Model:
-        return model.with_scheduler_changes(ctx.params.scheduler_overrides(model))
+        return _exact_base(ctx, model).with_scheduler_changes(ctx.params.scheduler_overrides(model))
 
     written = form.write(ctx.out, model.family, carried, bare)
     restore_base(model)
@@ -353,6 +354,16 @@ def _write_format(ctx: StageContext[ExportParams], model: Model, form: Format, p
     for path in written:
         write_provenance(path, {**document, "self_check": {"format": form.NAME, **rounded}})
     ctx.note(f"{form.NAME}: read back, {describe_difference(difference)}")
+
+
+def _exact_base(ctx: StageContext[ExportParams], model: Model) -> Model:
+    """The base in 32 bits, which whole components are merged in: 16 bits would round most of an adapter away."""
+    import torch
+
+    if model.dtype == torch.float32:
+        return model
+    # on the CPU: it is as large as the base twice over, and nothing is computed with it
+    return load_base(ctx, "fp32", torch.device("cpu"))
 
 
 def _draw_loss_plot(ctx: StageContext[ExportParams]) -> None:

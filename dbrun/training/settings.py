@@ -13,6 +13,7 @@ from dbrun.options.held_out import HeldOut
 from dbrun.options.objective import DEFAULT_OBJECTIVE, Objective
 from dbrun.options.precision import Precision, PrecisionChoice
 
+
 def class_label_names() -> tuple[str, ...]:
     """Allowed values of `train.class_labels` over all families, each family's own default last."""
     names: list[str] = []

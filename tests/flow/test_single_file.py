@@ -1,7 +1,6 @@
-"""Does a recipe over a checkpoint of one file train what it trains over the same base in a folder, and go on with it?"""
+"""Does training over a checkpoint of one file give what training over the same base in a folder gives?"""
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +28,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_training_over_the_file_is_training_over_the_folder_and_goes_on(project: Project) -> None:
     project.dbrun("run", "tiny.yaml")
     # another place is no other base, and a longer training goes on from the checkpoint

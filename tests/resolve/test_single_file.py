@@ -7,13 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from second_base import as_second
+from shipped_recipes import OWN_FILE
 
 from dbrun.errors import RecipeError, UsageError
 from dbrun.formats.base import formats
 from dbrun.models.base import Family, Model, families
 from dbrun.models.ldm_layouts import CHECKPOINT
+from dbrun.recipe.load import load_recipe
 from dbrun.recipe.schema.model import Base
 from dbrun.resolve.base import FoundBase, find_base, verified_base_folder
+from dbrun.resolve.sources import resolve_sources
 from dbrun.resolve.target_layers import _weight_shapes
 from dbrun.stages.sources import Artifact
 from dbrun.store.store import Store
@@ -171,3 +174,14 @@ def test_a_base_of_a_command_line_gets_the_tokenizer_of_the_adapters_own(first: 
     assert chosen.family.NAME == "sd" and (chosen.folder / CHECKPOINT).exists()
     with pytest.raises(UsageError, match="which is for a base in a checkpoint"):
         choose_base([], str(base), [], Store(tmp_path), like=str(base))
+
+
+def test_the_shipped_recipe_fits_a_checkpoint_of_sdxl(tmp_path: Path) -> None:
+    families()["sdxl"].write_tiny_base(tmp_path / "base")
+    tensors = load(families()["sdxl"], tmp_path / "base").single_file_state_dict()
+    save_file(dict(tensors), tmp_path / "my.safetensors")
+    overrides = [f"base.path={tmp_path / 'my.safetensors'}", f"base.like={tmp_path / 'base'}"]
+    sources = resolve_sources(load_recipe(OWN_FILE, overrides), Store(tmp_path / "store")).sources
+    assert sources.base.identity.startswith("file:") and sources.base.family == "sdxl"
+    recipe = load_recipe(OWN_FILE).recipe
+    assert recipe.base.like is not None and recipe.base.like.endswith("462165984030d82259a11f4367a4eed129e94a7b")

@@ -10,8 +10,10 @@ from PIL import Image
 
 from dbrun.adapters.adapter_io import read_adapters, write_adapters
 from dbrun.errors import StageFailed
+from dbrun.formats.merge_weights import merge_adapter
 from dbrun.models.base import families
 from dbrun.safetensors_header import read_provenance
+from dbrun.stages import export
 from dbrun.stages.base import stages
 from dbrun.stages.export import default_prompts
 from dbrun.stages.sources import Artifact, Picture, Sources
@@ -212,3 +214,23 @@ def test_its_declared_libraries_are_installed() -> None:
     from importlib.metadata import version
 
     assert all(version(name) for name in stages()["export"].libraries)
+
+
+def test_an_adapter_trained_in_16_bits_is_checked_in_16_and_merged_in_32(
+        trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merge in 16 bits would round most of a small update away."""
+    from safetensors.torch import load_file
+
+    # as on a GPU; a CPU would draw and check in 32 bits
+    monkeypatch.setattr(export, "sampling_precision", lambda precision, numerics: precision)
+    settings = trained.chosen.train.model_copy(update={"precision": "bf16"})
+    chosen = trained.chosen.model_copy(update={"train": settings, "export": ("component", "kohya", "peft")})
+    out = trained.run("export", chosen).path
+    merged = load_file(out / "component" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
+    exact = families()["sd"].load(trained.base, device=torch.device("cpu"), dtype=torch.float32)
+    read_adapters(trained.artifacts["train"].path)["denoiser"].attach_to(exact.module("denoiser"))
+    merge_adapter(exact.module("denoiser"))
+    assert all(torch.equal(merged[name], tensor) for name, tensor in exact.module("denoiser").state_dict().items())
+    checks = {path.name: read_provenance(path)["self_check"] for path in out.rglob("*.safetensors")}
+    assert 0 < checks["kohya.safetensors"]["difference"] <= checks["kohya.safetensors"]["allowed"]
