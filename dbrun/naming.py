@@ -8,6 +8,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """A repository on the Hugging Face Hub: owner/name."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """A commit of such a repository, written out."""
+CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""Ends of the names of files that hold a whole base. Only the first is read: the others are pickles."""
 CHECKPOINT_NAME = re.compile(r"step-(?P<step>\d{8,})\.(?P<digest>[0-9a-f]{64})\.safetensors")
 """The name of a checkpoint: the steps that are done, and the sha256 of the file's bytes."""
 METRICS_FILE = "metrics.jsonl"

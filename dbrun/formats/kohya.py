@@ -207,10 +207,12 @@ def _read_layers(file: Path, model: Model,
     module = model.module(component)
     # From module to file, since `_` for `.` cannot be undone: module names contain `_` themselves.
     module_names = {kohya_name(model.family, component, name): name for name in _named_layers(module)}
-    # other programs keep to the rule also where a layer has a name of its own
+    # other programs keep to the rule also where a layer has a name of its own, and some write the original names
     prefix = model.family.kohya_prefixes[component][1]
     for name in model.family.kohya_names.get(component, {}):
         module_names[prefix + name.replace(".", "_")] = name
+    original = model.family.original_layer_names(model.folder, component, tuple(module_names.values()))
+    module_names |= {prefix + other.replace(".", "_"): name for name, other in original.items()}
     other_prefixes = tuple(prefix for other, (_, prefix) in model.family.kohya_prefixes.items() if other != component)
     by_layer = _group_by_layer(tensors)
     unknown = [layer for layer in by_layer if layer not in module_names and not layer.startswith(other_prefixes)]

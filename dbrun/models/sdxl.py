@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dbrun.errors import RecipeError
 from dbrun.models.base import Condition, Sampling, SamplingConditions, no_op
 from dbrun.models.configs import downsampling_factor, loaded_class, read_config, silence_libraries
+from dbrun.models.ldm_layouts import SDXL, Layout
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary
 from dbrun.models.sd import (
     FEED_FORWARD,
@@ -139,6 +140,7 @@ class StableDiffusionXL(StableDiffusion):
         "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
     components: ClassVar[Mapping[str, str]] = {
         "denoiser": "unet", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder_2"}
+    checkpoint_layouts: ClassVar[tuple[Layout, ...]] = (SDXL,)
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     left_out: ClassVar[tuple[str, ...]] = ("feature_extractor", "image_encoder")
@@ -198,9 +200,9 @@ class StableDiffusionXL(StableDiffusion):
             raise RecipeError(f"the base's UNet takes {ids} numbers on a picture's sizes, and SDXL's {NUM_TIME_IDS}: a "
                               "refiner takes 5", fix="choose an SDXL base that draws pictures from text alone")
 
-    def single_file_obstacle(self, folder: Path | None) -> str | None:
-        """Reason for every base: the names of SDXL's checkpoints are others than those of Stable Diffusion 1.x."""
-        return f"whose names for `base.type: {self.NAME}` dbrun does not know"
+    def written_layout(self, folder: Path) -> Layout:
+        """The one layout of SDXL."""
+        return SDXL
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
         """Write a base of 0.4 M parameters for 32-pixel pictures: VAE factor 4, UNet factor 2, prompts of 77 tokens.

@@ -56,6 +56,16 @@ def model_snapshot(repo: str, commit: str) -> Path | None:
     return folder if (folder / "model_index.json").is_file() else None
 
 
+def snapshot_folder(repo: str, commit: str) -> Path:
+    """Folder of a commit of a model in the cache, whether anything of it was fetched or not."""
+    return repository_folder(repo) / "snapshots" / commit
+
+
+def is_fetched(repo: str, commit: str, name: str) -> bool:
+    """Whether a file of a commit of a model is in the cache."""
+    return (snapshot_folder(repo, commit) / name).is_file()
+
+
 def dataset_snapshot(repo: str, commit: str) -> Path | None:
     """Folder of a commit of a data set; None if nothing of it was fetched. May be incomplete."""
     folder = repository_folder(repo, DATASETS) / "snapshots" / commit

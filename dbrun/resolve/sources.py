@@ -57,7 +57,8 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
     known already. Raises InvalidRecipe with all problems at once.
     """
     recipe, findings = loaded.recipe, ProblemCollector(loaded.origins, wrong)
-    base = findings.attempt("base.path", find_base, recipe.base, loaded.folder_of("base.path"), store)
+    base = findings.attempt("base.path", find_base, recipe.base, loaded.folder_of("base.path"), store,
+                            loaded.folder_of("base.like"))
     base_source = None if base is None else base.source
     base_notes = _check_base(loaded, base_source, findings) if base_source else ()
     inits = _find_init_adapters(loaded, base_source, store, findings)

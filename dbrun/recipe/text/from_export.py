@@ -86,10 +86,15 @@ def _from_header(header_recipe: Mapping[str, Any], path: Path) -> dict[str, Any]
 
 def _base_section(header_base: Mapping[str, Any]) -> dict[str, Any]:
     section = {"type": header_base["type"], "path": UNKNOWN_PATH}
-    # identity is "hub:OWNER/NAME@COMMIT", or a digest of the files of a local base
+    # identity is "hub:OWNER/NAME@COMMIT", or a digest of the files of a local base; behind that of a checkpoint of one
+    # file may be "+hub:OWNER/NAME@COMMIT", where its tokenizers are
     kind, _, rest = str(header_base["identity"]).partition(":")
     if kind == "hub":
         section["path"], _, section["revision"] = rest.partition("@")
+    if kind == "file":
+        section["like"] = rest.partition("+hub:")[2] or UNKNOWN_PATH
+    if header_base.get("prediction"):
+        section["prediction"] = header_base["prediction"]
     if header_base["variant"]:
         section["variant"] = header_base["variant"]
     return section
