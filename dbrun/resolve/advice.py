@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from dbrun.errors import RecipeError
+from dbrun.errors import DbrunError, RecipeError
 from dbrun.events import Note
 from dbrun.images import photographs
 from dbrun.models.base import families
@@ -52,7 +52,11 @@ def works_at_large_resolution(base: BaseSource) -> bool:
     """Whether a base is far larger than the embedded one, as far as this is known without its files."""
     family = families()[base.family]
     if base.folder is not None:
-        return family.native_resolution(base.folder) >= LARGE_RESOLUTION
+        # advice must not fail a plan: the check of the base's configs reports what is wrong with them
+        try:
+            return family.native_resolution(base.folder) >= LARGE_RESOLUTION
+        except (OSError, DbrunError):
+            return False
     # not fetched yet: bases of the Hub that work on pixels may be as small as 64, those on latents are not
     return "vae" in family.subfolders
 
