@@ -16,6 +16,7 @@ from typing import Any
 from dbrun.errors import DbrunError, Interrupted
 from dbrun.events import Emit, Note, RunFinished, RunStarted
 from dbrun.plan.history import LastRun, last_run
+from dbrun.plan.machine_advice import machine_advice
 from dbrun.plan.planner import ALL_STAGES, BASE_STAGE, Plan, Scope, make_scope, plan_scope
 from dbrun.plan.preflight import preflight_error
 from dbrun.plan.reasons import Reason, SimpleReason
@@ -91,7 +92,8 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
             run = _Run(scope, dispatch.run_log, dispatch, stop_signal, target, worker_group,
                        recipe_as_written(loaded, overrides))
             new_notes = pinned.notes if pinned is not resolved else ()
-            return run.run(plan, display_path(loaded.path), (*resolved.notes, *new_notes))
+            notes = (*resolved.notes, *new_notes, *machine_advice(scope, plan))
+            return run.run(plan, display_path(loaded.path), notes)
         finally:
             worker_group.close()
             if dispatch.run_log is not None:
