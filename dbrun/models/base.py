@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 from dbrun.config_types import subclasses
 from dbrun.models.component_weights import ComponentWeights
 from dbrun.models.configs import SCHEDULER_FILE, check_component_configs, loaded_class, read_config
+from dbrun.models.prompt_reading import USUAL_READING
 from dbrun.models.scheduling import check_scheduler_config
 
 if TYPE_CHECKING:
@@ -118,6 +119,10 @@ class Family:
     """Text of `train.class_labels` in the recipe's schema; empty where there is nothing to choose."""
     checkpoint_layouts: ClassVar[tuple[Layout, ...]] = ()
     """Layouts of checkpoints of one file that are read; empty for a family that has none."""
+    one_piece_reason: ClassVar[str | None] = "reads a prompt in one piece"
+    """Why `base.prompt_chunks` must be 1, a clause that follows the family's name; None if it may be more."""
+    clip_skip_reason: ClassVar[str | None] = "has no CLIP text encoder"
+    """Why `base.clip_skip` must be 1, such a clause; None if it may be more."""
     start_image_reason: ClassVar[str | None] = None
     """Why `generate` needs a start image, a clause such as "enlarges pictures"; None where a prompt is enough."""
 
@@ -157,10 +162,7 @@ class Family:
 
     def load_component(self, folder: Path, name: str, *, device: torch.device, dtype: torch.dtype,
                        variant: str | None) -> nn.Module:
-        """Load one of `weight_components`: safetensors only, offline, frozen, in eval mode, on device.
-
-        Raises RecipeError where it cannot be loaded.
-        """
+        """Load one of `weight_components`: safetensors, offline, frozen, eval mode, on device. Raises RecipeError."""
         raise NotImplementedError
 
     def empty_component(self, folder: Path, name: str) -> nn.Module:
@@ -193,10 +195,7 @@ class Family:
         return f"which no other program reads for `base.type: {self.NAME}`"
 
     def original_layer_names(self, folder: Path, component: str, names: Iterable[str]) -> Mapping[str, str]:
-        """Layer's name on a component's module -> its name in the original release, which kohya's trainers can write.
-
-        folder: the base's. Empty where the two are the same, or where nobody writes the original ones.
-        """
+        """Layer's name on a component's module -> its name in the original release; empty where files have none."""
         return {}
 
     def written_layout(self, folder: Path) -> Layout:
@@ -224,6 +223,7 @@ class Model:
         self.family, self.folder, self.device, self.dtype, self.variant = family, folder, device, dtype, variant
         self._pipeline = pipeline
         self.weights = ComponentWeights(self._load_component)
+        self.prompt_reading = USUAL_READING
         self._vocabulary_sizes = self._count_tokens()
         self.new_tokens: dict[str, nn.Module] = {}
         """Trainable vectors of new words by their component's name in recipes, such as `trigger`."""

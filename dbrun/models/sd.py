@@ -11,6 +11,7 @@ from dbrun.models.base import CleanBatch, Condition, Randn, Sampling, SamplingCo
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
 from dbrun.models.ldm_layouts import SD1, SD2, Layout
 from dbrun.models.new_tokens import Vocabulary
+from dbrun.models.prompt_reading import read_state, tokenize
 from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily, UNetModel
 
 if TYPE_CHECKING:
@@ -63,20 +64,24 @@ class StableDiffusionModel(UNetModel):
     def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
         """Encode prompts to the text encoder's last hidden state, `hidden` [L, D] each, padded to the full length L.
 
-        The lowest bits of a result depend on the batch size: encode prompts one by one where the result is cached.
+        With `prompt_reading` of several pieces, [pieces · L, D]; with a clip skip, of an earlier layer. The lowest bits
+        of a result depend on the batch size: encode prompts one by one where the result is cached.
         """
+        import torch
+
         tokenizer, text_encoder = self.component("tokenizer"), self.component("text_encoder")
         length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
         # `word` becomes `word word_1 …` for a new word of several vectors; the pipeline does the same when it samples
         expanded = self._pipeline.maybe_convert_prompt(list(prompts), tokenizer)
-        tokens = tokenizer(expanded, padding="max_length", max_length=length, truncation=True,
-                           return_tensors="pt")
-        # Stable Diffusion attends to the padding: it was trained without a mask
-        mask = None
-        if getattr(text_encoder.config, "use_attention_mask", False):
-            mask = tokens.attention_mask.to(self.device)
-        hidden = text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
-        return [{"hidden": row} for row in hidden]
+        states: list[Tensor] = []
+        for tokens in tokenize(tokenizer, expanded, length, self.prompt_reading.chunks):
+            # Stable Diffusion attends to the padding: it was trained without a mask
+            mask = None
+            if getattr(text_encoder.config, "use_attention_mask", False):
+                mask = tokens.attention_mask.to(self.device)
+            states.append(read_state(text_encoder, tokens.input_ids.to(self.device), mask,
+                                     self.prompt_reading.clip_skip))
+        return [{"hidden": row} for row in torch.cat(states, dim=1)]
 
     def single_file_state_dict(self) -> Mapping[str, Tensor]:
         """All tensors by the names of the original releases: float32 on the CPU, weights [out, in …]."""
@@ -133,6 +138,8 @@ class StableDiffusion(UNetFamily):
     checkpoint_layouts: ClassVar[tuple[Layout, ...]] = (SD1, SD2)
     left_out: ClassVar[tuple[str, ...]] = (*UNetFamily.left_out, "image_encoder")
     token_components: ClassVar[tuple[str, ...]] = ("trigger",)
+    one_piece_reason: ClassVar[str | None] = None
+    clip_skip_reason: ClassVar[str | None] = None
     component_docs: ClassVar[Mapping[str, str]] = {
         **UNetFamily.component_docs,
         "text_encoder": "The adapter of the text encoder; left out, the text encoder is not trained.",

@@ -11,6 +11,7 @@ from dbrun.models.base import Condition, Sampling, SamplingConditions, no_op
 from dbrun.models.configs import downsampling_factor, loaded_class, read_config, silence_libraries
 from dbrun.models.ldm_layouts import SDXL, Layout
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary
+from dbrun.models.prompt_reading import tokenize
 from dbrun.models.sd import (
     FEED_FORWARD,
     TEXT_ATTENTION,
@@ -52,11 +53,11 @@ class StableDiffusionXLModel(StableDiffusionModel):
             length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
             # `word` becomes `word word_1 …` for a new word of several vectors
             expanded = self._pipeline.maybe_convert_prompt(list(prompts), tokenizer)
-            tokens = tokenizer(expanded, padding="max_length", max_length=length, truncation=True,
-                               return_tensors="pt")
-            output = text_encoder(tokens.input_ids.to(self.device), output_hidden_states=True)
-            states.append(output.hidden_states[-2])
-        hidden, pooled = torch.cat(states, dim=-1), output.text_embeds
+            outputs = [text_encoder(tokens.input_ids.to(self.device), output_hidden_states=True)
+                       for tokens in tokenize(tokenizer, expanded, length, self.prompt_reading.chunks)]
+            states.append(torch.cat([output.hidden_states[-2] for output in outputs], dim=1))
+        # of the first piece, as ComfyUI and kohya take it
+        hidden, pooled = torch.cat(states, dim=-1), outputs[0].text_embeds
         zero_empty = bool(self._pipeline.config.force_zeros_for_empty_prompt)
         conditions: list[Condition] = []
         for prompt, *row in zip(prompts, hidden, pooled, strict=True):
@@ -145,6 +146,8 @@ class StableDiffusionXL(StableDiffusion):
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     left_out: ClassVar[tuple[str, ...]] = ("feature_extractor", "image_encoder")
     size_conditioned: ClassVar[bool] = True
+    clip_skip_reason: ClassVar[str | None] = (
+        "always reads the last but one layer, which other programs call clip skip 2")
     embedding_keys: ClassVar[tuple[str, ...]] = ("clip_l", "clip_g")
     component_docs: ClassVar[Mapping[str, str]] = {
         **StableDiffusion.component_docs,

@@ -310,7 +310,7 @@ def _truncation_warnings(recipe: Recipe, found: Mapping[str, FoundPictures], fol
     if folder is None:
         return
     family, word = families()[recipe.base.type], recipe.adapt.new_word
-    limit = family.max_prompt_tokens(folder)
+    limit = recipe.base.prompt_chunks * family.max_prompt_tokens(folder)
     where = {family.normalize_prompt(prompt): place for prompt, place in _all_prompts(recipe, found)}
     long = [prompt for prompt in sorted(where) if word or may_be_truncated(prompt, limit)]
     # reading a tokenizer takes a while; most recipes have short prompts only

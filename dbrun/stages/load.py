@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +16,7 @@ from dbrun.input_file import file_exists, open_file, read_json
 from dbrun.models.base import Family, families, no_op
 from dbrun.models.configs import LICENCE_FILE, read_config
 from dbrun.models.ldm_layouts import CHECKPOINT
+from dbrun.models.prompt_reading import USUAL_READING, PromptReading
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Artifact, Sources
@@ -41,14 +42,19 @@ WEIGHTS = re.compile(r"[A-Za-z0-9_]+(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d+-of-
 
 @dataclass(frozen=True)
 class LoadParams:
-    """The params of the stage `load`. identity: as in `BaseSource`; family, variant: how its files are read."""
+    """The params of the stage `load`.
 
-    WORDS: ClassVar[Mapping[str, str]] = {"identity": "base", "family": "base.type",
-                                          "variant": "base.variant"}
+    identity: as in `BaseSource`; family, variant: how its files are read; reading: how the base reads prompts.
+    """
+
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"reading": USUAL_READING}
+    WORDS: ClassVar[Mapping[str, str]] = {"identity": "base", "family": "base.type", "variant": "base.variant",
+                                          "reading": "base.prompt_chunks, base.clip_skip"}
 
     identity: str
     family: str
     variant: str | None
+    reading: PromptReading = USUAL_READING
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,11 @@ class BaseRecord:
     family: Family
     variant: str | None
     files: Mapping[str, str]
+    reading: PromptReading
+
+    def max_prompt_tokens(self, folder: Path) -> int:
+        """Most tokens of a prompt that are read, marks not counted. folder: the base's."""
+        return self.reading.chunks * self.family.max_prompt_tokens(folder)
 
 
 class Load(Stage[LoadParams]):
@@ -70,9 +81,9 @@ class Load(Stage[LoadParams]):
     device_dependent: ClassVar[bool] = False
 
     def params(self, recipe: Recipe, sources: Sources) -> LoadParams:
-        """The base's identity, family and variant."""
+        """The base's identity, family and variant, and how it reads prompts."""
         base = sources.base
-        return LoadParams(base.identity, base.family, base.variant)
+        return LoadParams(base.identity, base.family, base.variant, recipe.base.prompt_reading)
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
         """The base itself: the same base always takes the same time."""
@@ -106,6 +117,9 @@ class Load(Stage[LoadParams]):
                 raise StageFailed(f"{folder / name} is damaged: its content does not match its name in the Hub's cache",
                                   fix=f"delete {blob}, then run the same command again")
         record = {"format_version": 1, "family": family.NAME, "variant": ctx.params.variant, "files": files}
+        # left out where it is the usual one, so that older records stay as they were
+        if ctx.params.reading != USUAL_READING:
+            record["reading"] = asdict(ctx.params.reading)
         (ctx.out / BASE_FILE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         ctx.progress(len(wanted), len(wanted), "files")
 
@@ -245,6 +259,7 @@ def check_pipeline(folder: Path, family: Family) -> None:
 
 
 def read_base_record(artifact: Artifact) -> BaseRecord:
-    """The base's family, variant and file digests, read from an artifact of `load`."""
+    """The base's family, variant, file digests and reading of prompts, from an artifact of `load`."""
     record = read_json(artifact.path / BASE_FILE)
-    return BaseRecord(families()[record["family"]], record["variant"], record["files"])
+    reading = PromptReading(**record.get("reading", {}))
+    return BaseRecord(families()[record["family"]], record["variant"], record["files"], reading)

@@ -139,12 +139,13 @@ class Preprocess(Stage[PreprocessParams]):
 
     def max_disk_bytes(self, ctx: StageContext[PreprocessParams]) -> int:
         """Every encoded crop and prompt twice, as an item and in the result."""
-        family, images = read_base_record(ctx.inputs["load"]).family, ctx.params.images
+        record, images = read_base_record(ctx.inputs["load"]), ctx.params.images
         class_pictures, index = _class_pictures(ctx)
         total_crops = (len(ctx.params.pictures) + len(class_pictures)) * _crops_per_picture(images)
         # the encoded picture, its mask in 32 bits, and a file's header
-        crop_bytes = images.resolution**2 * (family.encoded_bytes_per_pixel + cost.FLOAT32_BYTES) + 2**14
-        prompt_bytes = len(index.prompts) * (family.encoded_bytes_per_prompt + 2**14)
+        crop_bytes = images.resolution**2 * (record.family.encoded_bytes_per_pixel + cost.FLOAT32_BYTES) + 2**14
+        bytes_per_prompt = record.reading.chunks * record.family.encoded_bytes_per_prompt
+        prompt_bytes = len(index.prompts) * (bytes_per_prompt + 2**14)
         return int(2 * (total_crops * crop_bytes + prompt_bytes)) + cost.OVERHEAD_BYTES
 
     def run(self, ctx: StageContext[PreprocessParams]) -> None:
@@ -226,8 +227,8 @@ def _crops_per_picture(images: Images) -> int:
 def _warn_truncated(ctx: StageContext[PreprocessParams], prompts: Sequence[str]) -> None:
     """Warn of each prompt that is longer than the base reads, with the part that is not read."""
     assert ctx.base is not None
-    family = read_base_record(ctx.inputs["load"]).family
-    limit = family.max_prompt_tokens(ctx.base)
+    record = read_base_record(ctx.inputs["load"])
+    family, limit = record.family, record.max_prompt_tokens(ctx.base)
     # a cheap upper bound first, so that a tokenizer is loaded only where a prompt may be too long
     long = [prompt for prompt in map(family.normalize_prompt, prompts) if may_be_truncated(prompt, limit)]
     if not long:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from dbrun.errors import RecipeError, UsageError
 from dbrun.input_file import file_exists, read_json
 from dbrun.models.base import Family, Model, families
+from dbrun.models.prompt_reading import USUAL_READING, PromptReading
 from dbrun.naming import HUB_ID
 from dbrun.plan.device import resolve_numerics
 from dbrun.recipe.schema.model import Base
@@ -30,7 +31,7 @@ class LocalBase:
     """A base on this machine.
 
     asked: its name as the user or a recipe wrote it; identity: its content, independent of its place;
-    folder, variant: the files to load.
+    folder, variant: the files to load; reading: how it reads prompts, as the first adapter was trained.
     """
 
     family: Family
@@ -38,13 +39,16 @@ class LocalBase:
     identity: str
     folder: Path
     variant: str | None
+    reading: PromptReading = USUAL_READING
 
     def load(self, precision: str = "fp32", device: str = "auto", threads: int = 1) -> Model:
         """Load the base; precision: fp32, fp16 or bf16; device: auto, cpu, cuda or mps; threads: on a CPU."""
         from dbrun.training.device import DTYPES, set_up_device
 
         torch_device = set_up_device(resolve_numerics(device, threads))
-        return self.family.load(self.folder, device=torch_device, dtype=DTYPES[precision], variant=self.variant)
+        model = self.family.load(self.folder, device=torch_device, dtype=DTYPES[precision], variant=self.variant)
+        model.prompt_reading = self.reading
+        return model
 
 
 def choose_base(documents: Sequence[Mapping[str, Any]], asked: str | None, places: Sequence[Path],
@@ -66,9 +70,17 @@ def choose_base(documents: Sequence[Mapping[str, Any]], asked: str | None, place
         raise UsageError("no adapter records the base that it was trained on",
                          fix="name it: --base embedded, a folder in diffusers format, a checkpoint of one file, or "
                              "owner/name@revision")
+    base = replace(base, reading=_trained_reading(trained, base.family))
     # A note, no error: an adapter often works on another fine-tune of its base.
     others = dict.fromkeys(record["identity"] for record in trained if record["identity"] != base.identity)
     return base, tuple(f"an adapter was trained on another base than {base.asked}: {other}" for other in others)
+
+
+def _trained_reading(trained: Sequence[Mapping[str, Any]], family: Family) -> PromptReading:
+    """How the first adapter's base read prompts in training; the usual reading for an adapter of another family."""
+    if not trained or trained[0]["type"] != family.NAME:
+        return USUAL_READING
+    return PromptReading(int(trained[0].get("prompt_chunks", 1)), int(trained[0].get("clip_skip", 1)))
 
 
 def _training_bases(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -190,8 +202,6 @@ def _find_or_download(base: Base, store: Store) -> LocalBase:
 
 def _download(base: Base, source: BaseSource, unavailable_reason: str | None) -> BaseSource:
     """The source with its folder after a download. Raises RecipeError if there may be none, such as offline."""
-    from dataclasses import replace
-
     from dbrun.stages.support import download
 
     if unavailable_reason:

@@ -21,7 +21,8 @@ from dbrun.recipe.schema.train import DEFAULT_STEPS
 def check_rules(recipe: Recipe) -> list[KeyProblem]:
     """All problems between keys of a valid recipe."""
     rules = (_subject, _dataset, _captions, _prior, _class_images, _base, _components, _class_labels, _objective,
-             _precision, _adapt, _trigger, _export, _length, _stop, _optimizer, _tf32, _images, _launch)
+             _prompt_reading, _precision, _adapt, _trigger, _export, _length, _stop, _optimizer, _tf32, _images,
+             _launch)
     problems: list[KeyProblem] = []
     for rule in rules:
         problems += rule(recipe)
@@ -189,6 +190,16 @@ def _class_labels(recipe: Recipe) -> Iterator[KeyProblem]:
     if labels is not None and labels not in family.class_labels:
         yield KeyProblem("train.class_labels", f"found '{labels}', allowed for `base.type: {family.NAME}`: "
                          f"{', '.join(family.class_labels)}", "leave it out")
+
+
+def _prompt_reading(recipe: Recipe) -> Iterator[KeyProblem]:
+    base, family = recipe.base, families()[recipe.base.type]
+    if base.prompt_chunks > 1 and family.one_piece_reason:
+        yield KeyProblem("base.prompt_chunks", f"found {base.prompt_chunks}, allowed: 1; `base.type: {family.NAME}` "
+                         f"{family.one_piece_reason}", "leave it out")
+    if base.clip_skip > 1 and family.clip_skip_reason:
+        yield KeyProblem("base.clip_skip", f"found {base.clip_skip}, allowed: 1; `base.type: {family.NAME}` "
+                         f"{family.clip_skip_reason}", "leave it out")
 
 
 def _precision(recipe: Recipe) -> Iterator[KeyProblem]:

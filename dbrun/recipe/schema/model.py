@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from dbrun.adapters.embedding import TOKEN_PATTERN
 from dbrun.config_types import FilledText, Float, Int, OrNone, Part, PathText, Text
 from dbrun.models import base as families
+from dbrun.models.prompt_reading import PromptReading
 from dbrun.options.objective import Objective
 from dbrun.options.trackers import Tracker
 from dbrun.recipe.schema.adapt import Adapt
@@ -55,6 +56,17 @@ class Base(Part):
     """For a Hub id: its commit, tag or branch; only a 40-digit commit always gives the same base."""
     variant: Annotated[FilledText | None, OrNone] = None
     """Variant of the weight files, such as `fp16`."""
+    prompt_chunks: Annotated[Int, Field(ge=1, le=4)] = 1
+    """Pieces of 75 tokens that prompts are read in, for captions that are longer: 2 reads 150 tokens, 3 reads 225. For
+    CLIP text encoders; ComfyUI and A1111 read long prompts in the same way."""
+    clip_skip: Annotated[Int, Field(ge=1, le=12)] = 1
+    """Layer of the text encoder that is read, counted from the last: 1, or 2 for most models of anime pictures over
+    Stable Diffusion 1.x. Sample with the same clip skip. Not for SDXL."""
+
+    @property
+    def prompt_reading(self) -> PromptReading:
+        """`prompt_chunks` and `clip_skip`."""
+        return PromptReading(self.prompt_chunks, self.clip_skip)
 
 
 DEFAULT_CLASS_IMAGES = 100

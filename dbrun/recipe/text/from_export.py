@@ -93,8 +93,9 @@ def _base_section(header_base: Mapping[str, Any]) -> dict[str, Any]:
         section["path"], _, section["revision"] = rest.partition("@")
     if kind == "file":
         section["like"] = rest.partition("+hub:")[2] or UNKNOWN_PATH
-    if header_base.get("prediction"):
-        section["prediction"] = header_base["prediction"]
+    for key in ("prediction", "prompt_chunks", "clip_skip"):
+        if header_base.get(key):
+            section[key] = header_base[key]
     if header_base["variant"]:
         section["variant"] = header_base["variant"]
     return section

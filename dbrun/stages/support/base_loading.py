@@ -35,5 +35,6 @@ def load_base(ctx: StageContext[Any], precision: Precision,
     if device is None:
         device = set_up_device(ctx.numerics, ctx.process_group.local_rank)
     model = record.family.load(ctx.base, device=device, dtype=DTYPES[precision], variant=record.variant)
+    model.prompt_reading = record.reading
     ctx.resident.opened(ctx.inputs["load"].digest, model)
     return model

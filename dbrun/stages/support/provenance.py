@@ -17,9 +17,12 @@ def portable_recipe(recipe: Recipe, sources: Sources) -> dict[str, object]:
     # equal trainings must give equal documents, whatever their recipes are called and wherever their files are; and the
     # document is a param of `export`, so that every entry is part of its cache key
     base = sources.base
-    base_document = {"type": base.family, "identity": base.identity, "variant": base.variant}
+    base_document: dict[str, object] = {"type": base.family, "identity": base.identity, "variant": base.variant}
     document: dict[str, object] = {"schema": recipe.schema_, "base": base_document}
     # only a checkpoint of one file has it; all other documents stay as they were
+    for key in ("prompt_chunks", "clip_skip"):
+        if getattr(recipe.base, key) > 1:
+            base_document[key] = getattr(recipe.base, key)
     if recipe.base.prediction is not None:
         document["base"] = {**base_document, "prediction": recipe.base.prediction}
     document |= _subjects(recipe, sources)
