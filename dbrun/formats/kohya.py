@@ -12,6 +12,7 @@ from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import KOHYA_PREFIXES
 from dbrun.formats.lycoris_apply import apply_to_bias, apply_to_weight, layer_scale, layer_type, layer_types
+from dbrun.input_file import file_exists, folder_exists
 from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 
@@ -54,9 +55,9 @@ class KohyaFormat(Format):
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """A safetensors file with kohya's names, or the file with the usual name in a folder."""
         file = place
-        if place.is_dir():
+        if folder_exists(place):
             file = place / FILE
-        if file.suffix != ".safetensors" or not file.is_file():
+        if file.suffix != ".safetensors" or not file_exists(file):
             return None
         # One is enough: a trainer may have added tensors of its own.
         if not any(name.startswith(KOHYA_PREFIXES) for name in read_header(file).tensors):

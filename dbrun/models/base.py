@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 from dbrun.config_types import subclasses
 from dbrun.models.component_weights import ComponentWeights
-from dbrun.models.configs import SCHEDULER_FILE, loaded_class, read_config
+from dbrun.models.configs import SCHEDULER_FILE, check_component_configs, loaded_class, read_config
 from dbrun.models.scheduling import check_scheduler_config
 
 if TYPE_CHECKING:
@@ -176,11 +176,11 @@ class Family:
         return read_config(folder / "scheduler" / SCHEDULER_FILE)
 
     def check_configs(self, folder: Path) -> None:
-        """Raise RecipeError where the configs in folder say that training here would not fit the base.
+        """Raise RecipeError where a config in folder is damaged, or says that training here would not fit the base.
 
-        Reads model_index.json and every `config.json` and scheduler config, but no weights; without torch.
-        """
+        Reads model_index.json and the config of every component, but no weights; without torch."""
         index = read_config(folder / "model_index.json")
+        check_component_configs(folder, self.subfolders)
         for name in self.scheduler_folders:
             file = folder / name / SCHEDULER_FILE
             check_scheduler_config(read_config(file), file, self.scheduler_classes, loaded_class(index, name))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
 from dbrun.models.base import Condition, Sampling, SamplingConditions, no_op
-from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
+from dbrun.models.configs import downsampling_factor, loaded_class, read_config, silence_libraries
 from dbrun.models.ldm_layouts import SDXL, Layout
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary
 from dbrun.models.sd import (
@@ -186,8 +186,7 @@ class StableDiffusionXL(StableDiffusion):
     def check_configs(self, folder: Path) -> None:
         """Raise RecipeError for a refiner, for a UNet that is not SDXL's, and as `StableDiffusion` does."""
         index = read_config(folder / "model_index.json")
-        encoder = index.get("text_encoder") or [None]
-        if index.get("requires_aesthetics_score") or encoder[0] is None:
+        if index.get("requires_aesthetics_score") or loaded_class(index, "text_encoder") is None:
             raise RecipeError(f"the base is {self.refused_pipelines['StableDiffusionXLImg2ImgPipeline']}",
                               fix="choose the base that it refines, such as stabilityai/stable-diffusion-xl-base-1.0")
         super().check_configs(folder)

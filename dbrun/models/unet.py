@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dbrun.errors import RecipeError
+from dbrun.errors import RecipeError, is_out_of_memory
 from dbrun.models.base import Condition, Family, Model
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
 from dbrun.models.ldm_layouts import CHECKPOINT
@@ -91,7 +91,10 @@ class UNetFamily(Family):
             pipeline = pipeline_class.from_pretrained(
                 str(folder), dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
                 requires_safety_checker=False, **dict.fromkeys(absent))
-        except (OSError, ValueError) as error:
+        # the libraries answer a wrong config with almost any exception: TypeError, KeyError, AttributeError …
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise RecipeError(f"{folder} cannot be loaded as a base of type {self.NAME}: {error}",
                               fix="check `base.path` and `base.variant`; only safetensors files are read") from error
         pipeline.set_progress_bar_config(disable=True)
@@ -124,10 +127,13 @@ class UNetFamily(Family):
     def native_resolution(self, folder: Path) -> int:
         """The UNet's `sample_size` in pixels: times the VAE's factor where the UNet works on latents."""
         # a config without `sample_size` is read as 64, the side of SD 1.x and of IF stage I
-        side = int(read_config(folder / "unet" / "config.json").get("sample_size") or 64)
+        side = read_config(folder / "unet" / "config.json").get("sample_size") or 64
+        # diffusers also takes [height, width]
+        if isinstance(side, list):
+            side = max(side)
         if "vae" not in self.subfolders:
-            return side
-        return side * downsampling_factor(folder / "vae")
+            return int(side)
+        return int(side) * downsampling_factor(folder / "vae")
 
 
 class UNetModel(Model):

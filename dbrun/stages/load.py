@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
+from dbrun.finite_weights import check_finite
+from dbrun.input_file import file_exists, open_file, read_json
 from dbrun.models.base import Family, families, no_op
 from dbrun.models.configs import LICENCE_FILE, read_config
 from dbrun.models.ldm_layouts import CHECKPOINT
 from dbrun.recipe.schema.model import Recipe
-from dbrun.safetensors_header import read_header
 from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Artifact, Sources
 from dbrun.stages.support.tokenizer_links import (
@@ -84,7 +85,7 @@ class Load(Stage[LoadParams]):
         names: list[str] = []
         for inner in ("", *family.subfolders):
             for path in (folder / inner).glob("*"):
-                if path.is_file():
+                if file_exists(path):
                     names.append(path.relative_to(folder).as_posix())
         names.sort()
         wanted = select_files(names, family.subfolders, ctx.params.variant)
@@ -95,9 +96,9 @@ class Load(Stage[LoadParams]):
             ctx.check_interrupt()
             ctx.progress(done, len(wanted), "files")
             if name.endswith(".safetensors"):
-                # raises where the file is cut short
-                read_header(folder / name)
-            with (folder / name).open("rb") as file:
+                # raises where the file is cut short, too
+                check_finite(folder / name, ctx.check_interrupt)
+            with open_file(folder / name) as file:
                 files[name] = hashlib.file_digest(file, "sha256").hexdigest()
             # in the Hub's cache a file is a link to a blob that is named by its sha256
             blob = (folder / name).resolve()
@@ -217,11 +218,11 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
 
 def check_pipeline(folder: Path, family: Family) -> None:
     """Raise RecipeError unless model_index.json names a pipeline of this family, and only libraries that are known."""
-    if not (folder / "model_index.json").is_file():
+    if not file_exists(folder / "model_index.json"):
         raise RecipeError(f"{folder} has no model_index.json, so it is no base in diffusers format",
                           fix="name a folder written by `save_pretrained` in `base.path`")
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(folder / "model_index.json")
         pipeline = index["_class_name"]
         homes = {part: index[part][0] for part in family.subfolders if index.get(part)}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -245,5 +246,5 @@ def check_pipeline(folder: Path, family: Family) -> None:
 
 def read_base_record(artifact: Artifact) -> BaseRecord:
     """The base's family, variant and file digests, read from an artifact of `load`."""
-    record = json.loads((artifact.path / BASE_FILE).read_text(encoding="utf-8"))
+    record = read_json(artifact.path / BASE_FILE)
     return BaseRecord(families()[record["family"]], record["variant"], record["files"])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from dbrun.errors import RecipeError, UsageError
+from dbrun.input_file import file_exists, read_json
 from dbrun.models.base import Family, Model, families
 from dbrun.naming import HUB_ID
 from dbrun.plan.device import resolve_numerics
@@ -86,12 +88,11 @@ def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], sto
     hub = parse_hub_identity(recorded["identity"])
     if hub:
         repo, commit = hub
-        return _find_or_download(Base(type=recorded["type"], path=repo, revision=commit, variant=recorded["variant"]),
-                                 store)
-    candidates = [Base(type=recorded["type"], path=EMBEDDED, variant=recorded["variant"])]
+        return _find_or_download(_recorded_base(recorded, repo, revision=commit), store)
+    candidates = [_recorded_base(recorded, EMBEDDED)]
     for record in _recorded_bases(places):
-        candidates.append(Base(type=recorded["type"], path=record["path"], variant=recorded["variant"],
-                               like=record.get("like"), prediction=record.get("prediction")))
+        candidates.append(_recorded_base(recorded, record["path"], like=record.get("like"),
+                                         prediction=record.get("prediction")))
     for one in candidates:
         try:
             candidate = _find_or_download(one, store)
@@ -102,6 +103,15 @@ def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], sto
             return candidate
     raise UsageError(f"the adapter was trained on a base in a folder ({recorded['identity'][:18]}…), and no record "
                      "names its path", fix="name it: --base FOLDER")
+
+
+def _recorded_base(recorded: Mapping[str, Any], path: str, **settings: Any) -> Base:
+    """The recorded base at a path; settings: further fields of it. Raises RecipeError for what no recipe may hold."""
+    try:
+        return Base(type=recorded["type"], path=path, variant=recorded["variant"], **settings)
+    except ValidationError as error:
+        raise RecipeError(f"an adapter was trained on a base that this dbrun does not know: type "
+                          f"{recorded['type'][:40]!r}, {path[:80]!r}", fix="name a base: --base FOLDER") from error
 
 
 def _recorded_bases(places: Sequence[Path]) -> list[Mapping[str, Any]]:
@@ -132,7 +142,7 @@ def _base_of_option(asked: str, trained: Sequence[Mapping[str, Any]], places: Se
                              fix="say where it is: --like FOLDER in diffusers format, or --like OWNER/NAME@COMMIT")
         return _find_or_download(Base(type=family, path=asked, like=like), store)
     # A folder wins over a repository: `owner/name` can be both.
-    if (folder / "model_index.json").is_file() or not HUB_ID.fullmatch(path):
+    if file_exists(folder / "model_index.json") or not HUB_ID.fullmatch(path):
         return _find_or_download(Base(type=_detect_family(folder) or _base_type(trained), path=asked), store)
     return _find_or_download(Base(type=_base_type(trained), path=path, revision=revision or None), store)
 
@@ -152,14 +162,14 @@ def _known_tokenizers(trained: Sequence[Mapping[str, Any]], places: Sequence[Pat
 def _base_type(trained: Sequence[Mapping[str, Any]]) -> str:
     """Family that the adapters were trained on; without provenance the first that other programs train for, too."""
     if trained:
-        return str(trained[0]["type"])
+        return _recorded_base(trained[0], EMBEDDED).type
     return next(family.NAME for family in families().values() if family.kohya_prefixes)
 
 
 def _detect_family(folder: Path) -> str | None:
     """Family of a pipeline in a folder, by its class name; None if it is no pipeline of a known class."""
     try:
-        pipeline = json.loads((folder / "model_index.json").read_bytes())["_class_name"]
+        pipeline = read_json(folder / "model_index.json")["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     for family in families().values():
