@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from dbrun.adapters.embedding import TOKEN_PATTERN
 from dbrun.config_types import FilledText, Float, Int, OrNone, Part, PathText, Text
 from dbrun.models import base as families
+from dbrun.models.quantisation import quantisations
 from dbrun.options.objective import Objective
 from dbrun.options.trackers import Tracker
 from dbrun.recipe.schema.adapt import Adapt
@@ -36,8 +37,13 @@ def _list_families(schema: dict[str, Any]) -> None:
     schema["enum"] = list(families.family_names())
 
 
+QuantisationName: Any = Literal[tuple(quantisations())]
+
+
 class Base(Part):
     """The base model that is personalised."""
+
+    NEUTRAL: ClassVar[dict[str, object]] = {"quantise": None}
 
     type: Annotated[Text, AfterValidator(_check_family), Field(json_schema_extra=_list_families)] = "sd"
     """The base's family."""
@@ -47,6 +53,11 @@ class Base(Part):
     """For a Hub id: its commit, tag or branch; only a 40-digit commit always gives the same base."""
     variant: Annotated[FilledText | None, OrNone] = None
     """Variant of the weight files, such as `fp16`."""
+    quantise: Annotated[QuantisationName | None, OrNone] = None
+    """Hold the weights of the denoiser's linear layers in fewer bits, while adapters learn on top of them: less memory,
+    slightly other predictions, and often slower steps. nf4: 4 bits; int8: 8 bits, inputs too; fp8: 8 bits. Text
+    encoders and autoencoder stay as they are. nf4 and int8 need the package bitsandbytes, fp8 needs torchao. Left out:
+    the base's own weights, in `train.precision`."""
 
 
 DEFAULT_CLASS_IMAGES = 100

@@ -90,6 +90,8 @@ def _base_section(header_base: Mapping[str, Any]) -> dict[str, Any]:
         section["path"], _, section["revision"] = rest.partition("@")
     if header_base["variant"]:
         section["variant"] = header_base["variant"]
+    if header_base.get("quantise"):
+        section["quantise"] = header_base["quantise"]
     return section
 
 

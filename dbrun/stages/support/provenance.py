@@ -17,9 +17,10 @@ def portable_recipe(recipe: Recipe, sources: Sources) -> dict[str, object]:
     # equal trainings must give equal documents, whatever their recipes are called and wherever their files are; and the
     # document is a param of `export`, so that every entry is part of its cache key
     base = sources.base
-    document: dict[str, object] = {
-        "schema": recipe.schema_,
-        "base": {"type": base.family, "identity": base.identity, "variant": base.variant}}
+    base_document: dict[str, object] = {"type": base.family, "identity": base.identity, "variant": base.variant}
+    if recipe.base.quantise is not None:
+        base_document["quantise"] = recipe.base.quantise
+    document: dict[str, object] = {"schema": recipe.schema_, "base": base_document}
     document |= _subjects(recipe, sources)
     document["prior"] = None
     if recipe.prior:
