@@ -41,6 +41,13 @@ class StageStarted(Event):
 
 
 @dataclass(frozen=True)
+class LibrariesLoading(Event):
+    """A stage imports its libraries first, which takes seconds; only the first such stage of a process does."""
+
+    stage: str
+
+
+@dataclass(frozen=True)
 class Progress(Event):
     """Progress of a stage: done of total units. unit: "pictures", "steps" …; metrics: such as loss, learning_rate."""
 

@@ -8,10 +8,14 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """A repository on the Hugging Face Hub: owner/name."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """A commit of such a repository, written out."""
+CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""Ends of the names of files that hold a whole base. Only the first is read: the others are pickles."""
 CHECKPOINT_NAME = re.compile(r"step-(?P<step>\d{8,})\.(?P<digest>[0-9a-f]{64})\.safetensors")
 """The name of a checkpoint: the steps that are done, and the sha256 of the file's bytes."""
 METRICS_FILE = "metrics.jsonl"
 """A line of JSON for each step of a training, in its artifact and in the run's folder."""
+YAML_SUFFIXES = (".yaml", ".yml")
+"""The endings of the names of recipes."""
 FORBIDDEN_IN_PROMPT = re.compile(
     # controls, without tab, line feed, carriage return and next line, which are white space
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f"

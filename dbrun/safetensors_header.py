@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dbrun.errors import RecipeError
+from dbrun.input_file import folder_exists, open_file, parse_json, path_exists, read_json
+from dbrun.provenance_check import find_damage
 
 METADATA_KEY = "dbrun"
 """The metadata key that holds dbrun's document, as JSON."""
@@ -33,26 +35,43 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Header of a complete, well-formed safetensors file. Raises RecipeError for anything else."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    try:
+        file = open_file(path)
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}", fix=_suggest_file(path)) from error
+    with file:
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         # checked before reading: a damaged length could ask for exabytes
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
             raise _invalid_file(path, f"its header says {length} bytes, the file has {size}")
         text = file.read(length)
     try:
-        document = json.loads(text)
+        document = parse_json(text)
         metadata = document.pop("__metadata__", {})
-        ends = [int(tensor["data_offsets"][1]) for tensor in document.values()]
+        ends = [_data_end(tensor) for tensor in document.values()]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise _invalid_file(path, "its header cannot be read") from error
-    if not isinstance(metadata, dict):
-        raise _invalid_file(path, "its metadata is no JSON object")
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _invalid_file(path, "its metadata is no JSON object of texts")
     # a download that was cut off has a valid header and too few bytes
     expected_size = 8 + length + max(ends, default=0)
     if expected_size != size:
         raise _invalid_file(path, f"its header promises {expected_size} bytes, the file has {size}")
     return Header(document, metadata, 8 + length)
+
+
+def _data_end(tensor: Mapping[str, Any]) -> int:
+    """Offset at which a tensor's data end, after a check of its entry. Raises TypeError, ValueError or KeyError."""
+    start, end = tensor["data_offsets"]
+    numbers = (start, end, *tensor["shape"])
+    if not isinstance(tensor["shape"], list) or not isinstance(tensor["dtype"], str):
+        raise TypeError("no shape or dtype")
+    for number in numbers:
+        # in Python a bool is an int
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise TypeError("no size")
+    return int(end)
 
 
 def tensor_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
@@ -68,17 +87,20 @@ def _tensor_shapes(path: Path, changed: int) -> Mapping[str, tuple[int, ...]]:
 
 def read_provenance(path: Path) -> dict[str, object]:
     """Provenance that dbrun wrote into an exported adapter. Raises RecipeError where there is none."""
-    if path.is_dir():
+    if folder_exists(path):
         raise RecipeError(f"{path} is a folder", fix=_suggest_file(path))
-    if not path.is_file():
+    if not path_exists(path):
         raise RecipeError(f"{path} is not there", fix=_suggest_file(path))
     text = read_header(path).metadata.get(METADATA_KEY)
     try:
-        document = json.loads(text) if text else None
+        document = parse_json(text) if text else None
     except (ValueError, TypeError):
         document = None
     if not isinstance(document, dict):
         raise RecipeError(f"{path} holds no provenance of dbrun", fix="name a file that `dbrun run` exported")
+    damage = find_damage(document)
+    if damage is not None:
+        raise RecipeError(f"{path} holds provenance that is damaged: {damage}", fix="export the adapter again")
     return document
 
 
@@ -109,7 +131,7 @@ def read_records(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """Records (dbrun.json) in these folders; a folder without a readable one is skipped."""
     for folder in folders:
         try:
-            record = json.loads((folder / RECORD_FILE).read_bytes())
+            record = read_json(folder / RECORD_FILE)
         except (OSError, ValueError):
             continue
         if isinstance(record, dict):

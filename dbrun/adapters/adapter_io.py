@@ -15,6 +15,7 @@ from dbrun.adapters.base import Learnable, adapter_types
 from dbrun.adapters.embedding import Embedding
 from dbrun.config_types import tagged_union
 from dbrun.errors import StoreCorrupt
+from dbrun.input_file import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,7 +59,7 @@ def read_adapters(folder: Path) -> dict[str, ComponentAdapter]:
     """Component -> its adapter, as `write_adapters` wrote them. Raises StoreCorrupt if the index is no JSON object."""
     from safetensors.torch import load_file
 
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    index = read_json(folder / INDEX)
     if not isinstance(index, dict):
         raise StoreCorrupt(f"{folder / INDEX} is not an index of adapters")
     union = tagged_union((*adapter_types(), Embedding))

@@ -12,7 +12,10 @@ EXIT_INTERRUPTED = 130
 
 def main() -> None:
     """The entry point `dbrun`: run a verb; every failure becomes a message and an exit code, never a traceback."""
+    from dbrun.ui.streams import guard_streams
+
     try:
+        guard_streams()
         _run()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -32,6 +35,7 @@ def _run() -> None:
 
     words = sys.argv[1:] or ["--help"]
     try:
+        _check_utf8(words)
         # Not standalone: typer then raises a wrong command line instead of printing it, and it is reported below,
         # with --json as JSON, like every other error.
         code = app_for(words)(words, prog_name="dbrun", standalone_mode=False)
@@ -48,3 +52,15 @@ def _run() -> None:
     finally:
         # At exit Python collects once more; frozen objects are left out of that.
         gc.freeze()
+
+
+def _check_utf8(words: list[str]) -> None:
+    """Raise UsageError for a word that is not UTF-8: no record, lock or header could hold it."""
+    from dbrun.errors import UsageError
+    from dbrun.input_file import undecodable
+
+    for word in words:
+        shown = undecodable(word)
+        if shown is not None:
+            fix = "rename the file" if sys.getfilesystemencoding() == "utf-8" else "export PYTHONUTF8=1"
+            raise UsageError(f"found {shown} on the command line, which is not UTF-8", fix=fix)

@@ -11,9 +11,10 @@ from dbrun.cli.app import Json, app
 
 
 @app.command()
-def show(adapter: Annotated[Path, typer.Argument(help="An exported .safetensors file.", metavar="ADAPTER",
-                                                 show_default=False)], json: Json = False) -> None:
-    """Show the provenance of an adapter file."""
+def show(adapter: Annotated[Path, typer.Argument(
+             help="An exported .safetensors file, or a folder that a run wrote, such as outputs/sks_dog.",
+             metavar="ADAPTER", show_default=False)], json: Json = False) -> None:
+    """Show the provenance of an adapter."""
     from dbrun.cli.files import show_provenance
 
     show_provenance(adapter, as_json=json)

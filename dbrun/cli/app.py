@@ -80,13 +80,14 @@ Profiles = Annotated[list[str] | None, typer.Option(
     "--profile", metavar="NAME", autocompletion=complete_profiles,
     help="Apply a profile of the recipe; a later profile overrides an earlier one.")]
 RecipeWords = Annotated[list[str] | None, typer.Argument(
-    help="The recipe (left out: the one last run here, else the only file in recipes/) and changes to it.",
+    help="The recipe (left out: the one last run here, else the only one in recipes/ or here) and changes to it.",
     metavar="[RECIPE] [KEY=VALUE]", show_default=False, autocompletion=complete_recipes_and_keys)]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", autocompletion=complete_stages,
                                            help="Run no stage after this one.")]
-MaybeRecipe = Annotated[Path | None, typer.Argument(help=RECIPE_HELP, metavar="RECIPE", show_default=False,
-                                                    autocompletion=complete_recipes)]
+MaybeRecipe = Annotated[Path | None, typer.Argument(help=f"{RECIPE_HELP} Left out: the only one in recipes/ or here.",
+                                                    metavar="RECIPE",
+                                                    show_default=False, autocompletion=complete_recipes)]
 From = Annotated[str | None, typer.Option(
     "--from", metavar="STAGE", autocompletion=complete_stages,
     help="Run this stage and those after it; the stages before it must be cached. Or a .safetensors that a run "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dbrun.cli.run import read_request
 from dbrun.cli.words import RecipeRequest, check_stage, request_or_default
+from dbrun.input_file import read_json
 from dbrun.plan.planner import Plan, Scope, Status, make_scope, plan_scope
 from dbrun.plan.selection import Selection
 from dbrun.recipe.text.spans import display_path
@@ -97,7 +98,7 @@ def _outputs_state(target: Path, plan: Plan, delivering: Sequence[str]) -> str:
     """The state of the outputs, compared with what the recipe would deliver now. delivering: stages that deliver."""
     # By the record only: hashing gigabytes of exports would make `status` slow. `run` does check the bytes.
     try:
-        stages = json.loads((target / RECORD_FILE).read_bytes())["stages"]
+        stages = read_json(target / RECORD_FILE)["stages"]
         delivered = {name: stages[name]["digest"] for name in delivering if name in stages}
     except FileNotFoundError:
         return "not there"

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import DbrunError
+from dbrun.naming import YAML_SUFFIXES
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-YAML_SUFFIXES = (".yaml", ".yml")
-"""The suffixes of recipe files."""
 
 
 def complete_recipes(incomplete: str) -> list[str]:

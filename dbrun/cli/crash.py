@@ -12,6 +12,7 @@ import typer
 
 from dbrun.errors import DbrunError, UsageError, is_out_of_memory
 from dbrun.secrets import redact_secrets
+from dbrun.ui.streams import OutputLost
 from dbrun.ui.terminal import print_error, print_result
 
 EVENT_VERBS = ("run", "stage")
@@ -20,10 +21,13 @@ EVENT_VERBS = ("run", "stage")
 
 def report_error(error: Exception, words: Sequence[str]) -> int:
     """Print an error of a verb, with --json as JSON too; return its exit code. words: the command line."""
-    reported = error if isinstance(error, DbrunError) else usage_error(error) or bug_report(error)
+    reported = error if isinstance(error, DbrunError) else usage_error(error, words) or bug_report(error)
     # The verbs of events have written the failure already; with --dry-run they write no events.
     if "--json" in words and (words[0] not in EVENT_VERBS or "--dry-run" in words):
-        print_result(json.dumps({"format_version": 1, "error": reported.as_json()}, indent=1))
+        try:
+            print_result(json.dumps({"format_version": 1, "error": reported.as_json()}, indent=1))
+        except OutputLost as lost:
+            print_error(lost)
     print_error(reported)
     return reported.exit_code
 
@@ -38,8 +42,11 @@ def bug_report(error: Exception) -> DbrunError:
                       fix=f"please report it with {Path(log.name)}; no finished work is lost")
 
 
-def usage_error(error: Exception) -> UsageError | None:
-    """A UsageError with the message and usage line of an error of typer; None for any other error."""
+def usage_error(error: Exception, words: Sequence[str] = ()) -> UsageError | None:
+    """A UsageError with the message and usage line of an error of typer; None for any other error.
+
+    words: the command line, which shows what a word that is no verb was meant to do.
+    """
     # The base of BadParameter is click's UsageError; typer does not export it.
     context = getattr(error, "ctx", None)
     if not isinstance(error, typer.BadParameter.__base__ or ()) or context is None:
@@ -48,6 +55,13 @@ def usage_error(error: Exception) -> UsageError | None:
     # click's sentences in the form of all other messages: one line, lower case, no full stop.
     message = message.replace(". Did", "; did").replace(" (Possible options: --help)", "")
     message = message[:1].lower() + message[1:]
+    meant = None
+    if context.parent is None and words:
+        from dbrun.cli.words import meant_command
+
+        meant = meant_command(words)
+    if meant is not None:
+        return UsageError(f"'{words[0]}' is not a command", fix=meant)
     if context.parent is not None:
         usage = " ".join(context.get_usage().split()[1:])
         message += f"\n  usage: {usage}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import DbrunError, RecipeError, UsageError
+from dbrun.input_file import MAX_JSON_BYTES, file_exists, folder_exists, read_file
 from dbrun.ui.terminal import print_error, print_result, print_status
 
 if TYPE_CHECKING:
@@ -149,10 +150,10 @@ def schema_is_current(file: Path) -> bool:
     """Whether file holds the JSON schema of this dbrun; if not, print the command that writes it."""
     from dbrun.recipe.checks.json_schema import schema_text
 
-    if not file.is_file():
+    if not file_exists(file):
         print_status(f"there is no file {file}\n  → dbrun schema > {file}")
         return False
-    if file.read_text(encoding="utf-8") == schema_text():
+    if read_file(file, MAX_JSON_BYTES).decode(errors="replace") == schema_text():
         return True
     print_status(f"{file} is not the schema of this version\n  → dbrun schema > {file}")
     return False
@@ -180,10 +181,16 @@ def write_starter(name: str) -> None:
 
 
 def show_provenance(adapter: Path, *, as_json: bool) -> None:
-    """Print the provenance of an adapter: the facts in its header, and the `dbrun.json` beside it."""
+    """Print the provenance of an adapter: the facts in its header, and the `dbrun.json` beside it.
+
+    adapter: an exported file, or a folder that a run delivered.
+    """
     from dbrun.safetensors_header import find_record, read_provenance
     from dbrun.ui.provenance import outline
 
+    if adapter.is_dir():
+        adapter = _exported_file(adapter)
+        print_status(f"of {adapter}")
     facts = read_provenance(adapter)
     record = find_record(adapter, facts)
     if record:
@@ -192,6 +199,26 @@ def show_provenance(adapter: Path, *, as_json: bool) -> None:
         print_result(json.dumps({"format_version": 1, **facts}, indent=1, ensure_ascii=False))
     else:
         print_result(outline(facts))
+
+
+def _exported_file(folder: Path) -> Path:
+    """The first file in a delivered folder that holds provenance. Raises UsageError."""
+    from dbrun.safetensors_header import RECORD_FILE, read_provenance
+
+    deliveries = [record.parent for record in sorted(folder.glob(f"*/{RECORD_FILE}"))]
+    if len(deliveries) > 1 and not (folder / RECORD_FILE).is_file():
+        raise UsageError(f"{folder} holds {len(deliveries)} deliveries: {', '.join(path.name for path in deliveries)}",
+                         fix=f"name one, such as dbrun show {deliveries[0]}")
+    for pattern in ("*.safetensors", "*/*.safetensors", "*/*/*.safetensors"):
+        for file in sorted(folder.glob(pattern)):
+            # Files of other programs may lie there, too, and some formats carry no provenance in every file.
+            try:
+                read_provenance(file)
+            except RecipeError:
+                continue
+            return file
+    raise UsageError(f"{folder} holds no .safetensors file that `dbrun run` exported",
+                     fix="name a folder that a run wrote, such as outputs/sks_dog")
 
 
 def write_comparison(words: Sequence[str], output: Path) -> None:
@@ -215,7 +242,7 @@ def _parse_labelled(word: str) -> tuple[str, Path]:
     """The label and the folder of FOLDER or LABEL=FOLDER; without a label, the folder's name."""
     label, equals, folder = word.partition("=")
     # A folder's own name may hold an equals sign.
-    if equals and not Path(word).is_dir():
+    if equals and not folder_exists(Path(word)):
         return label, Path(folder)
     # Resolved, so that `.` has a name.
     return Path(word).resolve().name, Path(word)

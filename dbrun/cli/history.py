@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 from dbrun.errors import UsageError
+from dbrun.input_file import read_file
 from dbrun.plan.diff_runs import compare_runs, find_run, read_events
 from dbrun.store.runs import Run, list_runs
 from dbrun.store.store import current_store
 from dbrun.ui.terminal import pluralize, print_result, print_status
+
+MAX_LOG_BYTES = 64 * 2**20
+"""Largest log of tracebacks in bytes that is shown."""
 
 
 def show_runs(name: str | None, limit: int | None, *, as_json: bool) -> None:
@@ -51,7 +55,7 @@ def show_log(word: str | None, *, as_json: bool) -> None:
     if run is None:
         raise UsageError(f"there are no runs in {store.root}", fix="dbrun run RECIPE makes one")
     try:
-        log = (run.folder / "log").read_text(encoding="utf-8", errors="replace")
+        log = read_file(run.folder / "log", MAX_LOG_BYTES).decode(errors="replace")
     except OSError:
         # Only a run that crashed has a log.
         log = None

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dbrun.cli.run import read_request
+from dbrun.plan.machine_advice import machine_advice
 from dbrun.plan.planner import Plan, Scope, make_scope, plan_scope
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.ui.terminal import paint, print_result, print_status
@@ -45,14 +46,15 @@ def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[st
     from dbrun.ui.plan import exports_text, note_text, stage_table
 
     estimates = _estimates(scope, plan)
+    notes = (*scope.resolved.notes, *machine_advice(scope, plan, estimates))
     forms = export_options(scope.recipe, scope.resolved.sources.base.folder)
     if as_json:
         estimates_json = {name: asdict(estimate) for name, estimate in estimates.items()}
-        notes = [{"stage": note.stage, "text": note.text, "level": note.level} for note in scope.resolved.notes]
+        note_documents = [{"stage": note.stage, "text": note.text, "level": note.level} for note in notes]
         print_result(json.dumps({**plan.as_json(), "estimates": estimates_json, "drift": drifted,
-                                 "formats": asdict(forms), "notes": notes}, indent=1))
+                                 "formats": asdict(forms), "notes": note_documents}, indent=1))
         return
-    for note in scope.resolved.notes:
+    for note in notes:
         print_status(note_text(note))
     blocks = [stage_table(plan, estimates)]
     # With `--until train` nothing is exported, and the formats would only mislead.

@@ -9,8 +9,12 @@ import typer
 
 from dbrun.cli.app import app
 
-Base = Annotated[str | None, typer.Option("--base", metavar="BASE", help="The base: embedded, a folder, or "
-                                          "owner/name@revision. Default: the base that the adapter was trained on.")]
+Base = Annotated[str | None, typer.Option("--base", metavar="BASE", help="The base: embedded, a folder, a "
+                                          ".safetensors file, or owner/name@revision. Default: the base that the "
+                                          "adapter was trained on.")]
+Like = Annotated[str | None, typer.Option("--like", metavar="BASE", help="For a base in one file: a folder, or "
+                                          "owner/name@commit, with its tokenizer. Default: the base that the adapter "
+                                          "was trained on.")]
 
 To = Annotated[str, typer.Option("--to", metavar="FORMAT", help="diffusers, kohya or peft.")]
 
@@ -32,7 +36,7 @@ def sample(
         resolution: Annotated[int | None, typer.Option("--resolution", min=8, metavar="N",
                                                        help="Side in pixels.")] = None,
         precision: Annotated[str, typer.Option("--precision", metavar="WORD", help="fp32, bf16 or fp16.")] = "fp32",
-        base: Base = None,
+        base: Base = None, like: Like = None,
         output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write. "
                                                     "Default: samples/ and the prompt.")] = None) -> None:
     """Draw a prompt with adapters over one base.
@@ -43,7 +47,7 @@ def sample(
     from dbrun.use.sample import SampleRequest
 
     wish = SampleRequest("", count, seed, steps, guidance, resolution, each)
-    draw_samples(words, wish, base, check_precision(precision), output)
+    draw_samples(words, wish, base, like, check_precision(precision), output)
 
 
 @app.command()
@@ -57,20 +61,20 @@ def merge(adapters: Annotated[list[str], typer.Argument(help="Adapters, each wit
                                            "layers that change).")] = "concatenated",
           to: Annotated[str | None, typer.Option("--to", metavar="FORMAT", help="diffusers, kohya or peft. Default: "
                                                  "diffusers, and kohya for full.")] = None,
-          base: Base = None) -> None:
+          base: Base = None, like: Like = None) -> None:
     """Merge several adapters into one file, by weight.
 
     The file is read back and compared before it gets its name.
     """
     from dbrun.cli.using import merge_files
 
-    merge_files(adapters, how, to, base, output)
+    merge_files(adapters, how, to, base, like, output)
 
 
 @app.command()
 def convert(adapter: Annotated[str, typer.Argument(help="A file, or a folder that a run wrote.", metavar="ADAPTER",
                                                    show_default=False)],
-            to: To, base: Base = None,
+            to: To, base: Base = None, like: Like = None,
             output: Annotated[Path | None, typer.Option("--output", "-o", metavar="PATH", help="What to write. "
                                                         "Default: a file beside the adapter.")] = None) -> None:
     """Write an adapter in another format, and say what is lost.
@@ -79,7 +83,7 @@ def convert(adapter: Annotated[str, typer.Argument(help="A file, or a folder tha
     """
     from dbrun.cli.using import convert_file
 
-    convert_file(adapter, to, base, output)
+    convert_file(adapter, to, base, like, output)
 
 
 @app.command()

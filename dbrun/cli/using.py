@@ -27,7 +27,7 @@ SAMPLES_FOLDER = Path("samples")
 
 
 @without_recipe_keys()
-def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, precision: str,
+def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, like: str | None, precision: str,
                  output: Path | None) -> None:
     """Sample a prompt with adapters; print the path of the picture grid. words: the adapters, then the prompt."""
     from contextlib import closing
@@ -41,7 +41,7 @@ def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, pr
 
     adapters, prompt = split_adapters_and_prompt(words)
     request = replace(wish, prompt=prompt)
-    local_base = _find_base(adapters, base)
+    local_base = _find_base(adapters, base, like)
     # For their errors only: all that can be wrong is known before the base, which takes a minute, is loaded.
     resolve_settings(request, adapters, local_base)
     folder = output or SAMPLES_FOLDER / _folder_name(prompt)
@@ -73,7 +73,8 @@ def check_precision(word: str) -> str:
 
 
 @without_recipe_keys()
-def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None, output: Path) -> None:
+def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None, like: str | None,
+                output: Path) -> None:
     """Merge adapters into one file, and print its path. Raises UsageError.
 
     words: ADAPTER[:WEIGHT]; how: concatenated, linear or full; to: the format's name, None for the default.
@@ -95,7 +96,7 @@ def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None
     if len(words) < 2 and not full:
         raise UsageError("found one adapter, and merging needs two or more", fix="dbrun merge A:0.7 B:0.5 -o C")
     files = [find_adapter(word) for word in words]
-    local_base = _find_base(files, base)
+    local_base = _find_base(files, base, like)
     document = {"format_version": 1, "merged": {"how": how, "of": [_source_record(file) for file in files]}}
     if full:
         difference = write_sum(files, local_base, _output_path(output, form), document)
@@ -135,7 +136,7 @@ def _merge_loras(files: Sequence[AdapterFile], how: str, local_base: LocalBase, 
 
 
 @without_recipe_keys()
-def convert_file(word: str, to: str, base: str | None, output: Path | None) -> None:
+def convert_file(word: str, to: str, base: str | None, like: str | None, output: Path | None) -> None:
     """Write an adapter in another format, print what is lost, and its path. word: ADAPTER. Raises UsageError."""
     from dbrun.formats.model_card import compatibility_warnings
     from dbrun.use.adapter_files import find_adapter
@@ -151,7 +152,7 @@ def convert_file(word: str, to: str, base: str | None, output: Path | None) -> N
     if file.weight != 1:
         raise UsageError(f"found the weight {file.weight:g}, and a conversion changes no weight",
                          fix=f"dbrun merge {word} OTHER -o C")
-    local_base = _find_base([file], base)
+    local_base = _find_base([file], base, like)
     adapters = _open_adapter(file, local_base)
     target = _output_path(output or file.place.with_name(f"{file.label}-{form.NAME}"), form)
     # An adapter that dbrun trained keeps its provenance; of any other, its format and digest are all that is known.
@@ -185,7 +186,7 @@ def push_folder(folder: Path, repo: str, *, public: bool, dry_run: bool) -> None
         print_result(upload(prepared))
 
 
-def _find_base(files: Sequence[AdapterFile], base: str | None) -> LocalBase:
+def _find_base(files: Sequence[AdapterFile], base: str | None, like: str | None) -> LocalBase:
     """The base to use these adapters with; base: the one that the user named. Raises if one of them does not fit it."""
     from dbrun.store.store import current_store
     from dbrun.use.bases import choose_base
@@ -193,7 +194,7 @@ def _find_base(files: Sequence[AdapterFile], base: str | None) -> LocalBase:
     # Before torch is imported: see `run_recipe`.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     local_base, notes = choose_base([file.document for file in files], base, [file.place for file in files],
-                                    current_store())
+                                    current_store(), like)
     # Before the base is loaded, which can take a minute.
     for file in files:
         file.check_base(local_base)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbrun.cli.complete import YAML_SUFFIXES
 from dbrun.errors import UsageError
+from dbrun.input_file import file_exists, open_file
+from dbrun.naming import YAML_SUFFIXES
 from dbrun.recipe.load import EXPORT_SUFFIX
 
 if TYPE_CHECKING:
@@ -55,9 +57,12 @@ def parse_request_from(recipe: Path | None, overrides: Sequence[str] | None, pro
     from_: a stage; or an exported file, which then is the recipe, and the returned stage is None.
     """
     if from_ is None or not from_.endswith(EXPORT_SUFFIX):
-        if recipe is None or ("=" in str(recipe) and not recipe.is_file()):
-            raise _no_recipe_error([*_find_recipes(Path("recipes")), *_find_recipes(Path())])
-        return parse_request(recipe, overrides, profiles), from_
+        words = list(overrides or ())
+        if recipe is not None and "=" in str(recipe) and not file_exists(recipe):
+            # Without a recipe, the first override stands in its place on the command line.
+            words.insert(0, str(recipe))
+            recipe = None
+        return parse_request(recipe or _only_recipe(), words, profiles), from_
     words = list(overrides or ())
     if recipe is not None:
         if "=" not in str(recipe):
@@ -103,24 +108,39 @@ def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 def split_recipes(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     """The recipes among words, and the `key=value` overrides."""
     # A file's name may hold an equals sign.
-    overrides = [word for word in words if "=" in word and not Path(word).is_file()]
+    overrides = [word for word in words if "=" in word and not file_exists(Path(word))]
     return [Path(word) for word in words if word not in overrides], overrides
+
+
+def _only_recipe() -> Path:
+    """The only recipe in recipes/ and the current folder, told to the user. Raises UsageError for none or several."""
+    from dbrun.ui.terminal import print_status
+
+    recipes = [*_find_recipes(Path("recipes")), *_find_recipes(Path())]
+    if len(recipes) != 1:
+        raise _no_recipe_error(recipes)
+    print_status(f"{recipes[0]}: the only recipe here")
+    return recipes[0]
 
 
 def default_request(store: Store) -> tuple[RecipeRequest, str]:
     """The request that a command uses if it names no recipe, and how it was chosen. Raises UsageError.
 
-    The recipe last run here, with the profiles and overrides of that run; else the only file in `recipes/`.
+    The recipe last run here, with the profiles and overrides of that run; else the only file in `recipes/`, or, where
+    that has none, the only recipe in the current folder.
     """
     from dbrun.plan.history import last_run
 
     last = last_run(store)
-    if last is not None and Path(last.path).is_file():
+    if last is not None and file_exists(Path(last.path)):
         return RecipeRequest(Path(last.path), last.overrides, last.profiles), "the recipe last run here"
     recipes = _find_recipes(Path("recipes"))
     if len(recipes) == 1:
         return RecipeRequest(recipes[0]), "the only file in recipes/"
-    raise _no_recipe_error(recipes or _find_recipes(Path()))
+    here = _find_recipes(Path())
+    if not recipes and len(here) == 1:
+        return RecipeRequest(here[0]), "the only recipe here"
+    raise _no_recipe_error(recipes or here)
 
 
 def _find_recipes(folder: Path) -> list[Path]:
@@ -132,7 +152,7 @@ def _find_recipes(folder: Path) -> list[Path]:
 
 def _is_recipe(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             # The beginning is enough, and a YAML file of data may be huge.
             return RECIPE_MARKER.search(file.read(65536)) is not None
     except OSError:
@@ -147,3 +167,19 @@ def _no_recipe_error(recipes: Sequence[Path]) -> UsageError:
     if len(recipes) > MAX_LISTED:
         listed += f" and {len(recipes) - MAX_LISTED} more"
     return UsageError(f"no recipe is named; here are {listed}", fix=f"name one, such as {recipes[0]}")
+
+
+def meant_command(words: Sequence[str]) -> str | None:
+    """The command that a line was meant to be whose first word is no verb; None where that cannot be told."""
+    verb, *rest = words
+    if Path(verb).suffix in YAML_SUFFIXES:
+        return shlex.join(["dbrun", "run", *words])
+    # The words of other trainers and tools for the same work.
+    if verb in ("train", "start"):
+        return shlex.join(["dbrun", "run", *(rest or ["RECIPE"])])
+    if verb == "resume":
+        # No verb of its own: `run` continues from the last checkpoint.
+        return f"{shlex.join(['dbrun', 'run', *(rest or ['RECIPE'])])}; it goes on from the last checkpoint"
+    if verb == "help":
+        return shlex.join(["dbrun", *rest[:1], "--help"])
+    return None

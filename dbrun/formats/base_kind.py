@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dbrun.errors import RecipeError
+from dbrun.input_file import file_exists, read_json
 from dbrun.safetensors_header import read_header
 
 SD_1, SD_2, SD_3, SDXL = "Stable Diffusion 1.x", "Stable Diffusion 2.x", "Stable Diffusion 3", "Stable Diffusion XL"
@@ -43,7 +43,7 @@ def adapter_base_kind(files: Iterable[Path]) -> str | None:
     metadata: dict[str, str] = {}
     for file in files:
         # A folder of PEFT's may lack its weights, which is told elsewhere.
-        if file.suffix == ".safetensors" and file.is_file():
+        if file.suffix == ".safetensors" and file_exists(file):
             header = read_header(file)
             metadata |= header.metadata
             shapes |= {name: tuple(tensor["shape"]) for name, tensor in header.tensors.items()}
@@ -53,7 +53,7 @@ def adapter_base_kind(files: Iterable[Path]) -> str | None:
 def base_kind(folder: Path) -> str | None:
     """Kind of the base in a folder in diffusers format, by its UNet's config; None for every other base."""
     try:
-        config = json.loads((folder / "unet" / "config.json").read_bytes())
+        config = read_json(folder / "unet" / "config.json")
         kind = CONTEXT_WIDTHS.get(config["cross_attention_dim"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

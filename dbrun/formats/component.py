@@ -12,6 +12,7 @@ from dbrun.adapters.full import Full
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.merge_weights import merge_adapter
+from dbrun.input_file import file_exists, read_json
 from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 
@@ -49,9 +50,9 @@ class ComponentFormat(Format):
         if not self.STANDALONE:
             return None
         # A pipeline's own unet/ looks the same, and is no adapter.
-        in_pipeline = (place.parent / "model_index.json").is_file()
+        in_pipeline = file_exists(place.parent / "model_index.json")
         config, weights = place / CONFIG, sorted(place.glob("*.safetensors"))
-        if in_pipeline or not config.is_file() or len(weights) != 1:
+        if in_pipeline or not file_exists(config) or len(weights) != 1:
             return None
         return (config, weights[0])
 
@@ -136,6 +137,6 @@ def _component_folder(folder: Path, family: Family, component: str) -> Path:
 
 def strip_config_paths(path: Path) -> None:
     """Rewrite a config file without `OMITTED_SETTINGS`, so that equal models give equal bytes on every machine."""
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     kept = {key: value for key, value in config.items() if key not in OMITTED_SETTINGS}
     path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")

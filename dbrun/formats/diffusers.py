@@ -11,6 +11,7 @@ from dbrun.adapters.base import Adapter
 from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
+from dbrun.input_file import file_exists, folder_exists
 from dbrun.models.base import Family, Model, families
 from dbrun.safetensors_header import read_header
 
@@ -54,9 +55,9 @@ class DiffusersFormat(Format):
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """A safetensors file, or the file with the usual name in a folder."""
         file = place
-        if place.is_dir():
+        if folder_exists(place):
             file = place / FILE
-        if file.suffix != ".safetensors" or not file.is_file():
+        if file.suffix != ".safetensors" or not file_exists(file):
             return None
         # Told apart by what it is not: diffusers has no prefix that all its files share.
         other_formats = (*KOHYA_PREFIXES, TOKEN_PREFIX)

@@ -11,6 +11,7 @@ from dbrun.adapters.embedding import Embedding
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import TOKEN_PREFIX, encoder_keys
+from dbrun.input_file import file_exists
 from dbrun.models.base import Family, Model
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary, split_vector_name
 from dbrun.safetensors_header import read_header
@@ -46,7 +47,7 @@ class EmbeddingFormat(Format):
                 folder = place / FOLDER
             files = tuple(sorted(folder.glob("*.safetensors")))
         # `embeddings/` may be the user's own: one file of another kind, and the folder is not this format's.
-        have_words = [file.is_file() and bool(words_in(file)) for file in files]
+        have_words = [file_exists(file) and bool(words_in(file)) for file in files]
         if not files or not all(have_words):
             return None
         return files

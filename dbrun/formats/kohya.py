@@ -12,6 +12,7 @@ from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import KOHYA_PREFIXES
 from dbrun.formats.lycoris_apply import apply_to_bias, apply_to_weight, layer_scale, layer_type, layer_types
+from dbrun.input_file import file_exists, folder_exists
 from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 
@@ -55,9 +56,9 @@ class KohyaFormat(Format):
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """A safetensors file with kohya's names, or the file with the usual name in a folder."""
         file = place
-        if place.is_dir():
+        if folder_exists(place):
             file = place / FILE
-        if file.suffix != ".safetensors" or not file.is_file():
+        if file.suffix != ".safetensors" or not file_exists(file):
             return None
         # One is enough: a trainer may have added tensors of its own.
         if not any(name.startswith(KOHYA_PREFIXES) for name in read_header(file).tensors):
@@ -207,10 +208,12 @@ def _read_layers(file: Path, model: Model,
     module = model.module(component)
     # From module to file, since `_` for `.` cannot be undone: module names contain `_` themselves.
     module_names = {kohya_name(model.family, component, name): name for name in _named_layers(module)}
-    # other programs keep to the rule also where a layer has a name of its own
+    # other programs keep to the rule also where a layer has a name of its own, and some write the original names
     prefix = model.family.kohya_prefixes[component][1]
     for name in model.family.kohya_names.get(component, {}):
         module_names[prefix + name.replace(".", "_")] = name
+    original = model.family.original_layer_names(model.folder, component, tuple(module_names.values()))
+    module_names |= {prefix + other.replace(".", "_"): name for name, other in original.items()}
     other_prefixes = tuple(prefix for other, (_, prefix) in model.family.kohya_prefixes.items() if other != component)
     by_layer = _group_by_layer(tensors)
     unknown = [layer for layer in by_layer if layer not in module_names and not layer.startswith(other_prefixes)]

@@ -12,6 +12,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
+from dbrun.input_file import file_exists, read_json
 from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
 
@@ -45,7 +46,7 @@ class PeftFormat(Format):
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """Config and weights in a folder that contains a config."""
         # The weights need not exist: `adapter_type` reports a folder with pickled weights by name.
-        if not (place / CONFIG).is_file():
+        if not file_exists(place / CONFIG):
             return None
         return (place / CONFIG, place / WEIGHTS)
 
@@ -61,12 +62,12 @@ class PeftFormat(Format):
         """The config's `peft_type` in lower case. Raises RecipeError without it, or without readable weights."""
         config, weights = files
         try:
-            settings = json.loads(config.read_bytes())
+            settings = read_json(config)
             peft_type = str(settings["peft_type"]).lower()
         except (ValueError, KeyError, TypeError) as error:
             raise RecipeError(f"{config} names no `peft_type`, so it is no adapter's config",
                               fix=f"name {self.FILE_DESCRIPTION}") from error
-        if not weights.is_file():
+        if not file_exists(weights):
             raise RecipeError(f"{config.parent} holds no {WEIGHTS}; pickled weights are never read",
                               fix="save the adapter again with `save_pretrained(…, safe_serialization=True)`")
         # Raises RecipeError for a truncated file.

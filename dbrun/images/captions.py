@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dbrun.errors import RecipeError
 from dbrun.images.beside import match_beside, stem_of
+from dbrun.input_file import open_file
 from dbrun.naming import forbidden_in_prompt
 
 TEXT_SUFFIX = ".txt"
@@ -112,7 +113,7 @@ def encoding_problem(file: Path, error: UnicodeDecodeError) -> str:
 def _read_prompt(file: Path, problems: list[str]) -> str:
     """Prompt in a text file; empty where it cannot be read. What is wrong with it is added to problems."""
     try:
-        with file.open("rb") as opened:
+        with open_file(file) as opened:
             # never the whole file: it may be gigabytes that only end with .txt
             data = opened.read(MAX_CAPTION_BYTES + 1)
     except OSError as error:

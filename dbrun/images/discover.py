@@ -12,10 +12,13 @@ from dbrun.images.beside import NamesOfFolder, stem_of
 from dbrun.images.captions import TEXT_SUFFIX
 from dbrun.images.masks import is_mask, masks_of_stems
 from dbrun.images.metadata import metadata_files
+from dbrun.input_file import describe_kind, folder_exists, is_file, undecodable
 from dbrun.options.captions import SIDECAR, CaptionSource
 
 PICTURE_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 IGNORED_NAMES = ("thumbs.db", "desktop.ini")
+MAX_SHOWN_NAMES = 5
+"""Most names of files that a message lists."""
 NO_SUCH_PICTURE = "no picture that is read here has its name"
 TRAIN_SPLIT = "train"
 """Sub-folder with the training pictures of a data set in the Hub's `imagefolder` layout."""
@@ -46,7 +49,8 @@ def list_pictures(folder: Path, key: str = "subject.images", captions: CaptionSo
     """
     entries = _list_folder(folder, key)
     names = list(entries)
-    pictures = [name for name, entry in entries.items() if is_picture(name) and entry.is_file()]
+    _check_names(folder, names)
+    pictures = [name for name, entry in entries.items() if is_picture(name) and is_file(entry)]
     if not pictures and TRAIN_SPLIT in names and not metadata_files(names):
         below = list_pictures(folder / TRAIN_SPLIT, key, captions)
         return replace(below, notes=(f"the pictures are those in {TRAIN_SPLIT}/", *below.notes))
@@ -106,12 +110,22 @@ def _list_folder(folder: Path, key: str) -> dict[str, os.DirEntry[str]]:
         raise RecipeError(f"cannot read the folder {str(folder)!r}: {error}") from None
 
 
+def _check_names(folder: Path, names: Iterable[str]) -> None:
+    """Raise RecipeError for pictures and caption files whose names are not UTF-8."""
+    # refused before the training: its report, its lock and its log could not hold such a name
+    read = [name for name in names if name.lower().endswith((*PICTURE_SUFFIXES, TEXT_SUFFIX))]
+    bad = [shown for shown in map(undecodable, read) if shown is not None]
+    if bad:
+        raise RecipeError(f"{folder}: found names that are not UTF-8: {_join(bad[:MAX_SHOWN_NAMES])}",
+                          fix="rename the files; `convmv -f latin1 -t utf-8 --notest FOLDER` renames all of a folder")
+
+
 def _suggest_folder(folder: Path) -> str:
     """End of a message that suggests the existing folder with the nearest name; empty where none is near."""
     from difflib import get_close_matches
 
     parent = folder.parent
-    if not parent.is_dir():
+    if not folder_exists(parent):
         return f"; {parent} does not exist either"
     siblings = sorted(path.name for path in parent.iterdir() if path.is_dir())
     close = get_close_matches(folder.name, siblings, n=1)
@@ -135,8 +149,9 @@ def _ignored_note(path: Path, used: NamesOfFolder) -> str:
         return f"{name} is ignored: `captions: {{type: metadata}}` reads it"
     if path.is_dir():
         return f"{path.name}/ is ignored: folders below the folder of pictures are not read"
-    if not path.exists():
-        return f"{path.name} is ignored: it is a broken link"
+    kind = describe_kind(path)
+    if kind is not None:
+        return f"{path.name} is ignored: it is {kind}"
     return f"{path.name} is ignored: {path.suffix or 'a name without suffix'} is not a picture format that dbrun reads"
 
 
@@ -146,8 +161,11 @@ def _describe_names(folder: Path, names: list[str]) -> str:
         return "nothing"
     kinds: set[str] = set()
     for name in names:
+        kind = describe_kind(folder / name)
         if (folder / name).is_dir():
             kinds.add("folders")
+        elif kind is not None:
+            kinds.add(kind)
         else:
             kinds.add(Path(name).suffix or "no suffix")
     noun = "names"

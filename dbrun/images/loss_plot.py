@@ -17,41 +17,68 @@ WIDTH, HEIGHT, OVERSAMPLE = 960, 480, 2
 LEFT, RIGHT, TOP, BOTTOM = 84, 24, 56, 60
 """Margins in pixels."""
 GRID_COLOUR = "#d8dee4"
-LINE_COLOURS = (("#1f6feb", "#b6d2f9"), ("#d4711a", "#f5d3b3"), ("#2da44e", "#b9e3c4"))
+LINE_COLOURS = (("#1f6feb", "#b6d2f9"), ("#d4711a", "#f5d3b3"), ("#2da44e", "#b9e3c4"), ("#8250df", "#dcc9f7"),
+                ("#cf222e", "#f6c1c5"), ("#0a7d8c", "#a9dbe1"))
 """Colours of each line: smoothed, raw."""
+RAW_PERCENTILE = 0.98
+"""Part of the measured losses that the axis is long enough for: one spike must not flatten the rest."""
+MAX_SMOOTHED_RATIO = 3.0
+"""The axis also holds the whole smoothed lines, as long as that makes it at most this many times longer."""
+FAR_ABOVE = 50.0
+"""Heights of the axis above which a loss is drawn at that height: Pillow's coordinates have 32 bits."""
+DOT_RADIUS = 4
+"""Radius in pixels of the dot for a series of one point."""
+
+Points = list[tuple[float, float]]
+"""Points (step, loss) of a line."""
 
 
 def plot_losses(series: Mapping[str, Sequence[tuple[float, float]]]) -> Image:
     """Plot series of (step, loss) by name, at most as many as LINE_COLOURS: each light as measured, strong as smoothed.
 
-    Losses that are not finite are left out.
+    A line that is higher than the axis leaves the plot at its upper edge; a note counts such losses, and those that
+    are not finite. Raises ValueError for more series than colours.
     """
     from PIL import Image, ImageDraw
 
-    lines: dict[str, list[tuple[float, float]]] = {}
+    lines: dict[str, Points] = {}
     for name, measured in series.items():
         finite = [(step, loss) for step, loss in measured if math.isfinite(loss)]
         if finite:
             lines[name] = finite
+    if len(lines) > len(LINE_COLOURS):
+        raise ValueError(f"{len(lines)} lines to plot, and {len(LINE_COLOURS)} colours")
+    smoothed = {name: smooth(points) for name, points in lines.items()}
+    steps = [step for points in lines.values() for step, _ in points] or [0.0, 1.0]
+    first, last = min(steps), max(steps)
+    area = _PlotArea(first, max(last, first + 1), _axis_height(lines, smoothed))
+
     page = Image.new("RGB", (WIDTH * OVERSAMPLE, HEIGHT * OVERSAMPLE), BACKGROUND)
     draw = ImageDraw.Draw(page)
-    steps = [step for points in lines.values() for step, _ in points] or [0.0, 1.0]
-    losses = sorted(loss for points in lines.values() for _, loss in points) or [0.0, 1.0]
-    # the axis ends at the 98th percentile: one spike must not flatten the rest
-    percentile = losses[math.ceil(0.98 * (len(losses) - 1))]
-    median = losses[len(losses) // 2]
-    high = max(percentile, median * 1.2) * 1.05 or 1.0
-    first, last = min(steps), max(steps)
-    area = _PlotArea(first, max(last, first + 1), high)
-    _draw_axes(draw, area)
+    _draw_grid_lines(draw, area)
     # all raw lines first, so that none covers a smoothed one
     for points, (_, light) in zip(lines.values(), LINE_COLOURS, strict=False):
-        draw.line([area.to_pixels(step, loss) for step, loss in points], fill=light, width=OVERSAMPLE)
-    for i, ((name, points), (strong, _)) in enumerate(zip(lines.items(), LINE_COLOURS, strict=False)):
-        smoothed = [area.to_pixels(step, loss) for step, loss in smooth(points)]
-        draw.line(smoothed, fill=strong, width=3 * OVERSAMPLE, joint="curve")
-        _draw_legend(draw, len(lines) - i, name, strong)
+        _draw_line(draw, area, points, light, OVERSAMPLE)
+    for points, (strong, _) in zip(smoothed.values(), LINE_COLOURS, strict=False):
+        _draw_line(draw, area, points, strong, 3 * OVERSAMPLE)
+    # lines that leave the plot at its upper edge are cut there, not bent along it
+    draw.rectangle((0, 0, WIDTH * OVERSAMPLE, TOP * OVERSAMPLE - 1), fill=BACKGROUND)
+    _draw_labels(draw, area)
+    _draw_legend(draw, list(lines))
+    _draw_note(draw, area, lines, sum(map(len, series.values())))
     return page.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+
+
+def _axis_height(lines: Mapping[str, Points], smoothed: Mapping[str, Points]) -> float:
+    """Loss at the upper end of the axis."""
+    losses = sorted(loss for points in lines.values() for _, loss in points) or [0.0, 1.0]
+    percentile = losses[math.ceil(RAW_PERCENTILE * (len(losses) - 1))]
+    median = losses[len(losses) // 2]
+    high = max(percentile, median * 1.2)
+    highest_smoothed = max((loss for points in smoothed.values() for _, loss in points), default=0.0)
+    if highest_smoothed <= high * MAX_SMOOTHED_RATIO:
+        high = max(high, highest_smoothed)
+    return high * 1.05 or 1.0
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -84,31 +111,64 @@ class _PlotArea:
         self.first, self.last, self.high = first, last, high
 
     def to_pixels(self, step: float, loss: float) -> tuple[float, float]:
-        # a loss above the axis is drawn at its upper end
         x = LEFT + (WIDTH - LEFT - RIGHT) * (step - self.first) / (self.last - self.first)
-        y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(loss, self.high) / self.high
+        y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(loss / self.high, FAR_ABOVE)
         return x * OVERSAMPLE, y * OVERSAMPLE
 
 
-def _draw_axes(draw: ImageDraw, frame: _PlotArea) -> None:
+def _draw_line(draw: ImageDraw, area: _PlotArea, points: Points, colour: str, width: int) -> None:
+    pixels = [area.to_pixels(step, loss) for step, loss in points]
+    draw.line(pixels, fill=colour, width=width, joint="curve")
+    # a line of one point has no length
+    if len(pixels) == 1:
+        (x, y), radius = pixels[0], DOT_RADIUS * OVERSAMPLE
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+
+def _draw_grid_lines(draw: ImageDraw, area: _PlotArea) -> None:
+    for loss in axis_ticks(0.0, area.high, 5):
+        draw.line([area.to_pixels(area.first, loss), area.to_pixels(area.last, loss)], fill=GRID_COLOUR,
+                  width=OVERSAMPLE)
+
+
+def _draw_labels(draw: ImageDraw, area: _PlotArea) -> None:
+    """Numbers and names of both axes."""
     font = load_font(15 * OVERSAMPLE)
-    for loss in axis_ticks(0.0, frame.high, 5):
-        start, end = frame.to_pixels(frame.first, loss), frame.to_pixels(frame.last, loss)
-        draw.line([start, end], fill=GRID_COLOUR, width=OVERSAMPLE)
-        draw.text((start[0] - 10 * OVERSAMPLE, start[1]), f"{loss:g}", fill=MUTED_COLOUR, font=font, anchor="rm")
-    for step in axis_ticks(frame.first, frame.last, 8):
+    for loss in axis_ticks(0.0, area.high, 5):
+        x, y = area.to_pixels(area.first, loss)
+        draw.text((x - 10 * OVERSAMPLE, y), f"{loss:g}", fill=MUTED_COLOUR, font=font, anchor="rm")
+    for step in axis_ticks(area.first, area.last, 8):
         if step == int(step):
-            x, y = frame.to_pixels(step, 0.0)
+            x, y = area.to_pixels(step, 0.0)
             draw.line([(x, y), (x, y + 6 * OVERSAMPLE)], fill=MUTED_COLOUR, width=OVERSAMPLE)
             draw.text((x, y + 10 * OVERSAMPLE), f"{int(step)}", fill=MUTED_COLOUR, font=font, anchor="mt")
-    draw.line([frame.to_pixels(frame.first, 0.0), frame.to_pixels(frame.last, 0.0)], fill=MUTED_COLOUR,
-              width=OVERSAMPLE)
+    draw.line([area.to_pixels(area.first, 0.0), area.to_pixels(area.last, 0.0)], fill=MUTED_COLOUR, width=OVERSAMPLE)
     bottom = (HEIGHT - 12) * OVERSAMPLE
     draw.text(((LEFT + WIDTH - RIGHT) / 2 * OVERSAMPLE, bottom), "step", fill=TEXT_COLOUR, font=font, anchor="ms")
     draw.text((LEFT / 3 * OVERSAMPLE, TOP / 2 * OVERSAMPLE), "loss", fill=TEXT_COLOUR, font=font, anchor="lm")
 
 
-def _draw_legend(draw: ImageDraw, place: float, name: str, colour: str) -> None:
-    x, y = (WIDTH - RIGHT - 130 * place) * OVERSAMPLE, TOP / 2 * OVERSAMPLE
-    draw.line([(x, y), (x + 28 * OVERSAMPLE, y)], fill=colour, width=4 * OVERSAMPLE)
-    draw.text((x + 38 * OVERSAMPLE, y), name, fill=TEXT_COLOUR, font=load_font(15 * OVERSAMPLE), anchor="lm")
+def _draw_legend(draw: ImageDraw, names: Sequence[str]) -> None:
+    """Names of the lines in a row that ends at the right margin."""
+    font = load_font(15 * OVERSAMPLE)
+    x, y = (WIDTH - RIGHT) * OVERSAMPLE, TOP / 2 * OVERSAMPLE
+    # from the right, since only the widths of the names tell where the first begins
+    for i, name in reversed(list(enumerate(names))):
+        x -= round(font.getlength(name))
+        draw.text((x, y), name, fill=TEXT_COLOUR, font=font, anchor="lm")
+        x -= 38 * OVERSAMPLE
+        draw.line([(x, y), (x + 28 * OVERSAMPLE, y)], fill=LINE_COLOURS[i][0], width=4 * OVERSAMPLE)
+        x -= 22 * OVERSAMPLE
+
+
+def _draw_note(draw: ImageDraw, area: _PlotArea, lines: Mapping[str, Points], measured_count: int) -> None:
+    """Count of the losses that are not in the plot, if there are any. measured_count: number of all losses."""
+    losses = [loss for points in lines.values() for _, loss in points]
+    above = sum(loss > area.high for loss in losses)
+    texts = []
+    if above:
+        texts.append(f"{above} above the axis, up to {max(losses):.3g}")
+    if measured_count > len(losses):
+        texts.append(f"{measured_count - len(losses)} no finite number")
+    place = ((LEFT + 8) * OVERSAMPLE, (TOP + 4) * OVERSAMPLE)
+    draw.text(place, "; ".join(texts), fill=MUTED_COLOUR, font=load_font(12 * OVERSAMPLE), anchor="lt")

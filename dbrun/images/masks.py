@@ -11,6 +11,7 @@ from dbrun.errors import RecipeError
 from dbrun.images.beside import match_beside
 from dbrun.images.buckets import CropBox
 from dbrun.images.pixels import read_upright
+from dbrun.input_file import file_exists
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,7 +50,7 @@ def find_mask_files(pictures: Iterable[Path]) -> Mapping[Path, Path]:
         by_folder[picture.parent].append(picture)
     mask_of: dict[Path, Path] = {}
     for folder, inside in by_folder.items():
-        names = sorted(file.name for file in folder.iterdir() if is_mask(file.name) and file.is_file())
+        names = sorted(file.name for file in folder.iterdir() if is_mask(file.name) and file_exists(file))
         found = masks_of_stems([picture.stem for picture in inside], names)
         mask_of |= {picture: folder / found[picture.stem] for picture in inside if picture.stem in found}
     return mask_of

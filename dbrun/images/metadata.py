@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -17,6 +16,7 @@ from dbrun.images.captions import (
     join_words,
     raise_problems,
 )
+from dbrun.input_file import file_exists, parse_json, read_file, undecodable
 from dbrun.naming import file_name_key
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -25,6 +25,8 @@ FILE_COLUMN = "file_name"
 """Column with the pictures' names."""
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 """Column names that may hold captions; the first one present is used."""
+MAX_TABLE_BYTES = 256 * 2**20
+"""Largest metadata table in bytes, about a million rows."""
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 """Separator that spreadsheet programs write in place of a comma → its name."""
 
@@ -78,11 +80,11 @@ def _read_rows(file: Path, problems: list[str]) -> Iterator[Row]:
     """Yield each row; one that cannot be read becomes a problem."""
     try:
         # utf-8-sig: spreadsheet programs write a byte-order mark, which would join the first column's name
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_file(file, MAX_TABLE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(encoding_problem(file, error), fix="save it again as UTF-8") from error
     except OSError as error:
-        raise RecipeError(f"{file}: cannot be read: {error.strerror}") from error
+        raise RecipeError(f"{file}: cannot be read: {error.strerror}", fix="write the table again") from error
     if file.suffix.lower() == ".csv":
         yield from _read_csv(file, text, problems)
         return
@@ -92,12 +94,11 @@ def _read_rows(file: Path, problems: list[str]) -> Iterator[Row]:
             continue
         place = f"{file}:{number}"
         try:
-            row = json.loads(line, object_pairs_hook=_object)
+            row = parse_json(line, object_pairs_hook=_object)
         except _Repeated as error:
             problems.append(f"{place}: {error}")
             continue
-        # RecursionError: a line of thousands of opening brackets
-        except (ValueError, RecursionError):
+        except ValueError:
             row = None
         if not isinstance(row, dict):
             problems.append(f"{place}: found {line[:40]!r}, expected a JSON object")
@@ -214,7 +215,7 @@ class _FilesBelow:
                     names = [part]
                 below += [parent / name for name in names]
             found = below
-        return [file for file in found if (self.folder / file).is_file()]
+        return [file for file in found if file_exists(self.folder / file)]
 
     def _names(self, parent: PurePosixPath) -> NamesOfFolder:
         if parent not in self._listed:
@@ -236,6 +237,10 @@ def _picture_name(row: Mapping[str, object], place: str, files: _FilesBelow, pro
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\x00" in name:
         problems.append(f"{place}: found {name!r}, expected a name inside of {files.folder}")
+        return None
+    wrong = undecodable(name)
+    if wrong is not None:
+        problems.append(f"{place}: found the name {wrong}, expected UTF-8")
         return None
     found = files.find(path)
     if len(found) == 1:

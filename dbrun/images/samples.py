@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
+from dbrun.input_file import read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,7 +46,7 @@ def read_sample_settings(export: Path) -> SampleSettings:
     """Settings that `write_samples` stored in an export's folder. Raises UsageError where there are none."""
     path = export / SAMPLES_FOLDER / SAMPLES_FILE
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path)
         # a tuple, because settings are compared with ==
         return SampleSettings(**{**fields, "prompts": tuple(fields["prompts"])})
     except (OSError, ValueError, TypeError, KeyError) as error:

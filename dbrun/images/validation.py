@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dbrun.errors import RecipeError
 from dbrun.images.decoders import register_decoder
 from dbrun.images.integrity import is_complete
+from dbrun.input_file import open_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,7 +63,8 @@ def validate_picture(path: Path, decode: bool = True) -> PictureInfo:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        data = path.read_bytes()
+        with open_file(path) as opened:
+            data = opened.read()
         register_decoder(data[:SNIFF_BYTES], str(path))
         file = BytesIO(data)
         with Image.open(file) as image:
@@ -178,7 +180,7 @@ def _has_transparency(image: Image) -> bool:
 
 
 def _read_header(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return file.read(SNIFF_BYTES)
 
 

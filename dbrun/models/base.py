@@ -5,7 +5,7 @@ Stages and the training loop use only these two classes and never compare with a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 from dbrun.config_types import subclasses
 from dbrun.models.component_weights import ComponentWeights
-from dbrun.models.configs import SCHEDULER_FILE, loaded_class, read_config
+from dbrun.models.configs import SCHEDULER_FILE, check_component_configs, loaded_class, read_config
 from dbrun.models.scheduling import check_scheduler_config
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dbrun.diffusion.process import DiffusionProcess
+    from dbrun.models.ldm_layouts import Layout
 
 Condition = Mapping[str, "Tensor"]
 """Conditioning of the denoiser by a prompt: named tensors, such as `hidden` [L, D]; batched, [B, L, D]."""
@@ -115,6 +116,8 @@ class Family:
     """Allowed values of `train.class_labels`; the first is what the diffusers pipeline uses when it samples."""
     class_labels_doc: ClassVar[str] = ""
     """Text of `train.class_labels` in the recipe's schema; empty where there is nothing to choose."""
+    checkpoint_layouts: ClassVar[tuple[Layout, ...]] = ()
+    """Layouts of checkpoints of one file that are read; empty for a family that has none."""
     start_image_reason: ClassVar[str | None] = None
     """Why `generate` needs a start image, a clause such as "enlarges pictures"; None where a prompt is enough."""
 
@@ -173,11 +176,11 @@ class Family:
         return read_config(folder / "scheduler" / SCHEDULER_FILE)
 
     def check_configs(self, folder: Path) -> None:
-        """Raise RecipeError where the configs in folder say that training here would not fit the base.
+        """Raise RecipeError where a config in folder is damaged, or says that training here would not fit the base.
 
-        Reads model_index.json and every `config.json` and scheduler config, but no weights; without torch.
-        """
+        Reads model_index.json and the config of every component, but no weights; without torch."""
         index = read_config(folder / "model_index.json")
+        check_component_configs(folder, self.subfolders)
         for name in self.scheduler_folders:
             file = folder / name / SCHEDULER_FILE
             check_scheduler_config(read_config(file), file, self.scheduler_classes, loaded_class(index, name))
@@ -188,6 +191,17 @@ class Family:
         folder: the base's folder, whose configs are read without torch; None while it is not known yet.
         """
         return f"which no other program reads for `base.type: {self.NAME}`"
+
+    def original_layer_names(self, folder: Path, component: str, names: Iterable[str]) -> Mapping[str, str]:
+        """Layer's name on a component's module -> its name in the original release, which kohya's trainers can write.
+
+        folder: the base's. Empty where the two are the same, or where nobody writes the original ones.
+        """
+        return {}
+
+    def written_layout(self, folder: Path) -> Layout:
+        """One of `checkpoint_layouts`, in which the base in folder is written as one file; without torch."""
+        raise NotImplementedError
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
         """Write a tiny base of the real classes with seeded random weights, for tests.
@@ -382,19 +396,3 @@ def families() -> Mapping[str, Family]:
 def family_names() -> tuple[str, ...]:
     """Names of all families: the allowed values of `base.type`."""
     return tuple(families())
-
-
-def class_label_names() -> tuple[str, ...]:
-    """Allowed values of `train.class_labels` over all families, each family's own default last."""
-    names: list[str] = []
-    for family in families().values():
-        default, *others = family.class_labels
-        names += [*others, default]
-    return tuple(dict.fromkeys(names))
-
-
-def class_labels_doc() -> str:
-    """Schema text of `train.class_labels`: the texts of all families that have one, joined."""
-    texts = [family.class_labels_doc for family in families().values() if family.class_labels_doc]
-    # a family that inherits its text from another would say it twice
-    return " ".join(dict.fromkeys(texts))

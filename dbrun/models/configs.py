@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dbrun.errors import RecipeError
+from dbrun.input_file import path_exists, read_file, read_json
 
+MAX_CARD_BYTES = 2**20
+"""Largest model card in bytes that is searched for a licence."""
+CONFIG_FILES = ("config.json", "tokenizer_config.json")
+"""Names of the files with the settings of a component, other than a scheduler."""
 LICENCE_FILE = re.compile(r"(LICEN[CS]E|COPYING)[\w.-]*", re.IGNORECASE)
 """Name of a file that holds the text of a licence."""
 SCHEDULER_FILE = "scheduler_config.json"
@@ -18,16 +25,70 @@ UNKNOWN_LICENCE = "unknown"
 """Licence of a base whose files name none; the Hub's own word for that case."""
 
 
+class SettingType(NamedTuple):
+    """Type of a setting: how a message describes it, and the test of a value."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    # in Python a bool is an int; the comparison is false for NaN, which JSON readers of Python accept
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_list_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and len(value) > 0 and all(map(test, value))
+
+
+COUNT = SettingType("a whole number above 0", _is_count)
+COUNT_OR_NULL = SettingType("a whole number above 0, or null", lambda value: value is None or _is_count(value))
+NUMBER = SettingType("a finite number", _is_number)
+SETTING_TYPES: Mapping[str, SettingType] = {
+    "block_out_channels": SettingType("a list of whole numbers above 0", _is_list_of(_is_count)),
+    **dict.fromkeys(("in_channels", "latent_channels", "max_position_embeddings", "num_hidden_layers",
+                     "projection_dim"), COUNT),
+    **dict.fromkeys(("addition_time_embed_dim", "projection_class_embeddings_input_dim"), COUNT_OR_NULL),
+    **dict.fromkeys(("scaling_factor", "model_max_length"), NUMBER),
+    "sample_size": SettingType("a whole number above 0, two of them, or null",
+                               lambda value: value is None or _is_count(value) or _is_list_of(_is_count)(value)),
+}
+"""Setting that dbrun reads → its type; those of a scheduler are in `scheduling.py`. Others may be null, as diffusers
+writes most that are not used."""
+
+
 def read_config(path: Path) -> dict[str, Any]:
-    """Settings in a JSON file. Raises RecipeError where the file is missing, or holds no JSON object."""
+    """Settings in a JSON file. Raises RecipeError for a missing file, no JSON object, or a setting of another type."""
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_json(path)
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path} of the base cannot be read: {error}",
                           fix="check that `base.path` is a complete folder in diffusers format") from error
     if not isinstance(settings, dict):
         raise RecipeError(f"{path} of the base is not a JSON object", fix="check `base.path`")
+    for key, value in settings.items():
+        kind = SETTING_TYPES.get(key)
+        if kind is not None and not kind.fits(value):
+            raise wrong_setting(path, key, value, kind.words)
     return settings
+
+
+def wrong_setting(file: object, key: str, found: object, allowed: str) -> RecipeError:
+    """Error of a setting in a base's config. allowed: description of the allowed values."""
+    return RecipeError(f"{file} of the base: found {json.dumps(found)[:60]} as `{key}`, allowed: {allowed}",
+                       fix="fetch the base again, or choose another")
+
+
+def check_component_configs(folder: Path, subfolders: Iterable[str]) -> None:
+    """Read the config of every component in a base's folder. Raises RecipeError for one that `read_config` refuses."""
+    for subfolder in subfolders:
+        for name in CONFIG_FILES:
+            if path_exists(folder / subfolder / name):
+                read_config(folder / subfolder / name)
 
 
 def loaded_class(index: dict[str, Any], component: str) -> str | None:
@@ -42,7 +103,7 @@ def find_licence(folder: Path) -> str:
     """Licence of a base, from its model card, its manifest.json, or the name of a licence file; else `unknown`."""
     # a card is Markdown behind a YAML header between two lines of `---`
     try:
-        front = (folder / "README.md").read_text(encoding="utf-8").split("---")[1]
+        front = read_file(folder / "README.md", MAX_CARD_BYTES).decode().split("---")[1]
     except (OSError, ValueError, IndexError):
         front = ""
     fields = dict(line.partition(":")[::2] for line in front.splitlines() if line.startswith("license"))
@@ -52,7 +113,7 @@ def find_licence(folder: Path) -> str:
     if licence:
         return licence
     try:
-        return str(json.loads((folder / "manifest.json").read_bytes())["licence"])
+        return str(read_json(folder / "manifest.json")["licence"])
     except (OSError, ValueError, KeyError, TypeError):
         texts = sorted(path.name for path in folder.glob("*") if LICENCE_FILE.fullmatch(path.name))
         if texts:

@@ -1,8 +1,9 @@
-"""Tensor names of a Stable Diffusion checkpoint of one file, translated from diffusers' names.
+"""Tensor names of a checkpoint of one file of Stable Diffusion or SDXL, translated from diffusers' names.
 
 The layout is that of the original releases (Rombach et al. 2021, github.com/CompVis/latent-diffusion, and
 github.com/Stability-AI/stablediffusion), which ComfyUI, A1111 and diffusers' `from_single_file` read: the UNet's blocks
-are numbered through over all levels. The text encoder of 1.x keeps transformers' names, that of 2.x has OpenCLIP's.
+are numbered through over all levels. The text encoder of 1.x keeps transformers' names, that of 2.x has OpenCLIP's, and
+SDXL (github.com/Stability-AI/generative-models) has one of each kind.
 Every `*_KEYS` table maps a prefix of diffusers to the original one.
 """
 
@@ -12,10 +13,13 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dbrun.models.ldm_layouts import UNET, VAE, Layout, TextNames
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 UNET_KEYS = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+             "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
              "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
              "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
              "mid_block.resnets.1": "middle_block.2"}
@@ -25,7 +29,6 @@ VAE_KEYS = {"mid_block.resnets.0": "mid.block_1", "mid_block.attentions.0": "mid
             "mid.block_2", "conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut", "downsamplers.0": "downsample",
             "upsamplers.0": "upsample", "resnets": "block", "down_blocks": "down", "up_blocks": "up"}
 VAE_ATTENTION_KEYS = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-CLIP_PREFIX, OPEN_CLIP_PREFIX = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
 TEXT_KEYS = {"embeddings.token_embedding.weight": "token_embedding.weight", "embeddings.position_embedding.weight":
              "positional_embedding", "final_layer_norm": "ln_final"}
 TEXT_LAYER_KEYS = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
@@ -34,30 +37,29 @@ MAX_TEXT_LAYERS = 23
 """Most layers of a 2.x text encoder that every reader loads; the release has a 24th, which the model does not use."""
 
 
-def ldm_state_dict(pipeline: Any) -> dict[str, Tensor]:
-    """Tensors of a Stable Diffusion pipeline by original names: float32 on the CPU, sorted, weights [out, in …]."""
-    unet, vae, text = pipeline.unet, pipeline.vae, pipeline.text_encoder
-    tensors = {f"model.diffusion_model.{_unet_key(name, unet.config)}": tensor
-               for name, tensor in unet.state_dict().items()}
+def ldm_state_dict(pipeline: Any, layout: Layout) -> dict[str, Tensor]:
+    """Tensors of a pipeline by original names: float32 on the CPU, sorted, weights [out, in …]."""
+    unet, vae = pipeline.unet, pipeline.vae
+    tensors = {UNET + unet_key(name, unet.config): tensor for name, tensor in unet.state_dict().items()}
     levels = len(vae.config.block_out_channels)
     for name, tensor in vae.state_dict().items():
         # the original autoencoder's attention uses 1×1 convolutions where diffusers has linear layers
         if _is_matrix(name, tensor):
             tensor = tensor[..., None, None]
-        tensors[f"first_stage_model.{_vae_key(name, levels)}"] = tensor
-    # older transformers put `text_model.` before every name
-    text_tensors = {name.removeprefix("text_model."): tensor for name, tensor in text.state_dict().items()}
-    if is_version_2(unet.config):
-        tensors |= _open_clip_state_dict(text_tensors)
-    else:
-        tensors |= {CLIP_PREFIX + name: tensor for name, tensor in text_tensors.items()}
+        tensors[VAE + _vae_key(name, levels)] = tensor
+    for component, names in layout.text_encoders.items():
+        tensors |= _text_state_dict(getattr(pipeline, component).state_dict(), names)
     # sorted, so that equal weights give equal bytes
     return {name: tensor.detach().float().cpu().contiguous() for name, tensor in sorted(tensors.items())}
 
 
-def is_version_2(config: Mapping[str, Any]) -> bool:
-    """Whether a UNet's config is that of Stable Diffusion 2.x, as diffusers' readers tell them apart."""
-    return bool(config.get("use_linear_projection"))
+def _text_state_dict(state: Mapping[str, Tensor], names: TextNames) -> dict[str, Tensor]:
+    """Tensors of a text encoder by original names."""
+    # older transformers put `text_model.` before every name
+    tensors = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
+    if names.open_clip:
+        tensors = _open_clip_state_dict(tensors)
+    return {names.prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def _open_clip_state_dict(text_tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -66,7 +68,10 @@ def _open_clip_state_dict(text_tensors: Mapping[str, Tensor]) -> dict[str, Tenso
 
     tensors = {}
     for name, tensor in text_tensors.items():
-        if ".q_proj." in name:
+        if name == "text_projection.weight":
+            # a parameter [in, out] there, the weight [out, in] of a linear layer here
+            tensors["text_projection"] = tensor.T
+        elif ".q_proj." in name:
             # torch's MultiheadAttention expects the order q, k, v
             projections = [text_tensors[name.replace(".q_proj.", f".{kind}_proj.")] for kind in "qkv"]
             tensors[_open_clip_key(name.replace("q_proj.", "in_proj_"))] = torch.cat(projections)
@@ -78,11 +83,12 @@ def _open_clip_state_dict(text_tensors: Mapping[str, Tensor]) -> dict[str, Tenso
 def _open_clip_key(name: str) -> str:
     layer = re.fullmatch(r"encoder\.layers\.(\d+)\.(.*)", name)
     if layer:
-        return f"{OPEN_CLIP_PREFIX}transformer.resblocks.{layer[1]}.{_replace_prefix(layer[2], TEXT_LAYER_KEYS)}"
-    return OPEN_CLIP_PREFIX + _replace_prefix(name, TEXT_KEYS)
+        return f"transformer.resblocks.{layer[1]}.{_replace_prefix(layer[2], TEXT_LAYER_KEYS)}"
+    return _replace_prefix(name, TEXT_KEYS)
 
 
-def _unet_key(name: str, config: Mapping[str, Any]) -> str:
+def unet_key(name: str, config: Mapping[str, Any]) -> str:
+    """Original name of one of the UNet's tensors. name: diffusers' own; config: the UNet's."""
     layers = int(config["layers_per_block"])
     match = re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", name)
     if match:

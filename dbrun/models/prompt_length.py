@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dbrun.errors import RecipeError
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -51,7 +53,11 @@ def load_tokenizer(folder: Path, name: str = "tokenizer") -> Tokenizer | None:
         return None
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(file))
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    # the library raises nothing more precise
+    except Exception as error:
+        raise RecipeError(f"{file} of the base cannot be read: {error}", fix="fetch the base again") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

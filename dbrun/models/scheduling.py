@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from dbrun.diffusion.prediction import BetaSchedule, PredictionType
 from dbrun.errors import RecipeError
+from dbrun.models.configs import wrong_setting
 
 LEARNED_VARIANCE = ("learned", "learned_range")
 VARIANCE_PRESERVING = (
@@ -46,7 +47,7 @@ def check_scheduler_config(config: Mapping[str, Any], file: object, classes: Seq
         # as JSON, since in Python 0 equals false
         words = [json.dumps(value) for value in allowed]
         if key in config and json.dumps(config[key]) not in words:
-            raise _wrong_value(file, key, config[key], ", ".join(words))
+            raise wrong_setting(file, key, config[key], ", ".join(words))
     _check_betas(config, file)
 
 
@@ -54,23 +55,18 @@ def _check_betas(config: Mapping[str, Any], file: object) -> None:
     """Raise RecipeError where the numbers of the noise schedule are none."""
     betas = config.get("trained_betas")
     if betas is not None and not (isinstance(betas, list) and betas and all(map(_is_beta, betas))):
-        raise _wrong_value(file, "trained_betas", betas, "a list of numbers from 0 to 1, or null")
+        raise wrong_setting(file, "trained_betas", betas, "a list of numbers from 0 to 1, or null")
     steps = config.get("num_train_timesteps", 1000)
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_TIMESTEPS:
-        raise _wrong_value(file, "num_train_timesteps", steps, f"a whole number from 1 to {MAX_TIMESTEPS}")
+        raise wrong_setting(file, "num_train_timesteps", steps, f"a whole number from 1 to {MAX_TIMESTEPS}")
     for key in ("beta_start", "beta_end"):
         if not _is_beta(config.get(key, 0.01)):
-            raise _wrong_value(file, key, config[key], "a number from 0 to 1")
+            raise wrong_setting(file, key, config[key], "a number from 0 to 1")
 
 
 def _is_beta(value: object) -> bool:
     # false for nan
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _wrong_value(file: object, key: str, found: object, allowed: str) -> RecipeError:
-    return RecipeError(f"{file} of the base: found {json.dumps(found)[:60]} as `{key}`, allowed: {allowed}",
-                       fix="choose another base")
 
 
 def scheduler_changes(config: Mapping[str, Any], prediction: PredictionType | None,

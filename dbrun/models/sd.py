@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
 from dbrun.models.base import CleanBatch, Condition, Randn, Sampling, SamplingConditions, no_op
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
+from dbrun.models.ldm_layouts import SD1, SD2, Layout
 from dbrun.models.new_tokens import Vocabulary
 from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily, UNetModel
 
@@ -81,7 +82,7 @@ class StableDiffusionModel(UNetModel):
         """All tensors by the names of the original releases: float32 on the CPU, weights [out, in …]."""
         from dbrun.models.ldm_keys import ldm_state_dict
 
-        return ldm_state_dict(self.pipeline)
+        return ldm_state_dict(self.pipeline, self.family.written_layout(self.folder))
 
     def sampling_scheduler(self) -> Any:
         """DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) on the base's noise schedule, for every prediction type."""
@@ -129,6 +130,7 @@ class StableDiffusion(UNetFamily):
     subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet", "text_encoder": "text_encoder"}
     autoencoder: ClassVar[str | None] = "vae"
+    checkpoint_layouts: ClassVar[tuple[Layout, ...]] = (SD1, SD2)
     left_out: ClassVar[tuple[str, ...]] = (*UNetFamily.left_out, "image_encoder")
     token_components: ClassVar[tuple[str, ...]] = ("trigger",)
     component_docs: ClassVar[Mapping[str, str]] = {
@@ -179,11 +181,24 @@ class StableDiffusion(UNetFamily):
                               "text-to-image base",
                               fix="choose a base that is not for inpainting")
 
+    def original_layer_names(self, folder: Path, component: str, names: Iterable[str]) -> Mapping[str, str]:
+        """Names of the UNet's layers as kohya's trainers write them for SDXL, such as `input_blocks.4.1.proj_in`."""
+        from dbrun.models.ldm_keys import unet_key
+
+        if self.components[component] != "unet":
+            return {}
+        config, end = read_config(folder / "unet" / "config.json"), ".weight"
+        return {name: unet_key(name + end, config).removesuffix(end) for name in names}
+
+    def written_layout(self, folder: Path) -> Layout:
+        """Layout by the UNet's config, as diffusers' readers tell 1.x and 2.x apart."""
+        return SD2 if read_config(folder / "unet" / "config.json").get("use_linear_projection") else SD1
+
     def single_file_obstacle(self, folder: Path | None) -> str | None:
         """Reason for a 2.x base whose text encoder has more layers than diffusers' reader loads; else None."""
-        from dbrun.models.ldm_keys import MAX_TEXT_LAYERS, is_version_2
+        from dbrun.models.ldm_keys import MAX_TEXT_LAYERS
 
-        if folder is None or not is_version_2(read_config(folder / "unet" / "config.json")):
+        if folder is None or self.written_layout(folder) is not SD2:
             return None
         layers = int(read_config(folder / "text_encoder" / "config.json").get("num_hidden_layers", 0))
         if layers > MAX_TEXT_LAYERS:

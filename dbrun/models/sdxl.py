@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
 from dbrun.models.base import Condition, Sampling, SamplingConditions, no_op
-from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
+from dbrun.models.configs import downsampling_factor, loaded_class, read_config, silence_libraries
+from dbrun.models.ldm_layouts import SDXL, Layout
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary
 from dbrun.models.sd import (
     FEED_FORWARD,
@@ -139,6 +140,7 @@ class StableDiffusionXL(StableDiffusion):
         "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
     components: ClassVar[Mapping[str, str]] = {
         "denoiser": "unet", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder_2"}
+    checkpoint_layouts: ClassVar[tuple[Layout, ...]] = (SDXL,)
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     left_out: ClassVar[tuple[str, ...]] = ("feature_extractor", "image_encoder")
@@ -184,8 +186,7 @@ class StableDiffusionXL(StableDiffusion):
     def check_configs(self, folder: Path) -> None:
         """Raise RecipeError for a refiner, for a UNet that is not SDXL's, and as `StableDiffusion` does."""
         index = read_config(folder / "model_index.json")
-        encoder = index.get("text_encoder") or [None]
-        if index.get("requires_aesthetics_score") or encoder[0] is None:
+        if index.get("requires_aesthetics_score") or loaded_class(index, "text_encoder") is None:
             raise RecipeError(f"the base is {self.refused_pipelines['StableDiffusionXLImg2ImgPipeline']}",
                               fix="choose the base that it refines, such as stabilityai/stable-diffusion-xl-base-1.0")
         super().check_configs(folder)
@@ -199,9 +200,9 @@ class StableDiffusionXL(StableDiffusion):
             raise RecipeError(f"the base's UNet takes {ids} numbers on a picture's sizes, and SDXL's {NUM_TIME_IDS}: a "
                               "refiner takes 5", fix="choose an SDXL base that draws pictures from text alone")
 
-    def single_file_obstacle(self, folder: Path | None) -> str | None:
-        """Reason for every base: the names of SDXL's checkpoints are others than those of Stable Diffusion 1.x."""
-        return f"whose names for `base.type: {self.NAME}` dbrun does not know"
+    def written_layout(self, folder: Path) -> Layout:
+        """The one layout of SDXL."""
+        return SDXL
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
         """Write a base of 0.4 M parameters for 32-pixel pictures: VAE factor 4, UNet factor 2, prompts of 77 tokens.

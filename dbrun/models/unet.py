@@ -7,9 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dbrun.errors import RecipeError
+from dbrun.errors import RecipeError, is_out_of_memory
 from dbrun.models.base import Condition, Family, Model
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
+from dbrun.models.ldm_layouts import CHECKPOINT
 from dbrun.models.scheduling import VARIANCE_PRESERVING
 
 if TYPE_CHECKING:
@@ -47,10 +48,20 @@ class UNetFamily(Family):
     def load_component(self, folder: Path, name: str, *, device: torch.device, dtype: torch.dtype,
                        variant: str | None) -> nn.Module:
         """Load one component's weights through the pipeline's class; errors as in the base class."""
+        file = folder / CHECKPOINT
         # a component's entry is its library and class; the other entries are settings of the pipeline
         index = read_config(folder / "model_index.json")
         absent = [other for other, entry in index.items() if isinstance(entry, list) and other != name]
-        module: nn.Module = getattr(self._read_pipeline(folder, absent, dtype=dtype, variant=variant), name)
+        if file.exists():
+            pipeline = self._read_checkpoint(folder, absent, dtype=dtype)
+        else:
+            pipeline = self._read_pipeline(folder, absent, dtype=dtype, variant=variant)
+        module: nn.Module = getattr(pipeline, name)
+        # the reader of checkpoints leaves a layer empty that the file lacks
+        empty = [layer for layer, parameter in module.named_parameters() if parameter.is_meta]
+        if empty:
+            raise RecipeError(f"{file.resolve()} lacks {len(empty)} weights of the {name}, such as {empty[0]}",
+                              fix="name a whole checkpoint, or other configs in `base.like`")
         return module.to(device).requires_grad_(False).eval()
 
     def empty_component(self, folder: Path, name: str) -> nn.Module:
@@ -80,11 +91,29 @@ class UNetFamily(Family):
             pipeline = pipeline_class.from_pretrained(
                 str(folder), dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
                 requires_safety_checker=False, **dict.fromkeys(absent))
-        except (OSError, ValueError) as error:
+        # the libraries answer a wrong config with almost any exception: TypeError, KeyError, AttributeError …
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise RecipeError(f"{folder} cannot be loaded as a base of type {self.NAME}: {error}",
                               fix="check `base.path` and `base.variant`; only safetensors files are read") from error
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def _read_checkpoint(self, folder: Path, absent: Sequence[str], *, dtype: torch.dtype) -> Any:
+        """The pipeline in a checkpoint of one file, as `_read_pipeline`; absent components are not read."""
+        silence_libraries()
+        import diffusers
+        from diffusers.loaders.single_file_utils import SingleFileComponentError
+
+        pipeline_class = getattr(diffusers, self.pipeline_classes[0])
+        file = (folder / CHECKPOINT).resolve()
+        try:
+            return pipeline_class.from_single_file(str(file), config=str(folder), local_files_only=True,
+                                                   torch_dtype=dtype, **dict.fromkeys(absent))
+        except (OSError, ValueError, KeyError, RuntimeError, SingleFileComponentError) as error:
+            raise RecipeError(f"{file} cannot be loaded as a base of type {self.NAME}: {error}",
+                              fix="name a whole checkpoint, or other configs in `base.like`") from error
 
     def check_configs(self, folder: Path) -> None:
         """Raise RecipeError also for a UNet that was distilled to take the guidance scale as an input."""
@@ -98,10 +127,13 @@ class UNetFamily(Family):
     def native_resolution(self, folder: Path) -> int:
         """The UNet's `sample_size` in pixels: times the VAE's factor where the UNet works on latents."""
         # a config without `sample_size` is read as 64, the side of SD 1.x and of IF stage I
-        side = int(read_config(folder / "unet" / "config.json").get("sample_size") or 64)
+        side = read_config(folder / "unet" / "config.json").get("sample_size") or 64
+        # diffusers also takes [height, width]
+        if isinstance(side, list):
+            side = max(side)
         if "vae" not in self.subfolders:
-            return side
-        return side * downsampling_factor(folder / "vae")
+            return int(side)
+        return int(side) * downsampling_factor(folder / "vae")
 
 
 class UNetModel(Model):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import UsageError
+from dbrun.input_file import parse_json, read_file, read_json
 from dbrun.naming import METRICS_FILE
 from dbrun.plan.diff_keys import format_value
 from dbrun.store.runs import EVENTS_FILE, RECIPE_FILE, Run, list_runs
@@ -15,6 +15,8 @@ from dbrun.store.store import Store
 
 DiffRow = tuple[str, str | None, str | None]
 """Name, value in the first run, value in the second; None where a run has none."""
+MAX_EVENTS_BYTES = 2**30
+"""Largest file of events or metrics in bytes; a training of a million steps writes a fifth of it."""
 LOSS_TAIL = 10
 """Part of the steps over whose end the loss is averaged: the last 1/LOSS_TAIL. One step's loss is mostly noise."""
 
@@ -72,12 +74,12 @@ def read_events(run: Run) -> list[dict[str, object]]:
     """Events that a run recorded, in order; [] if it recorded none."""
     found = []
     try:
-        lines = (run.folder / EVENTS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+        data = read_file(run.folder / EVENTS_FILE, MAX_EVENTS_BYTES)
     except OSError:
         return []
-    for line in lines:
+    for line in data.splitlines():
         try:
-            event = json.loads(line)
+            event = parse_json(line)
         except ValueError:
             # the last line is cut off where the process was killed while it wrote
             continue
@@ -92,9 +94,9 @@ def last_loss(trained: Path) -> float | None:
     trained: folder of the result of `train`.
     """
     try:
-        lines = (trained / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-        values = [json.loads(line).get("loss") for line in lines]
-    except (OSError, ValueError):
+        lines = read_file(trained / METRICS_FILE, MAX_EVENTS_BYTES).splitlines()
+        values = [parse_json(line).get("loss") for line in lines]
+    except (OSError, ValueError, AttributeError):
         return None
     losses = [value for value in values if isinstance(value, (int, float))]
     last = losses[-max(1, len(losses) // LOSS_TAIL):]
@@ -125,7 +127,7 @@ def _rows(a: Mapping[str, str], b: Mapping[str, str]) -> tuple[DiffRow, ...]:
 
 def _read_json(run: Run, name: str) -> object:
     try:
-        return json.loads((run.folder / name).read_bytes())
+        return read_json(run.folder / name)
     except (OSError, ValueError):
         return {}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbrun.input_file import read_json
 from dbrun.store.runs import KEYS_FILE, recipe_name
 from dbrun.store.store import Store
 
@@ -109,7 +109,7 @@ def run_with_key(store: Store, stage: str, key: str) -> str | None:
 
 def _read_json(path: Path) -> Mapping[str, object]:
     try:
-        data = json.loads(path.read_bytes())
+        data = read_json(path)
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -16,6 +16,8 @@ from dbrun.recipe.text.profiles import ProfilesAndEnv
 from dbrun.recipe.text.spans import InvalidRecipe, Problem, Span
 from dbrun.recipe.text.tree import MappingNode, drop_key, leaves, merge, origins, plain_data
 
+MAX_WRONG_KEYS = 100
+"""Wrong keys at most, without which the rest of a recipe is still checked."""
 EXPORT_SUFFIX = ".safetensors"
 """Ending of an exported file, which can be loaded in place of the recipe that made it."""
 
@@ -135,11 +137,15 @@ def _resolve_and_validate(data: MappingNode, beside: ProfilesAndEnv,
 
 
 def _without_wrong_keys(data: MappingNode, problems: Iterable[Problem]) -> Recipe | None:
-    """The recipe without its wrong keys; None where it is not valid without them.
+    """The recipe without its wrong keys; None where it is not valid without them, or where there are too many.
 
     Further checks of an invalid recipe would report only consequences of the first problems.
     """
-    for key in {problem.key for problem in problems}:
+    wrong = {problem.key for problem in problems}
+    # each is taken out of a copy; with so many, other findings would be of no use
+    if len(wrong) > MAX_WRONG_KEYS:
+        return None
+    for key in wrong:
         data = drop_key(data, key)
     try:
         recipe = _validate(data)

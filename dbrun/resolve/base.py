@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dbrun.errors import RecipeError, StageFailed
+from dbrun.input_file import file_exists, folder_exists, is_file, read_json, undecodable
 from dbrun.models.base import Family, Sampling, families
 from dbrun.naming import COMMIT, HUB_ID
 from dbrun.recipe.schema.model import Base
 from dbrun.resolve import hub
+from dbrun.resolve.single_file import find_single_file, is_checkpoint_path
 from dbrun.stages.load import BASE_FILE, check_layout, select_files
 from dbrun.stages.sources import Artifact, BaseSource
+from dbrun.stages.support.tokenizer_links import hub_tokenizers, link_tokenizers
 from dbrun.store.atomic import explain_os_error
 from dbrun.store.canonical import digest, to_json_value
 from dbrun.store.store import Store
 
 EMBEDDED = "embedded"
 """Value of `base.path` for the small base that ships with dbrun."""
+ALLOWED_PATHS = (f"write `{EMBEDDED}`, a folder in diffusers format, a .safetensors file, or a Hub id such as "
+                 "owner/name")
+"""Fix for a path that is none of these."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,9 @@ class FoundBase:
     notes: tuple[str, ...] = ()
 
 
-def find_base(base: Base, relative_to: Path, store: Store) -> FoundBase:
-    """Find the base of a recipe. relative_to: folder that a relative path starts from.
+def find_base(base: Base, relative_to: Path, store: Store, like_relative_to: Path | None = None) -> FoundBase:
+    """Find the base of a recipe. relative_to: folder that a relative path starts from; like_relative_to: that of a
+    relative `base.like`, if it is another one.
 
     Raises RecipeError if the path is neither a base nor a Hub id, or if files are missing.
     """
@@ -52,24 +58,26 @@ def find_base(base: Base, relative_to: Path, store: Store) -> FoundBase:
         folder.is_dir()
     except OSError as error:
         # the system refuses a name of more than 255 bytes instead of saying that nothing is there
-        fix = f"write `{EMBEDDED}`, a folder in diffusers format, or a Hub id such as owner/name"
         raise RecipeError(f"found {base.path[:60]!r}…, which the system cannot look up: {error.strerror}",
-                          fix=fix) from error
+                          fix=ALLOWED_PATHS) from error
+    if is_checkpoint_path(folder):
+        found = find_single_file(base, folder, like_relative_to or relative_to, store)
+        return FoundBase(found.source, unavailable_reason=found.unavailable_reason, notes=found.notes)
     looks_like_hub_id = HUB_ID.fullmatch(base.path) is not None
     # `owner/name` can be a folder too: the folder wins, unless a revision says that the Hub is meant
-    if (folder / "model_index.json").is_file() and not (looks_like_hub_id and base.revision):
+    if file_exists(folder / "model_index.json") and not (looks_like_hub_id and base.revision):
         return FoundBase(_find_local_base(folder, family, base.variant, store))
     if looks_like_hub_id:
         hub_base = _find_hub_base(base.path, base.revision or "main", family, base.variant, store)
-        if folder.is_dir():
+        if folder_exists(folder):
             text = f"{base.path} is taken as a Hub id: the folder {folder} holds no model_index.json"
             return replace(hub_base, notes=(text,))
         return hub_base
-    if folder.is_dir():
+    if folder_exists(folder):
         raise RecipeError(f"{folder} holds no model_index.json, so it is no base in diffusers format",
                           fix="name a folder written by `save_pretrained`")
     raise RecipeError(f"found {base.path!r}, which is no folder here ({folder}) and no Hub id",
-                      fix=f"write `{EMBEDDED}`, a folder in diffusers format, or a Hub id such as owner/name")
+                      fix=ALLOWED_PATHS)
 
 
 def parse_hub_identity(identity: str) -> tuple[str, str] | None:
@@ -88,6 +96,10 @@ def verified_base_folder(base: BaseSource, loaded: Artifact, store: Store) -> Pa
     folder = base.folder
     if folder is None and hub_identity is not None:
         folder = hub.model_snapshot(*hub_identity)
+    tokenizers = hub_tokenizers(base.identity)
+    if folder is None and tokenizers is not None and base.incomplete is not None:
+        folder = base.incomplete
+        link_tokenizers(folder, hub.snapshot_folder(*tokenizers), families()[base.family])
     if folder is None:
         raise StageFailed(f"the base {base.identity} is not in {hub.cache_folder()}",
                           fix="run the same command again with --force load")
@@ -108,7 +120,7 @@ def verified_base_folder(base: BaseSource, loaded: Artifact, store: Store) -> Pa
 def _recorded_digests(loaded: Artifact) -> Mapping[str, str]:
     """Relative file name → sha256, as `load` recorded them; empty for results that have no such record."""
     try:
-        files: Mapping[str, str] = json.loads((loaded.path / BASE_FILE).read_bytes())["files"]
+        files: Mapping[str, str] = read_json(loaded.path / BASE_FILE)["files"]
     except FileNotFoundError:
         return {}
     return files
@@ -180,7 +192,11 @@ def _file_names(folder: Path, family: Family) -> Iterator[str]:
             continue
         prefix = f"{subfolder}/" if subfolder else ""
         for entry in os.scandir(folder / subfolder):
-            if entry.is_file():
+            shown = undecodable(entry.name)
+            if shown is not None:
+                raise RecipeError(f"{folder / subfolder} holds a file whose name is not UTF-8: {shown}",
+                                  fix="remove it, or fetch the base again")
+            if is_file(entry):
                 yield prefix + entry.name
 
 
@@ -200,7 +216,7 @@ def _path_inside_base(folder: Path, name: str) -> Path:
 def _read_sampling(folder: Path, usual: Sampling) -> Sampling:
     """Sampling settings from a base's manifest.json; `usual` if it has none."""
     try:
-        sampling = json.loads((folder / "manifest.json").read_bytes())["sampling"]
+        sampling = read_json(folder / "manifest.json")["sampling"]
         return Sampling(steps=int(sampling["steps"]), guidance=float(sampling["guidance"]))
     except (OSError, ValueError, KeyError, TypeError):
         return usual

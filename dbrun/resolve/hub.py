@@ -5,10 +5,13 @@ import os
 import re
 from pathlib import Path
 
+from dbrun.input_file import read_file
 from dbrun.naming import COMMIT
 
 MODELS, DATASETS = "models", "datasets"
 """Kinds of repository, as the names of their folders in the cache begin."""
+MAX_REF_BYTES = 1024
+"""Largest file of a branch or tag in bytes; it holds one commit."""
 REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
 """Branch or tag. No part begins with a dot: the name becomes a path in the cache."""
 
@@ -40,7 +43,8 @@ def cached_commit(repo: str, revision: str, kind: str = MODELS) -> str | None:
     if not REVISION.fullmatch(revision):
         return None
     try:
-        text = (repository_folder(repo, kind) / "refs" / revision).read_text(encoding="ascii").strip()
+        ref = repository_folder(repo, kind) / "refs" / revision
+        text = read_file(ref, MAX_REF_BYTES).decode("ascii").strip()
     except (OSError, ValueError):
         return None
     return text if COMMIT.fullmatch(text) else None
@@ -50,6 +54,16 @@ def model_snapshot(repo: str, commit: str) -> Path | None:
     """Folder of a fetched commit of a model in diffusers format; None if it is not in the cache. May be incomplete."""
     folder = repository_folder(repo) / "snapshots" / commit
     return folder if (folder / "model_index.json").is_file() else None
+
+
+def snapshot_folder(repo: str, commit: str) -> Path:
+    """Folder of a commit of a model in the cache, whether anything of it was fetched or not."""
+    return repository_folder(repo) / "snapshots" / commit
+
+
+def is_fetched(repo: str, commit: str, name: str) -> bool:
+    """Whether a file of a commit of a model is in the cache."""
+    return (snapshot_folder(repo, commit) / name).is_file()
 
 
 def dataset_snapshot(repo: str, commit: str) -> Path | None:

@@ -14,6 +14,7 @@ from dbrun.errors import RecipeError
 from dbrun.formats.base import Format, formats
 from dbrun.formats.base_kind import check_base_kind, with_base_kind
 from dbrun.formats.peft import PREFIX as PEFT_PREFIX
+from dbrun.input_file import path_exists
 from dbrun.models.base import Family
 from dbrun.recipe.checks.suggestions import join_with_or
 from dbrun.safetensors_header import tensor_shapes
@@ -76,7 +77,7 @@ def find_adapter(path: str, request: InitRequest, store: Store) -> FoundAdapter:
             return FoundAdapter(f"{form.NAME}:{'+'.join(digests)}", dict(zip(digests, files, strict=True)), tuple(held))
     except OSError as error:
         raise explain_os_error(error, f"reading the adapter {place}") from error
-    problem = "is no adapter" if place.exists() else "is not there"
+    problem = "is no adapter" if path_exists(place) else "is not there"
     allowed = join_with_or([form.FILE_DESCRIPTION for form in readable if form.FILE_DESCRIPTION])
     raise RecipeError(f"{place} {problem}", fix=f"name {allowed}")
 

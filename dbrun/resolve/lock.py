@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dbrun.errors import UsageError, WorkPending
+from dbrun.input_file import read_json
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.text.spans import display_path
 from dbrun.resolve.sources import ResolvedSources
@@ -83,7 +84,7 @@ def drift(loaded: LoadedRecipe, resolved: ResolvedSources) -> list[str]:
     """Differences between a recipe's sources and its lock, a line each. Raises UsageError without a readable lock."""
     target = lock_path(loaded.path)
     try:
-        old = json.loads(target.read_bytes())
+        old = read_json(target)
         if old["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format_version {old['format_version']}")
         return list(_differences(old, lock_contents(resolved)))

@@ -11,6 +11,7 @@ from dbrun.errors import RecipeError
 from dbrun.images import blank, integrity, masks, pixels, validation
 from dbrun.images.discover import PictureFolder, list_pictures
 from dbrun.images.validation import PictureInfo, validate_pictures
+from dbrun.input_file import path_exists
 from dbrun.library_versions import installed_version
 from dbrun.naming import HUB_ID
 from dbrun.options.captions import SIDECAR, CaptionSource
@@ -190,7 +191,7 @@ def _picture_folder(request: PictureRequest, relative_to: Path, store: Store) ->
     if not images.startswith(EMBEDDED_PREFIX):
         folder = relative_to / Path(images).expanduser()
         # `owner/name` without a folder `owner` is probably a data set whose revision was forgotten
-        if HUB_ID.fullmatch(images) and not folder.parent.exists():
+        if HUB_ID.fullmatch(images) and not path_exists(folder.parent):
             raise RecipeError(f"no such folder: {folder}", fix="name a folder of pictures as "
                               f"`{request.key}`; for a data set of the Hub, also write its `revision`")
         return folder, ()

@@ -19,6 +19,7 @@ from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.subject import Subject
 from dbrun.recipe.text.spans import Problem, ProblemCollector
 from dbrun.resolve import picture_shapes
+from dbrun.resolve.advice import recipe_advice
 from dbrun.resolve.base import find_base
 from dbrun.resolve.masks import check_has_masks
 from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures, picture_sort_key
@@ -57,7 +58,8 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
     known already. Raises InvalidRecipe with all problems at once.
     """
     recipe, findings = loaded.recipe, ProblemCollector(loaded.origins, wrong)
-    base = findings.attempt("base.path", find_base, recipe.base, loaded.folder_of("base.path"), store)
+    base = findings.attempt("base.path", find_base, recipe.base, loaded.folder_of("base.path"), store,
+                            loaded.folder_of("base.like"))
     base_source = None if base is None else base.source
     base_notes = _check_base(loaded, base_source, findings) if base_source else ()
     inits = _find_init_adapters(loaded, base_source, store, findings)
@@ -96,7 +98,8 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
     for init in inits.values():
         files.update(init.files)
     notes = (*(Note("base", text) for text in base.notes), *base_notes, *_init_notes(inits),
-             *_picture_notes(recipe, found, classes, base.source.folder), *(train_notes or ()))
+             *_picture_notes(recipe, found, classes, base.source.folder), *(train_notes or ()),
+             *recipe_advice(recipe, sources, files, store))
     return ResolvedSources(sources, files, notes, base.unpinned_revision, base.unavailable_reason, names)
 
 

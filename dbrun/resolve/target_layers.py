@@ -10,6 +10,8 @@ from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.events import Note
 from dbrun.models.base import Family, families
+from dbrun.models.ldm_layouts import CHECKPOINT
+from dbrun.models.ldm_names import checkpoint_shapes
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.text.spans import ProblemCollector
 from dbrun.safetensors_header import tensor_shapes
@@ -37,7 +39,7 @@ def check_layers(recipe: Recipe, base: BaseSource, findings: ProblemCollector) -
         if component not in family.components:
             continue
         key = f"adapt.{component}"
-        shapes = _weight_shapes(base.folder, family.components[component], base.files)
+        shapes = _weight_shapes(base.folder, family, component, base.files)
         chosen = findings.attempt(f"{key}.targets", _target_layers, family, component, adapter, shapes)
         # None: no layer matches, which is a problem already; empty: the weights cannot be read here
         if not chosen:
@@ -56,7 +58,7 @@ def check_layers(recipe: Recipe, base: BaseSource, findings: ProblemCollector) -
 
 def count_layers(family: Family, component: str, adapter: Adapter, base: BaseSource) -> tuple[int, Mapping[str, int]]:
     """Number of layers that the adapter's targets match, and target preset → number it would match; 0 if not known."""
-    shapes = _weight_shapes(base.folder, family.components[component], base.files) if base.folder else {}
+    shapes = _weight_shapes(base.folder, family, component, base.files) if base.folder else {}
     fit = _adaptable_layers(adapter, shapes)
     presets = {name: len(matching_names(fit, patterns)) for name, patterns in family.target_presets[component].items()}
     try:
@@ -69,7 +71,7 @@ def layer_names(family: Family, component: str, adapter: Adapter, base: BaseSour
     """Names of all layers of a component that the adapter can wrap; empty while the base is not here."""
     if base.folder is None:
         return ()
-    return tuple(_adaptable_layers(adapter, _weight_shapes(base.folder, family.components[component], base.files)))
+    return tuple(_adaptable_layers(adapter, _weight_shapes(base.folder, family, component, base.files)))
 
 
 def _target_layers(family: Family, component: str, adapter: Adapter, shapes: Shapes) -> Shapes:
@@ -108,11 +110,14 @@ def _is_layer_weight(name: str, shape: tuple[int, ...]) -> bool:
     return not name.removesuffix(WEIGHT_SUFFIX).endswith(EMBEDDING_SUFFIX)
 
 
-def _weight_shapes(folder: Path, component: str, files: Iterable[str]) -> Shapes:
-    """Shape of every weight of a component, by name.
+def _weight_shapes(folder: Path, family: Family, adapted: str, files: Iterable[str]) -> Shapes:
+    """Shape of every weight of a component that can be adapted, by name.
 
     folder: the base's; files: relative names of its files, empty for a base of the Hub, where they are not known.
     """
+    component = family.components[adapted]
+    if (folder / CHECKPOINT).exists():
+        return checkpoint_shapes(folder, component, family.checkpoint_layouts)
     paths = [folder / file for file in files if file.startswith(f"{component}/")]
     if not paths:
         # may read several variants of the weights, which have the same shapes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,14 +14,12 @@ from dbrun.errors import StageFailed
 from dbrun.fsync import fsync_path
 from dbrun.run.user_files import UserFiles, read_record
 from dbrun.safetensors_header import RECORD_FILE
-from dbrun.store.atomic import disk_errors, is_orphan, list_dir, remove_tree, temp_name
+from dbrun.store.atomic import TEMP_NAME, disk_errors, is_orphan, list_dir, remove_tree, temp_name
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
 
 FORMAT = 1
 """The `format_version` of `dbrun.json`."""
-TEMP_NAME = re.compile(r"[0-9a-f]{8}-\d+-[0-9a-f]{12}")
-"""Form of the names that `temp_name` makes."""
 
 
 def deliver(traces: Mapping[str, Trace], target: Path, facts: Mapping[str, object], store: Store,

@@ -7,6 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dbrun.plan.history import create_run_folder, new_run_id, save_last_run
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.secrets import redact_secrets
 from dbrun.store.atomic import ERRNO_MESSAGES, disk_errors, explain_os_error
-from dbrun.store.runs import EVENTS_FILE, KEYS_FILE, RECIPE_FILE, GcRoots, clear_live, mark_live, save_roots
+from dbrun.store.runs import EVENTS_FILE, KEYS_FILE, RECIPE_FILE, GcRoots, clear_live, mark_live, mark_noop, save_roots
 from dbrun.store.store import Store
 
 
@@ -43,6 +44,14 @@ class RunLog:
             record = cls(store, folder, mark_live(store, folder))
             save_last_run(store, loaded.path, overrides, loaded.profiles)
         return record
+
+    def mark_noop(self) -> None:
+        """Mark the run as one that found nothing to do; the records of earlier equal ones go."""
+        if self.store.read_only:
+            return
+        # a record too many harms nothing
+        with suppress(OSError):
+            mark_noop(self.store, self.folder, self.roots)
 
     def end(self) -> None:
         """Mark the run as over."""

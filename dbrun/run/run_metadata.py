@@ -18,7 +18,7 @@ from dbrun.stages.base import Stage
 from dbrun.stages.sources import Numerics
 from dbrun.store.traces import Trace
 
-PATH_KEYS = {"base": ("path",), "subject": ("images", "class_images"), "prior": ("images",)}
+PATH_KEYS = {"base": ("path", "like"), "subject": ("images", "class_images"), "prior": ("images",)}
 """Section of a recipe → its keys that hold paths."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from dbrun.errors import DbrunError, Interrupted
 from dbrun.events import Emit, Note, RunFinished, RunStarted
 from dbrun.plan.history import LastRun, last_run
+from dbrun.plan.machine_advice import machine_advice
 from dbrun.plan.planner import ALL_STAGES, BASE_STAGE, Plan, Scope, make_scope, plan_scope
 from dbrun.plan.preflight import preflight_error
 from dbrun.plan.reasons import Reason, SimpleReason
@@ -91,7 +92,8 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
             run = _Run(scope, dispatch.run_log, dispatch, stop_signal, target, worker_group,
                        recipe_as_written(loaded, overrides))
             new_notes = pinned.notes if pinned is not resolved else ()
-            return run.run(plan, display_path(loaded.path), (*resolved.notes, *new_notes))
+            notes = (*resolved.notes, *new_notes, *machine_advice(scope, plan))
+            return run.run(plan, display_path(loaded.path), notes)
         finally:
             worker_group.close()
             if dispatch.run_log is not None:
@@ -142,11 +144,14 @@ class _Run:
         traces, ran = self._run_stages(plan)
         delivering = self.scope.delivering_stages
         # Worth a note only if no stage ran: then the user or another recipe had changed the folder.
-        if target is not None and self._deliver(traces, target) and not set(delivering) & set(ran):
+        has_delivered = target is not None and self._deliver(traces, target)
+        if has_delivered and not set(delivering) & set(ran):
             self.dispatch(Note(delivering[-1], f"{target} written again"))
         seconds = round(time.monotonic() - began, 3)
         outputs = str(target) if target else None
         self.dispatch(RunFinished(len(ran), len(traces) - len(ran), seconds, outputs))
+        if not ran and not has_delivered:
+            self.run_log.mark_noop()
         reused = tuple(name for name in traces if name not in ran)
         artifacts = {name: self._artifact(trace) for name, trace in traces.items()}
         return RunResult(run_id, self.run_log.folder, tuple(ran), reused, artifacts, target, seconds)

@@ -38,7 +38,8 @@ class StageContextFactory:
         """The context of one run of a stage. out: the folder for its result; items: its single items."""
         scope, stage = self.scope, stage_key.stage
         # `load` gets the folder unverified: its result is what later stages verify the base against.
-        base = scope.resolved.sources.base.folder if stage.NAME == BASE_STAGE else self.find_base()
+        source = scope.resolved.sources.base
+        base = source.folder or source.incomplete if stage.NAME == BASE_STAGE else self.find_base()
         return StageContext(stage=stage.NAME, params=stage_key.params, numerics=scope.numerics, inputs=inputs, out=out,
                             work=items.work, files=scope.resolved.files, items=items, emit=emit,
                             stop_signal=self.stop_signal, base=base,

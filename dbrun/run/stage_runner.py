@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dbrun.disk_space import check_free_space
 from dbrun.errors import DbrunError, Interrupted, StageFailed
-from dbrun.events import Emit, Note, StageFinished, StageReused, StageStarted
+from dbrun.events import Emit, LibrariesLoading, Note, StageFinished, StageReused, StageStarted
 from dbrun.plan.cache_key import StageKey
 from dbrun.plan.item_cache import item_cache
 from dbrun.plan.planner import BASE_STAGE, Scope, Status, cache_status
@@ -144,6 +145,8 @@ class StageRunner:
                     context = contexts.make_context(stage_key, inputs, out, items, timer, process_group)
                     needed = stage_key.stage.max_disk_bytes(context) - items.bytes_on_disk
                     check_free_space(store.root, "the store", stage, needed, FREE_SPACE_HINT)
+                    if "torch" in stage_key.stage.libraries and "torch" not in sys.modules:
+                        self.emit(LibrariesLoading(stage))
                     stage_key.stage.run(context)
                     self.resident.stage_done()
                 # Verified after the work, too: a base that changed meanwhile must not give a result under this key.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -11,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from dbrun.fsync import fsync_path
+from dbrun.input_file import read_json
 from dbrun.safetensors_header import RECORD_FILE
 
 KEPT = "-kept"
@@ -20,10 +20,11 @@ KEPT = "-kept"
 def read_record(folder: Path) -> Mapping[str, object] | None:
     """The content of a delivered folder's `dbrun.json`; None if there is none, empty if it cannot be understood."""
     try:
-        data = json.loads((folder / RECORD_FILE).read_bytes())
+        data = read_json(folder / RECORD_FILE)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
+    # OSError: a folder or a named pipe of this name
+    except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
 

@@ -89,7 +89,7 @@ class Export(Stage[ExportParams]):
     """Writes each format, reads it back with its own library and compares; draws before_after.png and loss.png."""
 
     NAME: ClassVar[str] = "export"
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     delivers: ClassVar[bool] = True
     writes_formats: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "train")

@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
+from dbrun.finite_weights import check_finite
+from dbrun.input_file import file_exists, open_file, read_json
 from dbrun.models.base import Family, families, no_op
 from dbrun.models.configs import LICENCE_FILE, read_config
+from dbrun.models.ldm_layouts import CHECKPOINT
 from dbrun.recipe.schema.model import Recipe
-from dbrun.safetensors_header import read_header
 from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Artifact, Sources
+from dbrun.stages.support.tokenizer_links import (
+    download_tokenizers,
+    hub_tokenizers,
+    link_tokenizers,
+    tokenizer_files,
+)
 from dbrun.workload import Workload
 
 BASE_FILE = "base.json"
@@ -57,7 +65,8 @@ class Load(Stage[LoadParams]):
 
     NAME: ClassVar[str] = "load"
     modules: ClassVar[tuple[str, ...]] = (
-        "dbrun.models", "dbrun.safetensors_header", "dbrun.stages.support.download")
+        "dbrun.models", "dbrun.safetensors_header", "dbrun.stages.support.download",
+        "dbrun.stages.support.tokenizer_links")
     device_dependent: ClassVar[bool] = False
 
     def params(self, recipe: Recipe, sources: Sources) -> LoadParams:
@@ -76,7 +85,7 @@ class Load(Stage[LoadParams]):
         names: list[str] = []
         for inner in ("", *family.subfolders):
             for path in (folder / inner).glob("*"):
-                if path.is_file():
+                if file_exists(path):
                     names.append(path.relative_to(folder).as_posix())
         names.sort()
         wanted = select_files(names, family.subfolders, ctx.params.variant)
@@ -87,9 +96,9 @@ class Load(Stage[LoadParams]):
             ctx.check_interrupt()
             ctx.progress(done, len(wanted), "files")
             if name.endswith(".safetensors"):
-                # raises where the file is cut short
-                read_header(folder / name)
-            with (folder / name).open("rb") as file:
+                # raises where the file is cut short, too
+                check_finite(folder / name, ctx.check_interrupt)
+            with open_file(folder / name) as file:
                 files[name] = hashlib.file_digest(file, "sha256").hexdigest()
             # in the Hub's cache a file is a link to a blob that is named by its sha256
             blob = (folder / name).resolve()
@@ -101,11 +110,12 @@ class Load(Stage[LoadParams]):
         ctx.progress(len(wanted), len(wanted), "files")
 
     def _folder(self, ctx: StageContext[LoadParams], family: Family) -> Path:
-        """The folder of the base, after fetching it if it comes from the Hub."""
+        """The folder of the base, after fetching it, or its tokenizers, if it comes from the Hub."""
         kind, _, place = ctx.params.identity.partition(":")
         if kind != "hub":
             if ctx.base is None:
                 raise StageFailed(f"the base {ctx.params.identity} has no folder", fix="check `base.path`")
+            self._fetch_tokenizers(ctx, ctx.base, family)
             return ctx.base
         repo, _, commit = place.partition("@")
         ctx.note(f"fetching {repo} at {commit[:12]}")
@@ -121,6 +131,16 @@ class Load(Stage[LoadParams]):
             if ctx.base is None:
                 raise
             return ctx.base
+
+
+    def _fetch_tokenizers(self, ctx: StageContext[LoadParams], base: Path, family: Family) -> None:
+        """Complete the folder of a checkpoint of one file whose tokenizers are on the Hub, where they are missing."""
+        place = hub_tokenizers(ctx.params.identity)
+        if place is None or tokenizer_files(base, family):
+            return
+        repo, commit = place
+        ctx.note(f"fetching the tokenizer of {repo} at {commit[:12]}")
+        link_tokenizers(base, download_tokenizers(repo, commit, family, ctx.check_interrupt), family)
 
 
 def no_progress(done: int, total: int) -> None:
@@ -153,7 +173,7 @@ def select_files(names: Iterable[str], folders: Sequence[str], variant: str | No
     RecipeError where no folder has weights of the variant.
     """
     names, found_variant = set(names), variant is None
-    chosen = {name for name in names if name == "model_index.json"}
+    chosen = {name for name in names if name in ("model_index.json", CHECKPOINT)}
     for folder in folders:
         inside = {name for name in names if name.rpartition("/")[0] == folder}
         chosen |= {name for name in inside if name.endswith((".json", ".txt", ".model"))}
@@ -190,7 +210,7 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
         has_config = f"{part}/config.json" in inside
         if weights and not has_config:
             raise RecipeError(f"the base lacks {part}/config.json", fix="fetch the whole base again")
-        if has_config and not weights:
+        if has_config and not weights and CHECKPOINT not in names:
             others = ", ".join(name.rpartition("/")[2] for name in inside if not name.endswith(".json"))
             raise RecipeError(f"{part}/ has no safetensors weights; it holds {others or 'only configs'}",
                               fix="set `base.variant` if they have one; pickled weights are never read")
@@ -198,11 +218,11 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
 
 def check_pipeline(folder: Path, family: Family) -> None:
     """Raise RecipeError unless model_index.json names a pipeline of this family, and only libraries that are known."""
-    if not (folder / "model_index.json").is_file():
+    if not file_exists(folder / "model_index.json"):
         raise RecipeError(f"{folder} has no model_index.json, so it is no base in diffusers format",
                           fix="name a folder written by `save_pretrained` in `base.path`")
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(folder / "model_index.json")
         pipeline = index["_class_name"]
         homes = {part: index[part][0] for part in family.subfolders if index.get(part)}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -226,5 +246,5 @@ def check_pipeline(folder: Path, family: Family) -> None:
 
 def read_base_record(artifact: Artifact) -> BaseRecord:
     """The base's family, variant and file digests, read from an artifact of `load`."""
-    record = json.loads((artifact.path / BASE_FILE).read_text(encoding="utf-8"))
+    record = read_json(artifact.path / BASE_FILE)
     return BaseRecord(families()[record["family"]], record["variant"], record["files"])

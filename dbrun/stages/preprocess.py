@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from dbrun.errors import StageFailed
 from dbrun.images.manifest import picture_id
 from dbrun.images.pixels import read_crop, read_square
+from dbrun.input_file import read_json
 from dbrun.models.base import Model
 from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_truncated
 from dbrun.recipe.schema.images import Images
@@ -303,7 +303,7 @@ def _shared_index(params: PreprocessParams) -> PromptIndex:
 
 def _generated_pictures(generated: Artifact) -> list[Crop]:
     """The class images in an artifact of `generate-priors`, in the order of their names."""
-    count = json.loads((generated.path / PRIORS_FILE).read_text(encoding="utf-8"))["count"]
+    count = read_json(generated.path / PRIORS_FILE)["count"]
     pictures: list[Crop] = []
     for number in range(count):
         path = generated.path / f"{number:05d}.png"

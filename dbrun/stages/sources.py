@@ -37,9 +37,11 @@ class Picture:
 class BaseSource:
     """The base before anything of it is loaded.
 
-    identity: `hub:<id>@<commit>` or `files:<sha256 over names and contents>`; family: the recipe's `base.type`; folder:
-    None while a Hub base is not downloaded; variant: of the weights' file names, such as `fp16`; files: relative name
-    -> sha256, empty while unknown; sampling: the family's sampler settings.
+    identity: `hub:<id>@<commit>`, `files:<sha256 over names and contents>`, or that of a checkpoint of one file,
+    `file:<sha256 over names and contents>`, with `+hub:<id>@<commit>` where its tokenizers are on the Hub; family: the
+    recipe's `base.type`; folder: None while a Hub base is not downloaded; variant: of the weights' file names, such as
+    `fp16`; files: relative name -> sha256, empty while unknown; sampling: the family's sampler settings; incomplete:
+    folder of a checkpoint of one file whose tokenizers are not downloaded.
     """
 
     identity: str
@@ -48,6 +50,7 @@ class BaseSource:
     variant: str | None
     files: Mapping[str, str]
     sampling: Sampling
+    incomplete: Path | None = None
 
 
 @dataclass(frozen=True)

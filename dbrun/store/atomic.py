@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,30 +55,61 @@ def host_id() -> str:
     return hashlib.sha256(f"{os.uname().nodename} {space}".encode()).hexdigest()[:8]
 
 
+TEMP_NAME = re.compile(r"[0-9a-f]{8}-\d+-([0-9a-f]{0,8}\.)?[0-9a-f]{12}")
+"""Form of the names that `temp_name` makes; those of earlier versions have no start and no dot."""
+
+
 def temp_name() -> str:
-    """A new name `<host>-<process id>-<random>`, from which a later run can tell whether the owner is still alive."""
-    return f"{host_id()}-{os.getpid()}-{os.urandom(6).hex()}"
+    """A new name `<host>-<process id>-<start>.<random>`; a later run can tell from it whether the owner is alive."""
+    pid = os.getpid()
+    return f"{host_id()}-{pid}-{_own_start(pid)}.{os.urandom(6).hex()}"
+
+
+# by process id, because a fork is another process
+@cache
+def _own_start(pid: int) -> str:
+    return process_start(pid)
+
+
+def process_start(pid: int) -> str:
+    """A short hash of when a process began, on this boot of the machine; empty where the system does not tell.
+
+    A process id alone is given out again after a while, and after a reboot soon.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        # proc(5): field 22, in ticks since the boot; field 2, the program's name in brackets, may hold blanks
+        ticks = status.rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+    return hashlib.sha256(f"{boot} {ticks}".encode()).hexdigest()[:8]
 
 
 def is_foreign(name: str) -> bool:
     """Whether a temporary name was made on another machine, or is not a name of `temp_name` at all."""
     parts = name.split("-")
-    return len(parts) != 3 or parts[0] != host_id() or not parts[1].isdigit()
+    return len(parts) != 3 or parts[0] != host_id() or not parts[1].isdecimal()
 
 
 def is_orphan(name: str) -> bool:
     """Whether a temporary name was made by a process of this machine that no longer exists."""
     if is_foreign(name):
         return False
+    _, pid, rest = name.split("-")
     try:
         # Signal 0 is never delivered; it only asks whether the process exists.
-        os.kill(int(name.split("-")[1]), 0)
-    except ProcessLookupError:
+        os.kill(int(pid), 0)
+    # OverflowError: no process id is that long
+    except (ProcessLookupError, OverflowError):
         return True
     except OSError:
         # Another user's process (EPERM): it exists.
-        return False
-    return False
+        pass
+    # Names of earlier versions have no start, and some systems tell none.
+    began, dot, _ = rest.partition(".")
+    now = process_start(int(pid))
+    return bool(dot and began and now) and began != now
 
 
 def umask() -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+from dbrun.input_file import read_json
 from dbrun.store.canonical import JsonValue, digest
 
 FORMAT_VERSION = 2
@@ -29,7 +30,7 @@ def read_checksummed(path: Path) -> dict[str, object] | None:
     A document without a checksum, as earlier versions of dbrun wrote them, is returned unchecked.
     """
     try:
-        data = json.loads(path.read_bytes())
+        data = read_json(path)
     except FileNotFoundError:
         raise
     except (OSError, ValueError):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import time
 from pathlib import Path
 
+from dbrun.input_file import open_file
 from dbrun.store.json_cache import JsonCache
 
 MIN_AGE_SECONDS = 2.0
@@ -18,8 +20,8 @@ SMALL_FILE_BYTES = 2**20
 """Size in bytes up to which a file is read in one call."""
 
 
-def _identity(stat: os.stat_result) -> str:
-    return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+def _identity(state: os.stat_result) -> str:
+    return f"{state.st_dev}:{state.st_ino}:{state.st_size}:{state.st_mtime_ns}:{state.st_ctime_ns}"
 
 
 def _digest(file: io.FileIO, size: int) -> str:
@@ -40,7 +42,11 @@ class FileDigests:
 
     def sha256(self, path: Path) -> str:
         """sha256 of the file's bytes, as 64 hex digits. Raises OSError."""
-        cached = self._cache.get(_identity(path.stat()))
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            # raises, saying what the path is: reading a named pipe would never end
+            open_file(path).close()
+        cached = self._cache.get(_identity(state))
         return cached if cached is not None else self._hash(path)
 
     def _hash(self, path: Path) -> str:

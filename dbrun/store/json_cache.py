@@ -66,7 +66,10 @@ class JsonCache(Generic[V]):
         # Not durable, so after a power cut the file may be empty or torn: the checksum decides.
         if checksum != _checksum(body):
             return {}
-        return cast("dict[str, V]", json.loads(body))
+        try:
+            return cast("dict[str, V]", json.loads(body))
+        except (ValueError, RecursionError):
+            return {}
 
 
 def is_intact(path: Path) -> bool:

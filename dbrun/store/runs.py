@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -11,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dbrun.errors import UsageError
-from dbrun.store.atomic import disk_errors, is_foreign, is_orphan, temp_name
+from dbrun.input_file import open_file, parse_json
+from dbrun.store.atomic import disk_errors, is_foreign, is_orphan, remove_tree, temp_name
 from dbrun.store.checksummed_json import read_checksummed
 from dbrun.store.objects import sha256_of
 from dbrun.store.store import Store
@@ -19,6 +19,10 @@ from dbrun.store.store import Store
 RUN_ID = re.compile(r"(?P<stamp>[0-9]{8}-[0-9]{6})\.[0-9]{6}-(?P<name>.+)")
 EVENTS_FILE, LIVE_FILE, PINNED_FILE, RECIPE_FILE = "events.jsonl", "live", "pinned", "recipe.json"
 KEYS_FILE, ROOTS_FILE = "keys.json", "wants.json"
+NOOP_FILE = "noop"
+"""Empty file in the record of a run that found nothing to do."""
+MAX_RECORDS_SEARCHED = 20
+"""Newest records of a name that are searched for those of earlier no-op runs."""
 STALE_SECONDS = 2 * 24 * 3600.0
 """Seconds without a new event after which a run on another machine counts as dead: its process cannot be checked."""
 
@@ -94,6 +98,23 @@ def mark_live(store: Store, folder: Path) -> GcRoots:
     return roots
 
 
+def mark_noop(store: Store, folder: Path, roots: GcRoots) -> None:
+    """Mark a run as one that found nothing to do, and remove the records of earlier ones that are the same.
+
+    The same: of the same name, with the same recipe and the same stage keys, neither pinned nor alive. So of the no-op
+    runs of a recipe only the newest is on record, and whatever did any work stays until a gc is told to take it.
+    """
+    (folder / NOOP_FILE).touch()
+    name = recipe_name(folder.name)
+    earlier = [p for p in store.runs.iterdir() if recipe_name(p.name) == name and p.name < folder.name]
+    # Shared access: a gc that looks at these records at this moment finds all of them, or none of those removed.
+    with store.shared_access():
+        for record in sorted(earlier, reverse=True)[:MAX_RECORDS_SEARCHED]:
+            is_same = (record / NOOP_FILE).exists() and _read_roots(record) == roots
+            if is_same and not (record / PINNED_FILE).exists() and not _is_live(record):
+                remove_tree(record)
+
+
 def clear_live(folder: Path) -> None:
     """Mark a run as over."""
     try:
@@ -140,11 +161,11 @@ def _string_dict(value: object) -> dict[str, str] | None:
 
 def _read_last_event(path: Path) -> Mapping[str, object] | None:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             # The end of the file is enough: `ls` reads every run, and the events of a training take megabytes.
             file.seek(max(0, os.fstat(file.fileno()).st_size - 16384))
             last = file.read().splitlines()[-1]
-        event = json.loads(last)
+        event = parse_json(last)
     except (OSError, ValueError, IndexError):
         return None
     is_last = isinstance(event, dict) and event.get("event") in ("run_finished", "run_failed")

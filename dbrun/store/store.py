@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dbrun.errors import UsageError
+from dbrun.input_file import undecodable
 from dbrun.store import locks
 from dbrun.store.atomic import disk_errors, is_orphan, list_dir, remove_tree, replace_file, temp_name
 from dbrun.store.checksummed_json import dump_checksummed
@@ -152,5 +154,16 @@ class Store:
 
 
 def current_store() -> Store:
-    """The store of the current folder: `$DBRUN_STORE`, or `.dbrun`."""
-    return Store(Path(os.environ.get("DBRUN_STORE") or ".dbrun"))
+    """The store of the current folder: `$DBRUN_STORE`, or `.dbrun`. Raises UsageError for a path that is not UTF-8."""
+    root = Path(os.environ.get("DBRUN_STORE") or ".dbrun")
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the current folder no longer exists", fix="cd to another one") from None
+    # the current folder too: it is a part of the paths of the exports
+    for folder in (here, here / root):
+        shown = undecodable(str(folder))
+        if shown is not None:
+            raise UsageError(f"the folder {shown} has a name that is not UTF-8, and weights cannot be read there",
+                             fix="rename it, or run dbrun in another folder")
+    return Store(root)

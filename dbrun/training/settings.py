@@ -6,12 +6,29 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from dbrun.config_types import Bool, Float, Int, OrNone, Part, tagged_union
-from dbrun.models.base import class_label_names, class_labels_doc
+from dbrun.models.base import families
 from dbrun.options import optimizers, schedules
 from dbrun.options.ema import Ema
 from dbrun.options.held_out import HeldOut
 from dbrun.options.objective import DEFAULT_OBJECTIVE, Objective
 from dbrun.options.precision import Precision, PrecisionChoice
+
+
+def class_label_names() -> tuple[str, ...]:
+    """Allowed values of `train.class_labels` over all families, each family's own default last."""
+    names: list[str] = []
+    for family in families().values():
+        default, *others = family.class_labels
+        names += [*others, default]
+    return tuple(dict.fromkeys(names))
+
+
+def class_labels_doc() -> str:
+    """Schema text of `train.class_labels`: the texts of all families that have one, joined."""
+    texts = [family.class_labels_doc for family in families().values() if family.class_labels_doc]
+    # a family that inherits its text from another would say it twice
+    return " ".join(dict.fromkeys(texts))
+
 
 AnySchedule: Any = tagged_union(schedules.schedule_types())
 AnyOptimizer: Any = tagged_union(optimizers.optimizer_types())

@@ -120,6 +120,8 @@ def _event_text(event: Mapping[str, object]) -> str:
         case "stage_started":
             verb = "resumes" if event.get("resumed") else "runs"
             return f"{verb}: {event.get('reason')}"
+        case "libraries_loading":
+            return "loading libraries"
         case "progress":
             return _progress_text(event)
         case "note":

@@ -29,11 +29,18 @@ def status_word(status: Status) -> str:
 
 def stage_table(plan: Plan, known: Mapping[str, Estimate] = MappingProxyType({})) -> str:
     """The plan as aligned rows. known: stage → its estimate; with any, a column of durations and a line of totals."""
-    if not known:
-        return align_rows([[stage.name, status_word(stage.status), str(stage.reason)] for stage in plan.stages])
-    rows = [[stage.name, status_word(stage.status), duration_text(known.get(stage.name)), str(stage.reason)]
-            for stage in plan.stages]
-    return f"{align_rows(rows)}\n{_plan_total_text(plan, known)}"
+    rows = []
+    for stage in plan.stages:
+        duration = [duration_text(known.get(stage.name))] if known else []
+        rows.append([stage.name, status_word(stage.status), *duration, str(stage.reason)])
+    # A line for each stage: on a narrow terminal a long reason is cut.
+    table = align_rows(rows, short=True)
+    parts = [table]
+    if any(line.endswith("…") for line in table.split("\n")):
+        parts.append(paint("  `dbrun explain STAGE` has the whole reason", "dim", sys.stdout))
+    if known:
+        parts.append(_plan_total_text(plan, known))
+    return "\n".join(parts)
 
 
 def exports_text(forms: ExportOptions) -> str:
@@ -47,7 +54,7 @@ def exports_text(forms: ExportOptions) -> str:
     lines = [f"exports {', '.join(forms.written)}"]
     if parts:
         # Wrapped before it is painted: a colour that spans lines would colour the indent, too.
-        hint = align_rows([[f"  {'; '.join(parts)}"]])
+        hint = align_rows([["", "; ".join(parts)]])
         lines += [paint(line, "dim", sys.stdout) for line in hint.split("\n")]
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dbrun.events import (
     Event,
+    LibrariesLoading,
     Note,
     Progress,
     RunFailed,
@@ -74,6 +75,8 @@ class LineReporter:
             case StageStarted():
                 self._progress_text = ""
                 self.on_stage_started(event)
+            case LibrariesLoading():
+                self.on_libraries_loading(event)
             case Progress():
                 self._progress_text = _progress_text(event)
                 self.on_progress(event)
@@ -95,6 +98,9 @@ class LineReporter:
         """Print that a stage begins, and why."""
         word = "resumes" if event.resumed else "runs"
         self.print_row(event.stage, f"{word}: {event.reason}")
+
+    def on_libraries_loading(self, event: LibrariesLoading) -> None:
+        """Show that libraries are imported; nothing without a terminal, where nobody waits for the next line."""
 
     def on_progress(self, event: Progress) -> None:
         """Print the progress of a stage, at most once per QUIET_SECONDS."""
@@ -142,6 +148,10 @@ class LiveReporter(LineReporter):
         self._reason = event.reason
         prefix = "resumes: " if event.resumed else ""
         self._update_bar(event.stage, 0, None, [prefix + event.reason])
+
+    def on_libraries_loading(self, event: LibrariesLoading) -> None:
+        """Say in the bar what takes so long before there is progress to show."""
+        self._update_bar(event.stage, 0, None, ["loading libraries", self._reason])
 
     def on_progress(self, event: Progress) -> None:
         """Update the bar."""

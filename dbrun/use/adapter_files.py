@@ -10,8 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import RecipeError, UsageError
+from dbrun.finite_weights import check_finite
 from dbrun.formats.base import Format, formats
 from dbrun.formats.base_kind import check_base_kind, with_base_kind
+from dbrun.input_file import path_exists
 from dbrun.models.base import Family
 from dbrun.naming import forbidden_in_prompt
 from dbrun.recipe.checks.suggestions import join_with_or
@@ -110,13 +112,15 @@ class AdapterFile:
 def find_adapter(word: str) -> AdapterFile:
     """Find the adapter for `dog.safetensors`, `outputs/sks_dog` or `dog.safetensors:0.6` (with a weight).
 
-    Raises UsageError if the path does not exist or holds no adapter.
+    Raises UsageError if the path does not exist or holds no adapter, RecipeError if a weight is no number.
     """
     place, weight = _split_weight(word)
     for form, files in _find_in_formats(place):
         if files:
+            for weights in dict.fromkeys(unit[-1] for unit in files):
+                check_finite(weights)
             return AdapterFile(place, weight, form, files)
-    if not place.exists():
+    if not path_exists(place):
         raise UsageError(f"{place} does not exist", fix="name an adapter's file or folder, such as outputs/sks_dog")
     allowed = join_with_or([form.FILE_DESCRIPTION for form in formats().values() if form.FILE_DESCRIPTION])
     raise UsageError(f"{place} holds no adapter", fix=f"name {allowed}, or a folder that `dbrun run` wrote")
@@ -128,7 +132,7 @@ def split_adapters_and_prompt(words: Sequence[str]) -> tuple[tuple[AdapterFile, 
         raise UsageError("found no prompt after the adapter", fix='dbrun sample ADAPTER "a photo of sks dog"')
     last_place, _ = _split_weight(words[-1])
     # A prompt that is the name of a file is nearly always a forgotten prompt.
-    if last_place.exists():
+    if path_exists(last_place):
         raise UsageError(f"found {words[-1]}, an adapter, in the place of the prompt",
                          fix='dbrun sample ADAPTER … "a photo of sks dog"')
     bad = forbidden_in_prompt(words[-1])
@@ -141,7 +145,7 @@ def _split_weight(word: str) -> tuple[Path, float]:
     """Split `PATH:WEIGHT`; the weight is 1 without one. Raises UsageError for a weight out of range."""
     # A path that exists is taken whole: a `:` is allowed in file names.
     place, colon, number = word.rpartition(":")
-    if not colon or Path(word).exists():
+    if not colon or path_exists(Path(word)):
         return Path(word), 1.0
     try:
         weight = float(number)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from dbrun.errors import RecipeError, UsageError
+from dbrun.input_file import file_exists, read_json
 from dbrun.models.base import Family, Model, families
 from dbrun.naming import HUB_ID
 from dbrun.plan.device import resolve_numerics
 from dbrun.recipe.schema.model import Base
 from dbrun.resolve.base import EMBEDDED, find_base, parse_hub_identity
+from dbrun.resolve.single_file import checkpoint_family, is_checkpoint_path
 from dbrun.safetensors_header import read_records
 from dbrun.stages.load import download_base
 from dbrun.stages.sources import BaseSource
+from dbrun.stages.support.tokenizer_links import download_tokenizers, hub_tokenizers, link_tokenizers
 from dbrun.store.store import Store
 
 
@@ -44,19 +48,24 @@ class LocalBase:
 
 
 def choose_base(documents: Sequence[Mapping[str, Any]], asked: str | None, places: Sequence[Path],
-                store: Store) -> tuple[LocalBase, tuple[str, ...]]:
+                store: Store, like: str | None = None) -> tuple[LocalBase, tuple[str, ...]]:
     """The base, and a note for each other base that an adapter was trained on. Raises UsageError if none is known.
 
-    documents: the adapters' provenance; asked: the base that the user named; places: paths of the adapters.
+    documents: the adapters' provenance; asked: the base that the user named; places: paths of the adapters; like: where
+    the tokenizers are, for a checkpoint of one file.
     """
+    if like is not None and (asked is None or not is_checkpoint_path(Path(asked).expanduser())):
+        raise UsageError(f"found --like {like}, which is for a base in a checkpoint of one file",
+                         fix="leave it out, or name the file: --base FILE.safetensors")
     trained = [base for document in documents for base in _training_bases(document)]
     if asked is not None:
-        base = _base_of_option(asked, trained, store)
+        base = _base_of_option(asked, trained, places, store, like)
     elif trained:
         base = _base_of_provenance(trained[0], places, store)
     else:
         raise UsageError("no adapter records the base that it was trained on",
-                         fix="name it: --base embedded, a folder in diffusers format, or owner/name@revision")
+                         fix="name it: --base embedded, a folder in diffusers format, a checkpoint of one file, or "
+                             "owner/name@revision")
     # A note, no error: an adapter often works on another fine-tune of its base.
     others = dict.fromkeys(record["identity"] for record in trained if record["identity"] != base.identity)
     return base, tuple(f"an adapter was trained on another base than {base.asked}: {other}" for other in others)
@@ -79,11 +88,14 @@ def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], sto
     hub = parse_hub_identity(recorded["identity"])
     if hub:
         repo, commit = hub
-        return _find_or_download(Base(type=recorded["type"], path=repo, revision=commit, variant=recorded["variant"]),
-                                 store)
-    for path in (EMBEDDED, *_recorded_paths(places)):
+        return _find_or_download(_recorded_base(recorded, repo, revision=commit), store)
+    candidates = [_recorded_base(recorded, EMBEDDED)]
+    for record in _recorded_bases(places):
+        candidates.append(_recorded_base(recorded, record["path"], like=record.get("like"),
+                                         prediction=record.get("prediction")))
+    for one in candidates:
         try:
-            candidate = _find_or_download(Base(type=recorded["type"], path=path, variant=recorded["variant"]), store)
+            candidate = _find_or_download(one, store)
         except RecipeError:
             continue
         # A path proves nothing: other weights may be there now.
@@ -93,41 +105,71 @@ def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], sto
                      "names its path", fix="name it: --base FOLDER")
 
 
-def _recorded_paths(places: Sequence[Path]) -> list[str]:
-    """Paths of bases in the records that runs delivered together with their adapters."""
-    paths = []
+def _recorded_base(recorded: Mapping[str, Any], path: str, **settings: Any) -> Base:
+    """The recorded base at a path; settings: further fields of it. Raises RecipeError for what no recipe may hold."""
+    try:
+        return Base(type=recorded["type"], path=path, variant=recorded["variant"], **settings)
+    except ValidationError as error:
+        raise RecipeError(f"an adapter was trained on a base that this dbrun does not know: type "
+                          f"{recorded['type'][:40]!r}, {path[:80]!r}", fix="name a base: --base FOLDER") from error
+
+
+def _recorded_bases(places: Sequence[Path]) -> list[Mapping[str, Any]]:
+    """Bases with a path in the records that runs delivered together with their adapters."""
+    bases: list[Mapping[str, Any]] = []
     for place in places:
         # Three levels up: `outputs/NAME/peft/denoiser/adapter_model.safetensors` is the deepest file of a delivery.
         for record in read_records((place, *place.absolute().parents[:3])):
             with suppress(KeyError, TypeError):
-                paths.append(str(record["recipe"]["base"]["path"]))
-    # an empty path would be the current folder
-    return [path for path in paths if path.strip()]
+                # an empty path would be the current folder
+                if str(record["recipe"]["base"]["path"]).strip():
+                    bases.append(record["recipe"]["base"])
+    return bases
 
 
-def _base_of_option(asked: str, trained: Sequence[Mapping[str, Any]], store: Store) -> LocalBase:
+def _base_of_option(asked: str, trained: Sequence[Mapping[str, Any]], places: Sequence[Path], store: Store,
+                    like: str | None) -> LocalBase:
     """The base that the user named; its family is read from its files, or is that of the adapters."""
     if not asked.strip():
         raise UsageError("found an empty path as the base", fix="name it: --base FOLDER, or --base OWNER/NAME")
     path, _, revision = asked.partition("@")
     folder = Path(asked).expanduser()
+    if is_checkpoint_path(folder):
+        family = checkpoint_family(folder)
+        like = like or _known_tokenizers(trained, places, family)
+        if like is None:
+            raise UsageError(f"{asked} holds no tokenizer, as no checkpoint of one file does",
+                             fix="say where it is: --like FOLDER in diffusers format, or --like OWNER/NAME@COMMIT")
+        return _find_or_download(Base(type=family, path=asked, like=like), store)
     # A folder wins over a repository: `owner/name` can be both.
-    if (folder / "model_index.json").is_file() or not HUB_ID.fullmatch(path):
+    if file_exists(folder / "model_index.json") or not HUB_ID.fullmatch(path):
         return _find_or_download(Base(type=_detect_family(folder) or _base_type(trained), path=asked), store)
     return _find_or_download(Base(type=_base_type(trained), path=path, revision=revision or None), store)
+
+
+def _known_tokenizers(trained: Sequence[Mapping[str, Any]], places: Sequence[Path], family: str) -> str | None:
+    """Value for `base.like`: the base of the same family that the adapters were trained on; None without one."""
+    for base in trained:
+        place = str(base["identity"]).rpartition("hub:")[2]
+        if base["type"] == family and "hub:" in base["identity"]:
+            return place
+    for record in _recorded_bases(places):
+        if record.get("like") and record.get("type", family) == family:
+            return str(record["like"])
+    return None
 
 
 def _base_type(trained: Sequence[Mapping[str, Any]]) -> str:
     """Family that the adapters were trained on; without provenance the first that other programs train for, too."""
     if trained:
-        return str(trained[0]["type"])
+        return _recorded_base(trained[0], EMBEDDED).type
     return next(family.NAME for family in families().values() if family.kohya_prefixes)
 
 
 def _detect_family(folder: Path) -> str | None:
     """Family of a pipeline in a folder, by its class name; None if it is no pipeline of a known class."""
     try:
-        pipeline = json.loads((folder / "model_index.json").read_bytes())["_class_name"]
+        pipeline = read_json(folder / "model_index.json")["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     for family in families().values():
@@ -155,6 +197,10 @@ def _download(base: Base, source: BaseSource, unavailable_reason: str | None) ->
     if unavailable_reason:
         raise RecipeError(unavailable_reason, fix="unset HF_HUB_OFFLINE, or name a base on this machine")
     family = families()[base.type]
+    tokenizers = hub_tokenizers(source.identity)
+    if source.incomplete is not None and tokenizers is not None:
+        link_tokenizers(source.incomplete, download_tokenizers(*tokenizers, family), family)
+        return replace(source, folder=source.incomplete)
     # The commit is fixed first: the files must be of one state although the branch may move meanwhile.
     commit = download.resolve_commit(base.path, base.revision)
     folder = download_base(base.path, commit, family, base.variant)

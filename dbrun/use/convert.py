@@ -13,6 +13,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.errors import UsageError
 from dbrun.formats.base import Format, formats
 from dbrun.formats.merge_weights import remove_adapter
+from dbrun.input_file import path_exists
 from dbrun.safetensors_header import read_header
 from dbrun.use.adapter_files import AdapterFile
 from dbrun.use.bases import LocalBase
@@ -134,7 +135,7 @@ def _write_verified(output: _Output, base: LocalBase, form: Format, target: Path
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
     from dbrun.formats.stamp import write_provenance
 
-    if target.exists():
+    if path_exists(target):
         raise UsageError(f"{target} exists already", fix="name another with -o")
     model = base.load(device="cpu")
     multiple = base.family.resolution_multiple(base.folder)

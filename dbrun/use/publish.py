@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.errors import StageFailed, UsageError
+from dbrun.input_file import open_file, read_json
 from dbrun.naming import HUB_ID
 from dbrun.resolve.hub import is_offline
 from dbrun.safetensors_header import RECORD_FILE
@@ -38,7 +38,7 @@ def prepare_upload(folder: Path, repo: str, *, private: bool) -> Upload:
     if not HUB_ID.fullmatch(repo):
         raise UsageError(f"found the repository {repo!r}; it is written owner/name", fix="such as me/sks-dog")
     try:
-        listed = json.loads((folder / RECORD_FILE).read_bytes())["files"]
+        listed = read_json(folder / RECORD_FILE)["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder} holds no {RECORD_FILE}, so it is no folder that a run delivered",
                          fix="name one, such as outputs/sks_dog") from error
@@ -59,7 +59,7 @@ def prepare_upload(folder: Path, repo: str, *, private: bool) -> Upload:
 def _file_sha256(path: Path) -> str | None:
     """Digest of a file in hexadecimal; None if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

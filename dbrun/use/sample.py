@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
+from dbrun.input_file import file_exists, folder_exists, path_exists, read_json
 from dbrun.models.base import Model
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.use.adapter_files import AdapterFile
@@ -82,7 +83,7 @@ def resolve_settings(wish: SampleRequest, adapters: Sequence[AdapterFile], base:
 def _default_sampling(base: LocalBase) -> tuple[int, float]:
     """Steps and guidance from the base's manifest (only bases made by dbrun have one), otherwise the family's."""
     try:
-        sampling = json.loads((base.folder / "manifest.json").read_bytes())["sampling"]
+        sampling = read_json(base.folder / "manifest.json")["sampling"]
         return int(sampling["steps"]), float(sampling["guidance"])
     except (OSError, ValueError, KeyError, TypeError):
         usual = base.family.default_sampling
@@ -142,12 +143,12 @@ def draw(wish: SampleRequest, adapters: Sequence[AdapterFile], base: LocalBase, 
 
 def check_output(folder: Path) -> None:
     """Raise UsageError if the folder holds pictures of the names of new ones that no sample wrote."""
-    if not folder.exists():
+    if not path_exists(folder):
         return
-    if not folder.is_dir():
+    if not folder_exists(folder):
         raise UsageError(f"{folder} is not a folder", fix="name another: -o FOLDER")
     pictures = sorted(path.name for path in folder.iterdir() if PICTURE_NAME.fullmatch(path.name))
-    if pictures and not (folder / RECORD).is_file():
+    if pictures and not file_exists(folder / RECORD):
         raise UsageError(f"{folder} holds {pictures[0]}, which `dbrun sample` did not write and could overwrite",
                          fix="name another: -o FOLDER")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dbrun.errors import UsageError
 from dbrun.formats.base import Format, formats
 from dbrun.formats.embedding import words_in
+from dbrun.input_file import folder_exists
 from dbrun.models.base import Family, Model
 from dbrun.use.adapter_files import AdapterFile
 
@@ -65,7 +66,7 @@ def find_words(adapters: Sequence[AdapterFile], family: Family) -> Mapping[str, 
     folders = []
     for adapter in adapters:
         folder = adapter.place
-        if not folder.is_dir():
+        if not folder_exists(folder):
             folder = folder.parent
         folders.append(folder)
     forms = _word_formats(family).values()

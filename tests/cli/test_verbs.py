@@ -59,6 +59,10 @@ def test_help_and_a_misspelt_verb_know_all_verbs() -> None:
     (["graph", "--sweep", "seed=1,2"], ["error: no such option: --sweep",
                                         "  usage: dbrun graph [OPTIONS] [RECIPE] [KEY=VALUE]…",
                                         "  → dbrun graph --help"]),
+    (["dog.yaml", "seed=3"], ["error: 'dog.yaml' is not a command", "  → dbrun run dog.yaml seed=3"]),
+    (["train", "dog.yaml"], ["error: 'train' is not a command", "  → dbrun run dog.yaml"]),
+    (["resume"], ["error: 'resume' is not a command", "  → dbrun run RECIPE; it goes on from the last checkpoint"]),
+    (["help", "plan"], ["error: 'help' is not a command", "  → dbrun plan --help"]),
     (["verifi"], ["error: no such command 'verifi'; did you mean 'verify'?", "  → dbrun --help"])], ids=" ".join)
 def test_a_wrong_command_line_is_told_of_as_every_other_error(words: list[str], said: list[str]) -> None:
     done = run_dbrun(words)

@@ -39,8 +39,7 @@ def test_from_a_file_is_the_recipe_that_made_it_too(project) -> None:
         done = project.dbrun("plan", *words)
         assert "nothing differs from what made it" in done.stdout + done.stderr and " RUN" not in done.stdout
     assert "train.steps" in project.dbrun("run", "--from", FILE, "train.steps=8", "--dry-run").stderr
-    for words, said in (((), "no recipe is named"), (("tiny.yaml", "--from", FILE), "found two recipes")):
-        assert said in project.dbrun("plan", *words, check=2).stderr
+    assert "found two recipes" in project.dbrun("plan", "tiny.yaml", "--from", FILE, check=2).stderr
     assert "no stage 'x'" in project.dbrun("plan", "tiny.yaml", "--from", "x", check=2).stderr
 
 

@@ -88,6 +88,7 @@ def test_every_component_learns_at_its_own_rate(done: Project) -> None:
     assert line["learning_rate.text_encoder"] < line["learning_rate.text_encoder_2"] < line["learning_rate.denoiser"]
 
 
+@pytest.mark.slow
 def test_a_training_that_was_cut_off_ends_in_the_same_bytes(tmp_path: Path) -> None:
     whole, parts = laid_out(tmp_path / "whole"), laid_out(tmp_path / "parts")
     words = ("run", "tiny.yaml", *DROPPED, "export=[diffusers]", "samples.prompts=[a dog]")

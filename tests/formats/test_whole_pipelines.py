@@ -72,7 +72,7 @@ def test_the_layout_is_the_one_of_the_original_release() -> None:
     """Names of v1-5-pruned-emaonly.safetensors, as listed by CompVis' ddpm and openaimodel."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768)
-    names = {ldm_keys._unet_key(name, unet.config) for name in unet.state_dict()}
+    names = {ldm_keys.unet_key(name, unet.config) for name in unet.state_dict()}
     assert len(names) == len(unet.state_dict()) == 686
     known = {"time_embed.0.weight", "time_embed.2.bias", "input_blocks.0.0.weight",
              "input_blocks.1.0.in_layers.0.weight",

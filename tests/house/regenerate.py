@@ -12,13 +12,15 @@ import json
 import sys
 from pathlib import Path
 
-import test_stage_code
-import test_stage_keys
-
-from dbrun.recipe.checks.json_schema import schema_text
-from dbrun.stages.base import stages
-
 TESTS = Path(__file__).parents[1]
+sys.path.insert(1, str(TESTS))
+
+import test_stage_code  # noqa: E402
+import test_stage_keys  # noqa: E402
+
+from dbrun.recipe.checks.json_schema import schema_text  # noqa: E402
+from dbrun.stages.base import stages  # noqa: E402
+
 SCHEMA = TESTS.parent / "schemas" / "recipe.schema.json"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import shipped_recipes
 
 from dbrun import library_versions
 from dbrun.plan.cache_key import make_stage_key
@@ -25,7 +26,7 @@ from dbrun.store.store import Store
 
 HERE = Path(__file__).parent
 RECORD = HERE / "stage_keys.json"
-RECIPES = sorted([*(HERE.parents[1] / "recipes").glob("*.yaml"), *(HERE / "unusual").glob("*.yaml")])
+RECIPES = sorted([*shipped_recipes.RECIPES, *(HERE / "unusual").glob("*.yaml")])
 Table = dict[str, dict[str, dict[str, str | None]]]
 """Recipe -> stage -> what it is found by."""
 PINNED = "1.2.3"

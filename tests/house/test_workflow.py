@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from shipped_recipes import RECIPES
 
 from dbrun.recipe.load import load_recipe
 from dbrun.resolve.lock import drift, lock_contents, lock_path
@@ -25,7 +26,6 @@ from dbrun.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW = ".github/workflows/recipes.yml"
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 SHORTER = {"steps: 300": "steps: 2", "count: 96": "count: 18", "  guidance: 2.5 ": "  steps: 2\n  guidance: 2.5 "}
 """What makes the recipe that the workflow runs a matter of seconds."""
 

@@ -59,7 +59,7 @@ def test_a_list_of_captions_is_kept_whole(tmp_path: Path) -> None:
     ({"file_name": "../a.jpg", "text": "x"}, "expected a name inside"),
     ({"file_name": "/etc/passwd", "text": "x"}, "expected a name inside"),
     ({"file_name": "gone.jpg", "text": "x"}, "'gone.jpg' is not there"),
-    ({"file_name": "\ud800.jpg", "text": "x"}, "is not there"), ({"file_name": "a.jpg", "text": "\ud800"}, "U+D800"),
+    ({"file_name": "\ud800.jpg", "text": "x"}, "expected UTF-8"), ({"file_name": "a.jpg", "text": "\ud800"}, "U+D800"),
     ({"text": "x"}, "found no `file_name`"), ({"file_name": 3, "text": "x"}, "found no `file_name`"),
     ({"file_name": "a.jpg", "text": 3}, "found '3', expected a caption"),
     ({"file_name": "a.jpg", "text": ["x", 3]}, "expected a caption, or a list of captions"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dbrun.images.loss_plot import HEIGHT, LINE_COLOURS, WIDTH, axis_ticks, plot_losses, smooth
+from dbrun.images.loss_plot import HEIGHT, LEFT, LINE_COLOURS, TOP, WIDTH, axis_ticks, plot_losses, smooth
 
 
 def where(page: np.ndarray, colour: str) -> tuple[np.ndarray, np.ndarray]:
@@ -38,3 +38,38 @@ def test_ticks_are_round_numbers(low, high, expected) -> None:
                                     [(i, 1e-7) for i in range(9)]])
 def test_few_odd_or_no_points_still_draw(points) -> None:
     assert plot_losses({"instance": points}).size == (WIDTH, HEIGHT)
+
+
+def columns_at_the_upper_edge(page: np.ndarray) -> int:
+    _, xs = where(page[TOP:TOP + 6], LINE_COLOURS[0][0])
+    return len(set(xs))
+
+
+def test_a_high_beginning_is_shown_whole_and_not_as_a_plateau() -> None:
+    points = [(i, 0.1 + 0.9 * np.exp(-i / 20)) for i in range(300)]
+    page = np.asarray(plot_losses({"instance": points}))
+    assert columns_at_the_upper_edge(page) < 20
+    ys, xs = where(page[TOP:], LINE_COLOURS[0][0])
+    tops = [ys[xs == x].min() for x in sorted(set(xs[xs > LEFT + 5]))]
+    assert (np.diff(tops) >= -1).all(), "it falls from its first point on"
+
+
+def test_a_line_that_is_far_above_the_axis_is_cut_at_its_edge() -> None:
+    points = [(i, 1e9 if i == 150 else 0.1) for i in range(300)]
+    page = np.asarray(plot_losses({"instance": points}))
+    assert columns_at_the_upper_edge(page) < 20
+    assert not len(where(page[TOP - 20:TOP - 2, LEFT:], LINE_COLOURS[0][0])[0])
+
+
+def test_every_line_is_drawn_and_one_too_many_is_an_error() -> None:
+    series = {f"line {n}": [(i, 0.1 * (n + 1) + i / 99) for i in range(9)] for n in range(len(LINE_COLOURS))}
+    page = np.asarray(plot_losses(series))
+    for strong, _ in LINE_COLOURS:
+        assert len(where(page[TOP:], strong)[0]) > 50
+    with pytest.raises(ValueError, match="colours"):
+        plot_losses({**series, "more": [(0, 1.0)]})
+
+
+def test_one_point_is_a_dot() -> None:
+    page = np.asarray(plot_losses({"instance": [(1, 0.5)]}))
+    assert len(where(page[TOP:], LINE_COLOURS[0][0])[0]) > 20

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 
+from dbrun.recipe.load import load_recipe
 from dbrun.recipe.text.spans import InvalidRecipe
 
 SCHEDULES = "constant, linear, cosine, cosine_with_restarts or polynomial"
@@ -95,7 +99,7 @@ WRONG = [
      ["objective.timesteps.low: found 600 with `high: 300`", "→ write a `low` below 300, or a `high` above 600"]),
     ("train:", "objective: {timesteps: {type: early, strength: 1}}\ntrain:", ["allowed: a number greater than 1"]),
     ("steps: 300", "snr_gamma: 5", ["here it is called 'objective.weighting'"]),
-    ("steps: 300", "precision: bf61", ["found 'bf61', allowed: fp32, bf16 or fp16; did you mean 'bf16'?"]),
+    ("steps: 300", "precision: bf61", ["found 'bf61', allowed: auto, fp32, bf16 or fp16; did you mean 'bf16'?"]),
     ("[diffusers, peft]", "[diffusers, pft]", ["r.yaml:15:21 export.1: found 'pft'", "did you mean 'peft'?"]),
     ("[diffusers, peft]", "diffusers",
      ["export: found 'diffusers', allowed: a list of diffusers, peft, kohya, component, merged, single_file or"]),
@@ -191,3 +195,19 @@ def test_what_a_family_cannot_do_is_told_with_the_reason(load, good) -> None:
                  "subject.class_prompt=null", change)
         assert all(fragment in str(caught.value) for fragment in fragments)
         assert change.partition("=")[0] in [problem.key for problem in caught.value.problems]
+
+
+def many(line: str) -> str:
+    return "".join(line.format(n) for n in range(1500))
+
+
+@pytest.mark.parametrize("text", [many("key{}: 1\n"), "zz: {" + many("key{}: 1, ") + "}\n", many("b{0}: ${{x{0}}}\n"),
+                                  "export: [" + many("aa{}, ") + "]\n", "train: {" + many("stepz{}: 1, ") + "}\n"],
+                         ids=lambda text: text[:12])
+def test_thousands_of_problems_are_told_in_seconds(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(text)
+    began = time.process_time()
+    with pytest.raises(InvalidRecipe):
+        load_recipe(file)
+    assert time.process_time() - began < 5, "it took minutes"

@@ -24,6 +24,7 @@ from dbrun.plan import device
 from dbrun.plan.selection import Selection
 from dbrun.recipe.load import load_recipe
 from dbrun.run.runner import execute, last_run
+from dbrun.store.runs import PINNED_FILE, list_runs
 from dbrun.store.store import Store
 
 ORDER = ("load", "adapt", "generate-priors", "preprocess", "train", "export")
@@ -504,3 +505,21 @@ def test_stages_without_files_are_fine(home):
     go(home, stages=changed(Export, work=lambda self, job: None))
     assert json.loads((home / "outputs" / "stub" / "dbrun.json").read_text())["files"] == {}
     assert issubclass(Export, Counted)
+
+
+def test_of_runs_that_found_nothing_to_do_the_newest_stays(home):
+    def recorded():
+        return {run.folder for run in list_runs(Store(home / "store"))}
+
+    worked = go(home).folder
+    pinned = go(home).folder
+    (pinned / PINNED_FILE).touch()
+    idle = [go(home).folder for _ in range(3)][-1]
+    assert recorded() == {worked, pinned, idle}
+    # it delivers again, which is work
+    (home / "outputs/stub/peft/weights").unlink()
+    delivered = go(home).folder
+    other = go(home, "train.steps=9").folder
+    again = [go(home, "train.steps=9").folder for _ in range(2)][-1]
+    back = go(home).folder
+    assert recorded() == {worked, pinned, idle, delivered, other, again, back}

@@ -58,6 +58,18 @@ def test_orphans_are_those_of_dead_processes_here():
     assert not atomic.is_orphan("notes.txt")
 
 
+def test_a_process_id_that_was_given_out_again_is_another_process():
+    host, pid, rest = atomic.temp_name().split("-")
+    began, _, chance = rest.partition(".")
+    assert began == atomic.process_start(os.getpid()) != atomic.process_start(1)
+    assert atomic.is_orphan(f"{host}-{pid}-{atomic.process_start(1)}.{chance}")
+    # names of earlier versions say nothing about the start, nor does a system without /proc
+    assert not atomic.is_orphan(f"{host}-{pid}-{chance}")
+    assert not atomic.is_orphan(f"{host}-{pid}-.{chance}")
+    assert atomic.process_start(2**30) == ""
+    assert atomic.is_orphan(f"{host}-{'9' * 40}-{rest}") is True
+
+
 def test_remove_takes_read_only_things_and_what_is_gone(tmp_path):
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)

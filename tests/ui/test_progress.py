@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from dbrun.events import (
+    LibrariesLoading,
     Note,
     Progress,
     RunFailed,
@@ -69,9 +70,12 @@ def test_on_a_terminal_a_bar_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("TERM", "xterm")
     watch = make_reporter(as_json=False)
     assert isinstance(watch, LiveReporter)
-    for event in RUN[:4]:
+    for event in (*RUN[:3], LibrariesLoading("generate-priors")):
         watch(event)
     assert watch._bar is not None
+    watch._bar.refresh()
+    assert "loading libraries" in screen.getvalue()
+    watch(RUN[3])
     for event in RUN[4:]:
         watch(event)
     watch.close()

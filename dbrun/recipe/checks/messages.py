@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from dbrun.config_types import PlainScalar
 from dbrun.recipe.checks import schema_info
-from dbrun.recipe.checks.suggestions import join_with_or, nearest, unknown_key_message
+from dbrun.recipe.checks.suggestions import MAX_SUGGESTIONS, join_with_or, nearest, unknown_key_message
 from dbrun.recipe.text.profiles import FILE_KEYS
 from dbrun.recipe.text.spans import Problem, Span
 from dbrun.recipe.text.tree import (
@@ -44,14 +44,15 @@ def problems_of(error: ValidationError, data: MappingNode, *, part: bool = False
             continue
         path, spot = schema_info.locate(tuple(item["loc"]), data)
         # a union reports one error for each member; the first is enough
-        problems.setdefault(path, _problem(item, path, spot, data))
-    return [problem for path, problem in problems.items() if not _is_consequence(path, problems, data)]
+        if path not in problems:
+            problems[path] = _problem(item, path, spot, data, suggest=len(problems) < MAX_SUGGESTIONS)
+    with_inner = {path[:length] for path in problems for length in range(len(path))}
+    return [problem for path, problem in problems.items()
+            if path not in with_inner and not _follows_from_type(path, problems, data)]
 
 
-def _is_consequence(path: KeyPath, problems: dict[KeyPath, Problem], data: MappingNode) -> bool:
-    """Whether a problem only follows from another: from one inside its value, or from a wrong `type` beside it."""
-    if any(other != path and other[:len(path)] == path for other in problems):
-        return True
+def _follows_from_type(path: KeyPath, problems: dict[KeyPath, Problem], data: MappingNode) -> bool:
+    """Whether a missing key only follows from a wrong `type` beside it."""
     # which keys are missing depends on `type`, so they are unknown while that is wrong
     missing = node_at(data, path) is None and path[-1] != "type"
     return missing and (*path[:-1], "type") in problems
@@ -87,9 +88,14 @@ def _mapping_span(path: KeyPath, data: MappingNode) -> Span:
     return replace(data.span, text="")
 
 
-def _problem(item: Any, path: KeyPath, spot: schema_info.SchemaNode, data: MappingNode) -> Problem:
-    """The problem for one of pydantic's errors. spot: what the schema allows at the path."""
+def _problem(item: Any, path: KeyPath, spot: schema_info.SchemaNode, data: MappingNode, *, suggest: bool) -> Problem:
+    """The problem for one of pydantic's errors. spot: what the schema allows at the path.
+
+    suggest: whether to look for the word that was meant.
+    """
     key, node, kind = dotted_key(path), node_at(data, path), item["type"]
+    if kind == "extra_forbidden" and not suggest:
+        return Problem(_key_span(path, data), key, "unknown key")
     if kind == "extra_forbidden":
         return _unknown_key_problem(item, path, data)
     if kind == "missing":
@@ -107,7 +113,9 @@ def _problem(item: Any, path: KeyPath, spot: schema_info.SchemaNode, data: Mappi
     meant = _suggest_value(kind, node.value)
     if meant:
         return Problem(node.span, key, message, f"write {meant}")
-    near = nearest(node.value, _allowed_values(item, spot)) if node.value else None
+    near = None
+    if node.value and suggest:
+        near = nearest(node.value, _allowed_values(item, spot))
     if near is None:
         return Problem(node.span, key, message)
     # the right word in the wrong form: a list is expected

@@ -9,7 +9,7 @@ from dbrun.config_types import Part
 from dbrun.errors import KeyProblem
 from dbrun.models.base import families
 from dbrun.models.quantisation import quantisations
-from dbrun.naming import HUB_ID
+from dbrun.naming import CHECKPOINT_SUFFIXES, HUB_ID
 from dbrun.options.objective import check_objective
 from dbrun.recipe.checks import exports
 from dbrun.recipe.schema import images
@@ -153,6 +153,18 @@ def _base(recipe: Recipe) -> Iterator[KeyProblem]:
     if recipe.base.revision is not None and not HUB_ID.fullmatch(recipe.base.path):
         yield KeyProblem("base.revision", f"found a revision, but '{recipe.base.path}' is no Hub id such as owner/name",
                          "remove `revision`, or write `revision: null` over an inherited one")
+    if recipe.base.path.lower().endswith(CHECKPOINT_SUFFIXES):
+        if recipe.base.variant is not None:
+            yield KeyProblem("base.variant", f"found '{recipe.base.variant}', but '{recipe.base.path}' is one file, "
+                             "which has no variants",
+                             "remove `variant`, or write `variant: null` over an inherited one")
+        return
+    for key in ("like", "prediction"):
+        value = getattr(recipe.base, key)
+        if value is not None:
+            yield KeyProblem(f"base.{key}", f"found '{value}', which is for a base in a checkpoint of one file, and "
+                             f"'{recipe.base.path}' is none",
+                             f"remove `{key}`, or write `{key}: null` over an inherited one")
 
 
 def _quantise(recipe: Recipe) -> Iterator[KeyProblem]:

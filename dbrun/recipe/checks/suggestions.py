@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 OTHER_TRAINERS_KEYS = {
     "lr": "train.learning_rate", "max_train_steps": "train.steps", "max_steps": "train.steps",
@@ -53,6 +54,11 @@ OTHER_TRAINERS_KEYS = {
 """Key of another trainer, in lower case → the recipe's dotted key for the same setting."""
 
 
+MAX_SUGGESTIONS = 50
+"""Problems of a recipe for which the word that was meant is looked for: a search takes milliseconds, and a file can
+have 12,000 wrong keys."""
+MAX_CANDIDATES = 2000
+"""Words that one search compares at most."""
 SLIP = 0.8
 """Similarity from which a word is taken for a slip of the pen: `step` for `steps` (0.89)."""
 
@@ -65,7 +71,7 @@ def nearest(word: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | Non
     # imported here: only a recipe with a mistake needs it
     from difflib import get_close_matches
 
-    by_lower_case = {candidate.lower(): candidate for candidate in allowed}
+    by_lower_case = {candidate.lower(): candidate for candidate in islice(allowed, MAX_CANDIDATES)}
     # difflib takes quadratic time, and a mistaken value can be a whole prompt
     close = get_close_matches(word.lower()[:200], list(by_lower_case), n=1, cutoff=cutoff)
     if not close:

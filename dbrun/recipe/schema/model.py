@@ -48,7 +48,15 @@ class Base(Part):
     type: Annotated[Text, AfterValidator(_check_family), Field(json_schema_extra=_list_families)] = "sd"
     """The base's family."""
     path: PathText
-    """`embedded`, a folder in diffusers format (relative to the recipe), or a Hub id such as `owner/name`."""
+    """`embedded`, a folder in diffusers format or a checkpoint of one file (both relative to the recipe), or a Hub id
+    such as `owner/name`."""
+    like: Annotated[PathText | None, OrNone] = None
+    """For a checkpoint of one file: where its tokenizer is, which such files lack. A folder in diffusers format
+    (relative to the recipe), or a Hub id with its commit, `owner/name@commit`, of which only the tokenizer is
+    fetched."""
+    prediction: Annotated[Literal["epsilon", "v_prediction"] | None, OrNone] = None
+    """For a checkpoint of one file: what it predicts; left out, what the file itself says, else the usual for its
+    kind. Models of v-prediction draw only noise or grey as epsilon."""
     revision: Annotated[FilledText | None, OrNone] = None
     """For a Hub id: its commit, tag or branch; only a 40-digit commit always gives the same base."""
     variant: Annotated[FilledText | None, OrNone] = None

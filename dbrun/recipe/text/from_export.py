@@ -66,7 +66,9 @@ def _hide_foreign_paths(value: Any) -> Any:
 
 
 def _from_header(header_recipe: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The recipe section of the header as a recipe, with unknown paths."""
+    """The recipe section of the header as a recipe, with unknown paths. Raises RecipeError for a part of one."""
+    if "base" not in header_recipe or "adapt" not in header_recipe:
+        raise RecipeError(f"{path} holds no whole recipe: base or adapt is missing", fix=f"dbrun show {path}")
     # a recipe's name is limited to these characters; the file may have been renamed to anything
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._-")[:64] or "rebuilt"
     base, adapt = _base_section(header_recipe["base"]), _adapt_section(header_recipe["adapt"])
@@ -84,10 +86,15 @@ def _from_header(header_recipe: Mapping[str, Any], path: Path) -> dict[str, Any]
 
 def _base_section(header_base: Mapping[str, Any]) -> dict[str, Any]:
     section = {"type": header_base["type"], "path": UNKNOWN_PATH}
-    # identity is "hub:OWNER/NAME@COMMIT", or a digest of the files of a local base
+    # identity is "hub:OWNER/NAME@COMMIT", or a digest of the files of a local base; behind that of a checkpoint of one
+    # file may be "+hub:OWNER/NAME@COMMIT", where its tokenizers are
     kind, _, rest = str(header_base["identity"]).partition(":")
     if kind == "hub":
         section["path"], _, section["revision"] = rest.partition("@")
+    if kind == "file":
+        section["like"] = rest.partition("+hub:")[2] or UNKNOWN_PATH
+    if header_base.get("prediction"):
+        section["prediction"] = header_base["prediction"]
     if header_base["variant"]:
         section["variant"] = header_base["variant"]
     if header_base.get("quantise"):

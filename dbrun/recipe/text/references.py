@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbrun.config_types import PlainScalar
-from dbrun.recipe.checks.suggestions import nearest
+from dbrun.recipe.checks.suggestions import MAX_SUGGESTIONS, nearest
 from dbrun.recipe.text.profiles import ProfilesAndEnv
 from dbrun.recipe.text.spans import InvalidRecipe, Problem, Span
 from dbrun.recipe.text.tree import (
@@ -52,9 +52,10 @@ def resolve_references(data: MappingNode, beside: ProfilesAndEnv) -> MappingNode
     variables = beside.env_values()
     data_with_env = MappingNode({**data.entries, ENV_KEY: variables}, data.key_spans, data.span)
     scope = _ReferenceScope(data, beside.env, data_with_env)
-    targets = {path: _reference_targets(path, leaf, scope, problems) for path, leaf in with_references.items()}
+    # alone: to check thousands of them takes minutes
     if len(with_references) > MAX_REFERENCES:
-        problems.append(Problem(data.span, "", f"found more than {MAX_REFERENCES} values with references"))
+        raise InvalidRecipe([Problem(data.span, "", f"found more than {MAX_REFERENCES} values with references")])
+    targets = {path: _reference_targets(path, leaf, scope, problems) for path, leaf in with_references.items()}
     # a circle can be followed only where every reference leads somewhere
     if not problems:
         _CycleCheck(data_with_env, with_references, targets, problems).run()
@@ -96,7 +97,7 @@ def _reference_targets(path: KeyPath, leaf: ScalarNode, scope: _ReferenceScope,
         if not brace:
             problems.append(Problem(leaf.span, key, "found '${' without its '}'", ESCAPE_HINT))
             continue
-        target = _parse_target(body, scope)
+        target = _parse_target(body, scope, suggest=len(problems) < MAX_SUGGESTIONS)
         if isinstance(target, _BadReference):
             problems.append(Problem(leaf.span, key, target.message, target.fix))
             continue
@@ -109,8 +110,8 @@ def _reference_targets(path: KeyPath, leaf: ScalarNode, scope: _ReferenceScope,
     return targets
 
 
-def _parse_target(body: str, scope: _ReferenceScope) -> KeyPath | _BadReference:
-    """The path that the text between the braces names, or what is wrong with it."""
+def _parse_target(body: str, scope: _ReferenceScope, *, suggest: bool) -> KeyPath | _BadReference:
+    """The path that the text between the braces names, or what is wrong with it. suggest: look for a similar key."""
     before, colon, after = body.partition(":")
     resolver, name = before.strip(), after.strip()
     if colon and resolver == ENV_KEY:
@@ -132,17 +133,19 @@ def _parse_target(body: str, scope: _ReferenceScope) -> KeyPath | _BadReference:
         if node is not None:
             node = child(node, step)
     if node is None:
-        return _unwritten_target(body, match[1], scope)
+        return _unwritten_target(body, match[1], scope, suggest=suggest)
     return path
 
 
-def _unwritten_target(body: str, key: str, scope: _ReferenceScope) -> _BadReference:
+def _unwritten_target(body: str, key: str, scope: _ReferenceScope, *, suggest: bool) -> _BadReference:
     """Message and fix for a reference to a key that the recipe does not write."""
     from dbrun.recipe.checks.schema_info import all_keys
 
     message = f"found '${{{body}}}', but nothing is written at '{key}'"
     if key in all_keys():
         return _BadReference(message, f"write `{key}` too: a reference takes what is written, never a default")
+    if not suggest:
+        return _BadReference(message)
     written: list[str] = []
     for path, _ in leaves(scope.data):
         written += [dotted_key(path[:depth]) for depth in range(1, len(path) + 1)]

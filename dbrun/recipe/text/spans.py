@@ -42,8 +42,11 @@ class Span:
 
         start, room = self.column - 1, max(20, width - len(GUTTER))
         end = start + self.length
-        before, marked = _printable(self.text[:start]), _printable(self.text[start:end])
-        after = _printable(self.text[end:])
+        # far more than is shown, as some characters take no cell; a line can have 250,000 and thousands of problems
+        reach = room * 8
+        before = _printable(self.text[max(0, start - reach):start])
+        marked = _printable(self.text[start:min(end, start + reach)])
+        after = _printable(self.text[end:end + reach])
         # cut the text before the span only as far as the span, or at least half of the room, becomes visible
         excess = cell_len(before) + min(cell_len(marked), room // 2) - room
         _, before = split_text(before, max(0, excess))

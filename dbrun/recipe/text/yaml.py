@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dbrun.config_types import PlainScalar
+from dbrun.input_file import folder_exists, open_file, path_exists
+from dbrun.naming import YAML_SUFFIXES
 from dbrun.recipe.checks.suggestions import nearest
 from dbrun.recipe.text.spans import LINE_BREAK, InvalidRecipe, Problem, Source, Span, display_path
 from dbrun.recipe.text.tree import MappingNode, Node, ScalarNode, SequenceNode
@@ -25,6 +28,11 @@ MAX_DEPTH = 32
 TOO_DEEP = f"found more than {MAX_DEPTH} levels of nesting"
 FORBIDDEN_CHARACTER = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """All but YAML 1.2's printable characters (c-printable), without the byte order mark inside a text."""
+QUOTES = ("'", '"')
+ESCAPED_QUOTES = {"'": "''", '"': '\\"'}
+"""Quote → how it is written inside a text in such quotes."""
+CLOSING_MARKS = {"[": "]", "{": "}", "'": "'", '"': '"'}
+"""Mark that opens a list, a mapping or a text → the one that closes it."""
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's parser, which is much faster, where PyYAML was built with it."""
 
@@ -79,7 +87,8 @@ def _parse_collecting(text: str, source: Source, problems: list[Problem]) -> Nod
         node = builder.document()
     except yaml.MarkedYAMLError as error:
         # together with the problems above it, so that one run of `validate` shows them all
-        raise InvalidRecipe([*builder.problems, _syntax_problem(error, source)]) from None
+        problem = _quote_problem(error, source, builder.last_quoted) or _syntax_problem(error, source)
+        raise InvalidRecipe([*builder.problems, problem]) from None
     problems += builder.problems
     return node
 
@@ -99,9 +108,13 @@ def _span_after(text: str, source: Source) -> Span:
 
 
 def _read_text(path: Path, asked: Span | None) -> tuple[Source, str]:
+    # before anything of it is read: messages quote lines, and these must never be those of a password file
+    if path.suffix.lower() not in YAML_SUFFIXES and path_exists(path) and not folder_exists(path):
+        message = f"{display_path(path)} is no recipe: its name does not end with {' or '.join(YAML_SUFFIXES)}"
+        raise InvalidRecipe([Problem(asked, "", message, "name a recipe, or rename the file")])
     try:
-        with path.open("rb") as file:
-            # one byte more than allowed is enough to know; the path may be a device without an end
+        with open_file(path) as file:
+            # one byte more than allowed is enough to know
             data = file.read(MAX_BYTES + 1)
     # ValueError: a path with a null character
     except (OSError, ValueError) as error:
@@ -154,6 +167,8 @@ class _NodeBuilder:
         self.source = source
         self.problems: list[Problem] = []
         self.has_refused_alias = False
+        self.last_quoted: Any = None
+        """Event of the last scalar in quotes; None before the first."""
         self.events: Iterator[Any] = iter(yaml.parse(text, Loader=LOADER))
 
     def document(self) -> Node | None:
@@ -182,6 +197,8 @@ class _NodeBuilder:
             self._refuse(event, f"found the tag '{tag}'; recipes have no tags",
                          "remove the tag; put text in quotes")
         if isinstance(event, yaml.ScalarEvent):
+            if event.style in QUOTES:
+                self.last_quoted = event
             # style is None for a scalar without quotes or block markers
             return ScalarNode(event.value if event.style else PlainScalar(event.value), place)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -250,15 +267,18 @@ def _syntax_problem(error: yaml.MarkedYAMLError, source: Source) -> Problem:
     if "mapping values are not allowed" in reason:
         return Problem(place, "", "found a second ': ' in a value, or a wrong indentation",
                        "put text that contains ': ' in quotes, and indent all keys of one level equally")
-    if "unknown escape" in reason:
-        # libyaml points at the backslash, PyYAML's own reader behind it
-        wrong = place.text[place.column - 2:place.column]
-        if rest.startswith("\\"):
-            wrong = rest[:2]
+    if "unknown escape" in reason or "hexdecimal" in reason:
+        # the parsers point at the backslash or behind it
+        start = place.text.rfind("\\", 0, place.column + 1)
+        wrong = place.text[start:start + 2]
+        place = replace(place, column=start + 1, length=2)
         return Problem(place, "", f"found {wrong} in double quotes, where a backslash begins an escape",
-                       f"write \\{wrong}, or put the text in single quotes")
+                       f"put the text in single quotes, or write \\{wrong}; in a path, / does as well")
     if "${" in place.text and "{" in place.text.replace("${", ""):
         return Problem(place, "", f"not YAML: {reason}", 'in { } a reference needs quotes: "${train.steps}"')
+    unclosed = _unclosed_problem(error, source)
+    if unclosed is not None:
+        return unclosed
     if error.context and error.problem:
         reason = f"{reason} {error.context}"
     fix = "look at this line and the one above: indentation, quotes, brackets"
@@ -266,6 +286,44 @@ def _syntax_problem(error: yaml.MarkedYAMLError, source: Source) -> Problem:
     if source.file is None:
         fix = "look at its quotes and brackets"
     return Problem(place, "", f"not YAML: {reason}", fix)
+
+
+def _unclosed_problem(error: yaml.MarkedYAMLError, source: Source) -> Problem | None:
+    """A bracket or quote that is never closed, told where it opens; None for any other error."""
+    start = error.context_mark
+    # the parser stops where the text no longer fits, which can be many lines below
+    if start is None or start.line >= len(source.lines):
+        return None
+    place = source.span(start.line, start.column)
+    mark = place.text[place.column - 1:place.column]
+    closing = CLOSING_MARKS.get(mark)
+    if closing is None:
+        return None
+    if mark in QUOTES:
+        return Problem(place, "", f"found the quote {mark} that is never closed", f"close it with another {mark}")
+    where = ""
+    if error.problem_mark and error.problem_mark.line > start.line and source.file is not None:
+        where = f" up to line {error.problem_mark.line + 1}"
+    return Problem(place, "", f"found {mark} that is not closed{where}; expected ',' or '{closing}'",
+                   f"close it with {closing}, and put a comma between its items")
+
+
+def _quote_problem(error: yaml.MarkedYAMLError, source: Source, quoted: Any) -> Problem | None:
+    """Text behind a closing quote; None for any other error. quoted: event of the last scalar in quotes, or None."""
+    mark = error.problem_mark
+    if quoted is None or mark is None or mark.line != quoted.end_mark.line or mark.line >= len(source.lines):
+        return None
+    offset = source.offset if mark.line == 0 else 0
+    between = source.lines[mark.line][quoted.end_mark.column + offset:mark.column + offset]
+    if mark.column < quoted.end_mark.column or between.strip():
+        return None
+    start = quoted.start_mark
+    if start.line < mark.line:
+        place = source.span(start.line, start.column)
+        return Problem(place, "", f"found the quote {quoted.style} that is closed only in line {mark.line + 1}",
+                       f"close it with {quoted.style} where its text ends")
+    return Problem(source.span(mark.line, mark.column), "", "found more text behind a closing quote",
+                   f"write {quoted.style} inside the text as {ESCAPED_QUOTES[quoted.style]}, or use the other quotes")
 
 
 def _error_span(error: yaml.MarkedYAMLError, source: Source) -> Span:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dbrun.errors import DbrunError
 from dbrun.models.base import Family, families
+from dbrun.models.ldm_layouts import CHECKPOINT
+from dbrun.models.ldm_names import checkpoint_shapes
 from dbrun.recipe.schema.adapt import Adapt
 from dbrun.safetensors_header import tensor_shapes
 from dbrun.stages.base import StageContext
@@ -41,41 +43,46 @@ def base_bytes(ctx: StageContext[Any], folder: str = "") -> int:
 
 def adapter_bytes(ctx: StageContext[Any], adapt: Adapt) -> int:
     """An upper bound of the bytes of a recipe's adapters: as if each were on every layer that it can be on."""
+    if ctx.base is None:
+        return 0
     weights = [path for path in _base_files(ctx, "") if path.suffix == ".safetensors"]
-
-    def weights_in(folder: str) -> Iterable[Path]:
-        return [path for path in weights if path.parent.name == folder]
-
     family = read_base_record(ctx.inputs["load"]).family
-    return FLOAT32_BYTES * count_parameters(family, adapt, weights_in)
+    return FLOAT32_BYTES * count_parameters(family, adapt, ctx.base, weights)
 
 
 def adapter_size(base: BaseSource, adapt: Adapt) -> float:
     """The number that the adapters' files grow with; 0 where the base is not on this machine."""
-    folder = base.folder
-    if folder is None:
+    if base.folder is None:
         return 0.0
-
-    def weights_in(subfolder: str) -> Iterable[Path]:
-        return folder.glob(f"{subfolder}/*.safetensors")
-
     # an estimate must not fail a plan: the stage `load` reports a damaged file
     try:
-        return 1.0 + count_parameters(families()[base.family], adapt, weights_in)
+        weights = sorted(base.folder.glob("*/*.safetensors"))
+        return 1.0 + count_parameters(families()[base.family], adapt, base.folder, weights)
     except (OSError, DbrunError):
         return 0.0
 
 
-def count_parameters(family: Family, adapt: Adapt, weights: Callable[[str], Iterable[Path]]) -> int:
-    """The most parameters that a recipe's adapters can have. weights: sub-folder -> its safetensors files."""
+def count_parameters(family: Family, adapt: Adapt, base: Path, weights: Sequence[Path]) -> int:
+    """The most parameters that a recipe's adapters can have. base: folder; weights: safetensors files in sub-folders.
+    """
     count = 0
     for name, adapter in adapt.adapters.items():
         if name not in family.components:
             continue
-        for path in weights(family.components[name]):
-            for shape in tensor_shapes(path).values():
-                count += adapter.max_parameter_count(shape)
+        for shape in _component_shapes(family, base, family.components[name], weights):
+            count += adapter.max_parameter_count(shape)
     return count
+
+
+def _component_shapes(family: Family, base: Path, component: str,
+                      weights: Sequence[Path]) -> Iterator[tuple[int, ...]]:
+    """Yield the shape of each weight of a component, by its name in model_index.json."""
+    if (base / CHECKPOINT).exists():
+        yield from checkpoint_shapes(base, component, family.checkpoint_layouts).values()
+        return
+    for path in weights:
+        if path.parent.name == component:
+            yield from tensor_shapes(path).values()
 
 
 def guidance_label(guidance: float) -> str:

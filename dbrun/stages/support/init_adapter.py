@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dbrun.adapters.attach import attach, match_layers
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
+from dbrun.finite_weights import check_finite
 from dbrun.models.base import Family
 from dbrun.stages.base import StageContext
 from dbrun.stages.support.base_loading import load_base
@@ -70,6 +71,8 @@ def _read_init_adapter(ctx: StageContext[Any], identity: str, component: str) ->
             target = Path(folder) / place
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(read_verified(ctx.files, digest))
+            if target.suffix == ".safetensors":
+                check_finite(target)
         model = load_base(ctx, "fp32", torch.device("cpu"))
         return model.family, form.import_adapter(Path(folder), model, component)
 

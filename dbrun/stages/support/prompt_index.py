@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dbrun.errors import StageFailed
 from dbrun.images.manifest import Half, Manifest, StoredPicture, crop_name, picture_id, picture_of
+from dbrun.input_file import read_json
 from dbrun.stages.sources import Picture
 
 INDEX_FILE = "index.json"
@@ -67,7 +68,7 @@ class PromptIndex:
     @classmethod
     def read(cls, folder: Path) -> PromptIndex:
         """The index that `write` wrote."""
-        document = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        document = read_json(folder / INDEX_FILE)
         return cls(
             prompts=tuple(document["prompts"]),
             instance=tuple(document["instance"]),

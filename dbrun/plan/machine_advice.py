@@ -1,0 +1,73 @@
+"""Advice about a plan on this machine: training that takes hours on its CPU, and cores that stay idle meanwhile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from dbrun.events import Note
+from dbrun.plan.planner import Plan, Scope, Status
+from dbrun.resolve.advice import LATENT_RESOLUTION, works_at_large_resolution
+from dbrun.stages.support.training_length import training_length
+
+if TYPE_CHECKING:
+    from dbrun.plan.estimate import Estimate
+
+STEP_SECONDS = 26.0
+"""CPU seconds of a training step with one picture of 512 × 512 pixels and a denoiser of the size of Stable Diffusion
+1.5. Measured with weights of zero in fp32 on one thread; 13 of them are the forward pass."""
+SLOW_SECONDS = 2 * 3600.0
+"""Seconds of training on a CPU from which a GPU is advised."""
+LONG_SECONDS = 300.0
+"""Seconds of training from which idle cores are worth a note: a shorter one is over before they help much."""
+
+
+def machine_advice(scope: Scope, plan: Plan, known: Mapping[str, Estimate] = MappingProxyType({})) -> Iterator[Note]:
+    """Yield notes about a training on the CPU that is to run, and takes long. known: stage → its estimate."""
+    pending = {stage.name for stage in plan.stages if stage.status in (Status.RUN, Status.RESUME)}
+    if "train" not in pending or scope.numerics.device != "cpu":
+        return
+    seconds = known["train"].seconds if "train" in known else _rough_seconds(scope)
+    if seconds >= SLOW_SECONDS:
+        yield Note("training", f"on a CPU this takes about {_rough_duration(seconds)}: use a machine with a GPU, or "
+                   "try things out with `base: {path: embedded}`", "warning")
+    if seconds >= LONG_SECONDS:
+        yield from _idle_cores(scope)
+
+
+def _rough_seconds(scope: Scope) -> float:
+    """Order of magnitude of the seconds of training a large base on the CPU; 0 for another base, which is quick."""
+    recipe, sources, threads = scope.recipe, scope.resolved.sources, scope.numerics.threads
+    if not works_at_large_resolution(sources.base):
+        return 0.0
+    pictures = training_length(recipe, sources).steps * recipe.train.images_per_step
+    # with prior preservation a class image goes through the denoiser beside each instance image
+    if recipe.prior is not None:
+        pictures *= 2
+    area = (recipe.images.resolution / LATENT_RESOLUTION) ** 2
+    return STEP_SECONDS * area * pictures / (threads * recipe.launch.processes)
+
+
+def _rough_duration(seconds: float) -> str:
+    hours = seconds / 3600
+    if hours < 48:
+        return f"{hours:.0f} hours"
+    return f"{hours / 24:.0f} days"
+
+
+def _idle_cores(scope: Scope) -> Iterator[Note]:
+    processes, cores = scope.recipe.launch.processes, available_cores()
+    per_process = cores // processes
+    if scope.recipe.threads == 1 and per_process > 1:
+        yield Note("training", f"`threads: 1` uses {processes} of this machine's {cores} cores: "
+                   f"`threads={per_process}` is faster, but computes all anew")
+
+
+def available_cores() -> int:
+    """Number of CPU cores that this process may use."""
+    # macOS and Windows have no affinity
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

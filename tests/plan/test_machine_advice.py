@@ -1,0 +1,49 @@
+"""Training that takes hours on a CPU is told before it starts, and cores that stay idle meanwhile."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dbrun.plan import machine_advice as advice
+from dbrun.plan.estimate import Estimate
+from dbrun.plan.planner import ALL_STAGES, Plan, StagePlan, Status, make_scope
+from dbrun.plan.reasons import SimpleReason
+from dbrun.recipe.load import load_recipe
+from dbrun.resolve.sources import resolve_sources
+from dbrun.store.store import Store
+
+RECIPE = """\
+schema: dbrun/v1
+name: x
+base: {path: owner/name, revision: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa}
+subject: {images: photos, instance_prompt: a photo of sks dog}
+adapt: {denoiser: {type: lora}}
+train: {steps: 800}
+device: cpu
+"""
+
+
+def told(home: Path, *overrides: str, status: Status = Status.RUN, known: float | None = None) -> list[str]:
+    (home / "photos").mkdir(exist_ok=True)
+    Image.new("RGB", (40, 30), "red").save(home / "photos" / "0.png")
+    (home / "r.yaml").write_text(RECIPE)
+    loaded, store = load_recipe(home / "r.yaml", overrides), Store(home / "store")
+    scope = make_scope(loaded.recipe, resolve_sources(loaded, store), store, ALL_STAGES, None)
+    plan = Plan((StagePlan("train", status, SimpleReason.NO_EARLIER_RESULT),))
+    estimates = {} if known is None else {"train": Estimate(known, None, None)}
+    return [note.text for note in advice.machine_advice(scope, plan, estimates)]
+
+
+def test_hours_on_a_cpu_are_told_with_idle_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advice, "available_cores", lambda: 8)
+    slow, idle = told(tmp_path)
+    assert "on a CPU this takes about 6 hours" in slow and "GPU" in slow
+    assert "1 of this machine's 8 cores" in idle and "`threads=8`" in idle
+    assert told(tmp_path, "threads=8", "train.steps=2000") == []
+    assert "4 days" in told(tmp_path, "train={steps: 3000, batch_size: 4}")[0]
+    assert told(tmp_path, status=Status.HIT) == []
+    assert told(tmp_path, "base={path: embedded, revision: null}", "images.resolution=64") == []
+    assert told(tmp_path, known=20.0) == [] and told(tmp_path, known=900.0) == [idle]
+    monkeypatch.setattr(advice, "available_cores", lambda: 1)
+    assert told(tmp_path) == [slow]

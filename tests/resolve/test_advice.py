@@ -1,0 +1,87 @@
+"""What will probably disappoint is told before a run, with what to do; what is usual is not remarked on."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dbrun.images import photographs
+from dbrun.recipe.load import load_recipe
+from dbrun.resolve.sources import resolve_sources
+from dbrun.store.store import Store
+
+RECIPE = """\
+schema: dbrun/v1
+name: x
+base: {path: embedded}
+subject: {images: photos, instance_prompt: a photo of sks dog}
+images: {resolution: 64}
+adapt: {denoiser: {type: lora}}
+train: {learning_rate: 2.0e-3}
+"""
+HUB = "base={path: owner/name, revision: " + "a" * 40 + "}"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        Image.new("RGB", (96, 80), (60 * number, 90, 30)).save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    Store(tmp_path / "store").prepare()
+    return tmp_path
+
+
+def warnings(home, *overrides):
+    resolved = resolve_sources(load_recipe(home / "r.yaml", overrides), Store(home / "store"), decode=False)
+    return [note.text for note in resolved.notes if note.level == "warning"]
+
+
+def test_photographs_are_not_for_the_embedded_base(home, monkeypatch):
+    assert warnings(home) == []
+    rng = np.random.default_rng(1)
+    for number in range(2):
+        noisy = rng.normal(120, 4, (90, 90, 3)).astype(np.uint8)
+        Image.fromarray(noisy).save(home / "photos" / f"{number}.png")
+    (told,) = warnings(home)
+    assert "`subject.images` look like photographs" in told and "cartoons" in told and "base of the Hub" in told
+
+    def measured_again(path):
+        raise AssertionError(path)
+
+    monkeypatch.setattr(photographs, "texture", measured_again)
+    assert warnings(home) == [told]
+    assert warnings(home, "subject.images=embedded:sks_dog") == []
+
+
+def test_a_large_base_wants_other_settings_than_the_embedded_one(home):
+    resolution, rate = warnings(home, HUB)
+    assert "`images.resolution` is 64" in resolution and "write `resolution: 512`" in resolution
+    assert "`train.learning_rate` 0.002" in rate and "write `learning_rate: 0.0001`" in rate
+    assert warnings(home, HUB, "images.resolution=512", "train.learning_rate=1e-4") == []
+    assert warnings(home, HUB, "images.resolution=512", "train={optimizer: {type: prodigy}, learning_rate: 1.0}") == []
+    (own,) = warnings(home, HUB, "images.resolution=512", "train.learning_rate=1e-4",
+                      "adapt.denoiser.learning_rate=2e-3")
+    assert "adapt.denoiser.learning_rate" in own
+    # bases that work on pixels may be as small as the embedded one
+    assert not any("resolution" in text for text in warnings(home, HUB, "base.type=if_stage1"))
+
+
+def test_one_picture_is_few(home):
+    for number in range(2):
+        (home / "photos" / f"{number}.png").unlink()
+    (told,) = warnings(home)
+    assert "`subject.images` holds one picture" in told and "three to six" in told
+
+
+@pytest.mark.parametrize(("instance", "of_class", "missing"), [
+    ("a photo of sks", "a photo of a dog", "'dog'"), ("a photo of sks", "[a photo of a dog, a dog in snow]", "'dog'"),
+    ("sks Dogs", "a photo of a dog", None), ("an mnv picture", "[a picture of a cat, a picture of a car]", None),
+    ("a photo of sks woman", "a photo of a woman", None), ("sks", "一张狗的照片", None)])
+def test_an_instance_prompt_names_its_class(home, instance, of_class, missing):
+    told = warnings(home, "prior={count: 2}", f"subject.instance_prompt={instance}",
+                    f"subject.class_prompt={of_class}")
+    assert bool(told) == bool(missing)
+    assert missing is None or "`subject.instance_prompt` 'a photo of sks' lacks the class's word" in told[0]
+    assert missing is None or missing in told[0]
