@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from dbrun.adapters.lycoris_layer import LycorisLayer
 
 Level = Literal["info", "warning"]
+LayerNeed = Literal["own weights", "readable weights", "plain weights", "weight shape"]
+"""What an adapter may need of the layer below beside its output: the very numbers of the base's weight; a weight that
+peft can read, whatever its format; a weight that is torch's own kind of tensor; a weight [out, in] of that shape."""
 MAX_IDLE_SHARE = 0.01
 """Share of an adapter's parameters that may be useless before `layer_note` warns."""
 TARGET_PRESETS = ("attention", "attention+ff", "linear", "all")
@@ -144,6 +147,11 @@ class Adapter(Learnable):
     init: Annotated[PathText | None, OrNone] = None
     """Path of an adapter to start from, relative to the recipe: a PEFT folder, a `pytorch_lora_weights.safetensors`, or
     a file with kohya's names."""
+
+    @property
+    def layer_needs(self) -> Mapping[LayerNeed, str]:
+        """What it needs of the layers below → the reason, a clause. Quantised layers lack some of it."""
+        return {}
 
     @property
     def linear_only_reason(self) -> str | None:

@@ -6,10 +6,10 @@ value 2 to 4 more: 14 GB and 2 to 3.5 GB for the UNet of Stable Diffusion 1.5, w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dbrun.adapters.base import Adapter, Targets
+from dbrun.adapters.base import Adapter, LayerNeed, Targets
 from dbrun.adapters.direct import DirectWeights
 from dbrun.errors import KeyProblem
 
@@ -29,6 +29,11 @@ class Full(Adapter):
     """The adapter type."""
     targets: Targets = ("*",)
     """Which modules learn, with all modules inside: attention, attention+ff, linear, all, or patterns. Default: all."""
+
+    @property
+    def layer_needs(self) -> Mapping[LayerNeed, str]:
+        """The base's own weights, since they are what learns."""
+        return {"own weights": "it trains the base's own weights, and quantised weights cannot learn"}
 
     def field_problems(self) -> Iterator[KeyProblem]:
         """Yield a problem for `init`, since full fine-tuning starts from the base's own weights."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dbrun.adapters import pissa
-from dbrun.adapters.base import LowRankAdapter, Targets
+from dbrun.adapters.base import LayerNeed, LowRankAdapter, Targets
 from dbrun.adapters.import_adapter import ImportCandidate, ImportedAdapter, unify_rank_and_scale
 from dbrun.adapters.lycoris_layer import LayerTensors, LycorisLayer
 from dbrun.config_types import Bool, Float
@@ -101,6 +101,16 @@ class Lora(LowRankAdapter):
     def starts_from_base_weights(self) -> bool:
         """True for `start: pissa`, and for DoRA, whose magnitudes start as norms of the base's weights."""
         return self._is_pissa or self.dora
+
+    @property
+    def layer_needs(self) -> Mapping[LayerNeed, str]:
+        """For `start: pissa` the base's own weights, for DoRA weights that peft can read; nothing otherwise."""
+        needs: dict[LayerNeed, str] = {}
+        if self._is_pissa:
+            needs["own weights"] = "`start: pissa` takes the base's own weights apart, which are not kept"
+        if self.dora:
+            needs["readable weights"] = "`dora` reads the weights at every step, and peft loses the scales of these"
+        return needs
 
     def field_problems(self) -> Iterator[KeyProblem]:
         """Yield the settings that `start: pissa` excludes: dropout, DoRA and `init`."""

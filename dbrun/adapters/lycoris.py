@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from dbrun.adapters.base import LowRankAdapter, Targets
+from dbrun.adapters.base import LayerNeed, LowRankAdapter, Targets
 from dbrun.config_types import Bool, Float
 from dbrun.errors import KeyProblem
 
@@ -29,6 +29,11 @@ class Lycoris(LowRankAdapter):
     """Decompose convolution kernels as tensors of their own size (FedPara, proposition 3), not as wide matrices."""
     targets: Targets = "attention"
     """Which layers are adapted: attention, attention+ff, linear, all (also convolutions), or patterns."""
+
+    @property
+    def layer_needs(self) -> Mapping[LayerNeed, str]:
+        """A weight of the layer's shape, which the update gets."""
+        return {"weight shape": "peft gives its update the shape of the stored weight, here pairs of numbers in a row"}
 
     def field_problems(self) -> Iterator[KeyProblem]:
         """Yield a problem for `effective_conv` with a preset that contains no convolution."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dbrun.adapters.base import Adapter, Targets
+from dbrun.adapters.base import Adapter, LayerNeed, Targets
 from dbrun.adapters.import_adapter import ImportCandidate, ImportedAdapter
 from dbrun.config_types import Bool, Int
 from dbrun.errors import KeyProblem
@@ -61,6 +61,11 @@ class Oft(Adapter):
         return KeyProblem("block_size",
                           f"found {self.block_size}, which does not divide the {inputs[first]} inputs of `{first}`",
                           f"write a divisor of {math.gcd(*inputs.values())}")
+
+    @property
+    def layer_needs(self) -> Mapping[LayerNeed, str]:
+        """A plain weight: peft's OFT wants a config of torchao that nobody hands to it."""
+        return {"plain weights": "peft cannot put OFT on weights of the package torchao"}
 
     @property
     def starts_from_base_weights(self) -> bool:

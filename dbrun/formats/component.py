@@ -35,6 +35,7 @@ class ComponentFormat(Format):
     SUMMARY: ClassVar[str] = "it itself, as large as it is"
     POSITION: ClassVar[int] = 40
     LARGE: ClassVar[bool] = True
+    ADDS_TO_WEIGHTS: ClassVar[bool] = True
     STANDALONE: ClassVar[bool] = True
     """Whether one component is a folder of its own that can replace the base's; false for whole pipelines."""
 

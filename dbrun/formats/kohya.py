@@ -32,6 +32,7 @@ class KohyaFormat(Format):
     NAME: ClassVar[str] = "kohya"
     SUMMARY: ClassVar[str] = "one file for ComfyUI and A1111"
     POSITION: ClassVar[int] = 30
+    ADDS_TO_WEIGHTS: ClassVar[bool] = True
     FILE_DESCRIPTION: ClassVar[str | None] = "a file with kohya's names"
 
     def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:

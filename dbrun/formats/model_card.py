@@ -11,10 +11,13 @@ from dbrun.adapters.base import Adapter
 from dbrun.formats.base import formats
 from dbrun.models.base import Family
 from dbrun.models.configs import UNKNOWN_LICENCE
+from dbrun.models.quantisation import quantisations
 from dbrun.safetensors_header import trigger_words
 
 BASE_PLACEHOLDER = "path/to/the/base"
 """Stands for the path of a local base, which differs on the reader's machine."""
+TORCH_DTYPES = {"fp32": "torch.float32", "bf16": "torch.bfloat16", "fp16": "torch.float16"}
+"""`train.precision` → the dtype's name in Python source."""
 MAX_GALLERY_PICTURES = 6
 """Number of pictures in the gallery that the Hub shows."""
 
@@ -104,10 +107,20 @@ def _summary(document: Mapping[str, Any], repo: str | None, commit: str | None) 
     lines = [f"- Base: {base}, of type `{recipe['base']['type']}`",
              f"- Licence of the base: {document.get('licence') or UNKNOWN_LICENCE}",
              f"- What learnt: {adapters}; {recipe['train']['steps']} steps at {recipe['images']['resolution']} pixels"]
+    quantise = recipe["base"].get("quantise")
+    if quantise is not None:
+        lines.insert(1, _quantisation(quantise, recipe["train"]["precision"]))
     trigger = trigger_words(recipe)
     if trigger:
         lines.insert(0, f"- Trigger: `{trigger}`")
     return "\n".join(lines)
+
+
+def _quantisation(name: str, precision: str) -> str:
+    """Fact on the quantised denoiser, with the config by which diffusers loads the same."""
+    config = quantisations()[name].DIFFUSERS_CONFIG.replace("DTYPE", TORCH_DTYPES[precision])
+    return (f"- Quantised in training: the linear layers of the denoiser, `{name}`, in diffusers `{config}`; on the "
+            "base's own weights the adapter works, too, and draws slightly different pictures")
 
 
 def _adapter_summary(adapter: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.errors import StageFailed
 from dbrun.formats.base import Format
+from dbrun.formats.merge_weights import restore_base
 from dbrun.models.base import Model
 
 if TYPE_CHECKING:
@@ -74,13 +75,14 @@ class ReferencePredictions:
     """Predictions from training that an export is compared with.
 
     base_prediction, trained_prediction: the probe's predictions [3, C, h, w] without and with the adapters; dtype: in
-    which they were computed, such as `float32`.
+    which they were computed, such as `float32`; input_rounding: that of the base's quantisation.
     """
 
     base_prediction: Tensor
     trained_prediction: Tensor
     adapters: Mapping[str, ComponentAdapter]
     dtype: str = "float32"
+    input_rounding: float = 0.0
 
     @property
     def effect(self) -> float:
@@ -91,7 +93,8 @@ class ReferencePredictions:
     def tolerance(self) -> float:
         """Largest difference at which a reloaded adapter still counts as the same."""
         share = TOLERANCES[self.dtype]
-        return share.effect * self.effect + share.output * float(self.trained_prediction.abs().max())
+        output_share = max(share.output, self.input_rounding)
+        return share.effect * self.effect + output_share * float(self.trained_prediction.abs().max())
 
     def compare(self, answer: Tensor, model: Model, form: Format,
                 components: Iterable[str] | None = None) -> float:
@@ -119,6 +122,19 @@ class ReferencePredictions:
                               f"{self.tolerance:.2g}, and the adapter itself changes it by {self.effect:.2g}",
                               fix="leave this format out of `export`")
         return difference
+
+
+def measure(probe: Probe, model: Model, adapters: Mapping[str, ComponentAdapter]) -> ReferencePredictions:
+    """The probe's predictions without and with adapters. model: the untouched base, which it is again afterwards."""
+    base = probe.predict(model)
+    for name, attached in adapters.items():
+        attached.attach_to(model.module(name))
+    trained = probe.predict(model)
+    restore_base(model)
+    rounding = 0.0
+    if model.weights.quantisation is not None:
+        rounding = model.weights.quantisation.INPUT_ROUNDING
+    return ReferencePredictions(base, trained, adapters, str(model.dtype).removeprefix("torch."), rounding)
 
 
 def _are_equal(loaded: Tensor | None, written: Tensor | None) -> bool:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dbrun.models.quantisation import Quantisation
+
 
 class ComponentWeights:
     """Modules of a base by their names in model_index.json. load: reads one from the base's files, on the device."""
@@ -15,7 +17,10 @@ class ComponentWeights:
     def __init__(self, load: Callable[[str], nn.Module]) -> None:
         self.find_kept: Callable[[str], nn.Module | None] = no_component
         """Gives an untouched component, on the device, that is in memory already; None to load it."""
-        self._load_from_files = load
+        self.load_from_files = load
+        """Reads a component from the base's files."""
+        self.quantisation: Quantisation | None = None
+        """How the denoiser's linear layers are quantised as they are loaded; None for the base's own weights."""
         self._modules: dict[str, nn.Module] = {}
         # every loaded parameter with the tensor that it was loaded with; a reference costs nothing until one changes
         self._original_data: dict[str, list[tuple[nn.Parameter, Tensor]]] = {}
@@ -94,7 +99,7 @@ class ComponentWeights:
             kept = self.find_kept(name)
             if kept is not None:
                 return kept
-            return self._load_from_files(name)
+            return self.load_from_files(name)
 
 
 def no_component(name: str) -> None:

@@ -11,13 +11,14 @@ from dbrun.adapters.attach import attach, match_layers, read_weights
 from dbrun.adapters.base import TARGET_PRESETS, Adapter, Learnable
 from dbrun.errors import RecipeError
 from dbrun.models.base import Family
+from dbrun.options.packages import OptionalPackage
 from dbrun.recipe.schema.adapt import Adapt as AdaptConfig
 from dbrun.recipe.schema.model import Recipe
 from dbrun.seeds import derive_seed
 from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Sources
 from dbrun.stages.support import cost
-from dbrun.stages.support.base_loading import load_base
+from dbrun.stages.support.base_loading import load_base, quantisation_packages
 from dbrun.stages.support.cost import adapter_labels
 from dbrun.stages.support.init_adapter import attach_init_adapter
 from dbrun.workload import Workload
@@ -31,15 +32,18 @@ class AdaptParams:
     """The params of the stage `adapt`.
 
     adapt: the adapter of each component; seed: of the initial weights; inits: component -> identity of the adapter that
-    it starts from (see `Sources.inits`), only where `adapt.<component>.init` names one.
+    it starts from (see `Sources.inits`), only where `adapt.<component>.init` names one; quantise: number format of the
+    denoiser's linear layers, only where initial weights are made from its weights.
     """
 
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"inits": {}}
-    WORDS: ClassVar[Mapping[str, str]] = {"adapt": "adapt", "seed": "seed", "inits": "adapt.{}.init"}
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"inits": {}, "quantise": None}
+    WORDS: ClassVar[Mapping[str, str]] = {"adapt": "adapt", "seed": "seed", "inits": "adapt.{}.init",
+                                          "quantise": "base.quantise"}
 
     adapt: AdaptConfig
     seed: int
     inits: Mapping[str, str] = field(default_factory=dict)
+    quantise: str | None = None
 
 
 class Adapt(Stage[AdaptParams]):
@@ -58,7 +62,16 @@ class Adapt(Stage[AdaptParams]):
         """The adapters, the seed, and the identities of the adapters to start from."""
         # without the fields that only training reads: a new learning rate keeps the initial weights
         plain = {name: one.without_excluded() for name, one in recipe.adapt.components.items()}
-        return AdaptParams(recipe.adapt.model_copy(update=plain), recipe.seed, sources.inits)
+        denoiser = recipe.adapt.adapters.get("denoiser")
+        quantise = None
+        # DoRA starts from the norms of the weights below it, and must find the same ones in training
+        if denoiser is not None and denoiser.starts_from_base_weights:
+            quantise = recipe.base.quantise
+        return AdaptParams(recipe.adapt.model_copy(update=plain), recipe.seed, sources.inits, quantise)
+
+    def required_packages(self, params: AdaptParams) -> tuple[OptionalPackage, ...]:
+        """The package of the quantisation, if there is one."""
+        return quantisation_packages(params.quantise)
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
         """The size of the adapters, which is all that memory and disk grow with for one base."""
@@ -74,7 +87,7 @@ class Adapt(Stage[AdaptParams]):
         import torch
 
         # on the CPU whatever the device, so that the initial weights are the same everywhere
-        model = load_base(ctx, "fp32", torch.device("cpu"))
+        model = load_base(ctx, "fp32", torch.device("cpu"), ctx.params.quantise)
         allowed = (*model.family.components, *model.family.token_components)
         attached: dict[str, ComponentAdapter] = {}
         for name, choice in ctx.params.adapt.components.items():
@@ -83,30 +96,24 @@ class Adapt(Stage[AdaptParams]):
                 raise RecipeError(f"`base.type: {model.family.NAME}` has no component `{name}` to adapt; it has "
                                   f"{', '.join(allowed)}", fix=f"leave out `adapt.{name}`")
             # names and shapes are enough for most types: a large base is not read at all
-            if isinstance(choice, Adapter) and not choice.starts_from_base_weights:
-                module = model.empty_module(name)
-            else:
-                module = model.module(name)
+            module = model.empty_module(name) if isinstance(choice, Adapter) else model.module(name)
             if isinstance(choice, Adapter):
-                attached[name] = self._attach(ctx, model.family, module, name, choice)
+                names = _matching_layers(model.family, module, name, choice)
+                if choice.starts_from_base_weights:
+                    module = model.module(name)
+                attached[name] = self._attach(ctx, module, names, name, choice)
             else:
                 attached[name] = _attach_without_layers(module, name, choice)
             layers = f"{len(attached[name].modules)} layers, " if attached[name].modules else ""
             ctx.note(f"{name}: {layers}{_count_trainable(module):,} trainable numbers")
         write_adapters(ctx.out, attached)
 
-    def _attach(self, ctx: StageContext[AdaptParams], family: Family, module: nn.Module, component: str,
+    def _attach(self, ctx: StageContext[AdaptParams], module: nn.Module, names: tuple[str, ...], component: str,
                 adapter: Adapter) -> ComponentAdapter:
-        """Attach an adapter to the layers that its targets match, with drawn or given initial weights.
+        """Attach an adapter to these layers, with drawn or given initial weights.
 
         module: of the component, with weights or on the meta device.
         """
-        matched: set[str] = set()
-        for patterns in target_patterns(family, component, adapter):
-            matched.update(match_layers(module, patterns, adapter.layer_classes))
-        # sorted: the seeded weights are drawn in this order
-        names = tuple(sorted(matched))
-        _check_shapes(component, adapter, {name: module.get_submodule(name) for name in names})
         if _is_empty(module):
             # peft puts an adapter on its layer's device; memory that nobody writes to takes no room
             for name in names:
@@ -117,6 +124,20 @@ class Adapt(Stage[AdaptParams]):
         else:
             attach(module, adapter, names, seed=derive_seed(ctx.params.seed, "adapter", component))
         return ComponentAdapter(adapter.resolved_for(names), names, read_weights(module))
+
+
+def _matching_layers(family: Family, module: nn.Module, component: str, adapter: Adapter) -> tuple[str, ...]:
+    """Names of the layers that the adapter's targets match. module: with whole weights, on the meta device.
+
+    Raises RecipeError where it cannot be attached to them.
+    """
+    matched: set[str] = set()
+    for patterns in target_patterns(family, component, adapter):
+        matched.update(match_layers(module, patterns, adapter.layer_classes))
+    # sorted: the seeded weights are drawn in this order
+    names = tuple(sorted(matched))
+    _check_shapes(component, adapter, {name: module.get_submodule(name) for name in names})
+    return names
 
 
 def target_patterns(family: Family, component: str, adapter: Adapter) -> tuple[tuple[str, ...], ...]:

@@ -19,6 +19,7 @@ from dbrun.models.configs import find_licence
 from dbrun.models.sampler import Sampler
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.naming import METRICS_FILE
+from dbrun.options.packages import OptionalPackage
 from dbrun.options.precision import Precision
 from dbrun.recipe.checks import exports
 from dbrun.recipe.schema.model import Recipe
@@ -28,8 +29,8 @@ from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.load import read_base_record
 from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
-from dbrun.stages.support.base_loading import load_base, sampling_precision
-from dbrun.stages.support.cost import adapter_labels, guidance_label
+from dbrun.stages.support.base_loading import load_base, quantisation_packages, sampling_precision
+from dbrun.stages.support.cost import adapter_labels, guidance_label, quantisation_labels
 from dbrun.stages.support.lowres_inputs import LowresInputs, lowres_inputs
 from dbrun.stages.support.provenance import portable_recipe, provenance
 from dbrun.stages.support.sample_spec import default_prompts
@@ -52,15 +53,18 @@ class ExportParams:
     formats: names of the export formats, sorted; recipe: what `portable_recipe` gives; instance_prompt: the subject's,
     a tuple for several subjects, None where each picture has its own. prompts, steps, guidance, seed, resolution,
     precision: of the pictures in before_after.png; starts: the pictures that they start from, None for a base that
-    draws from text alone. prediction, zero_terminal_snr: the objective's changes to the base's scheduler.
+    draws from text alone. prediction, zero_terminal_snr: the objective's changes to the base's scheduler; quantise:
+    number format of the denoiser's linear layers in pictures and comparisons, None for precision.
     """
 
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"prediction": None, "zero_terminal_snr": False, "starts": None}
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"prediction": None, "zero_terminal_snr": False, "starts": None,
+                                              "quantise": None}
     WORDS: ClassVar[Mapping[str, str]] = {
         "formats": "export", "recipe": "", "instance_prompt": "subject.instance_prompt",
         "prompts": "samples.prompts", "steps": "samples.steps", "guidance": "samples.guidance", "seed": "samples.seed",
         "resolution": "images.resolution", "precision": "train.precision", "starts": "subject.images",
-        "prediction": "objective.prediction", "zero_terminal_snr": "objective.zero_terminal_snr"}
+        "prediction": "objective.prediction", "zero_terminal_snr": "objective.zero_terminal_snr",
+        "quantise": "base.quantise"}
 
     formats: tuple[str, ...]
     recipe: Mapping[str, object]
@@ -74,6 +78,7 @@ class ExportParams:
     prediction: PredictionType | None = None
     zero_terminal_snr: bool = False
     starts: LowresInputs | None = None
+    quantise: str | None = None
 
     def scheduler_overrides(self, model: Model) -> dict[str, object]:
         """The scheduler config entries that differ from the base's for the trained adapter."""
@@ -117,7 +122,12 @@ class Export(Stage[ExportParams]):
             precision=recipe.train.resolved_precision,
             prediction=recipe.objective.prediction,
             zero_terminal_snr=recipe.objective.zero_terminal_snr,
-            starts=starts)
+            starts=starts,
+            quantise=recipe.base.quantise)
+
+    def required_packages(self, params: ExportParams) -> tuple[OptionalPackage, ...]:
+        """The package of the quantisation, if there is one."""
+        return quantisation_packages(params.quantise)
 
     def item_keys(self, params: ExportParams, inputs: Mapping[str, str],
                   numerics: Numerics) -> Sequence[Mapping[str, object]]:
@@ -137,6 +147,8 @@ class Export(Stage[ExportParams]):
                     key["prediction"] = params.prediction
                 if row == ADAPTED_ROW and params.zero_terminal_snr:
                     key["zero_snr"] = params.zero_terminal_snr
+                if params.quantise is not None:
+                    key["quantise"] = params.quantise
                 if params.starts:
                     key |= params.starts.key(column)
                 keys.append(key)
@@ -147,7 +159,8 @@ class Export(Stage[ExportParams]):
         params, size = self.params(recipe, sources), cost.adapter_size(sources.base, recipe.adapt)
         count, pixels = len(ROWS) * len(params.prompts), params.resolution**2
         disk = {".safetensors": size, "before_after.png": count * pixels, "loss.png": 1.0, ".png": count * pixels}
-        like = (*adapter_labels(recipe.adapt), *params.formats, params.precision, guidance_label(params.guidance))
+        like = (*adapter_labels(recipe.adapt), *params.formats, params.precision, guidance_label(params.guidance),
+                *quantisation_labels(params.quantise))
         return Workload(count, params.steps * pixels, (pixels, size), disk, like)
 
     def max_disk_bytes(self, ctx: StageContext[ExportParams]) -> int:
@@ -168,19 +181,26 @@ class Export(Stage[ExportParams]):
         from dbrun.formats.base import formats
         from dbrun.formats.model_card import compatibility_warnings, render_card
 
-        adapters = read_adapters(ctx.inputs["train"].path)
+        adapters, known = read_adapters(ctx.inputs["train"].path), formats()
         # one base for everything: each part of the work leaves it untouched, bit for bit
-        model = load_base(ctx, sampling_precision(ctx.params.precision, ctx.numerics))
+        precision = sampling_precision(ctx.params.precision, ctx.numerics)
+        model = load_base(ctx, precision, quantise=ctx.params.quantise)
         _draw_before_after(ctx, model, adapters)
         _write_scheduler(ctx, model)
         probe, expected = _expected_predictions(ctx, adapters, model)
-        document = provenance(ctx.params.recipe, ctx.params.instance_prompt, ctx.inputs, ctx.numerics, self.libraries)
+        packages = tuple(package.name for package in self.required_packages(ctx.params))
+        document = provenance(ctx.params.recipe, ctx.params.instance_prompt, ctx.inputs, ctx.numerics,
+                              (*self.libraries, *packages))
         assert ctx.base is not None
         document |= {"trigger": trigger_words(ctx.params.recipe), "licence": find_licence(ctx.base)}
-        # whole components last: reading one back replaces the base's
-        known = formats()
-        for name in sorted(ctx.params.formats, key=lambda name: (known[name].LARGE, name)):
+        # whole components last: reading one back replaces the base's; before them what quantised weights cannot take
+        on_own_weights = {name: ctx.params.quantise is not None and known[name].ADDS_TO_WEIGHTS for name in known}
+        for name in sorted(ctx.params.formats, key=lambda name: (on_own_weights[name], known[name].LARGE, name)):
             ctx.check_interrupt()
+            if on_own_weights[name] and model.weights.quantisation is not None:
+                ctx.note("formats that add to the base's weights are made and compared on its own ones, in CPU memory")
+                model = _exact_base(ctx, model)
+                probe, expected = _expected_predictions(ctx, adapters, model)
             _write_format(ctx, model, known[name], probe, expected, document)
         _draw_loss_plot(ctx)
         warnings = compatibility_warnings(model.family, ctx.params.formats, adapters)
@@ -280,20 +300,14 @@ def _expected_predictions(ctx: StageContext[ExportParams], adapters: Mapping[str
     """
     import torch
 
-    from dbrun.formats.merge_weights import restore_base
-    from dbrun.formats.roundtrip import Probe, ReferencePredictions
+    from dbrun.formats.roundtrip import Probe, measure
 
     assert ctx.base is not None
     multiple = model.family.resolution_multiple(ctx.base)
     # about 64 pixels: enough to see a difference, and quick also for a large base on a CPU
     side = multiple * max(1, min(ctx.params.resolution, 64) // multiple)
     probe = Probe(_probe_prompt(ctx.params, adapters), side)
-    base = probe.predict(model)
-    for name, attached in adapters.items():
-        attached.attach_to(model.module(name))
-    dtype = str(model.dtype).removeprefix("torch.")
-    expected = ReferencePredictions(base, probe.predict(model), adapters, dtype)
-    restore_base(model)
+    expected = measure(probe, model, adapters)
     initial = read_adapters(ctx.inputs["adapt"].path)
     has_learnt = False
     for name, attached in adapters.items():
@@ -360,9 +374,12 @@ def _exact_base(ctx: StageContext[ExportParams], model: Model) -> Model:
     """The base in 32 bits, which whole components are merged in: 16 bits would round most of an adapter away."""
     import torch
 
-    if model.dtype == torch.float32:
+    if model.weights.quantisation is not None:
+        # not needed any more, and large beside the other
+        model.release(*model.family.weight_components)
+    elif model.dtype == torch.float32:
         return model
-    # on the CPU: it is as large as the base twice over, and nothing is computed with it
+    # on the CPU: it is as large as the base twice over, and hardly anything is computed with it
     return load_base(ctx, "fp32", torch.device("cpu"))
 
 

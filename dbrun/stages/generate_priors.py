@@ -13,6 +13,7 @@ from typing import ClassVar
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.images.blank import blank_reason
 from dbrun.models.sampler import Sampler
+from dbrun.options.packages import OptionalPackage
 from dbrun.options.precision import Precision
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.subject import prompt_cycle
@@ -20,8 +21,8 @@ from dbrun.seeds import derive_seed
 from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
-from dbrun.stages.support.base_loading import load_base, sampling_precision
-from dbrun.stages.support.cost import guidance_label
+from dbrun.stages.support.base_loading import load_base, quantisation_packages, sampling_precision
+from dbrun.stages.support.cost import guidance_label, quantisation_labels
 from dbrun.stages.support.distribute import run_distributed
 from dbrun.workload import Workload
 
@@ -36,14 +37,15 @@ class PriorParams:
 
     prompt: the class prompt, or several that are taken in turn; count: class images of each class; steps, guidance:
     sampler settings; resolution: side in pixels; precision: the recipe's, of which a CPU uses fp32; seed: the recipe's;
-    others: the prompts of the second and further classes, where there are several subjects.
+    others: the prompts of the second and further classes, where there are several subjects; quantise: number format of
+    the denoiser's linear layers, None for precision.
     """
 
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"others": ()}
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"others": (), "quantise": None}
     WORDS: ClassVar[Mapping[str, str]] = {
         "prompt": "subject.class_prompt", "count": "prior.count", "steps": "prior.steps", "seed": "seed",
         "guidance": "prior.guidance", "resolution": "images.resolution", "precision": "train.precision",
-        "others": "subjects.class_prompt"}
+        "others": "subjects.class_prompt", "quantise": "base.quantise"}
 
     prompt: str | tuple[str, ...]
     count: int
@@ -53,6 +55,7 @@ class PriorParams:
     precision: Precision
     seed: int
     others: tuple[str | tuple[str, ...], ...] = ()
+    quantise: str | None = None
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -89,7 +92,11 @@ class GeneratePriors(Stage[PriorParams]):
         steps = defaults.steps if prior.steps is None else prior.steps
         guidance = defaults.guidance if prior.guidance is None else prior.guidance
         return PriorParams(prompt, prior.generated_count, steps, guidance, recipe.images.resolution,
-                           recipe.train.resolved_precision, recipe.seed, tuple(others))
+                           recipe.train.resolved_precision, recipe.seed, tuple(others), recipe.base.quantise)
+
+    def required_packages(self, params: PriorParams) -> tuple[OptionalPackage, ...]:
+        """The package of the quantisation, if there is one."""
+        return quantisation_packages(params.quantise)
 
     def item_keys(self, params: PriorParams, inputs: Mapping[str, str],
                   numerics: Numerics) -> Sequence[Mapping[str, object]]:
@@ -98,9 +105,13 @@ class GeneratePriors(Stage[PriorParams]):
         keys: list[Mapping[str, object]] = []
         for place, prompt in enumerate(params.prompts):
             # the index counts within the class: its images stay the same when the recipe gets a further class
-            keys.append({"base": inputs["load"], "prompt": prompt, "steps": params.steps, "guidance": params.guidance,
-                         "resolution": params.resolution, "precision": precision, "seed": params.seed,
-                         "index": place % params.count})
+            key: dict[str, object] = {
+                "base": inputs["load"], "prompt": prompt, "steps": params.steps, "guidance": params.guidance,
+                "resolution": params.resolution, "precision": precision, "seed": params.seed,
+                "index": place % params.count}
+            if params.quantise is not None:
+                key["quantise"] = params.quantise
+            keys.append(key)
         return keys
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
@@ -108,7 +119,7 @@ class GeneratePriors(Stage[PriorParams]):
         params = self.params(recipe, sources)
         count, pixels = len(params.prompts), params.resolution**2
         return Workload(count, params.steps * pixels, (pixels,), {".png": count * pixels},
-                        (params.precision, guidance_label(params.guidance)))
+                        (params.precision, guidance_label(params.guidance), *quantisation_labels(params.quantise)))
 
     def max_disk_bytes(self, ctx: StageContext[PriorParams]) -> int:
         """Each picture twice: as an item and in the result."""
@@ -125,7 +136,7 @@ class GeneratePriors(Stage[PriorParams]):
         # loaded at the first picture that is not cached, and not at all where all are
         @cache
         def sampler() -> Sampler:
-            return Sampler(load_base(ctx, precision), prompts)
+            return Sampler(load_base(ctx, precision, quantise=params.quantise), prompts)
 
         def item(place: int) -> Path:
             draw = partial(_draw_picture, ctx, sampler, prompts[place], place % params.count)

@@ -19,8 +19,8 @@ from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Sources
 from dbrun.stages.support import cost
-from dbrun.stages.support.base_loading import load_base
-from dbrun.stages.support.cost import adapter_labels
+from dbrun.stages.support.base_loading import load_base, quantisation_packages
+from dbrun.stages.support.cost import adapter_labels, quantisation_labels
 from dbrun.stages.support.held_out import held_out_indices
 from dbrun.stages.support.prompt_index import PromptIndex
 from dbrun.stages.support.training_length import training_length
@@ -82,6 +82,7 @@ class Train(Stage[TrainParams]):
             learning_rates=rates,
             stops=stops,
             objective=recipe.objective,
+            quantise=recipe.base.quantise,
             held=held_out_indices(recipe, sources))
 
     def extendable_params(self, params: TrainParams) -> tuple[str, ...]:
@@ -97,9 +98,12 @@ class Train(Stage[TrainParams]):
         return {"steps": f"the learning rates of `{params.schedule.NAME}` depend on how many steps there are"}
 
     def required_packages(self, params: TrainParams) -> tuple[OptionalPackage, ...]:
-        """The package of the optimizer, unless torch or transformers has it."""
+        """The package of the optimizer, unless torch or transformers has it, and that of the quantisation."""
         package = params.optimizer.REQUIRED_PACKAGE
-        return (package,) if package else ()
+        packages = [package] if package else []
+        packages += quantisation_packages(params.quantise)
+        # one package may be both
+        return tuple(dict.fromkeys(packages))
 
     def optional_packages(self, recipe: Recipe) -> tuple[OptionalPackage, ...]:
         """The packages of the trackers."""
@@ -116,7 +120,8 @@ class Train(Stage[TrainParams]):
         # written into the store's history and compared as text: changed words would forget earlier timings
         like = (*adapter_labels(recipe.adapt), train.resolved_precision, train.optimizer.NAME, f"tf32 {train.tf32}",
                 f"checkpointing {train.gradient_checkpointing}", f"ema {train.ema is not None}",
-                f"held out {train.held_out}", f"samples {samples}", f"target {prior_target}")
+                f"held out {train.held_out}", f"samples {samples}", f"target {prior_target}",
+                *quantisation_labels(recipe.base.quantise))
         disk = {".safetensors": size, METRICS_FILE: steps}
         return Workload(steps, micro * train.accumulation, (micro, size), disk, like)
 
@@ -172,7 +177,7 @@ def _prepare_base(ctx: StageContext[TrainParams]) -> Model:
     """The base with the scheduler of the objective. Raises RecipeError where the objective does not fit the base."""
     from dbrun.training.device import allow_tf32
 
-    model = load_base(ctx, ctx.params.precision)
+    model = load_base(ctx, ctx.params.precision, quantise=ctx.params.quantise)
     if ctx.params.tf32:
         allow_tf32()
     objective, config = ctx.params.objective, model.scheduler.config

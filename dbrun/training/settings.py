@@ -85,10 +85,11 @@ class TrainParams(TrainSettings):
 
     NEUTRAL: ClassVar[dict[str, object]] = {
         "class_labels": "none", "learning_rates": {}, "stops": {}, "objective": DEFAULT_OBJECTIVE,
-        "prior_target": "images", "held": ()}
+        "prior_target": "images", "held": (), "quantise": None}
     WORDS: ClassVar[Mapping[str, str]] = {
         "prior_weight": "prior.weight", "prior_target": "prior.target", "seed": "seed", "objective": "objective",
-        "learning_rates": "adapt.{}.learning_rate", "stops": "adapt.{}.stop_at", "held": "pictures held out"}
+        "learning_rates": "adapt.{}.learning_rate", "stops": "adapt.{}.stop_at", "held": "pictures held out",
+        "quantise": "base.quantise"}
 
     steps: int
     """Number of optimizer steps."""
@@ -111,6 +112,8 @@ class TrainParams(TrainSettings):
     """The target of class rows: as for instance rows, or the frozen base's prediction."""
     held: tuple[int, ...] = ()
     """The numbers of the held-out instance pictures, counted from 0."""
+    quantise: str | None = None
+    """Number format of the frozen denoiser's linear layers, None for `precision`."""
 
     @classmethod
     def resolve(cls, settings: TrainSettings, **resolved: Any) -> Self:

@@ -10,6 +10,7 @@ from dbrun.adapters.embedding import TOKEN_PATTERN
 from dbrun.config_types import FilledText, Float, Int, OrNone, Part, PathText, Text
 from dbrun.models import base as families
 from dbrun.models.prompt_reading import PromptReading
+from dbrun.models.quantisation import quantisations
 from dbrun.options.objective import Objective
 from dbrun.options.trackers import Tracker
 from dbrun.recipe.schema.adapt import Adapt
@@ -37,8 +38,13 @@ def _list_families(schema: dict[str, Any]) -> None:
     schema["enum"] = list(families.family_names())
 
 
+QuantisationName: Any = Literal[tuple(quantisations())]
+
+
 class Base(Part):
     """The base model that is personalised."""
+
+    NEUTRAL: ClassVar[dict[str, object]] = {"quantise": None}
 
     type: Annotated[Text, AfterValidator(_check_family), Field(json_schema_extra=_list_families)] = "sd"
     """The base's family."""
@@ -62,6 +68,11 @@ class Base(Part):
     clip_skip: Annotated[Int, Field(ge=1, le=12)] = 1
     """Layer of the text encoder that is read, counted from the last: 1, or 2 for most models of anime pictures over
     Stable Diffusion 1.x. Sample with the same clip skip. Not for SDXL."""
+    quantise: Annotated[QuantisationName | None, OrNone] = None
+    """Hold the weights of the denoiser's linear layers in fewer bits, while adapters learn on top of them: less memory,
+    slightly other predictions, and often slower steps. nf4: 4 bits; int8: 8 bits, inputs too; fp8: 8 bits. Text
+    encoders and autoencoder stay as they are. nf4 and int8 need the package bitsandbytes, fp8 needs torchao. Left out:
+    the base's own weights, in `train.precision`."""
 
     @property
     def prompt_reading(self) -> PromptReading:

@@ -98,6 +98,8 @@ def _base_section(header_base: Mapping[str, Any]) -> dict[str, Any]:
             section[key] = header_base[key]
     if header_base["variant"]:
         section["variant"] = header_base["variant"]
+    if header_base.get("quantise"):
+        section["quantise"] = header_base["quantise"]
     return section
 
 

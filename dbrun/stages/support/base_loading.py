@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import StageFailed
 from dbrun.models.base import Model
+from dbrun.models.quantisation import Quantisation, quantisations
+from dbrun.options.packages import OptionalPackage
 from dbrun.options.precision import Precision
 from dbrun.stages.base import StageContext
 from dbrun.stages.load import read_base_record
@@ -13,6 +15,7 @@ from dbrun.stages.sources import Numerics
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 def sampling_precision(precision: Precision, numerics: Numerics) -> Precision:
@@ -21,10 +24,18 @@ def sampling_precision(precision: Precision, numerics: Numerics) -> Precision:
     return "fp32" if numerics.device == "cpu" else precision
 
 
+def quantisation_packages(quantise: str | None) -> tuple[OptionalPackage, ...]:
+    """The packages that a quantised base needs. quantise: the recipe's `base.quantise`."""
+    if quantise is None:
+        return ()
+    return (quantisations()[quantise].REQUIRED_PACKAGE,)
+
+
 def load_base(ctx: StageContext[Any], precision: Precision,
-              device: torch.device | None = None) -> Model:
+              device: torch.device | None = None, quantise: str | None = None) -> Model:
     """The base, frozen; its components are loaded as they are used. device: if left out, the run's, set up first.
 
+    quantise: the recipe's `base.quantise`, None for the base's own weights.
     Raises StageFailed where the base's folder is gone.
     """
     from dbrun.training.device import DTYPES, set_up_device
@@ -36,5 +47,25 @@ def load_base(ctx: StageContext[Any], precision: Precision,
         device = set_up_device(ctx.numerics, ctx.process_group.local_rank)
     model = record.family.load(ctx.base, device=device, dtype=DTYPES[precision], variant=record.variant)
     model.prompt_reading = record.reading
+    if quantise is not None:
+        quantise_denoiser(model, quantisations()[quantise])
     ctx.resident.opened(ctx.inputs["load"].digest, model)
     return model
+
+
+def quantise_denoiser(model: Model, quantisation: Quantisation) -> None:
+    """Let a base load its denoiser quantised, and all else as before. model: its denoiser is not loaded yet."""
+    import torch
+
+    denoiser, load_plain = model.family.components["denoiser"], model.weights.load_from_files
+
+    def load(name: str) -> nn.Module:
+        if name != denoiser:
+            return load_plain(name)
+        # by way of the CPU, so that the device never holds the whole weights
+        module = model.family.load_component(
+            model.folder, name, device=torch.device("cpu"), dtype=model.family.component_dtype(name, model.dtype),
+            variant=model.variant)
+        return quantisation.quantise(module, model.device)
+
+    model.weights.load_from_files, model.weights.quantisation = load, quantisation

@@ -90,6 +90,11 @@ def guidance_label(guidance: float) -> str:
     return f"guided {guidance > 1}"
 
 
+def quantisation_labels(quantise: str | None) -> tuple[str, ...]:
+    """A label for a quantised denoiser; none without, as in records from before there were any."""
+    return () if quantise is None else (f"quantised {quantise}",)
+
+
 def adapter_labels(adapt: Adapt) -> tuple[str, ...]:
     """A label for each component's adapter: its type and layers, but not its size."""
     labels: list[str] = []

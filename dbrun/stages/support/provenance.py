@@ -18,13 +18,15 @@ def portable_recipe(recipe: Recipe, sources: Sources) -> dict[str, object]:
     # document is a param of `export`, so that every entry is part of its cache key
     base = sources.base
     base_document: dict[str, object] = {"type": base.family, "identity": base.identity, "variant": base.variant}
-    document: dict[str, object] = {"schema": recipe.schema_, "base": base_document}
-    # only a checkpoint of one file has it; all other documents stay as they were
     for key in ("prompt_chunks", "clip_skip"):
         if getattr(recipe.base, key) > 1:
             base_document[key] = getattr(recipe.base, key)
-    if recipe.base.prediction is not None:
-        document["base"] = {**base_document, "prediction": recipe.base.prediction}
+    # only a checkpoint of one file has a prediction; all other documents stay as they were
+    for key in ("prediction", "quantise"):
+        value = getattr(recipe.base, key)
+        if value is not None:
+            base_document[key] = value
+    document: dict[str, object] = {"schema": recipe.schema_, "base": base_document}
     document |= _subjects(recipe, sources)
     document["prior"] = None
     if recipe.prior:

@@ -35,6 +35,8 @@ class ResidentBase:
     def opened(self, base: str, model: Model) -> None:
         """Let a base that a stage has just opened use what is kept of it. base: digest of the artifact of `load`."""
         self._open.append((base, model))
+        if model.weights.quantisation is not None:
+            return
         key = _denoiser_key(base, model)
 
         def find_kept(name: str) -> nn.Module | None:
@@ -46,16 +48,22 @@ class ResidentBase:
 
     def stage_done(self) -> None:
         """Free the bases of a finished stage; one untouched denoiser stays, in CPU memory."""
-        from dbrun.formats.merge_weights import restore_base
-
         while self._open:
             base, model = self._open.pop()
-            restore_base(model)
-            key = _denoiser_key(base, model)
-            denoiser = model.weights.take_untouched(key.name)
-            if denoiser is not None and not self._kept and _has_room(denoiser):
-                self._kept[key] = denoiser.to("cpu")
+            # a quantised denoiser does not survive `.to("cpu")`: its layers hold tensors that no such call moves
+            if model.weights.quantisation is None:
+                self._keep_denoiser(base, model)
             model.release(*model.family.weight_components)
+
+    def _keep_denoiser(self, base: str, model: Model) -> None:
+        """Keep the model's denoiser, as it was loaded, if nothing is kept yet and memory has room."""
+        from dbrun.formats.merge_weights import restore_base
+
+        restore_base(model)
+        key = _denoiser_key(base, model)
+        denoiser = model.weights.take_untouched(key.name)
+        if denoiser is not None and not self._kept and _has_room(denoiser):
+            self._kept[key] = denoiser.to("cpu")
 
     def close_failed(self) -> None:
         """Free the bases that a failed stage has left open, in a state that nobody knows."""
