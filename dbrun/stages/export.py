@@ -31,6 +31,9 @@ from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import load_base, sampling_precision
 from dbrun.stages.support.cost import adapter_labels, guidance_label
 from dbrun.stages.support.lowres_inputs import LowresInputs, lowres_inputs
+from dbrun.stages.support.memory import CountedMemory
+from dbrun.stages.support.memory_advice import precision_advice
+from dbrun.stages.support.memory_phases import export_memory
 from dbrun.stages.support.provenance import portable_recipe, provenance
 from dbrun.stages.support.sample_spec import default_prompts
 from dbrun.workload import Workload
@@ -38,6 +41,7 @@ from dbrun.workload import Workload
 if TYPE_CHECKING:
     from dbrun.formats.base import Format
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
+    from dbrun.training.dry_run import DryRun
 
 ROWS = (BASE_ROW, ADAPTED_ROW)
 """The rows of before_after.png. The base's is drawn first; the adapter is then attached to the same base."""
@@ -147,6 +151,21 @@ class Export(Stage[ExportParams]):
         disk = {".safetensors": size, "before_after.png": count * pixels, "loss.png": 1.0, ".png": count * pixels}
         like = (*adapter_labels(recipe.adapt), *params.formats, params.precision, guidance_label(params.guidance))
         return Workload(count, params.steps * pixels, (pixels, size), disk, like)
+
+    def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
+        """The pictures, the check of each format, and the large formats while they are written and read back."""
+        params = self.params(recipe, sources)
+        precision = sampling_precision(params.precision, Numerics(dry_run.device, 0))
+        base = dry_run.open(precision, recipe.adapt.components)
+        return export_memory(dry_run, recipe, params.formats, params.guidance, base)
+
+    def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
+        """The large formats that the recipe names, then fewer bits and pixels."""
+        from dbrun.formats.base import formats
+
+        large = [f"`{name}`" for name in exports.export_formats(recipe) if formats()[name].LARGE]
+        leave_out = (f"leave {' and '.join(large)} out of `export`",) if large and recipe.export else ()
+        return (*leave_out, *precision_advice(recipe, device), "lower `images.resolution`")
 
     def max_disk_bytes(self, ctx: StageContext[ExportParams]) -> int:
         """Each format in 32 bits and the pictures with copies, all of it twice: in the store and delivered."""
