@@ -46,7 +46,7 @@ class CleanBatch(NamedTuple):
     extra_conditions: Condition
 
 
-def no_op() -> None:
+def no_op(*ignored: object) -> None:
     """Do nothing: the default of an optional callback."""
 
 
