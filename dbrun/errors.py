@@ -48,6 +48,10 @@ class RecipeError(DbrunError):
     exit_code = 2
 
 
+class Gated(RecipeError):
+    """The Hub has the repository, but gives its files only to those who have accepted its terms."""
+
+
 class NotFetched(RecipeError):
     """Something that a recipe names has not been downloaded yet; a run downloads it."""
 

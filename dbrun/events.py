@@ -69,11 +69,17 @@ class Note(Event):
 
 @dataclass(frozen=True)
 class StageFinished(Event):
-    """A stage's artifact is complete in the store. digest: of the artifact."""
+    """A stage's artifact is complete in the store. digest: of the artifact.
+
+    memory: peak bytes that the stage itself took; counted: what an earlier `dbrun plan --memory` counted; None if
+    unknown.
+    """
 
     stage: str
     digest: str
     seconds: float
+    memory: int | None = None
+    counted: int | None = None
 
 
 @dataclass(frozen=True)

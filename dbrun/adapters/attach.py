@@ -156,7 +156,7 @@ def read_weights(module: nn.Module) -> dict[str, Tensor]:
     import torch
     from peft import get_peft_model_state_dict
 
-    direct = _direct_adapter(module)
+    direct = direct_adapter(module)
     if direct is not None:
         return direct.read()
     state = {}
@@ -178,7 +178,7 @@ def write_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """
     from peft import set_peft_model_state_dict
 
-    direct = _direct_adapter(module)
+    direct = direct_adapter(module)
     if direct is not None:
         direct.write(state)
         return
@@ -204,7 +204,7 @@ def write_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 @contextmanager
 def disable_adapter(module: nn.Module) -> Iterator[None]:
     """Context manager: switch the adapter of module off; switch it on again, unchanged, on exit."""
-    direct = _direct_adapter(module)
+    direct = direct_adapter(module)
     if direct is not None:
         with direct.disable_adapter():
             yield
@@ -226,12 +226,13 @@ def disable_adapter(module: nn.Module) -> Iterator[None]:
 def cast_for_inference(module: nn.Module, dtype: torch.dtype) -> None:
     """Prepare module for use without autocast, once training is over; dtype: what module computes in."""
     # peft's layers cast their own inputs; only weights that learnt in place are of another dtype than their layer.
-    direct = _direct_adapter(module)
+    direct = direct_adapter(module)
     if direct is not None:
         direct.cast_for_inference(dtype)
 
 
-def _direct_adapter(module: nn.Module) -> DirectWeights | None:
+def direct_adapter(module: nn.Module) -> DirectWeights | None:
+    """The weights of module that learn in place; None where there are none."""
     return getattr(module, DIRECT_ATTRIBUTE, None)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dbrun.cli.run import read_request
 from dbrun.plan.machine_advice import machine_advice
-from dbrun.plan.planner import Plan, Scope, make_scope, plan_scope
+from dbrun.plan.planner import Plan, Scope, Status, make_scope, plan_scope
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.ui.terminal import paint, print_result, print_status
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dbrun.plan.estimate import Estimate
     from dbrun.plan.selection import Selection
     from dbrun.resolve.sources import ResolvedSources
+    from dbrun.stages.support.memory import CountedMemory
 
 
 def show_plan(request: RecipeRequest, selection: Selection, *, as_json: bool, locked: bool = False,
@@ -40,23 +41,60 @@ def show_plan(request: RecipeRequest, selection: Selection, *, as_json: bool, lo
     return 3 if is_open else 0
 
 
+def show_memory(request: RecipeRequest, selection: Selection, device: str | None, *, as_json: bool) -> None:
+    """Print the counted memory of each stage on a device. device: such as `cuda:24GB`; None for the recipe's, here."""
+    from dbrun.plan import memory
+    from dbrun.stages.support.memory_advice import advice_text
+    from dbrun.ui.memory import memory_table
+    from dbrun.ui.waiting import show_elapsed
+
+    target = memory.parse_device(device) if device else None
+    loaded, resolved, store = read_request(request)
+    recipe = memory.recipe_for(loaded.recipe, target) if target else loaded.recipe
+    scope = make_scope(recipe, resolved, store, selection, None)
+    with show_elapsed("counting memory"):
+        counts = memory.count_stages(scope)
+    if target is None or target.size is None:
+        # now that torch is imported, a GPU of this machine can be asked
+        target = memory.this_machine(scope.numerics.device)
+    measured = memory.measured_before(scope, plan_scope(scope))
+    elsewhere = frozenset(name for name in counts
+                          if target.name != "cpu" and not scope.stages[name].device_dependent)
+    advice = {name: advice_text(scope.stages[name].memory_advice(scope.recipe, target.name)) for name in counts}
+    if not as_json:
+        print_result(memory_table(counts, measured, elsewhere, advice, target))
+        return
+    stages = []
+    for name, counted in counts.items():
+        fits = None if name in elsewhere else target.has_room(counted)
+        stages.append({"name": name, "counted": {**counted.as_json(), "total": counted.total}, "fits": fits,
+                       "measured": measured.get(name), "advice": advice[name]})
+    print_result(json.dumps({"format_version": 1, "device": target.name, "bytes": target.size, "stages": stages},
+                            indent=1))
+
+
 def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool) -> None:
     """Print the plan. drifted: the differences from the lock, None without a comparison."""
     from dbrun.recipe.checks.exports import export_options
     from dbrun.ui.plan import exports_text, note_text, stage_table
 
-    estimates = _estimates(scope, plan)
+    estimates, counts = _estimates(scope, plan), _known_counts(scope, plan)
     notes = (*scope.resolved.notes, *machine_advice(scope, plan, estimates))
     forms = export_options(scope.recipe, scope.resolved.sources.base.folder)
     if as_json:
         estimates_json = {name: asdict(estimate) for name, estimate in estimates.items()}
+        counts_json = {name: counted.as_json() for name, counted in counts.items()}
         note_documents = [{"stage": note.stage, "text": note.text, "level": note.level} for note in notes]
-        print_result(json.dumps({**plan.as_json(), "estimates": estimates_json, "drift": drifted,
+        print_result(json.dumps({**plan.as_json(), "estimates": estimates_json, "memory": counts_json, "drift": drifted,
                                  "formats": asdict(forms), "notes": note_documents}, indent=1))
         return
     for note in notes:
         print_status(note_text(note))
     blocks = [stage_table(plan, estimates)]
+    if counts:
+        from dbrun.ui.memory import counted_text
+
+        blocks.append(counted_text(counts))
     # With `--until train` nothing is exported, and the formats would only mislead.
     if any(scope.stages[name].writes_formats for name in scope.selected_stages.needs):
         blocks.append(exports_text(forms))
@@ -76,6 +114,16 @@ def _estimates(scope: Scope, plan: Plan) -> Mapping[str, Estimate]:
     from dbrun.plan.estimate import estimate_stages
 
     return estimate_stages(scope, plan)
+
+
+def _known_counts(scope: Scope, plan: Plan) -> Mapping[str, CountedMemory]:
+    """Pending stage → its memory, as far as an earlier `--memory` counted it for the same inputs."""
+    if not plan.has_pending:
+        return {}
+    from dbrun.plan.memory import known_counts
+
+    pending = {stage.name for stage in plan.stages if stage.status is not Status.HIT}
+    return {name: counted for name, counted in known_counts(scope).items() if name in pending}
 
 
 def _print_stop(request: RecipeRequest, scope: Scope, plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -89,6 +90,14 @@ def _refuse_locked(locked: bool) -> None:
         raise UsageError("`--locked` compares one recipe, and a sweep is several", fix="leave one of them out")
 
 
+def _refuse_beside_memory(options: Mapping[str, object]) -> None:
+    """Raise UsageError for options that ask for something else than memory. options: name → its value."""
+    given = ", ".join(option for option, value in options.items() if value)
+    if given:
+        raise UsageError(f"`--memory` and `--device` count the memory of one recipe's stages; found {given}",
+                         fix=f"leave {given} out")
+
+
 @app.command()
 def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
          until: Until = None, from_: From = None, only: Only = None, force: Force = None, json: Json = False,
@@ -98,7 +107,12 @@ def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profi
                                  "lock.")] = False,
          pictures: Annotated[bool, typer.Option("--pictures", help="Show each picture: its size and shape, what is cut "
                                                 "off, its prompt, and whether it is blurred, tiny, black or a "
-                                                "duplicate.")] = False) -> None:
+                                                "duplicate.")] = False,
+         memory: Annotated[bool, typer.Option("--memory", help="Count the memory of each stage on this machine; takes "
+                                              "seconds.")] = False,
+         device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", show_default=False,
+                                                    help="Count it for another device, such as cuda:24GB.")] = None,
+         ) -> None:
     """Show what a run would do, and why."""
     from dbrun.cli.plan import show_plan
     from dbrun.cli.words import parse_request_from
@@ -118,6 +132,12 @@ def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profi
         show_pictures(request, as_json=json)
         return
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
+    if memory or device:
+        _refuse_beside_memory({"--sweep": sweep, "--exit-code": exit_code, "--locked": locked})
+        from dbrun.cli.plan import show_memory
+
+        show_memory(request, selection, device, as_json=json)
+        return
     if sweep:
         _refuse_locked(locked)
         from dbrun.cli.sweep import plan_runs, show_sweep

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -36,6 +36,13 @@ class Format:
     """What its files are, in a few words; shown behind the name in the explanation of `export`."""
     POSITION: ClassVar[int] = 100
     """Place in lists of formats, the lowest first; formats of equal position are sorted by name."""
+
+    def peak_copies(self, weights: Mapping[str, int], adapted: Sequence[str]) -> int:
+        """Most bytes that writing it or reading it back takes in CPU memory, beside the base and the adapters.
+
+        weights: component by its name in model_index.json -> its bytes; adapted: those that carry adapters.
+        """
+        return 0
 
     def supports(self, family: Family, component: str) -> bool:
         """Whether this format can hold this component; other formats hold the others."""

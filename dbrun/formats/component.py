@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,6 +38,11 @@ class ComponentFormat(Format):
     ADDS_TO_WEIGHTS: ClassVar[bool] = True
     STANDALONE: ClassVar[bool] = True
     """Whether one component is a folder of its own that can replace the base's; false for whole pipelines."""
+
+    def peak_copies(self, weights: Mapping[str, int], adapted: Sequence[str]) -> int:
+        """The merged weights of the adapted components, and the bytes of one file while it is written."""
+        merged = [weights[name] for name in adapted]
+        return sum(merged) + max(merged, default=0)
 
     def usage(self, family: Family, base: str) -> str | None:
         """Instructions with `from_pretrained` of the component's own class."""

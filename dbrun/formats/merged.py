@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,6 +29,10 @@ class MergedFormat(ComponentFormat):
     def supports(self, family: Family, component: str) -> bool:
         """Every component, and new words: its tokenizer and its text encoder have them."""
         return component in (*family.components, *family.token_components)
+
+    def peak_copies(self, weights: Mapping[str, int], adapted: Sequence[str]) -> int:
+        """The merged weights of the adapted components, and the bytes of the largest file while it is written."""
+        return sum(weights[name] for name in adapted) + max(weights.values(), default=0)
 
     def usage(self, family: Family, base: str) -> str | None:
         """Instructions with `from_pretrained`; the base is not needed."""

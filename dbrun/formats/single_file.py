@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +24,10 @@ class SingleFileFormat(ComponentFormat):
     POSITION: ClassVar[int] = 60
     CONTENT: ClassVar[str] = "a whole pipeline"
     STANDALONE: ClassVar[bool] = False
+
+    def peak_copies(self, weights: Mapping[str, int], adapted: Sequence[str]) -> int:
+        """The merged weights of the adapted components, and the bytes of the whole file while it is written."""
+        return sum(weights[name] for name in adapted) + sum(weights.values())
 
     def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
         """Clause for families without such a layout."""

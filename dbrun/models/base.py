@@ -49,7 +49,7 @@ class CleanBatch(NamedTuple):
     extra_conditions: Condition
 
 
-def no_op() -> None:
+def no_op(*ignored: object) -> None:
     """Do nothing: the default of an optional callback."""
 
 

@@ -71,7 +71,7 @@ def find_base(base: Base, relative_to: Path, store: Store, like_relative_to: Pat
         hub_base = _find_hub_base(base.path, base.revision or "main", family, base.variant, store)
         if folder_exists(folder):
             text = f"{base.path} is taken as a Hub id: the folder {folder} holds no model_index.json"
-            return replace(hub_base, notes=(text,))
+            return replace(hub_base, notes=(text, *hub_base.notes))
         return hub_base
     if folder_exists(folder):
         raise RecipeError(f"{folder} holds no model_index.json, so it is no base in diffusers format",
@@ -147,7 +147,16 @@ def _find_hub_base(repo: str, revision: str, family: Family, variant: str | None
     unavailable_reason = None
     if folder is None and hub.is_offline():
         unavailable_reason = f"{repo} at {revision} is not in {hub.cache_folder()}, and HF_HUB_OFFLINE is set"
-    return FoundBase(source, unpinned_revision, unavailable_reason)
+    notes: tuple[str, ...] = ()
+    if folder is None and store.commits.get(gated_entry(repo)) == "yes":
+        notes = (f"the Hub refused {repo} when it was last asked: it is gated; accept its terms on "
+                 f"https://huggingface.co/{repo}, then `hf auth login`",)
+    return FoundBase(source, unpinned_revision, unavailable_reason, notes)
+
+
+def gated_entry(repo: str) -> str:
+    """Name of the store's entry that says whether the Hub refused a gated repository: yes or no."""
+    return f"{repo} gated"
 
 
 def _resolve_commit(repo: str, revision: str, store: Store) -> str | None:

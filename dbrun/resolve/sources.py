@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.adapters.embedding import Embedding
+from dbrun.errors import Gated
 from dbrun.events import Note
 from dbrun.formats.base import formats
 from dbrun.models.base import families
@@ -20,7 +21,7 @@ from dbrun.recipe.schema.subject import Subject
 from dbrun.recipe.text.spans import Problem, ProblemCollector
 from dbrun.resolve import picture_shapes
 from dbrun.resolve.advice import recipe_advice
-from dbrun.resolve.base import find_base
+from dbrun.resolve.base import find_base, gated_entry
 from dbrun.resolve.masks import check_has_masks
 from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures, picture_sort_key
 from dbrun.resolve.target_layers import check_layers, count_layers, layer_names
@@ -125,7 +126,16 @@ def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) 
     from dbrun.stages.support.download import resolve_commit
 
     repo, revision = loaded.recipe.base.path, resolved.unpinned_revision
-    commit = resolve_commit(repo, loaded.recipe.base.revision)
+    try:
+        commit = resolve_commit(repo, loaded.recipe.base.revision)
+    except Gated:
+        # for `plan`, which does not ask the Hub
+        store.commits.put(gated_entry(repo), "yes")
+        store.prepare()
+        store.save_caches()
+        raise
+    if store.commits.get(gated_entry(repo)) == "yes":
+        store.commits.put(gated_entry(repo), "no")
     store.commits.put(f"{repo}@{revision}", commit)
     # the pictures were decoded when `resolved` was made
     again = resolve_sources(loaded, store, decode=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from dbrun.adapters.adapter_layers import target_patterns
 from dbrun.adapters.attach import matching_names, no_match_error
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
@@ -15,7 +16,6 @@ from dbrun.models.ldm_names import checkpoint_shapes
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.text.spans import ProblemCollector
 from dbrun.safetensors_header import tensor_shapes
-from dbrun.stages.adapt import target_patterns
 from dbrun.stages.sources import BaseSource
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -82,7 +82,7 @@ class RunLog:
     def log_crash(self, stage: str, error: BaseException, oom_fix: str) -> DbrunError:
         """Write the traceback of an unexpected error into the log; return the error to show to the user.
 
-        oom_fix: the advice of the stage for running out of memory.
+        oom_fix: what makes this stage need less memory.
         """
         log = self.folder / "log"
         try:

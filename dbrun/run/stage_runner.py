@@ -20,6 +20,7 @@ from dbrun.plan.reasons import Reason
 from dbrun.resolve.base import verified_base_folder
 from dbrun.run.run_log import RunLog
 from dbrun.stages.sources import Artifact
+from dbrun.stages.support.memory_advice import advice_text
 from dbrun.stages.support.resident import ResidentBase
 from dbrun.store.atomic import disk_errors, remove_tree
 from dbrun.store.locks import Lock
@@ -124,6 +125,7 @@ class StageRunner:
         """Run the stage in a scratch folder and publish the result; the scratch folder goes, whatever happens."""
         # Imported here: a run that finds everything in the store starts without them.
         from dbrun.plan.estimate import stage_workload
+        from dbrun.plan.memory import known_count, measured_memory
         from dbrun.run.stage_context import StageContextFactory
         from dbrun.run.timing import StageTimer, peak_memory
 
@@ -135,6 +137,7 @@ class StageRunner:
         left = items.share_left(stage_key.stage.item_keys(stage_key.params, digests, self.scope.numerics))
         began = time.monotonic()
         timer = StageTimer(self.emit, lock, items)
+        self.resident.stage_begins()
         try:
             with self._log_crashes(stage_key), peak_memory(self.scope.numerics.device) as memory:
                 work.mkdir(parents=True, exist_ok=True)
@@ -156,7 +159,8 @@ class StageRunner:
                 share = self._share_done(workload, timer, items, left)
                 trace = store.publish(stage, stage_key.key, stage_key.document, out, seconds=seconds,
                                       items=items.used_keys, memory=memory(), share=share,
-                                      startup=timer.startup(seconds), amounts=workload)
+                                      startup=timer.startup(seconds), amounts=workload,
+                                      baseline=self._memory_baseline())
         finally:
             # Nothing is open after a stage that went well.
             self.resident.close_failed()
@@ -164,8 +168,16 @@ class StageRunner:
         # Work that a longer run can extend (checkpoints of a training) stays; gc takes it once no run needs it.
         if not stage_key.stage.extendable_params(stage_key.params):
             remove_tree(work)
-        self.emit(StageFinished(stage, trace.digest, round(seconds, 3)))
+        counted = known_count(self.scope, stage)
+        counted_bytes = counted.total if counted else None
+        own_memory = measured_memory(trace)
+        self.emit(StageFinished(stage, trace.digest, round(seconds, 3), own_memory, counted_bytes))
         return trace
+
+    def _memory_baseline(self) -> int:
+        """Bytes of this process that are not the stage's own: the libraries, and what other stages left."""
+        # on a GPU only tensors are counted
+        return 0 if self.scope.numerics.device == "cuda" else self.resident.baseline
 
     def _share_done(self, workload: Workload, timer: StageTimer, items: DiskItemCache, left: float) -> float:
         """The part of the whole work that this run did, 0 to 1, for estimates. left: the part that was not cached."""
@@ -191,5 +203,6 @@ class StageRunner:
             raise
         # SystemExit, too: some libraries call sys.exit on an error.
         except (Exception, SystemExit) as error:
-            raise self.run_log.log_crash(stage_key.stage.NAME, error, stage_key.stage.oom_fix) from error
+            advice = advice_text(stage_key.stage.memory_advice(self.scope.recipe, self.scope.numerics.device))
+            raise self.run_log.log_crash(stage_key.stage.NAME, error, advice) from error
 

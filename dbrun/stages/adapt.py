@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter, write_adapters
-from dbrun.adapters.attach import attach, match_layers, read_weights
-from dbrun.adapters.base import TARGET_PRESETS, Adapter, Learnable
+from dbrun.adapters.adapter_layers import matched_layers
+from dbrun.adapters.attach import attach, read_weights
+from dbrun.adapters.base import Adapter, Learnable
 from dbrun.errors import RecipeError
 from dbrun.models.base import Family
 from dbrun.options.packages import OptionalPackage
@@ -21,10 +22,14 @@ from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import load_base, quantisation_packages
 from dbrun.stages.support.cost import adapter_labels
 from dbrun.stages.support.init_adapter import attach_init_adapter
+from dbrun.stages.support.memory import CountedMemory
+from dbrun.stages.support.memory_advice import adapter_advice
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from dbrun.training.dry_run import DryRun
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class Adapt(Stage[AdaptParams]):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "peft", "diffusers", "transformers", "safetensors")
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.formats.diffusers", "dbrun.formats.peft", "dbrun.formats.peft_import",
-        "dbrun.models", "dbrun.seeds", "dbrun.stages.support.base_loading",
-        "dbrun.stages.support.init_adapter", "dbrun.stages.support.inputs")
+        "dbrun.models", "dbrun.seeds",
+        "dbrun.stages.support.base_loading", "dbrun.stages.support.init_adapter", "dbrun.stages.support.inputs")
     device_dependent: ClassVar[bool] = False
 
     def params(self, recipe: Recipe, sources: Sources) -> AdaptParams:
@@ -77,6 +82,23 @@ class Adapt(Stage[AdaptParams]):
         """The size of the adapters, which is all that memory and disk grow with for one base."""
         size = cost.adapter_size(sources.base, recipe.adapt)
         return Workload(memory=(size,), disk={".safetensors": size}, like=adapter_labels(recipe.adapt))
+
+    def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
+        """The adapters with the copies that are written, and in 32 bits each component whose weights they start from.
+        """
+        base = dry_run.open("fp32", recipe.adapt.components)
+        read: list[str] = []
+        for name, choice in recipe.adapt.components.items():
+            if choice.starts_from_base_weights:
+                # new words stand in a text encoder
+                own = dry_run.family.components.get(name)
+                read += [own] if own else dry_run.family.text_encoders
+        # the adapter itself, its state as it is read, and the bytes of the file
+        return CountedMemory(dry_run.weight_bytes("fp32", *dict.fromkeys(read)), 0, 3 * base.trained_bytes)
+
+    def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
+        """A smaller adapter, or one that starts from nothing but shapes."""
+        return adapter_advice(recipe)
 
     def max_disk_bytes(self, ctx: StageContext[AdaptParams]) -> int:
         """The adapters' files, and the fixed overhead."""
@@ -131,30 +153,9 @@ def _matching_layers(family: Family, module: nn.Module, component: str, adapter:
 
     Raises RecipeError where it cannot be attached to them.
     """
-    matched: set[str] = set()
-    for patterns in target_patterns(family, component, adapter):
-        matched.update(match_layers(module, patterns, adapter.layer_classes))
-    # sorted: the seeded weights are drawn in this order
-    names = tuple(sorted(matched))
+    names = matched_layers(family, module, component, adapter)
     _check_shapes(component, adapter, {name: module.get_submodule(name) for name in names})
     return names
-
-
-def target_patterns(family: Family, component: str, adapter: Adapter) -> tuple[tuple[str, ...], ...]:
-    """Groups of module-name patterns, each of which must match a layer.
-
-    A preset is one group; the user's own patterns are a group each, so that a misspelt one is an error. Raises
-    RecipeError where the component has no such preset.
-    """
-    targets = adapter.targets
-    if not isinstance(targets, str):
-        return tuple((pattern,) for pattern in targets)
-    presets = family.target_presets[component]
-    if targets not in presets:
-        allowed = ", ".join(p for p in TARGET_PRESETS if p in presets)
-        raise RecipeError(f"{component} has no target preset `{targets}`; it has {allowed}",
-                          fix=f"set `adapt.{component}.targets` to one of them, or to a list of patterns")
-    return (presets[targets],)
 
 
 def _attach_without_layers(module: nn.Module, component: str, choice: Learnable) -> ComponentAdapter:

@@ -12,11 +12,13 @@ from dbrun.events import Emit, Note, Progress
 from dbrun.options.packages import OptionalPackage
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.sources import Artifact, Numerics, Sources
+from dbrun.stages.support.memory import NO_MEMORY, CountedMemory
 from dbrun.stages.support.process_group import ProcessGroup
 from dbrun.stages.support.resident import ResidentBase
 
 if TYPE_CHECKING:
     from dbrun.stages.support.sample_spec import SampleSpec
+    from dbrun.training.dry_run import DryRun
     from dbrun.workload import Workload
 
 
@@ -121,9 +123,6 @@ class Stage(Generic[P]):
     writes_formats: ClassVar[bool] = False
     """Whether it writes the recipe's export formats, each with its provenance."""
 
-    oom_fix: ClassVar[str] = "free some memory, or lower `images.resolution`"
-    """The advice to the user where it runs out of memory."""
-
     def applies_to(self, recipe: Recipe) -> bool:
         """Whether this recipe has this stage."""
         return True
@@ -157,6 +156,17 @@ class Stage(Generic[P]):
         from dbrun.workload import Workload
 
         return Workload()
+
+    def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
+        """Peak bytes on the device, counted in a dry run of the base; the default is for a stage without tensors."""
+        return NO_MEMORY
+
+    def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
+        """Changes of the recipe that make this stage need less memory, the most useful first. device: cuda, mps or cpu.
+
+        Empty where the recipe has no say. Must not import torch.
+        """
+        return ()
 
     def max_disk_bytes(self, ctx: StageContext[P]) -> int:
         """An upper bound of the bytes of its result and its work folder, before it runs. Must not import torch."""

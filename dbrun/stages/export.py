@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters
-from dbrun.adapters.attach import cast_for_inference
 from dbrun.diffusion.prediction import PredictionType
 from dbrun.errors import StageFailed
-from dbrun.images.samples import ADAPTED_ROW, BASE_ROW, SampleSettings, write_samples
+from dbrun.images.samples import ADAPTED_ROW
 from dbrun.models.base import Model
 from dbrun.models.configs import find_licence
-from dbrun.models.sampler import Sampler
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.naming import METRICS_FILE
 from dbrun.options.packages import OptionalPackage
@@ -26,25 +22,24 @@ from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.subject import prompt_cycle
 from dbrun.safetensors_header import trigger_words
 from dbrun.stages.base import Stage, StageContext
-from dbrun.stages.load import read_base_record
 from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import load_base, quantisation_packages, sampling_precision
+from dbrun.stages.support.before_after import ROWS, draw_before_after
 from dbrun.stages.support.cost import adapter_labels, guidance_label, quantisation_labels
 from dbrun.stages.support.lowres_inputs import LowresInputs, lowres_inputs
+from dbrun.stages.support.memory import CountedMemory
+from dbrun.stages.support.memory_advice import precision_advice
+from dbrun.stages.support.memory_phases import export_memory
 from dbrun.stages.support.provenance import portable_recipe, provenance
 from dbrun.stages.support.sample_spec import default_prompts
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
 
     from dbrun.formats.base import Format
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
-
-ROWS = (BASE_ROW, ADAPTED_ROW)
-"""The rows of before_after.png. The base's is drawn first; the adapter is then attached to the same base."""
-
+    from dbrun.training.dry_run import DryRun
 
 @dataclass(frozen=True)
 class ExportParams:
@@ -98,7 +93,7 @@ class Export(Stage[ExportParams]):
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.formats", "dbrun.images.grid", "dbrun.images.loss_plot",
         "dbrun.images.pixels", "dbrun.images.samples", "dbrun.models", "dbrun.safetensors_header",
-        "dbrun.stages.support.base_loading", "dbrun.stages.support.inputs",
+        "dbrun.stages.support.base_loading", "dbrun.stages.support.before_after", "dbrun.stages.support.inputs",
         "dbrun.stages.support.lowres_inputs", "dbrun.stages.support.provenance", "dbrun.training.device")
 
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
@@ -163,6 +158,21 @@ class Export(Stage[ExportParams]):
                 *quantisation_labels(params.quantise))
         return Workload(count, params.steps * pixels, (pixels, size), disk, like)
 
+    def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
+        """The pictures, the check of each format, and the large formats while they are written and read back."""
+        params = self.params(recipe, sources)
+        precision = sampling_precision(params.precision, Numerics(dry_run.device, 0))
+        base = dry_run.open(precision, recipe.adapt.components)
+        return export_memory(dry_run, recipe, params.formats, params.guidance, base)
+
+    def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
+        """The large formats that the recipe names, then fewer bits and pixels."""
+        from dbrun.formats.base import formats
+
+        large = [f"`{name}`" for name in exports.export_formats(recipe) if formats()[name].LARGE]
+        leave_out = (f"leave {' and '.join(large)} out of `export`",) if large and recipe.export else ()
+        return (*leave_out, *precision_advice(recipe, device), "lower `images.resolution`")
+
     def max_disk_bytes(self, ctx: StageContext[ExportParams]) -> int:
         """Each format in 32 bits and the pictures with copies, all of it twice: in the store and delivered."""
         from dbrun.formats.base import formats
@@ -185,7 +195,8 @@ class Export(Stage[ExportParams]):
         # one base for everything: each part of the work leaves it untouched, bit for bit
         precision = sampling_precision(ctx.params.precision, ctx.numerics)
         model = load_base(ctx, precision, quantise=ctx.params.quantise)
-        _draw_before_after(ctx, model, adapters)
+        digests = {name: artifact.digest for name, artifact in ctx.inputs.items()}
+        draw_before_after(ctx, model, adapters, self.item_keys(ctx.params, digests, ctx.numerics))
         _write_scheduler(ctx, model)
         probe, expected = _expected_predictions(ctx, adapters, model)
         packages = tuple(package.name for package in self.required_packages(ctx.params))
@@ -208,76 +219,6 @@ class Export(Stage[ExportParams]):
             ctx.note(line, level="warning")
         text = render_card(document, model.family, ctx.params.formats, ctx.params.prompts, warnings)
         (ctx.out / "README.md").write_text(text, encoding="utf-8")
-
-
-def _draw_before_after(ctx: StageContext[ExportParams], model: Model,
-                       adapters: Mapping[str, ComponentAdapter]) -> None:
-    """Draw before_after.png and samples/: the same prompts and seeds without and with the adapter.
-
-    model: the untouched base, which it is again afterwards.
-    """
-    from PIL.Image import open as open_image
-
-    from dbrun.formats.merge_weights import restore_base
-    from dbrun.images.grid import draw_grid, save_png
-
-    params = ctx.params
-    # the base's prompts serve the adapter's row, too, unless the adapter changes how they are encoded
-    changes_prompts = any(name != "denoiser" for name in adapters)
-
-    # both are made at the first picture that is not cached; the rows are drawn in order, so that nobody needs the
-    # bare base once the adapter is attached
-    @cache
-    def base() -> Sampler:
-        return Sampler(model, params.prompts)
-
-    @cache
-    def adapted() -> Sampler:
-        encoded = None if changes_prompts else base().conditions
-        for name, attached in adapters.items():
-            attached.attach_to(model.module(name))
-            cast_for_inference(model.module(name), model.dtype)
-        sampled = model.with_scheduler_changes(params.scheduler_overrides(model))
-        return Sampler(sampled, params.prompts, encoded)
-
-    def draw(sampler: Callable[[], Sampler], column: int, folder: Path) -> None:
-        picture = sampler().draw(params.prompts[column], seed=params.seed + column, steps=params.steps,
-                                 guidance=params.guidance, resolution=params.resolution,
-                                 start_image=_start_image(ctx, column), on_step=ctx.check_interrupt)
-        save_png(picture, folder / "picture.png")
-
-    rows: dict[str, list[Image]] = {row: [] for row in ROWS}
-    digests = {name: artifact.digest for name, artifact in ctx.inputs.items()}
-    keys = Export().item_keys(params, digests, ctx.numerics)
-    for place, key in enumerate(keys):
-        ctx.check_interrupt()
-        ctx.progress(place, len(keys), "pictures")
-        row, column = divmod(place, len(params.prompts))
-        make = partial(draw, (base, adapted)[row], column)
-        rows[ROWS[row]].append(open_image(ctx.items.get(key, make) / "picture.png"))
-
-    # a base that enlarges pictures has a first row with what they start from
-    start_images: list[Image] = []
-    for column in range(len(params.prompts)):
-        picture = _start_image(ctx, column)
-        if picture:
-            start_images.append(picture)
-    grid: list[tuple[str, Sequence[Image]]] = [*rows.items()]
-    if start_images:
-        grid.insert(0, ("small", start_images))
-    restore_base(model)
-    save_png(draw_grid(grid, params.prompts), ctx.out / "before_after.png")
-    write_samples(ctx.out, SampleSettings(params.prompts, params.seed, params.steps, params.guidance), rows)
-    ctx.progress(len(keys), len(keys), "pictures")
-
-
-def _start_image(ctx: StageContext[ExportParams], column: int) -> Image | None:
-    """The picture that this column starts from; None for a base that draws from text alone."""
-    params = ctx.params
-    if params.starts is None:
-        return None
-    family = read_base_record(ctx.inputs["load"]).family
-    return params.starts.start_image(column, ctx.files, params.resolution, family)
 
 
 def _write_scheduler(ctx: StageContext[ExportParams], model: Model) -> None:

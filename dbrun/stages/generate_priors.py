@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.images.blank import blank_reason
@@ -24,7 +24,13 @@ from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import load_base, quantisation_packages, sampling_precision
 from dbrun.stages.support.cost import guidance_label, quantisation_labels
 from dbrun.stages.support.distribute import run_distributed
+from dbrun.stages.support.memory import CountedMemory, largest
+from dbrun.stages.support.memory_advice import precision_advice
+from dbrun.stages.support.memory_phases import encode_prompts_phase, sampling_phase
 from dbrun.workload import Workload
+
+if TYPE_CHECKING:
+    from dbrun.training.dry_run import DryRun
 
 PRIORS_FILE = "priors.json"
 MAX_ATTEMPTS = 5
@@ -120,6 +126,17 @@ class GeneratePriors(Stage[PriorParams]):
         count, pixels = len(params.prompts), params.resolution**2
         return Workload(count, params.steps * pixels, (pixels,), {".png": count * pixels},
                         (params.precision, guidance_label(params.guidance), *quantisation_labels(params.quantise)))
+
+    def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
+        """The text encoders first; once they are released, denoiser and autoencoder."""
+        params = self.params(recipe, sources)
+        base = dry_run.open(sampling_precision(params.precision, Numerics(dry_run.device, 0)))
+        return largest((encode_prompts_phase(base), sampling_phase(base, params.resolution, params.guidance)))
+
+    def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
+        """Fewer pixels or bits, or class images that need not be drawn here."""
+        return (*precision_advice(recipe, device), "lower `images.resolution`",
+                "name class images of your own in `prior.images`, or set `prior.target: base`")
 
     def max_disk_bytes(self, ctx: StageContext[PriorParams]) -> int:
         """Each picture twice: as an item and in the result."""

@@ -139,7 +139,7 @@ class Load(Stage[LoadParams]):
             ctx.progress(done, total, "files")
 
         try:
-            return download_base(repo, commit, family, ctx.params.variant, seen, ctx.check_interrupt)
+            return download_base(repo, commit, family, ctx.params.variant, seen, ctx.check_interrupt, ctx.note)
         except StageFailed:
             # without the network, use what an earlier run fetched: its files are verified all the same
             if ctx.base is None:
@@ -162,10 +162,12 @@ def no_progress(done: int, total: int) -> None:
 
 
 def download_base(repo: str, commit: str, family: Family, variant: str | None,
-                  seen: Callable[[int, int], None] = no_progress, poll: Callable[[], object] = no_op) -> Path:
+                  seen: Callable[[int, int], None] = no_progress, poll: Callable[[], object] = no_op,
+                  note: Callable[[str], object] = no_op) -> Path:
     """Fetch a base, with the files that state its licence, and return its folder in the Hub's cache.
 
-    seen, poll: as in `download`. Raises RecipeError before the weights where the configs say that it cannot be trained.
+    seen, poll, note: as in `download`. Raises RecipeError before the weights where the configs say that it cannot be
+    trained.
     """
     from dbrun.stages.support import download
 
@@ -176,7 +178,8 @@ def download_base(repo: str, commit: str, family: Family, variant: str | None,
         check_pipeline(folder, family)
         family.check_configs(folder)
 
-    return download.download(repo, commit, wanted, seen, poll=poll, check=download.FirstFiles(CONFIG_ENDINGS, check))
+    return download.download(repo, commit, wanted, seen, poll=poll, check=download.FirstFiles(CONFIG_ENDINGS, check),
+                             note=note)
 
 
 def select_files(names: Iterable[str], folders: Sequence[str], variant: str | None) -> tuple[str, ...]:

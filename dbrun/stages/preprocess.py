@@ -27,12 +27,16 @@ from dbrun.stages.support.base_loading import load_base
 from dbrun.stages.support.crops import Crop, crop_settings, crops, write_mask
 from dbrun.stages.support.distribute import run_distributed
 from dbrun.stages.support.inputs import read_verified
+from dbrun.stages.support.memory import CountedMemory
+from dbrun.stages.support.memory_phases import preprocess_memory
 from dbrun.stages.support.prompt_index import PromptIndex
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+
+    from dbrun.training.dry_run import DryRun
 
 BaseLoader = Callable[[], Model]
 """Gives the base; loads it at the first call, so that a stage whose items are all cached loads nothing."""
@@ -120,6 +124,22 @@ class Preprocess(Stage[PreprocessParams]):
         """The number of crops and prompts, and the pixels of a crop; one is in memory at a time."""
         params = self.params(recipe, sources)
         pixels = params.images.resolution**2
+        total_crops, prompts = self.count_items(recipe, sources)
+        disk = {"prompts.safetensors": prompts, ".safetensors": total_crops * pixels}
+        return Workload(total_crops + prompts, pixels, (pixels,), disk, (f"prompts {params.text}",))
+
+    def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
+        """The autoencoder, in 32 bits, for one picture; then the text encoders beside it for one prompt."""
+        total_crops, prompts = self.count_items(recipe, sources)
+        return preprocess_memory(dry_run, recipe.images.resolution, total_crops, prompts)
+
+    def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
+        """Fewer pixels: pictures are encoded one by one and in 32 bits whatever the recipe says."""
+        return ("lower `images.resolution`",)
+
+    def count_items(self, recipe: Recipe, sources: Sources) -> tuple[int, int]:
+        """(crops that are encoded, distinct prompts that are encoded here)."""
+        params = self.params(recipe, sources)
         generated = 0
         if recipe.prior:
             generated = recipe.prior.generated_count * len(recipe.generated_class_prompts)
@@ -134,8 +154,7 @@ class Preprocess(Stage[PreprocessParams]):
             for one in params.all_classes:
                 texts.update(prompt_cycle(one.prompt))
             prompts = len(texts)
-        disk = {"prompts.safetensors": prompts, ".safetensors": total_crops * pixels}
-        return Workload(total_crops + prompts, pixels, (pixels,), disk, (f"prompts {params.text}",))
+        return total_crops, prompts
 
     def max_disk_bytes(self, ctx: StageContext[PreprocessParams]) -> int:
         """Every encoded crop and prompt twice, as an item and in the result."""

@@ -17,11 +17,15 @@ from dbrun.options.packages import OptionalPackage
 from dbrun.options.trackers import TRACKER_PACKAGES
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import Stage, StageContext
+from dbrun.stages.preprocess import Preprocess
 from dbrun.stages.sources import Sources
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import load_base, quantisation_packages
 from dbrun.stages.support.cost import adapter_labels, quantisation_labels
 from dbrun.stages.support.held_out import held_out_indices
+from dbrun.stages.support.memory import CountedMemory
+from dbrun.stages.support.memory_advice import adapter_advice, precision_advice
+from dbrun.stages.support.memory_phases import train_memory
 from dbrun.stages.support.prompt_index import PromptIndex
 from dbrun.stages.support.training_length import training_length
 from dbrun.training.settings import TrainParams
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dbrun.training.batches import Batches
+    from dbrun.training.dry_run import DryRun
     from dbrun.training.evaluation import HeldOutEvaluator
     from dbrun.training.loop import Metrics, Trainer
     from dbrun.training.monitor import Monitor
@@ -43,8 +48,6 @@ class Train(Stage[TrainParams]):
 
     NAME: ClassVar[str] = "train"
     multi_process: ClassVar[bool] = True
-    oom_fix: ClassVar[str] = ("lower `train.batch_size` and raise `train.accumulation` instead, lower "
-                              "`images.resolution`, or set `train.gradient_checkpointing: true`")
     VERSION: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "preprocess")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "accelerate",
@@ -124,6 +127,29 @@ class Train(Stage[TrainParams]):
                 *quantisation_labels(recipe.base.quantise))
         disk = {".safetensors": size, METRICS_FILE: steps}
         return Workload(steps, micro * train.accumulation, (micro, size), disk, like)
+
+    def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
+        """The denoiser and the encoders that learn, adapters with their optimizer, and one micro-batch."""
+        params, preprocess = self.params(recipe, sources), Preprocess()
+        crops, cached_prompts = preprocess.count_items(recipe, sources)
+        instance = {picture.prompt for picture in sources.pictures}
+        halves = 1 if recipe.prior is None else 2
+        rows = halves * params.batch_size
+        prompts = min(len(instance), params.batch_size) + (halves - 1)
+        return train_memory(dry_run, recipe, params, rows=rows, prompts=min(max(prompts, 1), rows),
+                            cached_prompts=cached_prompts, crops=crops)
+
+    def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
+        """What shrinks the activations of a step, then what shrinks weights and optimizer."""
+        train = recipe.train
+        advice: list[str] = []
+        if not train.gradient_checkpointing:
+            advice.append("set `train.gradient_checkpointing: true`")
+        if train.batch_size > 1:
+            advice.append("lower `train.batch_size` and raise `train.accumulation` instead")
+        advice += precision_advice(recipe, device)
+        advice.append("lower `images.resolution`")
+        return (*advice, *adapter_advice(recipe))
 
     def max_disk_bytes(self, ctx: StageContext[TrainParams]) -> int:
         """The checkpoints that are kept, one more while it is written, and the adapters with their metrics."""

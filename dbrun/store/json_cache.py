@@ -36,6 +36,13 @@ class JsonCache(Generic[V]):
             self._used[name] = value
         return value
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no value at all."""
+        if self._entries is None:
+            self._entries = self._read()
+        return not self._entries
+
     def put(self, name: str, value: V) -> None:
         """Set a value; `save` writes it to the disk."""
         if self._entries is None:

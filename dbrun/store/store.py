@@ -49,11 +49,12 @@ class Store:
         self.image_checks: JsonCache[dict[str, object]] = JsonCache(root / "screened.table", self.scratch)
         self.image_quality: JsonCache[dict[str, object]] = JsonCache(root / "looks.table", self.scratch)
         self.commits: JsonCache[str] = JsonCache(root / "commits.table", self.scratch)
+        self.memory_counts: JsonCache[dict[str, int]] = JsonCache(root / "memory.table", self.scratch)
 
     def save_caches(self) -> None:
         """Write the tables of facts about files and Hub commits for the next command, if the store exists."""
         if self.root.is_dir():
-            for table in (self.digests, self.image_checks, self.image_quality, self.commits):
+            for table in (self.digests, self.image_checks, self.image_quality, self.commits, self.memory_counts):
                 table.save()
 
     @property
@@ -135,7 +136,7 @@ class Store:
 
     def publish(self, stage: str, key: str, document: Mapping[str, object], folder: Path, *, seconds: float,
                 durable: bool = True, items: Iterable[str] = (), memory: int = 0, share: float = 1.0,
-                startup: float | None = None, amounts: Workload | None = None) -> Trace:
+                startup: float | None = None, amounts: Workload | None = None, baseline: int = 0) -> Trace:
         """Publish a finished folder as the result of this key; return its trace. items and later: see `Trace`.
 
         After a kill at any point the store holds the whole result, or nothing that counts as one.
@@ -148,7 +149,7 @@ class Store:
             trace = Trace(stage=stage, key=key, digest=digest, files=files, document=document,
                           created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                           seconds=round(seconds, 3), items=tuple(sorted(items)), memory=memory, share=round(share, 6),
-                          startup=startup, amounts=amounts)
+                          startup=startup, amounts=amounts, baseline=baseline)
             self.traces.write(trace, durable=durable)
         return trace
 

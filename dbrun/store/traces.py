@@ -33,7 +33,8 @@ class Trace:
 
     key: the cache key; digest: of the artifact; document: all that the key was computed from, for `explain`;
     created: the time in UTC; seconds: how long the work took; items: the keys of the items it is made of;
-    memory: peak bytes, 0 if unknown; share: the part of the whole work that was done in these seconds, 0 to 1
+    memory: peak bytes, 0 if unknown; baseline: those of them that were there before the stage's own tensors, 0 on a GPU
+    or if unknown; share: the part of the whole work that was done in these seconds, 0 to 1
     (less than 1 if the run resumed); startup: the part of the seconds that does not grow with the work, None if too
     little was done to tell; amounts: the size of the whole work, None in traces of earlier versions.
     """
@@ -50,6 +51,7 @@ class Trace:
     share: float = 1.0
     startup: float | None = None
     amounts: Workload | None = None
+    baseline: int = 0
 
 
 def manifest_digest(files: Mapping[str, ArtifactFile]) -> str:
@@ -141,7 +143,8 @@ def _read(path: Path, stage: str, key: str) -> Trace | None:
                       document=cast("Mapping[str, object]", data["document"]), created=str(data["created"]),
                       seconds=float(data["seconds"]), items=tuple(map(str, data.get("items", ()))),
                       memory=int(data.get("memory", 0)), share=float(data.get("share", 1.0)),
-                      startup=startup, amounts=_amounts(data.get("amounts")))
+                      startup=startup, amounts=_amounts(data.get("amounts")),
+                      baseline=int(data.get("baseline", 0)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     # Traces of version 1 have no checksum; these checks find most damage in them, and a file under a wrong name.

@@ -128,13 +128,22 @@ def _event_text(event: Mapping[str, object]) -> str:
             prefix = "warning: " if event.get("level") == "warning" else ""
             return f"{prefix}{event.get('text')}"
         case "stage_finished":
-            return f"done  {format_duration(float(str(event.get('seconds', 0))))}"
+            return f"done  {format_duration(float(str(event.get('seconds', 0))))}{_memory_text(event)}"
         case "run_finished":
             return f"done  {event.get('ran')} ran, {event.get('reused')} cached"
         case "run_failed":
             fix = f" → {event['fix']}" if event.get("fix") else ""
             return f"failed: {event.get('message')}{fix}"
     return ""
+
+
+def _memory_text(event: Mapping[str, object]) -> str:
+    """The measured peak memory of a stage, and beside it what was counted before."""
+    measured, counted = event.get("memory"), event.get("counted")
+    if not isinstance(measured, int):
+        return ""
+    text = f"  peak {format_bytes(measured)}"
+    return f"{text} (counted {format_bytes(counted)})" if isinstance(counted, int) else text
 
 
 def _progress_text(event: Mapping[str, object]) -> str:

@@ -24,11 +24,15 @@ main()
 
 
 class Hub(Server):
-    """Serves one folder as `owner/name`. sent: the files it was asked for; broken: a file that it cuts off."""
+    """Serves one folder as `owner/name`. sent: the files it was asked for; broken: a file that it cuts off.
+
+    gated: false, or how access is given (`manual`); then the files are refused.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Downloads)
         self.folder, self.sent, self.broken = folder, [], None
+        self.gated = False
 
 
 class Downloads(Speaker):
@@ -44,7 +48,9 @@ class Downloads(Speaker):
         if place == f"/api/models/owner/name/tree/{COMMIT}":
             self.answer([self.entry(path) for path in sorted(self.server.folder.rglob("*")) if path.is_file()])
         elif place in ("/api/models/owner/name", "/api/models/owner/name/revision/main"):
-            self.answer({"id": "owner/name", "sha": COMMIT, "siblings": [], "tags": []})
+            self.answer({"id": "owner/name", "sha": COMMIT, "siblings": [], "tags": [], "gated": self.server.gated})
+        elif place == "/api/models/owner/name/auth-check":
+            self.refuse()
         elif place.startswith(files := f"/owner/name/resolve/{COMMIT}/"):
             self.send(place.removeprefix(files))
         else:
@@ -55,6 +61,12 @@ class Downloads(Speaker):
         large = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
         return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest(),
                 **({"lfs": large} if name.endswith(".safetensors") else {})}
+
+    def refuse(self) -> None:
+        self.send_response(403)
+        self.send_header("X-Error-Code", "GatedRepo")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def send(self, name: str) -> None:
         data, entry = (self.server.folder / name).read_bytes(), self.entry(self.server.folder / name)
@@ -88,6 +100,8 @@ def asking(fresh, hub):
 def test_it_is_fetched_once_and_gives_what_the_same_base_in_a_folder_gives(finished: Project, fresh: Project, hub,
                                                                           asking) -> None:
     fresh.dbrun("run", "tiny.yaml", "--until", "adapt", env=asking)
+    events = next(fresh.folder.glob(".dbrun/runs/*/events.jsonl")).read_text()
+    assert "the download of owner/name takes" in events and "are free in" in events
     names = [p.relative_to(hub.folder).as_posix() for p in hub.folder.rglob("*") if p.is_file()]
     assert sorted(hub.sent) == sorted(names)
     assert digests(fresh, env={**asking, "HF_HUB_OFFLINE": "1"}) == digests(finished)

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbrun.disk_space import check_free_space
-from dbrun.errors import RecipeError, StageFailed
+from dbrun.disk_space import check_free_space, format_bytes, free_bytes
+from dbrun.errors import Gated, RecipeError, StageFailed
 from dbrun.models.base import no_op
 from dbrun.naming import COMMIT
 
@@ -58,25 +58,30 @@ def resolve_commit(repo: str, revision: str | None, kind: RepoKind = MODEL) -> s
     """The 40-digit commit of a branch or tag (None: the default branch), asked of the Hub.
 
         A full commit hash is returned unasked. Raises RecipeError where the Hub does not have the repository or the
-        revision, StageFailed where the Hub cannot be reached.
+        revision, Gated where it refuses this login, StageFailed where the Hub cannot be reached.
         """
     if revision and COMMIT.fullmatch(revision):
         return revision
     from huggingface_hub import HfApi
 
     with _hub_errors(repo, revision, kind):
-        return str(getattr(HfApi(), kind.info_method)(repo, revision=revision).sha)
+        info = getattr(HfApi(), kind.info_method)(repo, revision=revision)
+        # of a gated repository everyone sees the commit: ask about the files now, before pictures are drawn for it
+        if getattr(info, "gated", False):
+            HfApi().auth_check(repo, **kind.hub_options)
+        return str(info.sha)
 
 
 def download(repo: str, commit: str, wanted: Callable[[Sequence[str]], Sequence[str]],
              seen: Callable[[int, int], None], kind: RepoKind = MODEL, poll: Callable[[], object] = no_op,
-             check: FirstFiles | None = None) -> Path:
+             check: FirstFiles | None = None, note: Callable[[str], object] = no_op) -> Path:
     """Fetch files of a commit into the Hub's own cache and return the folder that holds them.
 
     wanted: all file names of the repository -> those to fetch; seen: called before each file with (files done, files
-    in all); poll: called every POLL_INTERVAL, may raise to stop; check: of the first files, before the others. Files in
-    the cache are not fetched again. Raises StageFailed, before the first byte, where the missing files do not fit on
-    the cache's disk.
+    in all); poll: called every POLL_INTERVAL, may raise to stop; check: of the first files, before the others; note:
+    gets a text on the size of the download. Files in the cache are not fetched again; one that was cut off is fetched
+    from its start, since the Hub's library keeps no part of it. Raises StageFailed, before the first byte, where the
+    missing files do not fit on the cache's disk.
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.hf_api import RepoFile
@@ -89,7 +94,7 @@ def download(repo: str, commit: str, wanted: Callable[[Sequence[str]], Sequence[
         entries = HfApi().list_repo_tree(repo, recursive=True, revision=commit, **kind.hub_options)
         files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
         names = wanted(tuple(files))
-        _check_room(repo, [files[name] for name in names], kind)
+        _check_room(repo, [files[name] for name in names], kind, note)
         first: list[str] = []
         if check is not None:
             first = [name for name in names if name.endswith(check.endings)]
@@ -108,8 +113,8 @@ def download(repo: str, commit: str, wanted: Callable[[Sequence[str]], Sequence[
     return folder
 
 
-def _check_room(repo: str, files: Sequence[RepoFile], kind: RepoKind) -> None:
-    """Raise StageFailed unless the files that are missing in the Hub's cache fit on its disk."""
+def _check_room(repo: str, files: Sequence[RepoFile], kind: RepoKind, note: Callable[[str], object]) -> None:
+    """Tell how much is missing in the Hub's cache; raise StageFailed unless it fits on its disk."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -121,6 +126,10 @@ def _check_room(repo: str, files: Sequence[RepoFile], kind: RepoKind) -> None:
         blob = file.lfs.sha256 if file.lfs else file.blob_id
         if not (blobs / blob).exists():
             missing[blob] = file.size
+    free = free_bytes(cache)
+    if missing:
+        room = "" if free is None else f"; {format_bytes(free)} are free in {cache}"
+        note(f"the download of {repo} takes {format_bytes(sum(missing.values()))}{room}")
     check_free_space(cache, f"the Hub's cache, {cache}", f"the download of {repo}", sum(missing.values()),
                      fix="free some space (`hf cache prune` and `hf cache rm` show what can be deleted), or set "
                          "HF_HUB_CACHE to a folder on a larger disk")
@@ -152,12 +161,18 @@ def _run_polled(fetch: Callable[[], str], poll: Callable[[], object]) -> str:
 @contextmanager
 def _hub_errors(repo: str, revision: str | None, kind: RepoKind) -> Iterator[None]:
     """Context manager: turn errors of the Hub's library into RecipeError and StageFailed."""
-    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         yield
     except RevisionNotFoundError as error:
         raise RecipeError(f"{repo} has no revision {revision}", fix=f"check `{kind.revision_key}`") from error
+    except GatedRepoError as error:
+        # a kind of RepositoryNotFoundError, so it comes first
+        page = f"{kind.repo_type}s/{repo}" if kind.repo_type else repo
+        raise Gated(f"{repo} is gated, and the Hub refuses its files to this login",
+                    fix=f"accept its terms on https://huggingface.co/{page}, then `hf auth login` with the same account"
+                    ) from error
     except RepositoryNotFoundError as error:
         raise RecipeError(f"the Hub shows no {kind.label} {repo}: it does not exist, or needs a login",
                           fix=f"check `{kind.path_key}`; for a gated {kind.label}, `hf auth login`") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
     from dbrun.models.base import Model
 
+STATM = Path("/proc/self/statm")
+"""Sizes of this process in pages: virtual, resident … (proc(5))."""
 MIN_FREE_SHARE = 2.0
 """Free CPU memory that must remain beside a kept denoiser, as a multiple of its size."""
 
@@ -31,9 +34,18 @@ class ResidentBase:
 
     _open: list[tuple[str, Model]] = field(default_factory=list)
     _kept: dict[ComponentKey, nn.Module] = field(default_factory=dict)
+    baseline: int = 0
+    """Resident bytes of this process when the last stage opened its base, without the kept denoiser: the libraries, and
+    what earlier stages left. 0 where no stage has, or the system does not tell."""
+
+    def stage_begins(self) -> None:
+        """Forget the baseline of the stage before."""
+        self.baseline = 0
 
     def opened(self, base: str, model: Model) -> None:
         """Let a base that a stage has just opened use what is kept of it. base: digest of the artifact of `load`."""
+        if not self.baseline:
+            self.baseline = max(0, _resident_bytes() - sum(map(_module_bytes, self._kept.values())))
         self._open.append((base, model))
         if model.weights.quantisation is not None:
             return
@@ -77,9 +89,22 @@ def _denoiser_key(base: str, model: Model) -> ComponentKey:
     return ComponentKey(base, name, model.family.component_dtype(name, model.dtype))
 
 
+def _module_bytes(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def _resident_bytes() -> int:
+    """Resident memory of this process; 0 where the system does not tell."""
+    try:
+        pages = int(STATM.read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def _has_room(module: nn.Module) -> bool:
     """Whether CPU memory has room for the module beside the work of the next stage."""
-    size = sum(parameter.nbytes for parameter in module.parameters())
+    size = _module_bytes(module)
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):

@@ -1,0 +1,91 @@
+"""The comparison pictures of an export: the same prompts and seeds without and with the adapter, cached one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbrun.adapters.adapter_io import ComponentAdapter
+from dbrun.adapters.attach import cast_for_inference
+from dbrun.images.samples import ADAPTED_ROW, BASE_ROW, SampleSettings, write_samples
+from dbrun.models.base import Model
+from dbrun.models.sampler import Sampler
+from dbrun.stages.base import StageContext
+from dbrun.stages.load import read_base_record
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ROWS = (BASE_ROW, ADAPTED_ROW)
+"""The rows of before_after.png. The base's is drawn first; the adapter is then attached to the same base."""
+
+
+def draw_before_after(ctx: StageContext[Any], model: Model, adapters: Mapping[str, ComponentAdapter],
+                      keys: Sequence[Mapping[str, object]]) -> None:
+    """Draw before_after.png and samples/: the same prompts and seeds without and with the adapter.
+
+    model: the untouched base, which it is again afterwards; keys: of the pictures, row after row.
+    """
+    from PIL.Image import open as open_image
+
+    from dbrun.formats.merge_weights import restore_base
+    from dbrun.images.grid import draw_grid, save_png
+
+    params = ctx.params
+    # the base's prompts serve the adapter's row, too, unless the adapter changes how they are encoded
+    changes_prompts = any(name != "denoiser" for name in adapters)
+
+    # both are made at the first picture that is not cached; the rows are drawn in order, so that nobody needs the
+    # bare base once the adapter is attached
+    @cache
+    def base() -> Sampler:
+        return Sampler(model, params.prompts)
+
+    @cache
+    def adapted() -> Sampler:
+        encoded = None if changes_prompts else base().conditions
+        for name, attached in adapters.items():
+            attached.attach_to(model.module(name))
+            cast_for_inference(model.module(name), model.dtype)
+        sampled = model.with_scheduler_changes(params.scheduler_overrides(model))
+        return Sampler(sampled, params.prompts, encoded)
+
+    def draw(sampler: Callable[[], Sampler], column: int, folder: Path) -> None:
+        picture = sampler().draw(params.prompts[column], seed=params.seed + column, steps=params.steps,
+                                 guidance=params.guidance, resolution=params.resolution,
+                                 start_image=_start_image(ctx, column), on_step=ctx.check_interrupt)
+        save_png(picture, folder / "picture.png")
+
+    rows: dict[str, list[Image]] = {row: [] for row in ROWS}
+    for place, key in enumerate(keys):
+        ctx.check_interrupt()
+        ctx.progress(place, len(keys), "pictures")
+        row, column = divmod(place, len(params.prompts))
+        make = partial(draw, (base, adapted)[row], column)
+        rows[ROWS[row]].append(open_image(ctx.items.get(key, make) / "picture.png"))
+
+    # a base that enlarges pictures has a first row with what they start from
+    start_images: list[Image] = []
+    for column in range(len(params.prompts)):
+        picture = _start_image(ctx, column)
+        if picture:
+            start_images.append(picture)
+    grid: list[tuple[str, Sequence[Image]]] = [*rows.items()]
+    if start_images:
+        grid.insert(0, ("small", start_images))
+    restore_base(model)
+    save_png(draw_grid(grid, params.prompts), ctx.out / "before_after.png")
+    write_samples(ctx.out, SampleSettings(params.prompts, params.seed, params.steps, params.guidance), rows)
+    ctx.progress(len(keys), len(keys), "pictures")
+
+
+def _start_image(ctx: StageContext[Any], column: int) -> Image | None:
+    """The picture that this column starts from; None for a base that draws from text alone."""
+    params = ctx.params
+    if params.starts is None:
+        return None
+    family = read_base_record(ctx.inputs["load"]).family
+    picture: Image = params.starts.start_image(column, ctx.files, params.resolution, family)
+    return picture

@@ -1,0 +1,38 @@
+"""Advice on what makes a stage need less memory, for the plan and for a stage that ran out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dbrun.recipe.schema.model import Recipe
+
+NOTHING_TO_CHANGE = "free some memory: no key of the recipe makes this stage need less"
+
+
+def precision_advice(recipe: Recipe, device: str) -> tuple[str, ...]:
+    """16 bits, where the recipe uses 32 and the device draws and trains in 16."""
+    # on a CPU pictures are drawn in 32 bits whatever the recipe says
+    if device == "cpu" or recipe.train.resolved_precision != "fp32":
+        return ()
+    return ("set `train.precision: bf16`",)
+
+
+def adapter_advice(recipe: Recipe) -> tuple[str, ...]:
+    """A smaller adapter, where one of them takes as much as the weights themselves, or is of a high rank."""
+    advice: list[str] = []
+    for name, adapter in recipe.adapt.adapters.items():
+        if not adapter.uses_peft:
+            advice.append(f"choose a low-rank `adapt.{name}.type`: `{adapter.NAME}` trains every weight")
+        elif hasattr(adapter, "rank"):
+            advice.append(f"lower `adapt.{name}.rank`")
+    return tuple(advice)
+
+
+def advice_text(advice: Sequence[str]) -> str:
+    """The advice as one clause: "a, b, or c"."""
+    if not advice:
+        return NOTHING_TO_CHANGE
+    *most, last = advice
+    if not most:
+        return last
+    return f"{', '.join(most)}, or {last}"

@@ -1,0 +1,157 @@
+"""Memory of the phases that stages have in common: text encoding, encoding of pictures, sampling, training, export.
+
+Text encoders, denoiser and autoencoder are loaded as they are used, so a stage needs as much as its largest phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from dbrun.errors import RecipeError
+from dbrun.formats.base import formats
+from dbrun.models.base import families
+from dbrun.recipe.schema.model import Recipe
+from dbrun.stages.load import select_files
+from dbrun.stages.sources import BaseSource
+from dbrun.stages.support.memory import CountedMemory, largest
+from dbrun.training.settings import TrainParams
+
+if TYPE_CHECKING:
+    from dbrun.training.dry_run import DryBase, DryRun
+
+PROBE_SIDE, PROBE_ROWS = 64, 3
+"""Side in pixels and rows of the check of an export."""
+CHECKPOINT_COPIES = 3
+"""Copies of the training state in CPU memory while a checkpoint is written: its tensors, their bytes and the file."""
+
+
+def open_dry_run(base: BaseSource, device: str) -> DryRun:
+    """A dry run of a base for a device (cuda, mps or cpu). Imports torch. Raises RecipeError while it is not here."""
+    folder = base.folder
+    if folder is None:
+        raise RecipeError(f"memory is counted from the base's files, and {base.identity} is not on this machine yet",
+                          fix="fetch it first: dbrun stage load RECIPE")
+    from dbrun.training.dry_run import DryRun
+
+    family = families()[base.family]
+    names = [path.relative_to(folder).as_posix() for pattern in ("*", "*/*") for path in folder.glob(pattern)]
+    return DryRun(folder, family, base.variant, select_files(names, family.subfolders, base.variant), device)
+
+
+def encode_prompts_phase(base: DryBase, *kept: str, rest: int = 0) -> CountedMemory:
+    """Encoding of one prompt. kept: components that are in memory besides the text encoders; rest: further bytes."""
+    activations, _ = base.encode_prompts()
+    names = dict.fromkeys((*base.dry_run.family.text_encoders, *kept))
+    return CountedMemory(base.weight_bytes(*names), activations, rest)
+
+
+def encode_images_phase(base: DryBase, side: int, rest: int = 0) -> CountedMemory:
+    """Encoding of one picture of side × side pixels."""
+    activations, _ = base.encode_image(side)
+    return CountedMemory(base.weight_bytes(*_autoencoder(base)), activations, rest)
+
+
+def sampling_phase(base: DryBase, side: int, guidance: float, *kept: str, rest: int = 0) -> CountedMemory:
+    """Drawing of one picture. kept: components that are in memory besides denoiser and autoencoder."""
+    # guidance runs the denoiser with the prompt and without it, in one batch
+    rows = 2 if guidance > 1 else 1
+    names = dict.fromkeys((base.dry_run.family.components["denoiser"], *_autoencoder(base), *kept))
+    return CountedMemory(base.weight_bytes(*names), base.sample(side, rows), rest)
+
+
+def preprocess_memory(dry_run: DryRun, side: int, crops: int, prompts: int) -> CountedMemory:
+    """Encoding of all crops and prompts, in 32 bits. prompts: 0 where the text encoders train."""
+    base = dry_run.open("fp32")
+    _, crop_bytes = base.encode_image(side)
+    phases = [encode_images_phase(base, side)]
+    collected = crops * crop_bytes
+    if prompts:
+        _, prompt_bytes = base.encode_prompts()
+        collected += prompts * prompt_bytes
+        phases.append(encode_prompts_phase(base, *_autoencoder(base)))
+    # at the end rank 0 holds all results and the bytes of the file
+    if dry_run.device == "cpu":
+        weights = max(phase.weights for phase in phases)
+        phases.append(CountedMemory(weights, 0, 2 * collected))
+    return largest(phases)
+
+
+def train_memory(dry_run: DryRun, recipe: Recipe, params: TrainParams, *, rows: int, prompts: int,
+                 cached_prompts: int, crops: int) -> CountedMemory:
+    """Training: a micro-batch, the checkpoint, samples and the held-out loss, whichever needs the most.
+
+    rows: of a micro-batch, class rows included; prompts: distinct ones among them; cached_prompts: all that are kept
+    encoded; crops: encoded pictures.
+    """
+    base, family = dry_run.open(params.precision, recipe.adapt.components), dry_run.family
+    side, trained = recipe.images.resolution, base.trained_bytes
+    live = any(name != "denoiser" for name in base.components)
+    on_cpu = dry_run.device == "cpu"
+
+    # the state of the optimizer, the averages and the adapters' initial weights, as long as the stage runs
+    states = params.optimizer.STATES_PER_WEIGHT + (params.ema is not None)
+    rest = states * trained
+    if not live:
+        rest += cached_prompts * base.encode_prompts()[1]
+    if on_cpu:
+        copies = 1 + (params.held_out is not None)
+        rest += copies * trained + crops * base.encode_image(side)[1]
+
+    names: list[str] = [family.components["denoiser"]]
+    if live:
+        names += family.text_encoders
+    draws_samples = recipe.samples.every is not None
+    # once loaded for samples, the autoencoder stays
+    kept = (*names, *_autoencoder(base)) if draws_samples else tuple(names)
+    weights = base.weight_bytes(*dict.fromkeys(kept))
+
+    step = base.train_step(params, side, rows, prompts, checkpointing=recipe.train.gradient_checkpointing, live=live)
+    # with accumulation the sum of the gradients so far is there from the second micro-batch on
+    gradients = trained if params.accumulation > 1 else 0
+    phases = [CountedMemory(weights, step.peak, rest + gradients)]
+    if on_cpu:
+        phases.append(CountedMemory(weights, 0, rest + CHECKPOINT_COPIES * (1 + states) * trained))
+    averages = trained if params.ema is not None else 0
+    if draws_samples:
+        guidance = recipe.samples.guidance
+        phases.append(sampling_phase(base, side, 2.0 if guidance is None else guidance, *kept, rest=rest + averages))
+        if not live:
+            phases.append(encode_prompts_phase(base, *kept, rest=rest + averages))
+    if params.held_out is not None:
+        phases.append(CountedMemory(weights, base.predict(side, params.held_out.draws), rest + averages))
+    return largest(phases)
+
+
+def export_memory(dry_run: DryRun, recipe: Recipe, names: Iterable[str], guidance: float,
+                  base: DryBase) -> CountedMemory:
+    """Export: the pictures, the check of each format, and large formats as they are written and read back.
+
+    names: of the formats; base: with the adapters attached.
+    """
+    family, side = dry_run.family, recipe.images.resolution
+    trained = base.trained_bytes
+    # the adapters' weights as files hold them stay in CPU memory
+    on_cpu = dry_run.device == "cpu"
+    rest = trained if on_cpu else 0
+    encoders = family.text_encoders if any(name != "denoiser" for name in base.components) else ()
+    phases = [encode_prompts_phase(base, *_autoencoder(base), rest=rest),
+              sampling_phase(base, side, guidance, *encoders, rest=rest)]
+    # the check needs all components at once, but only small pictures
+    everything = base.weight_bytes(*family.weight_components)
+    probe_side = min(side, PROBE_SIDE)
+    activations = max(base.predict(probe_side, PROBE_ROWS), base.encode_image(probe_side, PROBE_ROWS)[0])
+    phases.append(CountedMemory(everything, activations, rest))
+    plain = {name: dry_run.weight_bytes(base.precision, name) for name in family.weight_components}
+    carriers = [family.components[name] for name in base.components if name in family.components]
+    for name in names:
+        copies = formats()[name].peak_copies(plain, carriers)
+        if copies and on_cpu:
+            phases.append(CountedMemory(sum(plain.values()), 0, rest + copies))
+    return largest(phases)
+
+
+def _autoencoder(base: DryBase) -> Iterator[str]:
+    """The autoencoder's name, where the family has one."""
+    if base.dry_run.family.autoencoder:
+        yield base.dry_run.family.autoencoder

@@ -1,0 +1,263 @@
+"""Dry run of a base: its networks compute with shapes alone, so that memory is counted before it is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dbrun.adapters.adapter_layers import matched_layers
+from dbrun.adapters.attach import ADAPTER_NAMES, FROZEN_PREFIX, attach, direct_adapter
+from dbrun.adapters.base import Adapter, Learnable
+from dbrun.models.base import CleanBatch, Condition, Family
+from dbrun.options.precision import Precision
+from dbrun.safetensors_header import tensor_shapes
+from dbrun.training.batches import Batch
+from dbrun.training.device import DTYPES
+from dbrun.training.dry_step import DryTrainer, StepMemory, emulated_autocast
+from dbrun.training.live_memory import LiveMemory
+from dbrun.training.prompt_embeds import PromptEncoder, live_prompts
+from dbrun.training.recompute import enable_gradient_checkpointing
+from dbrun.training.settings import TrainParams
+
+ANY_PROMPT = "a photo"
+"""A prompt for the count: every prompt is padded to the same length."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """A base of which only the configs and the headers of the weights are read.
+
+    folder, family, variant: of the base; files: the relative names of those that are read; device: cuda, mps or cpu,
+    the device that is planned for.
+    """
+
+    folder: Path
+    family: Family
+    variant: str | None
+    files: tuple[str, ...]
+    device: str
+
+    def weight_bytes(self, precision: Precision, *names: str) -> int:
+        """Bytes of components in memory, from the headers of their files. names: as in model_index.json."""
+        total = 0
+        for name in names:
+            dtype = self.family.component_dtype(name, DTYPES[precision])
+            total += self._weight_count(name) * dtype.itemsize
+        return total
+
+    def open(self, precision: Precision, adapters: Mapping[str, Learnable] = MappingProxyType({})) -> DryBase:
+        """The base in a precision. adapters: component -> what is attached to it."""
+        return DryBase(self, precision, adapters)
+
+    def _weight_files(self, name: str) -> list[Path]:
+        return [self.folder / file for file in self.files
+                if file.startswith(f"{name}/") and file.endswith(".safetensors")]
+
+    def _weight_count(self, name: str) -> int:
+        shapes = [shape for path in self._weight_files(name) for shape in tensor_shapes(path).values()]
+        return sum(map(prod, shapes))
+
+
+class DryBase:
+    """An opened base whose tensors have shapes, but no memory; each method computes once and counts bytes.
+
+    precision: of the base; adapters: component -> what is attached to it.
+    """
+
+    def __init__(self, dry_run: DryRun, precision: Precision, adapters: Mapping[str, Learnable]) -> None:
+        self.dry_run, self.precision, self.adapters = dry_run, precision, adapters
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        family, folder = dry_run.family, dry_run.folder
+        # on the CPU whatever the device: fake tensors of a device that is not here cannot be indexed
+        self.model = model = family.load(folder, device=torch.device("cpu"), dtype=DTYPES[precision],
+                                         variant=dry_run.variant)
+        carriers: dict[str, nn.Module] = {}
+
+        def empty(name: str) -> nn.Module:
+            # modules are made and cast without fake tensors, which cannot be replaced inside a module
+            with unset_fake_temporarily():
+                module = family.empty_component(folder, name).to(family.component_dtype(name, DTYPES[precision]))
+            carriers[name] = module
+            # adapters are attached to shapes; what comes later is only computed with
+            return module if attaching else self._fill(module)
+
+        attaching = True
+        model.weights.find_kept = empty
+        for name, choice in adapters.items():
+            _attach(family, model.module(name), name, choice)
+        attaching = False
+        for module in (*carriers.values(), *model.new_tokens.values()):
+            self._fill(module)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Components that carry an adapter, by their names in recipes."""
+        return tuple(self.adapters)
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """Trainable parameters."""
+        modules = [self.model.module(name) for name in self.components]
+        return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+
+    @cached_property
+    def trained_bytes(self) -> int:
+        """Bytes of all trainable parameters."""
+        return sum(parameter.nbytes for parameter in self.trained)
+
+    def weight_bytes(self, *names: str) -> int:
+        """Bytes of these components with their adapters."""
+        total = self.dry_run.weight_bytes(self.precision, *names)
+        for component in self.components:
+            if self.dry_run.family.components.get(component) in names:
+                # weights that learn in place are kept in their original values, too: they count twice
+                module = self.model.module(component)
+                total += sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+                total += _frozen_adapter_bytes(module)
+        return total
+
+    def encode_prompts(self) -> tuple[int, int]:
+        """(most activations of encoding one prompt, bytes of its condition)."""
+        return self._count_forward(self._condition, *self.dry_run.family.text_encoders)
+
+    def encode_image(self, side: int, rows: int = 1) -> tuple[int, int]:
+        """(most activations of encoding pictures of side × side pixels, bytes of the result for all rows)."""
+        autoencoder = self.dry_run.family.autoencoder
+        names = (autoencoder,) if autoencoder else ()
+        return self._count_forward(lambda: {"stored": self._stored(side, rows)}, *names)
+
+    def predict(self, side: int, rows: int) -> int:
+        """Most activations of the denoiser for this many rows of pictures of side × side pixels, without gradients."""
+        family = self.dry_run.family
+        with self._computing(), torch.no_grad():
+            clean, condition = self._clean(side, rows), self._condition()
+
+        def predict() -> Condition:
+            inputs = {**self.model.collate_conditions([condition] * rows), **clean.extra_conditions}
+            with emulated_autocast(self.dry_run.device, DTYPES[self.precision]):
+                prediction = self.model.predict(clean.x0, torch.zeros(rows, dtype=torch.int64), inputs)
+            return {"prediction": prediction}
+
+        return self._count_forward(predict, family.components["denoiser"])[0]
+
+    def sample(self, side: int, rows: int) -> int:
+        """Most activations of drawing a picture: of the denoiser with this many rows, or of decoding one picture."""
+        family, most = self.dry_run.family, self.predict(side, rows)
+        if family.autoencoder is None:
+            return most
+        with self._computing(), torch.no_grad():
+            latents = self._clean(side, 1).x0
+        decoder = self.model.component(family.autoencoder)
+        decoding, _ = self._count_forward(
+            lambda: {"picture": decoder.decode(latents.to(decoder.dtype)).sample}, family.autoencoder)
+        return max(most, decoding)
+
+    def train_step(self, params: TrainParams, side: int, rows: int, prompts: int, *, checkpointing: bool,
+                   live: bool) -> StepMemory:
+        """Bytes of a forward and backward pass.
+
+        rows: of a micro-batch, class rows included; prompts: distinct ones among them; live: whether text encoders
+        run in every step.
+        """
+        with self._computing():
+            with torch.no_grad():
+                clean, condition = self._clean(side, rows), self._condition()
+            if checkpointing:
+                enable_gradient_checkpointing(self.model)
+
+            def stored(numbers: Any) -> Condition:
+                return self.model.collate_conditions([condition] * len(numbers))
+
+            texts = [f"{ANY_PROMPT} {number}" for number in range(prompts)]
+            encoder: PromptEncoder = live_prompts(self.model, texts) if live else stored
+            base_encoder = encoder if params.prior_target == "base" else None
+            instances = params.batch_size
+            batch = Batch(clean.x0, torch.empty_like(clean.x0), torch.zeros(rows, dtype=torch.int64),
+                          tuple(row % prompts for row in range(rows)), instances, clean.extra_conditions)
+            trainer = DryTrainer(self.model, self.components, encoder, params, base_encoder, self.dry_run.device,
+                                 DTYPES[self.precision])
+            return trainer.count(batch)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Context manager: compute with fake tensors."""
+        with self._fake, _KnownScalars():  # type: ignore[no-untyped-call]
+            yield
+
+    def _condition(self) -> Condition:
+        return self.model.encode_prompts([ANY_PROMPT])[0]
+
+    def _stored(self, side: int, rows: int) -> Tensor:
+        return self.model.encode_images(torch.empty(rows, 3, side, side))
+
+    def _clean(self, side: int, rows: int) -> CleanBatch:
+        """Clean training targets of this many rows."""
+        labels = self.dry_run.family.class_labels[0]
+        return self.model.sample_x0(self._stored(side, rows), lambda _, shape: torch.empty(rows, *shape), labels)
+
+    def _count_forward(self, compute: Callable[[], Mapping[str, Tensor]], *names: str) -> tuple[int, int]:
+        """(most bytes alive, bytes of the result) of a computation without gradients. names: components it uses."""
+        with self._computing(), torch.no_grad():
+            for name in names:
+                self.model.component(name)
+            with LiveMemory() as live:
+                result = compute()
+        return live.peak, sum(tensor.nbytes for tensor in result.values())
+
+    def _fill(self, module: nn.Module) -> nn.Module:
+        """Replace the tensors of a module on the meta device by fake ones of the same dtype on the CPU."""
+        with self._fake:
+            for part in module.modules():
+                for name, parameter in part._parameters.items():
+                    if parameter is not None:
+                        part._parameters[name] = nn.Parameter(_fake(parameter), parameter.requires_grad)
+                for name, buffer in part._buffers.items():
+                    if buffer is not None:
+                        part._buffers[name] = _fake(buffer)
+            direct = direct_adapter(module)
+            if direct is not None:
+                parameters = dict(module.named_parameters())
+                direct.parameters = {name: parameters[name] for name in direct.parameters}
+                direct.original = {name: _fake(tensor) for name, tensor in direct.original.items()}
+        return module
+
+
+class _KnownScalars(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Context manager: numbers that are read from fake tensors are 1 or True, such as the chance of a dropout."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation, or answer what no fake tensor knows."""
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return args[0].dtype == torch.bool or 1
+        return func(*args, **(kwargs or {}))
+
+
+def _attach(family: Family, module: nn.Module, component: str, choice: Learnable) -> None:
+    """Attach an adapter to a module on the meta device, or a new word to its vocabulary; nothing is drawn."""
+    with torch.device("meta"):
+        names: tuple[str, ...] = ()
+        if isinstance(choice, Adapter):
+            names = matched_layers(family, module, component, choice)
+        attach(module, choice, names, seed=None)
+
+
+def _frozen_adapter_bytes(module: nn.Module) -> int:
+    """Bytes of a second adapter that stays frozen."""
+    slot = ADAPTER_NAMES[FROZEN_PREFIX]
+    return sum(parameter.nbytes for name, parameter in module.named_parameters() if slot in name.split("."))
+
+
+def _fake(tensor: Tensor) -> Tensor:
+    """A fake tensor like this one, on the CPU."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")

@@ -1,0 +1,55 @@
+"""Is the device that memory is counted for read right, and does the advice name what helps in that stage?"""
+
+import pytest
+
+from dbrun.errors import UsageError
+from dbrun.plan.memory import RESERVED_BYTES, TargetDevice, parse_device, recipe_for
+from dbrun.recipe.schema.model import Recipe
+from dbrun.stages.base import stages
+from dbrun.stages.support.memory import CountedMemory, read_counted
+from dbrun.stages.support.memory_advice import advice_text
+
+RECIPE = {"schema": "dbrun/v1", "name": "tiny", "base": {"type": "sd", "path": "base"},
+          "subject": {"images": "pictures", "instance_prompt": "a photo of sks dog"},
+          "adapt": {"denoiser": {"type": "lora", "rank": 8, "targets": "all"}},
+          "train": {"batch_size": 2}, "export": ("peft", "merged")}
+
+
+def test_a_device_is_a_name_with_a_size() -> None:
+    assert parse_device("cuda:24GB") == parse_device("CUDA:24 GiB") == TargetDevice("cuda", 24 * 2**30)
+    assert parse_device("cpu:512MB").size == 512 * 2**20
+    for wrong in ("cdua:24GB", "24GB", "cuda:many", "cuda:24TB"):
+        with pytest.raises(UsageError) as caught:
+            parse_device(wrong)
+        assert "cuda" in (caught.value.fix or "")
+
+
+def test_a_stage_fits_where_the_libraries_have_room_beside_it() -> None:
+    counted = CountedMemory(2**30, 2**29, 2**29)
+    assert TargetDevice("cuda", counted.total + RESERVED_BYTES).has_room(counted) is True
+    assert TargetDevice("cuda", counted.total + RESERVED_BYTES - 1).has_room(counted) is False
+    assert TargetDevice("cuda").has_room(counted) is None
+
+
+def test_auto_precision_is_16_bits_on_a_gpu_that_is_not_here() -> None:
+    recipe = Recipe.model_validate({**RECIPE, "device": "cpu"})
+    assert recipe_for(recipe, TargetDevice("cuda", 2**34)).train.precision == "bf16"
+    assert recipe_for(recipe, TargetDevice("cpu", 2**34)).train.precision == "auto"
+
+
+def test_the_advice_is_that_of_the_stage() -> None:
+    recipe = Recipe.model_validate(RECIPE)
+    advice = {name: advice_text(stage.memory_advice(recipe, "cuda")) for name, stage in stages().items()}
+    assert "gradient_checkpointing" in advice["train"] and "`train.accumulation`" in advice["train"]
+    assert advice["export"].startswith("leave `merged` out of `export`")
+    assert "prior.images" in advice["generate-priors"] and "batch_size" not in advice["preprocess"]
+    # what is done already is not advised again, nor 16 bits where the device draws in 32
+    done = Recipe.model_validate({**RECIPE, "train": {"gradient_checkpointing": True}})
+    train = stages()["train"].memory_advice(done, "cpu")
+    assert not any("checkpointing" in text or "bf16" in text or "batch_size" in text for text in train)
+
+
+def test_counts_of_another_version_are_not_known() -> None:
+    counted = CountedMemory(1, 2, 3)
+    assert read_counted(counted.as_json()) == counted
+    assert read_counted({"weights": 1}) is None and read_counted(None) is None
