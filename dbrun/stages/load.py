@@ -49,7 +49,7 @@ class LoadParams:
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"reading": USUAL_READING}
     WORDS: ClassVar[Mapping[str, str]] = {"identity": "base", "family": "base.type", "variant": "base.variant",
-                                          "reading": "base.prompt_chunks, base.clip_skip"}
+                                          "reading": "base.prompt_chunks"}
 
     identity: str
     family: str

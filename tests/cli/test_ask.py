@@ -195,7 +195,8 @@ def test_the_next_word_is_completed(folder: Path) -> None:
 @pytest.mark.parametrize(("line", "at", "offered"), [
     ("run dog.yaml --profile ", 4, ["ci", "gpu"]), ("status dog.yaml --profile g", 4, ["gpu"]),
     ("run gone.yaml --profile ", 4, []), ("run dog.yaml train.precision=b", 3, ["train.precision=bf16"]),
-    ("run dog.yaml train.precision = b", 5, ["bf16"]), ("run dog.yaml train.precision =", 4, ["fp32", "bf16", "fp16"]),
+    ("run dog.yaml train.precision = b", 5, ["bf16"]),
+    ("run dog.yaml train.precision =", 4, ["auto", "fp32", "bf16", "fp16"]),
     ("plan dog.yaml --sweep train.le", 4, ["train.learning_rate=", "train.learning_rate=0.0001"]),
     ("plan dog.yaml --sweep train.precision=fp32,b", 4, ["train.precision=fp32,bf16"]),
     ("run dog.yaml adapt.denoiser.type=o", 3, ["adapt.denoiser.type=oft"]), ("run dog.yaml no.such=", 3, []),

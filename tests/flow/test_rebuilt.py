@@ -6,9 +6,11 @@ import shutil
 import pytest
 
 from dbrun.errors import RecipeError
+from dbrun.plan.device import resolve_precision
 from dbrun.plan.planner import make_plan
 from dbrun.plan.provenance_diff import provenance_notes
 from dbrun.recipe.load import load_recipe
+from dbrun.recipe.schema.model import Recipe
 from dbrun.resolve.sources import resolve_sources
 from dbrun.safetensors_header import read_provenance
 from dbrun.store.store import Store
@@ -26,11 +28,17 @@ def told(project, *words: str, file: str = FILE, change=lambda document: None) -
     return [note.text for note in notes], make_plan(loaded.recipe, resolved, store).has_pending
 
 
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe as it trained on a CPU: a file says the precision that `auto` became."""
+    return resolve_precision(recipe, "cpu")
+
+
 def test_an_exported_file_is_the_recipe_that_made_it(project, monkeypatch) -> None:
     monkeypatch.chdir(project.folder)
+    known = resolved(load_recipe(project.folder / "tiny.yaml").recipe)
     for file in (FILE, "outputs/tiny/kohya.safetensors", "outputs/tiny/peft/denoiser/adapter_model.safetensors"):
         if (project.folder / file).exists():
-            assert load_recipe(project.folder / file).recipe == load_recipe(project.folder / "tiny.yaml").recipe
+            assert load_recipe(project.folder / file).recipe == known
     assert told(project) == (["nothing differs from what made it: pictures, base, settings, device, libraries"], False)
 
 
@@ -81,7 +89,7 @@ def test_a_lone_file_asks_for_the_places_that_it_knows_by_contents(project, tmp_
                          file=str(alone))
     assert said == ["nothing differs from what made it: pictures, base, settings, device, libraries"] and pending
     recipe = load_recipe(tmp_path / "my dog.safetensors", ["base.path=base", "subject.images=pictures"]).recipe
-    known = load_recipe(project.folder / "tiny.yaml").recipe
+    known = resolved(load_recipe(project.folder / "tiny.yaml").recipe)
     assert recipe.name == "my_dog" and recipe.adapt == known.adapt and recipe.prior == known.prior
     assert recipe.train == known.train.model_copy(update={"checkpoint_every": recipe.train.checkpoint_every})
 

@@ -27,7 +27,7 @@ def test_a_template_stands_around_the_caption() -> None:
 @pytest.mark.parametrize("template", ["a dog", "{caption} {0}", "{caption} {name}", "{caption", "{caption:>9}",
                                       "{caption!r}", "{trigger}", "{}", "{caption.upper}"])
 def test_a_template_that_says_something_else_is_refused(template: str) -> None:
-    with pytest.raises(ValidationError, match=r"words around \{caption\}, and if you like \{trigger\}"):
+    with pytest.raises(ValidationError, match=r"text with \{caption\} in it, and optionally \{trigger\}"):
         Sidecar(template=template)
 
 
