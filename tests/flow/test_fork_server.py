@@ -14,7 +14,7 @@ from projects import Project, lay_out
 
 TIMES = re.compile(r"\bnow\b|\b\d+(\.\d+)? ?(ms|s|min|MiB|GiB|KiB)\b|\d{8}-\d{6}\.\d+")
 COMMANDS = (("run", "tiny.yaml"), ("run", "tiny.yaml"), ("plan", "tiny.yaml", "train.steps=9", "--exit-code"),
-            ("run", "tiny.yaml", "train.steps=no"), ("stage", "train"), ("show", "outputs/tiny"), ("runs",),
+            ("run", "tiny.yaml", "train.steps=no"), ("stage", "train"), ("show", "outputs/gone"), ("runs",),
             ("nothing",), ("--help",), ("validate", "tiny.yaml", "--json"))
 
 
