@@ -66,16 +66,12 @@ class IFStage1Model(UNetModel):
                  start_image: Image | None = None, on_step: Callable[[], object] = no_op,
                  conditions: SamplingConditions | None = None) -> Image:
         """Sample one picture with the base's own scheduler, which is DDPM for the published models."""
-        import diffusers
         import torch
 
-        pipeline_class = getattr(diffusers, self.family.pipeline_classes[0])
         # the prompts as training encodes them; the pipeline would clean them, see `encode_prompts`
         if conditions is None:
             conditions = self.sampling_conditions([prompt])[prompt]
-        components = {**self.pipeline_with("unet").components, "scheduler": self.sampling_scheduler()}
-        pipeline = pipeline_class(**components, requires_safety_checker=False)
-        pipeline.set_progress_bar_config(disable=True)
+        pipeline = self.sampling_pipeline("unet")
         start_arguments = self._start_arguments(start_image, resolution)
         # a CPU generator gives the same noise on every device
         generator = torch.Generator("cpu").manual_seed(seed)

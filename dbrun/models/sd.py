@@ -100,14 +100,9 @@ class StableDiffusionModel(UNetModel):
                  conditions: SamplingConditions | None = None) -> Image:
         """Sample one picture of resolution × resolution pixels with `sampling_scheduler`."""
         import torch
-        from diffusers import StableDiffusionPipeline
 
         if conditions is None:
             conditions = self.sampling_conditions([prompt])[prompt]
-        # a new pipeline around the same weights: the base's own scheduler keeps its state
-        components = {**self.pipeline_with("vae", "unet").components, "scheduler": self.sampling_scheduler()}
-        pipeline = StableDiffusionPipeline(**components, requires_safety_checker=False)
-        pipeline.set_progress_bar_config(disable=True)
 
         def after_step(pipeline: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             on_step()
@@ -116,11 +111,15 @@ class StableDiffusionModel(UNetModel):
         # a CPU generator gives the same noise on every device
         generator = torch.Generator("cpu").manual_seed(seed)
         with torch.no_grad():
-            image: Image = pipeline(
-                prompt_embeds=conditions.prompt["hidden"][None],
-                negative_prompt_embeds=conditions.negative["hidden"][None],
-                num_inference_steps=steps, guidance_scale=guidance, width=resolution, height=resolution,
-                generator=generator, callback_on_step_end=after_step).images[0]
+            return self._draw(self.sampling_pipeline("vae", "unet"), conditions, num_inference_steps=steps,
+                              guidance_scale=guidance, width=resolution, height=resolution, generator=generator,
+                              callback_on_step_end=after_step)
+
+    def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
+        """The picture that a pipeline samples. settings: further arguments of its call."""
+        image: Image = pipeline(
+            prompt_embeds=conditions.prompt["hidden"][None], negative_prompt_embeds=conditions.negative["hidden"][None],
+            **settings).images[0]
         return image
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
-from dbrun.models.base import Condition, Sampling, SamplingConditions, no_op
+from dbrun.models.base import Condition, Sampling, SamplingConditions
 from dbrun.models.configs import downsampling_factor, loaded_class, read_config, silence_libraries
 from dbrun.models.ldm_layouts import SDXL, Layout
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary
@@ -94,37 +94,15 @@ class StableDiffusionXLModel(StableDiffusionModel):
         """New scheduler of the base's own kind: Euler for the published models."""
         return type(self.scheduler).from_config(self.scheduler.config)
 
-    def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start_image: Image | None = None, on_step: Callable[[], object] = no_op,
-                 conditions: SamplingConditions | None = None) -> Image:
-        """Sample one picture of resolution × resolution pixels with the base's own scheduler."""
-        import torch
-        from diffusers import StableDiffusionXLPipeline
-
-        if conditions is None:
-            conditions = self.sampling_conditions([prompt])[prompt]
-        # a new pipeline around the same weights: the base's own scheduler keeps its state
-        components = {**self.pipeline_with("vae", "unet").components, "scheduler": self.sampling_scheduler()}
-        pipeline = StableDiffusionXLPipeline(**components, add_watermarker=False)
-        pipeline.set_progress_bar_config(disable=True)
-
-        def after_step(pipeline: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            on_step()
-            return tensors
-
-        # a CPU generator gives the same noise on every device
-        generator = torch.Generator("cpu").manual_seed(seed)
-        vae = components["vae"]
-        with torch.no_grad():
-            latents = pipeline(
-                prompt_embeds=conditions.prompt["hidden"][None], pooled_prompt_embeds=conditions.prompt["pooled"][None],
-                negative_prompt_embeds=conditions.negative["hidden"][None],
-                negative_pooled_prompt_embeds=conditions.negative["pooled"][None],
-                num_inference_steps=steps, guidance_scale=guidance, width=resolution, height=resolution,
-                generator=generator, callback_on_step_end=after_step, output_type="latent").images
-            # decoded here: the pipeline decodes in 32 bits only where the VAE was loaded in 16
-            pixels = vae.decode(latents.to(vae.dtype) / self._scaling_factor).sample
-            image: Image = pipeline.image_processor.postprocess(pixels)[0]
+    def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
+        latents = pipeline(
+            prompt_embeds=conditions.prompt["hidden"][None], pooled_prompt_embeds=conditions.prompt["pooled"][None],
+            negative_prompt_embeds=conditions.negative["hidden"][None],
+            negative_pooled_prompt_embeds=conditions.negative["pooled"][None], output_type="latent", **settings).images
+        # decoded here: the pipeline decodes in 32 bits only where the VAE was loaded in 16
+        vae = self.component("vae")
+        pixels = vae.decode(latents.to(vae.dtype) / self._scaling_factor).sample
+        image: Image = pipeline.image_processor.postprocess(pixels)[0]
         return image
 
 

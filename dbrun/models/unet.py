@@ -145,6 +145,14 @@ class UNetModel(Model):
 
         return DiffusionProcess.from_config(self.scheduler.config)
 
+    def sampling_pipeline(self, *names: str) -> Any:
+        """New diffusers pipeline with these components and a scheduler of its own, to sample one picture."""
+        pipeline = self.pipeline_with(*names)
+        # the base's own scheduler would carry its state from one sampling to the next
+        pipeline.scheduler = self.sampling_scheduler()
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
     def collate_conditions(self, conditions: Sequence[Condition]) -> Condition:
         """Stack each tensor of the conditions, such as `hidden` [L, D] to [B, L, D]."""
         import torch
