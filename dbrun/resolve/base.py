@@ -181,7 +181,7 @@ def _find_local_base(folder: Path, family: Family, variant: str | None, store: S
     except OSError as error:
         raise explain_os_error(error, f"reading the base {folder}") from error
     return BaseSource(identity=f"files:{digest(to_json_value(files))}", family=family.NAME, folder=folder,
-                      variant=variant, files=files, sampling=_read_sampling(folder, family.default_sampling))
+                      variant=variant, files=files, sampling=read_sampling(folder, family.default_sampling))
 
 
 def _is_complete(folder: Path, family: Family, variant: str | None) -> bool:
@@ -222,8 +222,8 @@ def _path_inside_base(folder: Path, name: str) -> Path:
     return path
 
 
-def _read_sampling(folder: Path, usual: Sampling) -> Sampling:
-    """Sampling settings from a base's manifest.json; `usual` if it has none."""
+def read_sampling(folder: Path, usual: Sampling) -> Sampling:
+    """Sampling settings from a base's manifest.json, which only bases made by dbrun have; `usual` if it has none."""
     try:
         sampling = read_json(folder / "manifest.json")["sampling"]
         return Sampling(steps=int(sampling["steps"]), guidance=float(sampling["guidance"]))

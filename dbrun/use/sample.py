@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
-from dbrun.input_file import file_exists, folder_exists, path_exists, read_json
+from dbrun.input_file import file_exists, folder_exists, path_exists
 from dbrun.models.base import Model
 from dbrun.models.scheduling import scheduler_changes
+from dbrun.resolve.base import read_sampling
 from dbrun.use.adapter_files import AdapterFile
 from dbrun.use.bases import LocalBase
 from dbrun.use.blend import Blend
@@ -65,7 +66,8 @@ def resolve_settings(wish: SampleRequest, adapters: Sequence[AdapterFile], base:
         raise UsageError(f"found a base of type {base.family.NAME}, which makes no pictures from a prompt "
                          f"alone: it {why}",
                          fix="see before_after.png in the outputs of its run")
-    steps, guidance = _default_sampling(base)
+    usual = read_sampling(base.folder, base.family.default_sampling)
+    steps, guidance = usual.steps, usual.guidance
     if wish.steps:
         steps = wish.steps
     # 0 is a guidance of its own, not a missing one.
@@ -78,16 +80,6 @@ def resolve_settings(wish: SampleRequest, adapters: Sequence[AdapterFile], base:
         raise UsageError(f"found the resolution {side}, allowed for this base: multiples of {multiple}",
                          fix=f"write --resolution {nearest}")
     return ResolvedSettings(steps, guidance, side)
-
-
-def _default_sampling(base: LocalBase) -> tuple[int, float]:
-    """Steps and guidance from the base's manifest (only bases made by dbrun have one), otherwise the family's."""
-    try:
-        sampling = read_json(base.folder / "manifest.json")["sampling"]
-        return int(sampling["steps"]), float(sampling["guidance"])
-    except (OSError, ValueError, KeyError, TypeError):
-        usual = base.family.default_sampling
-        return usual.steps, usual.guidance
 
 
 def _trained_resolution(adapters: Sequence[AdapterFile]) -> int | None:
