@@ -126,7 +126,8 @@ class DiffusersFormat(Format):
         # only what the file is for: the rest of a large base need not be in memory; diffusers asks for the denoiser
         # even where the file holds nothing for it
         denoiser, *others = model.family.components.values()
-        held = [part for part in others if any(name.startswith(f"{part}.") for name in names)]
+        in_file = {name.partition(".")[0] for name in names}
+        held = [part for part in others if part in in_file]
         model.pipeline_with(denoiser, *held).load_lora_weights(str(folder), weight_name=FILE)
 
 

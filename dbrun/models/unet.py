@@ -157,7 +157,10 @@ class UNetModel(Model):
         """Stack each tensor of the conditions, such as `hidden` [L, D] to [B, L, D]."""
         import torch
 
-        return {name: torch.stack([condition[name] for condition in conditions]) for name in conditions[0]}
+        batch: dict[str, Tensor] = {}
+        for name in conditions[0]:
+            batch[name] = torch.stack([condition[name] for condition in conditions])
+        return batch
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Prediction of the UNet for x_t [B, C, h, w] and t [B], of x_t's shape. condition: at least `hidden`."""

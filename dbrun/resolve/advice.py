@@ -119,8 +119,8 @@ def _class_words(prompts: Sequence[str]) -> list[str]:
     # a language that writes no spaces shows no words to compare
     if len(first) < 2:
         return []
-    return [word for word in dict.fromkeys(first)
-            if word not in FILLER_WORDS and all(word in other for other in others)]
+    shared = set(first).intersection(*others)
+    return [word for word in dict.fromkeys(first) if word in shared and word not in FILLER_WORDS]
 
 
 def _small_base_settings(recipe: Recipe, base: BaseSource) -> Iterator[Note]:
