@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL.Image import Image
 from PIL.Image import new as new_picture
+from representatives import family_cases
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.attach import attach, match_layers, read_weights
@@ -38,7 +39,7 @@ def zeros(count: int) -> Randn:
     return lambda _, shape: torch.zeros(count, *shape)
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=family_cases())
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     family = FAMILIES[request.param]
     folder = tmp_path_factory.mktemp("family") / request.param
