@@ -1,4 +1,4 @@
-"""Families as cases of a contract: one of each kind in the default set, the others marked slow."""
+"""Cases of the default set, which stand for the others of their kind: those are marked slow."""
 
 from __future__ import annotations
 
@@ -28,3 +28,9 @@ def family_cases(names: Iterable[str] | None = None) -> list[Any]:
     usual = representatives()
     wanted = sorted(families() if names is None else names)
     return [pytest.param(name, id=name, marks=() if name in usual else pytest.mark.slow) for name in wanted]
+
+
+def cases(values: Iterable[Any], *usual: int) -> list[Any]:
+    """Parameters, one for each value; those whose places are not in `usual` are marked slow."""
+    return [value if place in usual else pytest.param(value, marks=pytest.mark.slow)
+            for place, value in enumerate(values)]

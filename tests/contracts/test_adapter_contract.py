@@ -21,6 +21,7 @@ import torch
 from adapter_kinds import KINDS, make, moved, put, widest
 from peft import PeftModel, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from representatives import cases
 from train_settings import changed, train_settings
 
 from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters, write_adapters
@@ -209,7 +210,7 @@ def test_every_pair_of_types_trains_together_and_is_read_exactly(folder: Path, t
     assert apart(ask(model), base) > 1e-3
 
 
-@EVERY
+@pytest.mark.parametrize("kind", cases(KINDS, *map(list(KINDS).index, (REPRESENTATIVE, "lokr"))))
 def test_every_preset_that_it_can_carry_learns(folder: Path, kind: str) -> None:
     adapter, bare = make(kind), load(folder)
     base, denoiser = ask(bare), bare.pipeline.unet
