@@ -5,14 +5,25 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from dbrun.config_types import Float, Int, OrNone, Part, subclasses
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-Shift = Literal["none", "resolution"] | Annotated[Float, Field(gt=0, le=1000)]
+MAX_SHIFT = 100.0
+
+
+def _check_shift(value: str | float) -> str | float:
+    if isinstance(value, float) and not 0 < value <= MAX_SHIFT:
+        raise PydanticCustomError("wants_shift", "expected none, resolution, or a number above 0, at most {most}",
+                                  {"most": f"{MAX_SHIFT:g}"})
+    return value
+
+
+Shift = Annotated[Literal["none", "resolution"] | Float, AfterValidator(_check_shift)]
 """Shift of noise levels: no shift, the base's own by the number of tokens, or a factor."""
 
 

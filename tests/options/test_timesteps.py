@@ -72,11 +72,11 @@ def test_the_distribution_function_is_the_one_stated(choice: TimestepDistributio
 def test_a_shift_moves_every_share_of_the_draws(choice: TimestepDistribution, shift: float) -> None:
     """u is below a bound as often as the unshifted u is below the bound that the shift takes there."""
     _, distribution = next(case for case in CASES if case[0] == choice)
-    t = drawn(choice, shift=shift)
+    t = drawn(choice, 4000, shift=shift)
     for bound in (0.2, 0.5, 0.8):
         unshifted = bound / (shift - (shift - 1) * bound)
         below = (t < bound * T).float().mean().item()
-        assert below == pytest.approx(distribution(unshifted), abs=1.95 / math.sqrt(COUNT))
+        assert below == pytest.approx(distribution(unshifted), abs=1.95 / math.sqrt(4000))
 
 
 def test_only_a_window_has_no_shift_of_its_own() -> None:
