@@ -77,6 +77,18 @@ def load_tokenizer(folder: Path, name: str = "tokenizer") -> Tokenizer | None:
     return tokenizer
 
 
+def load_any_tokenizer(folder: Path, name: str) -> Tokenizer:
+    """Tokenizer as `load_tokenizer`, made by transformers where there is no tokenizer.json."""
+    tokenizer = load_tokenizer(folder, name)
+    if tokenizer is not None:
+        return tokenizer
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(folder / name, local_files_only=True, trust_remote_code=False)
+    converted: Tokenizer = loaded.backend_tokenizer
+    return converted
+
+
 def find_truncated(tokenizer: Tokenizer, prompts: Iterable[str], limit: int, word: str | None = None,
                    vectors: int = 1) -> list[TruncatedPrompt]:
     """Prompts with more than limit tokens. word: a new word, which takes `vectors` tokens wherever it stands."""

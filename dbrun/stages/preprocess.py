@@ -14,7 +14,7 @@ from dbrun.images.manifest import picture_id
 from dbrun.images.pixels import read_crop, read_square
 from dbrun.input_file import read_json
 from dbrun.models.base import Model
-from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_truncated
+from dbrun.models.prompt_length import find_truncated, load_any_tokenizer, may_be_truncated
 from dbrun.recipe.schema.images import Images
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.subject import prompt_cycle
@@ -253,12 +253,7 @@ def _warn_truncated(ctx: StageContext[PreprocessParams], prompts: Sequence[str])
         long = [prompt for prompt in normalized if may_be_truncated(prompt, limit.tokens)]
         if not long:
             continue
-        tokenizer = load_tokenizer(ctx.base, limit.tokenizer)
-        if tokenizer is None:
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(ctx.base / limit.tokenizer, local_files_only=True,
-                                                      trust_remote_code=False).backend_tokenizer
+        tokenizer = load_any_tokenizer(ctx.base, limit.tokenizer)
         for cut in find_truncated(tokenizer, long, limit.tokens):
             ctx.note(cut.message(limit), level="info" if limit.rest_is_read else "warning")
 
