@@ -12,7 +12,7 @@ from dbrun.models.base import Family, families
 
 def kind_of(family: Family) -> Hashable:
     """What makes a family another kind for the code that is common to all: space, process, start image."""
-    return family.autoencoder is None, family.scheduler_classes, family.start_image_reason is None
+    return family.autoencoder is None, family.process, family.start_image_reason is None
 
 
 def representatives() -> set[str]:
