@@ -92,7 +92,9 @@ def log_lines(events: Iterable[Mapping[str, object]], log: str | None) -> str:
 
 def _thin_progress(events: Iterable[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
     """All events, except that only some of consecutive progress events are kept."""
-    for is_progress, group in groupby(events, key=lambda event: event.get("event") == "progress"):
+    # the time left is of no use afterwards, and would part a stage's progress into many groups
+    lasting = [event for event in events if event.get("event") != "time_left"]
+    for is_progress, group in groupby(lasting, key=lambda event: event.get("event") == "progress"):
         consecutive = list(group)
         if not is_progress:
             yield from consecutive
