@@ -62,7 +62,7 @@ def _idle_cores(scope: Scope) -> Iterator[Note]:
     per_process = cores // processes
     if scope.recipe.threads == 1 and per_process > 1:
         yield Note("training", f"`threads: 1` uses {processes} of this machine's {cores} cores: "
-                   f"`threads={per_process}` is faster, but computes all anew")
+                   f"`threads={per_process}` is faster, but every stage runs again")
 
 
 def available_cores() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -254,7 +255,8 @@ def _sizes_matter(recipe: Recipe) -> bool:
 
 def _sort_pictures(found: Iterable[FoundPictures]) -> tuple[Picture, ...]:
     """Pictures of all subjects in the order of their contents, so that neither names nor folders change a key."""
-    return tuple(sorted((picture for one in found for picture in one.pictures), key=picture_sort_key))
+    pictures = chain.from_iterable(one.pictures for one in found)
+    return tuple(sorted(pictures, key=picture_sort_key))
 
 
 def _class_image_requests(recipe: Recipe) -> dict[str, PictureRequest]:
@@ -289,7 +291,8 @@ def _check_no_overlap(requests: Mapping[str, PictureRequest], classes: Mapping[s
             # prior preservation would teach that this picture is any member of the class
             place = requests[key].key
             names = ", ".join(both)
-            findings.add(place, f"{names} is also a picture of the subject, so it would hold the training back",
+            wrong = f"{names} is also a picture of the subject: as a class image it would undo what training teaches"
+            findings.add(place, wrong,
                          f"put only pictures of other members of its class into the folder of `{place}`")
 
 

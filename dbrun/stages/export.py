@@ -209,7 +209,7 @@ class Export(Stage[ExportParams]):
         for name in sorted(ctx.params.formats, key=lambda name: (on_own_weights[name], known[name].LARGE, name)):
             ctx.check_interrupt()
             if on_own_weights[name] and model.weights.quantisation is not None:
-                ctx.note("formats that add to the base's weights are made and compared on its own ones, in CPU memory")
+                ctx.note("loading the base's original weights into CPU memory, for the formats that change them")
                 model = _exact_base(ctx, model)
                 probe, expected = _expected_predictions(ctx, adapters, model)
             _write_format(ctx, model, known[name], probe, expected, document)

@@ -124,7 +124,7 @@ def test_two_text_files_of_one_name_are_refused_and_not_where_each_has_its_own_p
     lay(tmp_path, "a.JPG", a__txt="x", a__TXT="y")
     if len(list(tmp_path.iterdir())) < 3:
         pytest.skip("this file system takes both names for one")
-    with pytest.raises(RecipeError, match=r"a\.TXT and a\.txt share a name"):
+    with pytest.raises(RecipeError, match=r"a\.TXT and a\.txt have names that differ"):
         captions(tmp_path, Sidecar())
     (tmp_path / "a.TXT").unlink()
     lay(tmp_path, "A.JPG", A__txt="y")

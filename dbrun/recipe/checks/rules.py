@@ -371,8 +371,8 @@ def _optimizer(recipe: Recipe) -> Iterator[KeyProblem]:
                              "remove it")
     if train.ema is not None and optimizer.HAS_EVAL_WEIGHTS:
         yield KeyProblem("train.ema",
-                         f"found an average of weights that `train.optimizer: {{type: {optimizer.NAME}}}` already "
-                         "averages", "remove one of them")
+                         f"found an average of the weights, but `train.optimizer: {{type: {optimizer.NAME}}}` already "
+                         "keeps one", "remove one of them")
 
 
 def _tf32(recipe: Recipe) -> Iterator[KeyProblem]:
