@@ -85,8 +85,9 @@ def _check_all_read(form: str, folder: Path, model: Model) -> None:
     from peft import get_peft_model_state_dict
 
     # Counted only: libraries rename the weights, and round them to the base's dtype. An alpha becomes a scale.
-    written = [name for file in sorted(folder.rglob("*.safetensors")) for name in tensor_shapes(file)
-               if not name.endswith(".alpha")]
+    written: list[str] = []
+    for file in sorted(folder.rglob("*.safetensors")):
+        written += [name for name in tensor_shapes(file) if not name.endswith(".alpha")]
     loaded = 0
     for module in model.loaded_modules().values():
         for name in getattr(module, "peft_config", {}):

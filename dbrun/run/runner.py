@@ -119,8 +119,10 @@ def _report_time_left(emit: Emit, scope: Scope, plan: Plan) -> tuple[Emit, Mappi
 
 def _command_words(loaded: LoadedRecipe, overrides: Sequence[str]) -> tuple[str, ...]:
     """The recipe, profiles and overrides as words of a command line."""
-    profiles = (word for name in loaded.profiles for word in ("--profile", name))
-    return (display_path(loaded.path), *profiles, *overrides)
+    words = [display_path(loaded.path)]
+    for name in loaded.profiles:
+        words += ["--profile", name]
+    return (*words, *overrides)
 
 
 @contextmanager

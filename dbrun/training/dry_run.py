@@ -65,8 +65,10 @@ class DryRun:
                 if file.startswith(f"{name}/") and file.endswith(".safetensors")]
 
     def _weight_count(self, name: str) -> int:
-        shapes = [shape for path in self._weight_files(name) for shape in tensor_shapes(path).values()]
-        return sum(map(prod, shapes))
+        count = 0
+        for path in self._weight_files(name):
+            count += sum(map(prod, tensor_shapes(path).values()))
+        return count
 
 
 class DryBase:

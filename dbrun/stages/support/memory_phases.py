@@ -35,7 +35,8 @@ def open_dry_run(base: BaseSource, device: str) -> DryRun:
     from dbrun.training.dry_run import DryRun
 
     family = families()[base.family]
-    names = [path.relative_to(folder).as_posix() for pattern in ("*", "*/*") for path in folder.glob(pattern)]
+    paths = [*folder.glob("*"), *folder.glob("*/*")]
+    names = [path.relative_to(folder).as_posix() for path in paths]
     return DryRun(folder, family, base.variant, select_files(names, family.subfolders, base.variant), device)
 
 

@@ -20,7 +20,9 @@ def hub_tokenizers(identity: str) -> tuple[str, str] | None:
 
 def tokenizer_files(folder: Path, family: Family) -> tuple[str, ...]:
     """Relative names of the files of the tokenizers in a base's folder, sorted."""
-    names = [f"{name}/{path.name}" for name in family.tokenizers for path in (folder / name).glob("*")]
+    names: list[str] = []
+    for tokenizer in family.tokenizers:
+        names += [f"{tokenizer}/{path.name}" for path in (folder / tokenizer).glob("*")]
     return tuple(sorted(_wanted(names, family)))
 
 
