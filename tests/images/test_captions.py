@@ -152,7 +152,7 @@ def test_one_rule_of_characters_for_texts_tables_and_names(tmp_path: Path, word:
         assert list(captions(tmp_path, source).values()) == [(f"a {word}",)]
 
 
-@pytest.mark.parametrize("bad", ["\x1b", "\x85\x1c", "\u202e"])
+@pytest.mark.parametrize("bad", ["\x1b", "\x85\x1c", "\u202e", "\u2067"])
 def test_a_forbidden_character_is_told_of_in_texts_tables_and_names(tmp_path: Path, bad: str) -> None:
     lay(tmp_path, f"a {bad}.jpg", metadata__jsonl=rows({"file_name": f"a {bad}.jpg", "text": f"a {bad}"}))
     (tmp_path / f"a {bad}.txt").write_text(f"a {bad}", encoding="utf-8")
