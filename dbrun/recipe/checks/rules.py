@@ -372,7 +372,7 @@ def _optimizer(recipe: Recipe) -> Iterator[KeyProblem]:
     if train.ema is not None and optimizer.HAS_EVAL_WEIGHTS:
         yield KeyProblem("train.ema",
                          f"found an average of the weights, but `train.optimizer: {{type: {optimizer.NAME}}}` already "
-                         "keeps one", "remove one of them")
+                         "averages them", "remove one of them")
 
 
 def _tf32(recipe: Recipe) -> Iterator[KeyProblem]:
