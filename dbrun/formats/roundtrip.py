@@ -113,7 +113,7 @@ class ReferencePredictions:
             lost = [key for key in sorted(written.keys() | loaded.keys())
                     if not _are_equal(loaded.get(key), written.get(key))]
             if lost:
-                raise StageFailed(f"{name}: read back, {len(lost)} weights of {component} are missing or changed, "
+                raise StageFailed(f"{name}: its library ignored or changed {len(lost)} weights of {component}, "
                                   f"such as {lost[0]}", fix="leave this format out of `export`")
         difference = float((answer - self.trained_prediction).abs().max())
         # Negated, so that NaN fails.

@@ -129,7 +129,7 @@ def test_what_cannot_learn_on_it_is_refused_with_the_reason(recipe) -> None:
         return " → ".join(found[0]) if found else None
 
     assert "quantised weights cannot learn → write `adapt:" in refusal("nf4", type="full")
-    assert "takes the base's own weights apart" in refusal("int8", type="lora", start="pissa")
+    assert "decomposes the base's original weights" in refusal("int8", type="lora", start="pissa")
     assert "write `quantise: int8`" in refusal("nf4", type="loha")
     assert "write `quantise: nf4`" in refusal("int8", type="lora", dora=True)
     assert "torchao" in refusal("fp8", type="oft") and refusal("nf4", type="oft") is None
