@@ -21,8 +21,8 @@ from dbrun.recipe.schema.train import DEFAULT_STEPS
 
 def check_rules(recipe: Recipe) -> list[KeyProblem]:
     """All problems between keys of a valid recipe."""
-    rules = (_subject, _dataset, _captions, _prior, _class_images, _base, _quantise, _prompt_reading, _components,
-             _class_labels, _guidance, _objective, _precision, _adapt, _trigger, _export, _length, _stop,
+    rules = (_subject, _dataset, _captions, _prior, _class_images, _base, _quantise, _offload, _prompt_reading,
+             _components, _class_labels, _guidance, _objective, _precision, _adapt, _trigger, _export, _length, _stop,
              _optimizer, _tf32, _images, _launch)
     problems: list[KeyProblem] = []
     for rule in rules:
@@ -181,6 +181,25 @@ def _quantise(recipe: Recipe) -> Iterator[KeyProblem]:
     if able:
         fix = f"write `quantise: {able[0]}`, or `adapt: {{denoiser: {{type: lora}}}}`"
     yield KeyProblem("base.quantise", f"found '{name}', but `adapt.denoiser` cannot learn on it: {unmet[0]}", fix)
+
+
+def _offload(recipe: Recipe) -> Iterator[KeyProblem]:
+    base, adapter = recipe.base, recipe.adapt.adapters.get("denoiser")
+    if base.offload is None:
+        return
+    found = f"found '{base.offload}', but"
+    # silently without effect, and the user would count on the memory
+    if recipe.device in ("cpu", "mps"):
+        yield KeyProblem("base.offload", f"{found} with `device: {recipe.device}` nothing would move: the weights are "
+                         "in CPU memory anyway", "remove it")
+    if base.quantise is not None:
+        yield KeyProblem("base.offload", f"{found} `quantise: {base.quantise}` keeps the scales of its weights apart "
+                         "from them, and they would stay behind",
+                         "remove `quantise`, or `offload`: 4 or 8 bits a weight need less memory, too")
+    if adapter is not None and not adapter.uses_peft:
+        yield KeyProblem("base.offload", f"{found} `adapt.denoiser: {{type: {adapter.NAME}}}` trains the blocks' own "
+                         "weights, which stay on the GPU with their gradients",
+                         "write `adapt: {denoiser: {type: lora}}`, or remove `offload`")
 
 
 def _objective(recipe: Recipe) -> Iterator[KeyProblem]:
