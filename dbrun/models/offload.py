@@ -23,7 +23,7 @@ ATTRIBUTE = "block_offload"
 
 
 class Slot(NamedTuple):
-    """Place of a base's tensor in a block. table: a module's parameters or buffers by name."""
+    """Place of a tensor in a module. table: a module's parameters or buffers by name."""
 
     table: dict[str, Any]
     name: str
@@ -41,8 +41,9 @@ class SavedWeight(NamedTuple):
 class BlockOffload:
     """Hooks that copy each block of a module to the device before it computes, and drop the copies afterwards.
 
-    module: in CPU memory, with nothing attached; what is in no block moves to the device for good. The numbers are
-    those of the module that is on the device as a whole, bit for bit. Raises RecipeError where it has no blocks.
+    module: in CPU memory; what learns, and what is in no block, moves to the device for good, and so does what is
+    attached later. The numbers are those of the module that is on the device as a whole, bit for bit. Raises
+    RecipeError where it has no blocks.
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
@@ -55,7 +56,7 @@ class BlockOffload:
         self._slots: dict[nn.Module, list[Slot]] = {}
         for block in blocks:
             inside.update(block.modules())
-            self._slots[block] = _find_slots(block)
+            self._slots[block] = _frozen_slots(block)
         for part in module.modules():
             if part not in inside:
                 part._apply(lambda tensor: tensor.to(device), recurse=False)  # type: ignore[no-untyped-call]
@@ -182,11 +183,11 @@ def on_device(module: nn.Module, layer: nn.Module) -> Iterator[None]:
             tensor.data = tensor.data.to(device)
 
 
-def _find_slots(block: nn.Module) -> list[Slot]:
-    """Slots of all tensors of a block, those of its parts included."""
+def _frozen_slots(block: nn.Module) -> list[Slot]:
+    """Slots of all frozen tensors of a block, those of its parts included."""
     slots: list[Slot] = []
     for part in block.modules():
-        slots += _own_slots(part)
+        slots += [slot for slot in _own_slots(part) if not slot.table[slot.name].requires_grad]
     return slots
 
 

@@ -254,7 +254,7 @@ def _missing_requirement(name: str, scope: Scope) -> MissingRequirement | None:
     """First thing that this machine lacks for a stage; None if nothing is seen to be missing."""
     if name == BASE_STAGE:
         missing = scope.resolved.unavailable_reason
-        return MissingRequirement(missing, "unset HF_HUB_OFFLINE, or name a base on this machine") if missing else None
+        return MissingRequirement(missing, scope.resolved.unavailable_fix) if missing else None
     stage = scope.stages[name]
     needed = stage.required_packages(stage.params(scope.recipe, scope.resolved.sources))
     for package in (*needed, *stage.optional_packages(scope.recipe)):

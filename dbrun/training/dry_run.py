@@ -205,7 +205,7 @@ class DryBase:
             yield
 
     def _offload_denoiser(self) -> None:
-        """Count the blocks of the denoiser as activations, which their copies on the device are."""
+        """Count the copies of the denoiser's blocks, which come and go, as activations."""
         with self._fake:
             offload = BlockOffload(self.model.denoiser, self.model.device)
         self._offloaded_bytes = offload.block_bytes

@@ -42,6 +42,13 @@ def download_tokenizers(repo: str, commit: str, family: Family, poll: Callable[[
     return download.download(repo, commit, lambda names: _wanted(names, family), lambda done, total: None, poll=poll)
 
 
+def describe_tokenizers_download(repo: str, commit: str, family: Family) -> str | None:
+    """Text on the size of what `download_tokenizers` would fetch; None for nothing."""
+    from dbrun.stages.support.download import describe_download
+
+    return describe_download(repo, commit, lambda names: _wanted(names, family))
+
+
 def _wanted(names: Sequence[str], family: Family) -> list[str]:
     """Names of tokenizers' files among all files of a base."""
     return [name for name in names if name.rpartition("/")[0] in family.tokenizers
