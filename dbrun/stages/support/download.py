@@ -157,7 +157,8 @@ def _fetch(repo: str, commit: str, file: HubFile, kind: RepoKind) -> str:
         lock = Path(constants.HF_HUB_CACHE) / ".locks" / blobs.parent.name / f"{file.blob}.lock"
         fetch_large_file(LargeFile(url, file.blob, file.size), blobs, lock)
     # of a file that is in `blobs` it only makes the link
-    return hf_hub_download(repo, file.name, revision=commit, **kind.hub_options)
+    path: str = hf_hub_download(repo, file.name, revision=commit, **kind.hub_options)
+    return path
 
 
 def _blobs_folder(repo: str, kind: RepoKind) -> Path:
@@ -165,7 +166,7 @@ def _blobs_folder(repo: str, kind: RepoKind) -> Path:
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    folder = repo_folder_name(repo_id=repo, repo_type=kind.repo_type or "model")
+    folder: str = repo_folder_name(repo_id=repo, repo_type=kind.repo_type or "model")
     return Path(constants.HF_HUB_CACHE) / folder / "blobs"
 
 
