@@ -8,10 +8,10 @@ from dbrun.adapters.embedding import Embedding
 from dbrun.config_types import Part
 from dbrun.errors import KeyProblem
 from dbrun.models.base import families
-from dbrun.models.quantisation import quantisations
 from dbrun.naming import CHECKPOINT_SUFFIXES, HUB_ID
 from dbrun.options.objective import check_objective
 from dbrun.recipe.checks import exports
+from dbrun.recipe.checks.weight_rules import check_weights
 from dbrun.recipe.schema import images
 from dbrun.recipe.schema.launch import check_launch
 from dbrun.recipe.schema.model import Prior, Recipe
@@ -21,7 +21,7 @@ from dbrun.recipe.schema.train import DEFAULT_STEPS
 
 def check_rules(recipe: Recipe) -> list[KeyProblem]:
     """All problems between keys of a valid recipe."""
-    rules = (_subject, _dataset, _captions, _prior, _class_images, _base, _quantise, _offload, _prompt_reading,
+    rules = (_subject, _dataset, _captions, _prior, _class_images, _base, check_weights, _prompt_reading,
              _components, _class_labels, _guidance, _objective, _precision, _adapt, _trigger, _export, _length, _stop,
              _optimizer, _tf32, _images, _launch)
     problems: list[KeyProblem] = []
@@ -166,40 +166,6 @@ def _base(recipe: Recipe) -> Iterator[KeyProblem]:
             yield KeyProblem(f"base.{key}", f"found '{value}', which is for a base in a checkpoint of one file, and "
                              f"'{recipe.base.path}' is none",
                              f"remove `{key}`, or write `{key}: null` over an inherited one")
-
-
-def _quantise(recipe: Recipe) -> Iterator[KeyProblem]:
-    name, adapter = recipe.base.quantise, recipe.adapt.adapters.get("denoiser")
-    if name is None or adapter is None:
-        return
-    needs, kinds = adapter.layer_needs, quantisations()
-    unmet = [why for need, why in needs.items() if need in kinds[name].LACKS]
-    if not unmet:
-        return
-    able = [other for other, kind in kinds.items() if needs.keys().isdisjoint(kind.LACKS)]
-    fix = "write `adapt: {denoiser: {type: lora}}`, or remove `quantise`"
-    if able:
-        fix = f"write `quantise: {able[0]}`, or `adapt: {{denoiser: {{type: lora}}}}`"
-    yield KeyProblem("base.quantise", f"found '{name}', but `adapt.denoiser` cannot learn on it: {unmet[0]}", fix)
-
-
-def _offload(recipe: Recipe) -> Iterator[KeyProblem]:
-    base, adapter = recipe.base, recipe.adapt.adapters.get("denoiser")
-    if base.offload is None:
-        return
-    found = f"found '{base.offload}', but"
-    # silently without effect, and the user would count on the memory
-    if recipe.device in ("cpu", "mps"):
-        yield KeyProblem("base.offload", f"{found} with `device: {recipe.device}` nothing would move: the weights are "
-                         "in CPU memory anyway", "remove it")
-    if base.quantise is not None:
-        yield KeyProblem("base.offload", f"{found} `quantise: {base.quantise}` keeps the scales of its weights apart "
-                         "from them, and they would stay behind",
-                         "remove `quantise`, or `offload`: 4 or 8 bits a weight need less memory, too")
-    if adapter is not None and not adapter.uses_peft:
-        yield KeyProblem("base.offload", f"{found} `adapt.denoiser: {{type: {adapter.NAME}}}` trains the blocks' own "
-                         "weights, which stay on the GPU with their gradients",
-                         "write `adapt: {denoiser: {type: lora}}`, or remove `offload`")
 
 
 def _objective(recipe: Recipe) -> Iterator[KeyProblem]:
