@@ -176,7 +176,7 @@ def test_an_export_is_read_back_onto_the_same_layers(bench, recipe, name) -> Non
     # both are compared on the base's own weights, which are loaded once
     assert all(document["self_check"]["difference"] < 1e-5 for document in documents[1:])
     notes = [event.text for event in bench.events if isinstance(event, Note)]
-    assert sum("the base's weights are made" in text for text in notes) == (name == "nf4")
+    assert sum("loading the base's original weights" in text for text in notes) == (name == "nf4")
     assert quantisations()[name].DIFFUSERS_CONFIG.partition("(")[0] in (out / "README.md").read_text()
 
     own = families()["sd"].load(bench.base, device=torch.device("cpu"), dtype=torch.float32)
