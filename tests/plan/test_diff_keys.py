@@ -182,6 +182,15 @@ def test_the_nearest_of_several_is_taken():
     assert isinstance(found, KeyChanged) and found.changes[0].old == "200"
 
 
+def test_pictures_that_a_cpu_now_draws_in_16_bits_say_so():
+    class Draws(Train):
+        def key_numerics(self, params, numerics):
+            return {"drawing_precision": "bf16"}
+
+    now = make_stage_key(Draws(), Params(), {"load": "a" * 64}, Numerics("cpu", 2))
+    assert str(miss_reason(now, [question().document])) == "drawing_precision fp32 → bf16"
+
+
 def test_without_an_earlier_result():
     assert miss_reason(question(), []) is SimpleReason.NO_EARLIER_RESULT
     assert key_changes(question(), question().document) == ()
