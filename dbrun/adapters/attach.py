@@ -80,7 +80,7 @@ def no_match_error(patterns: Sequence[str], fit: Sequence[str], layers: Sequence
     closest = ", ".join(f"`{name}`" for name in suggestions)
     return RecipeError(f"no layer that can be adapted ({', '.join(layers)}) matches {shown}{why}. "
                        f"The closest module names: {closest}",
-                       fix="name one of these in `targets`, or use attention, attention+ff, linear or all")
+                       fix="name one of these in `targets`, or use a preset such as attention or linear")
 
 
 def attach(module: nn.Module, adapter: Learnable, modules: Sequence[str], *, seed: int | None) -> None:

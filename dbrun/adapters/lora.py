@@ -76,7 +76,8 @@ class Lora(LowRankAdapter):
     """Initial weights: zero (B = 0), or pissa: the principal directions of the base's weights (arXiv:2404.02948); pissa
     needs linear layers."""
     targets: Targets = "attention"
-    """Which layers are adapted: attention, attention+ff, linear, all (also convolutions), or patterns."""
+    """Which layers are adapted: attention, attention+ff, blocks (transformers only), linear, all (also
+    convolutions), or patterns."""
 
     @property
     def scale(self) -> float:

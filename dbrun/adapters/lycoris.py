@@ -28,7 +28,8 @@ class Lycoris(LowRankAdapter):
     effective_conv: Bool = False
     """Decompose convolution kernels as tensors of their own size (FedPara, proposition 3), not as wide matrices."""
     targets: Targets = "attention"
-    """Which layers are adapted: attention, attention+ff, linear, all (also convolutions), or patterns."""
+    """Which layers are adapted: attention, attention+ff, blocks (transformers only), linear, all (also
+    convolutions), or patterns."""
 
     @property
     def layer_needs(self) -> Mapping[LayerNeed, str]:

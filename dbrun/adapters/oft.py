@@ -40,7 +40,8 @@ class Oft(Adapter):
     share: Bool = False
     """Use one rotation for all blocks of a layer."""
     targets: Targets = "attention"
-    """Which layers are adapted: attention, attention+ff, linear, or patterns that match linear layers only."""
+    """Which layers are adapted: attention, attention+ff, blocks (transformers only), linear, or patterns that
+    match linear layers only."""
 
     @property
     def linear_only_reason(self) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ class ComponentWeights:
     """Modules of a base by their names in model_index.json. load: reads one from the base's files, on the device."""
 
     def __init__(self, load: Callable[[str], nn.Module]) -> None:
+        _freeze_imported_objects()
         self.find_kept: Callable[[str], nn.Module | None] = no_component
         """Gives an untouched component, on the device, that is in memory already; None to load it."""
         self.load_from_files = load
@@ -62,8 +65,6 @@ class ComponentWeights:
 
     def release(self, names: Iterable[str]) -> None:
         """Free these components; the next use loads them again, without adapters."""
-        import gc
-
         import torch
 
         held = self._modules.keys() & set(names)
@@ -104,3 +105,13 @@ class ComponentWeights:
 
 def no_component(name: str) -> None:
     """No component is in memory already: the default of `ComponentWeights.find_kept`."""
+
+
+@cache
+def _freeze_imported_objects() -> None:
+    """Exclude what lives now, the modules of the libraries, from garbage collection; once in a process.
+
+    `release` collects each time, which took 0.4 s with them and takes 0.01 s without. No weights are in memory yet.
+    """
+    gc.collect()
+    gc.freeze()

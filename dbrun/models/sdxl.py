@@ -11,17 +11,19 @@ from dbrun.models.base import Condition, Sampling, SamplingConditions
 from dbrun.models.configs import downsampling_factor, loaded_class, read_config, silence_libraries
 from dbrun.models.ldm_layouts import SDXL, Layout
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary
+from dbrun.models.pipelines import PipelineModel
 from dbrun.models.prompt_encoding import EncoderOutput
-from dbrun.models.prompt_reading import tokenize
+from dbrun.models.prompt_length import PromptLimit
+from dbrun.models.prompt_reading import NUM_MARKS, tokenize
 from dbrun.models.sd import (
     FEED_FORWARD,
     TEXT_ATTENTION,
     TEXT_FEED_FORWARD,
     StableDiffusion,
     StableDiffusionModel,
-    byte_tokenizer,
 )
-from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetModel
+from dbrun.models.tiny_text import byte_tokenizer
+from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +120,7 @@ class StableDiffusionXL(StableDiffusion):
     """Stable Diffusion XL (Podell et al. 2023, arXiv:2307.01952), without its refiner."""
 
     NAME: ClassVar[str] = "sdxl"
-    model: ClassVar[type[UNetModel]] = StableDiffusionXLModel
+    model: ClassVar[type[PipelineModel]] = StableDiffusionXLModel
     pipeline_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
     refused_pipelines: ClassVar[Mapping[str, str]] = {
         "StableDiffusionXLImg2ImgPipeline": "a refiner: it only finishes pictures that another base has begun",
@@ -161,10 +163,11 @@ class StableDiffusionXL(StableDiffusion):
         "add_embedding.linear_1": "label_emb_0_0", "add_embedding.linear_2": "label_emb_0_2",
         "time_embedding.linear_1": "time_embed_0", "time_embedding.linear_2": "time_embed_2"}}
 
-    def max_prompt_tokens(self, folder: Path) -> int:
+    def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
         """Length of the shorter tokenizer or text encoder, less two marks: 75 as published."""
-        second = self.prompt_length(folder, "tokenizer_2", "text_encoder_2")
-        return min(super().max_prompt_tokens(folder), second - 2)
+        places = zip(self.tokenizers, self.text_encoders, strict=True)
+        shorter = min(self.prompt_length(folder, tokenizer, text_encoder) for tokenizer, text_encoder in places)
+        return (PromptLimit("tokenizer", shorter - NUM_MARKS),)
 
     def component_dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
         """float32 for the VAE, whose activations overflow in float16; all others have dtype."""

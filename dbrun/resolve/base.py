@@ -14,7 +14,7 @@ from dbrun.naming import COMMIT, HUB_ID
 from dbrun.recipe.schema.model import Base
 from dbrun.resolve import hub
 from dbrun.resolve.single_file import find_single_file, is_checkpoint_path
-from dbrun.stages.load import BASE_FILE, check_layout, select_files
+from dbrun.stages.load import BASE_FILE, MODULAR_INDEX, check_layout, refuse_modular, select_files
 from dbrun.stages.sources import Artifact, BaseSource
 from dbrun.stages.support.tokenizer_links import hub_tokenizers, link_tokenizers
 from dbrun.store.atomic import explain_os_error
@@ -74,6 +74,7 @@ def find_base(base: Base, relative_to: Path, store: Store, like_relative_to: Pat
             return replace(hub_base, notes=(text, *hub_base.notes))
         return hub_base
     if folder_exists(folder):
+        refuse_modular(folder, [MODULAR_INDEX] if file_exists(folder / MODULAR_INDEX) else [])
         raise RecipeError(f"{folder} holds no model_index.json, so it is no base in diffusers format",
                           fix="name a folder written by `save_pretrained`")
     raise RecipeError(f"found {base.path!r}, which is no folder here ({folder}) and no Hub id",

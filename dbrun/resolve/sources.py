@@ -26,6 +26,7 @@ from dbrun.resolve.masks import check_has_masks
 from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures, picture_sort_key
 from dbrun.resolve.target_layers import check_layers, count_layers, layer_names
 from dbrun.resolve.training_notes import training_notes
+from dbrun.stages.load import prompt_limits
 from dbrun.stages.sources import BaseSource, Picture, Sources
 from dbrun.stages.support.crops import recipe_crop_settings
 from dbrun.store.store import Store
@@ -112,8 +113,8 @@ def _picture_notes(recipe: Recipe, found: Mapping[str, FoundPictures], classes: 
         for one in by_key.values():
             shapes = picture_shapes.shape_notes(one.pictures, one.files, crop_settings)
             yield from (Note(stage, text) for text in (*one.notes, *shapes))
-    warnings = (*_missing_trigger_warnings(recipe, found), *_truncation_warnings(recipe, found, folder))
-    yield from (Note("prompts", text, "warning") for text in warnings)
+    yield from (Note("prompts", text, "warning") for text in _missing_trigger_warnings(recipe, found))
+    yield from _truncation_notes(recipe, found, folder)
 
 
 def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) -> ResolvedSources:
@@ -157,8 +158,11 @@ def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollect
     findings.attempt("images.resolution", picture_shapes.check_resolution, recipe, folder)
     findings.attempt("images.buckets.step", picture_shapes.check_bucket_step, recipe, folder)
     if recipe.objective != DEFAULT_OBJECTIVE:
-        for finding in check_objective(recipe.objective, family.scheduler_config(folder)):
+        for finding in check_objective(recipe.objective, family.process, family.scheduler_config(folder)):
             findings.add(*finding)
+    if recipe.train.guidance is not None and not family.takes_guidance(folder):
+        findings.add("train.guidance", f"found {recipe.train.guidance:g}, but the denoiser of this base takes no "
+                     "guidance scale", "leave it out")
     for index, name in enumerate(recipe.export or ()):
         reason = formats()[name].unsupported_base_reason(family, folder)
         if reason:
@@ -311,8 +315,8 @@ def _missing_trigger_warnings(recipe: Recipe, found: Mapping[str, FoundPictures]
             yield f"`{key}.trigger` '{subject.trigger}' is missing from the prompt of {many}, such as: {lacking[0]}"
 
 
-def _truncation_warnings(recipe: Recipe, found: Mapping[str, FoundPictures], folder: Path | None) -> Iterator[str]:
-    """Yield a warning for each prompt that the base cuts off, with the words that are lost.
+def _truncation_notes(recipe: Recipe, found: Mapping[str, FoundPictures], folder: Path | None) -> Iterator[Note]:
+    """Yield a note for each prompt that a text encoder of the base cuts off, with the words that it does not read.
 
     Without a tokenizer that can be read here, only prompts that are certainly too long are named: each word has at
     least one token. `preprocess` loads the tokenizer with its library, and then names all of them.
@@ -320,19 +324,21 @@ def _truncation_warnings(recipe: Recipe, found: Mapping[str, FoundPictures], fol
     if folder is None:
         return
     family, word = families()[recipe.base.type], recipe.adapt.new_word
-    limit = recipe.base.prompt_chunks * family.max_prompt_tokens(folder)
     where = {family.normalize_prompt(prompt): place for prompt, place in _all_prompts(recipe, found)}
-    long = [prompt for prompt in sorted(where) if word or may_be_truncated(prompt, limit)]
-    # reading a tokenizer takes a while; most recipes have short prompts only
-    tokenizer = load_tokenizer(folder) if long else None
-    if tokenizer is not None:
-        new_token = (word.token, word.vectors) if word else ()
-        for cut in find_truncated(tokenizer, long, limit, *new_token):
-            yield f"{where[cut.prompt]}: {cut.message(limit)}"
-        return
-    for prompt in long:
-        if _min_token_count(prompt, word) > limit:
-            yield f"{where[prompt]}: the base reads {limit} tokens, the rest is cut off: {prompt}"
+    new_token = (word.token, word.vectors) if word else ()
+    for limit in prompt_limits(family, folder, recipe.base.prompt_chunks):
+        level = "info" if limit.rest_is_read else "warning"
+        long = [prompt for prompt in sorted(where) if word or may_be_truncated(prompt, limit.tokens)]
+        # reading a tokenizer takes a while; most recipes have short prompts only
+        tokenizer = load_tokenizer(folder, limit.tokenizer) if long else None
+        if tokenizer is not None:
+            for cut in find_truncated(tokenizer, long, limit.tokens, *new_token):
+                yield Note("prompts", f"{where[cut.prompt]}: {cut.message(limit)}", level)
+            continue
+        for prompt in long:
+            if _min_token_count(prompt, word) > limit.tokens:
+                text = f"{limit.reader} reads {limit.tokens} tokens, the rest is cut off: {prompt}"
+                yield Note("prompts", f"{where[prompt]}: {text}", level)
 
 
 def _all_prompts(recipe: Recipe, found: Mapping[str, FoundPictures]) -> Iterator[tuple[str, str]]:

@@ -86,6 +86,7 @@ class Train(Stage[TrainParams]):
             learning_rates=rates,
             stops=stops,
             objective=recipe.objective,
+            guidance=1.0 if train.guidance is None else train.guidance,
             quantise=recipe.base.quantise,
             held=held_out_indices(recipe, sources))
 
@@ -211,10 +212,13 @@ def _prepare_base(ctx: StageContext[TrainParams]) -> Model:
         allow_tf32()
     objective, config = ctx.params.objective, model.scheduler.config
     # planning checks this, too, but cannot for a base that was fetched only afterwards
-    for key, message, fix in check_objective(objective, config):
+    for key, message, fix in check_objective(objective, model.family.process, config):
         raise RecipeError(f"`{key}`: {message}", fix=fix)
     changes = scheduler_changes(config, objective.prediction, objective.zero_terminal_snr)
-    return model.with_scheduler_changes(changes)
+    # the copy shares the weights, and has the base's own settings
+    model = model.with_scheduler_changes(changes)
+    model.guidance = ctx.params.guidance
+    return model
 
 
 def _make_trainer(ctx: StageContext[TrainParams], model: Model, components: tuple[str, ...],
@@ -252,7 +256,7 @@ def _make_batches(ctx: StageContext[TrainParams], model: Model, trainer: Trainer
     noise = Noise(objective.noise_offset, objective.input_perturbation, objective.pyramid_noise)
     return Batches(halves, params.seed, params.batch_size, trainer.process.num_timesteps,
                    lambda stored, randn: model.sample_x0(stored, randn, params.class_labels), objective.timesteps,
-                   noise)
+                   noise, partial(model.timestep_shift, objective.timesteps.wanted_shift))
 
 
 def _make_evaluator(ctx: StageContext[TrainParams], batches: Batches,

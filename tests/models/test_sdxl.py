@@ -133,7 +133,7 @@ def test_published_sizes(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps(config))
     assert (SDXL.native_resolution(tmp_path), SDXL.resolution_multiple(tmp_path)) == (1024, 32)
-    assert SDXL.max_prompt_tokens(tmp_path) == 58, "the shorter of the two"
+    assert SDXL.prompt_limits(tmp_path)[0].tokens == 58, "the shorter of the two"
 
 
 @pytest.mark.parametrize(("crop", "told"), [

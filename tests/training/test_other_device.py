@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from representatives import family_cases
 from torch import Tensor
 from train_settings import changed, train_settings
 
@@ -43,7 +44,7 @@ def encoded_prompts_stay(monkeypatch: pytest.MonkeyPatch) -> None:
         tensor.device == ELSEWHERE for tensor in condition.values()) else fetch(condition, dtype))
 
 
-@pytest.fixture(scope="module", params=sorted(families()))
+@pytest.fixture(scope="module", params=family_cases())
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Family, Path]:
     family, folder = families()[request.param], tmp_path_factory.mktemp(request.param)
     family.write_tiny_base(folder)

@@ -22,8 +22,8 @@ from dbrun.recipe.schema.train import DEFAULT_STEPS
 def check_rules(recipe: Recipe) -> list[KeyProblem]:
     """All problems between keys of a valid recipe."""
     rules = (_subject, _dataset, _captions, _prior, _class_images, _base, _quantise, _prompt_reading, _components,
-             _class_labels, _objective, _precision, _adapt, _trigger, _export, _length, _stop, _optimizer, _tf32,
-             _images, _launch)
+             _class_labels, _guidance, _objective, _precision, _adapt, _trigger, _export, _length, _stop,
+             _optimizer, _tf32, _images, _launch)
     problems: list[KeyProblem] = []
     for rule in rules:
         problems += rule(recipe)
@@ -185,7 +185,7 @@ def _quantise(recipe: Recipe) -> Iterator[KeyProblem]:
 
 def _objective(recipe: Recipe) -> Iterator[KeyProblem]:
     # runs again with the base's scheduler config, once that is here
-    yield from check_objective(recipe.objective, None)
+    yield from check_objective(recipe.objective, families()[recipe.base.type].process, None)
 
 
 def _components(recipe: Recipe) -> Iterator[KeyProblem]:
@@ -206,6 +206,14 @@ def _class_labels(recipe: Recipe) -> Iterator[KeyProblem]:
     if labels is not None and labels not in family.class_labels:
         yield KeyProblem("train.class_labels", f"found '{labels}', allowed for `base.type: {family.NAME}`: "
                          f"{', '.join(family.class_labels)}", "leave it out")
+
+
+def _guidance(recipe: Recipe) -> Iterator[KeyProblem]:
+    family, guidance = families()[recipe.base.type], recipe.train.guidance
+    if guidance is not None and not family.embeds_guidance:
+        yield KeyProblem("train.guidance", f"found {guidance:g}, but the denoiser of `base.type: {family.NAME}` takes "
+                         "no guidance scale",
+                         "leave it out; for sampling there are `samples.guidance` and `prior.guidance`")
 
 
 def _prompt_reading(recipe: Recipe) -> Iterator[KeyProblem]:
@@ -235,7 +243,11 @@ def _adapt(recipe: Recipe) -> Iterator[KeyProblem]:
         place = f"adapt.{component}"
         # a component without convolutions has the same layers under both names
         presets = family.target_presets.get(component, {})
-        if adapter.linear_only_reason and adapter.targets == "all" and presets.get("all") != presets.get("linear"):
+        if presets and isinstance(adapter.targets, str) and adapter.targets not in presets:
+            yield KeyProblem(f"{place}.targets", f"found '{adapter.targets}', allowed for `base.type: {family.NAME}`: "
+                             f"{', '.join(presets)}, or patterns", f"write `targets: {tuple(presets)[-1]}`")
+        if (adapter.linear_only_reason and adapter.targets == "all" and "all" in presets
+                and presets["all"] != presets["linear"]):
             yield KeyProblem(f"{place}.targets", f"found 'all', which holds convolutions: {adapter.linear_only_reason}",
                              "write `targets: linear`")
 
