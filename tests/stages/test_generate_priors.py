@@ -44,7 +44,7 @@ def test_a_picture_does_not_depend_on_what_was_drawn_before(loaded, tmp_path, co
 
 @pytest.mark.parametrize("change", cases([
     {"subject": {"class_prompt": "a photo of a cat"}}, {"prior": {"steps": 3}}, {"prior": {"guidance": 3.0}},
-    {"images": {"resolution": 16}}, {"seed": 1}], 0, 3, 4))
+    {"images": {"resolution": 16}}, {"seed": 1}, {"train": {"precision": "bf16"}}], 0, 3, 4, 5))
 def test_everything_that_makes_a_picture_is_in_its_key(loaded, change, content, recipe) -> None:
     before = content(loaded.run(STAGE, recipe()).path)
     after = content(loaded.run(STAGE, recipe(**change)).path)
