@@ -21,6 +21,11 @@ VARIANCE_PRESERVING = (
 consistency models, whose denoisers were trained on another equation."""
 FLOW_MATCHING = ("FlowMatchEulerDiscreteScheduler",)
 """diffusers' schedulers of flow matching."""
+OTHER_PROCESSES: Mapping[tuple[str, ...], str] = {
+    ("EDM", "CosineDPMSolver"): "the noise levels of EDM (Karras et al. 2022), as Playground v2.5 has them",
+    ("FlowMatch", "FlowMapEuler"): "flow matching, a straight path from picture to noise",
+    ("LCM", "TCD", "CMStochastic"): "a consistency model, distilled to draw in a few steps"}
+"""Beginnings of the class names of diffusers' schedulers → what a base with such a one was trained on, other than betas."""
 KNOWN_WORDS: Mapping[str, tuple[object, ...]] = {
     "prediction_type": get_args(DdpmPrediction), "beta_schedule": get_args(BetaSchedule),
     # these samplers can also run on another process, and only these flags say so
@@ -51,8 +56,8 @@ def check_scheduler_config(config: Mapping[str, Any], file: object, classes: Seq
         raise RecipeError(f"{file} of the base names no scheduler (`_class_name`)", fix="fetch the whole base again")
     for name in names:
         if name not in classes:
-            raise RecipeError(f"the scheduler of the base is {str(name)[:60]} ({file}): it may follow another equation "
-                              f"than the training here; allowed: {', '.join(classes)}",
+            raise RecipeError(f"the scheduler of the base is {str(name)[:60]} ({file}): {_other_process(str(name))}; "
+                              f"allowed: {', '.join(classes)}",
                               fix="choose a base that one of these schedulers samples")
     flow = set(classes) <= set(FLOW_MATCHING)
     for key, allowed in (KNOWN_FLOW_WORDS if flow else KNOWN_WORDS).items():
@@ -88,6 +93,14 @@ def _check_shift(config: Mapping[str, Any], file: object) -> None:
             raise wrong_setting(file, key, value, f"a whole number from 1 to {MAX_TOKENS}")
     if fewest >= most:
         raise wrong_setting(file, "max_image_seq_len", most, f"a number above `base_image_seq_len`, {fewest}")
+
+
+def _other_process(scheduler: str) -> str:
+    """What a scheduler of another class says of its base, a clause."""
+    for beginnings, process in OTHER_PROCESSES.items():
+        if scheduler.startswith(beginnings):
+            return f"the base was trained on {process}, and this `base.type` trains on another process"
+    return "it may follow another equation than the training here"
 
 
 def _check_betas(config: Mapping[str, Any], file: object) -> None:

@@ -176,12 +176,13 @@ class StableDiffusionXL(StableDiffusion):
         return torch.float32 if name == self.autoencoder else dtype
 
     def check_configs(self, folder: Path) -> None:
-        """Raise RecipeError for a refiner, for a UNet that is not SDXL's, and as `StableDiffusion` does."""
+        """Raise RecipeError for a refiner, for a UNet or latents that are not SDXL's, and as `StableDiffusion` does."""
         index = read_config(folder / "model_index.json")
         if index.get("requires_aesthetics_score") or loaded_class(index, "text_encoder") is None:
             raise RecipeError(f"the base is {self.refused_pipelines['StableDiffusionXLImg2ImgPipeline']}",
                               fix="choose the base that it refines, such as stabilityai/stable-diffusion-xl-base-1.0")
         super().check_configs(folder)
+        _check_latents(folder / "vae" / "config.json")
         unet = read_config(folder / "unet" / "config.json")
         pooled = int(read_config(folder / "text_encoder_2" / "config.json").get("projection_dim", 512))
         taken = int(unet.get("projection_class_embeddings_input_dim") or 0)
@@ -235,3 +236,14 @@ class StableDiffusionXL(StableDiffusion):
                                            steps_offset=1, timestep_spacing="leading", prediction_type=prediction)
         StableDiffusionXLPipeline(vae, text_encoder, text_encoder_2, *tokenizers, unet, scheduler,
                                   add_watermarker=False).save_pretrained(folder)
+
+
+def _check_latents(file: Path) -> None:
+    """Raise RecipeError for a VAE whose latents each channel shifts and scales in its own way."""
+    config = read_config(file)
+    for key in ("latents_mean", "latents_std"):
+        # pipelines apply them when they sample, `sample_x0` would not when it trains
+        if config.get(key) is not None:
+            raise RecipeError(f"{file} of the base: found `{key}`: its latents are shifted and scaled in each channel, "
+                              "as those of Playground v2.5 are, and training here only multiplies by `scaling_factor`",
+                              fix="choose an SDXL base without it, such as stabilityai/stable-diffusion-xl-base-1.0")

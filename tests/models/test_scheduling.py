@@ -38,7 +38,9 @@ def test_the_own_config_of_every_allowed_scheduler_is_allowed(name) -> None:
 
 
 @pytest.mark.parametrize(("change", "word"), [
-    ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
+    ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler.*flow matching"),
+    ({"_class_name": "EDMDPMSolverMultistepScheduler"}, "noise levels of EDM"),
+    ({"_class_name": "SomeScheduler"}, "another equation"),
     ({"_class_name": None}, "names no scheduler"),
     ({"prediction_type": "flow_prediction"}, "prediction_type"),
     ({"beta_schedule": "sigmoid"}, "beta_schedule"),

@@ -54,6 +54,9 @@ def changed(base: Path, folder: Path, file: str, **settings: Any) -> Path:
     ("unet/config.json", {"projection_class_embeddings_input_dim": 60}, "takes 5 numbers on a picture's sizes"),
     ("unet/config.json", {"addition_embed_type": None}, "does not take the picture's size"),
     ("unet/config.json", {"in_channels": 9}, "not a text-to-image base"),
+    ("vae/config.json", {"latents_mean": [-1.6, 1.1, -0.3, 0.9]}, "`latents_mean`.*Playground v2.5"),
+    ("vae/config.json", {"latents_std": [8.4, 5.9, 5.3, 6.3]}, "`latents_std`"),
+    ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "noise levels of EDM"),
 ])
 def test_other_bases_are_refused_before_weights_are_read(base: Path, tmp_path: Path, file: str,
                                                          settings: dict[str, Any], told: str) -> None:
