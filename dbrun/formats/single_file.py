@@ -12,6 +12,7 @@ from dbrun.errors import StageFailed
 from dbrun.formats.component import ComponentFormat
 from dbrun.formats.merged import merge_all
 from dbrun.models.base import Family, Model
+from dbrun.models.ldm_layouts import V_PREDICTION_MARK, ZERO_SNR_MARK
 
 FILE = "single_file.safetensors"
 
@@ -47,13 +48,16 @@ class SingleFileFormat(ComponentFormat):
         """Write the one file; returns it. Raises StageFailed if the base has no such layout."""
         from safetensors.torch import save_file
 
+        from dbrun.models.ldm_keys import process_marks
+
         model = bare()
         # The plan asked this already, except for a base that was downloaded after it.
         why = self.unsupported_base_reason(family, model.folder)
         if why:
             raise StageFailed(f"found '{self.NAME}', {why}", fix="leave this format out of `export`")
         tensors = merge_all(family, adapters, model).single_file_state_dict()
-        save_file(dict(tensors), folder / FILE, metadata={"format": "pt"})
+        # the file holds no scheduler: ComfyUI and Forge go by these
+        save_file({**tensors, **process_marks(model.scheduler.config)}, folder / FILE, metadata={"format": "pt"})
         return (folder / FILE,)
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
@@ -78,7 +82,8 @@ class SingleFileFormat(ComponentFormat):
         model.replace_components(modules)
         # Compared in the file's own layout: diffusers maps the names, and a gap in its map would go unnoticed.
         held, written = model.single_file_state_dict(), load_file(folder / FILE)
-        rounded = {name: tensor.to(model.dtype).float() for name, tensor in written.items()}
+        rounded = {name: tensor.to(model.dtype).float() for name, tensor in written.items()
+                   if name not in (V_PREDICTION_MARK, ZERO_SNR_MARK)}
         lost = [name for name in sorted(held.keys() | rounded.keys())
                 if name not in held or name not in rounded or not torch.equal(held[name], rounded[name])]
         if lost:

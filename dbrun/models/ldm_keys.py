@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dbrun.models.ldm_layouts import UNET, VAE, Layout, TextNames
+from dbrun.models.ldm_layouts import UNET, V_PREDICTION_MARK, VAE, ZERO_SNR_MARK, Layout, TextNames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +51,21 @@ def ldm_state_dict(pipeline: Any, layout: Layout) -> dict[str, Tensor]:
         tensors |= _text_state_dict(getattr(pipeline, component).state_dict(), names)
     # sorted, so that equal weights give equal bytes
     return {name: tensor.detach().float().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+
+
+def process_marks(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Marks of v-prediction and zero terminal SNR, without which readers take a file for epsilon.
+
+    scheduler: config of the scheduler that samples with these weights.
+    """
+    import torch
+
+    marks: dict[str, Tensor] = {}
+    if scheduler.get("prediction_type") == "v_prediction":
+        marks[V_PREDICTION_MARK] = torch.zeros(0)
+    if scheduler.get("rescale_betas_zero_snr"):
+        marks[ZERO_SNR_MARK] = torch.zeros(0)
+    return marks
 
 
 def _text_state_dict(state: Mapping[str, Tensor], names: TextNames) -> dict[str, Tensor]:

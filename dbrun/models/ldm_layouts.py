@@ -20,6 +20,8 @@ UNET, VAE = "model.diffusion_model.", "first_stage_model."
 FIRST_CONVOLUTION = f"{UNET}input_blocks.0.0.weight"
 CROSS_ATTENTION = ".attn2.to_k.weight"
 LATENT_CHANNELS = 4
+V_PREDICTION_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"
+"""Empty tensors in a file: v-prediction was trained, and no signal at the last timestep (NoobAI, ComfyUI, Forge)."""
 WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
 """Types of weights that are read; files in 8 bits or less have scales beside them, which no library here reads."""
 
@@ -172,8 +174,8 @@ MODELSPEC_ARCHITECTURES: Mapping[str, PredictionType] = {
 
 def read_hints(header: Header) -> Hints:
     """Hints by marker tensors (`v_pred`, `ztsnr`; NoobAI, ComfyUI) and by the metadata of Stability's ModelSpec."""
-    zero_snr = "ztsnr" in header.tensors
-    if "v_pred" in header.tensors:
+    zero_snr = ZERO_SNR_MARK in header.tensors
+    if V_PREDICTION_MARK in header.tensors:
         return Hints("v_prediction", zero_snr)
     written = str(header.metadata.get("modelspec.prediction_type", "")).lower()
     architecture = str(header.metadata.get("modelspec.architecture", "")).partition("/")[0]
