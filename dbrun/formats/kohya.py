@@ -133,10 +133,10 @@ class KohyaFormat(Format):
         tensors = {}
         for component, attached in adapters.items():
             layers = attached.adapter.to_lycoris(attached.modules, attached.state)
+            names = file_names(family, component, layers, bare)
             for name, layer in layers.items():
-                file_name = kohya_name(family, component, name)
                 for end, tensor in layer.items():
-                    tensors[f"{file_name}.{end}"] = tensor.contiguous()
+                    tensors[f"{names[name]}.{end}"] = tensor.contiguous()
         save_file(tensors, folder / FILE, metadata={"format": "pt"})
         return (folder / FILE,)
 
@@ -180,13 +180,27 @@ def _peft_config(kind: str, state: Mapping[str, Tensor]) -> dict[str, object]:
     return config
 
 
-def kohya_name(family: Family, component: str, name: str) -> str:
-    """A layer's name in the file, without the end that names one of its tensors."""
+def file_names(family: Family, component: str, layers: Iterable[str],
+               bare: Callable[[], Model]) -> dict[str, str]:
+    """Layer's name on the module -> its name in the file, without the end that names one of its tensors.
+
+    bare: opens the base; called only where names depend on its config.
+    """
     prefix, file_prefix = family.kohya_prefixes[component]
-    other = family.kohya_names.get(component, {}).get(name)
-    if other is not None:
-        return file_prefix + other
-    return file_prefix + name.removeprefix(prefix).replace(".", "_")
+    names = {name: file_prefix + name.removeprefix(prefix).replace(".", "_") for name in layers}
+    if component in family.kohya_original_components:
+        names |= _original_names(bare(), component, tuple(names))
+    for name, other in family.kohya_names.get(component, {}).items():
+        if name in names:
+            names[name] = file_prefix + other
+    return names
+
+
+def _original_names(model: Model, component: str, layers: Iterable[str]) -> dict[str, str]:
+    """Layer's name on the module -> the name in the file that is made of its original name."""
+    _, file_prefix = model.family.kohya_prefixes[component]
+    original = model.family.original_layer_names(model.folder, component, layers)
+    return {name: file_prefix + other.replace(".", "_") for name, other in original.items()}
 
 
 def _group_by_layer(names: Iterable[str]) -> dict[str, list[str]]:
@@ -207,13 +221,14 @@ def _read_layers(file: Path, model: Model,
     tensors = load_file(file)
     module = model.module(component)
     # From module to file, since `_` for `.` cannot be undone: module names contain `_` themselves.
-    module_names = {kohya_name(model.family, component, name): name for name in _named_layers(module)}
-    # other programs keep to the rule also where a layer has a name of its own, and some write the original names
-    prefix = model.family.kohya_prefixes[component][1]
-    for name in model.family.kohya_names.get(component, {}):
-        module_names[prefix + name.replace(".", "_")] = name
-    original = model.family.original_layer_names(model.folder, component, tuple(module_names.values()))
-    module_names |= {prefix + other.replace(".", "_"): name for name, other in original.items()}
+    begin, prefix = model.family.kohya_prefixes[component]
+    layers = tuple(_named_layers(module))
+    module_names = {prefix + name.removeprefix(begin).replace(".", "_"): name for name in layers}
+    # some programs keep to the rule also where a layer has a name of its own, and some write the original names
+    for name, file_name in _original_names(model, component, layers).items():
+        module_names[file_name] = name
+    for name, file_name in file_names(model.family, component, layers, lambda: model).items():
+        module_names[file_name] = name
     other_prefixes = tuple(prefix for other, (_, prefix) in model.family.kohya_prefixes.items() if other != component)
     by_layer = _group_by_layer(tensors)
     unknown = [layer for layer in by_layer if layer not in module_names and not layer.startswith(other_prefixes)]

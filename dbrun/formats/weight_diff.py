@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import RecipeError
-from dbrun.formats.kohya import FILE, kohya_name
+from dbrun.formats.kohya import FILE, file_names
 from dbrun.models.base import Family, Model
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def write_weight_diff(folder: Path, model: Model,
         if component not in model.family.kohya_prefixes or parameter not in suffixes:
             raise RecipeError(f"`{name}` of the {component} changes, and other programs have no name for it",
                               fix="export the whole: `export: [merged, single_file]` in the recipe that trained it")
-        file_name = kohya_name(model.family, component, layer)
+        file_name = file_names(model.family, component, [layer], lambda: model)[layer]
         tensors[f"{file_name}.{suffixes[parameter]}"] = change.contiguous()
         # Readers recognise a layer by the difference of its weight: if only the bias changes, it is zeros.
         no_change = change.new_zeros(module.weight.shape)  # type: ignore[arg-type]

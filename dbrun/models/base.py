@@ -102,6 +102,8 @@ class Family(TrainingFacts):
     """Component → (prefix on the module, prefix in kohya's files, which have `_` for `.`); only what readers know."""
     kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     """Component → layer → its name behind the prefix in such a file, where it is another than by that rule."""
+    kohya_original_components: ClassVar[tuple[str, ...]] = ()
+    """Components whose layers have the names of the original release there, see `original_layer_names`."""
     embedding_keys: ClassVar[tuple[str, ...]] = ()
     """Name of each text encoder's vectors in a file of a new word; empty where the word itself is the name."""
     default_sampling: ClassVar[Sampling]

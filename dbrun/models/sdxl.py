@@ -137,6 +137,8 @@ class StableDiffusionXL(StableDiffusion):
     clip_skip_reason: ClassVar[str | None] = (
         "always reads the last but one layer, which other programs call clip skip 2")
     embedding_keys: ClassVar[tuple[str, ...]] = ("clip_l", "clip_g")
+    # as kohya's trainers write them: for some of SDXL's layers A1111 and sd-scripts look for no other name
+    kohya_original_components: ClassVar[tuple[str, ...]] = ("denoiser",)
     component_docs: ClassVar[Mapping[str, str]] = {
         **StableDiffusion.component_docs,
         "text_encoder_2": "The adapter of the second text encoder, for bases that have two (SDXL: OpenCLIP bigG); left "
@@ -158,10 +160,6 @@ class StableDiffusionXL(StableDiffusion):
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
         "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te1_text_model_"),
         "text_encoder_2": ("", "lora_te2_")}
-    # kohya's own names: diffusers' reader mangles `add_embedding_linear_1`
-    kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {"denoiser": {
-        "add_embedding.linear_1": "label_emb_0_0", "add_embedding.linear_2": "label_emb_0_2",
-        "time_embedding.linear_1": "time_embed_0", "time_embedding.linear_2": "time_embed_2"}}
 
     def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
         """Length of the shorter tokenizer or text encoder, less two marks: 75 as published."""

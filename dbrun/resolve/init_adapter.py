@@ -159,6 +159,10 @@ def _patterns(layers: Sequence[str], prefix: str, request: InitRequest) -> list[
     layers: as the file names them; prefix: beginning of those names. Raises RecipeError if the base lacks one of them.
     """
     by_plain_name = {_plain_name(name, ""): name for name in request.base_layers}
+    if request.base is not None:
+        # kohya's trainers write these for SDXL
+        original = request.family.original_layer_names(request.base, request.component, request.base_layers)
+        by_plain_name |= {_plain_name(other, ""): name for name, other in original.items()}
     found = {by_plain_name.get(_plain_name(layer, prefix)) for layer in layers}
     hit = {name for name in found if name is not None}
     if len(hit) < len(layers):

@@ -86,7 +86,7 @@ class Export(Stage[ExportParams]):
     """Writes each format, reads it back with its own library and compares; draws before_after.png and loss.png."""
 
     NAME: ClassVar[str] = "export"
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     delivers: ClassVar[bool] = True
     writes_formats: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "train")

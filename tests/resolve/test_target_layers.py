@@ -166,6 +166,10 @@ def test_an_adapter_on_layers_of_no_preset_is_answered_with_patterns_that_hit_th
     problem = refused(f"{start}: attention")
     assert f"adapts {len(own)} layers" in problem.message and "proj_in" in problem.fix
     assert odd(f"{start}: {problem.fix.removeprefix('write `targets: ').rstrip('`')}") == []
+    original = families()["sd"].original_layer_names(base.folder, "denoiser", own)
+    save_file({f"lora_unet_{name.replace('.', '_')}.lora_{side}.weight": np.zeros((4, 4))
+               for name in original.values() for side in ("down", "up")}, "original.safetensors")
+    assert refused("type: lora, init: original.safetensors, rank: 4, targets: attention").fix == problem.fix
     other = {f"lora_unet_other_block.lora_{side}.weight": np.zeros((4, 4)) for side in ("down", "up")}
     save_file({**tensors, **other}, "kohya.safetensors")
     assert f"but this base has {len(own)} of them" in refused(f"{start}: attention").message
