@@ -25,7 +25,7 @@ OTHER_PROCESSES: Mapping[tuple[str, ...], str] = {
     ("EDM", "CosineDPMSolver"): "the noise levels of EDM (Karras et al. 2022), as Playground v2.5 has them",
     ("FlowMatch", "FlowMapEuler"): "flow matching, a straight path from picture to noise",
     ("LCM", "TCD", "CMStochastic"): "a consistency model, distilled to draw in a few steps"}
-"""Beginnings of the class names of diffusers' schedulers → what a base with such a one was trained on, other than betas."""
+"""Beginnings of the class names of other schedulers → what a base with such a one was trained on."""
 KNOWN_WORDS: Mapping[str, tuple[object, ...]] = {
     "prediction_type": get_args(DdpmPrediction), "beta_schedule": get_args(BetaSchedule),
     # these samplers can also run on another process, and only these flags say so

@@ -14,6 +14,8 @@ from dbrun.errors import StageFailed
 from dbrun.formats.base import formats
 from dbrun.models import ldm_keys
 from dbrun.models.base import families
+from dbrun.models.ldm_layouts import Hints, read_hints
+from dbrun.safetensors_header import read_header
 
 SD, IF = families()["sd"], families()["if_stage1"]
 
@@ -122,3 +124,13 @@ def test_a_tensor_that_the_reader_passes_over_is_an_error(folder, tmp_path) -> N
     save_file({**load_file(path), "model.diffusion_model.extra.weight": torch.ones(2)}, path)
     with pytest.raises(StageFailed, match="ignored or changed 1 tensors"):
         formats()["single_file"].read(tmp_path, fresh(folder), ("denoiser",))
+
+
+def test_a_single_checkpoint_says_what_was_trained(tmp_path) -> None:
+    """ComfyUI and Forge go by the marks; without them they take every SDXL checkpoint for epsilon."""
+    SD.write_tiny_base(tmp_path / "base")
+    form, changes = formats()["single_file"], {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    for made, hints in (({}, Hints(None, False)), (changes, Hints("v_prediction", True))):
+        path, = form.write(tmp_path, SD, {}, lambda made=made: fresh(tmp_path / "base").with_scheduler_changes(made))
+        assert read_hints(read_header(path)) == hints
+        form.read(tmp_path, fresh(tmp_path / "base"), ("denoiser",))
