@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
@@ -25,6 +26,8 @@ KOHYA_PREFIXES = ("lora_", "lycoris_")
 """Prefixes of weight names in kohya's naming."""
 TOKEN_PREFIX = "<"
 """First character of a tensor name that is a new word, such as `<sks>`."""
+ATTENTION_LAYER = re.compile(r"\.attn\d\.to_\w+(\.0)?$")
+"""End of the name of a UNet's attention layer."""
 
 
 def encoder_keys() -> frozenset[str]:
@@ -41,6 +44,7 @@ class DiffusersFormat(Format):
 
     NAME: ClassVar[str] = "diffusers"
     SUMMARY: ClassVar[str] = "one file, LoRA only"
+    WEIGHT_HINT: ClassVar[str | None] = "in diffusers `pipeline.set_adapters(pipeline.get_active_adapters(), 0.8)`"
     POSITION: ClassVar[int] = 10
     FILE_DESCRIPTION: ClassVar[str | None] = f"a {FILE}"
 
@@ -51,6 +55,21 @@ class DiffusersFormat(Format):
         if component not in family.diffusers_prefixes:
             return f"whose `load_lora_weights` takes no {component} on `base.type: {family.NAME}`"
         return None
+
+    def passed_over(self, family: Family, component: str, layers: Sequence[str]) -> tuple[str, ...]:
+        """The UNet's attention, which ComfyUI and Forge know by older names, and everything in A1111.
+
+        comfy/lora.py @9c0cf36c, model_lora_keys_unet: attention as `.processor.to_q`, all else as it is here.
+        """
+        # No other program reads adapters of other families at all.
+        if component not in family.kohya_prefixes:
+            return ()
+        clauses = [f"A1111 passes over all {len(layers)} layers of the {component}"]
+        attention = [name for name in layers if ATTENTION_LAYER.search(name)]
+        if attention:
+            clauses.insert(0, f"ComfyUI and Forge pass over {len(attention)} of {len(layers)} layers of the "
+                           f"{component}, such as `{attention[0]}`")
+        return tuple(clauses)
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """A safetensors file, or the file with the usual name in a folder."""
@@ -81,12 +100,9 @@ class DiffusersFormat(Format):
                               fix=f"name {self.FILE_DESCRIPTION}")
         return Lora.NAME
 
-    def usage(self, family: Family, base: str) -> str | None:
-        """Instructions with `load_lora_weights`."""
-        pipeline = family.pipeline_classes[0]
-        return (f"In diffusers:\n\n```python\nfrom diffusers import {pipeline}\n\n"
-                f"pipeline = {pipeline}.from_pretrained({base})\n"
-                f'pipeline.load_lora_weights("path/to/this/folder", weight_name="{FILE}")\n```')
+    def loading_lines(self, family: Family, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """`load_lora_weights`."""
+        return (f'pipeline.load_lora_weights(folder, weight_name="{FILE}")',)
 
     def relative_paths(self, component: str) -> tuple[str, ...]:
         """The one file, which holds all components."""

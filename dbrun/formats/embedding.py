@@ -31,6 +31,7 @@ class EmbeddingFormat(Format):
 
     NAME: ClassVar[str] = "embedding"
     SUMMARY: ClassVar[str] = "a file for `adapt.trigger`"
+    SPEC_SUFFIX: ClassVar[str | None] = "/textual-inversion"
     POSITION: ClassVar[int] = 70
     CONTENT: ClassVar[str] = "a trigger"
 
@@ -69,12 +70,20 @@ class EmbeddingFormat(Format):
         """Yield nothing: a new word changes no weight of the base."""
         yield from ()
 
-    def usage(self, family: Family, base: str) -> str | None:
-        """Instructions with `load_textual_inversion`, and the folders of ComfyUI and A1111."""
-        if family.embedding_keys:
-            return _usage_of_several(family)
-        return (f"The new word is in `{FOLDER}/`: `pipeline.load_textual_inversion(\"{FOLDER}\")`; in ComfyUI it goes "
-                "into `models/embeddings/`, in A1111 into `embeddings/`, and its file's name is the word there.")
+    def loading_lines(self, family: Family, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """`load_textual_inversion` for each new word, and for each of several text encoders."""
+        lines: list[str] = []
+        for adapter in (recipe.get("adapt") or {}).values():
+            if adapter and "token" in adapter:
+                lines += _word_lines(family, str(adapter["token"]))
+        if lines and family.embedding_keys:
+            lines.insert(0, "from safetensors.torch import load_file")
+        return tuple(dict.fromkeys(lines))
+
+    def usage(self, family: Family) -> str | None:
+        """The folders of ComfyUI and A1111."""
+        return (f"The new word is in `{FOLDER}/`: in ComfyUI its file goes into `models/embeddings/` and is written "
+                "`embedding:NAME`, in A1111 into `embeddings/`; the file's name is the word there.")
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
         """Word -> its vectors, float32 [n, D]; `<word>.<key>` for each of several text encoders."""
@@ -130,18 +139,17 @@ def _read_each(path: Path, pipeline: Any, family: Family) -> None:
                                         text_encoder=getattr(pipeline, text_encoder))
 
 
-def _usage_of_several(family: Family) -> str:
-    """Instructions for a base with several text encoders."""
-    calls = ""
+def _word_lines(family: Family, word: str) -> list[str]:
+    """Python that loads a word's vectors, for each text encoder if a base has several."""
+    file = f'f"{{folder}}/{FOLDER}/{word.strip("<>")}.safetensors"'
+    if not family.embedding_keys:
+        return [f'pipeline.load_textual_inversion({file}, token="{word}")']
+    lines = [f"vectors = load_file({file})"]
     for key, tokenizer, text_encoder in zip(family.embedding_keys, family.tokenizers, family.text_encoders,
                                             strict=True):
-        calls += (f'pipeline.load_textual_inversion(vectors["{key}"], token="<WORD>", tokenizer=pipeline.{tokenizer}, '
-                  f"text_encoder=pipeline.{text_encoder})\n")
-    return (f"The new word is in `{FOLDER}/`, with vectors for each text encoder. In diffusers:\n\n```python\n"
-            "from safetensors.torch import load_file\n\n"
-            f'vectors = load_file("{FOLDER}/WORD.safetensors")\n{calls}```\n\n'
-            "In ComfyUI the file goes into `models/embeddings/`, in A1111 into `embeddings/`, and its name is the word "
-            "there.")
+        lines.append(f'pipeline.load_textual_inversion(vectors["{key}"], token="{word}", '
+                     f"tokenizer=pipeline.{tokenizer}, text_encoder=pipeline.{text_encoder})")
+    return lines
 
 
 def words_in(file: Path) -> tuple[str, ...]:

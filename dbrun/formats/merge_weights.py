@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbrun.adapters.attach import DIRECT_ATTRIBUTE
 from dbrun.errors import RecipeError
+from dbrun.formats.older_transformers import without_twins
 from dbrun.formats.reader_errors import FIX, reader_errors
 from dbrun.models.base import Model
 from dbrun.safetensors_header import tensor_shapes
@@ -85,7 +86,7 @@ def _check_all_read(form: str, folder: Path, model: Model) -> None:
     from peft import get_peft_model_state_dict
 
     # Counted only: libraries rename the weights, and round them to the base's dtype. An alpha becomes a scale.
-    written = [name for file in sorted(folder.rglob("*.safetensors")) for name in tensor_shapes(file)
+    written = [name for file in sorted(folder.rglob("*.safetensors")) for name in without_twins(tensor_shapes(file))
                if not name.endswith(".alpha")]
     loaded = 0
     for module in model.loaded_modules().values():

@@ -11,6 +11,7 @@ from dbrun.adapters.base import Adapter
 from dbrun.adapters.import_adapter import ImportedAdapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
+from dbrun.formats.older_transformers import without_twins
 from dbrun.formats.reader_errors import FIX, reader_errors
 from dbrun.models.base import Model
 
@@ -45,7 +46,7 @@ def import_through_peft(form: Format, folder: Path, begins: str, model: Model,
     state = get_peft_model_state_dict(module, adapter_name=slot, save_embedding_layers=False)
     weights = {name: tensor.detach().float().cpu() for name, tensor in state.items()}
     tensors = load_file(folder / form.relative_paths(component)[-1])
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith(begins)}
+    own = {name: tensors[name] for name in without_twins(tensors) if name.startswith(begins)}
     _check_all_loaded(own, weights)
     return ImportedAdapter(config.to_dict(), weights, dict(_scales(module, slot)))
 

@@ -53,6 +53,19 @@ def no_op(*ignored: object) -> None:
     """Do nothing: the default of an optional callback."""
 
 
+class PublishedNames(NamedTuple):
+    """What other programs call a base of this architecture, in the metadata of files that belong to it.
+
+    architecture: of Stability's `modelspec`, such as `stable-diffusion-v1`; kohya: of its trainers, such as `sd_v1`;
+    is_v2: whether it is a Stable Diffusion 2.x; prediction: `epsilon` or `v`.
+    """
+
+    architecture: str
+    kohya: str
+    is_v2: bool
+    prediction: str
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Default sampler settings of a base. steps: sampler steps; guidance: scale of classifier-free guidance."""
@@ -102,6 +115,8 @@ class Family:
     """Component → (prefix on the module, prefix in kohya's files, which have `_` for `.`); only what readers know."""
     kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     """Component → layer → its name behind the prefix in such a file, where it is another than by that rule."""
+    older_prefixes: ClassVar[Mapping[str, str]] = {}
+    """Component in model_index.json → prefix of its layers' names in earlier versions of its library."""
     embedding_keys: ClassVar[tuple[str, ...]] = ()
     """Name of each text encoder's vectors in a file of a new word; empty where the word itself is the name."""
     default_sampling: ClassVar[Sampling]
@@ -186,6 +201,10 @@ class Family:
         for name in self.scheduler_folders:
             file = folder / name / SCHEDULER_FILE
             check_scheduler_config(read_config(file), file, self.scheduler_classes, loaded_class(index, name))
+
+    def published_names(self, folder: Path) -> PublishedNames | None:
+        """What other programs call the base in folder; None where they have no name for it. Without torch."""
+        return None
 
     def single_file_obstacle(self, folder: Path | None) -> str | None:
         """Reason why a base cannot be written as a checkpoint of one file, a clause; None where it can be.

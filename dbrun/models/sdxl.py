@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
-from dbrun.models.base import Condition, Sampling, SamplingConditions
+from dbrun.models.base import Condition, PublishedNames, Sampling, SamplingConditions
 from dbrun.models.configs import downsampling_factor, loaded_class, read_config, silence_libraries
 from dbrun.models.ldm_layouts import SDXL, Layout
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary
 from dbrun.models.prompt_reading import tokenize
+from dbrun.models.scheduling import published_prediction
 from dbrun.models.sd import (
     FEED_FORWARD,
     TEXT_ATTENTION,
@@ -150,6 +151,7 @@ class StableDiffusionXL(StableDiffusion):
         "text_encoder_2": ("", "lora_te2_")}
     # kohya's own names: diffusers' reader mangles `add_embedding_linear_1`
     kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {"denoiser": {
+        **StableDiffusion.kohya_names["denoiser"],
         "add_embedding.linear_1": "label_emb_0_0", "add_embedding.linear_2": "label_emb_0_2",
         "time_embedding.linear_1": "time_embed_0", "time_embedding.linear_2": "time_embed_2"}}
 
@@ -180,6 +182,11 @@ class StableDiffusionXL(StableDiffusion):
         if (ids, rest) != (NUM_TIME_IDS, 0):
             raise RecipeError(f"the base's UNet takes {ids} numbers on a picture's sizes, and SDXL's {NUM_TIME_IDS}: a "
                               "refiner takes 5", fix="choose an SDXL base that draws pictures from text alone")
+
+    def published_names(self, folder: Path) -> PublishedNames:
+        """The one architecture of SDXL."""
+        prediction = published_prediction(self.scheduler_config(folder))
+        return PublishedNames("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", False, prediction)
 
     def written_layout(self, folder: Path) -> Layout:
         """The one layout of SDXL."""
