@@ -26,6 +26,8 @@ KOHYA_PREFIXES = ("lora_", "lycoris_")
 """Prefixes of weight names in kohya's naming."""
 TOKEN_PREFIX = "<"
 """First character of a tensor name that is a new word, such as `<sks>`."""
+OLDEST_NAME = re.compile(r"(down_blocks|mid_block|up_blocks)\..*\.processor\.")
+"""Beginning of a tensor's name in diffusers' oldest form, of the UNet's attention alone."""
 ATTENTION_LAYER = re.compile(r"\.attn\d\.to_\w+(\.0)?$")
 """End of the name of a UNet's attention layer."""
 
@@ -81,14 +83,16 @@ class DiffusersFormat(Format):
         # Told apart by what it is not: diffusers has no prefix that all its files share.
         other_formats = (*KOHYA_PREFIXES, TOKEN_PREFIX)
         names = read_header(file).tensors
-        if any(name.startswith(other_formats) for name in names) or not encoder_keys().isdisjoint(names):
+        words = encoder_keys() | {"emb_params"}
+        if any(name.startswith(other_formats) for name in names) or not words.isdisjoint(names):
             return None
         return (file,)
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """`lora`. Raises RecipeError if the file holds nothing or something else for the component."""
         file = files[0]
-        names, prefix = read_header(file).tensors, self.weight_prefix(family, component)
+        names = [_usual_name(name) for name in read_header(file).tensors]
+        prefix = self.weight_prefix(family, component)
         own = sorted(name for name in names if name.startswith(prefix))
         if not own:
             parts = ", ".join(sorted({name.partition(".")[0] for name in names})) or "nothing"
@@ -112,7 +116,8 @@ class DiffusersFormat(Format):
         """Read the adapter through `load_lora_weights`; errors as in the base class."""
         from dbrun.formats.peft_import import import_through_peft
 
-        return import_through_peft(self, folder, self.weight_prefix(model.family, component), model, component)
+        prefix = self.weight_prefix(model.family, component)
+        return import_through_peft(self, folder, prefix, model, component, _usual_name)
 
     def weight_prefix(self, family: Family, component: str) -> str:
         """The component's name in the pipeline, with a dot, such as `unet.`."""
@@ -138,13 +143,25 @@ class DiffusersFormat(Format):
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Load the file with `load_lora_weights`."""
-        names = read_header(folder / FILE).tensors
+        from safetensors.torch import load_file
+
+        names = [_usual_name(name) for name in read_header(folder / FILE).tensors]
         # only what the file is for: the rest of a large base need not be in memory; diffusers asks for the denoiser
         # even where the file holds nothing for it
         denoiser, *others = model.family.components.values()
         in_file = {name.partition(".")[0] for name in names}
         held = [part for part in others if part in in_file]
-        model.pipeline_with(denoiser, *held).load_lora_weights(str(folder), weight_name=FILE)
+        pipeline = model.pipeline_with(denoiser, *held)
+        if any(OLDEST_NAME.match(name) for name in read_header(folder / FILE).tensors):
+            tensors = load_file(folder / FILE)
+            pipeline.load_lora_weights({_usual_name(name): tensor for name, tensor in tensors.items()})
+        else:
+            pipeline.load_lora_weights(str(folder), weight_name=FILE)
+
+
+def _usual_name(name: str) -> str:
+    """A tensor's name with the component before it, which the first version of diffusers' LoRAs left out."""
+    return f"unet.{name}" if OLDEST_NAME.match(name) else name
 
 
 def _full_parameter_name(name: str) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FOLDER = "embeddings"
+KOHYA_KEY = "emb_params"
+"""Name of the only tensor in a word's file of kohya's trainers and A1111; the word is the file's name."""
 
 
 class EmbeddingFormat(Format):
@@ -114,6 +116,8 @@ class EmbeddingFormat(Format):
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Load every file with `load_textual_inversion`. Raises RecipeError for a file of another kind of base."""
+        from safetensors.torch import load_file
+
         family = model.family
         for path in self.find_files(folder) or ():
             pipeline = model.pipeline_with(*family.text_encoders)
@@ -122,7 +126,9 @@ class EmbeddingFormat(Format):
                 found = ", ".join(sorted(keys)) or "one vector for each token"
                 raise RecipeError(f"{path} is no word for `base.type: {family.NAME}`: it holds {found}",
                                   fix="name a word that was trained on this base")
-            if not keys:
+            if KOHYA_KEY in read_header(path).tensors:
+                pipeline.load_textual_inversion(load_file(path)[KOHYA_KEY], token=words_in(path)[0])
+            elif not keys:
                 pipeline.load_textual_inversion(str(path))
             else:
                 _read_each(path, pipeline, family)
@@ -158,7 +164,7 @@ def words_in(file: Path) -> tuple[str, ...]:
     Empty for a file of another kind.
     """
     names = tuple(read_header(file).tensors)
-    if names and encoder_keys().issuperset(names):
+    if names == (KOHYA_KEY,) or (names and encoder_keys().issuperset(names)):
         return (f"<{file.stem}>",)
     if all(map(is_token_name, names)):
         return names

@@ -13,6 +13,7 @@ from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import KOHYA_PREFIXES
+from dbrun.formats.foreign_names import usual_names
 from dbrun.formats.lycoris_apply import apply_to_bias, apply_to_weight, layer_scale, layer_type, layer_types
 from dbrun.input_file import file_exists, folder_exists
 from dbrun.models.base import Family, Model
@@ -86,7 +87,8 @@ class KohyaFormat(Format):
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """Type of the component's layers; several types are joined by " and "."""
-        names, prefix = read_header(files[0]).tensors, self.weight_prefix(family, component)
+        names = usual_names(read_header(files[0]).tensors, family).values()
+        prefix = self.weight_prefix(family, component)
         kinds = {layer_type(frozenset(ends), layer) for layer, ends in _group_by_layer(names).items()
                  if layer.startswith(prefix)}
         if not kinds:
@@ -104,8 +106,8 @@ class KohyaFormat(Format):
     def usage(self, family: Family) -> str | None:
         """Instructions for ComfyUI, Forge and A1111."""
         return (f"In ComfyUI: put `{FILE}` into `models/loras/`, and choose it in a node `Load LoRA` between "
-                f"checkpoint and sampler. In A1111 and Forge: put it into `models/Lora/`, and write `<lora:{NAME_PLACEHOLDER}:1>` "
-                "into the prompt.")
+                "checkpoint and sampler. In A1111 and Forge: put it into `models/Lora/`, and write "
+                f"`<lora:{NAME_PLACEHOLDER}:1>` into the prompt.")
 
     def relative_paths(self, component: str) -> tuple[str, ...]:
         """The one file, which holds all components."""
@@ -234,7 +236,8 @@ def _read_layers(file: Path, model: Model,
     """Yield (layer's name on the module, its tensors in float32). Raises RecipeError for a name without a layer."""
     from safetensors.torch import load_file
 
-    tensors = load_file(file)
+    stored = load_file(file)
+    tensors = {usual: stored[name] for name, usual in usual_names(stored, model.family).items()}
     module = model.module(component)
     # From module to file, since `_` for `.` cannot be undone: module names contain `_` themselves.
     module_names = {kohya_name(model.family, component, name): name for name in _named_layers(module)}

@@ -113,6 +113,8 @@ class Family:
     `load_lora_weights`). A component that `load_lora_weights` ignores is left out."""
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """Component → (prefix on the module, prefix in kohya's files, which have `_` for `.`); only what readers know."""
+    other_kohya_prefixes: ClassVar[Mapping[str, str]] = {}
+    """Prefix in such files of some trainers → that of `kohya_prefixes`, where they use another family's."""
     kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     """Component → layer → its name behind the prefix in such a file, where it is another than by that rule."""
     older_prefixes: ClassVar[Mapping[str, str]] = {}

@@ -162,6 +162,8 @@ class StableDiffusion(UNetFamily):
     older_prefixes: ClassVar[Mapping[str, str]] = {"text_encoder": "text_model."}
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
         "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te_text_model_")}
+    # OneTrainer numbers the one text encoder as SDXL's first
+    other_kohya_prefixes: ClassVar[Mapping[str, str]] = {"lora_te1_text_model_": "lora_te_text_model_"}
     # the original name: ComfyUI and A1111 list this norm, which no LoRA has, under no other
     kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {"denoiser": {"conv_norm_out": "out_0"}}
 

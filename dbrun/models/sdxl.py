@@ -149,6 +149,7 @@ class StableDiffusionXL(StableDiffusion):
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
         "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te1_text_model_"),
         "text_encoder_2": ("", "lora_te2_")}
+    other_kohya_prefixes: ClassVar[Mapping[str, str]] = {}
     # kohya's own names: diffusers' reader mangles `add_embedding_linear_1`
     kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {"denoiser": {
         **StableDiffusion.kohya_names["denoiser"],

@@ -24,8 +24,9 @@ PROMPT = "a photo of sks dog"
 
 
 def load(folder: Path) -> Any:
-    """The pipeline in a folder, in float32 on the CPU; its tokenizer need not be readable."""
-    return StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+    """The pipeline in a folder, in float32 on the CPU."""
+    return StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False,
+                                                   torch_dtype=torch.float32)
 
 
 def predict(pipe: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -59,16 +60,18 @@ def with_components(base: Path, outputs: Path) -> Any:
     for name in ("unet", "text_encoder"):
         folder = outputs / "component" / name
         if folder.is_dir():
-            setattr(pipe, name, type(getattr(pipe, name)).from_pretrained(folder))
+            setattr(pipe, name, type(getattr(pipe, name)).from_pretrained(folder, torch_dtype=torch.float32))
     return pipe
 
 
 def single_file(base: Path, outputs: Path) -> Any:
     return StableDiffusionPipeline.from_single_file(str(outputs / "single_file.safetensors"), config=str(base),
-                                                    local_files_only=True, safety_checker=None)
+                                                    local_files_only=True, safety_checker=None,
+                                                    torch_dtype=torch.float32)
 
 
 def main(outputs: Path, base: Path, kohya: str) -> None:
+    """Print the table. base: with the names that this stack reads; kohya: name of that file."""
     logging.disable(logging.ERROR)
     warnings.simplefilter("ignore")
     merged = load(outputs / "merged")

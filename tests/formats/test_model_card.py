@@ -88,7 +88,7 @@ def test_each_program_in_it_draws_what_the_trained_model_draws(tmp_path, monkeyp
     for name in names:
         formats()[name].write(out, SD, adapters, fresh)
     base_recipe = {"type": "sd", "identity": "files:abc", "variant": None}
-    recipe = {**RECIPE, "base": base_recipe, "adapt": dict.fromkeys(SD.components, {"type": "lora"})}
+    recipe = {**RECIPE, "base": base_recipe, "adapt": {name: {"type": "lora"} for name in SD.components}}
     text = render_card({**DOCUMENT, "recipe": recipe}, SD, names, drawn("a sks dog", side=32))
     wanted = on.generate("a sks dog", seed=7, steps=3, guidance=5.0, resolution=32)
     monkeypatch.chdir(out)
