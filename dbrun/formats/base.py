@@ -36,6 +36,8 @@ class Format:
     """What its files are, in a few words; shown behind the name in the explanation of `export`."""
     SPEC_SUFFIX: ClassVar[str | None] = "/lora"
     """End of `modelspec.architecture` in its files; None for files of which programs show no metadata."""
+    LOADS_IN: ClassVar[str] = "the library that it is named after"
+    """The programs that read its files, for people."""
     LOADED_BY: ClassVar[str] = "diffusers"
     """The library that its `loading_lines` use."""
     HOLDS_WORDS: ClassVar[bool] = False

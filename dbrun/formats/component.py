@@ -33,6 +33,7 @@ class ComponentFormat(Format):
     NAME: ClassVar[str] = "component"
     SUMMARY: ClassVar[str] = "it itself, as large as it is"
     SPEC_SUFFIX: ClassVar[str | None] = None
+    LOADS_IN: ClassVar[str] = "diffusers and transformers (`from_pretrained`)"
     POSITION: ClassVar[int] = 40
     LARGE: ClassVar[bool] = True
     ADDS_TO_WEIGHTS: ClassVar[bool] = True

@@ -47,6 +47,7 @@ class DiffusersFormat(Format):
     NAME: ClassVar[str] = "diffusers"
     SUMMARY: ClassVar[str] = "one file, LoRA only"
     WEIGHT_HINT: ClassVar[str | None] = "in diffusers `pipeline.set_adapters(pipeline.get_active_adapters(), 0.8)`"
+    LOADS_IN: ClassVar[str] = "diffusers (`load_lora_weights`); ComfyUI and Forge without the attention of the UNet"
     POSITION: ClassVar[int] = 10
     FILE_DESCRIPTION: ClassVar[str | None] = f"a {FILE}"
 

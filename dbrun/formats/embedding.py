@@ -34,6 +34,7 @@ class EmbeddingFormat(Format):
     NAME: ClassVar[str] = "embedding"
     SUMMARY: ClassVar[str] = "a file for `adapt.trigger`"
     SPEC_SUFFIX: ClassVar[str | None] = "/textual-inversion"
+    LOADS_IN: ClassVar[str] = "diffusers (`load_textual_inversion`), ComfyUI and A1111"
     POSITION: ClassVar[int] = 70
     CONTENT: ClassVar[str] = "a trigger"
 

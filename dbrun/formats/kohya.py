@@ -42,6 +42,7 @@ class KohyaFormat(Format):
     SUMMARY: ClassVar[str] = "one file for ComfyUI and A1111"
     WEIGHT_HINT: ClassVar[str | None] = (
         f"in A1111 `<lora:{NAME_PLACEHOLDER}:0.8>`, in ComfyUI `strength_model` of the node")
+    LOADS_IN: ClassVar[str] = "ComfyUI, Forge and A1111; diffusers where all of it is LoRA"
     POSITION: ClassVar[int] = 30
     ADDS_TO_WEIGHTS: ClassVar[bool] = True
     FILE_DESCRIPTION: ClassVar[str | None] = "a file with kohya's names"

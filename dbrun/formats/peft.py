@@ -37,6 +37,7 @@ class PeftFormat(Format):
     NAME: ClassVar[str] = "peft"
     SUMMARY: ClassVar[str] = "a folder per component"
     LOADED_BY: ClassVar[str] = "PEFT"
+    LOADS_IN: ClassVar[str] = "PEFT (`PeftModel.from_pretrained`)"
     POSITION: ClassVar[int] = 20
     FILE_DESCRIPTION: ClassVar[str | None] = f"a PEFT folder ({CONFIG} and {WEIGHTS})"
 
