@@ -25,8 +25,8 @@ LayerNeed = Literal["own weights", "readable weights", "plain weights", "weight 
 peft can read, whatever its format; a weight that is torch's own kind of tensor; a weight [out, in] of that shape."""
 MAX_IDLE_SHARE = 0.01
 """Share of an adapter's parameters that may be useless before `layer_note` warns."""
-TARGET_PRESETS = ("attention", "attention+ff", "linear", "all")
-"""Names of the presets of `targets`; each family says which layers they are."""
+TARGET_PRESETS = ("attention", "attention+ff", "blocks", "linear", "all")
+"""Names of the presets of `targets`, from the narrowest; each family says which of them it has, and their layers."""
 
 
 def _check_stop_at(value: float | None) -> float | None:

@@ -28,7 +28,8 @@ class Full(Adapter):
     type: Literal["full"]
     """The adapter type."""
     targets: Targets = ("*",)
-    """Which modules learn, with all modules inside: attention, attention+ff, linear, all, or patterns. Default: all."""
+    """Which modules learn, with all modules inside: attention, attention+ff, blocks (transformers
+    only), linear, all, or patterns. Default: all."""
 
     @property
     def layer_needs(self) -> Mapping[LayerNeed, str]:

@@ -76,7 +76,8 @@ class Lora(LowRankAdapter):
     """Initial weights: zero (B = 0), or pissa: the principal directions of the base's weights (arXiv:2404.02948); pissa
     needs linear layers."""
     targets: Targets = "attention"
-    """Which layers are adapted: attention, attention+ff, linear, all (also convolutions), or patterns."""
+    """Which layers are adapted: attention, attention+ff, blocks (transformers only), linear, all (also
+    convolutions), or patterns."""
 
     @property
     def scale(self) -> float:
@@ -107,9 +108,9 @@ class Lora(LowRankAdapter):
         """For `start: pissa` the base's own weights, for DoRA weights that peft can read; nothing otherwise."""
         needs: dict[LayerNeed, str] = {}
         if self._is_pissa:
-            needs["own weights"] = "`start: pissa` takes the base's own weights apart, which are not kept"
+            needs["own weights"] = "`start: pissa` decomposes the base's original weights, which are not kept"
         if self.dora:
-            needs["readable weights"] = "`dora` reads the weights at every step, and peft loses the scales of these"
+            needs["readable weights"] = "`dora` reads the weights at every step, and peft cannot read these"
         return needs
 
     def field_problems(self) -> Iterator[KeyProblem]:

@@ -28,12 +28,13 @@ class Lycoris(LowRankAdapter):
     effective_conv: Bool = False
     """Decompose convolution kernels as tensors of their own size (FedPara, proposition 3), not as wide matrices."""
     targets: Targets = "attention"
-    """Which layers are adapted: attention, attention+ff, linear, all (also convolutions), or patterns."""
+    """Which layers are adapted: attention, attention+ff, blocks (transformers only), linear, all (also
+    convolutions), or patterns."""
 
     @property
     def layer_needs(self) -> Mapping[LayerNeed, str]:
         """A weight of the layer's shape, which the update gets."""
-        return {"weight shape": "peft gives its update the shape of the stored weight, here pairs of numbers in a row"}
+        return {"weight shape": "peft gives its update the shape of the stored weight, which is packed here"}
 
     def field_problems(self) -> Iterator[KeyProblem]:
         """Yield a problem for `effective_conv` with a preset that contains no convolution."""

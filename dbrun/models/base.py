@@ -16,14 +16,17 @@ from dbrun.models.component_weights import ComponentWeights
 from dbrun.models.configs import SCHEDULER_FILE, check_component_configs, loaded_class, read_config
 from dbrun.models.prompt_reading import USUAL_READING
 from dbrun.models.scheduling import check_scheduler_config
+from dbrun.models.training_facts import TrainingFacts
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
     from torch import Tensor, nn
 
-    from dbrun.diffusion.process import DiffusionProcess
+    from dbrun.diffusion.process import Process
     from dbrun.models.ldm_layouts import Layout
+    from dbrun.models.prompt_length import PromptLimit
+    from dbrun.options.timesteps import Shift
 
 Condition = Mapping[str, "Tensor"]
 """Conditioning of the denoiser by a prompt: named tensors, such as `hidden` [L, D]; batched, [B, L, D]."""
@@ -74,7 +77,7 @@ class Sampling:
     guidance: float
 
 
-class Family:
+class Family(TrainingFacts):
     """Architecture of base models: the facts that planning needs, all of them without importing torch.
 
     Each subclass has a file of its own in this folder and sets NAME; `load` returns the matching `Model`.
@@ -87,10 +90,6 @@ class Family:
     """Other values of `_class_name` that look like this family → what such a base is, a noun with its reason."""
     subfolders: ClassVar[tuple[str, ...]]
     """Sub-folders of a base's folder that are read; all others are ignored."""
-    scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler",)
-    """Those of the sub-folders that hold a scheduler config."""
-    scheduler_classes: ClassVar[tuple[str, ...]]
-    """Values of `_class_name` in a scheduler config whose process the family's training follows."""
     components: ClassVar[Mapping[str, str]]
     """Adaptable component → its attribute on the diffusers pipeline; "denoiser" comes first."""
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
@@ -130,10 +129,6 @@ class Family:
     """Upper bound of the bytes that `encode_prompts` returns per prompt."""
     not_adaptable: ClassVar[Mapping[str, str]] = {}
     """Component that cannot be adapted → the reason, a clause that follows the family's name in a message."""
-    class_labels: ClassVar[tuple[str, ...]] = ("none",)
-    """Allowed values of `train.class_labels`; the first is what the diffusers pipeline uses when it samples."""
-    class_labels_doc: ClassVar[str] = ""
-    """Text of `train.class_labels` in the recipe's schema; empty where there is nothing to choose."""
     checkpoint_layouts: ClassVar[tuple[Layout, ...]] = ()
     """Layouts of checkpoints of one file that are read; empty for a family that has none."""
     one_piece_reason: ClassVar[str | None] = "reads a prompt in one piece"
@@ -151,8 +146,8 @@ class Family:
         """Side in pixels of the pictures the base was trained on, read from the configs in folder; without torch."""
         raise NotImplementedError
 
-    def max_prompt_tokens(self, folder: Path) -> int:
-        """Most tokens that a prompt may have, start and end marks not counted; without torch."""
+    def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
+        """How much of a prompt each text encoder reads; of several with one limit only one is named. Without torch."""
         raise NotImplementedError
 
     def start_image(self, picture: Image) -> Image:
@@ -189,10 +184,6 @@ class Family:
     def component_dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
         """Dtype in which a component is loaded, where the others have `dtype`."""
         return dtype
-
-    def scheduler_config(self, folder: Path) -> dict[str, Any]:
-        """Config of the base's scheduler, read from folder; without torch. Raises RecipeError."""
-        return read_config(folder / "scheduler" / SCHEDULER_FILE)
 
     def check_configs(self, folder: Path) -> None:
         """Raise RecipeError where a config in folder is damaged, or says that training here would not fit the base.
@@ -243,8 +234,10 @@ class Model:
                  variant: str | None = None) -> None:
         self.family, self.folder, self.device, self.dtype, self.variant = family, folder, device, dtype, variant
         self._pipeline = pipeline
-        self.weights = ComponentWeights(self._load_component)
+        self.weights = ComponentWeights(self._load_component, device)
         self.prompt_reading = USUAL_READING
+        self.guidance = 1.0
+        """Guidance scale that `predict` gives a denoiser that takes one."""
         self._vocabulary_sizes = self._count_tokens()
         self.new_tokens: dict[str, nn.Module] = {}
         """Trainable vectors of new words by their component's name in recipes, such as `trigger`."""
@@ -273,7 +266,8 @@ class Model:
 
     def _load_component(self, name: str) -> nn.Module:
         dtype = self.family.component_dtype(name, self.dtype)
-        return self.family.load_component(self.folder, name, device=self.device, dtype=dtype, variant=self.variant)
+        device = self.weights.load_device(name)
+        return self.family.load_component(self.folder, name, device=device, dtype=dtype, variant=self.variant)
 
     def loaded_modules(self) -> Mapping[str, nn.Module]:
         """Modules of the adaptable components that are in memory, and of new words, by component."""
@@ -338,9 +332,16 @@ class Model:
         """Number of tokens of each tokenizer, by its name in model_index.json."""
         return {name: len(part) for name, part in self._pipeline.components.items() if name.startswith("tokenizer")}
 
-    def diffusion_process(self) -> DiffusionProcess:
-        """Diffusion process that the base was trained with, from its scheduler's config."""
+    def diffusion_process(self) -> Process:
+        """Process that the base was trained with, from its scheduler's config."""
         raise NotImplementedError
+
+    def timestep_shift(self, wanted: Shift | None, shape: Sequence[int]) -> float:
+        """Shift with which timesteps are drawn for x0 of this shape, [C, h, w]; 1 for none.
+
+        wanted: the recipe's, None for that of the base.
+        """
+        return 1.0
 
     def with_scheduler_changes(self, changes: Mapping[str, object]) -> Self:
         """Copy of this base with changes to its scheduler's config; it shares the weights, this base stays as it is."""

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.models.base import CleanBatch, Condition, Model, Randn, Sampling, SamplingConditions, no_op
 from dbrun.models.configs import downsampling_factor, silence_libraries
+from dbrun.models.pipelines import PipelineModel
+from dbrun.models.prompt_length import PromptLimit
+from dbrun.models.tiny_text import letter_tokenizer, tiny_t5
 from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily, UNetModel
 
 if TYPE_CHECKING:
@@ -101,7 +104,7 @@ class IFStage2Model(IFStage1Model):
         import torch
         from torch.nn.functional import avg_pool2d, interpolate
 
-        from dbrun.diffusion.process import DiffusionProcess
+        from dbrun.diffusion.ddpm import DiffusionProcess
 
         if class_labels == "timesteps":
             return CleanBatch(stored, {})
@@ -135,7 +138,7 @@ class IFStage1(UNetFamily):
     """Stage I: draws 64-pixel pictures from prompts (DeepFloyd IF, after Saharia et al. 2022, arXiv:2205.11487)."""
 
     NAME: ClassVar[str] = "if_stage1"
-    model: ClassVar[type[UNetModel]] = IFStage1Model
+    model: ClassVar[type[PipelineModel]] = IFStage1Model
     pipeline_classes: ClassVar[tuple[str, ...]] = ("IFPipeline",)
     subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "unet"}
@@ -151,9 +154,9 @@ class IFStage1(UNetFamily):
         """Downsampling factor of the UNet: 8 for the published models."""
         return downsampling_factor(folder / "unet")
 
-    def max_prompt_tokens(self, folder: Path) -> int:
+    def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
         """Tokens of a prompt without the end mark: 76; T5 has no start mark."""
-        return PROMPT_LENGTH - 1
+        return (PromptLimit("tokenizer", PROMPT_LENGTH - 1),)
 
     def normalize_prompt(self, prompt: str) -> str:
         """Prompt in lower case, without white space at its ends, as IF was trained."""
@@ -171,11 +174,11 @@ class IFStage1(UNetFamily):
         import diffusers
         import torch
 
-        tokenizer = _letter_tokenizer()
+        tokenizer = letter_tokenizer(PROMPT_LENGTH)
         # the weights must not depend on the caller's random state, nor change it
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            unet, text_encoder = self._tiny_unet(), _tiny_t5(len(tokenizer))
+            unet, text_encoder = self._tiny_unet(), tiny_t5(len(tokenizer))
         schedulers = {name: _tiny_scheduler(name == "scheduler", prediction)
                       for name in self.subfolders if name.endswith("scheduler")}
         pipeline_class = getattr(diffusers, self.pipeline_classes[0])
@@ -201,7 +204,7 @@ class IFStage2(IFStage1):
     """Stage II: enlarges 64-pixel pictures to 256 pixels; its UNet sees the noised small picture beside x_t."""
 
     NAME: ClassVar[str] = "if_stage2"
-    model: ClassVar[type[UNetModel]] = IFStage2Model
+    model: ClassVar[type[PipelineModel]] = IFStage2Model
     pipeline_classes: ClassVar[tuple[str, ...]] = ("IFSuperResolutionPipeline",)
     subfolders: ClassVar[tuple[str, ...]] = ("image_noising_scheduler", *IFStage1.subfolders)
     scheduler_folders: ClassVar[tuple[str, ...]] = ("scheduler", "image_noising_scheduler")
@@ -248,25 +251,3 @@ def _tiny_scheduler(learned: bool, prediction: str) -> Any:
         return DDPMScheduler(**common)
     return DDPMScheduler(**common, variance_type="learned_range", thresholding=True, dynamic_thresholding_ratio=0.95,
                          sample_max_value=1.5)
-
-
-def _tiny_t5(words: int) -> Any:
-    from transformers import T5Config, T5EncoderModel
-
-    return T5EncoderModel(T5Config(vocab_size=words, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=3,
-                                   feed_forward_proj="gated-gelu"))
-
-
-def _letter_tokenizer() -> Any:
-    """T5 tokenizer of single ASCII characters, each also as a word's beginning."""
-    from string import ascii_letters, digits, punctuation
-
-    from transformers import T5Tokenizer
-
-    letters = sorted(digits + ascii_letters + punctuation)
-    marks = [(mark, 0.0) for mark in ("<pad>", "</s>", "<unk>")]
-    inner = [(letter, -3.0) for letter in letters]
-    # sentencepiece marks a word's beginning with ▁
-    initial = [(f"▁{letter}", -3.0) for letter in letters]
-    entries = [("▁", -2.0), *inner, *initial]
-    return T5Tokenizer(vocab=marks + entries, extra_ids=0, model_max_length=PROMPT_LENGTH)

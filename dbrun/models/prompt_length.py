@@ -16,6 +16,19 @@ MAX_SHOWN_CHARACTERS = 50
 """Characters of a prompt that a message shows."""
 
 
+class PromptLimit(NamedTuple):
+    """How much of a prompt a text encoder reads.
+
+    tokenizer: its name in model_index.json; tokens: the most that are read, marks and template not counted; reader: who
+    reads, for messages; rest_is_read: whether another text encoder reads what this one does not.
+    """
+
+    tokenizer: str
+    tokens: int
+    reader: str = "the base"
+    rest_is_read: bool = False
+
+
 class TruncatedPrompt(NamedTuple):
     """Prompt with too many tokens. token_count: how many it has; cut_off: its end, which the base does not read."""
 
@@ -23,10 +36,11 @@ class TruncatedPrompt(NamedTuple):
     token_count: int
     cut_off: str
 
-    def message(self, limit: int) -> str:
-        """One line for a person. limit: tokens that the base reads."""
-        return (f"the base reads {limit} tokens, '{_shorten(self.prompt)}' has {self.token_count}, and "
-                f"'{_shorten(self.cut_off)}' is cut off")
+    def message(self, limit: PromptLimit) -> str:
+        """One line for a person. limit: the one that the prompt exceeds."""
+        lost = "is read by the other text encoder alone" if limit.rest_is_read else "is cut off"
+        return (f"{limit.reader} reads {limit.tokens} tokens, '{_shorten(self.prompt)}' has {self.token_count}, and "
+                f"'{_shorten(self.cut_off)}' {lost}")
 
 
 def _shorten(text: str) -> str:
@@ -61,6 +75,18 @@ def load_tokenizer(folder: Path, name: str = "tokenizer") -> Tokenizer | None:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def load_any_tokenizer(folder: Path, name: str) -> Tokenizer:
+    """Tokenizer as `load_tokenizer`, made by transformers where there is no tokenizer.json."""
+    tokenizer = load_tokenizer(folder, name)
+    if tokenizer is not None:
+        return tokenizer
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(folder / name, local_files_only=True, trust_remote_code=False)
+    converted: Tokenizer = loaded.backend_tokenizer
+    return converted
 
 
 def find_truncated(tokenizer: Tokenizer, prompts: Iterable[str], limit: int, word: str | None = None,

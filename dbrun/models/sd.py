@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
-from dbrun.models.base import CleanBatch, Condition, PublishedNames, Randn, Sampling, SamplingConditions, no_op
+from dbrun.models.base import Condition, PublishedNames, Sampling, SamplingConditions
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
+from dbrun.models.latents import LatentModel
 from dbrun.models.ldm_layouts import SD1, SD2, Layout
 from dbrun.models.new_tokens import Vocabulary
-from dbrun.models.prompt_reading import read_state, tokenize
+from dbrun.models.pipelines import PipelineModel
+from dbrun.models.prompt_length import PromptLimit
+from dbrun.models.prompt_reading import NUM_MARKS, read_state, tokenize
 from dbrun.models.scheduling import published_prediction
+from dbrun.models.tiny_text import byte_tokenizer, tiny_clip
 from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily, UNetModel
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 TEXT_FEED_FORWARD = ("mlp.fc1", "mlp.fc2")
 
 
-class StableDiffusionModel(UNetModel):
+class StableDiffusionModel(LatentModel, UNetModel):
     """Base of Stable Diffusion 1.x or 2.x in memory."""
 
     def module(self, component: str) -> nn.Module:
@@ -42,25 +46,6 @@ class StableDiffusionModel(UNetModel):
     def _new_embeddings(self) -> nn.Module:
         """Vectors of new words, none so far."""
         return Vocabulary(self.component("tokenizer"), self.component("text_encoder")).new_embeddings
-
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Encode pixels [B, 3, H, W] to mean and log-variance of q(z | pixels), float32 [B, 2C, h, w]."""
-        vae = self.component("vae")
-        moments: Tensor = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.parameters
-        return moments.float()
-
-    def sample_x0(self, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
-        """Draw x0 = (mean + std · noise) · scaling_factor, [B, C, h, w], from stored [B, 2C, h, w]."""
-        mean, log_variance = stored.chunk(2, dim=1)
-        # the clamp of diffusers' DiagonalGaussianDistribution, so that x0 is the same as in its training scripts
-        std = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
-        z = mean + std * randn("latents", mean.shape[1:])
-        return CleanBatch(z * self._scaling_factor, {})
-
-    @property
-    def _scaling_factor(self) -> float:
-        # read from the config: training draws latents without the autoencoder in memory; 0.18215 is diffusers' default
-        return float(read_config(self.folder / "vae" / "config.json").get("scaling_factor", 0.18215))
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
         """Encode prompts to the text encoder's last hidden state, `hidden` [L, D] each, padded to the full length L.
@@ -96,26 +81,6 @@ class StableDiffusionModel(UNetModel):
 
         return DPMSolverMultistepScheduler.from_config(self.scheduler.config)
 
-    def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start_image: Image | None = None, on_step: Callable[[], object] = no_op,
-                 conditions: SamplingConditions | None = None) -> Image:
-        """Sample one picture of resolution × resolution pixels with `sampling_scheduler`."""
-        import torch
-
-        if conditions is None:
-            conditions = self.sampling_conditions([prompt])[prompt]
-
-        def after_step(pipeline: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            on_step()
-            return tensors
-
-        # a CPU generator gives the same noise on every device
-        generator = torch.Generator("cpu").manual_seed(seed)
-        with torch.no_grad():
-            return self._draw(self.sampling_pipeline("vae", "unet"), conditions, num_inference_steps=steps,
-                              guidance_scale=guidance, width=resolution, height=resolution, generator=generator,
-                              callback_on_step_end=after_step)
-
     def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
         """The picture that a pipeline samples. settings: further arguments of its call."""
         image: Image = pipeline(
@@ -128,7 +93,7 @@ class StableDiffusion(UNetFamily):
     """Stable Diffusion 1.x and 2.x (Rombach et al. 2021, arXiv:2112.10752)."""
 
     NAME: ClassVar[str] = "sd"
-    model: ClassVar[type[UNetModel]] = StableDiffusionModel
+    model: ClassVar[type[PipelineModel]] = StableDiffusionModel
     pipeline_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
     refused_pipelines: ClassVar[Mapping[str, str]] = {
         "StableDiffusionInpaintPipeline": "a base for inpainting: it fills a masked part of a picture"}
@@ -171,9 +136,9 @@ class StableDiffusion(UNetFamily):
         """Product of the VAE's and the UNet's downsampling factors: 64 for the published models."""
         return downsampling_factor(folder / "vae") * downsampling_factor(folder / "unet")
 
-    def max_prompt_tokens(self, folder: Path) -> int:
+    def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
         """Length of the tokenizer or the text encoder, whichever is smaller, less two marks: 75 as published."""
-        return self.prompt_length(folder, "tokenizer", "text_encoder") - 2
+        return (PromptLimit("tokenizer", self.prompt_length(folder, "tokenizer", "text_encoder") - NUM_MARKS),)
 
     def prompt_length(self, folder: Path, tokenizer: str, text_encoder: str) -> int:
         """Tokens of every prompt of a tokenizer and its text encoder, by their folders; marks and padding included."""
@@ -235,7 +200,6 @@ class StableDiffusion(UNetFamily):
         silence_libraries()
         import torch
         from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-        from transformers import CLIPTextConfig, CLIPTextModel
 
         tokenizer = byte_tokenizer()
         # the weights must not depend on the caller's random state, nor change it
@@ -249,25 +213,9 @@ class StableDiffusion(UNetFamily):
             vae = AutoencoderKL(
                 sample_size=32, block_out_channels=(8, 8, 16), norm_num_groups=4, latent_channels=4,
                 down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3)
-            text_encoder = CLIPTextModel(CLIPTextConfig(
-                vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                num_attention_heads=4, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+            text_encoder = tiny_clip(tokenizer, width=32)
         scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                   clip_sample=False, set_alpha_to_one=False, steps_offset=1,
                                   prediction_type=prediction)
         StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, safety_checker=None,
                                 feature_extractor=None, requires_safety_checker=False).save_pretrained(folder)
-
-
-def byte_tokenizer(**marks: str) -> Any:
-    """CLIP tokenizer of single bytes: 256 symbols, each once more for a word's end, two marks, no merges.
-
-    marks: marks that differ from CLIP's own, such as pad_token.
-    """
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer
-
-    letters = sorted(ByteLevel.alphabet())
-    entries = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=[], model_max_length=77, **marks)

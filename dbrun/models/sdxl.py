@@ -11,7 +11,9 @@ from dbrun.models.base import Condition, PublishedNames, Sampling, SamplingCondi
 from dbrun.models.configs import downsampling_factor, loaded_class, read_config, silence_libraries
 from dbrun.models.ldm_layouts import SDXL, Layout
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary
-from dbrun.models.prompt_reading import tokenize
+from dbrun.models.pipelines import PipelineModel
+from dbrun.models.prompt_length import PromptLimit
+from dbrun.models.prompt_reading import NUM_MARKS, tokenize
 from dbrun.models.scheduling import published_prediction
 from dbrun.models.sd import (
     FEED_FORWARD,
@@ -19,9 +21,9 @@ from dbrun.models.sd import (
     TEXT_FEED_FORWARD,
     StableDiffusion,
     StableDiffusionModel,
-    byte_tokenizer,
 )
-from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetModel
+from dbrun.models.tiny_text import byte_tokenizer
+from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +113,7 @@ class StableDiffusionXL(StableDiffusion):
     """Stable Diffusion XL (Podell et al. 2023, arXiv:2307.01952), without its refiner."""
 
     NAME: ClassVar[str] = "sdxl"
-    model: ClassVar[type[UNetModel]] = StableDiffusionXLModel
+    model: ClassVar[type[PipelineModel]] = StableDiffusionXLModel
     pipeline_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
     refused_pipelines: ClassVar[Mapping[str, str]] = {
         "StableDiffusionXLImg2ImgPipeline": "a refiner: it only finishes pictures that another base has begun",
@@ -156,10 +158,11 @@ class StableDiffusionXL(StableDiffusion):
         "add_embedding.linear_1": "label_emb_0_0", "add_embedding.linear_2": "label_emb_0_2",
         "time_embedding.linear_1": "time_embed_0", "time_embedding.linear_2": "time_embed_2"}}
 
-    def max_prompt_tokens(self, folder: Path) -> int:
+    def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
         """Length of the shorter tokenizer or text encoder, less two marks: 75 as published."""
-        second = self.prompt_length(folder, "tokenizer_2", "text_encoder_2")
-        return min(super().max_prompt_tokens(folder), second - 2)
+        places = zip(self.tokenizers, self.text_encoders, strict=True)
+        shorter = min(self.prompt_length(folder, tokenizer, text_encoder) for tokenizer, text_encoder in places)
+        return (PromptLimit("tokenizer", shorter - NUM_MARKS),)
 
     def component_dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
         """float32 for the VAE, whose activations overflow in float16; all others have dtype."""
@@ -178,7 +181,8 @@ class StableDiffusionXL(StableDiffusion):
         pooled = int(read_config(folder / "text_encoder_2" / "config.json").get("projection_dim", 512))
         taken = int(unet.get("projection_class_embeddings_input_dim") or 0)
         if unet.get("addition_embed_type") != "text_time" or not unet.get("addition_time_embed_dim"):
-            raise RecipeError("the base's UNet takes no sizes of pictures, as SDXL's does", fix="choose an SDXL base")
+            raise RecipeError("the base's UNet does not take the picture's size as an input, and SDXL's does",
+                              fix="choose an SDXL base")
         ids, rest = divmod(taken - pooled, int(unet["addition_time_embed_dim"]))
         if (ids, rest) != (NUM_TIME_IDS, 0):
             raise RecipeError(f"the base's UNet takes {ids} numbers on a picture's sizes, and SDXL's {NUM_TIME_IDS}: a "

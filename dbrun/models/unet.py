@@ -2,118 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.errors import RecipeError, is_out_of_memory
-from dbrun.models.base import Condition, Family, Model
-from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
-from dbrun.models.ldm_layouts import CHECKPOINT
+from dbrun.errors import RecipeError
+from dbrun.models.base import Condition
+from dbrun.models.configs import downsampling_factor, read_config
+from dbrun.models.pipelines import PipelineFamily, PipelineModel
 from dbrun.models.scheduling import VARIANCE_PRESERVING
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from dbrun.diffusion.process import DiffusionProcess
+    from dbrun.diffusion.process import Process
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TIME_EMBEDDING = ("time_emb_proj", "time_embedding.linear_1", "time_embedding.linear_2")
 RESNETS = ("resnets.*.conv1", "resnets.*.conv2", "conv_shortcut")
 
 
-class UNetFamily(Family):
+class UNetFamily(PipelineFamily):
     """Family with a UNet that attends to one sequence of text states."""
 
-    model: ClassVar[type[UNetModel]]
-    """Class of its bases in memory."""
     scheduler_classes: ClassVar[tuple[str, ...]] = VARIANCE_PRESERVING
-    component_docs: ClassVar[Mapping[str, str]] = {
-        "denoiser": "The adapter of the denoiser (the UNet); left out, the denoiser is not trained."}
     diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {"denoiser": ("", "unet.")}
 
     left_out: ClassVar[tuple[str, ...]] = ("safety_checker", "feature_extractor")
-    """Components of the pipeline that are never loaded."""
-
-    def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype,
-             variant: str | None = None) -> Model:
-        """Open the base without a safety checker; each component is loaded in dtype on device. Raises RecipeError."""
-        self.check_configs(folder)
-        absent = (*self.left_out, *self.weight_components)
-        pipeline = self._read_pipeline(folder, absent, dtype=dtype, variant=variant)
-        return self.model(self, pipeline, folder, device, dtype, variant)
-
-    def load_component(self, folder: Path, name: str, *, device: torch.device, dtype: torch.dtype,
-                       variant: str | None) -> nn.Module:
-        """Load one component's weights through the pipeline's class; errors as in the base class."""
-        file = folder / CHECKPOINT
-        # a component's entry is its library and class; the other entries are settings of the pipeline
-        index = read_config(folder / "model_index.json")
-        absent = [other for other, entry in index.items() if isinstance(entry, list) and other != name]
-        if file.exists():
-            pipeline = self._read_checkpoint(folder, absent, dtype=dtype)
-        else:
-            pipeline = self._read_pipeline(folder, absent, dtype=dtype, variant=variant)
-        module: nn.Module = getattr(pipeline, name)
-        # the reader of checkpoints leaves a layer empty that the file lacks
-        empty = [layer for layer, parameter in module.named_parameters() if parameter.is_meta]
-        if empty:
-            raise RecipeError(f"{file.resolve()} lacks {len(empty)} weights of the {name}, such as {empty[0]}",
-                              fix="name a whole checkpoint, or other configs in `base.like`")
-        return module.to(device).requires_grad_(False).eval()
-
-    def empty_component(self, folder: Path, name: str) -> nn.Module:
-        """One component on the meta device, made by its own class from its config."""
-        silence_libraries()
-        import torch
-
-        library, class_name = read_config(folder / "model_index.json")[name]
-        component_class: Any = getattr(import_module(library), class_name)
-        with torch.device("meta"):
-            # diffusers' classes read their own config, those of transformers have a class for it
-            if hasattr(component_class, "load_config"):
-                module: nn.Module = component_class.from_config(component_class.load_config(folder / name))
-            else:
-                config = component_class.config_class.from_dict(read_config(folder / name / "config.json"))
-                module = component_class(config)
-        return module.requires_grad_(False).eval()
-
-    def _read_pipeline(self, folder: Path, absent: Sequence[str], *, dtype: torch.dtype, variant: str | None) -> Any:
-        """The diffusers pipeline in folder without the components named by absent. Raises RecipeError."""
-        silence_libraries()
-        import diffusers
-
-        pipeline_class = getattr(diffusers, self.pipeline_classes[0])
-        try:
-            # safetensors only: a pickle can run code when it is loaded
-            pipeline = pipeline_class.from_pretrained(
-                str(folder), dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True,
-                requires_safety_checker=False, **dict.fromkeys(absent))
-        # the libraries answer a wrong config with almost any exception: TypeError, KeyError, AttributeError …
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            raise RecipeError(f"{folder} cannot be loaded as a base of type {self.NAME}: {error}",
-                              fix="check `base.path` and `base.variant`; only safetensors files are read") from error
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    def _read_checkpoint(self, folder: Path, absent: Sequence[str], *, dtype: torch.dtype) -> Any:
-        """The pipeline in a checkpoint of one file, as `_read_pipeline`; absent components are not read."""
-        silence_libraries()
-        import diffusers
-        from diffusers.loaders.single_file_utils import SingleFileComponentError
-
-        pipeline_class = getattr(diffusers, self.pipeline_classes[0])
-        file = (folder / CHECKPOINT).resolve()
-        try:
-            return pipeline_class.from_single_file(str(file), config=str(folder), local_files_only=True,
-                                                   torch_dtype=dtype, **dict.fromkeys(absent))
-        except (OSError, ValueError, KeyError, RuntimeError, SingleFileComponentError) as error:
-            raise RecipeError(f"{file} cannot be loaded as a base of type {self.NAME}: {error}",
-                              fix="name a whole checkpoint, or other configs in `base.like`") from error
+    pipeline_settings: ClassVar[Mapping[str, object]] = {"requires_safety_checker": False}
 
     def check_configs(self, folder: Path) -> None:
         """Raise RecipeError also for a UNet that was distilled to take the guidance scale as an input."""
@@ -136,31 +52,14 @@ class UNetFamily(Family):
         return int(side) * downsampling_factor(folder / "vae")
 
 
-class UNetModel(Model):
+class UNetModel(PipelineModel):
     """Base in memory whose denoiser is a UNet2DConditionModel."""
 
-    def diffusion_process(self) -> DiffusionProcess:
+    def diffusion_process(self) -> Process:
         """Process with the betas and the prediction type of the base's scheduler."""
-        from dbrun.diffusion.process import DiffusionProcess
+        from dbrun.diffusion.ddpm import DiffusionProcess
 
         return DiffusionProcess.from_config(self.scheduler.config)
-
-    def sampling_pipeline(self, *names: str) -> Any:
-        """New diffusers pipeline with these components and a scheduler of its own, to sample one picture."""
-        pipeline = self.pipeline_with(*names)
-        # the base's own scheduler would carry its state from one sampling to the next
-        pipeline.scheduler = self.sampling_scheduler()
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    def collate_conditions(self, conditions: Sequence[Condition]) -> Condition:
-        """Stack each tensor of the conditions, such as `hidden` [L, D] to [B, L, D]."""
-        import torch
-
-        batch: dict[str, Tensor] = {}
-        for name in conditions[0]:
-            batch[name] = torch.stack([condition[name] for condition in conditions])
-        return batch
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Prediction of the UNet for x_t [B, C, h, w] and t [B], of x_t's shape. condition: at least `hidden`."""

@@ -11,7 +11,7 @@ from dbrun.config_types import Float, Part, subclasses
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dbrun.diffusion.process import DiffusionProcess
+    from dbrun.diffusion.process import Process
 
 
 class LossFunction(Part):
@@ -19,7 +19,7 @@ class LossFunction(Part):
 
     NAME: ClassVar[str]
 
-    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: DiffusionProcess,
+    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: Process,
                    counts: Tensor | None = None) -> Tensor:
         """Distance between pred [B, …] and target [B, …] at timesteps t [B], as float32 [B].
 
@@ -35,7 +35,7 @@ class SquaredError(LossFunction):
     type: Literal["mse"] = "mse"
     """The distance."""
 
-    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: DiffusionProcess,
+    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: Process,
                    counts: Tensor | None = None) -> Tensor:
         """Mean of (pred - target)^2 over [B, …], as float32 [B]; the same rule at every timestep."""
         from dbrun.diffusion.losses import per_sample_mse
@@ -53,7 +53,7 @@ class AbsoluteError(LossFunction):
     type: Literal["l1"]
     """The distance."""
 
-    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: DiffusionProcess,
+    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: Process,
                    counts: Tensor | None = None) -> Tensor:
         """Mean of |pred - target| over [B, …], as float32 [B]; the same rule at every timestep."""
         from dbrun.diffusion.losses import per_sample_l1
@@ -74,7 +74,7 @@ class Huber(LossFunction):
     """How that difference falls from about 1 at t = 0 to `delta` at t = T: with the signal-to-noise ratio (`snr`), or
     as delta ** (t / T) (`exponential`). `constant`: it is `delta` at every timestep."""
 
-    def deltas(self, t: Tensor, process: DiffusionProcess) -> Tensor:
+    def deltas(self, t: Tensor, process: Process) -> Tensor:
         """Delta of each timestep of t [B], as float64 [B]."""
         import torch
 
@@ -86,7 +86,7 @@ class Huber(LossFunction):
             return (1.0 - self.delta) * (s / (s + 1.0)).square() + self.delta
         return torch.full(t.shape, self.delta, dtype=torch.float64)
 
-    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: DiffusionProcess,
+    def per_sample(self, pred: Tensor, target: Tensor, t: Tensor, process: Process,
                    counts: Tensor | None = None) -> Tensor:
         """Mean of 2 delta (sqrt(d^2 + delta^2) - delta) over d = pred - target [B, …], as float32 [B].
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from dbrun.config_types import Bool, Float, OrNone, Part, tagged_union
-from dbrun.diffusion.prediction import PredictionType
+from dbrun.diffusion.prediction import PredictionType, ProcessKind
 from dbrun.errors import KeyProblem
 from dbrun.options import loss_functions, timesteps, weightings
 from dbrun.options.noise import Pyramid
@@ -53,11 +53,16 @@ DEFAULT_UNMASKED_WEIGHT = 0.1
 """Weight of the area outside a mask where `objective.unmasked_weight` is left out; OneTrainer's default."""
 
 
-def check_objective(objective: Objective, config: Mapping[str, Any] | None) -> Iterator[KeyProblem]:
+def check_objective(objective: Objective, process: ProcessKind,
+                    config: Mapping[str, Any] | None) -> Iterator[KeyProblem]:
     """Problems of the objective: settings that contradict each other, or the base.
 
-    config: the base's scheduler config; None while only the recipe is known.
+    process: the family's; config: the base's scheduler config, None while only the recipe is known.
     """
+    if process == "flow":
+        yield from _flow_problems(objective, config)
+        return
+    yield from _ddpm_problems(objective)
     num_timesteps, base_prediction, base_zero_snr = None, None, False
     if config is not None:
         num_timesteps = _num_timesteps(config)
@@ -72,6 +77,44 @@ def check_objective(objective: Objective, config: Mapping[str, Any] | None) -> I
     # without a base the prediction may be unknown; the check runs again with the base's config
     if prediction is not None and (objective.zero_terminal_snr or base_zero_snr):
         yield from _zero_snr_problems(objective, prediction)
+
+
+def _flow_problems(objective: Objective, config: Mapping[str, Any] | None) -> Iterator[KeyProblem]:
+    """Settings that have no meaning for a base of flow matching."""
+    distribution, weighting = objective.timesteps, objective.weighting
+    if objective.prediction not in (None, "flow"):
+        yield KeyProblem("objective.prediction", f"found '{objective.prediction}', allowed for this base: flow; it was "
+                         "trained by flow matching, which predicts noise minus picture", "leave `prediction` out")
+    if objective.zero_terminal_snr:
+        yield KeyProblem("objective.zero_terminal_snr", "found true, but flow matching has no noise schedule to "
+                         "rescale: its last timestep is pure noise anyway", "leave `zero_terminal_snr` out")
+    if weighting.needs_nonzero_snr("flow"):
+        yield KeyProblem("objective.weighting.rule", "found 'dreambooth', which divides by the signal-to-noise ratio: "
+                         "under flow matching it is 0 at the last timestep, so the loss would not be a number",
+                         "write `rule: paper`")
+    unfit = distribution.find_problem(None if config is None else _num_timesteps(config))
+    if unfit is not None:
+        key, message, fix = unfit
+        yield KeyProblem(f"objective.timesteps.{key}", message, fix)
+    fixed = config is not None and not config.get("use_dynamic_shifting")
+    if fixed and distribution.wanted_shift == "resolution":
+        yield KeyProblem("objective.timesteps.shift", "found 'resolution', but the scheduler of this base has the same "
+                         f"shift for all sizes, {(config or {}).get('shift', 1.0):g}",
+                         "leave `shift` out for that, or write a number")
+
+
+def _ddpm_problems(objective: Objective) -> Iterator[KeyProblem]:
+    """Settings that have a meaning for a base of flow matching only."""
+    if objective.prediction == "flow":
+        yield KeyProblem("objective.prediction", "found 'flow', allowed for this base: epsilon, v_prediction, sample; "
+                         "it was not trained by flow matching", "leave `prediction` out")
+    if objective.timesteps.wanted_shift is not None:
+        yield KeyProblem("objective.timesteps.shift", f"found {objective.timesteps.wanted_shift!r}, but only bases of "
+                         "flow matching have a shift", "leave `shift` out; `type: late` draws noisy timesteps more "
+                         "often")
+    if "ddpm" not in objective.weighting.processes:
+        yield KeyProblem("objective.weighting.type", f"found '{objective.weighting.NAME}', which is for bases of flow "
+                         "matching", "write `weighting: {type: min_snr}`, or leave `weighting` out")
 
 
 def _zero_snr_problems(objective: Objective, prediction: PredictionType) -> Iterator[KeyProblem]:

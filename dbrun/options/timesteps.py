@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
-from dbrun.config_types import Float, Int, Part, subclasses
+from dbrun.config_types import Float, Int, OrNone, Part, subclasses
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+
+MAX_SHIFT = 100.0
+
+
+def _check_shift(value: str | float) -> str | float:
+    if isinstance(value, float) and not 0 < value <= MAX_SHIFT:
+        raise PydanticCustomError("wants_shift", "expected none, resolution, or a number above 0, at most {most}",
+                                  {"most": f"{MAX_SHIFT:g}"})
+    return value
+
+
+Shift = Annotated[Literal["none", "resolution"] | Float, AfterValidator(_check_shift)]
+"""Shift of noise levels: no shift, the base's own by the number of tokens, or a factor."""
 
 
 class TimestepDistribution(Part):
@@ -17,27 +32,70 @@ class TimestepDistribution(Part):
 
     NAME: ClassVar[str]
 
-    def sample(self, timesteps: int, generator: Generator) -> Tensor:
-        """One timestep, int64 [1] in [0, T); timesteps: T."""
+    def sample(self, timesteps: int, generator: Generator, shift: float = 1.0) -> Tensor:
+        """One timestep, int64 [1] in [0, T); timesteps: T; shift: as in `diffusion.flow.shifted`, 1 for none."""
         raise NotImplementedError
+
+    @property
+    def wanted_shift(self) -> Shift | None:
+        """The recipe's shift; None where it says none, for that of the base."""
+        return None
 
     def find_problem(self, timesteps: int | None) -> tuple[str, str, str] | None:
         """(key, message, fix) where the distribution does not fit T timesteps, else None; timesteps: T, if known."""
         return None
 
 
-class Uniform(TimestepDistribution):
+class ShiftedDistribution(TimestepDistribution):
+    """A distribution of a continuous u in [0, 1), the noise level, that may be shifted; the timestep is floor(u T)."""
+
+    NEUTRAL: ClassVar[dict[str, object]] = {"shift": None}
+
+    shift: Annotated[Shift | None, OrNone] = None
+    """For flow matching, how noise levels are shifted once they are drawn: u becomes a u / (1 + (a - 1) u). `none`: not
+    at all; a number: that a, above 1 for noisier timesteps; `resolution`: an a that grows with the size of the picture,
+    by the base's scheduler. Left out, as the base was trained."""
+
+    @property
+    def wanted_shift(self) -> Shift | None:
+        """The field `shift`."""
+        return self.shift
+
+    def sample_u(self, generator: Generator) -> Tensor:
+        """One u, float64 [1]."""
+        raise NotImplementedError
+
+    def sample(self, timesteps: int, generator: Generator, shift: float = 1.0) -> Tensor:
+        """floor(u T) of the shifted u, int64 [1]."""
+        from dbrun.diffusion.flow import shifted
+
+        u = self.sample_u(generator)
+        if shift != 1.0:
+            u = shifted(u, shift)
+        # u rounds up to 1.0 in rare draws, where floor(u T) would be T
+        return (u * timesteps).long().clamp(max=timesteps - 1)
+
+
+class Uniform(ShiftedDistribution):
     """Every timestep equally often."""
 
     NAME: ClassVar[str] = "uniform"
     type: Literal["uniform"] = "uniform"
     """The distribution."""
 
-    def sample(self, timesteps: int, generator: Generator) -> Tensor:
-        """A uniform integer from [0, T), int64 [1]."""
+    def sample_u(self, generator: Generator) -> Tensor:
+        """A uniform u, float64 [1]."""
         import torch
 
-        return torch.randint(timesteps, (1,), generator=generator)
+        return torch.rand((1,), generator=generator, dtype=torch.float64)
+
+    def sample(self, timesteps: int, generator: Generator, shift: float = 1.0) -> Tensor:
+        """A uniform integer from [0, T), int64 [1]; with a shift, floor(u T) of the shifted u."""
+        import torch
+
+        if shift == 1.0:
+            return torch.randint(timesteps, (1,), generator=generator)
+        return super().sample(timesteps, generator, shift)
 
 
 UNIFORM = Uniform.from_defaults()
@@ -54,8 +112,8 @@ class Window(TimestepDistribution):
     high: Annotated[Int, Field(ge=1)]
     """First timestep after the window; the base's number of timesteps (usually 1000) for no upper limit."""
 
-    def sample(self, timesteps: int, generator: Generator) -> Tensor:
-        """A uniform integer from [low, high), int64 [1]."""
+    def sample(self, timesteps: int, generator: Generator, shift: float = 1.0) -> Tensor:
+        """A uniform integer from [low, high), int64 [1], whatever the shift: the window itself says which."""
         import torch
 
         return torch.randint(self.low, self.high, (1,), generator=generator)
@@ -70,20 +128,7 @@ class Window(TimestepDistribution):
         return None
 
 
-class ContinuousDistribution(TimestepDistribution):
-    """A distribution of a continuous u in [0, 1); the timestep is t = floor(u T)."""
-
-    def sample_u(self, generator: Generator) -> Tensor:
-        """One u, float64 [1]."""
-        raise NotImplementedError
-
-    def sample(self, timesteps: int, generator: Generator) -> Tensor:
-        """floor(u T), int64 [1]."""
-        # u rounds up to 1.0 in rare draws, where floor(u T) would be T
-        return (self.sample_u(generator) * timesteps).long().clamp(max=timesteps - 1)
-
-
-class BiasedDistribution(ContinuousDistribution):
+class BiasedDistribution(ShiftedDistribution):
     """Timesteps near one end more often than near the other."""
 
     strength: Annotated[Float, Field(gt=1, le=100)] = 2.0
@@ -117,7 +162,7 @@ class Early(BiasedDistribution):
         return 1.0 - super().sample_u(generator)
 
 
-class LogitNormal(ContinuousDistribution):
+class LogitNormal(ShiftedDistribution):
     """Middle timesteps more often: the logit of u is normal (Esser et al. 2024, arXiv:2403.03206, section 3.1)."""
 
     NAME: ClassVar[str] = "logit_normal"
@@ -134,6 +179,40 @@ class LogitNormal(ContinuousDistribution):
 
         normal = torch.randn((1,), generator=generator, dtype=torch.float64)
         return torch.sigmoid(self.mean + self.std * normal)
+
+
+class Sigmoid(ShiftedDistribution):
+    """Middle timesteps more often: `logit_normal` with mean 0, by the name that kohya's scripts and ai-toolkit use."""
+
+    NAME: ClassVar[str] = "sigmoid"
+    type: Literal["sigmoid"]
+    """The distribution."""
+    scale: Annotated[Float, Field(gt=0, le=10)] = 1.0
+    """Standard deviation of the logit of u (kohya's `sigmoid_scale`); larger spreads the timesteps to both ends."""
+
+    def sample_u(self, generator: Generator) -> Tensor:
+        """One u, float64 [1]: the logistic function of a normal number."""
+        import torch
+
+        normal = torch.randn((1,), generator=generator, dtype=torch.float64)
+        return torch.sigmoid(self.scale * normal)
+
+
+class Mode(ShiftedDistribution):
+    """Middle timesteps more often, but with heavy tails (Esser et al. 2024, arXiv:2403.03206, eq. 20)."""
+
+    NAME: ClassVar[str] = "mode"
+    type: Literal["mode"]
+    """The distribution."""
+    scale: Annotated[Float, Field(ge=-1, le=1.75)] = 1.29
+    """Above 0 for the middle, below 0 for both ends; 0 would be uniform. Beyond these bounds u would leave [0, 1]."""
+
+    def sample_u(self, generator: Generator) -> Tensor:
+        """One u, float64 [1]: 1 - v - scale (cos²(pi v / 2) - 1 + v) of a uniform v."""
+        import torch
+
+        v = torch.rand((1,), generator=generator, dtype=torch.float64)
+        return 1.0 - v - self.scale * ((math.pi * v / 2.0).cos().square() - 1.0 + v)
 
 
 def timestep_distributions() -> tuple[type[TimestepDistribution], ...]:

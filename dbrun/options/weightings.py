@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from dbrun.config_types import Float, Part, subclasses
-from dbrun.diffusion.prediction import PredictionType
+from dbrun.diffusion.prediction import PredictionType, ProcessKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,10 +20,13 @@ class Weighting(Part):
     """A weight per timestep, defined for the error of x0 and converted to the predicted quantity.
 
     The squared error of x0 is that of the noise times 1 / snr, and that of v times 1 / (snr + 1) (Salimans and Ho 2022,
-    arXiv:2202.00512, app. D). So one weighting means the same under every prediction.
+    arXiv:2202.00512, app. D). Under flow matching it is that of noise - x0 times sigma² = 1 / (1 + sqrt(snr))². So one
+    weighting means the same under every prediction.
     """
 
     NAME: ClassVar[str]
+    processes: ClassVar[tuple[ProcessKind, ...]] = ("ddpm", "flow")
+    """Processes that it is defined for."""
 
     def x0_weights(self, snr: Tensor) -> Tensor:
         """Weight of the squared error of x0, float64 [B]; snr: float64 [B], at least 0."""
@@ -31,7 +35,8 @@ class Weighting(Part):
     def weights(self, snr: Tensor, prediction: PredictionType) -> Tensor:
         """Weight of the squared error of the predicted quantity, float64 [B]; snr: float64 [B], at least 0."""
         # squared error of the predicted quantity / squared error of x0
-        error_ratio = {"epsilon": snr, "v_prediction": snr + 1.0, "sample": snr.new_ones(())}
+        error_ratio = {"epsilon": snr, "v_prediction": snr + 1.0, "sample": snr.new_ones(()),
+                       "flow": (1.0 + snr.sqrt()).square()}
         return self.x0_weights(snr) / error_ratio[prediction]
 
     def needs_nonzero_snr(self, prediction: PredictionType) -> bool:
@@ -57,6 +62,47 @@ class Unweighted(Weighting):
 
 
 UNWEIGHTED = Unweighted.from_defaults()
+
+
+class FlowWeighting(Weighting):
+    """A weight of the error of noise - x0 by the noise level sigma = 1 / (1 + sqrt(snr)) of flow matching."""
+
+    processes: ClassVar[tuple[ProcessKind, ...]] = ("flow",)
+
+    def flow_weights(self, sigma: Tensor) -> Tensor:
+        """Weight of the squared error of noise - x0, float64 [B]; sigma: float64 [B] in (0, 1]."""
+        raise NotImplementedError
+
+    def x0_weights(self, snr: Tensor) -> Tensor:
+        """The same weight for the error of x0, float64 [B]."""
+        sigma = 1.0 / (1.0 + snr.sqrt())
+        return self.flow_weights(sigma) / sigma.square()
+
+
+class SigmaSqrt(FlowWeighting):
+    """1 / sigma², by its name in diffusers' scripts: clean timesteps count most. Cut off, since it grows to 1e6."""
+
+    NAME: ClassVar[str] = "sigma_sqrt"
+    type: Literal["sigma_sqrt"]
+    """The weighting."""
+    cap: Annotated[Float, Field(ge=1)] = 100.0
+    """Largest weight; that of every timestep below sigma = 1 / sqrt(cap)."""
+
+    def flow_weights(self, sigma: Tensor) -> Tensor:
+        """min(1 / sigma², cap), float64 [B]."""
+        return (1.0 / sigma.square()).clamp(max=self.cap)
+
+
+class CosMap(FlowWeighting):
+    """2 / (pi (1 - 2 sigma + 2 sigma²)): up to twice as much in the middle (Esser et al. 2024, arXiv:2403.03206)."""
+
+    NAME: ClassVar[str] = "cosmap"
+    type: Literal["cosmap"]
+    """The weighting."""
+
+    def flow_weights(self, sigma: Tensor) -> Tensor:
+        """2 / (pi (1 - 2 sigma + 2 sigma²)), float64 [B]."""
+        return 2.0 / (math.pi * (1.0 - 2.0 * sigma + 2.0 * sigma.square()))
 
 
 class MinSnr(Weighting):

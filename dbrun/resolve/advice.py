@@ -41,7 +41,9 @@ def recipe_advice(recipe: Recipe, sources: Sources, files: Mapping[str, Path], s
             yield from _photograph_advice(key, pictures, files, store)
         yield from _lone_picture_advice(key, pictures)
         yield from _class_word_advice(key, subject, recipe)
+    yield from _flow_noise_advice(recipe)
     if recipe.base.path != EMBEDDED:
+        yield from _distilled_base_advice(recipe, sources.base)
         yield from _small_base_settings(recipe, sources.base)
 
 
@@ -119,6 +121,26 @@ def _class_words(prompts: Sequence[str]) -> list[str]:
         return []
     shared = set(first).intersection(*others)
     return [word for word in dict.fromkeys(first) if word in shared and word not in FILLER_WORDS]
+
+
+def _flow_noise_advice(recipe: Recipe) -> Iterator[Note]:
+    """A warning for noise that is not white: flow matching starts from white noise when it samples."""
+    if families()[recipe.base.type].process != "flow":
+        return
+    for key in ("noise_offset", "pyramid_noise"):
+        if getattr(recipe.objective, key):
+            yield Note("training", f"`objective.{key}` makes noise that a base of flow matching never meets when it "
+                       "samples, since it starts from white noise: leave it out", "warning")
+
+
+def _distilled_base_advice(recipe: Recipe, base: BaseSource) -> Iterator[Note]:
+    # advice must not fail a plan: the check of the base's configs reports what is wrong with them
+    try:
+        warning = families()[recipe.base.type].distillation_warning(base.folder, recipe.base.path)
+    except (OSError, DbrunError):
+        return
+    if warning is not None:
+        yield Note("base", f"the base {warning}", "warning")
 
 
 def _small_base_settings(recipe: Recipe, base: BaseSource) -> Iterator[Note]:

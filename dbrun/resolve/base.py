@@ -14,7 +14,7 @@ from dbrun.naming import COMMIT, HUB_ID
 from dbrun.recipe.schema.model import Base
 from dbrun.resolve import hub
 from dbrun.resolve.single_file import find_single_file, is_checkpoint_path
-from dbrun.stages.load import BASE_FILE, check_layout, select_files
+from dbrun.stages.load import BASE_FILE, MODULAR_INDEX, check_layout, refuse_modular, select_files
 from dbrun.stages.sources import Artifact, BaseSource
 from dbrun.stages.support.tokenizer_links import hub_tokenizers, link_tokenizers
 from dbrun.store.atomic import explain_os_error
@@ -74,6 +74,7 @@ def find_base(base: Base, relative_to: Path, store: Store, like_relative_to: Pat
             return replace(hub_base, notes=(text, *hub_base.notes))
         return hub_base
     if folder_exists(folder):
+        refuse_modular(folder, [MODULAR_INDEX] if file_exists(folder / MODULAR_INDEX) else [])
         raise RecipeError(f"{folder} holds no model_index.json, so it is no base in diffusers format",
                           fix="name a folder written by `save_pretrained`")
     raise RecipeError(f"found {base.path!r}, which is no folder here ({folder}) and no Hub id",
@@ -147,16 +148,7 @@ def _find_hub_base(repo: str, revision: str, family: Family, variant: str | None
     unavailable_reason = None
     if folder is None and hub.is_offline():
         unavailable_reason = f"{repo} at {revision} is not in {hub.cache_folder()}, and HF_HUB_OFFLINE is set"
-    notes: tuple[str, ...] = ()
-    if folder is None and store.commits.get(gated_entry(repo)) == "yes":
-        notes = (f"the Hub refused {repo} when it was last asked: it is gated; accept its terms on "
-                 f"https://huggingface.co/{repo}, then `hf auth login`",)
-    return FoundBase(source, unpinned_revision, unavailable_reason, notes)
-
-
-def gated_entry(repo: str) -> str:
-    """Name of the store's entry that says whether the Hub refused a gated repository: yes or no."""
-    return f"{repo} gated"
+    return FoundBase(source, unpinned_revision, unavailable_reason)
 
 
 def _resolve_commit(repo: str, revision: str, store: Store) -> str | None:

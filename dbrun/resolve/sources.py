@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.adapters.embedding import Embedding
-from dbrun.errors import Gated
 from dbrun.events import Note
 from dbrun.formats.base import formats
 from dbrun.models.base import families
@@ -21,11 +21,12 @@ from dbrun.recipe.schema.subject import Subject
 from dbrun.recipe.text.spans import Problem, ProblemCollector
 from dbrun.resolve import picture_shapes
 from dbrun.resolve.advice import recipe_advice
-from dbrun.resolve.base import find_base, gated_entry
+from dbrun.resolve.base import find_base
 from dbrun.resolve.masks import check_has_masks
 from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures, picture_sort_key
 from dbrun.resolve.target_layers import check_layers, count_layers, layer_names
 from dbrun.resolve.training_notes import training_notes
+from dbrun.stages.load import prompt_limits
 from dbrun.stages.sources import BaseSource, Picture, Sources
 from dbrun.stages.support.crops import recipe_crop_settings
 from dbrun.store.store import Store
@@ -40,7 +41,8 @@ class ResolvedSources:
 
     files: sha256 → path of a picture, a mask, or a file of an adapter to start from; notes: for people;
     unpinned_revision: branch or tag of a Hub base whose commit is not known yet, else None; unavailable_reason: why the
-    base cannot be fetched, if so; file_names: picture → names of its files, several if it is there more than once.
+    base cannot be fetched, if so, and unavailable_fix: what to do about it; file_names: picture → names of its files,
+    several if it is there more than once.
     """
 
     sources: Sources
@@ -48,6 +50,7 @@ class ResolvedSources:
     notes: tuple[Note, ...] = ()
     unpinned_revision: str | None = None
     unavailable_reason: str | None = None
+    unavailable_fix: str = "unset HF_HUB_OFFLINE, or name a base on this machine"
     file_names: Mapping[Picture, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -101,7 +104,7 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
     notes = (*(Note("base", text) for text in base.notes), *base_notes, *_init_notes(inits),
              *_picture_notes(recipe, found, classes, base.source.folder), *(train_notes or ()),
              *recipe_advice(recipe, sources, files, store))
-    return ResolvedSources(sources, files, notes, base.unpinned_revision, base.unavailable_reason, names)
+    return ResolvedSources(sources, files, notes, base.unpinned_revision, base.unavailable_reason, file_names=names)
 
 
 def _picture_notes(recipe: Recipe, found: Mapping[str, FoundPictures], classes: Mapping[str, FoundPictures],
@@ -112,8 +115,8 @@ def _picture_notes(recipe: Recipe, found: Mapping[str, FoundPictures], classes: 
         for one in by_key.values():
             shapes = picture_shapes.shape_notes(one.pictures, one.files, crop_settings)
             yield from (Note(stage, text) for text in (*one.notes, *shapes))
-    warnings = (*_missing_trigger_warnings(recipe, found), *_truncation_warnings(recipe, found, folder))
-    yield from (Note("prompts", text, "warning") for text in warnings)
+    yield from (Note("prompts", text, "warning") for text in _missing_trigger_warnings(recipe, found))
+    yield from _truncation_notes(recipe, found, folder)
 
 
 def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) -> ResolvedSources:
@@ -126,16 +129,7 @@ def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) 
     from dbrun.stages.support.download import resolve_commit
 
     repo, revision = loaded.recipe.base.path, resolved.unpinned_revision
-    try:
-        commit = resolve_commit(repo, loaded.recipe.base.revision)
-    except Gated:
-        # for `plan`, which does not ask the Hub
-        store.commits.put(gated_entry(repo), "yes")
-        store.prepare()
-        store.save_caches()
-        raise
-    if store.commits.get(gated_entry(repo)) == "yes":
-        store.commits.put(gated_entry(repo), "no")
+    commit = resolve_commit(repo, loaded.recipe.base.revision)
     store.commits.put(f"{repo}@{revision}", commit)
     # the pictures were decoded when `resolved` was made
     again = resolve_sources(loaded, store, decode=False)
@@ -157,8 +151,11 @@ def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollect
     findings.attempt("images.resolution", picture_shapes.check_resolution, recipe, folder)
     findings.attempt("images.buckets.step", picture_shapes.check_bucket_step, recipe, folder)
     if recipe.objective != DEFAULT_OBJECTIVE:
-        for finding in check_objective(recipe.objective, family.scheduler_config(folder)):
+        for finding in check_objective(recipe.objective, family.process, family.scheduler_config(folder)):
             findings.add(*finding)
+    if recipe.train.guidance is not None and not family.takes_guidance(folder):
+        findings.add("train.guidance", f"found {recipe.train.guidance:g}, but the denoiser of this base takes no "
+                     "guidance scale", "leave it out")
     for index, name in enumerate(recipe.export or ()):
         reason = formats()[name].unsupported_base_reason(family, folder)
         if reason:
@@ -250,7 +247,8 @@ def _sizes_matter(recipe: Recipe) -> bool:
 
 def _sort_pictures(found: Iterable[FoundPictures]) -> tuple[Picture, ...]:
     """Pictures of all subjects in the order of their contents, so that neither names nor folders change a key."""
-    return tuple(sorted((picture for one in found for picture in one.pictures), key=picture_sort_key))
+    pictures = chain.from_iterable(one.pictures for one in found)
+    return tuple(sorted(pictures, key=picture_sort_key))
 
 
 def _class_image_requests(recipe: Recipe) -> dict[str, PictureRequest]:
@@ -285,7 +283,8 @@ def _check_no_overlap(requests: Mapping[str, PictureRequest], classes: Mapping[s
             # prior preservation would teach that this picture is any member of the class
             place = requests[key].key
             names = ", ".join(both)
-            findings.add(place, f"{names} is also a picture of the subject, so it would hold the training back",
+            wrong = f"{names} is also a picture of the subject: as a class image it would undo what training teaches"
+            findings.add(place, wrong,
                          f"put only pictures of other members of its class into the folder of `{place}`")
 
 
@@ -311,8 +310,8 @@ def _missing_trigger_warnings(recipe: Recipe, found: Mapping[str, FoundPictures]
             yield f"`{key}.trigger` '{subject.trigger}' is missing from the prompt of {many}, such as: {lacking[0]}"
 
 
-def _truncation_warnings(recipe: Recipe, found: Mapping[str, FoundPictures], folder: Path | None) -> Iterator[str]:
-    """Yield a warning for each prompt that the base cuts off, with the words that are lost.
+def _truncation_notes(recipe: Recipe, found: Mapping[str, FoundPictures], folder: Path | None) -> Iterator[Note]:
+    """Yield a note for each prompt that a text encoder of the base cuts off, with the words that it does not read.
 
     Without a tokenizer that can be read here, only prompts that are certainly too long are named: each word has at
     least one token. `preprocess` loads the tokenizer with its library, and then names all of them.
@@ -320,19 +319,21 @@ def _truncation_warnings(recipe: Recipe, found: Mapping[str, FoundPictures], fol
     if folder is None:
         return
     family, word = families()[recipe.base.type], recipe.adapt.new_word
-    limit = recipe.base.prompt_chunks * family.max_prompt_tokens(folder)
     where = {family.normalize_prompt(prompt): place for prompt, place in _all_prompts(recipe, found)}
-    long = [prompt for prompt in sorted(where) if word or may_be_truncated(prompt, limit)]
-    # reading a tokenizer takes a while; most recipes have short prompts only
-    tokenizer = load_tokenizer(folder) if long else None
-    if tokenizer is not None:
-        new_token = (word.token, word.vectors) if word else ()
-        for cut in find_truncated(tokenizer, long, limit, *new_token):
-            yield f"{where[cut.prompt]}: {cut.message(limit)}"
-        return
-    for prompt in long:
-        if _min_token_count(prompt, word) > limit:
-            yield f"{where[prompt]}: the base reads {limit} tokens, the rest is cut off: {prompt}"
+    new_token = (word.token, word.vectors) if word else ()
+    for limit in prompt_limits(family, folder, recipe.base.prompt_chunks):
+        level = "info" if limit.rest_is_read else "warning"
+        long = [prompt for prompt in sorted(where) if word or may_be_truncated(prompt, limit.tokens)]
+        # reading a tokenizer takes a while; most recipes have short prompts only
+        tokenizer = load_tokenizer(folder, limit.tokenizer) if long else None
+        if tokenizer is not None:
+            for cut in find_truncated(tokenizer, long, limit.tokens, *new_token):
+                yield Note("prompts", f"{where[cut.prompt]}: {cut.message(limit)}", level)
+            continue
+        for prompt in long:
+            if _min_token_count(prompt, word) > limit.tokens:
+                text = f"{limit.reader} reads {limit.tokens} tokens, the rest is cut off: {prompt}"
+                yield Note("prompts", f"{where[prompt]}: {text}", level)
 
 
 def _all_prompts(recipe: Recipe, found: Mapping[str, FoundPictures]) -> Iterator[tuple[str, str]]:

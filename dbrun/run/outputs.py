@@ -124,7 +124,8 @@ def _restore(old: Path, target: Path, store: Store, note: Callable[[str], object
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-        note(f"an interrupted delivery left the folder {old}: it returns once {target} is out of the way")
+        note(f"an interrupted delivery left the folder {old}: the next run brings its files back once {target} is "
+             "moved away")
         return
     moved = _carry_over(old, target, store, note)
     if moved:
@@ -142,7 +143,7 @@ def _carry_over(old: Path, target: Path, store: Store, note: Callable[[str], obj
         files.carry_over()
     for name, now in files.moved.items():
         if name != now:
-            note(f"{target / name} was your own or changed by you: it is {target / now} now")
+            note(f"{target / name} was your own file, or changed by you: it is now {target / now}")
     return files.moved
 
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from dbrun.input_file import file_exists, open_file, read_json
 from dbrun.models.base import Family, families, no_op
 from dbrun.models.configs import LICENCE_FILE, read_config
 from dbrun.models.ldm_layouts import CHECKPOINT
+from dbrun.models.prompt_length import PromptLimit
 from dbrun.models.prompt_reading import USUAL_READING, PromptReading
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import Stage, StageContext
@@ -35,6 +37,8 @@ ALLOWED_LIBRARIES = ("diffusers", "transformers")
 """The libraries whose classes model_index.json may name."""
 CONFIG_ENDINGS = ("model_index.json", "/config.json", "/scheduler_config.json")
 """Endings of the small files that say whether a base can be trained; they are fetched first."""
+MODULAR_INDEX = "modular_model_index.json"
+"""Index of a pipeline of diffusers that is made of blocks."""
 BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 """The name of a large file in the Hub's cache: its sha256."""
 WEIGHTS = re.compile(r"[A-Za-z0-9_]+(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.safetensors")
@@ -57,6 +61,12 @@ class LoadParams:
     reading: PromptReading = USUAL_READING
 
 
+def prompt_limits(family: Family, folder: Path, chunks: int) -> tuple[PromptLimit, ...]:
+    """How much of a prompt each text encoder of a base reads in this many pieces."""
+    limits = family.prompt_limits(folder)
+    return tuple(limit._replace(tokens=chunks * limit.tokens) for limit in limits)
+
+
 @dataclass(frozen=True)
 class BaseRecord:
     """The content of base.json, which `load` writes. files: relative name -> sha256."""
@@ -66,9 +76,9 @@ class BaseRecord:
     files: Mapping[str, str]
     reading: PromptReading
 
-    def max_prompt_tokens(self, folder: Path) -> int:
-        """Most tokens of a prompt that are read, marks not counted. folder: the base's."""
-        return self.reading.chunks * self.family.max_prompt_tokens(folder)
+    def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
+        """How much of a prompt each text encoder reads, in all pieces together. folder: the base's."""
+        return prompt_limits(self.family, folder, self.reading.chunks)
 
 
 class Load(Stage[LoadParams]):
@@ -171,29 +181,40 @@ def download_base(repo: str, commit: str, family: Family, variant: str | None,
     """
     from dbrun.stages.support import download
 
-    def wanted(names: Sequence[str]) -> Sequence[str]:
-        return (*select_files(names, family.subfolders, variant), *filter(is_licence_file, names))
-
     def check(folder: Path) -> None:
         check_pipeline(folder, family)
         family.check_configs(folder)
 
-    return download.download(repo, commit, wanted, seen, poll=poll, check=download.FirstFiles(CONFIG_ENDINGS, check),
-                             note=note)
+    return download.download(repo, commit, partial(_fetched_files, repo, family, variant), seen, poll=poll,
+                             check=download.FirstFiles(CONFIG_ENDINGS, check), note=note)
+
+
+def describe_base_download(repo: str, revision: str, family: Family, variant: str | None) -> str | None:
+    """Text on the size of what `download_base` would fetch; None for nothing. Errors as those of `describe_download`.
+    """
+    from dbrun.stages.support.download import describe_download
+
+    return describe_download(repo, revision, partial(_fetched_files, repo, family, variant))
+
+
+def _fetched_files(repo: str, family: Family, variant: str | None, names: Sequence[str]) -> Sequence[str]:
+    """The files of a base that are fetched: those that are read, and those that state the licence."""
+    refuse_modular(repo, names)
+    return (*select_files(names, family.subfolders, variant), *filter(is_licence_file, names))
 
 
 def select_files(names: Iterable[str], folders: Sequence[str], variant: str | None) -> tuple[str, ...]:
     """The files of a base that are read: model_index.json, and of each folder configs, vocabularies and weights.
 
-    names: all files, relative, with `/`. Configs and vocabularies are `.json`, `.txt` and `.model` (sentencepiece);
-    weights are safetensors: those of the variant where a folder has them, else those without a variant. Raises
-    RecipeError where no folder has weights of the variant.
+    names: all files, relative, with `/`. Configs and vocabularies are `.json`, `.txt`, `.model` (sentencepiece)
+    and `.jinja` (chat templates); weights are safetensors: those of the variant where a folder has them, else those
+    without a variant. Raises RecipeError where no folder has weights of the variant.
     """
     names, found_variant = set(names), variant is None
     chosen = {name for name in names if name in ("model_index.json", CHECKPOINT)}
     for folder in folders:
         inside = {name for name in names if name.rpartition("/")[0] == folder}
-        chosen |= {name for name in inside if name.endswith((".json", ".txt", ".model"))}
+        chosen |= {name for name in inside if name.endswith((".json", ".txt", ".model", ".jinja"))}
         weights: dict[str, str | None] = {}
         for name in inside:
             match = WEIGHTS.fullmatch(name.rpartition("/")[2])
@@ -233,9 +254,21 @@ def check_layout(folder: Path, family: Family, wanted: Sequence[str], names: Seq
                               fix="set `base.variant` if they have one; pickled weights are never read")
 
 
+def refuse_modular(where: object, names: Iterable[str]) -> None:
+    """Raise RecipeError for a modular pipeline, whose folder has another index and is assembled from blocks of code.
+
+    where: the folder or repository, for the message; names: its files.
+    """
+    if MODULAR_INDEX in names and "model_index.json" not in names:
+        raise RecipeError(f"{where} is a modular pipeline ({MODULAR_INDEX}), such as FLUX.3 and Anima, which dbrun "
+                          "does not train yet: it has no model_index.json",
+                          fix="choose a base in diffusers format, such as black-forest-labs/FLUX.1-dev")
+
+
 def check_pipeline(folder: Path, family: Family) -> None:
     """Raise RecipeError unless model_index.json names a pipeline of this family, and only libraries that are known."""
     if not file_exists(folder / "model_index.json"):
+        refuse_modular(folder, [MODULAR_INDEX] if file_exists(folder / MODULAR_INDEX) else [])
         raise RecipeError(f"{folder} has no model_index.json, so it is no base in diffusers format",
                           fix="name a folder written by `save_pretrained` in `base.path`")
     try:

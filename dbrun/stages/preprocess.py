@@ -14,7 +14,7 @@ from dbrun.images.manifest import picture_id
 from dbrun.images.pixels import read_crop, read_square
 from dbrun.input_file import read_json
 from dbrun.models.base import Model
-from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_truncated
+from dbrun.models.prompt_length import find_truncated, load_any_tokenizer, may_be_truncated
 from dbrun.recipe.schema.images import Images
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.subject import prompt_cycle
@@ -247,19 +247,15 @@ def _warn_truncated(ctx: StageContext[PreprocessParams], prompts: Sequence[str])
     """Warn of each prompt that is longer than the base reads, with the part that is not read."""
     assert ctx.base is not None
     record = read_base_record(ctx.inputs["load"])
-    family, limit = record.family, record.max_prompt_tokens(ctx.base)
-    # a cheap upper bound first, so that a tokenizer is loaded only where a prompt may be too long
-    long = [prompt for prompt in map(family.normalize_prompt, prompts) if may_be_truncated(prompt, limit)]
-    if not long:
-        return
-    tokenizer = load_tokenizer(ctx.base)
-    if tokenizer is None:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(ctx.base / "tokenizer", local_files_only=True,
-                                                  trust_remote_code=False).backend_tokenizer
-    for cut in find_truncated(tokenizer, long, limit):
-        ctx.note(cut.message(limit), level="warning")
+    normalized = [record.family.normalize_prompt(prompt) for prompt in prompts]
+    for limit in record.prompt_limits(ctx.base):
+        # a cheap upper bound first, so that a tokenizer is loaded only where a prompt may be too long
+        long = [prompt for prompt in normalized if may_be_truncated(prompt, limit.tokens)]
+        if not long:
+            continue
+        tokenizer = load_any_tokenizer(ctx.base, limit.tokenizer)
+        for cut in find_truncated(tokenizer, long, limit.tokens):
+            ctx.note(cut.message(limit), level="info" if limit.rest_is_read else "warning")
 
 
 def _user_picture(ctx: StageContext[PreprocessParams], name: str, picture: Picture, *, alpha: bool = False) -> Crop:

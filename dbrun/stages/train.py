@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import Interrupted, RecipeError
 from dbrun.models.base import Model, SamplingConditions, families
+from dbrun.models.offload import find_offload
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.naming import METRICS_FILE
 from dbrun.options.objective import DEFAULT_UNMASKED_WEIGHT, check_objective
@@ -21,10 +22,10 @@ from dbrun.stages.preprocess import Preprocess
 from dbrun.stages.sources import Sources
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import load_base, quantisation_packages
-from dbrun.stages.support.cost import adapter_labels, quantisation_labels
+from dbrun.stages.support.cost import adapter_labels, denoiser_labels
 from dbrun.stages.support.held_out import held_out_indices
 from dbrun.stages.support.memory import CountedMemory
-from dbrun.stages.support.memory_advice import adapter_advice, precision_advice
+from dbrun.stages.support.memory_advice import adapter_advice, offload_advice, precision_advice
 from dbrun.stages.support.memory_phases import train_memory
 from dbrun.stages.support.prompt_index import PromptIndex
 from dbrun.stages.support.training_length import training_length
@@ -85,6 +86,7 @@ class Train(Stage[TrainParams]):
             learning_rates=rates,
             stops=stops,
             objective=recipe.objective,
+            guidance=1.0 if train.guidance is None else train.guidance,
             quantise=recipe.base.quantise,
             held=held_out_indices(recipe, sources))
 
@@ -124,7 +126,7 @@ class Train(Stage[TrainParams]):
         like = (*adapter_labels(recipe.adapt), train.resolved_precision, train.optimizer.NAME, f"tf32 {train.tf32}",
                 f"checkpointing {train.gradient_checkpointing}", f"ema {train.ema is not None}",
                 f"held out {train.held_out}", f"samples {samples}", f"target {prior_target}",
-                *quantisation_labels(recipe.base.quantise))
+                *denoiser_labels(recipe.base))
         disk = {".safetensors": size, METRICS_FILE: steps}
         return Workload(steps, micro * train.accumulation, (micro, size), disk, like)
 
@@ -148,6 +150,7 @@ class Train(Stage[TrainParams]):
         if train.batch_size > 1:
             advice.append("lower `train.batch_size` and raise `train.accumulation` instead")
         advice += precision_advice(recipe, device)
+        advice += offload_advice(recipe, device)
         advice.append("lower `images.resolution`")
         return (*advice, *adapter_advice(recipe))
 
@@ -170,6 +173,9 @@ class Train(Stage[TrainParams]):
         model = _prepare_base(ctx)
         for component, adapter in adapters.items():
             adapter.attach_to(model.module(component))
+        offload = find_offload(model.denoiser)
+        if offload is not None:
+            offload.place_adapters()
         if ctx.runtime.gradient_checkpointing:
             enable_gradient_checkpointing(model)
         trainer = _make_trainer(ctx, model, tuple(adapters))
@@ -208,10 +214,13 @@ def _prepare_base(ctx: StageContext[TrainParams]) -> Model:
         allow_tf32()
     objective, config = ctx.params.objective, model.scheduler.config
     # planning checks this, too, but cannot for a base that was fetched only afterwards
-    for key, message, fix in check_objective(objective, config):
+    for key, message, fix in check_objective(objective, model.family.process, config):
         raise RecipeError(f"`{key}`: {message}", fix=fix)
     changes = scheduler_changes(config, objective.prediction, objective.zero_terminal_snr)
-    return model.with_scheduler_changes(changes)
+    # the copy shares the weights, and has the base's own settings
+    model = model.with_scheduler_changes(changes)
+    model.guidance = ctx.params.guidance
+    return model
 
 
 def _make_trainer(ctx: StageContext[TrainParams], model: Model,
@@ -249,7 +258,7 @@ def _make_batches(ctx: StageContext[TrainParams], model: Model, trainer: Trainer
     noise = Noise(objective.noise_offset, objective.input_perturbation, objective.pyramid_noise)
     return Batches(halves, params.seed, params.batch_size, trainer.process.num_timesteps,
                    lambda stored, randn: model.sample_x0(stored, randn, params.class_labels), objective.timesteps,
-                   noise)
+                   noise, partial(model.timestep_shift, objective.timesteps.wanted_shift))
 
 
 def _make_evaluator(ctx: StageContext[TrainParams], model: Model,

@@ -101,13 +101,18 @@ class Row(NamedTuple):
         return self.half.time_ids[self.crop] if self.half.time_ids else None
 
 
+def no_shift(shape: Sequence[int]) -> float:
+    """Draw timesteps as their distribution says, whatever the shape of x0."""
+    return 1.0
+
+
 @dataclass(frozen=True)
 class Batches:
     """The micro-batches of a training. Each is a pure function of its number, so a resumed run draws the same ones.
 
     halves: instance, then class if there is one. seed: the recipe's. size: rows per half. timesteps: T of the process.
     draw: the family's draw of x0 from stored latents [B, C, h, w]. timestep_sampling: the distribution of t.
-    noise: the kind of noise.
+    noise: the kind of noise. shift: shape of x0, [C, h, w] -> the shift of its timesteps, 1 for none.
     """
 
     halves: Sequence[PictureSet]
@@ -117,6 +122,7 @@ class Batches:
     draw: Callable[[Tensor, Randn], CleanBatch]
     timestep_sampling: TimestepDistribution = UNIFORM
     noise: Noise = WHITE
+    shift: Callable[[Sequence[int]], float] = no_shift
 
     def __call__(self, micro_batch: int) -> Batch:
         """The micro-batch with this number, counted from 0 over the whole training."""
@@ -181,13 +187,14 @@ class Batches:
         time_ids = [row.time_ids for row in rows if row.time_ids is not None]
         if time_ids:
             extra_conditions = {**extra_conditions, "time_ids": torch.stack(time_ids)}
+        shift = self.shift(x0.shape[1:])
         timesteps: list[Tensor] = []
         target_noise: list[Tensor] = []
         input_noise: list[Tensor] = []
         prompts: list[int] = []
         for row in rows:
             at = partial(self._generator, row)
-            timesteps.append(self.timestep_sampling.sample(self.timesteps, at("timestep")))
+            timesteps.append(self.timestep_sampling.sample(self.timesteps, at("timestep"), shift))
             predicted, added = self.noise(x0.shape[1:], at)
             target_noise.append(predicted)
             input_noise.append(added)

@@ -20,6 +20,7 @@ from dbrun.adapters.adapter_layers import matched_layers
 from dbrun.adapters.attach import ADAPTER_NAMES, FROZEN_PREFIX, attach, direct_adapter
 from dbrun.adapters.base import Adapter, Learnable
 from dbrun.models.base import CleanBatch, Condition, Family
+from dbrun.models.offload import BlockOffload
 from dbrun.options.precision import Precision
 from dbrun.safetensors_header import tensor_shapes
 from dbrun.training.batches import Batch
@@ -39,7 +40,7 @@ class DryRun:
     """A base of which only the configs and the headers of the weights are read.
 
     folder, family, variant: of the base; files: the relative names of those that are read; device: cuda, mps or cpu,
-    the device that is planned for.
+    the device that is planned for; offload: whether the denoiser's blocks stay in CPU memory.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class DryRun:
     variant: str | None
     files: tuple[str, ...]
     device: str
+    offload: bool = False
 
     def weight_bytes(self, precision: Precision, *names: str) -> int:
         """Bytes of components in memory, from the headers of their files. names: as in model_index.json."""
@@ -65,8 +67,10 @@ class DryRun:
                 if file.startswith(f"{name}/") and file.endswith(".safetensors")]
 
     def _weight_count(self, name: str) -> int:
-        shapes = [shape for path in self._weight_files(name) for shape in tensor_shapes(path).values()]
-        return sum(map(prod, shapes))
+        count = 0
+        for path in self._weight_files(name):
+            count += sum(map(prod, tensor_shapes(path).values()))
+        return count
 
 
 class DryBase:
@@ -99,6 +103,9 @@ class DryBase:
         attaching = False
         for module in (*carriers.values(), *model.new_tokens.values()):
             self._fill(module)
+        self._offloaded_bytes = 0
+        if dry_run.offload:
+            self._offload_denoiser()
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -119,6 +126,8 @@ class DryBase:
     def weight_bytes(self, *names: str) -> int:
         """Bytes of these components with their adapters."""
         total = self.dry_run.weight_bytes(self.precision, *names)
+        if self.dry_run.family.components["denoiser"] in names:
+            total -= self._offloaded_bytes
         for component in self.components:
             if self.dry_run.family.components.get(component) in names:
                 # weights that learn in place are kept in their original values, too: they count twice
@@ -194,6 +203,12 @@ class DryBase:
         """Context manager: compute with fake tensors."""
         with self._fake, _KnownScalars():  # type: ignore[no-untyped-call]
             yield
+
+    def _offload_denoiser(self) -> None:
+        """Count the copies of the denoiser's blocks, which come and go, as activations."""
+        with self._fake:
+            offload = BlockOffload(self.model.denoiser, self.model.device)
+        self._offloaded_bytes = offload.block_bytes
 
     def _condition(self) -> Condition:
         return self.model.encode_prompts([ANY_PROMPT])[0]

@@ -43,7 +43,7 @@ class TrainSettings(Part):
     """
 
     NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1, "class_labels": None, "tf32": False, "ema": None,
-                                            "held_out": None}
+                                            "held_out": None, "guidance": None}
 
     steps: Annotated[Int | None, Field(ge=1, le=10_000_000), OrNone] = None
     """Number of optimizer steps. If left out: 800, or what `epochs` amounts to."""
@@ -70,6 +70,9 @@ class TrainSettings(Part):
     tf32: Bool = False
     """On an NVIDIA GPU, multiply 32-bit numbers in TF32: faster, but with a mantissa of 10 bits instead of 23."""
     class_labels: Annotated[ClassLabels | None, OrNone, Field(description=class_labels_doc())] = None
+    guidance: Annotated[Float | None, Field(ge=0, le=100), OrNone] = None
+    """For a denoiser that takes the guidance scale as an input (FLUX.1 dev), the scale that training gives it, which
+    is not the one of sampling. Left out, 1, which the adapters of most programs are trained with."""
 
     @property
     def resolved_precision(self) -> Precision:
@@ -84,7 +87,7 @@ class TrainParams(TrainSettings):
     """
 
     NEUTRAL: ClassVar[dict[str, object]] = {
-        "class_labels": "none", "learning_rates": {}, "stops": {}, "objective": DEFAULT_OBJECTIVE,
+        "class_labels": "none", "guidance": 1.0, "learning_rates": {}, "stops": {}, "objective": DEFAULT_OBJECTIVE,
         "prior_target": "images", "held": (), "quantise": None}
     WORDS: ClassVar[Mapping[str, str]] = {
         "prior_weight": "prior.weight", "prior_target": "prior.target", "seed": "seed", "objective": "objective",
@@ -97,6 +100,8 @@ class TrainParams(TrainSettings):
     """Precision of the frozen base and the forward pass."""
     class_labels: ClassLabels = "none"
     """The kind of class labels that the denoiser gets; one of the family's `class_labels`."""
+    guidance: float = 1.0
+    """Guidance scale that the denoiser gets, if it takes one."""
     prior_weight: float = 0.0
     """Weight of the prior loss, at least 0; it has an effect only where batches hold class rows."""
     seed: int = 0

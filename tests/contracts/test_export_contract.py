@@ -34,10 +34,10 @@ Learning = dict[str, str]
 """Component → the kind of adapter on it; for a component of new words, the number of vectors."""
 COMMON = {"denoiser": "lora", "text_encoder": "lora"}
 USUAL: list[tuple[str, Learning, tuple[str, ...]]] = [
-    ("sd", COMMON, ("diffusers", "peft", "kohya", "component")),
+    ("sd", COMMON, ("diffusers", "kohya")),
     ("sd", {"text_encoder": "full"}, ("kohya",)),
-    ("sd", {"trigger": "2"}, ("merged", "single_file")),
-    ("sd", {"denoiser": "lora", "text_encoder": "full", "trigger": "1"}, ("embedding", "component", "merged"))]
+    ("sd", {"trigger": "2"}, ("single_file",)),
+    ("sd", {"denoiser": "lora", "text_encoder": "full", "trigger": "1"}, ("embedding", "merged"))]
 """The pairs of the default set: family, what learns, formats."""
 
 

@@ -3,17 +3,21 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from PIL.Image import Image
 from PIL.Image import new as new_picture
+from representatives import family_cases
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.attach import attach, match_layers, read_weights
 from dbrun.adapters.base import TARGET_PRESETS
 from dbrun.adapters.lora import Lora
+from dbrun.diffusion.ddpm import DiffusionProcess
+from dbrun.diffusion.flow import FlowMatching
+from dbrun.diffusion.prediction import DdpmPrediction
 from dbrun.errors import Interrupted, RecipeError
 from dbrun.formats.base import formats
 from dbrun.models.base import CleanBatch, Family, Model, Randn, families
@@ -22,6 +26,8 @@ from dbrun.recipe.schema.model import Adapt
 
 FAMILIES = families()
 PROMPTS = ("a photo of sks dog", "a dog", "")
+PREDICTIONS = {"ddpm": get_args(DdpmPrediction), "flow": ("flow",)}
+PREDICTED = [(name, prediction) for name, family in FAMILIES.items() for prediction in PREDICTIONS[family.process]]
 Case = tuple[Family, Path, Model]
 
 
@@ -38,7 +44,7 @@ def zeros(count: int) -> Randn:
     return lambda _, shape: torch.zeros(count, *shape)
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=family_cases())
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     family = FAMILIES[request.param]
     folder = tmp_path_factory.mktemp("family") / request.param
@@ -80,11 +86,13 @@ def test_tiny_is_the_same_each_time_and_leaves_the_global_random_state(case: Cas
         assert len(digests) == 1, path.name
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_tiny_predicts_what_was_asked_for(case: Case, tmp_path: Path, prediction: str) -> None:
-    family, _, _ = case
+@pytest.mark.parametrize(("name", "prediction"), PREDICTED)
+def test_tiny_predicts_what_was_asked_for(tmp_path: Path, name: str, prediction: str) -> None:
+    family = FAMILIES[name]
     family.write_tiny_base(tmp_path, prediction=prediction)
-    assert load(family, tmp_path).diffusion_process().prediction == prediction
+    process = load(family, tmp_path).diffusion_process()
+    assert process.prediction == prediction
+    assert isinstance(process, {"ddpm": DiffusionProcess, "flow": FlowMatching}[family.process])
 
 
 def test_the_base_is_frozen_and_in_eval_mode(fresh: Case) -> None:
@@ -160,16 +168,23 @@ def test_what_cannot_be_adapted_is_a_component_of_recipes(case: Case) -> None:
 
 def test_what_is_cut_off_a_prompt_is_what_the_base_does_not_read(case: Case) -> None:
     family, folder, model = case
-    limit, tokenizer = family.max_prompt_tokens(folder), load_tokenizer(folder)
-    assert tokenizer is not None
-    long = family.normalize_prompt("A photo of Sks dog," + " xyz" * limit)
-    (cut,) = find_truncated(tokenizer, [long, "a dog"], limit)
-    assert cut.prompt == long and long.endswith(cut.cut_off) and may_be_truncated(long, limit)
-    read = model.pipeline.tokenizer(long, add_special_tokens=False, truncation=False)["input_ids"]
-    assert cut.token_count == len(read) > limit
-    whole, kept = (model.encode_prompts([text])[0] for text in (long, long[:-len(cut.cut_off)]))
-    less = model.encode_prompts([long[:-len(cut.cut_off)].strip()[:-1]])[0]
-    assert all(torch.equal(whole[name], kept[name]) and not torch.equal(whole[name], less[name]) for name in whole)
+    unread: set[str] = set()
+    for limit in family.prompt_limits(folder):
+        tokenizer = load_tokenizer(folder, limit.tokenizer)
+        assert tokenizer is not None
+        long = family.normalize_prompt("A photo of Sks dog," + " xyz" * limit.tokens)
+        (cut,) = find_truncated(tokenizer, [long, "a dog"], limit.tokens)
+        assert cut.prompt == long and long.endswith(cut.cut_off) and may_be_truncated(long, limit.tokens)
+        read = model.component(limit.tokenizer)(long, add_special_tokens=False, truncation=False)["input_ids"]
+        assert cut.token_count == len(read) > limit.tokens
+        whole, kept = (model.encode_prompts([text])[0] for text in (long, long[:-len(cut.cut_off)]))
+        less = model.encode_prompts([long[:-len(cut.cut_off)].strip()[:-1]])[0]
+        own = {name for name in whole
+               if torch.equal(whole[name], kept[name]) and not torch.equal(whole[name], less[name])}
+        assert own, limit
+        unread |= own
+    # each tensor of a condition has its limit
+    assert unread == set(whole)
 
 
 def test_prompts_of_different_lengths_stand_together_as_each_stands_alone(case: Case) -> None:
@@ -196,7 +211,7 @@ def test_a_condition_has_no_batch_axis_and_collate_adds_one(case: Case) -> None:
 
 def test_prompts_have_a_limit(case: Case) -> None:
     family, folder, model = case
-    assert family.max_prompt_tokens(folder) >= 16
+    assert all(limit.tokens >= 16 for limit in family.prompt_limits(folder))
     model.encode_prompts(["dog " * 500])
 
 
@@ -243,9 +258,11 @@ def test_every_preset_matches_and_a_wider_one_holds_the_narrower(case: Case) -> 
     family, _, model = case
     for component in family.components:
         module, narrower = model.module(component), set[str]()
-        assert tuple(family.target_presets[component]) == TARGET_PRESETS
-        for preset in TARGET_PRESETS:
-            found = set(match_layers(module, family.target_presets[component][preset]))
+        presets = family.target_presets[component]
+        assert list(presets) == [preset for preset in TARGET_PRESETS if preset in presets]
+        assert {"attention", "linear"} <= presets.keys()
+        for preset, patterns in presets.items():
+            found = set(match_layers(module, patterns))
             assert found >= narrower, preset
             narrower = found
 
@@ -258,12 +275,13 @@ def test_linear_is_every_linear_layer_and_nothing_else(case: Case) -> None:
         assert set(match_layers(module, family.target_presets[component]["linear"])) == linear
 
 
-def test_all_reaches_convolutions_of_the_denoiser(case: Case) -> None:
+def test_all_reaches_convolutions_and_is_offered_where_there_are_some(case: Case) -> None:
     family, _, model = case
-    module = model.module("denoiser")
-    kinds = {type(module.get_submodule(name))
-             for name in match_layers(module, family.target_presets["denoiser"]["all"])}
-    assert torch.nn.Conv2d in kinds
+    module, presets = model.module("denoiser"), family.target_presets["denoiser"]
+    convolutions = {name for name, part in module.named_modules() if isinstance(part, torch.nn.Conv2d)}
+    assert bool(convolutions) is ("all" in presets)
+    if convolutions:
+        assert not convolutions.isdisjoint(match_layers(module, presets["all"]))
 
 
 @pytest.mark.parametrize("alpha", [2.0, 7.0])
@@ -273,8 +291,9 @@ def test_saved_adapters_load_through_the_pipeline(fresh: Case, tmp_path: Path, a
     adapters = {}
     for seed, component in enumerate(family.diffusers_prefixes):
         module = trained.module(component)
-        lora = Lora(type="lora", rank=2, alpha=alpha, targets="all")
-        modules = match_layers(module, family.target_presets[component]["all"])
+        widest = list(family.target_presets[component])[-1]
+        lora = Lora(type="lora", rank=2, alpha=alpha, targets=widest)
+        modules = match_layers(module, family.target_presets[component][widest])
         attach(module, lora, modules, seed=seed)
         generator = torch.Generator().manual_seed(seed)
         for parameter in module.parameters():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from representatives import family_cases
 
 from dbrun.models.base import Family, families
 
@@ -13,7 +14,8 @@ CHANGES = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "t
 Base = tuple[Family, Path]
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=family_cases(
+    name for name, family in FAMILIES.items() if family.process == "ddpm"))
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
     folder = tmp_path_factory.mktemp("rescheduled")
     FAMILIES[request.param].write_tiny_base(folder)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from dbrun.diffusion.process import DiffusionProcess
+from dbrun.diffusion.ddpm import DiffusionProcess
 from dbrun.errors import RecipeError
 
 STABLE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -1,5 +1,6 @@
 """Is a name a word of its own, and does nothing else change?"""
 
+import pytest
 import torch
 
 from dbrun.embedded.making.architecture import TINY, build_text_encoder, build_unet
@@ -8,6 +9,7 @@ from dbrun.embedded.making.names import MAX_CHANGE, NAME_NORM, _best_candidate, 
 from dbrun.embedded.making.tokenizer import build_tokenizer
 
 
+@pytest.mark.slow
 def test_names_get_long_embeddings_of_their_own_and_other_words_keep_theirs() -> None:
     tokenizer = build_tokenizer(caption_words())
     encoder = build_text_encoder(TINY, tokenizer)

@@ -66,6 +66,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_bytes(tmp_path: Path, counted_steps) -> None:
     counted_steps(3)
     whole = weights(pretrain(tiny_plan(tmp_path / "whole"), "command"))
@@ -99,6 +100,7 @@ def test_another_seed_is_another_model(tmp_path: Path, counted_steps) -> None:
     assert weights(pretrain(other, "command")) != first
 
 
+@pytest.mark.slow
 def test_going_on_from_an_exported_model_keeps_its_autoencoder_and_trains_its_denoiser(
     tmp_path: Path, counted_steps
 ) -> None:
@@ -114,6 +116,7 @@ def test_going_on_from_an_exported_model_keeps_its_autoencoder_and_trains_its_de
     assert second["start"] == first and "start" not in first
 
 
+@pytest.mark.slow
 def test_going_on_begins_with_the_models_weights_and_ordinary_names(tmp_path: Path, counted_steps) -> None:
     counted_steps(1)
     model = pretrain(tiny_plan(tmp_path), "command")

@@ -14,6 +14,7 @@ import pytest
 from fork_server import start_dbrun
 from PIL import Image
 from projects import Project, cpu_and_heavy, lay_out
+from representatives import cases
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "dog6"
 
@@ -179,7 +180,7 @@ def killed_then_finished(project: Project, wait: float, *words: str) -> None:
     project.dbrun("run", "tiny.yaml", *words)
 
 
-@pytest.mark.parametrize("part", [0.35, 0.6, 0.9])
+@pytest.mark.parametrize("part", cases([0.35, 0.6, 0.9], 1))
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(finished: Project, fresh: Project, part: float) -> None:
     started = time.monotonic()
     fresh.dbrun("run", "tiny.yaml", env={"DBRUN_STORE": str(fresh.folder / "warm")})

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_kinds import make, moved, put, widest
+from representatives import representatives
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import adapter_types
@@ -46,10 +47,11 @@ def _components(family: Family, name: str, form: Format) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every case; where a test asks for a `form`, with each format that can carry all of it.
 
-    Of these pairs the default set has LoRA in each format, and each other case in PEFT's, where it can be, or in the
-    first that can; the others are marked slow.
+    Of these pairs the default set has LoRA in each format, and, for a test marked `all_types`, each other case in
+    PEFT's, where it can be, or in the first that can; the others are marked slow.
     """
     wanted = set(metafunc.fixturenames)
+    all_types = metafunc.definition.get_closest_marker("all_types") is not None
     if {"trained", "form"} <= wanted:
         pairs = [(case, form) for case in (*CASES, IN_PLACE) for form in formats().values()
                  if _components(*case, form) == list(case[0].components)]
@@ -57,13 +59,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         params, seen = [], set[str]()
         for (family, name), form in pairs:
             case = f"{family.NAME}-{name}"
-            usual = not {case, form.NAME} <= seen
+            usual = not {case, form.NAME} <= seen and (all_types or (family, name) in ((WIDE, "lora"), IN_PLACE))
             seen |= {case, form.NAME}
             params.append(pytest.param((family, name), form, id=f"{case}-{form.NAME}",
                                        marks=() if usual else pytest.mark.slow))
         metafunc.parametrize(("trained", "form"), params, indirect=["trained"], scope="session")
     elif "trained" in wanted:
-        metafunc.parametrize("trained", CASES, indirect=True, scope="session", ids=[f"{f.NAME}-{n}" for f, n in CASES])
+        usual = representatives()
+        metafunc.parametrize("trained", [
+            pytest.param((family, name), id=f"{family.NAME}-{name}",
+                         marks=() if family.NAME in usual else pytest.mark.slow) for family, name in CASES],
+            indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ def test_the_recipe_knows_every_format() -> None:
     assert set(formats()) == set(get_args(Export))
 
 
+@pytest.mark.all_types
 def test_what_is_read_back_predicts_what_was_trained(trained, form, tmp_path) -> None:
     form.write(tmp_path, trained.family, trained.adapters, trained.fresh)
     assert reloaded(trained, form, tmp_path) < 1e-4 * trained.expected.effect

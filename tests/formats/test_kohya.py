@@ -27,7 +27,7 @@ from dbrun.models.base import Family, Model, families
 SD, KOHYA, PROBE = families()["sd"], formats()["kohya"], Probe("a photo of sks dog", 32)
 CARRIED = [name for name in KINDS if KOHYA.unsupported_reason(SD, "denoiser", make(name)) is None]
 CLOSE = 1e-4
-QUICK = {"lora", "dora", "lokr"}
+QUICK = {"lora", "lokr"}
 """Kinds that the default run goes through; the others are marked slow."""
 
 

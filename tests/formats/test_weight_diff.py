@@ -25,8 +25,8 @@ BLOCK = r"lora_unet_(down_blocks_\d|mid_block|up_blocks_\d)"
 LISTED = [rf"{BLOCK}_attentions_\d_norm", rf"{BLOCK}_attentions_\d_transformer_blocks_\d_norm[123]",
           rf"{BLOCK}_resnets_\d_norm[12]", "lora_unet_out_0"]
 """Norms by comfy/utils.py (Comfy-Org/ComfyUI @09708eae): UNET_MAP_ATTENTIONS, TRANSFORMER_BLOCKS, UNET_MAP_RESNET,
-UNET_MAP_BASIC, where the last one has its original name. The ends `w_norm`, `b_norm`, `diff` and `diff_b`: comfy/lora.py
-@17358c8f, load_lora.
+UNET_MAP_BASIC, where the last one has its original name. The ends `w_norm`, `b_norm`, `diff` and `diff_b`:
+comfy/lora.py @17358c8f, load_lora.
 """
 
 

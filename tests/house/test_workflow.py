@@ -70,6 +70,7 @@ def all_steps(tree: Path) -> None:
                     assert list(tree.glob(pattern)), f"nothing to upload at {pattern}"
 
 
+@pytest.mark.slow
 def test_its_steps_pass_in_order_with_the_run_made_short(copy: Path) -> None:
     recipe = copy / "recipes" / "sks_dog.yaml"
     text = recipe.read_text(encoding="utf-8")
@@ -97,8 +98,10 @@ def spoilt(name: str, old: str, new: str) -> Callable[[Path], object]:
 @pytest.mark.parametrize(("spoil", "told"), [
     (spoilt("recipes/captions.yaml", "adapt:", "adopt:"), "captions.yaml"),
     (spoilt("schemas/recipe.schema.json", "2020-12", "2019-09"), "schema"),
-    (spoilt("recipes/zwx_car.yaml", "embedded:zwx_car", "embedded:sks_dog"), "zwx_car.lock"),
-    (spoilt("recipes/sks_dog_sd15.yaml", "451f4fe1", "00000000"), "sks_dog_sd15.lock"),
+    pytest.param(spoilt("recipes/zwx_car.yaml", "embedded:zwx_car", "embedded:sks_dog"), "zwx_car.lock",
+                 marks=pytest.mark.slow),
+    pytest.param(spoilt("recipes/sks_dog_sd15.yaml", "451f4fe1", "00000000"), "sks_dog_sd15.lock",
+                 marks=pytest.mark.slow),
 ], ids=["a wrong recipe", "an old schema", "other pictures", "another commit"])
 def test_its_check_finds_what_is_wrong(copy: Path, spoil: Callable[[Path], object], told: str) -> None:
     spoil(copy)

@@ -98,7 +98,7 @@ def test_padding_is_masked_in_the_text_encoder(one: Model) -> None:
 
 
 def test_the_prompt_limit_is_what_comes_through(folders: Mapping[str, Path], one: Model) -> None:
-    limit = ONE.max_prompt_tokens(folders["one"])
+    limit = ONE.prompt_limits(folders["one"])[0].tokens
     just, over = ("x" * n for n in (limit - 1, limit))
     encode = one.pipeline.tokenizer
     assert [len(encode(text).input_ids) for text in (just, over)] == [PROMPT_LENGTH - 1, PROMPT_LENGTH]

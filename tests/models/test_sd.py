@@ -43,7 +43,7 @@ def test_published_sizes(tmp_path: Path) -> None:
         written(tmp_path / part / "config.json", {"block_out_channels": [128, 256, 512, 512]})
     written(tmp_path / "text_encoder" / "config.json", {"max_position_embeddings": 77})
     written(tmp_path / "tokenizer" / "tokenizer_config.json", {"model_max_length": 10**30})
-    assert (SD.resolution_multiple(tmp_path), SD.max_prompt_tokens(tmp_path)) == (64, 75)
+    assert (SD.resolution_multiple(tmp_path), SD.prompt_limits(tmp_path)[0].tokens) == (64, 75)
 
 
 def test_a_broken_config_is_named(tmp_path: Path) -> None:

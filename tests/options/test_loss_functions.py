@@ -7,7 +7,8 @@ import torch
 from option_settings import smallest
 from torch.nn import functional
 
-from dbrun.diffusion.process import DiffusionProcess
+from dbrun.diffusion.ddpm import DiffusionProcess
+from dbrun.diffusion.flow import FlowMatching
 from dbrun.options.loss_functions import MSE, AbsoluteError, Huber, loss_function_types
 
 PROCESS = DiffusionProcess.from_config({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"})
@@ -46,6 +47,17 @@ def test_huber_closed_form_in_float64(schedule: str, delta: float) -> None:
         each = [2 * c * (math.sqrt(d * d + c * c) - c) for d in (pred[row] - target[row]).flatten().tolist()]
         expected.append(sum(each) / len(each))
     assert huber.per_sample(pred, target, T, PROCESS).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("delta", [0.1, 0.5])
+def test_huber_closed_form_under_flow_matching(delta: float) -> None:
+    """1 / (1 + noise / signal) = 1 - sigma, so that delta falls with its square to `delta` at pure noise."""
+    process, t = FlowMatching(), torch.arange(1000)
+    sigma = process.sigma(t)
+    by_snr = Huber(type="huber", delta=delta, schedule="snr").deltas(t, process)
+    torch.testing.assert_close(by_snr, (1 - delta) * (1 - sigma).square() + delta, rtol=1e-12, atol=0)
+    exponential = Huber(type="huber", delta=delta, schedule="exponential").deltas(t, process)
+    assert exponential.tolist() == pytest.approx([SCHEDULES["exponential"](delta, k, 0.0) for k in range(1000)])
 
 
 def test_huber_is_squared_for_small_and_straight_for_large_differences() -> None:

@@ -11,7 +11,11 @@ from dbrun.options.timesteps import (
     Early,
     Late,
     LogitNormal,
+    Mode,
+    ShiftedDistribution,
+    Sigmoid,
     TimestepDistribution,
+    Uniform,
     Window,
     timestep_distributions,
 )
@@ -19,9 +23,21 @@ from dbrun.options.timesteps import (
 COUNT, T = 20_000, 1000
 
 
-def drawn(choice: TimestepDistribution, count: int = COUNT, timesteps: int = T) -> torch.Tensor:
+def drawn(choice: TimestepDistribution, count: int = COUNT, timesteps: int = T, shift: float = 1.0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(5)
-    return torch.cat([choice.sample(timesteps, generator) for _ in range(count)])
+    return torch.cat([choice.sample(timesteps, generator, shift) for _ in range(count)])
+
+
+def below_mode(u: float, scale: float) -> float:
+    """Share of draws of `mode` below u: 1 - v, where v gives u; found by halving, since u falls as v grows."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        v = (low + high) / 2
+        if 1 - v - scale * (math.cos(math.pi / 2 * v) ** 2 - 1 + v) > u:
+            low = v
+        else:
+            high = v
+    return 1 - low
 
 
 def standard(share: float) -> float:
@@ -35,6 +51,8 @@ CASES = [
     (Early(type="early"), lambda u: 1 - (1 - u) ** 2), (Early(type="early", strength=4.0), lambda u: 1 - (1 - u) ** 4),
     (LogitNormal(type="logit_normal"), lambda u: standard(math.log(u / (1 - u)))),
     (LogitNormal(type="logit_normal", mean=1.0, std=0.5), lambda u: standard((math.log(u / (1 - u)) - 1.0) / 0.5)),
+    (Sigmoid(type="sigmoid", scale=1.5), lambda u: standard(math.log(u / (1 - u)) / 1.5)),
+    (Mode(type="mode"), lambda u: below_mode(u, 1.29)), (Mode(type="mode", scale=-0.9), lambda u: below_mode(u, -0.9)),
 ]
 
 
@@ -47,6 +65,27 @@ def test_the_distribution_function_is_the_one_stated(choice: TimestepDistributio
     for tenth in range(1, 10):
         below = (t < tenth * T // 10).float().mean().item()
         assert below == pytest.approx(distribution(tenth / 10), abs=1.95 / math.sqrt(COUNT))
+
+
+@pytest.mark.parametrize("choice", [UNIFORM, LogitNormal(type="logit_normal"), Late(type="late")], ids=str)
+@pytest.mark.parametrize("shift", [0.4, 3.0])
+def test_a_shift_moves_every_share_of_the_draws(choice: TimestepDistribution, shift: float) -> None:
+    """u is below a bound as often as the unshifted u is below the bound that the shift takes there."""
+    _, distribution = next(case for case in CASES if case[0] == choice)
+    t = drawn(choice, 4000, shift=shift)
+    for bound in (0.2, 0.5, 0.8):
+        unshifted = bound / (shift - (shift - 1) * bound)
+        below = (t < bound * T).float().mean().item()
+        assert below == pytest.approx(distribution(unshifted), abs=1.95 / math.sqrt(4000))
+
+
+def test_only_a_window_has_no_shift_of_its_own() -> None:
+    window = Window(type="window", low=3, high=6)
+    assert set(drawn(window, 200, shift=3.0).tolist()) == {3, 4, 5} and window.wanted_shift is None
+    others = [kind for kind in timestep_distributions() if kind is not Window]
+    assert all(issubclass(kind, ShiftedDistribution) for kind in others)
+    assert Uniform(type="uniform", shift="resolution").wanted_shift == "resolution"
+    assert UNIFORM.wanted_shift is None
 
 
 def test_every_distribution_of_the_file_is_tried() -> None:

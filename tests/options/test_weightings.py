@@ -6,19 +6,32 @@ from typing import get_args
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from diffusers.training_utils import compute_snr
+from diffusers.training_utils import compute_loss_weighting_for_sd3, compute_snr
 from option_settings import in_file_of, smallest
 
-from dbrun.diffusion.prediction import PredictionType
-from dbrun.diffusion.process import DiffusionProcess
+from dbrun.diffusion.ddpm import DiffusionProcess
+from dbrun.diffusion.flow import FlowMatching
+from dbrun.diffusion.prediction import DdpmPrediction, PredictionType
 from dbrun.options.objective import Objective
-from dbrun.options.weightings import Debiased, MinSnr, SoftMinSnr, Unweighted, Weighting, weighting_types
+from dbrun.options.weightings import (
+    CosMap,
+    Debiased,
+    MinSnr,
+    SigmaSqrt,
+    SoftMinSnr,
+    Unweighted,
+    Weighting,
+    weighting_types,
+)
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-PREDICTIONS = get_args(PredictionType)
+PREDICTIONS = get_args(DdpmPrediction)
 OWN = [Unweighted(), MinSnr(type="min_snr"), MinSnr(type="min_snr", gamma=1.0), SoftMinSnr(type="soft_min_snr"),
        SoftMinSnr(type="soft_min_snr", gamma=2.0), Debiased(type="debiased")]
-EVERY = [*OWN, *(smallest(kind) for kind in weighting_types() if not in_file_of(kind, Weighting))]
+FLOW = [SigmaSqrt(type="sigma_sqrt"), SigmaSqrt(type="sigma_sqrt", cap=4.0), CosMap(type="cosmap")]
+"""Those that have a meaning under flow matching only."""
+EVERY = [*OWN, *(smallest(kind) for kind in weighting_types()
+                 if not in_file_of(kind, Weighting) and "ddpm" in kind.processes)]
 """Those of the file, and each that has a file of its own."""
 CLOSED = {
     ("none", "epsilon"): lambda r, g: 1.0, ("none", "v_prediction"): lambda r, g: 1.0,
@@ -40,7 +53,7 @@ def process(prediction: str = "epsilon", **changes: object) -> DiffusionProcess:
 
 def test_the_closed_forms_are_for_all_of_them() -> None:
     own = {kind.NAME for kind in weighting_types() if in_file_of(kind, Weighting)}
-    assert own == {name for name, _ in CLOSED}
+    assert own == {name for name, _ in CLOSED} | {weighting.NAME for weighting in FLOW}
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -50,6 +63,49 @@ def test_closed_form(weighting: Weighting, prediction: PredictionType) -> None:
     snr = process().snr(t)
     expected = [CLOSED[weighting.NAME, prediction](r, getattr(weighting, "gamma", 0)) for r in snr.tolist()]
     assert weighting.weights(snr, prediction).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("weighting", OWN, ids=str)
+def test_closed_form_under_flow_matching(weighting: Weighting) -> None:
+    """The weight of noise - x0 is that of x0 times sigma², whose closed form has r = ((1 - sigma) / sigma)²."""
+    sigmas = [(t + 1) / 1000 for t in range(999)]
+    weights = weighting.weights(FlowMatching().snr(torch.arange(999)), "flow")
+    expected = [1.0] * len(sigmas)
+    if weighting.NAME != "none":
+        of_x0, gamma = CLOSED[weighting.NAME, "sample"], getattr(weighting, "gamma", 0)
+        expected = [s * s * of_x0(((1 - s) / s) ** 2, gamma) for s in sigmas]
+    assert weights.tolist() == pytest.approx(expected, rel=1e-10)
+
+
+def test_debiased_under_flow_matching_is_sigma_times_what_is_left() -> None:
+    """sigma² sqrt(r) = sigma (1 - sigma): nothing at both ends, where noise - x0 says least of the other half."""
+    sigma = FlowMatching().sigma(torch.arange(1000))
+    weights = Debiased(type="debiased").weights(FlowMatching().snr(torch.arange(1000)), "flow")
+    torch.testing.assert_close(weights, sigma * (1 - sigma), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("weighting", FLOW, ids=str)
+def test_a_weighting_of_flow_is_that_of_diffusers(weighting: Weighting) -> None:
+    process = FlowMatching()
+    theirs = compute_loss_weighting_for_sd3(weighting.NAME, process.sigma(torch.arange(1000)))
+    ours = weighting.weights(process.snr(torch.arange(1000)), "flow")
+    if isinstance(weighting, SigmaSqrt):
+        theirs = theirs.clamp(max=weighting.cap)
+    torch.testing.assert_close(ours.float(), theirs.float(), rtol=1e-6, atol=0)
+    assert weighting.processes == ("flow",) and not weighting.needs_nonzero_snr("flow")
+
+
+@pytest.mark.parametrize("weighting", [w for w in EVERY if w.NAME != "none"], ids=str)
+def test_the_weighted_error_under_flow_matching_is_that_of_x0(weighting: Weighting) -> None:
+    """Of one wrong guess of x0, said as noise - x0 (double precision, through the process's own target)."""
+    draw = torch.Generator().manual_seed(0)
+    x0, noise, wrong = (torch.randn(5, 4, 3, 3, generator=draw, dtype=torch.float64) for _ in range(3))
+    of, t = FlowMatching(), torch.tensor([0, 33, 400, 850, 998])
+    sigma = of.sigma(t).view(-1, 1, 1, 1)
+    guess = (of.add_noise(x0, noise, t) - wrong) / sigma
+    error = (of.target(x0, noise, t) - guess).square().flatten(1).mean(1)
+    expected = weighting.weights(of.snr(t), "sample") * (x0 - wrong).square().flatten(1).mean(1)
+    torch.testing.assert_close(weighting.weights(of.snr(t), "flow") * error, expected, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("weighting", [w for w in EVERY if w.NAME != "none"], ids=str)
@@ -94,6 +150,9 @@ def test_what_needs_a_signal_says_so(weighting: Weighting, prediction: Predictio
     """At a timestep without signal, every weighting that says it can do without has a finite weight; no other has."""
     last = process(prediction, rescale_betas_zero_snr=True).snr(torch.tensor([999]))
     assert last.item() == 0.0
+    assert FlowMatching().snr(torch.tensor([999])).item() == 0.0
+    flow = bool(weighting.weights(last, "flow").isfinite())
+    assert flow is not weighting.needs_nonzero_snr("flow")
     finite = bool(weighting.weights(last, prediction).isfinite())
     assert finite is not weighting.needs_nonzero_snr(prediction)
 

@@ -14,9 +14,9 @@ from train_settings import train_settings
 
 from dbrun.adapters.attach import attach, match_layers, read_weights, write_weights
 from dbrun.adapters.lora import Lora
+from dbrun.diffusion.ddpm import DiffusionProcess
 from dbrun.diffusion.losses import prior_preservation_loss
 from dbrun.diffusion.noise import offset_noise
-from dbrun.diffusion.process import DiffusionProcess
 from dbrun.models.base import families
 from dbrun.models.sd import StableDiffusionModel
 from dbrun.options.loss_functions import MSE

@@ -65,6 +65,7 @@ def test_threads_count_on_a_cpu_only(machine):
     assert device.resolve_numerics("auto", 3).threads == 0
 
 
+@pytest.mark.slow
 def test_torch_agrees_and_was_not_imported():
     code = ("import sys; from dbrun.plan.device import resolve_device; found = resolve_device('auto');"
             "assert 'torch' not in sys.modules; import torch;"

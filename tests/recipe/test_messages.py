@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dbrun.models.base import family_names
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.text.spans import InvalidRecipe
 
@@ -63,13 +64,13 @@ WRONG = [
     ("schema: dbrun/v1", "schema: dbrun/v9", ["found 'dbrun/v9', allowed: dbrun/v1; this dbrun is older than"]),
     ("schema: dbrun/v1\n", "", ["schema: missing, expected dbrun/v1"]),
     ("type: sd", "type: sdxl9",
-     ["r.yaml:3:14 base.type: found 'sdxl9', allowed: one of if_stage1, if_stage2, sd, sdxl"]),
+     ["r.yaml:3:14 base.type: found 'sdxl9', allowed: one of " + ", ".join(family_names())]),
     ("{type: sd, path: embedded}", "embedded", ["base: found 'embedded', allowed: a mapping such as {path: …}"]),
     ("type: lora", "type: loar",
      ["adapt.denoiser.type: found 'loar', allowed: full, loha, lokr, lora or oft; did you mean 'lora'?"]),
     ("type: lora, ", "", ["adapt.denoiser.type: missing"]),
     ("targets: all", "targets: attn",
-     ["adapt.denoiser.targets: found 'attn', allowed: one of attention, attention+ff, linear, all, or a list",
+     ["adapt.denoiser.targets: found 'attn', allowed: one of attention, attention+ff, blocks, linear, all, or a list",
       "did you mean 'attention'?"]),
     ("targets: all", "targets: {a: b}", ["targets: found a mapping, allowed: text or a list of text"]),
     ("targets: all", "targets: [a, [b]]", ["r.yaml:11:49 adapt.denoiser.targets.1: found a list, allowed: text"]),

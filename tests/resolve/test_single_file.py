@@ -159,7 +159,7 @@ def test_tokenizers_of_the_hub_are_linked_once_they_are_fetched(
     snapshot = tmp_path / "hub" / f"models--{REPO.replace('/', '--')}" / "snapshots" / COMMIT
     shutil.copytree(base / "tokenizer", snapshot / "tokenizer")
     folder = verified_base_folder(found.source, Artifact(tmp_path / "no record", ""), Store(tmp_path / "store"))
-    assert families()["sd"].max_prompt_tokens(folder) == 75
+    assert families()["sd"].prompt_limits(folder)[0].tokens == 75
     again = find(file, f"{REPO}@{COMMIT}", tmp_path / "store").source
     assert again.folder is not None and again.identity == found.source.identity
 

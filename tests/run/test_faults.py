@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from representatives import cases
 from stub_outcomes import finishes_alike, outputs
 from stub_world import go, make_home
 
@@ -57,7 +58,7 @@ def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", cases(CALLS, 0))
 def test_killed_at_every_call(fresh, whole, call):
     for number in range(1, 1000):
         home = make_home(fresh / str(number))
@@ -70,7 +71,7 @@ def test_killed_at_every_call(fresh, whole, call):
     assert number > 1
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", cases(CALLS, 1, 3))
 @pytest.mark.parametrize("failure", [errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.slow),
                                      pytest.param(errno.EACCES, marks=pytest.mark.slow)])
 def test_refused_at_every_call(fresh, whole, call, failure):

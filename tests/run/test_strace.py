@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from representatives import cases
 from stub_outcomes import finishes_alike, outputs
 from stub_world import go, make_home
 
@@ -63,7 +64,7 @@ FAULTS = [*(("signal=KILL", 29), ("error=ENOSPC", 29)),
             for fault in ("signal=KILL", "error=ENOSPC", "error=EIO", "error=EACCES"))]
 
 
-@pytest.mark.parametrize("call", WRITES)
+@pytest.mark.parametrize("call", cases(WRITES, 0, 2, 4))
 @pytest.mark.parametrize(("fault", "every"), FAULTS)
 def test_disturbed_at_every_call_below_python(fresh, whole, call, fault, every, record_property):
     for number in range(1, 1000, every):

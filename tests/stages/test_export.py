@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from representatives import cases
 
 from dbrun.adapters.adapter_io import read_adapters, write_adapters
 from dbrun.errors import StageFailed
@@ -163,7 +164,8 @@ def test_pictures_are_kept_for_the_next_export(trained) -> None:
     assert len(trained.items.made) == 3, "another adapter: only the adapted row is drawn anew"
 
 
-@pytest.mark.parametrize("setting", [{"seed": 3}, {"steps": 3}, {"guidance": 5.0}, {"prompts": ("a cat",)}])
+@pytest.mark.parametrize("setting", cases(
+    [{"seed": 3}, {"steps": 3}, {"guidance": 5.0}, {"prompts": ("a cat",)}], 3))
 def test_each_setting_of_the_samples_shows(trained, content, setting) -> None:
     chosen = trained.chosen.model_copy(update={"export": ("peft",)})
     one = content(trained.run("export", chosen).path)

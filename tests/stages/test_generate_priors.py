@@ -4,6 +4,7 @@ import json
 
 import pytest
 from PIL import Image, ImageDraw
+from representatives import cases
 
 from dbrun.errors import Interrupted, StageFailed
 from dbrun.models.sd import StableDiffusionModel
@@ -41,9 +42,9 @@ def test_a_picture_does_not_depend_on_what_was_drawn_before(loaded, tmp_path, co
     assert content(loaded.run(STAGE, recipe()).path) == both
 
 
-@pytest.mark.parametrize("change", [
+@pytest.mark.parametrize("change", cases([
     {"subject": {"class_prompt": "a photo of a cat"}}, {"prior": {"steps": 3}}, {"prior": {"guidance": 3.0}},
-    {"images": {"resolution": 16}}, {"seed": 1}])
+    {"images": {"resolution": 16}}, {"seed": 1}], 0, 3, 4))
 def test_everything_that_makes_a_picture_is_in_its_key(loaded, change, content, recipe) -> None:
     before = content(loaded.run(STAGE, recipe()).path)
     after = content(loaded.run(STAGE, recipe(**change)).path)

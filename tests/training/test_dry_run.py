@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from train_settings import train_settings
 
@@ -9,6 +10,7 @@ from dbrun.adapters.adapter_layers import matched_layers
 from dbrun.adapters.attach import attach
 from dbrun.adapters.lora import Lora
 from dbrun.models.base import Sampling, families
+from dbrun.models.offload import find_offload
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.stages.sources import BaseSource
@@ -24,17 +26,22 @@ SETTINGS = train_settings(steps=1, learning_rate=1e-3, batch_size=2, accumulatio
                           optimizer=AdamW(), schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 
 
-def dry_run(folder: Path) -> DryRun:
-    return open_dry_run(BaseSource("files:0", "sd", folder, None, {}, Sampling(2, 2.0)), "cpu")
+def dry_run(folder: Path, offload: str | None) -> DryRun:
+    # in 32 bits a GPU computes as a CPU does
+    return open_dry_run(BaseSource("files:0", "sd", folder, None, {}, Sampling(2, 2.0)), "cuda", offload)
 
 
-def test_a_step_is_counted_as_a_real_one_takes_it(tmp_path) -> None:
+@pytest.mark.parametrize("offload", [None, "blocks"])
+def test_a_step_is_counted_as_a_real_one_takes_it(tmp_path, offload: str | None) -> None:
     family = families()["sd"]
     family.write_tiny_base(tmp_path)
     model = family.load(tmp_path, device=torch.device("cpu"), dtype=torch.float32)
     with torch.no_grad():
         conditions = model.encode_prompts(["a photo 0", "a photo 1"])
+    if offload is not None:
+        model.weights.offloaded = "unet"
     module = model.denoiser
+    whole = sum(parameter.nbytes for parameter in module.parameters())
     attach(module, LORA, matched_layers(family, module, "denoiser", LORA), seed=0)
     trainer = Trainer(model, ("denoiser",), cached_prompts(model, conditions), SETTINGS)
     x0 = torch.zeros(2, 4, 8, 8)
@@ -44,10 +51,16 @@ def test_a_step_is_counted_as_a_real_one_takes_it(tmp_path) -> None:
     with LiveMemory() as live:
         trainer.loss(batch).total.backward()
 
-    base = dry_run(tmp_path).open("fp32", {"denoiser": LORA})
+    base = dry_run(tmp_path, offload).open("fp32", {"denoiser": LORA})
     counted = base.train_step(SETTINGS, 32, 2, 2, checkpointing=False, live=False)
     assert counted.saved == saved.nbytes and counted.peak == live.peak
-    assert base.weight_bytes("unet") == sum(parameter.nbytes for parameter in module.parameters())
+    resident = sum(parameter.nbytes for parameter in module.parameters())
+    offloaded = find_offload(module)
+    if offloaded is not None:
+        resident -= offloaded.block_bytes
+        assert offloaded.block_bytes > whole / 2
+    assert base.weight_bytes("unet") == resident
+    assert base.sample(32, 2) > 0
 
 
 def test_storages_are_counted_once_and_until_they_are_freed() -> None:

@@ -72,6 +72,7 @@ def seen(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Obje
     return result
 
 
+@pytest.mark.slow
 def test_every_option_shows_in_the_bytes_and_no_two_alike(seen: Callable[[Objective], str]) -> None:
     objectives = [DEFAULT_OBJECTIVE, *(Objective.model_validate(option) for option in OPTIONS)]
     assert len({seen(objective) for objective in objectives}) == len(objectives)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from representatives import family_cases
 from torch import Tensor
 from train_settings import changed, train_settings
 
@@ -35,7 +36,7 @@ SETTINGS = train_settings(steps=2, learning_rate=1e-2, accumulation=1, max_grad_
 LORA, WORD = Lora(type="lora", rank=2), Embedding(token="<sks>", initializer="d", vectors=2)
 
 
-@pytest.fixture(scope="module", params=sorted(families()))
+@pytest.fixture(scope="module", params=family_cases())
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Family, Path]:
     family, folder = families()[request.param], tmp_path_factory.mktemp(request.param)
     family.write_tiny_base(folder)

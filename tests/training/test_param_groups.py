@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from representatives import cases
 from tiny_steps import BOTH, batch, gone, same
 from tiny_training import FAMILY, PROMPTS, load, lora
 from torch import Tensor
@@ -147,7 +148,7 @@ def test_the_denoiser_goes_on_as_if_the_text_encoder_had_been_frozen_by_hand(hom
     assert same(read_weights(frozen), trained.adapter_states()["text_encoder"])
 
 
-@pytest.mark.parametrize("at", [STOP - 1, STOP, STOP + 1])
+@pytest.mark.parametrize("at", cases([STOP - 1, STOP, STOP + 1], 1))
 def test_resumed_before_at_or_after_the_stop_ends_in_the_same_bits(home: Path, at: int) -> None:
     unbroken, first = (trainer(home, STOPPING) for _ in range(2))
     second = trainer(home, STOPPING)

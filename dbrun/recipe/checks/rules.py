@@ -8,10 +8,10 @@ from dbrun.adapters.embedding import Embedding
 from dbrun.config_types import Part
 from dbrun.errors import KeyProblem
 from dbrun.models.base import families
-from dbrun.models.quantisation import quantisations
 from dbrun.naming import CHECKPOINT_SUFFIXES, HUB_ID
 from dbrun.options.objective import check_objective
 from dbrun.recipe.checks import exports
+from dbrun.recipe.checks.weight_rules import check_weights
 from dbrun.recipe.schema import images
 from dbrun.recipe.schema.launch import check_launch
 from dbrun.recipe.schema.model import Prior, Recipe
@@ -21,9 +21,9 @@ from dbrun.recipe.schema.train import DEFAULT_STEPS
 
 def check_rules(recipe: Recipe) -> list[KeyProblem]:
     """All problems between keys of a valid recipe."""
-    rules = (_subject, _dataset, _captions, _prior, _class_images, _base, _quantise, _prompt_reading, _components,
-             _class_labels, _objective, _precision, _adapt, _trigger, _export, _length, _stop, _optimizer, _tf32,
-             _images, _launch)
+    rules = (_subject, _dataset, _captions, _prior, _class_images, _base, check_weights, _prompt_reading,
+             _components, _class_labels, _guidance, _objective, _precision, _adapt, _trigger, _export, _length, _stop,
+             _optimizer, _tf32, _images, _launch)
     problems: list[KeyProblem] = []
     for rule in rules:
         problems += rule(recipe)
@@ -168,24 +168,9 @@ def _base(recipe: Recipe) -> Iterator[KeyProblem]:
                              f"remove `{key}`, or write `{key}: null` over an inherited one")
 
 
-def _quantise(recipe: Recipe) -> Iterator[KeyProblem]:
-    name, adapter = recipe.base.quantise, recipe.adapt.adapters.get("denoiser")
-    if name is None or adapter is None:
-        return
-    needs, kinds = adapter.layer_needs, quantisations()
-    unmet = [why for need, why in needs.items() if need in kinds[name].LACKS]
-    if not unmet:
-        return
-    able = [other for other, kind in kinds.items() if needs.keys().isdisjoint(kind.LACKS)]
-    fix = "write `adapt: {denoiser: {type: lora}}`, or remove `quantise`"
-    if able:
-        fix = f"write `quantise: {able[0]}`, or `adapt: {{denoiser: {{type: lora}}}}`"
-    yield KeyProblem("base.quantise", f"found '{name}', but `adapt.denoiser` cannot learn on it: {unmet[0]}", fix)
-
-
 def _objective(recipe: Recipe) -> Iterator[KeyProblem]:
     # runs again with the base's scheduler config, once that is here
-    yield from check_objective(recipe.objective, None)
+    yield from check_objective(recipe.objective, families()[recipe.base.type].process, None)
 
 
 def _components(recipe: Recipe) -> Iterator[KeyProblem]:
@@ -206,6 +191,14 @@ def _class_labels(recipe: Recipe) -> Iterator[KeyProblem]:
     if labels is not None and labels not in family.class_labels:
         yield KeyProblem("train.class_labels", f"found '{labels}', allowed for `base.type: {family.NAME}`: "
                          f"{', '.join(family.class_labels)}", "leave it out")
+
+
+def _guidance(recipe: Recipe) -> Iterator[KeyProblem]:
+    family, guidance = families()[recipe.base.type], recipe.train.guidance
+    if guidance is not None and not family.embeds_guidance:
+        yield KeyProblem("train.guidance", f"found {guidance:g}, but the denoiser of `base.type: {family.NAME}` takes "
+                         "no guidance scale",
+                         "leave it out; for sampling there are `samples.guidance` and `prior.guidance`")
 
 
 def _prompt_reading(recipe: Recipe) -> Iterator[KeyProblem]:
@@ -235,7 +228,11 @@ def _adapt(recipe: Recipe) -> Iterator[KeyProblem]:
         place = f"adapt.{component}"
         # a component without convolutions has the same layers under both names
         presets = family.target_presets.get(component, {})
-        if adapter.linear_only_reason and adapter.targets == "all" and presets.get("all") != presets.get("linear"):
+        if presets and isinstance(adapter.targets, str) and adapter.targets not in presets:
+            yield KeyProblem(f"{place}.targets", f"found '{adapter.targets}', allowed for `base.type: {family.NAME}`: "
+                             f"{', '.join(presets)}, or patterns", f"write `targets: {tuple(presets)[-1]}`")
+        if (adapter.linear_only_reason and adapter.targets == "all" and "all" in presets
+                and presets["all"] != presets["linear"]):
             yield KeyProblem(f"{place}.targets", f"found 'all', which holds convolutions: {adapter.linear_only_reason}",
                              "write `targets: linear`")
 
@@ -359,8 +356,8 @@ def _optimizer(recipe: Recipe) -> Iterator[KeyProblem]:
                              "remove it")
     if train.ema is not None and optimizer.HAS_EVAL_WEIGHTS:
         yield KeyProblem("train.ema",
-                         f"found an average of weights that `train.optimizer: {{type: {optimizer.NAME}}}` already "
-                         "averages", "remove one of them")
+                         f"found an average of the weights, but `train.optimizer: {{type: {optimizer.NAME}}}` already "
+                         "averages them", "remove one of them")
 
 
 def _tf32(recipe: Recipe) -> Iterator[KeyProblem]:

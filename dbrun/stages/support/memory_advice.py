@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dbrun.recipe.schema.model import Recipe
+from dbrun.stages.support.base_loading import has_own_memory
 
 NOTHING_TO_CHANGE = "free some memory: no key of the recipe makes this stage need less"
 
@@ -15,6 +16,15 @@ def precision_advice(recipe: Recipe, device: str) -> tuple[str, ...]:
     if device == "cpu" or recipe.train.resolved_precision != "fp32":
         return ()
     return ("set `train.precision: bf16`",)
+
+
+def offload_advice(recipe: Recipe, device: str) -> tuple[str, ...]:
+    """Blocks in CPU memory, where the device has memory of its own and the recipe allows it."""
+    base, adapter = recipe.base, recipe.adapt.adapters.get("denoiser")
+    trains_blocks = adapter is not None and not adapter.uses_peft
+    if not has_own_memory(device) or base.offload or base.quantise or trains_blocks:
+        return ()
+    return ("set `base.offload: blocks`",)
 
 
 def adapter_advice(recipe: Recipe) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import torch
 from adapter_kinds import KINDS as KINDS_OF_PEFT
 from adapter_kinds import make, moved, put
 from lycoris_reader import write_by_lycoris
+from representatives import cases
 from safetensors.torch import load_file, save_file
 
 from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters
@@ -24,6 +25,7 @@ FAMILY = families()["sd"]
 PROBE = Probe("a photo of sks dog", 32)
 KINDS = {"denoiser": {"type": "lora", "rank": 3, "alpha": 6.0, "targets": "attention"},
          "text_encoder": {"type": "lora", "rank": 2, "alpha": 2.0, "targets": "linear"}}
+FOLDER_KINDS = sorted(KINDS_OF_PEFT.keys() - {"pissa"})
 
 
 def fresh(base: Path):
@@ -136,7 +138,7 @@ def test_a_file_of_diffusers_own_starts_it_too(bench, given, tmp_path, names) ->
     assert torch.allclose(ours, expected, atol=1e-5) is (names == "peft")
 
 
-@pytest.mark.parametrize("alpha", [None, 1.0, 7.0])
+@pytest.mark.parametrize("alpha", cases([None, 1.0, 7.0], 2))
 def test_another_alpha_starts_at_the_same_prediction(bench, given, alpha) -> None:
     folder, _, expected = given
     started = begun(bench, paths(folder, "peft"), denoiser={"alpha": alpha})
@@ -144,7 +146,7 @@ def test_another_alpha_starts_at_the_same_prediction(bench, given, alpha) -> Non
     torch.testing.assert_close(predicted(bench, started), expected, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS_OF_PEFT.keys() - {"pissa"}))
+@pytest.mark.parametrize("kind", cases(FOLDER_KINDS, *map(FOLDER_KINDS.index, ("lora", "lokr"))))
 def test_every_type_goes_on_from_its_own_folder(bench, tmp_path, kind) -> None:
     """At the same scale to the bit; under another alpha the scale goes into the weights."""
     adapter, model = make(kind), fresh(bench.base)
@@ -161,7 +163,7 @@ def test_every_type_goes_on_from_its_own_folder(bench, tmp_path, kind) -> None:
         torch.testing.assert_close(predicted(bench, started), expected, rtol=0, atol=5e-6)
 
 
-@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "loha", "lokr"])
+@pytest.mark.parametrize("kind", cases(["lora", "rslora", "dora", "loha", "lokr"], 1))
 def test_a_file_with_kohyas_names_starts_it_too(bench, tmp_path, kind) -> None:
     adapter, model = make(kind), fresh(bench.base)
     trained = moved(put(model, "denoiser", adapter, "all"), by=0.1)
@@ -178,7 +180,8 @@ def test_a_file_with_kohyas_names_starts_it_too(bench, tmp_path, kind) -> None:
         begun(bench, {"text_encoder": str(path)})
 
 
-@pytest.mark.parametrize(("algo", "kind"), [("locon", "lora"), ("loha", "loha"), ("lokr", "lokr")])
+@pytest.mark.parametrize(("algo", "kind"), [
+    ("locon", "lora"), *(pytest.param(kind, kind, marks=pytest.mark.slow) for kind in ("loha", "lokr"))])
 def test_a_file_that_lycoris_wrote_starts_both_components(bench, tmp_path, algo, kind) -> None:
     model, path = fresh(bench.base), tmp_path / "theirs.safetensors"
     write_by_lycoris(model, path, algo, lora_dim=4, alpha=2.0, conv_lora_dim=4, conv_alpha=2.0)

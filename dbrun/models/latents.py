@@ -1,0 +1,73 @@
+"""Bases that train on the latents of an autoencoder: how a picture becomes latents, and how one is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dbrun.models.base import CleanBatch, Randn, SamplingConditions, no_op
+from dbrun.models.configs import read_config
+from dbrun.models.pipelines import PipelineModel
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+class LatentModel(PipelineModel):
+    """Base in memory whose autoencoder `vae` gives a normal distribution of latents (diffusers' AutoencoderKL)."""
+
+    takes_mean: ClassVar[bool] = False
+    """Whether x0 is the mean of that distribution, as the base was trained, instead of a draw from it."""
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Encode pixels [B, 3, H, W] to mean and log-variance of q(z | pixels), float32 [B, 2C, h, w]."""
+        vae = self.component("vae")
+        moments: Tensor = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.parameters
+        return moments.float()
+
+    def sample_x0(self, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
+        """Draw z = mean + std · noise and normalise it to x0, [B, C, h, w], from stored [B, 2C, h, w]."""
+        mean, log_variance = stored.chunk(2, dim=1)
+        if self.takes_mean:
+            return CleanBatch(self.normalise(mean), {})
+        # the clamp of diffusers' DiagonalGaussianDistribution, so that x0 is the same as in its training scripts
+        std = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
+        z = mean + std * randn("latents", mean.shape[1:])
+        return CleanBatch(self.normalise(z), {})
+
+    def normalise(self, z: Tensor) -> Tensor:
+        """Latents as the denoiser takes them, (z - shift_factor) · scaling_factor: z [B, C, h, w] to [B, C, h, w]."""
+        # read from the config: training draws latents without the autoencoder in memory
+        shift = read_config(self.folder / "vae" / "config.json").get("shift_factor") or 0.0
+        return (z - shift) * self._scaling_factor
+
+    @property
+    def _scaling_factor(self) -> float:
+        # 0.18215 is diffusers' default
+        return float(read_config(self.folder / "vae" / "config.json").get("scaling_factor", 0.18215))
+
+    def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
+                 start_image: Image | None = None, on_step: Callable[[], object] = no_op,
+                 conditions: SamplingConditions | None = None) -> Image:
+        """Sample one picture of resolution × resolution pixels with `sampling_scheduler`."""
+        import torch
+
+        if conditions is None:
+            conditions = self.sampling_conditions([prompt])[prompt]
+
+        def after_step(pipeline: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            on_step()
+            return tensors
+
+        # a CPU generator gives the same noise on every device
+        generator = torch.Generator("cpu").manual_seed(seed)
+        with torch.no_grad():
+            pipeline = self.sampling_pipeline("vae", self.family.components["denoiser"])
+            return self._draw(pipeline, conditions, num_inference_steps=steps, guidance_scale=guidance,
+                              width=resolution, height=resolution, generator=generator,
+                              callback_on_step_end=after_step)
+
+    def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
+        """The picture that a pipeline samples. settings: further arguments of its call."""
+        raise NotImplementedError

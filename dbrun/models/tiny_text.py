@@ -1,0 +1,51 @@
+"""Tokenizers and text encoders of the tiny bases, made without any file or network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def byte_tokenizer(**marks: str) -> Any:
+    """CLIP tokenizer of single bytes: 256 symbols, each once more for a word's end, two marks, no merges.
+
+    marks: marks that differ from CLIP's own, such as pad_token.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+
+    letters = sorted(ByteLevel.alphabet())
+    entries = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=[], model_max_length=77, **marks)
+
+
+def tiny_clip(tokenizer: Any, width: int) -> Any:
+    """CLIP text encoder of two layers for a tokenizer of `byte_tokenizer`. width: numbers per token."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+
+
+def letter_tokenizer(length: int) -> Any:
+    """T5 tokenizer of single ASCII characters, each also as a word's beginning. length: its `model_max_length`."""
+    from string import ascii_letters, digits, punctuation
+
+    from transformers import T5Tokenizer
+
+    letters = sorted(digits + ascii_letters + punctuation)
+    marks = [(mark, 0.0) for mark in ("<pad>", "</s>", "<unk>")]
+    inner = [(letter, -3.0) for letter in letters]
+    # sentencepiece marks a word's beginning with ▁
+    initial = [(f"▁{letter}", -3.0) for letter in letters]
+    entries = [("▁", -2.0), *inner, *initial]
+    return T5Tokenizer(vocab=marks + entries, extra_ids=0, model_max_length=length)
+
+
+def tiny_t5(words: int) -> Any:
+    """T5 encoder of 24 numbers per token. words: size of its vocabulary."""
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(T5Config(vocab_size=words, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=3,
+                                   feed_forward_proj="gated-gelu"))

@@ -1,0 +1,156 @@
+"""Does every family of flow matching prepare, encode and predict as diffusers' pipelines do? At unequal sides."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from flow_pipelines import FLOW_PIPELINES, FlowPipeline
+from PIL import Image
+from torch import Tensor
+
+from dbrun.models import flux
+from dbrun.models.base import Family, Model, families
+from dbrun.models.flux import FluxModel
+from dbrun.models.latents import LatentModel
+from dbrun.stages.preprocess import as_tensor
+
+FAMILIES = {name: family for name, family in families().items() if family.process == "flow"}
+PROMPTS = ("a photo of sks dog", "a dog on the grass", "")
+WIDTH, HEIGHT = 48, 32
+Cases = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
+    """`cases(name)`: the folder of a tiny base of a family, written once."""
+    made: dict[str, Path] = {}
+
+    def case(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("oracles") / name
+            FAMILIES[name].write_tiny_base(made[name])
+        return made[name]
+
+    return case
+
+
+def load(family: Family, folder: Path) -> Model:
+    return family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def picture() -> Image.Image:
+    values = torch.randint(256, (HEIGHT, WIDTH, 3), generator=torch.Generator().manual_seed(4), dtype=torch.uint8)
+    return Image.fromarray(values.numpy())
+
+
+def check_prompts(model: Model, oracle: FlowPipeline) -> None:
+    with torch.no_grad():
+        for prompt in PROMPTS:
+            theirs = model.pipeline.encode_prompt(prompt, device="cpu", **oracle.encode)
+            (ours,) = model.encode_prompts([prompt])
+            assert ours.keys() == oracle.results.keys()
+            for name, place in oracle.results.items():
+                assert torch.equal(ours[name], theirs[place][0]), (prompt, name)
+
+
+def check_latents(model: Model, oracle: FlowPipeline) -> None:
+    """Latents and their noising, both with noise of one generator, as image-to-image begins."""
+    # its own timesteps are shifted; the grid of training is not
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    components = {name: part for name, part in model.pipeline.components.items() if part is not None}
+    pipeline = oracle.image_to_image(**{**components, "scheduler": scheduler})
+    pixels = pipeline.image_processor.preprocess(picture())
+    assert torch.equal(pixels, as_tensor(picture())[None])
+    t = 321
+    with torch.no_grad():
+        theirs = oracle.noised(pipeline, pixels, scheduler.timesteps[999 - t:1000 - t],
+                               torch.Generator().manual_seed(9))
+        generator = torch.Generator().manual_seed(9)
+        x0 = model.sample_x0(model.encode_images(pixels),
+                             lambda _, shape: torch.randn(1, *shape, generator=generator), "none").x0
+        noise = torch.randn(x0.shape, generator=generator)
+        ours = model.diffusion_process().add_noise(x0, noise, torch.tensor([t]))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+def check_prediction(model: Model, oracle: FlowPipeline) -> None:
+    """The second question of the pipeline, asked again at the next timestep of the grid of training."""
+    calls: list[tuple[Any, Any]] = []
+    pipeline = model.pipeline
+    pipeline.set_progress_bar_config(disable=True)
+    denoiser: Any = model.denoiser
+    handle = denoiser.register_forward_hook(lambda module, args, kwargs, output: calls.append((args, kwargs)),
+                                            with_kwargs=True)
+    pipeline(PROMPTS[0], num_inference_steps=3, guidance_scale=1.0, width=WIDTH, height=HEIGHT,
+             generator=torch.Generator().manual_seed(2), **oracle.call)
+    handle.remove()
+    args, asked = calls[1]
+    t = torch.tensor([round(oracle.sigma(asked) * 1000) - 1])
+    factor = HEIGHT // model.encode_images(torch.zeros(1, 3, HEIGHT, WIDTH)).shape[-2]
+    height, width = HEIGHT // factor, WIDTH // factor
+    with torch.no_grad():
+        sigma = (t + 1).float() / 1000
+        theirs = oracle.prediction(denoiser(*args, **{**asked, **oracle.at(sigma)}), height, width)
+        x_t = oracle.x_t(asked, height, width)
+        ours = model.predict(x_t, t, model.collate_conditions(model.encode_prompts(PROMPTS[:1])))
+    assert ours.shape == x_t.shape
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+def test_every_family_of_flow_matching_has_an_oracle() -> None:
+    assert FLOW_PIPELINES.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("check", [check_prompts, check_latents, check_prediction], ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_it_is_what_the_pipeline_does(cases: Cases, name: str, check: Callable[[Model, FlowPipeline], None]) -> None:
+    check(load(FAMILIES[name], cases(name)), FLOW_PIPELINES[name])
+
+
+def _swapped_ids(height: int, width: int) -> Tensor:
+    return RIGHT_IDS(height, width)[:, [0, 2, 1]]
+
+
+def _first_mark(self: FluxModel, prompts: Any) -> Tensor:
+    tokens = self.component("tokenizer")(list(prompts), padding="max_length", return_tensors="pt")
+    first: Tensor = self.component("text_encoder")(tokens.input_ids).last_hidden_state[:, 0]
+    return first
+
+
+def _unpadded(self: FluxModel, prompts: Any) -> Tensor:
+    tokens = self.component("tokenizer_2")(list(prompts), padding="max_length", return_tensors="pt")
+    states: Tensor = self.component("text_encoder_2")(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
+    return states
+
+
+RIGHT_IDS, RIGHT_PREDICT, RIGHT_SIGMA = flux.position_ids, FluxModel.predict, FluxModel.sigma
+MUTANTS: dict[str, tuple[Any, str, Any, Callable[[Model, FlowPipeline], None]]] = {
+    "no shift of latents": (LatentModel, "normalise", lambda self, z: z * self._scaling_factor, check_latents),
+    "the other sign": (FluxModel, "predict", lambda self, *asked: -RIGHT_PREDICT(self, *asked), check_prediction),
+    "rows for columns": (flux, "position_ids", _swapped_ids, check_prediction),
+    "packed across": (flux, "pack", lambda x: x.flatten(2).transpose(1, 2).reshape(len(x), -1, 4 * x.shape[1]),
+                      check_prediction),
+    "one timestep off": (FluxModel, "sigma", lambda self, t: RIGHT_SIGMA(self, t - 1), check_prediction),
+    "CLIP at its first mark": (FluxModel, "_read_clip", _first_mark, check_prompts),
+    "T5 without padding": (FluxModel, "_read_t5", _unpadded, check_prompts),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_mutant_is_caught(cases: Cases, mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, attribute, wrong, check = MUTANTS[mutant]
+    monkeypatch.setattr(owner, attribute, wrong)
+    with pytest.raises(AssertionError):
+        check(load(FAMILIES["flux"], cases("flux")), FLOW_PIPELINES["flux"])
+
+
+@pytest.mark.slow
+def test_another_guidance_is_caught(cases: Cases) -> None:
+    model = load(FAMILIES["flux"], cases("flux"))
+    model.guidance = 3.5
+    with pytest.raises(AssertionError):
+        check_prediction(model, FLOW_PIPELINES["flux"])
