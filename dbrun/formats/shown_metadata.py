@@ -23,8 +23,8 @@ from dbrun.formats.recipe_facts import (
     trigger_phrases,
 )
 from dbrun.formats.stamp import LEGACY_HASH, MODEL_HASH, data_digest, legacy_digest, write_metadata
-from dbrun.models.base import PublishedNames
 from dbrun.models.configs import UNKNOWN_LICENCE
+from dbrun.models.file_names import PublishedNames
 from dbrun.safetensors_header import read_header
 
 SPEC_VERSION = "1.0.1"

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
-from dbrun.models.base import Condition, PublishedNames, Sampling, SamplingConditions
+from dbrun.models.base import Condition, Sampling, SamplingConditions
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
+from dbrun.models.file_names import PublishedNames
 from dbrun.models.latents import LatentModel
 from dbrun.models.ldm_layouts import SD1, SD2, Layout
 from dbrun.models.new_tokens import Vocabulary

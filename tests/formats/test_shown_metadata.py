@@ -13,7 +13,8 @@ from dbrun.formats.recipe_facts import tag_counts, trigger_phrases
 from dbrun.formats.run_name import NAME_PLACEHOLDER, delivered_names, write_run_name
 from dbrun.formats.shown_metadata import ROOM_FOR_NAME, inherited_metadata, set_name, shown_metadata
 from dbrun.formats.stamp import write_provenance
-from dbrun.models.base import PublishedNames, families
+from dbrun.models.base import families
+from dbrun.models.file_names import PublishedNames
 from dbrun.safetensors_header import read_header
 
 SD1 = PublishedNames("stable-diffusion-v1", "sd_v1", False, "epsilon")
