@@ -26,6 +26,10 @@ FORBIDDEN_IN_PROMPT = re.compile(
 """A character that no prompt may hold, wherever it is written. All others may: joiners, soft hyphens, private use, and
 code points that are not assigned yet, such as the emoji of a newer Unicode."""
 
+FILLER_WORDS = frozenset(["a", "an", "the", "of", "in", "on", "at", "with", "and", "photo", "photograph", "picture",
+                          "image"])
+"""Words of a prompt that name no subject and no class."""
+
 
 def forbidden_in_prompt(text: str) -> str | None:
     """Name and place of the first character that no prompt may hold, counted from 1; None where there is none."""

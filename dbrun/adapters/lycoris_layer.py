@@ -30,7 +30,9 @@ class LycorisLayer:
     rank_names: tensors whose axis 0 is a rank; the first that exists gives the rank of alpha / rank;
     peft_names: LyCORIS' name -> peft's, where they differ;
     without_unknown: returns the layer without tensors that peft has no name for, multiplied into the others;
-    peft_has_dora: whether peft's config of the type has `use_dora`.
+    peft_has_dora: whether peft's config of the type has `use_dora`;
+    change: for an update that depends on the weight: (weight [out, in …], layer) -> the update [out, in …] with its
+    scale, float32. Raises ValueError for tensors of other shapes.
     """
 
     title: str
@@ -41,3 +43,4 @@ class LycorisLayer:
     peft_names: Mapping[str, str] = field(default_factory=dict)
     without_unknown: Callable[[LayerTensors], dict[str, Tensor]] = _unchanged
     peft_has_dora: bool = False
+    change: Callable[[Tensor, LayerTensors], Tensor] | None = None

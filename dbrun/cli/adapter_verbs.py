@@ -12,9 +12,12 @@ from dbrun.cli.app import Json, app
 
 @app.command()
 def show(adapter: Annotated[Path, typer.Argument(
-             help="An exported .safetensors file, or a folder that a run wrote, such as outputs/sks_dog.",
+             help="A .safetensors file or PEFT folder of any program, or a folder that a run wrote.",
              metavar="ADAPTER", show_default=False)], json: Json = False) -> None:
-    """Show the provenance of an adapter."""
+    """Show what an adapter is, and how it was made.
+
+    Type, rank, layers, base, trigger, and the programs that load it; of dbrun's own the whole provenance.
+    """
     from dbrun.cli.files import show_provenance
 
     show_provenance(adapter, as_json=json)

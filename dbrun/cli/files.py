@@ -181,28 +181,33 @@ def write_starter(name: str) -> None:
 
 
 def show_provenance(adapter: Path, *, as_json: bool) -> None:
-    """Print the provenance of an adapter: the facts in its header, and the `dbrun.json` beside it.
+    """Print what an adapter is, and the provenance of one of dbrun's: its header and the `dbrun.json` beside it.
 
-    adapter: an exported file, or a folder that a run delivered.
+    adapter: a file or a PEFT folder of any program, or a folder that a run delivered.
     """
-    from dbrun.safetensors_header import find_record, read_provenance
+    from dbrun.safetensors_header import METADATA_KEY, find_record, read_header, read_provenance
     from dbrun.ui.provenance import outline
+    from dbrun.use.describe_adapter import describe_adapter
 
     if adapter.is_dir():
-        adapter = _exported_file(adapter)
+        adapter = _exported_file(adapter) or adapter
         print_status(f"of {adapter}")
-    facts = read_provenance(adapter)
-    record = find_record(adapter, facts)
-    if record:
-        facts["record"] = {part: record[part] for part in RECORD_PARTS if part in record}
+    facts: dict[str, object] = {"adapter": describe_adapter(adapter)}
+    # A folder of PEFT's, or another program's file, has none.
+    if file_exists(adapter) and METADATA_KEY in read_header(adapter).metadata:
+        provenance = read_provenance(adapter)
+        facts |= provenance
+        record = find_record(adapter, provenance)
+        if record:
+            facts["record"] = {part: record[part] for part in RECORD_PARTS if part in record}
     if as_json:
         print_result(json.dumps({"format_version": 1, **facts}, indent=1, ensure_ascii=False))
     else:
         print_result(outline(facts))
 
 
-def _exported_file(folder: Path) -> Path:
-    """The first file in a delivered folder that holds provenance. Raises UsageError."""
+def _exported_file(folder: Path) -> Path | None:
+    """The first file in a folder that holds provenance; None if there is none. Raises UsageError for several runs."""
     from dbrun.safetensors_header import RECORD_FILE, read_provenance
 
     deliveries = [record.parent for record in sorted(folder.glob(f"*/{RECORD_FILE}"))]
@@ -217,8 +222,7 @@ def _exported_file(folder: Path) -> Path:
             except RecipeError:
                 continue
             return file
-    raise UsageError(f"{folder} holds no .safetensors file that `dbrun run` exported",
-                     fix="name a folder that a run wrote, such as outputs/sks_dog")
+    return None
 
 
 def write_comparison(words: Sequence[str], output: Path) -> None:

@@ -201,6 +201,9 @@ def _find_base(files: Sequence[AdapterFile], base: str | None, like: str | None)
     # Before the base is loaded, which can take a minute.
     for file in files:
         file.check_base(local_base)
+        for word in file.unread_words:
+            print_warning(f"{file.label}: the new word {word} that OneTrainer bundled with it is not read; save it "
+                          "there as a file of its own, and put that into a folder embeddings/ beside the adapter")
     for note in notes:
         print_warning(str(note))
     return local_base

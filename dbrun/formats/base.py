@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
@@ -34,6 +34,16 @@ class Format:
     """What it carries, in words. `adapters`: files for use on top of a base."""
     SUMMARY: ClassVar[str]
     """What its files are, in a few words; shown behind the name in the explanation of `export`."""
+    SPEC_SUFFIX: ClassVar[str | None] = "/lora"
+    """End of `modelspec.architecture` in its files; None for files of which programs show no metadata."""
+    LOADS_IN: ClassVar[str] = "the library that it is named after"
+    """The programs that read its files, for people."""
+    LOADED_BY: ClassVar[str] = "diffusers"
+    """The library that its `loading_lines` use."""
+    HOLDS_WORDS: ClassVar[bool] = False
+    """Whether it holds new words together with the components."""
+    WEIGHT_HINT: ClassVar[str | None] = None
+    """How to set the weight of its adapter, for the model card; None if that is not possible."""
     POSITION: ClassVar[int] = 100
     """Place in lists of formats, the lowest first; formats of equal position are sorted by name."""
 
@@ -59,12 +69,30 @@ class Format:
         """
         return None
 
+    def passed_over(self, family: Family, component: str, layers: Sequence[str]) -> tuple[str, ...]:
+        """Clause for each group of programs that read its files and pass over some of these layers without an error.
+
+        layers: full names of the adapted ones. The programs come first, then how many layers.
+        """
+        return ()
+
     def unsupported_base_reason(self, family: Family, base: Path) -> str | None:
         """Why it cannot carry anything of the base in this folder, as such a clause; None if it can."""
         return None
 
-    def usage(self, family: Family, base: str) -> str | None:
-        """Instructions in Markdown for the model card; base: arguments of `from_pretrained`, as Python source."""
+    def loading_lines(self, family: Family, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """Python for the model card that puts the adapter in `folder` onto `pipeline`; empty if no Python reads it.
+
+        recipe: the one in the provenance. Names `dtype` and `device` are defined; imports begin with `from`.
+        """
+        return ()
+
+    def pipeline_source(self) -> str | None:
+        """Python expression of the folder of a whole pipeline, which needs no base; None for files on top of one."""
+        return None
+
+    def usage(self, family: Family) -> str | None:
+        """Instructions in Markdown for programs other than Python's libraries; None if there are none."""
         return None
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:

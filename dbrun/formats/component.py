@@ -12,6 +12,7 @@ from dbrun.adapters.full import Full
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.merge_weights import merge_adapter
+from dbrun.formats.older_transformers import write_older_names
 from dbrun.input_file import file_exists, read_json
 from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
@@ -24,8 +25,6 @@ OMITTED_SETTINGS = ("_name_or_path", "name_or_path", "_diffusers_version", "tran
 MAX_SHARD_SIZE = "1000GB"
 """Shard size above every model's, so that each component is one file."""
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
-TEXT_MODEL_PREFIX = "text_model."
-"""Prefix of a text encoder's weight names in files; transformers 5.6 dropped it from the module's own names."""
 
 
 class ComponentFormat(Format):
@@ -33,6 +32,8 @@ class ComponentFormat(Format):
 
     NAME: ClassVar[str] = "component"
     SUMMARY: ClassVar[str] = "it itself, as large as it is"
+    SPEC_SUFFIX: ClassVar[str | None] = None
+    LOADS_IN: ClassVar[str] = "diffusers and transformers (`from_pretrained`)"
     POSITION: ClassVar[int] = 40
     LARGE: ClassVar[bool] = True
     ADDS_TO_WEIGHTS: ClassVar[bool] = True
@@ -44,11 +45,14 @@ class ComponentFormat(Format):
         merged = [weights[name] for name in adapted]
         return sum(merged) + max(merged, default=0)
 
-    def usage(self, family: Family, base: str) -> str | None:
-        """Instructions with `from_pretrained` of the component's own class."""
-        part = family.components["denoiser"]
-        return (f"`{self.NAME}/` holds the parts themselves, each for `from_pretrained` of its own class, such as "
-                f"`pipeline.{part}.from_pretrained(\"{self.NAME}/{part}\")`.")
+    def loading_lines(self, family: Family, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """`from_pretrained` of each component's own class."""
+        lines = []
+        for component, part in family.components.items():
+            if (recipe.get("adapt") or {}).get(component):
+                lines.append(f'pipeline.{part} = type(pipeline.{part}).from_pretrained('
+                             f'f"{{folder}}/{self.NAME}/{part}", torch_dtype=dtype).to(device)')
+        return tuple(lines)
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """Config and weights in a folder, unless the folder belongs to a whole pipeline."""
@@ -82,13 +86,14 @@ class ComponentFormat(Format):
 
         for component in components:
             own = dict(model.module(component).named_parameters())
+            older_prefix = model.family.older_prefixes.get(model.family.components[component], "")
             with safe_open(folder / self.NAME / component / WEIGHTS, framework="pt") as file:
                 names = {}
                 for stored in file.keys():  # noqa: SIM118
                     name = stored
                     # Only where the module has no such name: files of both namings exist.
                     if name not in own:
-                        name = name.removeprefix(TEXT_MODEL_PREFIX)
+                        name = name.removeprefix(older_prefix)
                     names[name] = stored
                 # By slices, which read the header only: a component is gigabytes.
                 shapes = {name: tuple(file.get_slice(stored).get_shape()) for name, stored in names.items()}
@@ -122,6 +127,7 @@ class ComponentFormat(Format):
             home = _component_folder(folder, family, component)
             module.save_pretrained(home, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)  # type: ignore[operator]
             strip_config_paths(home / "config.json")
+            write_older_names(home, family, family.components[component])
             written += sorted(home.glob("*.safetensors"))
         return tuple(written)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
@@ -25,6 +26,10 @@ KOHYA_PREFIXES = ("lora_", "lycoris_")
 """Prefixes of weight names in kohya's naming."""
 TOKEN_PREFIX = "<"
 """First character of a tensor name that is a new word, such as `<sks>`."""
+OLDEST_NAME = re.compile(r"(down_blocks|mid_block|up_blocks)\..*\.processor\.")
+"""Beginning of a tensor's name in diffusers' oldest form, of the UNet's attention alone."""
+ATTENTION_LAYER = re.compile(r"\.attn\d\.to_\w+(\.0)?$")
+"""End of the name of a UNet's attention layer."""
 
 
 def encoder_keys() -> frozenset[str]:
@@ -44,6 +49,8 @@ class DiffusersFormat(Format):
 
     NAME: ClassVar[str] = "diffusers"
     SUMMARY: ClassVar[str] = "one file, LoRA only"
+    WEIGHT_HINT: ClassVar[str | None] = "in diffusers `pipeline.set_adapters(pipeline.get_active_adapters(), 0.8)`"
+    LOADS_IN: ClassVar[str] = "diffusers (`load_lora_weights`); ComfyUI and Forge without the attention of the UNet"
     POSITION: ClassVar[int] = 10
     FILE_DESCRIPTION: ClassVar[str | None] = f"a {FILE}"
 
@@ -55,6 +62,21 @@ class DiffusersFormat(Format):
             return f"whose `load_lora_weights` takes no {component} on `base.type: {family.NAME}`"
         return None
 
+    def passed_over(self, family: Family, component: str, layers: Sequence[str]) -> tuple[str, ...]:
+        """The UNet's attention, which ComfyUI and Forge know by older names, and everything in A1111.
+
+        comfy/lora.py @9c0cf36c, model_lora_keys_unet: attention as `.processor.to_q`, all else as it is here.
+        """
+        # No other program reads adapters of other families at all.
+        if component not in family.kohya_prefixes:
+            return ()
+        clauses = [f"A1111 passes over all {len(layers)} layers of the {component}"]
+        attention = [name for name in layers if ATTENTION_LAYER.search(name)]
+        if attention:
+            clauses.insert(0, f"ComfyUI and Forge pass over {len(attention)} of {len(layers)} layers of the "
+                           f"{component}, such as `{attention[0]}`")
+        return tuple(clauses)
+
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """A safetensors file, or the file with the usual name in a folder."""
         file = place
@@ -65,14 +87,16 @@ class DiffusersFormat(Format):
         # Told apart by what it is not: diffusers has no prefix that all its files share.
         other_formats = (*KOHYA_PREFIXES, TOKEN_PREFIX)
         names = read_header(file).tensors
-        if any(name.startswith(other_formats) for name in names) or not encoder_keys().isdisjoint(names):
+        words = encoder_keys() | {"emb_params"}
+        if any(name.startswith(other_formats) for name in names) or not words.isdisjoint(names):
             return None
         return (file,)
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """`lora`. Raises RecipeError if the file holds nothing or something else for the component."""
         file = files[0]
-        names, prefix = read_header(file).tensors, self.weight_prefix(family, component)
+        names = [_usual_name(name) for name in read_header(file).tensors]
+        prefix = self.weight_prefix(family, component)
         own = sorted(name for name in names if name.startswith(prefix))
         if not own:
             parts = ", ".join(sorted({name.partition(".")[0] for name in names})) or "nothing"
@@ -84,12 +108,9 @@ class DiffusersFormat(Format):
                               fix=f"name {self.FILE_DESCRIPTION}")
         return Lora.NAME
 
-    def usage(self, family: Family, base: str) -> str | None:
-        """Instructions with `load_lora_weights`."""
-        pipeline = family.pipeline_classes[0]
-        return (f"In diffusers:\n\n```python\nfrom diffusers import {pipeline}\n\n"
-                f"pipeline = {pipeline}.from_pretrained({base})\n"
-                f'pipeline.load_lora_weights("path/to/this/folder", weight_name="{FILE}")\n```')
+    def loading_lines(self, family: Family, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """`load_lora_weights`."""
+        return (f'pipeline.load_lora_weights(folder, weight_name="{FILE}")',)
 
     def relative_paths(self, component: str) -> tuple[str, ...]:
         """The one file, which holds all components."""
@@ -99,7 +120,8 @@ class DiffusersFormat(Format):
         """Read the adapter through `load_lora_weights`; errors as in the base class."""
         from dbrun.formats.peft_import import import_through_peft
 
-        return import_through_peft(self, folder, self.weight_prefix(model.family, component), model, component)
+        prefix = self.weight_prefix(model.family, component)
+        return import_through_peft(self, folder, prefix, model, component, _usual_name)
 
     def weight_prefix(self, family: Family, component: str) -> str:
         """The component's name in the pipeline, with a dot, such as `unet.`."""
@@ -125,13 +147,25 @@ class DiffusersFormat(Format):
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Load the file with `load_lora_weights`."""
-        names = read_header(folder / FILE).tensors
+        from safetensors.torch import load_file
+
+        names = [_usual_name(name) for name in read_header(folder / FILE).tensors]
         # only what the file is for: the rest of a large base need not be in memory; diffusers asks for the denoiser
         # even where the file holds nothing for it
         denoiser, *others = model.family.components.values()
         in_file = {name.partition(".")[0] for name in names}
         held = [part for part in others if part in in_file]
-        model.pipeline_with(denoiser, *held).load_lora_weights(str(folder), weight_name=FILE)
+        pipeline = model.pipeline_with(denoiser, *held)
+        if any(OLDEST_NAME.match(name) for name in read_header(folder / FILE).tensors):
+            tensors = load_file(folder / FILE)
+            pipeline.load_lora_weights({_usual_name(name): tensor for name, tensor in tensors.items()})
+        else:
+            pipeline.load_lora_weights(str(folder), weight_name=FILE)
+
+
+def _usual_name(name: str) -> str:
+    """A tensor's name with the component before it, which the first version of diffusers' LoRAs left out."""
+    return f"unet.{name}" if OLDEST_NAME.match(name) else name
 
 
 def _full_parameter_name(name: str) -> str:

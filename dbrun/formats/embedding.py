@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FOLDER = "embeddings"
+KOHYA_KEY = "emb_params"
+"""Name of the only tensor in a word's file of kohya's trainers and A1111; the word is the file's name."""
 
 
 class EmbeddingFormat(Format):
@@ -31,6 +33,8 @@ class EmbeddingFormat(Format):
 
     NAME: ClassVar[str] = "embedding"
     SUMMARY: ClassVar[str] = "a file for `adapt.trigger`"
+    SPEC_SUFFIX: ClassVar[str | None] = "/textual-inversion"
+    LOADS_IN: ClassVar[str] = "diffusers (`load_textual_inversion`), ComfyUI and A1111"
     POSITION: ClassVar[int] = 70
     CONTENT: ClassVar[str] = "a trigger"
 
@@ -69,12 +73,20 @@ class EmbeddingFormat(Format):
         """Yield nothing: a new word changes no weight of the base."""
         yield from ()
 
-    def usage(self, family: Family, base: str) -> str | None:
-        """Instructions with `load_textual_inversion`, and the folders of ComfyUI and A1111."""
-        if family.embedding_keys:
-            return _usage_of_several(family)
-        return (f"The new word is in `{FOLDER}/`: `pipeline.load_textual_inversion(\"{FOLDER}\")`; in ComfyUI it goes "
-                "into `models/embeddings/`, in A1111 into `embeddings/`, and its file's name is the word there.")
+    def loading_lines(self, family: Family, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """`load_textual_inversion` for each new word, and for each of several text encoders."""
+        lines: list[str] = []
+        for adapter in (recipe.get("adapt") or {}).values():
+            if adapter and "token" in adapter:
+                lines += _word_lines(family, str(adapter["token"]))
+        if lines and family.embedding_keys:
+            lines.insert(0, "from safetensors.torch import load_file")
+        return tuple(dict.fromkeys(lines))
+
+    def usage(self, family: Family) -> str | None:
+        """The folders of ComfyUI and A1111."""
+        return (f"The new word is in `{FOLDER}/`: in ComfyUI its file goes into `models/embeddings/` and is written "
+                "`embedding:NAME`, in A1111 into `embeddings/`; the file's name is the word there.")
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
         """Word -> its vectors, float32 [n, D]; `<word>.<key>` for each of several text encoders."""
@@ -105,6 +117,8 @@ class EmbeddingFormat(Format):
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Load every file with `load_textual_inversion`. Raises RecipeError for a file of another kind of base."""
+        from safetensors.torch import load_file
+
         family = model.family
         for path in self.find_files(folder) or ():
             pipeline = model.pipeline_with(*family.text_encoders)
@@ -113,7 +127,9 @@ class EmbeddingFormat(Format):
                 found = ", ".join(sorted(keys)) or "one vector for each token"
                 raise RecipeError(f"{path} is no word for `base.type: {family.NAME}`: it holds {found}",
                                   fix="name a word that was trained on this base")
-            if not keys:
+            if KOHYA_KEY in read_header(path).tensors:
+                pipeline.load_textual_inversion(load_file(path)[KOHYA_KEY], token=words_in(path)[0])
+            elif not keys:
                 pipeline.load_textual_inversion(str(path))
             else:
                 _read_each(path, pipeline, family)
@@ -130,18 +146,17 @@ def _read_each(path: Path, pipeline: Any, family: Family) -> None:
                                         text_encoder=getattr(pipeline, text_encoder))
 
 
-def _usage_of_several(family: Family) -> str:
-    """Instructions for a base with several text encoders."""
-    calls = ""
+def _word_lines(family: Family, word: str) -> list[str]:
+    """Python that loads a word's vectors, for each text encoder if a base has several."""
+    file = f'f"{{folder}}/{FOLDER}/{word.strip("<>")}.safetensors"'
+    if not family.embedding_keys:
+        return [f'pipeline.load_textual_inversion({file}, token="{word}")']
+    lines = [f"vectors = load_file({file})"]
     for key, tokenizer, text_encoder in zip(family.embedding_keys, family.tokenizers, family.text_encoders,
                                             strict=True):
-        calls += (f'pipeline.load_textual_inversion(vectors["{key}"], token="<WORD>", tokenizer=pipeline.{tokenizer}, '
-                  f"text_encoder=pipeline.{text_encoder})\n")
-    return (f"The new word is in `{FOLDER}/`, with vectors for each text encoder. In diffusers:\n\n```python\n"
-            "from safetensors.torch import load_file\n\n"
-            f'vectors = load_file("{FOLDER}/WORD.safetensors")\n{calls}```\n\n'
-            "In ComfyUI the file goes into `models/embeddings/`, in A1111 into `embeddings/`, and its name is the word "
-            "there.")
+        lines.append(f'pipeline.load_textual_inversion(vectors["{key}"], token="{word}", '
+                     f"tokenizer=pipeline.{tokenizer}, text_encoder=pipeline.{text_encoder})")
+    return lines
 
 
 def words_in(file: Path) -> tuple[str, ...]:
@@ -150,7 +165,7 @@ def words_in(file: Path) -> tuple[str, ...]:
     Empty for a file of another kind.
     """
     names = tuple(read_header(file).tensors)
-    if names and encoder_keys().issuperset(names):
+    if names == (KOHYA_KEY,) or (names and encoder_keys().issuperset(names)):
         return (f"<{file.stem}>",)
     if all(map(is_token_name, names)):
         return names

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,10 +13,11 @@ from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import KOHYA_PREFIXES
+from dbrun.formats.foreign_names import usual_names
 from dbrun.formats.lycoris_apply import apply_to_bias, apply_to_weight, layer_scale, layer_type, layer_types
 from dbrun.input_file import file_exists, folder_exists
 from dbrun.models.base import Family, Model
-from dbrun.safetensors_header import read_header
+from dbrun.safetensors_header import read_header, read_records
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,8 +25,14 @@ if TYPE_CHECKING:
     from dbrun.adapters.import_adapter import ImportedAdapter
 
 FILE = "kohya.safetensors"
+NAME_PLACEHOLDER = "%RUN-NAME%"
+"""Stands for the run's name in a stored model card."""
 COMMON_PEFT_NAMES = {"dora_scale": "lora_magnitude_vector"}
 """LyCORIS' names that layers of every type can have -> peft's names."""
+
+
+IN_BLOCKS = re.compile(r"(down_blocks|mid_block|up_blocks)\.")
+"""Beginning of the names of the UNet's layers that kohya's trainers adapt."""
 
 
 class KohyaFormat(Format):
@@ -31,6 +40,9 @@ class KohyaFormat(Format):
 
     NAME: ClassVar[str] = "kohya"
     SUMMARY: ClassVar[str] = "one file for ComfyUI and A1111"
+    WEIGHT_HINT: ClassVar[str | None] = (
+        f"in A1111 `<lora:{NAME_PLACEHOLDER}:0.8>`, in ComfyUI `strength_model` of the node")
+    LOADS_IN: ClassVar[str] = "ComfyUI, Forge and A1111; diffusers where all of it is LoRA"
     POSITION: ClassVar[int] = 30
     ADDS_TO_WEIGHTS: ClassVar[bool] = True
     FILE_DESCRIPTION: ClassVar[str | None] = "a file with kohya's names"
@@ -53,11 +65,20 @@ class KohyaFormat(Format):
         # A merged difference of weights has no formula left to disagree on, so it is right in all three programs.
         return f"{adapter.lycoris_caveat}; `dbrun merge FILE -o OUT --how full` is for them"
 
+    def passed_over(self, family: Family, component: str, layers: Sequence[str]) -> tuple[str, ...]:
+        """Layers outside the UNet's blocks, such as `time_embedding`, which kohya's trainers adapt nowhere."""
+        denoiser = next(iter(family.components))
+        outside = [name for name in layers if not IN_BLOCKS.match(name)]
+        if component != denoiser or not outside:
+            return ()
+        return (f"sd-scripts and diffusers 0.35 pass over {len(outside)} of {len(layers)} layers of the {component}, "
+                f"such as `{outside[0]}`",)
+
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
-        """A safetensors file with kohya's names, or the file with the usual name in a folder."""
+        """A safetensors file with kohya's names, or that file in the folder of a run."""
         file = place
         if folder_exists(place):
-            file = place / FILE
+            file = _file_in_folder(place)
         if file.suffix != ".safetensors" or not file_exists(file):
             return None
         # One is enough: a trainer may have added tensors of its own.
@@ -67,7 +88,8 @@ class KohyaFormat(Format):
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """Type of the component's layers; several types are joined by " and "."""
-        names, prefix = read_header(files[0]).tensors, self.weight_prefix(family, component)
+        names = usual_names(read_header(files[0]).tensors, family).values()
+        prefix = self.weight_prefix(family, component)
         kinds = {layer_type(frozenset(ends), layer) for layer, ends in _group_by_layer(names).items()
                  if layer.startswith(prefix)}
         if not kinds:
@@ -82,11 +104,11 @@ class KohyaFormat(Format):
         # "-" begins no layer's name: a component that kohya has no prefix for has no layers in the file.
         return family.kohya_prefixes.get(component, ("", "-"))[1]
 
-    def usage(self, family: Family, base: str) -> str | None:
-        """Instructions for ComfyUI and A1111."""
-        return (f"In ComfyUI: put `{FILE}` into `models/loras/` under a name of your own, and choose it in a node "
-                "`Load LoRA` between checkpoint and sampler. In A1111: put it into `models/Lora/`, and write "
-                "`<lora:NAME:1>` into the prompt.")
+    def usage(self, family: Family) -> str | None:
+        """Instructions for ComfyUI, Forge and A1111."""
+        return (f"In ComfyUI: put `{FILE}` into `models/loras/`, and choose it in a node `Load LoRA` between "
+                "checkpoint and sampler. In A1111 and Forge: put it into `models/Lora/`, and write "
+                f"`<lora:{NAME_PLACEHOLDER}:1>` into the prompt.")
 
     def relative_paths(self, component: str) -> tuple[str, ...]:
         """The one file, which holds all components."""
@@ -166,6 +188,17 @@ class KohyaFormat(Format):
             parameter.data = new.to(parameter)
 
 
+def _file_in_folder(folder: Path) -> Path:
+    """The kohya file of a folder: under its own name, or under the run's, with which it is delivered."""
+    for record in read_records([folder]):
+        with suppress(KeyError, TypeError):
+            named = folder / f"{record['recipe']['name']}.safetensors"
+            # Only what was delivered: the user may have a file of this name, of another kind.
+            if named.name in record["files"] and FILE not in record["files"]:
+                return named
+    return folder / FILE
+
+
 def _peft_config(kind: str, state: Mapping[str, Tensor]) -> dict[str, object]:
     """Settings of peft's config for this type, as far as the weights (by peft's names) tell them."""
     lycoris_layer = layer_types()[kind]
@@ -218,7 +251,8 @@ def _read_layers(file: Path, model: Model,
     """Yield (layer's name on the module, its tensors in float32). Raises RecipeError for a name without a layer."""
     from safetensors.torch import load_file
 
-    tensors = load_file(file)
+    stored = load_file(file)
+    tensors = {usual: stored[name] for name, usual in usual_names(stored, model.family).items()}
     module = model.module(component)
     # From module to file, since `_` for `.` cannot be undone: module names contain `_` themselves.
     begin, prefix = model.family.kohya_prefixes[component]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dbrun.adapters.base import adapter_types
 from dbrun.adapters.lycoris_layer import LayerTensors, LycorisLayer
 from dbrun.errors import RecipeError
+from dbrun.formats.lycoris_changes import WEIGHT_CHANGES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,11 +25,11 @@ WEIGHT_DIFFERENCES: Mapping[str, LycorisLayer] = {
 
 
 def layer_types() -> Mapping[str, LycorisLayer]:
-    """LyCORIS' name of a type -> its layer: those of the adapter types, LoRA first, then differences of weights."""
+    """LyCORIS' name of a type -> its layer: those of the adapter types, LoRA first, then types that are only read."""
     # LoRA first, as error messages list the types in this order; the sort is stable.
     kinds = sorted(adapter_types(), key=lambda kind: not kind.supports_lora)
     of_adapters = {kind.NAME: kind.lycoris_layer for kind in kinds if kind.lycoris_layer}
-    return {**of_adapters, **WEIGHT_DIFFERENCES}
+    return {**of_adapters, **WEIGHT_DIFFERENCES, **WEIGHT_CHANGES}
 
 
 def layer_type(names: frozenset[str], layer: str) -> str:
@@ -62,7 +63,16 @@ def apply_to_weight(weight: Tensor, layer: LayerTensors, kind: str, name: str) -
 
     weight: [out, in …], float32; name: the layer's. Raises RecipeError if the update has another size.
     """
-    update = layer_types()[kind].update(layer).to(weight)
+    lycoris_layer = layer_types()[kind]
+    if lycoris_layer.change is not None:
+        if "dora_scale" in layer:
+            raise RecipeError(f"`{name}` is a {lycoris_layer.title} with the magnitudes of a DoRA, which no reader "
+                              "applies alike", fix="name another adapter")
+        try:
+            return weight + lycoris_layer.change(weight, layer)
+        except ValueError as error:
+            raise _size_mismatch(name) from error
+    update = lycoris_layer.update(layer).to(weight)
     # Not the whole shape: updates are [out, in * kernel], the weights of convolutions [out, in, k, k].
     if (update.shape[0], update.numel()) != (weight.shape[0], weight.numel()):
         raise _size_mismatch(name)

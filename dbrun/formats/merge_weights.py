@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbrun.adapters.attach import DIRECT_ATTRIBUTE
 from dbrun.errors import RecipeError
+from dbrun.formats.older_transformers import without_twins
 from dbrun.formats.reader_errors import FIX, reader_errors
 from dbrun.models.base import Model
 from dbrun.models.offload import on_device
@@ -90,7 +91,7 @@ def _check_all_read(form: str, folder: Path, model: Model) -> None:
     # Counted only: libraries rename the weights, and round them to the base's dtype. An alpha becomes a scale.
     written: list[str] = []
     for file in sorted(folder.rglob("*.safetensors")):
-        written += [name for name in tensor_shapes(file) if not name.endswith(".alpha")]
+        written += [name for name in without_twins(tensor_shapes(file)) if not name.endswith(".alpha")]
     loaded = 0
     for module in model.loaded_modules().values():
         for name in getattr(module, "peft_config", {}):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.formats.component import MAX_SHARD_SIZE, ComponentFormat, strip_config_paths
 from dbrun.formats.embedding import word_vectors
 from dbrun.formats.merge_weights import merge_adapter
+from dbrun.formats.older_transformers import write_older_names, write_older_tokenizer
 from dbrun.models.base import Family, Model
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary
 
@@ -22,6 +23,7 @@ class MergedFormat(ComponentFormat):
 
     NAME: ClassVar[str] = "merged"
     SUMMARY: ClassVar[str] = "the whole pipeline"
+    HOLDS_WORDS: ClassVar[bool] = True
     POSITION: ClassVar[int] = 50
     CONTENT: ClassVar[str] = "a whole pipeline"
     STANDALONE: ClassVar[bool] = False
@@ -34,10 +36,13 @@ class MergedFormat(ComponentFormat):
         """The merged weights of the adapted components, and the bytes of the largest file while it is written."""
         return sum(weights[name] for name in adapted) + max(weights.values(), default=0)
 
-    def usage(self, family: Family, base: str) -> str | None:
-        """Instructions with `from_pretrained`; the base is not needed."""
-        return (f"The whole pipeline is in `{self.NAME}/`:\n\n```python\nfrom diffusers import DiffusionPipeline\n\n"
-                f'pipeline = DiffusionPipeline.from_pretrained("{self.NAME}")\n```')
+    def loading_lines(self, family: Family, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """None beside the pipeline itself."""
+        return ("# The adapters are merged into the weights of this pipeline.",)
+
+    def pipeline_source(self) -> str | None:
+        """The folder of the pipeline."""
+        return f'f"{{folder}}/{self.NAME}"'
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Model]) -> tuple[Path, ...]:
@@ -48,6 +53,10 @@ class MergedFormat(ComponentFormat):
         # Configs record where the base was read from: equal pipelines would differ from machine to machine.
         for path in home.rglob("*.json"):
             strip_config_paths(path)
+        for name in family.text_encoders:
+            write_older_names(home / name, family, name)
+        for name in family.tokenizers:
+            write_older_tokenizer(home / name)
         return tuple(sorted(home.rglob("*.safetensors")))
 
     def loaded_weights(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

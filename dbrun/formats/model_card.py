@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
 from dbrun.formats.base import formats
+from dbrun.formats.kohya import FILE as KOHYA_FILE
+from dbrun.formats.kohya import NAME_PLACEHOLDER
+from dbrun.formats.passed_over import OTHER_PROGRAMS_FORMAT, passed_over
+from dbrun.formats.recipe_facts import class_picture_count, training_summary
 from dbrun.models.base import Family
 from dbrun.models.configs import UNKNOWN_LICENCE
 from dbrun.models.quantisation import quantisations
@@ -18,8 +23,27 @@ BASE_PLACEHOLDER = "path/to/the/base"
 """Stands for the path of a local base, which differs on the reader's machine."""
 TORCH_DTYPES = {"fp32": "torch.float32", "bf16": "torch.bfloat16", "fp16": "torch.float16"}
 """`train.precision` → the dtype's name in Python source."""
+WORDS_CONTENT = "a trigger"
+"""`Format.CONTENT` of the formats for new words."""
 MAX_GALLERY_PICTURES = 6
 """Number of pictures in the gallery that the Hub shows."""
+
+
+@dataclass(frozen=True)
+class SamplePictures:
+    """How before_after.png was drawn.
+
+    prompts: of its columns; seed: of the first, each further one has the next; resolution: side in pixels; scheduler:
+    name of the class in diffusers; has_scheduler: whether the export holds one that differs from the base's.
+    """
+
+    prompts: tuple[str, ...]
+    seed: int
+    steps: int
+    guidance: float
+    resolution: int
+    scheduler: str
+    has_scheduler: bool = False
 
 
 def compatibility_warnings(family: Family, names: Sequence[str],
@@ -38,18 +62,30 @@ def compatibility_warnings(family: Family, names: Sequence[str],
     return tuple(dict.fromkeys(warnings))
 
 
-def render_card(document: Mapping[str, Any], family: Family, names: Sequence[str], prompts: Sequence[str],
+def layer_warnings(family: Family, names: Sequence[str],
+                   adapters: Mapping[str, ComponentAdapter]) -> tuple[str, ...]:
+    """Sentences on layers that programs pass over in these formats, and on the file to take there instead."""
+    layers = {component: attached.modules for component, attached in adapters.items() if attached.modules}
+    advice = None
+    if OTHER_PROGRAMS_FORMAT in names:
+        advice = f"take `{KOHYA_FILE}` there"
+    return passed_over(names, family, layers, advice)
+
+
+def render_card(document: Mapping[str, Any], family: Family, names: Sequence[str], pictures: SamplePictures,
                 cautions: Sequence[str] = ()) -> str:
     """Text of an export's README.md with its front matter; equal documents give equal text.
 
-    document: the export's provenance; names: formats written; prompts: of the sample pictures, in their order;
-    cautions: `compatibility_warnings`.
+    It has NAME_PLACEHOLDER for the run's name. document: the export's provenance; names: formats written; cautions:
+    `compatibility_warnings` and `layer_warnings`.
     """
+    prompts = pictures.prompts
     # The text is part of an export's bytes: no date, no path, and wording that stays.
     repo, commit = _hub_source(document)
-    parts = [_front_matter(document, repo, names, prompts), f"# {_title(document)}", _summary(document, repo, commit),
-             "![The base above, what it has learnt below](before_after.png)", _prompt_list(prompts), "## How to use it",
-             *_usage(family, names, repo or BASE_PLACEHOLDER, commit), *cautions, _provenance(document)]
+    parts = [_front_matter(document, repo, names, prompts), f"# {NAME_PLACEHOLDER}", _summary(document, repo, commit),
+             "![The base above, what it has learnt below](before_after.png)", _picture_list(pictures),
+             "## How to use it", *_usage(document, family, names, pictures), _weights_to_try(names),
+             *(f"Note: {caution}." for caution in cautions), _provenance(document)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -89,24 +125,18 @@ def _front_matter(document: Mapping[str, Any], repo: str | None, names: Sequence
     return "\n".join(["---", *lines, "---"])
 
 
-def _title(document: Mapping[str, Any]) -> str:
-    """The instance prompt, or several joined by commas."""
-    prompts = document["instance_prompt"]
-    if isinstance(prompts, str):
-        return prompts
-    return ", ".join(prompts or ()) or "An adapter"
-
-
 def _summary(document: Mapping[str, Any], repo: str | None, commit: str | None) -> str:
     """List of facts: trigger, base, licence, adapters and length of training."""
     recipe = document["recipe"]
-    adapters = "; ".join(f"{component}: {_adapter_summary(one)}" for component, one in recipe["adapt"].items() if one)
     base = f"`{recipe['base']['identity']}`"
     if repo:
         base = f"[{repo}](https://huggingface.co/{repo}) at `{commit}`"
     lines = [f"- Base: {base}, of type `{recipe['base']['type']}`",
              f"- Licence of the base: {document.get('licence') or UNKNOWN_LICENCE}",
-             f"- What learnt: {adapters}; {recipe['train']['steps']} steps at {recipe['images']['resolution']} pixels"]
+             f"- What learnt: {training_summary(recipe)}"]
+    count = class_picture_count(recipe)
+    if count:
+        lines.append(f"- Class images beside them: {count}")
     quantise = recipe["base"].get("quantise")
     if quantise is not None:
         lines.insert(1, _quantisation(quantise, recipe["train"]["precision"]))
@@ -123,23 +153,83 @@ def _quantisation(name: str, precision: str) -> str:
             "base's own weights the adapter works, too, and draws slightly different pictures")
 
 
-def _adapter_summary(adapter: Mapping[str, Any]) -> str:
-    numbers = [f"{key} {adapter[key]}" for key in ("rank", "alpha", "block_size", "token") if adapter.get(key)]
-    return " ".join([str(adapter["type"]), *numbers])
+def _picture_list(pictures: SamplePictures) -> str:
+    """The prompts of before_after.png, each with the seed of its pictures."""
+    lines = [f"- `{prompt}`, seed {pictures.seed + column}" for column, prompt in enumerate(pictures.prompts)]
+    return (f"Drawn with {pictures.steps} steps and a guidance of {pictures.guidance:g}, from left to right\n\n"
+            + "\n".join(lines))
 
 
-def _prompt_list(prompts: Sequence[str]) -> str:
-    return "Drawn with the prompts\n\n" + "\n".join(f"- `{prompt}`" for prompt in dict.fromkeys(prompts))
+def _usage(document: Mapping[str, Any], family: Family, names: Sequence[str], pictures: SamplePictures) -> list[str]:
+    """A Python program for each format that diffusers reads, and instructions for other programs."""
+    recipe, texts = document["recipe"], []
+    words = [name for name in names if formats()[name].CONTENT == WORDS_CONTENT]
+    word_lines = [line for name in words for line in formats()[name].loading_lines(family, recipe)]
+    for name in names:
+        form = formats()[name]
+        lines = form.loading_lines(family, recipe)
+        # A new word is loaded in the program of each other format; alone it has one of its own.
+        if lines and (name not in words or len(words) == len(names)):
+            more = [] if name in words or form.HOLDS_WORDS else word_lines
+            program = _program(document, family, [*lines, *more], form.pipeline_source(), pictures)
+            texts.append(f"With {form.LOADED_BY}, in this folder:\n\n```python\n{program}\n```")
+        text = form.usage(family)
+        if text:
+            texts.append(text)
+    return texts
 
 
-def _usage(family: Family, names: Sequence[str], base: str, commit: str | None) -> list[str]:
-    """Instructions of each format that has any."""
-    arguments = f'"{base}"'
+def _program(document: Mapping[str, Any], family: Family, loading: Sequence[str], source: str | None,
+             pictures: SamplePictures) -> str:
+    """Python that loads the base or a whole pipeline, then the adapter, and draws the first picture.
+
+    loading: lines that put the adapter on `pipeline`; source: of a whole pipeline, as Python source, None for the base.
+    A picture that starts from another one needs more than a prompt: the program then ends with the loaded pipeline.
+    """
+    imports = [line for line in loading if line.startswith("from ")]
+    steps = [line for line in loading if line not in imports]
+    kind = family.pipeline_classes[0]
+    base = source or _base_arguments(document)
+    lines = ["import torch", f"from diffusers import {', '.join(sorted({kind, pictures.scheduler}))}", *imports, "",
+             'folder = "."',
+             'device = "cuda" if torch.cuda.is_available() else "cpu"',
+             'dtype = torch.float16 if device == "cuda" else torch.float32',
+             f"pipeline = {kind}.from_pretrained({base}, torch_dtype=dtype).to(device)"]
+    if pictures.has_scheduler:
+        lines.append(f'pipeline.scheduler = {pictures.scheduler}.from_pretrained(f"{{folder}}/scheduler")')
+    else:
+        lines.append(f"pipeline.scheduler = {pictures.scheduler}.from_config(pipeline.scheduler.config)")
+    lines += steps
+    if family.start_image_reason is None:
+        prompt, side = json.dumps(pictures.prompts[0], ensure_ascii=False), pictures.resolution
+        lines += ["", f"generator = torch.Generator().manual_seed({pictures.seed})",
+                  f"image = pipeline({prompt}, num_inference_steps={pictures.steps}, "
+                  f"guidance_scale={pictures.guidance:g},",
+                  f"                 height={side}, width={side}, generator=generator).images[0]",
+                  'image.save("picture.png")']
+    return "\n".join(lines)
+
+
+def _base_arguments(document: Mapping[str, Any]) -> str:
+    """Arguments of `from_pretrained` for the base: its name and commit, or a placeholder for a local one."""
+    repo, commit = _hub_source(document)
+    arguments = f'"{repo or BASE_PLACEHOLDER}"'
     if commit:
         # Pinned: weights trained on one commit may not fit the next.
         arguments += f', revision="{commit}"'
-    texts = (formats()[name].usage(family, arguments) for name in names)
-    return [text for text in texts if text]
+    variant = document["recipe"]["base"].get("variant")
+    if variant:
+        arguments += f', variant="{variant}"'
+    return arguments
+
+
+def _weights_to_try(names: Sequence[str]) -> str:
+    """Hint on strengths other than 1; empty where only whole weights were written."""
+    hints = [formats()[name].WEIGHT_HINT for name in names]
+    known = [hint for hint in hints if hint is not None]
+    if not known:
+        return ""
+    return f"Weights of 0.6 to 1.2 are worth a try, lower for more of the prompt: {'; '.join(known)}."
 
 
 def _provenance(document: Mapping[str, Any]) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
+from dbrun.formats.older_transformers import with_older_names
 from dbrun.input_file import file_exists, read_json
 from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header
@@ -34,6 +36,8 @@ class PeftFormat(Format):
 
     NAME: ClassVar[str] = "peft"
     SUMMARY: ClassVar[str] = "a folder per component"
+    LOADED_BY: ClassVar[str] = "PEFT"
+    LOADS_IN: ClassVar[str] = "PEFT (`PeftModel.from_pretrained`)"
     POSITION: ClassVar[int] = 20
     FILE_DESCRIPTION: ClassVar[str | None] = f"a PEFT folder ({CONFIG} and {WEIGHTS})"
 
@@ -74,12 +78,14 @@ class PeftFormat(Format):
         read_header(weights)
         return peft_type
 
-    def usage(self, family: Family, base: str) -> str | None:
-        """Instructions with `PeftModel.from_pretrained`."""
-        part = family.components["denoiser"]
-        return (f"In PEFT, after the pipeline is loaded; `{self.NAME}/` has a folder for each component:\n\n"
-                f"```python\nfrom peft import PeftModel\n\n"
-                f'pipeline.{part} = PeftModel.from_pretrained(pipeline.{part}, "{self.NAME}/denoiser")\n```')
+    def loading_lines(self, family: Family, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """`PeftModel.from_pretrained` for each component that has an adapter."""
+        lines = ["from peft import PeftModel"]
+        for component, part in family.components.items():
+            if (recipe.get("adapt") or {}).get(component):
+                lines.append(f'pipeline.{part} = PeftModel.from_pretrained(pipeline.{part}, '
+                             f'f"{{folder}}/{self.NAME}/{component}")')
+        return tuple(lines)
 
     def relative_paths(self, component: str) -> tuple[str, ...]:
         """Config and weights in a folder named after the component."""
@@ -109,7 +115,8 @@ class PeftFormat(Format):
             always = (*ALWAYS_WRITTEN, *attached.adapter.always_in_config)
             text = json.dumps(config_as_json(config, always), indent=2, sort_keys=True) + "\n"
             (home / CONFIG).write_text(text, encoding="utf-8")
-            tensors = {PREFIX + name: tensor for name, tensor in state.items()}
+            named = with_older_names(state, family, component)
+            tensors = {PREFIX + name: tensor for name, tensor in named.items()}
             save_file(tensors, home / WEIGHTS, metadata={"format": "pt"})
             written.append(home / WEIGHTS)
         return tuple(written)
@@ -122,9 +129,18 @@ class PeftFormat(Format):
             # A deprecation between peft and transformers, which a user cannot act on.
             warnings.simplefilter("ignore", FutureWarning)
             for component in components:
+                home = folder / "peft" / component
                 # peft changes the module in place, so its PeftModel is not kept.
-                PeftModel.from_pretrained(model.module(component), folder / "peft" / component,
-                                          torch_device=str(model.device))
+                PeftModel.from_pretrained(model.module(component), home, torch_device=str(model.device),
+                                          key_mapping=_name_changes(home / WEIGHTS, model.family, component))
+
+
+def _name_changes(weights: Path, family: Family, component: str) -> dict[str, str] | None:
+    """peft's `key_mapping` for a file with the names of transformers 4 alone; None where it has the module's own."""
+    prefix = family.older_prefixes.get(family.components[component])
+    if prefix is None or not all(name.startswith(PREFIX + prefix) for name in read_header(weights).tensors):
+        return None
+    return {f"^{re.escape(prefix)}": ""}
 
 
 def config_as_json(config: PeftConfig, always: tuple[str, ...]) -> dict[str, object]:

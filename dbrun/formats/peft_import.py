@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from dbrun.adapters.base import Adapter
 from dbrun.adapters.import_adapter import ImportedAdapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
+from dbrun.formats.older_transformers import without_twins
 from dbrun.formats.reader_errors import FIX, reader_errors
 from dbrun.models.base import Model
 
@@ -25,11 +26,12 @@ IGNORED_SETTINGS = frozenset({
 """peft's settings that may differ: they concern training only, or the weights and `scales` show them."""
 
 
-def import_through_peft(form: Format, folder: Path, begins: str, model: Model,
-                        component: str) -> ImportedAdapter:
+def import_through_peft(form: Format, folder: Path, begins: str, model: Model, component: str,
+                        usual_name: Callable[[str], str] = str) -> ImportedAdapter:
     """Load the adapter of one component onto a fresh base through the format's library, and read it back.
 
-    begins: prefix of the component's names in the format's last file. The model is unusable afterwards.
+    begins: prefix of the component's names in the format's last file; usual_name: name of a tensor there -> its name
+    with that prefix. The model is unusable afterwards.
     Raises RecipeError if the library fails, or if it ignores or changes a weight of the file.
     """
     from peft import get_peft_model_state_dict
@@ -45,7 +47,7 @@ def import_through_peft(form: Format, folder: Path, begins: str, model: Model,
     state = get_peft_model_state_dict(module, adapter_name=slot, save_embedding_layers=False)
     weights = {name: tensor.detach().float().cpu() for name, tensor in state.items()}
     tensors = load_file(folder / form.relative_paths(component)[-1])
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith(begins)}
+    own = {name: tensors[name] for name in without_twins(tensors) if usual_name(name).startswith(begins)}
     _check_all_loaded(own, weights)
     return ImportedAdapter(config.to_dict(), weights, dict(_scales(module, slot)))
 

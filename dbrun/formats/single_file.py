@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.base import Adapter
@@ -22,6 +22,7 @@ class SingleFileFormat(ComponentFormat):
 
     NAME: ClassVar[str] = "single_file"
     SUMMARY: ClassVar[str] = "that as one checkpoint"
+    SPEC_SUFFIX: ClassVar[str | None] = ""
     POSITION: ClassVar[int] = 60
     CONTENT: ClassVar[str] = "a whole pipeline"
     STANDALONE: ClassVar[bool] = False
@@ -34,7 +35,11 @@ class SingleFileFormat(ComponentFormat):
         """Clause for families without such a layout."""
         return family.single_file_obstacle(None)
 
-    def usage(self, family: Family, base: str) -> str | None:
+    def loading_lines(self, family: Family, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """None: it is for other programs, and `merged/` for diffusers."""
+        return ()
+
+    def usage(self, family: Family) -> str | None:
         """Instructions for ComfyUI and A1111."""
         return (f"`{FILE}` is a whole checkpoint: in ComfyUI it goes into `models/checkpoints/`, in A1111 into "
                 "`models/Stable-diffusion/`.")

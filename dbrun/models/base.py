@@ -5,7 +5,7 @@ Stages and the training loop use only these two classes and never compare with a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 from dbrun.config_types import subclasses
 from dbrun.models.component_weights import ComponentWeights
 from dbrun.models.configs import SCHEDULER_FILE, check_component_configs, loaded_class, read_config
+from dbrun.models.file_names import FileNames
 from dbrun.models.prompt_encoding import NOTHING_KNOWN, KnownOutputs, PromptEncoding
 from dbrun.models.prompt_reading import USUAL_READING
 from dbrun.models.scheduling import check_scheduler_config
@@ -65,7 +66,7 @@ class Sampling:
     guidance: float
 
 
-class Family(TrainingFacts):
+class Family(TrainingFacts, FileNames):
     """Architecture of base models: the facts that planning needs, all of them without importing torch.
 
     Each subclass has a file of its own in this folder and sets NAME; `load` returns the matching `Model`.
@@ -95,17 +96,6 @@ class Family(TrainingFacts):
     """Component, also of `token_components` → its text in the recipe's JSON schema, shown as the editor's tooltip."""
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
     """Component → name of a preset of `targets` → patterns of module names that get an adapter."""
-    diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]]
-    """Component → (prefix of its layers' names on the module, prefix in a file for the pipeline's
-    `load_lora_weights`). A component that `load_lora_weights` ignores is left out."""
-    kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    """Component → (prefix on the module, prefix in kohya's files, which have `_` for `.`); only what readers know."""
-    kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {}
-    """Component → layer → its name behind the prefix in such a file, where it is another than by that rule."""
-    kohya_original_components: ClassVar[tuple[str, ...]] = ()
-    """Components whose layers have the names of the original release there, see `original_layer_names`."""
-    embedding_keys: ClassVar[tuple[str, ...]] = ()
-    """Name of each text encoder's vectors in a file of a new word; empty where the word itself is the name."""
     default_sampling: ClassVar[Sampling]
     """Sampler settings of a base that brings none of its own."""
     # both bounds feed the check of free disk space before a run: too high costs nothing, too low fills the disk
@@ -187,10 +177,6 @@ class Family(TrainingFacts):
         folder: the base's folder, whose configs are read without torch; None while it is not known yet.
         """
         return f"which no other program reads for `base.type: {self.NAME}`"
-
-    def original_layer_names(self, folder: Path, component: str, names: Iterable[str]) -> Mapping[str, str]:
-        """Layer's name on a component's module -> its name in the original release; empty where files have none."""
-        return {}
 
     def written_layout(self, folder: Path) -> Layout:
         """One of `checkpoint_layouts`, in which the base in folder is written as one file; without torch."""

@@ -118,6 +118,11 @@ def _is_beta(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
+def published_prediction(config: Mapping[str, Any]) -> str:
+    """What a base predicts, as `modelspec` writes it: `v`, `epsilon`. config: of its scheduler."""
+    return str(config.get("prediction_type", "epsilon")).removesuffix("_prediction")
+
+
 def scheduler_changes(config: Mapping[str, Any], prediction: PredictionType | None,
                       zero_terminal_snr: bool) -> dict[str, object]:
     """Changes to a base's scheduler config for sampling with the trained denoiser; empty where none is needed.

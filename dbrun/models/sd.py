@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dbrun.errors import RecipeError
 from dbrun.models.base import Sampling, SamplingConditions
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
+from dbrun.models.file_names import PublishedNames
 from dbrun.models.latents import LatentModel
 from dbrun.models.ldm_layouts import SD1, SD2, Layout
 from dbrun.models.new_tokens import Vocabulary
@@ -16,6 +17,7 @@ from dbrun.models.pipelines import PipelineModel
 from dbrun.models.prompt_encoding import EncoderOutput
 from dbrun.models.prompt_length import PromptLimit
 from dbrun.models.prompt_reading import NUM_MARKS, read_state, tokenize
+from dbrun.models.scheduling import published_prediction
 from dbrun.models.tiny_text import byte_tokenizer, tiny_clip
 from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily, UNetModel
 
@@ -124,8 +126,13 @@ class StableDiffusion(UNetFamily):
     # transformers 5.6 dropped `text_model.` from the module's names; other readers of the files still expect it
     diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
         **UNetFamily.diffusers_prefixes, "text_encoder": ("text_model.", "text_encoder.text_model.")}
+    older_prefixes: ClassVar[Mapping[str, str]] = {"text_encoder": "text_model."}
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
         "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te_text_model_")}
+    # OneTrainer numbers the one text encoder as SDXL's first
+    other_kohya_prefixes: ClassVar[Mapping[str, str]] = {"lora_te1_text_model_": "lora_te_text_model_"}
+    # the original name: ComfyUI and A1111 list this norm, which no LoRA has, under no other
+    kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {"denoiser": {"conv_norm_out": "out_0"}}
 
     def resolution_multiple(self, folder: Path) -> int:
         """Product of the VAE's and the UNet's downsampling factors: 64 for the published models."""
@@ -165,6 +172,19 @@ class StableDiffusion(UNetFamily):
     def written_layout(self, folder: Path) -> Layout:
         """Layout by the UNet's config, as diffusers' readers tell 1.x and 2.x apart."""
         return SD2 if read_config(folder / "unet" / "config.json").get("use_linear_projection") else SD1
+
+    def published_names(self, folder: Path) -> PublishedNames:
+        """Those of 1.x, or of 2.x at 512 pixels, or of 2.x with v-prediction, which is the one at 768."""
+        prediction = published_prediction(self.scheduler_config(folder))
+        is_v2 = self.written_layout(folder) is SD2
+        architecture, kohya = "stable-diffusion-v1", "sd_v1"
+        if is_v2:
+            architecture, kohya = "stable-diffusion-v2-512", "sd_v2"
+        if prediction == "v":
+            kohya += "_v"
+            if is_v2:
+                architecture = "stable-diffusion-v2-768-v"
+        return PublishedNames(architecture, kohya, is_v2, prediction)
 
     def single_file_obstacle(self, folder: Path | None) -> str | None:
         """Reason for a 2.x base whose text encoder has more layers than diffusers' reader loads; else None."""

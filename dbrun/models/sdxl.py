@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dbrun.errors import RecipeError
 from dbrun.models.base import Condition, Sampling, SamplingConditions
 from dbrun.models.configs import downsampling_factor, loaded_class, read_config, silence_libraries
+from dbrun.models.file_names import PublishedNames
 from dbrun.models.ldm_layouts import SDXL, Layout
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary
 from dbrun.models.pipelines import PipelineModel
 from dbrun.models.prompt_encoding import EncoderOutput
 from dbrun.models.prompt_length import PromptLimit
 from dbrun.models.prompt_reading import NUM_MARKS, tokenize
+from dbrun.models.scheduling import published_prediction
 from dbrun.models.sd import (
     FEED_FORWARD,
     TEXT_ATTENTION,
@@ -160,6 +162,7 @@ class StableDiffusionXL(StableDiffusion):
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
         "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te1_text_model_"),
         "text_encoder_2": ("", "lora_te2_")}
+    other_kohya_prefixes: ClassVar[Mapping[str, str]] = {}
 
     def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
         """Length of the shorter tokenizer or text encoder, less two marks: 75 as published."""
@@ -191,6 +194,11 @@ class StableDiffusionXL(StableDiffusion):
         if (ids, rest) != (NUM_TIME_IDS, 0):
             raise RecipeError(f"the base's UNet takes {ids} numbers on a picture's sizes, and SDXL's {NUM_TIME_IDS}: a "
                               "refiner takes 5", fix="choose an SDXL base that draws pictures from text alone")
+
+    def published_names(self, folder: Path) -> PublishedNames:
+        """The one architecture of SDXL."""
+        prediction = published_prediction(self.scheduler_config(folder))
+        return PublishedNames("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", False, prediction)
 
     def written_layout(self, folder: Path) -> Layout:
         """The one layout of SDXL."""

@@ -10,6 +10,7 @@ from dbrun.errors import DbrunError, RecipeError
 from dbrun.events import Note
 from dbrun.images import photographs
 from dbrun.models.base import families
+from dbrun.naming import FILLER_WORDS
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.subject import Subject
 from dbrun.resolve.base import EMBEDDED
@@ -29,9 +30,6 @@ AdamW's is 0.001."""
 USUAL_LARGE_RATE = 1e-4
 """Learning rate in common use for adapters of large bases."""
 FEW_PICTURES = "three to six, in several places and poses, are usual"
-FILLER_WORDS = frozenset(["a", "an", "the", "of", "in", "on", "at", "with", "and", "photo", "photograph", "picture",
-                          "image"])
-"""Words of a prompt that name no class."""
 
 
 def recipe_advice(recipe: Recipe, sources: Sources, files: Mapping[str, Path], store: Store) -> Iterator[Note]:

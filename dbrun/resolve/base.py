@@ -172,8 +172,27 @@ def _find_local_base(folder: Path, family: Family, variant: str | None, store: S
         files = {name: store.digests.sha256(_path_inside_base(folder, name)) for name in selected}
     except OSError as error:
         raise explain_os_error(error, f"reading the base {folder}") from error
-    return BaseSource(identity=f"files:{digest(to_json_value(files))}", family=family.NAME, folder=folder,
-                      variant=variant, files=files, sampling=read_sampling(folder, family.default_sampling))
+    identity = f"files:{digest(to_json_value(files))}"
+    _remember_folder(identity, folder, store)
+    return BaseSource(identity=identity, family=family.NAME, folder=folder, variant=variant, files=files,
+                      sampling=read_sampling(folder, family.default_sampling))
+
+
+def _remember_folder(identity: str, folder: Path, store: Store) -> None:
+    """Remember where a base was, for adapters that name it by its content alone."""
+    place = os.path.realpath(folder)
+    # what is known is not written anew
+    if store.commits.get(_folder_key(identity)) != place:
+        store.commits.put(_folder_key(identity), place)
+
+
+def remembered_folder(identity: str, store: Store) -> str | None:
+    """Where a local base was last found; its content may have changed since. None if it was never used here."""
+    return store.commits.get(_folder_key(identity))
+
+
+def _folder_key(identity: str) -> str:
+    return f"folder of {identity}"
 
 
 def _is_complete(folder: Path, family: Family, variant: str | None) -> bool:

@@ -138,10 +138,10 @@ def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) 
 
 
 def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollector) -> tuple[Note, ...]:
-    """Check a recipe against its base. Adds problems to findings, returns notes; nothing if the base is not here."""
+    """Check a recipe against its base. Adds problems to findings, returns notes; few if the base is not here."""
     recipe, folder = loaded.recipe, base.folder
     if folder is None:
-        return ()
+        return check_layers(recipe, base, findings)
     family = families()[recipe.base.type]
     problems_before = len(findings.problems)
     findings.attempt("base.path", family.check_configs, folder)

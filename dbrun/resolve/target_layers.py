@@ -13,6 +13,7 @@ from dbrun.events import Note
 from dbrun.models.base import Family, families
 from dbrun.models.ldm_layouts import CHECKPOINT
 from dbrun.models.ldm_names import checkpoint_shapes
+from dbrun.recipe.checks.exports import reader_notes
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.text.spans import ProblemCollector
 from dbrun.safetensors_header import tensor_shapes
@@ -33,8 +34,9 @@ def check_layers(recipe: Recipe, base: BaseSource, findings: ProblemCollector) -
     Finds nothing while the base is not here; `adapt` refuses the same problems later.
     """
     if base.folder is None:
-        return ()
+        return tuple(reader_notes(recipe, {}))
     family, notes = families()[base.family], []
+    adapted: dict[str, tuple[str, ...]] = {}
     for component, adapter in recipe.adapt.adapters.items():
         if component not in family.components:
             continue
@@ -44,6 +46,7 @@ def check_layers(recipe: Recipe, base: BaseSource, findings: ProblemCollector) -
         # None: no layer matches, which is a problem already; empty: the weights cannot be read here
         if not chosen:
             continue
+        adapted[component] = tuple(chosen)
         problem = adapter.layer_problem(chosen)
         if problem is not None:
             field, message, fix = problem
@@ -53,7 +56,7 @@ def check_layers(recipe: Recipe, base: BaseSource, findings: ProblemCollector) -
         if note is not None:
             text, level = note
             notes.append(Note(key, text, level))
-    return tuple(notes)
+    return (*notes, *reader_notes(recipe, adapted))
 
 
 def count_layers(family: Family, component: str, adapter: Adapter, base: BaseSource) -> tuple[int, Mapping[str, int]]:

@@ -8,12 +8,15 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dbrun.errors import StageFailed
 from dbrun.fsync import fsync_path
 from dbrun.run.user_files import UserFiles, read_record
 from dbrun.safetensors_header import RECORD_FILE
+from dbrun.stages.base import Stage
 from dbrun.store.atomic import TEMP_NAME, disk_errors, is_orphan, list_dir, remove_tree, temp_name
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
@@ -22,33 +25,48 @@ FORMAT = 1
 """The `format_version` of `dbrun.json`."""
 
 
-def deliver(traces: Mapping[str, Trace], target: Path, facts: Mapping[str, object], store: Store,
+@dataclass(frozen=True)
+class Delivery:
+    """What is delivered. traces: stage → its artifact; stages: stage → the stage; run_name: of the recipe."""
+
+    traces: Mapping[str, Trace]
+    stages: Mapping[str, Stage[Any]]
+    run_name: str
+
+    def names(self, stage: str) -> Mapping[str, str]:
+        """File of a stage's artifact → its name in the delivered folder."""
+        return self.stages[stage].delivered_names(self.traces[stage].files, self.run_name)
+
+    @property
+    def all_names(self) -> set[str]:
+        """Names of all delivered files."""
+        return {name for stage in self.traces for name in self.names(stage).values()}
+
+
+def deliver(delivery: Delivery, target: Path, facts: Mapping[str, object], store: Store,
             note: Callable[[str], object]) -> bool:
     """Copy artifacts to target and write facts to its `dbrun.json`; return whether anything was written.
 
-    traces: stage → its artifact. Raises StageFailed if two stages deliver a file of the same name.
+    Raises StageFailed if two stages deliver a file of the same name.
     facts: "recipe" and "stages" decide whether target is current; the other facts only describe it.
     A folder that dbrun did not write is never touched. What the user added or changed is kept: where the delivery has a
     file of the same name, it steps aside, and note is called with a sentence that names it.
     """
-    _check_names(traces)
-    files: dict[str, str] = {}
-    for trace in traces.values():
-        files.update((name, file.sha256) for name, file in trace.files.items())
-    document = {"format_version": FORMAT, **facts, "files": files}
+    _check_names(delivery)
+    document = {"format_version": FORMAT, **facts}
     with disk_errors(f"writing {target}"):
         # First: a delivery that was killed may have been this one, and complete but for the user's files.
         finish_interrupted(target, store, note)
         place = real_target(target)
         old = read_record(place)
         # A current record is not enough: the user may have edited or deleted a delivered file since.
-        if old is not None and _is_current(old, document) and _is_intact(files, place, store):
+        if old is not None and _is_current(old, document, delivery) and _is_intact(old["files"], place, store):
             return False
         check_target(target)
         # Beside target, not in the store: only within one file system is a rename atomic.
         new = place.parent / f".{place.name}.new.{temp_name()}"
         try:
-            _copy(traces, store, new, document)
+            _copy(delivery, store, new, document)
             moved_aside = _swap(new, place)
         finally:
             remove_tree(new)
@@ -129,11 +147,11 @@ def _carry_over(old: Path, target: Path, store: Store, note: Callable[[str], obj
     return files.moved
 
 
-def _check_names(traces: Mapping[str, Trace]) -> None:
+def _check_names(delivery: Delivery) -> None:
     """Raise StageFailed if two stages deliver the same file, or one a file and the other a folder of that name."""
     owners = {RECORD_FILE: "dbrun itself"}
-    for stage, trace in traces.items():
-        for name in trace.files:
+    for stage in delivery.traces:
+        for name in delivery.names(stage).values():
             taken = next((other for other in owners if _clash(name, other) and owners[other] != stage), None)
             if taken is not None:
                 raise StageFailed(f"{stage} and {owners[taken]} both deliver {taken}, and one would replace the other",
@@ -203,34 +221,44 @@ def _is_replaceable(target: Path) -> bool:
             return False
 
 
-def _is_current(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+def _is_current(old: Mapping[str, object], new: Mapping[str, object], delivery: Delivery) -> bool:
+    """Whether a record is that of the same delivery. old, new: records; the new one does not list its files yet."""
     # Versions and machine are left out: running the same recipe elsewhere must not rewrite the folder.
-    return all(old.get(part) == new[part] for part in ("format_version", "recipe", "stages", "files"))
+    same_run = all(old.get(part) == new[part] for part in ("format_version", "recipe", "stages"))
+    files = old.get("files")
+    # The digests of the artifacts are in `stages`; of the copies, some of which have the run's name, only the old
+    # record knows them.
+    return same_run and isinstance(files, dict) and files.keys() == delivery.all_names
 
 
-def _is_intact(files: Mapping[str, str], target: Path, store: Store) -> bool:
-    """Whether target holds these files with these contents. files: relative name → sha256."""
+def _is_intact(files: Any, target: Path, store: Store) -> bool:
+    """Whether target holds these files with these contents. files: relative name → sha256, of a record."""
     try:
         return all(store.digests.sha256(target / name) == sha256 for name, sha256 in files.items())
     except OSError:
         return False
 
 
-def _copy(traces: Mapping[str, Trace], store: Store, folder: Path, document: Mapping[str, object]) -> None:
+def _copy(delivery: Delivery, store: Store, folder: Path, document: Mapping[str, object]) -> None:
+    """Copy the artifacts into a new folder, under the names and with the name of the run, and write the record."""
     # Imported here: most commands deliver nothing, and shutil brings compression libraries with it.
     import shutil
 
     folder.mkdir(parents=True)
-    for trace in traces.values():
-        source = store.objects.path(trace.digest)
-        for name in trace.files:
-            copy = folder / name
+    files: dict[str, str] = {}
+    for stage, trace in delivery.traces.items():
+        source, names = store.objects.path(trace.digest), delivery.names(stage)
+        for file, entry in trace.files.items():
+            copy = folder / names[file]
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, copy)
+            shutil.copyfile(source / file, copy)
+            files[names[file]] = entry.sha256
+            if delivery.stages[stage].write_run_name(copy, delivery.run_name, names):
+                files[names[file]] = store.digests.sha256(copy)
             fsync_path(copy)
     # The record comes last, so that a folder that has one is complete.
     record = folder / RECORD_FILE
-    record.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    record.write_text(json.dumps({**document, "files": files}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     fsync_path(record)
     fsync_path(folder)
 

@@ -25,7 +25,7 @@ from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.text.spans import display_path
 from dbrun.resolve.base import verified_base_folder
 from dbrun.resolve.sources import ResolvedSources, pin_revision
-from dbrun.run.outputs import check_target, deliver, finish_interrupted, interrupted, real_target
+from dbrun.run.outputs import Delivery, check_target, deliver, finish_interrupted, interrupted, real_target
 from dbrun.run.redact import recipe_as_written
 from dbrun.run.run_log import EventDispatcher, RunLog
 from dbrun.run.run_metadata import export_metadata
@@ -209,9 +209,9 @@ class _Run:
         delivering = self.scope.delivering_stages
         facts = {**export_metadata(self.scope.recipe, traces, self.scope.stages, self.scope.numerics),
                  "written": self.recipe_as_written}
+        delivery = Delivery({name: traces[name] for name in delivering}, self.scope.stages, self.scope.recipe.name)
         with self._lock_target(target):
-            return deliver({name: traces[name] for name in delivering}, target, facts, self.scope.store,
-                           self._note_delivery)
+            return deliver(delivery, target, facts, self.scope.store, self._note_delivery)
 
     def _finish_interrupted(self, target: Path) -> None:
         """Finish killed deliveries to target, before the hours that the stages may take."""

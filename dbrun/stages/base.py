@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
@@ -180,6 +180,17 @@ class Stage(Generic[P]):
     def max_disk_bytes(self, ctx: StageContext[P]) -> int:
         """An upper bound of the bytes of its result and its work folder, before it runs. Must not import torch."""
         return 2**20
+
+    def delivered_names(self, files: Iterable[str], run_name: str) -> Mapping[str, str]:
+        """File of its artifact -> the file's name in `outputs/<run_name>/`; both are relative paths."""
+        return {file: file for file in files}
+
+    def write_run_name(self, copy: Path, run_name: str, names: Mapping[str, str]) -> bool:
+        """Write the run's name into a delivered copy that shows it; returns whether the copy changed.
+
+        The artifact has no name: recipes that differ in nothing else share it. names: what `delivered_names` gave.
+        """
+        return False
 
     def run(self, ctx: StageContext[P]) -> None:
         """Fill ctx.out. Raises DbrunError for what a user can mend; any other exception is a bug."""

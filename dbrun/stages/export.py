@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters
@@ -38,6 +39,7 @@ from dbrun.workload import Workload
 if TYPE_CHECKING:
 
     from dbrun.formats.base import Format
+    from dbrun.formats.model_card import SamplePictures
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
     from dbrun.training.dry_run import DryRun
 
@@ -196,10 +198,22 @@ class Export(Stage[ExportParams]):
         pictures = cost.picture_bytes(2 * len(params.prompts) + 1, params.resolution)
         return 2 * (files + 5 * pictures) + 2 * cost.OVERHEAD_BYTES
 
+    def delivered_names(self, files: Iterable[str], run_name: str) -> Mapping[str, str]:
+        """The kohya file is called by the run's name, which programs show; other files keep their names."""
+        from dbrun.formats.run_name import delivered_names
+
+        return delivered_names(files, run_name)
+
+    def write_run_name(self, copy: Path, run_name: str, names: Mapping[str, str]) -> bool:
+        """Write the name into the headers of adapters and into the model card."""
+        from dbrun.formats.run_name import write_run_name
+
+        return write_run_name(copy, run_name, names)
+
     def run(self, ctx: StageContext[ExportParams]) -> None:
         """Write the formats, pictures and model card. No file says when or where it was made."""
         from dbrun.formats.base import formats
-        from dbrun.formats.model_card import compatibility_warnings, render_card
+        from dbrun.formats.model_card import compatibility_warnings, layer_warnings, render_card
 
         adapters, known = read_adapters(ctx.inputs["train"].path), formats()
         # one base for everything: each part of the work leaves it untouched, bit for bit
@@ -227,8 +241,20 @@ class Export(Stage[ExportParams]):
         warnings = compatibility_warnings(model.family, ctx.params.formats, adapters)
         for line in warnings:
             ctx.note(line, level="warning")
-        text = render_card(document, model.family, ctx.params.formats, ctx.params.prompts, warnings)
+        cautions = (*warnings, *layer_warnings(model.family, ctx.params.formats, adapters))
+        text = render_card(document, model.family, ctx.params.formats, _sample_pictures(ctx, model), cautions)
         (ctx.out / "README.md").write_text(text, encoding="utf-8")
+
+
+def _sample_pictures(ctx: StageContext[ExportParams], model: Model) -> SamplePictures:
+    """How the pictures were drawn, for the model card."""
+    from dbrun.formats.model_card import SamplePictures
+
+    params = ctx.params
+    changes = params.scheduler_overrides(model)
+    scheduler = type(model.with_scheduler_changes(changes).sampling_scheduler()).__name__
+    return SamplePictures(params.prompts, params.seed, params.steps, params.guidance, params.resolution, scheduler,
+                          has_scheduler=bool(changes))
 
 
 def _write_scheduler(ctx: StageContext[ExportParams], model: Model) -> None:
@@ -292,6 +318,7 @@ def _write_format(ctx: StageContext[ExportParams], model: Model, form: Format, p
     """
     from dbrun.formats.merge_weights import restore_base
     from dbrun.formats.roundtrip import describe_difference
+    from dbrun.formats.shown_metadata import ROOM_FOR_NAME, shown_metadata
     from dbrun.formats.stamp import write_provenance
 
     carried = {name: adapter for name, adapter in expected.adapters.items() if form.supports(model.family, name)}
@@ -316,8 +343,12 @@ def _write_format(ctx: StageContext[ExportParams], model: Model, form: Format, p
     # two digits: the last ones of a difference vary between machines
     numbers = {"difference": difference, "allowed": expected.tolerance, "effect": expected.effect}
     rounded = {name: float(f"{value:.1e}") for name, value in numbers.items()}
+    names = model.family.published_names(model.folder)
     for path in written:
-        write_provenance(path, {**document, "self_check": {"format": form.NAME, **rounded}})
+        shown: Mapping[str, str] = {}
+        if form.SPEC_SUFFIX is not None:
+            shown = shown_metadata(path, document, names, form.SPEC_SUFFIX)
+        write_provenance(path, {**document, "self_check": {"format": form.NAME, **rounded}}, shown, ROOM_FOR_NAME)
     ctx.note(f"{form.NAME}: read back, {describe_difference(difference)}")
 
 

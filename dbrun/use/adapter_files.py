@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from dbrun.errors import RecipeError, UsageError
 from dbrun.finite_weights import check_finite
 from dbrun.formats.base import Format, formats
 from dbrun.formats.base_kind import check_base_kind, with_base_kind
-from dbrun.input_file import path_exists
+from dbrun.formats.foreign_names import bundled_words
+from dbrun.input_file import file_exists, path_exists
 from dbrun.models.base import Family
-from dbrun.naming import forbidden_in_prompt
+from dbrun.naming import CHECKPOINT_SUFFIXES, forbidden_in_prompt
 from dbrun.recipe.checks.suggestions import join_with_or
 from dbrun.safetensors_header import METADATA_KEY, read_header, read_provenance
 
@@ -76,6 +78,11 @@ class AdapterFile:
             raise with_base_kind(why, str(self.place), self._weight_files)
         return found
 
+    @property
+    def unread_words(self) -> tuple[str, ...]:
+        """New words that another trainer put into the file of a LoRA; only its layers are read."""
+        return tuple(word for weights in self._weight_files for word in bundled_words(read_header(weights).tensors))
+
     def check_base(self, base: LocalBase) -> None:
         """Raise RecipeError if it is for another kind of base, or holds nothing for the base's family."""
         check_base_kind(str(self.place), self._weight_files, base.folder)
@@ -120,10 +127,28 @@ def find_adapter(word: str) -> AdapterFile:
             for weights in dict.fromkeys(unit[-1] for unit in files):
                 check_finite(weights)
             return AdapterFile(place, weight, form, files)
+    check_no_pickle(place)
     if not path_exists(place):
         raise UsageError(f"{place} does not exist", fix="name an adapter's file or folder, such as outputs/sks_dog")
     allowed = join_with_or([form.FILE_DESCRIPTION for form in formats().values() if form.FILE_DESCRIPTION])
     raise UsageError(f"{place} holds no adapter", fix=f"name {allowed}, or a folder that `dbrun run` wrote")
+
+
+def check_no_pickle(place: Path) -> None:
+    """Raise UsageError for a file of pickled weights, with a command that rewrites it. Reads nothing of it."""
+    readable, *pickled = CHECKPOINT_SUFFIXES
+    if place.suffix.lower() not in pickled or not file_exists(place):
+        return
+    new_place = place.with_suffix(readable)
+    # `weights_only` runs no code of the file; a word of A1111's holds its vectors one level deeper.
+    program = ("import sys, torch; from safetensors.torch import save_file; "
+               "found = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+               "found = {'emb_params': found['string_to_param']['*']} if 'string_to_param' in found else found; "
+               "save_file({key: value.contiguous() for key, value in found.items() if torch.is_tensor(value)}, "
+               "sys.argv[2])")
+    raise UsageError(f"{place} is a pickle, which can run code when it is read; only {readable} files are read",
+                     fix=f'take the {readable} file of the same model; or convert it, where you trust its author: '
+                         f'python -c "{program}" {shlex.quote(str(place))} {shlex.quote(str(new_place))}')
 
 
 def split_adapters_and_prompt(words: Sequence[str]) -> tuple[tuple[AdapterFile, ...], str]:

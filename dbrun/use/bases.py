@@ -17,7 +17,7 @@ from dbrun.models.prompt_reading import USUAL_READING, PromptReading
 from dbrun.naming import HUB_ID
 from dbrun.plan.device import resolve_numerics
 from dbrun.recipe.schema.model import Base
-from dbrun.resolve.base import EMBEDDED, find_base, parse_hub_identity
+from dbrun.resolve.base import EMBEDDED, find_base, parse_hub_identity, remembered_folder
 from dbrun.resolve.single_file import checkpoint_family, is_checkpoint_path
 from dbrun.safetensors_header import read_records
 from dbrun.stages.load import download_base
@@ -104,6 +104,10 @@ def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], sto
         repo, commit = hub
         return _find_or_download(_recorded_base(recorded, repo, revision=commit), store)
     candidates = [_recorded_base(recorded, EMBEDDED)]
+    # Records have no absolute paths, as they are shared; the store of this machine knows them.
+    place = remembered_folder(recorded["identity"], store)
+    if place is not None:
+        candidates.append(_recorded_base(recorded, place))
     for record in _recorded_bases(places):
         candidates.append(_recorded_base(recorded, record["path"], like=record.get("like"),
                                          prediction=record.get("prediction")))

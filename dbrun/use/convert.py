@@ -13,6 +13,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.errors import UsageError
 from dbrun.formats.base import Format, formats
 from dbrun.formats.merge_weights import remove_adapter
+from dbrun.formats.shown_metadata import TRAINING_PREFIXES
 from dbrun.input_file import path_exists
 from dbrun.safetensors_header import read_header
 from dbrun.use.adapter_files import AdapterFile
@@ -54,8 +55,8 @@ def lost_metadata(named: AdapterFile) -> tuple[str, ...]:
     keys: set[str] = set()
     for files in named.files:
         keys.update(read_header(files[-1]).metadata)
-    # `format` is safetensors' own, and dbrun's provenance is written anew.
-    lost = sorted(keys - {"format", "dbrun"})
+    # `format` is safetensors' own, dbrun's provenance is written anew, and what programs show is kept.
+    lost = sorted(key for key in keys - {"format", "dbrun"} if not key.startswith(TRAINING_PREFIXES))
     if not lost:
         return ()
     shown = ", ".join(lost[:4])
@@ -137,6 +138,7 @@ def _write_verified(output: _Output, base: LocalBase, form: Format, target: Path
                     like: Sequence[AdapterFile]) -> float:
     """Write, read back on a fresh base, compare with the reference; move to target only if all went well."""
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
+    from dbrun.formats.shown_metadata import inherited_metadata, set_name, shown_metadata
     from dbrun.formats.stamp import write_provenance
 
     if path_exists(target):
@@ -159,8 +161,15 @@ def _write_verified(output: _Output, base: LocalBase, form: Format, target: Path
         written = output.write_to(folder, fresh)
         form.read(folder, fresh, output.components)
         difference = expected.compare(probe.predict(fresh), fresh, form, tuple(output.adapters))
+        names = base.family.published_names(base.folder)
+        inherited: dict[str, str] = {}
+        # Of several adapters no one's training is that of the sum.
+        if len(like) == 1:
+            inherited = inherited_metadata(read_header(like[0].files[0][-1]).metadata)
         for path in written:
-            write_provenance(path, document)
+            shown = shown_metadata(path, document, names, form.SPEC_SUFFIX or "")
+            write_provenance(path, document, {**inherited, **shown})
+            set_name(path, target.name.removesuffix(".safetensors"))
         target.parent.mkdir(parents=True, exist_ok=True)
         result = folder / form.NAME
         # One path per component means one file for all components.

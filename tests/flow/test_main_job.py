@@ -151,7 +151,7 @@ def test_show_tells_where_an_adapter_comes_from_and_no_path_of_the_machine(finis
     of_file = finished.dbrun("show", "outputs/tiny/pytorch_lora_weights.safetensors").stdout
     assert "a photo of sks dog" in of_file
     assert finished.dbrun("show", "outputs/tiny").stdout == of_file == finished.dbrun("show", "outputs").stdout
-    assert "holds no .safetensors file" in finished.dbrun("show", "pictures", check=2).stderr
+    assert "holds no adapter" in finished.dbrun("show", "pictures", check=2).stderr
     for path in (finished.folder / "outputs").rglob("*.*"):
         assert str(finished.folder).encode() not in path.read_bytes(), path
 

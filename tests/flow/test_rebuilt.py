@@ -36,7 +36,7 @@ def resolved(recipe: Recipe) -> Recipe:
 def test_an_exported_file_is_the_recipe_that_made_it(project, monkeypatch) -> None:
     monkeypatch.chdir(project.folder)
     known = resolved(load_recipe(project.folder / "tiny.yaml").recipe)
-    for file in (FILE, "outputs/tiny/kohya.safetensors", "outputs/tiny/peft/denoiser/adapter_model.safetensors"):
+    for file in (FILE, "outputs/tiny/tiny.safetensors", "outputs/tiny/peft/denoiser/adapter_model.safetensors"):
         if (project.folder / file).exists():
             assert load_recipe(project.folder / file).recipe == known
     assert told(project) == (["nothing differs from what made it: pictures, base, settings, device, libraries"], False)

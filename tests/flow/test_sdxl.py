@@ -59,7 +59,7 @@ def test_every_export_draws_the_same_picture_in_a_fresh_pipeline(done: Project) 
     home, base = done.folder / "outputs" / "tiny", done.folder / "base"
     merged = drawn(home / "merged")
     assert (merged - drawn(base)).abs().max() > 1e-2
-    for name in ("pytorch_lora_weights.safetensors", "kohya.safetensors"):
+    for name in ("pytorch_lora_weights.safetensors", "tiny.safetensors"):
         assert (merged - drawn(base, home, name)).abs().max() < 2e-5, name
     for part in ("denoiser", "text_encoder", "text_encoder_2"):
         assert (home / "peft" / part / "adapter_config.json").is_file()

@@ -240,13 +240,15 @@ def foreign(world: World, folder: Path, algo: str, **settings: object) -> tuple[
 
 FOREIGN = [("locon", {}), ("locon", {"use_tucker": True}), ("locon", {"weight_decompose": True}), ("loha", {}),
            ("loha", {"use_tucker": True}), ("lokr", {}), ("lokr", {"factor": 4, "decompose_both": True}),
-           ("lokr", {"use_tucker": True, "factor": 2}), ("lokr", {"full_matrix": True})]
+           ("lokr", {"use_tucker": True, "factor": 2}), ("lokr", {"full_matrix": True}),
+           ("diag-oft", {}), ("diag-oft", {"rescaled": True}), ("glora", {})]
 
 
 @pytest.mark.parametrize(("algo", "settings"), [
-    case if i in (1, 2, 6) else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(FOREIGN)], ids=str)
+    case if i in (1, 2, 6, 9, 11) else pytest.param(*case, marks=pytest.mark.slow)
+    for i, case in enumerate(FOREIGN)], ids=str)
 def test_a_file_of_lycoris_own_is_read_as_it_reads_it(world, tmp_path, algo, settings) -> None:
-    """Other ranks on convolutions, CP decomposition, weight decomposition, every form of LoKr."""
+    """Other ranks on convolutions, CP decomposition, weight decomposition, every form of LoKr, types no recipe has."""
     path, theirs = foreign(world, tmp_path, algo, **settings)
     assert apart(by_us(world, tmp_path), theirs) < 3e-3 < 3e-2 < apart(theirs, world.base)
     if settings != {"use_tucker": True, "factor": 2}:

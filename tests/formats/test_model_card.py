@@ -1,22 +1,31 @@
 """Does the model card say what an adapter is, of which base and licence, and how each of its files is used?"""
 
 import pytest
+import torch
 import yaml
+from adapter_kinds import make, moved, put, widest
 from huggingface_hub import ModelCard
+from PIL import Image, ImageChops
 
+from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.formats.base import formats
-from dbrun.formats.model_card import render_card
+from dbrun.formats.model_card import BASE_PLACEHOLDER, SamplePictures, layer_warnings, render_card
 from dbrun.models.base import families
 from dbrun.models.configs import find_licence
 from dbrun.safetensors_header import trigger_words
 
 SD = families()["sd"]
 RECIPE = {"base": {"type": "sd", "identity": f"hub:runwayml/sd15@{'a' * 40}", "variant": None}, "seed": 3,
-          "subject": {"instance_prompt": "a photo of sks dog", "class_prompt": ["a photo of a dog", "a dog at night"]},
+          "subject": {"instance_prompt": "a photo of sks dog", "class_prompt": ["a photo of a dog", "a dog at night"],
+                      "pictures": [{"digest": "1", "prompt": "a"}] * 5},
           "adapt": {"denoiser": {"type": "lora", "rank": 8, "alpha": 4.0}, "text_encoder": None},
-          "train": {"steps": 300}, "images": {"resolution": 512}}
+          "train": {"steps": 300}, "images": {"resolution": 512}, "prior": {"count": 40}}
 DOCUMENT = {"instance_prompt": "a photo of sks dog", "recipe": RECIPE, "inputs": {"train": "7" * 64},
             "libraries": {"torch": "2.9"}, "licence": "CreativeML-OpenRAIL-M"}
+
+
+def drawn(*prompts: str, side: int = 512) -> SamplePictures:
+    return SamplePictures(prompts, 7, 3, 5.0, side, "DPMSolverMultistepScheduler")
 
 
 def front(text: str) -> dict:
@@ -24,7 +33,7 @@ def front(text: str) -> dict:
 
 
 def test_the_hub_reads_its_front_matter() -> None:
-    text = render_card(DOCUMENT, SD, ["diffusers", "kohya"], ["a photo of sks dog", 'a "dog": at sea'])
+    text = render_card(DOCUMENT, SD, ["diffusers", "kohya"], drawn("a photo of sks dog", 'a "dog": at sea'))
     data = ModelCard(text).data
     assert (data.license, data.base_model) == ("creativeml-openrail-m", "runwayml/sd15")
     assert data.to_dict()["library_name"] == "diffusers"
@@ -34,37 +43,78 @@ def test_the_hub_reads_its_front_matter() -> None:
 
 
 def test_a_reader_learns_trigger_base_licence_prompts_and_origin() -> None:
-    text = render_card(DOCUMENT, SD, ["diffusers"], ["a photo of sks dog"])
+    text = render_card(DOCUMENT, SD, ["diffusers"], drawn("a photo of sks dog"))
     for words in ("Trigger: `sks`", "huggingface.co/runwayml/sd15", "Licence of the base: CreativeML-OpenRAIL-M",
-                  "denoiser: lora rank 8 alpha 4.0; 300 steps at 512 pixels", "before_after.png",
-                  "- `a photo of sks dog`",
+                  "denoiser: lora rank 8 alpha 4.0; 300 steps at 512 pixels on 5 pictures", "before_after.png",
+                  "- `a photo of sks dog`, seed 7", "# %RUN-NAME%", "Class images beside them: 40", "Weights of 0.6",
                   "train `777777777777`", "torch 2.9", "seed: 3"):
         assert words in text, words
 
 
 @pytest.mark.parametrize("name", formats())
 def test_every_format_says_how_it_is_used(name) -> None:
-    used = {"diffusers": 'load_lora_weights("path/to/this/folder", weight_name="pytorch_lora_weights.safetensors")',
-            "kohya": "models/loras/", "peft": "PeftModel.from_pretrained(pipeline.unet", "merged": '"merged")',
-            "single_file": "models/checkpoints/", "component": "component/unet", "embedding": "load_textual_inversion"}
-    text = render_card(DOCUMENT, SD, [name], ["a"])
+    used = {"diffusers": 'load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")',
+            "kohya": "models/loras/", "peft": "PeftModel.from_pretrained(pipeline.unet", "merged": 'f"{folder}/merged"',
+            "single_file": "models/checkpoints/", "component": "component/unet", "embedding": "models/embeddings/"}
+    text = render_card(DOCUMENT, SD, [name], drawn("a"))
     # a format that is new says at least its name
     assert used.get(name, name) in text and ("lora" in front(text)["tags"]) is not formats()[name].LARGE
 
 
-def test_python_in_it_is_python() -> None:
-    text = render_card(DOCUMENT, SD, list(formats()), ["a"])
-    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+def programs(text: str) -> list[str]:
+    return [part.split("```")[0] for part in text.split("```python\n")[1:]]
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "if_stage1", "if_stage2"])
+def test_python_in_it_is_python(family) -> None:
+    recipe = {**RECIPE, "adapt": {**RECIPE["adapt"], "trigger": {"type": "embedding", "token": "<x>"}}}
+    blocks = programs(render_card({**DOCUMENT, "recipe": recipe}, families()[family], list(formats()), drawn("a")))
     assert len(blocks) >= 3
     for block in blocks:
         compile(block, "card", "exec")
+    assert ('token="<x>"' in blocks[0]) and ("image.save" in blocks[0]) is (family != "if_stage2")
+
+
+def test_each_program_in_it_draws_what_the_trained_model_draws(tmp_path, monkeypatch) -> None:
+    base, out = tmp_path / "base", tmp_path / "out"
+    out.mkdir()
+    SD.write_tiny_base(base)
+    fresh = lambda: SD.load(base, device=torch.device("cpu"), dtype=torch.float32)  # noqa: E731
+    model, on, adapter = fresh(), fresh(), make("lora", rank=2)
+    adapters = {name: moved(put(model, name, adapter, widest(adapter)), by=0.1) for name in SD.components}
+    for name, attached in adapters.items():
+        attached.attach_to(on.module(name))
+    names = ["diffusers", "peft", "merged"]
+    for name in names:
+        formats()[name].write(out, SD, adapters, fresh)
+    base_recipe = {"type": "sd", "identity": "files:abc", "variant": None}
+    recipe = {**RECIPE, "base": base_recipe, "adapt": {name: {"type": "lora"} for name in SD.components}}
+    text = render_card({**DOCUMENT, "recipe": recipe}, SD, names, drawn("a sks dog", side=32))
+    wanted = on.generate("a sks dog", seed=7, steps=3, guidance=5.0, resolution=32)
+    monkeypatch.chdir(out)
+    blocks = programs(text)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block.replace(BASE_PLACEHOLDER, str(base)), {})
+        difference = ImageChops.difference(Image.open(out / "picture.png"), wanted)
+        assert max(high for _, high in difference.getextrema()) <= 1
+        (out / "picture.png").unlink()
+
+
+def test_layers_that_programs_pass_over_are_named() -> None:
+    layers = ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "time_embedding.linear_1")
+    adapters = {"denoiser": ComponentAdapter(make("lora"), layers, {})}
+    both = layer_warnings(SD, ["diffusers", "kohya"], adapters)
+    assert "ComfyUI and Forge pass over 1 of 2 layers of the denoiser" in both[0] and "`kohya.safetensors`" in both[0]
+    assert "sd-scripts and diffusers 0.35 pass over 1 of 2" in both[1] and "time_embedding.linear_1" in both[1]
+    assert not layer_warnings(SD, ["peft", "merged"], adapters)
 
 
 def test_a_base_of_files_names_no_place_and_an_unknown_licence_is_said(tmp_path) -> None:
     recipe = {**RECIPE, "base": {"type": "sd", "identity": "files:abc", "variant": None}}
-    text = render_card({**DOCUMENT, "recipe": recipe, "licence": find_licence(tmp_path)}, SD, ["diffusers"], ["a"])
+    text = render_card({**DOCUMENT, "recipe": recipe, "licence": find_licence(tmp_path)}, SD, ["diffusers"], drawn("a"))
     assert "base_model" not in front(text) and front(text)["license"] == "unknown"
-    assert 'from_pretrained("path/to/the/base")' in text and "Licence of the base: unknown\n" in text
+    assert f'from_pretrained("{BASE_PLACEHOLDER}", torch_dtype' in text and "Licence of the base: unknown\n" in text
 
 
 def test_a_licence_is_read_from_a_card_or_a_manifest(tmp_path) -> None:
@@ -72,7 +122,7 @@ def test_a_licence_is_read_from_a_card_or_a_manifest(tmp_path) -> None:
     for name, told in (("licence.txt", "see licence.txt"), ("LICENSE-MODEL.md", "see LICENSE-MODEL.md")):
         (tmp_path / name).write_text("All rights …")
         assert find_licence(tmp_path) == told
-    card = render_card({**DOCUMENT, "licence": told}, SD, ["peft"], ["a"])
+    card = render_card({**DOCUMENT, "licence": told}, SD, ["peft"], drawn("a"))
     assert front(card)["license_name"] == "see LICENSE-MODEL.md"
     (tmp_path / "manifest.json").write_text('{"licence": "Apache-2.0"}')
     assert find_licence(tmp_path) == "Apache-2.0"
@@ -80,7 +130,7 @@ def test_a_licence_is_read_from_a_card_or_a_manifest(tmp_path) -> None:
     assert find_licence(tmp_path) == "openrail++"
     (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: my terms\n---\n")
     assert find_licence(tmp_path) == "my terms"
-    assert front(render_card({**DOCUMENT, "licence": "my terms"}, SD, ["peft"], ["a"]))["license"] == "other"
+    assert front(render_card({**DOCUMENT, "licence": "my terms"}, SD, ["peft"], drawn("a")))["license"] == "other"
 
 
 def test_the_trigger_is_what_no_class_prompt_says() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from adapter_kinds import make, moved, put, widest
 from lycoris_reader import put_by_lycoris
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.attach import attach, read_weights
@@ -23,9 +23,10 @@ from dbrun.use.convert import write_sum
 SD, PROBE = families()["sd"], Probe("a photo of sks dog", 32)
 BLOCK = r"lora_unet_(down_blocks_\d|mid_block|up_blocks_\d)"
 LISTED = [rf"{BLOCK}_attentions_\d_norm", rf"{BLOCK}_attentions_\d_transformer_blocks_\d_norm[123]",
-          rf"{BLOCK}_resnets_\d_norm[12]", "lora_unet_conv_norm_out"]
+          rf"{BLOCK}_resnets_\d_norm[12]", "lora_unet_out_0"]
 """Norms by comfy/utils.py (Comfy-Org/ComfyUI @09708eae): UNET_MAP_ATTENTIONS, TRANSFORMER_BLOCKS, UNET_MAP_RESNET,
-UNET_MAP_BASIC. The ends `w_norm`, `b_norm`, `diff` and `diff_b`: comfy/lora.py @17358c8f, load_lora.
+UNET_MAP_BASIC, where the last one has its original name. The ends `w_norm`, `b_norm`, `diff` and `diff_b`:
+comfy/lora.py @17358c8f, load_lora.
 """
 
 
@@ -61,7 +62,11 @@ def test_lycoris_reads_the_sum_of_any_types(base, tmp_path, kinds) -> None:
     write_sum(parts, base, tmp_path / "sum.safetensors", {"format_version": 1, "x": "y"})
     together, theirs, bare = (base.load(device="cpu") for _ in range(3))
     Blend(together).apply(parts)
-    put_by_lycoris(theirs, tmp_path / "sum.safetensors")
+    # lycoris knows the last norm by diffusers' name alone, ComfyUI and A1111 by the original one
+    renamed = {name.replace("_out_0.", "_conv_norm_out.") if name.startswith("lora_unet_out_0.") else name: tensor
+               for name, tensor in load_file(tmp_path / "sum.safetensors").items()}
+    save_file(renamed, tmp_path / "renamed.safetensors")
+    put_by_lycoris(theirs, tmp_path / "renamed.safetensors")
     expected = PROBE.predict(together)
     assert (PROBE.predict(theirs) - expected).abs().max() < 1e-4
     assert (PROBE.predict(bare) - expected).abs().max() > 1e-2
@@ -88,8 +93,6 @@ def test_what_no_program_has_a_name_for_is_refused(base, tmp_path) -> None:
 
 
 def test_a_layer_of_another_size_is_refused(base, tmp_path) -> None:
-    from safetensors.torch import save_file
-
     name = "lora_unet_mid_block_attentions_0_proj_in"
     for tensors in ({f"{name}.diff": torch.ones(3, 3, 1, 1)}, {"lora_unet_conv_norm_out.w_norm": torch.ones(16),
                                                               "lora_unet_conv_norm_out.b_norm": torch.ones(1)}):

@@ -16,7 +16,7 @@ from dbrun.errors import DbrunError
 from dbrun.events import Note, RunFailed, StageFinished, StageStarted
 from dbrun.plan.selection import Selection
 from dbrun.recipe.schema.model import Recipe
-from dbrun.run.outputs import FORMAT, deliver
+from dbrun.run.outputs import FORMAT, Delivery, deliver
 from dbrun.stages.base import Sources, StageContext
 
 
@@ -247,10 +247,14 @@ def test_a_failing_delivery_leaves_the_old_one(home, out, monkeypatch, call, aft
     trace = next(t for t in store.traces.recent("export", 9))
     monkeypatch.setattr(os, call, failing)
     with pytest.raises(DbrunError, match="full"):
-        deliver({"export": trace}, out, {"recipe": {"changed": True}, "stages": {}}, store, print)
+        deliver(of_export(trace), out, {"recipe": {"changed": True}, "stages": {}}, store, print)
     monkeypatch.undo()
     assert tree(out) == before
     assert [p.name for p in out.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def of_export(trace):
+    return Delivery({"export": trace}, stub_stages(), "stub")
 
 
 def dead_name():
@@ -277,9 +281,44 @@ def test_a_second_delivery_of_the_same_is_none(home, out):
     store = Store(home / "store")
     trace = next(store.traces.recent("export", 1))
     facts = {"recipe": {}, "stages": {}}
-    assert deliver({"export": trace}, home / "x" / "y", facts, store, print)
-    assert not deliver({"export": trace}, home / "x" / "y", facts, store, print)
+    assert deliver(of_export(trace), home / "x" / "y", facts, store, print)
+    assert not deliver(of_export(trace), home / "x" / "y", facts, store, print)
     assert json.loads((home / "x" / "y" / "dbrun.json").read_text())["format_version"] == FORMAT
+
+
+class Signed(Counted):
+    """An export with a file that has the run's name, and one that shows it."""
+
+    NAME = "export"
+    delivers = True
+
+    def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
+        return ExportParams(("signed",))
+
+    def work(self, job: StageContext[Any]) -> None:
+        (job.out / "file").write_text("bytes")
+        (job.out / "card").write_text("by NAME")
+
+    def delivered_names(self, files, run_name):
+        return {"file": f"{run_name}.file", "card": "card"}
+
+    def write_run_name(self, copy, run_name, names):
+        text = copy.read_text()
+        copy.write_text(text.replace("NAME", run_name))
+        return "NAME" in text
+
+
+def test_the_runs_name_is_written_into_the_copies_alone(home):
+    stages = stub_stages() | {"export": Signed()}
+    for name in ("one", "two"):
+        go(home, f"name={name}", stages=stages)
+        out = home / "outputs" / name
+        assert set(tree(out)) == {f"{name}.file", "card", "dbrun.json"} and tree(out)["card"] == f"by {name}".encode()
+        before = state(out)
+        assert go(home, f"name={name}", stages=stages).ran == () and state(out) == before, "it is current"
+    (out / "two.file").write_text("mine")
+    go(home, "name=two", stages=stages)
+    assert tree(out)["two.file"] == b"bytes" and tree(out)["two-kept.file"] == b"mine"
 
 
 class Leaflet(Counted):

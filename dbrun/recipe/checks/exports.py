@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbrun.events import Note
 from dbrun.formats.base import formats, listed_formats
+from dbrun.formats.passed_over import OTHER_PROGRAMS_FORMAT, passed_over
 from dbrun.models.base import families
 from dbrun.recipe.schema.model import Recipe
 
@@ -56,6 +58,30 @@ def _has_warning(recipe: Recipe, name: str) -> bool:
         if component in family.components and form.compatibility_warning(family, component, adapter):
             return True
     return False
+
+
+def reader_notes(recipe: Recipe, layers: Mapping[str, Sequence[str]]) -> Iterator[Note]:
+    """Yield notes on programs that read a written format otherwise than it was trained, or not in full.
+
+    layers: component → full names of its adapted layers, empty while the base is not here.
+    """
+    family, written = families()[recipe.base.type], export_formats(recipe)
+    warnings: dict[str, None] = {}
+    for name in written:
+        for component, adapter in recipe.adapt.adapters.items():
+            warning = None
+            if component in family.components:
+                warning = formats()[name].compatibility_warning(family, component, adapter)
+            if warning:
+                # components of one type give one and the same sentence
+                warnings[f"{name}: {warning}"] = None
+    yield from (Note("export", text, "warning") for text in warnings)
+    advice = None
+    if OTHER_PROGRAMS_FORMAT in written:
+        advice = f"take {recipe.name}.safetensors there"
+    elif unsupported_reason(recipe, OTHER_PROGRAMS_FORMAT) is None:
+        advice = f"for them add {OTHER_PROGRAMS_FORMAT} to `export`"
+    yield from (Note("export", text) for text in passed_over(written, family, layers, advice))
 
 
 @dataclass(frozen=True)

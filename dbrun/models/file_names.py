@@ -1,0 +1,48 @@
+"""Names that a family's layers, and the family itself, have in the files of other programs and of earlier libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+
+class PublishedNames(NamedTuple):
+    """What other programs call a base of this architecture, in the metadata of files that belong to it.
+
+    architecture: of Stability's `modelspec`, such as `stable-diffusion-v1`; kohya: of its trainers, such as `sd_v1`;
+    is_v2: whether it is a Stable Diffusion 2.x; prediction: `epsilon` or `v`.
+    """
+
+    architecture: str
+    kohya: str
+    is_v2: bool
+    prediction: str
+
+
+class FileNames:
+    """The part of a `Family` that says how its layers are called in files."""
+
+    diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]]
+    """Component → (prefix of its layers' names on the module, prefix in a file for the pipeline's
+    `load_lora_weights`). A component that `load_lora_weights` ignores is left out."""
+    kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Component → (prefix on the module, prefix in kohya's files, which have `_` for `.`); only what readers know."""
+    other_kohya_prefixes: ClassVar[Mapping[str, str]] = {}
+    """Prefix in such files of some trainers → that of `kohya_prefixes`, where they use another family's."""
+    kohya_names: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """Component → layer → its name behind the prefix in such a file, where it is another than by that rule."""
+    kohya_original_components: ClassVar[tuple[str, ...]] = ()
+    """Components whose layers have the names of the original release there, see `original_layer_names`."""
+    older_prefixes: ClassVar[Mapping[str, str]] = {}
+    """Component in model_index.json → prefix of its layers' names in earlier versions of its library."""
+    embedding_keys: ClassVar[tuple[str, ...]] = ()
+    """Name of each text encoder's vectors in a file of a new word; empty where the word itself is the name."""
+
+    def original_layer_names(self, folder: Path, component: str, names: Iterable[str]) -> Mapping[str, str]:
+        """Layer's name on a component's module -> its name in the original release; empty where files have none."""
+        return {}
+
+    def published_names(self, folder: Path) -> PublishedNames | None:
+        """What other programs call the base in folder; None where they have no name for it. Without torch."""
+        return None
