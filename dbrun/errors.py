@@ -108,3 +108,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     # torch has no type of its own for it on the CPU and on MPS, so the text decides
     text = str(error).lower()
     return any(sign in text for sign in OUT_OF_MEMORY_TEXTS)
+
+
+def is_nondeterministic(error: BaseException) -> bool:
+    """Whether an error means that torch has no deterministic algorithm for an operation (`train.deterministic`)."""
+    return isinstance(error, RuntimeError) and "does not have a deterministic implementation" in str(error)

@@ -15,6 +15,7 @@ from dbrun.config_types import subclasses
 from dbrun.models.component_weights import ComponentWeights
 from dbrun.models.configs import SCHEDULER_FILE, check_component_configs, loaded_class, read_config
 from dbrun.models.file_names import FileNames
+from dbrun.models.prompt_encoding import NOTHING_KNOWN, KnownOutputs, PromptEncoding
 from dbrun.models.prompt_reading import USUAL_READING
 from dbrun.models.scheduling import check_scheduler_config
 from dbrun.models.training_facts import TrainingFacts
@@ -189,13 +190,15 @@ class Family(TrainingFacts, FileNames):
         raise NotImplementedError
 
 
-class Model:
+class Model(PromptEncoding):
     """Base in memory: encodes pictures and prompts, predicts, and samples. It knows no adapter and no loss.
 
     A component's weights are loaded at their first use, and freed by `release`: no step needs all of them at once.
     pipeline: a diffusers pipeline without weights, which holds tokenizers and schedulers; folder, variant: where the
     weights are loaded from; device, dtype: of every component (see `Family.component_dtype`); weights: those in memory.
     """
+
+    family: Family
 
     def __init__(self, family: Family, pipeline: Any, folder: Path, device: torch.device, dtype: torch.dtype,
                  variant: str | None = None) -> None:
@@ -336,14 +339,6 @@ class Model:
         """
         raise NotImplementedError
 
-    def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
-        """Encode prompts to one condition each; differentiable, so that it serves trained text encoders, too."""
-        raise NotImplementedError
-
-    def collate_conditions(self, conditions: Sequence[Condition]) -> Condition:
-        """Stack conditions of single prompts to a batch: every tensor gets a first axis B."""
-        raise NotImplementedError
-
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict from x_t [B, C, h, w] at timesteps t, int64 [B]; of x_t's shape, variance channels dropped.
 
@@ -355,13 +350,17 @@ class Model:
         """All tensors by their names in a checkpoint of one file: float32 on the CPU, weights [out, in …]."""
         raise NotImplementedError
 
-    def sampling_conditions(self, prompts: Sequence[str]) -> dict[str, SamplingConditions]:
-        """Encode prompts for `generate`, each alone; the text encoders may be released afterwards."""
+    def sampling_conditions(self, prompts: Sequence[str],
+                            known: KnownOutputs = NOTHING_KNOWN) -> dict[str, SamplingConditions]:
+        """Encode prompts for `generate`, each alone; the text encoders may be released afterwards.
+
+        known: as in `encode_prompts`, also of the empty prompt.
+        """
         import torch
 
         with torch.no_grad():
-            (negative,) = self.encode_prompts([""])
-            return {prompt: SamplingConditions(self.encode_prompts([prompt])[0], negative)
+            (negative,) = self.encode_prompts([""], known)
+            return {prompt: SamplingConditions(self.encode_prompts([prompt], known)[0], negative)
                     for prompt in dict.fromkeys(prompts)}
 
     def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,

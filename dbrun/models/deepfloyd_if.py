@@ -12,6 +12,7 @@ from dbrun.errors import RecipeError, StageFailed
 from dbrun.models.base import CleanBatch, Condition, Model, Randn, Sampling, SamplingConditions, no_op
 from dbrun.models.configs import downsampling_factor, silence_libraries
 from dbrun.models.pipelines import PipelineModel
+from dbrun.models.prompt_encoding import EncoderOutput
 from dbrun.models.prompt_length import PromptLimit
 from dbrun.models.tiny_text import letter_tokenizer, tiny_t5
 from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily, UNetModel
@@ -52,17 +53,17 @@ class IFStage1Model(UNetModel):
         """Stored pixels [B, 3, H, W] as x0; nothing is drawn at random."""
         return CleanBatch(stored, {})
 
-    def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
+    def encode_with(self, text_encoder: str, prompts: Sequence[str]) -> list[EncoderOutput]:
         """Encode prompts to T5's last hidden state, `hidden` [77, D] each, with the padding masked.
 
         The lowest bits of a result depend on the batch size: encode prompts one by one where the result is cached.
         """
-        tokenizer, text_encoder = self.component("tokenizer"), self.component("text_encoder")
+        tokenizer, encoder = self.component("tokenizer"), self.component(text_encoder)
         # not the pipeline's `clean_caption`: it removes words such as `ab12`, and with them a trigger word
         normalized = [self.family.normalize_prompt(prompt) for prompt in prompts]
         tokens = tokenizer(normalized, padding="max_length", max_length=PROMPT_LENGTH, truncation=True,
                            return_tensors="pt").to(self.device)
-        hidden = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
+        hidden = encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
         return [{"hidden": row} for row in hidden.to(self.dtype)]
 
     def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
@@ -71,7 +72,7 @@ class IFStage1Model(UNetModel):
         """Sample one picture with the base's own scheduler, which is DDPM for the published models."""
         import torch
 
-        # the prompts as training encodes them; the pipeline would clean them, see `encode_prompts`
+        # the prompts as training encodes them; the pipeline would clean them, see `encode_with`
         if conditions is None:
             conditions = self.sampling_conditions([prompt])[prompt]
         pipeline = self.sampling_pipeline("unet")

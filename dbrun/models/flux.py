@@ -10,6 +10,7 @@ from dbrun.models.base import Condition, Sampling, SamplingConditions
 from dbrun.models.configs import read_config, silence_libraries
 from dbrun.models.flow_matching import FlowFamily, FlowModel
 from dbrun.models.pipelines import PipelineModel
+from dbrun.models.prompt_encoding import EncoderOutput
 from dbrun.models.prompt_length import PromptLimit
 from dbrun.models.prompt_reading import NUM_MARKS
 from dbrun.models.sd import TEXT_ATTENTION, TEXT_FEED_FORWARD, StableDiffusion
@@ -35,13 +36,14 @@ MAX_T5_TOKENS = 512
 class FluxModel(FlowModel):
     """Base of FLUX.1 in memory (Black Forest Labs 2024)."""
 
-    def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
-        """Encode prompts as `FluxPipeline` does: `hidden` [L, D] of T5 and `pooled` [P] of CLIP each.
+    def encode_with(self, text_encoder: str, prompts: Sequence[str]) -> list[EncoderOutput]:
+        """Encode prompts as `FluxPipeline` does: CLIP gives `pooled` [P] of each, and T5 `hidden` [L, D].
 
         The lowest bits of a result depend on the batch size: encode prompts one by one where the result is cached.
         """
-        hidden, pooled = self._read_t5(prompts), self._read_clip(prompts)
-        return [{"hidden": row, "pooled": vector} for row, vector in zip(hidden, pooled, strict=True)]
+        if text_encoder == "text_encoder":
+            return [{"pooled": row} for row in self._read_clip(prompts)]
+        return [{"hidden": row} for row in self._read_t5(prompts)]
 
     def _read_clip(self, prompts: Sequence[str]) -> Tensor:
         """Pooled state of CLIP at the end mark, [B, P]."""

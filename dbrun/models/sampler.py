@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from dbrun.models.base import Model, SamplingConditions, no_op
+from dbrun.models.base import Model, no_op
+from dbrun.models.prompt_encoding import NOTHING_KNOWN, KnownOutputs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -14,17 +15,14 @@ if TYPE_CHECKING:
 class Sampler:
     """Draws pictures of a base as it is now, adapters included.
 
-    prompts: all that will be drawn; conditions: prompt → its conditions. Left out, they are encoded at once; then the
-    text encoders are released, unless they carry adapters or new words.
+    prompts: all that will be drawn. They are encoded at once; then the text encoders are released, unless they carry
+    adapters or new words. known: as in `Model.sampling_conditions`.
     """
 
-    def __init__(self, model: Model, prompts: Iterable[str],
-                 conditions: Mapping[str, SamplingConditions] | None = None) -> None:
+    def __init__(self, model: Model, prompts: Iterable[str], known: KnownOutputs = NOTHING_KNOWN) -> None:
         self.model = model
-        if conditions is None:
-            conditions = model.sampling_conditions(tuple(prompts))
-            model.release_text_encoders()
-        self.conditions = conditions
+        self.conditions = model.sampling_conditions(tuple(prompts), known)
+        model.release_text_encoders()
 
     def draw(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
              start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
-from dbrun.models.base import Condition, Sampling, SamplingConditions
+from dbrun.models.base import Sampling, SamplingConditions
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
 from dbrun.models.file_names import PublishedNames
 from dbrun.models.latents import LatentModel
 from dbrun.models.ldm_layouts import SD1, SD2, Layout
 from dbrun.models.new_tokens import Vocabulary
 from dbrun.models.pipelines import PipelineModel
+from dbrun.models.prompt_encoding import EncoderOutput
 from dbrun.models.prompt_length import PromptLimit
 from dbrun.models.prompt_reading import NUM_MARKS, read_state, tokenize
 from dbrun.models.scheduling import published_prediction
@@ -48,7 +49,7 @@ class StableDiffusionModel(LatentModel, UNetModel):
         """Vectors of new words, none so far."""
         return Vocabulary(self.component("tokenizer"), self.component("text_encoder")).new_embeddings
 
-    def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
+    def encode_with(self, text_encoder: str, prompts: Sequence[str]) -> list[EncoderOutput]:
         """Encode prompts to the text encoder's last hidden state, `hidden` [L, D] each, padded to the full length L.
 
         With `prompt_reading` of several pieces, [pieces · L, D]; with a clip skip, of an earlier layer. The lowest bits
@@ -56,17 +57,17 @@ class StableDiffusionModel(LatentModel, UNetModel):
         """
         import torch
 
-        tokenizer, text_encoder = self.component("tokenizer"), self.component("text_encoder")
-        length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+        tokenizer, encoder = self.component("tokenizer"), self.component(text_encoder)
+        length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
         # `word` becomes `word word_1 …` for a new word of several vectors; the pipeline does the same when it samples
         expanded = self._pipeline.maybe_convert_prompt(list(prompts), tokenizer)
         states: list[Tensor] = []
         for tokens in tokenize(tokenizer, expanded, length, self.prompt_reading.chunks):
             # Stable Diffusion attends to the padding: it was trained without a mask
             mask = None
-            if getattr(text_encoder.config, "use_attention_mask", False):
+            if getattr(encoder.config, "use_attention_mask", False):
                 mask = tokens.attention_mask.to(self.device)
-            states.append(read_state(text_encoder, tokens.input_ids.to(self.device), mask,
+            states.append(read_state(encoder, tokens.input_ids.to(self.device), mask,
                                      self.prompt_reading.clip_skip))
         return [{"hidden": row} for row in torch.cat(states, dim=1)]
 

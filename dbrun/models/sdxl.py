@@ -13,6 +13,7 @@ from dbrun.models.file_names import PublishedNames
 from dbrun.models.ldm_layouts import SDXL, Layout
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary
 from dbrun.models.pipelines import PipelineModel
+from dbrun.models.prompt_encoding import EncoderOutput
 from dbrun.models.prompt_length import PromptLimit
 from dbrun.models.prompt_reading import NUM_MARKS, tokenize
 from dbrun.models.scheduling import published_prediction
@@ -42,34 +43,41 @@ NUM_TIME_IDS = 6
 class StableDiffusionXLModel(StableDiffusionModel):
     """Base of Stable Diffusion XL in memory (Podell et al. 2023, arXiv:2307.01952)."""
 
-    def encode_prompts(self, prompts: Sequence[str]) -> list[Condition]:
-        """Encode prompts as `StableDiffusionXLPipeline` does: `hidden` [L, D1 + D2] and `pooled` [P] each.
+    def encode_with(self, text_encoder: str, prompts: Sequence[str]) -> list[EncoderOutput]:
+        """Encode prompts with one text encoder, as `StableDiffusionXLPipeline` does: `hidden` [L, D] each.
 
-        hidden: the last but one state of both text encoders; pooled: of the second. Zeros for the empty prompt, where
-        the base's model_index.json says so. The lowest bits of a result depend on the batch size: encode prompts one
-        by one where the result is cached.
+        hidden: its last but one state; of the second encoder also `pooled` [P]. The lowest bits of a result depend on
+        the batch size: encode prompts one by one where the result is cached.
         """
         import torch
 
-        states: list[Tensor] = []
-        for tokenizer_name, encoder_name in zip(self.family.tokenizers, self.family.text_encoders, strict=True):
-            tokenizer, text_encoder = self.component(tokenizer_name), self.component(encoder_name)
-            length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
-            # `word` becomes `word word_1 …` for a new word of several vectors
-            expanded = self._pipeline.maybe_convert_prompt(list(prompts), tokenizer)
-            outputs = [text_encoder(tokens.input_ids.to(self.device), output_hidden_states=True)
-                       for tokens in tokenize(tokenizer, expanded, length, self.prompt_reading.chunks)]
-            states.append(torch.cat([output.hidden_states[-2] for output in outputs], dim=1))
+        place = self.family.text_encoders.index(text_encoder)
+        tokenizer, encoder = self.component(self.family.tokenizers[place]), self.component(text_encoder)
+        length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        # `word` becomes `word word_1 …` for a new word of several vectors
+        expanded = self._pipeline.maybe_convert_prompt(list(prompts), tokenizer)
+        outputs = [encoder(tokens.input_ids.to(self.device), output_hidden_states=True)
+                   for tokens in tokenize(tokenizer, expanded, length, self.prompt_reading.chunks)]
+        hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=1)
+        if place == 0:
+            return [{"hidden": row} for row in hidden]
         # of the first piece, as ComfyUI and kohya take it
-        hidden, pooled = torch.cat(states, dim=-1), outputs[0].text_embeds
-        zero_empty = bool(self._pipeline.config.force_zeros_for_empty_prompt)
-        conditions: list[Condition] = []
-        for prompt, *row in zip(prompts, hidden, pooled, strict=True):
-            if not prompt and zero_empty:
-                # times zero, not new zeros: a trained text encoder gets its zero gradient also from a batch of these
-                row = [tensor * 0.0 for tensor in row]
-            conditions.append({"hidden": row[0], "pooled": row[1]})
-        return conditions
+        pooled = outputs[0].text_embeds
+        return [{"hidden": row, "pooled": pooled[number]} for number, row in enumerate(hidden)]
+
+    def join_outputs(self, prompt: str, outputs: Mapping[str, EncoderOutput]) -> Condition:
+        """`hidden` [L, D1 + D2] of both text encoders and `pooled` [P] of the second.
+
+        Zeros for the empty prompt, where the base's model_index.json says so.
+        """
+        import torch
+
+        first, second = (outputs[name] for name in self.family.text_encoders)
+        condition = {"hidden": torch.cat([first["hidden"], second["hidden"]], dim=-1), "pooled": second["pooled"]}
+        if not prompt and self._pipeline.config.force_zeros_for_empty_prompt:
+            # times zero, not new zeros: a trained text encoder gets its zero gradient also from a batch of these
+            condition = {name: tensor * 0.0 for name, tensor in condition.items()}
+        return condition
 
     def _new_embeddings(self) -> nn.Module:
         vocabularies: dict[str, Vocabulary] = {}

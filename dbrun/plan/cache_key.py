@@ -42,6 +42,9 @@ def make_stage_key(stage: Stage[Any], params: Any, inputs: Mapping[str, str], nu
     # optional packages (an optimizer, a decoder) count only in the keys of recipes that use them
     document["libraries"] = to_json_value(minor_versions((*stage.libraries, *packages)))
     document["params"] = params_json
+    further = stage.key_numerics(params, numerics)
+    if further:
+        document["numerics"] = {**computing_fields(numerics), **further}
     document["inputs"] = dict(inputs)
     key = digest(document)
     extendable = stage.extendable_params(params)
@@ -55,10 +58,15 @@ def make_stage_key(stage: Stage[Any], params: Any, inputs: Mapping[str, str], nu
 
 def shared_key_fields(stage: Stage[Any], name: str, numerics: Numerics) -> dict[str, JsonValue]:
     """Fields that the key documents of a stage and of its single items share. name: of the stage, or of its items."""
+    numerics_field = computing_fields(numerics) if stage.device_dependent else None
+    return {"format": FORMAT, "stage": name, "version": stage.VERSION, "numerics": numerics_field,
+            "libraries": to_json_value(minor_versions(stage.libraries))}
+
+
+def computing_fields(numerics: Numerics) -> dict[str, JsonValue]:
+    """Device and threads as they stand in a key document."""
     computing: dict[str, JsonValue] = {"device": numerics.device}
     # on a CPU the number of threads decides in which order sums are taken, so it changes the last bits
     if numerics.device == "cpu":
         computing["threads"] = numerics.threads
-    numerics_field = computing if stage.device_dependent else None
-    return {"format": FORMAT, "stage": name, "version": stage.VERSION, "numerics": numerics_field,
-            "libraries": to_json_value(minor_versions(stage.libraries))}
+    return computing

@@ -12,6 +12,7 @@ from dbrun.config_types import Part
 from dbrun.plan.cache_key import StageKey
 from dbrun.plan.reasons import Change, KeyChanged, Reason, SimpleReason
 from dbrun.recipe.schema.model import Recipe
+from dbrun.stages.base import DRAWING_PRECISION
 from dbrun.store.canonical import JsonValue, field_names, neutral_values, strictly_equal, to_json_value
 
 PictureEntry = dict[str, object]
@@ -19,6 +20,8 @@ PictureEntry = dict[str, object]
 INSTANCE_PICTURES = ("picture", "subject.instance_prompt")
 CLASS_PICTURES = ("class picture", "subject.class_prompt")
 """Noun for a picture, and the recipe key that gives its prompt."""
+ABSENT_NUMERICS = {DRAWING_PRECISION: "fp32"}
+"""What numerics stand for that a key document leaves out."""
 VALUE_WIDTH = 60
 """Longest value shown, in characters; longer ones are cut."""
 
@@ -77,7 +80,7 @@ def key_changes(stage_key: StageKey, old: Mapping[str, object]) -> tuple[Change,
                 for name, was, now in inputs if was is not None and now is not None]
     for part in ("numerics", "libraries"):
         changes += [Change(name or part, format_value(was), format_value(now))
-                    for name, was, now in _differing_leaves("", old.get(part), new[part], {})]
+                    for name, was, now in _differing_leaves("", old.get(part), new[part], ABSENT_NUMERICS)]
     return tuple(dict.fromkeys(changes))
 
 

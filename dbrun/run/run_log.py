@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dbrun.errors import DbrunError, StageFailed, is_out_of_memory
+from dbrun.errors import DbrunError, StageFailed, is_nondeterministic, is_out_of_memory
 from dbrun.events import Emit, Event, RunFailed, StageFinished, StageStarted, as_json
 from dbrun.plan.history import create_run_folder, new_run_id, save_last_run
 from dbrun.recipe.load import LoadedRecipe
@@ -99,6 +99,9 @@ class RunLog:
         if is_out_of_memory(error):
             return StageFailed(f"{stage} ran out of memory", fix=f"{oom_fix}; the details are in {log}")
         message = redact_secrets(str(error)).strip() or "no message"
+        if is_nondeterministic(error):
+            return StageFailed(f"{stage}: torch has no deterministic algorithm here: {message.split(', but ')[0]}",
+                               fix=f"write `train.deterministic: false`; the details are in {log}")
         first_line = message.splitlines()[0][:300]
         return StageFailed(f"{stage} failed: {type(error).__name__}: {first_line}",
                            fix=f"the details are in {log}; finished work is kept")

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from dbrun.workload import Workload
 
 
+DRAWING_PRECISION = "drawing_precision"
+"""Entry of a cache key's numerics: the precision of pictures that are drawn on a CPU, where it is not fp32."""
+
+
 @dataclass(frozen=True)
 class RuntimeOptions:
     """Options of a run that change no result, and so are in no cache key.
@@ -151,6 +155,10 @@ class Stage(Generic[P]):
     def item_keys(self, params: P, inputs: Mapping[str, str], numerics: Numerics) -> Sequence[Mapping[str, object]]:
         """Keys of its slow items, where known before it runs. inputs: stage name -> digest of its artifact."""
         return ()
+
+    def key_numerics(self, params: P, numerics: Numerics) -> Mapping[str, str]:
+        """Further entries of the numerics in its cache key, where params and device together decide the arithmetic."""
+        return {}
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
         """The sizes that its time, memory and disk grow with, to estimate them. Must not import torch."""

@@ -25,7 +25,7 @@ from dbrun.safetensors_header import trigger_words
 from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
-from dbrun.stages.support.base_loading import load_base, quantisation_packages, sampling_precision
+from dbrun.stages.support.base_loading import load_base, quantisation_packages, sampling_numerics, sampling_precision
 from dbrun.stages.support.before_after import ROWS, draw_before_after
 from dbrun.stages.support.cost import adapter_labels, denoiser_labels, guidance_label
 from dbrun.stages.support.lowres_inputs import LowresInputs, lowres_inputs
@@ -51,17 +51,18 @@ class ExportParams:
     a tuple for several subjects, None where each picture has its own. prompts, steps, guidance, seed, resolution,
     precision: of the pictures in before_after.png; starts: the pictures that they start from, None for a base that
     draws from text alone. prediction, zero_terminal_snr: the objective's changes to the base's scheduler; quantise:
-    number format of the denoiser's linear layers in pictures and comparisons, None for precision.
+    number format of the denoiser's linear layers in pictures and comparisons, None for precision; deterministic:
+    `train.deterministic`.
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"prediction": None, "zero_terminal_snr": False, "starts": None,
-                                              "quantise": None}
+                                              "quantise": None, "deterministic": False}
     WORDS: ClassVar[Mapping[str, str]] = {
         "formats": "export", "recipe": "", "instance_prompt": "subject.instance_prompt",
         "prompts": "samples.prompts", "steps": "samples.steps", "guidance": "samples.guidance", "seed": "samples.seed",
         "resolution": "images.resolution", "precision": "train.precision", "starts": "subject.images",
         "prediction": "objective.prediction", "zero_terminal_snr": "objective.zero_terminal_snr",
-        "quantise": "base.quantise"}
+        "quantise": "base.quantise", "deterministic": "train.deterministic"}
 
     formats: tuple[str, ...]
     recipe: Mapping[str, object]
@@ -76,6 +77,7 @@ class ExportParams:
     zero_terminal_snr: bool = False
     starts: LowresInputs | None = None
     quantise: str | None = None
+    deterministic: bool = False
 
     def scheduler_overrides(self, model: Model) -> dict[str, object]:
         """The scheduler config entries that differ from the base's for the trained adapter."""
@@ -120,11 +122,16 @@ class Export(Stage[ExportParams]):
             prediction=recipe.objective.prediction,
             zero_terminal_snr=recipe.objective.zero_terminal_snr,
             starts=starts,
-            quantise=recipe.base.quantise)
+            quantise=recipe.base.quantise,
+            deterministic=recipe.train.deterministic)
 
     def required_packages(self, params: ExportParams) -> tuple[OptionalPackage, ...]:
         """The package of the quantisation, if there is one."""
         return quantisation_packages(params.quantise)
+
+    def key_numerics(self, params: ExportParams, numerics: Numerics) -> Mapping[str, str]:
+        """The precision in which its pictures are drawn."""
+        return sampling_numerics(params.precision, numerics)
 
     def item_keys(self, params: ExportParams, inputs: Mapping[str, str],
                   numerics: Numerics) -> Sequence[Mapping[str, object]]:
@@ -146,6 +153,8 @@ class Export(Stage[ExportParams]):
                     key["zero_snr"] = params.zero_terminal_snr
                 if params.quantise is not None:
                     key["quantise"] = params.quantise
+                if params.deterministic:
+                    key["deterministic"] = True
                 if params.starts:
                     key |= params.starts.key(column)
                 keys.append(key)
@@ -209,7 +218,7 @@ class Export(Stage[ExportParams]):
         adapters, known = read_adapters(ctx.inputs["train"].path), formats()
         # one base for everything: each part of the work leaves it untouched, bit for bit
         precision = sampling_precision(ctx.params.precision, ctx.numerics)
-        model = load_base(ctx, precision, quantise=ctx.params.quantise)
+        model = load_base(ctx, precision, quantise=ctx.params.quantise, deterministic=ctx.params.deterministic)
         digests = {name: artifact.digest for name, artifact in ctx.inputs.items()}
         draw_before_after(ctx, model, adapters, self.item_keys(ctx.params, digests, ctx.numerics))
         _write_scheduler(ctx, model)

@@ -21,7 +21,7 @@ from dbrun.seeds import derive_seed
 from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
-from dbrun.stages.support.base_loading import load_base, quantisation_packages, sampling_precision
+from dbrun.stages.support.base_loading import load_base, quantisation_packages, sampling_numerics, sampling_precision
 from dbrun.stages.support.cost import denoiser_labels, guidance_label
 from dbrun.stages.support.distribute import run_distributed
 from dbrun.stages.support.memory import CountedMemory, largest
@@ -42,16 +42,16 @@ class PriorParams:
     """The params of the stage `generate-priors`.
 
     prompt: the class prompt, or several that are taken in turn; count: class images of each class; steps, guidance:
-    sampler settings; resolution: side in pixels; precision: the recipe's, of which a CPU uses fp32; seed: the recipe's;
+    sampler settings; resolution: side in pixels; precision: the recipe's; seed: the recipe's;
     others: the prompts of the second and further classes, where there are several subjects; quantise: number format of
-    the denoiser's linear layers, None for precision.
+    the denoiser's linear layers, None for precision; deterministic: `train.deterministic`.
     """
 
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"others": (), "quantise": None}
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"others": (), "quantise": None, "deterministic": False}
     WORDS: ClassVar[Mapping[str, str]] = {
         "prompt": "subject.class_prompt", "count": "prior.count", "steps": "prior.steps", "seed": "seed",
         "guidance": "prior.guidance", "resolution": "images.resolution", "precision": "train.precision",
-        "others": "subjects.class_prompt", "quantise": "base.quantise"}
+        "others": "subjects.class_prompt", "quantise": "base.quantise", "deterministic": "train.deterministic"}
 
     prompt: str | tuple[str, ...]
     count: int
@@ -62,6 +62,7 @@ class PriorParams:
     seed: int
     others: tuple[str | tuple[str, ...], ...] = ()
     quantise: str | None = None
+    deterministic: bool = False
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -98,11 +99,16 @@ class GeneratePriors(Stage[PriorParams]):
         steps = defaults.steps if prior.steps is None else prior.steps
         guidance = defaults.guidance if prior.guidance is None else prior.guidance
         return PriorParams(prompt, prior.generated_count, steps, guidance, recipe.images.resolution,
-                           recipe.train.resolved_precision, recipe.seed, tuple(others), recipe.base.quantise)
+                           recipe.train.resolved_precision, recipe.seed, tuple(others), recipe.base.quantise,
+                           recipe.train.deterministic)
 
     def required_packages(self, params: PriorParams) -> tuple[OptionalPackage, ...]:
         """The package of the quantisation, if there is one."""
         return quantisation_packages(params.quantise)
+
+    def key_numerics(self, params: PriorParams, numerics: Numerics) -> Mapping[str, str]:
+        """The precision in which its pictures are drawn."""
+        return sampling_numerics(params.precision, numerics)
 
     def item_keys(self, params: PriorParams, inputs: Mapping[str, str],
                   numerics: Numerics) -> Sequence[Mapping[str, object]]:
@@ -117,6 +123,8 @@ class GeneratePriors(Stage[PriorParams]):
                 "index": place % params.count}
             if params.quantise is not None:
                 key["quantise"] = params.quantise
+            if params.deterministic:
+                key["deterministic"] = True
             keys.append(key)
         return keys
 
@@ -153,7 +161,8 @@ class GeneratePriors(Stage[PriorParams]):
         # loaded at the first picture that is not cached, and not at all where all are
         @cache
         def sampler() -> Sampler:
-            return Sampler(load_base(ctx, precision, quantise=params.quantise), prompts)
+            model = load_base(ctx, precision, quantise=params.quantise, deterministic=params.deterministic)
+            return Sampler(model, prompts)
 
         def item(place: int) -> Path:
             draw = partial(_draw_picture, ctx, sampler, prompts[place], place % params.count)

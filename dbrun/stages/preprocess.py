@@ -13,7 +13,8 @@ from dbrun.errors import StageFailed
 from dbrun.images.manifest import picture_id
 from dbrun.images.pixels import read_crop, read_square
 from dbrun.input_file import read_json
-from dbrun.models.base import Model
+from dbrun.models.base import Model, families
+from dbrun.models.prompt_encoding import frozen_encoders
 from dbrun.models.prompt_length import find_truncated, load_any_tokenizer, may_be_truncated
 from dbrun.recipe.schema.images import Images
 from dbrun.recipe.schema.model import Recipe
@@ -30,6 +31,7 @@ from dbrun.stages.support.inputs import read_verified
 from dbrun.stages.support.memory import CountedMemory
 from dbrun.stages.support.memory_phases import preprocess_memory
 from dbrun.stages.support.prompt_index import PromptIndex
+from dbrun.stages.support.prompt_items import encode_prompt, prompt_items
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
@@ -63,15 +65,18 @@ class PreprocessParams:
     pictures: the instance images; images: how they are cropped; class_prompt: of a single subject: one, several that
     are taken in turn, or None; text: whether prompts are encoded here, which they are unless a text encoder trains;
     class_pictures: the user's own class images; prior_target: `images` or `base`, under which the class half shows the
-    instance images; classes: of several subjects, in place of class_prompt; seed: of random crops, None without any.
+    instance images; classes: of several subjects, in place of class_prompt; seed: of random crops, None without any;
+    frozen_encoders: where other text encoders train, those whose outputs are stored; deterministic: as in `train`.
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"class_pictures": (), "prior_target": "images", "classes": (),
-                                              "seed": None}
+                                              "seed": None, "frozen_encoders": (), "deterministic": False}
     WORDS: ClassVar[Mapping[str, str]] = {"pictures": "subject.images", "class_prompt": "subject.class_prompt",
                                           "images": "images", "text": "prompts encoded here",
                                           "class_pictures": "prior.images", "prior_target": "prior.target",
-                                          "classes": "subjects.class_prompt", "seed": "seed"}
+                                          "classes": "subjects.class_prompt", "seed": "seed",
+                                          "frozen_encoders": "text encoders that do not train",
+                                          "deterministic": "train.deterministic"}
 
     pictures: tuple[Picture, ...]
     images: Images
@@ -81,6 +86,8 @@ class PreprocessParams:
     prior_target: str = "images"
     classes: tuple[SubjectClass, ...] = ()
     seed: int | None = None
+    frozen_encoders: tuple[str, ...] = ()
+    deterministic: bool = False
 
     @property
     def all_classes(self) -> tuple[SubjectClass, ...]:
@@ -104,7 +111,7 @@ class Preprocess(Stage[PreprocessParams]):
         "dbrun.images.buckets", "dbrun.images.manifest", "dbrun.images.masks", "dbrun.images.pixels", "dbrun.models",
         "dbrun.seeds", "dbrun.stages.support.base_loading", "dbrun.stages.support.crops",
         "dbrun.stages.support.distribute", "dbrun.stages.support.inputs", "dbrun.stages.support.prompt_index",
-        "dbrun.training.device")
+        "dbrun.stages.support.prompt_items", "dbrun.training.device")
 
     def params(self, recipe: Recipe, sources: Sources) -> PreprocessParams:
         """The pictures with their prompts, and how they are cropped."""
@@ -116,29 +123,34 @@ class Preprocess(Stage[PreprocessParams]):
             class_prompt = classes[0].prompt if classes else None
             classes = ()
         seed = recipe.seed if recipe.images.crop == "random" else None
+        family = families()[recipe.base.type]
+        frozen = frozen_encoders(family, recipe.adapt.components)
+        text = len(frozen) == len(family.text_encoders)
         return PreprocessParams(
-            sources.pictures, recipe.images, class_prompt, not recipe.adapt.trains_text_encoders,
-            sources.class_pictures, target, classes, seed)
+            sources.pictures, recipe.images, class_prompt, text, sources.class_pictures, target, classes, seed,
+            () if text else frozen, recipe.train.deterministic)
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
         """The number of crops and prompts, and the pixels of a crop; one is in memory at a time."""
-        params = self.params(recipe, sources)
-        pixels = params.images.resolution**2
+        params, pixels = self.params(recipe, sources), recipe.images.resolution**2
         total_crops, prompts = self.count_items(recipe, sources)
         disk = {"prompts.safetensors": prompts, ".safetensors": total_crops * pixels}
-        return Workload(total_crops + prompts, pixels, (pixels,), disk, (f"prompts {params.text}",))
+        like = (f"prompts {params.text}", *params.frozen_encoders)
+        items = total_crops + prompts * max(1, len(params.frozen_encoders))
+        return Workload(items, pixels, (pixels,), disk, like)
 
     def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
         """The autoencoder, in 32 bits, for one picture; then the text encoders beside it for one prompt."""
         total_crops, prompts = self.count_items(recipe, sources)
-        return preprocess_memory(dry_run, recipe.images.resolution, total_crops, prompts)
+        encoders = self.params(recipe, sources).frozen_encoders or dry_run.family.text_encoders
+        return preprocess_memory(dry_run, recipe.images.resolution, total_crops, prompts, encoders)
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
         """Fewer pixels: pictures are encoded one by one and in 32 bits whatever the recipe says."""
         return ("lower `images.resolution`",)
 
     def count_items(self, recipe: Recipe, sources: Sources) -> tuple[int, int]:
-        """(crops that are encoded, distinct prompts that are encoded here)."""
+        """(crops that are encoded, distinct prompts that are encoded here, by all text encoders or some)."""
         params = self.params(recipe, sources)
         generated = 0
         if recipe.prior:
@@ -147,7 +159,7 @@ class Preprocess(Stage[PreprocessParams]):
         total_crops = pictures * _crops_per_picture(params.images)
 
         prompts = 0
-        if params.text:
+        if params.text or params.frozen_encoders:
             texts: set[str] = set()
             for picture in (*params.pictures, *params.class_pictures):
                 texts.update((picture.prompt, *picture.variants))
@@ -170,6 +182,7 @@ class Preprocess(Stage[PreprocessParams]):
     def run(self, ctx: StageContext[PreprocessParams]) -> None:
         """Write latents.safetensors, prompts.safetensors (unless a text encoder trains) and index.json.
 
+        Where other text encoders train, encoder_outputs.safetensors in place of prompts.safetensors.
         Where pictures have masks, also masks.safetensors: crop name -> float32 [h, w] of the latents' height and width.
         Where the denoiser is told sizes, also time_ids.safetensors: crop name -> float32 [6].
         """
@@ -180,23 +193,26 @@ class Preprocess(Stage[PreprocessParams]):
         instance = [_user_picture(ctx, picture_id("instance", number), picture, alpha=alpha)
                     for number, picture in enumerate(params.pictures)]
         classes, index = _class_pictures(ctx)
-        texts = index.prompts if params.text else ()
+        prompts = prompt_items(index.prompts, text=params.text, frozen_encoders=params.frozen_encoders)
         all_crops = _all_crops(ctx, [*instance, *classes])
 
         # in 32 bits on every device: a VAE in 16 bits overflows, and each crop is encoded only once
         @cache
         def base() -> Model:
-            return load_base(ctx, "fp32")
+            return load_base(ctx, "fp32", deterministic=params.deterministic)
+
+        encode = partial(encode_prompt, ctx, base=base, deterministic=params.deterministic)
 
         # encode, each process its share
         makers: list[Callable[[], object]] = [partial(_encode_crop, ctx, crop, base) for crop in all_crops]
-        makers += [partial(_encode_prompt, ctx, prompt, base) for prompt in texts]
+        makers += [partial(encode, item) for item in prompts]
         run_distributed(ctx, makers, "items")
         if ctx.process_group.rank:
             return
 
         # collect: rank 0 finds every item in the cache
-        tensors: dict[str, dict[str, Tensor]] = {"latents": {}, "prompts": {}, "masks": {}, "time_ids": {}}
+        tensors: dict[str, dict[str, Tensor]] = {"latents": {}, "masks": {}, "time_ids": {}}
+        encoded = tensors["prompts" if params.text else "encoder_outputs"] = {}
         if read_base_record(ctx.inputs["load"]).family.size_conditioned:
             tensors["time_ids"] = _time_ids(all_crops, params.images.resolution)
         for crop in all_crops:
@@ -205,15 +221,14 @@ class Preprocess(Stage[PreprocessParams]):
             mask = _crop_mask(ctx, crop, latents)
             if mask is not None:
                 tensors["masks"][crop.name] = mask
-        for number, prompt in enumerate(texts):
-            condition = _encode_prompt(ctx, prompt, base)
-            for name, tensor in condition.items():
-                tensors["prompts"][f"{number:05d}.{name}"] = tensor
+        for item in prompts:
+            for name, tensor in encode(item).items():
+                encoded[f"{item.name}.{name}"] = tensor
         for file, named in tensors.items():
             if named:
                 save_file(named, ctx.out / f"{file}.safetensors")
         index.write(ctx.out)
-        _warn_truncated(ctx, texts)
+        _warn_truncated(ctx, sorted({item.prompt for item in prompts}))
         ctx.progress(len(makers), len(makers), "items")
 
 
@@ -352,6 +367,8 @@ def _encode_crop(ctx: StageContext[PreprocessParams], crop: Crop, base: BaseLoad
     # pixel from the encoder
     common = Images(resolution=images.resolution, background=images.background)
     key = {"base": ctx.inputs["load"].digest, "picture": crop.digest, "images": common, **crop.key()}
+    if ctx.params.deterministic:
+        key["deterministic"] = True
     return load_file(ctx.items.get(key, make) / "moments.safetensors")["moments"]
 
 
@@ -368,23 +385,6 @@ def _crop_mask(ctx: StageContext[PreprocessParams], crop: Crop, latents: Tensor)
     key = {"mask": digest, "alpha": crop.alpha, "side": side, "cells": [width, height], **crop.key()}
     item = ctx.items.get(key, lambda folder: write_mask(crop, file, side, (width, height), folder))
     return load_file(item / "mask.safetensors")["mask"]
-
-
-def _encode_prompt(ctx: StageContext[PreprocessParams], prompt: str, base: BaseLoader) -> Mapping[str, Tensor]:
-    """The condition of one prompt: named tensors without a batch axis."""
-    from safetensors.torch import load_file, save_file
-
-    def make(folder: Path) -> None:
-        import torch
-
-        model = base()
-        with torch.inference_mode():
-            condition = model.encode_prompts([prompt])[0]
-        on_cpu = {name: tensor.cpu().contiguous() for name, tensor in condition.items()}
-        save_file(on_cpu, folder / "condition.safetensors")
-
-    key = {"base": ctx.inputs["load"].digest, "prompt": prompt}
-    return load_file(ctx.items.get(key, make) / "condition.safetensors")
 
 
 def as_tensor(picture: Image) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from dbrun.errors import Interrupted, RecipeError
 from dbrun.models.base import Model, SamplingConditions, families
 from dbrun.models.offload import find_offload
+from dbrun.models.prompt_encoding import NOTHING_KNOWN, KnownOutputs, frozen_encoders
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.naming import METRICS_FILE
 from dbrun.options.objective import DEFAULT_UNMASKED_WEIGHT, check_objective
@@ -178,9 +179,10 @@ class Train(Stage[TrainParams]):
             offload.place_adapters()
         if ctx.runtime.gradient_checkpointing:
             enable_gradient_checkpointing(model)
-        trainer = _make_trainer(ctx, model, tuple(adapters))
+        prompt_encoder = _prompt_encoders(ctx, model, tuple(adapters))
+        trainer = _make_trainer(ctx, model, tuple(adapters), prompt_encoder)
         batches = _make_batches(ctx, model, trainer)
-        trainer.evaluator = _make_evaluator(ctx, model, batches)
+        trainer.evaluator = _make_evaluator(ctx, batches, prompt_encoder)
 
         _resume(ctx, trainer)
         monitor = _make_monitor(ctx, model, trainer, num_halves=len(batches.halves))
@@ -209,7 +211,8 @@ def _prepare_base(ctx: StageContext[TrainParams]) -> Model:
     """The base with the scheduler of the objective. Raises RecipeError where the objective does not fit the base."""
     from dbrun.training.device import allow_tf32
 
-    model = load_base(ctx, ctx.params.precision, quantise=ctx.params.quantise)
+    model = load_base(ctx, ctx.params.precision, quantise=ctx.params.quantise,
+                      deterministic=ctx.params.deterministic)
     if ctx.params.tf32:
         allow_tf32()
     objective, config = ctx.params.objective, model.scheduler.config
@@ -223,19 +226,19 @@ def _prepare_base(ctx: StageContext[TrainParams]) -> Model:
     return model
 
 
-def _make_trainer(ctx: StageContext[TrainParams], model: Model,
-                  components: tuple[str, ...]) -> Trainer:
-    """The trainer at step 0."""
+def _make_trainer(ctx: StageContext[TrainParams], model: Model, components: tuple[str, ...],
+                  prompt_encoder: Callable[[], PromptEncoder]) -> Trainer:
+    """The trainer at step 0. prompt_encoder: makes one."""
     from dbrun.training.gradient_sync import GradientSync
     from dbrun.training.loop import Trainer
 
     # an encoder of its own: prompts that it keeps were encoded without adapters
     base_prompt_encoder = None
     if ctx.params.prior_target == "base":
-        base_prompt_encoder = _prompt_encoder(ctx, model)
+        base_prompt_encoder = prompt_encoder()
     group = ctx.process_group
     gradient_sync = GradientSync(group.rank, group.size, group.check_alive)
-    return Trainer(model, components, _prompt_encoder(ctx, model), ctx.params,
+    return Trainer(model, components, prompt_encoder(), ctx.params,
                    base_prompt_encoder=base_prompt_encoder, gradient_sync=gradient_sync)
 
 
@@ -261,16 +264,16 @@ def _make_batches(ctx: StageContext[TrainParams], model: Model, trainer: Trainer
                    noise, partial(model.timestep_shift, objective.timesteps.wanted_shift))
 
 
-def _make_evaluator(ctx: StageContext[TrainParams], model: Model,
-                    batches: Batches) -> HeldOutEvaluator | None:
-    """The held-out evaluation; None where no picture is held out."""
+def _make_evaluator(ctx: StageContext[TrainParams], batches: Batches,
+                    prompt_encoder: Callable[..., PromptEncoder]) -> HeldOutEvaluator | None:
+    """The held-out evaluation; None where no picture is held out. prompt_encoder: makes one."""
     from dbrun.training.evaluation import HeldOutEvaluator
 
     choice = ctx.params.held_out
     if choice is None:
         return None
     held_out = [batches.held_out_batch(i, place, choice.draws) for place, i in enumerate(ctx.params.held)]
-    return HeldOutEvaluator(choice, held_out, _prompt_encoder(ctx, model, keep=False))
+    return HeldOutEvaluator(choice, held_out, prompt_encoder(keep=False))
 
 
 def _make_monitor(ctx: StageContext[TrainParams], model: Model, trainer: Trainer, *, num_halves: int) -> Monitor:
@@ -279,11 +282,17 @@ def _make_monitor(ctx: StageContext[TrainParams], model: Model, trainer: Trainer
     from dbrun.training.param_groups import trains_text_encoders
 
     runtime, samples = ctx.runtime, ctx.runtime.samples
+    frozen = frozen_encoders(model.family, trainer.modules)
+
+    @cache
+    def known() -> KnownOutputs:
+        assert samples is not None, "else nothing is drawn"
+        return model.encoder_outputs((*samples.prompts, ""), frozen)
 
     @cache
     def encoded() -> Mapping[str, SamplingConditions]:
         assert samples is not None, "else nothing is drawn"
-        conditions = model.sampling_conditions(samples.prompts)
+        conditions = model.sampling_conditions(samples.prompts, known())
         model.release_text_encoders()
         return conditions
 
@@ -294,7 +303,10 @@ def _make_monitor(ctx: StageContext[TrainParams], model: Model, trainer: Trainer
             start = samples.starts.start_image(column, ctx.files, samples.resolution, model.family)
         prompt = samples.prompts[column]
         # a trained encoder encodes anew each time; a frozen one needs to be in memory only once
-        conditions = None if trains_text_encoders(model) else encoded()[prompt]
+        if trains_text_encoders(model):
+            conditions = model.sampling_conditions([prompt], known())[prompt]
+        else:
+            conditions = encoded()[prompt]
         return model.generate(prompt, seed=samples.seed + column, steps=samples.steps, guidance=samples.guidance,
                               resolution=samples.resolution, start_image=start, conditions=conditions)
 
@@ -317,17 +329,22 @@ def _note_best_step(ctx: StageContext[TrainParams], trainer: Trainer) -> None:
     ctx.note(f"{early}the held-out loss was smallest after step {best}; the weights of that step are kept")
 
 
-def _prompt_encoder(ctx: StageContext[TrainParams], model: Model, *,
-                    keep: bool = True) -> PromptEncoder:
-    """A live prompt encoder where a text encoder or a new word trains, else a cached one. keep: see `live_prompts`."""
-    from dbrun.training.latent_cache import load_conditions
-    from dbrun.training.param_groups import trains_text_encoders
+def _prompt_encoders(ctx: StageContext[TrainParams], model: Model,
+                     components: tuple[str, ...]) -> Callable[..., PromptEncoder]:
+    """Makes prompt encoders: live where a text encoder or a new word trains, else cached. `keep`: see `live_prompts`.
+
+    All of them share what `preprocess` stored: what the text encoders give that do not train.
+    """
+    from dbrun.training.latent_cache import load_conditions, load_encoder_outputs
     from dbrun.training.prompt_embeds import cached_prompts, live_prompts
 
-    texts = _read_index(ctx).prompts
-    if trains_text_encoders(model):
-        return live_prompts(model, texts, keep=keep)
-    return cached_prompts(model, load_conditions(ctx.inputs["preprocess"].path, len(texts)))
+    folder, texts = ctx.inputs["preprocess"].path, _read_index(ctx).prompts
+    frozen = frozen_encoders(model.family, components)
+    if len(frozen) == len(model.family.text_encoders):
+        cached = cached_prompts(model, load_conditions(folder, len(texts)))
+        return lambda keep=True: cached
+    known = load_encoder_outputs(folder, texts, frozen, model.dtype) if frozen else NOTHING_KNOWN
+    return partial(live_prompts, model, texts, known=known)
 
 
 def _read_index(ctx: StageContext[TrainParams]) -> PromptIndex:

@@ -61,6 +61,22 @@ def allow_tf32() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
 
 
+@contextmanager
+def deterministic_algorithms(wanted: bool) -> Iterator[None]:
+    """Context manager: switch torch's deterministic algorithms on or off; restore the earlier setting on exit.
+
+    While they are on, an operation that has none raises RuntimeError.
+    """
+    # cuBLAS and cuDNN are set up by `set_up_device` in any case; this adds torch's own kernels, such as those of
+    # attention, whose backward pass adds up in an order that changes from run to run
+    mode = torch.get_deterministic_debug_mode()
+    torch.use_deterministic_algorithms(wanted)
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+
+
 def generator(seed: int, *address: str | int) -> torch.Generator:
     """A CPU generator seeded for this address.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ from dbrun.adapters.attach import ADAPTER_NAMES, FROZEN_PREFIX, attach, direct_a
 from dbrun.adapters.base import Adapter, Learnable
 from dbrun.models.base import CleanBatch, Condition, Family
 from dbrun.models.offload import BlockOffload
+from dbrun.models.prompt_encoding import frozen_encoders, learning_encoders
 from dbrun.options.precision import Precision
 from dbrun.safetensors_header import tensor_shapes
 from dbrun.training.batches import Batch
@@ -113,6 +114,16 @@ class DryBase:
         return tuple(self.adapters)
 
     @property
+    def learning_encoders(self) -> tuple[str, ...]:
+        """Text encoders that run in every step, by their names in model_index.json."""
+        return learning_encoders(self.dry_run.family, self.components)
+
+    @property
+    def frozen_encoders(self) -> tuple[str, ...]:
+        """The other text encoders."""
+        return frozen_encoders(self.dry_run.family, self.components)
+
+    @property
     def trained(self) -> list[Tensor]:
         """Trainable parameters."""
         modules = [self.model.module(name) for name in self.components]
@@ -136,9 +147,16 @@ class DryBase:
                 total += _frozen_adapter_bytes(module)
         return total
 
-    def encode_prompts(self) -> tuple[int, int]:
-        """(most activations of encoding one prompt, bytes of its condition)."""
-        return self._count_forward(self._condition, *self.dry_run.family.text_encoders)
+    def encode_prompt(self, text_encoders: Sequence[str]) -> tuple[int, int]:
+        """(most activations of encoding one prompt with these text encoders, bytes of what they give)."""
+        def encode() -> Condition:
+            outputs: dict[str, Tensor] = {}
+            for text_encoder in text_encoders:
+                (output,) = self.model.encode_with(text_encoder, [ANY_PROMPT])
+                outputs |= {f"{text_encoder}.{name}": tensor for name, tensor in output.items()}
+            return outputs
+
+        return self._count_forward(encode, *text_encoders)
 
     def encode_image(self, side: int, rows: int = 1) -> tuple[int, int]:
         """(most activations of encoding pictures of side × side pixels, bytes of the result for all rows)."""
@@ -172,12 +190,11 @@ class DryBase:
             lambda: {"picture": decoder.decode(latents.to(decoder.dtype)).sample}, family.autoencoder)
         return max(most, decoding)
 
-    def train_step(self, params: TrainParams, side: int, rows: int, prompts: int, *, checkpointing: bool,
-                   live: bool) -> StepMemory:
-        """Bytes of a forward and backward pass.
+    def train_step(self, params: TrainParams, side: int, rows: int, prompts: int, *,
+                   checkpointing: bool) -> StepMemory:
+        """Bytes of a forward and backward pass, in which the text encoders run that learn.
 
-        rows: of a micro-batch, class rows included; prompts: distinct ones among them; live: whether text encoders
-        run in every step.
+        rows: of a micro-batch, class rows included; prompts: distinct ones among them.
         """
         with self._computing():
             with torch.no_grad():
@@ -189,7 +206,9 @@ class DryBase:
                 return self.model.collate_conditions([condition] * len(numbers))
 
             texts = [f"{ANY_PROMPT} {number}" for number in range(prompts)]
-            encoder: PromptEncoder = live_prompts(self.model, texts) if live else stored
+            encoder: PromptEncoder = stored
+            if self.learning_encoders:
+                encoder = live_prompts(self.model, texts, known=self.model.encoder_outputs(texts, self.frozen_encoders))
             base_encoder = encoder if params.prior_target == "base" else None
             instances = params.batch_size
             batch = Batch(clean.x0, torch.empty_like(clean.x0), torch.zeros(rows, dtype=torch.int64),

@@ -6,17 +6,21 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dbrun.errors import StageFailed
 from dbrun.images.manifest import Manifest
 from dbrun.models.base import Condition
+from dbrun.models.prompt_encoding import EncoderOutput, KnownOutputs
 from dbrun.training.batches import PictureSet
+from dbrun.training.prompt_embeds import to_host
 
 LATENTS_FILE = "latents.safetensors"
 MASKS_FILE = "masks.safetensors"
 PROMPTS_FILE = "prompts.safetensors"
+OUTPUTS_FILE = "encoder_outputs.safetensors"
 TIME_IDS_FILE = "time_ids.safetensors"
 
 
@@ -58,6 +62,29 @@ def load_conditions(folder: Path, count: int) -> Sequence[Condition]:
         raise StageFailed(f"{PROMPTS_FILE} holds {len(by_prompt)} prompts that are not the {count} of the index",
                           fix="run again with `--force preprocess`")
     return [by_prompt[number] for number in numbers]
+
+
+def load_encoder_outputs(folder: Path, texts: Sequence[str], text_encoders: Sequence[str],
+                         dtype: torch.dtype) -> KnownOutputs:
+    """What these text encoders give of each prompt, by its text: named tensors without a batch axis.
+
+    dtype: of their floating-point numbers in memory. Raises StageFailed unless exactly these are stored.
+    """
+    stored: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in load_file(folder / OUTPUTS_FILE).items():
+        output, _, own_name = name.rpartition(".")
+        stored[output][own_name] = tensor
+    known: dict[str, dict[str, EncoderOutput]] = {}
+    for number, text in enumerate(texts):
+        known[text] = {}
+        for text_encoder in text_encoders:
+            tensors = stored.pop(f"{number:05d}.{text_encoder}", None)
+            if tensors is not None:
+                known[text][text_encoder] = to_host(tensors, dtype)
+    if stored or any(len(outputs) < len(text_encoders) for outputs in known.values()):
+        raise StageFailed(f"{OUTPUTS_FILE} does not hold what {', '.join(text_encoders)} give of the {len(texts)} "
+                          "prompts of the index", fix="run again with `--force preprocess`")
+    return known
 
 
 def picture_sets(manifest: Manifest, latents: Mapping[str, Tensor],

@@ -43,7 +43,7 @@ class TrainSettings(Part):
     """
 
     NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1, "class_labels": None, "tf32": False, "ema": None,
-                                            "held_out": None, "guidance": None}
+                                            "held_out": None, "guidance": None, "deterministic": False}
 
     steps: Annotated[Int | None, Field(ge=1, le=10_000_000), OrNone] = None
     """Number of optimizer steps. If left out: 800, or what `epochs` amounts to."""
@@ -69,6 +69,9 @@ class TrainSettings(Part):
     NVIDIA GPU of compute capability 8.0 or more, fp16 on an older one, fp32 elsewhere."""
     tf32: Bool = False
     """On an NVIDIA GPU, multiply 32-bit numbers in TF32: faster, but with a mantissa of 10 bits instead of 23."""
+    deterministic: Bool = False
+    """On a GPU, compute the same bits in every run, in all stages, by torch's deterministic algorithms, which are often
+    slower. On a CPU that is so in any case."""
     class_labels: Annotated[ClassLabels | None, OrNone, Field(description=class_labels_doc())] = None
     guidance: Annotated[Float | None, Field(ge=0, le=100), OrNone] = None
     """For a denoiser that takes the guidance scale as an input (FLUX.1 dev), the scale that training gives it, which

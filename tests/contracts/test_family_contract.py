@@ -200,6 +200,29 @@ def test_prompts_of_different_lengths_stand_together_as_each_stands_alone(case: 
         assert torch.allclose(together[row:row + 1], alone, atol=1e-4)
 
 
+def test_what_text_encoders_give_apart_joins_to_the_same_bits(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that does not learn runs once for each prompt, before training, and not beside those that learn."""
+    family, _, model = case
+    prompts = ("", *PROMPTS[:2])
+    expected = [model.encode_prompts([prompt])[0] for prompt in prompts]
+    known = model.encoder_outputs(prompts, family.text_encoders)
+    encode = type(model).encode_with
+    for frozen in (*((name,) for name in family.text_encoders), family.text_encoders):
+        ran: set[str] = set()
+
+        def watched(self: Model, text_encoder: str, texts: Any, ran: set[str] = ran) -> Any:
+            ran.add(text_encoder)
+            return encode(self, text_encoder, texts)
+
+        monkeypatch.setattr(type(model), "encode_with", watched)
+        stored = {prompt: {name: known[prompt][name] for name in frozen} for prompt in prompts}
+        for prompt, whole in zip(prompts, expected, strict=True):
+            (joined,) = model.encode_prompts([prompt], stored)
+            assert joined.keys() == whole.keys()
+            assert all(torch.equal(joined[name], tensor) for name, tensor in whole.items())
+        assert ran == set(family.text_encoders) - set(frozen)
+
+
 def test_a_condition_has_no_batch_axis_and_collate_adds_one(case: Case) -> None:
     _, _, model = case
     conditions = model.encode_prompts(PROMPTS)

@@ -18,6 +18,7 @@ from dbrun.errors import RecipeError
 from dbrun.formats.base import formats
 from dbrun.images.buckets import CropBox
 from dbrun.models.base import Model, families
+from dbrun.models.prompt_encoding import NOTHING_KNOWN, KnownOutputs, frozen_encoders
 from dbrun.stages.load import check_layout, select_files
 from dbrun.stages.support.crops import Crop
 from dbrun.training.batches import Batch
@@ -157,10 +158,11 @@ def put_lora(model: Model, component: str) -> None:
     attach(module, lora, match_layers(module, SDXL.target_presets[component]["all"]), seed=0)
 
 
-def trained(model: Model, components: tuple[str, ...], prompts: tuple[str, ...]) -> Trainer:
+def trained(model: Model, components: tuple[str, ...], prompts: tuple[str, ...],
+            known: KnownOutputs = NOTHING_KNOWN) -> Trainer:
     """A training of three steps under these prompts, one after the other."""
     settings = train_settings(steps=3, learning_rate=0.05, accumulation=1, precision="fp32", seed=0)
-    trainer = Trainer(model, components, live_prompts(model, prompts), settings)
+    trainer = Trainer(model, components, live_prompts(model, prompts, known=known), settings)
     draw = torch.Generator().manual_seed(1)
     for step in range(3):
         x0, noise = (torch.randn(1, 4, 8, 8, generator=draw) for _ in range(2))
@@ -213,3 +215,26 @@ def test_a_batch_of_dropped_prompts_gives_a_text_encoder_no_gradient_and_no_erro
     put_lora(model, component)
     trainer = trained(model, (component,), ("a dog", ""))
     assert len(trainer.history) == 3 and trainer.history[1].grad_norm == 0 < trainer.history[0].grad_norm
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("component", "frozen"), [
+    ("text_encoder", "text_encoder_2"), ("text_encoder_2", "text_encoder")])
+def test_an_encoder_beside_one_that_learns_is_not_loaded_and_changes_no_bit(base: Path, component: str, frozen: str,
+                                                                            dtype: torch.dtype) -> None:
+    prompts = ("a dog", "", "a photo of a dog")
+    assert frozen_encoders(SDXL, ("denoiser", component)) == (frozen,)
+    known = load(base, dtype).encoder_outputs(prompts, (frozen,))
+    states: list[dict[str, torch.Tensor]] = []
+    for stored in (NOTHING_KNOWN, known):
+        model = load(base, dtype)
+        put_lora(model, component)
+        states.append(trained(model, (component,), prompts, stored).adapter_states()[component])
+        assert (frozen in model.weights.loaded) is (stored is NOTHING_KNOWN)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_new_word_is_read_by_both_encoders() -> None:
+    assert frozen_encoders(SDXL, ("denoiser", "trigger", "text_encoder")) == ()
+    assert frozen_encoders(SDXL, ("denoiser",)) == SDXL.text_encoders
+    assert frozen_encoders(SDXL, ("text_encoder", "text_encoder_2")) == ()

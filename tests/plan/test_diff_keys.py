@@ -101,7 +101,8 @@ def keys_of(kind=Recipe, before=""):
 
 
 def test_what_a_reason_names_can_be_written_in_a_recipe():
-    allowed = {*keys_of(), "", "prompts encoded here", "pictures held out", "subjects.class_prompt"}
+    allowed = {*keys_of(), "", "prompts encoded here", "text encoders that do not train", "pictures held out",
+               "subjects.class_prompt"}
     found = {_recipe_key(name, f"{param}.denoiser" if param in ("learning_rates", "stops", "inits") else param, words)
              for name, stage in stages().items() for params in get_args(type(stage).__orig_bases__[0])
              for words in [params.WORDS] for param in field_names(params)}
@@ -180,6 +181,15 @@ def test_the_nearest_of_several_is_taken():
     found = miss_reason(question(), [question(far).document, question(near).document])
     assert str(found) == "train.steps 200 → 300"
     assert isinstance(found, KeyChanged) and found.changes[0].old == "200"
+
+
+def test_pictures_that_a_cpu_now_draws_in_16_bits_say_so():
+    class Draws(Train):
+        def key_numerics(self, params, numerics):
+            return {"drawing_precision": "bf16"}
+
+    now = make_stage_key(Draws(), Params(), {"load": "a" * 64}, Numerics("cpu", 2))
+    assert str(miss_reason(now, [question().document])) == "drawing_precision fp32 → bf16"
 
 
 def test_without_an_earlier_result():

@@ -83,3 +83,11 @@ def test_where_memory_is_used_up_the_way_out_is_said(record, error):
     assert isinstance(told, StageFailed) and told.message == "train ran out of memory"
     assert "bug" not in bug_report(error).message
     assert "`train.batch_size`" in told.fix and str(record.folder / "log") in told.fix
+
+
+def test_an_operation_without_a_deterministic_algorithm_names_the_key_that_forbids_it(record):
+    error = RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set "
+                         "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for …")
+    told = record.log_crash("train", error, "")
+    assert "cumsum_cuda_kernel" in told.message and "use_deterministic" not in told.message
+    assert "`train.deterministic: false`" in told.fix and "cumsum" in (record.folder / "log").read_text()

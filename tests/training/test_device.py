@@ -5,9 +5,9 @@ import os
 import pytest
 import torch
 
-from dbrun.errors import StageFailed
+from dbrun.errors import StageFailed, is_nondeterministic
 from dbrun.stages.sources import Numerics
-from dbrun.training.device import allow_tf32, generator, seeded_rng, set_up_device
+from dbrun.training.device import allow_tf32, deterministic_algorithms, generator, seeded_rng, set_up_device
 
 
 def test_threads_are_those_of_the_plan() -> None:
@@ -49,6 +49,23 @@ def test_a_gpu_would_compute_the_same_each_time(monkeypatch: pytest.MonkeyPatch)
     set_up_device(Numerics("cpu", 1))
     assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_deterministic_algorithms_are_switched_and_put_back(before: int) -> None:
+    def put() -> None:
+        torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+
+    torch.set_deterministic_debug_mode(before)
+    try:
+        with deterministic_algorithms(True), pytest.raises(RuntimeError) as raised:
+            put()
+        assert is_nondeterministic(raised.value) and not is_nondeterministic(RuntimeError("out of memory"))
+        with deterministic_algorithms(False):
+            put()
+        assert torch.get_deterministic_debug_mode() == before
+    finally:
+        torch.set_deterministic_debug_mode(0)
 
 
 def test_an_address_names_a_stream() -> None:

@@ -52,7 +52,7 @@ def test_a_step_is_counted_as_a_real_one_takes_it(tmp_path, offload: str | None)
         trainer.loss(batch).total.backward()
 
     base = dry_run(tmp_path, offload).open("fp32", {"denoiser": LORA})
-    counted = base.train_step(SETTINGS, 32, 2, 2, checkpointing=False, live=False)
+    counted = base.train_step(SETTINGS, 32, 2, 2, checkpointing=False)
     assert counted.saved == saved.nbytes and counted.peak == live.peak
     resident = sum(parameter.nbytes for parameter in module.parameters())
     offloaded = find_offload(module)

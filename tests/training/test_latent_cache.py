@@ -9,7 +9,13 @@ from safetensors.torch import save_file
 from dbrun.errors import StageFailed
 from dbrun.stages.support.prompt_index import PromptIndex
 from dbrun.training.batches import PictureSet
-from dbrun.training.latent_cache import load_conditions, load_latents, load_loss_masks, picture_sets
+from dbrun.training.latent_cache import (
+    load_conditions,
+    load_encoder_outputs,
+    load_latents,
+    load_loss_masks,
+    picture_sets,
+)
 
 NAMES = ("class.00000", "class.00001", "instance.00000", "instance.00000.001", "instance.00001")
 PROMPTS = ("a", "b", "c", "d")
@@ -113,3 +119,15 @@ def test_each_prompt_has_its_condition(tmp_path: Path) -> None:
     for count in (1, 3):
         with pytest.raises(StageFailed, match=f"holds 2 prompts that are not the {count} of the index"):
             load_conditions(tmp_path, count)
+
+
+def test_each_prompt_has_the_outputs_of_the_encoders_that_do_not_learn(tmp_path: Path) -> None:
+    save_file({f"{number:05d}.text_encoder_2.{name}": torch.full((1,), number + 0.1) for number in range(2)
+               for name in ("hidden", "pooled")}, tmp_path / "encoder_outputs.safetensors")
+    known = load_encoder_outputs(tmp_path, ("a", "b"), ("text_encoder_2",), torch.bfloat16)
+    assert known.keys() == {"a", "b"} and known["b"]["text_encoder_2"].keys() == {"hidden", "pooled"}
+    assert torch.equal(known["b"]["text_encoder_2"]["pooled"], torch.tensor([1.1], dtype=torch.bfloat16))
+    for texts, encoders in ((("a",), ("text_encoder_2",)), (("a", "b", "c"), ("text_encoder_2",)),
+                            (("a", "b"), ("text_encoder",)), (("a", "b"), ("text_encoder", "text_encoder_2"))):
+        with pytest.raises(StageFailed, match="does not hold what"):
+            load_encoder_outputs(tmp_path, texts, encoders, torch.float32)

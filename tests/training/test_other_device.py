@@ -21,7 +21,7 @@ from dbrun.options.loss_functions import Huber
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.options.weightings import MinSnr
-from dbrun.training import loop
+from dbrun.training import loop, prompt_embeds
 from dbrun.training.batches import Batch
 from dbrun.training.loop import Trainer
 from dbrun.training.param_groups import eval_mode
@@ -34,6 +34,14 @@ PROMPTS = ("a photo of a dog", "a photo of <sks> dog")
 SETTINGS = train_settings(steps=2, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
                     schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 LORA, WORD = Lora(type="lora", rank=2), Embedding(token="<sks>", initializer="d", vectors=2)
+
+
+@pytest.fixture(autouse=True)
+def encoded_prompts_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a text encoder gives there has no numbers that could be fetched into CPU memory."""
+    fetch = prompt_embeds.to_host
+    monkeypatch.setattr(prompt_embeds, "to_host", lambda condition, dtype: condition if any(
+        tensor.device == ELSEWHERE for tensor in condition.values()) else fetch(condition, dtype))
 
 
 @pytest.fixture(scope="module", params=family_cases())
@@ -133,4 +141,22 @@ def test_prompts_that_learn(base: tuple[Family, Path]) -> None:
     if "text_encoder" not in base[0].components:
         pytest.skip("its text encoder is fixed")
     trains(base, {"denoiser": LORA, "text_encoder": LORA}, trains_text_encoders=True)
-    trains(base, {"denoiser": LORA, "trigger": WORD}, trains_text_encoders=True)
+    if "trigger" in base[0].token_components:
+        trains(base, {"denoiser": LORA, "trigger": WORD}, trains_text_encoders=True)
+
+
+def test_encoded_prompts_wait_in_cpu_memory_in_the_bases_dtype(base: tuple[Family, Path]) -> None:
+    family, folder = base
+    model = family.load(folder, device=ELSEWHERE, dtype=torch.bfloat16)
+    _, encoded = kept(base)
+    waiting: list[tuple[str, torch.dtype]] = []
+    collate = model.collate_conditions
+
+    def watched(conditions: Any) -> Condition:
+        waiting.extend((tensor.device.type, tensor.dtype) for one in conditions for tensor in one.values())
+        return collate(conditions)
+
+    model.collate_conditions = watched  # type: ignore[method-assign]
+    batch = cached_prompts(model, encoded)([1, 0])
+    assert set(waiting) == {("cpu", torch.bfloat16)}
+    assert {tensor.device for tensor in batch.values()} == {ELSEWHERE}

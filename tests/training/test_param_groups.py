@@ -15,6 +15,7 @@ from train_settings import Own, changed, train_settings
 
 from dbrun.adapters.attach import read_weights, write_weights
 from dbrun.errors import StageFailed
+from dbrun.models.prompt_encoding import KnownOutputs
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Linear
 from dbrun.training.checkpoint import Checkpoint
@@ -166,9 +167,9 @@ def test_prompts_are_encoded_with_gradients_as_long_as_the_text_encoder_learns(
     calls: list[tuple[int, bool]] = []
     encode = FAMILY.model.encode_prompts
 
-    def watched(self: object, prompts: Sequence[str]) -> object:
+    def watched(self: object, prompts: Sequence[str], known: KnownOutputs) -> object:
         calls.append((len(prompts), torch.is_grad_enabled()))
-        return encode(self, prompts)
+        return encode(self, prompts, known)
 
     monkeypatch.setattr(FAMILY.model, "encode_prompts", watched)
     gone(trainer(home, own), 8)

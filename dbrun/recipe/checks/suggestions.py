@@ -41,6 +41,7 @@ OTHER_TRAINERS_KEYS = {
     "report_to": "trackers", "log_with": "trackers", "sample_every_n_steps": "samples.every",
     "validation_steps": "samples.every",
     "use_ema": "train.ema", "ema_decay": "train.ema.decay", "allow_tf32": "train.tf32",
+    "use_deterministic_algorithms": "train.deterministic",
     "lr_num_cycles": "train.schedule", "lr_power": "train.schedule", "lr_scheduler_num_cycles": "train.schedule",
     "num_processes": "launch.processes", "nproc_per_node": "launch.processes", "world_size": "launch.processes",
     "num_machines": "launch.machines", "nnodes": "launch.machines",

@@ -53,11 +53,6 @@ class AdaptComponents(Part):
         """The first learned token; None where there is none."""
         return next(iter(self.new_words.values()), None)
 
-    @property
-    def trains_text_encoders(self) -> bool:
-        """Whether prompt embeddings change during training, since more than the denoiser is trained."""
-        return self.components.keys() != {"denoiser"}
-
 
 def _component_fields() -> dict[str, Any]:
     """Field name → (type, field): an adapter for a component, an embedding for a learned token."""

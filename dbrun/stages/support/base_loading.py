@@ -9,7 +9,7 @@ from dbrun.models.base import Model
 from dbrun.models.quantisation import Quantisation, quantisations
 from dbrun.options.packages import OptionalPackage
 from dbrun.options.precision import Precision
-from dbrun.stages.base import StageContext
+from dbrun.stages.base import DRAWING_PRECISION, StageContext
 from dbrun.stages.load import read_base_record
 from dbrun.stages.sources import Numerics
 
@@ -19,9 +19,22 @@ if TYPE_CHECKING:
 
 
 def sampling_precision(precision: Precision, numerics: Numerics) -> Precision:
-    """The precision in which pictures are drawn and exports checked: the recipe's, but fp32 on a CPU."""
-    # 16 bits are slower there; and stored pictures of bf16 recipes were drawn in 32 bits under the same key
-    return "fp32" if numerics.device == "cpu" else precision
+    """The precision in which pictures are drawn and exports checked: the recipe's, but fp32 for fp16 on a CPU."""
+    # no plan runs fp16 there; it only names keys, which stay what they were
+    if numerics.device == "cpu" and precision == "fp16":
+        return "fp32"
+    return precision
+
+
+def sampling_numerics(precision: Precision, numerics: Numerics) -> dict[str, str]:
+    """What the cache key of a stage that draws says beside the device, so that it names the arithmetic of its pictures.
+
+    Empty for 32 bits, and on a GPU. On a CPU, pictures of bf16 recipes used to be drawn in 32 bits: those must not be
+    taken for pictures of 16.
+    """
+    if numerics.device != "cpu" or sampling_precision(precision, numerics) == "fp32":
+        return {}
+    return {DRAWING_PRECISION: precision}
 
 
 def quantisation_packages(quantise: str | None) -> tuple[OptionalPackage, ...]:
@@ -36,20 +49,23 @@ def has_own_memory(device: str) -> bool:
     return device == "cuda"
 
 
-def load_base(ctx: StageContext[Any], precision: Precision,
-              device: torch.device | None = None, quantise: str | None = None) -> Model:
+def load_base(ctx: StageContext[Any], precision: Precision, device: torch.device | None = None,
+              quantise: str | None = None, deterministic: bool = False) -> Model:
     """The base, frozen; its components are loaded as they are used. device: if left out, the run's, set up first.
 
-    quantise: the recipe's `base.quantise`, None for the base's own weights.
+    quantise: the recipe's `base.quantise`, None for the base's own weights; deterministic: `train.deterministic`, for
+    all that the stage computes on the run's device.
     Raises StageFailed where the base's folder is gone.
     """
-    from dbrun.training.device import DTYPES, set_up_device
+    from dbrun.training.device import DTYPES, deterministic_algorithms, set_up_device
 
     if ctx.base is None:
         raise StageFailed("the base's files are gone", fix="run again with `--force load`")
     record = read_base_record(ctx.inputs["load"])
     if device is None:
         device = set_up_device(ctx.numerics, ctx.process_group.local_rank)
+        # also where it is off: what the process has set is in no cache key
+        ctx.resident.settings.enter_context(deterministic_algorithms(deterministic))
     model = record.family.load(ctx.base, device=device, dtype=DTYPES[precision], variant=record.variant)
     model.prompt_reading = record.reading
     if quantise is not None:

@@ -11,6 +11,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.attach import cast_for_inference
 from dbrun.images.samples import ADAPTED_ROW, BASE_ROW, SampleSettings, write_samples
 from dbrun.models.base import Model
+from dbrun.models.prompt_encoding import KnownOutputs, frozen_encoders
 from dbrun.models.sampler import Sampler
 from dbrun.stages.base import StageContext
 from dbrun.stages.load import read_base_record
@@ -34,23 +35,26 @@ def draw_before_after(ctx: StageContext[Any], model: Model, adapters: Mapping[st
     from dbrun.images.grid import draw_grid, save_png
 
     params = ctx.params
-    # the base's prompts serve the adapter's row, too, unless the adapter changes how they are encoded
-    changes_prompts = any(name != "denoiser" for name in adapters)
+    # what the base's text encoders give serves the adapter's row, too, unless the adapter changes it
+    frozen = frozen_encoders(model.family, adapters)
+
+    @cache
+    def known() -> KnownOutputs:
+        return model.encoder_outputs((*params.prompts, ""), frozen)
 
     # both are made at the first picture that is not cached; the rows are drawn in order, so that nobody needs the
     # bare base once the adapter is attached
     @cache
     def base() -> Sampler:
-        return Sampler(model, params.prompts)
+        return Sampler(model, params.prompts, known())
 
     @cache
     def adapted() -> Sampler:
-        encoded = None if changes_prompts else base().conditions
         for name, attached in adapters.items():
             attached.attach_to(model.module(name))
             cast_for_inference(model.module(name), model.dtype)
         sampled = model.with_scheduler_changes(params.scheduler_overrides(model))
-        return Sampler(sampled, params.prompts, encoded)
+        return Sampler(sampled, params.prompts, known())
 
     def draw(sampler: Callable[[], Sampler], column: int, folder: Path) -> None:
         picture = sampler().draw(params.prompts[column], seed=params.seed + column, steps=params.steps,

@@ -5,7 +5,7 @@ Text encoders, denoiser and autoencoder are loaded as they are used, so a stage 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dbrun.errors import RecipeError
@@ -45,10 +45,14 @@ def open_dry_run(base: BaseSource, device: str, offload: str | None = None) -> D
     return DryRun(folder, family, base.variant, files, device, offload is not None and has_own_memory(device))
 
 
-def encode_prompts_phase(base: DryBase, *kept: str, rest: int = 0) -> CountedMemory:
-    """Encoding of one prompt. kept: components that are in memory besides the text encoders; rest: further bytes."""
-    activations, _ = base.encode_prompts()
-    names = dict.fromkeys((*base.dry_run.family.text_encoders, *kept))
+def encode_prompts_phase(base: DryBase, *kept: str, encoders: Sequence[str] = (), rest: int = 0) -> CountedMemory:
+    """Encoding of one prompt. kept: components that are in memory besides the text encoders; rest: further bytes.
+
+    encoders: the text encoders that run, by default all.
+    """
+    running = tuple(encoders) or base.dry_run.family.text_encoders
+    activations, _ = base.encode_prompt(running)
+    names = dict.fromkeys((*running, *kept))
     return CountedMemory(base.weight_bytes(*names), activations, rest)
 
 
@@ -66,16 +70,16 @@ def sampling_phase(base: DryBase, side: int, guidance: float, *kept: str, rest: 
     return CountedMemory(base.weight_bytes(*names), base.sample(side, rows), rest)
 
 
-def preprocess_memory(dry_run: DryRun, side: int, crops: int, prompts: int) -> CountedMemory:
-    """Encoding of all crops and prompts, in 32 bits. prompts: 0 where the text encoders train."""
+def preprocess_memory(dry_run: DryRun, side: int, crops: int, prompts: int, encoders: Sequence[str]) -> CountedMemory:
+    """Encoding of all crops and prompts, in 32 bits. prompts: 0 where all text encoders train; encoders: the others."""
     base = dry_run.open("fp32")
     _, crop_bytes = base.encode_image(side)
     phases = [encode_images_phase(base, side)]
     collected = crops * crop_bytes
     if prompts:
-        _, prompt_bytes = base.encode_prompts()
+        _, prompt_bytes = base.encode_prompt(encoders)
         collected += prompts * prompt_bytes
-        phases.append(encode_prompts_phase(base, *_autoencoder(base)))
+        phases.append(encode_prompts_phase(base, *_autoencoder(base), encoders=encoders))
     # at the end rank 0 holds all results and the bytes of the file
     if dry_run.device == "cpu":
         weights = max(phase.weights for phase in phases)
@@ -92,27 +96,26 @@ def train_memory(dry_run: DryRun, recipe: Recipe, params: TrainParams, *, rows: 
     """
     base, family = dry_run.open(params.precision, recipe.adapt.components), dry_run.family
     side, trained = recipe.images.resolution, base.trained_bytes
-    live = any(name != "denoiser" for name in base.components)
+    frozen = base.frozen_encoders
     on_cpu = dry_run.device == "cpu"
 
     # the state of the optimizer, the averages and the adapters' initial weights, as long as the stage runs
     states = params.optimizer.STATES_PER_WEIGHT + (params.ema is not None)
     rest = states * trained
-    if not live:
-        rest += cached_prompts * base.encode_prompts()[1]
     if on_cpu:
+        # on other devices encoded prompts wait in CPU memory, too
+        if frozen:
+            rest += cached_prompts * base.encode_prompt(frozen)[1]
         copies = 1 + (params.held_out is not None)
         rest += copies * trained + crops * base.encode_image(side)[1]
 
-    names: list[str] = [family.components["denoiser"]]
-    if live:
-        names += family.text_encoders
+    names = [family.components["denoiser"], *base.learning_encoders]
     draws_samples = recipe.samples.every is not None
     # once loaded for samples, the autoencoder stays
     kept = (*names, *_autoencoder(base)) if draws_samples else tuple(names)
     weights = base.weight_bytes(*dict.fromkeys(kept))
 
-    step = base.train_step(params, side, rows, prompts, checkpointing=recipe.train.gradient_checkpointing, live=live)
+    step = base.train_step(params, side, rows, prompts, checkpointing=recipe.train.gradient_checkpointing)
     # with accumulation the sum of the gradients so far is there from the second micro-batch on
     gradients = trained if params.accumulation > 1 else 0
     phases = [CountedMemory(weights, step.peak, rest + gradients)]
@@ -122,8 +125,9 @@ def train_memory(dry_run: DryRun, recipe: Recipe, params: TrainParams, *, rows: 
     if draws_samples:
         guidance = recipe.samples.guidance
         phases.append(sampling_phase(base, side, 2.0 if guidance is None else guidance, *kept, rest=rest + averages))
-        if not live:
-            phases.append(encode_prompts_phase(base, *kept, rest=rest + averages))
+        # the others are in memory once, one after the other
+        for encoder in frozen:
+            phases.append(encode_prompts_phase(base, *kept, encoders=(encoder,), rest=rest + averages))
     if params.held_out is not None:
         phases.append(CountedMemory(weights, base.predict(side, params.held_out.draws), rest + averages))
     return largest(phases)
@@ -140,9 +144,13 @@ def export_memory(dry_run: DryRun, recipe: Recipe, names: Iterable[str], guidanc
     # the adapters' weights as files hold them stay in CPU memory
     on_cpu = dry_run.device == "cpu"
     rest = trained if on_cpu else 0
-    encoders = family.text_encoders if any(name != "denoiser" for name in base.components) else ()
-    phases = [encode_prompts_phase(base, *_autoencoder(base), rest=rest),
-              sampling_phase(base, side, guidance, *encoders, rest=rest)]
+    phases = [sampling_phase(base, side, guidance, *base.learning_encoders, rest=rest)]
+    # those that do not learn are loaded one after the other, those that do stay
+    groups: list[tuple[str, ...]] = [(encoder,) for encoder in base.frozen_encoders]
+    if base.learning_encoders:
+        groups.append(base.learning_encoders)
+    for encoders in groups:
+        phases.append(encode_prompts_phase(base, *_autoencoder(base), encoders=encoders, rest=rest))
     # the check needs all components at once, but only small pictures
     everything = base.weight_bytes(*family.weight_components)
     probe_side = min(side, PROBE_SIDE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ class ResidentBase:
 
     _open: list[tuple[str, Model]] = field(default_factory=list)
     _kept: dict[ComponentKey, nn.Module] = field(default_factory=dict)
+    settings: ExitStack = field(default_factory=ExitStack)
+    """What the stage has set in torch for its base; undone when the stage ends."""
     baseline: int = 0
     """Resident bytes of this process when the last stage opened its base, without the kept denoiser: the libraries, and
     what earlier stages left. 0 where no stage has, or the system does not tell."""
@@ -66,6 +69,7 @@ class ResidentBase:
             if model.weights.quantisation is None:
                 self._keep_denoiser(base, model)
             model.release(*model.family.weight_components)
+        self.settings.close()
 
     def _keep_denoiser(self, base: str, model: Model) -> None:
         """Keep the model's denoiser, as it was loaded, if nothing is kept yet and memory has room."""
@@ -82,6 +86,7 @@ class ResidentBase:
         while self._open:
             _, model = self._open.pop()
             model.release(*model.family.weight_components)
+        self.settings.close()
 
 
 def _denoiser_key(base: str, model: Model) -> ComponentKey:

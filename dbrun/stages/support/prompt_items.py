@@ -1,0 +1,66 @@
+"""Items of encoded prompts: the whole condition of one prompt, or what one text encoder gives of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dbrun.models.base import Model
+from dbrun.stages.base import StageContext
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class PromptItem(NamedTuple):
+    """An encoded prompt. number: of the prompt in the index; text_encoder: None for what is joined from all."""
+
+    number: int
+    prompt: str
+    text_encoder: str | None
+
+    @property
+    def name(self) -> str:
+        """First part of its tensors' names in the artifact."""
+        number = f"{self.number:05d}"
+        return number if self.text_encoder is None else f"{number}.{self.text_encoder}"
+
+
+def prompt_items(prompts: Sequence[str], *, text: bool, frozen_encoders: Sequence[str]) -> list[PromptItem]:
+    """The items of all prompts. text: whether conditions are stored; frozen_encoders: those whose outputs are."""
+    names: Sequence[str | None] = [None] if text else frozen_encoders
+    items: list[PromptItem] = []
+    # one text encoder after the other
+    for text_encoder in names:
+        items += [PromptItem(number, prompt, text_encoder) for number, prompt in enumerate(prompts)]
+    return items
+
+
+def encode_prompt(ctx: StageContext[Any], item: PromptItem, base: Callable[[], Model],
+                  *, deterministic: bool) -> Mapping[str, Tensor]:
+    """The stored tensors of an item, without a batch axis.
+
+    base: loads the base at the first call; deterministic: whether it computes so.
+    """
+    from safetensors.torch import load_file, save_file
+
+    def make(folder: Path) -> None:
+        import torch
+
+        model = base()
+        # alone, never in a batch: neighbours can change its last bits
+        with torch.inference_mode():
+            if item.text_encoder is None:
+                encoded = model.encode_prompts([item.prompt])[0]
+            else:
+                encoded = model.encode_with(item.text_encoder, [item.prompt])[0]
+        on_cpu = {name: tensor.cpu().contiguous() for name, tensor in encoded.items()}
+        save_file(on_cpu, folder / "condition.safetensors")
+
+    key: dict[str, object] = {"base": ctx.inputs["load"].digest, "prompt": item.prompt}
+    if deterministic:
+        key["deterministic"] = True
+    if item.text_encoder is not None:
+        key["text_encoder"] = item.text_encoder
+    return load_file(ctx.items.get(key, make) / "condition.safetensors")
