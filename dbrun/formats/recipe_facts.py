@@ -14,20 +14,30 @@ ADAPTER_NUMBERS = ("rank", "alpha", "block_size", "token")
 PUNCTUATION = ",.;:!?"
 
 
+def fact(recipe: Mapping[str, Any], key: str) -> Any:
+    """Value of a dotted key, such as `train.optimizer.type`; None where the recipe has none, as an older one may."""
+    value: Any = recipe
+    for name in key.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
 def training_summary(recipe: Mapping[str, Any]) -> str:
     """What learnt from how much, such as `denoiser: lora rank 8; 300 steps at 512 pixels on 5 pictures`."""
-    adapters = []
-    for component, one in recipe["adapt"].items():
+    parts = []
+    for component, one in (recipe.get("adapt") or {}).items():
         if one:
             numbers = [f"{key} {one[key]}" for key in ADAPTER_NUMBERS if one.get(key)]
-            adapters.append(f"{component}: {' '.join([str(one['type']), *numbers])}")
-    text = f"{'; '.join(adapters)}; {recipe['train']['steps']} steps at {recipe['images']['resolution']} pixels"
+            parts.append(f"{component}: {' '.join([str(one.get('type')), *numbers])}")
+    text = f"{fact(recipe, 'train.steps')} steps at {fact(recipe, 'images.resolution')} pixels"
     count = len(training_pictures(recipe))
     if count == 1:
         text += " on 1 picture"
     elif count:
         text += f" on {count} pictures"
-    return text
+    return "; ".join([*parts, text])
 
 
 def known_recipes(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:

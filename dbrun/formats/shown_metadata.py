@@ -15,6 +15,7 @@ from typing import Any
 from dbrun.formats.adapter_header import network_entries
 from dbrun.formats.recipe_facts import (
     class_picture_count,
+    fact,
     instance_prompts,
     known_recipes,
     tag_counts,
@@ -38,6 +39,13 @@ ROOM_FOR_NAME = 256
 """Bytes that a header leaves free for the entries with the name, of 64 characters at most."""
 ADAPTER_IMPLEMENTATION, CHECKPOINT_IMPLEMENTATION = "diffusers", "https://github.com/Stability-AI/generative-models"
 """Code whose names of layers the tensors of an adapter and of a checkpoint have."""
+TRAIN_RATE = "train.learning_rate"
+RECIPE_ENTRIES = {
+    "ss_steps": "train.steps", "ss_max_train_steps": "train.steps", "ss_batch_size_per_device": "train.batch_size",
+    "ss_gradient_accumulation_steps": "train.accumulation", "ss_optimizer": "train.optimizer.type",
+    "ss_lr_scheduler": "train.schedule.type", "ss_max_grad_norm": "train.max_grad_norm", "ss_seed": "seed",
+    "ss_clip_skip": "base.clip_skip", "ss_prior_loss_weight": "prior.weight"}
+"""Entry → the recipe's key whose value it has."""
 PRECISION_NAMES = {"fp32": "no"}
 """`train.precision` → kohya's word for it, where it is another."""
 
@@ -92,31 +100,31 @@ def _training_entries(document: Mapping[str, Any]) -> dict[str, str]:
     recipe = document.get("recipe")
     if not recipe:
         return {}
-    train, side = recipe["train"], recipe["images"]["resolution"]
-    kind, _, base = str(recipe["base"]["identity"]).partition(":")
-    pictures = training_pictures(recipe)
-    shown = sum(picture.get("repeats", 1) for picture in pictures)
-    rates = {name: one.get("learning_rate") or train["learning_rate"]
-             for name, one in recipe["adapt"].items() if one}
+    kind, _, base = str(fact(recipe, "base.identity")).partition(":")
     name = f"{kind}:{base[:12]}"
     if kind == "hub":
         name = base.partition("@")[0]
+    pictures, side, rate = training_pictures(recipe), fact(recipe, "images.resolution"), fact(recipe, TRAIN_RATE)
+    precision = fact(recipe, "train.precision")
     entries: dict[str, object] = {
-        "ss_sd_model_name": name,
-        "ss_resolution": f"({side}, {side})", "ss_num_train_images": shown,
-        "ss_num_reg_images": class_picture_count(recipe), "ss_steps": train["steps"],
-        "ss_max_train_steps": train["steps"], "ss_learning_rate": train["learning_rate"],
-        "ss_unet_lr": rates.get("denoiser"), "ss_text_encoder_lr": rates.get("text_encoder"),
-        "ss_batch_size_per_device": train["batch_size"],
-        "ss_gradient_accumulation_steps": train.get("accumulation", 1),
-        "ss_optimizer": train["optimizer"]["type"], "ss_lr_scheduler": train["schedule"]["type"],
-        "ss_mixed_precision": PRECISION_NAMES.get(train["precision"], train["precision"]),
-        "ss_max_grad_norm": train.get("max_grad_norm"), "ss_seed": recipe["seed"],
-        "ss_clip_skip": recipe["base"].get("clip_skip"), "ss_training_comment": training_summary(recipe),
+        "ss_sd_model_name": name, "ss_resolution": f"({side}, {side})",
+        "ss_num_train_images": sum(picture.get("repeats", 1) for picture in pictures),
+        "ss_num_reg_images": class_picture_count(recipe), "ss_learning_rate": rate,
+        "ss_unet_lr": _rate(recipe, "denoiser"), "ss_text_encoder_lr": _rate(recipe, "text_encoder"),
+        "ss_mixed_precision": PRECISION_NAMES.get(precision, precision),
+        "ss_training_comment": training_summary(recipe),
         "ss_tag_frequency": json.dumps({_picture_set(recipe): tag_counts(recipe)}),
         "ss_dataset_dirs": json.dumps({_picture_set(recipe): {"n_repeats": 1, "img_count": len(pictures)}})}
+    entries |= {entry: fact(recipe, key) for entry, key in RECIPE_ENTRIES.items()}
     # As Python writes them, which is how kohya's readers know them.
     return {key: str(value) for key, value in entries.items() if value is not None}
+
+
+def _rate(recipe: Mapping[str, Any], component: str) -> object:
+    """Learning rate of a component; None if it has no adapter."""
+    if not fact(recipe, f"adapt.{component}"):
+        return None
+    return fact(recipe, f"adapt.{component}.learning_rate") or fact(recipe, TRAIN_RATE)
 
 
 def _spec_entries(document: Mapping[str, Any], names: PublishedNames) -> dict[str, str]:
@@ -136,14 +144,15 @@ def _spec_entries(document: Mapping[str, Any], names: PublishedNames) -> dict[st
     # The rest is a fact of one training.
     if not recipe:
         return entries
-    side = recipe["images"]["resolution"]
+    side = fact(recipe, "images.resolution")
     entries |= {"modelspec.resolution": f"{side}x{side}", "modelspec.description": training_summary(recipe),
                 "modelspec.tags": "dreambooth"}
-    prediction = (recipe.get("objective") or {}).get("prediction")
+    prediction = fact(recipe, "objective.prediction")
     if prediction:
         entries["modelspec.prediction_type"] = str(prediction).removesuffix("_prediction")
-    if recipe["base"].get("clip_skip"):
-        entries["modelspec.encoder_layer"] = str(recipe["base"]["clip_skip"])
+    clip_skip = fact(recipe, "base.clip_skip")
+    if clip_skip:
+        entries["modelspec.encoder_layer"] = str(clip_skip)
     return entries
 
 

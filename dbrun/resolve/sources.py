@@ -15,6 +15,7 @@ from dbrun.models.base import families
 from dbrun.models.new_tokens import check_initializer, check_unused_tokens, token_names
 from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_truncated
 from dbrun.options.objective import DEFAULT_OBJECTIVE, check_objective
+from dbrun.recipe.checks.exports import reader_notes
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.subject import Subject
@@ -24,7 +25,7 @@ from dbrun.resolve.advice import recipe_advice
 from dbrun.resolve.base import find_base
 from dbrun.resolve.masks import check_has_masks
 from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures, picture_sort_key
-from dbrun.resolve.target_layers import check_layers, count_layers, layer_names
+from dbrun.resolve.target_layers import adapted_layers, check_layers, count_layers, layer_names
 from dbrun.resolve.training_notes import training_notes
 from dbrun.stages.load import prompt_limits
 from dbrun.stages.sources import BaseSource, Picture, Sources
@@ -103,7 +104,8 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
         files.update(init.files)
     notes = (*(Note("base", text) for text in base.notes), *base_notes, *_init_notes(inits),
              *_picture_notes(recipe, found, classes, base.source.folder), *(train_notes or ()),
-             *recipe_advice(recipe, sources, files, store))
+             *recipe_advice(recipe, sources, files, store),
+             *reader_notes(recipe, adapted_layers(recipe, base.source)))
     return ResolvedSources(sources, files, notes, base.unpinned_revision, base.unavailable_reason, file_names=names)
 
 
@@ -138,10 +140,10 @@ def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) 
 
 
 def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollector) -> tuple[Note, ...]:
-    """Check a recipe against its base. Adds problems to findings, returns notes; few if the base is not here."""
+    """Check a recipe against its base. Adds problems to findings, returns notes; nothing if the base is not here."""
     recipe, folder = loaded.recipe, base.folder
     if folder is None:
-        return check_layers(recipe, base, findings)
+        return ()
     family = families()[recipe.base.type]
     problems_before = len(findings.problems)
     findings.attempt("base.path", family.check_configs, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from dbrun.adapters.adapter_layers import target_patterns
@@ -13,7 +14,6 @@ from dbrun.events import Note
 from dbrun.models.base import Family, families
 from dbrun.models.ldm_layouts import CHECKPOINT
 from dbrun.models.ldm_names import checkpoint_shapes
-from dbrun.recipe.checks.exports import reader_notes
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.text.spans import ProblemCollector
 from dbrun.safetensors_header import tensor_shapes
@@ -34,9 +34,8 @@ def check_layers(recipe: Recipe, base: BaseSource, findings: ProblemCollector) -
     Finds nothing while the base is not here; `adapt` refuses the same problems later.
     """
     if base.folder is None:
-        return tuple(reader_notes(recipe, {}))
+        return ()
     family, notes = families()[base.family], []
-    adapted: dict[str, tuple[str, ...]] = {}
     for component, adapter in recipe.adapt.adapters.items():
         if component not in family.components:
             continue
@@ -46,7 +45,6 @@ def check_layers(recipe: Recipe, base: BaseSource, findings: ProblemCollector) -
         # None: no layer matches, which is a problem already; empty: the weights cannot be read here
         if not chosen:
             continue
-        adapted[component] = tuple(chosen)
         problem = adapter.layer_problem(chosen)
         if problem is not None:
             field, message, fix = problem
@@ -56,7 +54,21 @@ def check_layers(recipe: Recipe, base: BaseSource, findings: ProblemCollector) -
         if note is not None:
             text, level = note
             notes.append(Note(key, text, level))
-    return (*notes, *reader_notes(recipe, adapted))
+    return tuple(notes)
+
+
+def adapted_layers(recipe: Recipe, base: BaseSource) -> Mapping[str, tuple[str, ...]]:
+    """Component → full names of the layers that its adapter is put on; a component that is not known is left out."""
+    layers: dict[str, tuple[str, ...]] = {}
+    family = families()[base.family]
+    for component, adapter in recipe.adapt.adapters.items():
+        if base.folder is None or component not in family.components:
+            continue
+        shapes = _weight_shapes(base.folder, family, component, base.files)
+        # checked before: a pattern without a layer is a problem of the recipe
+        with suppress(RecipeError):
+            layers[component] = tuple(_target_layers(family, component, adapter, shapes))
+    return {component: names for component, names in layers.items() if names}
 
 
 def count_layers(family: Family, component: str, adapter: Adapter, base: BaseSource) -> tuple[int, Mapping[str, int]]:

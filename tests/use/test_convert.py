@@ -9,7 +9,7 @@ from dbrun.errors import RecipeError, UsageError
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe
 from dbrun.models.base import families
-from dbrun.safetensors_header import read_provenance
+from dbrun.safetensors_header import read_header, read_provenance
 from dbrun.use.adapter_files import find_adapter
 from dbrun.use.blend import Blend
 from dbrun.use.convert import import_file, lost_metadata, write_adapter_file
@@ -58,13 +58,16 @@ def test_ranks_and_scales_that_differ_between_layers_are_evened_out_and_that_is_
         up = f"{layer}.lora_up.weight"
         tensors |= {name: tensors[name][:1], up: tensors[up][:, :1], f"{layer}.alpha": torch.tensor(0.5)}
     path = tmp_path / "theirs.safetensors"
-    save_file({n: t.contiguous() for n, t in tensors.items()}, path, {"ss_network_dim": "4", "license": "mine", "tool": "its own"})
+    metadata = {"author": "me", "ss_network_dim": "4", "ss_tag_frequency": "{}"}
+    save_file({n: t.contiguous() for n, t in tensors.items()}, path, metadata)
     expected = predicted(world, path)
     adapters, changed = converted(world, path, "diffusers", tmp_path / "ours.safetensors")
     assert adapters["denoiser"].adapter.rank == 4
     assert any("ranks from 1 to 4 became 4" in c for c in changed) and any("alpha differs" in c for c in changed)
     assert (predicted(world, tmp_path / "ours.safetensors") - expected).abs().max() < 1e-4
-    assert lost_metadata(find_adapter(str(path))) == ("2 entries of its metadata: license, tool",)
+    assert lost_metadata(find_adapter(str(path))) == ("1 entries of its metadata: author",)
+    kept = read_header(tmp_path / "ours.safetensors").metadata
+    assert (kept["ss_tag_frequency"], kept["ss_output_name"], kept["ss_network_alpha"]) == ("{}", "ours", "4")
 
 
 def test_what_a_format_cannot_carry_is_refused_with_those_that_can(world, tmp_path) -> None:

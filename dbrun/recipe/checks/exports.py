@@ -78,7 +78,8 @@ def reader_notes(recipe: Recipe, layers: Mapping[str, Sequence[str]]) -> Iterato
     yield from (Note("export", text, "warning") for text in warnings)
     advice = None
     if OTHER_PROGRAMS_FORMAT in written:
-        advice = f"take {recipe.name}.safetensors there"
+        # without the run's name, so that the runs of a sweep have one note
+        advice = f"take the {OTHER_PROGRAMS_FORMAT} file there"
     elif unsupported_reason(recipe, OTHER_PROGRAMS_FORMAT) is None:
         advice = f"for them add {OTHER_PROGRAMS_FORMAT} to `export`"
     yield from (Note("export", text) for text in passed_over(written, family, layers, advice))
