@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import pytest
 import torch
+from representatives import cases
 from train_settings import train_settings
 
 from dbrun.adapters.adapter_layers import matched_layers
@@ -24,8 +26,8 @@ SETTINGS = train_settings(steps=1, learning_rate=1e-3, batch_size=2, accumulatio
                           optimizer=AdamW(), schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 
 
-def dry_run(folder: Path) -> DryRun:
-    return open_dry_run(BaseSource("files:0", "sd", folder, None, {}, Sampling(2, 2.0)), "cpu")
+def dry_run(folder: Path, family: str = "sd", device: str = "cpu") -> DryRun:
+    return open_dry_run(BaseSource("files:0", family, folder, None, {}, Sampling(2, 2.0)), device)
 
 
 def test_a_step_is_counted_as_a_real_one_takes_it(tmp_path) -> None:
@@ -58,3 +60,14 @@ def test_storages_are_counted_once_and_until_they_are_freed() -> None:
         assert live.live == live.peak == 2 * first.nbytes
         del first, view
         assert live.live == second.nbytes and live.peak == 2 * second.nbytes
+
+
+@pytest.mark.parametrize("name", cases(families(), list(families()).index("sd")))
+def test_checkpointing_is_counted_for_a_gpu_in_16_bits(tmp_path, name: str) -> None:
+    """What is computed again has the dtypes of autocast on a GPU, though there is none here; it saves less."""
+    families()[name].write_tiny_base(tmp_path)
+    counts = []
+    for checkpointing in (False, True):
+        base = dry_run(tmp_path, name, "cuda").open("bf16", {"denoiser": LORA})
+        counts.append(base.train_step(SETTINGS, 32, 2, 2, checkpointing=checkpointing, live=False))
+    assert counts[1].saved < counts[0].saved
