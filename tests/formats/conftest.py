@@ -15,9 +15,9 @@ from dbrun.formats.roundtrip import Probe, ReferencePredictions
 from dbrun.models.base import Family, Model, families
 
 NAMES = [*(kind.NAME for kind in adapter_types() if kind.uses_peft), "dora", "pissa"]
-WIDE = min((family for family in families().values() if "text_encoder" in family.components),
+WIDE = min((family for family in families().values() if "text_encoder" in family.kohya_prefixes),
            key=lambda family: len(family.components))
-"""The smallest family with a text encoder to carry: it is loaded hundreds of times."""
+"""The smallest family with a text encoder that every format carries: it is loaded hundreds of times."""
 CASES = [*((WIDE, name) for name in NAMES), *((family, "lora") for family in families().values()
                                               if family.NAME != WIDE.NAME)]
 """Every adapter type on one family; on the others LoRA."""

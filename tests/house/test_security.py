@@ -46,4 +46,6 @@ def test_loading_weights_asks_for_safetensors_and_no_network() -> None:
     assert found
     for call in found:
         words = {word.arg: ast.unparse(word.value) for word in call.keywords}
-        assert words["use_safetensors"] == "True" and words["local_files_only"] == "True"
+        assert words["local_files_only"] == "True"
+        # a tokenizer has no weights
+        assert words.get("use_safetensors") == "True" or ast.unparse(call.func.value) == "AutoTokenizer"
