@@ -139,7 +139,10 @@ def _usage(family: Family, names: Sequence[str], base: str, commit: str | None) 
         # Pinned: weights trained on one commit may not fit the next.
         arguments += f', revision="{commit}"'
     texts = (formats()[name].usage(family, arguments) for name in names)
-    return [text for text in texts if text]
+    found = [text for text in texts if text]
+    if family.comfyui_usage and "diffusers" in names:
+        found.append(family.comfyui_usage)
+    return found
 
 
 def _provenance(document: Mapping[str, Any]) -> str:

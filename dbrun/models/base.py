@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 from dbrun.config_types import subclasses
 from dbrun.models.component_weights import ComponentWeights
 from dbrun.models.configs import SCHEDULER_FILE, check_component_configs, loaded_class, read_config
+from dbrun.models.file_facts import FileFacts
 from dbrun.models.prompt_reading import USUAL_READING
 from dbrun.models.scheduling import check_scheduler_config
 from dbrun.models.training_facts import TrainingFacts
@@ -64,7 +65,7 @@ class Sampling:
     guidance: float
 
 
-class Family(TrainingFacts):
+class Family(TrainingFacts, FileFacts):
     """Architecture of base models: the facts that planning needs, all of them without importing torch.
 
     Each subclass has a file of its own in this folder and sets NAME; `load` returns the matching `Model`.
