@@ -35,9 +35,10 @@ def widest(adapter: Adapter) -> str:
 
 def put(model: Model, component: str, adapter: Adapter, preset: str,
         seed: int = 0) -> ComponentAdapter:
-    """The adapter on a component of loaded."""
-    module = model.module(component)
-    modules = match_layers(module, model.family.target_presets[component][preset], adapter.layer_classes)
+    """The adapter on a component of loaded, by this preset, or the widest where it has no such preset."""
+    module, presets = model.module(component), model.family.target_presets[component]
+    patterns = presets.get(preset, list(presets.values())[-1])
+    modules = match_layers(module, patterns, adapter.layer_classes)
     attach(module, adapter, modules, seed=seed)
     return ComponentAdapter(adapter.resolved_for(modules), modules, read_weights(module))
 

@@ -55,6 +55,8 @@ class KohyaFormat(Format):
                 why = f", {adapter.no_lycoris_reason}"
             return f"which has no names for what `adapt.{component}` is: {adapter.NAME}{why}"
         if component not in family.kohya_prefixes:
+            if family.no_kohya_reason:
+                return family.no_kohya_reason
             return f"which no other program reads for the {component} of `base.type: {family.NAME}`"
         return None
 

@@ -176,6 +176,8 @@ def _usage(document: Mapping[str, Any], family: Family, names: Sequence[str], pi
         text = form.usage(family)
         if text:
             texts.append(text)
+    if family.comfyui_usage and "diffusers" in names:
+        texts.append(family.comfyui_usage)
     return texts
 
 
@@ -190,10 +192,12 @@ def _program(document: Mapping[str, Any], family: Family, loading: Sequence[str]
     steps = [line for line in loading if line not in imports]
     kind = family.pipeline_classes[0]
     base = source or _base_arguments(document)
+    # the flow transformers were trained in bf16, and some overflow in fp16
+    half = "bfloat16" if family.process == "flow" else "float16"
     lines = ["import torch", f"from diffusers import {', '.join(sorted({kind, pictures.scheduler}))}", *imports, "",
              'folder = "."',
              'device = "cuda" if torch.cuda.is_available() else "cpu"',
-             'dtype = torch.float16 if device == "cuda" else torch.float32',
+             f'dtype = torch.{half} if device == "cuda" else torch.float32',
              f"pipeline = {kind}.from_pretrained({base}, torch_dtype=dtype).to(device)"]
     if pictures.has_scheduler:
         lines.append(f'pipeline.scheduler = {pictures.scheduler}.from_pretrained(f"{{folder}}/scheduler")')

@@ -36,6 +36,10 @@ class FileNames:
     """Components whose layers have the names of the original release there, see `original_layer_names`."""
     older_prefixes: ClassVar[Mapping[str, str]] = {}
     """Component in model_index.json → prefix of its layers' names in earlier versions of its library."""
+    no_kohya_reason: ClassVar[str | None] = None
+    """Why no file with kohya's names is written for it, a clause that follows the format's name; None for the usual."""
+    comfyui_usage: ClassVar[str | None] = None
+    """Sentence of model cards on ComfyUI, for a family whose file of the format `diffusers` it reads."""
     embedding_keys: ClassVar[tuple[str, ...]] = ()
     """Name of each text encoder's vectors in a file of a new word; empty where the word itself is the name."""
 

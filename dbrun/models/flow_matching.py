@@ -29,6 +29,8 @@ class FlowFamily(PipelineFamily):
     diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {"denoiser": ("", "transformer.")}
     patch: ClassVar[int] = 2
     """Side of a patch in latent pixels: each patch is one token of the transformer."""
+    no_kohya_reason: ClassVar[str | None] = (
+        "which is not written for transformers: kohya's files join layers that adapters hold apart")
     native_side: ClassVar[int] = 1024
     """Side in pixels of the pictures that its published bases were trained on."""
 
@@ -39,6 +41,10 @@ class FlowFamily(PipelineFamily):
     def native_resolution(self, folder: Path) -> int:
         """`native_side`: the configs of transformers name no size."""
         return self.native_side
+
+    def single_file_obstacle(self, folder: Path | None) -> str | None:
+        """None of its bases is written as one file: the layouts differ from program to program."""
+        return f"which has no layout for `base.type: {self.NAME}`; `merged` writes the whole pipeline as a folder"
 
     def takes_guidance(self, folder: Path) -> bool:
         """What the transformer's config says in `guidance_embeds`, for a family that may take it."""

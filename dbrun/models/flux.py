@@ -105,6 +105,11 @@ class Flux(FlowFamily):
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     left_out: ClassVar[tuple[str, ...]] = ("image_encoder", "feature_extractor")
     embeds_guidance: ClassVar[bool] = True
+    no_kohya_reason: ClassVar[str | None] = (
+        f"{FlowFamily.no_kohya_reason}; ComfyUI reads the file of `diffusers` as well")
+    comfyui_usage: ClassVar[str | None] = (
+        "In ComfyUI: put the same file into `models/loras/`, and choose it in a node `Load LoRA` behind the one that "
+        "loads FLUX.1. A node `FluxGuidance` sets the guidance, and the sampler's `cfg` stays 1.")
     clip_skip_reason: ClassVar[str | None] = "takes only the pooled state of its CLIP"
     component_docs: ClassVar[Mapping[str, str]] = {
         **FlowFamily.component_docs, "text_encoder": StableDiffusion.component_docs["text_encoder"]}

@@ -26,7 +26,7 @@ from dbrun.options.precision import Precision
 from dbrun.safetensors_header import tensor_shapes
 from dbrun.training.batches import Batch
 from dbrun.training.device import DTYPES
-from dbrun.training.dry_step import DryTrainer, StepMemory, emulated_autocast
+from dbrun.training.dry_step import DryTrainer, StepMemory, emulated_autocast, recompute_as_on
 from dbrun.training.live_memory import LiveMemory
 from dbrun.training.prompt_embeds import PromptEncoder, live_prompts
 from dbrun.training.recompute import enable_gradient_checkpointing
@@ -201,6 +201,7 @@ class DryBase:
                 clean, condition = self._clean(side, rows), self._condition()
             if checkpointing:
                 enable_gradient_checkpointing(self.model)
+                recompute_as_on(self.dry_run.device, DTYPES[self.precision], self.model)
 
             def stored(numbers: Any) -> Condition:
                 return self.model.collate_conditions([condition] * len(numbers))

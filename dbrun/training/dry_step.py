@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from dbrun.models.base import Model
 from dbrun.training.batches import Batch
@@ -73,9 +75,31 @@ def emulated_autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
     if dtype == torch.float32:
         yield
         return
-    widening = _Widen() if device == "cuda" else nullcontext()
-    with torch.autocast("cpu", dtype=dtype), widening:
+    with torch.autocast("cpu", dtype=dtype), _widening(device, dtype):
         yield
+
+
+def recompute_as_on(device: str, dtype: torch.dtype, model: Model) -> None:
+    """Let gradient checkpointing compute the blocks again as a device does it; it is turned on in the model already.
+
+    It restores autocast by itself, but not what is emulated here, and would meet other dtypes than it saved.
+    """
+    def contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+        return nullcontext(), _widening(device, dtype)
+
+    for module in model.loaded_modules().values():
+        part: Any
+        for part in module.modules():
+            # diffusers' name and that of transformers
+            if hasattr(part, "_gradient_checkpointing_func"):
+                part._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, context_fn=contexts)
+
+
+def _widening(device: str, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Context manager: `_Widen` where autocast to dtype on this device does it."""
+    if device == "cuda" and dtype != torch.float32:
+        return _Widen()
+    return nullcontext()
 
 
 class _Widen(TorchFunctionMode):

@@ -1,10 +1,13 @@
 """What will probably disappoint is told before a run, with what to do; what is usual is not remarked on."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from dbrun.images import photographs
+from dbrun.models.base import families
 from dbrun.recipe.load import load_recipe
 from dbrun.resolve.sources import resolve_sources
 from dbrun.store.store import Store
@@ -18,6 +21,8 @@ images: {resolution: 64}
 adapt: {denoiser: {type: lora}}
 train: {learning_rate: 2.0e-3}
 """
+FLOW = ("base={type: flux, path: owner/name, revision: " + "a" * 40 + "}", "images.resolution=512",
+        "train.learning_rate=1e-4")
 HUB = "base={path: owner/name, revision: " + "a" * 40 + "}"
 
 
@@ -85,3 +90,25 @@ def test_an_instance_prompt_names_its_class(home, instance, of_class, missing):
     assert bool(told) == bool(missing)
     assert missing is None or "`subject.instance_prompt` 'a photo of sks' lacks the class's word" in told[0]
     assert missing is None or missing in told[0]
+
+
+@pytest.mark.parametrize("word", ["objective.noise_offset=0.05", "objective.pyramid_noise={discount: 0.5}"])
+def test_noise_that_is_not_white_is_not_for_flow_matching(home, word):
+    (told,) = warnings(home, *FLOW, word)
+    assert f"`{word.split('=')[0]}` makes noise that a base of flow matching never meets" in told
+    assert warnings(home, *FLOW) == warnings(home, HUB, *FLOW[1:], word) == []
+
+
+def test_a_distilled_base_is_named_before_it_is_fetched(home):
+    (told,) = warnings(home, *FLOW, "base.path=black-forest-labs/FLUX.1-schnell")
+    assert "distilled to draw in 4 steps" in told and "train black-forest-labs/FLUX.1-dev" in told
+
+
+@pytest.mark.parametrize(("guidance", "dynamic", "distilled"), [(False, False, True), (True, True, False),
+                                                                (False, True, False), (True, False, False)])
+def test_a_distilled_base_is_known_by_its_configs_whatever_its_name(tmp_path, guidance, dynamic, distilled):
+    for name, file, config in (("transformer", "config", {"guidance_embeds": guidance}),
+                               ("scheduler", "scheduler_config", {"use_dynamic_shifting": dynamic})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{file}.json").write_text(json.dumps(config))
+    assert (families()["flux"].distillation_warning(tmp_path, "my/base") is not None) is distilled

@@ -57,6 +57,25 @@ def test_what_is_not_read_changes_nothing(tmp_path, store):
     assert find(tmp_path, store, variant="fp16").source.identity != before
 
 
+def test_a_chat_template_is_a_part_of_the_base(tmp_path, store):
+    """It decides what a text encoder reads of a prompt."""
+    template = fake_base(tmp_path / "base") / "tokenizer" / "chat_template.jinja"
+    seen = {find(tmp_path, store).source.identity}
+    for text in ("{{ messages }}", "{{ messages[0] }}"):
+        template.write_text(text)
+        found = find(tmp_path, store).source
+        assert "tokenizer/chat_template.jinja" in found.files
+        seen.add(found.identity)
+    assert len(seen) == 3
+
+
+def test_a_modular_pipeline_is_refused_as_what_it_is(tmp_path, store, cache):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "modular_model_index.json").write_text("{}")
+    with pytest.raises(RecipeError, match=r"is a modular pipeline .*such as FLUX\.3 and Anima, which dbrun does not"):
+        find(tmp_path, store)
+
+
 @pytest.mark.parametrize(("harm", "said"), [
     (lambda b: (b / "model_index.json").write_text('{"_class_name": "FluxPipeline"}'), "FluxPipeline"),
     (lambda b: (b / "model_index.json").write_text("[]"), "names no pipeline"),

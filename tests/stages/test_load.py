@@ -18,14 +18,14 @@ PUBLISHED = (
     "README.md", "model_index.json", "v1-5-pruned.ckpt", "v1-5-pruned.safetensors", "safety_checker/model.safetensors",
     "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/evil.py",
     "text_encoder/config.json", "text_encoder/model.safetensors", "text_encoder/model.fp16.safetensors",
-    "text_encoder/pytorch_model.bin", "tokenizer/spiece.model", "unet/config.json",
+    "text_encoder/pytorch_model.bin", "tokenizer/spiece.model", "tokenizer/chat_template.jinja", "unet/config.json",
     "unet/diffusion_pytorch_model.safetensors",
     "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors",
     "unet/diffusion_pytorch_model.bin", "unet/deep/config.json", "vae/config.json",
     "vae/diffusion_pytorch_model-00001-of-00002.safetensors", "vae/diffusion_pytorch_model-00002-of-00002.safetensors",
     "vae/diffusion_pytorch_model.safetensors.index.json")
 TEXT = {"model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt",
-        "tokenizer/spiece.model",
+        "tokenizer/spiece.model", "tokenizer/chat_template.jinja",
         "text_encoder/config.json", "unet/config.json", "vae/config.json",
         "vae/diffusion_pytorch_model.safetensors.index.json"}
 SHARDS = {n for n in PUBLISHED if "-of-" in n}
@@ -162,6 +162,17 @@ def test_a_hub_base_of_another_process_is_refused_before_its_weights(tiny_base, 
         run_load(None, tmp_path / "out", "hub:owner/name@" + "a" * 40)
     names = [name for *_, name in served.asked]
     assert "scheduler/scheduler_config.json" in names and not [n for n in names if n.endswith(".safetensors")]
+
+
+def test_a_modular_pipeline_of_the_hub_is_refused_before_any_file(tmp_path, monkeypatch) -> None:
+    import huggingface_hub
+
+    (tmp_path / "modular_model_index.json").write_text("{}")
+    served = Fetched(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: served)
+    with pytest.raises(RecipeError, match="owner/name is a modular pipeline") as caught:
+        run_load(None, tmp_path / "out", "hub:owner/name@" + "a" * 40)
+    assert "FLUX.1-dev" in (caught.value.fix or "") and served.asked == []
 
 
 def test_a_download_can_be_stopped_in_the_middle_of_a_file(tiny_base, monkeypatch) -> None:

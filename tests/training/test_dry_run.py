@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from representatives import cases
 from train_settings import train_settings
 
 from dbrun.adapters.adapter_layers import matched_layers
@@ -26,9 +27,9 @@ SETTINGS = train_settings(steps=1, learning_rate=1e-3, batch_size=2, accumulatio
                           optimizer=AdamW(), schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 
 
-def dry_run(folder: Path, offload: str | None) -> DryRun:
+def dry_run(folder: Path, family: str = "sd", offload: str | None = None) -> DryRun:
     # in 32 bits a GPU computes as a CPU does
-    return open_dry_run(BaseSource("files:0", "sd", folder, None, {}, Sampling(2, 2.0)), "cuda", offload)
+    return open_dry_run(BaseSource("files:0", family, folder, None, {}, Sampling(2, 2.0)), "cuda", offload)
 
 
 @pytest.mark.parametrize("offload", [None, "blocks"])
@@ -51,7 +52,7 @@ def test_a_step_is_counted_as_a_real_one_takes_it(tmp_path, offload: str | None)
     with LiveMemory() as live:
         trainer.loss(batch).total.backward()
 
-    base = dry_run(tmp_path, offload).open("fp32", {"denoiser": LORA})
+    base = dry_run(tmp_path, offload=offload).open("fp32", {"denoiser": LORA})
     counted = base.train_step(SETTINGS, 32, 2, 2, checkpointing=False)
     assert counted.saved == saved.nbytes and counted.peak == live.peak
     resident = sum(parameter.nbytes for parameter in module.parameters())
@@ -71,3 +72,14 @@ def test_storages_are_counted_once_and_until_they_are_freed() -> None:
         assert live.live == live.peak == 2 * first.nbytes
         del first, view
         assert live.live == second.nbytes and live.peak == 2 * second.nbytes
+
+
+@pytest.mark.parametrize("name", cases(families(), list(families()).index("sd")))
+def test_checkpointing_is_counted_for_a_gpu_in_16_bits(tmp_path, name: str) -> None:
+    """What is computed again has the dtypes of autocast on a GPU, though there is none here; it saves less."""
+    families()[name].write_tiny_base(tmp_path)
+    counts = []
+    for checkpointing in (False, True):
+        base = dry_run(tmp_path, name).open("bf16", {"denoiser": LORA})
+        counts.append(base.train_step(SETTINGS, 32, 2, 2, checkpointing=checkpointing))
+    assert counts[1].saved < counts[0].saved
