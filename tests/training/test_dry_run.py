@@ -1,7 +1,9 @@
 """Does the count of a dry run agree with what a real step saves, and with the memory that real tensors take?"""
 
+from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 import torch
 from train_settings import train_settings
 
@@ -9,15 +11,19 @@ from dbrun.adapters.adapter_layers import matched_layers
 from dbrun.adapters.attach import attach
 from dbrun.adapters.lora import Lora
 from dbrun.models.base import Sampling, families
+from dbrun.models.quantisation import quantisations
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.stages.sources import BaseSource
+from dbrun.stages.support.base_loading import quantise_denoiser
 from dbrun.stages.support.memory_phases import open_dry_run
 from dbrun.training.batches import Batch
 from dbrun.training.dry_run import DryRun
+from dbrun.training.dry_step import StepMemory
 from dbrun.training.live_memory import LiveMemory, count_saved
 from dbrun.training.loop import Trainer
 from dbrun.training.prompt_embeds import cached_prompts
+from dbrun.training.recompute import enable_gradient_checkpointing
 
 LORA = Lora.model_validate({"type": "lora", "rank": 2, "targets": "attention"})
 SETTINGS = train_settings(steps=1, learning_rate=1e-3, batch_size=2, accumulation=1, max_grad_norm=1.0,
@@ -28,14 +34,25 @@ def dry_run(folder: Path) -> DryRun:
     return open_dry_run(BaseSource("files:0", "sd", folder, None, {}, Sampling(2, 2.0)), "cpu")
 
 
-def test_a_step_is_counted_as_a_real_one_takes_it(tmp_path) -> None:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("dry") / "base"
+    families()["sd"].write_tiny_base(place)
+    return place
+
+
+def real_step(folder: Path, *, checkpointing: bool, quantise: str | None = None) -> tuple[StepMemory, int]:
+    """What a step of real tensors takes, and the bytes of the denoiser with its adapter."""
     family = families()["sd"]
-    family.write_tiny_base(tmp_path)
-    model = family.load(tmp_path, device=torch.device("cpu"), dtype=torch.float32)
+    model = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+    if quantise is not None:
+        quantise_denoiser(model, quantisations()[quantise])
     with torch.no_grad():
         conditions = model.encode_prompts(["a photo 0", "a photo 1"])
     module = model.denoiser
     attach(module, LORA, matched_layers(family, module, "denoiser", LORA), seed=0)
+    if checkpointing:
+        enable_gradient_checkpointing(model)
     trainer = Trainer(model, ("denoiser",), cached_prompts(model, conditions), SETTINGS)
     x0 = torch.zeros(2, 4, 8, 8)
     batch = Batch(x0, torch.zeros_like(x0), torch.zeros(2, dtype=torch.int64), (0, 1), 2)
@@ -43,11 +60,39 @@ def test_a_step_is_counted_as_a_real_one_takes_it(tmp_path) -> None:
         trainer.loss(batch)
     with LiveMemory() as live:
         trainer.loss(batch).total.backward()
+    return StepMemory(live.peak, saved.nbytes), sum(parameter.nbytes for parameter in module.parameters())
 
-    base = dry_run(tmp_path).open("fp32", {"denoiser": LORA})
-    counted = base.train_step(SETTINGS, 32, 2, 2, checkpointing=False, live=False)
-    assert counted.saved == saved.nbytes and counted.peak == live.peak
-    assert base.weight_bytes("unet") == sum(parameter.nbytes for parameter in module.parameters())
+
+def dry_step(folder: Path, *, checkpointing: bool, quantise: str | None = None) -> tuple[StepMemory, int]:
+    """The same as a dry run counts it."""
+    base = dry_run(folder).open("fp32", {"denoiser": LORA}, quantise)
+    step = base.train_step(SETTINGS, 32, 2, 2, checkpointing=checkpointing, live=False)
+    return step, base.weight_bytes("unet")
+
+
+def test_a_step_is_counted_as_a_real_one_takes_it(folder: Path) -> None:
+    plain = real_step(folder, checkpointing=False)
+    checkpointed = real_step(folder, checkpointing=True)
+    assert dry_step(folder, checkpointing=False) == plain
+    assert dry_step(folder, checkpointing=True) == checkpointed
+    assert checkpointed[0].peak < plain[0].peak and checkpointed[0].saved < plain[0].saved
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("quantise", [pytest.param("nf4", marks=pytest.mark.slow), "int8"])
+def test_a_quantised_step_is_counted_as_a_real_one_takes_it(folder: Path, quantise: str) -> None:
+    real, weights = real_step(folder, checkpointing=True, quantise=quantise)
+    counted, counted_weights = dry_step(folder, checkpointing=True, quantise=quantise)
+    assert counted == real
+    # the scales are counted, but are no parameters
+    assert weights < counted_weights < 1.02 * weights
+
+
+def test_weights_are_no_activations() -> None:
+    weight, rows = torch.ones(64, 64), torch.ones(2, 64)
+    with LiveMemory() as live:
+        result = rows @ weight.t()
+    assert live.peak == live.live == result.nbytes
 
 
 def test_storages_are_counted_once_and_until_they_are_freed() -> None:
