@@ -39,13 +39,14 @@ def load_base(ctx: StageContext[Any], precision: Precision,
     quantise: the recipe's `base.quantise`, None for the base's own weights.
     Raises StageFailed where the base's folder is gone.
     """
-    from dbrun.training.device import DTYPES, set_up_device
+    from dbrun.training.device import DTYPES, return_freed_memory, set_up_device
 
     if ctx.base is None:
         raise StageFailed("the base's files are gone", fix="run again with `--force load`")
     record = read_base_record(ctx.inputs["load"])
     if device is None:
         device = set_up_device(ctx.numerics, ctx.process_group.local_rank)
+    return_freed_memory()
     model = record.family.load(ctx.base, device=device, dtype=DTYPES[precision], variant=record.variant)
     model.prompt_reading = record.reading
     _leave_files_out_of_peak(model)

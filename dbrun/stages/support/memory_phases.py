@@ -43,13 +43,15 @@ def encode_prompts_phase(base: DryBase, *kept: str, rest: int = 0) -> CountedMem
     """Encoding of one prompt. kept: components that are in memory besides the text encoders; rest: further bytes."""
     activations, _ = base.encode_prompts()
     names = dict.fromkeys((*base.dry_run.family.text_encoders, *kept))
-    return CountedMemory(base.weight_bytes(*names), activations, rest)
+    kernels = base.kernel_bytes(*base.dry_run.family.text_encoders)
+    return CountedMemory(base.weight_bytes(*names), activations, rest + kernels)
 
 
 def encode_images_phase(base: DryBase, side: int, rest: int = 0) -> CountedMemory:
     """Encoding of one picture of side × side pixels."""
     activations, _ = base.encode_image(side)
-    return CountedMemory(base.weight_bytes(*_autoencoder(base)), activations, rest)
+    names = tuple(_autoencoder(base))
+    return CountedMemory(base.weight_bytes(*names), activations, rest + base.kernel_bytes(*names))
 
 
 def quantising_phase(base: DryBase, *kept: str, rest: int = 0) -> CountedMemory:
@@ -66,7 +68,8 @@ def sampling_phase(base: DryBase, side: int, guidance: float, *kept: str, rest: 
     rows = 2 if guidance > 1 else 1
     denoiser = base.dry_run.family.components["denoiser"]
     names = dict.fromkeys((denoiser, *_autoencoder(base), *kept))
-    drawing = CountedMemory(base.weight_bytes(*names), base.sample(side, rows), rest)
+    kernels = base.kernel_bytes(denoiser, *_autoencoder(base))
+    drawing = CountedMemory(base.weight_bytes(*names), base.sample(side, rows), rest + kernels)
     if denoiser in kept:
         return drawing
     return largest((quantising_phase(base, *names, rest=rest), drawing))
@@ -122,7 +125,8 @@ def train_memory(dry_run: DryRun, recipe: Recipe, params: TrainParams, *, rows: 
     step = base.train_step(params, side, rows, prompts, checkpointing=recipe.train.gradient_checkpointing, live=live)
     # with accumulation the sum of the gradients so far is there from the second micro-batch on
     gradients = trained if params.accumulation > 1 else 0
-    phases = [quantising_phase(base, *kept), CountedMemory(weights, step.peak, rest + gradients)]
+    kernels = base.kernel_bytes(*names)
+    phases = [quantising_phase(base, *kept), CountedMemory(weights, step.peak, rest + gradients + kernels)]
     if on_cpu:
         phases.append(CountedMemory(weights, 0, rest + CHECKPOINT_COPIES * (1 + states) * trained))
     averages = trained if params.ema is not None else 0
@@ -132,7 +136,7 @@ def train_memory(dry_run: DryRun, recipe: Recipe, params: TrainParams, *, rows: 
         if not live:
             phases.append(encode_prompts_phase(base, *kept, rest=rest + averages))
     if params.held_out is not None:
-        phases.append(CountedMemory(weights, base.predict(side, params.held_out.draws), rest + averages))
+        phases.append(CountedMemory(weights, base.predict(side, params.held_out.draws), rest + averages + kernels))
     return largest(phases)
 
 
@@ -159,7 +163,7 @@ def export_memory(dry_run: DryRun, recipe: Recipe, names: Iterable[str], guidanc
     if base.quantise is not None and on_cpu and any(formats()[name].ADDS_TO_WEIGHTS for name in names):
         # these are made on the base's own weights
         everything = sum(plain.values())
-    phases.append(CountedMemory(everything, activations, rest))
+    phases.append(CountedMemory(everything, activations, rest + base.kernel_bytes(*family.weight_components)))
     for name in names:
         copies = formats()[name].peak_copies(plain, carriers)
         if copies and on_cpu:
