@@ -46,7 +46,8 @@ def load_base(ctx: StageContext[Any], precision: Precision,
     record = read_base_record(ctx.inputs["load"])
     if device is None:
         device = set_up_device(ctx.numerics, ctx.process_group.local_rank)
-    return_freed_memory()
+    else:
+        return_freed_memory()
     model = record.family.load(ctx.base, device=device, dtype=DTYPES[precision], variant=record.variant)
     model.prompt_reading = record.reading
     _leave_files_out_of_peak(model)
