@@ -48,10 +48,6 @@ class RecipeError(DbrunError):
     exit_code = 2
 
 
-class Gated(RecipeError):
-    """The Hub has the repository, but gives its files only to those who have accepted its terms."""
-
-
 class NotFetched(RecipeError):
     """Something that a recipe names has not been downloaded yet; a run downloads it."""
 
@@ -60,6 +56,10 @@ class StageFailed(DbrunError):
     """A stage could not finish; its work so far is kept."""
 
     exit_code = 1
+
+
+class HubUnreachable(StageFailed):
+    """The Hub gave no answer, or none that says what is wrong; it may give one later."""
 
 
 class ProcessLost(StageFailed):

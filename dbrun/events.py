@@ -49,13 +49,34 @@ class LibrariesLoading(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """Progress of a stage: done of total units. unit: "pictures", "steps" …; metrics: such as loss, learning_rate."""
+    """Progress of a stage: done of total units. unit: "pictures", "steps" …; metrics: such as loss, learning_rate.
+
+    seconds_left: of the stage, by the pace of the units that are done; None while too few are.
+    """
 
     stage: str
     done: int
     total: int
     unit: str
     metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class TimeLeft(Event):
+    """Time that a run still needs: sent when a stage begins, and every few seconds of its progress.
+
+    stage: the running one; seconds: of all stages whose time is known, the running one included;
+    stage_seconds: the part of it that is the running stage's, None if its time is not known;
+    unknown: the stages whose whole time is not known, in order: never timed here, even if the pace of the running one
+    is measured; known_with: the one of them whose first units will show most of what is missing, None if there is none.
+    """
+
+    stage: str
+    seconds: float
+    stage_seconds: float | None
+    unknown: tuple[str, ...] = ()
+    known_with: str | None = None
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def read_header(path: Path) -> Header:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise _invalid_file(path, "its header cannot be read") from error
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _invalid_file(path, "its metadata is no JSON object of texts")
+        raise _invalid_file(path, "its metadata is not a JSON object of texts")
     # a download that was cut off has a valid header and too few bytes
     expected_size = 8 + length + max(ends, default=0)
     if expected_size != size:

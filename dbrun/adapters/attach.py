@@ -69,7 +69,10 @@ def no_match_error(patterns: Sequence[str], fit: Sequence[str], layers: Sequence
     for pattern in patterns:
         # A pattern is compared with ends of about its own length: whole names differ mostly in their long front.
         length = pattern.count(".") + 2
-        ends = {".".join(name.split(".")[-n:]) for n in range(1, length + 1) for name in fit}
+        ends: set[str] = set()
+        for name in fit:
+            words = name.split(".")
+            ends.update(".".join(words[-n:]) for n in range(1, length + 1))
         literal = pattern.replace("*", "").strip(".")
         close += difflib.get_close_matches(literal, sorted(ends), n=3, cutoff=0.5)
     suggestions = list(dict.fromkeys(close)) or sorted(fit)[:5]

@@ -143,5 +143,8 @@ def _possible_factors(given: ImportedAdapter, state: Mapping[str, Tensor]) -> li
     if recorded is not None:
         return [recorded]
     # The default comes first, then the sides of C, the largest first: where `factor` divides a layer, it is a side.
-    sides = {side for name, t in state.items() if name.endswith(".lokr_w1") for side in t.shape if side > 1}
+    sides: set[int] = set()
+    for name, tensor in state.items():
+        if name.endswith(".lokr_w1"):
+            sides.update(side for side in tensor.shape if side > 1)
     return [None, *sorted(sides, reverse=True)]

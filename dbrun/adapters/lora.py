@@ -108,9 +108,9 @@ class Lora(LowRankAdapter):
         """For `start: pissa` the base's own weights, for DoRA weights that peft can read; nothing otherwise."""
         needs: dict[LayerNeed, str] = {}
         if self._is_pissa:
-            needs["own weights"] = "`start: pissa` takes the base's own weights apart, which are not kept"
+            needs["own weights"] = "`start: pissa` decomposes the base's original weights, which are not kept"
         if self.dora:
-            needs["readable weights"] = "`dora` reads the weights at every step, and peft loses the scales of these"
+            needs["readable weights"] = "`dora` reads the weights at every step, and peft cannot read these"
         return needs
 
     def field_problems(self) -> Iterator[KeyProblem]:

@@ -34,7 +34,7 @@ class Lycoris(LowRankAdapter):
     @property
     def layer_needs(self) -> Mapping[LayerNeed, str]:
         """A weight of the layer's shape, which the update gets."""
-        return {"weight shape": "peft gives its update the shape of the stored weight, here pairs of numbers in a row"}
+        return {"weight shape": "peft gives its update the shape of the stored weight, which is packed here"}
 
     def field_problems(self) -> Iterator[KeyProblem]:
         """Yield a problem for `effective_conv` with a preset that contains no convolution."""

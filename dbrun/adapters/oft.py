@@ -66,7 +66,7 @@ class Oft(Adapter):
     @property
     def layer_needs(self) -> Mapping[LayerNeed, str]:
         """A plain weight: peft's OFT wants a config of torchao that nobody hands to it."""
-        return {"plain weights": "peft cannot put OFT on weights of the package torchao"}
+        return {"plain weights": "peft cannot train OFT on weights that torchao quantised"}
 
     @property
     def starts_from_base_weights(self) -> bool:

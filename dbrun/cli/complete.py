@@ -114,7 +114,9 @@ def _allowed_values(key: str) -> list[str]:
     """The words that a key allows; none if its value is a number or free text."""
     from dbrun.recipe.checks.schema_info import literal_values
 
-    words = [word for field in _fields(key) for word in literal_values(field.annotation)]
+    words: list[str] = []
+    for field in _fields(key):
+        words += literal_values(field.annotation)
     return list(dict.fromkeys(words))
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dbrun.cli.run import read_request
+from dbrun.plan.hub_check import ask_hub
 from dbrun.plan.machine_advice import machine_advice
 from dbrun.plan.planner import Plan, Scope, Status, make_scope, plan_scope
 from dbrun.recipe.load import LoadedRecipe
@@ -32,6 +33,9 @@ def show_plan(request: RecipeRequest, selection: Selection, *, as_json: bool, lo
     drifted = _drift(loaded, resolved) if locked else None
     scope = make_scope(loaded.recipe, resolved, store, selection, None)
     plan = plan_scope(scope)
+    asked = ask_hub(scope, plan)
+    if asked is not scope:
+        scope, plan = asked, plan_scope(asked)
     _print_plan(loaded, scope, plan, drifted, as_json=as_json)
     if plan.blocked_stages and not as_json:
         _print_stop(request, scope, plan)

@@ -34,6 +34,7 @@ def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, li
     from dataclasses import replace
 
     from dbrun.events import Progress
+    from dbrun.pace import Pace
     from dbrun.ui.progress import make_reporter
     from dbrun.use.adapter_files import split_adapters_and_prompt
     from dbrun.use.sample import check_output, draw, resolve_settings, save
@@ -51,9 +52,11 @@ def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, li
     labels = " + ".join(adapter.label for adapter in adapters)
     print_status(f"{labels} over {local_base.asked}")
     model = local_base.load(precision)
+    pace = Pace()
     with closing(make_reporter(as_json=False)) as reporter:
         def on_progress(done: int, total: int) -> None:
-            reporter(Progress("sample", done, total, "pictures"))
+            pace.record(done)
+            reporter(Progress("sample", done, total, "pictures", seconds_left=pace.seconds_left(total - done)))
 
         pictures = draw(request, adapters, local_base, model, on_progress)
     print_result(str(save(folder, pictures, request, adapters, local_base)))

@@ -38,8 +38,10 @@ class RecipeRequest:
     @property
     def words(self) -> tuple[str, ...]:
         """The request as words of a command line, such as those after `dbrun run`."""
-        profiles = tuple(word for name in self.profiles for word in ("--profile", name))
-        return (str(self.recipe), *profiles, *self.overrides)
+        words = [str(self.recipe)]
+        for name in self.profiles:
+            words += ["--profile", name]
+        return (*words, *self.overrides)
 
 
 def parse_request(recipe: Path, overrides: Sequence[str] | None, profiles: Sequence[str] | None) -> RecipeRequest:

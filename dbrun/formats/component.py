@@ -133,7 +133,8 @@ class ComponentFormat(Format):
             # freed first: two of a large component may not fit
             model.release(name)
             module = kind.from_pretrained(_component_folder(folder, model.family, component))
-            model.replace_components({name: module.to(model.device, model.dtype).requires_grad_(False).eval()})
+            device = model.weights.load_device(name)
+            model.replace_components({name: module.to(device, model.dtype).requires_grad_(False).eval()})
 
 
 def _component_folder(folder: Path, family: Family, component: str) -> Path:

@@ -29,7 +29,10 @@ TOKEN_PREFIX = "<"
 
 def encoder_keys() -> frozenset[str]:
     """Names of tensors that are the vectors of a new word, for bases with several text encoders."""
-    return frozenset(key for family in families().values() for key in family.embedding_keys)
+    keys: set[str] = set()
+    for family in families().values():
+        keys.update(family.embedding_keys)
+    return frozenset(keys)
 
 
 class DiffusersFormat(Format):

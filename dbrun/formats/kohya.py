@@ -218,7 +218,7 @@ def _read_layers(file: Path, model: Model,
     by_layer = _group_by_layer(tensors)
     unknown = [layer for layer in by_layer if layer not in module_names and not layer.startswith(other_prefixes)]
     if unknown:
-        raise RecipeError(f"{len(unknown)} of its layers are none of the base's {component}, such as "
+        raise RecipeError(f"{len(unknown)} of its layers are not in the base's {component}, such as "
                           f"{unknown[0]}", fix="name an adapter that was trained on this base")
     for layer, ends in by_layer.items():
         if layer in module_names:

@@ -39,7 +39,9 @@ def layer_type(names: frozenset[str], layer: str) -> str:
         # LoKr requires no single name, so an empty layer would be a LoKr without the first condition.
         if own and kind.required <= own <= kind.required | kind.optional:
             return name
-    known = {name for kind in kinds.values() for name in kind.required | kind.optional}
+    known: set[str] = set()
+    for kind in kinds.values():
+        known |= kind.required | kind.optional
     titles = ", ".join(kind.title for name, kind in kinds.items() if name not in WEIGHT_DIFFERENCES)
     # Unknown names say most; if all are known, the set is incomplete or mixed.
     shown = sorted(own - known) or sorted(own) or ["only alpha"]

@@ -10,6 +10,7 @@ from dbrun.adapters.attach import DIRECT_ATTRIBUTE
 from dbrun.errors import RecipeError
 from dbrun.formats.reader_errors import FIX, reader_errors
 from dbrun.models.base import Model
+from dbrun.models.offload import on_device
 from dbrun.safetensors_header import tensor_shapes
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def merge_adapter(module: nn.Module) -> None:
         # peft adds to the tensor in place; the base's own tensor stays what it was, see `Model.restore`
         for parameter in layer.get_base_layer().parameters(recurse=False):
             parameter.data = parameter.data.clone()
-        layer.merge()
+        with on_device(module, layer):
+            layer.merge()
     remove_adapter(module)
 
 
@@ -64,11 +66,12 @@ def merged_weights(form: str, read: Read, folder: Path, model: Model,
             read(folder, model, components)
         _check_all_read(form, folder, model)
         for component in components:
-            for name, layer in _peft_layers(model.module(component)):
+            module = model.module(component)
+            for name, layer in _peft_layers(module):
                 weight = layer.get_base_layer().weight
                 # Layer by layer, so that there is never a second copy of the model; restored from a copy, because
                 # unmerging subtracts the update and leaves rounding behind.
-                with torch.no_grad():
+                with torch.no_grad(), on_device(module, layer):
                     kept = weight.detach().clone()
                     layer.merge()
                     new = weight.detach().clone()
@@ -85,8 +88,9 @@ def _check_all_read(form: str, folder: Path, model: Model) -> None:
     from peft import get_peft_model_state_dict
 
     # Counted only: libraries rename the weights, and round them to the base's dtype. An alpha becomes a scale.
-    written = [name for file in sorted(folder.rglob("*.safetensors")) for name in tensor_shapes(file)
-               if not name.endswith(".alpha")]
+    written: list[str] = []
+    for file in sorted(folder.rglob("*.safetensors")):
+        written += [name for name in tensor_shapes(file) if not name.endswith(".alpha")]
     loaded = 0
     for module in model.loaded_modules().values():
         for name in getattr(module, "peft_config", {}):

@@ -60,6 +60,7 @@ class MergedFormat(ComponentFormat):
         """Replace all components by those of `merged/`, read by the pipeline's own class."""
         model.release(*model.family.weight_components)
         written = model.family.load(folder / self.NAME, device=model.device, dtype=model.dtype)
+        written.weights.offloaded = model.weights.offloaded
         model.replace_components(written.pipeline.components)
 
 

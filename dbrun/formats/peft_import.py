@@ -105,7 +105,7 @@ def _check_all_loaded(written: Mapping[str, Tensor], loaded: Mapping[str, Tensor
     for name, tensor in written.items():
         same = [i for i, t in enumerate(remaining) if t.shape == tensor.shape and torch.equal(t, tensor.float())]
         if not same:
-            raise RecipeError(f"its library ignores or changes the weight {name}",
+            raise RecipeError(f"peft ignores or changes its weight {name}",
                               fix="name an adapter that was trained on this base")
         remaining.pop(same[0])
     if remaining:

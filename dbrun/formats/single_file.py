@@ -73,8 +73,8 @@ class SingleFileFormat(ComponentFormat):
                                              local_files_only=True, torch_dtype=model.dtype, **absent)
         # Modules only: the file holds no scheduler and no tokenizer.
         modules = {name: part for name, part in loaded.components.items() if isinstance(part, torch.nn.Module)}
-        for part in modules.values():
-            part.to(model.device).requires_grad_(False).eval()
+        for name, part in modules.items():
+            part.to(model.weights.load_device(name)).requires_grad_(False).eval()
         model.replace_components(modules)
         # Compared in the file's own layout: diffusers maps the names, and a gap in its map would go unnoticed.
         held, written = model.single_file_state_dict(), load_file(folder / FILE)

@@ -48,6 +48,6 @@ def match_beside(stems: Iterable[str], names: Iterable[str], ending: str,
             matched[stem] = stem + ending
         elif found:
             unclear[tuple(found)] = None
-    problems += [f"{' and '.join(files)} share a name but for its case or Unicode form, so it is not clear which one "
-                 "belongs to the picture" for files in unclear]
+    problems += [f"{' and '.join(files)} have names that differ only in case or Unicode form, so it is not clear which "
+                 "one belongs to the picture" for files in unclear]
     return matched

@@ -19,7 +19,7 @@ PICTURE_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", 
 IGNORED_NAMES = ("thumbs.db", "desktop.ini")
 MAX_SHOWN_NAMES = 5
 """Most names of files that a message lists."""
-NO_SUCH_PICTURE = "no picture that is read here has its name"
+NO_SUCH_PICTURE = "none of the pictures read here has the same name"
 TRAIN_SPLIT = "train"
 """Sub-folder with the training pictures of a data set in the Hub's `imagefolder` layout."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from dbrun.images.grid import BACKGROUND, MUTED_COLOUR, TEXT_COLOUR, load_font
@@ -49,7 +50,7 @@ def plot_losses(series: Mapping[str, Sequence[tuple[float, float]]]) -> Image:
     if len(lines) > len(LINE_COLOURS):
         raise ValueError(f"{len(lines)} lines to plot, and {len(LINE_COLOURS)} colours")
     smoothed = {name: smooth(points) for name, points in lines.items()}
-    steps = [step for points in lines.values() for step, _ in points] or [0.0, 1.0]
+    steps = [step for step, _ in _all_points(lines)] or [0.0, 1.0]
     first, last = min(steps), max(steps)
     area = _PlotArea(first, max(last, first + 1), _axis_height(lines, smoothed))
 
@@ -69,13 +70,18 @@ def plot_losses(series: Mapping[str, Sequence[tuple[float, float]]]) -> Image:
     return page.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
 
 
+def _all_points(lines: Mapping[str, Points]) -> Points:
+    """The points of all lines."""
+    return list(chain.from_iterable(lines.values()))
+
+
 def _axis_height(lines: Mapping[str, Points], smoothed: Mapping[str, Points]) -> float:
     """Loss at the upper end of the axis."""
-    losses = sorted(loss for points in lines.values() for _, loss in points) or [0.0, 1.0]
+    losses = sorted(loss for _, loss in _all_points(lines)) or [0.0, 1.0]
     percentile = losses[math.ceil(RAW_PERCENTILE * (len(losses) - 1))]
     median = losses[len(losses) // 2]
     high = max(percentile, median * 1.2)
-    highest_smoothed = max((loss for points in smoothed.values() for _, loss in points), default=0.0)
+    highest_smoothed = max((loss for _, loss in _all_points(smoothed)), default=0.0)
     if highest_smoothed <= high * MAX_SMOOTHED_RATIO:
         high = max(high, highest_smoothed)
     return high * 1.05 or 1.0
@@ -163,7 +169,7 @@ def _draw_legend(draw: ImageDraw, names: Sequence[str]) -> None:
 
 def _draw_note(draw: ImageDraw, area: _PlotArea, lines: Mapping[str, Points], measured_count: int) -> None:
     """Count of the losses that are not in the plot, if there are any. measured_count: number of all losses."""
-    losses = [loss for points in lines.values() for _, loss in points]
+    losses = [loss for _, loss in _all_points(lines)]
     above = sum(loss > area.high for loss in losses)
     texts = []
     if above:

@@ -180,7 +180,9 @@ def _caption_column(rows: Sequence[Row], column: str | None, file: Path, problem
         raise_problems(problems, f"correct {file.name}")
         raise RecipeError(f"{file}: found no rows",
                           fix="write a row for each picture, or choose another `captions.type`")
-    columns = dict.fromkeys(name for _, row in rows for name in row)
+    columns: dict[str, None] = {}
+    for _, row in rows:
+        columns.update(dict.fromkeys(row))
     allowed: tuple[str, ...] = CAPTION_COLUMNS
     missing = f"none of the columns {', '.join(CAPTION_COLUMNS)}"
     if column:

@@ -213,7 +213,7 @@ class Model:
                  variant: str | None = None) -> None:
         self.family, self.folder, self.device, self.dtype, self.variant = family, folder, device, dtype, variant
         self._pipeline = pipeline
-        self.weights = ComponentWeights(self._load_component)
+        self.weights = ComponentWeights(self._load_component, device)
         self.prompt_reading = USUAL_READING
         self.guidance = 1.0
         """Guidance scale that `predict` gives a denoiser that takes one."""
@@ -245,7 +245,8 @@ class Model:
 
     def _load_component(self, name: str) -> nn.Module:
         dtype = self.family.component_dtype(name, self.dtype)
-        return self.family.load_component(self.folder, name, device=self.device, dtype=dtype, variant=self.variant)
+        device = self.weights.load_device(name)
+        return self.family.load_component(self.folder, name, device=device, dtype=dtype, variant=self.variant)
 
     def loaded_modules(self) -> Mapping[str, nn.Module]:
         """Modules of the adaptable components that are in memory, and of new words, by component."""

@@ -7,23 +7,32 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
+from dbrun.models.offload import BlockOffload, find_offload
+
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from dbrun.models.quantisation import Quantisation
 
 
 class ComponentWeights:
-    """Modules of a base by their names in model_index.json. load: reads one from the base's files, on the device."""
+    """Modules of a base by their names in model_index.json.
 
-    def __init__(self, load: Callable[[str], nn.Module]) -> None:
+    load: reads one from the base's files, onto its `load_device`; device: where they compute.
+    """
+
+    def __init__(self, load: Callable[[str], nn.Module], device: torch.device) -> None:
         _freeze_imported_objects()
+        self.device = device
         self.find_kept: Callable[[str], nn.Module | None] = no_component
-        """Gives an untouched component, on the device, that is in memory already; None to load it."""
+        """Gives an untouched component, on its `load_device`, that is in memory already; None to load it."""
         self.load_from_files = load
         """Reads a component from the base's files."""
         self.quantisation: Quantisation | None = None
         """How the denoiser's linear layers are quantised as they are loaded; None for the base's own weights."""
+        self.offloaded: str | None = None
+        """The component whose blocks stay in CPU memory, see `BlockOffload`; None where all are on the device."""
         self._modules: dict[str, nn.Module] = {}
         # every loaded parameter with the tensor that it was loaded with; a reference costs nothing until one changes
         self._original_data: dict[str, list[tuple[nn.Parameter, Tensor]]] = {}
@@ -40,9 +49,15 @@ class ComponentWeights:
             self._original_data[name] = [(parameter, parameter.data) for parameter in module.parameters()]
         return self._modules[name]
 
+    def load_device(self, name: str) -> torch.device:
+        """Where a component is loaded: on the device, or in CPU memory where its blocks stay there."""
+        import torch
+
+        return torch.device("cpu") if name == self.offloaded else self.device
+
     def replace(self, name: str, module: nn.Module) -> None:
-        """Put another module in a component's place; `restore` releases it."""
-        self._modules[name] = module
+        """Put another module, on the component's `load_device`, in its place; `restore` releases it."""
+        self._modules[name] = self._offload(name, module)
         self._original_data.pop(name, None)
 
     def is_untouched(self, name: str) -> bool:
@@ -57,11 +72,15 @@ class ComponentWeights:
                    for parameter, (mine, data) in zip(now, original, strict=True))
 
     def take_untouched(self, name: str) -> nn.Module | None:
-        """Give up a component that is as it was loaded; None where it is not in memory, or was changed."""
+        """Give up a component that is as it was loaded, without offload; None where it is not in memory, or changed."""
         if not self.is_untouched(name):
             return None
         del self._original_data[name]
-        return self._modules.pop(name)
+        module = self._modules.pop(name)
+        offload = find_offload(module)
+        if offload is not None:
+            offload.remove()
+        return module
 
     def release(self, names: Iterable[str]) -> None:
         """Free these components; the next use loads them again, without adapters."""
@@ -97,10 +116,16 @@ class ComponentWeights:
 
         # whatever mode the first use is in: no adapter could train on tensors made under inference_mode
         with torch.inference_mode(mode=False):
-            kept = self.find_kept(name)
-            if kept is not None:
-                return kept
-            return self.load_from_files(name)
+            module = self.find_kept(name)
+            if module is None:
+                module = self.load_from_files(name)
+            return self._offload(name, module)
+
+    def _offload(self, name: str, module: nn.Module) -> nn.Module:
+        """The module, with its blocks offloaded where the component's are."""
+        if name == self.offloaded and find_offload(module) is None:
+            BlockOffload(module, self.device)
+        return module
 
 
 def no_component(name: str) -> None:

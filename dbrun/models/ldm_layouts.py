@@ -82,7 +82,7 @@ SDXL = Layout("Stable Diffusion XL",
 OTHER_FILES = (
     (("lora_", "lycoris_"), "a LoRA of kohya's kind, which is used on top of a base",
      "name it in `adapt.denoiser.init`"),
-    (("unet.", "base_model.model.", "transformer."), "an adapter or a part of another layout, and no whole base",
+    (("unet.", "base_model.model.", "transformer."), "an adapter, or a part of a base in another layout",
      "name a whole checkpoint"),
     (("double_blocks.", f"{UNET}double_blocks.", "single_blocks."), "a FLUX checkpoint", "choose another base"),
     (("joint_blocks.", f"{UNET}joint_blocks."), "a Stable Diffusion 3 checkpoint", "choose another base"),
@@ -93,7 +93,7 @@ OTHER_FILES = (
 """Beginnings of tensor names -> what such a file is, and what to do."""
 OTHER_UNETS = {9: "a base for inpainting: it fills a masked part of a picture",
                8: "a base that edits pictures: it needs one to start from",
-               5: "a base that is told depths beside its prompt"}
+               5: "a base that takes a depth map beside the prompt"}
 """Channels that a UNet takes -> what such a base is; latents alone have 4."""
 
 
@@ -116,7 +116,7 @@ def recognise(file: Path, header: Header, layouts: Mapping[str, tuple[Layout, ..
         raise RecipeError(f"{file} is no checkpoint of Stable Diffusion: it has no tensor {FIRST_CONVOLUTION}",
                           fix="name a whole checkpoint of SD 1.x, 2.x or SDXL")
     if "edm_mean" in names or "edm_vpred.sigma_max" in names:
-        raise RecipeError(f"{file} was trained on the process of EDM, which training here does not follow",
+        raise RecipeError(f"{file} was trained with the noise process of EDM, which dbrun does not train",
                           fix="choose another base")
     channels = int(header.tensors[FIRST_CONVOLUTION]["shape"][1])
     if channels != LATENT_CHANNELS:
@@ -144,7 +144,7 @@ def _check_whole(file: Path, header: Header, layout: Layout) -> None:
     for name, tensor in header.tensors.items():
         if name.startswith(UNET) and tensor["dtype"] not in WEIGHT_DTYPES:
             raise RecipeError(f"{file} holds weights of the type {tensor['dtype']}, such as {name}; allowed: "
-                              f"{', '.join(WEIGHT_DTYPES)}", fix="name the file in 16 or 32 bits")
+                              f"{', '.join(WEIGHT_DTYPES)}", fix="choose the same checkpoint in 16 or 32 bits")
 
 
 def _context_width(shapes: Mapping[str, tuple[int, ...]]) -> int | None:

@@ -178,7 +178,8 @@ class StableDiffusionXL(StableDiffusion):
         pooled = int(read_config(folder / "text_encoder_2" / "config.json").get("projection_dim", 512))
         taken = int(unet.get("projection_class_embeddings_input_dim") or 0)
         if unet.get("addition_embed_type") != "text_time" or not unet.get("addition_time_embed_dim"):
-            raise RecipeError("the base's UNet takes no sizes of pictures, as SDXL's does", fix="choose an SDXL base")
+            raise RecipeError("the base's UNet does not take the picture's size as an input, and SDXL's does",
+                              fix="choose an SDXL base")
         ids, rest = divmod(taken - pooled, int(unet["addition_time_embed_dim"]))
         if (ids, rest) != (NUM_TIME_IDS, 0):
             raise RecipeError(f"the base's UNet takes {ids} numbers on a picture's sizes, and SDXL's {NUM_TIME_IDS}: a "

@@ -76,7 +76,7 @@ def why_unavailable(device: str) -> str | None:
         return None if _has_gpu() else "this machine has no CUDA device"
     if device == "mps":
         is_apple_silicon = sys.platform == "darwin" and os.uname().machine == "arm64"
-        return None if is_apple_silicon else "this machine is no Mac with MPS"
+        return None if is_apple_silicon else "this machine is not a Mac with MPS"
     return None
 
 
@@ -96,7 +96,7 @@ def _has_gpu() -> bool:
         return False
     # dxg is the GPU of WSL, kfd that of ROCm
     patterns = ("nvidia[0-9]*", "dxg") if _torch_built_for("cuda") else ("kfd",)
-    return any(True for pattern in patterns for _ in DEV_FOLDER.glob(pattern))
+    return any(any(DEV_FOLDER.glob(pattern)) for pattern in patterns)
 
 
 def _torch_built_for(*names: str) -> bool:

@@ -40,11 +40,15 @@ class _SharedState:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Expected cost of a stage. seconds: wall time; memory: peak bytes; disk: bytes of its result; None if unknown."""
+    """Expected cost of a stage. seconds: wall time; memory: peak bytes; disk: bytes of its result; None if unknown.
+
+    startup: the part of the seconds that does not grow with the work: loading the base, writing large files.
+    """
 
     seconds: float
     memory: int | None
     disk: int | None
+    startup: float | None = None
 
 
 CACHED_ESTIMATE = Estimate(0.0, 0, 0)
@@ -158,7 +162,7 @@ def _scale_estimate(now: Workload, done: float, similar: Sequence[_Earlier]) -> 
     if not timed:
         return None
     _, _, seconds, nearest = min(timed, key=lambda entry: entry[:2])
-    return Estimate(round(seconds, 1), _memory(now, similar), _disk(now, nearest))
+    return Estimate(round(seconds, 1), _memory(now, similar), _disk(now, nearest), nearest.startup)
 
 
 def _seconds(now: Workload, done: float, trace: Trace, was: Workload) -> float | None:

@@ -1,4 +1,4 @@
-"""Advice about a plan on this machine: training that takes hours on its CPU, and cores that stay idle meanwhile."""
+"""Advice about a plan on this machine: training that takes hours on its CPU, cores that stay idle, idle settings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dbrun.events import Note
 from dbrun.plan.planner import Plan, Scope, Status
 from dbrun.resolve.advice import LATENT_RESOLUTION, works_at_large_resolution
+from dbrun.stages.support.base_loading import has_own_memory
 from dbrun.stages.support.training_length import training_length
 
 if TYPE_CHECKING:
@@ -25,9 +26,16 @@ LONG_SECONDS = 300.0
 
 
 def machine_advice(scope: Scope, plan: Plan, known: Mapping[str, Estimate] = MappingProxyType({})) -> Iterator[Note]:
-    """Yield notes about a training on the CPU that is to run, and takes long. known: stage → its estimate."""
+    """Yield notes about a training that is to run: on the CPU for hours, or with settings that do nothing here.
+
+    known: stage → its estimate.
+    """
     pending = {stage.name for stage in plan.stages if stage.status in (Status.RUN, Status.RESUME)}
-    if "train" not in pending or scope.numerics.device != "cpu":
+    device = scope.numerics.device
+    if "train" in pending and scope.recipe.base.offload is not None and not has_own_memory(device):
+        yield Note("training", f"`base.offload` does nothing here: this runs on {device}, where the weights are in CPU "
+                   "memory anyway")
+    if "train" not in pending or device != "cpu":
         return
     seconds = known["train"].seconds if "train" in known else _rough_seconds(scope)
     if seconds >= SLOW_SECONDS:
@@ -62,7 +70,7 @@ def _idle_cores(scope: Scope) -> Iterator[Note]:
     per_process = cores // processes
     if scope.recipe.threads == 1 and per_process > 1:
         yield Note("training", f"`threads: 1` uses {processes} of this machine's {cores} cores: "
-                   f"`threads={per_process}` is faster, but computes all anew")
+                   f"`threads={per_process}` is faster, but every stage runs again")
 
 
 def available_cores() -> int:

@@ -107,7 +107,7 @@ def count_stages(scope: Scope) -> Mapping[str, CountedMemory]:
     for name in scope.selected_stages.needs:
         counted = known_count(scope, name)
         if counted is None:
-            dry_run = dry_run or open_dry_run(sources.base, scope.numerics.device)
+            dry_run = dry_run or open_dry_run(sources.base, scope.numerics.device, scope.recipe.base.offload)
             counted = scope.stages[name].count_memory(scope.recipe, sources, dry_run)
             scope.store.memory_counts.put(_count_key(scope, name), counted.as_json())
         counts[name] = counted

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from dbrun.naming import CHECKPOINT_NAME
 from dbrun.plan import device
 from dbrun.plan.cache_key import StageKey, make_stage_key
 from dbrun.plan.history import last_key_documents, run_with_key
@@ -38,7 +38,6 @@ from dbrun.store.traces import Trace
 ALL_STAGES = Selection()
 BASE_STAGE = "load"
 """Name of the stage that stands for the base; the others depend on the base only through its result."""
-CHECKPOINT_NAME = re.compile(r"step-(\d+)\b")
 RECENT_RESULTS = 200
 """Number of earlier results that a stage is compared with if no run of its recipe's name is recorded."""
 
@@ -188,9 +187,9 @@ def saved_progress(stage_key: StageKey, work: Path) -> str | None:
     last_step = min((n for n in limits if isinstance(n, int)), default=None)
     usable: list[int] = []
     for path in (*list_dir(work), *list_dir(work / "checkpoints")):
-        match = CHECKPOINT_NAME.match(path.name)
-        if match and (last_step is None or int(match[1]) <= last_step):
-            usable.append(int(match[1]))
+        match = CHECKPOINT_NAME.fullmatch(path.name)
+        if match and (last_step is None or int(match["step"]) <= last_step):
+            usable.append(int(match["step"]))
     if usable:
         return f"step {max(usable)}"
     made = count_items(work)
@@ -255,7 +254,7 @@ def _missing_requirement(name: str, scope: Scope) -> MissingRequirement | None:
     """First thing that this machine lacks for a stage; None if nothing is seen to be missing."""
     if name == BASE_STAGE:
         missing = scope.resolved.unavailable_reason
-        return MissingRequirement(missing, "unset HF_HUB_OFFLINE, or name a base on this machine") if missing else None
+        return MissingRequirement(missing, scope.resolved.unavailable_fix) if missing else None
     stage = scope.stages[name]
     needed = stage.required_packages(stage.params(scope.recipe, scope.resolved.sources))
     for package in (*needed, *stage.optional_packages(scope.recipe)):

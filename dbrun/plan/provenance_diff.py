@@ -26,7 +26,10 @@ def provenance_notes(document: Mapping[str, Any], recipe: Recipe, resolved: Reso
 
     document: an adapter's provenance; recipe, resolved: what was rebuilt from it, as it is found here.
     """
-    libraries = [library for stage in stages().values() if stage.writes_formats for library in stage.libraries]
+    libraries: list[str] = []
+    for stage in stages().values():
+        if stage.writes_formats:
+            libraries += stage.libraries
     numerics = resolve_numerics(recipe.device, recipe.threads)
     recipe = resolve_precision(recipe, numerics.device)
     here = provenance(portable_recipe(recipe, resolved.sources), None, {}, numerics, libraries)

@@ -148,16 +148,7 @@ def _find_hub_base(repo: str, revision: str, family: Family, variant: str | None
     unavailable_reason = None
     if folder is None and hub.is_offline():
         unavailable_reason = f"{repo} at {revision} is not in {hub.cache_folder()}, and HF_HUB_OFFLINE is set"
-    notes: tuple[str, ...] = ()
-    if folder is None and store.commits.get(gated_entry(repo)) == "yes":
-        notes = (f"the Hub refused {repo} when it was last asked: it is gated; accept its terms on "
-                 f"https://huggingface.co/{repo}, then `hf auth login`",)
-    return FoundBase(source, unpinned_revision, unavailable_reason, notes)
-
-
-def gated_entry(repo: str) -> str:
-    """Name of the store's entry that says whether the Hub refused a gated repository: yes or no."""
-    return f"{repo} gated"
+    return FoundBase(source, unpinned_revision, unavailable_reason)
 
 
 def _resolve_commit(repo: str, revision: str, store: Store) -> str | None:

@@ -11,6 +11,7 @@ from dbrun.images.captions import TEXT_SUFFIX
 from dbrun.images.discover import TRAIN_SPLIT, is_picture
 from dbrun.images.metadata import metadata_files
 from dbrun.naming import COMMIT
+from dbrun.pace import Pace
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.schema.subject import Subject
 from dbrun.resolve import hub
@@ -90,8 +91,11 @@ def _fetch_dataset(subject: Subject, revision: str, store: Store, emit: Emit) ->
         count = len(selected)
         return selected
 
+    pace = Pace()
+
     def show_progress(done: int, total: int) -> None:
-        emit(Progress(EVENT_STAGE, done, total, "files"))
+        pace.record(done)
+        emit(Progress(EVENT_STAGE, done, total, "files", seconds_left=pace.seconds_left(total - done)))
 
     download(repo, commit, chosen, show_progress, DATASET)
     # written after the download: a set that was cut off has no count, and is fetched again

@@ -66,7 +66,7 @@ def shape_notes(pictures: Sequence[Picture], files: Mapping[str, Path], cut: Cro
     if not pictures:
         return
     if cut is None:
-        yield "their buckets are not known before the base is here"
+        yield "their buckets are not known before the base is fetched"
         return
     frames: dict[str, CropBox] = {}
     for picture in pictures:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.adapters.embedding import Embedding
-from dbrun.errors import Gated
 from dbrun.events import Note
 from dbrun.formats.base import formats
 from dbrun.models.base import families
@@ -21,7 +21,7 @@ from dbrun.recipe.schema.subject import Subject
 from dbrun.recipe.text.spans import Problem, ProblemCollector
 from dbrun.resolve import picture_shapes
 from dbrun.resolve.advice import recipe_advice
-from dbrun.resolve.base import find_base, gated_entry
+from dbrun.resolve.base import find_base
 from dbrun.resolve.masks import check_has_masks
 from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures, picture_sort_key
 from dbrun.resolve.target_layers import check_layers, count_layers, layer_names
@@ -41,7 +41,8 @@ class ResolvedSources:
 
     files: sha256 → path of a picture, a mask, or a file of an adapter to start from; notes: for people;
     unpinned_revision: branch or tag of a Hub base whose commit is not known yet, else None; unavailable_reason: why the
-    base cannot be fetched, if so; file_names: picture → names of its files, several if it is there more than once.
+    base cannot be fetched, if so, and unavailable_fix: what to do about it; file_names: picture → names of its files,
+    several if it is there more than once.
     """
 
     sources: Sources
@@ -49,6 +50,7 @@ class ResolvedSources:
     notes: tuple[Note, ...] = ()
     unpinned_revision: str | None = None
     unavailable_reason: str | None = None
+    unavailable_fix: str = "unset HF_HUB_OFFLINE, or name a base on this machine"
     file_names: Mapping[Picture, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -102,7 +104,7 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
     notes = (*(Note("base", text) for text in base.notes), *base_notes, *_init_notes(inits),
              *_picture_notes(recipe, found, classes, base.source.folder), *(train_notes or ()),
              *recipe_advice(recipe, sources, files, store))
-    return ResolvedSources(sources, files, notes, base.unpinned_revision, base.unavailable_reason, names)
+    return ResolvedSources(sources, files, notes, base.unpinned_revision, base.unavailable_reason, file_names=names)
 
 
 def _picture_notes(recipe: Recipe, found: Mapping[str, FoundPictures], classes: Mapping[str, FoundPictures],
@@ -127,16 +129,7 @@ def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) 
     from dbrun.stages.support.download import resolve_commit
 
     repo, revision = loaded.recipe.base.path, resolved.unpinned_revision
-    try:
-        commit = resolve_commit(repo, loaded.recipe.base.revision)
-    except Gated:
-        # for `plan`, which does not ask the Hub
-        store.commits.put(gated_entry(repo), "yes")
-        store.prepare()
-        store.save_caches()
-        raise
-    if store.commits.get(gated_entry(repo)) == "yes":
-        store.commits.put(gated_entry(repo), "no")
+    commit = resolve_commit(repo, loaded.recipe.base.revision)
     store.commits.put(f"{repo}@{revision}", commit)
     # the pictures were decoded when `resolved` was made
     again = resolve_sources(loaded, store, decode=False)
@@ -254,7 +247,8 @@ def _sizes_matter(recipe: Recipe) -> bool:
 
 def _sort_pictures(found: Iterable[FoundPictures]) -> tuple[Picture, ...]:
     """Pictures of all subjects in the order of their contents, so that neither names nor folders change a key."""
-    return tuple(sorted((picture for one in found for picture in one.pictures), key=picture_sort_key))
+    pictures = chain.from_iterable(one.pictures for one in found)
+    return tuple(sorted(pictures, key=picture_sort_key))
 
 
 def _class_image_requests(recipe: Recipe) -> dict[str, PictureRequest]:
@@ -289,7 +283,8 @@ def _check_no_overlap(requests: Mapping[str, PictureRequest], classes: Mapping[s
             # prior preservation would teach that this picture is any member of the class
             place = requests[key].key
             names = ", ".join(both)
-            findings.add(place, f"{names} is also a picture of the subject, so it would hold the training back",
+            wrong = f"{names} is also a picture of the subject: as a class image it would undo what training teaches"
+            findings.add(place, wrong,
                          f"put only pictures of other members of its class into the folder of `{place}`")
 
 

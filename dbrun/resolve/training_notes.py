@@ -35,7 +35,7 @@ def training_notes(loaded: LoadedRecipe, sources: Sources) -> tuple[Note, ...]:
     # a note, not a problem: the results are the same
     if "checkpoint_every" in train.model_fields_set and train.checkpoint_every > steps:
         text = (f"`train.checkpoint_every`: found {train.checkpoint_every}, but training has only {steps} steps; "
-                "interrupted before its end, it starts again")
+                "if it is interrupted, it starts again from step 0")
         notes.append(Note("training", text, "warning"))
     rates: dict[str, float | None] = {"train.learning_rate": train.learning_rate}
     for name, adapter in recipe.adapt.adapters.items():

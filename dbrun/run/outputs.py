@@ -32,7 +32,9 @@ def deliver(traces: Mapping[str, Trace], target: Path, facts: Mapping[str, objec
     file of the same name, it steps aside, and note is called with a sentence that names it.
     """
     _check_names(traces)
-    files = {name: file.sha256 for trace in traces.values() for name, file in trace.files.items()}
+    files: dict[str, str] = {}
+    for trace in traces.values():
+        files.update((name, file.sha256) for name, file in trace.files.items())
     document = {"format_version": FORMAT, **facts, "files": files}
     with disk_errors(f"writing {target}"):
         # First: a delivery that was killed may have been this one, and complete but for the user's files.
@@ -104,7 +106,8 @@ def _restore(old: Path, target: Path, store: Store, note: Callable[[str], object
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-        note(f"an interrupted delivery left the folder {old}: it returns once {target} is out of the way")
+        note(f"an interrupted delivery left the folder {old}: the next run brings its files back once {target} is "
+             "moved away")
         return
     moved = _carry_over(old, target, store, note)
     if moved:
@@ -122,7 +125,7 @@ def _carry_over(old: Path, target: Path, store: Store, note: Callable[[str], obj
         files.carry_over()
     for name, now in files.moved.items():
         if name != now:
-            note(f"{target / name} was your own or changed by you: it is {target / now} now")
+            note(f"{target / name} was your own file, or changed by you: it is now {target / now}")
     return files.moved
 
 

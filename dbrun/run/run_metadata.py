@@ -25,7 +25,7 @@ PATH_KEYS = {"base": ("path", "like"), "subject": ("images", "class_images"), "p
 def export_metadata(recipe: Recipe, traces: Mapping[str, Trace], stages: Mapping[str, Stage[Any]],
                     numerics: Numerics) -> dict[str, object]:
     """The metadata of an export; equal runs on one machine have equal metadata except for times."""
-    libraries = sorted({library for name in traces for library in stages[name].libraries})
+    libraries = sorted(set().union(*(stages[name].libraries for name in traces)))
     return {
         "recipe": _without_secrets(_redact_recipe_paths(recipe.model_dump(mode="json", by_alias=True))),
         "stages": {name: {"key": t.key, "digest": t.digest, "created": t.created, "seconds": t.seconds}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import DbrunError, Interrupted
 from dbrun.events import Emit, Note, RunFinished, RunStarted
@@ -37,6 +37,9 @@ from dbrun.store.atomic import no_world_write
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
 from dbrun.workers.launcher import WorkerGroup
+
+if TYPE_CHECKING:
+    from dbrun.plan.estimate import Estimate
 
 __all__ = ["LastRun", "RunResult", "execute", "last_run"]
 
@@ -89,10 +92,11 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
             # From here on a crash leaves a run on record
             dispatch.run_log = RunLog.begin(store, loaded, overrides)
             worker_group.log_folder = dispatch.run_log.folder
-            run = _Run(scope, dispatch.run_log, dispatch, stop_signal, target, worker_group,
+            report, known = _report_time_left(dispatch, scope, plan)
+            run = _Run(scope, dispatch.run_log, report, stop_signal, target, worker_group,
                        recipe_as_written(loaded, overrides))
             new_notes = pinned.notes if pinned is not resolved else ()
-            notes = (*resolved.notes, *new_notes, *machine_advice(scope, plan))
+            notes = (*resolved.notes, *new_notes, *machine_advice(scope, plan, known))
             return run.run(plan, display_path(loaded.path), notes)
         finally:
             worker_group.close()
@@ -101,10 +105,24 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
             store.save_caches()
 
 
+def _report_time_left(emit: Emit, scope: Scope, plan: Plan) -> tuple[Emit, Mapping[str, Estimate]]:
+    """A listener that adds the time left to the events of a run, and the estimate of each stage that is to run."""
+    if not plan.has_pending:
+        return emit, {}
+    # imported here: a run that finds everything in the store starts without them
+    from dbrun.plan.estimate import estimate_stages
+    from dbrun.run.time_left import report_time_left
+
+    known = estimate_stages(scope, plan)
+    return report_time_left(emit, scope, plan, known), known
+
+
 def _command_words(loaded: LoadedRecipe, overrides: Sequence[str]) -> tuple[str, ...]:
     """The recipe, profiles and overrides as words of a command line."""
-    profiles = (word for name in loaded.profiles for word in ("--profile", name))
-    return (display_path(loaded.path), *profiles, *overrides)
+    words = [display_path(loaded.path)]
+    for name in loaded.profiles:
+        words += ["--profile", name]
+    return (*words, *overrides)
 
 
 @contextmanager
@@ -125,7 +143,7 @@ def _report_failure(dispatch: EventDispatcher, stop_signal: Callable[[], int]) -
 class _Run:
     scope: Scope
     run_log: RunLog
-    dispatch: EventDispatcher
+    dispatch: Emit
     stop_signal: Callable[[], int]
     target: Path | None
     worker_group: WorkerGroup

@@ -50,6 +50,6 @@ class StageContextFactory:
         recipe, sources = self.scope.recipe, self.scope.resolved.sources
         train = recipe.train
         return RuntimeOptions(train.checkpoint_every, train.keep, train.gradient_checkpointing,
-                              sample_spec(recipe, sources),
+                              recipe.base.offload is not None, sample_spec(recipe, sources),
                               tuple(dict.fromkeys(recipe.trackers or ())), self.run_folder, recipe.name,
                               training_length(recipe, sources).steps_per_epoch)

@@ -136,7 +136,8 @@ class StageRunner:
         digests = {name: artifact.digest for name, artifact in inputs.items()}
         left = items.share_left(stage_key.stage.item_keys(stage_key.params, digests, self.scope.numerics))
         began = time.monotonic()
-        timer = StageTimer(self.emit, lock, items)
+        sharing = self.worker_group.size if stage_key.stage.multi_process else 1
+        timer = StageTimer(self.emit, lock, items, share_to_make=left, processes=sharing)
         self.resident.stage_begins()
         try:
             with self._log_crashes(stage_key), peak_memory(self.scope.numerics.device) as memory:

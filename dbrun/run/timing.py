@@ -6,9 +6,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from dbrun.events import Emit, Event, Progress
+from dbrun.pace import Pace
 from dbrun.peak_memory import PEAK
 from dbrun.store.items import DiskItemCache
 from dbrun.store.locks import Lock
@@ -19,11 +21,14 @@ class StageTimer:
 
     The measurement begins when the first unit is done, because the first one waits for the base to be loaded. If the
     units are cached items, only those count that were made by this process.
+    share_to_make: part of the items that is still to be made, 0 to 1; processes: how many make items at once.
     """
 
-    def __init__(self, emit: Emit, lock: Lock | None, items: DiskItemCache,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, emit: Emit, lock: Lock | None, items: DiskItemCache, *, share_to_make: float = 1.0,
+                 processes: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self.emit, self.lock, self.items, self.clock = emit, lock, items, clock
+        self.share_to_make, self.processes = share_to_make, processes
+        self._pace = Pace(clock)
         self._done_before, self._has_started = 0, False
         self._total, self._done = 0, 0
         self._first = self._last = (0, 0.0)
@@ -40,6 +45,8 @@ class StageTimer:
             self._done = event.done - self._done_before
             units = self.items.new_count if self.items.used_keys else self._done
             self._record_units(units)
+            self._pace.record(units)
+            event = replace(event, seconds_left=self._pace.seconds_left(self._units_left(event, units)))
             if self.lock is not None:
                 self.lock.report_progress(f"{event.done} of {event.total} {event.unit}")
         self.emit(event)
@@ -60,6 +67,15 @@ class StageTimer:
         # A line through the first and the last unit: what is left at zero units is startup.
         seconds_per_unit = (until - since) / (many - few)
         return max(0.0, seconds - seconds_per_unit * many)
+
+    def _units_left(self, event: Progress, units: int) -> float:
+        """Units that this process still has to do. units: those that it has done."""
+        left = event.total - event.done
+        if not self.items.used_keys:
+            return left
+        # Those that are stored take no time; where the stage cannot name its items in advance, none is known to be.
+        to_make = event.total * self.share_to_make - units * self.processes
+        return min(left, to_make) / self.processes
 
     def _record_units(self, units: int) -> None:
         if units > self._last[0]:

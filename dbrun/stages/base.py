@@ -27,14 +27,15 @@ class RuntimeOptions:
     """Options of a run that change no result, and so are in no cache key.
 
     checkpoint_every: steps between checkpoints; keep: number of checkpoints to keep; gradient_checkpointing: recompute
-    activations instead of storing them; samples: pictures to draw while training, None for none; trackers: names of
-    trackers; run_folder: the run's folder, for files that only people read, None for no such files; name: the run's;
-    steps_per_epoch: converts steps to epochs.
+    activations instead of storing them; offload: keep the denoiser's blocks in CPU memory where a GPU computes;
+    samples: pictures to draw while training, None for none; trackers: names of trackers; run_folder: the run's folder,
+    for files that only people read, None for no such files; name: the run's; steps_per_epoch: converts steps to epochs.
     """
 
     checkpoint_every: int
     keep: int
     gradient_checkpointing: bool = False
+    offload: bool = False
     samples: SampleSpec | None = None
     trackers: tuple[str, ...] = ()
     run_folder: Path | None = None

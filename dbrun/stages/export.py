@@ -26,10 +26,10 @@ from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import load_base, quantisation_packages, sampling_precision
 from dbrun.stages.support.before_after import ROWS, draw_before_after
-from dbrun.stages.support.cost import adapter_labels, guidance_label, quantisation_labels
+from dbrun.stages.support.cost import adapter_labels, denoiser_labels, guidance_label
 from dbrun.stages.support.lowres_inputs import LowresInputs, lowres_inputs
 from dbrun.stages.support.memory import CountedMemory
-from dbrun.stages.support.memory_advice import precision_advice, quantise_advice
+from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice
 from dbrun.stages.support.memory_phases import export_memory
 from dbrun.stages.support.provenance import portable_recipe, provenance
 from dbrun.stages.support.sample_spec import default_prompts
@@ -155,7 +155,7 @@ class Export(Stage[ExportParams]):
         count, pixels = len(ROWS) * len(params.prompts), params.resolution**2
         disk = {".safetensors": size, "before_after.png": count * pixels, "loss.png": 1.0, ".png": count * pixels}
         like = (*adapter_labels(recipe.adapt), *params.formats, params.precision, guidance_label(params.guidance),
-                *quantisation_labels(params.quantise))
+                *denoiser_labels(recipe.base))
         return Workload(count, params.steps * pixels, (pixels, size), disk, like)
 
     def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
@@ -166,13 +166,13 @@ class Export(Stage[ExportParams]):
         return export_memory(dry_run, recipe, params.formats, params.guidance, base)
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
-        """The large formats that the recipe names, then what also trains anew: fewer bits and pixels."""
+        """The large formats that the recipe names, blocks in CPU memory, then what also trains anew."""
         from dbrun.formats.base import formats
 
         large = [f"`{name}`" for name in exports.export_formats(recipe) if formats()[name].LARGE]
         leave_out = (f"leave {' and '.join(large)} out of `export`",) if large and recipe.export else ()
-        smaller = (*precision_advice(recipe, device), *quantise_advice(recipe, device), "lower `images.resolution`")
-        return (*leave_out, *(f"{advice}, which trains anew" for advice in smaller))
+        costly = (*precision_advice(recipe, device), *quantise_advice(recipe, device), "lower `images.resolution`")
+        return (*leave_out, *offload_advice(recipe, device), *(f"{advice}, which trains anew" for advice in costly))
 
     def max_disk_bytes(self, ctx: StageContext[ExportParams]) -> int:
         """Each format in 32 bits and the pictures with copies, all of it twice: in the store and delivered."""
@@ -210,7 +210,7 @@ class Export(Stage[ExportParams]):
         for name in sorted(ctx.params.formats, key=lambda name: (on_own_weights[name], known[name].LARGE, name)):
             ctx.check_interrupt()
             if on_own_weights[name] and model.weights.quantisation is not None:
-                ctx.note("formats that add to the base's weights are made and compared on its own ones, in CPU memory")
+                ctx.note("loading the base's original weights into CPU memory, for the formats that change them")
                 model = _exact_base(ctx, model)
                 probe, expected = _expected_predictions(ctx, adapters, model)
             _write_format(ctx, model, known[name], probe, expected, document)

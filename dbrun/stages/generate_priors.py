@@ -22,10 +22,10 @@ from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import load_base, quantisation_packages, sampling_precision
-from dbrun.stages.support.cost import guidance_label, quantisation_labels
+from dbrun.stages.support.cost import denoiser_labels, guidance_label
 from dbrun.stages.support.distribute import run_distributed
 from dbrun.stages.support.memory import CountedMemory, largest
-from dbrun.stages.support.memory_advice import precision_advice, quantise_advice
+from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice
 from dbrun.stages.support.memory_phases import encode_prompts_phase, sampling_phase
 from dbrun.workload import Workload
 
@@ -125,7 +125,7 @@ class GeneratePriors(Stage[PriorParams]):
         params = self.params(recipe, sources)
         count, pixels = len(params.prompts), params.resolution**2
         return Workload(count, params.steps * pixels, (pixels,), {".png": count * pixels},
-                        (params.precision, guidance_label(params.guidance), *quantisation_labels(params.quantise)))
+                        (params.precision, guidance_label(params.guidance), *denoiser_labels(recipe.base)))
 
     def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
         """The text encoders first; once they are released, denoiser and autoencoder."""
@@ -137,6 +137,7 @@ class GeneratePriors(Stage[PriorParams]):
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
         """Fewer pixels or bits, or class images that need not be drawn here."""
         return (*precision_advice(recipe, device), *quantise_advice(recipe, device), "lower `images.resolution`",
+                *offload_advice(recipe, device),
                 "name class images of your own in `prior.images`, or set `prior.target: base`")
 
     def max_disk_bytes(self, ctx: StageContext[PriorParams]) -> int:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -180,16 +181,26 @@ def download_base(repo: str, commit: str, family: Family, variant: str | None,
     """
     from dbrun.stages.support import download
 
-    def wanted(names: Sequence[str]) -> Sequence[str]:
-        refuse_modular(repo, names)
-        return (*select_files(names, family.subfolders, variant), *filter(is_licence_file, names))
-
     def check(folder: Path) -> None:
         check_pipeline(folder, family)
         family.check_configs(folder)
 
-    return download.download(repo, commit, wanted, seen, poll=poll, check=download.FirstFiles(CONFIG_ENDINGS, check),
-                             note=note)
+    return download.download(repo, commit, partial(_fetched_files, repo, family, variant), seen, poll=poll,
+                             check=download.FirstFiles(CONFIG_ENDINGS, check), note=note)
+
+
+def describe_base_download(repo: str, revision: str, family: Family, variant: str | None) -> str | None:
+    """Text on the size of what `download_base` would fetch; None for nothing. Errors as those of `describe_download`.
+    """
+    from dbrun.stages.support.download import describe_download
+
+    return describe_download(repo, revision, partial(_fetched_files, repo, family, variant))
+
+
+def _fetched_files(repo: str, family: Family, variant: str | None, names: Sequence[str]) -> Sequence[str]:
+    """The files of a base that are fetched: those that are read, and those that state the licence."""
+    refuse_modular(repo, names)
+    return (*select_files(names, family.subfolders, variant), *filter(is_licence_file, names))
 
 
 def select_files(names: Iterable[str], folders: Sequence[str], variant: str | None) -> tuple[str, ...]:

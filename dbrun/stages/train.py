@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import Interrupted, RecipeError
 from dbrun.models.base import Model, SamplingConditions, families
+from dbrun.models.offload import find_offload
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.naming import METRICS_FILE
 from dbrun.options.objective import DEFAULT_UNMASKED_WEIGHT, check_objective
@@ -21,10 +22,10 @@ from dbrun.stages.preprocess import Preprocess
 from dbrun.stages.sources import Sources
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import load_base, quantisation_packages
-from dbrun.stages.support.cost import adapter_labels, quantisation_labels
+from dbrun.stages.support.cost import adapter_labels, denoiser_labels
 from dbrun.stages.support.held_out import held_out_indices
 from dbrun.stages.support.memory import CountedMemory
-from dbrun.stages.support.memory_advice import adapter_advice, precision_advice, quantise_advice
+from dbrun.stages.support.memory_advice import adapter_advice, offload_advice, precision_advice, quantise_advice
 from dbrun.stages.support.memory_phases import train_memory
 from dbrun.stages.support.prompt_index import PromptIndex
 from dbrun.stages.support.training_length import training_length
@@ -125,7 +126,7 @@ class Train(Stage[TrainParams]):
         like = (*adapter_labels(recipe.adapt), train.resolved_precision, train.optimizer.NAME, f"tf32 {train.tf32}",
                 f"checkpointing {train.gradient_checkpointing}", f"ema {train.ema is not None}",
                 f"held out {train.held_out}", f"samples {samples}", f"target {prior_target}",
-                *quantisation_labels(recipe.base.quantise))
+                *denoiser_labels(recipe.base))
         disk = {".safetensors": size, METRICS_FILE: steps}
         return Workload(steps, micro * train.accumulation, (micro, size), disk, like)
 
@@ -148,7 +149,7 @@ class Train(Stage[TrainParams]):
             advice.append("set `train.gradient_checkpointing: true`")
         if train.batch_size > 1:
             advice.append("lower `train.batch_size` and raise `train.accumulation` instead")
-        advice += (*precision_advice(recipe, device), *quantise_advice(recipe, device))
+        advice += (*precision_advice(recipe, device), *quantise_advice(recipe, device), *offload_advice(recipe, device))
         others = [f"`adapt.{name}`" for name in recipe.adapt.adapters if name != "denoiser"]
         if others and "denoiser" in recipe.adapt.adapters:
             advice.append(f"leave out {' and '.join(others)}")
@@ -174,6 +175,9 @@ class Train(Stage[TrainParams]):
         model = _prepare_base(ctx)
         for component, adapter in adapters.items():
             adapter.attach_to(model.module(component))
+        offload = find_offload(model.denoiser)
+        if offload is not None:
+            offload.place_adapters()
         if ctx.runtime.gradient_checkpointing:
             enable_gradient_checkpointing(model)
         trainer = _make_trainer(ctx, model, tuple(adapters))

@@ -44,7 +44,9 @@ def find_reachable(store: Store, kept: Iterable[Run]) -> Reachable:
             for item in read_item_keys(store.work_folder(lineage)):
                 traces.add((stage + ITEM_SUFFIX, item))
     found = _read_all(store, traces)
-    items = {(trace.stage + ITEM_SUFFIX, item) for trace in found for item in trace.items}
+    items: set[tuple[str, str]] = set()
+    for trace in found:
+        items.update((trace.stage + ITEM_SUFFIX, item) for item in trace.items)
     # Items have no items of their own, so one step further is all there is.
     found += _read_all(store, items - traces)
     digests = frozenset(trace.digest for trace in found)

@@ -20,6 +20,7 @@ from dbrun.adapters.adapter_layers import matched_layers
 from dbrun.adapters.attach import ADAPTER_NAMES, FROZEN_PREFIX, attach, direct_adapter
 from dbrun.adapters.base import Adapter, Learnable
 from dbrun.models.base import CleanBatch, Condition, Family
+from dbrun.models.offload import BlockOffload
 from dbrun.models.quantisation import quantisations
 from dbrun.options.precision import Precision
 from dbrun.safetensors_header import tensor_shapes
@@ -43,7 +44,7 @@ class DryRun:
     """A base of which only the configs and the headers of the weights are read.
 
     folder, family, variant: of the base; files: the relative names of those that are read; device: cuda, mps or cpu,
-    the device that is planned for.
+    the device that is planned for; offload: whether the denoiser's blocks stay in CPU memory.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class DryRun:
     variant: str | None
     files: tuple[str, ...]
     device: str
+    offload: bool = False
 
     def weight_bytes(self, precision: Precision, *names: str) -> int:
         """Bytes of components in memory, from the headers of their files. names: as in model_index.json."""
@@ -70,8 +72,10 @@ class DryRun:
                 if file.startswith(f"{name}/") and file.endswith(".safetensors")]
 
     def _weight_count(self, name: str) -> int:
-        shapes = [shape for path in self._weight_files(name) for shape in tensor_shapes(path).values()]
-        return sum(map(prod, shapes))
+        count = 0
+        for path in self._weight_files(name):
+            count += sum(map(prod, tensor_shapes(path).values()))
+        return count
 
 
 class DryBase:
@@ -111,6 +115,9 @@ class DryBase:
         attaching = False
         for module in (*carriers.values(), *model.new_tokens.values()):
             self._fill(module)
+        self._offloaded_bytes = 0
+        if dry_run.offload:
+            self._offload_denoiser()
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -132,9 +139,10 @@ class DryBase:
         """Bytes of these components with their adapters."""
         total = self.dry_run.weight_bytes(self.precision, *names)
         denoiser = self.dry_run.family.components["denoiser"]
-        if self.quantise is not None and denoiser in names:
-            self.model.component(denoiser)
-            total -= self.quantised_away
+        if denoiser in names:
+            if self.quantise is not None:
+                self.model.component(denoiser)
+            total -= self.quantised_away + self._offloaded_bytes
         for component in self.components:
             if self.dry_run.family.components.get(component) in names:
                 # weights that learn in place are kept in their original values, too: they count twice
@@ -225,6 +233,12 @@ class DryBase:
         """Context manager: compute with fake tensors."""
         with self._fake, _KnownScalars():  # type: ignore[no-untyped-call]
             yield
+
+    def _offload_denoiser(self) -> None:
+        """Count the copies of the denoiser's blocks, which come and go, as activations."""
+        with self._fake:
+            offload = BlockOffload(self.model.denoiser, self.model.device)
+        self._offloaded_bytes = offload.block_bytes
 
     def _condition(self) -> Condition:
         return self.model.encode_prompts([ANY_PROMPT])[0]

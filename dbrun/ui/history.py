@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 
 from dbrun.disk_space import format_bytes
 from dbrun.plan.diff_runs import DiffRow, RunDiff
@@ -92,7 +92,9 @@ def log_lines(events: Iterable[Mapping[str, object]], log: str | None) -> str:
 
 def _thin_progress(events: Iterable[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
     """All events, except that only some of consecutive progress events are kept."""
-    for is_progress, group in groupby(events, key=lambda event: event.get("event") == "progress"):
+    # the time left is of no use afterwards, and would part a stage's progress into many groups
+    lasting = [event for event in events if event.get("event") != "time_left"]
+    for is_progress, group in groupby(lasting, key=lambda event: event.get("event") == "progress"):
         consecutive = list(group)
         if not is_progress:
             yield from consecutive
@@ -166,7 +168,7 @@ def comparison(found: RunDiff, first: Run, second: Run) -> str:
             bodies.append(_cells(rows))
 
     # The tables share their column widths, so that the eye has one way down.
-    every = [row for head, body in zip(heads, bodies, strict=True) for row in (head, *body)]
+    every = [*heads, *chain.from_iterable(bodies)]
     name_width = max((display_width(row[0]) for row in every), default=0)
     half = sys.maxsize
     if sys.stdout.isatty():

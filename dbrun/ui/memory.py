@@ -44,7 +44,7 @@ def _device_text(target: TargetDevice) -> str:
     if target.size is None:
         return f"counted for {target.name}; give its size to see what fits, such as --device {target.name}:24GB"
     return (f"counted for {target.name} with {format_bytes(target.size)}, of which {format_bytes(RESERVED_BYTES)} are "
-            "left for the libraries")
+            "kept free for the libraries")
 
 
 def counted_text(counts: Mapping[str, CountedMemory]) -> str:

@@ -18,6 +18,7 @@ from dbrun.events import (
     StageFinished,
     StageReused,
     StageStarted,
+    TimeLeft,
     as_json,
 )
 from dbrun.ui.terminal import (
@@ -31,16 +32,18 @@ from dbrun.ui.terminal import (
     terminal_width,
     truncate,
 )
+from dbrun.ui.time_left import time_left_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rich.console import RenderableType
     from rich.progress import Progress as Bar
 
 WIDE_TERMINAL, LONG_BAR, SHORT_BAR = 100, 24, 12
 """A terminal of at least WIDE_TERMINAL columns gets a bar of LONG_BAR columns, a narrower one of SHORT_BAR."""
-ETA_DELAY_SECONDS = 2.0
-"""Seconds of progress before the remaining time is estimated."""
 QUIET_SECONDS = 15.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress where there is no terminal; a shorter run does not say the time left."""
 RIGHT_MARGIN = 4
 """Columns that a bar leaves free: a terminal writes ^C there, and a line that is wrapped cannot be taken back."""
 
@@ -62,11 +65,14 @@ class LineReporter:
         self._name_width = 0
         self._last_print = time.monotonic()
         self._progress_text = ""
+        self._time_left: TimeLeft | None = None
+        self._time_left_at = 0.0
 
     def __call__(self, event: Event) -> None:
         """Print one event."""
         match event:
             case RunStarted():
+                self._time_left = None
                 self._name_width = max((len(s) for s in event.stages), default=0)
                 self._last_print = time.monotonic()
                 print_status(f"{paint(event.name, 'bold', sys.stderr)}  {paint(event.recipe, 'dim', sys.stderr)}")
@@ -77,6 +83,10 @@ class LineReporter:
                 self.on_stage_started(event)
             case LibrariesLoading():
                 self.on_libraries_loading(event)
+            case TimeLeft():
+                is_first = self._time_left is None
+                self._time_left, self._time_left_at = event, time.monotonic()
+                self.on_time_left(event, is_first=is_first)
             case Progress():
                 self._progress_text = _progress_text(event)
                 self.on_progress(event)
@@ -108,7 +118,18 @@ class LineReporter:
         if time.monotonic() - self._last_print < QUIET_SECONDS or event.done == event.total:
             return
         self._last_print = time.monotonic()
-        self.print_row(event.stage, "  ".join([_progress_text(event), *_metrics(event)]))
+        self.print_row(event.stage, "  ".join([_progress_text(event), *_metrics(event), *self.time_left_texts()]))
+
+    def on_time_left(self, event: TimeLeft, *, is_first: bool) -> None:
+        """Print how long a run of more than QUIET_SECONDS will take, once; later lines of progress say it again."""
+        if is_first and event.seconds > QUIET_SECONDS:
+            self.print_row(event.stage, time_left_text(event, 0.0))
+
+    def time_left_texts(self) -> list[str]:
+        """The time left for the whole run as a text; none before anything is said about it."""
+        if self._time_left is None:
+            return []
+        return [time_left_text(self._time_left, time.monotonic() - self._time_left_at)]
 
     def on_stage_finished(self, event: StageFinished) -> None:
         """Print that a stage is done, and its duration."""
@@ -140,7 +161,6 @@ class LiveReporter(LineReporter):
     def __init__(self) -> None:
         super().__init__()
         self._bar: Bar | None = None
-        self._started_at = time.monotonic()
         self._reason = ""
 
     def on_stage_started(self, event: StageStarted) -> None:
@@ -155,7 +175,15 @@ class LiveReporter(LineReporter):
 
     def on_progress(self, event: Progress) -> None:
         """Update the bar."""
-        self._update_bar(event.stage, event.done, event.total, [_progress_text(event), *_metrics(event)])
+        texts = [_progress_text(event)]
+        if event.seconds_left is not None and event.done < event.total:
+            # Whole seconds: tenths would flicker.
+            left = event.seconds_left
+            texts.append(f"{format_duration(left)} left" if left >= 10 else f"{left:.0f} s left")
+        self._update_bar(event.stage, event.done, event.total, [*texts, *_metrics(event)])
+
+    def on_time_left(self, event: TimeLeft, *, is_first: bool) -> None:
+        """Nothing more: the line below the bar is drawn several times a second."""
 
     def on_stage_finished(self, event: StageFinished) -> None:
         """Replace the bar by a line: done, the duration, and the reason why the stage ran."""
@@ -177,17 +205,8 @@ class LiveReporter(LineReporter):
         """Draw the bar. total: None while the length is unknown; texts: shown behind the bar as far as they fit."""
         bar_width = LONG_BAR if terminal_width(sys.stderr) >= WIDE_TERMINAL else SHORT_BAR
         if self._bar is None:
-            self._bar = _make_bar(f"  {stage:<{self._name_width}} ", bar_width)
+            self._bar = _make_bar(f"  {stage:<{self._name_width}} ", bar_width, self.time_left_texts)
             self._bar.start()
-        # Cached units of a stage are done at once, and tell nothing about the time of the others.
-        if total is None or not done:
-            self._started_at = time.monotonic()
-        elif time.monotonic() - self._started_at > ETA_DELAY_SECONDS:
-            left = self._bar.tasks[0].time_remaining
-            if left:
-                # Whole seconds: tenths would flicker.
-                eta = format_duration(left) if left >= 10 else f"{left:.0f} s"
-                texts.insert(1, f"{eta} left")
         room = terminal_width(sys.stderr) - RIGHT_MARGIN - self._name_width - bar_width - 5
         # rich writes most control characters as they are, and reasons hold words of the recipe.
         first, *rest = _fit_texts([escape_controls(text, sys.stderr) for text in texts], room)
@@ -206,19 +225,27 @@ def _fit_texts(texts: list[str], room: int) -> list[str]:
     return shown
 
 
-def _make_bar(label: str, bar_width: int) -> Bar:
-    """A bar of bar_width columns behind a label; it disappears when it stops."""
+def _make_bar(label: str, bar_width: int, texts_below: Callable[[], list[str]]) -> Bar:
+    """A bar of bar_width columns behind a label, and lines below it; it disappears when it stops."""
     # Imported here: rich takes time to import, and most commands show no bar.
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    class BarWithLines(Bar):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            """The bar, then the lines; called for each frame, so that times run down between two events."""
+            yield from super().get_renderables()
+            for text in texts_below():
+                yield Text(truncate(f"  {text}", terminal_width(sys.stderr) - RIGHT_MARGIN), style="dim")
 
     def text_column(field: str, style: str = "none") -> TextColumn:
         return TextColumn(f"{{task.fields[{field}]}}", style=style, markup=False)
 
     line = BarColumn(bar_width=bar_width, complete_style="cyan", finished_style="green", pulse_style="cyan")
-    bar = Bar(TextColumn(label, markup=False), line, text_column("words"), text_column("metrics", "dim"),
-              console=Console(stderr=True), transient=True)
+    bar = BarWithLines(TextColumn(label, markup=False), line, text_column("words"), text_column("metrics", "dim"),
+                       console=Console(stderr=True), transient=True)
     bar.add_task(label, total=None, words="", metrics="")
     return bar
 

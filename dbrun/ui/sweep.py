@@ -124,7 +124,10 @@ def _values_text(values: SweptValues) -> str:
 
 def results_table(results: Sequence[Mapping[str, object]]) -> str:
     """A row for each run: its values, its last loss, stages run and cached, time, and the folder of its exports."""
-    keys = list(dict.fromkeys(key for result in results for key in _values(result)))
+    seen: dict[str, None] = {}
+    for result in results:
+        seen.update(dict.fromkeys(_values(result)))
+    keys = list(seen)
     # The last part of a key is enough to tell columns apart in almost any sweep, and keeps the table narrow.
     head = [*(key.rpartition(".")[2] for key in keys), "loss", "ran", "cached", "time", "exports"]
     rows = []

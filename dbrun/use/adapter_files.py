@@ -169,7 +169,8 @@ def _find_in_formats(place: Path) -> Iterator[tuple[Format, tuple[tuple[Path, ..
     # In the output of a run, which holds several formats, the small files for use on a base come first.
     by_size = sorted(formats().values(), key=lambda form: (form.LARGE, form.CONTENT != "adapters"))
     for form in by_size:
-        inner = sorted(p for parent in (folder / form.NAME, folder) for p in parent.glob("*") if p.is_dir())
+        entries = [*(folder / form.NAME).glob("*"), *folder.glob("*")]
+        inner = sorted(path for path in entries if path.is_dir())
         per_folder = [form.find_files(p) for p in (folder, *inner)]
         # Two of these folders can lead to the same files.
         yield form, tuple(dict.fromkeys(files for files in per_folder if files))

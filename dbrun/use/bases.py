@@ -61,7 +61,9 @@ def choose_base(documents: Sequence[Mapping[str, Any]], asked: str | None, place
     if like is not None and (asked is None or not is_checkpoint_path(Path(asked).expanduser())):
         raise UsageError(f"found --like {like}, which is for a base in a checkpoint of one file",
                          fix="leave it out, or name the file: --base FILE.safetensors")
-    trained = [base for document in documents for base in _training_bases(document)]
+    trained: list[Mapping[str, Any]] = []
+    for document in documents:
+        trained += _training_bases(document)
     if asked is not None:
         base = _base_of_option(asked, trained, places, store, like)
     elif trained:

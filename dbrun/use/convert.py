@@ -51,7 +51,9 @@ def import_file(named: AdapterFile, base: LocalBase, model: Model) -> tuple[Adap
 
 def lost_metadata(named: AdapterFile) -> tuple[str, ...]:
     """Clause on metadata entries that a conversion drops; empty if there are none."""
-    keys = {key for files in named.files for key in read_header(files[-1]).metadata}
+    keys: set[str] = set()
+    for files in named.files:
+        keys.update(read_header(files[-1]).metadata)
     # `format` is safetensors' own, and dbrun's provenance is written anew.
     lost = sorted(keys - {"format", "dbrun"})
     if not lost:
@@ -111,7 +113,9 @@ def write_sum(parts: Sequence[AdapterFile], base: LocalBase, target: Path, docum
                              fix="use their own files as they are")
         return write_weight_diff(folder, model, differences)
 
-    components = {component for part in parts for component in part.components(base.family)}
+    components: set[str] = set()
+    for part in parts:
+        components.update(part.components(base.family))
     in_order = tuple(c for c in base.family.components if c in components)
     return _write_verified(_Output(write_to, {}, in_order), base, formats()[SUM_FORMAT], target, document, parts)
 

@@ -123,7 +123,10 @@ def _check_loras(parts: Sequence[WeightedAdapter]) -> None:
 
 def _modules(parts: Sequence[WeightedAdapter]) -> tuple[str, ...]:
     """Names of all layers that any of the adapters adapts, sorted."""
-    return tuple(sorted({name for _, attached in parts for name in attached.modules}))
+    names: set[str] = set()
+    for _, attached in parts:
+        names.update(attached.modules)
+    return tuple(sorted(names))
 
 
 def _rank(attached: ComponentAdapter) -> int:

@@ -73,7 +73,9 @@ def find_words(adapters: Sequence[AdapterFile], family: Family) -> Mapping[str, 
     words: dict[str, Path] = {}
     # Each folder once: two adapters of one run share its words.
     for folder in dict.fromkeys(folders):
-        files = [file for form in forms for file in form.find_files(folder) or ()]
+        files: list[Path] = []
+        for form in forms:
+            files += form.find_files(folder) or ()
         for file in files:
             for word in words_in(file):
                 if word in words:
@@ -85,8 +87,11 @@ def find_words(adapters: Sequence[AdapterFile], family: Family) -> Mapping[str, 
 
 def uncarried_words(adapters: Sequence[AdapterFile], family: Family) -> tuple[str, ...]:
     """Clause for each new word of these adapters: words stay in their files when an adapter is converted."""
-    return tuple(f"the word {word}, which stays in {place}" for adapter in adapters
-                 for word, place in find_words([adapter], family).items())
+    clauses: list[str] = []
+    for adapter in adapters:
+        for word, place in find_words([adapter], family).items():
+            clauses.append(f"the word {word}, which stays in {place}")
+    return tuple(clauses)
 
 
 def _word_formats(family: Family) -> Mapping[str, Format]:

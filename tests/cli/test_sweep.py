@@ -66,7 +66,7 @@ def test_the_plan_of_a_sweep_tells_notes_and_estimates(dog: RecipeRequest, capsy
     show_sweep(runs, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["estimates"] == [{"stage": "load", "runs": [run.name for run in runs], "seconds": 3.0,
-                                   "memory": 1 << 20, "disk": 2}]
+                                   "memory": 1 << 20, "disk": 2, "startup": None}]
     assert [(note["stage"], note["text"][:26], note["runs"]) for note in found["notes"]] == [
         ("training", "5 pictures ÷ 5 a batch = 1", [runs[0].name, runs[1].name]),
         ("training", "5 pictures ÷ 10 a batch = ", [runs[2].name, runs[3].name])]

@@ -40,6 +40,7 @@ TABLE = {
     "train.scale_lr=true": TRAINED,
     "train.ema={}": TRAINED,
     "train.gradient_checkpointing=true": set(),
+    "device=auto; base.offload=blocks": set(),
     "train.held_out={every: 2}": TRAINED,
     "samples.every=2": set(),
     "trackers=[tensorboard, wandb]": set(),

@@ -62,6 +62,9 @@ def test_a_frame_lies_inside_its_picture_and_fills_its_shape(width, height, crop
 def test_the_middle_is_shown_where_nothing_else_is_asked() -> None:
     assert CropSettings(square_shape(64)).crop_boxes("a", (128, 64)) == (CropBox((128, 64), 32, 0, (64, 64)),)
     assert center_crop((100, 300), (64, 64)) == CropBox((64, 192), 0, 64, (64, 64))
+    # of an odd rest the larger half is cut off at the end, in both directions: another pixel would be other bytes
+    assert center_crop((64, 101), (64, 64)) == CropBox((64, 101), 0, 18, (64, 64))
+    assert center_crop((101, 64), (64, 64)) == CropBox((101, 64), 18, 0, (64, 64))
 
 
 def test_random_crops_differ_by_picture_number_and_seed_and_come_again() -> None:

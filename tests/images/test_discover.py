@@ -34,7 +34,7 @@ def test_what_is_no_picture_is_left_aside_with_a_word(tmp_path: Path) -> None:
     found = list_pictures(tmp_path)
     assert [p.path.name for p in found.pictures] == ["a.jpg"]
     told = "\n".join(found.notes)
-    for words in ("notes.txt is ignored: no picture that is read here has its name",
+    for words in ("notes.txt is ignored: none of the pictures read here has the same name",
                   "the prompt of a.jpg is named a.txt", "b.jp2 is ignored: .jp2",
                   "README is ignored", "more/ is ignored", "folder.jpg/ is ignored",
                   "gone.png is ignored: it is a broken link", "c.mp4 is ignored"):

@@ -34,8 +34,8 @@ def test_a_mask_beside_a_picture_is_its_mask_and_no_picture(tmp_path: Path, endi
     half_white().save(tmp_path / f"gone{ending}")
     found = list_pictures(tmp_path)
     assert [p.path.name for p in found.pictures] == ["a.jpg", "b.jpg"]
-    assert found.notes == (f"gone{ending} is ignored: it is a mask, and no picture that is read here has its "
-                           "name",)
+    assert found.notes == (f"gone{ending} is ignored: it is a mask, and none of the pictures read here has the "
+                           "same name",)
     assert find_mask_files(p.path for p in found.pictures) == {tmp_path / "a.jpg": tmp_path / f"a{ending}"}
 
 
@@ -47,7 +47,7 @@ def test_a_mask_is_found_whatever_its_case_and_unicode_form(tmp_path: Path) -> N
     found = list_pictures(tmp_path)
     assert found.notes == () and len(find_mask_files(p.path for p in found.pictures)) == 2
     half_white().save(tmp_path / "IMG_1.mask.png")
-    with pytest.raises(RecipeError, match=r"IMG_1\.mask\.png and img_1\.MASK\.PNG share a name"):
+    with pytest.raises(RecipeError, match=r"IMG_1\.mask\.png and img_1\.MASK\.PNG have names that differ"):
         list_pictures(tmp_path)
 
 

@@ -81,7 +81,7 @@ WHOLE = (ldm_layouts.FIRST_CONVOLUTION, "first_stage_model.decoder.conv_in.weigh
     (header("anything"), "no checkpoint of Stable Diffusion"),
     (header(*WHOLE, channels=9), "a base for inpainting"),
     (header(*WHOLE, "conditioner.embedders.0.model.token_embedding.weight"), "an SDXL refiner"),
-    (header(*WHOLE, "edm_mean"), "the process of EDM"),
+    (header(*WHOLE, "edm_mean"), "the noise process of EDM"),
     (header(*WHOLE), "no text encoder"),
     (header(WHOLE[0], f"{OPEN_CLIP}token_embedding.weight"), "holds no VAE"),
     (header(*WHOLE, f"{OPEN_CLIP}token_embedding.weight", f"{UNET}label_emb.0.0.weight"), "an unCLIP base"),

@@ -51,7 +51,7 @@ def changed(base: Path, folder: Path, file: str, **settings: Any) -> Path:
     ("model_index.json", {"requires_aesthetics_score": True}, "a refiner"),
     ("model_index.json", {"text_encoder": [None, None]}, "a refiner"),
     ("unet/config.json", {"projection_class_embeddings_input_dim": 60}, "takes 5 numbers on a picture's sizes"),
-    ("unet/config.json", {"addition_embed_type": None}, "takes no sizes"),
+    ("unet/config.json", {"addition_embed_type": None}, "does not take the picture's size"),
     ("unet/config.json", {"in_channels": 9}, "not a text-to-image base"),
 ])
 def test_other_bases_are_refused_before_weights_are_read(base: Path, tmp_path: Path, file: str,

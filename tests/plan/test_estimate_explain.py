@@ -131,7 +131,7 @@ def test_time_memory_and_disk_grow_with_what_the_stage_says(home: Path, change: 
     go(home)
     timed(home, train=60.0)
     found = known(home, change, "train.learning_rate=5e-5")["train"]
-    assert found == Estimate(seconds, round(memory * (1 << 30)), disk)
+    assert found == Estimate(seconds, round(memory * (1 << 30)), disk, startup=10.0)
 
 
 def test_the_nearest_size_is_the_guide_and_of_those_the_longest_work(home: Path) -> None:

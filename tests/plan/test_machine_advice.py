@@ -47,3 +47,10 @@ def test_hours_on_a_cpu_are_told_with_idle_cores(tmp_path: Path, monkeypatch: py
     assert told(tmp_path, known=20.0) == [] and told(tmp_path, known=900.0) == [idle]
     monkeypatch.setattr(advice, "available_cores", lambda: 1)
     assert told(tmp_path) == [slow]
+
+
+def test_offload_without_a_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("device=auto", "base.offload=blocks", "train.steps=1")
+    monkeypatch.setattr("dbrun.plan.device.why_unavailable", lambda device: None if device == "cpu" else "none here")
+    assert "`base.offload` does nothing here: this runs on cpu" in told(tmp_path, *words)[0]
+    assert told(tmp_path, *words, status=Status.HIT) == []

@@ -72,6 +72,16 @@ def test_encoders_that_learn_are_advised_to_be_left_out_beside_a_denoiser_only()
     assert "leave out `adapt.text_encoder`" not in train.memory_advice(alone, "cuda")
 
 
+def test_offload_is_advised_where_it_helps_and_is_not_set() -> None:
+    def advised(device: str, **base: object) -> set[str]:
+        recipe = Recipe.model_validate({**RECIPE, "base": {"type": "sd", "path": "base", **base}})
+        return {name for name, stage in stages().items()
+                if "set `base.offload: blocks`" in stage.memory_advice(recipe, device)}
+
+    assert advised("cuda") == {"train", "generate-priors", "export"}
+    assert not advised("cpu") and not advised("cuda", offload="blocks") and not advised("cuda", quantise="nf4")
+
+
 def test_counts_of_another_version_are_not_known() -> None:
     counted = CountedMemory(1, 2, 3)
     assert read_counted(counted.as_json()) == counted

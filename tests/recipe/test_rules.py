@@ -53,6 +53,16 @@ def test_what_learns_in_place_is_exported_as_the_component_itself(load, good) ->
         load(text, "export=null", "adapt.denoiser.init=somewhere")
 
 
+def test_offload_is_refused_where_nothing_would_move(load, good) -> None:
+    for words, said in ((("device=cpu",), "with `device: cpu` nothing would move"),
+                        (("base.quantise=nf4",), "keeps the scales of its weights apart"),
+                        (("adapt.denoiser={type: full}", "export=null"), "trains the blocks' own weights")):
+        with pytest.raises(InvalidRecipe) as caught:
+            load(good, "base.offload=blocks", *words)
+        assert said in str(caught.value) and "base.offload" in str(caught.value)
+    assert load(good, "base.offload=blocks", "device=cuda").recipe.base.offload == "blocks"
+
+
 def test_prodigys_rate_must_be_everyones(load, good) -> None:
     words = ("train.optimizer={type: prodigy}", "train.learning_rate=1.0")
     with pytest.raises(InvalidRecipe, match="it estimates one rate for all that learns") as caught:

@@ -35,7 +35,7 @@ class Served:
         self.home, self.names, self.commit, self.asked = cache / "datasets--owner--set", names, commit, []
         self.breaks_at = None
 
-    def dataset_info(self, repo, revision):
+    def dataset_info(self, repo, revision, timeout):
         self.asked.append(revision)
         return type("Info", (), {"sha": self.commit})
 

@@ -195,7 +195,7 @@ def test_an_own_file_steps_aside_for_a_delivered_one_and_is_told(home):
     assert (out / "empty").is_dir() and (out / "linked").readlink() == home / "pictures"
     assert (out / "peft" / "link").is_symlink()
     said = [event.text for event in told if isinstance(event, Note) and event.level == "warning"]
-    assert said == [f"{out / name} was your own or changed by you: it is {out / name}-kept now"
+    assert said == [f"{out / name} was your own file, or changed by you: it is now {out / name}-kept"
                     for name in ("diffusers/weights", "kohya", "peft/weights")]
     go(home, "export=[peft]")
     assert {old: tree(out)[now] for now, old in moved.items()} == own

@@ -22,8 +22,12 @@ class World:
     items: Items = field(default_factory=Items)
     heard: list[Event] = field(default_factory=list)
 
-    def pace(self) -> StageTimer:
-        return StageTimer(self.heard.append, None, self.items, lambda: self.now)  # type: ignore[arg-type]
+    def pace(self, share_to_make: float = 1.0, processes: int = 1) -> StageTimer:
+        return StageTimer(self.heard.append, None, self.items, share_to_make=share_to_make,  # type: ignore[arg-type]
+                          processes=processes, clock=lambda: self.now)
+
+    def left(self) -> list[float | None]:
+        return [event.seconds_left for event in self.heard if isinstance(event, Progress)]
 
 
 def test_the_first_step_is_a_step_and_what_came_before_it_is_not() -> None:
@@ -65,3 +69,25 @@ def test_single_items_that_were_found_are_no_work_and_the_first_that_is_made_wai
             world.items.new_count += 1
             world.now += 9.0 if done == 2 else 1.0
     assert pace.startup(12.0) == 9.0
+
+
+def test_the_time_left_of_a_stage_goes_by_its_own_units() -> None:
+    world = World()
+    pace = world.pace()
+    for step in (97, 98, 99, 100):
+        world.now += 40.0 if step == 97 else 2.0
+        pace(Progress("train", step, 200, "steps"))
+    assert world.left() == [None, 204.0, 202.0, 200.0]
+
+
+@pytest.mark.parametrize(("processes", "left"), [(1, [None, 2.0, 0.0]), (2, [None, 0.0, 0.0])])
+def test_items_that_are_stored_take_no_time(processes: int, left: list[float | None]) -> None:
+    world = World()
+    pace = world.pace(share_to_make=3 / 9, processes=processes)
+    for done in range(10):
+        world.items.used_keys.add(done)
+        if done > 6:
+            world.items.new_count += 1
+            world.now += 2.0
+        pace(Progress("preprocess", done, 9, "items"))
+    assert world.left()[-3:] == left

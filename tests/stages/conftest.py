@@ -71,6 +71,7 @@ class Bench:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     signum: int = 0
     runs: int = 0
+    offload: bool = False
 
     recipe = staticmethod(recipe)
 
@@ -87,8 +88,8 @@ class Bench:
         stage.run(StageContext(
             stage=name, params=stage.params(chosen, self.sources(chosen)), numerics=Numerics("cpu", 1),
             inputs={n: self.artifacts[n] for n in stage.needs if stages()[n].applies_to(chosen)}, out=out, work=work,
-            files=self.files, base=self.base, items=self.items, runtime=RuntimeOptions(100, 2), emit=self.events.append,
-            stop_signal=lambda: self.signum))
+            files=self.files, base=self.base, items=self.items, runtime=RuntimeOptions(100, 2, offload=self.offload),
+            emit=self.events.append, stop_signal=lambda: self.signum))
         digest = hashlib.sha256(repr(sorted(content(out).items())).encode()).hexdigest()
         self.artifacts[name] = Artifact(out, digest)
         return self.artifacts[name]

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dbrun.adapters.adapter_io import read_adapters
-from dbrun.adapters.base import TARGET_PRESETS
 from dbrun.errors import RecipeError
+from dbrun.models.base import families
 
 
 def adapted(bench, **changes: object):
@@ -18,7 +18,8 @@ def denoiser(targets: object) -> dict[str, object]:
 
 
 def test_presets_grow(bench) -> None:
-    counts = [len(adapted(bench, **denoiser(preset))["denoiser"].modules) for preset in TARGET_PRESETS]
+    presets = families()["sd"].target_presets["denoiser"]
+    counts = [len(adapted(bench, **denoiser(preset))["denoiser"].modules) for preset in presets]
     assert counts == sorted(counts) and len(set(counts)) == 4
 
 

@@ -141,6 +141,7 @@ def test_a_hub_base_is_fetched_at_its_commit_and_only_what_is_read(tiny_base, tm
     served = Fetched(tiny_base)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: served)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", served.hf_hub_download)
+    monkeypatch.setattr(download, "fetch_large_file", lambda *_: None)
     commit = "a" * 40
     assert run_load(None, tmp_path / "out", f"hub:owner/name@{commit}") == run_load(tiny_base, tmp_path / "own")
     assert {(repo, revision) for repo, revision, _ in served.asked} == {("owner/name", commit)}
@@ -156,6 +157,7 @@ def test_a_hub_base_of_another_process_is_refused_before_its_weights(tiny_base, 
     served = Fetched(tmp_path / "base")
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: served)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", served.hf_hub_download)
+    monkeypatch.setattr(download, "fetch_large_file", lambda *_: None)
     with pytest.raises(RecipeError, match="FlowMatchEulerDiscreteScheduler"):
         run_load(None, tmp_path / "out", "hub:owner/name@" + "a" * 40)
     names = [name for *_, name in served.asked]
@@ -202,6 +204,7 @@ def test_a_download_that_cannot_fit_does_not_start(tiny_base, monkeypatch, tmp_p
     served, commit = Fetched(tiny_base), "a" * 40
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: served)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", served.hf_hub_download)
+    monkeypatch.setattr(download, "fetch_large_file", lambda *_: None)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "not" / "made" / "hub"))
     names = select_files([f.path for f in served.list_repo_tree("", recursive=True, revision="")[1:]], FOLDERS, None)
     need = sum((tiny_base / name).stat().st_size for name in names)
@@ -231,7 +234,7 @@ def test_a_commit_is_itself_and_a_branch_is_asked_for(monkeypatch) -> None:
     import huggingface_hub
 
     class Api:
-        def model_info(self, repo: str, revision: str | None) -> object:
+        def model_info(self, repo: str, revision: str | None, timeout: float) -> object:
             return type("Info", (), {"sha": "b" * 40})
     assert download.resolve_commit("owner/name", "c" * 40) == "c" * 40
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
@@ -246,7 +249,7 @@ def test_the_hubs_errors_become_clear_words(monkeypatch, error, kind, said) -> N
     from huggingface_hub import errors
 
     class Api:
-        def model_info(self, repo: str, revision: str | None) -> object:
+        def model_info(self, repo: str, revision: str | None, timeout: float) -> object:
             raised = getattr(errors, error)
             raise raised.__new__(raised)
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)

@@ -129,7 +129,7 @@ def test_what_cannot_learn_on_it_is_refused_with_the_reason(recipe) -> None:
         return " → ".join(found[0]) if found else None
 
     assert "quantised weights cannot learn → write `adapt:" in refusal("nf4", type="full")
-    assert "takes the base's own weights apart" in refusal("int8", type="lora", start="pissa")
+    assert "decomposes the base's original weights" in refusal("int8", type="lora", start="pissa")
     assert "write `quantise: int8`" in refusal("nf4", type="loha")
     assert "write `quantise: nf4`" in refusal("int8", type="lora", dora=True)
     assert "torchao" in refusal("fp8", type="oft") and refusal("nf4", type="oft") is None
@@ -176,7 +176,7 @@ def test_an_export_is_read_back_onto_the_same_layers(bench, recipe, name) -> Non
     # both are compared on the base's own weights, which are loaded once
     assert all(document["self_check"]["difference"] < 1e-5 for document in documents[1:])
     notes = [event.text for event in bench.events if isinstance(event, Note)]
-    assert sum("the base's weights are made" in text for text in notes) == (name == "nf4")
+    assert sum("loading the base's original weights" in text for text in notes) == (name == "nf4")
     assert quantisations()[name].DIFFUSERS_CONFIG.partition("(")[0] in (out / "README.md").read_text()
 
     own = families()["sd"].load(bench.base, device=torch.device("cpu"), dtype=torch.float32)

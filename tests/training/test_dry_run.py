@@ -11,6 +11,7 @@ from dbrun.adapters.adapter_layers import matched_layers
 from dbrun.adapters.attach import attach
 from dbrun.adapters.lora import Lora
 from dbrun.models.base import Sampling, families
+from dbrun.models.offload import find_offload
 from dbrun.models.quantisation import quantisations
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
@@ -30,8 +31,9 @@ SETTINGS = train_settings(steps=1, learning_rate=1e-3, batch_size=2, accumulatio
                           optimizer=AdamW(), schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
 
 
-def dry_run(folder: Path) -> DryRun:
-    return open_dry_run(BaseSource("files:0", "sd", folder, None, {}, Sampling(2, 2.0)), "cpu")
+def dry_run(folder: Path, offload: str | None) -> DryRun:
+    # in 32 bits a GPU computes as a CPU does
+    return open_dry_run(BaseSource("files:0", "sd", folder, None, {}, Sampling(2, 2.0)), "cuda", offload)
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +43,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def real_step(folder: Path, *, checkpointing: bool, quantise: str | None = None) -> tuple[StepMemory, int]:
-    """What a step of real tensors takes, and the bytes of the denoiser with its adapter."""
+def real_step(folder: Path, *, checkpointing: bool = False, quantise: str | None = None,
+              offload: str | None = None) -> tuple[StepMemory, int]:
+    """What a step of real tensors takes, and the bytes of the denoiser with its adapter on the device."""
     family = families()["sd"]
     model = family.load(folder, device=torch.device("cpu"), dtype=torch.float32)
     if quantise is not None:
         quantise_denoiser(model, quantisations()[quantise])
     with torch.no_grad():
         conditions = model.encode_prompts(["a photo 0", "a photo 1"])
+    if offload is not None:
+        model.weights.offloaded = "unet"
     module = model.denoiser
+    whole = sum(parameter.nbytes for parameter in module.parameters())
     attach(module, LORA, matched_layers(family, module, "denoiser", LORA), seed=0)
     if checkpointing:
         enable_gradient_checkpointing(model)
@@ -60,22 +66,34 @@ def real_step(folder: Path, *, checkpointing: bool, quantise: str | None = None)
         trainer.loss(batch)
     with LiveMemory() as live:
         trainer.loss(batch).total.backward()
-    return StepMemory(live.peak, saved.nbytes), sum(parameter.nbytes for parameter in module.parameters())
+    resident = sum(parameter.nbytes for parameter in module.parameters())
+    offloaded = find_offload(module)
+    if offloaded is not None:
+        resident -= offloaded.block_bytes
+        assert offloaded.block_bytes > whole / 2
+    return StepMemory(live.peak, saved.nbytes), resident
 
 
-def dry_step(folder: Path, *, checkpointing: bool, quantise: str | None = None) -> tuple[StepMemory, int]:
+def dry_step(folder: Path, *, checkpointing: bool = False, quantise: str | None = None,
+             offload: str | None = None) -> tuple[StepMemory, int]:
     """The same as a dry run counts it."""
-    base = dry_run(folder).open("fp32", {"denoiser": LORA}, quantise)
+    base = dry_run(folder, offload).open("fp32", {"denoiser": LORA}, quantise)
     step = base.train_step(SETTINGS, 32, 2, 2, checkpointing=checkpointing, live=False)
     return step, base.weight_bytes("unet")
 
 
 def test_a_step_is_counted_as_a_real_one_takes_it(folder: Path) -> None:
-    plain = real_step(folder, checkpointing=False)
+    plain = real_step(folder)
     checkpointed = real_step(folder, checkpointing=True)
-    assert dry_step(folder, checkpointing=False) == plain
+    assert dry_step(folder) == plain
     assert dry_step(folder, checkpointing=True) == checkpointed
     assert checkpointed[0].peak < plain[0].peak and checkpointed[0].saved < plain[0].saved
+
+
+def test_an_offloaded_step_is_counted_as_a_real_one_takes_it(folder: Path) -> None:
+    assert dry_step(folder, offload="blocks") == real_step(folder, offload="blocks")
+    base = dry_run(folder, "blocks").open("fp32", {"denoiser": LORA})
+    assert base.sample(32, 2) > 0
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

@@ -17,6 +17,7 @@ from dbrun.events import (
     StageFinished,
     StageReused,
     StageStarted,
+    TimeLeft,
 )
 from dbrun.ui.progress import JsonReporter, LineReporter, LiveReporter, make_reporter
 
@@ -64,6 +65,25 @@ def test_without_a_terminal_a_long_stage_speaks_now_and_then(capsys: pytest.Capt
     assert "loss 0.5" in said[0] and "learning rate 0.0001" in said[0]
 
 
+def test_without_a_terminal_the_time_left_is_said_once_and_beside_progress(
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    watch = LineReporter()
+    watch(RUN[0])
+    for left in (600.0, 590.0, 580.0):
+        watch(TimeLeft("train", left, left))
+        now[0] += 10.0
+        watch(Progress("train", 3, 9, "steps"))
+    said = capsys.readouterr().err.splitlines()[1:]
+    # the last event said 580 s, and came 10 s ago
+    assert [line.split("whole run: ")[-1] for line in said] == ["about 10 min left", "about 10 min left"]
+    assert "3/9 steps" in said[1]
+    short = LineReporter()
+    short(TimeLeft("train", 12.0, 12.0))
+    assert capsys.readouterr().err == ""
+
+
 def test_on_a_terminal_a_bar_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
@@ -90,13 +110,13 @@ def test_a_bar_leaves_room_for_what_a_terminal_writes_at_ctrl_c(monkeypatch: pyt
     monkeypatch.setattr(sys, "stderr", screen)
     for name, value in (("TERM", "xterm"), ("COLUMNS", str(columns))):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("dbrun.ui.progress.ETA_DELAY_SECONDS", -1.0)
     watch = LiveReporter()
     watch(RUN[0])
+    watch(TimeLeft("generate-priors", 190.0, 5.0, ("train",), "train"))
     watch(StageStarted("generate-priors", f"{'a reason that is long ' * 9}犬", resumed=True))
     watch._bar.refresh()
     for done in range(40):
-        watch(Progress("generate-priors", done, 300, "pictures", {"loss": 0.25, "learning_rate": 1e-4}))
+        watch(Progress("generate-priors", done, 300, "pictures", {"loss": 0.25, "learning_rate": 1e-4}, 9.6))
         watch._bar.refresh()
     watch.close()
     frames = [re.sub(r"\x1b\[[0-9?;]*[a-zA-Z]", "", line) for line in re.split(r"[\r\n]", screen.getvalue())]
@@ -104,7 +124,10 @@ def test_a_bar_leaves_room_for_what_a_terminal_writes_at_ctrl_c(monkeypatch: pyt
     assert max(map(len, bars)) <= columns - 4
     assert all(re.match(r"  generate-priors  [━╸╺]", line) for line in bars), "the name and the bar keep their room"
     assert any("…" in line for line in bars) and "39/300 pictures" in bars[-1]
-    assert " left  loss 0.25  learning rate 0.0001" in bars[-1] or columns < 160
+    assert "  10 s left  loss 0.25  learning rate 0.0001" in bars[-1] or columns < 160
+    totals = [line.rstrip() for line in frames if line.startswith("  whole run: ")]
+    assert totals and max(map(len, totals)) <= columns - 4
+    assert "at least 3 min left" in totals[-1]
 
 
 @pytest.mark.parametrize(("code", "word"), [(1, "failed"), (130, "stopped"), (143, "stopped")])
@@ -140,4 +163,4 @@ def test_for_a_program_every_event_is_a_json_line(capsys: pytest.CaptureFixture[
         "run_started", "stage_reused", "stage_started", "progress", "note", "progress", "stage_finished",
         "run_finished"]
     assert lines[3] == {"event": "progress", "stage": "generate-priors", "done": 3, "total": 60, "unit": "pictures",
-                        "metrics": {"loss": 0.25}}
+                        "metrics": {"loss": 0.25}, "seconds_left": None}

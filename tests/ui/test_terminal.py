@@ -91,9 +91,10 @@ def test_numbers_stay_with_their_units_and_colours_take_no_room() -> None:
     assert wrap_text("/a/path/that/is/longer then", 9, 9) == ["/a/path/that/is/longer", "then"]
 
 
-HOSTILE = "a\x1b[2Jb\rc\x9b31md\x07e\x7ff\udc9bg\x1b[31mh"
-"""Clears the screen, goes back to the start of the line, turns red, rings, and holds a byte that is no character."""
-WRITTEN_OUT = r"a\u001b[2Jb\u000dc\u009b31md\u0007e\u007ff\udc9bg\u001b[31mh"
+HOSTILE = "a\x1b[2Jb\rc\x9b31md\x07e\x7ff\udc9bg\x1b[31mh\u202ei\u2067j\u2069"
+"""Clears the screen, goes back to the start of the line, turns red, rings, holds a byte that is no character, and turns
+the order of letters around."""
+WRITTEN_OUT = r"a\u001b[2Jb\u000dc\u009b31md\u0007e\u007ff\udc9bg\u001b[31mh\u202ei\u2067j\u2069"
 
 
 def test_control_characters_are_written_out_wherever_text_goes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,7 +125,7 @@ def test_an_adapter_of_another_base_is_refused_and_leaves_the_base_alone(world, 
     base, blend = PROBE.predict(model), Blend(model)
     other = find_adapter(str(tmp_path / "other.safetensors"))
     assert isinstance(other, AdapterFile) and other.form.NAME == "kohya" and other.document == {}
-    with pytest.raises(RecipeError, match=r"other\.safetensors: 1 of its layers are none of the base's denoiser"):
+    with pytest.raises(RecipeError, match=r"other\.safetensors: 1 of its layers are not in the base's denoiser"):
         blend.apply([other])
     # As diffusers names them: layers of the base, of other widths, and, in XL, more of them.
     layer = "unet.down_blocks.0.attentions.0.transformer_blocks.{}.attn1.to_q.lora_{}.weight"

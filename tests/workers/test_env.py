@@ -10,7 +10,8 @@ from dbrun.plan import device
 from dbrun.recipe.load import load_recipe
 from dbrun.workers.env import DistributedEnv, check_launcher, clear_launcher_variables, read_distributed_env
 
-TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1",
+# the second process of the second machine: its place in the run is not its place on the machine
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1",
             "MASTER_PORT": "29500", "GROUP_RANK": "0", "ROLE_NAME": "default", "TORCHELASTIC_RUN_ID": "none"}
 ACCELERATE = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO", "ACCELERATE_USE_CPU": "False",
               "ACCELERATE_DYNAMO_MODE": "default", "ACCELERATE_DYNAMO_USE_FULLGRAPH": "False"}
@@ -30,7 +31,7 @@ def refused(words, *args):
 
 def test_the_environment_tells_the_place():
     assert read_distributed_env({}) is None and read_distributed_env({"PATH": "/bin"}) is None
-    assert read_distributed_env(TORCHRUN) == DistributedEnv(1, 4, 1, 2, "10.0.0.1", 29500)
+    assert read_distributed_env(TORCHRUN) == DistributedEnv(3, 4, 1, 2, "10.0.0.1", 29500)
     assert read_distributed_env(TORCHRUN | {"DBRUN_PROCESS_OF": "77"}).started_by_dbrun
 
 

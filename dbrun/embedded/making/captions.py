@@ -36,7 +36,9 @@ def caption_words() -> tuple[str, ...]:
     phrases = [*LEADS]
     for choices in PLACE_PHRASES.values():
         phrases += choices
-    parts = [word for phrase in phrases for word in phrase.split()]
+    parts: list[str] = []
+    for phrase in phrases:
+        parts += phrase.split()
     words = (*OTHER_WORDS, *parts, *KINDS, *COLOURS, *COLLAR_COLOURS, *HAT_COLOURS, *IDENTIFIERS)
     return tuple(dict.fromkeys(words))
 

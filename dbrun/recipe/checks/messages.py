@@ -46,7 +46,9 @@ def problems_of(error: ValidationError, data: MappingNode, *, part: bool = False
         # a union reports one error for each member; the first is enough
         if path not in problems:
             problems[path] = _problem(item, path, spot, data, suggest=len(problems) < MAX_SUGGESTIONS)
-    with_inner = {path[:length] for path in problems for length in range(len(path))}
+    with_inner: set[tuple[str | int, ...]] = set()
+    for path in problems:
+        with_inner.update(path[:length] for length in range(len(path)))
     return [problem for path, problem in problems.items()
             if path not in with_inner and not _follows_from_type(path, problems, data)]
 

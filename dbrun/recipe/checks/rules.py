@@ -8,10 +8,10 @@ from dbrun.adapters.embedding import Embedding
 from dbrun.config_types import Part
 from dbrun.errors import KeyProblem
 from dbrun.models.base import families
-from dbrun.models.quantisation import quantisations
 from dbrun.naming import CHECKPOINT_SUFFIXES, HUB_ID
 from dbrun.options.objective import check_objective
 from dbrun.recipe.checks import exports
+from dbrun.recipe.checks.weight_rules import check_weights
 from dbrun.recipe.schema import images
 from dbrun.recipe.schema.launch import check_launch
 from dbrun.recipe.schema.model import Prior, Recipe
@@ -21,8 +21,8 @@ from dbrun.recipe.schema.train import DEFAULT_STEPS
 
 def check_rules(recipe: Recipe) -> list[KeyProblem]:
     """All problems between keys of a valid recipe."""
-    rules = (_subject, _dataset, _captions, _prior, _class_images, _base, _quantise, _prompt_reading, _components,
-             _class_labels, _guidance, _objective, _precision, _adapt, _trigger, _export, _length, _stop,
+    rules = (_subject, _dataset, _captions, _prior, _class_images, _base, check_weights, _prompt_reading,
+             _components, _class_labels, _guidance, _objective, _precision, _adapt, _trigger, _export, _length, _stop,
              _optimizer, _tf32, _images, _launch)
     problems: list[KeyProblem] = []
     for rule in rules:
@@ -166,21 +166,6 @@ def _base(recipe: Recipe) -> Iterator[KeyProblem]:
             yield KeyProblem(f"base.{key}", f"found '{value}', which is for a base in a checkpoint of one file, and "
                              f"'{recipe.base.path}' is none",
                              f"remove `{key}`, or write `{key}: null` over an inherited one")
-
-
-def _quantise(recipe: Recipe) -> Iterator[KeyProblem]:
-    name, adapter = recipe.base.quantise, recipe.adapt.adapters.get("denoiser")
-    if name is None or adapter is None:
-        return
-    needs, kinds = adapter.layer_needs, quantisations()
-    unmet = [why for need, why in needs.items() if need in kinds[name].LACKS]
-    if not unmet:
-        return
-    able = [other for other, kind in kinds.items() if needs.keys().isdisjoint(kind.LACKS)]
-    fix = "write `adapt: {denoiser: {type: lora}}`, or remove `quantise`"
-    if able:
-        fix = f"write `quantise: {able[0]}`, or `adapt: {{denoiser: {{type: lora}}}}`"
-    yield KeyProblem("base.quantise", f"found '{name}', but `adapt.denoiser` cannot learn on it: {unmet[0]}", fix)
 
 
 def _objective(recipe: Recipe) -> Iterator[KeyProblem]:
@@ -371,8 +356,8 @@ def _optimizer(recipe: Recipe) -> Iterator[KeyProblem]:
                              "remove it")
     if train.ema is not None and optimizer.HAS_EVAL_WEIGHTS:
         yield KeyProblem("train.ema",
-                         f"found an average of weights that `train.optimizer: {{type: {optimizer.NAME}}}` already "
-                         "averages", "remove one of them")
+                         f"found an average of the weights, but `train.optimizer: {{type: {optimizer.NAME}}}` already "
+                         "averages them", "remove one of them")
 
 
 def _tf32(recipe: Recipe) -> Iterator[KeyProblem]:

@@ -44,7 +44,7 @@ QuantisationName: Any = Literal[tuple(quantisations())]
 class Base(Part):
     """The base model that is personalised."""
 
-    NEUTRAL: ClassVar[dict[str, object]] = {"quantise": None}
+    NEUTRAL: ClassVar[dict[str, object]] = {"quantise": None, "offload": None}
 
     type: Annotated[Text, AfterValidator(_check_family), Field(json_schema_extra=_list_families)] = "sd"
     """The base's family."""
@@ -73,6 +73,10 @@ class Base(Part):
     slightly other predictions, and often slower steps. nf4: 4 bits; int8: 8 bits, inputs too; fp8: 8 bits. Text
     encoders and autoencoder stay as they are. nf4 and int8 need the package bitsandbytes, fp8 needs torchao. Left out:
     the base's own weights, in `train.precision`."""
+    offload: Annotated[Literal["blocks"] | None, OrNone] = None
+    """blocks: keep the blocks of the denoiser in CPU memory, and copy each to the GPU while it computes: far less GPU
+    memory, slower steps, the same result. For large bases on small cards, with `train.gradient_checkpointing: true`;
+    does nothing on a CPU. Left out: the whole denoiser is on the GPU."""
 
     @property
     def prompt_reading(self) -> PromptReading:

@@ -32,6 +32,11 @@ def quantisation_packages(quantise: str | None) -> tuple[OptionalPackage, ...]:
     return (quantisations()[quantise].REQUIRED_PACKAGE,)
 
 
+def has_own_memory(device: str) -> bool:
+    """Whether a device (cuda, mps or cpu) has memory of its own, so that what lies in CPU memory takes none of it."""
+    return device == "cuda"
+
+
 def load_base(ctx: StageContext[Any], precision: Precision,
               device: torch.device | None = None, quantise: str | None = None) -> Model:
     """The base, frozen; its components are loaded as they are used. device: if left out, the run's, set up first.
@@ -53,6 +58,8 @@ def load_base(ctx: StageContext[Any], precision: Precision,
     _leave_files_out_of_peak(model)
     if quantise is not None:
         quantise_denoiser(model, quantisations()[quantise])
+    if ctx.runtime.offload and has_own_memory(device.type):
+        model.weights.offloaded = model.family.components["denoiser"]
     ctx.resident.opened(ctx.inputs["load"].digest, model)
     return model
 

@@ -12,6 +12,7 @@ from dbrun.models.base import Family, families
 from dbrun.models.ldm_layouts import CHECKPOINT
 from dbrun.models.ldm_names import checkpoint_shapes
 from dbrun.recipe.schema.adapt import Adapt
+from dbrun.recipe.schema.model import Base
 from dbrun.safetensors_header import tensor_shapes
 from dbrun.stages.base import StageContext
 from dbrun.stages.load import read_base_record
@@ -90,9 +91,15 @@ def guidance_label(guidance: float) -> str:
     return f"guided {guidance > 1}"
 
 
-def quantisation_labels(quantise: str | None) -> tuple[str, ...]:
-    """A label for a quantised denoiser; none without, as in records from before there were any."""
-    return () if quantise is None else (f"quantised {quantise}",)
+def denoiser_labels(base: Base) -> tuple[str, ...]:
+    """Labels for a denoiser that is quantised or offloaded; none for others, as in records from before there were any.
+    """
+    labels: list[str] = []
+    if base.quantise is not None:
+        labels.append(f"quantised {base.quantise}")
+    if base.offload is not None:
+        labels.append(f"offload {base.offload}")
+    return tuple(labels)
 
 
 def adapter_labels(adapt: Adapt) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from dbrun.models.quantisation import quantisations
 from dbrun.recipe.schema.model import Recipe
+from dbrun.stages.support.base_loading import has_own_memory
 
 NOTHING_TO_CHANGE = "free some memory: no key of the recipe makes this stage need less"
 
@@ -21,7 +22,7 @@ def precision_advice(recipe: Recipe, device: str) -> tuple[str, ...]:
 def quantise_advice(recipe: Recipe, device: str) -> tuple[str, ...]:
     """A quantised denoiser, where the device has memory of its own and the adapter can learn on it."""
     # in CPU memory the whole weights lie first, before they are quantised
-    if device == "cpu" or recipe.base.quantise is not None:
+    if not has_own_memory(device) or recipe.base.quantise is not None or recipe.base.offload is not None:
         return ()
     adapter = recipe.adapt.adapters.get("denoiser")
     needs = adapter.layer_needs if adapter is not None else {}
@@ -29,6 +30,15 @@ def quantise_advice(recipe: Recipe, device: str) -> tuple[str, ...]:
         if needs.keys().isdisjoint(kind.LACKS):
             return (f"set `base.quantise: {name}`",)
     return ()
+
+
+def offload_advice(recipe: Recipe, device: str) -> tuple[str, ...]:
+    """Blocks in CPU memory, where the device has memory of its own and the recipe allows it."""
+    base, adapter = recipe.base, recipe.adapt.adapters.get("denoiser")
+    trains_blocks = adapter is not None and not adapter.uses_peft
+    if not has_own_memory(device) or base.offload or base.quantise or trains_blocks:
+        return ()
+    return ("set `base.offload: blocks`",)
 
 
 def adapter_advice(recipe: Recipe) -> tuple[str, ...]:

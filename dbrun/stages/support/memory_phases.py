@@ -14,6 +14,7 @@ from dbrun.models.base import families
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.load import select_files
 from dbrun.stages.sources import BaseSource
+from dbrun.stages.support.base_loading import has_own_memory
 from dbrun.stages.support.memory import NO_MEMORY, CountedMemory, largest
 from dbrun.training.settings import TrainParams
 
@@ -26,8 +27,11 @@ CHECKPOINT_COPIES = 3
 """Copies of the training state in CPU memory while a checkpoint is written: its tensors, their bytes and the file."""
 
 
-def open_dry_run(base: BaseSource, device: str) -> DryRun:
-    """A dry run of a base for a device (cuda, mps or cpu). Imports torch. Raises RecipeError while it is not here."""
+def open_dry_run(base: BaseSource, device: str, offload: str | None = None) -> DryRun:
+    """A dry run of a base for a device (cuda, mps or cpu). Imports torch. Raises RecipeError while it is not here.
+
+    offload: the recipe's `base.offload`.
+    """
     folder = base.folder
     if folder is None:
         raise RecipeError(f"memory is counted from the base's files, and {base.identity} is not on this machine yet",
@@ -35,8 +39,10 @@ def open_dry_run(base: BaseSource, device: str) -> DryRun:
     from dbrun.training.dry_run import DryRun
 
     family = families()[base.family]
-    names = [path.relative_to(folder).as_posix() for pattern in ("*", "*/*") for path in folder.glob(pattern)]
-    return DryRun(folder, family, base.variant, select_files(names, family.subfolders, base.variant), device)
+    paths = [*folder.glob("*"), *folder.glob("*/*")]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    files = select_files(names, family.subfolders, base.variant)
+    return DryRun(folder, family, base.variant, files, device, offload is not None and has_own_memory(device))
 
 
 def encode_prompts_phase(base: DryBase, *kept: str, rest: int = 0) -> CountedMemory:

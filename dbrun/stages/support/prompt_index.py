@@ -38,8 +38,9 @@ class PromptIndex:
     @classmethod
     def build(cls, pictures: Sequence[Picture], classes: Sequence[str], shows: Sequence[int] = ()) -> PromptIndex:
         """The index of these instance pictures and of class rows with these prompts. shows: as the field."""
-        texts = {text for picture in pictures for text in _all_prompts(picture)}
-        texts.update(classes)
+        texts = set(classes)
+        for picture in pictures:
+            texts.update(_all_prompts(picture))
         # a list that no picture uses stays empty and is not written: the file has the bytes, and the artifact the
         # digest, that it had before the feature existed
         dropout: tuple[float, ...] = ()

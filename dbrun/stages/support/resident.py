@@ -53,7 +53,7 @@ class ResidentBase:
         def find_kept(name: str) -> nn.Module | None:
             if name != key.name or key not in self._kept:
                 return None
-            return self._kept.pop(key).to(model.device)
+            return self._kept.pop(key).to(model.weights.load_device(name))
 
         model.weights.find_kept = find_kept
 

@@ -20,7 +20,9 @@ def hub_tokenizers(identity: str) -> tuple[str, str] | None:
 
 def tokenizer_files(folder: Path, family: Family) -> tuple[str, ...]:
     """Relative names of the files of the tokenizers in a base's folder, sorted."""
-    names = [f"{name}/{path.name}" for name in family.tokenizers for path in (folder / name).glob("*")]
+    names: list[str] = []
+    for tokenizer in family.tokenizers:
+        names += [f"{tokenizer}/{path.name}" for path in (folder / tokenizer).glob("*")]
     return tuple(sorted(_wanted(names, family)))
 
 
@@ -38,6 +40,13 @@ def download_tokenizers(repo: str, commit: str, family: Family, poll: Callable[[
     from dbrun.stages.support import download
 
     return download.download(repo, commit, lambda names: _wanted(names, family), lambda done, total: None, poll=poll)
+
+
+def describe_tokenizers_download(repo: str, commit: str, family: Family) -> str | None:
+    """Text on the size of what `download_tokenizers` would fetch; None for nothing."""
+    from dbrun.stages.support.download import describe_download
+
+    return describe_download(repo, commit, lambda names: _wanted(names, family))
 
 
 def _wanted(names: Sequence[str], family: Family) -> list[str]:
