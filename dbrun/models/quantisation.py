@@ -30,6 +30,12 @@ class Quantisation:
     INPUT_ROUNDING: ClassVar[float] = 0.0
     """Share of a prediction's size by which two computations that differ in the last bit may differ; 0 where only
     weights are quantised."""
+    BITS: ClassVar[int]
+    """Bits of a weight."""
+    SCALED_TOGETHER: ClassVar[int | None] = None
+    """Weights that share a scale in float32; None for those of one output."""
+    KEEPS_INPUT: ClassVar[bool] = False
+    """Whether a layer keeps its inputs for the backward pass, even where gradient checkpointing drops all else."""
     LACKS: ClassVar[frozenset[LayerNeed]]
     """What an adapter may need of a layer and does not find on one of these."""
     DIFFUSERS_CONFIG: ClassVar[str]
@@ -51,6 +57,12 @@ class Quantisation:
         """The layer with its weight [out, in] quantised, on the device."""
         raise NotImplementedError
 
+    def weight_bytes(self, outputs: int, inputs: int) -> int:
+        """Bytes of a layer's weight [outputs, inputs] in memory, with its scales."""
+        count = outputs * inputs
+        scales = count // self.SCALED_TOGETHER if self.SCALED_TOGETHER else outputs
+        return count * self.BITS // 8 + 4 * scales
+
     def mark(self, module: nn.Module) -> None:
         """Set the attributes of module by which peft knows its layers, as diffusers does."""
 
@@ -60,6 +72,8 @@ class Nf4(Quantisation):
 
     NAME: ClassVar[str] = "nf4"
     REQUIRED_PACKAGE: ClassVar[OptionalPackage] = BITSANDBYTES
+    BITS: ClassVar[int] = 4
+    SCALED_TOGETHER: ClassVar[int | None] = 64
     LACKS: ClassVar[frozenset[LayerNeed]] = frozenset({"own weights", "weight shape"})
     DIFFUSERS_CONFIG: ClassVar[str] = (
         'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPE)')
@@ -94,6 +108,8 @@ class Int8(Quantisation):
     # inputs are rounded to 127 steps, and one between two may go either way; measured with the scale of a LoRA
     # in its weights or beside them: up to 0.0026 on the tiny and the embedded base, where nf4 stays below 1.1e-6
     INPUT_ROUNDING: ClassVar[float] = 1 / 127
+    BITS: ClassVar[int] = 8
+    KEEPS_INPUT: ClassVar[bool] = True
     LACKS: ClassVar[frozenset[LayerNeed]] = frozenset({"own weights", "readable weights"})
     DIFFUSERS_CONFIG: ClassVar[str] = "BitsAndBytesConfig(load_in_8bit=True)"
 
@@ -120,6 +136,7 @@ class Fp8(Quantisation):
 
     NAME: ClassVar[str] = "fp8"
     REQUIRED_PACKAGE: ClassVar[OptionalPackage] = TORCHAO
+    BITS: ClassVar[int] = 8
     LACKS: ClassVar[frozenset[LayerNeed]] = frozenset({"own weights", "plain weights"})
     DIFFUSERS_CONFIG: ClassVar[str] = "TorchAoConfig(Float8WeightOnlyConfig())"
 

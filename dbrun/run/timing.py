@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from dbrun.events import Emit, Event, Progress
 from dbrun.pace import Pace
+from dbrun.peak_memory import PEAK
 from dbrun.store.items import DiskItemCache
 from dbrun.store.locks import Lock
-
-PROC_STATUS, PROC_CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class StageTimer:
@@ -91,18 +88,17 @@ class StageTimer:
 def peak_memory(device: str) -> Iterator[Callable[[], int]]:
     """Context manager: yields a function that returns the peak memory in bytes since the block began.
 
-    Memory of the GPU if device is "cuda", else resident memory of this process; 0 if the system does not tell.
+    Memory of the GPU if device is "cuda", else resident memory of this process, without the base's files as they are
+    read; 0 if the system does not tell.
     """
-    # Writing 5 resets the kernel's high-water mark of resident memory (proc(5)); without it an earlier stage counts.
-    with suppress(OSError):
-        PROC_CLEAR_REFS.write_text("5", encoding="ascii")
+    PEAK.restart()
     cuda = _active_cuda() if device == "cuda" else None
     if cuda is not None:
         cuda.reset_peak_memory_stats()
 
     def most() -> int:
         used = _active_cuda() if device == "cuda" else None
-        return int(used.max_memory_allocated()) if used is not None else _peak_resident()
+        return int(used.max_memory_allocated()) if used is not None else PEAK.read()
 
     yield most
 
@@ -112,12 +108,3 @@ def _active_cuda() -> Any | None:
     # From sys.modules: an import here would cost seconds for stages that need no torch.
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
-
-
-def _peak_resident() -> int:
-    try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB", PROC_STATUS.read_text(encoding="ascii", errors="replace"),
-                          re.MULTILINE)
-    except OSError:
-        return 0
-    return int(found[1]) * 1024 if found else 0

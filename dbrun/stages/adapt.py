@@ -97,8 +97,12 @@ class Adapt(Stage[AdaptParams]):
         return CountedMemory(dry_run.weight_bytes("fp32", *dict.fromkeys(read)), 0, 3 * base.trained_bytes)
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
-        """A smaller adapter, or one that starts from nothing but shapes."""
-        return adapter_advice(recipe)
+        """An adapter that starts from nothing but shapes, or a smaller one."""
+        advice: list[str] = []
+        for name, choice in recipe.adapt.adapters.items():
+            if choice.starts_from_base_weights and choice.uses_peft:
+                advice.append(f"write `adapt: {{{name}: {{type: lora}}}}`, which starts without the base's weights")
+        return (*advice, *adapter_advice(recipe))
 
     def max_disk_bytes(self, ctx: StageContext[AdaptParams]) -> int:
         """The adapters' files, and the fixed overhead."""

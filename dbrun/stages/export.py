@@ -30,7 +30,7 @@ from dbrun.stages.support.before_after import ROWS, draw_before_after
 from dbrun.stages.support.cost import adapter_labels, denoiser_labels, guidance_label
 from dbrun.stages.support.lowres_inputs import LowresInputs, lowres_inputs
 from dbrun.stages.support.memory import CountedMemory
-from dbrun.stages.support.memory_advice import offload_advice, precision_advice
+from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice
 from dbrun.stages.support.memory_phases import export_memory
 from dbrun.stages.support.provenance import portable_recipe, provenance
 from dbrun.stages.support.sample_spec import default_prompts
@@ -173,17 +173,17 @@ class Export(Stage[ExportParams]):
         """The pictures, the check of each format, and the large formats while they are written and read back."""
         params = self.params(recipe, sources)
         precision = sampling_precision(params.precision, Numerics(dry_run.device, 0))
-        base = dry_run.open(precision, recipe.adapt.components)
+        base = dry_run.open(precision, recipe.adapt.components, params.quantise)
         return export_memory(dry_run, recipe, params.formats, params.guidance, base)
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
-        """The large formats that the recipe names, then fewer bits, pixels and blocks on the device."""
+        """The large formats that the recipe names, blocks in CPU memory, then what also trains anew."""
         from dbrun.formats.base import formats
 
         large = [f"`{name}`" for name in exports.export_formats(recipe) if formats()[name].LARGE]
         leave_out = (f"leave {' and '.join(large)} out of `export`",) if large and recipe.export else ()
-        return (*leave_out, *precision_advice(recipe, device), "lower `images.resolution`",
-                *offload_advice(recipe, device))
+        costly = (*precision_advice(recipe, device), *quantise_advice(recipe, device), "lower `images.resolution`")
+        return (*leave_out, *offload_advice(recipe, device), *(f"{advice}, which trains anew" for advice in costly))
 
     def max_disk_bytes(self, ctx: StageContext[ExportParams]) -> int:
         """Each format in 32 bits and the pictures with copies, all of it twice: in the store and delivered."""

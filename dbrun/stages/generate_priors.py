@@ -25,7 +25,7 @@ from dbrun.stages.support.base_loading import load_base, quantisation_packages, 
 from dbrun.stages.support.cost import denoiser_labels, guidance_label
 from dbrun.stages.support.distribute import run_distributed
 from dbrun.stages.support.memory import CountedMemory, largest
-from dbrun.stages.support.memory_advice import offload_advice, precision_advice
+from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice
 from dbrun.stages.support.memory_phases import encode_prompts_phase, sampling_phase
 from dbrun.workload import Workload
 
@@ -138,12 +138,14 @@ class GeneratePriors(Stage[PriorParams]):
     def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
         """The text encoders first; once they are released, denoiser and autoencoder."""
         params = self.params(recipe, sources)
-        base = dry_run.open(sampling_precision(params.precision, Numerics(dry_run.device, 0)))
+        precision = sampling_precision(params.precision, Numerics(dry_run.device, 0))
+        base = dry_run.open(precision, quantise=params.quantise)
         return largest((encode_prompts_phase(base), sampling_phase(base, params.resolution, params.guidance)))
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
         """Fewer pixels or bits, or class images that need not be drawn here."""
-        return (*precision_advice(recipe, device), "lower `images.resolution`", *offload_advice(recipe, device),
+        return (*precision_advice(recipe, device), *quantise_advice(recipe, device), "lower `images.resolution`",
+                *offload_advice(recipe, device),
                 "name class images of your own in `prior.images`, or set `prior.target: base`")
 
     def max_disk_bytes(self, ctx: StageContext[PriorParams]) -> int:

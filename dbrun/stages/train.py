@@ -26,7 +26,7 @@ from dbrun.stages.support.base_loading import load_base, quantisation_packages
 from dbrun.stages.support.cost import adapter_labels, denoiser_labels
 from dbrun.stages.support.held_out import held_out_indices
 from dbrun.stages.support.memory import CountedMemory
-from dbrun.stages.support.memory_advice import adapter_advice, offload_advice, precision_advice
+from dbrun.stages.support.memory_advice import adapter_advice, offload_advice, precision_advice, quantise_advice
 from dbrun.stages.support.memory_phases import train_memory
 from dbrun.stages.support.prompt_index import PromptIndex
 from dbrun.stages.support.training_length import training_length
@@ -150,8 +150,10 @@ class Train(Stage[TrainParams]):
             advice.append("set `train.gradient_checkpointing: true`")
         if train.batch_size > 1:
             advice.append("lower `train.batch_size` and raise `train.accumulation` instead")
-        advice += precision_advice(recipe, device)
-        advice += offload_advice(recipe, device)
+        advice += (*precision_advice(recipe, device), *quantise_advice(recipe, device), *offload_advice(recipe, device))
+        others = [f"`adapt.{name}`" for name in recipe.adapt.adapters if name != "denoiser"]
+        if others and "denoiser" in recipe.adapt.adapters:
+            advice.append(f"leave out {' and '.join(others)}")
         advice.append("lower `images.resolution`")
         return (*advice, *adapter_advice(recipe))
 

@@ -22,16 +22,20 @@ from dbrun.adapters.base import Adapter, Learnable
 from dbrun.models.base import CleanBatch, Condition, Family
 from dbrun.models.offload import BlockOffload
 from dbrun.models.prompt_encoding import frozen_encoders, learning_encoders
+from dbrun.models.quantisation import quantisations
 from dbrun.options.precision import Precision
 from dbrun.safetensors_header import tensor_shapes
 from dbrun.training.batches import Batch
 from dbrun.training.device import DTYPES
+from dbrun.training.dry_quantised import stand_in
 from dbrun.training.dry_step import DryTrainer, StepMemory, emulated_autocast, recompute_as_on
 from dbrun.training.live_memory import LiveMemory
 from dbrun.training.prompt_embeds import PromptEncoder, live_prompts
 from dbrun.training.recompute import enable_gradient_checkpointing
 from dbrun.training.settings import TrainParams
 
+LIBRARY_BYTES = 96 * 2**20
+"""What torch and its kernels take on a CPU from the loading of a base on, besides tensors (measured: 80 to 110 MiB)."""
 ANY_PROMPT = "a photo"
 """A prompt for the count: every prompt is padded to the same length."""
 
@@ -59,9 +63,10 @@ class DryRun:
             total += self._weight_count(name) * dtype.itemsize
         return total
 
-    def open(self, precision: Precision, adapters: Mapping[str, Learnable] = MappingProxyType({})) -> DryBase:
-        """The base in a precision. adapters: component -> what is attached to it."""
-        return DryBase(self, precision, adapters)
+    def open(self, precision: Precision, adapters: Mapping[str, Learnable] = MappingProxyType({}),
+             quantise: str | None = None) -> DryBase:
+        """The base in a precision. adapters: component -> what is attached to it; quantise: as `base.quantise`."""
+        return DryBase(self, precision, adapters, quantise)
 
     def _weight_files(self, name: str) -> list[Path]:
         return [self.folder / file for file in self.files
@@ -77,26 +82,33 @@ class DryRun:
 class DryBase:
     """An opened base whose tensors have shapes, but no memory; each method computes once and counts bytes.
 
-    precision: of the base; adapters: component -> what is attached to it.
+    precision: of the base; adapters: component -> what is attached to it; quantise: number format of the denoiser's
+    linear layers, None for the base's own weights.
     """
 
-    def __init__(self, dry_run: DryRun, precision: Precision, adapters: Mapping[str, Learnable]) -> None:
-        self.dry_run, self.precision, self.adapters = dry_run, precision, adapters
+    def __init__(self, dry_run: DryRun, precision: Precision, adapters: Mapping[str, Learnable],
+                 quantise: str | None = None) -> None:
+        self.dry_run, self.precision, self.adapters, self.quantise = dry_run, precision, adapters, quantise
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         family, folder = dry_run.family, dry_run.folder
         # on the CPU whatever the device: fake tensors of a device that is not here cannot be indexed
         self.model = model = family.load(folder, device=torch.device("cpu"), dtype=DTYPES[precision],
                                          variant=dry_run.variant)
         carriers: dict[str, nn.Module] = {}
+        denoiser = family.components["denoiser"]
 
         def empty(name: str) -> nn.Module:
             # modules are made and cast without fake tensors, which cannot be replaced inside a module
             with unset_fake_temporarily():
                 module = family.empty_component(folder, name).to(family.component_dtype(name, DTYPES[precision]))
+                if quantise is not None and name == denoiser:
+                    self.quantised_away = stand_in(module, quantisations()[quantise])
             carriers[name] = module
             # adapters are attached to shapes; what comes later is only computed with
             return module if attaching else self._fill(module)
 
+        self.quantised_away = 0
+        """Bytes that the denoiser's weights lose as they are quantised; known once the denoiser is there."""
         attaching = True
         model.weights.find_kept = empty
         for name, choice in adapters.items():
@@ -137,8 +149,11 @@ class DryBase:
     def weight_bytes(self, *names: str) -> int:
         """Bytes of these components with their adapters."""
         total = self.dry_run.weight_bytes(self.precision, *names)
-        if self.dry_run.family.components["denoiser"] in names:
-            total -= self._offloaded_bytes
+        denoiser = self.dry_run.family.components["denoiser"]
+        if denoiser in names:
+            if self.quantise is not None:
+                self.model.component(denoiser)
+            total -= self.quantised_away + self._offloaded_bytes
         for component in self.components:
             if self.dry_run.family.components.get(component) in names:
                 # weights that learn in place are kept in their original values, too: they count twice
@@ -146,6 +161,21 @@ class DryBase:
                 total += sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
                 total += _frozen_adapter_bytes(module)
         return total
+
+    def kernel_bytes(self, *names: str) -> int:
+        """Bytes that computing takes besides tensors. names: components that compute.
+
+        On a CPU: what the libraries take at their first use, and the largest convolution's weight once more, which
+        oneDNN packs anew at every call.
+        """
+        if self.dry_run.device != "cpu":
+            return 0
+        packed = 0
+        for name in names:
+            for module in self.model.component(name).modules():
+                if isinstance(module, nn.Conv2d):
+                    packed = max(packed, module.weight.nbytes)
+        return LIBRARY_BYTES + packed
 
     def encode_prompt(self, text_encoders: Sequence[str]) -> tuple[int, int]:
         """(most activations of encoding one prompt with these text encoders, bytes of what they give)."""

@@ -36,8 +36,10 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and count the storages of its results."""
         result = func(*args, **(kwargs or {}))
+        # a view of a weight, or one written in place, takes no bytes of its own
+        given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
+            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in given:
                 self._add(leaf.untyped_storage())
         return result
 

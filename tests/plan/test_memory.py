@@ -41,12 +41,35 @@ def test_the_advice_is_that_of_the_stage() -> None:
     recipe = Recipe.model_validate(RECIPE)
     advice = {name: advice_text(stage.memory_advice(recipe, "cuda")) for name, stage in stages().items()}
     assert "gradient_checkpointing" in advice["train"] and "`train.accumulation`" in advice["train"]
-    assert advice["export"].startswith("leave `merged` out of `export`")
+    assert advice["export"].startswith("leave `merged` out of `export`") and "trains anew" in advice["export"]
     assert "prior.images" in advice["generate-priors"] and "batch_size" not in advice["preprocess"]
     # what is done already is not advised again, nor 16 bits where the device draws in 32
     done = Recipe.model_validate({**RECIPE, "train": {"gradient_checkpointing": True}})
     train = stages()["train"].memory_advice(done, "cpu")
     assert not any("checkpointing" in text or "bf16" in text or "batch_size" in text for text in train)
+
+
+def test_quantised_weights_are_advised_where_the_adapter_can_learn_on_them() -> None:
+    def advised(kind: str, device: str, stage: str, **options: object) -> str:
+        adapter = {"type": kind, **options}
+        recipe = Recipe.model_validate({**RECIPE, "adapt": {"denoiser": adapter}, "export": None})
+        return advice_text(stages()[stage].memory_advice(recipe, device))
+
+    assert "`base.quantise: nf4`" in advised("lora", "cuda", "train")
+    for kind, device in (("full", "cuda"), ("lora", "cpu")):
+        assert "quantise" not in advised(kind, device, "train")
+    # only what reads the base's weights as it starts is told to start without
+    assert "starts without the base's weights" in advised("lora", "cuda", "adapt", start="pissa", targets="linear")
+    assert "starts without" not in advised("lora", "cuda", "adapt")
+
+
+def test_encoders_that_learn_are_advised_to_be_left_out_beside_a_denoiser_only() -> None:
+    lora = {"type": "lora"}
+    both = Recipe.model_validate({**RECIPE, "adapt": {"denoiser": lora, "text_encoder": lora}})
+    alone = Recipe.model_validate({**RECIPE, "adapt": {"text_encoder": lora}})
+    train = stages()["train"]
+    assert "leave out `adapt.text_encoder`" in train.memory_advice(both, "cuda")
+    assert "leave out `adapt.text_encoder`" not in train.memory_advice(alone, "cuda")
 
 
 def test_offload_is_advised_where_it_helps_and_is_not_set() -> None:

@@ -9,6 +9,7 @@ from dbrun.models.base import Model
 from dbrun.models.quantisation import Quantisation, quantisations
 from dbrun.options.packages import OptionalPackage
 from dbrun.options.precision import Precision
+from dbrun.peak_memory import PEAK
 from dbrun.stages.base import DRAWING_PRECISION, StageContext
 from dbrun.stages.load import read_base_record
 from dbrun.stages.sources import Numerics
@@ -57,7 +58,7 @@ def load_base(ctx: StageContext[Any], precision: Precision, device: torch.device
     all that the stage computes on the run's device.
     Raises StageFailed where the base's folder is gone.
     """
-    from dbrun.training.device import DTYPES, deterministic_algorithms, set_up_device
+    from dbrun.training.device import DTYPES, deterministic_algorithms, return_freed_memory, set_up_device
 
     if ctx.base is None:
         raise StageFailed("the base's files are gone", fix="run again with `--force load`")
@@ -66,14 +67,28 @@ def load_base(ctx: StageContext[Any], precision: Precision, device: torch.device
         device = set_up_device(ctx.numerics, ctx.process_group.local_rank)
         # also where it is off: what the process has set is in no cache key
         ctx.resident.settings.enter_context(deterministic_algorithms(deterministic))
+    else:
+        return_freed_memory()
     model = record.family.load(ctx.base, device=device, dtype=DTYPES[precision], variant=record.variant)
     model.prompt_reading = record.reading
+    _leave_files_out_of_peak(model)
     if quantise is not None:
         quantise_denoiser(model, quantisations()[quantise])
     if ctx.runtime.offload and has_own_memory(device.type):
         model.weights.offloaded = model.family.components["denoiser"]
     ctx.resident.opened(ctx.inputs["load"].digest, model)
     return model
+
+
+def _leave_files_out_of_peak(model: Model) -> None:
+    """Let the base's weight files not count as memory of the stage while they are read."""
+    load = model.weights.load_from_files
+
+    def load_measured(name: str) -> nn.Module:
+        with PEAK.without_files():
+            return load(name)
+
+    model.weights.load_from_files = load_measured
 
 
 def quantise_denoiser(model: Model, quantisation: Quantisation) -> None:
@@ -86,9 +101,10 @@ def quantise_denoiser(model: Model, quantisation: Quantisation) -> None:
         if name != denoiser:
             return load_plain(name)
         # by way of the CPU, so that the device never holds the whole weights
-        module = model.family.load_component(
-            model.folder, name, device=torch.device("cpu"), dtype=model.family.component_dtype(name, model.dtype),
-            variant=model.variant)
+        with PEAK.without_files():
+            module = model.family.load_component(
+                model.folder, name, device=torch.device("cpu"), dtype=model.family.component_dtype(name, model.dtype),
+                variant=model.variant)
         return quantisation.quantise(module, model.device)
 
     model.weights.load_from_files, model.weights.quantisation = load, quantisation

@@ -11,7 +11,8 @@ class CountedMemory:
     """Peak bytes of a stage by what they hold.
 
     weights: of the base's components and the adapters; activations: the most tensors alive at once while the network
-    computes; rest: optimizer state, gradients, copies, conditions, files while they are written.
+    computes; rest: optimizer state, gradients, copies, conditions, files while they are written, and on a CPU what
+    computing takes besides tensors.
     """
 
     weights: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dbrun.models.quantisation import quantisations
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.support.base_loading import has_own_memory
 
@@ -16,6 +17,19 @@ def precision_advice(recipe: Recipe, device: str) -> tuple[str, ...]:
     if device == "cpu" or recipe.train.resolved_precision != "fp32":
         return ()
     return ("set `train.precision: bf16`",)
+
+
+def quantise_advice(recipe: Recipe, device: str) -> tuple[str, ...]:
+    """A quantised denoiser, where the device has memory of its own and the adapter can learn on it."""
+    # in CPU memory the whole weights lie first, before they are quantised
+    if not has_own_memory(device) or recipe.base.quantise is not None or recipe.base.offload is not None:
+        return ()
+    adapter = recipe.adapt.adapters.get("denoiser")
+    needs = adapter.layer_needs if adapter is not None else {}
+    for name, kind in quantisations().items():
+        if needs.keys().isdisjoint(kind.LACKS):
+            return (f"set `base.quantise: {name}`",)
+    return ()
 
 
 def offload_advice(recipe: Recipe, device: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.load import select_files
 from dbrun.stages.sources import BaseSource
 from dbrun.stages.support.base_loading import has_own_memory
-from dbrun.stages.support.memory import CountedMemory, largest
+from dbrun.stages.support.memory import NO_MEMORY, CountedMemory, largest
 from dbrun.training.settings import TrainParams
 
 if TYPE_CHECKING:
@@ -53,21 +53,35 @@ def encode_prompts_phase(base: DryBase, *kept: str, encoders: Sequence[str] = ()
     running = tuple(encoders) or base.dry_run.family.text_encoders
     activations, _ = base.encode_prompt(running)
     names = dict.fromkeys((*running, *kept))
-    return CountedMemory(base.weight_bytes(*names), activations, rest)
+    return CountedMemory(base.weight_bytes(*names), activations, rest + base.kernel_bytes(*running))
 
 
 def encode_images_phase(base: DryBase, side: int, rest: int = 0) -> CountedMemory:
     """Encoding of one picture of side × side pixels."""
     activations, _ = base.encode_image(side)
-    return CountedMemory(base.weight_bytes(*_autoencoder(base)), activations, rest)
+    names = tuple(_autoencoder(base))
+    return CountedMemory(base.weight_bytes(*names), activations, rest + base.kernel_bytes(*names))
+
+
+def quantising_phase(base: DryBase, *kept: str, rest: int = 0) -> CountedMemory:
+    """The denoiser before its layers are quantised, in CPU memory. kept: components that are there besides."""
+    if base.quantise is None or base.dry_run.device != "cpu":
+        return NO_MEMORY
+    denoiser = base.dry_run.family.components["denoiser"]
+    return CountedMemory(base.dry_run.weight_bytes(base.precision, *dict.fromkeys((*kept, denoiser))), 0, rest)
 
 
 def sampling_phase(base: DryBase, side: int, guidance: float, *kept: str, rest: int = 0) -> CountedMemory:
     """Drawing of one picture. kept: components that are in memory besides denoiser and autoencoder."""
     # guidance runs the denoiser with the prompt and without it, in one batch
     rows = 2 if guidance > 1 else 1
-    names = dict.fromkeys((base.dry_run.family.components["denoiser"], *_autoencoder(base), *kept))
-    return CountedMemory(base.weight_bytes(*names), base.sample(side, rows), rest)
+    denoiser = base.dry_run.family.components["denoiser"]
+    names = dict.fromkeys((denoiser, *_autoencoder(base), *kept))
+    kernels = base.kernel_bytes(denoiser, *_autoencoder(base))
+    drawing = CountedMemory(base.weight_bytes(*names), base.sample(side, rows), rest + kernels)
+    if denoiser in kept:
+        return drawing
+    return largest((quantising_phase(base, *names, rest=rest), drawing))
 
 
 def preprocess_memory(dry_run: DryRun, side: int, crops: int, prompts: int, encoders: Sequence[str]) -> CountedMemory:
@@ -94,7 +108,8 @@ def train_memory(dry_run: DryRun, recipe: Recipe, params: TrainParams, *, rows: 
     rows: of a micro-batch, class rows included; prompts: distinct ones among them; cached_prompts: all that are kept
     encoded; crops: encoded pictures.
     """
-    base, family = dry_run.open(params.precision, recipe.adapt.components), dry_run.family
+    base = dry_run.open(params.precision, recipe.adapt.components, params.quantise)
+    family = dry_run.family
     side, trained = recipe.images.resolution, base.trained_bytes
     frozen = base.frozen_encoders
     on_cpu = dry_run.device == "cpu"
@@ -118,7 +133,8 @@ def train_memory(dry_run: DryRun, recipe: Recipe, params: TrainParams, *, rows: 
     step = base.train_step(params, side, rows, prompts, checkpointing=recipe.train.gradient_checkpointing)
     # with accumulation the sum of the gradients so far is there from the second micro-batch on
     gradients = trained if params.accumulation > 1 else 0
-    phases = [CountedMemory(weights, step.peak, rest + gradients)]
+    kernels = base.kernel_bytes(*names)
+    phases = [quantising_phase(base, *kept), CountedMemory(weights, step.peak, rest + gradients + kernels)]
     if on_cpu:
         phases.append(CountedMemory(weights, 0, rest + CHECKPOINT_COPIES * (1 + states) * trained))
     averages = trained if params.ema is not None else 0
@@ -129,7 +145,7 @@ def train_memory(dry_run: DryRun, recipe: Recipe, params: TrainParams, *, rows: 
         for encoder in frozen:
             phases.append(encode_prompts_phase(base, *kept, encoders=(encoder,), rest=rest + averages))
     if params.held_out is not None:
-        phases.append(CountedMemory(weights, base.predict(side, params.held_out.draws), rest + averages))
+        phases.append(CountedMemory(weights, base.predict(side, params.held_out.draws), rest + averages + kernels))
     return largest(phases)
 
 
@@ -155,9 +171,12 @@ def export_memory(dry_run: DryRun, recipe: Recipe, names: Iterable[str], guidanc
     everything = base.weight_bytes(*family.weight_components)
     probe_side = min(side, PROBE_SIDE)
     activations = max(base.predict(probe_side, PROBE_ROWS), base.encode_image(probe_side, PROBE_ROWS)[0])
-    phases.append(CountedMemory(everything, activations, rest))
     plain = {name: dry_run.weight_bytes(base.precision, name) for name in family.weight_components}
     carriers = [family.components[name] for name in base.components if name in family.components]
+    if base.quantise is not None and on_cpu and any(formats()[name].ADDS_TO_WEIGHTS for name in names):
+        # these are made on the base's own weights
+        everything = sum(plain.values())
+    phases.append(CountedMemory(everything, activations, rest + base.kernel_bytes(*family.weight_components)))
     for name in names:
         copies = formats()[name].peak_copies(plain, carriers)
         if copies and on_cpu:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dbrun.peak_memory import resident_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
     from dbrun.models.base import Model
 
-STATM = Path("/proc/self/statm")
-"""Sizes of this process in pages: virtual, resident … (proc(5))."""
 MIN_FREE_SHARE = 2.0
 """Free CPU memory that must remain beside a kept denoiser, as a multiple of its size."""
 
@@ -48,7 +47,7 @@ class ResidentBase:
     def opened(self, base: str, model: Model) -> None:
         """Let a base that a stage has just opened use what is kept of it. base: digest of the artifact of `load`."""
         if not self.baseline:
-            self.baseline = max(0, _resident_bytes() - sum(map(_module_bytes, self._kept.values())))
+            self.baseline = max(0, resident_bytes() - sum(map(_module_bytes, self._kept.values())))
         self._open.append((base, model))
         if model.weights.quantisation is not None:
             return
@@ -96,15 +95,6 @@ def _denoiser_key(base: str, model: Model) -> ComponentKey:
 
 def _module_bytes(module: nn.Module) -> int:
     return sum(parameter.nbytes for parameter in module.parameters())
-
-
-def _resident_bytes() -> int:
-    """Resident memory of this process; 0 where the system does not tell."""
-    try:
-        pages = int(STATM.read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _has_room(module: nn.Module) -> bool:
