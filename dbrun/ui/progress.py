@@ -91,8 +91,7 @@ class LineReporter:
                 self._progress_text = _progress_text(event)
                 self.on_progress(event)
             case Note():
-                style = "yellow" if event.level == "warning" else "dim"
-                self.print_row(event.stage, paint(event.text, style, sys.stderr))
+                self.on_note(event)
             case StageFinished():
                 self.on_stage_finished(event)
             case RunFinished():
@@ -108,6 +107,11 @@ class LineReporter:
         """Print that a stage begins, and why."""
         word = "resumes" if event.resumed else "runs"
         self.print_row(event.stage, f"{word}: {event.reason}")
+
+    def on_note(self, event: Note) -> None:
+        """Print a message; a warning in its colour."""
+        style = "yellow" if event.level == "warning" else "dim"
+        self.print_row(event.stage, paint(event.text, style, sys.stderr))
 
     def on_libraries_loading(self, event: LibrariesLoading) -> None:
         """Show that libraries are imported; nothing without a terminal, where nobody waits for the next line."""
@@ -161,6 +165,7 @@ class LiveReporter(LineReporter):
     def __init__(self) -> None:
         super().__init__()
         self._bar: Bar | None = None
+        self._shown: tuple[str, int, int | None, list[str]] | None = None
         self._reason = ""
 
     def on_stage_started(self, event: StageStarted) -> None:
@@ -190,19 +195,29 @@ class LiveReporter(LineReporter):
         done, why = paint("done", "green", sys.stderr), paint(self._reason, "dim", sys.stderr)
         self.print_row(event.stage, f"{done}  {format_duration(event.seconds):>10}  {why}")
 
+    def on_note(self, event: Note) -> None:
+        """Print a message above the bar of the running stage."""
+        shown = self._shown
+        super().on_note(event)
+        # The next progress may be minutes away, and the bar says how long the run will take.
+        if shown is not None:
+            self._update_bar(*shown)
+
     def print_row(self, stage: str, text: str) -> None:
-        """Print a line above; the bar is removed first and comes back with the next progress."""
+        """Print a line above; the bar is removed first."""
         self.close()
         super().print_row(stage, text)
 
     def close(self) -> None:
         """Remove the bar from the screen."""
+        self._shown = None
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def _update_bar(self, stage: str, done: int, total: int | None, texts: list[str]) -> None:
         """Draw the bar. total: None while the length is unknown; texts: shown behind the bar as far as they fit."""
+        self._shown = stage, done, total, texts
         bar_width = LONG_BAR if terminal_width(sys.stderr) >= WIDE_TERMINAL else SHORT_BAR
         if self._bar is None:
             self._bar = _make_bar(f"  {stage:<{self._name_width}} ", bar_width, self.time_left_texts)

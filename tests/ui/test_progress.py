@@ -96,8 +96,13 @@ def test_on_a_terminal_a_bar_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> 
     watch._bar.refresh()
     assert "loading libraries" in screen.getvalue()
     watch(RUN[3])
-    for event in RUN[4:]:
+    watch(RUN[4])
+    assert watch._bar is not None, "a note stands above the bar"
+    for event in RUN[5:]:
         watch(event)
+    # after its stage a note brings no bar back
+    watch(RUN[4])
+    assert watch._bar is None
     watch.close()
     text = screen.getvalue()
     assert watch._bar is None and "3/60 pictures" in text and "1 min 15 s" in text
