@@ -89,17 +89,16 @@ def test_every_component_learns_at_its_own_rate(done: Project) -> None:
 
 
 def test_what_an_encoder_gives_that_does_not_learn_is_stored(done: Project) -> None:
+    """The last that uses the project: it adds results to its store."""
     from safetensors.torch import load_file
+
+    from dbrun.store.store import Store
 
     alone = "adapt.text_encoder_2=null"
     done.dbrun("run", "tiny.yaml", alone, "samples.every=4", "--until", "train")
     plan = json.loads(done.dbrun("plan", "tiny.yaml", alone, "--json").stdout)
-    key = next(stage["key"] for stage in plan["stages"] if stage["name"] == "preprocess")
-    from dbrun.store.store import Store
-
-    store = Store(done.folder / ".dbrun")
-    digest = next(trace.digest for trace in store.traces.recent("preprocess", 9) if trace.key == key)
-    found = load_file(store.objects.path(digest) / "encoder_outputs.safetensors")
+    digest = next(stage["digest"] for stage in plan["stages"] if stage["name"] == "preprocess")
+    found = load_file(Store(done.folder / ".dbrun").objects.path(digest) / "encoder_outputs.safetensors")
     assert found.keys() == {f"{number:05d}.text_encoder_2.{name}" for number in range(2)
                             for name in ("hidden", "pooled")}
 
