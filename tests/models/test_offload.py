@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from representatives import family_cases
 from torch import Tensor, nn
 
 from dbrun.adapters.attach import attach, match_layers
@@ -17,8 +18,7 @@ CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 LORAS = {"lora": {}, "dora": {"dora": True}, "pissa": {"start": "pissa"}}
 
 
-@pytest.fixture(scope="module", params=["sd", *(pytest.param(name, marks=pytest.mark.slow) for name in families()
-                                                if name != "sd")])
+@pytest.fixture(scope="module", params=family_cases())
 def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp(request.param)
     families()[request.param].write_tiny_base(folder)
@@ -30,14 +30,23 @@ def load(home: tuple[str, Path]) -> Model:
     return families()[name].load(folder, device=CPU, dtype=torch.float32)
 
 
-def put(model: Model, **changes: object) -> None:
-    """A LoRA with an effect on every attention layer of the denoiser."""
+def offloaded(model: Model) -> BlockOffload:
+    """The offload of its denoiser, from now on."""
+    model.weights.offloaded = model.family.components["denoiser"]
+    offload = find_offload(model.denoiser)
+    assert offload is not None
+    return offload
+
+
+def put(model: Model, seed: int | None = 1, **changes: object) -> None:
+    """A LoRA on every attention layer of the denoiser, with an effect if it has a seed."""
     module = model.denoiser
     names = match_layers(module, model.family.target_presets["denoiser"]["attention"])
-    attach(module, Lora.model_validate({"type": "lora", "rank": 2, "targets": "attention", **changes}), names, seed=1)
+    attach(module, Lora.model_validate({"type": "lora", "rank": 2, "targets": "attention", **changes}), names,
+           seed=seed)
     draw = torch.Generator().manual_seed(2)
     for parameter in module.parameters():
-        if parameter.requires_grad:
+        if seed is not None and parameter.requires_grad:
             parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=draw))
 
 
@@ -83,20 +92,18 @@ def test_a_step_has_the_same_bits_with_one_block_on_the_device(home: tuple[str, 
     for is_offloaded in (False, True):
         model = load(home)
         if is_offloaded:
-            model.weights.offloaded = "unet"
-            offload = find_offload(model.denoiser)
-            assert offload is not None
+            offload = offloaded(model)
             copies = Copies(offload)
         put(model, **LORAS[kind])
         if checkpointing:
             model.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
         results.append(step(model))
-    resident, offloaded = results
-    assert len(resident) == len(offloaded) > 1
-    assert all(torch.equal(a, b) for a, b in zip(resident, offloaded, strict=True))
-    assert any(bool(gradient.abs().sum() > 0) for gradient in offloaded[1:])
+    expected, found = results
+    assert len(expected) == len(found) > 1
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert any(bool(gradient.abs().sum() > 0) for gradient in found[1:])
     largest = max(sum(p.nbytes for p in block.parameters() if not p.requires_grad) for block in offload.blocks)
-    assert copies.now == 0 and 0 < copies.most <= largest < offload.block_bytes / 3
+    assert copies.now == 0 and 0 < copies.most <= largest < offload.block_bytes
 
 
 def test_nothing_computes_on_two_devices(home: tuple[str, Path]) -> None:
@@ -104,11 +111,9 @@ def test_nothing_computes_on_two_devices(home: tuple[str, Path]) -> None:
     name, folder = home
     model = families()[name].load(folder, device=ELSEWHERE, dtype=torch.float32)
     condition, clean = _inputs(load(home))
-    model.weights.offloaded = "unet"
-    module = model.denoiser
-    put(model)
-    offload = find_offload(module)
-    assert offload is not None and {p.device for p in offload.blocks[0].parameters()} == {CPU}
+    offload, module = offloaded(model), model.denoiser
+    put(model, seed=None)
+    assert {p.device for p in offload.blocks[0].parameters()} == {CPU}
     for part in module.modules():
         # what `place_adapters` does; no parameter becomes a meta tensor by itself
         for key, parameter in part._parameters.items():
@@ -134,60 +139,33 @@ def _inputs(model: Model) -> tuple[dict[str, Tensor], Tensor]:
 
 def test_what_is_attached_is_on_the_device_and_the_base_comes_back(home: tuple[str, Path]) -> None:
     model = load(home)
-    model.weights.offloaded = "unet"
+    offloaded(model)
+    denoiser = model.family.components["denoiser"]
     before = {name: p.data_ptr() for name, p in model.denoiser.named_parameters()}
     with torch.no_grad():
         step_before = model.predict(_inputs(model)[1], torch.tensor([1, 2]), _inputs(model)[0])
     assert {name: p.data_ptr() for name, p in model.denoiser.named_parameters()} == before
-    assert model.weights.is_untouched("unet")
-    module = model.weights.take_untouched("unet")
+    assert model.weights.is_untouched(denoiser)
+    module = model.weights.take_untouched(denoiser)
     assert module is not None and find_offload(module) is None
     # without hooks nothing is copied, and the numbers are the same
     model.weights.offloaded = None
-    model.weights.find_kept = lambda name: module if name == "unet" else None
+    model.weights.find_kept = lambda name: module if name == denoiser else None
     with torch.no_grad():
         assert torch.equal(model.predict(_inputs(model)[1], torch.tensor([1, 2]), _inputs(model)[0]), step_before)
 
 
 def test_an_error_inside_a_block_leaves_no_copy(home: tuple[str, Path]) -> None:
     model = load(home)
-    model.weights.offloaded = "unet"
-    offload = find_offload(model.denoiser)
-    assert offload is not None
+    offload = offloaded(model)
     copies = Copies(offload)
-    handle = offload.blocks[3].register_forward_hook(lambda *_: (_ for _ in ()).throw(ValueError("stop")))
+    handle = offload.blocks[-1].register_forward_hook(lambda *_: (_ for _ in ()).throw(ValueError("stop")))
     condition, x0 = _inputs(model)
     with pytest.raises(ValueError, match="stop"):
         model.predict(x0, torch.tensor([1, 2]), condition)
     handle.remove()
     assert copies.now == 0
     model.predict(x0, torch.tensor([1, 2]), condition)
-
-
-def test_a_transformer_as_large_bases_have_it() -> None:
-    from diffusers import FluxTransformer2DModel
-
-    torch.manual_seed(0)
-    made = FluxTransformer2DModel(patch_size=1, in_channels=4, num_layers=2, num_single_layers=2,
-                                  attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32,
-                                  pooled_projection_dim=32, axes_dims_rope=(4, 4, 8)).requires_grad_(False)
-    draw = torch.Generator().manual_seed(0)
-    inputs = {"hidden_states": torch.randn(1, 16, 4, generator=draw).requires_grad_(True),
-              "encoder_hidden_states": torch.randn(1, 8, 32, generator=draw), "timestep": torch.tensor([0.5]),
-              "pooled_projections": torch.randn(1, 32, generator=draw), "txt_ids": torch.zeros(8, 3),
-              "img_ids": torch.zeros(16, 3)}
-    results = []
-    for is_offloaded in (False, True):
-        if is_offloaded:
-            offload = BlockOffload(made, CPU)
-            assert len(offload.blocks) == 4
-            copies = Copies(offload)
-        made.enable_gradient_checkpointing()
-        inputs["hidden_states"].grad = None
-        made.train()(**inputs).sample.square().sum().backward()
-        results.append(inputs["hidden_states"].grad)
-    assert torch.equal(*results) and copies.now == 0
-    assert copies.most == max(sum(p.nbytes for p in block.parameters()) for block in offload.blocks)
 
 
 def test_a_network_without_blocks_is_refused() -> None:
