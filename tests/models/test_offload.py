@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from representatives import family_cases
 from torch import Tensor, nn
 
 from dbrun.adapters.attach import attach, match_layers
@@ -16,6 +15,11 @@ from dbrun.models.offload import BlockOffload, find_offload
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 LORAS = {"lora": {}, "dora": {"dora": True}, "pissa": {"start": "pissa"}}
+
+
+def family_cases() -> list[object]:
+    """A UNet and a transformer; the other families are slow."""
+    return [pytest.param(name, marks=() if name in ("sd", "flux") else pytest.mark.slow) for name in families()]
 
 
 @pytest.fixture(scope="module", params=family_cases())
