@@ -81,9 +81,7 @@ def started(program: str, checkout: Path, python: str, work: Path) -> Iterator[W
 
 def cell(worker: Worker, word: str, base: Path, case: Case, file: Path) -> str:
     """One program's answer for one file."""
-    checkpoint, merged = case.base, case.merged
-    if worker.program in FOLDERS:
-        checkpoint, merged = base, case.folder / "merged"
+    checkpoint, merged = _checkpoints(worker, base, case)
     try:
         found = worker.ask("adapter", layout=word, base=checkpoint, merged=merged, file=file)
     except ProgramFailed as error:
@@ -98,6 +96,13 @@ def cell(worker: Worker, word: str, base: Path, case: Case, file: Path) -> str:
     return text
 
 
+def _checkpoints(worker: Worker, base: Path, case: Case) -> tuple[Path, Path]:
+    """Base and merged weights in the form that a program reads."""
+    if worker.program in FOLDERS:
+        return base, case.folder / "merged"
+    return case.base, case.merged
+
+
 def print_table(word: str, base: Path, checkpoint: Path, work: Path, workers: list[Worker],
                 arguments: argparse.Namespace) -> None:
     """Print a line for each adapter, preset and file."""
@@ -109,7 +114,7 @@ def print_table(word: str, base: Path, checkpoint: Path, work: Path, workers: li
             cells = [f"{worker.program} {cell(worker, word, base, case, file)}" for worker in workers]
             print(f"{layout.name} | {case.adapter} | {case.preset} | {form} | {' | '.join(cells)}", flush=True)
         for worker in workers:
-            worker.ask("forget", merged=case.merged)
+            worker.ask("forget", merged=_checkpoints(worker, base, case)[1])
 
 
 def print_detection(layout: PublishedLayout, comfyui: Worker) -> None:

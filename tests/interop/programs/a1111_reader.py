@@ -81,11 +81,6 @@ class Reader(Program):
             raise RuntimeError(f"A1111 refuses the file: {self.shared.told[-1]}")
         return self.networks.loaded_networks[0]
 
-    def shown(self, file: str) -> dict[str, str]:
-        """The name and the version of the base that A1111 shows for a file."""
-        entry = self.network.NetworkOnDisk("adapter", file)
-        return {"alias": entry.alias, "version": entry.sd_version.name}
-
 
 def _stub_modules(checkout: Path) -> Any:
     """Put stand-ins for A1111's own package `modules` in place; returns its `shared`."""
