@@ -6,7 +6,7 @@ LAYERS = [["cli"], ["engines"], ["ui"], ["use"], ["run", "workers"], ["plan"], [
           ["recipe"], ["formats"], ["training"], ["models", "adapters", "scores", "options", "images", "embedded"],
           ["diffusion"],
           ["config_types", "errors", "events", "seeds", "secrets", "fsync", "disk_space", "safetensors_header",
-           "library_versions", "naming", "pace", "workload", "input_file", "provenance_check",
+           "library_versions", "naming", "pace", "peak_memory", "workload", "input_file", "provenance_check",
            "finite_weights"]]
 """Upper to lower; a module imports from its own row and from those below."""
 RANK = {name: number for number, row in enumerate(LAYERS) for name in row}
