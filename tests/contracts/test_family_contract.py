@@ -227,9 +227,18 @@ def test_a_condition_has_no_batch_axis_and_collate_adds_one(case: Case) -> None:
     _, _, model = case
     conditions = model.encode_prompts(PROMPTS)
     assert len(conditions) == len(PROMPTS)
-    for name, tensor in model.collate_conditions(conditions).items():
-        assert tensor.shape == (len(PROMPTS), *conditions[0][name].shape)
-    assert any(not torch.equal(conditions[0][name], conditions[1][name]) for name in conditions[0])
+    together = dict(model.collate_conditions(conditions))
+    # of a family whose prompts keep their own lengths: the longest decides
+    mask = together.pop("mask", None)
+    assert together.keys() == conditions[0].keys()
+    for name, tensor in together.items():
+        lengths = [len(condition[name]) for condition in conditions]
+        assert tensor.shape == (len(PROMPTS), max(lengths), *conditions[0][name].shape[1:])
+        assert len(set(lengths)) == 1 or (mask is not None and mask.sum(dim=1).tolist() == lengths)
+    alike = model.collate_conditions(conditions[:1] * 2)
+    assert alike.keys() == conditions[0].keys()
+    assert any(not torch.equal(conditions[0][name], conditions[1][name]) for name in conditions[0]
+               if len(conditions[0][name]) == len(conditions[1][name])) or mask is not None
 
 
 def test_prompts_have_a_limit(case: Case) -> None:
