@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
-from diffusers import FluxImg2ImgPipeline, FluxPipeline
+import torch
+from diffusers import Flux2KleinPipeline, FluxImg2ImgPipeline, FluxPipeline, ZImageImg2ImgPipeline
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 Keywords = Mapping[str, Any]
@@ -18,8 +21,8 @@ class FlowPipeline:
 
     encode: arguments of its `encode_prompt` beside prompt and device; results: name in a condition -> its place in what
     that returns; image_to_image: the pipeline whose `prepare_latents` noises a picture; x_t: the denoiser's keywords,
-    height and width in latent pixels -> x_t [B, C, h, w]; sigma: those keywords -> noise level; at: noise level -> the
-    keywords that ask the denoiser there; prediction: its output, height and width -> noise - x0, [B, C, h, w]; call:
+    height and width in latent pixels -> x_t [B, C, h, w]; sigma: those arguments -> noise level; at: noise level ->
+    the arguments that ask the denoiser there; prediction: its output, height and width -> noise - x0, [1, C, h, w]; call:
     further arguments of the pipeline.
     """
 
@@ -50,11 +53,44 @@ def noise_flux(pipeline: Any, pixels: Tensor, timestep: Tensor, generator: Any) 
     return unpack_flux(packed, height // factor, width // factor)
 
 
+def noise_z_image(pipeline: Any, pixels: Tensor, timestep: Tensor, generator: Any) -> Tensor:
+    """As `noise_flux`, but of the mean of the latents, as the base was trained; the pipeline draws one instead."""
+    with patch.object(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()):
+        height, width = pixels.shape[-2:]
+        noised: Tensor = pipeline.prepare_latents(pixels, timestep, 1, pipeline.vae.config.latent_channels, height, width,
+                                                  pixels.dtype, pixels.device, generator)
+    return noised
+
+
+def noise_klein(pipeline: Any, pixels: Tensor, timestep: Tensor, generator: Any) -> Tensor:
+    """Noised latents of a picture as the pipeline encodes one to look at: it has no image-to-image."""
+    x0 = pipeline._encode_vae_image(pixels, generator)
+    noised: Tensor = pipeline.scheduler.scale_noise(x0, timestep, torch.randn(x0.shape, generator=generator))
+    return noised
+
+
+def unpack_klein(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The pipeline's own unpacking."""
+    ids = Flux2KleinPipeline._prepare_latent_ids(torch.empty(1, 1, height, width))
+    unpacked: Tensor = Flux2KleinPipeline._unpack_latents_with_ids(tokens, ids, height, width)
+    return unpacked
+
+
 FLOW_PIPELINES: Mapping[str, FlowPipeline] = {
     "flux": FlowPipeline(
         encode={"max_sequence_length": 96}, results={"hidden": 0, "pooled": 1}, image_to_image=FluxImg2ImgPipeline,
         noised=noise_flux, x_t=lambda asked, h, w: unpack_flux(asked["hidden_states"], h, w),
         sigma=lambda asked: float(asked["timestep"]), at=lambda sigma: {"timestep": sigma},
         prediction=lambda output, h, w: unpack_flux(output[0], h, w), call={"max_sequence_length": 96}),
+    "flux2_klein": FlowPipeline(
+        encode={}, results={"hidden": 0}, image_to_image=Flux2KleinPipeline, noised=noise_klein,
+        x_t=lambda asked, h, w: unpack_klein(asked["hidden_states"], h, w),
+        sigma=lambda asked: float(asked["timestep"]), at=lambda sigma: {"timestep": sigma},
+        prediction=lambda output, h, w: unpack_klein(output[0], h, w)),
+    # it asks with the prompt and without it in one batch, whatever the guidance
+    "z_image": FlowPipeline(
+        encode={}, results={"hidden": 0}, image_to_image=ZImageImg2ImgPipeline, noised=noise_z_image,
+        x_t=lambda asked, h, w: asked["x"][0].transpose(0, 1), sigma=lambda asked: 1.0 - float(asked["t"][0]),
+        at=lambda sigma: {"t": 1.0 - sigma.repeat(2)}, prediction=lambda output, h, w: -output[0][0].transpose(0, 1)),
 }
 """Family -> its pipeline. A new family of flow matching is one more entry."""

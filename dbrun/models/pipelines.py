@@ -120,10 +120,22 @@ class PipelineModel(Model):
         return pipeline
 
     def collate_conditions(self, conditions: Sequence[Condition]) -> Condition:
-        """Stack each tensor of the conditions, such as `hidden` [L, D] to [B, L, D]."""
+        """Stack each tensor of the conditions, such as `hidden` [L, D] to [B, L, D].
+
+        Where the lengths L of a family's prompts differ, zeros fill up the shorter ones, and `mask`, bool [B, L], is
+        True for what was there.
+        """
         import torch
+        from torch.nn.utils.rnn import pad_sequence
 
         batch: dict[str, Tensor] = {}
         for name in conditions[0]:
-            batch[name] = torch.stack([condition[name] for condition in conditions])
+            tensors = [condition[name] for condition in conditions]
+            lengths = [len(tensor) for tensor in tensors]
+            if len(set(lengths)) == 1:
+                batch[name] = torch.stack(tensors)
+                continue
+            batch[name] = pad_sequence(tensors, batch_first=True)
+            places = torch.arange(max(lengths), device=tensors[0].device)
+            batch["mask"] = places < torch.tensor(lengths, device=places.device)[:, None]
         return batch

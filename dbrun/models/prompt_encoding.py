@@ -108,5 +108,8 @@ class PromptEncoding:
         raise NotImplementedError
 
     def collate_conditions(self, conditions: Sequence[EncoderOutput]) -> EncoderOutput:
-        """Stack conditions of single prompts to a batch: every tensor gets a first axis B."""
+        """Stack conditions of single prompts to a batch: every tensor gets a first axis B.
+
+        Rows of several lengths are padded, and a `mask` tells which of their places are real.
+        """
         raise NotImplementedError

@@ -49,3 +49,26 @@ def tiny_t5(words: int) -> Any:
 
     return T5EncoderModel(T5Config(vocab_size=words, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=3,
                                    feed_forward_proj="gated-gelu"))
+
+
+def chat_tokenizer() -> Any:
+    """Qwen2 tokenizer of single bytes, with the word `user` and Qwen3's chat template for one message."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    merges = [("u", "s"), ("us", "e"), ("use", "r")]
+    entries = [*sorted(ByteLevel.alphabet()), *(left + right for left, right in merges)]
+    template = ("{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+                "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+                "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}")
+    return Qwen2Tokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=merges, chat_template=template,
+                          additional_special_tokens=["<|im_start|>", "<|im_end|>"], model_max_length=131072)
+
+
+def tiny_qwen3(words: int, layers: int) -> Any:
+    """Config of a Qwen3 of 24 numbers per token. words: size of its vocabulary."""
+    from transformers import Qwen3Config
+
+    return Qwen3Config(vocab_size=words, hidden_size=24, intermediate_size=32, num_hidden_layers=layers,
+                       num_attention_heads=3, num_key_value_heads=1, head_dim=8, max_position_embeddings=512,
+                       tie_word_embeddings=True)

@@ -1,5 +1,6 @@
 """Does every family of flow matching prepare, encode and predict as diffusers' pipelines do? At unequal sides."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,16 +85,18 @@ def check_prediction(model: Model, oracle: FlowPipeline) -> None:
     denoiser: Any = model.denoiser
     handle = denoiser.register_forward_hook(lambda module, args, kwargs, output: calls.append((args, kwargs)),
                                             with_kwargs=True)
-    pipeline(PROMPTS[0], num_inference_steps=3, guidance_scale=1.0, width=WIDTH, height=HEIGHT,
+    pipeline(prompt=PROMPTS[0], num_inference_steps=3, guidance_scale=1.0, width=WIDTH, height=HEIGHT,
              generator=torch.Generator().manual_seed(2), **oracle.call)
     handle.remove()
-    args, asked = calls[1]
+    args, keywords = calls[1]
+    # by name, however the pipeline passed them
+    asked = inspect.signature(denoiser.forward).bind(*args, **keywords).arguments
     t = torch.tensor([round(oracle.sigma(asked) * 1000) - 1])
     factor = HEIGHT // model.encode_images(torch.zeros(1, 3, HEIGHT, WIDTH)).shape[-2]
     height, width = HEIGHT // factor, WIDTH // factor
     with torch.no_grad():
         sigma = (t + 1).float() / 1000
-        theirs = oracle.prediction(denoiser(*args, **{**asked, **oracle.at(sigma)}), height, width)
+        theirs = oracle.prediction(denoiser(**{**asked, **oracle.at(sigma)}), height, width)
         x_t = oracle.x_t(asked, height, width)
         ours = model.predict(x_t, t, model.collate_conditions(model.encode_prompts(PROMPTS[:1])))
     assert ours.shape == x_t.shape
