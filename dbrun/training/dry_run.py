@@ -33,7 +33,7 @@ from dbrun.training.recompute import enable_gradient_checkpointing
 from dbrun.training.settings import TrainParams
 
 ANY_PROMPT = "a photo"
-"""A prompt for the count: every prompt is padded to the same length."""
+"""A prompt for the count: prompts are padded to one length, or are short beside the tokens of a picture."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class DryBase:
         if family.autoencoder is None:
             return most
         with self._computing(), torch.no_grad():
-            latents = self._clean(side, 1).x0
+            latents = self.model.denormalise(self._clean(side, 1).x0)
         decoder = self.model.component(family.autoencoder)
         decoding, _ = self._count_forward(
             lambda: {"picture": decoder.decode(latents.to(decoder.dtype)).sample}, family.autoencoder)
