@@ -20,10 +20,10 @@ class FlowPipeline:
     """A family's pipeline.
 
     encode: arguments of its `encode_prompt` beside prompt and device; results: name in a condition -> its place in what
-    that returns; image_to_image: the pipeline whose `prepare_latents` noises a picture; x_t: the denoiser's keywords,
-    height and width in latent pixels -> x_t [B, C, h, w]; sigma: those arguments -> noise level; at: noise level ->
-    the arguments that ask the denoiser there; prediction: its output, height and width -> noise - x0, [1, C, h, w]; call:
-    further arguments of the pipeline.
+    that returns; image_to_image: a pipeline that prepares a picture; noised: how it noises one; x_t: the denoiser's
+    arguments by name, height and width in latent pixels -> x_t [1, C, h, w]; sigma: those arguments -> noise level; at:
+    noise level -> the arguments that ask the denoiser there; prediction: its output, height and width -> noise - x0,
+    [1, C, h, w]; call: further arguments of the pipeline.
     """
 
     encode: Keywords
@@ -57,8 +57,9 @@ def noise_z_image(pipeline: Any, pixels: Tensor, timestep: Tensor, generator: An
     """As `noise_flux`, but of the mean of the latents, as the base was trained; the pipeline draws one instead."""
     with patch.object(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()):
         height, width = pixels.shape[-2:]
-        noised: Tensor = pipeline.prepare_latents(pixels, timestep, 1, pipeline.vae.config.latent_channels, height, width,
-                                                  pixels.dtype, pixels.device, generator)
+        channels = pipeline.vae.config.latent_channels
+        noised: Tensor = pipeline.prepare_latents(pixels, timestep, 1, channels, height, width, pixels.dtype,
+                                                  pixels.device, generator)
     return noised
 
 

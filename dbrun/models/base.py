@@ -183,10 +183,7 @@ class Family(TrainingFacts, FileNames):
         raise NotImplementedError
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "epsilon") -> None:
-        """Write a tiny base of the real classes with seeded random weights, for tests.
-
-        prediction: the scheduler's `prediction_type`: epsilon, v_prediction or sample.
-        """
+        """Write a tiny base of the real classes, seeded, for tests. prediction: its scheduler's `prediction_type`."""
         raise NotImplementedError
 
 
@@ -338,6 +335,10 @@ class Model(PromptEncoding):
         `class_labels`.
         """
         raise NotImplementedError
+
+    def denormalise(self, x0: Tensor) -> Tensor:
+        """Latents as the autoencoder decodes them, from x0 [B, C, h, w]: the inverse of the normalisation."""
+        return x0
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict from x_t [B, C, h, w] at timesteps t, int64 [B]; of x_t's shape, variance channels dropped.

@@ -1,4 +1,4 @@
-"""Family `flux2_klein`, FLUX.2 klein: a transformer on patches of normalised latents, with Qwen3 as its text encoder."""
+"""Family `flux2_klein`, FLUX.2 klein: a transformer on patches of normalised latents; Qwen3 reads the prompt."""
 
 from __future__ import annotations
 

@@ -38,9 +38,16 @@ class LatentModel(PipelineModel):
 
     def normalise(self, z: Tensor) -> Tensor:
         """Latents as the denoiser takes them, (z - shift_factor) · scaling_factor: z [B, C, h, w] to [B, C, h, w]."""
+        return (z - self._shift_factor) * self._scaling_factor
+
+    def denormalise(self, x0: Tensor) -> Tensor:
+        """The inverse of `normalise`: x0 [B, C, h, w] to z [B, C, h, w]."""
+        return x0 / self._scaling_factor + self._shift_factor
+
+    @property
+    def _shift_factor(self) -> float:
         # read from the config: training draws latents without the autoencoder in memory
-        shift = read_config(self.folder / "vae" / "config.json").get("shift_factor") or 0.0
-        return (z - shift) * self._scaling_factor
+        return float(read_config(self.folder / "vae" / "config.json").get("shift_factor") or 0.0)
 
     @property
     def _scaling_factor(self) -> float:

@@ -37,7 +37,7 @@ from dbrun.training.settings import TrainParams
 LIBRARY_BYTES = 96 * 2**20
 """What torch and its kernels take on a CPU from the loading of a base on, besides tensors (measured: 80 to 110 MiB)."""
 ANY_PROMPT = "a photo"
-"""A prompt for the count: every prompt is padded to the same length."""
+"""A prompt for the count: prompts are padded to one length, or are short beside the tokens of a picture."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class DryBase:
         if family.autoencoder is None:
             return most
         with self._computing(), torch.no_grad():
-            latents = self._clean(side, 1).x0
+            latents = self.model.denormalise(self._clean(side, 1).x0)
         decoder = self.model.component(family.autoencoder)
         decoding, _ = self._count_forward(
             lambda: {"picture": decoder.decode(latents.to(decoder.dtype)).sample}, family.autoencoder)
