@@ -92,12 +92,12 @@ class Flux2KleinModel(FlowModel):
         height, width = x_t.shape[-2:]
         hidden = condition["hidden"].to(device, dtype)
         one = torch.arange(1)
-        output = self.denoiser(
+        output: Tensor = self.denoiser(
             x_t.to(device, dtype).flatten(2).transpose(1, 2), encoder_hidden_states=hidden, timestep=self.sigma(t),
             # place of each token: (picture, row, column, word)
             img_ids=torch.cartesian_prod(one, torch.arange(height), torch.arange(width), one).to(device),
             txt_ids=torch.cartesian_prod(one, one, one, torch.arange(hidden.shape[1])).to(device)).sample
-        return output.transpose(1, 2).unflatten(2, (height, width))
+        return output.transpose(1, 2).reshape(len(x_t), -1, height, width)
 
     def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
         image: Image = pipeline(prompt_embeds=conditions.prompt["hidden"][None],
