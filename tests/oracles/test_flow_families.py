@@ -12,10 +12,12 @@ from flow_pipelines import FLOW_PIPELINES, FlowPipeline
 from PIL import Image
 from torch import Tensor
 
-from dbrun.models import flux
+from dbrun.models import flux, flux2_klein, z_image
 from dbrun.models.base import Family, Model, families
 from dbrun.models.flux import FluxModel
+from dbrun.models.flux2_klein import Flux2KleinModel
 from dbrun.models.latents import LatentModel
+from dbrun.models.z_image import ZImageModel
 from dbrun.stages.preprocess import as_tensor
 
 FAMILIES = {name: family for name, family in families().items() if family.process == "flow"}
@@ -129,8 +131,23 @@ def _unpadded(self: FluxModel, prompts: Any) -> Tensor:
     return states
 
 
+def _turned(self: Flux2KleinModel, x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
+    return RIGHT_KLEIN(self, x_t.mT, t, condition).mT
+
+
+def _without_epsilon(self: Flux2KleinModel) -> tuple[Tensor, Tensor]:
+    norm = self.component("vae").bn
+    return norm.running_mean[:, None, None], norm.running_var.sqrt()[:, None, None]
+
+
+def _other_thinking(tokenizer: Any, prompts: Any, *, thinking: bool) -> Any:
+    return RIGHT_CHAT(tokenizer, prompts, thinking=not thinking)
+
+
+RIGHT_KLEIN, RIGHT_Z_IMAGE, RIGHT_CHAT = Flux2KleinModel.predict, ZImageModel.predict, z_image.tokenize_chat
 RIGHT_IDS, RIGHT_PREDICT, RIGHT_SIGMA = flux.position_ids, FluxModel.predict, FluxModel.sigma
-MUTANTS: dict[str, tuple[Any, str, Any, Callable[[Model, FlowPipeline], None]]] = {
+Mutant = tuple[Any, str, Any, Callable[[Model, FlowPipeline], None]]
+MUTANTS: dict[str, Mutant] = {
     "no shift of latents": (LatentModel, "normalise", lambda self, z: z * self._scaling_factor, check_latents),
     "the other sign": (FluxModel, "predict", lambda self, *asked: -RIGHT_PREDICT(self, *asked), check_prediction),
     "rows for columns": (flux, "position_ids", _swapped_ids, check_prediction),
@@ -140,15 +157,28 @@ MUTANTS: dict[str, tuple[Any, str, Any, Callable[[Model, FlowPipeline], None]]] 
     "CLIP at its first mark": (FluxModel, "_read_clip", _first_mark, check_prompts),
     "T5 without padding": (FluxModel, "_read_t5", _unpadded, check_prompts),
 }
+OTHER_MUTANTS: dict[tuple[str, str], Mutant] = {
+    ("flux2_klein", "no epsilon in the batch norm"): (Flux2KleinModel, "_statistics", _without_epsilon, check_latents),
+    ("flux2_klein", "rows for columns"): (Flux2KleinModel, "predict", _turned, check_prediction),
+    ("flux2_klein", "one layer of Qwen3 earlier"): (flux2_klein, "TEXT_LAYERS", (8, 17, 26), check_prompts),
+    ("flux2_klein", "the template of thinking"): (flux2_klein, "tokenize_chat", _other_thinking, check_prompts),
+    ("z_image", "the other sign"): (ZImageModel, "predict", lambda self, *asked: -RIGHT_Z_IMAGE(self, *asked),
+                                    check_prediction),
+    ("z_image", "time from the picture to noise"): (
+        ZImageModel, "sigma", lambda self, t: 1.0 - RIGHT_SIGMA(self, t), check_prediction),
+    ("z_image", "latents that are drawn"): (ZImageModel, "takes_mean", False, check_latents),
+    ("z_image", "the template without thinking"): (z_image, "tokenize_chat", _other_thinking, check_prompts),
+}
+ALL_MUTANTS = {**{("flux", name): mutant for name, mutant in MUTANTS.items()}, **OTHER_MUTANTS}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_mutant_is_caught(cases: Cases, mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, attribute, wrong, check = MUTANTS[mutant]
+@pytest.mark.parametrize(("family", "mutant"), ALL_MUTANTS)
+def test_a_mutant_is_caught(cases: Cases, family: str, mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, attribute, wrong, check = ALL_MUTANTS[family, mutant]
     monkeypatch.setattr(owner, attribute, wrong)
     with pytest.raises(AssertionError):
-        check(load(FAMILIES["flux"], cases("flux")), FLOW_PIPELINES["flux"])
+        check(load(FAMILIES[family], cases(family)), FLOW_PIPELINES[family])
 
 
 @pytest.mark.slow
