@@ -61,6 +61,14 @@ def test_every_format_says_how_it_is_used(name) -> None:
     assert used.get(name, name) in text and ("lora" in front(text)["tags"]) is not formats()[name].LARGE
 
 
+def test_a_reader_of_flux_is_told_how_comfyui_takes_the_same_file() -> None:
+    flux = families()["flux"]
+    text = render_card(DOCUMENT, flux, ["diffusers"], drawn("a"))
+    assert "FluxPipeline.from_pretrained" in text and "`FluxGuidance`" in text and "A1111" not in text
+    assert "ComfyUI" not in render_card(DOCUMENT, flux, ["merged"], drawn("a"))
+    assert "FluxGuidance" not in render_card(DOCUMENT, SD, ["diffusers"], drawn("a"))
+
+
 def programs(text: str) -> list[str]:
     return [part.split("```")[0] for part in text.split("```python\n")[1:]]
 
