@@ -62,8 +62,9 @@ def test_provenance_survives_and_disturbs_no_reader(trained, form, tmp_path) -> 
 @pytest.mark.parametrize("fault", ["lost", "doubled", "renamed"])
 def test_a_faulty_file_is_noticed(trained, form, fault, tmp_path) -> None:
     paths = form.write(tmp_path, trained.family, trained.adapters, trained.fresh)
-    # of whole components the UNet: nothing depends on a text encoder's last layer where the state before it is read
-    spoilt = next((path for path in paths if path.parent.name == "unet"), paths[0])
+    # of whole components the denoiser: nothing depends on a text encoder's last layer where the state before it is read
+    denoiser = trained.family.components["denoiser"]
+    spoilt = next((path for path in paths if path.parent.name == denoiser), paths[0])
     tensors = load_file(spoilt)
     # one that its reader cannot make up: a missing norm is begun as ones, which is what it was
     name = max(tensors, key=lambda one: (tensors[one].unique().numel() > 1, one))

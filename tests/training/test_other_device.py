@@ -30,6 +30,9 @@ from dbrun.training.recompute import enable_gradient_checkpointing
 
 # it has no numbers, so that to fetch one raises, as does an operation that meets a tensor of the CPU
 ELSEWHERE = torch.device("meta")
+READS_NUMBERS = {
+    "z_image": "diffusers' transformer looks for the padding (`torch.nonzero`), which `meta` cannot answer"}
+"""Family → why it cannot be tried there."""
 PROMPTS = ("a photo of a dog", "a photo of <sks> dog")
 SETTINGS = train_settings(steps=2, learning_rate=1e-2, accumulation=1, max_grad_norm=1.0, optimizer=AdamW(),
                     schedule=Constant(), precision="fp32", prior_weight=1.0, seed=0)
@@ -46,6 +49,8 @@ def encoded_prompts_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", params=family_cases())
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Family, Path]:
+    if request.param in READS_NUMBERS:
+        pytest.skip(READS_NUMBERS[request.param])
     family, folder = families()[request.param], tmp_path_factory.mktemp(request.param)
     family.write_tiny_base(folder)
     return family, folder
