@@ -58,7 +58,9 @@ class BlockOffload:
             inside.update(block.modules())
             self._slots[block] = _frozen_slots(block)
         for part in module.modules():
-            if part not in inside:
+            # what is there already stays: the tensors of a dry run cannot be replaced
+            elsewhere = any(slot.table[slot.name].device != device for slot in _own_slots(part))
+            if part not in inside and elsewhere:
                 part._apply(lambda tensor: tensor.to(device), recurse=False)  # type: ignore[no-untyped-call]
         # per block that computes: its slots with their tensors in CPU memory
         self._computing: dict[nn.Module, list[tuple[Slot, Tensor]]] = {}

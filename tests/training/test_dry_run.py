@@ -97,6 +97,12 @@ def test_an_offloaded_step_is_counted_as_a_real_one_takes_it(folder: Path) -> No
     assert base.sample(32, 2) > 0
 
 
+def test_a_base_without_adapters_is_counted_offloaded(folder: Path) -> None:
+    """As `adapt` and the stages before it count it: nothing is attached while the shapes are still no fake tensors."""
+    whole, offloaded = (dry_run(folder, offload=offload).open("bf16") for offload in (None, "blocks"))
+    assert 0 < offloaded.weight_bytes("unet") < whole.weight_bytes("unet") / 2
+
+
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("quantise", [pytest.param("nf4", marks=pytest.mark.slow), "int8"])
 def test_a_quantised_step_is_counted_as_a_real_one_takes_it(folder: Path, quantise: str) -> None:
