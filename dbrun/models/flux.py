@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -70,7 +71,7 @@ class FluxModel(FlowModel):
         height, width = x_t.shape[-2:]
         hidden = condition["hidden"].to(device, dtype)
         guidance = None
-        if self.family.takes_guidance(self.folder):
+        if self._takes_guidance:
             guidance = torch.full((len(x_t),), self.guidance, device=device)
         output = self.denoiser(
             pack(x_t.to(device, dtype)), encoder_hidden_states=hidden,
@@ -79,6 +80,11 @@ class FluxModel(FlowModel):
             img_ids=position_ids(height // 2, width // 2).to(device),
             txt_ids=torch.zeros(hidden.shape[1], 3, device=device)).sample
         return unpack(output, height, width)
+
+    @cached_property
+    def _takes_guidance(self) -> bool:
+        # read once: every step asks
+        return self.family.takes_guidance(self.folder)
 
     def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
         image: Image = pipeline(prompt_embeds=conditions.prompt["hidden"][None],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.models.base import CleanBatch, Randn, SamplingConditions, no_op
@@ -44,12 +45,12 @@ class LatentModel(PipelineModel):
         """The inverse of `normalise`: x0 [B, C, h, w] to z [B, C, h, w]."""
         return x0 / self._scaling_factor + self._shift_factor
 
-    @property
+    # read from the config, and once: training draws latents at every step, without the autoencoder in memory
+    @cached_property
     def _shift_factor(self) -> float:
-        # read from the config: training draws latents without the autoencoder in memory
         return float(read_config(self.folder / "vae" / "config.json").get("shift_factor") or 0.0)
 
-    @property
+    @cached_property
     def _scaling_factor(self) -> float:
         # 0.18215 is diffusers' default
         return float(read_config(self.folder / "vae" / "config.json").get("scaling_factor", 0.18215))
