@@ -107,6 +107,9 @@ def tag_counts(recipe: Mapping[str, Any]) -> dict[str, int]:
         prompt = str(picture.get("prompt") or "")
         present = [phrase for phrase in phrases if phrase in prompt]
         parts = [part.strip() for part in prompt.split(",")]
-        others = [part for part in parts if part and not any(phrase in part for phrase in present)]
-        counts.update([*present, *others])
+        counts.update(present)
+        for part in parts:
+            is_told = any(phrase in part for phrase in present)
+            if part and not is_told:
+                counts[part] += 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
