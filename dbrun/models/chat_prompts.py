@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
+from dbrun.models.flow_matching import FlowFamily
 from dbrun.models.prompt_length import PromptLimit
 
 MAX_TOKENS = 512
@@ -13,6 +15,20 @@ TEMPLATE_START = 3
 """Tokens of the chat template before the prompt: `<|im_start|>`, `user` and a line break."""
 PROMPT_LIMIT = PromptLimit("tokenizer", MAX_TOKENS - TEMPLATE_START, "Qwen3")
 """How much of a prompt is read: what follows it in the template is cut off first."""
+
+
+class ChatFamily(FlowFamily):
+    """Family of flow matching whose one text encoder is Qwen3: only its transformer can be adapted."""
+
+    subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
+    components: ClassVar[Mapping[str, str]] = {"denoiser": "transformer"}
+    not_adaptable: ClassVar[Mapping[str, str]] = {
+        "text_encoder": "its text encoder is a language model, for which diffusers loads no adapter",
+        "trigger": "a language model reads the prompt, and no program loads a new word into that"}
+
+    def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
+        """509 tokens of Qwen3, the chat template not counted."""
+        return (PROMPT_LIMIT,)
 
 
 class ChatTokens(NamedTuple):

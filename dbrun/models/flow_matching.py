@@ -83,3 +83,14 @@ class FlowModel(LatentModel):
         if wanted == "resolution":
             return resolution_shift(config, self.token_count(shape))
         return wanted
+
+
+def transformer_presets(attention: tuple[str, ...], feed_forward: tuple[str, ...], modulation: tuple[str, ...],
+                        around_blocks: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
+    """Presets of a transformer's layers, each wider than the one before. All: patterns of names of its linear layers.
+
+    modulation: layers of the blocks that time or prompt set; around_blocks: the layers outside the blocks.
+    """
+    blocks = attention + feed_forward + modulation
+    return {"attention": attention, "attention+ff": attention + feed_forward, "blocks": blocks,
+            "linear": blocks + around_blocks}

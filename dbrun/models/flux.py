@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.models.base import Condition, Sampling, SamplingConditions
 from dbrun.models.configs import read_config, silence_libraries
-from dbrun.models.flow_matching import FlowFamily, FlowModel
+from dbrun.models.flow_matching import FlowFamily, FlowModel, transformer_presets
+from dbrun.models.latents import tiny_vae
 from dbrun.models.pipelines import PipelineModel
 from dbrun.models.prompt_encoding import EncoderOutput
 from dbrun.models.prompt_length import PromptLimit
@@ -120,9 +121,7 @@ class Flux(FlowFamily):
     component_docs: ClassVar[Mapping[str, str]] = {
         **FlowFamily.component_docs, "text_encoder": StableDiffusion.component_docs["text_encoder"]}
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-        "denoiser": {"attention": ATTENTION, "attention+ff": ATTENTION + FEED_FORWARD,
-                     "blocks": ATTENTION + FEED_FORWARD + MODULATION,
-                     "linear": ATTENTION + FEED_FORWARD + MODULATION + AROUND_BLOCKS},
+        "denoiser": transformer_presets(ATTENTION, FEED_FORWARD, MODULATION, AROUND_BLOCKS),
         "text_encoder": {"attention": TEXT_ATTENTION, "attention+ff": TEXT_ATTENTION + TEXT_FEED_FORWARD,
                          "linear": TEXT_ATTENTION + TEXT_FEED_FORWARD},
     }
@@ -161,7 +160,6 @@ class Flux(FlowFamily):
         silence_libraries()
         import torch
         from diffusers import (
-            AutoencoderKL,
             FlowMatchEulerDiscreteScheduler,
             FluxPipeline,
             FluxTransformer2DModel,
@@ -174,10 +172,7 @@ class Flux(FlowFamily):
             transformer = FluxTransformer2DModel(
                 in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
                 joint_attention_dim=24, pooled_projection_dim=32, guidance_embeds=True, axes_dims_rope=(4, 6, 6))
-            vae = AutoencoderKL(
-                sample_size=32, block_out_channels=(8, 8, 16), norm_num_groups=4, latent_channels=4,
-                scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False,
-                down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3)
+            vae = tiny_vae(scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False)
             text_encoder, text_encoder_2 = tiny_clip(tokenizer, width=32), tiny_t5(len(tokenizer_2))
         scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
         FluxPipeline(scheduler, vae, text_encoder, tokenizer, text_encoder_2, tokenizer_2,

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.models.base import CleanBatch, Condition, Randn, Sampling, SamplingConditions
-from dbrun.models.chat_prompts import PROMPT_LIMIT, tokenize_chat
+from dbrun.models.base import CleanBatch, Condition, Randn, Sampling
+from dbrun.models.chat_prompts import ChatFamily, tokenize_chat
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
-from dbrun.models.flow_matching import FlowFamily, FlowModel
+from dbrun.models.flow_matching import FlowModel, transformer_presets
+from dbrun.models.flux import ATTENTION as DOUBLE_BLOCKS
 from dbrun.models.pipelines import PipelineModel
 from dbrun.models.prompt_encoding import EncoderOutput
-from dbrun.models.prompt_length import PromptLimit
 from dbrun.models.tiny_text import chat_tokenizer, tiny_qwen3
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
 # a single block has its attention and its feed-forward layers in one input and one output layer, which are most of
 # the model: `attention` without them would leave them out, as scripts do that list only to_q, to_k, to_v and to_out.0
 SINGLE_BLOCKS = ("single_transformer_blocks.*.attn.to_qkv_mlp_proj", "single_transformer_blocks.*.attn.to_out")
-ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj", "attn.add_k_proj",
-             "attn.add_v_proj", "attn.to_add_out", *SINGLE_BLOCKS)
+ATTENTION = (*DOUBLE_BLOCKS, *SINGLE_BLOCKS)
 FEED_FORWARD = ("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out")
 # all blocks of a kind share one layer of modulation
 MODULATION = ("double_stream_modulation_img.linear", "double_stream_modulation_txt.linear",
@@ -99,13 +97,8 @@ class Flux2KleinModel(FlowModel):
             txt_ids=torch.cartesian_prod(one, one, one, torch.arange(hidden.shape[1])).to(device)).sample
         return output.transpose(1, 2).reshape(len(x_t), -1, height, width)
 
-    def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
-        image: Image = pipeline(prompt_embeds=conditions.prompt["hidden"][None],
-                                negative_prompt_embeds=conditions.negative["hidden"][None], **settings).images[0]
-        return image
 
-
-class Flux2Klein(FlowFamily):
+class Flux2Klein(ChatFamily):
     """FLUX.2 klein of 4 B and 9 B parameters, and their fine-tunes."""
 
     NAME: ClassVar[str] = "flux2_klein"
@@ -114,16 +107,9 @@ class Flux2Klein(FlowFamily):
     refused_pipelines: ClassVar[Mapping[str, str]] = {
         "Flux2Pipeline": "FLUX.2 dev, whose text encoder, a Mistral 3, is not read here",
         "Flux2KleinKVPipeline": "a base for editing: it changes pictures that it is given"}
-    subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
-    components: ClassVar[Mapping[str, str]] = {"denoiser": "transformer"}
-    not_adaptable: ClassVar[Mapping[str, str]] = {
-        "text_encoder": "its text encoder is a language model, for which diffusers loads no adapter",
-        "trigger": "a language model reads the prompt, and no program loads a new word into that"}
     patch: ClassVar[int] = 1
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-        "denoiser": {"attention": ATTENTION, "attention+ff": ATTENTION + FEED_FORWARD,
-                     "blocks": ATTENTION + FEED_FORWARD + MODULATION,
-                     "linear": ATTENTION + FEED_FORWARD + MODULATION + AROUND_BLOCKS}}
+        "denoiser": transformer_presets(ATTENTION, FEED_FORWARD, MODULATION, AROUND_BLOCKS)}
     default_sampling: ClassVar[Sampling] = Sampling(steps=50, guidance=4.0)
     # float32: 128 channels for each 16×16 pixels, or 8×8 in a small VAE; 512 vectors of 3 × 4,096 numbers for 9 B
     encoded_bytes_per_pixel: ClassVar[float] = 8.0
@@ -132,10 +118,6 @@ class Flux2Klein(FlowFamily):
     def resolution_multiple(self, folder: Path) -> int:
         """The VAE's downsampling factor times the side of a patch: 16 for the published models."""
         return downsampling_factor(folder / "vae") * PATCH
-
-    def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
-        """509 tokens of Qwen3, the chat template not counted."""
-        return (PROMPT_LIMIT,)
 
     def distillation_warning(self, folder: Path | None, path: str) -> str | None:
         """Warning for a base of 4 sampler steps: by its model_index.json, or by its name while it is not here."""

@@ -77,5 +77,20 @@ class LatentModel(PipelineModel):
                               callback_on_step_end=after_step)
 
     def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
-        """The picture that a pipeline samples. settings: further arguments of its call."""
-        raise NotImplementedError
+        """The picture that a pipeline samples, guided by `hidden` alone. settings: further arguments of its call."""
+        image: Image = pipeline(
+            prompt_embeds=conditions.prompt["hidden"][None], negative_prompt_embeds=conditions.negative["hidden"][None],
+            **settings).images[0]
+        return image
+
+
+def tiny_vae(**settings: Any) -> Any:
+    """AutoencoderKL of a tiny base: 4 channels for each 4 × 4 pixels. settings: of its config, such as scaling_factor.
+
+    Its weights are drawn from torch's global generator.
+    """
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        sample_size=32, block_out_channels=(8, 8, 16), norm_num_groups=4, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, **settings)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
-from dbrun.models.base import Sampling, SamplingConditions
+from dbrun.models.base import Sampling
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
 from dbrun.models.file_names import PublishedNames
-from dbrun.models.latents import LatentModel
+from dbrun.models.latents import LatentModel, tiny_vae
 from dbrun.models.ldm_layouts import SD1, SD2, Layout
 from dbrun.models.new_tokens import Vocabulary
 from dbrun.models.pipelines import PipelineModel
@@ -22,7 +22,6 @@ from dbrun.models.tiny_text import byte_tokenizer, tiny_clip
 from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily, UNetModel
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor, nn
 
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
@@ -82,13 +81,6 @@ class StableDiffusionModel(LatentModel, UNetModel):
         from diffusers import DPMSolverMultistepScheduler
 
         return DPMSolverMultistepScheduler.from_config(self.scheduler.config)
-
-    def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
-        """The picture that a pipeline samples. settings: further arguments of its call."""
-        image: Image = pipeline(
-            prompt_embeds=conditions.prompt["hidden"][None], negative_prompt_embeds=conditions.negative["hidden"][None],
-            **settings).images[0]
-        return image
 
 
 class StableDiffusion(UNetFamily):
@@ -201,7 +193,7 @@ class StableDiffusion(UNetFamily):
         """Write a base of 0.3 M parameters for 32-pixel pictures: VAE factor 4, UNet factor 2, prompts of 77 tokens."""
         silence_libraries()
         import torch
-        from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+        from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
         tokenizer = byte_tokenizer()
         # the weights must not depend on the caller's random state, nor change it
@@ -212,9 +204,7 @@ class StableDiffusion(UNetFamily):
                 attention_head_dim=4, cross_attention_dim=32, mid_block_type="UNetMidBlock2DCrossAttn",
                 down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
                 up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
-            vae = AutoencoderKL(
-                sample_size=32, block_out_channels=(8, 8, 16), norm_num_groups=4, latent_channels=4,
-                down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3)
+            vae = tiny_vae()
             text_encoder = tiny_clip(tokenizer, width=32)
         scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                   clip_sample=False, set_alpha_to_one=False, steps_offset=1,

@@ -10,6 +10,7 @@ from dbrun.errors import RecipeError
 from dbrun.models.base import Condition, Sampling, SamplingConditions
 from dbrun.models.configs import downsampling_factor, loaded_class, read_config, silence_libraries
 from dbrun.models.file_names import PublishedNames
+from dbrun.models.latents import tiny_vae
 from dbrun.models.ldm_layouts import SDXL, Layout
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary
 from dbrun.models.pipelines import PipelineModel
@@ -211,7 +212,7 @@ class StableDiffusionXL(StableDiffusion):
         """
         silence_libraries()
         import torch
-        from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+        from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
         # padding by another token than the end mark, as published
@@ -233,10 +234,7 @@ class StableDiffusionXL(StableDiffusion):
                 projection_class_embeddings_input_dim=NUM_TIME_IDS * 8 + 20,
                 down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
                 up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
-            vae = AutoencoderKL(
-                sample_size=32, block_out_channels=(8, 8, 16), norm_num_groups=4, latent_channels=4,
-                scaling_factor=0.13025, down_block_types=("DownEncoderBlock2D",) * 3,
-                up_block_types=("UpDecoderBlock2D",) * 3)
+            vae = tiny_vae(scaling_factor=0.13025)
             text_encoder, text_encoder_2 = CLIPTextModel(configs[0]), CLIPTextModelWithProjection(configs[1])
         scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                            steps_offset=1, timestep_spacing="leading", prediction_type=prediction)

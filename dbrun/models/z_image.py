@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.models.base import Condition, Sampling, SamplingConditions
-from dbrun.models.chat_prompts import PROMPT_LIMIT, tokenize_chat
+from dbrun.models.chat_prompts import ChatFamily, tokenize_chat
 from dbrun.models.configs import silence_libraries
-from dbrun.models.flow_matching import FlowFamily, FlowModel
+from dbrun.models.flow_matching import FlowModel, transformer_presets
+from dbrun.models.latents import tiny_vae
 from dbrun.models.pipelines import PipelineModel
 from dbrun.models.prompt_encoding import EncoderOutput
-from dbrun.models.prompt_length import PromptLimit
 from dbrun.models.tiny_text import chat_tokenizer, tiny_qwen3
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ZImageModel(FlowModel):
         return image
 
 
-class ZImage(FlowFamily):
+class ZImage(ChatFamily):
     """Z-Image, and its fine-tunes."""
 
     NAME: ClassVar[str] = "z_image"
@@ -80,23 +80,12 @@ class ZImage(FlowFamily):
     pipeline_classes: ClassVar[tuple[str, ...]] = ("ZImagePipeline",)
     refused_pipelines: ClassVar[Mapping[str, str]] = {
         "ZImageOmniPipeline": "a base for editing, which also reads pictures"}
-    subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
-    components: ClassVar[Mapping[str, str]] = {"denoiser": "transformer"}
-    not_adaptable: ClassVar[Mapping[str, str]] = {
-        "text_encoder": "its text encoder is a language model, for which diffusers loads no adapter",
-        "trigger": "a language model reads the prompt, and no program loads a new word into that"}
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-        "denoiser": {"attention": ATTENTION, "attention+ff": ATTENTION + FEED_FORWARD,
-                     "blocks": ATTENTION + FEED_FORWARD + MODULATION,
-                     "linear": ATTENTION + FEED_FORWARD + MODULATION + AROUND_BLOCKS}}
+        "denoiser": transformer_presets(ATTENTION, FEED_FORWARD, MODULATION, AROUND_BLOCKS)}
     default_sampling: ClassVar[Sampling] = Sampling(steps=28, guidance=4.0)
     # float32: 2 × 16 channels for each 8×8 pixels, or 4×4 in a small VAE; 512 vectors of 2,560 numbers
     encoded_bytes_per_pixel: ClassVar[float] = 8.0
     encoded_bytes_per_prompt: ClassVar[int] = 5_300_000
-
-    def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
-        """509 tokens of Qwen3, the chat template not counted."""
-        return (PROMPT_LIMIT,)
 
     def distillation_warning(self, folder: Path | None, path: str) -> str | None:
         """Warning for Z-Image-Turbo: by its name, or by its shift; not for De-Turbo, which is undistilled again."""
@@ -113,7 +102,7 @@ class ZImage(FlowFamily):
         """Write a base of 0.4 M parameters for 32-pixel pictures: VAE factor 4, 2 layers and 1 of each refiner."""
         silence_libraries()
         import torch
-        from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+        from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
         from transformers import Qwen3Model
 
         tokenizer = chat_tokenizer()
@@ -123,10 +112,7 @@ class ZImage(FlowFamily):
             transformer = ZImageTransformer2DModel(
                 in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=24,
                 axes_dims=(4, 6, 6), axes_lens=(1024, 32, 32))
-            vae = AutoencoderKL(
-                sample_size=32, block_out_channels=(8, 8, 16), norm_num_groups=4, latent_channels=4,
-                scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False,
-                down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3)
+            vae = tiny_vae(scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False)
             text_encoder = Qwen3Model(tiny_qwen3(len(tokenizer), layers=3))
         scheduler = FlowMatchEulerDiscreteScheduler(shift=BASE_SHIFT)
         ZImagePipeline(scheduler, vae, text_encoder, tokenizer, transformer).save_pretrained(folder)
