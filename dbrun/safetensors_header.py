@@ -49,20 +49,31 @@ def read_header(path: Path) -> Header:
     try:
         document = parse_json(text)
         metadata = document.pop("__metadata__", {})
-        ends = [_data_end(tensor) for tensor in document.values()]
+        data_bytes = _data_bytes(document)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise _invalid_file(path, "its header cannot be read") from error
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _invalid_file(path, "its metadata is not a JSON object of texts")
     # a download that was cut off has a valid header and too few bytes
-    expected_size = 8 + length + max(ends, default=0)
+    expected_size = 8 + length + data_bytes
     if expected_size != size:
         raise _invalid_file(path, f"its header promises {expected_size} bytes, the file has {size}")
     return Header(document, metadata, 8 + length)
 
 
-def _data_end(tensor: Mapping[str, Any]) -> int:
-    """Offset at which a tensor's data end, after a check of its entry. Raises TypeError, ValueError or KeyError."""
+def _data_bytes(tensors: Mapping[str, Mapping[str, Any]]) -> int:
+    """Bytes of all tensors' data, which lie one behind the other. Raises TypeError, ValueError or KeyError."""
+    end_before = 0
+    for start, end in sorted(_data_offsets(tensor) for tensor in tensors.values()):
+        # as the library of the format demands: no gap, and no byte in two tensors
+        if start != end_before or end < start:
+            raise ValueError("a gap")
+        end_before = end
+    return end_before
+
+
+def _data_offsets(tensor: Mapping[str, Any]) -> tuple[int, int]:
+    """Where a tensor's data begin and end, after a check of its entry. Raises TypeError, ValueError or KeyError."""
     start, end = tensor["data_offsets"]
     numbers = (start, end, *tensor["shape"])
     if not isinstance(tensor["shape"], list) or not isinstance(tensor["dtype"], str):
@@ -71,7 +82,7 @@ def _data_end(tensor: Mapping[str, Any]) -> int:
         # in Python a bool is an int
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise TypeError("no size")
-    return int(end)
+    return int(start), int(end)
 
 
 def tensor_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:

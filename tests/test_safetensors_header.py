@@ -39,6 +39,18 @@ def test_a_broken_file_is_refused(file, spoil) -> None:
         read_header(file)
 
 
+@pytest.mark.parametrize("offsets", [[10**30, 24], [24, 23], [8, 24], [24, 40]])
+def test_data_with_a_gap_or_beyond_the_file_are_refused(file, offsets) -> None:
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + length])
+    header["x"]["data_offsets"] = offsets
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length:])
+    with pytest.raises(RecipeError, match="no whole safetensors file"):
+        read_header(file)
+
+
 def test_a_file_of_others_and_a_missing_one_are_told_apart(file, tmp_path) -> None:
     save_file({"x": torch.zeros(1)}, file)
     with pytest.raises(RecipeError, match="no provenance"):

@@ -274,6 +274,8 @@ def check_pipeline(folder: Path, family: Family) -> None:
     try:
         index = read_json(folder / "model_index.json")
         pipeline = index["_class_name"]
+        if not isinstance(pipeline, str):
+            raise TypeError(f"_class_name: {type(pipeline).__name__}")
         homes = {part: index[part][0] for part in family.subfolders if index.get(part)}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RecipeError(f"{folder / 'model_index.json'} names no pipeline",

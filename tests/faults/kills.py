@@ -67,6 +67,8 @@ class Child:
             log = os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(writing, 1)
             os.dup2(log, 2)
+            # under pytest these are files of its own, not the descriptors
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             from dbrun.cli import main
 
             sys.argv = ["dbrun", *words]

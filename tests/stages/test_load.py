@@ -83,6 +83,7 @@ def test_the_record_gives_back_family_and_variant(bench, content, recipe) -> Non
 @pytest.mark.parametrize(("spoil", "said"), [
     (lambda b: (b / "model_index.json").unlink(), "model_index.json"),
     (lambda b: (b / "model_index.json").write_text("{"), "names no pipeline"),
+    (lambda b: (b / "model_index.json").write_text('{"_class_name": {"a": 1}}'), "names no pipeline"),
     (lambda b: (b / "model_index.json").write_text('{"_class_name": "FluxPipeline"}'), "FluxPipeline"),
     (lambda b: shutil.rmtree(b / "vae"), "lacks the folder vae/"),
     (lambda b: (b / "unet" / "diffusion_pytorch_model.safetensors").rename(b / "unet" / "m.bin"), "holds m.bin"),
