@@ -13,9 +13,10 @@ from fork_server import can_fork, run_dbrun, start_dbrun
 from projects import Project, lay_out
 
 TIMES = re.compile(r"\bnow\b|\b\d+(\.\d+)? ?(ms|s|min|MiB|GiB|KiB)\b|\d{8}-\d{6}\.\d+")
-COMMANDS = (("run", "tiny.yaml"), ("run", "tiny.yaml"), ("plan", "tiny.yaml", "train.steps=9", "--exit-code"),
-            ("run", "tiny.yaml", "train.steps=no"), ("stage", "train"), ("show", "outputs/gone"), ("runs",),
-            ("nothing",), ("--help",), ("validate", "tiny.yaml", "--json"))
+LIGHT = (("plan", "tiny.yaml", "train.steps=9", "--exit-code"), ("run", "tiny.yaml", "train.steps=no"), ("nothing",))
+"""Commands that load no heavy library."""
+ALL = (("run", "tiny.yaml"), ("run", "tiny.yaml"), *LIGHT, ("stage", "train"), ("show", "outputs/gone"), ("runs",),
+       ("--help",), ("validate", "tiny.yaml", "--json"))
 
 
 SAID_BY_IMPORTS = ("Failed to load CPU gemm_4bit_forward", "[transformers]")
@@ -39,9 +40,10 @@ def told(done: subprocess.CompletedProcess[str], folder: Path) -> tuple[int, str
     return done.returncode, out, err
 
 
-def test_it_is_what_a_process_of_its_own_would_be(tmp_path: Path) -> None:
+@pytest.mark.parametrize("commands", [LIGHT, pytest.param(ALL, marks=pytest.mark.slow)], ids=["light", "all"])
+def test_it_is_what_a_process_of_its_own_would_be(tmp_path: Path, commands: tuple[tuple[str, ...], ...]) -> None:
     forked, real = lay_out(tmp_path / "forked"), lay_out(tmp_path / "real")
-    for words in COMMANDS:
+    for words in commands:
         one = told(forked.dbrun(*words, check=None), forked.folder)
         other = told(real.dbrun(*words, check=None, real=True), real.folder)
         assert one == other, words

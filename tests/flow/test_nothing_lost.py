@@ -30,8 +30,8 @@ def started(told: list[dict[str, object]]) -> list[object]:
 
 @pytest.mark.parametrize(("stage", "change", "again"), [
     ("train", "samples.seed=7", ["train", "export"]),
-    ("preprocess", "train.steps=8", ["preprocess", "train", "export"]),
-    ("export", "name=other", ["export"]),
+    pytest.param("preprocess", "train.steps=8", ["preprocess", "train", "export"], marks=pytest.mark.slow),
+    pytest.param("export", "name=other", ["export"], marks=pytest.mark.slow),
 ])
 def test_a_flipped_byte_in_the_store_never_reaches_a_result(project: Project, fresh: Project, stage: str,
                                                            change: str, again: list[str]) -> None:

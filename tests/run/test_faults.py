@@ -71,7 +71,7 @@ def test_killed_at_every_call(fresh, whole, call):
     assert number > 1
 
 
-@pytest.mark.parametrize("call", cases(CALLS, 1, 3))
+@pytest.mark.parametrize("call", cases(CALLS, 3))
 @pytest.mark.parametrize("failure", [errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.slow),
                                      pytest.param(errno.EACCES, marks=pytest.mark.slow)])
 def test_refused_at_every_call(fresh, whole, call, failure):

@@ -213,7 +213,7 @@ def test_a_diverging_run_leaves_no_adapter(home: Path, tmp_path: Path) -> None:
     assert content(tmp_path / "out") == {}
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
 def test_kill_at_any_instant_then_the_same_bytes(home: Path, tmp_path: Path, kills: int) -> None:
     """SIGKILL at random instants; every attempt starts a process anew on the same work folder."""
     processes = multiprocessing.get_context("forkserver")

@@ -63,6 +63,7 @@ def test_items_are_dealt_and_a_killed_process_ends_the_run_which_then_goes_on(ho
     assert code == 0 and json.loads(out) == ["train", "export"] and exported(home) == alone
 
 
+@pytest.mark.slow
 def test_when_the_first_process_is_killed_the_others_end(home):
     run = start(home, STUB_STEP=0.3)
     members = in_training(home, run)
