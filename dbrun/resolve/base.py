@@ -238,5 +238,6 @@ def read_sampling(folder: Path, usual: Sampling) -> Sampling:
     try:
         sampling = read_json(folder / "manifest.json")["sampling"]
         return Sampling(steps=int(sampling["steps"]), guidance=float(sampling["guidance"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    # OverflowError: JSON may hold infinity
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return usual

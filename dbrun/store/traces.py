@@ -145,7 +145,7 @@ def _read(path: Path, stage: str, key: str) -> Trace | None:
                       memory=int(data.get("memory", 0)), share=float(data.get("share", 1.0)),
                       startup=startup, amounts=_amounts(data.get("amounts")),
                       baseline=int(data.get("baseline", 0)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
     # Traces of version 1 have no checksum; these checks find most damage in them, and a file under a wrong name.
     consistent = (trace.stage == stage and trace.key == key and isinstance(trace.document, dict)

@@ -118,8 +118,9 @@ def test_sampling_comes_from_the_family_or_from_the_bases_manifest(tmp_path, sto
     usual = find(tmp_path, store).source.sampling
     (base / "manifest.json").write_text(json.dumps({"sampling": {"steps": 10, "guidance": 4}}))
     assert find(tmp_path, store).source.sampling == Sampling(10, 4.0)
-    (base / "manifest.json").write_text("{}")
-    assert find(tmp_path, store).source.sampling == usual
+    for damaged in ("{}", '{"sampling": {"steps": Infinity, "guidance": 4}}'):
+        (base / "manifest.json").write_text(damaged)
+        assert find(tmp_path, store).source.sampling == usual
 
 
 def test_a_hub_base_at_a_commit(tmp_path, store, cache):

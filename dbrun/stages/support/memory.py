@@ -44,5 +44,5 @@ def read_counted(data: object) -> CountedMemory | None:
         return None
     try:
         return CountedMemory(int(data["weights"]), int(data["activations"]), int(data["rest"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
