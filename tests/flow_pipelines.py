@@ -8,7 +8,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from diffusers import Flux2KleinPipeline, FluxImg2ImgPipeline, FluxPipeline, ZImageImg2ImgPipeline
+from diffusers import (
+    Flux2KleinPipeline,
+    FluxImg2ImgPipeline,
+    FluxPipeline,
+    StableDiffusion3Img2ImgPipeline,
+    ZImageImg2ImgPipeline,
+)
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
@@ -63,6 +69,12 @@ def noise_z_image(pipeline: Any, pixels: Tensor, timestep: Tensor, generator: An
     return noised
 
 
+def noise_sd3(pipeline: Any, pixels: Tensor, timestep: Tensor, generator: Any) -> Tensor:
+    """As `noise_flux`: this pipeline packs nothing."""
+    noised: Tensor = pipeline.prepare_latents(pixels, timestep, 1, 1, pixels.dtype, pixels.device, generator)
+    return noised
+
+
 def noise_klein(pipeline: Any, pixels: Tensor, timestep: Tensor, generator: Any) -> Tensor:
     """Noised latents of a picture as the pipeline encodes one to look at: it has no image-to-image."""
     x0 = pipeline._encode_vae_image(pixels, generator)
@@ -88,6 +100,12 @@ FLOW_PIPELINES: Mapping[str, FlowPipeline] = {
         x_t=lambda asked, h, w: unpack_klein(asked["hidden_states"], h, w),
         sigma=lambda asked: float(asked["timestep"]), at=lambda sigma: {"timestep": sigma},
         prediction=lambda output, h, w: unpack_klein(output[0], h, w)),
+    "sd3": FlowPipeline(
+        encode={"prompt_2": None, "prompt_3": None, "max_sequence_length": 96}, results={"hidden": 0, "pooled": 2},
+        image_to_image=StableDiffusion3Img2ImgPipeline, noised=noise_sd3,
+        x_t=lambda asked, h, w: asked["hidden_states"], sigma=lambda asked: float(asked["timestep"]) / 1000,
+        at=lambda sigma: {"timestep": 1000 * sigma}, prediction=lambda output, h, w: output[0],
+        call={"max_sequence_length": 96}),
     # it asks with the prompt and without it in one batch, whatever the guidance
     "z_image": FlowPipeline(
         encode={}, results={"hidden": 0}, image_to_image=ZImageImg2ImgPipeline, noised=noise_z_image,

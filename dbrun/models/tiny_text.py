@@ -18,14 +18,20 @@ def byte_tokenizer(**marks: str) -> Any:
     return CLIPTokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=[], model_max_length=77, **marks)
 
 
-def tiny_clip(tokenizer: Any, width: int) -> Any:
-    """CLIP text encoder of two layers for a tokenizer of `byte_tokenizer`. width: numbers per token."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+def tiny_clip(tokenizer: Any, width: int, projection: int | None = None) -> Any:
+    """CLIP text encoder of two layers for a tokenizer of `byte_tokenizer`.
 
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+    width: numbers per token; projection: numbers of its pooled state, None for a text encoder without projection.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config: dict[str, Any] = {
+        "vocab_size": len(tokenizer), "hidden_size": width, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 77, "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    if projection is None:
+        return CLIPTextModel(CLIPTextConfig(**config))
+    return CLIPTextModelWithProjection(CLIPTextConfig(**config, projection_dim=projection))
 
 
 def letter_tokenizer(length: int) -> Any:

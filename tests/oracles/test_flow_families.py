@@ -17,6 +17,7 @@ from dbrun.models.base import Family, Model, families
 from dbrun.models.flux import FluxModel
 from dbrun.models.flux2_klein import Flux2KleinModel
 from dbrun.models.latents import LatentModel
+from dbrun.models.sd3 import StableDiffusion3Model
 from dbrun.models.z_image import ZImageModel
 from dbrun.stages.preprocess import as_tensor
 
@@ -144,6 +145,13 @@ def _other_thinking(tokenizer: Any, prompts: Any, *, thinking: bool) -> Any:
     return RIGHT_CHAT(tokenizer, prompts, thinking=not thinking)
 
 
+def _other_clip_first(self: StableDiffusion3Model, prompt: str, outputs: Any) -> Any:
+    first, second, t5 = outputs
+    turned = {first: outputs[second], second: outputs[first], t5: outputs[t5]}
+    return RIGHT_JOIN(self, prompt, turned)
+
+
+RIGHT_JOIN = StableDiffusion3Model.join_outputs
 RIGHT_KLEIN, RIGHT_Z_IMAGE, RIGHT_CHAT = Flux2KleinModel.predict, ZImageModel.predict, z_image.tokenize_chat
 RIGHT_IDS, RIGHT_PREDICT, RIGHT_SIGMA = flux.position_ids, FluxModel.predict, FluxModel.sigma
 Mutant = tuple[Any, str, Any, Callable[[Model, FlowPipeline], None]]
@@ -162,6 +170,9 @@ OTHER_MUTANTS: dict[tuple[str, str], Mutant] = {
     ("flux2_klein", "rows for columns"): (Flux2KleinModel, "predict", _turned, check_prediction),
     ("flux2_klein", "one layer of Qwen3 earlier"): (flux2_klein, "TEXT_LAYERS", (8, 17, 26), check_prompts),
     ("flux2_klein", "the template of thinking"): (flux2_klein, "tokenize_chat", _other_thinking, check_prompts),
+    ("sd3", "the CLIPs the other way round"): (StableDiffusion3Model, "join_outputs", _other_clip_first, check_prompts),
+    ("sd3", "noise levels, not thousandths"): (
+        StableDiffusion3Model, "sigma", lambda self, t: RIGHT_SIGMA(self, t) / 1000, check_prediction),
     ("z_image", "the other sign"): (ZImageModel, "predict", lambda self, *asked: -RIGHT_Z_IMAGE(self, *asked),
                                     check_prediction),
     ("z_image", "time from the picture to noise"): (
