@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import torch
 from diffusers import (
+    ChromaImg2ImgPipeline,
     Flux2KleinPipeline,
     FluxImg2ImgPipeline,
     FluxPipeline,
@@ -29,7 +30,8 @@ class FlowPipeline:
     that returns; image_to_image: a pipeline that prepares a picture; noised: how it noises one; x_t: the denoiser's
     arguments by name, height and width in latent pixels -> x_t [1, C, h, w]; sigma: those arguments -> noise level; at:
     noise level -> the arguments that ask the denoiser there; prediction: its output, height and width -> noise - x0,
-    [1, C, h, w]; call: further arguments of the pipeline.
+    [1, C, h, w]; call: further arguments of the pipeline; mask: place of the mask of a prompt, None where all of it is
+    read; mended: arguments of the denoiser by name -> those that the pipeline gives wrong, as they should be.
     """
 
     encode: Keywords
@@ -41,6 +43,8 @@ class FlowPipeline:
     at: Callable[[Tensor], Keywords]
     prediction: Callable[[Any, int, int], Tensor]
     call: Keywords = field(default_factory=dict)
+    mask: int | None = None
+    mended: Callable[[Keywords], Keywords] = lambda asked: {}
 
 
 def unpack_flux(tokens: Tensor, height: int, width: int) -> Tensor:
@@ -90,6 +94,13 @@ def unpack_klein(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 FLOW_PIPELINES: Mapping[str, FlowPipeline] = {
+    # its masks are numbers, which attention adds, instead of truth values (huggingface/diffusers issue 13619)
+    "chroma": FlowPipeline(
+        encode={"max_sequence_length": 96}, results={"hidden": 0}, image_to_image=ChromaImg2ImgPipeline,
+        noised=noise_flux, x_t=lambda asked, h, w: unpack_flux(asked["hidden_states"], h, w),
+        sigma=lambda asked: float(asked["timestep"]), at=lambda sigma: {"timestep": sigma},
+        prediction=lambda output, h, w: unpack_flux(output[0], h, w), call={"max_sequence_length": 96}, mask=2,
+        mended=lambda asked: {"attention_mask": asked["attention_mask"].bool()}),
     "flux": FlowPipeline(
         encode={"max_sequence_length": 96}, results={"hidden": 0, "pooled": 1}, image_to_image=FluxImg2ImgPipeline,
         noised=noise_flux, x_t=lambda asked, h, w: unpack_flux(asked["hidden_states"], h, w),

@@ -15,18 +15,18 @@ def kind_of(family: Family) -> Hashable:
     return family.autoencoder is None, family.process, family.start_image_reason is None
 
 
-def representatives() -> set[str]:
-    """Name of the family with the fewest components of each kind; of several, the first by name."""
-    first: dict[Hashable, str] = {}
-    for name, family in sorted(families().items(), key=lambda item: (len(item[1].components), item[0])):
-        first.setdefault(kind_of(family), name)
+def representatives(names: Iterable[str] | None = None) -> set[str]:
+    """Name of the family with the fewest components of each kind, of all or of these; of several, the first by name."""
+    known, first = families(), dict[Hashable, str]()
+    for name in sorted(known if names is None else names, key=lambda name: (len(known[name].components), name)):
+        first.setdefault(kind_of(known[name]), name)
     return set(first.values())
 
 
 def family_cases(names: Iterable[str] | None = None) -> list[Any]:
     """Parameters, one for the name of each family, of all or of these; a family that represents no kind is slow."""
-    usual = representatives()
     wanted = sorted(families() if names is None else names)
+    usual = representatives(wanted)
     return [pytest.param(name, id=name, marks=() if name in usual else pytest.mark.slow) for name in wanted]
 
 
