@@ -16,6 +16,7 @@ from flow_pipelines import FLOW_PIPELINES
 from projects import RECIPE, Project, lay_out
 
 from dbrun.formats.base import formats
+from dbrun.formats.base_kind import adapter_base_kind, base_kind
 from dbrun.models.base import Family, families
 from dbrun.recipe.checks.exports import unsupported_reason
 from dbrun.recipe.load import load_recipe
@@ -133,6 +134,7 @@ def test_it_learns_from_a_recipe_and_every_format_draws_the_same(name: str, tmp_
     project.dbrun("run", "tiny.yaml")
 
     home, base = project.folder / "outputs" / "tiny", project.folder / "base"
+    assert base_kind(base) in (None, adapter_base_kind([home / "pytorch_lora_weights.safetensors"]))
     assert {"diffusers", "peft", "merged"} <= set(names)
     pictures = {form: drawn(READERS[form](form, home, base, family), name, home) for form in names}
     untouched, expected = drawn(open_pipeline(base), name, home), pictures["merged"]
