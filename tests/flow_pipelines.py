@@ -13,6 +13,7 @@ from diffusers import (
     Flux2KleinPipeline,
     FluxImg2ImgPipeline,
     FluxPipeline,
+    QwenImageImg2ImgPipeline,
     StableDiffusion3Img2ImgPipeline,
     ZImageImg2ImgPipeline,
 )
@@ -93,6 +94,15 @@ def unpack_klein(tokens: Tensor, height: int, width: int) -> Tensor:
     return unpacked
 
 
+def noise_qwen(pipeline: Any, pixels: Tensor, timestep: Tensor, generator: Any) -> Tensor:
+    """As `noise_flux`."""
+    height, width = pixels.shape[-2:]
+    packed = pipeline.prepare_latents(pixels, timestep, 1, pipeline.vae.config.z_dim, height, width, pixels.dtype,
+                                      pixels.device, generator)
+    factor = pipeline.vae_scale_factor
+    return unpack_flux(packed, height // factor, width // factor)
+
+
 FLOW_PIPELINES: Mapping[str, FlowPipeline] = {
     # its masks are numbers, which attention adds, instead of truth values (huggingface/diffusers issue 13619)
     "chroma": FlowPipeline(
@@ -117,6 +127,12 @@ FLOW_PIPELINES: Mapping[str, FlowPipeline] = {
         x_t=lambda asked, h, w: asked["hidden_states"], sigma=lambda asked: float(asked["timestep"]) / 1000,
         at=lambda sigma: {"timestep": 1000 * sigma}, prediction=lambda output, h, w: output[0],
         call={"max_sequence_length": 96}),
+    # its tokens are packed as those of FLUX.1
+    "qwen_image": FlowPipeline(
+        encode={}, results={"hidden": 0}, image_to_image=QwenImageImg2ImgPipeline, noised=noise_qwen,
+        x_t=lambda asked, h, w: unpack_flux(asked["hidden_states"], h, w),
+        sigma=lambda asked: float(asked["timestep"]), at=lambda sigma: {"timestep": sigma},
+        prediction=lambda output, h, w: unpack_flux(output[0], h, w)),
     # it asks with the prompt and without it in one batch, whatever the guidance
     "z_image": FlowPipeline(
         encode={}, results={"hidden": 0}, image_to_image=ZImageImg2ImgPipeline, noised=noise_z_image,

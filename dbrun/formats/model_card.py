@@ -206,9 +206,9 @@ def _program(document: Mapping[str, Any], family: Family, loading: Sequence[str]
     lines += steps
     if family.start_image_reason is None:
         prompt, side = json.dumps(pictures.prompts[0], ensure_ascii=False), pictures.resolution
+        guidance = family.guidance_arguments.format(pictures.guidance)
         lines += ["", f"generator = torch.Generator().manual_seed({pictures.seed})",
-                  f"image = pipeline({prompt}, num_inference_steps={pictures.steps}, "
-                  f"guidance_scale={pictures.guidance:g},",
+                  f"image = pipeline({prompt}, num_inference_steps={pictures.steps}, {guidance},",
                   f"                 height={side}, width={side}, generator=generator).images[0]",
                   'image.save("picture.png")']
     return "\n".join(lines)

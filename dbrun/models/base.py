@@ -98,6 +98,8 @@ class Family(TrainingFacts, FileNames):
     """Component → name of a preset of `targets` → patterns of module names that get an adapter."""
     default_sampling: ClassVar[Sampling]
     """Sampler settings of a base that brings none of its own."""
+    guidance_arguments: ClassVar[str] = "guidance_scale={:g}"
+    """Arguments of the pipeline's call that set the guidance, `{:g}` for the scale; written into model cards."""
     # both bounds feed the check of free disk space before a run: too high costs nothing, too low fills the disk
     encoded_bytes_per_pixel: ClassVar[float] = 16.0
     """Upper bound of the bytes that `encode_images` returns, per pixel of the picture."""

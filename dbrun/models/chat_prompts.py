@@ -1,4 +1,4 @@
-"""Prompts as the user's message of a chat, for families whose text encoder is the language model Qwen3."""
+"""Prompts as the user's message of a chat, for families whose text encoder is a language model, such as Qwen3."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMPT_LIMIT = PromptLimit("tokenizer", MAX_TOKENS - TEMPLATE_START, "Qwen3")
 
 
 class ChatFamily(FlowFamily):
-    """Family of flow matching whose one text encoder is Qwen3: only its transformer can be adapted."""
+    """Family of flow matching whose one text encoder is a language model: only its transformer can be adapted."""
 
     subfolders: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
     components: ClassVar[Mapping[str, str]] = {"denoiser": "transformer"}

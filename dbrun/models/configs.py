@@ -54,6 +54,11 @@ SETTING_TYPES: Mapping[str, SettingType] = {
                      "projection_dim"), COUNT),
     **dict.fromkeys(("addition_time_embed_dim", "projection_class_embeddings_input_dim"), COUNT_OR_NULL),
     **dict.fromkeys(("scaling_factor", "model_max_length"), NUMBER),
+    **dict.fromkeys(("latents_mean", "latents_std"),
+                    SettingType("a list of finite numbers, or null",
+                                lambda value: value is None or _is_list_of(_is_number)(value))),
+    "temperal_downsample": SettingType("a list of true and false",
+                                       _is_list_of(lambda value: isinstance(value, bool))),
     "sample_size": SettingType("a whole number above 0, two of them, or null",
                                lambda value: value is None or _is_count(value) or _is_list_of(_is_count)(value)),
 }

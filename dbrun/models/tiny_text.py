@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -57,18 +58,27 @@ def tiny_t5(words: int) -> Any:
                                    feed_forward_proj="gated-gelu"))
 
 
-def chat_tokenizer() -> Any:
-    """Qwen2 tokenizer of single bytes, with the word `user` and Qwen3's chat template for one message."""
+def chat_tokenizer(words: Sequence[str] = ("user",)) -> Any:
+    """Qwen2 tokenizer of single bytes with Qwen3's chat template for one message. words: those that are one token.
+
+    A word may begin with its space.
+    """
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
 
-    merges = [("u", "s"), ("us", "e"), ("use", "r")]
+    merges: dict[tuple[str, str], None] = {}
+    for word in words:
+        # the byte of a space is written as this letter
+        letters = word.replace(" ", "Ġ")
+        for end in range(1, len(letters)):
+            merges[letters[:end], letters[end]] = None
     entries = [*sorted(ByteLevel.alphabet()), *(left + right for left, right in merges)]
     template = ("{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
                 "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
                 "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}")
-    return Qwen2Tokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=merges, chat_template=template,
-                          additional_special_tokens=["<|im_start|>", "<|im_end|>"], model_max_length=131072)
+    return Qwen2Tokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=list(merges),
+                          chat_template=template, additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+                          model_max_length=131072)
 
 
 def tiny_qwen3(words: int, layers: int) -> Any:

@@ -173,7 +173,7 @@ class DryBase:
         packed = 0
         for name in names:
             for module in self.model.component(name).modules():
-                if isinstance(module, nn.Conv2d):
+                if isinstance(module, nn.Conv2d | nn.Conv3d):
                     packed = max(packed, module.weight.nbytes)
         return LIBRARY_BYTES + packed
 

@@ -13,12 +13,13 @@ from flow_pipelines import FLOW_PIPELINES, FlowPipeline
 from PIL import Image
 from torch import Tensor
 
-from dbrun.models import flux, flux2_klein, z_image
+from dbrun.models import flux, flux2_klein, qwen_image, z_image
 from dbrun.models.base import Family, Model, families
 from dbrun.models.chroma import ChromaModel
 from dbrun.models.flux import FluxModel
 from dbrun.models.flux2_klein import Flux2KleinModel
 from dbrun.models.latents import LatentModel
+from dbrun.models.qwen_image import QwenImageModel
 from dbrun.models.sd3 import StableDiffusion3Model
 from dbrun.models.z_image import ZImageModel
 from dbrun.stages.preprocess import as_tensor
@@ -63,6 +64,10 @@ def check_prompts(model: Model, oracle: FlowPipeline) -> None:
                 if oracle.mask is not None:
                     expected = expected[theirs[oracle.mask][0].bool()]
                 assert torch.equal(ours[name], expected), (prompt, name)
+        for prompt, together in zip(PROMPTS, model.encode_prompts(PROMPTS), strict=True):
+            (alone,) = model.encode_prompts([prompt])
+            for name, tensor in together.items():
+                torch.testing.assert_close(tensor, alone[name], rtol=0, atol=2e-5)
 
 
 def check_latents(model: Model, oracle: FlowPipeline) -> None:
@@ -160,8 +165,13 @@ def _other_clip_first(self: StableDiffusion3Model, prompt: str, outputs: Any) ->
     return RIGHT_JOIN(self, prompt, turned)
 
 
+def _turned_qwen(self: QwenImageModel, x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
+    return RIGHT_QWEN(self, x_t.mT, t, condition).mT
+
+
 RIGHT_CHROMA, RIGHT_CHROMA_PREDICT = ChromaModel.encode_with, ChromaModel._predict
 RIGHT_JOIN = StableDiffusion3Model.join_outputs
+RIGHT_QWEN = QwenImageModel.predict
 RIGHT_KLEIN, RIGHT_Z_IMAGE, RIGHT_CHAT = Flux2KleinModel.predict, ZImageModel.predict, z_image.tokenize_chat
 RIGHT_IDS, RIGHT_PREDICT, RIGHT_SIGMA = flux.position_ids, FluxModel.predict, FluxModel.sigma
 Mutant = tuple[Any, str, Any, Callable[[Model, FlowPipeline], None]]
@@ -187,6 +197,10 @@ OTHER_MUTANTS: dict[tuple[str, str], Mutant] = {
     ("sd3", "the CLIPs the other way round"): (StableDiffusion3Model, "join_outputs", _other_clip_first, check_prompts),
     ("sd3", "noise levels, not thousandths"): (
         StableDiffusion3Model, "sigma", lambda self, t: RIGHT_SIGMA(self, t) / 1000, check_prediction),
+    ("qwen_image", "rows for columns"): (QwenImageModel, "predict", _turned_qwen, check_prediction),
+    ("qwen_image", "latents about their mean"): (
+        QwenImageModel, "normalise", lambda self, z: z / self._statistics[1], check_latents),
+    ("qwen_image", "a token of the template"): (qwen_image, "START_TOKENS", 33, check_prompts),
     ("z_image", "the other sign"): (ZImageModel, "predict", lambda self, *asked: -RIGHT_Z_IMAGE(self, *asked),
                                     check_prediction),
     ("z_image", "time from the picture to noise"): (
