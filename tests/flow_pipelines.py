@@ -121,6 +121,13 @@ FLOW_PIPELINES: Mapping[str, FlowPipeline] = {
         x_t=lambda asked, h, w: unpack_klein(asked["hidden_states"], h, w),
         sigma=lambda asked: float(asked["timestep"]), at=lambda sigma: {"timestep": sigma},
         prediction=lambda output, h, w: unpack_klein(output[0], h, w)),
+    # it has no image-to-image; the one of Qwen-Image prepares its latents, and their tokens are packed as FLUX.1's
+    "krea2": FlowPipeline(
+        encode={}, results={"hidden": 0}, image_to_image=QwenImageImg2ImgPipeline, noised=noise_qwen,
+        x_t=lambda asked, h, w: unpack_flux(asked["hidden_states"], h, w),
+        sigma=lambda asked: float(asked["timestep"]), at=lambda sigma: {"timestep": sigma},
+        # to it a guidance of 0, not 1, is none
+        prediction=lambda output, h, w: unpack_flux(output[0], h, w), call={"guidance_scale": 0.0}, mask=1),
     "sd3": FlowPipeline(
         encode={"prompt_2": None, "prompt_3": None, "max_sequence_length": 96}, results={"hidden": 0, "pooled": 2},
         image_to_image=StableDiffusion3Img2ImgPipeline, noised=noise_sd3,

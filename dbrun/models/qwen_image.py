@@ -112,7 +112,7 @@ class QwenImage(QwenLatentFamily):
                 "Qwen/Qwen-Image")
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "flow") -> None:
-        """Write a base of 0.1 M parameters for 32-pixel pictures: VAE factor 4, 2 blocks."""
+        """Write a base of 0.3 M parameters for 32-pixel pictures: VAE factor 4, 2 blocks."""
         silence_libraries()
         import torch
         from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline, QwenImageTransformer2DModel

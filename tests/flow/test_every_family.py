@@ -115,9 +115,9 @@ def drawn(pipeline: Any, name: str, home: Path) -> torch.Tensor:
     if (home / "scheduler").is_dir():
         pipeline.scheduler = type(pipeline.scheduler).from_pretrained(home / "scheduler")
     more = FLOW_PIPELINES[name].call if name in FLOW_PIPELINES else {}
-    return torch.from_numpy(pipeline(prompt="a photo of sks dog", num_inference_steps=2, guidance_scale=2.0, width=SIDE,
-                                     height=SIDE, output_type="np", generator=torch.Generator().manual_seed(0),
-                                     **more).images[0])
+    settings = {**more, "guidance_scale": 2.0, "width": SIDE, "height": SIDE, "output_type": "np"}
+    return torch.from_numpy(pipeline(prompt="a photo of sks dog", num_inference_steps=2,
+                                     generator=torch.Generator().manual_seed(0), **settings).images[0])
 
 
 def digest_of(project: Project, stage: str) -> str:

@@ -36,6 +36,7 @@ def test_a_config_that_is_no_object_is_told_by_its_name(name: str, text: str, tm
     ("unet/config.json", "sample_size", "64"), ("unet/config.json", "sample_size", [None]),
     ("vae/config.json", "scaling_factor", None), ("vae/config.json", "scaling_factor", float("nan")),
     ("vae/config.json", "block_out_channels", [0]), ("text_encoder/config.json", "max_position_embeddings", True),
+    ("vae/config.json", "latents_mean", [0.1, "x"]), ("vae/config.json", "temperal_downsample", [1]),
     ("tokenizer/tokenizer_config.json", "model_max_length", {}),
     ("scheduler/scheduler_config.json", "num_train_timesteps", -1),
     ("scheduler/scheduler_config.json", "prediction_type", None),

@@ -13,11 +13,13 @@ from flow_pipelines import FLOW_PIPELINES, FlowPipeline
 from PIL import Image
 from torch import Tensor
 
-from dbrun.models import flux, flux2_klein, qwen_image, z_image
+from dbrun.models import flux, flux2_klein, krea2, qwen_image, z_image
 from dbrun.models.base import Family, Model, families
+from dbrun.models.chat_prompts import ChatTokens
 from dbrun.models.chroma import ChromaModel
 from dbrun.models.flux import FluxModel
 from dbrun.models.flux2_klein import Flux2KleinModel
+from dbrun.models.krea2 import Krea2Model
 from dbrun.models.latents import LatentModel
 from dbrun.models.qwen_image import QwenImageModel
 from dbrun.models.sd3 import StableDiffusion3Model
@@ -98,8 +100,8 @@ def check_prediction(model: Model, oracle: FlowPipeline) -> None:
     denoiser: Any = model.denoiser
     handle = denoiser.register_forward_hook(lambda module, args, kwargs, output: calls.append((args, kwargs)),
                                             with_kwargs=True)
-    pipeline(prompt=PROMPTS[0], num_inference_steps=3, guidance_scale=1.0, width=WIDTH, height=HEIGHT,
-             generator=torch.Generator().manual_seed(2), **oracle.call)
+    pipeline(prompt=PROMPTS[0], num_inference_steps=3, width=WIDTH, height=HEIGHT,
+             generator=torch.Generator().manual_seed(2), **{"guidance_scale": 1.0, **oracle.call})
     handle.remove()
     args, keywords = calls[1]
     # by name, however the pipeline passed them
@@ -169,6 +171,16 @@ def _turned_qwen(self: QwenImageModel, x_t: Tensor, t: Tensor, condition: Any) -
     return RIGHT_QWEN(self, x_t.mT, t, condition).mT
 
 
+def _places_of_padding(self: Krea2Model, prompts: Any) -> Any:
+    ids, mask = RIGHT_KREA_TOKENS(self, prompts)
+    return ChatTokens(ids, [[1] * len(row) for row in mask])
+
+
+def _turned_krea(self: Krea2Model, x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
+    return RIGHT_KREA(self, x_t.mT, t, condition).mT
+
+
+RIGHT_KREA, RIGHT_KREA_TOKENS = Krea2Model.predict, Krea2Model._tokenize
 RIGHT_CHROMA, RIGHT_CHROMA_PREDICT = ChromaModel.encode_with, ChromaModel._predict
 RIGHT_JOIN = StableDiffusion3Model.join_outputs
 RIGHT_QWEN = QwenImageModel.predict
@@ -194,6 +206,9 @@ OTHER_MUTANTS: dict[tuple[str, str], Mutant] = {
     ("flux2_klein", "rows for columns"): (Flux2KleinModel, "predict", _turned, check_prediction),
     ("flux2_klein", "one layer of Qwen3 earlier"): (flux2_klein, "TEXT_LAYERS", (8, 17, 26), check_prompts),
     ("flux2_klein", "the template of thinking"): (flux2_klein, "tokenize_chat", _other_thinking, check_prompts),
+    ("krea2", "rows for columns"): (Krea2Model, "predict", _turned_krea, check_prediction),
+    ("krea2", "the padding read"): (Krea2Model, "_tokenize", _places_of_padding, check_prompts),
+    ("krea2", "the end of the template at the end"): (krea2, "TEMPLATE_END", "", check_prompts),
     ("sd3", "the CLIPs the other way round"): (StableDiffusion3Model, "join_outputs", _other_clip_first, check_prompts),
     ("sd3", "noise levels, not thousandths"): (
         StableDiffusion3Model, "sigma", lambda self, t: RIGHT_SIGMA(self, t) / 1000, check_prediction),
