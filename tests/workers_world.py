@@ -38,7 +38,7 @@ class Priors(stub_world.Priors):
         def item(i: int) -> Path:
             return job.items.get({"prompt": job.params.prompt, "index": i}, partial(make, i)) / "image"
 
-        run_distributed(job, [partial(item, i) for i in range(job.params.count)], "pictures")
+        run_distributed(job, [[partial(item, i)] for i in range(job.params.count)], "pictures")
         for i in range(0 if job.process_group.rank else job.params.count):
             (job.out / f"{i:03}").write_bytes(item(i).read_bytes())
 

@@ -159,6 +159,10 @@ class Family(TrainingFacts, FileNames):
         """One of `weight_components` by its config alone: names and shapes on torch's meta device, no weights."""
         raise NotImplementedError
 
+    def block_size(self, resolution: int) -> int:
+        """Number of pictures of this side in pixels that are sampled at once; decided by nothing else."""
+        return 1
+
     def component_dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
         """Dtype in which a component is loaded, where the others have `dtype`."""
         return dtype
@@ -234,9 +238,8 @@ class Model(PromptEncoding):
         return self.weights.get(name)
 
     def _load_component(self, name: str) -> nn.Module:
-        dtype = self.family.component_dtype(name, self.dtype)
-        device = self.weights.load_device(name)
-        return self.family.load_component(self.folder, name, device=device, dtype=dtype, variant=self.variant)
+        return self.family.load_component(self.folder, name, device=self.weights.load_device(name),
+                                          dtype=self.family.component_dtype(name, self.dtype), variant=self.variant)
 
     def loaded_modules(self) -> Mapping[str, nn.Module]:
         """Modules of the adaptable components that are in memory, and of new words, by component."""
@@ -286,8 +289,7 @@ class Model(PromptEncoding):
     def restore(self) -> None:
         """Make this the untouched base again, bit for bit, once its layers carry no adapter any more.
 
-        Parameters get the tensors that they were loaded with; what was replaced, and text encoders with new words, are
-        released.
+        Parameters get the tensors that they had; what was replaced, and text encoders with new words, are released.
         """
         if self._count_tokens() != self._vocabulary_sizes:
             opened = self.family.load(self.folder, device=self.device, dtype=self.dtype, variant=self.variant)
@@ -306,10 +308,7 @@ class Model(PromptEncoding):
         raise NotImplementedError
 
     def timestep_shift(self, wanted: Shift | None, shape: Sequence[int]) -> float:
-        """Shift with which timesteps are drawn for x0 of this shape, [C, h, w]; 1 for none.
-
-        wanted: the recipe's, None for that of the base.
-        """
+        """Shift of drawn timesteps for x0 of this shape [C, h, w], 1 for none. wanted: the recipe's, if it has one."""
         return 1.0
 
     def with_scheduler_changes(self, changes: Mapping[str, object]) -> Self:
@@ -375,12 +374,23 @@ class Model(PromptEncoding):
         start_image: what the family's `start_image` returned; None where a prompt is enough;
         conditions: those of prompt in `sampling_conditions`, None to encode it now.
         """
+        if conditions is None:
+            conditions = self.sampling_conditions([prompt])[prompt]
+        return self.generate_block([conditions], [seed], steps=steps, guidance=guidance, resolution=resolution,
+                                   start_image=start_image, on_step=on_step)[0]
+
+    def generate_block(self, conditions: Sequence[SamplingConditions], seeds: Sequence[int], *, steps: int,
+                       guidance: float, resolution: int, start_image: Image | None = None,
+                       on_step: Callable[[], object] = no_op) -> list[Image]:
+        """Sample one picture for each of the conditions and its seed, at once; arguments as those of `generate`.
+
+        A picture's lowest bits depend on the number of pictures, but not on what the others are.
+        """
         raise NotImplementedError
 
 
 def families() -> Mapping[str, Family]:
-    """Every family that has a file in this folder, by name."""
-    # a new family is a new file: nothing lists them
+    """Every family that has a file in this folder, by name: nothing lists them."""
     return {family.NAME: family() for family in subclasses("dbrun.models", Family)}
 
 

@@ -17,7 +17,6 @@ from dbrun.models.prompt_length import PromptLimit
 from dbrun.models.tiny_text import letter_tokenizer, tiny_t5
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
 # one small network, the `distilled_guidance_layer`, computes the modulation of all blocks
@@ -76,14 +75,13 @@ class ChromaModel(FlowModel):
             txt_ids=torch.zeros(hidden.shape[1], 3, device=device)).sample
         return unpack(output, height, width)
 
-    def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
-        prompt, negative = conditions.prompt["hidden"][None], conditions.negative["hidden"][None]
+    def prompt_arguments(self, conditions: Sequence[SamplingConditions]) -> dict[str, Any]:
+        """The pipeline's arguments for encoded prompts, with masks by which all of `hidden` is read."""
+        arguments = super().prompt_arguments(conditions)
         # boolean: the pipeline's own masks are numbers, which attention adds, so that it reads all the padding
         # (huggingface/diffusers issue 13619)
-        image: Image = pipeline(
-            prompt_embeds=prompt, prompt_attention_mask=_all_read(prompt), negative_prompt_embeds=negative,
-            negative_prompt_attention_mask=_all_read(negative), **settings).images[0]
-        return image
+        return {**arguments, "prompt_attention_mask": _all_read(arguments["prompt_embeds"]),
+                "negative_prompt_attention_mask": _all_read(arguments["negative_prompt_embeds"])}
 
 
 class Chroma(FlowFamily):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.models.base import CleanBatch, Condition, Model, Randn, Sampling, SamplingConditions, no_op
 from dbrun.models.configs import downsampling_factor, silence_libraries
-from dbrun.models.pipelines import PipelineModel
+from dbrun.models.pipelines import PipelineModel, cpu_generators
 from dbrun.models.prompt_encoding import EncoderOutput
 from dbrun.models.prompt_length import PromptLimit
 from dbrun.models.tiny_text import letter_tokenizer, tiny_t5
@@ -66,26 +66,23 @@ class IFStage1Model(UNetModel):
         hidden = encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
         return [{"hidden": row} for row in hidden.to(self.dtype)]
 
-    def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start_image: Image | None = None, on_step: Callable[[], object] = no_op,
-                 conditions: SamplingConditions | None = None) -> Image:
-        """Sample one picture with the base's own scheduler, which is DDPM for the published models."""
+    def generate_block(self, conditions: Sequence[SamplingConditions], seeds: Sequence[int], *, steps: int,
+                       guidance: float, resolution: int, start_image: Image | None = None,
+                       on_step: Callable[[], object] = no_op) -> list[Image]:
+        """Sample a block of pictures with the base's own scheduler, which is DDPM for the published models."""
         import torch
 
-        # the prompts as training encodes them; the pipeline would clean them, see `encode_with`
-        if conditions is None:
-            conditions = self.sampling_conditions([prompt])[prompt]
         pipeline = self.sampling_pipeline("unet")
         start_arguments = self._start_arguments(start_image, resolution)
-        # a CPU generator gives the same noise on every device
-        generator = torch.Generator("cpu").manual_seed(seed)
+        # the prompts as training encodes them; the pipeline would clean them, see `encode_with`
+        hidden = torch.stack([condition.prompt["hidden"] for condition in conditions])
+        negative = torch.stack([condition.negative["hidden"] for condition in conditions])
         with torch.no_grad():
-            image: Image = pipeline(
-                prompt_embeds=conditions.prompt["hidden"][None],
-                negative_prompt_embeds=conditions.negative["hidden"][None], num_inference_steps=steps, width=resolution,
-                height=resolution, guidance_scale=guidance, generator=generator,
-                callback=lambda step, t, sample: on_step(), **start_arguments).images[0]
-        return image
+            images: list[Image] = pipeline(
+                prompt_embeds=hidden, negative_prompt_embeds=negative, num_inference_steps=steps, width=resolution,
+                height=resolution, guidance_scale=guidance, generator=cpu_generators(seeds),
+                callback=lambda step, t, sample: on_step(), **start_arguments).images
+        return images
 
     def _start_arguments(self, start_image: Image | None, resolution: int) -> dict[str, object]:
         """Further arguments of the pipeline's call."""
@@ -222,6 +219,10 @@ class IFStage2(IFStage1):
     def resolution_multiple(self, folder: Path) -> int:
         """Least common multiple of the UNet's factor and 4: the start image needs a whole side, too."""
         return math.lcm(UPSCALE_FACTOR, super().resolution_multiple(folder))
+
+    def block_size(self, resolution: int) -> int:
+        """Number of pictures sampled at once: one, since each starts from a picture of its own."""
+        return 1
 
     def start_image(self, picture: Image) -> Image:
         """Picture made 4 times smaller by averaging, as `sample_x0` does for training."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dbrun.models.base import Condition, Sampling, SamplingConditions
 from dbrun.models.configs import read_config, silence_libraries
 from dbrun.models.flow_matching import FlowFamily, FlowModel, transformer_presets
-from dbrun.models.latents import tiny_vae
+from dbrun.models.latents import stack_prompts, tiny_vae
 from dbrun.models.pipelines import PipelineModel
 from dbrun.models.prompt_encoding import EncoderOutput
 from dbrun.models.prompt_length import PromptLimit
@@ -19,7 +19,6 @@ from dbrun.models.sd import TEXT_ATTENTION, TEXT_FEED_FORWARD, StableDiffusion
 from dbrun.models.tiny_text import byte_tokenizer, letter_tokenizer, tiny_clip, tiny_t5
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj", "attn.add_k_proj",
@@ -87,10 +86,10 @@ class FluxModel(FlowModel):
         # read once: every step asks
         return self.family.takes_guidance(self.folder)
 
-    def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
-        image: Image = pipeline(prompt_embeds=conditions.prompt["hidden"][None],
-                                pooled_prompt_embeds=conditions.prompt["pooled"][None], **settings).images[0]
-        return image
+    def prompt_arguments(self, conditions: Sequence[SamplingConditions]) -> dict[str, Any]:
+        """The pipeline's arguments for encoded prompts: `hidden` and `pooled`; nothing is drawn without the prompt."""
+        return {"prompt_embeds": stack_prompts(conditions, "hidden"),
+                "pooled_prompt_embeds": stack_prompts(conditions, "pooled")}
 
 
 class Flux(FlowFamily):

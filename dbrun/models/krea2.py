@@ -27,7 +27,6 @@ from dbrun.models.qwen_latents import (
 )
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
 # the main blocks alone: those of `text_fusion` see the prompt, and never the picture
@@ -88,17 +87,16 @@ class Krea2Model(QwenLatentModel):
             position_ids=places.to(device), encoder_attention_mask=None if mask is None else mask.to(device)).sample
         return unpack(output, height, width)
 
-    def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
+    def prompt_arguments(self, conditions: Sequence[SamplingConditions]) -> dict[str, Any]:
+        """The pipeline's arguments for the encoded prompt of one picture, with and without it, both of one length."""
         import torch
 
-        # it wants both of one length
-        padded = self.collate_conditions(conditions)
+        ((prompt, negative),) = conditions
+        padded = self.collate_conditions([prompt, negative])
         hidden = padded["hidden"]
         mask = padded.get("mask", torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
-        image: Image = pipeline(
-            prompt_embeds=hidden[:1], prompt_embeds_mask=mask[:1], negative_prompt_embeds=hidden[1:],
-            negative_prompt_embeds_mask=mask[1:], **settings).images[0]
-        return image
+        return {"prompt_embeds": hidden[:1], "prompt_embeds_mask": mask[:1], "negative_prompt_embeds": hidden[1:],
+                "negative_prompt_embeds_mask": mask[1:]}
 
 
 class Krea2(QwenLatentFamily):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.models.base import CleanBatch, Randn, SamplingConditions, no_op
 from dbrun.models.configs import read_config
-from dbrun.models.pipelines import PipelineModel
+from dbrun.models.pipelines import PipelineModel, cpu_generators
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,33 +55,57 @@ class LatentModel(PipelineModel):
         # 0.18215 is diffusers' default
         return float(read_config(self.folder / "vae" / "config.json").get("scaling_factor", 0.18215))
 
-    def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start_image: Image | None = None, on_step: Callable[[], object] = no_op,
-                 conditions: SamplingConditions | None = None) -> Image:
-        """Sample one picture of resolution × resolution pixels with `sampling_scheduler`."""
+    def generate_block(self, conditions: Sequence[SamplingConditions], seeds: Sequence[int], *, steps: int,
+                       guidance: float, resolution: int, start_image: Image | None = None,
+                       on_step: Callable[[], object] = no_op) -> list[Image]:
+        """Sample a block of pictures of resolution × resolution pixels with `sampling_scheduler`."""
         import torch
-
-        if conditions is None:
-            conditions = self.sampling_conditions([prompt])[prompt]
 
         def after_step(pipeline: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             on_step()
             return tensors
 
-        # a CPU generator gives the same noise on every device
-        generator = torch.Generator("cpu").manual_seed(seed)
         with torch.no_grad():
             pipeline = self.sampling_pipeline("vae", self.family.components["denoiser"])
             return self._draw(pipeline, conditions, num_inference_steps=steps, guidance_scale=guidance,
-                              width=resolution, height=resolution, generator=generator,
+                              width=resolution, height=resolution, generator=cpu_generators(seeds),
                               callback_on_step_end=after_step)
 
-    def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
-        """The picture that a pipeline samples, guided by `hidden` alone. settings: further arguments of its call."""
-        image: Image = pipeline(
-            prompt_embeds=conditions.prompt["hidden"][None], negative_prompt_embeds=conditions.negative["hidden"][None],
-            **settings).images[0]
-        return image
+    def _draw(self, pipeline: Any, conditions: Sequence[SamplingConditions], **settings: Any) -> list[Image]:
+        """The pictures that a pipeline samples. settings: further arguments of its call."""
+        images: list[Image] = pipeline(**self.prompt_arguments(conditions), **settings).images
+        return images
+
+    def prompt_arguments(self, conditions: Sequence[SamplingConditions]) -> dict[str, Any]:
+        """The pipeline's arguments for encoded prompts: `hidden` of each, with and without the prompt."""
+        return {"prompt_embeds": stack_prompts(conditions, "hidden"),
+                "negative_prompt_embeds": stack_negatives(conditions, "hidden")}
+
+    def _decode(self, pipeline: Any, latents: Tensor) -> list[Image]:
+        """Pictures of latents [B, C, h, w] as the denoiser gives them, decoded one by one.
+
+        Decoding takes the most memory of all, and is no faster in a block.
+        """
+        vae = self.component("vae")
+        pictures: list[Image] = []
+        for row in latents:
+            pixels = vae.decode(self.denormalise(row[None].to(vae.dtype))).sample
+            pictures += pipeline.image_processor.postprocess(pixels)
+        return pictures
+
+
+def stack_prompts(conditions: Sequence[SamplingConditions], name: str) -> Tensor:
+    """Tensors of this name of the prompts' conditions, stacked: [L, D] each to [B, L, D]."""
+    import torch
+
+    return torch.stack([condition.prompt[name] for condition in conditions])
+
+
+def stack_negatives(conditions: Sequence[SamplingConditions], name: str) -> Tensor:
+    """Tensors of this name of the negative prompts' conditions, stacked: [L, D] each to [B, L, D]."""
+    import torch
+
+    return torch.stack([condition.negative[name] for condition in conditions])
 
 
 def tiny_vae(**settings: Any) -> Any:

@@ -108,11 +108,18 @@ class PipelineFamily(Family):
                               fix="name a whole checkpoint, or other configs in `base.like`") from error
 
 
+def cpu_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One generator for each picture of a block, on the CPU: the same noise on every device, whatever the block."""
+    import torch
+
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
 class PipelineModel(Model):
     """Base in memory that is a diffusers pipeline."""
 
     def sampling_pipeline(self, *names: str) -> Any:
-        """New diffusers pipeline with these components and a scheduler of its own, to sample one picture."""
+        """New diffusers pipeline with these components and a scheduler of its own, to sample one block of pictures."""
         pipeline = self.pipeline_with(*names)
         # the base's own scheduler would carry its state from one sampling to the next
         pipeline.scheduler = self.sampling_scheduler()

@@ -71,13 +71,10 @@ class QwenImageModel(QwenLatentModel):
             img_shapes=[[(1, height // 2, width // 2)]] * rows).sample
         return unpack(output, height, width)
 
-    def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
+    def _draw(self, pipeline: Any, conditions: Sequence[SamplingConditions], **settings: Any) -> list[Image]:
         # what it calls guidance is an input of the denoiser, which no published base has
         guidance = settings.pop("guidance_scale")
-        image: Image = pipeline(
-            prompt_embeds=conditions.prompt["hidden"][None], negative_prompt_embeds=conditions.negative["hidden"][None],
-            true_cfg_scale=guidance, max_sequence_length=MAX_TOKENS, **settings).images[0]
-        return image
+        return super()._draw(pipeline, conditions, true_cfg_scale=guidance, max_sequence_length=MAX_TOKENS, **settings)
 
 
 class QwenImage(QwenLatentFamily):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from dbrun.models.base import Model, no_op
@@ -29,3 +29,10 @@ class Sampler:
         """Draw one picture of resolution × resolution pixels; arguments as those of `Model.generate`."""
         return self.model.generate(prompt, seed=seed, steps=steps, guidance=guidance, resolution=resolution,
                                    start_image=start_image, on_step=on_step, conditions=self.conditions[prompt])
+
+    def draw_block(self, prompts: Sequence[str], *, seeds: Sequence[int], steps: int, guidance: float, resolution: int,
+                   on_step: Callable[[], object] = no_op) -> list[Image]:
+        """Draw one picture of each prompt at once; arguments as those of `Model.generate_block`."""
+        conditions = [self.conditions[prompt] for prompt in prompts]
+        return self.model.generate_block(conditions, seeds, steps=steps, guidance=guidance, resolution=resolution,
+                                         on_step=on_step)

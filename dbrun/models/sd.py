@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
-from dbrun.models.base import Sampling
+from dbrun.models.base import Sampling, SamplingConditions
 from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
 from dbrun.models.file_names import PublishedNames
 from dbrun.models.latents import LatentModel, tiny_vae
@@ -22,6 +22,7 @@ from dbrun.models.tiny_text import byte_tokenizer, tiny_clip
 from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING, UNetFamily, UNetModel
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor, nn
 
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
@@ -75,6 +76,11 @@ class StableDiffusionModel(LatentModel, UNetModel):
         from dbrun.models.ldm_keys import ldm_state_dict
 
         return ldm_state_dict(self.pipeline, self.family.written_layout(self.folder))
+
+    def _draw(self, pipeline: Any, conditions: Sequence[SamplingConditions], **settings: Any) -> list[Image]:
+        latents = pipeline(**self.prompt_arguments(conditions), output_type="latent", **settings).images
+        # the pipeline would decode a whole block at once, and SDXL's in 32 bits only where the VAE was loaded in 16
+        return self._decode(pipeline, latents)
 
     def sampling_scheduler(self) -> Any:
         """DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) on the base's noise schedule, for every prediction type."""

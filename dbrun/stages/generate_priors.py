@@ -6,12 +6,14 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cached_property, lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.images.blank import blank_reason
+from dbrun.models.base import families
 from dbrun.models.sampler import Sampler
 from dbrun.options.packages import OptionalPackage
 from dbrun.options.precision import Precision
@@ -30,6 +32,8 @@ from dbrun.stages.support.memory_phases import encode_prompts_phase, sampling_ph
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from dbrun.training.dry_run import DryRun
 
 PRIORS_FILE = "priors.json"
@@ -44,14 +48,16 @@ class PriorParams:
     prompt: the class prompt, or several that are taken in turn; count: class images of each class; steps, guidance:
     sampler settings; resolution: side in pixels; precision: the recipe's; seed: the recipe's;
     others: the prompts of the second and further classes, where there are several subjects; quantise: number format of
-    the denoiser's linear layers, None for precision; deterministic: `train.deterministic`.
+    the denoiser's linear layers, None for precision; deterministic: `train.deterministic`; block: number of pictures
+    that are drawn at once.
     """
 
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"others": (), "quantise": None, "deterministic": False}
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"others": (), "quantise": None, "deterministic": False, "block": 1}
     WORDS: ClassVar[Mapping[str, str]] = {
         "prompt": "subject.class_prompt", "count": "prior.count", "steps": "prior.steps", "seed": "seed",
         "guidance": "prior.guidance", "resolution": "images.resolution", "precision": "train.precision",
-        "others": "subjects.class_prompt", "quantise": "base.quantise", "deterministic": "train.deterministic"}
+        "others": "subjects.class_prompt", "quantise": "base.quantise", "deterministic": "train.deterministic",
+        "block": "images.resolution"}
 
     prompt: str | tuple[str, ...]
     count: int
@@ -63,13 +69,18 @@ class PriorParams:
     others: tuple[str | tuple[str, ...], ...] = ()
     quantise: str | None = None
     deterministic: bool = False
+    block: int = 1
+
+    @property
+    def cycles(self) -> tuple[tuple[str, ...], ...]:
+        """The prompts of each class, which its images take in turn."""
+        return tuple(tuple(prompt_cycle(own)) for own in (self.prompt, *self.others))
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """The prompt of each class image, class after class."""
         prompts: list[str] = []
-        for own in (self.prompt, *self.others):
-            cycle = prompt_cycle(own)
+        for cycle in self.cycles:
             prompts += [cycle[index % len(cycle)] for index in range(self.count)]
         return tuple(prompts)
 
@@ -78,6 +89,8 @@ class GeneratePriors(Stage[PriorParams]):
     """Draws `prior.count` class images of each class, each an item with a seed of its own."""
 
     NAME: ClassVar[str] = "generate-priors"
+    # 2: class images are drawn in blocks, whose lowest bits are not those of pictures drawn one by one
+    VERSION: ClassVar[int] = 2
     multi_process: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("load",)
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
@@ -100,7 +113,8 @@ class GeneratePriors(Stage[PriorParams]):
         guidance = defaults.guidance if prior.guidance is None else prior.guidance
         return PriorParams(prompt, prior.generated_count, steps, guidance, recipe.images.resolution,
                            recipe.train.resolved_precision, recipe.seed, tuple(others), recipe.base.quantise,
-                           recipe.train.deterministic)
+                           recipe.train.deterministic,
+                           families()[sources.base.family].block_size(recipe.images.resolution))
 
     def required_packages(self, params: PriorParams) -> tuple[OptionalPackage, ...]:
         """The package of the quantisation, if there is one."""
@@ -125,22 +139,26 @@ class GeneratePriors(Stage[PriorParams]):
                 key["quantise"] = params.quantise
             if params.deterministic:
                 key["deterministic"] = True
+            if params.block > 1:
+                key["block"] = params.block
             keys.append(key)
         return keys
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
-        """The number of pictures, and for each its sampler steps times pixels; one is in memory at a time."""
+        """The number of pictures, and for each its sampler steps times pixels; one block is in memory at a time."""
         params = self.params(recipe, sources)
         count, pixels = len(params.prompts), params.resolution**2
-        return Workload(count, params.steps * pixels, (pixels,), {".png": count * pixels},
-                        (params.precision, guidance_label(params.guidance), *denoiser_labels(recipe.base)))
+        return Workload(count, params.steps * pixels, (pixels * params.block,), {".png": count * pixels},
+                        (params.precision, f"blocks of {params.block}", guidance_label(params.guidance),
+                         *denoiser_labels(recipe.base)))
 
     def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
         """The text encoders first; once they are released, denoiser and autoencoder."""
         params = self.params(recipe, sources)
         precision = sampling_precision(params.precision, Numerics(dry_run.device, 0))
         base = dry_run.open(precision, quantise=params.quantise)
-        return largest((encode_prompts_phase(base), sampling_phase(base, params.resolution, params.guidance)))
+        return largest((encode_prompts_phase(base), sampling_phase(base, params.resolution, params.guidance,
+                                                                   block=params.block)))
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
         """Fewer pixels or bits, or class images that need not be drawn here."""
@@ -155,46 +173,74 @@ class GeneratePriors(Stage[PriorParams]):
     def run(self, ctx: StageContext[PriorParams]) -> None:
         """Write 00000.png, 00001.png … and priors.json."""
         params = ctx.params
-        precision = sampling_precision(params.precision, ctx.numerics)
         keys = self.item_keys(params, {"load": ctx.inputs["load"].digest}, ctx.numerics)
 
-        prompts = params.prompts
-
-        # loaded at the first picture that is not cached, and not at all where all are
-        @cache
-        def sampler() -> Sampler:
-            model = load_base(ctx, precision, quantise=params.quantise, deterministic=params.deterministic)
-            return Sampler(model, prompts)
+        draw = _BlockDrawer(ctx).draw
+        count = params.count
 
         def item(place: int) -> Path:
-            draw = partial(_draw_picture, ctx, sampler, prompts[place], place % params.count)
-            return ctx.items.get(keys[place], draw)
+            class_number, index = divmod(place, count)
+            return ctx.items.get(keys[place], partial(draw, class_number, index))
 
-        run_distributed(ctx, [partial(item, place) for place in range(len(prompts))], "pictures")
+        # a block is drawn by one process
+        groups: list[list[Callable[[], Path]]] = []
+        for class_number in range(len(params.cycles)):
+            for first in range(0, count, params.block):
+                indices = range(first, min(first + params.block, count))
+                groups.append([partial(item, class_number * count + index) for index in indices])
+        run_distributed(ctx, groups, "pictures")
         # the other processes have left their pictures in the item cache
         if ctx.process_group.rank:
             return
-        for place in range(len(prompts)):
+        total = len(params.prompts)
+        for place in range(total):
             shutil.copyfile(item(place) / "picture.png", ctx.out / f"{place:05d}.png")
         # one class keeps the form that it had before there were several
         prompt = (params.prompt, *params.others) if params.others else params.prompt
-        record = {"prompt": prompt, "count": len(prompts)}
+        record = {"prompt": prompt, "count": total}
         (ctx.out / PRIORS_FILE).write_text(json.dumps(record, sort_keys=True) + "\n", encoding="utf-8")
-        ctx.progress(len(prompts), len(prompts), "pictures")
+        ctx.progress(total, total, "pictures")
 
 
-def _draw_picture(ctx: StageContext[PriorParams], sampler: Callable[[], Sampler], prompt: str, index: int,
-                  folder: Path) -> None:
-    """Draw the class image with this index into folder; draw a blank one again from the next seed."""
-    params = ctx.params
-    for attempt in range(MAX_ATTEMPTS):
-        seed = derive_seed(params.seed, "class image", index, attempt)
-        picture = sampler().draw(prompt, seed=seed, steps=params.steps, guidance=params.guidance,
-                                 resolution=params.resolution, on_step=ctx.check_interrupt)
-        # an overflow in fp16 gives a black picture, which would teach that the whole class is black
-        why = blank_reason(picture)
-        if not why:
-            picture.save(folder / "picture.png", compress_level=6)
-            return
-    raise StageFailed(f"class image {index} came out {why} {MAX_ATTEMPTS} times for `{prompt}`",
-                      fix="set `train.precision: fp32` or `bf16`, or another `prior.steps` or `prior.guidance`")
+class _BlockDrawer:
+    """Draws class images block by block; the base is loaded at the first picture that is not cached."""
+
+    def __init__(self, ctx: StageContext[PriorParams]) -> None:
+        self.ctx = ctx
+        # the last block, with each attempt at its pictures that came out blank
+        self._block = lru_cache(maxsize=MAX_ATTEMPTS)(self._draw_block)
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The base with all prompts encoded."""
+        ctx, params = self.ctx, self.ctx.params
+        precision = sampling_precision(params.precision, ctx.numerics)
+        model = load_base(ctx, precision, quantise=params.quantise, deterministic=params.deterministic)
+        # all of each cycle: the last block may have pictures beyond the count
+        return Sampler(model, chain.from_iterable(params.cycles))
+
+    def draw(self, class_number: int, index: int, folder: Path) -> None:
+        """Draw the class image with this index into folder; draw a blank one again from the next seed."""
+        block, row = divmod(index, self.ctx.params.block)
+        for attempt in range(MAX_ATTEMPTS):
+            picture = self._block(class_number, block, attempt)[row]
+            # an overflow in fp16 gives a black picture, which would teach that the whole class is black
+            why = blank_reason(picture)
+            if not why:
+                picture.save(folder / "picture.png", compress_level=6)
+                return
+        cycle = self.ctx.params.cycles[class_number]
+        prompt = cycle[index % len(cycle)]
+        raise StageFailed(f"class image {index} came out {why} {MAX_ATTEMPTS} times for `{prompt}`",
+                          fix="set `train.precision: fp32` or `bf16`, or another `prior.steps` or `prior.guidance`")
+
+    def _draw_block(self, class_number: int, block: int, attempt: int) -> list[Image]:
+        """The pictures of a block, always as many: a picture's bytes must not depend on `prior.count`."""
+        params = self.ctx.params
+        cycle = params.cycles[class_number]
+        indices = range(block * params.block, (block + 1) * params.block)
+        return self.sampler.draw_block(
+            [cycle[index % len(cycle)] for index in indices],
+            seeds=[derive_seed(params.seed, "class image", index, attempt) for index in indices],
+            steps=params.steps, guidance=params.guidance, resolution=params.resolution,
+            on_step=self.ctx.check_interrupt)

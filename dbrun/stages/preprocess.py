@@ -206,7 +206,7 @@ class Preprocess(Stage[PreprocessParams]):
         # encode, each process its share
         makers: list[Callable[[], object]] = [partial(_encode_crop, ctx, crop, base) for crop in all_crops]
         makers += [partial(encode, item) for item in prompts]
-        run_distributed(ctx, makers, "items")
+        run_distributed(ctx, [[make] for make in makers], "items")
         if ctx.process_group.rank:
             return
 

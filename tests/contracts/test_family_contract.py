@@ -263,6 +263,25 @@ def test_a_picture_depends_on_its_arguments_alone(case: Case) -> None:
     assert first.size == (side_of(family, folder),) * 2 and first.mode == "RGB"
 
 
+def test_a_picture_of_a_block_does_not_depend_on_the_others(case: Case) -> None:
+    family, folder, model = case
+    size = family.block_size(32)
+    assert 1 <= family.block_size(1024) <= size
+    if size == 1:
+        pytest.skip("this family draws its class images one by one")
+
+    def block(prompts: list[str], seeds: list[int]) -> list[bytes]:
+        known = model.sampling_conditions(prompts)
+        settings = {"steps": 2, "guidance": 3.0, "resolution": side_of(family, folder)}
+        pictures = model.generate_block([known[prompt] for prompt in prompts], seeds, **settings)
+        return [picture.tobytes() for picture in pictures]
+
+    dogs = block(["a dog"] * size, list(range(size)))
+    assert len(set(dogs)) == size
+    others = block(["a dog", *["two cats in the snow"] * (size - 1)], [0, *range(7, 6 + size)])
+    assert others[0] == dogs[0] and others[1] != dogs[1]
+
+
 def test_drawing_can_be_stopped_after_each_sampler_step(case: Case) -> None:
     family, folder, model = case
     ticks = []

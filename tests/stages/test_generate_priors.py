@@ -83,37 +83,61 @@ def test_black_and_flat_pictures_are_refused(picture, why) -> None:
 
 
 def test_a_refused_picture_is_drawn_again_from_another_seed(loaded, monkeypatch, recipe) -> None:
-    seeds = []
+    blocks = []
 
-    def generate(self, prompt, *, seed, **settings):
-        seeds.append(seed)
-        return dog() if len(seeds) > 2 else Image.new("RGB", (32, 32))
-    monkeypatch.setattr(StableDiffusionModel, "generate", generate)
-    loaded.run(STAGE, recipe(prior={"count": 1}))
-    assert len(set(seeds)) == 3
+    def generate(self, conditions, seeds, **settings):
+        blocks.append(seeds)
+        black = Image.new("RGB", (32, 32))
+        # the second picture is black at first, and the third twice
+        return [dog(), dog() if len(blocks) > 1 else black, dog() if len(blocks) > 2 else black, dog()]
+    monkeypatch.setattr(StableDiffusionModel, "generate_block", generate)
+    loaded.run(STAGE, recipe(prior={"count": 4}))
+    assert len(blocks) == 3, "a block is drawn once for each attempt"
+    assert len({seed for seeds in blocks for seed in seeds}) == 12
+
+
+def test_a_picture_drawn_again_has_the_bytes_that_it_has_among_others(loaded, monkeypatch, content, recipe) -> None:
+    plain = StableDiffusionModel.generate_block
+    refused: list[int] = []
+
+    def generate(self, conditions, seeds, **settings):
+        pictures = plain(self, conditions, seeds, **settings)
+        refused.append(1)
+        if len(refused) == 1:
+            pictures[1] = Image.new("RGB", (32, 32))
+        return pictures
+    monkeypatch.setattr(StableDiffusionModel, "generate_block", generate)
+    four = content(loaded.run(STAGE, recipe(prior={"count": 4})).path)
+    loaded.items.made.clear()
+    refused.clear()
+    for item in loaded.items.home.iterdir():
+        (item / "picture.png").unlink()
+        item.rmdir()
+    two = content(loaded.run(STAGE, recipe(prior={"count": 2})).path)
+    assert [two[name] == four[name] for name in ("00000.png", "00001.png")] == [True, True]
 
 
 def test_a_base_that_draws_only_black_ends_with_clear_words(loaded, monkeypatch, recipe) -> None:
     calls = []
-    monkeypatch.setattr(StableDiffusionModel, "generate",
-                        lambda *a, **k: calls.append(1) or Image.new("RGB", (32, 32)))
+    monkeypatch.setattr(StableDiffusionModel, "generate_block",
+                        lambda *a, **k: calls.append(1) or [Image.new("RGB", (32, 32))] * 4)
     with pytest.raises(StageFailed, match="black") as caught:
         loaded.run(STAGE, recipe())
     assert len(calls) == MAX_ATTEMPTS and "train.precision" in str(caught.value)
 
 
-@pytest.mark.parametrize(("when", "kept"), [("after", 1), ("within", 0)])
-def test_a_signal_stops_after_a_sampler_step_and_keeps_whole_pictures(loaded, monkeypatch, recipe, when, kept) -> None:
-    plain = StableDiffusionModel.generate
+@pytest.mark.parametrize(("when", "kept"), [("after", 4), ("within", 0)])
+def test_a_signal_stops_after_a_sampler_step_and_keeps_whole_blocks(loaded, monkeypatch, recipe, when, kept) -> None:
+    plain = StableDiffusionModel.generate_block
 
     def generate(self, *a, **k):
         loaded.signum = 15 if when == "within" else 0
-        picture = plain(self, *a, **k)
+        pictures = plain(self, *a, **k)
         loaded.signum = 15
-        return picture
-    monkeypatch.setattr(StableDiffusionModel, "generate", generate)
+        return pictures
+    monkeypatch.setattr(StableDiffusionModel, "generate_block", generate)
     with pytest.raises(Interrupted):
-        loaded.run(STAGE, recipe())
+        loaded.run(STAGE, recipe(prior={"count": 6}))
     assert len(loaded.items.made) == kept
 
 

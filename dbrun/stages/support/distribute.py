@@ -12,18 +12,22 @@ POLL_INTERVAL = 0.1
 """Seconds between two checks of how far the other processes are."""
 
 
-def run_distributed(ctx: StageContext[Any], makers: Sequence[Callable[[], object]], unit: str) -> None:
+def run_distributed(ctx: StageContext[Any], groups: Sequence[Sequence[Callable[[], object]]], unit: str) -> None:
     """Call each maker in one of the processes. Rank 0 returns when all are done, the others after their share.
+
+    groups: makers of one item each; one process calls all makers of a group.
 
     A maker leaves its result in the stage's item cache, where rank 0 finds it. unit: the word for progress reports.
     Raises StageFailed where another process has failed.
     """
-    process_group, total = ctx.process_group, len(makers)
-    for make in makers[process_group.rank::process_group.size]:
+    process_group, total = ctx.process_group, sum(len(group) for group in groups)
+    for group in groups[process_group.rank::process_group.size]:
+        # not within a group: what its first maker drew for the others would be lost
         ctx.check_interrupt()
-        ctx.progress(process_group.count_done(), total, unit)
-        make()
-        process_group.count_done(1)
+        for make in group:
+            ctx.progress(process_group.count_done(), total, unit)
+            make()
+            process_group.count_done(1)
     if process_group.size == 1 or process_group.rank:
         return
 

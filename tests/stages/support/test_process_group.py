@@ -52,7 +52,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_item_is_made_once_and_rank_0_returns_last(size: int) -> None:
     made: list[tuple[int, int]] = []
     counts, events, trusted = [0], [], []
-    makers = {rank: [lambda i=i, rank=rank: made.append((i, rank)) for i in range(7)] for rank in range(size)}
+    makers = {rank: [[lambda i=i, rank=rank: made.append((i, rank))] for i in range(7)] for rank in range(size)}
     seen: list[int] = []
 
     def first() -> None:
@@ -72,7 +72,7 @@ def test_every_item_is_made_once_and_rank_0_returns_last(size: int) -> None:
 
 def test_who_waits_for_a_lost_process_fails_and_who_is_asked_to_stop_stops() -> None:
     with pytest.raises(StageFailed, match="process 1 is gone"):
-        run_distributed(job(Together(0, 2, [0], lost=True), [], []), [lambda: None] * 2, "items")
+        run_distributed(job(Together(0, 2, [0], lost=True), [], []), [[lambda: None]] * 2, "items")
     asked = iter([0, 0, 15])
     with pytest.raises(Interrupted):
-        run_distributed(job(Together(0, 2, [0]), [], [], lambda: next(asked)), [lambda: None] * 2, "items")
+        run_distributed(job(Together(0, 2, [0]), [], [], lambda: next(asked)), [[lambda: None]] * 2, "items")
