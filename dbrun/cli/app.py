@@ -21,7 +21,7 @@ HELP_SECTIONS = {
     "Recipes": ("new", "validate", "schema", "migrate", "lock"),
     "Runs": ("run", "stage", "plan", "status", "explain", "graph"),
     "What ran": ("runs", "logs", "diff"),
-    "Results": ("show", "compare", "sample", "merge", "convert", "push"),
+    "Results": ("report", "show", "compare", "sample", "merge", "convert", "push"),
     "The store": ("ls", "du", "verify", "gc", "pin", "unpin"),
     "This machine": ("doctor",),
 }

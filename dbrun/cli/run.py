@@ -58,6 +58,7 @@ def run_recipe(request: RecipeRequest, selection: Selection, *, as_json: bool, q
     """
     from dbrun.run.runner import execute
     from dbrun.ui.progress import make_reporter
+    from dbrun.ui.report.live import LiveReport
     from dbrun.workers.env import check_launcher, read_distributed_env
     from dbrun.workers.launcher import WorkerGroup
 
@@ -82,11 +83,19 @@ def run_recipe(request: RecipeRequest, selection: Selection, *, as_json: bool, q
             raise
         size = launched.size if launched else loaded.recipe.launch.processes
         worker_group = WorkerGroup(size, request.words, launched)
-        result = execute(loaded, resolved, store, selection, emit=reporter, overrides=request.overrides,
-                         worker_group=worker_group)
+        result = execute(loaded, resolved, store, selection, emit=LiveReport(reporter, store),
+                         overrides=request.overrides, worker_group=worker_group, render_report=_render_report)
         if result.outputs is not None and not as_json and not quiet:
             print_result(str(result.outputs))
     return result
+
+
+def _render_report(store: Store, run_id: str) -> bytes:
+    """The report that is delivered with a run's results."""
+    # imported here: a run that delivers nothing starts without the templates
+    from dbrun.ui.report.run_page import render_finished
+
+    return render_finished(store, run_id)
 
 
 def _check_lock(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) -> ResolvedSources:

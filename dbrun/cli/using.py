@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
+from dbrun.naming import REPORT_FILE
 from dbrun.options.precision import PRECISIONS
 from dbrun.ui.terminal import pluralize, print_result, print_status, print_warning
 from dbrun.use.without_recipe import without_recipe_keys
@@ -181,6 +182,8 @@ def push_folder(folder: Path, repo: str, *, public: bool, dry_run: bool) -> None
         print_status(f"{format_bytes(size):>9}  {name}")
     visibility = "private" if prepared.private else "public"
     total = format_bytes(sum(prepared.files.values()))
+    if (folder / REPORT_FILE).is_file():
+        print_status(f"not sent: {REPORT_FILE}, which shows the training pictures")
     # Of an existing repository nothing is changed but its files.
     print_status(f"{pluralize(len(prepared.files), 'file')}, {total} → {repo}, {visibility} if it is new")
     if dry_run:

@@ -15,6 +15,7 @@ VERB_MODULES = {
     "history_verbs": ("runs", "logs", "diff", "doctor"),
     "recipe_verbs": ("validate", "migrate", "schema", "new"),
     "adapter_verbs": ("show", "compare"),
+    "report_verbs": ("report",),
     "use_verbs": ("sample", "merge", "convert", "push"),
     "store_verbs": ("ls", "du", "verify", "gc", "pin", "unpin"),
 }

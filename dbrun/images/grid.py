@@ -49,6 +49,24 @@ def draw_grid(rows: Sequence[tuple[str, Sequence[Image]]], captions: Sequence[st
     return page
 
 
+def split_row(page: Image, label: str, columns: int) -> list[Image]:
+    """The pictures of a sheet that `draw_grid` drew of one row. label: the row's.
+
+    Raises ValueError where the page is no such sheet.
+    """
+    bold = load_font(21)
+    left = MARGIN + round(bold.getlength(label)) + MARGIN
+    side = (page.width - left - MARGIN + GAP) // columns - GAP
+    top = page.height - MARGIN - side
+    if side < 1 or top < 0:
+        raise ValueError(f"{page.width}×{page.height} pixels hold no row of {columns} pictures")
+    pictures: list[Image] = []
+    for column in range(columns):
+        x = left + column * (side + GAP)
+        pictures.append(page.crop((x, top, x + side, top + side)))
+    return pictures
+
+
 def display_side(side: int) -> int:
     """Side in pixels at which a picture of this side is shown, at most CELL_SIDE × 1.5."""
     if side >= CELL_SIDE:

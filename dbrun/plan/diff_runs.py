@@ -53,8 +53,8 @@ def find_run(store: Store, word: str) -> Run:
 
 def compare_runs(store: Store, first: Run, second: Run) -> RunDiff:
     """Compare the recipes, keys and results of two runs. A stage whose key is recorded in neither is left out."""
-    first_recipe = dict(_flatten("", _read_json(first, RECIPE_FILE)))
-    second_recipe = dict(_flatten("", _read_json(second, RECIPE_FILE)))
+    first_recipe = dict(flatten_values("", _read_json(first, RECIPE_FILE)))
+    second_recipe = dict(flatten_values("", _read_json(second, RECIPE_FILE)))
     first_keys, second_keys = _recorded_keys(first), _recorded_keys(second)
     # in the order of the stages, those that only the second run has at the end
     stages = list(dict.fromkeys((*first_keys, *second_keys)))
@@ -132,12 +132,12 @@ def _read_json(run: Run, name: str) -> object:
         return {}
 
 
-def _flatten(name: str, value: object) -> Iterator[tuple[str, str]]:
+def flatten_values(name: str, value: object) -> Iterator[tuple[str, str]]:
     """Yield (dotted name, text) of every value in nested dicts, without those that are None."""
     if isinstance(value, dict):
         for key, below in value.items():
             dotted = f"{name}.{key}" if name else key
-            yield from _flatten(dotted, below)
+            yield from flatten_values(dotted, below)
         return
     text = format_value(value)
     if text is not None:

@@ -55,8 +55,8 @@ def picture_rows(recipe: Recipe, resolved: ResolvedSources, store: Store,
     seen: called with (done, total) before each picture that is measured for the first time.
     """
     sources, files = resolved.sources, resolved.files
-    named = [*_named_pictures("instance", sources.pictures, resolved),
-             *_named_pictures("class", sources.class_pictures, resolved)]
+    named = [*named_pictures("instance", sources.pictures, resolved),
+             *named_pictures("class", sources.class_pictures, resolved)]
     by_digest = {picture.digest: files[picture.digest] for _, _, picture in named}
     qualities = _assess_quality(by_digest, store, seen)
     duplicates = _duplicates([(name, picture.digest) for _, name, picture in named], qualities)
@@ -65,8 +65,8 @@ def picture_rows(recipe: Recipe, resolved: ResolvedSources, store: Store,
             for number, (half, name, picture) in enumerate(named)]
 
 
-def _named_pictures(half: str, pictures: Sequence[Picture],
-                    resolved: ResolvedSources) -> list[tuple[str, str, Picture]]:
+def named_pictures(half: str, pictures: Sequence[Picture],
+                   resolved: ResolvedSources) -> list[tuple[str, str, Picture]]:
     """(half, file name, picture) of each file of a half, sorted by name."""
     found: list[tuple[str, str, Picture]] = []
     # a picture whose file is there twice is in `pictures` twice; `file_names` has both names

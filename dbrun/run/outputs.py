@@ -14,6 +14,7 @@ from typing import Any
 
 from dbrun.errors import StageFailed
 from dbrun.fsync import fsync_path
+from dbrun.naming import REPORT_FILE
 from dbrun.run.user_files import UserFiles, read_record
 from dbrun.safetensors_header import RECORD_FILE
 from dbrun.stages.base import Stage
@@ -27,11 +28,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Delivery:
-    """What is delivered. traces: stage → its artifact; stages: stage → the stage; run_name: of the recipe."""
+    """What is delivered. traces: stage → its artifact; stages: stage → the stage; run_name: of the recipe.
+
+    report: makes the run's report.html, gives None where that failed; without it none is delivered, and one that an
+    earlier delivery wrote counts as current.
+    """
 
     traces: Mapping[str, Trace]
     stages: Mapping[str, Stage[Any]]
     run_name: str
+    report: Callable[[], bytes | None] | None = None
 
     def names(self, stage: str) -> Mapping[str, str]:
         """File of a stage's artifact → its name in the delivered folder."""
@@ -149,7 +155,7 @@ def _carry_over(old: Path, target: Path, store: Store, note: Callable[[str], obj
 
 def _check_names(delivery: Delivery) -> None:
     """Raise StageFailed if two stages deliver the same file, or one a file and the other a folder of that name."""
-    owners = {RECORD_FILE: "dbrun itself"}
+    owners = {RECORD_FILE: "dbrun itself", REPORT_FILE: "dbrun itself"}
     for stage in delivery.traces:
         for name in delivery.names(stage).values():
             taken = next((other for other in owners if _clash(name, other) and owners[other] != stage), None)
@@ -228,7 +234,11 @@ def _is_current(old: Mapping[str, object], new: Mapping[str, object], delivery: 
     files = old.get("files")
     # The digests of the artifacts are in `stages`; of the copies, some of which have the run's name, only the old
     # record knows them.
-    return same_run and isinstance(files, dict) and files.keys() == delivery.all_names
+    if not same_run or not isinstance(files, dict) or files.keys() - {REPORT_FILE} != delivery.all_names:
+        return False
+    # A folder of an earlier version has no report yet. One that is there is kept: it tells of the run that made the
+    # files, and this run only found them.
+    return REPORT_FILE in files or delivery.report is None
 
 
 def _is_intact(files: Any, target: Path, store: Store) -> bool:
@@ -256,6 +266,12 @@ def _copy(delivery: Delivery, store: Store, folder: Path, document: Mapping[str,
             if delivery.stages[stage].write_run_name(copy, delivery.run_name, names):
                 files[names[file]] = store.digests.sha256(copy)
             fsync_path(copy)
+    content = delivery.report() if delivery.report is not None else None
+    if content is not None:
+        page = folder / REPORT_FILE
+        page.write_bytes(content)
+        files[REPORT_FILE] = store.digests.sha256(page)
+        fsync_path(page)
     # The record comes last, so that a folder that has one is complete.
     record = folder / RECORD_FILE
     record.write_text(json.dumps({**document, "files": files}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -19,6 +19,8 @@ ABSOLUTE_PATH = r"(?:file:|~[^\s/\\]*[/\\]|/(?=[^\s/])|(?<!:)//|[A-Za-z]:[/\\]|\
 STARTS_ABSOLUTE = re.compile(rf"\s*{ABSOLUTE_PATH}")
 ABSOLUTE_IN_TEXT = re.compile(rf"(?:(?<=[\s'\"=,;(<>\[{{|`:])|^){ABSOLUTE_PATH}.*", re.MULTILINE)
 """Such a path within text, and the rest of its line: names may hold blanks, so its end cannot be known."""
+PATH_IN_MESSAGE = re.compile(r"(?<![^\s'\"=,;(<\[{|`:])(?:/[^\s/'\"`,;:)\]}>]+){2,}/?")
+"""An absolute path in a message, up to a blank or a mark of the sentence; a single name, such as `/`, is none."""
 
 
 def recipe_as_written(loaded: LoadedRecipe, overrides: Sequence[str]) -> dict[str, object]:
@@ -42,6 +44,11 @@ def redact_text(text: str) -> str:
     """
     without_paths = "".join(_redact_scalars(text))
     return redact_secrets(_without_home(without_paths))
+
+
+def redact_message(text: str) -> str:
+    """A message for people without secrets, each absolute path in it shortened to its last name."""
+    return redact_secrets(_without_home(PATH_IN_MESSAGE.sub(lambda match: redact_path(match[0]), text)))
 
 
 def redact_path(path: str) -> str:

@@ -27,7 +27,7 @@ def export_metadata(recipe: Recipe, traces: Mapping[str, Trace], stages: Mapping
     """The metadata of an export; equal runs on one machine have equal metadata except for times."""
     libraries = sorted(set().union(*(stages[name].libraries for name in traces)))
     return {
-        "recipe": _without_secrets(_redact_recipe_paths(recipe.model_dump(mode="json", by_alias=True))),
+        "recipe": redacted_recipe(recipe),
         "stages": {name: {"key": t.key, "digest": t.digest, "created": t.created, "seconds": t.seconds}
                    for name, t in traces.items()},
         "versions": {"dbrun": dbrun.__version__, "python": ".".join(map(str, sys.version_info[:3])),
@@ -37,6 +37,11 @@ def export_metadata(recipe: Recipe, traces: Mapping[str, Trace], stages: Mapping
                     "gpu": _first_match("/proc/driver/nvidia/gpus/*/information", r"Model:\s*(.+)"),
                     "device": numerics.device, "threads": numerics.threads},
     }
+
+
+def redacted_recipe(recipe: Recipe) -> object:
+    """The whole recipe as JSON data, without secrets, absolute paths shortened to their last name."""
+    return _without_secrets(_redact_recipe_paths(recipe.model_dump(mode="json", by_alias=True)))
 
 
 def _redact_recipe_paths(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from dbrun.resolve.base import verified_base_folder
 from dbrun.resolve.sources import ResolvedSources, pin_revision
 from dbrun.run.outputs import Delivery, check_target, deliver, finish_interrupted, interrupted, real_target
 from dbrun.run.redact import recipe_as_written
+from dbrun.run.report_writer import ReportRenderer, ReportWriter
 from dbrun.run.run_log import EventDispatcher, RunLog
 from dbrun.run.run_metadata import export_metadata
 from dbrun.run.signals import stop_signals
@@ -63,13 +64,15 @@ class RunResult:
 
 def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selection: Selection = ALL_STAGES, *,
             emit: Emit, overrides: Sequence[str] = (), outputs: Path = Path("outputs"),
-            stages: Mapping[str, Stage[Any]] | None = None, worker_group: WorkerGroup | None = None) -> RunResult:
+            stages: Mapping[str, Stage[Any]] | None = None, worker_group: WorkerGroup | None = None,
+            render_report: ReportRenderer | None = None) -> RunResult:
     """Run the stages of a recipe that are not in the store yet, and deliver the export. Raises DbrunError.
 
     The traceback of a failing stage is in the run's log.
     overrides: the `key=value` words laid over the recipe, remembered for the next command;
     outputs: the folder that holds a folder for each export; stages: all stages, the built-in ones by default;
-    worker_group: the processes that share the work, by default this one alone.
+    worker_group: the processes that share the work, by default this one alone;
+    render_report: draws the run's report.html, which is delivered with the export; None for no report.
     """
     dispatch = EventDispatcher(emit)
     worker_group = worker_group or WorkerGroup()
@@ -93,8 +96,11 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
             dispatch.run_log = RunLog.begin(store, loaded, overrides)
             worker_group.log_folder = dispatch.run_log.folder
             report, known = _report_time_left(dispatch, scope, plan)
-            run = _Run(scope, dispatch.run_log, report, stop_signal, target, worker_group,
-                       recipe_as_written(loaded, overrides))
+            written = recipe_as_written(loaded, overrides)
+            writer = ReportWriter(scope, plan, dispatch.run_log, written, known, render_report, dispatch)
+            if plan.has_pending:
+                writer.save_facts()
+            run = _Run(scope, dispatch.run_log, report, stop_signal, target, worker_group, written, writer)
             new_notes = pinned.notes if pinned is not resolved else ()
             notes = (*resolved.notes, *new_notes, *machine_advice(scope, plan, known))
             return run.run(plan, display_path(loaded.path), notes)
@@ -148,6 +154,7 @@ class _Run:
     target: Path | None
     worker_group: WorkerGroup
     recipe_as_written: Mapping[str, object]
+    report_writer: ReportWriter
 
     def run(self, plan: Plan, recipe: str, notes: Sequence[Note]) -> RunResult:
         """Run every stage of the plan in order, then deliver. recipe: its path to show; notes: emitted first."""
@@ -209,7 +216,9 @@ class _Run:
         delivering = self.scope.delivering_stages
         facts = {**export_metadata(self.scope.recipe, traces, self.scope.stages, self.scope.numerics),
                  "written": self.recipe_as_written}
-        delivery = Delivery({name: traces[name] for name in delivering}, self.scope.stages, self.scope.recipe.name)
+        report = self.report_writer.render if self.report_writer.is_active else None
+        delivery = Delivery({name: traces[name] for name in delivering}, self.scope.stages, self.scope.recipe.name,
+                            report)
         with self._lock_target(target):
             return deliver(delivery, target, facts, self.scope.store, self._note_delivery)
 

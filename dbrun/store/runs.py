@@ -85,8 +85,13 @@ def list_runs(store: Store) -> list[Run]:
         folders = sorted((p for p in store.runs.iterdir() if RUN_ID.fullmatch(p.name) and p.is_dir()), reverse=True)
     except OSError:
         return []
-    return [Run(folder, str(recipe_name(folder.name)), _is_live(folder), (folder / PINNED_FILE).exists(),
-                _read_roots(folder), _read_last_event(folder / EVENTS_FILE)) for folder in folders]
+    return [read_run(folder) for folder in folders]
+
+
+def read_run(folder: Path) -> Run:
+    """The run that is recorded in a folder."""
+    return Run(folder, str(recipe_name(folder.name)), _is_live(folder), (folder / PINNED_FILE).exists(),
+               _read_roots(folder), _read_last_event(folder / EVENTS_FILE))
 
 
 def mark_live(store: Store, folder: Path) -> GcRoots:

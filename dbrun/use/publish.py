@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dbrun.errors import StageFailed, UsageError
 from dbrun.input_file import open_file, read_json
-from dbrun.naming import HUB_ID
+from dbrun.naming import HUB_ID, REPORT_FILE
 from dbrun.resolve.hub import is_offline
 from dbrun.safetensors_header import RECORD_FILE
 
@@ -50,8 +50,8 @@ def prepare_upload(folder: Path, repo: str, *, private: bool) -> Upload:
             raise UsageError(f"{path} is missing", fix=RESTORE)
         if found != sha256:
             raise UsageError(f"{path} has changed since the run delivered it", fix=RESTORE)
-    # The record itself is not in its list.
-    names = sorted([*listed, RECORD_FILE])
+    # The record itself is not in its list. The report shows the pictures that were trained on, which are the user's.
+    names = sorted([*listed.keys() - {REPORT_FILE}, RECORD_FILE])
     sizes = {name: (folder / name).stat().st_size for name in names}
     return Upload(folder, repo, private, sizes)
 

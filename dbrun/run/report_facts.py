@@ -1,0 +1,76 @@
+"""Facts for a run's report that only the run itself knows: its recipe as written, its plan, its pictures as cropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dbrun.errors import RecipeError
+from dbrun.images.thumbnails import crop_thumbnail, every_nth
+from dbrun.plan.memory import known_counts
+from dbrun.run.run_metadata import redacted_recipe
+from dbrun.secrets import redact_secrets
+from dbrun.stages.support.crops import recipe_crop_settings
+from dbrun.stages.support.sample_spec import sample_spec
+
+if TYPE_CHECKING:
+    from dbrun.plan.estimate import Estimate
+    from dbrun.plan.planner import Plan, Scope
+    from dbrun.stages.sources import Picture
+
+MAX_PICTURES = 48
+"""Pictures of each half in a report; of more, these are spread evenly."""
+
+
+def report_facts(scope: Scope, plan: Plan, written: Mapping[str, object],
+                 known: Mapping[str, Estimate]) -> dict[str, object]:
+    """The facts as JSON data, without secrets and absolute paths.
+
+    written: the recipe as the user wrote it, from `recipe_as_written`; known: stage → its estimate.
+    """
+    recipe, sources = scope.recipe, scope.resolved.sources
+    counted = known_counts(scope)
+    stages: list[dict[str, object]] = []
+    for stage in plan.stages:
+        estimate, count = known.get(stage.name), counted.get(stage.name)
+        stages.append({"name": stage.name, "status": stage.status.value, "reason": redact_secrets(str(stage.reason)),
+                       "expected": estimate.seconds if estimate else None, "counted": count.total if count else None})
+    spec = sample_spec(recipe, sources)
+    return {"format_version": 1, "written": written, "recipe": redacted_recipe(recipe), "stages": stages,
+            "device": scope.numerics.device,
+            "prompts": [redact_secrets(prompt) for prompt in spec.prompts] if spec else [],
+            "picture_counts": {"instance": len(sources.pictures), "class": len(sources.class_pictures)},
+            "pictures": _pictures(scope)}
+
+
+def _pictures(scope: Scope) -> list[dict[str, object]]:
+    """The pictures of the user as they are cropped, each with its prompt and what is odd about it."""
+    # imported here: measuring needs numpy
+    from dbrun.resolve.picture_report import named_pictures, picture_rows
+
+    recipe, sources = scope.recipe, scope.resolved.sources
+    # of thousands of pictures only those that are shown are measured
+    chosen = replace(sources, pictures=_spread(sources.pictures), class_pictures=_spread(sources.class_pictures))
+    resolved = replace(scope.resolved, sources=chosen)
+    rows = picture_rows(recipe, resolved, scope.store)
+    named = [*named_pictures("instance", chosen.pictures, resolved),
+             *named_pictures("class", chosen.class_pictures, resolved)]
+    settings = recipe_crop_settings(recipe, sources.base.folder)
+    shown: list[dict[str, object]] = []
+    for row, (_, name, picture) in zip(rows, named, strict=True):
+        boxes = settings.crop_boxes(picture.digest, (row.width, row.height)) if settings else ()
+        try:
+            content = resolved.files[picture.digest].read_bytes()
+            url = crop_thumbnail(content, boxes[0] if boxes else None, recipe.images.background, name)
+        # a picture that went since it was read stops the stage that needs it, not its report
+        except (OSError, RecipeError):
+            url = ""
+        shown.append({"half": row.half, "name": redact_secrets(name), "prompt": redact_secrets(row.prompt),
+                      "width": row.width, "height": row.height, "lost": round(row.lost, 4), "ways": row.ways,
+                      "mask": row.mask, "odd": list(row.odd), "url": url})
+    return shown
+
+
+def _spread(pictures: Sequence[Picture]) -> tuple[Picture, ...]:
+    return tuple(pictures[index] for index in every_nth(len(pictures), MAX_PICTURES))
