@@ -242,10 +242,11 @@ def make_home(home: Path, pictures: int = 3) -> Path:
 
 
 def go(home: Path, *overrides: str, select: Selection = Selection(), emit: Any = None, base: str = "base",
-       stages: Any = None) -> Any:
+       stages: Any = None, render_report: Any = None) -> Any:
     loaded = load_recipe(home / "r.yaml", overrides)
     return execute(loaded, resolved(home, base), Store(home / "store"), select, emit=emit or (lambda event: None),
-                   overrides=overrides, outputs=home / "outputs", stages=stages or stub_stages())
+                   overrides=overrides, outputs=home / "outputs", stages=stages or stub_stages(),
+                   render_report=render_report)
 
 
 if __name__ == "__main__":

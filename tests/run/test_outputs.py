@@ -397,3 +397,46 @@ def test_a_stage_that_does_not_deliver_leaves_no_file(home, monkeypatch):
     monkeypatch.setattr(Leaflet, "delivers", False)
     go(home, stages=with_leaflet())
     assert "leaflet.txt" not in tree(home / "outputs" / "stub")
+
+
+def page(store: Any, run_id: str) -> bytes:
+    return b"page of a run"
+
+
+def test_a_report_is_delivered_once(home):
+    """An earlier delivery gets one on the next run; afterwards nothing is written again, also by who draws none."""
+    target = home / "outputs" / "stub"
+    go(home)
+    assert "report.html" not in tree(target)
+    go(home, render_report=page)
+    assert tree(target)["report.html"] == b"page of a run"
+    assert set(json.loads((target / "dbrun.json").read_text())["files"]) == set(tree(target)) - {"dbrun.json"}
+    before = state(target)
+    go(home, render_report=lambda store, run_id: b"another")
+    go(home)
+    assert state(target) == before
+    (target / "report.html").unlink()
+    go(home, render_report=lambda store, run_id: b"another")
+    assert tree(target)["report.html"] == b"another", "what is missing comes back"
+
+
+def test_a_report_of_the_user_steps_aside(home, out):
+    (out / "report.html").write_text("my own")
+    notes: list[Any] = []
+    go(home, render_report=page, emit=notes.append)
+    assert tree(out)["report.html"] == b"page of a run" and tree(out)["report-kept.html"] == b"my own"
+    assert any(isinstance(note, Note) and "report-kept.html" in note.text for note in notes)
+
+
+def test_a_report_that_fails_costs_nothing_else(home):
+    """The files are delivered, the user is told, and the next run tries again."""
+    def fail(store: Any, run_id: str) -> bytes:
+        raise RuntimeError("no room")
+
+    notes: list[Any] = []
+    go(home, render_report=fail, emit=notes.append)
+    target = home / "outputs" / "stub"
+    assert "diffusers/weights" in tree(target) and "report.html" not in tree(target)
+    assert any(isinstance(note, Note) and note.text == "no report: RuntimeError: no room" for note in notes)
+    go(home, render_report=page)
+    assert tree(target)["report.html"] == b"page of a run"

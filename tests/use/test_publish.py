@@ -97,7 +97,8 @@ def delivered(tmp_path):
     """What a run leaves: a card, weights, a picture, a record; and a file of the user's own beside them."""
     folder = tmp_path / "outputs" / "dog"
     files = {"README.md": b"---\nlibrary_name: diffusers\n---\n# dog\n", "before_after.png": b"\x89PNG",
-             "kohya.safetensors": b"weights" * 500, "peft/denoiser/adapter_model.safetensors": b"more" * 900}
+             "kohya.safetensors": b"weights" * 500, "peft/denoiser/adapter_model.safetensors": b"more" * 900,
+             "report.html": b"the pictures of the user"}
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -119,7 +120,10 @@ def push(folder, hub, *words: str, check: int = 0) -> subprocess.CompletedProces
 def test_what_was_delivered_arrives_in_a_private_repository_and_nothing_else(hub, delivered) -> None:
     done = push(delivered, hub)
     assert done.stdout.strip() == f"{hub.url}/me/dog" and hub.repos == {"dog": "private"}
-    names = [*json.loads((delivered / "dbrun.json").read_text())["files"], "dbrun.json"]
+    listed = json.loads((delivered / "dbrun.json").read_text())["files"]
+    # the page about the run shows the training pictures
+    names = [*listed.keys() - {"report.html"}, "dbrun.json"]
+    assert "not sent: report.html" in done.stderr
     assert hub.files == {name: (delivered / name).read_bytes() for name in names}
     assert hub.tokens == {f"Bearer {SECRET}"}
     written = [p for p in delivered.parent.rglob("*") if p.is_file()]

@@ -228,7 +228,7 @@ def _error(run: Run, events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     failed = next((event for event in reversed(events) if event.get("event") == "run_failed"), None)
     if failed is None:
         return {}
-    error = {"message": str(failed.get("message") or ""), "fix": str(failed.get("fix") or "")}
+    error = {"message": str(failed.get("message") or ""), "fix": str(failed.get("fix") or ""), "log": ""}
     try:
         log = read_file(run.folder / "log", MAX_EVENTS_BYTES)
     except OSError:
