@@ -56,10 +56,10 @@ class Project:
         return done
 
     def exported(self, name: str = "tiny") -> dict[str, bytes]:
-        """Every exported file but dbrun.json, which holds times."""
+        """Every exported file but dbrun.json and report.html, which hold times."""
         home = self.folder / "outputs" / name
         return {str(p.relative_to(home)): p.read_bytes() for p in sorted(home.rglob("*"))
-                if p.is_file() and p.name != "dbrun.json"}
+                if p.is_file() and p.name not in ("dbrun.json", "report.html")}
 
 
 def lay_out(folder: Path) -> Project:

@@ -182,7 +182,7 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool) 
     Raises StageFailed at the end if a run failed, Interrupted at once.
     """
     from dbrun.events import as_json as event_json
-    from dbrun.ui.sweep import results_table
+    from dbrun.ui.sweep import report_command, results_table
     from dbrun.workers.env import read_distributed_env
 
     if read_distributed_env(os.environ) is not None:
@@ -202,6 +202,7 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool) 
     else:
         print_status("")
         print_result(results_table(results))
+        print_status(f"side by side: {report_command([run.name for run in runs])}")
     failed = [str(result["name"]) for result in results if result["failed"]]
     if failed:
         raise StageFailed(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from dbrun.errors import DbrunError
 from dbrun.events import Note
@@ -19,7 +21,7 @@ SweptValues = Sequence[tuple[str, str]]
 
 
 MAX_NAMED_RUNS = 3
-"""Runs that a note names one by one; of more, only their number is given."""
+"""Runs that a note or a command names one by one; of more, only their number or the beginning of their names."""
 PENDING = (Status.RUN, Status.RESUME)
 """The statuses of a stage that has work to do."""
 
@@ -120,6 +122,17 @@ def _shared_values(members: Sequence[int], runs: Sequence[SweptValues]) -> Swept
 
 def _values_text(values: SweptValues) -> str:
     return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in values)
+
+
+def report_command(names: Sequence[str]) -> str:
+    """The command that lays the runs of a sweep side by side; of many runs, by the beginning of their names."""
+    words = list(names)
+    if len(words) > MAX_NAMED_RUNS:
+        # what the first and the last by the alphabet begin with, all others begin with, too
+        pairs = takewhile(lambda pair: pair[0] == pair[1], zip(min(words), max(words), strict=False))
+        beginning = "".join(letter for letter, _ in pairs)
+        words = [f"{beginning}*"]
+    return shlex.join(["dbrun", "report", *words])
 
 
 def results_table(results: Sequence[Mapping[str, object]]) -> str:

@@ -15,7 +15,7 @@ from dbrun.plan.estimate import stage_workload
 from dbrun.plan.selection import Selection
 from dbrun.recipe.new import starter_recipe
 from dbrun.recipe.text.spans import InvalidRecipe
-from dbrun.ui.sweep import results_table
+from dbrun.ui.sweep import report_command, results_table
 from dbrun.ui.terminal import print_status
 
 
@@ -151,3 +151,8 @@ def test_a_free_line_stands_before_each_run_and_what_failed_is_named(
     with pytest.raises(StageFailed, match="2 of 2 runs failed"):
         run_sweep(two, Selection(), as_json=False)
     assert capsys.readouterr().err == f"\n{two[0].name} runs\n\n{two[1].name} runs\n\n"
+
+
+def test_runs_are_laid_side_by_side_by_one_command() -> None:
+    assert report_command(["dog-rank-4", "dog-rank-8"]) == "dbrun report dog-rank-4 dog-rank-8"
+    assert report_command(["dog-rank-4", "dog-rank-8", "dog-steps-1", "dog-x"]) == "dbrun report 'dog-*'"

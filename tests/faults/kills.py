@@ -118,10 +118,10 @@ def killed(project: Path, words: tuple[str, ...], stage: str, seconds: float) ->
 
 
 def exported(project: Path) -> dict[str, bytes]:
-    """Every exported file but dbrun.json, which tells times."""
+    """Every exported file but dbrun.json and report.html, which tell times."""
     home = project / "outputs" / "short"
     return {p.relative_to(home).as_posix(): p.read_bytes() for p in sorted(home.rglob("*"))
-            if p.is_file() and p.name != "dbrun.json"}
+            if p.is_file() and p.name not in ("dbrun.json", "report.html")}
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from html import unescape
 from pathlib import Path
@@ -126,6 +127,18 @@ def test_a_run_without_facts_has_a_page(store: Store) -> None:
         (run.folder / name).write_text('{"cut')
     (run.folder / "samples" / "step-00000005.png").write_bytes(b"no picture")
     assert "dog" in render_run(RunReader(store), run)
+
+
+def test_previews_of_a_training_that_was_reused_are_there(store: Store) -> None:
+    """They are in the folder of the run that trained; another training of the name has others."""
+    first, other, later = [record_run(store, number=i, every=5 + i, prompts=(f"a {i}", "b")) for i in range(3)]
+    for run, key in ((first, "1"), (other, "2"), (later, "1")):
+        assert run.roots is not None
+        run.roots.keys["train"] = key * 64
+        (run.folder / "keys.json").write_text(json.dumps(run.roots.keys))
+    shutil.rmtree(later.folder / "samples")
+    report = RunReader(store).read(later)
+    assert [preview.step for preview in report.previews] == [5, 10, 15, 20] and report.prompts == ("a 0", "b")
 
 
 def test_runs_side_by_side(store: Store) -> None:

@@ -14,9 +14,10 @@ from dbrun.images.thumbnails import THUMBNAIL_SIDE
 from dbrun.input_file import parse_json, read_file, read_json
 from dbrun.naming import METRICS_FILE
 from dbrun.plan.diff_runs import MAX_EVENTS_BYTES
+from dbrun.plan.history import MAX_RUNS_OF_NAME, newest_run_ids
 from dbrun.plan.memory import measured_memory
 from dbrun.run.report_writer import FACTS_FILE
-from dbrun.store.runs import EVENTS_FILE, RECIPE_FILE, Run
+from dbrun.store.runs import EVENTS_FILE, KEYS_FILE, RECIPE_FILE, Run, recipe_name
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
 from dbrun.ui.report.pictures import ClassPictures, Picture, Preview, PreviewReader, read_class_pictures, read_row
@@ -102,7 +103,7 @@ class RunReader:
         traces = self._traces(run)
         state = state or run.state
         running = _running_stage(events) if state == "running" else None
-        prompts = tuple(map(str, facts.get("prompts") or ()))
+        drawn_by, prompts = self._previews_of(run, facts)
         rows = _read_metrics(run, traces.get("train"), self.store)
         return RunReport(
             run=run, state=state, started=_started(run), seconds=_seconds(events),
@@ -110,7 +111,7 @@ class RunReader:
             progress=progress if running and progress.get("stage") == running else {},
             stages=_stage_lines(facts, events, traces, state), warnings=_warnings(events),
             losses=_losses(rows), steps_done=len(rows), comparison=self._comparison(traces.get("export")),
-            previews=() if brief else self.previews.read(run.folder / SAMPLES_FOLDER, prompts), prompts=prompts,
+            previews=() if brief else self.previews.read(drawn_by / SAMPLES_FOLDER, prompts), prompts=prompts,
             pictures=tuple(Picture.from_facts(one) for one in facts.get("pictures") or ()),
             picture_counts=facts.get("picture_counts") or {},
             class_pictures=ClassPictures() if brief else self._class_pictures(traces.get("generate-priors")),
@@ -128,6 +129,23 @@ class RunReader:
             if trace is not None and self.store.objects.path(trace.digest).is_dir():
                 found[stage] = trace
         return found
+
+    def _previews_of(self, run: Run, facts: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]]:
+        """The folder of the run that drew the previews of this run's training, and the prompts of their columns.
+
+        It is another run's where the training was taken from the store.
+        """
+        own = tuple(map(str, facts.get("prompts") or ()))
+        key = run.roots.keys.get("train") if run.roots else None
+        if key is None or (run.folder / SAMPLES_FOLDER).is_dir():
+            return run.folder, own
+        earlier = [run_id for run_id in newest_run_ids(self.store) if recipe_name(run_id) == run.name]
+        for run_id in earlier[:MAX_RUNS_OF_NAME]:
+            folder = self.store.runs / run_id
+            if (folder / SAMPLES_FOLDER).is_dir() and _read_data(folder / KEYS_FILE).get("train") == key:
+                # a run of an earlier version says no prompts; most likely they are the same
+                return folder, tuple(map(str, _read_data(folder / FACTS_FILE).get("prompts") or own))
+        return run.folder, own
 
     def _class_pictures(self, priors: Trace | None) -> ClassPictures:
         params = priors.document.get("params") if priors else None
