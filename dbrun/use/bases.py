@@ -111,6 +111,7 @@ def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], sto
     for record in _recorded_bases(places):
         candidates.append(_recorded_base(recorded, record["path"], like=record.get("like"),
                                          prediction=record.get("prediction")))
+    changed: list[str] = []
     for one in candidates:
         try:
             candidate = _find_or_download(one, store)
@@ -119,8 +120,21 @@ def _base_of_provenance(recorded: Mapping[str, Any], places: Sequence[Path], sto
         # A path proves nothing: other weights may be there now.
         if candidate.identity == recorded["identity"]:
             return candidate
-    raise UsageError(f"the adapter was trained on a base in a folder ({recorded['identity'][:18]}…), and no record "
-                     "names its path", fix="name it: --base FOLDER")
+        changed.append(one.path)
+    raise UsageError(f"the adapter was trained on a base in a folder ({recorded['identity'][:18]}…), and "
+                     f"{_why_lost([one.path for one in candidates], changed)}",
+                     fix="name it: --base FOLDER")
+
+
+def _why_lost(places: Sequence[str], changed: Sequence[str]) -> str:
+    """Clause on why a base in a folder is not found. places: where it was; changed: those that hold another one."""
+    for place in places:
+        if place == EMBEDDED:
+            continue
+        if place in changed:
+            return f"{place}, where it was, holds another one now"
+        return f"{place}, where it was, holds it no longer"
+    return "no record names its path"
 
 
 def _recorded_base(recorded: Mapping[str, Any], path: str, **settings: Any) -> Base:
