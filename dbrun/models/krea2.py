@@ -34,8 +34,9 @@ ATTENTION = tuple(f"transformer_blocks.*.attn.{name}" for name in ("to_q", "to_k
 FEED_FORWARD = tuple(f"transformer_blocks.*.ff.{name}" for name in ("gate", "up", "down"))
 # all blocks share one layer of modulation
 MODULATION = ("time_mod_proj",)
-AROUND_BLOCKS = ("text_fusion.*.attn.*", "text_fusion.*.ff.*", "text_fusion.projector", "img_in", "txt_in.linear_1",
-                 "txt_in.linear_2", "time_embed.linear_1", "time_embed.linear_2", "final_layer.linear")
+# not `text_fusion.projector`: it has 12 weights, and peft's OFT takes its inputs, [B, L, D, layers], for pictures
+AROUND_BLOCKS = ("text_fusion.*.attn.*", "text_fusion.*.ff.*", "img_in", "txt_in.linear_1", "txt_in.linear_2",
+                 "time_embed.linear_1", "time_embed.linear_2", "final_layer.linear")
 
 
 class Krea2Model(QwenLatentModel):
@@ -107,6 +108,12 @@ class Krea2(QwenLatentFamily):
     pipeline_classes: ClassVar[tuple[str, ...]] = ("Krea2Pipeline",)
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": transformer_presets(ATTENTION, FEED_FORWARD, MODULATION, AROUND_BLOCKS)}
+    no_kohya_reason: ClassVar[str | None] = (
+        "which is not written for it; ComfyUI reads the file of `diffusers` as well")
+    comfyui_usage: ClassVar[str | None] = (
+        "In ComfyUI: put the same file into `models/loras/`, and choose it in a node `Load LoRA` behind the one that "
+        "loads Krea 2. What was learnt on Krea 2 Raw is meant to be drawn with Krea 2 Turbo, in ComfyUI as in "
+        "diffusers: 8 steps without guidance.")
     # as its pipeline counts: 0 is without guidance, so that 4.5 is 5.5 elsewhere
     default_sampling: ClassVar[Sampling] = Sampling(steps=28, guidance=4.5)
     # float32: 2 × 16 channels for each 8×8 pixels, or 4×4 in a small VAE; 512 times 12 vectors of 2,560 numbers
@@ -128,7 +135,7 @@ class Krea2(QwenLatentFamily):
                 "adapters its makers recommend to use on Turbo")
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "flow") -> None:
-        """Write a base of 0.3 M parameters for 32-pixel pictures: VAE factor 4, 2 blocks, 2 tapped layers of 4."""
+        """Write a base of 0.3 M parameters for 32-pixel pictures: VAE factor 4, 2 blocks, 4 of 6 layers read."""
         silence_libraries()
         import torch
         from diffusers import FlowMatchEulerDiscreteScheduler, Krea2Pipeline, Krea2Transformer2DModel
@@ -137,7 +144,7 @@ class Krea2(QwenLatentFamily):
         tokenizer = template_tokenizer()
         config = Qwen3VLConfig(
             text_config={"vocab_size": len(tokenizer), "hidden_size": 24, "intermediate_size": 32,
-                         "num_hidden_layers": 4, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 8,
+                         "num_hidden_layers": 6, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 8,
                          "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [2, 1, 1]}},
             vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
                            "out_hidden_size": 24, "num_position_embeddings": 4, "deepstack_visual_indexes": [0]})
@@ -146,10 +153,10 @@ class Krea2(QwenLatentFamily):
             torch.default_generator.manual_seed(0)
             transformer = Krea2Transformer2DModel(
                 in_channels=16, num_layers=2, attention_head_dim=16, num_attention_heads=2, num_key_value_heads=1,
-                intermediate_size=48, timestep_embed_dim=32, text_hidden_dim=24, num_text_layers=2,
+                intermediate_size=48, timestep_embed_dim=32, text_hidden_dim=24, num_text_layers=4,
                 text_num_attention_heads=3, text_num_key_value_heads=3, text_intermediate_size=32,
                 num_layerwise_text_blocks=1, num_refiner_text_blocks=1, axes_dims_rope=(4, 6, 6))
             vae, text_encoder = tiny_qwen_vae(), Qwen3VLModel(config)
         scheduler = FlowMatchEulerDiscreteScheduler(max_image_seq_len=6400, use_dynamic_shifting=True)
         Krea2Pipeline(scheduler, vae, text_encoder, tokenizer, transformer,
-                      text_encoder_select_layers=(1, 3)).save_pretrained(folder)
+                      text_encoder_select_layers=(1, 2, 4, 5)).save_pretrained(folder)

@@ -69,6 +69,12 @@ def test_a_reader_of_flux_is_told_how_comfyui_takes_the_same_file() -> None:
     assert "FluxGuidance" not in render_card(DOCUMENT, SD, ["diffusers"], drawn("a"))
 
 
+def test_the_program_guides_by_the_arguments_that_the_pipeline_has() -> None:
+    text = render_card(DOCUMENT, families()["qwen_image"], ["diffusers"], drawn("a"))
+    assert 'negative_prompt="", true_cfg_scale=' in text and "guidance_scale" not in text and "Qwen-Image" in text
+    assert "guidance_scale=" in render_card(DOCUMENT, families()["krea2"], ["diffusers"], drawn("a"))
+
+
 def programs(text: str) -> list[str]:
     return [part.split("```")[0] for part in text.split("```python\n")[1:]]
 

@@ -65,7 +65,8 @@ def step(model: Model) -> list[Tensor]:
     model.denoiser.train()
     prediction = model.predict(clean.x0, torch.tensor([3, 700]), {**condition, **clean.extra_conditions})
     prediction.square().mean().backward()
-    return [prediction.detach(), *(p.grad for p in model.denoiser.parameters() if p.requires_grad)]
+    # the last block's text may be read by nothing
+    return [prediction.detach(), *(p.grad for p in model.denoiser.parameters() if p.grad is not None)]
 
 
 class Copies:
@@ -129,8 +130,8 @@ def test_nothing_computes_on_two_devices(home: tuple[str, Path]) -> None:
         module.train()
         prediction = model.predict(clean, torch.tensor([3, 700]), condition)
         prediction.square().mean().backward()
-    learning = [p for p in module.parameters() if p.requires_grad]
-    assert learning and all(p.grad is not None and p.grad.device == ELSEWHERE for p in learning)
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    assert gradients and all(gradient.device == ELSEWHERE for gradient in gradients)
 
 
 def _inputs(model: Model) -> tuple[dict[str, Tensor], Tensor]:

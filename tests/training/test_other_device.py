@@ -124,7 +124,8 @@ def hints_told(trainer: Trainer) -> list[set[str]]:
     predict = trainer.model.predict
 
     def watched(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        told.append(condition.keys() - trainer.prompt_encoder([0]).keys())
+        # of one prompt nothing is masked
+        told.append(condition.keys() - trainer.prompt_encoder([0]).keys() - {"mask"})
         return predict(x_t, t, condition)
 
     trainer.model.predict = watched
