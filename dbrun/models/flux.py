@@ -152,7 +152,7 @@ class Flux(FlowFamily):
         if not distilled:
             return None
         return ("is FLUX.1 schnell, distilled to draw in 4 steps: training undoes that; train "
-                "black-forest-labs/FLUX.1-dev, whose adapters mostly work on schnell too")
+                "black-forest-labs/FLUX.1-dev")
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "flow") -> None:
         """Write a base of 0.1 M parameters for 32-pixel pictures: VAE factor 4, prompts of 96 letters."""

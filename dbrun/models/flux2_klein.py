@@ -129,7 +129,7 @@ class Flux2Klein(ChatFamily):
             return None
         size = "9B" if "9b" in name else "4B"
         return (f"is distilled to draw in 4 steps: training undoes that; train "
-                f"black-forest-labs/FLUX.2-klein-base-{size}, whose adapters also work on the distilled one")
+                f"black-forest-labs/FLUX.2-klein-base-{size}")
 
     def write_tiny_base(self, folder: Path, *, prediction: str = "flow") -> None:
         """Write a base of 0.2 M parameters for 32-pixel pictures: VAE factor 4, a text encoder of 28 narrow layers."""

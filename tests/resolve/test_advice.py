@@ -104,6 +104,26 @@ def test_a_distilled_base_is_named_before_it_is_fetched(home):
     assert "distilled to draw in 4 steps" in told and "train black-forest-labs/FLUX.1-dev" in told
 
 
+@pytest.mark.parametrize(("name", "path", "train"), [
+    ("flux", "black-forest-labs/FLUX.1-schnell", "black-forest-labs/FLUX.1-dev"),
+    ("flux2_klein", "black-forest-labs/FLUX.2-klein-9B", "black-forest-labs/FLUX.2-klein-base-9B"),
+    ("z_image", "Tongyi-MAI/Z-Image-Turbo", "Tongyi-MAI/Z-Image"),
+    ("qwen_image", "someone/Qwen-Image-Lightning", "Qwen/Qwen-Image-2512"),
+    ("krea2", "krea/Krea-2-Turbo", "krea/Krea-2-Raw")])
+def test_every_family_names_the_base_to_train_instead_of_its_distilled_one(name, path, train):
+    family = families()[name]
+    told = family.distillation_warning(None, path)
+    assert told is not None and "distilled to" in told and f"train {train}" in told
+    assert family.distillation_warning(None, train) is None
+
+
+@pytest.mark.parametrize("name", ["flux2_klein", "krea2"])
+@pytest.mark.parametrize("distilled", [True, False])
+def test_a_pipeline_says_itself_that_it_is_distilled(tmp_path, name, distilled):
+    (tmp_path / "model_index.json").write_text(json.dumps({"is_distilled": distilled}))
+    assert (families()[name].distillation_warning(tmp_path, "my/turbo") is not None) is distilled
+
+
 @pytest.mark.parametrize(("guidance", "dynamic", "distilled"), [(False, False, True), (True, True, False),
                                                                 (False, True, False), (True, False, False)])
 def test_a_distilled_base_is_known_by_its_configs_whatever_its_name(tmp_path, guidance, dynamic, distilled):
