@@ -14,7 +14,7 @@ from dbrun.safetensors_header import METADATA_KEY, read_header
 
 SD_1, SD_2, SD_3, SDXL = "Stable Diffusion 1.x", "Stable Diffusion 2.x", "Stable Diffusion 3", "Stable Diffusion XL"
 FLUX_1, FLUX_2, CHROMA = "FLUX.1", "FLUX.2", "Chroma"
-Z_IMAGE, QWEN_IMAGE, LUMINA_2 = "Z-Image", "Qwen-Image", "Lumina 2"
+Z_IMAGE, QWEN_IMAGE, KREA_2, LUMINA_2 = "Z-Image", "Qwen-Image", "Krea 2", "Lumina 2"
 Kinds = tuple[str, ...]
 """Kinds of base that a sign leaves open; where it is one, the sign is certain."""
 CONTEXT_WIDTHS = {768: SD_1, 1024: SD_2, 2048: SDXL}
@@ -24,9 +24,9 @@ ONLY_TEXT_WIDTHS: Mapping[int, Kinds] = {768: (SD_1,), 1024: (SD_2,)}
 FIRST_TEXT_WIDTHS: Mapping[int, Kinds] = {768: (SD_1, SDXL, SD_3, FLUX_1), 1024: (SD_2,)}
 """The same for the first of several text encoders: CLIP-L is that of many bases."""
 BLOCK_WIDTHS: Mapping[int, Kinds] = {1536: (SD_3,), 2432: (SD_3,), 3072: (FLUX_1, CHROMA, FLUX_2, QWEN_IMAGE),
-                                     4096: (FLUX_2,), 6144: (FLUX_2,)}
+                                     4096: (FLUX_2,), 6144: (FLUX_2, KREA_2)}
 """Width of a transformer's blocks that read text and picture apart → the published bases of this width."""
-ANY_BLOCKS: Kinds = (SD_3, FLUX_1, CHROMA, FLUX_2, QWEN_IMAGE)
+ANY_BLOCKS: Kinds = (SD_3, FLUX_1, CHROMA, FLUX_2, QWEN_IMAGE, KREA_2)
 """The bases with such blocks."""
 BLOCKS = re.compile(r"^(base_model\.model\.|transformer\.|diffusion_model\.|lora_transformer_|lora_unet_|lycoris_)"
                     r"transformer_blocks[._]\d+[._]attn[._]")
@@ -35,6 +35,8 @@ NAME_KINDS: tuple[tuple[re.Pattern[str], Kinds], ...] = (
     (re.compile(r"distilled_guidance_layer"), (CHROMA,)),
     (re.compile(r"to_qkv_mlp_proj|_stream_modulation|ff(_context)?[._]linear_(in|out)|time_guidance_embed"), (FLUX_2,)),
     (re.compile(r"transformer_blocks[._]\d+[._](img|txt)_(mlp|mod)"), (QWEN_IMAGE,)),
+    (re.compile(r"[._]to_gate[._]|transformer_blocks[._]\d+[._]ff[._](gate|up|down)[._]|text_fusion|txtfusion"),
+     (KREA_2,)),
     (re.compile(r"layers[._]\d+[._]attention[._]to_"), (Z_IMAGE,)),
     (re.compile(r"layers[._]\d+[._](attention[._]qkv|feed_forward[._]w\d)"), (Z_IMAGE, LUMINA_2)),
     # each block has a modulation of its own in FLUX.1 alone
@@ -53,6 +55,7 @@ METADATA_KINDS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"sdxl|stable-diffusion-xl"), SDXL), (re.compile(r"chroma"), CHROMA),
     (re.compile(r"flux[-_.]?2|klein"), FLUX_2), (re.compile(r"flux"), FLUX_1),
     (re.compile(r"z[-_]?image"), Z_IMAGE), (re.compile(r"qwen[-_]?image"), QWEN_IMAGE),
+    (re.compile(r"krea[-_]?2"), KREA_2),
     (re.compile(r"lumina[-_]?(image[-_]?)?2"), LUMINA_2),
     (re.compile(r"sd_?3|stable-diffusion-v?3"), SD_3), (re.compile(r"sd_v2|stable-diffusion-v2"), SD_2),
     (re.compile(r"sd_v1|stable-diffusion-v1"), SD_1))

@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 from dbrun.errors import RecipeError
 from dbrun.formats.base_kind import adapter_base_kind, base_kind, check_base_kind, with_base_kind
 
-FLUX_1, FLUX_2, BLOCKS = "FLUX.1", "FLUX.2", "Stable Diffusion 3 or FLUX.1 or Chroma or FLUX.2 or Qwen-Image"
+FLUX_1, FLUX_2 = "FLUX.1", "FLUX.2"
+BLOCKS = "Stable Diffusion 3 or FLUX.1 or Chroma or FLUX.2 or Qwen-Image or Krea 2"
 FLUXES = "FLUX.1 or Chroma or FLUX.2"
 SD_1, SD_2, SD_3, SDXL = "Stable Diffusion 1.x", "Stable Diffusion 2.x", "Stable Diffusion 3", "Stable Diffusion XL"
 CONTEXT = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight"
@@ -42,7 +43,9 @@ def written(path: Path, name: str, width: int, metadata: dict[str, str] | None =
     ("transformer.distilled_guidance_layer.in_proj.lora_A.weight", 64, "Chroma"),
     ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj.lora_A.weight", 3072, FLUX_2),
     ("transformer.transformer_blocks.0.ff_context.linear_in.lora_A.weight", 3072, FLUX_2),
-    ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", 6144, FLUX_2),
+    ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", 6144, f"{FLUX_2} or Krea 2"),
+    ("transformer.transformer_blocks.0.attn.to_gate.lora_A.weight", 6144, "Krea 2"),
+    ("transformer.transformer_blocks.0.ff.up.lora_A.weight", 6144, "Krea 2"),
     ("transformer.transformer_blocks.0.img_mlp.net.2.lora_A.weight", 12288, "Qwen-Image"),
     ("transformer.layers.0.attention.to_q.lora_A.weight", 3840, "Z-Image"),
     ("base_model.model.layers.0.attention.to_out.0.lora_A.weight", 3840, "Z-Image"),
