@@ -62,7 +62,8 @@ METADATA_KINDS: tuple[tuple[re.Pattern[str], str], ...] = (
 """Part of what a trainer wrote into the metadata → the kind of base."""
 TRANSFORMER_KINDS: Mapping[str, str] = {
     "ChromaTransformer2DModel": CHROMA, "Flux2Transformer2DModel": FLUX_2, "FluxTransformer2DModel": FLUX_1,
-    "QwenImageTransformer2DModel": QWEN_IMAGE, "SD3Transformer2DModel": SD_3, "ZImageTransformer2DModel": Z_IMAGE}
+    "Krea2Transformer2DModel": KREA_2, "QwenImageTransformer2DModel": QWEN_IMAGE, "SD3Transformer2DModel": SD_3,
+    "ZImageTransformer2DModel": Z_IMAGE}
 """Class of a base's transformer → its kind."""
 METADATA_KEYS = ("modelspec.architecture", "ss_base_model_version")
 CONTEXT_LAYER = re.compile(r"attn2[._]to_[kv]\.(lora_A|lora_down|lora\.down|hada_w1_b|diff)(\.\w+)*$")
