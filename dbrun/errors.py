@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import NamedTuple
 
 DEFAULT_WIDTH = 80
@@ -28,7 +29,7 @@ class DbrunError(Exception):
         # only messages that quote a line of a recipe depend on the width
         return self.message
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """The error as plain data."""
         return {"message": self.message, "fix": self.fix, "exit_code": self.exit_code}
 
@@ -88,6 +89,13 @@ class Interrupted(DbrunError):
         super().__init__(message)
         self.signum = signum
         self.exit_code = 128 + signum
+
+
+class Cancelled(Interrupted):
+    """Another thread of the program cancelled the run; the work so far is safe, and the same call continues it."""
+
+    def __init__(self) -> None:
+        super().__init__(signal.SIGINT, "cancelled; run the same recipe again to resume")
 
 
 class KeyProblem(NamedTuple):

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+
+FORMAT_VERSION = 1
+"""The `format_version` of events as JSON."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all events."""
+    """Base of all events. time: when it was made, in seconds since 1970; two events that differ in it alone are equal.
+    """
+
+    time: float = field(default_factory=time.time, kw_only=True, compare=False, repr=False)
+
+    def to_json(self) -> dict[str, object]:
+        """The event as plain data, {"event": "stage_started", …}, as in `--json` and events.jsonl."""
+        # StageStarted → stage_started: renaming a class changes a public file format
+        name = re.sub(r"(?<!^)([A-Z])", r"_\1", type(self).__name__).lower()
+        return {"event": name, "format_version": FORMAT_VERSION, **asdict(self), "time": round(self.time, 3)}
 
 
 @dataclass(frozen=True)
@@ -105,12 +118,19 @@ class StageFinished(Event):
 
 @dataclass(frozen=True)
 class RunFinished(Event):
-    """A run has finished. ran, reused: numbers of stages; outputs: the delivered folder, None without an export."""
+    """A run has finished. ran, reused: numbers of stages; outputs: the delivered folder, None without an export.
+
+    run_id: as in RunStarted; files: those delivered, relative to outputs; losses: of the training, by name: the mean
+    over the last tenth of its steps, and the last held-out loss.
+    """
 
     ran: int
     reused: int
     seconds: float
     outputs: str | None = None
+    run_id: str = ""
+    files: tuple[str, ...] = ()
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,10 +152,3 @@ class RunFailed(Event):
 
 
 Emit = Callable[[Event], None]
-
-
-def as_json(event: Event) -> dict[str, object]:
-    """One event as plain data, {"event": "stage_started", …}, as in `--json` and events.jsonl."""
-    # StageStarted → stage_started: renaming a class changes a public file format
-    name = re.sub(r"(?<!^)([A-Z])", r"_\1", type(event).__name__).lower()
-    return {"event": name, **asdict(event)}

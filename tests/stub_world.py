@@ -20,6 +20,7 @@ from dbrun.recipe.schema.adapt import Adapt
 from dbrun.recipe.schema.model import Recipe
 from dbrun.resolve.sources import ResolvedSources
 from dbrun.run.runner import execute
+from dbrun.run.signals import stop_signals
 from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import BaseSource, Numerics, Picture, Sources
 from dbrun.store.store import Store
@@ -244,9 +245,10 @@ def make_home(home: Path, pictures: int = 3) -> Path:
 def go(home: Path, *overrides: str, select: Selection = Selection(), emit: Any = None, base: str = "base",
        stages: Any = None, render_report: Any = None) -> Any:
     loaded = load_recipe(home / "r.yaml", overrides)
-    return execute(loaded, resolved(home, base), Store(home / "store"), select, emit=emit or (lambda event: None),
-                   overrides=overrides, outputs=home / "outputs", stages=stages or stub_stages(),
-                   render_report=render_report)
+    with stop_signals() as cancel:
+        return execute(loaded, resolved(home, base), Store(home / "store"), select, emit=emit or (lambda event: None),
+                       overrides=overrides, outputs=home / "outputs", stages=stages or stub_stages(), cancel=cancel,
+                       render_report=render_report)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dbrun.errors import DbrunError, StageFailed
 from dbrun.plan.planner import ALL_STAGES, Scope, make_scope
 from dbrun.recipe.load import load_recipe
 from dbrun.run.runner import execute
+from dbrun.run.signals import stop_signals
 from dbrun.stages.base import StageContext
 from dbrun.stages.support.distribute import run_distributed
 from dbrun.store.store import Store
@@ -80,8 +81,9 @@ def main(home: Path, *overrides: str) -> int:
     loaded = load_recipe(home / "r.yaml", overrides)
     worker_group = WorkerGroup(int(os.environ.get("STUB_SIZE", "2")), (str(home), *overrides),
                                program=(sys.executable, __file__))
-    done = execute(loaded, resolved(home), Store(home / "store"), emit=lambda event: None, overrides=overrides,
-                   outputs=home / "outputs", stages=stages, worker_group=worker_group)
+    with stop_signals() as cancel:
+        done = execute(loaded, resolved(home), Store(home / "store"), emit=lambda event: None, overrides=overrides,
+                       outputs=home / "outputs", stages=stages, worker_group=worker_group, cancel=cancel)
     print(json.dumps(done.ran))
     return 0
 

@@ -70,7 +70,8 @@ app = typer.Typer(name="dbrun", cls=VerbGroup, no_args_is_help=True, rich_markup
                   help="Teach a diffusion model a subject from a handful of pictures, from a YAML recipe, "
                        "stage by stage, and get the same result again tomorrow.")
 
-RECIPE_HELP = "The recipe, a YAML file; or a .safetensors that a run exported, whose recipe is rebuilt."
+RECIPE_HELP = ("The recipe, a YAML file, - for standard input; or a .safetensors that a run exported, whose recipe is "
+               "rebuilt.")
 OVERRIDES_HELP = "Changes to the recipe for this command only, such as train.steps=400."
 RecipeArgument = Annotated[Path, typer.Argument(help=RECIPE_HELP, metavar="RECIPE", show_default=False,
                                                 autocompletion=complete_recipes)]
@@ -95,6 +96,9 @@ From = Annotated[str | None, typer.Option(
 Only = Annotated[str | None, typer.Option(
     "--only", metavar="STAGE", autocompletion=complete_stages,
     help="Run this stage alone; the stages before it must be cached.")]
+StoreFolder = Annotated[Path | None, typer.Option(
+    "--store", metavar="FOLDER", show_default=False,
+    help="The store of results. Default: $DBRUN_STORE, else .dbrun.")]
 Force = Annotated[list[str] | None, typer.Option(
     "--force", metavar="STAGE", autocompletion=complete_stages, help="Run this stage again even if it is cached.")]
 

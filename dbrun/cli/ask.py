@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dbrun.api.request import RecipeRequest
 from dbrun.cli.run import read_request
-from dbrun.cli.words import RecipeRequest, check_stage, request_or_default
+from dbrun.cli.words import check_stage, request_or_default
 from dbrun.input_file import read_json
 from dbrun.plan.planner import Plan, Scope, Status, make_scope, plan_scope
 from dbrun.plan.selection import Selection
@@ -37,7 +38,7 @@ def show_explanation(stage: str, words: Sequence[str], profiles: Sequence[str] |
     _, scope = _read_scope(words, profiles, Selection(until=stage))
     result = explain(scope, stage)
     if as_json:
-        print_result(json.dumps(result.as_json(), indent=1))
+        print_result(json.dumps(result.to_json(), indent=1))
     else:
         print_result(explanation(result))
 
@@ -76,7 +77,7 @@ def show_status(words: Sequence[str], profiles: Sequence[str] | None, *, as_json
     if last is not None:
         last_run = {"id": last.id, "state": last.state, "at": at_work}
     document = {"format_version": 1, "recipe": str(request.recipe), "name": scope.recipe.name,
-                "stages": plan.as_json()["stages"], "outputs": {"folder": outputs[0], "state": outputs[1]},
+                "stages": plan.to_json()["stages"], "outputs": {"folder": outputs[0], "state": outputs[1]},
                 "last_run": last_run}
     print_result(json.dumps(document, indent=1))
 

@@ -25,7 +25,7 @@ def report_error(error: Exception, words: Sequence[str]) -> int:
     # The verbs of events have written the failure already; with --dry-run they write no events.
     if "--json" in words and (words[0] not in EVENT_VERBS or "--dry-run" in words):
         try:
-            print_result(json.dumps({"format_version": 1, "error": reported.as_json()}, indent=1))
+            print_result(json.dumps({"format_version": 1, "error": reported.to_json()}, indent=1))
         except OutputLost as lost:
             print_error(lost)
     print_error(reported)

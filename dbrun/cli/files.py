@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,24 +13,10 @@ from dbrun.input_file import MAX_JSON_BYTES, file_exists, folder_exists, read_fi
 from dbrun.ui.terminal import print_error, print_result, print_status
 
 if TYPE_CHECKING:
-    from dbrun.events import Note
-    from dbrun.recipe.text.spans import Problem
-    from dbrun.store.store import Store
+    from dbrun.api.results import Validation
 
 VERSION = "dbrun/v1"
 """The version of the recipe language that this dbrun knows."""
-
-RECORD_PARTS = ("written", "stages", "versions", "machine")
-"""Members of the `dbrun.json` beside an adapter that its header does not have."""
-
-
-@dataclass(frozen=True)
-class ValidationResult:
-    """The result of a check of one recipe. not_checked: what was not looked at, in words; it may still be wrong."""
-
-    problems: tuple[Problem, ...] = ()
-    warnings: tuple[Note, ...] = ()
-    not_checked: tuple[str, ...] = ()
 
 
 def validate_all(files: Sequence[Path], overrides: Sequence[str], profiles: Sequence[str], *, as_json: bool,
@@ -40,56 +25,27 @@ def validate_all(files: Sequence[Path], overrides: Sequence[str], profiles: Sequ
 
     alone: do not look at the base and the pictures that they name.
     """
-    from dbrun.store.store import current_store
+    from dbrun.api.reading import check_request
+    from dbrun.cli.words import parse_request
 
-    store = current_store()
     results = {}
     for file in files:
-        result = _validate(file, overrides, profiles, store, alone)
+        result = check_request(parse_request(file, overrides, profiles), alone=alone)
         results[str(file)] = result
         # At once, not at the end: pictures of one recipe can take minutes to read.
         if not as_json:
             _print_validation(file, result, named=len(files) > 1)
     if as_json:
-        documents = [_validation_json(file, result) for file, result in results.items()]
+        documents = []
+        for name, result in results.items():
+            document = result.to_json()
+            del document["format_version"]
+            documents.append({"file": name, **document})
         print_result(json.dumps({"format_version": 1, "files": documents}, indent=1))
-    return not any(result.problems for result in results.values())
+    return all(result.is_valid for result in results.values())
 
 
-def _validation_json(file: str, result: ValidationResult) -> dict[str, object]:
-    return {"file": file, "valid": not result.problems,
-            "problems": [problem.as_json() for problem in result.problems],
-            "warnings": [note.text for note in result.warnings], "unseen": result.not_checked}
-
-
-def _validate(file: Path, overrides: Sequence[str], profiles: Sequence[str], store: Store,
-              alone: bool) -> ValidationResult:
-    """Check one recipe; alone: without what it points at."""
-    from dbrun.recipe.load import load_with_problems
-    from dbrun.recipe.text.spans import InvalidRecipe, Problem
-    from dbrun.resolve.sources import resolve_sources
-
-    try:
-        loaded, wrong = load_with_problems(file, overrides, profiles)
-        if alone:
-            return ValidationResult(wrong, not_checked=("its base", "its pictures"))
-        resolved = resolve_sources(loaded, store, False, wrong)
-    except RecipeError as error:
-        if isinstance(error, InvalidRecipe):
-            problems = error.problems
-        else:
-            problems = (Problem(None, "", error.message, error.fix),)
-        # A data set that `run` would fetch is not a mistake of the recipe.
-        not_fetched = tuple(f"`{problem.key}`" for problem in problems if problem.fixed_by_fetch)
-        mistakes = tuple(problem for problem in problems if not problem.fixed_by_fetch)
-        return ValidationResult(mistakes, not_checked=not_fetched)
-    warnings = tuple(note for note in resolved.notes if note.level == "warning")
-    # The base is on the Hub and was never fetched: its configuration could not be read.
-    unseen = ("its base",) if resolved.sources.base.folder is None else ()
-    return ValidationResult((), warnings, unseen)
-
-
-def _print_validation(file: Path, result: ValidationResult, *, named: bool) -> None:
+def _print_validation(file: Path, result: Validation, *, named: bool) -> None:
     """Print a result. named: name the file before its problems, because several files are checked."""
     from dbrun.recipe.text.spans import InvalidRecipe
     from dbrun.ui.terminal import warning_text
@@ -117,7 +73,7 @@ def migrate_all(files: Sequence[Path], *, as_json: bool) -> bool:
     if as_json:
         documents = []
         for file, (version, error) in versions.items():
-            error_json = error.as_json() if error else None
+            error_json = error.to_json() if error else None
             documents.append({"file": file, "schema": version, "current": error is None, "error": error_json})
         print_result(json.dumps({"format_version": 1, "files": documents}, indent=1))
         return all_known
@@ -185,44 +141,18 @@ def show_provenance(adapter: Path, *, as_json: bool) -> None:
 
     adapter: a file or a PEFT folder of any program, or a folder that a run delivered.
     """
-    from dbrun.safetensors_header import METADATA_KEY, find_record, read_header, read_provenance
+    from dbrun.api.use import named_file, show
     from dbrun.ui.provenance import outline
-    from dbrun.use.describe_adapter import describe_adapter
 
+    file = named_file(adapter)
     if adapter.is_dir():
-        adapter = _exported_file(adapter) or adapter
-        print_status(f"of {adapter}")
-    facts: dict[str, object] = {"adapter": describe_adapter(adapter)}
-    # A folder of PEFT's, or another program's file, has none.
-    if file_exists(adapter) and METADATA_KEY in read_header(adapter).metadata:
-        provenance = read_provenance(adapter)
-        facts |= provenance
-        record = find_record(adapter, provenance)
-        if record:
-            facts["record"] = {part: record[part] for part in RECORD_PARTS if part in record}
+        print_status(f"of {file}")
+    facts = show(file)
     if as_json:
-        print_result(json.dumps({"format_version": 1, **facts}, indent=1, ensure_ascii=False))
+        print_result(json.dumps(facts, indent=1, ensure_ascii=False))
     else:
+        del facts["format_version"]
         print_result(outline(facts))
-
-
-def _exported_file(folder: Path) -> Path | None:
-    """The first file in a folder that holds provenance; None if there is none. Raises UsageError for several runs."""
-    from dbrun.safetensors_header import RECORD_FILE, read_provenance
-
-    deliveries = [record.parent for record in sorted(folder.glob(f"*/{RECORD_FILE}"))]
-    if len(deliveries) > 1 and not (folder / RECORD_FILE).is_file():
-        raise UsageError(f"{folder} holds {len(deliveries)} deliveries: {', '.join(path.name for path in deliveries)}",
-                         fix=f"name one, such as dbrun show {deliveries[0]}")
-    for pattern in ("*.safetensors", "*/*.safetensors", "*/*/*.safetensors"):
-        for file in sorted(folder.glob(pattern)):
-            # Files of other programs may lie there, too, and some formats carry no provenance in every file.
-            try:
-                read_provenance(file)
-            except RecipeError:
-                continue
-            return file
-    return None
 
 
 def write_comparison(words: Sequence[str], output: Path) -> None:

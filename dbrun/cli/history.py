@@ -75,7 +75,7 @@ def show_difference(first: str, second: str, *, as_json: bool) -> None:
     a, b = find_run(store, first), find_run(store, second)
     difference = compare_runs(store, a, b)
     if as_json:
-        print_result(json.dumps({"format_version": 1, "runs": [a.id, b.id], **difference.as_json()}, indent=1))
+        print_result(json.dumps({"format_version": 1, "runs": [a.id, b.id], **difference.to_json()}, indent=1))
     else:
         print_result(comparison(difference, a, b))
 
@@ -87,7 +87,7 @@ def show_machine(*, as_json: bool) -> bool:
 
     checks = run_checks(current_store())
     if as_json:
-        print_result(json.dumps({"format_version": 1, "checks": [check.as_json() for check in checks]}, indent=1))
+        print_result(json.dumps({"format_version": 1, "checks": [check.to_json() for check in checks]}, indent=1))
     else:
         print_result(checks_table(checks))
     return all(check.state != "bad" for check in checks)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from dbrun.api.request import RecipeRequest
 from dbrun.cli.run import read_request
-from dbrun.cli.words import RecipeRequest
 from dbrun.resolve.picture_report import picture_rows
 from dbrun.ui.pictures import picture_table
 from dbrun.ui.plan import note_text

@@ -16,7 +16,7 @@ from dbrun.recipe.load import LoadedRecipe
 from dbrun.ui.terminal import paint, print_result, print_status
 
 if TYPE_CHECKING:
-    from dbrun.cli.words import RecipeRequest
+    from dbrun.api.request import RecipeRequest
     from dbrun.plan.estimate import Estimate
     from dbrun.plan.selection import Selection
     from dbrun.resolve.sources import ResolvedSources
@@ -71,7 +71,7 @@ def show_memory(request: RecipeRequest, selection: Selection, device: str | None
     stages = []
     for name, counted in counts.items():
         fits = None if name in elsewhere else target.has_room(counted)
-        stages.append({"name": name, "counted": {**counted.as_json(), "total": counted.total}, "fits": fits,
+        stages.append({"name": name, "counted": {**counted.to_json(), "total": counted.total}, "fits": fits,
                        "measured": measured.get(name), "advice": advice[name]})
     print_result(json.dumps({"format_version": 1, "device": target.name, "bytes": target.size, "stages": stages},
                             indent=1))
@@ -87,9 +87,9 @@ def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[st
     forms = export_options(scope.recipe, scope.resolved.sources.base.folder)
     if as_json:
         estimates_json = {name: asdict(estimate) for name, estimate in estimates.items()}
-        counts_json = {name: counted.as_json() for name, counted in counts.items()}
+        counts_json = {name: counted.to_json() for name, counted in counts.items()}
         note_documents = [{"stage": note.stage, "text": note.text, "level": note.level} for note in notes]
-        print_result(json.dumps({**plan.as_json(), "estimates": estimates_json, "memory": counts_json, "drift": drifted,
+        print_result(json.dumps({**plan.to_json(), "estimates": estimates_json, "memory": counts_json, "drift": drifted,
                                  "formats": asdict(forms), "notes": note_documents}, indent=1))
         return
     for note in notes:

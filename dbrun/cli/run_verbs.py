@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dbrun.cli.app import Force, From, Json, MaybeRecipe, Only, Overrides, Profiles, RecipeWords, Until, app
+from dbrun.cli.app import (
+    Force,
+    From,
+    Json,
+    MaybeRecipe,
+    Only,
+    Overrides,
+    Profiles,
+    RecipeWords,
+    StoreFolder,
+    Until,
+    app,
+)
 from dbrun.cli.complete import complete_keys, complete_stages
 from dbrun.errors import UsageError
 
@@ -18,9 +31,13 @@ Locked = Annotated[bool, typer.Option(
     "--locked", help="Stop with exit code 3 if the recipe does not match the lock file beside it.")]
 
 
+OutputsFolder = Annotated[Path, typer.Option("--outputs", metavar="FOLDER", help="The folder for delivered folders.")]
+
+
 @app.command()
 def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
         until: Until = None, from_: From = None, only: Only = None, force: Force = None, locked: Locked = False,
+        outputs: OutputsFolder = Path("outputs"), store: StoreFolder = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and run nothing.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:
     """Run a recipe; the export is written to outputs/NAME/.
@@ -31,7 +48,7 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
     from dbrun.cli.words import parse_request_from
     from dbrun.plan.selection import Selection
 
-    request, from_ = parse_request_from(recipe, overrides, profile, from_)
+    request, from_ = parse_request_from(recipe, overrides, profile, from_, store)
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
     if sweep:
         _refuse_locked(locked)
@@ -45,14 +62,14 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
         if dry_run or not json:
             show_sweep(runs, as_json=json)
         if not dry_run:
-            run_sweep(runs, selection, as_json=json)
+            run_sweep(runs, selection, as_json=json, outputs=outputs)
     elif dry_run:
         from dbrun.cli.plan import show_plan
 
         if show_plan(request, selection, as_json=json, locked=locked, exit_code=locked):
             raise typer.Exit(3)
     else:
-        run_recipe(request, selection, as_json=json, locked=locked)
+        run_recipe(request, selection, as_json=json, locked=locked, outputs=outputs)
 
 
 @app.command()
@@ -61,7 +78,7 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
           words: RecipeWords = None, profile: Profiles = None,
           only: Annotated[bool, typer.Option("--only", help="Stop if a stage before it is not cached.")] = False,
           force: Annotated[bool, typer.Option("--force", help="Run it again even if it is cached.")] = False,
-          locked: Locked = False,
+          locked: Locked = False, outputs: OutputsFolder = Path("outputs"), store: StoreFolder = None,
           json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:
     """Run one stage and what it needs, nothing after.
 
@@ -74,7 +91,7 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
     from dbrun.ui.terminal import print_status
 
     check_stage(name)
-    request, why = request_or_default(words or [], profile, current_store())
+    request, why = request_or_default(words or [], profile, current_store(store), store)
     if why is not None:
         print_status(why)
     forced = (name,) if force else ()
@@ -82,7 +99,7 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
         selection = Selection(only=name, force=forced)
     else:
         selection = Selection(until=name, force=forced)
-    run_recipe(request, selection, as_json=json, locked=locked)
+    run_recipe(request, selection, as_json=json, locked=locked, outputs=outputs)
 
 
 def _refuse_locked(locked: bool) -> None:
@@ -101,6 +118,7 @@ def _refuse_beside_memory(options: Mapping[str, object]) -> None:
 @app.command()
 def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
          until: Until = None, from_: From = None, only: Only = None, force: Force = None, json: Json = False,
+         store: StoreFolder = None,
          locked: Annotated[bool, typer.Option("--locked", help="Compare with the lock file of the recipe.")] = False,
          exit_code: Annotated[bool, typer.Option(
              "--exit-code", help="Exit code 3 if work is pending; with --locked, if the recipe does not match its "
@@ -118,7 +136,7 @@ def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profi
     from dbrun.cli.words import parse_request_from
     from dbrun.plan.selection import Selection
 
-    request, from_ = parse_request_from(recipe, overrides, profile, from_)
+    request, from_ = parse_request_from(recipe, overrides, profile, from_, store)
     if pictures:
         from dbrun.cli.pictures import show_pictures
 

@@ -38,7 +38,7 @@ def verify_all(*, as_json: bool) -> bool:
     with show_elapsed("reading every byte in the store"):
         report = verify_store(current_store())
     if as_json:
-        print_result(json.dumps(report.as_json(), indent=1))
+        print_result(json.dumps(report.to_json(), indent=1))
     else:
         print_result(verify_lines(report))
     return not report.findings
@@ -54,7 +54,7 @@ def run_gc(keep: int, *, dry_run: bool, as_json: bool) -> None:
         _check_writable(store)
     report = collect_garbage(store, keep, dry_run=dry_run)
     if as_json:
-        print_result(json.dumps(report.as_json(), indent=1))
+        print_result(json.dumps(report.to_json(), indent=1))
     else:
         print_result(gc_lines(report, dry_run))
 

@@ -10,23 +10,22 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dbrun.api.request import RecipeRequest
 from dbrun.cli.run import read_request, run_recipe
-from dbrun.cli.words import RecipeRequest
 from dbrun.errors import DbrunError, Interrupted, StageFailed, UsageError
 from dbrun.events import Note, SweepFinished
-from dbrun.plan.diff_runs import last_loss
 from dbrun.plan.planner import Plan, Scope, make_scope, plan_scope
 from dbrun.plan.sweep_plan import SharedWork, shared_work
-from dbrun.recipe.load import load_with_problems
 from dbrun.recipe.text.spans import InvalidRecipe, Problem
 from dbrun.ui.terminal import print_result, print_status
 
 if TYPE_CHECKING:
+    from dbrun.api.results import Run
     from dbrun.plan.estimate import Estimate
     from dbrun.plan.selection import Selection
-    from dbrun.run.runner import RunResult
 
 MAX_RUNS = 256
 """Runs of a sweep at most; more is most likely a mistake in the values."""
@@ -91,7 +90,7 @@ def _plan_run(request: RecipeRequest, values: tuple[tuple[str, str], ...], selec
               decode: bool) -> SweepRun:
     own_request = replace(request, overrides=(*request.overrides, *map("=".join, values)))
     # Loaded twice: the name, which is an override as well, depends on the recipe's own name.
-    first, _ = load_with_problems(own_request.recipe, own_request.overrides, own_request.profiles)
+    first, _ = own_request.load_with_problems()
     name = _run_name(first.recipe.name, values)
     own_request = replace(own_request, overrides=(*own_request.overrides, f"name={name}"))
     loaded, resolved, store = read_request(own_request, decode=decode)
@@ -143,12 +142,11 @@ def _combined_stop(runs: Sequence[SweepRun]) -> DbrunError | None:
 def refuse_blocked(runs: Sequence[SweepRun], *, as_json: bool) -> None:
     """Raise DbrunError if any of the runs would stop before its first stage."""
     from dbrun.events import RunFailed
-    from dbrun.events import as_json as event_json
 
     stop = _combined_stop(runs)
     if stop is not None:
         if as_json:
-            print_result(json.dumps(event_json(RunFailed(None, stop.message, stop.fix, stop.exit_code))))
+            print_result(json.dumps(RunFailed(None, stop.message, stop.fix, stop.exit_code).to_json()))
         raise stop
 
 
@@ -168,7 +166,7 @@ def _as_json(runs: Sequence[SweepRun], work: Sequence[SharedWork], estimates: Se
 
     return {
         "format_version": 1,
-        "runs": [{"name": run.name, "values": dict(run.values), **run.scope_and_plan[1].as_json()} for run in runs],
+        "runs": [{"name": run.name, "values": dict(run.values), **run.scope_and_plan[1].to_json()} for run in runs],
         "stages": [{"name": one.plan.name, "status": one.plan.status.value, "runs": names(one.runs)} for one in work],
         "estimates": [{"stage": one.plan.name, "runs": names(one.runs), **asdict(estimate)}
                       for one, estimate in zip(work, estimates, strict=True) if estimate],
@@ -176,12 +174,12 @@ def _as_json(runs: Sequence[SweepRun], work: Sequence[SharedWork], estimates: Se
                   for note, numbers in notes.items()]}
 
 
-def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool) -> None:
+def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool,
+              outputs: Path = Path("outputs")) -> None:
     """Run all runs and print their results; a failed run does not stop the others.
 
-    Raises StageFailed at the end if a run failed, Interrupted at once.
+    outputs: the folder for delivered folders. Raises StageFailed at the end if a run failed, Interrupted at once.
     """
-    from dbrun.events import as_json as event_json
     from dbrun.ui.sweep import report_command, results_table
     from dbrun.workers.env import read_distributed_env
 
@@ -192,13 +190,13 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool) 
     for run in runs:
         if not as_json:
             print_status("")
-        outcome, failure = _run_one(run, selection, as_json)
+        outcome, failure = _run_one(run, selection, as_json, outputs)
         result: dict[str, object] = {"name": run.name, "values": dict(run.values), "failed": failure}
         if outcome is not None:
             result.update(_outcome_json(outcome))
         results.append(result)
     if as_json:
-        print_result(json.dumps(event_json(SweepFinished(tuple(results)))))
+        print_result(json.dumps(SweepFinished(tuple(results)).to_json()))
     else:
         print_status("")
         print_result(results_table(results))
@@ -209,12 +207,13 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool) 
                           fix="run the same command again: it continues with what is missing")
 
 
-def _run_one(run: SweepRun, selection: Selection, as_json: bool) -> tuple[RunResult | None, str | None]:
+def _run_one(run: SweepRun, selection: Selection, as_json: bool,
+             outputs: Path) -> tuple[Run | None, str | None]:
     """The result of a run, or the message of the error that ended it."""
     from dbrun.ui.terminal import print_error
 
     try:
-        return run_recipe(run.request, selection, as_json=as_json, quiet=True), None
+        return run_recipe(run.request, selection, as_json=as_json, quiet=True, outputs=outputs), None
     except Interrupted:
         # Ctrl-C ends the whole sweep, not one run.
         raise
@@ -224,12 +223,10 @@ def _run_one(run: SweepRun, selection: Selection, as_json: bool) -> tuple[RunRes
         return None, error.message
 
 
-def _outcome_json(outcome: RunResult) -> dict[str, object]:
-    train = outcome.artifacts.get("train")
-    loss = last_loss(train.path) if train else None
+def _outcome_json(outcome: Run) -> dict[str, object]:
     outputs = str(outcome.outputs) if outcome.outputs else None
-    return {"ran": len(outcome.ran), "cached": len(outcome.reused), "seconds": outcome.seconds, "loss": loss,
-            "outputs": outputs}
+    return {"ran": outcome.ran, "cached": outcome.reused, "seconds": outcome.seconds,
+            "loss": outcome.losses.get("loss"), "outputs": outputs}
 
 
 def _parse_axes(sweeps: Sequence[str]) -> Iterator[list[tuple[str, str]]]:

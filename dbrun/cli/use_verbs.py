@@ -43,11 +43,11 @@ def sample(
 
     The base is loaded once; adapters may have any weight, and other programs' files (kohya, diffusers, PEFT) work too.
     """
-    from dbrun.cli.using import check_precision, draw_samples
+    from dbrun.cli.using import draw_samples
     from dbrun.use.sample import SampleRequest
 
     wish = SampleRequest("", count, seed, steps, guidance, resolution, each)
-    draw_samples(words, wish, base, like, check_precision(precision), output)
+    draw_samples(words, wish, base, like, precision, output)
 
 
 @app.command()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
+from dbrun.events import Emit, Event, Note
 from dbrun.naming import REPORT_FILE
-from dbrun.options.precision import PRECISIONS
 from dbrun.ui.terminal import pluralize, print_result, print_status, print_warning
 from dbrun.use.without_recipe import without_recipe_keys
 
@@ -23,57 +23,41 @@ if TYPE_CHECKING:
     from dbrun.use.convert import Adapters
     from dbrun.use.sample import SampleRequest
 
-SAMPLES_FOLDER = Path("samples")
-"""The folder that `sample` writes a folder for each prompt into by default."""
 
-
-@without_recipe_keys()
 def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, like: str | None, precision: str,
                  output: Path | None) -> None:
     """Sample a prompt with adapters; print the path of the picture grid. words: the adapters, then the prompt."""
     from contextlib import closing
     from dataclasses import replace
 
-    from dbrun.events import Progress
-    from dbrun.pace import Pace
+    from dbrun.api.use import draw_sample
     from dbrun.ui.progress import make_reporter
     from dbrun.use.adapter_files import split_adapters_and_prompt
-    from dbrun.use.sample import check_output, draw, resolve_settings, save
-    from dbrun.use.trigger_words import find_words
 
-    adapters, prompt = split_adapters_and_prompt(words)
-    request = replace(wish, prompt=prompt)
-    local_base = _find_base(adapters, base, like)
-    # For their errors only: all that can be wrong is known before the base, which takes a minute, is loaded.
-    resolve_settings(request, adapters, local_base)
-    folder = output or SAMPLES_FOLDER / _folder_name(prompt)
-    check_output(folder)
-    if not request.each:
-        find_words(adapters, local_base.family)
-    labels = " + ".join(adapter.label for adapter in adapters)
-    print_status(f"{labels} over {local_base.asked}")
-    model = local_base.load(precision)
-    pace = Pace()
+    _set_wait_policy()
+    # For its error only: without a prompt the last adapter would stand in its place.
+    split_adapters_and_prompt(words)
+    *adapters, prompt = words
     with closing(make_reporter(as_json=False)) as reporter:
-        def on_progress(done: int, total: int) -> None:
-            pace.record(done)
-            reporter(Progress("sample", done, total, "pictures", seconds_left=pace.seconds_left(total - done)))
-
-        pictures = draw(request, adapters, local_base, model, on_progress)
-    print_result(str(save(folder, pictures, request, adapters, local_base)))
+        done = draw_sample(adapters, replace(wish, prompt=prompt), base, like, precision, output, None,
+                           partial(_report, reporter), None)
+    print_result(str(done.grid))
 
 
-def _folder_name(prompt: str) -> str:
-    """A prompt as a folder name: at most 60 lower-case letters, digits and underscores."""
-    name = re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")
-    return name[:60] or "prompt"
+def _report(reporter: Emit | None, event: Event) -> None:
+    """Pass progress on, and print notes without the name of a stage: these verbs have no stages."""
+    if not isinstance(event, Note):
+        if reporter is not None:
+            reporter(event)
+    elif event.level == "warning":
+        print_warning(event.text)
+    else:
+        print_status(event.text)
 
 
-def check_precision(word: str) -> str:
-    """The name of a precision, unchanged. Raises UsageError if there is none of that name."""
-    if word not in PRECISIONS:
-        raise UsageError(f"found the precision {word}, allowed: {', '.join(PRECISIONS)}")
-    return word
+def _set_wait_policy() -> None:
+    """Let idle threads sleep, see `run_recipe`; before torch is imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @without_recipe_keys()
@@ -193,23 +177,11 @@ def push_folder(folder: Path, repo: str, *, public: bool, dry_run: bool) -> None
 
 
 def _find_base(files: Sequence[AdapterFile], base: str | None, like: str | None) -> LocalBase:
-    """The base to use these adapters with; base: the one that the user named. Raises if one of them does not fit it."""
-    from dbrun.store.store import current_store
-    from dbrun.use.bases import choose_base
+    """The base to use these adapters with, see `dbrun.api.use.find_base`; warnings are printed."""
+    from dbrun.api.use import find_base
 
-    # Before torch is imported: see `run_recipe`.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    local_base, notes = choose_base([file.document for file in files], base, [file.place for file in files],
-                                    current_store(), like)
-    # Before the base is loaded, which can take a minute.
-    for file in files:
-        file.check_base(local_base)
-        for word in file.unread_words:
-            print_warning(f"{file.label}: the new word {word} that OneTrainer bundled with it is not read; save it "
-                          "there as a file of its own, and put that into a folder embeddings/ beside the adapter")
-    for note in notes:
-        print_warning(str(note))
-    return local_base
+    _set_wait_policy()
+    return find_base(files, base, like, None, partial(_report, None))
 
 
 def _open_adapter(file: AdapterFile, local_base: LocalBase) -> Adapters:

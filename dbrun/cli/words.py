@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dbrun.api.request import STDIN_NAME, RecipeRequest
 from dbrun.errors import UsageError
 from dbrun.input_file import file_exists, open_file
 from dbrun.naming import YAML_SUFFIXES
 from dbrun.recipe.load import EXPORT_SUFFIX
+from dbrun.recipe.text.yaml import MAX_BYTES, decode_recipe
 
 if TYPE_CHECKING:
     from dbrun.store.store import Store
@@ -20,43 +22,34 @@ if TYPE_CHECKING:
 
 RECIPE_MARKER = re.compile(rb"^(schema:[ \"']*dbrun/|extends:)", re.MULTILINE)
 """A line that recipes have and other YAML files do not."""
+STDIN = Path("-")
+"""Word for a recipe on standard input."""
 MAX_LISTED = 8
 """Recipes that a message lists at most."""
 
 
-@dataclass(frozen=True)
-class RecipeRequest:
-    """A recipe as a command names it: its file, `key=value` overrides and profiles."""
+def parse_request(recipe: Path, overrides: Sequence[str] | None, profiles: Sequence[str] | None,
+                  store: Path | None = None) -> RecipeRequest:
+    """The request for a recipe; `-` is that on standard input. Raises UsageError for an override without `=`.
 
-    recipe: Path
-    overrides: tuple[str, ...] = ()
-    profiles: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return " ".join(self.words)
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The request as words of a command line, such as those after `dbrun run`."""
-        words = [str(self.recipe)]
-        for name in self.profiles:
-            words += ["--profile", name]
-        return (*words, *self.overrides)
-
-
-def parse_request(recipe: Path, overrides: Sequence[str] | None, profiles: Sequence[str] | None) -> RecipeRequest:
-    """The request for a recipe. Raises UsageError for an override without an equals sign."""
+    store: of `--store`, None without it.
+    """
     for word in overrides or ():
         if "=" not in word:
             raise UsageError(f"found {word!r}; an override is written key=value", fix="such as train.steps=400")
-    return RecipeRequest(recipe, tuple(overrides or ()), tuple(profiles or ()))
+    rest = tuple(overrides or ()), tuple(profiles or ())
+    if recipe == STDIN:
+        name = Path(STDIN_NAME)
+        text = decode_recipe(sys.stdin.buffer.read(MAX_BYTES + 1), name)
+        return RecipeRequest(name, *rest, text=text, store=store)
+    return RecipeRequest(recipe, *rest, store=store)
 
 
 def parse_request_from(recipe: Path | None, overrides: Sequence[str] | None, profiles: Sequence[str] | None,
-                       from_: str | None) -> tuple[RecipeRequest, str | None]:
+                       from_: str | None, store: Path | None = None) -> tuple[RecipeRequest, str | None]:
     """The request, and the stage of `--from`. Raises UsageError.
 
-    from_: a stage; or an exported file, which then is the recipe, and the returned stage is None.
+    from_: a stage; or an exported file, which then is the recipe, and the returned stage is None; store: of `--store`.
     """
     if from_ is None or not from_.endswith(EXPORT_SUFFIX):
         words = list(overrides or ())
@@ -64,27 +57,28 @@ def parse_request_from(recipe: Path | None, overrides: Sequence[str] | None, pro
             # Without a recipe, the first override stands in its place on the command line.
             words.insert(0, str(recipe))
             recipe = None
-        return parse_request(recipe or _only_recipe(), words, profiles), from_
+        return parse_request(recipe or _only_recipe(), words, profiles, store), from_
     words = list(overrides or ())
     if recipe is not None:
         if "=" not in str(recipe):
             raise UsageError(f"found two recipes, {recipe} and --from {from_}", fix="leave one of them out")
         # Without a recipe, the first override stands in its place on the command line.
         words.insert(0, str(recipe))
-    return parse_request(Path(from_), words, profiles), None
+    return parse_request(Path(from_), words, profiles, store), None
 
 
-def request_or_default(words: Sequence[str], profiles: Sequence[str] | None,
-                       store: Store) -> tuple[RecipeRequest, str | None]:
+def request_or_default(words: Sequence[str], profiles: Sequence[str] | None, store: Store,
+                       store_folder: Path | None = None) -> tuple[RecipeRequest, str | None]:
     """The request that words name; without a recipe in them, the default one and a text that says how it was chosen.
 
-    Raises UsageError if there is no default either.
+    store_folder: of `--store`. Raises UsageError if there is no default either.
     """
     recipe, overrides = split_words(words)
     if recipe is not None:
-        return parse_request(recipe, overrides, profiles), None
+        return parse_request(recipe, overrides, profiles, store_folder), None
     default, why = default_request(store)
-    request = RecipeRequest(default.recipe, (*default.overrides, *overrides), tuple(profiles or default.profiles))
+    request = RecipeRequest(default.recipe, (*default.overrides, *overrides), tuple(profiles or default.profiles),
+                            store=store_folder)
     return request, f"{default}: {why}"
 
 

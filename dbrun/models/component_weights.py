@@ -27,6 +27,8 @@ class ComponentWeights:
         self.device = device
         self.find_kept: Callable[[str], nn.Module | None] = no_component
         """Gives an untouched component, on its `load_device`, that is in memory already; None to load it."""
+        self.hand_over: Callable[[str, nn.Module], None] = drop_component
+        """Takes an untouched component that is released here."""
         self.load_from_files = load
         """Reads a component from the base's files."""
         self.quantisation: Quantisation | None = None
@@ -90,7 +92,11 @@ class ComponentWeights:
         if not held:
             return
         for name in held:
-            del self._modules[name]
+            untouched = self.take_untouched(name)
+            if untouched is not None:
+                self.hand_over(name, untouched)
+                del untouched
+            self._modules.pop(name, None)
             self._original_data.pop(name, None)
         # hooks and caches of the libraries make cycles, which only the collector frees
         gc.collect()
@@ -130,6 +136,10 @@ class ComponentWeights:
 
 def no_component(name: str) -> None:
     """No component is in memory already: the default of `ComponentWeights.find_kept`."""
+
+
+def drop_component(name: str, module: nn.Module) -> None:
+    """Nobody takes a released component: the default of `ComponentWeights.hand_over`."""
 
 
 @cache

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from dbrun.errors import UsageError
 from dbrun.input_file import parse_json, read_file, read_json
-from dbrun.naming import METRICS_FILE
 from dbrun.plan.diff_keys import format_value
+from dbrun.plan.losses import final_losses
 from dbrun.store.runs import EVENTS_FILE, RECIPE_FILE, Run, list_runs
 from dbrun.store.store import Store
 
 DiffRow = tuple[str, str | None, str | None]
 """Name, value in the first run, value in the second; None where a run has none."""
 MAX_EVENTS_BYTES = 2**30
-"""Largest file of events or metrics in bytes; a training of a million steps writes a fifth of it."""
-LOSS_TAIL = 10
-"""Part of the steps over whose end the loss is averaged: the last 1/LOSS_TAIL. One step's loss is mostly noise."""
+"""Largest file of events in bytes."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class RunDiff:
     results: tuple[DiffRow, ...]
     same_stages: tuple[str, ...]
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """Comparison as JSON data: by name, the pair of values."""
         return {"recipe": {name: [a, b] for name, a, b in self.recipe},
                 "stages": {name: [a, b] for name, a, b in self.stages},
@@ -88,27 +85,12 @@ def read_events(run: Run) -> list[dict[str, object]]:
     return found
 
 
-def last_loss(trained: Path) -> float | None:
-    """Mean loss over the last tenth of the steps in a training's `metrics.jsonl`; None if it has no loss.
-
-    trained: folder of the result of `train`.
-    """
-    try:
-        lines = read_file(trained / METRICS_FILE, MAX_EVENTS_BYTES).splitlines()
-        values = [parse_json(line).get("loss") for line in lines]
-    except (OSError, ValueError, AttributeError):
-        return None
-    losses = [value for value in values if isinstance(value, (int, float))]
-    last = losses[-max(1, len(losses) // LOSS_TAIL):]
-    return sum(last) / len(last) if last else None
-
-
 def _results(store: Store, run: Run) -> Mapping[str, str]:
     """State of a run, and its loss, seconds and outputs as far as they are recorded."""
     results = {"state": run.state}
     key = _recorded_keys(run).get("train")
     trace = store.traces.read("train", key) if key else None
-    loss = last_loss(store.objects.path(trace.digest)) if trace else None
+    loss = final_losses(store.objects.path(trace.digest)).get("loss") if trace else None
     if loss is not None:
         results["loss"] = f"{loss:.4g}"
     last_event = run.last_event or {}

@@ -30,7 +30,7 @@ class Check:
     found: str
     fix: str | None = None
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """Check as JSON data."""
         return asdict(self)
 

@@ -52,7 +52,7 @@ class Explanation:
         """Names of the stages above whose results are the same as before."""
         return tuple(line.name for line in self.lines if line.part == "inputs" and not line.is_changed)
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """Explanation as JSON data."""
         compared = self.earlier_document is not None
         parts = [{"part": line.part, "name": line.name, "now": line.now, "before": line.before,

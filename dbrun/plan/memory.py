@@ -109,7 +109,7 @@ def count_stages(scope: Scope) -> Mapping[str, CountedMemory]:
         if counted is None:
             dry_run = dry_run or open_dry_run(sources.base, scope.numerics.device, scope.recipe.base.offload)
             counted = scope.stages[name].count_memory(scope.recipe, sources, dry_run)
-            scope.store.memory_counts.put(_count_key(scope, name), counted.as_json())
+            scope.store.memory_counts.put(_count_key(scope, name), counted.to_json())
         counts[name] = counted
     scope.store.save_caches()
     return counts

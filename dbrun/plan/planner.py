@@ -83,7 +83,7 @@ class Plan:
         """Stages that cannot run, in order."""
         return tuple(s for s in self.stages if s.status is Status.BLOCKED)
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """Plan as JSON data."""
         stages = [{"name": s.name, "status": s.status.value, "reason": str(s.reason), "key": s.key,
                    "digest": s.digest} for s in self.stages]

@@ -28,7 +28,7 @@ class LoadedRecipe:
 
     path: the loaded file; origins: dotted key → span of its value; working_dir: current folder at loading; profiles:
     names of those merged over the recipe; file_texts: path → text of each file read, the loaded one first; empty for a
-    recipe rebuilt from an export.
+    recipe rebuilt from an export; is_text: whether it was given as a text, which no file at `path` holds.
     """
 
     recipe: Recipe
@@ -37,6 +37,7 @@ class LoadedRecipe:
     working_dir: Path
     profiles: tuple[str, ...] = ()
     file_texts: Mapping[Path, str] = field(default_factory=dict)
+    is_text: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -69,9 +70,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), profiles: Sequence[st
     return loaded
 
 
-def load_with_problems(path: Path, overrides: Sequence[str] = (),
-                       profiles: Sequence[str] = ()) -> tuple[LoadedRecipe, tuple[Problem, ...]]:
+def load_with_problems(path: Path, overrides: Sequence[str] = (), profiles: Sequence[str] = (), *,
+                       text: str | None = None,
+                       folder: Path | None = None) -> tuple[LoadedRecipe, tuple[Problem, ...]]:
     """As `load_recipe`, but returns the problems where the rest of the recipe is usable without the wrong keys.
+
+    text: the recipe's own text where it is in no file; path then only names it, in the folder that its paths start at.
+    folder: where paths of overrides start, the current one by default.
 
     The caller can then also check what the recipe's paths point at, and report everything at once. Raises InvalidRecipe
     where the rest is not usable.
@@ -82,7 +87,7 @@ def load_with_problems(path: Path, overrides: Sequence[str] = (),
     if from_export:
         whole, texts = _rebuild_from_export(path)
     else:
-        whole, texts = merge_files(path, problems)
+        whole, texts = merge_files(path, problems, text)
 
     # layers: the file, its profiles, the command line
     data, beside = profiles_text.split_file_keys(whole, problems)
@@ -104,7 +109,8 @@ def load_with_problems(path: Path, overrides: Sequence[str] = (),
     # rules are checked only on a recipe without wrong keys: other findings would follow from what was left out
     if not problems:
         problems += _rule_problems(recipe, resolved)
-    loaded = LoadedRecipe(recipe, path, dict(origins(resolved)), Path.cwd(), tuple(profiles), texts)
+    working_dir = Path.cwd() if folder is None else folder.absolute()
+    loaded = LoadedRecipe(recipe, path, dict(origins(resolved)), working_dir, tuple(profiles), texts, text is not None)
     return loaded, (*problems, *profile_problems)
 
 

@@ -48,6 +48,11 @@ class Delivery:
         """Names of all delivered files."""
         return {name for stage in self.traces for name in self.names(stage).values()}
 
+    @property
+    def sorted_names(self) -> tuple[str, ...]:
+        """Names of all delivered files, sorted."""
+        return tuple(sorted(self.all_names))
+
 
 def deliver(delivery: Delivery, target: Path, facts: Mapping[str, object], store: Store,
             note: Callable[[str], object]) -> bool:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbrun.errors import DbrunError, StageFailed, is_nondeterministic, is_out_of_memory
-from dbrun.events import Emit, Event, RunFailed, StageFinished, StageStarted, as_json
+from dbrun.events import Emit, Event, RunFailed, StageFinished, StageStarted
 from dbrun.plan.history import create_run_folder, new_run_id, save_last_run
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.secrets import redact_secrets
@@ -42,7 +41,9 @@ class RunLog:
             folder = create_run_folder(store, loaded.recipe.name)
             store.write_json(f"runs/{folder.name}/{RECIPE_FILE}", loaded.recipe.model_dump(mode="json", by_alias=True))
             record = cls(store, folder, mark_live(store, folder))
-            save_last_run(store, loaded.path, overrides, loaded.profiles)
+            # what is in no file cannot be named by a later command
+            if not loaded.is_text:
+                save_last_run(store, loaded.path, overrides, loaded.profiles)
         return record
 
     def mark_noop(self) -> None:
@@ -59,8 +60,7 @@ class RunLog:
 
     def write_event(self, event: Event) -> None:
         """Append an event to events.jsonl. An error of the disk is ignored: losing a log line must not end a run."""
-        record = {"time": round(time.time(), 3), **as_json(event)}
-        line = redact_secrets(json.dumps(record)) + "\n"
+        line = redact_secrets(json.dumps(event.to_json())) + "\n"
         try:
             # Opened for each event, so that a killed run leaves every line that it wrote.
             with (self.folder / EVENTS_FILE).open("a", encoding="utf-8") as file:
@@ -68,12 +68,17 @@ class RunLog:
         except OSError:
             return
 
-    def save_stage_key(self, stage: str, key: str, resume_key: str) -> None:
-        """Record the key of a stage: a later plan compares with it, and no gc takes its result from this run."""
-        if self.store.read_only:
+    def save_stage_keys(self, keys: Mapping[str, tuple[str, str]]) -> None:
+        """Record the keys of stages: a later plan compares with them, and no gc takes their results from this run.
+
+        keys: stage → its key and its resume key.
+        """
+        new = {stage: both for stage, both in keys.items() if self.roots.keys.get(stage) != both[0]}
+        if self.store.read_only or not new:
             return
-        self.roots.keys[stage] = key
-        self.roots.work[stage] = resume_key
+        for stage, (key, resume_key) in new.items():
+            self.roots.keys[stage] = key
+            self.roots.work[stage] = resume_key
         with disk_errors(f"writing into the store {self.store.root}"):
             # Roots first, and before the look-up: from here on a gc keeps what this stage is about to find.
             save_roots(self.store, self.folder, self.roots)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shlex
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbrun.errors import DbrunError, Interrupted
+from dbrun.errors import Cancelled, DbrunError, Interrupted
 from dbrun.events import Emit, Note, RunFinished, RunStarted
 from dbrun.plan.history import LastRun, last_run
+from dbrun.plan.losses import final_losses
 from dbrun.plan.machine_advice import machine_advice
 from dbrun.plan.planner import ALL_STAGES, BASE_STAGE, Plan, Scope, make_scope, plan_scope
 from dbrun.plan.preflight import preflight_error
@@ -30,10 +32,11 @@ from dbrun.run.redact import recipe_as_written
 from dbrun.run.report_writer import ReportRenderer, ReportWriter
 from dbrun.run.run_log import EventDispatcher, RunLog
 from dbrun.run.run_metadata import export_metadata
-from dbrun.run.signals import stop_signals
+from dbrun.run.signals import StopFlag, stop_signum
 from dbrun.run.stage_runner import StageRunner
 from dbrun.stages.base import Stage
 from dbrun.stages.sources import Artifact
+from dbrun.stages.support.resident import ResidentBase
 from dbrun.store.atomic import no_world_write
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from dbrun.plan.estimate import Estimate
 
 __all__ = ["LastRun", "RunResult", "execute", "last_run"]
+TRAINING_STAGE = "train"
+"""Name of the stage whose losses a run reports at its end."""
 
 
 @dataclass(frozen=True)
@@ -50,33 +55,49 @@ class RunResult:
     """The result of a run.
 
     folder: the run's record; ran, reused: names of stages; artifacts: stage → its artifact;
-    outputs: the folder delivered to, None if the run delivers nothing; seconds: wall time.
+    outputs: the folder delivered to, None if the run delivers nothing; finished: the run's last event.
     """
 
-    run_id: str
     folder: Path
     ran: tuple[str, ...]
     reused: tuple[str, ...]
     artifacts: Mapping[str, Artifact]
     outputs: Path | None
-    seconds: float
+    finished: RunFinished
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run's record."""
+        return self.finished.run_id
+
+    @property
+    def seconds(self) -> float:
+        """Wall time."""
+        return self.finished.seconds
 
 
 def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selection: Selection = ALL_STAGES, *,
             emit: Emit, overrides: Sequence[str] = (), outputs: Path = Path("outputs"),
             stages: Mapping[str, Stage[Any]] | None = None, worker_group: WorkerGroup | None = None,
-            render_report: ReportRenderer | None = None) -> RunResult:
+             cancel: threading.Event | None = None, resident: ResidentBase | None = None,
+             render_report: ReportRenderer | None = None) -> RunResult:
     """Run the stages of a recipe that are not in the store yet, and deliver the export. Raises DbrunError.
 
     The traceback of a failing stage is in the run's log.
     overrides: the `key=value` words laid over the recipe, remembered for the next command;
     outputs: the folder that holds a folder for each export; stages: all stages, the built-in ones by default;
     worker_group: the processes that share the work, by default this one alone;
+    cancel: stops the run after its next checkpoint when it is set; Cancelled is raised then, and for the flag of
+    `stop_signals` Interrupted; resident: components that earlier runs have left in memory, none by default;
     render_report: draws the run's report.html, which is delivered with the export; None for no report.
     """
     dispatch = EventDispatcher(emit)
     worker_group = worker_group or WorkerGroup()
-    with stop_signals() as stop_signal, _report_failure(dispatch, stop_signal), no_world_write():
+
+    def stop_signal() -> int:
+        return stop_signum(cancel)
+
+    with _report_failure(dispatch, cancel), no_world_write():
         try:
             store.prepare()
             pinned = pin_revision(loaded, resolved, store)
@@ -100,7 +121,8 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
             writer = ReportWriter(scope, plan, dispatch.run_log, written, known, render_report, dispatch)
             if plan.has_pending:
                 writer.save_facts()
-            run = _Run(scope, dispatch.run_log, report, stop_signal, target, worker_group, written, writer)
+            run = _Run(scope, dispatch.run_log, report, stop_signal, target, worker_group, written, writer,
+                       resident or ResidentBase())
             new_notes = pinned.notes if pinned is not resolved else ()
             notes = (*resolved.notes, *new_notes, *machine_advice(scope, plan, known))
             return run.run(plan, display_path(loaded.path), notes)
@@ -132,16 +154,23 @@ def _command_words(loaded: LoadedRecipe, overrides: Sequence[str]) -> tuple[str,
 
 
 @contextmanager
-def _report_failure(dispatch: EventDispatcher, stop_signal: Callable[[], int]) -> Iterator[None]:
-    """Context manager: emit RunFailed for every DbrunError, and for the second signal, which becomes Interrupted."""
+def _report_failure(dispatch: EventDispatcher, cancel: threading.Event | None) -> Iterator[None]:
+    """Context manager: emit RunFailed for every DbrunError, and for a KeyboardInterrupt, which goes on as it is.
+
+    An Interrupted becomes Cancelled where no signal has set the flag.
+    """
     try:
         try:
             yield
-        except KeyboardInterrupt:
-            # Outside the main thread no signal is recorded; there it can only have been Ctrl-C.
-            raise Interrupted(stop_signal() or signal.SIGINT) from None
+        except Interrupted as error:
+            if isinstance(cancel, StopFlag):
+                raise
+            raise Cancelled from error
     except DbrunError as error:
         dispatch.run_failed(error)
+        raise
+    except KeyboardInterrupt:
+        dispatch.run_failed(Interrupted(stop_signum(cancel) or signal.SIGINT))
         raise
 
 
@@ -155,6 +184,7 @@ class _Run:
     worker_group: WorkerGroup
     recipe_as_written: Mapping[str, object]
     report_writer: ReportWriter
+    resident: ResidentBase
 
     def run(self, plan: Plan, recipe: str, notes: Sequence[Note]) -> RunResult:
         """Run every stage of the plan in order, then deliver. recipe: its path to show; notes: emitted first."""
@@ -173,13 +203,15 @@ class _Run:
         if has_delivered and not set(delivering) & set(ran):
             self.dispatch(Note(delivering[-1], f"{target} written again"))
         seconds = round(time.monotonic() - began, 3)
-        outputs = str(target) if target else None
-        self.dispatch(RunFinished(len(ran), len(traces) - len(ran), seconds, outputs))
-        if not ran and not has_delivered:
-            self.run_log.mark_noop()
         reused = tuple(name for name in traces if name not in ran)
         artifacts = {name: self._artifact(trace) for name, trace in traces.items()}
-        return RunResult(run_id, self.run_log.folder, tuple(ran), reused, artifacts, target, seconds)
+        trained = artifacts.get(TRAINING_STAGE)
+        finished = RunFinished(len(ran), len(reused), seconds, str(target) if target else None, run_id,
+                               self._delivery(traces).sorted_names, final_losses(trained.path) if trained else {})
+        self.dispatch(finished)
+        if not ran and not has_delivered:
+            self.run_log.mark_noop()
+        return RunResult(self.run_log.folder, tuple(ran), reused, artifacts, target, finished)
 
     def _run_stages(self, plan: Plan) -> tuple[dict[str, Trace], list[str]]:
         """The trace of each stage, and the names of those that ran."""
@@ -193,7 +225,11 @@ class _Run:
                                         self.scope.store)
 
         stage_runner = StageRunner(self.scope, plan.stages_read, self.run_log, self.dispatch, self.stop_signal, base,
-                                   self.worker_group)
+                                   self.worker_group, self.resident)
+        if not plan.has_pending:
+            # all at once, because each call writes two files
+            planned = self.scope.stage_keys.values()
+            self.run_log.save_stage_keys({one.stage.NAME: (one.key, one.resume_key) for one in planned})
         for stage in plan.stages:
             # Not the plan's key: a plan cannot know the digests of what was still to run.
             digests = {name: trace.digest for name, trace in traces.items()}
@@ -213,14 +249,15 @@ class _Run:
 
     def _deliver(self, traces: Mapping[str, Trace], target: Path) -> bool:
         """Deliver the artifacts of the delivering stages to target; return whether anything was written."""
-        delivering = self.scope.delivering_stages
         facts = {**export_metadata(self.scope.recipe, traces, self.scope.stages, self.scope.numerics),
                  "written": self.recipe_as_written}
-        report = self.report_writer.render if self.report_writer.is_active else None
-        delivery = Delivery({name: traces[name] for name in delivering}, self.scope.stages, self.scope.recipe.name,
-                            report)
         with self._lock_target(target):
-            return deliver(delivery, target, facts, self.scope.store, self._note_delivery)
+            return deliver(self._delivery(traces), target, facts, self.scope.store, self._note_delivery)
+
+    def _delivery(self, traces: Mapping[str, Trace]) -> Delivery:
+        delivering = {name: traces[name] for name in self.scope.delivering_stages}
+        report = self.report_writer.render if self.report_writer.is_active else None
+        return Delivery(delivering, self.scope.stages, self.scope.recipe.name, report)
 
     def _finish_interrupted(self, target: Path) -> None:
         """Finish killed deliveries to target, before the hours that the stages may take."""

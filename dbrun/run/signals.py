@@ -4,34 +4,47 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from dbrun.errors import Interrupted
 
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], int]]:
-    """Context manager: catch Ctrl-C and SIGTERM; yields a function that returns the first signal's number, or 0.
+class StopFlag(threading.Event):
+    """Flag that asks a run to stop. signum: of the signal that set it."""
 
-    A second signal raises KeyboardInterrupt. In a thread other than the main one nothing is caught.
+    signum: int = signal.SIGINT
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopFlag]:
+    """Context manager: catch Ctrl-C and SIGTERM; yields a flag that the first one sets.
+
+    A second signal stops the block at once. Raises Interrupted for it. For the main thread only.
     """
-    received = 0
+    flag = StopFlag()
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        nonlocal received
-        if received:
+        if flag.is_set():
             raise KeyboardInterrupt
-        received = signum
+        flag.signum = signum
+        flag.set()
 
-    # Python allows signal handlers in the main thread only; a run by the API may be in another.
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
     before = {number: signal.signal(number, handle) for number in HANDLED_SIGNALS}
     try:
-        yield lambda: received
+        yield flag
+    except KeyboardInterrupt:
+        raise Interrupted(flag.signum) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop_signum(flag: threading.Event | None) -> int:
+    """The number of the signal that asked to stop, 0 for none. A flag that a thread has set counts as Ctrl-C."""
+    if flag is None or not flag.is_set():
+        return 0
+    return flag.signum if isinstance(flag, StopFlag) else signal.SIGINT

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from dbrun.plan.planner import BASE_STAGE, Scope, Status, cache_status
 from dbrun.plan.reasons import Reason
 from dbrun.resolve.base import verified_base_folder
 from dbrun.run.run_log import RunLog
+from dbrun.run.turns import take_turn
 from dbrun.stages.sources import Artifact
 from dbrun.stages.support.memory_advice import advice_text
 from dbrun.stages.support.resident import ResidentBase
@@ -62,7 +64,7 @@ class StageRunner:
         Raises Interrupted after a signal, StageFailed and other DbrunErrors from the stage.
         """
         stage, store = stage_key.stage.NAME, self.scope.store
-        self.run_log.save_stage_key(stage, stage_key.key, stage_key.resume_key)
+        self.run_log.save_stage_keys({stage: (stage_key.key, stage_key.resume_key)})
         _, _, trace = self._cache_status(stage_key, why)
         if trace is None:
             with self._lock_work(stage_key) as lock:
@@ -78,7 +80,8 @@ class StageRunner:
                         remove_tree(store.work_folder(stage_key.resume_key))
                     self.emit(StageStarted(stage, str(why or reason), resumed=status is Status.RESUME))
                     try:
-                        return self._run(stage_key, inputs, lock, from_scratch=why is not None), True
+                        with take_turn(partial(self._note_turn, stage), self.stop_signal):
+                            return self._run(stage_key, inputs, lock, from_scratch=why is not None), True
                     except StageFailed:
                         # Without working locks another process may have published first and removed our work folder.
                         _, _, trace = self._cache_status(stage_key, why)
@@ -110,6 +113,9 @@ class StageRunner:
 
         return self.scope.store.lock(f"{stage}-{stage_key.resume_key}", stage, waiting, self.stop_signal)
 
+    def _note_turn(self, stage: str) -> None:
+        self.emit(Note(stage, "waiting for another run of this process to finish its stage"))
+
     def _quarantine_damaged(self, stage_key: StageKey) -> None:
         """Move a damaged result of this key into quarantine, and tell the user where it is."""
         result = self.scope.store.look_up(stage_key.stage.NAME, stage_key.key, "bytes")
@@ -138,7 +144,9 @@ class StageRunner:
         began = time.monotonic()
         sharing = self.worker_group.size if stage_key.stage.multi_process else 1
         timer = StageTimer(self.emit, lock, items, share_to_make=left, processes=sharing)
-        self.resident.stage_begins()
+        counted = known_count(self.scope, stage)
+        counted_bytes = counted.total if counted else None
+        self.resident.stage_begins(counted_bytes)
         try:
             with self._log_crashes(stage_key), peak_memory(self.scope.numerics.device) as memory:
                 work.mkdir(parents=True, exist_ok=True)
@@ -169,8 +177,6 @@ class StageRunner:
         # Work that a longer run can extend (checkpoints of a training) stays; gc takes it once no run needs it.
         if not stage_key.stage.extendable_params(stage_key.params):
             remove_tree(work)
-        counted = known_count(self.scope, stage)
-        counted_bytes = counted.total if counted else None
         own_memory = measured_memory(trace)
         self.emit(StageFinished(stage, trace.digest, round(seconds, 3), own_memory, counted_bytes))
         return trace

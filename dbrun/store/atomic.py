@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -114,20 +115,37 @@ def is_orphan(name: str) -> bool:
 
 def umask() -> int:
     """The process's umask."""
-    # The system has no call that reads it without setting it.
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        status = ""
+    found = re.search(r"^Umask:\s+([0-7]+)$", status, re.MULTILINE)
+    if found:
+        return int(found[1], 8)
+    # Other systems have no call that reads it without setting it.
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
+_umask_lock = threading.Lock()
+_umask_before: list[int] = []
+"""The process's umask before each open `no_world_write`; the first is the user's."""
+
+
 @contextmanager
 def no_world_write() -> Iterator[None]:
     """Context manager: nothing written inside is writable for all users, whatever the umask allows."""
-    before = os.umask(umask() | 0o002)
+    # The process has one umask for all its threads: the last one to leave gives the user's back.
+    with _umask_lock:
+        _umask_before.append(os.umask(umask() | 0o002))
     try:
         yield
     finally:
-        os.umask(before)
+        with _umask_lock:
+            last = _umask_before.pop()
+            if not _umask_before:
+                os.umask(last)
 
 
 def replace_file(path: Path, data: bytes, *, scratch: Path, durable: bool = True) -> None:

@@ -34,7 +34,7 @@ class GcReport:
         """Bytes freed in all."""
         return sum(usage.bytes for usage in self.freed.values())
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """The report as JSON data."""
         gone = {kind: {"count": usage.count, "bytes": usage.bytes} for kind, usage in self.freed.items()}
         return {"format_version": 1, "kept": [run.id for run in self.remaining_runs], "bytes": self.freed_bytes,

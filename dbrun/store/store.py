@@ -154,9 +154,9 @@ class Store:
         return trace
 
 
-def current_store() -> Store:
-    """The store of the current folder: `$DBRUN_STORE`, or `.dbrun`. Raises UsageError for a path that is not UTF-8."""
-    root = Path(os.environ.get("DBRUN_STORE") or ".dbrun")
+def current_store(folder: str | os.PathLike[str] | None = None) -> Store:
+    """The store in a folder, by default `$DBRUN_STORE`, or `.dbrun`. Raises UsageError for a path that is not UTF-8."""
+    root = Path(folder or os.environ.get("DBRUN_STORE") or ".dbrun")
     try:
         here = Path.cwd()
     except FileNotFoundError:

@@ -42,7 +42,7 @@ class VerifyReport:
     counts: Mapping[str, int]
     findings: tuple[StoreFinding, ...]
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """The report as JSON data."""
         return {"format_version": 1, "checked": dict(self.counts), "findings": [vars(f) for f in self.findings]}
 

@@ -15,6 +15,8 @@ from dbrun.seeds import derive_seed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """`train.precision` -> the dtype of the frozen base and of the forward pass."""
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""Variable that cuBLAS reads the size of its workspace from."""
 M_MMAP_THRESHOLD, MMAP_THRESHOLD = -3, 2**20
 """glibc's number of the parameter (mallopt(3)), and the bytes from which a block is a mapping of its own."""
 
@@ -31,6 +33,23 @@ class DeviceSettings(Protocol):
         """CPU threads, or 0 for torch's own choice."""
 
 
+@contextmanager
+def restored_settings() -> Iterator[None]:
+    """Context manager: what `set_up_device` and `allow_tf32` change for the whole process is as before on exit."""
+    threads, workspace = torch.get_num_threads(), os.environ.get(CUBLAS_WORKSPACE)
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    flags = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark = flags
+        if workspace is None:
+            os.environ.pop(CUBLAS_WORKSPACE, None)
+        else:
+            os.environ[CUBLAS_WORKSPACE] = workspace
+
+
 def set_up_device(numerics: DeviceSettings, local: int = 0) -> torch.device:
     """Set torch up for deterministic arithmetic and return the device.
 
@@ -44,7 +63,7 @@ def set_up_device(numerics: DeviceSettings, local: int = 0) -> torch.device:
     if numerics.threads:
         torch.set_num_threads(numerics.threads)
     # cuBLAS is deterministic only with a workspace of fixed size; it must be set before the first product
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    os.environ[CUBLAS_WORKSPACE] = ":4096:8"
     # fp32 means 32 bits: no TF32 in convolutions or matrix products
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True

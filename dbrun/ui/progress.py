@@ -19,7 +19,6 @@ from dbrun.events import (
     StageReused,
     StageStarted,
     TimeLeft,
-    as_json,
 )
 from dbrun.ui.terminal import (
     display_width,
@@ -270,7 +269,7 @@ class JsonReporter:
 
     def __call__(self, event: Event) -> None:
         """Print one event."""
-        print_result(json.dumps(as_json(event), ensure_ascii=False))
+        print_result(json.dumps(event.to_json(), ensure_ascii=False))
 
     def close(self) -> None:
         """Release the screen; nothing is held."""

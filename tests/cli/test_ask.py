@@ -16,6 +16,7 @@ from projects import STAGES
 from dbrun.cli import complete
 from dbrun.cli.app import HELP_SECTIONS
 from dbrun.cli.verbs import VERB_MODULES
+from dbrun.plan import doctor
 from dbrun.plan.doctor import run_checks
 from dbrun.recipe.new import starter_recipe
 from dbrun.stages.base import stages
@@ -217,7 +218,7 @@ def test_the_machine_is_looked_at_without_telling_secrets(tmp_path: Path, monkey
     found = run_checks(Store(tmp_path / "store"))
     assert "hf_secret" not in str(found)
     assert {"Hub login": "ok", "torch": "ok"}.items() <= {check.name: check.state for check in found}.items()
-    monkeypatch.setattr("dbrun.plan.doctor.installed_version", lambda name: "0.1" if name == "torch" else "absent")
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "0.1" if name == "torch" else "absent")
     wrong = {check.name: check for check in run_checks(Store(tmp_path / "store")) if check.state == "bad"}
     assert wrong["torch"].fix and wrong["torch"].fix.startswith("pip install 'torch")
     assert wrong["peft"].found == "absent"

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dbrun.api.request import RecipeRequest
 from dbrun.cli.sweep import MAX_RUNS, SweepRun, plan_runs, run_sweep, show_sweep, split_values
-from dbrun.cli.words import RecipeRequest
 from dbrun.errors import DbrunError, StageFailed, UsageError
-from dbrun.plan.diff_runs import last_loss
 from dbrun.plan.estimate import stage_workload
 from dbrun.plan.selection import Selection
 from dbrun.recipe.new import starter_recipe
@@ -121,13 +120,6 @@ def test_what_is_wrong_with_a_swept_key_itself_is_told_once(dog: RecipeRequest) 
 def test_a_wrong_sweep_is_told_before_anything_runs(dog: RecipeRequest, sweeps: list[str], message: str) -> None:
     with pytest.raises(DbrunError, match=message):
         plan_runs(dog, sweeps, Selection())
-
-
-def test_the_loss_is_that_of_the_end(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"loss": float(i)}) + "\n" for i in range(40)))
-    assert last_loss(tmp_path) == 37.5
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"loss": None}) + "\n")
-    assert last_loss(tmp_path) is None and last_loss(tmp_path / "none") is None
 
 
 def test_results_are_told_in_a_table() -> None:

@@ -2,9 +2,9 @@
 
 from package_source import FILES, MODULES, circles, imported_names, module_name, own_imports, package_of, place
 
-LAYERS = [["cli"], ["engines"], ["ui"], ["use"], ["run", "workers"], ["plan"], ["resolve"], ["store"], ["stages"],
-          ["recipe"], ["formats"], ["training"], ["models", "adapters", "scores", "options", "images", "embedded"],
-          ["diffusion"],
+LAYERS = [["cli"], ["engines"], ["api"], ["ui"], ["use"], ["run", "workers"], ["plan"], ["resolve"], ["store"],
+          ["stages"], ["recipe"], ["formats"], ["training"],
+          ["models", "adapters", "scores", "options", "images", "embedded"], ["diffusion"],
           ["config_types", "errors", "events", "seeds", "secrets", "fsync", "disk_space", "safetensors_header",
            "library_versions", "naming", "pace", "peak_memory", "workload", "input_file", "provenance_check",
            "finite_weights"]]

@@ -274,7 +274,7 @@ def test_a_key_is_taken_apart_against_the_nearest_earlier_one(home: Path) -> Non
     assert text.splitlines()[0] == "train  RUN  train.rate 0.0001 → 5e-05; load, adapt, preprocess unchanged"
     assert re.search(r"^~ +rate +5e-05  \(before: 0.0001\)$", text, re.M)
     assert [text.count(part) for part in ("version", "params", "numerics")] == [1, 1, 1], "a part is named once"
-    assert json.loads(json.dumps(found.as_json()))["unchanged_inputs"] == ["load", "adapt", "preprocess"]
+    assert json.loads(json.dumps(found.to_json()))["unchanged_inputs"] == ["load", "adapt", "preprocess"]
 
 
 def test_the_key_of_a_cached_stage_is_that_of_its_result(home: Path) -> None:

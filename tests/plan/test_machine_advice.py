@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dbrun.plan import device
 from dbrun.plan import machine_advice as advice
 from dbrun.plan.estimate import Estimate
 from dbrun.plan.planner import ALL_STAGES, Plan, StagePlan, Status, make_scope
@@ -51,6 +52,6 @@ def test_hours_on_a_cpu_are_told_with_idle_cores(tmp_path: Path, monkeypatch: py
 
 def test_offload_without_a_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("device=auto", "base.offload=blocks", "train.steps=1")
-    monkeypatch.setattr("dbrun.plan.device.why_unavailable", lambda device: None if device == "cpu" else "none here")
+    monkeypatch.setattr(device, "why_unavailable", lambda device: None if device == "cpu" else "none here")
     assert "`base.offload` does nothing here: this runs on cpu" in told(tmp_path, *words)[0]
     assert told(tmp_path, *words, status=Status.HIT) == []

@@ -84,5 +84,5 @@ def test_offload_is_advised_where_it_helps_and_is_not_set() -> None:
 
 def test_counts_of_another_version_are_not_known() -> None:
     counted = CountedMemory(1, 2, 3)
-    assert read_counted(counted.as_json()) == counted
+    assert read_counted(counted.to_json()) == counted
     assert read_counted({"weights": 1}) is None and read_counted(None) is None

@@ -231,7 +231,7 @@ def test_a_base_that_is_gone_is_fetched_only_when_it_is_needed(home, monkeypatch
 
 def test_the_json_form(home):
     go(home)
-    document = plan(home).as_json()
+    document = plan(home).to_json()
     assert document["format_version"] == 1
     assert set(document["stages"][0]) == {"name", "status", "reason", "key", "digest"}
     assert document["stages"][0]["status"] == "hit"

@@ -24,8 +24,8 @@ def record(home):
 
 def test_events_and_keys_are_kept(record):
     record.write_event(Note("train", "hello"))
-    record.save_stage_key("load", "1" * 64, "3" * 64)
-    record.save_stage_key("train", "2" * 64, "4" * 64)
+    record.save_stage_keys({"load": ("1" * 64, "3" * 64)})
+    record.save_stage_keys({"train": ("2" * 64, "4" * 64)})
     line = json.loads((record.folder / "events.jsonl").read_text())
     assert line["event"] == "note" and line["text"] == "hello" and line["time"] > 1e9
     assert json.loads((record.folder / "keys.json").read_text()) == {"load": "1" * 64, "train": "2" * 64}

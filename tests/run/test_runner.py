@@ -23,6 +23,7 @@ from dbrun.events import (
 from dbrun.plan import device
 from dbrun.plan.selection import Selection
 from dbrun.recipe.load import load_recipe
+from dbrun.run import runner
 from dbrun.run.runner import execute, last_run
 from dbrun.store.runs import PINNED_FILE, list_runs
 from dbrun.store.store import Store
@@ -70,7 +71,10 @@ def test_events_tell_the_story(home):
     assert [e.stage for e in told if isinstance(e, StageStarted)] == list(ORDER)
     assert [e.stage for e in told if isinstance(e, StageFinished)] == list(ORDER)
     assert [e.done for e in told if isinstance(e, Progress)] == [1, 2, 3, 4, 5, 6]
-    assert told[-1] == RunFinished(6, 0, outcome.seconds, str(home / "outputs" / "stub"))
+    delivered = home / "outputs" / "stub"
+    files = tuple(sorted(str(p.relative_to(delivered)) for p in delivered.rglob("*") if p.is_file()))
+    assert told[-1] == RunFinished(6, 0, outcome.seconds, str(delivered), outcome.run_id,
+                                   tuple(name for name in files if name != "dbrun.json"))
     again = []
     go(home, emit=again.append)
     assert [type(e) for e in again] == [RunStarted, *[StageReused] * 6, RunFinished]
@@ -483,7 +487,7 @@ def test_a_hub_base_is_pinned_before_anything_runs(home, fresh, monkeypatch):
         asked.append(found.unpinned_revision)
         return replace(known, notes=(Note("base", "main is commit …"),))
 
-    monkeypatch.setattr("dbrun.run.runner.pin_revision", pin)
+    monkeypatch.setattr(runner, "pin_revision", pin)
     told = []
     loaded = load_recipe(home / "r.yaml")
     execute(loaded, replace(known, unpinned_revision="main"), Store(home / "store"), emit=told.append,

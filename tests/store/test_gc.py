@@ -222,4 +222,4 @@ def test_no_live_run_breaks_under_a_gc(fresh, rounds):
     assert swept >= rounds
     # a gc that came last left whole results, or none
     assert verify_store(store).findings == ()
-    assert json.loads(json.dumps(collect_garbage(store, 0, dry_run=True).as_json()))["format_version"] == 1
+    assert json.loads(json.dumps(collect_garbage(store, 0, dry_run=True).to_json()))["format_version"] == 1

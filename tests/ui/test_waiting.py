@@ -62,8 +62,8 @@ def test_the_line_is_taken_off_before_an_error_is_told(monkeypatch: pytest.Monke
 
 
 def test_verify_and_run_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dbrun.api.request import RecipeRequest
     from dbrun.cli.run import read_request
-    from dbrun.cli.words import RecipeRequest
     from dbrun.recipe.new import starter_recipe
 
     monkeypatch.chdir(tmp_path)
@@ -71,7 +71,7 @@ def test_verify_and_run_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     screen = Screen(True)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr(module, "DELAY_SECONDS", 0)
-    monkeypatch.setattr("dbrun.cli.run.resolve_sources", lambda *words: time.sleep(0.2))
+    monkeypatch.setattr("dbrun.api.request.resolve_sources", lambda *words: time.sleep(0.2))
     monkeypatch.setattr("dbrun.store.verify.verify_store", lambda store: time.sleep(0.2) or VerifyReport({}, ()))
     Path("dog.yaml").write_text(starter_recipe("dog"))
     read_request(RecipeRequest(Path("dog.yaml")), decode=True)

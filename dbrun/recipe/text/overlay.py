@@ -10,20 +10,25 @@ from dbrun.config_types import PlainScalar
 from dbrun.recipe.text.profiles import FILE_KEYS
 from dbrun.recipe.text.spans import InvalidRecipe, Problem, Source, Span, display_path
 from dbrun.recipe.text.tree import MappingNode, Node, ScalarNode, SequenceNode, describe_node, merge
-from dbrun.recipe.text.yaml import check_characters, parse, read_file_and_text
+from dbrun.recipe.text.yaml import check_characters, parse, parse_recipe, read_file_and_text
 
 MAX_FILES = 32
 """Largest number of files that one recipe may be built from."""
 
 
-def merge_files(path: Path, problems: list[Problem]) -> tuple[MappingNode, dict[Path, str]]:
+def merge_files(path: Path, problems: list[Problem],
+                text: str | None = None) -> tuple[MappingNode, dict[Path, str]]:
     """The mapping of a recipe file merged over the files that it `extends`, and the text of each file read, it first.
 
-    Later files of a list override earlier ones. Problems in extended files are added to `problems`. Raises
-    InvalidRecipe where the file itself cannot be read.
+    Later files of a list override earlier ones. text: the recipe's own, where no file at path holds it. Problems in
+    extended files are added to `problems`. Raises InvalidRecipe where the file itself cannot be read.
     """
     files: list[tuple[Path, str]] = []
-    return _merge_extended(path, None, (), files, problems), dict(files)
+    if text is None:
+        own, text = read_file_and_text(path, None, problems)
+    else:
+        own = parse_recipe(text, Source.from_text(text, path), problems)
+    return _merge_extended(path, (own, text), None, (), files, problems), dict(files)
 
 
 def parse_overrides(overrides: Sequence[str], problems: list[Problem]) -> MappingNode:
@@ -40,10 +45,13 @@ def parse_overrides(overrides: Sequence[str], problems: list[Problem]) -> Mappin
     return merged
 
 
-def _merge_extended(path: Path, asked: Span | None, chain: tuple[Path, ...], files: list[tuple[Path, str]],
-                    problems: list[Problem]) -> MappingNode:
-    """The file over the files that it extends. asked: where another file names it; chain: files that led to it."""
-    own, text = read_file_and_text(path, asked, problems)
+def _merge_extended(path: Path, read: tuple[MappingNode, str], asked: Span | None, chain: tuple[Path, ...],
+                    files: list[tuple[Path, str]], problems: list[Problem]) -> MappingNode:
+    """The file over the files that it extends.
+
+    read: its mapping and its text; asked: where another file names it; chain: files that led to it.
+    """
+    own, text = read
     # two names of one file, by a link or by `a/../`, must still count as a circle
     real = Path(realpath(path))
     if real in chain:
@@ -60,7 +68,9 @@ def _merge_extended(path: Path, asked: Span | None, chain: tuple[Path, ...], fil
     merged = MappingNode({}, {}, own.span)
     for scalar in _extended_paths(own.entries["extends"], problems):
         try:
-            base = _merge_extended(path.parent / scalar.value, scalar.span, (*chain, real), files, problems)
+            lower = path.parent / scalar.value
+            base = _merge_extended(lower, read_file_and_text(lower, scalar.span, problems), scalar.span, (*chain, real),
+                                   files, problems)
         except InvalidRecipe as error:
             problems += error.problems
             continue

@@ -112,7 +112,7 @@ class Problem:
             lines.append(f"  → {self.fix}")
         return "\n".join(lines)
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """The problem as plain data; line and column count from 1 and are null where it is in no file."""
         file, line, column = None, None, None
         # a line and column of the command line would mean nothing to an editor
@@ -133,9 +133,9 @@ class InvalidRecipe(RecipeError):
         """All problems as text; quoted lines are cut to `width` columns."""
         return "\n".join(problem.render(width) for problem in self.problems)
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """The error as plain data, with each problem as data."""
-        return {**super().as_json(), "problems": [problem.as_json() for problem in self.problems]}
+        return {**super().to_json(), "problems": [problem.to_json() for problem in self.problems]}
 
 
 def _sort_key(problem: Problem) -> tuple[bool, str, int, int]:

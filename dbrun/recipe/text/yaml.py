@@ -52,9 +52,14 @@ def read_file_and_text(path: Path, asked: Span | None, problems: list[Problem]) 
     Problems that do not stop the parser are added to `problems`. Raises InvalidRecipe for those that do.
     """
     source, text = _read_text(path, asked)
+    return parse_recipe(text, source, problems), text
+
+
+def parse_recipe(text: str, source: Source, problems: list[Problem]) -> MappingNode:
+    """The mapping in a recipe's text. problems, and what is raised: as `read_file_and_text`."""
     node = _parse_collecting(text, source, problems)
     if isinstance(node, MappingNode):
-        return node, text
+        return node
     if node is None:
         span, what = source.span(0, 0), "nothing in it"
     else:
@@ -119,17 +124,22 @@ def _read_text(path: Path, asked: Span | None) -> tuple[Source, str]:
     # ValueError: a path with a null character
     except (OSError, ValueError) as error:
         raise InvalidRecipe([_read_problem(path, asked, error)]) from None
+    text = decode_recipe(data, path, asked)
+    return Source.from_text(text, path), text
+
+
+def decode_recipe(data: bytes, path: Path, asked: Span | None = None) -> str:
+    """The text of a recipe. path, asked: for messages. Raises InvalidRecipe if it is too large, or no UTF-8."""
     if len(data) > MAX_BYTES:
         raise InvalidRecipe([Problem(asked, "", f"{path} is larger than {MAX_BYTES // 1024} KiB; no recipe is")])
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[:error.start].decode("utf-8-sig", "replace")
         source = Source.from_text(data.decode("utf-8-sig", "replace"), path)
         message = f"found the byte 0x{data[error.start]:02x}, expected UTF-8 text"
         raise InvalidRecipe([Problem(_span_after(before, source), "", message,
                                      "save the file with the encoding UTF-8")]) from None
-    return Source.from_text(text, path), text
 
 
 def _read_problem(path: Path, asked: Span | None, error: OSError | ValueError) -> Problem:

@@ -24,7 +24,7 @@ class CountedMemory:
         """All bytes together."""
         return self.weights + self.activations + self.rest
 
-    def as_json(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, int]:
         """The parts as JSON data."""
         return asdict(self)
 
