@@ -56,6 +56,7 @@ def draw_sample(words: Sequence[str], wish: SampleRequest, base: str | None, lik
                 output: FolderLike | None, store: FolderLike | None, emit: Emit,
                 cancel: threading.Event | None) -> Sample:
     """Draw a sample, see `sample`. words: the adapters; wish: the prompt and the settings."""
+    from dbrun.run.signals import stop_signum
     from dbrun.run.turns import take_turn
     from dbrun.use.adapter_files import split_adapters_and_prompt
     from dbrun.use.sample import check_output, draw, resolve_settings, save
@@ -80,12 +81,8 @@ def draw_sample(words: Sequence[str], wish: SampleRequest, base: str | None, lik
         pace.record(done)
         emit(Progress("sample", done, total, "pictures", seconds_left=pace.seconds_left(total - done)))
 
-    with take_turn():
-        from dbrun.training.device import restored_settings
-
-        with restored_settings():
-            model = local_base.load(precision)
-            pictures = draw(wish, files, local_base, model, on_progress)
+    with take_turn(stop_signal=lambda: stop_signum(cancel)), local_base.opened(precision) as model:
+        pictures = draw(wish, files, local_base, model, on_progress)
     grid = save(folder, pictures, wish, files, local_base)
     alone = tuple(path for path in sorted(folder.glob("*.png")) if path != grid)
     return Sample(folder, grid, alone)

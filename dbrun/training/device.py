@@ -35,12 +35,16 @@ class DeviceSettings(Protocol):
 
 @contextmanager
 def restored_settings() -> Iterator[None]:
-    """Context manager: what `set_up_device` and `allow_tf32` change for the whole process is as before on exit."""
+    """Context manager: on exit, what `set_up_device` and `allow_tf32` change for the whole process is as before.
+
+    So is torch's global generator of the CPU, which libraries draw weights from that they then overwrite.
+    """
     threads, workspace = torch.get_num_threads(), os.environ.get(CUBLAS_WORKSPACE)
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     flags = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
         torch.set_num_threads(threads)
         cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark = flags

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,14 @@ class LocalBase:
         model = self.family.load(self.folder, device=torch_device, dtype=DTYPES[precision], variant=self.variant)
         model.prompt_reading = self.reading
         return model
+
+    @contextmanager
+    def opened(self, precision: str = "fp32") -> Iterator[Model]:
+        """Context manager: the loaded base; torch's settings are as before on exit. precision: as in `load`."""
+        from dbrun.training.device import restored_settings
+
+        with restored_settings():
+            yield self.load(precision)
 
 
 def choose_base(documents: Sequence[Mapping[str, Any]], asked: str | None, places: Sequence[Path],

@@ -167,5 +167,6 @@ def test_for_a_program_every_event_is_a_json_line(capsys: pytest.CaptureFixture[
     assert [m["event"] for m in lines] == [
         "run_started", "stage_reused", "stage_started", "progress", "note", "progress", "stage_finished",
         "run_finished"]
+    assert all(line.pop("format_version") == 1 and line.pop("time") > 1e9 for line in lines)
     assert lines[3] == {"event": "progress", "stage": "generate-priors", "done": 3, "total": 60, "unit": "pictures",
                         "metrics": {"loss": 0.25}, "seconds_left": None}

@@ -69,8 +69,8 @@ def load_base(ctx: StageContext[Any], precision: Precision, device: torch.device
     if ctx.base is None:
         raise StageFailed("the base's files are gone", fix="run again with `--force load`")
     record = read_base_record(ctx.inputs["load"])
+    ctx.resident.settings.enter_context(restored_settings())
     if device is None:
-        ctx.resident.settings.enter_context(restored_settings())
         device = set_up_device(ctx.numerics, ctx.process_group.local_rank)
         # also where it is off: what the process has set is in no cache key
         ctx.resident.settings.enter_context(deterministic_algorithms(deterministic))

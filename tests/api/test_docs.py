@@ -1,0 +1,50 @@
+"""The examples of the guide run as they stand, and a user's type checker finds nothing wrong with them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from projects import RECIPE, lay_out
+
+import dbrun
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / ".github" / "docs" / "python.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def examples() -> str:
+    found = BLOCK.findall(GUIDE.read_text(encoding="utf-8"))
+    assert len(found) >= 6
+    return "\n\n".join(found)
+
+
+def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lay_out(tmp_path)
+    small = RECIPE.replace("name: tiny", "name: dog").replace("export: [diffusers, peft]", "export: [diffusers]")
+    (tmp_path / "dog.yaml").write_text(small)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DBRUN_STORE", raising=False)
+    exec(compile(examples(), str(GUIDE), "exec"), {"__name__": "guide"})
+    said = capsys.readouterr().out
+    for words in ("outputs/dog", "outputs/first", "outputs/second", "did you mean 'steps'?", "export hit", "2/6",
+                  "cancelled", "grid.png", "done {"):
+        assert words in said, f"{words!r} is not in:\n{said}"
+    assert {run.name for run in dbrun.runs()} == {"dog"}
+
+
+@pytest.mark.slow
+def test_mypy_finds_nothing_in_a_users_script(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    wrong = "dbrun.run(3)\n"
+    script.write_text(examples() + "\n" + wrong)
+    done = subprocess.run([sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"),
+                           "--config-file", str(ROOT / "pyproject.toml"), str(script)], cwd=tmp_path,
+                          env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and f"script.py:{len(script.read_text().splitlines())}: error: Argument 1" in lines[0], lines
