@@ -26,6 +26,8 @@ SHUTDOWN_TIMEOUT = 5.0
 """Seconds that the other processes get to end by themselves before they are killed."""
 DIAGNOSIS_TIMEOUT = 3.0
 """Seconds that process 0 looks for the cause of a failed exchange: a death shows a moment after the silence."""
+INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
+"""Variable that names the network interface of torch's processes."""
 POLL_INTERVAL = 0.05
 """Seconds between two looks while waiting."""
 RESUME_HINT = "run the same command again; it resumes from what is kept"
@@ -47,6 +49,7 @@ class WorkerGroup:
     program: Sequence[str] = (sys.executable, "-m", "dbrun", "run")
     _channel: ControlChannel | None = None
     _processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _added_variables: list[str] = field(default_factory=list)
 
     @contextmanager
     def share_stage(self, stage_key: StageKey, inputs: Mapping[str, str], emit: Emit, stop_signal: Callable[[], int], *,
@@ -100,6 +103,9 @@ class WorkerGroup:
             for process in self._processes.values():
                 process.kill()
                 process.wait()
+            # of a program that runs recipes from Python, the environment stays as it was
+            for name in self._added_variables:
+                os.environ.pop(name, None)
             # an empty log says nothing; one with text is kept for whoever looks for the cause
             for rank in self._processes:
                 log = self._log_path(rank)
@@ -153,9 +159,10 @@ class WorkerGroup:
         """Start the other processes on this machine, with the environment variables that torchrun would set."""
         from dbrun.workers.rendezvous import create_channel
 
-        if Path("/sys/class/net/lo").exists():
+        if Path("/sys/class/net/lo").exists() and INTERFACE_VARIABLE not in os.environ:
             # by default torch takes the interface of the host's name, which a firewall may block
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            os.environ[INTERFACE_VARIABLE] = "lo"
+            self._added_variables.append(INTERFACE_VARIABLE)
         channel, port = create_channel(self.size)
         shared = {"WORLD_SIZE": str(self.size), "LOCAL_WORLD_SIZE": str(self.size), "MASTER_ADDR": "127.0.0.1",
                   "MASTER_PORT": str(port), PARENT_PID_VARIABLE: str(os.getpid())}
