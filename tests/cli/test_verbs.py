@@ -54,7 +54,7 @@ def test_help_and_a_misspelt_verb_know_all_verbs() -> None:
 @pytest.mark.parametrize(("words", "said"), [
     (["explain"], ["error: missing argument 'STAGE'", "  usage: dbrun explain [OPTIONS] STAGE [RECIPE] [KEY=VALUE]…",
                    "  → dbrun explain --help"]),
-    (["run", "--forse"], ["error: no such option: --forse (Possible options: --force, --from)",
+    (["run", "--forse"], ["error: no such option: --forse (Possible options: --force, --from, --store)",
                           "  usage: dbrun run [OPTIONS] [RECIPE] [KEY=VALUE]…", "  → dbrun run --help"]),
     (["graph", "--sweep", "seed=1,2"], ["error: no such option: --sweep",
                                         "  usage: dbrun graph [OPTIONS] [RECIPE] [KEY=VALUE]…",
