@@ -134,7 +134,7 @@ def test_results_are_told_in_a_table() -> None:
 
 def test_a_free_line_stands_before_each_run_and_what_failed_is_named(
         dog: RecipeRequest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def failed(run: SweepRun, selection: Selection, as_json: bool) -> tuple[None, str]:
+    def failed(run: SweepRun, selection: Selection, as_json: bool, outputs: Path) -> tuple[None, str]:
         print_status(f"{run.name} runs")
         return None, "no"
 
