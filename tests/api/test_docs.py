@@ -24,6 +24,14 @@ def examples() -> str:
     return "\n\n".join(found)
 
 
+def test_every_name_of_the_guide_is_public() -> None:
+    compile(examples(), str(GUIDE), "exec")
+    names = set(re.findall(r"\bdbrun\.([A-Za-z]\w*)", examples()))
+    assert {"run", "plan", "validate", "sample", "show", "runs", "Run", "Cancelled"} <= names
+    assert names - {"events"} <= set(dbrun.__all__)
+
+
+@pytest.mark.slow
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     lay_out(tmp_path)
     small = RECIPE.replace("name: tiny", "name: dog").replace("export: [diffusers, peft]", "export: [diffusers]")
@@ -32,7 +40,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.delenv("DBRUN_STORE", raising=False)
     exec(compile(examples(), str(GUIDE), "exec"), {"__name__": "guide"})
     said = capsys.readouterr().out
-    for words in ("outputs/dog", "outputs/first", "outputs/second", "did you mean 'steps'?", "export hit", "2/6",
+    for words in ("outputs/dog", "outputs/first", "outputs/second", "did you mean 'train.steps'?", "export hit", "2/6",
                   "cancelled", "grid.png", "done {"):
         assert words in said, f"{words!r} is not in:\n{said}"
     assert {run.name for run in dbrun.runs()} == {"dog"}

@@ -79,6 +79,7 @@ def test_a_library_call_prints_nothing(first: First, capfd: pytest.CaptureFixtur
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_the_files_are_those_of_the_command_byte_for_byte(first: First, tmp_path: Path) -> None:
     by_command = Project(first.project.folder)
     store = tmp_path / "store"
