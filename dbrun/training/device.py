@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
@@ -33,25 +33,36 @@ class DeviceSettings(Protocol):
         """CPU threads, or 0 for torch's own choice."""
 
 
-@contextmanager
-def restored_settings() -> Iterator[None]:
-    """Context manager: on exit, what `set_up_device` and `allow_tf32` change for the whole process is as before.
+def settings_restorer() -> Callable[[], None]:
+    """Function that makes what `set_up_device` and `allow_tf32` change for the whole process as it is now.
 
     So is torch's global generator of the CPU, which libraries draw weights from that they then overwrite.
     """
     threads, workspace = torch.get_num_threads(), os.environ.get(CUBLAS_WORKSPACE)
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     flags = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
+    generator = torch.random.get_rng_state()
+
+    def restore() -> None:
         torch.set_num_threads(threads)
         cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark = flags
+        torch.random.set_rng_state(generator)
         if workspace is None:
             os.environ.pop(CUBLAS_WORKSPACE, None)
         else:
             os.environ[CUBLAS_WORKSPACE] = workspace
+
+    return restore
+
+
+@contextmanager
+def restored_settings() -> Iterator[None]:
+    """Context manager: on exit, the settings of `settings_restorer` are as before."""
+    restore = settings_restorer()
+    try:
+        yield
+    finally:
+        restore()
 
 
 def set_up_device(numerics: DeviceSettings, local: int = 0) -> torch.device:

@@ -61,15 +61,16 @@ def load_base(ctx: StageContext[Any], precision: Precision, device: torch.device
     from dbrun.training.device import (
         DTYPES,
         deterministic_algorithms,
-        restored_settings,
         return_freed_memory,
         set_up_device,
+        settings_restorer,
     )
 
     if ctx.base is None:
         raise StageFailed("the base's files are gone", fix="run again with `--force load`")
     record = read_base_record(ctx.inputs["load"])
-    ctx.resident.settings.enter_context(restored_settings())
+    # no context manager: one that nobody closes would restore whenever the garbage collector finds it
+    ctx.resident.settings.callback(settings_restorer())
     if device is None:
         device = set_up_device(ctx.numerics, ctx.process_group.local_rank)
         # also where it is off: what the process has set is in no cache key
