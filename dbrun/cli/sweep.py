@@ -200,7 +200,9 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool,
     else:
         print_status("")
         print_result(results_table(results))
-        print_status(f"side by side: {report_command([run.name for run in runs])}")
+        done = [str(result["name"]) for result in results if not result["failed"]]
+        if len(done) > 1:
+            print_status(f"side by side: {report_command(done)}")
     failed = [str(result["name"]) for result in results if result["failed"]]
     if failed:
         raise StageFailed(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}",
