@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.events import (
@@ -20,6 +21,7 @@ from dbrun.events import (
     StageStarted,
     TimeLeft,
 )
+from dbrun.naming import REPORT_FILE
 from dbrun.ui.terminal import (
     display_width,
     escape_controls,
@@ -155,7 +157,11 @@ class LineReporter:
             work = f"{event.ran} ran, {event.reused} cached  {format_duration(event.seconds)}"
         print_status(f"{paint('done', 'green', sys.stderr)}  {work}")
         if event.ran and event.outputs:
-            print_status(f"look at {event.outputs}/before_after.png")
+            # without a report, as where it failed, the pictures are the best there is
+            shown = Path(event.outputs) / REPORT_FILE
+            if not shown.is_file():
+                shown = shown.with_name("before_after.png")
+            print_status(f"look at {shown}")
 
 
 class LiveReporter(LineReporter):

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,12 @@ def test_in_a_pipe_every_line_is_whole_and_plain(capsys: pytest.CaptureFixture[s
         "x  recipes/x.yaml", "  load             cached", "  generate-priors  resumes: prior.count 40 → 60",
         "  generate-priors  a word", "  generate-priors  done  1 min 15 s", "done  1 ran, 1 cached  1 min 16 s",
         "look at outputs/x/before_after.png"]
+
+
+def test_the_report_is_what_to_look_at(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "report.html").touch()
+    LineReporter()(RunFinished(1, 1, 76.0, str(tmp_path)))
+    assert capsys.readouterr().err.splitlines()[-1] == f"look at {tmp_path}/report.html"
 
 
 def test_without_a_terminal_a_long_stage_speaks_now_and_then(capsys: pytest.CaptureFixture[str],

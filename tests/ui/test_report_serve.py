@@ -57,7 +57,6 @@ def test_the_server_shows_and_changes_nothing(tmp_path: Path) -> None:
 def test_a_taken_port_is_said() -> None:
     """The usual port may be taken: then any other will do; a port that was asked for will not."""
     first = open_socket(None)
-    first.listen()
     with first, pytest.raises(UsageError, match="cannot be used"):
         open_socket(first.getsockname()[1])
     with open_socket(None) as second:

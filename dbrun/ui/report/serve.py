@@ -157,6 +157,8 @@ def open_socket(port: int | None) -> socket.socket:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             opened.bind((HOST, candidate))
+            # at once: who asks while the server starts then waits, and is not refused
+            opened.listen()
         except OSError as error:
             opened.close()
             reason = error.strerror
