@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
+from dbrun.adapters.attach import matching_names
 from dbrun.adapters.base import Adapter
 from dbrun.adapters.lora import Lora
 from dbrun.errors import RecipeError
@@ -65,11 +66,16 @@ class DiffusersFormat(Format):
     def passed_over(self, family: Family, component: str, layers: Sequence[str]) -> tuple[str, ...]:
         """The UNet's attention, which ComfyUI and Forge know by older names, and everything in A1111.
 
-        comfy/lora.py @9c0cf36c, model_lora_keys_unet: attention as `.processor.to_q`, all else as it is here.
+        comfy/lora.py @9c0cf36c, model_lora_keys_unet: attention as `.processor.to_q`, all else as it is here. Of a
+        transformer's family, what it says itself.
         """
         # No other program reads adapters of other families at all.
         if component not in family.kohya_prefixes:
-            return ()
+            unread = matching_names(layers, family.comfyui_unread.get(component, ()))
+            if not unread:
+                return ()
+            return (f"ComfyUI passes over {len(unread)} of {len(layers)} layers of the {component}, such as "
+                    f"`{unread[0]}`",)
         clauses = [f"A1111 passes over all {len(layers)} layers of the {component}"]
         attention = [name for name in layers if ATTENTION_LAYER.search(name)]
         if attention:

@@ -16,6 +16,7 @@ from dbrun.formats.passed_over import OTHER_PROGRAMS_FORMAT, passed_over
 from dbrun.formats.recipe_facts import class_picture_count, training_summary
 from dbrun.models.base import Family
 from dbrun.models.configs import UNKNOWN_LICENCE
+from dbrun.models.file_names import PROMPT_PLACEHOLDER
 from dbrun.models.quantisation import quantisations
 from dbrun.safetensors_header import trigger_words
 
@@ -205,9 +206,11 @@ def _program(document: Mapping[str, Any], family: Family, loading: Sequence[str]
         lines.append(f"pipeline.scheduler = {pictures.scheduler}.from_config(pipeline.scheduler.config)")
     lines += steps
     if family.start_image_reason is None:
-        prompt, side = json.dumps(pictures.prompts[0], ensure_ascii=False), pictures.resolution
+        text, side = json.dumps(pictures.prompts[0], ensure_ascii=False), pictures.resolution
+        prompt = family.prompt_arguments.replace(PROMPT_PLACEHOLDER, text)
+        lines += ["", *(line.replace(PROMPT_PLACEHOLDER, text) for line in family.prompt_lines)]
         guidance = family.guidance_arguments.format(pictures.guidance)
-        lines += ["", f"generator = torch.Generator().manual_seed({pictures.seed})",
+        lines += [f"generator = torch.Generator().manual_seed({pictures.seed})",
                   f"image = pipeline({prompt}, num_inference_steps={pictures.steps}, {guidance},",
                   f"                 height={side}, width={side}, generator=generator).images[0]",
                   'image.save("picture.png")']

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.models.base import Condition, Sampling, SamplingConditions
 from dbrun.models.configs import read_config, silence_libraries
+from dbrun.models.file_names import PROMPT_PLACEHOLDER
 from dbrun.models.flow_matching import FlowFamily, FlowModel
 from dbrun.models.flux import ATTENTION, FEED_FORWARD, MAX_T5_TOKENS, pack, position_ids, unpack
 from dbrun.models.latents import tiny_vae
@@ -101,6 +102,14 @@ class Chroma(FlowFamily):
     comfyui_usage: ClassVar[str | None] = (
         "In ComfyUI: put the same file into `models/loras/`, and choose it in a node `Load LoRA` behind the one that "
         "loads Chroma. The sampler's `cfg` is the guidance.")
+    # flux_to_diffusers of comfy/utils.py @9c0cf36c knows FLUX.1's layers, and this network is Chroma's own
+    comfyui_unread: ClassVar[Mapping[str, tuple[str, ...]]] = {"denoiser": ("distilled_guidance_layer.*",)}
+    # as `_draw`: with masks that are truth values
+    prompt_lines: ClassVar[tuple[str, ...]] = (
+        f"embeds, _, mask, negative, _, negative_mask = pipeline.encode_prompt({PROMPT_PLACEHOLDER}, device=device)",
+        "prompt = dict(prompt_embeds=embeds, prompt_attention_mask=mask.bool(),",
+        "              negative_prompt_embeds=negative, negative_prompt_attention_mask=negative_mask.bool())")
+    prompt_arguments: ClassVar[str] = "**prompt"
     # without `blocks`: they have no modulation layers of their own
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": {"attention": ATTENTION, "attention+ff": ATTENTION + FEED_FORWARD,

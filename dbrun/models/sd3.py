@@ -103,6 +103,9 @@ class StableDiffusion3(FlowFamily):
     comfyui_usage: ClassVar[str | None] = (
         "In ComfyUI: put the same file into `models/loras/`, and choose it in a node `Load LoRA` between checkpoint "
         "and sampler.")
+    # model_lora_keys_clip of comfy/lora.py @9c0cf36c
+    comfyui_unread: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text_encoder": ("text_projection",), "text_encoder_2": ("text_projection",)}
     clip_skip_reason: ClassVar[str | None] = (
         "always reads the last but one layer of its CLIPs, which other programs call clip skip 2")
     component_docs: ClassVar[Mapping[str, str]] = {

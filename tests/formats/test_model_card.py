@@ -1,5 +1,9 @@
 """Does the model card say what an adapter is, of which base and licence, and how each of its files is used?"""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
@@ -122,6 +126,33 @@ def test_layers_that_programs_pass_over_are_named() -> None:
     assert "ComfyUI and Forge pass over 1 of 2 layers of the denoiser" in both[0] and "`kohya.safetensors`" in both[0]
     assert "sd-scripts and diffusers 0.35 pass over 1 of 2" in both[1] and "time_embedding.linear_1" in both[1]
     assert not layer_warnings(SD, ["peft", "merged"], adapters)
+
+
+def test_a_transformers_family_names_what_comfyui_does_not_read() -> None:
+    family, layers = families()["chroma"], ("transformer_blocks.0.attn.to_q", "distilled_guidance_layer.in_proj")
+    adapters = {"denoiser": ComponentAdapter(make("lora"), layers, {})}
+    assert layer_warnings(family, ["diffusers", "peft"], adapters) == (
+        "diffusers: ComfyUI passes over 1 of 2 layers of the denoiser, such as `distilled_guidance_layer.in_proj`, "
+        "without an error",)
+    adapters = {"denoiser": ComponentAdapter(make("lora"), layers[:1], {})}
+    assert layer_warnings(family, ["diffusers", "peft"], adapters) == ()
+
+
+@pytest.mark.slow
+def test_the_program_for_chroma_reads_no_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the base was trained, and unlike the pipeline that is given a prompt."""
+    family, base = families()["chroma"], tmp_path / "base"
+    family.write_tiny_base(base)
+    recipe = {**RECIPE, "base": {"type": "chroma", "identity": "files:abc", "variant": None}}
+    card = replace(drawn("a sks dog", side=32), scheduler="FlowMatchEulerDiscreteScheduler")
+    text = render_card({**DOCUMENT, "recipe": recipe}, family, ["merged"], card)
+    monkeypatch.chdir(tmp_path)
+    (block,) = programs(text)
+    exec(block.replace('f"{folder}/merged"', json.dumps(str(base))), {})
+    model = family.load(base, device=torch.device("cpu"), dtype=torch.float32)
+    wanted = model.generate("a sks dog", seed=7, steps=3, guidance=5.0, resolution=32)
+    difference = ImageChops.difference(Image.open("picture.png"), wanted)
+    assert max(high for _, high in difference.getextrema()) <= 1
 
 
 def test_a_base_of_files_names_no_place_and_an_unknown_licence_is_said(tmp_path) -> None:

@@ -132,3 +132,13 @@ def test_a_distilled_base_is_known_by_its_configs_whatever_its_name(tmp_path, gu
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{file}.json").write_text(json.dumps(config))
     assert (families()["flux"].distillation_warning(tmp_path, "my/base") is not None) is distilled
+
+
+@pytest.mark.parametrize(("family", "path", "named"), [
+    ("sd3", "stabilityai/stable-diffusion-3.5-large-turbo", "train stabilityai/stable-diffusion-3.5-large,"),
+    ("sd3", "tensorart/stable-diffusion-3.5-medium-turbo", "train stabilityai/stable-diffusion-3.5-medium,"),
+    ("sd3", "stabilityai/stable-diffusion-3.5-large", None), ("chroma", "lodestones/Chroma1-HD", None),
+    ("chroma", "lodestones/Chroma1-Flash", "train lodestones/Chroma1-HD")])
+def test_a_distilled_base_of_the_same_configs_is_known_by_its_name(tmp_path, family, path, named):
+    told = [families()[family].distillation_warning(folder, path) for folder in (None, tmp_path)]
+    assert all(named in text if named else text is None for text in told)
