@@ -53,9 +53,9 @@ NAME_KINDS: tuple[tuple[re.Pattern[str], Kinds], ...] = (
 """Part of a weight's name → the kinds of base that have such a layer; the first that any name has counts."""
 METADATA_KINDS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"sdxl|stable-diffusion-xl"), SDXL), (re.compile(r"chroma"), CHROMA),
-    (re.compile(r"flux[-_.]?2|klein"), FLUX_2), (re.compile(r"flux"), FLUX_1),
+    (re.compile(r"krea[-_]?2"), KREA_2), (re.compile(r"flux[-_.]?2|klein"), FLUX_2),
+    (re.compile(r"flux"), FLUX_1),
     (re.compile(r"z[-_]?image"), Z_IMAGE), (re.compile(r"qwen[-_]?image"), QWEN_IMAGE),
-    (re.compile(r"krea[-_]?2"), KREA_2),
     (re.compile(r"lumina[-_]?(image[-_]?)?2"), LUMINA_2),
     (re.compile(r"sd_?3|stable-diffusion-v?3"), SD_3), (re.compile(r"sd_v2|stable-diffusion-v2"), SD_2),
     (re.compile(r"sd_v1|stable-diffusion-v1"), SD_1))

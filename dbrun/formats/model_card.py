@@ -207,8 +207,8 @@ def _program(document: Mapping[str, Any], family: Family, loading: Sequence[str]
     lines += steps
     if family.start_image_reason is None:
         text, side = json.dumps(pictures.prompts[0], ensure_ascii=False), pictures.resolution
-        prompt = family.prompt_arguments.replace(PROMPT_PLACEHOLDER, text)
-        lines += ["", *(line.replace(PROMPT_PLACEHOLDER, text) for line in family.prompt_lines)]
+        prompt = family.card_arguments.replace(PROMPT_PLACEHOLDER, text)
+        lines += ["", *(line.replace(PROMPT_PLACEHOLDER, text) for line in family.card_lines)]
         guidance = family.guidance_arguments.format(pictures.guidance)
         lines += [f"generator = torch.Generator().manual_seed({pictures.seed})",
                   f"image = pipeline({prompt}, num_inference_steps={pictures.steps}, {guidance},",

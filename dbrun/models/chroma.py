@@ -104,12 +104,12 @@ class Chroma(FlowFamily):
         "loads Chroma. The sampler's `cfg` is the guidance.")
     # flux_to_diffusers of comfy/utils.py @9c0cf36c knows FLUX.1's layers, and this network is Chroma's own
     comfyui_unread: ClassVar[Mapping[str, tuple[str, ...]]] = {"denoiser": ("distilled_guidance_layer.*",)}
-    # as `_draw`: with masks that are truth values
-    prompt_lines: ClassVar[tuple[str, ...]] = (
+    # as `prompt_arguments`: with masks that are truth values
+    card_lines: ClassVar[tuple[str, ...]] = (
         f"embeds, _, mask, negative, _, negative_mask = pipeline.encode_prompt({PROMPT_PLACEHOLDER}, device=device)",
         "prompt = dict(prompt_embeds=embeds, prompt_attention_mask=mask.bool(),",
         "              negative_prompt_embeds=negative, negative_prompt_attention_mask=negative_mask.bool())")
-    prompt_arguments: ClassVar[str] = "**prompt"
+    card_arguments: ClassVar[str] = "**prompt"
     # without `blocks`: they have no modulation layers of their own
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": {"attention": ATTENTION, "attention+ff": ATTENTION + FEED_FORWARD,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 PROMPT_PLACEHOLDER = "PROMPT"
-"""Stands for a prompt, as Python source, in `prompt_lines` and `prompt_arguments`."""
+"""Stands for a prompt, as Python source, in `card_lines` and `card_arguments`."""
 
 
 class PublishedNames(NamedTuple):
@@ -43,9 +43,9 @@ class FileNames:
     """Why no file with kohya's names is written for it, a clause that follows the format's name; None for the usual."""
     comfyui_usage: ClassVar[str | None] = None
     """Sentence of model cards on ComfyUI, for a family whose file of the format `diffusers` it reads."""
-    prompt_lines: ClassVar[tuple[str, ...]] = ()
+    card_lines: ClassVar[tuple[str, ...]] = ()
     """Python of model cards before the pipeline is called, where that cannot be given a prompt as it is."""
-    prompt_arguments: ClassVar[str] = PROMPT_PLACEHOLDER
+    card_arguments: ClassVar[str] = PROMPT_PLACEHOLDER
     """Arguments of the pipeline in model cards that say what is drawn."""
     comfyui_unread: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Component → patterns of its layers that ComfyUI passes over in the file of the format `diffusers`."""

@@ -47,6 +47,7 @@ def written(path: Path, name: str, width: int, metadata: dict[str, str] | None =
     ("transformer.transformer_blocks.0.attn.to_gate.lora_A.weight", 6144, "Krea 2"),
     ("transformer.transformer_blocks.0.ff.up.lora_A.weight", 6144, "Krea 2"),
     ("transformer.transformer_blocks.0.img_mlp.net.2.lora_A.weight", 12288, "Qwen-Image"),
+    ("transformer.transformer_blocks.0.attn.to_gate.lora_A.weight", 6144, "Krea 2"),
     ("transformer.layers.0.attention.to_q.lora_A.weight", 3840, "Z-Image"),
     ("base_model.model.layers.0.attention.to_out.0.lora_A.weight", 3840, "Z-Image"),
     ("diffusion_model.layers.0.feed_forward.w1.lora_A.weight", 3840, "Z-Image or Lumina 2"),
