@@ -49,10 +49,16 @@ class Oft(Adapter):
         return "on a convolution OFT changes the base before it has learnt anything (peft sums overlapping patches)"
 
     def layer_problem(self, shapes: Mapping[str, Sequence[int]]) -> KeyProblem | None:
-        """Problem of the base class (convolutions), or a block size that does not divide a layer's inputs."""
+        """Problem of the base class (convolutions), one output, or a block size that does not divide the inputs."""
         convolutions = super().layer_problem(shapes)
         if convolutions is not None:
             return convolutions
+        # such a layer sums up one axis of several: its inputs have four axes, as those of a convolution for peft
+        single = [name for name, shape in shapes.items() if shape[0] == 1]
+        if single:
+            return KeyProblem("targets", f"found `{single[0]}`, which has one output, among its {len(shapes)} layers: "
+                              "peft's OFT takes its inputs for pictures",
+                              "write a narrower preset, such as `targets: blocks`")
         inputs = {name: shape[1] for name, shape in shapes.items()}
         # peft would take another block size there without an error.
         indivisible = [name for name, size in inputs.items() if size % self.block_size]

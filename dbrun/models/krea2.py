@@ -34,9 +34,8 @@ ATTENTION = tuple(f"transformer_blocks.*.attn.{name}" for name in ("to_q", "to_k
 FEED_FORWARD = tuple(f"transformer_blocks.*.ff.{name}" for name in ("gate", "up", "down"))
 # all blocks share one layer of modulation
 MODULATION = ("time_mod_proj",)
-# not `text_fusion.projector`: it has 12 weights, and peft's OFT takes its inputs, [B, L, D, layers], for pictures
-AROUND_BLOCKS = ("text_fusion.*.attn.*", "text_fusion.*.ff.*", "img_in", "txt_in.linear_1", "txt_in.linear_2",
-                 "time_embed.linear_1", "time_embed.linear_2", "final_layer.linear")
+AROUND_BLOCKS = ("text_fusion.*.attn.*", "text_fusion.*.ff.*", "text_fusion.projector", "img_in", "txt_in.linear_1",
+                 "txt_in.linear_2", "time_embed.linear_1", "time_embed.linear_2", "final_layer.linear")
 
 
 class Krea2Model(QwenLatentModel):

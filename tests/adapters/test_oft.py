@@ -49,5 +49,7 @@ def test_a_block_size_that_does_not_divide_is_refused_with_one_that_does(linear)
     assert oft(block_size=8).layer_problem(shapes) == (
         "block_size", "found 8, which does not divide the 12 inputs of `down`", "write a divisor of 4")
     assert oft(block_size=4).layer_problem(shapes) is None
+    field, message, fix = oft(block_size=4).layer_problem({"wide": (8, 4), "sum": (1, 12)})
+    assert field == "targets" and "found `sum`, which has one output" in message and "blocks" in fix
     field, message, _ = oft(block_size=4).layer_problem({"conv": (8, 4, 3, 3)})
     assert field == "targets" and "found convolutions among its 1 layers, such as `conv`" in message

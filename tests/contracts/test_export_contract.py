@@ -17,7 +17,7 @@ import torch
 from adapter_kinds import KINDS, make, moved, put, widest
 
 from dbrun.adapters.adapter_io import ComponentAdapter
-from dbrun.adapters.attach import attach, read_weights
+from dbrun.adapters.attach import attach, match_layers, read_weights
 from dbrun.adapters.embedding import Embedding
 from dbrun.errors import KeyProblem
 from dbrun.formats.base import formats
@@ -146,8 +146,13 @@ def learnt(model: Model, component: str, kind: str) -> ComponentAdapter:
         module = model.module(component)
         attach(module, word, (), seed=None)
         return moved(ComponentAdapter(word, (), read_weights(module)), by=1.0)
-    adapter = make(kind)
-    return moved(put(model, component, adapter, widest(adapter)), by=0.1)
+    adapter, module, presets = make(kind), model.module(component), model.family.target_presets[component]
+    preset = widest(adapter)
+    names = match_layers(module, presets.get(preset, list(presets.values())[-1]), adapter.layer_classes)
+    if adapter.layer_problem({name: module.get_submodule(name).weight.shape for name in names}) is not None:
+        # what its message advises
+        preset = "blocks"
+    return moved(put(model, component, adapter, preset), by=0.1)
 
 
 @pytest.mark.parametrize(("family", "learning", "name"), pairs())
