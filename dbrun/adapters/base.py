@@ -154,6 +154,11 @@ class Adapter(Learnable):
         return {}
 
     @property
+    def beyond_lora(self) -> str | None:
+        """What of the weights of `to_lora` readers of plain LoRA pass over, in words; None if there is nothing."""
+        return None
+
+    @property
     def linear_only_reason(self) -> str | None:
         """Why it cannot adapt convolutions, as a clause; None if it can."""
         return None

@@ -178,17 +178,23 @@ class Lora(LowRankAdapter):
         return layers
 
     @property
+    def beyond_lora(self) -> str | None:
+        """DoRA's magnitudes."""
+        return "the DoRA's lengths" if self.dora else None
+
+    @property
     def lycoris_caveat(self) -> str | None:
-        """Sentence on DoRA, which ComfyUI and A1111 compute differently; None without DoRA.
+        """Sentence on DoRA, which other programs compute differently; None without DoRA.
 
         The magnitudes are norms of the outputs of W + B A. ComfyUI's weight_decompose (comfy/weight_adapter/base.py
         @9c0cf36c; its pull request 15458) divides by the norms of W, and A1111's network.py by those of inputs.
+        sd-scripts and diffusers drop `dora_scale`.
         """
         if not self.dora:
             return None
         # This sentence goes into exported model cards: other words would change their bytes.
-        return ("ComfyUI scales a DoRA by the lengths of the base's weights and A1111 by those of inputs, so both draw "
-                "something else than was trained")
+        return ("ComfyUI scales a DoRA by the lengths of the base's weights, A1111 by those of inputs, and sd-scripts "
+                "and diffusers take it for a LoRA, so all of them draw something else than was trained")
 
     @classmethod
     def import_candidates(cls, given: ImportedAdapter) -> Iterator[ImportCandidate]:

@@ -29,8 +29,6 @@ TOKEN_PREFIX = "<"
 """First character of a tensor name that is a new word, such as `<sks>`."""
 OLDEST_NAME = re.compile(r"(down_blocks|mid_block|up_blocks)\..*\.processor\.")
 """Beginning of a tensor's name in diffusers' oldest form, of the UNet's attention alone."""
-ATTENTION_LAYER = re.compile(r"\.attn\d\.to_\w+(\.0)?$")
-"""End of the name of a UNet's attention layer."""
 
 
 def encoder_keys() -> frozenset[str]:
@@ -63,24 +61,22 @@ class DiffusersFormat(Format):
             return f"whose `load_lora_weights` takes no {component} on `base.type: {family.NAME}`"
         return None
 
-    def passed_over(self, family: Family, component: str, layers: Sequence[str]) -> tuple[str, ...]:
-        """The UNet's attention, which ComfyUI and Forge know by older names, and everything in A1111.
-
-        comfy/lora.py @9c0cf36c, model_lora_keys_unet: attention as `.processor.to_q`, all else as it is here. Of a
-        transformer's family, what it says itself.
-        """
-        # No other program reads adapters of other families at all.
-        if component not in family.kohya_prefixes:
-            unread = matching_names(layers, family.comfyui_unread.get(component, ()))
-            if not unread:
-                return ()
-            return (f"ComfyUI passes over {len(unread)} of {len(layers)} layers of the {component}, such as "
-                    f"`{unread[0]}`",)
-        clauses = [f"A1111 passes over all {len(layers)} layers of the {component}"]
-        attention = [name for name in layers if ATTENTION_LAYER.search(name)]
-        if attention:
-            clauses.insert(0, f"ComfyUI and Forge pass over {len(attention)} of {len(layers)} layers of the "
-                           f"{component}, such as `{attention[0]}`")
+    def passed_over(self, family: Family, component: str, adapter: Adapter, layers: Sequence[str]) -> tuple[str, ...]:
+        """What ComfyUI does not know by these names, such as a UNet's attention, and everything in A1111."""
+        has_older_readers = component in family.kohya_prefixes
+        if not has_older_readers and family.comfyui_usage is None:
+            # no other program reads adapters of this family at all
+            return ()
+        programs, verb = ("ComfyUI and Forge", "pass") if has_older_readers else ("ComfyUI", "passes")
+        clauses: list[str] = []
+        unread = matching_names(layers, family.comfyui_unread.get(component, ()))
+        if unread:
+            clauses.append(f"{programs} {verb} over {len(unread)} of {len(layers)} layers of the {component}, such as "
+                           f"`{unread[0]}`")
+        if adapter.beyond_lora:
+            clauses.append(f"{programs} {verb} over {adapter.beyond_lora} on the {component}")
+        if has_older_readers:
+            clauses.append(f"A1111 passes over all {len(layers)} layers of the {component}")
         return tuple(clauses)
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:

@@ -15,6 +15,7 @@ from dbrun.formats.base import Format
 from dbrun.formats.diffusers import KOHYA_PREFIXES
 from dbrun.formats.foreign_names import usual_names
 from dbrun.formats.lycoris_apply import apply_to_bias, apply_to_weight, layer_scale, layer_type, layer_types
+from dbrun.formats.passed_over import MERGED_INSTEAD
 from dbrun.input_file import file_exists, folder_exists
 from dbrun.models.base import Family, Model
 from dbrun.safetensors_header import read_header, read_records
@@ -33,6 +34,8 @@ COMMON_PEFT_NAMES = {"dora_scale": "lora_magnitude_vector"}
 
 IN_BLOCKS = re.compile(r"(down_blocks|mid_block|up_blocks)\.")
 """Beginning of the names of the UNet's layers that kohya's trainers adapt."""
+IN_TEXT_BLOCKS = re.compile(r"(text_model\.)?encoder\.layers\.")
+"""The same of a text encoder's."""
 
 
 class KohyaFormat(Format):
@@ -62,19 +65,24 @@ class KohyaFormat(Format):
 
     def compatibility_warning(self, family: Family, component: str, adapter: Adapter) -> str | None:
         """Sentence on what ComfyUI and A1111 compute differently than LyCORIS, and the command for such a case."""
-        if not adapter.lycoris_caveat:
+        if not adapter.lycoris_caveat or component not in family.kohya_prefixes:
             return None
         # A merged difference of weights has no formula left to disagree on, so it is right in all three programs.
-        return f"{adapter.lycoris_caveat}; `dbrun merge FILE -o OUT --how full` is for them"
+        return f"{adapter.lycoris_caveat}; {MERGED_INSTEAD}"
 
-    def passed_over(self, family: Family, component: str, layers: Sequence[str]) -> tuple[str, ...]:
-        """Layers outside the UNet's blocks, such as `time_embedding`, which kohya's trainers adapt nowhere."""
-        denoiser = next(iter(family.components))
-        outside = [name for name in layers if not IN_BLOCKS.match(name)]
-        if component != denoiser or not outside:
+    def passed_over(self, family: Family, component: str, adapter: Adapter, layers: Sequence[str]) -> tuple[str, ...]:
+        """Layers outside the blocks, such as `time_embedding`, which kohya's trainers adapt nowhere; LyCORIS' types."""
+        if not adapter.supports_lora:
+            return (f"`networks.lora` of sd-scripts passes over all {len(layers)} layers of the {component}, and its "
+                    "users take `lycoris.kohya`",)
+        programs, blocks = "A1111 and sd-scripts", IN_TEXT_BLOCKS
+        if component == next(iter(family.components)):
+            programs, blocks = "sd-scripts and diffusers 0.35", IN_BLOCKS
+        outside = [name for name in layers if not blocks.match(name)]
+        if not outside:
             return ()
-        return (f"sd-scripts and diffusers 0.35 pass over {len(outside)} of {len(layers)} layers of the {component}, "
-                f"such as `{outside[0]}`",)
+        return (f"{programs} pass over {len(outside)} of {len(layers)} layers of the {component}, such as "
+                f"`{outside[0]}`",)
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """A safetensors file with kohya's names, or that file in the folder of a run."""

@@ -12,7 +12,7 @@ from dbrun.adapters.base import Adapter
 from dbrun.formats.base import formats
 from dbrun.formats.kohya import FILE as KOHYA_FILE
 from dbrun.formats.kohya import NAME_PLACEHOLDER
-from dbrun.formats.passed_over import OTHER_PROGRAMS_FORMAT, passed_over
+from dbrun.formats.passed_over import MERGED_INSTEAD, OTHER_PROGRAMS_FORMAT, passed_over
 from dbrun.formats.recipe_facts import class_picture_count, training_summary
 from dbrun.models.base import Family
 from dbrun.models.configs import UNKNOWN_LICENCE
@@ -66,11 +66,14 @@ def compatibility_warnings(family: Family, names: Sequence[str],
 def layer_warnings(family: Family, names: Sequence[str],
                    adapters: Mapping[str, ComponentAdapter]) -> tuple[str, ...]:
     """Sentences on layers that programs pass over in these formats, and on the file to take there instead."""
-    layers = {component: attached.modules for component, attached in adapters.items() if attached.modules}
+    types = {name: attached.adapter for name, attached in adapters.items() if isinstance(attached.adapter, Adapter)}
+    layers = {name: adapters[name].modules for name in types}
     advice = None
-    if OTHER_PROGRAMS_FORMAT in names:
+    if compatibility_warnings(family, (OTHER_PROGRAMS_FORMAT,), adapters):
+        advice = MERGED_INSTEAD
+    elif OTHER_PROGRAMS_FORMAT in names:
         advice = f"take `{KOHYA_FILE}` there"
-    return passed_over(names, family, layers, advice)
+    return passed_over(names, family, types, layers, advice)
 
 
 def render_card(document: Mapping[str, Any], family: Family, names: Sequence[str], pictures: SamplePictures,

@@ -110,6 +110,12 @@ class Flux2Klein(ChatFamily):
     patch: ClassVar[int] = 1
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": transformer_presets(ATTENTION, FEED_FORWARD, MODULATION, AROUND_BLOCKS)}
+    comfyui_usage: ClassVar[str | None] = (
+        "In ComfyUI: put the same file into `models/loras/`, and choose it in a node `Load LoRA` behind the one that "
+        "loads FLUX.2 klein.")
+    # comfy/utils.py @b3be02d6, flux_to_diffusers: it has FLUX.1's names for time and modulation alone
+    comfyui_unread: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "denoiser": (*MODULATION, "time_guidance_embed.*.linear_1", "time_guidance_embed.*.linear_2")}
     default_sampling: ClassVar[Sampling] = Sampling(steps=50, guidance=4.0)
     # float32: 128 channels for each 16×16 pixels, or 8×8 in a small VAE; 512 vectors of 3 × 4,096 numbers for 9 B
     encoded_bytes_per_pixel: ClassVar[float] = 8.0

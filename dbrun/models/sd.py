@@ -127,6 +127,9 @@ class StableDiffusion(UNetFamily):
     older_prefixes: ClassVar[Mapping[str, str]] = {"text_encoder": "text_model."}
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
         "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te_text_model_")}
+    # comfy/lora.py @ec93dcac, model_lora_keys_unet: attention as `.processor.to_q`, all else as it is here
+    comfyui_unread: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "denoiser": tuple(f"*.attn*.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0"))}
     # OneTrainer numbers the one text encoder as SDXL's first
     other_kohya_prefixes: ClassVar[Mapping[str, str]] = {"lora_te1_text_model_": "lora_te_text_model_"}
     # the original name: ComfyUI and A1111 list this norm, which no LoRA has, under no other

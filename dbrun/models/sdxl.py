@@ -158,6 +158,8 @@ class StableDiffusionXL(StableDiffusion):
         "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te1_text_model_"),
         "text_encoder_2": ("", "lora_te2_")}
     other_kohya_prefixes: ClassVar[Mapping[str, str]] = {}
+    comfyui_unread: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **StableDiffusion.comfyui_unread, "text_encoder_2": ("text_projection",)}
 
     def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
         """Length of the shorter tokenizer or text encoder, less two marks: 75 as published."""

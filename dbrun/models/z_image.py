@@ -81,6 +81,9 @@ class ZImage(ChatFamily):
         "ZImageOmniPipeline": "a base for editing, which also reads pictures"}
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": transformer_presets(ATTENTION, FEED_FORWARD, MODULATION, AROUND_BLOCKS)}
+    comfyui_usage: ClassVar[str | None] = (
+        "In ComfyUI: put the same file into `models/loras/`, and choose it in a node `Load LoRA` behind the one that "
+        "loads Z-Image.")
     default_sampling: ClassVar[Sampling] = Sampling(steps=28, guidance=4.0)
     # float32: 2 × 16 channels for each 8×8 pixels, or 4×4 in a small VAE; 512 vectors of 2,560 numbers
     encoded_bytes_per_pixel: ClassVar[float] = 8.0

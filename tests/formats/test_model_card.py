@@ -153,6 +153,17 @@ def test_the_program_for_chroma_reads_no_padding(tmp_path: Path, monkeypatch: py
     wanted = model.generate("a sks dog", seed=7, steps=3, guidance=5.0, resolution=32)
     difference = ImageChops.difference(Image.open("picture.png"), wanted)
     assert max(high for _, high in difference.getextrema()) <= 1
+@pytest.mark.parametrize(("kind", "component", "name", "told"), [
+    ("lora", "text_encoder_2", "kohya", "A1111 and sd-scripts pass over 1 of 2 layers of the text_encoder_2"),
+    ("lora", "text_encoder_2", "diffusers", "ComfyUI and Forge pass over 1 of 2 layers of the text_encoder_2"),
+    ("loha", "text_encoder_2", "kohya", "passes over all 2 layers of the text_encoder_2"),
+    ("dora", "text_encoder_2", "diffusers", "pass over the DoRA's lengths on the text_encoder_2")])
+def test_readers_of_sdxl_and_of_other_types_are_named(kind, component, name, told) -> None:
+    sdxl, layers = families()["sdxl"], ("text_model.encoder.layers.0.mlp.fc1", "text_projection")
+    text, = layer_warnings(sdxl, [name], {component: ComponentAdapter(make(kind), layers, {})})
+    assert told in text
+    # kohya's names are no way out for a DoRA
+    assert ("--how full" in text) is (kind == "dora")
 
 
 def test_a_base_of_files_names_no_place_and_an_unknown_licence_is_said(tmp_path) -> None:

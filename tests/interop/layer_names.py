@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).parent / "names.json"
-NUMBER = re.compile(r"(?<=_)\d+(?=_|$)")
+NUMBER = re.compile(r"(?<=[_.])\d+(?=[_.]|$)")
+DIFFUSERS_FILE = "comfyui, format diffusers"
+"""Entry of names.json with the layers of transformers that ComfyUI looks for in such a file; block 0 stands for all."""
 
 
 def folded(names: Iterable[str]) -> dict[str, list[list[int]]]:

@@ -9,12 +9,15 @@ import torch
 
 sys.path.extend([str(Path(__file__).parent), str(Path(__file__).parent / "programs")])
 
+from adapter_kinds import make
 from compare import compare
-from layer_names import folded, read_names, unfolded
+from layer_names import DIFFUSERS_FILE, NUMBER, folded, read_names, unfolded
 from published_layouts import LAYOUTS
 
-from dbrun.adapters.attach import match_layers
+from dbrun.adapters.attach import match_layers, matching_names
+from dbrun.formats.base import formats
 from dbrun.formats.kohya import file_names
+from dbrun.models.base import families
 from dbrun.models.ldm_layouts import PUBLISHED
 
 LISTED = read_names()
@@ -38,6 +41,21 @@ def test_each_layer_is_looked_for_by_its_name(word: str) -> None:
         written |= set(file_names(layout.family, component, layers, lambda model=model: model).values())
     for program, exceptions in PASSED_OVER.items():
         assert written - LISTED[program][word] == exceptions[word], program
+
+
+@pytest.mark.parametrize("word", [pytest.param(word, marks=() if word == "flux2_klein" else pytest.mark.slow)
+                                  for word in LISTED[DIFFUSERS_FILE]["layouts"]])
+def test_each_layer_of_a_transformer_is_looked_for_or_named_as_passed_over(word: str, tmp_path) -> None:
+    family = families()[word]
+    family.write_tiny_base(tmp_path)
+    module = family.empty_component(tmp_path, family.components["denoiser"])
+    *_, widest = family.target_presets["denoiser"].values()
+    layers = match_layers(module, widest)
+    known = LISTED[DIFFUSERS_FILE]["layouts"][word]
+    unread = [name for name in layers if NUMBER.sub("#", f"transformer.{name}") not in known]
+    assert matching_names(layers, family.comfyui_unread.get("denoiser", ())) == unread
+    told = formats()["diffusers"].passed_over(family, "denoiser", make("lora"), layers)
+    assert [f"over {len(unread)} of {len(layers)} layers" in clause for clause in told] == [True] * bool(unread)
 
 
 def test_names_are_stored_exactly() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dbrun.events import Note
 from dbrun.formats.base import formats, listed_formats
-from dbrun.formats.passed_over import OTHER_PROGRAMS_FORMAT, passed_over
+from dbrun.formats.passed_over import MERGED_INSTEAD, OTHER_PROGRAMS_FORMAT, passed_over
 from dbrun.models.base import families
 from dbrun.recipe.schema.model import Recipe
 
@@ -77,12 +77,14 @@ def reader_notes(recipe: Recipe, layers: Mapping[str, Sequence[str]]) -> Iterato
                 warnings[f"{name}: {warning}"] = None
     yield from (Note("export", text, "warning") for text in warnings)
     advice = None
-    if OTHER_PROGRAMS_FORMAT in written:
+    if _has_warning(recipe, OTHER_PROGRAMS_FORMAT):
+        advice = MERGED_INSTEAD
+    elif OTHER_PROGRAMS_FORMAT in written:
         # without the run's name, so that the runs of a sweep have one note
         advice = f"take the {OTHER_PROGRAMS_FORMAT} file there"
     elif unsupported_reason(recipe, OTHER_PROGRAMS_FORMAT) is None:
         advice = f"for them add {OTHER_PROGRAMS_FORMAT} to `export`"
-    yield from (Note("export", text) for text in passed_over(written, family, layers, advice))
+    yield from (Note("export", text) for text in passed_over(written, family, recipe.adapt.adapters, layers, advice))
 
 
 @dataclass(frozen=True)
