@@ -1,12 +1,14 @@
 """What other programs' own loaders make of our files: a table, or the names of layers that they look for.
 
-    python tests/interop/loaders.py --comfyui PATH --a1111 PATH --kohya PATH [--python PYTHON]
+    python tests/interop/loaders.py --comfyui PATH --a1111 PATH --forge PATH --kohya PATH [--python PYTHON]
 
-PATH: a checkout of ComfyUI, AUTOMATIC1111/stable-diffusion-webui, kohya-ss/sd-scripts; nothing of them is copied or
-changed. PYTHON: runs them; it needs torch, safetensors, einops, accelerate, psutil, transformers < 5 and diffusers (for
-LyCORIS lycoris-lora). A cell is `applied/changed error`: of the tensors that the merged weights change, those that the
-loader changes too, and the largest |W'_loader - W'_merged| / |W' - W| among them. `detect` lines say what ComfyUI takes
-a checkpoint of the published size for.
+PATH: a checkout of ComfyUI, AUTOMATIC1111/stable-diffusion-webui, lllyasviel/stable-diffusion-webui-forge (with
+lllyasviel/huggingface_guess in its `repositories/`), kohya-ss/sd-scripts; nothing of them is copied or changed. PYTHON:
+runs them; it needs torch, safetensors, einops, accelerate, psutil, transformers < 5 and diffusers (for LyCORIS
+lycoris-lora). `older diffusers` is the diffusers of PYTHON, the other that of this environment. A cell is
+`applied/changed error`: of the tensors that the merged weights change, those that the loader changes too, and the
+largest |W'_loader - W'_merged| / |W' - W| among them. `detect` lines say what ComfyUI and Forge take a checkpoint of
+the published size for. With --show FILE … A1111 says what it shows of these adapters.
 """
 
 from __future__ import annotations
@@ -30,10 +32,13 @@ from published_layouts import LAYOUTS, PublishedLayout
 from dbrun.models.ldm_layouts import V_PREDICTION_MARK, ZERO_SNR_MARK
 
 HERE = Path(__file__).parent
-CHECKOUTS = ("comfyui", "a1111", "kohya")
-SHRINKING = ("comfyui", "kohya", "lycoris")
+CHECKOUTS = ("comfyui", "a1111", "forge", "kohya")
+SHRINKING = ("comfyui", "forge", "kohya", "lycoris")
 """Programs with the published widths in their code, which must be told the small ones."""
-FOLDERS = ("diffusers",)
+DETECTING = ("comfyui", "forge")
+"""Programs that tell the kinds of checkpoints apart by their tensors."""
+OLDER_DIFFUSERS = "older diffusers"
+FOLDERS = ("diffusers", OLDER_DIFFUSERS)
 """Programs that read folders in diffusers format in place of checkpoints of one file."""
 TOLERANCE = 1e-4
 
@@ -47,7 +52,8 @@ class Worker:
 
     def __init__(self, program: str, checkout: Path, python: str, log: Path) -> None:
         self.program = program
-        command = [python, str(HERE / "programs" / "worker.py"), program, str(checkout)]
+        reader = program.rpartition(" ")[2]
+        command = [python, str(HERE / "programs" / "worker.py"), reader, str(checkout)]
         with log.open("w") as errors:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                                             text=True)
@@ -117,12 +123,12 @@ def print_table(word: str, base: Path, checkpoint: Path, work: Path, workers: li
             worker.ask("forget", merged=_checkpoints(worker, base, case)[1])
 
 
-def print_detection(layout: PublishedLayout, comfyui: Worker) -> None:
-    """Print what ComfyUI takes our checkpoint for, at the published size."""
+def print_detection(layout: PublishedLayout, worker: Worker) -> None:
+    """Print what a program takes our checkpoint for, at the published size."""
     shapes = layout.true_shapes()
     for marks in ([], [V_PREDICTION_MARK, ZERO_SNR_MARK]):
-        found = comfyui.ask("detect", shapes=shapes, marks=marks)
-        print(f"{layout.name} | detect {' '.join(marks)} | {found}", flush=True)
+        found = worker.ask("detect", shapes=shapes, marks=marks)
+        print(f"{layout.name} | {worker.program} detect {' '.join(marks)} | {found}", flush=True)
 
 
 def record_names(workers: list[Worker], work: Path, sources: Mapping[str, str]) -> None:
@@ -154,22 +160,31 @@ def main() -> None:
     parser.add_argument("--record-names", nargs="+", metavar="PROGRAM=SOURCE DATE", default=[],
                         help="write names.json in place of the table, such as 'kohya=kohya-ss/sd-scripts@48d368f "
                              "2026-02-16'")
+    parser.add_argument("--show", nargs="+", type=Path, default=[], help="adapters that --a1111 is asked about")
     arguments = parser.parse_args()
+    if arguments.show and not arguments.a1111:
+        parser.error("--show asks A1111: name its checkout, --a1111 PATH")
     checkouts = {program: vars(arguments)[program] for program in CHECKOUTS if vars(arguments)[program]}
     pythons = dict.fromkeys(checkouts, arguments.python)
     if "kohya" in checkouts and not arguments.record_names:
         checkouts["lycoris"], pythons["lycoris"] = checkouts["kohya"], arguments.python
     if not arguments.record_names:
         checkouts["diffusers"], pythons["diffusers"] = HERE, sys.executable
+        if arguments.python != sys.executable:
+            checkouts[OLDER_DIFFUSERS], pythons[OLDER_DIFFUSERS] = HERE, arguments.python
     with TemporaryDirectory() as folder, ExitStack() as stack:
         work = Path(folder)
         workers = [stack.enter_context(started(program, checkout, pythons[program], work))
                    for program, checkout in checkouts.items()]
+        if arguments.show:
+            for file in arguments.show:
+                print(file, workers[list(checkouts).index("a1111")].ask("shown", file=file), flush=True)
+            return
         if arguments.record_names:
             record_names(workers, work, dict(entry.split("=", 1) for entry in arguments.record_names))
             return
         for worker in workers:
-            if worker.program == "comfyui":
+            if worker.program in DETECTING:
                 for word in arguments.layouts:
                     print_detection(LAYOUTS[word], worker)
             if worker.program in SHRINKING:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dbrun.formats.older_transformers import write_older_names, write_older_tokenizer
 from dbrun.models.base import Family, families
 from dbrun.models.ldm_layouts import PUBLISHED
 from dbrun.models.sd import byte_tokenizer
@@ -69,7 +70,7 @@ class PublishedLayout:
         return made
 
     def write_small_base(self, folder: Path) -> None:
-        """Write the base in diffusers format."""
+        """Write the base in diffusers format, by the names of transformers 4."""
         import diffusers
 
         with torch.random.fork_rng(devices=[]):
@@ -82,6 +83,11 @@ class PublishedLayout:
         if self.family.NAME == "sd":
             parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         getattr(diffusers, self.family.pipeline_classes[0])(**parts).save_pretrained(folder)
+        # as published bases are stored, which older libraries read as well
+        for name in self.family.text_encoders:
+            write_older_names(folder / name, self.family, name)
+        for name in self.family.tokenizers:
+            write_older_tokenizer(folder / name)
 
     def widths(self) -> dict[str, Any]:
         """Entries of ComfyUI's configs that differ from the published ones: `unet`, and `text` by encoder."""

@@ -6,6 +6,8 @@ names of those models.
 
 from __future__ import annotations
 
+import ast
+import json
 import sys
 import tempfile
 import types
@@ -15,7 +17,6 @@ from typing import Any
 
 import torch
 from compare import Program, Weights
-from safetensors import safe_open
 from safetensors.torch import load_file
 from stubs import Stub, stub
 from torch import nn
@@ -56,6 +57,26 @@ class Reader(Program):
             found |= {prefix + key: tensor.detach() for key, tensor in roots[name].state_dict().items()}
         return found
 
+    def shown(self, file: str) -> dict[str, Any]:
+        """What A1111's page of adapters shows of a file, and under which kinds of base it lists it."""
+        import ui_edit_user_metadata
+        import ui_extra_networks_lora
+
+        page = ui_extra_networks_lora.ExtraNetworksPageLora()
+        entry = self.network.NetworkOnDisk("adapter", file)
+        self.networks.available_networks["adapter"] = entry
+        kinds = ("is_sd1", "is_sd2", "is_sdxl")
+        listed = []
+        for kind in kinds:
+            self.shared.sd_model = SimpleNamespace(**{name: name == kind for name in kinds})
+            if page.create_item("adapter") is not None:
+                listed.append(kind.removeprefix("is_"))
+        page.items = {"adapter": {"metadata": entry.metadata}}
+        editor = ui_edit_user_metadata.LoraUserMetadataEditor(None, "txt2img", page)
+        editor.page = page
+        return {"name": entry.alias, "version": entry.sd_version.name, "listed under": listed,
+                "table": editor.get_metadata_table("adapter"), "tags": ui_edit_user_metadata.build_tags(entry.metadata)}
+
     def taken(self, layout: str, shapes: dict[str, list[int]], file: str, text: list[dict[str, Any]]) -> list[float]:
         """Alpha of each layer of a file that is read, on a base of the published size. shapes: of its checkpoint."""
         self._build(layout, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
@@ -91,12 +112,15 @@ def _stub_modules(checkout: Path) -> Any:
     cache = {"cached_data_for_file": lambda title, name, filename, read: read()}
     parts = {
         "shared": {"opts": SimpleNamespace(lora_in_memory_limit=0, lora_not_found_warning_console=True,
-                                           lora_not_found_gradio_warning=False, lora_preferred_name="Filename"),
+                                           lora_not_found_gradio_warning=False, lora_preferred_name="Filename",
+                                           lora_show_all=False, samples_format="png"),
                    "cmd_opts": SimpleNamespace(lora_dir=tempfile.mkdtemp(), lyco_dir_backcompat=""),
                    "walk_files": lambda *a, **k: [], "told": told},
         "devices": {"cpu": torch.device("cpu"), "device": torch.device("cpu"), "torch_gc": lambda: None,
                     "dtype": torch.float32},
-        "sd_models": {"read_state_dict": load_file, "read_metadata_from_safetensors": _read_metadata},
+        "sd_models": {"read_state_dict": load_file, "read_metadata_from_safetensors": _metadata_reader(checkout)},
+        "ui_extra_networks": {"ExtraNetworksPage": _Page, "quote_js": json.dumps},
+        "ui_extra_networks_user_metadata": {"UserMetadataEditor": _Editor},
         "cache": cache, "hashes": {"sha256_from_cache": lambda *a, **k: "", "sha256": lambda *a, **k: ""},
         "errors": {"display": lambda error, task: told.append(f"{type(error).__name__}: {error}"[:200])},
         "sd_hijack": {"model_hijack": SimpleNamespace(embedding_db=SimpleNamespace(word_embeddings={},
@@ -111,9 +135,43 @@ def _stub_modules(checkout: Path) -> Any:
     return sys.modules["modules.shared"]
 
 
-def _read_metadata(file: str) -> dict[str, str]:
-    with safe_open(file, framework="pt") as opened:
-        return dict(opened.metadata() or {})
+def _metadata_reader(checkout: Path) -> Any:
+    """A1111's own reader of a header, which is one function of a large module."""
+    tree = ast.parse((checkout / "modules" / "sd_models.py").read_text())
+    name = "read_metadata_from_safetensors"
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    found: dict[str, Any] = {"json": json, "errors": SimpleNamespace(display=print)}
+    exec(compile(tree, name, "exec"), found)
+    return found[name]
+
+
+class _Page:
+    """A1111's page of adapters without anything that it reads from files beside them."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.items: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **settings: ""
+
+    def get_sort_keys(self, path: str) -> dict[str, Any]:
+        """Dates of a file: none."""
+        return {}
+
+    def read_user_metadata(self, item: dict[str, Any]) -> None:
+        """What a user has written about an adapter: nothing."""
+        item["user_metadata"] = {}
+
+
+class _Editor:
+    """A1111's page of one adapter without what it shows of the file itself."""
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def get_metadata_table(self, name: str) -> list[tuple[str, str]]:
+        """Rows on the file: none."""
+        return []
 
 
 def _build_modules(layout: str, tensors: Weights) -> dict[str, nn.Module]:
