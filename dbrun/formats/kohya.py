@@ -75,13 +75,16 @@ class KohyaFormat(Format):
         if not adapter.supports_lora:
             return (f"`networks.lora` of sd-scripts passes over all {len(layers)} layers of the {component}, and its "
                     "users take `lycoris.kohya`",)
-        programs, blocks = "A1111 and sd-scripts", IN_TEXT_BLOCKS
+        programs, blocks = "A1111 and sd-scripts pass", IN_TEXT_BLOCKS
         if component == next(iter(family.components)):
-            programs, blocks = "sd-scripts and diffusers 0.35", IN_BLOCKS
+            programs, blocks = "sd-scripts and diffusers 0.35 pass", IN_BLOCKS
+        if component in family.kohya_original_components:
+            # diffusers 0.35 refuses a file with such a layer's original name
+            programs = "sd-scripts passes"
         outside = [name for name in layers if not blocks.match(name)]
         if not outside:
             return ()
-        return (f"{programs} pass over {len(outside)} of {len(layers)} layers of the {component}, such as "
+        return (f"{programs} over {len(outside)} of {len(layers)} layers of the {component}, such as "
                 f"`{outside[0]}`",)
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:

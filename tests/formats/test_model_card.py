@@ -164,6 +164,8 @@ def test_readers_of_sdxl_and_of_other_types_are_named(kind, component, name, tol
     assert told in text
     # kohya's names are no way out for a DoRA
     assert ("--how full" in text) is (kind == "dora")
+    unet = ComponentAdapter(make("lora"), ("add_embedding.linear_1",), {})
+    assert "kohya: sd-scripts passes over 1 of 1" in layer_warnings(sdxl, ["kohya"], {"denoiser": unet})[0]
 
 
 def test_a_base_of_files_names_no_place_and_an_unknown_licence_is_said(tmp_path) -> None:
