@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.api.request import RecipeRequest
 from dbrun.cli.run import read_request
 from dbrun.cli.words import check_stage, request_or_default
+from dbrun.events import TimeLeft
 from dbrun.input_file import read_json
 from dbrun.plan.planner import Plan, Scope, Status, make_scope, plan_scope
 from dbrun.plan.selection import Selection
@@ -17,6 +20,18 @@ from dbrun.safetensors_header import RECORD_FILE
 from dbrun.store.runs import Run, list_runs
 from dbrun.store.store import current_store
 from dbrun.ui.terminal import print_result, print_status
+
+
+@dataclass(frozen=True)
+class _LiveProgress:
+    """What a live run is at. at: such as "train 120/400 steps"; time_left: as it told last, None if it did not.
+
+    elapsed: seconds since then.
+    """
+
+    at: str
+    time_left: TimeLeft | None
+    elapsed: float = 0.0
 
 
 def _read_scope(words: Sequence[str], profiles: Sequence[str] | None,
@@ -69,13 +84,16 @@ def show_status(words: Sequence[str], profiles: Sequence[str] | None, *, as_json
     made = _stage_results(scope, plan)
     target = Path("outputs") / scope.recipe.name
     outputs = str(target), _outputs_state(target, plan, scope.delivering_stages)
-    at_work = _live_progress(last) if last is not None and last.is_live else None
+    live = _live_progress(last) if last is not None and last.is_live else None
     if not as_json:
+        at_work = _progress_text(live) if live else None
         print_result(status_text(plan, made, last, outputs, at_work))
         return
-    last_run = None
+    last_run: dict[str, object] | None = None
     if last is not None:
-        last_run = {"id": last.id, "state": last.state, "at": at_work}
+        last_run = {"id": last.id, "state": last.state, "at": None, "seconds_left": None}
+        if live is not None:
+            last_run |= {"at": live.at, "seconds_left": _seconds_left(live)}
     document = {"format_version": 1, "recipe": str(request.recipe), "name": scope.recipe.name,
                 "stages": plan.to_json()["stages"], "outputs": {"folder": outputs[0], "state": outputs[1]},
                 "last_run": last_run}
@@ -114,16 +132,55 @@ def _outputs_state(target: Path, plan: Plan, delivering: Sequence[str]) -> str:
     return "current" if delivered == current else "of an earlier recipe; dbrun run writes them again"
 
 
-def _live_progress(run: Run) -> str | None:
-    """The stage and progress of a live run, such as "train 120/400 steps"; None before its first stage."""
+def _live_progress(run: Run) -> _LiveProgress | None:
+    """The stage and progress of a live run, and the time left that it told last; None before its first stage."""
     from dbrun.plan.diff_runs import read_events
 
-    progress = [event for event in read_events(run) if event.get("event") in ("progress", "stage_started")]
+    events = read_events(run)
+    progress = [event for event in events if event.get("event") in ("progress", "stage_started")]
     if not progress:
         return None
     last = progress[-1]
     done = f" {last['done']}/{last['total']} {last['unit']}" if last["event"] == "progress" else ""
-    return f"{last.get('stage')}{done}"
+    at = f"{last.get('stage')}{done}"
+    # of the running stage only: between two stages what was told of the one before is no longer true
+    told = [event for event in events if event.get("event") == "time_left" and event.get("stage") == last.get("stage")]
+    if not told:
+        return _LiveProgress(at, None)
+    try:
+        return _LiveProgress(at, _read_time_left(told[-1]), max(0.0, time.time() - float(str(told[-1]["time"]))))
+    except (KeyError, TypeError, ValueError):
+        # written by another version of dbrun
+        return _LiveProgress(at, None)
+
+
+def _read_time_left(event: Mapping[str, object]) -> TimeLeft:
+    """The event as `events.as_json` wrote it. Raises KeyError, TypeError or ValueError where it is another."""
+    unknown, known_with = event["unknown"], event["known_with"]
+    if not isinstance(unknown, list):
+        raise TypeError(f"unknown is {unknown!r}")
+    stage_seconds = None
+    if event["stage_seconds"] is not None:
+        stage_seconds = float(str(event["stage_seconds"]))
+    return TimeLeft(str(event["stage"]), float(str(event["seconds"])), stage_seconds, tuple(map(str, unknown)),
+                    str(known_with) if known_with else None)
+
+
+def _progress_text(live: _LiveProgress) -> str:
+    """The progress in words, such as "train 120/400 steps, whole run: about 3 min left"."""
+    from dbrun.ui.time_left import time_left_text
+
+    if live.time_left is None:
+        return live.at
+    return f"{live.at}, {time_left_text(live.time_left, live.elapsed)}"
+
+
+def _seconds_left(live: _LiveProgress) -> float | None:
+    """Seconds that a live run still needs; None where those of a stage are not known."""
+    told = live.time_left
+    if told is None or told.unknown:
+        return None
+    return round(max(0.0, told.seconds - min(live.elapsed, told.stage_seconds or 0.0)), 1)
 
 
 def make_lock(request: RecipeRequest, *, as_json: bool) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fork_server import run_dbrun
@@ -16,10 +18,13 @@ from projects import STAGES
 from dbrun.cli import complete
 from dbrun.cli.app import HELP_SECTIONS
 from dbrun.cli.verbs import VERB_MODULES
+from dbrun.events import Event, Progress, StageStarted, TimeLeft
 from dbrun.plan import doctor
 from dbrun.plan.doctor import run_checks
 from dbrun.recipe.new import starter_recipe
 from dbrun.stages.base import stages
+from dbrun.store.atomic import temp_name
+from dbrun.store.runs import EVENTS_FILE, LIVE_FILE
 from dbrun.store.store import Store
 
 READING = {"plan": ["dog.yaml"], "status": ["dog.yaml"], "explain": ["train", "dog.yaml"], "graph": ["dog.yaml"],
@@ -278,3 +283,30 @@ def test_a_recipe_in_the_place_of_a_stage_is_no_stage(folder: Path, golden: Gold
 def test_a_file_that_is_no_adapter_need_not_be_fetched_again(folder: Path, golden: Golden) -> None:
     (folder / "x.png").write_bytes(b"no adapter")
     golden("show x.png", run("show", "x.png", check=2).stderr)
+
+
+def test_the_status_of_a_running_run_says_the_time_left(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dbrun.cli.ask import show_status
+
+    place = Store(folder / ".dbrun").runs / "20260101-120000.000001-dog"
+    place.mkdir(parents=True)
+    (place / LIVE_FILE).write_text(temp_name())
+    now = time.time()
+
+    def said(*events: tuple[float, Event]) -> tuple[str, dict[str, Any]]:
+        """What people and programs are told. events: seconds ago, and the event."""
+        lines = [json.dumps({"time": now - ago, **event.to_json()}) for ago, event in events]
+        (place / EVENTS_FILE).write_text("".join(f"{line}\n" for line in lines))
+        show_status(["dog.yaml"], None, as_json=False)
+        text = capsys.readouterr().out.splitlines()[-1]
+        show_status(["dog.yaml"], None, as_json=True)
+        return text, json.loads(capsys.readouterr().out)["last_run"]
+
+    began, step = StageStarted("train", "nothing stored yet"), Progress("train", 120, 400, "steps")
+    text, last = said((99, began), (80, TimeLeft("train", 300.0, 200.0)), (0, step))
+    assert text.endswith("train 120/400 steps, whole run: about 4 min left")
+    assert last["at"] == "train 120/400 steps" and 210 < last["seconds_left"] < 220.1
+    text, last = said((99, TimeLeft("train", 300.0, 200.0)), (2, StageStarted("export", "nothing stored yet")))
+    assert text.endswith("running, export") and last["seconds_left"] is None
+    text, last = said((9, began), (5, TimeLeft("train", 60.0, 10.0, ("export",), "export")))
+    assert "at least 55 s left" in text and last["seconds_left"] is None
