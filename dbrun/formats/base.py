@@ -28,6 +28,8 @@ class Format:
     """Whether it is as large as the base's components; then it is written only on request or if nothing else fits."""
     ADDS_TO_WEIGHTS: ClassVar[bool] = False
     """Whether writing or reading it adds the update to the base's weights, which quantised weights cannot take."""
+    HOLDS_ALL: ClassVar[bool] = False
+    """Whether it holds every component of the base, adapted or not: a whole pipeline."""
     FILE_DESCRIPTION: ClassVar[str | None] = None
     """How a user names an adapter of this format to start from; None if training cannot start from one."""
     CONTENT: ClassVar[str] = "adapters"

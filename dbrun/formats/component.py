@@ -37,8 +37,6 @@ class ComponentFormat(Format):
     POSITION: ClassVar[int] = 40
     LARGE: ClassVar[bool] = True
     ADDS_TO_WEIGHTS: ClassVar[bool] = True
-    STANDALONE: ClassVar[bool] = True
-    """Whether one component is a folder of its own that can replace the base's; false for whole pipelines."""
 
     def peak_copies(self, weights: Mapping[str, int], adapted: Sequence[str]) -> int:
         """The merged weights of the adapted components, and the bytes of one file while it is written."""
@@ -56,7 +54,7 @@ class ComponentFormat(Format):
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """Config and weights in a folder, unless the folder belongs to a whole pipeline."""
-        if not self.STANDALONE:
+        if self.HOLDS_ALL:
             return None
         # A pipeline's own unet/ looks the same, and is no adapter.
         in_pipeline = file_exists(place.parent / "model_index.json")

@@ -26,7 +26,7 @@ class MergedFormat(ComponentFormat):
     HOLDS_WORDS: ClassVar[bool] = True
     POSITION: ClassVar[int] = 50
     CONTENT: ClassVar[str] = "a whole pipeline"
-    STANDALONE: ClassVar[bool] = False
+    HOLDS_ALL: ClassVar[bool] = True
 
     def supports(self, family: Family, component: str) -> bool:
         """Every component, and new words: its tokenizer and its text encoder have them."""

@@ -12,6 +12,7 @@ from dbrun.errors import StageFailed
 from dbrun.formats.base import Format
 from dbrun.formats.merge_weights import restore_base
 from dbrun.models.base import Model
+from dbrun.models.prompt_encoding import NOTHING_KNOWN, EncoderOutput, KnownOutputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +48,11 @@ class Probe:
     prompt: str
     side: int
 
-    def predict(self, model: Model) -> Tensor:
-        """The prediction [3, C, h, w], float32 on the CPU; the text encoder is the model's own, adapted or not."""
+    def predict(self, model: Model, known: KnownOutputs = NOTHING_KNOWN) -> Tensor:
+        """The prediction [3, C, h, w], float32 on the CPU; the text encoder is the model's own, adapted or not.
+
+        known: what the base's text encoders give of the prompt; a text encoder that was replaced runs all the same.
+        """
         import torch
 
         from dbrun.training.device import generator
@@ -65,7 +69,7 @@ class Probe:
             t = torch.tensor([process.num_timesteps * k // 4 for k in (1, 2, 3)])
             noise = torch.randn(x0.shape, generator=draw)
             x_t = process.add_noise(x0, noise, t)
-            condition = model.collate_conditions(model.encode_prompts([self.prompt]) * 3)
+            condition = model.collate_conditions(model.encode_prompts([self.prompt], _of_the_base(model, known)) * 3)
             prediction = model.predict(x_t, t, {**condition, **extra_conditions})
             return prediction.float().cpu()
 
@@ -124,17 +128,31 @@ class ReferencePredictions:
         return difference
 
 
-def measure(probe: Probe, model: Model, adapters: Mapping[str, ComponentAdapter]) -> ReferencePredictions:
-    """The probe's predictions without and with adapters. model: the untouched base, which it is again afterwards."""
-    base = probe.predict(model)
+def measure(probe: Probe, model: Model, adapters: Mapping[str, ComponentAdapter],
+            known: KnownOutputs = NOTHING_KNOWN) -> ReferencePredictions:
+    """The probe's predictions without and with adapters. model: the untouched base, which it is again afterwards.
+
+    known: as in `Probe.predict`, of the text encoders that the adapters leave as they are.
+    """
+    base = probe.predict(model, known)
     for name, attached in adapters.items():
         attached.attach_to(model.module(name))
-    trained = probe.predict(model)
+    trained = probe.predict(model, known)
     restore_base(model)
     rounding = 0.0
     if model.weights.quantisation is not None:
         rounding = model.weights.quantisation.INPUT_ROUNDING
     return ReferencePredictions(base, trained, adapters, str(model.dtype).removeprefix("torch."), rounding)
+
+
+def _of_the_base(model: Model, known: KnownOutputs) -> KnownOutputs:
+    """The known outputs of those text encoders that are still the base's: others in memory were read from an export."""
+    loaded, weights = model.weights.loaded, model.weights
+    replaced = {name for name in model.family.text_encoders if name in loaded and not weights.is_untouched(name)}
+    kept: dict[str, dict[str, EncoderOutput]] = {}
+    for prompt, outputs in known.items():
+        kept[prompt] = {name: output for name, output in outputs.items() if name not in replaced}
+    return kept
 
 
 def _are_equal(loaded: Tensor | None, written: Tensor | None) -> bool:

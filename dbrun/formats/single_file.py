@@ -25,7 +25,7 @@ class SingleFileFormat(ComponentFormat):
     SPEC_SUFFIX: ClassVar[str | None] = ""
     POSITION: ClassVar[int] = 60
     CONTENT: ClassVar[str] = "a whole pipeline"
-    STANDALONE: ClassVar[bool] = False
+    HOLDS_ALL: ClassVar[bool] = True
 
     def peak_copies(self, weights: Mapping[str, int], adapted: Sequence[str]) -> int:
         """The merged weights of the adapted components, and the bytes of the whole file while it is written."""

@@ -5,7 +5,7 @@ Stages and the training loop use only these two classes and never compare with a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,11 +268,15 @@ class Model(PromptEncoding):
         module: nn.Module = self.component(self.family.components[component])
         return module
 
-    def release_text_encoders(self) -> None:
-        """Free the text encoders, except those that carry adapters, changed weights or new words."""
+    def release_text_encoders(self, except_for: Collection[str] = ()) -> None:
+        """Free the text encoders, except those that carry adapters, changed weights or new words.
+
+        except_for: further ones that stay, by their names in model_index.json.
+        """
         if self.new_tokens:
             return
-        self.release(*(name for name in self.family.text_encoders if self.weights.is_untouched(name)))
+        untouched = {name for name in self.family.text_encoders if self.weights.is_untouched(name)}
+        self.release(*untouched.difference(except_for))
 
     def empty_module(self, component: str) -> nn.Module:
         """Module of an adaptable component on the meta device: names and shapes, without reading any weights."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -86,10 +86,12 @@ class PromptEncoding:
                     outputs[place][text_encoder] = output
         return [self.join_outputs(prompt, parts) for prompt, parts in zip(prompts, outputs, strict=True)]
 
-    def encoder_outputs(self, prompts: Iterable[str], text_encoders: Sequence[str]) -> KnownOutputs:
+    def encoder_outputs(self, prompts: Iterable[str], text_encoders: Sequence[str],
+                        kept: Collection[str] = ()) -> KnownOutputs:
         """What these text encoders give of prompts, each prompt alone and without gradients; on the CPU.
 
-        Each text encoder is released before the next is loaded, so that no two are in memory for this.
+        Each text encoder is released before the next is loaded, so that no two are in memory for this; kept: those that
+        stay, because they are needed again.
         """
         import torch
 
@@ -100,7 +102,8 @@ class PromptEncoding:
                 with torch.no_grad():
                     (output,) = self.encode_with(text_encoder, [prompt])
                 outputs[text_encoder] = {name: tensor.cpu() for name, tensor in output.items()}
-            self.release(text_encoder)
+            if text_encoder not in kept:
+                self.release(text_encoder)
         return known
 
     def release(self, *names: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from dbrun.models.base import Model, no_op
@@ -16,13 +16,15 @@ class Sampler:
     """Draws pictures of a base as it is now, adapters included.
 
     prompts: all that will be drawn. They are encoded at once; then the text encoders are released, unless they carry
-    adapters or new words. known: as in `Model.sampling_conditions`.
+    adapters or new words. known: as in `Model.sampling_conditions`; kept_encoders: those that are needed again, and so
+    stay, by their names in model_index.json.
     """
 
-    def __init__(self, model: Model, prompts: Iterable[str], known: KnownOutputs = NOTHING_KNOWN) -> None:
+    def __init__(self, model: Model, prompts: Iterable[str], known: KnownOutputs = NOTHING_KNOWN,
+                 kept_encoders: Collection[str] = ()) -> None:
         self.model = model
         self.conditions = model.sampling_conditions(tuple(prompts), known)
-        model.release_text_encoders()
+        model.release_text_encoders(except_for=kept_encoders)
 
     def draw(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
              start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:

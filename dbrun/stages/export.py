@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +14,7 @@ from dbrun.errors import StageFailed
 from dbrun.images.samples import ADAPTED_ROW
 from dbrun.models.base import Model
 from dbrun.models.configs import find_licence
+from dbrun.models.prompt_encoding import KnownOutputs, frozen_encoders, learning_encoders
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.naming import METRICS_FILE
 from dbrun.options.packages import OptionalPackage
@@ -27,21 +28,27 @@ from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import load_base, quantisation_packages, sampling_numerics, sampling_precision
 from dbrun.stages.support.before_after import ROWS, draw_before_after
+from dbrun.stages.support.checked_formats import (
+    FormatCheck,
+    encode_once,
+    exact_base,
+    write_adapter_formats,
+    write_large_formats,
+)
 from dbrun.stages.support.cost import adapter_labels, denoiser_labels, guidance_label
 from dbrun.stages.support.lowres_inputs import LowresInputs, lowres_inputs
 from dbrun.stages.support.memory import CountedMemory
-from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice
+from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice, resolution_advice
 from dbrun.stages.support.memory_phases import export_memory
 from dbrun.stages.support.provenance import portable_recipe, provenance
 from dbrun.stages.support.sample_spec import default_prompts
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
-
-    from dbrun.formats.base import Format
     from dbrun.formats.model_card import SamplePictures
     from dbrun.formats.roundtrip import Probe, ReferencePredictions
     from dbrun.training.dry_run import DryRun
+
 
 @dataclass(frozen=True)
 class ExportParams:
@@ -97,7 +104,8 @@ class Export(Stage[ExportParams]):
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.formats", "dbrun.images.grid", "dbrun.images.loss_plot",
         "dbrun.images.pixels", "dbrun.images.samples", "dbrun.models", "dbrun.safetensors_header",
-        "dbrun.stages.support.base_loading", "dbrun.stages.support.before_after", "dbrun.stages.support.inputs",
+        "dbrun.stages.support.base_loading", "dbrun.stages.support.before_after",
+        "dbrun.stages.support.checked_formats", "dbrun.stages.support.inputs",
         "dbrun.stages.support.lowres_inputs", "dbrun.stages.support.provenance", "dbrun.training.device")
 
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
@@ -180,9 +188,14 @@ class Export(Stage[ExportParams]):
         """The large formats that the recipe names, blocks in CPU memory, then what also trains anew."""
         from dbrun.formats.base import formats
 
-        large = [f"`{name}`" for name in exports.export_formats(recipe) if formats()[name].LARGE]
-        leave_out = (f"leave {' and '.join(large)} out of `export`",) if large and recipe.export else ()
-        costly = (*precision_advice(recipe, device), *quantise_advice(recipe, device), "lower `images.resolution`")
+        known, chosen = formats(), exports.export_formats(recipe)
+        large = sorted((name for name in chosen if known[name].LARGE), key=lambda name: known[name].POSITION)
+        # the smallest of them where nothing else is left
+        spare = [f"`{name}`" for name in large[len(large) == len(chosen):]]
+        leave_out = (f"leave {' and '.join(spare)} out of `export`",) if spare and recipe.export else ()
+        # on a CPU large formats are merged in a second base, of 32 bits
+        fewer_bits = () if large and device == "cpu" else precision_advice(recipe)
+        costly = (*fewer_bits, *quantise_advice(recipe, device), *resolution_advice(recipe))
         return (*leave_out, *offload_advice(recipe, device), *(f"{advice}, which trains anew" for advice in costly))
 
     def max_disk_bytes(self, ctx: StageContext[ExportParams]) -> int:
@@ -215,28 +228,38 @@ class Export(Stage[ExportParams]):
         from dbrun.formats.base import formats
         from dbrun.formats.model_card import compatibility_warnings, layer_warnings, render_card
 
-        adapters, known = read_adapters(ctx.inputs["train"].path), formats()
+        adapters, known_formats = read_adapters(ctx.inputs["train"].path), formats()
         # one base for everything: each part of the work leaves it untouched, bit for bit
         precision = sampling_precision(ctx.params.precision, ctx.numerics)
         model = load_base(ctx, precision, quantise=ctx.params.quantise, deterministic=ctx.params.deterministic)
+        probe = _make_probe(ctx, model, adapters)
+        frozen, kept = frozen_encoders(model.family, adapters), _kept_encoders(ctx.params, model, adapters)
+        known = encode_once(model, (*ctx.params.prompts, "", probe.prompt), frozen, kept)
         digests = {name: artifact.digest for name, artifact in ctx.inputs.items()}
-        draw_before_after(ctx, model, adapters, self.item_keys(ctx.params, digests, ctx.numerics))
+        draw_before_after(ctx, model, adapters, self.item_keys(ctx.params, digests, ctx.numerics), known, kept)
         _write_scheduler(ctx, model)
-        probe, expected = _expected_predictions(ctx, adapters, model)
         packages = tuple(package.name for package in self.required_packages(ctx.params))
         document = provenance(ctx.params.recipe, ctx.params.instance_prompt, ctx.inputs, ctx.numerics,
                               (*self.libraries, *packages))
         assert ctx.base is not None
         document |= {"trigger": trigger_words(ctx.params.recipe), "licence": find_licence(ctx.base)}
-        # whole components last: reading one back replaces the base's; before them what quantised weights cannot take
-        on_own_weights = {name: ctx.params.quantise is not None and known[name].ADDS_TO_WEIGHTS for name in known}
-        for name in sorted(ctx.params.formats, key=lambda name: (on_own_weights[name], known[name].LARGE, name)):
-            ctx.check_interrupt()
-            if on_own_weights[name] and model.weights.quantisation is not None:
-                ctx.note("loading the base's original weights into CPU memory, for the formats that change them")
-                model = _exact_base(ctx, model)
-                probe, expected = _expected_predictions(ctx, adapters, model)
-            _write_format(ctx, model, known[name], probe, expected, document)
+        check = FormatCheck(probe, _expected_predictions(ctx, adapters, model, probe, known()), known(),
+                            ctx.params.scheduler_overrides(model), document)
+
+        forms = [known_formats[name] for name in sorted(ctx.params.formats)]
+        on_own_weights = [form for form in forms if ctx.params.quantise is not None and form.ADDS_TO_WEIGHTS]
+        others = [form for form in forms if form not in on_own_weights]
+        # adapters first: reading whole components back replaces the base's
+        write_adapter_formats(ctx, model, [form for form in others if not form.LARGE], check)
+        write_large_formats(ctx, model, [form for form in others if form.LARGE], check)
+        # then what quantised weights cannot take
+        if on_own_weights:
+            ctx.note("loading the base's original weights into CPU memory, for the formats that change them")
+            model = exact_base(ctx, model)
+            known = encode_once(model, (probe.prompt,), frozen)
+            check = replace(check, expected=_expected_predictions(ctx, adapters, model, probe, known()), known=known())
+            write_adapter_formats(ctx, model, [form for form in on_own_weights if not form.LARGE], check)
+            write_large_formats(ctx, model, [form for form in on_own_weights if form.LARGE], check)
         _draw_loss_plot(ctx)
         warnings = compatibility_warnings(model.family, ctx.params.formats, adapters)
         for line in warnings:
@@ -269,22 +292,41 @@ def _write_scheduler(ctx: StageContext[ExportParams], model: Model) -> None:
     ctx.note(f"sample with the scheduler in {FOLDER}/, not with the base's: {listed}")
 
 
-def _expected_predictions(ctx: StageContext[ExportParams], adapters: Mapping[str, ComponentAdapter],
-                          model: Model) -> tuple[Probe, ReferencePredictions]:
-    """The probe input, and the predictions of base and trained model for it. model: the base, untouched afterwards.
-
-    Raises StageFailed where the adapter was trained but changes no prediction.
-    """
+def _kept_encoders(params: ExportParams, model: Model, adapters: Mapping[str, ComponentAdapter]) -> tuple[str, ...]:
+    """Text encoders that are needed again after the pictures: those with adapters, or all for a whole pipeline."""
     import torch
 
-    from dbrun.formats.roundtrip import Probe, measure
+    from dbrun.formats.base import formats
+
+    # merged in 16 bits a pipeline is written from another base, in 32
+    is_exact = model.dtype == torch.float32 and params.quantise is None
+    if is_exact and any(formats()[name].HOLDS_ALL for name in params.formats):
+        return model.family.text_encoders
+    return learning_encoders(model.family, adapters)
+
+
+def _make_probe(ctx: StageContext[ExportParams], model: Model, adapters: Mapping[str, ComponentAdapter]) -> Probe:
+    """The probe input of the check."""
+    from dbrun.formats.roundtrip import Probe
 
     assert ctx.base is not None
     multiple = model.family.resolution_multiple(ctx.base)
     # about 64 pixels: enough to see a difference, and quick also for a large base on a CPU
     side = multiple * max(1, min(ctx.params.resolution, 64) // multiple)
-    probe = Probe(_probe_prompt(ctx.params, adapters), side)
-    expected = measure(probe, model, adapters)
+    return Probe(_probe_prompt(ctx.params, adapters), side)
+
+
+def _expected_predictions(ctx: StageContext[ExportParams], adapters: Mapping[str, ComponentAdapter], model: Model,
+                          probe: Probe, known: KnownOutputs) -> ReferencePredictions:
+    """The predictions of base and trained model for the probe. model: the base, untouched afterwards.
+
+    Raises StageFailed where the adapter was trained but changes no prediction.
+    """
+    import torch
+
+    from dbrun.formats.roundtrip import measure
+
+    expected = measure(probe, model, adapters, known)
     initial = read_adapters(ctx.inputs["adapt"].path)
     has_learnt = False
     for name, attached in adapters.items():
@@ -296,7 +338,7 @@ def _expected_predictions(ctx: StageContext[ExportParams], adapters: Mapping[str
     elif not expected.effect > 0:
         raise StageFailed("the trained adapter changes no prediction",
                           fix="raise `train.learning_rate` or `train.steps`")
-    return probe, expected
+    return expected
 
 
 def _probe_prompt(params: ExportParams, adapters: Mapping[str, ComponentAdapter]) -> str:
@@ -307,62 +349,6 @@ def _probe_prompt(params: ExportParams, adapters: Mapping[str, ComponentAdapter]
         if all(word in prompt for word in words):
             return prompt
     return prompts[0]
-
-
-def _write_format(ctx: StageContext[ExportParams], model: Model, form: Format, probe: Probe,
-                  expected: ReferencePredictions, document: Mapping[str, object]) -> None:
-    """Write one format, check it by reading it back with its own library, and add its provenance.
-
-    model: the untouched base, which it is again afterwards. Raises StageFailed where the model that was read back
-    predicts something else.
-    """
-    from dbrun.formats.merge_weights import restore_base
-    from dbrun.formats.roundtrip import describe_difference
-    from dbrun.formats.shown_metadata import ROOM_FOR_NAME, shown_metadata
-    from dbrun.formats.stamp import write_provenance
-
-    carried = {name: adapter for name, adapter in expected.adapters.items() if form.supports(model.family, name)}
-
-    def bare() -> Model:
-        return _exact_base(ctx, model).with_scheduler_changes(ctx.params.scheduler_overrides(model))
-
-    written = form.write(ctx.out, model.family, carried, bare)
-    restore_base(model)
-    # what the format cannot hold is attached directly, so that only the written part is compared; new words come after
-    # the reading, which may put another text encoder and tokenizer in the place of theirs
-    missing = sorted(expected.adapters.keys() - carried.keys())
-    words = [name for name in missing if name in model.family.token_components]
-    for name in missing:
-        if name not in words:
-            expected.adapters[name].attach_to(model.module(name))
-    form.read(ctx.out, model, tuple(carried))
-    for name in words:
-        expected.adapters[name].attach_to(model.module(name))
-    difference = expected.compare(probe.predict(model), model, form, tuple(carried))
-    restore_base(model)
-    # two digits: the last ones of a difference vary between machines
-    numbers = {"difference": difference, "allowed": expected.tolerance, "effect": expected.effect}
-    rounded = {name: float(f"{value:.1e}") for name, value in numbers.items()}
-    names = model.family.published_names(model.folder)
-    for path in written:
-        shown: Mapping[str, str] = {}
-        if form.SPEC_SUFFIX is not None:
-            shown = shown_metadata(path, document, names, form.SPEC_SUFFIX)
-        write_provenance(path, {**document, "self_check": {"format": form.NAME, **rounded}}, shown, ROOM_FOR_NAME)
-    ctx.note(f"{form.NAME}: read back, {describe_difference(difference)}")
-
-
-def _exact_base(ctx: StageContext[ExportParams], model: Model) -> Model:
-    """The base in 32 bits, which whole components are merged in: 16 bits would round most of an adapter away."""
-    import torch
-
-    if model.weights.quantisation is not None:
-        # not needed any more, and large beside the other
-        model.release(*model.family.weight_components)
-    elif model.dtype == torch.float32:
-        return model
-    # on the CPU: it is as large as the base twice over, and hardly anything is computed with it
-    return load_base(ctx, "fp32", torch.device("cpu"))
 
 
 def _draw_loss_plot(ctx: StageContext[ExportParams]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.attach import cast_for_inference
 from dbrun.images.samples import ADAPTED_ROW, BASE_ROW, SampleSettings, write_samples
 from dbrun.models.base import Model
-from dbrun.models.prompt_encoding import KnownOutputs, frozen_encoders
+from dbrun.models.prompt_encoding import KnownOutputs
 from dbrun.models.sampler import Sampler
 from dbrun.stages.base import StageContext
 from dbrun.stages.load import read_base_record
@@ -24,10 +24,13 @@ ROWS = (BASE_ROW, ADAPTED_ROW)
 
 
 def draw_before_after(ctx: StageContext[Any], model: Model, adapters: Mapping[str, ComponentAdapter],
-                      keys: Sequence[Mapping[str, object]]) -> None:
+                      keys: Sequence[Mapping[str, object]], known: Callable[[], KnownOutputs],
+                      kept_encoders: Collection[str]) -> None:
     """Draw before_after.png and samples/: the same prompts and seeds without and with the adapter.
 
-    model: the untouched base, which it is again afterwards; keys: of the pictures, row after row.
+    model: the untouched base, which it is again afterwards; keys: of the pictures, row after row; known: what the text
+    encoders that the adapters leave as they are give of all prompts, the empty one included; kept_encoders: text
+    encoders that are needed afterwards, too, and stay in memory.
     """
     from PIL.Image import open as open_image
 
@@ -35,18 +38,11 @@ def draw_before_after(ctx: StageContext[Any], model: Model, adapters: Mapping[st
     from dbrun.images.grid import draw_grid, save_png
 
     params = ctx.params
-    # what the base's text encoders give serves the adapter's row, too, unless the adapter changes it
-    frozen = frozen_encoders(model.family, adapters)
-
-    @cache
-    def known() -> KnownOutputs:
-        return model.encoder_outputs((*params.prompts, ""), frozen)
-
     # both are made at the first picture that is not cached; the rows are drawn in order, so that nobody needs the
     # bare base once the adapter is attached
     @cache
     def base() -> Sampler:
-        return Sampler(model, params.prompts, known())
+        return Sampler(model, params.prompts, known(), kept_encoders)
 
     @cache
     def adapted() -> Sampler:
@@ -54,7 +50,7 @@ def draw_before_after(ctx: StageContext[Any], model: Model, adapters: Mapping[st
             attached.attach_to(model.module(name))
             cast_for_inference(model.module(name), model.dtype)
         sampled = model.with_scheduler_changes(params.scheduler_overrides(model))
-        return Sampler(sampled, params.prompts, known())
+        return Sampler(sampled, params.prompts, known(), kept_encoders)
 
     def draw(sampler: Callable[[], Sampler], column: int, folder: Path) -> None:
         picture = sampler().draw(params.prompts[column], seed=params.seed + column, steps=params.steps,
