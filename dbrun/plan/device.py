@@ -35,8 +35,10 @@ def resolve_device(device: str) -> str:
     return next(name for name in ("cuda", "mps", "cpu") if why_unavailable(name) is None)
 
 
-def resolve_precision(recipe: Recipe, device: str) -> Recipe:
-    """The recipe with `train.precision: auto` replaced by the precision that suits the device."""
+def resolve_for_device(recipe: Recipe, device: str) -> Recipe:
+    """The recipe as it runs on a device: with its name, and with the precision that suits it for `auto`."""
+    if recipe.device != device:
+        recipe = recipe.model_copy(update={"device": device})
     if recipe.train.precision != "auto":
         return recipe
     precision: Precision = "fp32"

@@ -131,7 +131,7 @@ def make_scope(recipe: Recipe, resolved: ResolvedSources, store: Store, selectio
     stages = all_stages() if stages is None else stages
     selected = select_stages(stage_graph(stages, recipe), selection)
     numerics = device.resolve_numerics(recipe.device, recipe.threads)
-    return Scope(device.resolve_precision(recipe, numerics.device), resolved, store, stages, selected, numerics)
+    return Scope(device.resolve_for_device(recipe, numerics.device), resolved, store, stages, selected, numerics)
 
 
 def make_plan(recipe: Recipe, resolved: ResolvedSources, store: Store, selection: Selection = ALL_STAGES, *,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dbrun.events import Note
-from dbrun.plan.device import resolve_numerics, resolve_precision
+from dbrun.plan.device import resolve_for_device, resolve_numerics
 from dbrun.recipe.schema.model import Recipe
 from dbrun.resolve.sources import ResolvedSources
 from dbrun.stages.base import stages
@@ -31,7 +31,7 @@ def provenance_notes(document: Mapping[str, Any], recipe: Recipe, resolved: Reso
         if stage.writes_formats:
             libraries += stage.libraries
     numerics = resolve_numerics(recipe.device, recipe.threads)
-    recipe = resolve_precision(recipe, numerics.device)
+    recipe = resolve_for_device(recipe, numerics.device)
     here = provenance(portable_recipe(recipe, resolved.sources), None, {}, numerics, libraries)
     # through JSON, as the document went: a tuple there is a list
     compared = {field: here[field] for field in COMPARED_FIELDS}

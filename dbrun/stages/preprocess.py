@@ -15,7 +15,7 @@ from dbrun.images.pixels import read_crop, read_square
 from dbrun.input_file import read_json
 from dbrun.models.base import Model, families
 from dbrun.models.prompt_encoding import frozen_encoders
-from dbrun.models.prompt_length import find_truncated, load_any_tokenizer, may_be_truncated
+from dbrun.options.precision import Precision
 from dbrun.recipe.schema.images import Images
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.subject import prompt_cycle
@@ -24,14 +24,15 @@ from dbrun.stages.generate_priors import PRIORS_FILE
 from dbrun.stages.load import read_base_record
 from dbrun.stages.sources import Artifact, Picture, Sources
 from dbrun.stages.support import cost
-from dbrun.stages.support.base_loading import load_base
+from dbrun.stages.support.base_loading import encoding_precision, load_base
 from dbrun.stages.support.crops import Crop, crop_settings, crops, write_mask
 from dbrun.stages.support.distribute import run_distributed
 from dbrun.stages.support.inputs import read_verified
 from dbrun.stages.support.memory import CountedMemory
+from dbrun.stages.support.memory_advice import precision_advice, resolution_advice
 from dbrun.stages.support.memory_phases import preprocess_memory
 from dbrun.stages.support.prompt_index import PromptIndex
-from dbrun.stages.support.prompt_items import encode_prompt, prompt_items
+from dbrun.stages.support.prompt_items import encode_prompt, prompt_items, warn_truncated
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
@@ -66,17 +67,19 @@ class PreprocessParams:
     are taken in turn, or None; text: whether prompts are encoded here, which they are unless a text encoder trains;
     class_pictures: the user's own class images; prior_target: `images` or `base`, under which the class half shows the
     instance images; classes: of several subjects, in place of class_prompt; seed: of random crops, None without any;
-    frozen_encoders: where other text encoders train, those whose outputs are stored; deterministic: as in `train`.
+    frozen_encoders: where other text encoders train, those whose outputs are stored; deterministic: as in `train`;
+    precision: of the text encoders.
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"class_pictures": (), "prior_target": "images", "classes": (),
-                                              "seed": None, "frozen_encoders": (), "deterministic": False}
+                                              "seed": None, "frozen_encoders": (), "deterministic": False,
+                                              "precision": "fp32"}
     WORDS: ClassVar[Mapping[str, str]] = {"pictures": "subject.images", "class_prompt": "subject.class_prompt",
                                           "images": "images", "text": "prompts encoded here",
                                           "class_pictures": "prior.images", "prior_target": "prior.target",
                                           "classes": "subjects.class_prompt", "seed": "seed",
                                           "frozen_encoders": "text encoders that do not train",
-                                          "deterministic": "train.deterministic"}
+                                          "deterministic": "train.deterministic", "precision": "train.precision"}
 
     pictures: tuple[Picture, ...]
     images: Images
@@ -88,6 +91,7 @@ class PreprocessParams:
     seed: int | None = None
     frozen_encoders: tuple[str, ...] = ()
     deterministic: bool = False
+    precision: Precision = "fp32"
 
     @property
     def all_classes(self) -> tuple[SubjectClass, ...]:
@@ -128,7 +132,7 @@ class Preprocess(Stage[PreprocessParams]):
         text = len(frozen) == len(family.text_encoders)
         return PreprocessParams(
             sources.pictures, recipe.images, class_prompt, text, sources.class_pictures, target, classes, seed,
-            () if text else frozen, recipe.train.deterministic)
+            () if text else frozen, recipe.train.deterministic, encoding_precision(recipe))
 
     def workload(self, recipe: Recipe, sources: Sources) -> Workload:
         """The number of crops and prompts, and the pixels of a crop; one is in memory at a time."""
@@ -140,14 +144,17 @@ class Preprocess(Stage[PreprocessParams]):
         return Workload(items, pixels, (pixels,), disk, like)
 
     def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
-        """The autoencoder, in 32 bits, for one picture; then the text encoders beside it for one prompt."""
+        """The autoencoder, in 32 bits, for one picture; then the text encoders for one prompt."""
         total_crops, prompts = self.count_items(recipe, sources)
-        encoders = self.params(recipe, sources).frozen_encoders or dry_run.family.text_encoders
-        return preprocess_memory(dry_run, recipe.images.resolution, total_crops, prompts, encoders)
+        params = self.params(recipe, sources)
+        encoders = params.frozen_encoders or dry_run.family.text_encoders
+        return preprocess_memory(dry_run, recipe.images.resolution, total_crops, prompts, encoders, params.precision)
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
-        """Fewer pixels: pictures are encoded one by one and in 32 bits whatever the recipe says."""
-        return ("lower `images.resolution`",)
+        """Fewer bits for the text encoders on a GPU, or fewer pixels: pictures are encoded one by one, in 32 bits."""
+        # as `encoding_precision` decides
+        fewer_bits = () if device == "cpu" else precision_advice(recipe)
+        return (*fewer_bits, *resolution_advice(recipe))
 
     def count_items(self, recipe: Recipe, sources: Sources) -> tuple[int, int]:
         """(crops that are encoded, distinct prompts that are encoded here, by all text encoders or some)."""
@@ -201,7 +208,18 @@ class Preprocess(Stage[PreprocessParams]):
         def base() -> Model:
             return load_base(ctx, "fp32", deterministic=params.deterministic)
 
-        encode = partial(encode_prompt, ctx, base=base, deterministic=params.deterministic)
+        @cache
+        def text_base() -> Model:
+            # the pictures come first, so that the autoencoder is done
+            model = base()
+            if model.family.autoencoder:
+                model.release(model.family.autoencoder)
+            if params.precision == "fp32":
+                return model
+            return load_base(ctx, params.precision, deterministic=params.deterministic)
+
+        encode = partial(encode_prompt, ctx, base=text_base, precision=params.precision,
+                         deterministic=params.deterministic)
 
         # encode, each process its share
         makers: list[Callable[[], object]] = [partial(_encode_crop, ctx, crop, base) for crop in all_crops]
@@ -228,7 +246,7 @@ class Preprocess(Stage[PreprocessParams]):
             if named:
                 save_file(named, ctx.out / f"{file}.safetensors")
         index.write(ctx.out)
-        _warn_truncated(ctx, sorted({item.prompt for item in prompts}))
+        warn_truncated(ctx, sorted({item.prompt for item in prompts}))
         ctx.progress(len(makers), len(makers), "items")
 
 
@@ -256,21 +274,6 @@ def _crops_per_picture(images: Images) -> int:
     """The most crops that a picture is encoded in."""
     mirrored = 2 if images.flip else 1
     return max(1, images.random_crops) * mirrored
-
-
-def _warn_truncated(ctx: StageContext[PreprocessParams], prompts: Sequence[str]) -> None:
-    """Warn of each prompt that is longer than the base reads, with the part that is not read."""
-    assert ctx.base is not None
-    record = read_base_record(ctx.inputs["load"])
-    normalized = [record.family.normalize_prompt(prompt) for prompt in prompts]
-    for limit in record.prompt_limits(ctx.base):
-        # a cheap upper bound first, so that a tokenizer is loaded only where a prompt may be too long
-        long = [prompt for prompt in normalized if may_be_truncated(prompt, limit.tokens)]
-        if not long:
-            continue
-        tokenizer = load_any_tokenizer(ctx.base, limit.tokenizer)
-        for cut in find_truncated(tokenizer, long, limit.tokens):
-            ctx.note(cut.message(limit), level="info" if limit.rest_is_read else "warning")
 
 
 def _user_picture(ctx: StageContext[PreprocessParams], name: str, picture: Picture, *, alpha: bool = False) -> Crop:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from dbrun.errors import RecipeError
-from dbrun.plan.device import resolve_precision
+from dbrun.plan.device import resolve_for_device
 from dbrun.plan.planner import make_plan
 from dbrun.plan.provenance_diff import provenance_notes
 from dbrun.recipe.load import load_recipe
@@ -30,7 +30,7 @@ def told(project, *words: str, file: str = FILE, change=lambda document: None) -
 
 def resolved(recipe: Recipe) -> Recipe:
     """The recipe as it trained on a CPU: a file says the precision that `auto` became."""
-    return resolve_precision(recipe, "cpu")
+    return resolve_for_device(recipe, "cpu")
 
 
 def test_an_exported_file_is_the_recipe_that_made_it(project, monkeypatch) -> None:

@@ -10,6 +10,7 @@ from dbrun.models.quantisation import Quantisation, quantisations
 from dbrun.options.packages import OptionalPackage
 from dbrun.options.precision import Precision
 from dbrun.peak_memory import PEAK
+from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import DRAWING_PRECISION, StageContext
 from dbrun.stages.load import read_base_record
 from dbrun.stages.sources import Numerics
@@ -25,6 +26,18 @@ def sampling_precision(precision: Precision, numerics: Numerics) -> Precision:
     if numerics.device == "cpu" and precision == "fp16":
         return "fp32"
     return precision
+
+
+def encoding_precision(recipe: Recipe) -> Precision:
+    """The precision in which `preprocess` runs text encoders: bf16 on a GPU that trains in it, as diffusers does.
+
+    In 32 bits a T5-XXL takes 19 GB, more than the denoiser that learns. fp32 elsewhere: in fp16 a T5 overflows, and
+    on a CPU bf16 is slow where memory is no worry.
+    """
+    # `auto` is what no plan has resolved yet
+    if recipe.device in ("cuda", "mps") and recipe.train.resolved_precision == "bf16":
+        return "bf16"
+    return "fp32"
 
 
 def sampling_numerics(precision: Precision, numerics: Numerics) -> dict[str, str]:

@@ -5,12 +5,13 @@ Text encoders, denoiser and autoencoder are loaded as they are used, so a stage 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dbrun.errors import RecipeError
 from dbrun.formats.base import formats
 from dbrun.models.base import families
+from dbrun.options.precision import Precision
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.load import select_files
 from dbrun.stages.sources import BaseSource
@@ -19,6 +20,7 @@ from dbrun.stages.support.memory import NO_MEMORY, CountedMemory, largest
 from dbrun.training.settings import TrainParams
 
 if TYPE_CHECKING:
+    from dbrun.formats.base import Format
     from dbrun.training.dry_run import DryBase, DryRun
 
 PROBE_SIDE, PROBE_ROWS = 64, 3
@@ -90,16 +92,21 @@ def sampling_phase(base: DryBase, side: int, guidance: float, *kept: str, rest: 
     return largest((quantising_phase(base, *names, rest=rest), drawing))
 
 
-def preprocess_memory(dry_run: DryRun, side: int, crops: int, prompts: int, encoders: Sequence[str]) -> CountedMemory:
-    """Encoding of all crops and prompts, in 32 bits. prompts: 0 where all text encoders train; encoders: the others."""
+def preprocess_memory(dry_run: DryRun, side: int, crops: int, prompts: int, encoders: Sequence[str],
+                      precision: Precision) -> CountedMemory:
+    """Encoding of all crops, in 32 bits, and then of all prompts.
+
+    prompts: 0 where all text encoders train; encoders: the others; precision: theirs.
+    """
     base = dry_run.open("fp32")
     _, crop_bytes = base.encode_image(side)
     phases = [encode_images_phase(base, side)]
     collected = crops * crop_bytes
     if prompts:
-        _, prompt_bytes = base.encode_prompt(encoders)
+        text_base = base if precision == "fp32" else dry_run.open(precision)
+        _, prompt_bytes = text_base.encode_prompt(encoders)
         collected += prompts * prompt_bytes
-        phases.append(encode_prompts_phase(base, *_autoencoder(base), encoders=encoders))
+        phases.append(encode_prompts_phase(text_base, encoders=encoders))
     # at the end rank 0 holds all results and the bytes of the file
     if dry_run.device == "cpu":
         weights = max(phase.weights for phase in phases)
@@ -166,28 +173,54 @@ def export_memory(dry_run: DryRun, recipe: Recipe, names: Iterable[str], guidanc
     # the adapters' weights as files hold them stay in CPU memory
     on_cpu = dry_run.device == "cpu"
     rest = trained if on_cpu else 0
-    phases = [sampling_phase(base, side, guidance, *base.learning_encoders, rest=rest)]
+    chosen = [formats()[name] for name in names]
+    is_exact = base.precision == "fp32" and base.quantise is None
+    holds_all = any(form.HOLDS_ALL for form in chosen)
+    # a whole pipeline is written from what is in memory, if that is in 32 bits
+    kept = base.learning_encoders
+    if holds_all and is_exact:
+        kept = family.text_encoders
+    phases = [sampling_phase(base, side, guidance, *kept, rest=rest)]
     # those that do not learn are loaded one after the other, those that do stay
     groups: list[tuple[str, ...]] = [(encoder,) for encoder in base.frozen_encoders]
     if base.learning_encoders:
         groups.append(base.learning_encoders)
     for encoders in groups:
-        phases.append(encode_prompts_phase(base, *_autoencoder(base), encoders=encoders, rest=rest))
-    # the check needs all components at once, but only small pictures
-    everything = base.weight_bytes(*family.weight_components)
+        phases.append(encode_prompts_phase(base, *kept, encoders=encoders, rest=rest))
+    # the check computes with small pictures; a whole pipeline that is read back has all components
+    held = tuple(dict.fromkeys((family.components["denoiser"], *_autoencoder(base), *kept)))
+    checked = family.weight_components if holds_all else held
     probe_side = min(side, PROBE_SIDE)
     activations = max(base.predict(probe_side, PROBE_ROWS), base.encode_image(probe_side, PROBE_ROWS)[0])
-    plain = {name: dry_run.weight_bytes(base.precision, name) for name in family.weight_components}
+    weights = base.weight_bytes(*checked)
+    exact = {name: dry_run.weight_bytes("fp32", name) for name in family.weight_components}
     carriers = [family.components[name] for name in base.components if name in family.components]
-    if base.quantise is not None and on_cpu and any(formats()[name].ADDS_TO_WEIGHTS for name in names):
+    if base.quantise is not None and on_cpu and any(form.ADDS_TO_WEIGHTS for form in chosen):
         # these are made on the base's own weights
-        everything = sum(plain.values())
-    phases.append(CountedMemory(everything, activations, rest + base.kernel_bytes(*family.weight_components)))
-    for name in names:
-        copies = formats()[name].peak_copies(plain, carriers)
-        if copies and on_cpu:
-            phases.append(CountedMemory(sum(plain.values()), 0, rest + copies))
+        weights = sum(exact[name] for name in checked)
+    phases.append(CountedMemory(weights, activations, rest + base.kernel_bytes(*checked)))
+    for form in chosen:
+        if form.LARGE:
+            phases.append(_writing_phase(base, form, held, exact, carriers, rest))
     return largest(phases)
+
+
+def _writing_phase(base: DryBase, form: Format, held: Sequence[str], exact: Mapping[str, int],
+                   carriers: Sequence[str], rest: int) -> CountedMemory:
+    """A large format as it is written. held: components in memory; exact: bytes of each component in 32 bits;
+    carriers: components with adapters.
+    """
+    weights = 0 if base.quantise is not None else base.weight_bytes(*held)
+    is_exact = base.precision == "fp32" and base.quantise is None
+    on_cpu = base.dry_run.device == "cpu"
+    if not on_cpu:
+        # merged where the weights are, if these are in 32 bits; else in CPU memory
+        merged = sum(exact[name] for name in carriers)
+        return CountedMemory(weights, 0, merged if is_exact else 0)
+    if not is_exact:
+        # a second base beside the first
+        weights += sum(exact.values()) if form.HOLDS_ALL else sum(exact[name] for name in carriers)
+    return CountedMemory(weights, 0, rest + form.peak_copies(exact, carriers))
 
 
 def _autoencoder(base: DryBase) -> Iterator[str]:

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dbrun.models.base import Model
+from dbrun.models.prompt_length import find_truncated, load_any_tokenizer, may_be_truncated
+from dbrun.options.precision import Precision
 from dbrun.stages.base import StageContext
+from dbrun.stages.load import read_base_record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +40,11 @@ def prompt_items(prompts: Sequence[str], *, text: bool, frozen_encoders: Sequenc
     return items
 
 
-def encode_prompt(ctx: StageContext[Any], item: PromptItem, base: Callable[[], Model],
-                  *, deterministic: bool) -> Mapping[str, Tensor]:
+def encode_prompt(ctx: StageContext[Any], item: PromptItem, base: Callable[[], Model], *, precision: Precision,
+                  deterministic: bool) -> Mapping[str, Tensor]:
     """The stored tensors of an item, without a batch axis.
 
-    base: loads the base at the first call; deterministic: whether it computes so.
+    base: loads the base at the first call, in precision; deterministic: whether it computes so.
     """
     from safetensors.torch import load_file, save_file
 
@@ -59,8 +62,25 @@ def encode_prompt(ctx: StageContext[Any], item: PromptItem, base: Callable[[], M
         save_file(on_cpu, folder / "condition.safetensors")
 
     key: dict[str, object] = {"base": ctx.inputs["load"].digest, "prompt": item.prompt}
+    if precision != "fp32":
+        key["precision"] = precision
     if deterministic:
         key["deterministic"] = True
     if item.text_encoder is not None:
         key["text_encoder"] = item.text_encoder
     return load_file(ctx.items.get(key, make) / "condition.safetensors")
+
+
+def warn_truncated(ctx: StageContext[Any], prompts: Sequence[str]) -> None:
+    """Warn of each prompt that is longer than the base reads, with the part that is not read."""
+    assert ctx.base is not None
+    record = read_base_record(ctx.inputs["load"])
+    normalized = [record.family.normalize_prompt(prompt) for prompt in prompts]
+    for limit in record.prompt_limits(ctx.base):
+        # a cheap upper bound first, so that a tokenizer is loaded only where a prompt may be too long
+        long = [prompt for prompt in normalized if may_be_truncated(prompt, limit.tokens)]
+        if not long:
+            continue
+        tokenizer = load_any_tokenizer(ctx.base, limit.tokenizer)
+        for cut in find_truncated(tokenizer, long, limit.tokens):
+            ctx.note(cut.message(limit), level="info" if limit.rest_is_read else "warning")
