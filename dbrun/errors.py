@@ -67,6 +67,10 @@ class ProcessLost(StageFailed):
     """Another process of the same run no longer answers."""
 
 
+class WorkerKilled(StageFailed):
+    """Another process of the same run was killed by SIGKILL, as the system does where memory runs out."""
+
+
 class WorkPending(DbrunError):
     """Stages still have to run although the caller asked that none would."""
 

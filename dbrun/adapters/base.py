@@ -86,6 +86,14 @@ class Learnable(Part):
         """Whether its initial weights depend on the base's weights, not only on the layers' shapes."""
         return True
 
+    @property
+    def plain_start(self) -> Mapping[str, str]:
+        """Fields with the values, as a recipe writes them, under which its initial weights need only shapes.
+
+        Empty where they need no more now, or do so under all values.
+        """
+        return {}
+
     def attach_direct(self, module: nn.Module, modules: tuple[str, ...]) -> DirectWeights | None:
         """Make weights of module trainable without peft; returns None if peft is to attach the adapter."""
         return None

@@ -104,6 +104,16 @@ class Lora(LowRankAdapter):
         return self._is_pissa or self.dora
 
     @property
+    def plain_start(self) -> Mapping[str, str]:
+        """`start: zero` in place of PiSSA, and no DoRA."""
+        values: dict[str, str] = {}
+        if self._is_pissa:
+            values["start"] = "zero"
+        if self.dora:
+            values["dora"] = "false"
+        return values
+
+    @property
     def layer_needs(self) -> Mapping[LayerNeed, str]:
         """For `start: pissa` the base's own weights, for DoRA weights that peft can read; nothing otherwise."""
         needs: dict[LayerNeed, str] = {}

@@ -48,7 +48,7 @@ def show_plan(request: RecipeRequest, selection: Selection, *, as_json: bool, lo
 def show_memory(request: RecipeRequest, selection: Selection, device: str | None, *, as_json: bool) -> None:
     """Print the counted memory of each stage on a device. device: such as `cuda:24GB`; None for the recipe's, here."""
     from dbrun.plan import memory
-    from dbrun.stages.support.memory_advice import advice_text
+    from dbrun.stages.support.memory_advice import stage_advice
     from dbrun.ui.memory import memory_table
     from dbrun.ui.waiting import show_elapsed
 
@@ -64,7 +64,7 @@ def show_memory(request: RecipeRequest, selection: Selection, device: str | None
     measured = memory.measured_before(scope, plan_scope(scope))
     elsewhere = frozenset(name for name in counts
                           if target.name != "cpu" and not scope.stages[name].device_dependent)
-    advice = {name: advice_text(scope.stages[name].memory_advice(scope.recipe, target.name)) for name in counts}
+    advice = {name: stage_advice(scope.stages[name], scope.recipe, target.name) for name in counts}
     if not as_json:
         print_result(memory_table(counts, measured, elsewhere, advice, target))
         return

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.disk_space import check_free_space
-from dbrun.errors import DbrunError, Interrupted, StageFailed
+from dbrun.errors import DbrunError, Interrupted, StageFailed, WorkerKilled
 from dbrun.events import Emit, LibrariesLoading, Note, StageFinished, StageReused, StageStarted
 from dbrun.plan.cache_key import StageKey
 from dbrun.plan.item_cache import item_cache
@@ -22,7 +22,7 @@ from dbrun.resolve.base import verified_base_folder
 from dbrun.run.run_log import RunLog
 from dbrun.run.turns import take_turn
 from dbrun.stages.sources import Artifact
-from dbrun.stages.support.memory_advice import advice_text
+from dbrun.stages.support.memory_advice import stage_advice
 from dbrun.stages.support.resident import ResidentBase
 from dbrun.store.atomic import disk_errors, remove_tree
 from dbrun.store.locks import Lock
@@ -204,12 +204,16 @@ class StageRunner:
     @contextmanager
     def _log_crashes(self, stage_key: StageKey) -> Iterator[None]:
         """Context manager: pass DbrunErrors on; write any other exception to the run log and raise a DbrunError."""
+        def advice() -> str:
+            return stage_advice(stage_key.stage, self.scope.recipe, self.scope.numerics.device)
+
         try:
             yield
+        except WorkerKilled as error:
+            raise StageFailed(error.message, fix=f"{error.fix}; if memory ran out: {advice()}") from error
         except (DbrunError, KeyboardInterrupt):
             raise
         # SystemExit, too: some libraries call sys.exit on an error.
         except (Exception, SystemExit) as error:
-            advice = advice_text(stage_key.stage.memory_advice(self.scope.recipe, self.scope.numerics.device))
-            raise self.run_log.log_crash(stage_key.stage.NAME, error, advice) from error
+            raise self.run_log.log_crash(stage_key.stage.NAME, error, advice()) from error
 

@@ -101,7 +101,9 @@ class Adapt(Stage[AdaptParams]):
         advice: list[str] = []
         for name, choice in recipe.adapt.adapters.items():
             if choice.starts_from_base_weights and choice.uses_peft:
-                advice.append(f"write `adapt: {{{name}: {{type: lora}}}}`, which starts without the base's weights")
+                changes = [f"`adapt.{name}.{field}: {value}`" for field, value in choice.plain_start.items()]
+                change = " and ".join(changes) or f"`adapt.{name}: {{type: lora}}`"
+                advice.append(f"set {change}, which starts without the base's weights")
         return (*advice, *adapter_advice(recipe))
 
     def max_disk_bytes(self, ctx: StageContext[AdaptParams]) -> int:

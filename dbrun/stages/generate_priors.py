@@ -27,7 +27,12 @@ from dbrun.stages.support.base_loading import load_base, quantisation_packages, 
 from dbrun.stages.support.cost import denoiser_labels, guidance_label
 from dbrun.stages.support.distribute import run_distributed
 from dbrun.stages.support.memory import CountedMemory, largest
-from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice
+from dbrun.stages.support.memory_advice import (
+    offload_advice,
+    precision_advice,
+    quantise_advice,
+    resolution_advice,
+)
 from dbrun.stages.support.memory_phases import encode_prompts_phase, sampling_phase
 from dbrun.workload import Workload
 
@@ -162,9 +167,8 @@ class GeneratePriors(Stage[PriorParams]):
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
         """Fewer pixels or bits, or class images that need not be drawn here."""
-        return (*precision_advice(recipe, device), *quantise_advice(recipe, device), "lower `images.resolution`",
-                *offload_advice(recipe, device),
-                "name class images of your own in `prior.images`, or set `prior.target: base`")
+        return (*precision_advice(recipe), *quantise_advice(recipe, device), *resolution_advice(recipe),
+                *offload_advice(recipe, device), *_other_targets(recipe))
 
     def max_disk_bytes(self, ctx: StageContext[PriorParams]) -> int:
         """Each picture twice: as an item and in the result."""
@@ -200,6 +204,28 @@ class GeneratePriors(Stage[PriorParams]):
         record = {"prompt": prompt, "count": total}
         (ctx.out / PRIORS_FILE).write_text(json.dumps(record, sort_keys=True) + "\n", encoding="utf-8")
         ctx.progress(total, total, "pictures")
+
+
+def _other_targets(recipe: Recipe) -> tuple[str, ...]:
+    """Advice on class images that need not be drawn, as far as the rules between keys allow it."""
+    prior, subjects = recipe.prior, recipe.subjects_by_key
+    if prior is None:
+        return ()
+    if prior.images is not None:
+        return ("add class images of your own to those in `prior.images`",)
+    own = [key for key, subject in subjects.items() if subject.class_images is not None]
+    if own:
+        return (f"add class images of your own to those in `{own[0]}.class_images`",)
+    # settings of pictures that are not drawn are refused
+    ignored = [f"`prior.{key}`" for key in ("count", "steps", "guidance") if getattr(prior, key) is not None]
+    without = f" and leave out {' and '.join(ignored)}" if ignored else ""
+    advice: list[str] = []
+    # prompts with places need class images drawn for each of them
+    if len(subjects) == 1 and all(len(subject.class_prompts) == 1 for subject in subjects.values()):
+        advice.append(f"name class images of your own in `prior.images`{without}")
+    if not recipe.objective.prediction and not recipe.objective.zero_terminal_snr:
+        advice.append(f"set `prior.target: base`{without}")
+    return tuple(advice)
 
 
 class _BlockDrawer:

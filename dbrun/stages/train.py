@@ -26,7 +26,13 @@ from dbrun.stages.support.base_loading import load_base, quantisation_packages
 from dbrun.stages.support.cost import adapter_labels, denoiser_labels
 from dbrun.stages.support.held_out import held_out_indices
 from dbrun.stages.support.memory import CountedMemory
-from dbrun.stages.support.memory_advice import adapter_advice, offload_advice, precision_advice, quantise_advice
+from dbrun.stages.support.memory_advice import (
+    adapter_advice,
+    offload_advice,
+    precision_advice,
+    quantise_advice,
+    resolution_advice,
+)
 from dbrun.stages.support.memory_phases import train_memory
 from dbrun.stages.support.prompt_index import PromptIndex
 from dbrun.stages.support.training_length import training_length
@@ -42,7 +48,6 @@ if TYPE_CHECKING:
     from dbrun.training.loop import Metrics, Trainer
     from dbrun.training.monitor import Monitor
     from dbrun.training.prompt_embeds import PromptEncoder
-
 
 
 class Train(Stage[TrainParams]):
@@ -144,18 +149,16 @@ class Train(Stage[TrainParams]):
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
         """What shrinks the activations of a step, then what shrinks weights and optimizer."""
-        train = recipe.train
-        advice: list[str] = []
+        train, advice = recipe.train, list[str]()
         if not train.gradient_checkpointing:
             advice.append("set `train.gradient_checkpointing: true`")
         if train.batch_size > 1:
             advice.append("lower `train.batch_size` and raise `train.accumulation` instead")
-        advice += (*precision_advice(recipe, device), *quantise_advice(recipe, device), *offload_advice(recipe, device))
+        advice += (*precision_advice(recipe), *quantise_advice(recipe, device), *offload_advice(recipe, device))
         others = [f"`adapt.{name}`" for name in recipe.adapt.adapters if name != "denoiser"]
         if others and "denoiser" in recipe.adapt.adapters:
             advice.append(f"leave out {' and '.join(others)}")
-        advice.append("lower `images.resolution`")
-        return (*advice, *adapter_advice(recipe))
+        return (*advice, *resolution_advice(recipe), *adapter_advice(recipe))
 
     def max_disk_bytes(self, ctx: StageContext[TrainParams]) -> int:
         """The checkpoints that are kept, one more while it is written, and the adapters with their metrics."""

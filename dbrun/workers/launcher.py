@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from dbrun.errors import DbrunError, Interrupted, ProcessLost, StageFailed
+from dbrun.errors import DbrunError, Interrupted, ProcessLost, StageFailed, WorkerKilled
 from dbrun.events import Emit, Note
 from dbrun.plan.cache_key import StageKey
 from dbrun.stages.support.process_group import ProcessGroup
@@ -202,7 +202,8 @@ class WorkerGroup:
         for rank, process in self._processes.items():
             code = process.poll()
             if code is not None:
-                return StageFailed(f"process {rank} of {self.size} {_describe_exit(code)}", fix=self._resume_hint(rank))
+                kind = WorkerKilled if code == -signal.SIGKILL else StageFailed
+                return kind(f"process {rank} of {self.size} {_describe_exit(code)}", fix=self._resume_hint(rank))
         return None
 
     def _resume_hint(self, rank: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbrun.errors import DbrunError, Interrupted, ProcessLost, StageFailed
+from dbrun.errors import DbrunError, Interrupted, ProcessLost, StageFailed, is_out_of_memory
 from dbrun.events import Event, Note
 from dbrun.plan.item_cache import item_cache
 from dbrun.plan.planner import BASE_STAGE, Scope
@@ -19,6 +19,7 @@ from dbrun.resolve.base import verified_base_folder
 from dbrun.run.signals import HANDLED_SIGNALS
 from dbrun.run.stage_context import StageContextFactory
 from dbrun.stages.sources import Artifact
+from dbrun.stages.support.memory_advice import stage_advice
 from dbrun.stages.support.resident import ResidentBase
 from dbrun.store.atomic import remove_tree
 from dbrun.workers.env import DistributedEnv, clear_launcher_variables
@@ -107,6 +108,11 @@ class _Worker:
             self._report_failure(error)
         except Exception as error:
             traceback.print_exc()
+            if is_out_of_memory(error) and self.scope is not None:
+                scope = self.scope
+                advice = stage_advice(scope.stages[stage], scope.recipe, scope.numerics.device)
+                self._report_failure(StageFailed(f"{stage} ran out of memory", fix=advice))
+                return 1
             text = str(error).strip() or "no message"
             first_line = text.splitlines()[0][:MAX_MESSAGE_LENGTH]
             self._report_failure(StageFailed(f"{stage} failed: {type(error).__name__}: {first_line}",

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from dbrun.models.quantisation import quantisations
 from dbrun.recipe.schema.model import Recipe
+from dbrun.stages.base import Stage
 from dbrun.stages.support.base_loading import has_own_memory
 
 NOTHING_TO_CHANGE = "free some memory: no key of the recipe makes this stage need less"
+SMALLEST_SIDE = 64
+"""Pixels of the smallest pictures that any base was trained on."""
 
 
-def precision_advice(recipe: Recipe, device: str) -> tuple[str, ...]:
-    """16 bits, where the recipe uses 32 and the device draws and trains in 16."""
-    # on a CPU pictures are drawn in 32 bits whatever the recipe says
-    if device == "cpu" or recipe.train.resolved_precision != "fp32":
+def stage_advice(stage: Stage[Any], recipe: Recipe, device: str) -> str:
+    """What makes a stage need less memory, as one clause. device: cuda, mps or cpu."""
+    advice = list(stage.memory_advice(recipe, device))
+    processes = recipe.launch.processes
+    # on GPUs each process has a memory of its own
+    if stage.multi_process and processes > 1 and not has_own_memory(device):
+        fewer = max(count for count in range(1, processes) if processes % count == 0)
+        advice.append(f"set `launch.processes: {fewer}`")
+    return advice_text(advice)
+
+
+def precision_advice(recipe: Recipe) -> tuple[str, ...]:
+    """16 bits, where the recipe uses 32: both kinds of device then draw and train in 16."""
+    if recipe.train.resolved_precision != "fp32":
         return ()
     return ("set `train.precision: bf16`",)
+
+
+def resolution_advice(recipe: Recipe) -> tuple[str, ...]:
+    """Fewer pixels, where there are more than a base needs."""
+    if recipe.images.resolution <= SMALLEST_SIDE:
+        return ()
+    return ("lower `images.resolution`",)
 
 
 def quantise_advice(recipe: Recipe, device: str) -> tuple[str, ...]:
@@ -47,7 +68,7 @@ def adapter_advice(recipe: Recipe) -> tuple[str, ...]:
     for name, adapter in recipe.adapt.adapters.items():
         if not adapter.uses_peft:
             advice.append(f"choose a low-rank `adapt.{name}.type`: `{adapter.NAME}` trains every weight")
-        elif hasattr(adapter, "rank"):
+        elif getattr(adapter, "rank", 1) > 1:
             advice.append(f"lower `adapt.{name}.rank`")
     return tuple(advice)
 
