@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -24,7 +24,7 @@ from dbrun.stages.generate_priors import PRIORS_FILE
 from dbrun.stages.load import read_base_record
 from dbrun.stages.sources import Artifact, Picture, Sources
 from dbrun.stages.support import cost
-from dbrun.stages.support.base_loading import encoding_precision, load_base
+from dbrun.stages.support.base_loading import encoding_precision, open_for_encoding
 from dbrun.stages.support.crops import Crop, crop_settings, crops, write_mask
 from dbrun.stages.support.distribute import run_distributed
 from dbrun.stages.support.inputs import read_verified
@@ -203,21 +203,7 @@ class Preprocess(Stage[PreprocessParams]):
         prompts = prompt_items(index.prompts, text=params.text, frozen_encoders=params.frozen_encoders)
         all_crops = _all_crops(ctx, [*instance, *classes])
 
-        # in 32 bits on every device: a VAE in 16 bits overflows, and each crop is encoded only once
-        @cache
-        def base() -> Model:
-            return load_base(ctx, "fp32", deterministic=params.deterministic)
-
-        @cache
-        def text_base() -> Model:
-            # the pictures come first, so that the autoencoder is done
-            model = base()
-            if model.family.autoencoder:
-                model.release(model.family.autoencoder)
-            if params.precision == "fp32":
-                return model
-            return load_base(ctx, params.precision, deterministic=params.deterministic)
-
+        base, text_base = open_for_encoding(ctx, params.precision, deterministic=params.deterministic)
         encode = partial(encode_prompt, ctx, base=text_base, precision=params.precision,
                          deterministic=params.deterministic)
 

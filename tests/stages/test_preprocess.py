@@ -282,3 +282,19 @@ def test_how_often_pictures_are_repeated_is_in_the_index(bench, recipe) -> None:
         Picture(p.digest, p.prompt, repeats=2 + i) for i, p in enumerate(plain(chosen).pictures)))
     index = json.loads((bench.run("preprocess", recipe(prior=None)).path / "index.json").read_text())
     assert index["repeats"] == [2, 3]
+
+
+def test_prompts_are_encoded_in_bf16_on_a_gpu_that_trains_in_it(bench, recipe) -> None:
+    """The bench computes on the CPU in any case; pictures stay in 32 bits, as a VAE must."""
+    def encoded(**changes: object) -> tuple[torch.Tensor, torch.Tensor]:
+        out = bench.through("preprocess", recipe(prior=None, subject={"class_prompt": None}, **changes)).path
+        prompts = load_file(out / "prompts.safetensors")
+        return next(iter(prompts.values())), next(iter(load_file(out / "latents.safetensors").values()))
+
+    half = {"train": {"precision": "bf16"}}
+    whole, latents = encoded()
+    on_cpu, _ = encoded(**half)
+    on_gpu, same_latents = encoded(**half, device="cuda")
+    assert whole.dtype == latents.dtype == torch.float32 and on_gpu.dtype == torch.bfloat16
+    assert torch.equal(on_cpu, whole) and torch.equal(same_latents, latents)
+    assert 0 < (on_gpu.float() - whole).abs().max() < 0.1 * whole.abs().max()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import StageFailed
@@ -99,6 +101,29 @@ def load_base(ctx: StageContext[Any], precision: Precision, device: torch.device
         model.weights.offloaded = model.family.components["denoiser"]
     ctx.resident.opened(ctx.inputs["load"].digest, model)
     return model
+
+
+def open_for_encoding(ctx: StageContext[Any], precision: Precision, *,
+                      deterministic: bool) -> tuple[Callable[[], Model], Callable[[], Model]]:
+    """Two functions that open the base at their first call: for pictures, and for prompts, in this precision.
+
+    No picture may be encoded after the first prompt: the autoencoder is freed then.
+    """
+    # in 32 bits on every device: a VAE in 16 bits overflows, and each crop is encoded only once
+    @cache
+    def for_pictures() -> Model:
+        return load_base(ctx, "fp32", deterministic=deterministic)
+
+    @cache
+    def for_prompts() -> Model:
+        model = for_pictures()
+        if model.family.autoencoder:
+            model.release(model.family.autoencoder)
+        if precision == "fp32":
+            return model
+        return load_base(ctx, precision, deterministic=deterministic)
+
+    return for_pictures, for_prompts
 
 
 def _leave_files_out_of_peak(model: Model) -> None:
