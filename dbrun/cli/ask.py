@@ -155,7 +155,7 @@ def _live_progress(run: Run) -> _LiveProgress | None:
 
 
 def _read_time_left(event: Mapping[str, object]) -> TimeLeft:
-    """The event as `events.as_json` wrote it. Raises KeyError, TypeError or ValueError where it is another."""
+    """The event as `to_json` wrote it. Raises KeyError, TypeError or ValueError where it is another."""
     unknown, known_with = event["unknown"], event["known_with"]
     if not isinstance(unknown, list):
         raise TypeError(f"unknown is {unknown!r}")

@@ -295,7 +295,7 @@ def test_the_status_of_a_running_run_says_the_time_left(folder: Path, capsys: py
 
     def said(*events: tuple[float, Event]) -> tuple[str, dict[str, Any]]:
         """What people and programs are told. events: seconds ago, and the event."""
-        lines = [json.dumps({"time": now - ago, **event.to_json()}) for ago, event in events]
+        lines = [json.dumps({**event.to_json(), "time": now - ago}) for ago, event in events]
         (place / EVENTS_FILE).write_text("".join(f"{line}\n" for line in lines))
         show_status(["dog.yaml"], None, as_json=False)
         text = capsys.readouterr().out.splitlines()[-1]
