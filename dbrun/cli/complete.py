@@ -53,6 +53,13 @@ def complete_recipes_and_keys(incomplete: str) -> list[str]:
     return [*complete_recipes(incomplete), *complete_keys(incomplete)]
 
 
+def complete_bases(incomplete: str) -> list[str]:
+    """Bases that `dbrun new` writes recipes for."""
+    from dbrun.recipe.starter_bases import starter_bases
+
+    return _with_prefix(starter_bases(), incomplete)
+
+
 def complete_stages(incomplete: str) -> list[str]:
     """Names of stages."""
     from dbrun.stages.base import stages

@@ -1,9 +1,8 @@
-"""The work of the verbs that read or write single files: `validate`, `migrate`, `new`, `show`, `compare`."""
+"""The work of the verbs that read or write single files: `validate`, `migrate`, `show`, `compare`."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,27 +112,6 @@ def schema_is_current(file: Path) -> bool:
         return True
     print_status(f"{file} is not the schema of this version\n  → dbrun schema > {file}")
     return False
-
-
-def write_starter(name: str) -> None:
-    """Write a commented starter recipe; never over another file. Raises UsageError."""
-    from dbrun.recipe.new import starter_recipe
-    from dbrun.recipe.schema.model import NAME_PATTERN, PATTERN_WORDS
-
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise UsageError(f"{name!r} cannot be a name; allowed: {PATTERN_WORDS[NAME_PATTERN]}")
-    home = Path("recipes") if Path("recipes").is_dir() else Path()
-    target = home / f"{name}.yaml"
-    # Mode "x" tests and creates in one step, so that not even a file made at this moment is overwritten.
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(starter_recipe(name, target))
-    except FileExistsError:
-        raise UsageError(f"{target} exists already", fix="choose another name") from None
-    except OSError as error:
-        raise UsageError(f"{target} cannot be written: {error.strerror}") from None
-    print_status(f"edit it, then: dbrun run {target}")
-    print_result(str(target))
 
 
 def show_provenance(adapter: Path, *, as_json: bool) -> None:

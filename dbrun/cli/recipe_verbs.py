@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dbrun.cli.app import Json, Profiles, app
-from dbrun.cli.complete import complete_recipes, complete_recipes_and_keys
+from dbrun.cli.complete import complete_bases, complete_recipes, complete_recipes_and_keys
 
 SCHEMA = Path("schemas/recipe.schema.json")
 """The file that `schema --check` compares with by default: the one of dbrun's own repository."""
@@ -64,11 +64,26 @@ def schema(check: Annotated[bool, typer.Option("--check", help="Compare with the
 
 
 @app.command()
-def new(name: Annotated[str, typer.Argument(help="The run's name.", metavar="NAME", show_default=False)]) -> None:
-    """Write a commented starter recipe.
+def new(name: Annotated[str, typer.Argument(help="The run's name.", metavar="NAME", show_default=False)],
+        images: Annotated[Path | None, typer.Option("--images", metavar="FOLDER", show_default=False,
+                                                    help="Your pictures; left out, those of a drawn dog.")] = None,
+        base: Annotated[str | None, typer.Option("--base", metavar="BASE", show_default=False,
+                                                 autocompletion=complete_bases,
+                                                 help="The base: embedded, sd15, sdxl, flux1 …; a wrong word lists "
+                                                      "all.")] = None,
+        memory: Annotated[str | None, typer.Option("--memory", metavar="SIZE", show_default=False,
+                                                   help="Memory of the graphics card, such as 12GB; left out, that of "
+                                                        "this machine's.")] = None,
+        word: Annotated[str | None, typer.Option("--word", metavar="WORD", show_default=False,
+                                                 help="A rare word that will mean your subject, such as sks.")] = None,
+        class_word: Annotated[str | None, typer.Option("--class", metavar="NOUN", show_default=False,
+                                                       help="What it is one of, such as dog or woman; left out, there "
+                                                            "is no prior preservation.")] = None) -> None:
+    """Write a commented starter recipe that fits your base, card and pictures.
 
-    It is written to recipes/NAME.yaml if the folder recipes/ exists, else to NAME.yaml.
+    On a terminal it asks for what is not given. It is written to recipes/NAME.yaml if the folder recipes/ exists, else
+    to NAME.yaml. Then it looks at your pictures and says what is odd.
     """
-    from dbrun.cli.files import write_starter
+    from dbrun.cli.new import GivenWords, write_starter
 
-    write_starter(name)
+    write_starter(name, GivenWords(images, base, memory, word, class_word))

@@ -30,10 +30,12 @@ MAX_LISTED = 8
 
 def parse_request(recipe: Path, overrides: Sequence[str] | None, profiles: Sequence[str] | None,
                   store: Path | None = None) -> RecipeRequest:
-    """The request for a recipe; `-` is that on standard input. Raises UsageError for an override without `=`.
+    """The request for a recipe: a file, the name of one that comes with dbrun, or `-` for that on standard input.
 
-    store: of `--store`, None without it.
+    store: of `--store`, None without it. Raises UsageError for an override without `=`, or nearly such a name.
     """
+    from dbrun.recipe.shipped import find_recipe
+
     for word in overrides or ():
         if "=" not in word:
             raise UsageError(f"found {word!r}; an override is written key=value", fix="such as train.steps=400")
@@ -42,7 +44,7 @@ def parse_request(recipe: Path, overrides: Sequence[str] | None, profiles: Seque
         name = Path(STDIN_NAME)
         text = decode_recipe(sys.stdin.buffer.read(MAX_BYTES + 1), name)
         return RecipeRequest(name, *rest, text=text, store=store)
-    return RecipeRequest(recipe, *rest, store=store)
+    return RecipeRequest(find_recipe(recipe), *rest, store=store)
 
 
 def parse_request_from(recipe: Path | None, overrides: Sequence[str] | None, profiles: Sequence[str] | None,
@@ -103,9 +105,11 @@ def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 def split_recipes(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     """The recipes among words, and the `key=value` overrides."""
+    from dbrun.recipe.shipped import find_recipe
+
     # A file's name may hold an equals sign.
     overrides = [word for word in words if "=" in word and not file_exists(Path(word))]
-    return [Path(word) for word in words if word not in overrides], overrides
+    return [find_recipe(Path(word)) for word in words if word not in overrides], overrides
 
 
 def _only_recipe() -> Path:

@@ -59,12 +59,12 @@ def _devices() -> Iterator[Check]:
         # a note, not bad: a machine needs one device, not all
         state = "ok" if lack is None else "note"
         yield Check(name, state, lack or "there")
-    for line in _gpus():
-        yield Check("GPU", "ok", line)
+    for name, driver, free, total in list_gpus():
+        yield Check("GPU", "ok", f"{name}, driver {driver}, {free} of {total} free")
     yield Check("CPU", "ok", f"{os.cpu_count()} cores")
 
 
-def _gpus() -> list[str]:
+def list_gpus() -> list[tuple[str, str, str, str]]:
     """Name, driver, free and total memory of each NVIDIA GPU, as `nvidia-smi` says; [] without it."""
     if shutil.which("nvidia-smi") is None:
         return []
@@ -76,8 +76,12 @@ def _gpus() -> list[str]:
         return []
     if done.returncode != 0:
         return []
-    rows = [line.split(", ") for line in done.stdout.splitlines()]
-    return [f"{row[0]}, driver {row[1]}, {row[2]} of {row[3]} free" for row in rows if len(row) == 4]
+    gpus = []
+    for line in done.stdout.splitlines():
+        match line.split(", "):
+            case [name, driver, free, total]:
+                gpus.append((name, driver, free, total))
+    return gpus
 
 
 def _memory() -> Iterator[Check]:

@@ -7,7 +7,7 @@ import re
 import sys
 from typing import TextIO
 
-from dbrun.errors import DEFAULT_WIDTH, DbrunError
+from dbrun.errors import DEFAULT_WIDTH, DbrunError, UsageError
 from dbrun.secrets import redact_secrets
 
 COLOUR_CODE = re.compile(r"\x1b\[\d*m")
@@ -143,6 +143,20 @@ def truncate(text: str, room: int) -> str:
 def print_result(text: str, end: str = "\n") -> None:
     """Print the data that the verb was asked for to stdout, without secrets. Never wrapped: programs read it."""
     print(escape_controls(redact_secrets(text), sys.stdout), end=end, flush=True)
+
+
+def ask(question: str, usual: str) -> str:
+    """Print a question to stderr and return the answer of one line; usual: the answer of an empty line.
+
+    Raises UsageError where the input has ended.
+    """
+    shown = f" [{usual}]" if usual else ""
+    print_status(f"{question}{shown}: ", end="")
+    line = sys.stdin.readline()
+    if not line:
+        print_status("")
+        raise UsageError("the input ended before an answer", fix="name it on the command line; --help lists the words")
+    return line.strip() or usual
 
 
 def pluralize(number: int, noun: str, more: str = "s") -> str:

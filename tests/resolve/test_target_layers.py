@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from dbrun.events import Note
 from dbrun.models.base import families
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.new import starter_recipe
+from dbrun.recipe.new import StarterRequest, starter_recipe
 from dbrun.recipe.text.spans import InvalidRecipe, Problem, ProblemCollector
 from dbrun.resolve.sources import resolve_sources
 from dbrun.resolve.target_layers import check_layers, count_layers, layer_names
@@ -27,7 +27,7 @@ RANKED = ["type: lora", "type: lora, dora: true", "type: lora, rslora: true", "t
 @pytest.fixture(autouse=True)
 def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("dog.yaml").write_text(starter_recipe("dog"))
+    Path("dog.yaml").write_text(starter_recipe(StarterRequest("dog")))
 
 
 def odd(adapter: str, component: str = "denoiser") -> Sequence[Note]:

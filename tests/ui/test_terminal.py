@@ -19,7 +19,7 @@ from fork_server import run_dbrun
 from PIL import Image
 from rich.cells import cell_len
 
-from dbrun.recipe.new import starter_recipe
+from dbrun.recipe.new import StarterRequest, starter_recipe
 from dbrun.ui.table import align_rows
 from dbrun.ui.terminal import format_ago, paint, print_result, print_status, wrap_text
 
@@ -29,8 +29,9 @@ NUMBER = re.compile(r"\d+(\.\d+)?")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    text = starter_recipe("dog").replace("instance_prompt:", "instance_promt:").replace("targets: all", "targets: al")
-    (tmp_path / "dog.yaml").write_text(text.replace("learning_rate:", "x" * 30 + ": 1, learning_rate:"))
+    text = starter_recipe(StarterRequest("dog")).replace("instance_prompt:", "instance_promt:")
+    text = text.replace("targets: all", "targets: al")
+    (tmp_path / "dog.yaml").write_text(text.replace("  learning_rate:", "  " + "x" * 30 + ": 1\n  learning_rate:"))
     return tmp_path
 
 
@@ -77,7 +78,7 @@ def test_a_message_that_is_not_for_a_screen_has_a_problem_a_line(folder: Path) -
                                    ["plan", "dog.yaml", "adapt.denoiser.rank=100", "adapt.denoiser.targets=linear"]],
                          ids=" ".join)
 def test_what_is_asked_for_is_folded_between_words(tmp_path: Path, words: list[str]) -> None:
-    (tmp_path / "dog.yaml").write_text(starter_recipe("dog"))
+    (tmp_path / "dog.yaml").write_text(starter_recipe(StarterRequest("dog")))
     narrow, wide = (on_a_screen(tmp_path, columns, *words) for columns in (72, 200))
     assert max(map(cell_len, narrow)) <= 72 or words == ["doctor"], max(narrow, key=cell_len)
     (short, long) = (NUMBER.sub("0", " ".join(lines)).split() for lines in (narrow, wide))
@@ -144,7 +145,8 @@ def test_pictures_with_long_names_and_prompts_have_a_line_each(tmp_path: Path, c
         name = tmp_path / "pictures" / f"{'a long name of a camera ' * 3}犬 {number:04d}.png"
         Image.new("RGB", (64, 64), (number, 9, 9)).save(name)
         name.with_suffix(".txt").write_text("a photo of sks dog, " + "犬" * 60)
-    (tmp_path / "dog.yaml").write_text(starter_recipe("dog").replace("images: embedded:sks_dog", "images: pictures"))
+    text = starter_recipe(StarterRequest("dog")).replace("images: embedded:sks_dog", "images: pictures")
+    (tmp_path / "dog.yaml").write_text(text)
     lines = on_a_screen(tmp_path, columns, "plan", "dog.yaml", "--pictures")
     rows = [line for line in lines if line.startswith("a long")]
     assert max(map(cell_len, lines)) <= columns and len(rows) == 3

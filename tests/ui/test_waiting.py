@@ -64,7 +64,7 @@ def test_the_line_is_taken_off_before_an_error_is_told(monkeypatch: pytest.Monke
 def test_verify_and_run_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dbrun.api.request import RecipeRequest
     from dbrun.cli.run import read_request
-    from dbrun.recipe.new import starter_recipe
+    from dbrun.recipe.new import StarterRequest, starter_recipe
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TERM", "xterm")
@@ -73,7 +73,7 @@ def test_verify_and_run_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module, "DELAY_SECONDS", 0)
     monkeypatch.setattr("dbrun.api.request.resolve_sources", lambda *words: time.sleep(0.2))
     monkeypatch.setattr("dbrun.store.verify.verify_store", lambda store: time.sleep(0.2) or VerifyReport({}, ()))
-    Path("dog.yaml").write_text(starter_recipe("dog"))
+    Path("dog.yaml").write_text(starter_recipe(StarterRequest("dog")))
     read_request(RecipeRequest(Path("dog.yaml")), decode=True)
     assert "reading the pictures and the base" in screen.getvalue()
     verify_all(as_json=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dbrun.recipe.load import load_recipe
-from dbrun.recipe.new import starter_recipe
+from dbrun.recipe.new import StarterRequest, starter_recipe
 from dbrun.resolve.sources import resolve_sources
 from dbrun.stages.base import stages
 from dbrun.store.store import Store
@@ -18,7 +18,8 @@ NO_PRIOR = "prior=null & subject.class_prompt=null"
 
 @pytest.fixture
 def dog(tmp_path: Path) -> Path:
-    (tmp_path / "dog.yaml").write_text(starter_recipe("dog"))
+    text = starter_recipe(StarterRequest("dog")).replace("count: 96", "count: 40")
+    (tmp_path / "dog.yaml").write_text(text)
     return tmp_path / "dog.yaml"
 
 

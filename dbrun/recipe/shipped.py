@@ -1,0 +1,41 @@
+"""The recipes that come with dbrun, by name: `dbrun run sks_dog` needs no file in the current folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import dbrun
+from dbrun.errors import UsageError
+from dbrun.input_file import path_exists
+from dbrun.recipe.checks.suggestions import nearest
+
+
+@cache
+def shipped_recipes() -> Mapping[str, Path]:
+    """Name of a recipe → its file, sorted by name."""
+    package = Path(dbrun.__file__).parent
+    folder = package / "recipes"
+    # in a checkout they lie beside the package, and an installation moves them into it
+    if not folder.is_dir():
+        folder = package.parent / "recipes"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(word: Path) -> Path:
+    """The file that a word of the command line means: itself, or the recipe of this name that comes with dbrun.
+
+    Raises UsageError for a word that is nearly such a name.
+    """
+    # a file, also one without an ending, goes before a name
+    if word.suffix or len(word.parts) != 1 or path_exists(word):
+        return word
+    recipes = shipped_recipes()
+    if word.name in recipes:
+        return recipes[word.name]
+    close = nearest(word.name, tuple(recipes))
+    if close is None:
+        return word
+    raise UsageError(f"there is no file {word}, and no recipe of this name comes with dbrun; there are "
+                     f"{', '.join(recipes)}", fix=f"did you mean {close}?")

@@ -1,0 +1,92 @@
+"""Bases that `dbrun new` writes starter recipes for, and how each fits on a graphics card.
+
+The settings of a base are those of its recipe in `recipes/`; only what depends on the card stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from dbrun.errors import UsageError
+from dbrun.recipe.checks.suggestions import nearest
+from dbrun.recipe.shipped import shipped_recipes
+
+WHOLE: Mapping[str, object] = MappingProxyType({})
+NF4 = MappingProxyType({"quantise": "nf4"})
+OFFLOAD = MappingProxyType({"offload": "blocks"})
+SMALL = MappingProxyType({"resolution": 512})
+SMALL_NF4 = MappingProxyType({"quantise": "nf4", "resolution": 512})
+SMALL_OFFLOAD = MappingProxyType({"offload": "blocks", "resolution": 512})
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class StarterBase:
+    """One base. recipe: name of the recipe that comes with dbrun; summary: for people who choose.
+
+    fits: (smallest card in GB, settings that make it fit there), the best settings first; empty: no card is needed.
+    """
+
+    recipe: str
+    summary: str
+    fits: tuple[tuple[int, Mapping[str, object]], ...] = ()
+
+    @property
+    def smallest_card(self) -> int:
+        """Memory in GB of the smallest card that it fits on; 0 where none is needed."""
+        return min((card for card, _ in self.fits), default=0)
+
+    def settings_for(self, memory: float) -> Mapping[str, object] | None:
+        """Settings for a card of this memory in GB; None where no setting makes it fit."""
+        if not self.fits:
+            return WHOLE
+        return next((settings for card, settings in self.fits if card <= memory), None)
+
+
+# counted by tests/recipe/test_starter_memory.py from the published configs, 0.75 GiB of a card kept free
+STARTER_BASES: Mapping[str, StarterBase] = MappingProxyType({
+    EMBEDDED: StarterBase("sks_dog", "a small one that only draws; no GPU, no download: to try dbrun out"),
+    "sd15": StarterBase("sks_dog_sd15", "Stable Diffusion 1.5, 512 pixels", ((8, WHOLE),)),
+    "sdxl": StarterBase("sdxl_dog", "Stable Diffusion XL, 1024 pixels: the most widely used",
+                        ((12, WHOLE), (8, OFFLOAD))),
+    "sd35": StarterBase("sd35_dog", "Stable Diffusion 3.5 medium", ((16, WHOLE),)),
+    "flux1": StarterBase("flux1_dog", "FLUX.1 dev: best likeness, large download, not for commercial use",
+                         ((24, NF4), (16, SMALL_NF4))),
+    "flux2-klein": StarterBase("flux2_klein_dog", "FLUX.2 klein 4B", ((16, WHOLE),)),
+    "z-image": StarterBase("z_image_dog", "Z-Image, 6 B parameters", ((24, WHOLE),)),
+    "chroma": StarterBase("chroma_dog", "Chroma1-HD", ((24, NF4),)),
+    "krea2": StarterBase("krea2_dog", "Krea 2 Raw", ((24, NF4),)),
+    "qwen-image": StarterBase("qwen_image_dog", "Qwen-Image 2512, 20 B parameters", ((24, NF4),)),
+})
+"""Word for `dbrun new --base` → the base."""
+
+
+def starter_bases() -> Mapping[str, StarterBase]:
+    """The bases whose recipes came with this dbrun."""
+    return {name: base for name, base in STARTER_BASES.items() if base.recipe in shipped_recipes()}
+
+
+def find_starter_base(name: str) -> StarterBase:
+    """The base of this name; `z_image` and `Z-Image` are `z-image`. Raises UsageError."""
+    bases = starter_bases()
+    plain = name.strip().lower().replace("_", "-")
+    if plain in bases:
+        return bases[plain]
+    close = nearest(plain, tuple(bases)) or "sdxl"
+    raise UsageError(f"found --base {name!r}, allowed: {', '.join(bases)}", fix=f"write --base {close}")
+
+
+def card_settings(name: str, memory: float) -> Mapping[str, object]:
+    """Settings of a base for a card of this memory in GB. Raises UsageError where the base does not fit."""
+    base = find_starter_base(name)
+    settings = base.settings_for(memory)
+    if settings is not None:
+        return settings
+    fitting = [other for other, one in starter_bases().items() if one.fits and one.smallest_card <= memory]
+    if fitting:
+        fix = f"for such a card write --base {' or '.join(fitting)}"
+    else:
+        fix = f"write --base {EMBEDDED}, which needs no card"
+    raise UsageError(f"found a card of {memory:g} GB, and {name} needs {base.smallest_card} GB", fix=fix)
