@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from dbrun.cli.complete import (
     complete_recipes_and_keys,
     complete_stages,
 )
+from dbrun.errors import UsageError
 
 HELP_SECTIONS = {
     "Recipes": ("new", "validate", "schema", "migrate", "lock"),
@@ -84,6 +86,7 @@ RecipeWords = Annotated[list[str] | None, typer.Argument(
     help="The recipe (left out: the one last run here, else the only one in recipes/ or here) and changes to it.",
     metavar="[RECIPE] [KEY=VALUE]", show_default=False, autocompletion=complete_recipes_and_keys)]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Write Markdown to stdout, for the summary of a CI job.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", autocompletion=complete_stages,
                                            help="Run no stage after this one.")]
 MaybeRecipe = Annotated[Path | None, typer.Argument(help=f"{RECIPE_HELP} Left out: the only one in recipes/ or here.",
@@ -101,6 +104,13 @@ StoreFolder = Annotated[Path | None, typer.Option(
     help="The store of results. Default: $DBRUN_STORE, else .dbrun.")]
 Force = Annotated[list[str] | None, typer.Option(
     "--force", metavar="STAGE", autocompletion=complete_stages, help="Run this stage again even if it is cached.")]
+
+
+def refuse_beside_markdown(options: Mapping[str, object]) -> None:
+    """Raise UsageError for options that `--markdown` cannot show. options: name → its value."""
+    given = ", ".join(option for option, value in options.items() if value)
+    if given:
+        raise UsageError(f"`--markdown` has one form; found {given}", fix=f"leave {given} out, or leave out --markdown")
 
 
 def _version(requested: bool) -> None:

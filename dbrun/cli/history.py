@@ -15,10 +15,10 @@ MAX_LOG_BYTES = 64 * 2**20
 """Largest log of tracebacks in bytes that is shown."""
 
 
-def show_runs(name: str | None, limit: int | None, *, as_json: bool) -> None:
+def show_runs(name: str | None, limit: int | None, *, as_json: bool, as_markdown: bool = False) -> None:
     """Print the newest runs with the disk usage of their results. name: only runs of this name; limit: None for all."""
     from dbrun.store.usage import disk_usage_of_runs
-    from dbrun.ui.history import run_table
+    from dbrun.ui.history import run_table, start_time
 
     store = current_store()
     matching = [run for run in list_runs(store) if name in (None, run.name)]
@@ -30,6 +30,10 @@ def show_runs(name: str | None, limit: int | None, *, as_json: bool) -> None:
     if as_json:
         runs = [{**_run_json(run), "bytes": size} for run, size in shown]
         print_result(json.dumps({"format_version": 1, "runs": runs}, indent=1))
+    elif as_markdown:
+        from dbrun.ui.markdown import runs_markdown
+
+        print_result(runs_markdown([(run, size, start_time(run) or 0.0) for run, size in shown]))
     elif shown:
         print_result(run_table(shown))
         if len(matching) > len(shown):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dbrun.cli import complete
-from dbrun.cli.app import Json, app
+from dbrun.cli.app import Json, Markdown, app, refuse_beside_markdown
 
 RUN = "A run: its id, the beginning of its id, or a name, which means the newest run of that name."
 
@@ -17,11 +17,13 @@ def runs(name: Annotated[str | None, typer.Argument(help="Only runs of this name
                                                     show_default=False,
                                                     autocompletion=complete.complete_run_names)] = None,
          limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="List at most N runs.")] = 20,
-         json: Json = False) -> None:
+         json: Json = False, markdown: Markdown = False) -> None:
     """List the last runs: how they ended, what they did and keep."""
     from dbrun.cli.history import show_runs
 
-    show_runs(name, limit, as_json=json)
+    if markdown:
+        refuse_beside_markdown({"--json": json})
+    show_runs(name, limit, as_json=json, as_markdown=markdown)
 
 
 @app.command()

@@ -6,13 +6,14 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dbrun.cli.run import read_request
 from dbrun.plan.hub_check import ask_hub
 from dbrun.plan.machine_advice import machine_advice
 from dbrun.plan.planner import Plan, Scope, Status, make_scope, plan_scope
 from dbrun.recipe.load import LoadedRecipe
+from dbrun.ui.table import align_rows
 from dbrun.ui.terminal import paint, print_result, print_status
 
 if TYPE_CHECKING:
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from dbrun.resolve.sources import ResolvedSources
     from dbrun.stages.support.memory import CountedMemory
 
+Form = Literal["text", "json", "markdown"]
+"""How a plan is printed."""
 
-def show_plan(request: RecipeRequest, selection: Selection, *, as_json: bool, locked: bool = False,
+
+def show_plan(request: RecipeRequest, selection: Selection, *, form: Form = "text", locked: bool = False,
               exit_code: bool = False) -> int:
     """Print the plan; return the exit code: 3 if exit_code is set and there is work or drift, else 0.
 
@@ -33,16 +37,26 @@ def show_plan(request: RecipeRequest, selection: Selection, *, as_json: bool, lo
     drifted = _drift(loaded, resolved) if locked else None
     scope = make_scope(loaded.recipe, resolved, store, selection, None)
     plan = plan_scope(scope)
-    asked = ask_hub(scope, plan)
-    if asked is not scope:
-        scope, plan = asked, plan_scope(asked)
-    _print_plan(loaded, scope, plan, drifted, as_json=as_json)
-    if plan.blocked_stages and not as_json:
+    scope, plan, download = _with_answer_of_hub(scope, plan)
+    if form == "markdown":
+        _print_markdown(loaded, scope, plan, drifted, download)
+    else:
+        _print_plan(loaded, scope, plan, drifted, download, as_json=form == "json")
+    if plan.blocked_stages and form != "json":
         _print_stop(request, scope, plan)
     if not exit_code:
         return 0
     is_open = plan.has_pending if drifted is None else bool(drifted)
     return 3 if is_open else 0
+
+
+def _with_answer_of_hub(scope: Scope, plan: Plan) -> tuple[Scope, Plan, str | None]:
+    """The scope and plan with what the Hub says of a base that is not here, and its text on the download."""
+    asked = ask_hub(scope, plan)
+    if asked is scope:
+        return scope, plan, None
+    new = [note.text for note in asked.resolved.notes if note not in scope.resolved.notes]
+    return asked, plan_scope(asked), new[-1] if new else None
 
 
 def show_memory(request: RecipeRequest, selection: Selection, device: str | None, *, as_json: bool) -> None:
@@ -77,10 +91,12 @@ def show_memory(request: RecipeRequest, selection: Selection, device: str | None
                             indent=1))
 
 
-def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[str] | None, *, as_json: bool) -> None:
-    """Print the plan. drifted: the differences from the lock, None without a comparison."""
+def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[str] | None, download: str | None,
+                *, as_json: bool) -> None:
+    """Print the plan. drifted: the differences from the lock, None without a comparison; download: the Hub's answer."""
+    from dbrun.plan.forecast import forecast
     from dbrun.recipe.checks.exports import export_options
-    from dbrun.ui.plan import exports_text, note_text, stage_table
+    from dbrun.ui.plan import exports_text, forecast_lines, note_text, stage_table
 
     estimates, counts = _estimates(scope, plan), _known_counts(scope, plan)
     notes = (*scope.resolved.notes, *machine_advice(scope, plan, estimates))
@@ -93,7 +109,9 @@ def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[st
                                  "formats": asdict(forms), "notes": note_documents}, indent=1))
         return
     for note in notes:
-        print_status(note_text(note))
+        # the download is told in the last lines
+        if note.text != download:
+            print_status(note_text(note))
     blocks = [stage_table(plan, estimates)]
     if counts:
         from dbrun.ui.memory import counted_text
@@ -102,12 +120,28 @@ def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[st
     # With `--until train` nothing is exported, and the formats would only mislead.
     if any(scope.stages[name].writes_formats for name in scope.selected_stages.needs):
         blocks.append(exports_text(forms))
+    for line in forecast_lines(plan, estimates, forecast(scope, plan, counts, download)):
+        blocks.append(align_rows([[line]]))
     print_result("\n".join(blocks))
     if drifted:
         from dbrun.resolve.lock import drift_headline
 
         headline = f"{paint('drift:', 'yellow', sys.stderr)} {drift_headline(loaded)}"
         print_status("\n  ".join([headline, *drifted]))
+
+
+def _print_markdown(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[str] | None,
+                    download: str | None) -> None:
+    """Print the plan for the summary of a CI job. Arguments as those of `_print_plan`."""
+    from dbrun.plan.forecast import forecast
+    from dbrun.ui.markdown import plan_markdown
+    from dbrun.ui.plan import forecast_lines
+
+    estimates, counts = _estimates(scope, plan), _known_counts(scope, plan)
+    notes = (*scope.resolved.notes, *machine_advice(scope, plan, estimates))
+    lines = forecast_lines(plan, estimates, forecast(scope, plan, counts, download))
+    warnings = [f"{note.stage}: {note.text}" for note in notes if note.level == "warning"]
+    print_result(plan_markdown(loaded.recipe.name, plan, estimates, lines, warnings, drifted or []))
 
 
 def _estimates(scope: Scope, plan: Plan) -> Mapping[str, Estimate]:

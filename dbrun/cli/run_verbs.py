@@ -12,6 +12,7 @@ from dbrun.cli.app import (
     Force,
     From,
     Json,
+    Markdown,
     MaybeRecipe,
     Only,
     Overrides,
@@ -20,6 +21,7 @@ from dbrun.cli.app import (
     StoreFolder,
     Until,
     app,
+    refuse_beside_markdown,
 )
 from dbrun.cli.complete import complete_keys, complete_stages
 from dbrun.errors import UsageError
@@ -66,7 +68,7 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
     elif dry_run:
         from dbrun.cli.plan import show_plan
 
-        if show_plan(request, selection, as_json=json, locked=locked, exit_code=locked):
+        if show_plan(request, selection, form="json" if json else "text", locked=locked, exit_code=locked):
             raise typer.Exit(3)
     else:
         run_recipe(request, selection, as_json=json, locked=locked, outputs=outputs)
@@ -128,15 +130,19 @@ def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profi
                                                 "duplicate.")] = False,
          memory: Annotated[bool, typer.Option("--memory", help="Count the memory of each stage on this machine; takes "
                                               "seconds.")] = False,
+         markdown: Markdown = False,
          device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", show_default=False,
                                                     help="Count it for another device, such as cuda:24GB.")] = None,
          ) -> None:
     """Show what a run would do, and why."""
-    from dbrun.cli.plan import show_plan
+    from dbrun.cli.plan import Form, show_plan
     from dbrun.cli.words import parse_request_from
     from dbrun.plan.selection import Selection
 
     request, from_ = parse_request_from(recipe, overrides, profile, from_, store)
+    if markdown:
+        refuse_beside_markdown({"--json": json, "--pictures": pictures, "--memory": memory, "--device": device,
+                                "--sweep": sweep})
     if pictures:
         from dbrun.cli.pictures import show_pictures
 
@@ -163,6 +169,7 @@ def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profi
         has_pending = show_sweep(plan_runs(request, sweep, selection), as_json=json)
         code = 3 if has_pending and exit_code else 0
     else:
-        code = show_plan(request, selection, as_json=json, locked=locked, exit_code=exit_code)
+        form: Form = "markdown" if markdown else "json" if json else "text"
+        code = show_plan(request, selection, form=form, locked=locked, exit_code=exit_code)
     if code:
         raise typer.Exit(code)

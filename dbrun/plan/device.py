@@ -69,6 +69,34 @@ def _compute_capability() -> tuple[int, int] | None:
         nvml.nvmlShutdown()
 
 
+def device_memory(device: str) -> int | None:
+    """Bytes of memory of a device of this machine, without torch; None where it does not tell.
+
+    A GPU is asked through NVIDIA's driver; for others it is the memory of the machine.
+    """
+    if device != "cuda":
+        try:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, OSError):
+            return None
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    if nvml.nvmlInit_v2():
+        return None
+    try:
+        # nvmlMemory_t: total, free, used
+        handle, memory = ctypes.c_void_p(), (ctypes.c_ulonglong * 3)()
+        if nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)):
+            return None
+        if nvml.nvmlDeviceGetMemoryInfo(handle, memory):
+            return None
+        return int(memory[0])
+    finally:
+        nvml.nvmlShutdown()
+
+
 def why_unavailable(device: str) -> str | None:
     """Reason why this machine cannot use the device; None if it can, as far as that is seen without torch."""
     if device == "cuda":

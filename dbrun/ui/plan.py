@@ -17,6 +17,7 @@ from dbrun.ui.terminal import format_duration, paint, warning_text
 
 if TYPE_CHECKING:
     from dbrun.plan.estimate import Estimate
+    from dbrun.plan.forecast import Forecast
 
 STYLES = {Status.HIT: "green", Status.RUN: "cyan", Status.RESUME: "yellow", Status.BLOCKED: "red"}
 """Status of a stage → its colour."""
@@ -28,7 +29,7 @@ def status_word(status: Status) -> str:
 
 
 def stage_table(plan: Plan, known: Mapping[str, Estimate] = MappingProxyType({})) -> str:
-    """The plan as aligned rows. known: stage → its estimate; with any, a column of durations and a line of totals."""
+    """The plan as aligned rows. known: stage → its estimate; with any, there is a column of durations."""
     rows = []
     for stage in plan.stages:
         duration = [duration_text(known.get(stage.name))] if known else []
@@ -38,8 +39,6 @@ def stage_table(plan: Plan, known: Mapping[str, Estimate] = MappingProxyType({})
     parts = [table]
     if any(line.endswith("…") for line in table.split("\n")):
         parts.append(paint("  `dbrun explain STAGE` has the whole reason", "dim", sys.stdout))
-    if known:
-        parts.append(_plan_total_text(plan, known))
     return "\n".join(parts)
 
 
@@ -76,10 +75,32 @@ def duration_text(estimate: Estimate | None) -> str:
     return f"~{format_duration(estimate.seconds)}" if estimate else ""
 
 
-def _plan_total_text(plan: Plan, known: Mapping[str, Estimate]) -> str:
-    """The estimated total of a plan. known: stage → its estimate."""
-    pending = [stage.name for stage in plan.stages if stage.status is not Status.HIT]
-    return total_text(list(known.items()), [name for name in pending if name not in known])
+def forecast_lines(plan: Plan, known: Mapping[str, Estimate], forecast: Forecast) -> list[str]:
+    """What a run needs and what it takes, a line each; none where nothing is to be done. known: stage → its estimate.
+    """
+    if not plan.has_pending:
+        return []
+    needs = []
+    if forecast.download is not None:
+        needs.append(forecast.download)
+    if forecast.counted_memory is not None:
+        memory = f"{format_bytes(forecast.counted_memory)} of memory in {forecast.largest_stage}, counted"
+        if forecast.device_memory is not None:
+            memory += f"; this {forecast.device} has {format_bytes(forecast.device_memory)}"
+        needs.append(memory)
+    else:
+        later = "" if forecast.base_is_here else " once the base is here"
+        needs.append(f"memory: `dbrun plan RECIPE --memory` counts it{later}")
+    if forecast.free_disk is not None:
+        needs.append(f"{format_bytes(forecast.free_disk)} of disk are free for results")
+
+    takes = list(forecast.work)
+    if known:
+        pending = [stage.name for stage in plan.stages if stage.status is not Status.HIT]
+        takes.append(total_text(list(known.items()), [name for name in pending if name not in known]))
+    else:
+        takes.append("how long is known after the first steps")
+    return [f"needs  {'; '.join(needs)}", f"takes  {'; '.join(takes)}"]
 
 
 def total_text(known: Sequence[tuple[str, Estimate]], unknown: Sequence[str]) -> str:
@@ -101,4 +122,4 @@ def total_text(known: Sequence[tuple[str, Estimate]], unknown: Sequence[str]) ->
     lacking += [f"the disk of {name}" for name, one in known if one.disk is None]
     if lacking:
         text += f"; no estimate for {', '.join(dict.fromkeys(lacking))}"
-    return align_rows([[text]])
+    return text

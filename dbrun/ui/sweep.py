@@ -91,7 +91,7 @@ def _work_total_text(work: Sequence[SharedWork], runs: Sequence[SweptValues], kn
         if name in estimated_stages:
             name += f" ({_describe_runs(one.runs, runs)})"
         unknown.append(name)
-    return total_text(estimated, unknown)
+    return align_rows([[total_text(estimated, unknown)]])
 
 
 def _describe_runs(members: Sequence[int], runs: Sequence[SweptValues]) -> str:

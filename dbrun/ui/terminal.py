@@ -32,8 +32,10 @@ def is_interactive(stream: TextIO) -> bool:
 
 
 def takes_colour(stream: TextIO) -> bool:
-    """Whether the stream is a terminal with colours, and NO_COLOR is not set (https://no-color.org)."""
-    return is_interactive(stream) and not os.environ.get("NO_COLOR")
+    """Whether the stream is a terminal with colours, or FORCE_COLOR is set, as in CI; never where NO_COLOR is set."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return is_interactive(stream) or bool(os.environ.get("FORCE_COLOR"))
 
 
 def paint(text: str, style: str, stream: TextIO) -> str:

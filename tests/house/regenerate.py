@@ -1,9 +1,9 @@
 """Write anew all that is generated from the code: `python tests/house/regenerate.py`.
 
-The recipe's JSON schema, the record of each stage's code and the table of cache keys; a test holds each of them. It
-refuses where a key of an earlier result would change although the stage's VERSION is the same: that result would no
-longer be found. With `--words` it also writes the golden texts (see tests/golden.py): it runs the tests that compare
-them.
+The recipe's JSON schema and the page of its keys, the record of each stage's code and the table of cache keys; a test
+holds each of them. It refuses where a key of an earlier result would change although the stage's VERSION is the same:
+that result would no longer be found. With `--words` it also writes the golden texts (see tests/golden.py): it runs the
+tests that compare them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 sys.path.insert(1, str(TESTS))
 
+import keys_page  # noqa: E402
 import test_stage_code  # noqa: E402
 import test_stage_keys  # noqa: E402
 
@@ -22,6 +23,7 @@ from dbrun.recipe.checks.json_schema import schema_text  # noqa: E402
 from dbrun.stages.base import stages  # noqa: E402
 
 SCHEMA = TESTS.parent / "schemas" / "recipe.schema.json"
+KEYS_PAGE = SCHEMA.with_name("README.md")
 
 
 def changed_keys(old: test_stage_keys.Table, new: test_stage_keys.Table, versions: dict[str, int]) -> list[str]:
@@ -57,13 +59,13 @@ def main() -> int:
                          f"key where they are neutral, or raise the stage's VERSION:\n  {'; '.join(lost)}\n")
         return 1
     code = test_stage_code.current()
-    contents = {SCHEMA: schema_text(),
+    contents = {SCHEMA: schema_text(), KEYS_PAGE: keys_page.keys_page(),
                 test_stage_code.RECORD: json.dumps(code, indent=1) + "\n",
                 test_stage_keys.RECORD: json.dumps(table, indent=1) + "\n"}
     if same_version := test_stage_code.unversioned(recorded, code):
         sys.stdout.write(f"changed without a new VERSION: {', '.join(same_version)}; stored results stay in use\n")
     for path, text in contents.items():
-        same = path.read_text(encoding="utf-8") == text
+        same = path.is_file() and path.read_text(encoding="utf-8") == text
         path.write_text(text, encoding="utf-8")
         sys.stdout.write(f"{'as it was' if same else 'rewritten'}: {path.name}\n")
     return rewrite_words() if "--words" in sys.argv else 0

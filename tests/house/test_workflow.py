@@ -56,7 +56,8 @@ def carry_out(step: str, tree: Path) -> subprocess.CompletedProcess[str]:
     path = f"{tree.parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
     env = {key: value for key, value in os.environ.items() if key != "DBRUN_STORE"}
     return subprocess.run(["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)], cwd=tree, text=True,
-                          capture_output=True, env={**env, "PATH": path, "PYTHONPATH": str(tree)})
+                          capture_output=True, env={**env, "PATH": path, "PYTHONPATH": str(tree),
+                               "GITHUB_STEP_SUMMARY": str(tree.parent / "summary.md")})
 
 
 def all_steps(tree: Path) -> None:
@@ -80,6 +81,9 @@ def test_its_steps_pass_in_order_with_the_run_made_short(copy: Path) -> None:
     recipe.write_text(text, encoding="utf-8")
     all_steps(copy)
     assert "install ." in (copy.parent / "installed").read_text()
+    summary = (copy.parent / "summary.md").read_text(encoding="utf-8")
+    assert "### Plan of sks" in summary and "| train | **RUN** |" in summary
+    assert "### Runs" in summary and "**done**" in summary
 
 
 @pytest.mark.slow

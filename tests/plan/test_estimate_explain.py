@@ -15,6 +15,7 @@ from dbrun.errors import UsageError
 from dbrun.plan.diff_runs import compare_runs, find_run, read_events
 from dbrun.plan.estimate import CACHED_ESTIMATE, Estimate, estimate_stages, estimate_sweep, total_estimate
 from dbrun.plan.explain import explain
+from dbrun.plan.forecast import Forecast
 from dbrun.plan.planner import Scope, make_scope, plan_scope
 from dbrun.plan.selection import Selection
 from dbrun.plan.sweep_plan import shared_work
@@ -26,7 +27,13 @@ from dbrun.store.store import Store
 from dbrun.ui.explain import explanation
 from dbrun.ui.graph import graph_text, mermaid
 from dbrun.ui.history import comparison, log_lines, outcome_text, run_table
-from dbrun.ui.plan import stage_table
+from dbrun.ui.plan import forecast_lines, stage_table
+
+
+def plan_text(plan, known) -> str:
+    """The plan with the lines that it ends in."""
+    nothing = Forecast(None, True, None, None, "cpu", None, None, ())
+    return "\n".join([stage_table(plan, known), *forecast_lines(plan, known, nothing)])
 
 
 def within(home: Path, *overrides: str, until: str | None = None, force: tuple[str, ...] = ()) -> Scope:
@@ -51,7 +58,7 @@ def known(home: Path, *overrides: str, force: tuple[str, ...] = ()) -> Mapping[s
 def test_nothing_is_estimated_where_nothing_ran(home: Path) -> None:
     scoped = within(home)
     assert estimate_stages(scoped, plan_scope(scoped)) == {}
-    assert "going by earlier runs" not in stage_table(plan_scope(scoped), {})
+    assert "going by earlier runs" not in plan_text(plan_scope(scoped), {})
 
 
 def test_an_estimate_goes_by_earlier_work_and_its_length(home: Path) -> None:
@@ -62,9 +69,9 @@ def test_an_estimate_goes_by_earlier_work_and_its_length(home: Path) -> None:
     # 10 s until the first step, and 50 s for 6 of them
     assert (found["train"].seconds, found["export"].seconds, found["train"].memory) == (110.0, 2.0, 1 << 30)
     assert found["train"].disk == len("0" * 64) and set(found) == {"train", "export"}
-    text = stage_table(plan, found)
+    text = plan_text(plan, found)
     assert "~1 min 50 s" in text
-    assert re.search(r"^about 1 min 52 s, up to about 1.0 GiB of memory, \d+ B of disk for results, going", text, re.M)
+    assert re.search(r"^takes  about 1 min 52 s, up to about 1.0 GiB of memory, \d+ B of disk for results", text, re.M)
 
 
 def test_what_is_forced_is_taken_to_come_out_as_before(home: Path) -> None:
@@ -108,7 +115,7 @@ def test_the_last_step_alone_tells_nothing(home: Path) -> None:
     store.traces.path("train", whole.key).unlink()
     scoped = within(home, "train.steps=120", "train.learning_rate=5e-5", force=("preprocess",))
     found = estimate_stages(scoped, plan := plan_scope(scoped))
-    assert "train" not in found and "no estimate for train" in stage_table(plan, found)
+    assert "train" not in found and "no estimate for train" in plan_text(plan, found)
     # but for as little again
     (home / "store" / "work").rename(home / "gone")
     assert known(home, "train.steps=1", "train.learning_rate=5e-5")["train"].seconds == 60.0
@@ -233,7 +240,7 @@ def test_another_device_is_no_guide(home: Path) -> None:
     go(home)
     scoped = within(home, "threads=2", "train.steps=12")
     assert "train" not in (found := estimate_stages(scoped, plan := plan_scope(scoped)))
-    assert "no estimate for generate-priors, preprocess, train" in stage_table(plan, found)
+    assert "no estimate for generate-priors, preprocess, train" in plan_text(plan, found)
 
 
 def test_stages_run_one_after_another() -> None:
@@ -242,7 +249,7 @@ def test_stages_run_one_after_another() -> None:
 
 
 def test_what_is_not_known_of_a_stage_is_named(home: Path) -> None:
-    text = stage_table(plan_scope(within(home)), {"load": Estimate(1.0, 5, None), "train": Estimate(2.0, None, 7)})
+    text = plan_text(plan_scope(within(home)), {"load": Estimate(1.0, 5, None), "train": Estimate(2.0, None, 7)})
     assert ("at least about 3.0 s, up to about 5 B of memory, at least 7 B of disk for results, going by earlier runs; "
             "no estimate for adapt, generate-priors, preprocess, export, the memory of train, the disk of load"
             ) in text

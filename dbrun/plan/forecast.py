@@ -1,0 +1,58 @@
+"""Forecast of a run for people: the download, memory against that of the device, free disk, and the amount of work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from dbrun.disk_space import free_bytes
+from dbrun.errors import RecipeError
+from dbrun.plan.device import device_memory
+from dbrun.plan.planner import Plan, Scope, Status
+from dbrun.stages.support.memory import CountedMemory
+from dbrun.stages.support.training_length import training_length
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run needs. None stands for what is not known.
+
+    download: text on the size of what is fetched; base_is_here: whether memory can be counted; counted_memory: bytes of
+    the largest counted stage; largest_stage: its name; device_memory: bytes of the device; free_disk: bytes free for
+    the store; work: class images and training steps that are to be done, in words.
+    """
+
+    download: str | None
+    base_is_here: bool
+    counted_memory: int | None
+    largest_stage: str | None
+    device: str
+    device_memory: int | None
+    free_disk: int | None
+    work: tuple[str, ...]
+
+
+def forecast(scope: Scope, plan: Plan, counts: Mapping[str, CountedMemory], download: str | None) -> Forecast:
+    """The forecast of a plan. counts: stage → its counted memory; download: the Hub's answer."""
+    largest = max(counts, key=lambda name: counts[name].total, default=None)
+    memory = None if largest is None else counts[largest].total
+    device = scope.numerics.device
+    is_here = scope.resolved.sources.base.folder is not None
+    return Forecast(download, is_here, memory, largest, device, device_memory(device),
+                    free_bytes(scope.store.root), tuple(_work(scope, plan)))
+
+
+def _work(scope: Scope, plan: Plan) -> Iterator[str]:
+    pending = {stage.name for stage in plan.stages if stage.status is not Status.HIT}
+    recipe = scope.recipe
+    if "generate-priors" in pending and recipe.prior is not None:
+        count = recipe.prior.generated_count * len(recipe.generated_class_prompts)
+        if count:
+            yield f"{count} class images"
+    if "train" in pending:
+        try:
+            steps = training_length(recipe, scope.resolved.sources).steps
+        except RecipeError:
+            # epochs of buckets have no length before the base is here
+            return
+        yield f"{steps} training steps"
