@@ -135,8 +135,8 @@ def _ask_missing(given: GivenWords) -> GivenWords:
 
 def _report_pictures(recipe: Path) -> None:
     """Print a line for each picture of a recipe that is odd, and for each warning about them."""
+    from dbrun.api.request import RecipeRequest
     from dbrun.cli.run import read_request
-    from dbrun.cli.words import RecipeRequest
     from dbrun.resolve.picture_report import picture_rows
 
     loaded, resolved, store = read_request(RecipeRequest(recipe))
