@@ -23,11 +23,12 @@ from dbrun.errors import KeyProblem
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe, ReferencePredictions
 from dbrun.models.base import Family, Model, families
+from dbrun.models.prompt_encoding import NOTHING_KNOWN
 from dbrun.recipe.checks.exports import default_formats, uncovered_components
 from dbrun.recipe.checks.rules import check_rules
 from dbrun.recipe.schema.model import Recipe
 from dbrun.safetensors_header import read_provenance
-from dbrun.stages import export
+from dbrun.stages.support.checked_formats import FormatCheck, write_adapter_formats, write_large_formats
 
 PROMPT = "a photo of <sks> dog"
 Learning = dict[str, str]
@@ -170,10 +171,11 @@ def test_a_format_carries_it_exactly_or_the_recipe_is_refused(world: Any, tmp_pa
         assert all(problem.key == "export.0" and problem.fix and problem.message for problem in problems)
         return
     trained = world(family, title(learning))
-    params = SimpleNamespace(scheduler_overrides=lambda model: {})
     notes: list[str] = []
-    ctx: Any = SimpleNamespace(out=tmp_path, params=params, note=notes.append)
-    export._write_format(ctx, trained.load(one), form, trained.probe, trained.expected, {"format_version": 1})
+    ctx: Any = SimpleNamespace(out=tmp_path, note=notes.append, check_interrupt=lambda: None)
+    check = FormatCheck(trained.probe, trained.expected, NOTHING_KNOWN, {}, {"format_version": 1})
+    write = write_large_formats if form.LARGE else write_adapter_formats
+    write(ctx, trained.load(one), [form], check)
     assert "predictions" in notes[0] and trained.expected.effect > 1e-3
     assert any(read_provenance(path) for path in tmp_path.rglob("*.safetensors"))
 
