@@ -15,6 +15,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import torch
+
 from dbrun.models.base import families
 from dbrun.models.qwen_latents import template_tokenizer
 from dbrun.models.tiny_text import byte_tokenizer, chat_tokenizer, letter_tokenizer
@@ -57,7 +60,11 @@ KL_16 = {"_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "l
 
 @dataclass(frozen=True)
 class RealBase:
-    """Configs of a published base. library: of its text encoders' classes; index: more of its model_index.json."""
+    """Configs of a published base, without what is the default of their classes.
+
+    pipeline: its class; configs: component → its config; tokenizers: folder → what writes one of the same kind;
+    classes: text encoder or tokenizer → its class; index: more of model_index.json.
+    """
 
     pipeline: str
     configs: Mapping[str, Mapping[str, Any]]
@@ -151,10 +158,15 @@ def write_real_base(kind: str, folder: Path) -> None:
 def _write_configs(base: RealBase, folder: Path) -> None:
     index: dict[str, Any] = {"_class_name": base.pipeline, "_diffusers_version": "0.36.0", **base.index}
     for name, config in base.configs.items():
-        (folder / name).mkdir(parents=True)
-        (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
         if "_class_name" in config:
             index[name] = ["diffusers", config["_class_name"]]
+            settings = {key: value for key, value in config.items() if key != "_class_name"}
+            # published configs have the defaults, too
+            with torch.device("meta"):
+                getattr(diffusers, config["_class_name"])(**settings).save_config(folder / name)
+        else:
+            (folder / name).mkdir(parents=True)
+            (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
     for name, tokenizer in base.tokenizers.items():
         tokenizer().save_pretrained(folder / name)
     for name, class_name in base.classes.items():

@@ -16,7 +16,8 @@ from dbrun.resolve.sources import ResolvedSources, resolve_sources
 from dbrun.store.store import Store, current_store
 
 RecipeLike = str | os.PathLike[str] | Mapping[str, Any] | Recipe
-"""A recipe: the path of its file or of an exported .safetensors, its data, or a validated `Recipe`."""
+"""A recipe: the path of its file or of an exported .safetensors, the name of one that comes with dbrun, its data, or a
+validated `Recipe`."""
 FolderLike = str | os.PathLike[str]
 DATA_NAME, STDIN_NAME = "<recipe>", "<stdin>"
 """What stands in messages in the place of a file's name."""
@@ -73,13 +74,15 @@ def make_request(recipe: RecipeLike, overrides: Sequence[str] = (), profiles: Se
                  folder: FolderLike | None = None, store: FolderLike | None = None) -> RecipeRequest:
     """The request for a recipe. folder: where relative paths of data and of overrides start, None for the current one.
 
-    Raises RecipeError for data that no recipe can hold.
+    Raises RecipeError for data that no recipe can hold, and UsageError for nearly the name of a recipe.
     """
     start = Path(folder) if folder is not None else None
     root = Path(store) if store is not None else None
     rest = tuple(overrides), tuple(profiles)
     if isinstance(recipe, str | os.PathLike):
-        return RecipeRequest(Path(recipe), *rest, folder=start, store=root)
+        from dbrun.recipe.shipped import find_recipe
+
+        return RecipeRequest(find_recipe(Path(recipe)), *rest, folder=start, store=root)
     # what was written, not its defaults: a default of another version means what it meant there
     data = recipe.model_dump(mode="json", by_alias=True, exclude_unset=True) if isinstance(recipe, Recipe) else recipe
     from dbrun.recipe.text.from_data import recipe_text

@@ -12,6 +12,10 @@ EXIT_INTERRUPTED = 130
 
 def main() -> None:
     """The entry point `dbrun`: run a verb; every failure becomes a message and an exit code, never a traceback."""
+    # told before the first import that only these systems have
+    if sys.platform == "win32":
+        sys.exit("dbrun runs on Linux and macOS; on Windows install it inside WSL: "
+                 "https://learn.microsoft.com/windows/wsl/install")
     from dbrun.ui.streams import guard_streams
 
     try:

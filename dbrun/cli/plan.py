@@ -55,7 +55,8 @@ def _with_answer_of_hub(scope: Scope, plan: Plan) -> tuple[Scope, Plan, str | No
     asked = ask_hub(scope, plan)
     if asked is scope:
         return scope, plan, None
-    new = [note.text for note in asked.resolved.notes if note not in scope.resolved.notes]
+    new = [note.text for note in asked.resolved.notes
+           if note not in scope.resolved.notes and note.level != "warning"]
     return asked, plan_scope(asked), new[-1] if new else None
 
 

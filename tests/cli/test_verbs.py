@@ -81,3 +81,11 @@ def test_whoever_stops_a_verb_that_keeps_nothing_is_told(tmp_path: Path) -> None
             "dbrun.cli.history.show_runs = stop\nsys.argv = ['dbrun', 'runs']\nmain()")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_on_windows_it_says_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dbrun.cli import main
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit, match="inside WSL"):
+        main()
