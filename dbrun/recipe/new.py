@@ -28,6 +28,8 @@ PLAIN_TEXT = re.compile(r"[A-Za-z0-9_./]([A-Za-z0-9_./ -]|:(?=[A-Za-z0-9]))*(?<!
 """Text that YAML reads as it is, without quotes."""
 OTHER_PROGRAMS = "kohya"
 STEP_GRID = 50
+"""Numbers of steps are multiples of this."""
+VOWELS = ("a", "e", "i", "o", "u")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def starter_recipe(request: StarterRequest, place: Path | None = None) -> str:
     lines = [*_head(request, place or Path(f"{request.name}.yaml")),
              *_base_lines(usual, settings), "",
              *_subject_lines(request), *_prior_lines(request, usual), "",
-             *_image_lines(request, usual, settings), "",
+             *_image_lines(request, usual), "",
              *_training_lines(request, usual), "",
              *_result_lines(request, usual)]
     return "\n".join(lines) + "\n"
@@ -148,7 +150,8 @@ def _subject_lines(request: StarterRequest) -> Iterator[str]:
     yield _line(f"  instance_prompt: {_quoted(f'a photo of {subject}')}",
                 "a rare word that comes to mean your subject; say it in prompts")
     if request.class_word is not None:
-        yield _line(f"  class_prompt: {_quoted(f'a photo of a {request.class_word}')}", "what it is one of")
+        article = "an" if request.class_word[:1].lower() in VOWELS else "a"
+        yield _line(f"  class_prompt: {_quoted(f'a photo of {article} {request.class_word}')}", "what it is one of")
 
 
 def _prior_lines(request: StarterRequest, usual: Recipe) -> Iterator[str]:
@@ -159,13 +162,9 @@ def _prior_lines(request: StarterRequest, usual: Recipe) -> Iterator[str]:
     yield f"prior: {_flow(usual.prior)}"
 
 
-def _image_lines(request: StarterRequest, usual: Recipe, settings: Mapping[str, object]) -> Iterator[str]:
-    side = settings.get("resolution", usual.images.resolution)
+def _image_lines(request: StarterRequest, usual: Recipe) -> Iterator[str]:
     yield "images:"
-    if side == usual.images.resolution:
-        yield _line(f"  resolution: {side}", "what the base was made for")
-    else:
-        yield _line(f"  resolution: {side}", f"fits the card; {usual.images.resolution} is what the base was made for")
+    yield _line(f"  resolution: {usual.images.resolution}", "what the base was made for")
     if request.base != EMBEDDED:
         yield _line("  buckets: {step: 64}", "pictures keep about their shape, little is cut off")
 

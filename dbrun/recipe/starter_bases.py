@@ -16,9 +16,6 @@ from dbrun.recipe.shipped import shipped_recipes
 WHOLE: Mapping[str, object] = MappingProxyType({})
 NF4 = MappingProxyType({"quantise": "nf4"})
 OFFLOAD = MappingProxyType({"offload": "blocks"})
-SMALL = MappingProxyType({"resolution": 512})
-SMALL_NF4 = MappingProxyType({"quantise": "nf4", "resolution": 512})
-SMALL_OFFLOAD = MappingProxyType({"offload": "blocks", "resolution": 512})
 EMBEDDED = "embedded"
 
 
@@ -45,20 +42,18 @@ class StarterBase:
         return next((settings for card, settings in self.fits if card <= memory), None)
 
 
-# counted by tests/recipe/test_starter_memory.py from the published configs, 0.75 GiB of a card kept free
+# as tests/recipe/test_starter_memory.py counts it from the published configs, with 0.75 GiB of a card kept free
 STARTER_BASES: Mapping[str, StarterBase] = MappingProxyType({
     EMBEDDED: StarterBase("sks_dog", "a small one that only draws; no GPU, no download: to try dbrun out"),
     "sd15": StarterBase("sks_dog_sd15", "Stable Diffusion 1.5, 512 pixels", ((8, WHOLE),)),
-    "sdxl": StarterBase("sdxl_dog", "Stable Diffusion XL, 1024 pixels: the most widely used",
-                        ((12, WHOLE), (8, OFFLOAD))),
-    "sd35": StarterBase("sd35_dog", "Stable Diffusion 3.5 medium", ((16, WHOLE),)),
-    "flux1": StarterBase("flux1_dog", "FLUX.1 dev: best likeness, large download, not for commercial use",
-                         ((24, NF4), (16, SMALL_NF4))),
-    "flux2-klein": StarterBase("flux2_klein_dog", "FLUX.2 klein 4B", ((16, WHOLE),)),
-    "z-image": StarterBase("z_image_dog", "Z-Image, 6 B parameters", ((24, WHOLE),)),
-    "chroma": StarterBase("chroma_dog", "Chroma1-HD", ((24, NF4),)),
-    "krea2": StarterBase("krea2_dog", "Krea 2 Raw", ((24, NF4),)),
-    "qwen-image": StarterBase("qwen_image_dog", "Qwen-Image 2512, 20 B parameters", ((24, NF4),)),
+    "sdxl": StarterBase("sdxl_dog", "Stable Diffusion XL: the most widely used", ((12, WHOLE), (8, OFFLOAD))),
+    "sd35": StarterBase("sd35_dog", "Stable Diffusion 3.5 medium", ((24, WHOLE), (12, OFFLOAD))),
+    "flux1": StarterBase("flux1_dog", "FLUX.1 dev, not for commercial use", ((24, NF4), (12, OFFLOAD))),
+    "flux2-klein": StarterBase("flux2_klein_dog", "FLUX.2 klein 4B", ((24, WHOLE), (12, OFFLOAD))),
+    "z-image": StarterBase("z_image_dog", "Z-Image, 6 B parameters", ((24, WHOLE), (12, OFFLOAD))),
+    "chroma": StarterBase("chroma_dog", "Chroma1-HD, 9 B parameters", ((24, NF4), (12, OFFLOAD))),
+    "krea2": StarterBase("krea2_dog", "Krea 2 Raw, 13 B parameters", ((24, NF4), (12, OFFLOAD))),
+    "qwen-image": StarterBase("qwen_image_dog", "Qwen-Image 2512, 20 B parameters", ((24, OFFLOAD),)),
 })
 """Word for `dbrun new --base` → the base."""
 

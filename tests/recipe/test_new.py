@@ -68,6 +68,12 @@ def test_words_of_the_user_arrive_as_they_are(load, text: str) -> None:
     assert recipe.prior is None and not recipe.subject.class_prompts
 
 
+def test_a_class_has_its_article(load) -> None:
+    prompts = [load(starter_recipe(StarterRequest("x", class_word=noun))).recipe.subject.class_prompt
+               for noun in ("owl", "dog")]
+    assert prompts == ["a photo of an owl", "a photo of a dog"]
+
+
 def test_kohya_is_exported_where_the_base_has_it(load) -> None:
     exports = {base: load(starter_recipe(StarterRequest("x", base, memory=24))).recipe.export
                for base in ("sdxl", "z-image")}
