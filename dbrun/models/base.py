@@ -269,10 +269,7 @@ class Model(PromptEncoding):
         return module
 
     def release_text_encoders(self, except_for: Collection[str] = ()) -> None:
-        """Free the text encoders, except those that carry adapters, changed weights or new words.
-
-        except_for: further ones that stay, by their names in model_index.json.
-        """
+        """Free the text encoders, except these and those that carry adapters, changed weights or new words."""
         if self.new_tokens:
             return
         untouched = {name for name in self.family.text_encoders if self.weights.is_untouched(name)}

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import dbrun
-from dbrun.recipe.new import starter_recipe
+from dbrun.recipe.new import StarterRequest, starter_recipe
 from dbrun.recipe.text.from_data import recipe_text
 
 DATA = {"schema": "dbrun/v1", "name": "dog", "base": {"path": "embedded"},
@@ -85,7 +85,7 @@ def test_paths_of_data_start_at_the_folder(here: Path) -> None:
 
 
 def test_a_check_has_json_with_a_version(here: Path) -> None:
-    (here / "dog.yaml").write_text(starter_recipe("dog"))
+    (here / "dog.yaml").write_text(starter_recipe(StarterRequest("dog")))
     document = json.loads(json.dumps(dbrun.validate("dog.yaml", "train.steps=x").to_json()))
     assert document["format_version"] == 1 and not document["valid"]
     assert document["problems"][0]["key"] == "train.steps"

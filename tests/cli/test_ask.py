@@ -21,7 +21,7 @@ from dbrun.cli.verbs import VERB_MODULES
 from dbrun.events import Event, Progress, StageStarted, TimeLeft
 from dbrun.plan import doctor
 from dbrun.plan.doctor import run_checks
-from dbrun.recipe.new import starter_recipe
+from dbrun.recipe.new import StarterRequest, starter_recipe
 from dbrun.stages.base import stages
 from dbrun.store.atomic import temp_name
 from dbrun.store.runs import EVENTS_FILE, LIVE_FILE
@@ -38,7 +38,7 @@ OLD, NEW = "20250101-120000.000001-dog", "20250102-120000.000001-cat"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DBRUN_STORE", raising=False)
-    (tmp_path / "dog.yaml").write_text(starter_recipe("dog"))
+    (tmp_path / "dog.yaml").write_text(starter_recipe(StarterRequest("dog")))
     return tmp_path
 
 
@@ -80,14 +80,14 @@ def test_the_lock_decides_the_exit_code(folder: Path, golden: Golden) -> None:
 
 
 def test_a_lock_is_of_the_recipe_as_it_is_written(folder: Path, golden: Golden) -> None:
-    (folder / "dog.yaml").write_text(starter_recipe("dog")
+    (folder / "dog.yaml").write_text(starter_recipe(StarterRequest("dog"))
                                      + "profiles: {car: {subject: {images: 'embedded:zwx_car'}}}\n")
-    run("lock", "dog.yaml", "train.steps=3")
+    run("lock", "dog.yaml", "train.steps=200")
     before = Path("dog.lock").read_bytes()
     for words in (["subject.images=embedded:zwx_car"], ["--profile", "car"]):
         golden(f"lock {' '.join(words)}", run("lock", "dog.yaml", *words, check=2).stderr)
         assert Path("dog.lock").read_bytes() == before
-    (folder / "dog.yaml").write_text(starter_recipe("dog").replace("sks_dog", "zwx_car"))
+    (folder / "dog.yaml").write_text(starter_recipe(StarterRequest("dog")).replace("sks_dog", "zwx_car"))
     golden("run --locked", run("run", "dog.yaml", "--locked", check=3).stderr)
 
 
@@ -109,7 +109,7 @@ def test_a_run_that_is_locked_begins_only_where_the_lock_holds(folder: Path, gol
 
 
 def test_formats_are_told_where_they_are_written(folder: Path, golden: Golden) -> None:
-    golden("plan", run("plan", "dog.yaml").stdout.splitlines()[-2])
+    golden("plan", run("plan", "dog.yaml").stdout.splitlines()[-4])
     assert "export" not in run("plan", "dog.yaml", "--until", "load").stdout
 
 
@@ -132,7 +132,7 @@ def test_the_only_recipe_is_taken_and_of_several_one_is_asked_for(folder: Path, 
     for words in ((), ("seed=3",)):
         assert run(verb, *words, "--profile", "x", check=2).stderr.startswith("dog.yaml: the only recipe here\n")
     (folder / "recipes").mkdir()
-    (folder / "recipes" / "cat.yaml").write_text(starter_recipe("cat"))
+    (folder / "recipes" / "cat.yaml").write_text(starter_recipe(StarterRequest("cat")))
     golden("one in recipes/ too", run(verb, check=2).stderr)
     (folder / "dog.yaml").unlink()
     (folder / "recipes" / "cat.yaml").unlink()
@@ -140,7 +140,7 @@ def test_the_only_recipe_is_taken_and_of_several_one_is_asked_for(folder: Path, 
 
 
 def test_wrong_recipes_are_told_as_data(folder: Path) -> None:
-    (folder / "bad.yaml").write_text(starter_recipe("bad").replace("seed: 0", "sead: 0"))
+    (folder / "bad.yaml").write_text(starter_recipe(StarterRequest("bad")).replace("seed: 0", "sead: 0"))
     found = json.loads(run("validate", "dog.yaml", "bad.yaml", "--json", check=2).stdout)
     assert [file["valid"] for file in found["files"]] == [True, False]
     problem = found["files"][1]["problems"][0]
@@ -152,7 +152,7 @@ def test_wrong_recipes_are_told_as_data(folder: Path) -> None:
     (["plan", "gone.yaml"], None), (["plan", "dog.yaml", "--locked"], None), (["logs", "none"], None),
     (["plan", "--forse"], None)], ids=str)
 def test_what_fails_is_told_as_data_too(folder: Path, words: list[str], key: str | None) -> None:
-    (folder / "bad.yaml").write_text(starter_recipe("bad").replace("seed: 0", "sead: 0"))
+    (folder / "bad.yaml").write_text(starter_recipe(StarterRequest("bad")).replace("seed: 0", "sead: 0"))
     done = run(*words, "--json", check=2)
     found = json.loads(done.stdout)
     assert found["format_version"] == 1 and found["error"]["exit_code"] == 2
@@ -211,7 +211,8 @@ def test_the_next_word_is_completed(folder: Path) -> None:
     ("validate d", 2, ["dog.yaml", "device=", "device=auto", "device=cuda", "device=mps", "device=cpu"]),
     ("run dog.yaml train.st", 3, ["train.steps=", "train.steps=null"])])
 def test_bash_is_offered_what_fits(folder: Path, line: str, at: int, offered: list[str]) -> None:
-    (folder / "dog.yaml").write_text(starter_recipe("dog") + "profiles: {ci: {seed: 1}, gpu: {seed: 2}}\n")
+    text = starter_recipe(StarterRequest("dog"))
+    (folder / "dog.yaml").write_text(text + "profiles: {ci: {seed: 1}, gpu: {seed: 2}}\n")
     for run_id in (OLD, NEW):
         (folder / ".dbrun" / "runs" / run_id).mkdir(parents=True)
     done = run(_DBRUN_COMPLETE="complete_bash", COMP_WORDS=f"dbrun {line}", COMP_CWORD=str(at))
@@ -269,7 +270,7 @@ def test_a_sweep_with_a_run_that_cannot_run_starts_none(folder: Path, golden: Go
 
 
 def test_of_several_recipes_it_is_said_which_is_wrong(folder: Path) -> None:
-    (folder / "cat.yaml").write_text(starter_recipe("cat"))
+    (folder / "cat.yaml").write_text(starter_recipe(StarterRequest("cat")))
     said = run("validate", "dog.yaml", "cat.yaml", "trian=3", check=2).stderr
     assert re.findall("^.*: not valid$", said, re.MULTILINE) == ["dog.yaml: not valid", "cat.yaml: not valid"]
     assert run("validate", "dog.yaml", "trian=3", check=2).stderr.startswith("error: command line: trian: ")

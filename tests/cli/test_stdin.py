@@ -11,7 +11,7 @@ import pytest
 from dbrun.cli.run import read_request
 from dbrun.cli.words import parse_request
 from dbrun.errors import DbrunError
-from dbrun.recipe.new import starter_recipe
+from dbrun.recipe.new import StarterRequest, starter_recipe
 from dbrun.run.run_log import RunLog
 
 
@@ -21,7 +21,7 @@ def give(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
 
 def test_a_recipe_is_read_from_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = starter_recipe("dog")
+    text = starter_recipe(StarterRequest("dog"))
     give(monkeypatch, text.encode())
     request = parse_request(Path("-"), ["seed=3"], None, Path("elsewhere"))
     assert request.words == ("-", "--store", "elsewhere", "seed=3")

@@ -12,7 +12,7 @@ from dbrun.cli.sweep import MAX_RUNS, SweepRun, plan_runs, run_sweep, show_sweep
 from dbrun.errors import DbrunError, StageFailed, UsageError
 from dbrun.plan.estimate import stage_workload
 from dbrun.plan.selection import Selection
-from dbrun.recipe.new import starter_recipe
+from dbrun.recipe.new import StarterRequest, starter_recipe
 from dbrun.recipe.text.spans import InvalidRecipe
 from dbrun.ui.sweep import report_command, results_table
 from dbrun.ui.terminal import print_status
@@ -22,7 +22,7 @@ from dbrun.ui.terminal import print_status
 def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecipeRequest:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DBRUN_STORE", raising=False)
-    Path("dog.yaml").write_text(starter_recipe("dog"))
+    Path("dog.yaml").write_text(starter_recipe(StarterRequest("dog")))
     return RecipeRequest(Path("dog.yaml"))
 
 
