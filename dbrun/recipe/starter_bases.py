@@ -47,7 +47,7 @@ STARTER_BASES: Mapping[str, StarterBase] = MappingProxyType({
     EMBEDDED: StarterBase("sks_dog", "a small one that only draws; no GPU, no download: to try dbrun out"),
     "sd15": StarterBase("sks_dog_sd15", "Stable Diffusion 1.5, 512 pixels", ((8, WHOLE),)),
     "sdxl": StarterBase("sdxl_dog", "Stable Diffusion XL: the most widely used", ((12, WHOLE), (8, OFFLOAD))),
-    "sd35": StarterBase("sd35_dog", "Stable Diffusion 3.5 medium", ((24, WHOLE), (12, OFFLOAD))),
+    "sd35": StarterBase("sd35_dog", "Stable Diffusion 3.5 medium", ((16, WHOLE), (12, OFFLOAD))),
     "flux1": StarterBase("flux1_dog", "FLUX.1 dev, not for commercial use", ((24, NF4), (12, OFFLOAD))),
     "flux2-klein": StarterBase("flux2_klein_dog", "FLUX.2 klein 4B", ((24, WHOLE), (12, OFFLOAD))),
     "z-image": StarterBase("z_image_dog", "Z-Image, 6 B parameters", ((24, WHOLE), (12, OFFLOAD))),

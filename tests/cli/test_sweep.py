@@ -22,7 +22,7 @@ from dbrun.ui.terminal import print_status
 def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecipeRequest:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DBRUN_STORE", raising=False)
-    Path("dog.yaml").write_text(starter_recipe(StarterRequest("dog")))
+    Path("dog.yaml").write_text(starter_recipe(StarterRequest("dog")).replace("every: 50, ", ""))
     return RecipeRequest(Path("dog.yaml"))
 
 
