@@ -40,8 +40,8 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.delenv("DBRUN_STORE", raising=False)
     exec(compile(examples(), str(GUIDE), "exec"), {"__name__": "guide"})
     said = capsys.readouterr().out
-    for words in ("outputs/dog", "outputs/first", "outputs/second", "did you mean 'train.steps'?", "export hit", "2/6",
-                  "cancelled", "grid.png", "done {"):
+    for words in ("outputs/dog", "outputs/first", "outputs/second", "did you mean 'train.steps'?", "preprocess hit",
+                  "2/6", "cancelled", "grid.png", "done {"):
         assert words in said, f"{words!r} is not in:\n{said}"
     assert {run.name for run in dbrun.runs()} == {"dog"}
 

@@ -150,7 +150,11 @@ def learnt(model: Model, component: str, kind: str) -> ComponentAdapter:
     adapter, module, presets = make(kind), model.module(component), model.family.target_presets[component]
     preset = widest(adapter)
     names = match_layers(module, presets.get(preset, list(presets.values())[-1]), adapter.layer_classes)
-    if adapter.layer_problem({name: module.get_submodule(name).weight.shape for name in names}) is not None:
+    layers = {name: module.get_submodule(name) for name in names}
+    # `full` also takes modules without weights of their own
+    problem = adapter.layer_problem({name: layer.weight.shape for name, layer in layers.items()
+                                     if hasattr(layer, "weight")})
+    if problem is not None and problem.key == "targets":
         # what its message advises
         preset = "blocks"
     return moved(put(model, component, adapter, preset), by=0.1)
