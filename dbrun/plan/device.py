@@ -52,19 +52,26 @@ def resolve_for_device(recipe: Recipe, device: str) -> Recipe:
 
 def _compute_capability() -> tuple[int, int] | None:
     """Compute capability of the first GPU, (major, minor), asked from NVIDIA's driver; None where there is none."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    if not _ask_first_gpu("nvmlDeviceGetCudaComputeCapability", ctypes.byref(major), ctypes.byref(minor)):
+        return None
+    return major.value, minor.value
+
+
+def _ask_first_gpu(function: str, *results: object) -> bool:
+    """Call a function of NVIDIA's driver library for the first GPU; whether it has filled in its results."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
-        return None
+        return False
     if nvml.nvmlInit_v2():
-        return None
+        return False
     try:
-        handle, major, minor = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
+        handle = ctypes.c_void_p()
         if nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)):
-            return None
-        if nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)):
-            return None
-        return major.value, minor.value
+            return False
+        # 0 is success
+        return not nvml[function](handle, *results)
     finally:
         nvml.nvmlShutdown()
 
@@ -79,22 +86,11 @@ def device_memory(device: str) -> int | None:
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         except (ValueError, OSError):
             return None
-    try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
+    # nvmlMemory_t: total, free, used
+    memory = (ctypes.c_ulonglong * 3)()
+    if not _ask_first_gpu("nvmlDeviceGetMemoryInfo", memory):
         return None
-    if nvml.nvmlInit_v2():
-        return None
-    try:
-        # nvmlMemory_t: total, free, used
-        handle, memory = ctypes.c_void_p(), (ctypes.c_ulonglong * 3)()
-        if nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)):
-            return None
-        if nvml.nvmlDeviceGetMemoryInfo(handle, memory):
-            return None
-        return int(memory[0])
-    finally:
-        nvml.nvmlShutdown()
+    return int(memory[0])
 
 
 def why_unavailable(device: str) -> str | None:
