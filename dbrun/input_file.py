@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,19 @@ def parse_json(text: str | bytes, object_pairs_hook: Callable[[list[tuple[str, A
         raise ValueError(TOO_DEEP) from None
     _check_depth(value)
     return value
+
+
+def parse_json_lines(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    """The lines that are JSON objects: the last one is cut off where a process was killed while it wrote."""
+    found: list[dict[str, Any]] = []
+    for line in lines:
+        try:
+            data = parse_json(line)
+        except ValueError:
+            continue
+        if isinstance(data, dict):
+            found.append(data)
+    return found
 
 
 TOO_DEEP = f"it is nested deeper than {MAX_JSON_DEPTH} levels"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dbrun.errors import UsageError
-from dbrun.input_file import parse_json, read_file, read_json
+from dbrun.input_file import parse_json_lines, read_file, read_json
 from dbrun.plan.diff_keys import format_value
 from dbrun.plan.losses import final_losses
 from dbrun.store.runs import EVENTS_FILE, RECIPE_FILE, Run, list_runs
@@ -69,20 +69,11 @@ def _recorded_keys(run: Run) -> Mapping[str, str]:
 
 def read_events(run: Run) -> list[dict[str, object]]:
     """Events that a run recorded, in order; [] if it recorded none."""
-    found = []
     try:
         data = read_file(run.folder / EVENTS_FILE, MAX_EVENTS_BYTES)
     except OSError:
         return []
-    for line in data.splitlines():
-        try:
-            event = parse_json(line)
-        except ValueError:
-            # the last line is cut off where the process was killed while it wrote
-            continue
-        if isinstance(event, dict):
-            found.append(event)
-    return found
+    return parse_json_lines(data.splitlines())
 
 
 def _results(store: Store, run: Run) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 from dbrun.errors import UsageError
 from dbrun.images.samples import ADAPTED_ROW, BASE_ROW, SAMPLES_FOLDER, read_sample_settings
 from dbrun.images.thumbnails import THUMBNAIL_SIDE
-from dbrun.input_file import parse_json, read_file, read_json
+from dbrun.input_file import parse_json_lines, read_file, read_json
 from dbrun.naming import METRICS_FILE
 from dbrun.plan.diff_runs import MAX_EVENTS_BYTES
 from dbrun.plan.history import MAX_RUNS_OF_NAME, newest_run_ids
@@ -175,29 +175,16 @@ def read_run_events(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         lines = read_file(path, MAX_EVENTS_BYTES).splitlines()
     except OSError:
         return [], {}
-    events: list[dict[str, Any]] = []
+    others: list[bytes] = []
     progress = b""
     for line in lines:
         # a training writes one for each step: of ten thousand only the newest is parsed
         if b'"event": "progress"' in line[:64]:
             progress = line
         else:
-            events += _parsed([line])
-    newest = _parsed([progress])
-    return events, newest[0] if newest else {}
-
-
-def _parsed(lines: Sequence[bytes]) -> list[dict[str, Any]]:
-    """The lines that are JSON objects: the last one is cut off where a process was killed while it wrote."""
-    found: list[dict[str, Any]] = []
-    for line in lines:
-        try:
-            data = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(data, dict):
-            found.append(data)
-    return found
+            others.append(line)
+    newest = parse_json_lines([progress])
+    return parse_json_lines(others), newest[0] if newest else {}
 
 
 def _read_data(path: Path) -> dict[str, Any]:
