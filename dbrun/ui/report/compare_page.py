@@ -91,9 +91,16 @@ def _differences(reports: Sequence[RunReport]) -> tuple[list[str], list[tuple[st
     keys: dict[str, None] = {}
     for recipe in recipes:
         keys.update(dict.fromkeys(recipe))
-    # names differ always, and say nothing
-    differing = [key for key in keys if key != "name" and len({recipe.get(key) for recipe in recipes}) > 1]
-    return differing, [tuple(recipe.get(key) or "" for key in differing) for recipe in recipes]
+    differing: list[str] = []
+    for key in keys:
+        values = {recipe.get(key) for recipe in recipes}
+        # names differ always, and say nothing
+        if key != "name" and len(values) > 1:
+            differing.append(key)
+    rows: list[tuple[str, ...]] = []
+    for recipe in recipes:
+        rows.append(tuple(recipe.get(key) or "" for key in differing))
+    return differing, rows
 
 
 def _labels(reports: Sequence[RunReport], keys: Sequence[str], values: Sequence[tuple[str, ...]]) -> list[str]:
@@ -101,7 +108,9 @@ def _labels(reports: Sequence[RunReport], keys: Sequence[str], values: Sequence[
     if 0 < len(keys) <= MAX_LABEL_KEYS:
         # the last part of a key is enough to tell values apart
         short = [key.rpartition(".")[2] for key in keys]
-        texts = [", ".join(f"{key} {value}" for key, value in zip(short, own, strict=True)) for own in values]
+        texts: list[str] = []
+        for own in values:
+            texts.append(", ".join(f"{key} {value}" for key, value in zip(short, own, strict=True)))
         if len(set(texts)) == len(texts) and max(map(len, texts)) <= MAX_LABEL_LENGTH:
             return texts
     names = [report.run.name for report in reports]
