@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.models.base import Condition, Sampling, SamplingConditions
-from dbrun.models.configs import read_config, silence_libraries
+from dbrun.models.configs import silence_libraries, tokenizer_length
 from dbrun.models.file_names import PROMPT_PLACEHOLDER
 from dbrun.models.flow_matching import FlowFamily, FlowModel
 from dbrun.models.flux import ATTENTION, FEED_FORWARD, MAX_T5_TOKENS, pack, position_ids, unpack
@@ -121,10 +121,7 @@ class Chroma(FlowFamily):
 
     def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
         """511 tokens of T5, which has one mark."""
-        config = read_config(folder / "tokenizer" / "tokenizer_config.json")
-        # some tokenizers name no real length, only a huge number
-        length = int(min(config.get("model_max_length", MAX_T5_TOKENS), MAX_T5_TOKENS))
-        return (PromptLimit("tokenizer", length - 1, "T5"),)
+        return (PromptLimit("tokenizer", tokenizer_length(folder, "tokenizer", MAX_T5_TOKENS) - 1, "T5"),)
 
     def distillation_warning(self, folder: Path | None, path: str) -> str | None:
         """Warning for Chroma1-Flash, by its name: nothing in its configs differs."""

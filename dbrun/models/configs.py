@@ -96,6 +96,15 @@ def check_component_configs(folder: Path, subfolders: Iterable[str]) -> None:
                 read_config(folder / subfolder / name)
 
 
+def tokenizer_length(folder: Path, tokenizer: str, most: int) -> int:
+    """Tokens of every prompt, marks and padding included: a tokenizer's own length, at most `most`.
+
+    tokenizer: its folder in the base's.
+    """
+    # some tokenizers name no real length, only a huge number
+    return int(min(read_config(folder / tokenizer / "tokenizer_config.json").get("model_max_length", most), most))
+
+
 def loaded_class(index: dict[str, Any], component: str) -> str | None:
     """Class of a component that a model_index.json names, as in `"scheduler": ["diffusers", "DDIMScheduler"]`."""
     entry = index.get(component)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.models.base import Condition, Sampling, SamplingConditions
-from dbrun.models.configs import read_config, silence_libraries
+from dbrun.models.configs import silence_libraries, tokenizer_length
 from dbrun.models.flow_matching import FlowFamily, FlowModel, transformer_presets
 from dbrun.models.latents import stack_prompts, tiny_vae
 from dbrun.models.pipelines import PipelineModel
@@ -134,12 +134,8 @@ class Flux(FlowFamily):
 
     def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
         """511 tokens of T5, which has one mark; 75 of CLIP, of which only the pooled state is used."""
-        lengths: list[int] = []
-        for tokenizer, usual in zip(self.tokenizers, (MAX_CLIP_TOKENS, MAX_T5_TOKENS), strict=True):
-            config = read_config(folder / tokenizer / "tokenizer_config.json")
-            # some tokenizers name no real length, only a huge number
-            lengths.append(int(min(config.get("model_max_length", usual), usual)))
-        clip, t5 = lengths
+        clip = tokenizer_length(folder, "tokenizer", MAX_CLIP_TOKENS)
+        t5 = tokenizer_length(folder, "tokenizer_2", MAX_T5_TOKENS)
         return (PromptLimit("tokenizer_2", t5 - 1, "T5"),
                 PromptLimit("tokenizer", clip - NUM_MARKS, "CLIP, which only sums up the prompt,", rest_is_read=True))
 

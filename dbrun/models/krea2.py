@@ -107,8 +107,6 @@ class Krea2(QwenLatentFamily):
     pipeline_classes: ClassVar[tuple[str, ...]] = ("Krea2Pipeline",)
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": transformer_presets(ATTENTION, FEED_FORWARD, MODULATION, AROUND_BLOCKS)}
-    no_kohya_reason: ClassVar[str | None] = (
-        "which is not written for it; ComfyUI reads the file of `diffusers` as well")
     comfyui_usage: ClassVar[str | None] = (
         "In ComfyUI: put the same file into `models/loras/`, and choose it in a node `Load LoRA` behind the one that "
         "loads Krea 2. What was learnt on Krea 2 Raw is meant to be drawn with Krea 2 Turbo, in ComfyUI as in "

@@ -90,8 +90,6 @@ class QwenImage(QwenLatentFamily):
         "QwenImage21Pipeline": "Qwen-Image 2.1, another transformer with another text encoder"}
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": transformer_presets(ATTENTION, FEED_FORWARD, MODULATION, AROUND_BLOCKS)}
-    no_kohya_reason: ClassVar[str | None] = (
-        "which is not written for it; ComfyUI reads the file of `diffusers` as well")
     comfyui_usage: ClassVar[str | None] = (
         "In ComfyUI: put the same file into `models/loras/`, and choose it in a node `Load LoRA` behind the one that "
         "loads Qwen-Image.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.models.chat_prompts import ChatFamily
 from dbrun.models.configs import read_config
@@ -55,6 +55,9 @@ class QwenLatentModel(FlowModel):
 
 class QwenLatentFamily(ChatFamily):
     """Family with Qwen-Image's autoencoder."""
+
+    no_kohya_reason: ClassVar[str | None] = (
+        "which is not written for it; ComfyUI reads the file of `diffusers` as well")
 
     def resolution_multiple(self, folder: Path) -> int:
         """The VAE's downsampling factor times the patch's side: 16 for the published models."""

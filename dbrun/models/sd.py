@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.errors import RecipeError
 from dbrun.models.base import Sampling, SamplingConditions
-from dbrun.models.configs import downsampling_factor, read_config, silence_libraries
+from dbrun.models.configs import downsampling_factor, read_config, silence_libraries, tokenizer_length
 from dbrun.models.file_names import PublishedNames
 from dbrun.models.latents import LatentModel, tiny_vae
 from dbrun.models.ldm_layouts import SD1, SD2, Layout
@@ -146,9 +146,7 @@ class StableDiffusion(UNetFamily):
     def prompt_length(self, folder: Path, tokenizer: str, text_encoder: str) -> int:
         """Tokens of every prompt of a tokenizer and its text encoder, by their folders; marks and padding included."""
         positions = int(read_config(folder / text_encoder / "config.json").get("max_position_embeddings", 77))
-        max_length = read_config(folder / tokenizer / "tokenizer_config.json").get("model_max_length", positions)
-        # some tokenizers name no real length, only a huge number
-        return min(positions, int(max_length))
+        return tokenizer_length(folder, tokenizer, positions)
 
     def check_configs(self, folder: Path) -> None:
         """Raise RecipeError also for a base whose UNet does not take what its VAE gives."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.models.base import Condition, Sampling, SamplingConditions
-from dbrun.models.configs import read_config, silence_libraries
+from dbrun.models.configs import silence_libraries, tokenizer_length
 from dbrun.models.flow_matching import FlowFamily, FlowModel, transformer_presets
 from dbrun.models.latents import stack_negatives, stack_prompts, tiny_vae
 from dbrun.models.pipelines import PipelineModel
@@ -127,12 +127,8 @@ class StableDiffusion3(FlowFamily):
 
     def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
         """255 tokens of T5, which has one mark; 75 of the CLIPs, which both read as many as the first."""
-        lengths: list[int] = []
-        for tokenizer, usual in (("tokenizer", MAX_CLIP_TOKENS), ("tokenizer_3", MAX_T5_TOKENS)):
-            config = read_config(folder / tokenizer / "tokenizer_config.json")
-            # some tokenizers name no real length, only a huge number
-            lengths.append(int(min(config.get("model_max_length", usual), usual)))
-        clip, t5 = lengths
+        clip = tokenizer_length(folder, "tokenizer", MAX_CLIP_TOKENS)
+        t5 = tokenizer_length(folder, "tokenizer_3", MAX_T5_TOKENS)
         return (PromptLimit("tokenizer_3", t5 - 1, "T5"),
                 PromptLimit("tokenizer", clip - NUM_MARKS, "CLIP", rest_is_read=True))
 
