@@ -25,8 +25,12 @@ def test_every_folder_of_code_is_in_the_list_of_packages() -> None:
 
 def test_a_recipe_that_comes_with_dbrun_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert parse_request(Path("sks_dog"), (), ()).recipe == ROOT / "recipes" / "sks_dog.yaml"
-    assert split_words(["sdxl_dog", "seed=1"]) == (ROOT / "recipes" / "sdxl_dog.yaml", ["seed=1"])
+    # of a checkout or of an installed package, whichever is imported
+    shipped = shipped_recipes()
+    for name in ("sks_dog", "sdxl_dog"):
+        assert shipped[name].read_bytes() == (ROOT / "recipes" / f"{name}.yaml").read_bytes()
+    assert parse_request(Path("sks_dog"), (), ()).recipe == shipped["sks_dog"]
+    assert split_words(["sdxl_dog", "seed=1"]) == (shipped["sdxl_dog"], ["seed=1"])
     with pytest.raises(UsageError, match="sks_dog, ") as caught:
         parse_request(Path("sks_dgo"), (), ())
     assert caught.value.fix == "did you mean sks_dog?"

@@ -14,7 +14,7 @@ from recorded_runs import PROMPTS, STAGES, record_run
 from dbrun.errors import UsageError
 from dbrun.store.store import Store
 from dbrun.ui.report.compare_page import find_runs, render_comparison
-from dbrun.ui.report.page import TEMPLATES, json_data
+from dbrun.ui.report.page import json_data
 from dbrun.ui.report.pictures import MAX_PREVIEWS
 from dbrun.ui.report.record import RunReader
 from dbrun.ui.report.run_page import render_finished, render_run
@@ -159,4 +159,5 @@ def test_templates_are_packaged() -> None:
 
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["dbrun"]
     packaged = {path for pattern in patterns for path in (ROOT / "dbrun").glob(pattern)}
-    assert set(TEMPLATES.iterdir()) <= packaged and len(list(TEMPLATES.iterdir())) >= 7
+    templates = set((ROOT / "dbrun" / "ui" / "report" / "templates").iterdir())
+    assert templates <= packaged and len(templates) >= 7
