@@ -1,7 +1,7 @@
 """Run DreamBooth personalisation from a declarative YAML recipe.
 
-`dbrun.run`, `plan`, `validate`, `sample`, `show` and `runs` are the commands of the same names, explained in
-`.github/docs/python.md`. Nothing is imported before it is used, and torch only when a stage computes.
+`dbrun.run`, `plan`, `validate`, `sample`, `merge`, `convert`, `show` and `runs` are the commands of the same names,
+explained in `.github/docs/python.md`. Nothing is imported before it is used, and torch only when a stage computes.
 """
 
 import sys
@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dbrun import errors as errors
     from dbrun import events as events
+    from dbrun.api.files import convert as convert
+    from dbrun.api.files import merge as merge
     from dbrun.api.reading import plan as plan
     from dbrun.api.reading import runs as runs
     from dbrun.api.reading import validate as validate
     from dbrun.api.results import Run as Run
     from dbrun.api.results import Sample as Sample
     from dbrun.api.results import Validation as Validation
+    from dbrun.api.results import WrittenAdapter as WrittenAdapter
     from dbrun.api.run import release as release
     from dbrun.api.run import run as run
     from dbrun.api.use import sample as sample
@@ -34,8 +37,9 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "dbrun.api.files": ("convert", "merge"),
     "dbrun.api.reading": ("plan", "runs", "validate"),
-    "dbrun.api.results": ("Run", "Sample", "Validation"),
+    "dbrun.api.results": ("Run", "Sample", "Validation", "WrittenAdapter"),
     "dbrun.api.run": ("release", "run"),
     "dbrun.api.use": ("sample", "show"),
     "dbrun.errors": ("Cancelled", "DbrunError", "RecipeError", "StageFailed", "UsageError"),

@@ -105,3 +105,23 @@ class Sample:
         """The paths as plain data."""
         return {"format_version": FORMAT_VERSION, "folder": str(self.folder), "grid": str(self.grid),
                 "pictures": [str(picture) for picture in self.pictures]}
+
+
+@dataclass(frozen=True)
+class WrittenAdapter:
+    """An adapter that was written as another file.
+
+    path: the file, or the folder of a format of several; format: its name; difference: the largest one between the
+    denoiser's predictions with the file as it was read back and with what was written; lost: what it does not have of
+    the adapters it was made from, in words.
+    """
+
+    path: Path
+    format: str
+    difference: float
+    lost: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """The result as plain data."""
+        return {"format_version": FORMAT_VERSION, "path": str(self.path), "format": self.format,
+                "difference": self.difference, "lost": list(self.lost)}

@@ -41,7 +41,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     exec(compile(examples(), str(GUIDE), "exec"), {"__name__": "guide"})
     said = capsys.readouterr().out
     for words in ("outputs/dog", "outputs/first", "outputs/second", "did you mean 'train.steps'?", "preprocess hit",
-                  "2/6", "cancelled", "grid.png", "done {"):
+                  "2/6", "cancelled", "grid.png", "first-kohya.safetensors", "both.safetensors", "done {"):
         assert words in said, f"{words!r} is not in:\n{said}"
     assert {run.name for run in dbrun.runs()} == {"dog"}
 

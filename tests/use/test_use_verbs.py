@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from projects import SECRET
 
+import dbrun
 from dbrun.cli.verbs import app_for
 from dbrun.errors import DbrunError, UsageError
+from dbrun.events import Event, Note
 from dbrun.safetensors_header import read_provenance
 
 
@@ -74,6 +77,18 @@ def test_merge_and_convert_write_files_that_say_what_they_are_of(here, capsys) -
     document = read_provenance(here / "both" / "denoiser" / "adapter_model.safetensors")
     assert [part["weight"] for part in document["merged"]["of"]] == [0.7, 0.5]
     assert document["merged"]["how"] == "linear" and len(document["merged"]["of"][0]["sha256"][0]) == 64
+
+
+def test_the_api_writes_the_same_file_tells_events_and_prints_nothing(here, capsys) -> None:
+    (path,), _ = call(capsys, "merge", "outputs/tiny:0.7", "outputs/tiny:0.5", "-o", "a/both", "--how", "linear")
+    events: list[Event] = []
+    written = dbrun.merge([here / "outputs" / "tiny:0.7", "outputs/tiny:0.5"], "b/both", how="linear",
+                          on_event=events.append)
+    assert written.path == Path("b/both.safetensors") and written.path.read_bytes() == (here / path).read_bytes()
+    assert written.format == "diffusers" and written.difference < 1e-5
+    assert any("away from the sum" in text for text in written.lost)
+    assert [event.text for event in events if isinstance(event, Note)] == [f"lost: {text}" for text in written.lost]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_merge_sums_what_is_no_lora_as_weights_and_knows_the_base_afterwards(here, capsys) -> None:
