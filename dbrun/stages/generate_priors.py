@@ -62,7 +62,7 @@ class PriorParams:
         "prompt": "subject.class_prompt", "count": "prior.count", "steps": "prior.steps", "seed": "seed",
         "guidance": "prior.guidance", "resolution": "images.resolution", "precision": "train.precision",
         "others": "subjects.class_prompt", "quantise": "base.quantise", "deterministic": "train.deterministic",
-        "block": "images.resolution"}
+        "block": "class images drawn at once"}
 
     prompt: str | tuple[str, ...]
     count: int
