@@ -176,5 +176,5 @@ def trigger_words(recipe: Mapping[str, Any]) -> str | None:
 
 def _invalid_file(path: Path, why: str) -> RecipeError:
     if path.suffix != ".safetensors":
-        return RecipeError(f"{path} is no .safetensors file: {why}", fix="name one that a run exported")
-    return RecipeError(f"{path} is no whole safetensors file: {why}", fix="download or export the file again")
+        return RecipeError(f"{path} is not a .safetensors file: {why}", fix="name one that a run exported")
+    return RecipeError(f"{path} is not a complete safetensors file: {why}", fix="download or export the file again")

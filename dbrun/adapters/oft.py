@@ -57,7 +57,7 @@ class Oft(Adapter):
         single = [name for name, shape in shapes.items() if shape[0] == 1]
         if single:
             return KeyProblem("targets", f"found `{single[0]}`, which has one output, among its {len(shapes)} layers: "
-                              "peft's OFT takes its inputs for pictures",
+                              "peft's OFT cannot adapt such a layer",
                               "write a narrower preset, such as `targets: blocks`")
         inputs = {name: shape[1] for name, shape in shapes.items()}
         # peft would take another block size there without an error.

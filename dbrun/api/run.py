@@ -127,8 +127,8 @@ def _render_report(store: Store, run_id: str) -> bytes:
 def _check_shareable(request: RecipeRequest, processes: int) -> None:
     """Raise UsageError where other processes would have to read a recipe that is in no file."""
     if processes > 1 and request.text is not None:
-        raise UsageError(f"found {processes} processes; the others read the recipe from its file, and this one is in "
-                         "none", fix="write the recipe into a file and run that")
+        raise UsageError(f"found {processes} processes, but this recipe is in no file from which the others could "
+                         "read it", fix="write the recipe into a file and run that")
 
 
 def _check_lock(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) -> ResolvedSources:

@@ -123,9 +123,9 @@ def show_provenance(adapter: Path, *, as_json: bool) -> None:
     from dbrun.ui.provenance import outline
 
     file = named_file(adapter)
+    facts = show(file)
     if adapter.is_dir():
         print_status(f"of {file}")
-    facts = show(file)
     if as_json:
         print_result(json.dumps(facts, indent=1, ensure_ascii=False))
     else:

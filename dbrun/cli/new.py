@@ -103,7 +103,7 @@ def _card_of_this_machine(*, told: bool) -> float:
     if sizes:
         return float(max(sizes))
     if told:
-        print_status(f"card: {USUAL_CARD:g} GB, as this machine has none that answers; name yours: --memory 8GB")
+        print_status(f"card: {USUAL_CARD:g} GB is assumed, because no GPU was found here; name yours, such as --memory 8GB")
     return USUAL_CARD
 
 
@@ -148,5 +148,5 @@ def _report_pictures(recipe: Path) -> None:
     odd = [row for row in rows if row.odd]
     for row in odd:
         print_status(f"{row.name}: {'; '.join(row.odd)}")
-    found = f"{len(odd)} of {len(rows)} pictures are odd" if odd else f"{len(rows)} pictures, none odd"
+    found = f"{len(odd)} of {len(rows)} pictures have problems" if odd else f"{len(rows)} pictures, no problems"
     print_status(f"{found}; dbrun plan {recipe} --pictures shows each")

@@ -82,7 +82,7 @@ def new(name: Annotated[str, typer.Argument(help="The run's name.", metavar="NAM
     """Write a commented starter recipe that fits your base, card and pictures.
 
     On a terminal it asks for what is not given. It is written to recipes/NAME.yaml if the folder recipes/ exists, else
-    to NAME.yaml. Then it looks at your pictures and says what is odd.
+    to NAME.yaml. Then it looks at your pictures and names their problems.
     """
     from dbrun.cli.new import GivenWords, write_starter
 

@@ -53,7 +53,7 @@ def _check_output(output: Path) -> None:
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {error.strerror}", fix="name another with -o") from None
     if not is_ours:
-        raise UsageError(f"{output} exists already and is no page that dbrun wrote", fix="name another with -o")
+        raise UsageError(f"{output} exists already, and dbrun did not write it", fix="name another with -o")
 
 
 def serve_reports(port: int | None) -> None:

@@ -35,5 +35,5 @@ def report(
         serve_reports(port)
         return
     if port is not None:
-        raise UsageError("`--port` is of `--serve`", fix="leave it out, or add --serve")
+        raise UsageError("`--port` needs `--serve`", fix="add --serve, or leave --port out")
     write_report(runs or [], output)

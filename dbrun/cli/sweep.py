@@ -238,7 +238,7 @@ def _parse_axes(sweeps: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
         values = list(dict.fromkeys(split_values(text)))
         if not equals or not key.strip() or not all(values):
             raise UsageError(f"found --sweep {word!r}; a sweep is written key=value,value",
-                             fix="such as --sweep train.learning_rate=1e-4,2e-4")
+                             fix="write one such as --sweep train.learning_rate=1e-4,2e-4")
         if key in seen:
             raise UsageError(f"found two sweeps of {key}", fix=f"write --sweep {key}=… once, with all values")
         seen.add(key)

@@ -67,16 +67,16 @@ class DiffusersFormat(Format):
         if not has_older_readers and family.comfyui_usage is None:
             # no other program reads adapters of this family at all
             return ()
-        programs, verb = ("ComfyUI and Forge", "pass") if has_older_readers else ("ComfyUI", "passes")
+        programs, verb = ("ComfyUI and Forge", "ignore") if has_older_readers else ("ComfyUI", "ignores")
         clauses: list[str] = []
         unread = matching_names(layers, family.comfyui_unread.get(component, ()))
         if unread:
-            clauses.append(f"{programs} {verb} over {len(unread)} of {len(layers)} layers of the {component}, such as "
+            clauses.append(f"{programs} {verb} {len(unread)} of {len(layers)} layers of the {component}, such as "
                            f"`{unread[0]}`")
         if adapter.beyond_lora:
-            clauses.append(f"{programs} {verb} over {adapter.beyond_lora} on the {component}")
+            clauses.append(f"{programs} {verb} {adapter.beyond_lora} on the {component}")
         if has_older_readers:
-            clauses.append(f"A1111 passes over all {len(layers)} layers of the {component}")
+            clauses.append(f"A1111 ignores all {len(layers)} layers of the {component}")
         return tuple(clauses)
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:

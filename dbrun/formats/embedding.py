@@ -125,7 +125,7 @@ class EmbeddingFormat(Format):
             keys = frozenset(read_header(path).tensors) & encoder_keys()
             if keys != frozenset(family.embedding_keys):
                 found = ", ".join(sorted(keys)) or "one vector for each token"
-                raise RecipeError(f"{path} is no word for `base.type: {family.NAME}`: it holds {found}",
+                raise RecipeError(f"{path} is not a learned word for `base.type: {family.NAME}`: it holds {found}",
                                   fix="name a word that was trained on this base")
             if KOHYA_KEY in read_header(path).tensors:
                 pipeline.load_textual_inversion(load_file(path)[KOHYA_KEY], token=words_in(path)[0])

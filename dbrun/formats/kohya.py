@@ -73,18 +73,18 @@ class KohyaFormat(Format):
     def passed_over(self, family: Family, component: str, adapter: Adapter, layers: Sequence[str]) -> tuple[str, ...]:
         """Layers outside the blocks, such as `time_embedding`, which kohya's trainers adapt nowhere; LyCORIS' types."""
         if not adapter.supports_lora:
-            return (f"`networks.lora` of sd-scripts passes over all {len(layers)} layers of the {component}, and its "
+            return (f"`networks.lora` of sd-scripts ignores all {len(layers)} layers of the {component}, and its "
                     "users take `lycoris.kohya`",)
-        programs, blocks = "A1111 and sd-scripts pass", IN_TEXT_BLOCKS
+        programs, blocks = "A1111 and sd-scripts ignore", IN_TEXT_BLOCKS
         if component == next(iter(family.components)):
-            programs, blocks = "sd-scripts and diffusers 0.35 pass", IN_BLOCKS
+            programs, blocks = "sd-scripts and diffusers 0.35 ignore", IN_BLOCKS
         if component in family.kohya_original_components:
             # diffusers 0.35 refuses a file with such a layer's original name
-            programs = "sd-scripts passes"
+            programs = "sd-scripts ignores"
         outside = [name for name in layers if not blocks.match(name)]
         if not outside:
             return ()
-        return (f"{programs} over {len(outside)} of {len(layers)} layers of the {component}, such as "
+        return (f"{programs} {len(outside)} of {len(layers)} layers of the {component}, such as "
                 f"`{outside[0]}`",)
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
@@ -143,7 +143,7 @@ class KohyaFormat(Format):
             scales[name] = layer_scale(layer, kind)
             # [1, in …]: magnitudes of inputs, which LyCORIS can train; peft has those of outputs only.
             if "dora_scale" in layer and layer["dora_scale"].shape[0] == 1:
-                raise RecipeError(f"it is a DoRA with lengths of inputs on the {component}, and peft's are of outputs",
+                raise RecipeError(f"it is a DoRA that scales the inputs of the {component}'s layers, and peft scales outputs",
                                   fix="use the file as it is: `dbrun sample` and ComfyUI take it")
             lycoris_layer = layer_types()[kind]
             peft_names = {**COMMON_PEFT_NAMES, **lycoris_layer.peft_names}

@@ -66,8 +66,8 @@ def apply_to_weight(weight: Tensor, layer: LayerTensors, kind: str, name: str) -
     lycoris_layer = layer_types()[kind]
     if lycoris_layer.change is not None:
         if "dora_scale" in layer:
-            raise RecipeError(f"`{name}` is a {lycoris_layer.title} with the magnitudes of a DoRA, which no reader "
-                              "applies alike", fix="name another adapter")
+            raise RecipeError(f"`{name}` is a {lycoris_layer.title} with the magnitudes of a DoRA, which every "
+                              "program applies differently", fix="name another adapter")
         try:
             return weight + lycoris_layer.change(weight, layer)
         except ValueError as error:

@@ -28,7 +28,7 @@ def _rotate_outputs(weight: Tensor, layer: LayerTensors) -> Tensor:
     limit = float(layer.get("alpha", torch.zeros(())))
     # lycoris multiplies the limit by the number of outputs again, ComfyUI and kohya's trainers do not.
     if limit > 0 and float(skew.norm()) > limit:
-        raise RecipeError("it is a diag-OFT whose limit on the rotation is reached, and its readers apply that "
+        raise RecipeError("it is a diag-OFT whose limit on the rotation is reached, and programs apply that "
                           "differently", fix="merge it into its base with the program that trained it")
     identity = torch.eye(size)
     rotation = (identity + skew) @ torch.linalg.inv(identity - skew)

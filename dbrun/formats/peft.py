@@ -69,7 +69,7 @@ class PeftFormat(Format):
             settings = read_json(config)
             peft_type = str(settings["peft_type"]).lower()
         except (ValueError, KeyError, TypeError) as error:
-            raise RecipeError(f"{config} names no `peft_type`, so it is no adapter's config",
+            raise RecipeError(f"{config} names no `peft_type`, so it is not an adapter's config",
                               fix=f"name {self.FILE_DESCRIPTION}") from error
         if not file_exists(weights):
             raise RecipeError(f"{config.parent} holds no {WEIGHTS}; pickled weights are never read",

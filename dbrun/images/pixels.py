@@ -52,7 +52,7 @@ def read_upright(content: bytes, name: str) -> Image:
         reason = str(error)
         # Pillow's own text shows the address of a BytesIO object
         if isinstance(error, UnidentifiedImageError):
-            reason = "its bytes are no picture"
+            reason = "its bytes are not a picture"
         raise RecipeError(f"{name} cannot be read: {reason}", fix="save it again as PNG or JPEG") from error
 
 

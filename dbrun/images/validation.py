@@ -196,10 +196,10 @@ def _describe_content(path: Path) -> str:
         is_cut = len(data) == SNIFF_BYTES and error.start > SNIFF_BYTES - 4
         if is_cut:
             return "text, no picture"
-        return "data that is no picture"
+        return "data that is not a picture"
     # a zero byte is valid UTF-8, but no text file has one
     if b"\x00" in data:
-        return "data that is no picture"
+        return "data that is not a picture"
     return "text, no picture"
 
 

@@ -115,7 +115,7 @@ def recognise(file: Path, header: Header, layouts: Mapping[str, tuple[Layout, ..
         for beginnings, title, fix in OTHER_FILES:
             if any(name.startswith(beginnings) for name in names):
                 raise RecipeError(f"{file} is {title}", fix=fix)
-        raise RecipeError(f"{file} is no checkpoint of Stable Diffusion: it has no tensor {FIRST_CONVOLUTION}",
+        raise RecipeError(f"{file} is not a checkpoint of Stable Diffusion: it has no tensor {FIRST_CONVOLUTION}",
                           fix="name a whole checkpoint of SD 1.x, 2.x or SDXL")
     if "edm_mean" in names or "edm_vpred.sigma_max" in names:
         raise RecipeError(f"{file} was trained with the noise process of EDM, which dbrun does not train",

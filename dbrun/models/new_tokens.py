@@ -153,7 +153,7 @@ def check_initializer(text: str, tokens: int, vectors: int) -> None:
     """Raise RecipeError where text, of this many tokens, cannot be the start value of this many vectors."""
     if tokens == 0:
         raise RecipeError(f"the initializer '{text}' has no token in this base's tokenizer",
-                          fix="name a word as `initializer`")
+                          fix="write a common word as `initializer`, such as dog")
     if tokens > vectors:
         raise RecipeError(f"the initializer '{text}' has {tokens} tokens in this base's tokenizer, allowed: at most "
                           f"{vectors}, the number of `vectors`",

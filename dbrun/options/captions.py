@@ -161,7 +161,7 @@ class Metadata(TemplatedCaptions):
     """A table beside the pictures, metadata.jsonl or metadata.csv, in the format of the Hub's imagefolder."""
 
     NAME: ClassVar[str] = "metadata"
-    missing_reason: ClassVar[str] = "no row of the metadata gives it one"
+    missing_reason: ClassVar[str] = "no row of the metadata names it"
     type: Literal["metadata"]
     """Where captions come from."""
     column: Annotated[FilledText | None, OrNone] = None

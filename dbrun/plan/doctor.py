@@ -51,9 +51,9 @@ def _python() -> Iterator[Check]:
 def _devices() -> Iterator[Check]:
     chosen = device.resolve_device("auto")
     if chosen == "cpu":
-        yield Check("device: auto", "note", "takes cpu", "bases of 512 pixels and more need a GPU")
+        yield Check("device: auto", "note", "chooses cpu", "bases of 512 pixels and more need a GPU")
     else:
-        yield Check("device: auto", "ok", f"takes {chosen}")
+        yield Check("device: auto", "ok", f"chooses {chosen}")
     for name in ("cuda", "mps"):
         lack = device.why_unavailable(name)
         # a note, not bad: a machine needs one device, not all

@@ -40,7 +40,7 @@ def provenance_notes(document: Mapping[str, Any], recipe: Recipe, resolved: Reso
     for field in COMPARED_FIELDS:
         lines += _diff_lines(field, document.get(field, {}), plain[field])
     if not lines:
-        return (Note("rebuilt", "nothing differs from what made it: pictures, base, settings, device, libraries"),)
+        return (Note("rebuilt", "the same pictures, base, settings, device and libraries as when it was made"),)
     shown = lines[:MAX_DIFFERENCES_SHOWN]
     if len(lines) > len(shown):
         shown.append(f"and {len(lines) - len(shown)} more")

@@ -55,7 +55,7 @@ def select_stages(needs: Mapping[str, tuple[str, ...]], selection: Selection) ->
     Raises UsageError for names of no stage, options that exclude each other, and a selection of nothing.
     """
     if selection.only and (selection.until or selection.from_):
-        raise UsageError("--only goes with neither --until nor --from", fix="leave one of them out")
+        raise UsageError("--only cannot be combined with --until or --from", fix="leave one of them out")
     last = selection.only or selection.until
     first = selection.only or selection.from_
     for name in (last, first, *selection.force):

@@ -75,9 +75,9 @@ def find_base(base: Base, relative_to: Path, store: Store, like_relative_to: Pat
         return hub_base
     if folder_exists(folder):
         refuse_modular(folder, [MODULAR_INDEX] if file_exists(folder / MODULAR_INDEX) else [])
-        raise RecipeError(f"{folder} holds no model_index.json, so it is no base in diffusers format",
+        raise RecipeError(f"{folder} holds no model_index.json, so it is not a base in diffusers format",
                           fix="name a folder written by `save_pretrained`")
-    raise RecipeError(f"found {base.path!r}, which is no folder here ({folder}) and no Hub id",
+    raise RecipeError(f"found {base.path!r}, which is neither a folder here ({folder}) nor a Hub id",
                       fix=ALLOWED_PATHS)
 
 

@@ -77,7 +77,7 @@ def find_adapter(path: str, request: InitRequest, store: Store) -> FoundAdapter:
             return FoundAdapter(f"{form.NAME}:{'+'.join(digests)}", dict(zip(digests, files, strict=True)), tuple(held))
     except OSError as error:
         raise explain_os_error(error, f"reading the adapter {place}") from error
-    problem = "is no adapter" if path_exists(place) else "is not there"
+    problem = "is not an adapter" if path_exists(place) else "is not there"
     allowed = join_with_or([form.FILE_DESCRIPTION for form in readable if form.FILE_DESCRIPTION])
     raise RecipeError(f"{place} {problem}", fix=f"name {allowed}")
 
@@ -112,7 +112,7 @@ def _held_types(form: Format, files: tuple[Path, ...], request: InitRequest) -> 
         except RecipeError as error:
             if component == request.component:
                 told = with_base_kind(error, str(files[-1]), files)
-                raise RecipeError(told.message, fix=f"take `adapt.{component}.init` away, or {told.fix}") from error
+                raise RecipeError(told.message, fix=f"remove `adapt.{component}.init`, or {told.fix}") from error
     return held
 
 

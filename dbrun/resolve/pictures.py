@@ -178,7 +178,7 @@ def _uncaptioned_notes(found: PictureFolder, request: PictureRequest) -> list[st
         return []
     reason = request.captions.missing_reason.format(name=bare[0].stem)
     names = summarize_names([path.name for path in bare])
-    return [f"{names}: {reason}, so the prompt is '{request.prompt}'"]
+    return [f"{names} without a caption: {reason}, so the prompt is '{request.prompt}'"]
 
 
 def _picture_folder(request: PictureRequest, relative_to: Path, store: Store) -> tuple[Path, tuple[str, ...]]:

@@ -110,7 +110,7 @@ def find_like(base: Base, file: Path, relative_to: Path, family: Family) -> Like
     advice = ("write `base.like:` a folder in diffusers format, or OWNER/NAME@COMMIT of a base on the Hub of the same "
               "kind, of which only the tokenizer is fetched")
     if base.like is None:
-        raise RecipeError(f"{file} holds no tokenizer, as no checkpoint of one file does", fix=advice)
+        raise RecipeError(f"{file} holds no tokenizer: a checkpoint of one file never does", fix=advice)
     # imported here: the embedded base is a small package of its own
     from dbrun.embedded import weights_path
 
@@ -122,7 +122,7 @@ def find_like(base: Base, file: Path, relative_to: Path, family: Family) -> Like
         return Like(folder)
     repo, _, commit = base.like.partition("@")
     if not HUB_ID.fullmatch(repo):
-        raise RecipeError(f"found {base.like!r} as `base.like`, which is no folder here ({folder}) and no Hub id",
+        raise RecipeError(f"found {base.like!r} as `base.like`, which is neither a folder here ({folder}) nor a Hub id",
                           fix=advice)
     if not COMMIT.fullmatch(commit):
         raise RecipeError(f"found {base.like!r} as `base.like`: a Hub id needs its commit behind it, 40 hex digits",

@@ -269,7 +269,7 @@ def check_pipeline(folder: Path, family: Family) -> None:
     """Raise RecipeError unless model_index.json names a pipeline of this family, and only libraries that are known."""
     if not file_exists(folder / "model_index.json"):
         refuse_modular(folder, [MODULAR_INDEX] if file_exists(folder / MODULAR_INDEX) else [])
-        raise RecipeError(f"{folder} has no model_index.json, so it is no base in diffusers format",
+        raise RecipeError(f"{folder} has no model_index.json, so it is not a base in diffusers format",
                           fix="name a folder written by `save_pretrained` in `base.path`")
     try:
         index = read_json(folder / "model_index.json")
@@ -283,8 +283,8 @@ def check_pipeline(folder: Path, family: Family) -> None:
     # any other library would be code that the base brings along
     for part, home in homes.items():
         if home not in (None, *ALLOWED_LIBRARIES):
-            raise RecipeError(f"{folder / 'model_index.json'} takes {part} from {home}, and no code but that of "
-                              f"{' and '.join(ALLOWED_LIBRARIES)} is ever run", fix="choose another base")
+            raise RecipeError(f"{folder / 'model_index.json'} takes {part} from {home}, but dbrun runs only code of "
+                              f"{' and '.join(ALLOWED_LIBRARIES)}", fix="choose another base")
     for other in families().values():
         if pipeline in other.refused_pipelines:
             raise RecipeError(f"the base is a {pipeline}, {other.refused_pipelines[pipeline]}",

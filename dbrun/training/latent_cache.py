@@ -82,8 +82,8 @@ def load_encoder_outputs(folder: Path, texts: Sequence[str], text_encoders: Sequ
             if tensors is not None:
                 known[text][text_encoder] = to_host(tensors, dtype)
     if stored or any(len(outputs) < len(text_encoders) for outputs in known.values()):
-        raise StageFailed(f"{OUTPUTS_FILE} does not hold what {', '.join(text_encoders)} give of the {len(texts)} "
-                          "prompts of the index", fix="run again with `--force preprocess`")
+        raise StageFailed(f"{OUTPUTS_FILE} does not hold the outputs of {', '.join(text_encoders)} for the "
+                          f"{len(texts)} prompts of the index", fix="run again with `--force preprocess`")
     return known
 
 

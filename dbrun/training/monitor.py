@@ -161,7 +161,7 @@ class Monitor:
                 if not is_later and not self._run_copy(path).exists():
                     shutil.copyfile(path, self._run_copy(path))
         except OSError as error:
-            self._warn(f"the samples stay in {self._sample_folder(samples)}: {error.strerror}")
+            self._warn(f"cannot copy the samples, so they stay in {self._sample_folder(samples)}: {error.strerror}")
 
     def _step_metrics(self, done: Metrics) -> dict[str, float]:
         """The epoch and the metrics of a step by name, without those that have no value."""

@@ -71,7 +71,7 @@ def _summary(rows: Sequence[PictureRow]) -> str:
     if shapes:
         text += ": " + ", ".join(f"{count} of {shape[0]}×{shape[1]}" for shape, count in sorted(shapes.items()))
     odd = sum(bool(row.odd) for row in rows)
-    return f"{text}; {odd or 'none'} odd"
+    return f"{text}; {odd or 'none'} with problems"
 
 
 def _elide_middle(name: str, room: int) -> str:

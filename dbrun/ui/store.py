@@ -57,6 +57,6 @@ def _usage_lines(parts: Sequence[tuple[str, DiskUsage]]) -> list[str]:
     """A head, then a line for each part."""
     # Not `align_rows`: numbers are aligned on the right.
     width = max(len(part) for part, _ in parts)
-    head = f"{'part':<{width}}  {'things':>7}  {'size':>9}"
+    head = f"{'part':<{width}}  {'count':>7}  {'size':>9}"
     lines = [f"{part:<{width}}  {usage.count:>7}  {format_bytes(usage.bytes):>9}" for part, usage in parts]
     return [paint(head, "dim", sys.stdout), *lines]

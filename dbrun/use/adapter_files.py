@@ -129,6 +129,10 @@ def find_adapter(word: str) -> AdapterFile:
             return AdapterFile(place, weight, form, files)
     check_no_pickle(place)
     if not path_exists(place):
+        before_colon, _, number = word.rpartition(":")
+        # not in `_split_weight`, which also sees prompts such as "dog: a drawing"
+        if before_colon and path_exists(Path(before_colon)):
+            raise UsageError(f"found the weight {number!r} for {before_colon}", fix="write a number such as 0.6")
         raise UsageError(f"{place} does not exist", fix="name an adapter's file or folder, such as outputs/sks_dog")
     allowed = join_with_or([form.FILE_DESCRIPTION for form in formats().values() if form.FILE_DESCRIPTION])
     raise UsageError(f"{place} holds no adapter", fix=f"name {allowed}, or a folder that `dbrun run` wrote")

@@ -178,7 +178,7 @@ def _base_of_option(asked: str, trained: Sequence[Mapping[str, Any]], places: Se
         family = checkpoint_family(folder)
         like = like or _known_tokenizers(trained, places, family)
         if like is None:
-            raise UsageError(f"{asked} holds no tokenizer, as no checkpoint of one file does",
+            raise UsageError(f"{asked} holds no tokenizer: a checkpoint of one file never does",
                              fix="say where it is: --like FOLDER in diffusers format, or --like OWNER/NAME@COMMIT")
         return _find_or_download(Base(type=family, path=asked, like=like), store)
     # A folder wins over a repository: `owner/name` can be both.

@@ -26,7 +26,7 @@ def convert_imported(given: ImportedAdapter, module: nn.Module) -> tuple[Compone
     type_name = str(getattr(peft_type, "value", peft_type)).lower()
     able = {kind.NAME: kind for kind in adapter_types() if kind.uses_peft}
     if type_name not in able:
-        raise RecipeError(f"it is an adapter of type {type_name}, which no recipe can have",
+        raise RecipeError(f"it is an adapter of type {type_name}, which recipes do not support",
                           fix=f"use it as it is, by `dbrun sample` or `dbrun merge --how full`; or name one of "
                           f"{', '.join(able)}")
     kind = able[type_name]

@@ -36,11 +36,11 @@ def prepare_upload(folder: Path, repo: str, *, private: bool) -> Upload:
     Raises UsageError for a malformed repository, a folder without a record, and a missing or changed file.
     """
     if not HUB_ID.fullmatch(repo):
-        raise UsageError(f"found the repository {repo!r}; it is written owner/name", fix="such as me/sks-dog")
+        raise UsageError(f"found the repository {repo!r}; it is written owner/name", fix="write a name such as me/sks-dog")
     try:
         listed = read_json(folder / RECORD_FILE)["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{folder} holds no {RECORD_FILE}, so it is no folder that a run delivered",
+        raise UsageError(f"{folder} holds no {RECORD_FILE}, so it is not the folder of a run",
                          fix="name one, such as outputs/sks_dog") from error
     # The model card speaks of these very files, so a changed one must not be published under it.
     for name, sha256 in listed.items():

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from dbrun.config_types import PlainScalar
 from dbrun.recipe.checks import schema_info
-from dbrun.recipe.checks.suggestions import MAX_SUGGESTIONS, join_with_or, nearest, unknown_key_message
+from dbrun.recipe.checks.suggestions import MAX_SUGGESTIONS, join_with_or, nearest_value, unknown_key_message
 from dbrun.recipe.text.profiles import FILE_KEYS
 from dbrun.recipe.text.spans import Problem, Span
 from dbrun.recipe.text.tree import (
@@ -117,7 +117,7 @@ def _problem(item: Any, path: KeyPath, spot: schema_info.SchemaNode, data: Mappi
         return Problem(node.span, key, message, f"write {meant}")
     near = None
     if node.value and suggest:
-        near = nearest(node.value, _allowed_values(item, spot))
+        near = nearest_value(node.value, _allowed_values(item, spot))
     if near is None:
         return Problem(node.span, key, message)
     # the right word in the wrong form: a list is expected
@@ -163,7 +163,7 @@ def _version_message(message: str, schema: str, known: Sequence[str]) -> tuple[s
     """(message, fix) for an unknown version of the recipe language."""
     if is_newer(schema, known):
         return f"{message}; this dbrun is older than the recipe", "pip install --upgrade dbrun"
-    return f"{message}; there is only {join_with_or(known)}", f"write `schema: {known[-1]}`"
+    return message, f"write `schema: {known[-1]}`"
 
 
 def is_newer(schema: str, known: Sequence[str]) -> bool:
@@ -190,9 +190,9 @@ def _allowed_text(item: Any, node: Node, spot: schema_info.SchemaNode) -> str:
     if kind.startswith("wants_") and kind not in SCALAR_ERRORS and isinstance(node, ScalarNode):
         return str(item["msg"]).removeprefix("expected ")
     if kind == "too_short":
-        return f"{words} with {item['ctx']['min_length']} or more"
+        return f"{words}, at least {item['ctx']['min_length']}"
     if kind == "too_long":
-        return f"{words} with {item['ctx']['max_length']} or fewer"
+        return f"{words}, at most {item['ctx']['max_length']}"
     # "3" in quotes is text, so a number was probably meant
     if kind in QUOTES_MATTER and isinstance(node, ScalarNode) and not isinstance(node.value, PlainScalar):
         return f"{words}, without quotes"
@@ -230,7 +230,7 @@ def _tag_problem(path: KeyPath, spot: schema_info.SchemaNode, data: MappingNode)
     if node is None:
         return Problem(_key_span(path, data), key, f"missing, allowed: {join_with_or(tags)}")
     message = f"found {describe_node(node)}, allowed: {join_with_or(tags)}"
-    near = nearest(node.value, tags) if isinstance(node, ScalarNode) else None
+    near = nearest_value(node.value, tags) if isinstance(node, ScalarNode) else None
     if near:
         message += f"; did you mean '{near}'?"
     return Problem(node.span, key, message)

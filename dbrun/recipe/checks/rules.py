@@ -44,7 +44,7 @@ def _dataset(recipe: Recipe) -> Iterator[KeyProblem]:
     for key, subject in recipe.subjects_by_key.items():
         if subject.revision is not None and not HUB_ID.fullmatch(subject.images):
             yield KeyProblem(f"{key}.revision",
-                             f"found a revision, but '{subject.images}' is no data set of the Hub such as "
+                             f"found a revision, but '{subject.images}' is not a data set of the Hub such as "
                              "owner/name", "remove `revision`, or write `revision: null` over an inherited one")
 
 
@@ -111,14 +111,13 @@ def _class_without_prior(key: str, subject: Subject, recipe: Recipe) -> Iterator
     for field, name in (("class_prompt", "a class prompt"), ("class_images", "class images")):
         if getattr(subject, field):
             yield KeyProblem(f"{key}.{field}", f"found {name}, but no `prior` to use it",
-                             f"add `prior: {{weight: 1.0}}`, or remove this too: {nulls} "
-                             "(`samples.prompts` may still show the class)")
+                             f"add `prior: {{weight: 1.0}}`, or remove this key; on the command line: {nulls}")
 
 
 def _one_kind_of_prior(recipe: Recipe, prior: Prior) -> Iterator[KeyProblem]:
     """Problems of several sources of class images at once, and of settings that the chosen source ignores."""
     if prior.images is not None and prior.target == "base":
-        yield KeyProblem("prior.target", "found 'base', which takes no class images, beside `prior.images`",
+        yield KeyProblem("prior.target", "found 'base', which uses no class images, but `prior.images` is set",
                          "write `target: images`, or `images: null`")
     if prior.images is not None and len(recipe.subjects_by_key) > 1:
         yield KeyProblem("prior.images", "found one folder for several subjects, but each has a class of its own",
@@ -152,7 +151,7 @@ def _class_images(recipe: Recipe) -> Iterator[KeyProblem]:
 
 def _base(recipe: Recipe) -> Iterator[KeyProblem]:
     if recipe.base.revision is not None and not HUB_ID.fullmatch(recipe.base.path):
-        yield KeyProblem("base.revision", f"found a revision, but '{recipe.base.path}' is no Hub id such as owner/name",
+        yield KeyProblem("base.revision", f"found a revision, but '{recipe.base.path}' is not a Hub id such as owner/name",
                          "remove `revision`, or write `revision: null` over an inherited one")
     if recipe.base.path.lower().endswith(CHECKPOINT_SUFFIXES):
         if recipe.base.variant is not None:

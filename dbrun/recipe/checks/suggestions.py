@@ -60,8 +60,16 @@ MAX_SUGGESTIONS = 50
 have 12,000 wrong keys."""
 MAX_CANDIDATES = 2000
 """Words that one search compares at most."""
+OTHER_TOOLS_VALUES = {
+    "gpu": "cuda", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "float": "fp32",
+    "csv": "metadata", "jsonl": "metadata", "txt": "sidecar",
+}
+"""Value of another tool, in lower case → the recipe's word for it; letters alone would take `gpu` for `cpu`."""
 SLIP = 0.8
 """Similarity from which a word is taken for a slip of the pen: `step` for `steps` (0.89)."""
+ELSEWHERE = 0.7
+"""Least similarity of a key of another place: among hundreds of keys one is always a little alike, such as
+`held_out` for `hello` (0.62)."""
 
 
 def nearest(word: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -78,6 +86,14 @@ def nearest(word: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | Non
     if not close:
         return None
     return by_lower_case[close[0]]
+
+
+def nearest_value(word: str, allowed: Sequence[str]) -> str | None:
+    """The allowed value that another tool writes as this word, or else the most similar one; None for neither."""
+    translated = OTHER_TOOLS_VALUES.get(word.lower())
+    if translated in allowed:
+        return translated
+    return nearest(word, allowed)
 
 
 def join_with_or(words: Sequence[str]) -> str:
@@ -112,7 +128,7 @@ def unknown_key_message(path: str, here: Sequence[str], everywhere: Sequence[str
     near = nearest(word, here)
     if near:
         return f"unknown key; did you mean '{above}{near}'?"
-    near = nearest(word, [_last_name(key) for key in everywhere])
+    near = nearest(word, [_last_name(key) for key in everywhere], ELSEWHERE)
     if near:
         homes = [key for key in everywhere if _last_name(key) == near]
         return f"unknown key; did you mean {_quote_words(homes)}?"

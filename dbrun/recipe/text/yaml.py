@@ -25,6 +25,8 @@ MAX_BYTES = 256 * 1024
 """Largest recipe file in bytes."""
 MAX_DEPTH = 32
 """Deepest nesting; the builder recurses, and Python's own limit would end in a traceback."""
+MAX_SHOWN_RECIPES = 8
+"""Recipes that an error names at most."""
 TOO_DEEP = f"found more than {MAX_DEPTH} levels of nesting"
 FORBIDDEN_CHARACTER = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """All but YAML 1.2's printable characters (c-printable), without the byte order mark inside a text."""
@@ -61,9 +63,9 @@ def parse_recipe(text: str, source: Source, problems: list[Problem]) -> MappingN
     if isinstance(node, MappingNode):
         return node
     if node is None:
-        span, what = source.span(0, 0), "nothing in it"
+        span, what = source.span(0, 0), "no text"
     else:
-        span, what = node.span, "no mapping of keys"
+        span, what = node.span, "no keys such as `name: my_dog`"
     raise InvalidRecipe([Problem(span, "", f"found {what}, expected a recipe", "`dbrun new NAME` writes one")])
 
 
@@ -115,7 +117,7 @@ def _span_after(text: str, source: Source) -> Span:
 def _read_text(path: Path, asked: Span | None) -> tuple[Source, str]:
     # before anything of it is read: messages quote lines, and these must never be those of a password file
     if path.suffix.lower() not in YAML_SUFFIXES and path_exists(path) and not folder_exists(path):
-        message = f"{display_path(path)} is no recipe: its name does not end with {' or '.join(YAML_SUFFIXES)}"
+        message = f"{display_path(path)} is not a recipe: its name does not end with {' or '.join(YAML_SUFFIXES)}"
         raise InvalidRecipe([Problem(asked, "", message, "name a recipe, or rename the file")])
     try:
         with open_file(path) as file:
@@ -159,15 +161,17 @@ def _not_found_problem(path: Path, asked: Span | None) -> Problem:
     folder = path.parent
     message = f"no such recipe: {display_path(path)}"
     # `dbrun new` writes into recipes/ where there is one
-    files = [*sorted(folder.glob("*.y*ml")), *sorted((folder / "recipes").glob("*.y*ml"))]
+    found = [*sorted(folder.glob("*.y*ml")), *sorted((folder / "recipes").glob("*.y*ml"))]
+    files = [file for file in found if file.is_file()]
     if not files:
         return Problem(asked, "", f"{message}; no recipes in {display_path(folder)}", "dbrun new my_dog")
     near = nearest(path.stem, [file.stem for file in files])
     for file in files:
         if file.stem == near:
             return Problem(asked, "", f"{message}; did you mean '{display_path(file)}'?")
-    names = ", ".join(str(file.relative_to(folder)) for file in files)
-    return Problem(asked, "", f"{message}; recipes there: {names}")
+    names = ", ".join(str(file.relative_to(folder)) for file in files[:MAX_SHOWN_RECIPES])
+    more = f" and {len(files) - MAX_SHOWN_RECIPES} more" if len(files) > MAX_SHOWN_RECIPES else ""
+    return Problem(asked, "", f"{message}; recipes in that folder: {names}{more}")
 
 
 class _NodeBuilder:

@@ -99,7 +99,7 @@ def make_plot(series: Mapping[str, Points]) -> Plot | None:
     x_ticks = tuple(Tick(axes.across(step) / WIDTH * 100, f"{step:.0f}") for step in whole_steps)
     y_ticks = tuple(Tick(100 - axes.down(value) / HEIGHT * 100, f"{value:.4g}") for value in axes.value_ticks())
     missing = sum(map(len, series.values())) - len(values)
-    note = f"{missing} values are no finite number and are not drawn" if missing else ""
+    note = f"{missing} values are not finite and are not drawn" if missing else ""
     return Plot(lines, x_ticks, y_ticks, axes.first, axes.last, axes.low, axes.high, axes.is_log, note)
 
 
