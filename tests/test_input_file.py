@@ -122,7 +122,7 @@ def test_a_file_that_is_no_recipe_is_never_quoted(tmp_path: Path) -> None:
     (tmp_path / "shadow").write_text("root:$6$secret:19000\nbad: [")
     (tmp_path / "r.yaml").write_text("extends: shadow\nname: x\n")
     for path in (tmp_path / "r.yaml", tmp_path / "shadow"):
-        with pytest.raises(RecipeError, match="shadow is no recipe: its name") as caught:
+        with pytest.raises(RecipeError, match="shadow is not a recipe: its name") as caught:
             load_recipe(path)
         assert "secret" not in str(caught.value)
 

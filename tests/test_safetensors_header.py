@@ -35,7 +35,7 @@ def test_the_header_is_read(file) -> None:
     lambda b: b.replace(b"data_off", b"data_of_"), lambda b: b.replace(b'"__metadata__":{', b'"__metadata__":[{')])
 def test_a_broken_file_is_refused(file, spoil) -> None:
     file.write_bytes(spoil(file.read_bytes()))
-    with pytest.raises(RecipeError, match="no whole safetensors file"):
+    with pytest.raises(RecipeError, match="not a complete safetensors file"):
         read_header(file)
 
 
@@ -47,7 +47,7 @@ def test_data_with_a_gap_or_beyond_the_file_are_refused(file, offsets) -> None:
     header["x"]["data_offsets"] = offsets
     text = json.dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length:])
-    with pytest.raises(RecipeError, match="no whole safetensors file"):
+    with pytest.raises(RecipeError, match="not a complete safetensors file"):
         read_header(file)
 
 

@@ -185,7 +185,7 @@ def write_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     if direct is not None:
         direct.write(state)
         return
-    # Checked here, because peft passes over names that it does not know.
+    # Checked here, because peft ignores names that it does not know.
     expected = {name: tuple(tensor.shape) for name, tensor in read_weights(module).items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if expected != given:

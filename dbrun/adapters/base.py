@@ -163,7 +163,7 @@ class Adapter(Learnable):
 
     @property
     def beyond_lora(self) -> str | None:
-        """What of the weights of `to_lora` readers of plain LoRA pass over, in words; None if there is nothing."""
+        """Weights of `to_lora` that readers of plain LoRA ignore, in words; None if there are none."""
         return None
 
     @property

@@ -95,7 +95,8 @@ def read_request(request: RecipeRequest, store: Store, emit: Emit | None = None,
     """The requested recipe and what its paths point at. Raises DbrunError.
 
     emit: given by callers that run the recipe; data sets are then fetched from the Hub, with progress sent to emit;
-    decode: decode every picture completely, to find damaged ones; reading: entered while the files are read.
+    decode: decode every picture completely, to find damaged ones; reading: context manager that is held while
+    files are read.
     """
     loaded, problems = request.load_with_problems()
     # Only `run` fetches: a command that reads must neither download nor write.

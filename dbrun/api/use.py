@@ -161,7 +161,8 @@ def _exported_file(folder: Path) -> Path | None:
 
     deliveries = [record.parent for record in sorted(folder.glob(f"*/{RECORD_FILE}"))]
     if len(deliveries) > 1 and not (folder / RECORD_FILE).is_file():
-        raise UsageError(f"{folder} holds the outputs of {len(deliveries)} runs: {', '.join(path.name for path in deliveries)}",
+        names = ", ".join(path.name for path in deliveries)
+        raise UsageError(f"{folder} holds the outputs of {len(deliveries)} runs: {names}",
                          fix=f"name one, such as dbrun show {deliveries[0]}")
     for pattern in ("*.safetensors", "*/*.safetensors", "*/*/*.safetensors"):
         for file in sorted(folder.glob(pattern)):

@@ -110,7 +110,8 @@ def refuse_beside_markdown(options: Mapping[str, object]) -> None:
     """Raise UsageError for options that `--markdown` cannot show. options: name → its value."""
     given = ", ".join(option for option, value in options.items() if value)
     if given:
-        raise UsageError(f"`--markdown` cannot be combined with {given}", fix=f"leave {given} out, or leave out --markdown")
+        raise UsageError(f"`--markdown` cannot be combined with {given}",
+                         fix=f"leave out {given} or --markdown")
 
 
 def _version(requested: bool) -> None:

@@ -103,7 +103,8 @@ def _card_of_this_machine(*, told: bool) -> float:
     if sizes:
         return float(max(sizes))
     if told:
-        print_status(f"card: {USUAL_CARD:g} GB is assumed, because no GPU was found here; name yours, such as --memory 8GB")
+        print_status(f"card: {USUAL_CARD:g} GB is assumed, because no GPU was found here; name yours, such as "
+                     "--memory 8GB")
     return USUAL_CARD
 
 

@@ -38,7 +38,8 @@ def parse_request(recipe: Path, overrides: Sequence[str] | None, profiles: Seque
 
     for word in overrides or ():
         if "=" not in word:
-            raise UsageError(f"found {word!r}; an override is written key=value", fix=f"write {word}=VALUE, such as train.steps=400")
+            raise UsageError(f"found {word!r}; an override is written key=value",
+                             fix=f"write {word}=VALUE, such as train.steps=400")
     rest = tuple(overrides or ()), tuple(profiles or ())
     if recipe == STDIN:
         name = Path(STDIN_NAME)
@@ -90,7 +91,8 @@ def check_stage(name: str) -> None:
         from dbrun.stages.base import stages
 
         raise UsageError(f"found {name} where a stage is expected; it comes before the recipe; "
-                         f"the stages are {', '.join(stages())}", fix=f"name the stage first, such as dbrun stage train {name}")
+                         f"the stages are {', '.join(stages())}",
+                         fix=f"name the stage first, such as dbrun stage train {name}")
 
 
 def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:

@@ -72,7 +72,7 @@ class Format:
         return None
 
     def passed_over(self, family: Family, component: str, adapter: Adapter, layers: Sequence[str]) -> tuple[str, ...]:
-        """Clause for each group of programs that read its files and pass over some of these layers without an error.
+        """Clause for each group of programs that read its files and ignore some of these layers without an error.
 
         layers: full names of those that the adapter is on. The programs come first, then how many layers.
         """

@@ -143,7 +143,8 @@ class KohyaFormat(Format):
             scales[name] = layer_scale(layer, kind)
             # [1, in …]: magnitudes of inputs, which LyCORIS can train; peft has those of outputs only.
             if "dora_scale" in layer and layer["dora_scale"].shape[0] == 1:
-                raise RecipeError(f"it is a DoRA that scales the inputs of the {component}'s layers, and peft scales outputs",
+                raise RecipeError(f"it is a DoRA that scales the inputs of the {component}'s layers, and peft scales "
+                                  "outputs",
                                   fix="use the file as it is: `dbrun sample` and ComfyUI take it")
             lycoris_layer = layer_types()[kind]
             peft_names = {**COMMON_PEFT_NAMES, **lycoris_layer.peft_names}

@@ -60,7 +60,7 @@ class MergedFormat(ComponentFormat):
         return tuple(sorted(home.rglob("*.safetensors")))
 
     def loaded_weights(self, module: nn.Module, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The module's weights of these names; for new words, their rows of the text encoder's table."""
+        """The module's weights of these names; for new words, their rows [vectors, width] of the encoder's table."""
         if hasattr(module, "vocabulary"):
             return word_vectors(module, written)
         return super().loaded_weights(module, written)

@@ -65,7 +65,7 @@ def compatibility_warnings(family: Family, names: Sequence[str],
 
 def layer_warnings(family: Family, names: Sequence[str],
                    adapters: Mapping[str, ComponentAdapter]) -> tuple[str, ...]:
-    """Sentences on layers that programs pass over in these formats, and on the file to take there instead."""
+    """Sentences on layers that programs ignore in these formats, and on the file to take there instead."""
     types = {name: attached.adapter for name, attached in adapters.items() if isinstance(attached.adapter, Adapter)}
     layers = {name: adapters[name].modules for name in types}
     advice = None

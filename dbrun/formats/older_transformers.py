@@ -52,9 +52,9 @@ def write_older_tokenizer(folder: Path) -> None:
 
 
 def with_older_names(state: Mapping[str, Tensor], family: Family, component: str) -> dict[str, Tensor]:
-    """Weights of a PEFT adapter under the names of both versions, as peft maps none of them to the other.
+    """Weights of a PEFT adapter under the names of old and new transformers; peft translates neither into the other.
 
-    It takes the names that the module has, and passes over the others without a word.
+    peft takes the names that the module has, and silently ignores the others.
     """
     both = dict(state)
     prefix = family.older_prefixes.get(family.components[component])

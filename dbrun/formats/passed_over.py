@@ -1,4 +1,4 @@
-"""Layers that other programs pass over in silence, for each format of an export, and the file to take there instead."""
+"""Layers that other programs silently ignore, for each format of an export, and the file to take there instead."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MERGED_INSTEAD = "`dbrun merge FILE -o OUT --how full` is for them"
 
 def passed_over(names: Sequence[str], family: Family, adapters: Mapping[str, Adapter],
                 layers: Mapping[str, Sequence[str]], advice: str | None) -> tuple[str, ...]:
-    """A sentence for each format in whose files a program passes over a layer; the format's name comes first.
+    """A sentence for each format in whose files a program ignores a layer; the format's name comes first.
 
     names: of the formats; layers: component -> full names of the layers that its adapter is on; advice: what to take
     instead of a file of another format than kohya's, a clause, None where nothing can be.

@@ -158,8 +158,8 @@ def _read_csv(file: Path, text: str, problems: list[str]) -> Iterator[Row]:
                 problems.append(f"{place}: found {len(fields)} fields, expected {len(header)} as in the first row; a "
                                 "text with a comma needs quotes around it")
     except csv.Error as error:
-        problems.append(f"{file}:{line}: this row is not valid CSV: {error}; is a quote left open? (A quote in a quoted text "
-                        "is written twice.)")
+        problems.append(f"{file}:{line}: this row is not valid CSV: {error}; is a quote left open? (A quote in a "
+                        "quoted text is written twice.)")
 
 
 def _header_problem(header: Sequence[str]) -> str | None:

@@ -48,7 +48,7 @@ class FileNames:
     card_arguments: ClassVar[str] = PROMPT_PLACEHOLDER
     """Arguments of the pipeline in model cards that say what is drawn."""
     comfyui_unread: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Component → patterns of its layers that ComfyUI passes over in the file of the format `diffusers`."""
+    """Component → patterns of its layers that ComfyUI ignores in the file of the format `diffusers`."""
     embedding_keys: ClassVar[tuple[str, ...]] = ()
     """Name of each text encoder's vectors in a file of a new word; empty where the word itself is the name."""
 

@@ -44,7 +44,7 @@ class Flux2KleinModel(FlowModel):
         return self.normalise(mean.float())
 
     def sample_x0(self, stored: Tensor, randn: Randn, class_labels: str) -> CleanBatch:
-        """x0 as it was stored: nothing is drawn."""
+        """x0 as it was stored, [B, C, h, w]: nothing is drawn."""
         return CleanBatch(stored, {})
 
     def normalise(self, z: Tensor) -> Tensor:

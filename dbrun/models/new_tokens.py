@@ -52,7 +52,7 @@ class Vocabulary:
         return {word: self.add(word, self.initial_vectors(text, vectors))}
 
     def known_vectors(self, name: str, vectors: int) -> Tensor:
-        """Rows of the base's embedding table for a word, by the name that `learn` gave. Raises KeyError."""
+        """Rows [vectors, width] of the base's embedding table, by the name that `learn` gave. Raises KeyError."""
         return self.base_embeddings(token_names(name, vectors))
 
     def add(self, word: str, first: Tensor) -> nn.Parameter:
@@ -133,7 +133,7 @@ class JointVocabulary:
         return {f"{word}.{key}": one.add(word, first[key]) for key, one in self.by_encoder.items()}
 
     def known_vectors(self, name: str, vectors: int) -> Tensor:
-        """Rows of one encoder's embedding table for a word, by the name that `learn` gave. Raises KeyError."""
+        """Rows [vectors, width] of one encoder's embedding table, by the name that `learn` gave. Raises KeyError."""
         word, key = split_vector_name(name)
         return self.by_encoder[key].known_vectors(word, vectors)
 

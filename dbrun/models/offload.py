@@ -92,7 +92,7 @@ class BlockOffload:
             self._place_adapter(block)
 
     def copy(self, home: Tensor) -> Tensor:
-        """Copy of a tensor in CPU memory, on the device."""
+        """Copy of a CPU tensor on the device, of the same shape and dtype."""
         return home.detach().to(self.device, copy=True)
 
     def _place_adapter(self, block: nn.Module) -> None:

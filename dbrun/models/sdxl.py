@@ -189,8 +189,9 @@ class StableDiffusionXL(StableDiffusion):
                               fix="choose an SDXL base")
         ids, rest = divmod(taken - pooled, int(unet["addition_time_embed_dim"]))
         if (ids, rest) != (NUM_TIME_IDS, 0):
-            raise RecipeError(f"the base's UNet takes {ids} numbers for a picture's sizes, and that of SDXL takes {NUM_TIME_IDS} "
-                              "(a refiner takes 5)", fix="choose an SDXL base that draws pictures from text alone")
+            raise RecipeError(f"the base's UNet takes {ids} numbers for a picture's sizes, and that of SDXL takes "
+                              f"{NUM_TIME_IDS} (a refiner takes 5)",
+                              fix="choose an SDXL base that draws pictures from text alone")
 
     def published_names(self, folder: Path) -> PublishedNames:
         """The one architecture of SDXL."""

@@ -169,7 +169,7 @@ def _seconds(now: Workload, done: float, trace: Trace, was: Workload) -> float |
     """Seconds for what is left, at the pace of earlier work; None if that was too short to show a pace."""
     left, did = now.units * now.each * (1.0 - done), was.units * was.each * trace.share
     # loading the base takes as long for 10 steps as for 1000, so only the time after it is scaled;
-    # without the two apart, only an equal amount of work has a known time
+    # where the startup was not measured, only an equal amount of work has a known time
     if trace.startup is None:
         return trace.seconds if isclose(left, did, rel_tol=1e-3) else None
     return trace.startup + (trace.seconds - trace.startup) * left / did

@@ -43,7 +43,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, keeps_input: bool) -> Tensor:
-        """Multiply with a dequantised copy of the weight."""
+        """Multiply input [..., in] with a dequantised copy of the weight [out, in]; returns [..., out]."""
         ctx.weight = weight
         # not by save_for_backward: gradient checkpointing cannot drop it, as it cannot drop that of MatMul8bitFp
         ctx.input = input if keeps_input else None

@@ -178,7 +178,7 @@ class DryBase:
         return LIBRARY_BYTES + packed
 
     def encode_prompt(self, text_encoders: Sequence[str]) -> tuple[int, int]:
-        """(most activations of encoding one prompt with these text encoders, bytes of what they give)."""
+        """(peak bytes of activations while one prompt is encoded, bytes of the text encoders' outputs)."""
         def encode() -> Condition:
             outputs: dict[str, Tensor] = {}
             for text_encoder in text_encoders:
@@ -189,13 +189,13 @@ class DryBase:
         return self._count_forward(encode, *text_encoders)
 
     def encode_image(self, side: int, rows: int = 1) -> tuple[int, int]:
-        """(most activations of encoding pictures of side × side pixels, bytes of the result for all rows)."""
+        """(peak bytes of activations while pictures of side × side pixels are encoded, bytes of the result)."""
         autoencoder = self.dry_run.family.autoencoder
         names = (autoencoder,) if autoencoder else ()
         return self._count_forward(lambda: {"stored": self._stored(side, rows)}, *names)
 
     def predict(self, side: int, rows: int) -> int:
-        """Most activations of the denoiser for this many rows of pictures of side × side pixels, without gradients."""
+        """Peak bytes of the denoiser's activations without gradients, for this many pictures of side × side pixels."""
         family = self.dry_run.family
         with self._computing(), torch.no_grad():
             clean, condition = self._clean(side, rows), self._condition()
@@ -209,7 +209,7 @@ class DryBase:
         return self._count_forward(predict, family.components["denoiser"])[0]
 
     def sample(self, side: int, rows: int) -> int:
-        """Most activations of drawing a picture: of the denoiser with this many rows, or of decoding one picture."""
+        """Peak bytes of activations while a picture is drawn: of the denoiser for these rows, or of decoding one."""
         family, most = self.dry_run.family, self.predict(side, rows)
         if family.autoencoder is None:
             return most

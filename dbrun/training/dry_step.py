@@ -80,9 +80,10 @@ def emulated_autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
 
 
 def recompute_as_on(device: str, dtype: torch.dtype, model: Model) -> None:
-    """Let gradient checkpointing compute the blocks again as a device does it; it is turned on in the model already.
+    """Let gradient checkpointing recompute the blocks under the emulated dtypes of the device.
 
-    It restores autocast by itself, but not what is emulated here, and would meet other dtypes than it saved.
+    Checkpointing restores autocast by itself, but not this emulation: without it the recomputed tensors would have
+    other dtypes than the saved ones. The model must have checkpointing turned on already.
     """
     def contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
         return nullcontext(), _widening(device, dtype)

@@ -72,7 +72,7 @@ class SavedTensors:
         return sum(storage.nbytes() for storage in self._storages.values())
 
     def pack(self, tensor: Tensor) -> Tensor:
-        """Note a tensor that autograd saves; it is saved unchanged."""
+        """Count a tensor of any shape that autograd saves; returns it unchanged."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._ignored:
             self._storages[storage._cdata] = storage

@@ -119,7 +119,7 @@ class AdapterFile:
 def find_adapter(word: str) -> AdapterFile:
     """Find the adapter for `dog.safetensors`, `outputs/sks_dog` or `dog.safetensors:0.6` (with a weight).
 
-    Raises UsageError if the path does not exist or holds no adapter, RecipeError if a weight is no number.
+    Raises UsageError if the path does not exist or holds no adapter, RecipeError if its file holds nan or infinity.
     """
     place, weight = _split_weight(word)
     for form, files in _find_in_formats(place):

@@ -36,7 +36,8 @@ def prepare_upload(folder: Path, repo: str, *, private: bool) -> Upload:
     Raises UsageError for a malformed repository, a folder without a record, and a missing or changed file.
     """
     if not HUB_ID.fullmatch(repo):
-        raise UsageError(f"found the repository {repo!r}; it is written owner/name", fix="write a name such as me/sks-dog")
+        raise UsageError(f"found the repository {repo!r}; it is written owner/name",
+                         fix="write a name such as me/sks-dog")
     try:
         listed = read_json(folder / RECORD_FILE)["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:

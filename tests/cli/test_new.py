@@ -48,7 +48,7 @@ def test_what_is_given_is_written_and_odd_pictures_are_named(capsys: pytest.Capt
     assert loaded.recipe.subject.instance_prompt == "a photo of ohwx woman" and loaded.recipe.train.steps == 600
     said = capsys.readouterr()
     assert said.out == "recipes/ada.yaml\n"
-    assert "0.png: tiny" in said.err and "1 of 2 pictures are odd" in said.err
+    assert "0.png: tiny" in said.err and "1 of 2 pictures have problems" in said.err
 
 
 def test_without_words_it_is_the_demonstration(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ def test_a_recipe_is_read_from_standard_input(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("data", "said"), [
-    (b"", "<stdin>:1:1 found nothing in it, expected a recipe"),
+    (b"", "<stdin>:1:1 found no keys such as `name: my_dog`, expected a recipe"),
     (b"name: \xff\n", "<stdin>:1:7 found the byte 0xff, expected UTF-8 text"),
     (b"x" * (256 * 1024 + 1), "<stdin> is larger than 256 KiB; no recipe is"),
     (b"schema: dbrun/v1\nnam: x\n", "<stdin>:2:1 nam: unknown key; did you mean 'name'?")])

@@ -39,13 +39,13 @@ def test_an_exported_file_is_the_recipe_that_made_it(project, monkeypatch) -> No
     for file in (FILE, "outputs/tiny/tiny.safetensors", "outputs/tiny/peft/denoiser/adapter_model.safetensors"):
         if (project.folder / file).exists():
             assert load_recipe(project.folder / file).recipe == known
-    assert told(project) == (["nothing differs from what made it: pictures, base, settings, device, libraries"], False)
+    assert told(project) == (["the same pictures, base, settings, device and libraries as when it was made"], False)
 
 
 def test_from_a_file_is_the_recipe_that_made_it_too(project) -> None:
     for words in (("--from", FILE), ("train.steps=6", "--from", FILE), (FILE,)):
         done = project.dbrun("plan", *words)
-        assert "nothing differs from what made it" in done.stdout + done.stderr and " RUN" not in done.stdout
+        assert "as when it was made" in done.stdout + done.stderr and " RUN" not in done.stdout
     assert "train.steps" in project.dbrun("run", "--from", FILE, "train.steps=8", "--dry-run").stderr
     assert "found two recipes" in project.dbrun("plan", "tiny.yaml", "--from", FILE, check=2).stderr
     assert "no stage 'x'" in project.dbrun("plan", "tiny.yaml", "--from", "x", check=2).stderr
@@ -87,7 +87,7 @@ def test_a_lone_file_asks_for_the_places_that_it_knows_by_contents(project, tmp_
     assert caught.value.fix == "add them: base.path=PATH subject.images=PATH"
     said, pending = told(project, "base.path=base", "subject.images=pictures", "samples.steps=2",
                          file=str(alone))
-    assert said == ["nothing differs from what made it: pictures, base, settings, device, libraries"] and pending
+    assert said == ["the same pictures, base, settings, device and libraries as when it was made"] and pending
     recipe = load_recipe(tmp_path / "my dog.safetensors", ["base.path=base", "subject.images=pictures"]).recipe
     known = resolved(load_recipe(project.folder / "tiny.yaml").recipe)
     assert recipe.name == "my_dog" and recipe.adapt == known.adapt and recipe.prior == known.prior

@@ -260,7 +260,7 @@ def test_a_dora_of_inputs_is_read_as_lycoris_reads_it_and_never_taken_for_one_of
     _, theirs = foreign(world, tmp_path, "locon", weight_decompose=True, wd_on_out=False)
     again = world.fresh()
     assert apart(by_us(world, tmp_path), theirs) < 3e-3 < 3e-2 < apart(theirs, world.base)
-    with pytest.raises(RecipeError, match="lengths of inputs on the denoiser"):
+    with pytest.raises(RecipeError, match="scales the inputs of the denoiser"):
         KOHYA.import_adapter(tmp_path, again, "denoiser")
 
 

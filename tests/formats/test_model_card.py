@@ -123,8 +123,8 @@ def test_layers_that_programs_pass_over_are_named() -> None:
     layers = ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "time_embedding.linear_1")
     adapters = {"denoiser": ComponentAdapter(make("lora"), layers, {})}
     both = layer_warnings(SD, ["diffusers", "kohya"], adapters)
-    assert "ComfyUI and Forge pass over 1 of 2 layers of the denoiser" in both[0] and "`kohya.safetensors`" in both[0]
-    assert "sd-scripts and diffusers 0.35 pass over 1 of 2" in both[1] and "time_embedding.linear_1" in both[1]
+    assert "ComfyUI and Forge ignore 1 of 2 layers of the denoiser" in both[0] and "`kohya.safetensors`" in both[0]
+    assert "sd-scripts and diffusers 0.35 ignore 1 of 2" in both[1] and "time_embedding.linear_1" in both[1]
     assert not layer_warnings(SD, ["peft", "merged"], adapters)
 
 
@@ -132,7 +132,7 @@ def test_a_transformers_family_names_what_comfyui_does_not_read() -> None:
     family, layers = families()["chroma"], ("transformer_blocks.0.attn.to_q", "distilled_guidance_layer.in_proj")
     adapters = {"denoiser": ComponentAdapter(make("lora"), layers, {})}
     assert layer_warnings(family, ["diffusers", "peft"], adapters) == (
-        "diffusers: ComfyUI passes over 1 of 2 layers of the denoiser, such as `distilled_guidance_layer.in_proj`, "
+        "diffusers: ComfyUI ignores 1 of 2 layers of the denoiser, such as `distilled_guidance_layer.in_proj`, "
         "without an error",)
     adapters = {"denoiser": ComponentAdapter(make("lora"), layers[:1], {})}
     assert layer_warnings(family, ["diffusers", "peft"], adapters) == ()
@@ -154,10 +154,10 @@ def test_the_program_for_chroma_reads_no_padding(tmp_path: Path, monkeypatch: py
     difference = ImageChops.difference(Image.open("picture.png"), wanted)
     assert max(high for _, high in difference.getextrema()) <= 1
 @pytest.mark.parametrize(("kind", "component", "name", "told"), [
-    ("lora", "text_encoder_2", "kohya", "A1111 and sd-scripts pass over 1 of 2 layers of the text_encoder_2"),
-    ("lora", "text_encoder_2", "diffusers", "ComfyUI and Forge pass over 1 of 2 layers of the text_encoder_2"),
-    ("loha", "text_encoder_2", "kohya", "passes over all 2 layers of the text_encoder_2"),
-    ("dora", "text_encoder_2", "diffusers", "pass over the DoRA's lengths on the text_encoder_2")])
+    ("lora", "text_encoder_2", "kohya", "A1111 and sd-scripts ignore 1 of 2 layers of the text_encoder_2"),
+    ("lora", "text_encoder_2", "diffusers", "ComfyUI and Forge ignore 1 of 2 layers of the text_encoder_2"),
+    ("loha", "text_encoder_2", "kohya", "ignores all 2 layers of the text_encoder_2"),
+    ("dora", "text_encoder_2", "diffusers", "ignore the DoRA's lengths on the text_encoder_2")])
 def test_readers_of_sdxl_and_of_other_types_are_named(kind, component, name, told) -> None:
     sdxl, layers = families()["sdxl"], ("text_model.encoder.layers.0.mlp.fc1", "text_projection")
     text, = layer_warnings(sdxl, [name], {component: ComponentAdapter(make(kind), layers, {})})
@@ -165,7 +165,7 @@ def test_readers_of_sdxl_and_of_other_types_are_named(kind, component, name, tol
     # kohya's names are no way out for a DoRA
     assert ("--how full" in text) is (kind == "dora")
     unet = ComponentAdapter(make("lora"), ("add_embedding.linear_1",), {})
-    assert "kohya: sd-scripts passes over 1 of 1" in layer_warnings(sdxl, ["kohya"], {"denoiser": unet})[0]
+    assert "kohya: sd-scripts ignores 1 of 1" in layer_warnings(sdxl, ["kohya"], {"denoiser": unet})[0]
 
 
 def test_a_base_of_files_names_no_place_and_an_unknown_licence_is_said(tmp_path) -> None:

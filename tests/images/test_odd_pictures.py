@@ -213,7 +213,7 @@ BAD: dict[str, tuple[Make, str]] = {
     "text.jpg": (lambda: b"I am no picture", "text, no picture"),
     "empty.png": (lambda: b"", "an empty file"),
     "thin.png": (lambda: saved(Image.new("RGB", (1, 400)), "PNG"), "found 1×400 pixels"),
-    "page.tif": (lambda: b"%PDF-1.7\n\xff\x00" + bytes(100), "data that is no picture"),
+    "page.tif": (lambda: b"%PDF-1.7\n\xff\x00" + bytes(100), "data that is not a picture"),
 }
 
 

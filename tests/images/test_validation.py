@@ -41,8 +41,8 @@ def test_a_truncated_picture_is_refused(tmp_path: Path, kind: str, keep: float) 
 
 @pytest.mark.parametrize(("content", "words"), [
     (b"not a picture", "found text, no picture"), (b"", "found an empty file"), ("höhe".encode(), "found text"),
-    (bytes(range(256)) * 4, "found data that is no picture"), (b"\xff\xd8\xff\xe0", "found data that is no picture"),
-    (b"\x00\x00\x00 ", "found data that is no picture"),
+    (bytes(range(256)) * 4, "data that is not a picture"), (b"\xff\xd8\xff\xe0", "found data that is not a picture"),
+    (b"\x00\x00\x00 ", "found data that is not a picture"),
 ])
 def test_a_file_that_is_no_picture_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "a.jpg"

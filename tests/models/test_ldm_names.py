@@ -108,6 +108,6 @@ def test_a_checkpoint_is_a_whole_safetensors_file(tmp_path: Path) -> None:
     save_file({ldm_layouts.FIRST_CONVOLUTION: torch.zeros(8, 4, 3, 3)}, file)
     assert ldm_layouts.read_checkpoint(file)[1] == {ldm_layouts.FIRST_CONVOLUTION: (8, 4, 3, 3)}
     file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(RecipeError, match="no whole safetensors file"):
+    with pytest.raises(RecipeError, match="not a complete safetensors file"):
         ldm_layouts.read_checkpoint(file)
     assert json.loads((ldm_layouts.PUBLISHED / "sdxl" / "model_index.json").read_text())["force_zeros_for_empty_prompt"]

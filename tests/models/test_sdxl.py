@@ -51,7 +51,7 @@ def changed(base: Path, folder: Path, file: str, **settings: Any) -> Path:
 @pytest.mark.parametrize(("file", "settings", "told"), [
     ("model_index.json", {"requires_aesthetics_score": True}, "a refiner"),
     ("model_index.json", {"text_encoder": [None, None]}, "a refiner"),
-    ("unet/config.json", {"projection_class_embeddings_input_dim": 60}, "takes 5 numbers on a picture's sizes"),
+    ("unet/config.json", {"projection_class_embeddings_input_dim": 60}, "takes 5 numbers for a picture's sizes"),
     ("unet/config.json", {"addition_embed_type": None}, "does not take the picture's size"),
     ("unet/config.json", {"in_channels": 9}, "not a text-to-image base"),
     ("vae/config.json", {"latents_mean": [-1.6, 1.1, -0.3, 0.9]}, "`latents_mean`.*Playground v2.5"),
@@ -208,7 +208,7 @@ def test_a_word_learns_in_both_encoders_and_is_read_by_diffusers(base: Path, tmp
 def test_a_word_of_another_kind_of_base_is_refused(base: Path, tmp_path: Path) -> None:
     word = ComponentAdapter(Embedding(token="<sks>", initializer="dog"), (), {"<sks>": torch.ones(1, 32)})
     formats()["embedding"].write(tmp_path, SD, {"trigger": word}, lambda: load(base))
-    with pytest.raises(RecipeError, match="is no word for"):
+    with pytest.raises(RecipeError, match="is not a learned word for"):
         formats()["embedding"].read(tmp_path, load(base), ("trigger",))
 
 

@@ -57,7 +57,7 @@ def test_stages_are_named_in_the_order_in_which_they_run(home):
 
 @pytest.mark.parametrize(("selection", "said"), [
     (Selection(from_="train", until="load"), "with no stage between them"),
-    (Selection(only="train", until="load"), "--only goes with neither"),
+    (Selection(only="train", until="load"), "--only cannot be combined with"),
     (Selection(only="train", force=("load",)), "does not run load"),
     (Selection(until="adapt", force=("train",)), "does not run train"),
 ])

@@ -16,8 +16,8 @@ def stopping(good: str, stop: str) -> str:
 @pytest.mark.parametrize(("stop", "words"), [
     ("300", "found step 300, allowed with `train.steps: 300`: from 1 to 299"),
     ("900", "found step 900"), ("0.001", "found step 0"), ("0.9999", "found step 300"),
-    ("1.5", "whole steps such as 300, or a share of them such as 0.5"), ("0", "greater than 0"),
-    ("-3", "greater than 0"), ("soon", "a number")])
+    ("1.5", "whole steps such as 300, or a share of them such as 0.5"), ("0", "above 0"),
+    ("-3", "above 0"), ("soon", "a number")])
 def test_a_stop_must_lie_within_the_steps(load, good, stop: str, words: str) -> None:
     with pytest.raises(InvalidRecipe) as caught:
         load(stopping(good, stop))

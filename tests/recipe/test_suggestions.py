@@ -10,13 +10,31 @@ from pydantic import Field
 from dbrun.config_types import Int, Part
 from dbrun.recipe.checks import json_schema, schema_info
 from dbrun.recipe.checks.field_docs import field_docs
-from dbrun.recipe.checks.suggestions import OTHER_TRAINERS_KEYS, join_with_or, nearest, unknown_key_message
+from dbrun.recipe.checks.suggestions import (
+    OTHER_TRAINERS_KEYS,
+    join_with_or,
+    nearest,
+    nearest_value,
+    unknown_key_message,
+)
 
 
 @pytest.mark.parametrize(("word", "near"), [
     ("stpes", "steps"), ("Steps", "steps"), ("STEP", "steps"), ("zebra", None), ("", None)])
 def test_the_nearest_word(word: str, near: str | None) -> None:
     assert nearest(word, ["rank", "steps", "seed"]) == near
+
+
+def test_a_value_of_another_tool_is_translated_before_letters_are_compared() -> None:
+    assert nearest_value("GPU", ["auto", "cuda", "cpu"]) == "cuda"
+    assert nearest_value("float16", ["fp32", "fp16"]) == "fp16"
+    assert nearest_value("gpu", ["cpu"]) == "cpu"
+
+
+def test_a_key_of_another_place_is_named_only_where_it_is_much_alike() -> None:
+    every = schema_info.all_keys()
+    assert unknown_key_message("hello", ["name"], every) == "unknown key; allowed here: name"
+    assert "'train.held_out'" in unknown_key_message("heldout", ["name"], every)
 
 
 def test_words_are_listed_as_people_do() -> None:

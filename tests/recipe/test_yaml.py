@@ -109,9 +109,9 @@ def test_lists_and_mappings_become_tuples_and_dicts() -> None:
     (b"a: \xff\n", ["r.yaml:1:4", "0xff", "UTF-8"]),
     ("ä: 1\nb: ".encode() + b"\xe9\n", ["r.yaml:2:4", "0xe9"]),
     ("a: 1\n".encode("utf-16"), ["r.yaml:1:1", "UTF-8"]),
-    (b"", ["nothing in it", "dbrun new"]),
-    (b"# only this\n", ["nothing in it"]),
-    (b"- a\n", ["1:1", "no mapping of keys"]),
+    (b"", ["no keys such as", "dbrun new"]),
+    (b"# only this\n", ["no keys such as"]),
+    (b"- a\n", ["1:1", "no keys such as"]),
     (b"a: " + b"x" * MAX_BYTES, ["larger than 256 KiB"]),
 ])
 def test_a_file_that_is_no_recipe(tmp_path: Path, data: bytes, fragments: list[str]) -> None:
@@ -131,7 +131,7 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_looked_for_in_recipes_too_and_its_ending_makes_nothing_alike(tmp_path: Path) -> None:
     (tmp_path / "bin.yaml").write_text("a: 1")
-    with pytest.raises(InvalidRecipe, match=r"mine1\.yaml; recipes there: bin\.yaml$"):
+    with pytest.raises(InvalidRecipe, match=r"mine1\.yaml; recipes in that folder: bin\.yaml$"):
         read_recipe_file(tmp_path / "mine1.yaml")
     (tmp_path / "mine2.yaml").write_text("a: 1")
     (tmp_path / "recipes").mkdir()
@@ -145,7 +145,7 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "sks_dog.yaml").write_text("a: 1")
     with pytest.raises(InvalidRecipe, match=r"no such recipe: .*; did you mean '.*sks_dog\.yaml'"):
         read_recipe_file(tmp_path / "sks_dgo.yaml")
-    with pytest.raises(InvalidRecipe, match=r"recipes there: sks_dog\.yaml"):
+    with pytest.raises(InvalidRecipe, match=r"recipes in that folder: sks_dog\.yaml"):
         read_recipe_file(tmp_path / "zebra")
     with pytest.raises(InvalidRecipe, match="no recipes in"):
         read_recipe_file(tmp_path / "no" / "such.yaml")

@@ -91,7 +91,7 @@ def test_what_is_no_base_is_told(tmp_path, store, harm, said):
 
 
 def test_neither_a_folder_nor_a_hub_id(tmp_path, store):
-    with pytest.raises(RecipeError, match="no folder here"):
+    with pytest.raises(RecipeError, match="neither a folder here"):
         find(tmp_path, store, "./nowhere")
 
 

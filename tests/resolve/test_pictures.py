@@ -45,7 +45,8 @@ def test_a_text_beside_a_picture_is_its_prompt(photos):
 def test_pictures_without_a_caption_among_others_are_told(photos):
     assert find(photos).notes == ()
     (photos / "1.txt").write_text("sks dog on the beach")
-    assert find(photos).notes == (f"0.png and 1 more: there is no 0.txt beside it, so the prompt is '{PROMPT}'",)
+    assert find(photos).notes == ("0.png and 1 more without a caption: there is no 0.txt beside it, "
+                                  f"so the prompt is '{PROMPT}'",)
 
 
 def test_what_is_known_is_not_screened_again(photos, monkeypatch):

@@ -108,7 +108,7 @@ def test_the_identity_is_the_content_of_file_and_tokenizer(first: tuple[Path, Pa
 @pytest.mark.parametrize(("like", "keys", "told", "fix"), [
     (None, {}, "holds no tokenizer", "write `base.like:` a folder"),
     ("owner/base", {}, "needs its commit behind it", "owner/base@COMMIT"),
-    ("nowhere", {}, "no folder here", "write `base.like:`"),
+    ("nowhere", {}, "neither a folder here", "write `base.like:`"),
     (".", {}, "has no tokenizer/tokenizer_config.json", "write `base.like:`"),
     (f"{REPO}@{COMMIT}", {}, "of another size than the published one", "a folder in diffusers format in `base.like`"),
     ("base", {"type": "sdxl"}, r"is a Stable Diffusion 1\.x checkpoint, and `base.type` is sdxl", "`base.type: sd`")])

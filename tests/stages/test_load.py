@@ -87,8 +87,8 @@ def test_the_record_gives_back_family_and_variant(bench, content, recipe) -> Non
     (lambda b: (b / "model_index.json").write_text('{"_class_name": "FluxPipeline"}'), "FluxPipeline"),
     (lambda b: shutil.rmtree(b / "vae"), "lacks the folder vae/"),
     (lambda b: (b / "unet" / "diffusion_pytorch_model.safetensors").rename(b / "unet" / "m.bin"), "holds m.bin"),
-    (lambda b: _cut(b / "unet" / "diffusion_pytorch_model.safetensors"), "no whole safetensors file"),
-    (lambda b: (b / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"junk"), "no whole safetensors file"),
+    (lambda b: _cut(b / "unet" / "diffusion_pytorch_model.safetensors"), "not a complete safetensors file"),
+    (lambda b: (b / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"junk"), "not a complete"),
 ])
 def test_what_is_no_base_is_refused_with_the_reason(tiny_base, tmp_path, spoil, said) -> None:
     shutil.copytree(tiny_base, tmp_path / "base")
@@ -277,6 +277,6 @@ def test_a_base_that_would_run_other_code_is_refused_before_it_is_loaded(tiny_ba
     index["unet"] = [home, "Evil"]
     (tmp_path / "base" / "model_index.json").write_text(json.dumps(index))
     (tmp_path / "base" / "unet" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
-    with pytest.raises(RecipeError, match="no code but that of diffusers and transformers"):
+    with pytest.raises(RecipeError, match="dbrun runs only code of diffusers and transformers"):
         run_load(tmp_path / "base", tmp_path / "out")
     assert not (tmp_path / "ran").exists()

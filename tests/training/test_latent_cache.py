@@ -129,5 +129,5 @@ def test_each_prompt_has_the_outputs_of_the_encoders_that_do_not_learn(tmp_path:
     assert torch.equal(known["b"]["text_encoder_2"]["pooled"], torch.tensor([1.1], dtype=torch.bfloat16))
     for texts, encoders in ((("a",), ("text_encoder_2",)), (("a", "b", "c"), ("text_encoder_2",)),
                             (("a", "b"), ("text_encoder",)), (("a", "b"), ("text_encoder", "text_encoder_2"))):
-        with pytest.raises(StageFailed, match="does not hold what"):
+        with pytest.raises(StageFailed, match="does not hold the outputs of"):
             load_encoder_outputs(tmp_path, texts, encoders, torch.float32)

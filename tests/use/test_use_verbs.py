@@ -106,7 +106,7 @@ def test_merge_sums_what_is_no_lora_as_weights_and_knows_the_base_afterwards(her
     (("sample", "theirs.safetensors", "a dog"), "no adapter records the base"),
     (("sample", "outputs/tiny", "a dog", "--resolution", "33"), "multiples of 8"),
     (("sample", "outputs/tiny", "a dog", "--precision", "fp8"), "allowed: fp32, bf16, fp16"),
-    (("sample", "outputs/tiny", "a dog", "--base", "nowhere"), "is no folder here"),
+    (("sample", "outputs/tiny", "a dog", "--base", "nowhere"), "is neither a folder here"),
     (("sample", "outputs/tiny", "a dog", "--base", ""), "found an empty path as the base"),
     (("merge", "outputs/tiny", "-o", "x"), "needs two or more"),
     (("merge", "outputs/tiny", "theirs.safetensors", "-o", "x"), "found lokr on the denoiser in theirs"),

@@ -151,7 +151,8 @@ def _class_images(recipe: Recipe) -> Iterator[KeyProblem]:
 
 def _base(recipe: Recipe) -> Iterator[KeyProblem]:
     if recipe.base.revision is not None and not HUB_ID.fullmatch(recipe.base.path):
-        yield KeyProblem("base.revision", f"found a revision, but '{recipe.base.path}' is not a Hub id such as owner/name",
+        yield KeyProblem("base.revision",
+                         f"found a revision, but '{recipe.base.path}' is not a Hub id such as owner/name",
                          "remove `revision`, or write `revision: null` over an inherited one")
     if recipe.base.path.lower().endswith(CHECKPOINT_SUFFIXES):
         if recipe.base.variant is not None:

@@ -15,7 +15,7 @@ from dbrun.recipe.schema.model import PATTERN_WORDS
 from dbrun.recipe.text.tree import KeyPath, MappingNode, Node, SequenceNode, child, dotted_key
 
 TYPE_NAMES: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-LIMIT_WORDS = {"ge": "of at least", "gt": "greater than", "le": "of at most", "lt": "less than"}
+LIMIT_WORDS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def describe_type(annotation: Any) -> str:
     low, high = limits.get("ge"), limits.get("le")
     if low is not None and high is not None:
         return f"{words} from {low} to {high}"
-    clauses = [f"{word} {limits[name]}" for name, word in LIMIT_WORDS.items() if name in limits]
+    clauses = [f"{word} {_round_number(limits[name])}" for name, word in LIMIT_WORDS.items() if name in limits]
     if description.pattern:
         # a regular expression explains nothing to most people
         rule = PATTERN_WORDS.get(description.pattern, f"pattern {description.pattern}")
@@ -112,6 +112,11 @@ def describe_type(annotation: Any) -> str:
     if not clauses:
         return words
     return f"{words} {' and '.join(clauses)}"
+
+
+def _round_number(limit: float) -> float:
+    """The limit as people write it: 1000000 instead of 1000000.0."""
+    return int(limit) if limit == int(limit) else limit
 
 
 def literal_values(annotation: Any) -> tuple[str, ...]:

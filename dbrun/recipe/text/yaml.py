@@ -62,11 +62,9 @@ def parse_recipe(text: str, source: Source, problems: list[Problem]) -> MappingN
     node = _parse_collecting(text, source, problems)
     if isinstance(node, MappingNode):
         return node
-    if node is None:
-        span, what = source.span(0, 0), "no text"
-    else:
-        span, what = node.span, "no keys such as `name: my_dog`"
-    raise InvalidRecipe([Problem(span, "", f"found {what}, expected a recipe", "`dbrun new NAME` writes one")])
+    span = source.span(0, 0) if node is None else node.span
+    message = "found no keys such as `name: my_dog`, expected a recipe"
+    raise InvalidRecipe([Problem(span, "", message, "`dbrun new NAME` writes one")])
 
 
 def schema_version(path: Path) -> str | None:
@@ -260,7 +258,7 @@ class _NodeBuilder:
         """Add a problem for the first anchor or alias only: a text can hold thousands of them."""
         if not self.has_refused_alias:
             self._refuse(event, f"found {what}; recipes have neither anchors nor aliases",
-                         "write a reference such as ${train.steps} instead of each")
+                         "write a reference such as ${train.steps} in its place")
         self.has_refused_alias = True
 
     def _refuse(self, event: Any, message: str, fix: str | None = None) -> None:

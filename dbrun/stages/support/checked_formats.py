@@ -104,8 +104,8 @@ def _check_format(ctx: StageContext[Any], model: Model, form: Format, check: For
     from dbrun.formats.stamp import write_provenance
 
     expected, carried = check.expected, check.carried(form, model)
-    # what the format cannot hold is attached directly, so that only the written part is compared; new words come after
-    # the reading, which may put another text encoder and tokenizer in the place of theirs
+    # what the format cannot hold is attached directly, so that only the written part is compared; new words are added
+    # after the file is read, because reading may replace the text encoder and the tokenizer
     missing = sorted(expected.adapters.keys() - set(carried))
     words = [name for name in missing if name in model.family.token_components]
     for name in missing:

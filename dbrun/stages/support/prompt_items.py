@@ -42,7 +42,7 @@ def prompt_items(prompts: Sequence[str], *, text: bool, frozen_encoders: Sequenc
 
 def encode_prompt(ctx: StageContext[Any], item: PromptItem, base: Callable[[], Model], *, precision: Precision,
                   deterministic: bool) -> Mapping[str, Tensor]:
-    """The stored tensors of an item, without a batch axis.
+    """The stored tensors of an item by name, without a batch axis, such as `hidden` [tokens, width].
 
     base: loads the base at the first call, in precision; deterministic: whether it computes so.
     """
