@@ -1,16 +1,22 @@
-"""Paths of the embedded base model and of the subjects that ship with it; imports nothing heavy."""
+"""Paths of the embedded base model, encoder and subjects; imports nothing heavy."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
+ENCODER = Path(__file__).parent / "encoder"
 SUBJECTS = Path(__file__).parent / "subjects"
 
 
 def weights_path() -> Path:
     """Folder of the embedded base model in diffusers format, with a `manifest.json` of its files."""
     return WEIGHTS
+
+
+def encoder_path() -> Path:
+    """Folder of the embedded CLIP, in transformers' format, with a `manifest.json` of its files."""
+    return ENCODER
 
 
 def subject_names() -> tuple[str, ...]:
