@@ -82,7 +82,7 @@ def export(
     parts: TrainedComponents, target: Path, command: str, figures: Mapping[str, float], start: Path | None = None
 ) -> None:
     """Write the model in half precision to `target`, replacing an older one. start: the model it went on from."""
-    # written beside, then renamed: the old model is moved away only when the new one is complete
+    # written beside, then renamed
     part = target.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     # copies: `half` works in place, and training may go on
@@ -93,8 +93,13 @@ def export(
         text_encoder=copy.deepcopy(parts.text_encoder).half(),
     )
     halved.pipeline().save_pretrained(part, safe_serialization=True)
-    _remove_local_paths(part)
+    remove_local_paths(part)
     write_manifest(part, command, figures, start)
+    replace_folder(part, target)
+
+
+def replace_folder(part: Path, target: Path) -> None:
+    """Rename the complete folder `part` to target; an older target is removed only once the new one stands."""
     old = target.with_suffix(".old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -103,7 +108,7 @@ def export(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _remove_local_paths(folder: Path) -> None:
+def remove_local_paths(folder: Path) -> None:
     """Remove the paths of the training machine from the configs, and make all files readable for everybody."""
     for path in folder.rglob("*"):
         if path.name.endswith("config.json") or path.name == "model_index.json":
@@ -116,17 +121,22 @@ def _remove_local_paths(folder: Path) -> None:
             path.chmod(0o644)
 
 
-def write_manifest(folder: Path, command: str, figures: Mapping[str, float], start: Path | None = None) -> None:
-    """Write manifest.json: every file's sha256, how the model was made, and the start model's manifest."""
+def write_manifest(folder: Path, command: str, figures: Mapping[str, float], start: Path | None = None,
+                   sampling: Mapping[str, float] | None = SAMPLING) -> None:
+    """Write manifest.json: every file's sha256, how the model was made, and the start model's manifest.
+
+    sampling: settings for recipes without settings of their own; None for a model that draws nothing.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
     manifest: dict[str, object] = {
         "format_version": 1,
         "licence": LICENCE,
         "command": command,
         "figures": dict(figures),
-        "sampling": SAMPLING,
-        "files": {path.relative_to(folder).as_posix(): file_digest(path) for path in files},
     }
+    if sampling is not None:
+        manifest["sampling"] = dict(sampling)
+    manifest["files"] = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
     if start is not None:
         manifest["start"] = json.loads((start / "manifest.json").read_text(encoding="utf-8"))
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -94,11 +94,11 @@ def main(arguments: list[str] | None = None) -> None:
     pretrain(plan, manifest_command(arguments))
 
 
-def manifest_command(arguments: Sequence[str]) -> str:
+def manifest_command(arguments: Sequence[str], module: str = "pretrain") -> str:
     """Command line for the manifest, with placeholders for this machine's folders, which change no weight."""
     placeholders = {"--out": "FOLDER", "--start": "MODEL"}
     shown = [placeholders.get(before, word) for before, word in pairwise(("", *arguments))]
-    return shlex.join(["python", "-m", "dbrun.embedded.making.pretrain", *shown])
+    return shlex.join(["python", "-m", f"dbrun.embedded.making.{module}", *shown])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 
 from dbrun.embedded.making.brush import SIDE
 from dbrun.embedded.making.world import draw_scene, random_scene
@@ -22,17 +24,25 @@ Latents = npt.NDArray[np.float16]
 """Means of the latents [N, 8, 16, 16]."""
 
 
-def load_or_draw_pictures(path: Path, count: int, workers: int) -> Pictures:
-    """Pictures uint8 [count, 64, 64, 3] of the scenes 0 … count-1 as a memory map; drawn where path does not exist.
+def draw_random_scene(seed: int) -> Image.Image:
+    """Draw the scene of a seed, 64×64 RGB."""
+    return draw_scene(random_scene(seed))
 
-    Raises ValueError where path holds fewer.
+
+def load_or_draw_pictures(
+    path: Path, count: int, workers: int, draw: Callable[[int], Image.Image] = draw_random_scene
+) -> Pictures:
+    """Pictures uint8 [count, 64, 64, 3] of the numbers 0 … count-1 as a memory map; drawn where path does not exist.
+
+    draw: picture of a number; a function of a module, since other processes call it. Raises ValueError where path holds
+    fewer.
     """
     if not path.exists():
         part = path.with_suffix(".part")
         shape = (count, SIDE, SIDE, 3)
         pictures = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
         spans = [(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-        for (start, end), chunk in zip(spans, _draw_chunks(spans, workers), strict=True):
+        for (start, end), chunk in zip(spans, _draw_chunks(spans, workers, draw), strict=True):
             pictures[start:end] = chunk
         pictures.flush()
         part.rename(path)
@@ -42,19 +52,22 @@ def load_or_draw_pictures(path: Path, count: int, workers: int) -> Pictures:
     return stored[:count]
 
 
-def _draw_chunks(spans: list[tuple[int, int]], workers: int) -> Iterator[Pictures]:
-    """Draw the scenes of every span (first, one past the last), in order."""
+def _draw_chunks(
+    spans: list[tuple[int, int]], workers: int, draw: Callable[[int], Image.Image]
+) -> Iterator[Pictures]:
+    """Draw the pictures of every span (first, one past the last), in order."""
+    draw_span = partial(_draw_chunk, draw)
     # starting a process takes longer than drawing the few scenes of a test
     if len(spans) <= 1:
-        yield from map(_draw_chunk, spans)
+        yield from map(draw_span, spans)
         return
     # spawn: a forked child of a process with torch's threads may hang
     with get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(_draw_chunk, spans)
+        yield from pool.imap(draw_span, spans)
 
 
-def _draw_chunk(span: tuple[int, int]) -> Pictures:
-    return np.stack([np.asarray(draw_scene(random_scene(seed))) for seed in range(*span)])
+def _draw_chunk(draw: Callable[[int], Image.Image], span: tuple[int, int]) -> Pictures:
+    return np.stack([np.asarray(draw(number)) for number in range(*span)])
 
 
 def as_tensor(pictures: Pictures) -> torch.Tensor:
