@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from dbrun.config_types import subclasses
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.input_file import read_json
+from dbrun.models.configs import silence_libraries
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +65,7 @@ class Encoder:
     @classmethod
     def open(cls, folder: Path, device: torch.device, precision: EncoderPrecision) -> Self:
         """Load the encoder. Raises StageFailed where its files hold other weights than its config.json says."""
+        silence_libraries()
         import torch
         import transformers
         from safetensors import SafetensorError

@@ -25,8 +25,8 @@ CHOICES = 32
 """Captions among which a picture's own is looked for."""
 
 
-def measure_encoder(folder: Path) -> dict[str, float]:
-    """Figures of the encoder in a folder; each is 1 at best.
+def measure_encoder(folder: Path, others: int = 200, rounds: int = 6) -> dict[str, float]:
+    """Figures of the encoder in a folder; each is 1 at best. others: dogs of each kind; rounds: of the retrieval.
 
     auc_other_dogs: chance that a new picture of the subject is nearer to its instance pictures than another dog is;
     auc_unusual_dogs: the same against dogs with marks and collars of their own; retrieval: share of pictures that are
@@ -35,12 +35,12 @@ def measure_encoder(folder: Path) -> dict[str, float]:
     encoder = open_encoder(folder, torch.device("cpu"))
     instances = encoder.embed_pictures([Image.open(path) for path in sorted(subject_path(SUBJECT).glob("*.png"))])
     own = mean_cosines(encoder.embed_pictures(subject_pictures()), instances)
-    ordinary = mean_cosines(encoder.embed_pictures(other_dogs(200)), instances)
-    unusual = mean_cosines(encoder.embed_pictures(unusual_dogs(200)), instances)
+    ordinary = mean_cosines(encoder.embed_pictures(other_dogs(others)), instances)
+    unusual = mean_cosines(encoder.embed_pictures(unusual_dogs(others)), instances)
     return {
         "auc_other_dogs": round(auc(own, ordinary), 4),
         "auc_unusual_dogs": round(auc(own, unusual), 4),
-        "retrieval": round(retrieval(encoder, 6), 4),
+        "retrieval": round(retrieval(encoder, rounds), 4),
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +33,7 @@ from dbrun.embedded.making.export import remove_local_paths, replace_folder, wri
 from dbrun.embedded.making.individuals import Individual, random_individual
 from dbrun.embedded.making.pretrain import manifest_command
 from dbrun.embedded.making.scenes import Pictures, as_tensor, load_or_draw_pictures
-from dbrun.embedded.making.sitting import LOG, PretrainSettings, train_phase
+from dbrun.embedded.making.sitting import LOG, PretrainSettings, add_settings, begin_sitting, train_phase
 from dbrun.embedded.making.tokenizer import build_tokenizer
 from dbrun.embedded.making.world import Scene
 
@@ -74,8 +73,9 @@ def train_encoder(plan: PretrainSettings, command: str) -> Path:
         return _loss(plan, network, tokenizer, batch, texts)
 
     def report() -> None:
-        # written beside the checkpoint, so that whoever watches can measure it
-        LOG.info("encoder: %s", measure_encoder(_export(plan, phase, tokenizer, plan.out / "trial", command, {})))
+        # few pictures: a report must not take a tenth of the time
+        trial = _export(plan, phase, tokenizer, plan.out / "trial", command, {})
+        LOG.info("encoder: %s", measure_encoder(trial, others=40, rounds=1))
 
     train_phase(phase, loss_at, plan.minutes, plan.finish, report)
     trial = _export(plan, phase, tokenizer, plan.out / "trial", command, {})
@@ -161,30 +161,10 @@ def _export(plan: PretrainSettings, phase: Phase[CLIPModel], tokenizer: CLIPToke
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m dbrun.embedded.making.encoder", description=__doc__)
-    parser.add_argument("--minutes", type=float, required=True, help="time to train, all sittings together")
-    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and the result")
-    parser.add_argument("--finish", type=float, help="let the rate fall over this many minutes, then export")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=2, help="processes that draw")
+    add_settings(parser, batch=64, batch_of="individuals, each in two views,")
     parser.add_argument("--individuals", type=int, default=10_000)
-    parser.add_argument("--batch", type=int, default=64, help="individuals of a step, each in two views")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--fp32", action="store_true", help="no bf16 autocast")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(options.threads)
-    plan = PretrainSettings(
-        out=options.out,
-        minutes=options.minutes,
-        finish=options.finish,
-        seed=options.seed,
-        scenes=options.individuals,
-        batch=options.batch,
-        workers=options.workers,
-        device=torch.device(options.device),
-        bf16=not options.fp32,
-    )
+    plan = begin_sitting(options, options.individuals)
     if arguments is None:
         arguments = sys.argv[1:]
     LOG.info("exported to %s", train_encoder(plan, manifest_command(arguments, "encoder")))

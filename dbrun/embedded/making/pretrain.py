@@ -8,7 +8,6 @@ command resumes from FOLDER's checkpoints; `--finish MINUTES` lets the denoiser'
 from __future__ import annotations
 
 import argparse
-import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,14 +15,12 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-import torch
-
 from dbrun.embedded.making.autoencoder import finetune_decoder, psnr, train_autoencoder
 from dbrun.embedded.making.denoiser import train_denoiser
 from dbrun.embedded.making.export import export
 from dbrun.embedded.making.names import separate_identifiers
 from dbrun.embedded.making.scenes import load_or_draw_pictures, load_or_encode_latents
-from dbrun.embedded.making.sitting import LOG, PretrainSettings
+from dbrun.embedded.making.sitting import LOG, PretrainSettings, add_settings, begin_sitting
 
 AUTOENCODER_SHARE = 0.2
 """Share of the minutes for the first phase, the autoencoder."""
@@ -63,32 +60,11 @@ def pretrain(plan: PretrainSettings, command: str) -> Path:
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m dbrun.embedded.making.pretrain", description=__doc__)
-    parser.add_argument("--minutes", type=float, required=True, help="time to train, all sittings together")
-    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, grids and the result")
-    parser.add_argument("--finish", type=float, help="let the rate fall over this many minutes, then export")
+    add_settings(parser, batch=32, batch_of="pictures")
     parser.add_argument("--start", type=Path, metavar="MODEL", help="an exported model to go on from")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=2, help="processes that draw")
     parser.add_argument("--scenes", type=int, default=80_000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--fp32", action="store_true", help="no bf16 autocast")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(options.threads)
-    plan = PretrainSettings(
-        out=options.out,
-        minutes=options.minutes,
-        finish=options.finish,
-        seed=options.seed,
-        scenes=options.scenes,
-        batch=options.batch,
-        workers=options.workers,
-        device=torch.device(options.device),
-        bf16=not options.fp32,
-        start=options.start,
-    )
+    plan = begin_sitting(options, options.scenes, options.start)
     if arguments is None:
         arguments = sys.argv[1:]
     pretrain(plan, manifest_command(arguments))

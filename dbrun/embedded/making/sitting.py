@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import time
 from collections.abc import Callable
@@ -52,6 +53,40 @@ class PretrainSettings:
     def autocast(self) -> torch.autocast:
         """Context manager: run in bfloat16 where `bf16` is set."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+def add_settings(parser: argparse.ArgumentParser, batch: int, batch_of: str) -> None:
+    """Add the options of every pre-training; batch: the usual number of `batch_of` of a step."""
+    parser.add_argument("--minutes", type=float, required=True, help="time to train, all sittings together")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and the result")
+    parser.add_argument("--finish", type=float, help="let the rate fall over this many minutes, then export")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw")
+    parser.add_argument("--batch", type=int, default=batch, help=f"{batch_of} of a step")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--fp32", action="store_true", help="no bf16 autocast")
+
+
+def begin_sitting(options: argparse.Namespace, scenes: int, start: Path | None = None) -> PretrainSettings:
+    """Settings of the options of `add_settings`; sets up the log and the number of threads as well.
+
+    scenes, start: as in PretrainSettings.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(options.threads)
+    return PretrainSettings(
+        out=options.out,
+        minutes=options.minutes,
+        finish=options.finish,
+        seed=options.seed,
+        scenes=scenes,
+        batch=options.batch,
+        workers=options.workers,
+        device=torch.device(options.device),
+        bf16=not options.fp32,
+        start=start,
+    )
 
 
 def train_phase(
