@@ -142,6 +142,31 @@ class SweepFinished(Event):
 
 
 @dataclass(frozen=True)
+class JobChanged(Event):
+    """A submitted job has another state, or has come further.
+
+    job: its id; title: its name for people; runs: names of the runs that need it; state: waiting, running, done,
+    failed, stopped or skipped; text: progress, or the error; fix: what to do about it; seconds: wall time so far.
+    """
+
+    job: str
+    title: str
+    runs: tuple[str, ...]
+    state: str
+    text: str = ""
+    fix: str | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class JobsFinished(Event):
+    """All submitted jobs have ended. jobs: job, title, runs, state, text and fix of each; seconds: wall time."""
+
+    jobs: tuple[Mapping[str, object], ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class RunFailed(Event):
     """A run ended with an error. stage: the one that was running, if any; message, fix, exit_code: of the error."""
 

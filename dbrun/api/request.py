@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dbrun.events import Emit
-from dbrun.recipe.load import EXPORT_SUFFIX, LoadedRecipe, load_with_problems
+from dbrun.recipe.load import EXPORT_SUFFIX, LoadedRecipe, RecipeTemplate, load_with_problems
 from dbrun.recipe.schema.model import Recipe
 from dbrun.resolve.sources import ResolvedSources, resolve_sources
 from dbrun.store.store import Store, current_store
@@ -29,7 +29,7 @@ class RecipeRequest:
 
     text: the recipe's own where it is in no file; recipe is then only a name, in the folder that its paths start at;
     folder: where relative paths of overrides start, None for the current one; store: the store's folder, None for
-    that of the environment.
+    that of the environment; template: the recipe's file with these profiles, where many requests share its reading.
     """
 
     recipe: Path
@@ -38,6 +38,7 @@ class RecipeRequest:
     text: str | None = None
     folder: Path | None = None
     store: Path | None = None
+    template: RecipeTemplate | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return " ".join(self.words)
@@ -67,6 +68,8 @@ class RecipeRequest:
 
     def load_with_problems(self) -> tuple[LoadedRecipe, tuple[Any, ...]]:
         """The recipe, and the problems without which the rest of it is usable. Raises InvalidRecipe."""
+        if self.template is not None:
+            return self.template.load(self.overrides, folder=self.folder)
         return load_with_problems(self.recipe, self.overrides, self.profiles, text=self.text, folder=self.folder)
 
 

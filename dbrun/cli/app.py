@@ -22,6 +22,7 @@ from dbrun.errors import UsageError
 HELP_SECTIONS = {
     "Recipes": ("new", "validate", "schema", "migrate", "lock"),
     "Runs": ("run", "stage", "plan", "status", "explain", "graph"),
+    "Many runs": ("jobs", "submit"),
     "What ran": ("runs", "logs", "diff"),
     "Results": ("report", "show", "compare", "sample", "merge", "convert", "push"),
     "The store": ("ls", "du", "verify", "gc", "pin", "unpin"),

@@ -16,7 +16,7 @@ from dbrun.secrets import redact_secrets
 from dbrun.ui.streams import OutputLost
 from dbrun.ui.terminal import print_error, print_result
 
-EVENT_VERBS = ("run", "stage")
+EVENT_VERBS = ("run", "stage", "submit")
 """Verbs whose --json writes events, one a line; a failure of theirs is the event run_failed."""
 POSSIBLE_OPTIONS = re.compile(r" \(Possible options: ([^)]+)\)")
 """What typer says after an unknown option."""

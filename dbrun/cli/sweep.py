@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.api.request import RecipeRequest
+from dbrun.api.sweep_axes import parse_axes, run_name
 from dbrun.cli.run import read_request, run_recipe
 from dbrun.errors import DbrunError, Interrupted, StageFailed, UsageError
 from dbrun.events import Note, SweepFinished
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
 
 MAX_RUNS = 256
 """Runs of a sweep at most; more is most likely a mistake in the values."""
-MAX_NAME_LENGTH = 64
-"""Characters of a run's name at most."""
-DIGEST_DIGITS = 8
-"""Hex digits of the digest at the end of a shortened name."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ def plan_runs(request: RecipeRequest, sweeps: Sequence[str], selection: Selectio
 
     sweeps: words of the form `key=value,value`, one for each axis; decode: decode every picture completely.
     """
-    combinations = list(product(*_parse_axes(sweeps)))
+    combinations = list(product(*parse_axes(sweeps)))
     if len(combinations) > MAX_RUNS:
         raise UsageError(f"found {len(combinations)} combinations, allowed: at most {MAX_RUNS}",
                          fix="sweep fewer values")
@@ -91,7 +86,7 @@ def _plan_run(request: RecipeRequest, values: tuple[tuple[str, str], ...], selec
     own_request = replace(request, overrides=(*request.overrides, *map("=".join, values)))
     # Loaded twice: the name, which is an override as well, depends on the recipe's own name.
     first, _ = own_request.load_with_problems()
-    name = _run_name(first.recipe.name, values)
+    name = run_name(first.recipe.name, values)
     own_request = replace(own_request, overrides=(*own_request.overrides, f"name={name}"))
     loaded, resolved, store = read_request(own_request, decode=decode)
     scope = make_scope(loaded.recipe, resolved, store, selection, None)
@@ -229,51 +224,3 @@ def _outcome_json(outcome: Run) -> dict[str, object]:
     outputs = str(outcome.outputs) if outcome.outputs else None
     return {"ran": outcome.ran, "cached": outcome.reused, "seconds": outcome.seconds,
             "loss": outcome.losses.get("loss"), "outputs": outputs}
-
-
-def _parse_axes(sweeps: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
-    seen: set[str] = set()
-    for word in sweeps:
-        key, equals, text = word.partition("=")
-        values = list(dict.fromkeys(split_values(text)))
-        if not equals or not key.strip() or not all(values):
-            raise UsageError(f"found --sweep {word!r}; a sweep is written key=value,value",
-                             fix="write one such as --sweep train.learning_rate=1e-4,2e-4")
-        if key in seen:
-            raise UsageError(f"found two sweeps of {key}", fix=f"write --sweep {key}=… once, with all values")
-        seen.add(key)
-        yield [(key, value) for value in values]
-
-
-def split_values(text: str) -> list[str]:
-    """The values between commas, stripped; commas inside brackets or quotes do not separate."""
-    # Not YAML: the values themselves may be YAML, `[0.9, 0.99]` for example, and are read as such later.
-    values, depth, quote = [""], 0, ""
-    for character in text:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "\"'":
-            quote = character
-        elif character in "[{":
-            depth += 1
-        elif character in "]}":
-            depth -= 1
-        elif character == "," and depth == 0:
-            values.append("")
-            continue
-        values[-1] += character
-    return [value.strip() for value in values]
-
-
-def _run_name(name: str, values: Sequence[tuple[str, str]]) -> str:
-    """The name of a run: the recipe's name with the swept keys and values, shortened to what a name may be."""
-    if any(key == "name" for key, _ in values):
-        return name
-    whole = "-".join([name, *(f"{key}-{value}" for key, value in values)])
-    kept = re.sub(r"[^A-Za-z0-9._-]+", "_", whole)
-    if kept == whole and len(whole) <= MAX_NAME_LENGTH:
-        return whole
-    # Two values may differ only in what was cut or replaced; the digest of the whole keeps their names apart.
-    digest = hashlib.sha256(whole.encode()).hexdigest()[:DIGEST_DIGITS]
-    shortened = kept[:MAX_NAME_LENGTH - DIGEST_DIGITS - 1].rstrip("._-")
-    return f"{shortened}-{digest}"

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 VERB_MODULES = {
     "run_verbs": ("run", "stage", "plan"),
+    "job_verbs": ("jobs", "submit"),
     "ask_verbs": ("status", "explain", "graph", "lock"),
     "history_verbs": ("runs", "logs", "diff", "doctor"),
     "recipe_verbs": ("validate", "migrate", "schema", "new"),

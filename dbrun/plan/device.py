@@ -110,10 +110,18 @@ def why_too_few_gpus(device: str, processes: int) -> str | None:
     """Reason why this machine cannot give each of `processes` a GPU of its own; None if no lack is seen."""
     if device != "cuda" or processes == 1:
         return None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = len(visible.split(",")) if visible else len(list(DEV_FOLDER.glob("nvidia[0-9]*")))
+    gpus = len(visible_gpus())
     # 0 is not a lack: WSL and ROCm show no such device files, and only torch can count their GPUs
     return f"each process needs a GPU: found {gpus} for {processes} processes" if 0 < gpus < processes else None
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """NVIDIA's GPUs of this machine, as CUDA_VISIBLE_DEVICES names them; none on WSL and ROCm, where only torch can
+    count them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name.strip() for name in visible.split(",") if name.strip() not in ("", "-1"))
+    return tuple(map(str, range(len(list(DEV_FOLDER.glob("nvidia[0-9]*"))))))
 
 
 def _has_gpu() -> bool:

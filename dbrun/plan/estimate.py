@@ -27,7 +27,7 @@ _Earlier = tuple[Trace, Workload]
 
 
 @dataclass(frozen=True)
-class _SharedState:
+class EstimateCache:
     """State that the estimates of several runs of a sweep share; filled as they are made.
 
     earlier_results: by stage, as far as they were read; planned_items: names of the items that earlier runs of the
@@ -58,23 +58,23 @@ CACHED_ESTIMATE = Estimate(0.0, 0, 0)
 def estimate_stages(scope: Scope, plan: Plan) -> Mapping[str, Estimate]:
     """Estimates of the stages that are to run, by name, without those of which nothing similar was run before."""
     names = [stage.name for stage in plan.stages]
-    estimates = _estimate_named(scope, plan, names, _SharedState())
+    estimates = estimate_named(scope, plan, names, EstimateCache())
     return {name: estimate for name, estimate in zip(names, estimates, strict=True) if estimate is not None}
 
 
 def estimate_sweep(planned: Sequence[tuple[Scope, Plan]], work: Sequence[SharedWork]) -> tuple[Estimate | None, ...]:
     """Estimate of each piece of work of a sweep, in the order of `work`. work: as `shared_work` returns it."""
-    shared = _SharedState()
+    shared = EstimateCache()
     estimates: dict[int, Estimate | None] = {}
     for number, (scope, plan) in enumerate(planned):
         # shared work is done by the first of its runs
         own = [index for index, piece in enumerate(work) if piece.runs[0] == number]
         names = [work[index].plan.name for index in own]
-        estimates.update(zip(own, _estimate_named(scope, plan, names, shared), strict=True))
+        estimates.update(zip(own, estimate_named(scope, plan, names, shared), strict=True))
     return tuple(estimates[index] for index in range(len(work)))
 
 
-def _estimate_named(scope: Scope, plan: Plan, names: Sequence[str], shared: _SharedState) -> list[Estimate | None]:
+def estimate_named(scope: Scope, plan: Plan, names: Sequence[str], shared: EstimateCache) -> list[Estimate | None]:
     """Estimate of each named stage, in this order; None where it does not run or nothing similar is known."""
     earlier = shared.earlier_results
     pending = {stage.name: stage for stage in plan.stages if stage.status in (Status.RUN, Status.RESUME)}
@@ -93,7 +93,7 @@ def _estimate_named(scope: Scope, plan: Plan, names: Sequence[str], shared: _Sha
 
 
 def _estimate_stage(scope: Scope, stage: StagePlan, digests: Mapping[str, str],
-                    shared: _SharedState) -> Estimate | None:
+                    shared: EstimateCache) -> Estimate | None:
     stage_key = scope.stage_key(stage.name, digests)
     waits = isinstance(stage.reason, WaitsFor) and stage.name not in scope.selected_stages.forced
     # its key holds the earlier digests of the stages above: if they come out the same, it will be cached

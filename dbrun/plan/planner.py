@@ -94,7 +94,8 @@ class Plan:
 class Scope:
     """Everything that planning and running need: the recipe, its sources, the store and the selected stages.
 
-    stages: all stages by name, also those that this recipe does not have.
+    stages: all stages by name, also those that this recipe does not have; elsewhere: whether other machines will run
+    them, so that this one's packages and devices do not count.
     """
 
     recipe: Recipe
@@ -103,6 +104,7 @@ class Scope:
     stages: Mapping[str, Stage[Any]]
     selected_stages: SelectedStages
     numerics: Numerics
+    elsewhere: bool = False
     stage_keys: dict[tuple[str, ...], StageKey] = field(default_factory=dict)
     """Keys made so far, by stage name and upstream digests: with many pictures each takes a while to make."""
 
@@ -123,15 +125,17 @@ class Scope:
 
 
 def make_scope(recipe: Recipe, resolved: ResolvedSources, store: Store, selection: Selection,
-               stages: Mapping[str, Stage[Any]] | None) -> Scope:
-    """Scope of a recipe: resolve the selection and the device. stages: None for those of the package.
+               stages: Mapping[str, Stage[Any]] | None, *, elsewhere: bool = False) -> Scope:
+    """Scope of a recipe: resolve the selection and the device. stages: None for those of the package; elsewhere: as in
+    `Scope`.
 
     Raises UsageError for a selection that names no stage of this recipe, or contradicts itself.
     """
     stages = all_stages() if stages is None else stages
     selected = select_stages(stage_graph(stages, recipe), selection)
     numerics = device.resolve_numerics(recipe.device, recipe.threads)
-    return Scope(device.resolve_for_device(recipe, numerics.device), resolved, store, stages, selected, numerics)
+    recipe = device.resolve_for_device(recipe, numerics.device)
+    return Scope(recipe, resolved, store, stages, selected, numerics, elsewhere)
 
 
 def make_plan(recipe: Recipe, resolved: ResolvedSources, store: Store, selection: Selection = ALL_STAGES, *,
@@ -255,6 +259,8 @@ def _missing_requirement(name: str, scope: Scope) -> MissingRequirement | None:
     if name == BASE_STAGE:
         missing = scope.resolved.unavailable_reason
         return MissingRequirement(missing, scope.resolved.unavailable_fix) if missing else None
+    if scope.elsewhere:
+        return None
     stage = scope.stages[name]
     needed = stage.required_packages(stage.params(scope.recipe, scope.resolved.sources))
     for package in (*needed, *stage.optional_packages(scope.recipe)):

@@ -14,7 +14,7 @@ from dbrun.recipe.text import profiles as profiles_text
 from dbrun.recipe.text.overlay import merge_files, parse_overrides
 from dbrun.recipe.text.profiles import ProfilesAndEnv
 from dbrun.recipe.text.spans import InvalidRecipe, Problem, Span
-from dbrun.recipe.text.tree import MappingNode, drop_key, leaves, merge, origins, plain_data
+from dbrun.recipe.text.tree import MappingNode, ScalarNode, drop_key, leaves, merge, origins, plain_data
 
 MAX_WRONG_KEYS = 100
 """Wrong keys at most, without which the rest of a recipe is still checked."""
@@ -81,37 +81,74 @@ def load_with_problems(path: Path, overrides: Sequence[str] = (), profiles: Sequ
     The caller can then also check what the recipe's paths point at, and report everything at once. Raises InvalidRecipe
     where the rest is not usable.
     """
+    return read_template(path, profiles, text=text).load(overrides, folder=folder)
+
+
+@dataclass(frozen=True)
+class RecipeTemplate:
+    """A recipe file that was read once, to be loaded with several sets of overrides.
+
+    data: the merged files with the profiles over them; problems, profile_problems: what is wrong with the files, and
+    with the profiles that are not used; the rest as in `LoadedRecipe`.
+    """
+
+    path: Path
+    data: MappingNode
+    beside: ProfilesAndEnv
+    profiles: tuple[str, ...]
+    file_texts: Mapping[Path, str]
+    is_text: bool
+    problems: tuple[Problem, ...]
+    profile_problems: tuple[Problem, ...]
+
+    @property
+    def name(self) -> str | None:
+        """The recipe's name as it is written; None where the files give none."""
+        node = self.data.entries.get("name")
+        return node.value if isinstance(node, ScalarNode) else None
+
+    def load(self, overrides: Sequence[str], *,
+             folder: Path | None = None) -> tuple[LoadedRecipe, tuple[Problem, ...]]:
+        """The recipe with `key=value` words over it, and its problems; see `load_with_problems`."""
+        problems = list(self.problems)
+        merged = merge(self.data, parse_overrides(overrides, problems))
+        if self.path.suffix == EXPORT_SUFFIX:
+            from dbrun.recipe.text.from_export import check_paths_known
+
+            # only now, since overrides are how the user gives the missing paths
+            check_paths_known(merged, self.path)
+
+        resolved, recipe = _resolve_and_validate(merged, self.beside, problems)
+        if recipe is None:
+            raise InvalidRecipe([*problems, *self.profile_problems])
+        # rules are checked only on a recipe without wrong keys: other findings would follow from what was left out
+        if not problems:
+            problems += _rule_problems(recipe, resolved)
+        working_dir = Path.cwd() if folder is None else folder.absolute()
+        loaded = LoadedRecipe(recipe, self.path, dict(origins(resolved)), working_dir, self.profiles, self.file_texts,
+                              self.is_text)
+        return loaded, (*problems, *self.profile_problems)
+
+
+def read_template(path: Path, profiles: Sequence[str] = (), *, text: str | None = None) -> RecipeTemplate:
+    """The recipe file at path with some of its profiles, to be loaded with overrides. text: as `load_with_problems`.
+
+    Raises InvalidRecipe where the file cannot be read.
+    """
     path = path.absolute()
     problems: list[Problem] = []
-    from_export = path.suffix == EXPORT_SUFFIX
-    if from_export:
+    if path.suffix == EXPORT_SUFFIX:
         whole, texts = _rebuild_from_export(path)
     else:
         whole, texts = merge_files(path, problems, text)
-
-    # layers: the file, its profiles, the command line
     data, beside = profiles_text.split_file_keys(whole, problems)
     with_profiles = beside.apply_profiles(profiles, data, problems)
-    merged = merge(with_profiles, parse_overrides(overrides, problems))
-    if from_export:
-        from dbrun.recipe.text.from_export import check_paths_known
-
-        # only now, since overrides are how the user gives the missing paths
-        check_paths_known(merged, path)
-
-    resolved, recipe = _resolve_and_validate(merged, beside, problems)
     profile_problems: list[Problem] = []
     for name in beside.profiles:
         if name not in profiles:
             profile_problems += _profile_problems(beside, name, data)
-    if recipe is None:
-        raise InvalidRecipe([*problems, *profile_problems])
-    # rules are checked only on a recipe without wrong keys: other findings would follow from what was left out
-    if not problems:
-        problems += _rule_problems(recipe, resolved)
-    working_dir = Path.cwd() if folder is None else folder.absolute()
-    loaded = LoadedRecipe(recipe, path, dict(origins(resolved)), working_dir, tuple(profiles), texts, text is not None)
-    return loaded, (*problems, *profile_problems)
+    return RecipeTemplate(path, with_profiles, beside, tuple(profiles), texts, text is not None, tuple(problems),
+                          tuple(profile_problems))
 
 
 def _resolve_and_validate(data: MappingNode, beside: ProfilesAndEnv,

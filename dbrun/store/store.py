@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,12 +50,24 @@ class Store:
         self.image_quality: JsonCache[dict[str, object]] = JsonCache(root / "looks.table", self.scratch)
         self.commits: JsonCache[str] = JsonCache(root / "commits.table", self.scratch)
         self.memory_counts: JsonCache[dict[str, int]] = JsonCache(root / "memory.table", self.scratch)
+        self._caches_wait = False
 
     def save_caches(self) -> None:
         """Write the tables of facts about files and Hub commits for the next command, if the store exists."""
-        if self.root.is_dir():
+        if self.root.is_dir() and not self._caches_wait:
             for table in (self.digests, self.image_checks, self.image_quality, self.commits, self.memory_counts):
                 table.save()
+
+    @contextmanager
+    def caches_saved_once(self) -> Iterator[None]:
+        """Context manager: write the tables at its end only. Each is written whole, so thousands of recipes that each
+        add a few entries would take quadratic time."""
+        self._caches_wait = True
+        try:
+            yield
+        finally:
+            self._caches_wait = False
+            self.save_caches()
 
     @property
     def read_only(self) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dbrun.api.request import RecipeRequest
-from dbrun.cli.sweep import MAX_RUNS, SweepRun, plan_runs, run_sweep, show_sweep, split_values
+from dbrun.api.sweep_axes import split_values
+from dbrun.cli.sweep import MAX_RUNS, SweepRun, plan_runs, run_sweep, show_sweep
 from dbrun.errors import DbrunError, StageFailed, UsageError
 from dbrun.plan.estimate import stage_workload
 from dbrun.plan.selection import Selection
