@@ -1,7 +1,8 @@
 """Run DreamBooth personalisation from a declarative YAML recipe.
 
-`dbrun.run`, `plan`, `validate`, `sample`, `merge`, `convert`, `show` and `runs` are the commands of the same names,
-explained in `.github/docs/python.md`. Nothing is imported before it is used, and torch only when a stage computes.
+`dbrun.run`, `plan`, `validate`, `sample`, `merge`, `convert`, `show`, `runs`, `jobs` and `submit` are the commands of
+the same names, explained in `.github/docs/python.md`. Nothing is imported before it is used, and torch only when a stage
+computes.
 """
 
 import sys
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from dbrun.api.run import run as run
     from dbrun.api.use import sample as sample
     from dbrun.api.use import show as show
+    from dbrun.engines.base import Job as Job
+    from dbrun.engines.base import JobReport as JobReport
+    from dbrun.engines.job_graph import JobGraph as JobGraph
+    from dbrun.engines.many import jobs as jobs
+    from dbrun.engines.many import submit as submit
     from dbrun.errors import Cancelled as Cancelled
     from dbrun.errors import DbrunError as DbrunError
     from dbrun.errors import RecipeError as RecipeError
@@ -42,6 +48,9 @@ _HOMES = {
     "dbrun.api.results": ("Run", "Sample", "Validation", "WrittenAdapter"),
     "dbrun.api.run": ("release", "run"),
     "dbrun.api.use": ("sample", "show"),
+    "dbrun.engines.base": ("Job", "JobReport"),
+    "dbrun.engines.job_graph": ("JobGraph",),
+    "dbrun.engines.many": ("jobs", "submit"),
     "dbrun.errors": ("Cancelled", "DbrunError", "RecipeError", "StageFailed", "UsageError"),
     "dbrun.events": ("Event",),
     "dbrun.plan.planner": ("Plan",),

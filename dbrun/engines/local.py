@@ -67,6 +67,9 @@ class LocalEngine(Engine):
     SUMMARY: ClassVar[str] = "processes of this machine, a GPU each"
     elsewhere: ClassVar[bool] = False
 
+    program: ClassVar[tuple[str, ...]] = (sys.executable, "-m", "dbrun.engines.local_worker")
+    """Command line of a process, before the number of its socket."""
+
     def __init__(self, store: Path, gpus: int | None = None) -> None:
         super().__init__(store, gpus)
         self._gpus = visible_gpus()
@@ -109,7 +112,6 @@ class LocalEngine(Engine):
         if self._workers:
             for key, _ in self._selector.select(timeout):
                 self._read(key.data)
-            self._start_ready()
         return self._reports
 
     def cancel(self) -> None:
@@ -185,9 +187,9 @@ class LocalEngine(Engine):
         log = tempfile.TemporaryFile()  # noqa: SIM115
         with theirs:
             # a session of its own: Ctrl-C in the terminal reaches this process only, which then stops the others
-            process = subprocess.Popen([sys.executable, "-m", "dbrun.engines.local_worker", str(theirs.fileno())],
-                                       pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                       start_new_session=True, env=environment)
+            process = subprocess.Popen([*self.program, str(theirs.fileno())], pass_fds=[theirs.fileno()],
+                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                                       env=environment)
         worker = _Worker(process, ours, log, devices)
         self._workers.append(worker)
         self._selector.register(ours, EVENT_READ, worker)
