@@ -243,11 +243,11 @@ def make_home(home: Path, pictures: int = 3) -> Path:
 
 
 def go(home: Path, *overrides: str, select: Selection = Selection(), emit: Any = None, base: str = "base",
-       stages: Any = None, render_report: Any = None) -> Any:
+       stages: Any = None, render_report: Any = None, remote: Any = None) -> Any:
     loaded = load_recipe(home / "r.yaml", overrides)
     with stop_signals() as cancel:
-        return execute(loaded, resolved(home, base), Store(home / "store"), select, emit=emit or (lambda event: None),
-                       overrides=overrides, outputs=home / "outputs", stages=stages or stub_stages(), cancel=cancel,
+        return execute(loaded, resolved(home, base), Store(home / "store", remote), select,
+                       emit=emit or (lambda event: None), overrides=overrides, outputs=home / "outputs", stages=stages or stub_stages(), cancel=cancel,
                        render_report=render_report)
 
 

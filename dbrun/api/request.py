@@ -13,7 +13,7 @@ from dbrun.events import Emit
 from dbrun.recipe.load import EXPORT_SUFFIX, LoadedRecipe, RecipeTemplate, load_with_problems
 from dbrun.recipe.schema.model import Recipe
 from dbrun.resolve.sources import ResolvedSources, resolve_sources
-from dbrun.store.store import Store, current_store
+from dbrun.store.store import URL_VARIABLE, Store, current_store
 
 RecipeLike = str | os.PathLike[str] | Mapping[str, Any] | Recipe
 """A recipe: the path of its file or of an exported .safetensors, the name of one that comes with dbrun, its data, or a
@@ -54,8 +54,17 @@ class RecipeRequest:
         return (*words, *self.overrides)
 
     def open_store(self) -> Store:
-        """The store that results are looked for in. Raises UsageError for a path that is not UTF-8."""
-        return current_store(self.store)
+        """The store that results are looked for in, with the remote one behind it.
+
+        Raises UsageError for a path that is not UTF-8 and for wrong settings of the remote store.
+        """
+        store = current_store(self.store)
+        if URL_VARIABLE in os.environ:
+            # imported here: most runs have no remote store
+            from dbrun.store.remote_settings import configured_remote
+
+            store.remote = configured_remote(os.environ)
+        return store
 
     def load(self) -> LoadedRecipe:
         """The recipe, without a look at what it points at. Raises InvalidRecipe."""

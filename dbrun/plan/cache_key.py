@@ -30,6 +30,12 @@ class StageKey:
     key: str
     resume_key: str
 
+    @property
+    def last_step(self) -> int | None:
+        """The step after which the work ends; None where nothing of it can be lengthened."""
+        limits = [getattr(self.params, name) for name in self.stage.extendable_params(self.params)]
+        return min((limit for limit in limits if isinstance(limit, int)), default=None)
+
 
 def make_stage_key(stage: Stage[Any], params: Any, inputs: Mapping[str, str], numerics: Numerics) -> StageKey:
     """Cache key of a stage. inputs: upstream stage → digest of its output. Raises TypeError if params is no dataclass.

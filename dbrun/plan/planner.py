@@ -171,11 +171,14 @@ def cache_status(stage_key: StageKey, store: Store, *, run_name: str, forced: bo
 
     run_name: name of the recipe, for the reason; depth: how thoroughly files are compared, see `Store.look_up`.
     """
-    result = store.look_up(stage_key.stage.NAME, stage_key.key, depth)
-    if isinstance(result, Trace) and not forced:
-        return Status.HIT, SimpleReason.CACHED, result
     if forced:
         return Status.RUN, SimpleReason.FORCED, None
+    result = store.look_up(stage_key.stage.NAME, stage_key.key, depth)
+    if isinstance(result, Trace):
+        return Status.HIT, SimpleReason.CACHED, result
+    elsewhere = store.remote_trace(stage_key.stage.NAME, stage_key.key, depth)
+    if elsewhere is not None:
+        return Status.HIT, SimpleReason.REMOTE, elsewhere
     why = DamagedResult(result.lines) if isinstance(result, Damage) else _why_not_cached(stage_key, store, run_name)
     done = saved_progress(stage_key, store.work_folder(stage_key.resume_key))
     return (Status.RESUME, Resumes(why, done), None) if done else (Status.RUN, why, None)
@@ -186,9 +189,8 @@ def saved_progress(stage_key: StageKey, work: Path) -> str | None:
 
     work: the folder of unfinished work.
     """
-    limits = [getattr(stage_key.params, name) for name in stage_key.stage.extendable_params(stage_key.params)]
     # runs with more steps share this folder; a checkpoint beyond this run's last step is of no use to it
-    last_step = min((n for n in limits if isinstance(n, int)), default=None)
+    last_step = stage_key.last_step
     usable: list[int] = []
     for path in (*list_dir(work), *list_dir(work / "checkpoints")):
         match = CHECKPOINT_NAME.fullmatch(path.name)

@@ -17,6 +17,7 @@ class SimpleReason(Reason, Enum):
     """Reasons that need no details."""
 
     CACHED = "cached"
+    REMOTE = "in the remote store"
     NO_EARLIER_RESULT = "no earlier result"
     FORCED = "asked for with --force"
     BASE_GONE = "the base is no longer in the Hub cache"

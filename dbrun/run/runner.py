@@ -8,7 +8,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +97,14 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
     def stop_signal() -> int:
         return stop_signum(cancel)
 
+    def tell_remote(stage: str, text: str, level: str) -> None:
+        dispatch(Note(stage, text, level))
+
     with _report_failure(dispatch, cancel), no_world_write():
         try:
             store.prepare()
+            if store.remote is not None:
+                store.remote.connect(tell_remote, stop_signal)
             pinned = pin_revision(loaded, resolved, store)
             scope = make_scope(loaded.recipe, pinned, store, selection, stages)
             plan = plan_scope(scope)
@@ -197,6 +202,7 @@ class _Run:
         if target is not None:
             self._finish_interrupted(target)
         traces, ran = self._run_stages(plan)
+        self._use_remote([trace for name, trace in traces.items() if name not in ran])
         delivering = self.scope.delivering_stages
         # Worth a note only if no stage ran: then the user or another recipe had changed the folder.
         has_delivered = target is not None and self._deliver(traces, target)
@@ -240,6 +246,16 @@ class _Run:
             if has_run:
                 ran.append(stage.name)
         return traces, ran
+
+    def _use_remote(self, reused: Iterable[Trace]) -> None:
+        """Fetch the training, whose losses are shown; publish what only this store has, such as results of last year.
+        """
+        if self.scope.store.remote is None:
+            return
+        for trace in reused:
+            if trace.stage == TRAINING_STAGE:
+                self.scope.store.look_up(trace.stage, trace.key, "digests")
+            self.scope.store.share(trace)
 
     def _rerun_reason(self, name: str, planned: Reason) -> Reason | None:
         """The reason to run a stage even if its result is in the store, or None."""

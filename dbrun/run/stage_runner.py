@@ -24,7 +24,7 @@ from dbrun.run.turns import take_turn
 from dbrun.stages.sources import Artifact
 from dbrun.stages.support.memory_advice import stage_advice
 from dbrun.stages.support.resident import ResidentBase
-from dbrun.store.atomic import disk_errors, remove_tree
+from dbrun.store.atomic import disk_errors, remove_tree, temp_name
 from dbrun.store.locks import Lock
 from dbrun.store.store import CheckDepth, Damage
 from dbrun.store.traces import Trace
@@ -70,6 +70,8 @@ class StageRunner:
             with self._lock_work(stage_key) as lock:
                 # Asked again under the lock: whoever held it before may have published this very result.
                 status, reason, trace = self._cache_status(stage_key, why)
+                if trace is None and why is None and self._fetch_checkpoint(stage_key):
+                    status, reason, trace = self._cache_status(stage_key, why)
                 if trace is None:
                     signum = self.stop_signal()
                     if signum:
@@ -113,12 +115,20 @@ class StageRunner:
 
         return self.scope.store.lock(f"{stage}-{stage_key.resume_key}", stage, waiting, self.stop_signal)
 
+    def _fetch_checkpoint(self, stage_key: StageKey) -> bool:
+        """Fetch what another machine saved of this stage's work, if that is further; return whether it was."""
+        store, resume_key = self.scope.store, stage_key.resume_key
+        if store.remote is None:
+            return False
+        return store.remote.fetch_checkpoint(stage_key.stage.NAME, resume_key, store.work_folder(resume_key),
+                                             store.scratch / temp_name(), stage_key.last_step)
+
     def _note_turn(self, stage: str) -> None:
         self.emit(Note(stage, "waiting for another run of this process to finish its stage"))
 
     def _quarantine_damaged(self, stage_key: StageKey) -> None:
         """Move a damaged result of this key into quarantine, and tell the user where it is."""
-        result = self.scope.store.look_up(stage_key.stage.NAME, stage_key.key, "bytes")
+        result = self.scope.store.look_up_locally(stage_key.stage.NAME, stage_key.key, "bytes")
         if isinstance(result, Damage):
             with disk_errors("moving a damaged result to quarantine"), self.scope.store.shared_access():
                 aside = self.scope.store.objects.quarantine(result.trace.digest)
@@ -132,6 +142,7 @@ class StageRunner:
         # Imported here: a run that finds everything in the store starts without them.
         from dbrun.plan.estimate import stage_workload
         from dbrun.plan.memory import known_count, measured_memory
+        from dbrun.run.checkpoint_uploads import CheckpointUploads
         from dbrun.run.stage_context import StageContextFactory
         from dbrun.run.timing import StageTimer, peak_memory
 
@@ -144,6 +155,7 @@ class StageRunner:
         began = time.monotonic()
         sharing = self.worker_group.size if stage_key.stage.multi_process else 1
         timer = StageTimer(self.emit, lock, items, share_to_make=left, processes=sharing)
+        uploads = CheckpointUploads(store, stage_key, timer)
         counted = known_count(self.scope, stage)
         counted_bytes = counted.total if counted else None
         self.resident.stage_begins(counted_bytes)
@@ -154,7 +166,7 @@ class StageRunner:
                 store.save_caches()
                 with self.worker_group.share_stage(stage_key, digests, self.emit, self.stop_signal,
                                                    from_scratch=from_scratch) as process_group:
-                    context = contexts.make_context(stage_key, inputs, out, items, timer, process_group)
+                    context = contexts.make_context(stage_key, inputs, out, items, uploads, process_group)
                     needed = stage_key.stage.max_disk_bytes(context) - items.bytes_on_disk
                     check_free_space(store.root, "the store", stage, needed, FREE_SPACE_HINT)
                     if "torch" in stage_key.stage.libraries and "torch" not in sys.modules:
@@ -170,6 +182,10 @@ class StageRunner:
                                       items=items.used_keys, memory=memory(), share=share,
                                       startup=timer.startup(seconds), amounts=workload,
                                       baseline=self._memory_baseline())
+        except Interrupted:
+            # the machine may be taken away in a moment; what it has done is to be found by another
+            uploads.upload()
+            raise
         finally:
             # Nothing is open after a stage that went well.
             self.resident.close_failed()
@@ -177,6 +193,9 @@ class StageRunner:
         # Work that a longer run can extend (checkpoints of a training) stays; gc takes it once no run needs it.
         if not stage_key.stage.extendable_params(stage_key.params):
             remove_tree(work)
+        if store.remote is not None:
+            # the result stands there now; only this machine keeps what a longer run can go on from
+            store.remote.remove_checkpoints(stage, stage_key.resume_key, stage_key.last_step)
         own_memory = measured_memory(trace)
         self.emit(StageFinished(stage, trace.digest, round(seconds, 3), own_memory, counted_bytes))
         return trace

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from dbrun.input_file import read_json
+from dbrun.input_file import MAX_JSON_BYTES, parse_json, read_file
 from dbrun.store.canonical import JsonValue, digest
 
 FORMAT_VERSION = 2
@@ -30,10 +30,19 @@ def read_checksummed(path: Path) -> dict[str, object] | None:
     A document without a checksum, as earlier versions of dbrun wrote them, is returned unchecked.
     """
     try:
-        data = read_json(path)
+        data = read_file(path, MAX_JSON_BYTES)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError):
+    except OSError:
+        return None
+    return parse_checksummed(data)
+
+
+def parse_checksummed(text: bytes) -> dict[str, object] | None:
+    """The document in JSON bytes, as `read_checksummed` gives that of a file; None if it is damaged."""
+    try:
+        data = parse_json(text)
+    except ValueError:
         return None
     if not isinstance(data, dict):
         return None

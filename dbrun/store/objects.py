@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dbrun.errors import StoreCorrupt
 from dbrun.fsync import fsync_path
-from dbrun.store.atomic import remove_tree, temp_name, umask
+from dbrun.store.atomic import list_dir, remove_tree, temp_name, umask
 from dbrun.store.traces import SHA256_HEX, ArtifactFile, manifest_digest
 
 
@@ -62,7 +62,7 @@ class Objects:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
         # The name promises these bytes, but the disk may have lost them since: read before trusting it.
-        if not find_damage(target, files, sha256_of):
+        if not confirm_damage(target, files, sha256_of):
             remove_tree(folder)
             return True
         self.quarantine(target.name)
@@ -131,6 +131,20 @@ def find_damage(folder: Path, files: Mapping[str, ArtifactFile],
     if not files and not folder.is_dir():
         found.append("the folder is missing")
     return found
+
+
+def confirm_damage(folder: Path, files: Mapping[str, ArtifactFile],
+                   sha256: Callable[[Path], str] | None = None) -> list[str]:
+    """What `find_damage` finds twice: the second look comes after the artifact's folders were opened anew.
+
+    A network file system remembers for seconds that a name was not there. Opening a folder makes it ask the server, so
+    a result that another machine has just published is not taken for a damaged one.
+    """
+    if not find_damage(folder, files, sha256):
+        return []
+    for path in (folder.parent.parent, folder.parent, folder):
+        list_dir(path)
+    return find_damage(folder, files, sha256)
 
 
 def sha256_of(path: Path) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dbrun.errors import UsageError
 from dbrun.input_file import undecodable
@@ -18,10 +18,15 @@ from dbrun.store.atomic import disk_errors, is_orphan, list_dir, remove_tree, re
 from dbrun.store.checksummed_json import dump_checksummed
 from dbrun.store.digests import FileDigests
 from dbrun.store.json_cache import JsonCache
-from dbrun.store.objects import Objects, find_damage, sha256_of
+from dbrun.store.objects import Objects, confirm_damage, sha256_of
 from dbrun.store.traces import Trace, Traces
 from dbrun.workload import Workload
 
+if TYPE_CHECKING:
+    from dbrun.store.remote import RemoteStore
+
+URL_VARIABLE = "DBRUN_REMOTE"
+"""Environment variable with the URL of the remote store."""
 CheckDepth = Literal["sizes", "digests", "bytes"]
 """How closely a stored result is checked: sizes of its files; digests, cached for files that have not changed since
 they were last read; or every byte, read from the disk now."""
@@ -36,11 +41,15 @@ class Damage:
 
 
 class Store:
-    """The folder of results, usually `.dbrun/`. It is created when something is first written."""
+    """The folder of results, usually `.dbrun/`. It is created when something is first written.
 
-    def __init__(self, root: Path) -> None:
+    remote: the store behind it that several machines share, None for none.
+    """
+
+    def __init__(self, root: Path, remote: RemoteStore | None = None) -> None:
         # The file names of tables are part of the store's format: `screened` and `looks` are older words.
         self.root = root = root.absolute()
+        self.remote = remote
         self.scratch = root / "tmp"
         self.runs = root / "runs"
         self.objects = Objects(root / "objects", root / "quarantine")
@@ -137,14 +146,63 @@ class Store:
     def look_up(self, stage: str, key: str, depth: CheckDepth = "sizes") -> Trace | Damage | None:
         """The result of a stage under this key: its trace if sound, Damage if not, None if there is none.
 
-        depth: how closely the files are checked.
+        depth: how closely the files are checked. Where they are to be read, a run fetches what is missing or damaged
+        here from the remote store; all files are then in `objects`.
         """
+        found = self.look_up_locally(stage, key, depth)
+        if isinstance(found, Trace) or depth == "sizes" or not self._fetches:
+            return found
+        assert self.remote is not None
+        if isinstance(found, Damage):
+            # named by their content, so these are the very bytes that were lost
+            if not self._fetch(found.trace):
+                return found
+            self.remote.tell(stage, f"the stored result is damaged ({found.lines[0]}); that of the remote store takes "
+                             "its place", "warning")
+            return found.trace
+        trace = self.remote.read_trace(stage, key)
+        return trace if trace is not None and self._fetch(trace) else None
+
+    def look_up_locally(self, stage: str, key: str, depth: CheckDepth) -> Trace | Damage | None:
+        """What `look_up` finds on this machine alone."""
         trace = self.traces.read(stage, key)
         if trace is None:
             return None
         sha256 = {"sizes": None, "digests": self.digests.sha256, "bytes": sha256_of}[depth]
-        lines = find_damage(self.objects.path(trace.digest), trace.files, sha256)
+        lines = confirm_damage(self.objects.path(trace.digest), trace.files, sha256)
         return Damage(trace, tuple(lines)) if lines else trace
+
+    def remote_trace(self, stage: str, key: str, depth: CheckDepth = "sizes") -> Trace | None:
+        """The trace in the remote store, where its word is enough: no file of the result is to be read now."""
+        if self.remote is None or (self.remote.is_connected and depth != "sizes"):
+            return None
+        return self.remote.read_trace(stage, key)
+
+    @property
+    def _fetches(self) -> bool:
+        """Whether results are fetched: only a run does; a command that reads neither downloads nor writes."""
+        return self.remote is not None and self.remote.is_connected and not self.read_only
+
+    def _fetch(self, trace: Trace) -> bool:
+        """Copy a result from the remote store, and publish it here as one that was computed; False if that fails."""
+        assert self.remote is not None
+        folder, durable = self.make_temp_folder(), not trace.stage.endswith(".item")
+        try:
+            if not self.remote.download(trace, folder):
+                return False
+            with self.shared_access(), disk_errors(f"keeping the result of {trace.stage}"):
+                # a damaged artifact of this digest is moved to the quarantine
+                self.objects.publish(folder, durable=durable)
+                self.traces.write(trace, durable=durable)
+        finally:
+            remove_tree(folder)
+        return True
+
+    def share(self, trace: Trace) -> None:
+        """Publish a result of this store in the remote one as well, if a run is connected to it for writing."""
+        folder = self.objects.path(trace.digest)
+        if self.remote is not None and self.remote.writes and not confirm_damage(folder, trace.files):
+            self.remote.publish(trace, folder)
 
     def publish(self, stage: str, key: str, document: Mapping[str, object], folder: Path, *, seconds: float,
                 durable: bool = True, items: Iterable[str] = (), memory: int = 0, share: float = 1.0,
@@ -163,6 +221,7 @@ class Store:
                           seconds=round(seconds, 3), items=tuple(sorted(items)), memory=memory, share=round(share, 6),
                           startup=startup, amounts=amounts, baseline=baseline)
             self.traces.write(trace, durable=durable)
+        self.share(trace)
         return trace
 
 

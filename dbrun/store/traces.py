@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from dbrun.store.atomic import list_dir, replace_file
 from dbrun.store.canonical import digest
-from dbrun.store.checksummed_json import FORMAT_VERSION, dump_checksummed, read_checksummed
+from dbrun.store.checksummed_json import FORMAT_VERSION, dump_checksummed, parse_checksummed, read_checksummed
 from dbrun.workload import Workload
 
 KNOWN_VERSIONS = (1, FORMAT_VERSION)
@@ -64,6 +64,17 @@ def is_safe_name(name: str) -> bool:
     return bool(name) and not any(part in ("", ".", "..") for part in name.split("/")) and "\\" not in name
 
 
+def trace_name(stage: str, key: str) -> str:
+    """The file of a trace, relative to the folder of traces. Raises ValueError if stage or key is malformed."""
+    # Keys are read from files of runs, which may be damaged; none may name a file outside the folder.
+    if not STAGE_NAME.fullmatch(stage) or not SHA256_HEX.fullmatch(key):
+        raise ValueError(f"not the name of a trace: {stage}/{key}")
+    if stage.endswith(".item"):
+        # Items can be tens of thousands; 256 folders keep each listing short.
+        return f"{stage}/{key[:2]}/{key}.json"
+    return f"{stage}/{key}.json"
+
+
 class Traces:
     """The folder of traces: `<stage>/<key>.json`, and for items `<stage>.item/<first two of key>/<key>.json`."""
 
@@ -73,14 +84,7 @@ class Traces:
 
     def path(self, stage: str, key: str) -> Path:
         """The file of the trace under this key; it need not exist. Raises ValueError if stage or key is malformed."""
-        # Keys are read from files of runs, which may be damaged; none may name a file outside this folder.
-        if not STAGE_NAME.fullmatch(stage) or not SHA256_HEX.fullmatch(key):
-            raise ValueError(f"not the name of a trace: {stage}/{key}")
-        folder = self._root / stage
-        if stage.endswith(".item"):
-            # Items can be tens of thousands; 256 folders keep each listing short.
-            folder /= key[:2]
-        return folder / f"{key}.json"
+        return self._root / trace_name(stage, key)
 
     def read(self, stage: str, key: str) -> Trace | None:
         """The trace under this key; None if there is none, or if it is damaged."""
@@ -88,8 +92,7 @@ class Traces:
 
     def write(self, trace: Trace, *, durable: bool) -> None:
         """Write a trace atomically; from then on the result counts. durable: survive a power cut, too."""
-        data = dump_checksummed(asdict(trace))
-        replace_file(self.path(trace.stage, trace.key), data, scratch=self._scratch, durable=durable)
+        replace_file(self.path(trace.stage, trace.key), dump_trace(trace), scratch=self._scratch, durable=durable)
 
     def all(self) -> Iterator[tuple[str, str, Path]]:
         """Stage, key and file of every trace, items included, whether it can be read or not."""
@@ -129,9 +132,25 @@ def _amounts(data: Any) -> Workload | None:
                     tuple(map(str, data["like"])))
 
 
+def dump_trace(trace: Trace) -> bytes:
+    """The trace as the bytes of its file."""
+    return dump_checksummed(asdict(trace))
+
+
+def parse_trace(data: bytes, stage: str, key: str) -> Trace | None:
+    """The trace in the bytes of a file; None if they are damaged, or of another key than this."""
+    return _trace_of(parse_checksummed(data), stage, key)
+
+
 def _read(path: Path, stage: str, key: str) -> Trace | None:
     try:
-        data: Any = read_checksummed(path)
+        return _trace_of(read_checksummed(path), stage, key)
+    except OSError:
+        return None
+
+
+def _trace_of(data: Any, stage: str, key: str) -> Trace | None:
+    try:
         if data is None or data["format_version"] not in KNOWN_VERSIONS:
             return None
         files = {name: ArtifactFile(int(f["size"]), str(f["sha256"])) for name, f in data["files"].items()}
@@ -145,7 +164,7 @@ def _read(path: Path, stage: str, key: str) -> Trace | None:
                       memory=int(data.get("memory", 0)), share=float(data.get("share", 1.0)),
                       startup=startup, amounts=_amounts(data.get("amounts")),
                       baseline=int(data.get("baseline", 0)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
     # Traces of version 1 have no checksum; these checks find most damage in them, and a file under a wrong name.
     consistent = (trace.stage == stage and trace.key == key and isinstance(trace.document, dict)

@@ -10,7 +10,7 @@ from dbrun.naming import CHECKPOINT_NAME
 from dbrun.store.atomic import disk_errors, list_dir, temp_name
 from dbrun.store.checksummed_json import read_checksummed
 from dbrun.store.json_cache import is_intact
-from dbrun.store.objects import find_damage, hash_files, sha256_of
+from dbrun.store.objects import confirm_damage, hash_files, sha256_of
 from dbrun.store.runs import KEYS_FILE, RECIPE_FILE, Run, list_runs
 from dbrun.store.store import Store
 from dbrun.store.traces import ArtifactFile, manifest_digest
@@ -82,7 +82,7 @@ def _inspect(store: Store) -> Iterator[tuple[str, Path, str | None]]:
         with store.shared_access():
             # A gc may have taken the artifact since its traces were read, and its traces with it.
             standing = [path for path in traces_of[digest] if path.exists()]
-            lines = find_damage(folder, files, sha256_of) if standing else []
+            lines = confirm_damage(folder, files, sha256_of) if standing else []
         if not lines:
             yield "artifact", folder, None
             continue

@@ -127,6 +127,9 @@ class _Worker:
         """Run a stage as this process plans it. Raises StageFailed if process 0 has another key for it."""
         if self.scope is None:
             self.scope = self.plan()
+            remote = self.scope.store.remote
+            if remote is not None:
+                remote.connect(lambda stage, text, level: self._emit(Note(stage, text, level)), self._stopping)
         scope = self.scope
         digests: dict[str, str] = brief["inputs"]
         inputs = {name: Artifact(scope.store.objects.path(digest), digest) for name, digest in digests.items()}
