@@ -247,8 +247,8 @@ def go(home: Path, *overrides: str, select: Selection = Selection(), emit: Any =
     loaded = load_recipe(home / "r.yaml", overrides)
     with stop_signals() as cancel:
         return execute(loaded, resolved(home, base), Store(home / "store", remote), select,
-                       emit=emit or (lambda event: None), overrides=overrides, outputs=home / "outputs", stages=stages or stub_stages(), cancel=cancel,
-                       render_report=render_report)
+                       emit=emit or (lambda event: None), overrides=overrides, outputs=home / "outputs",
+                       stages=stages or stub_stages(), cancel=cancel, render_report=render_report)
 
 
 if __name__ == "__main__":

@@ -44,15 +44,18 @@ def verify_all(*, as_json: bool) -> bool:
     return not report.findings
 
 
-def run_gc(keep: int, *, dry_run: bool, as_json: bool) -> None:
-    """Remove what no kept run needs and print it; dry_run: only print. keep: newest runs of each name to keep."""
+def run_gc(keep: int, *, dry_run: bool, as_json: bool, force: bool) -> None:
+    """Remove what no kept run needs and print it; dry_run: only print. keep: newest runs of each name to keep.
+
+    force: also where another machine works in the store and locks may not reach it.
+    """
     from dbrun.store.gc import collect_garbage
     from dbrun.ui.store import gc_lines
 
     store = current_store()
     if not dry_run:
         _check_writable(store)
-    report = collect_garbage(store, keep, dry_run=dry_run)
+    report = collect_garbage(store, keep, dry_run=dry_run, force=force)
     if as_json:
         print_result(json.dumps(report.to_json(), indent=1))
     else:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dbrun.store.atomic import disk_errors, disk_usage, is_foreign, is_orphan, list_dir, remove_tree
 from dbrun.store.locks import is_unlocked
+from dbrun.store.other_machines import refuse_beside_others
 from dbrun.store.runs import STALE_SECONDS, Run, list_runs
 from dbrun.store.store import Store
 from dbrun.store.usage import DiskUsage, Reachable, artifact_folders, find_reachable
@@ -41,14 +42,17 @@ class GcReport:
                 "gone": gone}
 
 
-def collect_garbage(store: Store, keep: int, *, dry_run: bool) -> GcReport:
+def collect_garbage(store: Store, keep: int, *, dry_run: bool, force: bool = False) -> GcReport:
     """Remove what no pinned run, no live run and none of the newest `keep` runs of each name needs.
 
     Runs may go on meanwhile: they record what they need before they look it up, and look up and publish under shared
     access, while this holds exclusive access. Everything is first renamed into a scratch folder, traces before the
     artifacts that they name, and deleted after that.
-    On a file system without locks a run may miss a result that it was about to use; the same command remakes it.
+    Where locks may not reach other machines, and one of them works in the store, StageFailed is raised unless force is
+    set: its run may then miss a result that it was about to use, and the same command remakes it.
     """
+    if not dry_run and not force:
+        refuse_beside_others(store)
     if dry_run or not store.root.is_dir():
         return _find_garbage(store, keep)[0]
     trash = store.make_temp_folder()

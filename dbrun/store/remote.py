@@ -24,6 +24,7 @@ from typing import Literal, TypeVar
 from dbrun.disk_space import format_bytes
 from dbrun.fsync import fsync_path
 from dbrun.naming import CHECKPOINT_NAME
+from dbrun.secrets import redact_secrets
 from dbrun.store.atomic import list_dir
 from dbrun.store.objects import sha256_of
 from dbrun.store.remote_files import RemoteError, RemoteFile, RemoteFiles, RemoteMissing
@@ -83,8 +84,12 @@ class RemoteStore:
 
     @cached_property
     def files(self) -> RemoteFiles:
-        """The files below the URL; the client is imported at the first use."""
-        return RemoteFiles(self.url, self._stop_signal)
+        """The files below the URL; the client is imported at the first use. Raises RemoteError."""
+        try:
+            return RemoteFiles(self.url, self._stop_signal)
+        # clients read settings of their own, each with exceptions of its own
+        except Exception as error:
+            raise RemoteError(f"its client cannot be started: {type(error).__name__}") from error
 
     @property
     def writes(self) -> bool:
@@ -155,9 +160,9 @@ class RemoteStore:
         except RemoteError as error:
             self._failed(stage, error)
             return otherwise
-        # a client that cannot even be made, by its settings for example
-        except (OSError, ValueError, TypeError, ImportError) as error:
-            self._failed(stage, RemoteError(f"{type(error).__name__}: {error}"))
+        # a trace with a digest that is none; a full disk here, which the stage itself will tell of
+        except (OSError, ValueError) as error:
+            self._failed(stage, RemoteError(f"{type(error).__name__}: {redact_secrets(str(error))}"))
             return otherwise
         self._failures = 0
         return value
@@ -174,7 +179,9 @@ class RemoteStore:
 
     def _read_trace(self, stage: str, key: str) -> Trace | None:
         name = f"traces/{trace_name(stage, key)}"
-        data = self.files.read(name, MAX_TRACE_BYTES)
+        data = self.files.read([name], MAX_TRACE_BYTES)[0]
+        if data is None:
+            return None
         trace = parse_trace(data, stage, key)
         if trace is None:
             raise DamagedFile(f"{name} is damaged")
@@ -201,8 +208,8 @@ class RemoteStore:
     def _publish(self, trace: Trace, folder: Path) -> None:
         try:
             standing = self._read_trace(trace.stage, trace.key)
-        # replaced: nobody can use it
-        except (RemoteMissing, DamagedFile):
+        except DamagedFile:
+            # replaced, since nobody can use it
             standing = None
         known = trace.stage, trace.key
         if standing is not None and known not in self._unusable:

@@ -110,16 +110,28 @@ class RemoteFiles:
         self._root = str(root).rstrip("/")
         self.stop_signal = stop_signal
 
-    def read(self, name: str, max_bytes: int) -> bytes:
-        """The bytes of a small file. Raises RemoteError, also where there are more than max_bytes."""
-        def call(progress: Callable[[int], None]) -> bytes:
-            # one byte more, to notice a longer one
-            return bytes(self._fs.cat_file(self._path(name), start=0, end=max_bytes + 1))
+    def read(self, names: Sequence[str], max_bytes: int) -> list[bytes | None]:
+        """The bytes of small files, None for each that does not exist.
 
-        data, = self._run([call], 0)
-        if len(data) > max_bytes:
-            raise RemoteError(f"a file has more than {max_bytes:,} bytes")
-        return data
+        Raises RemoteError, also where one has more than max_bytes.
+        """
+        def read(name: str) -> Callable[[Callable[[int], None]], bytes | None]:
+            def call(progress: Callable[[int], None]) -> bytes | None:
+                try:
+                    # one byte more, to notice a longer one
+                    data = bytes(self._fs.cat_file(self._path(name), start=0, end=max_bytes + 1))
+                except FileNotFoundError as error:
+                    if isinstance(_explain(error, self._root), RemoteMissing):
+                        return None
+                    raise
+                progress(len(data))
+                if len(data) > max_bytes:
+                    raise RemoteError(f"a file has more than {max_bytes:,} bytes")
+                return data
+
+            return call
+
+        return self._run([read(name) for name in names], 0)
 
     def download(self, files: Sequence[tuple[str, Path, int]]) -> None:
         """Copy files here. files: name, path to write and size in bytes of each. Raises RemoteError, Interrupted."""

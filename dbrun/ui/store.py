@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from dbrun.disk_space import format_bytes
 from dbrun.store.gc import GcReport
@@ -12,6 +13,11 @@ from dbrun.store.verify import QUARANTINE, VerifyReport
 from dbrun.ui.provenance import DIGEST
 from dbrun.ui.table import align_rows
 from dbrun.ui.terminal import paint, pluralize
+
+if TYPE_CHECKING:
+    from dbrun.store.remote_files import RemoteFile
+    from dbrun.store.remote_upkeep import RemoteGcReport
+    from dbrun.store.traces import Trace
 
 SHORT_DIGEST = r"\1…"
 """Replacement for a match of DIGEST: its first digits and an ellipsis."""
@@ -38,13 +44,37 @@ def gc_lines(sweep: GcReport, dry_run: bool) -> str:
     return "\n".join([*_usage_lines(list(sweep.freed.items())), last])
 
 
-def verify_lines(report: VerifyReport) -> str:
-    """A row for each damaged thing, then a line with how much was read and where the damaged things are now."""
+def remote_results_table(results: Sequence[tuple[RemoteFile, Trace]]) -> str:
+    """A row for each result in the remote store: when it was made, its stage, its key and its size."""
+    rows = [[trace.created.replace("T", " ").removesuffix("Z"), trace.stage, trace.key[:12],
+             format_bytes(sum(file.size for file in trace.files.values()))] for _, trace in results]
+    return align_rows(rows)
+
+
+def remote_gc_lines(report: RemoteGcReport, dry_run: bool) -> str:
+    """A table of what a gc of the remote store removed, or would remove, then a line with the sum and what stays."""
+    verb = "would free" if dry_run else "freed"
+    size = format_bytes(report.freed_bytes) if report.freed_bytes else "nothing"
+    last = f"{verb} {size}; {pluralize(report.kept, 'result')} and items stay"
+    if not report.freed:
+        return last
+    return "\n".join([*_usage_lines(list(report.freed.items())), last])
+
+
+def verify_lines(report: VerifyReport, remote: Literal["removed", "kept"] | None = None) -> str:
+    """A row for each damaged thing, then a line with how much was read and where the damaged things are now.
+
+    remote: what happened to them in the remote store, None for the store of this machine.
+    """
     rows = [[paint("damaged", "red", sys.stdout), f"{DIGEST.sub(SHORT_DIGEST, f.place)}: {f.what}"]
             for f in report.findings]
     read = ", ".join(pluralize(count, kind) for kind, count in report.counts.items()) or "nothing"
     if not rows:
         end = "all as written"
+    elif remote == "removed":
+        end = "what is damaged is removed; the next run that has the same writes it again"
+    elif remote == "kept":
+        end = "it stays, since DBRUN_REMOTE_MODE=ro"
     elif any(f.aside for f in report.findings):
         end = f"what is damaged is now in {QUARANTINE}/; the next run that needs it computes it again"
     else:

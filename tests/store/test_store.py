@@ -119,3 +119,26 @@ def test_where_the_store_is(tmp_path, monkeypatch):
     assert current_store().root == Path.cwd() / ".dbrun"
     monkeypatch.setenv("DBRUN_STORE", str(tmp_path / "elsewhere"))
     assert current_store().root == tmp_path / "elsewhere"
+
+
+def test_a_result_is_damaged_only_if_a_second_look_says_so(store, monkeypatch):
+    """A network file system says for a while that a new name is not there, until its folder is opened."""
+    trace, opened = publish(store), []
+    real_open, real_stat = os.scandir, Path.stat
+
+    def scandir(path):
+        opened.append(Path(path))
+        return real_open(path)
+
+    def stat(path, **options):
+        if path.name == "file" and store.objects.path(trace.digest) not in opened:
+            raise FileNotFoundError(errno.ENOENT, "a remembered absence", str(path))
+        return real_stat(path, **options)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(Path, "iterdir", lambda path: (Path(entry.path) for entry in scandir(path)))
+    assert store.look_up("train", KEY) == trace
+    opened.clear()
+    (store.objects.path(trace.digest) / "file").unlink()
+    assert isinstance(store.look_up("train", KEY), Damage)
