@@ -128,6 +128,9 @@ def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profi
          pictures: Annotated[bool, typer.Option("--pictures", help="Show each picture: its size and shape, what is cut "
                                                 "off, its prompt, and whether it is blurred, tiny, black or a "
                                                 "duplicate.")] = False,
+         output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE.png", show_default=False,
+                                                     help="With --pictures: draw what the crop leaves of each picture, "
+                                                     "with its prompt and what is odd.")] = None,
          memory: Annotated[bool, typer.Option("--memory", help="Count the memory of each stage on this machine; takes "
                                               "seconds.")] = False,
          markdown: Markdown = False,
@@ -153,8 +156,10 @@ def plan(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profi
         if given:
             raise UsageError(f"`--pictures` shows the pictures that training takes, and no stages; found {given}",
                              fix=f"leave {given} out")
-        show_pictures(request, as_json=json)
+        show_pictures(request, output, as_json=json)
         return
+    if output is not None:
+        raise UsageError("`-o` is the sheet of `--pictures`", fix="add --pictures, or leave it out")
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
     if memory or device:
         _refuse_beside_memory({"--sweep": sweep, "--exit-code": exit_code, "--locked": locked})

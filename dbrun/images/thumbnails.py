@@ -1,4 +1,4 @@
-"""Thumbnails: small JPEGs of pictures as `data:` URLs, so that a page needs no other file."""
+"""Thumbnails: small copies of pictures and of their crops, also as `data:` URLs, so that a page needs no other file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ QUALITY = 82
 
 def thumbnail_url(picture: Image, side: int = THUMBNAIL_SIDE) -> str:
     """The `data:` URL of a picture, reduced to `side` pixels where it is larger; equal pixels give equal text."""
+    written = BytesIO()
+    _reduced(picture, side).save(written, format="JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(written.getvalue()).decode("ascii")
+
+
+def _reduced(picture: Image, side: int) -> Image:
+    """A copy in RGB, reduced to `side` pixels where it is larger."""
     from PIL import Image
 
     # a copy, because `thumbnail` changes the picture; without metadata, which may hold a place or a name
     small = picture.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    written = BytesIO()
-    small.save(written, format="JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(written.getvalue()).decode("ascii")
+    return small
 
 
 def every_nth(count: int, limit: int) -> list[int]:
@@ -38,11 +43,11 @@ def every_nth(count: int, limit: int) -> list[int]:
     return sorted({round(i * (count - 1) / (limit - 1)) for i in range(limit)})
 
 
-def crop_thumbnail(content: bytes, box: CropBox | None, background: str, name: str) -> str:
-    """The `data:` URL of a picture's crop, or of the whole picture without one.
+def small_crop(content: bytes, box: CropBox | None, background: str, name: str) -> Image:
+    """A picture's crop, or the whole picture without one: RGB, its longer side at most THUMBNAIL_SIDE pixels.
 
-    content: the file's bytes; background: `#rrggbb`, for transparent pixels. Raises RecipeError for bytes that are not
-    a picture.
+    content: the file's bytes; background: `#rrggbb`, for transparent pixels; name: the picture's name in errors.
+    Raises RecipeError for bytes that are not a picture.
     """
     from PIL import Image, ImageOps
 
@@ -51,7 +56,7 @@ def crop_thumbnail(content: bytes, box: CropBox | None, background: str, name: s
     side = THUMBNAIL_SIDE
     picture = composite_over(read_upright(_drafted(content), name), background)
     if box is None:
-        return thumbnail_url(picture, side)
+        return _reduced(picture, side)
     # the box as it is on a picture of the thumbnail's size: a large photograph is never resized at its full size
     scale = min(1.0, side / max(box.size))
     width, height = (max(1, round(scale * length)) for length in box.resized_size)
@@ -60,7 +65,7 @@ def crop_thumbnail(content: bytes, box: CropBox | None, background: str, name: s
     cropped = picture.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, right, bottom))
     if box.mirrored:
         cropped = ImageOps.mirror(cropped)
-    return thumbnail_url(cropped, side)
+    return _reduced(cropped, side)
 
 
 def _drafted(content: bytes) -> bytes:

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dbrun.errors import RecipeError
-from dbrun.images.thumbnails import crop_thumbnail, every_nth
+from dbrun.images.thumbnails import every_nth, thumbnail_url
 from dbrun.plan.memory import known_counts
 from dbrun.run.run_metadata import redacted_recipe
 from dbrun.secrets import redact_secrets
-from dbrun.stages.support.crops import recipe_crop_settings
 from dbrun.stages.support.sample_spec import sample_spec
 
 if TYPE_CHECKING:
@@ -47,26 +45,20 @@ def report_facts(scope: Scope, plan: Plan, written: Mapping[str, object],
 def _pictures(scope: Scope) -> list[dict[str, object]]:
     """The pictures of the user as they are cropped, each with its prompt and what is odd about it."""
     # imported here: measuring needs numpy
-    from dbrun.resolve.picture_report import named_pictures, picture_rows
+    from dbrun.resolve.picture_crops import draw_crops, pictures_of_rows
+    from dbrun.resolve.picture_report import picture_rows
 
     recipe, sources = scope.recipe, scope.resolved.sources
     # of thousands of pictures only those that are shown are measured
     chosen = replace(sources, pictures=_spread(sources.pictures), class_pictures=_spread(sources.class_pictures))
     resolved = replace(scope.resolved, sources=chosen)
     rows = picture_rows(recipe, resolved, scope.store)
-    named = [*named_pictures("instance", chosen.pictures, resolved),
-             *named_pictures("class", chosen.class_pictures, resolved)]
-    settings = recipe_crop_settings(recipe, sources.base.folder)
+    crops = draw_crops(recipe, resolved, zip(rows, pictures_of_rows(resolved), strict=True))
     shown: list[dict[str, object]] = []
-    for row, (_, name, picture) in zip(rows, named, strict=True):
-        boxes = settings.crop_boxes(picture.digest, (row.width, row.height)) if settings else ()
-        try:
-            content = resolved.files[picture.digest].read_bytes()
-            url = crop_thumbnail(content, boxes[0] if boxes else None, recipe.images.background, name)
+    for row, crop in zip(rows, crops, strict=True):
         # a picture that went since it was read stops the stage that needs it, not its report
-        except (OSError, RecipeError):
-            url = ""
-        shown.append({"half": row.half, "name": redact_secrets(name), "prompt": redact_secrets(row.prompt),
+        url = "" if crop is None else thumbnail_url(crop)
+        shown.append({"half": row.half, "name": redact_secrets(row.name), "prompt": redact_secrets(row.prompt),
                       "width": row.width, "height": row.height, "lost": round(row.lost, 4), "ways": row.ways,
                       "mask": row.mask, "odd": list(row.odd), "url": url})
     return shown

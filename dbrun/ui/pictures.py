@@ -1,20 +1,30 @@
-"""The table that `plan --pictures` prints: a row for each picture, with what is odd about it."""
+"""The table and the contact sheet of `plan --pictures`: each picture with its prompt and what is odd about it."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from dbrun.images.contact_sheet import SheetCell, SheetSection
+from dbrun.images.thumbnails import every_nth
 from dbrun.resolve.picture_report import PictureRow
+from dbrun.resolve.picture_shapes import LARGE_CROP_SHARE
+from dbrun.secrets import redact_secrets
 from dbrun.ui.table import align_rows
 from dbrun.ui.terminal import display_width, paint, pluralize, terminal_width, truncate
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MAX_TEXT_COLUMNS = 40
 """Terminal columns of a name or prompt at most; on a narrow screen both are cut further."""
 HEAD = ("picture", "pixels", "shape", "cut off", "ways", "mask", "prompt")
 NAME, PROMPT = 0, 6
 """Indices in HEAD."""
+MAX_SHEET_PICTURES = 96
+"""Pictures of a contact sheet at most: 16 rows, about 6,000 pixels high."""
 ALWAYS_SHOWN = (NAME, 1, 2, 3, PROMPT)
 """Indices in HEAD; the other columns are shown only if their values differ."""
 
@@ -36,7 +46,7 @@ def picture_table(rows: Sequence[PictureRow]) -> str:
             fits = display_width(lines[number + 1]) + 2 + display_width(odd) <= terminal_width(sys.stdout)
             separator = "  " if fits else "\n    "
             lines[number + 1] += separator + paint(odd, "yellow", sys.stdout)
-    return "\n".join([*lines, "", _summary(rows)])
+    return "\n".join([*lines, "", summary_text(rows)])
 
 
 def _differs(cells: Sequence[Sequence[str]], column: int) -> bool:
@@ -65,13 +75,63 @@ def _row_cells(row: PictureRow) -> tuple[str, ...]:
     return name, f"{row.width}×{row.height}", shape, cut_off, str(row.ways), mask, row.prompt
 
 
-def _summary(rows: Sequence[PictureRow]) -> str:
+def summary_text(rows: Sequence[PictureRow]) -> str:
+    """The number of pictures, of each shape, and of odd ones."""
     shapes = Counter(row.shape for row in rows if row.shape)
     text = pluralize(len(rows), "picture")
     if shapes:
         text += ": " + ", ".join(f"{count} of {shape[0]}×{shape[1]}" for shape, count in sorted(shapes.items()))
     odd = sum(bool(row.odd) for row in rows)
     return f"{text}; {odd or 'none'} with problems"
+
+
+def choose_for_sheet(rows: Sequence[PictureRow]) -> list[int]:
+    """Indices of at most MAX_SHEET_PICTURES rows, in order: the odd ones first of all, the others evenly spread."""
+    odd = [index for index, row in enumerate(rows) if row.odd]
+    others = [index for index, row in enumerate(rows) if not row.odd]
+    chosen = [odd[place] for place in every_nth(len(odd), MAX_SHEET_PICTURES)]
+    room = MAX_SHEET_PICTURES - len(chosen)
+    if room:
+        chosen += [others[place] for place in every_nth(len(others), room)]
+    return sorted(chosen)
+
+
+def sheet_sections(name: str, rows: Sequence[PictureRow],
+                   shown: Sequence[tuple[PictureRow, Image | None]]) -> list[SheetSection]:
+    """The sections of a contact sheet: a recipe's pictures, then its class pictures. name: the recipe's.
+
+    rows: of all pictures; shown: of some of them, each with its crop.
+    """
+    sections: list[SheetSection] = []
+    for half, what in (("instance", ""), ("class", ", class pictures")):
+        own = [row for row in rows if row.half == half]
+        cells = [_sheet_cell(row, crop) for row, crop in shown if row.half == half]
+        if not cells:
+            continue
+        title = f"{name}{what}: {summary_text(own).replace('×', ' x ')}"
+        if len(cells) < len(own):
+            title += f"; {len(cells)} of them are shown"
+        sections.append(SheetSection(redact_secrets(title), cells))
+    return sections
+
+
+def _sheet_cell(row: PictureRow, crop: Image | None) -> SheetCell:
+    # not `×`, which the font built into Pillow does not have
+    size = f"{row.width} x {row.height}"
+    if row.shape is not None:
+        size += f" to {row.shape[0]} x {row.shape[1]}"
+    details: list[str] = []
+    # a larger part is one of the warnings
+    if 0.005 <= row.lost < LARGE_CROP_SHARE:
+        details.append(f"{row.lost:.0%} cut off")
+    if row.ways > 1:
+        details.append(f"one of {row.ways} crops")
+    if row.mask:
+        details.append("grey: masked out")
+    if row.shape is None:
+        details.append("the shape is known once the base is here")
+    facts = [redact_secrets(row.name), size, *details]
+    return SheetCell(crop, redact_secrets(row.prompt), tuple(facts), row.odd)
 
 
 def _elide_middle(name: str, room: int) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 from dbrun.images.buckets import CropBox, center_crop
 from dbrun.images.grid import draw_grid, split_row
 from dbrun.images.pixels import read_crop
-from dbrun.images.thumbnails import crop_thumbnail, every_nth, thumbnail_url
+from dbrun.images.thumbnails import every_nth, small_crop, thumbnail_url
 
 
 def opened(url: str) -> Image.Image:
@@ -40,7 +40,7 @@ def test_the_crop_is_that_of_training(form: str, mirrored: bool) -> None:
     picture = Image.merge("RGB", (ramp, ramp.transpose(Image.Transpose.FLIP_LEFT_RIGHT), ramp.rotate(180)))
     box = replace(center_crop(picture.size, (512, 512)), mirrored=mirrored)
     assert isinstance(box, CropBox)
-    shown = opened(crop_thumbnail(encoded(picture, form), box, "#ffffff", "a.jpg"))
+    shown = small_crop(encoded(picture, form), box, "#ffffff", "a.jpg")
     trained = read_crop(encoded(picture, form), box, picture.size, "#ffffff", "a.jpg")
     assert shown.size == (256, 256) and difference(shown, trained) < 3
 

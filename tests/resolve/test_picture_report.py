@@ -10,10 +10,12 @@ from typer.testing import CliRunner, Result
 from dbrun.cli.verbs import app_for
 from dbrun.images import quality as looking
 from dbrun.recipe.load import load_recipe
+from dbrun.resolve.picture_crops import draw_crops, pictures_of_rows
 from dbrun.resolve.picture_report import picture_rows
 from dbrun.resolve.sources import resolve_sources
 from dbrun.store import digests
 from dbrun.store.store import Store
+from dbrun.ui import pictures as sheet_texts
 
 RECIPE = """\
 schema: dbrun/v1
@@ -108,6 +110,42 @@ def test_the_command_shows_a_table_or_json_and_remembers(home):
     assert data["format_version"] == 1 and [p["name"] for p in data["pictures"]] == [
         "blurred.png", "copy.png", "dark.png", "darker.png", "small.png", "strip.png", "wide.png", "wide_again.jpg"]
     assert (home / ".dbrun" / "looks.table").is_file() and not (home / ".dbrun" / "traces").exists()
+
+
+def test_the_sheet_shows_every_crop_and_fades_what_a_mask_hides(home):
+    mask = Image.new("L", (40, 40), 255)
+    mask.paste(0, (0, 0, 20, 40))
+    mask.save(home / "photos" / "small.mask.png")
+    loaded = load_recipe(home / "r.yaml", ["images.masks=files"])
+    store = Store(home / "store")
+    resolved = resolve_sources(loaded, store)
+    rows = picture_rows(loaded.recipe, resolved, store)
+    (home / "photos" / "dark.png").unlink()
+    shown = list(zip(rows, pictures_of_rows(resolved), strict=True))
+    crops = dict(zip([row.name for row in rows], draw_crops(loaded.recipe, resolved, shown), strict=True))
+    assert crops["dark.png"] is None, "it has gone"
+    assert crops["wide.png"].size == (160, 96) and crops["small.png"].size == (128, 128)
+    left, right = crops["small.png"].crop((0, 0, 60, 128)), crops["small.png"].crop((68, 0, 128, 128))
+    assert left.convert("HSV").getchannel("S").getextrema() == (0, 0) and left.getextrema()[0][0] > 150
+    assert right.convert("HSV").getchannel("S").getextrema()[1] > 100
+
+
+def test_the_command_writes_the_sheet_and_bounds_it(home, monkeypatch):
+    done = dbrun("-o", "sheet.png")
+    assert done.exit_code == 0 and "written: sheet.png" in done.stderr and "wide.png" in done.stdout
+    whole = Image.open("sheet.png").size
+    monkeypatch.setattr(sheet_texts, "MAX_SHEET_PICTURES", 3)
+    assert "3 of 8 pictures, the odd ones first" in dbrun("-o", "sheet.png").stderr
+    assert Image.open("sheet.png").height < whole[1]
+    chosen = sheet_texts.choose_for_sheet([r for r in rows(home).values() if r.name in ("copy.png", "dark.png")] * 2)
+    assert chosen == [1, 2, 3], "both odd ones, and one of the others"
+
+
+def test_a_sheet_that_cannot_be_written_is_told_first(home):
+    for words in (["-o", "sheet.jpg"], ["-o", "no/sheet.png"]):
+        assert "found -o" in str(dbrun(*words).exception) or "no folder" in str(dbrun(*words).exception)
+    alone = ["plan", "r.yaml", "-o", "sheet.png"]
+    assert "the sheet of `--pictures`" in str(CliRunner().invoke(app_for(alone), alone).exception)
 
 
 def test_options_of_stages_are_refused_beside_it(home):

@@ -83,6 +83,11 @@ class RunReport:
     recipe: Mapping[str, Any]
     facts: Mapping[str, Any]
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks hide parts of the pictures."""
+        return (self.recipe.get("images") or {}).get("masks", "none") != "none"
+
 
 @dataclass
 class RunReader:
