@@ -68,6 +68,15 @@ def parse_json(text: str | bytes, object_pairs_hook: Callable[[list[tuple[str, A
     return value
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} where there is no such file, or anything else in it."""
+    try:
+        data = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
 def parse_json_lines(lines: Iterable[bytes]) -> list[dict[str, Any]]:
     """The lines that are JSON objects: the last one is cut off where a process was killed while it wrote."""
     found: list[dict[str, Any]] = []

@@ -16,6 +16,8 @@ METRICS_FILE = "metrics.jsonl"
 """A line of JSON for each step of a training, in its artifact and in the run's folder."""
 REPORT_FILE = "report.html"
 """The page about a run, in the run's folder and beside what it delivered."""
+PROGRESS_FILE = "progress.png"
+"""The previews of a training as one picture, beside what the run delivered."""
 YAML_SUFFIXES = (".yaml", ".yml")
 """The endings of the names of recipes."""
 FORBIDDEN_IN_PROMPT = re.compile(

@@ -17,6 +17,8 @@ METADATA_KEY = "dbrun"
 """The metadata key that holds dbrun's document, as JSON."""
 RECORD_FILE = "dbrun.json"
 """File beside delivered files that records how they were made."""
+IN_PROGRESS = "in_progress"
+"""Member of a record whose folder shows a training that has not delivered yet."""
 MAX_PARENTS = 4
 """Number of folders above a delivered file that are searched for its record."""
 MAX_HEADER_BYTES = 100 * 2**20

@@ -16,7 +16,7 @@ from dbrun.input_file import read_json
 from dbrun.plan.planner import Plan, Scope, Status, make_scope, plan_scope
 from dbrun.plan.selection import Selection
 from dbrun.recipe.text.spans import display_path
-from dbrun.safetensors_header import RECORD_FILE
+from dbrun.safetensors_header import IN_PROGRESS, RECORD_FILE
 from dbrun.store.runs import Run, list_runs
 from dbrun.store.store import current_store
 from dbrun.ui.terminal import print_result, print_status
@@ -117,7 +117,10 @@ def _outputs_state(target: Path, plan: Plan, delivering: Sequence[str]) -> str:
     """The state of the outputs, compared with what the recipe would deliver now. delivering: stages that deliver."""
     # By the record only: hashing gigabytes of exports would make `status` slow. `run` does check the bytes.
     try:
-        stages = read_json(target / RECORD_FILE)["stages"]
+        record = read_json(target / RECORD_FILE)
+        if IN_PROGRESS in record and "stages" not in record:
+            return "in progress: only the pictures of its training so far"
+        stages = record["stages"]
         delivered = {name: stages[name]["digest"] for name in delivering if name in stages}
     except FileNotFoundError:
         return "not there"

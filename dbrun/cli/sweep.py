@@ -34,10 +34,12 @@ MAX_RUNS = 256
 class SweepRun:
     """One run of a sweep.
 
-    values: each swept key with its value as text; request: the recipe with these values; scope_and_plan: its plan.
+    recipe: the recipe's own name; values: each swept key with its value as text; request: the recipe with these values;
+    scope_and_plan: its plan.
     """
 
     name: str
+    recipe: str
     values: tuple[tuple[str, str], ...]
     request: RecipeRequest
     scope_and_plan: tuple[Scope, Plan]
@@ -90,7 +92,7 @@ def _plan_run(request: RecipeRequest, values: tuple[tuple[str, str], ...], selec
     own_request = replace(own_request, overrides=(*own_request.overrides, f"name={name}"))
     loaded, resolved, store = read_request(own_request, decode=decode)
     scope = make_scope(loaded.recipe, resolved, store, selection, None)
-    return SweepRun(name, values, own_request, (scope, plan_scope(scope)))
+    return SweepRun(name, first.recipe.name, values, own_request, (scope, plan_scope(scope)))
 
 
 def show_sweep(runs: Sequence[SweepRun], *, as_json: bool) -> bool:
@@ -175,13 +177,15 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool,
 
     outputs: the folder for delivered folders. Raises StageFailed at the end if a run failed, Interrupted at once.
     """
-    from dbrun.ui.sweep import report_command, results_table
+    from dbrun.cli.sweep_sheet import write_sweep_sheet
+    from dbrun.ui.sweep import report_command, results_table, values_text
     from dbrun.workers.env import read_distributed_env
 
     if read_distributed_env(os.environ) is not None:
         raise UsageError("a launcher's processes share one run, and a sweep is several",
                          fix="leave the launcher out; `launch.processes=N` shares each run of the sweep")
     results: list[dict[str, object]] = []
+    exports: dict[str, Path] = {}
     for run in runs:
         if not as_json:
             print_status("")
@@ -189,6 +193,8 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool,
         result: dict[str, object] = {"name": run.name, "values": dict(run.values), "failed": failure}
         if outcome is not None:
             result.update(_outcome_json(outcome))
+            if outcome.outputs is not None:
+                exports[values_text(run.values)] = outcome.outputs
         results.append(result)
     if as_json:
         print_result(json.dumps(SweepFinished(tuple(results)).to_json()))
@@ -198,6 +204,7 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool,
         done = [str(result["name"]) for result in results if not result["failed"]]
         if len(done) > 1:
             print_status(f"side by side: {report_command(done)}")
+        write_sweep_sheet(exports, outputs / f"{runs[0].recipe}-sweep.png")
     failed = [str(result["name"]) for result in results if result["failed"]]
     if failed:
         raise StageFailed(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}",

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dbrun.errors import StageFailed
 from dbrun.fsync import fsync_path
-from dbrun.naming import REPORT_FILE
+from dbrun.naming import PROGRESS_FILE, REPORT_FILE
 from dbrun.run.user_files import UserFiles, read_record
-from dbrun.safetensors_header import RECORD_FILE
+from dbrun.safetensors_header import IN_PROGRESS, RECORD_FILE
 from dbrun.stages.base import Stage
 from dbrun.store.atomic import TEMP_NAME, disk_errors, is_orphan, list_dir, remove_tree, temp_name
 from dbrun.store.store import Store
@@ -24,20 +25,22 @@ from dbrun.store.traces import Trace
 
 FORMAT = 1
 """The `format_version` of `dbrun.json`."""
+EXTRAS = (REPORT_FILE, PROGRESS_FILE)
+"""Files of a delivery that are in no artifact."""
 
 
 @dataclass(frozen=True)
 class Delivery:
     """What is delivered. traces: stage → its artifact; stages: stage → the stage; run_name: of the recipe.
 
-    report: makes the run's report.html, gives None where that failed; without it none is delivered, and one that an
-    earlier delivery wrote counts as current.
+    extras: name of a file → what makes its bytes, or gives None where there is nothing to show; one that is left out
+    is not delivered, and one that an earlier delivery wrote counts as current.
     """
 
     traces: Mapping[str, Trace]
     stages: Mapping[str, Stage[Any]]
     run_name: str
-    report: Callable[[], bytes | None] | None = None
+    extras: Mapping[str, Callable[[], bytes | None]] = field(default_factory=dict)
 
     def names(self, stage: str) -> Mapping[str, str]:
         """File of a stage's artifact → its name in the delivered folder."""
@@ -90,6 +93,21 @@ def real_target(target: Path) -> Path:
     """The folder that is delivered to: where target is a link, the folder that it leads to."""
     # Not `Path.resolve`, which raises for a link to itself.
     return Path(os.path.realpath(target)) if target.is_symlink() else target
+
+
+@contextmanager
+def lock_target(store: Store, target: Path, waiting: Callable[[str], None],
+                stop_signal: Callable[[], int]) -> Iterator[None]:
+    """Context manager: deliver to target alone, as far as the file system has locks.
+
+    waiting: called once with the process that delivers there; stop_signal: returns a signal's number, or 0. Raises
+    Interrupted if a signal arrives while waiting.
+    """
+    # Two recipes of one name deliver to one folder: the lock is the folder's, not the recipe's.
+    folder = os.fsencode(real_target(target).absolute())
+    place = hashlib.sha256(folder).hexdigest()[:32]
+    with store.lock(f"deliver-{place}", f"delivering {target.name}", waiting, stop_signal):
+        yield
 
 
 def finish_interrupted(target: Path, store: Store, note: Callable[[str], object]) -> None:
@@ -160,7 +178,7 @@ def _carry_over(old: Path, target: Path, store: Store, note: Callable[[str], obj
 
 def _check_names(delivery: Delivery) -> None:
     """Raise StageFailed if two stages deliver the same file, or one a file and the other a folder of that name."""
-    owners = {RECORD_FILE: "dbrun itself", REPORT_FILE: "dbrun itself"}
+    owners = dict.fromkeys((RECORD_FILE, *EXTRAS), "dbrun itself")
     for stage in delivery.traces:
         for name in delivery.names(stage).values():
             taken = next((other for other in owners if _clash(name, other) and owners[other] != stage), None)
@@ -239,11 +257,14 @@ def _is_current(old: Mapping[str, object], new: Mapping[str, object], delivery: 
     files = old.get("files")
     # The digests of the artifacts are in `stages`; of the copies, some of which have the run's name, only the old
     # record knows them.
-    if not same_run or not isinstance(files, dict) or files.keys() - {REPORT_FILE} != delivery.all_names:
+    if not same_run or not isinstance(files, dict) or files.keys() - set(EXTRAS) != delivery.all_names:
+        return False
+    if IN_PROGRESS in old:
+        # a training of another recipe has begun to show itself here, and was not finished
         return False
     # A folder of an earlier version has no report yet. One that is there is kept: it tells of the run that made the
     # files, and this run only found them.
-    return REPORT_FILE in files or delivery.report is None
+    return REPORT_FILE in files or REPORT_FILE not in delivery.extras
 
 
 def _is_intact(files: Any, target: Path, store: Store) -> bool:
@@ -271,12 +292,13 @@ def _copy(delivery: Delivery, store: Store, folder: Path, document: Mapping[str,
             if delivery.stages[stage].write_run_name(copy, delivery.run_name, names):
                 files[names[file]] = store.digests.sha256(copy)
             fsync_path(copy)
-    content = delivery.report() if delivery.report is not None else None
-    if content is not None:
-        page = folder / REPORT_FILE
-        page.write_bytes(content)
-        files[REPORT_FILE] = store.digests.sha256(page)
-        fsync_path(page)
+    for name, make in delivery.extras.items():
+        content = make()
+        if content is not None:
+            extra = folder / name
+            extra.write_bytes(content)
+            files[name] = store.digests.sha256(extra)
+            fsync_path(extra)
     # The record comes last, so that a folder that has one is complete.
     record = folder / RECORD_FILE
     record.write_text(json.dumps({**document, "files": files}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

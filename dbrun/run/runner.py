@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shlex
 import signal
 import threading
@@ -11,11 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import Cancelled, DbrunError, Interrupted
 from dbrun.events import Emit, Note, RunFinished, RunStarted
+from dbrun.naming import PROGRESS_FILE, REPORT_FILE
 from dbrun.plan.history import LastRun, last_run
 from dbrun.plan.losses import final_losses
 from dbrun.plan.machine_advice import machine_advice
@@ -27,16 +27,17 @@ from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.text.spans import display_path
 from dbrun.resolve.base import verified_base_folder
 from dbrun.resolve.sources import ResolvedSources, pin_revision
-from dbrun.run.outputs import Delivery, check_target, deliver, finish_interrupted, interrupted, real_target
+from dbrun.run.outputs import Delivery, check_target, deliver, finish_interrupted, interrupted, lock_target
 from dbrun.run.redact import recipe_as_written
 from dbrun.run.report_writer import ReportRenderer, ReportWriter
 from dbrun.run.run_log import EventDispatcher, RunLog
-from dbrun.run.run_metadata import export_metadata
+from dbrun.run.run_metadata import export_metadata, redacted_recipe
 from dbrun.run.signals import StopFlag, stop_signum
 from dbrun.run.stage_runner import StageRunner
 from dbrun.stages.base import Stage
 from dbrun.stages.sources import Artifact
 from dbrun.stages.support.resident import ResidentBase
+from dbrun.stages.support.sample_spec import sample_spec
 from dbrun.store.atomic import no_world_write
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
@@ -122,6 +123,8 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
             dispatch.run_log = RunLog.begin(store, loaded, overrides)
             worker_group.log_folder = dispatch.run_log.folder
             report, known = _report_time_left(dispatch, scope, plan)
+            if target is not None and plan.has_pending:
+                report = _show_progress(report, scope, dispatch.run_log, target)
             written = recipe_as_written(loaded, overrides)
             writer = ReportWriter(scope, plan, dispatch.run_log, written, known, render_report, dispatch)
             if plan.has_pending:
@@ -148,6 +151,23 @@ def _report_time_left(emit: Emit, scope: Scope, plan: Plan) -> tuple[Emit, Mappi
 
     known = estimate_stages(scope, plan)
     return report_time_left(emit, scope, plan, known), known
+
+
+def _show_progress(emit: Emit, scope: Scope, run_log: RunLog, target: Path) -> Emit:
+    """A listener that writes progress.png into the delivered folder; the same one for a run without previews."""
+    prompts = _preview_prompts(scope)
+    if not prompts or scope.store.read_only:
+        return emit
+    # imported here: a run that finds everything in the store starts without it
+    from dbrun.run.progress_picture import ProgressPicture
+
+    return ProgressPicture(emit, scope.store, run_log.folder, target, prompts, redacted_recipe(scope.recipe))
+
+
+def _preview_prompts(scope: Scope) -> tuple[str, ...]:
+    """The prompts of the previews; () for a recipe without them."""
+    spec = sample_spec(scope.recipe, scope.resolved.sources)
+    return spec.prompts if spec else ()
 
 
 def _command_words(loaded: LoadedRecipe, overrides: Sequence[str]) -> tuple[str, ...]:
@@ -272,8 +292,25 @@ class _Run:
 
     def _delivery(self, traces: Mapping[str, Trace]) -> Delivery:
         delivering = {name: traces[name] for name in self.scope.delivering_stages}
-        report = self.report_writer.render if self.report_writer.is_active else None
-        return Delivery(delivering, self.scope.stages, self.scope.recipe.name, report)
+        extras: dict[str, Callable[[], bytes | None]] = {}
+        if self.report_writer.is_active:
+            extras[REPORT_FILE] = self.report_writer.render
+        if TRAINING_STAGE in traces:
+            extras[PROGRESS_FILE] = partial(self._progress_picture, traces[TRAINING_STAGE].key)
+        return Delivery(delivering, self.scope.stages, self.scope.recipe.name, extras)
+
+    def _progress_picture(self, train_key: str) -> bytes | None:
+        """The previews of the training as one PNG; None without any."""
+        from dbrun.run.progress_picture import strip_png
+        from dbrun.run.training_previews import find_previews
+
+        prompts = _preview_prompts(self.scope)
+        folder, prompts = find_previews(self.scope.store, self.run_log.folder, train_key, prompts)
+        try:
+            return strip_png(folder, prompts)
+        # a sheet that cannot be read costs this picture, not the run
+        except (OSError, ValueError, SyntaxError):
+            return None
 
     def _finish_interrupted(self, target: Path) -> None:
         """Finish killed deliveries to target, before the hours that the stages may take."""
@@ -284,15 +321,11 @@ class _Run:
     @contextmanager
     def _lock_target(self, target: Path) -> Iterator[None]:
         """Context manager: deliver to target alone, as far as the file system has locks."""
-        # Two recipes of one name deliver to one folder: the lock is the folder's, not the recipe's.
-        folder = os.fsencode(real_target(target).absolute())
-        place = hashlib.sha256(folder).hexdigest()[:32]
-
         def waiting(holder: str) -> None:
             stage = self.scope.delivering_stages[-1]
             self.dispatch(Note(stage, f"waiting for {holder}, which delivers to the same folder"))
 
-        with self.scope.store.lock(f"deliver-{place}", f"delivering {target.name}", waiting, self.stop_signal):
+        with lock_target(self.scope.store, target, waiting, self.stop_signal):
             yield
 
     def _note_delivery(self, text: str) -> None:

@@ -47,7 +47,7 @@ class UserFiles:
 
         A delivered file that the user has changed is the user's. So is every link.
         """
-        delivered = [_recorded_files(folder) for folder in (self.old, self.target)]
+        delivered = [read_record(folder) or {} for folder in (self.old, self.target)]
         superseded = list(self._carry("", delivered))
         fsync_path(self.target)
         # The record goes last: without it, what is left of the delivery would look like the user's.
@@ -58,18 +58,17 @@ class UserFiles:
             with suppress(OSError):
                 Path(folder).rmdir()
 
-    def _carry(self, inside: str, delivered: list[Mapping[str, str]]) -> Iterator[Path]:
+    def _carry(self, inside: str, delivered: list[Mapping[str, object]]) -> Iterator[Path]:
         """Move the user's entries of one folder; yield the files that dbrun had delivered.
 
-        inside: the folder, relative to `old`, with a slash at its end; delivered: what the two records say, file →
-        sha256.
+        inside: the folder, relative to `old`, with a slash at its end; delivered: the two records.
         """
         with os.scandir(self.old / inside) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
         for entry in found:
             name, path = f"{inside}{entry.name}", Path(entry.path)
             if entry.is_dir(follow_symlinks=False):
-                if any(file.startswith(f"{name}/") for files in delivered for file in files):
+                if any(file.startswith(f"{name}/") for record in delivered for file in _recorded_files(record)):
                     yield from self._carry(f"{name}/", delivered)
                 else:
                     self._move(path, name)
@@ -80,9 +79,9 @@ class UserFiles:
             else:
                 self._move(path, name)
 
-    def _is_one_of(self, name: str, delivered: list[Mapping[str, str]]) -> bool:
+    def _is_one_of(self, name: str, delivered: list[Mapping[str, object]]) -> bool:
         """Whether a file of old is as it was delivered, or the same as the new one of its name."""
-        digests = {files[name] for files in delivered if name in files}
+        digests = {digest for record in delivered for digest in known_digests(record, name)}
         # Most files of the user have a name of their own, and are not read.
         return bool(digests) and self.sha256(self.old / name) in digests
 
@@ -96,9 +95,15 @@ class UserFiles:
             self.moved[name] = place.relative_to(self.target).as_posix()
 
 
-def _recorded_files(folder: Path) -> Mapping[str, str]:
-    """Relative name → sha256 of the files that a folder's record says were delivered; empty without a record."""
-    files = (read_record(folder) or {}).get("files")
+def known_digests(record: Mapping[str, object], name: str) -> set[str]:
+    """The digests that a delivered file may have by a record: its own, and that of one it was about to replace."""
+    listed = (_recorded_files(record), _recorded_files(record, "replaced"))
+    return {files[name] for files in listed if name in files}
+
+
+def _recorded_files(record: Mapping[str, object], part: str = "files") -> Mapping[str, str]:
+    """Relative name → sha256 of the files that a record says were delivered. part: the member of the record."""
+    files = record.get(part)
     return files if isinstance(files, dict) else {}
 
 

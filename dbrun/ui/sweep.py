@@ -99,8 +99,8 @@ def _describe_runs(members: Sequence[int], runs: Sequence[SweptValues]) -> str:
     shared = _shared_values(members, runs)
     with_shared = [run for run in runs if set(shared) <= set(run)]
     if shared and len(with_shared) == len(members):
-        return _values_text(shared)
-    named = "; ".join(_values_text(runs[number]) for number in members[:MAX_NAMED_RUNS])
+        return values_text(shared)
+    named = "; ".join(values_text(runs[number]) for number in members[:MAX_NAMED_RUNS])
     if len(members) > MAX_NAMED_RUNS:
         named += f"; {len(members) - MAX_NAMED_RUNS} more"
     return named
@@ -110,7 +110,7 @@ def _shared_by_text(members: Sequence[int], runs: Sequence[SweptValues]) -> str:
     """The values that these runs have in common, and that the work is done once for all of them."""
     if len(members) == len(runs) > 1:
         return f"once for {len(runs)} runs"
-    values = _values_text(_shared_values(members, runs))
+    values = values_text(_shared_values(members, runs))
     return values if len(members) == 1 else f"{values} (once for {len(members)} runs)".strip()
 
 
@@ -120,7 +120,8 @@ def _shared_values(members: Sequence[int], runs: Sequence[SweptValues]) -> Swept
     return [pair for pair in runs[members[0]] if pair in in_all]
 
 
-def _values_text(values: SweptValues) -> str:
+def values_text(values: SweptValues) -> str:
+    """The values of a run as `rank=4 learning_rate=1e-3`."""
     return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in values)
 
 

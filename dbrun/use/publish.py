@@ -10,9 +10,9 @@ from pathlib import Path
 
 from dbrun.errors import StageFailed, UsageError
 from dbrun.input_file import open_file, read_json
-from dbrun.naming import HUB_ID, REPORT_FILE
+from dbrun.naming import HUB_ID, PROGRESS_FILE, REPORT_FILE
 from dbrun.resolve.hub import is_offline
-from dbrun.safetensors_header import RECORD_FILE
+from dbrun.safetensors_header import IN_PROGRESS, RECORD_FILE
 
 RESTORE = "run the recipe again: its outputs are restored"
 
@@ -39,10 +39,17 @@ def prepare_upload(folder: Path, repo: str, *, private: bool) -> Upload:
         raise UsageError(f"found the repository {repo!r}; it is written owner/name",
                          fix="write a name such as me/sks-dog")
     try:
-        listed = read_json(folder / RECORD_FILE)["files"]
+        record = read_json(folder / RECORD_FILE)
+        listed = record["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder} holds no {RECORD_FILE}, so it is not the folder of a run",
                          fix="name one, such as outputs/sks_dog") from error
+    hidden = {REPORT_FILE}
+    if IN_PROGRESS in record:
+        if "stages" not in record:
+            raise UsageError(f"{folder} shows a training that has delivered nothing yet", fix="let its run end first")
+        # of another training than the files
+        hidden.add(PROGRESS_FILE)
     # The model card speaks of these very files, so a changed one must not be published under it.
     for name, sha256 in listed.items():
         path = folder / name
@@ -52,7 +59,7 @@ def prepare_upload(folder: Path, repo: str, *, private: bool) -> Upload:
         if found != sha256:
             raise UsageError(f"{path} has changed since the run delivered it", fix=RESTORE)
     # The record itself is not in its list. The report shows the pictures that were trained on, which are the user's.
-    names = sorted([*listed.keys() - {REPORT_FILE}, RECORD_FILE])
+    names = sorted([*listed.keys() - hidden, RECORD_FILE])
     sizes = {name: (folder / name).stat().st_size for name in names}
     return Upload(folder, repo, private, sizes)
 

@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dbrun.api.request import RecipeRequest
 from dbrun.api.sweep_axes import split_values
+from dbrun.cli import sweep_sheet
 from dbrun.cli.sweep import MAX_RUNS, SweepRun, plan_runs, run_sweep, show_sweep
+from dbrun.cli.sweep_sheet import write_sweep_sheet
 from dbrun.errors import DbrunError, StageFailed, UsageError
+from dbrun.images.samples import SampleSettings, write_samples
 from dbrun.plan.estimate import stage_workload
 from dbrun.plan.selection import Selection
 from dbrun.recipe.new import StarterRequest, starter_recipe
@@ -152,3 +156,23 @@ def test_a_free_line_stands_before_each_run_and_what_failed_is_named(
 def test_runs_are_laid_side_by_side_by_one_command() -> None:
     assert report_command(["dog-rank-4", "dog-rank-8"]) == "dbrun report dog-rank-4 dog-rank-8"
     assert report_command(["dog-rank-4", "dog-rank-8", "dog-steps-1", "dog-x"]) == "dbrun report 'dog-*'"
+
+
+def test_the_sheet_has_a_row_for_each_run_and_replaces_only_its_own_file(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    exports: dict[str, Path] = {}
+    for rank in (4, 8, 16):
+        folder = exports[f"rank={rank}"] = tmp_path / str(rank)
+        pictures = {"base": [Image.new("RGB", (64, 64))], "adapted": [Image.new("RGB", (64, 64), (rank, 0, 0))]}
+        write_samples(folder, SampleSettings(("a dog",), 0, 4, 2.0), pictures)
+    sheet = tmp_path / "dog-sweep.png"
+    write_sweep_sheet(exports, sheet)
+    reds = {pixel[0] for _, pixel in Image.open(sheet).getcolors(2**20) if pixel[1:] == (0, 0)}
+    assert reds == {0, 4, 8, 16} and f"sheet: {sheet}\n" == capsys.readouterr().err
+    monkeypatch.setattr(sweep_sheet, "MAX_ROWS", 2)
+    write_sweep_sheet(exports, sheet)
+    assert "the first 2 of 3 runs" in capsys.readouterr().err
+    mine = Image.new("RGB", (9, 9))
+    mine.save(sheet)
+    write_sweep_sheet(exports, sheet)
+    assert "not written by a sweep" in capsys.readouterr().err and Image.open(sheet).size == (9, 9)

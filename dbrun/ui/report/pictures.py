@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dbrun.images.grid import split_row
+from dbrun.images.previews import preview_files, read_preview
 from dbrun.images.thumbnails import THUMBNAIL_SIDE, every_nth, thumbnail_url
 from dbrun.recipe.schema.subject import prompt_cycle
 
@@ -20,7 +19,6 @@ MAX_CLASS_PICTURES = 36
 """Class images of a report, spread evenly."""
 MAX_SHEETS = 400
 """Sheets whose thumbnails are kept in memory."""
-PREVIEW_NAME = re.compile(r"step-(\d+)\.png")
 
 
 @dataclass(frozen=True)
@@ -71,30 +69,23 @@ class PreviewReader:
 
         prompts: of the columns.
         """
-        try:
-            names = sorted(path.name for path in folder.iterdir() if PREVIEW_NAME.fullmatch(path.name))
-        except OSError:
-            return ()
         if not prompts:
             return ()
-        kept = every_nth(len(names), max(2, MAX_PREVIEWS // len(prompts)))
+        files = preview_files(folder)
+        kept = every_nth(len(files), max(2, MAX_PREVIEWS // len(prompts)))
         previews: list[Preview] = []
         for index in kept:
-            urls = self._cut(folder / names[index], len(prompts))
+            step, path = files[index]
+            urls = self._cut(step, path, len(prompts))
             if urls:
-                step = int(names[index].removeprefix("step-").removesuffix(".png"))
                 previews.append(Preview(step, urls))
         return _within(previews, MAX_PREVIEW_BYTES)
 
-    def _cut(self, path: Path, columns: int) -> tuple[str, ...]:
+    def _cut(self, step: int, path: Path, columns: int) -> tuple[str, ...]:
         """The thumbnails of one sheet; () where it cannot be read."""
         if path not in self.made:
-            from PIL import Image
-
-            step = int(path.stem.removeprefix("step-"))
             try:
-                with Image.open(path) as sheet:
-                    pictures = split_row(sheet.convert("RGB"), f"step {step}", columns)
+                pictures = read_preview(step, path, columns)
             except (OSError, ValueError, SyntaxError):
                 return ()
             self.made[path] = tuple(map(thumbnail_url, pictures))

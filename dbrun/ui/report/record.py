@@ -11,13 +11,13 @@ from typing import Any
 from dbrun.errors import UsageError
 from dbrun.images.samples import ADAPTED_ROW, BASE_ROW, SAMPLES_FOLDER, read_sample_settings
 from dbrun.images.thumbnails import THUMBNAIL_SIDE
-from dbrun.input_file import parse_json_lines, read_file, read_json
+from dbrun.input_file import parse_json_lines, read_file, read_json_object
 from dbrun.naming import METRICS_FILE
 from dbrun.plan.diff_runs import MAX_EVENTS_BYTES
-from dbrun.plan.history import MAX_RUNS_OF_NAME, newest_run_ids
 from dbrun.plan.memory import measured_memory
 from dbrun.run.report_writer import FACTS_FILE
-from dbrun.store.runs import EVENTS_FILE, KEYS_FILE, RECIPE_FILE, Run, recipe_name
+from dbrun.run.training_previews import find_previews
+from dbrun.store.runs import EVENTS_FILE, RECIPE_FILE, Run
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
 from dbrun.ui.report.pictures import ClassPictures, Picture, Preview, PreviewReader, read_class_pictures, read_row
@@ -86,7 +86,8 @@ class RunReport:
     @property
     def has_masks(self) -> bool:
         """Whether masks hide parts of the pictures."""
-        return (self.recipe.get("images") or {}).get("masks", "none") != "none"
+        images = self.recipe.get("images") or {}
+        return bool(images.get("masks", "none") != "none")
 
 
 @dataclass
@@ -102,13 +103,15 @@ class RunReader:
 
         state: where the run is about to record it itself; brief: without previews and class images.
         """
-        facts = _read_data(run.folder / FACTS_FILE)
-        recipe = facts.get("recipe") or _read_data(run.folder / RECIPE_FILE)
+        facts = read_json_object(run.folder / FACTS_FILE)
+        recipe = facts.get("recipe") or read_json_object(run.folder / RECIPE_FILE)
         events, progress = read_run_events(run.folder / EVENTS_FILE)
         traces = self._traces(run)
         state = state or run.state
         running = _running_stage(events) if state == "running" else None
-        drawn_by, prompts = self._previews_of(run, facts)
+        train_key = run.roots.keys.get("train") if run.roots else None
+        own_prompts = tuple(map(str, facts.get("prompts") or ()))
+        previews, prompts = find_previews(self.store, run.folder, train_key, own_prompts)
         rows = _read_metrics(run, traces.get("train"), self.store)
         return RunReport(
             run=run, state=state, started=_started(run), seconds=_seconds(events),
@@ -116,7 +119,7 @@ class RunReader:
             progress=progress if running and progress.get("stage") == running else {},
             stages=_stage_lines(facts, events, traces, state), warnings=_warnings(events),
             losses=_losses(rows), steps_done=len(rows), comparison=self._comparison(traces.get("export")),
-            previews=() if brief else self.previews.read(drawn_by / SAMPLES_FOLDER, prompts), prompts=prompts,
+            previews=() if brief else self.previews.read(previews, prompts), prompts=prompts,
             pictures=tuple(Picture.from_facts(one) for one in facts.get("pictures") or ()),
             picture_counts=facts.get("picture_counts") or {},
             class_pictures=ClassPictures() if brief else self._class_pictures(traces.get("generate-priors")),
@@ -134,23 +137,6 @@ class RunReader:
             if trace is not None and self.store.objects.path(trace.digest).is_dir():
                 found[stage] = trace
         return found
-
-    def _previews_of(self, run: Run, facts: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]]:
-        """The folder of the run that drew the previews of this run's training, and the prompts of their columns.
-
-        It is another run's where the training was taken from the store.
-        """
-        own = tuple(map(str, facts.get("prompts") or ()))
-        key = run.roots.keys.get("train") if run.roots else None
-        if key is None or (run.folder / SAMPLES_FOLDER).is_dir():
-            return run.folder, own
-        earlier = [run_id for run_id in newest_run_ids(self.store) if recipe_name(run_id) == run.name]
-        for run_id in earlier[:MAX_RUNS_OF_NAME]:
-            folder = self.store.runs / run_id
-            if (folder / SAMPLES_FOLDER).is_dir() and _read_data(folder / KEYS_FILE).get("train") == key:
-                # a run of an earlier version says no prompts; most likely they are the same
-                return folder, tuple(map(str, _read_data(folder / FACTS_FILE).get("prompts") or own))
-        return run.folder, own
 
     def _class_pictures(self, priors: Trace | None) -> ClassPictures:
         params = priors.document.get("params") if priors else None
@@ -190,14 +176,6 @@ def read_run_events(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             others.append(line)
     newest = parse_json_lines([progress])
     return parse_json_lines(others), newest[0] if newest else {}
-
-
-def _read_data(path: Path) -> dict[str, Any]:
-    try:
-        data = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 def _started(run: Run) -> str:
