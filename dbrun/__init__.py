@@ -1,8 +1,8 @@
 """Run DreamBooth personalisation from a declarative YAML recipe.
 
 `dbrun.run`, `plan`, `validate`, `sample`, `merge`, `convert`, `show`, `runs`, `jobs` and `submit` are the commands of
-the same names, explained in `.github/docs/python.md`. Nothing is imported before it is used, and torch only when a stage
-computes.
+the same names, explained in `.github/docs/python.md`. Nothing is imported before it is used, and torch only when a
+stage computes.
 """
 
 import sys
