@@ -98,14 +98,10 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
     def stop_signal() -> int:
         return stop_signum(cancel)
 
-    def tell_remote(stage: str, text: str, level: str) -> None:
-        dispatch(Note(stage, text, level))
-
     with _report_failure(dispatch, cancel), no_world_write():
         try:
             store.prepare()
-            if store.remote is not None:
-                store.remote.connect(tell_remote, stop_signal)
+            _connect_remote(store, dispatch, stop_signal)
             pinned = pin_revision(loaded, resolved, store)
             scope = make_scope(loaded.recipe, pinned, store, selection, stages)
             plan = plan_scope(scope)
@@ -139,6 +135,17 @@ def execute(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store, selec
             if dispatch.run_log is not None:
                 dispatch.run_log.end()
             store.save_caches()
+
+
+def _connect_remote(store: Store, emit: Emit, stop_signal: Callable[[], int]) -> None:
+    """Connect the store's remote level, if it has one; what it has to tell becomes notes of the run."""
+    if store.remote is None:
+        return
+
+    def tell(stage: str, text: str, level: str) -> None:
+        emit(Note(stage, text, level))
+
+    store.remote.connect(tell, stop_signal)
 
 
 def _report_time_left(emit: Emit, scope: Scope, plan: Plan) -> tuple[Emit, Mapping[str, Estimate]]:
