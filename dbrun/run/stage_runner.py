@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dbrun.disk_space import check_free_space
 from dbrun.errors import DbrunError, Interrupted, StageFailed, WorkerKilled
@@ -33,6 +33,7 @@ from dbrun.workload import Workload
 
 if TYPE_CHECKING:
     from dbrun.run.timing import StageTimer
+    from dbrun.stages.base import StageContext
     from dbrun.store.items import DiskItemCache
 
 FREE_SPACE_HINT = "free some space (`dbrun gc --dry-run` shows what can go), or set DBRUN_STORE to a larger disk"
@@ -166,13 +167,8 @@ class StageRunner:
                 store.save_caches()
                 with self.worker_group.share_stage(stage_key, digests, self.emit, self.stop_signal,
                                                    from_scratch=from_scratch) as process_group:
-                    context = contexts.make_context(stage_key, inputs, out, items, uploads, process_group)
-                    needed = stage_key.stage.max_disk_bytes(context) - items.bytes_on_disk
-                    check_free_space(store.root, "the store", stage, needed, FREE_SPACE_HINT)
-                    if "torch" in stage_key.stage.libraries and "torch" not in sys.modules:
-                        self.emit(LibrariesLoading(stage))
-                    stage_key.stage.run(context)
-                    self.resident.stage_done()
+                    self._compute(stage_key, contexts.make_context(stage_key, inputs, out, items, uploads,
+                                                                   process_group), items.bytes_on_disk)
                 # Verified after the work, too: a base that changed meanwhile must not give a result under this key.
                 base = self._verified_base(stage, out)
                 seconds = time.monotonic() - began
@@ -199,6 +195,16 @@ class StageRunner:
         own_memory = measured_memory(trace)
         self.emit(StageFinished(stage, trace.digest, round(seconds, 3), own_memory, counted_bytes))
         return trace
+
+    def _compute(self, stage_key: StageKey, context: StageContext[Any], bytes_on_disk: int) -> None:
+        """Run the stage's own code where the disk has room for its result. bytes_on_disk: of items that stand already.
+        """
+        needed = stage_key.stage.max_disk_bytes(context) - bytes_on_disk
+        check_free_space(self.scope.store.root, "the store", context.stage, needed, FREE_SPACE_HINT)
+        if "torch" in stage_key.stage.libraries and "torch" not in sys.modules:
+            self.emit(LibrariesLoading(context.stage))
+        stage_key.stage.run(context)
+        self.resident.stage_done()
 
     def _memory_baseline(self) -> int:
         """Bytes of this process that are not the stage's own: the libraries, and what other stages left."""
