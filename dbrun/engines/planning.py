@@ -89,7 +89,7 @@ def plan_jobs(requests: Sequence[RecipeRequest], *, rows: Sequence[Row] | None =
     first_named: dict[str, _RunRequest] = {}
     notes: dict[Note, int] = {}
     stops: dict[str, tuple[DbrunError, list[str]]] = {}
-    with store.caches_saved_once():
+    with store.planning_many():
         for run in asked:
             try:
                 loaded, resolved = read_request(run.request, store)

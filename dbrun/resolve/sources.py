@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from dbrun.recipe.schema.subject import Subject
 from dbrun.recipe.text.spans import Problem, ProblemCollector
 from dbrun.resolve import picture_shapes
 from dbrun.resolve.advice import recipe_advice
-from dbrun.resolve.base import find_base
+from dbrun.resolve.base import FoundBase, find_base
 from dbrun.resolve.masks import check_has_masks
 from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures, picture_sort_key
 from dbrun.resolve.target_layers import adapted_layers, check_layers, count_layers, layer_names
@@ -63,10 +64,9 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
     known already. Raises InvalidRecipe with all problems at once.
     """
     recipe, findings = loaded.recipe, ProblemCollector(loaded.origins, wrong)
-    base = findings.attempt("base.path", find_base, recipe.base, loaded.folder_of("base.path"), store,
-                            loaded.folder_of("base.like"))
+    base = findings.attempt("base.path", _find_base, loaded, store)
     base_source = None if base is None else base.source
-    base_notes = _check_base(loaded, base_source, findings) if base_source else ()
+    base_notes = _check_base(loaded, base_source, findings, store) if base_source else ()
     inits = _find_init_adapters(loaded, base_source, store, findings)
     # decoding takes seconds for many pictures, so it waits while the recipe has other problems
     decode = decode and not findings.problems
@@ -105,7 +105,8 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
     notes = (*(Note("base", text) for text in base.notes), *base_notes, *_init_notes(inits),
              *_picture_notes(recipe, found, classes, base.source.folder), *(train_notes or ()),
              *recipe_advice(recipe, sources, files, store),
-             *reader_notes(recipe, adapted_layers(recipe, base.source)))
+             *reader_notes(recipe, store.remember(f"layers {_base_and_adapters(recipe, base.source)}",
+                                                  partial(adapted_layers, recipe, base.source))))
     return ResolvedSources(sources, files, notes, base.unpinned_revision, base.unavailable_reason, file_names=names)
 
 
@@ -139,11 +140,41 @@ def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) 
     return ResolvedSources(again.sources, again.files, (Note("base", text),))
 
 
-def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollector) -> tuple[Note, ...]:
-    """Check a recipe against its base. Adds problems to findings, returns notes; nothing if the base is not here."""
+def _find_base(loaded: LoadedRecipe, store: Store) -> FoundBase:
+    """The recipe's base; recipes with the same one share the search while many are planned. Raises RecipeError."""
+    base, home, like_home = loaded.recipe.base, loaded.folder_of("base.path"), loaded.folder_of("base.like")
+    return store.remember(f"base {base!r} {home} {like_home}", partial(find_base, base, home, store, like_home))
+
+
+def _base_and_adapters(recipe: Recipe, base: BaseSource) -> str:
+    """What the layers of a base that adapters are put on depend on."""
+    return f"{base.identity} {base.folder} {recipe.base!r} {recipe.adapt!r}"
+
+
+def _check_base(loaded: LoadedRecipe, base: BaseSource, findings: ProblemCollector, store: Store) -> tuple[Note, ...]:
+    """Check a recipe against its base. Adds problems to findings, returns notes; nothing if the base is not here.
+
+    Recipes that say the same about it share the check while many are planned.
+    """
     recipe, folder = loaded.recipe, base.folder
     if folder is None:
         return ()
+
+    def check() -> tuple[Note, ...]:
+        # raised, so that problems are not remembered: each recipe has its own places for them
+        own = ProblemCollector(loaded.origins)
+        notes = _notes_of_base(recipe, base, folder, own)
+        own.raise_if_any()
+        return notes
+
+    # all that the check reads of a recipe
+    read = (recipe.images, recipe.objective, recipe.train.guidance, recipe.export)
+    key = f"check {_base_and_adapters(recipe, base)} {read!r}"
+    return findings.attempt("base", store.remember, key, check) or ()
+
+
+def _notes_of_base(recipe: Recipe, base: BaseSource, folder: Path, findings: ProblemCollector) -> tuple[Note, ...]:
+    """Notes about a recipe and its base. folder: the base's. Adds problems to findings."""
     family = families()[recipe.base.type]
     problems_before = len(findings.problems)
     findings.attempt("base.path", family.check_configs, folder)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dbrun.errors import UsageError
 from dbrun.input_file import undecodable
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 URL_VARIABLE = "DBRUN_REMOTE"
 """Environment variable with the URL of the remote store."""
+
+T = TypeVar("T")
 CheckDepth = Literal["sizes", "digests", "bytes"]
 """How closely a stored result is checked: sizes of its files; digests, cached for files that have not changed since
 they were last read; or every byte, read from the disk now."""
@@ -59,24 +61,36 @@ class Store:
         self.image_quality: JsonCache[dict[str, object]] = JsonCache(root / "looks.table", self.scratch)
         self.commits: JsonCache[str] = JsonCache(root / "commits.table", self.scratch)
         self.memory_counts: JsonCache[dict[str, int]] = JsonCache(root / "memory.table", self.scratch)
-        self._caches_wait = False
+        self._remembered: dict[str, Any] | None = None
 
     def save_caches(self) -> None:
         """Write the tables of facts about files and Hub commits for the next command, if the store exists."""
-        if self.root.is_dir() and not self._caches_wait:
+        if self.root.is_dir() and self._remembered is None:
             for table in (self.digests, self.image_checks, self.image_quality, self.commits, self.memory_counts):
                 table.save()
 
     @contextmanager
-    def caches_saved_once(self) -> Iterator[None]:
-        """Context manager: write the tables at its end only. Each is written whole, so thousands of recipes that each
-        add a few entries would take quadratic time."""
-        self._caches_wait = True
+    def planning_many(self) -> Iterator[None]:
+        """Context manager: many recipes are planned inside.
+
+        `remember` makes equal things once, and the tables are written at the end only: each is written whole, so
+        thousands of recipes that each add a few entries would take quadratic time.
+        """
+        self._remembered = {}
         try:
             yield
         finally:
-            self._caches_wait = False
+            self._remembered = None
             self.save_caches()
+
+    def remember(self, key: str, make: Callable[[], T]) -> T:
+        """What make() returns; inside `planning_many` it is made once for equal keys. Raises what make() raises."""
+        if self._remembered is None:
+            return make()
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        made: T = self._remembered[key]
+        return made
 
     @property
     def read_only(self) -> bool:
