@@ -64,7 +64,7 @@ class Encoder:
 
     @classmethod
     def open(cls, folder: Path, device: torch.device, precision: EncoderPrecision) -> Self:
-        """Load the encoder. Raises StageFailed where its files hold other weights than its config.json says."""
+        """Load the encoder, and try it on one picture. Raises StageFailed where its files do not fit together."""
         silence_libraries()
         import torch
         import transformers
@@ -75,14 +75,17 @@ class Encoder:
         try:
             model, info = model_class.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True,
                                                       output_loading_info=True)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            # transformers draws missing weights at random, with a warning only: every score would be noise
+            missing = sorted(info["missing_keys"])
+            if missing:
+                raise StageFailed(f"{folder} lacks {len(missing)} weights of {cls.MODEL_CLASS}, such as {missing[0]}",
+                                  fix=REFETCH)
+            encoder = cls(folder, model.to(device).eval().requires_grad_(False), device)
+            # a preprocessor for another side than the model's is found here, not after all pictures were drawn
+            encoder.embed_pictures([_blank_picture()])
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             raise StageFailed(f"{folder} cannot be loaded as {cls.MODEL_CLASS}: {error}", fix=REFETCH) from error
-        # transformers draws missing weights at random, with a warning only: every score would be noise
-        missing = sorted({str(key) for kind in ("missing_keys", "mismatched_keys") for key in info[kind]})
-        if missing:
-            raise StageFailed(f"{folder} lacks {len(missing)} weights of {cls.MODEL_CLASS}, such as {missing[0]}",
-                              fix=REFETCH)
-        return cls(folder, model.to(device).eval().requires_grad_(False), device)
+        return encoder
 
     @property
     def width(self) -> int:
@@ -98,8 +101,8 @@ class Encoder:
         import torch
 
         with torch.inference_mode():
-            rows = [self._picture_row(self._pixels(picture)) for picture in pictures]
-        return self._unit_rows(rows)
+            rows = [self._unit(self._picture_row(self._pixels(picture))) for picture in pictures]
+        return torch.cat([torch.zeros(0, self.width), *rows])
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Embeddings of texts, float32 [N, D] on the CPU, each of length 1; each text is encoded by itself.
@@ -109,8 +112,8 @@ class Encoder:
         import torch
 
         with torch.inference_mode():
-            rows = [self._text_row(text) for text in texts]
-        return self._unit_rows(rows)
+            rows = [self._unit(self._text_row(text)) for text in texts]
+        return torch.cat([torch.zeros(0, self.width), *rows])
 
     def _pixels(self, picture: Image.Image | npt.NDArray[np.uint8]) -> Tensor:
         """Pixels [1, 3, H, W] of a picture, resized, cropped and normalised as preprocessor_config.json says."""
@@ -130,23 +133,25 @@ class Encoder:
         """Embedding [1, D] of a text, of any length."""
         raise TypeError(f"{self.NAME} embeds no texts")
 
-    def _unit_rows(self, rows: list[Tensor]) -> Tensor:
-        """Embeddings [1, D] joined and divided by their lengths: float32 [N, D] on the CPU."""
-        import torch
-
-        if not rows:
-            return torch.zeros(0, self.width)
-        joined = torch.cat(rows).float().cpu()
-        lengths = joined.norm(dim=1, keepdim=True)
+    def _unit(self, row: Tensor) -> Tensor:
+        """An embedding [1, D] divided by its length: float32 on the CPU."""
+        row = row.float().cpu()
+        length = float(row.norm())
         # not `== 0`: nan is refused as well
-        if not bool((lengths > 0).all() and lengths.isfinite().all()):
+        if not 0 < length < float("inf"):
             raise StageFailed(f"the encoder in {self.folder} gave an embedding that is zero or not finite",
                               fix="use fp32 weights, or another encoder")
-        unit: Tensor = joined / lengths
+        unit: Tensor = row / length
         return unit
 
 
 REFETCH = "fetch the encoder's files again, or name another one"
+
+
+def _blank_picture() -> Image.Image:
+    from PIL import Image
+
+    return Image.new("RGB", (64, 64), (128, 128, 128))
 
 
 def encoder_types() -> Mapping[str, type[Encoder]]:

@@ -40,13 +40,14 @@ def nothing_runs_code(path: Path) -> None:
 
 
 def test_loading_weights_asks_for_safetensors_and_no_network() -> None:
-    """Every `from_pretrained` of a user's base; the others read what dbrun itself wrote."""
-    found = [call for path in (ROOT / "dbrun" / "models").glob("*.py") for call in calls(path)
+    """Every `from_pretrained` of a user's base or encoder; the others read what dbrun itself wrote."""
+    files = [*(ROOT / "dbrun" / "models").glob("*.py"), *(ROOT / "dbrun" / "scores").glob("*.py")]
+    found = [call for path in files for call in calls(path)
              if isinstance(call.func, ast.Attribute) and call.func.attr == "from_pretrained"]
     assert found
     for call in found:
         words = {word.arg: ast.unparse(word.value) for word in call.keywords}
-        # a tokenizer has no weights, but may bring code of its own
-        tokenizer = ast.unparse(call.func) == "AutoTokenizer.from_pretrained"
-        safe = {"trust_remote_code": "False"} if tokenizer else {"use_safetensors": "True"}
+        # neither a tokenizer nor an image processor has weights, but each may bring code of its own
+        weightless = ast.unparse(call.func) in ("AutoTokenizer.from_pretrained", "AutoImageProcessor.from_pretrained")
+        safe = {"trust_remote_code": "False"} if weightless else {"use_safetensors": "True"}
         assert {**words, **safe, "local_files_only": "True"} == words

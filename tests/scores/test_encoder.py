@@ -122,6 +122,15 @@ def test_weights_that_are_not_the_models_are_refused(tmp_path: Path) -> None:
         open_encoder(folder, CPU)
 
 
+def test_a_preprocessor_that_does_not_fit_the_model_is_refused_when_the_encoder_is_opened(tmp_path: Path) -> None:
+    folder = write_tiny_clip(tmp_path)
+    config = json.loads((folder / "preprocessor_config.json").read_text())
+    config["crop_size"] = {"height": 48, "width": 48}
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    with pytest.raises(StageFailed, match=r"cannot be loaded as CLIPModel: .*48"):
+        open_encoder(folder, CPU)
+
+
 def test_an_embedding_that_is_no_number_is_refused(folders: dict[str, Path]) -> None:
     encoder = open_encoder(folders["dinov2"], CPU)
     with torch.no_grad():

@@ -27,27 +27,34 @@ def references(score: Score) -> Tensor:
     return random_rows(counts[score.REFERENCES], seed=1)
 
 
-def by_loops(score: Score, vectors: Tensor, others: Tensor) -> list[float]:
-    """Each picture's value by the paper's words, in numpy, pair by pair."""
-    rows, compared = vectors.double().numpy(), others.double().numpy()
-    values = []
-    for index, row in enumerate(rows):
-        if score.REFERENCES == "texts":
-            values.append(float(np.dot(row, compared[PROMPTS[index]])))
-        elif score.REFERENCES == "instances":
-            values.append(float(np.mean([np.dot(row, instance) for instance in compared])))
-        else:
-            distances = [1 - np.dot(row, other) for place, other in enumerate(rows)
-                         if place != index and PROMPTS[place] == PROMPTS[index]]
-            values.append(float(np.mean(distances)))
-    return values
+def mean_to_instances(index: int, rows: np.ndarray, instances: np.ndarray) -> float:
+    return float(np.mean([np.dot(rows[index], instance) for instance in instances]))
+
+
+def to_own_text(index: int, rows: np.ndarray, texts: np.ndarray) -> float:
+    return float(np.dot(rows[index], texts[PROMPTS[index]]))
+
+
+def mean_distance(index: int, rows: np.ndarray, _: np.ndarray) -> float:
+    others = [place for place in range(len(rows)) if place != index and PROMPTS[place] == PROMPTS[index]]
+    return float(np.mean([1 - np.dot(rows[index], rows[other]) for other in others]))
+
+
+FORMULAS = {"subject": mean_to_instances, "subject_clip": mean_to_instances, "prior": mean_to_instances,
+            "prompt": to_own_text, "diversity": mean_distance}
+"""Score → the value of one picture by its paper's words, pair by pair."""
+
+
+def test_every_score_has_its_formula_here() -> None:
+    assert set(FORMULAS) == set(scores())
 
 
 @pytest.mark.parametrize("name", scores())
 def test_a_score_is_its_formula_with_its_spreads(name: str) -> None:
     score, vectors = scores()[name], random_rows(6, seed=0)
     others = references(score)
-    expected = np.array(by_loops(score, vectors, others)).reshape(2, 3)
+    rows, compared = vectors.double().numpy(), others.double().numpy()
+    expected = np.array([FORMULAS[name](index, rows, compared) for index in range(6)]).reshape(2, 3)
     found = score.measure(pictures(vectors), others)
     assert found.mean == pytest.approx(expected.mean(), abs=1e-12) and found.count == 6
     assert found.spread_prompts == pytest.approx(expected.mean(axis=1).std(ddof=1), abs=1e-12)

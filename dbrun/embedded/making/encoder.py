@@ -161,7 +161,7 @@ def _export(plan: PretrainSettings, phase: Phase[CLIPModel], tokenizer: CLIPToke
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m dbrun.embedded.making.encoder", description=__doc__)
-    add_settings(parser, batch=64, batch_of="individuals, each in two views,")
+    add_settings(parser, batch=32, batch_of="individuals, each in two views,")
     parser.add_argument("--individuals", type=int, default=10_000)
     options = parser.parse_args(arguments)
     plan = begin_sitting(options, options.individuals)

@@ -75,6 +75,7 @@ class Individual:
 
 def random_individual(seed: int) -> Individual:
     """Individual of a seed."""
+    # the order of the draws decides every individual, and the published encoder was trained on these
     rng = Random(f"individual {seed}")
     kind = rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
     colour = rng.choice(list(COLOURS))
@@ -86,14 +87,15 @@ def random_individual(seed: int) -> Individual:
     if rng.random() < 0.6:
         colour = rng.choice(COAT_COLOURS)
     pattern: Pattern = rng.choices(("plain", "spotted", "striped", "patched"), (0.55, 0.15, 0.15, 0.15))[0]
-    unusual = rng.random() >= ORDINARY_SHARE
-    collar, collar_colour = _worn(rng, COLLAR_COLOURS, 0.5 if unusual else 0.3)
+    collar_share, mark_shares = 0.3, (0.0, 0.0, 0.0, 0.0)
+    if rng.random() >= ORDINARY_SHARE:
+        collar_share, mark_shares = 0.5, (0.5, 0.4, 0.5, 0.4)
+    collar, collar_colour = _worn(rng, COLLAR_COLOURS, collar_share)
     if kind not in COLLARED:
         collar = collar_colour = None
     hat, hat_colour = _worn(rng, HAT_COLOURS, 0.18)
     marks = _any_colour(rng)
-    shares = (0.5, 0.4, 0.5, 0.4) if unusual else (0.0,) * 4
-    ears, eye_patch, saddle, tail_tip = (_colour_or_none(rng, share) for share in shares)
+    ears, eye_patch, saddle, tail_tip = (_colour_or_none(rng, share) for share in mark_shares)
     look = Look(tint(COLOURS[colour], rng), pattern, marks, ears, eye_patch, saddle, tail_tip, collar_colour,
                 hat_colour)
     return Individual(kind, colour, pattern, collar, hat, look, None, seed)
