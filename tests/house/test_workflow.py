@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,15 @@ SHORTER = {"steps: 300": "steps: 2", "count: 96": "count: 18", "  guidance: 2.5 
 """What makes the recipe that the workflow runs a matter of seconds."""
 
 
+def workflow() -> dict[str, Any]:
+    text = (ROOT / WORKFLOW).read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
 def jobs() -> dict[str, Any]:
-    return yaml.safe_load((ROOT / WORKFLOW).read_text(encoding="utf-8"))["jobs"]
+    found: dict[str, Any] = workflow()["jobs"]
+    return found
 
 
 @pytest.fixture
@@ -49,26 +56,101 @@ def copy(tmp_path: Path) -> Path:
     return tree
 
 
-def carry_out(step: str, tree: Path) -> subprocess.CompletedProcess[str]:
-    """A step as GitHub runs it: `bash -e` on a file."""
+def carry_out(step: str, tree: Path, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
+    """A step as GitHub runs it where `shell: bash` is written. env: of the step itself, its expressions filled in."""
     script = tree.parent / "step.sh"
     script.write_text(step)
     path = f"{tree.parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    env = {key: value for key, value in os.environ.items() if key != "DBRUN_STORE"}
+    kept = {key: value for key, value in os.environ.items() if key not in ("DBRUN_STORE", "NO_COLOR")}
     return subprocess.run(["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)], cwd=tree, text=True,
-                          capture_output=True, env={**env, "PATH": path, "PYTHONPATH": str(tree),
-                               "GITHUB_STEP_SUMMARY": str(tree.parent / "summary.md")})
+                          capture_output=True, env={
+                              **kept, **workflow()["env"], "PATH": path, "PYTHONPATH": str(tree),
+                              "GITHUB_STEP_SUMMARY": str(tree.parent / "summary.md"), **env})
 
 
 def all_steps(tree: Path) -> None:
-    for job in jobs().values():
+    for name, job in jobs().items():
+        if name == "comment":
+            continue
         for step in job["steps"]:
             if "run" in step:
                 done = carry_out(step["run"], tree)
                 assert done.returncode == 0, f"{step['run']}\n{done.stdout}\n{done.stderr}"
             elif step["uses"].startswith("actions/upload-artifact"):
-                for pattern in step["with"]["path"].split():
-                    assert list(tree.glob(pattern)), f"nothing to upload at {pattern}"
+                shutil.copytree(tree / step["with"]["path"], tree.parent / "artifacts" / step["with"]["name"])
+
+
+GH = """\
+import json, re, sys
+from pathlib import Path
+words, file = sys.argv[1:], Path(__file__).with_name("comments.json")
+assert words[0] == "api"
+comments = json.loads(file.read_text()) if file.exists() else []
+body = [Path(word.removeprefix("body=@")).read_text() for word in words if word.startswith("body=@")]
+if "--jq" in words:
+    filter = words[words.index("--jq") + 1]
+    author, mark = re.fullmatch(r'.*login == "(.*?)" .*startswith\\("(.*?)"\\)\\)\\) \\| \\.id', filter).groups()
+    for one in comments:
+        if one["author"] == author and one["body"].startswith(mark):
+            print(one["id"])
+elif "PATCH" in words:
+    [one] = [one for one in comments if words[3].endswith(f"repos/me/dog/issues/comments/{one['id']}")]
+    one["body"] = body[0]
+else:
+    assert words[1] == "repos/me/dog/issues/7/comments"
+    comments.append({"id": len(comments) + 1, "author": "github-actions[bot]", "body": body[0]})
+file.write_text(json.dumps(comments))
+"""
+"""GitHub's own command, as far as the workflow uses it, over comments in a file."""
+
+
+def comment(runner: Path) -> list[dict[str, Any]]:
+    """Carry out the job that comments, beside the artifacts of the others; all comments of the pull request."""
+    job = runner / "comment"
+    shutil.rmtree(job, ignore_errors=True)
+    job.mkdir()
+    (runner / "bin" / "gh.py").write_text(GH)
+    (runner / "bin" / "gh").write_text(f'#!/bin/sh\nexec {sys.executable} {runner}/bin/gh.py "$@"\n')
+    (runner / "bin" / "gh").chmod(0o755)
+    for step in jobs()["comment"]["steps"]:
+        if "run" not in step:
+            shutil.copytree(runner / "artifacts" / step["with"]["name"], job / step["with"]["path"])
+            continue
+        filled = {"GH_TOKEN": "t", "REPOSITORY": "me/dog", "NUMBER": "7", "PICTURES": "https://example.org/shown"}
+        assert filled.keys() == step["env"].keys()
+        done = carry_out(step["run"], job, filled)
+        assert done.returncode == 0, done.stdout + done.stderr
+    found: list[dict[str, Any]] = json.loads((runner / "bin" / "comments.json").read_text())
+    return found
+
+
+def test_a_pull_request_has_one_comment_which_is_written_again(tmp_path: Path) -> None:
+    shown = tmp_path / "artifacts" / "shown"
+    for folder in (shown, tmp_path / "bin"):
+        folder.mkdir(parents=True)
+    (shown / "plan.md").write_text("### Plan: 400 steps\n")
+    (shown / "runs.md").write_text("### Runs\n")
+    [first] = comment(tmp_path)
+    assert "400 steps" in first["body"] and "(https://example.org/shown)" in first["body"]
+    # somebody else may write the mark, too
+    other = {**first, "id": 8, "author": "somebody"}
+    (tmp_path / "bin" / "comments.json").write_text(json.dumps([first, other]))
+    (shown / "plan.md").write_text("### Plan: 500 steps\n" + "x" * 70000)
+    again, unchanged = comment(tmp_path)
+    assert again["id"] == first["id"] and "500 steps" in again["body"] and "(https://" in again["body"]
+    assert len(again["body"]) < 65536 and unchanged == other
+
+
+def test_only_the_job_that_runs_nothing_of_a_pull_request_may_write() -> None:
+    assert workflow()["permissions"] == {"contents": "read"}
+    writing = {name: job for name, job in jobs().items() if "permissions" in job}
+    assert {name: job["permissions"] for name, job in writing.items()} == {"comment": {"pull-requests": "write"}}
+    text = json.dumps(writing["comment"])
+    assert "checkout" not in text and "dbrun " not in jobs()["comment"]["steps"][1]["run"].replace("<!-- dbrun:", "")
+    assert "head.repo.full_name == github.repository" in writing["comment"]["if"]
+    # an expression inside a script would be code that a title or a branch's name can write
+    for job in jobs().values():
+        assert not any("${{" in step.get("run", "") for step in job["steps"])
 
 
 @pytest.mark.slow
@@ -83,7 +165,11 @@ def test_its_steps_pass_in_order_with_the_run_made_short(copy: Path) -> None:
     assert "install ." in (copy.parent / "installed").read_text()
     summary = (copy.parent / "summary.md").read_text(encoding="utf-8")
     assert "### Plan of sks" in summary and "| train | **RUN** |" in summary
-    assert "### Runs" in summary and "**done**" in summary
+    assert "### Runs" in summary and "**done**" in summary and "\x1b" not in summary
+    shown = {path.name for path in (copy.parent / "artifacts" / "shown").iterdir()}
+    assert shown == {"plan.md", "runs.md", "sheet.png", "before_after.png", "report.html"}
+    [told] = comment(copy.parent)
+    assert "### Plan of sks" in told["body"] and "### Runs" in told["body"]
 
 
 @pytest.mark.slow
