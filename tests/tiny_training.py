@@ -106,5 +106,6 @@ def run(home: Path, out: Path, work: Path, steps: int) -> None:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """Every file of a folder and of those in it, by relative path."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.errors import Interrupted, RecipeError
+from dbrun.errors import RecipeError
 from dbrun.models.base import Model, SamplingConditions, families
 from dbrun.models.offload import find_offload
 from dbrun.models.prompt_encoding import NOTHING_KNOWN, KnownOutputs, frozen_encoders
@@ -35,6 +34,7 @@ from dbrun.stages.support.memory_advice import (
 )
 from dbrun.stages.support.memory_phases import train_memory
 from dbrun.stages.support.prompt_index import PromptIndex
+from dbrun.stages.support.train_resume import resume, save_and_stop, with_weights, write_candidates
 from dbrun.stages.support.training_length import training_length
 from dbrun.training.settings import TrainParams
 from dbrun.workload import Workload
@@ -133,7 +133,10 @@ class Train(Stage[TrainParams]):
                 f"checkpointing {train.gradient_checkpointing}", f"ema {train.ema is not None}",
                 f"held out {train.held_out}", f"samples {samples}", f"target {prior_target}",
                 *denoiser_labels(recipe.base))
-        disk = {".safetensors": size, METRICS_FILE: steps}
+        adapters = 1
+        if train.candidates is not None:
+            adapters += len(train.candidates.steps_until(steps))
+        disk = {".safetensors": adapters * size, METRICS_FILE: steps}
         return Workload(steps, micro * train.accumulation, (micro, size), disk, like)
 
     def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
@@ -161,18 +164,22 @@ class Train(Stage[TrainParams]):
         return (*advice, *resolution_advice(recipe), *adapter_advice(recipe))
 
     def max_disk_bytes(self, ctx: StageContext[TrainParams]) -> int:
-        """The checkpoints that are kept, one more while it is written, and the adapters with their metrics."""
+        """The kept checkpoints, one more while it is written, the candidates, and the adapters with their metrics."""
         params, weights = ctx.params, cost.artifact_bytes(ctx.inputs["adapt"])
         # 1000 bytes for a step's metrics
         history = 1000 * params.steps
         # the optimizer's moments, the averages and the best weights are as large as the weights each
         copies: int = params.optimizer.STATES_PER_WEIGHT + (params.ema is not None) + (params.held_out is not None)
         checkpoint = weights * (1 + copies) + history
-        return checkpoint * (ctx.runtime.keep + 1) + weights + history + cost.OVERHEAD_BYTES
+        candidates = 0
+        if params.candidates is not None:
+            # twice: in the work folder and in the result
+            candidates = 2 * len(params.candidates.steps_until(params.steps))
+        return checkpoint * (ctx.runtime.keep + 1) + weights * (1 + candidates) + history + cost.OVERHEAD_BYTES
 
     def run(self, ctx: StageContext[TrainParams]) -> None:
         """Train from the newest checkpoint, or from the start, to the last step; write adapters and metrics."""
-        from dbrun.adapters.adapter_io import ComponentAdapter, read_adapters, write_adapters
+        from dbrun.adapters.adapter_io import read_adapters, write_adapters
         from dbrun.training.recompute import enable_gradient_checkpointing
 
         adapters = read_adapters(ctx.inputs["adapt"].path)
@@ -189,24 +196,21 @@ class Train(Stage[TrainParams]):
         batches = _make_batches(ctx, model, trainer)
         trainer.evaluator = _make_evaluator(ctx, batches, prompt_encoder)
 
-        _resume(ctx, trainer)
+        resume(ctx, trainer)
         monitor = _make_monitor(ctx, model, trainer, num_halves=len(batches.halves))
         try:
             monitor.start()
             for done in trainer.run(batches):
                 monitor.log_step(done)
                 # before the samples: a crash while drawing loses no step
-                _save_and_stop(ctx, trainer)
+                save_and_stop(ctx, trainer)
                 monitor.draw_samples()
         finally:
             monitor.close()
 
         _note_best_step(ctx, trainer)
-        states = trainer.adapter_states()
-        trained: dict[str, ComponentAdapter] = {}
-        for name, initial in adapters.items():
-            trained[name] = ComponentAdapter(initial.adapter, initial.modules, states[name])
-        write_adapters(ctx.out, trained)
+        write_adapters(ctx.out, with_weights(adapters, trainer.adapter_states()))
+        write_candidates(ctx, trainer, adapters)
         # the whole history, also of steps that an earlier run did: checkpoints carry it
         lines = [_metrics_line(metrics) for metrics in trainer.history]
         (ctx.out / METRICS_FILE).write_text("".join(lines), encoding="utf-8")
@@ -354,43 +358,6 @@ def _prompt_encoders(ctx: StageContext[TrainParams], model: Model,
 
 def _read_index(ctx: StageContext[TrainParams]) -> PromptIndex:
     return PromptIndex.read(ctx.inputs["preprocess"].path)
-
-
-def _checkpoint_folder(ctx: StageContext[TrainParams]) -> Path:
-    return ctx.work / "checkpoints"
-
-
-def _resume(ctx: StageContext[TrainParams], trainer: Trainer) -> None:
-    """Restore the newest intact checkpoint, if there is one; all processes must find the same."""
-    from dbrun.training.checkpoint import load_newest
-
-    checkpoint, damaged = load_newest(_checkpoint_folder(ctx), at_most=ctx.params.steps)
-    for name in damaged:
-        ctx.note(f"the checkpoint {name} is damaged; an older one is used", level="warning")
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
-        ctx.note(f"going on after step {checkpoint.step} of {ctx.params.steps}")
-    trainer.gradient_sync.check_equal(len(trainer.history), "the step to resume after")
-
-
-def _save_and_stop(ctx: StageContext[TrainParams], trainer: Trainer) -> None:
-    """Save a checkpoint if one is due; then raise Interrupted if a signal asked to stop.
-
-    Due: every `checkpoint_every` steps, before samples, at the last step, and before stopping.
-    """
-    from dbrun.training.checkpoint import save_checkpoint
-
-    step = len(trainer.history)
-    # rank 0 hears the signal for all, so that every process stops after the same step
-    signum = int(trainer.gradient_sync.broadcast(ctx.stop_signal()))
-    intervals = [ctx.runtime.checkpoint_every]
-    if ctx.runtime.samples:
-        intervals.append(ctx.runtime.samples.every)
-    due = any(step % interval == 0 for interval in intervals) or trainer.is_done or signum
-    if due and not ctx.process_group.rank:
-        save_checkpoint(_checkpoint_folder(ctx), trainer.checkpoint(), keep=ctx.runtime.keep)
-    if signum:
-        raise Interrupted(signum)
 
 
 def _metrics_line(metrics: Metrics) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -82,6 +83,25 @@ def load_newest(folder: Path, *, at_most: int) -> tuple[Checkpoint | None, tuple
             return checkpoint, tuple(damaged)
         damaged.append(path.name)
     return None, tuple(damaged)
+
+
+def save_alone(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint as the only one of its step; those of other steps stay. Raises OSError as above."""
+    same = [path for step, path in _sorted_checkpoints(folder) if step == checkpoint.step]
+    written = save_checkpoint(folder, checkpoint, keep=sys.maxsize)
+    # on a GPU a step that is repeated may give other bits; then the first file is of another training
+    for path in same:
+        if path != written:
+            path.unlink(missing_ok=True)
+
+
+def load_exactly(folder: Path, step: int) -> Checkpoint | None:
+    """The intact checkpoint of exactly this step, or None."""
+    for found, path in _sorted_checkpoints(folder):
+        checkpoint = _read(path) if found == step else None
+        if checkpoint is not None:
+            return checkpoint
+    return None
 
 
 def _sorted_checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -197,10 +197,10 @@ class Trainer:
         """
         if self.evaluator is not None and self.evaluator.best_states:
             return self.evaluator.best_states
-        return self._current_states()
+        return self.eval_states()
 
-    def _current_states(self) -> dict[str, dict[str, Tensor]]:
-        """Component -> state dict of the evaluation weights as they are now."""
+    def eval_states(self) -> dict[str, dict[str, Tensor]]:
+        """Component -> float32 state dict of the evaluation weights as they are now, shaped as in `adapter_states`."""
         with self.eval_weights():
             return self._read_states()
 
@@ -273,7 +273,7 @@ class Trainer:
         # all processes must agree whether to stop, but unlike machines may compute other last bits: rank 0 decides
         loss = self.gradient_sync.broadcast(loss)
         self.history[-1] = replace(self.history[-1], held_out_loss=loss)
-        self.evaluator.keep_best(self.history, self._current_states)
+        self.evaluator.keep_best(self.history, self.eval_states)
 
     def _read_states(self) -> dict[str, dict[str, Tensor]]:
         """Component -> state dict of the training weights. Raises StageFailed where a weight is not finite."""

@@ -8,6 +8,7 @@ from pydantic import Field
 from dbrun.config_types import Bool, Float, Int, OrNone, Part, tagged_union
 from dbrun.models.base import families
 from dbrun.options import optimizers, schedules
+from dbrun.options.candidates import Candidates
 from dbrun.options.ema import Ema
 from dbrun.options.held_out import HeldOut
 from dbrun.options.objective import DEFAULT_OBJECTIVE, Objective
@@ -43,7 +44,8 @@ class TrainSettings(Part):
     """
 
     NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1, "class_labels": None, "tf32": False, "ema": None,
-                                            "held_out": None, "guidance": None, "deterministic": False}
+                                            "held_out": None, "guidance": None, "deterministic": False,
+                                            "candidates": None}
 
     steps: Annotated[Int | None, Field(ge=1, le=10_000_000), OrNone] = None
     """Number of optimizer steps. If left out: 800, or what `epochs` amounts to."""
@@ -64,6 +66,8 @@ class TrainSettings(Part):
     held_out: Annotated[HeldOut | None, OrNone] = None
     """Keep a share of the instance images out of training and compute their loss, to see overfitting and to stop early;
     `{}` for the defaults. If left out: none."""
+    candidates: Annotated[Candidates | None, OrNone] = None
+    """Keep the adapters of earlier steps, too, so that `select` can choose the best of them. If left out: none."""
     precision: PrecisionChoice = "auto"
     """Precision of the frozen base and the forward pass; the trained weights always stay in 32 bits. auto: bf16 on an
     NVIDIA GPU of compute capability 8.0 or more, fp16 on an older one, fp32 elsewhere."""

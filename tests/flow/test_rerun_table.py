@@ -45,6 +45,7 @@ TABLE = {
     "train.gradient_checkpointing=true": set(),
     "device=auto; base.offload=blocks": set(),
     "train.held_out={every: 2}": TRAINED,
+    "train.candidates={every: 2}": TRAINED,
     "samples.every=2": set(),
     "trackers=[tensorboard, wandb]": set(),
     "prior.weight=0.5": TRAINED,

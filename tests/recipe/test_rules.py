@@ -90,6 +90,8 @@ def test_what_does_not_go_together_in_training_is_refused(load, good, words, tol
 def test_a_look_must_come_before_the_end(load, good) -> None:
     with pytest.raises(InvalidRecipe, match=r"train\.held_out\.every: found 400, but training has only 300 steps"):
         load(good, "train.held_out={every: 400}")
+    with pytest.raises(InvalidRecipe, match=r"train\.candidates\.every: found 400, but training has only 300 steps"):
+        load(good, "train.candidates={every: 400}")
     assert load(good, "train.held_out={}").recipe.train.held_out.every == 50
 
 

@@ -19,6 +19,7 @@ from dbrun.adapters.adapter_io import read_adapters
 from dbrun.errors import Interrupted, StageFailed
 from dbrun.events import Event, Note, Progress
 from dbrun.models.base import Sampling
+from dbrun.options.candidates import Candidates
 from dbrun.options.ema import Ema
 from dbrun.options.held_out import HeldOut
 from dbrun.options.objective import Objective
@@ -109,6 +110,62 @@ def test_a_signal_stops_after_a_checkpoint_and_the_same_job_goes_on(home: Path, 
     assert [e.done for e in events if isinstance(e, Progress)] == [4, 5, 6]
     assert any(isinstance(e, Note) and "after step 3 of 6" in e.text for e in events)
     assert resumed == trained(home, tmp_path, "unbroken")
+
+
+class Killed(Exception):
+    """A crash right after a candidate was stored, before the checkpoint of its step."""
+
+
+CANDIDATES = {"candidates": Candidates(every=2), "ema": Ema(decay=0.5)}
+
+
+@pytest.fixture(scope="module")
+def with_candidates(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The artifact of an unbroken training of five steps with a candidate every two."""
+    return trained(home, tmp_path_factory.mktemp("candidates"), "out", steps=5, **CANDIDATES)
+
+
+def test_a_candidate_is_what_a_training_that_ends_there_exports(
+        home: Path, tmp_path: Path, with_candidates: dict[str, bytes]) -> None:
+    names = {name for name in with_candidates if name.startswith("candidates/")}
+    files = ("adapter.json", "denoiser.safetensors")
+    assert names == {f"candidates/{step}/{file}" for step in (2, 4, 5) for file in files}
+    shorter = trained(home, tmp_path, "shorter", steps=4, **CANDIDATES)
+    for file in files:
+        assert with_candidates[f"candidates/4/{file}"] == shorter[file] == shorter[f"candidates/4/{file}"]
+        assert with_candidates[f"candidates/5/{file}"] == with_candidates[file]
+    # more steps in the same work folder: more candidates, the earlier ones as they were
+    longer = trained(home, tmp_path, "longer", "shorter.work", steps=5, **CANDIDATES)
+    assert longer == with_candidates
+
+
+def test_candidates_survive_a_kill_before_any_checkpoint_of_their_step(
+        home: Path, tmp_path: Path, with_candidates: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    from dbrun.training import checkpoint
+
+    save = checkpoint.save_checkpoint
+
+    def kill(folder: Path, made: checkpoint.Checkpoint, *, keep: int) -> Path:
+        if folder.name == "checkpoints" and made.step == 4:
+            raise Killed
+        return save(folder, made, keep=keep)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint, "save_checkpoint", kill)
+        trained(home, tmp_path, "out", steps=5, runtime=RuntimeOptions(1, 2), **CANDIDATES)
+    assert trained(home, tmp_path, "out", steps=5, runtime=RuntimeOptions(1, 2), **CANDIDATES) == with_candidates
+
+
+def test_a_damaged_candidate_is_trained_again(home: Path, tmp_path: Path, with_candidates: dict[str, bytes]) -> None:
+    runtime = RuntimeOptions(1, 9)
+    trained(home, tmp_path, "first", "work", steps=4, runtime=runtime, **CANDIDATES)
+    (damaged,) = (tmp_path / "work" / "candidates").glob("step-00000002.*")
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    events: list[Event] = []
+    again = trained(home, tmp_path, "second", "work", steps=5, runtime=runtime, emit=events.append, **CANDIDATES)
+    assert again == with_candidates
+    assert any(isinstance(e, Note) and "candidate of step 2 is missing or damaged" in e.text for e in events)
+    assert any(isinstance(e, Note) and "after step 1 of 5" in e.text for e in events)
 
 
 def test_a_run_of_several_shapes_and_views_is_resumed_to_the_bit(tmp_path: Path) -> None:

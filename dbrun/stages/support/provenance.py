@@ -59,7 +59,8 @@ def _train(recipe: Recipe, sources: Sources) -> dict[str, object]:
     """The keys of `train` that change the result, with epochs converted to steps."""
     resolved = {"precision": recipe.train.resolved_precision, "steps": training_length(recipe, sources).steps}
     document = {**plain_part(recipe.train), **resolved}
-    for key in ("epochs", *RUNTIME_KEYS):
+    # candidates lie beside the adapter and do not shape it
+    for key in ("epochs", "candidates", *RUNTIME_KEYS):
         document.pop(key, None)
     # the default is left out, as in a recipe that does not name it
     if document.get("class_labels") == families()[sources.base.family].class_labels[0]:
