@@ -14,6 +14,8 @@ CHECKPOINT_NAME = re.compile(r"step-(?P<step>\d{8,})\.(?P<digest>[0-9a-f]{64})\.
 """The name of a checkpoint: the steps that are done, and the sha256 of the file's bytes."""
 METRICS_FILE = "metrics.jsonl"
 """A line of JSON for each step of a training, in its artifact and in the run's folder."""
+SCORES_FILE = "scores.json"
+"""The scores of an adapter, in the artifact of `evaluate` and beside what a run delivered."""
 REPORT_FILE = "report.html"
 """The page about a run, in the run's folder and beside what it delivered."""
 PROGRESS_FILE = "progress.png"

@@ -55,13 +55,19 @@ def write_adapters(folder: Path, components: Mapping[str, ComponentAdapter]) -> 
         save_file(dict(attached.state), folder / f"{name}.safetensors")
 
 
+def read_index(folder: Path) -> dict[str, Any]:
+    """Component -> its settings and layers, without the weights. Raises StoreCorrupt if it is no JSON object."""
+    index = read_json(folder / INDEX)
+    if not isinstance(index, dict):
+        raise StoreCorrupt(f"{folder / INDEX} is not an index of adapters")
+    return index
+
+
 def read_adapters(folder: Path) -> dict[str, ComponentAdapter]:
     """Component -> its adapter, as `write_adapters` wrote them. Raises StoreCorrupt if the index is no JSON object."""
     from safetensors.torch import load_file
 
-    index = read_json(folder / INDEX)
-    if not isinstance(index, dict):
-        raise StoreCorrupt(f"{folder / INDEX} is not an index of adapters")
+    index = read_index(folder)
     union = tagged_union((*adapter_types(), Embedding))
     parser: TypeAdapter[Learnable] = TypeAdapter(cast(Any, union))
     components = {}

@@ -106,8 +106,8 @@ def read_request(request: RecipeRequest, store: Store, emit: Emit | None = None,
                  reading: AbstractContextManager[None] | None = None) -> tuple[LoadedRecipe, ResolvedSources]:
     """The requested recipe and what its paths point at. Raises DbrunError.
 
-    emit: given by callers that run the recipe; data sets are then fetched from the Hub, with progress sent to emit;
-    decode: decode every picture completely, to find damaged ones; reading: context manager that is held while
+    emit: given by callers that run the recipe; data sets and encoders are then fetched from the Hub, with progress sent
+    to emit; decode: decode every picture completely, to find damaged ones; reading: context manager that is held while
     files are read.
     """
     loaded, problems = request.load_with_problems()
@@ -116,6 +116,10 @@ def read_request(request: RecipeRequest, store: Store, emit: Emit | None = None,
         from dbrun.resolve.datasets import fetch_datasets
 
         fetch_datasets(loaded, store, emit)
+    if emit is not None and not problems and loaded.recipe.score_encoders:
+        from dbrun.resolve.encoders import fetch_encoders
+
+        fetch_encoders(loaded, store, emit)
     with reading or nullcontext():
         resolved = resolve_sources(loaded, store, decode, problems)
     # A recipe rebuilt from an exported file: say where this machine differs from what the export was made with.

@@ -41,12 +41,14 @@ class SelectedStages:
 def stage_graph(stages: Mapping[str, Stage[Any]], recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """Stages that a recipe has → stages that each needs, in an order in which they can run."""
     needs: dict[str, tuple[str, ...]] = {}
+    order: dict[str, tuple[str, ...]] = {}
     present = {name for name, stage in stages.items() if stage.applies_to(recipe)}
     for name, stage in stages.items():
         if name in present:
             # a stage may name one that this recipe does not have, such as prior images
             needs[name] = tuple(above for above in stage.needs if above in present)
-    return {name: needs[name] for name in TopologicalSorter(needs).static_order()}
+            order[name] = (*needs[name], *(before for before in stage.runs_after if before in present))
+    return {name: needs[name] for name in TopologicalSorter(order).static_order()}
 
 
 def select_stages(needs: Mapping[str, tuple[str, ...]], selection: Selection) -> SelectedStages:

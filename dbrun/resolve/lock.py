@@ -13,7 +13,7 @@ from dbrun.input_file import read_json
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.text.spans import display_path
 from dbrun.resolve.sources import ResolvedSources
-from dbrun.stages.sources import Picture
+from dbrun.stages.sources import Picture, Sources
 from dbrun.store.atomic import disk_errors, replace_file
 
 FORMAT_VERSION = 1
@@ -32,7 +32,7 @@ def lock_path(path: Path) -> Path:
 
 
 def lock_contents(resolved: ResolvedSources) -> dict[str, object]:
-    """Document of a lock: identity and files of the base, digest and prompt of each picture, adapter identities."""
+    """Document of a lock: identity and files of the base, digest and prompt of each picture, adapters, encoders."""
     sources = resolved.sources
 
     def entries(pictures: tuple[Picture, ...]) -> list[dict[str, str]]:
@@ -45,9 +45,23 @@ def lock_contents(resolved: ResolvedSources) -> dict[str, object]:
         return found
 
     base_files = dict(sorted(sources.base.files.items()))
-    return {"format_version": FORMAT_VERSION, "base": {"identity": sources.base.identity, "files": base_files},
-            "pictures": entries(sources.pictures), "class_pictures": entries(sources.class_pictures),
-            "adapters": dict(sources.inits)}
+    document: dict[str, object] = {
+        "format_version": FORMAT_VERSION, "base": {"identity": sources.base.identity, "files": base_files},
+        "pictures": entries(sources.pictures), "class_pictures": entries(sources.class_pictures),
+        "adapters": dict(sources.inits)}
+    # left out where there are none, so that earlier locks stay as they are
+    if sources.encoders:
+        document["encoders"] = _encoder_entries(sources)
+    return document
+
+
+def _encoder_entries(sources: Sources) -> dict[str, dict[str, str]]:
+    """Key of an encoder, such as `evaluate.clip`, → name and digest of each of its files."""
+    entries: dict[str, dict[str, str]] = {}
+    for section, by_role in sources.encoders.items():
+        for role, files in by_role.items():
+            entries[f"{section}.{role}"] = dict(sorted(files.items()))
+    return entries
 
 
 def write_lock(loaded: LoadedRecipe, resolved: ResolvedSources) -> tuple[Path, bool]:
@@ -132,6 +146,16 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, object]) -> Iterator[
     for name in sorted({*was, *now}):
         if was.get(name) != now.get(name):
             yield f"adapt.{name}.init: {_truncate(was.get(name))} → {_truncate(now.get(name))}"
+    yield from _encoder_differences(_as_dict(old.get("encoders")), _as_dict(new.get("encoders")))
+
+
+def _encoder_differences(was: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
+    """A line for each encoder whose files are not the same. was, now: key of an encoder → its files with digests."""
+    for key in sorted({*was, *now}):
+        before, after = _as_dict(was.get(key)), _as_dict(now.get(key))
+        changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+        if changed:
+            yield f"{key}: {', '.join(changed)} {'differs' if len(changed) == 1 else 'differ'}"
 
 
 def _picture_differences(old: object, new: object, noun: str) -> Iterator[str]:

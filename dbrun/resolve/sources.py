@@ -29,12 +29,14 @@ from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures,
 from dbrun.resolve.target_layers import adapted_layers, check_layers, count_layers, layer_names
 from dbrun.resolve.training_notes import training_notes
 from dbrun.stages.load import prompt_limits
-from dbrun.stages.sources import BaseSource, Picture, Sources
+from dbrun.stages.sources import BaseSource, EncoderFiles, Picture, Sources
 from dbrun.stages.support.crops import recipe_crop_settings
 from dbrun.store.store import Store
 
 if TYPE_CHECKING:
+    from dbrun.resolve.encoders import FoundEncoder
     from dbrun.resolve.init_adapter import FoundAdapter
+    from dbrun.scores.encoder import Role
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
     base_source = None if base is None else base.source
     base_notes = _check_base(loaded, base_source, findings, store) if base_source else ()
     inits = _find_init_adapters(loaded, base_source, store, findings)
+    encoders = _find_encoders(loaded, store, findings)
     # decoding takes seconds for many pictures, so it waits while the recipe has other problems
     decode = decode and not findings.problems
 
@@ -91,7 +94,7 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
     assert base is not None, "without a base a problem has been raised"
     by_subject = tuple(one.pictures for one in found.values()) if len(found) > 1 else ()
     sources = Sources(base.source, pictures, {name: init.identity for name, init in inits.items()},
-                      _sort_pictures(classes.values()), by_subject)
+                      _sort_pictures(classes.values()), by_subject, _encoder_sources(encoders))
     train_notes = findings.attempt("train", training_notes, loaded, sources)
     findings.raise_if_any()
 
@@ -102,6 +105,9 @@ def resolve_sources(loaded: LoadedRecipe, store: Store, decode: bool = True,
         names.update(one.file_names)
     for init in inits.values():
         files.update(init.files)
+    for by_role in encoders.values():
+        for encoder in by_role.values():
+            files.update(encoder.paths)
     notes = (*(Note("base", text) for text in base.notes), *base_notes, *_init_notes(inits),
              *_picture_notes(recipe, found, classes, base.source.folder), *(train_notes or ()),
              *recipe_advice(recipe, sources, files, store),
@@ -236,6 +242,25 @@ def _find_init_adapters(loaded: LoadedRecipe, base: BaseSource | None, store: St
         if init_adapter is not None:
             found[component] = init_adapter
     return found
+
+
+def _find_encoders(loaded: LoadedRecipe, store: Store,
+                   findings: ProblemCollector) -> dict[str, dict[Role, FoundEncoder]]:
+    """Encoders of scores, by section and role. Adds problems to findings."""
+    # most recipes name none, and need not load this
+    if not loaded.recipe.score_encoders:
+        return {}
+    from dbrun.resolve.encoders import find_encoders
+
+    return find_encoders(loaded, store, findings)
+
+
+def _encoder_sources(encoders: Mapping[str, Mapping[Role, FoundEncoder]]) -> dict[str, dict[Role, EncoderFiles]]:
+    """The digests of the encoders' files, by section and role."""
+    sources: dict[str, dict[Role, EncoderFiles]] = {}
+    for section, by_role in encoders.items():
+        sources[section] = {role: encoder.source for role, encoder in by_role.items()}
+    return sources
 
 
 def _init_notes(inits: Mapping[str, FoundAdapter]) -> Iterator[Note]:

@@ -115,6 +115,8 @@ class Stage(Generic[P]):
     """Part of the cache key; raise it whenever the same params and inputs give other bytes."""
     needs: ClassVar[tuple[str, ...]] = ()
     """The names of the stages whose artifacts it reads."""
+    runs_after: ClassVar[tuple[str, ...]] = ()
+    """Stages that run first where the recipe has them, although nothing of them is read."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Packages whose minor versions are part of the cache key, since they can change the output."""
     modules: ClassVar[tuple[str, ...]] = ()

@@ -28,6 +28,7 @@ from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import load_base, quantisation_packages, sampling_numerics, sampling_precision
 from dbrun.stages.support.before_after import ROWS, draw_before_after
+from dbrun.stages.support.candidates import adapter_stage
 from dbrun.stages.support.checked_formats import (
     FormatCheck,
     encode_once,
@@ -36,6 +37,7 @@ from dbrun.stages.support.checked_formats import (
     write_large_formats,
 )
 from dbrun.stages.support.cost import adapter_labels, denoiser_labels, guidance_label
+from dbrun.stages.support.drawing import picture_key
 from dbrun.stages.support.lowres_inputs import LowresInputs, lowres_inputs
 from dbrun.stages.support.memory import CountedMemory
 from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice, resolution_advice
@@ -98,14 +100,14 @@ class Export(Stage[ExportParams]):
     VERSION: ClassVar[int] = 7
     delivers: ClassVar[bool] = True
     writes_formats: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "train")
+    needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "train", "select")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "safetensors",
                                             "numpy", "pillow")
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.formats", "dbrun.images.grid", "dbrun.images.loss_plot",
         "dbrun.images.pixels", "dbrun.images.samples", "dbrun.models", "dbrun.safetensors_header",
         "dbrun.stages.support.base_loading", "dbrun.stages.support.before_after",
-        "dbrun.stages.support.checked_formats", "dbrun.stages.support.inputs",
+        "dbrun.stages.support.checked_formats", "dbrun.stages.support.drawing", "dbrun.stages.support.inputs",
         "dbrun.stages.support.lowres_inputs", "dbrun.stages.support.provenance", "dbrun.training.device")
 
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
@@ -144,25 +146,13 @@ class Export(Stage[ExportParams]):
     def item_keys(self, params: ExportParams, inputs: Mapping[str, str],
                   numerics: Numerics) -> Sequence[Mapping[str, object]]:
         """One key for each picture of before_after.png, row after row."""
-        precision = sampling_precision(params.precision, numerics)
         keys: list[Mapping[str, object]] = []
         for row in ROWS:
             # no adapter in the base's row: it is drawn once for all trainings on this base
-            adapter = inputs["train"] if row == ADAPTED_ROW else None
+            adapter = inputs[adapter_stage(inputs)] if row == ADAPTED_ROW else None
             for column, prompt in enumerate(params.prompts):
-                key: dict[str, object] = {
-                    "base": inputs["load"], "adapter": adapter,
-                    "prompt": prompt, "seed": params.seed + column, "steps": params.steps,
-                    "guidance": params.guidance, "resolution": params.resolution, "precision": precision}
-                # the adapter's row is also sampled with the scheduler that it was trained for
-                if row == ADAPTED_ROW and params.prediction:
-                    key["prediction"] = params.prediction
-                if row == ADAPTED_ROW and params.zero_terminal_snr:
-                    key["zero_snr"] = params.zero_terminal_snr
-                if params.quantise is not None:
-                    key["quantise"] = params.quantise
-                if params.deterministic:
-                    key["deterministic"] = True
+                key = picture_key(params, numerics, base=inputs["load"], adapter=adapter, prompt=prompt,
+                                  seed=params.seed + column)
                 if params.starts:
                     key |= params.starts.key(column)
                 keys.append(key)
@@ -203,7 +193,7 @@ class Export(Stage[ExportParams]):
         from dbrun.formats.base import formats
 
         params, known_formats = ctx.params, formats()
-        weights = cost.artifact_bytes(ctx.inputs["train"])
+        weights = cost.artifact_bytes(ctx.inputs["adapt"])
         files = 0
         for name in params.formats:
             # a large format holds the whole base, which may be stored in 16 bits
@@ -228,7 +218,7 @@ class Export(Stage[ExportParams]):
         from dbrun.formats.base import formats
         from dbrun.formats.model_card import compatibility_warnings, layer_warnings, render_card
 
-        adapters, known_formats = read_adapters(ctx.inputs["train"].path), formats()
+        adapters, known_formats = read_adapters(ctx.inputs[adapter_stage(ctx.inputs)].path), formats()
         # one base for everything: each part of the work leaves it untouched, bit for bit
         precision = sampling_precision(ctx.params.precision, ctx.numerics)
         model = load_base(ctx, precision, quantise=ctx.params.quantise, deterministic=ctx.params.deterministic)

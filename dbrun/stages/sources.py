@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from dbrun.models.base import Sampling
+from dbrun.scores.encoder import Role
+
+EncoderFiles = Mapping[str, str]
+"""Name → sha256 of each file of an encoder: all that its embeddings depend on."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class Sources:
     pictures: the instance images, sorted by digest. inits: component -> identity of the adapter that
     `adapt.<component>.init` names: `peft:<sha256 of its config>+<sha256 of its weights>` or `diffusers:<sha256 of its
     weights>`. class_pictures: those of `prior.images`, sorted by digest. pictures_by_subject: the pictures of each
-    subject, in the recipe's order; empty for a single subject.
+    subject, in the recipe's order; empty for a single subject. encoders: section, `evaluate` or `select`, -> its
+    encoders by role.
     """
 
     # sorted by content, not by file name: renaming a picture changes no cache key and no result
@@ -70,6 +75,7 @@ class Sources:
     inits: Mapping[str, str] = field(default_factory=dict)
     class_pictures: tuple[Picture, ...] = ()
     pictures_by_subject: tuple[tuple[Picture, ...], ...] = ()
+    encoders: Mapping[str, Mapping[Role, EncoderFiles]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dbrun.models.base import families
 from dbrun.naming import CHECKPOINT_SUFFIXES, HUB_ID
 from dbrun.options.objective import check_objective
 from dbrun.recipe.checks import exports
+from dbrun.recipe.checks.score_rules import check_kept_step, check_scores
 from dbrun.recipe.checks.weight_rules import check_weights
 from dbrun.recipe.schema import images
 from dbrun.recipe.schema.launch import check_launch
@@ -23,7 +24,7 @@ def check_rules(recipe: Recipe) -> list[KeyProblem]:
     """All problems between keys of a valid recipe."""
     rules = (_subject, _dataset, _captions, _prior, _class_images, _base, check_weights, _prompt_reading,
              _components, _class_labels, _guidance, _objective, _precision, _adapt, _trigger, _export, _length, _stop,
-             _optimizer, _tf32, _images, _launch)
+             _optimizer, _tf32, _images, _launch, check_scores)
     problems: list[KeyProblem] = []
     for rule in rules:
         problems += rule(recipe)
@@ -301,6 +302,7 @@ def _stop(recipe: Recipe) -> Iterator[KeyProblem]:
 def check_step_limits(recipe: Recipe, steps: int) -> Iterator[KeyProblem]:
     """Settings that would have no effect in a training of `steps` steps: what begins after its end, and stops."""
     yield from _beyond_the_end(recipe, (), steps)
+    yield from check_kept_step(recipe, steps)
     components = recipe.adapt.components
     stops: dict[str, int] = {}
     for name, adapter in components.items():

@@ -17,13 +17,17 @@ from dbrun.recipe.schema.adapt import Adapt
 from dbrun.recipe.schema.export import Export, export_description
 from dbrun.recipe.schema.images import COLOUR_PATTERN, Images
 from dbrun.recipe.schema.launch import Launch
+from dbrun.recipe.schema.scoring import Evaluate, ScoreEncoder, Select
 from dbrun.recipe.schema.subject import Prompt, Subject, prompt_cycle
 from dbrun.recipe.schema.train import Train
+from dbrun.scores.encoder import Role
+from dbrun.scores.expectations import EXPECTATION_PATTERN
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 PATTERN_WORDS = {NAME_PATTERN: "letters, digits, '.', '_' and '-', at most 64, the first a letter or digit",
                  COLOUR_PATTERN: "'#' and six hexadecimal digits",
-                 TOKEN_PATTERN: "small letters, digits, '_' and '-' in < >"}
+                 TOKEN_PATTERN: "small letters, digits, '_' and '-' in < >",
+                 EXPECTATION_PATTERN: "'>=' or '<=' and a number in quotes; with 'of base', times the base's score"}
 """Pattern → its description in error messages."""
 
 
@@ -171,6 +175,10 @@ class Recipe(Part):
     """How training runs: length, batches, learning rate, optimizer, precision and checkpoints."""
     samples: Samples = Samples.from_defaults()
     """Sample pictures: those in `before_after.png`, and those drawn during training."""
+    evaluate: Annotated[Evaluate | None, OrNone] = None
+    """Scores of the exported adapter, and what is expected of them; left out, none."""
+    select: Annotated[Select | None, OrNone] = None
+    """Which candidate of the training is exported; left out, the last adapter."""
     trackers: Annotated[tuple[Tracker, ...] | None, OrNone] = None
     """Experiment trackers that training metrics are sent to; metrics.jsonl in the run's folder is always written."""
     export: Annotated[tuple[Export, ...] | None, Field(min_length=1, description=export_description()), OrNone] = None
@@ -189,6 +197,17 @@ class Recipe(Part):
         if self.subject is not None:
             return {"subject": self.subject}
         return {f"subjects.{index}": subject for index, subject in enumerate(self.subjects or ())}
+
+    @property
+    def score_encoders(self) -> Mapping[str, Mapping[Role, ScoreEncoder]]:
+        """Section, `evaluate` or `select`, → the encoders that it uses by role; `select` may take those of `evaluate`.
+        """
+        sections: dict[str, Mapping[Role, ScoreEncoder]] = {}
+        if self.evaluate is not None:
+            sections["evaluate"] = self.evaluate.encoders
+        if self.select is not None and self.select.draws_pictures:
+            sections["select"] = self.select.encoders or sections.get("evaluate", {})
+        return sections
 
     @property
     def generated_class_prompts(self) -> tuple[str | tuple[str, ...], ...]:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbrun.adapters.adapter_io import ComponentAdapter
-from dbrun.adapters.attach import cast_for_inference
 from dbrun.images.samples import ADAPTED_ROW, BASE_ROW, SampleSettings, write_samples
 from dbrun.models.base import Model
 from dbrun.models.prompt_encoding import KnownOutputs
 from dbrun.models.sampler import Sampler
 from dbrun.stages.base import StageContext
 from dbrun.stages.load import read_base_record
+from dbrun.stages.support.drawing import attach_for_drawing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,9 +46,7 @@ def draw_before_after(ctx: StageContext[Any], model: Model, adapters: Mapping[st
 
     @cache
     def adapted() -> Sampler:
-        for name, attached in adapters.items():
-            attached.attach_to(model.module(name))
-            cast_for_inference(model.module(name), model.dtype)
+        attach_for_drawing(model, adapters)
         sampled = model.with_scheduler_changes(params.scheduler_overrides(model))
         return Sampler(sampled, params.prompts, known(), kept_encoders)
 

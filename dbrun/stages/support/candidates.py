@@ -1,8 +1,12 @@
-"""The candidates in the artifact of `train`: a folder for each step, laid out as the trained adapters beside it."""
+"""The candidates in the artifact of `train`, a folder for each step, and the stage whose adapter is exported."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
 from pathlib import Path
+
+from dbrun.adapters.adapter_io import INDEX
 
 FOLDER = "candidates"
 
@@ -21,3 +25,16 @@ def candidate_steps(artifact: Path) -> tuple[int, ...]:
     if not folder.is_dir():
         return ()
     return tuple(sorted(int(path.name) for path in folder.iterdir()))
+
+
+def adapter_stage(inputs: Collection[str]) -> str:
+    """The stage whose artifact holds the adapter to export: `select` where the recipe has it, else `train`."""
+    return "select" if "select" in inputs else "train"
+
+
+def content_digest(folder: Path) -> str:
+    """The sha256 over an adapter's own files: its index and weights, without what lies beside them."""
+    sha = hashlib.sha256()
+    for path in (folder / INDEX, *sorted(folder.glob("*.safetensors"))):
+        sha.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return sha.hexdigest()

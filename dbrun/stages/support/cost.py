@@ -37,6 +37,11 @@ def artifact_bytes(artifact: Artifact) -> int:
     return _total_bytes(path for path in artifact.path.rglob("*") if path.is_file())
 
 
+def adapter_file_bytes(folder: Path) -> int:
+    """The bytes of the adapter in a folder, without candidates and others beside it."""
+    return _total_bytes(folder.glob("*.safetensors"))
+
+
 def base_bytes(ctx: StageContext[Any], folder: str = "") -> int:
     """The bytes of the base's files, or of those in one of its folders; 0 where the base is gone."""
     return _total_bytes(_base_files(ctx, folder))

@@ -52,6 +52,7 @@ class FirstFiles:
 
 
 MODEL = RepoKind("model", "base.path", "base.revision", "model_info")
+ENCODER = RepoKind("encoder", "evaluate.clip.path", "evaluate.clip.revision", "model_info")
 DATASET = RepoKind("data set", "subject.images", "subject.revision", "dataset_info", "dataset")
 
 

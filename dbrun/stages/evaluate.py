@@ -1,0 +1,141 @@
+"""The stage `evaluate`: scores the exported adapter, so that a recipe can say what it expects of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from dbrun.adapters.adapter_io import read_adapters, read_index
+from dbrun.naming import SCORES_FILE
+from dbrun.options.packages import OptionalPackage
+from dbrun.recipe.schema.model import Recipe
+from dbrun.scores.encoder import encoder_types
+from dbrun.scores.expectations import parse_expectation
+from dbrun.stages.base import Stage, StageContext
+from dbrun.stages.sources import Numerics, Sources
+from dbrun.stages.support.base_loading import quantisation_packages, sampling_numerics
+from dbrun.stages.support.candidates import adapter_stage, content_digest
+from dbrun.stages.support.memory import CountedMemory
+from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice, resolution_advice
+from dbrun.stages.support.scoring import Measured, Row, ScoringParams, score_rows
+from dbrun.stages.support.scoring_cost import max_scoring_bytes, scoring_memory, scoring_workload
+from dbrun.stages.support.scoring_params import scoring_params
+from dbrun.store.canonical import digest, to_json_value
+from dbrun.workload import Workload
+
+if TYPE_CHECKING:
+    from dbrun.training.dry_run import DryRun
+
+ADAPTED, BASE = "adapted", "base"
+"""Labels of the rows: pictures with the adapter and without."""
+
+
+@dataclass(frozen=True)
+class EvaluateParams(ScoringParams):
+    """The params of the stage `evaluate`. of_base: scores that are measured of the bare base, too."""
+
+    NEUTRAL: ClassVar[Mapping[str, object]] = {**ScoringParams.NEUTRAL, "of_base": ()}
+    WORDS: ClassVar[Mapping[str, str]] = {**ScoringParams.WORDS, "prompts": "evaluate.prompts",
+                                          "class_prompt": "evaluate.class_prompt", "seeds": "evaluate.seeds",
+                                          "encoders": "evaluate.clip", "of_base": "evaluate.expect"}
+
+    of_base: tuple[str, ...] = ()
+
+
+class Evaluate(Stage[EvaluateParams]):
+    """Draws the adapter's pictures over prompts and seeds, and measures every score that the encoders allow."""
+
+    NAME: ClassVar[str] = "evaluate"
+    delivers: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("load", "train", "select")
+    # an adapter is in the store before it is judged: encoders that fail cost no export
+    runs_after: ClassVar[tuple[str, ...]] = ("export",)
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "numpy",
+                                            "pillow")
+    modules: ClassVar[tuple[str, ...]] = (
+        "dbrun.adapters", "dbrun.images.pixels", "dbrun.models", "dbrun.scores",
+        "dbrun.stages.support.base_loading", "dbrun.stages.support.drawing", "dbrun.stages.support.scoring",
+        "dbrun.training.device")
+
+    def applies_to(self, recipe: Recipe) -> bool:
+        """Whether the recipe has `evaluate`."""
+        return recipe.evaluate is not None
+
+    def params(self, recipe: Recipe, sources: Sources) -> EvaluateParams:
+        """Prompts, seeds, pictures, encoders, and the scores that the base is measured for."""
+        params = EvaluateParams(**scoring_params(recipe, sources, "evaluate"))
+        expected: Mapping[str, str] = {}
+        if recipe.evaluate is not None and recipe.evaluate.expect is not None:
+            expected = recipe.evaluate.expect.texts
+        of_base: list[str] = []
+        for name, (score, _) in params.scores.items():
+            compared = name in expected and parse_expectation(expected[name]).of_base
+            # what became of the class says nothing without what it was
+            if compared or score.PICTURES == "class_prompt":
+                of_base.append(name)
+        return EvaluateParams(**{**vars(params), "of_base": tuple(of_base)})
+
+    def required_packages(self, params: EvaluateParams) -> tuple[OptionalPackage, ...]:
+        """The package of the quantisation, if there is one."""
+        return quantisation_packages(params.quantise)
+
+    def key_numerics(self, params: EvaluateParams, numerics: Numerics) -> Mapping[str, str]:
+        """The precision in which its pictures are drawn."""
+        return sampling_numerics(params.precision, numerics)
+
+    def workload(self, recipe: Recipe, sources: Sources) -> Workload:
+        """The number of pictures, and for each its sampler steps times pixels."""
+        params = self.params(recipe, sources)
+        rows = (tuple(params.scores), params.of_base)
+        return scoring_workload(recipe, params, sum(params.count_pictures(names) for names in rows))
+
+    def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
+        """The drawing of a picture, or an encoder beside the base."""
+        return scoring_memory(recipe, dry_run, self.params(recipe, sources))
+
+    def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
+        """Blocks in CPU memory, then what also trains anew."""
+        costly = (*precision_advice(recipe), *quantise_advice(recipe, device), *resolution_advice(recipe))
+        return (*offload_advice(recipe, device), *(f"{advice}, which trains anew" for advice in costly))
+
+    def max_disk_bytes(self, ctx: StageContext[EvaluateParams]) -> int:
+        """Each picture with its embeddings, and scores.json."""
+        params = ctx.params
+        rows = (tuple(params.scores), params.of_base)
+        return max_scoring_bytes(params, sum(params.count_pictures(names) for names in rows))
+
+    def run(self, ctx: StageContext[EvaluateParams]) -> None:
+        """Write scores.json: each score with its spreads, direction, source and encoder, and the value of each picture.
+        """
+        params = ctx.params
+        folder = ctx.inputs[adapter_stage(ctx.inputs)].path
+        rows = [Row(ADAPTED, content_digest(folder), tuple(params.scores), lambda: read_adapters(folder))]
+        if params.of_base:
+            # first: the untouched base needs no adapter taken off
+            rows.insert(0, Row(BASE, None, params.of_base, dict))
+        measured = score_rows(ctx, params, rows, tuple(read_index(folder)))
+        document = scores_document(params, measured[ADAPTED], measured.get(BASE, {}))
+        (ctx.out / SCORES_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def scores_document(params: ScoringParams, adapted: Mapping[str, Measured],
+                    base: Mapping[str, Measured]) -> dict[str, object]:
+    """The content of scores.json. adapted, base: name of a score -> result with the adapter and without."""
+    encoders: dict[str, object] = {}
+    for role, files in params.encoders.items():
+        label = next(kind.LABEL for kind in encoder_types().values() if role == kind.ROLE)
+        encoders[role] = {"kind": label, "identity": f"files:{digest(to_json_value(files))}"}
+    scores: dict[str, object] = {}
+    for name, found in adapted.items():
+        score, role = params.scores[name]
+        entry: dict[str, object] = {
+            **asdict(found.value), "higher_is_better": score.HIGHER_IS_BETTER, "label": score.LABEL,
+            "source": score.SOURCE, "encoder": role, "pictures_of": score.PICTURES,
+            "per_picture": [list(values) for values in found.per_picture]}
+        if name in base:
+            entry["base"] = asdict(base[name].value)
+        scores[name] = entry
+    return {"format_version": 1, "prompts": list(params.prompts), "texts": list(params.texts),
+            "class_prompt": params.class_prompt, "seeds": list(params.seeds), "encoders": encoders, "scores": scores}

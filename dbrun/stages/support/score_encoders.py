@@ -1,0 +1,61 @@
+"""The encoders of a stage that scores: opened from the files that the run was planned with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from dbrun.errors import StageFailed
+from dbrun.scores.encoder import Role, open_encoder
+from dbrun.stages.base import StageContext
+from dbrun.stages.sources import EncoderFiles
+
+if TYPE_CHECKING:
+    from dbrun.scores.encoder import Encoder
+
+
+class OpenEncoders:
+    """Context manager: encoders, each loaded at its first use."""
+
+    def __init__(self, ctx: StageContext[Any], files: Mapping[Role, EncoderFiles]) -> None:
+        """files: role -> name and sha256 of each file of the encoder."""
+        self.ctx, self.files = ctx, files
+        self.opened: dict[Role, Encoder] = {}
+
+    def __enter__(self) -> OpenEncoders:
+        self.ctx.work.mkdir(parents=True, exist_ok=True)
+        self.folder = TemporaryDirectory(dir=self.ctx.work)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self.opened.clear()
+        self.folder.cleanup()
+
+    def open(self, role: Role) -> Encoder:
+        """The encoder of a role. Raises StageFailed where a file changed after the run began."""
+        if role not in self.opened:
+            # torch is imported by now: pictures have been drawn, or are embedded next
+            from dbrun.training.device import set_up_device
+
+            device = set_up_device(self.ctx.numerics, self.ctx.process_group.local_rank)
+            self.opened[role] = open_encoder(self._linked(role), device, role=role)
+        return self.opened[role]
+
+    def _linked(self, role: Role) -> Path:
+        """A folder in which the encoder's files have their usual names; the run knows them by digest."""
+        folder = Path(self.folder.name) / role
+        folder.mkdir()
+        for name, digest in self.files[role].items():
+            path = self.ctx.files[digest]
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            # the digest is part of the cache key: other bytes under it would be a wrong result that is found again
+            if found != digest:
+                raise StageFailed(f"{path} changed after the run began", fix="run the same command again")
+            (folder / name).symlink_to(path.resolve())
+        return folder

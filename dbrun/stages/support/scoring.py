@@ -1,0 +1,322 @@
+"""Scores of adapters: their pictures are drawn, embedded and measured, each picture and embedding cached by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dbrun.adapters.adapter_io import ComponentAdapter
+from dbrun.diffusion.prediction import PredictionType
+from dbrun.models.base import Model
+from dbrun.models.prompt_encoding import KnownOutputs, frozen_encoders, learning_encoders
+from dbrun.models.sampler import Sampler
+from dbrun.models.scheduling import scheduler_changes
+from dbrun.options.precision import Precision
+from dbrun.scores.base import EmbeddedPictures, PicturesOf, References, Score, ScoreValue, measurable_scores
+from dbrun.scores.encoder import Role
+from dbrun.stages.base import StageContext
+from dbrun.stages.sources import EncoderFiles
+from dbrun.stages.support.base_loading import load_base, sampling_precision
+from dbrun.stages.support.drawing import attach_for_drawing, picture_key
+from dbrun.stages.support.inputs import read_verified
+from dbrun.stages.support.score_encoders import OpenEncoders
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Context = StageContext[Any]
+EMBEDDING = "embedding"
+"""Name of the only tensor in the file of an embedding."""
+
+
+@dataclass(frozen=True)
+class ScoringParams:
+    """The params of a stage that scores adapters.
+
+    prompts: with the subject in them; texts: the same as an encoder reads them, without the trigger, which it cannot
+    know; class_prompt: of the bare class, None where no score of it is measured; seeds: one for each picture of a
+    prompt; pictures: sha256 of the instance pictures; background: `#rrggbb` behind transparent ones; encoders: role ->
+    its files. steps, guidance, resolution, precision, prediction, zero_terminal_snr, quantise, deterministic: of the
+    pictures, as in the export.
+    """
+
+    NEUTRAL: ClassVar[Mapping[str, object]] = {"prediction": None, "zero_terminal_snr": False, "quantise": None,
+                                              "deterministic": False}
+    WORDS: ClassVar[Mapping[str, str]] = {
+        "texts": "subject.instance_prompt", "pictures": "subject.images", "background": "images.background",
+        "steps": "samples.steps", "guidance": "samples.guidance", "resolution": "images.resolution",
+        "precision": "train.precision", "prediction": "objective.prediction",
+        "zero_terminal_snr": "objective.zero_terminal_snr", "quantise": "base.quantise",
+        "deterministic": "train.deterministic"}
+
+    prompts: tuple[str, ...]
+    texts: tuple[str, ...]
+    class_prompt: str | None
+    seeds: tuple[int, ...]
+    pictures: tuple[str, ...]
+    background: str
+    encoders: Mapping[Role, EncoderFiles]
+    steps: int
+    guidance: float
+    resolution: int
+    precision: Precision
+    prediction: PredictionType | None = None
+    zero_terminal_snr: bool = False
+    quantise: str | None = None
+    deterministic: bool = False
+
+    @property
+    def scores(self) -> dict[str, tuple[Score, Role]]:
+        """Name -> score and the role of its encoder, for every score that these encoders, prompts and seeds allow."""
+        allowed: dict[str, tuple[Score, Role]] = {}
+        for name, (score, role) in measurable_scores(tuple(self.encoders)).items():
+            has_pictures = score.PICTURES == "prompts" or self.class_prompt is not None
+            if has_pictures and len(self.seeds) >= score.MIN_SEEDS:
+                allowed[name] = score, role
+        return allowed
+
+    def prompts_of(self, kind: PicturesOf) -> tuple[str, ...]:
+        """The prompts of pictures of a kind."""
+        if kind == "prompts":
+            return self.prompts
+        return () if self.class_prompt is None else (self.class_prompt,)
+
+    def prompts_for(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The prompts that scores, by name, need pictures of, without duplicates."""
+        prompts: list[str] = []
+        for name in names:
+            prompts += self.prompts_of(self.scores[name][0].PICTURES)
+        return tuple(dict.fromkeys(prompts))
+
+    def count_pictures(self, names: Iterable[str]) -> int:
+        """The number of pictures that scores, by name, need of one adapter."""
+        return len(self.prompts_for(names)) * len(self.seeds)
+
+    @property
+    def all_prompts(self) -> tuple[str, ...]:
+        """Every prompt that is drawn, without duplicates."""
+        return tuple(dict.fromkeys((*self.prompts, *self.prompts_of("class_prompt"))))
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures of one adapter, or of the bare base.
+
+    label: its name in results; identity: of the content, None for the base; scores: names of those to measure;
+    read_adapters: reads it, called once a picture is new.
+    """
+
+    label: str
+    identity: str | None
+    scores: tuple[str, ...]
+    read_adapters: Callable[[], Mapping[str, ComponentAdapter]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A score of a row. value: its mean and spreads; per_picture: of each prompt, the value of each seed."""
+
+    value: ScoreValue
+    per_picture: tuple[tuple[float, ...], ...]
+
+
+def score_rows(ctx: Context, params: ScoringParams, rows: Sequence[Row],
+               components: Sequence[str]) -> dict[str, dict[str, Measured]]:
+    """Draw and measure rows: label -> name of a score -> result. components: those that the adapters are on."""
+    keys = _draw_rows(ctx, params, rows, components)
+    with OpenEncoders(ctx, params.encoders) as encoders:
+        embedder = _Embedder(ctx, params, encoders)
+        results: dict[str, dict[str, Measured]] = {}
+        for row in rows:
+            results[row.label] = {}
+            for name in row.scores:
+                ctx.check_interrupt()
+                score, role = params.scores[name]
+                results[row.label][name] = _measure(params, embedder, score, role, keys[row.label])
+    return results
+
+
+RowKeys = Mapping[str, Mapping[int, Mapping[str, object]]]
+"""Prompt -> seed -> cache key of the picture, of one row."""
+
+
+def _draw_rows(ctx: Context, params: ScoringParams, rows: Sequence[Row],
+               components: Sequence[str]) -> dict[str, RowKeys]:
+    """Draw every picture that is not cached; label of a row -> the keys of its pictures."""
+    drawer = _Drawer(ctx, params, components)
+    total = sum(params.count_pictures(row.scores) for row in rows)
+    done = 0
+    keys: dict[str, RowKeys] = {}
+    for row in rows:
+        by_prompt: dict[str, dict[int, Mapping[str, object]]] = {}
+        for prompt in params.prompts_for(row.scores):
+            by_prompt[prompt] = {}
+            for seed in params.seeds:
+                ctx.check_interrupt()
+                ctx.progress(done, total, "pictures")
+                key = picture_key(params, ctx.numerics, base=ctx.inputs["load"].digest, adapter=row.identity,
+                                  prompt=prompt, seed=seed)
+                ctx.items.get(key, partial(drawer.draw, row, prompt, seed))
+                by_prompt[prompt][seed] = key
+                done += 1
+        keys[row.label] = by_prompt
+    drawer.close()
+    ctx.progress(total, total, "pictures")
+    return keys
+
+
+class _Drawer:
+    """Draws pictures with one adapter after the other on one base, which is loaded at the first picture."""
+
+    def __init__(self, ctx: Context, params: ScoringParams, components: Sequence[str]) -> None:
+        self.ctx, self.params, self.components = ctx, params, components
+        self.row: Row | None = None
+        self.sampler: Sampler | None = None
+
+    @cached_property
+    def model(self) -> Model:
+        """The untouched base."""
+        params = self.params
+        precision = sampling_precision(params.precision, self.ctx.numerics)
+        return load_base(self.ctx, precision, quantise=params.quantise, deterministic=params.deterministic)
+
+    @cached_property
+    def known(self) -> KnownOutputs:
+        """What the text encoders that no adapter changes make of every prompt."""
+        frozen = frozen_encoders(self.model.family, self.components)
+        learning = learning_encoders(self.model.family, self.components)
+        return self.model.encoder_outputs((*self.params.all_prompts, ""), frozen, learning)
+
+    def draw(self, row: Row, prompt: str, seed: int, folder: Path) -> None:
+        """Draw a picture of a row into folder."""
+        from dbrun.images.grid import save_png
+
+        params = self.params
+        picture = self._sampler(row).draw(prompt, seed=seed, steps=params.steps, guidance=params.guidance,
+                                          resolution=params.resolution, on_step=self.ctx.check_interrupt)
+        save_png(picture, folder / PICTURE_FILE)
+
+    def close(self) -> None:
+        """Leave the base as it was loaded."""
+        from dbrun.formats.merge_weights import restore_base
+
+        if self.row is not None:
+            restore_base(self.model)
+
+    def _sampler(self, row: Row) -> Sampler:
+        """The sampler of a row; the adapter of the row before is taken off."""
+        if self.sampler is not None and self.row is row:
+            return self.sampler
+        # encoded on the bare base, before anything is attached
+        known, model = self.known, self.model
+        self.close()
+        self.row = row
+        if row.identity is not None:
+            attach_for_drawing(model, row.read_adapters())
+            changes = scheduler_changes(model.scheduler.config, self.params.prediction, self.params.zero_terminal_snr)
+            model = model.with_scheduler_changes(changes)
+        learning = learning_encoders(model.family, self.components)
+        self.sampler = Sampler(model, self.params.all_prompts, known, learning)
+        return self.sampler
+
+
+PICTURE_FILE = "picture.png"
+
+
+class _Embedder:
+    """Embeddings of pictures and texts, each an item of its own; an encoder is loaded at the first that is new."""
+
+    def __init__(self, ctx: Context, params: ScoringParams, encoders: OpenEncoders) -> None:
+        self.ctx, self.params, self.encoders = ctx, params, encoders
+
+    def drawn(self, role: Role, key: Mapping[str, object]) -> Tensor:
+        """Embedding [D] of a drawn picture. key: the picture's, which is cached."""
+        def picture() -> Any:
+            from PIL.Image import open as open_image
+
+            return open_image(self.ctx.items.get(key, _never) / PICTURE_FILE)
+
+        return self._item(role, {"picture": dict(key)},
+                          lambda: self.encoders.open(role).embed_pictures([picture()]))
+
+    def instances(self, role: Role) -> Tensor:
+        """Embeddings [M, D] of the instance pictures, cropped to squares as in training."""
+        import torch
+
+        params = self.params
+        rows: list[Tensor] = []
+        for digest in params.pictures:
+            key = {"instance": digest, "background": params.background, "resolution": params.resolution}
+            rows.append(self._item(role, key, partial(self._embed_instance, role, digest)))
+        return torch.stack(rows)
+
+    def texts(self, role: Role) -> Tensor:
+        """Embeddings [P, D] of the prompts' texts."""
+        import torch
+
+        rows: list[Tensor] = []
+        for text in self.params.texts:
+            rows.append(self._item(role, {"text": text}, partial(self._embed_text, role, text)))
+        return torch.stack(rows)
+
+    def _embed_instance(self, role: Role, digest: str) -> Tensor:
+        from dbrun.images.pixels import read_square
+
+        params = self.params
+        name = self.ctx.files[digest].name
+        square = read_square(read_verified(self.ctx.files, digest), params.resolution, params.background, name)
+        return self.encoders.open(role).embed_pictures([square])
+
+    def _embed_text(self, role: Role, text: str) -> Tensor:
+        return self.encoders.open(role).embed_texts([text])
+
+    def _item(self, role: Role, key: Mapping[str, object], embed: Callable[[], Tensor]) -> Tensor:
+        """The embedding [D] with this key; `embed` gives it as [1, D] where it is new."""
+        from safetensors.torch import load_file, save_file
+
+        def make(folder: Path) -> None:
+            save_file({EMBEDDING: embed()[0].contiguous()}, folder / "embedding.safetensors")
+
+        folder = self.ctx.items.get({"encoder": dict(self.params.encoders[role]), **key}, make)
+        return load_file(folder / "embedding.safetensors")[EMBEDDING]
+
+
+def _never(folder: Path) -> None:
+    raise AssertionError("every picture is drawn before it is embedded")
+
+
+def _measure(params: ScoringParams, embedder: _Embedder, score: Score, role: Role, keys: RowKeys) -> Measured:
+    """Measure one score of one row."""
+    import torch
+
+    prompts = params.prompts_of(score.PICTURES)
+    vectors: list[Tensor] = []
+    places: list[int] = []
+    seeds: list[int] = []
+    for place, prompt in enumerate(prompts):
+        for seed in params.seeds:
+            vectors.append(embedder.drawn(role, keys[prompt][seed]))
+            places.append(place)
+            seeds.append(seed)
+    pictures = EmbeddedPictures(torch.stack(vectors), tuple(places), tuple(seeds))
+    references = _references(embedder, score.REFERENCES, role, pictures.vectors)
+    values = iter(score.per_picture(pictures, references).tolist())
+    per_picture = tuple(tuple(_take(values, len(params.seeds))) for _ in prompts)
+    return Measured(score.measure(pictures, references), per_picture)
+
+
+def _take(values: Iterator[float], count: int) -> Iterator[float]:
+    for _ in range(count):
+        yield next(values)
+
+
+def _references(embedder: _Embedder, kind: References, role: Role, pictures: Tensor) -> Tensor:
+    """What a score compares with: embeddings [M, D]. pictures: given where it compares with nothing else."""
+    if kind == "instances":
+        return embedder.instances(role)
+    if kind == "texts":
+        return embedder.texts(role)
+    return pictures
