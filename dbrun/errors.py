@@ -77,6 +77,12 @@ class WorkPending(DbrunError):
     exit_code = 3
 
 
+class ExpectationMissed(DbrunError):
+    """A run has delivered, but a score is not what its recipe expects."""
+
+    exit_code = 4
+
+
 class StoreCorrupt(DbrunError):
     """The store cannot be read or repaired."""
 

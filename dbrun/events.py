@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from dbrun.expectations import Outcome, ScoreSummary
+
 FORMAT_VERSION = 1
 """The `format_version` of events as JSON."""
 
@@ -121,7 +123,8 @@ class RunFinished(Event):
     """A run has finished. ran, reused: numbers of stages; outputs: the delivered folder, None without an export.
 
     run_id: as in RunStarted; files: those delivered, relative to outputs; losses: of the training, by name: the mean
-    over the last tenth of its steps, and the last held-out loss.
+    over the last tenth of its steps, and the last held-out loss; scores: of the adapter, by name: mean, spread over
+    seeds and direction; expectations: for each of the recipe's, what was found and whether it is met.
     """
 
     ran: int
@@ -131,6 +134,8 @@ class RunFinished(Event):
     run_id: str = ""
     files: tuple[str, ...] = ()
     losses: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, ScoreSummary] = field(default_factory=dict)
+    expectations: tuple[Outcome, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbrun.events import Note, RunFinished
+from dbrun.expectations import Outcome, ScoreSummary, outcomes_from_json, summaries_from_json
 
 if TYPE_CHECKING:
     from dbrun.recipe.schema.model import Recipe
@@ -24,7 +25,8 @@ class Run:
 
     folder: its record; state: running, done, failed, interrupted or killed; ran, reused: numbers of stages; seconds:
     wall time; outputs: the delivered folder, None without an export; files: those delivered; losses: final ones by
-    name. Of a run that is not done the last six are unknown: 0 or empty.
+    name; scores: of the adapter by name, expectations: what became of those of the recipe, both empty without
+    `evaluate`. Of a run that is not done all from `ran` on are unknown: 0 or empty.
     """
 
     id: str
@@ -38,6 +40,13 @@ class Run:
     outputs: Path | None = None
     files: tuple[Path, ...] = ()
     losses: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, ScoreSummary] = field(default_factory=dict)
+    expectations: tuple[Outcome, ...] = ()
+
+    @property
+    def is_below_expectation(self) -> bool:
+        """Whether a score is not what the recipe expects."""
+        return not all(outcome.met for outcome in self.expectations)
 
     @classmethod
     def finished(cls, folder: Path, name: str, event: RunFinished) -> Run:
@@ -45,7 +54,8 @@ class Run:
         outputs = Path(event.outputs) if event.outputs is not None else None
         files = tuple(outputs / file for file in event.files) if outputs is not None else ()
         return cls(event.run_id, name, folder, ran=event.ran, reused=event.reused, seconds=event.seconds,
-                   outputs=outputs, files=files, losses=dict(event.losses))
+                   outputs=outputs, files=files, losses=dict(event.losses), scores=dict(event.scores),
+                   expectations=event.expectations)
 
     @classmethod
     def on_record(cls, record: records.Run) -> Run:
@@ -58,14 +68,17 @@ class Run:
         delivered = tuple(Path(str(outputs)) / str(file) for file in files or ()) if outputs else ()
         return cls(record.id, record.name, record.folder, record.state, record.is_pinned, int(last.get("ran", 0)),
                    int(last.get("reused", 0)), float(last.get("seconds", 0.0)), Path(outputs) if outputs else None,
-                   delivered, dict(losses or {}))
+                   delivered, dict(losses or {}), summaries_from_json(last.get("scores")),
+                   outcomes_from_json(last.get("expectations")))
 
     def to_json(self) -> dict[str, object]:
         """The run as plain data."""
         return {"format_version": FORMAT_VERSION, "id": self.id, "name": self.name, "folder": str(self.folder),
                 "state": self.state, "pinned": self.is_pinned, "ran": self.ran, "reused": self.reused,
                 "seconds": self.seconds, "outputs": str(self.outputs) if self.outputs else None,
-                "files": [str(file) for file in self.files], "losses": dict(self.losses)}
+                "files": [str(file) for file in self.files], "losses": dict(self.losses),
+                "scores": {name: asdict(score) for name, score in self.scores.items()},
+                "expectations": [outcome.to_json() for outcome in self.expectations]}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ HELP_SECTIONS = {
     "Runs": ("run", "stage", "plan", "status", "explain", "graph"),
     "Many runs": ("jobs", "submit"),
     "What ran": ("runs", "logs", "diff"),
-    "Results": ("report", "show", "compare", "sample", "merge", "convert", "push"),
+    "Results": ("report", "show", "compare", "sample", "evaluate", "merge", "convert", "push"),
     "The store": ("ls", "du", "verify", "gc", "pin", "unpin"),
     "This machine": ("doctor",),
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dbrun.api import request as api
+from dbrun.errors import UsageError
 from dbrun.events import Emit
 from dbrun.store.store import Store
 from dbrun.ui.terminal import print_result
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dbrun.api.results import Run
     from dbrun.plan.selection import Selection
     from dbrun.recipe.load import LoadedRecipe
+    from dbrun.recipe.schema.model import Recipe
     from dbrun.resolve.sources import ResolvedSources
     from dbrun.workers.env import DistributedEnv
 
@@ -39,10 +41,11 @@ def read_request(request: RecipeRequest, emit: Emit | None = None, *,
 
 
 def run_recipe(request: RecipeRequest, selection: Selection, *, as_json: bool, quiet: bool = False,
-               locked: bool = False, outputs: Path = Path("outputs")) -> Run:
+               locked: bool = False, outputs: Path = Path("outputs"), junit: Path | None = None) -> Run:
     """Run the recipe's selected stages; print the path of the delivered folder to stdout, unless quiet.
 
-    locked: raise if the recipe does not match its lock; outputs: the folder for delivered folders. Raises DbrunError.
+    locked: raise if the recipe does not match its lock; outputs: the folder for delivered folders; junit: the file for
+    what became of the recipe's expectations. Raises DbrunError.
     """
     from dbrun.api.run import read_run, run_read
     from dbrun.run.signals import stop_signals
@@ -60,11 +63,35 @@ def run_recipe(request: RecipeRequest, selection: Selection, *, as_json: bool, q
         join_run(launched, request)
     with closing(make_reporter(as_json)) as reporter:
         read = read_run(request, reporter, locked=locked, launched=launched, reading=show_elapsed(READING))
+        if junit is not None:
+            _check_junit(junit, read.loaded.recipe)
         with stop_signals() as cancel:
             done = run_read(read, selection, reporter, outputs=outputs, cancel=cancel)
         if done.outputs is not None and not as_json and not quiet:
             print_result(str(done.outputs))
+    if junit is not None:
+        from dbrun.ui.junit import write_junit
+
+        write_junit(junit, done.name, done.expectations, done.seconds)
     return done
+
+
+def refuse_below_expectation(done: Run) -> None:
+    """Raise ExpectationMissed if a score of a finished run is not what its recipe expects."""
+    if done.is_below_expectation:
+        from dbrun.ui.scores import missed_error
+
+        raise missed_error(done.expectations, done.outputs)
+
+
+def _check_junit(path: Path, recipe: Recipe) -> None:
+    """Raise UsageError for a recipe that expects nothing, and for a file that could not be written."""
+    from dbrun.ui.junit import check_junit_path
+
+    if recipe.evaluate is None or recipe.evaluate.expect is None:
+        raise UsageError(f"found --junit {path}, but the recipe expects nothing of its scores",
+                         fix="write `expect: {subject: \">= 0.7\"}` under `evaluate`, or leave --junit out")
+    check_junit_path(path)
 
 
 def join_run(here: DistributedEnv, request: RecipeRequest) -> NoReturn:

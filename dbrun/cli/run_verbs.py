@@ -33,25 +33,30 @@ Locked = Annotated[bool, typer.Option(
     "--locked", help="Stop with exit code 3 if the recipe does not match the lock file beside it.")]
 
 
+Junit = Annotated[Path | None, typer.Option(
+    "--junit", metavar="FILE", show_default=False,
+    help="Write JUnit XML: a test case for each score that the recipe expects something of.")]
 OutputsFolder = Annotated[Path, typer.Option("--outputs", metavar="FOLDER", help="The folder for delivered folders.")]
 
 
 @app.command()
 def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profiles = None, sweep: Sweeps = None,
         until: Until = None, from_: From = None, only: Only = None, force: Force = None, locked: Locked = False,
-        outputs: OutputsFolder = Path("outputs"), store: StoreFolder = None,
+        outputs: OutputsFolder = Path("outputs"), store: StoreFolder = None, junit: Junit = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and run nothing.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:
     """Run a recipe; the export is written to outputs/NAME/.
 
-    Stages whose result is in the store are not run again.
+    Stages whose result is in the store are not run again. Exit code 4: delivered, but below what the recipe expects.
     """
-    from dbrun.cli.run import run_recipe
+    from dbrun.cli.run import refuse_below_expectation, run_recipe
     from dbrun.cli.words import parse_request_from
     from dbrun.plan.selection import Selection
 
     request, from_ = parse_request_from(recipe, overrides, profile, from_, store)
     selection = Selection(until=until, from_=from_, only=only, force=tuple(force or ()))
+    if junit is not None and (sweep or dry_run):
+        raise UsageError("`--junit` tells what became of one run", fix="leave out --sweep and --dry-run, or --junit")
     if sweep:
         _refuse_locked(locked)
         from dbrun.cli.sweep import plan_runs, refuse_blocked, run_sweep, show_sweep
@@ -71,7 +76,8 @@ def run(recipe: MaybeRecipe = None, overrides: Overrides = None, profile: Profil
         if show_plan(request, selection, form="json" if json else "text", locked=locked, exit_code=locked):
             raise typer.Exit(3)
     else:
-        run_recipe(request, selection, as_json=json, locked=locked, outputs=outputs)
+        done = run_recipe(request, selection, as_json=json, locked=locked, outputs=outputs, junit=junit)
+        refuse_below_expectation(done)
 
 
 @app.command()
@@ -86,7 +92,7 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
 
     The stages before it run only if they are not cached.
     """
-    from dbrun.cli.run import run_recipe
+    from dbrun.cli.run import refuse_below_expectation, run_recipe
     from dbrun.cli.words import check_stage, request_or_default
     from dbrun.plan.selection import Selection
     from dbrun.store.store import current_store
@@ -101,7 +107,7 @@ def stage(name: Annotated[str, typer.Argument(help="The stage.", metavar="STAGE"
         selection = Selection(only=name, force=forced)
     else:
         selection = Selection(until=name, force=forced)
-    run_recipe(request, selection, as_json=json, locked=locked, outputs=outputs)
+    refuse_below_expectation(run_recipe(request, selection, as_json=json, locked=locked, outputs=outputs))
 
 
 def _refuse_locked(locked: bool) -> None:

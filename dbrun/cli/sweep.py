@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dbrun.api.request import RecipeRequest
 from dbrun.api.sweep_axes import parse_axes, run_name
 from dbrun.cli.run import read_request, run_recipe
-from dbrun.errors import DbrunError, Interrupted, StageFailed, UsageError
+from dbrun.errors import DbrunError, ExpectationMissed, Interrupted, StageFailed, UsageError
 from dbrun.events import Note, SweepFinished
 from dbrun.plan.planner import Plan, Scope, make_scope, plan_scope
 from dbrun.plan.sweep_plan import SharedWork, shared_work
@@ -175,7 +175,8 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool,
               outputs: Path = Path("outputs")) -> None:
     """Run all runs and print their results; a failed run does not stop the others.
 
-    outputs: the folder for delivered folders. Raises StageFailed at the end if a run failed, Interrupted at once.
+    outputs: the folder for delivered folders. Raises StageFailed at the end if a run failed,
+    ExpectationMissed if a score is not what its recipe expects, Interrupted at once.
     """
     from dbrun.cli.sweep_sheet import write_sweep_sheet
     from dbrun.ui.sweep import report_command, results_table, values_text
@@ -186,6 +187,7 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool,
                          fix="leave the launcher out; `launch.processes=N` shares each run of the sweep")
     results: list[dict[str, object]] = []
     exports: dict[str, Path] = {}
+    below: list[str] = []
     for run in runs:
         if not as_json:
             print_status("")
@@ -195,6 +197,8 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool,
             result.update(_outcome_json(outcome))
             if outcome.outputs is not None:
                 exports[values_text(run.values)] = outcome.outputs
+            if outcome.is_below_expectation:
+                below.append(run.name)
         results.append(result)
     if as_json:
         print_result(json.dumps(SweepFinished(tuple(results)).to_json()))
@@ -209,6 +213,9 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool,
     if failed:
         raise StageFailed(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}",
                           fix="run the same command again: it continues with what is missing")
+    if below:
+        raise ExpectationMissed(f"{len(below)} of {len(runs)} runs are below what is expected: {', '.join(below)}",
+                                fix="take another of the runs, or change `evaluate.expect`")
 
 
 def _run_one(run: SweepRun, selection: Selection, as_json: bool,
@@ -230,4 +237,5 @@ def _run_one(run: SweepRun, selection: Selection, as_json: bool,
 def _outcome_json(outcome: Run) -> dict[str, object]:
     outputs = str(outcome.outputs) if outcome.outputs else None
     return {"ran": outcome.ran, "cached": outcome.reused, "seconds": outcome.seconds,
-            "loss": outcome.losses.get("loss"), "outputs": outputs}
+            "loss": outcome.losses.get("loss"), "outputs": outputs,
+            "scores": {name: asdict(score) for name, score in outcome.scores.items()}}

@@ -1,4 +1,4 @@
-"""The verbs that use trained adapters: `sample`, `merge`, `convert` and `push`."""
+"""The verbs that use trained adapters: `sample`, `evaluate`, `merge`, `convert` and `push`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dbrun.cli.app import app
+from dbrun.cli.app import Json, app
 
 Base = Annotated[str | None, typer.Option("--base", metavar="BASE", help="The base: embedded, a folder, a "
                                           ".safetensors file, or owner/name@revision. Default: the base that the "
@@ -48,6 +48,24 @@ def sample(
 
     wish = SampleRequest("", count, seed, steps, guidance, resolution, each)
     draw_samples(words, wish, base, like, precision, output)
+
+
+@app.command()
+def evaluate(
+        adapters: Annotated[list[str], typer.Argument(
+            help="Adapters (a file, or a folder that a run wrote), each with an optional weight.",
+            metavar="ADAPTER[:WEIGHT]…", show_default=False)],
+        like: Annotated[Path, typer.Option("--like", metavar="RECIPE", show_default=False,
+                                           help="The recipe whose `evaluate` says how: its base, prompts, seeds, "
+                                                "encoders and expectations.")],
+        json: Json = False) -> None:
+    """Score adapters as a recipe's stage `evaluate` would, one by one.
+
+    Other programs' files (kohya, diffusers, PEFT) work too. Exit code 4: one is below what the recipe expects.
+    """
+    from dbrun.cli.scoring import show_scores
+
+    show_scores(adapters, like, as_json=json)
 
 
 @app.command()

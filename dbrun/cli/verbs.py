@@ -17,7 +17,7 @@ VERB_MODULES = {
     "recipe_verbs": ("validate", "migrate", "schema", "new"),
     "adapter_verbs": ("show", "compare"),
     "report_verbs": ("report",),
-    "use_verbs": ("sample", "merge", "convert", "push"),
+    "use_verbs": ("sample", "evaluate", "merge", "convert", "push"),
     "store_verbs": ("ls", "du", "verify", "gc", "pin", "unpin"),
 }
 """Module of this package → its verbs."""

@@ -22,6 +22,7 @@ from dbrun.plan.machine_advice import machine_advice
 from dbrun.plan.planner import ALL_STAGES, BASE_STAGE, Plan, Scope, make_scope, plan_scope
 from dbrun.plan.preflight import preflight_error
 from dbrun.plan.reasons import Reason, SimpleReason
+from dbrun.plan.scores import compare_with_expected, read_scores, summarise
 from dbrun.plan.selection import Selection
 from dbrun.recipe.load import LoadedRecipe
 from dbrun.recipe.text.spans import display_path
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 __all__ = ["LastRun", "RunResult", "execute", "last_run"]
 TRAINING_STAGE = "train"
 """Name of the stage whose losses a run reports at its end."""
+EVALUATING_STAGE = "evaluate"
+"""Name of the stage whose scores a run reports at its end, and compares with what its recipe expects."""
 
 
 @dataclass(frozen=True)
@@ -239,8 +242,12 @@ class _Run:
         reused = tuple(name for name in traces if name not in ran)
         artifacts = {name: self._artifact(trace) for name, trace in traces.items()}
         trained = artifacts.get(TRAINING_STAGE)
+        evaluated = artifacts.get(EVALUATING_STAGE)
+        scores = read_scores(evaluated.path) if evaluated else {}
+        outcomes = compare_with_expected(self.scope.recipe, scores) if evaluated else ()
         finished = RunFinished(len(ran), len(reused), seconds, str(target) if target else None, run_id,
-                               self._delivery(traces).sorted_names, final_losses(trained.path) if trained else {})
+                               self._delivery(traces).sorted_names, final_losses(trained.path) if trained else {},
+                               summarise(scores), outcomes)
         self.dispatch(finished)
         if not ran and not has_delivered:
             self.run_log.mark_noop()

@@ -7,22 +7,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.adapters.adapter_io import read_adapters, read_index
+from dbrun.adapters.adapter_io import read_index
+from dbrun.expectations import parse_expectation
 from dbrun.naming import SCORES_FILE
 from dbrun.options.packages import OptionalPackage
 from dbrun.recipe.schema.model import Recipe
 from dbrun.scores.encoder import encoder_types
-from dbrun.scores.expectations import parse_expectation
 from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support.base_loading import quantisation_packages, sampling_numerics
-from dbrun.stages.support.candidates import adapter_stage, content_digest
+from dbrun.stages.support.candidates import adapter_stage
 from dbrun.stages.support.memory import CountedMemory
 from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice, resolution_advice
-from dbrun.stages.support.scoring import Measured, Row, ScoringParams, score_rows
+from dbrun.stages.support.scoring import Measured, ScoringParams, base_row, score_rows, stored_row
 from dbrun.stages.support.scoring_cost import max_scoring_bytes, scoring_memory, scoring_workload
 from dbrun.stages.support.scoring_params import scoring_params
-from dbrun.store.canonical import digest, to_json_value
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
@@ -111,10 +110,9 @@ class Evaluate(Stage[EvaluateParams]):
         """
         params = ctx.params
         folder = ctx.inputs[adapter_stage(ctx.inputs)].path
-        rows = [Row(ADAPTED, content_digest(folder), tuple(params.scores), lambda: read_adapters(folder))]
+        rows = [stored_row(ADAPTED, folder, tuple(params.scores))]
         if params.of_base:
-            # first: the untouched base needs no adapter taken off
-            rows.insert(0, Row(BASE, None, params.of_base, dict))
+            rows.append(base_row(BASE, params.of_base))
         measured = score_rows(ctx, params, rows, tuple(read_index(folder)))
         document = scores_document(params, measured[ADAPTED], measured.get(BASE, {}))
         (ctx.out / SCORES_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -126,7 +124,7 @@ def scores_document(params: ScoringParams, adapted: Mapping[str, Measured],
     encoders: dict[str, object] = {}
     for role, files in params.encoders.items():
         label = next(kind.LABEL for kind in encoder_types().values() if role == kind.ROLE)
-        encoders[role] = {"kind": label, "identity": f"files:{digest(to_json_value(files))}"}
+        encoders[role] = {"kind": label, "files": dict(files)}
     scores: dict[str, object] = {}
     for name, found in adapted.items():
         score, role = params.scores[name]

@@ -126,11 +126,7 @@ class Load(Stage[LoadParams]):
             if BLOB_NAME.fullmatch(blob.name) and blob.name != files[name]:
                 raise StageFailed(f"{folder / name} is damaged: its content does not match its name in the Hub's cache",
                                   fix=f"delete {blob}, then run the same command again")
-        record = {"format_version": 1, "family": family.NAME, "variant": ctx.params.variant, "files": files}
-        # left out where it is the usual one, so that older records stay as they were
-        if ctx.params.reading != USUAL_READING:
-            record["reading"] = asdict(ctx.params.reading)
-        (ctx.out / BASE_FILE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_base_record(ctx.out, BaseRecord(family, ctx.params.variant, files, ctx.params.reading))
         ctx.progress(len(wanted), len(wanted), "files")
 
     def _folder(self, ctx: StageContext[LoadParams], family: Family) -> Path:
@@ -294,6 +290,15 @@ def check_pipeline(folder: Path, family: Family) -> None:
         fix = f"write `base.type: {fitting[0]}`" if fitting else "choose another base"
         raise RecipeError(f"the base is a {pipeline}; `base.type: {family.NAME}` reads "
                           f"{', '.join(family.pipeline_classes)}", fix=fix)
+
+
+def write_base_record(folder: Path, base: BaseRecord) -> None:
+    """Write base.json into a folder."""
+    record = {"format_version": 1, "family": base.family.NAME, "variant": base.variant, "files": dict(base.files)}
+    # left out where it is the usual one, so that older records stay as they were
+    if base.reading != USUAL_READING:
+        record["reading"] = asdict(base.reading)
+    (folder / BASE_FILE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_base_record(artifact: Artifact) -> BaseRecord:

@@ -6,11 +6,10 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dbrun.adapters.adapter_io import read_adapters, read_index
+from dbrun.adapters.adapter_io import read_index
 from dbrun.errors import StageFailed
 from dbrun.naming import METRICS_FILE
 from dbrun.options.packages import OptionalPackage
@@ -22,10 +21,10 @@ from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import quantisation_packages, sampling_numerics
-from dbrun.stages.support.candidates import candidate_folder, candidate_steps, content_digest
+from dbrun.stages.support.candidates import candidate_folder, candidate_steps
 from dbrun.stages.support.memory import NO_MEMORY, CountedMemory
 from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice, resolution_advice
-from dbrun.stages.support.scoring import Row, ScoringParams, score_rows
+from dbrun.stages.support.scoring import ScoringParams, score_rows, stored_row
 from dbrun.stages.support.scoring_cost import max_scoring_bytes, scoring_memory, scoring_workload
 from dbrun.stages.support.scoring_params import scoring_params
 from dbrun.stages.support.training_length import training_length
@@ -142,11 +141,7 @@ class Select(Stage[SelectParams]):
 def _best_score(ctx: StageContext[SelectParams], steps: Sequence[int]) -> tuple[int, list[dict[str, object]]]:
     """The step with the best mean score, the earliest of equal ones; and a table of all candidates."""
     params, trained = ctx.params, ctx.inputs["train"].path
-    rows: list[Row] = []
-    for step in steps:
-        folder = candidate_folder(trained, step)
-        # by content: the candidates of a longer training are those of a shorter one, and are not drawn again
-        rows.append(Row(str(step), content_digest(folder), (params.by,), partial(read_adapters, folder)))
+    rows = [stored_row(str(step), candidate_folder(trained, step), (params.by,)) for step in steps]
     measured = score_rows(ctx, params, rows, tuple(read_index(trained)))
     sign = 1.0 if scores()[params.by].HIGHER_IS_BETTER else -1.0
     table: list[dict[str, object]] = []

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 
 from dbrun.disk_space import format_bytes
+from dbrun.expectations import outcomes_from_json, summaries_from_json
 from dbrun.plan.diff_runs import DiffRow, RunDiff
 from dbrun.plan.planner import Plan
 from dbrun.store.runs import RUN_ID, Run
 from dbrun.ui.plan import status_word
+from dbrun.ui.scores import scores_text
 from dbrun.ui.table import GAP, align_or_stack, align_rows
 from dbrun.ui.terminal import display_width, format_age, format_ago, format_duration, paint, terminal_width
 
@@ -61,14 +63,25 @@ def outcome_text(run: Run) -> str:
         seconds = last.get("seconds")
         ran, reused = last.get("ran"), last.get("reused")
         if not ran or not isinstance(ran, int) or not isinstance(reused, int):
-            return "all cached"
+            return f"all cached{_scores_part(last)}"
         took = f", {format_duration(seconds)}" if isinstance(seconds, (int, float)) else ""
-        return f"{ran} of {ran + reused} ran{took}"
+        return f"{ran} of {ran + reused} ran{took}{_scores_part(last)}"
     if run.state == "interrupted":
         return f"stopped in {last['stage']}" if last.get("stage") else "stopped"
     message = str(last.get("message") or "").partition("\n")[0]
     stage = str(last.get("stage") or "")
     return message if message.startswith(stage) else f"{stage}: {message}"
+
+
+def _scores_part(event: Mapping[str, object]) -> str:
+    """The scores of a finished run after a semicolon, and whether they are below what is expected; empty without any.
+    """
+    scores = summaries_from_json(event.get("scores"))
+    if not scores:
+        return ""
+    outcomes = outcomes_from_json(event.get("expectations"))
+    below = "" if all(outcome.met for outcome in outcomes) else ", below expectation"
+    return f"; {scores_text(scores)}{below}"
 
 
 def log_lines(events: Iterable[Mapping[str, object]], log: str | None) -> str:
@@ -132,7 +145,7 @@ def _event_text(event: Mapping[str, object]) -> str:
         case "stage_finished":
             return f"done  {format_duration(float(str(event.get('seconds', 0))))}{_memory_text(event)}"
         case "run_finished":
-            return f"done  {event.get('ran')} ran, {event.get('reused')} cached"
+            return f"done  {event.get('ran')} ran, {event.get('reused')} cached{_scores_part(event)}"
         case "run_failed":
             fix = f" → {event['fix']}" if event.get("fix") else ""
             return f"failed: {event.get('message')}{fix}"

@@ -156,6 +156,10 @@ class LineReporter:
         if event.ran:
             work = f"{event.ran} ran, {event.reused} cached  {format_duration(event.seconds)}"
         print_status(f"{paint('done', 'green', sys.stderr)}  {work}")
+        if event.scores:
+            from dbrun.ui.scores import scores_text
+
+            print_status(f"scores  {scores_text(event.scores)}")
         if event.ran and event.outputs:
             # without a report, as where it failed, the pictures are the best there is
             shown = Path(event.outputs) / REPORT_FILE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,13 +10,17 @@ from itertools import takewhile
 
 from dbrun.errors import DbrunError
 from dbrun.events import Note
+from dbrun.expectations import ScoreSummary, summaries_from_json
 from dbrun.plan.estimate import Estimate
 from dbrun.plan.planner import Status
 from dbrun.plan.sweep_plan import SharedWork
 from dbrun.ui.plan import duration_text, note_text, status_word, total_text
+from dbrun.ui.scores import score_text
 from dbrun.ui.table import align_rows
 from dbrun.ui.terminal import format_duration, pluralize
 
+MAIN_SCORE = "subject"
+"""The score that a sweep is ranked by where its runs have it."""
 SweptValues = Sequence[tuple[str, str]]
 """The swept keys of one run, each with its value. Runs are named by their index; `members` are such indices."""
 
@@ -137,25 +142,85 @@ def report_command(names: Sequence[str]) -> str:
 
 
 def results_table(results: Sequence[Mapping[str, object]]) -> str:
-    """A row for each run: its values, its last loss, stages run and cached, time, and the folder of its exports."""
+    """A row for each run: its values, its last loss, stages run and cached, time, and the folder of its exports.
+
+    Runs with scores are ranked by one of them, the best first; runs that cannot be told apart have the same rank.
+    """
     seen: dict[str, None] = {}
     for result in results:
         seen.update(dict.fromkeys(_values(result)))
     keys = list(seen)
+    scores = [summaries_from_json(result.get("scores")) for result in results]
+    ranks = rank_runs(scores)
     # The last part of a key is enough to tell columns apart in almost any sweep, and keeps the table narrow.
     head = [*(key.rpartition(".")[2] for key in keys), "loss", "ran", "cached", "time", "exports"]
+    name = ranking_score(scores)
+    if name is not None:
+        head = ["rank", *head[:-1], name, "exports"]
     rows = []
-    for result in results:
-        values = [_values(result).get(key, "") for key in keys]
-        if result["failed"]:
-            rows.append([*values, "-", "-", "-", "-", f"failed: {result['failed']}"])
+    for number, result in enumerate(results):
+        row = [*(_values(result).get(key, "") for key in keys), *_result_cells(result)]
+        if name is not None:
+            value = scores[number].get(name)
+            row = [ranks[number], *row[:-1], "-" if value is None else score_text(value), row[-1]]
+        rows.append(row)
+    if name is not None:
+        # a run without a score comes last
+        rows.sort(key=_rank_order)
+    table = align_rows(rows, head=head, short=True)
+    if any(rank.endswith("=") for rank in ranks):
+        table += f"\n= no further apart in {name} than the spreads over seeds reach: a tie"
+    return table
+
+
+def _rank_order(row: Sequence[str]) -> float:
+    """The number of a row's rank, its first cell; infinity without one."""
+    return float(row[0].rstrip("=")) if row[0] else math.inf
+
+
+def _result_cells(result: Mapping[str, object]) -> list[str]:
+    """Loss, stages run and cached, time, and exports or the failure of a run."""
+    if result["failed"]:
+        return ["-", "-", "-", "-", f"failed: {result['failed']}"]
+    loss, seconds = result["loss"], result["seconds"]
+    loss_text = f"{loss:.4g}" if isinstance(loss, float) else "-"
+    duration = format_duration(seconds) if isinstance(seconds, float) else "-"
+    return [loss_text, str(result["ran"]), str(result["cached"]), duration, str(result["outputs"] or "-")]
+
+
+def ranking_score(scores: Sequence[Mapping[str, ScoreSummary]]) -> str | None:
+    """The score that runs are ranked by: subject fidelity, else the first that a run has; None without scores."""
+    names: dict[str, None] = {}
+    for of_run in scores:
+        names.update(dict.fromkeys(of_run))
+    if MAIN_SCORE in names:
+        return MAIN_SCORE
+    return next(iter(names), None)
+
+
+def rank_runs(scores: Sequence[Mapping[str, ScoreSummary]]) -> list[str]:
+    """The rank of each run, `1=` where it ties with another of this rank, empty for a run without the score.
+
+    A rank is 1 and the number of runs that are better by more than the spreads over seeds reach.
+    """
+    name = ranking_score(scores)
+    values = [of_run.get(name) if name is not None else None for of_run in scores]
+    numbers: list[int | None] = []
+    for own in values:
+        if own is None:
+            numbers.append(None)
             continue
-        loss, seconds = result["loss"], result["seconds"]
-        loss_text = f"{loss:.4g}" if isinstance(loss, float) else "-"
-        duration = format_duration(seconds) if isinstance(seconds, float) else "-"
-        outputs = str(result["outputs"] or "-")
-        rows.append([*values, loss_text, str(result["ran"]), str(result["cached"]), duration, outputs])
-    return align_rows(rows, head=head, short=True)
+        sign = 1.0 if own.higher_is_better else -1.0
+        better = [other for other in values
+                  if other is not None and sign * (other.mean - own.mean) > 0 and not own.ties_with(other)]
+        numbers.append(1 + len(better))
+    texts: list[str] = []
+    for number in numbers:
+        if number is None:
+            texts.append("")
+        else:
+            texts.append(f"{number}=" if numbers.count(number) > 1 else str(number))
+    return texts
 
 
 def _values(result: Mapping[str, object]) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ LAYERS = [["cli"], ["engines"], ["api"], ["ui"], ["use"], ["run", "workers"], ["
           ["models", "adapters", "scores", "options", "images", "embedded"], ["diffusion"],
           ["config_types", "errors", "events", "seeds", "secrets", "fsync", "disk_space", "safetensors_header",
            "library_versions", "naming", "pace", "peak_memory", "workload", "input_file", "provenance_check",
-           "finite_weights"]]
+           "finite_weights", "expectations"]]
 """Upper to lower; a module imports from its own row and from those below."""
 RANK = {name: number for number, row in enumerate(LAYERS) for name in row}
 ABOVE_ALL = {"", "__main__"}

@@ -141,6 +141,12 @@ def shared_bench(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> B
     return new_bench(tiny_base, tmp_path_factory.mktemp("shared"))
 
 
+@pytest.fixture(scope="session", name="new_bench")
+def _new_bench() -> Callable[[Path, Path], Bench]:
+    """`new_bench(base, folder)`, for tests that share a bench of their own."""
+    return new_bench
+
+
 @pytest.fixture(name="recipe")
 def _recipe() -> Callable[..., Recipe]:
     """`recipe(**changes)`, for tests, which cannot import this file."""

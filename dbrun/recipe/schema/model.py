@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from dbrun.adapters.embedding import TOKEN_PATTERN
 from dbrun.config_types import FilledText, Float, Int, OrNone, Part, PathText, Text
+from dbrun.expectations import EXPECTATION_PATTERN
 from dbrun.models import base as families
 from dbrun.models.prompt_reading import PromptReading
 from dbrun.models.quantisation import quantisations
@@ -21,7 +22,6 @@ from dbrun.recipe.schema.scoring import Evaluate, ScoreEncoder, Select
 from dbrun.recipe.schema.subject import Prompt, Subject, prompt_cycle
 from dbrun.recipe.schema.train import Train
 from dbrun.scores.encoder import Role
-from dbrun.scores.expectations import EXPECTATION_PATTERN
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 PATTERN_WORDS = {NAME_PATTERN: "letters, digits, '.', '_' and '-', at most 64, the first a letter or digit",

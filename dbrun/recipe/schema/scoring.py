@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from dbrun.config_types import FilledText, Int, OrNone, Part, PathText, Text
+from dbrun.expectations import EXPECTATION_PATTERN
 from dbrun.recipe.schema.subject import Prompt
 from dbrun.scores.base import scores
 from dbrun.scores.encoder import Role
-from dbrun.scores.expectations import EXPECTATION_PATTERN
 
 HELD_OUT_LOSS = "held_out_loss"
 """Value of `select.by` that needs no pictures: the loss of the held-out pictures after the candidate's step."""

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dbrun.adapters.adapter_io import ComponentAdapter
+from dbrun.adapters.adapter_io import read_adapters
 from dbrun.diffusion.prediction import PredictionType
 from dbrun.models.base import Model
 from dbrun.models.prompt_encoding import KnownOutputs, frozen_encoders, learning_encoders
@@ -20,6 +20,7 @@ from dbrun.scores.encoder import Role
 from dbrun.stages.base import StageContext
 from dbrun.stages.sources import EncoderFiles
 from dbrun.stages.support.base_loading import load_base, sampling_precision
+from dbrun.stages.support.candidates import content_digest
 from dbrun.stages.support.drawing import attach_for_drawing, picture_key
 from dbrun.stages.support.inputs import read_verified
 from dbrun.stages.support.score_encoders import OpenEncoders
@@ -106,13 +107,34 @@ class Row:
     """Pictures of one adapter, or of the bare base.
 
     label: its name in results; identity: of the content, None for the base; scores: names of those to measure;
-    read_adapters: reads it, called once a picture is new.
+    attach: puts the adapter on the base once a picture is new, and returns what takes it off.
     """
 
     label: str
     identity: str | None
     scores: tuple[str, ...]
-    read_adapters: Callable[[], Mapping[str, ComponentAdapter]]
+    attach: Callable[[Model], Callable[[], None]]
+
+
+def stored_row(label: str, folder: Path, scores: tuple[str, ...]) -> Row:
+    """The row of an adapter that a stage wrote into a folder."""
+    def attach(model: Model) -> Callable[[], None]:
+        from dbrun.formats.merge_weights import restore_base
+
+        attach_for_drawing(model, read_adapters(folder))
+        return partial(restore_base, model)
+
+    # by content: the candidates of a longer training are those of a shorter one, and are not drawn again
+    return Row(label, content_digest(folder), scores, attach)
+
+
+def base_row(label: str, scores: tuple[str, ...]) -> Row:
+    """The row of the bare base."""
+    return Row(label, None, scores, lambda model: _nothing_to_take_off)
+
+
+def _nothing_to_take_off() -> None:
+    """Leave the base as it is."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +196,7 @@ class _Drawer:
     def __init__(self, ctx: Context, params: ScoringParams, components: Sequence[str]) -> None:
         self.ctx, self.params, self.components = ctx, params, components
         self.row: Row | None = None
+        self.take_off: Callable[[], None] = _nothing_to_take_off
         self.sampler: Sampler | None = None
 
     @cached_property
@@ -201,10 +224,8 @@ class _Drawer:
 
     def close(self) -> None:
         """Leave the base as it was loaded."""
-        from dbrun.formats.merge_weights import restore_base
-
-        if self.row is not None:
-            restore_base(self.model)
+        self.take_off()
+        self.take_off = _nothing_to_take_off
 
     def _sampler(self, row: Row) -> Sampler:
         """The sampler of a row; the adapter of the row before is taken off."""
@@ -214,8 +235,8 @@ class _Drawer:
         known, model = self.known, self.model
         self.close()
         self.row = row
+        self.take_off = row.attach(model)
         if row.identity is not None:
-            attach_for_drawing(model, row.read_adapters())
             changes = scheduler_changes(model.scheduler.config, self.params.prediction, self.params.zero_terminal_snr)
             model = model.with_scheduler_changes(changes)
         learning = learning_encoders(model.family, self.components)
