@@ -64,7 +64,7 @@ def run_recipe(request: RecipeRequest, selection: Selection, *, as_json: bool, q
     with closing(make_reporter(as_json)) as reporter:
         read = read_run(request, reporter, locked=locked, launched=launched, reading=show_elapsed(READING))
         if junit is not None:
-            _check_junit(junit, read.loaded.recipe)
+            check_junit(junit, read.loaded.recipe)
         with stop_signals() as cancel:
             done = run_read(read, selection, reporter, outputs=outputs, cancel=cancel)
         if done.outputs is not None and not as_json and not quiet:
@@ -84,7 +84,7 @@ def refuse_below_expectation(done: Run) -> None:
         raise missed_error(done.expectations, done.outputs)
 
 
-def _check_junit(path: Path, recipe: Recipe) -> None:
+def check_junit(path: Path, recipe: Recipe) -> None:
     """Raise UsageError for a recipe that expects nothing, and for a file that could not be written."""
     from dbrun.ui.junit import check_junit_path
 

@@ -74,6 +74,7 @@ def made(bench: Any, kind: str) -> list[str]:
     return [key for key in bench.items.made if f"'{name}': " in key and ("'encoder'" in key) == of_encoder]
 
 
+@pytest.mark.slow
 def test_the_chosen_candidate_is_handed_on_and_only_what_is_new_is_scored(scored: Any) -> None:
     recipe = chosen(scored, select={"keep": "best"})
     folder = scored.run("select", recipe).path

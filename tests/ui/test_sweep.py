@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dbrun.errors import StageFailed
 from dbrun.events import Note
+from dbrun.expectations import ScoreSummary
 from dbrun.plan.estimate import Estimate
 from dbrun.plan.planner import StagePlan, Status
 from dbrun.plan.reasons import SimpleReason
 from dbrun.plan.sweep_plan import SharedWork
-from dbrun.ui.sweep import combine_stops, note_lines, work_table
+from dbrun.ui.sweep import combine_stops, note_lines, rank_runs, results_table, work_table
 
 RUNS = [(("train.steps", steps), ("seed", seed)) for steps in ("30", "60") for seed in ("1", "2")]
 
@@ -56,3 +57,25 @@ def test_what_cannot_run_is_no_work() -> None:
         "2 runs: 1 stage to run instead of 2; 2 stages blocked",
         "about 1.0 s, up to about 7 B of memory, 1 B of disk for results, going by earlier runs"]
     assert work_table(work[1:], RUNS[:2], [None, None]).splitlines()[-1] == "2 runs: 2 stages blocked"
+
+
+def test_runs_that_the_spread_over_seeds_cannot_tell_apart_are_a_tie() -> None:
+    def run(mean: float, spread: float | None, higher: bool = True) -> dict[str, ScoreSummary]:
+        return {"prompt": ScoreSummary(0.5, 0.0, True), "subject": ScoreSummary(mean, spread, higher)}
+
+    assert rank_runs([run(0.5, 0.01), run(0.62, 0.02), {}, run(0.63, 0.01)]) == ["3", "1=", "", "1="]
+    assert rank_runs([run(0.5, None), run(0.4, None)]) == ["1", "2"]
+    assert rank_runs([run(0.5, None, higher=False), run(0.4, None, higher=False)]) == ["2", "1"]
+
+
+def test_the_table_of_results_is_ranked_where_runs_have_scores() -> None:
+    def result(rate: str, mean: float | None) -> dict[str, object]:
+        scores = {} if mean is None else {"subject": {"mean": mean, "spread": 0.01, "higher_is_better": True}}
+        return {"values": {"train.learning_rate": rate}, "failed": None, "ran": 1, "cached": 2, "seconds": 3.0,
+                "loss": 0.25, "outputs": "outputs/x", "scores": scores}
+
+    rows = results_table([result("1e-4", 0.5), result("2e-4", 0.7), result("3e-4", None)]).splitlines()
+    assert [row.split()[:2] for row in rows] == [["rank", "learning_rate"], ["1", "2e-4"], ["2", "1e-4"],
+                                                 ["3e-4", "0.25"]]
+    assert "0.700 ± 0.010" in rows[1]
+    assert "rank" not in results_table([result("1e-4", None)])
