@@ -292,6 +292,10 @@ def _copy(delivery: Delivery, store: Store, folder: Path, document: Mapping[str,
             if delivery.stages[stage].write_run_name(copy, delivery.run_name, names):
                 files[names[file]] = store.digests.sha256(copy)
             fsync_path(copy)
+    for stage in delivery.traces:
+        for name in delivery.stages[stage].complete_delivery(folder):
+            files[name] = store.digests.sha256(folder / name)
+            fsync_path(folder / name)
     for name, make in delivery.extras.items():
         content = make()
         if content is not None:

@@ -194,6 +194,13 @@ class Stage(Generic[P]):
         """
         return False
 
+    def complete_delivery(self, folder: Path) -> tuple[str, ...]:
+        """Add to the delivered copies of other stages what its result says of them; returns the names of those.
+
+        folder: with the copies of all stages, before it is `outputs/<run_name>/`.
+        """
+        return ()
+
     def run(self, ctx: StageContext[P]) -> None:
         """Fill ctx.out. Raises DbrunError for what a user can mend; any other exception is a bug."""
         raise NotImplementedError

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.adapter_io import read_index
 from dbrun.expectations import parse_expectation
+from dbrun.input_file import read_json
 from dbrun.naming import SCORES_FILE
 from dbrun.options.packages import OptionalPackage
 from dbrun.recipe.schema.model import Recipe
@@ -104,6 +106,18 @@ class Evaluate(Stage[EvaluateParams]):
         params = ctx.params
         rows = (tuple(params.scores), params.of_base)
         return max_scoring_bytes(params, sum(params.count_pictures(names) for names in rows))
+
+    def complete_delivery(self, folder: Path) -> tuple[str, ...]:
+        """Add the scores to the model card, if one is delivered."""
+        from dbrun.formats.run_name import CARD
+        from dbrun.formats.score_card import scores_section
+
+        card = folder / CARD
+        if not card.is_file():
+            return ()
+        document = read_json(folder / SCORES_FILE)
+        card.write_text(card.read_text(encoding="utf-8") + scores_section(document), encoding="utf-8")
+        return (CARD,)
 
     def run(self, ctx: StageContext[EvaluateParams]) -> None:
         """Write scores.json: each score with its spreads, direction, source and encoder, and the value of each picture.

@@ -30,7 +30,8 @@ KEPT = "train.candidates={every: 100}"
     ([KEPT, "select={by: held_out_loss}"], "select.by", "no picture is held out", "held_out: {}"),
     ([KEPT, "train.held_out={every: 30}", "select={by: held_out_loss}"], "select.by", "most candidates have none",
      "write `every: 100`"),
-    ([f"evaluate={{{CLIP}, expect: {{subjct: '>= 0.2'}}}}"], "evaluate.expect.subjct", "'evaluate.expect.subject'?", ""),
+    ([f"evaluate={{{CLIP}, expect: {{subjct: '>= 0.2'}}}}"], "evaluate.expect.subjct",
+     "'evaluate.expect.subject'?", ""),
     ([f"evaluate={{{CLIP}, expect: {{subject: 'high'}}}}"], "evaluate.expect.subject", "such as '>= 0.7'", ""),
     ([KEPT, f"select={{{CLIP}, by: subjet}}"], "select.by", "did you mean 'subject'?", ""),
 ])

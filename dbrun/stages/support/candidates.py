@@ -36,5 +36,7 @@ def content_digest(folder: Path) -> str:
     """The sha256 over an adapter's own files: its index and weights, without what lies beside them."""
     sha = hashlib.sha256()
     for path in (folder / INDEX, *sorted(folder.glob("*.safetensors"))):
-        sha.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        sha.update(f"{path.name} {content}\n".encode())
     return sha.hexdigest()
