@@ -45,7 +45,8 @@ def keys(recipe: Path, store: Store) -> dict[str, dict[str, str | None]]:
             continue
         numerics = Numerics("cpu", loaded.recipe.threads)
         params = stage.params(loaded.recipe, resolved.sources)
-        inputs = {above: hashlib.sha256(above.encode()).hexdigest() for above in stage.needs}
+        present = [above for above in stage.needs if stages()[above].applies_to(loaded.recipe)]
+        inputs = {above: hashlib.sha256(above.encode()).hexdigest() for above in present}
         asked = make_stage_key(stage, params, inputs, numerics)
         items = [digest(to_json_value(key)) for key in stage.item_keys(params, inputs, numerics)]
         found[name] = {"key": asked.key, "lineage": asked.resume_key,
