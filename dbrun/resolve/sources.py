@@ -14,7 +14,7 @@ from dbrun.events import Note
 from dbrun.formats.base import formats
 from dbrun.models.base import families
 from dbrun.models.new_tokens import check_initializer, check_unused_tokens, token_names
-from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_truncated
+from dbrun.models.prompt_length import load_tokenizer
 from dbrun.options.objective import DEFAULT_OBJECTIVE, check_objective
 from dbrun.recipe.checks.exports import reader_notes
 from dbrun.recipe.load import LoadedRecipe
@@ -26,9 +26,9 @@ from dbrun.resolve.advice import recipe_advice
 from dbrun.resolve.base import FoundBase, find_base
 from dbrun.resolve.masks import check_has_masks
 from dbrun.resolve.pictures import FoundPictures, PictureRequest, find_pictures, picture_sort_key
+from dbrun.resolve.prompt_notes import missing_trigger_warnings, truncation_notes
 from dbrun.resolve.target_layers import adapted_layers, check_layers, count_layers, layer_names
 from dbrun.resolve.training_notes import training_notes
-from dbrun.stages.load import prompt_limits
 from dbrun.stages.sources import BaseSource, EncoderFiles, Picture, Sources
 from dbrun.stages.support.crops import recipe_crop_settings
 from dbrun.store.store import Store
@@ -124,8 +124,8 @@ def _picture_notes(recipe: Recipe, found: Mapping[str, FoundPictures], classes: 
         for one in by_key.values():
             shapes = picture_shapes.shape_notes(one.pictures, one.files, crop_settings)
             yield from (Note(stage, text) for text in (*one.notes, *shapes))
-    yield from (Note("prompts", text, "warning") for text in _missing_trigger_warnings(recipe, found))
-    yield from _truncation_notes(recipe, found, folder)
+    yield from (Note("prompts", text, "warning") for text in missing_trigger_warnings(recipe, found))
+    yield from truncation_notes(recipe, found, folder)
 
 
 def pin_revision(loaded: LoadedRecipe, resolved: ResolvedSources, store: Store) -> ResolvedSources:
@@ -355,61 +355,3 @@ def _warn_if_few(own: FoundPictures, taught: FoundPictures | None) -> FoundPictu
     note = (f"only {class_count} for {count} pictures of the subject: the model soon memorises so few; a few hundred "
             "are usual")
     return replace(own, notes=(*own.notes, note))
-
-
-def _missing_trigger_warnings(recipe: Recipe, found: Mapping[str, FoundPictures]) -> Iterator[str]:
-    """Yield a warning for each subject whose trigger is missing from prompts: their pictures do not teach it."""
-    for key, subject in recipe.subjects_by_key.items():
-        if not subject.trigger:
-            continue
-        lacking = [p.prompt for p in found[key].pictures if subject.trigger not in p.prompt]
-        if lacking:
-            many = f"{len(lacking)} of {len(found[key].pictures)} pictures"
-            yield f"`{key}.trigger` '{subject.trigger}' is missing from the prompt of {many}, such as: {lacking[0]}"
-
-
-def _truncation_notes(recipe: Recipe, found: Mapping[str, FoundPictures], folder: Path | None) -> Iterator[Note]:
-    """Yield a note for each prompt that a text encoder of the base cuts off, with the words that it does not read.
-
-    Without a tokenizer that can be read here, only prompts that are certainly too long are named: each word has at
-    least one token. `preprocess` loads the tokenizer with its library, and then names all of them.
-    """
-    if folder is None:
-        return
-    family, word = families()[recipe.base.type], recipe.adapt.new_word
-    where = {family.normalize_prompt(prompt): place for prompt, place in _all_prompts(recipe, found)}
-    new_token = (word.token, word.vectors) if word else ()
-    for limit in prompt_limits(family, folder, recipe.base.prompt_chunks):
-        level = "info" if limit.rest_is_read else "warning"
-        long = [prompt for prompt in sorted(where) if word or may_be_truncated(prompt, limit.tokens)]
-        # reading a tokenizer takes a while; most recipes have short prompts only
-        tokenizer = load_tokenizer(folder, limit.tokenizer) if long else None
-        if tokenizer is not None:
-            for cut in find_truncated(tokenizer, long, limit.tokens, *new_token):
-                yield Note("prompts", f"{where[cut.prompt]}: {cut.message(limit)}", level)
-            continue
-        for prompt in long:
-            if _min_token_count(prompt, word) > limit.tokens:
-                text = f"{limit.reader} reads {limit.tokens} tokens, the rest is cut off: {prompt}"
-                yield Note("prompts", f"{where[prompt]}: {text}", level)
-
-
-def _all_prompts(recipe: Recipe, found: Mapping[str, FoundPictures]) -> Iterator[tuple[str, str]]:
-    """Yield (prompt, place) of every prompt. The recipe's own come last: of equal prompts the last place is shown."""
-    for one in found.values():
-        for picture in one.pictures:
-            place = f"caption of {one.file_names[picture][0]}"
-            yield from ((text, place) for text in (picture.prompt, *picture.variants))
-    for key, subject in recipe.subjects_by_key.items():
-        if subject.instance_prompt:
-            yield subject.instance_prompt, f"`{key}.instance_prompt`"
-        yield from ((text, f"`{key}.class_prompt`") for text in subject.class_prompts)
-    yield from ((text, "`samples.prompts`") for text in recipe.samples.prompts or ())
-
-
-def _min_token_count(prompt: str, word: Embedding | None) -> int:
-    """Lower bound of a prompt's tokens: one for each word, and all vectors of a new word."""
-    count = len(prompt.split())
-    if word is not None:
-        count += prompt.count(word.token) * (word.vectors - 1)
-    return count
