@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 SAMPLES_FOLDER = "samples"
 SCALAR_TYPES = (bool, int, float, str)
+WRITE_INTERVAL = 0.2
+"""Seconds between two writes of metrics.jsonl. To open and close it took longer than all else that a step reports."""
 
 
 class Samples(Protocol):
@@ -73,6 +76,8 @@ class Monitor:
         self.trackers = Trackers(active, name, run_folder or Path(), _scalars(trainer.settings), listener.note,
                                  self._warn)
         self._step_started = time.monotonic()
+        self._unwritten: list[str] = []
+        self._written_at = -math.inf
 
     def start(self) -> None:
         """Log the steps of an earlier run again, and draw the samples that it was stopped before."""
@@ -101,6 +106,8 @@ class Monitor:
         samples, step = self.samples, len(self.trainer.history)
         if self.folder is not None and samples is not None and step % samples.every == 0:
             path = self._sample_folder(samples) / f"step-{step:08d}.png"
+            # drawing takes a while: the steps before it are told first
+            self._write_lines()
             # any error, such as out of memory: pictures are an extra, and hours of training are worth more
             try:
                 if not path.exists():
@@ -112,7 +119,8 @@ class Monitor:
         self._step_started = time.monotonic()
 
     def close(self) -> None:
-        """Close the trackers."""
+        """Write what is not written yet, and close the trackers."""
+        self._write_lines()
         self.trackers.close()
 
     def _draw(self, samples: Samples, path: Path, step: int) -> None:
@@ -172,16 +180,27 @@ class Monitor:
         return numbers
 
     def _log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Send the numbers to the trackers and append them to metrics.jsonl."""
+        """Send the numbers to the trackers and append them to metrics.jsonl, several steps at a time."""
         self.trackers.log(numbers, step)
         if self.folder is None:
             return
+        self._unwritten.append(json.dumps({"step": step, **numbers}) + "\n")
+        # a crash loses no step for that: checkpoints carry the history, and `start` logs it again
+        if time.monotonic() - self._written_at >= WRITE_INTERVAL:
+            self._write_lines()
+
+    def _write_lines(self) -> None:
+        """Append the lines of metrics.jsonl that are not written yet."""
+        if self.folder is None or not self._unwritten:
+            return
+        lines, self._unwritten = self._unwritten, []
         try:
             with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **numbers}) + "\n")
+                file.write("".join(lines))
         except OSError:
             # a full disk: the stage's own metrics.jsonl is written at the end all the same
-            return
+            pass
+        self._written_at = time.monotonic()
 
     def _warn(self, text: str) -> None:
         self.listener.note(text, level="warning")
