@@ -29,6 +29,7 @@ class AdamWScheduleFree(AdamLike):
     NAME: ClassVar[str] = "adamw_schedule_free"
     REQUIRED_PACKAGE: ClassVar[OptionalPackage | None] = OptionalPackage("schedulefree", "schedulefree", "optimizers")
     HAS_EVAL_WEIGHTS: ClassVar[bool] = True
+    ELEMENTWISE: ClassVar[bool] = True
     type: Literal["adamw_schedule_free"]
     """The optimizer."""
     beta1: Annotated[Float, Field(gt=0, lt=1)] = 0.9

@@ -23,6 +23,7 @@ class Lion(OptimizerOptions):
 
     NAME: ClassVar[str] = "lion"
     REQUIRED_PACKAGE: ClassVar[OptionalPackage | None] = OptionalPackage("lion-pytorch", "lion_pytorch", "optimizers")
+    ELEMENTWISE: ClassVar[bool] = True
     type: Literal["lion"]
     """The optimizer."""
     beta1: Annotated[Float, Field(ge=0, lt=1)] = 0.9

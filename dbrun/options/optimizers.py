@@ -26,7 +26,8 @@ class OptimizerOptions(Part):
     REQUIRED_PACKAGE: a package beyond dbrun's own dependencies, if any. HAS_EVAL_WEIGHTS: whether the weights to export
     differ from the weights that are trained. SINGLE_RATE_REASON: why all components must have one learning rate; None
     where they may differ. STATES_PER_WEIGHT: largest number of state values per trained weight, for memory estimates.
-    USUAL_RATES: smallest and largest learning rate in common use.
+    USUAL_RATES: smallest and largest learning rate in common use. ELEMENTWISE: whether the update of a weight depends
+    on nothing but its own gradients, so that many parameters may be updated as one.
     """
 
     NAME: ClassVar[str]
@@ -35,6 +36,7 @@ class OptimizerOptions(Part):
     SINGLE_RATE_REASON: ClassVar[str | None] = None
     STATES_PER_WEIGHT: ClassVar[int] = 2
     USUAL_RATES: ClassVar[tuple[float, float]] = (1e-7, 2e-2)
+    ELEMENTWISE: ClassVar[bool] = False
 
     def build(self, groups: Sequence[ParamGroupDict], learning_rate: float) -> Optimizer:
         """The optimizer over these parameter groups; learning_rate: for a group that names none."""
@@ -81,16 +83,17 @@ class AdamW(AdamLike):
 
     NAME: ClassVar[str] = "adamw"
     USUAL: ClassVar[bool] = True
+    ELEMENTWISE: ClassVar[bool] = True
     type: Literal["adamw"] = "adamw"
     """The optimizer."""
 
     def build(self, groups: Sequence[ParamGroupDict], learning_rate: float) -> Optimizer:
-        """torch's AdamW; the fused one, with a single kernel for all parameters, where all are on a GPU."""
+        """torch's AdamW; the fused one, with one pass over the memory, where all parameters are on a GPU or a CPU."""
         import torch
 
-        on_gpu = all(p.device.type == "cuda" for group in groups for p in group["params"])
+        devices = {p.device.type for group in groups for p in group["params"]}
         # None, not False: torch then chooses between its two other loops
-        fused = True if on_gpu else None
+        fused = True if devices in ({"cuda"}, {"cpu"}) else None
         return torch.optim.AdamW(groups, lr=learning_rate, fused=fused, **self.adam_arguments)
 
 

@@ -55,7 +55,7 @@ class Train(Stage[TrainParams]):
 
     NAME: ClassVar[str] = "train"
     multi_process: ClassVar[bool] = True
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "preprocess")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "accelerate",
                                             "safetensors")

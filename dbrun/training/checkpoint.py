@@ -19,7 +19,7 @@ from torch import Tensor
 from dbrun.fsync import fsync_path
 from dbrun.naming import CHECKPOINT_NAME
 
-FORMAT = "dbrun/checkpoint/1"
+FORMAT = "dbrun/checkpoint/2"
 ABANDONED_SECONDS = 3600.0
 """Age in seconds from which an unfinished checkpoint counts as left by a crash, and is deleted."""
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from dbrun.errors import StageFailed
 from dbrun.seeds import derive_seed
@@ -130,6 +131,20 @@ def generator(seed: int, *address: str | int) -> torch.Generator:
     Draw on the CPU and move the result to the device: every device then sees the same numbers.
     """
     return torch.Generator("cpu").manual_seed(derive_seed(seed, *address))
+
+
+def draws_random(module: nn.Module) -> bool:
+    """Whether a forward pass of the module may draw from torch's global generators, since it has a dropout."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            # a rate of transformers' and peft's layers is named after what it drops; that of a dropout layer is `p`.
+            # peft keeps one for each adapter
+            if name != "p" and "drop" not in name:
+                continue
+            rates = value.values() if isinstance(value, dict) else [value]
+            if any(isinstance(rate, int | float) and rate > 0 for rate in rates):
+                return True
+    return False
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_
 
 from dbrun.adapters.attach import read_weights, write_weights
 from dbrun.diffusion.losses import Loss, prior_preservation_loss
@@ -22,9 +23,10 @@ from dbrun.seeds import derive_seed
 from dbrun.training.batches import Batch
 from dbrun.training.checkpoint import Checkpoint
 from dbrun.training.contexts import frozen_base
-from dbrun.training.device import seeded_rng
+from dbrun.training.device import draws_random, seeded_rng
 from dbrun.training.ema import EmaWeights
 from dbrun.training.evaluation import HeldOutEvaluator
+from dbrun.training.flat_weights import FlatWeights, global_norm
 from dbrun.training.gradient_sync import SINGLE_PROCESS, GradientSync
 from dbrun.training.optimizer_state import load_state, state_tensors, state_values
 from dbrun.training.param_groups import eval_mode, make_param_groups
@@ -70,10 +72,13 @@ class Trainer:
         self.modules: Mapping[str, nn.Module] = {c: model.module(c) for c in components}
         self.param_groups = make_param_groups(self.modules, settings)
         self.parameters = [p for group in self.param_groups for p in group.parameters]
+        self.has_dropout = any(draws_random(module) for module in model.loaded_modules().values())
         self.accelerator = _accelerator(settings.precision, model.device)
-        torch_groups: list[dict[str, Any]] = [{"params": group.parameters} for group in self.param_groups]
+        flatten = settings.optimizer.ELEMENTWISE
+        self.flat_weights = [FlatWeights(group.parameters, flatten=flatten) for group in self.param_groups]
+        torch_groups: list[dict[str, Any]] = [{"params": flat.weights} for flat in self.flat_weights]
         self.optimizer = self.accelerator.prepare(settings.optimizer.build(torch_groups, settings.learning_rate))
-        self.ema = None if settings.ema is None else EmaWeights(settings.ema, self.parameters)
+        self.ema = None if settings.ema is None else EmaWeights(settings.ema, self._weights())
         self.evaluator: HeldOutEvaluator | None = None
         self.history: list[Metrics] = []
 
@@ -117,22 +122,27 @@ class Trainer:
         gradients = self.gradient_sync.gradient_sum(self.parameters)
         accumulation = len(batches) * self.gradient_sync.size
         for slot, batch in zip(self.gradient_sync.slots(accumulation), batches, strict=True):
-            # dropout's seed follows from step and slot, not from what was drawn before: a resumed run repeats it
-            with seeded_rng(derive_seed(settings.seed, "dropout", step, slot), self.model.device):
+            with self._dropout_rng(step, slot):
                 loss = self.loss(batch)
             self.accelerator.backward(loss.total / accumulation)
             losses += gradients.add(loss)
         gradients.write_grads()
 
-        # refuse numbers that are not finite before they reach the weights
-        total, instance, prior = (_mean(part) for part in zip(*losses, strict=True))
-        if total is None or instance is None or not math.isfinite(total):
-            raise StageFailed(f"the loss is {total} at step {step + 1} of {settings.steps}", fix=LOWER_RATE_FIX)
-        for group in self.param_groups:
+        # one gradient for all parameters of a piece
+        for number, (group, flat) in enumerate(zip(self.param_groups, self.flat_weights, strict=True)):
             group.check_gradient(step)
-        # clipping to infinity changes nothing, but gives the norm
-        max_norm = settings.max_grad_norm or math.inf
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters, max_norm))
+            flat.gather_grads(self.optimizer, number)
+        self.accelerator.unscale_gradients()
+        weights = self._weights()
+        grad_norm = global_norm([weight.grad for weight in weights if weight.grad is not None])
+        if settings.max_grad_norm is not None:
+            clip_grads_with_norm_(weights, settings.max_grad_norm, grad_norm)
+
+        # refuse numbers that are not finite before they reach the weights; all are read at once, since each read waits
+        # for the device
+        total, instance, prior, norm = _read_numbers(losses, grad_norm)
+        if not math.isfinite(total):
+            raise StageFailed(f"the loss is {total} at step {step + 1} of {settings.steps}", fix=LOWER_RATE_FIX)
         self._check_gradient(norm, step)
 
         self.optimizer.step()
@@ -243,7 +253,8 @@ class Trainer:
         scaler = self.accelerator.scaler
         scaler_state = scaler.state_dict() if scaler else None
         values = {"optimizer": state_values(self.optimizer), "scaler": scaler_state,
-                  "history": [astuple(metrics) for metrics in self.history]}
+                  "history": [astuple(metrics) for metrics in self.history],
+                  "pieces": [flat.lengths for flat in self.flat_weights]}
         return Checkpoint(step=len(self.history), tensors=tensors, values=values)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -255,6 +266,8 @@ class Trainer:
                 if name.startswith(prefix):
                     weights[name.removeprefix(prefix)] = tensor
             write_weights(module, weights)
+        for number, flat in enumerate(self.flat_weights):
+            flat.split(checkpoint.values["pieces"][number], self.optimizer, number)
         load_state(self.optimizer, checkpoint.tensors, checkpoint.values["optimizer"])
         if self.ema is not None:
             self.ema.load_tensors(checkpoint.tensors)
@@ -289,6 +302,20 @@ class Trainer:
         """Context manager: run the forward pass in the recipe's precision."""
         context: AbstractContextManager[Any] = self.accelerator.autocast()
         return context
+
+    def _dropout_rng(self, step: int, slot: int) -> AbstractContextManager[None]:
+        """Context manager: seed the global generators for a micro-batch, where there is dropout."""
+        if not self.has_dropout:
+            return nullcontext()
+        # the seed follows from step and slot, not from what was drawn before: a resumed run repeats it
+        return seeded_rng(derive_seed(self.settings.seed, "dropout", step, slot), self.model.device)
+
+    def _weights(self) -> list[nn.Parameter]:
+        """The trained weights as the optimizer has them."""
+        weights: list[nn.Parameter] = []
+        for flat in self.flat_weights:
+            weights += flat.weights
+        return weights
 
     def _check_gradient(self, norm: float, step: int) -> None:
         """Raise StageFailed where the gradient norm is not finite and no loss scaler skips the step."""
@@ -341,9 +368,17 @@ def _unsupported_precision(precision: str, device: torch.device) -> StageFailed:
                        fix="set `train.precision` to fp32, which runs everywhere, or to bf16")
 
 
-def _mean(part: Sequence[Tensor | None]) -> float | None:
-    """The mean of scalars; None where there are none. Micro-batches without class rows have no prior loss."""
-    tensors = [t.detach() for t in part if t is not None]
-    if not tensors:
-        return None
-    return float(torch.stack(tensors).mean())
+def _read_numbers(losses: Sequence[Loss], norm: Tensor) -> tuple[float, float, float | None, float]:
+    """The means of the micro-batches' total, instance and prior loss, and the gradient norm, by one read.
+
+    norm: a scalar. The prior loss is None where no micro-batch has class rows.
+    """
+    total = torch.stack([loss.total.detach() for loss in losses]).mean()
+    instance = torch.stack([loss.instance.detach() for loss in losses]).mean()
+    scalars = [total, instance, norm.to(total)]
+    priors = [loss.prior.detach() for loss in losses if loss.prior is not None]
+    if priors:
+        scalars.append(torch.stack(priors).mean())
+    numbers = torch.stack(scalars).tolist()
+    prior = numbers[3] if priors else None
+    return numbers[0], numbers[1], prior, numbers[2]

@@ -71,22 +71,24 @@ class ByHand:
 
 def test_each_component_takes_adamws_steps_at_its_own_rate(home: Path) -> None:
     trained = trainer(home, Own({"denoiser": 2e-2, "text_encoder": 3e-3}))
-    by_hand = {one.component: ByHand(one.parameters, trained.settings.optimizer) for one in trained.param_groups}
+    weights = {one.component: flat.weights
+               for one, flat in zip(trained.param_groups, trained.flat_weights, strict=True)}
+    by_hand = {component: ByHand(own, trained.settings.optimizer) for component, own in weights.items()}
     peaks = {"denoiser": 2e-2, "text_encoder": 3e-3}
     step = trained.optimizer.step
     # warm-up over two steps, then linearly to zero at the eighth
     factors = [0.0, 0.5, 1.0, 5 / 6, 4 / 6]
 
     def watched() -> None:
-        for one in trained.param_groups:
-            rate = peaks[one.component] * factors[len(trained.history)]
-            by_hand[one.component].step([p.grad for p in one.parameters], rate)
+        for component, own in weights.items():
+            rate = peaks[component] * factors[len(trained.history)]
+            by_hand[component].step([p.grad for p in own], rate)
         step()
 
     trained.optimizer.step = watched
     gone(trained, 5)
-    for one in trained.param_groups:
-        for ours, theirs in zip(one.parameters, by_hand[one.component].theta, strict=True):
+    for component, own in weights.items():
+        for ours, theirs in zip(own, by_hand[component].theta, strict=True):
             torch.testing.assert_close(ours.detach().double(), theirs, rtol=1e-5, atol=1e-7)
     for row, factor in zip(trained.history, factors, strict=True):
         assert row.learning_rates == pytest.approx({name: peak * factor for name, peak in peaks.items()}, rel=1e-12)
@@ -104,7 +106,7 @@ def test_after_its_stop_a_component_and_its_moments_stay_to_the_byte(home: Path)
     there = trained.checkpoint()
     gone(trained, 8)
     after = trained.checkpoint()
-    first = len(trained.param_groups[0].parameters)
+    first = len(trained.flat_weights[0].weights)
     for name, tensor in there.tensors.items():
         kind, place = name.split("/")[:2]
         of_text_encoder = place == "text_encoder" or (kind == "optimizer" and int(place) >= first)
@@ -138,7 +140,7 @@ def test_the_denoiser_goes_on_as_if_the_text_encoder_had_been_frozen_by_hand(hom
     lora("denoiser", model, **DROPOUT)
     alone = Trainer(model, ("denoiser",), cached_prompts(model, encoded),
                     changed(SETTINGS, own=Own()))
-    count = len(alone.parameters)
+    count = len(alone.flat_weights[0].weights)
     optimizer = {**there.values["optimizer"], "groups": there.values["optimizer"]["groups"][:1]}
     alone.restore(replace(there, values={**there.values, "optimizer": optimizer}, tensors={
         name: t for name, t in there.tensors.items() if name.startswith("adapter/denoiser/")
@@ -189,7 +191,7 @@ def test_the_norm_after_the_stop_is_the_denoisers(home: Path) -> None:
     step = trained.optimizer.step
 
     def watched() -> None:
-        seen.append(math.sqrt(sum(float(p.grad.square().sum()) for p in trained.param_groups[0].parameters)))
+        seen.append(math.sqrt(sum(float(p.grad.square().sum()) for p in trained.flat_weights[0].weights)))
         step()
 
     trained.optimizer.step = watched

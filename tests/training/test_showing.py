@@ -16,7 +16,7 @@ def test_it_wears_the_averages_at_rest_in_the_precision_of_training_and_puts_all
     unet, drawn = trained.modules["denoiser"], torch.get_rng_state()
     weights = [p.detach().clone() for p in trained.parameters]
     with trained.sampling_mode():
-        assert all(torch.equal(p, average) for p, average in zip(trained.parameters, trained.ema.shadow_params))
+        assert all(torch.equal(p, average) for p, average in zip(trained.ema.parameters, trained.ema.shadow_params))
         assert not any(torch.equal(p, w) for p, w in zip(trained.parameters, weights))
         assert not any(m.training for m in unet.modules()) and not torch.is_grad_enabled()
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16 and torch.is_autocast_enabled("cpu")
