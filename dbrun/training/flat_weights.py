@@ -43,19 +43,19 @@ class Piece:
             start += size
 
     @cached_property
-    def _grad(self) -> tuple[Tensor, Sequence[Tensor]]:
+    def _grad(self) -> tuple[Tensor, list[Tensor]]:
         """A buffer for the gradient of `weights`, and its views, shaped as the parameters."""
         # kept from step to step: to make it anew took longer than to fill it
         buffer = torch.empty_like(self.weights, requires_grad=False)
         sizes = [parameter.numel() for parameter in self.parameters]
-        parts = zip(self.parameters, buffer.split(sizes), strict=True)
+        parts = zip(self.parameters, torch.split(buffer, sizes), strict=True)
         return buffer, [part.view_as(parameter) for parameter, part in parts]
 
     def gather_grads(self) -> None:
         """Move the gradients of the parameters, all or none of which have one, into that of `weights`."""
         if self.weights is self.parameters[0] or self.parameters[0].grad is None:
             return
-        gradients = [parameter.grad for parameter in self.parameters]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         self.weights.grad, views = self._grad
         # autograd hands over the tensors that the backward pass made; to add them into views of the buffer would take
         # an operation for each
@@ -132,7 +132,7 @@ def _flattened(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
     with torch.no_grad():
         buffer = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
         sizes = [parameter.numel() for parameter in parameters]
-        for parameter, part in zip(parameters, buffer.split(sizes), strict=True):
+        for parameter, part in zip(parameters, torch.split(buffer, sizes), strict=True):
             parameter.data = part.view_as(parameter)
     return nn.Parameter(buffer)
 
@@ -173,4 +173,5 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
         whole_rows = flat.numel() // ROW * ROW
         norms.append(torch.linalg.vector_norm(flat[:whole_rows].view(-1, ROW), dim=1))
         norms.append(torch.linalg.vector_norm(flat[whole_rows:]).reshape(1))
-    return torch.linalg.vector_norm(torch.cat(norms))
+    total: Tensor = torch.linalg.vector_norm(torch.cat(norms))
+    return total
