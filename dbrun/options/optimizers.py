@@ -88,12 +88,12 @@ class AdamW(AdamLike):
     """The optimizer."""
 
     def build(self, groups: Sequence[ParamGroupDict], learning_rate: float) -> Optimizer:
-        """torch's AdamW; the fused one, with one pass over the memory, where all parameters are on a GPU or a CPU."""
+        """torch's AdamW; the fused one, with a single kernel for all parameters, where all are on a GPU."""
         import torch
 
-        devices = {p.device.type for group in groups for p in group["params"]}
+        on_gpu = all(p.device.type == "cuda" for group in groups for p in group["params"])
         # None, not False: torch then chooses between its two other loops
-        fused = True if devices in ({"cuda"}, {"cpu"}) else None
+        fused = True if on_gpu else None
         return torch.optim.AdamW(groups, lr=learning_rate, fused=fused, **self.adam_arguments)
 
 
