@@ -29,6 +29,7 @@ from dbrun.training.batches import Batch
 from dbrun.training.device import DTYPES
 from dbrun.training.dry_quantised import stand_in
 from dbrun.training.dry_step import DryTrainer, StepMemory, emulated_autocast, recompute_as_on
+from dbrun.training.flat_weights import gradient_buffer_bytes
 from dbrun.training.live_memory import LiveMemory
 from dbrun.training.prompt_embeds import PromptEncoder, live_prompts
 from dbrun.training.recompute import enable_gradient_checkpointing
@@ -145,6 +146,11 @@ class DryBase:
     def trained_bytes(self) -> int:
         """Bytes of all trainable parameters."""
         return sum(parameter.nbytes for parameter in self.trained)
+
+    @property
+    def gradient_buffer_bytes(self) -> int:
+        """Bytes of the gradient buffers of an element-wise optimizer."""
+        return gradient_buffer_bytes(self.trained)
 
     def weight_bytes(self, *names: str) -> int:
         """Bytes of these components with their adapters."""

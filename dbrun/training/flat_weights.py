@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -71,14 +71,14 @@ class Piece:
 class FlatWeights:
     """The parameters of a parameter group, in pieces. Splitting a piece moves no number.
 
-    whole: the first pieces, which hold all weights of the group. pieces: those that the optimizer has now.
+    pieces: those that the optimizer has now.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], *, flatten: bool) -> None:
         small: list[nn.Parameter] = []
         large: list[nn.Parameter] = []
         for parameter in parameters:
-            if flatten and parameter.is_contiguous() and parameter.numel() <= MAX_SIZE:
+            if flatten and _is_small(parameter):
                 small.append(parameter)
             else:
                 large.append(parameter)
@@ -87,7 +87,6 @@ class FlatWeights:
             pieces.insert(0, Piece(small, _flattened(small)))
         elif small:
             pieces.insert(0, Piece(small, small[0]))
-        self.whole: Sequence[Piece] = pieces
         self.pieces: Sequence[Piece] = pieces
 
     @property
@@ -125,6 +124,17 @@ class FlatWeights:
             pieces += parts
         self.pieces = pieces
         optimizer.param_groups[group]["params"] = self.weights
+
+
+def gradient_buffer_bytes(parameters: Iterable[Tensor]) -> int:
+    """Bytes of the buffers for the gradients of these parameters, which stay from the first step on."""
+    # the weights' own buffers take the place of the parameters' memory
+    return sum(parameter.nbytes for parameter in parameters if _is_small(parameter))
+
+
+def _is_small(parameter: Tensor) -> bool:
+    """Whether the parameter goes into a buffer."""
+    return parameter.is_contiguous() and parameter.numel() <= MAX_SIZE
 
 
 def _flattened(parameters: Sequence[nn.Parameter]) -> nn.Parameter:

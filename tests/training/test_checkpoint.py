@@ -85,7 +85,7 @@ def test_a_flipped_bit_anywhere_is_found_and_the_older_one_used(tmp_path: Path, 
 def test_a_checkpoint_of_another_format_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path, checkpoint_at(10), keep=2)
     with monkeypatch.context() as later:
-        later.setattr(checkpoint, "FORMAT", "dbrun/checkpoint/2")
+        later.setattr(checkpoint, "FORMAT", "dbrun/checkpoint/1")
         path = save_checkpoint(tmp_path, checkpoint_at(20), keep=2)
     found, damaged = load_newest(tmp_path, at_most=100)
     assert found is not None and found.step == 10 and damaged == (path.name,)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from representatives import cases
+from tiny_steps import gone, trainer
+from tiny_training import write_inputs
 from train_settings import train_settings
 
 from dbrun.adapters.adapter_layers import matched_layers
@@ -89,6 +91,18 @@ def test_a_step_is_counted_as_a_real_one_takes_it(folder: Path) -> None:
     assert dry_step(folder) == plain
     assert dry_step(folder, checkpointing=True) == checkpointed
     assert checkpointed[0].peak < plain[0].peak and checkpointed[0].saved < plain[0].saved
+
+
+def test_the_gradient_buffer_is_counted_as_a_real_step_takes_it(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    trained = trainer(tmp_path)
+    with LiveMemory() as live:
+        gone(trained, 1)
+    states = AdamW.STATES_PER_WEIGHT * sum(parameter.nbytes for parameter in trained.parameters)
+    adapter = Lora.model_validate({"type": "lora", "rank": 2, "targets": "all"})
+    counted = dry_run(tmp_path / "base").open("fp32", {"denoiser": adapter}).gradient_buffer_bytes
+    # a step leaves no more than that, but for AdamW's counter of steps
+    assert 0 <= live.live - states - counted < 64 and counted > 1000
 
 
 def test_an_offloaded_step_is_counted_as_a_real_one_takes_it(folder: Path) -> None:

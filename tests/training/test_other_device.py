@@ -1,6 +1,6 @@
 """Does a step on another device mix no devices, and fetch nothing from it but its numbers? On torch's `meta` device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from dbrun.adapters.base import Adapter, Learnable
 from dbrun.adapters.embedding import Embedding
 from dbrun.adapters.full import Full
 from dbrun.adapters.lora import Lora
+from dbrun.diffusion.losses import Loss
 from dbrun.models.base import Condition, Family, Model, families
 from dbrun.options.ema import Ema
 from dbrun.options.loss_functions import Huber
@@ -57,8 +58,12 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(autouse=True)
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The numbers of a step are not fetched."""
-    monkeypatch.setattr(loop, "_read_numbers", lambda losses, norm: (1.0, 1.0, 1.0, 1.0))
+    """The numbers of a step are there, and are not fetched."""
+    def read(losses: Sequence[Loss], norm: Tensor) -> tuple[float, float, float, float]:
+        assert norm.device == ELSEWHERE and all(loss.total.device == ELSEWHERE for loss in losses)
+        return 1.0, 1.0, 1.0, 1.0
+
+    monkeypatch.setattr(loop, "_read_numbers", read)
 
 
 def loaded_with(base: tuple[Family, Path], parts: dict[str, Learnable]) -> Model:
@@ -99,14 +104,6 @@ def trains(base: tuple[Family, Path], parts: dict[str, Learnable], *, trains_tex
                   for _ in range(2)]
     trainer = Trainer(model, tuple(parts), conditions[0], changed(SETTINGS, **changes),
                       conditions[1] if of_base else None)
-    clip = trainer.accelerator.clip_grad_norm_
-
-    def clipped(parameters: list[torch.nn.Parameter], limit: float) -> float:
-        norm: Tensor = clip(parameters, limit)
-        assert norm.device == ELSEWHERE
-        return 1.0
-
-    trainer.accelerator.clip_grad_norm_ = clipped
     batch = dealt(model, stored)
     told = hints_told(trainer)
     trainer.step([batch])

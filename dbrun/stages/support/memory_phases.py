@@ -127,9 +127,12 @@ def train_memory(dry_run: DryRun, recipe: Recipe, params: TrainParams, *, rows: 
     frozen = base.frozen_encoders
     on_cpu = dry_run.device == "cpu"
 
-    # the state of the optimizer, the averages and the adapters' initial weights, as long as the stage runs
+    # the state of the optimizer, the averages, the gradients of many small weights side by side, and the adapters'
+    # initial weights, as long as the stage runs
     states = params.optimizer.STATES_PER_WEIGHT + (params.ema is not None)
     rest = states * trained
+    if params.optimizer.ELEMENTWISE:
+        rest += base.gradient_buffer_bytes
     if on_cpu:
         # on other devices encoded prompts wait in CPU memory, too
         if frozen:
