@@ -11,7 +11,7 @@ from dbrun.engines.base import Job, JobStatus
 from dbrun.plan.estimate import EstimateCache, estimate_named
 from dbrun.plan.memory import known_count
 from dbrun.plan.planner import BASE_STAGE, Plan, Scope, StagePlan, Status
-from dbrun.store.canonical import digest
+from dbrun.store.canonical import JsonValue, digest
 
 ID_DIGITS = 12
 """Hex digits of the digest in a job's id."""
@@ -31,10 +31,11 @@ class JobGraph:
 
 @dataclass
 class _Piece:
-    """Work of one stage that has to be done. id: equal for equal work; above: ids of the work that it needs; runs:
-    indices of the runs that need it; the rest as in `Job`."""
+    """Work of one stage that has to be done. id: equal for equal work; lineage: equal for work that differs only in its
+    length; above: ids of the work that it needs; runs: indices of the runs that need it; the rest as in `Job`."""
 
     id: str
+    lineage: str
     stage: str
     status: Status
     above: tuple[str, ...]
@@ -96,14 +97,16 @@ class JobGraphBuilder:
                 memory = max(memory or 0, estimate.memory)
             above = tuple(ids[name] for name in scope.selected_stages.needs[stage.name])
             on_device = scope.stages[stage.name].device_dependent
-            self._pieces[ids[stage.name]] = _Piece(
-                ids[stage.name], stage.name, stage.status, above, on_device, _gpus(scope, stage.name), memory,
-                estimate.seconds if estimate else None)
+            piece = ids[stage.name]
+            seconds = estimate.seconds if estimate else None
+            self._pieces[piece] = _Piece(piece, _lineage(scope, stage.name, ids), stage.name, stage.status, above,
+                                         on_device, _gpus(scope, stage.name), memory, seconds)
         for stage in pending:
             self._pieces[ids[stage.name]].runs.append(number)
 
     def finish(self) -> JobGraph:
         """The graph of all runs that were added."""
+        self._order_lineages()
         job_of: dict[str, str] = {}
         shared = list(self._shared_groups())
         for group in shared:
@@ -116,6 +119,19 @@ class JobGraphBuilder:
         jobs = [self._shared_job(group, job_of) for group in shared]
         jobs += [self._run_job(number, job_of, own_ids) for number in own_ids]
         return JobGraph(tuple(jobs), len(self._runs))
+
+    def _order_lineages(self) -> None:
+        """Let work wait for work that differs from it only in its length, such as a sweep of `train.steps`.
+
+        The two share their checkpoints, and a lock: at the same time, one would hold its GPU and wait.
+        """
+        # jobs of shared work come before those of runs, so that the two kinds are ordered apart
+        last: dict[tuple[bool, str], str] = {}
+        for piece in self._pieces.values():
+            kind = len(piece.runs) > 1, piece.lineage
+            if kind in last:
+                piece.above = (*piece.above, last[kind])
+            last[kind] = piece.id
 
     def _shared_groups(self) -> Iterator[list[_Piece]]:
         """Pieces that several runs need, in an order in which they can be done.
@@ -184,6 +200,20 @@ def _work_ids(scope: Scope, plan: Plan) -> dict[str, str]:
         stage_key = known.get(stage.name) or scope.stage_key(stage.name, inputs)
         ids[stage.name] = digest({**stage_key.document, "inputs": dict(inputs)})
     return ids
+
+
+def _lineage(scope: Scope, name: str, ids: Mapping[str, str]) -> str:
+    """Digest of a stage's work without the params that only lengthen it."""
+    stage = scope.stages[name]
+    stage_key = next(key for (other, *_), key in scope.stage_keys.items() if other == name)
+    extendable = stage.extendable_params(stage_key.params)
+    if not extendable:
+        return ids[name]
+    params = stage_key.document["params"]
+    assert isinstance(params, dict), "params are a dataclass"
+    fixed = {key: value for key, value in params.items() if key not in extendable}
+    inputs: dict[str, JsonValue] = {above: ids[above] for above in scope.selected_stages.needs[name]}
+    return digest({**stage_key.document, "params": fixed, "inputs": inputs})
 
 
 def _gpus(scope: Scope, name: str) -> int:

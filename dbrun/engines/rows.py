@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dbrun.config_types import NULL_WORDS
-from dbrun.errors import DbrunError
+from dbrun.errors import DbrunError, UsageError
 from dbrun.input_file import read_file
 from dbrun.recipe.text.spans import InvalidRecipe, Problem, Span
 
@@ -54,10 +54,14 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file. Raises InvalidRecipe with all lines that are none; blank lines are passed over."""
+    """The rows of a file. Blank lines are passed over. Raises InvalidRecipe with all lines that are no row.
+    """
     rows: list[Row] = []
     problems: list[Problem] = []
-    text = read_file(path, MAX_BYTES).decode("utf-8-sig", errors="surrogateescape")
+    try:
+        text = read_file(path, MAX_BYTES).decode("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}", fix=HINT) from None
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

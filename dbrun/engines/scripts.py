@@ -84,10 +84,9 @@ def batch_text(command: Sequence[str]) -> str:
     SIGTERM makes dbrun write a checkpoint and exit with 143; the job is then queued again, and goes on from there.
     `wait` returns when the trap has run, so it is repeated until the process has ended.
     """
-    lines = ["#!/bin/sh", "pid=",
-             "trap 'if [ -n \"$pid\" ]; then kill -TERM \"$pid\"; else exit 143; fi' TERM",
-             f"{shlex.join(command)} &", "pid=$!", 'wait "$pid"', "code=$?",
-             'while kill -0 "$pid" 2>/dev/null; do wait "$pid"; code=$?; done',
+    lines = ["#!/bin/sh", "trap 'if [ -n \"$!\" ]; then kill -TERM \"$!\"; else exit 143; fi' TERM",
+             f"{shlex.join(command)} &", 'wait "$!"', "code=$?",
+             'while kill -0 "$!" 2>/dev/null; do wait "$!"; code=$?; done',
              'if [ "$code" -eq 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi', 'exit "$code"']
     return "\n".join(lines) + "\n"
 

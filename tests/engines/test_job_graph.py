@@ -30,8 +30,8 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def subjects(count: int) -> list[dict[str, object]]:
-    """Rows that differ in what is taught: other samples would do as other pictures do."""
-    return [{"name": f"dog-{number}", "images.resolution": 64, "train.steps": 300 + number} for number in range(count)]
+    """Rows that differ in their training."""
+    return [{"name": f"dog-{number}", "train.learning_rate": 1e-3 + number * 1e-6} for number in range(count)]
 
 
 def planned(count: int, *overrides: str, sweeps: tuple[str, ...] = ()) -> PlannedJobs:
@@ -52,7 +52,7 @@ def test_shared_work_is_a_job_of_its_own_and_the_rest_of_a_run_is_one() -> None:
     assert shared[0].needs == () and shared[1].needs == (shared[0].id,)
     assert all(set(job.needs) == {one.id for one in shared} for job in own)
     assert shared[0].command[:3] == ("dbrun", "stage", "adapt") and own[1].command == (
-        "dbrun", "run", str(DOG), "name=dog-1", "images.resolution=64", "train.steps=301")
+        "dbrun", "run", str(DOG), "name=dog-1", "train.learning_rate=0.001001")
     assert {job.status for job in jobs} == {JobStatus.RUN} and {job.gpus for job in jobs} == {0}
     assert len({job.id for job in jobs}) == 6 and len({job.base for job in jobs}) == 1
     assert json.loads(json.dumps(planned(3).graph.to_json()))["jobs"][0]["id"] == jobs[0].id, "the same in each plan"
@@ -87,6 +87,16 @@ def test_equal_work_under_two_names_is_done_once_and_delivered_twice() -> None:
     assert first.stages == ("load", "adapt", "generate-priors", "preprocess", "train", "export")
     assert second.stages == () and second.status is JobStatus.DELIVER and second.needs == (first.id,)
     assert second.command[:2] == ("dbrun", "run") and second.runs == ("b",)
+
+
+def test_trainings_of_several_lengths_go_one_after_another() -> None:
+    jobs = planned(0, sweeps=("train.steps=300,200,400", "train.batch_size=4,5")).graph.jobs
+    own = {job.runs[0]: job for job in jobs if job.until is None}
+    for size in (4, 5):
+        names = [f"sks_dog-train.steps-{steps}-train.batch_size-{size}" for steps in (300, 200, 400)]
+        first, second, third = (own[name] for name in names)
+        assert first.id in second.needs and second.id in third.needs and first.id not in third.needs
+        assert not set(first.needs) & {job.id for job in own.values()}
 
 
 def test_a_name_is_made_of_a_row_without_one_and_two_of_a_name_are_told() -> None:
