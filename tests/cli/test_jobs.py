@@ -27,7 +27,8 @@ def test_the_jobs_are_shown_as_a_table_as_json_and_for_make(capsys: pytest.Captu
     said = capsys.readouterr()
     assert [" ".join(line.split()) for line in said.out.splitlines()] == [
         "job status stages", "load + adapt for 2 runs RUN load, adapt",
-        "generate-priors for 2 runs RUN generate-priors", "preprocess for 2 runs RUN preprocess", "sks_dog-train.steps-300 RUN train, export",
+        "generate-priors for 2 runs RUN generate-priors", "preprocess for 2 runs RUN preprocess",
+        "sks_dog-train.steps-300 RUN train, export",
         "sks_dog-train.steps-400 RUN train, export", "5 jobs for 2 runs"]
     assert "300 epochs (1 run)" in said.err and "ComfyUI and Forge" in said.err
     show_jobs(plan, form=None, as_json=True)
