@@ -60,7 +60,7 @@ def find_program(kind: str) -> str | None:
 def running_server(kind: str, folder: Path) -> Iterator[S3Server]:
     """Context manager: a server with an empty bucket BUCKET, whose data is in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    ports = free_ports(9)
+    ports = free_ports(10)
     program = find_program(kind)
     assert program is not None
     words = _s3rver(program, folder, ports[0]) if kind == "s3rver" else _seaweedfs(program, folder, ports)
@@ -87,9 +87,9 @@ def _seaweedfs(program: str, folder: Path, ports: Sequence[int]) -> Sequence[str
     (folder / "s3.json").write_text(json.dumps({"identities": [
         {"name": "tests", "credentials": [{"accessKey": access, "secretKey": secret}],
          "actions": ["Admin", "Read", "List", "Tagging", "Write"]}]}))
-    s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc, iceberg = map(str, ports)
+    s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc, iceberg, lance = map(str, ports)
     return [program, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
-            f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", f"-s3.port.iceberg={iceberg}",
+            f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", f"-s3.port.iceberg={iceberg}", f"-s3.port.lance={lance}",
             f"-s3.config={folder / 's3.json'}", f"-master.port={master}", f"-master.port.grpc={master_grpc}",
             f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}", f"-filer.port={filer}",
             f"-filer.port.grpc={filer_grpc}", "-master.volumeSizeLimitMB=64", "-volume.max=20"]
@@ -117,8 +117,9 @@ def _wait(server: S3Server, log: Path) -> None:
                 files.mkdir(BUCKET)
             files.pipe_file(f"{BUCKET}/ready", b"")
             return
-        # the port is open before the parts behind it know each other
-        except OSError:
+        # the port is open before the parts behind it know each other; botocore has many exceptions for that
+        except Exception:
+            assert server.process.poll() is None, log.read_text(errors="replace")[-2000:]
             assert time.monotonic() < until, log.read_text(errors="replace")[-2000:]
             time.sleep(0.5)
 

@@ -13,7 +13,7 @@ from dbrun.api import request as api
 from dbrun.errors import UsageError
 from dbrun.events import Emit
 from dbrun.store.store import Store
-from dbrun.ui.terminal import print_result
+from dbrun.ui.terminal import print_result, print_status
 from dbrun.ui.waiting import show_elapsed
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ def read_request(request: RecipeRequest, emit: Emit | None = None, *,
     completely, to find damaged ones.
     """
     store = request.open_store()
+    if store.remote is not None:
+        # a run sends it to its own listener instead
+        store.remote.listen(lambda stage, text, level: print_status(text))
     loaded, resolved = api.read_request(request, store, emit, decode=decode, reading=show_elapsed(READING))
     return loaded, resolved, store
 

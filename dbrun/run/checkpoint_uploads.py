@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from dbrun.events import Emit, Event, Progress
 from dbrun.naming import CHECKPOINT_NAME
 from dbrun.plan.cache_key import StageKey
 from dbrun.store.atomic import list_dir
 from dbrun.store.store import Store
+from dbrun.store.traces import Trace
 
 MAX_SHARE = 0.05
 """The part of a stage's time that its uploads may take: an upload of 1 second is followed by 20 without one."""
@@ -39,9 +41,7 @@ class CheckpointUploads:
         remote = self.store.remote
         if remote is None or not remote.writes:
             return
-        paths = list_dir(self.store.work_folder(self.stage_key.resume_key) / "checkpoints")
-        # those of a longer run, which share the folder, are that run's
-        mine = [path for path in paths if _is_within(path.name, self.stage_key.last_step)]
+        mine = self._checkpoints()
         if not mine or mine[-1].name == self._last:
             return
         began = time.monotonic()
@@ -50,6 +50,19 @@ class CheckpointUploads:
         remote.save_checkpoint(self.stage_key.stage.NAME, self.stage_key.resume_key, mine[-1])
         now = time.monotonic()
         self._not_before = now + (now - began) / MAX_SHARE
+
+    def finish(self, trace: Trace) -> None:
+        """Remove the uploaded checkpoints: the result is published. Call it while the work folder still stands.
+
+        Only this machine keeps what a longer run can go on from: one for each of thousands of trainings is too much.
+        """
+        if self.store.remote is not None and self._checkpoints():
+            self.store.remote.remove_checkpoints(trace, self.stage_key.resume_key, self.stage_key.last_step)
+
+    def _checkpoints(self) -> list[Path]:
+        """The stage's checkpoints, oldest first. Those of a longer run, which share the folder, are that run's."""
+        paths = list_dir(self.store.work_folder(self.stage_key.resume_key) / "checkpoints")
+        return [path for path in paths if _is_within(path.name, self.stage_key.last_step)]
 
 
 def _is_within(name: str, last_step: int | None) -> bool:

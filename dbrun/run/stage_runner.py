@@ -187,11 +187,9 @@ class StageRunner:
             self.resident.close_failed()
             remove_tree(out)
         # Work that a longer run can extend (checkpoints of a training) stays; gc takes it once no run needs it.
+        uploads.finish(trace)
         if not stage_key.stage.extendable_params(stage_key.params):
             remove_tree(work)
-        if store.remote is not None:
-            # the result stands there now; only this machine keeps what a longer run can go on from
-            store.remote.remove_checkpoints(stage, stage_key.resume_key, stage_key.last_step)
         own_memory = measured_memory(trace)
         self.emit(StageFinished(stage, trace.digest, round(seconds, 3), own_memory, counted_bytes))
         return trace

@@ -76,7 +76,12 @@ class RemoteStore:
         tell: gets messages; stop_signal: the number of a signal that ends downloads, or 0.
         """
         self.is_connected = True
-        self._listener, self._stop_signal = tell, stop_signal
+        self.listen(tell)
+        self._stop_signal = stop_signal
+
+    def listen(self, tell: Tell) -> None:
+        """Send messages to this listener. A command that only reads does no more."""
+        self._listener = tell
 
     def tell(self, stage: str, text: str, level: str) -> None:
         """Pass a message on to the run. stage: items count as their stage; level: `info` or `warning`."""
@@ -124,10 +129,13 @@ class RemoteStore:
             self.tell(trace.stage, f"taken from the remote store ({size})", "info")
         return arrived
 
-    def publish(self, trace: Trace, folder: Path) -> None:
-        """Write a result, unless there is one of its key: first its files, then its trace. folder: of its files."""
+    def publish(self, trace: Trace, folder: Path, *, is_new: bool) -> None:
+        """Write a result, unless there is one of its key: first its files, then its trace.
+
+        folder: of its files; is_new: this run has just computed it, so that a difference is worth telling.
+        """
         if self.writes and self._traces.get((trace.stage, trace.key)) != trace:
-            self._attempt(trace.stage, lambda: self._publish(trace, folder), None)
+            self._attempt(trace.stage, lambda: self._publish(trace, folder, is_new), None)
 
     def save_checkpoint(self, stage: str, resume_key: str, path: Path) -> bool:
         """Write a checkpoint, then remove those of earlier steps; return whether it was written."""
@@ -141,13 +149,14 @@ class RemoteStore:
         return self.is_connected and self._attempt(
             stage, lambda: self._fetch_checkpoint(stage, resume_key, work, scratch, last_step), False)
 
-    def remove_checkpoints(self, stage: str, resume_key: str, last_step: int | None) -> None:
-        """Remove the checkpoints of a finished stage; those of a longer run, beyond last_step, stay."""
+    def remove_checkpoints(self, trace: Trace, resume_key: str, last_step: int | None) -> None:
+        """Remove the checkpoints of a stage whose result stands there; those of a longer run, beyond last_step, stay.
+        """
         def remove() -> None:
             self.files.remove([file.name for _, file in self._checkpoints(resume_key, last_step)])
 
-        if self.writes:
-            self._attempt(stage, remove, None)
+        if self.writes and (trace.stage, trace.key) in self._traces:
+            self._attempt(trace.stage, remove, None)
 
     def _attempt(self, stage: str, call: Callable[[], T], otherwise: T) -> T:
         """What the call returns, or `otherwise` if it fails; the first failure is told, and a dead server is let be."""
@@ -174,7 +183,7 @@ class RemoteStore:
             self._closed_until = time.monotonic() + PAUSE_SECONDS
             self._failures = 0
         if self.warning is None:
-            self.warning = f"the remote store failed: {error}; the run goes on without what it lacks"
+            self.warning = f"the remote store failed: {error}; what it lacks is computed here"
             self.tell(stage, self.warning, "warning")
 
     def _read_trace(self, stage: str, key: str) -> Trace | None:
@@ -205,7 +214,7 @@ class RemoteStore:
                 raise DamagedFile(f"{object_name(file)} is damaged")
         return True
 
-    def _publish(self, trace: Trace, folder: Path) -> None:
+    def _publish(self, trace: Trace, folder: Path, is_new: bool) -> None:
         try:
             standing = self._read_trace(trace.stage, trace.key)
         except DamagedFile:
@@ -214,7 +223,7 @@ class RemoteStore:
         known = trace.stage, trace.key
         if standing is not None and known not in self._unusable:
             self._traces[known] = standing
-            if standing.digest != trace.digest:
+            if is_new and standing.digest != trace.digest:
                 self.tell(trace.stage, "the remote store has another result of the same key, which came first and "
                           "stays: two machines computed different bytes", "info")
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -101,13 +103,8 @@ class RemoteFiles:
     """
 
     def __init__(self, url: str, stop_signal: Callable[[], int] = lambda: 0) -> None:
-        from fsspec.core import url_to_fs
-
         self.protocol = url.partition("://")[0]
-        # an instance of our own: settings of one that other code uses too would be changed
-        options = {"skip_instance_cache": True, **OPTIONS.get(self.protocol, {})}
-        self._fs, root = url_to_fs(url, **options)
-        self._root = str(root).rstrip("/")
+        self._fs, self._root = _client(url, os.getpid())
         self.stop_signal = stop_signal
 
     def read(self, names: Sequence[str], max_bytes: int) -> list[bytes | None]:
@@ -247,6 +244,18 @@ class RemoteFiles:
         if run.errors:
             raise _explain(run.errors[0], self._root) from run.errors[0]
         return [run.results[place] for place in range(len(calls))]
+
+
+# by process id, because the threads of a client do not survive a fork; kept, because each has connections of its own
+@lru_cache(maxsize=8)
+def _client(url: str, pid: int) -> tuple[Any, str]:
+    """The file system of fsspec for a URL, and the path of the URL there."""
+    from fsspec.core import url_to_fs
+
+    # an instance of our own: one that other code uses too has other settings
+    options = {"skip_instance_cache": True, **OPTIONS.get(url.partition("://")[0], {})}
+    files, root = url_to_fs(url, **options)
+    return files, str(root).rstrip("/")
 
 
 def _callback(progress: Callable[[int], None], size: int) -> Any:

@@ -212,11 +212,14 @@ class Store:
             remove_tree(folder)
         return True
 
-    def share(self, trace: Trace) -> None:
-        """Publish a result of this store in the remote one as well, if a run is connected to it for writing."""
+    def share(self, trace: Trace, *, is_new: bool = False) -> None:
+        """Publish a result of this store in the remote one as well, if a run is connected to it for writing.
+
+        is_new: this run has just computed it.
+        """
         folder = self.objects.path(trace.digest)
         if self.remote is not None and self.remote.writes and not confirm_damage(folder, trace.files):
-            self.remote.publish(trace, folder)
+            self.remote.publish(trace, folder, is_new=is_new)
 
     def publish(self, stage: str, key: str, document: Mapping[str, object], folder: Path, *, seconds: float,
                 durable: bool = True, items: Iterable[str] = (), memory: int = 0, share: float = 1.0,
@@ -235,7 +238,7 @@ class Store:
                           seconds=round(seconds, 3), items=tuple(sorted(items)), memory=memory, share=round(share, 6),
                           startup=startup, amounts=amounts, baseline=baseline)
             self.traces.write(trace, durable=durable)
-        self.share(trace)
+        self.share(trace, is_new=True)
         return trace
 
 

@@ -1,5 +1,6 @@
 """The remote store: what one machine made another takes, and nothing that a server does gives a wrong result."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,14 @@ def test_only_the_newest_checkpoint_is_kept_and_a_shorter_run_takes_none_beyond_
     assert fetch_checkpoint(second, last_step=4) == [checkpoint_name(4)] and "step 4" in told[0][0]
     assert fetch_checkpoint(second, last_step=4) == [checkpoint_name(4)] and len(told) == 1
     # a finished run of 3 steps removes none of a longer one
-    second.remote.remove_checkpoints("train", RESUME_KEY, 3)
-    assert len(files.real.store) == 1
-    second.remote.remove_checkpoints("train", RESUME_KEY, 4)
-    assert not files.real.store
+    trace = publish(second, "12" * 32)
+    second.remote.remove_checkpoints(trace, RESUME_KEY, 3)
+    assert any("/work/" in path for path in files.real.store)
+    # nor does one whose result could not be published
+    second.remote.remove_checkpoints(replace(trace, key="34" * 32), RESUME_KEY, 4)
+    assert any("/work/" in path for path in files.real.store)
+    second.remote.remove_checkpoints(trace, RESUME_KEY, 4)
+    assert not any("/work/" in path for path in files.real.store)
 
 
 def test_a_dead_server_costs_seconds_and_one_warning(fresh, files, monkeypatch):
@@ -119,7 +124,7 @@ def test_a_dead_server_costs_seconds_and_one_warning(fresh, files, monkeypatch):
         assert store.look_up("train", key, "bytes") is None
         publish(store, key)
     assert len(calls) == 1, "a server that does not answer is let be for a while"
-    assert told == [("the remote store failed: it cannot be reached; the run goes on without what it lacks", "warning")]
+    assert told == [("the remote store failed: it cannot be reached; what it lacks is computed here", "warning")]
 
 
 def test_a_call_that_hangs_is_given_up(files, monkeypatch):
