@@ -21,6 +21,7 @@ CHANGE = Change("train.steps", "300", "400")
 
 @pytest.mark.parametrize(("reason", "text"), [
     (SimpleReason.CACHED, "cached"),
+    (SimpleReason.REMOTE, "in the remote store"),
     (SimpleReason.NO_EARLIER_RESULT, "no earlier result"),
     (WaitsFor(("load", "adapt")), "after load, adapt"),
     (UpstreamBlocked(("load",)), "needs load"),
