@@ -73,8 +73,8 @@ app = typer.Typer(name="dbrun", cls=VerbGroup, no_args_is_help=True, rich_markup
                   help="Teach a diffusion model a subject from a handful of pictures, from a YAML recipe, "
                        "stage by stage, and get the same result again tomorrow.")
 
-RECIPE_HELP = ("The recipe: a YAML file; the name of one that comes with dbrun, such as sks_dog; - for standard input; "
-               "or a .safetensors that a run exported, whose recipe is rebuilt.")
+RECIPE_HELP = ("The recipe: a YAML file; the name of one here, or of one that comes with dbrun, such as sks_dog; - for "
+               "standard input; or a .safetensors that a run exported, whose recipe is rebuilt.")
 OVERRIDES_HELP = "Changes to the recipe for this command only, such as train.steps=400."
 RecipeArgument = Annotated[Path, typer.Argument(help=RECIPE_HELP, metavar="RECIPE", show_default=False,
                                                 autocompletion=complete_recipes)]

@@ -150,4 +150,4 @@ def _report_pictures(recipe: Path) -> None:
     for row in odd:
         print_status(f"{row.name}: {'; '.join(row.odd)}")
     found = f"{len(odd)} of {len(rows)} pictures have problems" if odd else f"{len(rows)} pictures, no problems"
-    print_status(f"{found}; dbrun plan {recipe} --pictures shows each")
+    print_status(f"{found}; dbrun plan {recipe} --pictures -o sheet.png draws each")

@@ -1,4 +1,4 @@
-"""The recipes that come with dbrun, by name: `dbrun run sks_dog` needs no file in the current folder."""
+"""Recipes by name: those of the current folder and of `recipes/` in it, and those that come with dbrun."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 
 import dbrun
 from dbrun.errors import UsageError
-from dbrun.input_file import path_exists
+from dbrun.input_file import file_exists, path_exists
 from dbrun.recipe.checks.suggestions import nearest
+
+PROJECT_FOLDERS = (Path(), Path("recipes"))
+"""Folders in which `dbrun new NAME` writes NAME.yaml."""
 
 
 @cache
@@ -24,18 +27,22 @@ def shipped_recipes() -> Mapping[str, Path]:
 
 
 def find_recipe(word: Path) -> Path:
-    """The file that a word of the command line means: itself, or the recipe of this name that comes with dbrun.
+    """The file that a word of the command line means: itself, or the recipe of this name, here or of dbrun's own.
 
     Raises UsageError for a word that is nearly such a name.
     """
     # a file, also one without an ending, goes before a name
     if word.suffix or len(word.parts) != 1 or path_exists(word):
         return word
+    for folder in PROJECT_FOLDERS:
+        own = folder / f"{word}.yaml"
+        if file_exists(own):
+            return own
     recipes = shipped_recipes()
     if word.name in recipes:
         return recipes[word.name]
     close = nearest(word.name, tuple(recipes))
     if close is None:
         return word
-    raise UsageError(f"there is no file {word}, and no recipe of this name comes with dbrun; there are "
+    raise UsageError(f"there is no file {word}, and no recipe of this name is here or comes with dbrun; there are "
                      f"{', '.join(recipes)}", fix=f"did you mean {close}?")
