@@ -18,7 +18,7 @@ from dbrun.plan.planner import ALL_STAGES
 from dbrun.training.monitor import Monitor
 from dbrun.ui.progress import LiveReporter
 
-STEPS, WARM_UP = 60, 10
+STEPS, WARM_UP = 24, 4
 """Steps of the training, and those at its beginning that are not counted: libraries are imported there."""
 MAX_SHARE = 0.02
 SHORT = (f"train.steps={STEPS}", "train.checkpoint_every=1000", "prior.count=6", "prior.steps=1", "samples.steps=1",
@@ -33,35 +33,33 @@ class Terminal(StringIO):
 
 
 class Meter:
-    """Processor seconds of the steps of one training, those of showing them, and those of all other threads.
+    """Seconds of one training: those of its steps, of showing them, of all other threads, and on the clock.
 
-    Processor time: on a machine that others use, too, seconds on the clock tell of the others.
+    All but the last are processor time: on a machine that others use, too, the clock tells of the others.
     """
 
     def __init__(self) -> None:
         self.steps = 0
         self.shown = 0.0
-        self.began = (0.0, 0.0)
-        self.ended = (0.0, 0.0)
+        self.marks: list[tuple[float, float, float]] = []
 
     def log_step(self, real: Callable[..., None]) -> Callable[..., None]:
         def measured(monitor: Monitor, done: Any) -> None:
             self.steps += 1
             before = time.thread_time()
             real(monitor, done)
-            if self.steps == WARM_UP:
-                self.began = time.thread_time(), time.process_time()
-            elif self.steps > WARM_UP:
+            if self.steps > WARM_UP:
                 self.shown += time.thread_time() - before
-                self.ended = time.thread_time(), time.process_time()
+            if self.steps in (WARM_UP, STEPS):
+                self.marks.append((time.thread_time(), time.process_time(), time.monotonic()))
         return measured
 
     @property
     def share(self) -> float:
-        """The part of all processor time between the warm-up and the last step that was not the training's own."""
-        own, all_threads = (end - start for start, end in zip(self.began, self.ended, strict=True))
-        # with one thread of torch, whatever else runs draws the bar or writes for the tracker
-        return (self.shown + all_threads - own) / all_threads
+        """The part of a step that it takes longer for being shown, from the end of the warm-up to the last step."""
+        own, all_threads, clock = (end - start for start, end in zip(*self.marks, strict=True))
+        # with one thread of torch, whatever else runs draws the bar, so often a second, or writes for the tracker
+        return self.shown / own + (all_threads - own) / clock
 
 
 @pytest.mark.slow
