@@ -25,6 +25,8 @@ TYPES: tuple[tuple[re.Pattern[str], str], ...] = (
 RANK_TENSOR = re.compile(r"(lora_A|lora_down|lora\.down|lora_linear_layer\.down|hada_w1_b|lokr_w2_b|lokr_w1_b|[ab]2)"
                          r"(\.default)?(\.weight)?$")
 """Tensors whose axis 0 is the rank."""
+FLUX_BLOCK = re.compile(r"_(double|single)_blocks_\d")
+"""Part of a layer's name in kohya's files for FLUX.1, which sd-scripts reads by a module of their own."""
 SCALAR_FORMATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 """Type of a number in a header → its format for `struct`; bfloat16 is the upper half of a float32."""
 
@@ -112,6 +114,8 @@ def network_entries(path: Path) -> dict[str, str]:
     entries = {"ss_network_dim": rank, "ss_network_alpha": alpha or rank}
     if adapter.types == ("lora",):
         entries["ss_network_module"] = "networks.lora"
+        if any(FLUX_BLOCK.search(layer) for layer in adapter.layers):
+            entries["ss_network_module"] = "networks.lora_flux"
     else:
         entries["ss_network_module"] = "lycoris.kohya"
         arguments = {"algo": ",".join(adapter.types)}

@@ -40,6 +40,8 @@ class Format:
     """End of `modelspec.architecture` in its files; None for files of which programs show no metadata."""
     LOADS_IN: ClassVar[str] = "the library that it is named after"
     """The programs that read its files, for people."""
+    TRANSFORMER_LOADS_IN: ClassVar[str | None] = None
+    """The same for files on top of a transformer; None where that makes no difference."""
     LOADED_BY: ClassVar[str] = "diffusers"
     """The library that its `loading_lines` use."""
     HOLDS_WORDS: ClassVar[bool] = False
@@ -48,6 +50,11 @@ class Format:
     """How to set the weight of its adapter, for the model card; None if that is not possible."""
     POSITION: ClassVar[int] = 100
     """Place in lists of formats, the lowest first; formats of equal position are sorted by name."""
+
+    @classmethod
+    def loads_in(cls, *, transformer: bool) -> str:
+        """The programs that read its files, for people. transformer: whether the base's denoiser is one."""
+        return (transformer and cls.TRANSFORMER_LOADS_IN) or cls.LOADS_IN
 
     def peak_copies(self, weights: Mapping[str, int], adapted: Sequence[str]) -> int:
         """Most bytes that writing it or reading it back takes in CPU memory, beside the base and the adapters.
@@ -70,6 +77,10 @@ class Format:
         A format with a warning is written only on request.
         """
         return None
+
+    def is_usual(self, family: Family) -> bool:
+        """Whether it is written for this family without being named in `export`."""
+        return True
 
     def passed_over(self, family: Family, component: str, adapter: Adapter, layers: Sequence[str]) -> tuple[str, ...]:
         """Clause for each group of programs that read its files and ignore some of these layers without an error.

@@ -15,6 +15,8 @@ from dbrun.safetensors_header import METADATA_KEY, read_header
 SD_1, SD_2, SD_3, SDXL = "Stable Diffusion 1.x", "Stable Diffusion 2.x", "Stable Diffusion 3", "Stable Diffusion XL"
 FLUX_1, FLUX_2, CHROMA = "FLUX.1", "FLUX.2", "Chroma"
 Z_IMAGE, QWEN_IMAGE, KREA_2, LUMINA_2 = "Z-Image", "Qwen-Image", "Krea 2", "Lumina 2"
+UNET_KINDS = frozenset({SD_1, SD_2, SDXL})
+"""Kinds of base whose denoiser is a UNet."""
 Kinds = tuple[str, ...]
 """Kinds of base that a sign leaves open; where it is one, the sign is certain."""
 CONTEXT_WIDTHS = {768: SD_1, 1024: SD_2, 2048: SDXL}
@@ -85,6 +87,12 @@ def adapter_base_kind(files: Iterable[Path]) -> str | None:
     Raises RecipeError for a damaged file.
     """
     return " or ".join(_adapter_kinds(files)) or None
+
+
+def is_for_transformer(files: Iterable[Path]) -> bool:
+    """Whether an adapter is for bases whose denoiser is a transformer, for all that its files tell. Raises as above."""
+    kinds = _adapter_kinds(files)
+    return bool(kinds) and not UNET_KINDS.intersection(kinds)
 
 
 def _adapter_kinds(files: Iterable[Path]) -> Kinds:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
@@ -15,6 +17,7 @@ from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.input_file import file_exists, folder_exists
 from dbrun.models.base import Family, Model, families
+from dbrun.models.ldm_layouts import is_whole_base
 from dbrun.safetensors_header import read_header
 
 if TYPE_CHECKING:
@@ -29,6 +32,9 @@ TOKEN_PREFIX = "<"
 """First character of a tensor name that is a new word, such as `<sks>`."""
 OLDEST_NAME = re.compile(r"(down_blocks|mid_block|up_blocks)\..*\.processor\.")
 """Beginning of a tensor's name in diffusers' oldest form, of the UNet's attention alone."""
+
+COMFYUI_PREFIX = "diffusion_model."
+"""Beginning of the names of a transformer's layers in ComfyUI and ai-toolkit; diffusers' readers know it."""
 
 
 def encoder_keys() -> frozenset[str]:
@@ -50,6 +56,7 @@ class DiffusersFormat(Format):
     SUMMARY: ClassVar[str] = "one file, LoRA only"
     WEIGHT_HINT: ClassVar[str | None] = "in diffusers `pipeline.set_adapters(pipeline.get_active_adapters(), 0.8)`"
     LOADS_IN: ClassVar[str] = "diffusers (`load_lora_weights`); ComfyUI and Forge without the attention of the UNet"
+    TRANSFORMER_LOADS_IN: ClassVar[str | None] = "diffusers (`load_lora_weights`) and ComfyUI"
     POSITION: ClassVar[int] = 10
     FILE_DESCRIPTION: ClassVar[str | None] = f"a {FILE}"
 
@@ -63,7 +70,7 @@ class DiffusersFormat(Format):
 
     def passed_over(self, family: Family, component: str, adapter: Adapter, layers: Sequence[str]) -> tuple[str, ...]:
         """What ComfyUI does not know by these names, such as a UNet's attention, and everything in A1111."""
-        has_older_readers = component in family.kohya_prefixes
+        has_older_readers = component in family.kohya_prefixes and family.comfyui_usage is None
         if not has_older_readers and family.comfyui_usage is None:
             # no other program reads adapters of this family at all
             return ()
@@ -91,6 +98,8 @@ class DiffusersFormat(Format):
         names = read_header(file).tensors
         words = encoder_keys() | {"emb_params"}
         if any(name.startswith(other_formats) for name in names) or not words.isdisjoint(names):
+            return None
+        if is_whole_base(names):
             return None
         return (file,)
 
@@ -149,25 +158,53 @@ class DiffusersFormat(Format):
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
         """Load the file with `load_lora_weights`."""
-        from safetensors.torch import load_file
-
-        names = [_usual_name(name) for name in read_header(folder / FILE).tensors]
+        header = read_header(folder / FILE)
+        names = [_usual_name(name) for name in header.tensors]
         # only what the file is for: the rest of a large base need not be in memory; diffusers asks for the denoiser
         # even where the file holds nothing for it
         denoiser, *others = model.family.components.values()
         in_file = {name.partition(".")[0] for name in names}
         held = [part for part in others if part in in_file]
         pipeline = model.pipeline_with(denoiser, *held)
-        if any(OLDEST_NAME.match(name) for name in read_header(folder / FILE).tensors):
-            tensors = load_file(folder / FILE)
-            pipeline.load_lora_weights({_usual_name(name): tensor for name, tensor in tensors.items()})
-        else:
-            pipeline.load_lora_weights(str(folder), weight_name=FILE)
+        with _readable_file(folder / FILE) as file:
+            pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+
+
+@contextmanager
+def _readable_file(file: Path) -> Iterator[Path]:
+    """Context manager: the file, or a copy for this time in which the names are those that diffusers reads."""
+    from safetensors.torch import load_file, save_file
+
+    header = read_header(file)
+    renamed = {name: _readable_name(name) for name in header.tensors}
+    if all(name == new for name, new in renamed.items()):
+        yield file
+        return
+    tensors = load_file(file)
+    with TemporaryDirectory(prefix="dbrun-") as folder:
+        copy = Path(folder) / FILE
+        # with its metadata, where newer files have their alpha
+        save_file({new: tensors[name] for name, new in renamed.items()}, copy, metadata=dict(header.metadata))
+        yield copy
+
+
+def _readable_name(name: str) -> str:
+    """The name by which diffusers reads a tensor: it adds nothing to the first form, and passes over a short name."""
+    if OLDEST_NAME.match(name):
+        return _usual_name(name)
+    return _full_parameter_name(name)
 
 
 def _usual_name(name: str) -> str:
-    """A tensor's name with the component before it, which the first version of diffusers' LoRAs left out."""
-    return f"unet.{name}" if OLDEST_NAME.match(name) else name
+    """A tensor's name with the component before it: the first version of diffusers' LoRAs left it out.
+
+    ComfyUI and ai-toolkit have a name of their own for the transformer.
+    """
+    if OLDEST_NAME.match(name):
+        return f"unet.{name}"
+    if name.startswith(COMFYUI_PREFIX):
+        return f"transformer.{name.removeprefix(COMFYUI_PREFIX)}"
+    return name
 
 
 def _full_parameter_name(name: str) -> str:

@@ -14,6 +14,7 @@ from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
 from dbrun.formats.diffusers import KOHYA_PREFIXES
 from dbrun.formats.foreign_names import usual_names
+from dbrun.formats.joined_layers import JoinedLayers
 from dbrun.formats.lycoris_apply import apply_to_bias, apply_to_weight, layer_scale, layer_type, layer_types
 from dbrun.formats.passed_over import MERGED_INSTEAD
 from dbrun.input_file import file_exists, folder_exists
@@ -34,6 +35,8 @@ COMMON_PEFT_NAMES = {"dora_scale": "lora_magnitude_vector"}
 
 IN_BLOCKS = re.compile(r"(down_blocks|mid_block|up_blocks)\.")
 """Beginning of the names of the UNet's layers that kohya's trainers adapt."""
+IN_TRANSFORMER_BLOCKS = re.compile(r"(single_)?transformer_blocks\.")
+"""The same of a transformer's."""
 IN_TEXT_BLOCKS = re.compile(r"(text_model\.)?encoder\.layers\.")
 """The same of a text encoder's."""
 
@@ -46,6 +49,7 @@ class KohyaFormat(Format):
     WEIGHT_HINT: ClassVar[str | None] = (
         f"in A1111 `<lora:{NAME_PLACEHOLDER}:0.8>`, in ComfyUI `strength_model` of the node")
     LOADS_IN: ClassVar[str] = "ComfyUI, Forge and A1111; diffusers where all of it is LoRA"
+    TRANSFORMER_LOADS_IN: ClassVar[str | None] = "ComfyUI and Forge; diffusers where all of it is LoRA"
     POSITION: ClassVar[int] = 30
     ADDS_TO_WEIGHTS: ClassVar[bool] = True
     FILE_DESCRIPTION: ClassVar[str | None] = "a file with kohya's names"
@@ -57,6 +61,8 @@ class KohyaFormat(Format):
             if adapter.no_lycoris_reason:
                 why = f", {adapter.no_lycoris_reason}"
             return f"which has no names for what `adapt.{component}` is: {adapter.NAME}{why}"
+        if family.joins_layers(component) and (not adapter.supports_lora or adapter.beyond_lora):
+            return f"which joins layers of the {component}, and of all types only LoRA can be joined"
         if component not in family.kohya_prefixes:
             if family.no_kohya_reason:
                 return family.no_kohya_reason
@@ -70,6 +76,10 @@ class KohyaFormat(Format):
         # A merged difference of weights has no formula left to disagree on, so it is right in all three programs.
         return f"{adapter.lycoris_caveat}; {MERGED_INSTEAD}"
 
+    def is_usual(self, family: Family) -> bool:
+        """False where it joins layers: the file of `diffusers` is smaller, and ComfyUI reads all of it."""
+        return not family.joins_layers(next(iter(family.components)))
+
     def passed_over(self, family: Family, component: str, adapter: Adapter, layers: Sequence[str]) -> tuple[str, ...]:
         """Layers outside the blocks, such as `time_embedding`, which kohya's trainers adapt nowhere; LyCORIS' types."""
         if not adapter.supports_lora:
@@ -81,6 +91,9 @@ class KohyaFormat(Format):
         if component in family.kohya_original_components:
             # diffusers 0.35 refuses a file with such a layer's original name
             programs = "sd-scripts ignores"
+        if family.joins_layers(component):
+            # diffusers 0.42 names them without `transformer.`, and then takes only names that begin so
+            programs, blocks = "sd-scripts and diffusers ignore", IN_TRANSFORMER_BLOCKS
         outside = [name for name in layers if not blocks.match(name)]
         if not outside:
             return ()
@@ -101,6 +114,10 @@ class KohyaFormat(Format):
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
         """Type of the component's layers; several types are joined by " and "."""
+        if not family.kohya_prefixes:
+            raise RecipeError(
+                f"{files[0]} has kohya's names, which dbrun does not read for a base of type {family.NAME}",
+                fix="take this adapter as a file for diffusers, whose layers begin with `transformer.`")
         names = usual_names(read_header(files[0]).tensors, family).values()
         prefix = self.weight_prefix(family, component)
         kinds = {layer_type(frozenset(ends), layer) for layer, ends in _group_by_layer(names).items()
@@ -119,6 +136,10 @@ class KohyaFormat(Format):
 
     def usage(self, family: Family) -> str | None:
         """Instructions for ComfyUI, Forge and A1111."""
+        if family.joins_layers(next(iter(family.components))):
+            return (f"In ComfyUI: put `{FILE}` into `models/loras/`, and choose it in a node `Load LoRA` behind the "
+                    "one that loads the base. In Forge: put it into `models/Lora/`, and write "
+                    f"`<lora:{NAME_PLACEHOLDER}:1>` into the prompt.")
         return (f"In ComfyUI: put `{FILE}` into `models/loras/`, and choose it in a node `Load LoRA` between "
                 "checkpoint and sampler. In A1111 and Forge: put it into `models/Lora/`, and write "
                 f"`<lora:{NAME_PLACEHOLDER}:1>` into the prompt.")
@@ -169,7 +190,11 @@ class KohyaFormat(Format):
         tensors = {}
         for component, attached in adapters.items():
             layers = attached.adapter.to_lycoris(attached.modules, attached.state)
-            names = file_names(family, component, layers, bare)
+            if family.joins_layers(component):
+                layers = JoinedLayers.of(bare(), component).join_loras(layers)
+                names = {name: name for name in layers}
+            else:
+                names = file_names(family, component, layers, bare)
             for name, layer in layers.items():
                 for end, tensor in layer.items():
                     tensors[f"{names[name]}.{end}"] = tensor.contiguous()
@@ -278,16 +303,22 @@ def _read_layers(file: Path, model: Model,
     for name, file_name in file_names(model.family, component, layers, lambda: model).items():
         module_names[file_name] = name
     other_prefixes = tuple(prefix for other, (_, prefix) in model.family.kohya_prefixes.items() if other != component)
-    by_layer = _group_by_layer(tensors)
-    unknown = [layer for layer in by_layer if layer not in module_names and not layer.startswith(other_prefixes)]
+    by_layer, joined = _group_by_layer(tensors), JoinedLayers.of(model, component)
+    known = module_names.keys() | joined.by_name.keys()
+    unknown = [layer for layer in by_layer if layer not in known and not layer.startswith(other_prefixes)]
     if unknown:
         raise RecipeError(f"{len(unknown)} of its layers are not in the base's {component}, such as "
                           f"{unknown[0]}", fix="name an adapter that was trained on this base")
     for layer, ends in by_layer.items():
-        if layer in module_names:
-            # Raises for an incomplete layer before a caller changes a weight by it.
-            layer_type(frozenset(ends), layer)
-            yield module_names[layer], {end: tensors[f"{layer}.{end}"].float() for end in ends}
+        if layer not in known:
+            continue
+        # Raises for an incomplete layer before a caller changes a weight by it.
+        layer_type(frozenset(ends), layer)
+        own = {end: tensors[f"{layer}.{end}"].float() for end in ends}
+        if layer in joined.by_name:
+            yield from joined.split(layer, own).items()
+        else:
+            yield module_names[layer], own
 
 
 def _named_layers(module: nn.Module) -> Iterator[str]:

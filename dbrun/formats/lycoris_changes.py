@@ -21,6 +21,9 @@ def _rotate_outputs(weight: Tensor, layer: LayerTensors) -> Tensor:
     import torch
 
     blocks = layer["oft_blocks"].float()
+    if blocks.dim() == 4:
+        raise RecipeError("it is a BOFT, a chain of rotations, which dbrun does not read",
+                          fix="use it in ComfyUI, or merge it into its base with the program that trained it")
     if blocks.dim() != 3 or blocks.shape[0] * blocks.shape[1] != weight.shape[0]:
         raise ValueError("the blocks do not cover the outputs")
     count, size, _ = blocks.shape

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbrun.errors import RecipeError
+from dbrun.formats.joined_layers import JoinedLayers
 from dbrun.formats.kohya import FILE, file_names
 from dbrun.models.base import Family, Model
 
@@ -29,7 +30,7 @@ def write_weight_diff(folder: Path, model: Model,
     """
     from safetensors.torch import save_file
 
-    tensors: dict[str, Tensor] = {}
+    by_component: dict[str, dict[str, dict[str, Tensor]]] = {}
     for (component, name), change in sorted(differences.items()):
         layer, _, parameter = name.rpartition(".")
         module = model.module(component).get_submodule(layer)
@@ -37,13 +38,27 @@ def write_weight_diff(folder: Path, model: Model,
         if component not in model.family.kohya_prefixes or parameter not in suffixes:
             raise RecipeError(f"`{name}` of the {component} changes, and other programs have no name for it",
                               fix="export the whole: `export: [merged, single_file]` in the recipe that trained it")
-        file_name = file_names(model.family, component, [layer], lambda: model)[layer]
-        tensors[f"{file_name}.{suffixes[parameter]}"] = change.contiguous()
+        own = by_component.setdefault(component, {}).setdefault(layer, {})
+        own[suffixes[parameter]] = change.contiguous()
         # Readers recognise a layer by the difference of its weight: if only the bias changes, it is zeros.
         no_change = change.new_zeros(module.weight.shape)  # type: ignore[arg-type]
-        tensors.setdefault(f"{file_name}.{suffixes['weight']}", no_change)
+        own.setdefault(suffixes["weight"], no_change)
+    tensors: dict[str, Tensor] = {}
+    for component, layers in by_component.items():
+        for file_name, layer_tensors in _by_file_name(layers, model, component).items():
+            for end, tensor in layer_tensors.items():
+                tensors[f"{file_name}.{end}"] = tensor
     save_file(tensors, folder / FILE, metadata={"format": "pt"})
     return (folder / FILE,)
+
+
+def _by_file_name(layers: Mapping[str, Mapping[str, Tensor]], model: Model,
+                  component: str) -> Mapping[str, Mapping[str, Tensor]]:
+    """Layer's name in the file -> its tensors. layers: layer's name on the module -> its tensors."""
+    if model.family.joins_layers(component):
+        return JoinedLayers.of(model, component).join_differences(layers)
+    names = file_names(model.family, component, layers, lambda: model)
+    return {names[layer]: tensors for layer, tensors in layers.items()}
 
 
 def _suffixes(family: Family, component: str, module: nn.Module) -> Mapping[str, str]:

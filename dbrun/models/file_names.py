@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -23,6 +23,17 @@ class PublishedNames(NamedTuple):
     prediction: str
 
 
+class JoinedLayer(NamedTuple):
+    """Layer of the original release that computes the outputs of several layers of a base.
+
+    parts: full names of those, in the order of their outputs; halves_swapped: whether the two halves of the outputs
+    stand in the other order.
+    """
+
+    parts: tuple[str, ...]
+    halves_swapped: bool = False
+
+
 class FileNames:
     """The part of a `Family` that says how its layers are called in files."""
 
@@ -37,6 +48,8 @@ class FileNames:
     """Component → layer → its name behind the prefix in such a file, where it is another than by that rule."""
     kohya_original_components: ClassVar[tuple[str, ...]] = ()
     """Components whose layers have the names of the original release there, see `original_layer_names`."""
+    kohya_joined_components: ClassVar[tuple[str, ...]] = ()
+    """Components whose layers are joined there as in the original release, see `joined_layers`."""
     older_prefixes: ClassVar[Mapping[str, str]] = {}
     """Component in model_index.json → prefix of its layers' names in earlier versions of its library."""
     no_kohya_reason: ClassVar[str | None] = None
@@ -55,6 +68,20 @@ class FileNames:
     def original_layer_names(self, folder: Path, component: str, names: Iterable[str]) -> Mapping[str, str]:
         """Layer's name on a component's module -> its name in the original release; empty where files have none."""
         return {}
+
+    def joined_layers(self, component: str, names: Collection[str]) -> Mapping[str, JoinedLayer]:
+        """Layer's name in the original release -> its parts, for a component in `kohya_joined_components`.
+
+        names: of the linear layers on its module.
+        """
+        return {}
+
+    def joins_layers(self, component: str) -> bool:
+        """Whether kohya's files hold the layers of a component as the original release joins them.
+
+        Such files are written only where a recipe names them: ComfyUI reads all of those of the format `diffusers`.
+        """
+        return component in self.kohya_joined_components
 
     def published_names(self, folder: Path) -> PublishedNames | None:
         """What other programs call the base in folder; None where they have no name for it. Without torch."""

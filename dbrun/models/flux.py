@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.models.base import Condition, Sampling, SamplingConditions
 from dbrun.models.configs import silence_libraries, tokenizer_length
+from dbrun.models.file_names import JoinedLayer
 from dbrun.models.flow_matching import FlowFamily, FlowModel, transformer_presets
+from dbrun.models.flux_layers import joined_layers
 from dbrun.models.latents import stack_prompts, tiny_vae
 from dbrun.models.pipelines import PipelineModel
 from dbrun.models.prompt_encoding import EncoderOutput
@@ -111,8 +113,11 @@ class Flux(FlowFamily):
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     left_out: ClassVar[tuple[str, ...]] = ("image_encoder", "feature_extractor")
     embeds_guidance: ClassVar[bool] = True
-    no_kohya_reason: ClassVar[str | None] = (
-        f"{FlowFamily.no_kohya_reason}; ComfyUI reads the file of `diffusers` as well")
+    kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "denoiser": ("", "lora_unet_"), "text_encoder": ("text_model.", "lora_te1_text_model_")}
+    # OneTrainer has the names of diffusers there
+    other_kohya_prefixes: ClassVar[Mapping[str, str]] = {"lora_transformer_": "lora_unet_"}
+    kohya_joined_components: ClassVar[tuple[str, ...]] = ("denoiser",)
     comfyui_usage: ClassVar[str | None] = (
         "In ComfyUI: put the same file into `models/loras/`, and choose it in a node `Load LoRA` behind the one that "
         "loads FLUX.1. A node `FluxGuidance` sets the guidance, and the sampler's `cfg` stays 1.")
@@ -131,6 +136,10 @@ class Flux(FlowFamily):
     # as for Stable Diffusion: other readers of the files still expect `text_model.`
     diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {
         **FlowFamily.diffusers_prefixes, "text_encoder": StableDiffusion.diffusers_prefixes["text_encoder"]}
+
+    def joined_layers(self, component: str, names: Collection[str]) -> Mapping[str, JoinedLayer]:
+        """The transformer's layers by the names of Black Forest Labs, which kohya's trainers and ComfyUI use."""
+        return joined_layers(names)
 
     def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
         """511 tokens of T5, which has one mark; 75 of CLIP, of which only the pooled state is used."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ PUBLISHED = Path(__file__).parent / "published"
 """Folder with the configs of the published models, one folder for each."""
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 FIRST_CONVOLUTION = f"{UNET}input_blocks.0.0.weight"
+BLOCK_WEIGHT = re.compile(r"(model\.diffusion_model\.)?(double_blocks|joint_blocks|transformer_blocks|layers)\.0\."
+                          r"(\w+\.)*(qkv|to_q|attn)\.weight$")
+"""A weight of a transformer's first block in a checkpoint of one file."""
 CROSS_ATTENTION = ".attn2.to_k.weight"
 LATENT_CHANNELS = 4
 V_PREDICTION_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"
@@ -97,6 +101,11 @@ OTHER_UNETS = {9: "a base for inpainting: it fills a masked part of a picture",
                8: "a base that edits pictures: it needs one to start from",
                5: "a base that takes a depth map beside the prompt"}
 """Channels that a UNet takes -> what such a base is; latents alone have 4."""
+
+
+def is_whole_base(names: Collection[str]) -> bool:
+    """Whether the tensors of a file, by their names, are a base's own and no adapter's: its denoiser is there."""
+    return FIRST_CONVOLUTION in names or any(BLOCK_WEIGHT.match(name) for name in names)
 
 
 def read_checkpoint(file: Path) -> tuple[Header, Mapping[str, tuple[int, ...]]]:

@@ -13,7 +13,7 @@ import yaml
 
 from dbrun.config_types import NULL_WORDS, Part
 from dbrun.errors import UsageError
-from dbrun.recipe.checks.exports import unsupported_reason
+from dbrun.recipe.checks.exports import default_formats
 from dbrun.recipe.load import load_recipe
 from dbrun.recipe.schema.model import NAME_PATTERN, PATTERN_WORDS, Recipe
 from dbrun.recipe.shipped import shipped_recipes
@@ -195,7 +195,7 @@ def _result_lines(request: StarterRequest, usual: Recipe) -> Iterator[str]:
     yield "# Previews while it learns, every so many steps: stop with Ctrl-C when they are good; it can go on later."
     yield f"samples: {_flow(usual.samples, ('prompts',), every=every)}"
     formats = ["diffusers"]
-    if unsupported_reason(usual, OTHER_PROGRAMS) is None:
+    if OTHER_PROGRAMS in default_formats(usual):
         formats.append(OTHER_PROGRAMS)
     yield _line(f"export: [{', '.join(formats)}]", _export_comment(formats))
     yield _line("seed: 0", "another seed, another (equally good) result")

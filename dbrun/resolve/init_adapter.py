@@ -131,8 +131,8 @@ def _check_rank_and_layers(weights: Path, prefix: str, place: Path, request: Ini
     """
     own = {name: shape for name, shape in tensor_shapes(weights).items() if name.startswith(prefix)}
     ranks = [shape[0] for name, shape in own.items() if LORA_DOWN_NAME.search(name)]
-    # not a LoRA: `adapt` checks other types once their weights are loaded
-    if not ranks:
+    # `adapt` checks other types once their weights are loaded, and layers that kohya's files join
+    if not ranks or _holds_joined_layers(prefix, request):
         return
     recipe_rank = getattr(request.adapter, "rank", None)
     if set(ranks) != {recipe_rank}:
@@ -151,6 +151,11 @@ def _check_rank_and_layers(weights: Path, prefix: str, place: Path, request: Ini
             except RecipeError as error:
                 raise with_base_kind(error, str(place), [weights]) from error
         raise RecipeError(f"{place} adapts {len(ranks)} layers, but `targets` matches {request.layer_count}", fix=fix)
+
+
+def _holds_joined_layers(prefix: str, request: InitRequest) -> bool:
+    _, kohya_prefix = request.family.kohya_prefixes.get(request.component, ("", None))
+    return prefix == kohya_prefix and request.family.joins_layers(request.component)
 
 
 def _patterns(layers: Sequence[str], prefix: str, request: InitRequest) -> list[str]:

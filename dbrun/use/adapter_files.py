@@ -17,6 +17,7 @@ from dbrun.formats.base_kind import check_base_kind, with_base_kind
 from dbrun.formats.foreign_names import bundled_words
 from dbrun.input_file import file_exists, path_exists
 from dbrun.models.base import Family
+from dbrun.models.ldm_layouts import is_whole_base
 from dbrun.naming import CHECKPOINT_SUFFIXES, forbidden_in_prompt
 from dbrun.recipe.checks.suggestions import join_with_or
 from dbrun.safetensors_header import METADATA_KEY, read_header, read_provenance
@@ -128,6 +129,7 @@ def find_adapter(word: str) -> AdapterFile:
                 check_finite(weights)
             return AdapterFile(place, weight, form, files)
     check_no_pickle(place)
+    check_no_base(place)
     if not path_exists(place):
         before_colon, _, number = word.rpartition(":")
         # not in `_split_weight`, which also sees prompts such as "dog: a drawing"
@@ -144,15 +146,24 @@ def check_no_pickle(place: Path) -> None:
     if place.suffix.lower() not in pickled or not file_exists(place):
         return
     new_place = place.with_suffix(readable)
-    # `weights_only` runs no code of the file; a word of A1111's holds its vectors one level deeper.
+    # `weights_only` runs no code of the file; a checkpoint of a trainer and a word of A1111's are one level deeper
     program = ("import sys, torch; from safetensors.torch import save_file; "
                "found = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+               "found = found.get('state_dict', found); "
                "found = {'emb_params': found['string_to_param']['*']} if 'string_to_param' in found else found; "
                "save_file({key: value.contiguous() for key, value in found.items() if torch.is_tensor(value)}, "
                "sys.argv[2])")
     raise UsageError(f"{place} is a pickle, which can run code when it is read; only {readable} files are read",
                      fix=f'take the {readable} file of the same model; or convert it, where you trust its author: '
                          f'python -c "{program}" {shlex.quote(str(place))} {shlex.quote(str(new_place))}')
+
+
+def check_no_base(place: Path) -> None:
+    """Raise UsageError for a checkpoint of a whole base, with what it is for."""
+    if place.suffix == ".safetensors" and file_exists(place) and is_whole_base(read_header(place).tensors):
+        raise UsageError(f"{place} is a checkpoint of a whole base, and no adapter",
+                         fix=f"use an adapter on it: dbrun sample ADAPTER PROMPT --base {shlex.quote(str(place))}; or "
+                             f"train on it: `base: {{path: {place.name}}}` in a recipe")
 
 
 def split_adapters_and_prompt(words: Sequence[str]) -> tuple[tuple[AdapterFile, ...], str]:

@@ -203,7 +203,7 @@ def _base_type(trained: Sequence[Mapping[str, Any]]) -> str:
     """Family that the adapters were trained on; without provenance the first that other programs train for, too."""
     if trained:
         return _recorded_base(trained[0], EMBEDDED).type
-    return next(family.NAME for family in families().values() if family.kohya_prefixes)
+    return next(family.NAME for family in families().values() if family.checkpoint_layouts)
 
 
 def _detect_family(folder: Path) -> str | None:

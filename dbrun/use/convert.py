@@ -106,17 +106,19 @@ def write_sum(parts: Sequence[AdapterFile], base: LocalBase, target: Path, docum
     """
     from dbrun.formats.weight_diff import write_weight_diff
 
-    def write_to(folder: Path, model: Model) -> tuple[Path, ...]:
-        differences = Blend(model).weight_differences(parts)
-        if not differences:
-            # Only new words, which have files of their own.
-            raise UsageError("found only new words, and they change no weight of the base",
-                             fix="use their own files as they are")
-        return write_weight_diff(folder, model, differences)
-
     components: set[str] = set()
     for part in parts:
         components.update(part.components(base.family))
+    if components.issubset(base.family.token_components):
+        raise UsageError("found only new words, and they change no weight of the base",
+                         fix="use their own files as they are")
+
+    def write_to(folder: Path, model: Model) -> tuple[Path, ...]:
+        differences = Blend(model).weight_differences(parts)
+        if not differences:
+            raise UsageError("found nothing that changes a weight of the base", fix="name another adapter")
+        return write_weight_diff(folder, model, differences)
+
     in_order = tuple(c for c in base.family.components if c in components)
     return _write_verified(_Output(write_to, {}, in_order), base, formats()[SUM_FORMAT], target, document, parts)
 

@@ -11,17 +11,19 @@ from typing import Any
 from dbrun.errors import DbrunError, UsageError
 from dbrun.formats.adapter_header import read_adapter_header
 from dbrun.formats.base import Format
-from dbrun.formats.base_kind import adapter_base_kind
+from dbrun.formats.base_kind import adapter_base_kind, is_for_transformer
 from dbrun.formats.embedding import words_in
 from dbrun.input_file import parse_json
 from dbrun.safetensors_header import read_header
-from dbrun.use.adapter_files import check_no_pickle, find_adapter
+from dbrun.use.adapter_files import check_no_base, check_no_pickle, find_adapter
 
 COMPONENTS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"^(lora_te2_|text_encoder_2\.)"), "text_encoder_2"),
     (re.compile(r"^(lora_te\d?_|text_encoder\.)|^base_model\.model\.(text_model\.)?encoder\."), "text_encoder"),
     (re.compile(r""), "denoiser"))
 """Beginning of a layer's name → the component that it belongs to; the first counts."""
+UNKNOWN = "unknown"
+"""Type of an adapter whose tensors have the names of no type that dbrun knows."""
 MAX_TAGS = 5
 """Number of tags of another trainer's file that are shown."""
 
@@ -29,9 +31,10 @@ MAX_TAGS = 5
 def describe_adapter(place: Path) -> dict[str, object]:
     """Facts on the adapter in a file or folder, in the order in which they are shown; no weights are read.
 
-    Raises UsageError for a pickle and for what is no adapter, RecipeError for a damaged file.
+    Raises UsageError for a pickle, a whole base and what is no adapter, RecipeError for a damaged file.
     """
     check_no_pickle(place)
+    check_no_base(place)
     form, files = _find(place)
     weights = [paths[-1] for paths in files]
     headers = [read_adapter_header(path) for path in weights]
@@ -44,6 +47,8 @@ def describe_adapter(place: Path) -> dict[str, object]:
         facts["type"] = ", ".join(types)
     elif words:
         facts |= {"type": "embedding", "word": ", ".join(words)}
+    elif form is None or not form.LARGE:
+        facts["type"] = UNKNOWN
     ranks = sorted({rank for header in headers for rank in header.ranks})
     alphas = sorted({alpha for header in headers for alpha in header.alphas})
     facts |= {"rank": _span(ranks), "alpha": _span(alphas)}
@@ -53,7 +58,10 @@ def describe_adapter(place: Path) -> dict[str, object]:
     for path in weights:
         metadata |= read_header(path).metadata
     facts |= {"base": _base(weights, metadata), "trigger": _trigger(metadata)}
-    facts["loads in"] = "no program that dbrun knows" if form is None else form.LOADS_IN
+    if form is None or facts.get("type") == UNKNOWN:
+        facts["loads in"] = "no program that dbrun knows"
+    else:
+        facts["loads in"] = form.loads_in(transformer=is_for_transformer(weights))
     return {key: value for key, value in facts.items() if value is not None}
 
 

@@ -136,7 +136,9 @@ def test_it_learns_from_a_recipe_and_every_format_draws_the_same(name: str, tmp_
     home, base = project.folder / "outputs" / "tiny", project.folder / "base"
     assert base_kind(base) in (None, adapter_base_kind([home / "pytorch_lora_weights.safetensors"]))
     assert {"diffusers", "peft", "merged"} <= set(names)
-    pictures = {form: drawn(READERS[form](form, home, base, family), name, home) for form in names}
+    # diffusers splits joined layers at the published widths alone: see formats/test_joined_layers.py
+    readable = [form for form in names if form != "kohya" or not family.joins_layers("denoiser")]
+    pictures = {form: drawn(READERS[form](form, home, base, family), name, home) for form in readable}
     untouched, expected = drawn(open_pipeline(base), name, home), pictures["merged"]
     assert (expected - untouched).abs().max() >= SMALLEST_EFFECT
     for form, picture in pictures.items():

@@ -15,7 +15,8 @@ from dbrun.formats.roundtrip import Probe, ReferencePredictions
 from dbrun.models.base import Family, Model, families
 
 NAMES = [*(kind.NAME for kind in adapter_types() if kind.uses_peft), "dora", "pissa"]
-WIDE = min((family for family in families().values() if "text_encoder" in family.kohya_prefixes),
+WIDE = min((family for family in families().values()
+            if "text_encoder" in family.kohya_prefixes and not family.joins_layers("denoiser")),
            key=lambda family: len(family.components))
 """The smallest family with a text encoder that every format carries: it is loaded hundreds of times."""
 CASES = [*((WIDE, name) for name in NAMES), *((family, "lora") for family in families().values()

@@ -1,6 +1,7 @@
 """Are files of other programs read exactly, and told by name where they cannot be?"""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from adapter_kinds import make, moved, put, widest
 from safetensors.torch import load_file, save_file
 
-from dbrun.errors import RecipeError
+from dbrun.errors import RecipeError, UsageError
 from dbrun.formats.adapter_header import read_adapter_header
 from dbrun.formats.base import formats
 from dbrun.formats.foreign_names import bundled_words
@@ -16,6 +17,7 @@ from dbrun.formats.lycoris_changes import WEIGHT_CHANGES
 from dbrun.models.base import Model, families
 from dbrun.use.adapter_files import find_adapter
 from dbrun.use.blend import Blend
+from dbrun.use.describe_adapter import describe_adapter
 
 SD = families()["sd"]
 TRIGGER = {"bundle_emb.sks.string_to_param.*": torch.ones(1, 32)}
@@ -73,6 +75,50 @@ def test_another_trainers_names_are_read_exactly(base, ours, tmp_path, file, ren
     assert bundled_words(more) == (("sks",) if more else ())
 
 
+def test_a_dora_is_read_by_the_names_that_diffusers_writes(base, tmp_path) -> None:
+    adapter = make("dora", rank=2)
+    adapters = {name: moved(put(fresh(base), name, adapter, "attention"), by=0.1) for name in SD.components}
+    file, = formats()["diffusers"].write(tmp_path, SD, adapters, lambda: fresh(base))
+    # diffusers 0.42 saves magnitudes by peft's short name, and its own reader passes over them in text encoders
+    theirs = {name.replace("magnitude_vector.weight", "magnitude_vector"): t for name, t in load_file(file).items()}
+    assert theirs.keys() != load_file(file).keys()
+    same = changed(base, file)
+    save_file(theirs, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
+    found = changed(base, tmp_path / "theirs.safetensors")
+    assert found.keys() == same.keys() and all(torch.equal(found[key], same[key]) for key in same)
+
+
+@pytest.mark.parametrize("name", ["model.diffusion_model.input_blocks.0.0.weight",
+                                  "double_blocks.0.img_attn.qkv.weight", "layers.0.attention.qkv.weight"])
+def test_a_whole_base_in_the_place_of_an_adapter_is_told_as_one(tmp_path, name) -> None:
+    save_file({name: torch.ones(4, 4, 3, 3)}, tmp_path / "model.safetensors")
+    for verb in (find_adapter, lambda word: describe_adapter(Path(word))):
+        with pytest.raises(UsageError, match="a whole base, and no adapter"):
+            verb(str(tmp_path / "model.safetensors"))
+
+
+def test_the_way_out_for_pickles_works_for_lora_checkpoint_and_word(tmp_path, monkeypatch) -> None:
+    layer = {"a.weight": torch.ones(2, 2)}
+    files = {"lora.bin": layer, "model.ckpt": {"state_dict": layer, "global_step": 3},
+             "word.pt": {"string_to_param": {"*": torch.ones(1, 4)}, "name": "word"}}
+    for name, content in files.items():
+        torch.save(content, tmp_path / name)
+        with pytest.raises(UsageError) as caught:
+            find_adapter(str(tmp_path / name))
+        _, program, old, new = shlex.split(caught.value.fix.partition("python ")[2])
+        monkeypatch.setattr("sys.argv", ["-c", old, new])
+        exec(program, {})
+    assert load_file(tmp_path / "lora.safetensors").keys() == load_file(tmp_path / "model.safetensors").keys()
+    assert find_adapter(str(tmp_path / "word.safetensors")).form.NAME == "embedding"
+
+
+def test_a_transformers_names_of_comfyui_are_those_of_the_denoiser(tmp_path) -> None:
+    save_file({f"diffusion_model.layers.0.attention.to_q.lora_{side}.weight": torch.ones(2, 2) for side in "AB"},
+              tmp_path / "z.safetensors")
+    found = find_adapter(str(tmp_path / "z.safetensors"))
+    assert found.components(families()["z_image"])["denoiser"][0] == "lora"
+
+
 def test_a_peft_folder_of_transformers_4_is_read_and_ours_has_the_names_of_both(base, ours, tmp_path) -> None:
     home = ours / "peft" / "text_encoder"
     tensors = load_file(home / "adapter_model.safetensors")
@@ -107,6 +153,8 @@ def test_a_rotation_that_readers_limit_differently_is_refused() -> None:
     assert change is not None
     with pytest.raises(RecipeError, match="limit"):
         change(torch.randn(8, 3), layer)
+    with pytest.raises(RecipeError, match="BOFT"):
+        change(torch.randn(8, 3), {"oft_blocks": torch.randn(3, 2, 4, 4)})
     weight = torch.randn(8, 3)
     turned = weight + change(weight, {**layer, "alpha": torch.tensor(0.0)})
     torch.testing.assert_close(turned.norm(dim=0), weight.norm(dim=0)), "a rotation keeps lengths"

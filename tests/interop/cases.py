@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from published_layouts import PublishedLayout
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.attach import attach, match_layers, read_weights
+from dbrun.errors import RecipeError
 from dbrun.formats.base import formats
 from dbrun.formats.weight_diff import write_weight_diff
 from dbrun.models.base import Model
@@ -106,8 +108,10 @@ def _write(layout: PublishedLayout, base: Path, checkpoint: Path, folder: Path, 
             files[form.NAME] = written[0] if len(written) == 1 else folder / form.NAME
     if name in ("dora", "full"):
         (folder / "difference").mkdir()
-        files["kohya --how full"], = write_weight_diff(folder / "difference", load(layout, base),
-                                                       _differences(layout, base, folder))
+        # refused where weights have learnt that no other program has a name for, such as a text encoder's embeddings
+        with suppress(RecipeError):
+            files["kohya --how full"], = write_weight_diff(folder / "difference", load(layout, base),
+                                                           _differences(layout, base, folder))
     return Case(layout, name, preset, folder, checkpoint, files)
 
 

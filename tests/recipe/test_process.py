@@ -13,8 +13,11 @@ REFUSED = [
     (FLOW, "objective.weighting={type: min_snr, rule: dreambooth}", "objective.weighting.rule: found 'dreambooth'"),
     (FLOW, "train.class_labels=timesteps", "class_labels: found 'timesteps', allowed for `base.type: flux`: none"),
     (FLOW, "adapt.denoiser.targets=all", "found 'all', allowed for `base.type: flux`: attention, attention+ff, blocks"),
-    (FLOW, "export=[kohya]", "found 'kohya', which is not written for transformers: kohya's files join layers that "
-     "adapters hold apart; ComfyUI reads the file of `diffusers` as well"),
+    ((*FLOW, "adapt.denoiser={type: lokr}"), "export=[kohya]", "found 'kohya', which joins layers of the denoiser, and "
+     "of all types only LoRA can be joined"),
+    (("base={type: chroma, path: owner/name}", *FLOW[1:]), "export=[kohya]", "found 'kohya', which is not written "
+     "for transformers: kohya's files join layers that adapters hold apart; ComfyUI reads the file of `diffusers` as "
+     "well"),
     (FLOW, "export=[single_file]", "found 'single_file', which has no layout for `base.type: flux`; `merged` writes"),
     (FLOW, "adapt.text_encoder_2={type: lora}", "a T5, for which diffusers loads no adapter"),
     (DDPM, "objective.prediction=flow", "objective.prediction: found 'flow', allowed for this base: epsilon"),

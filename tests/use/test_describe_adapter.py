@@ -28,6 +28,11 @@ def lora(layer: str, rank: int, width: int = 768) -> dict:
     ({f"{LAYER}.oft_blocks": torch.ones(4, 2, 2)}, {"modelspec.trigger_phrase": "zwx"},
      {"type": "oft", "layers": "1 of the denoiser", "trigger": "zwx",
       "loads in": "ComfyUI, Forge and A1111; diffusers where all of it is LoRA"}),
+    ({f"{LAYER}.weight": torch.ones(4), f"{LAYER}.on_input": torch.tensor(1)}, {}, {
+        "type": "unknown", "loads in": "no program that dbrun knows"}),
+    (lora("lora_unet_double_blocks_0_img_attn_qkv", 4), {}, {
+        "type": "lora", "rank": "4", "alpha": "2", "layers": "1 of the denoiser", "base": "FLUX.1 or Chroma or FLUX.2",
+        "loads in": "ComfyUI and Forge; diffusers where all of it is LoRA"}),
     ({"emb_params": torch.ones(2, 768)}, {}, {
         "type": "embedding", "word": "<a>", "loads in": "diffusers (`load_textual_inversion`), ComfyUI and A1111"})])
 def test_any_adapter_is_described(tmp_path, tensors, metadata, told) -> None:

@@ -24,7 +24,8 @@ def default_formats(recipe: Recipe) -> tuple[str, ...]:
     Where these leave out a component, the first large format that can carry the adapters is added.
     """
     able = [name for name in listed_formats()
-            if unsupported_reason(recipe, name) is None and not _has_warning(recipe, name)]
+            if unsupported_reason(recipe, name) is None and not _has_warning(recipe, name)
+            and formats()[name].is_usual(families()[recipe.base.type])]
     small = tuple(name for name in able if not formats()[name].LARGE)
     large = tuple(name for name in able if formats()[name].LARGE)
     if not uncovered_components(recipe, small):

@@ -10,6 +10,7 @@ from dbrun.disk_space import format_bytes
 from dbrun.formats.base import Format, formats
 from dbrun.formats.run_name import CARD
 from dbrun.input_file import MAX_JSON_BYTES, read_file
+from dbrun.models.base import families
 from dbrun.stages.base import stages
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
@@ -83,14 +84,21 @@ def _adapter_files(recipe: Mapping[str, Any], names: Mapping[str, str]) -> dict[
     """Delivered file of an adapter → which programs load it."""
     found: dict[str, str] = {}
     components = [str(component) for component, adapter in (recipe.get("adapt") or {}).items() if adapter]
+    transformer = _is_transformer(recipe)
     for form in formats().values():
         if not form.FILE_DESCRIPTION:
             continue
         for component in components:
             for path in _relative_paths(form, component):
                 if path in names:
-                    found[names[path]] = f"{form.SUMMARY}; loads in {form.LOADS_IN}"
+                    found[names[path]] = f"{form.SUMMARY}; loads in {form.loads_in(transformer=transformer)}"
     return found
+
+
+def _is_transformer(recipe: Mapping[str, Any]) -> bool:
+    """Whether the base's denoiser is one; False for a base of a type that this dbrun does not know."""
+    family = families().get(str((recipe.get("base") or {}).get("type")))
+    return family is not None and family.components["denoiser"] == "transformer"
 
 
 def _relative_paths(form: Format, component: str) -> tuple[str, ...]:
