@@ -1,8 +1,7 @@
 """Run DreamBooth personalisation from a declarative YAML recipe.
 
-`dbrun.run`, `plan`, `validate`, `sample`, `merge`, `convert`, `show`, `runs`, `jobs` and `submit` are the commands of
-the same names, explained in `.github/docs/python.md`. Nothing is imported before it is used, and torch only when a
-stage computes.
+The functions of this package are the commands of the same names, explained in `.github/docs/python.md`. Nothing is
+imported before it is used, and torch only when a stage computes.
 """
 
 import sys
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from dbrun.api.results import WrittenAdapter as WrittenAdapter
     from dbrun.api.run import release as release
     from dbrun.api.run import run as run
+    from dbrun.api.scoring import evaluate as evaluate
     from dbrun.api.use import sample as sample
     from dbrun.api.use import show as show
     from dbrun.engines.base import Job as Job
@@ -47,6 +47,7 @@ _HOMES = {
     "dbrun.api.reading": ("plan", "runs", "validate"),
     "dbrun.api.results": ("Run", "Sample", "Validation", "WrittenAdapter"),
     "dbrun.api.run": ("release", "run"),
+    "dbrun.api.scoring": ("evaluate",),
     "dbrun.api.use": ("sample", "show"),
     "dbrun.engines.base": ("Job", "JobReport"),
     "dbrun.engines.job_graph": ("JobGraph",),

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from dbrun.store.store import Store
 
 STAGE = "evaluate"
+FORMAT_VERSION = 1
+"""The `format_version` of scores as JSON."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,14 @@ class ScoredAdapter:
         """Name → mean, spread over seeds and direction."""
         return summarise(self.scores)
 
+    def to_json(self) -> dict[str, object]:
+        """The scores as plain data."""
+        return {"format_version": FORMAT_VERSION, "adapter": str(self.place), "name": self.label,
+                "scores": dict(self.scores), "expectations": [outcome.to_json() for outcome in self.outcomes]}
+
 
 def score_adapters(files: Sequence[AdapterFile], loaded: LoadedRecipe, resolved: ResolvedSources, store: Store,
-                   emit: Emit) -> list[ScoredAdapter]:
+                   emit: Emit, stop_signal: Callable[[], int]) -> tuple[ScoredAdapter, ...]:
     """Draw each adapter over the recipe's base, with its prompts and seeds, and measure its scores.
 
     Raises UsageError for a recipe without `evaluate`, a base that is not here, and an adapter of another kind of base.
@@ -72,15 +78,19 @@ def score_adapters(files: Sequence[AdapterFile], loaded: LoadedRecipe, resolved:
     names = tuple(params.scores)
     rows = [_file_row(f"{ADAPTED} {number}", file, names) for number, file in enumerate(files)]
     with TemporaryDirectory() as folder:
-        ctx = _context(scope, base, params, Path(folder), emit)
-        measured = score_rows(ctx, params, [*rows, base_row(BASE, params.of_base)], tuple(base.family.components))
+        ctx = _context(scope, base, params, Path(folder), emit, stop_signal)
+        try:
+            measured = score_rows(ctx, params, [*rows, base_row(BASE, params.of_base)], tuple(base.family.components))
+        finally:
+            # frees the base, and sets torch back
+            ctx.resident.close_failed()
     found: list[ScoredAdapter] = []
     for row, file in zip(rows, files, strict=True):
         document = scores_document(params, measured[row.label], measured[BASE])
         # as it is read from a file
         scores = json.loads(json.dumps(document))["scores"]
         found.append(ScoredAdapter(file.label, file.place, scores, compare_with_expected(recipe, scores)))
-    return found
+    return tuple(found)
 
 
 def _local_base(scope: Scope) -> LocalBase:
@@ -124,8 +134,8 @@ class _TemporaryItems:
         """Do nothing: no item is older than the command."""
 
 
-def _context(scope: Scope, base: LocalBase, params: EvaluateParams, folder: Path,
-             emit: Emit) -> StageContext[EvaluateParams]:
+def _context(scope: Scope, base: LocalBase, params: EvaluateParams, folder: Path, emit: Emit,
+             stop_signal: Callable[[], int]) -> StageContext[EvaluateParams]:
     """A context as the stage has it, with items that are not kept. folder: for all that the work needs."""
     load, out, work = folder / "load", folder / "out", folder / "work"
     for one in (load, out, work):
@@ -136,4 +146,4 @@ def _context(scope: Scope, base: LocalBase, params: EvaluateParams, folder: Path
     return StageContext(stage=STAGE, params=params, numerics=scope.numerics,
                         inputs={"load": Artifact(load, identity)}, out=out, work=work, files=scope.resolved.files,
                         base=base.folder, items=_TemporaryItems(folder / "items"), runtime=runtime, emit=emit,
-                        stop_signal=partial(int, 0))
+                        stop_signal=stop_signal)
