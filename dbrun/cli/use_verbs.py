@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dbrun.cli.app import Json, app
+from dbrun.errors import ExpectationMissed
 
 Base = Annotated[str | None, typer.Option("--base", metavar="BASE", help="The base: embedded, a folder, a "
                                           ".safetensors file, or owner/name@revision. Default: the base that the "
@@ -65,7 +66,8 @@ def evaluate(
     """
     from dbrun.cli.scoring import show_scores
 
-    show_scores(adapters, like, as_json=json)
+    if not show_scores(adapters, like, as_json=json):
+        raise typer.Exit(ExpectationMissed.exit_code)
 
 
 @app.command()

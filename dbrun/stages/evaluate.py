@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -57,8 +57,8 @@ class Evaluate(Stage[EvaluateParams]):
                                             "pillow")
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.images.pixels", "dbrun.models", "dbrun.scores",
-        "dbrun.stages.support.base_loading", "dbrun.stages.support.drawing", "dbrun.stages.support.scoring",
-        "dbrun.training.device")
+        "dbrun.stages.support.base_loading", "dbrun.stages.support.drawing", "dbrun.stages.support.score_encoders",
+        "dbrun.stages.support.scoring", "dbrun.training.device")
 
     def applies_to(self, recipe: Recipe) -> bool:
         """Whether the recipe has `evaluate`."""
@@ -76,7 +76,7 @@ class Evaluate(Stage[EvaluateParams]):
             # what became of the class says nothing without what it was
             if compared or score.PICTURES == "class_prompt":
                 of_base.append(name)
-        return EvaluateParams(**{**vars(params), "of_base": tuple(of_base)})
+        return replace(params, of_base=tuple(of_base))
 
     def required_packages(self, params: EvaluateParams) -> tuple[OptionalPackage, ...]:
         """The package of the quantisation, if there is one."""

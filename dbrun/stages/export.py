@@ -28,7 +28,7 @@ from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import load_base, quantisation_packages, sampling_numerics, sampling_precision
 from dbrun.stages.support.before_after import ROWS, draw_before_after
-from dbrun.stages.support.candidates import adapter_stage
+from dbrun.stages.support.candidates import adapter_stage, read_selection
 from dbrun.stages.support.checked_formats import (
     FormatCheck,
     encode_once,
@@ -233,6 +233,9 @@ class Export(Stage[ExportParams]):
                               (*self.libraries, *packages))
         assert ctx.base is not None
         document |= {"trigger": trigger_words(ctx.params.recipe), "licence": find_licence(ctx.base)}
+        if "select" in ctx.inputs:
+            # the recipe in the document trains on to its last step
+            document["selected"] = read_selection(ctx.inputs["select"].path)
         check = FormatCheck(probe, _expected_predictions(ctx, adapters, model, probe, known()), known(),
                             ctx.params.scheduler_overrides(model), document)
 

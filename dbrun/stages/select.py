@@ -21,7 +21,7 @@ from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import quantisation_packages, sampling_numerics
-from dbrun.stages.support.candidates import candidate_folder, candidate_steps
+from dbrun.stages.support.candidates import SELECTION_FILE, candidate_folder, candidate_steps
 from dbrun.stages.support.memory import NO_MEMORY, CountedMemory
 from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice, resolution_advice
 from dbrun.stages.support.scoring import ScoringParams, score_rows, stored_row
@@ -32,8 +32,6 @@ from dbrun.workload import Workload
 
 if TYPE_CHECKING:
     from dbrun.training.dry_run import DryRun
-
-TABLE_FILE = "selection.json"
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Select(Stage[SelectParams]):
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.images.pixels", "dbrun.models", "dbrun.scores",
         "dbrun.stages.support.base_loading", "dbrun.stages.support.candidates", "dbrun.stages.support.drawing",
-        "dbrun.stages.support.scoring", "dbrun.training.device")
+        "dbrun.stages.support.score_encoders", "dbrun.stages.support.scoring", "dbrun.training.device")
 
     def applies_to(self, recipe: Recipe) -> bool:
         """Whether the recipe has `select`."""
@@ -134,7 +132,7 @@ class Select(Stage[SelectParams]):
         for path in sorted(folder.iterdir()):
             shutil.copyfile(path, ctx.out / path.name)
         document = {"format_version": 1, "by": params.by, "keep": params.keep, "step": chosen, "candidates": table}
-        (ctx.out / TABLE_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        (ctx.out / SELECTION_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         ctx.note(f"the adapter after step {chosen} of {steps[-1]} is kept")
 
 

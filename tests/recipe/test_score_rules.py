@@ -30,6 +30,7 @@ KEPT = "train.candidates={every: 100}"
     ([KEPT, "select={by: held_out_loss}"], "select.by", "no picture is held out", "held_out: {}"),
     ([KEPT, "train.held_out={every: 30}", "select={by: held_out_loss}"], "select.by", "most candidates have none",
      "write `every: 100`"),
+    ([KEPT, "select={keep: last, seeds: 3}"], "select.seeds", "`keep: last` compares none", "remove it"),
     ([f"evaluate={{{CLIP}, expect: {{subjct: '>= 0.2'}}}}"], "evaluate.expect.subjct",
      "'evaluate.expect.subject'?", ""),
     ([f"evaluate={{{CLIP}, expect: {{subject: 'high'}}}}"], "evaluate.expect.subject", "such as '>= 0.7'", ""),

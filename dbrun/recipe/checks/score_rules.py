@@ -8,7 +8,7 @@ from dbrun.errors import KeyProblem
 from dbrun.models.base import families
 from dbrun.naming import COMMIT, HUB_ID
 from dbrun.recipe.schema.model import Recipe
-from dbrun.recipe.schema.scoring import HELD_OUT_LOSS, Scoring
+from dbrun.recipe.schema.scoring import HELD_OUT_LOSS, Scoring, Select
 from dbrun.scores.base import scores
 
 NAME_ENCODER = "`clip: {path: embedded}`, a folder, or a Hub id with its commit as `revision`"
@@ -102,6 +102,8 @@ def _selection(recipe: Recipe) -> Iterator[KeyProblem]:
         yield KeyProblem("select", "found a choice, but the training keeps no candidates to choose from",
                          "write `candidates: {every: 100}` under `train`, or remove `select`")
         return
+    if not select.draws_pictures:
+        yield from _without_effect(select)
     if select.keep != "best":
         return
     if select.by != HELD_OUT_LOSS:
@@ -113,3 +115,11 @@ def _selection(recipe: Recipe) -> Iterator[KeyProblem]:
         yield KeyProblem("select.by", f"found '{HELD_OUT_LOSS}', but candidates come every {train.candidates.every} "
                          f"steps, and the held-out loss every {train.held_out.every}: most candidates have none",
                          f"write `every: {train.candidates.every}` under `train.held_out`")
+
+
+def _without_effect(select: Select) -> Iterator[KeyProblem]:
+    """Settings of pictures where the choice draws none."""
+    why = f"`by: {select.by}`" if select.keep == "best" else f"`keep: {select.keep}`"
+    for field in ("clip", "dino", "prompts", "class_prompt", "seeds"):
+        if field in select.model_fields_set and getattr(select, field) is not None:
+            yield KeyProblem(f"select.{field}", f"found settings of pictures, but {why} compares none", "remove it")

@@ -1,4 +1,4 @@
-"""The candidates in the artifact of `train`, a folder for each step, and the stage whose adapter is exported."""
+"""The candidates in the artifact of `train`, a folder for each step, and which of them is exported."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from dbrun.adapters.adapter_io import INDEX
+from dbrun.input_file import read_json
 
 FOLDER = "candidates"
+SELECTION_FILE = "selection.json"
+"""The candidate that `select` chose, and the scores of all, in its artifact beside the adapter."""
 
 
 def candidate_folder(artifact: Path, step: int) -> Path:
@@ -30,6 +33,12 @@ def candidate_steps(artifact: Path) -> tuple[int, ...]:
 def adapter_stage(inputs: Collection[str]) -> str:
     """The stage whose artifact holds the adapter to export: `select` where the recipe has it, else `train`."""
     return "select" if "select" in inputs else "train"
+
+
+def read_selection(artifact: Path) -> dict[str, object]:
+    """The choice that an artifact of `select` holds: `step`, `by` and `keep`."""
+    document = read_json(artifact / SELECTION_FILE)
+    return {name: document[name] for name in ("step", "by", "keep")}
 
 
 def content_digest(folder: Path) -> str:

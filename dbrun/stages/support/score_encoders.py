@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class OpenEncoders:
     """Context manager: encoders, each loaded at its first use."""
 
-    def __init__(self, ctx: StageContext[Any], files: Mapping[Role, EncoderFiles]) -> None:
-        """files: role -> name and sha256 of each file of the encoder."""
-        self.ctx, self.files = ctx, files
+    def __init__(self, ctx: StageContext[Any], files: Mapping[Role, EncoderFiles], *, deterministic: bool) -> None:
+        """files: role -> name and sha256 of each file of the encoder; deterministic: `train.deterministic`."""
+        self.ctx, self.files, self.deterministic = ctx, files, deterministic
         self.opened: dict[Role, Encoder] = {}
 
     def __enter__(self) -> OpenEncoders:
@@ -39,10 +39,12 @@ class OpenEncoders:
     def open(self, role: Role) -> Encoder:
         """The encoder of a role. Raises StageFailed where a file changed after the run began."""
         if role not in self.opened:
-            # torch is imported by now: pictures have been drawn, or are embedded next
-            from dbrun.training.device import set_up_device
+            from dbrun.training.device import deterministic_algorithms, set_up_device, settings_restorer
 
+            # as `load_base` does, which has not run where every picture is cached
+            self.ctx.resident.settings.callback(settings_restorer())
             device = set_up_device(self.ctx.numerics, self.ctx.process_group.local_rank)
+            self.ctx.resident.settings.enter_context(deterministic_algorithms(self.deterministic))
             self.opened[role] = open_encoder(self._linked(role), device, role=role)
         return self.opened[role]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Context = StageContext[Any]
+PICTURE_FILE, EMBEDDING_FILE = "picture.png", "embedding.safetensors"
 EMBEDDING = "embedding"
 """Name of the only tensor in the file of an embedding."""
 
@@ -149,7 +150,7 @@ def score_rows(ctx: Context, params: ScoringParams, rows: Sequence[Row],
                components: Sequence[str]) -> dict[str, dict[str, Measured]]:
     """Draw and measure rows: label -> name of a score -> result. components: those that the adapters are on."""
     keys = _draw_rows(ctx, params, rows, components)
-    with OpenEncoders(ctx, params.encoders) as encoders:
+    with OpenEncoders(ctx, params.encoders, deterministic=params.deterministic) as encoders:
         embedder = _Embedder(ctx, params, encoders)
         results: dict[str, dict[str, Measured]] = {}
         for row in rows:
@@ -244,9 +245,6 @@ class _Drawer:
         return self.sampler
 
 
-PICTURE_FILE = "picture.png"
-
-
 class _Embedder:
     """Embeddings of pictures and texts, each an item of its own; an encoder is loaded at the first that is new."""
 
@@ -299,10 +297,10 @@ class _Embedder:
         from safetensors.torch import load_file, save_file
 
         def make(folder: Path) -> None:
-            save_file({EMBEDDING: embed()[0].contiguous()}, folder / "embedding.safetensors")
+            save_file({EMBEDDING: embed()[0].contiguous()}, folder / EMBEDDING_FILE)
 
         folder = self.ctx.items.get({"encoder": dict(self.params.encoders[role]), **key}, make)
-        return load_file(folder / "embedding.safetensors")[EMBEDDING]
+        return load_file(folder / EMBEDDING_FILE)[EMBEDDING]
 
 
 def _never(folder: Path) -> None:
@@ -324,14 +322,10 @@ def _measure(params: ScoringParams, embedder: _Embedder, score: Score, role: Rol
             seeds.append(seed)
     pictures = EmbeddedPictures(torch.stack(vectors), tuple(places), tuple(seeds))
     references = _references(embedder, score.REFERENCES, role, pictures.vectors)
-    values = iter(score.per_picture(pictures, references).tolist())
-    per_picture = tuple(tuple(_take(values, len(params.seeds))) for _ in prompts)
+    values: list[float] = score.per_picture(pictures, references).tolist()
+    count = len(params.seeds)
+    per_picture = tuple(tuple(values[place * count:(place + 1) * count]) for place in range(len(prompts)))
     return Measured(score.measure(pictures, references), per_picture)
-
-
-def _take(values: Iterator[float], count: int) -> Iterator[float]:
-    for _ in range(count):
-        yield next(values)
 
 
 def _references(embedder: _Embedder, kind: References, role: Role, pictures: Tensor) -> Tensor:
