@@ -12,6 +12,9 @@ from dbrun.plan.planner import Plan, Scope, Status
 from dbrun.stages.support.memory import CountedMemory
 from dbrun.stages.support.training_length import training_length
 
+SCORING_STAGES = frozenset(("select", "evaluate"))
+"""Stages that draw pictures to measure them."""
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -56,3 +59,8 @@ def _work(scope: Scope, plan: Plan) -> Iterator[str]:
             # epochs of buckets have no length before the base is here
             return
         yield f"{steps} training steps"
+    scored = 0.0
+    for name in SCORING_STAGES & pending:
+        scored += scope.stages[name].workload(recipe, scope.resolved.sources).units
+    if scored:
+        yield f"{scored:.0f} pictures to score"
