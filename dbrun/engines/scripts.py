@@ -65,9 +65,10 @@ def sbatch_script(jobs: Sequence[Job]) -> str:
 def sbatch_options(job: Job) -> list[str]:
     """Options of sbatch for a job: its name, what it needs, and that it may be started again.
 
-    The signal goes to the batch shell (`B:`), which hands it on; without B it would go to steps of srun only.
+    The signal goes to the batch shell (`B:`), which hands it on; without B it would go to steps of srun only. A job
+    whose dependency failed would stay in the queue for ever, if it were not killed.
     """
-    options = [f"--job-name={job.id}", "--requeue", f"--signal=B:TERM@{STOP_SECONDS}"]
+    options = [f"--job-name={job.id}", "--requeue", f"--signal=B:TERM@{STOP_SECONDS}", "--kill-on-invalid-dep=yes"]
     if job.gpus:
         options.append(f"--gpus={job.gpus}")
     limits = _limits(job)

@@ -60,7 +60,7 @@ def test_the_slurm_script_hands_each_job_to_sbatch(tmp_path: Path) -> None:
     (tmp_path / "jobs.sh").write_text(FORMS["slurm"](JOBS))
     subprocess.run(["sh", "jobs.sh"], cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
     options = (tmp_path / "options").read_text().splitlines()
-    usual = "--parsable --job-name={} --requeue --signal=B:TERM@60"
+    usual = "--parsable --job-name={} --requeue --signal=B:TERM@60 --kill-on-invalid-dep=yes"
     assert options == [usual.format("load"), f"{usual.format('a-1')} --dependency=afterok:1",
                        f"{usual.format('b.2')} --gpus=1 --time=120 --dependency=afterok:1:2"]
     for script in sorted(tmp_path.glob("job.*")):
