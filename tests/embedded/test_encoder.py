@@ -29,7 +29,6 @@ from dbrun.embedded.making.world import COLOURS
 from dbrun.scores.encoder import open_encoder, wanted_files
 
 MANIFEST = encoder_path() / "manifest.json"
-exported = pytest.mark.skipif(not MANIFEST.exists(), reason="the embedded encoder is not exported yet")
 
 
 def unit_rows(count: int, seed: int) -> Tensor:
@@ -150,7 +149,6 @@ def test_the_area_under_the_curve_counts_pairs_and_halves_ties() -> None:
     assert auc(torch.tensor([1.0, 5.0]), torch.tensor([3.0])) == 0.5
 
 
-@exported
 def test_the_manifest_names_every_shipped_file_with_its_digest_and_how_it_was_made() -> None:
     manifest = json.loads(MANIFEST.read_text())
     there = {path.name for path in encoder_path().iterdir()}
@@ -162,14 +160,12 @@ def test_the_manifest_names_every_shipped_file_with_its_digest_and_how_it_was_ma
     assert manifest["figures"]["auc_other_dogs"] >= 0.95
 
 
-@exported
 def test_what_is_shipped_is_at_most_6_megabytes_of_half_precision() -> None:
     assert sum(path.stat().st_size for path in encoder_path().iterdir()) <= 6e6
     weights = load_file(encoder_path() / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
 
 
-@exported
 @pytest.mark.slow
 def test_what_is_shipped_tells_the_subject_from_other_dogs_and_finds_captions() -> None:
     """As `manifest.json` says, to the digit but for another machine's rounding."""

@@ -74,17 +74,17 @@ def train_encoder(plan: PretrainSettings, command: str) -> Path:
 
     def report() -> None:
         # few pictures: a report must not take a tenth of the time
-        trial = _export(plan, phase, tokenizer, plan.out / "trial", command, {})
+        trial = _export(phase, plan.out / "trial", command, {})
         LOG.info("encoder: %s", measure_encoder(trial, others=40, rounds=1))
 
     train_phase(phase, loss_at, plan.minutes, plan.finish, report)
-    trial = _export(plan, phase, tokenizer, plan.out / "trial", command, {})
+    trial = _export(phase, plan.out / "trial", command, {})
     figures = {
         "images": phase.progress.step * 2 * plan.batch,
         "minutes": round(phase.progress.seconds / 60, 1),
         **measure_encoder(trial),
     }
-    return _export(plan, phase, tokenizer, plan.out / "encoder", command, figures)
+    return _export(phase, plan.out / "encoder", command, figures)
 
 
 def draw_view(number: int) -> Image.Image:
@@ -142,14 +142,14 @@ def _load_or_repaint(plan: PretrainSettings, drawn: Pictures) -> Pictures:
     return stored
 
 
-def _export(plan: PretrainSettings, phase: Phase[CLIPModel], tokenizer: CLIPTokenizer, target: Path, command: str,
-            figures: Mapping[str, float]) -> Path:
+def _export(phase: Phase[CLIPModel], target: Path, command: str, figures: Mapping[str, float]) -> Path:
     """Write the averaged weights in half precision to `target`, in transformers' format, with a manifest."""
     part = target.with_suffix(".part")
     part.mkdir(exist_ok=True)
     # a copy: `half` works in place, and training may go on
     copy.deepcopy(phase.average).half().save_pretrained(part)
-    tokenizer.save_pretrained(part)
+    # a fresh one: a used tokenizer saves how it padded last
+    build_tokenizer(caption_words()).save_pretrained(part)
     CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE},
                           image_mean=PIXEL_MEAN, image_std=PIXEL_DEVIATION).save_pretrained(part)
     remove_local_paths(part)
