@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, fields
 
-EXPECTATION_PATTERN = r"^(>=|<=) *[0-9]+(\.[0-9]+)?( +of +base)?$"
+EXPECTATION_PATTERN = r"^(>=|<=) *-?[0-9]+(\.[0-9]+)?( +of +base)?$"
 
 
 @dataclass(frozen=True)

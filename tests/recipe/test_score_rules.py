@@ -45,7 +45,7 @@ def test_what_a_score_lacks_is_told_at_its_key(load, good, words: list[str], key
 
 
 @pytest.mark.parametrize("words", [
-    [f"evaluate={{{CLIP}, expect: {{subject: '>= 0.7', prior: '<= 1.2 of base', diversity: '>=0.8  of base'}}}}"],
+    [f"evaluate={{{CLIP}, expect: {{subject: '>= 0.7', prior: '<= -0.2', diversity: '>=0.8  of base'}}}}"],
     [KEPT, f"evaluate={{{CLIP}}}", "select={}"], [KEPT, f"select={{{CLIP}, by: prompt, keep: best}}"],
     [KEPT, "select={keep: 200}"], [KEPT, "select={keep: last}"],
     [KEPT, "train.held_out={every: 50}", "select={by: held_out_loss}"],

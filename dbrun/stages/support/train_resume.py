@@ -60,7 +60,8 @@ def write_candidates(ctx: Context, trainer: Trainer, initial: Mapping[str, Compo
     from dbrun.training.checkpoint import load_exactly
 
     choice, done = ctx.params.candidates, len(trainer.history)
-    if choice is None:
+    # rank 0 stores and publishes them; another process may be here before the last one is stored
+    if choice is None or ctx.process_group.rank:
         return
     for step in choice.steps_until(done):
         if step % choice.every == 0:
