@@ -62,7 +62,7 @@ class Train(Stage[TrainParams]):
     modules: ClassVar[tuple[str, ...]] = (
         "dbrun.adapters", "dbrun.diffusion", "dbrun.images.manifest", "dbrun.models", "dbrun.options",
         "dbrun.seeds", "dbrun.stages.support.base_loading",
-        "dbrun.stages.support.prompt_index", "dbrun.training")
+        "dbrun.stages.support.prompt_index", "dbrun.stages.support.train_resume", "dbrun.training")
 
     def params(self, recipe: Recipe, sources: Sources) -> TrainParams:
         """The recipe's `train` and `objective`, the prior's weight and target, the seed, and the held-out pictures."""
