@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,7 +108,7 @@ class JobGraphBuilder:
         """The graph of all runs that were added."""
         self._order_lineages()
         job_of: dict[str, str] = {}
-        shared = list(self._shared_groups())
+        shared = self._shared_groups()
         for group in shared:
             job_of.update((piece.id, _shared_id(group)) for piece in group)
         own_ids = {number: _run_id(run) for number, run in enumerate(self._runs) if run.waits}
@@ -133,27 +133,30 @@ class JobGraphBuilder:
                 piece.above = (*piece.above, last[kind])
             last[kind] = piece.id
 
-    def _shared_groups(self) -> Iterator[list[_Piece]]:
+    def _shared_groups(self) -> list[list[_Piece]]:
         """Pieces that several runs need, in an order in which they can be done.
 
         Those of the same runs that compute on no device take seconds, most of them for the start of a process: such a
         piece joins the one that it needs.
         """
         groups: list[list[_Piece]] = []
+        # id of the last piece of a group that computes on no device → the group
+        open_groups: dict[str, list[_Piece]] = {}
         # earlier pieces come first: a run's stages were added in their order
         for piece in self._pieces.values():
             if len(piece.runs) == 1:
                 continue
-            joined = None
-            for group in groups:
-                last = group[-1]
-                if not piece.on_device and not last.on_device and last.id in piece.above and last.runs == piece.runs:
-                    joined = group
-            if joined is None:
-                groups.append([piece])
+            group: list[_Piece] = []
+            if not piece.on_device:
+                joinable = [open_groups[above] for above in piece.above if above in open_groups]
+                group = next((one for one in joinable if one[-1].runs == piece.runs), group)
+                open_groups[piece.id] = group
+            if group:
+                del open_groups[group[-1].id]
             else:
-                joined.append(piece)
-        yield from groups
+                groups.append(group)
+            group.append(piece)
+        return groups
 
     def _shared_job(self, group: Sequence[_Piece], job_of: Mapping[str, str]) -> Job:
         first = self._runs[group[0].runs[0]]

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -38,7 +39,8 @@ class _Connection:
 
     def read(self) -> None:
         """Read jobs until the engine has gone, then stop what runs after its next checkpoint."""
-        with self._socket.makefile("rb") as lines:
+        # an engine that was killed resets the connection
+        with suppress(OSError), self._socket.makefile("rb") as lines:
             for line in lines:
                 self.jobs.put(json.loads(line))
         self.jobs.put(None)
@@ -55,8 +57,7 @@ class _Connection:
 
     def received(self) -> Iterator[dict[str, Any]]:
         """Every job, as it comes."""
-        while (job := self.jobs.get()) is not None:
-            yield job
+        yield from iter(self.jobs.get, None)
 
 
 class _Telling:

@@ -56,24 +56,27 @@ def jobs_table(rows: Sequence[JobRow], runs: int) -> str:
     if not rows:
         return f"{pluralize(runs, 'run')}: nothing to do"
     shown = rows[:MAX_ROWS]
-    has_gpus, has_memory = any(row.gpus for row in rows), any(row.memory for row in rows)
-    has_time = any(row.seconds is not None for row in rows)
-    head = ["job", "status", *(["gpus"] if has_gpus else []), *(["memory"] if has_memory else []),
-            *(["time"] if has_time else []), "stages"]
-    lines = []
-    for row in shown:
-        cells = [row.title, paint(row.status.upper(), STYLES[row.status], sys.stdout)]
-        if has_gpus:
-            cells.append(str(row.gpus or ""))
-        if has_memory:
-            cells.append(format_bytes(row.memory) if row.memory else "")
-        if has_time:
-            cells.append("" if row.seconds is None else f"~{format_duration(row.seconds)}")
-        lines.append([*cells, ", ".join(row.stages) or "only its delivery"])
+    # a column that says nothing is left out
+    columns: list[tuple[str, list[str]]] = [
+        ("job", [row.title for row in shown]),
+        ("status", [paint(row.status.upper(), STYLES[row.status], sys.stdout) for row in shown])]
+    if any(row.gpus for row in rows):
+        columns.append(("gpus", [str(row.gpus or "") for row in shown]))
+    if any(row.memory for row in rows):
+        columns.append(("memory", [format_bytes(row.memory) if row.memory else "" for row in shown]))
+    if any(row.seconds is not None for row in rows):
+        columns.append(("time", [_time_text(row.seconds) for row in shown]))
+    columns.append(("stages", [", ".join(row.stages) or "only its delivery" for row in shown]))
+    head = [name for name, _ in columns]
+    lines = list(zip(*(cells for _, cells in columns), strict=True))
     blocks = [align_rows(lines, head=head, short=True)]
     if len(rows) > len(shown):
         blocks.append(paint(f"  {len(rows) - len(shown):,} more; --json has all", "dim", sys.stdout))
     return "\n".join([*blocks, _totals(rows, runs)])
+
+
+def _time_text(seconds: float | None) -> str:
+    return "" if seconds is None else f"~{format_duration(seconds)}"
 
 
 def _totals(rows: Sequence[JobRow], runs: int) -> str:
