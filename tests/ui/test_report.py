@@ -12,6 +12,7 @@ from package_source import ROOT
 from recorded_runs import PROMPTS, STAGES, record_run
 
 from dbrun.errors import UsageError
+from dbrun.store.runs import Run
 from dbrun.store.store import Store
 from dbrun.ui.report.compare_page import find_runs, render_comparison
 from dbrun.ui.report.page import json_data
@@ -139,6 +140,38 @@ def test_previews_of_a_training_that_was_reused_are_there(store: Store) -> None:
     shutil.rmtree(later.folder / "samples")
     report = RunReader(store).read(later)
     assert [preview.step for preview in report.previews] == [5, 10, 15, 20] and report.prompts == ("a 0", "b")
+
+
+def publish_scores(store: Store, run: Run, scores: dict[str, object], expect: dict[str, str]) -> None:
+    """A result of `evaluate`, and a recipe that expects something of it."""
+    key, out = "e" * 64, store.make_temp_folder()
+    (out / "scores.json").write_text(json.dumps({"format_version": 1, "scores": scores}))
+    store.publish("evaluate", key, {"stage": "evaluate", "params": {}}, out, seconds=1.0, durable=False)
+    assert run.roots is not None
+    run.roots.keys["evaluate"] = key
+    facts = json.loads((run.folder / "report.json").read_text())
+    facts["recipe"]["evaluate"] = {"expect": expect}
+    (run.folder / "report.json").write_text(json.dumps(facts))
+
+
+def test_scores_are_shown_with_what_is_expected_of_them(store: Store) -> None:
+    run = record_run(store)
+    base = {"mean": 0.8, "spread_prompts": None, "spread_seeds": 0.02}
+    common = {"spread_prompts": 0.05, "spread_seeds": 0.0123, "source": "Ruiz et al."}
+    scores = {
+        "subject": {**common, "mean": 0.6, "higher_is_better": True, "label": "subject <i>fidelity</i>"},
+        "diversity": {**common, "mean": 0.65, "higher_is_better": True, "label": "diversity", "base": base},
+        "prior": {**common, "mean": 0.5, "higher_is_better": False, "label": "prior", "spread_seeds": None},
+        "of another version": {"value": 1.0}}
+    publish_scores(store, run, scores, {"subject": ">= 0.7", "diversity": ">= 0.8 of base", "prior": "<= 0.2"})
+    found = RunReader(store).read(run).scores
+    assert [(line.name, line.value, line.base, line.better, line.verdict) for line in found] == [
+        ("subject", "0.600 ± 0.012", "", "higher", "missed by 0.1"),
+        ("diversity", "0.650 ± 0.012", "0.800 ± 0.020", "higher", "met"),
+        ("prior", "0.500", "", "lower", "missed by 0.3")]
+    text = render_run(RunReader(store), run)
+    assert '<section id="scores"' in text and 'href="#scores"' in text and "subject &lt;i&gt;fidelity" in text
+    assert "&gt;= 0.8 of base" in text and 'class="failed" data-name="result">missed by 0.1<' in text
 
 
 def test_runs_side_by_side(store: Store) -> None:

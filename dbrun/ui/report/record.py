@@ -21,6 +21,7 @@ from dbrun.store.runs import EVENTS_FILE, RECIPE_FILE, Run
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
 from dbrun.ui.report.pictures import ClassPictures, Picture, Preview, PreviewReader, read_class_pictures, read_row
+from dbrun.ui.report.scores import ScoreLine, read_scores
 
 LOSSES = {"instance": "instance_loss", "class": "prior_loss", "held out": "held_out_loss"}
 """Name of a line of losses → its member of a line of metrics."""
@@ -74,6 +75,7 @@ class RunReport:
     losses: Mapping[str, Sequence[tuple[float, float]]]
     steps_done: int
     comparison: Comparison | None
+    scores: tuple[ScoreLine, ...]
     previews: tuple[Preview, ...]
     prompts: tuple[str, ...]
     pictures: tuple[Picture, ...]
@@ -119,6 +121,7 @@ class RunReader:
             progress=progress if running and progress.get("stage") == running else {},
             stages=_stage_lines(facts, events, traces, state), warnings=_warnings(events),
             losses=_losses(rows), steps_done=len(rows), comparison=self._comparison(traces.get("export")),
+            scores=self._scores(traces.get("evaluate"), recipe),
             previews=() if brief else self.previews.read(previews, prompts), prompts=prompts,
             pictures=tuple(Picture.from_facts(one) for one in facts.get("pictures") or ()),
             picture_counts=facts.get("picture_counts") or {},
@@ -143,6 +146,11 @@ class RunReader:
         if priors is None or not isinstance(params, dict):
             return ClassPictures()
         return read_class_pictures(self.store.objects.path(priors.digest), params)
+
+    def _scores(self, evaluated: Trace | None, recipe: Mapping[str, Any]) -> tuple[ScoreLine, ...]:
+        if evaluated is None:
+            return ()
+        return read_scores(self.store.objects.path(evaluated.digest), recipe)
 
     def _comparison(self, export: Trace | None) -> Comparison | None:
         """The sample pictures of an export; None where there are none."""

@@ -102,6 +102,7 @@ def _sections(report: RunReport, has_plot: bool, has_files: bool) -> list[tuple[
     halves = {picture.half for picture in report.pictures}
     sections = [
         ("before-after", "Before and after", report.comparison is not None),
+        ("scores", "Scores", bool(report.scores)),
         ("previews", "While it learnt", bool(report.previews)),
         ("losses", "Losses", has_plot),
         ("pictures-instance", "Pictures", "instance" in halves),
