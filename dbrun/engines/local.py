@@ -18,6 +18,7 @@ from selectors import EVENT_READ, DefaultSelector
 from typing import IO, Any, ClassVar
 
 from dbrun.engines.base import Engine, Job, JobReport, JobState
+from dbrun.engines.run_job import job_words
 from dbrun.errors import UsageError
 from dbrun.plan.device import visible_gpus
 from dbrun.workers.env import clear_launcher_variables
@@ -150,11 +151,8 @@ class LocalEngine(Engine):
             worker.job, worker.base, worker.began = job, job.base, time.monotonic()
             attempts = self._reports[job.id].attempts + 1
             self._reports[job.id] = JobReport(JobState.RUNNING, seconds=0.0, attempts=attempts)
-            request = job.request
-            words = {"recipe": str(request.recipe), "overrides": request.overrides, "profiles": request.profiles,
-                     "store": str(self.store), "outputs": str(job.outputs), "until": job.until}
             try:
-                worker.connection.sendall(json.dumps(words).encode() + b"\n")
+                worker.connection.sendall(json.dumps(job_words(job, self.store)).encode() + b"\n")
             except OSError:
                 self._died(worker)
 

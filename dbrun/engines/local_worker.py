@@ -7,26 +7,18 @@ error belong to the libraries.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import sys
 import threading
-import time
-import traceback
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from dbrun.errors import DbrunError, Interrupted
-from dbrun.events import Event, Progress, StageStarted
+from dbrun.engines.run_job import run_job
+from dbrun.errors import Interrupted
 from dbrun.run.signals import StopFlag, stop_signals
-from dbrun.secrets import redact_secrets
-
-SECONDS_BETWEEN_REPORTS = 0.5
-"""Time between two reports of a stage's progress."""
 
 
 class _Connection:
@@ -60,55 +52,17 @@ class _Connection:
         yield from iter(self.jobs.get, None)
 
 
-class _Telling:
-    """Listener of a run's events: sends what people want to know of a job, not too often."""
-
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-        self._last = 0.0
-
-    def __call__(self, event: Event) -> None:
-        """Report one event."""
-        if isinstance(event, StageStarted):
-            self._connection.send(text=event.stage)
-        elif isinstance(event, Progress) and time.monotonic() - self._last > SECONDS_BETWEEN_REPORTS:
-            self._last = time.monotonic()
-            self._connection.send(text=f"{event.stage} {event.done}/{event.total}")
-
-
 def work(file_descriptor: int) -> int:
     """Run the jobs that come on the socket; return the exit code."""
-    # as `dbrun run` does: threads that spin while they wait slow each other down on a busy machine
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     connection = _Connection(socket.socket(fileno=file_descriptor))
     threading.Thread(target=connection.read, daemon=True).start()
     with stop_signals() as stop:
         connection.stop = stop
         for job in connection.received():
-            code = _run(job, stop, connection)
-            if code > 128:
-                return code
-    return 0
-
-
-def _run(job: dict[str, Any], stop: StopFlag, connection: _Connection) -> int:
-    """Run one job and send how it ended; return its exit code."""
-    try:
-        import dbrun
-
-        dbrun.run(Path(job["recipe"]), *job["overrides"], profiles=job["profiles"], store=job["store"],
-                  outputs=job["outputs"], until=job["until"], on_event=_Telling(connection), cancel=stop)
-    except Interrupted as error:
-        connection.send(ended=128 + stop.signum, text=error.message, fix=error.fix)
-        return 128 + stop.signum
-    except DbrunError as error:
-        connection.send(ended=error.exit_code, text=error.message, fix=error.fix)
-        return error.exit_code
-    except Exception as error:
-        sys.stderr.write(redact_secrets("".join(traceback.format_exception(error))))
-        connection.send(ended=1, text=f"a bug in dbrun: {type(error).__name__}: {redact_secrets(str(error))}", fix=None)
-        return 1
-    connection.send(ended=0, text="", fix=None)
+            outcome = run_job(job, stop, lambda text: connection.send(text=text))
+            connection.send(**outcome)
+            if outcome["ended"] > 128:
+                return outcome["ended"]
     return 0
 
 

@@ -85,6 +85,7 @@ def batch_text(command: Sequence[str]) -> str:
     SIGTERM makes dbrun write a checkpoint and exit with 143; the job is then queued again, and goes on from there.
     `wait` returns when the trap has run, so it is repeated until the process has ended.
     """
+    # `$!` and no variable of our own, which a signal could find unset when the process has begun
     lines = ["#!/bin/sh", "trap 'if [ -n \"$!\" ]; then kill -TERM \"$!\"; else exit 143; fi' TERM",
              f"{shlex.join(command)} &", 'wait "$!"', "code=$?",
              'while kill -0 "$!" 2>/dev/null; do wait "$!"; code=$?; done',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,6 +12,8 @@ from types import FrameType
 from dbrun.errors import Interrupted
 
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SECONDS_OF_ONE_STOP = 1.0
+"""Several SIGTERM within it are one: Slurm sends one to each process of a job, and its batch shell hands on its own."""
 
 
 class StopFlag(threading.Event):
@@ -26,10 +29,16 @@ def stop_signals() -> Iterator[StopFlag]:
     A second signal stops the block at once. Raises Interrupted for it. For the main thread only.
     """
     flag = StopFlag()
+    first_heard = 0.0
 
     def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal first_heard
         if flag.is_set():
+            is_same_stop = signum == flag.signum == signal.SIGTERM
+            if is_same_stop and time.monotonic() - first_heard < SECONDS_OF_ONE_STOP:
+                return
             raise KeyboardInterrupt
+        first_heard = time.monotonic()
         flag.signum = signum
         flag.set()
 

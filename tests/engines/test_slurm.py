@@ -16,8 +16,8 @@ from dbrun.errors import StageFailed, UsageError
 
 SBATCH = """#!/bin/sh
 if [ -e refuse ]; then echo "sbatch: error: Batch job submission failed: Invalid qos" >&2; exit 1; fi
-n=$(($(ls jobs | wc -l) + 1)); mkdir jobs/$n; cat > jobs/$n/script
-printf '%s\\n' "$@" > jobs/$n/options; echo "$n;here"
+n=$(($(ls jobs | wc -l) + 1))
+mkdir jobs/$n; cat > jobs/$n/script; printf '%s\\n' "$@" > jobs/$n/options; echo "$n;here"
 """
 SQUEUE = """#!/bin/sh
 if [ -e down ]; then echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1; fi

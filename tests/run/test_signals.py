@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from dbrun.errors import Interrupted
+from dbrun.run import signals
 from dbrun.run.signals import HANDLED_SIGNALS, stop_signals, stop_signum
 
 
@@ -28,6 +29,17 @@ def test_the_second_signal_does_not_wait():
         os.kill(os.getpid(), signal.SIGINT)
     assert stopped.value.exit_code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_two_sigterm_of_one_stop_are_one(monkeypatch):
+    with stop_signals() as flag:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop_signum(flag) == signal.SIGTERM
+    monkeypatch.setattr(signals, "SECONDS_OF_ONE_STOP", 0.0)
+    with pytest.raises(Interrupted), stop_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_flag_that_a_thread_sets_counts_as_ctrl_c():
