@@ -36,11 +36,11 @@ def jobs(words: Recipes, profile: Profiles = None, sweep: Sweeps = None, each: E
 @app.command()
 def submit(words: Recipes, profile: Profiles = None, sweep: Sweeps = None, each: Each = None,
            outputs: Outputs = Path("outputs"), store: StoreFolder = None,
-           engine: Annotated[str, typer.Option("--engine", metavar="ENGINE", help="What runs the jobs; local: "
-                                               "processes of this machine.")] = "local",
+           engine: Annotated[str, typer.Option("--engine", metavar="ENGINE", help="What runs the jobs: local, "
+                                               "processes of this machine; slurm; or ray.")] = "local",
            gpus: Annotated[int | None, typer.Option(
                "--gpus", min=1, metavar="N", show_default=False,
-               help="GPUs to use at a time; without GPUs, processes at a time. Default: what there is.")] = None,
+               help="For local: GPUs to use at a time; without GPUs, processes. Default: what there is.")] = None,
            follow: Annotated[bool, typer.Option("--follow/--no-follow",
                                                 help="Wait for the jobs and show how they do.")] = True,
            json: Annotated[bool, typer.Option("--json", help="Write events to stdout as JSON lines.")] = False) -> None:

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from slurm_cluster import missing_programs, slurm_cluster
+from engines.slurm_cluster import missing_programs, slurm_cluster
 
 from dbrun.engines import slurm
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,16 @@ def test_a_snakefile_names_what_each_job_needs() -> None:
     assert f"    output: touch({json.dumps('.snakemake/dbrun/a-1')})" in lines
     assert '    input: [".snakemake/dbrun/load", ".snakemake/dbrun/a-1"]' in lines
     assert "    resources: gpu=1, runtime=120" in lines and "{{y}}" in text
+
+
+def test_the_program_of_the_guide_writes_a_workflow_of_argo() -> None:
+    guide = (Path(__file__).parents[2] / ".github" / "docs" / "many.md").read_text(encoding="utf-8")
+    program = re.search(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert program is not None
+    graph = json.dumps({"jobs": [one.to_json() for one in JOBS]})
+    done = subprocess.run([sys.executable, "-S", "-c", program[1], "dbrun:0.2", "work"], input=graph, check=True,
+                          capture_output=True, text=True)
+    first, *others = json.loads(done.stdout)["spec"]["templates"]
+    assert [task["dependencies"] for task in first["dag"]["tasks"]] == [[], ["job-0"], ["job-0", "job-1"]]
+    assert [one["container"]["command"] for one in others] == [list(one.command) for one in JOBS]
+    assert [one["container"].get("resources") for one in others] == [None, None, {"limits": {"nvidia.com/gpu": 1}}]
