@@ -37,7 +37,10 @@ class CheckpointUploads:
             self.upload()
 
     def upload(self) -> None:
-        """Upload the newest checkpoint, unless that has been done."""
+        """Upload the newest checkpoint, unless that has been done.
+
+        Also to be called after an interruption, whenever the last one was: this machine may be gone in a moment.
+        """
         remote = self.store.remote
         if remote is None or not remote.writes:
             return

@@ -179,7 +179,6 @@ class StageRunner:
                                       startup=timer.startup(seconds), amounts=workload,
                                       baseline=self._memory_baseline())
         except Interrupted:
-            # the machine may be taken away in a moment; what it has done is to be found by another
             uploads.upload()
             raise
         finally:
