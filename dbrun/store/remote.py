@@ -27,7 +27,7 @@ from dbrun.naming import CHECKPOINT_NAME
 from dbrun.secrets import redact_secrets
 from dbrun.store.atomic import list_dir
 from dbrun.store.objects import sha256_of
-from dbrun.store.remote_files import RemoteError, RemoteFile, RemoteFiles, RemoteMissing
+from dbrun.store.remote_files import DamagedFile, RemoteError, RemoteFile, RemoteFiles, RemoteMissing
 from dbrun.store.traces import SHA256_HEX, ArtifactFile, Trace, dump_trace, parse_trace, trace_name
 
 T = TypeVar("T")
@@ -45,11 +45,7 @@ PAUSE_SECONDS = 300.0
 MISS_SECONDS = 10.0
 """Seconds for which a miss is remembered; a run looks up each stage several times."""
 REFRESH_SECONDS = 24 * 3600.0
-"""Age in seconds from which something old is written again when it is used. A gc goes by these times, see remote_gc."""
-
-
-class DamagedFile(RemoteError):
-    """A file arrived with other bytes than its name says."""
+"""Age in seconds from which something is written again when it is used: a gc goes by these times, see remote_upkeep."""
 
 
 class RemoteStore:
@@ -91,7 +87,7 @@ class RemoteStore:
     def files(self) -> RemoteFiles:
         """The files below the URL; the client is imported at the first use. Raises RemoteError."""
         try:
-            return RemoteFiles(self.url, self._stop_signal)
+            return RemoteFiles(self.url, lambda: self._stop_signal())
         # clients read settings of their own, each with exceptions of its own
         except Exception as error:
             raise RemoteError(f"its client cannot be started: {type(error).__name__}") from error
@@ -120,8 +116,6 @@ class RemoteStore:
         """Fetch the files of a result into an empty folder; False if one is missing or damaged."""
         arrived = self._attempt(trace.stage, lambda: self._download(trace, folder), False)
         if not arrived:
-            # what cannot be fetched is no result: the one that is computed instead takes its place
-            self._unusable.add((trace.stage, trace.key))
             self._traces.pop((trace.stage, trace.key), None)
             self._missed[trace.stage, trace.key] = time.monotonic()
         elif not trace.stage.endswith(".item"):
@@ -207,11 +201,16 @@ class RemoteStore:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             wanted.append((object_name(file), path, file.size))
-        self.files.download(wanted)
-        for name, file in trace.files.items():
-            if sha256_of(folder / name) != file.sha256:
-                self._damaged.add(file.sha256)
-                raise DamagedFile(f"{object_name(file)} is damaged")
+        try:
+            self.files.download(wanted)
+            for name, file in trace.files.items():
+                if sha256_of(folder / name) != file.sha256:
+                    self._damaged.add(file.sha256)
+                    raise DamagedFile(f"{object_name(file)} is damaged")
+        except (RemoteMissing, DamagedFile):
+            # no result, then: the one that is computed instead takes its place
+            self._unusable.add((trace.stage, trace.key))
+            raise
         return True
 
     def _publish(self, trace: Trace, folder: Path, is_new: bool) -> None:

@@ -57,6 +57,10 @@ class RemoteMissing(RemoteError):
     """There is no such file."""
 
 
+class DamagedFile(RemoteError):
+    """A file arrived with other bytes than its name says."""
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """A file in a listing. name: relative to the URL; size: in bytes; written: seconds since 1970, None if unknown."""
@@ -268,7 +272,7 @@ def _callback(progress: Callable[[int], None], size: int) -> Any:
             progress(inc)
             # a server that sends without end would fill the disk
             if self.value > size:
-                raise RemoteError("a file has more bytes than it should")
+                raise DamagedFile("a file has more bytes than it should")
 
     return Watch()
 

@@ -75,14 +75,14 @@ def test_the_first_result_stays_and_the_other_is_told(fresh, files):
     assert machine(fresh / "c", files)[0].look_up("train", "12" * 32, "bytes") == first
 
 
-@pytest.mark.parametrize("damage", ["gone", "flipped bit"])
+@pytest.mark.parametrize("damage", ["gone", "flipped bit", "longer"])
 def test_a_result_that_nobody_can_fetch_is_replaced(fresh, files, damage):
     first = publish(machine(fresh / "a", files)[0], "12" * 32)
     path = f"/remote/{object_name(first.files['a'])}"
     if damage == "gone":
         files.real.rm_file(path)
     else:
-        files.real.pipe_file(path, b"onE")
+        files.real.pipe_file(path, b"onE" if damage == "flipped bit" else b"one and more")
     second, told = machine(fresh / "b", files)
     assert second.look_up("train", first.key, "bytes") is None
     publish(second, first.key)
@@ -90,6 +90,17 @@ def test_a_result_that_nobody_can_fetch_is_replaced(fresh, files, damage):
     third, _ = machine(fresh / "c", files)
     again = third.look_up("train", first.key, "bytes")
     assert files_of(third, again) == CONTENTS[first.key]
+
+
+def test_a_server_that_was_away_keeps_the_first_result(fresh, files, monkeypatch):
+    first = publish(machine(fresh / "a", files)[0], "12" * 32)
+    second, _ = machine(fresh / "b", files)
+    monkeypatch.setattr(remote_module, "PAUSE_SECONDS", 0.0)
+    with monkeypatch.context() as away:
+        away.setattr(files, "get_file", lambda *args, **more: (_ for _ in ()).throw(TimeoutError()))
+        assert second.look_up("train", first.key, "bytes") is None
+    publish(second, first.key, {"a": b"other"})
+    assert machine(fresh / "c", files)[0].look_up("train", first.key, "bytes") == first
 
 
 def test_only_the_newest_checkpoint_is_kept_and_a_shorter_run_takes_none_beyond_its_end(fresh, files):
