@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dbrun.errors import UsageError
 from dbrun.ui.terminal import print_status
+
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
 
 MAX_ROWS = 24
 """Runs in a sheet at most: about 6,500 pixels high."""
@@ -37,7 +41,7 @@ def write_sweep_sheet(exports: Mapping[str, Path], path: Path) -> None:
     print_status(f"sheet: {path}{left}")
 
 
-def _metadata() -> object:
+def _metadata() -> PngInfo:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
