@@ -83,16 +83,21 @@ class SlurmEngine(Engine):
             entries = list(_query())
         except StageFailed as error:
             raise UsageError(error.message, fix="`sinfo` shows whether the cluster is up") from None
-        self._queued = {entry.tag: entry.number for entry in entries if entry.state in WAITING | RUNNING}
+        # one that is ending may have been cancelled, and is submitted again
+        self._queued = {entry.tag: entry.number for entry in entries
+                        if entry.state in WAITING | RUNNING and entry.state != "COMPLETING"}
 
     def submit(self, job: Job) -> None:
         """Hand a job to sbatch, unless the queue has it. Raises StageFailed with the words of sbatch if it refuses."""
         if job.id in self._jobs:
             return
-        tag = self._tag(job)
-        number = self._queued.get(tag) or self._sbatch(job, tag)
-        self._jobs[job.id], self._numbers[job.id] = job, number
-        self._reports[job.id] = JobReport(JobState.WAITING)
+        # ten thousand jobs take minutes, in which Slurm forgets the first ones, and takes forgotten ones for successes
+        self.poll(0.0)
+        unmet = self._unmet(job)
+        if unmet is None:
+            tag = self._tag(job)
+            self._numbers[job.id] = self._queued.get(tag) or self._sbatch(job, tag)
+        self._jobs[job.id], self._reports[job.id] = job, unmet or JobReport(JobState.WAITING)
 
     def poll(self, timeout: float) -> Mapping[str, JobReport]:
         """Ask Slurm at most every few seconds. Raises StageFailed if it has not answered for minutes."""
@@ -137,8 +142,9 @@ class SlurmEngine(Engine):
         log = str(self._log(job)).replace("%", "%%")
         words = ["sbatch", "--parsable", *sbatch_options(job), f"--comment={tag}", f"--output={log}",
                  "--open-mode=append"]
-        if job.needs:
-            words.append(f"--dependency=afterok:{':'.join(self._numbers[name] for name in job.needs)}")
+        after = [self._numbers[name] for name in job.needs if self._reports[name].state is not JobState.DONE]
+        if after:
+            words.append(f"--dependency=afterok:{':'.join(after)}")
         # this very dbrun: the node's own PATH may have another one first
         command = (sys.executable, "-m", *job.command)
         try:
@@ -148,6 +154,14 @@ class SlurmEngine(Engine):
                               fix=f"{len(self._jobs):,} jobs were submitted before; the same command goes on") from None
         # a cluster's name may follow the number
         return answer.strip().partition(";")[0]
+
+    def _unmet(self, job: Job) -> JobReport | None:
+        """The report of a job that needs one that did not succeed; None if it may still run."""
+        for name in job.needs:
+            state = self._reports[name].state
+            if state.is_final and state is not JobState.DONE:
+                return JobReport(JobState.SKIPPED, f"it needs {self._jobs[name].title}")
+        return None
 
     def _report(self, job: Job, entry: _Entry | None) -> JobReport:
         before = self._reports[job.id]
@@ -167,12 +181,8 @@ class SlurmEngine(Engine):
         ended = replace(before, text="", seconds=entry.seconds or before.seconds)
         if entry.state == "COMPLETED":
             return replace(ended, state=JobState.DONE)
-        unmet = [name for name in job.needs if self._reports[name].state.is_final
-                 and self._reports[name].state is not JobState.DONE]
-        if entry.state in STOPPED and unmet:
-            return JobReport(JobState.SKIPPED, f"it needs {self._jobs[unmet[0]].title}")
         if entry.state in STOPPED:
-            return replace(ended, state=JobState.STOPPED, text=f"Slurm says {entry.state}")
+            return self._unmet(job) or replace(ended, state=JobState.STOPPED, text=f"Slurm says {entry.state}")
         text, fix = FAILURES.get(entry.state) or _logged_error(self._log(job))
         return replace(ended, state=JobState.FAILED, text=text, fix=fix)
 

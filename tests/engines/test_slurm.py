@@ -17,7 +17,9 @@ from dbrun.errors import StageFailed, UsageError
 SBATCH = """#!/bin/sh
 if [ -e refuse ]; then echo "sbatch: error: Batch job submission failed: Invalid qos" >&2; exit 1; fi
 n=$(($(ls jobs | wc -l) + 1))
-mkdir jobs/$n; cat > jobs/$n/script; printf '%s\\n' "$@" > jobs/$n/options; echo "$n;here"
+mkdir jobs/$n; cat > jobs/$n/script; printf '%s\\n' "$@" > jobs/$n/options
+echo "$n|PENDING|0:00|$(grep -e --comment= jobs/$n/options | cut -d= -f2)|None" >> queue
+echo "$n;here"
 """
 SQUEUE = """#!/bin/sh
 if [ -e down ]; then echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1; fi
@@ -123,6 +125,17 @@ def test_what_slurm_says_of_jobs_is_reported(cluster: FakeCluster, tmp_path: Pat
     assert states(engine) == expected and text in engine.poll(0.0)["a"].text
 
 
+def test_what_ended_during_the_submission_is_no_dependency(cluster: FakeCluster, tmp_path: Path) -> None:
+    engine = submitted(tmp_path, *JOBS[:2])
+    cluster.tell("COMPLETED", "PENDING")
+    engine.submit(JOBS[2])
+    assert "--dependency=afterok:2" in cluster.options(3)
+    cluster.tell("COMPLETED", "FAILED", "PENDING")
+    engine.submit(job("late", "a"))
+    assert engine.poll(0.0)["late"] == JobReport(JobState.SKIPPED, "it needs a")
+    assert len(list((tmp_path / "jobs").iterdir())) == 3
+
+
 def test_the_error_of_a_failed_job_is_that_of_its_log(cluster: FakeCluster, tmp_path: Path) -> None:
     engine = submitted(tmp_path, *JOBS)
     cluster.tell("FAILED")
@@ -144,7 +157,9 @@ def test_a_job_that_is_started_again_waits_and_runs_once_more(cluster: FakeClust
 def test_ended_jobs_that_left_the_queue_are_looked_up_in_the_accounting(cluster: FakeCluster, tmp_path: Path) -> None:
     cluster.write("sacct", "#!/bin/sh\necho '1|COMPLETED|00:01:05'\necho '2|CANCELLED by 1000|00:00:01'\n"
                            "echo '3|CANCELLED by 1000|00:00:00'\n")
-    assert states(submitted(tmp_path, *JOBS)) == ["done", "stopped", "skipped"]
+    engine = submitted(tmp_path, *JOBS)
+    cluster.tell("", "", "")
+    assert states(engine) == ["done", "stopped", "skipped"]
 
 
 def test_what_is_missing_is_told_before_anything_is_submitted(cluster: FakeCluster, tmp_path: Path,
