@@ -185,8 +185,8 @@ class StageRunner:
             # Nothing is open after a stage that went well.
             self.resident.close_failed()
             remove_tree(out)
-        # Work that a longer run can extend (checkpoints of a training) stays; gc takes it once no run needs it.
         uploads.finish(trace)
+        # Work that a longer run can extend (checkpoints of a training) stays; gc takes it once no run needs it.
         if not stage_key.stage.extendable_params(stage_key.params):
             remove_tree(work)
         own_memory = measured_memory(trace)
