@@ -36,6 +36,9 @@ OLDEST_NAME = re.compile(r"(down_blocks|mid_block|up_blocks)\..*\.processor\.")
 COMFYUI_PREFIX = "diffusion_model."
 """Beginning of the names of a transformer's layers in ComfyUI and ai-toolkit; diffusers' readers know it."""
 
+JOINED_LAYER = re.compile(r"\.(double_blocks|single_blocks)\.|\.qkv\.")
+"""Part of such a name that stands for several layers of diffusers."""
+
 
 def encoder_keys() -> frozenset[str]:
     """Names of tensors that are the vectors of a new word, for bases with several text encoders."""
@@ -107,6 +110,10 @@ class DiffusersFormat(Format):
         """`lora`. Raises RecipeError if the file holds nothing or something else for the component."""
         file = files[0]
         names = [_usual_name(name) for name in read_header(file).tensors]
+        joined = [name for name in names if name.startswith(COMFYUI_PREFIX)]
+        if joined:
+            raise RecipeError(f"{file} holds layers that are several of the base, such as {joined[0]}",
+                              fix="use it in ComfyUI, or take the same adapter as a file for diffusers")
         prefix = self.weight_prefix(family, component)
         own = sorted(name for name in names if name.startswith(prefix))
         if not own:
@@ -202,7 +209,7 @@ def _usual_name(name: str) -> str:
     """
     if OLDEST_NAME.match(name):
         return f"unet.{name}"
-    if name.startswith(COMFYUI_PREFIX):
+    if name.startswith(COMFYUI_PREFIX) and not JOINED_LAYER.search(name):
         return f"transformer.{name.removeprefix(COMFYUI_PREFIX)}"
     return name
 

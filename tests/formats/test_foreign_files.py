@@ -117,6 +117,10 @@ def test_a_transformers_names_of_comfyui_are_those_of_the_denoiser(tmp_path) -> 
               tmp_path / "z.safetensors")
     found = find_adapter(str(tmp_path / "z.safetensors"))
     assert found.components(families()["z_image"])["denoiser"][0] == "lora"
+    save_file({f"diffusion_model.layers.0.attention.qkv.lora_{side}.weight": torch.ones(2, 2) for side in "AB"},
+              tmp_path / "joined.safetensors")
+    with pytest.raises(RecipeError, match="layers that are several of the base"):
+        find_adapter(str(tmp_path / "joined.safetensors")).components(families()["z_image"])
 
 
 def test_a_peft_folder_of_transformers_4_is_read_and_ours_has_the_names_of_both(base, ours, tmp_path) -> None:
