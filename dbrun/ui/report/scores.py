@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dbrun.expectations import ScoreSummary, parse_expectation
 from dbrun.input_file import read_json_object
-
-SCORES_FILE = "scores.json"
-"""File of the scores in a result of the stage `evaluate`."""
-EXPECTATION = re.compile(r"(>=|<=) *([0-9.]+)( +of +base)?")
-"""What a recipe expects of a score: `>= 0.7`, or `>= 0.8 of base`."""
+from dbrun.naming import SCORES_FILE
+from dbrun.ui.scores import score_text
 
 
 @dataclass(frozen=True)
@@ -52,31 +49,30 @@ def read_scores(folder: Path, recipe: Mapping[str, Any]) -> tuple[ScoreLine, ...
 
 def _score_line(name: str, entry: Mapping[str, Any], expected: str) -> ScoreLine:
     """Raises KeyError, TypeError or ValueError for an entry of another form."""
-    base = entry.get("base")
-    better = "higher" if entry["higher_is_better"] else "lower"
-    spread = entry.get("spread_prompts")
-    return ScoreLine(name, str(entry["label"]), _with_spread(entry), "" if spread is None else f"± {spread:.3f}",
-                     "" if base is None else _with_spread(base), better, expected,
-                     _verdict(expected, entry["mean"], None if base is None else base["mean"]), str(entry["source"]))
+    is_high = bool(entry["higher_is_better"])
+    better = "higher" if is_high else "lower"
+    prompts = ""
+    if entry.get("spread_prompts") is not None:
+        prompts = f"± {entry['spread_prompts']:.3f}"
+    base_text, base_mean = "", None
+    if entry.get("base") is not None:
+        base_text, base_mean = _with_spread(entry["base"], is_high), entry["base"]["mean"]
+    verdict = _verdict(expected, entry["mean"], base_mean)
+    return ScoreLine(name, str(entry["label"]), _with_spread(entry, is_high), prompts, base_text, better, expected,
+                     verdict, str(entry["source"]))
 
 
-def _with_spread(entry: Mapping[str, Any]) -> str:
-    """A score with its spread over seeds, `0.731 ± 0.012`; without it for a single seed."""
-    spread = entry.get("spread_seeds")
-    if spread is None:
-        return f"{entry['mean']:.3f}"
-    return f"{entry['mean']:.3f} ± {spread:.3f}"
+def _with_spread(entry: Mapping[str, Any], higher_is_better: bool) -> str:
+    """A score with its spread over seeds."""
+    return score_text(ScoreSummary(entry["mean"], entry.get("spread_seeds"), higher_is_better))
 
 
 def _verdict(expected: str, mean: float, base: float | None) -> str:
-    """Whether a score keeps its limit, which counts as kept where both are equal; "" where nothing is expected."""
-    found = EXPECTATION.fullmatch(expected.strip())
-    if found is None:
+    """Whether a score is as expected; "" where nothing is. Raises ValueError without the base that it is compared with.
+    """
+    if not expected:
         return ""
-    limit = float(found[2])
-    if found[3]:
-        if base is None:
-            return ""
-        limit *= base
-    is_met = mean >= limit if found[1] == ">=" else mean <= limit
-    return "met" if is_met else f"missed by {abs(mean - limit):.2g}"
+    expectation = parse_expectation(expected)
+    if expectation.is_met(mean, base):
+        return "met"
+    return f"missed by {abs(mean - expectation.limit(base)):.2g}"
