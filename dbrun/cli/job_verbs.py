@@ -27,7 +27,7 @@ def jobs(words: Recipes, profile: Profiles = None, sweep: Sweeps = None, each: E
          outputs: Outputs = Path("outputs"), store: StoreFolder = None, json: Json = False,
          as_: Annotated[str | None, typer.Option("--as", metavar="PROGRAM", show_default=False,
                                                  help="Write them for make, snakemake or slurm.")] = None) -> None:
-    """Show the jobs of many runs: shared work once, and one job for the rest of each run."""
+    """Show the jobs of many runs, with shared work once."""
     from dbrun.cli.jobs import plan_words, show_jobs
 
     show_jobs(plan_words(words, profile, sweep, each, outputs, store), form=as_, as_json=json)

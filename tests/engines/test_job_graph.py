@@ -16,11 +16,11 @@ from dbrun.engines.rows import rows_of
 from dbrun.errors import UsageError
 from dbrun.plan.planner import make_scope
 from dbrun.plan.selection import Selection
-from dbrun.recipe.shipped import find_recipe
+from dbrun.recipe.shipped import shipped_recipes
 from dbrun.recipe.text.spans import InvalidRecipe
 from dbrun.resolve.sources import resolve_sources
 
-DOG = find_recipe(Path("sks_dog"))
+DOG = shipped_recipes()["sks_dog"]
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 from dbrun.api.request import RecipeRequest
 from dbrun.engines.planning import plan_jobs
 from dbrun.engines.rows import MAX_PROBLEMS, read_rows, rows_of
-from dbrun.recipe.shipped import find_recipe
+from dbrun.recipe.shipped import shipped_recipes
 from dbrun.recipe.text.overlay import parse_overrides
 from dbrun.recipe.text.spans import InvalidRecipe
 from dbrun.recipe.text.tree import plain_data
@@ -66,7 +66,7 @@ def test_a_wrong_value_is_told_at_its_place_in_the_table(tmp_path: Path) -> None
             {"name": "c", "subject.images": "nowhere"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(InvalidRecipe) as caught:
-        plan_jobs([RecipeRequest(find_recipe(Path("sks_dog")), store=tmp_path / "store")], rows=read_rows(file))
+        plan_jobs([RecipeRequest(shipped_recipes()["sks_dog"], store=tmp_path / "store")], rows=read_rows(file))
     told = [(problem.span.line, problem.span.column, problem.key, re.split("[,:]", problem.message)[0])
             for problem in caught.value.problems if problem.span and problem.span.file == file]
     assert told == [(1, 34, "train.steps", "found 'x'"),

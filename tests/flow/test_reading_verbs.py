@@ -12,13 +12,13 @@ from dbrun.cli.verbs import app_for
 from dbrun.recipe.load import load_recipe
 from dbrun.stages.base import stages
 
-DO = {"run", "stage"}
-"""Verbs whose `--json` writes what happens, a line each."""
+DO = {"run", "stage", "submit", "evaluate"}
+"""Verbs that compute: `--json` writes what happens, a line each, and of `evaluate` the scores."""
 ADAPTER = "outputs/tiny/pytorch_lora_weights.safetensors"
 WORDS = {"plan": ["tiny.yaml"], "status": ["tiny.yaml"], "explain": ["train", "tiny.yaml"], "graph": ["tiny.yaml"],
          "lock": ["tiny.yaml"], "runs": [], "logs": [], "diff": ["tiny", "tiny"], "doctor": [],
          "validate": ["tiny.yaml"], "migrate": ["tiny.yaml"], "show": [ADAPTER], "ls": [], "du": [], "verify": [],
-         "gc": ["--dry-run"]}
+         "gc": ["--dry-run"], "jobs": ["tiny.yaml"]}
 MORE = [["plan", "tiny.yaml", "--pictures"], ["plan", "tiny.yaml", "--sweep", "seed=0,1"],
         ["run", "tiny.yaml", "--dry-run"], ["run", "tiny.yaml", "--sweep", "seed=0,1", "--dry-run"]]
 

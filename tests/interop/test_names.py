@@ -55,7 +55,7 @@ def test_each_layer_of_a_transformer_is_looked_for_or_named_as_passed_over(word:
     unread = [name for name in layers if NUMBER.sub("#", f"transformer.{name}") not in known]
     assert matching_names(layers, family.comfyui_unread.get("denoiser", ())) == unread
     told = formats()["diffusers"].passed_over(family, "denoiser", make("lora"), layers)
-    assert [f"over {len(unread)} of {len(layers)} layers" in clause for clause in told] == [True] * bool(unread)
+    assert [f"{len(unread)} of {len(layers)} layers" in clause for clause in told] == [True] * bool(unread)
 
 
 def test_names_are_stored_exactly() -> None:

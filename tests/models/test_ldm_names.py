@@ -78,7 +78,7 @@ WHOLE = (ldm_layouts.FIRST_CONVOLUTION, "first_stage_model.decoder.conv_in.weigh
     (header("unet.down_blocks.0.lora_A.weight"), "an adapter"),
     (header("model.diffusion_model.double_blocks.0.img_attn.qkv.weight"), "a FLUX checkpoint"),
     (header("down_blocks.0.resnets.0.conv1.weight"), "a UNet alone"),
-    (header("anything"), "no checkpoint of Stable Diffusion"),
+    (header("anything"), "not a checkpoint of Stable Diffusion"),
     (header(*WHOLE, channels=9), "a base for inpainting"),
     (header(*WHOLE, "conditioner.embedders.0.model.token_embedding.weight"), "an SDXL refiner"),
     (header(*WHOLE, "edm_mean"), "the noise process of EDM"),

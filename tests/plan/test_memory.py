@@ -89,7 +89,7 @@ def test_offload_is_advised_where_it_helps_and_is_not_set() -> None:
         return {name for name, stage in stages().items()
                 if "set `base.offload: blocks`" in stage.memory_advice(recipe, device)}
 
-    assert advised("cuda") == {"train", "generate-priors", "export"}
+    assert advised("cuda") == {"train", "generate-priors", "select", "export", "evaluate"}
     assert not advised("cpu") and not advised("cuda", offload="blocks") and not advised("cuda", quantise="nf4")
 
 

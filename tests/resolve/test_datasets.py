@@ -156,7 +156,7 @@ def test_of_splits_the_one_to_train_on_is_wanted():
 
 
 def test_a_hub_id_and_its_revision_go_together(project):
-    with pytest.raises(InvalidRecipe, match=r"no data set of the Hub"):
+    with pytest.raises(InvalidRecipe, match=r"not a data set of the Hub"):
         go(project, "subject.images=pictures")
     with pytest.raises(RecipeError, match=r"for a data set of the Hub, also write its `revision`"):
         go(project, "subject.revision=null")

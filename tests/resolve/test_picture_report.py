@@ -105,7 +105,7 @@ def test_the_command_shows_a_table_or_json_and_remembers(home):
     lines = shown.stdout.splitlines()
     assert lines[0].split() == ["picture", "pixels", "shape", "cut", "off", "prompt"]
     assert any(line.split()[:3] == ["wide.png", "320×192", "160×96"] for line in lines)
-    assert lines[-1] == "8 pictures: 4 of 128×128, 3 of 160×96, 1 of 256×64; 7 odd"
+    assert lines[-1] == "8 pictures: 4 of 128×128, 3 of 160×96, 1 of 256×64; 7 with problems"
     data = json.loads(dbrun("--json").stdout)
     assert data["format_version"] == 1 and [p["name"] for p in data["pictures"]] == [
         "blurred.png", "copy.png", "dark.png", "darker.png", "small.png", "strip.png", "wide.png", "wide_again.jpg"]

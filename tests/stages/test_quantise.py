@@ -197,7 +197,7 @@ def test_it_is_in_the_params_of_what_depends_on_it_only(bench, recipe) -> None:
 
     small = {"base": {"quantise": "nf4"}}
     for name, stage in stages().items():
-        depends = name in ("generate-priors", "train", "export")
+        depends = name in ("generate-priors", "train", "select", "export", "evaluate")
         assert (params(name) != params(name, **small)) is depends, name
         packages = [package.name for package in stage.required_packages(params(name, **small))]
         assert packages == ["bitsandbytes"] * depends

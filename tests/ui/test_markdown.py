@@ -32,4 +32,4 @@ def test_a_plan_and_the_runs_are_markdown(tmp_path: Path) -> None:
     runs = run_dbrun(["runs", "--markdown"], cwd=tmp_path)
     assert runs.stdout.startswith("### Runs")
     refused = run_dbrun(["plan", "sks_dog", "--markdown", "--json"], cwd=tmp_path)
-    assert refused.returncode == 2 and "leave --json out" in refused.stderr + refused.stdout
+    assert refused.returncode == 2 and "leave out --json" in refused.stderr + refused.stdout

@@ -154,7 +154,7 @@ def test_a_dry_run_sends_nothing_and_public_is_asked_for(hub, delivered) -> None
 def test_what_is_no_whole_delivery_is_refused(delivered, tmp_path) -> None:
     with pytest.raises(UsageError, match="written owner/name"):
         prepare_upload(delivered, "dog", private=True)
-    with pytest.raises(UsageError, match="no folder that a run delivered"):
+    with pytest.raises(UsageError, match="not the folder of a run"):
         prepare_upload(tmp_path, "me/dog", private=True)
     (delivered / "kohya.safetensors").write_bytes(b"other")
     with pytest.raises(UsageError, match="has changed since the run delivered it"):
