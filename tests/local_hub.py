@@ -182,10 +182,12 @@ class Downloads(Speaker):
         self.close_connection = True
         for place in range(sent.start, end, PIECE):
             piece = data[place:min(place + PIECE, end)]
+            # counted before: the other side may have the last piece, and ask for the count, before this thread goes on
+            sent.count += len(piece)
             try:
                 self.wfile.write(piece)
             except OSError:
                 # the other side is gone
+                sent.count -= len(piece)
                 return
-            sent.count += len(piece)
             time.sleep(self.server.slow.get(sent.name, 0))
