@@ -43,7 +43,7 @@ from dbrun.stages.support.memory import CountedMemory
 from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice, resolution_advice
 from dbrun.stages.support.memory_phases import export_memory
 from dbrun.stages.support.provenance import portable_recipe, provenance
-from dbrun.stages.support.sample_spec import default_prompts
+from dbrun.stages.support.sample_spec import default_prompts, sampler_settings
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
@@ -112,13 +112,12 @@ class Export(Stage[ExportParams]):
 
     def params(self, recipe: Recipe, sources: Sources) -> ExportParams:
         """The formats, the provenance, and the picture settings; what the recipe leaves out, the base's family sets."""
-        samples, defaults, starts = recipe.samples, sources.base.sampling, lowres_inputs(recipe, sources)
+        samples, starts = recipe.samples, lowres_inputs(recipe, sources)
         own = tuple(one.instance_prompt for one in recipe.subjects_by_key.values() if one.instance_prompt)
         instance_prompt: str | tuple[str, ...] | None = own or None
         if len(own) == 1:
             instance_prompt = own[0]
-        steps = defaults.steps if samples.steps is None else samples.steps
-        guidance = defaults.guidance if samples.guidance is None else samples.guidance
+        steps, guidance = sampler_settings(recipe, sources)
         return ExportParams(
             formats=tuple(sorted(exports.export_formats(recipe))),
             recipe=portable_recipe(recipe, sources),

@@ -41,11 +41,10 @@ class SampleSpec:
 
 def sample_spec(recipe: Recipe, sources: Sources) -> SampleSpec | None:
     """The sample pictures of a recipe; None where `samples.every` is not set."""
-    samples, defaults, starts = recipe.samples, sources.base.sampling, lowres_inputs(recipe, sources)
+    samples, starts = recipe.samples, lowres_inputs(recipe, sources)
     if samples.every is None:
         return None
-    steps = defaults.steps if samples.steps is None else samples.steps
-    guidance = defaults.guidance if samples.guidance is None else samples.guidance
+    steps, guidance = sampler_settings(recipe, sources)
     return SampleSpec(
         every=samples.every,
         prompts=samples.prompts or default_prompts(recipe, sources, starts),
@@ -54,6 +53,14 @@ def sample_spec(recipe: Recipe, sources: Sources) -> SampleSpec | None:
         seed=samples.seed,
         resolution=recipe.images.resolution,
         starts=starts)
+
+
+def sampler_settings(recipe: Recipe, sources: Sources) -> tuple[int, float]:
+    """Steps and guidance of every drawn sample; what the recipe leaves out, the base's family sets."""
+    samples, defaults = recipe.samples, sources.base.sampling
+    steps = defaults.steps if samples.steps is None else samples.steps
+    guidance = defaults.guidance if samples.guidance is None else samples.guidance
+    return steps, guidance
 
 
 def default_prompts(recipe: Recipe, sources: Sources, begin: LowresInputs | None = None) -> tuple[str, ...]:

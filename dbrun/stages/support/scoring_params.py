@@ -10,7 +10,7 @@ from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.scoring import Evaluate, Scoring, Select
 from dbrun.seeds import derive_seed
 from dbrun.stages.sources import Sources
-from dbrun.stages.support.sample_spec import default_prompts
+from dbrun.stages.support.sample_spec import default_prompts, sampler_settings
 
 DEFAULTS: Mapping[str, Scoring] = {"evaluate": Evaluate.from_defaults(), "select": Select.from_defaults()}
 """Section of a recipe -> what it says where the recipe does not have it."""
@@ -19,11 +19,11 @@ DEFAULTS: Mapping[str, Scoring] = {"evaluate": Evaluate.from_defaults(), "select
 def scoring_params(recipe: Recipe, sources: Sources, section: str) -> dict[str, Any]:
     """The fields of `ScoringParams` for a section, `evaluate` or `select`, by name."""
     scoring: Scoring = getattr(recipe, section) or DEFAULTS[section]
-    samples, defaults = recipe.samples, sources.base.sampling
+    steps, guidance = sampler_settings(recipe, sources)
     class_prompt = scoring.class_prompt or _first_class_prompt(recipe)
     prompts = scoring.prompts or _subject_prompts(recipe, sources)
     # the address holds the section: the choice between candidates must not be made on the pictures that judge it
-    seeds = tuple(derive_seed(samples.seed, section, number) for number in range(scoring.seeds))
+    seeds = tuple(derive_seed(recipe.samples.seed, section, number) for number in range(scoring.seeds))
     return {
         "prompts": prompts,
         "texts": tuple(text_without_trigger(recipe, prompt) for prompt in prompts),
@@ -32,8 +32,8 @@ def scoring_params(recipe: Recipe, sources: Sources, section: str) -> dict[str, 
         "pictures": tuple(dict.fromkeys(picture.digest for picture in sources.pictures)),
         "background": recipe.images.background,
         "encoders": sources.encoders.get(section, {}),
-        "steps": defaults.steps if samples.steps is None else samples.steps,
-        "guidance": defaults.guidance if samples.guidance is None else samples.guidance,
+        "steps": steps,
+        "guidance": guidance,
         "resolution": recipe.images.resolution,
         "precision": recipe.train.resolved_precision,
         "prediction": recipe.objective.prediction,
