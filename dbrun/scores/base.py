@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dbrun.config_types import subclasses
@@ -92,6 +91,8 @@ class Score:
 
     def measure(self, pictures: EmbeddedPictures, references: Tensor) -> ScoreValue:
         """Mean of `per_picture` over all pictures, with its spreads; arguments as there."""
+        from statistics import fmean
+
         values: list[float] = self.per_picture(pictures, references).tolist()
         return ScoreValue(fmean(values), _spread(values, pictures.prompts), _spread(values, pictures.seeds),
                           len(values))
@@ -99,6 +100,9 @@ class Score:
 
 def _spread(values: Sequence[float], groups: Sequence[int]) -> float | None:
     """Sample standard deviation of the means of the groups; None for a single group."""
+    # imported here: every command reads the names of the scores, and few measure any
+    from statistics import fmean, stdev
+
     means = []
     for group in sorted(set(groups)):
         means.append(fmean(value for value, mine in zip(values, groups, strict=True) if mine == group))

@@ -20,13 +20,12 @@ from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support.base_loading import quantisation_packages, sampling_numerics
 from dbrun.stages.support.candidates import adapter_stage
 from dbrun.stages.support.memory import CountedMemory
-from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice, resolution_advice
-from dbrun.stages.support.scoring import Measured, ScoringParams, base_row, score_rows, stored_row
-from dbrun.stages.support.scoring_cost import max_scoring_bytes, scoring_memory, scoring_workload
-from dbrun.stages.support.scoring_params import scoring_params
+from dbrun.stages.support.scoring_cost import max_scoring_bytes, scoring_advice, scoring_memory, scoring_workload
+from dbrun.stages.support.scoring_params import ScoringParams, scoring_params
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
+    from dbrun.stages.support.scoring import Measured
     from dbrun.training.dry_run import DryRun
 
 ADAPTED, BASE = "adapted", "base"
@@ -98,8 +97,7 @@ class Evaluate(Stage[EvaluateParams]):
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
         """Blocks in CPU memory, then what also trains anew."""
-        costly = (*precision_advice(recipe), *quantise_advice(recipe, device), *resolution_advice(recipe))
-        return (*offload_advice(recipe, device), *(f"{advice}, which trains anew" for advice in costly))
+        return scoring_advice(recipe, device)
 
     def max_disk_bytes(self, ctx: StageContext[EvaluateParams]) -> int:
         """Each picture with its embeddings, and scores.json."""
@@ -122,6 +120,8 @@ class Evaluate(Stage[EvaluateParams]):
     def run(self, ctx: StageContext[EvaluateParams]) -> None:
         """Write scores.json: each score with its spreads, direction, source and encoder, and the value of each picture.
         """
+        from dbrun.stages.support.scoring import base_row, score_rows, stored_row
+
         params = ctx.params
         folder = ctx.inputs[adapter_stage(ctx.inputs)].path
         rows = [stored_row(ADAPTED, folder, tuple(params.scores))]

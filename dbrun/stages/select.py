@@ -23,10 +23,8 @@ from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import quantisation_packages, sampling_numerics
 from dbrun.stages.support.candidates import SELECTION_FILE, candidate_folder, candidate_steps
 from dbrun.stages.support.memory import NO_MEMORY, CountedMemory
-from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice, resolution_advice
-from dbrun.stages.support.scoring import ScoringParams, score_rows, stored_row
-from dbrun.stages.support.scoring_cost import max_scoring_bytes, scoring_memory, scoring_workload
-from dbrun.stages.support.scoring_params import scoring_params
+from dbrun.stages.support.scoring_cost import max_scoring_bytes, scoring_advice, scoring_memory, scoring_workload
+from dbrun.stages.support.scoring_params import ScoringParams, scoring_params
 from dbrun.stages.support.training_length import training_length
 from dbrun.workload import Workload
 
@@ -48,7 +46,7 @@ class SelectParams(ScoringParams):
     @property
     def draws_pictures(self) -> bool:
         """Whether candidates are compared by pictures."""
-        return self.keep == "best" and self.by != HELD_OUT_LOSS
+        return bool(self.prompts)
 
 
 class Select(Stage[SelectParams]):
@@ -101,8 +99,7 @@ class Select(Stage[SelectParams]):
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
         """Blocks in CPU memory, then what also trains anew."""
-        costly = (*precision_advice(recipe), *quantise_advice(recipe, device), *resolution_advice(recipe))
-        return (*offload_advice(recipe, device), *(f"{advice}, which trains anew" for advice in costly))
+        return scoring_advice(recipe, device)
 
     def max_disk_bytes(self, ctx: StageContext[SelectParams]) -> int:
         """Each picture with its embeddings, and a copy of the chosen adapter."""
@@ -138,6 +135,8 @@ class Select(Stage[SelectParams]):
 
 def _best_score(ctx: StageContext[SelectParams], steps: Sequence[int]) -> tuple[int, list[dict[str, object]]]:
     """The step with the best mean score, the earliest of equal ones; and a table of all candidates."""
+    from dbrun.stages.support.scoring import score_rows, stored_row
+
     params, trained = ctx.params, ctx.inputs["train"].path
     rows = [stored_row(str(step), candidate_folder(trained, step), (params.by,)) for step in steps]
     measured = score_rows(ctx, params, rows, tuple(read_index(trained)))

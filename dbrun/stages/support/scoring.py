@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from dbrun.adapters.adapter_io import read_adapters
-from dbrun.diffusion.prediction import PredictionType
 from dbrun.models.base import Model
 from dbrun.models.prompt_encoding import KnownOutputs, frozen_encoders, learning_encoders
 from dbrun.models.sampler import Sampler
 from dbrun.models.scheduling import scheduler_changes
-from dbrun.options.precision import Precision
-from dbrun.scores.base import EmbeddedPictures, PicturesOf, References, Score, ScoreValue, measurable_scores
+from dbrun.scores.base import EmbeddedPictures, References, Score, ScoreValue
 from dbrun.scores.encoder import Role
 from dbrun.stages.base import StageContext
-from dbrun.stages.sources import EncoderFiles
 from dbrun.stages.support.base_loading import load_base, sampling_precision
 from dbrun.stages.support.candidates import content_digest
 from dbrun.stages.support.drawing import attach_for_drawing, picture_key
 from dbrun.stages.support.inputs import read_verified
 from dbrun.stages.support.score_encoders import OpenEncoders
+from dbrun.stages.support.scoring_params import ScoringParams
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,75 +30,6 @@ Context = StageContext[Any]
 PICTURE_FILE, EMBEDDING_FILE = "picture.png", "embedding.safetensors"
 EMBEDDING = "embedding"
 """Name of the only tensor in the file of an embedding."""
-
-
-@dataclass(frozen=True)
-class ScoringParams:
-    """The params of a stage that scores adapters.
-
-    prompts: with the subject in them; texts: the same as an encoder reads them, without the trigger, which it cannot
-    know; class_prompt: of the bare class, None where no score of it is measured; seeds: one for each picture of a
-    prompt; pictures: sha256 of the instance pictures; background: `#rrggbb` behind transparent ones; encoders: role ->
-    its files. steps, guidance, resolution, precision, prediction, zero_terminal_snr, quantise, deterministic: of the
-    pictures, as in the export.
-    """
-
-    NEUTRAL: ClassVar[Mapping[str, object]] = {"prediction": None, "zero_terminal_snr": False, "quantise": None,
-                                              "deterministic": False}
-    WORDS: ClassVar[Mapping[str, str]] = {
-        "texts": "subject.instance_prompt", "pictures": "subject.images", "background": "images.background",
-        "steps": "samples.steps", "guidance": "samples.guidance", "resolution": "images.resolution",
-        "precision": "train.precision", "prediction": "objective.prediction",
-        "zero_terminal_snr": "objective.zero_terminal_snr", "quantise": "base.quantise",
-        "deterministic": "train.deterministic"}
-
-    prompts: tuple[str, ...]
-    texts: tuple[str, ...]
-    class_prompt: str | None
-    seeds: tuple[int, ...]
-    pictures: tuple[str, ...]
-    background: str
-    encoders: Mapping[Role, EncoderFiles]
-    steps: int
-    guidance: float
-    resolution: int
-    precision: Precision
-    prediction: PredictionType | None = None
-    zero_terminal_snr: bool = False
-    quantise: str | None = None
-    deterministic: bool = False
-
-    @property
-    def scores(self) -> dict[str, tuple[Score, Role]]:
-        """Name -> score and the role of its encoder, for every score that these encoders, prompts and seeds allow."""
-        allowed: dict[str, tuple[Score, Role]] = {}
-        for name, (score, role) in measurable_scores(tuple(self.encoders)).items():
-            has_pictures = score.PICTURES == "prompts" or self.class_prompt is not None
-            if has_pictures and len(self.seeds) >= score.MIN_SEEDS:
-                allowed[name] = score, role
-        return allowed
-
-    def prompts_of(self, kind: PicturesOf) -> tuple[str, ...]:
-        """The prompts of pictures of a kind."""
-        if kind == "prompts":
-            return self.prompts
-        return () if self.class_prompt is None else (self.class_prompt,)
-
-    def prompts_for(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The prompts that scores, by name, need pictures of, without duplicates."""
-        prompts: list[str] = []
-        for name in names:
-            prompts += self.prompts_of(self.scores[name][0].PICTURES)
-        return tuple(dict.fromkeys(prompts))
-
-    def count_pictures(self, names: Iterable[str]) -> int:
-        """The number of pictures that scores, by name, need of one adapter."""
-        return len(self.prompts_for(names)) * len(self.seeds)
-
-    @property
-    def all_prompts(self) -> tuple[str, ...]:
-        """Every prompt that is drawn, without duplicates."""
-        return tuple(dict.fromkeys((*self.prompts, *self.prompts_of("class_prompt"))))
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from dbrun.stages.sources import Numerics
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import sampling_precision
 from dbrun.stages.support.memory import CountedMemory, largest
+from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice, resolution_advice
 from dbrun.stages.support.memory_phases import encode_prompts_phase, sampling_phase
-from dbrun.stages.support.scoring import ScoringParams
+from dbrun.stages.support.scoring_params import ScoringParams
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ def scoring_memory(recipe: Recipe, dry_run: DryRun, params: ScoringParams) -> Co
     if kept:
         phases.append(encode_prompts_phase(base, *kept, encoders=kept))
     return largest(phases)
+
+
+def scoring_advice(recipe: Recipe, device: str) -> tuple[str, ...]:
+    """Changes that make scoring need less memory: blocks in CPU memory, then what also trains anew."""
+    costly = (*precision_advice(recipe), *quantise_advice(recipe, device), *resolution_advice(recipe))
+    return (*offload_advice(recipe, device), *(f"{advice}, which trains anew" for advice in costly))
 
 
 def max_scoring_bytes(params: ScoringParams, count: int) -> int:
