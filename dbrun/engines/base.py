@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from dbrun.api.request import RecipeRequest
 
 DEFAULT_OUTPUTS = Path("outputs")
+SIGNAL_EXIT = 128
+"""Exit codes above it stand for a signal."""
 
 
 class JobStatus(StrEnum):
@@ -82,6 +84,13 @@ class JobState(StrEnum):
     FAILED = "failed"
     STOPPED = "stopped"
     SKIPPED = "skipped"
+
+    @classmethod
+    def of_exit_code(cls, code: int) -> JobState:
+        """The state of a job that ended with an exit code of dbrun; those above 128 stand for a signal."""
+        if code == 0:
+            return cls.DONE
+        return cls.STOPPED if code > SIGNAL_EXIT else cls.FAILED
 
     @property
     def is_final(self) -> bool:

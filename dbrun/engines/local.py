@@ -27,8 +27,6 @@ MAX_ATTEMPTS = 2
 """Times that a job is started whose process dies."""
 END_SECONDS = 5.0
 """Time that an idle process gets to end before it is killed."""
-SIGNAL_EXIT = 128
-"""Exit codes above it stand for a signal."""
 LOG_BYTES = 400
 """End of a dead process's output that is told."""
 
@@ -221,12 +219,7 @@ class LocalEngine(Engine):
             self._reports[job.id] = report
             return
         worker.job = None
-        state = JobState.FAILED
-        if code == 0:
-            state = JobState.DONE
-        elif code > SIGNAL_EXIT:
-            state = JobState.STOPPED
-        self._end(job, replace(report, state=state, fix=message["fix"]))
+        self._end(job, replace(report, state=JobState.of_exit_code(code), fix=message["fix"]))
 
     def _died(self, worker: _Worker) -> None:
         """Start the job of a dead process once more, in a fresh one; report it as failed when it dies again."""

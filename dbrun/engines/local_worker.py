@@ -16,6 +16,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
+from dbrun.engines.base import SIGNAL_EXIT
 from dbrun.engines.run_job import run_job
 from dbrun.errors import Interrupted
 from dbrun.run.signals import StopFlag, stop_signals
@@ -61,7 +62,7 @@ def work(file_descriptor: int) -> int:
         for job in connection.received():
             outcome = run_job(job, stop, lambda text: connection.send(text=text))
             connection.send(**outcome)
-            if outcome["ended"] > 128:
+            if outcome["ended"] > SIGNAL_EXIT:
                 return outcome["ended"]
     return 0
 

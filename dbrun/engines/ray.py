@@ -127,12 +127,7 @@ class RayEngine(Engine):
             last = str(error).strip().splitlines()[-1]
             return replace(report, state=JobState.FAILED, text=f"Ray could not run it: {redact_secrets(last)}",
                            fix="the nodes need this version of dbrun, the recipe and the store at the same paths")
-        state = JobState.FAILED
-        if outcome["ended"] == 0:
-            state = JobState.DONE
-        elif outcome["ended"] > 128:
-            state = JobState.STOPPED
-        return replace(report, state=state, text=outcome["text"], fix=outcome["fix"])
+        return replace(report, state=JobState.of_exit_code(outcome["ended"]), text=outcome["text"], fix=outcome["fix"])
 
 
 class Board:

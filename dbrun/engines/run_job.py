@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from dbrun.engines.base import Job
+from dbrun.engines.base import SIGNAL_EXIT, Job
 from dbrun.errors import DbrunError, Interrupted
 from dbrun.events import Event, Progress, StageStarted
 from dbrun.run.signals import StopFlag
@@ -61,7 +61,7 @@ def run_job(job: Mapping[str, Any], stop: StopFlag, tell: Callable[[str], None])
         dbrun.run(Path(job["recipe"]), *job["overrides"], profiles=job["profiles"], store=job["store"],
                   outputs=job["outputs"], until=job["until"], on_event=ProgressListener(tell), cancel=stop)
     except Interrupted as error:
-        return {"ended": 128 + stop.signum, "text": error.message, "fix": error.fix}
+        return {"ended": SIGNAL_EXIT + stop.signum, "text": error.message, "fix": error.fix}
     except DbrunError as error:
         return {"ended": error.exit_code, "text": error.message, "fix": error.fix}
     except Exception as error:
