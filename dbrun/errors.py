@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from typing import NamedTuple
 
 DEFAULT_WIDTH = 80
@@ -131,3 +132,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_nondeterministic(error: BaseException) -> bool:
     """Whether an error means that torch has no deterministic algorithm for an operation (`train.deterministic`)."""
     return isinstance(error, RuntimeError) and "does not have a deterministic implementation" in str(error)
+
+
+def combine_errors(parts: Sequence[tuple[DbrunError, str]]) -> DbrunError:
+    """One error of the first one's type that says all of them. parts: each with which runs it stops, in words."""
+    last_error = parts[-1][0]
+    lines: list[str] = []
+    for error, which in parts:
+        lines.append(f"{error.message} ({which})")
+        # the last error's fix becomes that of the whole, which is printed below all lines
+        if error.fix and error is not last_error:
+            lines.append(f"  → {error.fix}")
+    return type(parts[0][0])("\n".join(lines), fix=last_error.fix)

@@ -13,7 +13,7 @@ from dbrun.api.sweep_axes import parse_axes, run_name
 from dbrun.engines.base import DEFAULT_OUTPUTS
 from dbrun.engines.job_graph import JobGraph, JobGraphBuilder
 from dbrun.engines.rows import Row, raise_if_any
-from dbrun.errors import DbrunError, RecipeError, UsageError
+from dbrun.errors import DbrunError, RecipeError, UsageError, combine_errors
 from dbrun.events import Note
 from dbrun.plan.planner import ALL_STAGES, make_scope, plan_scope
 from dbrun.plan.preflight import preflight_error
@@ -43,15 +43,11 @@ class PlannedJobs:
         """One error for all reasons why runs would stop; None if all can begin."""
         if not self.stops:
             return None
-        errors = [error for error, _ in self.stops.values()]
-        lines = []
+        parts: list[tuple[DbrunError, str]] = []
         for error, names in self.stops.values():
             which = names[0] if len(names) == 1 else f"{len(names):,} of {self.graph.runs:,} runs"
-            lines.append(f"{error.message} ({which})")
-            # the last error's fix becomes that of the whole, which is printed below all lines
-            if error.fix and error is not errors[-1]:
-                lines.append(f"  → {error.fix}")
-        return type(errors[0])("\n".join(lines), fix=errors[-1].fix)
+            parts.append((error, which))
+        return combine_errors(parts)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-from dbrun.errors import DbrunError
+from dbrun.errors import DbrunError, combine_errors
 from dbrun.events import Note
 from dbrun.expectations import ScoreSummary, summaries_from_json
 from dbrun.plan.estimate import Estimate
@@ -43,15 +43,11 @@ def note_lines(notes: Mapping[Note, Sequence[int]], runs: Sequence[SweptValues])
 
 def combine_stops(stops: Sequence[tuple[DbrunError, Sequence[int]]], runs: Sequence[SweptValues]) -> DbrunError:
     """One error for all reasons why runs would stop. stops: each error with the runs that it stops."""
-    last_error = stops[-1][0]
-    lines: list[str] = []
+    parts: list[tuple[DbrunError, str]] = []
     for error, members in stops:
         which = f"all {len(runs)} runs" if len(members) == len(runs) else _describe_runs(members, runs)
-        lines.append(f"{error.message} ({which})")
-        # The last error's fix becomes that of the whole, which is printed below all lines.
-        if error.fix and error is not last_error:
-            lines.append(f"  → {error.fix}")
-    return type(stops[0][0])("\n".join(lines), fix=last_error.fix)
+        parts.append((error, which))
+    return combine_errors(parts)
 
 
 def work_table(work: Sequence[SharedWork], runs: Sequence[SweptValues], known: Sequence[Estimate | None]) -> str:
