@@ -6,8 +6,12 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from dbrun.expectations import Outcome, ScoreSummary
+
+if TYPE_CHECKING:
+    from dbrun.errors import DbrunError
 
 FORMAT_VERSION = 1
 """The `format_version` of events as JSON."""
@@ -179,6 +183,11 @@ class RunFailed(Event):
     message: str
     fix: str | None
     exit_code: int
+
+    @classmethod
+    def by(cls, error: DbrunError, stage: str | None = None) -> RunFailed:
+        """The event for an error. stage: the one that was running, None before the first."""
+        return cls(stage, error.message, error.fix, error.exit_code)
 
 
 Emit = Callable[[Event], None]

@@ -97,7 +97,7 @@ def read_run(request: RecipeRequest, emit: Emit, *, locked: bool = False, launch
             resolved = _check_lock(loaded, resolved, store)
     except DbrunError as error:
         # `execute` reports its own failures; programs that read events need this one, too.
-        emit(RunFailed(None, error.message, error.fix, error.exit_code))
+        emit(RunFailed.by(error))
         raise
     return ReadRun(request, loaded, resolved, store, size, launched)
 

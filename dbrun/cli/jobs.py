@@ -104,5 +104,5 @@ def _failure_as_event(as_json: bool) -> Iterator[None]:
         yield
     except DbrunError as error:
         if as_json:
-            print_result(json.dumps(RunFailed(None, error.message, error.fix, error.exit_code).to_json()))
+            print_result(json.dumps(RunFailed.by(error).to_json()))
         raise

@@ -143,7 +143,7 @@ def refuse_blocked(runs: Sequence[SweepRun], *, as_json: bool) -> None:
     stop = _combined_stop(runs)
     if stop is not None:
         if as_json:
-            print_result(json.dumps(RunFailed(None, stop.message, stop.fix, stop.exit_code).to_json()))
+            print_result(json.dumps(RunFailed.by(stop).to_json()))
         raise stop
 
 

@@ -136,4 +136,4 @@ class EventDispatcher:
 
     def run_failed(self, error: DbrunError) -> None:
         """Emit RunFailed with the stage that was running."""
-        self(RunFailed(self.current_stage, error.message, error.fix, error.exit_code))
+        self(RunFailed.by(error, self.current_stage))
