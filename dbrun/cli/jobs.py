@@ -75,7 +75,8 @@ def submit_words(words: Sequence[str], profiles: Sequence[str] | None, sweeps: S
 
     from dbrun.engines.submit import check_ended, find_engine, submit_to
     from dbrun.run.signals import stop_signals
-    from dbrun.ui.jobs import JobJsonReporter, JobReporter, note_lines
+    from dbrun.ui.jobs import JobReporter, note_lines
+    from dbrun.ui.progress import JsonReporter
 
     with _failure_as_event(as_json):
         engine_class = find_engine(engine_name)
@@ -88,7 +89,7 @@ def submit_words(words: Sequence[str], profiles: Sequence[str] | None, sweeps: S
     if not as_json:
         for line in note_lines(plan.notes, plan.graph.runs):
             print_status(line)
-    reporter = JobJsonReporter() if as_json else JobReporter(len(jobs))
+    reporter = JsonReporter() if as_json else JobReporter(len(jobs))
     with closing(engine), closing(reporter), stop_signals() as cancel:
         reports = submit_to(engine, jobs, reporter, cancel, follow=follow)
     if follow:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -168,17 +167,6 @@ def _start_live(make_text: Callable[[], str]) -> Live:
                 redirect_stdout=False, redirect_stderr=False)
     live.start(refresh=True)
     return live
-
-
-class JobJsonReporter:
-    """Reporter that prints each event as a line of JSON to stdout."""
-
-    def __call__(self, event: Event) -> None:
-        """Print one event."""
-        print_result(json.dumps(event.to_json()))
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def ended_table(event: JobsFinished) -> str:
