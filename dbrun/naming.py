@@ -37,6 +37,18 @@ FILLER_WORDS = frozenset(["a", "an", "the", "of", "in", "on", "at", "with", "and
 """Words of a prompt that name no subject and no class."""
 
 
+def usable_step(name: str, last_step: int | None) -> int | None:
+    """The steps that a checkpoint of this file name has done; None for another file, and for one beyond last_step.
+
+    Runs of several lengths share a folder: a checkpoint beyond a run's last step is of no use to it.
+    """
+    match = CHECKPOINT_NAME.fullmatch(name)
+    if match is None:
+        return None
+    step = int(match["step"])
+    return step if last_step is None or step <= last_step else None
+
+
 def forbidden_in_prompt(text: str) -> str | None:
     """Name and place of the first character that no prompt may hold, counted from 1; None where there is none."""
     bad = FORBIDDEN_IN_PROMPT.search(text)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from dbrun.naming import CHECKPOINT_NAME
+from dbrun.naming import usable_step
 from dbrun.plan import device
 from dbrun.plan.cache_key import StageKey, make_stage_key
 from dbrun.plan.history import last_key_documents, run_with_key
@@ -189,13 +189,11 @@ def saved_progress(stage_key: StageKey, work: Path) -> str | None:
 
     work: the folder of unfinished work.
     """
-    # runs with more steps share this folder; a checkpoint beyond this run's last step is of no use to it
-    last_step = stage_key.last_step
     usable: list[int] = []
     for path in (*list_dir(work), *list_dir(work / "checkpoints")):
-        match = CHECKPOINT_NAME.fullmatch(path.name)
-        if match and (last_step is None or int(match["step"]) <= last_step):
-            usable.append(int(match["step"]))
+        step = usable_step(path.name, stage_key.last_step)
+        if step is not None:
+            usable.append(step)
     if usable:
         return f"step {max(usable)}"
     made = count_items(work)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbrun.events import Emit, Event, Progress
-from dbrun.naming import CHECKPOINT_NAME
+from dbrun.naming import usable_step
 from dbrun.plan.cache_key import StageKey
 from dbrun.store.atomic import list_dir
 from dbrun.store.store import Store
@@ -65,10 +65,4 @@ class CheckpointUploads:
     def _checkpoints(self) -> list[Path]:
         """The stage's checkpoints, oldest first. Those of a longer run, which share the folder, are that run's."""
         paths = list_dir(self.store.work_folder(self.stage_key.resume_key) / "checkpoints")
-        return [path for path in paths if _is_within(path.name, self.stage_key.last_step)]
-
-
-def _is_within(name: str, last_step: int | None) -> bool:
-    """Whether a file is a checkpoint of at most last_step steps."""
-    match = CHECKPOINT_NAME.fullmatch(name)
-    return match is not None and (last_step is None or int(match["step"]) <= last_step)
+        return [path for path in paths if usable_step(path.name, self.stage_key.last_step) is not None]

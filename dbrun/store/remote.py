@@ -23,7 +23,7 @@ from typing import Literal, TypeVar
 
 from dbrun.disk_space import format_bytes
 from dbrun.fsync import fsync_path
-from dbrun.naming import CHECKPOINT_NAME
+from dbrun.naming import CHECKPOINT_NAME, usable_step
 from dbrun.secrets import redact_secrets
 from dbrun.store.atomic import list_dir
 from dbrun.store.objects import sha256_of
@@ -247,9 +247,9 @@ class RemoteStore:
         """The step and file of each checkpoint of at most last_step steps, the newest first."""
         found = []
         for file in self.files.find(_work_folder(resume_key)):
-            match = CHECKPOINT_NAME.fullmatch(file.name.rpartition("/")[2])
-            if match and (last_step is None or int(match["step"]) <= last_step):
-                found.append((int(match["step"]), file))
+            step = usable_step(file.name.rpartition("/")[2], last_step)
+            if step is not None:
+                found.append((step, file))
         yield from sorted(found, key=lambda entry: -entry[0])
 
     def _save_checkpoint(self, resume_key: str, path: Path) -> bool:
@@ -264,9 +264,8 @@ class RemoteStore:
 
     def _fetch_checkpoint(self, stage: str, resume_key: str, work: Path, scratch: Path,
                           last_step: int | None) -> bool:
-        here = [CHECKPOINT_NAME.fullmatch(path.name) for path in list_dir(work / "checkpoints")]
-        steps = [int(match["step"]) for match in here if match]
-        newest = max((step for step in steps if last_step is None or step <= last_step), default=0)
+        here = [usable_step(path.name, last_step) for path in list_dir(work / "checkpoints")]
+        newest = max((step for step in here if step is not None), default=0)
         for step, file in self._checkpoints(resume_key, last_step):
             if step <= newest:
                 return False
