@@ -30,7 +30,7 @@ def list_results(*, as_json: bool) -> None:
         results = read_content(remote.files).newest_results()
     if as_json:
         rows = [{"stage": trace.stage, "key": trace.key, "digest": trace.digest, "created": trace.created,
-                 "seconds": trace.seconds, "bytes": sum(file.size for file in trace.files.values()),
+                 "seconds": trace.seconds, "bytes": trace.total_bytes,
                  "written": file.written} for file, trace in results]
         print_result(json.dumps({"format_version": 1, "results": rows}, indent=1))
     elif results:

@@ -91,7 +91,7 @@ class DiskItemCache:
         for name in self._recorded:
             trace = self.store.traces.read(self._item_stage, name)
             if trace is not None:
-                total += sum(file.size for file in trace.files.values())
+                total += trace.total_bytes
         return total
 
     def _look_up(self, name: str) -> Trace | Damage | None:

@@ -119,7 +119,7 @@ class RemoteStore:
             self._traces.pop((trace.stage, trace.key), None)
             self._missed[trace.stage, trace.key] = time.monotonic()
         elif not trace.stage.endswith(".item"):
-            size = format_bytes(sum(file.size for file in trace.files.values()))
+            size = format_bytes(trace.total_bytes)
             self.tell(trace.stage, f"taken from the remote store ({size})", "info")
         return arrived
 

@@ -53,6 +53,11 @@ class Trace:
     amounts: Workload | None = None
     baseline: int = 0
 
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all files of the artifact."""
+        return sum(file.size for file in self.files.values())
+
 
 def manifest_digest(files: Mapping[str, ArtifactFile]) -> str:
     """The digest of an artifact: sha256 of its files' names, sizes and digests, sorted by name."""

@@ -33,29 +33,32 @@ def usage_table(usages: Mapping[str, DiskUsage]) -> str:
 
 def gc_lines(sweep: GcReport, dry_run: bool) -> str:
     """A table of what a gc removed, or would remove, then a line with the sum and the runs that it keeps."""
-    verb = "would free" if dry_run else "freed"
-    size = format_bytes(sweep.freed_bytes) if sweep.freed_bytes else "nothing"
-    last = f"{verb} {size}"
+    stays = ""
     if sweep.remaining_runs:
         needs = "needs" if len(sweep.remaining_runs) == 1 else "need"
-        last += f"; what {pluralize(len(sweep.remaining_runs), 'run')} {needs} stays"
-    if not sweep.freed:
-        return last
-    return "\n".join([*_usage_lines(list(sweep.freed.items())), last])
+        stays = f"; what {pluralize(len(sweep.remaining_runs), 'run')} {needs} stays"
+    return _freed_text(sweep, stays, dry_run)
 
 
 def remote_results_table(results: Sequence[tuple[RemoteFile, Trace]]) -> str:
     """A row for each result in the remote store: when it was made, its stage, its key and its size."""
-    rows = [[trace.created.replace("T", " ").removesuffix("Z"), trace.stage, trace.key[:12],
-             format_bytes(sum(file.size for file in trace.files.values()))] for _, trace in results]
+    rows: list[list[str]] = []
+    for _, trace in results:
+        created = trace.created.replace("T", " ").removesuffix("Z")
+        rows.append([created, trace.stage, trace.key[:12], format_bytes(trace.total_bytes)])
     return align_rows(rows)
 
 
 def remote_gc_lines(report: RemoteGcReport, dry_run: bool) -> str:
     """A table of what a gc of the remote store removed, or would remove, then a line with the sum and what stays."""
+    return _freed_text(report, f"; {pluralize(report.kept, 'result')} and items stay", dry_run)
+
+
+def _freed_text(report: GcReport | RemoteGcReport, stays: str, dry_run: bool) -> str:
+    """The table of a gc and its sum. stays: a clause on what is kept, with the mark before it, or empty."""
     verb = "would free" if dry_run else "freed"
     size = format_bytes(report.freed_bytes) if report.freed_bytes else "nothing"
-    last = f"{verb} {size}; {pluralize(report.kept, 'result')} and items stay"
+    last = f"{verb} {size}{stays}"
     if not report.freed:
         return last
     return "\n".join([*_usage_lines(list(report.freed.items())), last])
