@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,11 @@ class Row:
     @property
     def values(self) -> tuple[tuple[str, str], ...]:
         """Each key with its value as text."""
-        return tuple((key, value) for key, _, value in (word.partition("=") for word in self.words))
+        pairs: list[tuple[str, str]] = []
+        for word in self.words:
+            key, _, value = word.partition("=")
+            pairs.append((key, value))
+        return tuple(pairs)
 
     def located(self, error: DbrunError) -> Iterator[Problem]:
         """The problems of an error of this row's run, those with its overrides at their place in the table."""
@@ -133,7 +138,8 @@ def _parse(line: Span) -> tuple[Span, Mapping[str, Any]]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         data = dict(pairs)
         if len(data) < len(pairs):
-            repeated.extend(key for key in data if [name for name, _ in pairs].count(key) > 1)
+            counts = Counter(key for key, _ in pairs)
+            repeated.extend(key for key in data if counts[key] > 1)
         return data
 
     def refuse(constant: str) -> None:

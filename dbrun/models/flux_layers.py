@@ -46,4 +46,5 @@ def joined_layers(names: Collection[str]) -> Mapping[str, JoinedLayer]:
             found[f"{kind}.{number}.{name}"] = JoinedLayer(tuple(begin + part for part in parts))
     found |= {name: JoinedLayer((part,)) for name, part in AROUND_BLOCKS.items()}
     found |= {name: JoinedLayer((part,), halves_swapped=True) for name, part in SHIFT_FIRST.items()}
-    return {name: joined for name, joined in found.items() if all(part in names for part in joined.parts)}
+    there = set(names)
+    return {name: joined for name, joined in found.items() if there.issuperset(joined.parts)}

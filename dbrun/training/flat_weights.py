@@ -65,7 +65,8 @@ class Piece:
 
     def reached(self) -> Sequence[int]:
         """How many neighbours in turn have a gradient, or have none: [3, 1, 2] if only the fourth of six differs."""
-        return [len(list(run)) for _, run in groupby(p.grad is not None for p in self.parameters)]
+        has_grad = [parameter.grad is not None for parameter in self.parameters]
+        return [len(list(run)) for _, run in groupby(has_grad)]
 
 
 class FlatWeights:
