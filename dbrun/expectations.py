@@ -70,6 +70,13 @@ class Outcome:
         return asdict(self)
 
 
+def score_text(mean: float, spread: float | None) -> str:
+    """A score with its spread, if that is known: `0.731 ± 0.012`."""
+    if spread is None:
+        return f"{mean:.3f}"
+    return f"{mean:.3f} ± {spread:.3f}"
+
+
 def parse_expectation(text: str) -> Expectation:
     """Read an expectation. Raises ValueError for a text that is none; a recipe holds no such text."""
     if not re.fullmatch(EXPECTATION_PATTERN, text):

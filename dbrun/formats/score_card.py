@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dbrun.expectations import score_text
+
 
 def scores_section(document: Mapping[str, Any]) -> str:
     """Markdown of what scores.json says. document: its content."""
@@ -22,7 +24,5 @@ def scores_section(document: Mapping[str, Any]) -> str:
 
 
 def _value(entry: Mapping[str, Any]) -> str:
-    """A mean with its spread over seeds: `0.731 ± 0.012`."""
-    if entry["spread_seeds"] is None:
-        return f"{entry['mean']:.3f}"
-    return f"{entry['mean']:.3f} ± {entry['spread_seeds']:.3f}"
+    """A mean with its spread over seeds."""
+    return score_text(entry["mean"], entry["spread_seeds"])

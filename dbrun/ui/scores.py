@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dbrun.errors import ExpectationMissed
-from dbrun.expectations import Outcome, ScoreSummary
+from dbrun.expectations import Outcome, ScoreSummary, score_text
 from dbrun.ui.table import align_rows
-
-
-def score_text(score: ScoreSummary) -> str:
-    """A score with its spread over seeds: `0.731 ± 0.012`."""
-    if score.spread is None:
-        return f"{score.mean:.3f}"
-    return f"{score.mean:.3f} ± {score.spread:.3f}"
 
 
 def scores_text(scores: Mapping[str, ScoreSummary]) -> str:
     """Every score on one line: `subject 0.731 ± 0.012  prompt 0.312 ± 0.004`."""
-    return "  ".join(f"{name} {score_text(score)}" for name, score in scores.items())
+    return "  ".join(f"{name} {score_text(score.mean, score.spread)}" for name, score in scores.items())
 
 
 def missed_error(outcomes: Sequence[Outcome], outputs: object) -> ExpectationMissed:
@@ -37,5 +30,6 @@ def scores_table(scores: Mapping[str, Mapping[str, ScoreSummary]]) -> str:
             head[name] = f"{name} {'↑' if score.higher_is_better else '↓'}"
     rows: list[list[str]] = []
     for label, of_adapter in scores.items():
-        rows.append([label, *(score_text(of_adapter[name]) for name in head)])
+        cells = [score_text(of_adapter[name].mean, of_adapter[name].spread) for name in head]
+        rows.append([label, *cells])
     return align_rows(rows, head=["adapter", *head.values()])

@@ -10,12 +10,11 @@ from itertools import takewhile
 
 from dbrun.errors import DbrunError, combine_errors
 from dbrun.events import Note
-from dbrun.expectations import ScoreSummary, summaries_from_json
+from dbrun.expectations import ScoreSummary, score_text, summaries_from_json
 from dbrun.plan.estimate import Estimate
 from dbrun.plan.planner import Status
 from dbrun.plan.sweep_plan import SharedWork
 from dbrun.ui.plan import duration_text, note_text, status_word, total_text
-from dbrun.ui.scores import score_text
 from dbrun.ui.table import align_rows
 from dbrun.ui.terminal import format_duration, pluralize
 
@@ -158,7 +157,7 @@ def results_table(results: Sequence[Mapping[str, object]]) -> str:
         row = [*(_values(result).get(key, "") for key in keys), *_result_cells(result)]
         if name is not None:
             value = scores[number].get(name)
-            row = [ranks[number], *row[:-1], "-" if value is None else score_text(value), row[-1]]
+            row = [ranks[number], *row[:-1], "-" if value is None else score_text(value.mean, value.spread), row[-1]]
         rows.append(row)
     if name is not None:
         # a run without a score comes last

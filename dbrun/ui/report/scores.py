@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbrun.expectations import ScoreSummary, parse_expectation
+from dbrun.expectations import parse_expectation, score_text
 from dbrun.input_file import read_json_object
 from dbrun.naming import SCORES_FILE
-from dbrun.ui.scores import score_text
 
 
 @dataclass(frozen=True)
@@ -49,22 +48,21 @@ def read_scores(folder: Path, recipe: Mapping[str, Any]) -> tuple[ScoreLine, ...
 
 def _score_line(name: str, entry: Mapping[str, Any], expected: str) -> ScoreLine:
     """Raises KeyError, TypeError or ValueError for an entry of another form."""
-    is_high = bool(entry["higher_is_better"])
-    better = "higher" if is_high else "lower"
+    better = "higher" if entry["higher_is_better"] else "lower"
     prompts = ""
     if entry.get("spread_prompts") is not None:
         prompts = f"± {entry['spread_prompts']:.3f}"
     base_text, base_mean = "", None
     if entry.get("base") is not None:
-        base_text, base_mean = _with_spread(entry["base"], is_high), entry["base"]["mean"]
+        base_text, base_mean = _with_spread(entry["base"]), entry["base"]["mean"]
     verdict = _verdict(expected, entry["mean"], base_mean)
-    return ScoreLine(name, str(entry["label"]), _with_spread(entry, is_high), prompts, base_text, better, expected,
+    return ScoreLine(name, str(entry["label"]), _with_spread(entry), prompts, base_text, better, expected,
                      verdict, str(entry["source"]))
 
 
-def _with_spread(entry: Mapping[str, Any], higher_is_better: bool) -> str:
+def _with_spread(entry: Mapping[str, Any]) -> str:
     """A score with its spread over seeds."""
-    return score_text(ScoreSummary(entry["mean"], entry.get("spread_seeds"), higher_is_better))
+    return score_text(entry["mean"], entry.get("spread_seeds"))
 
 
 def _verdict(expected: str, mean: float, base: float | None) -> str:
