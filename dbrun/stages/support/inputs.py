@@ -14,5 +14,19 @@ def read_verified(files: Mapping[str, Path], digest: str) -> bytes:
     # the digest is part of the cache key: other bytes under it would be a wrong result that is found again
     content = files[digest].read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:
-        raise StageFailed(f"{files[digest]} changed after the run began", fix="run the same command again")
+        raise _changed(files[digest])
     return content
+
+
+def verified_path(files: Mapping[str, Path], digest: str) -> Path:
+    """The file with this sha256, which may be larger than memory. Raises StageFailed as `read_verified` does."""
+    path = files[digest]
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != digest:
+        raise _changed(path)
+    return path
+
+
+def _changed(path: Path) -> StageFailed:
+    return StageFailed(f"{path} changed after the run began", fix="run the same command again")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from dbrun.errors import StageFailed
 from dbrun.scores.encoder import Role, open_encoder
 from dbrun.stages.base import StageContext
 from dbrun.stages.sources import EncoderFiles
+from dbrun.stages.support.inputs import verified_path
 
 if TYPE_CHECKING:
     from dbrun.scores.encoder import Encoder
@@ -53,11 +52,5 @@ class OpenEncoders:
         folder = Path(self.folder.name) / role
         folder.mkdir()
         for name, digest in self.files[role].items():
-            path = self.ctx.files[digest]
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            # the digest is part of the cache key: other bytes under it would be a wrong result that is found again
-            if found != digest:
-                raise StageFailed(f"{path} changed after the run began", fix="run the same command again")
-            (folder / name).symlink_to(path.resolve())
+            (folder / name).symlink_to(verified_path(self.ctx.files, digest).resolve())
         return folder
