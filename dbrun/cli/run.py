@@ -53,10 +53,9 @@ def run_recipe(request: RecipeRequest, selection: Selection, *, as_json: bool, q
     from dbrun.api.run import read_run, run_read
     from dbrun.run.signals import stop_signals
     from dbrun.ui.progress import make_reporter
-    from dbrun.workers.env import read_distributed_env
+    from dbrun.workers.env import let_idle_threads_sleep, read_distributed_env
 
-    # Threads that spin while they wait slow each other down manyfold on a busy machine. Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_idle_threads_sleep()
     # Imported modules stay for good, so the collector need not search them.
     gc.freeze()
     gc.enable()

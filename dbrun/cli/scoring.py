@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -22,9 +21,9 @@ def show_scores(words: Sequence[str], like: Path, *, as_json: bool) -> bool:
     from dbrun.api.scoring import evaluate
     from dbrun.ui.progress import make_reporter
     from dbrun.ui.scores import scores_table
+    from dbrun.workers.env import let_idle_threads_sleep
 
-    # before torch is imported, as in `run_recipe`
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_idle_threads_sleep()
     with closing(make_reporter(as_json=False)) as reporter:
         def show_progress(event: Event) -> None:
             if isinstance(event, Progress):

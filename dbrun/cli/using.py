@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -26,8 +25,9 @@ def draw_samples(words: Sequence[str], wish: SampleRequest, base: str | None, li
     from dbrun.api.use import draw_sample
     from dbrun.ui.progress import make_reporter
     from dbrun.use.adapter_files import split_adapters_and_prompt
+    from dbrun.workers.env import let_idle_threads_sleep
 
-    _set_wait_policy()
+    let_idle_threads_sleep()
     # For its error only: without a prompt the last adapter would stand in its place.
     split_adapters_and_prompt(words)
     *adapters, prompt = words
@@ -48,25 +48,22 @@ def _report(reporter: Emit | None, event: Event) -> None:
         print_status(event.text)
 
 
-def _set_wait_policy() -> None:
-    """Let idle threads sleep, see `run_recipe`; before torch is imported."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 def merge_files(words: Sequence[str], how: str, to: str | None, base: str | None, like: str | None,
                 output: Path) -> None:
     """Merge adapters into one file, and print its path. words: ADAPTER[:WEIGHT]. Raises UsageError."""
     from dbrun.api.files import write_merged
+    from dbrun.workers.env import let_idle_threads_sleep
 
-    _set_wait_policy()
+    let_idle_threads_sleep()
     _print_written(write_merged(words, output, how, to, base, like, None, partial(_report, None)))
 
 
 def convert_file(word: str, to: str, base: str | None, like: str | None, output: Path | None) -> None:
     """Write an adapter in another format, print what is lost, and its path. word: ADAPTER. Raises UsageError."""
     from dbrun.api.files import write_converted
+    from dbrun.workers.env import let_idle_threads_sleep
 
-    _set_wait_policy()
+    let_idle_threads_sleep()
     _print_written(write_converted(word, to, output, base, like, None, partial(_report, None)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import traceback
@@ -15,6 +14,7 @@ from dbrun.errors import DbrunError, Interrupted
 from dbrun.events import Event, Progress, StageStarted
 from dbrun.run.signals import StopFlag
 from dbrun.secrets import redact_secrets
+from dbrun.workers.env import let_idle_threads_sleep
 
 SECONDS_BETWEEN_REPORTS = 0.5
 """Time between two reports of a stage's progress."""
@@ -53,8 +53,7 @@ class ProgressListener:
 
 def run_job(job: Mapping[str, Any], stop: StopFlag, tell: Callable[[str], None]) -> Outcome:
     """Run one job and return how it ended. job: as `job_words` made it; tell: called with its progress."""
-    # as `dbrun run` does: threads that spin while they wait slow each other down on a busy machine
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_idle_threads_sleep()
     try:
         import dbrun
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
@@ -21,6 +22,14 @@ NEUTRAL_VALUES = {"ACCELERATE_USE_CPU": ("false", "true"), "ACCELERATE_DYNAMO_BA
 """Settings of accelerate → lower-case values that change nothing, whatever the recipe says."""
 START_HINT = ("start dbrun itself: `dbrun run RECIPE launch.processes=N`, or `torchrun --nproc-per-node N -m dbrun run "
               "RECIPE`")
+
+
+def let_idle_threads_sleep() -> None:
+    """Set the wait policy of OpenMP, unless the user has. Call it before torch is imported, which reads it.
+
+    Threads that spin while they wait slow each other down manyfold on a busy machine.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @dataclass(frozen=True)
