@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,12 +72,7 @@ def fetch_encoders(loaded: LoadedRecipe, store: Store, emit: Emit) -> None:
         def show_progress(done: int, total: int) -> None:
             emit(Progress(EVENT_STAGE, done, total, "files"))
 
-        download(encoder.path, commit, _chosen_files, show_progress, ENCODER)
-
-
-def _chosen_files(names: Sequence[str]) -> Sequence[str]:
-    """The files of a repository that are fetched. names: all of them."""
-    return wanted_files(names)
+        download(encoder.path, commit, wanted_files, show_progress, ENCODER)
 
 
 def _named_encoders(loaded: LoadedRecipe) -> Iterator[tuple[str, Role, str, ScoreEncoder]]:
