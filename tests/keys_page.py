@@ -58,16 +58,18 @@ def _rows_below(path: tuple[str | int, ...], node: SchemaNode,
         yield f"| `{place}.…` | | | as `{shown[node.parts]}` |"
         return
     shown[node.parts] = place
-    # members of a union that differ in a key's default or meaning have a row each
-    owners: dict[tuple[str, str, str], list[type[Part]]] = {}
+    # members of a union that differ in a key's value, default or meaning have a row each
+    owners: dict[tuple[str, str, str, str], list[type[Part]]] = {}
     for part in node.parts:
         texts = field_docs(part)
         for key, info in fields_by_key(part).items():
-            same = (key, "", "") if key == "type" else (key, _default(info), texts.get(key, ""))
+            same = (key, "", "", "")
+            if key != "type":
+                same = (key, _value(key, node, part), _default(info), texts.get(key, ""))
             owners.setdefault(same, []).append(part)
-    for (key, _, _), parts in owners.items():
+    for (key, *_), parts in owners.items():
         yield _row((*path, key), key, node, tuple(parts))
-    for key in dict.fromkeys(key for key, _, _ in owners):
+    for key in dict.fromkeys(key for key, *_ in owners):
         yield from _rows_below((*path, key), schema_child(node, key), shown)
 
 
@@ -76,17 +78,23 @@ def _row(path: tuple[str | int, ...], key: str, node: SchemaNode, parts: tuple[t
     info = fields_by_key(parts[0])[key]
     if key == "type" and len(parts) > 1:
         value = ", ".join(sorted(filter(None, map(type_tag, parts))))
-    elif callable(info.json_schema_extra):
-        listed: dict[str, Any] = {}
-        info.json_schema_extra(listed)
-        value = ", ".join(listed["enum"])
     else:
-        value = describe_type(schema_child(node, key).annotation)
+        value = _value(key, node, parts[0])
     meaning = field_docs(parts[0]).get(key) or info.description or ""
     if len(parts) < len(node.parts):
         tags = [tag for tag in map(type_tag, parts) if tag]
         meaning = f"{meaning} ({', '.join(tags)})"
     return f"| `{dotted_key(path)}` | {_cell(value)} | {_cell(_default(info))} | {_cell(meaning)} |"
+
+
+def _value(key: str, node: SchemaNode, part: type[Part]) -> str:
+    """What a key may be. part: the one of the node's parts whose key it is: another may have other limits."""
+    info = fields_by_key(part)[key]
+    if callable(info.json_schema_extra):
+        listed: dict[str, Any] = {}
+        info.json_schema_extra(listed)
+        return ", ".join(listed["enum"])
+    return describe_type(schema_child(SchemaNode(node.annotation, (part,)), key).annotation)
 
 
 def _default(info: object) -> str:

@@ -91,3 +91,9 @@ def test_the_readme_is_read_in_five_minutes_and_leads_to_every_guide() -> None:
 def test_the_page_of_keys_is_that_of_this_version() -> None:
     assert (ROOT / "schemas" / "README.md").read_text(encoding="utf-8") == keys_page.keys_page(), \
         "run: python tests/house/regenerate.py"
+
+
+def test_a_key_of_several_types_has_the_limits_of_each() -> None:
+    rows = [row for row in keys_page.keys_page().splitlines() if row.startswith("| `objective.timesteps.scale` |")]
+    values = [row.split(" | ")[1] for row in rows]
+    assert values == ["a number above 0 and at most 10", "a number from -1 to 1.75"]
