@@ -82,7 +82,7 @@ def export(
     parts: TrainedComponents, target: Path, command: str, figures: Mapping[str, float], start: Path | None = None
 ) -> None:
     """Write the model in half precision to `target`, replacing an older one. start: the model it went on from."""
-    # written beside, then renamed
+    # beside the target: a crash while writing leaves the older model whole
     part = target.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     # copies: `half` works in place, and training may go on
@@ -101,8 +101,9 @@ def export(
 def replace_folder(part: Path, target: Path) -> None:
     """Rename the complete folder `part` to target; an older target is removed only once the new one stands."""
     old = target.with_suffix(".old")
-    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
+        # not without a target: after a crash between the two renames the older one stands only here
+        shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     part.rename(target)
     shutil.rmtree(old, ignore_errors=True)
