@@ -148,9 +148,10 @@ def collect_remote_garbage(files: RemoteFiles, days: int, *, dry_run: bool) -> R
 
 def verify_remote(files: RemoteFiles, *, remove: bool,
                   poll: Callable[[str, int], None] = lambda kind, done: None) -> VerifyReport:
-    """Read the whole remote store. remove: remove what is damaged; the next run that has the same writes it again.
+    """Read and check the whole remote store. remove: whether damaged files are removed.
 
-    poll: called with a kind and how many of it were read so far; may raise to stop. Raises RemoteError.
+    The next run that computes a removed result, or has it in its own store, uploads it again. poll: called with a kind
+    and how many of it were read so far; may raise to stop. Raises RemoteError.
     """
     counts: dict[str, int] = {}
     findings: list[StoreFinding] = []

@@ -75,7 +75,7 @@ def verify_lines(report: VerifyReport, remote: Literal["removed", "kept"] | None
     if not rows:
         end = "all as written"
     elif remote == "removed":
-        end = "what is damaged is removed; the next run that has the same writes it again"
+        end = "what is damaged is removed; the next run that has or computes it uploads it again"
     elif remote == "kept":
         end = "it stays, since DBRUN_REMOTE_MODE=ro"
     elif any(f.aside for f in report.findings):
