@@ -70,7 +70,7 @@ class KohyaFormat(Format):
         return None
 
     def compatibility_warning(self, family: Family, component: str, adapter: Adapter) -> str | None:
-        """Sentence on what ComfyUI and A1111 compute differently than LyCORIS, and the command for such a case."""
+        """Sentence on what ComfyUI and A1111 compute differently than LyCORIS, and what to do; None if all agree."""
         if not adapter.lycoris_caveat or component not in family.kohya_prefixes:
             return None
         # A merged difference of weights has no formula left to disagree on, so it is right in all three programs.

@@ -47,7 +47,7 @@ class FlowFamily(PipelineFamily):
         return f"which has no layout for `base.type: {self.NAME}`; `merged` writes the whole pipeline as a folder"
 
     def takes_guidance(self, folder: Path) -> bool:
-        """What the transformer's config says in `guidance_embeds`, for a family that may take it."""
+        """Whether the denoiser takes the guidance scale: its family may, and its config sets `guidance_embeds`."""
         config = read_config(folder / self.components["denoiser"] / "config.json")
         return self.embeds_guidance and bool(config.get("guidance_embeds"))
 

@@ -88,7 +88,7 @@ class Krea2Model(QwenLatentModel):
         return unpack(output, height, width)
 
     def prompt_arguments(self, conditions: Sequence[SamplingConditions]) -> dict[str, Any]:
-        """The pipeline's arguments for the encoded prompt of one picture, with and without it, both of one length."""
+        """The pipeline's arguments for one picture: prompt and negative prompt, each [1, L, layers, D], with masks."""
         import torch
 
         ((prompt, negative),) = conditions

@@ -77,7 +77,7 @@ class LatentModel(PipelineModel):
         return images
 
     def prompt_arguments(self, conditions: Sequence[SamplingConditions]) -> dict[str, Any]:
-        """The pipeline's arguments for encoded prompts: `hidden` of each, with and without the prompt."""
+        """The pipeline's arguments: `hidden` [B, L, D] of prompts and negative prompts."""
         return {"prompt_embeds": stack_prompts(conditions, "hidden"),
                 "negative_prompt_embeds": stack_negatives(conditions, "hidden")}
 

@@ -63,7 +63,7 @@ class StableDiffusion3Model(FlowModel):
 
         first, second, t5 = (outputs[name] for name in self.family.text_encoders)
         clips = torch.cat([first["hidden"], second["hidden"]], dim=-1)
-        # zeros fill up what T5 is wider than both CLIPs
+        # zeros up to T5's width, as in training: the transformer reads all tokens as one sequence
         wide = pad(clips, (0, t5["hidden"].shape[-1] - clips.shape[-1]))
         return {"hidden": torch.cat([wide, t5["hidden"]]), "pooled": torch.cat([first["pooled"], second["pooled"]])}
 
@@ -77,7 +77,7 @@ class StableDiffusion3Model(FlowModel):
         return prediction
 
     def prompt_arguments(self, conditions: Sequence[SamplingConditions]) -> dict[str, Any]:
-        """The pipeline's arguments for encoded prompts: `hidden` and `pooled`, with and without the prompt."""
+        """The pipeline's arguments: `hidden` [B, L, D] and `pooled` [B, P] of prompts and negative prompts."""
         return {**super().prompt_arguments(conditions),
                 "pooled_prompt_embeds": stack_prompts(conditions, "pooled"),
                 "negative_pooled_prompt_embeds": stack_negatives(conditions, "pooled")}

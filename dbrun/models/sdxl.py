@@ -107,7 +107,7 @@ class StableDiffusionXLModel(StableDiffusionModel):
         return type(self.scheduler).from_config(self.scheduler.config)
 
     def prompt_arguments(self, conditions: Sequence[SamplingConditions]) -> dict[str, Any]:
-        """The pipeline's arguments for encoded prompts: `hidden` and `pooled`, with and without the prompt."""
+        """The pipeline's arguments: `hidden` [B, L, D] and `pooled` [B, P] of prompts and negative prompts."""
         return {**super().prompt_arguments(conditions),
                 "pooled_prompt_embeds": stack_prompts(conditions, "pooled"),
                 "negative_pooled_prompt_embeds": stack_negatives(conditions, "pooled")}

@@ -62,7 +62,7 @@ class Individual:
                      rng.getrandbits(48))
 
     def picture(self, scene: Scene) -> Image.Image:
-        """Picture of the individual in a scene of its own, 64×64 RGB."""
+        """Picture of the individual, 64×64 pixels, RGB. scene: one that its method `scene` returned."""
         if self.look is not None:
             return draw_animal(scene, self.look, Random(f"picture {scene.seed}"))
         if self.paint is not None:

@@ -39,7 +39,7 @@ def fields_by_key(part: type[Part]) -> dict[str, FieldInfo]:
 
 
 def allowed_keys(spot: SchemaNode) -> tuple[str, ...]:
-    """Keys that a mapping at this position may have, in the order of the models, without duplicates."""
+    """Keys that a mapping at this position may have, in the order of its classes' fields, each once."""
     keys: list[str] = []
     for part in spot.parts:
         keys += fields_by_key(part)

@@ -52,7 +52,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class ClassPictures:
-    """Class images. count: of all; shown: (number, prompt, thumbnail) of some of them."""
+    """Class images. count: of all; shown: some of them, each as (index, prompt, `data:` URL of its thumbnail)."""
 
     count: int = 0
     shown: tuple[tuple[int, str, str], ...] = ()
