@@ -147,7 +147,7 @@ class Batches:
         # always the same crop and prompt: the loss is compared with that of earlier evaluations
         fixed = replace(half.pictures[picture], variants=(), dropout=0.0)
         rows = [Row(half, fixed, fixed.crops[0], place * draws + i) for i in range(draws)]
-        # the middles of `draws` equal parts of [0, T)
+        # evenly spaced, not drawn: the loss depends on the timestep, and a few drawn ones may leave out a whole range
         t = torch.tensor([int((i + 0.5) * self.timesteps / draws) for i in range(draws)])
         return self._batch(rows, draws)._replace(t=t)
 

@@ -122,7 +122,7 @@ class Canvas:
         pen = ImageDraw.Draw(window)
         for shape in mask:
             _paint(pen, frame.to_canvas(shape), 255, 0.0)
-        # the intersection of both
+        # through a mask of their own: painted at once, marks would reach beyond the shapes
         both = Image.new("L", self.image.size, 0)
         both.paste(inside, mask=window)
         self.image.paste(colour, mask=both)

@@ -34,7 +34,6 @@ def prompt_items(prompts: Sequence[str], *, text: bool, frozen_encoders: Sequenc
     """The items of all prompts. text: whether conditions are stored; frozen_encoders: those whose outputs are."""
     names: Sequence[str | None] = [None] if text else frozen_encoders
     items: list[PromptItem] = []
-    # one text encoder after the other
     for text_encoder in names:
         items += [PromptItem(number, prompt, text_encoder) for number, prompt in enumerate(prompts)]
     return items
