@@ -89,7 +89,7 @@ class FluxModel(FlowModel):
         return self.family.takes_guidance(self.folder)
 
     def prompt_arguments(self, conditions: Sequence[SamplingConditions]) -> dict[str, Any]:
-        """The pipeline's arguments: `hidden` [B, L, D] and `pooled` [B, P]; FLUX.1 takes no negative prompt."""
+        """The pipeline's arguments: `hidden` [B, L, D] and `pooled` [B, P] of prompts; none of negative prompts."""
         return {"prompt_embeds": stack_prompts(conditions, "hidden"),
                 "pooled_prompt_embeds": stack_prompts(conditions, "pooled")}
 
