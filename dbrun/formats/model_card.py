@@ -137,7 +137,7 @@ def _summary(document: Mapping[str, Any], repo: str | None, commit: str | None) 
         base = f"[{repo}](https://huggingface.co/{repo}) at `{commit}`"
     lines = [f"- Base: {base}, of type `{recipe['base']['type']}`",
              f"- Licence of the base: {document.get('licence') or UNKNOWN_LICENCE}",
-             f"- What learnt: {training_summary(recipe)}"]
+             f"- What learnt: {training_summary(document)}"]
     count = class_picture_count(recipe)
     if count:
         lines.append(f"- Class images beside them: {count}")

@@ -24,14 +24,27 @@ def fact(recipe: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def training_summary(recipe: Mapping[str, Any]) -> str:
-    """What learnt from how much, such as `denoiser: lora rank 8; 300 steps at 512 pixels on 5 pictures`."""
+def adapter_steps(document: Mapping[str, Any]) -> Any:
+    """Number of steps after which the adapter was taken: of the chosen candidate, else of the whole training."""
+    recipe_steps = fact(document["recipe"], "train.steps")
+    return document.get("selected", {}).get("step", recipe_steps)
+
+
+def training_summary(document: Mapping[str, Any]) -> str:
+    """What learnt from how much, such as `denoiser: lora rank 8; 300 steps at 512 pixels on 5 pictures`.
+
+    document: the provenance of one training.
+    """
+    recipe = document["recipe"]
     parts = []
     for component, one in (recipe.get("adapt") or {}).items():
         if one:
             numbers = [f"{key} {one[key]}" for key in ADAPTER_NUMBERS if one.get(key)]
             parts.append(f"{component}: {' '.join([str(one.get('type')), *numbers])}")
-    text = f"{fact(recipe, 'train.steps')} steps at {fact(recipe, 'images.resolution')} pixels"
+    steps = str(fact(recipe, "train.steps"))
+    if "selected" in document:
+        steps = f"{adapter_steps(document)} of {steps}"
+    text = f"{steps} steps at {fact(recipe, 'images.resolution')} pixels"
     count = len(training_pictures(recipe))
     if count == 1:
         text += " on 1 picture"

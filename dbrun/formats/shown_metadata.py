@@ -14,6 +14,7 @@ from typing import Any
 
 from dbrun.formats.adapter_header import network_entries
 from dbrun.formats.recipe_facts import (
+    adapter_steps,
     class_picture_count,
     fact,
     instance_prompts,
@@ -41,7 +42,7 @@ ADAPTER_IMPLEMENTATION, CHECKPOINT_IMPLEMENTATION = "diffusers", "https://github
 """Code whose names of layers the tensors of an adapter and of a checkpoint have."""
 TRAIN_RATE = "train.learning_rate"
 RECIPE_ENTRIES = {
-    "ss_steps": "train.steps", "ss_max_train_steps": "train.steps", "ss_batch_size_per_device": "train.batch_size",
+    "ss_max_train_steps": "train.steps", "ss_batch_size_per_device": "train.batch_size",
     "ss_gradient_accumulation_steps": "train.accumulation", "ss_optimizer": "train.optimizer.type",
     "ss_lr_scheduler": "train.schedule.type", "ss_max_grad_norm": "train.max_grad_norm", "ss_seed": "seed",
     "ss_clip_skip": "base.clip_skip", "ss_prior_loss_weight": "prior.weight"}
@@ -112,7 +113,7 @@ def _training_entries(document: Mapping[str, Any]) -> dict[str, str]:
         "ss_num_reg_images": class_picture_count(recipe), "ss_learning_rate": rate,
         "ss_unet_lr": _rate(recipe, "denoiser"), "ss_text_encoder_lr": _rate(recipe, "text_encoder"),
         "ss_mixed_precision": PRECISION_NAMES.get(precision, precision),
-        "ss_training_comment": training_summary(recipe),
+        "ss_steps": adapter_steps(document), "ss_training_comment": training_summary(document),
         "ss_tag_frequency": json.dumps({_picture_set(recipe): tag_counts(recipe)}),
         "ss_dataset_dirs": json.dumps({_picture_set(recipe): {"n_repeats": 1, "img_count": len(pictures)}})}
     entries |= {entry: fact(recipe, key) for entry, key in RECIPE_ENTRIES.items()}
@@ -145,7 +146,7 @@ def _spec_entries(document: Mapping[str, Any], names: PublishedNames) -> dict[st
     if not recipe:
         return entries
     side = fact(recipe, "images.resolution")
-    entries |= {"modelspec.resolution": f"{side}x{side}", "modelspec.description": training_summary(recipe),
+    entries |= {"modelspec.resolution": f"{side}x{side}", "modelspec.description": training_summary(document),
                 "modelspec.tags": "dreambooth"}
     prediction = fact(recipe, "objective.prediction")
     if prediction:

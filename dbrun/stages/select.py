@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.adapter_io import read_index
 from dbrun.errors import StageFailed
-from dbrun.naming import METRICS_FILE
+from dbrun.naming import METRICS_FILE, SELECTION_FILE
 from dbrun.options.packages import OptionalPackage
 from dbrun.recipe.schema.model import Recipe
 from dbrun.recipe.schema.scoring import HELD_OUT_LOSS
@@ -21,7 +21,7 @@ from dbrun.stages.base import Stage, StageContext
 from dbrun.stages.sources import Numerics, Sources
 from dbrun.stages.support import cost
 from dbrun.stages.support.base_loading import quantisation_packages, sampling_numerics
-from dbrun.stages.support.candidates import SELECTION_FILE, candidate_folder, candidate_steps
+from dbrun.stages.support.candidates import candidate_folder, candidate_steps
 from dbrun.stages.support.memory import NO_MEMORY, CountedMemory
 from dbrun.stages.support.scoring_cost import max_scoring_bytes, scoring_advice, scoring_memory, scoring_workload
 from dbrun.stages.support.scoring_params import ScoringParams, scoring_params

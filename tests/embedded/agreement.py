@@ -35,7 +35,10 @@ GUIDANCE = 2.5
 
 @dataclass(frozen=True)
 class Case:
-    """One way to train. changes: to the recipe, None for no adapter; word: the trigger that is asked for."""
+    """One way to train. changes: to the recipe, None for no adapter; word: the trigger that is asked for.
+
+    The wrong trigger is a word that the base knows: rare words mean the same nothing to it, and one stands for another.
+    """
 
     name: str
     changes: tuple[str, ...] | None
@@ -44,7 +47,7 @@ class Case:
 
 NO_PRIORS = ("prior=null", "subject.class_prompt=null")
 CASES = (Case("no adapter", None), Case("with priors", ()), Case("without priors", NO_PRIORS),
-         Case("wrong trigger", (), "ohwx"), Case("too few steps", ("train.steps=40",)),
+         Case("wrong trigger", (), "black"), Case("too few steps", ("train.steps=40",)),
          Case("too many steps", ("train.steps=1500", *NO_PRIORS)))
 
 

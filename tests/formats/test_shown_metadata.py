@@ -55,6 +55,14 @@ def test_programs_find_name_base_trigger_and_training(tmp_path) -> None:
     assert json.loads(known["ss_dataset_dirs"])["1_sks dog"]["img_count"] == 2
 
 
+def test_a_chosen_candidate_tells_its_own_steps(tmp_path) -> None:
+    document = {**DOCUMENT, "selected": {"by": "subject", "keep": "best", "step": 200}}
+    known = stamped(tmp_path / "a.safetensors", document=document)
+    assert known["ss_steps"] == "200" and known["ss_max_train_steps"] == "300"
+    assert "; 200 of 300 steps at 512 pixels" in known["modelspec.description"]
+    assert stamped(tmp_path / "b.safetensors")["ss_steps"] == "300"
+
+
 @pytest.mark.parametrize("side", [3, 600])
 def test_the_digests_are_those_of_kohyas_trainers(tmp_path, side) -> None:
     tensors = {f"lora_unet_{name}.lora_down.weight": torch.rand(side, side) for name in "ab"}

@@ -142,13 +142,18 @@ def test_previews_of_a_training_that_was_reused_are_there(store: Store) -> None:
     assert [preview.step for preview in report.previews] == [5, 10, 15, 20] and report.prompts == ("a 0", "b")
 
 
+def publish_document(store: Store, run: Run, stage: str, name: str, document: dict[str, object]) -> None:
+    """A result of a stage that is one JSON file."""
+    key, out = "e" * 64, store.make_temp_folder()
+    (out / name).write_text(json.dumps(document))
+    store.publish(stage, key, {"stage": stage, "params": {}}, out, seconds=1.0, durable=False)
+    assert run.roots is not None
+    run.roots.keys[stage] = key
+
+
 def publish_scores(store: Store, run: Run, scores: dict[str, object], expect: dict[str, str]) -> None:
     """A result of `evaluate`, and a recipe that expects something of it."""
-    key, out = "e" * 64, store.make_temp_folder()
-    (out / "scores.json").write_text(json.dumps({"format_version": 1, "scores": scores}))
-    store.publish("evaluate", key, {"stage": "evaluate", "params": {}}, out, seconds=1.0, durable=False)
-    assert run.roots is not None
-    run.roots.keys["evaluate"] = key
+    publish_document(store, run, "evaluate", "scores.json", {"format_version": 1, "scores": scores})
     facts = json.loads((run.folder / "report.json").read_text())
     facts["recipe"]["evaluate"] = {"expect": expect}
     (run.folder / "report.json").write_text(json.dumps(facts))
@@ -172,6 +177,20 @@ def test_scores_are_shown_with_what_is_expected_of_them(store: Store) -> None:
     text = render_run(RunReader(store), run)
     assert '<section id="scores"' in text and 'href="#scores"' in text and "subject &lt;i&gt;fidelity" in text
     assert "&gt;= 0.8 of base" in text and 'class="failed" data-name="result">missed by 0.1<' in text
+
+
+def test_candidates_are_shown_with_the_chosen_one(store: Store) -> None:
+    run = record_run(store)
+    rows = [{"step": 100, "mean": 0.7, "spread_seeds": 0.02}, {"step": 200, "mean": 0.8, "spread_seeds": None}]
+    chosen = {"format_version": 1, "by": "subject", "keep": "best", "step": 200, "candidates": rows}
+    publish_document(store, run, "select", "selection.json", chosen)
+    text = render_run(RunReader(store), run)
+    assert 'href="#candidates"' in text and "after step 200 is exported" in text
+    assert '<th scope="row">100</th><td class="number">0.700 ± 0.020</td><td></td>' in text
+    assert '<th scope="row">200</th><td class="number">0.800</td><td>yes</td>' in text
+    # where a step is named nothing is compared
+    publish_document(store, run, "select", "selection.json", {**chosen, "candidates": []})
+    assert 'id="candidates"' not in render_run(RunReader(store), run)
 
 
 def test_runs_side_by_side(store: Store) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from dbrun.adapters.adapter_io import INDEX
 from dbrun.input_file import read_json
+from dbrun.naming import SELECTION_FILE
 
 FOLDER = "candidates"
-SELECTION_FILE = "selection.json"
-"""The candidate that `select` chose, and the scores of all, in its artifact beside the adapter."""
 
 
 def candidate_folder(artifact: Path, step: int) -> Path:

@@ -21,7 +21,7 @@ from dbrun.store.runs import EVENTS_FILE, RECIPE_FILE, Run
 from dbrun.store.store import Store
 from dbrun.store.traces import Trace
 from dbrun.ui.report.pictures import ClassPictures, Picture, Preview, PreviewReader, read_class_pictures, read_row
-from dbrun.ui.report.scores import ScoreLine, read_scores
+from dbrun.ui.report.scores import Candidates, ScoreLine, read_candidates, read_scores
 
 LOSSES = {"instance": "instance_loss", "class": "prior_loss", "held out": "held_out_loss"}
 """Name of a line of losses → its member of a line of metrics."""
@@ -76,6 +76,7 @@ class RunReport:
     steps_done: int
     comparison: Comparison | None
     scores: tuple[ScoreLine, ...]
+    candidates: Candidates | None
     previews: tuple[Preview, ...]
     prompts: tuple[str, ...]
     pictures: tuple[Picture, ...]
@@ -121,7 +122,7 @@ class RunReader:
             progress=progress if running and progress.get("stage") == running else {},
             stages=_stage_lines(facts, events, traces, state), warnings=_warnings(events),
             losses=_losses(rows), steps_done=len(rows), comparison=self._comparison(traces.get("export")),
-            scores=self._scores(traces.get("evaluate"), recipe),
+            scores=self._scores(traces.get("evaluate"), recipe), candidates=self._candidates(traces.get("select")),
             previews=() if brief else self.previews.read(previews, prompts), prompts=prompts,
             pictures=tuple(Picture.from_facts(one) for one in facts.get("pictures") or ()),
             picture_counts=facts.get("picture_counts") or {},
@@ -151,6 +152,9 @@ class RunReader:
         if evaluated is None:
             return ()
         return read_scores(self.store.objects.path(evaluated.digest), recipe)
+
+    def _candidates(self, selected: Trace | None) -> Candidates | None:
+        return read_candidates(self.store.objects.path(selected.digest)) if selected else None
 
     def _comparison(self, export: Trace | None) -> Comparison | None:
         """The sample pictures of an export; None where there are none."""

@@ -103,6 +103,7 @@ def _sections(report: RunReport, has_plot: bool, has_files: bool) -> list[tuple[
     sections = [
         ("before-after", "Before and after", report.comparison is not None),
         ("scores", "Scores", bool(report.scores)),
+        ("candidates", "Candidates", report.candidates is not None),
         ("previews", "While it learnt", bool(report.previews)),
         ("losses", "Losses", has_plot),
         ("pictures-instance", "Pictures", "instance" in halves),

@@ -1,4 +1,4 @@
-"""The scores of a run: each with its spread, its direction, and whether it is what the recipe expects."""
+"""The scores of a run and of its candidates: each with its spread, and whether it is what the recipe expects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from dbrun.expectations import parse_expectation, score_text
 from dbrun.input_file import read_json_object
-from dbrun.naming import SCORES_FILE
+from dbrun.naming import SCORES_FILE, SELECTION_FILE
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,30 @@ class ScoreLine:
     expected: str
     verdict: str
     source: str
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates of a training. by: the score that decided; step: of the chosen one; values: (step, score) of all.
+    """
+
+    by: str
+    step: int
+    values: tuple[tuple[int, str], ...]
+
+
+def read_candidates(folder: Path) -> Candidates | None:
+    """The candidates in a result of `select`; None where they were not compared."""
+    document = read_json_object(folder / SELECTION_FILE)
+    values: list[tuple[int, str]] = []
+    try:
+        for row in document["candidates"]:
+            values.append((int(row["step"]), _with_spread(row)))
+        found = Candidates(str(document["by"]), int(document["step"]), tuple(values))
+    except (KeyError, TypeError, ValueError):
+        # of another version
+        return None
+    return found if values else None
 
 
 def read_scores(folder: Path, recipe: Mapping[str, Any]) -> tuple[ScoreLine, ...]:
