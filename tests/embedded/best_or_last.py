@@ -1,7 +1,7 @@
 """Does `select` choose a better candidate than the last one, by the drawn truth that it never saw?
 
-`python tests/embedded/best_or_last.py recipes/sks_dog.yaml --work FOLDER` trains far too long without prior preservation,
-and prints for each seed the chosen step and the truths of the chosen and of the last candidate.
+`python tests/embedded/best_or_last.py recipes/sks_dog.yaml --work FOLDER` trains far too long without prior
+preservation, and prints for each seed the chosen step, and the truths of the chosen and of the last candidate.
 """
 
 from __future__ import annotations
