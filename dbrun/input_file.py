@@ -43,8 +43,10 @@ def open_file(path: Path) -> BufferedReader:
 def read_file(path: Path, max_bytes: int) -> bytes:
     """The bytes of a regular file. Raises OSError, also where there are more than max_bytes."""
     with open_file(path) as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
+        size = os.fstat(file.fileno()).st_size
+        # to the end: `read(max_bytes)` allocates all of them for every small file
+        data = file.read() if size <= max_bytes else b""
+    if max(size, len(data)) > max_bytes:
         raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes", str(path))
     return data
 
