@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from dbrun.errors import UsageError
+from dbrun.errors import RecipeError, UsageError
+from dbrun.recipe.load import load_recipe
 from dbrun.recipe.new import StarterRequest, check_name, starter_recipe
+from dbrun.recipe.shipped import shipped_recipes
 from dbrun.recipe.starter_bases import EMBEDDED, card_settings, find_starter_base, starter_bases
 from dbrun.ui.terminal import ask, print_result, print_status, warning_text
 
 USUAL_BASE, USUAL_CARD, USUAL_WORD = "sdxl", 12.0, "sks"
+Answer = TypeVar("Answer")
 SIZE = re.compile(r"(?P<size>\d+(\.\d+)?)\s*(g(i?b)?)?", re.IGNORECASE)
 
 
@@ -40,7 +46,9 @@ def write_starter(name: str, given: GivenWords) -> None:
         raise UsageError(f"{target} exists already", fix="choose another name")
     if sys.stdin.isatty() and sys.stderr.isatty():
         given = _ask_missing(given)
-    text = starter_recipe(_request(name, given, home), target)
+    request = _request(name, given, home)
+    check_words(request.word, request.class_word)
+    text = starter_recipe(request, target)
     # Mode "x" tests and creates in one step, so that not even a file made at this moment is overwritten.
     try:
         with target.open("x", encoding="utf-8") as file:
@@ -51,6 +59,7 @@ def write_starter(name: str, given: GivenWords) -> None:
         raise UsageError(f"{target} cannot be written: {error.strerror}") from None
     if given.images is not None:
         _report_pictures(target)
+    _print_needs(request.base)
     print_status(f"read it, then: dbrun plan {target}, and: dbrun run {target}")
     print_result(str(target))
 
@@ -61,6 +70,13 @@ def parse_card(text: str) -> float:
     if match is None or not float(match["size"]):
         raise UsageError(f"found --memory {text!r}, allowed: the size of a card in GB", fix="write --memory 12GB")
     return float(match["size"])
+
+
+def check_words(word: str, class_word: str | None) -> None:
+    """Raise UsageError where the rare word and the class are the same, so that nothing could be told apart."""
+    if class_word is not None and word.strip().lower() == class_word.strip().lower():
+        raise UsageError(f"found {word!r} as the rare word and as the class, allowed: two different words",
+                         fix="write --word sks")
 
 
 def _request(name: str, given: GivenWords, home: Path) -> StarterRequest:
@@ -112,26 +128,74 @@ def _ask_missing(given: GivenWords) -> GivenWords:
     """The words with answers to questions for what is missing. Without pictures of one's own there are no more."""
     images = given.images
     if images is None and given.base in (None, EMBEDDED):
-        answer = ask("Your pictures, a folder (Enter: try it with those of a drawn dog)", "")
-        images = Path(answer).expanduser() if answer else None
+        images = _ask_until("Your pictures, a folder (Enter: try it with those of a drawn dog)", "", _read_folder)
     if images is None and given.base is None:
         return given
     base = given.base
     if base is None:
         for name, one in starter_bases().items():
-            card = f", from {one.smallest_card} GB" if one.fits else ""
-            print_status(f"  {name:<12} {one.summary}{card}")
-        base = ask("Base", USUAL_BASE)
+            needs = f"; {one.needs}" if one.needs else ""
+            print_status(f"  {name:<12} {one.summary}{needs}")
+        base = _ask_until("Base", USUAL_BASE, _read_base)
     memory = given.memory
     if memory is None and find_starter_base(base).fits:
-        memory = ask("Memory of your graphics card", f"{_card_of_this_machine(told=False):g}GB")
+        usual = f"{_card_of_this_machine(told=False):g}GB"
+        size = _ask_until("Memory of your graphics card", usual, parse_card)
         # the next question would be in vain
-        card_settings(base, parse_card(memory))
-    word = given.word or ask("A rare word that will mean your subject", USUAL_WORD)
+        card_settings(base, size)
+        memory = f"{size:g}GB"
+    word = given.word or ask("A rare word that will mean your subject (not its name, and no common word)", USUAL_WORD)
     class_word = given.class_word
     if class_word is None and images is not None:
-        class_word = ask("What it is one of, such as dog or woman (Enter: a style, or nothing)", "") or None
+        class_word = _ask_until("What it is one of, such as dog or woman (Enter: a style, or nothing)", "",
+                                partial(_read_class, word))
     return GivenWords(images, base, memory, word, class_word)
+
+
+def _ask_until(question: str, usual: str, read: Callable[[str], Answer]) -> Answer:
+    """The answer to a question, as read makes it. One that read refuses is told, and the question asked again."""
+    while True:
+        answer = ask(question, usual)
+        try:
+            return read(answer)
+        except (UsageError, RecipeError) as error:
+            # without its fix, which names an option of the command line
+            print_status(error.message)
+
+
+def _read_folder(answer: str) -> Path | None:
+    """A folder with pictures; None for an empty answer. Raises RecipeError for one without."""
+    if not answer:
+        return None
+    from dbrun.images.discover import list_pictures
+
+    folder = Path(answer).expanduser()
+    list_pictures(folder, "--images")
+    return folder
+
+
+def _read_base(answer: str) -> str:
+    """The word of a base. Raises UsageError."""
+    find_starter_base(answer)
+    return answer
+
+
+def _read_class(word: str, answer: str) -> str | None:
+    """What the subject of a rare word is one of; None for an empty answer. Raises UsageError for the word itself."""
+    check_words(word, answer)
+    return answer or None
+
+
+def _print_needs(base: str) -> None:
+    """Print what a run fetches for a base, and whether its licence is to be accepted before."""
+    one = find_starter_base(base)
+    if not one.download:
+        return
+    login = ""
+    if one.gated:
+        page = load_recipe(shipped_recipes()[one.recipe]).recipe.base.path
+        login = f"; first accept its licence on https://huggingface.co/{page}, then: hf auth login"
+    print_status(f"the base is a download of about {one.download} GB, once{login}")
 
 
 def _report_pictures(recipe: Path) -> None:

@@ -24,16 +24,32 @@ class StarterBase:
     """One base. recipe: name of the recipe that comes with dbrun; summary: for people who choose.
 
     fits: (smallest card in GB, settings that make it fit there), the best settings first; empty: no card is needed.
+    download: its size in GB, without what the recipe does not use; gated: whether its licence is accepted on the Hub
+    before the Hub gives it.
     """
 
     recipe: str
     summary: str
     fits: tuple[tuple[int, Mapping[str, object]], ...] = ()
+    download: int = 0
+    gated: bool = False
 
     @property
     def smallest_card(self) -> int:
         """Memory in GB of the smallest card that it fits on; 0 where none is needed."""
         return min((card for card, _ in self.fits), default=0)
+
+    @property
+    def needs(self) -> str:
+        """What it needs, such as "a card of 8 GB, a download of 7 GB"; empty for nothing."""
+        parts = []
+        if self.fits:
+            parts.append(f"a card of {self.smallest_card} GB")
+        if self.download:
+            parts.append(f"a download of {self.download} GB")
+        if self.gated:
+            parts.append("a login")
+        return ", ".join(parts)
 
     def settings_for(self, memory: float) -> Mapping[str, object] | None:
         """Settings for a card of this memory in GB; None where no setting makes it fit."""
@@ -45,15 +61,16 @@ class StarterBase:
 # as tests/recipe/test_starter_memory.py counts it from the published configs, with 0.75 GiB of a card kept free
 STARTER_BASES: Mapping[str, StarterBase] = MappingProxyType({
     EMBEDDED: StarterBase("sks_dog", "a small one that only draws; no GPU, no download: to try dbrun out"),
-    "sd15": StarterBase("sks_dog_sd15", "Stable Diffusion 1.5, 512 pixels", ((8, WHOLE),)),
-    "sdxl": StarterBase("sdxl_dog", "Stable Diffusion XL: the most widely used", ((12, WHOLE), (8, OFFLOAD))),
-    "sd35": StarterBase("sd35_dog", "Stable Diffusion 3.5 medium", ((16, WHOLE), (12, OFFLOAD))),
-    "flux1": StarterBase("flux1_dog", "FLUX.1 dev, not for commercial use", ((24, NF4), (12, OFFLOAD))),
-    "flux2-klein": StarterBase("flux2_klein_dog", "FLUX.2 klein 4B", ((24, WHOLE), (12, OFFLOAD))),
-    "z-image": StarterBase("z_image_dog", "Z-Image, 6 B parameters", ((24, WHOLE), (12, OFFLOAD))),
-    "chroma": StarterBase("chroma_dog", "Chroma1-HD, 9 B parameters", ((24, NF4), (12, OFFLOAD))),
-    "krea2": StarterBase("krea2_dog", "Krea 2 Raw, 13 B parameters", ((24, NF4), (12, OFFLOAD))),
-    "qwen-image": StarterBase("qwen_image_dog", "Qwen-Image 2512, 20 B parameters", ((24, OFFLOAD),)),
+    "sd15": StarterBase("sks_dog_sd15", "Stable Diffusion 1.5, 512 pixels", ((8, WHOLE),), 2),
+    "sdxl": StarterBase("sdxl_dog", "Stable Diffusion XL: the most widely used", ((12, WHOLE), (8, OFFLOAD)), 7),
+    "sd35": StarterBase("sd35_dog", "Stable Diffusion 3.5 medium", ((16, WHOLE), (12, OFFLOAD)), 16, gated=True),
+    "flux1": StarterBase("flux1_dog", "FLUX.1 dev, not for commercial use", ((24, NF4), (12, OFFLOAD)), 34,
+                         gated=True),
+    "flux2-klein": StarterBase("flux2_klein_dog", "FLUX.2 klein 4B", ((24, WHOLE), (12, OFFLOAD)), 16),
+    "z-image": StarterBase("z_image_dog", "Z-Image, 6 B parameters", ((24, WHOLE), (12, OFFLOAD)), 20),
+    "chroma": StarterBase("chroma_dog", "Chroma1-HD, 9 B parameters", ((24, NF4), (12, OFFLOAD)), 28),
+    "krea2": StarterBase("krea2_dog", "Krea 2 Raw, 13 B parameters", ((24, NF4), (12, OFFLOAD)), 35, gated=True),
+    "qwen-image": StarterBase("qwen_image_dog", "Qwen-Image 2512, 20 B parameters", ((24, OFFLOAD),), 58),
 })
 """Word for `dbrun new --base` → the base."""
 

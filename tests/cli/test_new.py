@@ -14,6 +14,7 @@ from dbrun.cli.new import GivenWords, parse_card, write_starter
 from dbrun.errors import RecipeError, UsageError
 from dbrun.plan import doctor
 from dbrun.recipe.load import load_recipe
+from dbrun.recipe.starter_bases import starter_bases
 
 
 class Keyboard(io.StringIO):
@@ -69,7 +70,7 @@ def test_the_base_and_card_that_are_taken_are_told(capsys: pytest.CaptureFixture
     assert load_recipe(Path("two.yaml")).recipe.base.offload == "blocks"
 
 
-def test_it_asks_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_asks_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     typed(monkeypatch, "photos\nsd15\n8GB\nzwx\ncat\n")
     write_starter("asked", GivenWords())
     recipe = load_recipe(Path("asked.yaml")).recipe
@@ -77,6 +78,13 @@ def test_it_asks_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     typed(monkeypatch, "\n")
     write_starter("entered", GivenWords())
     assert load_recipe(Path("entered.yaml")).recipe.base.path == "embedded"
+    typed(monkeypatch, "photoz\nphotos\nsdlx\nSD15\ncat\n8GB\ncat\nCat\n\n")
+    write_starter("again", GivenWords())
+    recipe = load_recipe(Path("again.yaml")).recipe
+    assert recipe.subject.instance_prompt == "a photo of cat" and recipe.prior is None
+    said = capsys.readouterr().err
+    for told in ("no such folder: photoz", "found --base 'sdlx'", "found --memory 'cat'", "'cat' as the rare word"):
+        assert said.count(told) == 1
     typed(monkeypatch, "photos\n")
     with pytest.raises(UsageError, match="ended before an answer"):
         write_starter("ended", GivenWords())
@@ -90,7 +98,31 @@ def test_what_cannot_be_is_refused_before_anything_is_written() -> None:
         write_starter("none", GivenWords(images=Path("photos"), memory="much"))
     with pytest.raises(UsageError) as caught:
         write_starter("none", GivenWords(images=Path("photos"), base="sdlx"))
-    assert caught.value.fix == "write --base sdxl" and not Path("none.yaml").exists()
+    assert caught.value.fix == "write --base sdxl"
+    with pytest.raises(UsageError, match="two different words"):
+        write_starter("none", GivenWords(images=Path("photos"), memory="12GB", word="dog", class_word="Dog"))
+    assert not Path("none.yaml").exists()
+
+
+def test_the_download_of_a_base_and_its_licence_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    write_starter("open", GivenWords(Path("photos"), "sdxl", "12GB"))
+    said = capsys.readouterr().err
+    assert "a download of about 7 GB" in said and "licence" not in said
+    write_starter("gated", GivenWords(Path("photos"), "flux1", "12GB"))
+    assert "https://huggingface.co/black-forest-labs/FLUX.1-dev, then: hf auth login" in capsys.readouterr().err
+
+
+def test_downloads_are_those_of_the_table_of_recipes() -> None:
+    page = Path(__file__).parents[2] / "recipes" / "README.md"
+    listed = {}
+    for line in page.read_text(encoding="utf-8").splitlines():
+        row = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(row) == 6 and row[3].endswith("GB"):
+            listed[row[0].strip("`")] = row[3], row[5]
+    for base in starter_bases().values():
+        if base.fits:
+            gated = "yes" if base.gated else "no"
+            assert listed[base.recipe] == (f"{base.download} GB", gated)
 
 
 @pytest.mark.parametrize(("text", "size"), [("12GB", 12), ("8 gib", 8), ("24", 24), ("7.5g", 7.5)])
