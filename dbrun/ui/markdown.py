@@ -22,11 +22,29 @@ ACTIVE = re.compile(r"([\\`*_{}\[\]()#!|~$<>&]|^[-+])")
 SOUGHT = re.compile(r"(@|#(?=\d)|:(?=//))")
 """Characters that GitHub looks for in the finished page, where a backslash is gone: mentions, issues, addresses."""
 
+CODE = re.compile(r"(?<!`)`([^`<>&@]+)`(?!`)")
+"""Code between single backticks, as messages write it; none that could be taken for HTML or a mention."""
+
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is, on one line: no markup, no HTML, no mention of a user, no secret."""
     # secrets first: their characters are changed below, and they would not be found any more
+    return _escape(" ".join(redact_secrets(text).split()))
+
+
+def escape_sentence(text: str) -> str:
+    """A sentence of dbrun's own with its `code` as code, the rest as `escape_markdown` leaves it."""
+    # hidden before the text is cut: a secret may hold a backtick
     plain = " ".join(redact_secrets(text).split())
+    pieces, end = [], 0
+    for code in CODE.finditer(plain):
+        # nothing in code is markup
+        pieces += [_escape(plain[end:code.start()]), code[0]]
+        end = code.end()
+    return "".join([*pieces, _escape(plain[end:])])
+
+
+def _escape(plain: str) -> str:
     escaped = ACTIVE.sub(r"\\\1", plain)
     return SOUGHT.sub(r"\1&#8203;", escaped)
 
@@ -63,4 +81,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _list(texts: Sequence[str]) -> list[str]:
-    return [f"- {escape_markdown(text)}" for text in texts]
+    return [f"- {escape_sentence(text)}" for text in texts]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fork_server import run_dbrun
 
-from dbrun.ui.markdown import escape_markdown
+from dbrun.ui.markdown import escape_markdown, escape_sentence
 
 
 @pytest.mark.parametrize(("text", "shown"), [
@@ -17,6 +17,13 @@ from dbrun.ui.markdown import escape_markdown
     ("plain words, 1.5 GB; generate-priors", "plain words, 1.5 GB; generate-priors")])
 def test_words_are_shown_as_they_are(text: str, shown: str) -> None:
     assert escape_markdown(text) == shown
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("`a --b_c` counts it *", r"`a --b_c` counts it \*"), ("say `x` or `y`", "say `x` or `y`"),
+    ("one ` alone", r"one \` alone"), ("``two``", r"\`\`two\`\`"), ("`<b> @you`", r"\`\<b\> @&#8203;you\`")])
+def test_code_in_a_sentence_of_dbrun_is_code(text: str, shown: str) -> None:
+    assert escape_sentence(text) == shown
 
 
 def test_secrets_are_hidden_before_their_characters_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
