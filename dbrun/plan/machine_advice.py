@@ -39,8 +39,10 @@ def machine_advice(scope: Scope, plan: Plan, known: Mapping[str, Estimate] = Map
         return
     seconds = known["train"].seconds if "train" in known else _rough_seconds(scope)
     if seconds >= SLOW_SECONDS:
-        yield Note("training", f"on a CPU this takes about {_rough_duration(seconds)}: use a machine with a GPU, or "
-                   "try things out with `base: {path: embedded}`", "warning")
+        # the rough one is of the smallest large denoiser: others take several times as long
+        more = "" if "train" in known else " or more"
+        yield Note("training", f"on a CPU this takes about {_rough_duration(seconds)}{more}: use a machine with a GPU, "
+                   "or try things out with `base: {path: embedded}`", "warning")
     if seconds >= LONG_SECONDS:
         yield from _idle_cores(scope)
 

@@ -39,7 +39,7 @@ def told(home: Path, *overrides: str, status: Status = Status.RUN, known: float 
 def test_hours_on_a_cpu_are_told_with_idle_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(advice, "available_cores", lambda: 8)
     slow, idle = told(tmp_path)
-    assert "on a CPU this takes about 6 hours" in slow and "GPU" in slow
+    assert "on a CPU this takes about 6 hours or more" in slow and "GPU" in slow
     assert "1 of this machine's 8 cores" in idle and "`threads=8`" in idle
     assert told(tmp_path, "threads=8", "train.steps=2000") == []
     assert "4 days" in told(tmp_path, "train={steps: 3000, batch_size: 4}")[0]
