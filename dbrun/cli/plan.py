@@ -39,9 +39,9 @@ def show_plan(request: RecipeRequest, selection: Selection, *, form: Form = "tex
     plan = plan_scope(scope)
     scope, plan, download = _with_answer_of_hub(scope, plan)
     if form == "markdown":
-        _print_markdown(loaded, scope, plan, drifted, download)
+        _print_markdown(request, loaded, scope, plan, drifted, download)
     else:
-        _print_plan(loaded, scope, plan, drifted, download, as_json=form == "json")
+        _print_plan(request, loaded, scope, plan, drifted, download, as_json=form == "json")
     if plan.blocked_stages and form != "json":
         _print_stop(request, scope, plan)
     if not exit_code:
@@ -63,6 +63,7 @@ def _with_answer_of_hub(scope: Scope, plan: Plan) -> tuple[Scope, Plan, str | No
 def show_memory(request: RecipeRequest, selection: Selection, device: str | None, *, as_json: bool) -> None:
     """Print the counted memory of each stage on a device. device: such as `cuda:24GB`; None for the recipe's, here."""
     from dbrun.plan import memory
+    from dbrun.resolve.base import require_base_folder
     from dbrun.stages.support.memory_advice import stage_advice
     from dbrun.ui.memory import memory_table
     from dbrun.ui.waiting import show_elapsed
@@ -70,6 +71,7 @@ def show_memory(request: RecipeRequest, selection: Selection, device: str | None
     target = memory.parse_device(device) if device else None
     loaded, resolved, store = read_request(request)
     recipe = memory.recipe_for(loaded.recipe, target) if target else loaded.recipe
+    require_base_folder(resolved.sources.base, request.words)
     scope = make_scope(recipe, resolved, store, selection, None)
     with show_elapsed("counting memory"):
         counts = memory.count_stages(scope)
@@ -92,8 +94,8 @@ def show_memory(request: RecipeRequest, selection: Selection, device: str | None
                             indent=1))
 
 
-def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[str] | None, download: str | None,
-                *, as_json: bool) -> None:
+def _print_plan(request: RecipeRequest, loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[str] | None,
+                download: str | None, *, as_json: bool) -> None:
     """Print the plan. drifted: the differences from the lock, None without a comparison; download: the Hub's answer."""
     from dbrun.plan.forecast import forecast
     from dbrun.recipe.checks.exports import export_options
@@ -121,7 +123,7 @@ def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[st
     # With `--until train` nothing is exported, and the formats would only mislead.
     if any(scope.stages[name].writes_formats for name in scope.selected_stages.needs):
         blocks.append(exports_text(forms))
-    for line in forecast_lines(plan, estimates, forecast(scope, plan, counts, download)):
+    for line in forecast_lines(plan, estimates, forecast(scope, plan, counts, download), request.words):
         blocks.append(align_rows([[line]]))
     print_result("\n".join(blocks))
     if drifted:
@@ -131,8 +133,8 @@ def _print_plan(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[st
         print_status("\n  ".join([headline, *drifted]))
 
 
-def _print_markdown(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: list[str] | None,
-                    download: str | None) -> None:
+def _print_markdown(request: RecipeRequest, loaded: LoadedRecipe, scope: Scope, plan: Plan,
+                    drifted: list[str] | None, download: str | None) -> None:
     """Print the plan for the summary of a CI job. Arguments as those of `_print_plan`."""
     from dbrun.plan.forecast import forecast
     from dbrun.ui.markdown import plan_markdown
@@ -140,7 +142,7 @@ def _print_markdown(loaded: LoadedRecipe, scope: Scope, plan: Plan, drifted: lis
 
     estimates, counts = _estimates(scope, plan), _known_counts(scope, plan)
     notes = (*scope.resolved.notes, *machine_advice(scope, plan, estimates))
-    lines = forecast_lines(plan, estimates, forecast(scope, plan, counts, download))
+    lines = forecast_lines(plan, estimates, forecast(scope, plan, counts, download), request.words)
     warnings = [f"{note.stage}: {note.text}" for note in notes if note.level == "warning"]
     print_result(plan_markdown(loaded.recipe.name, plan, estimates, lines, warnings, drifted or []))
 

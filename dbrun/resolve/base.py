@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dbrun.errors import RecipeError, StageFailed
+from dbrun.errors import RecipeError, StageFailed, UsageError
 from dbrun.input_file import file_exists, folder_exists, is_file, read_json, undecodable
 from dbrun.models.base import Family, Sampling, families
 from dbrun.naming import COMMIT, HUB_ID
@@ -86,6 +87,22 @@ def parse_hub_identity(identity: str) -> tuple[str, str] | None:
     kind, _, rest = identity.partition(":")
     repo, _, commit = rest.partition("@")
     return (repo, commit) if kind == "hub" else None
+
+
+def require_base_folder(base: BaseSource, words: Sequence[str]) -> Path:
+    """Folder of a base that must be on this machine. Raises UsageError where it is not.
+
+    words: of the command line that name the recipe, for the command that fetches the base.
+    """
+    if base.folder is not None:
+        return base.folder
+    hub_identity = parse_hub_identity(base.identity)
+    name = base.identity
+    if hub_identity is not None:
+        repo, commit = hub_identity
+        name = f"{repo} at {commit[:12]}"
+    raise UsageError(f"the base {name} is not on this machine yet",
+                     fix=f"fetch it first: {shlex.join(['dbrun', 'stage', 'load', *words])}")
 
 
 def verified_base_folder(base: BaseSource, loaded: Artifact, store: Store) -> Path:

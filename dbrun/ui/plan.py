@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -75,8 +76,10 @@ def duration_text(estimate: Estimate | None) -> str:
     return f"~{format_duration(estimate.seconds)}" if estimate else ""
 
 
-def forecast_lines(plan: Plan, known: Mapping[str, Estimate], forecast: Forecast) -> list[str]:
-    """What a run needs and what it takes, a line each; none where nothing is to be done. known: stage → its estimate.
+def forecast_lines(plan: Plan, known: Mapping[str, Estimate], forecast: Forecast, words: Sequence[str]) -> list[str]:
+    """What a run needs and what it takes, a line each; none where nothing is to be done.
+
+    known: stage → its estimate; words: of the command line that name the recipe.
     """
     if not plan.has_pending:
         return []
@@ -90,7 +93,8 @@ def forecast_lines(plan: Plan, known: Mapping[str, Estimate], forecast: Forecast
         needs.append(memory)
     else:
         later = "" if forecast.base_is_here else " once the base is here"
-        needs.append(f"memory: `dbrun plan RECIPE --memory` counts it{later}")
+        command = shlex.join(["dbrun", "plan", *words, "--memory"])
+        needs.append(f"memory: `{command}` counts it{later}")
     if forecast.free_disk is not None:
         needs.append(f"{format_bytes(forecast.free_disk)} of disk are free for results")
 

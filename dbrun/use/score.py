@@ -17,6 +17,7 @@ from dbrun.models.base import Model, families
 from dbrun.plan.planner import make_scope
 from dbrun.plan.scores import compare_with_expected, summarise
 from dbrun.plan.selection import Selection
+from dbrun.resolve.base import require_base_folder
 from dbrun.stages.base import RuntimeOptions, StageContext
 from dbrun.stages.load import BaseRecord, write_base_record
 from dbrun.stages.sources import Artifact
@@ -67,7 +68,7 @@ def score_adapters(files: Sequence[AdapterFile], loaded: LoadedRecipe, resolved:
         raise UsageError(f"{loaded.path} has no `evaluate`, which names the encoder to compare pictures in",
                          fix="write `evaluate: {clip: {path: embedded}}` into it, or name another recipe with --like")
     scope = make_scope(recipe, resolved, store, Selection(until=STAGE), None)
-    base = _local_base(scope)
+    base = _local_base(scope, loaded.path)
     for file in files:
         file.check_base(base)
     # only now: it imports torch
@@ -93,13 +94,11 @@ def score_adapters(files: Sequence[AdapterFile], loaded: LoadedRecipe, resolved:
     return tuple(found)
 
 
-def _local_base(scope: Scope) -> LocalBase:
+def _local_base(scope: Scope, recipe_file: Path) -> LocalBase:
     """The recipe's base. Raises UsageError where it is not on this machine."""
     source, recipe = scope.resolved.sources.base, scope.recipe
-    if source.folder is None:
-        raise UsageError(f"the base {source.identity} is not on this machine yet",
-                         fix="fetch it first: dbrun stage load RECIPE")
-    return LocalBase(families()[source.family], recipe.base.path, source.identity, source.folder, source.variant,
+    folder = require_base_folder(source, [str(recipe_file)])
+    return LocalBase(families()[source.family], recipe.base.path, source.identity, folder, source.variant,
                      recipe.base.prompt_reading)
 
 

@@ -33,7 +33,7 @@ from dbrun.ui.plan import forecast_lines, stage_table
 def plan_text(plan, known) -> str:
     """The plan with the lines that it ends in."""
     nothing = Forecast(None, True, None, None, "cpu", None, None, ())
-    return "\n".join([stage_table(plan, known), *forecast_lines(plan, known, nothing)])
+    return "\n".join([stage_table(plan, known), *forecast_lines(plan, known, nothing, ['dog'])])
 
 
 def within(home: Path, *overrides: str, until: str | None = None, force: tuple[str, ...] = ()) -> Scope:

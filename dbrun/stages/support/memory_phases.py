@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dbrun.errors import RecipeError
 from dbrun.formats.base import formats
 from dbrun.models.base import families
 from dbrun.options.precision import Precision
@@ -30,14 +29,12 @@ CHECKPOINT_COPIES = 3
 
 
 def open_dry_run(base: BaseSource, device: str, offload: str | None = None) -> DryRun:
-    """A dry run of a base for a device (cuda, mps or cpu). Imports torch. Raises RecipeError while it is not here.
+    """A dry run of a base that is on this machine, for a device (cuda, mps or cpu). Imports torch.
 
     offload: the recipe's `base.offload`.
     """
     folder = base.folder
-    if folder is None:
-        raise RecipeError(f"memory is counted from the base's files, and {base.identity} is not on this machine yet",
-                          fix="fetch it first: dbrun stage load RECIPE")
+    assert folder is not None, "memory is counted from the files of the base"
     from dbrun.training.dry_run import DryRun
 
     family = families()[base.family]
