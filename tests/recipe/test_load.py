@@ -66,6 +66,11 @@ def test_a_part_of_another_type_replaces_the_one_below_whole(load, good, tmp_pat
     assert (same.warmup_steps, other.type, other.warmup_steps) == (9, "linear", 0)
 
 
+def test_a_recipe_that_comes_with_dbrun_is_extended_by_its_name(load) -> None:
+    loaded = load("extends: sks_dog\nname: above\ntrain: {batch_size: 2}\n")
+    assert (loaded.recipe.name, loaded.recipe.train.steps, loaded.recipe.train.batch_size) == ("above", 300, 2)
+
+
 def test_extends_in_a_circle_is_told_with_the_circle(load, tmp_path) -> None:
     (tmp_path / "b.yaml").write_text("extends: r.yaml\n")
     with pytest.raises(InvalidRecipe, match=r"^b.yaml:1:10 extends: found a circle: r.yaml → b.yaml → r.yaml"):

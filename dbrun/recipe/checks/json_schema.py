@@ -12,7 +12,8 @@ from dbrun.recipe.checks.field_docs import field_docs
 
 REFERENCE = {"type": "string", "pattern": r"\$\{.+\}"}
 EXTENDS_SCHEMA = {
-    "description": "A recipe, or several, that this recipe builds on; paths are relative to this file.",
+    "description": "A recipe, or several, that this recipe builds on: the name of one that comes with dbrun, or a path "
+                   "relative to this file.",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
 }
 ENV_SCHEMA = {

@@ -7,6 +7,7 @@ from os.path import realpath
 from pathlib import Path
 
 from dbrun.config_types import PlainScalar
+from dbrun.recipe.shipped import shipped_recipes
 from dbrun.recipe.text.profiles import FILE_KEYS
 from dbrun.recipe.text.spans import InvalidRecipe, Problem, Source, Span, display_path
 from dbrun.recipe.text.tree import MappingNode, Node, ScalarNode, SequenceNode, describe_node, merge
@@ -68,7 +69,7 @@ def _merge_extended(path: Path, read: tuple[MappingNode, str], asked: Span | Non
     merged = MappingNode({}, {}, own.span)
     for scalar in _extended_paths(own.entries["extends"], problems):
         try:
-            lower = path.parent / scalar.value
+            lower = _extended_file(path.parent, scalar.value)
             base = _merge_extended(lower, read_file_and_text(lower, scalar.span, problems), scalar.span, (*chain, real),
                                    files, problems)
         except InvalidRecipe as error:
@@ -93,6 +94,12 @@ def _extended_paths(node: Node, problems: list[Problem]) -> list[ScalarNode]:
             message = f"found {describe_node(value)}, allowed: the path of a recipe, or several"
             problems.append(Problem(value.span, "extends", message))
     return paths
+
+
+def _extended_file(folder: Path, word: str) -> Path:
+    """The file that a word in `extends` means: a recipe of dbrun's by its name, else a path in a folder."""
+    # a name has no ending, without which no file here is a recipe
+    return shipped_recipes().get(word, folder / word)
 
 
 def _parse_override(word: str) -> MappingNode:
