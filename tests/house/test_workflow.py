@@ -143,6 +143,15 @@ def test_a_pull_request_has_one_comment_which_is_written_again(tmp_path: Path) -
     assert len(again["body"]) < 65536 and unchanged == other
 
 
+def test_the_steps_that_need_a_gpu_stand_together() -> None:
+    """The guide names the first and the last; without them there are still a plan and pictures."""
+    steps = jobs()["run"]["steps"]
+    begins = [str(step.get("run", "")).startswith("dbrun run ") for step in steps].index(True)
+    ends = [step.get("name") for step in steps].index("What it did")
+    left = json.dumps([*steps[:begins], *steps[ends + 1:]])
+    assert "shown/plan.md" in left and "shown/sheet.png" in left and "upload-artifact" in left
+
+
 def test_only_the_job_that_runs_nothing_of_a_pull_request_may_write() -> None:
     assert workflow()["permissions"] == {"contents": "read"}
     writing = {name: job for name, job in jobs().items() if "permissions" in job}
