@@ -48,7 +48,6 @@ CHANGED = {
     "long_warmup": ("steps: 300", "steps: 300\n  schedule: {type: cosine, warmup_steps: 300}"),
     "too_many_restarts": ("steps: 300", "steps: 9\n  schedule: {type: cosine_with_restarts, cycles: 10}"),
     "late_average": ("steps: 300", "steps: 300\n  ema: {update_after_step: 299}"),
-    "rare_samples": (END, END + "samples: {every: 400}\n"),
     "resolution_too_small": ("64", "4"), "huge_number": ("300", "9" * 40), "wrong_family": ("type: sd", "type: sdxxl"),
     "wrong_schema": ("dbrun/v1", "dbrun/v2"), "name_with_a_slash": ("name: dog", "name: a/dog"),
     "export_twice": ("[diffusers, peft]", "[peft, peft]"), "wrong_device": (END, END + "device: gpu\n"),

@@ -32,7 +32,11 @@ def training_notes(loaded: LoadedRecipe, sources: Sources) -> tuple[Note, ...]:
     findings.raise_if_any()
     notes = [Note("training", describe_length(recipe, sources))]
     steps = training_length(recipe, sources).steps
-    # a note, not a problem: the results are the same
+    # notes, not problems: the results are the same, and a starter recipe is tried out with `train.steps=4`
+    if recipe.samples.every is not None and recipe.samples.every > steps:
+        text = (f"`samples.every`: found {recipe.samples.every}, but training has only {steps} steps; no previews are "
+                "drawn")
+        notes.append(Note("training", text, "warning"))
     if "checkpoint_every" in train.model_fields_set and train.checkpoint_every > steps:
         text = (f"`train.checkpoint_every`: found {train.checkpoint_every}, but training has only {steps} steps; "
                 "if it is interrupted, it starts again from step 0")

@@ -12,6 +12,7 @@ import pytest
 from projects import RECIPE, lay_out
 
 import dbrun
+from dbrun.recipe.new import StarterRequest, starter_recipe
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / ".github" / "docs" / "python.md"
@@ -29,6 +30,17 @@ def test_every_name_of_the_guide_is_public() -> None:
     names = set(re.findall(r"\bdbrun\.([A-Za-z]\w*)", examples()))
     assert {"run", "plan", "validate", "sample", "show", "runs", "Run", "Cancelled"} <= names
     assert names - {"events"} <= set(dbrun.__all__)
+
+
+def test_what_the_guide_changes_fits_the_recipe_that_dbrun_new_writes(tmp_path: Path) -> None:
+    recipe = tmp_path / "dog.yaml"
+    recipe.write_text(starter_recipe(StarterRequest("dog")), encoding="utf-8")
+    changes = {word for word in re.findall(r'"([a-z_.]+=[^"]+)"', examples()) if "stepz" not in word}
+    assert "train.steps=4" in changes
+    for change in changes:
+        assert dbrun.validate(recipe, change).problems == (), change
+    data = {"extends": "dog.yaml", "name": "first", "train": {"steps": 4}}
+    assert dbrun.validate(data, folder=tmp_path).problems == ()
 
 
 @pytest.mark.slow

@@ -116,9 +116,10 @@ def test_an_unknown_base_is_judged_once_it_is_there(recipe):
     find(recipe, "base.path=owner/name", "objective.zero_terminal_snr=true")
 
 
-def test_an_interval_of_checkpoints_beyond_the_end_is_told(recipe):
-    notes = find(recipe, "train.steps=2", "train.checkpoint_every=900").notes
-    assert "found 900, but training has only 2 steps" in notes[1].text
+def test_an_interval_beyond_the_end_is_told(recipe):
+    notes = find(recipe, "train.steps=2", "train.checkpoint_every=900", "samples.every=50").notes
+    assert "`samples.every`: found 50, but training has only 2 steps" in notes[1].text
+    assert "found 900, but training has only 2 steps" in notes[2].text
 
 
 def test_steps_of_epochs_are_compared_with_the_settings_too(recipe):

@@ -144,10 +144,6 @@ class Samples(Part):
     """Steps between sample pictures during training, which go to `.dbrun/runs/<id>/samples/`; left out, none. Changes
     no result."""
 
-    def step_limits(self, steps: int) -> Mapping[str, int]:
-        """The last sample pictures may be at the last step."""
-        return {"every": steps}
-
 
 class Recipe(Part):
     """A dbrun recipe: one subject, or several, taught to one base model."""
