@@ -66,9 +66,13 @@ def test_a_part_of_another_type_replaces_the_one_below_whole(load, good, tmp_pat
     assert (same.warmup_steps, other.type, other.warmup_steps) == (9, "linear", 0)
 
 
-def test_a_recipe_that_comes_with_dbrun_is_extended_by_its_name(load) -> None:
-    loaded = load("extends: sks_dog\nname: above\ntrain: {batch_size: 2}\n")
+def test_a_recipe_that_comes_with_dbrun_is_extended_by_its_name(load, good, tmp_path) -> None:
+    text = "extends: sks_dog\nname: above\ntrain: {batch_size: 2}\n"
+    loaded = load(text)
     assert (loaded.recipe.name, loaded.recipe.train.steps, loaded.recipe.train.batch_size) == ("above", 300, 2)
+    # one of the same name beside it goes first, as on the command line
+    (tmp_path / "sks_dog.yaml").write_text(good.replace("steps: 300", "steps: 9"))
+    assert load(text).recipe.train.steps == 9
 
 
 def test_extends_in_a_circle_is_told_with_the_circle(load, tmp_path) -> None:

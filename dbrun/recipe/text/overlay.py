@@ -7,6 +7,7 @@ from os.path import realpath
 from pathlib import Path
 
 from dbrun.config_types import PlainScalar
+from dbrun.input_file import file_exists, path_exists
 from dbrun.recipe.shipped import shipped_recipes
 from dbrun.recipe.text.profiles import FILE_KEYS
 from dbrun.recipe.text.spans import InvalidRecipe, Problem, Source, Span, display_path
@@ -97,9 +98,11 @@ def _extended_paths(node: Node, problems: list[Problem]) -> list[ScalarNode]:
 
 
 def _extended_file(folder: Path, word: str) -> Path:
-    """The file that a word in `extends` means: a recipe of dbrun's by its name, else a path in a folder."""
-    # a name has no ending, without which no file here is a recipe
-    return shipped_recipes().get(word, folder / word)
+    """The file that a word in `extends` means: a path in the folder, else a recipe of this name, there or of dbrun."""
+    path, beside = folder / word, folder / f"{word}.yaml"
+    if path_exists(path):
+        return path
+    return beside if file_exists(beside) else shipped_recipes().get(word, path)
 
 
 def _parse_override(word: str) -> MappingNode:
