@@ -60,6 +60,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 @pytest.mark.slow
 def test_mypy_finds_nothing_in_a_users_script(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="needs `.[lint]`")
     script = tmp_path / "script.py"
     wrong = "dbrun.run(3)\n"
     script.write_text(examples() + "\n" + wrong)
