@@ -85,6 +85,10 @@ def _publish(store: Store, number: int) -> dict[str, str]:
             (folder / "README.md").write_text("# dog\n\n## How to use it\n\nLoad `a.safetensors`:\n\n```python\n"
                                               "import torch\n```\n\n## Provenance\n\nnothing\n")
             (folder / "pytorch_lora_weights.safetensors").write_bytes(b"0" * 2000)
+            # its name is wider than a phone
+            component = folder / "peft" / "denoiser"
+            component.mkdir(parents=True)
+            (component / "adapter_model.safetensors").write_bytes(b"0" * 2000)
         else:
             for i in range(2):
                 plain(i).save(folder / f"{i:05d}.png")
