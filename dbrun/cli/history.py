@@ -17,16 +17,14 @@ MAX_LOG_BYTES = 64 * 2**20
 
 def show_runs(name: str | None, limit: int | None, *, as_json: bool, as_markdown: bool = False) -> None:
     """Print the newest runs with the disk usage of their results. name: only runs of this name; limit: None for all."""
-    from dbrun.store.usage import disk_usage_of_runs
+    from dbrun.store.usage import disk_usage_by_run
     from dbrun.ui.history import run_table, start_time
 
     store = current_store()
     matching = [run for run in list_runs(store) if name in (None, run.name)]
-    shown = []
-    for run in matching[:limit]:
-        # A run whose record is damaged is still listed; `verify` says what is wrong with it.
-        size = disk_usage_of_runs(store, [run]) if run.roots else 0
-        shown.append((run, size))
+    # A run whose record is damaged is still listed; `verify` says what is wrong with it.
+    listed = matching[:limit]
+    shown = list(zip(listed, disk_usage_by_run(store, listed), strict=True))
     if as_json:
         runs = [{**_run_json(run), "bytes": size} for run, size in shown]
         print_result(json.dumps({"format_version": 1, "runs": runs}, indent=1))

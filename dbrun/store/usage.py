@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from dbrun.errors import StoreCorrupt
@@ -11,7 +12,7 @@ from dbrun.store.atomic import disk_usage, list_dir
 from dbrun.store.items import read_item_keys
 from dbrun.store.runs import Run
 from dbrun.store.store import Store
-from dbrun.store.traces import SHA256_HEX, Trace
+from dbrun.store.traces import SHA256_HEX
 
 ITEM_SUFFIX = ".item"
 """A stage's items are stored under the stage's name with this suffix."""
@@ -26,11 +27,28 @@ class Reachable:
     work: frozenset[str]
 
 
+@dataclass(frozen=True)
+class Result:
+    """What reachability needs of a trace: the stage, the artifact's digest, and the keys of the items it is made of."""
+
+    stage: str
+    digest: str
+    items: tuple[str, ...]
+
+
+ResultReader = Callable[[str, str], Result | None]
+"""(stage, key) → the result under this key; None where there is no trace that can be read."""
+
+
 def find_reachable(store: Store, kept: Iterable[Run]) -> Reachable:
     """All that these runs need: their results, their unfinished work, and the items of both.
 
     Raises StoreCorrupt if the record of a run cannot be read, because what it needs is then unknown.
     """
+    return _find_reachable(store, kept, partial(_read_result, store))
+
+
+def _find_reachable(store: Store, kept: Iterable[Run], read: ResultReader) -> Reachable:
     traces: set[tuple[str, str]] = set()
     work: set[str] = set()
     for run in kept:
@@ -43,27 +61,28 @@ def find_reachable(store: Store, kept: Iterable[Run]) -> Reachable:
         for stage, lineage in run.roots.work.items():
             for item in read_item_keys(store.work_folder(lineage)):
                 traces.add((stage + ITEM_SUFFIX, item))
-    found = _read_all(store, traces)
+    found = _read_all(read, traces)
     items: set[tuple[str, str]] = set()
-    for trace in found:
-        items.update((trace.stage + ITEM_SUFFIX, item) for item in trace.items)
+    for result in found:
+        items.update((result.stage + ITEM_SUFFIX, item) for item in result.items)
     # Items have no items of their own, so one step further is all there is.
-    found += _read_all(store, items - traces)
-    digests = frozenset(trace.digest for trace in found)
+    found += _read_all(read, items - traces)
+    digests = frozenset(result.digest for result in found)
     return Reachable(frozenset(traces | items), digests, frozenset(work))
 
 
-def _read_all(store: Store, names: Iterable[tuple[str, str]]) -> list[Trace]:
-    """The traces of these stages and keys that exist and can be read."""
-    traces = []
-    for stage, key in names:
-        try:
-            trace = store.traces.read(stage, key)
-        except ValueError:
-            continue
-        if trace is not None:
-            traces.append(trace)
-    return traces
+def _read_all(read: ResultReader, names: Iterable[tuple[str, str]]) -> list[Result]:
+    """The results under these stages and keys, as far as there are any."""
+    results = [read(stage, key) for stage, key in names]
+    return [result for result in results if result is not None]
+
+
+def _read_result(store: Store, stage: str, key: str) -> Result | None:
+    try:
+        trace = store.traces.read(stage, key)
+    except ValueError:
+        return None
+    return None if trace is None else Result(stage, trace.digest, trace.items)
 
 
 def artifact_folders(store: Store) -> Iterator[Path]:
@@ -106,8 +125,14 @@ def usage_by_part(store: Store) -> Mapping[str, DiskUsage]:
     return sizes
 
 
-def disk_usage_of_runs(store: Store, some: Sequence[Run]) -> int:
-    """Bytes on the disk of these runs' results, items and unfinished work; what they share counts once."""
-    reachable = find_reachable(store, some)
-    return (sum(disk_usage(store.objects.path(digest)) for digest in reachable.digests)
-            + sum(disk_usage(store.work_folder(lineage)) for lineage in reachable.work))
+def disk_usage_by_run(store: Store, runs: Iterable[Run]) -> Iterator[int]:
+    """Yield the bytes on the disk of each run's results, items and unfinished work; 0 where its record is damaged."""
+    # runs share most of what they need, class images above all, so each trace and each folder is read once
+    read, bytes_of = cache(partial(_read_result, store)), cache(disk_usage)
+    for run in runs:
+        if run.roots is None:
+            yield 0
+            continue
+        reachable = _find_reachable(store, [run], read)
+        folders = [*map(store.objects.path, reachable.digests), *map(store.work_folder, reachable.work)]
+        yield sum(map(bytes_of, folders))
