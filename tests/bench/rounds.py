@@ -1,0 +1,94 @@
+"""Measurements side by side: commands take turns, medians of their numbers become a table, and JSON where asked for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).parents[2]
+Numbers = Mapping[str, float]
+"""What one measurement gives: name with its unit -> number."""
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The parser of a measurement that is compared over rounds, and with another checkout."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the numbers of every round into this file")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--before", type=Path, help="another checkout of dbrun, to compare with")
+    return parser
+
+
+def checkouts(before: Path | None) -> dict[str, Path]:
+    """Name -> folder of the checkouts to measure."""
+    found = {"this": ROOT}
+    if before is not None:
+        found = {"before": before.resolve(), **found}
+    return found
+
+
+def in_turns(measured: Mapping[str, Callable[[], Numbers]], rounds: int) -> dict[str, list[Numbers]]:
+    """The numbers of each command in each round. They take turns, so that a busy minute spoils no single one."""
+    found: dict[str, list[Numbers]] = {name: [] for name in measured}
+    for number in range(rounds):
+        for name, measure in measured.items():
+            found[name].append(measure())
+            print(f"round {number + 1} of {rounds}: {name} {found[name][-1]}", file=sys.stderr, flush=True)
+    return found
+
+
+def medians(rounds: Sequence[Numbers]) -> dict[str, float]:
+    """The median of each number over the rounds."""
+    return {name: median(numbers[name] for numbers in rounds) for name in rounds[0]}
+
+
+def print_table(found: Mapping[str, Sequence[Numbers]]) -> None:
+    """Print the medians: a column for each command, and its ratio to the first one where that has the number, too."""
+    columns = {name: medians(rounds) for name, rounds in found.items()}
+    first = next(iter(columns.values()))
+    print(f"{'':40}" + "".join(f"{name:>18}" for name in columns))
+    # one command may have a number that another lacks, such as the seconds of a stage that came later
+    rows: dict[str, None] = {}
+    for numbers in columns.values():
+        rows.update(dict.fromkeys(numbers))
+    for row in rows:
+        cells = [_cell(numbers.get(row), first.get(row), is_first=numbers is first) for numbers in columns.values()]
+        print(f"{row:40}" + "".join(f"{cell:>18}" for cell in cells))
+
+
+def _cell(number: float | None, first: float | None, *, is_first: bool) -> str:
+    if number is None:
+        return ""
+    if is_first or not first:
+        return f"{number:.2f}"
+    return f"{number:.2f} {number / first:6.2f}x"
+
+
+def write_json(found: object, file: Path | None) -> None:
+    """Write the numbers of all rounds, if a file is asked for."""
+    if file is not None:
+        file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def environment(checkout: Path) -> dict[str, str]:
+    """The environment in which a process imports dbrun from this checkout. Each process has one thread, as a recipe."""
+    # a script's own libraries stay on the path, behind the checkout
+    path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def cpu_seconds(words: Sequence[str], checkout: Path, folder: Path) -> float:
+    """CPU seconds of a command and its children, with a checkout's dbrun. Exits with what it said where it fails."""
+    start = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(words, env=environment(checkout), cwd=folder, capture_output=True, text=True)
+    end = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
