@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -116,6 +117,7 @@ def measure_loops(blocks: int) -> dict[str, list[Numbers]]:
                 rounds = found.setdefault(name, [{} for _ in range(blocks)])
                 rounds[block][f"a step of {size}, CPU ms"] = 1e3 * seconds
                 rounds[block][f"a step of {size}, % of matmul rate"] = 100 * operations / seconds / rate
+                print(f"block {block + 1} of {blocks}, {size}: {name} {1e3 * seconds:.1f} ms", file=sys.stderr, flush=True)
     return found
 
 
