@@ -82,7 +82,9 @@ def _read_result(store: Store, stage: str, key: str) -> Result | None:
         trace = store.traces.read(stage, key)
     except ValueError:
         return None
-    return None if trace is None else Result(stage, trace.digest, trace.items)
+    if trace is None:
+        return None
+    return Result(stage, trace.digest, trace.items)
 
 
 def artifact_folders(store: Store) -> Iterator[Path]:

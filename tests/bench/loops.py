@@ -117,7 +117,8 @@ def measure_loops(blocks: int) -> dict[str, list[Numbers]]:
                 rounds = found.setdefault(name, [{} for _ in range(blocks)])
                 rounds[block][f"a step of {size}, CPU ms"] = 1e3 * seconds
                 rounds[block][f"a step of {size}, % of matmul rate"] = 100 * operations / seconds / rate
-                print(f"block {block + 1} of {blocks}, {size}: {name} {1e3 * seconds:.1f} ms", file=sys.stderr, flush=True)
+                text = f"block {block + 1} of {blocks}, {size}: {name} {1e3 * seconds:.1f} ms"
+                print(text, file=sys.stderr, flush=True)
     return found
 
 
