@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dbrun.options.precision import Precision
+from dbrun.recipe.schema.launch import ONE_PROCESS, Launch, Threads
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.sources import Numerics
 
@@ -18,14 +19,26 @@ DEV_FOLDER = Path("/dev")
 MIN_BF16_CAPABILITY = (8, 0)
 
 
-def resolve_numerics(device: str, threads: int) -> Numerics:
+def resolve_numerics(device: str, threads: Threads, launch: Launch = ONE_PROCESS) -> Numerics:
     """Device and CPU threads that `device` and `threads` of a recipe mean on this machine.
 
-    threads becomes 0 on a GPU, so that it does not count in cache keys there.
+    threads: `auto` becomes the number of cores, shared evenly by the processes of a machine. On a GPU it becomes 0, so
+    that it does not count in cache keys there.
     """
     resolved = resolve_device(device)
-    counted_threads = threads if resolved == "cpu" else 0
-    return Numerics(resolved, counted_threads)
+    if resolved != "cpu":
+        return Numerics(resolved, 0)
+    if threads == "auto":
+        threads = max(1, available_cores() // launch.processes_per_machine)
+    return Numerics(resolved, threads)
+
+
+def available_cores() -> int:
+    """Number of CPU cores that this process may use."""
+    # macOS and Windows have no affinity
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def resolve_device(device: str) -> str:

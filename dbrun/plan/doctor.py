@@ -61,7 +61,12 @@ def _devices() -> Iterator[Check]:
         yield Check(name, state, lack or "there")
     for name, driver, free, total in list_gpus():
         yield Check("GPU", "ok", f"{name}, driver {driver}, {free} of {total} free")
-    yield Check("CPU", "ok", f"{os.cpu_count()} cores")
+    cores = device.available_cores()
+    if chosen == "cpu" and cores > 1:
+        yield Check("CPU", "note", f"{cores} cores, of which a recipe uses one unless it sets `threads`",
+                    "`threads: auto` uses all of them")
+    else:
+        yield Check("CPU", "ok", f"{cores} cores")
 
 
 def list_gpus() -> list[tuple[str, str, str, str]]:

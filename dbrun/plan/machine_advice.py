@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from dbrun.events import Note
+from dbrun.plan.device import available_cores
 from dbrun.plan.planner import Plan, Scope, Status
 from dbrun.resolve.advice import LATENT_RESOLUTION, works_at_large_resolution
 from dbrun.stages.support.base_loading import has_own_memory
@@ -26,7 +26,8 @@ LONG_SECONDS = 300.0
 
 
 def machine_advice(scope: Scope, plan: Plan, known: Mapping[str, Estimate] = MappingProxyType({})) -> Iterator[Note]:
-    """Yield notes about a training that is to run: on the CPU for hours, or with settings that do nothing here.
+    """Yield notes about what `threads: auto` is, and about a training that is to run: on the CPU for hours, with idle
+    cores, or with settings that do nothing here.
 
     known: stage → its estimate.
     """
@@ -35,6 +36,9 @@ def machine_advice(scope: Scope, plan: Plan, known: Mapping[str, Estimate] = Map
     if "train" in pending and scope.recipe.base.offload is not None and not has_own_memory(device):
         yield Note("training", f"`base.offload` does nothing here: this runs on {device}, where the weights are in CPU "
                    "memory anyway")
+    if device == "cpu" and scope.recipe.threads == "auto":
+        yield Note("threads", f"`auto` is {scope.numerics.threads} on this machine; with another number of cores every "
+                   "stage runs again")
     if "train" not in pending or device != "cpu":
         return
     seconds = known["train"].seconds if "train" in known else _rough_seconds(scope)
@@ -68,16 +72,8 @@ def _rough_duration(seconds: float) -> str:
 
 
 def _idle_cores(scope: Scope) -> Iterator[Note]:
-    processes, cores = scope.recipe.launch.processes, available_cores()
+    processes, cores, threads = scope.recipe.launch.processes_per_machine, available_cores(), scope.numerics.threads
     per_process = cores // processes
-    if scope.recipe.threads == 1 and per_process > 1:
-        yield Note("training", f"`threads: 1` uses {processes} of this machine's {cores} cores: "
+    if threads < per_process:
+        yield Note("training", f"`threads: {threads}` uses {processes * threads} of this machine's {cores} cores: "
                    f"`threads={per_process}` is faster, but every stage runs again")
-
-
-def available_cores() -> int:
-    """Number of CPU cores that this process may use."""
-    # macOS and Windows have no affinity
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

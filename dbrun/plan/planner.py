@@ -133,7 +133,7 @@ def make_scope(recipe: Recipe, resolved: ResolvedSources, store: Store, selectio
     """
     stages = all_stages() if stages is None else stages
     selected = select_stages(stage_graph(stages, recipe), selection)
-    numerics = device.resolve_numerics(recipe.device, recipe.threads)
+    numerics = device.resolve_numerics(recipe.device, recipe.threads, recipe.launch)
     recipe = device.resolve_for_device(recipe, numerics.device)
     return Scope(recipe, resolved, store, stages, selected, numerics, elsewhere)
 

@@ -30,7 +30,7 @@ def provenance_notes(document: Mapping[str, Any], recipe: Recipe, resolved: Reso
     for stage in stages().values():
         if stage.writes_formats:
             libraries += stage.libraries
-    numerics = resolve_numerics(recipe.device, recipe.threads)
+    numerics = resolve_numerics(recipe.device, recipe.threads, recipe.launch)
     recipe = resolve_for_device(recipe, numerics.device)
     here = provenance(portable_recipe(recipe, resolved.sources), None, {}, numerics, libraries)
     # through JSON, as the document went: a tuple there is a list

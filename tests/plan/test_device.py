@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from dbrun.plan import device
+from dbrun.recipe.schema.launch import Launch
 
 CUDA = "__version__ = '2.13.0+cu128'\ncuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n"
 ROCM = "__version__ = '2.13.0+rocm'\ncuda: Optional[str] = None\nhip: Optional[str] = '6.4'\n"
@@ -63,6 +64,14 @@ def test_threads_count_on_a_cpu_only(machine):
     machine(CUDA, "nvidia0")
     assert device.resolve_numerics("cpu", 3).threads == 3
     assert device.resolve_numerics("auto", 3).threads == 0
+    assert device.resolve_numerics("auto", "auto").threads == 0
+
+
+@pytest.mark.parametrize(("launch", "threads"), [
+    (Launch(), 8), (Launch(processes=2), 4), (Launch(processes=6, machines=2), 2), (Launch(processes=16), 1)])
+def test_auto_threads_share_the_cores_of_a_machine(monkeypatch, launch, threads):
+    monkeypatch.setattr(device, "available_cores", lambda: 8)
+    assert device.resolve_numerics("cpu", "auto", launch).threads == threads
 
 
 @pytest.mark.slow

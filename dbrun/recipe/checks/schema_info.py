@@ -248,15 +248,15 @@ def _describe_part(part: type[Part]) -> _Description:
 
 
 def _describe_union(members: tuple[Any, ...]) -> _Description:
-    """Description of a union. A single member beside None keeps its limits; `null` is never named."""
-    descriptions = [_describe(member) for member in members if member is not type(None)]
-    if len(descriptions) == 1:
-        return descriptions[0]
+    """Description of a union, of each member with its limits; `null` is never named."""
+    present = [member for member in members if member is not type(None)]
+    if len(present) == 1:
+        return _describe(present[0])
     parts: list[type[Part]] = []
     for member in members:
         parts += _parts(member)
     if parts:
         usual = [part for part in parts if part.USUAL] or parts
         return _Description(f"a mapping such as {{type: {type_tag(usual[0])}}}")
-    distinct = dict.fromkeys(description.words for description in descriptions)
+    distinct = dict.fromkeys(describe_type(member) for member in present)
     return _Description(join_with_or(list(distinct)))

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from dbrun.config_types import Int, Part
 from dbrun.errors import KeyProblem
+
+Threads = Annotated[Int, Field(ge=1, le=1024)] | Literal["auto"]
+"""Value of `threads`: a number of CPU threads, or `auto` for all cores of the machine."""
 
 
 class Launch(Part):
@@ -28,6 +31,14 @@ class Launch(Part):
     machines: Annotated[Int, Field(ge=1, le=4096)] = 1
     """Number of machines. For more than one, start `torchrun` on each, with one store that all of them can access
     (DBRUN_STORE)."""
+
+    @property
+    def processes_per_machine(self) -> int:
+        """Number of processes that share the cores of a machine."""
+        return self.processes // self.machines
+
+
+ONE_PROCESS = Launch()
 
 
 def uneven_split_reason(processes: int, accumulation: int) -> str | None:

@@ -17,7 +17,7 @@ from dbrun.options.trackers import Tracker
 from dbrun.recipe.schema.adapt import Adapt
 from dbrun.recipe.schema.export import Export, export_description
 from dbrun.recipe.schema.images import COLOUR_PATTERN, Images
-from dbrun.recipe.schema.launch import Launch
+from dbrun.recipe.schema.launch import Launch, Threads
 from dbrun.recipe.schema.scoring import Evaluate, ScoreEncoder, Select
 from dbrun.recipe.schema.subject import Prompt, Subject, prompt_cycle
 from dbrun.recipe.schema.train import Train
@@ -182,8 +182,9 @@ class Recipe(Part):
     """How many processes share the work; changes no result."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Device to run on; auto uses CUDA if it is available, then MPS, then the CPU."""
-    threads: Annotated[Int, Field(ge=1, le=1024)] = 1
-    """CPU threads. Results on a CPU depend on this number, so the recipe sets it, not the machine."""
+    threads: Threads = 1
+    """CPU threads. Results on a CPU depend on this number, so the recipe sets it, not the machine. `auto` uses all
+    cores of the machine, shared by the processes of `launch`; where there are more or fewer, stages run again."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     """Seed from which every random draw of the run is derived."""
 
