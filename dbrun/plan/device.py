@@ -28,9 +28,9 @@ def resolve_numerics(device: str, threads: Threads, launch: Launch = ONE_PROCESS
     resolved = resolve_device(device)
     if resolved != "cpu":
         return Numerics(resolved, 0)
-    if threads == "auto":
-        threads = max(1, available_cores() // launch.processes_per_machine)
-    return Numerics(resolved, threads)
+    if isinstance(threads, int):
+        return Numerics(resolved, threads)
+    return Numerics(resolved, max(1, available_cores() // launch.processes_per_machine))
 
 
 def available_cores() -> int:
