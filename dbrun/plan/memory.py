@@ -97,10 +97,7 @@ def known_count(scope: Scope, name: str) -> CountedMemory | None:
 
 
 def count_stages(scope: Scope) -> Mapping[str, CountedMemory]:
-    """Stage -> its memory, counted now where the store does not know it. Imports torch.
-
-    Raises RecipeError where the base is not on this machine.
-    """
+    """Stage -> its memory, counted now where the store does not know it, with a base on this machine. Imports torch."""
     from dbrun.stages.support.memory_phases import open_dry_run
 
     sources, counts, dry_run = scope.resolved.sources, dict[str, CountedMemory](), None
