@@ -2,7 +2,8 @@
 
 `python tests/embedded/agreement.py recipes/sks_dog.yaml --work FOLDER` prints a table of scores and truths with their
 spreads over seeds, and Kendall's tau-b of each score against its truth over all runs. The truth is the mean probability
-that the judge gives, not its verdicts: shares of verdicts are all 0 or 1 here, and ties keep tau-b below 0.8.
+that the judge gives, not its verdicts: shares of verdicts are all 0 or 1 here. Where nearly all probabilities are 0 or
+1, what is left is noise: the second tau-b takes two runs for equal whose difference is within the spread over seeds.
 """
 
 from __future__ import annotations
@@ -98,13 +99,21 @@ def mean_entropy(judge: Judge, pictures: Sequence[Image.Image]) -> float:
     return total
 
 
-def kendall_tau_b(first: Sequence[float], second: Sequence[float]) -> float:
-    """Kendall's tau-b (Kendall 1945); nan where one of them is constant."""
-    x, y = np.array(first), np.array(second)
-    upper = np.triu_indices(len(x), k=1)
-    signs_x, signs_y = (np.sign(values[:, None] - values[None, :])[upper] for values in (x, y))
+def kendall_tau_b(first: Sequence[float], second: Sequence[float], equal: tuple[float, float] = (0.0, 0.0)) -> float:
+    """Kendall's tau-b (Kendall 1945); nan where one of them is constant. equal: differences up to these are ties."""
+    signs = []
+    for values, least in zip((np.array(first), np.array(second)), equal, strict=True):
+        differences = (values[:, None] - values[None, :])[np.triu_indices(len(values), k=1)]
+        signs.append(np.where(np.abs(differences) > least, np.sign(differences), 0))
+    signs_x, signs_y = signs
     pairs = np.sqrt(float((signs_x != 0).sum()) * float((signs_y != 0).sum()))
     return float((signs_x * signs_y).sum() / pairs) if pairs else float("nan")
+
+
+def spread_over_seeds(cases: Sequence[Sequence[Mapping[str, float]]], column: str) -> float:
+    """Standard deviation over seeds, pooled over the cases that have several."""
+    variances = [stdev([found[column] for found in runs]) ** 2 for runs in cases if len(runs) > 1]
+    return mean(variances) ** 0.5
 
 
 def run_name(case: Case, seed: int) -> str:
@@ -137,9 +146,9 @@ def main() -> None:
     encoder, judge = open_encoder(words.encoder, torch.device("cpu")), trained_judge()
     columns = [name + end for name in measurable_scores(["clip"]) for end in ("", "_truth")]
     print(f"| | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
-    every: list[Mapping[str, float]] = []
+    cases: list[list[Mapping[str, float]]] = []
     for case in CASES:
-        runs = []
+        runs: list[Mapping[str, float]] = []
         for seed in range(words.seeds):
             export = None
             if case.changes is not None:
@@ -147,11 +156,15 @@ def main() -> None:
             runs.append(measured(pipeline(export), encoder, judge, case.word))
             if case.changes is None:
                 break
-        every += runs
+        cases.append(runs)
         print(shown_row(case.name, runs, columns), flush=True)
+    every = [found for runs in cases for found in runs]
     for name in measurable_scores(["clip"]):
-        tau = kendall_tau_b([found[name] for found in every], [found[f"{name}_truth"] for found in every])
-        print(f"{name}: tau-b {tau:.2f} over {len(every)} runs")
+        columns = [name, f"{name}_truth"]
+        scored, true = ([found[column] for found in every] for column in columns)
+        first, second = (spread_over_seeds(cases, column) for column in columns)
+        print(f"{name}: tau-b {kendall_tau_b(scored, true):.2f} over {len(every)} runs, "
+              f"{kendall_tau_b(scored, true, (first, second)):.2f} beyond the spread over seeds")
 
 
 if __name__ == "__main__":
