@@ -22,7 +22,6 @@ from dbrun.scores.encoder import open_encoder
 
 STEPS = 1500
 EVERY = 250
-ENCODER = "{path: embedded}"
 COLUMNS = ("subject", "subject_truth", "prompt", "prompt_truth", "diversity_truth")
 
 
@@ -40,11 +39,12 @@ def main() -> None:
     print(f"| | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
     found: dict[str, list[Mapping[str, float]]] = {}
     for seed in range(words.seeds):
-        for by, keep in [("subject", "last"), *((by, "best") for by in words.by)]:
-            name = "last" if keep == "last" else f"best by {by}"
-            changes = [f"seed={seed}", *NO_PRIORS, f"train.steps={STEPS}", f"train.candidates.every={EVERY}",
-                       f"select={{by: {by}, keep: {keep}, clip: {ENCODER}}}"]
-            export = run(words.recipe, changes, f"{keep}_{by}.{seed}", words.work)
+        choices = {"last": "select={keep: last}"}
+        for by in words.by:
+            choices[f"best by {by}"] = f"select={{by: {by}, clip: {{path: embedded}}}}"
+        for name, select in choices.items():
+            changes = [f"seed={seed}", *NO_PRIORS, f"train.steps={STEPS}", f"train.candidates.every={EVERY}", select]
+            export = run(words.recipe, changes, f"{name.replace(' ', '_')}.{seed}", words.work)
             scores = measured(pipeline(export), encoder, judge, "sks")
             found.setdefault(name, []).append(scores)
             print(shown_row(f"seed {seed}, {name}, step {chosen_step(export)}", [scores], COLUMNS), flush=True)
