@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +26,15 @@ def shipped_recipes() -> Mapping[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
+def named_recipe(name: str, folders: Iterable[Path]) -> Path | None:
+    """The file of the recipe of this name: NAME.yaml in the first folder that has it, else dbrun's own; or None."""
+    for folder in folders:
+        own = folder / f"{name}.yaml"
+        if file_exists(own):
+            return own
+    return shipped_recipes().get(name)
+
+
 def find_recipe(word: Path) -> Path:
     """The file that a word of the command line means: itself, or the recipe of this name, here or of dbrun's own.
 
@@ -34,13 +43,10 @@ def find_recipe(word: Path) -> Path:
     # a file, also one without an ending, goes before a name
     if word.suffix or len(word.parts) != 1 or path_exists(word):
         return word
-    for folder in PROJECT_FOLDERS:
-        own = folder / f"{word}.yaml"
-        if file_exists(own):
-            return own
+    found = named_recipe(word.name, PROJECT_FOLDERS)
+    if found is not None:
+        return found
     recipes = shipped_recipes()
-    if word.name in recipes:
-        return recipes[word.name]
     close = nearest(word.name, tuple(recipes))
     if close is None:
         return word

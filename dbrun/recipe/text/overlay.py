@@ -7,8 +7,8 @@ from os.path import realpath
 from pathlib import Path
 
 from dbrun.config_types import PlainScalar
-from dbrun.input_file import file_exists, path_exists
-from dbrun.recipe.shipped import shipped_recipes
+from dbrun.input_file import path_exists
+from dbrun.recipe.shipped import named_recipe
 from dbrun.recipe.text.profiles import FILE_KEYS
 from dbrun.recipe.text.spans import InvalidRecipe, Problem, Source, Span, display_path
 from dbrun.recipe.text.tree import MappingNode, Node, ScalarNode, SequenceNode, describe_node, merge
@@ -99,10 +99,10 @@ def _extended_paths(node: Node, problems: list[Problem]) -> list[ScalarNode]:
 
 def _extended_file(folder: Path, word: str) -> Path:
     """The file that a word in `extends` means: a path in the folder, else a recipe of this name, there or of dbrun."""
-    path, beside = folder / word, folder / f"{word}.yaml"
+    path = folder / word
     if path_exists(path):
         return path
-    return beside if file_exists(beside) else shipped_recipes().get(word, path)
+    return named_recipe(word, (folder,)) or path
 
 
 def _parse_override(word: str) -> MappingNode:
