@@ -24,6 +24,7 @@ from typing import NamedTuple
 sys.path.extend([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
 
 import torch
+from bench.loops import take_step
 from bench.rounds import Numbers, write_json
 from real_bases import write_real_base
 from torch import Tensor, nn
@@ -208,11 +209,7 @@ def shortest_step(trainer: Trainer, batch: Batch) -> Callable[[], object]:
         with trainer.autocast():
             pred = model.predict(x_t, t, condition)
         loss = (pred.float() - target).square().mean()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+        return take_step(loss, parameters, optimizer)
 
     return step
 

@@ -15,12 +15,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 sys.path.extend([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
 
-from bench.rounds import Numbers, arguments, checkouts, cpu_seconds, in_turns, print_table, write_json
+from bench.rounds import Numbers, arguments, compare_checkouts, cpu_seconds
 from PIL import Image
 
 from dbrun.store.runs import EVENTS_FILE, RECIPE_FILE, GcRoots, save_roots
@@ -120,11 +119,8 @@ def main() -> None:
         write_runs(Store(runs / ".dbrun"), given.runs)
         write_project(few, 1)
         write_project(many, 1 + given.pictures)
-        measured = {name: partial(measure, folder, runs, few, many, (given.runs, given.pictures))
-                    for name, folder in checkouts(given.before).items()}
-        found = in_turns(measured, given.rounds)
-    print_table(found)
-    write_json(found, given.json)
+        counts = (given.runs, given.pictures)
+        compare_checkouts(lambda checkout: measure(checkout, runs, few, many, counts), given)
 
 
 if __name__ == "__main__":

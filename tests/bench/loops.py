@@ -83,13 +83,18 @@ def shortest_loop(rows: int, class_rows: int) -> Callable[[], object]:
         loss = error[:rows].mean()
         if class_rows:
             loss = loss + error[rows:].mean()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+        return take_step(loss, parameters, optimizer)
 
     return step
+
+
+def take_step(loss: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> float:
+    """Value of the loss, after an update of the parameters with clipped gradients."""
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
 
 
 def encoded_pictures(model: Model) -> Tensor:

@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -69,6 +70,14 @@ def _cell(number: float | None, first: float | None, *, is_first: bool) -> str:
     if is_first or not first:
         return f"{number:.2f}"
     return f"{number:.2f} {number / first:6.2f}x"
+
+
+def compare_checkouts(measure: Callable[[Path], Numbers], given: argparse.Namespace) -> None:
+    """Measure each checkout in turns, print the table, and write JSON. given: arguments of `arguments`."""
+    measured = {name: partial(measure, folder) for name, folder in checkouts(given.before).items()}
+    found = in_turns(measured, given.rounds)
+    print_table(found)
+    write_json(found, given.json)
 
 
 def write_json(found: object, file: Path | None) -> None:

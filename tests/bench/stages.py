@@ -13,12 +13,11 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 sys.path.extend([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
 
-from bench.rounds import Numbers, arguments, checkouts, cpu_seconds, in_turns, print_table, write_json
+from bench.rounds import Numbers, arguments, compare_checkouts, cpu_seconds
 
 
 def stage_seconds(folder: Path) -> Iterator[tuple[str, float]]:
@@ -47,11 +46,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="sks_dog", help="name of a recipe in recipes/")
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_args()
-    measured = {name: partial(measure, folder, given.recipe, given.changes)
-                for name, folder in checkouts(given.before).items()}
-    found = in_turns(measured, given.rounds)
-    print_table(found)
-    write_json(found, given.json)
+    compare_checkouts(lambda checkout: measure(checkout, given.recipe, given.changes), given)
 
 
 if __name__ == "__main__":
