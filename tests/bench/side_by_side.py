@@ -1,10 +1,11 @@
 """The same work by dbrun and by diffusers' script: CPU seconds of whole runs, and CPU milliseconds of a step.
 
-    python tests/bench/side_by_side.py [--peer PATH] [--size SIZE] [--steps 200] [--classes 20]
+    python tests/bench/side_by_side.py [--peer PATH] [--size SIZE] [--steps 200] [--classes 20] [--base embedded]
 
 PATH: a checkout of huggingface/diffusers, whose examples/dreambooth/train_dreambooth_lora.py runs; nothing of it is
-copied. Both start from the embedded base and pictures, with LoRA of rank 4 on attention, and draw class images four at
-a time by 50 steps. A step's milliseconds are the difference of a long and a short training for which the class images
+copied. Both start from one base (`small_base.py`, or the embedded one) and the embedded pictures, with LoRA of rank 4
+on attention, and draw class images four at a time by 50 steps. A whole run of dbrun includes its export, which draws
+two pictures more. A step's milliseconds are the difference of a long and a short training for which the class images
 are there already.
 """
 
@@ -20,18 +21,21 @@ from typing import NamedTuple
 sys.path.extend([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
 
 from bench.rounds import ROOT, Numbers, arguments, checkouts, cpu_seconds, in_turns, print_table, write_json
+from bench.small_base import write_small_base
 
+EMBEDDED = ROOT / "dbrun" / "embedded"
 SHORT = 20
 """Steps of the short training."""
 SIZES = {"1 row": (1, False), "1 + 1 rows": (1, True), "4 + 4 rows": (4, True)}
 """Name of a micro-batch -> its instance rows, and whether there are as many class rows."""
 RECIPE = """schema: dbrun/v1
 name: side
-base: {{type: sd, path: embedded}}
-subject: {{images: "embedded:sks_dog", instance_prompt: a photo of sks dog, class_prompt: a photo of a dog}}
+base: {{type: sd, path: {base}}}
+subject: {{images: "embedded:sks_dog", instance_prompt: a photo of sks dog, class_prompt: {class_prompt}}}
 images: {{resolution: 64}}
 adapt: {{denoiser: {{type: lora, rank: 4, alpha: 4, targets: attention}}}}
 train: {{steps: {steps}, learning_rate: {learning_rate}, batch_size: {rows}}}
+samples: {{prompts: [a photo of sks dog], steps: 10}}
 export: [diffusers]
 """
 PRIOR = "prior: {{count: {classes}, steps: 50, guidance: 7.5}}\n"
@@ -54,23 +58,24 @@ class Program(NamedTuple):
     reuses: bool
 
 
-def dbrun_words(folder: Path, work: Work) -> Sequence[str]:
+def dbrun_words(base: Path, folder: Path, work: Work) -> Sequence[str]:
     """A command that trains by dbrun in a folder."""
     recipe = folder / "side.yaml"
-    text = RECIPE + PRIOR if work.classes else RECIPE
-    recipe.write_text(text.format(**work._asdict()))
+    text, class_prompt = RECIPE, "null"
+    if work.classes:
+        text, class_prompt = RECIPE + PRIOR, "a photo of a dog"
+    recipe.write_text(text.format(base=base, class_prompt=class_prompt, **work._asdict()))
     return (sys.executable, "-m", "dbrun", "run", str(recipe))
 
 
-def peer_words(script: Path, folder: Path, work: Work) -> Sequence[str]:
+def peer_words(script: Path, base: Path, folder: Path, work: Work) -> Sequence[str]:
     """A command that trains by diffusers' script in a folder."""
-    embedded = ROOT / "dbrun" / "embedded"
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
     # the script takes every file for a picture, so the captions stay behind
-    for picture in sorted((embedded / "subjects" / "sks_dog").glob("*.png")):
+    for picture in sorted((EMBEDDED / "subjects" / "sks_dog").glob("*.png")):
         (pictures / picture.name).write_bytes(picture.read_bytes())
-    options = {"pretrained_model_name_or_path": embedded / "weights", "instance_data_dir": pictures,
+    options = {"pretrained_model_name_or_path": base, "instance_data_dir": pictures,
                "instance_prompt": "a photo of sks dog", "resolution": 64, "train_batch_size": work.rows, "rank": 4,
                "learning_rate": work.learning_rate, "lr_scheduler": "constant", "lr_warmup_steps": 0,
                "max_train_steps": work.steps, "seed": 0, "output_dir": folder / "trained"}
@@ -116,15 +121,22 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, action="append", help="all where none is named")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--classes", type=int, default=20)
+    parser.add_argument("--base", choices=("small", "embedded"), default="small")
     given = parser.parse_args()
-    programs = {name: Program(dbrun_words, folder, True) for name, folder in checkouts(given.before).items()}
-    if given.peer is not None:
-        script = given.peer.resolve() / "examples" / "dreambooth" / "train_dreambooth_lora.py"
-        programs["diffusers"] = Program(partial(peer_words, script), ROOT, False)
-    sizes = given.size or list(SIZES)
-    measured = {name: partial(measure, program, sizes, given.steps, given.classes)
-                for name, program in programs.items()}
-    found = in_turns(measured, given.rounds)
+    with tempfile.TemporaryDirectory() as place:
+        base = EMBEDDED / "weights"
+        if given.base == "small":
+            base = Path(place)
+            write_small_base(base)
+        programs = {name: Program(partial(dbrun_words, base), folder, True)
+                    for name, folder in checkouts(given.before).items()}
+        if given.peer is not None:
+            script = given.peer.resolve() / "examples" / "dreambooth" / "train_dreambooth_lora.py"
+            programs["diffusers"] = Program(partial(peer_words, script, base), ROOT, False)
+        sizes = given.size or list(SIZES)
+        measured = {name: partial(measure, program, sizes, given.steps, given.classes)
+                    for name, program in programs.items()}
+        found = in_turns(measured, given.rounds)
     print_table(found)
     write_json(found, given.json)
 

@@ -61,14 +61,16 @@ def test_the_seconds_of_stages_are_read_from_the_events(tmp_path: Path) -> None:
 
 def test_both_programs_are_asked_for_the_same_work(tmp_path: Path) -> None:
     work = side_by_side.Work(steps=30, rows=4, classes=8)
-    recipe = Path(side_by_side.dbrun_words(tmp_path, work)[-1]).read_text()
-    words = " ".join(side_by_side.peer_words(Path("script.py"), tmp_path, work))
+    recipe = Path(side_by_side.dbrun_words(Path("base"), tmp_path, work)[-1]).read_text()
+    words = " ".join(side_by_side.peer_words(Path("script.py"), Path("base"), tmp_path, work))
     for ours, theirs in (("steps: 30", "--max_train_steps 30"), ("batch_size: 4", "--train_batch_size 4"),
+                         ("path: base", "--pretrained_model_name_or_path base"),
                          ("count: 8", "--num_class_images 8"), ("learning_rate: 1.0e-4", "--learning_rate 1.0e-4")):
         assert ours in recipe and theirs in words
     alone = work._replace(classes=0)
-    assert "prior" not in Path(side_by_side.dbrun_words(tmp_path, alone)[-1]).read_text()
-    assert "class" not in " ".join(side_by_side.peer_words(Path("script.py"), tmp_path, alone))
+    recipe = Path(side_by_side.dbrun_words(Path("base"), tmp_path, alone)[-1]).read_text()
+    assert "prior" not in recipe and "class_prompt: null" in recipe
+    assert "class" not in " ".join(side_by_side.peer_words(Path("script.py"), Path("base"), tmp_path, alone))
 
 
 @pytest.mark.slow
