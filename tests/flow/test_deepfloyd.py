@@ -54,7 +54,8 @@ def changed_by_the_export(project: Project, kind: Any, **images: Any) -> bool:
     return picture() != before
 
 
-@pytest.mark.parametrize("prior", ["{target: base}", "{images: ../pictures}"])
+@pytest.mark.parametrize("prior", ["{target: base}",
+                                   pytest.param("{images: ../pictures}", marks=pytest.mark.slow)])
 def test_stage_two_preserves_its_class_without_making_pictures(two: Project, tmp_path: Path, prior: str) -> None:
     project = laid_out(tmp_path / "project", "if_stage2", RECIPE.replace(PRIOR, f"prior: {prior}\n"))
     folder = tmp_path / "pictures"

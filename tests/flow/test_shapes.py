@@ -31,7 +31,7 @@ def lay(folder: Path) -> None:
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photos are not here")
 @pytest.mark.parametrize(("side", "buckets", "until"), [
     (64, "2 of 48×80, 2 of 64×64, 1 of 80×48", "export"),
-    (128, "1 of 96×160, 1 of 96×168, 2 of 128×128, 1 of 160×96", "train")])
+    pytest.param(128, "1 of 96×160, 1 of 96×168, 2 of 128×128, 1 of 160×96", "train", marks=pytest.mark.slow)])
 def test_captioned_photos_go_through_with_buckets(fresh: Project, side: int, buckets: str, until: str) -> None:
     lay(fresh.folder / "dog6")
     done = fresh.dbrun("run", "tiny.yaml", "name=dog6", "subject.images=dog6", "prior.count=1", "train.steps=4",

@@ -6,6 +6,7 @@ import pytest
 import torch
 from adapter_kinds import make, moved, put, widest
 from lycoris_reader import put_by_lycoris
+from representatives import cases
 from safetensors.torch import load_file, save_file
 
 from dbrun.adapters.adapter_io import ComponentAdapter
@@ -53,7 +54,7 @@ def adapter(base: LocalBase, home, kind: str, form: str, component: str, seed: i
     return find_adapter(str(folder))
 
 
-@pytest.mark.parametrize("kinds", [("dora", "oft"), ("full",), ("full", "loha")], ids="+".join)
+@pytest.mark.parametrize("kinds", cases([("full", "loha"), ("dora", "oft"), ("full",)], 0), ids="+".join)
 def test_lycoris_reads_the_sum_of_any_types(base, tmp_path, kinds) -> None:
     forms = {"dora": "diffusers", "oft": "peft", "full": "component", "loha": "kohya"}
     parts = [adapter(base, tmp_path, kind, forms[kind], "denoiser", i) for i, kind in enumerate(kinds)]

@@ -12,7 +12,7 @@ from dbrun.models.base import families
 FAMILY = families()["sd"]
 
 
-@pytest.mark.parametrize("text_encoder", [None, {"type": "lora", "rank": 2}])
+@pytest.mark.parametrize("text_encoder", [pytest.param(None, marks=pytest.mark.slow), {"type": "lora", "rank": 2}])
 def test_what_is_exported_predicts_what_was_trained(bench, text_encoder) -> None:
     """Alone, and beside a LoRA on the text encoder, which the exported text encoder holds in its weights."""
     chosen = bench.recipe(adapt={"denoiser": {"type": "full"}, "text_encoder": text_encoder}, export=None,

@@ -14,7 +14,8 @@ PROBE = Probe("a photo of <sks> dog", 32)
 LORA = {"type": "lora", "rank": 2, "targets": "all"}
 
 
-@pytest.mark.parametrize("beside", [{"denoiser": None}, {"denoiser": LORA, "text_encoder": LORA}],
+@pytest.mark.parametrize("beside", [pytest.param({"denoiser": None}, marks=pytest.mark.slow),
+                                    {"denoiser": LORA, "text_encoder": LORA}],
                          ids=["alone", "beside adapters"])
 def test_what_is_exported_predicts_what_was_trained(bench, beside) -> None:
     chosen = bench.recipe(adapt={**beside, "trigger": WORD}, export=None, train={"steps": 2, "learning_rate": 0.05},

@@ -33,9 +33,10 @@ def converted(world, path, to, target):
 
 
 @pytest.mark.parametrize(("kind", "start", "ways"), [
-    ("dora", "diffusers", ("kohya", "peft")), ("lokr", "kohya", ("peft", "kohya")), *(
+    ("dora", "diffusers", ("kohya", "peft")), *(
         pytest.param(*case, marks=pytest.mark.slow) for case in (
-            ("rslora", "peft", ("kohya", "diffusers")), ("loha-effective", "peft", ("kohya", "peft")),
+            ("lokr", "kohya", ("peft", "kohya")), ("rslora", "peft", ("kohya", "diffusers")),
+            ("loha-effective", "peft", ("kohya", "peft")),
             ("lokr-thin", "peft", ("kohya",)), ("pissa", "kohya", ("peft",)), ("oft", "peft", ("peft",))))])
 def test_it_predicts_the_same_in_every_format_on_the_way(world, tmp_path, kind, start, ways) -> None:
     adapters = world.adapters(kind, 1)

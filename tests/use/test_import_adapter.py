@@ -22,7 +22,9 @@ def predicted(world, path) -> torch.Tensor:
     return PROBE.predict(model)
 
 
-@pytest.mark.parametrize(("algo", "to"), [("locon", "diffusers"), ("loha", "peft"), ("lokr", "kohya")])
+@pytest.mark.parametrize(("algo", "to"), [
+    ("locon", "diffusers"), pytest.param("loha", "peft", marks=pytest.mark.slow),
+    pytest.param("lokr", "kohya", marks=pytest.mark.slow)])
 def test_it_is_drawn_with_converted_and_summed(world, tmp_path, algo, to) -> None:
     path, theirs = tmp_path / "theirs.safetensors", world.fresh()
     # ranks and scales of their own on convolutions, where one adapter of ours can be that
