@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
+from representatives import cases
 from safetensors.torch import load_file, save_file
 
 from dbrun.errors import RecipeError, StageFailed
@@ -59,7 +60,7 @@ def test_provenance_survives_and_disturbs_no_reader(trained, form, tmp_path) -> 
     assert paths and reloaded(trained, form, tmp_path) < 1e-4 * trained.expected.effect
 
 
-@pytest.mark.parametrize("fault", ["lost", "doubled", "renamed"])
+@pytest.mark.parametrize("fault", cases(["lost", "doubled", "renamed"], 0))
 def test_a_faulty_file_is_noticed(trained, form, fault, tmp_path) -> None:
     paths = form.write(tmp_path, trained.family, trained.adapters, trained.fresh)
     # of whole components the denoiser: nothing depends on a text encoder's last layer where the state before it is read

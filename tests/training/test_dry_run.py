@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from representatives import cases
 from tiny_steps import gone, trainer
 from tiny_training import write_inputs
 from train_settings import train_settings
@@ -144,7 +143,8 @@ def test_storages_are_counted_once_and_until_they_are_freed() -> None:
         assert live.live == second.nbytes and live.peak == 2 * second.nbytes
 
 
-@pytest.mark.parametrize("name", cases(families(), list(families()).index("sd")))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", families())
 def test_checkpointing_is_counted_for_a_gpu_in_16_bits(tmp_path, name: str) -> None:
     """What is computed again has the dtypes of autocast on a GPU, though there is none here; it saves less."""
     families()[name].write_tiny_base(tmp_path)
