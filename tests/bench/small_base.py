@@ -13,6 +13,8 @@ from interop.published_layouts import LAYOUTS, PublishedLayout
 
 TEXT_WIDTH, VAE_WIDTH = 80, 16
 """768 and 128 as published. The UNet's 320 become 32, which its norms of 32 groups allow."""
+LATENT_SIDE = 8
+"""Latents a side at 64 pixels."""
 
 
 class TenthOfWidths(PublishedLayout):
@@ -25,7 +27,8 @@ class TenthOfWidths(PublishedLayout):
             widths = [VAE_WIDTH, VAE_WIDTH * 2, VAE_WIDTH * 4, VAE_WIDTH * 4]
             return config | {"block_out_channels": widths, "norm_num_groups": VAE_WIDTH}
         if component == "unet":
-            return config | {"cross_attention_dim": TEXT_WIDTH}
+            # class images are drawn at this size by diffusers' script, which is not told another
+            return config | {"cross_attention_dim": TEXT_WIDTH, "sample_size": LATENT_SIDE}
         return config | {"hidden_size": TEXT_WIDTH, "intermediate_size": 4 * TEXT_WIDTH, "projection_dim": TEXT_WIDTH}
 
 
