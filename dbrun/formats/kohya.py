@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -210,21 +211,36 @@ class KohyaFormat(Format):
         for component in components:
             module = model.module(component)
             for name, layer in _read_layers(folder / FILE, model, component):
-                own = dict(module.get_submodule(name).named_parameters())
-                kind = layer_type(frozenset(layer), name)
-                # In float32 also on a base in 16 bits, where the update would be rounded away.
-                weight = own["weight"].detach().float()
-                yield component, f"{name}.weight", apply_to_weight(weight, layer, kind, name)
-                bias = apply_to_bias(own.get("bias"), layer, name)
-                if bias is not None:
-                    yield component, f"{name}.bias", bias
+                for end, new in _updated_weights(module.get_submodule(name), layer, name).items():
+                    yield component, f"{name}.{end}", new
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
-        """Add the updates to the base's weights, as ComfyUI and A1111 do. Raises as `changed_weights` does."""
-        for component, name, new in self.changed_weights(folder, model, components):
-            parameter = model.module(component).get_parameter(name)
-            # not written into the base's own tensor, see `Model.restore`
-            parameter.data = new.to(parameter)
+        """Let each layer compute with the weights that it has in ComfyUI and A1111.
+
+        What `changed_weights` raises is raised here or as the layer computes.
+        """
+        from dbrun.formats.layer_updates import update_while_computing
+
+        for component in components:
+            module = model.module(component)
+            for name, layer in _read_layers(folder / FILE, model, component):
+                owner = module.get_submodule(name)
+                update_while_computing(module, owner, partial(_updated_weights, owner, layer, name))
+
+
+def _updated_weights(owner: nn.Module, layer: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Weights of a layer by LyCORIS' formulas, float32: `weight` [out, in …], and `bias` [out] where it changes.
+
+    layer: the file's tensors for it; name: the layer's, for errors.
+    """
+    own = dict(owner.named_parameters())
+    # in float32 also on a base in 16 bits, where the update would be rounded away
+    weight = own["weight"].detach().float()
+    updated = {"weight": apply_to_weight(weight, layer, layer_type(frozenset(layer), name), name)}
+    bias = apply_to_bias(own.get("bias"), layer, name)
+    if bias is not None:
+        updated["bias"] = bias
+    return updated
 
 
 def _file_in_folder(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbrun.adapters.attach import DIRECT_ATTRIBUTE
 from dbrun.errors import RecipeError
+from dbrun.formats.layer_updates import remove_updates
 from dbrun.formats.older_transformers import without_twins
 from dbrun.formats.reader_errors import FIX, reader_errors
 from dbrun.models.base import Model
@@ -47,6 +48,7 @@ def restore_base(model: Model) -> None:
     """Remove all adapters, new words and changes of weights; the model is the base as it was loaded, bit for bit."""
     for module in model.loaded_modules().values():
         remove_adapter(module)
+        remove_updates(module)
         vars(module).pop(DIRECT_ATTRIBUTE, None)
         disable: Any = getattr(module, "disable_gradient_checkpointing", None)
         if disable is not None:
