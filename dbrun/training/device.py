@@ -18,7 +18,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """`train.precision` -> the dtype of the frozen base and of the forward pass."""
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 """Variable that cuBLAS reads the size of its workspace from."""
-M_MMAP_THRESHOLD, MMAP_THRESHOLD = -3, 2**22
+M_MMAP_THRESHOLD, MMAP_THRESHOLD = -3, 2**20
 """glibc's number of the parameter (mallopt(3)), and the bytes from which a block is a mapping of its own."""
 
 
@@ -85,7 +85,6 @@ def set_up_device(numerics: DeviceSettings, local: int = 0) -> torch.device:
     torch.backends.cudnn.deterministic = True
     # benchmarking picks the fastest convolution of the moment, so that two runs may differ in their last bits
     torch.backends.cudnn.benchmark = False
-    return_freed_memory()
     if numerics.device != "cuda":
         return torch.device(numerics.device)
     if local >= torch.cuda.device_count():
@@ -96,11 +95,14 @@ def set_up_device(numerics: DeviceSettings, local: int = 0) -> torch.device:
 
 
 def return_freed_memory() -> None:
-    """Let CPU memory of tensors go back to the system as soon as it is freed, where the C library is glibc."""
+    """Let CPU memory of tensors go back to the system as soon as it is freed, where the C library is glibc.
+
+    For bases of some size: the steps of a small one take longer.
+    """
     # glibc raises its threshold up to 32 MiB as blocks are freed, and its heap falls to pieces (measured: a step of
     # 178 MiB of tensors under gradient checkpointing took 643 MiB, and of SD 1.5's freed weights 1.9 GiB stayed). Each
-    # mapping is filled with zeros anew, page by page: from 1 MiB on a step of the embedded base took 7 % longer, from
-    # 4 MiB on as long as without
+    # mapping is filled with zeros anew, page by page: a step of the embedded base took 7 % longer. With mappings from
+    # 4 MiB on it took none, but a step with checkpointing 1.4 GiB in place of 0.8
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
 

@@ -17,6 +17,9 @@ from dbrun.stages.base import DRAWING_PRECISION, StageContext
 from dbrun.stages.load import read_base_record
 from dbrun.stages.sources import Numerics
 
+LARGE_BASE = 2**28
+"""Bytes of weights from which freed memory matters more than a few percent of a step."""
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -90,7 +93,7 @@ def load_base(ctx: StageContext[Any], precision: Precision, device: torch.device
         device = set_up_device(ctx.numerics, ctx.process_group.local_rank)
         # also where it is off: what the process has set is in no cache key
         ctx.resident.settings.enter_context(deterministic_algorithms(deterministic))
-    else:
+    if sum(path.stat().st_size for path in ctx.base.rglob("*.safetensors")) >= LARGE_BASE:
         return_freed_memory()
     model = record.family.load(ctx.base, device=device, dtype=DTYPES[precision], variant=record.variant)
     model.prompt_reading = record.reading
