@@ -63,7 +63,7 @@ def _with_answer_of_hub(scope: Scope, plan: Plan) -> tuple[Scope, Plan, str | No
 def show_memory(request: RecipeRequest, selection: Selection, device: str | None, *, as_json: bool) -> None:
     """Print the counted memory of each stage on a device. device: such as `cuda:24GB`; None for the recipe's, here."""
     from dbrun.plan import memory
-    from dbrun.resolve.base import require_base_folder
+    from dbrun.resolve.base import published_base, require_base_folder
     from dbrun.stages.support.memory_advice import stage_advice
     from dbrun.ui.memory import memory_table
     from dbrun.ui.waiting import show_elapsed
@@ -71,7 +71,8 @@ def show_memory(request: RecipeRequest, selection: Selection, device: str | None
     target = memory.parse_device(device) if device else None
     loaded, resolved, store = read_request(request)
     recipe = memory.recipe_for(loaded.recipe, target) if target else loaded.recipe
-    require_base_folder(resolved.sources.base, request.words)
+    if published_base(resolved.sources.base) is None:
+        require_base_folder(resolved.sources.base, request.words)
     scope = make_scope(recipe, resolved, store, selection, None)
     with show_elapsed("counting memory"):
         counts = memory.count_stages(scope)

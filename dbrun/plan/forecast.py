@@ -9,6 +9,7 @@ from dbrun.disk_space import free_bytes
 from dbrun.errors import RecipeError
 from dbrun.plan.device import device_memory
 from dbrun.plan.planner import Plan, Scope, Status
+from dbrun.resolve.base import published_base
 from dbrun.stages.support.memory import CountedMemory
 from dbrun.stages.support.training_length import training_length
 
@@ -20,13 +21,13 @@ SCORING_STAGES = frozenset(("select", "evaluate"))
 class Forecast:
     """What a run needs. None stands for what is not known.
 
-    download: text on the size of what is fetched; base_is_here: whether memory can be counted; counted_memory: bytes of
-    the largest counted stage; largest_stage: its name; device_memory: bytes of the device; free_disk: bytes free for
+    download: text on the size of what is fetched; can_count: whether memory can be counted now; counted_memory: bytes
+    of the largest counted stage; largest_stage: its name; device_memory: bytes of the device; free_disk: bytes free for
     the store; work: class images and training steps that are to be done, in words.
     """
 
     download: str | None
-    base_is_here: bool
+    can_count: bool
     counted_memory: int | None
     largest_stage: str | None
     device: str
@@ -40,8 +41,9 @@ def forecast(scope: Scope, plan: Plan, counts: Mapping[str, CountedMemory], down
     largest = max(counts, key=lambda name: counts[name].total, default=None)
     memory = None if largest is None else counts[largest].total
     device = scope.numerics.device
-    is_here = scope.resolved.sources.base.folder is not None
-    return Forecast(download, is_here, memory, largest, device, device_memory(device),
+    base = scope.resolved.sources.base
+    can_count = base.folder is not None or published_base(base) is not None
+    return Forecast(download, can_count, memory, largest, device, device_memory(device),
                     free_bytes(scope.store.root), tuple(_work(scope, plan)))
 
 

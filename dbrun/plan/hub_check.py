@@ -9,7 +9,7 @@ from dbrun.errors import DbrunError, HubUnreachable
 from dbrun.events import Note
 from dbrun.models.base import families
 from dbrun.plan.planner import BASE_STAGE, Plan, Scope, Status
-from dbrun.resolve.base import parse_hub_identity
+from dbrun.resolve.base import parse_hub_identity, published_base
 from dbrun.stages.sources import BaseSource
 from dbrun.stages.support.tokenizer_links import hub_tokenizers
 
@@ -28,7 +28,7 @@ def ask_hub(scope: Scope, plan: Plan) -> Scope:
     try:
         text = question()
     except HubUnreachable as error:
-        note = Note("base", f"{error.message}; so the size of the download is not known", "warning")
+        note = Note("base", f"{error.message}; so {_usual_download(resolved.sources.base)}", "warning")
     except DbrunError as error:
         refused = replace(resolved, unavailable_reason=error.message, unavailable_fix=error.fix or "")
         return replace(scope, resolved=refused)
@@ -37,6 +37,14 @@ def ask_hub(scope: Scope, plan: Plan) -> Scope:
             return scope
         note = Note("base", text)
     return replace(scope, resolved=replace(resolved, notes=(*resolved.notes, note)))
+
+
+def _usual_download(base: BaseSource) -> str:
+    """What is known of a base's download without the Hub."""
+    published = published_base(base)
+    if published is None:
+        return "the size of the download is not known"
+    return f"the download is not known exactly: about {published.download} GB"
 
 
 def _question(base: BaseSource) -> Callable[[], str | None] | None:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from dbrun.errors import UsageError
@@ -97,17 +98,23 @@ def known_count(scope: Scope, name: str) -> CountedMemory | None:
 
 
 def count_stages(scope: Scope) -> Mapping[str, CountedMemory]:
-    """Stage -> its memory, counted now where the store does not know it, with a base on this machine. Imports torch."""
-    from dbrun.stages.support.memory_phases import open_dry_run
+    """Stage -> its memory, counted now where the store does not know it. Imports torch.
 
-    sources, counts, dry_run = scope.resolved.sources, dict[str, CountedMemory](), None
-    for name in scope.selected_stages.needs:
-        counted = known_count(scope, name)
-        if counted is None:
-            dry_run = dry_run or open_dry_run(sources.base, scope.numerics.device, scope.recipe.base.offload)
-            counted = scope.stages[name].count_memory(scope.recipe, sources, dry_run)
-            scope.store.memory_counts.put(_count_key(scope, name), counted.to_json())
-        counts[name] = counted
+    The base is on this machine, or `published_base` knows of it: then the published configs are counted.
+    """
+    from dbrun.stages.support.memory_phases import dry_run_of
+
+    sources, counts = scope.resolved.sources, dict[str, CountedMemory]()
+    device, offload = scope.numerics.device, scope.recipe.base.offload
+    with ExitStack() as opened:
+        dry_run = None
+        for name in scope.selected_stages.needs:
+            counted = known_count(scope, name)
+            if counted is None:
+                dry_run = dry_run or opened.enter_context(dry_run_of(sources.base, device, offload))
+                counted = scope.stages[name].count_memory(scope.recipe, sources, dry_run)
+                scope.store.memory_counts.put(_count_key(scope, name), counted.to_json())
+            counts[name] = counted
     scope.store.save_caches()
     return counts
 
@@ -143,6 +150,10 @@ def _count_key(scope: Scope, name: str) -> str:
     # a longer training needs no more memory; of other stages the results that are collected grow with the work
     units = 0.0 if stage.extendable_params(stage.params(scope.recipe, scope.resolved.sources)) else workload.units
     train = scope.recipe.train
-    return digest(to_json_value([COUNT_VERSION, name, base.identity, scope.numerics.device, train.resolved_precision,
+    # the published configs are written by hand: what is counted from them does not stand for the base's own
+    identity = base.identity
+    if base.folder is None:
+        identity += " as published"
+    return digest(to_json_value([COUNT_VERSION, name, identity, scope.numerics.device, train.resolved_precision,
                                  train.batch_size, train.accumulation, scope.recipe.images.resolution, units,
                                  list(workload.memory), list(workload.like)]))

@@ -23,6 +23,7 @@ EMBEDDED = "embedded"
 class StarterBase:
     """One base. recipe: name of the recipe that comes with dbrun; summary: for people who choose.
 
+    repository: on the Hub, empty for the embedded base; its configs are in `models.published_bases`.
     fits: (smallest card in GB, settings that make it fit there), the best settings first; empty: no card is needed.
     download: its size in GB, without what the recipe does not use; gated: whether its licence is accepted on the Hub
     before the Hub gives it.
@@ -30,6 +31,7 @@ class StarterBase:
 
     recipe: str
     summary: str
+    repository: str = ""
     fits: tuple[tuple[int, Mapping[str, object]], ...] = ()
     download: int = 0
     gated: bool = False
@@ -61,18 +63,31 @@ class StarterBase:
 # as tests/recipe/test_starter_memory.py counts it from the published configs, with 0.75 GiB of a card kept free
 STARTER_BASES: Mapping[str, StarterBase] = MappingProxyType({
     EMBEDDED: StarterBase("sks_dog", "a small one that only draws; no GPU, no download: to try dbrun out"),
-    "sd15": StarterBase("sks_dog_sd15", "Stable Diffusion 1.5, 512 pixels", ((8, WHOLE),), 2),
-    "sdxl": StarterBase("sdxl_dog", "Stable Diffusion XL: the most widely used", ((12, WHOLE), (8, OFFLOAD)), 7),
-    "sd35": StarterBase("sd35_dog", "Stable Diffusion 3.5 medium", ((16, WHOLE), (12, OFFLOAD)), 16, gated=True),
-    "flux1": StarterBase("flux1_dog", "FLUX.1 dev, not for commercial use", ((24, NF4), (12, OFFLOAD)), 34,
-                         gated=True),
-    "flux2-klein": StarterBase("flux2_klein_dog", "FLUX.2 klein 4B", ((24, WHOLE), (12, OFFLOAD)), 16),
-    "z-image": StarterBase("z_image_dog", "Z-Image, 6 B parameters", ((24, WHOLE), (12, OFFLOAD)), 20),
-    "chroma": StarterBase("chroma_dog", "Chroma1-HD, 9 B parameters", ((24, NF4), (12, OFFLOAD)), 28),
-    "krea2": StarterBase("krea2_dog", "Krea 2 Raw, 13 B parameters", ((24, NF4), (12, OFFLOAD)), 35, gated=True),
-    "qwen-image": StarterBase("qwen_image_dog", "Qwen-Image 2512, 20 B parameters", ((24, OFFLOAD),), 58),
+    "sd15": StarterBase("sks_dog_sd15", "Stable Diffusion 1.5, 512 pixels",
+                        "stable-diffusion-v1-5/stable-diffusion-v1-5", ((8, WHOLE),), 2),
+    "sdxl": StarterBase("sdxl_dog", "Stable Diffusion XL: the most widely used",
+                        "stabilityai/stable-diffusion-xl-base-1.0", ((12, WHOLE), (8, OFFLOAD)), 7),
+    "sd35": StarterBase("sd35_dog", "Stable Diffusion 3.5 medium", "stabilityai/stable-diffusion-3.5-medium",
+                        ((16, WHOLE), (12, OFFLOAD)), 16, gated=True),
+    "flux1": StarterBase("flux1_dog", "FLUX.1 dev, not for commercial use", "black-forest-labs/FLUX.1-dev",
+                         ((24, NF4), (12, OFFLOAD)), 34, gated=True),
+    "flux2-klein": StarterBase("flux2_klein_dog", "FLUX.2 klein 4B", "black-forest-labs/FLUX.2-klein-base-4B",
+                               ((24, WHOLE), (12, OFFLOAD)), 16),
+    "z-image": StarterBase("z_image_dog", "Z-Image, 6 B parameters", "Tongyi-MAI/Z-Image",
+                           ((24, WHOLE), (12, OFFLOAD)), 20),
+    "chroma": StarterBase("chroma_dog", "Chroma1-HD, 9 B parameters", "lodestones/Chroma1-HD",
+                          ((24, NF4), (12, OFFLOAD)), 28),
+    "krea2": StarterBase("krea2_dog", "Krea 2 Raw, 13 B parameters", "krea/Krea-2-Raw",
+                         ((24, NF4), (12, OFFLOAD)), 35, gated=True),
+    "qwen-image": StarterBase("qwen_image_dog", "Qwen-Image 2512, 20 B parameters", "Qwen/Qwen-Image-2512",
+                              ((24, OFFLOAD),), 58),
 })
 """Word for `dbrun new --base` → the base."""
+
+
+def starter_base_at(repository: str) -> StarterBase | None:
+    """The base of a repository on the Hub; None for another repository."""
+    return next((base for base in STARTER_BASES.values() if base.repository == repository), None)
 
 
 def starter_bases() -> Mapping[str, StarterBase]:

@@ -13,6 +13,7 @@ from dbrun.input_file import file_exists, folder_exists, is_file, read_json, und
 from dbrun.models.base import Family, Sampling, families
 from dbrun.naming import COMMIT, HUB_ID
 from dbrun.recipe.schema.model import Base
+from dbrun.recipe.starter_bases import StarterBase, starter_base_at
 from dbrun.resolve import hub
 from dbrun.resolve.single_file import find_single_file, is_checkpoint_path
 from dbrun.stages.load import BASE_FILE, MODULAR_INDEX, check_layout, refuse_modular, select_files
@@ -87,6 +88,12 @@ def parse_hub_identity(identity: str) -> tuple[str, str] | None:
     kind, _, rest = identity.partition(":")
     repo, _, commit = rest.partition("@")
     return (repo, commit) if kind == "hub" else None
+
+
+def published_base(base: BaseSource) -> StarterBase | None:
+    """What dbrun knows of a base without its files: those that its starter recipes are for. None for another."""
+    hub_identity = parse_hub_identity(base.identity)
+    return starter_base_at(hub_identity[0]) if hub_identity is not None else None
 
 
 def require_base_folder(base: BaseSource, words: Sequence[str]) -> Path:

@@ -92,7 +92,7 @@ def forecast_lines(plan: Plan, known: Mapping[str, Estimate], forecast: Forecast
             memory += f"; this {forecast.device} has {format_bytes(forecast.device_memory)}"
         needs.append(memory)
     else:
-        later = "" if forecast.base_is_here else " once the base is here"
+        later = "" if forecast.can_count else " once the base is here"
         command = shlex.join(["dbrun", "plan", *words, "--memory"])
         needs.append(f"memory: `{command}` counts it{later}")
     if forecast.free_disk is not None:

@@ -26,7 +26,6 @@ sys.path.extend([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 import torch
 from bench.loops import take_step
 from bench.rounds import Numbers, write_json
-from real_bases import write_real_base
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from train_settings import train_settings
@@ -35,6 +34,7 @@ from dbrun.adapters.adapter_layers import matched_layers
 from dbrun.adapters.attach import attach
 from dbrun.adapters.lora import Lora
 from dbrun.models.base import Family, Model, families
+from dbrun.models.published_bases import write_published_base
 from dbrun.options.optimizers import AdamW
 from dbrun.options.precision import Precision
 from dbrun.options.schedules import Constant
@@ -129,7 +129,7 @@ class Bench:
         if self.tiny:
             family.write_tiny_base(folder)
         else:
-            write_real_base(family.NAME, folder)
+            write_published_base(family.NAME, folder)
 
     def random_component(self, family: Family, folder: Path, name: str) -> nn.Module:
         """A component with random weights, made on the device."""

@@ -71,6 +71,8 @@ def test_without_a_network_the_plan_stands(hub: RepoHub, tmp_path: Path, monkeyp
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     scope, plan = asked(tmp_path)
     assert "the size of the download is not known" in notes(scope)[0] and plan.stages[0].status is Status.RUN
+    scope, _ = asked(tmp_path, "base.path=black-forest-labs/FLUX.1-dev", "base.type=flux", f"base.revision={'0' * 40}")
+    assert "the download is not known exactly: about 34 GB" in notes(scope)[0]
 
 
 def test_offline_and_with_the_base_at_hand_nobody_is_asked(hub: RepoHub, tmp_path: Path,

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from real_bases import write_real_base
 
+from dbrun.models.published_bases import write_published_base
 from dbrun.plan.memory import TargetDevice, count_stages, recipe_for
 from dbrun.plan.planner import make_scope
 from dbrun.plan.selection import Selection
@@ -36,7 +36,7 @@ def test_every_stage_fits(base: str, card: int, tmp_path: Path, monkeypatch: pyt
     recipe_file = tmp_path / "mine.yaml"
     recipe_file.write_text(starter_recipe(StarterRequest("mine", base, memory=card)), encoding="utf-8")
     folder = tmp_path / "base"
-    write_real_base(load_recipe(recipe_file).recipe.base.type, folder)
+    write_published_base(load_recipe(recipe_file).recipe.base.type, folder)
     loaded = load_recipe(recipe_file, [f"base.path={folder}", "base.revision=null", "base.variant=null"])
     target = TargetDevice("cuda", card * 2**30)
     store = Store(tmp_path / "store")
@@ -48,10 +48,9 @@ def test_every_stage_fits(base: str, card: int, tmp_path: Path, monkeypatch: pyt
 
 
 def test_every_base_of_a_starter_has_a_published_config() -> None:
-    from real_bases import FROM_PUBLISHED, REAL_BASES
-
+    from dbrun.models.published_bases import FROM_PUBLISHED, PUBLISHED_BASES
     from dbrun.recipe.shipped import shipped_recipes
 
     for name, base in starter_bases().items():
         recipe = load_recipe(shipped_recipes()[base.recipe]).recipe
-        assert name == EMBEDDED or recipe.base.type in {*REAL_BASES, *FROM_PUBLISHED}
+        assert name == EMBEDDED or recipe.base.type in {*PUBLISHED_BASES, *FROM_PUBLISHED}

@@ -6,6 +6,10 @@ Text encoders, denoiser and autoencoder are loaded as they are used, so a stage 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from dbrun.formats.base import formats
@@ -42,6 +46,20 @@ def open_dry_run(base: BaseSource, device: str, offload: str | None = None) -> D
     names = [path.relative_to(folder).as_posix() for path in paths]
     files = select_files(names, family.subfolders, base.variant)
     return DryRun(folder, family, base.variant, files, device, offload is not None and has_own_memory(device))
+
+
+@contextmanager
+def dry_run_of(base: BaseSource, device: str, offload: str | None) -> Iterator[DryRun]:
+    """Context manager: a dry run as that of `open_dry_run`, of the published configs where the base is not here."""
+    from dbrun.models.published_bases import write_published_base
+
+    if base.folder is not None:
+        yield open_dry_run(base, device, offload)
+        return
+    with TemporaryDirectory() as place:
+        folder = Path(place) / "base"
+        write_published_base(base.family, folder)
+        yield open_dry_run(replace(base, folder=folder, variant=None), device, offload)
 
 
 def encode_prompts_phase(base: DryBase, *kept: str, encoders: Sequence[str] = (), rest: int = 0) -> CountedMemory:

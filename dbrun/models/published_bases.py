@@ -1,7 +1,7 @@
-"""Folders of published bases for counting memory: their real configs, and weight files of the right size but empty.
+"""Folders of published bases, to count memory before a download: their configs, and weight files that hold no weights.
 
-The configs are written by hand from the makers' pages. A weight file has a header with the real names and shapes, and a
-hole in place of the weights, so a folder takes a few megabytes of disk and is never to be loaded.
+The configs are written by hand from the makers' pages. A weight file has a header with the published names and shapes,
+and a hole in place of the weights, so a folder takes a few megabytes of disk and can only be counted, never loaded.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import torch
-
 from dbrun.models.base import families
+from dbrun.models.ldm_layouts import PUBLISHED
 from dbrun.models.qwen_latents import template_tokenizer
 from dbrun.models.tiny_text import byte_tokenizer, chat_tokenizer, letter_tokenizer
 
-PUBLISHED = Path(__file__).parents[1] / "dbrun" / "models" / "published"
 CLIP_L = {"architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model", "hidden_size": 768,
           "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "projection_dim": 768,
           "max_position_embeddings": 77, "vocab_size": 49408, "hidden_act": "quick_gelu", "bos_token_id": 0,
@@ -59,7 +56,7 @@ KL_16 = {"_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "l
 
 
 @dataclass(frozen=True)
-class RealBase:
+class PublishedBase:
     """Configs of a published base, without what is the default of their classes.
 
     pipeline: its class; configs: component → its config; tokenizers: folder → what writes one of the same kind;
@@ -74,8 +71,8 @@ class RealBase:
     index: Mapping[str, Any] = field(default_factory=dict)
 
 
-REAL_BASES = {
-    "flux": RealBase(
+PUBLISHED_BASES = {
+    "flux": PublishedBase(
         "FluxPipeline",
         {"text_encoder": {**CLIP_L, "architectures": ["CLIPTextModel"]}, "text_encoder_2": T5_XXL, "vae": KL_16,
          "transformer": {"_class_name": "FluxTransformer2DModel", "in_channels": 64, "num_layers": 19,
@@ -85,7 +82,7 @@ REAL_BASES = {
         {"shift": 3.0, "use_dynamic_shifting": True},
         {"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel", "tokenizer": "CLIPTokenizer",
          "tokenizer_2": "T5TokenizerFast"}),
-    "sd3": RealBase(
+    "sd3": PublishedBase(
         "StableDiffusion3Pipeline",
         {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5_XXL,
          "vae": {**KL_16, "scaling_factor": 1.5305, "shift_factor": 0.0609},
@@ -99,12 +96,12 @@ REAL_BASES = {
         {"text_encoder": "CLIPTextModelWithProjection", "text_encoder_2": "CLIPTextModelWithProjection",
          "text_encoder_3": "T5EncoderModel", "tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer",
          "tokenizer_3": "T5TokenizerFast"}),
-    "chroma": RealBase(
+    "chroma": PublishedBase(
         "ChromaPipeline",
         {"text_encoder": T5_XXL, "vae": KL_16, "transformer": {"_class_name": "ChromaTransformer2DModel"}},
         {"tokenizer": lambda: letter_tokenizer(512)}, {"shift": 1.0},
         {"text_encoder": "T5EncoderModel", "tokenizer": "T5TokenizerFast"}),
-    "qwen_image": RealBase(
+    "qwen_image": PublishedBase(
         "QwenImagePipeline",
         {"text_encoder": QWEN25_VL, "vae": {"_class_name": "AutoencoderKLQwenImage"},
          "transformer": {"_class_name": "QwenImageTransformer2DModel", "patch_size": 2, "in_channels": 64,
@@ -114,7 +111,7 @@ REAL_BASES = {
         {"base_shift": 0.5, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02,
          "use_dynamic_shifting": True},
         {"text_encoder": "Qwen2_5_VLForConditionalGeneration", "tokenizer": "Qwen2Tokenizer"}),
-    "krea2": RealBase(
+    "krea2": PublishedBase(
         "Krea2Pipeline",
         {"text_encoder": QWEN3_VL, "vae": {"_class_name": "AutoencoderKLQwenImage"},
          "transformer": {"_class_name": "Krea2Transformer2DModel"}},
@@ -123,12 +120,12 @@ REAL_BASES = {
         {"text_encoder": "Qwen3VLModel", "tokenizer": "Qwen2Tokenizer"},
         {"is_distilled": False, "patch_size": 2,
          "text_encoder_select_layers": [2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35]}),
-    "z_image": RealBase(
+    "z_image": PublishedBase(
         "ZImagePipeline",
         {"text_encoder": QWEN3, "vae": KL_16, "transformer": {"_class_name": "ZImageTransformer2DModel"}},
         {"tokenizer": chat_tokenizer}, {"shift": 6.0},
         {"text_encoder": "Qwen3Model", "tokenizer": "Qwen2Tokenizer"}),
-    "flux2_klein": RealBase(
+    "flux2_klein": PublishedBase(
         "Flux2KleinPipeline",
         {"text_encoder": QWEN3, "vae": {"_class_name": "AutoencoderKLFlux2"},
          "transformer": {"_class_name": "Flux2Transformer2DModel", "in_channels": 128, "num_layers": 5,
@@ -143,19 +140,22 @@ FROM_PUBLISHED = {"sd": "sd1", "sdxl": "sdxl"}
 """`base.type` → folder in dbrun/models/published, whose configs are those of the published base."""
 
 
-def write_real_base(kind: str, folder: Path) -> None:
-    """Write the folder of the published base of a family. kind: `base.type`."""
+def write_published_base(kind: str, folder: Path) -> None:
+    """Write the folder of the published base of a family, which does not exist yet. kind: `base.type`."""
     if kind in FROM_PUBLISHED:
         shutil.copytree(PUBLISHED / FROM_PUBLISHED[kind], folder)
         for name in families()[kind].tokenizers:
             byte_tokenizer().save_pretrained(folder / name)
     else:
-        _write_configs(REAL_BASES[kind], folder)
+        _write_configs(PUBLISHED_BASES[kind], folder)
     for name in families()[kind].weight_components:
         _write_hollow_weights(kind, name, folder)
 
 
-def _write_configs(base: RealBase, folder: Path) -> None:
+def _write_configs(base: PublishedBase, folder: Path) -> None:
+    import diffusers
+    import torch
+
     index: dict[str, Any] = {"_class_name": base.pipeline, "_diffusers_version": "0.36.0", **base.index}
     for name, config in base.configs.items():
         if "_class_name" in config:
