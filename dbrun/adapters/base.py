@@ -118,6 +118,14 @@ class Learnable(Part):
         """
         raise NotImplementedError
 
+    def to_diffusers(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The same update as diffusers' readers take it, by peft's names, right at alpha = rank: LoRA by default."""
+        return self.to_lora(state)
+
+    def diffusers_config(self, modules: tuple[str, ...]) -> Mapping[str, object]:
+        """Fields of peft's config that such a reader is told, as JSON; empty where it finds them all in the weights."""
+        return {}
+
     def to_lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
         """The same update by LyCORIS' names: layer -> end of the name -> tensor.
 
@@ -144,6 +152,8 @@ class Adapter(Learnable):
     """Class names of the layers that `targets` can match."""
     supports_lora: ClassVar[bool] = False
     """Whether the update is a product of two low-rank matrices, so that `to_lora` works."""
+    diffusers_mark: ClassVar[str | None] = None
+    """Word in the names of its weights by which diffusers' readers know the type; None if none of them knows it."""
     lycoris_layer: ClassVar[LycorisLayer | None] = None
     """How LyCORIS writes one layer of this type; None if LyCORIS has no names for the update."""
     no_lycoris_reason: ClassVar[str | None] = None

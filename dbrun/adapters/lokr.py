@@ -50,6 +50,7 @@ class LoKr(Lycoris):
 
     NAME: ClassVar[str] = "lokr"
     scale_folds_into: ClassVar[tuple[str, ...]] = ("lokr_w1", "lokr_w1_a")
+    diffusers_mark: ClassVar[str | None] = "lokr"
     # LyCORIS takes the second factor's rank for alpha / rank where both factors are thin.
     lycoris_layer: ClassVar[LycorisLayer | None] = LycorisLayer(
         "LoKr", frozenset(), NAMES, _update, rank_names=("lokr_w2_b", "lokr_w1_b"))
@@ -90,14 +91,31 @@ class LoKr(Lycoris):
         """False: its weights start at random or at zero."""
         return False
 
+    @property
+    def _peft_factor(self) -> int:
+        """peft's `decompose_factor`."""
+        return PEFT_DEFAULT_FACTOR if self.factor is None else self.factor
+
     def peft_config(self, modules: tuple[str, ...]) -> LoKrConfig:
         """peft's LoKrConfig with `init_weights=True`."""
         from peft import LoKrConfig
 
-        factor = self.factor
-        if factor is None:
-            factor = PEFT_DEFAULT_FACTOR
-        return LoKrConfig(**self.peft_settings(modules), decompose_both=self.decompose_both, decompose_factor=factor)
+        return LoKrConfig(**self.peft_settings(modules), decompose_both=self.decompose_both,
+                          decompose_factor=self._peft_factor)
+
+    def to_diffusers(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The factors, with the scale in C: [m, n], or [m, r] where C is thin."""
+        scaled = {}
+        for name, tensor in state.items():
+            if name.endswith(self.scale_folds_into):
+                tensor = tensor * self.scale
+            scaled[name] = tensor
+        return scaled
+
+    def diffusers_config(self, modules: tuple[str, ...]) -> Mapping[str, object]:
+        """Rank and factor; without them diffusers guesses them from the shapes of all layers, and may fail."""
+        return {"r": self.rank, "alpha": self.rank, "decompose_both": self.decompose_both,
+                "decompose_factor": self._peft_factor, "target_modules": list(modules)}
 
     def to_lycoris(self, modules: tuple[str, ...], state: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
         """C as one tensor `lokr_w1` [m, n] with the scale in it, and the tensors of the large factor."""

@@ -59,6 +59,7 @@ class Lora(LowRankAdapter):
     NEUTRAL: ClassVar[dict[str, object]] = {"dropout": 0.0, "rslora": False, "dora": False, "start": "zero"}
     OMIT_IF_NEUTRAL: ClassVar[tuple[str, ...]] = ("rslora", "dora", "start")
     supports_lora: ClassVar[bool] = True
+    diffusers_mark: ClassVar[str | None] = "lora"
     lycoris_layer: ClassVar[LycorisLayer | None] = LycorisLayer(
         "LoRA", frozenset(PEFT_NAMES), frozenset({"lora_mid.weight"}), _update, rank_names=("lora_down.weight",),
         peft_names=PEFT_NAMES, without_unknown=_merge_mid, peft_has_dora=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.adapters.attach import matching_names
-from dbrun.adapters.base import Adapter
-from dbrun.adapters.lora import Lora
+from dbrun.adapters.base import Adapter, adapter_types
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
+from dbrun.formats.lycoris_apply import layer_types
 from dbrun.input_file import file_exists, folder_exists
 from dbrun.models.base import Family, Model, families
 from dbrun.models.ldm_layouts import is_whole_base
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from dbrun.adapters.import_adapter import ImportedAdapter
 
 FILE = "pytorch_lora_weights.safetensors"
+CONFIG_ENTRY = "lora_adapter_metadata"
+"""Entry of the file's metadata from which diffusers takes fields of peft's configs, as JSON."""
 KOHYA_PREFIXES = ("lora_", "lycoris_")
 """Prefixes of weight names in kohya's naming."""
 TOKEN_PREFIX = "<"
@@ -49,14 +52,14 @@ def encoder_keys() -> frozenset[str]:
 
 
 class DiffusersFormat(Format):
-    """LoRA weights of scale 1 under the family's prefixes; one file in the folder itself.
+    """LoRA weights of scale 1 under the family's prefixes, or LoKr's factors; one file in the folder itself.
 
     alpha / rank is multiplied into B, so that every reader gets the scale right: an older diffusers ignores metadata,
     and a reader whose LoraConfig lacks one of our fields falls back to alpha = rank, a scale of 1.
     """
 
     NAME: ClassVar[str] = "diffusers"
-    SUMMARY: ClassVar[str] = "one file, LoRA only"
+    SUMMARY: ClassVar[str] = "one file: LoRA, on some bases also LoKr"
     WEIGHT_HINT: ClassVar[str | None] = "in diffusers `pipeline.set_adapters(pipeline.get_active_adapters(), 0.8)`"
     LOADS_IN: ClassVar[str] = "diffusers (`load_lora_weights`); ComfyUI and Forge without the attention of the UNet"
     TRANSFORMER_LOADS_IN: ClassVar[str | None] = "diffusers (`load_lora_weights`) and ComfyUI"
@@ -64,9 +67,9 @@ class DiffusersFormat(Format):
     FILE_DESCRIPTION: ClassVar[str | None] = f"a {FILE}"
 
     def unsupported_reason(self, family: Family, component: str, adapter: Adapter) -> str | None:
-        """Clause for types other than LoRA, and for components that the pipeline's reader ignores."""
-        if not adapter.supports_lora:
-            return f"which carries LoRA only, and `adapt.{component}` is of type {adapter.NAME}"
+        """Clause for types and components that the pipeline's reader ignores: most readers know LoRA alone."""
+        if adapter.diffusers_mark not in family.diffusers_marks:
+            return f"which carries {_titles(family)} only, and `adapt.{component}` is of type {adapter.NAME}"
         if component not in family.diffusers_prefixes:
             return f"whose `load_lora_weights` takes no {component} on `base.type: {family.NAME}`"
         return None
@@ -107,7 +110,7 @@ class DiffusersFormat(Format):
         return (file,)
 
     def adapter_type(self, files: tuple[Path, ...], family: Family, component: str) -> str:
-        """`lora`. Raises RecipeError if the file holds nothing or something else for the component."""
+        """`lora` or `lokr`. Raises RecipeError if the file holds nothing or something else for the component."""
         file = files[0]
         names = [_usual_name(name) for name in read_header(file).tensors]
         joined = [name for name in names if name.startswith(COMFYUI_PREFIX)]
@@ -120,11 +123,16 @@ class DiffusersFormat(Format):
             parts = ", ".join(sorted({name.partition(".")[0] for name in names})) or "nothing"
             raise RecipeError(f"{file} holds no weights of `{prefix.rstrip('.')}`, the {component}; it holds {parts}",
                               fix="name another file")
-        other = [name for name in own if "lora" not in name]
+        types = _carried_types(family)
+        other = [name for name in own if not any(mark in name for mark in types)]
         if other:
-            raise RecipeError(f"{file} holds other weights than LoRA's, such as {other[0]}",
+            raise RecipeError(f"{file} holds other weights than those of {_titles(family)}, such as {other[0]}",
                               fix=f"name {self.FILE_DESCRIPTION}")
-        return Lora.NAME
+        held = [kind.NAME for mark, kind in types.items() if any(mark in name for name in own)]
+        if len(held) > 1:
+            raise RecipeError(f"{file} holds {' and '.join(held)} for the {component}, and diffusers reads one type",
+                              fix="name a file with one of them")
+        return held[0]
 
     def loading_lines(self, family: Family, recipe: Mapping[str, Any]) -> tuple[str, ...]:
         """`load_lora_weights`."""
@@ -146,8 +154,8 @@ class DiffusersFormat(Format):
         return f"{family.components[component]}."
 
     def expected_weights(self, attached: ComponentAdapter) -> Mapping[str, Tensor]:
-        """The adapter as LoRA, A [r, in …] and B [out, r …], with the scale in B."""
-        return attached.adapter.to_lora(attached.state)
+        """The adapter as LoRA, A [r, in …] and B [out, r …], or as LoKr's factors, with the scale in one of them."""
+        return attached.adapter.to_diffusers(attached.state)
 
     def write(self, folder: Path, family: Family, adapters: Mapping[str, ComponentAdapter],
               bare: Callable[[], Model]) -> tuple[Path, ...]:
@@ -155,12 +163,18 @@ class DiffusersFormat(Format):
         from safetensors.torch import save_file
 
         tensors: dict[str, Tensor] = {}
+        config: dict[str, object] = {}
         for component, attached in adapters.items():
             prefix, file_prefix = family.diffusers_prefixes[component]
             for name, tensor in self.expected_weights(attached).items():
                 file_name = file_prefix + _full_parameter_name(name.removeprefix(prefix))
                 tensors[file_name] = tensor.contiguous()
-        save_file(tensors, folder / FILE, metadata={"format": "pt"})
+            own = attached.adapter.diffusers_config(attached.modules)
+            config |= {self.weight_prefix(family, component) + field: value for field, value in own.items()}
+        metadata = {"format": "pt"}
+        if config:
+            metadata[CONFIG_ENTRY] = json.dumps(config, sort_keys=True)
+        save_file(tensors, folder / FILE, metadata=metadata)
         return (folder / FILE,)
 
     def read(self, folder: Path, model: Model, components: tuple[str, ...]) -> None:
@@ -175,6 +189,18 @@ class DiffusersFormat(Format):
         pipeline = model.pipeline_with(denoiser, *held)
         with _readable_file(folder / FILE) as file:
             pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+
+
+def _titles(family: Family) -> str:
+    """The types that the pipeline's reader knows, such as `LoRA and LoKr`."""
+    titles = layer_types()
+    return " and ".join(titles[kind.NAME].title for kind in _carried_types(family).values())
+
+
+def _carried_types(family: Family) -> dict[str, type[Adapter]]:
+    """Mark in a weight's name → the adapter type with it, for the types that the pipeline's reader knows."""
+    by_mark = {kind.diffusers_mark: kind for kind in adapter_types()}
+    return {mark: by_mark[mark] for mark in family.diffusers_marks}
 
 
 @contextmanager

@@ -40,6 +40,8 @@ class FileNames:
     diffusers_prefixes: ClassVar[Mapping[str, tuple[str, str]]]
     """Component → (prefix of its layers' names on the module, prefix in a file for the pipeline's
     `load_lora_weights`). A component that `load_lora_weights` ignores is left out."""
+    diffusers_marks: ClassVar[tuple[str, ...]] = ("lora",)
+    """Words, one of which must stand in each name of such a file: its reader refuses adapters of other types."""
     kohya_prefixes: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """Component → (prefix on the module, prefix in kohya's files, which have `_` for `.`); only what readers know."""
     other_kohya_prefixes: ClassVar[Mapping[str, str]] = {}

@@ -110,6 +110,7 @@ class Flux2Klein(ChatFamily):
     patch: ClassVar[int] = 1
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": transformer_presets(ATTENTION, FEED_FORWARD, MODULATION, AROUND_BLOCKS)}
+    diffusers_marks: ClassVar[tuple[str, ...]] = ("lora", "lokr")
     comfyui_usage: ClassVar[str | None] = (
         "In ComfyUI: put the same file into `models/loras/`, and choose it in a node `Load LoRA` behind the one that "
         "loads FLUX.2 klein.")

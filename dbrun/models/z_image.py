@@ -81,6 +81,7 @@ class ZImage(ChatFamily):
         "ZImageOmniPipeline": "a base for editing, which also reads pictures"}
     target_presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "denoiser": transformer_presets(ATTENTION, FEED_FORWARD, MODULATION, AROUND_BLOCKS)}
+    diffusers_marks: ClassVar[tuple[str, ...]] = ("lora", "lokr")
     comfyui_usage: ClassVar[str | None] = (
         "In ComfyUI: put the same file into `models/loras/`, and choose it in a node `Load LoRA` behind the one that "
         "loads Z-Image.")

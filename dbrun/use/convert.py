@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.errors import UsageError
 from dbrun.formats.base import Format, formats
+from dbrun.formats.diffusers import CONFIG_ENTRY
 from dbrun.formats.merge_weights import remove_adapter
 from dbrun.formats.shown_metadata import TRAINING_PREFIXES
 from dbrun.input_file import path_exists
@@ -55,8 +56,9 @@ def lost_metadata(named: AdapterFile) -> tuple[str, ...]:
     keys: set[str] = set()
     for files in named.files:
         keys.update(read_header(files[-1]).metadata)
-    # `format` is safetensors' own, dbrun's provenance is written anew, and what programs show is kept.
-    lost = sorted(key for key in keys - {"format", "dbrun"} if not key.startswith(TRAINING_PREFIXES))
+    # `format` is safetensors' own, dbrun's provenance is written anew, what programs show is kept, and diffusers reads
+    # its own entry together with the tensors.
+    lost = sorted(key for key in keys - {"format", "dbrun", CONFIG_ENTRY} if not key.startswith(TRAINING_PREFIXES))
     if not lost:
         return ()
     shown = ", ".join(lost[:4])

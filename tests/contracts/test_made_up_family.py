@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-CONTRACT = Path(__file__).with_name("test_family_contract.py")
+CONTRACT = [str(Path(__file__).with_name(f"test_{name}_contract.py")) for name in ("family", "lokr")]
 MADE_UP = '''
 """Family `made_up`: Chroma, under another name."""
 
@@ -44,7 +44,7 @@ def test_one_file_in_a_folder_has_the_contract_tests_of_every_family(tmp_path: P
     (tmp_path / "families" / "made_up.py").write_text(MADE_UP)
     (tmp_path / "with_made_up.py").write_text(PLUGIN)
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-p", "with_made_up", "-vv",
-               "-m", "slow or not slow", "-k", "made_up or chroma", str(CONTRACT)]
+               "-m", "slow or not slow", "-k", "made_up or chroma", *CONTRACT]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=False)
     assert ran.returncode == 0, ran.stdout

@@ -4,9 +4,11 @@ import pytest
 
 from dbrun.errors import KeyProblem
 from dbrun.options.objective import Objective, check_objective
+from dbrun.recipe.checks.exports import export_formats
 from dbrun.recipe.text.spans import InvalidRecipe
 
 FLOW, DDPM = ("base={type: flux, path: owner/name}", "adapt.denoiser.targets=attention", "export=[diffusers]"), ()
+Z_IMAGE = "base={type: z_image, path: owner/name}"
 REFUSED = [
     (FLOW, "objective.prediction=v_prediction", "prediction: found 'v_prediction', allowed for this base: flow"),
     (FLOW, "objective.zero_terminal_snr=true", "objective.zero_terminal_snr: found true"),
@@ -15,6 +17,10 @@ REFUSED = [
     (FLOW, "adapt.denoiser.targets=all", "found 'all', allowed for `base.type: flux`: attention, attention+ff, blocks"),
     ((*FLOW, "adapt.denoiser={type: lokr}"), "export=[kohya]", "found 'kohya', which joins layers of the denoiser, and "
      "of all types only LoRA can be joined"),
+    ((*FLOW, "adapt.denoiser={type: lokr}"), "export=[diffusers]", "found 'diffusers', which carries LoRA only, and "
+     "`adapt.denoiser` is of type lokr"),
+    ((Z_IMAGE, *FLOW[1:], "adapt.denoiser={type: loha}"), "export=[diffusers]", "found 'diffusers', which carries LoRA "
+     "and LoKr only, and `adapt.denoiser` is of type loha"),
     (("base={type: chroma, path: owner/name}", *FLOW[1:]), "export=[kohya]", "found 'kohya', which is not written "
      "for transformers: kohya's files join layers that adapters hold apart; ComfyUI reads the file of `diffusers` as "
      "well"),
@@ -42,6 +48,11 @@ def test_what_means_nothing_is_refused_with_its_place(load, good, base, word: st
     "train.guidance=1.0", "adapt.denoiser.targets=blocks", "objective.timesteps={type: window, low: 0, high: 500}"])
 def test_what_has_a_meaning_is_allowed(load, good, word: str) -> None:
     assert load(good, *FLOW, word).recipe.base.type == "flux"
+
+
+def test_a_lokr_goes_into_a_file_that_the_pipeline_of_its_base_reads(load, good) -> None:
+    recipe = load(good, Z_IMAGE, "adapt.denoiser={type: lokr}", "export=null").recipe
+    assert export_formats(recipe) == ("diffusers", "peft")
 
 
 @pytest.mark.parametrize(("shift", "told"), [

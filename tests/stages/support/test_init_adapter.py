@@ -263,7 +263,7 @@ def test_what_is_no_such_adapter_is_refused_before_anything_runs(bench, given, t
     save_file({"lora_unet_down_blocks_0.lora_up.weight": torch.ones(2, 2)}, tmp_path / "kohya.safetensors")
     assert "make no LoRA, LoHa, LoKr, diag-OFT" in refused(bench, tmp_path / "kohya.safetensors")
     save_file({"unet.conv_in.weight": torch.ones(2, 2)}, tmp_path / "unet.safetensors")
-    assert "other weights than LoRA's" in refused(bench, tmp_path / "unet.safetensors")
+    assert "other weights than those of LoRA" in refused(bench, tmp_path / "unet.safetensors")
     save_file({"unet.x.lora_A.weight": torch.ones(2, 2)}, tmp_path / "half.safetensors")
     assert "no weights of `text_encoder`" in refused(bench, tmp_path / "half.safetensors", "text_encoder")
 
