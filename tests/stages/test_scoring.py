@@ -17,6 +17,7 @@ from tiny_encoders import write_tiny_clip, write_tiny_dinov2
 from dbrun.adapters.adapter_io import read_adapters
 from dbrun.stages.base import stages
 from dbrun.stages.sources import Sources
+from dbrun.stages.support.scoring_params import text_without_trigger
 
 TRAIN = {"steps": 3, "candidates": {"every": 2}}
 PROMPTS = ("a photo of sks dog on the moon", "a photo of sks dog at night")
@@ -101,6 +102,17 @@ def test_the_chosen_candidate_is_handed_on_and_only_what_is_new_is_scored(scored
     assert (len(made(scored, "drawn")), len(made(scored, "picture")), len(made(scored, "text"))) == (2, 2, 1)
     value = first["scores"]["subject"]
     assert scores_of(scored)["scores"]["subject"]["per_picture"][0] == value["per_picture"][0]
+
+
+@pytest.mark.parametrize(("trigger", "class_prompt", "text"), [
+    ("sks", None, "a photo of a red dog"), ("sks dog", None, "a photo of a red sks dog"),
+    ("sks dog", "a photo of a dog", "a photo of a red dog"), (None, None, "a photo of a red sks dog")])
+def test_an_encoder_reads_a_prompt_without_the_trigger_that_a_recipe_names(
+    scored: Any, trigger: str | None, class_prompt: str | None, text: str
+) -> None:
+    recipe = chosen(scored)
+    subject = recipe.subject.model_copy(update={"trigger": trigger, "class_prompt": class_prompt})
+    assert text_without_trigger(recipe.model_copy(update={"subject": subject}), "a photo of a red sks dog") == text
 
 
 def test_a_step_or_the_last_is_kept_without_a_picture(scored: Any) -> None:

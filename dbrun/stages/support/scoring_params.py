@@ -119,16 +119,20 @@ def scoring_params(recipe: Recipe, sources: Sources, section: str) -> dict[str, 
 def text_without_trigger(recipe: Recipe, prompt: str) -> str:
     """A prompt as an encoder can read it: a learned token as its initializer, and without other trigger words.
 
-    Trigger words are those of the instance prompts that are in no class prompt, or `subject.trigger`.
+    Trigger words are those of the instance prompts and of `subject.trigger` that are in no class prompt. Without a
+    class prompt only a trigger of one word is known to be one: in `ohwx woman` the second is the class.
     """
     for word in recipe.adapt.new_words.values():
         prompt = prompt.replace(word.token, word.initializer)
     unknown: set[str] = set()
     for subject in recipe.subjects_by_key.values():
         class_words = " ".join(subject.class_prompts).split()
+        named = (subject.trigger or "").split()
         # without a class prompt every word of the instance prompt would count
-        if class_words and subject.instance_prompt:
-            unknown.update(set(subject.instance_prompt.split()) - {*class_words, *FILLER_WORDS})
+        if class_words:
+            unknown.update({*(subject.instance_prompt or "").split(), *named} - {*class_words, *FILLER_WORDS})
+        elif len(named) == 1:
+            unknown.update(named)
     kept = [word for word in prompt.split() if word not in unknown]
     return " ".join(kept) or prompt
 
