@@ -6,9 +6,6 @@ prints a table: each case is a name and the changes to the recipe that make it. 
 
 import argparse
 import math
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -21,6 +18,7 @@ from diffusers import StableDiffusionPipeline
 from judge import NEVER_TRAINED, Judge, look_at, sample, trained_judge
 from peft import PeftModel
 
+import dbrun
 from dbrun.embedded import weights_path
 from dbrun.images.samples import read_sample_settings
 
@@ -59,11 +57,8 @@ ZWX_CAR = Asked("zwx_car", "a photo of zwx car", "a photo of a car")
 
 
 def run(recipe: Path, changes: Sequence[str], name: str, work: Path) -> Path:
-    """Run the recipe as a user does; the folder of its exports."""
-    command = [sys.executable, "-m", "dbrun", "run", str(recipe.resolve()), f"name={name}", *changes]
-    subprocess.run(command, cwd=work, check=True, env={**os.environ, "DBRUN_STORE": str(work / "store")},
-                   capture_output=True)
-    return work / "outputs" / name
+    """Run the recipe as a user does; the folder of its exports. What is in the store of `work` takes 20 ms."""
+    return dbrun.run(recipe, f"name={name}", *changes, store=work / "store", outputs=work / "outputs").outputs
 
 
 def pipeline(adapters: Path | None = None) -> StableDiffusionPipeline:
