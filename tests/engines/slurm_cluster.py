@@ -77,6 +77,10 @@ class SlurmCluster:
         self.wait_for(lambda: self._ask("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle"] * 2,
                        "its nodes")
 
+    def runs_job(self, node: str) -> bool:
+        """Whether a job's processes run on a node now."""
+        return any(self._processes(node))
+
     def kill_node(self, node: str) -> None:
         """End a node as a power cut would: its daemon and all processes of its jobs by SIGKILL."""
         self._daemons.pop(node).kill()
