@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BUCKET = "dbrun-tests"
+HOST = "127.0.0.1"
 KEYS = {"seaweedfs": ("tests-access-key", "tests-secret-key-1234"), "s3rver": ("S3RVER", "S3RVER")}
 """Server → its access key and its secret key; s3rver knows no others."""
 START_SECONDS = 60.0
@@ -26,12 +27,13 @@ START_SECONDS = 60.0
 
 @dataclass
 class S3Server:
-    """A server that runs. prefix: of all names in the bucket."""
+    """A server that runs. prefix: of all names in the bucket; address: of its port."""
 
     kind: str
     port: int
     process: subprocess.Popen[bytes]
     prefix: str = "lab"
+    address: str = HOST
 
     @property
     def environment(self) -> dict[str, str]:
@@ -39,7 +41,7 @@ class S3Server:
         access, secret = KEYS[self.kind]
         return {"DBRUN_REMOTE": f"s3://{BUCKET}/{self.prefix}",
                 "AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret,
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}", "AWS_DEFAULT_REGION": "us-east-1",
+                "AWS_ENDPOINT_URL": f"http://{self.address}:{self.port}", "AWS_DEFAULT_REGION": "us-east-1",
                 # the machine's own settings must not reach in
                 "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 
@@ -57,17 +59,21 @@ def find_program(kind: str) -> str | None:
 
 
 @contextmanager
-def running_server(kind: str, folder: Path) -> Iterator[S3Server]:
-    """Context manager: a server with an empty bucket BUCKET, whose data is in a folder."""
+def running_server(kind: str, folder: Path, address: str = HOST) -> Iterator[S3Server]:
+    """Context manager: a server with an empty bucket BUCKET, whose data is in a folder, at an address of this machine.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    ports = free_ports(10)
+    ports = free_ports(10, address)
     program = find_program(kind)
     assert program is not None
-    words = _s3rver(program, folder, ports[0]) if kind == "s3rver" else _seaweedfs(program, folder, ports)
+    if kind == "s3rver":
+        words = _s3rver(program, folder, address, ports[0])
+    else:
+        words = _seaweedfs(program, folder, address, ports)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
                                    cwd=folder)
-    server = S3Server(kind, ports[0], process)
+    server = S3Server(kind, ports[0], process, address=address)
     try:
         _wait(server, folder / "log")
         yield server
@@ -76,19 +82,19 @@ def running_server(kind: str, folder: Path) -> Iterator[S3Server]:
             server.kill()
 
 
-def _s3rver(program: str, folder: Path, port: int) -> Sequence[str]:
-    return ["node", program, "-d", str(folder / "data"), "-a", "127.0.0.1", "-p", str(port), "--no-vhost-buckets",
+def _s3rver(program: str, folder: Path, address: str, port: int) -> Sequence[str]:
+    return ["node", program, "-d", str(folder / "data"), "-a", address, "-p", str(port), "--no-vhost-buckets",
             "--configure-bucket", BUCKET]
 
 
-def _seaweedfs(program: str, folder: Path, ports: Sequence[int]) -> Sequence[str]:
+def _seaweedfs(program: str, folder: Path, address: str, ports: Sequence[int]) -> Sequence[str]:
     access, secret = KEYS["seaweedfs"]
     (folder / "data").mkdir()
     (folder / "s3.json").write_text(json.dumps({"identities": [
         {"name": "tests", "credentials": [{"accessKey": access, "secretKey": secret}],
          "actions": ["Admin", "Read", "List", "Tagging", "Write"]}]}))
     s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc, iceberg, lance = map(str, ports)
-    return [program, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
+    return [program, "server", f"-dir={folder / 'data'}", f"-ip={address}", f"-ip.bind={address}", "-s3",
             f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", f"-s3.port.iceberg={iceberg}", f"-s3.port.lance={lance}",
             f"-s3.config={folder / 's3.json'}", f"-master.port={master}", f"-master.port.grpc={master_grpc}",
             f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}", f"-filer.port={filer}",
@@ -103,7 +109,7 @@ def _wait(server: S3Server, log: Path) -> None:
     until = time.monotonic() + START_SECONDS
     while True:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/", timeout=2).close()
+            urllib.request.urlopen(f"{environment['AWS_ENDPOINT_URL']}/", timeout=2).close()
         except urllib.error.HTTPError:
             pass
         except OSError:
@@ -124,11 +130,11 @@ def _wait(server: S3Server, log: Path) -> None:
             time.sleep(0.5)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nothing listens on now."""
+def free_ports(count: int, address: str = HOST) -> list[int]:
+    """Ports of an address that nothing listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
-        one.bind(("127.0.0.1", 0))
+        one.bind((address, 0))
     ports = [int(one.getsockname()[1]) for one in sockets]
     for one in sockets:
         one.close()

