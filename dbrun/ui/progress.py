@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -277,14 +278,23 @@ def _make_bar(label: str, bar_width: int, texts_below: Callable[[], list[str]]) 
 
 
 class JsonReporter:
-    """Reporter that prints one JSON object a line to stdout, for programs."""
+    """Reporter that prints one JSON object a line to stdout, for programs.
+
+    Until it is closed, stdout is its own, and what libraries print goes to stderr: Ray prints that it lost a node.
+    """
+
+    def __init__(self) -> None:
+        self._stdout = sys.stdout
+        self._libraries = redirect_stdout(sys.stderr)
+        self._libraries.__enter__()
 
     def __call__(self, event: Event) -> None:
         """Print one event."""
-        print_result(json.dumps(event.to_json(), ensure_ascii=False))
+        print_result(json.dumps(event.to_json(), ensure_ascii=False), stream=self._stdout)
 
     def close(self) -> None:
-        """Release the screen; nothing is held."""
+        """Give stdout back."""
+        self._libraries.__exit__(None, None, None)
 
 
 def make_reporter(as_json: bool) -> LineReporter | JsonReporter:

@@ -142,9 +142,13 @@ def truncate(text: str, room: int) -> str:
     return f"{shortened.rstrip()}…"
 
 
-def print_result(text: str, end: str = "\n") -> None:
-    """Print the data that the verb was asked for to stdout, without secrets. Never wrapped: programs read it."""
-    print(escape_controls(redact_secrets(text), sys.stdout), end=end, flush=True)
+def print_result(text: str, end: str = "\n", stream: TextIO | None = None) -> None:
+    """Print the data that the verb was asked for, without secrets. Never wrapped: programs read it.
+
+    stream: where it goes, None for stdout.
+    """
+    stream = stream or sys.stdout
+    print(escape_controls(redact_secrets(text), stream), end=end, flush=True, file=stream)
 
 
 def ask(question: str, usual: str) -> str:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -167,10 +168,14 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_for_a_program_every_event_is_a_json_line(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = JsonReporter()
-    for event in RUN:
-        watch(event)
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    with closing(JsonReporter()) as watch:
+        for event in RUN:
+            print("a library says something")
+            watch(event)
+    print("stdout is given back")
+    *said, last = capsys.readouterr().out.splitlines()
+    assert last == "stdout is given back"
+    lines = [json.loads(line) for line in said]
     assert [m["event"] for m in lines] == [
         "run_started", "stage_reused", "stage_started", "progress", "note", "progress", "stage_finished",
         "run_finished"]
