@@ -28,8 +28,9 @@ def jobs(words: Recipes, profile: Profiles = None, sweep: Sweeps = None, each: E
          as_: Annotated[str | None, typer.Option("--as", metavar="PROGRAM", show_default=False,
                                                  help="Write them for make, snakemake or slurm.")] = None) -> None:
     """Show the jobs of many runs, with shared work once."""
-    from dbrun.cli.jobs import plan_words, show_jobs
+    from dbrun.cli.jobs import check_form, plan_words, show_jobs
 
+    check_form(as_, as_json=json)
     show_jobs(plan_words(words, profile, sweep, each, outputs, store), form=as_, as_json=json)
 
 

@@ -33,12 +33,13 @@ def plan_words(words: Sequence[str], profiles: Sequence[str] | None, sweeps: Seq
         return plan_jobs(requests, rows=rows, sweeps=sweeps or (), outputs=outputs, elsewhere=elsewhere)
 
 
-def show_jobs(plan: PlannedJobs, *, form: str | None, as_json: bool) -> None:
-    """Print the jobs: a table, JSON, or with form a text for another program."""
+def check_form(form: str | None, *, as_json: bool) -> None:
+    """Raise UsageError if the jobs cannot be written so; called first, since planning thousands of runs takes minutes.
+
+    form: value of `--as`, None without it.
+    """
     from dbrun.engines.scripts import FORMS
     from dbrun.recipe.checks.suggestions import nearest
-    from dbrun.ui.jobs import JobRow, jobs_table, note_lines
-    from dbrun.ui.plan import stop_text
 
     if form is not None and form not in FORMS:
         close = nearest(form, FORMS)
@@ -46,6 +47,14 @@ def show_jobs(plan: PlannedJobs, *, form: str | None, as_json: bool) -> None:
                          fix=f"write --as {close or next(iter(FORMS))}, or use --json")
     if form is not None and as_json:
         raise UsageError("found --as and --json", fix="leave one of them out")
+
+
+def show_jobs(plan: PlannedJobs, *, form: str | None, as_json: bool) -> None:
+    """Print the jobs: a table, JSON, or with form a text for another program."""
+    from dbrun.engines.scripts import FORMS
+    from dbrun.ui.jobs import JobRow, jobs_table, note_lines
+    from dbrun.ui.plan import stop_text
+
     if as_json:
         notes = [{"stage": note.stage, "text": note.text, "level": note.level, "runs": count}
                  for note, count in plan.notes.items()]
@@ -90,7 +99,7 @@ def submit_words(words: Sequence[str], profiles: Sequence[str] | None, sweeps: S
         for line in note_lines(plan.notes, plan.graph.runs):
             print_status(line)
     reporter = JsonReporter() if as_json else JobReporter(len(jobs))
-    with closing(engine), closing(reporter), stop_signals() as cancel:
+    with closing(reporter), closing(engine), stop_signals() as cancel:
         reports = submit_to(engine, jobs, reporter, cancel, follow=follow)
     if follow:
         check_ended(jobs, reports)

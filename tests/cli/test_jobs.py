@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dbrun.cli.jobs import plan_words, show_jobs, submit_words
+from dbrun.cli.jobs import check_form, plan_words, show_jobs, submit_words
 from dbrun.errors import UsageError
 from dbrun.events import JobChanged, JobsFinished
 from dbrun.ui.jobs import MAX_ROWS, JobReporter, JobRow, jobs_table
@@ -39,12 +39,11 @@ def test_the_jobs_are_shown_as_a_table_as_json_and_for_make(capsys: pytest.Captu
 
 
 def test_what_is_wrong_with_the_words_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan = plan_words(["sks_dog"], None, None, None, OUTPUTS, None)
     with pytest.raises(UsageError, match="allowed are make, snakemake, slurm") as caught:
-        show_jobs(plan, form="maek", as_json=False)
+        check_form("maek", as_json=False)
     assert caught.value.fix == "write --as make, or use --json"
     with pytest.raises(UsageError, match="found --as and --json"):
-        show_jobs(plan, form="make", as_json=True)
+        check_form("make", as_json=True)
     with pytest.raises(UsageError, match="no recipe is named"):
         plan_words(["train.steps=3"], None, None, None, OUTPUTS, None)
     with pytest.raises(UsageError, match=r"rows.jsonl cannot be read: No such file"):
