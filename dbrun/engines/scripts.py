@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dbrun.engines.base import Job
@@ -33,17 +33,19 @@ def makefile(jobs: Sequence[Job]) -> str:
 
 def snakefile(jobs: Sequence[Job]) -> str:
     """Snakefile: a rule for each job, which needs the marks that those before it left in `.snakemake`."""
-    marks = {job.id: f".snakemake/dbrun/{job.id}" for job in jobs}
+    # a folder for each text: marks of an earlier one would hide that a result was removed since
+    folder = time.strftime(".snakemake/dbrun/%Y%m%d-%H%M%S")
+    marks = {job.id: f"{folder}/{job.id}" for job in jobs}
     lines = ["# Written by dbrun jobs. Run it in this folder: snakemake --cores 2 --resources gpu=1 -k -s FILE",
-             "rule all:", f"    input: {json.dumps(list(marks.values()))}"]
+             "rule all:", f"    input: {list(marks.values())!r}"]
     for number, job in enumerate(jobs):
         resources = {"gpu": job.gpus, **_limits(job)}
         # doubled: snakemake reads what is between braces
         command = shlex.join(job.command).replace("{", "{{").replace("}", "}}")
-        lines += ["", f"rule job_{number}:", f"    input: {json.dumps([marks[name] for name in job.needs])}",
-                  f"    output: touch({json.dumps(marks[job.id])})",
+        needs = [marks[name] for name in job.needs]
+        lines += ["", f"rule job_{number}:", f"    input: {needs!r}", f"    output: touch({marks[job.id]!r})",
                   f"    resources: {', '.join(f'{name}={value}' for name, value in resources.items())}",
-                  f"    shell: {json.dumps(command)}"]
+                  f"    shell: {command!r}"]
     return "\n".join(lines) + "\n"
 
 

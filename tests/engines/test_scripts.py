@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,12 +89,17 @@ def test_a_slurm_job_hands_the_signal_on_and_is_queued_again(tmp_path: Path) -> 
     assert (tmp_path / "saved").exists() and (tmp_path / "requeued").read_text() == "requeue 7\n"
 
 
-def test_a_snakefile_names_what_each_job_needs() -> None:
-    text = FORMS["snakemake"](JOBS)
-    lines = text.splitlines()
-    assert f"    output: touch({json.dumps('.snakemake/dbrun/a-1')})" in lines
-    assert '    input: [".snakemake/dbrun/load", ".snakemake/dbrun/a-1"]' in lines
-    assert "    resources: gpu=1, runtime=120" in lines and "{{y}}" in text
+def test_a_snakefile_names_what_each_job_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "strftime", lambda form: form.replace("%Y%m%d-%H%M%S", "20260102-030405"))
+    emoji = job("c", "load", words=("subject.instance_prompt=a \U0001f436 of {x}\ny",))
+    lines = FORMS["snakemake"]([*JOBS, emoji]).splitlines()
+    marks = ".snakemake/dbrun/20260102-030405"
+    assert f"    output: touch('{marks}/a-1')" in lines
+    assert f"    input: ['{marks}/load', '{marks}/a-1']" in lines
+    assert "    resources: gpu=1, runtime=120" in lines
+    # Snakemake reads the words as Python does, and what is between braces as a format
+    shell = ast.literal_eval(lines[-1].removeprefix("    shell: ")).format()
+    assert shlex.split(shell) == list(emoji.command)
 
 
 def test_the_program_of_the_guide_writes_a_workflow_of_argo() -> None:
