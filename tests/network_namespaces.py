@@ -14,23 +14,16 @@ NAMES = ("one", "two")
 """Names of the machines, in the order of what `two_namespaces` yields."""
 
 
-def why_no_namespaces() -> str | None:
-    """Reason why this machine makes no namespaces; None where it does."""
-    if os.geteuid() or shutil.which("ip") is None or shutil.which("unshare") is None:
-        return "network namespaces need root, `ip` and `unshare`"
-    name = f"dbrun-try-{os.getpid()}"
-    if subprocess.run(("ip", "netns", "add", name), capture_output=True).returncode:
-        return "this machine makes no network namespaces"
-    _ip("netns", "delete", name)
-    return None
-
-
 @contextmanager
 def two_namespaces() -> Iterator[tuple[Sequence[str], Sequence[str]]]:
     """Context manager: two namespaces with a bridge to the host; yields the words before a command of each.
 
-    The command keeps its process id, and sees a host name of its own. The two cannot reach each other.
+    The command keeps its process id, and sees a host name of its own. The two cannot reach each other. Raises OSError
+    or CalledProcessError where this machine makes none.
     """
+    for program in ("ip", "unshare"):
+        if shutil.which(program) is None:
+            raise FileNotFoundError(program)
     bridge = f"dbt{os.getpid()}"
     spaces = [f"{bridge}-{name}" for name in NAMES]
     try:

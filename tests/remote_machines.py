@@ -5,7 +5,8 @@ import hashlib
 from faulty_files import faulty_remote
 
 from dbrun.store.objects import sha256_of
-from dbrun.store.store import Store
+from dbrun.store.store import Damage, Store
+from dbrun.store.traces import Trace, trace_name
 
 CONTENTS = {"12" * 32: {"a": b"one", "sub/b": b"two" * 900, "same": b"one"}, "34" * 32: {"a": b"one", "c": b""}}
 """Key → the files of its result; the two share a file."""
@@ -52,3 +53,26 @@ def fetch_checkpoint(store, last_step=None):
     paths = sorted(path for path in (work / "checkpoints").glob("*")) if work.exists() else []
     assert all(sha256_of(path) == path.name.split(".")[1] for path in paths)
     return [path.name for path in paths]
+
+
+def go(store):
+    """Take or compute two results, then go on with a training of STEPS that saves checkpoints."""
+    for key in CONTENTS:
+        found = store.look_up("train", key, "bytes")
+        assert not isinstance(found, Damage)
+        trace = found if isinstance(found, Trace) else publish(store, key)
+        assert files_of(store, trace) == CONTENTS[key]
+    done = fetch_checkpoint(store)
+    for step in STEPS:
+        if checkpoint_name(step) not in done:
+            save_checkpoint(store, step)
+
+
+def assert_heals(stores):
+    """Of machines over a server that is well again, the first two may have to compute, the others find all results."""
+    for number, store in enumerate(stores):
+        for key in CONTENTS:
+            found = store.look_up("train", key, "bytes")
+            assert found or number < 2, f"{trace_name('train', key)} is never found again"
+            if found is None:
+                publish(store, key)

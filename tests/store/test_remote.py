@@ -1,17 +1,17 @@
 """The remote store: what one machine made another takes, and nothing that a server does gives a wrong result."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from faulty_files import FaultyFiles, faulty_remote
 from remote_machines import (
     CONTENTS,
     RESUME_KEY,
-    STEPS,
+    assert_heals,
     checkpoint_name,
     fetch_checkpoint,
     files_of,
+    go,
     machine,
     publish,
     save_checkpoint,
@@ -19,8 +19,6 @@ from remote_machines import (
 
 from dbrun.store import remote as remote_module
 from dbrun.store.remote import object_name
-from dbrun.store.store import Damage
-from dbrun.store.traces import Trace, trace_name
 
 
 @pytest.fixture
@@ -165,36 +163,12 @@ def test_two_hundred_faults(fresh, monkeypatch):
     while sum(counts.values()) < 200:
         files = FaultyFiles(seed, (0.2, 0.4, 0.7)[seed % 3])
         for number in range(2):
-            told = go(fresh / f"{seed}-{number}", files)
+            store, told = machine(fresh / f"{seed}-{number}", files)
+            go(store)
             assert [level for _, level in told].count("warning") <= 1, told
-        assert_heals(fresh / f"{seed}", files)
+        files.rate = 0.0
+        assert_heals([machine(fresh / f"{seed}" / str(number), files)[0] for number in range(3)])
         for kind, count in files.counts.items():
             counts[kind] = counts.get(kind, 0) + count
         seed += 1
     assert len(counts) == 13, f"every kind of fault has occurred: {counts}"
-
-
-def go(folder: Path, files: FaultyFiles) -> list[tuple[str, str]]:
-    """A run of two stages and a training with checkpoints; returns its messages."""
-    store, told = machine(folder, files)
-    for key in CONTENTS:
-        found = store.look_up("train", key, "bytes")
-        assert not isinstance(found, Damage)
-        trace = found if isinstance(found, Trace) else publish(store, key)
-        assert files_of(store, trace) == CONTENTS[key]
-    done = fetch_checkpoint(store)
-    for step in STEPS:
-        if checkpoint_name(step) not in done:
-            save_checkpoint(store, step)
-    return told
-
-
-def assert_heals(folder: Path, files: FaultyFiles) -> None:
-    files.rate = 0.0
-    for number in range(3):
-        store, _ = machine(folder / str(number), files)
-        for key in CONTENTS:
-            found = store.look_up("train", key, "bytes")
-            assert found or number < 2, f"{trace_name('train', key)} is never found again"
-            if found is None:
-                publish(store, key)

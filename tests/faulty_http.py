@@ -1,0 +1,143 @@
+"""A server between a client of S3 and its server that fails at random: it lies, loses bytes, waits and hangs up."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+STATUS = {"404": 404, "403": 403, "500": 500}
+"""Fault → the answer that the client gets without a word of the real server."""
+READ = (*STATUS, "slow", "hung up", "cut", "flipped bit", "longer", "garbage")
+LIST = ("403", "500", "slow", "hung up", "stale", "cut")
+ASK = (*STATUS, "slow", "hung up")
+WRITE = ("403", "500", "slow", "hung up", "lost answer", "lost write")
+FAULTS = {*READ, *LIST, *ASK, *WRITE}
+
+
+class FaultyServer(ThreadingHTTPServer):
+    """A proxy of a server on 127.0.0.1. rate: the probability of a fault; counts: fault → how often it was injected."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int, seed: int, slow_seconds: float) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = port
+        self.slow_seconds = slow_seconds
+        self.rate = 0.0
+        self.counts: Counter[str] = Counter()
+        self.listings: dict[str, bytes] = {}
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+
+    @property
+    def port(self) -> int:
+        """Where clients find it."""
+        return int(self.server_address[1])
+
+    def fault(self, kinds: Sequence[str]) -> str | None:
+        """One of these faults, or None."""
+        with self._lock:
+            if self._random.random() >= self.rate:
+                return None
+            kind = self._random.choice(kinds)
+            self.counts[kind] += 1
+            return kind
+
+    def place(self, size: int) -> int:
+        """A random place in so many bytes."""
+        with self._lock:
+            return self._random.randrange(size)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has given up is none of the test's business."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection of a client."""
+
+    protocol_version = "HTTP/1.1"
+    server: FaultyServer
+
+    def answer(self) -> None:
+        """Answer a request, as the real server does or with a fault."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        kind = self.server.fault(self._kinds())
+        if kind == "slow":
+            time.sleep(self.server.slow_seconds)
+        elif kind == "hung up":
+            self.close_connection = True
+            return
+        elif kind in STATUS:
+            self._send(STATUS[kind], [], b"")
+            return
+        elif kind == "lost write":
+            self._send(200, [("ETag", '"0"')], b"")
+            return
+        status, headers, data = self._ask_upstream(body)
+        if kind == "lost answer":
+            self.close_connection = True
+            return
+        if self._is_listing:
+            before = self.server.listings.get(self.path, data)
+            self.server.listings[self.path] = data
+            data = before if kind == "stale" else data
+        self._send(status, headers, data, kind)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+    @property
+    def _is_listing(self) -> bool:
+        return self.command == "GET" and "list-type=" in self.path
+
+    def _kinds(self) -> Sequence[str]:
+        if self._is_listing:
+            return LIST
+        return {"GET": READ, "HEAD": ASK}.get(self.command, WRITE)
+
+    def _ask_upstream(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
+        try:
+            # the same headers, the host too: they are signed
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in ("connection", "expect"):
+                    connection.putheader(name, value)
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            return answer.status, answer.getheaders(), answer.read()
+        finally:
+            connection.close()
+
+    def _send(self, status: int, headers: Sequence[tuple[str, str]], data: bytes, kind: str | None = None) -> None:
+        size = next((value for name, value in headers if name.lower() == "content-length"), str(len(data)))
+        if self.command != "HEAD":
+            data = self._damaged(data, kind)
+            size = str(len(data))
+        self.send_response(status)
+        for name, value in headers:
+            # without the checksums, by which some clients would notice the damage themselves
+            if not name.lower().startswith(("content-length", "transfer-encoding", "connection", "x-amz-checksum")):
+                self.send_header(name, value)
+        self.send_header("Content-Length", size)
+        self.end_headers()
+        if kind == "cut" and data:
+            data = data[:self.server.place(len(data))]
+            self.close_connection = True
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def _damaged(self, data: bytes, kind: str | None) -> bytes:
+        if kind == "flipped bit" and data:
+            place = self.server.place(len(data))
+            return data[:place] + bytes([data[place] ^ 1 << self.server.place(8)]) + data[place + 1:]
+        if kind == "longer":
+            return data + b"?"
+        return b"<html>try later</html>" if kind == "garbage" else data
