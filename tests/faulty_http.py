@@ -12,15 +12,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 STATUS = {"404": 404, "403": 403, "500": 500}
 """Fault → the answer that the client gets without a word of the real server."""
-READ = (*STATUS, "slow", "hung up", "cut", "flipped bit", "longer", "garbage")
-LIST = ("403", "500", "slow", "hung up", "stale", "cut")
-ASK = (*STATUS, "slow", "hung up")
-WRITE = ("403", "500", "slow", "hung up", "lost answer", "lost write")
-FAULTS = {*READ, *LIST, *ASK, *WRITE}
+FAULTS = {
+    "file": ("404", "slow", "hung up", "cut", "flipped bit", "longer", "garbage"),
+    "trace": ("404", "500", "cut", "flipped bit", "garbage"),
+    "listing": ("500", "cut", "stale"),
+    "question": ("404", "403", "slow"),
+    "write": ("403", "500", "slow", "hung up", "lost answer", "lost write"),
+}
+"""Request → its faults. A question is about a file that is not read; a write may also remove."""
+EVERY = {f"{fault}: {request}" for request, faults in FAULTS.items() for fault in faults}
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """A proxy of a server on 127.0.0.1. rate: the probability of a fault; counts: fault → how often it was injected."""
+    """A proxy of a server on 127.0.0.1. rate: the probability of a fault; counts: one of EVERY → how often."""
 
     daemon_threads = True
 
@@ -39,13 +43,13 @@ class FaultyServer(ThreadingHTTPServer):
         """Where clients find it."""
         return int(self.server_address[1])
 
-    def fault(self, kinds: Sequence[str]) -> str | None:
-        """One of these faults, or None."""
+    def fault(self, request: str) -> str | None:
+        """A fault of this kind of request, or None."""
         with self._lock:
             if self._random.random() >= self.rate:
                 return None
-            kind = self._random.choice(kinds)
-            self.counts[kind] += 1
+            kind = self._random.choice(FAULTS[request])
+            self.counts[f"{kind}: {request}"] += 1
             return kind
 
     def place(self, size: int) -> int:
@@ -66,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         """Answer a request, as the real server does or with a fault."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        kind = self.server.fault(self._kinds())
+        kind = self.server.fault(self._request)
         if kind == "slow":
             time.sleep(self.server.slow_seconds)
         elif kind == "hung up":
@@ -82,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "lost answer":
             self.close_connection = True
             return
-        if self._is_listing:
+        if self._request == "listing":
             before = self.server.listings.get(self.path, data)
             self.server.listings[self.path] = data
             data = before if kind == "stale" else data
@@ -94,13 +98,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     @property
-    def _is_listing(self) -> bool:
-        return self.command == "GET" and "list-type=" in self.path
-
-    def _kinds(self) -> Sequence[str]:
-        if self._is_listing:
-            return LIST
-        return {"GET": READ, "HEAD": ASK}.get(self.command, WRITE)
+    def _request(self) -> str:
+        if self.command == "HEAD":
+            return "question"
+        if self.command != "GET":
+            return "write"
+        if "list-type=" in self.path:
+            return "listing"
+        return "trace" if "/traces/" in self.path else "file"
 
     def _ask_upstream(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
