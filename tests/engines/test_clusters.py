@@ -27,8 +27,9 @@ RUNS = int(os.environ.get("DBRUN_CLUSTER_RUNS", "6"))
 ALONE = max(1, RUNS // 6)
 """Runs that are made alone, too."""
 ROOT = Path(__file__).parents[2]
-WORDS = (str(ROOT / "recipes" / "sks_dog.yaml"), "train.steps=4", "train.batch_size=1", "prior.count=6",
-         "prior.steps=2", "samples.steps=2", "export=[peft]", "device=cpu", "threads=1")
+WORDS = (str(ROOT / "recipes" / "sks_dog.yaml"), "subject.class_prompt=a photo of a dog", "train.steps=4",
+         "train.batch_size=1", "prior.count=2", "prior.steps=2", "samples.steps=1",
+         "samples.prompts=[a photo of sks dog]", "export=[peft]", "device=cpu", "threads=1")
 SHARED = ("load", "adapt", "generate-priors", "preprocess")
 Kill = Callable[[], None]
 
