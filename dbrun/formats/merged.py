@@ -33,8 +33,8 @@ class MergedFormat(ComponentFormat):
         return component in (*family.components, *family.token_components)
 
     def peak_copies(self, weights: Mapping[str, int], adapted: Sequence[str]) -> int:
-        """The merged weights of the adapted components, and the bytes of the largest file while it is written."""
-        return sum(weights[name] for name in adapted) + max(weights.values(), default=0)
+        """The merged weights of the adapted components: safetensors writes a file from them as they are."""
+        return sum(weights[name] for name in adapted)
 
     def loading_lines(self, family: Family, recipe: Mapping[str, Any]) -> tuple[str, ...]:
         """None beside the pipeline itself."""

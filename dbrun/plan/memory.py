@@ -19,7 +19,7 @@ from dbrun.stages.support.memory import CountedMemory, read_counted
 from dbrun.store.canonical import digest, to_json_value
 from dbrun.store.traces import Trace
 
-COUNT_VERSION = 3
+COUNT_VERSION = 4
 """Version of the way of counting; raising it makes stored counts unknown."""
 DEVICES = ("cuda", "mps", "cpu")
 DEVICE_TEXT = re.compile(r"(?P<name>[a-z]+)(?::(?P<size>\d+(\.\d+)?)\s*(?P<unit>[gm])i?b?)?",
