@@ -11,6 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from dbrun.diffusion.device_copy import to_device
 from dbrun.diffusion.prediction import BetaSchedule, DdpmPrediction, PredictionType
 from dbrun.errors import RecipeError
 
@@ -77,7 +78,8 @@ class DiffusionProcess:
         # MPS has no float64: take the roots on the CPU, lower the precision there, and only then move the result
         signal = alpha_bar.sqrt().to(like.dtype)
         noise = (1.0 - alpha_bar).sqrt().to(like.dtype)
-        return signal.to(like.device), noise.to(like.device)
+        there = to_device({"signal": signal, "noise": noise}, like.device)
+        return there["signal"], there["noise"]
 
 
 def _betas(config: Mapping[str, Any]) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dbrun.diffusion.device_copy import to_device
 from dbrun.diffusion.prediction import PredictionType
 
 
@@ -44,8 +45,8 @@ class FlowMatching:
         """Noisy sample [B, …] of x0's dtype: x_t = (1 - sigma) x0 + sigma noise (Esser et al. 2024, eq. 13)."""
         sigma = self.sigma(t).view(-1, *[1] * (x0.ndim - 1))
         # MPS has no float64: both factors are computed on the CPU, then rounded, and only then moved
-        signal = (1.0 - sigma).to(x0.dtype).to(x0.device)
-        return signal * x0 + sigma.to(x0.dtype).to(x0.device) * noise
+        factors = to_device({"x0": (1.0 - sigma).to(x0.dtype), "noise": sigma.to(x0.dtype)}, x0.device)
+        return factors["x0"] * x0 + factors["noise"] * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Training target [B, …]: noise - x0, the same at every t."""

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from dbrun.diffusion.device_copy import one_to_device
+
 
 class Loss(NamedTuple):
     """The loss of a batch, as float32 scalars.
@@ -47,7 +49,7 @@ def per_sample_pseudo_huber(pred: Tensor, target: Tensor, delta: Tensor, counts:
     """
     d = pred.float() - target.float()
     # one delta per sample, with as many axes as d: [B, 1, …, 1]
-    c = delta.float().to(d.device).view(-1, *[1] * (d.ndim - 1))
+    c = one_to_device(delta.float(), d.device).view(-1, *[1] * (d.ndim - 1))
     # sqrt(d^2 + c^2) - c cancels where d is small; multiplied by its conjugate it keeps all digits
     root = (d.square() + c.square()).sqrt()
     return per_sample_mean(2.0 * c * d.square() / (root + c), counts)

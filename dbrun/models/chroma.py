@@ -67,12 +67,14 @@ class ChromaModel(FlowModel):
         """Prediction for prompts of one length: hidden [B, L, D], all of it read."""
         import torch
 
+        from dbrun.diffusion.device_copy import one_to_device
+
         device, dtype = self.device, self.dtype
         height, width = x_t.shape[-2:]
         output = self.denoiser(
             pack(x_t.to(device, dtype)), encoder_hidden_states=hidden.to(device, dtype), timestep=self.sigma(t),
             # in 32 bits: bfloat16 has no 257
-            img_ids=position_ids(height // 2, width // 2).to(device),
+            img_ids=one_to_device(position_ids(height // 2, width // 2), device),
             txt_ids=torch.zeros(hidden.shape[1], 3, device=device)).sample
         return unpack(output, height, width)
 

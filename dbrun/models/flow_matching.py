@@ -65,7 +65,9 @@ class FlowModel(LatentModel):
 
     def sigma(self, t: Tensor) -> Tensor:
         """Noise level of timesteps t [B] as the denoiser takes it: float32 [B] in (0, 1], on the device."""
-        return self.diffusion_process().sigma(t).float().to(self.device)
+        from dbrun.diffusion.device_copy import one_to_device
+
+        return one_to_device(self.diffusion_process().sigma(t).float(), self.device)
 
     def token_count(self, shape: Sequence[int]) -> int:
         """Number of the transformer's tokens for x0 of this shape, [C, h, w]."""

@@ -69,6 +69,8 @@ class FluxModel(FlowModel):
         """Prediction of noise - x0, [B, C, h, w], for x_t of the same shape. condition: `hidden` and `pooled`."""
         import torch
 
+        from dbrun.diffusion.device_copy import one_to_device
+
         device, dtype = self.device, self.dtype
         height, width = x_t.shape[-2:]
         hidden = condition["hidden"].to(device, dtype)
@@ -79,7 +81,7 @@ class FluxModel(FlowModel):
             pack(x_t.to(device, dtype)), encoder_hidden_states=hidden,
             pooled_projections=condition["pooled"].to(device, dtype), timestep=self.sigma(t), guidance=guidance,
             # in 32 bits: bfloat16 has no 257
-            img_ids=position_ids(height // 2, width // 2).to(device),
+            img_ids=one_to_device(position_ids(height // 2, width // 2), device),
             txt_ids=torch.zeros(hidden.shape[1], 3, device=device)).sample
         return unpack(output, height, width)
 

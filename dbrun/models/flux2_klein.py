@@ -86,6 +86,8 @@ class Flux2KleinModel(FlowModel):
         """Prediction of noise - x0, [B, 4C, h, w], for x_t of the same shape. condition: `hidden` [B, L, 3D]."""
         import torch
 
+        from dbrun.diffusion.device_copy import one_to_device
+
         device, dtype = self.device, self.dtype
         height, width = x_t.shape[-2:]
         hidden = condition["hidden"].to(device, dtype)
@@ -93,8 +95,8 @@ class Flux2KleinModel(FlowModel):
         output: Tensor = self.denoiser(
             x_t.to(device, dtype).flatten(2).transpose(1, 2), encoder_hidden_states=hidden, timestep=self.sigma(t),
             # place of each token: (picture, row, column, word)
-            img_ids=torch.cartesian_prod(one, torch.arange(height), torch.arange(width), one).to(device),
-            txt_ids=torch.cartesian_prod(one, one, one, torch.arange(hidden.shape[1])).to(device)).sample
+            img_ids=one_to_device(torch.cartesian_prod(one, torch.arange(height), torch.arange(width), one), device),
+            txt_ids=one_to_device(torch.cartesian_prod(one, one, one, torch.arange(hidden.shape[1])), device)).sample
         return output.transpose(1, 2).reshape(len(x_t), -1, height, width)
 
 

@@ -76,6 +76,8 @@ class Krea2Model(QwenLatentModel):
         """
         import torch
 
+        from dbrun.diffusion.device_copy import one_to_device
+
         device, dtype = self.device, self.dtype
         height, width = x_t.shape[-2:]
         hidden = condition["hidden"].to(device, dtype)
@@ -84,7 +86,8 @@ class Krea2Model(QwenLatentModel):
         places = torch.cat([torch.zeros(hidden.shape[1], 3), position_ids(height // 2, width // 2)])
         output = self.denoiser(
             pack(x_t.to(device, dtype)), encoder_hidden_states=hidden, timestep=self.sigma(t),
-            position_ids=places.to(device), encoder_attention_mask=None if mask is None else mask.to(device)).sample
+            position_ids=one_to_device(places, device),
+            encoder_attention_mask=None if mask is None else mask.to(device)).sample
         return unpack(output, height, width)
 
     def prompt_arguments(self, conditions: Sequence[SamplingConditions]) -> dict[str, Any]:

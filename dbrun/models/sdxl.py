@@ -93,6 +93,8 @@ class StableDiffusionXLModel(StableDiffusionModel):
         """
         import torch
 
+        from dbrun.diffusion.device_copy import one_to_device
+
         time_ids = condition.get("time_ids")
         if time_ids is None:
             factor = downsampling_factor(self.folder / "vae")
@@ -100,7 +102,7 @@ class StableDiffusionXLModel(StableDiffusionModel):
             time_ids = torch.tensor([[height, width, 0, 0, height, width]]).expand(len(x_t), NUM_TIME_IDS)
         # in 32 bits: bfloat16 has no 1025
         return {"text_embeds": condition["pooled"].to(self.device, self.dtype),
-                "time_ids": time_ids.to(self.device, torch.float32)}
+                "time_ids": one_to_device(time_ids.float(), self.device)}
 
     def sampling_scheduler(self) -> Any:
         """New scheduler of the base's own kind: Euler for the published models."""

@@ -74,13 +74,17 @@ class UNetModel(PipelineModel):
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Prediction of the UNet for x_t [B, C, h, w] and t [B], of x_t's shape. condition: at least `hidden`."""
+        from dbrun.diffusion.device_copy import to_device
+
         device, dtype = self.device, self.dtype
         sample, labels = self.denoiser_input(x_t, t, condition)
+        numbers = {"t": t}
         if labels is not None:
-            labels = labels.to(device)
+            numbers["labels"] = labels
+        numbers = to_device(numbers, device)
         hidden = condition["hidden"].to(device, dtype)
-        output: Tensor = self.denoiser(sample.to(device, dtype), t.to(device), encoder_hidden_states=hidden,
-                                       class_labels=labels,
+        output: Tensor = self.denoiser(sample.to(device, dtype), numbers["t"], encoder_hidden_states=hidden,
+                                       class_labels=numbers.get("labels"),
                                        added_cond_kwargs=self.added_conditions(x_t, condition)).sample
         return drop_variance_channels(output, x_t)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dbrun.diffusion.device_copy import to_device
 from dbrun.images.manifest import StoredPicture
 from dbrun.models.base import CleanBatch, Condition, Randn
 from dbrun.options.timesteps import UNIFORM, TimestepDistribution
@@ -40,6 +41,30 @@ class Batch(NamedTuple):
     input_noise: Tensor | None = None
     loss_mask: Tensor | None = None
     class_batch: Batch | None = None
+
+
+def on_device(batch: Batch, condition: Condition, device: torch.device) -> tuple[Batch, Condition]:
+    """The batch and the condition of its rows on the device, by one copy; `class_batch` is left out.
+
+    t stays in CPU memory, where processes compute their factors from it.
+    """
+    tensors = {("batch", "x0"): batch.x0, ("batch", "noise"): batch.noise}
+    if batch.input_noise is not None:
+        tensors["batch", "input_noise"] = batch.input_noise
+    if batch.loss_mask is not None:
+        tensors["batch", "loss_mask"] = batch.loss_mask
+    for name, tensor in batch.extra_conditions.items():
+        tensors["extra", name] = tensor
+    for name, tensor in condition.items():
+        tensors["prompts", name] = tensor
+
+    moved: dict[str, dict[str, Tensor]] = {"batch": {}, "extra": {}, "prompts": {}}
+    for (kind, name), tensor in to_device(tensors, device).items():
+        moved[kind][name] = tensor
+    there = batch._replace(x0=moved["batch"]["x0"], noise=moved["batch"]["noise"], extra_conditions=moved["extra"],
+                           input_noise=moved["batch"].get("input_noise"),
+                           loss_mask=moved["batch"].get("loss_mask"), class_batch=None)
+    return there, moved["prompts"]
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from dbrun.adapters.attach import read_weights, write_weights
+from dbrun.diffusion.device_copy import one_to_device, to_device
 from dbrun.diffusion.losses import Loss, prior_preservation_loss
 from dbrun.errors import StageFailed
 from dbrun.models.base import Model
 from dbrun.seeds import derive_seed
-from dbrun.training.batches import Batch
+from dbrun.training.batches import Batch, on_device
 from dbrun.training.checkpoint import Checkpoint
 from dbrun.training.contexts import frozen_base
 from dbrun.training.device import draws_random, seeded_rng
@@ -170,33 +171,33 @@ class Trainer:
 
     def _weighted_error(self, batch: Batch, conditions: PromptEncoder) -> Tensor:
         """The weighted error of each row, float32 [B]; all rows of the batch have one shape."""
-        device = self.model.device
-        x0, noise = batch.x0.to(device), batch.noise.to(device)
-        input_noise = noise if batch.input_noise is None else batch.input_noise.to(device)
-        x_t = self.process.add_noise(x0, input_noise, batch.t)
+        with self.autocast():
+            condition = conditions(batch.prompts)
+        batch, condition = on_device(batch, condition, self.model.device)
+        input_noise = batch.noise if batch.input_noise is None else batch.input_noise
+        x_t = self.process.add_noise(batch.x0, input_noise, batch.t)
 
         # with prior target `base` the class rows aim at the frozen base's prediction
-        target = self.process.target(x0, noise, batch.t)
-        if self.base_prompt_encoder is not None and batch.num_instances < len(x0):
+        target = self.process.target(batch.x0, batch.noise, batch.t)
+        if self.base_prompt_encoder is not None and batch.num_instances < len(x_t):
             class_target = self._base_prediction(self.base_prompt_encoder, x_t, batch)
             target = torch.cat([target[:batch.num_instances], class_target])
 
         with self.autocast():
-            condition = {**conditions(batch.prompts), **batch.extra_conditions}
-            pred = self.model.predict(x_t, batch.t, condition)
+            pred = self.model.predict(x_t, batch.t, {**condition, **batch.extra_conditions})
 
         objective = self.settings.objective
         per_sample: Tensor = objective.distance.per_sample(pred, target, batch.t, self.process, batch.loss_mask)
         weights: Tensor = objective.weighting.weights(self.process.snr(batch.t), self.process.prediction)
-        return per_sample * weights.float().to(per_sample.device)
+        return per_sample * one_to_device(weights.float(), per_sample.device)
 
     def _base_prediction(self, conditions: PromptEncoder, x_t: Tensor, batch: Batch) -> Tensor:
         """The frozen base's prediction for the class rows, float32 [class rows, C, h, w]."""
         rows = slice(batch.num_instances, None)
-        extra_conditions = {name: tensor[rows] for name, tensor in batch.extra_conditions.items()}
         # the prompts are encoded inside, too: a text encoder may carry an adapter
         with frozen_base(self.modules.values()), self.autocast():
-            condition = {**conditions(batch.prompts[rows]), **extra_conditions}
+            extra_conditions = {name: tensor[rows] for name, tensor in batch.extra_conditions.items()}
+            condition = to_device({**conditions(batch.prompts[rows]), **extra_conditions}, self.model.device)
             return self.model.predict(x_t[rows], batch.t[rows], condition).float()
 
     def adapter_states(self) -> dict[str, dict[str, Tensor]]:

@@ -11,13 +11,13 @@ from dbrun.models.prompt_encoding import NOTHING_KNOWN, KnownOutputs
 from dbrun.training.param_groups import trains_text_encoders
 
 PromptEncoder = Callable[[Sequence[int]], Condition]
-"""Prompt numbers of a batch's rows -> the batched condition, named tensors [B, …] on the device."""
+"""Prompt numbers of a batch's rows -> the batched condition: named tensors [B, …], on the device or on the CPU."""
 
 
 def cached_prompts(model: Model, encoded: Sequence[Condition]) -> PromptEncoder:
     """A prompt encoder that looks up stored conditions. encoded: one per prompt, by number, without a batch axis."""
     kept = [to_host(condition, model.dtype) for condition in encoded]
-    return lambda prompts: _collated(model, [kept[number] for number in prompts])
+    return lambda prompts: model.collate_conditions([kept[number] for number in prompts])
 
 
 def live_prompts(model: Model, texts: Sequence[str], *, known: KnownOutputs = NOTHING_KNOWN,
@@ -41,7 +41,7 @@ def live_prompts(model: Model, texts: Sequence[str], *, known: KnownOutputs = NO
                 continue
             with torch.no_grad():
                 kept[number] = to_host(model.encode_prompts([texts[number]], known)[0], model.dtype)
-        return _collated(model, [kept[number] for number in prompts])
+        return model.collate_conditions([kept[number] for number in prompts])
 
     return encode
 
@@ -56,9 +56,3 @@ def to_host(condition: Condition, dtype: torch.dtype) -> Condition:
     for name, tensor in condition.items():
         held[name] = tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
     return held
-
-
-def _collated(model: Model, conditions: Sequence[Condition]) -> Condition:
-    """The batch of conditions in CPU memory, on the model's device."""
-    batch = model.collate_conditions(conditions)
-    return {name: tensor.to(model.device) for name, tensor in batch.items()}

@@ -125,11 +125,14 @@ def host_milliseconds(tensors: int, steps: int, *, ema: bool = False) -> float:
 
 
 class CountedWaits(TorchDispatchMode):
-    """Context manager: count what makes the host wait for the device. Numbers that are read are 1."""
+    """Context manager: count what makes the host wait for the device. Numbers that are read are 1.
+
+    copies: those that wait; queued: those that do not.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.reads, self.copies = 0, list[str]()
+        self.reads, self.copies, self.queued = 0, list[str](), list[str]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation, and count it where the host waits."""
@@ -140,9 +143,9 @@ class CountedWaits(TorchDispatchMode):
         result = func(*args, **named)
         if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
             source = args[1] if func is torch.ops.aten.copy_.default else args[0]
-            waits = not named.get("non_blocking", False)
-            if waits and source.device != result.device:
-                self.copies.append(f"{source.device} -> {result.device} {list(source.shape)}")
+            copies = self.queued if named.get("non_blocking", False) else self.copies
+            if source.device != result.device:
+                copies.append(f"{source.device} -> {result.device} {list(source.shape)}")
         return result
 
 
@@ -172,11 +175,12 @@ def count_waits(tensors: int) -> CountedWaits:
 
 
 def measure(tensors: int, steps: int) -> Numbers:
-    """Milliseconds without and with averages, and the waits of a step."""
+    """Milliseconds without and with averages, and the waits and copies of a step."""
     waits = count_waits(tensors)
     return {"host ms a step": host_milliseconds(tensors, steps),
             "host ms a step, with EMA": host_milliseconds(tensors, steps, ema=True),
-            "numbers read a step": waits.reads, "copies that wait a step": len(waits.copies)}
+            "numbers read a step": waits.reads, "copies that wait a step": len(waits.copies),
+            "queued copies a step": len(waits.queued)}
 
 
 def main() -> None:

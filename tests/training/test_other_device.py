@@ -161,4 +161,4 @@ def test_encoded_prompts_wait_in_cpu_memory_in_the_bases_dtype(base: tuple[Famil
     model.collate_conditions = watched  # type: ignore[method-assign]
     batch = cached_prompts(model, encoded)([1, 0])
     assert set(waiting) == {("cpu", torch.bfloat16)}
-    assert {tensor.device for tensor in batch.values()} == {ELSEWHERE}
+    assert {tensor.device.type for tensor in batch.values()} == {"cpu"}
