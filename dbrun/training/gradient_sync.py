@@ -50,7 +50,7 @@ class GradientSync:
     def gradient_sum(self, parameters: Sequence[nn.Parameter]) -> GradientSum:
         """A new, empty gradient sum for one step over these parameters."""
         if self.size == 1:
-            return GradientSum(parameters)
+            return GradientSum()
         return GatheredGradientSum(parameters, self)
 
     def broadcast(self, value: float) -> float:
@@ -96,10 +96,6 @@ SINGLE_PROCESS = GradientSync()
 class GradientSum:
     """The gradient sum of a step in a single process: autograd itself adds the slots up in each parameter's `grad`."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        # frozen parameters (a component past its `stop_at`) are frozen in every process: nobody sends them
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-
     def add(self, loss: Loss) -> list[Loss]:
         """Add the gradients of the slot that was just computed.
 
@@ -115,7 +111,8 @@ class GatheredGradientSum(GradientSum):
     """The gradient sum of a step over several processes, which must all call `add` equally often."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], gradient_sync: GradientSync) -> None:
-        super().__init__(parameters)
+        # frozen parameters (a component past its `stop_at`) are frozen in every process: nobody sends them
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.gradient_sync = gradient_sync
         self.sums: list[Tensor | None] = [None] * len(self.parameters)
 

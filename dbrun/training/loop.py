@@ -78,7 +78,10 @@ class Trainer:
         flatten = settings.optimizer.ELEMENTWISE
         self.flat_weights = [FlatWeights(group.parameters, flatten=flatten) for group in self.param_groups]
         torch_groups: list[dict[str, Any]] = [{"params": flat.weights} for flat in self.flat_weights]
-        self.optimizer = self.accelerator.prepare(settings.optimizer.build(torch_groups, settings.learning_rate))
+        self.optimizer = settings.optimizer.build(torch_groups, settings.learning_rate)
+        # accelerate's wrapper skips the steps that overflowed, and looks for packages at every step
+        if self.accelerator.scaler:
+            self.optimizer = self.accelerator.prepare(self.optimizer)
         self.ema = None if settings.ema is None else EmaWeights(settings.ema, self._weights())
         self.evaluator: HeldOutEvaluator | None = None
         self.history: list[Metrics] = []
@@ -147,7 +150,8 @@ class Trainer:
         self._check_gradient(norm, step)
 
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        for weight in weights:
+            weight.grad = None
         if self.ema is not None:
             self.ema.update(step + 1)
         # the file says them only where they differ
