@@ -103,14 +103,16 @@ def make_request(recipe: RecipeLike, overrides: Sequence[str] = (), profiles: Se
 
 
 def read_request(request: RecipeRequest, store: Store, emit: Emit | None = None, *, decode: bool = False,
-                 reading: AbstractContextManager[None] | None = None) -> tuple[LoadedRecipe, ResolvedSources]:
+                 reading: AbstractContextManager[None] | None = None,
+                 processes: int = 1) -> tuple[LoadedRecipe, ResolvedSources]:
     """The requested recipe and what its paths point at. Raises DbrunError.
 
     emit: given by callers that run the recipe; data sets and encoders are then fetched from the Hub, with progress sent
     to emit; decode: decode every picture completely, to find damaged ones; reading: context manager that is held while
-    files are read.
+    files are read; processes: the number that a launcher started to share the run.
     """
     loaded, problems = request.load_with_problems()
+    loaded = replace(loaded, recipe=loaded.recipe.shared_by(processes))
     # Only `run` fetches: a command that reads must neither download nor write.
     if emit is not None and not problems and any(one.revision for one in loaded.recipe.subjects_by_key.values()):
         from dbrun.resolve.datasets import fetch_datasets

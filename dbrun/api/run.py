@@ -42,9 +42,9 @@ def run(recipe: RecipeLike, *overrides: str, profiles: Sequence[str] = (), folde
     May be called from several threads: reading and planning go on side by side, the stages take turns. The base stays
     in memory for the next call, see `release`. Raises Cancelled, and DbrunError for all else that is wrong.
     """
-    from dbrun.workers.env import read_distributed_env
+    from dbrun.workers.env import has_launcher
 
-    if read_distributed_env(os.environ) is not None:
+    if has_launcher(os.environ):
         raise UsageError("a launcher started this process, and `dbrun.run` works for itself only",
                          fix="start `dbrun run` with the launcher, or set `launch.processes` in the recipe")
     request = make_request(recipe, overrides, profiles, folder, store)
@@ -89,7 +89,8 @@ def read_run(request: RecipeRequest, emit: Emit, *, locked: bool = False, launch
 
     try:
         store = request.open_store()
-        loaded, resolved = read_request(request, store, emit, decode=True, reading=reading)
+        loaded, resolved = read_request(request, store, emit, decode=True, reading=reading,
+                                        processes=launched.size if launched else 1)
         check_launcher(loaded.recipe, launched, os.environ)
         size = launched.size if launched else loaded.recipe.launch.processes
         _check_shareable(request, size)

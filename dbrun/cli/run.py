@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -53,7 +54,7 @@ def run_recipe(request: RecipeRequest, selection: Selection, *, as_json: bool, q
     from dbrun.api.run import read_run, run_read
     from dbrun.run.signals import stop_signals
     from dbrun.ui.progress import make_reporter
-    from dbrun.workers.env import let_idle_threads_sleep, read_distributed_env
+    from dbrun.workers.env import clear_launcher_variables, let_idle_threads_sleep, read_distributed_env
 
     let_idle_threads_sleep()
     # Imported modules stay for good, so the collector need not search them.
@@ -65,6 +66,9 @@ def run_recipe(request: RecipeRequest, selection: Selection, *, as_json: bool, q
         join_run(launched, request)
     with closing(make_reporter(as_json)) as reporter:
         read = read_run(request, reporter, locked=locked, launched=launched, reading=show_elapsed(READING))
+        # what `accelerate launch` says to a single process has been checked; libraries that find it would follow it
+        if launched is None:
+            clear_launcher_variables(os.environ)
         if junit is not None:
             check_junit(junit, read.loaded.recipe)
         with stop_signals() as cancel:
@@ -104,6 +108,7 @@ def join_run(here: DistributedEnv, request: RecipeRequest) -> NoReturn:
 
     def plan() -> Scope:
         loaded, resolved, store = read_request(request, lambda event: None)
+        loaded = replace(loaded, recipe=loaded.recipe.shared_by(here.size))
         return make_scope(loaded.recipe, pin_revision(loaded, resolved, store), store, ALL_STAGES, None)
 
     sys.exit(run_worker(here, plan))

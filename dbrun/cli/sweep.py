@@ -180,9 +180,9 @@ def run_sweep(runs: Sequence[SweepRun], selection: Selection, *, as_json: bool,
     """
     from dbrun.cli.sweep_sheet import write_sweep_sheet
     from dbrun.ui.sweep import report_command, results_table, values_text
-    from dbrun.workers.env import read_distributed_env
+    from dbrun.workers.env import has_launcher
 
-    if read_distributed_env(os.environ) is not None:
+    if has_launcher(os.environ):
         raise UsageError("a launcher's processes share one run, and a sweep is several",
                          fix="leave the launcher out; `launch.processes=N` shares each run of the sweep")
     results: list[dict[str, object]] = []

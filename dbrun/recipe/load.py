@@ -121,6 +121,7 @@ class RecipeTemplate:
         resolved, recipe = _resolve_and_validate(merged, self.beside, problems)
         if recipe is None:
             raise InvalidRecipe([*problems, *self.profile_problems])
+        recipe = recipe.shared_by(recipe.launch.processes)
         # rules are checked only on a recipe without wrong keys: other findings would follow from what was left out
         if not problems:
             problems += _rule_problems(recipe, resolved)

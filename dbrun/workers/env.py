@@ -11,15 +11,19 @@ from dbrun.errors import UsageError
 from dbrun.recipe.schema.launch import even_split_fix, uneven_split_reason
 from dbrun.recipe.schema.model import Recipe
 
+ADDRESS, PORT = "MASTER_ADDR", "MASTER_PORT"
+"""Variables for the place where the processes of a run meet."""
 PARENT_PID_VARIABLE = "DBRUN_PROCESS_OF"
 """Variable that a run sets for the processes it starts itself, to its own process id."""
-LAUNCHER_VARIABLES = re.compile(r"(ACCELERATE|TORCHELASTIC|MASTER|ROLE|GROUP)_.+|(LOCAL_)?(RANK|WORLD_SIZE)|"
-                                + PARENT_PID_VARIABLE)
+LAUNCHER_VARIABLES = re.compile(r"(ACCELERATE|TORCHELASTIC|MASTER|ROLE|GROUP|PMI|PMIX)_.+|(LOCAL_)?(RANK|WORLD_SIZE)|"
+                                r"SLURM_(PROCID|STEP_NUM_TASKS)|" + PARENT_PID_VARIABLE)
 """Variables that launchers set; removed once read, because libraries that see them distribute work themselves."""
 HARMLESS_SETTINGS = re.compile(r"ACCELERATE_(DEBUG_MODE|CPU_AFFINITY|DYNAMO_(MODE|USE_.+))")
 """Settings of accelerate that change no arithmetic while its compiler is off."""
 NEUTRAL_VALUES = {"ACCELERATE_USE_CPU": ("false", "true"), "ACCELERATE_DYNAMO_BACKEND": ("no",)}
 """Settings of accelerate → lower-case values that change nothing, whatever the recipe says."""
+FIRST_SLURM_PORT, SLURM_PORTS = 15000, 15000
+"""Ports of which a step of Slurm takes the one that its number leads to; systems give others to whoever wants any."""
 START_HINT = ("start dbrun itself: `dbrun run RECIPE launch.processes=N`, or `torchrun --nproc-per-node N -m dbrun run "
               "RECIPE`")
 
@@ -37,7 +41,8 @@ class DistributedEnv:
     """Place of one process among those that a launcher started.
 
     rank: 0 to size - 1; size: number of processes; local_rank, local_size: the same on this machine; address, port:
-    of the rendezvous; started_by_dbrun: started by process 0 of the run itself, not by a launcher.
+    of the rendezvous; started_by_dbrun: started by process 0 of the run itself, not by a launcher; started_by_srun: by
+    Slurm, which opens no rendezvous: process 0 does.
     """
 
     rank: int
@@ -47,20 +52,20 @@ class DistributedEnv:
     address: str
     port: int
     started_by_dbrun: bool = False
+    started_by_srun: bool = False
 
 
 def read_distributed_env(environment: Mapping[str, str]) -> DistributedEnv | None:
     """Place of this process; None if no launcher started it. Raises UsageError for variables that are incomplete."""
     counts = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    names = (*counts, "MASTER_ADDR", "MASTER_PORT")
+    names = (*counts, ADDRESS, PORT)
     # MASTER_ADDR alone is no launcher: some clusters set it for every job
     if "RANK" not in environment and "WORLD_SIZE" not in environment:
-        setting = next((name for name in environment if name.startswith("ACCELERATE_")), None)
-        if setting is not None:
-            raise UsageError("`accelerate launch` started a single process (with --cpu it ignores --num_processes), "
-                             f"or its settings are in the environment ({setting} …)",
-                             fix=f"{START_HINT}; the recipe decides how to compute, so unset ACCELERATE_*")
-        return None
+        # accelerate sets the port only where it was asked for several processes
+        if _has_accelerate_settings(environment) and PORT in environment:
+            raise UsageError("`accelerate launch` started a single process where several were asked for, as it does "
+                             "with --cpu", fix=START_HINT)
+        return _read_slurm_step(environment)
     missing = [name for name in names if not environment.get(name)]
     if missing:
         raise UsageError(f"a launcher set some of {', '.join(names)}, but not {', '.join(missing)}",
@@ -71,9 +76,56 @@ def read_distributed_env(environment: Mapping[str, str]) -> DistributedEnv | Non
                           PARENT_PID_VARIABLE in environment)
 
 
+def has_launcher(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher started this process, accelerate's for a single process included. Raises UsageError."""
+    return read_distributed_env(environment) is not None or _has_accelerate_settings(environment)
+
+
+def _has_accelerate_settings(environment: Mapping[str, str]) -> bool:
+    return any(name.startswith("ACCELERATE_") for name in environment)
+
+
+def _read_slurm_step(environment: Mapping[str, str]) -> DistributedEnv | None:
+    """Place of this process among the tasks of a step of Slurm (`srun -n N`); None outside one, and in a step of one.
+
+    The script of a batch job is no step, whatever number of tasks the job has.
+    """
+    size = int(environment.get("SLURM_STEP_NUM_TASKS") or 1)
+    if size == 1 or "SLURM_PROCID" not in environment:
+        return None
+    nodes = int(environment.get("SLURM_STEP_NUM_NODES") or 1)
+    address = environment.get(ADDRESS) or "127.0.0.1"
+    if nodes > 1 and ADDRESS not in environment:
+        address = _first_host(environment["SLURM_STEP_NODELIST"])
+    number = 100 * int(environment.get("SLURM_JOB_ID") or 0) + int(environment.get("SLURM_STEP_ID") or 0)
+    port = environment.get(PORT) or FIRST_SLURM_PORT + number % SLURM_PORTS
+    per_node = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE") or str(size))
+    return DistributedEnv(int(environment["SLURM_PROCID"]), size, int(environment["SLURM_LOCALID"]),
+                          per_node[int(environment.get("SLURM_NODEID") or 0)], address, int(port), started_by_srun=True)
+
+
+def _first_host(nodes: str) -> str:
+    """First name of a list of nodes as Slurm writes it: `gpu03` of `gpu[03-05,9],login`."""
+    first = re.match(r"([^,\[]+)(?:\[(\w+)[^\]]*\](\S*?))?(?:,|$)", nodes)
+    if first is None:
+        raise UsageError(f"found SLURM_STEP_NODELIST={nodes}, which is no list of nodes",
+                         fix=f"set {ADDRESS} to the name of the first node")
+    return "".join(part or "" for part in first.groups())
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """Number of tasks of each node, as Slurm writes it: [2, 2, 1] of `2(x2),1`."""
+    counts: list[int] = []
+    for part in text.split(","):
+        tasks, _, nodes = part.rstrip(")").partition("(x")
+        counts += [int(tasks)] * int(nodes or 1)
+    return counts
+
+
 def check_launcher(recipe: Recipe, here: DistributedEnv | None, environment: Mapping[str, str]) -> None:
     """Raise UsageError if a launcher started other processes than the recipe asks for, or changes how it computes."""
     processes, machines = recipe.launch.processes, recipe.launch.machines
+    _check_launcher_settings(recipe, environment)
     if here is None:
         # dbrun starts processes on its own machine only
         if machines > 1:
@@ -92,10 +144,10 @@ def check_launcher(recipe: Recipe, here: DistributedEnv | None, environment: Map
         plural = "s" if used_machines > 1 else ""
         raise UsageError(f"the launcher uses {used_machines} machine{plural}, but the recipe asks for {machines} "
                          "(`launch.machines`)", fix=f"write `launch.machines={used_machines}`")
-    uneven = uneven_split_reason(here.size, recipe.train.accumulation)
+    accumulation = recipe.shared_by(here.size).train.accumulation
+    uneven = uneven_split_reason(here.size, accumulation)
     if uneven:
-        raise UsageError(uneven, fix=even_split_fix(here.size, recipe.train.accumulation))
-    _check_launcher_settings(recipe, environment)
+        raise UsageError(uneven, fix=even_split_fix(here.size, accumulation))
 
 
 def _check_launcher_settings(recipe: Recipe, environment: Mapping[str, str]) -> None:

@@ -101,8 +101,10 @@ def connect_channel(here: DistributedEnv) -> ControlChannel:
     from torch.distributed import TCPStore
     from torch.distributed.rendezvous import rendezvous
 
-    if here.started_by_dbrun:
-        store: Store = TCPStore(here.address, here.port, None, False, JOIN_TIMEOUT, wait_for_workers=False)
+    if here.started_by_dbrun or here.started_by_srun:
+        # where dbrun started the others, process 0 has opened the store before and does not come here
+        opens = here.rank == 0
+        store: Store = TCPStore(here.address, here.port, None, opens, JOIN_TIMEOUT, wait_for_workers=False)
     else:
         # torch's own rendezvous: torchrun's agent may hold the store itself
         store, _, _ = next(rendezvous("env://", here.rank, here.size, timeout=JOIN_TIMEOUT))

@@ -26,11 +26,17 @@ def read(tmp_path: Path) -> Callable[..., object]:
 def test_processes_divide_the_micro_batches_of_a_step(read: Callable[..., object]) -> None:
     for processes in (1, 2, 4):
         assert read(f"launch.processes={processes}", "train.accumulation=4")
-    with pytest.raises(RecipeError, match=r"launch.processes.*cannot be split evenly over 2 processes") as refused:
-        read("launch.processes=2")
-    assert "train.accumulation: 2" in str(refused.value)
-    with pytest.raises(RecipeError, match=r"train\.accumulation: 6"):
+    with pytest.raises(RecipeError, match=r"launch.processes.*cannot be split evenly over 3 processes") as refused:
         read("launch.processes=3", "train.accumulation=4")
+    assert "train.accumulation: 6" in str(refused.value)
+
+
+def test_a_step_of_one_micro_batch_gets_one_for_each_process(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    alone = load_recipe(tmp_path / "r.yaml", ["train={accumulation: 3, scale_lr: true}"]).recipe
+    shared = load_recipe(tmp_path / "r.yaml", ["launch.processes=3", "train.scale_lr=true"]).recipe
+    assert shared.train == alone.train and shared.train.learning_rate_scale == 3
+    assert alone.shared_by(3) is alone and load_recipe(tmp_path / "r.yaml").recipe.train.accumulation == 1
 
 
 def test_machines_divide_the_processes_and_a_mac_has_one_gpu(read: Callable[..., object]) -> None:

@@ -14,12 +14,14 @@ Threads = Annotated[Int, Field(ge=1, le=1024)] | Literal["auto"]
 
 
 class Launch(Part):
-    """How many processes share the work. This changes no result, so nothing is computed again when it changes.
+    """How many processes share the work. With `accumulation` above 1 this changes no result, so nothing is computed
+    again when it changes.
 
     The micro-batches of a step are distributed over the processes, and their gradients are added in the order of the
     micro-batches, so that any number of processes gives the same bytes. A batch of 4 on each of 2 GPUs is written as
     `batch_size: 4, accumulation: 2` and `processes: 2`. Class images and pictures are distributed one by one.
-    `torchrun` or `accelerate launch` may start the processes instead; then their number counts.
+    `torchrun`, `accelerate launch` or `srun` may start the processes instead; then their number counts. Where a step
+    has one micro-batch (`accumulation: 1`), it gets one for each process.
     """
 
     # one process and one machine are the default of every run from before this section
@@ -27,7 +29,8 @@ class Launch(Part):
 
     processes: Annotated[Int, Field(ge=1, le=4096)] = 1
     """Number of processes on all machines together; each has its own GPU, or `threads` CPU threads. It must divide
-    `train.accumulation`, since each process computes an equal share of a step's micro-batches."""
+    `train.accumulation`, since each process computes an equal share of a step's micro-batches; `accumulation: 1`
+    becomes this number."""
     machines: Annotated[Int, Field(ge=1, le=4096)] = 1
     """Number of machines. For more than one, start `torchrun` on each, with one store that all of them can access
     (DBRUN_STORE)."""

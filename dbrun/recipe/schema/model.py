@@ -1,7 +1,7 @@
 """The recipe model: every key with its type, its default and the description that editors show."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -179,7 +179,7 @@ class Recipe(Part):
     """Experiment trackers that training metrics are sent to; metrics.jsonl in the run's folder is always written."""
     export: Annotated[tuple[Export, ...] | None, Field(min_length=1, description=export_description()), OrNone] = None
     launch: Launch = Launch()
-    """How many processes share the work; changes no result."""
+    """How many processes share the work; changes no result where `train.accumulation` is above 1."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Device to run on; auto uses CUDA if it is available, then MPS, then the CPU."""
     threads: Threads = 1
@@ -187,6 +187,16 @@ class Recipe(Part):
     cores of the machine, shared by the processes of `launch`; where there are more or fewer, stages run again."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     """Seed from which every random draw of the run is derived."""
+
+    def shared_by(self, processes: int) -> Self:
+        """The recipe as so many processes run it: a step of one micro-batch gets one for each of them.
+
+        The result is that of one process with as many micro-batches, and has its cache key.
+        """
+        if processes == 1 or self.train.accumulation > 1:
+            return self
+        train = self.train.model_copy(update={"accumulation": processes})
+        return self.model_copy(update={"train": train})
 
     @property
     def subjects_by_key(self) -> Mapping[str, Subject]:
