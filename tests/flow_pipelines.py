@@ -32,7 +32,8 @@ class FlowPipeline:
     arguments by name, height and width in latent pixels -> x_t [1, C, h, w]; sigma: those arguments -> noise level; at:
     noise level -> the arguments that ask the denoiser there; prediction: its output, height and width -> noise - x0,
     [1, C, h, w]; call: further arguments of the pipeline; mask: place of the mask of a prompt, None where all of it is
-    read; mended: arguments of the denoiser by name -> those that the pipeline gives wrong, as they should be.
+    read; mended: arguments of the denoiser by name -> those that the pipeline gives wrong, as they should be;
+    shift_of_sampling: whether it samples with a shift by its number of steps, which training has none of.
     """
 
     encode: Keywords
@@ -46,6 +47,7 @@ class FlowPipeline:
     call: Keywords = field(default_factory=dict)
     mask: int | None = None
     mended: Callable[[Keywords], Keywords] = lambda asked: {}
+    shift_of_sampling: bool = False
 
 
 def unpack_flux(tokens: Tensor, height: int, width: int) -> Tensor:
@@ -120,7 +122,7 @@ FLOW_PIPELINES: Mapping[str, FlowPipeline] = {
         encode={}, results={"hidden": 0}, image_to_image=Flux2KleinPipeline, noised=noise_klein,
         x_t=lambda asked, h, w: unpack_klein(asked["hidden_states"], h, w),
         sigma=lambda asked: float(asked["timestep"]), at=lambda sigma: {"timestep": sigma},
-        prediction=lambda output, h, w: unpack_klein(output[0], h, w)),
+        prediction=lambda output, h, w: unpack_klein(output[0], h, w), shift_of_sampling=True),
     # it has no image-to-image; the one of Qwen-Image prepares its latents, and their tokens are packed as FLUX.1's
     "krea2": FlowPipeline(
         encode={}, results={"hidden": 0}, image_to_image=QwenImageImg2ImgPipeline, noised=noise_qwen,

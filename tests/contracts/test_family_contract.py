@@ -11,15 +11,12 @@ from PIL.Image import Image
 from PIL.Image import new as new_picture
 from representatives import family_cases
 
-from dbrun.adapters.adapter_io import ComponentAdapter
-from dbrun.adapters.attach import attach, match_layers, read_weights
+from dbrun.adapters.attach import match_layers
 from dbrun.adapters.base import TARGET_PRESETS
-from dbrun.adapters.lora import Lora
 from dbrun.diffusion.ddpm import DiffusionProcess
 from dbrun.diffusion.flow import FlowMatching
 from dbrun.diffusion.prediction import DdpmPrediction
 from dbrun.errors import Interrupted, RecipeError
-from dbrun.formats.base import formats
 from dbrun.models.base import CleanBatch, Family, Model, Randn, families
 from dbrun.models.prompt_length import find_truncated, load_tokenizer, may_be_truncated
 from dbrun.recipe.schema.model import Adapt
@@ -240,6 +237,15 @@ def test_a_condition_has_no_batch_axis_and_collate_adds_one(case: Case) -> None:
     assert any(not torch.equal(conditions[0][name], conditions[1][name]) for name in conditions[0])
 
 
+def test_a_prompt_is_encoded_in_a_batch_as_alone(case: Case) -> None:
+    _, _, model = case
+    for prompt, together in zip(PROMPTS, model.encode_prompts(PROMPTS), strict=True):
+        (alone,) = model.encode_prompts([prompt])
+        assert together.keys() == alone.keys()
+        for name, tensor in together.items():
+            torch.testing.assert_close(tensor, alone[name], rtol=0, atol=2e-5)
+
+
 def test_prompts_have_a_limit(case: Case) -> None:
     family, folder, model = case
     assert all(limit.tokens >= 16 for limit in family.prompt_limits(folder))
@@ -332,57 +338,6 @@ def test_all_reaches_convolutions_and_is_offered_where_there_are_some(case: Case
     assert bool(convolutions) is ("all" in presets)
     if convolutions:
         assert not convolutions.isdisjoint(match_layers(module, presets["all"]))
-
-
-@pytest.mark.parametrize("alpha", [2.0, 7.0])
-def test_saved_adapters_load_through_the_pipeline(fresh: Case, tmp_path: Path, alpha: float) -> None:
-    """The file that `load_lora_weights` reads changes the prediction as the attached adapter did, whatever alpha."""
-    check_saved_adapters(fresh, tmp_path, alpha, {c: list(fresh[0].target_presets[c])[-1]
-                                                  for c in fresh[0].diffusers_prefixes})
-
-
-@pytest.mark.slow
-def test_saved_adapters_of_every_preset_load_through_the_pipeline(fresh: Case, tmp_path: Path) -> None:
-    family, folder, _ = fresh
-    for component in family.diffusers_prefixes:
-        for preset in family.target_presets[component]:
-            there = tmp_path / component / preset
-            there.mkdir(parents=True)
-            check_saved_adapters((family, folder, load(family, folder)), there, 3.0, {component: preset})
-
-
-def check_saved_adapters(fresh: Case, to: Path, alpha: float, presets: dict[str, str]) -> None:
-    family, folder, trained = fresh
-    adapters = {}
-    for seed, (component, preset) in enumerate(presets.items()):
-        module = trained.module(component)
-        lora = Lora(type="lora", rank=2, alpha=alpha, targets=preset)
-        modules = match_layers(module, family.target_presets[component][preset])
-        attach(module, lora, modules, seed=seed)
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
-        adapters[component] = ComponentAdapter(lora, modules, read_weights(module))
-    formats()["diffusers"].write(to, family, adapters, lambda: load(family, folder))
-
-    reloaded, base = load(family, folder), load(family, folder)
-    reloaded.pipeline.load_lora_weights(str(to))
-    effect = float(answer(trained).sub(answer(base)).abs().max())
-    assert effect > 1e-2
-    torch.testing.assert_close(answer(reloaded), answer(trained), rtol=1e-4, atol=1e-5 * max(1.0, effect))
-
-
-def test_its_prefixes_are_of_its_components(case: Case) -> None:
-    family, _, _ = case
-    assert set(family.diffusers_prefixes) <= set(family.components)
-
-
-def answer(model: Model) -> torch.Tensor:
-    x0, extra_conditions = drawn(model, 1, 32)
-    with torch.no_grad():
-        condition = {**model.collate_conditions(model.encode_prompts(PROMPTS[:1])), **extra_conditions}
-        return model.predict(x0, torch.tensor([500]), condition)
 
 
 def test_a_folder_that_is_no_base_is_refused(case: Case, tmp_path: Path) -> None:

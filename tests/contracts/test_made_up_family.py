@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-CONTRACT = [str(Path(__file__).with_name(f"test_{name}_contract.py")) for name in ("family", "lokr")]
+CONTRACT = [str(Path(__file__).with_name(f"test_{name}_contract.py")) for name in ("family", "pipeline_files")]
 MADE_UP = '''
 """Family `made_up`: Chroma, under another name."""
 

@@ -1,10 +1,13 @@
 """Does every family of flow matching prepare, encode and predict as diffusers' pipelines do? At unequal sides."""
 
+import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import diffusers
 import pytest
@@ -66,10 +69,6 @@ def check_prompts(model: Model, oracle: FlowPipeline) -> None:
                 if oracle.mask is not None:
                     expected = expected[theirs[oracle.mask][0].bool()]
                 assert torch.equal(ours[name], expected), (prompt, name)
-        for prompt, together in zip(PROMPTS, model.encode_prompts(PROMPTS), strict=True):
-            (alone,) = model.encode_prompts([prompt])
-            for name, tensor in together.items():
-                torch.testing.assert_close(tensor, alone[name], rtol=0, atol=2e-5)
 
 
 def check_latents(model: Model, oracle: FlowPipeline) -> None:
@@ -118,8 +117,37 @@ def check_prediction(model: Model, oracle: FlowPipeline) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
 
+def check_shift(model: Model, oracle: FlowPipeline) -> None:
+    """The shift that is drawn with: what the pipeline tells its scheduler for a picture of this size, or its own."""
+    pipeline, told = model.pipeline, dict[str, Any]()
+    pipeline.set_progress_bar_config(disable=True)
+    scheduler = pipeline.scheduler
+    set_timesteps = scheduler.set_timesteps
+
+    # the pipeline reads the signature
+    @functools.wraps(set_timesteps)
+    def watched(*arguments: Any, **keywords: Any) -> None:
+        told.update(keywords)
+        set_timesteps(*arguments, **keywords)
+
+    with patch.object(scheduler, "set_timesteps", watched):
+        pipeline(prompt=PROMPTS[0], num_inference_steps=1, width=WIDTH, height=HEIGHT,
+                 **{"guidance_scale": 1.0, **oracle.call})
+    theirs = scheduler.shift
+    if scheduler.config.use_dynamic_shifting:
+        theirs = math.exp(told["mu"])
+    stored = model.encode_images(torch.zeros(1, 3, HEIGHT, WIDTH))
+    shape = model.sample_x0(stored, lambda _, shape: torch.zeros(1, *shape), "none").x0.shape[1:]
+    assert model.timestep_shift(None, shape) == pytest.approx(theirs, rel=1e-12)
+
+
 def test_every_family_of_flow_matching_has_an_oracle() -> None:
     assert FLOW_PIPELINES.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(name for name in FAMILIES if not FLOW_PIPELINES[name].shift_of_sampling))
+def test_the_shift_is_the_pipelines(cases: Cases, name: str) -> None:
+    check_shift(load(FAMILIES[name], cases(name)), FLOW_PIPELINES[name])
 
 
 @pytest.mark.parametrize("check", [check_prompts, check_latents, check_prediction], ids=lambda check: check.__name__)
@@ -193,6 +221,7 @@ MUTANTS: dict[str, Mutant] = {
     "rows for columns": (flux, "position_ids", _swapped_ids, check_prediction),
     "packed across": (flux, "pack", lambda x: x.flatten(2).transpose(1, 2).reshape(len(x), -1, 4 * x.shape[1]),
                       check_prediction),
+    "tokens of one pixel": (FluxModel, "token_count", lambda self, shape: math.prod(shape[-2:]), check_shift),
     "one timestep off": (FluxModel, "sigma", lambda self, t: RIGHT_SIGMA(self, t - 1), check_prediction),
     "CLIP at its first mark": (FluxModel, "_read_clip", _first_mark, check_prompts),
     "T5 without padding": (FluxModel, "_read_t5", _unpadded, check_prompts),

@@ -134,6 +134,14 @@ def test_a_distilled_base_is_known_by_its_configs_whatever_its_name(tmp_path, gu
     assert (families()["flux"].distillation_warning(tmp_path, "my/base") is not None) is distilled
 
 
+@pytest.mark.parametrize(("shift", "path", "distilled"), [
+    (3.0, "my/base", True), (6.0, "my/base", False), (3.0, "ostris/Z-Image-De-Turbo", False)])
+def test_a_turbo_of_z_image_is_known_by_its_shift_unless_it_was_undone(tmp_path, shift, path, distilled):
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps({"shift": shift}))
+    assert (families()["z_image"].distillation_warning(tmp_path, path) is not None) is distilled
+
+
 @pytest.mark.parametrize(("family", "path", "named"), [
     ("sd3", "stabilityai/stable-diffusion-3.5-large-turbo", "train stabilityai/stable-diffusion-3.5-large,"),
     ("sd3", "tensorart/stable-diffusion-3.5-medium-turbo", "train stabilityai/stable-diffusion-3.5-medium,"),
