@@ -24,9 +24,6 @@ from dbrun.embedded.making.places import PLACES
 from dbrun.safetensors_header import read_header
 from dbrun.scores.encoder import open_encoder
 
-STEPS = 1500
-"""Five times the recipe's: after 300 steps without priors the subject already takes few of the colours asked for."""
-EVERY = 250
 COLUMNS = ("truth", "subject", "subject_truth", "prompt", "prompt_truth")
 """Of the printed table; truth: the mean of those of subject and prompt."""
 
@@ -49,6 +46,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--by", nargs="+", default=["subject", "prompt"], metavar="SCORE")
     parser.add_argument("--seeds", type=int, default=3)
+    # five times the recipe's: after 300 steps without priors the subject already takes few of the colours asked for
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--every", type=int, default=250, help="steps between two candidates")
     words = parser.parse_args()
     torch.set_num_threads(1)
     words.work.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,8 @@ def main() -> None:
     for seed in range(words.seeds):
         at_step: dict[int, Mapping[str, float]] = {}
         for name, select in choices.items():
-            changes = [f"seed={seed}", *NO_PRIORS, f"train.steps={STEPS}", f"train.candidates.every={EVERY}", select]
+            changes = [f"seed={seed}", *NO_PRIORS, f"train.steps={words.steps}",
+                       f"train.candidates.every={words.every}", select]
             export = run(words.recipe, changes, f"{name.replace(' ', '_')}.{seed}", words.work)
             step = chosen_step(export)
             if step not in at_step:
