@@ -84,14 +84,17 @@ def sbatch_options(job: Job) -> list[str]:
 def batch_text(command: Sequence[str]) -> str:
     """Batch script of one command for Slurm.
 
-    SIGTERM makes dbrun write a checkpoint and exit with 143; the job is then queued again, and goes on from there.
+    SIGTERM makes dbrun write a checkpoint and exit with 143; the job is then queued again, and goes on from there. One
+    that was cancelled gets SIGTERM, too, and Slurm would queue it again all the same: it is COMPLETING by then.
     `wait` returns when the trap has run, so it is repeated until the process has ended.
     """
     # `$!` and no variable of our own, which a signal could find unset when the process has begun
     lines = ["#!/bin/sh", "trap 'if [ -n \"$!\" ]; then kill -TERM \"$!\"; else exit 143; fi' TERM",
              f"{shlex.join(command)} &", 'wait "$!"', "code=$?",
              'while kill -0 "$!" 2>/dev/null; do wait "$!"; code=$?; done',
-             'if [ "$code" -eq 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi', 'exit "$code"']
+             'if [ "$code" -eq 143 ]; then', '  case "$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID")" in',
+             "    COMPLETING | CANCELLED) ;;", '    *) scontrol requeue "$SLURM_JOB_ID" ;;', "  esac", "fi",
+             'exit "$code"']
     return "\n".join(lines) + "\n"
 
 

@@ -74,10 +74,13 @@ def test_the_slurm_script_hands_each_job_to_sbatch(tmp_path: Path) -> None:
     assert ran == {one.command[1:] for one in JOBS}
 
 
-def test_a_slurm_job_hands_the_signal_on_and_is_queued_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("state", "is_requeued"), [("RUNNING", True), ("", True), ("COMPLETING", False)])
+def test_a_slurm_job_hands_the_signal_on_and_is_queued_again(tmp_path: Path, state: str, is_requeued: bool) -> None:
+    """Unless it was cancelled; where the queue does not answer, work is not given up."""
     environment = program(tmp_path, "dbrun", "#!/bin/sh\ntrap 'sleep 0.2; echo saved > saved; exit 143' TERM\n"
                                              "echo > started\nwhile :; do sleep 0.05; done\n")
     program(tmp_path, "scontrol", '#!/bin/sh\necho "$*" > requeued\n')
+    program(tmp_path, "squeue", f"#!/bin/sh\necho {state}\n")
     program(tmp_path, "sbatch", "#!/bin/sh\ncat > job\necho 1\n")
     (tmp_path / "jobs.sh").write_text(FORMS["slurm"](JOBS[:1]))
     subprocess.run(["sh", "jobs.sh"], cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -86,7 +89,9 @@ def test_a_slurm_job_hands_the_signal_on_and_is_queued_again(tmp_path: Path) -> 
         assert started.poll() is None
     started.terminate()
     assert started.wait(20) == 143
-    assert (tmp_path / "saved").exists() and (tmp_path / "requeued").read_text() == "requeue 7\n"
+    assert (tmp_path / "saved").exists() and (tmp_path / "requeued").exists() == is_requeued
+    if is_requeued:
+        assert (tmp_path / "requeued").read_text() == "requeue 7\n"
 
 
 def test_a_snakefile_names_what_each_job_needs(monkeypatch: pytest.MonkeyPatch) -> None:
