@@ -86,7 +86,7 @@ def start_dbrun(words: Sequence[str], cwd: Path, env: Mapping[str, str], stdout:
                 stderr: int | None = None) -> Forked:
     """A command that writes to these file descriptors, None for nowhere; it may go on after this returns."""
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(_server())
+    connection.connect(server_address())
     with Path(os.devnull).open("r+b", buffering=0) as nowhere:
         request = json.dumps({"words": list(words), "cwd": str(cwd), "env": dict(env)}).encode()
         head = len(request).to_bytes(8, "big")
@@ -122,7 +122,7 @@ class Forked:
 
 
 @cache
-def _server() -> str:
+def server_address() -> str:
     """The address of this process's server, which is started when it is asked for first."""
     folder = tempfile.mkdtemp(prefix="dbrun-fork-server-")
     address = str(Path(folder) / "socket")

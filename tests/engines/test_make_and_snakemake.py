@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -16,13 +15,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from fork_server import server_address
 
 pytestmark = pytest.mark.slow
 NAMES = ("rex", "mia", "bo")
-WORDS = ("sks_dog", "train.steps=2", "train.batch_size=1", "prior.count=2", "prior.steps=2", "samples.steps=1",
-         "samples.prompts=[a photo of sks dog]", "export=[peft]", "device=cpu", "threads=1", "--each", "rows.jsonl")
+WORDS = ("sks_dog", "subject.class_prompt=a photo of a dog", "train.steps=2", "train.batch_size=1", "prior.count=2",
+         "prior.steps=2", "samples.steps=1", "samples.prompts=[a photo of sks dog]", "export=[peft]", "device=cpu",
+         "threads=1", "--each", "rows.jsonl")
 STAGES = ("load", "adapt", "generate-priors", "preprocess", "train", "export")
 PROGRAMS = {"make": ("make", "-k", "-f", "jobs"), "snakemake": ("snakemake", "--cores", "1", "-k", "-s", "jobs")}
+
+COMMAND = """#!{python} -IS
+import json, os, socket, sys
+request = json.dumps({{"words": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ)}}).encode()
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
+server.sendall(request)
+with server.makefile("rb") as answer:
+    process, code = answer.read(8), answer.read(8)
+sys.exit(int.from_bytes(code, "big", signed=True))
+"""
+"""Program that has `dbrun` run by the server of the tests, which has its imports made."""
 
 
 class Folder:
@@ -33,7 +47,7 @@ class Folder:
         rows = [{"name": name, "train.learning_rate": (number + 1) * 1e-4} for number, name in enumerate(NAMES)]
         (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (home / "bin").mkdir()
-        (home / "bin" / "dbrun").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m dbrun "$@"\n')
+        (home / "bin" / "dbrun").write_text(COMMAND.format(python=sys.executable, address=server_address()))
         (home / "bin" / "dbrun").chmod(0o755)
 
     def call(self, *command: str) -> str:
@@ -57,7 +71,8 @@ class Folder:
 
     def delivered(self) -> set[str]:
         """Names of the runs that have weights in their folder."""
-        return {path.parents[1].name for path in (self.home / "outputs").glob("*/peft/*.safetensors")}
+        outputs = self.home / "outputs"
+        return {path.relative_to(outputs).parts[0] for path in outputs.rglob("*.safetensors")}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
