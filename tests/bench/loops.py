@@ -26,7 +26,7 @@ from dbrun.training.loop import Trainer
 from dbrun.training.prompt_embeds import cached_prompts
 
 SIZES = {"1 row": (1, 0), "4 rows": (4, 0), "4 + 4 rows": (4, 4)}
-"""Name of a micro-batch -> its instance and class rows."""
+"""Name of a micro-batch -> its instance rows, and as many class rows or none: halves of a micro-batch are equal."""
 BLOCK = 20
 """Steps that a loop does before it is the other's turn."""
 MATRIX = 1024
