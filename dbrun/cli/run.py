@@ -6,7 +6,6 @@ import gc
 import os
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -30,17 +29,18 @@ READING = "reading the pictures and the base"
 
 
 def read_request(request: RecipeRequest, emit: Emit | None = None, *,
-                 decode: bool = False) -> tuple[LoadedRecipe, ResolvedSources, Store]:
+                 decode: bool = False, processes: int = 1) -> tuple[LoadedRecipe, ResolvedSources, Store]:
     """The requested recipe, what its paths point at, and its store. Raises DbrunError.
 
     emit: given by commands that run the recipe, see `dbrun.api.request.read_request`; decode: decode every picture
-    completely, to find damaged ones.
+    completely, to find damaged ones; processes: the number that a launcher started to share the run.
     """
     store = request.open_store()
     if store.remote is not None:
         # a run sends it to its own listener instead
         store.remote.listen(lambda stage, text, level: print_status(text))
-    loaded, resolved = api.read_request(request, store, emit, decode=decode, reading=show_elapsed(READING))
+    loaded, resolved = api.read_request(request, store, emit, decode=decode, reading=show_elapsed(READING),
+                                        processes=processes)
     return loaded, resolved, store
 
 
@@ -107,8 +107,7 @@ def join_run(here: DistributedEnv, request: RecipeRequest) -> NoReturn:
     from dbrun.workers.worker import run_worker
 
     def plan() -> Scope:
-        loaded, resolved, store = read_request(request, lambda event: None)
-        loaded = replace(loaded, recipe=loaded.recipe.shared_by(here.size))
+        loaded, resolved, store = read_request(request, lambda event: None, processes=here.size)
         return make_scope(loaded.recipe, pin_revision(loaded, resolved, store), store, ALL_STAGES, None)
 
     sys.exit(run_worker(here, plan))
