@@ -57,11 +57,12 @@ class Format:
         return (transformer and cls.TRANSFORMER_LOADS_IN) or cls.LOADS_IN
 
     def peak_copies(self, weights: Mapping[str, int], adapted: Sequence[str]) -> int:
-        """Most bytes that writing it or reading it back takes in CPU memory, beside the base and the adapters.
+        """Most bytes that writing a large format or reading it back takes in CPU memory, beside base and adapters.
 
+        By default the merged weights: safetensors writes a file from them as they are.
         weights: component by its name in model_index.json -> its bytes; adapted: those that carry adapters.
         """
-        return 0
+        return sum(weights[name] for name in adapted)
 
     def supports(self, family: Family, component: str) -> bool:
         """Whether this format can hold this component; other formats hold the others."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -37,10 +37,6 @@ class ComponentFormat(Format):
     POSITION: ClassVar[int] = 40
     LARGE: ClassVar[bool] = True
     ADDS_TO_WEIGHTS: ClassVar[bool] = True
-
-    def peak_copies(self, weights: Mapping[str, int], adapted: Sequence[str]) -> int:
-        """The merged weights of the adapted components: safetensors writes a file from them as they are."""
-        return sum(weights[name] for name in adapted)
 
     def loading_lines(self, family: Family, recipe: Mapping[str, Any]) -> tuple[str, ...]:
         """`from_pretrained` of each component's own class."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,10 +31,6 @@ class MergedFormat(ComponentFormat):
     def supports(self, family: Family, component: str) -> bool:
         """Every component, and new words: its tokenizer and its text encoder have them."""
         return component in (*family.components, *family.token_components)
-
-    def peak_copies(self, weights: Mapping[str, int], adapted: Sequence[str]) -> int:
-        """The merged weights of the adapted components: safetensors writes a file from them as they are."""
-        return sum(weights[name] for name in adapted)
 
     def loading_lines(self, family: Family, recipe: Mapping[str, Any]) -> tuple[str, ...]:
         """None beside the pipeline itself."""
