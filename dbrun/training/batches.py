@@ -43,7 +43,7 @@ class Batch(NamedTuple):
     class_batch: Batch | None = None
 
 
-def on_device(batch: Batch, condition: Condition, device: torch.device) -> tuple[Batch, Condition]:
+def batch_to_device(batch: Batch, condition: Condition, device: torch.device) -> tuple[Batch, Condition]:
     """The batch and the condition of its rows on the device, by one copy; `class_batch` is left out.
 
     t stays in CPU memory, where processes compute their factors from it.

@@ -21,7 +21,7 @@ from dbrun.diffusion.losses import Loss, prior_preservation_loss
 from dbrun.errors import StageFailed
 from dbrun.models.base import Model
 from dbrun.seeds import derive_seed
-from dbrun.training.batches import Batch, on_device
+from dbrun.training.batches import Batch, batch_to_device
 from dbrun.training.checkpoint import Checkpoint
 from dbrun.training.contexts import frozen_base
 from dbrun.training.device import draws_random, seeded_rng
@@ -177,7 +177,7 @@ class Trainer:
         """The weighted error of each row, float32 [B]; all rows of the batch have one shape."""
         with self.autocast():
             condition = conditions(batch.prompts)
-        batch, condition = on_device(batch, condition, self.model.device)
+        batch, condition = batch_to_device(batch, condition, self.model.device)
         input_noise = batch.noise if batch.input_noise is None else batch.input_noise
         x_t = self.process.add_noise(batch.x0, input_noise, batch.t)
 
