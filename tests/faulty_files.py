@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.memory import MemoryFileSystem
 
 from dbrun.store.remote import Mode, RemoteStore
+
+
+def spoilt(data: bytes, kind: str | None, place: Callable[[int], int]) -> bytes:
+    """The bytes after a fault of this kind; others leave them. place: size → a random place in so many bytes."""
+    if kind == "flipped bit" and data:
+        where = place(len(data))
+        return data[:where] + bytes([data[where] ^ 1 << place(8)]) + data[where + 1:]
+    if kind == "longer":
+        return data + b"?"
+    return b"<html>try later</html>" if kind == "garbage" else data
 
 
 class FaultyFiles:
@@ -46,12 +57,7 @@ class FaultyFiles:
         """The bytes that arrive."""
         if kind == "cut":
             return data[: self.random.randrange(max(1, len(data)))]
-        if kind == "flipped bit" and data:
-            place = self.random.randrange(len(data))
-            return data[:place] + bytes([data[place] ^ 1 << self.random.randrange(8)]) + data[place + 1 :]
-        if kind == "longer":
-            return data + b"?"
-        return b"<html>try later</html>" if kind == "garbage" else data
+        return spoilt(data, kind, self.random.randrange)
 
     def cat_file(self, path: str, start: int, end: int) -> bytes:
         kind = self.fault("404", "403", "500", "silence", "cut", "flipped bit", "longer", "garbage")

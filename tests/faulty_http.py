@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from faulty_files import spoilt
+
 STATUS = {"404": 404, "403": 403, "500": 500}
 """Fault → the answer that the client gets without a word of the real server."""
 FAULTS = {
@@ -124,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, headers: Sequence[tuple[str, str]], data: bytes, kind: str | None = None) -> None:
         size = next((value for name, value in headers if name.lower() == "content-length"), str(len(data)))
         if self.command != "HEAD":
-            data = self._damaged(data, kind)
+            data = spoilt(data, kind, self.server.place)
             size = str(len(data))
         self.send_response(status)
         for name, value in headers:
@@ -138,11 +140,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         if self.command != "HEAD":
             self.wfile.write(data)
-
-    def _damaged(self, data: bytes, kind: str | None) -> bytes:
-        if kind == "flipped bit" and data:
-            place = self.server.place(len(data))
-            return data[:place] + bytes([data[place] ^ 1 << self.server.place(8)]) + data[place + 1:]
-        if kind == "longer":
-            return data + b"?"
-        return b"<html>try later</html>" if kind == "garbage" else data
