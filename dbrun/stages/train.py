@@ -94,6 +94,7 @@ class Train(Stage[TrainParams]):
             objective=recipe.objective,
             guidance=1.0 if train.guidance is None else train.guidance,
             quantise=recipe.base.quantise,
+            reduced_over=recipe.launch.reduced_over,
             held=held_out_indices(recipe, sources))
 
     def extendable_params(self, params: TrainParams) -> tuple[str, ...]:
@@ -246,7 +247,7 @@ def _make_trainer(ctx: StageContext[TrainParams], model: Model, components: tupl
     if ctx.params.prior_target == "base":
         base_prompt_encoder = prompt_encoder()
     group = ctx.process_group
-    gradient_sync = GradientSync(group.rank, group.size, group.check_alive)
+    gradient_sync = GradientSync(group.rank, group.size, group.check_alive, fast=ctx.params.reduced_over > 1)
     return Trainer(model, components, prompt_encoder(), ctx.params,
                    base_prompt_encoder=base_prompt_encoder, gradient_sync=gradient_sync)
 

@@ -122,15 +122,14 @@ class Trainer:
             torch_group["lr"] = rates[group.component]
 
         # forward and backward, one micro-batch after the other
-        losses: list[Loss] = []
         gradients = self.gradient_sync.gradient_sum(self.parameters)
         accumulation = len(batches) * self.gradient_sync.size
         for slot, batch in zip(self.gradient_sync.slots(accumulation), batches, strict=True):
             with self._dropout_rng(step, slot):
                 loss = self.loss(batch)
             self.accelerator.backward(loss.total / accumulation)
-            losses += gradients.add(loss)
-        gradients.write_grads()
+            gradients.add(loss)
+        losses = gradients.finish()
 
         # one gradient for all parameters of a piece
         for number, (group, flat) in enumerate(zip(self.param_groups, self.flat_weights, strict=True)):

@@ -95,11 +95,12 @@ class TrainParams(TrainSettings):
 
     NEUTRAL: ClassVar[dict[str, object]] = {
         "class_labels": "none", "guidance": 1.0, "learning_rates": {}, "stops": {}, "objective": DEFAULT_OBJECTIVE,
-        "prior_target": "images", "held": (), "quantise": None}
+        "prior_target": "images", "held": (), "quantise": None,
+        "reduced_over": 1}
     WORDS: ClassVar[Mapping[str, str]] = {
         "prior_weight": "prior.weight", "prior_target": "prior.target", "seed": "seed", "objective": "objective",
         "learning_rates": "adapt.{}.learning_rate", "stops": "adapt.{}.stop_at", "held": "pictures held out",
-        "quantise": "base.quantise"}
+        "quantise": "base.quantise", "reduced_over": "launch.processes"}
 
     steps: int
     """Number of optimizer steps."""
@@ -126,6 +127,8 @@ class TrainParams(TrainSettings):
     """The numbers of the held-out instance pictures, counted from 0."""
     quantise: str | None = None
     """Number format of the frozen denoiser's linear layers, None for `precision`."""
+    reduced_over: int = 1
+    """Number of processes whose gradients an all-reduce adds; 1 where they are added in the order of the slots."""
 
     @classmethod
     def resolve(cls, settings: TrainSettings, **resolved: Any) -> Self:

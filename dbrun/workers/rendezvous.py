@@ -73,17 +73,22 @@ class ControlChannel:
         """Leave the group in which tensors are exchanged, if this process has joined it."""
         from torch import distributed
 
-        if distributed.is_initialized():
+        group = distributed.group.WORLD
+        if group is not None:
+            # NCCL's destroy would wait for an exchange with a process that is gone
+            group.abort()
             distributed.destroy_process_group()
 
     def join_group(self, rank: int) -> None:
         """Join the group in which tensors are exchanged; blocks until all have joined. Rank 0 lets the others begin."""
+        import torch
         from torch import distributed
 
         if rank == 0:
             self.count("meet", 1)
-        # gloo, not nccl: GradientSync exchanges tensors on the CPU, so the result does not depend on the GPUs
-        distributed.init_process_group("gloo", store=distributed.PrefixStore("group", self.store), rank=rank,
+        has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
+        backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
+        distributed.init_process_group(backend, store=distributed.PrefixStore("group", self.store), rank=rank,
                                        world_size=self.size, timeout=STEP_TIMEOUT)
 
 

@@ -1,5 +1,6 @@
 """Do several processes end in the bytes of one, however they were started and whatever became of one of them?"""
 
+import json
 import os
 import signal
 import subprocess
@@ -45,6 +46,17 @@ def launched(project: Project, *launcher: str, env: dict[str, str] | None = None
 def test_two_processes_publish_what_one_does(project: Project, alone: Project) -> None:
     project.dbrun("run", "tiny.yaml", *SHARED, "launch.processes=2")
     assert artifacts(project) == artifacts(alone) and project.exported() == alone.exported()
+
+
+def test_a_fast_sum_is_another_result_for_each_number_of_processes(project: Project, alone: Project) -> None:
+    project.dbrun("run", "tiny.yaml", *SHARED)
+    words = ("tiny.yaml", *SHARED, "launch={processes: 2, reduce: fast}")
+    plan = json.loads(project.dbrun("plan", *words, "--json").stdout)
+    assert [row["name"] for row in plan["stages"] if row["status"] == "run"] == ["train", "export"], plan
+    project.dbrun("run", *words)
+    assert "nothing to do" in project.dbrun("run", *words).stderr
+    # with two processes x + y is y + x: the bits are those of one process, and the keys differ
+    assert project.exported() == alone.exported()
 
 
 def test_torchrun_publishes_it_too_and_starts_nothing_twice(project: Project, alone: Project) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from dbrun.errors import RecipeError
 from dbrun.recipe.load import load_recipe
+from dbrun.recipe.schema.launch import Launch
 
 RECIPE = """\
 schema: dbrun/v1
@@ -37,6 +38,15 @@ def test_a_step_of_one_micro_batch_gets_one_for_each_process(tmp_path: Path) -> 
     shared = load_recipe(tmp_path / "r.yaml", ["launch.processes=3", "train.scale_lr=true"]).recipe
     assert shared.train == alone.train and shared.train.learning_rate_scale == 3
     assert alone.shared_by(3) is alone and load_recipe(tmp_path / "r.yaml").recipe.train.accumulation == 1
+
+
+def test_a_fast_sum_names_its_processes(read: Callable[..., Launch]) -> None:
+    assert read("launch={processes: 2, reduce: fast}")
+    numbers = [read(f"launch={{processes: {n}, reduce: {how}}}", "train.accumulation=4").reduced_over
+               for how in ("exact", "fast") for n in (2, 4)]
+    assert numbers == [1, 1, 2, 4], "what the cache key of `train` holds"
+    with pytest.raises(RecipeError, match=r"launch.reduce.*one process has nothing to exchange"):
+        read("launch.reduce=fast")
 
 
 def test_machines_divide_the_processes_and_a_mac_has_one_gpu(read: Callable[..., object]) -> None:

@@ -95,6 +95,7 @@ def test_as_many_processes_run_as_were_asked_for(recipe):
     check_launcher(recipe("train.accumulation=4", "launch={processes: 4, machines: 2}"), here, TORCHRUN)
     refused(r"started 4 processes, but the recipe asks for 2", recipe("train.accumulation=4", "launch.processes=2"),
             here, {})
+    refused(r"started 4 processes, but the recipe asks for 2", recipe("launch={processes: 2, reduce: fast}"), here, {})
     refused("2 machines, but the recipe asks for 4", recipe(
         "train.accumulation=4", "launch={processes: 4, machines: 4}"), here, {})
     refused("cannot be split evenly over 4", recipe("train.accumulation=2"), here, {})

@@ -14,8 +14,8 @@ Threads = Annotated[Int, Field(ge=1, le=1024)] | Literal["auto"]
 
 
 class Launch(Part):
-    """How many processes share the work. With `accumulation` above 1 this changes no result, so nothing is computed
-    again when it changes.
+    """How many processes share the work. With `accumulation` above 1 and `reduce: exact` this changes no result, so
+    nothing is computed again when it changes.
 
     The micro-batches of a step are distributed over the processes, and their gradients are added in the order of the
     micro-batches, so that any number of processes gives the same bytes. A batch of 4 on each of 2 GPUs is written as
@@ -25,7 +25,7 @@ class Launch(Part):
     """
 
     # one process and one machine are the default of every run from before this section
-    NEUTRAL: ClassVar[dict[str, object]] = {"processes": 1, "machines": 1}
+    NEUTRAL: ClassVar[dict[str, object]] = {"processes": 1, "machines": 1, "reduce": "exact"}
 
     processes: Annotated[Int, Field(ge=1, le=4096)] = 1
     """Number of processes on all machines together; each has its own GPU, or `threads` CPU threads. It must divide
@@ -34,6 +34,15 @@ class Launch(Part):
     machines: Annotated[Int, Field(ge=1, le=4096)] = 1
     """Number of machines. For more than one, start `torchrun` on each, with one store that all of them can access
     (DBRUN_STORE)."""
+    reduce: Literal["exact", "fast"] = "exact"
+    """How gradients are added. exact: in the order of the micro-batches, the same bytes for any number of processes.
+    fast: each process adds its own, and one all-reduce a step adds those: less is sent, but the last bits depend on
+    `processes`, which is then part of the cache key."""
+
+    @property
+    def reduced_over(self) -> int:
+        """Number of processes that the bits of a gradient depend on; 1 where they depend on none."""
+        return self.processes if self.reduce == "fast" else 1
 
     @property
     def processes_per_machine(self) -> int:
@@ -69,6 +78,9 @@ def check_launch(launch: Launch, accumulation: int, device: str) -> Iterator[Key
                          f"found {launch.machines}, but {launch.processes} processes cannot be spread evenly "
                          f"over {launch.machines} machines",
                          "write in `processes` the number for all machines together, a multiple of `machines`")
+    if launch.reduce == "fast" and launch.processes == 1:
+        yield KeyProblem("launch.reduce", "found fast, but one process has nothing to exchange",
+                         "write `launch.processes`, also where a launcher starts them, or remove `reduce`")
     if launch.processes > 1 and device == "mps":
         yield KeyProblem("launch.processes",
                          f"found {launch.processes}, allowed with `device: mps`: 1, since a Mac has one GPU",
