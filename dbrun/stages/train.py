@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -134,6 +135,8 @@ class Train(Stage[TrainParams]):
                 f"checkpointing {train.gradient_checkpointing}", f"ema {train.ema is not None}",
                 f"held out {train.held_out}", f"samples {samples}", f"target {prior_target}",
                 *denoiser_labels(recipe.base))
+        if train.compile:
+            like = (*like, "compiled")
         adapters = 1
         if train.candidates is not None:
             adapters += len(train.candidates.steps_until(steps))
@@ -199,15 +202,16 @@ class Train(Stage[TrainParams]):
 
         resume(ctx, trainer)
         monitor = _make_monitor(ctx, model, trainer, num_halves=len(batches.halves))
-        try:
-            monitor.start()
-            for done in trainer.run(batches):
-                monitor.log_step(done)
-                # before the samples: a crash while drawing loses no step
-                save_and_stop(ctx, trainer)
-                monitor.draw_samples()
-        finally:
-            monitor.close()
+        with _compiled(ctx, model):
+            try:
+                monitor.start()
+                for done in trainer.run(batches):
+                    monitor.log_step(done)
+                    # before the samples: a crash while drawing loses no step
+                    save_and_stop(ctx, trainer)
+                    monitor.draw_samples()
+            finally:
+                monitor.close()
 
         _note_best_step(ctx, trainer)
         write_adapters(ctx.out, with_weights(adapters, trainer.adapter_states()))
@@ -250,6 +254,15 @@ def _make_trainer(ctx: StageContext[TrainParams], model: Model, components: tupl
     gradient_sync = GradientSync(group.rank, group.size, group.check_alive, fast=ctx.params.reduced_over > 1)
     return Trainer(model, components, prompt_encoder(), ctx.params,
                    base_prompt_encoder=base_prompt_encoder, gradient_sync=gradient_sync)
+
+
+def _compiled(ctx: StageContext[TrainParams], model: Model) -> AbstractContextManager[None]:
+    """Context manager under which the denoiser's blocks are compiled, where the recipe asks for it."""
+    if not ctx.params.compile:
+        return nullcontext()
+    from dbrun.training.compiled_blocks import compiled_blocks
+
+    return compiled_blocks(model.denoiser, ctx.note)
 
 
 def _make_batches(ctx: StageContext[TrainParams], model: Model, trainer: Trainer) -> Batches:

@@ -237,8 +237,12 @@ class Trainer:
         Restores weights, modes and random state bit for bit on exit.
         """
         devices = [torch.cuda.current_device()] if self.model.device.type == "cuda" else []
+        uncompiled: AbstractContextManager[Any] = nullcontext()
+        if self.settings.compile:
+            # a few pictures are not worth the compilation of their shapes
+            uncompiled = torch.compiler.set_stance("force_eager")
         with (self.eval_weights(), eval_mode(self.modules.values()), self.autocast(),
-              torch.random.fork_rng(devices)):
+              torch.random.fork_rng(devices), uncompiled):
             yield
 
     def checkpoint(self) -> Checkpoint:

@@ -24,7 +24,7 @@ def check_rules(recipe: Recipe) -> list[KeyProblem]:
     """All problems between keys of a valid recipe."""
     rules = (_subject, _dataset, _captions, _prior, _class_images, _base, check_weights, _prompt_reading,
              _components, _class_labels, _guidance, _objective, _precision, _adapt, _trigger, _export, _length, _stop,
-             _optimizer, _tf32, _images, _launch, check_scores)
+             _optimizer, _tf32, _compile, _images, _launch, check_scores)
     problems: list[KeyProblem] = []
     for rule in rules:
         problems += rule(recipe)
@@ -366,6 +366,12 @@ def _tf32(recipe: Recipe) -> Iterator[KeyProblem]:
     # silently without effect, and the user would take the speed for TF32's
     if recipe.train.tf32 and recipe.device in ("cpu", "mps"):
         yield KeyProblem("train.tf32", f"found true, but `device: {recipe.device}` has no TF32", "remove it")
+
+
+def _compile(recipe: Recipe) -> Iterator[KeyProblem]:
+    if recipe.train.compile and recipe.base.offload:
+        yield KeyProblem("train.compile", "found true, but with `base.offload` a block's weights are on the GPU only "
+                         "while it computes, which torch's compiler cannot follow", "remove one of the two")
 
 
 def _images(recipe: Recipe) -> Iterator[KeyProblem]:
