@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dbrun.training.batches import Batches
+    from dbrun.training.compiled_blocks import CompiledBlocks
     from dbrun.training.dry_run import DryRun
     from dbrun.training.evaluation import HeldOutEvaluator
     from dbrun.training.loop import Metrics, Trainer
@@ -202,7 +203,7 @@ class Train(Stage[TrainParams]):
 
         resume(ctx, trainer)
         monitor = _make_monitor(ctx, model, trainer, num_halves=len(batches.halves))
-        with _compiled(ctx, model):
+        with _compiled(ctx, model) as trainer.compiled:
             try:
                 monitor.start()
                 for done in trainer.run(batches):
@@ -256,13 +257,13 @@ def _make_trainer(ctx: StageContext[TrainParams], model: Model, components: tupl
                    base_prompt_encoder=base_prompt_encoder, gradient_sync=gradient_sync)
 
 
-def _compiled(ctx: StageContext[TrainParams], model: Model) -> AbstractContextManager[None]:
+def _compiled(ctx: StageContext[TrainParams], model: Model) -> AbstractContextManager[CompiledBlocks | None]:
     """Context manager under which the denoiser's blocks are compiled, where the recipe asks for it."""
     if not ctx.params.compile:
         return nullcontext()
     from dbrun.training.compiled_blocks import compiled_blocks
 
-    return compiled_blocks(model.denoiser, ctx.note)
+    return compiled_blocks(model.denoiser, ctx.params.precision, ctx.note)
 
 
 def _make_batches(ctx: StageContext[TrainParams], model: Model, trainer: Trainer) -> Batches:

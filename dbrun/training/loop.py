@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, astuple, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from dbrun.models.base import Model
 from dbrun.seeds import derive_seed
 from dbrun.training.batches import Batch, batch_to_device
 from dbrun.training.checkpoint import Checkpoint
+from dbrun.training.compiled_blocks import CompiledBlocks
 from dbrun.training.contexts import frozen_base
 from dbrun.training.device import draws_random, seeded_rng
 from dbrun.training.ema import EmaWeights
@@ -84,6 +86,7 @@ class Trainer:
             self.optimizer = self.accelerator.prepare(self.optimizer)
         self.ema = None if settings.ema is None else EmaWeights(settings.ema, self._weights())
         self.evaluator: HeldOutEvaluator | None = None
+        self.compiled: CompiledBlocks | None = None
         self.history: list[Metrics] = []
 
     @property
@@ -125,8 +128,9 @@ class Trainer:
         gradients = self.gradient_sync.gradient_sum(self.parameters)
         accumulation = len(batches) * self.gradient_sync.size
         for slot, batch in zip(self.gradient_sync.slots(accumulation), batches, strict=True):
-            with self._dropout_rng(step, slot):
-                loss = self.loss(batch)
+            if self.compiled is not None:
+                self.compiled.check(batch.x0.shape, partial(self._slot_loss, step, slot, batch), self.parameters)
+            loss = self._slot_loss(step, slot, batch)
             self.accelerator.backward(loss.total / accumulation)
             gradients.add(loss)
         losses = gradients.finish()
@@ -158,6 +162,14 @@ class Trainer:
             rates = {}
         self.history.append(Metrics(step + 1, total, instance, prior, settings.learning_rate * factor, norm, rates))
         return self.history[-1]
+
+    def _slot_loss(self, step: int, slot: int, batch: Batch) -> Loss:
+        """The loss of a micro-batch of a step, with the draws of its slot; the same each time."""
+        if not self.has_dropout:
+            return self.loss(batch)
+        # the seed follows from step and slot, not from what was drawn before: a resumed run repeats it
+        with seeded_rng(derive_seed(self.settings.seed, "dropout", step, slot), self.model.device):
+            return self.loss(batch)
 
     def loss(self, batch: Batch, conditions: PromptEncoder | None = None) -> Loss:
         """The loss of a micro-batch. Instance and class rows of one shape go through the denoiser together.
@@ -238,7 +250,7 @@ class Trainer:
         """
         devices = [torch.cuda.current_device()] if self.model.device.type == "cuda" else []
         uncompiled: AbstractContextManager[Any] = nullcontext()
-        if self.settings.compile:
+        if self.compiled is not None:
             # a few pictures are not worth the compilation of their shapes
             uncompiled = torch.compiler.set_stance("force_eager")
         with (self.eval_weights(), eval_mode(self.modules.values()), self.autocast(),
@@ -310,13 +322,6 @@ class Trainer:
         """Context manager: run the forward pass in the recipe's precision."""
         context: AbstractContextManager[Any] = self.accelerator.autocast()
         return context
-
-    def _dropout_rng(self, step: int, slot: int) -> AbstractContextManager[None]:
-        """Context manager: seed the global generators for a micro-batch, where there is dropout."""
-        if not self.has_dropout:
-            return nullcontext()
-        # the seed follows from step and slot, not from what was drawn before: a resumed run repeats it
-        return seeded_rng(derive_seed(self.settings.seed, "dropout", step, slot), self.model.device)
 
     def _weights(self) -> list[nn.Parameter]:
         """The trained weights as the optimizer has them."""
