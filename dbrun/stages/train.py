@@ -224,10 +224,14 @@ class Train(Stage[TrainParams]):
 
 def _prepare_base(ctx: StageContext[TrainParams]) -> Model:
     """The base with the scheduler of the objective. Raises RecipeError where the objective does not fit the base."""
-    from dbrun.training.device import allow_tf32
+    from dbrun.training.device import allow_tf32, channels_last
 
     model = load_base(ctx, ctx.params.precision, quantise=ctx.params.quantise,
                       deterministic=ctx.params.deterministic)
+    # offloaded and quantised weights have layouts of their own
+    plain = not ctx.runtime.offload and ctx.params.quantise is None
+    if model.device.type == "cuda" and plain and not ctx.params.deterministic:
+        ctx.resident.settings.enter_context(channels_last(model.denoiser))
     if ctx.params.tf32:
         allow_tf32()
     objective, config = ctx.params.objective, model.scheduler.config

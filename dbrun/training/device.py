@@ -114,18 +114,37 @@ def allow_tf32() -> None:
 
 @contextmanager
 def deterministic_algorithms(wanted: bool) -> Iterator[None]:
-    """Context manager: switch torch's deterministic algorithms on or off; restore the earlier setting on exit.
+    """Context manager: switch torch's and cuDNN's deterministic algorithms on or off; restore all settings on exit.
 
-    While they are on, an operation that has none raises RuntimeError.
+    While they are on, an operation that has none raises RuntimeError. While they are off, cuDNN tries out which of its
+    convolutions is the fastest for each shape.
     """
-    # cuBLAS and cuDNN are set up by `set_up_device` in any case; this adds torch's own kernels, such as those of
-    # attention, whose backward pass adds up in an order that changes from run to run
+    cudnn = torch.backends.cudnn
+    flags = cudnn.deterministic, cudnn.benchmark
+    # torch's own kernels, too, such as those of attention, whose backward pass adds up in an order that changes from
+    # run to run
     mode = torch.get_deterministic_debug_mode()
     torch.use_deterministic_algorithms(wanted)
+    cudnn.deterministic, cudnn.benchmark = wanted, not wanted
     try:
         yield
     finally:
         torch.set_deterministic_debug_mode(mode)
+        cudnn.deterministic, cudnn.benchmark = flags
+
+
+@contextmanager
+def channels_last(module: nn.Module) -> Iterator[None]:
+    """Context manager: lay out the weights of convolutions as cuDNN's fastest ones read them; undo it on exit.
+
+    Call it before an adapter is attached: its own small weights stay as they are, so that they can be joined.
+    """
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        # safetensors writes no other layout
+        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def generator(seed: int, *address: str | int) -> torch.Generator:

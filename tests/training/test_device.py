@@ -7,7 +7,14 @@ import torch
 
 from dbrun.errors import StageFailed, is_nondeterministic
 from dbrun.stages.sources import Numerics
-from dbrun.training.device import allow_tf32, deterministic_algorithms, generator, seeded_rng, set_up_device
+from dbrun.training.device import (
+    allow_tf32,
+    channels_last,
+    deterministic_algorithms,
+    generator,
+    seeded_rng,
+    set_up_device,
+)
 
 
 def test_threads_are_those_of_the_plan() -> None:
@@ -66,6 +73,26 @@ def test_deterministic_algorithms_are_switched_and_put_back(before: int) -> None
         assert torch.get_deterministic_debug_mode() == before
     finally:
         torch.set_deterministic_debug_mode(0)
+
+
+def test_cudnn_looks_for_its_fastest_convolution_unless_the_same_bits_are_asked_for() -> None:
+    cudnn = torch.backends.cudnn
+    set_up_device(Numerics("cpu", 1))
+    for wanted in (True, False):
+        with deterministic_algorithms(wanted):
+            assert (cudnn.deterministic, cudnn.benchmark) == (wanted, not wanted)
+        assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
+
+
+def test_the_layout_of_convolutions_changes_no_number_and_is_undone() -> None:
+    module = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8, 2))
+    before, x = {name: tensor.clone() for name, tensor in module.state_dict().items()}, torch.randn(2, 4, 3, 3)
+    plain = module(x)
+    with channels_last(module):
+        assert module[0].weight.is_contiguous(memory_format=torch.channels_last)
+        assert not module[0].weight.is_contiguous()
+        torch.testing.assert_close(module(x), plain)
+    assert all(tensor.is_contiguous() and tensor.equal(before[name]) for name, tensor in module.state_dict().items())
 
 
 def test_an_address_names_a_stream() -> None:
