@@ -35,7 +35,13 @@ from dbrun.stages.support.memory_advice import (
 )
 from dbrun.stages.support.memory_phases import train_memory
 from dbrun.stages.support.prompt_index import PromptIndex
-from dbrun.stages.support.train_resume import resume, save_and_stop, with_weights, write_candidates
+from dbrun.stages.support.train_resume import (
+    checkpoint_writer,
+    resume,
+    save_and_stop,
+    with_weights,
+    write_candidates,
+)
 from dbrun.stages.support.training_length import training_length
 from dbrun.training.settings import TrainParams
 from dbrun.workload import Workload
@@ -203,16 +209,18 @@ class Train(Stage[TrainParams]):
 
         resume(ctx, trainer)
         monitor = _make_monitor(ctx, model, trainer, num_halves=len(batches.halves))
+        writer = checkpoint_writer(ctx, trainer)
         with _compiled(ctx, model) as trainer.compiled:
             try:
                 monitor.start()
                 for done in trainer.run(batches):
                     monitor.log_step(done)
-                    # before the samples: a crash while drawing loses no step
-                    save_and_stop(ctx, trainer)
+                    # before the samples: what fails while drawing loses no step
+                    save_and_stop(ctx, trainer, writer)
                     monitor.draw_samples()
             finally:
                 monitor.close()
+                writer.close()
 
         _note_best_step(ctx, trainer)
         write_adapters(ctx.out, with_weights(adapters, trainer.adapter_states()))

@@ -8,11 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -71,6 +73,38 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
                 leftover.unlink()
     return path
+
+
+class CheckpointWriter:
+    """Writes checkpoints, on a GPU in a thread, while the next steps are computed there.
+
+    folder, keep: as of `save_checkpoint`. On a CPU a thread would compete with the step for its cores and its memory.
+    """
+
+    def __init__(self, folder: Path, keep: int, device: torch.device) -> None:
+        self.folder, self.keep = folder, keep
+        self._executor = None if device.type == "cpu" else ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, or begin to. Raises OSError where it or the one before cannot be written."""
+        # one at a time: each holds a copy of the training state
+        self.wait()
+        if self._executor is None:
+            save_checkpoint(self.folder, checkpoint, keep=self.keep)
+        else:
+            self._writing = self._executor.submit(save_checkpoint, self.folder, checkpoint, keep=self.keep)
+
+    def wait(self) -> None:
+        """Wait until all that was begun is on disk. Raises OSError where it could not be written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Wait as `wait` does, but without its error: another one may be on its way."""
+        if self._executor is not None:
+            self._executor.shutdown()
 
 
 def load_newest(folder: Path, *, at_most: int) -> tuple[Checkpoint | None, tuple[str, ...]]:

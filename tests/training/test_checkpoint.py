@@ -1,13 +1,14 @@
 """Does a checkpoint come back whole, or not at all?"""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from dbrun.training import checkpoint
-from dbrun.training.checkpoint import Checkpoint, load_newest, save_checkpoint
+from dbrun.training.checkpoint import Checkpoint, CheckpointWriter, load_newest, save_checkpoint
 
 
 def checkpoint_at(step: int) -> Checkpoint:
@@ -121,3 +122,31 @@ def test_the_old_stands_until_the_new_one_does(tmp_path: Path, monkeypatch: pyte
     monkeypatch.undo()
     found, _ = load_newest(tmp_path, at_most=100)
     assert found is not None and found.step == 10
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_writer_keeps_the_order_and_tells_what_it_could_not_write(tmp_path: Path, device: str) -> None:
+    writer = CheckpointWriter(tmp_path, 2, torch.device(device))
+    for step in (10, 20, 30):
+        writer.write(checkpoint_at(step))
+    writer.wait()
+    assert steps(tmp_path) == [20, 30]
+    # a file where a folder is wanted
+    writer.folder = next(tmp_path.glob("step-*"))
+    with pytest.raises(OSError):
+        writer.write(checkpoint_at(40))
+        writer.wait()
+    # told once
+    writer.wait()
+    writer.close()
+
+
+def test_a_step_on_a_gpu_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = threading.Event()
+    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *words, **named: disk.wait(20))
+    writer = CheckpointWriter(tmp_path, 2, torch.device("cuda"))
+    writer.write(checkpoint_at(10))
+    assert writer._writing is not None and not writer._writing.done()
+    disk.set()
+    writer.close()
+    assert writer._writing.result() is True

@@ -28,6 +28,8 @@ from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.base import RuntimeOptions
 from dbrun.stages.sources import BaseSource, Sources
 from dbrun.stages.train import Train, _make_batches
+from dbrun.training import checkpoint
+from dbrun.training.checkpoint import CheckpointWriter
 from dbrun.training.sampler import micro_batch
 
 STEPS = 16
@@ -70,6 +72,21 @@ def test_equal_jobs_give_equal_bytes_and_checkpoints_change_nothing(home: Path, 
     assert first == trained(home, tmp_path, "two", runtime=RuntimeOptions(1, 1))
     assert first == trained(home, tmp_path, "three", runtime=RuntimeOptions(1000, 9))
     assert first == trained(home, tmp_path, "four", runtime=RuntimeOptions(1000, 9, gradient_checkpointing=True))
+
+
+def test_checkpoints_that_a_thread_writes_change_nothing(home: Path, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = trained(home, tmp_path, "straight")
+    monkeypatch.setattr(checkpoint, "CheckpointWriter", lambda folder, keep, device: CheckpointWriter(
+        folder, keep, torch.device("cuda")))
+    assert trained(home, tmp_path, "other", runtime=RuntimeOptions(1, 3)) == straight
+    kept = sorted((tmp_path / "other.work" / "checkpoints").iterdir())
+    assert [int(path.name[5:13]) for path in kept] == [4, 5, 6]
+    kept[-1].unlink()
+    (tmp_path / "other").rename(tmp_path / "first")
+    notes: list[Event] = []
+    assert trained(home, tmp_path, "other", runtime=RuntimeOptions(1, 3), emit=notes.append) == straight
+    assert any(isinstance(event, Note) and "going on after step 5 of 6" in event.text for event in notes)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from dbrun.training.settings import TrainParams
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dbrun.training.checkpoint import Checkpoint
+    from dbrun.training.checkpoint import Checkpoint, CheckpointWriter
     from dbrun.training.loop import Trainer
 
 Context = StageContext[TrainParams]
@@ -30,13 +30,18 @@ def resume(ctx: Context, trainer: Trainer) -> None:
     trainer.gradient_sync.check_equal(len(trainer.history), "the step to resume after")
 
 
-def save_and_stop(ctx: Context, trainer: Trainer) -> None:
+def checkpoint_writer(ctx: Context, trainer: Trainer) -> CheckpointWriter:
+    """The writer of this training's checkpoints, to be closed after it."""
+    from dbrun.training.checkpoint import CheckpointWriter
+
+    return CheckpointWriter(_checkpoint_folder(ctx), ctx.runtime.keep, trainer.model.device)
+
+
+def save_and_stop(ctx: Context, trainer: Trainer, writer: CheckpointWriter) -> None:
     """Save a candidate and a checkpoint where they are due; then raise Interrupted if a signal asked to stop.
 
     A checkpoint is due every `checkpoint_every` steps, before samples, at the last step, and before stopping.
     """
-    from dbrun.training.checkpoint import save_checkpoint
-
     step = len(trainer.history)
     # rank 0 hears the signal for all, so that every process stops after the same step
     signum = int(trainer.gradient_sync.broadcast(ctx.stop_signal()))
@@ -47,7 +52,9 @@ def save_and_stop(ctx: Context, trainer: Trainer) -> None:
     # before the checkpoint: a training that resumes after this step finds its candidate
     _save_candidate(ctx, trainer)
     if due and not ctx.process_group.rank:
-        save_checkpoint(_checkpoint_folder(ctx), trainer.checkpoint(), keep=ctx.runtime.keep)
+        writer.write(trainer.checkpoint())
+    if trainer.is_done or signum:
+        writer.wait()
     if signum:
         raise Interrupted(signum)
 
