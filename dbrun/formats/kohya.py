@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.adapters.adapter_io import ComponentAdapter
+from dbrun.adapters.attach import matching_names
 from dbrun.adapters.base import Adapter
 from dbrun.errors import RecipeError
 from dbrun.formats.base import Format
@@ -83,9 +84,11 @@ class KohyaFormat(Format):
 
     def passed_over(self, family: Family, component: str, adapter: Adapter, layers: Sequence[str]) -> tuple[str, ...]:
         """Layers outside the blocks, such as `time_embedding`, which kohya's trainers adapt nowhere; LyCORIS' types."""
+        misread = [f"LyCORIS in sd-scripts applies `{name}` wrongly"
+                   for name in matching_names(layers, family.lycoris_misread.get(component, ()))]
         if not adapter.supports_lora:
             return (f"`networks.lora` of sd-scripts ignores all {len(layers)} layers of the {component}, and its "
-                    "users take `lycoris.kohya`",)
+                    "users take `lycoris.kohya`", *misread)
         programs, blocks = "A1111 and sd-scripts ignore", IN_TEXT_BLOCKS
         if component == next(iter(family.components)):
             programs, blocks = "sd-scripts and diffusers 0.35 ignore", IN_BLOCKS
@@ -99,7 +102,7 @@ class KohyaFormat(Format):
         if not outside:
             return ()
         return (f"{programs} {len(outside)} of {len(layers)} layers of the {component}, such as "
-                f"`{outside[0]}`",)
+                f"`{outside[0]}`", *misread)
 
     def find_files(self, place: Path) -> tuple[Path, ...] | None:
         """A safetensors file with kohya's names, or that file in the folder of a run."""

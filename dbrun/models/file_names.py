@@ -64,6 +64,8 @@ class FileNames:
     """Arguments of the pipeline in model cards that say what is drawn."""
     comfyui_unread: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Component → patterns of its layers that ComfyUI ignores in the file of the format `diffusers`."""
+    lycoris_misread: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Component → patterns of its layers that LyCORIS applies wrongly in sd-scripts."""
     embedding_keys: ClassVar[tuple[str, ...]] = ()
     """Name of each text encoder's vectors in a file of a new word; empty where the word itself is the name."""
 

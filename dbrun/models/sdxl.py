@@ -162,6 +162,8 @@ class StableDiffusionXL(StableDiffusion):
     other_kohya_prefixes: ClassVar[Mapping[str, str]] = {}
     comfyui_unread: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **StableDiffusion.comfyui_unread, "text_encoder_2": ("text_projection",)}
+    # sd-scripts keeps OpenCLIP's transposed matrix there
+    lycoris_misread: ClassVar[Mapping[str, tuple[str, ...]]] = {"text_encoder_2": ("text_projection",)}
 
     def prompt_limits(self, folder: Path) -> tuple[PromptLimit, ...]:
         """Length of the shorter tokenizer or text encoder, less two marks: 75 as published."""

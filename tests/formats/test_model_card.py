@@ -156,7 +156,9 @@ def test_the_program_for_chroma_reads_no_padding(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(("kind", "component", "name", "told"), [
     ("lora", "text_encoder_2", "kohya", "A1111 and sd-scripts ignore 1 of 2 layers of the text_encoder_2"),
     ("lora", "text_encoder_2", "diffusers", "ComfyUI and Forge ignore 1 of 2 layers of the text_encoder_2"),
+    ("lora", "text_encoder_2", "kohya", "LyCORIS in sd-scripts applies `text_projection` wrongly"),
     ("loha", "text_encoder_2", "kohya", "ignores all 2 layers of the text_encoder_2"),
+    ("loha", "text_encoder_2", "kohya", "LyCORIS in sd-scripts applies `text_projection` wrongly"),
     ("dora", "text_encoder_2", "diffusers", "ignore the DoRA's lengths on the text_encoder_2")])
 def test_readers_of_sdxl_and_of_other_types_are_named(kind, component, name, told) -> None:
     sdxl, layers = families()["sdxl"], ("text_model.encoder.layers.0.mlp.fc1", "text_projection")
