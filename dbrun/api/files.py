@@ -55,6 +55,8 @@ def convert(adapter: FolderLike, to: str, *, output: FolderLike | None = None, b
 def write_merged(words: Sequence[str], output: Path, how: str, to: str | None, base: str | None, like: str | None,
                  store: FolderLike | None, emit: Emit) -> WrittenAdapter:
     """Merge adapters, see `merge`. words: ADAPTER[:WEIGHT]."""
+    from dbrun.formats.weight_diff import passed_over
+    from dbrun.safetensors_header import read_header
     from dbrun.use.adapter_files import find_adapter
     from dbrun.use.convert import SUM_FORMAT, write_sum
     from dbrun.use.join_loras import check_joinable
@@ -77,6 +79,8 @@ def write_merged(words: Sequence[str], output: Path, how: str, to: str | None, b
     target = _written_path(output, form)
     if full:
         difference = write_sum(files, local_base, target, document)
+        for text in passed_over(read_header(target).tensors):
+            emit(Note("merge", text))
     else:
         check_joinable(files, local_base.family)
         difference = _join_loras(files, how, local_base, form, target, document, losses)

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dbrun.errors import RecipeError
 from dbrun.formats.joined_layers import JoinedLayers
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 LAYER_SUFFIXES, NORM_SUFFIXES = {"weight": "diff", "bias": "diff_b"}, {"weight": "w_norm", "bias": "b_norm"}
 """Parameter name in its module -> end of its name in the file."""
+QUERY_KEY_VALUE_BIAS = re.compile(r"lora_te2?_.+_self_attn_[qkv]_proj\.diff_b")
+OPEN_CLIP_WIDTHS = (1024, 1280)
+"""Widths of the text encoder of SD 2.x and of the second one of SDXL, which A1111 holds in OpenCLIP's layout."""
 
 
 def write_weight_diff(folder: Path, model: Model,
@@ -50,6 +54,17 @@ def write_weight_diff(folder: Path, model: Model,
                 tensors[f"{file_name}.{end}"] = tensor
     save_file(tensors, folder / FILE, metadata={"format": "pt"})
     return (folder / FILE,)
+
+
+def passed_over(tensors: Mapping[str, Any]) -> tuple[str, ...]:
+    """Sentences on what programs do not read of such a file. tensors: name -> entry of its header."""
+    told = ["sd-scripts' `networks.lora` ignores this file and diffusers refuses it; ComfyUI, Forge, A1111 and LyCORIS "
+            "read it"]
+    biases = [name for name, entry in tensors.items()
+              if QUERY_KEY_VALUE_BIAS.fullmatch(name) and entry["shape"][0] in OPEN_CLIP_WIDTHS]
+    if biases:
+        told.append(f"A1111 ignores {len(biases)} biases of the attention of a text encoder, such as `{biases[0]}`")
+    return tuple(told)
 
 
 def _by_file_name(layers: Mapping[str, Mapping[str, Tensor]], model: Model,

@@ -14,6 +14,7 @@ from dbrun.adapters.attach import attach, read_weights
 from dbrun.errors import RecipeError
 from dbrun.formats.base import formats
 from dbrun.formats.roundtrip import Probe
+from dbrun.formats.weight_diff import passed_over
 from dbrun.models.base import families
 from dbrun.safetensors_header import read_provenance
 from dbrun.use.adapter_files import AdapterFile, find_adapter
@@ -52,6 +53,16 @@ def adapter(base: LocalBase, home, kind: str, form: str, component: str, seed: i
     folder.mkdir()
     formats()[form].write(folder, SD, {component: attached}, lambda: base.load(device="cpu"))
     return find_adapter(str(folder))
+
+
+def test_what_programs_do_not_read_of_it_is_named() -> None:
+    # `misses conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_bias`, of A1111's own loader
+    name = "lora_te2_text_model_encoder_layers_0_self_attn_q_proj.diff_b"
+    plain, biases = passed_over({name: {"shape": [1280]}})
+    assert "diffusers refuses it" in plain and biases.startswith("A1111 ignores 1 biases") and name in biases
+    # transformers' layout, in which A1111 finds them
+    assert passed_over({name.replace("te2", "te1"): {"shape": [768]}, "lora_unet_out_0.diff_b": {"shape": [4]}}) == (
+        plain,)
 
 
 @pytest.mark.parametrize("kinds", cases([("full", "loha"), ("dora", "oft"), ("full",)], 0), ids="+".join)
