@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dbrun.training.batches import Batches
-    from dbrun.training.compiled_blocks import CompiledBlocks
     from dbrun.training.dry_run import DryRun
     from dbrun.training.evaluation import HeldOutEvaluator
     from dbrun.training.loop import Metrics, Trainer
@@ -142,8 +140,7 @@ class Train(Stage[TrainParams]):
                 f"checkpointing {train.gradient_checkpointing}", f"ema {train.ema is not None}",
                 f"held out {train.held_out}", f"samples {samples}", f"target {prior_target}",
                 *denoiser_labels(recipe.base))
-        if train.compile:
-            like = (*like, "compiled")
+        like += tuple(name for name in ("compile", "graph") if getattr(train, name))
         adapters = 1
         if train.candidates is not None:
             adapters += len(train.candidates.steps_until(steps))
@@ -192,6 +189,7 @@ class Train(Stage[TrainParams]):
         """Train from the newest checkpoint, or from the start, to the last step; write adapters and metrics."""
         from dbrun.adapters.adapter_io import read_adapters, write_adapters
         from dbrun.training.recompute import enable_gradient_checkpointing
+        from dbrun.training.speedups import speedups
 
         adapters = read_adapters(ctx.inputs["adapt"].path)
         model = _prepare_base(ctx)
@@ -210,7 +208,7 @@ class Train(Stage[TrainParams]):
         resume(ctx, trainer)
         monitor = _make_monitor(ctx, model, trainer, num_halves=len(batches.halves))
         writer = checkpoint_writer(ctx, trainer)
-        with _compiled(ctx, model) as trainer.compiled:
+        with speedups(model, ctx.params, ctx.note) as trainer.speedups:
             try:
                 monitor.start()
                 for done in trainer.run(batches):
@@ -267,15 +265,6 @@ def _make_trainer(ctx: StageContext[TrainParams], model: Model, components: tupl
     gradient_sync = GradientSync(group.rank, group.size, group.check_alive, fast=ctx.params.reduced_over > 1)
     return Trainer(model, components, prompt_encoder(), ctx.params,
                    base_prompt_encoder=base_prompt_encoder, gradient_sync=gradient_sync)
-
-
-def _compiled(ctx: StageContext[TrainParams], model: Model) -> AbstractContextManager[CompiledBlocks | None]:
-    """Context manager under which the denoiser's blocks are compiled, where the recipe asks for it."""
-    if not ctx.params.compile:
-        return nullcontext()
-    from dbrun.training.compiled_blocks import compiled_blocks
-
-    return compiled_blocks(model.denoiser, ctx.params.precision, ctx.note)
 
 
 def _make_batches(ctx: StageContext[TrainParams], model: Model, trainer: Trainer) -> Batches:

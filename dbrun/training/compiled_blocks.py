@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dbrun.diffusion.losses import Loss
+from dbrun.training.gradient_check import TOLERANCE, gradient_difference
 
 MAX_VARIANTS = 1024
 """Variants of a block's code that are compiled: for each width, shape of a picture, and adapter on or off. At torch's
 own limit of 8 further variants would run uncompiled, and a resumed run would meet them in another order."""
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.1}
-"""`train.precision` -> most that a compiled gradient may differ from the uncompiled one, as a share of its norm."""
-
 
 class CompiledBlocks:
     """The repeated blocks of a denoiser while they are compiled. The list is empty once they run as they are again.
@@ -52,11 +50,7 @@ class CompiledBlocks:
         if not self.blocks or shape in self._checked:
             return
         self._checked.add(shape)
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        compiled = _flat_gradient(loss().total, trained)
-        with torch.compiler.set_stance("force_eager"):
-            plain = _flat_gradient(loss().total, trained)
-        difference = ((compiled - plain).norm() / plain.norm()).item()
+        difference = gradient_difference(loss, parameters, _uncompiled)
         # not `>`: nan is a difference, too
         if not difference <= self.tolerance:
             self.stop()
@@ -100,6 +94,12 @@ def compiled_blocks(denoiser: nn.Module, precision: str, note: Callable[[str], N
             compiled.stop()
 
 
+def _uncompiled() -> AbstractContextManager[object]:
+    # the stance changes when the object is made, and back at the end of its context
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
 def _repeated_blocks(denoiser: nn.Module) -> Sequence[nn.Module]:
     """The blocks that diffusers names for regional compilation, or else those that it never splits over devices."""
     for attribute in ("_repeated_blocks", "_no_split_modules"):
@@ -108,9 +108,3 @@ def _repeated_blocks(denoiser: nn.Module) -> Sequence[nn.Module]:
         if blocks:
             return blocks
     return ()
-
-
-def _flat_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The gradients of the parameters one after the other, float32 [their size]; zeros where there is none."""
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-    return torch.cat([gradient.float().reshape(-1) for gradient in gradients])

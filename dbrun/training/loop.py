@@ -24,7 +24,6 @@ from dbrun.models.base import Model
 from dbrun.seeds import derive_seed
 from dbrun.training.batches import Batch, batch_to_device
 from dbrun.training.checkpoint import Checkpoint
-from dbrun.training.compiled_blocks import CompiledBlocks
 from dbrun.training.contexts import frozen_base
 from dbrun.training.device import draws_random, seeded_rng
 from dbrun.training.ema import EmaWeights
@@ -35,6 +34,7 @@ from dbrun.training.optimizer_state import load_state, state_tensors, state_valu
 from dbrun.training.param_groups import eval_mode, make_param_groups
 from dbrun.training.prompt_embeds import PromptEncoder
 from dbrun.training.settings import TrainParams
+from dbrun.training.speedups import PLAIN
 
 LOWER_RATE_FIX = "lower `train.learning_rate` (a tenth is a good start), or set `train.max_grad_norm`"
 
@@ -86,7 +86,7 @@ class Trainer:
             self.optimizer = self.accelerator.prepare(self.optimizer)
         self.ema = None if settings.ema is None else EmaWeights(settings.ema, self._weights())
         self.evaluator: HeldOutEvaluator | None = None
-        self.compiled: CompiledBlocks | None = None
+        self.speedups = PLAIN
         self.history: list[Metrics] = []
 
     @property
@@ -128,10 +128,11 @@ class Trainer:
         gradients = self.gradient_sync.gradient_sum(self.parameters)
         accumulation = len(batches) * self.gradient_sync.size
         for slot, batch in zip(self.gradient_sync.slots(accumulation), batches, strict=True):
-            if self.compiled is not None:
-                self.compiled.check(batch.x0.shape, partial(self._slot_loss, step, slot, batch), self.parameters)
+            self.speedups.check(batch.x0.shape, partial(self._slot_loss, step, slot, batch), self.parameters)
             loss = self._slot_loss(step, slot, batch)
             self.accelerator.backward(loss.total / accumulation)
+            if len(batches) > 1:
+                self.speedups.own_gradients(self.parameters)
             gradients.add(loss)
         losses = gradients.finish()
 
@@ -199,7 +200,7 @@ class Trainer:
             target = torch.cat([target[:batch.num_instances], class_target])
 
         with self.autocast():
-            pred = self.model.predict(x_t, batch.t, {**condition, **batch.extra_conditions})
+            pred = self.speedups.predict(self.model, x_t, batch.t, {**condition, **batch.extra_conditions})
 
         objective = self.settings.objective
         per_sample: Tensor = objective.distance.per_sample(pred, target, batch.t, self.process, batch.loss_mask)
@@ -249,12 +250,8 @@ class Trainer:
         Restores weights, modes and random state bit for bit on exit.
         """
         devices = [torch.cuda.current_device()] if self.model.device.type == "cuda" else []
-        uncompiled: AbstractContextManager[Any] = nullcontext()
-        if self.compiled is not None:
-            # a few pictures are not worth the compilation of their shapes
-            uncompiled = torch.compiler.set_stance("force_eager")
         with (self.eval_weights(), eval_mode(self.modules.values()), self.autocast(),
-              torch.random.fork_rng(devices), uncompiled):
+              torch.random.fork_rng(devices), self.speedups.for_sampling()):
             yield
 
     def checkpoint(self) -> Checkpoint:

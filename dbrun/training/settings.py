@@ -45,7 +45,7 @@ class TrainSettings(Part):
 
     NEUTRAL: ClassVar[dict[str, object]] = {"accumulation": 1, "class_labels": None, "tf32": False, "ema": None,
                                             "held_out": None, "guidance": None, "deterministic": False,
-                                            "candidates": None, "compile": False}
+                                            "candidates": None, "compile": False, "graph": False}
 
     steps: Annotated[Int | None, Field(ge=1, le=10_000_000), OrNone] = None
     """Number of optimizer steps. If left out: 800, or what `epochs` amounts to."""
@@ -79,6 +79,9 @@ class TrainSettings(Part):
     compile: Bool = False
     """Compile the blocks that the denoiser repeats by torch.compile, for a GPU: the first step of each picture shape
     takes a minute, the others are faster. On a CPU nothing is gained. What cannot be compiled runs as it is."""
+    graph: Bool = False
+    """On an NVIDIA GPU, replay the denoiser's forward and backward pass as a CUDA graph for each picture shape, which
+    saves the time to launch thousands of small operations. Where none can be made, steps run as they are."""
     class_labels: Annotated[ClassLabels | None, OrNone, Field(description=class_labels_doc())] = None
     guidance: Annotated[Float | None, Field(ge=0, le=100), OrNone] = None
     """For a denoiser that takes the guidance scale as an input (FLUX.1 dev), the scale that training gives it, which

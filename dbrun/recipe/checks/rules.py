@@ -24,7 +24,7 @@ def check_rules(recipe: Recipe) -> list[KeyProblem]:
     """All problems between keys of a valid recipe."""
     rules = (_subject, _dataset, _captions, _prior, _class_images, _base, check_weights, _prompt_reading,
              _components, _class_labels, _guidance, _objective, _precision, _adapt, _trigger, _export, _length, _stop,
-             _optimizer, _tf32, _compile, _images, _launch, check_scores)
+             _optimizer, _tf32, _speedups, _images, _launch, check_scores)
     problems: list[KeyProblem] = []
     for rule in rules:
         problems += rule(recipe)
@@ -368,10 +368,12 @@ def _tf32(recipe: Recipe) -> Iterator[KeyProblem]:
         yield KeyProblem("train.tf32", f"found true, but `device: {recipe.device}` has no TF32", "remove it")
 
 
-def _compile(recipe: Recipe) -> Iterator[KeyProblem]:
-    if recipe.train.compile and recipe.base.offload:
-        yield KeyProblem("train.compile", "found true, but with `base.offload` a block's weights are on the GPU only "
-                         "while it computes, which torch's compiler cannot follow", "remove one of the two")
+def _speedups(recipe: Recipe) -> Iterator[KeyProblem]:
+    asked = [name for name in ("compile", "graph") if getattr(recipe.train, name)]
+    if recipe.base.offload:
+        for name in asked:
+            yield KeyProblem(f"train.{name}", "found true, but with `base.offload` a block's weights are on the GPU "
+                             "only while it computes, which it cannot follow", "remove one of the two")
 
 
 def _images(recipe: Recipe) -> Iterator[KeyProblem]:
