@@ -54,6 +54,7 @@ def changed_by_the_export(project: Project, kind: Any, **images: Any) -> bool:
     return picture() != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["{target: base}",
                                    pytest.param("{images: ../pictures}", marks=pytest.mark.slow)])
 def test_stage_two_preserves_its_class_without_making_pictures(two: Project, tmp_path: Path, prior: str) -> None:

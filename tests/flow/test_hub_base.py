@@ -36,6 +36,7 @@ def asking(fresh, hub):
             "HF_HUB_DISABLE_XET": "1", "HF_HUB_ETAG_TIMEOUT": "5", "no_proxy": "127.0.0.1"}
 
 
+@pytest.mark.slow
 def test_it_is_fetched_once_and_gives_what_the_same_base_in_a_folder_gives(finished: Project, fresh: Project, hub,
                                                                           asking) -> None:
     fresh.dbrun("run", "tiny.yaml", "--until", "adapt", env=asking)

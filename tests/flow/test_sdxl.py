@@ -55,6 +55,7 @@ def drawn(folder: Path, adapters: Path | None = None, weight_name: str | None = 
                                      generator=torch.Generator().manual_seed(0)).images[0])
 
 
+@pytest.mark.slow
 def test_every_export_draws_the_same_picture_in_a_fresh_pipeline(done: Project) -> None:
     home, base = done.folder / "outputs" / "tiny", done.folder / "base"
     merged = drawn(home / "merged")

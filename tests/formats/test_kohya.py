@@ -245,7 +245,7 @@ FOREIGN = [("locon", {}), ("locon", {"use_tucker": True}), ("locon", {"weight_de
 
 
 @pytest.mark.parametrize(("algo", "settings"), [
-    case if i in (1, 2, 6, 9, 11) else pytest.param(*case, marks=pytest.mark.slow)
+    case if i in (2, 6, 11) else pytest.param(*case, marks=pytest.mark.slow)
     for i, case in enumerate(FOREIGN)], ids=str)
 def test_a_file_of_lycoris_own_is_read_as_it_reads_it(world, tmp_path, algo, settings) -> None:
     """Other ranks on convolutions, CP decomposition, weight decomposition, every form of LoKr, types no recipe has."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from adapter_kinds import make, moved, put
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from representatives import cases
 from safetensors.torch import load_file, save_file
 from second_base import as_second
 
@@ -20,7 +21,7 @@ from dbrun.safetensors_header import read_header
 SD, IF = families()["sd"], families()["if_stage1"]
 
 
-@pytest.fixture(scope="module", params=["1.x", "2.x", "2.x of v"])
+@pytest.fixture(scope="module", params=cases(["1.x", "2.x", "2.x of v"], 0))
 def folder(request, tmp_path_factory):
     """A tiny base; of 2.x, with what 2.1's configs say otherwise."""
     place = tmp_path_factory.mktemp("whole") / "base"

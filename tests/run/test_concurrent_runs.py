@@ -110,6 +110,7 @@ def test_eight_processes_do_the_work_once_and_agree_even_without_locks(fresh, ro
         log.unlink()
 
 
+@pytest.mark.slow
 def test_a_waiter_says_for_whom(home, log):
     first = start(home, STUB_RUNS=log, STUB_PAUSE=1.0)
     while not log.exists():

@@ -217,6 +217,7 @@ def test_its_declared_libraries_are_installed() -> None:
     assert all(version(name) for name in stages()["export"].libraries)
 
 
+@pytest.mark.slow
 def test_an_adapter_trained_in_16_bits_is_checked_in_16_and_merged_in_32(trained) -> None:
     """A merge in 16 bits would round most of a small update away."""
     from safetensors.torch import load_file

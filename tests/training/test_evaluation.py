@@ -51,6 +51,7 @@ def test_no_epoch_holds_them(home: Path, tmp_path: Path, target: str) -> None:
     assert classes == ((1,) if target == "base" else (0, 1, 2, 3))
 
 
+@pytest.mark.slow
 def test_each_look_is_at_the_same_and_changes_nothing(home: Path, tmp_path: Path) -> None:
     """A rate of next to nothing leaves the loss where it was; looking often or never gives the same adapter."""
     still = {"learning_rate": 1e-30, "held": (1,), "held_out": HeldOut(every=2, draws=3)}

@@ -250,8 +250,10 @@ def test_a_checkpoint_goes_on_to_the_same_bits(home: Path, components: tuple[str
 
 
 @pytest.mark.parametrize("changes", [
-    {"ema": Ema(decay=0.9)}, {"optimizer": AdamWScheduleFree(type="adamw_schedule_free")},
-    {"optimizer": Prodigy(type="prodigy"), "learning_rate": 1.0}], ids=["ema", "schedule_free", "prodigy"])
+    pytest.param({"ema": Ema(decay=0.9)}, id="ema"),
+    pytest.param({"optimizer": AdamWScheduleFree(type="adamw_schedule_free")}, id="schedule_free",
+                 marks=pytest.mark.slow),
+    pytest.param({"optimizer": Prodigy(type="prodigy"), "learning_rate": 1.0}, id="prodigy", marks=pytest.mark.slow)])
 def test_what_leaves_training_goes_on_too_and_asking_changes_nothing(home: Path, changes: dict[str, Any]) -> None:
     if (package := changes.get("optimizer", AdamW()).REQUIRED_PACKAGE) and not package.is_installed:
         pytest.skip(package.install_command)

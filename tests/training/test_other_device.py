@@ -131,6 +131,10 @@ def hints_told(trainer: Trainer) -> list[set[str]]:
 
 def test_an_adapter(base: tuple[Family, Path]) -> None:
     trains(base, {"denoiser": LORA})
+
+
+@pytest.mark.slow
+def test_an_adapter_with_another_loss_averages_and_checkpointing(base: tuple[Family, Path]) -> None:
     trains(base, {"denoiser": LORA}, of_base=False, distance=Huber(type="huber"),
            weighting=MinSnr(type="min_snr"), ema=Ema(), ready=enable_gradient_checkpointing)
 

@@ -59,7 +59,8 @@ def test_the_scale_grows_and_changes_neither_norms_nor_steps_but_for_rounding(sc
         assert (one.grad_norm, other.grad_norm) == pytest.approx((third.grad_norm,) * 2, rel=5e-3)
 
 
-@pytest.mark.parametrize("begun", [256.0, 2.0**24], ids=["grows", "overflows"])
+@pytest.mark.parametrize("begun", [pytest.param(256.0, id="grows", marks=pytest.mark.slow),
+                                   pytest.param(2.0**24, id="overflows")])
 @pytest.mark.parametrize("at", cases([1, 2, 4], 1))
 def test_after_a_stop_it_goes_on_with_the_scale_that_it_had(scaled: Callable[[float], Trainer], begun: float,
                                                             at: int) -> None:

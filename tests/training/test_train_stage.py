@@ -345,6 +345,7 @@ def test_a_repeated_picture_stands_in_an_epoch_as_often(tmp_path: Path) -> None:
     assert sorted(shown) == [0, 1, 1, 1, 2] and len(batches(0).x0) == 10
 
 
+@pytest.mark.slow
 def test_how_little_what_a_mask_hides_counts_changes_what_is_learnt(tmp_path: Path) -> None:
     """The left half of every instance picture is shown by its mask."""
     write_inputs(tmp_path / "home")

@@ -71,6 +71,7 @@ def test_when_the_first_process_is_killed_the_others_end(home):
     assert end(run, members)[0] == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_what_fails_in_another_process_is_told_by_the_first(home):
     code, _, err = end(start(home, STUB_FAIL=1))
     assert code == 1 and "process 1 of 2: picture 1 came out black" in err and "draw another" in err

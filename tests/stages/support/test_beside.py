@@ -93,6 +93,7 @@ def test_a_resumed_run_has_the_samples_and_metrics_of_the_run_before(home: Path,
     assert drawn(tmp_path / "three") == drawn(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_pictures_of_other_prompts_are_not_taken_for_these(home: Path, tmp_path: Path) -> None:
     trained(home, tmp_path, record="one", steps=4)
     other = SampleSpec(**{**vars(COLUMNS), "prompts": ("a cat",)})
