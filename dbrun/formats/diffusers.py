@@ -124,11 +124,14 @@ class DiffusersFormat(Format):
             raise RecipeError(f"{file} holds no weights of `{prefix.rstrip('.')}`, the {component}; it holds {parts}",
                               fix="name another file")
         types = _carried_types(family)
-        other = [name for name in own if not any(mark in name for mark in types)]
-        if other:
-            raise RecipeError(f"{file} holds other weights than those of {_titles(family)}, such as {other[0]}",
-                              fix=f"name {self.FILE_DESCRIPTION}")
-        held = [kind.NAME for mark, kind in types.items() if any(mark in name for name in own)]
+        held: list[str] = []
+        for name in own:
+            mark = next((mark for mark in types if mark in name), None)
+            if mark is None:
+                raise RecipeError(f"{file} holds other weights than those of {_titles(family)}, such as {name}",
+                                  fix=f"name {self.FILE_DESCRIPTION}")
+            if types[mark].NAME not in held:
+                held.append(types[mark].NAME)
         if len(held) > 1:
             raise RecipeError(f"{file} holds {' and '.join(held)} for the {component}, and diffusers reads one type",
                               fix="name a file with one of them")
