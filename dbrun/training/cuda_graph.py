@@ -28,6 +28,7 @@ class GraphedDenoiser:
         self.model, self.tolerance, self.note = model, TOLERANCE[precision], note
         self.is_on = model.device.type == "cuda"
         self._graphs: dict[object, Callable[..., Tensor]] = {}
+        self._is_checking = False
         self._pool: Any = None
         self._checked: set[torch.Size] = set()
         if not self.is_on:
@@ -41,7 +42,8 @@ class GraphedDenoiser:
         inputs = (x_t, t, *condition.values())
         key = (*condition, *[(tensor.shape, tensor.dtype, tensor.requires_grad) for tensor in inputs])
         if key not in self._graphs:
-            if len(self._graphs) == MAX_GRAPHS:
+            # made only where its gradient is compared at once
+            if not self._is_checking or len(self._graphs) == MAX_GRAPHS:
                 return self.model.predict(x_t, t, condition)
             try:
                 self._graphs[key] = self._capture(tuple(condition), inputs)
@@ -59,7 +61,11 @@ class GraphedDenoiser:
         if not self.is_on or shape in self._checked:
             return
         self._checked.add(shape)
-        difference = gradient_difference(loss, parameters, self.paused)
+        self._is_checking = True
+        try:
+            difference = gradient_difference(loss, parameters, self.paused)
+        finally:
+            self._is_checking = False
         # not `>`: nan is a difference, too
         if self.is_on and not difference <= self.tolerance:
             self._turn_off(f"a graph gives another gradient (by {difference:.1%} of its norm)")
