@@ -134,9 +134,8 @@ def check_launcher(recipe: Recipe, here: DistributedEnv | None, environment: Map
                              f"{processes // machines} --master-addr ADDRESS --master-port 29500 -m dbrun run RECIPE, "
                              "with DBRUN_STORE in a folder that all machines see")
         return
-    # 1 is the default of a recipe: then the launcher alone decides, unless the cache key holds the number
-    is_fixed = processes > 1 or recipe.launch.reduce == "fast"
-    if is_fixed and processes != here.size:
+    # 1 is the default of a recipe: then the launcher alone decides
+    if processes > 1 and processes != here.size:
         plural = "es" if here.size > 1 else ""
         raise UsageError(f"the launcher started {here.size} process{plural}, but the recipe asks for {processes} "
                          "(`launch.processes`)", fix=f"start {processes}, or write `launch.processes={here.size}`")

@@ -17,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from bench.loops import take_step
 from bench.rounds import Numbers, write_json
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from train_settings import train_settings
+from train_settings import changed, train_settings
 
 from dbrun.adapters.adapter_layers import matched_layers
 from dbrun.adapters.attach import attach
@@ -39,26 +40,31 @@ from dbrun.options.optimizers import AdamW
 from dbrun.options.precision import Precision
 from dbrun.options.schedules import Constant
 from dbrun.training.batches import Batch
+from dbrun.training.device import channels_last
 from dbrun.training.loop import Trainer
 from dbrun.training.prompt_embeds import cached_prompts
 from dbrun.training.recompute import enable_gradient_checkpointing
+from dbrun.training.speedups import speedups
 
 PROMPTS = ("a photo of sks dog", "a photo of a dog")
 LOOPS = ("dbrun", "shortest", "encoding")
 """Kinds of training loop."""
+LEVERS = ("", "checkpointing", "channels last", "compile", "graph")
+"""`train.gradient_checkpointing`, the layout that the stage takes on a GPU, `train.compile` and `train.graph`."""
 
 
 class Case(NamedTuple):
     """Training steps to measure.
 
-    rows: of a micro-batch, half of them class rows where there are several; loop: one of LOOPS.
+    rows: of a micro-batch, half of them class rows where there are several; loop: one of LOOPS; lever: one of LEVERS,
+    what is tried to make it faster or smaller.
     """
 
     family: str
     side: int
     rows: int
     loop: str = "dbrun"
-    checkpointing: bool = False
+    lever: str = ""
 
     @property
     def title(self) -> str:
@@ -66,16 +72,18 @@ class Case(NamedTuple):
         words = [f"{self.family} {self.side} px, {self.rows} rows"]
         if self.loop != "dbrun":
             words.append(self.loop)
-        if self.checkpointing:
-            words.append("checkpointing")
+        if self.lever:
+            words.append(self.lever)
         return ", ".join(words)
 
 
 CASES = [Case("sd", 512, 1), Case("sd", 512, 1, "shortest"), Case("sd", 512, 1, "encoding"), Case("sd", 512, 2),
          Case("sd", 512, 4), Case("sd", 512, 8), Case("sd", 512, 8, "shortest"), Case("sd", 512, 8, "encoding"),
-         Case("sd", 512, 8, checkpointing=True), Case("sdxl", 1024, 1), Case("flux", 512, 1)]
+         Case("sd", 512, 8, lever="checkpointing"), Case("sd", 512, 8, lever="channels last"),
+         Case("sd", 512, 1, lever="graph"), Case("sd", 512, 1, lever="compile"), Case("sdxl", 1024, 1),
+         Case("flux", 512, 1), Case("sdxl", 1024, 1, lever="compile"), Case("flux", 512, 1, lever="compile")]
 TINY_CASES = [Case("sd", 32, 1), Case("sd", 32, 1, "shortest"), Case("sd", 32, 1, "encoding"),
-              Case("sd", 32, 2, checkpointing=True), Case("sdxl", 32, 1), Case("flux", 32, 1)]
+              *[Case("sd", 32, 2, lever=lever) for lever in LEVERS[1:]], Case("sdxl", 32, 1), Case("flux", 32, 1)]
 
 
 class Bench:
@@ -218,7 +226,7 @@ def train_case(bench: Bench, case: Case) -> Numbers:
     """Milliseconds of a step, share of the card's rate, and on a GPU peak memory and waits for the device."""
     model = bench.open(case.family)
     trainer, batch = make_trainer(model, "bf16"), make_batch(model, case.side, case.rows)
-    if case.checkpointing:
+    if case.lever == "checkpointing":
         enable_gradient_checkpointing(model)
     step = dbrun_step(trainer, batch)
     if case.loop == "shortest":
@@ -227,18 +235,25 @@ def train_case(bench: Bench, case: Case) -> Numbers:
         step = encoding_step(trainer, batch, case.side)
     else:
         model.release(*encoders(model.family))
-    step()
-    on_gpu = bench.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    seconds = bench.seconds(step)
+    # of a plain step: what a graph computes is not seen
     with FlopCounterMode(display=False) as counter:
         step()
-    share = counter.get_total_flops() / seconds / bench.rate
-    numbers = {"ms a step": 1e3 * seconds, "% of matmul rate": 100 * share}
-    if on_gpu:
-        numbers["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30
-        numbers["waits a step"] = count_waits(step)
+    on_gpu = bench.device.type == "cuda"
+    with ExitStack() as stack:
+        if case.lever == "channels last":
+            stack.enter_context(channels_last(model.denoiser))
+        settings = changed(trainer.settings, compile=case.lever == "compile", graph=case.lever == "graph")
+        trainer.speedups = stack.enter_context(speedups(model, settings, print))
+        for _ in range(2):
+            step()
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        seconds = bench.seconds(step)
+        numbers = {"ms a step": 1e3 * seconds,
+                   "% of matmul rate": 100 * counter.get_total_flops() / seconds / bench.rate}
+        if on_gpu:
+            numbers["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30
+            numbers["waits a step"] = count_waits(step)
     return numbers
 
 

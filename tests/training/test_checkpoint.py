@@ -135,7 +135,9 @@ def test_a_writer_keeps_the_order_and_tells_what_it_could_not_write(tmp_path: Pa
     writer.folder = next(tmp_path.glob("step-*"))
     with pytest.raises(OSError):
         writer.write(checkpoint_at(40))
-        writer.wait()
+        # a later write tells what became of the one before
+        writer.write(checkpoint_at(50))
+    assert writer._writing is None
     # told once
     writer.wait()
     writer.close()

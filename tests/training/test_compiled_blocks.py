@@ -45,7 +45,8 @@ def test_where_the_compiler_fails_blocks_run_as_they_are_and_it_is_told_once(
     graphs: list[object] = []
 
     def broken(name: str) -> Callable[..., object]:
-        def compile_graph(graph: object, inputs: object) -> object:
+        def compile_graph(graph: object, inputs: list[object]) -> object:
+            assert all(isinstance(one, Tensor) for one in inputs), "no size is left open"
             graphs.append(graph)
             raise OSError("no compiler here\nand more")
 

@@ -91,6 +91,10 @@ def test_replayed_steps_are_the_plain_steps(home: Path, monkeypatch: pytest.Monk
     replayed, denoiser, notes = graphed_trainer(home, monkeypatch, make_graphed())
     steps(replayed, accumulation)
     assert denoiser.is_on and len(denoiser._graphs) == 1 and not notes
+    # what has no gradient is no part of the graph
+    denoiser._graphs = dict.fromkeys(denoiser._graphs, lambda *given: pytest.fail("replayed"))
+    with torch.no_grad():
+        assert replayed.loss(batch()).total.isfinite()
     for name, weight in weights(plain).items():
         torch.testing.assert_close(weights(replayed)[name], weight, msg=name)
 

@@ -29,7 +29,7 @@ from dbrun.stages.base import RuntimeOptions
 from dbrun.stages.sources import BaseSource, Sources
 from dbrun.stages.train import Train, _make_batches
 from dbrun.training import checkpoint
-from dbrun.training.checkpoint import CheckpointWriter
+from dbrun.training.checkpoint import Checkpoint, CheckpointWriter
 from dbrun.training.sampler import micro_batch
 
 STEPS = 16
@@ -87,6 +87,22 @@ def test_checkpoints_that_a_thread_writes_change_nothing(home: Path, tmp_path: P
     notes: list[Event] = []
     assert trained(home, tmp_path, "other", runtime=RuntimeOptions(1, 3), emit=notes.append) == straight
     assert any(isinstance(event, Note) and "going on after step 5 of 6" in event.text for event in notes)
+
+
+def test_a_last_checkpoint_that_a_thread_cannot_write_is_told(home: Path, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    write = checkpoint.save_checkpoint
+
+    def full(folder: Path, state: Checkpoint, *, keep: int) -> Path:
+        if state.step == 2:
+            raise OSError(28, "No space left on device")
+        return write(folder, state, keep=keep)
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", full)
+    monkeypatch.setattr(checkpoint, "CheckpointWriter", lambda folder, keep, device: CheckpointWriter(
+        folder, keep, torch.device("cuda")))
+    with pytest.raises(OSError, match="No space left"):
+        trained(home, tmp_path, "out", runtime=RuntimeOptions(1, 3), steps=2)
 
 
 @pytest.fixture(scope="module")
