@@ -81,7 +81,8 @@ class TrainSettings(Part):
     takes a minute, the others are faster. On a CPU nothing is gained. What cannot be compiled runs as it is."""
     graph: Bool = False
     """On an NVIDIA GPU, replay the denoiser's forward and backward pass as a CUDA graph for each picture shape, which
-    saves the time to launch thousands of small operations. Where none can be made, steps run as they are."""
+    saves the time to launch thousands of small operations, and takes the memory of a step twice. Where none can be
+    made, steps run as they are."""
     class_labels: Annotated[ClassLabels | None, OrNone, Field(description=class_labels_doc())] = None
     guidance: Annotated[Float | None, Field(ge=0, le=100), OrNone] = None
     """For a denoiser that takes the guidance scale as an input (FLUX.1 dev), the scale that training gives it, which

@@ -165,7 +165,9 @@ def train_memory(dry_run: DryRun, recipe: Recipe, params: TrainParams, *, rows: 
     # with accumulation the sum of the gradients so far is there from the second micro-batch on
     gradients = trained if params.accumulation > 1 else 0
     kernels = base.kernel_bytes(*names)
-    phases = [quantising_phase(base, *kept), CountedMemory(weights, step.peak, rest + gradients + kernels)]
+    # beside a graph's own memory a plain step is computed once, which it is compared with
+    steps = 2 if params.graph and dry_run.device == "cuda" else 1
+    phases = [quantising_phase(base, *kept), CountedMemory(weights, steps * step.peak, rest + gradients + kernels)]
     if on_cpu:
         phases.append(CountedMemory(weights, 0, rest + CHECKPOINT_COPIES * (1 + states) * trained))
     averages = trained if params.ema is not None else 0
