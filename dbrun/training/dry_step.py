@@ -20,6 +20,7 @@ from dbrun.training.live_memory import LiveMemory, count_saved
 from dbrun.training.loop import Trainer
 from dbrun.training.prompt_embeds import PromptEncoder
 from dbrun.training.settings import TrainParams
+from dbrun.training.speedups import PLAIN
 
 # the operations of a denoiser that autocast runs in 32 bits on a GPU, but not on a CPU
 # (docs.pytorch.org/docs/stable/amp.html, "CUDA Ops that can autocast to float32")
@@ -51,7 +52,7 @@ class DryTrainer(Trainer):
         self.model, self.prompt_encoder, self.settings = model, conditions, settings
         self.base_prompt_encoder, self.process = base_prompt_encoder, model.diffusion_process()
         self.modules: Mapping[str, nn.Module] = {name: model.module(name).train() for name in components}
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.speedups = device, dtype, PLAIN
 
     def autocast(self) -> Any:
         """Context manager: autocast as the device does it, on the fake tensors, which are on the CPU."""
