@@ -90,6 +90,13 @@ def _check_path(value: str) -> str:
     return value
 
 
+def unwrap_single(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    """A list of one text as the text itself, so that both spellings have the same cache key."""
+    if isinstance(value, tuple) and len(value) == 1:
+        return value[0]
+    return value
+
+
 def _parse_null(value: object) -> object:
     if isinstance(value, PlainScalar) and value in NULL_WORDS:
         return None

@@ -41,6 +41,8 @@ CLASS_SEEDS = 20
 """Pictures of the bare class prompt."""
 GUIDANCE = 2.5
 """The recipe's own."""
+NOISE = 2
+"""Which noise the pictures of subject and prompt fidelity are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +94,22 @@ def scored(name: str, encoder: Encoder, pictures: Sequence[Image.Image], referen
     return score.measure(EmbeddedPictures(encoder.embed_pictures(pictures), prompts, numbers), references).mean
 
 
-def measured_in_places(model: StableDiffusionPipeline, encoder: Encoder, judge: Judge, word: str) -> dict[str, float]:
+def measured_in_places(model: StableDiffusionPipeline, encoder: Encoder, judge: Judge, word: str,
+                       noise: int = NOISE) -> dict[str, float]:
     """Subject fidelity in places that no instance picture shows, and its truth."""
     prompts = [f"a photo of {word} dog {place}" for place in NEVER_TRAINED for _ in range(SEEDS_DRAWN)]
-    pictures = sample(model, prompts, guidance=GUIDANCE, seed=2)
+    pictures = sample(model, prompts, guidance=GUIDANCE, seed=noise)
     return {"subject": scored("subject", encoder, pictures, instance_embeddings(encoder)),
             "subject_truth": mean(probabilities(judge, pictures, "subject", [SKS_DOG.subject] * len(pictures)))}
 
 
-def measured_in_colours(model: StableDiffusionPipeline, encoder: Encoder, judge: Judge, word: str) -> dict[str, float]:
+def measured_in_colours(model: StableDiffusionPipeline, encoder: Encoder, judge: Judge, word: str,
+                        noise: int = NOISE) -> dict[str, float]:
     """Prompt fidelity where the prompts change the coat, and its truth: the mean of those of colour and place."""
     asked = [(colour, place) for place in NEVER_TRAINED for colour in OTHER_COLOURS]
     colours, places = [colour for colour, _ in asked], [place for _, place in asked]
     pictures = sample(model, [f"a photo of a {colour} {word} dog {place}" for colour, place in asked],
-                      guidance=GUIDANCE, seed=2)
+                      guidance=GUIDANCE, seed=noise)
     # without the trigger, as in the stages `select` and `evaluate`
     texts = encoder.embed_texts([f"a photo of a {colour} dog {place}" for colour, place in asked])
     colour_truth = mean(probabilities(judge, pictures, "colour", colours))

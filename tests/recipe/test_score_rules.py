@@ -35,6 +35,13 @@ KEPT = "train.candidates={every: 100}"
      "'evaluate.expect.subject'?", ""),
     ([f"evaluate={{{CLIP}, expect: {{subject: 'high'}}}}"], "evaluate.expect.subject", "such as '>= 0.7'", ""),
     ([KEPT, f"select={{{CLIP}, by: subjet}}"], "select.by", "did you mean 'subject'?", ""),
+    ([KEPT, f"select={{{CLIP}, by: [subject, promt]}}"], "select.by.1", "did you mean 'prompt'?", ""),
+    ([KEPT, f"select={{{CLIP}, by: []}}"], "select.by", "found an empty list", ""),
+    ([KEPT, f"select={{{CLIP}, by: [subject, prompt, subject]}}"], "select.by.2", "found 'subject' twice",
+     "name each score once"),
+    ([KEPT, f"select={{{CLIP}, by: [subject, held_out_loss]}}"], "select.by.1",
+     "found 'held_out_loss', allowed: diversity, prior, prompt, subject or subject_clip", ""),
+    ([KEPT, f"select={{{DINO}, by: [subject, prompt]}}"], "select.by.1", "prompt needs `clip`", "name one"),
 ])
 def test_what_a_score_lacks_is_told_at_its_key(load, good, words: list[str], key: str, message: str,
                                                fix: str) -> None:
@@ -47,12 +54,17 @@ def test_what_a_score_lacks_is_told_at_its_key(load, good, words: list[str], key
 @pytest.mark.parametrize("words", [
     [f"evaluate={{{CLIP}, expect: {{subject: '>= 0.7', prior: '<= -0.2', diversity: '>=0.8  of base'}}}}"],
     [KEPT, f"evaluate={{{CLIP}}}", "select={}"], [KEPT, f"select={{{CLIP}, by: prompt, keep: best}}"],
+    [KEPT, f"select={{{CLIP}, by: [subject, prompt]}}"],
     [KEPT, "select={keep: 200}"], [KEPT, "select={keep: last}"],
     [KEPT, "train.held_out={every: 50}", "select={by: held_out_loss}"],
     ["prior=null", "subject.class_prompt=null",
      f"evaluate={{{CLIP}, class_prompt: a photo of a dog, expect: {{prior: '<= 0.5'}}}}"]])
 def test_what_is_complete_is_taken(load, good, words: list[str]) -> None:
     load(good, *words)
+
+
+def test_a_list_of_one_score_is_the_score(load, good) -> None:
+    assert load(good, KEPT, f"select={{{CLIP}, by: [prompt]}}").recipe.select.by == "prompt"
 
 
 def test_select_uses_the_encoders_of_evaluate_unless_it_names_its_own(load, good) -> None:

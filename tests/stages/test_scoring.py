@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from tiny_encoders import write_tiny_clip, write_tiny_dinov2
 
 from dbrun.adapters.adapter_io import read_adapters
+from dbrun.scores.base import ScoreValue
 from dbrun.stages.base import stages
 from dbrun.stages.sources import Sources
+from dbrun.stages.support.scoring import Measured
 from dbrun.stages.support.scoring_params import text_without_trigger
 
 TRAIN = {"steps": 3, "candidates": {"every": 2}}
@@ -113,6 +115,38 @@ def test_an_encoder_reads_a_prompt_without_the_trigger_that_a_recipe_names(
     recipe = chosen(scored)
     subject = recipe.subject.model_copy(update={"trigger": trigger, "class_prompt": class_prompt})
     assert text_without_trigger(recipe.model_copy(update={"subject": subject}), "a photo of a red sks dog") == text
+
+
+def test_several_scores_choose_what_is_good_by_each_of_them(scored: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With made-up scores: by each of them alone another candidate is chosen, and the order of a recipe's list is free.
+    """
+    values = {"2": {"subject": 0.7, "prompt": 0.29}, "3": {"subject": 0.8, "prompt": 0.2},
+              "base": {"subject": 0.1, "prompt": 0.3}}
+
+    def made_up(ctx: Any, params: Any, rows: Any, components: Any) -> dict[str, dict[str, Measured]]:
+        return {row.label: {name: Measured(ScoreValue(values[row.label][name], None, None, 1), ())
+                            for name in row.scores} for row in rows}
+
+    monkeypatch.setattr("dbrun.stages.support.scoring.score_rows", made_up)
+    tables = []
+    for by, step in (("subject", 3), (("subject", "prompt"), 2), (("prompt", "subject"), 2)):
+        folder = scored.run("select", chosen(scored, select={"by": by})).path
+        tables.append(json.loads((folder / "selection.json").read_text()))
+        assert tables[-1]["step"] == step
+    assert tables[1] == tables[2] and tables[1]["by"] == ["prompt", "subject"]
+    assert [row["step"] for row in tables[1]["candidates"]] == [0, 2, 3]
+    assert tables[1]["candidates"][1]["combined"] == pytest.approx((0.9 + 0.6 / 0.7) / 2)
+
+
+def test_a_list_of_scores_has_one_key_in_any_order_and_counts_the_pictures_of_the_base(scored: Any) -> None:
+    stage, counts, params = stages()["select"], [], []
+    for by in ("subject", ("subject", "prompt"), ("prompt", "subject")):
+        recipe = chosen(scored, select={"by": by})
+        params.append(stage.params(recipe, scored.sources(recipe)))
+        counts.append(stage.workload(recipe, scored.sources(recipe)).units)
+    assert params[0] != params[1] == params[2]
+    # two candidates, and with several scores the base
+    assert counts == [2, 3, 3]
 
 
 def test_a_step_or_the_last_is_kept_without_a_picture(scored: Any) -> None:

@@ -188,6 +188,15 @@ def test_candidates_are_shown_with_the_chosen_one(store: Store) -> None:
     assert 'href="#candidates"' in text and "after step 200 is exported" in text
     assert '<th scope="row">100</th><td class="number">0.700 ± 0.020</td><td></td>' in text
     assert '<th scope="row">200</th><td class="number">0.800</td><td>yes</td>' in text
+    # several scores: a column for each and what they are combined to, and the base that they are compared with
+    rows = [{"step": 0, "scores": {"prompt": {"mean": 0.3}, "subject": {"mean": 0.1}}},
+            {"step": 200, "combined": 0.75, "scores": {"prompt": {"mean": 0.25}, "subject": {"mean": 0.8}}}]
+    publish_document(store, run, "select", "selection.json",
+                     {**chosen, "by": ["prompt", "subject"], "candidates": rows})
+    text = render_run(RunReader(store), run)
+    assert "<code>prompt and subject</code>" in text and 'class="number">combined</th>' in text
+    cells = [f'<td class="number">{value}</td>' for value in ("0.250", "0.800", "0.750")]
+    assert f'<th scope="row">200</th>{"".join(cells)}<td>yes</td>' in text and "0 (base)" in text
     # where a step is named nothing is compared
     publish_document(store, run, "select", "selection.json", {**chosen, "candidates": []})
     assert 'id="candidates"' not in render_run(RunReader(store), run)

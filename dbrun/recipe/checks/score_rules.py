@@ -107,7 +107,7 @@ def _selection(recipe: Recipe) -> Iterator[KeyProblem]:
     if select.keep != "best":
         return
     if select.by != HELD_OUT_LOSS:
-        yield from _score(recipe, "select.by", select.by, "select")
+        yield from _deciding_scores(recipe, select)
     elif train.held_out is None:
         yield KeyProblem("select.by", f"found '{HELD_OUT_LOSS}', but no picture is held out",
                          "write `held_out: {}` under `train`, or choose by a score such as subject")
@@ -115,6 +115,17 @@ def _selection(recipe: Recipe) -> Iterator[KeyProblem]:
         yield KeyProblem("select.by", f"found '{HELD_OUT_LOSS}', but candidates come every {train.candidates.every} "
                          f"steps, and the held-out loss every {train.held_out.every}: most candidates have none",
                          f"write `every: {train.candidates.every}` under `train.held_out`")
+
+
+def _deciding_scores(recipe: Recipe, select: Select) -> Iterator[KeyProblem]:
+    """What the scores that decide lack, each at its place in a list."""
+    names = select.deciding
+    for index, name in enumerate(names):
+        key = "select.by" if len(names) == 1 else f"select.by.{index}"
+        if name in names[:index]:
+            yield KeyProblem(key, f"found '{name}' twice", "name each score once")
+        else:
+            yield from _score(recipe, key, name, "select")
 
 
 def _without_effect(select: Select) -> Iterator[KeyProblem]:

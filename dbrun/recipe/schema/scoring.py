@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import AfterValidator, Field, create_model
 
-from dbrun.config_types import FilledText, Int, OrNone, Part, PathText, Text
+from dbrun.config_types import FilledText, Int, OrNone, Part, PathText, Text, unwrap_single
 from dbrun.expectations import EXPECTATION_PATTERN
 from dbrun.recipe.schema.subject import Prompt
 from dbrun.scores.base import scores
@@ -16,6 +16,8 @@ from dbrun.scores.encoder import Role
 HELD_OUT_LOSS = "held_out_loss"
 """Value of `select.by` that needs no pictures: the loss of the held-out pictures after the candidate's step."""
 SelectBy: Any = Literal[(*scores(), HELD_OUT_LOSS)]
+ScoreName: Any = Literal[tuple(scores())]
+SelectBySeveral: Any = Annotated[tuple[ScoreName, ...], Field(min_length=1)]
 
 
 class ScoreEncoder(Part):
@@ -90,10 +92,14 @@ class Evaluate(Scoring):
 
 
 class Select(Scoring):
-    """Which candidate of the training is exported, chosen by a score of pictures that are drawn for it alone."""
+    """Which candidate of the training is exported, chosen by scores of pictures that are drawn for it alone."""
 
-    by: SelectBy = "subject"
-    """The score that decides; `held_out_loss` takes the candidate with the smallest held-out loss, without pictures."""
+    by: Annotated[SelectBy | SelectBySeveral, AfterValidator(unwrap_single)] = "subject"
+    """The score that decides, or a list such as `[subject, prompt]`: then the mean of (value - worst) / (best - worst)
+    over the scores decides, worst and best being those of the candidates and of the base without adapter.
+
+    `held_out_loss` takes the candidate with the smallest held-out loss, without pictures.
+    """
     keep: Literal["best", "last"] | Annotated[Int, Field(ge=1)] = "best"
     """`best`, `last`, or the step of a candidate."""
     seeds: Annotated[Int, Field(ge=1, le=64)] = 2
@@ -103,3 +109,8 @@ class Select(Scoring):
     def draws_pictures(self) -> bool:
         """Whether candidates are compared by pictures; a step that is named needs no comparison."""
         return self.keep == "best" and self.by != HELD_OUT_LOSS
+
+    @property
+    def deciding(self) -> tuple[str, ...]:
+        """What decides, in the recipe's order."""
+        return (self.by,) if isinstance(self.by, str) else self.by

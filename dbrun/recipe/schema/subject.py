@@ -4,16 +4,18 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from dbrun.config_types import FilledText, Int, OrNone, Part, PathText, PromptText, check_filled, tagged_union
+from dbrun.config_types import (
+    FilledText,
+    Int,
+    OrNone,
+    Part,
+    PathText,
+    PromptText,
+    check_filled,
+    tagged_union,
+    unwrap_single,
+)
 from dbrun.options.captions import SIDECAR, CaptionSource, caption_sources
-
-
-def _unwrap_single(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-    """A list of one prompt as the prompt itself, so that both spellings have the same cache key."""
-    if isinstance(value, tuple) and len(value) == 1:
-        return value[0]
-    return value
-
 
 Prompt = Annotated[PromptText, AfterValidator(check_filled)]
 Prompts = Annotated[tuple[Prompt, ...], Field(min_length=1)]
@@ -44,7 +46,7 @@ class Subject(Part):
     """The rare word, or words, that stand for the subject; `{trigger}` in `captions.template` is replaced by it.
 
     Left out, the token of `adapt.trigger`. Prompts of pictures that lack the trigger are reported."""
-    class_prompt: Annotated[Prompt | Prompts | None, AfterValidator(_unwrap_single), OrNone] = None
+    class_prompt: Annotated[Prompt | Prompts | None, AfterValidator(unwrap_single), OrNone] = None
     """The prompt of the class that the subject belongs to, or a list of prompts that the class images take in turn.
 
     Use a list where the instance prompts name places: class prompts with the same places keep the model from linking a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,9 @@ from typing import Any
 from dbrun.expectations import parse_expectation, score_text
 from dbrun.input_file import read_json_object
 from dbrun.naming import SCORES_FILE, SELECTION_FILE
+
+COMBINED = "combined"
+"""Member of a candidate in selection.json, and column of the page: what several scores are combined to."""
 
 
 @dataclass(frozen=True)
@@ -34,26 +37,45 @@ class ScoreLine:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidates of a training. by: the score that decided; step: of the chosen one; values: (step, score) of all.
+    """The candidates of a training.
+
+    by: what decided; step: of the chosen one; columns: the score, or several and what they are combined to; rows:
+    (step, values) of all, a value for each column; step 0 is the base without adapter.
     """
 
     by: str
     step: int
-    values: tuple[tuple[int, str], ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, tuple[str, ...]], ...]
 
 
 def read_candidates(folder: Path) -> Candidates | None:
     """The candidates in a result of `select`; None where they were not compared."""
     document = read_json_object(folder / SELECTION_FILE)
-    values: list[tuple[int, str]] = []
+    rows: list[tuple[int, tuple[str, ...]]] = []
     try:
+        by, step = document["by"], int(document["step"])
+        names = by if isinstance(by, list) else []
         for row in document["candidates"]:
-            values.append((int(row["step"]), _with_spread(row)))
-        found = Candidates(str(document["by"]), int(document["step"]), tuple(values))
+            rows.append((int(row["step"]), _candidate_cells(row, names)))
     except (KeyError, TypeError, ValueError):
         # of another version
         return None
-    return found if values else None
+    if not rows:
+        return None
+    if not names:
+        return Candidates(str(by), step, (str(by),), tuple(rows))
+    return Candidates(" and ".join(map(str, names)), step, (*map(str, names), COMBINED), tuple(rows))
+
+
+def _candidate_cells(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    """The values of one candidate. names: of several scores, () for a single one; raises KeyError or TypeError."""
+    if not names:
+        return (_with_spread(row),)
+    cells = [_with_spread(row["scores"][name]) for name in names]
+    # the base is no candidate
+    cells.append(score_text(row[COMBINED], None) if row["step"] else "")
+    return tuple(cells)
 
 
 def read_scores(folder: Path, recipe: Mapping[str, Any]) -> tuple[ScoreLine, ...]:
