@@ -14,6 +14,7 @@ TYPES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("recipe.subject.instance_prompt", TEXT_OR_LIST), ("recipe.subjects.*.instance_prompt", TEXT_OR_LIST),
     ("recipe.subject.class_prompt", TEXT_OR_LIST), ("recipe.subject.class_prompt.*", (str,)),
     ("recipe.subjects.*.class_prompt", TEXT_OR_LIST), ("recipe.subjects.*.class_prompt.*", (str,)),
+    ("recipe.subject.trigger", OPTIONAL_TEXT), ("recipe.subjects.*.trigger", OPTIONAL_TEXT),
     ("recipe.subject.pictures", (list,)), ("recipe.subject.pictures.*", (dict,)),
     ("recipe.subject.pictures.*.digest", (str,)), ("recipe.subjects.*.pictures", (list,)),
     ("recipe.subjects.*.pictures.*", (dict,)), ("recipe.subjects.*.pictures.*.digest", (str,)),

@@ -154,8 +154,8 @@ def read_records(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
 def trigger_words(recipe: Mapping[str, Any]) -> str | None:
     """Words that name the subject in a prompt; None where they cannot be told.
 
-    A learned token, or else the words of the instance prompts that are in no class prompt. recipe: as in the
-    provenance.
+    A learned token, or else the `trigger` of each subject, or where it has none the words of its instance prompt that
+    are in no class prompt. recipe: as in the provenance.
     """
     for adapter in (recipe.get("adapt") or {}).values():
         if isinstance(adapter, Mapping) and "token" in adapter:
@@ -165,6 +165,9 @@ def trigger_words(recipe: Mapping[str, Any]) -> str | None:
         subjects = [recipe["subject"]]
     found: list[str] = []
     for subject in subjects:
+        if subject.get("trigger"):
+            found.append(subject["trigger"])
+            continue
         class_prompts = subject.get("class_prompt") or ()
         if isinstance(class_prompts, str):
             class_prompts = [class_prompts]

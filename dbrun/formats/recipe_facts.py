@@ -106,6 +106,10 @@ def trigger_phrases(recipe: Mapping[str, Any]) -> tuple[str, ...]:
         start = (*begins, True).index(True)
         end = (*names[start:], False).index(False) + start
         phrases.append(" ".join(words[start:end]))
+    for subject in subjects(recipe):
+        # with captions alone nothing else names it
+        if subject.get("trigger") and not subject.get("instance_prompt"):
+            phrases.append(subject["trigger"])
     return tuple(dict.fromkeys(phrase for phrase in phrases if phrase))
 
 

@@ -78,7 +78,7 @@ TABLE = {
     "subject.captions={type: prompt}": set(),
     "subject.captions={type: filename, template: 'a {caption}'}": set(),
     "subject.captions={type: sidecar, dropout: 0.2}": ENCODED,
-    "subject.trigger=sks dog": set(),
+    "subject.trigger=sks dog": {"export"},
     "subject=null; subjects=[{images: pictures, instance_prompt: a photo of sks dog, class_prompt: a photo of a dog}]":
         set(),
     "subject=null; subjects=[{images: pictures, instance_prompt: sks dog, class_prompt: a photo of a dog}, "

@@ -14,6 +14,7 @@ from PIL import Image, ImageChops
 from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.formats.base import formats
 from dbrun.formats.model_card import BASE_PLACEHOLDER, SamplePictures, layer_warnings, render_card
+from dbrun.formats.recipe_facts import trigger_phrases
 from dbrun.models.base import families
 from dbrun.models.configs import find_licence
 from dbrun.safetensors_header import trigger_words
@@ -199,3 +200,16 @@ def test_the_trigger_is_what_no_class_prompt_says() -> None:
     assert trigger_words({**RECIPE, "subject": {"instance_prompt": "a zwx car", "class_prompt": None}}) is None
     second = {"instance_prompt": "a zwx car", "class_prompt": "a car"}
     assert trigger_words({"subjects": [RECIPE["subject"], second]}) == "sks zwx"
+
+
+def test_a_trigger_that_the_recipe_names_is_the_trigger() -> None:
+    """It tells what no class prompt is there to tell, and in captions the instance prompt is not there either."""
+    named = {"instance_prompt": None, "class_prompt": None, "trigger": "ohwx woman"}
+    assert trigger_words({**RECIPE, "subject": named}) == "ohwx woman"
+    assert trigger_words({"subjects": [named, RECIPE["subject"]]}) == "ohwx woman sks"
+    assert trigger_phrases({**RECIPE, "subject": named}) == ("ohwx woman",)
+    phrased = {**named, "instance_prompt": "a photo of an ohwx woman"}
+    assert trigger_phrases({**RECIPE, "subject": phrased}) == ("ohwx woman",)
+    card = render_card({**DOCUMENT, "recipe": {**RECIPE, "subject": {**RECIPE["subject"], **named}}}, SD, ["peft"],
+                       drawn("a"))
+    assert "- Trigger: `ohwx woman`" in card

@@ -42,10 +42,15 @@ def portable_recipe(recipe: Recipe, sources: Sources) -> dict[str, object]:
 def _subjects(recipe: Recipe, sources: Sources) -> dict[str, object]:
     """The prompts and pictures of the subjects, under `subject` or, where there are several, `subjects`."""
     subjects: list[dict[str, object]] = []
+    tokens = {word.token for word in recipe.adapt.new_words.values()}
     pictures_by_subject = sources.pictures_by_subject or (sources.pictures,)
     for subject, pictures in zip(recipe.subjects_by_key.values(), pictures_by_subject, strict=True):
-        subjects.append({"instance_prompt": subject.instance_prompt, "class_prompt": subject.class_prompt,
-                         "pictures": _pictures(pictures)})
+        document: dict[str, object] = {"instance_prompt": subject.instance_prompt, "class_prompt": subject.class_prompt,
+                                       "pictures": _pictures(pictures)}
+        # most recipes name none, and a new word stands under `adapt`: earlier documents stay as they were
+        if subject.trigger is not None and subject.trigger not in tokens:
+            document["trigger"] = subject.trigger
+        subjects.append(document)
     if len(subjects) == 1:
         return {"subject": subjects[0]}
     return {"subjects": subjects}
