@@ -58,13 +58,17 @@ class SelectParams(ScoringParams):
         """Whether candidates are compared by pictures."""
         return bool(self.prompts)
 
+    @property
+    def deciding(self) -> tuple[str, ...]:
+        """Names of the scores that decide, or that of the held-out loss."""
+        return (self.by,) if isinstance(self.by, str) else self.by
+
     def count_all_pictures(self, candidates: int) -> int:
         """The number of pictures of so many candidates, and of the base where several scores are combined."""
         if not self.draws_pictures:
             return 0
-        if isinstance(self.by, str):
-            return candidates * self.count_pictures((self.by,))
-        return (candidates + 1) * self.count_pictures(self.by)
+        rows = candidates if isinstance(self.by, str) else candidates + 1
+        return rows * self.count_pictures(self.deciding)
 
 
 class Select(Stage[SelectParams]):
@@ -150,7 +154,10 @@ class Select(Stage[SelectParams]):
             shutil.copyfile(path, ctx.out / path.name)
         document = {"format_version": 1, "by": params.by, "keep": params.keep, "step": chosen, "candidates": table}
         (ctx.out / SELECTION_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        ctx.note(f"the adapter after step {chosen} of {steps[-1]} is kept")
+        why = ""
+        if params.keep == "best":
+            why = f", the best by {' and '.join(params.deciding)}"
+        ctx.note(f"the adapter after step {chosen} of {steps[-1]} is kept{why}")
 
 
 def _best_score(ctx: StageContext[SelectParams], name: str, steps: Sequence[int]) -> tuple[int, Table]:

@@ -1,6 +1,6 @@
 """Does `select` choose a better candidate than the last one, by the drawn truth that it never saw?
 
-`python tests/embedded/best_or_last.py recipes/sks_dog.yaml --work FOLDER` trains far too long without prior
+`python tests/embedded/best_or_last.py recipes/sks_dog.yaml --work FOLDER` trains ten times too long, without prior
 preservation, and prints for each seed the chosen step, and the truths of the chosen and of the last candidate. Their
 mean counts: a picture should show the subject, and what its prompt says. The choice is made on the default prompts of
 `select`. What is measured are other places, coats of other colours, and other noise.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -26,6 +26,8 @@ from dbrun.scores.encoder import Encoder, open_encoder
 COLUMNS = ("truth", "subject", "subject_truth", "prompt", "prompt_truth")
 """Of the printed table; truth: the mean of those of subject and prompt."""
 LAST = "last"
+TOO_LONG = ("train.steps=300", "train.candidates.every=10")
+"""Without priors the subject is learnt within 30 steps, and after 200 it takes hardly another colour any more."""
 MEASUREMENTS = 3
 """How often an adapter is measured, each time on pictures of other noise: their spread is that of the truth."""
 
@@ -39,34 +41,38 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--by", nargs="+", default=["subject", "subject, prompt"], metavar="SCORES")
     parser.add_argument("--seeds", type=int, default=3)
-    # without priors the subject is learnt within 30 steps, and after 200 it has hardly another colour any more
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--every", type=int, default=10, help="steps between two candidates")
     words = parser.parse_args()
     torch.set_num_threads(1)
     words.work.mkdir(parents=True, exist_ok=True)
-    encoder, judge = open_encoder(encoder_path(), torch.device("cpu")), trained_judge()
     print(f"| | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
-    choices = {LAST: "select={keep: last}"}
-    for by in words.by:
-        choices[f"best by {by}"] = f"select={{by: [{by}], clip: {{path: embedded}}}}"
-    found: dict[str, list[Measurements]] = {name: [] for name in choices}
+    found: dict[str, list[Measurements]] = {}
     for seed in range(words.seeds):
-        at_step: dict[int, Measurements] = {}
-        for name, select in choices.items():
-            changes = [f"seed={seed}", *NO_PRIORS, f"train.steps={words.steps}",
-                       f"train.candidates.every={words.every}", select]
-            export = run(words.recipe, changes, f"{name.replace(', ', '_').replace(' ', '_')}.{seed}", words.work)
-            step = chosen_step(export)
-            if step not in at_step:
-                at_step[step] = measured(export, encoder, judge)
-            found[name].append(at_step[step])
-            print(shown_row(f"seed {seed}, {name}, step {step}", at_step[step], COLUMNS), flush=True)
+        for name, (step, measurements) in compared(words.recipe, words.by, seed, words.work).items():
+            found.setdefault(name, []).append(measurements)
+            print(shown_row(f"seed {seed}, {name}, step {step}", measurements, COLUMNS), flush=True)
     for name, seeds in found.items():
         print(shown_row(name, [averaged(measurements) for measurements in seeds], COLUMNS))
-    for name in choices:
+    for name, seeds in found.items():
         if name != LAST:
-            print(margin_line(name, found[name], found[LAST]))
+            print(margin_line(name, seeds, found[LAST]))
+
+
+def compared(recipe: Path, choices: Sequence[str], seed: int, work: Path) -> dict[str, tuple[int, Measurements]]:
+    """Name → (step, measurements) of the last candidate and of the best by each choice, such as `subject, prompt`."""
+    encoder, judge = open_encoder(encoder_path(), torch.device("cpu")), trained_judge()
+    sections = {LAST: "select={keep: last}"}
+    for by in choices:
+        sections[f"best by {by}"] = f"select={{by: [{by}], clip: {{path: embedded}}}}"
+    at_step: dict[int, Measurements] = {}
+    found: dict[str, tuple[int, Measurements]] = {}
+    for name, section in sections.items():
+        changes = [f"seed={seed}", *NO_PRIORS, *TOO_LONG, section]
+        export = run(recipe, changes, f"{name.replace(', ', '_').replace(' ', '_')}.{seed}", work)
+        step = chosen_step(export)
+        if step not in at_step:
+            at_step[step] = measured(export, encoder, judge)
+        found[name] = step, at_step[step]
+    return found
 
 
 def measured(export: Path, encoder: Encoder, judge: Judge) -> Measurements:

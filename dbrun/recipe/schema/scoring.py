@@ -112,5 +112,5 @@ class Select(Scoring):
 
     @property
     def deciding(self) -> tuple[str, ...]:
-        """What decides, in the recipe's order."""
+        """Names of the scores that decide, or that of the held-out loss, in the recipe's order."""
         return (self.by,) if isinstance(self.by, str) else self.by
