@@ -3,7 +3,7 @@
 `python tests/embedded/best_or_last.py recipes/sks_dog.yaml --work FOLDER` trains ten times too long, without prior
 preservation, and prints for each seed the chosen step, and the truths of the chosen and of the last candidate. Their
 mean counts: a picture should show the subject, and what its prompt says. The choice is made on the default prompts of
-`select`. What is measured are other places, coats of other colours, and other noise.
+`select`, which name places. What is measured are more places, coats of other colours, and other noise.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ HELD_OUT_LOSS = "held_out_loss"
 SelectBy: Any = Literal[(*scores(), HELD_OUT_LOSS)]
 ScoreName: Any = Literal[tuple(scores())]
 SelectBySeveral: Any = Annotated[tuple[ScoreName, ...], Field(min_length=1)]
+"""Scores of pictures that decide together; the held-out loss is no such score."""
 
 
 class ScoreEncoder(Part):

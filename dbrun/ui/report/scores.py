@@ -74,8 +74,8 @@ def _candidate_cells(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str,
         return (_with_spread(row),)
     cells = [_with_spread(row["scores"][name]) for name in names]
     # the base is no candidate
-    cells.append(score_text(row[COMBINED], None) if row["step"] else "")
-    return tuple(cells)
+    combined = score_text(row[COMBINED], None) if row["step"] else ""
+    return (*cells, combined)
 
 
 def read_scores(folder: Path, recipe: Mapping[str, Any]) -> tuple[ScoreLine, ...]:
