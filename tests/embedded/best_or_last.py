@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--work", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--by", nargs="+", default=["subject", "subject, prompt"], metavar="SCORES")
+    parser.add_argument("--by", nargs="+", default=["subject", "prompt", "subject, prompt"], metavar="SCORES")
     parser.add_argument("--seeds", type=int, default=3)
     words = parser.parse_args()
     torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from tiny_encoders import write_tiny_clip
 
 SCORED = """
 train: {candidates: {every: 2}}
-select: {by: prompt, prompts: [a photo of sks dog at night], seeds: 1}
+select: {by: [prompt, subject], prompts: [a photo of sks dog at night], seeds: 1}
 evaluate:
   clip: {path: clip}
   prompts: [a photo of sks dog on the moon]
