@@ -1,6 +1,7 @@
 """The same work by dbrun and by diffusers' script: CPU seconds of whole runs, and CPU milliseconds of a step.
 
     python tests/bench/side_by_side.py [--peer PATH] [--size SIZE] [--steps 200] [--classes 20] [--base embedded]
+                                       [--side 64]
 
 PATH: a checkout of huggingface/diffusers, whose examples/dreambooth/train_dreambooth_lora.py runs; nothing of it is
 copied. Both start from one base (`small_base.py`, or the embedded one) and the embedded pictures, with LoRA of rank 4
@@ -32,7 +33,7 @@ RECIPE = """schema: dbrun/v1
 name: side
 base: {{type: sd, path: {base}}}
 subject: {{images: "embedded:sks_dog", instance_prompt: a photo of sks dog, class_prompt: {class_prompt}}}
-images: {{resolution: 64}}
+images: {{resolution: {side}}}
 adapt: {{denoiser: {{type: lora, rank: 4, alpha: 4, targets: attention}}}}
 train: {{steps: {steps}, learning_rate: {learning_rate}, batch_size: {rows}}}
 samples: {{prompts: [a photo of sks dog], steps: 10}}
@@ -42,11 +43,12 @@ PRIOR = "prior: {{count: {classes}, steps: 50, guidance: 7.5}}\n"
 
 
 class Work(NamedTuple):
-    """A training of so many steps and rows; classes: number of class images, 0 for a training without."""
+    """A training of so many steps and rows; classes: number of class images, 0 for a training without; side: pixels."""
 
     steps: int
     rows: int
     classes: int
+    side: int = 64
     learning_rate: str = "1.0e-4"
 
 
@@ -76,8 +78,8 @@ def peer_words(script: Path, base: Path, folder: Path, work: Work) -> Sequence[s
     for picture in sorted((EMBEDDED / "subjects" / "sks_dog").glob("*.png")):
         (pictures / picture.name).write_bytes(picture.read_bytes())
     options = {"pretrained_model_name_or_path": base, "instance_data_dir": pictures,
-               "instance_prompt": "a photo of sks dog", "resolution": 64, "train_batch_size": work.rows, "rank": 4,
-               "learning_rate": work.learning_rate, "lr_scheduler": "constant", "lr_warmup_steps": 0,
+               "instance_prompt": "a photo of sks dog", "resolution": work.side, "train_batch_size": work.rows,
+               "rank": 4, "learning_rate": work.learning_rate, "lr_scheduler": "constant", "lr_warmup_steps": 0,
                "max_train_steps": work.steps, "seed": 0, "output_dir": folder / "trained"}
     words = [sys.executable, str(script)]
     if work.classes:
@@ -94,12 +96,12 @@ def run_seconds(program: Program, folder: Path, work: Work) -> float:
     return cpu_seconds(program.words(folder, work), program.checkout, folder)
 
 
-def measure(program: Program, sizes: Sequence[str], steps: int, classes: int) -> Numbers:
+def measure(program: Program, sizes: Sequence[str], steps: int, classes: int, side: int = 64) -> Numbers:
     """CPU seconds of a whole run and of the same again, and CPU milliseconds of a step, at each of these sizes."""
     numbers: dict[str, float] = {}
     for size in sizes:
         rows, has_classes = SIZES[size]
-        whole = Work(steps, rows, classes if has_classes else 0)
+        whole = Work(steps, rows, classes if has_classes else 0, side)
         with tempfile.TemporaryDirectory() as place:
             seconds = partial(run_seconds, program, Path(place))
             cold = seconds(whole)
@@ -121,6 +123,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, action="append", help="all where none is named")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--classes", type=int, default=20)
+    parser.add_argument("--side", type=int, default=64, help="pixels of a side; at 64 much of a step is no arithmetic")
     parser.add_argument("--base", choices=("small", "embedded"), default="small")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -134,7 +137,7 @@ def main() -> None:
             script = given.peer.resolve() / "examples" / "dreambooth" / "train_dreambooth_lora.py"
             programs["diffusers"] = Program(partial(peer_words, script, base), ROOT, False)
         sizes = given.size or list(SIZES)
-        measured = {name: partial(measure, program, sizes, given.steps, given.classes)
+        measured = {name: partial(measure, program, sizes, given.steps, given.classes, given.side)
                     for name, program in programs.items()}
         found = in_turns(measured, given.rounds)
     print_table(found)
