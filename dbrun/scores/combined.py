@@ -28,4 +28,4 @@ def combined_values(means: Mapping[str, Sequence[float]], base: Mapping[str, flo
     count = len(next(iter(means.values())))
     if not shares:
         return (0.0,) * count
-    return tuple(fmean(of_score[number] for of_score in shares) for number in range(count))
+    return tuple(fmean(of_candidate) for of_candidate in zip(*shares, strict=True))

@@ -16,6 +16,7 @@ MAX_VARIANTS = 1024
 """Variants of a block's code that are compiled: for each width, shape of a picture, and adapter on or off. At torch's
 own limit of 8 further variants would run uncompiled, and a resumed run would meet them in another order."""
 
+
 class CompiledBlocks:
     """The repeated blocks of a denoiser while they are compiled. The list is empty once they run as they are again.
 
@@ -50,12 +51,18 @@ class CompiledBlocks:
         if not self.blocks or shape in self._checked:
             return
         self._checked.add(shape)
-        difference = gradient_difference(loss, parameters, _uncompiled)
+        difference = gradient_difference(loss, parameters, self.paused)
         # not `>`: nan is a difference, too
         if not difference <= self.tolerance:
             self.stop()
             self.note(f"`train.compile`: compiled blocks give another gradient (by {difference:.1%} of its norm); "
                       "they run uncompiled")
+
+    def paused(self) -> AbstractContextManager[object]:
+        """Context manager: compute uncompiled, from the call on; compiled blocks are kept for later."""
+        # the stance changes when the object is made, and back at the end of its context
+        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return stance
 
     def _compile_graph(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
         """Function that computes a graph: compiled by torch's inductor, or where that fails the graph as it is."""
@@ -92,12 +99,6 @@ def compiled_blocks(denoiser: nn.Module, precision: str, note: Callable[[str], N
             yield compiled
         finally:
             compiled.stop()
-
-
-def _uncompiled() -> AbstractContextManager[object]:
-    # the stance changes when the object is made, and back at the end of its context
-    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-    return stance
 
 
 def _repeated_blocks(denoiser: nn.Module) -> Sequence[nn.Module]:
