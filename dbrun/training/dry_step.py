@@ -61,12 +61,13 @@ class DryTrainer(Trainer):
     def count(self, batch: Batch) -> StepMemory:
         """Bytes of the forward and backward pass of a micro-batch."""
         parameters = [parameter for module in self.modules.values() for parameter in module.parameters()]
-        with LiveMemory() as live:
-            self.loss(batch).total.backward()  # type: ignore[no-untyped-call]
-        for parameter in parameters:
-            parameter.grad = None
-        with count_saved(parameters) as saved:
-            self.loss(batch)
+        with self.fused_layers():
+            with LiveMemory() as live:
+                self.loss(batch).total.backward()  # type: ignore[no-untyped-call]
+            for parameter in parameters:
+                parameter.grad = None
+            with count_saved(parameters) as saved:
+                self.loss(batch)
         return StepMemory(live.peak, saved.nbytes)
 
 

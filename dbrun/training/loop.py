@@ -29,6 +29,7 @@ from dbrun.training.device import draws_random, seeded_rng
 from dbrun.training.ema import EmaWeights
 from dbrun.training.evaluation import HeldOutEvaluator
 from dbrun.training.flat_weights import FlatWeights, global_norm
+from dbrun.training.fused_lora import fused_lora
 from dbrun.training.gradient_sync import SINGLE_PROCESS, GradientSync
 from dbrun.training.optimizer_state import load_state, state_tensors, state_values
 from dbrun.training.param_groups import eval_mode, make_param_groups
@@ -103,11 +104,12 @@ class Trainer:
         """
         accumulation = self.settings.accumulation
         slots = self.gradient_sync.slots(accumulation)
-        while not self.is_done:
-            step = len(self.history)
-            self.step([batches(step * accumulation + slot) for slot in slots])
-            self._evaluate()
-            yield self.history[-1]
+        with self.fused_layers():
+            while not self.is_done:
+                step = len(self.history)
+                self.step([batches(step * accumulation + slot) for slot in slots])
+                self._evaluate()
+                yield self.history[-1]
 
     def step(self, batches: Sequence[Batch]) -> Metrics:
         """One optimizer update from this process's micro-batches, with the gradients of all processes.
@@ -314,6 +316,10 @@ class Trainer:
                     raise StageFailed(f"the adapter holds numbers that are not finite after step {len(self.history)}",
                                       fix=LOWER_RATE_FIX)
         return states
+
+    def fused_layers(self) -> AbstractContextManager[None]:
+        """Context manager: adapted layers compute by fewer operations; torch's compiler joins them by itself."""
+        return nullcontext() if self.settings.compile else fused_lora(self.modules.values())
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context manager: run the forward pass in the recipe's precision."""

@@ -49,8 +49,9 @@ from dbrun.training.speedups import speedups
 PROMPTS = ("a photo of sks dog", "a photo of a dog")
 LOOPS = ("dbrun", "shortest", "encoding")
 """Kinds of training loop."""
-LEVERS = ("", "checkpointing", "channels last", "compile", "graph")
-"""`train.gradient_checkpointing`, the layout that the stage takes on a GPU, `train.compile` and `train.graph`."""
+LEVERS = ("", "checkpointing", "channels last", "compile", "graph", "layers of peft")
+"""`train.gradient_checkpointing`, the layout that the stage takes on a GPU, `train.compile`, `train.graph`, and adapted
+layers that are not fused."""
 
 
 class Case(NamedTuple):
@@ -80,7 +81,8 @@ class Case(NamedTuple):
 CASES = [Case("sd", 512, 1), Case("sd", 512, 1, "shortest"), Case("sd", 512, 1, "encoding"), Case("sd", 512, 2),
          Case("sd", 512, 4), Case("sd", 512, 8), Case("sd", 512, 8, "shortest"), Case("sd", 512, 8, "encoding"),
          Case("sd", 512, 8, lever="checkpointing"), Case("sd", 512, 8, lever="channels last"),
-         Case("sd", 512, 1, lever="graph"), Case("sd", 512, 1, lever="compile"), Case("sdxl", 1024, 1),
+         Case("sd", 512, 1, lever="graph"), Case("sd", 512, 1, lever="compile"),
+         Case("sd", 512, 1, lever="layers of peft"), Case("sdxl", 1024, 1),
          Case("flux", 512, 1), Case("sdxl", 1024, 1, lever="compile"), Case("flux", 512, 1, lever="compile")]
 TINY_CASES = [Case("sd", 32, 1), Case("sd", 32, 1, "shortest"), Case("sd", 32, 1, "encoding"),
               *[Case("sd", 32, 2, lever=lever) for lever in LEVERS[1:]], Case("sdxl", 32, 1), Case("flux", 32, 1)]
@@ -243,7 +245,9 @@ def train_case(bench: Bench, case: Case) -> Numbers:
         if case.lever == "channels last":
             stack.enter_context(channels_last(model.denoiser))
         settings = changed(trainer.settings, compile=case.lever == "compile", graph=case.lever == "graph")
-        trainer.speedups = stack.enter_context(speedups(model, settings, print))
+        trainer.settings, trainer.speedups = settings, stack.enter_context(speedups(model, settings, print))
+        if case.lever != "layers of peft":
+            stack.enter_context(trainer.fused_layers())
         for _ in range(2):
             step()
         if on_gpu:
@@ -303,8 +307,9 @@ def parity(bench: Bench) -> Numbers:
         model = family.load(folder, device=device, dtype=torch.float32)
         attach_lora(model, rank=2)
         trainer, batch = make_trainer(model, "fp32"), make_batch(model, 32, 2)
-        for _ in range(3):
-            trainer.step([batch])
+        with trainer.fused_layers():
+            for _ in range(3):
+                trainer.step([batch])
         trained.append([weight.detach().cpu() for weight in trainer.parameters])
     differences: list[float] = []
     for on_cpu, on_device in zip(*trained, strict=True):

@@ -22,6 +22,7 @@ from dbrun.models.base import Model, families
 from dbrun.options.optimizers import AdamW
 from dbrun.options.schedules import Constant
 from dbrun.training.batches import Batches
+from dbrun.training.fused_lora import fused_lora
 from dbrun.training.loop import Trainer
 from dbrun.training.prompt_embeds import cached_prompts
 
@@ -70,6 +71,8 @@ def shortest_loop(rows: int, class_rows: int) -> Callable[[], object]:
     hidden = torch.stack([subject["hidden"]] * rows + [other["hidden"]] * class_rows)
     alpha_bar = model.diffusion_process().alpha_bar.float()
     denoiser = model.denoiser.train()
+    # for good, as the model is this loop's own
+    fused_lora([denoiser]).__enter__()
     parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
 
