@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -22,14 +21,17 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 class FusedLora(torch.autograd.Function):
     """y [..., out] = x W^T + b + s (x A^T) B^T, in the dtype of the frozen W.
 
-    x [..., in], W [out, in], b [out] or None, A [rank, in], B [out, rank]; x, A and B of any floating dtype.
+    x [..., in], W [out, in], b [out] or None, A [rank, in], B [out, rank]; x, A and B of any floating dtype. It has
+    first derivatives only: to refuse others would take longer than a product of these matrices.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """The layer's output; keeps x and s A x for the backward pass."""
-        dtype = weight.dtype
-        rows, a, b = x.reshape(-1, x.shape[-1]).to(dtype), a.to(dtype), b.to(dtype)
+        rows, dtype = x.reshape(-1, x.shape[-1]), weight.dtype
+        # even a cast that changes nothing takes a microsecond
+        if not rows.dtype == a.dtype == b.dtype == dtype:
+            rows, a, b = rows.to(dtype), a.to(dtype), b.to(dtype)
         y = linear(rows, weight, bias)
         hidden = linear(rows, a)
         if scale != 1.0:
@@ -40,7 +42,6 @@ class FusedLora(torch.autograd.Function):
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of x, A and B in the dtype of W, which autograd casts; None where none is needed."""
         rows, hidden, weight, a, b = ctx.saved_tensors

@@ -137,7 +137,7 @@ def main() -> None:
         digests[method] = found["digest"]
         return {"wall s a step": float(str(found["seconds"]))}
 
-    table = in_turns({method: partial(seconds, method) for method in ("gather", "exact", "fast")}, given.rounds)
+    table = in_turns({method: partial(seconds, method) for method in ("gather", "exact", "fast")}, given.rounds, together=given.together)
     print_table(table)
     print(f"gather and exact: {'the same bytes' if digests['gather'] == digests['exact'] else 'DIFFERENT BYTES'}")
     write_json(table, given.json)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryFile
 
 ROOT = Path(__file__).parents[2]
 Numbers = Mapping[str, float]
@@ -24,6 +25,8 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write the numbers of every round into this file")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--before", type=Path, help="another checkout of dbrun, to compare with")
+    parser.add_argument("--together", action="store_true",
+                        help="run all at the same time, each on a core of its own, another one in each round")
     return parser
 
 
@@ -35,14 +38,34 @@ def checkouts(before: Path | None) -> dict[str, Path]:
     return found
 
 
-def in_turns(measured: Mapping[str, Callable[[], Numbers]], rounds: int) -> dict[str, list[Numbers]]:
-    """The numbers of each command in each round. They take turns, so that a busy minute spoils no single one."""
+def in_turns(measured: Mapping[str, Callable[[], Numbers]], rounds: int, *,
+             together: bool = False) -> dict[str, list[Numbers]]:
+    """The numbers of each command in each round. They take turns, so that a busy minute spoils no single one.
+
+    together: they run at the same time, each on one core, and swap cores from round to round: for a machine whose
+    speed changes within the minutes of a turn. Raises ValueError where there are fewer cores than commands.
+    """
     found: dict[str, list[Numbers]] = {name: [] for name in measured}
+    cores = sorted(os.sched_getaffinity(0))[:len(measured)]
+    if together and len(cores) < len(measured):
+        raise ValueError(f"{len(measured)} commands want as many cores, and there are {len(cores)}")
     for number in range(rounds):
-        for name, measure in measured.items():
-            found[name].append(measure())
-            print(f"round {number + 1} of {rounds}: {name} {found[name][-1]}", file=sys.stderr, flush=True)
+        own = [cores[(place + number) % len(cores)] for place in range(len(measured))]
+        with ThreadPoolExecutor(len(measured) if together else 1) as pool:
+            pending = [pool.submit(_pinned, measure, {core} if together else None)
+                       for measure, core in zip(measured.values(), own, strict=False)]
+            for name, result in zip(measured, pending, strict=True):
+                found[name].append(result.result())
+                print(f"round {number + 1} of {rounds}: {name} {found[name][-1]}", file=sys.stderr, flush=True)
     return found
+
+
+def _pinned(measure: Callable[[], Numbers], cores: set[int] | None) -> Numbers:
+    """Measure, with all processes that this starts on these cores; None: on any."""
+    if cores is not None:
+        # of this thread alone, and of what it starts
+        os.sched_setaffinity(0, cores)
+    return measure()
 
 
 def medians(rounds: Sequence[Numbers]) -> dict[str, float]:
@@ -75,7 +98,7 @@ def _cell(number: float | None, first: float | None, *, is_first: bool) -> str:
 def compare_checkouts(measure: Callable[[Path], Numbers], given: argparse.Namespace) -> None:
     """Measure each checkout in turns, print the table, and write JSON. given: arguments of `arguments`."""
     measured = {name: partial(measure, folder) for name, folder in checkouts(given.before).items()}
-    found = in_turns(measured, given.rounds)
+    found = in_turns(measured, given.rounds, together=given.together)
     print_table(found)
     write_json(found, given.json)
 
@@ -95,9 +118,12 @@ def environment(checkout: Path) -> dict[str, str]:
 
 def cpu_seconds(words: Sequence[str], checkout: Path, folder: Path) -> float:
     """CPU seconds of a command and its children, with a checkout's dbrun. Exits with what it said where it fails."""
-    start = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(words, env=environment(checkout), cwd=folder, capture_output=True, text=True)
-    end = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    return end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
+    with TemporaryFile() as said:
+        process = subprocess.Popen(words, env=environment(checkout), cwd=folder, stdout=said, stderr=subprocess.STDOUT)
+        # of this process and those that it waited for, whatever runs beside it
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(words)}\n{said.read().decode()[-6000:]}")
+    return usage.ru_utime + usage.ru_stime

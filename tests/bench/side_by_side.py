@@ -139,7 +139,7 @@ def main() -> None:
         sizes = given.size or list(SIZES)
         measured = {name: partial(measure, program, sizes, given.steps, given.classes, given.side)
                     for name, program in programs.items()}
-        found = in_turns(measured, given.rounds)
+        found = in_turns(measured, given.rounds, together=given.together)
     print_table(found)
     write_json(found, given.json)
 

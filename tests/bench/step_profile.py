@@ -43,7 +43,7 @@ def main() -> None:
     given = parser.parse_args()
     measured = {name: partial(host_work, folder, given.tensors, given.steps)
                 for name, folder in checkouts(given.before).items()}
-    beside = in_turns(measured, given.rounds)
+    beside = in_turns(measured, given.rounds, together=given.together)
     print_table(beside)
     torch.set_num_threads(1)
     loops = measure_loops(BLOCKS_A_ROUND * given.rounds)

@@ -1,16 +1,23 @@
 """The measurements run, each as small as it can be."""
 
 import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from bench import gpu, growth, host_work, loops, side_by_side, stages
-from bench.rounds import in_turns, print_table
+from bench.rounds import ROOT, cpu_seconds, in_turns, print_table
 
 from dbrun.store.atomic import disk_usage
 from dbrun.store.runs import list_runs
 from dbrun.store.store import Store
 from dbrun.store.usage import disk_usage_by_run
+
+CORES = sorted(os.sched_getaffinity(0))
 
 
 def test_commands_take_turns_and_become_a_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,6 +34,42 @@ def test_commands_take_turns_and_become_a_table(capsys: pytest.CaptureFixture[st
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows == [["before", "this"], ["work,", "s", "12.00", "4.00", "0.33x"], ["before,", "s", "2.00"],
                     ["this,", "s", "2.00"]]
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="needs a core for each command")
+def test_commands_run_at_the_same_time_on_cores_that_they_swap() -> None:
+    both = Barrier(2, timeout=60)
+    allowed: list[tuple[str, set[int]]] = []
+
+    def measured(name: str) -> dict[str, float]:
+        both.wait()
+        words = (sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))")
+        found = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        allowed.append((name, {int(core) for core in found.split()}))
+        return {"work, s": 1.0}
+
+    found = in_turns({"before": lambda: measured("before"), "this": lambda: measured("this")}, 2, together=True)
+    assert found == {"before": [{"work, s": 1.0}] * 2, "this": [{"work, s": 1.0}] * 2}
+    one, other = CORES[:2]
+    assert sorted(allowed[:2]) == [("before", {one}), ("this", {other})]
+    assert sorted(allowed[2:]) == [("before", {other}), ("this", {one})]
+    assert sorted(os.sched_getaffinity(0)) == CORES, "this process may still use all of them"
+
+
+def test_more_commands_than_cores_cannot_run_at_the_same_time() -> None:
+    many = {str(number): dict[str, float] for number in range(len(CORES) + 1)}
+    with pytest.raises(ValueError, match=f"want as many cores, and there are {len(CORES)}"):
+        in_turns(many, 1, together=True)
+
+
+def test_the_seconds_of_a_command_are_its_own_whatever_runs_beside_it(tmp_path: Path) -> None:
+    idle = (sys.executable, "-c", "import time; time.sleep(1)")
+    busy = (sys.executable, "-c", "import time\nwhile time.process_time() < 1: pass")
+    with ThreadPoolExecutor(2) as pool:
+        seconds = [pool.submit(cpu_seconds, words, ROOT, tmp_path) for words in (idle, busy)]
+    assert seconds[0].result() < 0.5 < 1 <= seconds[1].result()
+    with pytest.raises(SystemExit, match="said on its way out"):
+        cpu_seconds((sys.executable, "-c", "raise SystemExit('said on its way out')"), ROOT, tmp_path)
 
 
 def test_a_step_over_many_tensors_costs_the_host_little_more_than_one_over_few() -> None:
