@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.extend([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
 
-from bench.rounds import Numbers, arguments, compare_checkouts, cpu_seconds
+from bench.rounds import Numbers, compare_checkouts, comparing_arguments, cpu_seconds
 from PIL import Image
 
 from dbrun.store.runs import EVENTS_FILE, RECIPE_FILE, GcRoots, save_roots
@@ -109,7 +109,7 @@ def dbrun_seconds(checkout: Path, words: Sequence[str], folder: Path) -> float:
 
 def main() -> None:
     """Measure in fresh processes, and print."""
-    parser = arguments(__doc__)
+    parser = comparing_arguments(__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--pictures", type=int, default=300)
     given = parser.parse_args()

@@ -20,10 +20,16 @@ Numbers = Mapping[str, float]
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The parser of a measurement that is compared over rounds, and with another checkout."""
+    """The parser of a measurement that is done in rounds."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the numbers of every round into this file")
     parser.add_argument("--rounds", type=int, default=3)
+    return parser
+
+
+def comparing_arguments(description: str | None) -> argparse.ArgumentParser:
+    """The parser of a measurement in rounds of which each compares fresh processes, and another checkout if asked."""
+    parser = arguments(description)
     parser.add_argument("--before", type=Path, help="another checkout of dbrun, to compare with")
     parser.add_argument("--together", action="store_true",
                         help="run all at the same time, each on a core of its own, another one in each round")
@@ -96,7 +102,7 @@ def _cell(number: float | None, first: float | None, *, is_first: bool) -> str:
 
 
 def compare_checkouts(measure: Callable[[Path], Numbers], given: argparse.Namespace) -> None:
-    """Measure each checkout in turns, print the table, and write JSON. given: arguments of `arguments`."""
+    """Measure each checkout in turns, print the table, and write JSON. given: as `comparing_arguments` reads them."""
     measured = {name: partial(measure, folder) for name, folder in checkouts(given.before).items()}
     found = in_turns(measured, given.rounds, together=given.together)
     print_table(found)

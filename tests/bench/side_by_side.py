@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 sys.path.extend([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
 
-from bench.rounds import ROOT, Numbers, arguments, checkouts, cpu_seconds, in_turns, print_table, write_json
+from bench.rounds import ROOT, Numbers, checkouts, comparing_arguments, cpu_seconds, in_turns, print_table, write_json
 from bench.small_base import write_small_base
 
 EMBEDDED = ROOT / "dbrun" / "embedded"
@@ -118,7 +118,7 @@ def measure(program: Program, sizes: Sequence[str], steps: int, classes: int, si
 
 def main() -> None:
     """Measure in fresh processes, and print."""
-    parser = arguments(__doc__)
+    parser = comparing_arguments(__doc__)
     parser.add_argument("--peer", type=Path, help="checkout of huggingface/diffusers")
     parser.add_argument("--size", choices=SIZES, action="append", help="all where none is named")
     parser.add_argument("--steps", type=int, default=200)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.extend([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
 
-from bench.rounds import Numbers, arguments, compare_checkouts, cpu_seconds
+from bench.rounds import Numbers, compare_checkouts, comparing_arguments, cpu_seconds
 
 
 def stage_seconds(folder: Path) -> Iterator[tuple[str, float]]:
@@ -42,7 +42,7 @@ def measure(checkout: Path, recipe: str, changes: Sequence[str]) -> Numbers:
 
 def main() -> None:
     """Measure in fresh processes, and print."""
-    parser = arguments(__doc__)
+    parser = comparing_arguments(__doc__)
     parser.add_argument("--recipe", default="sks_dog", help="name of a recipe in recipes/")
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_args()

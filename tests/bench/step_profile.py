@@ -18,7 +18,7 @@ sys.path.extend([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import torch
 from bench.loops import measure_loops
-from bench.rounds import Numbers, arguments, checkouts, environment, in_turns, print_table, write_json
+from bench.rounds import Numbers, checkouts, comparing_arguments, environment, in_turns, print_table, write_json
 
 BLOCKS_A_ROUND = 4
 """Blocks of steps of each loop in a round."""
@@ -37,7 +37,7 @@ def host_work(checkout: Path, tensors: int, steps: int) -> Numbers:
 
 def main() -> None:
     """Measure, and print."""
-    parser = arguments(__doc__)
+    parser = comparing_arguments(__doc__)
     parser.add_argument("--tensors", type=int, default=1120)
     parser.add_argument("--steps", type=int, default=60)
     given = parser.parse_args()
