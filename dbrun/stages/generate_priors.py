@@ -27,12 +27,7 @@ from dbrun.stages.support.base_loading import load_base, quantisation_packages, 
 from dbrun.stages.support.cost import denoiser_labels, guidance_label
 from dbrun.stages.support.distribute import run_distributed
 from dbrun.stages.support.memory import CountedMemory, largest
-from dbrun.stages.support.memory_advice import (
-    offload_advice,
-    precision_advice,
-    quantise_advice,
-    resolution_advice,
-)
+from dbrun.stages.support.memory_advice import offload_advice, quantise_advice, resolution_advice
 from dbrun.stages.support.memory_phases import encode_prompts_phase, sampling_phase
 from dbrun.workload import Workload
 
@@ -51,7 +46,8 @@ class PriorParams:
     """The params of the stage `generate-priors`.
 
     prompt: the class prompt, or several that are taken in turn; count: class images of each class; steps, guidance:
-    sampler settings; resolution: side in pixels; precision: the recipe's; seed: the recipe's;
+    sampler settings; resolution: side in pixels; precision: `prior.precision`, or else that of training; seed: the
+    recipe's;
     others: the prompts of the second and further classes, where there are several subjects; quantise: number format of
     the denoiser's linear layers, None for precision; deterministic: `train.deterministic`; block: number of pictures
     that are drawn at once.
@@ -60,7 +56,7 @@ class PriorParams:
     NEUTRAL: ClassVar[Mapping[str, object]] = {"others": (), "quantise": None, "deterministic": False, "block": 1}
     WORDS: ClassVar[Mapping[str, str]] = {
         "prompt": "subject.class_prompt", "count": "prior.count", "steps": "prior.steps", "seed": "seed",
-        "guidance": "prior.guidance", "resolution": "images.resolution", "precision": "train.precision",
+        "guidance": "prior.guidance", "resolution": "images.resolution", "precision": "precision of class images",
         "others": "subjects.class_prompt", "quantise": "base.quantise", "deterministic": "train.deterministic",
         "block": "class images drawn at once"}
 
@@ -117,7 +113,7 @@ class GeneratePriors(Stage[PriorParams]):
         steps = defaults.steps if prior.steps is None else prior.steps
         guidance = defaults.guidance if prior.guidance is None else prior.guidance
         return PriorParams(prompt, prior.generated_count, steps, guidance, recipe.images.resolution,
-                           recipe.train.resolved_precision, recipe.seed, tuple(others), recipe.base.quantise,
+                           _precision(recipe), recipe.seed, tuple(others), recipe.base.quantise,
                            recipe.train.deterministic,
                            families()[sources.base.family].block_size(recipe.images.resolution))
 
@@ -167,7 +163,8 @@ class GeneratePriors(Stage[PriorParams]):
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
         """Fewer pixels or bits, or class images that need not be drawn here."""
-        return (*precision_advice(recipe), *quantise_advice(recipe, device), *resolution_advice(recipe),
+        fewer_bits = ("set `prior.precision: bf16`",) if _precision(recipe) == "fp32" else ()
+        return (*fewer_bits, *quantise_advice(recipe, device), *resolution_advice(recipe),
                 *offload_advice(recipe, device), *_other_targets(recipe))
 
     def max_disk_bytes(self, ctx: StageContext[PriorParams]) -> int:
@@ -206,6 +203,12 @@ class GeneratePriors(Stage[PriorParams]):
         ctx.progress(total, total, "pictures")
 
 
+def _precision(recipe: Recipe) -> Precision:
+    """The precision in which class images are drawn."""
+    own = recipe.prior.precision if recipe.prior is not None else None
+    return own or recipe.train.resolved_precision
+
+
 def _other_targets(recipe: Recipe) -> tuple[str, ...]:
     """Advice on class images that need not be drawn, as far as the rules between keys allow it."""
     prior, subjects = recipe.prior, recipe.subjects_by_key
@@ -217,7 +220,7 @@ def _other_targets(recipe: Recipe) -> tuple[str, ...]:
     if own:
         return (f"add class images of your own to those in `{own[0]}.class_images`",)
     # settings of pictures that are not drawn are refused
-    ignored = [f"`prior.{key}`" for key in ("count", "steps", "guidance") if getattr(prior, key) is not None]
+    ignored = [f"`prior.{key}`" for key in prior.GENERATION_KEYS if getattr(prior, key) is not None]
     without = f" and leave out {' and '.join(ignored)}" if ignored else ""
     advice: list[str] = []
     # prompts with places need class images drawn for each of them
@@ -258,7 +261,7 @@ class _BlockDrawer:
         cycle = self.ctx.params.cycles[class_number]
         prompt = cycle[index % len(cycle)]
         raise StageFailed(f"class image {index} came out {why} {MAX_ATTEMPTS} times for `{prompt}`",
-                          fix="set `train.precision: fp32` or `bf16`, or another `prior.steps` or `prior.guidance`")
+                          fix="set `prior.precision: fp32` or `bf16`, or another `prior.steps` or `prior.guidance`")
 
     def _draw_block(self, class_number: int, block: int, attempt: int) -> list[Image]:
         """The pictures of a block, always as many: a picture's bytes must not depend on `prior.count`."""

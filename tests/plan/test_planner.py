@@ -189,6 +189,8 @@ def test_fp16_without_a_gpu_blocks_what_computes_before_anything_runs(home, monk
     assert [s.name for s in found.blocked_stages] == ["generate-priors", "preprocess", "train", "export"]
     assert reason(found, "generate-priors") == (
         "fp16 needs a GPU, and this runs on the CPU: write `train.precision: fp32` (or bf16)")
+    drawn = plan(home, "prior.precision=fp16", "device=auto")
+    assert "write `prior.precision: fp32` (or bf16)" in reason(drawn, "generate-priors")
     assert not plan(home, "train.precision=bf16", "device=auto").blocked_stages
     monkeypatch.setattr(device, "why_unavailable", lambda name: None)
     assert not plan(home, "train.precision=fp16", "device=auto").blocked_stages

@@ -126,6 +126,7 @@ WRONG = [
     ("{count: 4}", "{count: 4, images: dogs}", ["prior.count: found 4", "`prior.images` names your own"]),
     ("{count: 4}", "{guidance: 2.5, target: base}", ["prior.guidance: found 2.5", "`prior.guidance=null`"]),
     ("{count: 4}", "{steps: 3, target: base}", ["prior.steps: found 3", "`target: base` uses none"]),
+    ("{count: 4}", "{precision: bf16, target: base}", ["prior.precision: found bf16", "`prior.precision=null`"]),
     ("{count: 4}", "{images: dogs, target: base}", ["prior.target: found 'base'", "`target: images`"]),
     ("a photo of a dog\nprior: {count: 4}", "[a dog, a cat]\nprior: {images: dogs}",
      ["subject.class_prompt: found a list", "a .txt file beside each picture"]),
@@ -134,6 +135,8 @@ WRONG = [
     ("path: embedded", "path: embedded, revision: main", ["r.yaml:3:44 base.revision: found a revision", "a Hub id"]),
     ("export:", "  precision: fp16\ndevice: cpu\nexport:",
      ["train.precision: found 'fp16', allowed with `device: cpu`"]),
+    ("prior: {count: 4}", "prior: {precision: fp16}\ndevice: cpu",
+     ["prior.precision: found 'fp16', allowed with `device: cpu`: fp32 or bf16"]),
     ("schema: dbrun/v1", "schema: dbrun/v1\nsamples: {prompts: a dog}", ["found 'a dog', allowed: a list of text"]),
 ]
 IDS = [new[:30] or f"no {old[:20]}" for old, new, _ in WRONG]

@@ -44,11 +44,21 @@ def test_a_picture_does_not_depend_on_what_was_drawn_before(loaded, tmp_path, co
 
 @pytest.mark.parametrize("change", cases([
     {"subject": {"class_prompt": "a photo of a cat"}}, {"prior": {"steps": 3}}, {"prior": {"guidance": 3.0}},
-    {"images": {"resolution": 16}}, {"seed": 1}, {"train": {"precision": "bf16"}}], 0, 3, 4, 5))
+    {"images": {"resolution": 16}}, {"seed": 1}, {"train": {"precision": "bf16"}},
+    {"prior": {"precision": "bf16"}}], 0, 3, 4, 5, 6))
 def test_everything_that_makes_a_picture_is_in_its_key(loaded, change, content, recipe) -> None:
     before = content(loaded.run(STAGE, recipe()).path)
     after = content(loaded.run(STAGE, recipe(**change)).path)
     assert len(loaded.items.made) == 4 and before["00000.png"] != after["00000.png"]
+
+
+def test_pictures_have_a_precision_of_their_own_or_that_of_training(loaded, content, recipe) -> None:
+    half = content(loaded.run(STAGE, recipe(train={"precision": "bf16"})).path)
+    assert content(loaded.run(STAGE, recipe(prior={"precision": "bf16"})).path) == half
+    assert len(loaded.items.made) == 2, "they are the same pictures"
+    whole = content(loaded.run(STAGE, recipe(train={"precision": "bf16"}, prior={"precision": "fp32"})).path)
+    assert whole == content(loaded.run(STAGE, recipe()).path) != half
+    assert len(loaded.items.made) == 4
 
 
 def test_several_prompts_are_taken_in_turn_and_one_of_a_list_is_that_one(loaded, content, recipe) -> None:
@@ -123,7 +133,7 @@ def test_a_base_that_draws_only_black_ends_with_clear_words(loaded, monkeypatch,
                         lambda *a, **k: calls.append(1) or [Image.new("RGB", (32, 32))] * 4)
     with pytest.raises(StageFailed, match="black") as caught:
         loaded.run(STAGE, recipe())
-    assert len(calls) == MAX_ATTEMPTS and "train.precision" in str(caught.value)
+    assert len(calls) == MAX_ATTEMPTS and "prior.precision" in str(caught.value)
 
 
 @pytest.mark.parametrize(("when", "kept"), [("after", 4), ("within", 0)])

@@ -134,7 +134,7 @@ def _one_kind_of_prior(recipe: Recipe, prior: Prior) -> Iterator[KeyProblem]:
         why = "`prior.images` names your own"
     else:
         why = "`class_images` names your own"
-    for key in ("count", "steps", "guidance"):
+    for key in prior.GENERATION_KEYS:
         value = getattr(prior, key)
         if value is not None:
             yield KeyProblem(f"prior.{key}", f"found {value}, which sets how class images are generated, but {why}",
@@ -213,9 +213,10 @@ def _prompt_reading(recipe: Recipe) -> Iterator[KeyProblem]:
 
 
 def _precision(recipe: Recipe) -> Iterator[KeyProblem]:
-    if recipe.train.precision == "fp16" and recipe.device == "cpu":
-        yield KeyProblem("train.precision", "found 'fp16', allowed with `device: cpu`: fp32 or bf16",
-                         "write `precision: bf16`, or leave `device` out")
+    for key in recipe.keys_with_fp16:
+        if recipe.device == "cpu":
+            yield KeyProblem(key, "found 'fp16', allowed with `device: cpu`: fp32 or bf16",
+                             "write `precision: bf16`, or leave `device` out")
 
 
 def _adapt(recipe: Recipe) -> Iterator[KeyProblem]:

@@ -22,7 +22,7 @@ OTHER_TRAINERS_KEYS = {
     "caption_separator": "subject.captions.shuffle.separator", "trigger_word": "subject.trigger",
     "concepts": "subjects", "concepts_list": "subjects", "class_data_dir": "prior.images",
     "num_class_images": "prior.count", "prior_loss_weight": "prior.weight",
-    "guidance_scale": "prior.guidance", "size": "images.resolution",
+    "prior_generation_precision": "prior.precision", "guidance_scale": "prior.guidance", "size": "images.resolution",
     "unet": "adapt.denoiser", "transformer": "adapt.denoiser", "lora": "adapt.denoiser",
     "train_text_encoder": "adapt.text_encoder", "r": "adapt.denoiser.rank", "dim": "adapt.denoiser.rank",
     "network_dim": "adapt.denoiser.rank", "lora_rank": "adapt.denoiser.rank",

@@ -13,6 +13,7 @@ from dbrun.models import base as families
 from dbrun.models.prompt_reading import PromptReading
 from dbrun.models.quantisation import quantisations
 from dbrun.options.objective import Objective
+from dbrun.options.precision import Precision
 from dbrun.options.trackers import Tracker
 from dbrun.recipe.schema.adapt import Adapt
 from dbrun.recipe.schema.export import Export, export_description
@@ -97,12 +98,14 @@ class Prior(Part):
 
     There are three ways, of which a recipe uses one: class images that the base generates, which cost only time; your
     own class images, which are real but must be collected; or the base's own predictions as the target, without any
-    class images. `count`, `steps` and `guidance` set how class images are generated, so they are allowed only with the
-    first way; `weight` is allowed with all three.
+    class images. `count`, `steps`, `guidance` and `precision` set how class images are generated, so they are allowed
+    only with the first way; `weight` is allowed with all three.
     """
 
     # results from before the second and third way keep their cache keys
-    NEUTRAL: ClassVar[dict[str, object]] = {"images": None, "target": "images"}
+    NEUTRAL: ClassVar[dict[str, object]] = {"images": None, "target": "images", "precision": None}
+    GENERATION_KEYS: ClassVar[tuple[str, ...]] = ("count", "steps", "guidance", "precision")
+    """The keys that set how class images are generated."""
 
     count: Annotated[Int | None, Field(ge=1, le=100_000), OrNone] = None
     """Number of class images that are generated, for each class where there are several; left out, 100."""
@@ -112,6 +115,9 @@ class Prior(Part):
     """Sampler steps per class image; left out, the usual number for the base."""
     guidance: Annotated[Float | None, Field(ge=0), OrNone] = None
     """Classifier-free guidance scale of class images; left out, the usual scale for the base."""
+    precision: Annotated[Precision | None, OrNone] = None
+    """Number format in which class images are generated, where it is to differ from training: bf16 and fp16 are faster
+    and take less memory. Left out, `train.precision`."""
     images: Annotated[PathText | None, OrNone] = None
     """A folder of your own class images (relative to the recipe); a .txt file beside one holds its own prompt."""
     target: Literal["images", "base"] = "images"
@@ -204,6 +210,12 @@ class Recipe(Part):
         if self.subject is not None:
             return {"subject": self.subject}
         return {f"subjects.{index}": subject for index, subject in enumerate(self.subjects or ())}
+
+    @property
+    def keys_with_fp16(self) -> tuple[str, ...]:
+        """The keys that ask for fp16, which no CPU computes in."""
+        asked = {"train.precision": self.train.precision, "prior.precision": self.prior and self.prior.precision}
+        return tuple(key for key, precision in asked.items() if precision == "fp16")
 
     @property
     def score_encoders(self) -> Mapping[str, Mapping[Role, ScoreEncoder]]:

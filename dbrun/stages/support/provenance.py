@@ -30,7 +30,7 @@ def portable_recipe(recipe: Recipe, sources: Sources) -> dict[str, object]:
     document |= _subjects(recipe, sources)
     document["prior"] = None
     if recipe.prior:
-        document["prior"] = _prior(recipe.prior, sources, generated=bool(recipe.generated_class_prompts))
+        document["prior"] = _prior(recipe.prior, recipe, sources)
     document |= {"images": plain_part(recipe.images), "adapt": _adapt(recipe, sources),
                  "train": _train(recipe, sources)}
     if recipe.objective != DEFAULT_OBJECTIVE:
@@ -81,12 +81,14 @@ def _adapt(recipe: Recipe, sources: Sources) -> dict[str, object]:
     return plain_part(recipe.adapt.model_copy(update=with_identity))
 
 
-def _prior(prior: Prior, sources: Sources, *, generated: bool) -> dict[str, object]:
-    """The keys of `prior` that change the result. generated: whether the base draws class images."""
+def _prior(prior: Prior, recipe: Recipe, sources: Sources) -> dict[str, object]:
+    """The keys of `prior` that change the result."""
     document = {**plain_part(prior), "count": prior.generated_count}
-    if not generated:
+    if prior.precision == recipe.train.resolved_precision:
+        document.pop("precision")
+    if not recipe.generated_class_prompts:
         # sampler settings without effect
-        for key in ("count", "steps", "guidance", "images"):
+        for key in (*Prior.GENERATION_KEYS, "images"):
             document.pop(key, None)
     if sources.class_pictures:
         document["pictures"] = _pictures(sources.class_pictures)
