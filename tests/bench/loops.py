@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from bench.rounds import Numbers
@@ -71,8 +71,6 @@ def shortest_loop(rows: int, class_rows: int) -> Callable[[], object]:
     hidden = torch.stack([subject["hidden"]] * rows + [other["hidden"]] * class_rows)
     alpha_bar = model.diffusion_process().alpha_bar.float()
     denoiser = model.denoiser.train()
-    # for good, as the model is this loop's own
-    fused_lora([denoiser]).__enter__()
     parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
 
@@ -88,7 +86,13 @@ def shortest_loop(rows: int, class_rows: int) -> Callable[[], object]:
             loss = loss + error[rows:].mean()
         return take_step(loss, parameters, optimizer)
 
-    return step
+    def steps() -> Iterator[float]:
+        with fused_lora([denoiser]):
+            while True:
+                yield step()
+
+    loop = steps()
+    return lambda: next(loop)
 
 
 def take_step(loss: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> float:
