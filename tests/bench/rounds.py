@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -52,25 +52,33 @@ def in_turns(measured: Mapping[str, Callable[[], Numbers]], rounds: int, *,
     speed changes within the minutes of a turn. Raises ValueError where there are fewer cores than commands.
     """
     found: dict[str, list[Numbers]] = {name: [] for name in measured}
-    cores = sorted(os.sched_getaffinity(0))[:len(measured)]
-    if together and len(cores) < len(measured):
-        raise ValueError(f"{len(measured)} commands want as many cores, and there are {len(cores)}")
     for number in range(rounds):
-        own = [cores[(place + number) % len(cores)] for place in range(len(measured))]
-        with ThreadPoolExecutor(len(measured) if together else 1) as pool:
-            pending = [pool.submit(_pinned, measure, {core} if together else None)
-                       for measure, core in zip(measured.values(), own, strict=False)]
-            for name, result in zip(measured, pending, strict=True):
-                found[name].append(result.result())
-                print(f"round {number + 1} of {rounds}: {name} {found[name][-1]}", file=sys.stderr, flush=True)
+        results = _at_once(measured, number) if together else _one_by_one(measured)
+        for name, numbers in results:
+            found[name].append(numbers)
+            print(f"round {number + 1} of {rounds}: {name} {numbers}", file=sys.stderr, flush=True)
     return found
 
 
-def _pinned(measure: Callable[[], Numbers], cores: set[int] | None) -> Numbers:
-    """Measure, with all processes that this starts on these cores; None: on any."""
-    if cores is not None:
-        # of this thread alone, and of what it starts
-        os.sched_setaffinity(0, cores)
+def _one_by_one(measured: Mapping[str, Callable[[], Numbers]]) -> Iterator[tuple[str, Numbers]]:
+    for name, measure in measured.items():
+        yield name, measure()
+
+
+def _at_once(measured: Mapping[str, Callable[[], Numbers]], number: int) -> Iterator[tuple[str, Numbers]]:
+    """number: of the round, by which they swap cores."""
+    cores = sorted(os.sched_getaffinity(0))[:len(measured)]
+    if len(cores) < len(measured):
+        raise ValueError(f"{len(measured)} commands want as many cores, and there are {len(cores)}")
+    own = cores[number % len(cores):] + cores[:number % len(cores)]
+    with ThreadPoolExecutor(len(measured)) as pool:
+        yield from zip(measured, pool.map(_pinned, measured.values(), own), strict=True)
+
+
+def _pinned(measure: Callable[[], Numbers], core: int) -> Numbers:
+    """Measure, with all processes that this starts on one core."""
+    # of this thread alone, and of what it starts
+    os.sched_setaffinity(0, {core})
     return measure()
 
 
