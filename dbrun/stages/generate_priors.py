@@ -47,10 +47,9 @@ class PriorParams:
 
     prompt: the class prompt, or several that are taken in turn; count: class images of each class; steps, guidance:
     sampler settings; resolution: side in pixels; precision: `prior.precision`, or else that of training; seed: the
-    recipe's;
-    others: the prompts of the second and further classes, where there are several subjects; quantise: number format of
-    the denoiser's linear layers, None for precision; deterministic: `train.deterministic`; block: number of pictures
-    that are drawn at once.
+    recipe's; others: the prompts of the second and further classes, where there are several subjects; quantise: number
+    format of the denoiser's linear layers, None for precision; deterministic: `train.deterministic`; block: number of
+    pictures that are drawn at once.
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"others": (), "quantise": None, "deterministic": False, "block": 1}

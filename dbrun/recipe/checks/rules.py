@@ -213,10 +213,11 @@ def _prompt_reading(recipe: Recipe) -> Iterator[KeyProblem]:
 
 
 def _precision(recipe: Recipe) -> Iterator[KeyProblem]:
+    if recipe.device != "cpu":
+        return
     for key in recipe.keys_with_fp16:
-        if recipe.device == "cpu":
-            yield KeyProblem(key, "found 'fp16', allowed with `device: cpu`: fp32 or bf16",
-                             "write `precision: bf16`, or leave `device` out")
+        yield KeyProblem(key, "found 'fp16', allowed with `device: cpu`: fp32 or bf16",
+                         "write `precision: bf16`, or leave `device` out")
 
 
 def _adapt(recipe: Recipe) -> Iterator[KeyProblem]:
