@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,6 +28,10 @@ FORMAT = 1
 """The `format_version` of `dbrun.json`."""
 EXTRAS = (REPORT_FILE, PROGRESS_FILE)
 """Files of a delivery that are in no artifact."""
+NEW, _OLD, _EMPTIED = "new", "old", "emptied"
+"""Folders beside a delivered one: the next one, one that was moved aside, and one whose files are moved away."""
+_TRIES, _PAUSE = 100, 0.01
+"""How often, and after how many seconds each, files are carried over again where another process moves the folder."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def deliver(delivery: Delivery, target: Path, facts: Mapping[str, object], store
             return False
         check_target(target)
         # Beside target, not in the store: only within one file system is a rename atomic.
-        new = place.parent / f".{place.name}.new.{temp_name()}"
+        new = beside(place, NEW)
         try:
             _copy(delivery, store, new, document)
             moved_aside = _swap(new, place)
@@ -86,6 +91,8 @@ def deliver(delivery: Delivery, target: Path, facts: Mapping[str, object], store
             remove_tree(new)
         for folder in moved_aside:
             _carry_over(folder, target, store, note)
+        # What had no delivery to return to before this one.
+        finish_interrupted(target, store, note)
     return True
 
 
@@ -124,26 +131,38 @@ def finish_interrupted(target: Path, store: Store, note: Callable[[str], object]
 
 
 def interrupted(target: Path) -> tuple[list[Path], list[Path]]:
-    """Folders that killed deliveries to target left beside it: unfinished new ones, and old ones moved aside."""
+    """Folders that killed deliveries to target left beside it: unfinished new ones, and replaced ones.
+
+    Of the replaced ones those that may have to take target's name again come first.
+    """
     place = real_target(target)
     unfinished: list[Path] = []
-    moved_aside: list[Path] = []
+    replaced: dict[str, list[Path]] = {_OLD: [], _EMPTIED: []}
     for entry in list_dir(place.parent):
-        owner = entry.name.removeprefix(f".{place.name}.new.")
-        if owner != entry.name and is_orphan(owner):
+        kind, _, owner = entry.name.removeprefix(f".{place.name}.").partition(".")
+        if not entry.name.startswith(f".{place.name}.") or not TEMP_NAME.fullmatch(owner):
+            continue
+        if kind == NEW and is_orphan(owner):
             unfinished.append(entry)
-        owner = entry.name.removeprefix(f".{place.name}.old.")
         # Whoever moved it aside, alive or not: a process id may be another's by now, and nothing is lost where two
         # processes move the same files.
-        if owner != entry.name and TEMP_NAME.fullmatch(owner) and entry.is_dir() and not entry.is_symlink():
-            moved_aside.append(entry)
-    return unfinished, moved_aside
+        if kind in replaced and entry.is_dir() and not entry.is_symlink():
+            replaced[kind].append(entry)
+    return unfinished, replaced[_OLD] + replaced[_EMPTIED]
+
+
+def beside(place: Path, kind: str) -> Path:
+    """A new name beside a delivered folder. kind: what is there, by which `interrupted` finds it."""
+    return place.parent / f".{place.name}.{kind}.{temp_name()}"
 
 
 def _restore(old: Path, target: Path, store: Store, note: Callable[[str], object]) -> None:
     """Give a folder that was moved aside its name again, or, where the new one stands, carry the user's files over."""
     place = real_target(target)
     if read_record(place) is None:
+        if _is_emptied(old, place):
+            # Whatever replaced it is restored first.
+            return
         try:
             # Only where nothing, or an empty folder, has the name.
             old.rename(place)
@@ -161,15 +180,36 @@ def _restore(old: Path, target: Path, store: Store, note: Callable[[str], object
         note(f"brought back after an interrupted delivery to {target}: {', '.join(moved.values())}")
 
 
+def _is_emptied(old: Path, place: Path) -> bool:
+    """Whether a folder that was moved aside is being emptied."""
+    return old.name.startswith(f".{place.name}.{_EMPTIED}.")
+
+
 def _carry_over(old: Path, target: Path, store: Store, note: Callable[[str], object]) -> Mapping[str, str]:
     """Move the user's files from old to target, remove old, and tell of those that have another name now.
 
     Returns all that moved: old name → new name.
     """
-    files = UserFiles(old, real_target(target), store.digests.sha256)
-    # Another process may finish, and remove, the same folder.
-    with suppress(FileNotFoundError):
-        files.carry_over()
+    place = real_target(target)
+    if not _is_emptied(old, place):
+        # From here on no other process may give it target's name again: it would be half a delivery.
+        emptied = beside(place, _EMPTIED)
+        try:
+            old.rename(emptied)
+        except FileNotFoundError:
+            # Another process has given it target's name, or empties it.
+            return {}
+        old = emptied
+    files = UserFiles(old, place, store.digests.sha256)
+    for _ in range(_TRIES):
+        try:
+            files.carry_over()
+            break
+        except FileNotFoundError:
+            # Another process finishes, and removes, the same folder, or has just moved target aside.
+            if not old.exists():
+                break
+            time.sleep(_PAUSE)
     for name, now in files.moved.items():
         if name != now:
             note(f"{target / name} was your own file, or changed by you: it is now {target / now}")
@@ -317,7 +357,7 @@ def _swap(new: Path, target: Path) -> list[Path]:
     """
     moved_aside: list[Path] = []
     while True:
-        aside = target.parent / f".{target.name}.old.{temp_name()}"
+        aside = beside(target, _OLD)
         with suppress(FileNotFoundError):
             target.rename(aside)
             moved_aside.append(aside)

@@ -15,12 +15,11 @@ from dbrun.events import Emit, Event, Note, StageFinished
 from dbrun.fsync import fsync_path
 from dbrun.images.previews import draw_strip, preview_files
 from dbrun.naming import PROGRESS_FILE
-from dbrun.run.outputs import FORMAT, lock_target, real_target
+from dbrun.run.outputs import FORMAT, NEW, beside, lock_target, real_target
 from dbrun.run.training_previews import PREVIEWS_FOLDER
 from dbrun.run.user_files import known_digests, read_record
 from dbrun.safetensors_header import IN_PROGRESS, RECORD_FILE
 from dbrun.secrets import redact_secrets
-from dbrun.store.atomic import temp_name
 from dbrun.store.store import Store
 
 TRAINING_STAGE = "train"
@@ -129,7 +128,7 @@ def place_progress(content: bytes, target: Path, store: Store, recipe: object) -
 def _replace(path: Path, content: bytes, place: Path) -> None:
     """Write a file of the delivered folder `place` atomically."""
     # beside the folder, under a name by which the next delivery finds and removes what a killed process left
-    unfinished = place.parent / f".{place.name}.new.{temp_name()}"
+    unfinished = beside(place, NEW)
     try:
         unfinished.write_bytes(content)
         fsync_path(unfinished)

@@ -88,7 +88,9 @@ class UserFiles:
     def _move(self, path: Path, name: str) -> None:
         """Move one file, link or folder to its name in target, or to a free one beside it."""
         place = _free_place(self.target, name)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        # Never target itself: where another process has just moved it aside, half a delivery would have its name.
+        for folder in reversed(place.relative_to(self.target).parents[:-1]):
+            (self.target / folder).mkdir(exist_ok=True)
         # Another process that finishes the same delivery may have moved it already.
         with suppress(FileNotFoundError):
             path.rename(place)

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +275,49 @@ def test_what_a_killed_delivery_left_is_finished(home, out):
     go(home)
     assert tree(out)["notes.txt"] == b"mine" and "peft/weights" in tree(out)
     assert sorted(p.name for p in out.parent.iterdir()) == [".stub.new.not-ours", "stub"]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["beside a whole one", "alone"])
+def test_a_folder_that_was_being_emptied_never_becomes_the_delivery(home, out, whole):
+    go(home)
+    dead = dead_name()
+    emptied = out.parent / f".stub.emptied.{dead}"
+    (emptied / "peft").mkdir(parents=True)
+    (emptied / "peft" / "notes.txt").write_text("mine")
+    if whole:
+        out.rename(out.parent / f".stub.old.{dead}")
+    else:
+        shutil.rmtree(out)
+    go(home)
+    assert tree(out)["peft/notes.txt"] == b"mine" and "peft/weights" in tree(out)
+    assert [p.name for p in out.parent.iterdir()] == ["stub"]
+
+
+def test_a_folder_that_another_process_moves_while_it_is_emptied_is_looked_at_again(home, out, monkeypatch):
+    """The other process swaps the target: for a moment nothing has its name."""
+    real, calls = os.mkdir, []
+    (out / "peft" / "sub").mkdir()
+    (out / "peft" / "sub" / "notes.txt").write_text("mine")
+    (out / "mine.txt").write_text("mine")
+
+    def away(path, *args, **kwargs):
+        if Path(path).name == "peft" and Path(path).parent == out and not calls:
+            calls.append(path)
+            out.rename(out.parent / "elsewhere")
+        elif calls and not out.exists():
+            pytest.fail(f"made {path} while another process had the target's name")
+        return real(path, *args, **kwargs)
+
+    def back(seconds):
+        # other threads sleep, too
+        with suppress(FileNotFoundError):
+            (out.parent / "elsewhere").rename(out)
+
+    monkeypatch.setattr(os, "mkdir", away)
+    monkeypatch.setattr(time, "sleep", back)
+    go(home, "train.steps=9")
+    assert calls and tree(out)["peft/sub/notes.txt"] == b"mine" and tree(out)["mine.txt"] == b"mine"
+    assert [p.name for p in out.parent.iterdir()] == ["stub"]
 
 
 def test_a_second_delivery_of_the_same_is_none(home, out):
