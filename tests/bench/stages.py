@@ -1,10 +1,10 @@
 """A whole run: CPU seconds cold and repeated, and the wall seconds of its stages.
 
-    python tests/bench/stages.py [--recipe sks_dog] [--before PATH] [--json FILE] [KEY=VALUE ...]
+    python tests/bench/stages.py [--recipe sks_dog] [--before PATH [--only-this KEY=VALUE]] [KEY=VALUE ...]
 
-KEY=VALUE changes the recipe, as in `dbrun run`. Each round starts in an empty folder; the second run finds all results.
-CPU seconds are those of all threads, and of importing the libraries. With --before the recipe must be one that both
-checkouts have.
+KEY=VALUE changes the recipe, as in `dbrun run`; with --only-this the other checkout's recipe stays as it is. Each round
+starts in an empty folder; the second run finds all results. CPU seconds are those of all threads, and of importing the
+libraries. With --before the recipe must be one that both checkouts have.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.extend([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
 
-from bench.rounds import Numbers, compare_checkouts, comparing_arguments, cpu_seconds
+from bench.rounds import ROOT, Numbers, compare_checkouts, comparing_arguments, cpu_seconds
 
 
 def stage_seconds(folder: Path) -> Iterator[tuple[str, float]]:
@@ -44,9 +44,16 @@ def main() -> None:
     """Measure in fresh processes, and print."""
     parser = comparing_arguments(__doc__)
     parser.add_argument("--recipe", default="sks_dog", help="name of a recipe in recipes/")
+    parser.add_argument("--only-this", action="append", default=[], metavar="KEY=VALUE",
+                        help="change the recipe of this checkout alone, such as by a key that the other lacks")
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_args()
-    compare_checkouts(lambda checkout: measure(checkout, given.recipe, given.changes), given)
+
+    def measured(checkout: Path) -> Numbers:
+        own = given.only_this if checkout == ROOT else []
+        return measure(checkout, given.recipe, [*given.changes, *own])
+
+    compare_checkouts(measured, given)
 
 
 if __name__ == "__main__":
