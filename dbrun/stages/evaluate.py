@@ -48,6 +48,8 @@ class Evaluate(Stage[EvaluateParams]):
     """Draws the adapter's pictures over prompts and seeds, and measures every score that the encoders allow."""
 
     NAME: ClassVar[str] = "evaluate"
+    # 2: its pictures are drawn in blocks, whose lowest bits are not those of pictures drawn one by one
+    VERSION: ClassVar[int] = 2
     delivers: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("load", "train", "select")
     # an adapter is in the store before it is judged: encoders that fail cost no export

@@ -43,7 +43,7 @@ from dbrun.stages.support.memory import CountedMemory
 from dbrun.stages.support.memory_advice import offload_advice, precision_advice, quantise_advice, resolution_advice
 from dbrun.stages.support.memory_phases import export_memory
 from dbrun.stages.support.provenance import portable_recipe, provenance
-from dbrun.stages.support.sample_spec import default_prompts, sampler_settings
+from dbrun.stages.support.sample_spec import block_size, default_prompts, sampler_settings
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
@@ -61,17 +61,17 @@ class ExportParams:
     precision: of the pictures in before_after.png; starts: the pictures that they start from, None for a base that
     draws from text alone. prediction, zero_terminal_snr: the objective's changes to the base's scheduler; quantise:
     number format of the denoiser's linear layers in pictures and comparisons, None for precision; deterministic:
-    `train.deterministic`.
+    `train.deterministic`; block: number of pictures drawn at once.
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"prediction": None, "zero_terminal_snr": False, "starts": None,
-                                              "quantise": None, "deterministic": False}
+                                              "quantise": None, "deterministic": False, "block": 1}
     WORDS: ClassVar[Mapping[str, str]] = {
         "formats": "export", "recipe": "", "instance_prompt": "subject.instance_prompt",
         "prompts": "samples.prompts", "steps": "samples.steps", "guidance": "samples.guidance", "seed": "samples.seed",
         "resolution": "images.resolution", "precision": "train.precision", "starts": "subject.images",
         "prediction": "objective.prediction", "zero_terminal_snr": "objective.zero_terminal_snr",
-        "quantise": "base.quantise", "deterministic": "train.deterministic"}
+        "quantise": "base.quantise", "deterministic": "train.deterministic", "block": "pictures drawn at once"}
 
     formats: tuple[str, ...]
     recipe: Mapping[str, object]
@@ -87,6 +87,7 @@ class ExportParams:
     starts: LowresInputs | None = None
     quantise: str | None = None
     deterministic: bool = False
+    block: int = 1
 
     def scheduler_overrides(self, model: Model) -> dict[str, object]:
         """The scheduler config entries that differ from the base's for the trained adapter."""
@@ -97,7 +98,8 @@ class Export(Stage[ExportParams]):
     """Writes each format, reads it back with its own library and compares; draws before_after.png and loss.png."""
 
     NAME: ClassVar[str] = "export"
-    VERSION: ClassVar[int] = 7
+    # 8: its pictures are drawn in blocks, whose lowest bits are not those of pictures drawn one by one
+    VERSION: ClassVar[int] = 8
     delivers: ClassVar[bool] = True
     writes_formats: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "train", "select")
@@ -132,7 +134,8 @@ class Export(Stage[ExportParams]):
             zero_terminal_snr=recipe.objective.zero_terminal_snr,
             starts=starts,
             quantise=recipe.base.quantise,
-            deterministic=recipe.train.deterministic)
+            deterministic=recipe.train.deterministic,
+            block=block_size(recipe, sources))
 
     def required_packages(self, params: ExportParams) -> tuple[OptionalPackage, ...]:
         """The package of the quantisation, if there is one."""
@@ -162,9 +165,9 @@ class Export(Stage[ExportParams]):
         params, size = self.params(recipe, sources), cost.adapter_size(sources.base, recipe.adapt)
         count, pixels = len(ROWS) * len(params.prompts), params.resolution**2
         disk = {".safetensors": size, "before_after.png": count * pixels, "loss.png": 1.0, ".png": count * pixels}
-        like = (*adapter_labels(recipe.adapt), *params.formats, params.precision, guidance_label(params.guidance),
-                *denoiser_labels(recipe.base))
-        return Workload(count, params.steps * pixels, (pixels, size), disk, like)
+        like = (*adapter_labels(recipe.adapt), *params.formats, params.precision, f"blocks of {params.block}",
+                guidance_label(params.guidance), *denoiser_labels(recipe.base))
+        return Workload(count, params.steps * pixels, (pixels * params.block, size), disk, like)
 
     def count_memory(self, recipe: Recipe, sources: Sources, dry_run: DryRun) -> CountedMemory:
         """The pictures, the check of each format, and the large formats while they are written and read back."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dbrun.errors import RecipeError, StageFailed
 from dbrun.images.blank import blank_reason
-from dbrun.models.base import families
 from dbrun.models.sampler import Sampler
 from dbrun.options.packages import OptionalPackage
 from dbrun.options.precision import Precision
@@ -29,6 +28,7 @@ from dbrun.stages.support.distribute import run_distributed
 from dbrun.stages.support.memory import CountedMemory, largest
 from dbrun.stages.support.memory_advice import offload_advice, quantise_advice, resolution_advice
 from dbrun.stages.support.memory_phases import encode_prompts_phase, sampling_phase
+from dbrun.stages.support.sample_spec import block_size
 from dbrun.workload import Workload
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class GeneratePriors(Stage[PriorParams]):
         return PriorParams(prompt, prior.generated_count, steps, guidance, recipe.images.resolution,
                            _precision(recipe), recipe.seed, tuple(others), recipe.base.quantise,
                            recipe.train.deterministic,
-                           families()[sources.base.family].block_size(recipe.images.resolution))
+                           block_size(recipe, sources))
 
     def required_packages(self, params: PriorParams) -> tuple[OptionalPackage, ...]:
         """The package of the quantisation, if there is one."""
@@ -157,8 +157,7 @@ class GeneratePriors(Stage[PriorParams]):
         params = self.params(recipe, sources)
         precision = sampling_precision(params.precision, Numerics(dry_run.device, 0))
         base = dry_run.open(precision, quantise=params.quantise)
-        return largest((encode_prompts_phase(base), sampling_phase(base, params.resolution, params.guidance,
-                                                                   block=params.block)))
+        return largest((encode_prompts_phase(base), sampling_phase(base, params.resolution, params.guidance)))
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
         """Fewer pixels or bits, or class images that need not be drawn here."""

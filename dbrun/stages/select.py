@@ -75,6 +75,8 @@ class Select(Stage[SelectParams]):
     """Scores the candidates on pictures that are drawn for the choice alone, and hands the chosen adapter on."""
 
     NAME: ClassVar[str] = "select"
+    # 2: its pictures are drawn in blocks, whose lowest bits are not those of pictures drawn one by one
+    VERSION: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("load", "train")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "numpy",
                                             "pillow")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -321,19 +321,18 @@ def _make_monitor(ctx: StageContext[TrainParams], model: Model, trainer: Trainer
         model.release_text_encoders()
         return conditions
 
-    def draw(column: int) -> Image:
+    def draw(columns: Sequence[int]) -> Sequence[Image]:
         assert samples is not None, "else nothing is drawn"
         start = None
+        # such a base has blocks of one
         if samples.starts is not None:
-            start = samples.starts.start_image(column, ctx.files, samples.resolution, model.family)
-        prompt = samples.prompts[column]
+            start = samples.starts.start_image(columns[0], ctx.files, samples.resolution, model.family)
+        prompts = [samples.prompts[column] for column in columns]
         # a trained encoder encodes anew each time; a frozen one needs to be in memory only once
-        if trains_text_encoders(model):
-            conditions = model.sampling_conditions([prompt], known())[prompt]
-        else:
-            conditions = encoded()[prompt]
-        return model.generate(prompt, seed=samples.seed + column, steps=samples.steps, guidance=samples.guidance,
-                              resolution=samples.resolution, start_image=start, conditions=conditions)
+        conditions = model.sampling_conditions(prompts, known()) if trains_text_encoders(model) else encoded()
+        return model.generate_block([conditions[prompt] for prompt in prompts],
+                                    [samples.seed + column for column in columns], steps=samples.steps,
+                                    guidance=samples.guidance, resolution=samples.resolution, start_image=start)
 
     # only rank 0 writes files: the history is the same in every process
     run_folder = None if ctx.process_group.rank else runtime.run_folder

@@ -7,10 +7,11 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from dbrun.models.sampler import PictureBlocks
 from dbrun.naming import METRICS_FILE
 from dbrun.training.loop import Metrics, Trainer, metrics_as_json
 from dbrun.training.recompute import peak_mib
@@ -39,6 +40,10 @@ class Samples(Protocol):
         """The prompt of each column."""
 
     @property
+    def block(self) -> int:
+        """Number of pictures that are drawn at once."""
+
+    @property
     def fingerprint(self) -> str:
         """Digest of all settings but `every`: the name of the folder of the pictures."""
 
@@ -61,12 +66,12 @@ class Monitor:
     """Writes metrics, draws sample pictures, and feeds trackers. An error in any of these never ends a training.
 
     run_folder: where the files go, None for a process that writes none. work: a folder that survives a crash; it keeps
-    the sample pictures for a resumed run. name: the run's. samples: None for no pictures. draw: column -> its picture
-    by the current model. images_per_step: pictures in a step. steps_per_epoch: converts steps to epochs.
+    the sample pictures for a resumed run. name: the run's. samples: None for no pictures. draw: a block of columns ->
+    their pictures by the current model. images_per_step: pictures in a step. steps_per_epoch: converts steps to epochs.
     """
 
     def __init__(self, trainer: Trainer, listener: Listener, *, run_folder: Path | None, work: Path, name: str,
-                 trackers: tuple[str, ...], samples: Samples | None, draw: Callable[[int], Image],
+                 trackers: tuple[str, ...], samples: Samples | None, draw: Callable[[Sequence[int]], Sequence[Image]],
                  images_per_step: int, steps_per_epoch: float) -> None:
         self.trainer, self.listener, self.samples, self.draw = trainer, listener, samples, draw
         self.folder, self.work = run_folder, work
@@ -128,11 +133,12 @@ class Monitor:
         from dbrun.images.grid import draw_grid, save_png
 
         pictures: list[Image] = []
+        drawn = PictureBlocks(len(samples.prompts), samples.block, self.draw)
         with self.trainer.sampling_mode():
             for column in range(len(samples.prompts)):
                 if self.listener.stop_signal():
                     return
-                pictures.append(self.draw(column))
+                pictures.append(drawn[column])
         grid = draw_grid(((f"step {step}", pictures),), samples.prompts)
         path.parent.mkdir(parents=True, exist_ok=True)
         # write beside, then rename: a file that exists is whole, and is not drawn again

@@ -102,7 +102,8 @@ def keys_of(kind=Recipe, before=""):
 
 def test_what_a_reason_names_can_be_written_in_a_recipe():
     allowed = {*keys_of(), "", "prompts encoded here", "text encoders that do not train", "pictures held out",
-               "subjects.class_prompt", "class images drawn at once", "precision of class images"}
+               "subjects.class_prompt", "class images drawn at once", "pictures drawn at once",
+               "precision of class images"}
     found = {_recipe_key(name, f"{param}.denoiser" if param in ("learning_rates", "stops", "inits") else param, words)
              for name, stage in stages().items() for params in get_args(type(stage).__orig_bases__[0])
              for words in [params.WORDS] for param in field_names(params)}

@@ -103,6 +103,18 @@ def test_equal_runs_are_equal_bytes(exported, trained, content) -> None:
     assert again == content(exported.artifacts["export"].path)
 
 
+def test_a_pictures_bytes_do_not_depend_on_how_many_there_are(exported, trained, content) -> None:
+    prompts = ("a photo of sks dog", "sks dog in snow", "sks dog at night", "sks dog in a car", "a dog")
+    more = content(trained.run("export", trained.chosen.model_copy(
+        update={"samples": trained.chosen.samples.model_copy(update={"prompts": prompts})})).path)
+    one = content(exported.artifacts["export"].path)
+    assert [name for name in one if name.startswith("samples/") and name.endswith(".png")] == [
+        "samples/adapted/00.png", "samples/base/00.png"]
+    for row in ("base", "adapted"):
+        assert more[f"samples/{row}/00.png"] == one[f"samples/{row}/00.png"]
+        assert len({more[f"samples/{row}/{column:02}.png"] for column in range(5)}) == 5
+
+
 def test_no_file_names_this_machine(exported, content) -> None:
     for name, data in content(exported.artifacts["export"].path).items():
         assert str(exported.home).encode() not in data and str(exported.base).encode() not in data, name

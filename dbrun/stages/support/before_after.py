@@ -11,7 +11,7 @@ from dbrun.adapters.adapter_io import ComponentAdapter
 from dbrun.images.samples import ADAPTED_ROW, BASE_ROW, SampleSettings, write_samples
 from dbrun.models.base import Model
 from dbrun.models.prompt_encoding import KnownOutputs
-from dbrun.models.sampler import Sampler
+from dbrun.models.sampler import PictureBlocks, Sampler
 from dbrun.stages.base import StageContext
 from dbrun.stages.load import read_base_record
 from dbrun.stages.support.drawing import attach_for_drawing
@@ -50,19 +50,24 @@ def draw_before_after(ctx: StageContext[Any], model: Model, adapters: Mapping[st
         sampled = model.with_scheduler_changes(params.scheduler_overrides(model))
         return Sampler(sampled, params.prompts, known(), kept_encoders)
 
-    def draw(sampler: Callable[[], Sampler], column: int, folder: Path) -> None:
-        picture = sampler().draw(params.prompts[column], seed=params.seed + column, steps=params.steps,
-                                 guidance=params.guidance, resolution=params.resolution,
-                                 start_image=_start_image(ctx, column), on_step=ctx.check_interrupt)
-        save_png(picture, folder / "picture.png")
+    def draw(sampler: Callable[[], Sampler], columns: Sequence[int]) -> list[Image]:
+        # a base that starts from pictures has blocks of one
+        return sampler().draw_block([params.prompts[column] for column in columns],
+                                    seeds=[params.seed + column for column in columns], steps=params.steps,
+                                    guidance=params.guidance, resolution=params.resolution,
+                                    start_image=_start_image(ctx, columns[0]), on_step=ctx.check_interrupt)
 
+    def save(pictures: PictureBlocks, column: int, folder: Path) -> None:
+        save_png(pictures[column], folder / "picture.png")
+
+    drawn = [PictureBlocks(len(params.prompts), params.block, partial(draw, sampler)) for sampler in (base, adapted)]
     rows: dict[str, list[Image]] = {row: [] for row in ROWS}
     for place, key in enumerate(keys):
         ctx.check_interrupt()
         ctx.progress(place, len(keys), "pictures")
         row, column = divmod(place, len(params.prompts))
-        make = partial(draw, (base, adapted)[row], column)
-        rows[ROWS[row]].append(open_image(ctx.items.get(key, make) / "picture.png"))
+        made = ctx.items.get(key, partial(save, drawn[row], column))
+        rows[ROWS[row]].append(open_image(made / "picture.png"))
 
     # a base that enlarges pictures has a first row with what they start from
     start_images: list[Image] = []

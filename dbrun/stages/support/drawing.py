@@ -49,6 +49,10 @@ class PictureParams(Protocol):
     def deterministic(self) -> bool:
         """Whether torch's deterministic algorithms are used."""
 
+    @property
+    def block(self) -> int:
+        """Number of pictures that are drawn at once."""
+
 
 def picture_key(params: PictureParams, numerics: Numerics, *, base: str, adapter: str | None, prompt: str,
                 seed: int) -> dict[str, object]:
@@ -68,6 +72,8 @@ def picture_key(params: PictureParams, numerics: Numerics, *, base: str, adapter
         key["quantise"] = params.quantise
     if params.deterministic:
         key["deterministic"] = True
+    if params.block > 1:
+        key["block"] = params.block
     return key
 
 

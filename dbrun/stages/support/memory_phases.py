@@ -88,16 +88,12 @@ def quantising_phase(base: DryBase, *kept: str, rest: int = 0) -> CountedMemory:
     return CountedMemory(base.dry_run.weight_bytes(base.precision, *dict.fromkeys((*kept, denoiser))), 0, rest)
 
 
-def sampling_phase(base: DryBase, side: int, guidance: float, *kept: str, rest: int = 0,
-                   block: int = 1) -> CountedMemory:
-    """Drawing of pictures. kept: components that are in memory besides denoiser and autoencoder.
-
-    block: number of pictures that are drawn at once.
-    """
+def sampling_phase(base: DryBase, side: int, guidance: float, *kept: str, rest: int = 0) -> CountedMemory:
+    """Drawing of a block of pictures. kept: components that are in memory besides denoiser and autoencoder."""
+    rows = base.dry_run.family.block_size(side)
     # guidance runs the denoiser with the prompt and without it, in one batch
-    rows = block
     if guidance > 1:
-        rows = 2 * block
+        rows *= 2
     denoiser = base.dry_run.family.components["denoiser"]
     names = dict.fromkeys((denoiser, *_autoencoder(base), *kept))
     kernels = base.kernel_bytes(denoiser, *_autoencoder(base))

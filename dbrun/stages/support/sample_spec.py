@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+from dbrun.models.base import families
 from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.sources import Sources
 from dbrun.stages.support.lowres_inputs import DEFAULT_COLUMNS, LowresInputs, lowres_inputs
@@ -21,7 +22,8 @@ class SampleSpec:
     """The settings of the sample pictures: one for each prompt, as in before_after.png.
 
     every: training steps between two rows; steps, guidance: sampler settings; seed: of the first column, the next has
-    seed + 1; resolution: side in pixels; starts: start images, None for a base that draws from text alone.
+    seed + 1; resolution: side in pixels; starts: start images, None for a base that draws from text alone; block:
+    number of pictures drawn at once.
     """
 
     every: int
@@ -31,6 +33,7 @@ class SampleSpec:
     seed: int
     resolution: int
     starts: LowresInputs | None
+    block: int
 
     @property
     def fingerprint(self) -> str:
@@ -52,7 +55,8 @@ def sample_spec(recipe: Recipe, sources: Sources) -> SampleSpec | None:
         guidance=guidance,
         seed=samples.seed,
         resolution=recipe.images.resolution,
-        starts=starts)
+        starts=starts,
+        block=block_size(recipe, sources))
 
 
 def sampler_settings(recipe: Recipe, sources: Sources) -> tuple[int, float]:
@@ -61,6 +65,11 @@ def sampler_settings(recipe: Recipe, sources: Sources) -> tuple[int, float]:
     steps = defaults.steps if samples.steps is None else samples.steps
     guidance = defaults.guidance if samples.guidance is None else samples.guidance
     return steps, guidance
+
+
+def block_size(recipe: Recipe, sources: Sources) -> int:
+    """Number of pictures that are drawn at once: by the base's family and their resolution alone."""
+    return families()[sources.base.family].block_size(recipe.images.resolution)
 
 
 def default_prompts(recipe: Recipe, sources: Sources, begin: LowresInputs | None = None) -> tuple[str, ...]:

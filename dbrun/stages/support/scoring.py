@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbrun.adapters.adapter_io import read_adapters
 from dbrun.models.base import Model
 from dbrun.models.prompt_encoding import KnownOutputs, frozen_encoders, learning_encoders
-from dbrun.models.sampler import Sampler
+from dbrun.models.sampler import PictureBlocks, Sampler
 from dbrun.models.scheduling import scheduler_changes
 from dbrun.scores.base import EmbeddedPictures, References, Score, ScoreValue
 from dbrun.scores.encoder import Role
@@ -24,6 +25,7 @@ from dbrun.stages.support.score_encoders import OpenEncoders
 from dbrun.stages.support.scoring_params import ScoringParams
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 Context = StageContext[Any]
@@ -103,21 +105,28 @@ def _draw_rows(ctx: Context, params: ScoringParams, rows: Sequence[Row],
     done = 0
     keys: dict[str, RowKeys] = {}
     for row in rows:
-        by_prompt: dict[str, dict[int, Mapping[str, object]]] = {}
-        for prompt in params.prompts_for(row.scores):
-            by_prompt[prompt] = {}
-            for seed in params.seeds:
-                ctx.check_interrupt()
-                ctx.progress(done, total, "pictures")
-                key = picture_key(params, ctx.numerics, base=ctx.inputs["load"].digest, adapter=row.identity,
-                                  prompt=prompt, seed=seed)
-                ctx.items.get(key, partial(drawer.draw, row, prompt, seed))
-                by_prompt[prompt][seed] = key
-                done += 1
+        asked = list(product(params.prompts_for(row.scores), params.seeds))
+        pictures = PictureBlocks(len(asked), params.block, partial(drawer.draw, row, asked))
+        by_prompt: dict[str, dict[int, Mapping[str, object]]] = {prompt: {} for prompt, _ in asked}
+        for number, (prompt, seed) in enumerate(asked):
+            ctx.check_interrupt()
+            ctx.progress(done, total, "pictures")
+            key = picture_key(params, ctx.numerics, base=ctx.inputs["load"].digest, adapter=row.identity,
+                              prompt=prompt, seed=seed)
+            ctx.items.get(key, partial(_save, pictures, number))
+            by_prompt[prompt][seed] = key
+            done += 1
         keys[row.label] = by_prompt
     drawer.close()
     ctx.progress(total, total, "pictures")
     return keys
+
+
+def _save(pictures: PictureBlocks, number: int, folder: Path) -> None:
+    """Save the picture with this number into folder."""
+    from dbrun.images.grid import save_png
+
+    save_png(pictures[number], folder / PICTURE_FILE)
 
 
 class _Drawer:
@@ -143,14 +152,12 @@ class _Drawer:
         learning = learning_encoders(self.model.family, self.components)
         return self.model.encoder_outputs((*self.params.all_prompts, ""), frozen, learning)
 
-    def draw(self, row: Row, prompt: str, seed: int, folder: Path) -> None:
-        """Draw a picture of a row into folder."""
-        from dbrun.images.grid import save_png
-
+    def draw(self, row: Row, asked: Sequence[tuple[str, int]], numbers: Sequence[int]) -> list[Image]:
+        """Draw pictures of a row at once. asked: prompt and seed of each number."""
         params = self.params
-        picture = self._sampler(row).draw(prompt, seed=seed, steps=params.steps, guidance=params.guidance,
-                                          resolution=params.resolution, on_step=self.ctx.check_interrupt)
-        save_png(picture, folder / PICTURE_FILE)
+        prompts, seeds = zip(*(asked[number] for number in numbers), strict=True)
+        return self._sampler(row).draw_block(prompts, seeds=seeds, steps=params.steps, guidance=params.guidance,
+                                             resolution=params.resolution, on_step=self.ctx.check_interrupt)
 
     def close(self) -> None:
         """Leave the base as it was loaded."""

@@ -24,13 +24,13 @@ EMBEDDING_BYTES = 8 * 2**10
 def scoring_workload(recipe: Recipe, params: ScoringParams, count: int) -> Workload:
     """The sizes that time and disk grow with. count: number of pictures."""
     pixels = params.resolution**2
-    like = (params.precision, cost.guidance_label(params.guidance), *sorted(params.encoders),
-            *cost.denoiser_labels(recipe.base))
-    return Workload(count, params.steps * pixels, (pixels,), {".png": count * pixels}, like)
+    like = (params.precision, f"blocks of {params.block}", cost.guidance_label(params.guidance),
+            *sorted(params.encoders), *cost.denoiser_labels(recipe.base))
+    return Workload(count, params.steps * pixels, (pixels * params.block,), {".png": count * pixels}, like)
 
 
 def scoring_memory(recipe: Recipe, dry_run: DryRun, params: ScoringParams) -> CountedMemory:
-    """Text encoders first, then denoiser and autoencoder for a picture."""
+    """Text encoders first, then denoiser and autoencoder for a block of pictures."""
     precision = sampling_precision(params.precision, Numerics(dry_run.device, 0))
     base = dry_run.open(precision, recipe.adapt.components, params.quantise)
     kept = base.learning_encoders

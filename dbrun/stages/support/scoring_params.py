@@ -15,7 +15,7 @@ from dbrun.scores.base import PicturesOf, Score, measurable_scores
 from dbrun.scores.encoder import Role
 from dbrun.seeds import derive_seed
 from dbrun.stages.sources import EncoderFiles, Sources
-from dbrun.stages.support.sample_spec import default_prompts, sampler_settings
+from dbrun.stages.support.sample_spec import block_size, default_prompts, sampler_settings
 
 SECTIONS: Mapping[str, type[Scoring]] = {"evaluate": Evaluate, "select": Select}
 """Sections of a recipe that say which pictures are scored."""
@@ -28,18 +28,18 @@ class ScoringParams:
     prompts: with the subject in them; texts: the same as an encoder reads them, without the trigger, which it cannot
     know; class_prompt: of the bare class, None where no score of it is measured; seeds: one for each picture of a
     prompt; pictures: sha256 of the instance pictures; background: `#rrggbb` behind transparent ones; encoders: role ->
-    its files. steps, guidance, resolution, precision, prediction, zero_terminal_snr, quantise, deterministic: of the
-    pictures, as in the export.
+    its files. steps, guidance, resolution, precision, prediction, zero_terminal_snr, quantise, deterministic, block: of
+    the pictures, as in the export.
     """
 
     NEUTRAL: ClassVar[Mapping[str, object]] = {"prediction": None, "zero_terminal_snr": False, "quantise": None,
-                                              "deterministic": False}
+                                              "deterministic": False, "block": 1}
     WORDS: ClassVar[Mapping[str, str]] = {
         "texts": "subject.instance_prompt", "pictures": "subject.images", "background": "images.background",
         "steps": "samples.steps", "guidance": "samples.guidance", "resolution": "images.resolution",
         "precision": "train.precision", "prediction": "objective.prediction",
         "zero_terminal_snr": "objective.zero_terminal_snr", "quantise": "base.quantise",
-        "deterministic": "train.deterministic"}
+        "deterministic": "train.deterministic", "block": "pictures drawn at once"}
 
     prompts: tuple[str, ...]
     texts: tuple[str, ...]
@@ -56,6 +56,7 @@ class ScoringParams:
     zero_terminal_snr: bool = False
     quantise: str | None = None
     deterministic: bool = False
+    block: int = 1
 
     @property
     def scores(self) -> dict[str, tuple[Score, Role]]:
@@ -113,7 +114,8 @@ def scoring_params(recipe: Recipe, sources: Sources, section: str) -> dict[str, 
         "prediction": recipe.objective.prediction,
         "zero_terminal_snr": recipe.objective.zero_terminal_snr,
         "quantise": recipe.base.quantise,
-        "deterministic": recipe.train.deterministic}
+        "deterministic": recipe.train.deterministic,
+        "block": block_size(recipe, sources)}
 
 
 def text_without_trigger(recipe: Recipe, prompt: str) -> str:

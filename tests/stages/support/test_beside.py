@@ -21,7 +21,7 @@ from dbrun.training import trackers as of_trackers
 from dbrun.training.checkpoint import load_newest
 
 COLUMNS = SampleSpec(every=2, prompts=("a photo of sks dog", "a photo of a dog"), steps=1, guidance=1.0, seed=3,
-                     resolution=32, starts=None)
+                     resolution=32, starts=None, block=4)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_a_checkpoint_stands_before_its_samples_and_a_failed_one_ends_nothing(
 
     said: list[Event] = []
     with monkeypatch.context() as changed:
-        changed.setattr(FAMILY.model, "generate", broken)
+        changed.setattr(FAMILY.model, "generate_block", broken)
         files = trained(home, tmp_path, emit=said.append)
     assert there == [2, 4, 6] and drawn(tmp_path / "run") == {}
     assert [e.text for e in said if isinstance(e, Note) and e.level == "warning"] == [
