@@ -61,7 +61,7 @@ class Train(Stage[TrainParams]):
 
     NAME: ClassVar[str] = "train"
     multi_process: ClassVar[bool] = True
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     needs: ClassVar[tuple[str, ...]] = ("load", "adapt", "preprocess")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "tokenizers", "peft", "accelerate",
                                             "safetensors")

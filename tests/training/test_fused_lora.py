@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dbrun.adapters.attach import ADAPTER_NAME, attach, disable_adapter
 from dbrun.adapters.lora import Lora
-from dbrun.training.fused_lora import FusedLora, fused_lora
+from dbrun.training.fused_lora import FusedLora, MergedConvLora, fused_lora
 
 IN, OUT = 6, 10
 
@@ -40,7 +40,28 @@ class Layers(nn.Module):
         return out
 
 
-def answers(layers: Layers, x: Tensor, **autocast: Any) -> Sequence[Tensor]:
+class Convolutions(nn.Module):
+    """Convolutions of 3 × 3, with a stride and without, and one of 1 × 1, each with an adapter; B is not zero."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.plain, self.strided = nn.Conv2d(IN, OUT, 3, padding=1), nn.Conv2d(OUT, IN, 3, stride=2, padding=1)
+        self.point = nn.Conv2d(IN, OUT, 1, bias=False)
+        attach(self, Lora.model_validate({"type": "lora", "rank": 2, "alpha": 3, **settings}),
+               ("plain", "strided", "point"), seed=0)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if "lora_B" in name:
+                    parameter.copy_(torch.randn_like(parameter))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Function of x [N, in, h, w] with values [N, out, h / 2, w / 2]."""
+        out: Tensor = self.point(self.strided(self.plain(x).tanh()).tanh())
+        return out
+
+
+def answers(layers: nn.Module, x: Tensor, **autocast: Any) -> Sequence[Tensor]:
     """The output, then the gradients of x and of all weights that learn."""
     x = x.clone().requires_grad_()
     with torch.autocast("cpu", **{"enabled": False, **autocast}):
@@ -100,6 +121,65 @@ def test_one_operation_is_recorded_for_a_layer() -> None:
         recorded = layers.first(x).grad_fn
     assert type(recorded).__name__ == "FusedLoraBackward"
     assert {type(before).__name__ for before, _ in recorded.next_functions} == {"NoneType", "AccumulateGrad"}
+
+
+MANY, FEW = (3, IN, 12, 12), (1, IN, 4, 4)
+"""Shapes whose positions are many, and few, beside the channels of a convolution."""
+
+
+@pytest.mark.parametrize("alpha", [2, 3], ids=["scale 1", "scale 1.5"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["rows", "channels last"])
+def test_convolutions_of_many_positions_give_what_pefts_give(alpha: int, memory_format: torch.memory_format) -> None:
+    layers, x = Convolutions(alpha=alpha), torch.randn(MANY).to(memory_format=memory_format)
+    wanted = answers(layers, x)
+    with fused_lora([layers]):
+        assert fused_names(layers) == {"plain", "strided", "point"}
+        assert type(layers(x).grad_fn).__name__ == "MergedConvLoraBackward"
+        found = answers(layers, x)
+    assert [(one.shape, one.dtype) for one in found] == [(other.shape, other.dtype) for other in wanted]
+    assert largest_difference(found, wanted) < 2e-6
+    assert not all(one.equal(other) for one, other in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize(("shape", "autocast"), [(FEW, {}), (MANY, {"enabled": True, "dtype": torch.bfloat16})],
+                         ids=["few positions", "few bits"])
+def test_convolutions_that_gain_nothing_or_lose_bits_are_pefts(shape: Sequence[int], autocast: dict[str, Any]) -> None:
+    layers, x = Convolutions(), torch.randn(shape)
+    wanted = answers(layers, x, **autocast)
+    with fused_lora([layers]):
+        found = answers(layers, x, **autocast)
+    assert all(one.equal(other) for one, other in zip(found, wanted, strict=True))
+
+
+def test_a_convolution_without_gradients_or_adapter_is_pefts() -> None:
+    layers, x = Convolutions(), torch.randn(MANY)
+    with torch.no_grad():
+        wanted = layers(x)
+    with fused_lora([layers]):
+        with torch.no_grad():
+            assert layers(x).equal(wanted)
+        with disable_adapter(layers):
+            assert layers.plain(x).equal(layers.plain.base_layer(x))
+
+
+def test_the_numbers_of_a_convolution_are_the_derivatives() -> None:
+    x, weight, bias, a, b = [torch.randn(shape, dtype=torch.float64, requires_grad=grad) for shape, grad in (
+        ((2, 2, 4, 5), True), ((3, 2, 3, 3), False), ((3,), False), ((2, 2, 3, 3), True), ((3, 2, 1, 1), True))]
+    for stride in (1, 1), (2, 2):
+        geometry = (stride, (1, 1))
+        assert torch.autograd.gradcheck(MergedConvLora.apply, (x, weight, bias, a, b, 1.5, *geometry))
+        assert torch.autograd.gradcheck(MergedConvLora.apply, (x.detach(), weight, None, a, b, 1.0, *geometry))
+        assert torch.autograd.gradcheck(MergedConvLora.apply, (x, weight, None, a.detach(), b.detach(), 1.0, *geometry))
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups")
+@pytest.mark.parametrize("changes", [{"groups": 2}, {"padding_mode": "circular"}, {"padding": "same"}],
+                         ids=["groups", "circular", "same"])
+def test_convolutions_of_another_kind_stay_as_they_are(changes: dict[str, Any]) -> None:
+    layers = nn.ModuleDict({"other": nn.Conv2d(IN, IN, 3, **{"padding": 1, **changes}), "plain": nn.Conv2d(IN, IN, 3)})
+    attach(layers, Lora.model_validate({"type": "lora", "rank": 2}), ("other", "plain"), seed=0)
+    with fused_lora([layers]):
+        assert fused_names(layers) == {"plain"}
 
 
 @pytest.mark.parametrize("settings", [{"dropout": 0.5}, {"dora": True}, {"start": "pissa"}],
@@ -174,12 +254,11 @@ def test_a_second_training_of_the_same_layers_changes_nothing() -> None:
     assert not fused_names(layers)
 
 
-def test_all_adapted_linear_layers_of_a_base_are_fused(tmp_path: Path) -> None:
+def test_all_adapted_layers_of_a_base_are_fused(tmp_path: Path) -> None:
     FAMILY.write_tiny_base(tmp_path / "base")
     model = load(tmp_path)
     for component in ("denoiser", "text_encoder"):
         adapter = lora(component, model)
         module = model.module(component)
-        linear = {name for name in adapter.modules if type(module.get_submodule(name).base_layer) is nn.Linear}
         with fused_lora([module]):
-            assert fused_names(module) == linear != set()
+            assert fused_names(module) == set(adapter.modules) != set()
