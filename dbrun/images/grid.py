@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
+COMPRESS_LEVEL = 6
+"""Of PNG, 0 to 9: at 9 photographs are 2 % smaller and take three times as long."""
 CELL_SIDE = 256
 """Approximate side in pixels at which pictures are shown."""
 GAP, MARGIN = 12, 24
@@ -114,4 +116,4 @@ def _ellipsize(line: str, font: FreeTypeFont | ImageFont, width: int) -> str:
 def save_png(picture: Image, path: Path) -> None:
     """Write a picture as PNG in RGB; equal pixels give equal bytes."""
     # no metadata: a date or a path in the file would change its digest
-    picture.convert("RGB").save(path, format="PNG", compress_level=9)
+    picture.convert("RGB").save(path, format="PNG", compress_level=COMPRESS_LEVEL)

@@ -13,6 +13,7 @@ from pathlib import Path
 from dbrun.errors import Interrupted
 from dbrun.events import Emit, Event, Note, StageFinished
 from dbrun.fsync import fsync_path
+from dbrun.images.grid import COMPRESS_LEVEL
 from dbrun.images.previews import draw_strip, preview_files
 from dbrun.naming import PROGRESS_FILE
 from dbrun.run.outputs import FORMAT, NEW, beside, lock_target, real_target
@@ -23,8 +24,6 @@ from dbrun.secrets import redact_secrets
 from dbrun.store.store import Store
 
 TRAINING_STAGE = "train"
-COMPRESS_LEVEL = 6
-"""Of PNG, 0 to 9: at 9 a strip of photographs is 2 % smaller and takes three times as long."""
 
 
 @dataclass

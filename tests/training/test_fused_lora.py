@@ -79,7 +79,7 @@ def largest_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> flo
     return max(((one - other).norm() / other.norm()).item() for one, other in zip(found, wanted, strict=True))
 
 
-@pytest.mark.parametrize("shape", [(5, IN), (2, 3, IN), (1, IN)])
+@pytest.mark.parametrize("shape", [(5, IN), (2, 3, IN), (1, IN), (90, IN), (3, 40, IN)])
 @pytest.mark.parametrize("alpha", [2, 3], ids=["scale 1", "scale 1.5"])
 def test_outputs_and_gradients_are_pefts(shape: Sequence[int], alpha: int) -> None:
     layers, x = Layers(alpha=alpha), torch.randn(shape)
@@ -109,9 +109,18 @@ def test_under_autocast_a_fused_layer_is_nearer_to_the_exact_answer_than_pefts()
 def test_the_numbers_are_the_derivatives() -> None:
     x, weight, bias, a, b = [torch.randn(shape, dtype=torch.float64, requires_grad=grad) for shape, grad in (
         ((2, 3, IN), True), ((OUT, IN), False), ((OUT,), False), ((2, IN), True), ((OUT, 2), True))]
-    assert torch.autograd.gradcheck(FusedLora.apply, (x, weight, bias, a, b, 1.5))
-    assert torch.autograd.gradcheck(FusedLora.apply, (x.detach(), weight, None, a, b, 1.0))
-    assert torch.autograd.gradcheck(FusedLora.apply, (x, weight, None, a.detach(), b.detach(), 1.0))
+    for is_merged in (False, True):
+        assert torch.autograd.gradcheck(FusedLora.apply, (x, weight, bias, a, b, 1.5, is_merged))
+        assert torch.autograd.gradcheck(FusedLora.apply, (x.detach(), weight, None, a, b, 1.0, is_merged))
+        assert torch.autograd.gradcheck(FusedLora.apply, (x, weight, None, a.detach(), b.detach(), 1.0, is_merged))
+
+
+@pytest.mark.parametrize(("rows", "is_merged"), [(4 * IN - 1, False), (4 * IN, True)])
+def test_weights_are_summed_up_where_rows_are_many(rows: int, is_merged: bool) -> None:
+    layers = Layers()
+    with fused_lora([layers]):
+        recorded: Any = layers.first(torch.randn(rows, IN)).grad_fn
+        assert recorded.is_merged == is_merged
 
 
 def test_one_operation_is_recorded_for_a_layer() -> None:
