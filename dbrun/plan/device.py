@@ -16,6 +16,7 @@ from dbrun.recipe.schema.model import Recipe
 from dbrun.stages.sources import Numerics
 
 DEV_FOLDER = Path("/dev")
+CPU_INFO = Path("/proc/cpuinfo")
 MIN_BF16_CAPABILITY = (8, 0)
 
 
@@ -39,6 +40,17 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def emulates_bf16() -> bool:
+    """Whether this CPU is known to compute in bf16 by way of fp32, number by number: torch's kernels need AVX-512."""
+    try:
+        text = CPU_INFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    # flags of x86 processors alone
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return found is not None and "avx512bw" not in found[1].split()
 
 
 def resolve_device(device: str) -> str:

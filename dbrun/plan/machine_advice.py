@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from dbrun.events import Note
-from dbrun.plan.device import available_cores
+from dbrun.plan.device import available_cores, emulates_bf16
 from dbrun.plan.planner import Plan, Scope, Status
 from dbrun.resolve.advice import LATENT_RESOLUTION, works_at_large_resolution
 from dbrun.stages.support.base_loading import has_own_memory
@@ -27,7 +27,7 @@ LONG_SECONDS = 300.0
 
 def machine_advice(scope: Scope, plan: Plan, known: Mapping[str, Estimate] = MappingProxyType({})) -> Iterator[Note]:
     """Yield notes about what `threads: auto` is, and about a training that is to run: on the CPU for hours, with idle
-    cores, or with settings that do nothing here.
+    cores, in slow numbers, or with settings that do nothing here.
 
     known: stage → its estimate.
     """
@@ -39,6 +39,8 @@ def machine_advice(scope: Scope, plan: Plan, known: Mapping[str, Estimate] = Map
     if device == "cpu" and scope.recipe.threads == "auto":
         yield Note("threads", f"`auto` is {scope.numerics.threads} on this machine; with another number of cores every "
                    "stage runs again")
+    if device == "cpu":
+        yield from _slow_bf16(scope, pending)
     if "train" not in pending or device != "cpu":
         return
     seconds = known["train"].seconds if "train" in known else _rough_seconds(scope)
@@ -49,6 +51,15 @@ def machine_advice(scope: Scope, plan: Plan, known: Mapping[str, Estimate] = Map
                    "or try things out with `base: {path: embedded}`", "warning")
     if seconds >= LONG_SECONDS:
         yield from _idle_cores(scope)
+
+
+def _slow_bf16(scope: Scope, pending: Set[str]) -> Iterator[Note]:
+    """Warn of stages that are to compute in bf16 on a CPU that emulates it."""
+    stages = {"train.precision": "train", "prior.precision": "generate-priors"}
+    keys = [key for key in scope.recipe.keys_with_precision("bf16") if stages[key] in pending]
+    if keys and emulates_bf16():
+        yield Note(stages[keys[0]], "this CPU has no AVX-512, without which bf16 takes 10 to 50 times as long as fp32: "
+                   f"write {' and '.join(f'`{key}: fp32`' for key in keys)}", "warning")
 
 
 def _rough_seconds(scope: Scope) -> float:

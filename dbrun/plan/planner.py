@@ -277,9 +277,10 @@ def _missing_requirement(name: str, scope: Scope) -> MissingRequirement | None:
         if missing:
             return MissingRequirement(missing, "lower `launch.processes`, or write `device: cpu`")
     # the recipe cannot be refused for these two: `device: auto` may mean a GPU on the next machine
-    if scope.recipe.keys_with_fp16 and scope.numerics.device == "cpu":
+    keys_with_fp16 = scope.recipe.keys_with_precision("fp16")
+    if keys_with_fp16 and scope.numerics.device == "cpu":
         return MissingRequirement("fp16 needs a GPU, and this runs on the CPU",
-                                  f"write `{scope.recipe.keys_with_fp16[0]}: fp32` (or bf16)")
+                                  f"write `{keys_with_fp16[0]}: fp32` (or bf16)")
     if scope.recipe.train.tf32 and scope.numerics.device != "cuda":
         return MissingRequirement(f"TF32 needs an NVIDIA GPU, and this runs on {scope.numerics.device}",
                                   "write `tf32: false`")

@@ -66,6 +66,25 @@ def test_auto_threads_are_told_and_keyed_as_their_number(tmp_path: Path, monkeyp
     assert keys[0] == keys[1] != keys[2]
 
 
+def test_bf16_on_a_cpu_that_emulates_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ("base={path: embedded, revision: null}", "images.resolution=64")
+    cpu_info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(device, "CPU_INFO", cpu_info)
+    for flags, is_slow in (("fpu avx avx2", True), ("avx2 avx512f avx512bw avx512_bf16", False)):
+        cpu_info.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: {flags}\n")
+        found = told(tmp_path, *small, "train.precision=bf16")
+        assert [text.endswith("write `train.precision: fp32`") for text in found] == [True] * is_slow
+        assert told(tmp_path, *small, "train.precision=fp32") == []
+        assert told(tmp_path, *small, "train.precision=bf16", status=Status.HIT) == []
+        # the stage that draws them is not in the plan
+        assert told(tmp_path, *small, "subject.class_prompt=a dog", "prior={count: 2, precision: bf16}") == []
+    # what other processors and systems tell
+    cpu_info.write_text("processor\t: 0\nFeatures\t: fp asimd bf16\n")
+    assert told(tmp_path, *small, "train.precision=bf16") == []
+    cpu_info.unlink()
+    assert told(tmp_path, *small, "train.precision=bf16") == []
+
+
 def test_offload_without_a_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("device=auto", "base.offload=blocks", "train.steps=1")
     monkeypatch.setattr(device, "why_unavailable", lambda device: None if device == "cpu" else "none here")

@@ -215,7 +215,7 @@ def _prompt_reading(recipe: Recipe) -> Iterator[KeyProblem]:
 def _precision(recipe: Recipe) -> Iterator[KeyProblem]:
     if recipe.device != "cpu":
         return
-    for key in recipe.keys_with_fp16:
+    for key in recipe.keys_with_precision("fp16"):
         yield KeyProblem(key, "found 'fp16', allowed with `device: cpu`: fp32 or bf16",
                          "write `precision: bf16`, or leave `device` out")
 

@@ -211,11 +211,10 @@ class Recipe(Part):
             return {"subject": self.subject}
         return {f"subjects.{index}": subject for index, subject in enumerate(self.subjects or ())}
 
-    @property
-    def keys_with_fp16(self) -> tuple[str, ...]:
-        """The keys that ask for fp16, which no CPU computes in."""
+    def keys_with_precision(self, wanted: Precision) -> tuple[str, ...]:
+        """The keys that ask for a precision by name."""
         asked = {"train.precision": self.train.precision, "prior.precision": self.prior and self.prior.precision}
-        return tuple(key for key, precision in asked.items() if precision == "fp16")
+        return tuple(key for key, precision in asked.items() if precision == wanted)
 
     @property
     def score_encoders(self) -> Mapping[str, Mapping[Role, ScoreEncoder]]:
